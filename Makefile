@@ -1,0 +1,39 @@
+# What a newcomer needs: `make demo` and `make test`. Both install what they need themselves.
+
+DEVNET := crates/devnet/node
+INTEROP := tests/interop
+INSTALLED := node_modules/.package-lock.json
+
+.PHONY: demo test soak lint doc contracts clean
+
+demo: $(DEVNET)/$(INSTALLED)
+	cargo run --locked --quiet --bin quittance -- demo
+
+test: $(DEVNET)/$(INSTALLED) $(INTEROP)/$(INSTALLED)
+	cargo test --workspace --locked
+
+# Hundreds of random schedules of faults; about an hour. Outside the gate.
+soak: $(DEVNET)/$(INSTALLED)
+	QUITTANCE_SOAK=200 cargo test -p quittance-tests --locked --test engine_faults in_any_schedule -- --nocapture
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+doc:
+	cargo doc --workspace --no-deps --locked --open
+
+# The bytes that ship, from their source. A test compiles them again and compares.
+contracts: $(DEVNET)/$(INSTALLED)
+	cd $(DEVNET) && node compile.js ../../../chains/evm/contracts/Probe.yul \
+		| node -e 'process.stdin.on("data", (text) => process.stdout.write(JSON.parse(text).Probe))' \
+		> ../../../chains/evm/contracts/Probe.hex
+
+%/$(INSTALLED): %/package-lock.json
+	cd $* && npm ci --no-fund --no-audit
+	touch $@
+
+clean:
+	cargo clean
+	rm -rf $(DEVNET)/node_modules $(INTEROP)/node_modules
