@@ -1,0 +1,102 @@
+//! The two ends of a payment: a seller's offer and a buyer's payer.
+
+use async_trait::async_trait;
+
+use crate::json::Object;
+use crate::wire::{PaymentRequirements, SupportedKind};
+use crate::{Amount, Network, Timestamp};
+
+/// A way to be paid: the seller's side of a scheme. Turns a price into [`PaymentRequirements`].
+pub trait Offer: Send + Sync + 'static {
+    /// The scheme's name.
+    fn scheme(&self) -> &str;
+
+    /// Where it is paid. Its alias, if it has one, is how version 1 buyers know it.
+    fn network(&self) -> &Network;
+
+    /// The requirements for a buyer, given what the facilitator says of this scheme and network.
+    ///
+    /// # Errors
+    /// When the facilitator's word lacks something the scheme needs.
+    fn requirements(&self, supported: &SupportedKind) -> Result<PaymentRequirements, OfferError>;
+}
+
+/// Why an offer cannot be made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OfferError {
+    /// The price is not one, or not payable in this asset.
+    #[error("price: {0}")]
+    Price(String),
+    /// The asset is not known.
+    #[error("asset: {0}")]
+    Asset(String),
+    /// The recipient is not an address of this chain.
+    #[error("pay to: {0}")]
+    PayTo(String),
+    /// The facilitator does not say what the scheme needs.
+    #[error("the facilitator's /supported: {0}")]
+    Supported(String),
+}
+
+/// What is known of an asset, for limits and for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asset {
+    /// Its address, as the chain spells it.
+    pub address: String,
+    /// Its ticker.
+    pub symbol: String,
+    /// How many decimal places people write it with.
+    pub decimals: u8,
+}
+
+/// What paying some requirements would cost, and whom.
+///
+/// Names are the chain's own spelling, one for each thing: limits and purchases go by them, and what a seller can spell in
+/// two ways must not count as two.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quote {
+    /// The network, by its CAIP-2 identifier, however the requirements name it.
+    pub network: String,
+    /// Who is paid.
+    pub pay_to: String,
+    /// The asset, where the payer knows it from its own list. Never from what the seller says of it.
+    pub asset: Option<Asset>,
+    /// How much of it, in atomic units, at most.
+    pub amount: Amount,
+}
+
+/// A way to pay: the buyer's side of a scheme, with its key.
+#[async_trait]
+pub trait Payer: Send + Sync + 'static {
+    /// Who pays, as the chain spells it.
+    fn address(&self) -> &str;
+
+    /// What it would cost to pay these requirements; `None` where this payer cannot pay them. Signs nothing.
+    fn quote(&self, requirements: &PaymentRequirements) -> Option<Quote>;
+
+    /// Signs a payment: the `payload` of a [`PaymentPayload`](crate::wire::PaymentPayload), and when it expires.
+    ///
+    /// Each call makes another authorization, which is worth money. To try again, present the first one again.
+    ///
+    /// # Errors
+    /// When the requirements cannot be met or the key does not sign.
+    async fn pay(
+        &self,
+        requirements: &PaymentRequirements,
+        now: Timestamp,
+    ) -> Result<(Object, Timestamp), PayerError>;
+}
+
+/// Why a payer does not pay.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PayerError {
+    /// The requirements lack something or contradict themselves.
+    #[error("the requirements cannot be met: {0}")]
+    Requirements(String),
+    /// The key did not sign.
+    #[error("signing failed: {0}")]
+    Signing(String),
+    /// Something the payment needs from the chain could not be learnt.
+    #[error("the chain could not be read: {0}")]
+    Chain(String),
+}

@@ -1,0 +1,96 @@
+//! What makes two requests the same payment.
+
+use std::fmt;
+use std::str::FromStr;
+
+use sha2::{Digest, Sha256};
+
+/// The identity of one authorization by a payer: equal for every request that could move the same money, whatever its
+/// signature bytes. Signatures are malleable; identities are not.
+///
+/// It is the SHA-256 hash of the parts that make the authorization unique on its chain, so it can stand in public
+/// places without telling what it is about.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PaymentId([u8; 32]);
+
+impl PaymentId {
+    /// The identity made of `parts`, such as chain, asset, payer and nonce. Each part is hashed with its length, so
+    /// that no two lists of parts run together to the same bytes.
+    pub fn of(parts: &[&[u8]]) -> Self {
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        Self(hash.finalize().into())
+    }
+
+    /// The identity with these bytes, as a journal kept them.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 32 bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for PaymentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for PaymentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PaymentId({self})")
+    }
+}
+
+/// The text is not 64 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not 64 hexadecimal digits")]
+pub struct PaymentIdError;
+
+impl FromStr for PaymentId {
+    type Err = PaymentIdError;
+
+    fn from_str(text: &str) -> Result<Self, PaymentIdError> {
+        let digits = text.as_bytes();
+        let mut bytes = [0; 32];
+        if digits.len() != 2 * bytes.len() {
+            return Err(PaymentIdError);
+        }
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            let digit = |at: usize| char::from(pair[at]).to_digit(16).ok_or(PaymentIdError);
+            *byte = (digit(0)? * 16 + digit(1)?) as u8;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn parts_do_not_run_together() {
+        assert_ne!(PaymentId::of(&[b"ab", b"c"]), PaymentId::of(&[b"a", b"bc"]));
+        assert_ne!(PaymentId::of(&[b"ab"]), PaymentId::of(&[b"ab", b""]));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_printed_is_parsed_back_to_the_same(bytes: [u8; 32]) {
+            let id = PaymentId::from_bytes(bytes);
+            prop_assert_eq!(id.to_string().parse(), Ok(id));
+        }
+
+        #[test]
+        fn no_text_panics(text: String) {
+            let _ = text.parse::<PaymentId>();
+        }
+    }
+}

@@ -1,0 +1,446 @@
+//! A facilitator request, of either protocol version, lowered to one form.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::json::{self, Object};
+use crate::wire::{self, v1};
+use crate::{Amount, Malformed, Reason, Refusal, Rejection};
+
+/// A version of the protocol. It says how messages are written, and nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Version {
+    /// `x402Version: 1`.
+    V1,
+    /// `x402Version: 2`.
+    V2,
+}
+
+impl Version {
+    /// The version with this number.
+    pub const fn from_number(number: u64) -> Option<Self> {
+        match number {
+            1 => Some(Self::V1),
+            2 => Some(Self::V2),
+            _ => None,
+        }
+    }
+
+    /// The number, as in `x402Version`.
+    pub const fn number(self) -> u64 {
+        match self {
+            Self::V1 => 1,
+            Self::V2 => 2,
+        }
+    }
+}
+
+/// What a seller asks for, its amount and names parsed: [`wire::PaymentRequirements`] of either version, lowered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Terms {
+    /// How the payment is made.
+    pub scheme: String,
+    /// The network, as the request named it: a CAIP-2 identifier or a version 1 name.
+    pub network: String,
+    /// The asset, as the request spelled it.
+    pub asset: String,
+    /// The recipient, as the request spelled it.
+    pub pay_to: String,
+    /// How much. For schemes that settle less than was authorized, a settle request says here how much to settle.
+    pub amount: Amount,
+    /// How long the whole payment may take, in seconds.
+    pub max_timeout_secs: u64,
+    /// What only this scheme needs.
+    pub extra: Option<Object>,
+}
+
+/// What the payload says it pays for. It is the client's echo: proof of nothing, compared with the [`Terms`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Accepted {
+    /// The scheme the client chose.
+    pub scheme: String,
+    /// The network the client chose, as it named it.
+    pub network: String,
+    /// The rest of the terms; version 1 does not repeat them.
+    pub terms: Option<AcceptedTerms>,
+}
+
+/// The client's echo of asset, recipient and amount.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AcceptedTerms {
+    /// The asset, as the client spelled it.
+    pub asset: String,
+    /// The recipient, as the client spelled it.
+    pub pay_to: String,
+    /// How much.
+    pub amount: Amount,
+}
+
+/// What a facilitator is asked to verify or settle: a payload and the requirements it must meet.
+///
+/// Made by [`decode`](Self::decode) from the body of `POST /verify` and `POST /settle`, or by a seller from the
+/// messages it holds. It is read and bounded, and nothing more: no signature has been looked at.
+#[derive(Clone)]
+pub struct PaymentRequest {
+    text: Arc<str>,
+    /// The protocol version to answer in.
+    pub version: Version,
+    /// What must be paid; always the seller's word.
+    pub terms: Terms,
+    /// What the client says it pays.
+    pub accepted: Accepted,
+    /// The authorization, in the scheme's own form.
+    pub payload: Object,
+    /// What is being paid for, as the client said. A client can write anything here.
+    pub resource: Option<wire::ResourceInfo>,
+    /// Extension data by extension identifier.
+    pub extensions: Option<Object>,
+}
+
+message! {
+    /// The body of `POST /verify` and `POST /settle`, its parts still text: which form they have depends on the version.
+    struct Envelope {
+        /// The protocol version.
+        optional x402_version as "x402Version": u64,
+        /// The payload.
+        required payment_payload as "paymentPayload": Box<Text>,
+        /// The requirements.
+        required payment_requirements as "paymentRequirements": Box<Text>,
+    }
+}
+
+/// Raw JSON text that compares by letter; [`RawValue`] does not compare.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+struct Text(Box<RawValue>);
+
+impl PartialEq for Text {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.get() == other.0.get()
+    }
+}
+
+impl PaymentRequest {
+    /// Reads the body of `POST /verify` or `POST /settle`.
+    ///
+    /// # Errors
+    /// [`Refusal::Malformed`] for what is no request at all, naming the field. [`Refusal::Rejected`] for a protocol
+    /// version that is missing, unknown, or differs between the request and its payload.
+    pub fn decode(body: &[u8]) -> Result<Self, Refusal> {
+        let envelope: Envelope = json::read("body", body)?;
+        // `read` has seen valid UTF-8 in every string and structure elsewhere.
+        let text = std::str::from_utf8(body).map_err(|error| Malformed::new("body", error))?;
+        let version = version(envelope.x402_version)?;
+        let payload = envelope.payment_payload.0.get().as_bytes();
+        let requirements = envelope.payment_requirements.0.get().as_bytes();
+        match version {
+            Version::V2 => Self::lower(
+                text.into(),
+                json::read("paymentPayload", payload)?,
+                json::read("paymentRequirements", requirements)?,
+            ),
+            Version::V1 => Self::lower_v1(
+                text.into(),
+                json::read("paymentPayload", payload)?,
+                json::read("paymentRequirements", requirements)?,
+            ),
+        }
+    }
+
+    /// The request a seller makes of a payload and the requirements it must meet.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    pub fn new(
+        payload: wire::PaymentPayload,
+        requirements: wire::PaymentRequirements,
+    ) -> Result<Self, Refusal> {
+        let text = envelope_text(Version::V2, &payload, &requirements)?;
+        Self::lower(text, payload, requirements)
+    }
+
+    /// As [`new`](Self::new), for protocol version 1.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    pub fn new_v1(
+        payload: v1::PaymentPayload,
+        requirements: v1::PaymentRequirements,
+    ) -> Result<Self, Refusal> {
+        let text = envelope_text(Version::V1, &payload, &requirements)?;
+        Self::lower_v1(text, payload, requirements)
+    }
+
+    /// The request as the JSON text it came in, for a journal or a facilitator behind this one.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    fn lower(
+        text: Arc<str>,
+        payload: wire::PaymentPayload,
+        requirements: wire::PaymentRequirements,
+    ) -> Result<Self, Refusal> {
+        same_version(Version::V2, payload.x402_version)?;
+        let wire::PaymentPayload { accepted, .. } = payload;
+        Ok(Self {
+            text,
+            version: Version::V2,
+            terms: Terms {
+                scheme: requirements.scheme,
+                network: requirements.network,
+                amount: amount("paymentRequirements.amount", &requirements.amount)?,
+                asset: requirements.asset,
+                pay_to: requirements.pay_to,
+                max_timeout_secs: requirements.max_timeout_seconds,
+                extra: requirements.extra,
+            },
+            accepted: Accepted {
+                scheme: accepted.scheme,
+                network: accepted.network,
+                terms: Some(AcceptedTerms {
+                    amount: amount("paymentPayload.accepted.amount", &accepted.amount)?,
+                    asset: accepted.asset,
+                    pay_to: accepted.pay_to,
+                }),
+            },
+            payload: payload.payload,
+            resource: payload.resource,
+            extensions: payload.extensions,
+        })
+    }
+
+    fn lower_v1(
+        text: Arc<str>,
+        payload: v1::PaymentPayload,
+        requirements: v1::PaymentRequirements,
+    ) -> Result<Self, Refusal> {
+        same_version(Version::V1, payload.x402_version)?;
+        Ok(Self {
+            text,
+            version: Version::V1,
+            terms: Terms {
+                scheme: requirements.scheme,
+                network: requirements.network,
+                amount: amount(
+                    "paymentRequirements.maxAmountRequired",
+                    &requirements.max_amount_required,
+                )?,
+                asset: requirements.asset,
+                pay_to: requirements.pay_to,
+                max_timeout_secs: requirements.max_timeout_seconds,
+                extra: requirements.extra,
+            },
+            accepted: Accepted {
+                scheme: payload.scheme,
+                network: payload.network,
+                terms: None,
+            },
+            payload: payload.payload,
+            resource: Some(wire::ResourceInfo {
+                url: requirements.resource,
+                description: requirements.description,
+                mime_type: requirements.mime_type,
+                service_name: None,
+                tags: None,
+                icon_url: None,
+                rest: wire::Rest::default(),
+            }),
+            extensions: None,
+        })
+    }
+}
+
+impl fmt::Debug for PaymentRequest {
+    /// Leaves the payload out: it holds a signature that is worth money until it is settled.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PaymentRequest")
+            .field("version", &self.version)
+            .field("terms", &self.terms)
+            .finish_non_exhaustive()
+    }
+}
+
+fn version(number: Option<u64>) -> Result<Version, Rejection> {
+    let number = number
+        .ok_or_else(|| Rejection::new(Reason::INVALID_X402_VERSION, "x402Version is missing"))?;
+    Version::from_number(number).ok_or_else(|| {
+        Rejection::new(
+            Reason::INVALID_X402_VERSION,
+            format_args!("x402Version {number} is not spoken here"),
+        )
+    })
+}
+
+fn same_version(outer: Version, inner: u64) -> Result<(), Rejection> {
+    if outer.number() == inner {
+        return Ok(());
+    }
+    let detail = format!(
+        "x402Version is {} in the request and {inner} in its payload",
+        outer.number()
+    );
+    Err(Rejection::new(Reason::INVALID_X402_VERSION, detail))
+}
+
+fn amount(field: &str, text: &str) -> Result<Amount, Malformed> {
+    text.parse().map_err(|error| Malformed::new(field, error))
+}
+
+fn envelope_text<P: Serialize, R: Serialize>(
+    version: Version,
+    payload: &P,
+    requirements: &R,
+) -> Result<Arc<str>, Malformed> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Envelope<'a, P, R> {
+        #[serde(rename = "x402Version")]
+        version: u64,
+        payment_payload: &'a P,
+        payment_requirements: &'a R,
+    }
+    let envelope = Envelope {
+        version: version.number(),
+        payment_payload: payload,
+        payment_requirements: requirements,
+    };
+    let text = serde_json::to_string(&envelope).map_err(|error| Malformed::new("body", error))?;
+    if text.len() > json::TEXT_MAX {
+        return Err(Malformed::new(
+            "body",
+            format_args!("longer than {} bytes", json::TEXT_MAX),
+        ));
+    }
+    Ok(text.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PAYLOAD: &str = include_str!("../vectors/payment_payload.json");
+
+    fn body(version: &str) -> String {
+        let payload: wire::PaymentPayload = json::read("payload", PAYLOAD.as_bytes()).unwrap();
+        let requirements = serde_json::to_string(&payload.accepted).unwrap();
+        format!(
+            r#"{{"x402Version":{version},"paymentPayload":{PAYLOAD},"paymentRequirements":{requirements}}}"#
+        )
+    }
+
+    fn body_v1() -> String {
+        let payload = r#"{"x402Version":1,"scheme":"exact","network":"base-sepolia","payload":{"signature":"0x"}}"#;
+        let requirements = r#"{"scheme":"exact","network":"base-sepolia","maxAmountRequired":"2500","resource":"https://weather.example/",
+            "description":"","mimeType":"","payTo":"0x1","maxTimeoutSeconds":60,"asset":"0x2","outputSchema":null,"extra":{"name":"USDC"}}"#;
+        format!(
+            r#"{{"x402Version":1,"paymentPayload":{payload},"paymentRequirements":{requirements}}}"#
+        )
+    }
+
+    fn refused(body: &str) -> Refusal {
+        PaymentRequest::decode(body.as_bytes()).unwrap_err()
+    }
+
+    #[test]
+    fn both_versions_are_lowered_to_one_form() {
+        let request = PaymentRequest::decode(body("2").as_bytes()).unwrap();
+        assert_eq!(request.version, Version::V2);
+        assert_eq!(
+            (request.terms.network.as_str(), request.terms.amount),
+            ("eip155:84532", Amount::from(2500))
+        );
+        let v1 = PaymentRequest::decode(body_v1().as_bytes()).unwrap();
+        assert_eq!(v1.version, Version::V1);
+        assert_eq!(
+            (v1.terms.network.as_str(), v1.terms.amount),
+            ("base-sepolia", Amount::from(2500))
+        );
+        assert_eq!(v1.resource.unwrap().url, "https://weather.example/");
+        assert_eq!(v1.accepted.terms, None);
+    }
+
+    #[test]
+    fn a_request_made_of_messages_reads_like_the_one_that_came_over_the_wire() {
+        let payload: wire::PaymentPayload = json::read("payload", PAYLOAD.as_bytes()).unwrap();
+        let requirements = payload.accepted.clone();
+        let made = PaymentRequest::new(payload, requirements).unwrap();
+        let read = PaymentRequest::decode(made.text().as_bytes()).unwrap();
+        assert_eq!(
+            (made.terms, made.accepted, made.payload),
+            (read.terms, read.accepted, read.payload)
+        );
+    }
+
+    #[test]
+    fn a_wrong_version_is_a_verdict_of_its_own() {
+        for version in ["3", "0", "null"] {
+            let Refusal::Rejected(rejection) = refused(&body(version)) else {
+                panic!("{version} is readable")
+            };
+            assert_eq!(rejection.reason, Reason::INVALID_X402_VERSION);
+        }
+        let mixed = body("2").replacen("\"x402Version\": 2", "\"x402Version\": 1", 1);
+        assert!(
+            matches!(refused(&mixed), Refusal::Rejected(rejection) if rejection.reason == Reason::INVALID_X402_VERSION)
+        );
+        assert!(
+            matches!(refused(&body("\"2\"")), Refusal::Malformed(malformed) if malformed.field == "body.x402Version")
+        );
+    }
+
+    #[test]
+    fn amounts_follow_the_one_grammar() {
+        for text in ["2500.0", "-1", "02500", "0x9c4", " 2500"] {
+            let odd = body("2").replace("\"amount\":\"2500\"", &format!("\"amount\":\"{text}\""));
+            assert!(
+                matches!(refused(&odd), Refusal::Malformed(malformed) if malformed.field == "paymentRequirements.amount")
+            );
+        }
+        let number = body("2").replace("\"amount\": \"2500\"", "\"amount\": 2500");
+        assert!(
+            matches!(refused(&number), Refusal::Malformed(malformed) if malformed.field == "paymentPayload.accepted.amount")
+        );
+    }
+
+    #[test]
+    fn what_is_no_request_is_malformed_and_says_where() {
+        for (body, field) in [
+            ("", "body"),
+            ("null", "body"),
+            ("[]", "body"),
+            ("{}", "body"),
+            (
+                r#"{"x402Version":2,"paymentPayload":{},"paymentRequirements":{}}"#,
+                "paymentPayload",
+            ),
+            (r#"{"x402Version":2,"x402Version":2}"#, "body"),
+        ] {
+            match refused(body) {
+                Refusal::Malformed(malformed) => {
+                    assert!(malformed.field.starts_with(field), "{body}: {malformed}")
+                }
+                Refusal::Rejected(rejection) => panic!("{body}: {rejection}"),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes: Vec<u8>) {
+            let _ = PaymentRequest::decode(&bytes);
+        }
+
+        #[test]
+        fn no_damage_to_a_real_request_panics(at: prop::sample::Index, byte: u8, version in 1u8..3) {
+            let mut text = if version == 1 { body_v1() } else { body("2") }.into_bytes();
+            let at = at.index(text.len());
+            text[at] = byte;
+            let _ = PaymentRequest::decode(&text);
+        }
+    }
+}

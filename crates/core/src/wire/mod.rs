@@ -1,0 +1,223 @@
+//! What the wire carries: the messages of protocol version 2 here, those of version 1 in [`v1`], and their HTTP
+//! headers in [`header`].
+//!
+//! These types keep what was sent: text stays text, and fields this library does not know are kept in `rest` and
+//! printed again, because a client must echo what a server advertised. They decide nothing. Meaning begins with
+//! [`PaymentRequest`](crate::PaymentRequest), to which both versions are lowered.
+
+#[macro_use]
+mod message;
+pub mod header;
+pub mod v1;
+
+use std::collections::BTreeMap;
+
+pub use message::Rest;
+
+use crate::json::Object;
+
+message! {
+    /// The server's answer 402: what it accepts for a resource. Specification section 5.1.
+    pub struct PaymentRequired {
+        /// Always 2.
+        required x402_version as "x402Version": u64,
+        /// For people: why payment is required. Also carries the reason why an earlier payment was refused.
+        optional error as "error": String,
+        /// What is being paid for.
+        required resource as "resource": ResourceInfo,
+        /// The ways to pay; the client chooses one.
+        required accepts as "accepts": Vec<PaymentRequirements>,
+        /// Extension data by extension identifier.
+        optional extensions as "extensions": Object,
+    }
+}
+
+message! {
+    /// One way to pay. Specification section 5.1.2.
+    pub struct PaymentRequirements {
+        /// How the payment is made, such as `exact`.
+        required scheme as "scheme": String,
+        /// Where: a CAIP-2 network.
+        required network as "network": String,
+        /// How much, in atomic units of the asset.
+        required amount as "amount": String,
+        /// Which asset: a token contract or mint.
+        required asset as "asset": String,
+        /// Who receives it.
+        required pay_to as "payTo": String,
+        /// How long the whole payment may take, in seconds.
+        required max_timeout_seconds as "maxTimeoutSeconds": u64,
+        /// What only this scheme needs, such as the name and version a token signs with.
+        optional extra as "extra": Object,
+    }
+}
+
+message! {
+    /// What is being paid for. Specification section 5.1.2.
+    pub struct ResourceInfo {
+        /// The resource's URL.
+        required url as "url": String,
+        /// For people: what it is.
+        optional description as "description": String,
+        /// The MIME type of the answer.
+        optional mime_type as "mimeType": String,
+        /// For people: who serves it.
+        optional service_name as "serviceName": String,
+        /// For discovery: what it is about.
+        optional tags as "tags": Vec<String>,
+        /// An image for it.
+        optional icon_url as "iconUrl": String,
+    }
+}
+
+message! {
+    /// The client's payment: the requirements it chose and its signed authorization. Specification section 5.2.
+    pub struct PaymentPayload {
+        /// Always 2.
+        required x402_version as "x402Version": u64,
+        /// What is being paid for, as the server said.
+        optional resource as "resource": ResourceInfo,
+        /// The requirements the client chose, as the server said them.
+        required accepted as "accepted": PaymentRequirements,
+        /// The authorization, in the scheme's own form.
+        required payload as "payload": Object,
+        /// Extension data by extension identifier.
+        optional extensions as "extensions": Object,
+    }
+}
+
+message! {
+    /// A facilitator's answer to `POST /verify`. Specification section 5.4.
+    pub struct VerifyResponse {
+        /// Whether the payment would settle now.
+        required is_valid as "isValid": bool,
+        /// The reason code where it would not.
+        optional invalid_reason as "invalidReason": String,
+        /// For people: more about the reason.
+        optional invalid_message as "invalidMessage": String,
+        /// Who pays.
+        optional payer as "payer": String,
+        /// Extension data.
+        optional extensions as "extensions": Object,
+        /// Scheme data.
+        optional extra as "extra": Object,
+    }
+}
+
+message! {
+    /// A facilitator's answer to `POST /settle`, and the server's receipt to its client. Specification section 5.3.
+    pub struct SettleResponse {
+        /// Whether the money has moved. Only the JSON value `true` is a success.
+        required success as "success": bool,
+        /// The reason code where it has not.
+        optional error_reason as "errorReason": String,
+        /// For people: more about the reason.
+        optional error_message as "errorMessage": String,
+        /// Who pays.
+        optional payer as "payer": String,
+        /// The transaction, or nothing where none is known.
+        required transaction as "transaction": String,
+        /// The network, as the request named it.
+        required network as "network": String,
+        /// How much has moved, in atomic units.
+        optional amount as "amount": String,
+        /// Extension data.
+        optional extensions as "extensions": Object,
+        /// Scheme data, and where to ask for the settlement's state later.
+        optional extra as "extra": Object,
+    }
+}
+
+message! {
+    /// A facilitator's answer to `GET /supported`. Specification section 7.3.
+    pub struct SupportedResponse {
+        /// What it settles.
+        required kinds as "kinds": Vec<SupportedKind>,
+        /// The extensions it implements.
+        optional extensions as "extensions": Vec<String>,
+        /// The addresses it signs with, by network pattern such as `eip155:*`.
+        optional signers as "signers": BTreeMap<String, Vec<String>>,
+    }
+}
+
+message! {
+    /// One thing a facilitator settles. Specification section 7.3.1.
+    pub struct SupportedKind {
+        /// For which protocol version.
+        required x402_version as "x402Version": u64,
+        /// Which scheme.
+        required scheme as "scheme": String,
+        /// On which network; version 1 kinds use its version 1 name.
+        required network as "network": String,
+        /// What a server needs to know to offer it.
+        optional extra as "extra": Object,
+    }
+}
+
+impl VerifyResponse {
+    /// A verdict for the payment of `payer`.
+    pub fn valid(payer: Option<String>) -> Self {
+        Self {
+            is_valid: true,
+            invalid_reason: None,
+            invalid_message: None,
+            payer,
+            extensions: None,
+            extra: None,
+            rest: Rest::default(),
+        }
+    }
+
+    /// A verdict against the payment.
+    pub fn invalid(rejection: &crate::Rejection, payer: Option<String>) -> Self {
+        Self {
+            is_valid: false,
+            invalid_reason: Some(rejection.reason.to_string()),
+            invalid_message: rejection.detail.clone(),
+            ..Self::valid(payer)
+        }
+    }
+}
+
+impl SettleResponse {
+    /// The money has moved, in this transaction.
+    pub fn settled(network: &str, payer: Option<String>, transaction: &str) -> Self {
+        Self {
+            success: true,
+            error_reason: None,
+            error_message: None,
+            payer,
+            transaction: transaction.to_owned(),
+            network: network.to_owned(),
+            amount: None,
+            extensions: None,
+            extra: None,
+            rest: Rest::default(),
+        }
+    }
+
+    /// The money has not moved, or not for this caller; `transaction` is the one that is known, or nothing.
+    pub fn failed(
+        network: &str,
+        rejection: &crate::Rejection,
+        payer: Option<String>,
+        transaction: &str,
+    ) -> Self {
+        Self {
+            success: false,
+            error_reason: Some(rejection.reason.to_string()),
+            error_message: rejection.detail.clone(),
+            ..Self::settled(network, payer, transaction)
+        }
+    }
+
+    /// Whether this says "broadcast, outcome not known yet": to be asked again, never to be paid again.
+    pub fn is_pending(&self) -> bool {
+        !self.success
+            && !self.transaction.is_empty()
+            && self.error_reason.as_deref() == Some(crate::Reason::SETTLEMENT_PENDING.code())
+    }
+}
+
+#[cfg(test)]
+mod tests;

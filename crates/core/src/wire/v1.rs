@@ -1,0 +1,58 @@
+//! The messages of protocol version 1 that differ from version 2. Version 1 names networks (`base-sepolia`), puts the
+//! resource into the requirements, and does not repeat the requirements in the payload.
+
+use crate::json::{Json, Object};
+
+message! {
+    /// The body of a version 1 answer 402. Version 1 specification section 5.1.
+    pub struct PaymentRequired {
+        /// Always 1.
+        required x402_version as "x402Version": u64,
+        /// For people: why payment is required.
+        optional error as "error": String,
+        /// The ways to pay; the client chooses one.
+        required accepts as "accepts": Vec<PaymentRequirements>,
+    }
+}
+
+message! {
+    /// One way to pay. Version 1 specification section 5.1.2.
+    pub struct PaymentRequirements {
+        /// How the payment is made, such as `exact`.
+        required scheme as "scheme": String,
+        /// Where: a version 1 network name.
+        required network as "network": String,
+        /// How much, in atomic units of the asset.
+        required max_amount_required as "maxAmountRequired": String,
+        /// The resource's URL.
+        required resource as "resource": String,
+        /// For people: what it is.
+        optional description as "description": String,
+        /// The MIME type of the answer.
+        optional mime_type as "mimeType": String,
+        /// A JSON Schema of the answer.
+        optional output_schema as "outputSchema": Json,
+        /// Who receives it.
+        required pay_to as "payTo": String,
+        /// How long the whole payment may take, in seconds.
+        required max_timeout_seconds as "maxTimeoutSeconds": u64,
+        /// Which asset: a token contract or mint.
+        required asset as "asset": String,
+        /// What only this scheme needs.
+        optional extra as "extra": Object,
+    }
+}
+
+message! {
+    /// The client's payment. Version 1 specification section 5.2.
+    pub struct PaymentPayload {
+        /// Always 1.
+        required x402_version as "x402Version": u64,
+        /// The scheme the client chose.
+        required scheme as "scheme": String,
+        /// The network the client chose.
+        required network as "network": String,
+        /// The authorization, in the scheme's own form.
+        required payload as "payload": Object,
+    }
+}
