@@ -1,0 +1,182 @@
+//! Multiples of one point, kept so that any multiple is a sum of a few of them.
+//!
+//! A half-length number is written in signed digits of `width` bits, number = Σ digit_j · 2^(width·j) with
+//! |digit_j| ≤ 2^(width−1). The table keeps d · 2^(width·j) · P for every digit value d ≥ 1 and every place j, so number·P
+//! is one table point for each place, negated where the digit is: no doublings. The highest place takes what is left, which is never
+//! negative; as [`Half::MAX`] is below 2^128, few values can be left there.
+
+use crate::point::{Jacobian, Point, add_pairs};
+use crate::scalar::Half;
+
+/// The table of one point.
+pub(crate) struct Table {
+    width: u32,
+    /// First the point at infinity, for the digit zero; then the multiples for each place in turn.
+    points: Box<[Point]>,
+}
+
+/// Where a table has a point, and whether it must be negated.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lookup(u32);
+
+impl Table {
+    /// The table of a point that is not infinite, for digits of 2 to 15 bits.
+    pub(crate) fn new(point: &Point, width: u32) -> Self {
+        let mut bases = vec![Jacobian::from_point(point)];
+        let mut power = Jacobian::from_point(point);
+        for _ in 1..places(width) {
+            power = (0..width).fold(power, |power, _| power.double());
+            bases.push(power);
+        }
+        let bases = Jacobian::to_points(&bases);
+        let mut places: Vec<Vec<Point>> = bases.into_iter().map(|base| vec![base]).collect();
+        while extend(&mut places, width) {}
+        let points = std::iter::once(Point::INFINITY).chain(places.into_iter().flatten());
+        Self {
+            width,
+            points: points.collect(),
+        }
+    }
+
+    /// How many table points make up a multiple by a half-length number.
+    pub(crate) fn places(&self) -> usize {
+        places(self.width)
+    }
+
+    /// The table points whose sum is `half` times the point.
+    #[inline(always)]
+    pub(crate) fn lookups(&self, half: Half) -> impl Iterator<Item = Lookup> {
+        let (size, middle) = (1u32 << self.width, 1u32 << (self.width - 1));
+        let (last, width) = (places(self.width) - 1, self.width);
+        let mut rest = half.magnitude;
+        (0..=last).map(move |place| {
+            let low = if place == last {
+                rest as u32
+            } else {
+                rest as u32 & (size - 1)
+            };
+            let wraps = place != last && low > middle;
+            rest = (rest >> width) + u128::from(wraps);
+            let digit = if wraps { size - low } else { low };
+            let index = if digit == 0 {
+                0
+            } else {
+                place as u32 * middle + digit
+            };
+            Lookup(index << 1 | u32::from((wraps != half.negative) && digit != 0))
+        })
+    }
+
+    /// The table's point, and whether it must be negated. Never a negated point at infinity.
+    #[inline(always)]
+    pub(crate) fn point(&self, lookup: Lookup) -> (&Point, bool) {
+        (&self.points[(lookup.0 >> 1) as usize], lookup.0 & 1 == 1)
+    }
+
+    /// What a table of digits of `width` bits takes.
+    pub(crate) fn bytes(width: u32) -> usize {
+        let places = places(width);
+        let points: usize = (0..places)
+            .map(|place| multiples(width, place, places))
+            .sum();
+        size_of::<Self>() + (points + 1) * size_of::<Point>()
+    }
+}
+
+/// How many digits a half-length number has.
+fn places(width: u32) -> usize {
+    128u32.div_ceil(width) as usize
+}
+
+/// The largest digit at a place.
+fn multiples(width: u32, place: usize, places: usize) -> usize {
+    if place + 1 < places {
+        return 1 << (width - 1);
+    }
+    // What is left of the largest number, and a carry.
+    (Half::MAX >> (width as usize * place)) as usize + 1
+}
+
+/// Makes the multiples 1 to k of each place's base into 1 to 2k, as far as they are wanted, by one addition each.
+/// Whether any was missing.
+fn extend(places: &mut [Vec<Point>], width: u32) -> bool {
+    let count = places.len();
+    let missing = |place: usize, have: usize| (multiples(width, place, count) - have).min(have);
+    let mut pairs = Vec::new();
+    for (place, points) in places.iter().enumerate() {
+        let largest = points[points.len() - 1];
+        let few = &points[..missing(place, points.len())];
+        pairs.extend(few.iter().map(|point| (*point, largest)));
+    }
+    let mut sums = add_pairs(&pairs).into_iter();
+    for (place, points) in places.iter_mut().enumerate() {
+        points.extend(sums.by_ref().take(missing(place, points.len())));
+    }
+    !pairs.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use k256::elliptic_curve::bigint::U256;
+    use k256::elliptic_curve::ops::Reduce;
+    use k256::{ProjectivePoint, Scalar};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::point::tests::ours;
+
+    /// The sum of what the table is asked for, by additions one after the other.
+    fn multiple(table: &Table, half: Half) -> Point {
+        table.lookups(half).fold(Point::INFINITY, |sum, lookup| {
+            let (point, negative) = table.point(lookup);
+            let y = if negative { point.y.neg() } else { point.y };
+            add_pairs(&[(sum, Point { x: point.x, y })])[0]
+        })
+    }
+
+    fn expected(half: Half) -> Point {
+        let magnitude = ProjectivePoint::GENERATOR
+            * <Scalar as Reduce<U256>>::reduce(U256::from_u128(half.magnitude));
+        ours(if half.negative { -magnitude } else { magnitude })
+    }
+
+    fn half() -> impl Strategy<Value = Half> {
+        let magnitude = prop_oneof![
+            0..=Half::MAX,
+            Just(Half::MAX),
+            Just(0),
+            Just(1),
+            Just(u128::MAX >> 1),
+            Just(1 << 127),
+            Just(0x8080_8080_8080 << 64),
+        ];
+        (magnitude, any::<bool>()).prop_map(|(magnitude, negative)| Half {
+            magnitude,
+            negative,
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn what_is_looked_up_adds_up_to_the_multiple(half in half()) {
+            for width in [2, 5, 7, 8] {
+                let table = Table::new(&Point::GENERATOR, width);
+                prop_assert_eq!(table.lookups(half).count(), table.places());
+                prop_assert_eq!(multiple(&table, half), expected(half));
+            }
+        }
+    }
+
+    #[test]
+    fn a_table_takes_what_is_said_of_it() {
+        for width in 2..=10 {
+            let table = Table::new(&Point::GENERATOR, width);
+            assert_eq!(
+                size_of::<Table>() + size_of_val(&*table.points),
+                Table::bytes(width)
+            );
+        }
+    }
+}

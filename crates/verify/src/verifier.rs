@@ -1,0 +1,215 @@
+//! Many claims at once, on a bounded pool of threads.
+
+use std::borrow::Borrow;
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use quittance_core::SignatureClaim;
+use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use thiserror::Error;
+
+use crate::keys::Keys;
+use crate::known::{self, Claim};
+use crate::lanes::{Path, Sums};
+use crate::point::Point;
+use crate::signature::Signature;
+use crate::tables::Table;
+use crate::{ed25519, secp256k1};
+
+/// How many claims a thread takes at a time. More share their divisions better, fewer share the threads better; and the
+/// points of so many, about 300 KiB, fit in a processor's second cache.
+const CHUNK: usize = 64;
+
+/// The smallest part of a batch that is worth another thread: with fewer, waking it costs more than it saves.
+const CHUNK_MIN: usize = 16;
+
+/// The most threads a pool may have. Each holds less than 512 KiB while it works, so a batch of any size takes less than
+/// 16 MiB.
+const WORKERS_MAX: usize = 32;
+
+/// How many bits of a scalar one look-up in the generator's table takes in: the table takes 1.3 MiB, which fits in a
+/// processor's second cache where that has 2 MiB, and is shared by all verifiers.
+const GENERATOR_WIDTH: u32 = 12;
+
+static GENERATOR: LazyLock<Table> =
+    LazyLock::new(|| Table::new(&Point::GENERATOR, GENERATOR_WIDTH));
+
+/// How a [`Verifier`] is to work.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Config {
+    /// How many threads; 0 for one for each core. Never more than 32.
+    pub workers: usize,
+    /// How many bytes the tables of known payers may take. One payer takes about 75 kB.
+    pub table_bytes: usize,
+}
+
+impl Default for Config {
+    /// A thread for each core, and tables for about 900 payers.
+    fn default() -> Self {
+        Self {
+            workers: 0,
+            table_bytes: 64 << 20,
+        }
+    }
+}
+
+/// The threads of a [`Verifier`] could not be started. That is the machine's fault, and may pass.
+#[derive(Debug, Error)]
+#[error("cannot start the threads that verify signatures: {0}")]
+pub struct StartError(#[from] rayon::ThreadPoolBuildError);
+
+/// Checks many claims at once, and remembers the keys of those who pay often.
+///
+/// It is meant to be made once and shared. Its memory is bounded by its configuration and 8 MiB, and by 16 MiB more while it
+/// works, whatever it is given.
+pub struct Verifier {
+    pool: ThreadPool,
+    keys: Keys,
+    ed25519_keys: ed25519::Keys,
+    path: Path,
+    /// Memory that no thread is using, at most one for each.
+    idle: Mutex<Vec<Sums>>,
+}
+
+impl Verifier {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    ///
+    /// When the operating system gives no threads.
+    pub fn new(config: Config) -> Result<Self, StartError> {
+        let path = Path::available().pop().unwrap_or(Path::Portable);
+        Self::with_path(config, path)
+    }
+
+    fn with_path(config: Config, path: Path) -> Result<Self, StartError> {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = if config.workers == 0 {
+            cores()
+        } else {
+            config.workers
+        };
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(workers.min(WORKERS_MAX))
+            .thread_name(|index| format!("verify-{index}"))
+            .build()?;
+        Ok(Self {
+            pool,
+            keys: Keys::new(config.table_bytes),
+            ed25519_keys: ed25519::Keys::new(),
+            path,
+            idle: Mutex::default(),
+        })
+    }
+
+    /// The verdict on each claim, in the claims' order. A verdict depends on its claim and nothing else.
+    ///
+    /// Blocks until all are there, so async code calls it from a thread that may block. A few claims are checked at once on
+    /// the caller's own thread; more are spread over the verifier's.
+    pub fn verify<C: Borrow<SignatureClaim> + Sync>(&self, claims: &[C]) -> Vec<bool> {
+        if claims.len() <= CHUNK_MIN {
+            return self.verify_chunk(claims);
+        }
+        let share = claims.len().div_ceil(self.pool.current_num_threads());
+        let chunks = claims.par_chunks(share.clamp(CHUNK_MIN, CHUNK));
+        self.pool.install(|| {
+            chunks
+                .flat_map_iter(|chunk| self.verify_chunk(chunk))
+                .collect()
+        })
+    }
+
+    /// The verdict on each of a few claims, on this thread.
+    fn verify_chunk<C: Borrow<SignatureClaim>>(&self, claims: &[C]) -> Vec<bool> {
+        let payers = claims.iter().map(|claim| payer(claim.borrow()));
+        let tables = self.keys.tables(payers);
+        let mut verdicts = vec![false; claims.len()];
+        let (mut known, mut places) = (Vec::new(), Vec::new());
+        for ((claim, table), (place, verdict)) in claims
+            .iter()
+            .zip(tables)
+            .zip(verdicts.iter_mut().enumerate())
+        {
+            match (claim.borrow(), table) {
+                (
+                    SignatureClaim::Secp256k1 {
+                        digest, signature, ..
+                    },
+                    Some(table),
+                ) => {
+                    if let Some(signature) = Signature::from_bytes(signature) {
+                        known.push(Claim {
+                            digest,
+                            signature,
+                            table,
+                        });
+                        places.push(place);
+                    }
+                }
+                (
+                    SignatureClaim::Secp256k1 {
+                        digest,
+                        signature,
+                        address,
+                    },
+                    None,
+                ) => {
+                    *verdict = self.recovers(digest, signature, address);
+                }
+                (
+                    SignatureClaim::Ed25519 {
+                        message,
+                        signature,
+                        key,
+                    },
+                    _,
+                ) => {
+                    *verdict = self.ed25519_keys.holds(message, signature, key);
+                }
+            }
+        }
+        if !known.is_empty() {
+            for (place, holds) in places.into_iter().zip(self.verify_known(&known)) {
+                verdicts[place] = holds;
+            }
+        }
+        verdicts
+    }
+
+    fn verify_known(&self, claims: &[Claim<'_>]) -> Vec<bool> {
+        let idle = self
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
+        let mut sums = idle.unwrap_or_else(|| Sums::new(self.path));
+        let verdicts = known::verify(&mut sums, &GENERATOR, claims);
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        // Callers with few claims work on their own threads, of which there may be any number.
+        if idle.len() < WORKERS_MAX {
+            idle.push(sums);
+        }
+        verdicts
+    }
+
+    fn recovers(&self, digest: &[u8; 32], signature: &[u8; 65], address: &[u8; 20]) -> bool {
+        if *address == [0; 20] {
+            return false;
+        }
+        let parsed = Signature::from_bytes(signature);
+        let key = parsed.and_then(|parsed| secp256k1::signer(digest, signature, &parsed, address));
+        if let Some(key) = &key {
+            self.keys.recovered(address, key);
+        }
+        key.is_some()
+    }
+}
+
+/// Whose key a claim is about, where tables are kept for such.
+fn payer(claim: &SignatureClaim) -> Option<&[u8; 20]> {
+    match claim {
+        SignatureClaim::Secp256k1 { address, .. } => Some(address),
+        SignatureClaim::Ed25519 { .. } => None,
+    }
+}
