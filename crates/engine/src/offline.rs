@@ -1,0 +1,238 @@
+//! Verification without a chain: all that a request says by itself.
+
+use std::borrow::Borrow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{iter, thread};
+
+use quittance_core::{
+    Chain, Fault, FaultKind, Malformed, Network, Payment, PaymentRequest, Reason, Refusal,
+    Rejection, Scheme, Seen, SignatureClaim, Timestamp,
+};
+use quittance_verify::Config;
+
+/// How many payments are decoded before their signatures are checked together. Larger batches gain little, and this many
+/// take under a megabyte.
+const BATCH: usize = 1024;
+
+/// Verifies payments offline, many at a time: reading, the terms, times, and signatures. For logs, research, and everybody
+/// who has more payments than questions.
+///
+/// ```
+/// use quittance_engine::{Offline, Verifier};
+/// use quittance_core::Timestamp;
+///
+/// let verifier = Verifier::new(0)?;
+/// let verdicts = verifier.verify_bodies(&[b"{}".as_slice()], Timestamp::from_secs(1));
+/// assert!(matches!(verdicts[0], Offline::Malformed(_)));
+/// # Ok::<(), quittance_core::Fault>(())
+/// ```
+pub struct Verifier {
+    schemes: Vec<Box<dyn AnyScheme>>,
+    signatures: quittance_verify::Verifier,
+    threads: usize,
+}
+
+/// What can be said of a payment without a chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Offline {
+    /// Every signature holds, and nothing in the request speaks against the payment. Whether the payer has the money is for
+    /// the chain to say.
+    Holds,
+    /// A signature is not the payer's by its key. Only the chain knows whether the payer is a contract that accepts it.
+    Undecided,
+    /// The request speaks against the payment.
+    Rejected(Rejection),
+    /// The request cannot be read.
+    Malformed(Malformed),
+}
+
+/// A scheme of any chain.
+trait AnyScheme: Send + Sync {
+    fn is_for(&self, request: &PaymentRequest) -> bool;
+    fn decode(
+        &self,
+        request: &PaymentRequest,
+        now: Timestamp,
+    ) -> Result<Box<dyn AnyPayment>, Refusal>;
+}
+
+/// A payment of any chain.
+trait AnyPayment {
+    fn signatures(&self) -> &[SignatureClaim];
+    fn check(&self, signatures: &[bool], now: Timestamp) -> Result<(), Rejection>;
+}
+
+struct OnNetwork<C: Chain> {
+    network: Network,
+    scheme: Arc<dyn Scheme<C>>,
+}
+
+struct OnChain<C: Chain>(Box<dyn Payment<C>>);
+
+impl<C: Chain> AnyScheme for OnNetwork<C> {
+    fn is_for(&self, request: &PaymentRequest) -> bool {
+        self.network.is(&request.terms.network)
+            && self.scheme.name() == request.terms.scheme
+            && self.scheme.versions().contains(&request.version)
+    }
+
+    fn decode(
+        &self,
+        request: &PaymentRequest,
+        now: Timestamp,
+    ) -> Result<Box<dyn AnyPayment>, Refusal> {
+        Ok(Box::new(OnChain(self.scheme.decode(request, now)?)))
+    }
+}
+
+impl<C: Chain> AnyPayment for OnChain<C> {
+    fn signatures(&self) -> &[SignatureClaim] {
+        self.0.signatures()
+    }
+
+    fn check(&self, signatures: &[bool], now: Timestamp) -> Result<(), Rejection> {
+        let seen = Seen {
+            signatures,
+            answers: &[],
+            now,
+        };
+        self.0.check(&seen).map(|_| ())
+    }
+}
+
+impl Verifier {
+    /// A verifier that knows no scheme yet, with this many threads; 0 for one for each core.
+    ///
+    /// # Errors
+    /// When the operating system gives no threads.
+    pub fn new(threads: usize) -> Result<Self, Fault> {
+        let cores = || thread::available_parallelism().map_or(1, usize::from);
+        let threads = if threads == 0 { cores() } else { threads };
+        let mut config = Config::default();
+        config.workers = threads;
+        let signatures = quittance_verify::Verifier::new(config)
+            .map_err(|error| Fault::new(FaultKind::Internal, error))?;
+        Ok(Self {
+            schemes: Vec::new(),
+            signatures,
+            threads,
+        })
+    }
+
+    /// Adds a scheme on a network.
+    #[must_use]
+    pub fn scheme<C: Chain>(mut self, network: Network, scheme: Arc<dyn Scheme<C>>) -> Self {
+        self.schemes.push(Box::new(OnNetwork { network, scheme }));
+        self
+    }
+
+    /// Verifies requests as of a time; the verdicts stand in their order, and none depends on another request.
+    pub fn verify_many(&self, requests: &[PaymentRequest], now: Timestamp) -> Vec<Offline> {
+        self.spread(requests, |chunk| self.judge(chunk.iter().map(Ok), now))
+    }
+
+    /// Reads and verifies requests as they came over HTTP: bodies of `/verify` or `/settle`.
+    pub fn verify_bodies<B: AsRef<[u8]> + Sync>(
+        &self,
+        bodies: &[B],
+        now: Timestamp,
+    ) -> Vec<Offline> {
+        self.spread(bodies, |chunk| {
+            let requests = chunk
+                .iter()
+                .map(|body| PaymentRequest::decode(body.as_ref()));
+            self.judge(requests, now)
+        })
+    }
+
+    /// Lets threads take chunk after chunk, and puts the verdicts back in order.
+    fn spread<T: Sync>(
+        &self,
+        items: &[T],
+        judge: impl Fn(&[T]) -> Vec<Offline> + Sync,
+    ) -> Vec<Offline> {
+        // A share for every thread, also where there are few items.
+        let size = items.len().div_ceil(self.threads).clamp(1, BATCH);
+        let chunks: Vec<&[T]> = items.chunks(size).collect();
+        let next = AtomicUsize::new(0);
+        let work = || {
+            iter::from_fn(|| {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                chunks.get(at).map(|chunk| (at, judge(chunk)))
+            })
+            .collect::<Vec<_>>()
+        };
+        let mut judged = thread::scope(|scope| {
+            let others: Vec<_> = (1..self.threads.min(chunks.len()))
+                .map(|_| scope.spawn(work))
+                .collect();
+            let mut judged = work();
+            for other in others {
+                match other.join() {
+                    Ok(more) => judged.extend(more),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+            judged
+        });
+        judged.sort_unstable_by_key(|(at, _)| *at);
+        judged
+            .into_iter()
+            .flat_map(|(_, verdicts)| verdicts)
+            .collect()
+    }
+
+    /// Decodes all, checks all signatures together, then judges each.
+    fn judge<R: Borrow<PaymentRequest>>(
+        &self,
+        requests: impl Iterator<Item = Result<R, Refusal>>,
+        now: Timestamp,
+    ) -> Vec<Offline> {
+        let decoded: Vec<_> = requests
+            .map(|request| self.decode(request?.borrow(), now))
+            .map(|decoded| decoded.map_err(Offline::from))
+            .collect();
+        let claims: Vec<SignatureClaim> = decoded
+            .iter()
+            .flatten()
+            .flat_map(|payment| payment.signatures().iter().cloned())
+            .collect();
+        let verdicts = self.signatures.verify(&claims);
+        let mut verdicts = verdicts.as_slice();
+        decoded
+            .into_iter()
+            .map(|decoded| match decoded {
+                Ok(payment) => {
+                    let own;
+                    (own, verdicts) = verdicts.split_at(payment.signatures().len());
+                    match payment.check(own, now) {
+                        Ok(()) if own.contains(&false) => Offline::Undecided,
+                        Ok(()) => Offline::Holds,
+                        Err(rejection) => Offline::Rejected(rejection),
+                    }
+                }
+                Err(verdict) => verdict,
+            })
+            .collect()
+    }
+
+    fn decode(
+        &self,
+        request: &PaymentRequest,
+        now: Timestamp,
+    ) -> Result<Box<dyn AnyPayment>, Refusal> {
+        let scheme = self.schemes.iter().find(|scheme| scheme.is_for(request));
+        let scheme = scheme.ok_or_else(|| Refusal::Rejected(Reason::UNSUPPORTED_SCHEME.into()))?;
+        scheme.decode(request, now)
+    }
+}
+
+impl From<Refusal> for Offline {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Malformed(malformed) => Self::Malformed(malformed),
+            Refusal::Rejected(rejection) => Self::Rejected(rejection),
+        }
+    }
+}

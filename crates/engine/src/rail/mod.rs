@@ -1,0 +1,237 @@
+//! One network: its chain, the schemes on it, and every payment that is verified or settled there.
+
+mod recover;
+mod settle;
+mod verify;
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use quittance_core::wire::{Rest, SupportedKind};
+use quittance_core::{Chain, Clock, Fault, Health, PaymentRequest, Scheme, Version};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use crate::job::Live;
+use crate::journal::Journal;
+use crate::keeper::Keeper;
+use crate::lane::{self, Lane};
+use crate::policy::Policy;
+use crate::reader::Reader;
+use crate::signatures::Signatures;
+use crate::watch::{self, Mender, Patience, Watch};
+
+/// How often the chain's health is looked at: often enough that /supported is true, seldom enough to cost nothing.
+const HEALTH_EVERY: Duration = Duration::from_secs(10);
+
+/// Between two looks at a network that does not work: payments are turned away until one finds that it does again.
+const RECOVERY_EVERY: Duration = Duration::from_secs(2);
+
+/// One network.
+pub(crate) struct Rail<C: Chain> {
+    pub(crate) chain: Arc<C>,
+    pub(crate) keeper: Keeper,
+    pub(crate) watch: Watch<C>,
+    pub(crate) patience: Patience,
+    clock: Arc<dyn Clock>,
+    tasks: TaskTracker,
+    live: Live,
+    schemes: Vec<Arc<dyn Scheme<C>>>,
+    policy: Arc<dyn Policy>,
+    signatures: Signatures,
+    reader: Reader<C>,
+    lanes: Vec<Lane<C>>,
+    health: RwLock<Health>,
+    settle_wait: Duration,
+}
+
+/// What the rails of an engine share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) journal: Arc<dyn Journal>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) policy: Arc<dyn Policy>,
+    pub(crate) signatures: Signatures,
+    pub(crate) settle_wait: Duration,
+    pub(crate) patience: Patience,
+    pub(crate) stopping: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+}
+
+impl<C: Chain> Rail<C> {
+    /// A rail with its tasks running.
+    pub(crate) fn start(
+        chain: Arc<C>,
+        schemes: Vec<Arc<dyn Scheme<C>>>,
+        shared: Shared,
+    ) -> Arc<Self> {
+        let (lanes, workers): (Vec<_>, Vec<_>) =
+            chain.lanes().iter().map(|id| lane::new(id.clone())).unzip();
+        let rail = Arc::new(Self {
+            keeper: Keeper {
+                journal: shared.journal,
+                clock: Arc::clone(&shared.clock),
+                stopping: shared.stopping,
+            },
+            watch: Watch::default(),
+            patience: shared.patience,
+            clock: shared.clock,
+            tasks: shared.tasks,
+            live: Live::default(),
+            schemes,
+            policy: shared.policy,
+            signatures: shared.signatures,
+            reader: Reader::new(Arc::clone(&chain)),
+            lanes,
+            health: RwLock::default(),
+            settle_wait: shared.settle_wait,
+            chain,
+        });
+        for worker in workers {
+            rail.spawn(worker.run(Arc::clone(&rail)));
+        }
+        rail.spawn(watch::run(Arc::clone(&rail)));
+        rail.spawn(Arc::clone(&rail).look_after());
+        rail
+    }
+
+    /// Runs a task until it ends or this process stops.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stopping = self.keeper.stopping.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+
+    pub(crate) fn network(&self) -> &str {
+        self.chain.network().id()
+    }
+
+    /// How many settlements are under way.
+    pub(crate) fn live(&self) -> usize {
+        self.live.len()
+    }
+
+    /// How the chain is, as last looked at.
+    pub(crate) fn health(&self) -> Health {
+        // Whoever panicked with the lock left a whole value: it is replaced at once.
+        self.health
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// What can be settled now: what has a working asset and a working signer.
+    pub(crate) fn kinds(&self) -> Vec<SupportedKind> {
+        let health = self.health();
+        if !self
+            .chain
+            .lanes()
+            .iter()
+            .any(|lane| health.lane_works(lane))
+        {
+            return Vec::new();
+        }
+        let works = |scheme: &&Arc<dyn Scheme<C>>| {
+            scheme
+                .assets()
+                .iter()
+                .any(|asset| health.asset_works(asset))
+        };
+        self.schemes
+            .iter()
+            .filter(works)
+            .flat_map(|scheme| self.kinds_of(scheme.as_ref()))
+            .collect()
+    }
+
+    fn kinds_of(&self, scheme: &dyn Scheme<C>) -> Vec<SupportedKind> {
+        let network = self.chain.network();
+        let kind = |version: &Version| {
+            let name = match version {
+                Version::V1 => network.alias()?,
+                Version::V2 => network.id(),
+            };
+            Some(SupportedKind {
+                x402_version: version.number(),
+                scheme: scheme.name().to_owned(),
+                network: name.to_owned(),
+                extra: scheme.extra(),
+                rest: Rest::default(),
+            })
+        };
+        scheme.versions().iter().filter_map(kind).collect()
+    }
+
+    /// The scheme that reads a request.
+    fn scheme_of(&self, request: &PaymentRequest) -> Option<&Arc<dyn Scheme<C>>> {
+        let reads = |scheme: &&Arc<dyn Scheme<C>>| {
+            scheme.name() == request.terms.scheme && scheme.versions().contains(&request.version)
+        };
+        self.schemes.iter().find(reads)
+    }
+
+    /// The addresses transactions are signed with.
+    pub(crate) fn signers(&self) -> Vec<String> {
+        self.chain
+            .lanes()
+            .iter()
+            .map(|lane| lane.address().to_owned())
+            .collect()
+    }
+
+    /// Looks at the chain's health and at the journal, every so often.
+    async fn look_after(self: Arc<Self>) {
+        let now = Instant::now();
+        let mut next_look = now + HEALTH_EVERY;
+        let every = self.patience.sweep_every;
+        let mut sweep = tokio::time::interval_at(now + every, every);
+        let mut mender = Mender::default();
+        loop {
+            tokio::select! {
+                () = sleep_until(next_look) => {
+                    self.look().await;
+                    let works = self.health().network_works();
+                    next_look = Instant::now() + if works { HEALTH_EVERY } else { RECOVERY_EVERY };
+                }
+                _ = sweep.tick() => {
+                    if let Err(fault) = self.sweep(&mut mender).await {
+                        warn!(network = self.network(), %fault, "what was left cannot be searched for");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Searches for what was left. There is nothing, unless something went wrong.
+    async fn sweep(self: &Arc<Self>, mender: &mut Mender) -> Result<(), Fault> {
+        self.recover().await?;
+        mender.search(self).await
+    }
+
+    /// Looks at the chain's health once.
+    pub(crate) async fn look(&self) {
+        let mut found = self.chain.health().await;
+        found.problems.extend(self.watch.stuck());
+        let mut known = self.health.write().unwrap_or_else(PoisonError::into_inner);
+        for problem in found
+            .problems
+            .iter()
+            .filter(|problem| !known.problems.contains(problem))
+        {
+            warn!(
+                network = self.network(),
+                problem = problem.what,
+                "a problem"
+            );
+        }
+        let up = if found.network_works() { 1.0 } else { 0.0 };
+        metrics::gauge!("quittance_network_up", "network" => self.network().to_owned()).set(up);
+        *known = found;
+    }
+}

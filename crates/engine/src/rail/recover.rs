@@ -1,0 +1,257 @@
+//! Taking up what was left: settlements from the journal, and those whose transaction did nothing for them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quittance_core::{
+    Amount, Chain, Effect, Fault, LaneId, Payment, PaymentId, PaymentRequest, Reason, Rejection,
+    Status, TransactionId, Watched,
+};
+use tracing::{debug, error, info};
+
+use super::Rail;
+use super::verify::Unverified;
+use crate::job::{Hold, Job, Progress};
+use crate::journal::{Settlement, State};
+use crate::keeper::Journaled;
+
+/// The pause before a chain that does not answer is asked again about a settlement that was left.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What the transactions that were ever signed for a settlement have done.
+pub(super) enum Trail {
+    /// This one moved the money.
+    Moved(TransactionId),
+    /// These, all of one place, may still move it.
+    Out(Vec<Journaled>),
+    /// None moved it, and none ever will.
+    Cold {
+        /// Whether that is known of some only because their place was taken, and not from what they did.
+        gone: bool,
+        /// Those of the current attempt that were included and moved nothing, with what was found in them.
+        fruitless: Vec<(TransactionId, Rejection)>,
+    },
+}
+
+/// What is to be done about a job that is in nobody's hands.
+enum Next<C: Chain> {
+    /// To conclude it: this one moved the money.
+    Settled(TransactionId),
+    /// To follow these, which may still move it.
+    Follow(Vec<Journaled>),
+    /// To send this.
+    Send { action: C::Action, alone: bool },
+    /// To conclude it without success. Where a place was found `gone`, only after a second look.
+    Fail {
+        rejection: Rejection,
+        transaction: Option<TransactionId>,
+        gone: bool,
+    },
+}
+
+/// How many transactions of one attempt may be included without effect. The first may have been spoilt by somebody it
+/// shared; the second was alone.
+const FRUITLESS_MAX: usize = 2;
+
+impl<C: Chain> Rail<C> {
+    /// Takes up every settlement that the journal has open and nobody works on.
+    pub(crate) async fn recover(self: &Arc<Self>) -> Result<(), Fault> {
+        for id in self.keeper.journal.open(self.network()).await? {
+            let Ok(hold) = self.live.hold(id) else {
+                continue;
+            };
+            // Read only now that nobody else can work on it: it may have ended since the search.
+            let Some(settlement) = self.keeper.journal.settlement(&id).await? else {
+                continue;
+            };
+            if settlement.state != State::Open {
+                continue;
+            }
+            match self.decode_again(&settlement) {
+                Some(payment) => {
+                    info!(%id, "taking up a settlement from the journal");
+                    let job = self.job_of(&settlement, payment, hold);
+                    self.spawn(Arc::clone(self).take_up(job));
+                }
+                None => {
+                    // Another program wrote it. It stays as it is until somebody has looked.
+                    error!(%id, "a settlement in the journal cannot be read");
+                    metrics::counter!("quittance_unreadable_settlements_total").increment(1);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The payment as it was decoded when it was claimed.
+    fn decode_again(&self, settlement: &Settlement) -> Option<Arc<dyn Payment<C>>> {
+        let claim = &settlement.claim;
+        let request = PaymentRequest::decode(claim.request.as_bytes()).ok()?;
+        let scheme = self.scheme_of(&request)?;
+        let payment = scheme.decode(&request, claim.decoded_at).ok()?;
+        (payment.facts().id == claim.id).then(|| payment.into())
+    }
+
+    fn job_of(&self, settlement: &Settlement, payment: Arc<dyn Payment<C>>, hold: Hold) -> Job<C> {
+        hold.report(
+            settlement
+                .transaction()
+                .map_or(Progress::Waiting, |sent| Progress::Sent(sent.id.clone())),
+        );
+        Job {
+            id: settlement.claim.id,
+            attempt: settlement.attempt,
+            amount: settlement.claim.amount,
+            expires: settlement.claim.expires,
+            payment,
+            alone: false,
+            hold,
+        }
+    }
+
+    /// Brings a job to its end that is in nobody's hands: finds out what its transactions have done, follows what is still
+    /// out, and sends a payment that is still good anew.
+    ///
+    /// It is told failed only when none of its transactions can have moved the money and the chain itself speaks against
+    /// the payment.
+    pub(crate) async fn take_up(self: Arc<Self>, mut job: Job<C>) {
+        let mut looked_twice = false;
+        loop {
+            match self.next(&job).await {
+                Ok(Next::Settled(transaction)) => return self.settled(job, transaction).await,
+                Ok(Next::Follow(transactions)) => return self.watch.adopt(Some(job), transactions),
+                Ok(Next::Send { action, alone }) => {
+                    job.alone = alone;
+                    return self.queue(job, action).await;
+                }
+                // A node may know that a place is taken before it can say by what.
+                Ok(Next::Fail { gone: true, .. }) if !looked_twice => {
+                    looked_twice = true;
+                    tokio::time::sleep(self.patience.gone_for).await;
+                }
+                Ok(Next::Fail {
+                    rejection,
+                    transaction,
+                    ..
+                }) => return self.fail(job, rejection, transaction).await,
+                Err(fault) => {
+                    debug!(id = %job.id, %fault, "cannot be taken up yet");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// What is to be done about a job that is in nobody's hands.
+    async fn next(&self, job: &Job<C>) -> Result<Next<C>, Fault> {
+        let (gone, mut fruitless) = match self.trail(&job.id, &*job.payment, job.amount).await? {
+            Trail::Cold { gone, fruitless } => (gone, fruitless),
+            Trail::Moved(transaction) => return Ok(Next::Settled(transaction)),
+            Trail::Out(transactions) => return Ok(Next::Follow(transactions)),
+        };
+        let rejection = match self.judge_again(job).await? {
+            _ if fruitless.is_empty() && self.is_too_late(job) => {
+                Some(Reason::SETTLEMENT_EXPIRED.into())
+            }
+            // It was good before and it is good now: once more, and in no company that could spoil it.
+            Ok(action) if fruitless.len() < FRUITLESS_MAX => {
+                let alone = !fruitless.is_empty();
+                return Ok(Next::Send { action, alone });
+            }
+            Ok(_) => None,
+            Err(rejection) => Some(rejection),
+        };
+        let (transaction, found) = fruitless.pop().unzip();
+        Ok(Next::Fail {
+            rejection: rejection
+                .or(found)
+                .unwrap_or_else(|| Reason::INVALID_TRANSACTION_STATE.into()),
+            transaction,
+            gone,
+        })
+    }
+
+    /// The action that settles a job's payment now, or the verdict against it.
+    async fn judge_again(&self, job: &Job<C>) -> Result<Result<C::Action, Rejection>, Fault> {
+        let now = self.clock.now();
+        let decoded = self.decoded(Arc::clone(&job.payment), now).await?;
+        match self.check(&decoded).await {
+            Ok(verified) => {
+                let now = self.clock.now();
+                Ok(job.payment.settle(job.amount, &verified.seen(now)))
+            }
+            Err(Unverified::Rejected(rejection, _)) => Ok(Err(rejection)),
+            Err(Unverified::Malformed(malformed)) => {
+                Ok(Err(Rejection::new(Reason::INVALID_PAYLOAD, malformed)))
+            }
+            Err(Unverified::Fault(fault)) => Err(fault),
+        }
+    }
+
+    /// What has become of every transaction that was ever signed for a settlement, in whatever attempt.
+    pub(super) async fn trail(
+        &self,
+        id: &PaymentId,
+        payment: &dyn Payment<C>,
+        amount: Amount,
+    ) -> Result<Trail, Fault> {
+        let Some(settlement) = self.keeper.journal.settlement(id).await? else {
+            return Ok(Trail::Cold {
+                gone: false,
+                fruitless: Vec::new(),
+            });
+        };
+        let of_this_attempt: BTreeSet<TransactionId> = settlement
+            .current_transactions()
+            .map(|transaction| transaction.id.clone())
+            .collect();
+        let mut places: BTreeMap<(LaneId, u64), Vec<Journaled>> = BTreeMap::new();
+        for transaction in Journaled::of(settlement) {
+            places
+                .entry(transaction.key())
+                .or_default()
+                .push(transaction);
+        }
+        let watched: Vec<Watched> = places.values().map(|place| watched(place)).collect();
+        let statuses = match watched.is_empty() {
+            true => Vec::new(),
+            false => self.chain.status(&watched).await,
+        };
+        let (mut out, mut gone, mut fruitless) = (None, false, Vec::new());
+        for (transactions, status) in places.into_values().zip(statuses) {
+            match status? {
+                Status::Included {
+                    id,
+                    depth,
+                    evidence,
+                } if depth >= self.chain.depth_required() => {
+                    match payment.effect(amount, &evidence) {
+                        Effect::Moved(moved) if moved == amount => return Ok(Trail::Moved(id)),
+                        Effect::Nothing(found) | Effect::Other(found)
+                            if of_this_attempt.contains(&id) =>
+                        {
+                            fruitless.push((id, found));
+                        }
+                        _ => {}
+                    }
+                }
+                Status::Gone => gone = true,
+                Status::Pending | Status::Included { .. } => out = Some(transactions),
+            }
+        }
+        Ok(out.map_or(Trail::Cold { gone, fruitless }, Trail::Out))
+    }
+}
+
+fn watched(place: &[Journaled]) -> Watched {
+    let (lane, at) = place[0].key();
+    Watched {
+        lane,
+        place: at,
+        transactions: place
+            .iter()
+            .map(|journaled| journaled.transaction().clone())
+            .collect(),
+    }
+}

@@ -1,0 +1,444 @@
+//! Settlement: from a verified payment to an answer, by way of the journal and a lane.
+
+use std::sync::Arc;
+
+use quittance_core::json::Object;
+use quittance_core::wire::SettleResponse;
+use quittance_core::{
+    Chain, FacilitatorError, Facts, Fault, FaultKind, LaneId, PaymentId, PaymentRequest, Reason,
+    Rejection, TransactionId,
+};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use tracing::{error, info, warn};
+
+use super::Rail;
+use super::recover::Trail;
+use super::verify::{Decoded, Standing, Unverified, Verified};
+use crate::job::{Hold, Job, Progress, Ready};
+use crate::journal::{Claim, Claimed, Outcome, Settlement, State};
+use crate::lane::Lane;
+
+/// How many settlements may be under way on one network. At hundreds a second this is half a minute of work, as much
+/// as anybody waits for.
+const LIVE_MAX: usize = 10_000;
+
+/// A settlement that is under way or over, with how to wait for it.
+struct Begun {
+    facts: Facts,
+    attempt: u32,
+    follow: Follow,
+}
+
+/// How to wait for a settlement.
+enum Follow {
+    /// This process works on it.
+    Live(watch::Receiver<Progress>),
+    /// It does not; the journal says this much.
+    Journal(Box<Settlement>),
+}
+
+/// Why there is nothing to wait for.
+enum Unbegun {
+    Unverified(Unverified),
+    /// The authorization was here before, and this is what came of it.
+    Over(Rejection, Box<Settlement>),
+}
+
+impl From<Unverified> for Unbegun {
+    fn from(unverified: Unverified) -> Self {
+        Self::Unverified(unverified)
+    }
+}
+
+impl From<Fault> for Unbegun {
+    fn from(fault: Fault) -> Self {
+        Self::Unverified(fault.into())
+    }
+}
+
+impl<C: Chain> Rail<C> {
+    /// The answer to /settle.
+    ///
+    /// Everything up to the lane happens in a task of its own: a caller that goes away does not take a claim along. The
+    /// waiting happens here, so that nobody is told who is not there.
+    pub(crate) async fn settle(
+        self: &Arc<Self>,
+        request: &PaymentRequest,
+    ) -> Result<SettleResponse, FacilitatorError> {
+        let deadline = Instant::now() + self.settle_wait;
+        let (rail, owned) = (Arc::clone(self), request.clone());
+        let begun = self
+            .tasks
+            .spawn(async move { rail.begin(&owned).await })
+            .await;
+        let stopped = |error| {
+            Err(Fault::new(
+                FaultKind::Internal,
+                format_args!("settling stopped: {error}"),
+            )
+            .into())
+        };
+        let network = request.terms.network.as_str();
+        match begun.unwrap_or_else(stopped) {
+            Ok(begun) => self.outcome(network, begun, deadline).await,
+            Err(Unbegun::Over(rejection, settlement)) => {
+                let payer = Some(settlement.claim.payer.clone());
+                let transaction = settlement.evidence().map_or("", TransactionId::as_str);
+                let failed = SettleResponse::failed(network, &rejection, payer, transaction);
+                Ok(SettleResponse {
+                    extra: where_to_ask(&settlement.claim.id),
+                    ..failed
+                })
+            }
+            Err(Unbegun::Unverified(Unverified::Rejected(rejection, payer))) => {
+                Ok(SettleResponse::failed(network, &rejection, payer, ""))
+            }
+            Err(Unbegun::Unverified(Unverified::Malformed(malformed))) => Err(malformed.into()),
+            Err(Unbegun::Unverified(Unverified::Fault(fault))) => Err(fault.into()),
+        }
+    }
+
+    /// Verifies, claims, and hands to a lane; or finds who does already.
+    async fn begin(self: &Arc<Self>, request: &PaymentRequest) -> Result<Begun, Unbegun> {
+        /// Twins of a request that are claimed at the same moment; each round waits for one of them.
+        const ROUNDS_MAX: usize = 8;
+        let decoded = self.decode(request).await?;
+        let facts = decoded.facts();
+        let mut verified = None;
+        for _ in 0..ROUNDS_MAX {
+            let failed_before = match self.standing(request, facts).await? {
+                Standing::Same(settlement) => return Ok(self.join(facts, settlement)),
+                Standing::Over(rejection, settlement) => {
+                    return Err(Unbegun::Over(rejection, settlement));
+                }
+                Standing::Free(failed_before) => failed_before,
+            };
+            if self.live.len() >= LIVE_MAX || self.keeper.stopping.is_cancelled() {
+                return Err(
+                    Fault::new(FaultKind::Busy, "too many settlements are under way").into(),
+                );
+            }
+            if verified.is_none() {
+                match (self.check(&decoded).await, failed_before) {
+                    (Ok(found), _) => verified = Some(found),
+                    (Err(Unverified::Rejected(rejection, _)), Some(settlement)) => {
+                        let trail = self
+                            .trail(&facts.id, &*decoded.payment, facts.amount)
+                            .await?;
+                        // Whoever asks again is told the transaction that failed.
+                        if matches!(trail, Trail::Cold { .. }) {
+                            return Err(Unbegun::Over(rejection, settlement));
+                        }
+                        // The chain has changed its mind: one of ours moved the money after all, or may yet.
+                    }
+                    (Err(unverified), _) => return Err(unverified.into()),
+                }
+            }
+            match self.live.hold(facts.id) {
+                Ok(hold) => return self.claim(request, &decoded, verified.as_ref(), hold).await,
+                // A twin came first. Once it has claimed, the journal says whether it is this very request.
+                Err(mut twin) => {
+                    let claimed = |progress: &Progress| !matches!(progress, Progress::Claiming);
+                    drop(twin.wait_for(claimed).await);
+                }
+            }
+        }
+        let what = "this authorization is claimed by many at once";
+        Err(Fault::new(FaultKind::Busy, what).into())
+    }
+
+    /// Somebody settles this very request, or has: there is nothing to do but wait.
+    fn join(&self, facts: &Facts, settlement: Box<Settlement>) -> Begun {
+        let live = self.live.follow(&facts.id);
+        Begun {
+            facts: facts.clone(),
+            attempt: settlement.attempt,
+            follow: live.map_or(Follow::Journal(settlement), Follow::Live),
+        }
+    }
+
+    /// Claims, and hands what was verified to a lane; what was not has a transaction out there already.
+    async fn claim(
+        self: &Arc<Self>,
+        request: &PaymentRequest,
+        decoded: &Decoded<C>,
+        verified: Option<&Verified<'_, C>>,
+        hold: Hold,
+    ) -> Result<Begun, Unbegun> {
+        let facts = decoded.facts();
+        let claim = self.claim_of(request, decoded);
+        let claimed = self.keeper.journal.claim(&claim, self.clock.now()).await;
+        let attempt = match claimed.map_err(Fault::from)? {
+            Claimed::Won { attempt } => attempt,
+            // Somebody else with this journal was faster.
+            Claimed::Taken(settlement) => return self.taken(request, facts, *settlement),
+        };
+        hold.report(Progress::Waiting);
+        let follow = Follow::Live(hold.follow());
+        let job = Job {
+            id: facts.id,
+            attempt,
+            amount: request.terms.amount,
+            expires: facts.expires,
+            payment: Arc::clone(&decoded.payment),
+            alone: false,
+            hold,
+        };
+        match verified {
+            Some(verified) => self.dispatch(job, verified).await,
+            None => self.spawn(Arc::clone(self).take_up(job)),
+        }
+        Ok(Begun {
+            facts: facts.clone(),
+            attempt,
+            follow,
+        })
+    }
+
+    fn taken(
+        &self,
+        request: &PaymentRequest,
+        facts: &Facts,
+        settlement: Settlement,
+    ) -> Result<Begun, Unbegun> {
+        match Standing::of(request, settlement) {
+            Standing::Same(settlement) => Ok(self.join(facts, settlement)),
+            Standing::Over(rejection, settlement) => Err(Unbegun::Over(rejection, settlement)),
+            Standing::Free(Some(settlement)) => {
+                let often = "this authorization has failed too often";
+                Err(Unbegun::Over(
+                    Rejection::new(Reason::DUPLICATE_SETTLEMENT, often),
+                    settlement,
+                ))
+            }
+            Standing::Free(None) => Err(Fault::new(FaultKind::Internal, "taken by nobody").into()),
+        }
+    }
+
+    fn claim_of(&self, request: &PaymentRequest, decoded: &Decoded<C>) -> Claim {
+        let Facts {
+            id,
+            payer,
+            pay_to,
+            asset,
+            expires,
+            ..
+        } = decoded.facts().clone();
+        Claim {
+            id,
+            network: self.network().to_owned(),
+            scheme: request.terms.scheme.clone(),
+            payer,
+            pay_to,
+            asset,
+            amount: request.terms.amount,
+            expires,
+            request: request.text().to_owned(),
+            decoded_at: decoded.decoded_at,
+        }
+    }
+
+    /// Finds the action that settles a job's payment, and hands both to a lane.
+    async fn dispatch(&self, job: Job<C>, verified: &Verified<'_, C>) {
+        let seen = verified.seen(self.clock.now());
+        match job.payment.settle(job.amount, &seen) {
+            Ok(action) => self.queue(job, action).await,
+            Err(rejection) => self.fail(job, rejection, None).await,
+        }
+    }
+
+    /// Hands a job to a lane, or gives it back where there is none for it.
+    pub(super) async fn queue(&self, job: Job<C>, action: C::Action) {
+        match self.lane_for(job.payment.lane()) {
+            Ok(lane) => {
+                if let Some(Ready { job, .. }) = lane.accept(Ready { job, action }) {
+                    let full = Fault::new(FaultKind::Busy, "the lane's queue is full");
+                    self.release(job, full).await;
+                }
+            }
+            Err(fault) => self.release(job, fault).await,
+        }
+    }
+
+    /// The working lane with the least to do; where a signer is named, that one.
+    fn lane_for(&self, named: Option<&LaneId>) -> Result<&Lane<C>, Fault> {
+        let health = self.health();
+        let usable = |lane: &&Lane<C>| {
+            named.is_none_or(|named| *named == lane.id) && health.lane_works(&lane.id)
+        };
+        let found = self
+            .lanes
+            .iter()
+            .filter(usable)
+            .min_by_key(|lane| lane.waiting());
+        found.ok_or_else(|| match health.network_works() {
+            true => Fault::new(
+                FaultKind::FacilitatorFunds,
+                "no signer can pay for a transaction",
+            ),
+            false => Fault::new(
+                FaultKind::ChainUnavailable,
+                "the network cannot be used now",
+            ),
+        })
+    }
+
+    /// Waits for a settlement as long as the caller does, and answers.
+    async fn outcome(
+        &self,
+        network: &str,
+        begun: Begun,
+        deadline: Instant,
+    ) -> Result<SettleResponse, FacilitatorError> {
+        let Begun {
+            facts,
+            attempt,
+            follow,
+        } = begun;
+        let progress = match follow {
+            Follow::Live(follow) => last_word(follow, deadline).await,
+            Follow::Journal(settlement) => progress_of(&settlement),
+        };
+        let payer = Some(facts.payer.clone());
+        let failed = |reason: Reason, detail: &str, transaction: &str| {
+            let rejection = Rejection::new(reason, detail);
+            SettleResponse::failed(network, &rejection, payer.clone(), transaction)
+        };
+        let response = match progress {
+            Progress::Concluded(Outcome::Settled {
+                transaction,
+                amount,
+            }) => {
+                let transaction = transaction.as_str();
+                let now = self.clock.now();
+                let told = self.keeper.journal.tell(&facts.id, attempt, now).await;
+                if told.map_err(Fault::from)? {
+                    let settled = SettleResponse::settled(network, payer, transaction);
+                    SettleResponse {
+                        amount: Some(amount.to_string()),
+                        ..settled
+                    }
+                } else {
+                    failed(
+                        Reason::DUPLICATE_SETTLEMENT,
+                        "somebody else was told",
+                        transaction,
+                    )
+                }
+            }
+            Progress::Concluded(Outcome::Failed {
+                reason,
+                detail,
+                transaction,
+            }) => failed(
+                reason,
+                &detail,
+                transaction.as_ref().map_or("", TransactionId::as_str),
+            ),
+            Progress::Sent(transaction) => {
+                let detail = "broadcast, and not decided yet: ask again with the same request";
+                failed(Reason::SETTLEMENT_PENDING, detail, transaction.as_str())
+            }
+            Progress::Concluded(Outcome::Released { fault }) => {
+                return Err(Fault::new(FaultKind::Busy, fault).into());
+            }
+            Progress::Released(fault) => return Err(fault.into()),
+            Progress::Claiming | Progress::Waiting => {
+                let what = "the settlement waits to be sent: ask again with the same request";
+                return Err(Fault::new(FaultKind::Busy, what).into());
+            }
+        };
+        Ok(SettleResponse {
+            extra: where_to_ask(&facts.id),
+            ..response
+        })
+    }
+
+    /// Concludes a job whose money moved.
+    pub(crate) async fn settled(&self, job: Job<C>, transaction: TransactionId) {
+        info!(id = %job.id, %transaction, "settled");
+        let outcome = Outcome::Settled {
+            transaction,
+            amount: job.amount,
+        };
+        self.conclude(job, outcome).await;
+    }
+
+    /// Concludes a job whose money did not move.
+    pub(crate) async fn fail(
+        &self,
+        job: Job<C>,
+        rejection: Rejection,
+        transaction: Option<TransactionId>,
+    ) {
+        info!(id = %job.id, %rejection, ?transaction, "failed");
+        let Rejection { reason, detail } = rejection;
+        let detail = detail.unwrap_or_default();
+        self.conclude(
+            job,
+            Outcome::Failed {
+                reason,
+                detail,
+                transaction,
+            },
+        )
+        .await;
+    }
+
+    /// Gives a job back of which nothing was sent.
+    pub(crate) async fn release(&self, job: Job<C>, fault: Fault) {
+        warn!(id = %job.id, %fault, "given back unsent");
+        let outcome = Outcome::Released {
+            fault: fault.to_string(),
+        };
+        if self.concluded(&job, &outcome).await {
+            job.hold.report(Progress::Released(fault));
+        }
+    }
+
+    async fn conclude(&self, job: Job<C>, outcome: Outcome) {
+        if self.concluded(&job, &outcome).await {
+            job.hold.report(Progress::Concluded(outcome));
+        }
+    }
+
+    /// Writes down how a job ended. Where that cannot be written, nobody is told.
+    async fn concluded(&self, job: &Job<C>, outcome: &Outcome) -> bool {
+        let (id, attempt) = (job.id, job.attempt);
+        let written = self.keeper.conclude(&id, attempt, outcome).await;
+        if written == Some(false) {
+            error!(%id, attempt, ?outcome, "the journal has concluded this attempt otherwise");
+        }
+        written == Some(true)
+    }
+
+    /// Whether the authorization of a job can no longer be used.
+    pub(crate) fn is_too_late(&self, job: &Job<C>) -> bool {
+        self.clock.now() >= job.expires
+    }
+}
+
+/// Waits until a settlement ends or the time is up; how far it has come then.
+async fn last_word(mut follow: watch::Receiver<Progress>, deadline: Instant) -> Progress {
+    let ended =
+        |progress: &Progress| matches!(progress, Progress::Concluded(_) | Progress::Released(_));
+    // An error means that nobody works on it any more, because this process stops; the journal has it.
+    drop(timeout_at(deadline, follow.wait_for(ended)).await);
+    Progress::clone(&follow.borrow())
+}
+
+/// How far the journal says a settlement has come.
+fn progress_of(settlement: &Settlement) -> Progress {
+    match (&settlement.state, settlement.transaction()) {
+        (State::Concluded(outcome), _) => Progress::Concluded(outcome.clone()),
+        (State::Open, Some(transaction)) => Progress::Sent(transaction.id.clone()),
+        (State::Open, None) => Progress::Waiting,
+    }
+}
+
+/// The `extra` of an answer: the settlement's identity, by which its state can be asked for at any time.
+fn where_to_ask(id: &PaymentId) -> Option<Object> {
+    Object::of(&json!({ "settlement": id.to_string() })).ok()
+}

@@ -1,0 +1,207 @@
+//! Verification: from a request to a payment that would settle now.
+
+use std::sync::Arc;
+
+use quittance_core::wire::VerifyResponse;
+use quittance_core::{
+    Chain, Check, FacilitatorError, Facts, Fault, FaultKind, Malformed, Payment, PaymentRequest,
+    Reason, Refusal, Rejection, Seen, Timestamp,
+};
+
+use super::Rail;
+use crate::journal::{Outcome, Settlement, State};
+
+/// How often a payment may ask the chain before it must be content: a first look, a look at a contract wallet, one at
+/// tables it refers to, and one to spare. A scheme that asks for more has a mistake in it.
+const QUESTIONS_MAX: usize = 4;
+
+/// A payment whose signatures were checked. What follows from them is for the payment to say.
+pub(super) struct Decoded<C: Chain> {
+    pub(super) payment: Arc<dyn Payment<C>>,
+    pub(super) decoded_at: Timestamp,
+    signatures: Vec<bool>,
+}
+
+/// A payment that would settle now, with what was seen of it. Nothing else can be settled.
+pub(super) struct Verified<'a, C: Chain> {
+    pub(super) decoded: &'a Decoded<C>,
+    answers: Vec<C::Answer>,
+}
+
+/// Why a payment is not verified.
+pub(super) enum Unverified {
+    Malformed(Malformed),
+    /// The verdict, with the payer where one was read.
+    Rejected(Rejection, Option<String>),
+    Fault(Fault),
+}
+
+impl From<Fault> for Unverified {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// What a request means for an authorization that the journal may know.
+pub(super) enum Standing {
+    /// It is free: verify it like any other. The journal may know an attempt that failed.
+    Free(Option<Box<Settlement>>),
+    /// This very request is under way, or has settled without anybody being told.
+    Same(Box<Settlement>),
+    /// It is somebody else's, or over.
+    Over(Rejection, Box<Settlement>),
+}
+
+impl<C: Chain> Decoded<C> {
+    pub(super) fn facts(&self) -> &Facts {
+        self.payment.facts()
+    }
+
+    pub(super) fn rejected(&self, rejection: Rejection) -> Unverified {
+        Unverified::Rejected(rejection, Some(self.facts().payer.clone()))
+    }
+
+    fn seen<'a>(&'a self, answers: &'a [C::Answer], now: Timestamp) -> Seen<'a, C> {
+        Seen {
+            signatures: &self.signatures,
+            answers,
+            now,
+        }
+    }
+}
+
+impl<C: Chain> Verified<'_, C> {
+    pub(super) fn seen(&self, now: Timestamp) -> Seen<'_, C> {
+        self.decoded.seen(&self.answers, now)
+    }
+}
+
+impl<C: Chain> Rail<C> {
+    /// The answer to /verify.
+    pub(crate) async fn verify(
+        &self,
+        request: &PaymentRequest,
+    ) -> Result<VerifyResponse, FacilitatorError> {
+        match self.verdict(request).await {
+            Ok(payer) => Ok(VerifyResponse::valid(Some(payer))),
+            Err(Unverified::Rejected(verdict, payer)) => {
+                Ok(VerifyResponse::invalid(&verdict, payer))
+            }
+            Err(Unverified::Malformed(malformed)) => Err(malformed.into()),
+            Err(Unverified::Fault(fault)) => Err(fault.into()),
+        }
+    }
+
+    async fn verdict(&self, request: &PaymentRequest) -> Result<String, Unverified> {
+        let decoded = self.decode(request).await?;
+        let payer = decoded.facts().payer.clone();
+        match self.standing(request, decoded.facts()).await? {
+            // It was valid when it was claimed, and nobody has been given anything for it yet.
+            Standing::Same(_) => Ok(payer),
+            Standing::Over(rejection, _) => Err(decoded.rejected(rejection)),
+            Standing::Free(_) => self.check(&decoded).await.map(|_| payer),
+        }
+    }
+
+    /// Reads a payment and checks what needs no round trip. The policy is asked first: what it does not allow costs no
+    /// arithmetic.
+    pub(super) async fn decode(&self, request: &PaymentRequest) -> Result<Decoded<C>, Unverified> {
+        let unsupported = || Unverified::Rejected(Reason::UNSUPPORTED_SCHEME.into(), None);
+        let scheme = self.scheme_of(request).ok_or_else(unsupported)?;
+        let now = self.clock.now();
+        let payment = scheme
+            .decode(request, now)
+            .map_err(|refusal| match refusal {
+                Refusal::Malformed(malformed) => Unverified::Malformed(malformed),
+                Refusal::Rejected(rejection) => Unverified::Rejected(rejection, None),
+            })?;
+        let facts = payment.facts();
+        if let Err(rejection) = self.policy.allows(self.chain.network(), facts) {
+            return Err(Unverified::Rejected(rejection, Some(facts.payer.clone())));
+        }
+        Ok(self.decoded(payment.into(), now).await?)
+    }
+
+    /// A payment with its signatures checked.
+    pub(super) async fn decoded(
+        &self,
+        payment: Arc<dyn Payment<C>>,
+        decoded_at: Timestamp,
+    ) -> Result<Decoded<C>, Fault> {
+        let signatures = self.signatures.check(payment.signatures()).await?;
+        Ok(Decoded {
+            payment,
+            decoded_at,
+            signatures,
+        })
+    }
+
+    /// What the journal knows of the authorization, as far as this request is concerned.
+    pub(super) async fn standing(
+        &self,
+        request: &PaymentRequest,
+        facts: &Facts,
+    ) -> Result<Standing, Fault> {
+        let known = self.keeper.journal.settlement(&facts.id).await?;
+        Ok(known.map_or(Standing::Free(None), |settlement| {
+            Standing::of(request, settlement)
+        }))
+    }
+
+    /// Asks the chain until the payment is content.
+    pub(super) async fn check<'a>(
+        &self,
+        decoded: &'a Decoded<C>,
+    ) -> Result<Verified<'a, C>, Unverified> {
+        let mut answers = Vec::new();
+        for _ in 0..=QUESTIONS_MAX {
+            match decoded
+                .payment
+                .check(&decoded.seen(&answers, self.clock.now()))
+            {
+                Ok(Check::Content) => return Ok(Verified { decoded, answers }),
+                Ok(Check::Ask(read)) => answers.push(self.reader.read(read).await?),
+                Err(rejection) => return Err(decoded.rejected(rejection)),
+            }
+        }
+        let what = format!("a payment asked more than {QUESTIONS_MAX} questions");
+        Err(Fault::new(FaultKind::Internal, what).into())
+    }
+}
+
+impl Standing {
+    /// What a request means for a settlement of its authorization.
+    ///
+    /// Only the very same payload may share in a settlement: another signature over the same authorization may be
+    /// somebody's who has no right to it.
+    pub(super) fn of(request: &PaymentRequest, settlement: Settlement) -> Self {
+        let same =
+            PaymentRequest::decode(settlement.claim.request.as_bytes()).is_ok_and(|claimed| {
+                let [ours, theirs] = [&request.terms, &claimed.terms];
+                claimed.payload == request.payload
+                    && (&ours.scheme, &ours.asset, &ours.pay_to)
+                        == (&theirs.scheme, &theirs.asset, &theirs.pay_to)
+                    && ours.amount == theirs.amount
+            });
+        let settlement = Box::new(settlement);
+        let duplicate = |detail: &str| Rejection::new(Reason::DUPLICATE_SETTLEMENT, detail);
+        match &settlement.state {
+            // Whether it can still be used is for the chain to say.
+            State::Concluded(Outcome::Failed { .. } | Outcome::Released { .. }) => {
+                Self::Free(Some(settlement))
+            }
+            State::Open if same => Self::Same(settlement),
+            State::Open => Self::Over(
+                duplicate("another request with this authorization is under way"),
+                settlement,
+            ),
+            State::Concluded(Outcome::Settled { .. }) if same && settlement.told_at.is_none() => {
+                Self::Same(settlement)
+            }
+            State::Concluded(Outcome::Settled { .. }) => Self::Over(
+                duplicate("this authorization has settled, and somebody was told so"),
+                settlement,
+            ),
+        }
+    }
+}

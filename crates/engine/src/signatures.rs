@@ -1,0 +1,277 @@
+//! The queue in front of the signature verifier.
+//!
+//! Checking a signature takes tens of microseconds of arithmetic, which is too long for the threads that speak with
+//! callers, and many together take less than each alone. So claims wait in a queue for threads of their own. Each takes all
+//! that waits: one payment when there is little to do, and ever larger batches the more there is. Nobody waits for a batch to
+//! fill.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use quittance_core::{Fault, FaultKind, SignatureClaim};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tracing::error;
+
+/// How many claims may wait. One core checks them in half a second even where each is checked alone; a longer queue only
+/// makes everybody late.
+const WAITING_MAX: usize = 8192;
+
+/// How many claims are taken at once. Batches gain little beyond it, and it bounds the memory that one takes.
+const BATCH_MAX: usize = 1024;
+
+/// How long anybody waits. Far more than a full queue takes.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Checks claims; the verdicts stand in their order.
+pub(crate) type Check = dyn Fn(&[SignatureClaim]) -> Vec<bool> + Send + Sync;
+
+/// Where claims wait to be checked. Its threads end when the last handle is dropped.
+#[derive(Clone)]
+pub(crate) struct Signatures(Arc<Handle>);
+
+struct Handle(Arc<Shared>);
+
+struct Shared {
+    queue: Mutex<Queue>,
+    arrived: Condvar,
+    check: Box<Check>,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Asked>,
+    /// How many claims those have together.
+    claims: usize,
+    closed: bool,
+}
+
+/// The claims of one payment, and where the verdicts go.
+struct Asked {
+    claims: Vec<SignatureClaim>,
+    answer: oneshot::Sender<Vec<bool>>,
+}
+
+impl Signatures {
+    /// A queue with this many threads.
+    ///
+    /// # Errors
+    /// When the operating system gives no threads.
+    pub(crate) fn start(threads: usize, check: Box<Check>) -> Result<Self, Fault> {
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            arrived: Condvar::new(),
+            check,
+        });
+        let handle = Self(Arc::new(Handle(Arc::clone(&shared))));
+        for at in 0..threads.max(1) {
+            let shared = Arc::clone(&shared);
+            thread::Builder::new()
+                .name(format!("signatures-{at}"))
+                .spawn(move || shared.work())
+                .map_err(|error| Fault::new(FaultKind::Internal, error))?;
+        }
+        Ok(handle)
+    }
+
+    /// Whether each of these claims holds.
+    ///
+    /// # Errors
+    /// [`FaultKind::Busy`] when too many wait already.
+    pub(crate) async fn check(&self, claims: &[SignatureClaim]) -> Result<Vec<bool>, Fault> {
+        if claims.is_empty() {
+            return Ok(Vec::new());
+        }
+        let busy = || Fault::new(FaultKind::Busy, "too many signatures wait to be checked");
+        let verdicts = self.0.0.push(claims).ok_or_else(busy)?;
+        match timeout(WAIT_MAX, verdicts).await {
+            Ok(Ok(verdicts)) => Ok(verdicts),
+            Ok(Err(_)) => Err(Fault::new(
+                FaultKind::Internal,
+                "a signature could not be checked",
+            )),
+            Err(_) => Err(busy()),
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.locked().closed = true;
+        self.0.arrived.notify_all();
+    }
+}
+
+impl Shared {
+    fn push(&self, claims: &[SignatureClaim]) -> Option<oneshot::Receiver<Vec<bool>>> {
+        let (answer, verdicts) = oneshot::channel();
+        let mut queue = self.locked();
+        if queue.claims + claims.len() > WAITING_MAX {
+            return None;
+        }
+        queue.claims += claims.len();
+        queue.waiting.push_back(Asked {
+            claims: claims.to_vec(),
+            answer,
+        });
+        drop(queue);
+        self.arrived.notify_one();
+        Some(verdicts)
+    }
+
+    fn work(&self) {
+        while let Some(batch) = self.next() {
+            let claims: Vec<SignatureClaim> = batch
+                .iter()
+                .flat_map(|asked| asked.claims.iter().cloned())
+                .collect();
+            metrics::histogram!("quittance_signature_batch_size").record(claims.len() as f64);
+            // A mistake in the verifier is not the end of verifying; those who wait are told of a fault.
+            let Ok(verdicts) = catch_unwind(AssertUnwindSafe(|| (self.check)(&claims))) else {
+                error!("the signature verifier panicked");
+                continue;
+            };
+            let mut verdicts = verdicts.into_iter();
+            for asked in batch {
+                let own: Vec<bool> = verdicts.by_ref().take(asked.claims.len()).collect();
+                // Whoever has gone away is told nothing.
+                let _ = asked.answer.send(own);
+            }
+        }
+    }
+
+    /// All that waits, up to a batch; waits for something to be there. `None` once nobody can ask any more.
+    fn next(&self) -> Option<Vec<Asked>> {
+        let mut queue = self
+            .arrived
+            .wait_while(self.locked(), |queue| {
+                queue.waiting.is_empty() && !queue.closed
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        if queue.closed {
+            return None;
+        }
+        let mut batch = Vec::new();
+        let mut claims = 0;
+        while let Some(asked) = queue.waiting.pop_front() {
+            claims += asked.claims.len();
+            queue.claims -= asked.claims.len();
+            if !asked.answer.is_closed() {
+                batch.push(asked);
+            }
+            if claims >= BATCH_MAX {
+                break;
+            }
+        }
+        Some(batch)
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Queue> {
+        // Whoever panicked with the lock left the queue whole: each change is one push or pop.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::future::join_all;
+
+    use super::*;
+
+    /// Holds when its digest begins with an even number.
+    fn claim(at: usize) -> SignatureClaim {
+        SignatureClaim::Secp256k1 {
+            digest: [at as u8; 32],
+            signature: [0; 65],
+            address: [0; 20],
+        }
+    }
+
+    fn even(claims: &[SignatureClaim]) -> Vec<bool> {
+        claims
+            .iter()
+            .map(|claim| match claim {
+                SignatureClaim::Secp256k1 { digest, .. } => digest[0] % 2 == 0,
+                SignatureClaim::Ed25519 { .. } => false,
+            })
+            .collect()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn everybody_gets_the_verdicts_on_their_own_claims() {
+        let queue = Signatures::start(3, Box::new(even)).unwrap();
+        let asking = (0..500).map(|at| {
+            let queue = queue.clone();
+            async move {
+                let claims: Vec<_> = (0..at % 4).map(|more| claim(at + more)).collect();
+                assert_eq!(queue.check(&claims).await.unwrap(), even(&claims));
+            }
+        });
+        join_all(asking).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_waits_while_a_batch_is_checked_is_the_next_batch() {
+        let largest = Arc::new(AtomicUsize::new(0));
+        let check = {
+            let largest = Arc::clone(&largest);
+            move |claims: &[SignatureClaim]| {
+                largest.fetch_max(claims.len(), Ordering::SeqCst);
+                thread::sleep(Duration::from_millis(20));
+                even(claims)
+            }
+        };
+        let queue = Signatures::start(1, Box::new(check)).unwrap();
+        let claims: Vec<_> = (0..200).map(claim).collect();
+        join_all(claims.chunks(1).map(|one| queue.check(one))).await;
+        assert!(largest.load(Ordering::SeqCst) > 50);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_queue_that_is_full_says_so_at_once() {
+        let (open, gate) = std::sync::mpsc::channel::<()>();
+        let (take, taken) = std::sync::mpsc::channel::<()>();
+        let gate = Mutex::new(gate);
+        let check = move |claims: &[SignatureClaim]| {
+            let _ = take.send(());
+            let _ = gate.lock().unwrap().recv();
+            even(claims)
+        };
+        let queue = Signatures::start(1, Box::new(check)).unwrap();
+        let many: Vec<_> = (0..WAITING_MAX).map(claim).collect();
+        let first = tokio::spawn({
+            let queue = queue.clone();
+            async move { queue.check(&[claim(2)]).await }
+        });
+        taken.recv().unwrap();
+        let second = tokio::spawn({
+            let (queue, many) = (queue.clone(), many.clone());
+            async move { queue.check(&many).await }
+        });
+        while queue.0.0.locked().claims < WAITING_MAX {
+            tokio::task::yield_now().await;
+        }
+        let refused = queue.check(&[claim(1)]).await.unwrap_err();
+        assert_eq!(refused.kind, FaultKind::Busy);
+        drop(open);
+        assert_eq!(first.await.unwrap().unwrap(), [true]);
+        assert_eq!(second.await.unwrap().unwrap(), even(&many));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_verifier_that_panics_is_a_fault_for_one_batch() {
+        let check = |claims: &[SignatureClaim]| match claims {
+            [SignatureClaim::Secp256k1 { digest, .. }] if digest[0] == 13 => panic!("a mistake"),
+            claims => even(claims),
+        };
+        let queue = Signatures::start(1, Box::new(check)).unwrap();
+        let fault = queue.check(&[claim(13)]).await.unwrap_err();
+        assert_eq!(fault.kind, FaultKind::Internal);
+        assert_eq!(queue.check(&[claim(2)]).await.unwrap(), [true]);
+    }
+}

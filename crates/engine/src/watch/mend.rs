@@ -1,0 +1,76 @@
+//! Holes in a lane's line: places below everything that is out, which the chain does not have.
+//!
+//! A chain includes a signer's transactions in order, so one that is missing keeps all that follow it from being included.
+//! It can go missing after its payment was concluded, when the chain is reorganised; or when somebody else's transaction
+//! at the signer's place was dropped. What the journal has for the place is sent again, which also repairs what a
+//! reorganisation undid; where it has nothing, a transaction that does nothing takes the place.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use quittance_core::{Chain, Fault, LaneId};
+use tracing::warn;
+
+use super::push::fill;
+use crate::keeper::Journaled;
+use crate::rail::Rail;
+
+/// How many places of one lane are mended at a time; nodes keep 16 to 64 of one signer.
+const AT_ONCE_MAX: u64 = 16;
+
+/// Finds holes and mends them.
+#[derive(Default)]
+pub(crate) struct Mender {
+    /// The holes found in the last search. A node that is behind shows a hole where there is none, but not for long.
+    found: BTreeMap<LaneId, Range<u64>>,
+}
+
+impl Mender {
+    /// Searches once, and mends what was there the last time already.
+    pub(crate) async fn search<C: Chain>(&mut self, rail: &Arc<Rail<C>>) -> Result<(), Fault> {
+        let before = std::mem::take(&mut self.found);
+        for lane in rail.chain.lanes() {
+            let Some(hole) = hole(rail, lane).await? else {
+                continue;
+            };
+            if before
+                .get(lane)
+                .is_some_and(|before| before.start == hole.start)
+            {
+                warn!(%lane, places = ?hole, "a hole in the line");
+                mend(rail, lane, hole.clone()).await?;
+            }
+            self.found.insert(lane.clone(), hole);
+        }
+        Ok(())
+    }
+}
+
+/// What lies between the chain's next place and the first that is out, or the next to be used.
+async fn hole<C: Chain>(rail: &Rail<C>, lane: &LaneId) -> Result<Option<Range<u64>>, Fault> {
+    let Some(floor) = rail.chain.floor(lane).await? else {
+        return Ok(None);
+    };
+    let journal = &rail.keeper.journal;
+    let next = journal.next_place(rail.network(), lane).await?;
+    let end = rail.watch.first(lane).unwrap_or(next);
+    Ok((floor < end).then(|| floor..end.min(floor + AT_ONCE_MAX)))
+}
+
+async fn mend<C: Chain>(rail: &Arc<Rail<C>>, lane: &LaneId, hole: Range<u64>) -> Result<(), Fault> {
+    let mut known: BTreeMap<u64, Vec<Journaled>> = BTreeMap::new();
+    for journaled in Journaled::at(&rail.keeper, rail.network(), lane, hole.clone()).await? {
+        known
+            .entry(journaled.transaction().place)
+            .or_default()
+            .push(journaled);
+    }
+    for place in hole {
+        match known.remove(&place) {
+            Some(transactions) => rail.watch.adopt(None, transactions),
+            None => fill(rail, lane, place).await?,
+        }
+    }
+    Ok(())
+}

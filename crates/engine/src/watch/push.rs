@@ -1,0 +1,163 @@
+//! What is out and not included: sent again, for a higher fee when it is high time, and given up when its time is over.
+
+use std::sync::Arc;
+
+use quittance_core::{Chain, Fault, LaneId, Submission, Transaction, Watched};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::{Place, Sending};
+use crate::keeper::Journaled;
+use crate::rail::Rail;
+
+/// How many transactions are signed for one place at most. A fee raised by a tenth twenty times is six times the fee.
+const REPLACEMENTS_MAX: usize = 20;
+
+/// What it is time for.
+enum Due {
+    /// The same bytes again.
+    Resubmit,
+    /// A higher fee.
+    Replace,
+    /// Nothing of what it was for can still happen: the place is used up with a transaction that does nothing.
+    Fill,
+}
+
+/// Does what it is time for, in a task of its own: a node that hangs keeps nobody from looking.
+pub(super) fn push<C: Chain>(rail: &Arc<Rail<C>>, watched: &Watched) {
+    let key = (watched.lane.clone(), watched.place);
+    let first = rail.watch.first(&watched.lane) == Some(watched.place);
+    let due = rail
+        .watch
+        .at(&key, |place| due(rail, place, first))
+        .flatten();
+    let Some(due) = due else {
+        return;
+    };
+    let rail = Arc::clone(rail);
+    rail.clone().spawn(async move {
+        let Some(sending) = rail.watch.sending(key) else {
+            return;
+        };
+        let transactions = rail.watch.at(&sending.key, |place| {
+            place.last_sent = Some(Instant::now());
+            place.transactions.clone()
+        });
+        let Some((newest, older)) = transactions.as_deref().and_then(<[_]>::split_last) else {
+            return;
+        };
+        let signed = match due {
+            Due::Resubmit => Ok(None),
+            Due::Replace => rail.chain.replace(newest.transaction()).await,
+            Due::Fill => {
+                let (lane, place) = &sending.key;
+                rail.chain
+                    .fill(lane, *place, Some(newest.transaction()))
+                    .await
+            }
+        };
+        let signed = signed.unwrap_or_else(|fault| {
+            warn!(lane = %sending.key.0, %fault, "nothing new can be offered");
+            None
+        });
+        match signed {
+            Some(signed) => offer(&rail, &sending, newest, signed, matches!(due, Due::Fill)).await,
+            None => resubmit(&rail, newest, older).await,
+        }
+    });
+}
+
+fn due<C: Chain>(rail: &Rail<C>, place: &Place<C>, first: bool) -> Option<Due> {
+    let patience = rail.patience;
+    let waited = place.since.elapsed();
+    let over = |job| rail.is_too_late(job);
+    if first && place.transactions.len() < REPLACEMENTS_MAX {
+        // Only those that were for somebody are given up: others may be what a settlement of an earlier run waits for.
+        let for_nothing = !place.jobs.is_empty() && place.jobs.iter().all(over);
+        if for_nothing && !place.is_filled() && waited >= patience.resubmit_after {
+            return Some(Due::Fill);
+        }
+        if waited >= patience.replace_after * place.transactions.len() as u32 {
+            return Some(Due::Replace);
+        }
+    }
+    let resubmit = |sent: Instant| sent.elapsed() >= patience.resubmit_after;
+    place
+        .last_sent
+        .is_none_or(resubmit)
+        .then_some(Due::Resubmit)
+}
+
+/// Sends the newest bytes again; where the nodes refuse them, those before, which may still be good enough.
+async fn resubmit<C: Chain>(rail: &Rail<C>, newest: &Journaled, older: &[Journaled]) {
+    for again in std::iter::once(newest).chain(older.iter().rev()) {
+        let submission = again.submit(&*rail.chain).await;
+        debug!(transaction = %again.transaction().id, ?submission, "sent again");
+        if !matches!(submission, Submission::Refused(_)) {
+            return;
+        }
+    }
+}
+
+/// Sends a transaction in exchange for the newest.
+async fn offer<C: Chain>(
+    rail: &Rail<C>,
+    sending: &Sending<'_, C>,
+    newest: &Journaled,
+    signed: Transaction,
+    is_filler: bool,
+) {
+    // All the settlements that the replaced one was for, those among them that nobody here works on as well.
+    let settlements = match is_filler {
+        true => Vec::new(),
+        false => match rail
+            .keeper
+            .journal
+            .settlements_of(&newest.transaction().id)
+            .await
+        {
+            Ok(settlements) => settlements,
+            Err(error) => return warn!(%error, "no higher fee is offered"),
+        },
+    };
+    let Some(journaled) = rail
+        .keeper
+        .record(rail.network(), signed, &settlements)
+        .await
+    else {
+        return;
+    };
+    let id = &journaled.transaction().id;
+    info!(transaction = %id, replaces = %newest.transaction().id, is_filler, "offering a higher fee");
+    metrics::counter!("quittance_replacements_total", "network" => rail.network().to_owned())
+        .increment(1);
+    if !rail
+        .watch
+        .replaced(&sending.key, journaled.clone(), is_filler)
+    {
+        return;
+    }
+    if let Submission::Refused(fault) = journaled.submit(&*rail.chain).await {
+        warn!(transaction = %id, %fault, "the higher fee was refused");
+    }
+}
+
+/// Uses up a place with a transaction that does nothing, and follows it.
+pub(super) async fn fill<C: Chain>(
+    rail: &Arc<Rail<C>>,
+    lane: &LaneId,
+    place: u64,
+) -> Result<(), Fault> {
+    let sending = rail.watch.reserve(lane, place);
+    let Some(signed) = rail.chain.fill(lane, place, None).await? else {
+        return Ok(());
+    };
+    let Some(journaled) = rail.keeper.record(rail.network(), signed, &[]).await else {
+        return Ok(());
+    };
+    rail.watch.add(Vec::new(), journaled.clone());
+    let submission = journaled.submit(&*rail.chain).await;
+    info!(%lane, place, ?submission, "filled a hole in the line");
+    drop(sending);
+    Ok(())
+}
