@@ -1,0 +1,636 @@
+//! The scheme `exact` by EIP-3009: the payer signs a transfer of exactly the required amount to exactly the required
+//! recipient, and whoever holds the signature can make it, once.
+//!
+//! Specification: `exact` on EVM, asset transfer method `eip3009`.
+
+mod authorization;
+mod offer;
+mod payer;
+pub mod reason;
+
+use alloy::primitives::{Address, B256, U256, keccak256};
+use alloy::sol_types::{SolCall, SolValue};
+use quittance_core::{
+    AcceptedTerms, Amount, Check, Effect, Facts, Malformed, Network, Payment, PaymentId,
+    PaymentRequest, Reason, Refusal, Rejection, Scheme, Seen, SignatureClaim, Timestamp, Version,
+};
+use serde::Deserialize;
+
+use self::authorization::{Authorization, AuthorizationJson};
+pub use self::offer::ExactOffer;
+pub use self::payer::ExactPayer;
+use crate::abi::{ContractWallet, ERC1271_MAGIC, Eip3009, Erc20};
+use crate::chain::{Call, Evidence, Evm, Log};
+use crate::eip712::domain_separator;
+use crate::hex::{HexBytes, address};
+use crate::known::{self, Token, TransferMethod};
+use crate::probe::{Answer, Condition, Outcome, Probe, Step};
+use crate::signature::{Ecdsa, SIGNATURE_MAX, Signature};
+
+/// The scheme's name on the wire.
+const NAME: &str = "exact";
+
+/// How long an authorization must still be valid, in seconds: it has to be signed into a transaction and included. The
+/// reference implementations have the same six seconds, three blocks of Base.
+const REMAINING_MIN_SECS: u64 = 6;
+
+/// How long an authorization may be valid from now, in seconds. A payment takes minutes; an authorization for years is
+/// a blank cheque that has to be remembered for years.
+const LIFETIME_MAX_SECS: u64 = 7 * 24 * 3600;
+
+/// The gas a view of the token may take. Circle's proxy answers within 10,000.
+const VIEW_GAS: u32 = 100_000;
+
+/// The scheme `exact` on one EVM chain.
+#[derive(Debug, Clone)]
+pub struct Exact {
+    network: Network,
+    chain_id: u64,
+    tokens: Vec<SignedToken>,
+    signers: Vec<Address>,
+    gas_max: u32,
+}
+
+/// A token with what payers sign for it.
+#[derive(Debug, Clone)]
+struct SignedToken {
+    token: Token,
+    domain_separator: B256,
+}
+
+impl Exact {
+    /// The scheme on this chain, for those of its tokens that know EIP-3009.
+    pub fn new(evm: &Evm) -> Self {
+        let config = evm.config();
+        let signers = config.signers.iter().map(|signer| signer.address());
+        Self {
+            signers: signers.collect(),
+            gas_max: config.gas_per_payment_max,
+            ..Self::of(config.network.clone(), evm.chain_id(), &config.tokens)
+        }
+    }
+
+    /// The scheme without a chain, for looking at payments offline. `None` for a network that is not EIP-155.
+    pub fn offline(network: Network, tokens: &[Token]) -> Option<Self> {
+        let chain_id = known::chain_id(&network)?;
+        Some(Self::of(network, chain_id, tokens))
+    }
+
+    fn of(network: Network, chain_id: u64, tokens: &[Token]) -> Self {
+        let signed = |token: &Token| SignedToken {
+            domain_separator: domain_separator(
+                &token.name,
+                &token.version,
+                chain_id,
+                token.address,
+            ),
+            token: token.clone(),
+        };
+        Self {
+            network,
+            chain_id,
+            tokens: tokens
+                .iter()
+                .filter(|token| token.method == TransferMethod::Eip3009)
+                .map(signed)
+                .collect(),
+            signers: Vec::new(),
+            gas_max: 0,
+        }
+    }
+
+    fn token(&self, address: Address) -> Option<&SignedToken> {
+        self.tokens
+            .iter()
+            .find(|known| known.token.address == address)
+    }
+}
+
+/// The payload of a payment by EIP-3009; another way to pay has no `authorization`.
+#[derive(Deserialize)]
+struct PayloadJson {
+    #[serde(default)]
+    signature: Option<HexBytes<SIGNATURE_MAX>>,
+    #[serde(default)]
+    authorization: Option<AuthorizationJson>,
+}
+
+/// The requirements' `extra`.
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct Extra {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    version: Option<String>,
+    #[serde(default)]
+    asset_transfer_method: Option<String>,
+}
+
+/// One EIP-3009 authorization, decoded.
+struct Eip3009Payment {
+    facts: Facts,
+    token: Address,
+    authorization: Authorization,
+    signature: Signature,
+    digest: B256,
+    claims: Vec<SignatureClaim>,
+    /// The first check after the signature that failed. It is told only once the signature is known to hold, because
+    /// what somebody else wrote is nobody's verdict.
+    objection: Option<Rejection>,
+    gas_max: u32,
+}
+
+impl Scheme<Evm> for Exact {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn versions(&self) -> &[Version] {
+        &[Version::V1, Version::V2]
+    }
+
+    fn assets(&self) -> Vec<String> {
+        self.tokens
+            .iter()
+            .map(|known| known.token.address.to_checksum(None))
+            .collect()
+    }
+
+    fn decode(
+        &self,
+        request: &PaymentRequest,
+        now: Timestamp,
+    ) -> Result<Box<dyn Payment<Evm>>, Refusal> {
+        let terms = &request.terms;
+        if request.accepted.scheme != NAME {
+            return Err(reason::SCHEME.into());
+        }
+        let payload: PayloadJson = request.payload.read("paymentPayload.payload")?;
+        let Some(authorization) = payload.authorization.map(Authorization::from) else {
+            return Err(Rejection::new(
+                reason::UNSUPPORTED_PAYLOAD_TYPE,
+                "not an EIP-3009 authorization",
+            )
+            .into());
+        };
+        let field = "paymentPayload.payload.signature";
+        let signature = payload
+            .signature
+            .ok_or_else(|| Malformed::new(field, "missing"))?;
+        let signature = Signature::read(field, signature.0)?;
+
+        let extra: Extra = terms
+            .extra
+            .as_ref()
+            .map(|extra| extra.read("paymentRequirements.extra"))
+            .transpose()?
+            .unwrap_or_default();
+        let (Some(name), Some(version)) = (&extra.name, &extra.version) else {
+            return Err(reason::MISSING_EIP712_DOMAIN.into());
+        };
+        if !self.network.is(&request.accepted.network) {
+            return Err(reason::NETWORK_MISMATCH.into());
+        }
+        let asset = address("paymentRequirements.asset", &terms.asset)?;
+        let pay_to = address("paymentRequirements.payTo", &terms.pay_to)?;
+        if let Some(accepted) = &request.accepted.terms {
+            self.check_echo(accepted, asset, pay_to, terms.amount)?;
+        }
+        if extra
+            .asset_transfer_method
+            .as_deref()
+            .is_some_and(|method| method != "eip3009")
+        {
+            return Err(reason::UNSUPPORTED_PAYLOAD_TYPE.into());
+        }
+        let known = self.token(asset).ok_or(Reason::UNSUPPORTED_ASSET)?;
+        if *name != known.token.name {
+            return Err(mismatch(reason::TOKEN_NAME_MISMATCH, name, &known.token.name).into());
+        }
+        if *version != known.token.version {
+            return Err(mismatch(
+                reason::TOKEN_VERSION_MISMATCH,
+                version,
+                &known.token.version,
+            )
+            .into());
+        }
+        self.check_parties(&authorization, asset, pay_to)?;
+        if signature.is_hopeless() {
+            return Err(reason::SIGNATURE.into());
+        }
+
+        let digest = authorization.digest(&known.domain_separator);
+        let claims = signature
+            .ecdsa()
+            .map(|Ecdsa(bytes)| SignatureClaim::Secp256k1 {
+                digest: digest.0,
+                signature: bytes,
+                address: authorization.from.into_array(),
+            });
+        Ok(Box::new(Eip3009Payment {
+            facts: self.facts(&authorization, asset),
+            token: asset,
+            objection: objection(&authorization, pay_to, terms.amount, now),
+            digest,
+            claims: claims.into_iter().collect(),
+            authorization,
+            signature,
+            gas_max: self.gas_max,
+        }))
+    }
+}
+
+impl Exact {
+    /// The client's echo must say what the seller asked for; version 1 has none.
+    fn check_echo(
+        &self,
+        echo: &AcceptedTerms,
+        asset: Address,
+        pay_to: Address,
+        amount: Amount,
+    ) -> Result<(), Refusal> {
+        let differs = |what| {
+            Rejection::new(
+                Reason::INVALID_PAYMENT_REQUIREMENTS,
+                format_args!("the accepted {what} differs from the required"),
+            )
+        };
+        if address("paymentPayload.accepted.asset", &echo.asset)? != asset {
+            return Err(differs("asset").into());
+        }
+        if address("paymentPayload.accepted.payTo", &echo.pay_to)? != pay_to {
+            return Err(differs("payTo").into());
+        }
+        if echo.amount != amount {
+            return Err(differs("amount").into());
+        }
+        Ok(())
+    }
+
+    /// Payments that move nothing from anybody to anybody else.
+    fn check_parties(
+        &self,
+        authorization: &Authorization,
+        asset: Address,
+        pay_to: Address,
+    ) -> Result<(), Rejection> {
+        let unusable = |what| Err(Rejection::new(Reason::INVALID_PAYMENT_REQUIREMENTS, what));
+        // The first 65,535 addresses are kept for precompiled contracts.
+        let is_reserved = |address: Address| address.iter().take(18).all(|byte| *byte == 0);
+        if is_reserved(pay_to) {
+            return unusable("payTo is the zero address or a precompiled contract");
+        }
+        if pay_to == asset {
+            return unusable("payTo is the token itself");
+        }
+        if self.signers.contains(&pay_to) {
+            return unusable("payTo is the facilitator itself");
+        }
+        if is_reserved(authorization.from) {
+            return Err(Rejection::new(
+                reason::SIGNATURE,
+                "the payer is the zero address or a precompiled contract",
+            ));
+        }
+        if authorization.from == pay_to {
+            return unusable("the payer pays itself");
+        }
+        if authorization.value.is_zero() {
+            return Err(Reason::AMOUNT_TOO_LOW.into());
+        }
+        Ok(())
+    }
+
+    fn facts(&self, authorization: &Authorization, asset: Address) -> Facts {
+        let Authorization {
+            from,
+            to,
+            value,
+            valid_before,
+            nonce,
+            ..
+        } = authorization;
+        Facts {
+            // EIP-3009 nonces are per token and payer.
+            id: PaymentId::of(&[
+                b"eip3009",
+                &self.chain_id.to_be_bytes(),
+                asset.as_slice(),
+                from.as_slice(),
+                nonce.as_slice(),
+            ]),
+            payer: from.to_checksum(None),
+            pay_to: to.to_checksum(None),
+            asset: asset.to_checksum(None),
+            amount: Amount::new(*value),
+            expires: Timestamp::from_secs(valid_before.try_into().unwrap_or(u64::MAX)),
+        }
+    }
+}
+
+fn mismatch(reason: Reason, found: &str, expected: &str) -> Rejection {
+    Rejection::new(
+        reason,
+        format_args!("the requirements say {found:?}, the token {expected:?}"),
+    )
+}
+
+/// The checks of the authorization itself, in the specification's order.
+fn objection(
+    authorization: &Authorization,
+    pay_to: Address,
+    amount: Amount,
+    now: Timestamp,
+) -> Option<Rejection> {
+    if authorization.to != pay_to {
+        return Some(reason::RECIPIENT_MISMATCH.into());
+    }
+    if let Err(rejection) = check_window(authorization, now, now) {
+        return Some(rejection);
+    }
+    if authorization.value != amount.units() {
+        let detail = format!("authorized {}, required {amount}", authorization.value);
+        return Some(Rejection::new(reason::VALUE_MISMATCH, detail));
+    }
+    None
+}
+
+/// Whether the authorization is valid now and for long enough, by our clock and by the chain's, whichever is stricter.
+fn check_window(
+    authorization: &Authorization,
+    now: Timestamp,
+    chain: Timestamp,
+) -> Result<(), Rejection> {
+    let Authorization {
+        valid_after,
+        valid_before,
+        ..
+    } = authorization;
+    let (earlier, later) = (now.min(chain), now.max(chain));
+    let seconds = |moment: Timestamp| U256::from(moment.secs());
+    if *valid_before < seconds(later.plus_secs(REMAINING_MIN_SECS)) {
+        let detail = format!("valid before {valid_before}, and it is {later}");
+        return Err(Rejection::new(reason::VALID_BEFORE, detail));
+    }
+    if *valid_before > seconds(later.plus_secs(LIFETIME_MAX_SECS)) {
+        let detail = format!("valid for longer than {LIFETIME_MAX_SECS} seconds");
+        return Err(Rejection::new(reason::VALID_BEFORE, detail));
+    }
+    if *valid_after > seconds(earlier) {
+        let detail = format!("valid after {valid_after}, and it is {earlier}");
+        return Err(Rejection::new(reason::VALID_AFTER, detail));
+    }
+    Ok(())
+}
+
+/// The steps of a probe, by place.
+mod step {
+    pub(super) const ASSET_CODE: usize = 0;
+    pub(super) const PAYER_CODE: usize = 1;
+    pub(super) const AUTHORIZATION_STATE: usize = 2;
+    pub(super) const BALANCE: usize = 3;
+    pub(super) const TRANSFER: usize = 4;
+    pub(super) const WALLET: usize = 5;
+}
+
+impl Payment<Evm> for Eip3009Payment {
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    fn signatures(&self) -> &[SignatureClaim] {
+        &self.claims
+    }
+
+    fn check(&self, seen: &Seen<'_, Evm>) -> Result<Check<Evm>, Rejection> {
+        let signed_by_key = seen.signatures == [true];
+        let answer = match (seen.answers, signed_by_key) {
+            ([], true) => {
+                // Whoever holds the payer's key said all this, so what is wrong with it can be said at once.
+                self.objection.clone().map_or(Ok(()), Err)?;
+                return Ok(Check::Ask(self.probe_key()));
+            }
+            ([], false) => return Ok(Check::Ask(self.probe_contract())),
+            // An account with code is asked itself, whatever its key has signed: so does the token.
+            ([first], true) if has_code(first) => return Ok(Check::Ask(self.probe_contract())),
+            ([.., last], _) => last,
+        };
+        if !signed_by_key || has_code(answer) {
+            self.check_wallet(answer)?;
+        }
+        self.objection.clone().map_or(Ok(()), Err)?;
+        check_window(&self.authorization, seen.now, answer.chain_time)?;
+        self.check_transfer(answer)?;
+        Ok(Check::Content)
+    }
+
+    fn settle(&self, amount: Amount, seen: &Seen<'_, Evm>) -> Result<Call, Rejection> {
+        if amount.units() != self.authorization.value {
+            return Err(Rejection::new(
+                reason::VALUE_MISMATCH,
+                "exact settles exactly what was authorized",
+            ));
+        }
+        let answer = seen.answers.last().ok_or(reason::SIMULATION_FAILED)?;
+        let gas = answer
+            .outcomes
+            .get(step::TRANSFER)
+            .and_then(Outcome::gas)
+            .ok_or(reason::SIMULATION_FAILED)?;
+        let by_key = self.signature.ecdsa().filter(|_| !has_code(answer));
+        Ok(Call {
+            to: self.token,
+            data: match &by_key {
+                Some(signature) => self.authorization.transfer_with_key(signature),
+                None => self.authorization.transfer_with_contract(&self.signature),
+            },
+            gas: gas.into(),
+            // A contract wallet's code runs in the transfer and could take the others' gas.
+            shareable: by_key.is_some(),
+            mark: self.mark(),
+        })
+    }
+
+    fn effect(&self, _: Amount, evidence: &Evidence) -> Effect {
+        if !evidence.succeeded {
+            let detail = "the transaction was included and reverted";
+            return Effect::Nothing(Rejection::new(reason::TRANSACTION_FAILED, detail));
+        }
+        let Authorization {
+            from,
+            to,
+            value,
+            nonce,
+            ..
+        } = &self.authorization;
+        let logs = || evidence.logs.iter().filter(|log| log.address == self.token);
+        let transfers = logs().filter_map(Log::decode::<Erc20::Transfer>);
+        let wanted =
+            |log: &Erc20::Transfer| log.from == *from && log.to == *to && log.value == *value;
+        let used = logs()
+            .filter_map(Log::decode::<Eip3009::AuthorizationUsed>)
+            .any(|log| log.authorizer == *from && log.nonce == *nonce);
+        let mismatch = |detail| Rejection::new(reason::TRANSFER_EVENT_MISMATCH, detail);
+        match transfers.filter(wanted).count() {
+            1 => Effect::Moved(Amount::new(*value)),
+            0 if used => Effect::Other(mismatch(
+                "the token used the authorization and logged no such transfer",
+            )),
+            0 => Effect::Nothing(mismatch("the token logged no such transfer")),
+            _ => Effect::Other(mismatch("the token logged the transfer more than once")),
+        }
+    }
+}
+
+fn has_code(answer: &Answer) -> bool {
+    answer
+        .outcomes
+        .get(step::PAYER_CODE)
+        .and_then(Outcome::code_size)
+        .is_none_or(|size| size > 0)
+}
+
+impl Eip3009Payment {
+    /// What is asked for a payer whose key has signed.
+    fn probe_key(&self) -> Probe {
+        let payer = self.authorization.from;
+        let signature = self.signature.ecdsa().unwrap_or(Ecdsa([0; 65]));
+        let transfer = self.call(
+            self.authorization.transfer_with_key(&signature),
+            Condition::NoCode(payer),
+        );
+        Probe {
+            steps: self.steps(transfer),
+            as_transaction: false,
+        }
+    }
+
+    /// What is asked for a payer that may be a contract.
+    fn probe_contract(&self) -> Probe {
+        let payer = self.authorization.from;
+        let transfer = self.call(
+            self.authorization.transfer_with_contract(&self.signature),
+            Condition::HasCode(payer),
+        );
+        let question = ContractWallet::isValidSignatureCall {
+            hash: self.digest,
+            signature: self.signature.bytes.clone(),
+        };
+        let wallet = Step::Call {
+            to: payer,
+            data: question.abi_encode().into(),
+            gas: self.gas_max,
+            when: Condition::HasCode(payer),
+        };
+        let mut steps = self.steps(transfer);
+        steps.push(wallet);
+        Probe {
+            steps,
+            as_transaction: true,
+        }
+    }
+
+    fn steps(&self, transfer: Step) -> Vec<Step> {
+        let Authorization { from, nonce, .. } = self.authorization;
+        let view = |data: Vec<u8>| Step::Call {
+            to: self.token,
+            data: data.into(),
+            gas: VIEW_GAS,
+            when: Condition::Always,
+        };
+        vec![
+            Step::CodeSize(self.token),
+            Step::CodeSize(from),
+            view(
+                Eip3009::authorizationStateCall {
+                    authorizer: from,
+                    nonce,
+                }
+                .abi_encode(),
+            ),
+            view(Erc20::balanceOfCall { account: from }.abi_encode()),
+            transfer,
+        ]
+    }
+
+    fn call(&self, data: alloy::primitives::Bytes, when: Condition) -> Step {
+        Step::Call {
+            to: self.token,
+            data,
+            gas: self.gas_max,
+            when,
+        }
+    }
+
+    /// A payer that did not sign by key must be a contract that accepts the signature.
+    fn check_wallet(&self, answer: &Answer) -> Result<(), Rejection> {
+        if !has_code(answer) {
+            return Err(match self.signature.factory {
+                Some(_) => reason::FACTORY_NOT_ALLOWED.into(),
+                None => reason::SIGNATURE.into(),
+            });
+        }
+        match answer.outcomes.get(step::WALLET).and_then(Outcome::word) {
+            Some(word) if word == ERC1271_MAGIC => Ok(()),
+            _ => Err(Rejection::new(
+                reason::SIGNATURE,
+                "the payer's contract does not accept the signature",
+            )),
+        }
+    }
+
+    /// Whether the token would make the transfer, and if not, why.
+    fn check_transfer(&self, answer: &Answer) -> Result<(), Rejection> {
+        let outcome = |at: usize| answer.outcomes.get(at);
+        if outcome(step::ASSET_CODE)
+            .and_then(Outcome::code_size)
+            .is_none_or(|size| size == 0)
+        {
+            return Err(reason::ASSET_NOT_DEPLOYED.into());
+        }
+        let used = outcome(step::AUTHORIZATION_STATE)
+            .and_then(Outcome::word)
+            .ok_or(reason::EIP3009_NOT_SUPPORTED)?;
+        if !used.is_zero() {
+            return Err(reason::NONCE_ALREADY_USED.into());
+        }
+        if let Some(balance) = outcome(step::BALANCE).and_then(Outcome::word)
+            && U256::from_be_bytes(balance.0) < self.authorization.value
+        {
+            return Err(reason::INSUFFICIENT_BALANCE.into());
+        }
+        match outcome(step::TRANSFER) {
+            Some(Outcome::Returned { .. }) => Ok(()),
+            Some(Outcome::Reverted { data }) => Err(Rejection::new(
+                reason::SIMULATION_FAILED,
+                revert_reason(data),
+            )),
+            _ => Err(reason::SIMULATION_FAILED.into()),
+        }
+    }
+
+    /// Two payments with one mark cannot be told apart by their logs.
+    fn mark(&self) -> B256 {
+        let Authorization {
+            from, to, value, ..
+        } = &self.authorization;
+        keccak256((self.token, from, to, value).abi_encode())
+    }
+}
+
+/// Why a call reverted, for people: the text of `Error(string)`, or what there is.
+fn revert_reason(data: &[u8]) -> String {
+    alloy::sol_types::decode_revert_reason(data)
+        .map(|reason| {
+            reason
+                .chars()
+                .filter(|letter| !letter.is_control())
+                .collect()
+        })
+        .unwrap_or_else(|| "the transfer would revert".to_owned())
+}
+
+#[cfg(test)]
+mod tests;

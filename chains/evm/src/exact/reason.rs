@@ -1,0 +1,46 @@
+//! The reason codes of `exact` on EVM chains, spelled as the reference implementation spells them.
+
+use quittance_core::Reason;
+
+/// The payload's scheme is not `exact`.
+pub const SCHEME: Reason = Reason::new("invalid_exact_evm_scheme");
+/// The requirements lack the token's EIP-712 name or version.
+pub const MISSING_EIP712_DOMAIN: Reason = Reason::new("invalid_exact_evm_missing_eip712_domain");
+/// The payload is for another network than the requirements.
+pub const NETWORK_MISMATCH: Reason = Reason::new("invalid_exact_evm_network_mismatch");
+/// The payload pays in a way this scheme does not settle here.
+pub const UNSUPPORTED_PAYLOAD_TYPE: Reason = Reason::new("unsupported_payload_type");
+/// The requirements name the token otherwise than it signs.
+pub const TOKEN_NAME_MISMATCH: Reason = Reason::new("invalid_exact_evm_token_name_mismatch");
+/// The requirements give the token another version than it signs with.
+pub const TOKEN_VERSION_MISMATCH: Reason = Reason::new("invalid_exact_evm_token_version_mismatch");
+/// The payer's account does not exist yet, and its factory is not on the operator's list.
+pub const FACTORY_NOT_ALLOWED: Reason = Reason::new("eip6492_factory_not_allowed");
+/// The payer's account does not accept the signature.
+pub const SIGNATURE: Reason = Reason::new("invalid_exact_evm_signature");
+/// The authorization pays somebody else.
+pub const RECIPIENT_MISMATCH: Reason = Reason::new("invalid_exact_evm_recipient_mismatch");
+/// The authorization has expired, is about to, or lasts longer than the operator allows.
+pub const VALID_BEFORE: Reason =
+    Reason::new("invalid_exact_evm_payload_authorization_valid_before");
+/// The authorization is not valid yet.
+pub const VALID_AFTER: Reason = Reason::new("invalid_exact_evm_payload_authorization_valid_after");
+/// The authorization is not for exactly the required amount.
+pub const VALUE_MISMATCH: Reason =
+    Reason::new("invalid_exact_evm_payload_authorization_value_mismatch");
+/// There is no contract at the asset's address.
+pub const ASSET_NOT_DEPLOYED: Reason = Reason::new("asset_not_deployed_contract");
+/// The token knows no EIP-3009.
+pub const EIP3009_NOT_SUPPORTED: Reason = Reason::new("invalid_exact_evm_eip3009_not_supported");
+/// The authorization was used or cancelled.
+pub const NONCE_ALREADY_USED: Reason = Reason::new("invalid_exact_evm_nonce_already_used");
+/// The payer has less than the amount.
+pub const INSUFFICIENT_BALANCE: Reason = Reason::new("invalid_exact_evm_insufficient_balance");
+/// The transfer would revert.
+pub const SIMULATION_FAILED: Reason =
+    Reason::new("invalid_exact_evm_transaction_simulation_failed");
+/// The transfer was included and reverted.
+pub const TRANSACTION_FAILED: Reason = Reason::new("invalid_exact_evm_transaction_failed");
+/// The transfer was included, and the money did not move as it should have.
+pub const TRANSFER_EVENT_MISMATCH: Reason =
+    Reason::new("invalid_exact_evm_transfer_event_mismatch");

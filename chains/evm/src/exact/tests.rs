@@ -1,0 +1,265 @@
+use std::sync::{Arc, LazyLock};
+
+use alloy::primitives::{Bytes, LogData};
+use alloy::signers::local::PrivateKeySigner;
+use alloy::sol_types::SolEvent;
+use proptest::prelude::*;
+use quittance_core::json::Object;
+use quittance_core::wire::{PaymentPayload, PaymentRequirements, Rest, SupportedKind};
+use quittance_core::{Offer, Payer};
+use serde_json::json;
+
+use super::*;
+use crate::chain::{EvmConfig, Log};
+use crate::known;
+
+const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+const SELLER: &str = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8";
+const PRICE: u64 = 10_000;
+
+static SCHEME: LazyLock<Exact> = LazyLock::new(|| {
+    let network = known::network("base-sepolia").unwrap();
+    let signer = PrivateKeySigner::from_slice(&[7; 32]).unwrap();
+    let url = "http://127.0.0.1:1".parse().unwrap();
+    Exact::new(&Evm::new(EvmConfig::new(network, vec![url], vec![Arc::new(signer)])).unwrap())
+});
+
+fn requirements() -> PaymentRequirements {
+    let kind = SupportedKind {
+        x402_version: 2,
+        scheme: NAME.to_owned(),
+        network: "eip155:84532".to_owned(),
+        extra: None,
+        rest: Rest::default(),
+    };
+    ExactOffer::usdc("base-sepolia", "0.01", SELLER)
+        .unwrap()
+        .requirements(&kind)
+        .unwrap()
+}
+
+fn request_with(payload: Object) -> PaymentRequest {
+    let requirements = requirements();
+    let payload = PaymentPayload {
+        x402_version: 2,
+        resource: None,
+        accepted: requirements.clone(),
+        payload,
+        extensions: None,
+        rest: Rest::default(),
+    };
+    PaymentRequest::new(payload, requirements).unwrap()
+}
+
+/// A request by a key of the tests', and who that is.
+fn signed() -> (PaymentRequest, Address) {
+    static SIGNED: LazyLock<(PaymentRequest, Address)> = LazyLock::new(|| {
+        let signer = PrivateKeySigner::from_slice(&[9; 32]).unwrap();
+        let (address, payer) = (signer.address(), ExactPayer::new(signer));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let (payload, _) = runtime.block_on(payer.pay(&requirements(), NOW)).unwrap();
+        (request_with(payload), address)
+    });
+    SIGNED.clone()
+}
+
+fn any_outcome() -> impl Strategy<Value = Outcome> {
+    let word = |number: u64| Bytes::copy_from_slice(&U256::from(number).to_be_bytes::<32>());
+    prop_oneof![
+        prop_oneof![Just(0), Just(23), any::<u64>()].prop_map(Outcome::CodeSize),
+        prop_oneof![Just(0), Just(1), Just(PRICE - 1), Just(PRICE), any::<u64>()].prop_map(
+            move |number| Outcome::Returned {
+                data: word(number),
+                gas: 50_000
+            }
+        ),
+        Just(Outcome::Returned {
+            data: Bytes::from_static(&ERC1271_MAGIC),
+            gas: 1
+        }),
+        prop::collection::vec(any::<u8>(), 0..40).prop_map(|data| Outcome::Returned {
+            data: data.into(),
+            gas: 2
+        }),
+        prop::collection::vec(any::<u8>(), 0..160)
+            .prop_map(|data| Outcome::Reverted { data: data.into() }),
+        Just(Outcome::NotMade),
+    ]
+}
+
+prop_compose! {
+    fn any_answer()(outcomes in prop::collection::vec(any_outcome(), 0..8), late in 0u64..100) -> Answer {
+        Answer { chain_time: NOW.plus_secs(late), block: 1, outcomes }
+    }
+}
+
+/// Everything that must hold for a payment that settles, said once more and in another way.
+fn may_settle(answer: &Answer, signed_by_key: bool) -> bool {
+    let [asset, payer, used, balance, transfer, rest @ ..] = answer.outcomes.as_slice() else {
+        return false;
+    };
+    let word = |outcome: &Outcome| match outcome {
+        Outcome::Returned { data, .. } if data.len() == 32 => Some(U256::from_be_slice(data)),
+        _ => None,
+    };
+    let accepted = match payer {
+        Outcome::CodeSize(0) => signed_by_key,
+        Outcome::CodeSize(_) => {
+            matches!(rest.first(), Some(Outcome::Returned { data, .. }) if data.as_ref() == ERC1271_MAGIC)
+        }
+        _ => false,
+    };
+    accepted
+        && matches!(asset, Outcome::CodeSize(size) if *size > 0)
+        && word(used) == Some(U256::ZERO)
+        && word(balance).is_none_or(|balance| balance >= U256::from(PRICE))
+        && matches!(transfer, Outcome::Returned { .. })
+        && answer.chain_time.plus_secs(REMAINING_MIN_SECS) <= NOW.plus_secs(60)
+}
+
+fn log(address: Address, event: &impl SolEvent) -> Log {
+    Log {
+        address,
+        data: event.encode_log_data(),
+    }
+}
+
+proptest! {
+    #[test]
+    fn content_is_only_what_may_settle(
+        first in any_answer(), second in any_answer(), signed_by_key: bool,
+    ) {
+        let (request, _) = signed();
+        let payment = SCHEME.decode(&request, NOW).unwrap();
+        let answers = [first, second];
+        for count in 1..=2 {
+            let seen = Seen { signatures: &[signed_by_key], answers: &answers[..count], now: NOW };
+            if let Ok(Check::Content) = payment.check(&seen) {
+                prop_assert!(may_settle(&answers[count - 1], signed_by_key), "{answers:?}");
+                prop_assert!(payment.settle(Amount::from(PRICE), &seen).is_ok());
+            }
+        }
+    }
+
+    #[test]
+    fn no_other_amount_is_ever_settled(amount: u64, answer in any_answer()) {
+        let (request, _) = signed();
+        let payment = SCHEME.decode(&request, NOW).unwrap();
+        let answers = [answer];
+        let seen = Seen { signatures: &[true], answers: &answers, now: NOW };
+        if amount != PRICE {
+            prop_assert!(payment.settle(Amount::from(amount), &seen).is_err());
+        }
+    }
+
+    #[test]
+    fn money_moved_only_if_the_token_says_exactly_that_exactly_once(
+        logs in prop::collection::vec((0usize..3, 0usize..3, 0usize..3, 0u64..3), 0..4), succeeded: bool,
+    ) {
+        let (request, payer) = signed();
+        let token: Address = requirements().asset.parse().unwrap();
+        let seller: Address = SELLER.parse().unwrap();
+        let other = Address::repeat_byte(1);
+        let log = |(by, from, to, more): (usize, usize, usize, u64)| {
+            let value = U256::from(PRICE + more);
+            let transfer = Erc20::Transfer { from: [payer, seller, other][from], to: [seller, payer, other][to], value };
+            log([token, other, payer][by], &transfer)
+        };
+        let exact = logs.iter().filter(|log| **log == (0, 0, 0, 0)).count();
+        let evidence = Evidence { succeeded, logs: logs.iter().copied().map(log).collect() };
+        let payment = SCHEME.decode(&request, NOW).unwrap();
+        let moved = payment.effect(Amount::from(PRICE), &evidence) == Effect::Moved(Amount::from(PRICE));
+        prop_assert_eq!(moved, succeeded && exact == 1);
+    }
+
+    #[test]
+    fn no_logs_of_any_bytes_panic(topics in prop::collection::vec(any::<[u8; 32]>(), 0..5), data: Vec<u8>) {
+        let token: Address = requirements().asset.parse().unwrap();
+        let topics = topics.into_iter().map(B256::from).collect();
+        if let Some(data) = LogData::new(topics, data.into()) {
+            let evidence = Evidence { succeeded: true, logs: vec![Log { address: token, data }] };
+            let payment = SCHEME.decode(&signed().0, NOW).unwrap();
+            prop_assert!(!matches!(payment.effect(Amount::from(PRICE), &evidence), Effect::Moved(_)));
+        }
+    }
+
+    #[test]
+    fn no_payload_panics_and_none_but_the_payers_own_is_claimed_to_be_signed(
+        signature in "0x[0-9a-f]{0,140}", texts in prop::array::uniform6("(0x)?[0-9a-f]{0,66}|[0-9]{0,80}"), number: u64,
+    ) {
+        let [from, to, value, valid_after, valid_before, nonce] = texts;
+        for payload in [
+            json!({ "signature": signature, "authorization": {
+                "from": from, "to": to, "value": value, "validAfter": valid_after, "validBefore": valid_before, "nonce": nonce } }),
+            json!({ "signature": signature, "authorization": number }),
+            json!({ "signature": number, "authorization": { "from": from } }),
+            json!({ "authorization": null, "more": [texts_of(number)] }),
+        ] {
+            let _ = SCHEME.decode(&request_with(Object::of(&payload).unwrap()), NOW);
+        }
+    }
+
+    #[test]
+    fn a_payment_is_valid_only_within_its_window(now in 0u64..4_000_000_000) {
+        let (request, _) = signed();
+        let payment = SCHEME.decode(&request, Timestamp::from_secs(now)).unwrap();
+        let seen = Seen { signatures: &[true], answers: &[], now: Timestamp::from_secs(now) };
+        let expires = NOW.plus_secs(60).secs();
+        let valid = now + REMAINING_MIN_SECS <= expires && expires <= now + LIFETIME_MAX_SECS;
+        prop_assert_eq!(payment.check(&seen).is_ok(), valid);
+    }
+}
+
+fn texts_of(number: u64) -> String {
+    number.to_string()
+}
+
+#[test]
+fn what_somebody_else_wrote_is_not_told_as_the_payers_fault() {
+    // The recipient does not match, and the signature does not hold: the signature is what is told, once it is known
+    // that the payer is no contract that accepts it.
+    let (request, _) = signed();
+    let mut payload = request.payload.tree();
+    payload["authorization"]["to"] = json!(Address::repeat_byte(5));
+    let payment = SCHEME
+        .decode(&request_with(Object::of(&payload).unwrap()), NOW)
+        .unwrap();
+    let look = |signatures: &'static [bool], answers: &[Answer]| {
+        payment
+            .check(&Seen {
+                signatures,
+                answers,
+                now: NOW,
+            })
+            .map_err(|rejection| rejection.reason)
+    };
+    assert!(matches!(look(&[false], &[]), Ok(Check::Ask(_))));
+    let codeless = Answer {
+        chain_time: NOW,
+        block: 1,
+        outcomes: vec![Outcome::CodeSize(1), Outcome::CodeSize(0)],
+    };
+    assert_eq!(look(&[false], &[codeless]).err(), Some(reason::SIGNATURE));
+    assert_eq!(look(&[true], &[]).err(), Some(reason::RECIPIENT_MISMATCH));
+}
+
+#[test]
+fn a_payer_that_may_be_a_contract_is_asked_alone_and_with_fees() {
+    let (request, payer) = signed();
+    let payment = SCHEME.decode(&request, NOW).unwrap();
+    let ask = |signatures: &'static [bool]| match payment.check(&Seen {
+        signatures,
+        answers: &[],
+        now: NOW,
+    }) {
+        Ok(Check::Ask(probe)) => probe,
+        other => panic!("{other:?}"),
+    };
+    assert!(!ask(&[true]).as_transaction);
+    let contract = ask(&[false]);
+    assert!(contract.as_transaction);
+    let asks_payer = |step: &Step| matches!(step, Step::Call { to, .. } if *to == payer);
+    assert!(contract.steps.iter().any(asks_payer) && !ask(&[true]).steps.iter().any(asks_payer));
+}

@@ -1,0 +1,157 @@
+//! What nodes say of a transaction that is handed to them, and what that means.
+
+use quittance_core::{Fault, FaultKind, Submission};
+
+use crate::rpc::{Failure, NodeError};
+
+/// What one node's answer means.
+pub(crate) fn of(sent: Result<(), Failure>) -> Submission {
+    match sent {
+        Ok(()) => Submission::Accepted,
+        Err(Failure::Node(error)) => refusal(&error),
+        Err(Failure::NotAsked(fault)) => Submission::Refused(fault),
+        Err(Failure::NoAnswer(fault)) => Submission::Unknown(fault),
+    }
+}
+
+/// Of what two nodes mean, the one that holds for both together: that one has it; then that its place is taken; then
+/// that one may have it. Only when both refused is it refused.
+pub(crate) fn surer(first: Submission, second: Submission) -> Submission {
+    fn rank(submission: &Submission) -> u8 {
+        match submission {
+            Submission::Accepted => 3,
+            Submission::PlaceTaken => 2,
+            Submission::Unknown(_) => 1,
+            Submission::Refused(_) => 0,
+        }
+    }
+    if rank(&first) > rank(&second) {
+        first
+    } else {
+        second
+    }
+}
+
+/// What a node's refusal of a transaction means. Nodes agree on no codes, only roughly on words; whatever is not known
+/// for certain counts as possibly sent.
+fn refusal(error: &NodeError) -> Submission {
+    let message = error.message.to_ascii_lowercase();
+    let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
+    let refused = |kind| {
+        Submission::Refused(Fault::new(
+            kind,
+            format_args!("the node refuses the transaction: {message}"),
+        ))
+    };
+    // "unknown transaction" must not read as "known transaction".
+    if says(&[
+        "already known",
+        "already imported",
+        "already exists",
+        "alreadyknown",
+    ]) || (says(&["known transaction"]) && !says(&["unknown transaction"]))
+    {
+        Submission::Accepted
+    } else if says(&[
+        "nonce too low",
+        "nonce is too low",
+        "replacement transaction underpriced",
+        "could not replace",
+    ]) {
+        Submission::PlaceTaken
+    } else if says(&["insufficient funds", "insufficient balance"]) {
+        refused(FaultKind::FacilitatorFunds)
+    } else if says(&[
+        "intrinsic gas too low",
+        "exceeds block gas limit",
+        "gas limit reached",
+        "exceeds the configured cap",
+        "max fee per gas less than block base fee",
+        "fee cap less than block base fee",
+        "transaction underpriced",
+        "txpool is full",
+        "transaction pool is full",
+        "nonce too high",
+        "gapped-nonce",
+        "oversized data",
+        "invalid sender",
+        "invalid chain id",
+        "transaction type not supported",
+    ]) {
+        refused(FaultKind::ChainUnavailable)
+    } else {
+        Submission::Unknown(Failure::Node(error.clone()).fault())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node_says(message: &str) -> Submission {
+        refusal(&NodeError {
+            code: -32000,
+            message: message.to_owned(),
+        })
+    }
+
+    #[test]
+    fn what_nodes_say_of_a_transaction_is_told_apart() {
+        for message in [
+            "already known",
+            "AlreadyKnown",
+            "known transaction: 0x1",
+            "tx already imported",
+        ] {
+            assert_eq!(node_says(message), Submission::Accepted, "{message}");
+        }
+        for message in [
+            "nonce too low: next nonce 5, tx nonce 4",
+            "replacement transaction underpriced",
+        ] {
+            assert_eq!(node_says(message), Submission::PlaceTaken, "{message}");
+        }
+        let funds = node_says("insufficient funds for gas * price + value");
+        assert!(
+            matches!(funds, Submission::Refused(fault) if fault.kind == FaultKind::FacilitatorFunds)
+        );
+        for message in [
+            "intrinsic gas too low",
+            "txpool is full",
+            "max fee per gas less than block base fee",
+        ] {
+            assert!(
+                matches!(node_says(message), Submission::Refused(_)),
+                "{message}"
+            );
+        }
+        for message in [
+            "unknown transaction",
+            "internal error",
+            "context deadline exceeded",
+            "",
+        ] {
+            assert!(
+                matches!(node_says(message), Submission::Unknown(_)),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn no_refusal_takes_back_that_another_node_may_have_it() {
+        let fault = || Fault::new(FaultKind::ChainUnavailable, "test");
+        let all = [
+            Submission::Refused(fault()),
+            Submission::Unknown(fault()),
+            Submission::PlaceTaken,
+            Submission::Accepted,
+        ];
+        for (low, first) in all.iter().enumerate() {
+            for second in &all[low..] {
+                assert_eq!(surer(first.clone(), second.clone()), *second);
+                assert_eq!(surer(second.clone(), first.clone()), *second);
+            }
+        }
+    }
+}
