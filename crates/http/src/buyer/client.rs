@@ -1,0 +1,580 @@
+//! The client: asks, is told a price, pays once, and asks again with the same payment until it is served.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderValue, StatusCode};
+use quittance_core::wire::{PaymentRequirements, SettleResponse, header};
+use quittance_core::{Amount, Clock, Payer, PayerError, Quote, SystemClock, Version};
+use reqwest::{Method, Request, Response};
+use sha2::{Digest, Sha256};
+use tracing::{debug, info};
+use url::Url;
+
+use super::error::{BuyError, Open};
+use super::limits::{Limits, Purse};
+use super::offered::Offered;
+use super::present::{self, Answer, Deadline, PRESENTATIONS_MAX};
+use super::purchases::{Held, Key, Payment, Purchases, Standing};
+use super::redirect;
+
+/// How long a whole call may take, the payment's way onto the chain included.
+const TIMEOUT: Duration = Duration::from_secs(90);
+
+/// How many redirects to the same origin are followed before anything is paid.
+const REDIRECTS_MAX: usize = 5;
+
+/// An HTTP client that pays for what it asks for, within limits.
+///
+/// * It pays only with assets its payers know, and only up to its [`Limits`].
+/// * It pays only the origin it was asked to speak to, whatever redirects say.
+/// * It signs once for one purchase. When an answer is lost, or the payment is pending or refused, the same authorization
+///   is presented again, now or in a later call with the same request. Another one is signed only when the first is over
+///   for certain; where that cannot be known, the call ends with [`BuyError::Unresolved`].
+/// * It repeats a request by itself only where its method says that this is harmless, unless it is
+///   [told to](BuyerBuilder::repeat_any_method).
+///
+/// ```no_run
+/// # async fn buy(payer: impl quittance_core::Payer) -> Result<(), Box<dyn std::error::Error>> {
+/// use quittance_http::{Buyer, Limits};
+///
+/// let buyer = Buyer::builder().payer(payer).limits(Limits::default().per_payment("0.05")).build()?;
+/// let bought = buyer.get("https://api.example.com/forecast").await?;
+/// println!("{} for {:?}", bought.response.text().await?, bought.cost);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Buyer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    http: reqwest::Client,
+    payers: Vec<Box<dyn Payer>>,
+    purse: Purse,
+    purchases: Purchases,
+    clock: Arc<dyn Clock>,
+    timeout: Duration,
+    repeat_any_method: bool,
+}
+
+/// Puts a [`Buyer`] together.
+pub struct BuyerBuilder {
+    payers: Vec<Box<dyn Payer>>,
+    limits: Limits,
+    timeout: Duration,
+    clock: Arc<dyn Clock>,
+    repeat_any_method: bool,
+    state_file: Option<PathBuf>,
+}
+
+/// What was asked for, and what it cost.
+#[derive(Debug)]
+pub struct Bought {
+    /// The server's answer.
+    pub response: Response,
+    /// What was paid; `None` where the server asked for nothing.
+    pub cost: Option<Cost>,
+}
+
+/// What was paid for an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cost {
+    /// The requirements that were met.
+    pub requirements: PaymentRequirements,
+    /// How much, in atomic units.
+    pub amount: Amount,
+    /// The server's receipt.
+    pub receipt: Option<SettleResponse>,
+    /// The payment, where the answer is an error and does not say that the money has moved. It was probably not charged;
+    /// it is kept and presented again by the next call with this request.
+    pub open: Option<Open>,
+}
+
+/// What a call would pay.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Price {
+    /// The requirements that would be met.
+    pub requirements: PaymentRequirements,
+    /// How much, in atomic units.
+    pub amount: Amount,
+    /// The payment that would be presented again; `None` where a new one would be signed.
+    pub open: Option<Open>,
+}
+
+/// What is bought: from whom, for how much, with whose key.
+struct Deal<'a> {
+    payer: &'a dyn Payer,
+    terms: &'a PaymentRequirements,
+    quote: Quote,
+    key: Key,
+}
+
+/// What became of presenting a payment.
+enum Tried {
+    Bought(Box<Bought>),
+    /// The payment is over for certain.
+    Over,
+}
+
+impl Buyer {
+    /// Begins to put a buyer together.
+    pub fn builder() -> BuyerBuilder {
+        BuyerBuilder {
+            payers: Vec::new(),
+            limits: Limits::default(),
+            timeout: TIMEOUT,
+            clock: Arc::new(SystemClock),
+            repeat_any_method: false,
+            state_file: None,
+        }
+    }
+
+    /// Gets a URL, and pays for it if need be.
+    ///
+    /// # Errors
+    /// When nothing was bought; [`BuyError::open`] says whether a payment is out there.
+    pub async fn get(&self, url: &str) -> Result<Bought, BuyError> {
+        let url: Url = url
+            .parse()
+            .map_err(|error| BuyError::Request(format!("{url}: {error}")))?;
+        self.execute(Request::new(Method::GET, url)).await
+    }
+
+    /// Makes any request, and pays for it if need be.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn execute(&self, request: Request) -> Result<Bought, BuyError> {
+        let deadline = Deadline::after(self.shared.timeout);
+        let mut request = request;
+        let answer = self.ask(&mut request, deadline).await?;
+        if answer.status() != StatusCode::PAYMENT_REQUIRED {
+            return Ok(Bought {
+                response: answer,
+                cost: None,
+            });
+        }
+        let offered = Offered::of(answer).await?;
+        let deal = self.choose(&offered, &request)?;
+        self.buy(&request, &offered, &deal, deadline).await
+    }
+
+    /// What [`execute`](Self::execute) would pay now; `None` where the server asks for nothing. The request is made, without
+    /// payment; nothing is signed.
+    ///
+    /// # Errors
+    /// As `execute`, where nothing would be paid.
+    pub async fn price(&self, request: &Request) -> Result<Option<Price>, BuyError> {
+        let mut request = request.try_clone().ok_or_else(streaming)?;
+        let deadline = Deadline::after(self.shared.timeout);
+        let answer = self.ask(&mut request, deadline).await?;
+        if answer.status() != StatusCode::PAYMENT_REQUIRED {
+            return Ok(None);
+        }
+        let offered = Offered::of(answer).await?;
+        let deal = self.choose(&offered, &request)?;
+        Ok(Some(Price {
+            requirements: deal.terms.clone(),
+            amount: deal.quote.amount,
+            open: self.shared.purchases.waiting(deal.key),
+        }))
+    }
+
+    /// The payments that were signed and are not known to be over.
+    pub fn open(&self) -> Vec<Open> {
+        self.shared.purchases.open()
+    }
+
+    /// Forgets an open payment, so that the next call for the same thing signs another one. For who has found out what
+    /// became of it, or would rather pay twice than not at all. Whether there was one with this id.
+    pub fn abandon(&self, id: &str) -> bool {
+        self.shared.purchases.abandon(id)
+    }
+
+    /// Makes the request without payment. Redirects within the origin are followed, and change the request's URL.
+    async fn ask(&self, request: &mut Request, deadline: Deadline) -> Result<Response, BuyError> {
+        for _ in 0..=REDIRECTS_MAX {
+            let mut asked = request.try_clone().ok_or_else(streaming)?;
+            *asked.timeout_mut() = Some(deadline.left());
+            let answer = self.shared.http.execute(asked).await.map_err(http_error)?;
+            match redirect::next(request.method(), &answer)? {
+                None => return Ok(answer),
+                Some(to) => *request.url_mut() = to,
+            }
+        }
+        Err(BuyError::Request(format!(
+            "more than {REDIRECTS_MAX} redirects"
+        )))
+    }
+
+    /// A way to pay for which a payment is open, or else the first, of those that some payer can pay and the limits allow.
+    fn choose<'a>(&'a self, offered: &'a Offered, request: &Request) -> Result<Deal<'a>, BuyError> {
+        let mut objections = offered.unreadable.clone();
+        let mut deals = Vec::new();
+        for terms in &offered.accepts {
+            match self.deal(terms, request) {
+                Ok(deal) => deals.push(deal),
+                Err(objection) => {
+                    objections.push(format!(
+                        "{} on {}: {objection}",
+                        terms.scheme, terms.network
+                    ));
+                }
+            }
+        }
+        let open = |deal: &Deal<'_>| self.shared.purchases.waiting(deal.key).is_some();
+        let chosen = deals.iter().position(open).unwrap_or(0);
+        if chosen < deals.len() {
+            return Ok(deals.swap_remove(chosen));
+        }
+        if objections.is_empty() {
+            objections.push("the server names none".to_owned());
+        }
+        Err(BuyError::NotAcceptable(objections))
+    }
+
+    /// How these terms can be met; or why they cannot.
+    fn deal<'a>(
+        &'a self,
+        terms: &'a PaymentRequirements,
+        request: &Request,
+    ) -> Result<Deal<'a>, String> {
+        let mut objection = "no payer for it".to_owned();
+        for payer in &self.shared.payers {
+            let Some(quote) = payer.quote(terms) else {
+                continue;
+            };
+            match self.shared.purse.allows(&quote) {
+                Ok(()) => {
+                    let key = Key::of(request, &terms.scheme, &quote)
+                        .ok_or("a streaming body cannot be sent again")?;
+                    return Ok(Deal {
+                        payer: payer.as_ref(),
+                        terms,
+                        quote,
+                        key,
+                    });
+                }
+                Err(over) => objection = over,
+            }
+        }
+        Err(objection)
+    }
+
+    /// Presents the payment that was signed for this before; or, if there is none or it is over, a new one.
+    async fn buy(
+        &self,
+        request: &Request,
+        offered: &Offered,
+        deal: &Deal<'_>,
+        deadline: Deadline,
+    ) -> Result<Bought, BuyError> {
+        let now = self.shared.clock.now();
+        if let Some(held) = self.shared.purchases.take(deal.key, now) {
+            debug!("presenting a payment that was signed before");
+            if let Tried::Bought(bought) = self.present(request, deal, held, deadline).await? {
+                return Ok(*bought);
+            }
+        }
+        let held = self.sign(offered, deal, deadline).await?;
+        match self.present(request, deal, held, deadline).await? {
+            Tried::Bought(bought) => Ok(*bought),
+            // Nobody takes the payments of a clock that is wrong by this much.
+            Tried::Over => {
+                let what = "a new payment had run out before it was presented";
+                Err(PayerError::Requirements(what.to_owned()).into())
+            }
+        }
+    }
+
+    /// Signs a new payment, within the limits.
+    async fn sign(
+        &self,
+        offered: &Offered,
+        deal: &Deal<'_>,
+        deadline: Deadline,
+    ) -> Result<Held, BuyError> {
+        let Shared {
+            purse,
+            purchases,
+            clock,
+            ..
+        } = &*self.shared;
+        if !purchases.has_room(clock.now()) {
+            return Err(BuyError::TooManyOpen);
+        }
+        purse.spend(&deal.quote).map_err(BuyError::OverLimit)?;
+        let signing = deal.payer.pay(deal.terms, clock.now());
+        let signed = tokio::time::timeout_at(deadline.at(), signing)
+            .await
+            .unwrap_or_else(|_| Err(PayerError::Signing("no signature in time".to_owned())));
+        let (payload, expires) = signed.inspect_err(|_| purse.give_back(&deal.quote))?;
+        let (version, value) = offered.pay(deal.terms, payload);
+        let open = Open {
+            id: id_of(&value),
+            network: deal.quote.network.clone(),
+            asset: deal.terms.asset.clone(),
+            pay_to: deal.quote.pay_to.clone(),
+            amount: deal.quote.amount,
+            expires,
+            transaction: None,
+        };
+        let payment = Payment {
+            version,
+            value,
+            standing: Standing::Unseen,
+            open,
+        };
+        Ok(purchases.hold(deal.key, payment))
+    }
+
+    /// Presents a payment until it is served or refused.
+    async fn present(
+        &self,
+        request: &Request,
+        deal: &Deal<'_>,
+        mut held: Held,
+        deadline: Deadline,
+    ) -> Result<Tried, BuyError> {
+        let may_repeat = self.shared.repeat_any_method || request.method().is_idempotent();
+        let mut presented = 0;
+        loop {
+            presented += 1;
+            let before = held.show()?;
+            let sent = self.send(request, &held.payment, deadline).await;
+            let (ended, asked) = match heard(&mut held, before, sent).await {
+                Ok(Answer::Served(response, receipt)) => {
+                    let bought = served(deal, held, *response, receipt);
+                    return Ok(Tried::Bought(Box::new(bought)));
+                }
+                Ok(Answer::Refused(reason, receipt)) => {
+                    return self.refused(held, reason, receipt);
+                }
+                Ok(Answer::Pending(receipt)) => {
+                    (refusal("settlement_pending", receipt, &held), None)
+                }
+                Ok(Answer::Unavailable(reason, after)) if may_repeat => {
+                    (refusal(&reason, None, &held), after)
+                }
+                Err(error) if may_repeat => (lost(error, &held), None),
+                // Asking again is safe for the money; for the deed, only the caller can know.
+                Ok(Answer::Unavailable(reason, _)) => return Err(refusal(&reason, None, &held)),
+                Err(error) => return Err(lost(error, &held)),
+            };
+            if presented == PRESENTATIONS_MAX || !present::pause(asked, deadline).await {
+                return Err(ended);
+            }
+            debug!(%ended, "presenting the same payment again");
+        }
+    }
+
+    async fn send(
+        &self,
+        request: &Request,
+        payment: &Payment,
+        deadline: Deadline,
+    ) -> Result<Response, reqwest::Error> {
+        let mut paid = request.try_clone().expect("was cloned before");
+        let mut value: HeaderValue = payment.value.parse().expect("base64 is a header value");
+        value.set_sensitive(true);
+        let name = match payment.version {
+            Version::V2 => header::PAYMENT_SIGNATURE,
+            Version::V1 => header::X_PAYMENT,
+        };
+        paid.headers_mut().insert(name, value);
+        *paid.timeout_mut() = Some(deadline.left());
+        let sent = self.shared.http.execute(paid).await;
+        sent.map_err(reqwest::Error::without_url)
+    }
+
+    /// What follows from a refusal.
+    fn refused(
+        &self,
+        held: Held,
+        reason: String,
+        receipt: Option<SettleResponse>,
+    ) -> Result<Tried, BuyError> {
+        let now = self.shared.clock.now();
+        if held.payment.is_over(now) {
+            debug!(reason, "a payment is over");
+            held.close();
+            return Ok(Tried::Over);
+        }
+        if held.payment.has_run_out(now) {
+            let open = Box::new(held.payment.open.clone());
+            return Err(BuyError::Unresolved { reason, open });
+        }
+        Err(refusal(&reason, receipt, &held))
+    }
+}
+
+/// What the server answered; what that says of the payment is taken down.
+async fn heard(
+    held: &mut Held,
+    before: Standing,
+    sent: Result<Response, reqwest::Error>,
+) -> Result<Answer, reqwest::Error> {
+    let answer = match sent {
+        Ok(response) => Ok(Answer::read(response).await),
+        Err(error) => Err(error),
+    };
+    match &answer {
+        // Nothing was sent.
+        Err(error) if error.is_connect() => held.payment.standing = before,
+        Err(_) | Ok(Answer::Unavailable(..)) => {}
+        Ok(Answer::Refused(reason, receipt)) => held.take_down(reason, receipt.as_ref(), before),
+        Ok(Answer::Served(_, receipt) | Answer::Pending(receipt)) => {
+            let reason = receipt
+                .as_ref()
+                .and_then(|receipt| receipt.error_reason.as_deref());
+            held.take_down(reason.unwrap_or_default(), receipt.as_ref(), before);
+        }
+    }
+    held.keep();
+    answer
+}
+
+/// What came for a payment. An error that does not say that the money moved leaves open whether it will.
+fn served(
+    deal: &Deal<'_>,
+    held: Held,
+    response: Response,
+    receipt: Option<SettleResponse>,
+) -> Bought {
+    let charged = receipt.as_ref().is_some_and(|receipt| receipt.success);
+    let open = if response.status().is_success() || charged {
+        info!(amount = %deal.quote.amount, network = deal.quote.network, "bought");
+        held.close();
+        None
+    } else {
+        Some(held.payment.open.clone())
+    };
+    let cost = Cost {
+        requirements: deal.terms.clone(),
+        amount: deal.quote.amount,
+        receipt,
+        open,
+    };
+    Bought {
+        response,
+        cost: Some(cost),
+    }
+}
+
+fn refusal(reason: &str, receipt: Option<SettleResponse>, held: &Held) -> BuyError {
+    BuyError::Refused {
+        reason: reason.to_owned(),
+        receipt: receipt.map(Box::new),
+        open: Box::new(held.payment.open.clone()),
+    }
+}
+
+fn lost(error: reqwest::Error, held: &Held) -> BuyError {
+    let open = Box::new(held.payment.open.clone());
+    BuyError::Lost { error, open }
+}
+
+/// The name of a payment, which tells nothing about it.
+fn id_of(value: &str) -> String {
+    let hash: [u8; 32] = Sha256::digest(value).into();
+    hash[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn streaming() -> BuyError {
+    BuyError::Request("a streaming body cannot be sent again".to_owned())
+}
+
+fn http_error(error: reqwest::Error) -> BuyError {
+    BuyError::Http(error.without_url())
+}
+
+impl fmt::Debug for Buyer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let payers: Vec<&str> = self
+            .shared
+            .payers
+            .iter()
+            .map(|payer| payer.address())
+            .collect();
+        write!(f, "Buyer({})", payers.join(", "))
+    }
+}
+
+impl BuyerBuilder {
+    /// Adds a way to pay. The first that can pay some terms does.
+    #[must_use]
+    pub fn payer(mut self, payer: impl Payer) -> Self {
+        self.payers.push(Box::new(payer));
+        self
+    }
+
+    /// Says what may be spent; without it, [`Limits::default`].
+    #[must_use]
+    pub fn limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// Says how long a whole call may take, with all that is repeated; without it, 90 seconds.
+    #[must_use]
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// Says what time it is; without it, the operating system does.
+    #[must_use]
+    pub fn clock(self, clock: Arc<dyn Clock>) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// Repeats any request by itself when its answer is lost, not only those whose method says that twice is as good as
+    /// once. Without this, a POST whose answer was lost ends with [`BuyError::Lost`], and the payment is kept.
+    #[must_use]
+    pub fn repeat_any_method(self) -> Self {
+        Self {
+            repeat_any_method: true,
+            ..self
+        }
+    }
+
+    /// Keeps open payments in this file, so that the next buyer with it presents them again; without it they end with the
+    /// buyer. One buyer has it at a time. Only its owner can read it: the authorizations in it are worth money. It is
+    /// written, and synced, before and after each presentation.
+    #[must_use]
+    pub fn state_file(self, path: impl Into<PathBuf>) -> Self {
+        let state_file = Some(path.into());
+        Self { state_file, ..self }
+    }
+
+    /// The buyer.
+    ///
+    /// # Errors
+    /// When a limit is no amount, no HTTP client can be built, or the state file cannot be used.
+    pub fn build(self) -> Result<Buyer, BuyError> {
+        self.limits.check().map_err(BuyError::OverLimit)?;
+        let http = reqwest::Client::builder()
+            // Redirects are followed by us, or not at all.
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("quittance/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(http_error)?;
+        let purchases = match &self.state_file {
+            Some(path) => Purchases::in_file(path)?,
+            None => Purchases::default(),
+        };
+        Ok(Buyer {
+            shared: Arc::new(Shared {
+                http,
+                payers: self.payers,
+                purse: Purse::new(self.limits),
+                purchases,
+                clock: self.clock,
+                timeout: self.timeout,
+                repeat_any_method: self.repeat_any_method,
+            }),
+        })
+    }
+}

@@ -1,0 +1,16 @@
+//! The buyer's end: an HTTP client that pays within limits.
+
+mod client;
+mod error;
+mod limits;
+mod offered;
+mod present;
+mod purchases;
+mod redirect;
+mod refusal;
+mod state;
+
+pub use client::{Bought, Buyer, BuyerBuilder, Cost, Price};
+pub use error::{BuyError, Open};
+pub use limits::Limits;
+pub use state::StateError;

@@ -1,0 +1,143 @@
+//! What a server's answer 402 offers, of either protocol version.
+
+use http::HeaderMap;
+use quittance_core::json;
+use quittance_core::json::Object;
+use quittance_core::wire::{
+    PaymentPayload, PaymentRequirements, ResourceInfo, Rest, SettleResponse, header, v1,
+};
+use quittance_core::{Malformed, Version};
+use reqwest::Response;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::bounded;
+
+/// The ways to pay that a server offers.
+#[derive(Debug)]
+pub(super) struct Offered {
+    version: Version,
+    /// Why payment is required, or why the last one was refused.
+    pub(super) error: Option<String>,
+    /// Version 1 terms are written as version 2 has them, with the network still by its version 1 name.
+    pub(super) accepts: Vec<PaymentRequirements>,
+    /// Why other ways to pay cannot be read.
+    pub(super) unreadable: Vec<String>,
+    resource: Option<ResourceInfo>,
+    extensions: Option<Object>,
+}
+
+/// An answer 402, its ways to pay still text: one that cannot be read must not spoil the others.
+#[derive(Deserialize)]
+struct Required {
+    #[serde(default)]
+    error: Option<String>,
+    #[serde(default)]
+    resource: Option<ResourceInfo>,
+    accepts: Vec<Box<RawValue>>,
+    #[serde(default)]
+    extensions: Option<Object>,
+}
+
+/// The one field that all versions have.
+#[derive(Deserialize)]
+struct Versioned {
+    #[serde(rename = "x402Version")]
+    x402_version: u64,
+}
+
+impl Offered {
+    /// Reads an answer: the header of version 2, or else, and only then, the body of version 1.
+    pub(super) async fn of(answer: Response) -> Result<Self, Malformed> {
+        let name = header::PAYMENT_REQUIRED;
+        if let Some(value) = answer.headers().get(name) {
+            return Self::read(name, &header::text(name, value.as_bytes())?, Version::V2);
+        }
+        let body = bounded::read(answer)
+            .await
+            .map_err(|error| Malformed::new("body", error))?;
+        Self::read("body", &body, Version::V1)
+    }
+
+    fn read(name: &str, text: &[u8], version: Version) -> Result<Self, Malformed> {
+        let Versioned { x402_version } = json::read(name, text)?;
+        if x402_version != version.number() {
+            let problem = format!(
+                "version {x402_version} is not spoken here, only {}",
+                version.number()
+            );
+            return Err(Malformed::new(format!("{name}.x402Version"), problem));
+        }
+        let required: Required = json::read(name, text)?;
+        let mut offered = Self {
+            version,
+            error: required.error,
+            accepts: Vec::new(),
+            unreadable: Vec::new(),
+            resource: required.resource,
+            extensions: required.extensions,
+        };
+        for (at, terms) in required.accepts.iter().enumerate() {
+            let (name, text) = (format!("{name}.accepts[{at}]"), terms.get().as_bytes());
+            let terms = match version {
+                Version::V2 => json::read(&name, text),
+                Version::V1 => json::read(&name, text).map(lower),
+            };
+            match terms {
+                Ok(terms) => offered.accepts.push(terms),
+                Err(malformed) => offered.unreadable.push(malformed.to_string()),
+            }
+        }
+        Ok(offered)
+    }
+
+    /// The header that pays: for which version of the protocol, and its value.
+    pub(super) fn pay(&self, chosen: &PaymentRequirements, payload: Object) -> (Version, String) {
+        let value = match self.version {
+            Version::V2 => {
+                let payment = PaymentPayload {
+                    x402_version: Version::V2.number(),
+                    resource: self.resource.clone(),
+                    accepted: chosen.clone(),
+                    payload,
+                    extensions: self.extensions.clone(),
+                    rest: Rest::default(),
+                };
+                header::encode(&payment)
+            }
+            Version::V1 => {
+                let payment = v1::PaymentPayload {
+                    x402_version: Version::V1.number(),
+                    scheme: chosen.scheme.clone(),
+                    network: chosen.network.clone(),
+                    payload,
+                    rest: Rest::default(),
+                };
+                header::encode(&payment)
+            }
+        };
+        (self.version, value)
+    }
+}
+
+fn lower(terms: v1::PaymentRequirements) -> PaymentRequirements {
+    PaymentRequirements {
+        scheme: terms.scheme,
+        network: terms.network,
+        amount: terms.max_amount_required,
+        asset: terms.asset,
+        pay_to: terms.pay_to,
+        max_timeout_seconds: terms.max_timeout_seconds,
+        extra: terms.extra,
+        rest: Rest::default(),
+    }
+}
+
+/// The receipt in an answer. One that cannot be read is none.
+pub(super) fn receipt(headers: &HeaderMap) -> Option<SettleResponse> {
+    let names = [header::PAYMENT_RESPONSE, header::X_PAYMENT_RESPONSE];
+    let (name, value) = names
+        .into_iter()
+        .find_map(|name| Some((name, headers.get(name)?)))?;
+    header::decode(name, value.as_bytes()).ok()
+}

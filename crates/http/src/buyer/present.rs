@@ -1,0 +1,113 @@
+//! Presenting a payment until it is served or refused, and what the server said of it.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use quittance_core::wire::SettleResponse;
+use reqwest::Response;
+use tokio::time::Instant;
+
+use super::offered::{self, Offered};
+use super::redirect;
+use crate::retry::retry_after;
+
+/// How often one payment is presented in one call. Each time the server may wait for its facilitator; three waits are as
+/// much as anybody has patience for, and the payment is kept.
+pub(super) const PRESENTATIONS_MAX: u32 = 3;
+
+/// The pause before a payment is presented again, where the server asks for none.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// The longest transaction id that is taken down. The longest of any chain has 88 characters.
+const TRANSACTION_MAX: usize = 128;
+
+/// When a call must be over.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadline(Instant);
+
+impl Deadline {
+    pub(super) fn after(timeout: Duration) -> Self {
+        Self(Instant::now() + timeout)
+    }
+
+    pub(super) fn at(self) -> Instant {
+        self.0
+    }
+
+    /// The time that is left.
+    pub(super) fn left(self) -> Duration {
+        self.0.saturating_duration_since(Instant::now())
+    }
+}
+
+/// What a server did with a payment.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// It answered with something, and perhaps with a receipt.
+    Served(Box<Response>, Option<SettleResponse>),
+    /// Not decided: the same payment is to be presented again.
+    Pending(Option<SettleResponse>),
+    /// It, or something before it, has no verdict.
+    Unavailable(String, Option<Duration>),
+    /// It did not accept the payment.
+    Refused(String, Option<SettleResponse>),
+}
+
+impl Answer {
+    pub(super) async fn read(response: Response) -> Self {
+        let receipt = offered::receipt(response.headers());
+        match response.status() {
+            StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT => {
+                let reason = format!("the server answered HTTP {}", response.status().as_u16());
+                Self::Unavailable(reason, retry_after(response.headers()))
+            }
+            StatusCode::PAYMENT_REQUIRED | StatusCode::PRECONDITION_FAILED => {
+                if receipt.as_ref().is_some_and(SettleResponse::is_pending) {
+                    return Self::Pending(receipt);
+                }
+                let reason = reason(response, receipt.as_ref()).await;
+                Self::Refused(reason, receipt)
+            }
+            // Where it points to, nothing is paid and nothing is shown.
+            status if status.is_redirection() && !receipt.as_ref().is_some_and(|it| it.success) => {
+                let to = redirect::target(&response).map(|to| redirect::name(&to));
+                let to = to.unwrap_or_else(|| "nowhere".to_owned());
+                let reason = format!("the server redirects the payment to {to}; not followed");
+                Self::Refused(reason, receipt)
+            }
+            _ => Self::Served(Box::new(response), receipt),
+        }
+    }
+}
+
+async fn reason(response: Response, receipt: Option<&SettleResponse>) -> String {
+    let settled = receipt.and_then(|receipt| receipt.error_reason.clone());
+    let said = match settled {
+        Some(reason) => Some(reason),
+        None => {
+            let offered = Offered::of(response).await;
+            offered.ok().and_then(|offered| offered.error)
+        }
+    };
+    said.unwrap_or_else(|| "the server gives no reason".to_owned())
+}
+
+/// The transaction a receipt names.
+pub(super) fn transaction(receipt: Option<&SettleResponse>) -> Option<String> {
+    let transaction = &receipt?.transaction;
+    (1..=TRANSACTION_MAX)
+        .contains(&transaction.len())
+        .then(|| transaction.clone())
+}
+
+/// Waits before the next presentation; whether there is time for one.
+pub(super) async fn pause(asked: Option<Duration>, deadline: Deadline) -> bool {
+    let pause = asked.unwrap_or(PAUSE);
+    if pause >= deadline.left() {
+        return false;
+    }
+    tokio::time::sleep(pause).await;
+    true
+}

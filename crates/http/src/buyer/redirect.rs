@@ -1,0 +1,42 @@
+//! Redirects: followed within an origin, before anything is paid, and only where the request stays what it was.
+
+use http::header::LOCATION;
+use reqwest::{Method, Response, StatusCode};
+use url::Url;
+
+use super::error::BuyError;
+
+/// Where an answer sends the request; `None` for an answer that is none of those.
+pub(super) fn target(answer: &Response) -> Option<Url> {
+    let location = answer.headers().get(LOCATION)?.to_str().ok()?;
+    matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308)
+        .then(|| answer.url().join(location).ok())?
+}
+
+/// Where to ask next; `None` where this is the answer.
+pub(super) fn next(method: &Method, answer: &Response) -> Result<Option<Url>, BuyError> {
+    let Some(to) = target(answer) else {
+        return Ok(None);
+    };
+    let refused = |why| BuyError::Redirect {
+        from: name(answer.url()),
+        to: name(&to),
+        why,
+    };
+    if to.origin() != answer.url().origin() {
+        return Err(refused("a payment goes only to the origin that was asked"));
+    }
+    let keeps_method = matches!(
+        answer.status(),
+        StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT
+    );
+    if !keeps_method && !matches!(*method, Method::GET | Method::HEAD) {
+        return Err(refused("it would make another request of this one"));
+    }
+    Ok(Some(to))
+}
+
+/// A URL without what may be secret in it.
+pub(super) fn name(url: &Url) -> String {
+    format!("{}{}", url.origin().ascii_serialization(), url.path())
+}

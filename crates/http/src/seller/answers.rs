@@ -1,0 +1,114 @@
+//! What the seller says besides the handler's answer: the terms, receipts, and why there is no sale.
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use quittance_core::wire::{ResourceInfo, SettleResponse, header};
+use quittance_core::{FacilitatorError, Fault, Malformed, Version};
+use serde::Serialize;
+use serde_json::json;
+use tracing::warn;
+
+use super::buffered::Body;
+use super::terms::{self, Term};
+
+/// A sale that ended without the handler's answer.
+pub(super) struct NoSale(pub(super) Box<Response<Body>>);
+
+/// An answer with a receipt in it.
+pub(super) fn with_receipt(
+    mut answer: Response<Body>,
+    version: Version,
+    settled: &SettleResponse,
+) -> Response<Body> {
+    let name = match version {
+        Version::V2 => header::PAYMENT_RESPONSE,
+        Version::V1 => header::X_PAYMENT_RESPONSE,
+    };
+    answer.headers_mut().insert(name, encoded(settled));
+    answer
+}
+
+fn encoded<T: Serialize>(message: &T) -> HeaderValue {
+    header::encode(message)
+        .parse()
+        .expect("base64 is a header value")
+}
+
+/// Marks an answer as one client's only.
+pub(super) fn private(mut answer: Response<Body>) -> Response<Body> {
+    answer
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+fn answer<T: Serialize>(status: StatusCode, body: &T) -> Response<Body> {
+    let text = serde_json::to_vec(body).expect("messages print as JSON");
+    let body = Full::new(Bytes::from(text))
+        .map_err(|never| match never {})
+        .boxed_unsync();
+    let mut answer = Response::new(body);
+    *answer.status_mut() = status;
+    answer
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    private(answer)
+}
+
+/// 500: the handler's answer cannot be sent, and was not charged for.
+pub(super) fn not_served(message: &str) -> Response<Body> {
+    let body = json!({ "error": "internal_error", "message": message });
+    answer(StatusCode::INTERNAL_SERVER_ERROR, &body)
+}
+
+/// 402: the terms in a header for version 2, in the body for version 1, and the receipt of a payment that failed.
+pub(super) fn payment_required(
+    terms: &[Term],
+    resource: &ResourceInfo,
+    error: &str,
+    failed: Option<(Version, &SettleResponse)>,
+) -> NoSale {
+    /// The reference implementation's status for a payer that has to approve Permit2 first.
+    const ALLOWANCE: &str = "permit2_allowance_required";
+    let status = match error {
+        ALLOWANCE => StatusCode::PRECONDITION_FAILED,
+        _ => StatusCode::PAYMENT_REQUIRED,
+    };
+    let (v2, v1) = terms::payment_required(terms, resource, error);
+    let mut answer = answer(status, &v1);
+    answer
+        .headers_mut()
+        .insert(header::PAYMENT_REQUIRED, encoded(&v2));
+    NoSale(Box::new(match failed {
+        Some((version, settled)) => with_receipt(answer, version, settled),
+        None => answer,
+    }))
+}
+
+/// 400: the payment cannot be read.
+pub(super) fn bad_request(malformed: &Malformed) -> NoSale {
+    let body = json!({ "error": "invalid_payload", "field": malformed.field, "message": malformed.problem });
+    NoSale(Box::new(answer(StatusCode::BAD_REQUEST, &body)))
+}
+
+/// 503: nobody can say anything about the payment now.
+pub(super) fn unavailable(fault: &Fault) -> NoSale {
+    warn!(%fault, "no verdict");
+    let body = json!({ "error": fault.kind.code(), "message": "payments cannot be taken now" });
+    let mut answer = answer(StatusCode::SERVICE_UNAVAILABLE, &body);
+    if let Some(after) = fault.retry_after {
+        answer
+            .headers_mut()
+            .insert(RETRY_AFTER, after.as_secs().max(1).into());
+    }
+    NoSale(Box::new(answer))
+}
+
+pub(super) fn no_verdict(error: FacilitatorError) -> NoSale {
+    match error {
+        FacilitatorError::Malformed(malformed) => bad_request(&malformed),
+        FacilitatorError::Fault(fault) => unavailable(&fault),
+    }
+}

@@ -1,0 +1,11 @@
+//! The seller's end: a tower layer that puts a price on a route.
+
+mod answers;
+mod buffered;
+mod layer;
+mod presented;
+mod sale;
+mod supported;
+mod terms;
+
+pub use layer::{Longer, PaidBy, PaymentLayer, PaymentService};

@@ -1,0 +1,252 @@
+//! A sale: verify, serve, settle, and only then let the answer go.
+
+use std::sync::Arc;
+
+use axum::extract::OriginalUri;
+use bytes::Bytes;
+use http::header::HOST;
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, Empty};
+use quittance_core::wire::{ResourceInfo, Rest, SettleResponse, header};
+use quittance_core::{
+    Facilitator, FacilitatorError, Fault, FaultKind, Offer, PaymentRequest, Reason, Refusal,
+    Version,
+};
+use tower::Service;
+use tracing::{info, warn};
+
+use super::answers::{self, NoSale};
+use super::buffered::{Body, BodyError, Buffered, buffer};
+use super::layer::{Longer, PaidBy};
+use super::presented::{Presented, presented};
+use super::supported::Supported;
+use super::terms::{self, Term};
+use crate::reason::{HANDLER_FAILED, OTHER_TERMS};
+
+/// What all requests to a route share.
+#[derive(Clone)]
+pub(super) struct Shop {
+    pub(super) facilitator: Arc<dyn Facilitator>,
+    pub(super) offers: Vec<Arc<dyn Offer>>,
+    pub(super) description: Option<String>,
+    pub(super) mime_type: Option<String>,
+    pub(super) origin: Option<String>,
+    pub(super) buffer: usize,
+    pub(super) longer: Longer,
+    pub(super) supported: Arc<Supported>,
+}
+
+/// A verified payment whose handler runs.
+struct Sale {
+    payment: PaymentRequest,
+    version: Version,
+    terms: Vec<Term>,
+    resource: ResourceInfo,
+    paid_by: PaidBy,
+}
+
+impl Shop {
+    pub(super) async fn sell<S, I, O>(
+        &self,
+        mut handler: S,
+        mut request: Request<I>,
+    ) -> Result<Response<Body>, S::Error>
+    where
+        S: Service<Request<I>, Response = Response<O>>,
+        O: http_body::Body<Data = Bytes> + Send + 'static,
+        O::Error: Into<BodyError>,
+    {
+        if request.method() == Method::OPTIONS {
+            return Ok(handler.call(request).await?.map(|_| nothing()));
+        }
+        let resource = self.resource(&request);
+        let presented = presented(request.headers());
+        hide_payments(&mut request);
+        let sale = match self.open(resource, presented).await {
+            Ok(sale) => sale,
+            Err(NoSale(answer)) => return Ok(*answer),
+        };
+        request.extensions_mut().insert(sale.paid_by.clone());
+        let answer = handler
+            .call(request)
+            .await?
+            .map(|body| body.map_err(Into::into).boxed_unsync());
+        if answer.status().is_client_error() || answer.status().is_server_error() {
+            return Ok(uncharged(&sale, answer));
+        }
+        let answer = match self.read(answer).await {
+            Ok(answer) => answer,
+            Err(message) => return Ok(uncharged(&sale, answers::not_served(message))),
+        };
+        let closed = self.close(sale, answer).await;
+        Ok(closed.unwrap_or_else(|NoSale(answer)| *answer))
+    }
+
+    /// Everything before the handler: a payment, for our terms, that would settle.
+    async fn open(
+        &self,
+        resource: ResourceInfo,
+        presented: Result<Option<Presented>, Refusal>,
+    ) -> Result<Sale, NoSale> {
+        if let Err(Refusal::Malformed(malformed)) = &presented {
+            return Err(answers::bad_request(malformed));
+        }
+        let terms = self.terms().await;
+        let terms = terms.map_err(|fault| answers::unavailable(&fault))?;
+        let refuse = |error: &str| answers::payment_required(&terms, &resource, error, None);
+        let presented = match presented {
+            Ok(Some(presented)) => presented,
+            Ok(None) => return Err(refuse("Payment required")),
+            Err(refusal) => return Err(refused(refusal, refuse)),
+        };
+        let version = presented.version();
+        let (payment, term) = match presented.request(&terms, &resource) {
+            Some(Ok(found)) => found,
+            Some(Err(refusal)) => return Err(refused(refusal, refuse)),
+            None => return Err(refuse(OTHER_TERMS)),
+        };
+        let payer = self.verify(&payment, refuse).await?;
+        let paid_by = PaidBy {
+            payer,
+            network: term.requirements.network,
+            asset: term.requirements.asset,
+            amount: term.requirements.amount,
+        };
+        Ok(Sale {
+            payment,
+            version,
+            terms,
+            resource,
+            paid_by,
+        })
+    }
+
+    /// The payer of a payment that would settle.
+    async fn verify(
+        &self,
+        payment: &PaymentRequest,
+        refuse: impl Fn(&str) -> NoSale,
+    ) -> Result<Option<String>, NoSale> {
+        let verdict = self.facilitator.verify(payment).await;
+        let verdict = verdict.map_err(answers::no_verdict)?;
+        if verdict.is_valid {
+            return Ok(verdict.payer);
+        }
+        let reason = verdict.invalid_reason.as_deref();
+        let reason = reason.unwrap_or("Verification failed");
+        info!(reason, payer = verdict.payer, "a payment was refused");
+        Err(refuse(reason))
+    }
+
+    /// The handler's answer, when all of it is there or it may be sent while it comes.
+    async fn read(&self, answer: Response<Body>) -> Result<Response<Body>, &'static str> {
+        let (parts, body) = answer.into_parts();
+        let body = match buffer(body, self.buffer).await {
+            Buffered::Whole(body) => body,
+            Buffered::Longer(body) if self.longer == Longer::SettleFirst => body,
+            Buffered::Longer(_) => return Err("the answer is too long"),
+            Buffered::Broken(error) => {
+                warn!(%error, "a handler's answer broke off");
+                return Err("the answer broke off");
+            }
+        };
+        Ok(Response::from_parts(parts, body))
+    }
+
+    /// Everything after the handler: the money moves, or the answer stays here.
+    async fn close(&self, sale: Sale, answer: Response<Body>) -> Result<Response<Body>, NoSale> {
+        let settled = self.settle(&sale.payment).await;
+        let settled = settled.map_err(answers::no_verdict)?;
+        if settled.success {
+            return Ok(answers::with_receipt(
+                answers::private(answer),
+                sale.version,
+                &settled,
+            ));
+        }
+        let reason = settled.error_reason.as_deref();
+        let reason = reason.unwrap_or("Settlement failed");
+        let (payer, transaction) = (&settled.payer, &settled.transaction);
+        info!(reason, payer, transaction, "not settled");
+        let receipt = Some((sale.version, &settled));
+        Err(answers::payment_required(
+            &sale.terms,
+            &sale.resource,
+            reason,
+            receipt,
+        ))
+    }
+
+    /// Settles; where the outcome is pending, asks once more: the facilitator waits for the transaction it has sent.
+    async fn settle(&self, payment: &PaymentRequest) -> Result<SettleResponse, FacilitatorError> {
+        let settled = self.facilitator.settle(payment).await?;
+        if settled.is_pending() {
+            self.facilitator.settle(payment).await
+        } else {
+            Ok(settled)
+        }
+    }
+
+    /// The terms that can be settled now.
+    async fn terms(&self) -> Result<Vec<Term>, Fault> {
+        let supported = self.supported.get(&*self.facilitator).await?;
+        let terms = terms::current(&self.offers, &supported)
+            .map_err(|error| Fault::new(FaultKind::Misconfigured, error))?;
+        if terms.is_empty() {
+            let what = "the facilitator settles none of the ways to pay now";
+            return Err(Fault::new(FaultKind::FacilitatorUnreachable, what));
+        }
+        Ok(terms)
+    }
+
+    fn resource<I>(&self, request: &Request<I>) -> ResourceInfo {
+        // A router that this one is nested in has taken its part of the path away.
+        let uri = request
+            .extensions()
+            .get::<OriginalUri>()
+            .map_or(request.uri(), |original| &original.0);
+        let origin = self.origin.clone().unwrap_or_else(|| {
+            let host = request.headers().get(HOST);
+            let host = host.and_then(|host| host.to_str().ok());
+            format!("http://{}", host.or(uri.host()).unwrap_or("localhost"))
+        });
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        ResourceInfo {
+            url: format!("{origin}{path}"),
+            description: self.description.clone(),
+            mime_type: self.mime_type.clone(),
+            service_name: None,
+            tags: None,
+            icon_url: None,
+            rest: Rest::default(),
+        }
+    }
+}
+
+fn refused(refusal: Refusal, refuse: impl Fn(&str) -> NoSale) -> NoSale {
+    match refusal {
+        Refusal::Malformed(malformed) => answers::bad_request(&malformed),
+        Refusal::Rejected(rejection) => refuse(rejection.reason.code()),
+    }
+}
+
+/// Keeps payments out of whatever prints or compresses a request's headers.
+fn hide_payments<I>(request: &mut Request<I>) {
+    for name in [header::PAYMENT_SIGNATURE, header::X_PAYMENT] {
+        if let Some(value) = request.headers_mut().get_mut(name) {
+            value.set_sensitive(true);
+        }
+    }
+}
+
+/// The answer of a handler that failed, with the word that nothing was settled: the buyer need not wonder.
+fn uncharged(sale: &Sale, answer: Response<Body>) -> Response<Body> {
+    let rejection = Reason::new(HANDLER_FAILED).into();
+    let network = &sale.payment.terms.network;
+    let failed = SettleResponse::failed(network, &rejection, sale.paid_by.payer.clone(), "");
+    answers::with_receipt(answers::private(answer), sale.version, &failed)
+}
+
+fn nothing() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}

@@ -1,0 +1,127 @@
+//! What a seller asks for, as both protocol versions write it.
+
+use std::sync::Arc;
+
+use quittance_core::wire::{
+    PaymentRequired, PaymentRequirements, ResourceInfo, Rest, SupportedResponse, v1,
+};
+use quittance_core::{Offer, OfferError, Version};
+
+/// One offer that the facilitator can settle now.
+#[derive(Debug, Clone)]
+pub(super) struct Term {
+    pub(super) requirements: PaymentRequirements,
+    /// Whether it can be paid in version 2.
+    in_v2: bool,
+    /// The network's name in version 1, where it can be paid in that.
+    alias: Option<String>,
+}
+
+/// The offers that the facilitator can settle now, in the versions it speaks.
+pub(super) fn current(
+    offers: &[Arc<dyn Offer>],
+    supported: &SupportedResponse,
+) -> Result<Vec<Term>, OfferError> {
+    let mut terms = Vec::new();
+    for offer in offers {
+        let find = |version: Version, network: &str| {
+            supported.kinds.iter().find(|kind| {
+                kind.x402_version == version.number()
+                    && kind.scheme == offer.scheme()
+                    && kind.network == network
+            })
+        };
+        let in_v2 = find(Version::V2, offer.network().id());
+        let in_v1 = offer
+            .network()
+            .alias()
+            .and_then(|alias| find(Version::V1, alias));
+        if let Some(kind) = in_v2.or(in_v1) {
+            terms.push(Term {
+                requirements: offer.requirements(kind)?,
+                in_v2: in_v2.is_some(),
+                alias: in_v1.map(|kind| kind.network.clone()),
+            });
+        }
+    }
+    Ok(terms)
+}
+
+impl Term {
+    /// The same requirements for a version 1 client; `None` on networks version 1 has no name for.
+    pub(super) fn v1(&self, resource: &ResourceInfo) -> Option<v1::PaymentRequirements> {
+        let PaymentRequirements {
+            scheme,
+            amount,
+            asset,
+            pay_to,
+            max_timeout_seconds,
+            extra,
+            ..
+        } = self.requirements.clone();
+        Some(v1::PaymentRequirements {
+            scheme,
+            network: self.alias.clone()?,
+            max_amount_required: amount,
+            resource: resource.url.clone(),
+            description: Some(resource.description.clone().unwrap_or_default()),
+            mime_type: Some(resource.mime_type.clone().unwrap_or_default()),
+            output_schema: None,
+            pay_to,
+            max_timeout_seconds,
+            asset,
+            extra,
+            rest: Rest::default(),
+        })
+    }
+
+    /// Whether version 1 knows the network by this name.
+    pub(super) fn is_on_v1(&self, network: &str) -> bool {
+        self.alias.as_deref() == Some(network)
+    }
+
+    /// Whether a client that says it accepts these requirements means ours: everything the same, and all of our
+    /// `extra`, to which clients may add.
+    pub(super) fn is_accepted_by(&self, accepted: &PaymentRequirements) -> bool {
+        let ours = &self.requirements;
+        self.in_v2
+            && ours.scheme == accepted.scheme
+            && ours.network == accepted.network
+            && ours.amount == accepted.amount
+            && ours.asset == accepted.asset
+            && ours.pay_to == accepted.pay_to
+            && ours.max_timeout_seconds == accepted.max_timeout_seconds
+            && match (&ours.extra, &accepted.extra) {
+                (None, _) => true,
+                (Some(ours), Some(accepted)) => accepted.contains(ours),
+                (Some(_), None) => false,
+            }
+    }
+}
+
+/// The answer 402, as both versions write it.
+pub(super) fn payment_required(
+    terms: &[Term],
+    resource: &ResourceInfo,
+    error: &str,
+) -> (PaymentRequired, v1::PaymentRequired) {
+    let v2 = PaymentRequired {
+        x402_version: Version::V2.number(),
+        error: Some(error.to_owned()),
+        resource: resource.clone(),
+        accepts: terms
+            .iter()
+            .filter(|term| term.in_v2)
+            .map(|term| term.requirements.clone())
+            .collect(),
+        extensions: None,
+        rest: Rest::default(),
+    };
+    let v1 = v1::PaymentRequired {
+        x402_version: Version::V1.number(),
+        error: Some(error.to_owned()),
+        accepts: terms.iter().filter_map(|term| term.v1(resource)).collect(),
+        rest: Rest::default(),
+    };
+    (v2, v1)
+}

@@ -1,0 +1,518 @@
+//! The buyer before servers that refuse, lie, lose answers and come back: it signs once for one purchase.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
+mod common;
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::IntoResponse;
+use axum::routing::any;
+use common::{
+    LONG_AFTER_SECS, Server, VALID_SECS, failed, listen, purchaser, refusal, required_of, terms,
+    with_receipt,
+};
+use quittance_core::wire::{SettleResponse, header};
+use quittance_http::{BuyError, Limits};
+use reqwest::{Method, Request};
+use serde_json::json;
+
+/// The defect: after the kept payment had expired the buyer signed another one, although the first had been presented, the
+/// answer was lost, and nobody had said that it was not settled.
+#[tokio::test]
+async fn a_payment_whose_answer_was_lost_is_never_signed_anew_though_it_has_expired() {
+    let server = Server::start().await;
+    let shop = purchaser(|builder| builder);
+    server.says(|| StatusCode::INTERNAL_SERVER_ERROR.into_response());
+    let broken = shop.buyer.get(&server.url).await.unwrap();
+    let open = broken.cost.unwrap().open.unwrap();
+    assert_eq!(open.expires, common::START.plus_secs(VALID_SECS));
+
+    shop.clock.advance(LONG_AFTER_SECS);
+    // What a facilitator says of any expired payment, settled or not.
+    server.says(|| refusal("invalid_exact_evm_payload_authorization_valid_before"));
+    for _ in 0..2 {
+        match shop.buyer.get(&server.url).await {
+            Err(BuyError::Unresolved { open: same, .. }) => assert_eq!(*same, open),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(server.seen(), (3, 1));
+
+    // Who knows better says so.
+    assert!(shop.buyer.abandon(&open.id) && shop.buyer.open().is_empty());
+    server.says(|| "goods".into_response());
+    shop.buyer.get(&server.url).await.unwrap();
+    assert_eq!(server.seen(), (4, 2));
+}
+
+/// An expired payment that has settled and was not told is served when it is presented again.
+#[tokio::test]
+async fn an_expired_payment_that_settled_after_all_is_served() {
+    let server = Server::start().await;
+    let shop = purchaser(|builder| builder);
+    server.says(|| with_receipt(refusal("x"), &failed("settlement_failed", "0xabc")));
+    match shop.buyer.get(&server.url).await {
+        Err(BuyError::Refused { open, .. }) => {
+            assert_eq!(open.transaction.as_deref(), Some("0xabc"))
+        }
+        other => panic!("{other:?}"),
+    }
+    shop.clock.advance(LONG_AFTER_SECS);
+    server.says(|| "goods".into_response());
+    shop.buyer.get(&server.url).await.unwrap();
+    assert_eq!(server.seen(), (2, 1));
+    assert!(shop.buyer.open().is_empty());
+}
+
+#[tokio::test]
+async fn another_payment_is_signed_only_when_the_first_is_over_for_certain() {
+    for (first, later, signed) in [
+        // Refused before anything was sent, and expired: over.
+        ("invalid_exact_evm_insufficient_balance", "", 2),
+        ("handler_failed", "", 2),
+        // Its fate was unknown, and now the seller says that it ran out unsettled.
+        ("unexpected_settle_error", "settlement_expired", 2),
+        // The same, and the seller says nothing of it.
+        ("unexpected_settle_error", "invalid_payload", 1),
+        ("unexpected_settle_error", "Payment required", 1),
+        (
+            "invalid_exact_evm_nonce_already_used",
+            "settlement_failed",
+            1,
+        ),
+        ("duplicate_settlement", "duplicate_settlement", 1),
+    ] {
+        let server = Server::start().await;
+        let shop = purchaser(|builder| builder);
+        server.says(move || refusal(first));
+        for _ in 0..2 {
+            // While it is valid it can be used, whatever is said of it.
+            let refused = shop.buyer.get(&server.url).await;
+            assert!(matches!(refused, Err(BuyError::Refused { .. })), "{first}");
+        }
+        shop.clock.advance(LONG_AFTER_SECS);
+        if later.is_empty() {
+            server.says(|| "goods".into_response());
+        } else {
+            server.says(move || refusal(later));
+        }
+        let ended = shop.buyer.get(&server.url).await;
+        assert_eq!(
+            shop.payer.signed.load(Ordering::SeqCst),
+            signed,
+            "{first}, {later}"
+        );
+        assert_eq!(
+            matches!(ended, Err(BuyError::Unresolved { .. })),
+            signed == 1
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_payment_that_never_left_is_over_when_it_expires() {
+    let shop = purchaser(|builder| builder);
+    // The price is told, and then nobody listens any more.
+    let once = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = once.local_addr().unwrap();
+    let told = tokio::spawn(async move {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let (mut connection, _) = once.accept().await.unwrap();
+        drop(once);
+        let _ = connection.read(&mut [0; 4096]).await.unwrap();
+        let answer = format!(
+            "HTTP/1.1 402 Payment Required\r\n{}: {}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+            header::PAYMENT_REQUIRED,
+            required_of(&[terms()])
+        );
+        connection.write_all(answer.as_bytes()).await.unwrap();
+    });
+    let request = || Request::new(Method::POST, format!("http://{address}/").parse().unwrap());
+    let lost = shop.buyer.execute(request()).await;
+    assert!(matches!(lost, Err(BuyError::Lost { .. })), "{lost:?}");
+    told.await.unwrap();
+    assert_eq!(shop.buyer.open().len(), 1);
+    shop.clock.advance(LONG_AFTER_SECS);
+    let server = Server::on(tokio::net::TcpListener::bind(address).await.unwrap());
+    shop.buyer.execute(request()).await.unwrap();
+    assert_eq!(
+        (shop.payer.signed.load(Ordering::SeqCst), server.seen()),
+        (2, (1, 1))
+    );
+}
+
+/// A server that reads a request and hangs up.
+async fn hangs_up_on_payments() -> (String, std::sync::Arc<std::sync::atomic::AtomicUsize>) {
+    let count = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let own = count.clone();
+    let app = Router::new().fallback(any(move |headers: HeaderMap| {
+        let own = own.clone();
+        async move {
+            if headers.contains_key(header::PAYMENT_SIGNATURE) {
+                own.fetch_add(1, Ordering::SeqCst);
+                panic!("the connection breaks");
+            }
+            refusal("Payment required")
+        }
+    }));
+    (listen(app).await, count)
+}
+
+/// M6: the deed may be done; only the caller can know whether twice is as good as once.
+#[tokio::test]
+async fn a_post_whose_answer_was_lost_is_not_repeated_unless_the_caller_allows_it() {
+    for (method, allowed, presentations) in [
+        (Method::POST, false, 1),
+        (Method::PATCH, false, 1),
+        (Method::PUT, false, 3),
+        (Method::POST, true, 3),
+    ] {
+        let (url, count) = hangs_up_on_payments().await;
+        let shop = purchaser(|builder| match allowed {
+            true => builder.repeat_any_method(),
+            false => builder,
+        });
+        let request = || Request::new(method.clone(), url.parse().unwrap());
+        match shop.buyer.execute(request()).await {
+            Err(BuyError::Lost { open, .. }) => assert_eq!(shop.buyer.open(), [*open]),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(count.load(Ordering::SeqCst), presentations, "{method}");
+        assert_eq!(shop.payer.signed.load(Ordering::SeqCst), 1);
+    }
+}
+
+/// M1: a seller that spells one thing in two ways is paid once, and one limit holds for both.
+#[tokio::test]
+async fn another_spelling_of_the_same_terms_is_the_same_purchase_and_the_same_limit() {
+    let spelt = |network: &str, asset: &str, pay_to: &str| {
+        let mut terms = terms();
+        terms["network"] = json!(network);
+        terms["asset"] = json!(asset);
+        terms["payTo"] = json!(pay_to);
+        terms
+    };
+    let offers = std::sync::Arc::new(std::sync::Mutex::new(spelt("test:1", "coin", "seller")));
+    let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let (own, log) = (offers.clone(), seen.clone());
+    let app = Router::new().fallback(any(move |headers: HeaderMap| {
+        let (terms, log) = (own.lock().unwrap().clone(), log.clone());
+        async move {
+            if let Some(payment) = headers.get(header::PAYMENT_SIGNATURE) {
+                log.lock().unwrap().push(payment.clone());
+                return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+            }
+            let value = required_of(&[terms]);
+            (
+                StatusCode::PAYMENT_REQUIRED,
+                [(header::PAYMENT_REQUIRED, value)],
+            )
+                .into_response()
+        }
+    }));
+    let url = listen(app).await;
+    let shop = purchaser(|builder| builder.limits(Limits::default().in_total("0.02")));
+    for (network, asset, pay_to) in [
+        ("test:1", "coin", "seller"),
+        ("test", "coin", "seller"),
+        ("test:1", "COIN", "Seller"),
+    ] {
+        *offers.lock().unwrap() = spelt(network, asset, pay_to);
+        shop.buyer.get(&url).await.unwrap();
+    }
+    let seen: std::collections::BTreeSet<_> = seen
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|value| value.as_bytes().to_vec())
+        .collect();
+    assert_eq!(seen.len(), 1);
+    // Another page each time, another spelling each time.
+    *offers.lock().unwrap() = spelt("test", "Coin", "seller");
+    shop.buyer.get(&format!("{url}/2")).await.unwrap();
+    *offers.lock().unwrap() = spelt("test:1", "cOIN", "SELLER");
+    let over = shop.buyer.get(&format!("{url}/3")).await;
+    assert!(matches!(over, Err(BuyError::OverLimit(_))), "{over:?}");
+}
+
+/// attacks.md, accepts_ordering and rail_switch: the order of the offers makes no second payment.
+#[tokio::test]
+async fn an_open_payment_is_presented_whatever_is_offered_before_it() {
+    let dear = |amount: &str| {
+        let mut terms = terms();
+        terms["amount"] = json!(amount);
+        terms
+    };
+    let offers = std::sync::Arc::new(std::sync::Mutex::new(vec![terms()]));
+    let own = offers.clone();
+    let app = Router::new().fallback(any(move |headers: HeaderMap| {
+        let accepts = own.lock().unwrap().clone();
+        async move {
+            if headers.contains_key(header::PAYMENT_SIGNATURE) {
+                return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+            }
+            let value = required_of(&accepts);
+            (
+                StatusCode::PAYMENT_REQUIRED,
+                [(header::PAYMENT_REQUIRED, value)],
+            )
+                .into_response()
+        }
+    }));
+    let url = listen(app).await;
+    let shop = purchaser(|builder| builder);
+    shop.buyer.get(&url).await.unwrap();
+    *offers.lock().unwrap() = vec![dear("10001"), terms()];
+    shop.buyer.get(&url).await.unwrap();
+    assert_eq!(shop.payer.signed.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_signer_that_fails_costs_nothing_of_the_limit() {
+    let server = Server::start().await;
+    let shop = purchaser(|builder| builder.limits(Limits::default().in_total("0.01")));
+    shop.payer.broken.store(true, Ordering::SeqCst);
+    for _ in 0..3 {
+        let failed = shop.buyer.get(&server.url).await;
+        assert!(matches!(failed, Err(BuyError::Payer(_))), "{failed:?}");
+    }
+    shop.payer.broken.store(false, Ordering::SeqCst);
+    shop.buyer.get(&server.url).await.unwrap();
+    let over = shop.buyer.get(&server.url).await;
+    assert!(matches!(over, Err(BuyError::OverLimit(_))), "{over:?}");
+}
+
+#[tokio::test]
+async fn one_deadline_holds_for_the_whole_call() {
+    let server = Server::start().await;
+    server.says(|| {
+        let answer = (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "1")]);
+        answer.into_response()
+    });
+    let shop = purchaser(|builder| builder.timeout(Duration::from_millis(1_500)));
+    let began = std::time::Instant::now();
+    let refused = shop.buyer.get(&server.url).await;
+    assert!(
+        matches!(refused, Err(BuyError::Refused { .. })),
+        "{refused:?}"
+    );
+    // The server's own second was kept, and the third presentation would have come too late.
+    assert!((1_000..1_500).contains(&began.elapsed().as_millis()));
+    assert_eq!(server.seen(), (2, 1));
+}
+
+#[tokio::test]
+async fn a_served_payment_is_done_with() {
+    let server = Server::start().await;
+    let shop = purchaser(|builder| builder);
+    server.says(|| {
+        let receipt = SettleResponse::settled("test:1", None, "0x1");
+        with_receipt("goods".into_response(), &receipt)
+    });
+    let cost = shop.buyer.get(&server.url).await.unwrap().cost.unwrap();
+    assert_eq!((cost.open, shop.buyer.open()), (None, Vec::new()));
+    shop.buyer.get(&server.url).await.unwrap();
+    assert_eq!(server.seen(), (2, 2));
+}
+
+/// H3: a buyer that does not live long signs once for one purchase, too.
+#[tokio::test]
+async fn an_open_payment_outlives_its_buyer_in_a_file_that_only_its_owner_can_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data/purchases.json");
+    let server = Server::start().await;
+    server.says(|| with_receipt(refusal("x"), &failed("settlement_pending", "0xabc")));
+    let run = || {
+        purchaser(|builder| {
+            builder
+                .state_file(&path)
+                .timeout(Duration::from_millis(500))
+        })
+    };
+    let first = run();
+    let open = match first.buyer.get(&server.url).await {
+        Err(BuyError::Refused { open, .. }) => *open,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(open.transaction.as_deref(), Some("0xabc"));
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+    drop(first);
+
+    let second = run();
+    assert_eq!(second.buyer.open(), std::slice::from_ref(&open));
+    let request = Request::new(Method::GET, server.url.parse().unwrap());
+    let price = second.buyer.price(&request).await.unwrap().unwrap();
+    assert_eq!(price.open, Some(open));
+    server.says(|| "goods".into_response());
+    second.buyer.get(&server.url).await.unwrap();
+    assert_eq!(server.seen(), (2, 1));
+    assert_eq!(second.payer.signed.load(Ordering::SeqCst), 0);
+    drop(second);
+    assert!(run().buyer.open().is_empty());
+}
+
+#[tokio::test]
+async fn a_payment_that_cannot_be_written_down_is_not_presented() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data/purchases.json");
+    let server = Server::start().await;
+    let shop = purchaser(|builder| builder.state_file(&path));
+    std::fs::remove_dir_all(folder.path().join("data")).unwrap();
+    let refused = shop.buyer.get(&server.url).await;
+    assert!(matches!(refused, Err(BuyError::State(_))), "{refused:?}");
+    assert_eq!(server.seen(), (0, 0));
+}
+
+#[tokio::test]
+async fn a_price_is_told_and_nothing_is_signed() {
+    let server = Server::start().await;
+    let shop = purchaser(|builder| builder);
+    let request = Request::new(Method::GET, server.url.parse().unwrap());
+    let price = shop.buyer.price(&request).await.unwrap().unwrap();
+    assert_eq!(
+        (price.amount.to_string().as_str(), price.open),
+        ("10000", None)
+    );
+    assert_eq!(
+        (shop.payer.signed.load(Ordering::SeqCst), server.seen()),
+        (0, (0, 0))
+    );
+}
+
+async fn offering(name: &'static str, value: String, body: &'static str) -> String {
+    let answer = move |headers: HeaderMap| {
+        let value = value.clone();
+        async move {
+            let paid = headers.contains_key(header::PAYMENT_SIGNATURE);
+            if paid || headers.contains_key(header::X_PAYMENT) {
+                return "goods".into_response();
+            }
+            (StatusCode::PAYMENT_REQUIRED, [(name, value)], body).into_response()
+        }
+    };
+    listen(Router::new().fallback(any(answer))).await
+}
+
+/// M5
+#[tokio::test]
+async fn one_way_to_pay_that_cannot_be_read_does_not_spoil_the_others() {
+    let odd = [
+        json!(null),
+        json!({ "scheme": "exact" }),
+        json!({ "scheme": 1, "network": [], "amount": 5 }),
+    ];
+    let mut accepts = odd.to_vec();
+    accepts.push(terms());
+    let url = offering(header::PAYMENT_REQUIRED, required_of(&accepts), "").await;
+    purchaser(|builder| builder).buyer.get(&url).await.unwrap();
+
+    let url = offering(header::PAYMENT_REQUIRED, required_of(&odd), "").await;
+    match purchaser(|builder| builder).buyer.get(&url).await {
+        Err(BuyError::NotAcceptable(why)) => {
+            assert_eq!(why.len(), 3);
+            assert!(why[1].starts_with("payment-required.accepts[1]"), "{why:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn the_body_is_read_for_terms_only_where_the_header_is_missing() {
+    const BODY: &str = r#"{"x402Version":1,"accepts":[{"scheme":"exact","network":"test","maxAmountRequired":"1",
+        "resource":"r","payTo":"seller","maxTimeoutSeconds":60,"asset":"coin"},{}]}"#;
+    let url = offering("x-other", "x".to_owned(), BODY).await;
+    let bought = purchaser(|builder| builder).buyer.get(&url).await.unwrap();
+    assert_eq!(bought.cost.unwrap().amount.to_string(), "1");
+    let url = offering(header::PAYMENT_REQUIRED, "e30=".to_owned(), BODY).await;
+    let refused = purchaser(|builder| builder).buyer.get(&url).await;
+    assert!(matches!(refused, Err(BuyError::Terms(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn terms_of_an_unknown_version_are_refused_by_that_name() {
+    let value = header::encode(&json!({ "x402Version": 3, "other": true }));
+    let url = offering(header::PAYMENT_REQUIRED, value, "").await;
+    match purchaser(|builder| builder).buyer.get(&url).await {
+        Err(BuyError::Terms(malformed)) => {
+            assert_eq!(malformed.field, "payment-required.x402Version");
+            assert!(malformed.problem.contains("version 3"), "{malformed}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// M7
+#[tokio::test]
+async fn redirects_are_followed_within_the_origin_and_where_the_request_stays_what_it_is() {
+    use axum::response::Redirect;
+    use axum::routing::MethodRouter;
+    let priced = || {
+        any(|headers: HeaderMap, body: String| async move {
+            match headers.contains_key(header::PAYMENT_SIGNATURE) {
+                true => body.into_response(),
+                false => refusal("Payment required"),
+            }
+        })
+    };
+    let to = |redirect: fn() -> axum::response::Response| -> MethodRouter {
+        any(move || async move { redirect() })
+    };
+    let app = Router::new()
+        .route("/new", priced())
+        .route("/307", to(|| Redirect::temporary("/new").into_response()))
+        .route("/308", to(|| Redirect::permanent("/new").into_response()))
+        .route("/303", to(|| Redirect::to("/new").into_response()))
+        .route(
+            "/round",
+            to(|| Redirect::temporary("/round").into_response()),
+        )
+        .route(
+            "/away",
+            to(|| Redirect::temporary("http://127.0.0.1:1/x?key=hunter2").into_response()),
+        );
+    let url = listen(app).await;
+    let shop = purchaser(|builder| builder);
+    let call = |method: Method, path: &str| {
+        let mut request = Request::new(method, format!("{url}{path}").parse().unwrap());
+        *request.body_mut() = Some("body".into());
+        shop.buyer.execute(request)
+    };
+    for (method, path) in [
+        (Method::POST, "/307"),
+        (Method::POST, "/308"),
+        (Method::PUT, "/307"),
+        (Method::GET, "/303"),
+    ] {
+        let bought = call(method, path).await.unwrap();
+        assert_eq!(bought.response.text().await.unwrap(), "body");
+    }
+    for (method, path) in [
+        (Method::POST, "/303"),
+        (Method::GET, "/away"),
+        (Method::POST, "/away"),
+    ] {
+        match call(method, path).await {
+            Err(error @ BuyError::Redirect { .. }) => {
+                let text = error.to_string();
+                assert!(
+                    text.contains("not followed") && !text.contains("hunter2"),
+                    "{text}"
+                );
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(matches!(
+        call(Method::GET, "/round").await,
+        Err(BuyError::Request(_))
+    ));
+    assert_eq!(shop.payer.signed.load(Ordering::SeqCst), 4);
+}

@@ -1,0 +1,146 @@
+//! Several facilitators as one: a payment that one may have is never given to another.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{Puppet, failed, request};
+use quittance_core::wire::SettleResponse;
+use quittance_core::{Facilitator, FacilitatorError, Fault, FaultKind};
+use quittance_http::Failover;
+
+fn fault() -> Fault {
+    Fault::new(FaultKind::FacilitatorUnreachable, "no answer")
+}
+
+fn settled() -> Result<SettleResponse, FacilitatorError> {
+    Ok(SettleResponse::settled("test:1", None, "0x1"))
+}
+
+fn both(first: &Arc<Puppet>, second: &Arc<Puppet>) -> Failover {
+    Failover::new(first.clone()).or(second.clone())
+}
+
+#[tokio::test]
+async fn whoever_answers_verifies() {
+    let (first, second) = (Puppet::new(), Puppet::new());
+    first.verifies(Err(fault().into()));
+    let verdict = both(&first, &second).verify(&request(0)).await.unwrap();
+    assert!(verdict.is_valid);
+    second.verifies(Err(fault().into()));
+    assert!(both(&first, &second).verify(&request(0)).await.is_err());
+}
+
+#[tokio::test]
+async fn a_verdict_of_the_first_is_a_verdict() {
+    let (first, second) = (Puppet::new(), Puppet::new());
+    first.rejects("invalid_exact_evm_insufficient_balance");
+    assert!(
+        !both(&first, &second)
+            .verify(&request(0))
+            .await
+            .unwrap()
+            .is_valid
+    );
+    // But not one that only says "not mine".
+    first.rejects("unsupported_scheme");
+    assert!(
+        both(&first, &second)
+            .verify(&request(0))
+            .await
+            .unwrap()
+            .is_valid
+    );
+}
+
+/// Both would try to settle it; the chain allows one, and the other would report a failure for a payment that was made.
+#[tokio::test]
+async fn after_an_unknown_outcome_no_other_facilitator_is_asked_to_settle_ever() {
+    let unknown = [
+        Err(fault().into()),
+        Err(Fault::new(FaultKind::Busy, "it waits to be sent").into()),
+        Ok(failed("settlement_pending", "0x1")),
+        Ok(failed("unexpected_settle_error", "")),
+        Ok(failed("unsupported_scheme", "0x1")),
+    ];
+    for answer in unknown {
+        let (first, second) = (Puppet::new(), Puppet::new());
+        let failover = both(&first, &second);
+        first.settles(answer.clone());
+        for _ in 0..3 {
+            assert_eq!(failover.settle(&request(0)).await, answer);
+        }
+        // Not even when the first turns it away later: it has it.
+        first.settles(Err(fault().untouched().into()));
+        assert!(failover.settle(&request(0)).await.is_err());
+        assert_eq!((first.settle_calls(), second.settle_calls()), (4, 0));
+        // And it is the one who knows whether it is valid.
+        second.rejects("invalid_exact_evm_nonce_already_used");
+        assert!(failover.verify(&request(0)).await.unwrap().is_valid);
+        // Another payment is not concerned.
+        second.settles(settled());
+        assert!(failover.settle(&request(1)).await.unwrap().success);
+    }
+}
+
+#[tokio::test]
+async fn a_facilitator_that_certainly_did_nothing_is_passed_over() {
+    for nothing in [
+        Err(fault().untouched().into()),
+        Ok(failed("unsupported_scheme", "")),
+        Ok(failed("invalid_network", "")),
+    ] {
+        let (first, second) = (Puppet::new(), Puppet::new());
+        let failover = both(&first, &second);
+        first.settles(nothing);
+        second.settles(Ok(failed("settlement_pending", "0x1")));
+        assert!(failover.settle(&request(0)).await.unwrap().is_pending());
+        // From now on the second has it, although the first is back.
+        first.settles(settled());
+        second.settles(settled());
+        assert!(failover.settle(&request(0)).await.unwrap().success);
+        assert_eq!((first.settle_calls(), second.settle_calls()), (1, 2));
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_was_given_up_may_have_settled() {
+    let (first, second) = (Puppet::new(), Puppet::new());
+    let failover = both(&first, &second);
+    first.hangs();
+    let payment = request(0);
+    let given_up = tokio::time::timeout(Duration::from_millis(50), failover.settle(&payment));
+    assert!(given_up.await.is_err());
+    first.settles(Err(fault().untouched().into()));
+    assert!(failover.settle(&request(0)).await.is_err());
+    assert_eq!(second.settle_calls(), 0);
+}
+
+/// One call is turned away while another with the same payment is under way at the same facilitator.
+#[tokio::test]
+async fn a_twin_that_is_under_way_keeps_a_payment_where_it_is() {
+    let (first, second) = (Puppet::new(), Puppet::new());
+    let failover = Arc::new(both(&first, &second));
+    first.hangs();
+    let twin = failover.clone();
+    let under_way = tokio::spawn(async move { twin.settle(&request(0)).await });
+    while first.settle_calls() == 0 {
+        tokio::task::yield_now().await;
+    }
+    first.settles(Err(fault().untouched().into()));
+    assert!(failover.settle(&request(0)).await.is_err());
+    under_way.abort();
+    assert_eq!(second.settle_calls(), 0);
+}
+
+#[tokio::test]
+async fn what_any_of_them_settles_is_supported() {
+    let (first, second) = (Puppet::new(), Puppet::new());
+    first.supports(&[(2, "test:1")]);
+    second.supports(&[(2, "test:1"), (2, "test:2")]);
+    let kinds = both(&first, &second).supported().await.unwrap().kinds;
+    let networks: Vec<_> = kinds.iter().map(|kind| kind.network.as_str()).collect();
+    assert_eq!(networks, ["test:1", "test:2"]);
+}
