@@ -1,0 +1,66 @@
+//! What the program can be told to do.
+
+mod bench;
+mod check;
+mod demo;
+mod devnet;
+mod pay;
+mod serve;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use quittance_facilitator::config::{ConfigError, Log, LogFormat};
+
+/// Verifies and settles x402 payments.
+#[derive(Debug, Parser)]
+#[command(name = "quittance", version, about)]
+pub(crate) struct Command {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Run the facilitator.
+    Serve(serve::Serve),
+    /// Say everything that is wrong with a configuration, and with each of its networks.
+    Check(check::Check),
+    /// Pay for a URL, within a limit, and print what it serves.
+    Pay(pay::Pay),
+    /// Start a local chain with its contracts and funded accounts.
+    Devnet(devnet::Devnet),
+    /// Measure what verifying costs on this machine.
+    Bench(bench::Bench),
+    /// Show a whole payment: chain, facilitator, a paid API, and a buyer that pays for it.
+    Demo(demo::Demo),
+}
+
+/// What a task ends with.
+type Ended = Result<ExitCode, Box<dyn Error>>;
+
+impl Command {
+    pub(crate) async fn run(self) -> Ended {
+        match self.task {
+            Task::Serve(serve) => serve.run().await,
+            Task::Check(check) => check.run().await,
+            Task::Pay(pay) => pay.run().await,
+            Task::Devnet(devnet) => devnet.run().await,
+            Task::Bench(bench) => bench.run().await,
+            Task::Demo(demo) => demo.run().await,
+        }
+    }
+}
+
+/// Logs to standard error, so that standard output is the task's own.
+fn log(log: &Log) -> Result<(), ConfigError> {
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(log.filter()?)
+        .with_writer(std::io::stderr);
+    match log.format {
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+        LogFormat::Text => builder.init(),
+    }
+    Ok(())
+}

@@ -1,0 +1,236 @@
+//! `quittance pay`.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use alloy::signers::local::PrivateKeySigner;
+use clap::Args;
+use quittance_core::{Clock, SystemClock};
+use quittance_evm::ExactPayer;
+use quittance_facilitator::config::{PAYER_KEY, Secret};
+use quittance_http::{BuyError, Buyer, Cost, Limits, Open, Price};
+use reqwest::Request;
+use reqwest::header::{HeaderName, HeaderValue};
+use secrecy::ExposeSecret;
+
+use super::Ended;
+
+#[derive(Debug, Args)]
+pub(super) struct Pay {
+    /// What to pay for.
+    url: String,
+    /// The most to pay, in whole coins.
+    #[arg(long, default_value = "0.10")]
+    max: String,
+    /// The environment variable that holds the payer's private key.
+    #[arg(
+        long,
+        default_value = PAYER_KEY,
+        conflicts_with = "key_file"
+    )]
+    key_env: String,
+    /// The file that holds the payer's private key.
+    #[arg(long)]
+    key_file: Option<PathBuf>,
+    /// Ask with this method.
+    #[arg(long, default_value = "GET")]
+    method: String,
+    /// Send this body.
+    #[arg(long)]
+    data: Option<String>,
+    /// Send this header; may be given again.
+    #[arg(long = "header", value_name = "NAME:VALUE", value_parser = header)]
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// Say what would be paid, and stop.
+    #[arg(long)]
+    dry_run: bool,
+    /// Keep payments that are not delivered for in this file, which only you can read; the next run with the same purchase
+    /// presents them again. Without it, quittance/purchases.json in your data folder.
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+    /// Forget this open payment first, and so perhaps pay twice.
+    #[arg(long, value_name = "ID")]
+    abandon: Option<String>,
+}
+
+impl Pay {
+    /// Prints the answer to standard output and what it cost to standard error.
+    pub(super) async fn run(self) -> Ended {
+        let request = self.request()?;
+        let buyer = self.buyer()?;
+        if let Some(id) = &self.abandon
+            && !buyer.abandon(id)
+        {
+            return Err(format!("no open payment {id}").into());
+        }
+        if self.dry_run {
+            let price = buyer.price(&request).await?;
+            match price {
+                Some(price) => println!("{}", would_pay(&price)),
+                None => println!("nothing to pay"),
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        let bought = buyer.execute(request).await.map_err(explain)?;
+        let status = bought.response.status();
+        match &bought.cost {
+            Some(cost) => eprintln!("{}", describe(cost)),
+            None => eprintln!("nothing to pay"),
+        }
+        std::io::stdout().write_all(&bought.response.bytes().await?)?;
+        println!();
+        Ok(if status.is_success() {
+            ExitCode::SUCCESS
+        } else {
+            eprintln!("the server answered HTTP {}", status.as_u16());
+            ExitCode::FAILURE
+        })
+    }
+
+    fn request(&self) -> Result<Request, String> {
+        let method = self.method.parse();
+        let method = method.map_err(|_| format!("{:?} is no HTTP method", self.method))?;
+        let url = self.url.parse();
+        let url = url.map_err(|error| format!("{}: {error}", self.url))?;
+        let mut request = Request::new(method, url);
+        for (name, value) in &self.headers {
+            request.headers_mut().append(name, value.clone());
+        }
+        *request.body_mut() = self.data.clone().map(Into::into);
+        Ok(request)
+    }
+
+    fn buyer(&self) -> Result<Buyer, Box<dyn std::error::Error>> {
+        let secret = match &self.key_file {
+            Some(file) => Secret::File(file.clone()),
+            None => Secret::Env(self.key_env.clone()),
+        };
+        let key = secret.read("the payer's key")?;
+        let signer: PrivateKeySigner = key
+            .expose_secret()
+            .parse()
+            .map_err(|_| "the payer's key is not a private key in hexadecimal")?;
+        let state = match &self.state {
+            Some(file) => file.clone(),
+            None => data_folder()
+                .ok_or("there is no data folder: say with --state FILE where to keep payments")?
+                .join("quittance/purchases.json"),
+        };
+        let buyer = Buyer::builder()
+            .payer(ExactPayer::new(signer))
+            .limits(Limits::default().per_payment(&self.max))
+            .state_file(state);
+        Ok(buyer.build()?)
+    }
+}
+
+/// Where programs keep what is the user's own.
+fn data_folder() -> Option<PathBuf> {
+    let folder = |name: &str| {
+        let found = std::env::var_os(name).map(PathBuf::from);
+        found.filter(|folder| folder.is_absolute())
+    };
+    folder("XDG_DATA_HOME")
+        .or_else(|| folder("LOCALAPPDATA"))
+        .or_else(|| Some(folder("HOME")?.join(".local/share")))
+}
+
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text.split_once(':').ok_or("not NAME:VALUE")?;
+    let name = name
+        .trim()
+        .parse()
+        .map_err(|_| format!("{name:?} is no header name"))?;
+    let mut value: HeaderValue = value
+        .trim()
+        .parse()
+        .map_err(|_| "the value is none for a header")?;
+    // It may be a credential.
+    value.set_sensitive(true);
+    Ok((name, value))
+}
+
+fn would_pay(price: &Price) -> String {
+    let terms = &price.requirements;
+    let sum = format!(
+        "{} atomic units of {} on {} to {}",
+        price.amount, terms.asset, terms.network, terms.pay_to
+    );
+    match &price.open {
+        Some(open) => format!("would present again the payment of {sum}: {}", state(open)),
+        None => format!("would pay {sum}"),
+    }
+}
+
+fn describe(cost: &Cost) -> String {
+    let terms = &cost.requirements;
+    let sum = format!(
+        "{} atomic units of {} on {} to {}",
+        cost.amount, terms.asset, terms.network, terms.pay_to
+    );
+    let answer = cost.receipt.as_ref().map_or_else(
+        || "the server gave no receipt".to_owned(),
+        |receipt| {
+            let text = serde_json::to_string(receipt).unwrap_or_default();
+            format!("settlement: {text}")
+        },
+    );
+    match (&cost.open, &cost.receipt) {
+        (Some(open), _) => format!("signed for {sum}; {answer}\n{}", state(open)),
+        (None, Some(receipt)) => {
+            let transaction = &receipt.transaction;
+            format!("paid {sum} in transaction {transaction}; {answer}")
+        }
+        (None, None) => format!("paid {sum}; {answer}"),
+    }
+}
+
+/// What is known of an open payment.
+fn state(open: &Open) -> String {
+    let left = open.expires.secs_since(SystemClock.now());
+    let transaction = open.transaction.as_deref().unwrap_or("none known");
+    format!(
+        "open payment {}: transaction {transaction}; expires at {} (in {left} seconds)",
+        open.id, open.expires
+    )
+}
+
+/// An error with what is open, and what to do about it.
+fn explain(error: BuyError) -> String {
+    let Some(open) = error.open() else {
+        return error.to_string();
+    };
+    let advice = match &error {
+        BuyError::Unresolved { .. } => format!(
+            "look up what became of it; to pay again all the same, add --abandon {}",
+            open.id
+        ),
+        _ => "run the same command again: the same payment is presented".to_owned(),
+    };
+    let answer = match &error {
+        BuyError::Refused {
+            receipt: Some(receipt),
+            ..
+        } => {
+            let text = serde_json::to_string(receipt).unwrap_or_default();
+            format!("\nsettlement: {text}")
+        }
+        _ => String::new(),
+    };
+    format!("{error}{answer}\n{}\n{advice}", state(open))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_a_name_a_colon_and_a_value() {
+        let (name, value) = header("X-Key: a:b").unwrap();
+        assert_eq!((name.as_str(), value.to_str().unwrap()), ("x-key", "a:b"));
+        for text in ["", "name", ": value", "a b: c", "a: b\nc"] {
+            assert!(header(text).is_err(), "{text:?}");
+        }
+    }
+}

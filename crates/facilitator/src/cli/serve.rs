@@ -1,0 +1,82 @@
+//! `quittance serve`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use quittance_facilitator::assemble::{self, Plan};
+use quittance_facilitator::config::Config;
+use quittance_facilitator::{ServerOptions, ServiceOptions, record_metrics, router, serve};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+
+use super::{Ended, log};
+
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    /// The configuration file.
+    #[arg(long, default_value = "quittance.toml")]
+    config: PathBuf,
+}
+
+impl Serve {
+    pub(super) async fn run(self) -> Ended {
+        let config = Config::read(&self.config)?;
+        let plan = Plan::read(&config)?;
+        log(&config.log)?;
+        let metrics = record_metrics()?;
+        let keys = plan.keys.clone();
+        let listener = assemble::listen(&config).await?;
+        let engine = plan.start(&config).await?;
+        for (network, health) in engine.health() {
+            for problem in &health.problems {
+                warn!(%network, problem = problem.what, "not everything can be settled");
+            }
+        }
+        info!(listen = %listener.local_addr()?, journal = %config.journal.display(), "serving");
+
+        let service = ServiceOptions {
+            keys,
+            rate: config.limits.rate(),
+            proxies: config.limits.proxies,
+            body_max: Duration::from_secs(config.limits.body_secs),
+            requests_max: config.limits.requests,
+            request_max: Duration::from_secs(config.settle_wait_secs + config.limits.request_secs),
+            metrics: Some(metrics),
+        };
+        let drain = Duration::from_secs(config.drain_secs);
+        let server = ServerOptions {
+            connections_max: config.limits.connections,
+            connections_per_peer: config.limits.connections_per_peer,
+            header_max: Duration::from_secs(config.limits.header_secs),
+            idle_max: Duration::from_secs(config.limits.idle_secs),
+            drain,
+        };
+        let left = serve(
+            router(engine.clone(), service),
+            listener,
+            server,
+            told_to_stop(),
+        )
+        .await;
+        engine.shut_down(left).await;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Until somebody presses Ctrl-C or a supervisor says it is time.
+pub(super) async fn told_to_stop() {
+    let mut terminate = match signal(SignalKind::terminate()) {
+        Ok(terminate) => terminate,
+        Err(error) => {
+            warn!(%error, "cannot be told to stop by a signal");
+            return std::future::pending().await;
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+    info!("stopping");
+}

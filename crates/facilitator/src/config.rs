@@ -1,0 +1,669 @@
+//! The configuration file.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+
+use figment::Figment;
+use figment::error::{Actual, Kind};
+use figment::providers::{Env, Format, Toml};
+use quittance_core::Amount;
+use secrecy::SecretString;
+use serde::Deserialize;
+use tracing_subscriber::EnvFilter;
+
+use crate::rate::Rate;
+
+/// What `quittance.toml` says. Every unknown key is an error: a misspelled limit is no limit.
+///
+/// Any value can also come from the environment, which wins over the file: `QUITTANCE_LISTEN`,
+/// `QUITTANCE_ACCESS__ANYONE`, with two underscores between the parts of a name.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where to listen.
+    #[serde(default = "default_listen")]
+    pub listen: SocketAddr,
+    /// The journal's file.
+    #[serde(default = "default_journal")]
+    pub journal: PathBuf,
+    /// How long a /settle waits before it answers `settlement_pending`, in seconds.
+    #[serde(default = "default_settle_wait_secs")]
+    pub settle_wait_secs: u64,
+    /// How long stopping waits for settlements under way, in seconds.
+    #[serde(default = "default_drain_secs")]
+    pub drain_secs: u64,
+    /// Who may call /verify and /settle.
+    pub access: Access,
+    /// What the service bears.
+    #[serde(default)]
+    pub limits: Limits,
+    /// How it logs.
+    #[serde(default)]
+    pub log: Log,
+    /// The EVM networks.
+    #[serde(default)]
+    pub evm: Vec<EvmNetwork>,
+}
+
+/// Who may call /verify and /settle.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Access {
+    /// Anybody: whoever reaches the port can spend the signers' gas, within the limits below.
+    #[serde(default)]
+    pub anyone: bool,
+    /// Those who show one of these keys: `Authorization: Bearer …`.
+    #[serde(default)]
+    pub keys: Vec<Secret>,
+}
+
+/// What the service bears. Beyond it callers get a clear refusal.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Connections at once.
+    pub connections: usize,
+    /// Connections at once from one address.
+    pub connections_per_peer: usize,
+    /// Requests to /verify and /settle at once.
+    pub requests: usize,
+    /// How long a new client may take to send its first request's headers, in seconds.
+    pub header_secs: u64,
+    /// How long a connection may stay without a request, in seconds.
+    pub idle_secs: u64,
+    /// How long a request's body may take to arrive, in seconds.
+    pub body_secs: u64,
+    /// How long a request may take beyond `settle_wait_secs`, in seconds.
+    pub request_secs: u64,
+    /// Requests a minute from one caller (a key, else an address) in the long run; 0 for as many as it likes.
+    pub per_minute: u32,
+    /// Requests at once from one caller, after a pause.
+    pub burst: u32,
+    /// How many proxies stand in front whose `X-Forwarded-For` is believed.
+    pub proxies: usize,
+}
+
+impl Limits {
+    /// How often one caller may ask; `None` for as often as it likes.
+    pub fn rate(&self) -> Option<Rate> {
+        Some(Rate {
+            per_minute: NonZeroU32::new(self.per_minute)?,
+            burst: NonZeroU32::new(self.burst)?,
+        })
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // Each costs some 10 KiB while idle.
+            connections: 4096,
+            // One seller at its full rate, with each payment on a connection of its own; and it takes eight addresses to
+            // fill the house.
+            connections_per_peer: 512,
+            // As many as wait for a block on a busy chain; each holds one request of at most 64 KiB.
+            requests: 2048,
+            // A request's headers are under a kilobyte: whoever needs longer is not a client.
+            header_secs: 10,
+            // Sellers ask twice a payment: a connection that waits for the next one saves them a round trip or three.
+            idle_secs: 60,
+            // 64 KiB in ten seconds is a telephone line.
+            body_secs: 10,
+            request_secs: 15,
+            // One caller alone cannot fill `requests`, even when each of its payments waits 20 seconds for a block.
+            per_minute: 3000,
+            burst: 200,
+            proxies: 0,
+        }
+    }
+}
+
+/// How the service logs.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// As `RUST_LOG` has it, such as `info` or `info,quittance_evm=debug`.
+    pub filter: String,
+    /// For machines or for people.
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            filter: "info".to_owned(),
+            format: LogFormat::Json,
+        }
+    }
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// An EVM network.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvmNetwork {
+    /// Its CAIP-2 identifier or version 1 name.
+    pub network: String,
+    /// Its nodes, in order of preference. A URL with a key in it belongs in the environment or a file.
+    pub rpc: Vec<Value>,
+    /// The keys that sign and pay for transactions.
+    pub signers: Vec<Secret>,
+    /// How many blocks deep a payment must be to count as settled.
+    #[serde(default = "default_depth")]
+    pub depth: u64,
+    /// The most that is paid for a unit of gas, in gwei.
+    pub max_gas_price_gwei: Option<u64>,
+    /// The most gas that one payment may take.
+    pub max_gas_per_payment: Option<u32>,
+    /// How many payments may share a transaction; 1 sends each alone.
+    pub max_group: Option<usize>,
+    /// How old the newest block may be, in seconds, before the nodes count as stuck; 0 for a chain that makes blocks
+    /// only when there is something to put in them.
+    pub max_head_age_secs: Option<u64>,
+    /// How much of the chain's own coin a signer must have, in wei.
+    pub min_balance_wei: Option<Amount>,
+    /// The recipients for whom payments are settled. Without it, all.
+    pub recipients: Option<Vec<String>>,
+    /// The smallest amount that is settled, by token address or ticker, as people write it: `{ USDC = "0.001" }`.
+    #[serde(default)]
+    pub min_amounts: BTreeMap<String, String>,
+    /// The known tokens to settle, by ticker or address. Without it, all that ship with the library.
+    pub assets: Option<Vec<String>>,
+    /// Tokens that do not ship with the library, or differ from what does.
+    #[serde(default)]
+    pub tokens: Vec<TokenEntry>,
+}
+
+/// A token that does not ship with the library.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenEntry {
+    /// The contract.
+    pub address: String,
+    /// The name in its EIP-712 domain.
+    pub name: String,
+    /// The version in its EIP-712 domain.
+    pub version: String,
+    /// How many decimal places people write it with.
+    pub decimals: u8,
+    /// Its ticker.
+    pub symbol: String,
+}
+
+/// A value that may be secret: written here, or where to find it.
+#[derive(Clone, Deserialize)]
+#[serde(untagged)]
+pub enum Value {
+    /// Written here.
+    Here(String),
+    /// Somewhere else.
+    Elsewhere(Secret),
+}
+
+/// Where a secret is. A secret never stands in the configuration itself.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum Secret {
+    /// In this environment variable.
+    Env(String),
+    /// In this file, alone.
+    File(PathBuf),
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // It may hold a key after all.
+            Self::Here(_) => f.write_str("Here(..)"),
+            Self::Elsewhere(secret) => secret.fmt(f),
+        }
+    }
+}
+
+/// What is wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Something in the file or the environment is not what it should be.
+    #[error("{0}")]
+    File(String),
+    /// Several things, one a line.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Many(Vec<ConfigError>),
+    /// A value makes no sense.
+    #[error("{field}: {problem}")]
+    Value {
+        /// Which one.
+        field: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl ConfigError {
+    /// `field` has this `problem`.
+    pub fn value(field: impl Into<String>, problem: impl fmt::Display) -> Self {
+        Self::Value {
+            field: field.into(),
+            problem: problem.to_string(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads a configuration file, and the environment over it. Whether what it says makes sense,
+    /// [`assemble`](crate::assemble) finds out.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming the key.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        if !path.is_file() {
+            return Err(ConfigError::value(
+                path.display().to_string(),
+                "no such file",
+            ));
+        }
+        Self::extract(Figment::from(Toml::file_exact(path)))
+    }
+
+    /// Reads a configuration from text, and the environment over it.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming the key.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        Self::extract(Figment::from(Toml::string(text)))
+    }
+
+    fn extract(figment: Figment) -> Result<Self, ConfigError> {
+        // What is not known is left out here and told by `problems`, with the name that was meant.
+        let known = |name: &str| VARIABLES.contains(&dotted(name).as_str());
+        let environment = Env::prefixed(PREFIX)
+            .filter(move |name| known(name.as_str()))
+            .split("__");
+        figment
+            .merge(environment)
+            .extract()
+            .map_err(|errors| ConfigError::File(describe(errors)))
+    }
+
+    /// What makes no sense in it, apart from the networks.
+    pub(crate) fn problems(&self) -> Vec<ConfigError> {
+        let mut problems = self.unknown_variables(std::env::vars_os().map(|(name, _)| name));
+        if self.access.anyone != self.access.keys.is_empty() {
+            let problem =
+                "say who may call: either `anyone = true` or at least one of `keys`, and not both";
+            problems.push(ConfigError::value("access", problem));
+        }
+        if self.evm.is_empty() {
+            problems.push(ConfigError::value("evm", "name at least one network"));
+        }
+        let limits = &self.limits;
+        for (name, is_zero) in [
+            ("limits.connections", limits.connections == 0),
+            (
+                "limits.connections_per_peer",
+                limits.connections_per_peer == 0,
+            ),
+            ("limits.requests", limits.requests == 0),
+            ("limits.header_secs", limits.header_secs == 0),
+            ("limits.idle_secs", limits.idle_secs == 0),
+            ("limits.body_secs", limits.body_secs == 0),
+            ("limits.burst", limits.burst == 0),
+        ] {
+            if is_zero {
+                problems.push(ConfigError::value(name, "must be at least 1"));
+            }
+        }
+        problems
+    }
+
+    /// Variables that look as if they were meant for this program, and would be passed over.
+    fn unknown_variables(&self, names: impl Iterator<Item = OsString>) -> Vec<ConfigError> {
+        let referred: Vec<&str> = self.secrets().filter_map(Secret::variable).collect();
+        let unknown = |name: &String| {
+            let (Some(prefix), Some(rest)) = (name.get(..PREFIX.len()), name.get(PREFIX.len()..))
+            else {
+                return false;
+            };
+            prefix.eq_ignore_ascii_case(PREFIX)
+                && !VARIABLES.contains(&dotted(rest).as_str())
+                && !OTHERS.contains(&name.as_str())
+                && !referred.contains(&name.as_str())
+        };
+        names
+            .filter_map(|name| name.into_string().ok())
+            .filter(unknown)
+            .map(|name| ConfigError::value(&name, did_you_mean(&name)))
+            .collect()
+    }
+
+    fn secrets(&self) -> impl Iterator<Item = &Secret> {
+        let urls = self.evm.iter().flat_map(|evm| &evm.rpc);
+        let urls = urls.filter_map(|url| match url {
+            Value::Elsewhere(secret) => Some(secret),
+            Value::Here(_) => None,
+        });
+        let signers = self.evm.iter().flat_map(|evm| &evm.signers);
+        self.access.keys.iter().chain(signers).chain(urls)
+    }
+}
+
+/// What the names of variables for this program begin with.
+const PREFIX: &str = "QUITTANCE_";
+
+/// The variable in which `quittance pay` looks for its key unless told otherwise.
+pub const PAYER_KEY: &str = "QUITTANCE_PAYER_KEY";
+
+/// Variables of this program that are no keys of the file; the second says where the local chains' tools are.
+const OTHERS: [&str; 2] = [PAYER_KEY, "QUITTANCE_DEVNET_TOOLS"];
+
+/// The keys that the environment may set. Networks are lists, and stand in the file.
+const VARIABLES: [&str; 18] = [
+    "listen",
+    "journal",
+    "settle_wait_secs",
+    "drain_secs",
+    "access.anyone",
+    "access.keys",
+    "limits.connections",
+    "limits.connections_per_peer",
+    "limits.requests",
+    "limits.header_secs",
+    "limits.idle_secs",
+    "limits.body_secs",
+    "limits.request_secs",
+    "limits.per_minute",
+    "limits.burst",
+    "limits.proxies",
+    "log.filter",
+    "log.format",
+];
+
+/// A variable's name after the prefix, as a key of the file.
+fn dotted(name: &str) -> String {
+    name.to_ascii_lowercase().replace("__", ".")
+}
+
+/// Names the known variable that begins most alike and differs least.
+fn did_you_mean(name: &str) -> String {
+    let meant = dotted(name.get(PREFIX.len()..).unwrap_or_default());
+    let alike = |key: &&str| strsim::jaro_winkler(key, &meant);
+    let nearest = VARIABLES
+        .iter()
+        .copied()
+        .max_by(|one, other| alike(one).total_cmp(&alike(other)));
+    let nearest = nearest.map_or_else(String::new, |key| {
+        let key = key.to_uppercase().replace('.', "__");
+        format!("; did you mean {PREFIX}{key}?")
+    });
+    format!("no such variable{nearest}")
+}
+
+impl Log {
+    /// What is logged; `RUST_LOG` wins over the configuration.
+    ///
+    /// # Errors
+    /// When it makes no sense.
+    pub fn filter(&self) -> Result<EnvFilter, ConfigError> {
+        let (name, filter) = match std::env::var("RUST_LOG") {
+            Ok(filter) => ("RUST_LOG", filter),
+            Err(_) => ("log.filter", self.filter.clone()),
+        };
+        EnvFilter::try_new(filter).map_err(|error| ConfigError::value(name, error))
+    }
+}
+
+impl Secret {
+    /// The secret, from where it is.
+    ///
+    /// # Errors
+    /// When it is not there, or empty. Says where, never what.
+    pub fn read(&self, field: &str) -> Result<SecretString, ConfigError> {
+        let found = match self {
+            Self::Env(name) => std::env::var(name).map_err(|_| {
+                ConfigError::value(field, format_args!("the environment has no {name}"))
+            })?,
+            Self::File(path) => std::fs::read_to_string(path).map_err(|error| {
+                ConfigError::value(field, format_args!("{}: {error}", path.display()))
+            })?,
+        };
+        let found = found.trim();
+        if found.is_empty() {
+            return Err(ConfigError::value(field, "the secret is empty"));
+        }
+        Ok(found.into())
+    }
+}
+
+impl Secret {
+    /// The variable it is in.
+    fn variable(&self) -> Option<&str> {
+        match self {
+            Self::Env(name) => Some(name),
+            Self::File(_) => None,
+        }
+    }
+}
+
+impl Value {
+    /// The value, from here or where it is.
+    ///
+    /// # Errors
+    /// As [`Secret::read`].
+    pub fn read(&self, field: &str) -> Result<SecretString, ConfigError> {
+        match self {
+            Self::Here(value) => Ok(value.as_str().into()),
+            Self::Elsewhere(secret) => secret.read(field),
+        }
+    }
+}
+
+/// What is wrong, and where. Texts that were found are left out: one of them may be a key in the wrong place.
+fn describe(errors: figment::Error) -> String {
+    let found = |actual: &Actual| match actual {
+        Actual::Str(_) => "a text".to_owned(),
+        other => other.to_string(),
+    };
+    let line = |error: figment::Error| {
+        let what = match &error.kind {
+            Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
+                format!("found {}, expected {expected}", found(actual))
+            }
+            Kind::UnknownVariant(_, known) => format!("expected one of {}", known.join(", ")),
+            // A syntax error shows the line it is about between its first line and its last.
+            kind => {
+                let text = kind.to_string();
+                let mut lines = text.lines().filter(|line| !line.trim().is_empty());
+                let (first, last) = (lines.next().unwrap_or_default(), lines.next_back());
+                last.map_or_else(|| first.to_owned(), |last| format!("{first}: {last}"))
+            }
+        };
+        match error.path.join(".") {
+            path if path.is_empty() => what,
+            path => format!("{path}: {what}"),
+        }
+    };
+    errors.into_iter().map(line).collect::<Vec<_>>().join("; ")
+}
+
+fn default_listen() -> SocketAddr {
+    ([127, 0, 0, 1], 4020).into()
+}
+
+fn default_journal() -> PathBuf {
+    "quittance.db".into()
+}
+
+const fn default_settle_wait_secs() -> u64 {
+    quittance_engine::SETTLE_WAIT.as_secs()
+}
+
+const fn default_drain_secs() -> u64 {
+    30
+}
+
+const fn default_depth() -> u64 {
+    1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = r#"
+        access.anyone = true
+        [[evm]]
+        network = "eip155:84532"
+        rpc = ["http://127.0.0.1:8545"]
+        signers = [{ env = "SIGNER" }]
+    "#;
+
+    fn error(text: &str) -> String {
+        match Config::parse(text) {
+            Ok(config) => ConfigError::Many(config.problems()).to_string(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn the_minimal_configuration_has_every_default() {
+        let config = Config::parse(MINIMAL).unwrap();
+        assert_eq!(config.listen, default_listen());
+        assert_eq!(config.evm[0].depth, 1);
+        assert_eq!(config.limits.connections, 4096);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let message = error(&MINIMAL.replace("signers", "max_gas_prize_gwei = 5\nsigners"));
+        assert!(message.contains("max_gas_prize_gwei"), "{message}");
+        let message = error(&format!("listne = \"127.0.0.1:1\"\n{MINIMAL}"));
+        assert!(message.contains("listne"), "{message}");
+    }
+
+    #[test]
+    fn a_wrong_value_is_named() {
+        let message = error(&format!("settle_wait_secs = \"soon\"\n{MINIMAL}"));
+        assert!(message.contains("settle_wait_secs"), "{message}");
+    }
+
+    #[test]
+    fn who_may_call_has_to_be_said() {
+        let nobody = MINIMAL.replace("anyone = true", "anyone = false");
+        assert!(error(&nobody).contains("access"));
+        let both = MINIMAL.replace(
+            "access.anyone = true",
+            "access = { anyone = true, keys = [{ env = \"K\" }] }",
+        );
+        assert!(error(&both).contains("access"));
+    }
+
+    #[test]
+    fn a_key_in_the_configuration_itself_is_refused() {
+        let key = MINIMAL.replace(
+            "{ env = \"SIGNER\" }",
+            "\"0xac0974bec39a17e36ba4a6b4d238ff94\"",
+        );
+        for text in [
+            key,
+            MINIMAL.replace(
+                "{ env = \"SIGNER\" }",
+                "0xac0974bec39a17e36ba4a6b4d238ff94zz",
+            ),
+        ] {
+            let message = error(&text);
+            assert!(!message.contains("ac0974"), "{message}");
+        }
+    }
+
+    #[test]
+    fn debug_output_holds_no_url() {
+        let config =
+            Config::parse(&MINIMAL.replace("127.0.0.1:8545", "node.example/v2/secret")).unwrap();
+        assert!(!format!("{config:?}").contains("secret"));
+    }
+
+    #[test]
+    fn every_problem_is_told_not_only_the_first() {
+        let message = error("access = {}\nlimits = { connections = 0, burst = 0 }");
+        for named in ["access:", "evm:", "limits.connections:", "limits.burst:"] {
+            assert!(message.contains(named), "{named}: {message}");
+        }
+    }
+
+    /// A misspelled limit was no limit: QUITTANCE_LIMITS_REQUESTS was passed over in silence.
+    #[test]
+    fn a_variable_nobody_reads_is_told_with_the_one_that_was_meant() {
+        let config = Config::parse(&MINIMAL.replace("SIGNER", "QUITTANCE_SIGNER")).unwrap();
+        let told = |name: &str| -> Vec<String> {
+            let names = [OsString::from(name)].into_iter();
+            let problems = config.unknown_variables(names);
+            problems.iter().map(ToString::to_string).collect()
+        };
+        for (wrong, meant) in [
+            ("QUITTANCE_LIMITS_REQUESTS", "QUITTANCE_LIMITS__REQUESTS?"),
+            ("QUITTANCE_LISTNE", "QUITTANCE_LISTEN?"),
+            ("QUITTANCE_ACCESS__ANYBODY", "QUITTANCE_ACCESS__ANYONE?"),
+            ("quittance_drain", "QUITTANCE_DRAIN_SECS?"),
+        ] {
+            let told = told(wrong).join("\n");
+            assert!(told.contains(wrong) && told.contains(meant), "{told}");
+        }
+        for right in [
+            "QUITTANCE_LISTEN",
+            "QUITTANCE_LIMITS__REQUESTS",
+            "QUITTANCE_SIGNER",
+            "QUITTANCE_PAYER_KEY",
+            "PATH",
+            "QUITTANC",
+            "ÄÄÄÄÄÄÄÄÄÄ",
+        ] {
+            assert_eq!(told(right), Vec::<String>::new());
+        }
+    }
+
+    /// The list of variables is every key there is, by what the readers themselves say.
+    #[test]
+    fn the_environment_can_set_every_key_of_the_file() {
+        let fields = |key: &str| -> Vec<String> {
+            let text = format!("{key}\n{MINIMAL}");
+            let figment = Figment::from(Toml::string(&text));
+            let error = figment.extract::<Config>().unwrap_err();
+            let Kind::UnknownField(_, known) = error.kind else {
+                panic!("{error}")
+            };
+            known.iter().map(|field| (*field).to_owned()).collect()
+        };
+        let mut all = Vec::new();
+        for field in fields("zzz = 1") {
+            match field.as_str() {
+                "evm" => {}
+                "access" | "limits" | "log" => {
+                    let inner = format!("{field}.zzz = 1");
+                    all.extend(
+                        fields(&inner)
+                            .iter()
+                            .map(|inner| format!("{field}.{inner}")),
+                    );
+                }
+                _ => all.push(field),
+            }
+        }
+        all.sort();
+        let mut listed = VARIABLES.to_vec();
+        listed.sort_unstable();
+        assert_eq!(all, listed);
+    }
+}

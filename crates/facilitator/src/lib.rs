@@ -1,0 +1,33 @@
+//! The facilitator service: HTTP around an engine, its configuration, and the `quittance` program.
+//!
+//! What it is: [`router`] and [`serve`] put any [`Engine`](quittance_engine::Engine) behind the specification's HTTP
+//! interface; [`Config`](config::Config) and [`assemble`] make an engine of a file. This is the only crate that names
+//! chains.
+//!
+//! ```no_run
+//! use quittance_facilitator::{ServerOptions, ServiceOptions, assemble, config::Config, router, serve};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = Config::read("quittance.toml".as_ref())?;
+//! let engine = assemble::engine(&config).await?;
+//! let listener = tokio::net::TcpListener::bind(config.listen).await?;
+//! let service = router(engine, ServiceOptions::default());
+//! serve(service, listener, ServerOptions::default(), std::future::pending()).await;
+//! # Ok(())
+//! # }
+//! ```
+
+mod access;
+mod answers;
+pub mod assemble;
+pub mod bench;
+pub mod config;
+mod peer;
+mod rate;
+mod server;
+mod service;
+
+pub use access::Keys;
+pub use rate::Rate;
+pub use server::{ServerOptions, serve};
+pub use service::{ServiceOptions, openapi, record_metrics, router};

@@ -1,0 +1,478 @@
+//! The HTTP service: the specification's section 7, and what operators need.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::error_handling::HandleErrorLayer;
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, FromRequest, MatchedPath, Path, Query, Request, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{BoxError, Json, Router};
+use metrics_exporter_prometheus::PrometheusHandle;
+use quittance_core::json::TEXT_MAX;
+use quittance_core::wire::{SettleResponse, VerifyResponse};
+use quittance_core::{
+    Facilitator, FacilitatorError, Malformed, PaymentId, PaymentRequest, Problem as HealthProblem,
+    Rejection, Scope, TransactionId,
+};
+use quittance_engine::Engine;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout};
+use tower::ServiceBuilder;
+use tower_http::catch_panic::CatchPanicLayer;
+use tracing::{Instrument, debug, error, info, info_span, warn};
+
+use crate::access::{self, Door, Keys};
+use crate::answers::{Endpoint, ErrorCode, Problem, SettlementState};
+use crate::rate::{Rate, Rates};
+
+/// The description of this interface.
+const OPENAPI: &str = include_str!("../openapi.json");
+
+/// The request's id, given by us: a caller's own could forge lines of our log.
+const REQUEST_ID: &str = "x-request-id";
+
+/// What the service needs besides an engine.
+#[derive(Debug, Clone)]
+pub struct ServiceOptions {
+    /// Who may call.
+    pub keys: Keys,
+    /// How often each of them may; `None` for as often as they like. Callers without a key are told apart by their
+    /// address, which [`serve`](crate::serve) knows; another server has to say it by
+    /// [`ConnectInfo`](axum::extract::ConnectInfo), or they are not limited.
+    pub rate: Option<Rate>,
+    /// How many proxies stand in front and write `X-Forwarded-For`, which is believed that far.
+    pub proxies: usize,
+    /// How many payments are worked on at once; beyond it callers are told to come back.
+    pub requests_max: usize,
+    /// How long a request's body may take to arrive.
+    pub body_max: Duration,
+    /// How long one request may take.
+    pub request_max: Duration,
+    /// Where `GET /metrics` reads.
+    pub metrics: Option<PrometheusHandle>,
+}
+
+impl Default for ServiceOptions {
+    /// Anybody may call, with the limits of the default configuration.
+    fn default() -> Self {
+        let limits = crate::config::Limits::default();
+        Self {
+            keys: Keys::anyone(),
+            rate: limits.rate(),
+            proxies: limits.proxies,
+            requests_max: limits.requests,
+            body_max: Duration::from_secs(limits.body_secs),
+            request_max: quittance_engine::SETTLE_WAIT + Duration::from_secs(limits.request_secs),
+            metrics: None,
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Service {
+    engine: Engine,
+    keys: Keys,
+    slots: Arc<Semaphore>,
+    body_max: Duration,
+    metrics: Option<PrometheusHandle>,
+}
+
+/// The service, to be served by [`serve`](crate::serve) or mounted in a server of your own.
+pub fn router(engine: Engine, options: ServiceOptions) -> Router {
+    let door = Door {
+        keys: options.keys.clone(),
+        rates: options.rate.map(|rate| Arc::new(Rates::new(rate))),
+        proxies: options.proxies,
+    };
+    let service = Service {
+        engine,
+        keys: options.keys,
+        slots: Arc::new(Semaphore::new(options.requests_max)),
+        body_max: options.body_max,
+        metrics: options.metrics,
+    };
+    let guarded = Router::new()
+        .route("/verify", post(verify))
+        .route("/settle", post(settle))
+        .route("/settlements/{id}", get(settlement))
+        .route("/settlements", get(settlements_of))
+        .route_layer(middleware::from_fn_with_state(door, access::guard));
+    let open = Router::new()
+        .route("/supported", get(supported))
+        .route("/health", get(health))
+        .route("/metrics", get(render_metrics))
+        .route(
+            "/openapi.json",
+            get(|| async { ([(CONTENT_TYPE, "application/json")], OPENAPI) }),
+        );
+    let timeout = ServiceBuilder::new()
+        .layer(HandleErrorLayer::new(|_: BoxError| async {
+            Problem::timeout()
+        }))
+        .timeout(options.request_max);
+    guarded
+        .merge(open)
+        .fallback(|| async { Problem::not_found("there is no such path; see /openapi.json") })
+        .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
+        .layer(DefaultBodyLimit::max(TEXT_MAX))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(timeout)
+        .layer(middleware::from_fn(trace))
+        .with_state(service)
+}
+
+impl Service {
+    /// A place among the payments that are worked on. Only these are counted: whoever asks how the service is must be
+    /// answered when it has too much to do.
+    fn slot(&self) -> Result<SemaphorePermit<'_>, Problem> {
+        self.slots.try_acquire().map_err(|_| {
+            metrics::counter!("quittance_requests_shed_total").increment(1);
+            Problem::busy()
+        })
+    }
+
+    /// A request that was read, or what the caller is told. Holds no slot: a body that comes slowly keeps nobody out.
+    async fn read(
+        &self,
+        request: Request,
+        endpoint: Endpoint,
+    ) -> Result<Result<PaymentRequest, Rejection>, Problem> {
+        if !may_be_json(request.headers()) {
+            return Err(Problem::unsupported_media_type());
+        }
+        let body = timeout(self.body_max, Bytes::from_request(request, &()))
+            .await
+            .map_err(|_| Problem::body_timeout())?
+            .map_err(|rejection| unreceived(&rejection, endpoint))?;
+        match PaymentRequest::decode(&body) {
+            Ok(request) => Ok(Ok(request)),
+            Err(refusal) => endpoint.refuse(refusal).map(Err),
+        }
+    }
+}
+
+/// A missing type is forgiven; a wrong one is a form or worse.
+fn may_be_json(headers: &HeaderMap) -> bool {
+    let is_json = |value: &HeaderValue| {
+        value
+            .to_str()
+            .is_ok_and(|value| value.starts_with("application/json"))
+    };
+    headers.get(CONTENT_TYPE).is_none_or(is_json)
+}
+
+fn unreceived(rejection: &BytesRejection, endpoint: Endpoint) -> Problem {
+    match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => Problem::too_large(),
+        _ => Problem::malformed(&Malformed::new("body", "was not received whole"), endpoint),
+    }
+}
+
+async fn verify(
+    State(service): State<Service>,
+    request: Request,
+) -> Result<Json<VerifyResponse>, Problem> {
+    let endpoint = Endpoint::Verify;
+    let request = match service.read(request, endpoint).await? {
+        Ok(request) => request,
+        Err(rejection) => return Ok(Json(VerifyResponse::invalid(&rejection, None))),
+    };
+    let _slot = service.slot()?;
+    let started = Instant::now();
+    let answer = service.engine.verify(&request).await;
+    let result = match &answer {
+        Ok(verdict) if verdict.is_valid => "valid",
+        Ok(verdict) => verdict.invalid_reason.as_deref().unwrap_or("invalid"),
+        Err(error) => error_code(error),
+    };
+    observe(endpoint, &request, result, started);
+    info!(
+        result,
+        network = request.terms.network,
+        payer = answer
+            .as_ref()
+            .ok()
+            .and_then(|verdict| verdict.payer.as_deref()),
+        "verify"
+    );
+    answer.map(Json).map_err(|error| problem(endpoint, error))
+}
+
+async fn settle(
+    State(service): State<Service>,
+    request: Request,
+) -> Result<Json<SettleResponse>, Problem> {
+    let endpoint = Endpoint::Settle;
+    let request = match service.read(request, endpoint).await? {
+        Ok(request) => request,
+        Err(rejection) => return Ok(Json(SettleResponse::failed("", &rejection, None, ""))),
+    };
+    let _slot = service.slot()?;
+    let started = Instant::now();
+    let answer = service.engine.settle(&request).await;
+    let result = match &answer {
+        Ok(outcome) if outcome.success => "settled",
+        Ok(outcome) => outcome.error_reason.as_deref().unwrap_or("failed"),
+        Err(error) => error_code(error),
+    };
+    observe(endpoint, &request, result, started);
+    let told = answer.as_ref().ok();
+    info!(
+        result,
+        network = request.terms.network,
+        payer = told.and_then(|outcome| outcome.payer.as_deref()),
+        transaction = told.map(|outcome| outcome.transaction.as_str()),
+        "settle"
+    );
+    answer.map(Json).map_err(|error| problem(endpoint, error))
+}
+
+async fn supported(State(service): State<Service>) -> Result<Response, Problem> {
+    let supported = service
+        .engine
+        .supported()
+        .await
+        .map_err(|error| problem(Endpoint::Verify, error))?;
+    Ok(Json(supported).into_response())
+}
+
+async fn settlement(
+    State(service): State<Service>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, Problem> {
+    let id: PaymentId = id
+        .ok()
+        .and_then(|Path(id)| id.parse().ok())
+        .ok_or_else(|| {
+            Problem::not_found("not a settlement's id; by transaction: /settlements?transaction=…")
+        })?;
+    let found = service
+        .engine
+        .settlement(&id)
+        .await
+        .map_err(Problem::from)?;
+    let found = found.ok_or_else(|| Problem::not_found("no such settlement"))?;
+    Ok(Json(SettlementState::from(found)).into_response())
+}
+
+#[derive(Deserialize)]
+struct OfTransaction {
+    transaction: String,
+}
+
+async fn settlements_of(
+    State(service): State<Service>,
+    of: Result<Query<OfTransaction>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let named = of.ok().filter(|Query(of)| !of.transaction.is_empty());
+    let Query(of) = named.ok_or_else(|| {
+        Problem::bad_request("transaction", "say which: /settlements?transaction=…")
+    })?;
+    let found = service
+        .engine
+        .settlements_of(&TransactionId::new(&of.transaction))
+        .await
+        .map_err(Problem::from)?;
+    let states: Vec<SettlementState> = found.into_iter().map(Into::into).collect();
+    Ok(Json(json!({ "settlements": states })).into_response())
+}
+
+/// How the service is: 200 while anything can be settled, 503 when nothing can. What exactly is wrong is for those who
+/// may call.
+async fn health(State(service): State<Service>, headers: HeaderMap) -> Result<Response, Problem> {
+    let supported = service.engine.supported().await;
+    let supported = supported.map_err(|error| problem(Endpoint::Verify, error))?;
+    let detailed = service.keys.allow(&headers);
+    let mut clean = true;
+    let mut networks = Vec::new();
+    for (network, health) in service.engine.health() {
+        let works = supported.kinds.iter().any(|kind| network.is(&kind.network));
+        clean &= health.problems.is_empty();
+        let mut told = json!({ "network": network.id(), "works": works });
+        if detailed {
+            told["problems"] = health.problems.iter().map(told_problem).collect();
+        }
+        networks.push(told);
+    }
+    let (status, word) = match (supported.kinds.is_empty(), clean) {
+        (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "down"),
+        (false, false) => (StatusCode::OK, "degraded"),
+        (false, true) => (StatusCode::OK, "ok"),
+    };
+    let mut body = json!({ "status": word, "networks": networks });
+    if detailed {
+        body["inProgress"] = json!(service.engine.in_progress());
+    }
+    Ok((status, Json(body)).into_response())
+}
+
+fn told_problem(problem: &HealthProblem) -> Value {
+    json!({ "concerns": concerns(&problem.scope), "problem": problem.what })
+}
+
+fn concerns(scope: &Scope) -> String {
+    match scope {
+        Scope::Network => "network".to_owned(),
+        Scope::Asset(asset) => format!("asset {asset}"),
+        Scope::Lane(lane) => format!("signer {lane}"),
+        Scope::Nothing => "nothing yet".to_owned(),
+    }
+}
+
+async fn render_metrics(State(service): State<Service>) -> Result<Response, Problem> {
+    let metrics = service
+        .metrics
+        .ok_or_else(|| Problem::not_found("metrics are not recorded"))?;
+    metrics::gauge!("quittance_settlements_in_progress").set(service.engine.in_progress() as f64);
+    Ok((
+        [(CONTENT_TYPE, "text/plain; version=0.0.4")],
+        metrics.render(),
+    )
+        .into_response())
+}
+
+fn error_code(error: &FacilitatorError) -> &'static str {
+    match error {
+        FacilitatorError::Malformed(_) => "invalid_payload",
+        FacilitatorError::Fault(fault) => fault.kind.code(),
+    }
+}
+
+fn problem(endpoint: Endpoint, error: FacilitatorError) -> Problem {
+    if let FacilitatorError::Fault(fault) = &error {
+        warn!(%fault, "no verdict");
+    }
+    endpoint.problem(error)
+}
+
+/// Counts an answer and how long it took. The labels are our own words and a bounded set: networks we do not serve share
+/// one.
+fn observe(endpoint: Endpoint, request: &PaymentRequest, result: &str, started: Instant) {
+    let known = !matches!(result, "invalid_network" | "unsupported_scheme");
+    let network = if known {
+        request.terms.network.clone()
+    } else {
+        "other".to_owned()
+    };
+    let labels = [
+        ("endpoint", endpoint.name().to_owned()),
+        ("network", network),
+    ];
+    metrics::histogram!("quittance_request_seconds", &labels)
+        .record(started.elapsed().as_secs_f64());
+    let [endpoint, network] = labels;
+    metrics::counter!(
+        "quittance_requests_total",
+        &[endpoint, network, ("result", result.to_owned())]
+    )
+    .increment(1);
+}
+
+/// Gives each request an id, and each log line of it; logs and counts each answer.
+async fn trace(request: Request, next: Next) -> Response {
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    let span = info_span!("request", id, method = %request.method(), path = request.uri().path());
+    let asked = Asked::of(&request);
+    let mut response = next.run(request).instrument(span.clone()).await;
+    span.in_scope(|| asked.answered(&response));
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    // No answer of a facilitator is anybody else's.
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// What is counted of a request: of each part there are few, whatever callers send.
+struct Asked {
+    route: String,
+    method: &'static str,
+    at: Instant,
+}
+
+impl Asked {
+    fn of(request: &Request) -> Self {
+        let route = request.extensions().get::<MatchedPath>();
+        let method = match *request.method() {
+            Method::GET => "GET",
+            Method::HEAD => "HEAD",
+            Method::POST => "POST",
+            Method::OPTIONS => "OPTIONS",
+            _ => "other",
+        };
+        Self {
+            route: route.map_or_else(|| "other".to_owned(), |path| path.as_str().to_owned()),
+            method,
+            at: Instant::now(),
+        }
+    }
+
+    fn answered(self, response: &Response) {
+        let Self { route, method, at } = self;
+        let status = response.status();
+        let error = response.extensions().get().map(|ErrorCode(code)| *code);
+        let took = at.elapsed();
+        // What succeeds says more in lines of its own, or is asked every few seconds.
+        if status.is_success() {
+            debug!(status = status.as_u16(), ms = took.as_millis(), "answered");
+        } else {
+            info!(
+                status = status.as_u16(),
+                error,
+                ms = took.as_millis(),
+                "answered"
+            );
+        }
+        metrics::histogram!("quittance_http_seconds", "route" => route.clone())
+            .record(took.as_secs_f64());
+        let labels = [
+            ("route", route),
+            ("method", method.to_owned()),
+            ("status", status.as_u16().to_string()),
+        ];
+        metrics::counter!("quittance_http_answers_total", &labels).increment(1);
+    }
+}
+
+fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response {
+    let what = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or(panic.downcast_ref::<&str>().copied());
+    error!(what, "a request panicked");
+    Problem::internal().into_response()
+}
+
+/// Records metrics for the whole process.
+///
+/// # Errors
+/// When somebody does already.
+pub fn record_metrics() -> Result<PrometheusHandle, metrics_exporter_prometheus::BuildError> {
+    /// From a signature to a block of a slow chain, in seconds.
+    const SECONDS: [f64; 14] = [
+        0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+    ];
+    /// How much travelled together.
+    const SIZES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+    use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
+        .set_buckets_for_metric(Matcher::Suffix("_size".to_owned()), &SIZES)?
+        .set_buckets_for_metric(Matcher::Suffix("_payments".to_owned()), &SIZES)?
+        .install_recorder()
+}
+
+/// The interface's description, for those who check answers against it.
+pub fn openapi() -> Arc<Value> {
+    Arc::new(serde_json::from_str(OPENAPI).expect("a file of this crate"))
+}

@@ -1,0 +1,723 @@
+//! The `quittance` program, as an operator runs it.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use quittance_core::wire::{PaymentPayload, Rest, SupportedKind};
+use quittance_core::{Clock, Offer, Payer, PaymentRequest, SystemClock};
+use quittance_devnet::{Evm, EvmOptions, Mining, Tools, USDC};
+use quittance_evm::{ExactOffer, ExactPayer};
+use reqwest::Client;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+/// A local chain and a folder with a configuration for it.
+struct Place {
+    evm: Evm,
+    folder: TempDir,
+}
+
+impl Place {
+    async fn new() -> Self {
+        let evm = Evm::start(&Tools::find().unwrap(), &EvmOptions::default())
+            .await
+            .unwrap();
+        let place = Self {
+            evm,
+            folder: tempfile::tempdir().unwrap(),
+        };
+        place.configure("");
+        place
+    }
+
+    fn configure(&self, more: &str) {
+        let text = format!(
+            "listen = \"127.0.0.1:0\"\njournal = {:?}\nsettle_wait_secs = 3\n{more}\naccess.anyone = true\n\n\
+             [[evm]]\nnetwork = \"base-sepolia\"\nrpc = [{:?}]\nsigners = [{{ env = \"SIGNER\" }}]\nmax_head_age_secs = 0\n",
+            self.folder.path().join("journal.db"),
+            self.evm.url(),
+        );
+        std::fs::write(self.config(), text).unwrap();
+    }
+
+    fn config(&self) -> PathBuf {
+        self.folder.path().join("quittance.toml")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = quittance(arguments);
+        command
+            .arg("--config")
+            .arg(self.config())
+            .env("SIGNER", &Evm::accounts()[0].key);
+        command
+    }
+
+    async fn serve(&self) -> Serving {
+        Serving::start(self.command(&["serve"])).await
+    }
+}
+
+struct Serving {
+    child: Child,
+    url: String,
+    log: tokio::task::JoinHandle<String>,
+}
+
+impl Serving {
+    async fn start(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut log = Vec::new();
+        let url = loop {
+            let line = lines
+                .next_line()
+                .await
+                .unwrap()
+                .unwrap_or_else(|| panic!("stopped: {log:?}"));
+            let entry: Value =
+                serde_json::from_str(&line).unwrap_or_else(|_| panic!("not a log line: {line}"));
+            log.push(line);
+            if entry["message"] == "serving" {
+                break format!("http://{}", entry["listen"].as_str().unwrap());
+            }
+        };
+        let log = tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                log.push(line);
+            }
+            log.join("\n")
+        });
+        Self { child, url, log }
+    }
+
+    async fn post(&self, path: &str, request: &PaymentRequest) -> Value {
+        let post = Client::new()
+            .post(format!("{}{path}", self.url))
+            .body(request.text().to_owned());
+        post.send().await.unwrap().json().await.unwrap()
+    }
+
+    async fn settlement(&self, id: &str) -> Value {
+        let get = Client::new().get(format!("{}/settlements/{id}", self.url));
+        get.send().await.unwrap().json().await.unwrap()
+    }
+
+    fn signal(&self, signal: &str) {
+        let process = self.child.id().unwrap().to_string();
+        assert!(
+            std::process::Command::new("kill")
+                .args([signal, &process])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+}
+
+fn quittance(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quittance"));
+    command
+        .args(arguments)
+        .kill_on_drop(true)
+        .env_remove("RUST_LOG");
+    command
+}
+
+async fn output(mut command: Command) -> (Option<i32>, String, String) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command.output().await.unwrap();
+    (
+        status.code(),
+        String::from_utf8(stdout).unwrap(),
+        String::from_utf8(stderr).unwrap(),
+    )
+}
+
+async fn payment() -> PaymentRequest {
+    let offer = ExactOffer::usdc(
+        "base-sepolia",
+        "0.01",
+        &Evm::accounts()[1].address.to_string(),
+    )
+    .unwrap();
+    let network = offer.network().id().to_owned();
+    let kind = SupportedKind {
+        x402_version: 2,
+        scheme: "exact".to_owned(),
+        network,
+        extra: None,
+        rest: Rest::default(),
+    };
+    let requirements = offer.requirements(&kind).unwrap();
+    let payer = ExactPayer::new(Evm::accounts()[2].signer.clone());
+    let (payload, _) = payer.pay(&requirements, SystemClock.now()).await.unwrap();
+    let accepted = requirements.clone();
+    let payload = PaymentPayload {
+        x402_version: 2,
+        resource: None,
+        accepted,
+        payload,
+        extensions: None,
+        rest: Rest::default(),
+    };
+    PaymentRequest::new(payload, requirements).unwrap()
+}
+
+async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, look: impl Fn() -> F) -> T {
+    for _ in 0..500 {
+        if let Some(found) = look().await {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("never {what}")
+}
+
+/// The promise of the whole project: killed between broadcast and answer, and after the restart the payment is recorded
+/// as settled, once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_broadcast_before_kill_9_is_settled_once_after_the_restart() {
+    let place = Place::new().await;
+    let request = payment().await;
+    place.evm.set_mining(Mining::Manual).await.unwrap();
+    let mut serving = place.serve().await;
+    let (url, text) = (serving.url.clone(), request.text().to_owned());
+    let asking = tokio::spawn(async move {
+        Client::new()
+            .post(format!("{url}/settle"))
+            .body(text)
+            .send()
+            .await
+    });
+    // Broadcast: the node has it.
+    let waiting = eventually("broadcast", || async {
+        let pool: Value = place.evm.rpc("txpool_content", ()).await.ok()?;
+        let pending = pool["pending"]
+            .as_object()?
+            .values()
+            .next()?
+            .as_object()?
+            .values()
+            .next()?;
+        Some(pending["hash"].as_str()?.to_owned())
+    })
+    .await;
+    serving.signal("-9");
+    serving.child.wait().await.unwrap();
+    assert!(asking.await.unwrap().is_err(), "nobody was answered");
+
+    place.evm.mine().await.unwrap();
+    place.evm.set_mining(Mining::Instant).await.unwrap();
+    let serving = place.serve().await;
+    let settled = eventually("settled", || async {
+        let get = Client::new().get(format!("{}/settlements?transaction={waiting}", serving.url));
+        let found: Value = get.send().await.ok()?.json().await.ok()?;
+        (found["settlements"][0]["state"] == "settled").then(|| found["settlements"][0].clone())
+    })
+    .await;
+    assert_eq!(
+        (&settled["transaction"], &settled["told"]),
+        (&json!(waiting), &json!(false))
+    );
+    let told = serving.post("/settle", &request).await;
+    assert_eq!(
+        (&told["success"], &told["transaction"]),
+        (&json!(true), &json!(waiting))
+    );
+    assert_eq!(
+        serving.post("/settle", &request).await["errorReason"],
+        "duplicate_settlement"
+    );
+    assert_eq!(
+        serving.settlement(settled["id"].as_str().unwrap()).await["told"],
+        true
+    );
+    let received = place
+        .evm
+        .balance(USDC, Evm::accounts()[1].address)
+        .await
+        .unwrap();
+    assert_eq!(received.to_string(), "1000000010000");
+}
+
+/// Killed again and again at any moment: in the end every payment that was claimed has settled exactly once.
+#[tokio::test(flavor = "multi_thread")]
+async fn payments_survive_a_process_that_is_killed_at_any_moment() {
+    const PAYMENTS: usize = 24;
+    let place = Place::new().await;
+    place
+        .evm
+        .set_mining(Mining::Every(Duration::from_secs(1)))
+        .await
+        .unwrap();
+    let mut requests = Vec::new();
+    for _ in 0..PAYMENTS {
+        requests.push(payment().await);
+    }
+    for round in 0..4_u64 {
+        let mut serving = place.serve().await;
+        let asking: Vec<_> = requests
+            .iter()
+            .skip(6 * round as usize)
+            .take(6)
+            .map(|request| {
+                let post = Client::new()
+                    .post(format!("{}/settle", serving.url))
+                    .body(request.text().to_owned());
+                tokio::spawn(post.send())
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(10 + 37 * round * round)).await;
+        serving.signal("-9");
+        serving.child.wait().await.unwrap();
+        for asked in asking {
+            drop(asked.await);
+        }
+    }
+    let serving = place.serve().await;
+    for request in &requests {
+        let told = eventually("an answer", || async {
+            let answer = serving.post("/settle", request).await;
+            let over = answer["success"] == true || answer["errorReason"] == "duplicate_settlement";
+            over.then_some(answer)
+        })
+        .await;
+        assert_ne!(told["transaction"], "");
+    }
+    let received = place
+        .evm
+        .balance(USDC, Evm::accounts()[1].address)
+        .await
+        .unwrap();
+    assert_eq!(
+        received.to_string(),
+        (1_000_000_000_000 + 10_000 * PAYMENTS).to_string()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn told_to_stop_it_finishes_and_says_nothing_secret() {
+    let place = Place::new().await;
+    place.configure("log.filter = \"trace\"");
+    let serving = place.serve().await;
+    let request = payment().await;
+    assert_eq!(serving.post("/verify", &request).await["isValid"], true);
+    assert_eq!(serving.post("/settle", &request).await["success"], true);
+    let metrics = Client::new()
+        .get(format!("{}/metrics", serving.url))
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    for name in [
+        "quittance_requests_total{endpoint=\"settle\",network=\"eip155:84532\",result=\"settled\"} 1",
+        "quittance_request_seconds_bucket",
+        "quittance_network_up{network=\"eip155:84532\"} 1",
+        "quittance_settlements_in_progress 0",
+    ] {
+        assert!(metrics.contains(name), "{name} is not in\n{metrics}");
+    }
+    serving.signal("-TERM");
+    let Serving { mut child, log, .. } = serving;
+    assert!(child.wait().await.unwrap().success());
+    let log = log.await.unwrap();
+    let key = Evm::accounts()[0].key.trim_start_matches("0x").to_owned();
+    let signature: Value = serde_json::from_str(request.text()).unwrap();
+    let signature = signature["paymentPayload"]["payload"]["signature"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(!log.contains(&key), "the signer's key is in the log");
+    assert!(
+        !log.contains(&signature),
+        "a payer's signature is in the log"
+    );
+    assert!(log.contains("nothing was under way"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_processes_do_not_share_a_journal() {
+    let place = Place::new().await;
+    let _first = place.serve().await;
+    let (code, _, errors) = output(place.command(&["serve"])).await;
+    assert_eq!(code, Some(1));
+    assert!(
+        errors.contains("another process has this journal"),
+        "{errors}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_says_what_is_wrong_with_each_network() {
+    let place = Place::new().await;
+    let (code, said, _) = output(place.command(&["check"])).await;
+    assert_eq!(
+        (code, said.as_str()),
+        (Some(0), "eip155:84532: all is well\n")
+    );
+
+    let text = std::fs::read_to_string(place.config()).unwrap();
+    let wrong = text
+        + "tokens = [{ address = \"0x00000000000000000000000000000000000000aa\", name = \"X\", version = \"1\", decimals = 6, symbol = \"X\" }]\n\
+        [[evm]]\nnetwork = \"polygon\"\nrpc = [\"http://127.0.0.1:1/secret-key\"]\nsigners = [{ env = \"SIGNER\" }]\n";
+    std::fs::write(place.config(), wrong).unwrap();
+    let (code, said, errors) = output(place.command(&["check"])).await;
+    assert_eq!(code, Some(1));
+    assert!(
+        said.contains("eip155:84532: the token X at") && said.contains("there is no contract"),
+        "{said}"
+    );
+    assert!(
+        said.contains("eip155:137: no node works (nothing is settled there)"),
+        "{said}"
+    );
+    assert!(
+        !said.contains("secret-key") && !errors.contains("secret-key"),
+        "{said}{errors}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_that_makes_no_sense_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("quittance.toml");
+    let try_it = |text: String| {
+        let path = path.clone();
+        async move {
+            std::fs::write(&path, text).unwrap();
+            let mut command = quittance(&["serve", "--config"]);
+            command
+                .arg(&path)
+                .env("SIGNER", "0xnot-a-key")
+                .env_remove("MISSING");
+            output(command).await
+        }
+    };
+    let network = |more: &str| {
+        format!(
+            "access.anyone = true\n[[evm]]\nnetwork = \"base\"\nrpc = [\"http://127.0.0.1:1\"]\nsigners = [{{ env = \"SIGNER\" }}]\n{more}"
+        )
+    };
+    for (text, named) in [
+        (String::new(), "access"),
+        ("access.anyone = true".to_owned(), "evm"),
+        (network("depht = 2"), "depht"),
+        (network("depth = \"deep\""), "depth"),
+        (
+            network("").replace("\"base\"", "\"solana:mainnet\""),
+            "evm[0].network",
+        ),
+        (
+            network("").replace("http://127.0.0.1:1", "not a url"),
+            "evm[0].rpc[0]",
+        ),
+        (
+            network("").replace("\"SIGNER\"", "\"MISSING\""),
+            "evm[0].signers[0]",
+        ),
+        (network(""), "evm[0].signers[0]"),
+        // Twice the same network, in two spellings: two lanes would use the same nonces.
+        (
+            network("[[evm]]\nnetwork = \"eip155:8453\"\nrpc = []\nsigners = []\n"),
+            "evm[1].network: eip155:8453 is configured already, by evm[0]",
+        ),
+        ("this is not = = toml".to_owned(), "TOML"),
+    ] {
+        let (code, _, errors) = try_it(text).await;
+        assert_eq!(code, Some(1), "{errors}");
+        assert!(errors.contains(named), "{named}: {errors}");
+        assert!(!errors.contains("0xnot-a-key"), "{errors}");
+    }
+    let (code, _, errors) =
+        output(quittance(&["serve", "--config", "/nowhere/quittance.toml"])).await;
+    assert_eq!(code, Some(1));
+    assert!(errors.contains("/nowhere/quittance.toml"), "{errors}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demonstration_balances_its_books() {
+    let (code, said, errors) = output(quittance(&["demo"])).await;
+    assert_eq!(code, Some(0), "{said}{errors}");
+    for line in [
+        "transaction 0x",
+        "buyer",
+        "seller",
+        "-0.01",
+        "+0.01",
+        "The buyer paid 0.01",
+    ] {
+        assert!(said.contains(line), "{line} is not in\n{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devnet_says_how_to_use_it_and_what_it_says_works() {
+    let mut devnet = quittance(&["devnet", "--port", "0"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(devnet.stdout.take().unwrap()).lines();
+    let mut said = Vec::new();
+    while let Some(line) = lines.next_line().await.unwrap() {
+        let last = line.contains("Ctrl-C");
+        said.push(line);
+        if last {
+            break;
+        }
+    }
+    // The configuration it prints, word for word.
+    let start = said
+        .iter()
+        .position(|line| line.contains("access.anyone"))
+        .unwrap();
+    let end = said
+        .iter()
+        .position(|line| line.contains("max_head_age_secs"))
+        .unwrap();
+    let config = said[start..=end].join("\n");
+    let signer = said
+        .iter()
+        .find_map(|line| line.trim().strip_prefix("SIGNER="))
+        .unwrap();
+    let signer = signer.split(' ').next().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("quittance.toml");
+    std::fs::write(&path, config).unwrap();
+    let mut check = quittance(&["check", "--config"]);
+    check.arg(&path).env("SIGNER", signer);
+    let (code, said, errors) = output(check).await;
+    assert_eq!(code, Some(0), "{said}{errors}");
+    devnet.start_kill().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pay_buys_within_its_limit() {
+    let place = Place::new().await;
+    let serving = place.serve().await;
+    let facilitator =
+        std::sync::Arc::new(quittance_http::RemoteFacilitator::new(&serving.url).unwrap());
+    let offer = ExactOffer::usdc(
+        "base-sepolia",
+        "0.01",
+        &Evm::accounts()[1].address.to_string(),
+    )
+    .unwrap();
+    let price = quittance_http::PaymentLayer::new(facilitator).accept(offer);
+    let app = axum::Router::new().route("/", axum::routing::get(|| async { "goods" }).layer(price));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, app).await });
+
+    let pay = |max: &str| {
+        let mut command = quittance(&["pay", &url, "--max", max]);
+        command.env("QUITTANCE_PAYER_KEY", &Evm::accounts()[2].key);
+        output(command)
+    };
+    let (code, said, errors) = pay("0.001").await;
+    assert_eq!((code, said.as_str()), (Some(1), ""));
+    assert!(errors.contains("over the limit of 0.001"), "{errors}");
+    let (code, said, errors) = pay("0.01").await;
+    assert_eq!((code, said.as_str()), (Some(0), "goods\n"), "{errors}");
+    assert!(
+        errors.contains("paid 10000 atomic units") && errors.contains("transaction 0x"),
+        "{errors}"
+    );
+    let file = key_file(place.folder.path());
+    let (code, ..) = output(quittance(&["pay", &url, "--key-file", &file])).await;
+    assert_eq!(code, Some(0));
+}
+
+fn key_file(folder: &Path) -> String {
+    let file = folder.join("key");
+    std::fs::write(&file, format!("{}\n", Evm::accounts()[3].key)).unwrap();
+    file.display().to_string()
+}
+
+/// `check` looked at the networks alone; the rest was found out by who then tried to serve, one problem at a time.
+#[tokio::test(flavor = "multi_thread")]
+async fn check_sees_everything_that_serve_would_trip_over() {
+    let place = Place::new().await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let text = format!(
+        "listen = {taken:?}\njournal = \"/nowhere/journal.db\"\nlog.filter = \"a=b=c\"\n\
+         access.keys = [{{ env = \"MISSING_KEY\" }}]\nlimits.requests = 0\n\
+         [[evm]]\nnetwork = \"base-sepolia\"\nrpc = [{:?}]\nsigners = [{{ env = \"SIGNER\" }}]\nmax_head_age_secs = 0\n\
+         [[evm]]\nnetwork = \"eip155:84532\"\nrpc = [\"http://127.0.0.1:1\"]\nsigners = [{{ env = \"SIGNER\" }}]\n\
+         [[evm]]\nnetwork = \"polygon\"\nrpc = [\"not a url\"]\nsigners = [{{ env = \"MISSING_SIGNER\" }}]\n",
+        place.evm.url()
+    );
+    std::fs::write(place.config(), text).unwrap();
+    let run = |task: &str| {
+        let mut command = place.command(&[task]);
+        command
+            .env("QUITTANCE_LIMITS_BURST", "5")
+            .env_remove("MISSING_KEY")
+            .env_remove("MISSING_SIGNER");
+        output(command)
+    };
+    let (code, said, errors) = run("check").await;
+    assert_eq!(code, Some(1), "{errors}");
+    let of_config = [
+        "log.filter:",
+        "access.keys[0]:",
+        "limits.requests:",
+        "evm[1].network: eip155:84532 is configured already, by evm[0]",
+        "evm[2].rpc[0]:",
+        "evm[2].signers[0]:",
+        "QUITTANCE_LIMITS_BURST: no such variable; did you mean QUITTANCE_LIMITS__BURST?",
+    ];
+    for named in of_config {
+        assert!(said.contains(named), "{named} is not in\n{said}");
+    }
+    for named in ["listen:", "journal:", "eip155:84532: all is well"] {
+        assert!(said.contains(named), "{named} is not in\n{said}");
+    }
+    let (code, _, errors) = run("serve").await;
+    assert_eq!(code, Some(1));
+    for named in of_config {
+        assert!(errors.contains(named), "{named} is not in\n{errors}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_sees_a_journal_that_somebody_has_and_makes_none() {
+    let place = Place::new().await;
+    let (code, said, errors) = output(place.command(&["check"])).await;
+    assert_eq!(code, Some(0), "{said}{errors}");
+    assert!(!place.folder.path().join("journal.db").exists());
+    let _serving = place.serve().await;
+    let (code, said, _) = output(place.command(&["check"])).await;
+    assert_eq!(code, Some(1));
+    assert!(said.contains("another process has this journal"), "{said}");
+}
+
+/// Every answer is counted, by what was asked and what was said; whatever callers make up shares one label.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_answer_is_counted() {
+    let place = Place::new().await;
+    place.configure("limits.body_secs = 1");
+    let serving = place.serve().await;
+    let request = |method: &'static str, path: &str, body: String| {
+        let request =
+            Client::new().request(method.parse().unwrap(), format!("{}{path}", serving.url));
+        async move { request.body(body).send().await.unwrap() }
+    };
+    request("POST", "/verify", "{".to_owned()).await;
+    request("POST", "/verify", "a".repeat(70_000)).await;
+    request("GET", "/settle", String::new()).await;
+    request("BREW", "/settle", String::new()).await;
+    request("GET", "/settlements", String::new()).await;
+    request(
+        "GET",
+        &format!("/settlements/{}", "0".repeat(64)),
+        String::new(),
+    )
+    .await;
+    for made_up in ["/one", "/two", "/three?four"] {
+        request("GET", made_up, String::new()).await;
+    }
+    let stuck =
+        reqwest::Body::wrap_stream(futures_util::stream::pending::<std::io::Result<Vec<u8>>>());
+    let slow = Client::new()
+        .post(format!("{}/settle", serving.url))
+        .body(stuck);
+    let _ = slow.send().await;
+    let metrics = request("GET", "/metrics", String::new())
+        .await
+        .text()
+        .await
+        .unwrap();
+    for (labels, count) in [
+        ("route=\"/verify\",method=\"POST\",status=\"400\"", 1),
+        ("route=\"/verify\",method=\"POST\",status=\"413\"", 1),
+        ("route=\"/settle\",method=\"GET\",status=\"405\"", 1),
+        ("route=\"/settle\",method=\"other\",status=\"405\"", 1),
+        ("route=\"/settle\",method=\"POST\",status=\"408\"", 1),
+        ("route=\"/settlements\",method=\"GET\",status=\"400\"", 1),
+        (
+            "route=\"/settlements/{id}\",method=\"GET\",status=\"404\"",
+            1,
+        ),
+        ("route=\"other\",method=\"GET\",status=\"404\"", 3),
+    ] {
+        let line = format!("quittance_http_answers_total{{{labels}}} {count}");
+        assert!(metrics.contains(&line), "{line} is not in\n{metrics}");
+    }
+    assert!(!metrics.contains("three"), "{metrics}");
+    serving.signal("-TERM");
+    let Serving { mut child, log, .. } = serving;
+    assert!(child.wait().await.unwrap().success());
+    let log = log.await.unwrap();
+    for said in [
+        "\"status\":405",
+        "\"status\":408",
+        "\"error\":\"body_too_large\"",
+    ] {
+        assert!(log.contains(said), "{said} is not in\n{log}");
+    }
+}
+
+/// With blocks at intervals, as on a real chain, a payment is seen as pending before it is settled.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_devnet_with_slow_blocks_a_payment_is_pending_before_it_is_settled() {
+    let mut devnet = quittance(&["devnet", "--port", "0", "--block-secs", "6"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(devnet.stdout.take().unwrap()).lines();
+    let mut said = String::new();
+    while !said.contains("Ctrl-C") {
+        said += &lines.next_line().await.unwrap().unwrap();
+        said.push('\n');
+    }
+    let url = said
+        .split("rpc = [\"")
+        .nth(1)
+        .unwrap()
+        .split('"')
+        .next()
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("quittance.toml");
+    let text = format!(
+        "listen = \"127.0.0.1:0\"\njournal = {:?}\nsettle_wait_secs = 1\naccess.anyone = true\n\
+         [[evm]]\nnetwork = \"base-sepolia\"\nrpc = [{url:?}]\nsigners = [{{ env = \"SIGNER\" }}]\n",
+        folder.path().join("journal.db"),
+    );
+    std::fs::write(&path, text).unwrap();
+    let mut command = quittance(&["serve", "--config"]);
+    command.arg(&path).env("SIGNER", &Evm::accounts()[0].key);
+    let serving = Serving::start(command).await;
+    let request = payment().await;
+    // A block may happen to come at once; not for every payment.
+    let mut told = serving.post("/settle", &request).await;
+    for _ in 0..3 {
+        if told["errorReason"] == "settlement_pending" {
+            break;
+        }
+        told = serving.post("/settle", &payment().await).await;
+    }
+    assert_eq!(told["errorReason"], "settlement_pending", "{told}");
+    let path = format!(
+        "/settlements?transaction={}",
+        told["transaction"].as_str().unwrap()
+    );
+    eventually("settled", || async {
+        let get = Client::new().get(format!("{}{path}", serving.url));
+        let found: Value = get.send().await.ok()?.json().await.ok()?;
+        (found["settlements"][0]["state"] == "settled").then_some(())
+    })
+    .await;
+    devnet.start_kill().unwrap();
+}
