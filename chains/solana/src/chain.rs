@@ -1,0 +1,447 @@
+//! Solana: nodes, fee payers, blockhashes.
+//!
+//! A payment is a transaction that its payer has made and signed; all that is left to do is to sign it as the fee payer and to
+//! send it until it is included, or its blockhash has died. So nothing is numbered, nothing is grouped, and nothing can be
+//! replaced or filled: a transaction out there is included, once, or it dies within two minutes.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use quittance_core::{
+    Chain, Fault, FaultKind, Health, LaneId, Network, Problem, Scope, Status, Submission,
+    Transaction, TransactionId, Watched,
+};
+use serde_json::{Value, json};
+use solana_pubkey::Pubkey;
+use solana_signer::Signer as _;
+use url::Url;
+
+use crate::known::{self, Token};
+use crate::mint;
+use crate::read::{self, Account, Answer, InContext, Inner, Inquiry};
+use crate::rpc::{self, Rpc, read_answer};
+use crate::status::{self, Horizon};
+use crate::transaction::{Loaded, Wire};
+
+/// A key that signs transactions, wherever it lives.
+pub type Signer = Arc<dyn solana_signer::Signer + Send + Sync>;
+
+/// How sure the cluster must be of a transaction before its payment counts as settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Commitment {
+    /// A supermajority of the stake has voted for its block. No confirmed block was ever undone on mainnet.
+    Confirmed,
+    /// More than 31 confirmed blocks stand on it.
+    Finalized,
+}
+
+/// The depth of a transaction that is finalized: its own block and the 31 that a vote is locked out for.
+pub(crate) const FINALIZED_DEPTH: u64 = 32;
+
+/// How a cluster is reached and what it may cost.
+#[derive(Clone)]
+pub struct SolanaConfig {
+    /// Which cluster: a network of the namespace `solana`.
+    pub network: Network,
+    /// What the nodes' genesis hash must begin with. By default the network's reference, which on public clusters is its
+    /// first 32 letters.
+    pub genesis: String,
+    /// Its nodes, in order of preference.
+    pub rpc_urls: Vec<Url>,
+    /// How long a node may take to answer. Under the time a caller waits, so that a second node can be asked.
+    pub rpc_timeout: Duration,
+    /// Who pays fees. Each is a lane of its own, and buyers are told of them in turn.
+    pub fee_payers: Vec<Signer>,
+    /// The tokens that may be settled, and no others.
+    pub tokens: Vec<Token>,
+    /// How sure the cluster must be.
+    pub commitment: Commitment,
+    /// The most compute units that a payment may ask for.
+    pub compute_units_max: u32,
+    /// The most that is paid for a compute unit, in millionths of a lamport. With `compute_units_max` it bounds what a
+    /// payment can cost.
+    pub compute_unit_price_max: u64,
+    /// How old the newest block may be before a node counts as stuck.
+    pub head_age_max: Duration,
+    /// How much a fee payer must have to count as funded, in lamports.
+    pub balance_min: u64,
+}
+
+impl SolanaConfig {
+    /// The defaults for a network, with the tokens that ship with the library.
+    pub fn new(network: Network, rpc_urls: Vec<Url>, fee_payers: Vec<Signer>) -> Self {
+        Self {
+            tokens: known::tokens(network.id()),
+            genesis: network.reference().to_owned(),
+            network,
+            rpc_urls,
+            rpc_timeout: Duration::from_secs(8),
+            fee_payers,
+            commitment: Commitment::Confirmed,
+            // A transfer takes under 10,000, with a memo and guards under 100,000. The specification's limit for wallets that
+            // are programs.
+            compute_units_max: 400_000,
+            // The specification's limit.
+            compute_unit_price_max: 5_000_000,
+            head_age_max: Duration::from_secs(60),
+            // Rent exemption (890,880), and a hundred payments with two signatures and the priority fee that wallets pay.
+            balance_min: 10_000_000,
+        }
+    }
+}
+
+impl fmt::Debug for SolanaConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let urls: Vec<String> = self.rpc_urls.iter().map(rpc::redacted).collect();
+        let payers: Vec<Pubkey> = self.fee_payers.iter().map(|payer| payer.pubkey()).collect();
+        f.debug_struct("SolanaConfig")
+            .field("network", &self.network)
+            .field("rpc_urls", &urls)
+            .field("fee_payers", &payers)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a configuration is not one.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The network is of another family.
+    #[error("{0} is not a Solana cluster")]
+    Network(Network),
+    /// There is nobody to ask.
+    #[error("no RPC URL")]
+    NoRpc,
+    /// There is nobody to pay fees.
+    #[error("no fee payer")]
+    NoFeePayer,
+    /// The same fee payer twice.
+    #[error("the fee payer {0} is given twice")]
+    FeePayerTwice(Pubkey),
+    /// Any cluster would do.
+    #[error("the genesis hash is empty")]
+    NoGenesis,
+    /// The HTTP client could not be built.
+    #[error("HTTP: {0}")]
+    Http(#[from] reqwest::Error),
+}
+
+/// A transaction that lacks only the fee payer's signature.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partial {
+    /// The transaction.
+    pub wire: Wire,
+    /// What it takes from lookup tables.
+    pub loaded: Loaded,
+}
+
+/// What the chain says a transaction did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Evidence {
+    /// What it failed with; `None` where it succeeded.
+    pub error: Option<String>,
+    /// The balances of the token accounts it touched. Empty while it is not deep enough, and where it failed.
+    pub balances: Vec<Balance>,
+    /// The calls that programs made.
+    pub inner: Vec<Inner>,
+}
+
+/// A token account's balance before and after a transaction, in atomic units.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Balance {
+    /// The account, by its index in the transaction.
+    pub account: usize,
+    /// The mint.
+    pub mint: String,
+    /// Before.
+    pub before: u64,
+    /// After.
+    pub after: u64,
+}
+
+impl Evidence {
+    pub(crate) fn failed(error: &Value) -> Self {
+        Self {
+            error: Some(error.to_string()),
+            ..Self::default()
+        }
+    }
+}
+
+/// Whose turn it is to be told to buyers: the fee payers that can pay.
+#[derive(Debug)]
+pub(crate) struct Rota {
+    pub(crate) fee_payers: Vec<Pubkey>,
+    /// One bit for each fee payer that was found without money. More than 64 are never left out.
+    poor: std::sync::atomic::AtomicU64,
+    next: AtomicUsize,
+}
+
+impl Rota {
+    /// The next fee payer that can pay; any, where none can.
+    pub(crate) fn next(&self) -> Option<&Pubkey> {
+        let (start, poor) = (
+            self.next.fetch_add(1, Ordering::Relaxed),
+            self.poor.load(Ordering::Relaxed),
+        );
+        let count = self.fee_payers.len();
+        let in_turn = (0..count).map(|step| start.wrapping_add(step) % count);
+        let is_poor = |at: &usize| *at < 64 && poor >> at & 1 == 1;
+        let mut rich = in_turn.clone().filter(|at| !is_poor(at));
+        self.fee_payers.get(rich.next().or(in_turn.clone().next())?)
+    }
+
+    fn set_poor(&self, at: usize, is_poor: bool) {
+        let bit = 1_u64.checked_shl(at as u32).unwrap_or(0);
+        if is_poor {
+            self.poor.fetch_or(bit, Ordering::Relaxed);
+        } else {
+            self.poor.fetch_and(!bit, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A Solana cluster.
+#[derive(Debug)]
+pub struct Solana {
+    config: SolanaConfig,
+    lanes: Vec<LaneId>,
+    rota: Arc<Rota>,
+    rpc: Rpc,
+    horizon: Horizon,
+}
+
+impl Solana {
+    /// The cluster of this configuration. Asks nobody anything yet: a node that is down now may be up later, and
+    /// [`health`](Chain::health) says how things are.
+    ///
+    /// # Errors
+    /// When the configuration contradicts itself.
+    pub fn new(config: SolanaConfig) -> Result<Self, ConfigError> {
+        if config.network.namespace() != known::NAMESPACE {
+            return Err(ConfigError::Network(config.network.clone()));
+        }
+        if config.genesis.is_empty() {
+            return Err(ConfigError::NoGenesis);
+        }
+        if config.rpc_urls.is_empty() {
+            return Err(ConfigError::NoRpc);
+        }
+        let fee_payers: Vec<Pubkey> = config
+            .fee_payers
+            .iter()
+            .map(|payer| payer.pubkey())
+            .collect();
+        if fee_payers.is_empty() {
+            return Err(ConfigError::NoFeePayer);
+        }
+        let twice = fee_payers
+            .iter()
+            .enumerate()
+            .find(|(at, key)| fee_payers.iter().take(*at).any(|earlier| earlier == *key));
+        if let Some((_, twice)) = twice {
+            return Err(ConfigError::FeePayerTwice(*twice));
+        }
+        Ok(Self {
+            lanes: fee_payers
+                .iter()
+                .map(|key| LaneId::new(&key.to_string()))
+                .collect(),
+            rota: Arc::new(Rota {
+                fee_payers,
+                poor: 0.into(),
+                next: AtomicUsize::new(0),
+            }),
+            rpc: Rpc::new(&config.genesis, &config.rpc_urls, config.rpc_timeout)?,
+            horizon: Horizon::default(),
+            config,
+        })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &SolanaConfig {
+        &self.config
+    }
+
+    pub(crate) fn rota(&self) -> &Arc<Rota> {
+        &self.rota
+    }
+
+    fn fee_payer(&self, lane: &LaneId) -> Result<&Signer, Fault> {
+        let at = self.lanes.iter().position(|known| known == lane);
+        at.and_then(|at| self.config.fee_payers.get(at))
+            .ok_or_else(|| {
+                Fault::new(
+                    FaultKind::Misconfigured,
+                    format_args!("there is no key for {lane}"),
+                )
+            })
+    }
+}
+
+#[async_trait]
+impl Chain for Solana {
+    type Read = Inquiry;
+    type Answer = Answer;
+    type Action = Partial;
+    type Evidence = Evidence;
+
+    fn network(&self) -> &Network {
+        &self.config.network
+    }
+
+    fn lanes(&self) -> &[LaneId] {
+        &self.lanes
+    }
+
+    /// 1 for `confirmed`, 32 for `finalized`: between the two a node does not say more.
+    fn depth_required(&self) -> u64 {
+        match self.config.commitment {
+            Commitment::Confirmed => 1,
+            Commitment::Finalized => FINALIZED_DEPTH,
+        }
+    }
+
+    async fn read(&self, reads: &[Inquiry]) -> Vec<Result<Answer, Fault>> {
+        read::ask(&self.rpc, reads).await
+    }
+
+    fn groups(&self, _: &[&Partial], _: &Partial) -> bool {
+        false
+    }
+
+    async fn floor(&self, _: &LaneId) -> Result<Option<u64>, Fault> {
+        // Whoever is about to send learns now that nobody is there.
+        let _: u64 = self.rpc.ask("getBlockHeight", json!([])).await?;
+        Ok(None)
+    }
+
+    async fn prepare(
+        &self,
+        lane: &LaneId,
+        place: u64,
+        actions: &[&Partial],
+    ) -> Result<Transaction, Fault> {
+        let [Partial { wire, loaded }] = actions else {
+            let what = "a transaction of a payer's carries that payment and no other";
+            return Err(Fault::new(FaultKind::Internal, what));
+        };
+        let signer = self.fee_payer(lane)?;
+        let (id, bytes) = wire.sign(loaded, signer.as_ref(), &self.rota.fee_payers)?;
+        Ok(Transaction {
+            id: TransactionId::new(&id.to_string()),
+            lane: lane.clone(),
+            place,
+            bytes: bytes.into(),
+        })
+    }
+
+    async fn submit(&self, transaction: &Transaction) -> Submission {
+        self.rpc.send(&BASE64.encode(&transaction.bytes)).await
+    }
+
+    async fn status(&self, watched: &[Watched]) -> Vec<Result<Status<Evidence>, Fault>> {
+        status::look(&self.rpc, &self.horizon, self.depth_required(), watched).await
+    }
+
+    async fn replace(&self, _: &Transaction) -> Result<Option<Transaction>, Fault> {
+        Ok(None)
+    }
+
+    async fn fill(
+        &self,
+        _: &LaneId,
+        _: u64,
+        _: Option<&Transaction>,
+    ) -> Result<Option<Transaction>, Fault> {
+        Ok(None)
+    }
+
+    async fn health(&self) -> Health {
+        let mut problems = Vec::new();
+        let mut working_nodes = 0;
+        for (node, found) in self.rpc.look(self.config.head_age_max).await {
+            match found {
+                Ok(()) => working_nodes += 1,
+                Err(fault) => problems.push(problem(
+                    Scope::Nothing,
+                    format_args!("node {node}: {}", fault.detail),
+                )),
+            }
+        }
+        if working_nodes == 0 {
+            problems.push(problem(Scope::Network, "no node works"));
+            return Health { problems };
+        }
+        if let Err(fault) = self.look_at_state(&mut problems).await {
+            problems.push(problem(Scope::Network, fault.detail));
+        }
+        Health { problems }
+    }
+}
+
+impl Solana {
+    /// Balances and mints, in one round trip.
+    async fn look_at_state(&self, problems: &mut Vec<Problem>) -> Result<(), Fault> {
+        let options = json!({ "commitment": "confirmed" });
+        let balances = self
+            .lanes
+            .iter()
+            .map(|lane| ("getBalance", json!([lane.address(), options])));
+        let mut answers = self
+            .rpc
+            .ask_many(&balances.collect::<Vec<_>>())
+            .await?
+            .into_iter();
+        for (at, lane) in self.lanes.iter().enumerate() {
+            let balance: InContext<u64> = read_answer(answers.next().unwrap_or(Ok(Value::Null)))?;
+            let is_poor = balance.value < self.config.balance_min;
+            self.rota.set_poor(at, is_poor);
+            if is_poor {
+                let what = format!(
+                    "the fee payer {lane} has {} lamports and needs at least {}: send it some SOL",
+                    balance.value, self.config.balance_min
+                );
+                problems.push(problem(Scope::Lane(lane.clone()), what));
+            }
+        }
+        let mints = Inquiry {
+            accounts: self.config.tokens.iter().map(|token| token.mint).collect(),
+            simulate: None,
+        };
+        let found = read::ask(&self.rpc, &[mints]).await.pop();
+        let found = found.unwrap_or_else(|| Err(rpc::unavailable("an answer is missing")))?;
+        let tokens = self.config.tokens.iter().zip(&found.accounts);
+        problems
+            .extend(tokens.filter_map(|(token, account)| token_problem(token, account.as_ref())));
+        Ok(())
+    }
+}
+
+/// Whether the mint is there, is what is configured, and cannot break payments.
+fn token_problem(token: &Token, account: Option<&Account>) -> Option<Problem> {
+    let what = match account {
+        None => "there is no mint; is the address right for this cluster?".to_owned(),
+        Some(account) => match mint::judge(account, token.program, &token.allowed) {
+            Ok(found) if found.decimals == token.decimals => return None,
+            Ok(found) => format!(
+                "has {} decimal places, not the configured {}",
+                found.decimals, token.decimals
+            ),
+            Err(problem) => format!("is refused: {problem}"),
+        },
+    };
+    let what = format!("the token {} at {}: {what}", token.symbol, token.mint);
+    Some(problem(Scope::Asset(token.mint.to_string()), what))
+}
+
+fn problem(scope: Scope, what: impl fmt::Display) -> Problem {
+    Problem {
+        scope,
+        what: what.to_string(),
+    }
+}

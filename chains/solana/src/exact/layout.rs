@@ -1,0 +1,131 @@
+//! What a payment's transaction must look like: a limit and a price for what it computes, one transfer, and around it
+//! nothing but memos and assertions.
+
+use quittance_core::{Reason, Rejection};
+use solana_pubkey::Pubkey;
+
+use super::reason;
+use crate::instruction::{MEMO, Transfer, compute_unit_limit, compute_unit_price, is_guard, memo};
+use crate::transaction::{Instruction, Wire, mentioned};
+
+/// How few instructions a payment can have: limit, price, transfer.
+const INSTRUCTIONS_MIN: usize = 3;
+
+/// How many instructions a payment may have besides guards: the reference implementation's limit.
+const INSTRUCTIONS_MAX: usize = 7;
+
+/// How many guards a wallet may put around them. Phantom puts two or three.
+const GUARDS_MAX: usize = 4;
+
+/// Who signs a payment: the fee payer and the payer.
+const SIGNERS: usize = 2;
+
+/// What an operator allows a payment to cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Caps {
+    pub(crate) compute_units: u32,
+    pub(crate) compute_unit_price: u64,
+}
+
+/// A transaction of the right form.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    pub(crate) transfer: Transfer,
+    /// The memos, in order; `None` for one that is no text or too long.
+    pub(crate) memos: Vec<Option<String>>,
+}
+
+impl Layout {
+    /// Reads the form of a transaction, and rejects what an account of ours is in, apart from paying the fee.
+    pub(crate) fn read(wire: &Wire, ours: &[Pubkey], caps: Caps) -> Result<Self, Rejection> {
+        if !wire.lookups().is_empty() {
+            return Err(reason::ALT_RESOLUTION_NOT_AVAILABLE.into());
+        }
+        let instructions = wire
+            .instructions(&crate::transaction::Loaded::default())
+            .ok_or(reason::COULD_NOT_BE_DECODED)?;
+        if wire.signers().count() > SIGNERS {
+            let detail = "others than the fee payer and the payer must sign";
+            return Err(Rejection::new(reason::EXCESSIVE_SIGNERS, detail));
+        }
+        let (guards, rest): (Vec<_>, Vec<_>) =
+            instructions.iter().partition(|found| is_guard(found));
+        if guards.len() > GUARDS_MAX || !(INSTRUCTIONS_MIN..=INSTRUCTIONS_MAX).contains(&rest.len())
+        {
+            let detail = format!("{} instructions and {} guards", rest.len(), guards.len());
+            return Err(Rejection::new(reason::INSTRUCTIONS_LENGTH, detail));
+        }
+        let [limit, price, transfer, optional @ ..] = rest.as_slice() else {
+            return Err(reason::INSTRUCTIONS_LENGTH.into());
+        };
+        check_budget(limit, price, caps)?;
+        let transfer = Transfer::read(transfer).ok_or(reason::NO_TRANSFER)?;
+        if ours.contains(&transfer.authority) {
+            return Err(reason::FEE_PAYER_TRANSFERRING_FUNDS.into());
+        }
+        if let Some(key) = mentioned(&instructions, ours) {
+            let detail = format!("an instruction mentions the fee payer {key}");
+            return Err(Rejection::new(reason::FEE_PAYER_IN_INSTRUCTION, detail));
+        }
+        if !wire.signers().any(|(key, _)| *key == transfer.authority) {
+            let detail = "the transfer's authority does not sign";
+            return Err(Rejection::new(reason::SIGNATURE_INVALID, detail));
+        }
+        Ok(Self {
+            transfer,
+            memos: memos(optional)?,
+        })
+    }
+
+    /// Whether the memos are what the requirements ask for.
+    pub(crate) fn check_memo(&self, required: Option<&str>) -> Result<(), Rejection> {
+        if self.memos.contains(&None) {
+            let detail = "a memo is no text, or too long";
+            return Err(Rejection::new(reason::MEMO_MISMATCH, detail));
+        }
+        let Some(required) = required else {
+            return Ok(());
+        };
+        match self.memos.as_slice() {
+            [Some(found)] if found == required => Ok(()),
+            [_] => Err(reason::MEMO_MISMATCH.into()),
+            memos => {
+                let detail = format!("{} memos, and one is required", memos.len());
+                Err(Rejection::new(reason::MEMO_COUNT, detail))
+            }
+        }
+    }
+}
+
+fn check_budget(limit: &Instruction, price: &Instruction, caps: Caps) -> Result<(), Rejection> {
+    let units = compute_unit_limit(limit).ok_or(reason::COMPUTE_LIMIT_INSTRUCTION)?;
+    if units > caps.compute_units {
+        let detail = format!("{units} compute units, {} are allowed", caps.compute_units);
+        return Err(Rejection::new(reason::COMPUTE_LIMIT_TOO_HIGH, detail));
+    }
+    let price = compute_unit_price(price).ok_or(reason::COMPUTE_PRICE_INSTRUCTION)?;
+    if price > caps.compute_unit_price {
+        let allowed = caps.compute_unit_price;
+        let detail = format!("{price} microlamports a compute unit, {allowed} are allowed");
+        return Err(Rejection::new(reason::COMPUTE_PRICE_TOO_HIGH, detail));
+    }
+    Ok(())
+}
+
+/// What comes after the transfer: memos, and nothing else. In particular no second transfer, and none back.
+fn memos(optional: &[&Instruction]) -> Result<Vec<Option<String>>, Reason> {
+    const UNKNOWN: [Reason; 4] = [
+        reason::UNKNOWN_FOURTH,
+        reason::UNKNOWN_FIFTH,
+        reason::UNKNOWN_SIXTH,
+        reason::UNKNOWN_SEVENTH,
+    ];
+    let mut memos = Vec::new();
+    for (at, found) in optional.iter().enumerate() {
+        if found.program != MEMO {
+            return Err(UNKNOWN.get(at).cloned().unwrap_or(reason::UNKNOWN_OPTIONAL));
+        }
+        memos.push(memo(found).map(str::to_owned));
+    }
+    Ok(memos)
+}

@@ -1,0 +1,281 @@
+//! The buyer's side: requirements become a signed transaction.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use quittance_core::json::Object;
+use quittance_core::wire::PaymentRequirements;
+use quittance_core::{Amount, Asset, Network, Payer, PayerError, Quote, Timestamp};
+use serde::Deserialize;
+use serde_json::json;
+use solana_hash::Hash;
+use solana_message::compiled_instruction::CompiledInstruction;
+use solana_message::{MessageHeader, VersionedMessage, v0};
+use solana_pubkey::Pubkey;
+use solana_signature::Signature;
+use solana_signer::Signer as _;
+use solana_transaction::versioned::VersionedTransaction;
+use url::Url;
+
+use super::{Extra, LIFETIME_SECS, NAME};
+use crate::chain::Signer;
+use crate::instruction::{COMPUTE_BUDGET, MEMO, MEMO_MAX};
+use crate::known::{self, NAMESPACE, Token, TokenProgram};
+use crate::read::InContext;
+use crate::rpc::Rpc;
+
+/// How many compute units are asked for: a transfer, a memo and the budget itself take under 20,000 with either program.
+const COMPUTE_UNITS: u32 = 40_000;
+
+/// The highest price offered for a compute unit, in millionths of a lamport: 400 lamports a payment at most.
+const COMPUTE_UNIT_PRICE_MAX: u64 = 10_000;
+
+/// How long a node may take to answer.
+const RPC_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Pays `exact` requirements on Solana with one key.
+///
+/// Tokens that ship with the library are known from its own table; what a seller says of a token decides nothing but what
+/// is signed. Add tokens of your own with [`with_token`](Self::with_token), and for each cluster a node to ask for a
+/// blockhash with [`with_rpc`](Self::with_rpc); without one only sellers that give a blockhash can be paid.
+#[derive(Clone)]
+pub struct ExactPayer {
+    signer: Signer,
+    address: String,
+    tokens: Vec<(String, Token)>,
+    nodes: BTreeMap<String, Arc<Rpc>>,
+}
+
+impl ExactPayer {
+    /// A payer with this key.
+    pub fn new(signer: impl solana_signer::Signer + Send + Sync + 'static) -> Self {
+        Self {
+            address: signer.pubkey().to_string(),
+            signer: Arc::new(signer),
+            tokens: Vec::new(),
+            nodes: BTreeMap::new(),
+        }
+    }
+
+    /// The same payer, which also knows this token of the network with this CAIP-2 identifier.
+    #[must_use]
+    pub fn with_token(mut self, network: &str, token: Token) -> Self {
+        self.tokens.push((network.to_owned(), token));
+        self
+    }
+
+    /// The same payer, which asks these nodes of a cluster for blockhashes.
+    ///
+    /// # Errors
+    /// When no HTTP client can be made.
+    pub fn with_rpc(mut self, network: &Network, urls: &[Url]) -> Result<Self, PayerError> {
+        // Whichever cluster a node is on, a blockhash of it can be used on no other.
+        let rpc = Rpc::new("", urls, RPC_TIMEOUT)
+            .map_err(|error| PayerError::Chain(error.to_string()))?;
+        self.nodes.insert(network.id().to_owned(), Arc::new(rpc));
+        Ok(self)
+    }
+
+    fn token(&self, network: &str, mint: &Pubkey) -> Option<Token> {
+        let own = self
+            .tokens
+            .iter()
+            .filter(|(known, _)| known == network)
+            .map(|(_, token)| token.clone());
+        own.chain(known::tokens(network))
+            .find(|token| token.mint == *mint)
+    }
+
+    /// A blockhash that can be used now: the seller's, or a node's.
+    async fn blockhash(&self, order: &Order) -> Result<Hash, PayerError> {
+        #[derive(Deserialize)]
+        struct Latest {
+            blockhash: String,
+        }
+        let unreadable = |_| PayerError::Chain("the blockhash cannot be read".to_owned());
+        if let Some(hint) = &order.blockhash {
+            return hint.parse().map_err(unreadable);
+        }
+        let node = self.nodes.get(order.network.id()).ok_or_else(|| {
+            PayerError::Chain(format!(
+                "no node of {} is known to ask for a blockhash",
+                order.network
+            ))
+        })?;
+        let latest: InContext<Latest> = node
+            .ask("getLatestBlockhash", json!([{ "commitment": "confirmed" }]))
+            .await
+            .map_err(|fault| PayerError::Chain(fault.to_string()))?;
+        latest.value.blockhash.parse().map_err(unreadable)
+    }
+}
+
+impl fmt::Debug for ExactPayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ExactPayer({})", self.address)
+    }
+}
+
+/// What is needed to sign, read from requirements.
+struct Order {
+    network: Network,
+    mint: Pubkey,
+    pay_to: Pubkey,
+    amount: Amount,
+    fee_payer: Pubkey,
+    program: Option<TokenProgram>,
+    memo: Option<String>,
+    blockhash: Option<String>,
+}
+
+impl Order {
+    /// `None` for requirements that are not for this payer.
+    fn read(requirements: &PaymentRequirements) -> Option<Self> {
+        if requirements.scheme != NAME {
+            return None;
+        }
+        let network = known::network(&requirements.network)?;
+        if network.namespace() != NAMESPACE {
+            return None;
+        }
+        let extra: Extra = requirements.extra.as_ref()?.read("extra").ok()?;
+        let program = match extra.token_program {
+            Some(program) => Some(TokenProgram::with_id(&program.parse().ok()?)?),
+            None => None,
+        };
+        if extra
+            .memo
+            .as_ref()
+            .is_some_and(|memo| memo.len() > MEMO_MAX)
+        {
+            return None;
+        }
+        Some(Self {
+            network,
+            mint: requirements.asset.parse().ok()?,
+            pay_to: requirements.pay_to.parse().ok()?,
+            amount: requirements.amount.parse().ok()?,
+            fee_payer: extra.fee_payer?.parse().ok()?,
+            program,
+            memo: extra.memo,
+            blockhash: extra.recent_blockhash,
+        })
+    }
+}
+
+#[async_trait]
+impl Payer for ExactPayer {
+    fn address(&self) -> &str {
+        &self.address
+    }
+
+    fn quote(&self, requirements: &PaymentRequirements) -> Option<Quote> {
+        let order = Order::read(requirements)?;
+        let asset = self.token(order.network.id(), &order.mint)?;
+        Some(Quote {
+            asset: Some(Asset {
+                address: asset.mint.to_string(),
+                symbol: asset.symbol,
+                decimals: asset.decimals,
+            }),
+            amount: order.amount,
+        })
+    }
+
+    async fn pay(
+        &self,
+        requirements: &PaymentRequirements,
+        now: Timestamp,
+    ) -> Result<(Object, Timestamp), PayerError> {
+        let unmet = |what: &str| PayerError::Requirements(what.to_owned());
+        let order = Order::read(requirements)
+            .ok_or_else(|| unmet("not `exact` on Solana, or something is missing"))?;
+        let token = self
+            .token(order.network.id(), &order.mint)
+            .ok_or_else(|| unmet("the token is not known"))?;
+        if order
+            .program
+            .is_some_and(|program| program != token.program)
+        {
+            return Err(unmet(
+                "extra.tokenProgram is not the program that keeps the token",
+            ));
+        }
+        if order.fee_payer == self.signer.pubkey() {
+            return Err(unmet("the fee payer is the payer itself"));
+        }
+        let amount = u64::try_from(order.amount.units())
+            .map_err(|_| unmet("more than a token account can hold"))?;
+        let blockhash = self.blockhash(&order).await?;
+        let message = message(&self.signer.pubkey(), &order, &token, amount, blockhash);
+        let signature = self
+            .signer
+            .try_sign_message(&message.serialize())
+            .map_err(|error| PayerError::Signing(error.to_string()))?;
+        let transaction = VersionedTransaction {
+            // The fee payer's is the facilitator's to add.
+            signatures: vec![Signature::default(), signature],
+            message,
+        };
+        let bytes = wincode::serialize(&transaction)
+            .map_err(|error| PayerError::Signing(error.to_string()))?;
+        let payload = json!({ "transaction": BASE64.encode(bytes) });
+        let payload =
+            Object::of(&payload).map_err(|error| PayerError::Requirements(error.to_string()))?;
+        Ok((payload, now.plus_secs(LIFETIME_SECS)))
+    }
+}
+
+/// The whole message: limit, price, transfer, memo. The memo or, where the seller sets it, the price makes two payments of
+/// one amount in one block two transactions.
+fn message(
+    payer: &Pubkey,
+    order: &Order,
+    token: &Token,
+    amount: u64,
+    blockhash: Hash,
+) -> VersionedMessage {
+    let memo = order
+        .memo
+        .clone()
+        .unwrap_or_else(|| format!("{:032x}", rand::random::<u128>()));
+    let price = rand::random_range(1..=COMPUTE_UNIT_PRICE_MAX);
+    let accounts = [
+        order.fee_payer,
+        *payer,
+        token.account_of(payer),
+        token.account_of(&order.pay_to),
+        token.mint,
+        token.program.id(),
+        COMPUTE_BUDGET,
+        MEMO,
+    ];
+    let instruction = |program_id_index, accounts: &[u8], data: Vec<u8>| CompiledInstruction {
+        program_id_index,
+        accounts: accounts.to_vec(),
+        data,
+    };
+    let budget = |kind: u8, value: &[u8]| instruction(6, &[], [&[kind], value].concat());
+    let transfer = [&[12], amount.to_le_bytes().as_slice(), &[token.decimals]].concat();
+    VersionedMessage::V0(v0::Message {
+        header: MessageHeader {
+            num_required_signatures: 2,
+            num_readonly_signed_accounts: 1,
+            num_readonly_unsigned_accounts: 4,
+        },
+        account_keys: accounts.to_vec(),
+        recent_blockhash: blockhash,
+        instructions: vec![
+            budget(2, &COMPUTE_UNITS.to_le_bytes()),
+            budget(3, &price.to_le_bytes()),
+            instruction(5, &[2, 4, 3, 1], transfer),
+            instruction(7, &[], memo.into_bytes()),
+        ],
+        address_table_lookups: Vec::new(),
+    })
+}

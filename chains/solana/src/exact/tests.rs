@@ -1,0 +1,773 @@
+//! What needs no chain: every row of attacks on Solana payments that shows in the transaction itself.
+
+use ed25519_dalek::{Signature as Ed25519, VerifyingKey};
+use proptest::prelude::*;
+use quittance_core::Chain;
+use solana_hash::Hash;
+use solana_instruction::{AccountMeta, Instruction};
+use solana_keypair::Keypair;
+use solana_message::{AddressLookupTableAccount, Message, VersionedMessage, v0};
+use solana_signature::Signature;
+use solana_signer::Signer;
+use solana_transaction::versioned::VersionedTransaction;
+
+use super::*;
+use crate::chain::SolanaConfig;
+use crate::instruction::{COMPUTE_BUDGET, LIGHTHOUSE, MEMO, TOKEN, TOKEN_2022};
+use crate::known;
+
+const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+const NETWORK: &str = "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1";
+const AMOUNT: u64 = 10_000;
+const SYSTEM: Pubkey = Pubkey::new_from_array([0; 32]);
+
+/// A key that is the same in every run.
+fn key(seed: u8) -> Keypair {
+    Keypair::new_from_array([seed; 32])
+}
+
+fn ours() -> [Keypair; 2] {
+    [key(1), key(2)]
+}
+
+fn payer() -> Keypair {
+    key(3)
+}
+
+fn pay_to() -> Pubkey {
+    key(4).pubkey()
+}
+
+fn usdc() -> Token {
+    known::token(NETWORK, "USDC").unwrap()
+}
+
+fn solana() -> Solana {
+    let network = known::network(NETWORK).unwrap();
+    let url = "http://127.0.0.1:1".parse().unwrap();
+    let signers = ours().map(|key| Arc::new(key) as crate::Signer).to_vec();
+    Solana::new(SolanaConfig::new(network, vec![url], signers)).unwrap()
+}
+
+fn budget(kind: u8, value: &[u8]) -> Instruction {
+    Instruction {
+        program_id: COMPUTE_BUDGET,
+        accounts: vec![],
+        data: [&[kind], value].concat(),
+    }
+}
+
+fn limit(units: u32) -> Instruction {
+    budget(2, &units.to_le_bytes())
+}
+
+fn price(price: u64) -> Instruction {
+    budget(3, &price.to_le_bytes())
+}
+
+fn memo(text: &[u8]) -> Instruction {
+    Instruction {
+        program_id: MEMO,
+        accounts: vec![],
+        data: text.to_vec(),
+    }
+}
+
+/// A guard that asserts something about an account.
+fn guard(kind: u8, account: Pubkey) -> Instruction {
+    let accounts = vec![AccountMeta::new_readonly(account, false)];
+    Instruction {
+        program_id: LIGHTHOUSE,
+        accounts,
+        data: vec![kind, 0, 1, 2],
+    }
+}
+
+/// A transfer of `amount` by `authority` from its own account to that of `to`.
+fn transfer(program: Pubkey, authority: &Pubkey, to: &Pubkey, amount: u64) -> Instruction {
+    let token = usdc();
+    let kind = TokenProgram::with_id(&program).unwrap();
+    Instruction {
+        program_id: program,
+        accounts: vec![
+            AccountMeta::new(
+                known::associated_account(authority, &token.mint, kind),
+                false,
+            ),
+            AccountMeta::new_readonly(token.mint, false),
+            AccountMeta::new(known::associated_account(to, &token.mint, kind), false),
+            AccountMeta::new_readonly(*authority, true),
+        ],
+        data: [&[12], amount.to_le_bytes().as_slice(), &[6]].concat(),
+    }
+}
+
+fn pays() -> Instruction {
+    transfer(TOKEN, &payer().pubkey(), &pay_to(), AMOUNT)
+}
+
+/// A transaction that is as it should be.
+fn good() -> Vec<Instruction> {
+    vec![limit(20_000), price(1), pays(), memo(b"nonce")]
+}
+
+/// `good` with something put at a place.
+fn with(at: usize, instruction: Instruction) -> Vec<Instruction> {
+    let mut all = good();
+    all.insert(at, instruction);
+    all
+}
+
+/// `good` with something else at a place.
+fn instead(at: usize, instruction: Instruction) -> Vec<Instruction> {
+    let mut all = good();
+    all[at] = instruction;
+    all
+}
+
+fn signed_by(message: VersionedMessage, keys: &[&Keypair]) -> VersionedTransaction {
+    let bytes = message.serialize();
+    let required = usize::from(message.header().num_required_signatures);
+    let signature = |signer: &Pubkey| {
+        let key = keys.iter().find(|key| key.pubkey() == *signer);
+        key.map_or(Signature::default(), |key| key.sign_message(&bytes))
+    };
+    let signatures = message.static_account_keys()[..required]
+        .iter()
+        .map(signature)
+        .collect();
+    VersionedTransaction {
+        signatures,
+        message,
+    }
+}
+
+fn transaction(instructions: &[Instruction]) -> VersionedTransaction {
+    let message = Message::new_with_blockhash(
+        instructions,
+        Some(&ours()[0].pubkey()),
+        &Hash::new_from_array([9; 32]),
+    );
+    signed_by(VersionedMessage::Legacy(message), &[&payer()])
+}
+
+fn bytes(instructions: &[Instruction]) -> Vec<u8> {
+    wincode::serialize(&transaction(instructions)).unwrap()
+}
+
+fn request_with(bytes: &[u8], change: impl FnOnce(&mut serde_json::Value)) -> PaymentRequest {
+    let terms = json!({
+        "scheme": "exact", "network": NETWORK, "amount": AMOUNT.to_string(), "asset": usdc().mint.to_string(),
+        "payTo": pay_to().to_string(), "maxTimeoutSeconds": 60,
+        "extra": { "feePayer": ours()[0].pubkey().to_string() },
+    });
+    let mut body = json!({
+        "x402Version": 2,
+        "paymentPayload": { "x402Version": 2, "accepted": terms, "payload": { "transaction": BASE64.encode(bytes) } },
+        "paymentRequirements": terms,
+    });
+    change(&mut body);
+    PaymentRequest::decode(body.to_string().as_bytes()).unwrap()
+}
+
+fn request(instructions: &[Instruction]) -> PaymentRequest {
+    request_with(&bytes(instructions), |_| {})
+}
+
+/// What is said of a request before the chain is asked: the code, or that the chain is asked.
+fn verdict(request: &PaymentRequest) -> Result<(), String> {
+    let refusal = |refusal| match refusal {
+        Refusal::Rejected(rejection) => rejection.reason.code().to_owned(),
+        Refusal::Malformed(malformed) => format!("malformed {}", malformed.field),
+    };
+    let payment = Exact::new(&solana())
+        .decode(request, NOW)
+        .map_err(refusal)?;
+    let holds = |claim: &SignatureClaim| match claim {
+        SignatureClaim::Ed25519 {
+            message,
+            signature,
+            key,
+        } => VerifyingKey::from_bytes(key).is_ok_and(|key| {
+            key.verify_strict(message, &Ed25519::from_bytes(signature))
+                .is_ok()
+        }),
+        SignatureClaim::Secp256k1 { .. } => false,
+    };
+    let signatures: Vec<bool> = payment.signatures().iter().map(holds).collect();
+    let seen = Seen {
+        signatures: &signatures,
+        answers: &[],
+        now: NOW,
+    };
+    match payment.check(&seen) {
+        Ok(Check::Ask(_)) => Ok(()),
+        Ok(Check::Content) => panic!("content without looking"),
+        Err(rejection) => Err(rejection.reason.code().to_owned()),
+    }
+}
+
+fn told(instructions: &[Instruction]) -> Result<(), String> {
+    verdict(&request(instructions))
+}
+
+fn rejected(reason: &Reason) -> Result<(), String> {
+    Err(reason.code().to_owned())
+}
+
+#[test]
+fn a_payment_that_is_as_it_should_be_is_taken_to_the_chain() {
+    assert_eq!(told(&good()), Ok(()));
+    assert_eq!(told(&good()[..3]), Ok(()));
+    let message = v0::Message::try_compile(
+        &ours()[0].pubkey(),
+        &good(),
+        &[],
+        Hash::new_from_array([9; 32]),
+    )
+    .unwrap();
+    let v0 = signed_by(VersionedMessage::V0(message), &[&payer()]);
+    assert_eq!(
+        verdict(&request_with(&wincode::serialize(&v0).unwrap(), |_| {})),
+        Ok(())
+    );
+}
+
+#[test]
+fn row_83_a_fee_payer_in_an_instruction_is_refused_whatever_it_is_there_for() {
+    let [first, second] = ours().map(|key| key.pubkey());
+    for fee_payer in [first, second] {
+        let of_ours = transfer(TOKEN, &fee_payer, &pay_to(), AMOUNT);
+        assert_eq!(
+            told(&instead(2, of_ours)),
+            rejected(&reason::FEE_PAYER_TRANSFERRING_FUNDS)
+        );
+        let mut source = pays();
+        source.accounts[0].pubkey = fee_payer;
+        assert_eq!(
+            told(&instead(2, source)),
+            rejected(&reason::FEE_PAYER_IN_INSTRUCTION)
+        );
+        let mut watched = memo(b"nonce");
+        watched
+            .accounts
+            .push(AccountMeta::new_readonly(fee_payer, false));
+        assert_eq!(
+            told(&instead(3, watched)),
+            rejected(&reason::FEE_PAYER_IN_INSTRUCTION)
+        );
+        assert_eq!(
+            told(&with(2, guard(4, fee_payer))),
+            rejected(&reason::FEE_PAYER_IN_INSTRUCTION)
+        );
+    }
+}
+
+#[test]
+fn row_84_an_instruction_of_another_kind_is_refused() {
+    let payer = payer().pubkey();
+    let account = pays().accounts[0].pubkey;
+    let system = |kind: u32| Instruction {
+        program_id: SYSTEM,
+        accounts: vec![
+            AccountMeta::new(payer, true),
+            AccountMeta::new(account, false),
+        ],
+        data: [kind.to_le_bytes().as_slice(), &[0; 8]].concat(),
+    };
+    // CreateAccount, Assign, Transfer, WithdrawNonceAccount.
+    for kind in [0, 1, 2, 5] {
+        assert_eq!(
+            told(&with(3, system(kind))),
+            rejected(&reason::UNKNOWN_FOURTH)
+        );
+        assert_eq!(
+            told(&with(4, system(kind))),
+            rejected(&reason::UNKNOWN_FIFTH)
+        );
+    }
+    // Approve, SetAuthority, CloseAccount of the token program.
+    for kind in [4, 6, 9] {
+        let mut other = pays();
+        other.data[0] = kind;
+        assert_eq!(told(&with(3, other)), rejected(&reason::UNKNOWN_FOURTH));
+    }
+}
+
+#[test]
+fn row_85_a_lookup_table_is_refused() {
+    let table = AddressLookupTableAccount {
+        key: key(7).pubkey(),
+        addresses: vec![pays().accounts[2].pubkey],
+    };
+    let message = v0::Message::try_compile(
+        &ours()[0].pubkey(),
+        &good(),
+        &[table],
+        Hash::new_from_array([9; 32]),
+    )
+    .unwrap();
+    assert!(!message.address_table_lookups.is_empty());
+    let hidden = signed_by(VersionedMessage::V0(message), &[&payer()]);
+    let request = request_with(&wincode::serialize(&hidden).unwrap(), |_| {});
+    assert_eq!(
+        verdict(&request),
+        rejected(&reason::ALT_RESOLUTION_NOT_AVAILABLE)
+    );
+}
+
+#[test]
+fn row_86_further_signers_are_refused() {
+    let mut other = memo(b"nonce");
+    other
+        .accounts
+        .push(AccountMeta::new_readonly(key(8).pubkey(), true));
+    let message = Message::new_with_blockhash(
+        &instead(3, other),
+        Some(&ours()[0].pubkey()),
+        &Hash::new_from_array([9; 32]),
+    );
+    let signed = signed_by(VersionedMessage::Legacy(message), &[&payer(), &key(8)]);
+    let request = request_with(&wincode::serialize(&signed).unwrap(), |_| {});
+    assert_eq!(verdict(&request), rejected(&reason::EXCESSIVE_SIGNERS));
+}
+
+#[test]
+fn row_87_a_missing_or_wrong_signature_is_refused_before_anything_is_asked() {
+    for signature in [
+        Signature::default(),
+        Signature::from([0xff; 64]),
+        payer().sign_message(b"something else"),
+    ] {
+        let mut transaction = transaction(&good());
+        transaction.signatures[1] = signature;
+        let request = request_with(&wincode::serialize(&transaction).unwrap(), |_| {});
+        assert_eq!(verdict(&request), rejected(&reason::SIGNATURE_INVALID));
+    }
+}
+
+#[test]
+fn row_88_the_bytes_in_the_fee_payers_place_make_no_other_payment() {
+    let id = |request: &PaymentRequest| {
+        Exact::new(&solana())
+            .decode(request, NOW)
+            .unwrap()
+            .facts()
+            .id
+    };
+    let mut twin = transaction(&good());
+    twin.signatures[0] = Signature::from([7; 64]);
+    let twin = request_with(&wincode::serialize(&twin).unwrap(), |_| {});
+    assert_eq!(id(&twin), id(&request(&good())));
+    assert_ne!(
+        id(&request(&good())),
+        id(&request(&instead(3, memo(b"another nonce"))))
+    );
+}
+
+#[test]
+fn row_89_bytes_that_are_not_written_as_the_runtime_writes_them_are_refused() {
+    let good = bytes(&good());
+    let undecodable = rejected(&reason::COULD_NOT_BE_DECODED);
+    let mut trailing = good.clone();
+    trailing.push(0);
+    assert_eq!(verdict(&request_with(&trailing, |_| {})), undecodable);
+    // The number of signatures in two bytes instead of one.
+    let aliased = [&[0x82, 0x00], &good[1..]].concat();
+    assert_eq!(verdict(&request_with(&aliased, |_| {})), undecodable);
+    for end in 0..good.len() {
+        assert_eq!(
+            verdict(&request_with(&good[..end], |_| {})),
+            undecodable,
+            "{end}"
+        );
+    }
+    let text = BASE64.encode(&good);
+    for text in [
+        text.replace('=', ""),
+        format!(" {text}"),
+        format!("{text}\n"),
+        text.replace('+', "-"),
+        String::new(),
+    ] {
+        if text == BASE64.encode(&good) {
+            continue;
+        }
+        let request = request_with(&[], |body| {
+            body["paymentPayload"]["payload"]["transaction"] = json!(text)
+        });
+        assert_eq!(verdict(&request), undecodable, "{text:?}");
+    }
+}
+
+#[test]
+fn row_90_sizes_and_indexes_out_of_bounds_are_refused() {
+    let undecodable = rejected(&reason::COULD_NOT_BE_DECODED);
+    let long = bytes(&instead(3, memo(&[b'x'; 1200])));
+    assert!(long.len() > SIZE_MAX);
+    assert_eq!(verdict(&request_with(&long, |_| {})), undecodable);
+    assert_eq!(told(&[]), rejected(&reason::INSTRUCTIONS_LENGTH));
+    let mut outside = transaction(&good());
+    let VersionedMessage::Legacy(message) = &mut outside.message else {
+        unreachable!()
+    };
+    message.instructions[2].accounts[0] = 200;
+    assert_eq!(
+        verdict(&request_with(
+            &wincode::serialize(&outside).unwrap(),
+            |_| {}
+        )),
+        undecodable
+    );
+    let mut twice = transaction(&good());
+    let VersionedMessage::Legacy(message) = &mut twice.message else {
+        unreachable!()
+    };
+    message.account_keys[2] = message.account_keys[0];
+    assert_eq!(
+        verdict(&request_with(&wincode::serialize(&twice).unwrap(), |_| {})),
+        undecodable
+    );
+}
+
+#[test]
+fn row_91_a_version_nobody_knows_is_refused() {
+    let message = v0::Message::try_compile(
+        &ours()[0].pubkey(),
+        &good(),
+        &[],
+        Hash::new_from_array([9; 32]),
+    )
+    .unwrap();
+    let v0 = signed_by(VersionedMessage::V0(message), &[&payer()]);
+    let mut bytes = wincode::serialize(&v0).unwrap();
+    let at = 1 + 2 * 64;
+    assert_eq!(bytes[at], 0x80);
+    for version in 0x81..=0xff {
+        bytes[at] = version;
+        assert_eq!(
+            verdict(&request_with(&bytes, |_| {})),
+            rejected(&reason::COULD_NOT_BE_DECODED)
+        );
+    }
+}
+
+#[test]
+fn row_92_a_second_transfer_is_refused_in_either_direction() {
+    let back = transfer(TOKEN, &payer().pubkey(), &payer().pubkey(), AMOUNT);
+    for second in [pays(), back] {
+        assert_eq!(
+            told(&with(3, second.clone())),
+            rejected(&reason::UNKNOWN_FOURTH)
+        );
+        assert_eq!(told(&with(4, second)), rejected(&reason::UNKNOWN_FIFTH));
+    }
+    let halves = transfer(TOKEN, &payer().pubkey(), &pay_to(), AMOUNT / 2);
+    let split = [limit(20_000), price(1), halves.clone(), halves];
+    assert_eq!(told(&split), rejected(&reason::UNKNOWN_FOURTH));
+}
+
+#[test]
+fn row_93_an_unchecked_transfer_and_other_decimals_are_refused() {
+    let mut unchecked = pays();
+    unchecked.data = [&[3], AMOUNT.to_le_bytes().as_slice()].concat();
+    assert_eq!(told(&instead(2, unchecked)), rejected(&reason::NO_TRANSFER));
+    let mut decimals = pays();
+    decimals.data[9] = 9;
+    assert_eq!(
+        told(&instead(2, decimals)),
+        rejected(&reason::MINT_MISMATCH)
+    );
+}
+
+#[test]
+fn row_94_another_mint_and_a_multisig_are_refused() {
+    let mut mint = pays();
+    mint.accounts[1].pubkey = key(9).pubkey();
+    assert_eq!(told(&instead(2, mint)), rejected(&reason::MINT_MISMATCH));
+    let mut multisig = pays();
+    multisig
+        .accounts
+        .push(AccountMeta::new_readonly(payer().pubkey(), true));
+    assert_eq!(told(&instead(2, multisig)), rejected(&reason::NO_TRANSFER));
+    let mut unsigned = pays();
+    unsigned.accounts[3] = AccountMeta::new_readonly(key(9).pubkey(), false);
+    assert_eq!(
+        told(&instead(2, unsigned)),
+        rejected(&reason::SIGNATURE_INVALID)
+    );
+}
+
+#[test]
+fn row_95_an_account_that_is_not_the_recipients_own_is_refused() {
+    let mut elsewhere = pays();
+    elsewhere.accounts[2].pubkey = key(9).pubkey();
+    assert_eq!(
+        told(&instead(2, elsewhere)),
+        rejected(&reason::RECIPIENT_MISMATCH)
+    );
+    let mut wrong_program = pays();
+    wrong_program.accounts[2].pubkey =
+        known::associated_account(&pay_to(), &usdc().mint, TokenProgram::Token2022);
+    assert_eq!(
+        told(&instead(2, wrong_program)),
+        rejected(&reason::RECIPIENT_MISMATCH)
+    );
+    let other_program = transfer(TOKEN_2022, &payer().pubkey(), &pay_to(), AMOUNT);
+    assert_eq!(
+        told(&instead(2, other_program)),
+        rejected(&reason::MINT_MISMATCH)
+    );
+}
+
+#[test]
+fn row_98_the_compute_budget_is_two_instructions_within_caps() {
+    assert_eq!(told(&with(2, price(1))), rejected(&reason::NO_TRANSFER));
+    assert_eq!(told(&with(3, price(5))), rejected(&reason::UNKNOWN_FOURTH));
+    assert_eq!(
+        told(&[price(1), limit(20_000), pays()]),
+        rejected(&reason::COMPUTE_LIMIT_INSTRUCTION)
+    );
+    assert_eq!(
+        told(&[limit(20_000), pays(), memo(b"x")]),
+        rejected(&reason::COMPUTE_PRICE_INSTRUCTION)
+    );
+    assert_eq!(
+        told(&instead(0, limit(400_001))),
+        rejected(&reason::COMPUTE_LIMIT_TOO_HIGH)
+    );
+    assert_eq!(
+        told(&instead(1, price(5_000_001))),
+        rejected(&reason::COMPUTE_PRICE_TOO_HIGH)
+    );
+    // RequestHeapFrame, SetLoadedAccountsDataSizeLimit.
+    for kind in [1, 4] {
+        assert_eq!(
+            told(&with(3, budget(kind, &[0; 4]))),
+            rejected(&reason::UNKNOWN_FOURTH)
+        );
+    }
+    let mut longer = limit(20_000);
+    longer.data.push(0);
+    assert_eq!(
+        told(&instead(0, longer)),
+        rejected(&reason::COMPUTE_LIMIT_INSTRUCTION)
+    );
+}
+
+#[test]
+fn row_99_a_required_memo_is_there_exactly_once() {
+    let with_memo = |instructions: &[Instruction]| {
+        request_with(&bytes(instructions), |body| {
+            body["paymentRequirements"]["extra"]["memo"] = json!("invoice 7");
+            body["paymentPayload"]["accepted"]["extra"]["memo"] = json!("invoice 7");
+        })
+    };
+    let told = |instructions: &[Instruction]| verdict(&with_memo(instructions));
+    assert_eq!(told(&instead(3, memo(b"invoice 7"))), Ok(()));
+    assert_eq!(told(&good()[..3]), rejected(&reason::MEMO_COUNT));
+    assert_eq!(told(&good()), rejected(&reason::MEMO_MISMATCH));
+    let mut twice = instead(3, memo(b"invoice 7"));
+    twice.push(memo(b"invoice 7"));
+    assert_eq!(told(&twice), rejected(&reason::MEMO_COUNT));
+    for text in [vec![b'x'; 257], vec![0xff, 0xfe]] {
+        assert_eq!(
+            verdict(&request(&instead(3, memo(&text)))),
+            rejected(&reason::MEMO_MISMATCH)
+        );
+    }
+}
+
+#[test]
+fn row_100_a_durable_nonce_is_refused() {
+    let accounts = vec![
+        AccountMeta::new(key(9).pubkey(), false),
+        AccountMeta::new_readonly(key(10).pubkey(), false),
+        AccountMeta::new_readonly(payer().pubkey(), true),
+    ];
+    let advance = Instruction {
+        program_id: SYSTEM,
+        accounts,
+        data: 4_u32.to_le_bytes().to_vec(),
+    };
+    assert_eq!(
+        told(&with(0, advance)),
+        rejected(&reason::COMPUTE_LIMIT_INSTRUCTION)
+    );
+}
+
+#[test]
+fn row_102_guards_may_stand_anywhere_as_long_as_they_are_few_and_only_assert() {
+    let source = pays().accounts[0].pubkey;
+    for at in 0..=4 {
+        assert_eq!(told(&with(at, guard(8, source))), Ok(()), "{at}");
+    }
+    let many = |count: usize| {
+        let mut all = good();
+        (0..count).for_each(|_| all.insert(2, guard(4, source)));
+        all
+    };
+    assert_eq!(told(&many(4)), Ok(()));
+    assert_eq!(told(&many(5)), rejected(&reason::INSTRUCTIONS_LENGTH));
+    // Lighthouse can also write and close accounts, and may learn more.
+    for kind in [0, 1, 17, 255] {
+        assert_eq!(
+            told(&with(3, guard(kind, source))),
+            rejected(&reason::UNKNOWN_FOURTH)
+        );
+        assert_eq!(
+            told(&with(2, guard(kind, source))),
+            rejected(&reason::NO_TRANSFER)
+        );
+    }
+    let mut empty = guard(2, source);
+    empty.data.clear();
+    assert_eq!(told(&with(3, empty)), rejected(&reason::UNKNOWN_FOURTH));
+}
+
+#[test]
+fn row_107_an_amount_that_no_token_account_can_hold_is_not_matched() {
+    let request = request_with(&bytes(&good()), |body| {
+        let more = format!("{}", u128::from(AMOUNT) + (1_u128 << 64));
+        body["paymentRequirements"]["amount"] = json!(more);
+        body["paymentPayload"]["accepted"]["amount"] = json!(more);
+    });
+    assert_eq!(verdict(&request), rejected(&reason::AMOUNT_MISMATCH));
+}
+
+#[test]
+fn the_terms_of_the_request_are_held_to() {
+    let changed = |pointer: &str, value: serde_json::Value| {
+        verdict(&request_with(&bytes(&good()), |body| {
+            for root in ["/paymentRequirements", "/paymentPayload/accepted"] {
+                if let Some(place) = body.pointer_mut(&format!("{root}{pointer}")) {
+                    *place = value.clone();
+                }
+            }
+        }))
+    };
+    assert_eq!(
+        changed("/extra", json!({})),
+        rejected(&reason::MISSING_FEE_PAYER)
+    );
+    let stranger = json!(key(20).pubkey().to_string());
+    assert_eq!(
+        changed("/extra/feePayer", stranger.clone()),
+        rejected(&reason::FEE_PAYER_NOT_MANAGED)
+    );
+    let second = json!(ours()[1].pubkey().to_string());
+    assert_eq!(
+        changed("/extra/feePayer", second.clone()),
+        rejected(&reason::FEE_PAYER_MISMATCH)
+    );
+    assert_eq!(
+        changed("/payTo", stranger.clone()),
+        rejected(&reason::RECIPIENT_MISMATCH)
+    );
+    assert_eq!(
+        changed("/payTo", second),
+        rejected(&Reason::INVALID_PAYMENT_REQUIREMENTS)
+    );
+    assert_eq!(
+        changed("/asset", stranger),
+        rejected(&Reason::UNSUPPORTED_ASSET)
+    );
+    assert_eq!(
+        changed("/amount", json!("9999")),
+        rejected(&reason::AMOUNT_MISMATCH)
+    );
+    assert_eq!(
+        changed("/amount", json!("10001")),
+        rejected(&reason::AMOUNT_MISMATCH)
+    );
+    let missing = request_with(&[], |body| body["paymentPayload"]["payload"] = json!({}));
+    assert_eq!(verdict(&missing), rejected(&reason::TRANSACTION));
+}
+
+/// Signs whatever it is given, if it can be made to.
+fn sign(transaction: &VersionedTransaction) -> Result<(), quittance_core::Fault> {
+    let chain = solana();
+    let Ok(wire) = Wire::of(transaction.clone()) else {
+        return Err(quittance_core::Fault::new(
+            quittance_core::FaultKind::Internal,
+            "no transaction",
+        ));
+    };
+    let action = Partial {
+        wire,
+        loaded: Loaded::default(),
+    };
+    let lane = chain.lanes()[0].clone();
+    futures_util::FutureExt::now_or_never(chain.prepare(&lane, 0, &[&action]))
+        .unwrap()
+        .map(|_| ())
+}
+
+fn any_instruction() -> impl Strategy<Value = Instruction> {
+    let account =
+        (0_u8..6, any::<bool>(), any::<bool>()).prop_map(|(seed, signer, writable)| AccountMeta {
+            pubkey: key(seed + 1).pubkey(),
+            is_signer: signer,
+            is_writable: writable,
+        });
+    let program = prop_oneof![
+        Just(TOKEN),
+        Just(MEMO),
+        Just(LIGHTHOUSE),
+        Just(SYSTEM),
+        Just(COMPUTE_BUDGET),
+        (0_u8..6).prop_map(|seed| key(seed + 1).pubkey()),
+    ];
+    (
+        program,
+        prop::collection::vec(account, 0..5),
+        prop::collection::vec(any::<u8>(), 0..12),
+    )
+        .prop_map(|(program_id, accounts, data)| Instruction {
+            program_id,
+            accounts,
+            data,
+        })
+}
+
+proptest! {
+    #[test]
+    fn no_transaction_that_mentions_a_fee_payer_in_any_instruction_is_ever_signed(
+        instructions in prop::collection::vec(any_instruction(), 0..6),
+    ) {
+        let ours = ours().map(|key| key.pubkey());
+        let mentions = |instruction: &Instruction| {
+            ours.contains(&instruction.program_id)
+                || instruction.accounts.iter().any(|account| ours.contains(&account.pubkey))
+        };
+        let mentioned = instructions.iter().any(mentions);
+        let signed = sign(&transaction(&instructions));
+        prop_assert_eq!(signed.is_ok(), !mentioned);
+    }
+
+    #[test]
+    fn no_bytes_panic(bytes: Vec<u8>) {
+        let _ = Wire::read(&bytes);
+    }
+
+    #[test]
+    fn damage_to_a_payment_never_panics_and_is_never_taken_to_the_chain(at: prop::sample::Index, flip in 1_u8..) {
+        let mut damaged = bytes(&good());
+        let at = at.index(damaged.len());
+        damaged[at] ^= flip;
+        let verdict = verdict(&request_with(&damaged, |_| {}));
+        // The fee payer's own place is not looked at.
+        let in_our_place = (1..65).contains(&at);
+        prop_assert_eq!(verdict.is_ok(), in_our_place);
+    }
+
+    #[test]
+    fn whatever_is_read_is_written_as_the_same_bytes(damage: u8, at: prop::sample::Index) {
+        let mut damaged = bytes(&good());
+        let at = at.index(damaged.len());
+        damaged[at] = damage;
+        if let Ok(wire) = Wire::read(&damaged) {
+            prop_assert_eq!(wire.bytes(), damaged);
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! x402 schemes on Solana, and the chain they settle on.
+//!
+//! [`Solana`] is the [`Chain`](quittance_core::Chain): nodes, fee payers, blockhashes. [`Exact`] is the scheme `exact` for
+//! SPL Token and Token-2022; [`ExactOffer`] and [`ExactPayer`] are its two ends. Clusters and tokens are data: [`known`] has
+//! those that ship with the library, and a configuration can add any other.
+//!
+//! ```
+//! use quittance_solana::known;
+//!
+//! let mainnet = known::network("solana").expect("ships with the library");
+//! assert_eq!(mainnet.id(), "solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp");
+//! let usdc = known::token(mainnet.id(), "USDC").expect("ships with the library");
+//! assert_eq!((usdc.mint.to_string().as_str(), usdc.decimals), ("EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v", 6));
+//! ```
+
+mod chain;
+mod exact;
+pub mod instruction;
+pub mod known;
+mod mint;
+mod read;
+mod rpc;
+mod status;
+mod submission;
+mod transaction;
+
+pub use chain::{
+    Balance, Commitment, ConfigError, Evidence, Partial, Signer, Solana, SolanaConfig,
+};
+pub use exact::{Exact, ExactOffer, ExactPayer, reason};
+pub use known::{Token, TokenProgram};
+pub use mint::Extension;
+pub use read::{Account, Answer, Inner, InnerCall, Inquiry, Simulated};
+pub use solana_keypair::Keypair;
+pub use solana_pubkey::Pubkey;
+pub use transaction::{Instruction, Loaded, Wire, WireError};

@@ -1,0 +1,254 @@
+//! What a mint may do to a payment: its extensions, and which of them an operator accepts.
+//!
+//! Only the numbers of the extensions are read, by the layout that `spl-token-2022-interface` defines: that crate brings a
+//! fifth again as many dependencies, for structures nobody here looks into.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use solana_pubkey::Pubkey;
+
+use crate::known::TokenProgram;
+use crate::read::Account;
+
+/// An extension of Token-2022 that can break "the recipient has the amount, for good", and that an operator may accept
+/// for one token all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Extension {
+    /// Part of each transfer is withheld. A payment whose recipient gets less than the amount is never told settled.
+    TransferFeeConfig,
+    /// A program of the issuer's runs in each transfer, or may one day.
+    TransferHook,
+    /// Somebody may move anybody's tokens.
+    PermanentDelegate,
+    /// Amounts and balances can be hidden.
+    ConfidentialTransferMint,
+    /// Fees of confidential transfers.
+    ConfidentialTransferFeeConfig,
+    /// Confidential minting and burning.
+    ConfidentialMintBurn,
+    /// Somebody may stop all transfers.
+    Pausable,
+    /// New accounts may begin frozen.
+    DefaultAccountState,
+    /// The mint can be closed, and made anew with other rules.
+    MintCloseAuthority,
+    /// Burning needs somebody's consent.
+    PermissionedBurn,
+}
+
+/// What an extension means for payments.
+enum Meaning {
+    /// It changes nothing of who has how much.
+    Harmless,
+    /// It must be accepted by the operator.
+    Risk(Extension),
+    /// No payment can be made with it.
+    Never,
+}
+
+/// What is needed of a mint's account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MintFacts {
+    pub(crate) decimals: u8,
+}
+
+/// The length of a mint without extensions; where its decimal places and the mark that it is initialized stand.
+const MINT_LEN: usize = 82;
+const DECIMALS_AT: usize = 44;
+const INITIALIZED_AT: usize = 45;
+
+/// The length of a token account without extensions, to which a mint with extensions is padded; then comes its type.
+const ACCOUNT_LEN: usize = 165;
+const TYPE_MINT: u8 = 1;
+const TYPE_ACCOUNT: u8 = 2;
+
+/// The owner of a token account stands behind its mint.
+const OWNER_AT: std::ops::Range<usize> = 32..64;
+
+/// What the extension with this number (`ExtensionType`) means.
+fn meaning(extension: u16) -> Meaning {
+    match extension {
+        1 => Meaning::Risk(Extension::TransferFeeConfig),
+        3 => Meaning::Risk(Extension::MintCloseAuthority),
+        4 => Meaning::Risk(Extension::ConfidentialTransferMint),
+        6 => Meaning::Risk(Extension::DefaultAccountState),
+        12 => Meaning::Risk(Extension::PermanentDelegate),
+        14 => Meaning::Risk(Extension::TransferHook),
+        16 => Meaning::Risk(Extension::ConfidentialTransferFeeConfig),
+        24 => Meaning::Risk(Extension::ConfidentialMintBurn),
+        26 => Meaning::Risk(Extension::Pausable),
+        28 => Meaning::Risk(Extension::PermissionedBurn),
+        // InterestBearingConfig and ScaledUiAmount: what people are shown changes; atomic units do not. The others point to
+        // descriptions, or are ones: MetadataPointer to TokenGroupMember.
+        10 | 18..=23 | 25 => Meaning::Harmless,
+        // NonTransferable (9); whatever belongs to token accounts; and whatever comes after this was written.
+        _ => Meaning::Never,
+    }
+}
+
+/// The numbers of a mint's extensions; `None` for what is no mint.
+fn extensions(data: &[u8]) -> Option<Vec<u16>> {
+    if data.get(INITIALIZED_AT) != Some(&1) {
+        return None;
+    }
+    if data.len() == MINT_LEN {
+        return Some(Vec::new());
+    }
+    let is_padding = |byte: &u8| *byte == 0;
+    if !data.get(MINT_LEN..ACCOUNT_LEN)?.iter().all(is_padding) {
+        return None;
+    }
+    let [TYPE_MINT, rest @ ..] = data.get(ACCOUNT_LEN..)? else {
+        return None;
+    };
+    let mut rest = rest;
+    let mut found = Vec::new();
+    // Type and length, two bytes each, then the extension. A zero, or less than a type, ends the list.
+    while let [low, high, after @ ..] = rest {
+        let extension = u16::from_le_bytes([*low, *high]);
+        if extension == 0 {
+            return rest.iter().all(is_padding).then_some(found);
+        }
+        let [low, high, after @ ..] = after else {
+            return None;
+        };
+        rest = after.get(usize::from(u16::from_le_bytes([*low, *high]))..)?;
+        found.push(extension);
+    }
+    rest.iter().all(is_padding).then_some(found)
+}
+
+/// Reads a mint's account, as the program that owns it does, and holds its extensions to what is `allowed`.
+///
+/// # Errors
+/// For people: why payments of this mint are refused. An extension nobody here knows is a reason.
+pub(crate) fn judge(
+    account: &Account,
+    program: TokenProgram,
+    allowed: &BTreeSet<Extension>,
+) -> Result<MintFacts, String> {
+    if account.owner != program.id() {
+        return Err(format!("it does not belong to {program}"));
+    }
+    let extensions = extensions(&account.data).ok_or("it is no mint")?;
+    if program == TokenProgram::SplToken && account.data.len() != MINT_LEN {
+        return Err("it is no mint".to_owned());
+    }
+    for extension in extensions {
+        match meaning(extension) {
+            Meaning::Harmless => {}
+            Meaning::Risk(risk) if allowed.contains(&risk) => {}
+            Meaning::Risk(risk) => return Err(format!("it has the extension {risk:?}")),
+            Meaning::Never => return Err(format!("it has the extension number {extension}")),
+        }
+    }
+    let decimals = account.data.get(DECIMALS_AT).ok_or("it is no mint")?;
+    Ok(MintFacts {
+        decimals: *decimals,
+    })
+}
+
+/// Who owns a token account, where it is one of this program.
+pub(crate) fn owner_of(account: &Account, program: TokenProgram) -> Option<Pubkey> {
+    let kind = account.data.get(ACCOUNT_LEN);
+    let is_account = account.owner == program.id()
+        && account.data.len() >= ACCOUNT_LEN
+        && kind.is_none_or(|kind| *kind == TYPE_ACCOUNT);
+    let owner: [u8; 32] = account.data.get(OWNER_AT)?.try_into().ok()?;
+    is_account.then_some(owner.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A Token-2022 mint with these extensions, each of eight bytes.
+    fn mint(extensions: &[u16]) -> Account {
+        let mut data = vec![0; MINT_LEN];
+        data[DECIMALS_AT] = 6;
+        data[INITIALIZED_AT] = 1;
+        if !extensions.is_empty() {
+            data.resize(ACCOUNT_LEN, 0);
+            data.push(TYPE_MINT);
+        }
+        for extension in extensions {
+            data.extend_from_slice(&extension.to_le_bytes());
+            data.extend_from_slice(&[8, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+        }
+        Account {
+            owner: TokenProgram::Token2022.id(),
+            data,
+        }
+    }
+
+    fn is_accepted(extensions: &[u16], allowed: &[Extension]) -> bool {
+        let allowed = allowed.iter().copied().collect();
+        judge(&mint(extensions), TokenProgram::Token2022, &allowed).is_ok()
+    }
+
+    #[test]
+    fn row_97_every_extension_that_can_break_a_payment_is_refused_unless_it_is_allowed() {
+        assert!(is_accepted(&[], &[]));
+        assert!(is_accepted(&[10, 18, 19, 20, 21, 22, 23, 25], &[]));
+        for (number, risk) in [
+            (1, Extension::TransferFeeConfig),
+            (3, Extension::MintCloseAuthority),
+            (4, Extension::ConfidentialTransferMint),
+            (6, Extension::DefaultAccountState),
+            (12, Extension::PermanentDelegate),
+            (14, Extension::TransferHook),
+            (16, Extension::ConfidentialTransferFeeConfig),
+            (24, Extension::ConfidentialMintBurn),
+            (26, Extension::Pausable),
+            (28, Extension::PermissionedBurn),
+        ] {
+            assert!(!is_accepted(&[18, number], &[]), "{risk:?}");
+            assert!(is_accepted(&[18, number], &[risk]), "{risk:?}");
+        }
+    }
+
+    #[test]
+    fn row_97_what_nobody_knows_and_what_never_transfers_is_refused_whatever_is_allowed() {
+        for number in [2, 5, 7, 8, 9, 11, 13, 15, 17, 27, 29, 1000, u16::MAX] {
+            assert!(
+                !is_accepted(&[number], &[Extension::TransferHook]),
+                "{number}"
+            );
+        }
+    }
+
+    #[test]
+    fn row_97_a_list_of_extensions_that_does_not_end_where_it_should_is_refused() {
+        let whole = mint(&[18]);
+        for end in MINT_LEN + 1..whole.data.len() {
+            let cut = Account {
+                data: whole.data[..end].to_vec(),
+                ..whole.clone()
+            };
+            // Cut off behind the mark of what it is, it is a mint without extensions.
+            let is_whole = end == ACCOUNT_LEN + 1;
+            assert_eq!(
+                judge(&cut, TokenProgram::Token2022, &BTreeSet::new()).is_ok(),
+                is_whole,
+                "{end}"
+            );
+        }
+        let mut hidden = mint(&[18, 0, 14]);
+        hidden.data.push(9);
+        assert!(judge(&hidden, TokenProgram::Token2022, &BTreeSet::new()).is_err());
+        assert!(judge(&mint(&[18]), TokenProgram::SplToken, &BTreeSet::new()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_account_panics(data: Vec<u8>) {
+            let account = Account { owner: TokenProgram::Token2022.id(), data };
+            let _ = judge(&account, TokenProgram::Token2022, &BTreeSet::new());
+            let _ = owner_of(&account, TokenProgram::Token2022);
+        }
+    }
+}

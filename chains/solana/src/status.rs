@@ -1,0 +1,314 @@
+//! Where transactions stand.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, PoisonError};
+
+use quittance_core::{Fault, Status, TransactionId, Watched};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::chain::{Balance, Evidence, FINALIZED_DEPTH};
+use crate::read::Inner;
+use crate::rpc::{Call, NodeError, Rpc, read_answer, unavailable};
+
+/// How many blocks after its own a blockhash can be used: `MAX_PROCESSING_AGE` of the runtime.
+const BLOCKHASH_BLOCKS: u64 = 150;
+
+/// How many signatures a node is asked about in one call (`MAX_GET_SIGNATURE_STATUSES_QUERY_ITEMS` of the RPC interface).
+const SIGNATURES_PER_CALL: usize = 256;
+
+/// How many transactions are remembered before those that died are forgotten: some hours of work, a few megabytes.
+const REMEMBERED_MAX: usize = 20_000;
+
+/// How many included transactions are fetched in one round trip: each may be some ten kilobytes with its logs.
+const FETCHES_PER_BATCH: usize = 40;
+
+/// Until which block height each transaction that is out can still be included, at the latest.
+///
+/// A blockhash says nothing of its age. But it existed when it was first seen here, so it dies at the latest 150 blocks
+/// after the height of that moment. Nothing of this needs to survive a restart: the next first look is only later, and
+/// certainty a minute later.
+#[derive(Debug, Default)]
+pub(crate) struct Horizon(Mutex<HashMap<TransactionId, u64>>);
+
+impl Horizon {
+    fn of(&self, id: &TransactionId, height_now: u64) -> u64 {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= REMEMBERED_MAX {
+            // Those that are long dead; one that is still asked about is only certain a little later.
+            known.retain(|_, dies_at| *dies_at > height_now);
+        }
+        *known
+            .entry(id.clone())
+            .or_insert(height_now + BLOCKHASH_BLOCKS)
+    }
+}
+
+/// `getEpochInfo`, as much of it as is needed.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Epoch {
+    absolute_slot: u64,
+    block_height: u64,
+}
+
+#[derive(Deserialize)]
+struct Context {
+    slot: u64,
+}
+
+#[derive(Deserialize)]
+struct Statuses {
+    context: Context,
+    value: Vec<Option<SignatureStatus>>,
+}
+
+#[derive(Deserialize, Clone)]
+#[serde(rename_all = "camelCase")]
+struct SignatureStatus {
+    #[serde(default)]
+    err: Value,
+    confirmation_status: Option<String>,
+}
+
+impl SignatureStatus {
+    /// How deep it is: 1 from when a supermajority has voted for its block, [`FINALIZED_DEPTH`] from when that cannot be
+    /// undone; `None` before.
+    fn depth(&self) -> Option<u64> {
+        match self.confirmation_status.as_deref() {
+            Some("finalized") => Some(FINALIZED_DEPTH),
+            Some("confirmed") => Some(1),
+            _ => None,
+        }
+    }
+}
+
+/// `getTransaction`, as much of it as is needed. A field that is missing is an answer that cannot be used.
+#[derive(Deserialize)]
+struct Fetched {
+    meta: Meta,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Meta {
+    err: Value,
+    pre_token_balances: Vec<TokenBalance>,
+    post_token_balances: Vec<TokenBalance>,
+    #[serde(default)]
+    inner_instructions: Option<Vec<Inner>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TokenBalance {
+    account_index: u8,
+    mint: String,
+    ui_token_amount: UiAmount,
+}
+
+#[derive(Deserialize)]
+struct UiAmount {
+    amount: String,
+}
+
+/// What two block heights and many signatures looked like to one node.
+struct Look {
+    /// The newest block's height.
+    newest: u64,
+    /// The height that cannot be undone.
+    finalized: u64,
+    by_id: BTreeMap<String, Result<Option<SignatureStatus>, Fault>>,
+}
+
+/// Where these places stand.
+pub(crate) async fn look(
+    rpc: &Rpc,
+    horizon: &Horizon,
+    depth_required: u64,
+    watched: &[Watched],
+) -> Vec<Result<Status<Evidence>, Fault>> {
+    if watched.is_empty() {
+        return Vec::new();
+    }
+    let look = match Look::take(rpc, watched).await {
+        Ok(look) => look,
+        Err(fault) => return watched.iter().map(|_| Err(fault.clone())).collect(),
+    };
+    let deep = look.deep_enough(depth_required);
+    let mut evidence = fetch(rpc, &deep).await;
+    watched
+        .iter()
+        .map(|place| look.place(place, horizon, depth_required, &mut evidence))
+        .collect()
+}
+
+impl Look {
+    /// One round trip to one node for up to 256 signatures: first the heights, then the signatures, so that what is not found
+    /// was not found at those heights.
+    async fn take(rpc: &Rpc, watched: &[Watched]) -> Result<Self, Fault> {
+        let mut ids: Vec<&str> = watched
+            .iter()
+            .flat_map(|place| &place.transactions)
+            .map(|transaction| transaction.id.as_str())
+            .collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let mut calls: Vec<Call> = vec![
+            ("getBlockHeight", json!([{ "commitment": "processed" }])),
+            ("getEpochInfo", json!([{ "commitment": "finalized" }])),
+        ];
+        let options = json!({ "searchTransactionHistory": true });
+        let chunks = ids.chunks(SIGNATURES_PER_CALL);
+        calls.extend(chunks.map(|chunk| ("getSignatureStatuses", json!([chunk, options]))));
+        let mut answers = rpc.ask_one_node(&calls).await?.into_iter();
+        let mut next = || answers.next().unwrap_or(Ok(Value::Null));
+        let newest: u64 = read_answer(next())?;
+        let finalized: Epoch = read_answer(next())?;
+        let mut by_id = BTreeMap::new();
+        for chunk in ids.chunks(SIGNATURES_PER_CALL) {
+            let found = statuses(next(), chunk.len(), finalized.absolute_slot);
+            by_id.extend(chunk.iter().map(|id| (*id).to_owned()).zip(found));
+        }
+        Ok(Self {
+            newest,
+            finalized: finalized.block_height,
+            by_id,
+        })
+    }
+
+    /// Those of which it is worth fetching what they did.
+    fn deep_enough(&self, depth_required: u64) -> Vec<String> {
+        let deep = |status: &SignatureStatus| {
+            status.err.is_null() && status.depth().is_some_and(|depth| depth >= depth_required)
+        };
+        self.by_id
+            .iter()
+            .filter(|(_, found)| matches!(found, Ok(Some(status)) if deep(status)))
+            .map(|(id, _)| id.clone())
+            .collect()
+    }
+
+    fn place(
+        &self,
+        place: &Watched,
+        horizon: &Horizon,
+        depth_required: u64,
+        evidence: &mut BTreeMap<String, Result<Evidence, Fault>>,
+    ) -> Result<Status<Evidence>, Fault> {
+        let mut gone = true;
+        for transaction in &place.transactions {
+            let id = &transaction.id;
+            // Remembered from the first look on, whatever it finds.
+            let dies_at = horizon.of(id, self.newest);
+            let found = self.by_id.get(id.as_str()).cloned();
+            let found = found.unwrap_or_else(|| Err(unavailable("a status is missing")))?;
+            let Some((depth, status)) = found.and_then(|status| Some((status.depth()?, status)))
+            else {
+                gone &= self.finalized > dies_at;
+                continue;
+            };
+            let evidence = match evidence.get(id.as_str()) {
+                _ if !status.err.is_null() => Evidence::failed(&status.err),
+                _ if depth < depth_required => Evidence::default(),
+                Some(found) => found.clone()?,
+                None => return Err(unavailable("an included transaction was not fetched")),
+            };
+            return Ok(Status::Included {
+                id: id.clone(),
+                depth,
+                evidence,
+            });
+        }
+        Ok(if gone { Status::Gone } else { Status::Pending })
+    }
+}
+
+fn statuses(
+    answer: Result<Value, NodeError>,
+    count: usize,
+    finalized_slot: u64,
+) -> Vec<Result<Option<SignatureStatus>, Fault>> {
+    let read = || {
+        let found: Statuses = read_answer(answer)?;
+        if found.value.len() != count {
+            return Err(unavailable("the node answered nonsense about signatures"));
+        }
+        // Behind one URL there may be several nodes.
+        if found.context.slot < finalized_slot {
+            return Err(unavailable(
+                "the node that knows signatures is behind the one that knows heights",
+            ));
+        }
+        Ok(found.value)
+    };
+    match read() {
+        Ok(found) => found.into_iter().map(Ok).collect(),
+        Err(fault) => vec![Err(fault); count],
+    }
+}
+
+/// What these transactions did, of those that succeeded.
+async fn fetch(rpc: &Rpc, ids: &[String]) -> BTreeMap<String, Result<Evidence, Fault>> {
+    let options = json!({
+        "encoding": "base64",
+        "commitment": "confirmed",
+        "maxSupportedTransactionVersion": 0,
+    });
+    let mut evidence = BTreeMap::new();
+    for chunk in ids.chunks(FETCHES_PER_BATCH) {
+        let calls: Vec<Call> = chunk
+            .iter()
+            .map(|id| ("getTransaction", json!([id, options])))
+            .collect();
+        let found = match rpc.ask_many(&calls).await {
+            Ok(answers) => answers.into_iter().map(evidence_of).collect(),
+            Err(fault) => vec![Err(fault); chunk.len()],
+        };
+        evidence.extend(chunk.iter().cloned().zip(found));
+    }
+    evidence
+}
+
+fn evidence_of(answer: Result<Value, NodeError>) -> Result<Evidence, Fault> {
+    let Fetched { meta } = read_answer::<Option<Fetched>>(answer)?
+        // A node can know a signature before it knows the transaction.
+        .ok_or_else(|| unavailable("the node does not have an included transaction yet"))?;
+    if !meta.err.is_null() {
+        return Ok(Evidence::failed(&meta.err));
+    }
+    let mut balances: BTreeMap<u8, Balance> = BTreeMap::new();
+    for (is_after, found) in meta
+        .pre_token_balances
+        .into_iter()
+        .map(|found| (false, found))
+        .chain(
+            meta.post_token_balances
+                .into_iter()
+                .map(|found| (true, found)),
+        )
+    {
+        let amount: u64 = found
+            .ui_token_amount
+            .amount
+            .parse()
+            .map_err(|_| unavailable("the node answered nonsense about balances"))?;
+        let balance = balances
+            .entry(found.account_index)
+            .or_insert_with(|| Balance {
+                account: usize::from(found.account_index),
+                mint: found.mint,
+                before: 0,
+                after: 0,
+            });
+        match is_after {
+            false => balance.before = amount,
+            true => balance.after = amount,
+        }
+    }
+    Ok(Evidence {
+        error: None,
+        balances: balances.into_values().collect(),
+        inner: meta.inner_instructions.unwrap_or_default(),
+    })
+}

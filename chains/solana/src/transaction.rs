@@ -1,0 +1,225 @@
+//! Transactions as they travel: bytes in, a structure out that can be trusted to mean what the runtime takes it to mean.
+
+use std::fmt;
+use std::sync::Arc;
+
+use quittance_core::{Fault, FaultKind};
+use solana_hash::Hash;
+use solana_message::VersionedMessage;
+use solana_message::v0::MessageAddressTableLookup;
+use solana_pubkey::Pubkey;
+use solana_signature::Signature;
+use solana_signer::Signer;
+use solana_transaction::versioned::VersionedTransaction;
+
+/// The longest a transaction may be: what fits one packet of IPv6 (`PACKET_DATA_SIZE` of the runtime).
+pub(crate) const SIZE_MAX: usize = 1232;
+
+/// A transaction that was read from bytes, and would be written as the same bytes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Wire {
+    transaction: VersionedTransaction,
+    message: Arc<[u8]>,
+}
+
+/// Why bytes are no transaction.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// More than a packet holds.
+    #[error("{0} bytes, more than the possible {SIZE_MAX}")]
+    TooLong(usize),
+    /// Not the encoding of a transaction, or not to the last byte.
+    #[error("not a transaction: {0}")]
+    Unreadable(String),
+    /// Read leniently it is a transaction, but it is not written as the runtime writes it.
+    #[error("not in canonical form")]
+    NotCanonical,
+    /// A version of which it is not known what it means.
+    #[error("neither a legacy transaction nor one of version 0")]
+    Version,
+    /// Indexes out of bounds, signers that do not fit the header, an account named twice.
+    #[error("contradicts itself: {0}")]
+    NotSane(&'static str),
+}
+
+/// One instruction with its accounts in full.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instruction {
+    /// Who runs.
+    pub program: Pubkey,
+    /// On what.
+    pub accounts: Vec<Pubkey>,
+    /// With what.
+    pub data: Vec<u8>,
+}
+
+/// The addresses that a version 0 transaction takes from lookup tables, in the order its instructions count them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// Those it may write, then those it may not.
+    pub addresses: Vec<Pubkey>,
+}
+
+impl Wire {
+    /// Reads a transaction: every byte, and nothing but what is written the one way there is.
+    ///
+    /// # Errors
+    /// What keeps the bytes from being one.
+    pub fn read(bytes: &[u8]) -> Result<Self, WireError> {
+        if bytes.len() > SIZE_MAX {
+            return Err(WireError::TooLong(bytes.len()));
+        }
+        let transaction: VersionedTransaction = wincode::deserialize_exact(bytes)
+            .map_err(|error| WireError::Unreadable(error.to_string()))?;
+        let again = wincode::serialize(&transaction);
+        if again.ok().as_deref() != Some(bytes) {
+            return Err(WireError::NotCanonical);
+        }
+        Self::of(transaction)
+    }
+
+    /// The transaction in the form that is checked and sent.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn of(transaction: VersionedTransaction) -> Result<Self, WireError> {
+        if matches!(transaction.message, VersionedMessage::V1(_)) {
+            return Err(WireError::Version);
+        }
+        if transaction.sanitize().is_err() {
+            return Err(WireError::NotSane("an index or a count is out of bounds"));
+        }
+        let keys = transaction.message.static_account_keys();
+        let twice = keys
+            .iter()
+            .enumerate()
+            .any(|(at, key)| keys.iter().take(at).any(|earlier| earlier == key));
+        if twice {
+            return Err(WireError::NotSane("an account is named twice"));
+        }
+        Ok(Self {
+            message: transaction.message.serialize().into(),
+            transaction,
+        })
+    }
+
+    /// The bytes that are signed.
+    pub fn message(&self) -> &Arc<[u8]> {
+        &self.message
+    }
+
+    /// The whole, as it is sent.
+    pub fn bytes(&self) -> Vec<u8> {
+        // What was read from bytes can be written to bytes; an empty transaction would be refused by every node.
+        wincode::serialize(&self.transaction).unwrap_or_default()
+    }
+
+    /// Who pays the fee: the first account.
+    pub fn fee_payer(&self) -> Option<&Pubkey> {
+        self.keys().first()
+    }
+
+    /// Who must sign, the fee payer first, each with the signature that is there.
+    pub fn signers(&self) -> impl Iterator<Item = (&Pubkey, &Signature)> {
+        self.keys().iter().zip(&self.transaction.signatures)
+    }
+
+    /// The accounts named in the transaction itself, those that sign first.
+    pub fn keys(&self) -> &[Pubkey] {
+        self.transaction.message.static_account_keys()
+    }
+
+    /// The blockhash that bounds how long it can be included.
+    pub fn blockhash(&self) -> &Hash {
+        self.transaction.message.recent_blockhash()
+    }
+
+    /// The lookup tables it takes addresses from.
+    pub fn lookups(&self) -> &[MessageAddressTableLookup] {
+        self.transaction
+            .message
+            .address_table_lookups()
+            .unwrap_or_default()
+    }
+
+    /// The instructions in full; `None` where an account is in neither the transaction nor `loaded`.
+    pub fn instructions(&self, loaded: &Loaded) -> Option<Vec<Instruction>> {
+        let key = |index: &u8| {
+            let all = self.keys().iter().chain(&loaded.addresses);
+            all.clone().nth(usize::from(*index)).copied()
+        };
+        let instruction = |compiled: &solana_message::compiled_instruction::CompiledInstruction| {
+            Some(Instruction {
+                program: key(&compiled.program_id_index)?,
+                accounts: compiled.accounts.iter().map(key).collect::<Option<_>>()?,
+                data: compiled.data.clone(),
+            })
+        };
+        let compiled = self.transaction.message.instructions();
+        compiled.iter().map(instruction).collect()
+    }
+
+    /// Signs as the fee payer. This is the only place where a key of ours touches a transaction, and the last check that
+    /// the transaction can do nothing to any of `ours`: paying the fee is all an account of ours is in it for.
+    ///
+    /// # Errors
+    /// When it is not this signer's to pay for, any of `ours` is mentioned in an instruction, or the key does not sign.
+    pub(crate) fn sign(
+        &self,
+        loaded: &Loaded,
+        signer: &dyn Signer,
+        ours: &[Pubkey],
+    ) -> Result<(Signature, Vec<u8>), Fault> {
+        let broken = |what: &str| Fault::new(FaultKind::Internal, what);
+        let looked_up: usize = self
+            .lookups()
+            .iter()
+            .map(|lookup| lookup.writable_indexes.len() + lookup.readonly_indexes.len())
+            .sum();
+        if looked_up != loaded.addresses.len() {
+            return Err(broken("a lookup table was not resolved before signing"));
+        }
+        let instructions = self
+            .instructions(loaded)
+            .ok_or_else(|| broken("an instruction names an account that is not there"))?;
+        if mentioned(&instructions, ours).is_some() {
+            return Err(broken(
+                "a transaction that mentions a fee payer of ours is never signed",
+            ));
+        }
+        if self.fee_payer() != Some(&signer.pubkey()) {
+            return Err(broken("the transaction is not this signer's to pay for"));
+        }
+        let signature = signer
+            .try_sign_message(&self.message)
+            .map_err(|error| broken(&format!("the signer does not sign: {error}")))?;
+        let mut signed = self.clone();
+        match signed.transaction.signatures.first_mut() {
+            Some(first) => *first = signature,
+            None => return Err(broken("a transaction without a place for the signature")),
+        }
+        Ok((signature, signed.bytes()))
+    }
+}
+
+/// The first of `keys` that any instruction mentions, as its program or among its accounts.
+pub(crate) fn mentioned<'k>(
+    instructions: &[Instruction],
+    keys: &'k [Pubkey],
+) -> Option<&'k Pubkey> {
+    keys.iter().find(|key| {
+        instructions
+            .iter()
+            .any(|instruction| instruction.program == **key || instruction.accounts.contains(key))
+    })
+}
+
+impl fmt::Debug for Wire {
+    /// Leaves the bytes out: a signed transaction is worth money until it is included.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wire")
+            .field("keys", &self.keys())
+            .field("blockhash", self.blockhash())
+            .finish_non_exhaustive()
+    }
+}
