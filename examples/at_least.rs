@@ -1,0 +1,301 @@
+//! A whole scheme in one file: `at-least`, by which a payer may pay more than was asked.
+//!
+//! Batching, the journal, retries, fees, nonces, limits, recovery and metrics are the engine's; what is particular to
+//! the scheme is here. One line registers it:
+//!
+//! ```no_run
+//! # use std::sync::Arc;
+//! # use quittance_engine::{Engine, Journal};
+//! # use quittance_evm::{Evm, Exact};
+//! # use quittance_examples::AtLeast;
+//! # fn register(journal: impl Journal, evm: Evm) {
+//! let schemes = vec![Arc::new(Exact::new(&evm)) as _, Arc::new(AtLeast::new(&evm)) as _];
+//! let engine = Engine::builder(journal).chain(evm, schemes);
+//! # }
+//! ```
+//!
+//! The conformance suite in `tests/` runs it like any other scheme.
+
+use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
+use alloy::sol;
+use alloy::sol_types::{Eip712Domain, SolCall, SolStruct, SolValue};
+use quittance_core::{
+    Amount, Check, Effect, Facts, Malformed, Payment, PaymentId, PaymentRequest, Reason, Refusal,
+    Rejection, Scheme, Seen, SignatureClaim, Timestamp,
+};
+use quittance_evm::{Call, Condition, Evidence, Evm, Log, Outcome, Probe, Step, Token};
+use serde::Deserialize;
+
+sol! {
+    struct TransferWithAuthorization {
+        address from; address to; uint256 value; uint256 validAfter; uint256 validBefore; bytes32 nonce;
+    }
+    event Transfer(address indexed from, address indexed to, uint256 value);
+    function transferWithAuthorization(
+        address from, address to, uint256 value, uint256 validAfter, uint256 validBefore, bytes32 nonce, uint8 v, bytes32 r, bytes32 s
+    ) external;
+}
+
+/// Reasons are constants beside the checks that raise them.
+const TOO_LITTLE: Reason = Reason::new("invalid_at_least_evm_too_little");
+const SIGNATURE: Reason = Reason::new("invalid_at_least_evm_signature");
+const RECIPIENT: Reason = Reason::new("invalid_at_least_evm_recipient");
+const WINDOW: Reason = Reason::new("invalid_at_least_evm_window");
+const WOULD_FAIL: Reason = Reason::new("invalid_at_least_evm_would_fail");
+const NOT_MOVED: Reason = Reason::new("invalid_at_least_evm_not_moved");
+
+/// How long a payment must still be valid, in seconds, to be signed into a transaction and included.
+const REMAINING_MIN_SECS: u64 = 6;
+
+/// The scheme: what it needs to know of the chain.
+pub struct AtLeast {
+    chain_id: u64,
+    tokens: Vec<Token>,
+}
+
+impl AtLeast {
+    /// The scheme on this chain.
+    pub fn new(evm: &Evm) -> Self {
+        Self {
+            chain_id: evm.chain_id(),
+            tokens: evm.config().tokens.clone(),
+        }
+    }
+}
+
+/// The payload: the same as that of `exact`.
+#[derive(Deserialize)]
+struct Payload {
+    signature: Bytes,
+    authorization: Authorization,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Authorization {
+    from: Address,
+    to: Address,
+    value: Amount,
+    valid_after: Amount,
+    valid_before: Amount,
+    nonce: B256,
+}
+
+/// A payment: what was decoded.
+struct AtLeastPayment {
+    facts: Facts,
+    token: Address,
+    transfer: TransferWithAuthorization,
+    signature: [u8; 65],
+    claim: [SignatureClaim; 1],
+}
+
+impl Scheme<Evm> for AtLeast {
+    fn name(&self) -> &str {
+        "at-least"
+    }
+
+    fn assets(&self) -> Vec<String> {
+        self.tokens
+            .iter()
+            .map(|token| token.address.to_checksum(None))
+            .collect()
+    }
+
+    fn decode(
+        &self,
+        request: &PaymentRequest,
+        now: Timestamp,
+    ) -> Result<Box<dyn Payment<Evm>>, Refusal> {
+        let terms = &request.terms;
+        if request.accepted.scheme != terms.scheme || request.accepted.network != terms.network {
+            return Err(Reason::INVALID_PAYMENT_REQUIREMENTS.into());
+        }
+        let address = |field, text: &str| {
+            text.parse::<Address>()
+                .map_err(|error| Malformed::new(field, error))
+        };
+        let token = address("paymentRequirements.asset", &terms.asset)?;
+        let pay_to = address("paymentRequirements.payTo", &terms.pay_to)?;
+        let known = self
+            .tokens
+            .iter()
+            .find(|known| known.address == token)
+            .ok_or(Reason::UNSUPPORTED_ASSET)?;
+
+        let Payload {
+            signature,
+            authorization,
+        } = request.payload.read("paymentPayload.payload")?;
+        let signature: [u8; 65] = signature
+            .as_ref()
+            .try_into()
+            .map_err(|_| Rejection::from(SIGNATURE))?;
+        let Authorization {
+            from,
+            to,
+            value,
+            valid_after,
+            valid_before,
+            nonce,
+        } = authorization;
+        let soon = U256::from(now.plus_secs(REMAINING_MIN_SECS).secs());
+        if to != pay_to {
+            return Err(RECIPIENT.into());
+        }
+        if value < terms.amount {
+            return Err(TOO_LITTLE.into());
+        }
+        if valid_after.units() > U256::from(now.secs()) || valid_before.units() < soon {
+            return Err(WINDOW.into());
+        }
+
+        let transfer = TransferWithAuthorization {
+            from,
+            to,
+            value: value.units(),
+            validAfter: valid_after.units(),
+            validBefore: valid_before.units(),
+            nonce,
+        };
+        let (name, version) = (known.name.clone().into(), known.version.clone().into());
+        let domain = Eip712Domain::new(
+            Some(name),
+            Some(version),
+            Some(U256::from(self.chain_id)),
+            Some(token),
+            None,
+        );
+        let digest = transfer.eip712_signing_hash(&domain).0;
+        let claim = [SignatureClaim::Secp256k1 {
+            digest,
+            signature,
+            address: from.into_array(),
+        }];
+        let facts = Facts {
+            // The same authorization is the same payment under whichever scheme it is presented.
+            id: PaymentId::of(&[
+                b"eip3009",
+                &self.chain_id.to_be_bytes(),
+                token.as_slice(),
+                from.as_slice(),
+                nonce.as_slice(),
+            ]),
+            payer: from.to_checksum(None),
+            pay_to: to.to_checksum(None),
+            asset: token.to_checksum(None),
+            amount: value,
+            expires: Timestamp::from_secs(valid_before.units().try_into().unwrap_or(u64::MAX)),
+        };
+        Ok(Box::new(AtLeastPayment {
+            facts,
+            token,
+            transfer,
+            signature,
+            claim,
+        }))
+    }
+}
+
+impl Payment<Evm> for AtLeastPayment {
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    fn signatures(&self) -> &[SignatureClaim] {
+        &self.claim
+    }
+
+    /// One question: would the transfer succeed, and is the payer an account with a key?
+    fn check(&self, seen: &Seen<'_, Evm>) -> Result<Check<Evm>, Rejection> {
+        if seen.signatures != [true] {
+            return Err(SIGNATURE.into());
+        }
+        let Some(answer) = seen.answers.first() else {
+            let transfer = Step::Call {
+                to: self.token,
+                data: self.call(),
+                gas: 300_000,
+                when: Condition::Always,
+            };
+            let steps = vec![Step::CodeSize(self.transfer.from), transfer];
+            return Ok(Check::Ask(Probe {
+                steps,
+                as_transaction: false,
+            }));
+        };
+        match answer.outcomes.as_slice() {
+            [Outcome::CodeSize(0), Outcome::Returned { .. }] => Ok(Check::Content),
+            _ => Err(WOULD_FAIL.into()),
+        }
+    }
+
+    fn settle(&self, _: Amount, seen: &Seen<'_, Evm>) -> Result<Call, Rejection> {
+        let gas = seen
+            .answers
+            .first()
+            .and_then(|answer| answer.outcomes.get(1)?.gas());
+        Ok(Call {
+            to: self.token,
+            data: self.call(),
+            gas: gas.ok_or(WOULD_FAIL)?.into(),
+            shareable: true,
+            mark: keccak256(
+                (
+                    self.token,
+                    self.transfer.from,
+                    self.transfer.to,
+                    self.transfer.value,
+                )
+                    .abi_encode(),
+            ),
+        })
+    }
+
+    /// What was authorized moved, which is at least what was asked.
+    fn effect(&self, amount: Amount, evidence: &Evidence) -> Effect {
+        let TransferWithAuthorization {
+            from, to, value, ..
+        } = &self.transfer;
+        let logs = evidence
+            .logs
+            .iter()
+            .filter(|log| log.address == self.token)
+            .filter_map(Log::decode::<Transfer>);
+        match logs
+            .filter(|log| log.from == *from && log.to == *to && log.value == *value)
+            .count()
+        {
+            1 => Effect::Moved(amount),
+            _ => Effect::Nothing(NOT_MOVED.into()),
+        }
+    }
+}
+
+impl AtLeastPayment {
+    fn call(&self) -> Bytes {
+        let TransferWithAuthorization {
+            from,
+            to,
+            value,
+            validAfter,
+            validBefore,
+            nonce,
+        } = self.transfer.clone();
+        let [r, s] = [0, 32].map(|at| B256::from_slice(&self.signature[at..at + 32]));
+        let v = 27 + self.signature[64] % 27;
+        transferWithAuthorizationCall {
+            from,
+            to,
+            value,
+            validAfter,
+            validBefore,
+            nonce,
+            v,
+            r,
+            s,
+        }
+        .abi_encode()
+        .into()
+    }
+}
