@@ -1,0 +1,157 @@
+//! A whole EVM setting: a local chain, a node that can misbehave, an engine, a seller and a buyer.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy::primitives::{Address, U256};
+use quittance_core::wire::{PaymentRequirements, Rest, SupportedKind};
+use quittance_core::{Amount, Offer, PaymentRequest};
+use quittance_devnet::{Account, Evm as Local, EvmOptions, Mining, Tools, USDC};
+use quittance_engine::{Engine, EngineBuilder, SqliteJournal};
+use quittance_evm::{Evm, EvmConfig, Exact, ExactOffer, ExactPayer, known};
+use tempfile::TempDir;
+
+use crate::proxy::Proxy;
+
+/// A local Base Sepolia with everything around it.
+pub struct Setting {
+    /// The chain itself.
+    pub local: Local,
+    /// The node through which it is reached.
+    pub node: Proxy,
+    folder: TempDir,
+}
+
+/// The price of everything, in atomic units.
+pub const PRICE: u64 = 10_000;
+
+impl Setting {
+    /// A chain that makes a block for each transaction.
+    pub async fn start() -> Self {
+        Self::with_mining(Mining::Instant).await
+    }
+
+    /// A chain that makes blocks in its own way.
+    pub async fn with_mining(mining: Mining) -> Self {
+        let tools = Tools::find().expect("installed: npm ci in crates/devnet/node");
+        let options = EvmOptions {
+            mining,
+            ..EvmOptions::default()
+        };
+        let local = Local::start(&tools, &options).await.expect("a local chain");
+        let node = Proxy::before(local.url()).await;
+        Self {
+            local,
+            node,
+            folder: tempfile::tempdir().expect("a folder"),
+        }
+    }
+
+    /// The facilitator's signers.
+    pub fn signers() -> [Account; 2] {
+        let [first, .., second] = &Local::accounts()[..9] else {
+            unreachable!("ten accounts")
+        };
+        [first.clone(), second.clone()]
+    }
+
+    /// Who sells.
+    pub fn seller() -> Account {
+        Local::accounts()[1].clone()
+    }
+
+    /// Who buys.
+    pub fn buyer() -> Account {
+        Local::accounts()[2].clone()
+    }
+
+    /// A payer with the buyer's key.
+    pub fn payer() -> ExactPayer {
+        ExactPayer::new(Self::buyer().signer)
+    }
+
+    /// The chain's configuration, by way of the node that can misbehave, with one signer.
+    pub fn config(&self) -> EvmConfig {
+        let network = known::network("base-sepolia").expect("known");
+        let url = self.node.url().parse().expect("a URL");
+        let signer = Arc::new(Self::signers()[0].signer.clone());
+        let mut config = EvmConfig::new(network, vec![url], vec![signer]);
+        config.head_age_max = None;
+        // Short enough for tests of nodes that hang, long enough for a busy machine.
+        config.rpc_timeout = Duration::from_millis(1500);
+        config
+    }
+
+    /// The journal's file.
+    pub fn journal_path(&self) -> PathBuf {
+        self.folder.path().join("journal.db")
+    }
+
+    /// The journal. Each engine that starts takes the same one up.
+    pub async fn journal(&self) -> SqliteJournal {
+        crate::open_journal(&self.journal_path()).await
+    }
+
+    /// An engine on this chain.
+    pub async fn engine(&self) -> Engine {
+        self.engine_with(self.config(), |builder| builder).await
+    }
+
+    /// An engine with another configuration.
+    pub async fn engine_with(
+        &self,
+        config: EvmConfig,
+        change: impl FnOnce(EngineBuilder) -> EngineBuilder,
+    ) -> Engine {
+        let evm = Evm::new(config).expect("a configuration that makes sense");
+        let exact = Arc::new(Exact::new(&evm));
+        let builder = Engine::builder(self.journal().await).chain(evm, vec![exact]);
+        change(builder).start().await.expect("an engine")
+    }
+
+    /// What the seller asks for.
+    pub fn requirements() -> PaymentRequirements {
+        let offer = Self::offer();
+        let kind = SupportedKind {
+            x402_version: 2,
+            scheme: "exact".to_owned(),
+            network: offer.network().id().to_owned(),
+            extra: None,
+            rest: Rest::default(),
+        };
+        offer.requirements(&kind).expect("an offer")
+    }
+
+    /// The seller's offer.
+    pub fn offer() -> ExactOffer {
+        ExactOffer::usdc("base-sepolia", "0.01", &Self::seller().address.to_string())
+            .expect("an offer")
+    }
+
+    /// A new payment.
+    pub async fn request() -> PaymentRequest {
+        crate::pay(&Self::payer(), &Self::requirements()).await
+    }
+
+    /// What the seller has received.
+    pub async fn received(&self) -> Amount {
+        let balance = self
+            .local
+            .balance(USDC, Self::seller().address)
+            .await
+            .expect("a balance");
+        // Every account starts with a million.
+        Amount::new(balance - U256::from(1_000_000_000_000_u64))
+    }
+
+    /// How many transactions an account has sent.
+    pub async fn sent(&self, account: Address) -> u64 {
+        let count: alloy::primitives::U64 = self
+            .local
+            .rpc("eth_getTransactionCount", (account, "latest"))
+            .await
+            .expect("a count");
+        count.to()
+    }
+}

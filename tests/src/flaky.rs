@@ -1,0 +1,105 @@
+//! A journal whose disk is full on demand.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use quittance_core::{LaneId, PaymentId, Timestamp, Transaction, TransactionId};
+use quittance_engine::{Claim, Claimed, Journal, JournalError, Outcome, Settlement};
+
+/// Which writes fail. Reads never do.
+#[derive(Debug, Default)]
+pub struct Failing {
+    /// Claims.
+    pub claims: AtomicBool,
+    /// Everything after a claim.
+    pub rest: AtomicBool,
+}
+
+/// A journal whose disk is full on demand.
+pub struct FlakyJournal<J> {
+    /// The journal behind it.
+    pub inner: J,
+    /// What fails now.
+    pub failing: Arc<Failing>,
+}
+
+fn full(failing: &AtomicBool) -> Result<(), JournalError> {
+    match failing.load(Ordering::SeqCst) {
+        true => Err(JournalError("the disk is full".to_owned())),
+        false => Ok(()),
+    }
+}
+
+#[async_trait]
+impl<J: Journal> Journal for FlakyJournal<J> {
+    async fn claim(&self, claim: &Claim, now: Timestamp) -> Result<Claimed, JournalError> {
+        full(&self.failing.claims)?;
+        self.inner.claim(claim, now).await
+    }
+
+    async fn record(
+        &self,
+        network: &str,
+        transaction: &Transaction,
+        settlements: &[PaymentId],
+        now: Timestamp,
+    ) -> Result<(), JournalError> {
+        full(&self.failing.rest)?;
+        self.inner
+            .record(network, transaction, settlements, now)
+            .await
+    }
+
+    async fn withdraw(&self, transaction: &TransactionId) -> Result<(), JournalError> {
+        full(&self.failing.rest)?;
+        self.inner.withdraw(transaction).await
+    }
+
+    async fn conclude(
+        &self,
+        id: &PaymentId,
+        attempt: u32,
+        outcome: &Outcome,
+        now: Timestamp,
+    ) -> Result<bool, JournalError> {
+        full(&self.failing.rest)?;
+        self.inner.conclude(id, attempt, outcome, now).await
+    }
+
+    async fn tell(
+        &self,
+        id: &PaymentId,
+        attempt: u32,
+        now: Timestamp,
+    ) -> Result<bool, JournalError> {
+        full(&self.failing.rest)?;
+        self.inner.tell(id, attempt, now).await
+    }
+
+    async fn settlement(&self, id: &PaymentId) -> Result<Option<Settlement>, JournalError> {
+        self.inner.settlement(id).await
+    }
+
+    async fn settlements_of(&self, id: &TransactionId) -> Result<Vec<PaymentId>, JournalError> {
+        self.inner.settlements_of(id).await
+    }
+
+    async fn open(&self, network: &str) -> Result<Vec<PaymentId>, JournalError> {
+        self.inner.open(network).await
+    }
+
+    async fn transactions_at(
+        &self,
+        network: &str,
+        lane: &LaneId,
+        places: Range<u64>,
+    ) -> Result<Vec<Transaction>, JournalError> {
+        self.inner.transactions_at(network, lane, places).await
+    }
+
+    async fn next_place(&self, network: &str, lane: &LaneId) -> Result<u64, JournalError> {
+        self.inner.next_place(network, lane).await
+    }
+}

@@ -1,0 +1,201 @@
+//! A node that misbehaves on demand: it stands before a real one and breaks what it is told to break.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+/// What happens to a call.
+#[derive(Debug, Clone)]
+pub enum Fate {
+    /// Turned away at the door, with this status; the node never sees it.
+    Status(u16),
+    /// The node does it; the answer never comes.
+    AnswerLost,
+    /// Nobody does it, and no answer comes.
+    Hangs,
+    /// Nobody does it; this is the answer's `result`.
+    Result(Value),
+    /// Nobody does it; this is the answer's `error`.
+    Error(i64, &'static str),
+    /// Nobody does it; this is the answer's whole text.
+    Text(&'static str),
+}
+
+struct Rule {
+    method: &'static str,
+    fate: Fate,
+    times: usize,
+}
+
+#[derive(Default)]
+struct Rules {
+    rules: Vec<Rule>,
+    seen: Vec<String>,
+}
+
+/// A node that misbehaves on demand.
+pub struct Proxy {
+    url: String,
+    rules: Arc<Mutex<Rules>>,
+}
+
+#[derive(Clone)]
+struct Node {
+    url: String,
+    http: reqwest::Client,
+    rules: Arc<Mutex<Rules>>,
+}
+
+impl Proxy {
+    /// Stands before the node at this URL.
+    pub async fn before(url: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let rules = Arc::<Mutex<Rules>>::default();
+        let node = Node {
+            url: url.to_owned(),
+            http: reqwest::Client::new(),
+            rules: Arc::clone(&rules),
+        };
+        let own = format!("http://{}", listener.local_addr().expect("a bound socket"));
+        let app = Router::new().route("/", post(forward)).with_state(node);
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        Self { url: own, rules }
+    }
+
+    /// Where it listens.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The next `times` calls of a method have this fate. A batch has the fate of its first call with one.
+    pub fn breaks(&self, method: &'static str, fate: Fate, times: usize) {
+        self.locked().rules.push(Rule {
+            method,
+            fate,
+            times,
+        });
+    }
+
+    /// All calls of a method have this fate, until [`mend`](Self::mend).
+    pub fn breaks_for_good(&self, method: &'static str, fate: Fate) {
+        self.breaks(method, fate, usize::MAX);
+    }
+
+    /// Everything works again.
+    pub fn mend(&self) {
+        self.locked().rules.clear();
+    }
+
+    /// How often a method was called, broken or not.
+    pub fn calls(&self, method: &str) -> usize {
+        self.locked()
+            .seen
+            .iter()
+            .filter(|seen| *seen == method)
+            .count()
+    }
+
+    /// How many HTTP requests have come in.
+    pub fn round_trips(&self) -> usize {
+        self.locked()
+            .seen
+            .iter()
+            .filter(|seen| seen.is_empty())
+            .count()
+    }
+
+    fn locked(&self) -> std::sync::MutexGuard<'_, Rules> {
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Rules {
+    fn fate(&mut self, methods: &[String]) -> Option<Fate> {
+        self.seen.push(String::new());
+        self.seen.extend_from_slice(methods);
+        let rule = self
+            .rules
+            .iter_mut()
+            .find(|rule| rule.times > 0 && methods.iter().any(|method| method == rule.method))?;
+        rule.times -= 1;
+        Some(rule.fate.clone())
+    }
+}
+
+async fn forward(State(node): State<Node>, body: Bytes) -> Response {
+    /// Longer than any client here waits.
+    const FOREVER: Duration = Duration::from_secs(600);
+    let request: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let calls = request
+        .as_array()
+        .cloned()
+        .unwrap_or_else(|| vec![request.clone()]);
+    let methods: Vec<String> = calls
+        .iter()
+        .map(|call| call["method"].as_str().unwrap_or_default().to_owned())
+        .collect();
+    let fate = node
+        .rules
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .fate(&methods);
+    match fate {
+        None => node.ask(body).await,
+        Some(Fate::AnswerLost) => {
+            node.ask(body).await;
+            tokio::time::sleep(FOREVER).await;
+            StatusCode::GATEWAY_TIMEOUT.into_response()
+        }
+        Some(Fate::Hangs) => {
+            tokio::time::sleep(FOREVER).await;
+            StatusCode::GATEWAY_TIMEOUT.into_response()
+        }
+        Some(Fate::Status(status)) => (
+            StatusCode::from_u16(status).expect("a status"),
+            "<html>no</html>",
+        )
+            .into_response(),
+        Some(Fate::Text(text)) => text.into_response(),
+        Some(Fate::Result(result)) => answer(&request, &calls, "result", &result),
+        Some(Fate::Error(code, message)) => answer(
+            &request,
+            &calls,
+            "error",
+            &json!({ "code": code, "message": message }),
+        ),
+    }
+}
+
+/// The same answer to each call.
+fn answer(request: &Value, calls: &[Value], field: &str, value: &Value) -> Response {
+    let one = |call: &Value| json!({ "jsonrpc": "2.0", "id": call["id"], field: value });
+    let answers: Vec<Value> = calls.iter().map(one).collect();
+    let text = if request.is_array() {
+        json!(answers)
+    } else {
+        answers[0].clone()
+    };
+    text.to_string().into_response()
+}
+
+impl Node {
+    async fn ask(&self, body: Bytes) -> Response {
+        let asked = self
+            .http
+            .post(&self.url)
+            .header("content-type", "application/json")
+            .body(body);
+        match asked.send().await {
+            Ok(answer) => answer.bytes().await.unwrap_or_default().into_response(),
+            Err(_) => StatusCode::BAD_GATEWAY.into_response(),
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! A whole Solana setting: a local cluster, a node that can misbehave, an engine, a seller and a buyer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quittance_core::wire::{PaymentRequirements, Rest, SupportedKind};
+use quittance_core::{Amount, Network, Offer, PaymentRequest, Scheme};
+use quittance_devnet::{
+    SOLANA_TOKEN_2022, SOLANA_USDC, Solana as Local, SolanaAccount, SolanaOptions, Tools,
+};
+use quittance_engine::{Engine, Patience, SqliteJournal};
+use quittance_solana::{
+    Exact, ExactOffer, ExactPayer, Signer, Solana, SolanaConfig, Token, TokenProgram, known,
+};
+use tempfile::TempDir;
+
+use crate::proxy::Proxy;
+
+/// The time between blocks where they come by themselves: a blockhash lives for half a minute.
+pub const SLOT: Duration = Duration::from_millis(200);
+
+/// The price of everything, in atomic units.
+pub const PRICE: u64 = 10_000;
+
+/// What each account begins with, in atomic units.
+const TOKENS_EACH: u64 = 1_000_000_000_000;
+
+/// A local cluster that looks like Solana's devnet, with everything around it.
+pub struct Setting {
+    /// The cluster itself.
+    pub local: Local,
+    /// The node through which it is reached.
+    pub node: Proxy,
+    /// The token that everything is paid in.
+    pub token: Token,
+    genesis: String,
+    folder: TempDir,
+}
+
+impl Setting {
+    /// A cluster that makes blocks by itself, or only when told to.
+    pub async fn start(program: TokenProgram, slot_time: Option<Duration>) -> Self {
+        let tools = Tools::find().expect("installed: npm ci in crates/devnet/node");
+        let options = SolanaOptions {
+            slot_time,
+            ..SolanaOptions::default()
+        };
+        let local = Local::start(&tools, &options)
+            .await
+            .expect("a local cluster");
+        let genesis = local
+            .rpc("getGenesisHash", ())
+            .await
+            .expect("a genesis hash");
+        let node = Proxy::before(local.url()).await;
+        let mint = match program {
+            TokenProgram::SplToken => SOLANA_USDC,
+            TokenProgram::Token2022 => SOLANA_TOKEN_2022,
+        };
+        Self {
+            token: Token::new(mint, "USDC", 6, program),
+            local,
+            node,
+            genesis,
+            folder: tempfile::tempdir().expect("a folder"),
+        }
+    }
+
+    /// The network it is known as.
+    pub fn network() -> Network {
+        known::network("solana-devnet").expect("known")
+    }
+
+    /// One of the development accounts: 0 and 1 pay fees, 2 sells, 3 buys.
+    pub fn account(at: usize) -> SolanaAccount {
+        Local::accounts().swap_remove(at)
+    }
+
+    /// A payer with the buyer's key.
+    pub fn payer(&self) -> ExactPayer {
+        let url = self.local.url().parse().expect("a URL");
+        ExactPayer::new(Self::account(3).keypair)
+            .with_token(Self::network().id(), self.token.clone())
+            .with_rpc(&Self::network(), &[url])
+            .expect("an HTTP client")
+    }
+
+    /// The chain's configuration, by way of the node that can misbehave, with both fee payers.
+    pub fn config(&self) -> SolanaConfig {
+        let url = self.node.url().parse().expect("a URL");
+        let fee_payers: Vec<Signer> = [0, 1]
+            .map(|at| Arc::new(Self::account(at).keypair) as Signer)
+            .to_vec();
+        let mut config = SolanaConfig::new(Self::network(), vec![url], fee_payers);
+        config.genesis = self.genesis.clone();
+        config.rpc_timeout = Duration::from_secs(2);
+        config.tokens = vec![self.token.clone()];
+        config
+    }
+
+    /// The scheme, as an engine of this setting has it.
+    pub fn scheme(&self) -> Exact {
+        Exact::new(&Solana::new(self.config()).expect("a configuration that makes sense"))
+    }
+
+    /// The journal. Each engine that starts takes the same one up.
+    pub async fn journal(&self) -> SqliteJournal {
+        crate::open_journal(&self.folder.path().join("journal.db")).await
+    }
+
+    /// An engine on this cluster.
+    pub async fn engine(&self, settle_wait: Duration) -> Engine {
+        let solana = Solana::new(self.config()).expect("a configuration that makes sense");
+        let exact = Arc::new(Exact::new(&solana));
+        let patience = Patience {
+            look_every: SLOT,
+            ..Patience::default()
+        };
+        let builder = Engine::builder(self.journal().await)
+            .chain(solana, vec![exact])
+            .settle_wait(settle_wait)
+            .patience(patience);
+        builder.start().await.expect("an engine")
+    }
+
+    /// What the seller asks for.
+    pub fn requirements(&self) -> PaymentRequirements {
+        let seller = Self::account(2).address.to_string();
+        let offer = ExactOffer::new(Self::network(), self.token.clone(), "0.01", &seller);
+        let kind = SupportedKind {
+            x402_version: 2,
+            scheme: "exact".to_owned(),
+            network: Self::network().id().to_owned(),
+            extra: self.scheme().extra(),
+            rest: Rest::default(),
+        };
+        offer
+            .expect("an offer")
+            .requirements(&kind)
+            .expect("requirements")
+    }
+
+    /// A new payment.
+    pub async fn request(&self) -> PaymentRequest {
+        crate::pay(&self.payer(), &self.requirements()).await
+    }
+
+    /// What the seller has received.
+    pub async fn received(&self) -> Amount {
+        let seller = Self::account(2).address;
+        let program = self.token.program.id();
+        let balance = self
+            .local
+            .balance(&seller, &self.token.mint, &program)
+            .await;
+        Amount::from(balance.expect("a balance") - TOKENS_EACH)
+    }
+}

@@ -1,0 +1,117 @@
+//! The arrows between crates point one way.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Which crates of this workspace each crate may use in its own code.
+const ALLOWED: [(&str, &[&str]); 8] = [
+    ("quittance-core", &[]),
+    ("quittance-verify", &["quittance-core"]),
+    ("quittance-engine", &["quittance-core", "quittance-verify"]),
+    ("quittance-http", &["quittance-core"]),
+    ("quittance-evm", &["quittance-core"]),
+    ("quittance-devnet", &[]),
+    (
+        "quittance-facilitator",
+        &[
+            "quittance-core",
+            "quittance-devnet",
+            "quittance-engine",
+            "quittance-evm",
+            "quittance-http",
+            "quittance-verify",
+        ],
+    ),
+    (
+        "quittance-tests",
+        &[
+            "quittance-core",
+            "quittance-devnet",
+            "quittance-engine",
+            "quittance-evm",
+            "quittance-examples",
+            "quittance-facilitator",
+            "quittance-http",
+        ],
+    ),
+];
+
+/// Crates that would make the core name a chain, wait, or do I/O.
+const NEVER_IN_CORE: [&str; 9] = [
+    "alloy",
+    "alloy-primitives",
+    "tokio",
+    "reqwest",
+    "hyper",
+    "axum",
+    "sqlx",
+    "solana-sdk",
+    "solana-client",
+];
+
+fn metadata() -> Value {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--no-deps", "--locked"])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Each crate of the workspace with what its own code uses.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    let metadata = metadata();
+    let name = |value: &Value| value["name"].as_str().unwrap().to_owned();
+    let used = |package: &Value| {
+        let all = package["dependencies"].as_array().unwrap().iter();
+        all.filter(|dependency| dependency["kind"].is_null())
+            .map(name)
+            .collect()
+    };
+    metadata["packages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|package| (name(package), used(package)))
+        .collect()
+}
+
+#[test]
+fn no_arrow_between_crates_turns_round() {
+    let allowed: BTreeMap<&str, &[&str]> = ALLOWED.into();
+    for (package, used) in dependencies() {
+        let ours: BTreeSet<&str> = used
+            .iter()
+            .map(String::as_str)
+            .filter(|name| name.starts_with("quittance-"))
+            .collect();
+        if package == "quittance-examples" || package == "quittance-benches" {
+            continue;
+        }
+        let may = allowed
+            .get(package.as_str())
+            .unwrap_or_else(|| panic!("say here what {package} may use"));
+        let may: BTreeSet<&str> = may.iter().copied().collect();
+        assert!(
+            ours.is_subset(&may),
+            "{package} uses {:?}",
+            ours.difference(&may)
+        );
+    }
+}
+
+#[test]
+fn the_core_cannot_name_a_chain_nor_wait_nor_do_io() {
+    let core = &dependencies()["quittance-core"];
+    for name in NEVER_IN_CORE {
+        assert!(!core.contains(name), "the core uses {name}");
+    }
+}

@@ -1,0 +1,758 @@
+//! The HTTP service, from outside.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
+use std::time::Duration;
+
+use quittance_core::PaymentRequest;
+use quittance_facilitator::{Keys, Rate, ServerOptions, ServiceOptions, openapi, router, serve};
+use quittance_tests::evm::Setting;
+use quittance_tests::proxy::Fate;
+use quittance_tests::until;
+use reqwest::{Client, Response, StatusCode};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+
+struct Service {
+    url: String,
+    setting: Setting,
+    stop: Option<oneshot::Sender<()>>,
+    stopped: tokio::task::JoinHandle<Duration>,
+}
+
+impl Service {
+    async fn start() -> Self {
+        Self::with(ServiceOptions::default(), ServerOptions::default()).await
+    }
+
+    async fn with(service: ServiceOptions, server: ServerOptions) -> Self {
+        Self::on(Setting::start().await, service, server).await
+    }
+
+    async fn on(setting: Setting, service: ServiceOptions, server: ServerOptions) -> Self {
+        let engine = setting.engine().await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (stop, told) = oneshot::channel::<()>();
+        let router = router(engine, service);
+        let stopped = tokio::spawn(serve(
+            router,
+            listener,
+            server,
+            async move { drop(told.await) },
+        ));
+        Self {
+            url,
+            setting,
+            stop: Some(stop),
+            stopped,
+        }
+    }
+
+    async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> Response {
+        let post = Client::new().post(format!("{}{path}", self.url));
+        post.header("content-type", "application/json")
+            .body(body)
+            .send()
+            .await
+            .unwrap()
+    }
+
+    async fn get(&self, path: &str) -> Response {
+        Client::new()
+            .get(format!("{}{path}", self.url))
+            .send()
+            .await
+            .unwrap()
+    }
+
+    fn address(&self) -> &str {
+        self.url.strip_prefix("http://").unwrap()
+    }
+}
+
+/// Asserts that an answer is what the interface's description says it is.
+fn assert_described(path: &str, method: &str, status: StatusCode, body: &Value) {
+    let description = openapi();
+    let responses = &description["paths"][path][method]["responses"];
+    let response = &responses[status.as_str()];
+    assert!(
+        !response.is_null(),
+        "{path} does not say that it answers {status}: {responses}"
+    );
+    let schema = &response["content"]["application/json"]["schema"];
+    let whole =
+        json!({ "$ref": "#/schema", "schema": schema, "components": description["components"] });
+    let validator = jsonschema::validator_for(&whole).unwrap();
+    let errors: Vec<String> = validator
+        .iter_errors(body)
+        .map(|error| error.to_string())
+        .collect();
+    assert!(errors.is_empty(), "{path} {status}: {errors:?}\n{body}");
+}
+
+async fn described(path: &str, method: &str, response: Response) -> (StatusCode, Value) {
+    let status = response.status();
+    assert_eq!(response.headers()["cache-control"], "no-store");
+    assert!(response.headers().contains_key("x-request-id"));
+    let body: Value = response.json().await.unwrap();
+    assert_described(path, method, status, &body);
+    (status, body)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_goes_the_whole_way_over_http() {
+    let service = Service::start().await;
+    let request = Setting::request().await;
+    let body = || request.text().to_owned();
+
+    let (status, verdict) =
+        described("/verify", "post", service.post("/verify", body()).await).await;
+    assert_eq!(
+        (status, &verdict["isValid"]),
+        (StatusCode::OK, &json!(true))
+    );
+    let (status, outcome) =
+        described("/settle", "post", service.post("/settle", body()).await).await;
+    assert_eq!(
+        (status, &outcome["success"]),
+        (StatusCode::OK, &json!(true))
+    );
+    let (_, again) = described("/settle", "post", service.post("/settle", body()).await).await;
+    assert_eq!(
+        (&again["success"], &again["errorReason"]),
+        (&json!(false), &json!("duplicate_settlement"))
+    );
+    assert_eq!(again["transaction"], outcome["transaction"]);
+
+    let id = outcome["extra"]["settlement"].as_str().unwrap();
+    let state = service.get(&format!("/settlements/{id}")).await;
+    let (_, state) = described("/settlements/{id}", "get", state).await;
+    assert_eq!(
+        (&state["state"], &state["told"]),
+        (&json!("settled"), &json!(true))
+    );
+    let by_transaction = format!(
+        "/settlements?transaction={}",
+        outcome["transaction"].as_str().unwrap()
+    );
+    let (_, found) = described("/settlements", "get", service.get(&by_transaction).await).await;
+    assert_eq!(found["settlements"][0], state);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_it_says_of_itself_is_true() {
+    let service = Service::start().await;
+    let (_, supported) = described("/supported", "get", service.get("/supported").await).await;
+    assert_eq!(supported["kinds"].as_array().unwrap().len(), 2);
+    let (status, health) = described("/health", "get", service.get("/health").await).await;
+    assert_eq!((status, &health["status"]), (StatusCode::OK, &json!("ok")));
+    let description: Value = service.get("/openapi.json").await.json().await.unwrap();
+    assert_eq!(description, *openapi());
+    assert_eq!(
+        service.get("/metrics").await.status(),
+        StatusCode::NOT_FOUND
+    );
+    let unknown = format!("/settlements/{}", "0".repeat(64));
+    for path in [
+        unknown.as_str(),
+        "/settlements/x",
+        "/settlements/%ff",
+        "/",
+        "/verify/",
+        "//verify",
+        "/Verify",
+        "/nothing",
+    ] {
+        assert_eq!(
+            service.get(path).await.status(),
+            StatusCode::NOT_FOUND,
+            "{path}"
+        );
+    }
+    for path in ["/verify", "/settle"] {
+        let answer = service.get(path).await;
+        assert_eq!(answer.headers()["allow"], "POST", "{path}");
+        let (status, problem) = described(path, "post", answer).await;
+        assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED, "{path}");
+        assert_eq!(problem["error"], "method_not_allowed");
+    }
+    for query in ["", "?transaction", "?transactoin=0x00", "?%ff"] {
+        let answer = service.get(&format!("/settlements{query}")).await;
+        let (status, problem) = described("/settlements", "get", answer).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{query}");
+        assert_eq!(problem["field"], "transaction");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_is_400_and_names_the_field() {
+    let service = Service::start().await;
+    let good = Setting::request().await.text().to_owned();
+    let amount = "\"amount\":\"10000\"";
+    assert!(good.contains(amount));
+    for (body, field) in [
+        (String::new(), "body"),
+        ("null".to_owned(), "body"),
+        ("{".to_owned(), "body"),
+        ("{}".to_owned(), "body"),
+        ("[]".to_owned(), "body"),
+        ("\u{0}".to_owned(), "body"),
+        (format!("{good}x"), "body"),
+        (
+            good.replacen(amount, "\"amount\":10000", 1),
+            "paymentPayload.accepted.amount",
+        ),
+        (
+            good.replace(amount, "\"amount\":\"-1\""),
+            "paymentRequirements.amount",
+        ),
+        (
+            good.replacen(amount, "\"amount\":\"1\",\"amount\":\"10000\"", 1),
+            "paymentPayload.accepted",
+        ),
+        (
+            good.replace("\"value\":\"10000\"", "\"value\":\"1e4\""),
+            "paymentPayload.payload.authorization.value",
+        ),
+        (
+            good.replace("\"value\":\"10000\"", "\"value\":10000"),
+            "paymentPayload.payload.authorization.value",
+        ),
+        (
+            good.replace("\"x402Version\":2", "\"x402Version\":\"2\""),
+            "body.x402Version",
+        ),
+        (
+            good.replace("\"payTo\":\"0x", "\"payTo\":\""),
+            "paymentRequirements.payTo",
+        ),
+        (
+            good.replace("\"signature\":\"0x", "\"signature\":\"0xzz"),
+            "paymentPayload.payload.signature",
+        ),
+        (
+            good.replace(
+                "\"name\":\"USDC\"",
+                &format!("\"name\":{}1{}", "[".repeat(99), "]".repeat(99)),
+            ),
+            "paymentPayload.accepted.extra",
+        ),
+    ] {
+        for path in ["/verify", "/settle"] {
+            let response = service.post(path, body.clone()).await;
+            let (status, problem) = described(path, "post", response).await;
+            assert_eq!(status, StatusCode::BAD_REQUEST, "{path} {field}");
+            assert_eq!(problem["error"], "invalid_payload");
+            assert_eq!(problem["field"], field, "{problem}");
+        }
+    }
+    let latin1 = service.post("/verify", vec![b'"', 0xff, b'"']).await;
+    assert_eq!(latin1.status(), StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_understood_and_refused_is_200_with_its_reason() {
+    let service = Service::start().await;
+    let good = Setting::request().await.text().to_owned();
+    for (body, reason) in [
+        (
+            good.replace("\"x402Version\":2", "\"x402Version\":3"),
+            "invalid_x402_version",
+        ),
+        (
+            good.replacen("\"x402Version\":2", "\"x402Version\":1", 2)
+                .replacen("\"x402Version\":1", "\"x402Version\":2", 1),
+            "invalid_x402_version",
+        ),
+        (good.replace("eip155:84532", "eip155:1"), "invalid_network"),
+        (
+            good.replace("eip155:84532", "near:mainnet"),
+            "invalid_network",
+        ),
+        (
+            good.replace("\"scheme\":\"exact\"", "\"scheme\":\"barter\""),
+            "unsupported_scheme",
+        ),
+    ] {
+        let (status, verdict) = described(
+            "/verify",
+            "post",
+            service.post("/verify", body.clone()).await,
+        )
+        .await;
+        assert_eq!(
+            (status, &verdict["invalidReason"]),
+            (StatusCode::OK, &json!(reason)),
+            "{verdict}"
+        );
+        let (status, outcome) =
+            described("/settle", "post", service.post("/settle", body).await).await;
+        assert_eq!(
+            (status, &outcome["errorReason"]),
+            (StatusCode::OK, &json!(reason)),
+            "{outcome}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_down_is_503_with_a_time_to_come_back() {
+    let service = Service::start().await;
+    let request = Setting::request().await;
+    service
+        .setting
+        .node
+        .breaks_for_good("eth_call", Fate::Status(500));
+    for path in ["/verify", "/settle"] {
+        let response = service.post(path, request.text().to_owned()).await;
+        assert_eq!(response.headers()["retry-after"], "5");
+        let (status, problem) = described(path, "post", response).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(
+            (&problem["error"], &problem["retryable"]),
+            (&json!("chain_unavailable"), &json!(true))
+        );
+        // Nobody can take it for a verdict, nor learn where the node is.
+        assert!(problem.get("isValid").is_none() && problem.get("success").is_none());
+        assert!(!problem.to_string().contains("127.0.0.1"), "{problem}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn version_1_is_spoken_with_its_own_names() {
+    let service = Service::start().await;
+    let v2: Value = serde_json::from_str(Setting::request().await.text()).unwrap();
+    let terms = &v2["paymentRequirements"];
+    let body = json!({
+        "x402Version": 1,
+        "paymentPayload": { "x402Version": 1, "scheme": "exact", "network": "base-sepolia", "payload": v2["paymentPayload"]["payload"] },
+        "paymentRequirements": {
+            "scheme": "exact", "network": "base-sepolia", "maxAmountRequired": terms["amount"], "resource": "http://a.example/",
+            "description": "", "mimeType": "", "payTo": terms["payTo"], "maxTimeoutSeconds": 60, "asset": terms["asset"], "extra": terms["extra"],
+        }
+    });
+    let (_, verdict) = described(
+        "/verify",
+        "post",
+        service.post("/verify", body.to_string()).await,
+    )
+    .await;
+    assert_eq!(verdict["isValid"], true, "{verdict}");
+    let (_, outcome) = described(
+        "/settle",
+        "post",
+        service.post("/settle", body.to_string()).await,
+    )
+    .await;
+    assert_eq!(
+        (&outcome["success"], &outcome["network"]),
+        (&json!(true), &json!("base-sepolia"))
+    );
+    // It is the same authorization in either version.
+    let again = service.post("/settle", v2.to_string()).await;
+    assert_eq!(
+        again.json::<Value>().await.unwrap()["errorReason"],
+        "duplicate_settlement"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_those_with_a_key_may_call() {
+    let options = ServiceOptions {
+        keys: Keys::of(&["sesame".into()]),
+        ..ServiceOptions::default()
+    };
+    let service = Service::with(options, ServerOptions::default()).await;
+    let request = Setting::request().await;
+    let settle = |key: Option<&'static str>| {
+        let post = Client::new()
+            .post(format!("{}/settle", service.url))
+            .body(request.text().to_owned());
+        let post = match key {
+            Some(key) => post.header("authorization", key),
+            None => post,
+        };
+        async move { post.send().await.unwrap() }
+    };
+    assert_eq!(settle(Some("bearer sesame")).await.status(), StatusCode::OK);
+    for key in [
+        None,
+        Some("Bearer wrong"),
+        Some("sesame"),
+        Some("Bearer"),
+        Some("Basic sesame"),
+    ] {
+        let (status, _) = described("/settle", "post", settle(key).await).await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED, "{key:?}");
+    }
+    let settlement = service
+        .get(&format!("/settlements/{}", "0".repeat(64)))
+        .await;
+    assert_eq!(settlement.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(service.get("/supported").await.status(), StatusCode::OK);
+    assert_eq!(settle(Some("Bearer sesame")).await.status(), StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_and_heads_are_bounded() {
+    let service = Service::start().await;
+    let long = format!("{{\"x\":\"{}\"}}", "a".repeat(70_000));
+    let (status, _) = described("/verify", "post", service.post("/verify", long).await).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    // Chunks without end.
+    let endless = reqwest::Body::wrap_stream(futures_util::stream::repeat_with(|| {
+        Ok::<_, std::io::Error>(vec![b' '; 8192])
+    }));
+    let post = Client::new()
+        .post(format!("{}/settle", service.url))
+        .body(endless)
+        .send()
+        .await;
+    assert!(post.map_or(true, |answer| answer.status()
+        == StatusCode::PAYLOAD_TOO_LARGE));
+    let head = service_get_with_header(&service, &"h".repeat(64 * 1024)).await;
+    assert!(head.is_none_or(|status| status == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
+    let form = Client::new()
+        .post(format!("{}/verify", service.url))
+        .header("content-type", "text/plain")
+        .body("{}")
+        .send()
+        .await
+        .unwrap();
+    let (status, _) = described("/verify", "post", form).await;
+    assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    assert_eq!(service.get("/supported").await.status(), StatusCode::OK);
+}
+
+async fn service_get_with_header(service: &Service, value: &str) -> Option<StatusCode> {
+    let get = Client::new()
+        .get(format!("{}/health", service.url))
+        .header("x-long", value);
+    get.send().await.ok().map(|answer| answer.status())
+}
+
+/// Waits until the server closes a connection, and gives back what it said before.
+async fn closed(stream: &mut TcpStream) -> String {
+    let mut said = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut said)).await;
+    // A reset is a closed connection, too.
+    drop(read.expect("the connection is still open"));
+    String::from_utf8(said).unwrap()
+}
+
+/// Anybody could open a thousand connections, say nothing on them, and keep everybody else out.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_never_finish_a_request_are_let_go_and_keep_nobody_out() {
+    const SLOTS: usize = 8;
+    let server = ServerOptions {
+        connections_max: SLOTS,
+        connections_per_peer: SLOTS,
+        header_max: Duration::from_millis(300),
+        ..ServerOptions::default()
+    };
+    let service = Service::with(ServiceOptions::default(), server).await;
+    let beginnings: [&[u8]; 4] = [
+        b"",
+        b"P",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"POST /verify HTTP/1.1\r\nHost: x\r\n",
+    ];
+    let mut silent = Vec::new();
+    for at in 0..SLOTS {
+        let mut stream = TcpStream::connect(service.address()).await.unwrap();
+        let beginning = beginnings[at % beginnings.len()];
+        stream.write_all(beginning).await.unwrap();
+        silent.push(stream);
+    }
+    let patient = tokio::time::timeout(Duration::from_secs(10), service.get("/supported"));
+    assert_eq!(patient.await.unwrap().status(), StatusCode::OK);
+    for mut stream in silent {
+        let mut said = Vec::new();
+        let read = stream.read_to_end(&mut said);
+        let read = tokio::time::timeout(Duration::from_secs(10), read).await;
+        assert!(read.is_ok(), "the connection is still open");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_peer_has_no_more_connections_than_it_may() {
+    let server = ServerOptions {
+        connections_per_peer: 2,
+        ..ServerOptions::default()
+    };
+    let service = Service::with(ServiceOptions::default(), server).await;
+    let _first = TcpStream::connect(service.address()).await.unwrap();
+    let second = TcpStream::connect(service.address()).await.unwrap();
+    let mut third = TcpStream::connect(service.address()).await.unwrap();
+    assert_eq!(closed(&mut third).await, "");
+    drop(second);
+    until("a place is free again", || async {
+        let get = Client::new().get(format!("{}/supported", service.url));
+        get.send().await.is_ok()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_serves_many_requests_and_ends_when_it_is_idle() {
+    let server = ServerOptions {
+        header_max: Duration::from_secs(1),
+        idle_max: Duration::from_secs(4),
+        ..ServerOptions::default()
+    };
+    let service = Service::with(ServiceOptions::default(), server).await;
+    let mut stream = TcpStream::connect(service.address()).await.unwrap();
+    let mut answer = vec![0; 4096];
+    for _ in 0..3 {
+        let get = b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n";
+        stream.write_all(get).await.unwrap();
+        let read = stream.read(&mut answer).await.unwrap();
+        assert!(answer[..read].starts_with(b"HTTP/1.1 404"));
+        // Longer than a new client has, shorter than a known one.
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+    }
+    assert_eq!(closed(&mut stream).await, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_it_bears_is_turned_away_and_nothing_is_lost() {
+    let options = ServiceOptions {
+        requests_max: 2,
+        ..ServiceOptions::default()
+    };
+    let service = Service::with(options, ServerOptions::default()).await;
+    service
+        .setting
+        .local
+        .set_mining(quittance_devnet::Mining::Manual)
+        .await
+        .unwrap();
+    let mut settling = Vec::new();
+    for _ in 0..2 {
+        let request: PaymentRequest = Setting::request().await;
+        let post = Client::new()
+            .post(format!("{}/settle", service.url))
+            .body(request.text().to_owned());
+        settling.push(tokio::spawn(async move {
+            post.send().await.unwrap().json::<Value>().await.unwrap()
+        }));
+    }
+    until("both are under way", || async {
+        let health: Value = service.get("/health").await.json().await.unwrap();
+        health["inProgress"] == 2
+    })
+    .await;
+    for path in ["/verify", "/settle"] {
+        let body = Setting::request().await.text().to_owned();
+        let busy = service.post(path, body).await;
+        assert_eq!(busy.headers()["retry-after"], "1");
+        let (status, problem) = described(path, "post", busy).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(problem["error"], "busy");
+    }
+    // How it is can be asked all the same.
+    for path in ["/health", "/supported", "/openapi.json"] {
+        assert_eq!(service.get(path).await.status(), StatusCode::OK, "{path}");
+    }
+    service.setting.local.mine().await.unwrap();
+    for settled in settling {
+        assert_eq!(settled.await.unwrap()["success"], true);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_finishes_what_is_under_way() {
+    let mut service = Service::start().await;
+    service
+        .setting
+        .local
+        .set_mining(quittance_devnet::Mining::Manual)
+        .await
+        .unwrap();
+    let request = Setting::request().await;
+    let post = Client::new()
+        .post(format!("{}/settle", service.url))
+        .body(request.text().to_owned());
+    let settling =
+        tokio::spawn(async move { post.send().await.unwrap().json::<Value>().await.unwrap() });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    drop(service.stop.take());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!service.stopped.is_finished());
+    assert!(
+        TcpStream::connect(service.address()).await.is_err(),
+        "still accepting"
+    );
+    service.setting.local.mine().await.unwrap();
+    assert_eq!(settling.await.unwrap()["success"], true);
+    service.stopped.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callers_own_words_do_not_reach_the_log_as_lines() {
+    let service = Service::start().await;
+    let get = Client::new()
+        .get(format!("{}/health", service.url))
+        .header("x-request-id", "forged\tline");
+    let answer = get.send().await.unwrap();
+    assert_ne!(answer.headers()["x-request-id"], "forged\tline");
+}
+
+/// Bodies that came a byte at a time kept a slot each, for as long as their senders liked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_does_not_arrive_is_given_up_and_keeps_nobody_out() {
+    let options = ServiceOptions {
+        requests_max: 1,
+        body_max: Duration::from_millis(500),
+        ..ServiceOptions::default()
+    };
+    let service = Service::with(options, ServerOptions::default()).await;
+    let mut slow = TcpStream::connect(service.address()).await.unwrap();
+    let head = b"POST /settle HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{";
+    slow.write_all(head).await.unwrap();
+    let body = Setting::request().await.text().to_owned();
+    let verdict = service.post("/verify", body).await;
+    assert_eq!(verdict.status(), StatusCode::OK);
+    let trickling = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            if slow.write_all(b" ").await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    let mut other = TcpStream::connect(service.address()).await.unwrap();
+    other.write_all(head).await.unwrap();
+    let said = tokio::select! {
+        said = closed(&mut other) => said,
+        () = trickling => unreachable!("it never ends"),
+    };
+    assert!(said.starts_with("HTTP/1.1 408"), "{said}");
+    assert!(said.contains("body_timeout"), "{said}");
+    let said = closed(&mut slow).await;
+    assert!(said.starts_with("HTTP/1.1 408"), "{said}");
+}
+
+/// A network whose only signer had no gas was reported as working: nothing could be settled, and /health said 200.
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_503_when_no_kind_of_payment_can_be_settled() {
+    let setting = Setting::start().await;
+    let signer = Setting::signers()[0].address;
+    let params = (signer, "0x0");
+    let emptied: Option<()> = setting.local.rpc("anvil_setBalance", params).await.unwrap();
+    assert_eq!(emptied, None);
+    let service = Service::on(setting, ServiceOptions::default(), ServerOptions::default()).await;
+    let (_, supported) = described("/supported", "get", service.get("/supported").await).await;
+    assert_eq!(supported["kinds"], json!([]));
+    let (status, health) = described("/health", "get", service.get("/health").await).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{health}");
+    assert_eq!(health["status"], "down");
+    assert_eq!(health["networks"][0]["works"], false);
+}
+
+/// What is wrong names signers, nodes and balances: nobody's business but that of those who may call.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_told_only_to_those_who_may_call() {
+    let setting = Setting::start().await;
+    let params = (Setting::signers()[0].address, "0x0");
+    let _: Option<()> = setting.local.rpc("anvil_setBalance", params).await.unwrap();
+    let options = ServiceOptions {
+        keys: Keys::of(&["sesame".into()]),
+        ..ServiceOptions::default()
+    };
+    let service = Service::on(setting, options, ServerOptions::default()).await;
+    let (_, health) = described("/health", "get", service.get("/health").await).await;
+    let only =
+        json!({ "status": "down", "networks": [{ "network": "eip155:84532", "works": false }] });
+    assert_eq!(health, only);
+    let get = Client::new().get(format!("{}/health", service.url));
+    let answer = get.bearer_auth("sesame").send().await.unwrap();
+    let (_, health) = described("/health", "get", answer).await;
+    assert_eq!(health["inProgress"], 0);
+    let problems = health["networks"][0]["problems"].as_array().unwrap();
+    assert!(
+        problems[0]["concerns"]
+            .as_str()
+            .unwrap()
+            .starts_with("signer 0x"),
+        "{health}"
+    );
+}
+
+fn rate(per_minute: u32, burst: u32) -> Option<Rate> {
+    Some(Rate {
+        per_minute: per_minute.try_into().unwrap(),
+        burst: burst.try_into().unwrap(),
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_too_often_is_told_when_to_come_back_and_nobody_else_is() {
+    let options = ServiceOptions {
+        keys: Keys::of(&["one".into(), "two".into()]),
+        rate: rate(1, 2),
+        ..ServiceOptions::default()
+    };
+    let service = Service::with(options, ServerOptions::default()).await;
+    let post = |path: &'static str, key: &'static str| {
+        let post = Client::new().post(format!("{}{path}", service.url));
+        async move { post.bearer_auth(key).body("{}").send().await.unwrap() }
+    };
+    for _ in 0..2 {
+        assert_eq!(
+            post("/verify", "one").await.status(),
+            StatusCode::BAD_REQUEST
+        );
+    }
+    for (path, reason) in [("/verify", "invalidReason"), ("/settle", "errorReason")] {
+        let answer = post(path, "one").await;
+        let after = answer.headers()["retry-after"].to_str().unwrap();
+        assert!((1..=61).contains(&after.parse::<u64>().unwrap()), "{after}");
+        let (status, problem) = described(path, "post", answer).await;
+        assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(problem["error"], "rate_limited");
+        assert_eq!(problem[reason], "rate_limited");
+        // No verdict: the payer has done nothing wrong.
+        assert!(problem.get("isValid").is_none() && problem.get("success").is_none());
+    }
+    // Another key has a bucket of its own, and so has an address that guesses keys.
+    assert_eq!(
+        post("/verify", "two").await.status(),
+        StatusCode::BAD_REQUEST
+    );
+    for _ in 0..2 {
+        assert_eq!(
+            post("/verify", "three").await.status(),
+            StatusCode::UNAUTHORIZED
+        );
+    }
+    let guessed = post("/verify", "four").await;
+    assert_eq!(guessed.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(service.get("/supported").await.status(), StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_proxy_callers_are_told_apart_by_its_word() {
+    let options = ServiceOptions {
+        rate: rate(1, 1),
+        proxies: 1,
+        ..ServiceOptions::default()
+    };
+    let service = Service::with(options, ServerOptions::default()).await;
+    let asked = |forwarded: &'static str| {
+        let get = Client::new().get(format!("{}/settlements", service.url));
+        async move {
+            let answer = get.header("x-forwarded-for", forwarded).send().await;
+            answer.unwrap().status()
+        }
+    };
+    assert_eq!(asked("192.0.2.1").await, StatusCode::BAD_REQUEST);
+    assert_eq!(asked("192.0.2.2").await, StatusCode::BAD_REQUEST);
+    // What the caller itself put before the proxy's word changes nothing.
+    assert_eq!(
+        asked("192.0.2.9, 192.0.2.1").await,
+        StatusCode::TOO_MANY_REQUESTS
+    );
+}

@@ -1,0 +1,167 @@
+//! `exact` on Solana holds what every scheme must hold, with either token program.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy::primitives::U256;
+use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use quittance_core::{Amount, PaymentRequest, Reason, Scheme};
+use quittance_engine::Engine;
+use quittance_solana::{Solana, TokenProgram, reason};
+use quittance_tests::conformance::scheme::SchemeFixture;
+use quittance_tests::solana::{PRICE, SLOT, Setting};
+use serde_json::{Value, json};
+
+struct Fixture<const TOKEN_2022: bool>(Setting);
+
+type SplToken = Fixture<false>;
+type Token2022 = Fixture<true>;
+
+/// A request with its JSON changed.
+fn edited(request: &PaymentRequest, change: impl FnOnce(&mut Value)) -> PaymentRequest {
+    let mut tree: Value = serde_json::from_str(request.text()).unwrap();
+    change(&mut tree);
+    PaymentRequest::decode(tree.to_string().as_bytes()).unwrap()
+}
+
+/// A request with one value of its terms changed, in the requirements and in the echo.
+fn with_terms(request: &PaymentRequest, pointer: &str, value: Value) -> PaymentRequest {
+    edited(request, |tree| {
+        for root in ["/paymentRequirements", "/paymentPayload/accepted"] {
+            *tree.pointer_mut(&format!("{root}{pointer}")).unwrap() = value.clone();
+        }
+    })
+}
+
+/// A request with the bytes of its transaction changed.
+fn with_bytes(request: &PaymentRequest, change: impl FnOnce(&mut Vec<u8>)) -> PaymentRequest {
+    edited(request, |tree| {
+        let text = tree
+            .pointer_mut("/paymentPayload/payload/transaction")
+            .unwrap();
+        let mut bytes = BASE64.decode(text.as_str().unwrap()).unwrap();
+        change(&mut bytes);
+        *text = json!(BASE64.encode(bytes));
+    })
+}
+
+#[async_trait]
+impl<const TOKEN_2022: bool> SchemeFixture for Fixture<TOKEN_2022> {
+    type Chain = Solana;
+
+    const PRICE: Amount = Amount::new(U256::from_limbs([PRICE, 0, 0, 0]));
+
+    async fn new() -> Self {
+        let program = match TOKEN_2022 {
+            true => TokenProgram::Token2022,
+            false => TokenProgram::SplToken,
+        };
+        Self(Setting::start(program, Some(SLOT)).await)
+    }
+
+    fn scheme(&self) -> Arc<dyn Scheme<Solana>> {
+        Arc::new(self.0.scheme())
+    }
+
+    async fn engine(&self) -> Engine {
+        self.0.engine(Duration::from_secs(5)).await
+    }
+
+    async fn request(&self) -> PaymentRequest {
+        self.0.request().await
+    }
+
+    /// Other bytes in the fee payer's place (attacks.md 88).
+    fn twin(&self, request: &PaymentRequest) -> Option<PaymentRequest> {
+        Some(with_bytes(request, |bytes| bytes[1] ^= 1))
+    }
+
+    async fn spoiled(&self) -> Vec<(&'static str, PaymentRequest, Reason)> {
+        let good = self.0.request().await;
+        let stranger = Setting::account(9).address.to_string();
+        let poor = quittance_solana::ExactPayer::new(quittance_solana::Keypair::new())
+            .with_token(Setting::network().id(), self.0.token.clone())
+            .with_rpc(&Setting::network(), &[self.0.local.url().parse().unwrap()])
+            .unwrap();
+        let mut unknown_blockhash = self.0.requirements();
+        unknown_blockhash.extra = unknown_blockhash.extra.map(|extra| {
+            let mut extra: Value = serde_json::to_value(extra).unwrap();
+            extra["recentBlockhash"] = json!(stranger);
+            quittance_core::json::Object::of(&extra).unwrap()
+        });
+        let mut nobody = self.0.requirements();
+        nobody.pay_to = quittance_solana::Pubkey::new_from_array([77; 32]).to_string();
+        vec![
+            (
+                "a payer without money",
+                quittance_tests::pay(&poor, &self.0.requirements()).await,
+                reason::SIMULATION_FAILED,
+            ),
+            (
+                "row 101: a blockhash nobody knows",
+                quittance_tests::pay(&self.0.payer(), &unknown_blockhash).await,
+                reason::SIMULATION_FAILED,
+            ),
+            (
+                "row 96: a recipient without a token account",
+                quittance_tests::pay(&self.0.payer(), &nobody).await,
+                reason::RECEIVER_ACCOUNT_NOT_FOUND,
+            ),
+            (
+                "another amount",
+                with_terms(&good, "/amount", json!("9999")),
+                reason::AMOUNT_MISMATCH,
+            ),
+            (
+                "another recipient",
+                with_terms(&good, "/payTo", json!(stranger)),
+                reason::RECIPIENT_MISMATCH,
+            ),
+            (
+                "another token",
+                with_terms(&good, "/asset", json!(stranger)),
+                Reason::UNSUPPORTED_ASSET,
+            ),
+            (
+                "another fee payer",
+                with_terms(&good, "/extra/feePayer", json!(stranger)),
+                reason::FEE_PAYER_NOT_MANAGED,
+            ),
+            (
+                "another signature",
+                with_bytes(&good, |bytes| bytes[70] ^= 1),
+                reason::SIGNATURE_INVALID,
+            ),
+            (
+                "a byte too many",
+                with_bytes(&good, |bytes| bytes.push(0)),
+                reason::COULD_NOT_BE_DECODED,
+            ),
+        ]
+    }
+
+    async fn received(&self) -> Amount {
+        self.0.received().await
+    }
+
+    async fn hold(&self) {
+        self.0.local.set_slot_time(None).await.unwrap();
+    }
+
+    async fn go_on(&self) {
+        self.0.local.set_slot_time(Some(SLOT)).await.unwrap();
+    }
+}
+
+mod spl_token {
+    use super::SplToken;
+    quittance_tests::scheme_conformance!(SplToken);
+}
+
+mod token_2022 {
+    use super::Token2022;
+    quittance_tests::scheme_conformance!(Token2022);
+}
