@@ -19,6 +19,8 @@ pub enum Fate {
     Status(u16),
     /// The node does it; the answer never comes.
     AnswerLost,
+    /// The node does it; the answer comes this much later.
+    Slow(Duration),
     /// Nobody does it, and no answer comes.
     Hangs,
     /// Nobody does it; this is the answer's `result`.
@@ -153,6 +155,10 @@ async fn forward(State(node): State<Node>, body: Bytes) -> Response {
             node.ask(body).await;
             tokio::time::sleep(FOREVER).await;
             StatusCode::GATEWAY_TIMEOUT.into_response()
+        }
+        Some(Fate::Slow(late)) => {
+            tokio::time::sleep(late).await;
+            node.ask(body).await
         }
         Some(Fate::Hangs) => {
             tokio::time::sleep(FOREVER).await;

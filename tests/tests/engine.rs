@@ -761,6 +761,9 @@ async fn many_payments_are_verified_in_few_round_trips() {
     for _ in 0..COUNT {
         requests.push(Setting::request().await);
     }
+    // A distant node: while it answers, what comes next has time to gather, however slowly signatures are checked.
+    let distant = Fate::Slow(Duration::from_millis(100));
+    setting.node.breaks_for_good("eth_call", distant);
     let before = setting.node.round_trips();
     let verdicts = join_all(requests.iter().map(|request| engine.verify(request))).await;
     assert!(
