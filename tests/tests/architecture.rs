@@ -7,12 +7,13 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Which crates of this workspace each crate may use in its own code.
-const ALLOWED: [(&str, &[&str]); 8] = [
+const ALLOWED: [(&str, &[&str]); 9] = [
     ("quittance-core", &[]),
     ("quittance-verify", &["quittance-core"]),
     ("quittance-engine", &["quittance-core", "quittance-verify"]),
     ("quittance-http", &["quittance-core"]),
-    ("quittance-evm", &["quittance-core"]),
+    ("quittance-nodes", &["quittance-core"]),
+    ("quittance-evm", &["quittance-core", "quittance-nodes"]),
     ("quittance-devnet", &[]),
     (
         "quittance-facilitator",

@@ -14,6 +14,7 @@ use quittance_core::{
     Chain, Clock, Fault, FaultKind, Health, LaneId, Network, Problem, Scope, Status, Submission,
     SystemClock, Transaction, Watched,
 };
+use quittance_nodes::{Nodes, read};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use url::Url;
@@ -23,7 +24,7 @@ use crate::eip712::domain_separator;
 use crate::fees::{FeeOracle, Fees};
 use crate::known::{self, Token};
 use crate::probe::{self, Answer, Probe};
-use crate::rpc::{self, Failure, NodeError, Rpc};
+use crate::rpc;
 use crate::status::Lookup;
 use crate::transaction::{Body, Unsigned};
 
@@ -109,7 +110,11 @@ impl fmt::Debug for EvmConfig {
             .field("network", &self.network)
             .field(
                 "rpc_urls",
-                &self.rpc_urls.iter().map(rpc::redacted).collect::<Vec<_>>(),
+                &self
+                    .rpc_urls
+                    .iter()
+                    .map(quittance_nodes::redacted)
+                    .collect::<Vec<_>>(),
             )
             .field(
                 "signers",
@@ -194,7 +199,7 @@ pub struct Evm {
     config: EvmConfig,
     chain_id: u64,
     lanes: Vec<LaneId>,
-    rpc: Rpc,
+    rpc: Nodes,
     fees: FeeOracle,
     /// Whether Multicall3 was seen; until then every payment travels alone.
     multicall: AtomicBool,
@@ -236,7 +241,7 @@ impl Evm {
                 .iter()
                 .map(|address| LaneId::new(&address.to_checksum(None)))
                 .collect(),
-            rpc: Rpc::new(chain_id, &config.rpc_urls, config.rpc_timeout)?,
+            rpc: rpc::connect(chain_id, &config.rpc_urls, config.rpc_timeout)?,
             fees: FeeOracle::default(),
             multicall: AtomicBool::new(false),
             config,
@@ -457,9 +462,7 @@ impl Chain for Evm {
     }
 
     async fn submit(&self, transaction: &Transaction) -> Submission {
-        self.rpc
-            .send(&Bytes::copy_from_slice(&transaction.bytes))
-            .await
+        rpc::send(&self.rpc, &transaction.bytes).await
     }
 
     async fn status(&self, watched: &[Watched]) -> Vec<Result<Status<Evidence>, Fault>> {
@@ -558,7 +561,7 @@ impl Evm {
         let mut problems = Vec::new();
         let mut working_nodes = 0;
         let now = self.config.clock.now();
-        for (node, found) in self.rpc.look(now, self.config.head_age_max).await {
+        for (node, found) in rpc::look(&self.rpc, now, self.config.head_age_max).await {
             match found {
                 Ok(()) => working_nodes += 1,
                 Err(fault) => problems.push(problem(
@@ -599,9 +602,9 @@ impl Evm {
         let mut next = || answers.next().unwrap_or(Ok(Value::Null));
 
         self.multicall
-            .store(!read_answer::<Bytes>(next())?.is_empty(), Ordering::Relaxed);
+            .store(!read::<Bytes>(next())?.is_empty(), Ordering::Relaxed);
         for lane in &self.lanes {
-            let balance: U256 = read_answer(next())?;
+            let balance: U256 = read(next())?;
             if balance < balance_needed {
                 let what = format!(
                     "the signer {lane} has {balance} wei and needs at least {balance_needed}: send it some of the chain's coin"
@@ -610,7 +613,7 @@ impl Evm {
             }
         }
         for token in &self.config.tokens {
-            problems.extend(self.token_problem(token, read_answer(next())?, next()));
+            problems.extend(self.token_problem(token, read(next())?, next()));
         }
         if fees.max() > self.config.gas_price_max {
             let what = format!(
@@ -628,7 +631,7 @@ impl Evm {
         &self,
         token: &Token,
         code: Bytes,
-        separator: Result<Value, NodeError>,
+        separator: quittance_nodes::Answer,
     ) -> Option<Problem> {
         let found = |what: &str| {
             let address = token.address.to_checksum(None);
@@ -642,7 +645,7 @@ impl Evm {
             return None;
         }
         let expected = domain_separator(&token.name, &token.version, self.chain_id, token.address);
-        match read_answer::<B256>(separator) {
+        match read::<B256>(separator) {
             Ok(separator) if separator == expected => None,
             Ok(_) => found(&format!(
                 "signs with another EIP-712 domain than the configured name {:?}, version {:?}",
@@ -662,19 +665,6 @@ fn problem(scope: Scope, what: impl fmt::Display) -> Problem {
         scope,
         what: what.to_string(),
     }
-}
-
-/// An answer of a batch, as what it should be.
-pub(crate) fn read_answer<T: serde::de::DeserializeOwned>(
-    answer: Result<Value, NodeError>,
-) -> Result<T, Fault> {
-    let answer = answer.map_err(|error| Failure::Node(error).fault())?;
-    serde_json::from_value(answer).map_err(|error| {
-        Fault::new(
-            FaultKind::ChainUnavailable,
-            format_args!("the node answered nonsense: {error}"),
-        )
-    })
 }
 
 #[cfg(test)]

@@ -4,11 +4,10 @@ use std::time::{Duration, Instant};
 
 use alloy::primitives::{U64, U128};
 use quittance_core::{Fault, FaultKind};
+use quittance_nodes::Nodes;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::Mutex;
-
-use crate::rpc::Rpc;
 
 /// The price of gas, in wei.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +82,7 @@ struct History {
 
 impl FeeOracle {
     /// What to offer now.
-    pub(crate) async fn now(&self, rpc: &Rpc) -> Result<Fees, Fault> {
+    pub(crate) async fn now(&self, rpc: &Nodes) -> Result<Fees, Fault> {
         let mut latest = self.latest.lock().await;
         if let Some((learnt, fees)) = *latest
             && learnt.elapsed() < KEPT
@@ -96,7 +95,7 @@ impl FeeOracle {
     }
 }
 
-async fn learn(rpc: &Rpc) -> Result<Fees, Fault> {
+async fn learn(rpc: &Nodes) -> Result<Fees, Fault> {
     let calls = [
         (
             "eth_feeHistory",

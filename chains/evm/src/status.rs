@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 
 use alloy::primitives::{B256, U64};
 use quittance_core::{Fault, LaneId, Status, Transaction, TransactionId, Watched};
+use quittance_nodes::{Answer, Call, Nodes, read};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::chain::{Evidence, Log, read_answer};
-use crate::rpc::{Call, NodeError, Rpc};
+use crate::chain::{Evidence, Log};
 
 /// A look at where transactions stand, from one newest block.
 pub(crate) struct Lookup<'rpc> {
-    rpc: &'rpc Rpc,
+    rpc: &'rpc Nodes,
     depth_required: u64,
     head: u64,
 }
@@ -38,7 +38,7 @@ struct Block {
 }
 
 impl<'rpc> Lookup<'rpc> {
-    pub(crate) async fn new(rpc: &'rpc Rpc, depth_required: u64) -> Result<Self, Fault> {
+    pub(crate) async fn new(rpc: &'rpc Nodes, depth_required: u64) -> Result<Self, Fault> {
         let head: U64 = rpc.ask("eth_blockNumber", json!([])).await?;
         Ok(Self {
             rpc,
@@ -72,7 +72,7 @@ impl<'rpc> Lookup<'rpc> {
         let calls: Vec<Call> = counts.chain(receipts).collect();
         let mut answers = self.rpc.ask_many(&calls).await?.into_iter();
         for (count, answer) in lanes.values_mut().zip(answers.by_ref()) {
-            *count = read_answer::<U64>(answer).map(|count| count.to());
+            *count = read::<U64>(answer).map(|count| count.to());
         }
         let mut found = Vec::with_capacity(watched.len());
         for place in watched {
@@ -116,11 +116,11 @@ impl<'rpc> Lookup<'rpc> {
 /// The receipt of the one transaction for this place that was included. One that could not be asked about may be it.
 fn receipt_of(
     place: &Watched,
-    answers: impl Iterator<Item = Result<Value, NodeError>>,
+    answers: impl Iterator<Item = Answer>,
 ) -> Result<Option<Receipt>, Fault> {
     let mut unknown = None;
     for (transaction, answer) in place.transactions.iter().zip(answers) {
-        match read_answer::<Option<Receipt>>(answer) {
+        match read::<Option<Receipt>>(answer) {
             // A receipt for something else proves nothing.
             Ok(Some(receipt)) if receipt.is_for(transaction) => return Ok(Some(receipt)),
             Ok(_) => {}

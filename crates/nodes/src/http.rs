@@ -1,0 +1,117 @@
+//! A POST of JSON, with limits on what is read and on how long it takes, and no URL in any error.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use url::Url;
+
+use crate::{Failure, unavailable};
+
+/// The longest answer that is read: a batch of some hundred transactions with their logs is under 4 MiB.
+const ANSWER_MAX: usize = 16 * 1024 * 1024;
+
+/// Answers with which no request was passed on: no key, a bad one, no such place, too long, too many. Of all others it
+/// is not certain.
+const TURNED_AWAY: [u16; 5] = [401, 403, 404, 413, 429];
+
+pub(crate) fn client(timeout: Duration) -> Result<reqwest::Client, reqwest::Error> {
+    reqwest::Client::builder()
+        .timeout(timeout)
+        // A node that redirects is not a node; and the body could go to anybody.
+        .redirect(reqwest::redirect::Policy::none())
+        .user_agent(concat!("quittance/", env!("CARGO_PKG_VERSION")))
+        .build()
+}
+
+/// A URL as it may be printed: keys stand in the path, the query, or before the host.
+pub fn redacted(url: &Url) -> String {
+    let port = url
+        .port()
+        .map(|port| format!(":{port}"))
+        .unwrap_or_default();
+    format!("{}://{}{port}", url.scheme(), url.host_str().unwrap_or("?"))
+}
+
+/// Why HTTP brought no JSON.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HttpError {
+    #[error("could not connect: {}", causes(.0))]
+    Connect(reqwest::Error),
+    #[error("{}", causes(.0))]
+    Broken(reqwest::Error),
+    #[error("answered HTTP {0}")]
+    Status(u16),
+    #[error("answered more than {ANSWER_MAX} bytes")]
+    TooLong,
+    #[error("answered no JSON: {0}")]
+    NotJson(serde_json::Error),
+}
+
+/// An error with what caused it: by itself it says only that a request failed.
+fn causes(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+impl HttpError {
+    fn of(error: reqwest::Error) -> Self {
+        let error = error.without_url();
+        if error.is_connect() {
+            Self::Connect(error)
+        } else {
+            Self::Broken(error)
+        }
+    }
+
+    pub(crate) fn failure(&self) -> Failure {
+        let fault = unavailable(self);
+        match self {
+            // Turned away at the door, by whoever stands before the node.
+            Self::Status(status) if TURNED_AWAY.contains(status) => Failure::NotAsked(fault),
+            Self::Connect(_) => Failure::NotAsked(fault),
+            _ => Failure::NoAnswer(fault),
+        }
+    }
+}
+
+pub(crate) async fn post(
+    http: &reqwest::Client,
+    url: &Url,
+    body: &Value,
+) -> Result<Value, HttpError> {
+    let request = http.post(url.clone()).json(body);
+    let mut response = request.send().await.map_err(HttpError::of)?;
+    let status = response.status();
+    if TURNED_AWAY.contains(&status.as_u16()) {
+        return Err(HttpError::Status(status.as_u16()));
+    }
+    let mut text = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(HttpError::of)? {
+        if text.len() + chunk.len() > ANSWER_MAX {
+            return Err(HttpError::TooLong);
+        }
+        text.extend_from_slice(&chunk);
+    }
+    // Whatever else the status says, the node's own answer counts if there is one.
+    serde_json::from_slice(&text).map_err(|error| match status {
+        status if status.is_success() => HttpError::NotJson(error),
+        status => HttpError::Status(status.as_u16()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_in_a_url_are_not_printed() {
+        let url = Url::parse("https://user:secret@node.example:8545/v2/secret?key=secret").unwrap();
+        assert_eq!(redacted(&url), "https://node.example:8545");
+    }
+}
