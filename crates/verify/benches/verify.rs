@@ -17,9 +17,13 @@ use criterion::{
     BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
 };
 use ed25519_dalek::Signer;
+use k256::Scalar;
 use k256::ecdsa::{RecoveryId, Signature, SigningKey, VerifyingKey};
+use k256::elliptic_curve::bigint::U256;
+use k256::elliptic_curve::ops::Reduce;
+use k256::elliptic_curve::scalar::IsHigh;
 use quittance_core::SignatureClaim;
-use quittance_verify::{Config, Verifier};
+use quittance_verify::{Arithmetic, Config, Verifier};
 use sha3::{Digest, Keccak256};
 
 fn hash(words: &[u64]) -> [u8; 32] {
@@ -43,23 +47,44 @@ fn secp256k1(series: u64, count: usize, payers: usize) -> Vec<SignatureClaim> {
     let keys: Vec<_> = (0..payers as u64)
         .map(|payer| SigningKey::from_slice(&hash(&[payer])).unwrap())
         .collect();
-    let claim = |(index, key): (usize, &SigningKey)| {
-        let digest = hash(&[series, index as u64]);
-        let (numbers, parity) = key.sign_prehash_recoverable(&digest).unwrap();
-        let mut signature = [27 + parity.to_byte(); 65];
-        signature[..64].copy_from_slice(&numbers.to_bytes());
-        SignatureClaim::Secp256k1 {
-            digest,
-            signature,
-            address: address(key.verifying_key()),
-        }
-    };
-    keys.iter()
-        .cycle()
-        .take(count)
-        .enumerate()
-        .map(claim)
+    let keys = keys.iter().cycle().take(count).enumerate();
+    keys.map(|(index, key)| signed(key, hash(&[series, index as u64])))
         .collect()
+}
+
+fn signed(key: &SigningKey, digest: [u8; 32]) -> SignatureClaim {
+    let (numbers, parity) = key.sign_prehash_recoverable(&digest).unwrap();
+    let mut signature = [27 + parity.to_byte(); 65];
+    signature[..64].copy_from_slice(&numbers.to_bytes());
+    SignatureClaim::Secp256k1 {
+        digest,
+        signature,
+        address: address(key.verifying_key()),
+    }
+}
+
+fn secret_one() -> SigningKey {
+    SigningKey::from_bytes(&Scalar::ONE.to_bytes()).unwrap()
+}
+
+/// A bad signature of the payer whose secret is 1, in whose sum two table points are the same: u₁ is just above 2⁵⁶ and
+/// u₂ is 2⁵⁶, and both tables are the generator's.
+fn colliding(index: u64) -> SignatureClaim {
+    let power = Scalar::from(1u64 << 56);
+    let digest = hash(&[index]);
+    let z = <Scalar as Reduce<U256>>::reduce_bytes(&digest.into());
+    let s = (0..)
+        .map(|above: u64| z * (power + Scalar::from(above)).invert().unwrap())
+        .find(|s| !bool::from(s.is_high()))
+        .unwrap();
+    let numbers = Signature::from_scalars((power * s).to_bytes(), s.to_bytes()).unwrap();
+    let mut signature = [27; 65];
+    signature[..64].copy_from_slice(&numbers.to_bytes());
+    SignatureClaim::Secp256k1 {
+        digest,
+        signature,
+        address: address(secret_one().verifying_key()),
+    }
 }
 
 fn ed25519(count: usize, payers: usize) -> Vec<SignatureClaim> {
@@ -101,10 +126,20 @@ fn spoil(mut claims: Vec<SignatureClaim>, every: usize) -> Vec<SignatureClaim> {
 fn verifier(workers: usize, known: &[SignatureClaim]) -> Verifier {
     let mut config = Config::default();
     config.workers = workers;
+    knowing(config, known)
+}
+
+fn verifier_with(arithmetic: Arithmetic, known: &[SignatureClaim]) -> Verifier {
+    let mut config = Config::default();
+    (config.workers, config.arithmetic) = (1, arithmetic);
+    knowing(config, known)
+}
+
+fn knowing(mut config: Config, known: &[SignatureClaim]) -> Verifier {
     config.table_bytes = 512 << 20;
     let verifier = Verifier::new(config).unwrap();
     // More often than it takes for a table to be made.
-    for _ in 0..32 {
+    for _ in 0..48 {
         assert!(verifier.verify(known).iter().all(|holds| *holds));
     }
     verifier
@@ -193,17 +228,19 @@ fn known(criterion: &mut Criterion) {
         &baseline,
         |claims| good(claims.iter().map(quittance_verify::holds)),
     );
-    for payers in [1, 100, 1024] {
-        let verifier = verifier(1, &secp256k1(0, payers, payers));
-        for size in [64, 256, 1024, 4096]
-            .into_iter()
-            .filter(|size| *size >= payers.min(100))
-        {
-            let claims = secp256k1(1, size, payers);
-            let id = BenchmarkId::new(format!("{payers} payers"), size);
-            measure(&mut group, id, &claims, |claims| {
-                good(verifier.verify(claims))
-            });
+    for arithmetic in Arithmetic::available() {
+        for payers in [1, 100, 1024] {
+            let verifier = verifier_with(arithmetic, &secp256k1(0, payers, payers));
+            for size in [64, 256, 1024, 4096]
+                .into_iter()
+                .filter(|size| *size >= payers.min(100))
+            {
+                let claims = secp256k1(1, size, payers);
+                let id = BenchmarkId::new(format!("{arithmetic}, {payers} payers"), size);
+                measure(&mut group, id, &claims, |claims| {
+                    good(verifier.verify(claims))
+                });
+            }
         }
     }
 }
@@ -212,7 +249,19 @@ fn known(criterion: &mut Criterion) {
 fn hostile(criterion: &mut Criterion) {
     let mut group = group(criterion, "hostile");
     let claims = secp256k1(1, 1024, 100);
-    let verifier = verifier(1, &secp256k1(0, 100, 100));
+    let mut known = secp256k1(0, 100, 100);
+    known.push(signed(&secret_one(), hash(&[])));
+    let verifier = verifier(1, &known);
+    for every in [64, 2] {
+        let claims = (claims.iter().enumerate()).map(|(index, claim)| match index % every {
+            0 => colliding(index as u64),
+            _ => claim.clone(),
+        });
+        let id = BenchmarkId::new("known", format!("1 made to collide in {every}"));
+        measure(&mut group, id, &claims.collect::<Vec<_>>(), |claims| {
+            good(verifier.verify(claims))
+        });
+    }
     for every in [1024, 100, 20, 2, 1] {
         let claims = spoil(claims.clone(), every);
         let id = BenchmarkId::new("known", format!("1 bad in {every}"));
@@ -228,7 +277,7 @@ fn hostile(criterion: &mut Criterion) {
         });
     }
     // Nobody is ever learnt of whom everything is bad.
-    let stranger = Verifier::new(Config::default()).unwrap();
+    let stranger = self::verifier(1, &[]);
     let claims = spoil(claims, 1);
     measure(
         &mut group,
@@ -238,19 +287,18 @@ fn hostile(criterion: &mut Criterion) {
     );
 }
 
-/// Payers who are never seen again: a new verifier for each batch.
+/// Payers who are new, and the worst that payers can do: to come just until there is a table, and never again.
 fn unknown(criterion: &mut Criterion) {
     let mut group = group(criterion, "unknown");
     let claims = secp256k1(0, 1024, 1024);
+    let mut config = Config::default();
+    (config.workers, config.table_bytes) = (1, 0);
+    let forgetful = Verifier::new(config).unwrap();
     measure(
         &mut group,
-        BenchmarkId::from_parameter("new verifier"),
+        BenchmarkId::from_parameter("all come and go"),
         &claims,
-        |claims| {
-            let mut config = Config::default();
-            config.workers = 1;
-            good(Verifier::new(config).unwrap().verify(claims))
-        },
+        |claims| good(forgetful.verify(claims)),
     );
     measure(
         &mut group,

@@ -6,6 +6,11 @@
 //!
 //! Nothing here touches a secret: time may depend on values.
 
+use crate::inverse::Modulus;
+
+/// p.
+const P: Modulus = Modulus::new([0xffff_fffe_ffff_fc2f, u64::MAX, u64::MAX, u64::MAX]);
+
 /// 2^256 mod p.
 const FOLD: u64 = 0x1_0000_03d1;
 
@@ -82,26 +87,9 @@ impl FieldElement {
         Self(reduce(square_wide(&self.0)))
     }
 
-    fn square_times(&self, count: usize) -> Self {
-        (0..count).fold(*self, |power, _| power.square())
-    }
-
-    /// The inverse, as self^(p−2); zero for zero. `p − 2` in binary is 223 ones, a zero, 22 ones, and 0000101101.
+    /// The inverse; zero for zero.
     pub(crate) fn invert(&self) -> Self {
-        let ones2 = self.square().mul(self);
-        let ones3 = ones2.square().mul(self);
-        let ones6 = ones3.square_times(3).mul(&ones3);
-        let ones9 = ones6.square_times(3).mul(&ones3);
-        let ones11 = ones9.square_times(2).mul(&ones2);
-        let ones22 = ones11.square_times(11).mul(&ones11);
-        let ones44 = ones22.square_times(22).mul(&ones22);
-        let ones88 = ones44.square_times(44).mul(&ones44);
-        let ones176 = ones88.square_times(88).mul(&ones88);
-        let ones220 = ones176.square_times(44).mul(&ones44);
-        let ones223 = ones220.square_times(3).mul(&ones3);
-        let high = ones223.square_times(23).mul(&ones22);
-        let high = high.square_times(5).mul(self).square_times(3).mul(&ones2);
-        high.square_times(2).mul(self)
+        Self(P.invert(self.normalize().0))
     }
 }
 
@@ -167,7 +155,7 @@ pub(crate) fn mul_wide(left: &[u64; 4], right: &[u64; 4]) -> [u64; 8] {
 
 /// The square: the products of different limbs once, doubled, and the squares of the limbs.
 #[inline(always)]
-pub(crate) fn square_wide(a: &[u64; 4]) -> [u64; 8] {
+fn square_wide(a: &[u64; 4]) -> [u64; 8] {
     let (t1, carry) = a[0].carrying_mul(a[1], 0);
     let (t2, carry) = a[0].carrying_mul(a[2], carry);
     let (t3, t4) = a[0].carrying_mul(a[3], carry);

@@ -6,11 +6,12 @@
 //!
 //! A table is made when a payer has been recovered [`RECOVERIES_BEFORE_TABLE`] times, and the count starts again. So whoever
 //! makes up payers to have tables made, signing well by each, adds a bounded share to the cost of the recoveries that it
-//! also causes. Both memories are bounded and forget what was not used for longest.
+//! also causes. Both memories are bounded and forget what was not used for longest. So whoever does that for many payers
+//! in a row can push others' tables out; they cost recovery again, and no more, until they have new ones.
 
 use std::hash::RandomState;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 
@@ -20,17 +21,18 @@ use crate::tables::Table;
 /// How many bits of a scalar one look-up in a payer's table takes in.
 pub(crate) const WIDTH: u32 = 7;
 
-/// How often a payer is recovered before a table is made. By count of field multiplications a table costs about four
-/// recoveries, so tables would add a fifth to what payers cost that are never seen again; the time is not measured yet.
-pub(crate) const RECOVERIES_BEFORE_TABLE: u32 = 20;
+/// How often a payer is recovered before a table is made. A table takes as long as about six recoveries
+/// (docs/benchmarks.md), so tables add at most a fifth to what payers cost who are never seen again.
+pub(crate) const RECOVERIES_BEFORE_TABLE: u32 = 32;
 
-/// How many payers without a table are counted: 64 bytes each, so about 4 MiB.
+/// How many payers without a table are counted: some 80 bytes each, so about 5 MiB.
 const COUNTED: NonZeroUsize = NonZeroUsize::new(1 << 16).unwrap();
 
 type Address = [u8; 20];
 
 /// The bounded memory of payers.
 pub(crate) struct Keys {
+    tables_max: usize,
     tables: Mutex<LruCache<Address, Arc<Table>, RandomState>>,
     recoveries: Mutex<LruCache<Address, u32, RandomState>>,
 }
@@ -38,9 +40,10 @@ pub(crate) struct Keys {
 impl Keys {
     /// A memory whose tables take at most so many bytes, but one table in any case.
     pub(crate) fn new(bytes: usize) -> Self {
-        let tables = NonZeroUsize::new(bytes / Table::bytes(WIDTH)).unwrap_or(NonZeroUsize::MIN);
         Self {
-            tables: Mutex::new(LruCache::with_hasher(tables, RandomState::new())),
+            tables_max: (bytes / Table::bytes(WIDTH)).max(1),
+            // A bounded cache would take the memory for all its entries now, however many were allowed.
+            tables: Mutex::new(LruCache::unbounded_with_hasher(RandomState::new())),
             recoveries: Mutex::new(LruCache::with_hasher(COUNTED, RandomState::new())),
         }
     }
@@ -50,8 +53,7 @@ impl Keys {
         &self,
         addresses: impl Iterator<Item = Option<&'a Address>>,
     ) -> Vec<Option<Arc<Table>>> {
-        // Nothing panics while holding the lock; were it so, a cache would still be a cache.
-        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tables = self.locked();
         addresses
             .map(|address| tables.get(address?).cloned())
             .collect()
@@ -59,11 +61,21 @@ impl Keys {
 
     /// Takes note that a good signature was recovered to this key, which hashes to this address.
     pub(crate) fn recovered(&self, address: &Address, key: &Point) {
-        if self.is_due(address) {
-            let table = Arc::new(Table::new(key, WIDTH));
-            let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-            tables.put(*address, table);
+        // Others may have made it since this signature was found to need recovery.
+        if self.locked().contains(address) || !self.is_due(address) {
+            return;
         }
+        let table = Arc::new(Table::new(key, WIDTH));
+        let mut tables = self.locked();
+        tables.put(*address, table);
+        if tables.len() > self.tables_max {
+            tables.pop_lru();
+        }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, LruCache<Address, Arc<Table>, RandomState>> {
+        // Nothing panics while holding the lock; were it so, a cache would still be a cache.
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts a recovery, and says whether it is the one to make a table at.

@@ -13,8 +13,9 @@
 //!
 //! Both u are split in halves and looked up in the tables of G and Q ([`Table`]), so the left side is a sum of a few
 //! dozen table points. What many signatures share is only inversions: of all s here, of denominators in [`Sums`]. Each
-//! is compared with its own r, so no signature can lend its validity to another or take it away, and bad signatures
-//! cost what good ones do.
+//! is compared with its own r, so no signature can lend its validity to another or take it away. A bad signature costs what
+//! a good one does; one made up by a payer whose own secret makes table points meet costs its neighbours a second pass
+//! (see `sums.rs`), which is still less than recovery.
 
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ use crate::point::Point;
 use crate::scalar::Scalar;
 use crate::signature::Signature;
 use crate::sums::Terms;
-use crate::tables::{Lookup, Table};
+use crate::tables::Table;
 
 /// "The key of this table signed this digest."
 pub(crate) struct Claim<'a> {
@@ -35,8 +36,7 @@ pub(crate) struct Claim<'a> {
 
 /// The verdict on each claim. The tables must all be of the same width.
 pub(crate) fn verify(sums: &mut Sums, generator: &Table, claims: &[Claim<'_>]) -> Vec<bool> {
-    let equations = Equations::new(generator, claims);
-    let points = sums.sums(&equations);
+    let points = sums.sums(&left_sides(generator, claims));
     let claimed = claims.iter().map(|claim| &claim.signature);
     points
         .iter()
@@ -53,36 +53,21 @@ fn is_r(point: &Point, signature: &Signature) -> bool {
         && point.y.is_odd() == signature.odd
 }
 
-/// The left sides of the equations.
-struct Equations<'a> {
-    generator: &'a Table,
-    claims: &'a [Claim<'a>],
-    /// For each claim, for both halves: those of u₁ in the generator's table, then those of u₂ in the payer's.
-    lookups: Vec<Lookup>,
-    terms: usize,
-}
-
-impl<'a> Equations<'a> {
-    fn new(generator: &'a Table, claims: &'a [Claim<'a>]) -> Self {
-        let terms = generator.places() + claims.first().map_or(0, |claim| claim.table.places());
-        let mut lookups = Vec::with_capacity(claims.len() * 2 * terms);
-        for (claim, inverse) in claims.iter().zip(inverses_of_s(claims)) {
-            let u1 = Scalar::from_be_bytes_reduced(claim.digest)
-                .mul(&inverse)
-                .split();
-            let u2 = claim.signature.r.mul(&inverse).split();
-            for (half_of_u1, half_of_u2) in u1.into_iter().zip(u2) {
-                lookups.extend(generator.lookups(half_of_u1));
-                lookups.extend(claim.table.lookups(half_of_u2));
-            }
-        }
-        Self {
-            generator,
-            claims,
-            lookups,
-            terms,
+/// The left sides of the equations: of each, for both halves, those of u₁ in the generator's table, then those of u₂ in
+/// the payer's.
+fn left_sides<'a>(generator: &'a Table, claims: &'a [Claim<'_>]) -> Terms<'a> {
+    let of_u1 = generator.places();
+    let of_u2 = claims.first().map_or(0, |claim| claim.table.places());
+    let mut terms = Terms::new(claims.len(), of_u1 + of_u2);
+    for (item, (claim, inverse)) in claims.iter().zip(inverses_of_s(claims)).enumerate() {
+        let u1 = Scalar::from_be_bytes_reduced(claim.digest).mul(&inverse);
+        let u2 = claim.signature.r.mul(&inverse);
+        for (half, (u1, u2)) in u1.split().into_iter().zip(u2.split()).enumerate() {
+            terms.set(item, half, 0, generator.terms(u1));
+            terms.set(item, half, of_u1, claim.table.terms(u2));
         }
     }
+    terms
 }
 
 /// 1/s of each claim, with one inversion for all. No s is zero: a [`Signature`] has none.
@@ -101,26 +86,6 @@ fn inverses_of_s(claims: &[Claim<'_>]) -> Vec<Scalar> {
     inverses
 }
 
-impl Terms for Equations<'_> {
-    fn items(&self) -> usize {
-        self.claims.len()
-    }
-
-    fn terms(&self) -> usize {
-        self.terms
-    }
-
-    #[inline(always)]
-    fn point(&self, item: usize, half: usize, term: usize) -> (&Point, bool) {
-        let lookup = self.lookups[(item * 2 + half) * self.terms + term];
-        if term < self.generator.places() {
-            self.generator.point(lookup)
-        } else {
-            self.claims[item].table.point(lookup)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use k256::elliptic_curve::PrimeField;
@@ -128,7 +93,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::lanes::Path;
+    use crate::lanes::Arithmetic;
     use crate::point::tests::ours;
     use crate::secp256k1;
 
@@ -216,7 +181,7 @@ mod tests {
                 places.push(place);
             }
         }
-        for path in Path::available() {
+        for path in Arithmetic::available() {
             let mut verdicts = vec![false; claims.len()];
             for (place, verdict) in
                 places

@@ -14,7 +14,7 @@
 //!   that key is kept.
 //! * With a table, a signature's equation is a sum of a few dozen table points, and the additions of many signatures
 //!   share their divisions. Each signature is still checked by its own equation: there is no randomness, no batch that can
-//!   fail, and so nothing that a bad signature could slow down or that could be told wrongly of its neighbours.
+//!   fail, and so nothing that could be told wrongly of its neighbours, nor an order in which bad ones would have to be sought.
 //!
 //! Nothing here touches a secret, so nothing takes constant time.
 //!
@@ -34,6 +34,7 @@ use quittance_core::SignatureClaim;
 
 mod ed25519;
 mod field;
+mod inverse;
 mod keys;
 mod known;
 mod lanes;
@@ -45,7 +46,7 @@ mod sums;
 mod tables;
 mod verifier;
 
-pub use verifier::{Config, StartError, Verifier};
+pub use verifier::{Arithmetic, Config, StartError, Verifier, WORKERS_MAX};
 
 /// Whether a claim holds. Depends on the claim and nothing else.
 pub fn holds(claim: &SignatureClaim) -> bool {

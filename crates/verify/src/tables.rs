@@ -7,6 +7,7 @@
 
 use crate::point::{Jacobian, Point, add_pairs};
 use crate::scalar::Half;
+use crate::sums::Term;
 
 /// The table of one point.
 pub(crate) struct Table {
@@ -14,10 +15,6 @@ pub(crate) struct Table {
     /// First the point at infinity, for the digit zero; then the multiples for each place in turn.
     points: Box<[Point]>,
 }
-
-/// Where a table has a point, and whether it must be negated.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Lookup(u32);
 
 impl Table {
     /// The table of a point that is not infinite, for digits of 2 to 15 bits.
@@ -45,7 +42,7 @@ impl Table {
 
     /// The table points whose sum is `half` times the point.
     #[inline(always)]
-    pub(crate) fn lookups(&self, half: Half) -> impl Iterator<Item = Lookup> {
+    pub(crate) fn terms(&self, half: Half) -> impl Iterator<Item = Term<'_>> {
         let (size, middle) = (1u32 << self.width, 1u32 << (self.width - 1));
         let (last, width) = (places(self.width) - 1, self.width);
         let mut rest = half.magnitude;
@@ -63,14 +60,9 @@ impl Table {
             } else {
                 place as u32 * middle + digit
             };
-            Lookup(index << 1 | u32::from((wraps != half.negative) && digit != 0))
+            let negative = (wraps != half.negative) && digit != 0;
+            (&self.points[index as usize], negative)
         })
-    }
-
-    /// The table's point, and whether it must be negated. Never a negated point at infinity.
-    #[inline(always)]
-    pub(crate) fn point(&self, lookup: Lookup) -> (&Point, bool) {
-        (&self.points[(lookup.0 >> 1) as usize], lookup.0 & 1 == 1)
     }
 
     /// What a table of digits of `width` bits takes.
@@ -127,8 +119,8 @@ mod tests {
 
     /// The sum of what the table is asked for, by additions one after the other.
     fn multiple(table: &Table, half: Half) -> Point {
-        table.lookups(half).fold(Point::INFINITY, |sum, lookup| {
-            let (point, negative) = table.point(lookup);
+        table.terms(half).fold(Point::INFINITY, |sum, term| {
+            let (point, negative) = term;
             let y = if negative { point.y.neg() } else { point.y };
             add_pairs(&[(sum, Point { x: point.x, y })])[0]
         })
@@ -163,7 +155,7 @@ mod tests {
         fn what_is_looked_up_adds_up_to_the_multiple(half in half()) {
             for width in [2, 5, 7, 8] {
                 let table = Table::new(&Point::GENERATOR, width);
-                prop_assert_eq!(table.lookups(half).count(), table.places());
+                prop_assert_eq!(table.terms(half).count(), table.places());
                 prop_assert_eq!(multiple(&table, half), expected(half));
             }
         }

@@ -10,7 +10,8 @@ use thiserror::Error;
 
 use crate::keys::Keys;
 use crate::known::{self, Claim};
-use crate::lanes::{Path, Sums};
+pub use crate::lanes::Arithmetic;
+use crate::lanes::Sums;
 use crate::point::Point;
 use crate::signature::Signature;
 use crate::tables::Table;
@@ -25,7 +26,7 @@ const CHUNK_MIN: usize = 16;
 
 /// The most threads a pool may have. Each holds less than 512 KiB while it works, so a batch of any size takes less than
 /// 16 MiB.
-const WORKERS_MAX: usize = 32;
+pub const WORKERS_MAX: usize = 32;
 
 /// How many bits of a scalar one look-up in the generator's table takes in: the table takes 1.3 MiB, which fits in a
 /// processor's second cache where that has 2 MiB, and is shared by all verifiers.
@@ -34,14 +35,16 @@ const GENERATOR_WIDTH: u32 = 12;
 static GENERATOR: LazyLock<Table> =
     LazyLock::new(|| Table::new(&Point::GENERATOR, GENERATOR_WIDTH));
 
-/// How a [`Verifier`] is to work.
+/// How a [`Verifier`] is to work. Whatever it says, the verdicts are the same.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Config {
-    /// How many threads; 0 for one for each core. Never more than 32.
+    /// How many threads; 0 for one for each core. Never more than [`WORKERS_MAX`].
     pub workers: usize,
     /// How many bytes the tables of known payers may take. One payer takes about 75 kB.
     pub table_bytes: usize,
+    /// How sums of points are computed: the fastest that this processor has, unless set otherwise for comparison.
+    pub arithmetic: Arithmetic,
 }
 
 impl Default for Config {
@@ -50,6 +53,7 @@ impl Default for Config {
         Self {
             workers: 0,
             table_bytes: 64 << 20,
+            arithmetic: Arithmetic::fastest(),
         }
     }
 }
@@ -67,7 +71,7 @@ pub struct Verifier {
     pool: ThreadPool,
     keys: Keys,
     ed25519_keys: ed25519::Keys,
-    path: Path,
+    arithmetic: Arithmetic,
     /// Memory that no thread is using, at most one for each.
     idle: Mutex<Vec<Sums>>,
 }
@@ -79,11 +83,6 @@ impl Verifier {
     ///
     /// When the operating system gives no threads.
     pub fn new(config: Config) -> Result<Self, StartError> {
-        let path = Path::available().pop().unwrap_or(Path::Portable);
-        Self::with_path(config, path)
-    }
-
-    fn with_path(config: Config, path: Path) -> Result<Self, StartError> {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let workers = if config.workers == 0 {
             cores()
@@ -98,7 +97,7 @@ impl Verifier {
             pool,
             keys: Keys::new(config.table_bytes),
             ed25519_keys: ed25519::Keys::new(),
-            path,
+            arithmetic: config.arithmetic,
             idle: Mutex::default(),
         })
     }
@@ -111,8 +110,7 @@ impl Verifier {
         if claims.len() <= CHUNK_MIN {
             return self.verify_chunk(claims);
         }
-        let share = claims.len().div_ceil(self.pool.current_num_threads());
-        let chunks = claims.par_chunks(share.clamp(CHUNK_MIN, CHUNK));
+        let chunks = claims.par_chunks(chunk(claims.len(), self.pool.current_num_threads()));
         self.pool.install(|| {
             chunks
                 .flat_map_iter(|chunk| self.verify_chunk(chunk))
@@ -183,7 +181,7 @@ impl Verifier {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .pop();
-        let mut sums = idle.unwrap_or_else(|| Sums::new(self.path));
+        let mut sums = idle.unwrap_or_else(|| Sums::new(self.arithmetic));
         let verdicts = known::verify(&mut sums, &GENERATOR, claims);
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         // Callers with few claims work on their own threads, of which there may be any number.
@@ -206,10 +204,85 @@ impl Verifier {
     }
 }
 
+/// How many of so many claims each thread takes at a time: as many each time, as far as that goes.
+fn chunk(claims: usize, threads: usize) -> usize {
+    let turns = claims.div_ceil(threads * CHUNK);
+    claims.div_ceil(threads * turns).max(CHUNK_MIN)
+}
+
 /// Whose key a claim is about, where tables are kept for such.
 fn payer(claim: &SignatureClaim) -> Option<&[u8; 20]> {
     match claim {
         SignatureClaim::Secp256k1 { address, .. } => Some(address),
         SignatureClaim::Ed25519 { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k256::ecdsa::SigningKey;
+    use sha3::{Digest, Keccak256};
+
+    use super::*;
+    use crate::keys::RECOVERIES_BEFORE_TABLE;
+
+    fn signed(digest: [u8; 32]) -> ([u8; 20], SignatureClaim) {
+        let key = SigningKey::from_slice(&[7; 32]).unwrap();
+        let (numbers, parity) = key.sign_prehash_recoverable(&digest).unwrap();
+        let mut signature = [27 + parity.to_byte(); 65];
+        signature[..64].copy_from_slice(&numbers.to_bytes());
+        let point = key.verifying_key().to_encoded_point(false);
+        let address = *Keccak256::digest(&point.as_bytes()[1..])
+            .last_chunk()
+            .unwrap();
+        let claim = SignatureClaim::Secp256k1 {
+            digest,
+            signature,
+            address,
+        };
+        (address, claim)
+    }
+
+    fn forged(claim: &SignatureClaim) -> SignatureClaim {
+        let mut claim = claim.clone();
+        if let SignatureClaim::Secp256k1 { digest, .. } = &mut claim {
+            digest[0] ^= 1;
+        }
+        claim
+    }
+
+    #[test]
+    fn a_payer_who_signs_often_is_checked_by_a_table_and_by_the_same_rules() {
+        for arithmetic in Arithmetic::available() {
+            for together in [1, 2, 3, 8, 9, 64, 65] {
+                let config = Config {
+                    workers: 1,
+                    arithmetic,
+                    ..Config::default()
+                };
+                let verifier = Verifier::new(config).unwrap();
+                let (address, _) = signed([0; 32]);
+                let knows = || verifier.keys.tables([Some(&address)].into_iter())[0].is_some();
+                for round in 0..RECOVERIES_BEFORE_TABLE {
+                    assert!(!knows());
+                    let (_, claim) = signed([round as u8; 32]);
+                    assert_eq!(verifier.verify(&[forged(&claim), claim]), [false, true]);
+                }
+                assert!(knows());
+                let claims: Vec<_> = (0..together).map(|at| signed([at as u8; 32]).1).collect();
+                assert_eq!(verifier.verify(&claims), vec![true; together]);
+                let claims: Vec<_> = claims.iter().map(forged).collect();
+                assert_eq!(verifier.verify(&claims), vec![false; together]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_batch_is_shared_out_evenly() {
+        assert_eq!(chunk(17, 1), 17);
+        assert_eq!(chunk(65, 1), 33);
+        assert_eq!(chunk(1024, 2), 64);
+        assert_eq!(chunk(100, 2), 50);
+        assert_eq!(chunk(20, 32), CHUNK_MIN);
     }
 }

@@ -13,7 +13,7 @@ use sha3::{Digest, Keccak256};
 
 const PAYERS: u8 = 6;
 
-/// The payers' number is small, so that the same is met often; half of them are known.
+/// The payers' number is small, so that the same is met often; half of them are known from the start.
 static VERIFIER: LazyLock<Verifier> = LazyLock::new(|| {
     let verifier = Verifier::new(Config::default()).unwrap();
     for payer in 0..PAYERS / 2 {
@@ -241,19 +241,37 @@ fn ed25519_verdicts_on_small_orders_are_strict() {
             key: *first,
         });
     }
-    let mut signature = *good;
-    signature[63] |= 0xe0;
-    claims.push(SignatureClaim::Ed25519 {
-        message,
-        signature,
-        key: *honest_key,
-    });
+    for harm in [|s: &mut [u8]| s[31] |= 0xe0, add_order] {
+        let mut signature = *good;
+        harm(&mut signature[32..]);
+        claims.push(SignatureClaim::Ed25519 {
+            message: message.clone(),
+            signature,
+            key: *honest_key,
+        });
+    }
     let verdicts = VERIFIER.verify(&claims);
     assert_eq!(
         verdicts,
         claims.iter().map(holds_otherwise).collect::<Vec<_>>()
     );
     assert_eq!(verdicts.iter().filter(|holds| **holds).count(), 1);
+}
+
+/// Adds the order of Ed25519's group, 2²⁵² + 27742317777372353535851937790883648493, to an s: the same residue otherwise
+/// written, with its highest three bits clear, so that only a comparison with the order can tell.
+fn add_order(s: &mut [u8]) {
+    let order = (27_742_317_777_372_353_535_851_937_790_883_648_493_u128).to_le_bytes();
+    let mut carry = 0;
+    for (at, byte) in s.iter_mut().enumerate() {
+        let limb = order
+            .get(at)
+            .copied()
+            .unwrap_or(if at == 31 { 0x10 } else { 0 });
+        let sum = u16::from(*byte) + u16::from(limb) + carry;
+        (*byte, carry) = (sum as u8, sum >> 8);
+    }
+    assert_eq!(s[31] & 0xe0, 0);
 }
 
 #[test]

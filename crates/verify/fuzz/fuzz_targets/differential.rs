@@ -5,7 +5,11 @@
 
 use std::sync::LazyLock;
 
+use k256::Scalar;
 use k256::ecdsa::SigningKey;
+use k256::elliptic_curve::bigint::U256;
+use k256::elliptic_curve::ops::Reduce;
+use k256::elliptic_curve::scalar::IsHigh;
 use libfuzzer_sys::fuzz_target;
 use quittance_core::SignatureClaim;
 use quittance_verify::{Config, Verifier, holds};
@@ -20,8 +24,20 @@ static VERIFIER: LazyLock<Verifier> = LazyLock::new(|| {
     verifier
 });
 
+/// Secrets of which two make table points meet: 1 and n − 1, whose tables are the generator's own.
+fn key(payer: u8) -> SigningKey {
+    let mut secret = match payer {
+        1 => (-Scalar::ONE).to_bytes(),
+        _ => Scalar::ONE.to_bytes(),
+    };
+    if payer > 1 {
+        secret.fill(payer);
+    }
+    SigningKey::from_bytes(&secret).expect("a secret in range")
+}
+
 fn signed(payer: u8, digest: [u8; 32]) -> SignatureClaim {
-    let key = SigningKey::from_slice(&[payer + 1; 32]).expect("a secret in range");
+    let key = key(payer);
     let (numbers, parity) = key
         .sign_prehash_recoverable(&digest)
         .expect("a digest can be signed");
@@ -38,9 +54,35 @@ fn signed(payer: u8, digest: [u8; 32]) -> SignatureClaim {
     }
 }
 
+/// A bad signature with chosen u₁ and u₂, both powers of two, so that table points meet in the sum: s = z/u₁, r = u₂·s.
+fn colliding(payer: u8, [u1, u2]: [u8; 2]) -> SignatureClaim {
+    let power = |bit: u8| (0..bit).fold(Scalar::ONE, |power, _| power.double());
+    let SignatureClaim::Secp256k1 {
+        digest, address, ..
+    } = signed(payer, [payer; 32])
+    else {
+        unreachable!("it was made so")
+    };
+    let z = <Scalar as Reduce<U256>>::reduce_bytes(&digest.into());
+    let s = z * power(u1).invert().expect("a power is not zero");
+    let s = if bool::from(s.is_high()) { -s } else { s };
+    let r = power(u2) * s;
+    let mut signature = [u1 & 1; 65];
+    signature[..32].copy_from_slice(&r.to_bytes());
+    signature[32..64].copy_from_slice(&s.to_bytes());
+    SignatureClaim::Secp256k1 {
+        digest,
+        signature,
+        address,
+    }
+}
+
 /// 97 bytes that are laid over a digest and a signature, and which payer's.
 fn claim(bytes: &[u8]) -> SignatureClaim {
     let (payer, over) = bytes.split_first().unwrap_or((&0, &[]));
+    if let ([u1, u2, ..], true) = (over, *payer >= 128) {
+        return colliding(payer % 4, [*u1, *u2]);
+    }
     let SignatureClaim::Secp256k1 {
         mut digest,
         mut signature,

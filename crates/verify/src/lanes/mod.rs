@@ -14,7 +14,8 @@ pub(crate) mod x86;
 
 /// Some field elements on which the same is done at the same time.
 ///
-/// All methods are inlined into their caller, so that they are compiled for the processor that it is compiled for.
+/// The methods that do arithmetic are inlined into their caller, so that they are compiled for the processor that it is
+/// compiled for.
 pub(crate) trait Lanes: Copy {
     /// How many elements.
     const WIDTH: usize;
@@ -23,15 +24,15 @@ pub(crate) trait Lanes: Copy {
 
     /// The elements that `lane` says, each in any representation.
     fn gather(lane: impl FnMut(usize) -> FieldElement) -> Self;
-    /// One of the elements.
-    fn lane(&self, index: usize) -> FieldElement;
-    #[cfg(test)]
-    fn add(&self, other: &Self) -> Self;
+    /// Puts all elements, in their order, behind those that are there.
+    fn scatter(&self, elements: &mut Vec<FieldElement>);
     fn sub(&self, other: &Self) -> Self;
     fn mul(&self, other: &Self) -> Self;
     fn square(&self) -> Self;
     /// Which elements are the representation of zero that `gather` makes of [`FieldElement::ZERO`].
     fn are_plain_zero(&self) -> Self::Mask;
+    /// Which elements are zero, in whatever representation.
+    fn are_zero(&self) -> Self::Mask;
     /// Which elements `lane` says.
     fn mask(lane: impl FnMut(usize) -> bool) -> Self::Mask;
     fn or(left: Self::Mask, right: Self::Mask) -> Self::Mask;
@@ -55,13 +56,8 @@ impl Lanes for FieldElement {
     }
 
     #[inline(always)]
-    fn lane(&self, _index: usize) -> FieldElement {
-        *self
-    }
-
-    #[cfg(test)]
-    fn add(&self, other: &Self) -> Self {
-        self.add(other)
+    fn scatter(&self, elements: &mut Vec<FieldElement>) {
+        elements.push(*self);
     }
 
     #[inline(always)]
@@ -85,6 +81,11 @@ impl Lanes for FieldElement {
     }
 
     #[inline(always)]
+    fn are_zero(&self) -> bool {
+        self.is_zero()
+    }
+
+    #[inline(always)]
     fn mask(mut lane: impl FnMut(usize) -> bool) -> bool {
         lane(0)
     }
@@ -103,41 +104,62 @@ impl Lanes for FieldElement {
     }
 }
 
-/// The fastest path that this processor has, with memory to be used again.
+/// How sums of points are computed. The verdict is the same with each; only a processor that has it can be given one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arithmetic(Path);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Path {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Ifma(x86::Ifma),
+}
+
+impl Arithmetic {
+    /// One after the other, on any processor.
+    pub const PORTABLE: Self = Self(Path::Portable);
+
+    /// All that this processor has, the fastest last.
+    pub fn available() -> Vec<Self> {
+        let mut available = vec![Self::PORTABLE];
+        #[cfg(target_arch = "x86_64")]
+        available.extend(x86::Ifma::detect().map(|ifma| Self(Path::Ifma(ifma))));
+        available
+    }
+
+    /// The fastest that this processor has.
+    pub fn fastest() -> Self {
+        Self::available().pop().unwrap_or(Self::PORTABLE)
+    }
+}
+
+impl std::fmt::Display for Arithmetic {
+    /// "portable", "AVX-512 IFMA".
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.0 {
+            Path::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Path::Ifma(_) => "AVX-512 IFMA",
+        })
+    }
+}
+
+/// With fewer items than this, eight places side by side would be too empty to win.
+#[cfg(target_arch = "x86_64")]
+const ITEMS_FOR_EIGHT: usize = 3;
+
+/// What computes sums, with memory to be used again.
 pub(crate) struct Sums {
-    path: Path,
+    arithmetic: Arithmetic,
     portable: Workspace<FieldElement>,
     #[cfg(target_arch = "x86_64")]
     eight: Workspace<x86::Eight>,
 }
 
-/// How sums are computed. The verdict is the same on each.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Path {
-    Portable,
-    #[cfg(target_arch = "x86_64")]
-    Bmi2(x86::Bmi2),
-    #[cfg(target_arch = "x86_64")]
-    Ifma(x86::Ifma),
-}
-
-impl Path {
-    /// All that this processor has, the fastest last.
-    pub(crate) fn available() -> Vec<Self> {
-        let mut available = vec![Self::Portable];
-        #[cfg(target_arch = "x86_64")]
-        {
-            available.extend(x86::Bmi2::detect().map(Self::Bmi2));
-            available.extend(x86::Ifma::detect().map(Self::Ifma));
-        }
-        available
-    }
-}
-
 impl Sums {
-    pub(crate) fn new(path: Path) -> Self {
+    pub(crate) fn new(arithmetic: Arithmetic) -> Self {
         Self {
-            path,
+            arithmetic,
             portable: Workspace::default(),
             #[cfg(target_arch = "x86_64")]
             eight: Workspace::default(),
@@ -145,13 +167,23 @@ impl Sums {
     }
 
     /// The sum of each item's terms.
-    pub(crate) fn sums(&mut self, terms: &impl Terms) -> Vec<Point> {
-        match self.path {
-            Path::Portable => sums(&mut self.portable, terms),
+    pub(crate) fn sums(&mut self, terms: &Terms<'_>) -> Vec<Point> {
+        match self.arithmetic.0 {
             #[cfg(target_arch = "x86_64")]
-            Path::Bmi2(bmi2) => bmi2.sums(&mut self.portable, terms),
-            #[cfg(target_arch = "x86_64")]
-            Path::Ifma(ifma) => ifma.sums(&mut self.eight, terms),
+            Path::Ifma(ifma) if terms.items() >= ITEMS_FOR_EIGHT => {
+                ifma.sums(&mut self.eight, terms)
+            }
+            _ => sums(&mut self.portable, terms),
         }
     }
+}
+
+/// Begins to bring a table's point into the cache: tables are larger than the caches that are near, and which points are
+/// needed is known long before they are.
+#[inline(always)]
+pub(crate) fn prefetch(point: &Point) {
+    #[cfg(target_arch = "x86_64")]
+    x86::prefetch(point);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = point;
 }

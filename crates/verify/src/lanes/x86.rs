@@ -1,9 +1,9 @@
-//! What x86 processors have beyond the portable path: code for BMI2 and ADX, and eight field elements side by side in
-//! AVX-512 with its integer multiplication (IFMA).
+//! What x86 processors have beyond the portable path: eight field elements side by side in AVX-512 with its integer
+//! multiplication (IFMA).
 //!
 //! This is the one module with `unsafe`. It is needed for two things only: to call functions compiled for a processor
 //! with certain instructions, and to use those instructions. Both are sound exactly when the processor has them, which
-//! [`Bmi2`] and [`Ifma`] stand for: one is made only after the processor was asked.
+//! [`Ifma`] stands for: one is made only after the processor was asked. (Prefetching is there on every x86-64.)
 //!
 //! # The arithmetic of eight
 //!
@@ -21,45 +21,20 @@ use crate::field::FieldElement;
 use crate::point::Point;
 use crate::sums::{Terms, Workspace, sums};
 
-/// The processor has BMI2 and ADX.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Bmi2(());
-
-impl Bmi2 {
-    pub(crate) fn detect() -> Option<Self> {
-        (is_x86_feature_detected!("bmi2") && is_x86_feature_detected!("adx")).then_some(Self(()))
-    }
-
-    /// As the portable path, compiled for this processor.
-    pub(crate) fn sums(
-        self,
-        workspace: &mut Workspace<FieldElement>,
-        terms: &impl Terms,
-    ) -> Vec<Point> {
-        #[target_feature(enable = "bmi2,adx")]
-        fn compiled(workspace: &mut Workspace<FieldElement>, terms: &impl Terms) -> Vec<Point> {
-            sums(workspace, terms)
-        }
-        // SAFETY: `self` says that the processor has both.
-        unsafe { compiled(workspace, terms) }
-    }
-}
-
-/// The processor has AVX-512 F and IFMA, BMI2 and ADX.
-#[derive(Debug, Clone, Copy)]
+/// The processor has AVX-512 F and IFMA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ifma(());
 
 impl Ifma {
     pub(crate) fn detect() -> Option<Self> {
-        let has_vectors =
-            is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512ifma");
-        (has_vectors && Bmi2::detect().is_some()).then_some(Self(()))
+        (is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512ifma"))
+            .then_some(Self(()))
     }
 
     /// As the portable path, eight at a time.
-    pub(crate) fn sums(self, workspace: &mut Workspace<Eight>, terms: &impl Terms) -> Vec<Point> {
-        #[target_feature(enable = "avx512f,avx512ifma,bmi2,adx")]
-        fn compiled(workspace: &mut Workspace<Eight>, terms: &impl Terms) -> Vec<Point> {
+    pub(crate) fn sums(self, workspace: &mut Workspace<Eight>, terms: &Terms<'_>) -> Vec<Point> {
+        #[target_feature(enable = "avx512f,avx512ifma")]
+        fn compiled(workspace: &mut Workspace<Eight>, terms: &Terms<'_>) -> Vec<Point> {
             sums(workspace, terms)
         }
         // SAFETY: `self` says that the processor has them all.
@@ -82,6 +57,8 @@ const HIGHEST_LIMB: i64 = (1 << 48) - 1;
 const FOLD: i64 = 0x1_0000_03d1;
 /// 2^260 mod p.
 const FOLD_260: i64 = FOLD << 4;
+/// p.
+const P: [i64; 5] = [(1 << 52) - FOLD, LIMB, LIMB, LIMB, HIGHEST_LIMB];
 /// 4p, with each limb but the highest made larger than any limb can be, by borrowing from the next.
 const FOUR_P: [i64; 5] = [
     (1 << 53) - 4 * FOLD,
@@ -90,6 +67,12 @@ const FOUR_P: [i64; 5] = [
     (1 << 53) - 2,
     (1 << 50) - 2,
 ];
+
+#[inline(always)]
+pub(super) fn prefetch(point: &Point) {
+    // SAFETY: prefetching reads nothing, and every x86-64 has it.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(point).cast()) };
+}
 
 impl Eight {
     /// Brings limbs of less than 2^60 back to their bounds.
@@ -177,28 +160,23 @@ impl Lanes for Eight {
     }
 
     #[inline(always)]
-    fn lane(&self, index: usize) -> FieldElement {
+    fn scatter(&self, elements: &mut Vec<FieldElement>) {
         let mut limbs = [[0u64; 8]; 5];
         for (limb, vector) in limbs.iter_mut().zip(self.0) {
             // SAFETY: see `Eight`; the store writes the 64 bytes of one array.
             unsafe { _mm512_storeu_si512(limb.as_mut_ptr().cast(), vector) };
         }
-        let [l0, l1, l2, l3, l4] = limbs.map(|limb| limb[index]);
-        let low = [
-            l0 | l1 << 52,
-            l1 >> 12 | l2 << 40,
-            l2 >> 24 | l3 << 28,
-            l3 >> 36 | l4 << 16,
-        ];
-        FieldElement(low).add(&FieldElement([(l4 >> 48) * FOLD as u64, 0, 0, 0]))
-    }
-
-    #[cfg(test)]
-    fn add(&self, other: &Self) -> Self {
-        // SAFETY: see `Eight`.
-        Self::carry(std::array::from_fn(|limb| unsafe {
-            _mm512_add_epi64(self.0[limb], other.0[limb])
-        }))
+        elements.extend((0..Self::WIDTH).map(|lane| {
+            let [l0, l1, l2, l3, l4] = limbs.map(|limb| limb[lane]);
+            let low = [
+                l0 | l1 << 52,
+                l1 >> 12 | l2 << 40,
+                l2 >> 24 | l3 << 28,
+                l3 >> 36 | l4 << 16,
+            ];
+            let above = FieldElement([(l4 >> 48) * FOLD as u64, 0, 0, 0]);
+            FieldElement(low).add(&above)
+        }));
     }
 
     #[inline(always)]
@@ -263,6 +241,16 @@ impl Lanes for Eight {
     }
 
     #[inline(always)]
+    fn are_zero(&self) -> __mmask8 {
+        // Values are little above 2^256, so zero is 0 or p.
+        // SAFETY: see `Eight`.
+        let are_p = (0..5).fold(u8::MAX, |mask, limb| unsafe {
+            mask & _mm512_cmpeq_epi64_mask(self.0[limb], _mm512_set1_epi64(P[limb]))
+        });
+        self.are_plain_zero() | are_p
+    }
+
+    #[inline(always)]
     fn mask(mut lane: impl FnMut(usize) -> bool) -> __mmask8 {
         (0..8).fold(0, |mask, index| mask | u8::from(lane(index)) << index)
     }
@@ -289,9 +277,9 @@ mod tests {
     use crate::field::tests::element;
 
     fn same(eight: Eight, expected: impl Fn(usize) -> FieldElement) {
-        for index in 0..8 {
-            assert_eq!(eight.lane(index), expected(index), "in lane {index}");
-        }
+        let mut elements = Vec::new();
+        eight.scatter(&mut elements);
+        assert_eq!(elements, (0..8).map(expected).collect::<Vec<_>>());
     }
 
     proptest! {
@@ -304,7 +292,6 @@ mod tests {
             }
             let [x, y] = [a, b].map(|lanes| Eight::gather(|index| lanes[index]));
             same(x, |index| a[index]);
-            same(x.add(&y), |index| a[index].add(&b[index]));
             same(x.sub(&y), |index| a[index].sub(&b[index]));
             same(x.mul(&y), |index| a[index].mul(&b[index]));
             same(x.square(), |index| a[index].square());
@@ -316,7 +303,11 @@ mod tests {
             });
             same(u.mul(&v), |index| s(index).mul(&t(index)));
             same(u.square(), |index| s(index).square());
-            same(u.sub(&v).sub(&u).add(&v), |_| FieldElement::ZERO);
+            let nothing = u.sub(&v).sub(&u.sub(&v));
+            same(nothing, |_| FieldElement::ZERO);
+            prop_assert_eq!(nothing.are_zero(), u8::MAX);
+            let zeros = (0..8).filter(|index| s(*index).is_zero()).fold(0, |zeros, index| zeros | 1 << index);
+            prop_assert_eq!(u.are_zero(), zeros);
             let mask = Eight::mask(|index| bits >> index & 1 == 1);
             same(Eight::select(mask, &x, &y), |index| if bits >> index & 1 == 1 { a[index] } else { b[index] });
             let zeros = (0..8).filter(|index| a[*index].0 == [0; 4]).fold(0, |zeros, index| zeros | 1 << index);
