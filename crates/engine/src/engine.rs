@@ -153,8 +153,9 @@ impl EngineBuilder {
     /// When the journal cannot be read, or one network was added twice: two rails would use each signer's places twice.
     pub async fn start(self) -> Result<Engine, Fault> {
         let threads = available_parallelism().map_or(1, usize::from);
-        let check =
-            |claims: &[SignatureClaim]| claims.iter().map(quittance_verify::holds).collect();
+        let verifier = quittance_verify::Verifier::new(quittance_verify::Config::default())
+            .map_err(|error| Fault::new(FaultKind::Internal, error))?;
+        let check = move |claims: &[SignatureClaim]| verifier.verify(claims);
         let shared = Shared {
             journal: self.journal,
             clock: self.clock,

@@ -15,6 +15,9 @@ use quittance_verify::Config;
 /// take under a megabyte.
 const BATCH: usize = 1024;
 
+/// The fewest that a thread takes: with fewer, their signatures share too little.
+const BATCH_MIN: usize = 32;
+
 /// Verifies payments offline, many at a time: reading, the terms, times, and signatures. For logs, research, and everybody
 /// who has more payments than questions.
 ///
@@ -102,13 +105,15 @@ impl<C: Chain> AnyPayment for OnChain<C> {
 }
 
 impl Verifier {
-    /// A verifier that knows no scheme yet, with this many threads; 0 for one for each core.
+    /// A verifier that knows no scheme yet, with this many threads; 0 for one for each core, and never more than
+    /// [`quittance_verify::WORKERS_MAX`].
     ///
     /// # Errors
     /// When the operating system gives no threads.
     pub fn new(threads: usize) -> Result<Self, Fault> {
         let cores = || thread::available_parallelism().map_or(1, usize::from);
         let threads = if threads == 0 { cores() } else { threads };
+        let threads = threads.min(quittance_verify::WORKERS_MAX);
         let mut config = Config::default();
         config.workers = threads;
         let signatures = quittance_verify::Verifier::new(config)
@@ -152,8 +157,8 @@ impl Verifier {
         items: &[T],
         judge: impl Fn(&[T]) -> Vec<Offline> + Sync,
     ) -> Vec<Offline> {
-        // A share for every thread, also where there are few items.
-        let size = items.len().div_ceil(self.threads).clamp(1, BATCH);
+        // A share for every thread, but none so small that its signatures share nothing.
+        let size = items.len().div_ceil(self.threads).clamp(BATCH_MIN, BATCH);
         let chunks: Vec<&[T]> = items.chunks(size).collect();
         let next = AtomicUsize::new(0);
         let work = || {

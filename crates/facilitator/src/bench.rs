@@ -11,7 +11,7 @@ use quittance_core::{
 };
 use quittance_engine::Verifier;
 use quittance_evm::{Evm, Exact, ExactOffer, ExactPayer, known};
-use quittance_verify::{Config, holds};
+use quittance_verify::{Arithmetic, Config, holds};
 use std::hint::black_box;
 use std::sync::Arc;
 
@@ -120,12 +120,15 @@ pub async fn cases() -> Result<Vec<Case>, Fault> {
     for size in [64, 256, 1024, 4096] {
         for payers in [1, PAYERS, size] {
             let inputs = Inputs::new(size, payers.min(size)).await?;
-            cases.push(batch(&inputs, 1)?);
+            cases.push(batch(&inputs, 1, Arithmetic::fastest())?);
         }
     }
     let inputs = Inputs::new(BATCH, PAYERS).await?;
+    for slower in Arithmetic::available().into_iter().rev().skip(1) {
+        cases.push(batch(&inputs, 1, slower)?);
+    }
     if cores > 1 {
-        cases.push(batch(&inputs, cores)?);
+        cases.push(batch(&inputs, cores, Arithmetic::fastest())?);
     }
     cases.extend(odd(&inputs)?);
     for threads in [1, cores] {
@@ -165,15 +168,20 @@ fn parts(inputs: Inputs) -> Result<Vec<Case>, Fault> {
 }
 
 /// A batch of signatures of known payers.
-fn batch(inputs: &Inputs, threads: usize) -> Result<Case, Fault> {
+fn batch(inputs: &Inputs, threads: usize, arithmetic: Arithmetic) -> Result<Case, Fault> {
     let payers: std::collections::BTreeSet<_> = inputs.claims.iter().map(address).collect();
     let name = format!(
-        "{} signatures, {} known {}",
+        "{} signatures ({arithmetic}), {} known {}",
         inputs.claims.len(),
         payers.len(),
         if payers.len() == 1 { "payer" } else { "payers" }
     );
-    let verifier = verifier(threads, Config::default().table_bytes)?;
+    let mut config = Config::default();
+    config.workers = threads;
+    config.arithmetic = arithmetic;
+    // Room for the tables of all.
+    config.table_bytes = payers.len() << 17;
+    let verifier = start(config)?;
     Ok(case_of(name, threads, verifier, inputs.claims.clone()))
 }
 
@@ -222,8 +230,8 @@ fn whole(inputs: &Inputs, threads: usize) -> Result<Case, Fault> {
     }))
 }
 
-/// How often a batch is verified before it is measured: after as many good payments a payer is known.
-const WARM_UP: usize = 8;
+/// How often a batch is verified before it is measured: after fewer good payments every payer is known.
+const WARM_UP: usize = 48;
 
 fn case_of(
     name: String,
@@ -242,6 +250,10 @@ fn case_of(
 fn verifier(workers: usize, table_bytes: usize) -> Result<quittance_verify::Verifier, Fault> {
     let mut config = Config::default();
     (config.workers, config.table_bytes) = (workers, table_bytes);
+    start(config)
+}
+
+fn start(config: Config) -> Result<quittance_verify::Verifier, Fault> {
     quittance_verify::Verifier::new(config).map_err(|error| Fault::new(FaultKind::Internal, error))
 }
 
