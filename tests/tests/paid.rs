@@ -348,6 +348,7 @@ async fn nothing_is_served_unless_the_money_has_moved() {
             vec![Ok(failed), Ok(pending.clone())],
             StatusCode::PAYMENT_REQUIRED,
         ),
+        // The transaction is known, whatever is said when it is asked about.
         (
             vec![Err(fault.into()), Ok(pending.clone())],
             StatusCode::SERVICE_UNAVAILABLE,
@@ -366,6 +367,12 @@ async fn nothing_is_served_unless_the_money_has_moved() {
         )
         .await;
         assert_eq!(answer.status(), status);
+        if let Some(receipt) = answer.headers().get(header::PAYMENT_RESPONSE) {
+            let receipt: SettleResponse = header::decode("receipt", receipt.as_bytes()).unwrap();
+            assert_eq!(receipt.transaction, "0x1");
+        } else {
+            assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        }
         let served = answer.text().await.unwrap().starts_with("goods");
         assert_eq!(served, status == StatusCode::OK);
     }

@@ -4,6 +4,8 @@
 mod common;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -11,12 +13,16 @@ use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::{any, get};
 use bytes::Bytes;
-use common::{Puppet, TestOffer, listen, purchaser, terms};
+use common::{Puppet, TestOffer, failed, listen, purchaser, terms};
+use futures_util::future::join_all;
 use futures_util::stream;
-use quittance_core::wire::{PaymentRequired, SettleResponse, header, v1};
-use quittance_core::{Fault, FaultKind, Malformed};
+use quittance_core::wire::{
+    PaymentRequired, PaymentRequirements, SettleResponse, SupportedKind, header, v1,
+};
+use quittance_core::{Fault, FaultKind, Malformed, Network, Offer, OfferError};
 use quittance_http::{Longer, PaymentLayer, RemoteError, RemoteFacilitator};
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 fn layer(facilitator: &Arc<Puppet>) -> PaymentLayer {
     PaymentLayer::new(facilitator.clone()).accept(TestOffer::new())
@@ -133,6 +139,42 @@ async fn a_preflight_passes_unpaid_and_gets_no_goods() {
     assert_eq!(answer.text().await.unwrap(), "");
     let head = client.head(&url).send().await.unwrap();
     assert_eq!(head.status(), StatusCode::PAYMENT_REQUIRED);
+fn pending() -> SettleResponse {
+    failed("settlement_pending", "0xabc")
+}
+
+/// The second answer replaced the first whole: a fault left the buyer without the transaction's id, and the verdict of another
+/// instance of the facilitator, which did not know of it, read as if nothing had been sent.
+#[tokio::test]
+async fn a_transaction_that_was_named_is_not_dropped_when_asking_again_names_none() {
+    for second in [
+        Err(Fault::new(FaultKind::ChainUnavailable, "down").into()),
+        Err(Malformed::new("paymentPayload", "no").into()),
+        Ok(failed("invalid_exact_evm_insufficient_balance", "")),
+        Ok(failed("settlement_pending", "")),
+    ] {
+        let puppet = Puppet::new();
+        puppet.settles_first([Ok(pending()), second]);
+        let url =
+            listen(Router::new().route("/", get(|| async { "goods" }).layer(layer(&puppet)))).await;
+        let answer = pay(&url).await;
+        assert_eq!(answer.status(), StatusCode::PAYMENT_REQUIRED);
+        assert_eq!(receipt(answer.headers()), pending());
+    }
+    for (second, transaction) in [
+        (SettleResponse::settled("test:1", None, "0xdef"), "0xdef"),
+        (SettleResponse::settled("test:1", None, ""), "0xabc"),
+    ] {
+        let puppet = Puppet::new();
+        puppet.settles_first([Ok(pending()), Ok(second)]);
+        let url =
+            listen(Router::new().route("/", get(|| async { "goods" }).layer(layer(&puppet)))).await;
+        let answer = pay(&url).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(receipt(answer.headers()).transaction, transaction);
+    }
+}
+
 }
 
 #[tokio::test]

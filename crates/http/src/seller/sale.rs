@@ -179,12 +179,11 @@ impl Shop {
 
     /// Settles; where the outcome is pending, asks once more: the facilitator waits for the transaction it has sent.
     async fn settle(&self, payment: &PaymentRequest) -> Result<SettleResponse, FacilitatorError> {
-        let settled = self.facilitator.settle(payment).await?;
-        if settled.is_pending() {
-            self.facilitator.settle(payment).await
-        } else {
-            Ok(settled)
+        let first = self.facilitator.settle(payment).await?;
+        if !first.is_pending() {
+            return Ok(first);
         }
+        Ok(newer(first, self.facilitator.settle(payment).await))
     }
 
     /// The terms that can be settled now.
@@ -219,6 +218,31 @@ impl Shop {
             tags: None,
             icon_url: None,
             rest: Rest::default(),
+        }
+    }
+}
+
+/// What is known of a payment whose transaction is out, when its facilitator was asked again. A fault, or a verdict that
+/// knows of no transaction, comes from somebody who does not know of the first answer, such as another instance behind one
+/// address: it takes nothing back.
+fn newer(
+    first: SettleResponse,
+    second: Result<SettleResponse, FacilitatorError>,
+) -> SettleResponse {
+    match second {
+        Ok(second) if !second.transaction.is_empty() => second,
+        Ok(second) if second.success => SettleResponse {
+            transaction: first.transaction,
+            ..second
+        },
+        second => {
+            let transaction = &first.transaction;
+            warn!(
+                transaction,
+                ?second,
+                "asked again, the facilitator does not know of a transaction it named"
+            );
+            first
         }
     }
 }

@@ -6,6 +6,7 @@
     reason = "each test binary uses its part, and stops where it cannot go on"
 )]
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -212,6 +213,8 @@ pub struct Puppet {
     verify: Mutex<Result<VerifyResponse, FacilitatorError>>,
     /// `None` hangs.
     settle: Mutex<Option<Settles>>,
+    /// What it settles first, in this order.
+    first: Mutex<VecDeque<Settles>>,
     supported: Mutex<SupportedResponse>,
     settle_calls: AtomicUsize,
 }
@@ -221,6 +224,7 @@ impl Puppet {
         let puppet = Arc::new(Self {
             verify: Mutex::new(Ok(VerifyResponse::valid(Some("payer".to_owned())))),
             settle: Mutex::new(Some(Ok(SettleResponse::settled("test:1", None, "0x1")))),
+            first: Mutex::default(),
             supported: Mutex::new(serde_json::from_str(r#"{"kinds":[]}"#).unwrap()),
             settle_calls: AtomicUsize::new(0),
         });
@@ -239,6 +243,11 @@ impl Puppet {
 
     pub fn settles(&self, answer: Settles) {
         *self.settle.lock().unwrap() = Some(answer);
+    }
+
+    /// Gives these answers once each, before the one it always gives.
+    pub fn settles_first(&self, answers: impl IntoIterator<Item = Settles>) {
+        *self.first.lock().unwrap() = answers.into_iter().collect();
     }
 
     pub fn hangs(&self) {
@@ -269,6 +278,9 @@ impl Facilitator for Puppet {
 
     async fn settle(&self, _: &PaymentRequest) -> Settles {
         self.settle_calls.fetch_add(1, Ordering::SeqCst);
+        if let Some(first) = self.first.lock().unwrap().pop_front() {
+            return first;
+        }
         let answer = self.settle.lock().unwrap().clone();
         match answer {
             Some(answer) => answer,
