@@ -351,7 +351,7 @@ async fn nothing_is_served_unless_the_money_has_moved() {
         // The transaction is known, whatever is said when it is asked about.
         (
             vec![Err(fault.into()), Ok(pending.clone())],
-            StatusCode::SERVICE_UNAVAILABLE,
+            StatusCode::PAYMENT_REQUIRED,
         ),
         (vec![Ok(settled), Ok(pending)], StatusCode::OK),
     ] {

@@ -112,6 +112,30 @@ async fn another_payment_is_signed_only_when_the_first_is_over_for_certain() {
     }
 }
 
+/// A load-balanced facilitator: one instance has sent the payment, the other verifies it anew and finds an empty purse. The buyer
+/// took that for proof that nothing had moved, and after expiry signed another payment.
+#[tokio::test]
+async fn a_verdict_in_a_receipt_is_no_proof_that_nothing_moved() {
+    for (reason, signed) in [
+        ("invalid_exact_evm_insufficient_balance", 1),
+        ("invalid_exact_evm_payload_authorization_valid_before", 1),
+        ("handler_failed", 2),
+        ("settlement_expired", 2),
+    ] {
+        let server = Server::start().await;
+        let shop = purchaser(|builder| builder);
+        server.says(move || with_receipt(refusal(reason), &failed(reason, "")));
+        let refused = shop.buyer.get(&server.url).await;
+        assert!(matches!(refused, Err(BuyError::Refused { .. })), "{reason}");
+        shop.clock.advance(LONG_AFTER_SECS);
+        assert_eq!(shop.buyer.open().len(), 2 - signed, "{reason}");
+        let ended = shop.buyer.get(&server.url).await;
+        assert_eq!(shop.payer.signed.load(Ordering::SeqCst), signed, "{reason}");
+        let unresolved = matches!(ended, Err(BuyError::Unresolved { .. }));
+        assert_eq!(unresolved, signed == 1, "{reason}");
+    }
+}
+
 #[tokio::test]
 async fn a_payment_that_never_left_is_over_when_it_expires() {
     let shop = purchaser(|builder| builder);
