@@ -17,7 +17,7 @@ use quittance_core::wire::{
 };
 use quittance_core::{Amount, Facilitator, FacilitatorError, Fault, FaultKind, PaymentRequest};
 use quittance_engine::Engine;
-use quittance_facilitator::{ServiceOptions, router};
+use quittance_facilitator::{Keys, ServiceOptions, router};
 use quittance_http::{BuyError, Buyer, Limits, PaidBy, PaymentLayer, RemoteFacilitator};
 use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::proxy::Fate;
@@ -74,7 +74,7 @@ async fn town() -> (Setting, Engine, Shop) {
             builder.settle_wait(Duration::from_secs(2))
         })
         .await;
-    let facilitator = listen(router(engine.clone(), ServiceOptions::default())).await;
+    let facilitator = listen(router(engine.clone(), ServiceOptions::new(Keys::anyone()))).await;
     let shop = shop(Arc::new(RemoteFacilitator::new(&facilitator).unwrap())).await;
     (setting, engine, shop)
 }

@@ -360,6 +360,9 @@ impl Config {
     }
 }
 
+/// How long stopping waits unless told otherwise, in seconds: longer than a settlement waits for a block of most chains.
+pub(crate) const DRAIN_SECS: u64 = 30;
+
 /// What the names of variables for this program begin with.
 const PREFIX: &str = "QUITTANCE_";
 
@@ -511,7 +514,7 @@ const fn default_settle_wait_secs() -> u64 {
 }
 
 const fn default_drain_secs() -> u64 {
-    30
+    DRAIN_SECS
 }
 
 const fn default_depth() -> u64 {

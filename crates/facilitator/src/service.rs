@@ -31,6 +31,7 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use crate::access::{self, Door, Keys};
 use crate::answers::{Endpoint, ErrorCode, Problem, SettlementState};
+use crate::config::{Config, Limits};
 use crate::rate::{Rate, Rates};
 
 /// The description of this interface.
@@ -60,17 +61,21 @@ pub struct ServiceOptions {
     pub metrics: Option<PrometheusHandle>,
 }
 
-impl Default for ServiceOptions {
-    /// Anybody may call, with the limits of the default configuration.
-    fn default() -> Self {
-        let limits = crate::config::Limits::default();
+impl ServiceOptions {
+    /// What a configuration says, with the keys that were read for it; see [`Plan`](crate::assemble::Plan).
+    pub fn of(config: &Config, keys: Keys) -> Self {
+        let settle_wait = Duration::from_secs(config.settle_wait_secs);
+        Self::within(&config.limits, settle_wait, keys)
+    }
+
+    fn within(limits: &Limits, settle_wait: Duration, keys: Keys) -> Self {
         Self {
-            keys: Keys::anyone(),
+            keys,
             rate: limits.rate(),
             proxies: limits.proxies,
             requests_max: limits.requests,
             body_max: Duration::from_secs(limits.body_secs),
-            request_max: quittance_engine::SETTLE_WAIT + Duration::from_secs(limits.request_secs),
+            request_max: settle_wait + Duration::from_secs(limits.request_secs),
             metrics: None,
         }
     }
@@ -476,3 +481,27 @@ pub fn record_metrics() -> Result<PrometheusHandle, metrics_exporter_prometheus:
 pub fn openapi() -> Arc<Value> {
     Arc::new(serde_json::from_str(OPENAPI).expect("a file of this crate"))
 }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// The example read the configuration and then let anybody call, with other limits than it said.
+    #[test]
+    fn what_the_configuration_says_is_what_the_service_does() {
+        let config = Config::parse(
+            r#"
+            settle_wait_secs = 7
+            access.keys = [{ env = "KEY" }]
+            limits = { requests = 3, body_secs = 4, request_secs = 5, per_minute = 6, burst = 2, proxies = 1 }
+            "#,
+        );
+        let options = ServiceOptions::of(&config.unwrap(), Keys::of(&["sesame".into()]));
+        assert!(!options.keys.allow(&HeaderMap::new()));
+        let rate = options.rate.unwrap();
+        assert_eq!((rate.per_minute.get(), rate.burst.get()), (6, 2));
+        assert_eq!((options.requests_max, options.proxies), (3, 1));
+        assert_eq!(options.body_max, Duration::from_secs(4));
+        assert_eq!(options.request_max, Duration::from_secs(12));
+    }
+
