@@ -31,4 +31,4 @@ mod service;
 pub use access::Keys;
 pub use rate::Rate;
 pub use server::{ServerOptions, serve};
-pub use service::{ServiceOptions, openapi, record_metrics, router};
+pub use service::{ServiceOptions, keep_metrics, openapi, record_metrics, router};

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use clap::Args;
 use quittance_facilitator::assemble::{self, Plan};
 use quittance_facilitator::config::Config;
-use quittance_facilitator::{ServerOptions, ServiceOptions, record_metrics, router, serve};
+use quittance_facilitator::{
+    ServerOptions, ServiceOptions, keep_metrics, record_metrics, router, serve,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
@@ -35,6 +37,7 @@ impl Serve {
         }
         info!(listen = %listener.local_addr()?, journal = %config.journal.display(), "serving");
 
+        tokio::spawn(keep_metrics(metrics.clone()));
         let service = ServiceOptions {
             metrics: Some(metrics),
             ..ServiceOptions::of(&config, keys)
