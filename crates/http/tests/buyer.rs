@@ -209,7 +209,34 @@ async fn a_post_whose_answer_was_lost_is_not_repeated_unless_the_caller_allows_i
     }
 }
 
-/// M1: a seller that spells one thing in two ways is paid once, and one limit holds for both.
+/// While its payment was pending, a POST was repeated by itself up to three times.
+#[tokio::test]
+async fn a_post_whose_payment_is_pending_is_not_repeated_unless_the_caller_allows_it() {
+    let pending = || with_receipt(refusal("x"), &failed("settlement_pending", "0xabc"));
+    for (allowed, presentations) in [(false, 1), (true, 2)] {
+        let server = Server::start().await;
+        server.says(pending);
+        // Time for one pause.
+        let shop = purchaser(|builder| {
+            let builder = builder.timeout(Duration::from_millis(3_500));
+            match allowed {
+                true => builder.repeat_any_method(),
+                false => builder,
+            }
+        });
+        let request = Request::new(Method::POST, server.url.parse().unwrap());
+        match shop.buyer.execute(request).await {
+            Err(BuyError::Refused { reason, open, .. }) => {
+                assert_eq!(reason, "settlement_pending");
+                assert_eq!(open.transaction.as_deref(), Some("0xabc"));
+                assert_eq!(shop.buyer.open(), [*open]);
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(server.seen(), (presentations, 1));
+    }
+}
+
 #[tokio::test]
 async fn another_spelling_of_the_same_terms_is_the_same_purchase_and_the_same_limit() {
     let spelt = |network: &str, asset: &str, pay_to: &str| {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
 use quittance_core::wire::{PaymentRequirements, SettleResponse, header};
-use quittance_core::{Amount, Clock, Payer, PayerError, Quote, SystemClock, Version};
+use quittance_core::{Amount, Clock, Payer, PayerError, Quote, Reason, SystemClock, Version};
 use reqwest::{Method, Request, Response};
 use sha2::{Digest, Sha256};
 use tracing::{debug, info};
@@ -357,11 +357,13 @@ impl Buyer {
                 Ok(Answer::Pending(receipt)) => {
                     (refusal("settlement_pending", receipt, &held), None)
                 }
+                Ok(Answer::Pending(receipt)) if may_repeat => (pending(receipt, &held), None),
                 Ok(Answer::Unavailable(reason, after)) if may_repeat => {
                     (refusal(&reason, None, &held), after)
                 }
                 Err(error) if may_repeat => (lost(error, &held), None),
                 // Asking again is safe for the money; for the deed, only the caller can know.
+                Ok(Answer::Pending(receipt)) => return Err(pending(receipt, &held)),
                 Ok(Answer::Unavailable(reason, _)) => return Err(refusal(&reason, None, &held)),
                 Err(error) => return Err(lost(error, &held)),
             };
@@ -473,7 +475,10 @@ fn refusal(reason: &str, receipt: Option<SettleResponse>, held: &Held) -> BuyErr
     }
 }
 
-fn lost(error: reqwest::Error, held: &Held) -> BuyError {
+fn pending(receipt: Option<SettleResponse>, held: &Held) -> BuyError {
+    refusal(Reason::SETTLEMENT_PENDING.code(), receipt, held)
+}
+
     let open = Box::new(held.payment.open.clone());
     BuyError::Lost { error, open }
 }
@@ -530,8 +535,9 @@ impl BuyerBuilder {
         Self { clock, ..self }
     }
 
-    /// Repeats any request by itself when its answer is lost, not only those whose method says that twice is as good as
-    /// once. Without this, a POST whose answer was lost ends with [`BuyError::Lost`], and the payment is kept.
+    /// Repeats any request by itself when its answer is lost or its payment is pending, not only those whose method says
+    /// that twice is as good as once. Without this, such a POST ends with [`BuyError::Lost`] or [`BuyError::Refused`], and the
+    /// payment is kept.
     #[must_use]
     pub fn repeat_any_method(self) -> Self {
         Self {
