@@ -7,6 +7,7 @@
 
 mod bounded;
 mod buyer;
+mod canonical;
 mod failover;
 mod reason;
 mod remote;

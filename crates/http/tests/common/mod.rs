@@ -200,10 +200,15 @@ pub fn purchaser(change: impl FnOnce(BuyerBuilder) -> BuyerBuilder) -> Purchaser
 
 /// A request for a payment with this number.
 pub fn request(number: u64) -> PaymentRequest {
+    request_of(&format!("{{\"number\":{number}}}"))
+}
+
+/// A request for a payment with this payload, as it is spelled.
+pub fn request_of(payload: &str) -> PaymentRequest {
     let terms: PaymentRequirements = serde_json::from_value(terms()).unwrap();
-    let payload = json!({ "x402Version": 2, "accepted": terms, "payload": { "number": number } });
-    let payload = serde_json::from_value(payload).unwrap();
-    PaymentRequest::new(payload, terms).unwrap()
+    let accepted = serde_json::to_string(&terms).unwrap();
+    let text = format!(r#"{{"x402Version":2,"accepted":{accepted},"payload":{payload}}}"#);
+    PaymentRequest::new(serde_json::from_str(&text).unwrap(), terms).unwrap()
 }
 
 type Settles = Result<SettleResponse, FacilitatorError>;
