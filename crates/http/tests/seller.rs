@@ -175,6 +175,40 @@ async fn a_transaction_that_was_named_is_not_dropped_when_asking_again_names_non
     }
 }
 
+/// Nothing was reserved between verifying and settling: one payment, presented twenty times at once, ran twenty handlers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_that_is_being_served_is_served_to_nobody_else() {
+    let puppet = Puppet::new();
+    let (count, released) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+    let (own, wait) = (count.clone(), released.clone());
+    let handler = move || {
+        own.fetch_add(1, Ordering::SeqCst);
+        let wait = wait.clone();
+        async move { wait.notified().await }
+    };
+    let url = listen(Router::new().route("/", get(handler).layer(layer(&puppet)))).await;
+    let first = tokio::spawn({
+        let url = url.clone();
+        async move { pay(&url).await }
+    });
+    while count.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    for answer in join_all((0..20).map(|_| pay(&url))).await {
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.headers()["retry-after"], "1");
+    }
+    released.notify_one();
+    assert_eq!(first.await.unwrap().status(), StatusCode::OK);
+    assert_eq!(
+        (count.load(Ordering::SeqCst), puppet.settle_calls()),
+        (1, 1)
+    );
+    // Its place is free again, whoever says what of it now.
+    released.notify_one();
+    assert_eq!(pay(&url).await.status(), StatusCode::OK);
+}
+
 }
 
 #[tokio::test]

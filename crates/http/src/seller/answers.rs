@@ -5,7 +5,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use quittance_core::wire::{ResourceInfo, SettleResponse, header};
-use quittance_core::{FacilitatorError, Fault, Malformed, Version};
+use quittance_core::{FacilitatorError, Fault, FaultKind, Malformed, Version};
 use serde::Serialize;
 use serde_json::json;
 use tracing::warn;
@@ -104,6 +104,13 @@ pub(super) fn unavailable(fault: &Fault) -> NoSale {
             .insert(RETRY_AFTER, after.as_secs().max(1).into());
     }
     NoSale(Box::new(answer))
+}
+
+/// 503: another request with this payment is being served. What becomes of it, the payment is as good then as that one
+/// leaves it.
+pub(super) fn under_way() -> NoSale {
+    let what = "another request with this payment is being served";
+    unavailable(&Fault::new(FaultKind::Busy, what))
 }
 
 pub(super) fn no_verdict(error: FacilitatorError) -> NoSale {

@@ -12,6 +12,7 @@ use tower::{Layer, Service};
 use super::buffered::{Body, BodyError};
 use super::sale::Shop;
 use super::supported::Supported;
+use super::under_way::UnderWay;
 
 /// How much of a handler's answer is read before it is charged for, unless told otherwise: more than nearly all answers
 /// of APIs have, and little enough to hold for a thousand requests at once.
@@ -31,7 +32,7 @@ const BUFFER: usize = 1024 * 1024;
 /// `OPTIONS` is not charged for, so that browsers can ask what they may do (CORS); whatever body the handler answers it
 /// with is left out.
 ///
-/// Clones share what is known of the facilitator.
+/// Clones share what is known of the facilitator, and which payments are being served.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -87,6 +88,7 @@ impl PaymentLayer {
                 buffer: BUFFER,
                 longer: Longer::default(),
                 supported: Arc::new(Supported::default()),
+                under_way: UnderWay::default(),
             }),
         }
     }

@@ -7,5 +7,6 @@ mod presented;
 mod sale;
 mod supported;
 mod terms;
+mod under_way;
 
 pub use layer::{Longer, PaidBy, PaymentLayer, PaymentService};

@@ -21,6 +21,8 @@ use super::layer::{Longer, PaidBy};
 use super::presented::{Presented, presented};
 use super::supported::Supported;
 use super::terms::{self, Term};
+use super::under_way::{Reserved, UnderWay};
+use crate::canonical;
 use crate::reason::{HANDLER_FAILED, OTHER_TERMS};
 
 /// What all requests to a route share.
@@ -34,6 +36,7 @@ pub(super) struct Shop {
     pub(super) buffer: usize,
     pub(super) longer: Longer,
     pub(super) supported: Arc<Supported>,
+    pub(super) under_way: UnderWay,
 }
 
 /// A verified payment whose handler runs.
@@ -43,6 +46,8 @@ struct Sale {
     terms: Vec<Term>,
     resource: ResourceInfo,
     paid_by: PaidBy,
+    /// Nobody else is served for the payment meanwhile.
+    _reserved: Reserved,
 }
 
 impl Shop {
@@ -105,6 +110,8 @@ impl Shop {
             Some(Err(refusal)) => return Err(refused(refusal, refuse)),
             None => return Err(refuse(OTHER_TERMS)),
         };
+        let reserved = self.under_way.reserve(canonical::hash(&payment.payload));
+        let reserved = reserved.ok_or_else(answers::under_way)?;
         let payer = self.verify(&payment, refuse).await?;
         let paid_by = PaidBy {
             payer,
@@ -118,6 +125,7 @@ impl Shop {
             terms,
             resource,
             paid_by,
+            _reserved: reserved,
         })
     }
 
