@@ -106,10 +106,7 @@ async fn a_handler_that_fails_says_that_nothing_was_settled_and_the_buyer_believ
     shop.clock.advance(common::LONG_AFTER_SECS);
     // The old one is over: nothing stands in the way of a new one.
     shop.buyer.get(&url).await.unwrap();
-    assert_eq!(
-        shop.payer.signed.load(std::sync::atomic::Ordering::SeqCst),
-        2
-    );
+    assert_eq!(shop.payer.signed.load(Ordering::SeqCst), 2);
     assert_eq!(puppet.settle_calls(), 0);
 }
 
@@ -130,15 +127,32 @@ async fn under_a_nested_router_the_resource_is_what_the_client_asked_for() {
 #[tokio::test]
 async fn a_preflight_passes_unpaid_and_gets_no_goods() {
     let puppet = Puppet::new();
-    let handler = || async { ([("access-control-allow-origin", "*")], "goods") };
+    let count = Arc::new(AtomicUsize::new(0));
+    let own = count.clone();
+    let handler = move || {
+        own.fetch_add(1, Ordering::SeqCst);
+        let headers = [
+            ("access-control-allow-origin", "*"),
+            ("allow", "GET"),
+            ("vary", "origin"),
+            ("x-goods", "goods"),
+            ("set-cookie", "goods"),
+        ];
+        async move { (headers, "goods") }
+    };
     let url = listen(Router::new().route("/", any(handler).layer(layer(&puppet)))).await;
     let client = reqwest::Client::new();
     let answer = client.request(Method::OPTIONS, &url).send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::OK);
     assert_eq!(answer.headers()["access-control-allow-origin"], "*");
     assert_eq!(answer.text().await.unwrap(), "");
-    let head = client.head(&url).send().await.unwrap();
-    assert_eq!(head.status(), StatusCode::PAYMENT_REQUIRED);
+    for no_preflight in [options(), asks(), client.head(&url)] {
+        let answer = no_preflight.send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::PAYMENT_REQUIRED);
+    }
+    assert_eq!(count.load(Ordering::SeqCst), 1);
+}
+
 fn pending() -> SettleResponse {
     failed("settlement_pending", "0xabc")
 }
@@ -207,6 +221,53 @@ async fn a_payment_that_is_being_served_is_served_to_nobody_else() {
     // Its place is free again, whoever says what of it now.
     released.notify_one();
     assert_eq!(pay(&url).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_leaves_its_payments_place() {
+    let puppet = Puppet::new();
+    let panics = Arc::new(AtomicBool::new(true));
+    let own = panics.clone();
+    let handler = move || {
+        let panics = own.swap(false, Ordering::SeqCst);
+        async move { assert!(!panics, "as it was told") }
+    };
+    let url = listen(Router::new().route("/", get(handler).layer(layer(&puppet)))).await;
+    let request = reqwest::Client::new().get(&url);
+    let broken = request.header(header::PAYMENT_SIGNATURE, payment(2)).send();
+    assert!(broken.await.is_err());
+    assert_eq!(pay(&url).await.status(), StatusCode::OK);
+    assert_eq!(puppet.settle_calls(), 1);
+}
+
+/// attacks.md 127. The sale lived in its client's connection: who hung up once the handler had done its deed paid nothing.
+#[tokio::test]
+async fn a_client_that_hangs_up_while_the_handler_runs_has_paid_all_the_same() {
+    let puppet = Puppet::new();
+    let (begun, released) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (begins, wait) = (begun.clone(), released.clone());
+    let handler = move || {
+        let (begins, wait) = (begins.clone(), wait.clone());
+        async move {
+            begins.notify_one();
+            wait.notified().await;
+        }
+    };
+    let url = listen(Router::new().route("/", get(handler).layer(layer(&puppet)))).await;
+    let client = tokio::spawn(async move { pay(&url).await });
+    begun.notified().await;
+    client.abort();
+    assert!(client.await.unwrap_err().is_cancelled());
+    // Time enough for the server to see that the connection is gone.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    released.notify_one();
+    let settled = async {
+        while puppet.settle_calls() == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let settled = tokio::time::timeout(Duration::from_secs(10), settled).await;
+    assert!(settled.is_ok(), "the payment was not settled");
 }
 
 }

@@ -12,8 +12,9 @@ use quittance_core::{
     Facilitator, FacilitatorError, Fault, FaultKind, Offer, PaymentRequest, Reason, Refusal,
     Version,
 };
+use tokio::task::JoinError;
 use tower::Service;
-use tracing::{info, warn};
+use tracing::{Instrument, Span, info, warn};
 
 use super::answers::{self, NoSale};
 use super::buffered::{Body, BodyError, Buffered, buffer};
@@ -52,12 +53,15 @@ struct Sale {
 
 impl Shop {
     pub(super) async fn sell<S, I, O>(
-        &self,
+        self: Arc<Self>,
         mut handler: S,
         mut request: Request<I>,
     ) -> Result<Response<Body>, S::Error>
     where
-        S: Service<Request<I>, Response = Response<O>>,
+        S: Service<Request<I>, Response = Response<O>> + Send + 'static,
+        S::Future: Send,
+        S::Error: Send + 'static,
+        I: Send + 'static,
         O: http_body::Body<Data = Bytes> + Send + 'static,
         O::Error: Into<BodyError>,
     {
@@ -71,6 +75,25 @@ impl Shop {
             Ok(sale) => sale,
             Err(NoSale(answer)) => return Ok(*answer),
         };
+        // From here on the sale is nobody's connection: a client that hangs up once the handler has begun has bought what
+        // it does, and is charged for it.
+        let sale = async move { self.serve(handler, request, sale).await };
+        let served = tokio::spawn(sale.instrument(Span::current())).await;
+        served.unwrap_or_else(|error| Ok(stopped(error)))
+    }
+
+    /// The handler's answer, and the money for it.
+    async fn serve<S, I, O>(
+        &self,
+        mut handler: S,
+        mut request: Request<I>,
+        sale: Sale,
+    ) -> Result<Response<Body>, S::Error>
+    where
+        S: Service<Request<I>, Response = Response<O>>,
+        O: http_body::Body<Data = Bytes> + Send + 'static,
+        O::Error: Into<BodyError>,
+    {
         request.extensions_mut().insert(sale.paid_by.clone());
         let answer = handler
             .call(request)
@@ -269,6 +292,17 @@ fn hide_payments<I>(request: &mut Request<I>) {
             value.set_sensitive(true);
         }
     }
+}
+
+/// The answer where a sale's task did not end: its handler panicked, or the runtime stops.
+fn stopped(error: JoinError) -> Response<Body> {
+    let stopping = Fault::new(FaultKind::Internal, &error);
+    if let Ok(panic) = error.try_into_panic() {
+        // What catches panics around this layer catches this one, too.
+        std::panic::resume_unwind(panic);
+    }
+    let NoSale(answer) = answers::unavailable(&stopping);
+    *answer
 }
 
 /// The answer of a handler that failed, with the word that nothing was settled: the buyer need not wonder.
