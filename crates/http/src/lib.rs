@@ -14,7 +14,9 @@ mod remote;
 mod retry;
 mod seller;
 
-pub use buyer::{Bought, BuyError, Buyer, BuyerBuilder, Cost, Limits, Open, Price, StateError};
+pub use buyer::{
+    Bought, BuyError, Buyer, BuyerBuilder, Cost, Limits, NoAnswer, Open, Price, StateError,
+};
 pub use failover::Failover;
 pub use remote::{RemoteError, RemoteFacilitator};
 pub use seller::{Longer, PaidBy, PaymentLayer, PaymentService};

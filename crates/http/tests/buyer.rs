@@ -15,7 +15,7 @@ use common::{
     with_receipt,
 };
 use quittance_core::wire::{SettleResponse, header};
-use quittance_http::{BuyError, Limits};
+use quittance_http::{BuyError, Limits, NoAnswer};
 use reqwest::{Method, Request};
 use serde_json::json;
 
@@ -234,6 +234,62 @@ async fn a_post_whose_payment_is_pending_is_not_repeated_unless_the_caller_allow
             other => panic!("{other:?}"),
         }
         assert_eq!(server.seen(), (presentations, 1));
+    }
+}
+
+/// An answer in two pieces with a pause between them.
+fn slowly(pause: Duration) -> axum::body::Body {
+    use futures_util::StreamExt;
+    let first = futures_util::stream::once(async { Ok::<_, std::io::Error>("go") });
+    let second = futures_util::stream::once(async move {
+        tokio::time::sleep(pause).await;
+        Ok("ods")
+    });
+    axum::body::Body::from_stream(first.chain(second))
+}
+
+/// The call's deadline ran on through the body: a stream that was paid for was cut, and the next call paid again.
+#[tokio::test]
+async fn a_body_that_was_paid_for_may_take_longer_than_the_call() {
+    let server = Server::start().await;
+    let timeout = Duration::from_secs(2);
+    let shop = purchaser(|builder| builder.timeout(timeout));
+    server.says(move || slowly(timeout + Duration::from_millis(500)).into_response());
+    let bought = shop.buyer.get(&server.url).await.unwrap();
+    assert_eq!(bought.response.text().await.unwrap(), "goods");
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_begin_in_time_is_given_up() {
+    let hangs = |paid: bool| async move {
+        let app = Router::new().fallback(any(move |headers: HeaderMap| async move {
+            if headers.contains_key(header::PAYMENT_SIGNATURE) == paid {
+                std::future::pending::<()>().await;
+            }
+            refusal("Payment required")
+        }));
+        listen(app).await
+    };
+    let shop = || purchaser(|builder| builder.timeout(Duration::from_millis(500))).buyer;
+    match shop().get(&hangs(false).await).await {
+        Err(BuyError::Unanswered(NoAnswer::Late)) => {}
+        other => panic!("{other:?}"),
+    }
+    match shop().get(&hangs(true).await).await {
+        Err(BuyError::Lost { error, .. }) => assert!(matches!(error, NoAnswer::Late)),
+        other => panic!("{other:?}"),
+    }
+    // Terms are a part of what must come in time.
+    let trickles = || async {
+        (
+            StatusCode::PAYMENT_REQUIRED,
+            slowly(Duration::from_secs(60)),
+        )
+    };
+    let url = listen(Router::new().fallback(any(trickles))).await;
+    match shop().get(&url).await {
+        Err(BuyError::Unanswered(NoAnswer::Late)) => {}
+        other => panic!("{other:?}"),
     }
 }
 

@@ -13,14 +13,14 @@ use sha2::{Digest, Sha256};
 use tracing::{debug, info};
 use url::Url;
 
-use super::error::{BuyError, Open};
+use super::error::{BuyError, NoAnswer, Open};
 use super::limits::{Limits, Purse};
 use super::offered::Offered;
 use super::present::{self, Answer, Deadline, PRESENTATIONS_MAX};
 use super::purchases::{Held, Key, Payment, Purchases, Standing};
 use super::redirect;
 
-/// How long a whole call may take, the payment's way onto the chain included.
+/// How long a whole call may take until the answer begins, the payment's way onto the chain included.
 const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// How many redirects to the same origin are followed before anything is paid.
@@ -74,7 +74,8 @@ pub struct BuyerBuilder {
 /// What was asked for, and what it cost.
 #[derive(Debug)]
 pub struct Bought {
-    /// The server's answer.
+    /// The server's answer, its body still on the way. Nothing bounds how long that takes. A body that breaks off is a purchase
+    /// that is over: the payment was for this answer, and another call pays again.
     pub response: Response,
     /// What was paid; `None` where the server asked for nothing.
     pub cost: Option<Cost>,
@@ -158,7 +159,7 @@ impl Buyer {
                 cost: None,
             });
         }
-        let offered = Offered::of(answer).await?;
+        let offered = offered(answer, deadline).await?;
         let deal = self.choose(&offered, &request)?;
         self.buy(&request, &offered, &deal, deadline).await
     }
@@ -175,7 +176,7 @@ impl Buyer {
         if answer.status() != StatusCode::PAYMENT_REQUIRED {
             return Ok(None);
         }
-        let offered = Offered::of(answer).await?;
+        let offered = offered(answer, deadline).await?;
         let deal = self.choose(&offered, &request)?;
         Ok(Some(Price {
             requirements: deal.terms.clone(),
@@ -198,9 +199,8 @@ impl Buyer {
     /// Makes the request without payment. Redirects within the origin are followed, and change the request's URL.
     async fn ask(&self, request: &mut Request, deadline: Deadline) -> Result<Response, BuyError> {
         for _ in 0..=REDIRECTS_MAX {
-            let mut asked = request.try_clone().ok_or_else(streaming)?;
-            *asked.timeout_mut() = Some(deadline.left());
-            let answer = self.shared.http.execute(asked).await.map_err(http_error)?;
+            let asked = request.try_clone().ok_or_else(streaming)?;
+            let answer = deadline.within(self.shared.http.execute(asked)).await?;
             match redirect::next(request.method(), &answer)? {
                 None => return Ok(answer),
                 Some(to) => *request.url_mut() = to,
@@ -346,7 +346,7 @@ impl Buyer {
             presented += 1;
             let before = held.show()?;
             let sent = self.send(request, &held.payment, deadline).await;
-            let (ended, asked) = match heard(&mut held, before, sent).await {
+            let (ended, asked) = match heard(&mut held, before, sent, deadline).await {
                 Ok(Answer::Served(response, receipt)) => {
                     let bought = served(deal, held, *response, receipt);
                     return Ok(Tried::Bought(Box::new(bought)));
@@ -379,7 +379,7 @@ impl Buyer {
         request: &Request,
         payment: &Payment,
         deadline: Deadline,
-    ) -> Result<Response, reqwest::Error> {
+    ) -> Result<Response, NoAnswer> {
         let mut paid = request.try_clone().expect("was cloned before");
         let mut value: HeaderValue = payment.value.parse().expect("base64 is a header value");
         value.set_sensitive(true);
@@ -388,9 +388,7 @@ impl Buyer {
             Version::V1 => header::X_PAYMENT,
         };
         paid.headers_mut().insert(name, value);
-        *paid.timeout_mut() = Some(deadline.left());
-        let sent = self.shared.http.execute(paid).await;
-        sent.map_err(reqwest::Error::without_url)
+        deadline.within(self.shared.http.execute(paid)).await
     }
 
     /// What follows from a refusal.
@@ -414,19 +412,25 @@ impl Buyer {
     }
 }
 
+/// What the server offers.
+async fn offered(answer: Response, deadline: Deadline) -> Result<Offered, BuyError> {
+    let read = tokio::time::timeout_at(deadline.at(), Offered::of(answer)).await;
+    Ok(read.map_err(|_| NoAnswer::Late)??)
+}
+
 /// What the server answered; what that says of the payment is taken down.
 async fn heard(
     held: &mut Held,
     before: Standing,
-    sent: Result<Response, reqwest::Error>,
-) -> Result<Answer, reqwest::Error> {
+    sent: Result<Response, NoAnswer>,
+    deadline: Deadline,
+) -> Result<Answer, NoAnswer> {
     let answer = match sent {
-        Ok(response) => Ok(Answer::read(response).await),
+        Ok(response) => Ok(Answer::read(response, deadline).await),
         Err(error) => Err(error),
     };
     match &answer {
-        // Nothing was sent.
-        Err(error) if error.is_connect() => held.payment.standing = before,
+        Err(error) if error.is_unsent() => held.payment.standing = before,
         Err(_) | Ok(Answer::Unavailable(..)) => {}
         Ok(Answer::Refused(reason, receipt)) => held.take_down(reason, receipt.as_ref(), before),
         Ok(Answer::Served(_, receipt) | Answer::Pending(receipt)) => {
@@ -479,6 +483,7 @@ fn pending(receipt: Option<SettleResponse>, held: &Held) -> BuyError {
     refusal(Reason::SETTLEMENT_PENDING.code(), receipt, held)
 }
 
+fn lost(error: NoAnswer, held: &Held) -> BuyError {
     let open = Box::new(held.payment.open.clone());
     BuyError::Lost { error, open }
 }
@@ -491,10 +496,6 @@ fn id_of(value: &str) -> String {
 
 fn streaming() -> BuyError {
     BuyError::Request("a streaming body cannot be sent again".to_owned())
-}
-
-fn http_error(error: reqwest::Error) -> BuyError {
-    BuyError::Http(error.without_url())
 }
 
 impl fmt::Debug for Buyer {
@@ -523,7 +524,8 @@ impl BuyerBuilder {
         Self { limits, ..self }
     }
 
-    /// Says how long a whole call may take, with all that is repeated; without it, 90 seconds.
+    /// Says how long a whole call may take until the answer begins, with all that is repeated; without it, 90 seconds. How
+    /// long the answer's body then takes is not bounded: it may be a stream.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
@@ -566,7 +568,7 @@ impl BuyerBuilder {
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("quittance/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(http_error)?;
+            .map_err(|error| BuyError::Client(error.without_url()))?;
         let purchases = match &self.state_file {
             Some(path) => Purchases::in_file(path)?,
             None => Purchases::default(),

@@ -5,8 +5,9 @@ use std::time::Duration;
 use http::StatusCode;
 use quittance_core::wire::SettleResponse;
 use reqwest::Response;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
+use super::error::NoAnswer;
 use super::offered::{self, Offered};
 use super::redirect;
 use crate::retry::retry_after;
@@ -34,6 +35,17 @@ impl Deadline {
         self.0
     }
 
+    /// What something comes to, if it does in time.
+    pub(super) async fn within<T, E: Into<NoAnswer>>(
+        self,
+        answer: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, NoAnswer> {
+        match timeout_at(self.0, answer).await {
+            Ok(answer) => answer.map_err(Into::into),
+            Err(_) => Err(NoAnswer::Late),
+        }
+    }
+
     /// The time that is left.
     pub(super) fn left(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
@@ -54,7 +66,7 @@ pub(super) enum Answer {
 }
 
 impl Answer {
-    pub(super) async fn read(response: Response) -> Self {
+    pub(super) async fn read(response: Response, deadline: Deadline) -> Self {
         let receipt = offered::receipt(response.headers());
         match response.status() {
             StatusCode::BAD_GATEWAY
@@ -67,7 +79,8 @@ impl Answer {
                 if receipt.as_ref().is_some_and(SettleResponse::is_pending) {
                     return Self::Pending(receipt);
                 }
-                let reason = reason(response, receipt.as_ref()).await;
+                let reason = reason(response, receipt.as_ref(), deadline).await;
+                let reason = reason.unwrap_or_else(|| "the server gives no reason".to_owned());
                 Self::Refused(reason, receipt)
             }
             // Where it points to, nothing is paid and nothing is shown.
@@ -82,13 +95,17 @@ impl Answer {
     }
 }
 
-async fn reason(response: Response, receipt: Option<&SettleResponse>) -> String {
+async fn reason(
+    response: Response,
+    receipt: Option<&SettleResponse>,
+    deadline: Deadline,
+) -> Option<String> {
     let settled = receipt.and_then(|receipt| receipt.error_reason.clone());
     let said = match settled {
         Some(reason) => Some(reason),
         None => {
-            let offered = Offered::of(response).await;
-            offered.ok().and_then(|offered| offered.error)
+            let offered = timeout_at(deadline.at(), Offered::of(response)).await;
+            offered.ok()?.ok()?.error
         }
     };
     said.unwrap_or_else(|| "the server gives no reason".to_owned())
