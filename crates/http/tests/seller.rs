@@ -344,6 +344,28 @@ async fn remote(status: StatusCode, body: &'static str) -> RemoteFacilitator {
     RemoteFacilitator::new(&listen(app).await).unwrap()
 }
 
+/// A 502 with `settlement_pending` and a transaction was a plain fault: its id was lost on the way to the buyer.
+#[tokio::test]
+async fn a_transaction_is_taken_from_an_answer_of_any_status_and_a_success_is_not() {
+    use quittance_core::Facilitator;
+    const PENDING: &str = r#"{"success":false,"errorReason":"settlement_pending","transaction":"0xabc","network":"test:1"}"#;
+    const NONE: &str = r#"{"success":false,"errorReason":"settlement_pending","transaction":"","network":"test:1"}"#;
+    const SETTLED: &str = r#"{"success":true,"transaction":"0xabc","network":"test:1"}"#;
+    let payment = common::request(0);
+    for status in [
+        StatusCode::BAD_GATEWAY,
+        StatusCode::SERVICE_UNAVAILABLE,
+        StatusCode::GATEWAY_TIMEOUT,
+    ] {
+        let told = remote(status, PENDING).await.settle(&payment).await;
+        assert_eq!(told, Ok(pending()));
+        for body in [NONE, SETTLED] {
+            let told = remote(status, body).await.settle(&payment).await;
+            assert!(told.is_err(), "{body}");
+        }
+    }
+}
+
 /// Some facilitators answer 400 to what other ones settle: that says nothing about the buyer.
 #[tokio::test]
 async fn what_a_facilitator_cannot_read_is_not_the_buyers_fault_and_its_patience_is_passed_on() {
@@ -413,6 +435,13 @@ fn an_error_about_a_url_does_not_tell_what_is_secret_in_it() {
             "{error:?}"
         );
     }
+}
+
+#[test]
+fn what_is_printed_of_a_facilitator_is_its_origin() {
+    let url = "https://user:hunter2@a.example/hunter2/?key=hunter2";
+    let printed = format!("{:?}", RemoteFacilitator::new(url).unwrap());
+    assert_eq!(printed, "RemoteFacilitator(https://a.example)");
 }
 
 /// What the engine in this process cannot read in a payload is the buyer's.
