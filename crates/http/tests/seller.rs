@@ -123,7 +123,8 @@ async fn under_a_nested_router_the_resource_is_what_the_client_asked_for() {
     assert_eq!(required.resource.url, format!("{url}/api/goods?x=1"));
 }
 
-/// attacks.md 121. A browser asks first, without payment.
+/// attacks.md 121. A browser asks first, without payment. Any `OPTIONS` ran the handler, and its headers went out: who sells
+/// by headers was robbed.
 #[tokio::test]
 async fn a_preflight_passes_unpaid_and_gets_no_goods() {
     let puppet = Puppet::new();
@@ -142,9 +143,16 @@ async fn a_preflight_passes_unpaid_and_gets_no_goods() {
     };
     let url = listen(Router::new().route("/", any(handler).layer(layer(&puppet)))).await;
     let client = reqwest::Client::new();
-    let answer = client.request(Method::OPTIONS, &url).send().await.unwrap();
+    let options = || client.request(Method::OPTIONS, &url);
+    let asks = || options().header("origin", "http://a.example");
+    let asks_for = |method| asks().header("access-control-request-method", method);
+    let answer = asks_for("POST").send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::OK);
     assert_eq!(answer.headers()["access-control-allow-origin"], "*");
+    assert_eq!(answer.headers()["allow"], "GET");
+    assert_eq!(answer.headers()["vary"], "origin");
+    assert!(!answer.headers().contains_key("x-goods"));
+    assert!(!answer.headers().contains_key("set-cookie"));
     assert_eq!(answer.text().await.unwrap(), "");
     for no_preflight in [options(), asks(), client.head(&url)] {
         let answer = no_preflight.send().await.unwrap();

@@ -35,8 +35,8 @@ const BUFFER: usize = 1024 * 1024;
 /// one that takes more than ten seconds, is settled first and then streamed: should it break off, it is paid for all the
 /// same. [`Longer::Refuse`] answers 500 instead, and charges nothing.
 ///
-/// `OPTIONS` is not charged for, so that browsers can ask what they may do (CORS); whatever body the handler answers it
-/// with is left out.
+/// A preflight (`OPTIONS` with `Origin` and `Access-Control-Request-Method`) is not charged for, so that browsers can ask what
+/// they may do (CORS). Of the handler's answer only the status, `Access-Control-*`, `Allow` and `Vary` are let out.
 ///
 /// Clones share what is known of the facilitator, and which payments are being served.
 ///

@@ -2,6 +2,7 @@
 
 mod answers;
 mod buffered;
+mod caching;
 mod layer;
 mod presented;
 mod sale;

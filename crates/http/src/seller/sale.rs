@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::OriginalUri;
 use bytes::Bytes;
 use http::header::HOST;
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use http_body_util::{BodyExt, Empty};
 use quittance_core::wire::{ResourceInfo, Rest, SettleResponse, header};
 use quittance_core::{
@@ -18,6 +18,7 @@ use tracing::{Instrument, Span, info, warn};
 
 use super::answers::{self, NoSale};
 use super::buffered::{Body, BodyError, Buffered, buffer};
+use super::caching;
 use super::layer::{Longer, PaidBy};
 use super::presented::{Presented, presented};
 use super::supported::Supported;
@@ -65,8 +66,8 @@ impl Shop {
         O: http_body::Body<Data = Bytes> + Send + 'static,
         O::Error: Into<BodyError>,
     {
-        if request.method() == Method::OPTIONS {
-            return Ok(handler.call(request).await?.map(|_| nothing()));
+        if caching::is_preflight(&request) {
+            return Ok(preflight(&handler.call(request).await?));
         }
         let resource = self.resource(&request);
         let presented = presented(request.headers());
@@ -311,6 +312,14 @@ fn uncharged(sale: &Sale, answer: Response<Body>) -> Response<Body> {
     let network = &sale.payment.terms.network;
     let failed = SettleResponse::failed(network, &rejection, sale.paid_by.payer.clone(), "");
     answers::with_receipt(answers::private(answer), sale.version, &failed)
+}
+
+/// What a browser is told before it asks: no more than it needs, because nobody has paid.
+fn preflight<O>(answer: &Response<O>) -> Response<Body> {
+    let mut told = Response::new(nothing());
+    *told.status_mut() = answer.status();
+    *told.headers_mut() = caching::of_preflight(answer.headers());
+    told
 }
 
 fn nothing() -> Body {
