@@ -198,15 +198,9 @@ async fn a_payment_header_that_cannot_be_read_is_400() {
         "bm90IGpzb24=",
         "////",
         &good[..good.len() / 2],
-        &"A".repeat(40_000),
     ] {
         let answer = present(&url, &[(header::PAYMENT_SIGNATURE, value.to_owned())]).await;
-        let status = answer.status();
-        assert!(
-            status == StatusCode::BAD_REQUEST
-                || status == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            "{status}"
-        );
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{value}");
     }
     // attacks.md 120: more than one payment.
     for headers in [

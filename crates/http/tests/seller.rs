@@ -278,6 +278,47 @@ async fn a_client_that_hangs_up_while_the_handler_runs_has_paid_all_the_same() {
     assert!(settled.is_ok(), "the payment was not settled");
 }
 
+/// attacks.md 115: what was paid for must not lie in a cache, nor what was not paid for.
+#[tokio::test]
+async fn every_answer_forbids_caches_and_says_by_what_it_differs() {
+    let puppet = Puppet::new();
+    let handler = || async {
+        let headers = [
+            ("cache-control", "public, no-transform, max-age=3600"),
+            ("vary", "accept"),
+        ];
+        (headers, "goods")
+    };
+    let url = listen(Router::new().route("/", get(handler).layer(layer(&puppet)))).await;
+    for (answer, caches) in [
+        (reqwest::get(&url).await.unwrap(), "no-store"),
+        (pay(&url).await, "no-store, no-transform"),
+    ] {
+        assert_eq!(answer.headers()["cache-control"], caches);
+        let mut vary = answer.headers().get_all("vary").iter();
+        assert!(vary.any(|value| value == "PAYMENT-SIGNATURE, X-PAYMENT"));
+    }
+}
+
+/// attacks.md 118.
+#[tokio::test]
+async fn a_payment_longer_than_any_is_431() {
+    let puppet = Puppet::new();
+    let url =
+        listen(Router::new().route("/", get(|| async { "goods" }).layer(layer(&puppet)))).await;
+    for name in [header::PAYMENT_SIGNATURE, header::X_PAYMENT] {
+        for (length, status) in [
+            (header::VALUE_MAX, StatusCode::BAD_REQUEST),
+            (
+                header::VALUE_MAX + 4,
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            ),
+        ] {
+            let request = reqwest::Client::new().get(&url);
+            let request = request.header(name, "A".repeat(length));
+            assert_eq!(request.send().await.unwrap().status(), status, "{name}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! What the seller says besides the handler's answer: the terms, receipts, and why there is no sale.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use quittance_core::wire::{ResourceInfo, SettleResponse, header};
@@ -11,6 +11,7 @@ use serde_json::json;
 use tracing::warn;
 
 use super::buffered::Body;
+use super::caching;
 use super::terms::{self, Term};
 
 /// A sale that ended without the handler's answer.
@@ -38,9 +39,7 @@ fn encoded<T: Serialize>(message: &T) -> HeaderValue {
 
 /// Marks an answer as one client's only.
 pub(super) fn private(mut answer: Response<Body>) -> Response<Body> {
-    answer
-        .headers_mut()
-        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    caching::make_private(answer.headers_mut());
     answer
 }
 
@@ -91,6 +90,14 @@ pub(super) fn payment_required(
 pub(super) fn bad_request(malformed: &Malformed) -> NoSale {
     let body = json!({ "error": "invalid_payload", "field": malformed.field, "message": malformed.problem });
     NoSale(Box::new(answer(StatusCode::BAD_REQUEST, &body)))
+}
+
+/// 431: the payment is longer than any is.
+pub(super) fn too_long(name: &str) -> NoSale {
+    let message = format!("a payment is at most {} bytes long", header::VALUE_MAX);
+    let body = json!({ "error": "invalid_payload", "field": name, "message": message });
+    let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    NoSale(Box::new(answer(status, &body)))
 }
 
 /// 503: nobody can say anything about the payment now.

@@ -20,7 +20,7 @@ use super::answers::{self, NoSale};
 use super::buffered::{Body, BodyError, Buffered, buffer};
 use super::caching;
 use super::layer::{Longer, PaidBy};
-use super::presented::{Presented, presented};
+use super::presented::{Presented, presented, too_long};
 use super::supported::Supported;
 use super::terms::{self, Term};
 use super::under_way::{Reserved, UnderWay};
@@ -70,6 +70,10 @@ impl Shop {
             return Ok(preflight(&handler.call(request).await?));
         }
         let resource = self.resource(&request);
+        if let Some(name) = too_long(request.headers()) {
+            let NoSale(answer) = answers::too_long(name);
+            return Ok(*answer);
+        }
         let presented = presented(request.headers());
         hide_payments(&mut request);
         let sale = match self.open(resource, presented).await {
