@@ -9,6 +9,7 @@ mod bounded;
 mod buyer;
 mod canonical;
 mod failover;
+mod printable;
 mod reason;
 mod remote;
 mod retry;
@@ -18,5 +19,6 @@ pub use buyer::{
     Bought, BuyError, Buyer, BuyerBuilder, Cost, Limits, NoAnswer, Open, Price, StateError,
 };
 pub use failover::Failover;
+pub use printable::printable;
 pub use remote::{RemoteError, RemoteFacilitator};
 pub use seller::{Longer, PaidBy, PaymentLayer, PaymentService};

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use url::Url;
 
 use crate::bounded;
+use crate::printable::printable;
 use crate::retry::retry_after;
 
 /// How long settling may take. Longer than a facilitator waits for a transaction, so that it can say "pending" itself.
@@ -21,9 +22,6 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(60);
 
 /// How long everything else may take: a few reads of a chain, each of which is given up after seconds.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
-
-/// How much is told of what a facilitator says for people, in characters.
-const SAID_MAX: usize = 200;
 
 /// A facilitator behind HTTP: any that speaks the specification's section 7.
 pub struct RemoteFacilitator {
@@ -161,7 +159,7 @@ fn problem(path: &str, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> 
     }
     for part in [&said.field, &said.message].into_iter().flatten() {
         detail.push_str(": ");
-        detail.extend(part.chars().filter(|c| !c.is_control()).take(SAID_MAX));
+        detail.push_str(&printable(part));
     }
     let mut fault = Fault::new(kind(status, said.error.as_deref()), detail);
     if let Some(after) = retry_after(headers) {

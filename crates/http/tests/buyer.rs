@@ -293,6 +293,35 @@ async fn an_answer_that_does_not_begin_in_time_is_given_up() {
     }
 }
 
+/// What a server writes went to terminals as it was.
+#[tokio::test]
+async fn a_servers_words_are_fit_for_a_terminal() {
+    const NASTY: &str = "\u{1b}[2J\u{9b}H\n\u{202e}no";
+    let plain = |text: &str| {
+        assert!(!text.contains(char::is_control), "{text:?}");
+        assert!(
+            !text.contains('\u{202e}') && text.contains("no"),
+            "{text:?}"
+        );
+        assert!(text.len() < 1_000, "{}", text.len());
+    };
+    let server = Server::start().await;
+    server.says(|| refusal(&format!("{NASTY}{}", "x".repeat(10_000))));
+    match purchaser(|builder| builder).buyer.get(&server.url).await {
+        Err(error @ BuyError::Refused { .. }) => plain(&error.to_string()),
+        other => panic!("{other:?}"),
+    }
+    let mut foreign = terms();
+    foreign["network"] = json!(NASTY);
+    let unreadable = json!({ "scheme": "exact", NASTY: 1 });
+    let value = required_of(&[foreign, unreadable]);
+    let url = offering(header::PAYMENT_REQUIRED, value, "").await;
+    match purchaser(|builder| builder).buyer.get(&url).await {
+        Err(error @ BuyError::NotAcceptable(_)) => plain(&error.to_string()),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[tokio::test]
 async fn another_spelling_of_the_same_terms_is_the_same_purchase_and_the_same_limit() {
     let spelt = |network: &str, asset: &str, pay_to: &str| {

@@ -19,6 +19,7 @@ use super::offered::Offered;
 use super::present::{self, Answer, Deadline, PRESENTATIONS_MAX};
 use super::purchases::{Held, Key, Payment, Purchases, Standing};
 use super::redirect;
+use crate::printable::printable;
 
 /// How long a whole call may take until the answer begins, the payment's way onto the chain included.
 const TIMEOUT: Duration = Duration::from_secs(90);
@@ -219,10 +220,8 @@ impl Buyer {
             match self.deal(terms, request) {
                 Ok(deal) => deals.push(deal),
                 Err(objection) => {
-                    objections.push(format!(
-                        "{} on {}: {objection}",
-                        terms.scheme, terms.network
-                    ));
+                    let (scheme, network) = (printable(&terms.scheme), printable(&terms.network));
+                    objections.push(format!("{scheme} on {network}: {objection}"));
                 }
             }
         }

@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use super::error::NoAnswer;
 use super::offered::{self, Offered};
 use super::redirect;
+use crate::printable::printable;
 use crate::retry::retry_after;
 
 /// How often one payment is presented in one call. Each time the server may wait for its facilitator; three waits are as
@@ -108,15 +109,15 @@ async fn reason(
             offered.ok()?.ok()?.error
         }
     };
-    said.unwrap_or_else(|| "the server gives no reason".to_owned())
+    Some(printable(&said?))
 }
 
-/// The transaction a receipt names.
+/// The transaction a receipt names. Ids are plain letters and digits on every chain; anything else is none.
 pub(super) fn transaction(receipt: Option<&SettleResponse>) -> Option<String> {
     let transaction = &receipt?.transaction;
-    (1..=TRANSACTION_MAX)
-        .contains(&transaction.len())
-        .then(|| transaction.clone())
+    let is_one = (1..=TRANSACTION_MAX).contains(&transaction.len())
+        && transaction.bytes().all(|byte| byte.is_ascii_graphic());
+    is_one.then(|| transaction.clone())
 }
 
 /// Waits before the next presentation; whether there is time for one.
