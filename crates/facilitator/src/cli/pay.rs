@@ -45,7 +45,7 @@ pub(super) struct Pay {
     #[arg(long = "header", value_name = "NAME:VALUE", value_parser = header)]
     headers: Vec<(HeaderName, HeaderValue)>,
     /// Say what would be paid, and stop.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "abandon")]
     dry_run: bool,
     /// Keep payments that are not delivered for in this file, which only you can read; the next run with the same purchase
     /// presents them again. Without it, quittance/purchases.json in your data folder.
@@ -62,7 +62,7 @@ impl Pay {
         let request = self.request()?;
         let buyer = self.buyer()?;
         if let Some(id) = &self.abandon
-            && !buyer.abandon(id)
+            && !buyer.abandon(id).await
         {
             return Err(format!("no open payment {id}").into());
         }
@@ -94,7 +94,8 @@ impl Pay {
         let method = self.method.parse();
         let method = method.map_err(|_| format!("{:?} is no HTTP method", self.method))?;
         let url = self.url.parse();
-        let url = url.map_err(|error| format!("{}: {error}", self.url))?;
+        // It may hold a secret, such as a key in its query.
+        let url = url.map_err(|error| format!("that is no URL: {error}"))?;
         let mut request = Request::new(method, url);
         for (name, value) in &self.headers {
             request.headers_mut().append(name, value.clone());
@@ -252,6 +253,21 @@ mod tests {
     fn line(arguments: &[&str]) -> Result<Pay, clap::Error> {
         let line = Line::try_parse_from([&["pay", "http://a.example/"], arguments].concat());
         line.map(|line| line.pay)
+    }
+
+    /// Asked only to say what it would do, it forgot the payment all the same.
+    #[test]
+    fn a_dry_run_abandons_nothing() {
+        assert!(line(&["--dry-run"]).is_ok() && line(&["--abandon", "1"]).is_ok());
+        assert!(line(&["--dry-run", "--abandon", "1"]).is_err());
+    }
+
+    #[test]
+    fn an_unreadable_url_is_not_repeated() {
+        let mut pay = line(&[]).unwrap();
+        pay.url = "a.example/?key=hunter2".to_owned();
+        let error = pay.request().unwrap_err();
+        assert!(!error.contains("hunter2"), "{error}");
     }
 
     /// A receipt's words went to the terminal as the server wrote them, in JSON, which lets through what begins with U+009B.
