@@ -42,7 +42,7 @@ async fn a_payment_whose_answer_was_lost_is_never_signed_anew_though_it_has_expi
     assert_eq!(server.seen(), (3, 1));
 
     // Who knows better says so.
-    assert!(shop.buyer.abandon(&open.id) && shop.buyer.open().is_empty());
+    assert!(shop.buyer.abandon(&open.id).await && shop.buyer.open().is_empty());
     server.says(|| "goods".into_response());
     shop.buyer.get(&server.url).await.unwrap();
     assert_eq!(server.seen(), (4, 2));
@@ -320,6 +320,23 @@ async fn a_servers_words_are_fit_for_a_terminal() {
         Err(error @ BuyError::NotAcceptable(_)) => plain(&error.to_string()),
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn what_is_printed_of_a_purchase_holds_no_query_and_no_payment() {
+    let server = Server::start().await;
+    let buyer = purchaser(|builder| builder).buyer;
+    let bought = buyer.get(&format!("{}/?key=hunter2", server.url)).await;
+    let printed = format!("{:?}", bought.unwrap());
+    assert!(
+        printed.contains("200") && !printed.contains("hunter2"),
+        "{printed}"
+    );
+    let error = buyer.get("a.example/?key=hunter2").await.unwrap_err();
+    assert!(
+        !format!("{error} {error:?}").contains("hunter2"),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]

@@ -73,7 +73,6 @@ pub struct BuyerBuilder {
 }
 
 /// What was asked for, and what it cost.
-#[derive(Debug)]
 pub struct Bought {
     /// The server's answer, its body still on the way. Nothing bounds how long that takes. A body that breaks off is a purchase
     /// that is over: the payment was for this answer, and another call pays again.
@@ -122,6 +121,16 @@ enum Tried {
     Over,
 }
 
+impl fmt::Debug for Bought {
+    /// Leaves the URL out: there may be a secret in it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bought")
+            .field("status", &self.response.status())
+            .field("cost", &self.cost)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Buyer {
     /// Begins to put a buyer together.
     pub fn builder() -> BuyerBuilder {
@@ -142,7 +151,7 @@ impl Buyer {
     pub async fn get(&self, url: &str) -> Result<Bought, BuyError> {
         let url: Url = url
             .parse()
-            .map_err(|error| BuyError::Request(format!("{url}: {error}")))?;
+            .map_err(|error| BuyError::Request(format!("that is no URL: {error}")))?;
         self.execute(Request::new(Method::GET, url)).await
     }
 
@@ -182,19 +191,25 @@ impl Buyer {
         Ok(Some(Price {
             requirements: deal.terms.clone(),
             amount: deal.quote.amount,
-            open: self.shared.purchases.waiting(deal.key),
+            open: self.waiting(&deal),
         }))
     }
 
     /// The payments that were signed and are not known to be over.
     pub fn open(&self) -> Vec<Open> {
-        self.shared.purchases.open()
+        self.shared.purchases.open(self.shared.clock.now())
     }
 
     /// Forgets an open payment, so that the next call for the same thing signs another one. For who has found out what
     /// became of it, or would rather pay twice than not at all. Whether there was one with this id.
-    pub fn abandon(&self, id: &str) -> bool {
-        self.shared.purchases.abandon(id)
+    pub async fn abandon(&self, id: &str) -> bool {
+        self.shared.purchases.abandon(id).await
+    }
+
+    /// The payment for this that waits to be presented again.
+    fn waiting(&self, deal: &Deal<'_>) -> Option<Open> {
+        let now = self.shared.clock.now();
+        self.shared.purchases.waiting(deal.key, now)
     }
 
     /// Makes the request without payment. Redirects within the origin are followed, and change the request's URL.
@@ -225,7 +240,7 @@ impl Buyer {
                 }
             }
         }
-        let open = |deal: &Deal<'_>| self.shared.purchases.waiting(deal.key).is_some();
+        let open = |deal: &Deal<'_>| self.waiting(deal).is_some();
         let chosen = deals.iter().position(open).unwrap_or(0);
         if chosen < deals.len() {
             return Ok(deals.swap_remove(chosen));
@@ -313,10 +328,11 @@ impl Buyer {
             .unwrap_or_else(|_| Err(PayerError::Signing("no signature in time".to_owned())));
         let (payload, expires) = signed.inspect_err(|_| purse.give_back(&deal.quote))?;
         let (version, value) = offered.pay(deal.terms, payload);
+        let asset = deal.quote.asset.as_ref();
         let open = Open {
             id: id_of(&value),
             network: deal.quote.network.clone(),
-            asset: deal.terms.asset.clone(),
+            asset: asset.map_or_else(String::new, |asset| asset.address.clone()),
             pay_to: deal.quote.pay_to.clone(),
             amount: deal.quote.amount,
             expires,
@@ -343,18 +359,15 @@ impl Buyer {
         let mut presented = 0;
         loop {
             presented += 1;
-            let before = held.show()?;
+            let before = held.show().await?;
             let sent = self.send(request, &held.payment, deadline).await;
             let (ended, asked) = match heard(&mut held, before, sent, deadline).await {
                 Ok(Answer::Served(response, receipt)) => {
-                    let bought = served(deal, held, *response, receipt);
+                    let bought = served(deal, held, *response, receipt).await;
                     return Ok(Tried::Bought(Box::new(bought)));
                 }
                 Ok(Answer::Refused(reason, receipt)) => {
-                    return self.refused(held, reason, receipt);
-                }
-                Ok(Answer::Pending(receipt)) => {
-                    (refusal("settlement_pending", receipt, &held), None)
+                    return self.refused(held, reason, receipt).await;
                 }
                 Ok(Answer::Pending(receipt)) if may_repeat => (pending(receipt, &held), None),
                 Ok(Answer::Unavailable(reason, after)) if may_repeat => {
@@ -391,7 +404,7 @@ impl Buyer {
     }
 
     /// What follows from a refusal.
-    fn refused(
+    async fn refused(
         &self,
         held: Held,
         reason: String,
@@ -400,7 +413,7 @@ impl Buyer {
         let now = self.shared.clock.now();
         if held.payment.is_over(now) {
             debug!(reason, "a payment is over");
-            held.close();
+            held.close().await;
             return Ok(Tried::Over);
         }
         if held.payment.has_run_out(now) {
@@ -439,12 +452,12 @@ async fn heard(
             held.take_down(reason.unwrap_or_default(), receipt.as_ref(), before);
         }
     }
-    held.keep();
+    held.keep().await;
     answer
 }
 
 /// What came for a payment. An error that does not say that the money moved leaves open whether it will.
-fn served(
+async fn served(
     deal: &Deal<'_>,
     held: Held,
     response: Response,
@@ -453,7 +466,7 @@ fn served(
     let charged = receipt.as_ref().is_some_and(|receipt| receipt.success);
     let open = if response.status().is_success() || charged {
         info!(amount = %deal.quote.amount, network = deal.quote.network, "bought");
-        held.close();
+        held.close().await;
         None
     } else {
         Some(held.payment.open.clone())
