@@ -278,6 +278,33 @@ async fn a_client_that_hangs_up_while_the_handler_runs_has_paid_all_the_same() {
     assert!(settled.is_ok(), "the payment was not settled");
 }
 
+/// An offer that its facilitator says too little of.
+struct BrokenOffer(TestOffer);
+
+impl Offer for BrokenOffer {
+    fn scheme(&self) -> &str {
+        self.0.scheme()
+    }
+
+/// One offer that could not be made took the route down with all others.
+#[tokio::test]
+async fn an_offer_that_cannot_be_made_spoils_no_other() {
+    let puppet = Puppet::new();
+    let broken = || PaymentLayer::new(puppet.clone()).accept(BrokenOffer(TestOffer::new()));
+    let app = Router::new()
+        .route("/broken", get(|| async { "goods" }).layer(broken()))
+        .route(
+            "/both",
+            get(|| async { "goods" }).layer(broken().accept(TestOffer::new())),
+        );
+    let url = listen(app).await;
+    let broken = pay(&format!("{url}/broken")).await;
+    assert_eq!(broken.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let told: Value = broken.json().await.unwrap();
+    assert_eq!(told["error"], "misconfigured");
+    assert_eq!(pay(&format!("{url}/both")).await.status(), StatusCode::OK);
+}
+
 /// attacks.md 115: what was paid for must not lie in a cache, nor what was not paid for.
 #[tokio::test]
 async fn every_answer_forbids_caches_and_says_by_what_it_differs() {

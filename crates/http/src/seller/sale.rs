@@ -225,13 +225,7 @@ impl Shop {
     /// The terms that can be settled now.
     async fn terms(&self) -> Result<Vec<Term>, Fault> {
         let supported = self.supported.get(&*self.facilitator).await?;
-        let terms = terms::current(&self.offers, &supported)
-            .map_err(|error| Fault::new(FaultKind::Misconfigured, error))?;
-        if terms.is_empty() {
-            let what = "the facilitator settles none of the ways to pay now";
-            return Err(Fault::new(FaultKind::FacilitatorUnreachable, what));
-        }
-        Ok(terms)
+        terms::current(&self.offers, &supported)
     }
 
     fn resource<I>(&self, request: &Request<I>) -> ResourceInfo {
