@@ -17,8 +17,8 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use quittance_core::json::TEXT_MAX;
 use quittance_core::wire::{SettleResponse, VerifyResponse};
 use quittance_core::{
-    Facilitator, FacilitatorError, Malformed, PaymentId, PaymentRequest, Problem as HealthProblem,
-    Rejection, Scope, TransactionId,
+    Facilitator, FacilitatorError, Malformed, Network, PaymentId, PaymentRequest,
+    Problem as HealthProblem, Rejection, Scope, TransactionId,
 };
 use quittance_engine::Engine;
 use serde::Deserialize;
@@ -88,6 +88,7 @@ struct Service {
     slots: Arc<Semaphore>,
     body_max: Duration,
     metrics: Option<PrometheusHandle>,
+    networks: Arc<[Network]>,
 }
 
 /// The service, to be served by [`serve`](crate::serve) or mounted in a server of your own.
@@ -97,7 +98,9 @@ pub fn router(engine: Engine, options: ServiceOptions) -> Router {
         rates: options.rate.map(|rate| Arc::new(Rates::new(rate))),
         proxies: options.proxies,
     };
+    let networks = engine.health().into_iter().map(|(network, _)| network);
     let service = Service {
+        networks: networks.collect(),
         engine,
         keys: options.keys,
         slots: Arc::new(Semaphore::new(options.requests_max)),
@@ -142,6 +145,14 @@ impl Service {
             metrics::counter!("quittance_requests_shed_total").increment(1);
             Problem::busy()
         })
+    }
+
+    /// The network of a request by our own name for it; those that are not served share one. What callers write is not logged
+    /// and not counted by: it may be anything, and 60 KiB of it.
+    fn network(&self, request: &PaymentRequest) -> String {
+        let asked = &request.terms.network;
+        let known = self.networks.iter().find(|network| network.is(asked));
+        known.map_or_else(|| "other".to_owned(), |network| network.id().to_owned())
     }
 
     /// A request that was read, or what the caller is told. Holds no slot: a body that comes slowly keeps nobody out.
@@ -198,10 +209,11 @@ async fn verify(
         Ok(verdict) => verdict.invalid_reason.as_deref().unwrap_or("invalid"),
         Err(error) => error_code(error),
     };
-    observe(endpoint, &request, result, started);
+    let network = service.network(&request);
+    observe(endpoint, &network, result, started);
     info!(
         result,
-        network = request.terms.network,
+        network,
         payer = answer
             .as_ref()
             .ok()
@@ -228,11 +240,12 @@ async fn settle(
         Ok(outcome) => outcome.error_reason.as_deref().unwrap_or("failed"),
         Err(error) => error_code(error),
     };
-    observe(endpoint, &request, result, started);
+    let network = service.network(&request);
+    observe(endpoint, &network, result, started);
     let told = answer.as_ref().ok();
     info!(
         result,
-        network = request.terms.network,
+        network,
         payer = told.and_then(|outcome| outcome.payer.as_deref()),
         transaction = told.map(|outcome| outcome.transaction.as_str()),
         "settle"
@@ -358,18 +371,11 @@ fn problem(endpoint: Endpoint, error: FacilitatorError) -> Problem {
     endpoint.problem(error)
 }
 
-/// Counts an answer and how long it took. The labels are our own words and a bounded set: networks we do not serve share
-/// one.
-fn observe(endpoint: Endpoint, request: &PaymentRequest, result: &str, started: Instant) {
-    let known = !matches!(result, "invalid_network" | "unsupported_scheme");
-    let network = if known {
-        request.terms.network.clone()
-    } else {
-        "other".to_owned()
-    };
+/// Counts an answer and how long it took. The labels are our own words and a bounded set.
+fn observe(endpoint: Endpoint, network: &str, result: &str, started: Instant) {
     let labels = [
         ("endpoint", endpoint.name().to_owned()),
-        ("network", network),
+        ("network", network.to_owned()),
     ];
     metrics::histogram!("quittance_request_seconds", &labels)
         .record(started.elapsed().as_secs_f64());
