@@ -390,7 +390,7 @@ fn observe(endpoint: Endpoint, network: &str, result: &str, started: Instant) {
 /// Gives each request an id, and each log line of it; logs and counts each answer.
 async fn trace(request: Request, next: Next) -> Response {
     let id = uuid::Uuid::new_v4().simple().to_string();
-    let span = info_span!("request", id, method = %request.method(), path = request.uri().path());
+    let span = info_span!("request", request_id = id, method = %request.method(), path = request.uri().path());
     let asked = Asked::of(&request);
     let mut response = next.run(request).instrument(span.clone()).await;
     span.in_scope(|| asked.answered(&response));
