@@ -112,10 +112,12 @@ pub fn router(engine: Engine, options: ServiceOptions) -> Router {
         .route("/settle", post(settle))
         .route("/settlements/{id}", get(settlement))
         .route("/settlements", get(settlements_of))
-        .route_layer(middleware::from_fn_with_state(door, access::guard));
+        .route_layer(middleware::from_fn_with_state(door.clone(), access::guard));
+    let telling = Router::new()
+        .route("/health", get(health))
+        .route_layer(middleware::from_fn_with_state(door, access::count_keys));
     let open = Router::new()
         .route("/supported", get(supported))
-        .route("/health", get(health))
         .route("/metrics", get(render_metrics))
         .route(
             "/openapi.json",
@@ -127,6 +129,7 @@ pub fn router(engine: Engine, options: ServiceOptions) -> Router {
         }))
         .timeout(options.request_max);
     guarded
+        .merge(telling)
         .merge(open)
         .fallback(|| async { Problem::not_found("there is no such path; see /openapi.json") })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
