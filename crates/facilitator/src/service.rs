@@ -68,6 +68,11 @@ impl ServiceOptions {
         Self::within(&config.limits, settle_wait, keys)
     }
 
+    /// These may call, with the limits of a configuration that says nothing of them.
+    pub fn new(keys: Keys) -> Self {
+        Self::within(&Limits::default(), quittance_engine::SETTLE_WAIT, keys)
+    }
+
     fn within(limits: &Limits, settle_wait: Duration, keys: Keys) -> Self {
         Self {
             keys,
@@ -178,12 +183,11 @@ impl Service {
     }
 }
 
-/// A missing type is forgiven; a wrong one is a form or worse.
+/// A missing type is forgiven; a wrong one is a form or worse. A type's name has no case, and may have parameters behind it.
 fn may_be_json(headers: &HeaderMap) -> bool {
     let is_json = |value: &HeaderValue| {
-        value
-            .to_str()
-            .is_ok_and(|value| value.starts_with("application/json"))
+        let essence = value.to_str().unwrap_or_default().split(';').next();
+        essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
     };
     headers.get(CONTENT_TYPE).is_none_or(is_json)
 }
@@ -506,6 +510,7 @@ pub fn record_metrics() -> Result<PrometheusHandle, metrics_exporter_prometheus:
 pub fn openapi() -> Arc<Value> {
     Arc::new(serde_json::from_str(OPENAPI).expect("a file of this crate"))
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -528,6 +533,26 @@ mod tests {
         assert_eq!((options.requests_max, options.proxies), (3, 1));
         assert_eq!(options.body_max, Duration::from_secs(4));
         assert_eq!(options.request_max, Duration::from_secs(12));
+    }
+
+    #[test]
+    fn a_media_types_name_has_no_case_and_ends_at_its_parameters() {
+        let is_json = |value: &str| {
+            let headers = [(CONTENT_TYPE, value.parse().unwrap())];
+            may_be_json(&headers.into_iter().collect())
+        };
+        for json in [
+            "application/json",
+            "Application/JSON",
+            "application/json;charset=utf-8",
+            "application/json ; charset=utf-8",
+        ] {
+            assert!(is_json(json), "{json}");
+        }
+        for other in ["application/jsonp", "application/json5", "text/json", ""] {
+            assert!(!is_json(other), "{other}");
+        }
+        assert!(may_be_json(&HeaderMap::new()));
     }
 
     /// Measurements piled up until somebody asked for /metrics; where nobody did, for ever.
