@@ -761,6 +761,53 @@ async fn guessing_keys_at_health_is_counted_and_asking_without_one_is_not() {
     }
 }
 
+/// A frame of HTTP/2 (RFC 9113, section 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = length[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// attacks.md 122, CVE-2023-44487: streams that are opened and taken back at once, without end, on one connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_of_requests_that_are_taken_back_at_once_is_closed() {
+    const HEADERS: u8 = 1;
+    const RESET: u8 = 3;
+    const SETTINGS: u8 = 4;
+    const GO_AWAY: u8 = 7;
+    const ENDS_STREAM_AND_HEADERS: u8 = 5;
+    const CANCEL: [u8; 4] = [0, 0, 0, 8];
+    const ENHANCE_YOUR_CALM: [u8; 4] = [0, 0, 0, 11];
+    let service = Service::start().await;
+    let mut stream = TcpStream::connect(service.address()).await.unwrap();
+    let mut flood = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    flood.extend(frame(SETTINGS, 0, 0, &[]));
+    // GET http://x/, by the static table (RFC 7541, appendix A).
+    let head = [0x82, 0x86, 0x84, 0x41, 0x01, b'x'];
+    for id in (1..2_000).step_by(2) {
+        flood.extend(frame(HEADERS, ENDS_STREAM_AND_HEADERS, id, &head));
+        flood.extend(frame(RESET, 0, id, &CANCEL));
+    }
+    stream.write_all(&flood).await.unwrap();
+    let mut said = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut said)).await;
+    drop(read.expect("the connection is still open"));
+    let mut rest = said.as_slice();
+    let mut why = None;
+    while let [a, b, c, kind, ..] = *rest {
+        let length = u32::from_be_bytes([0, a, b, c]) as usize;
+        if kind == GO_AWAY {
+            why = rest.get(13..17);
+        }
+        rest = rest.get(9 + length..).unwrap_or_default();
+    }
+    assert_eq!(why, Some(&ENHANCE_YOUR_CALM[..]), "{said:?}");
+    assert_eq!(service.get("/supported").await.status(), StatusCode::OK);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_a_proxy_callers_are_told_apart_by_its_word() {
     let options = ServiceOptions {

@@ -29,6 +29,10 @@ const HEAD_MAX: usize = 16 * 1024;
 /// How many requests one HTTP/2 connection may have open at once.
 const STREAMS_MAX: u32 = 256;
 
+/// How many requests an HTTP/2 client may have taken back before we came to look at them, before its connection is closed: who
+/// opens and takes back streams without end costs us work and itself nothing (CVE-2023-44487).
+const RESETS_MAX: usize = 20;
+
 /// The pause after the operating system could not give a connection, because there are too many.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -136,6 +140,7 @@ impl Server {
         http.http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS_MAX)
+            .max_pending_accept_reset_streams(RESETS_MAX)
             .max_header_list_size(HEAD_MAX as u32)
             .keep_alive_interval(Some(options.header_max));
         let slots = Arc::new(Semaphore::new(options.connections_max));
