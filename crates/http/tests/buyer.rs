@@ -185,7 +185,7 @@ async fn hangs_up_on_payments() -> (String, std::sync::Arc<std::sync::atomic::At
     (listen(app).await, count)
 }
 
-/// M6: the deed may be done; only the caller can know whether twice is as good as once.
+/// The deed may be done; only the caller can know whether twice is as good as once.
 #[tokio::test]
 async fn a_post_whose_answer_was_lost_is_not_repeated_unless_the_caller_allows_it() {
     for (method, allowed, presentations) in [
@@ -339,6 +339,28 @@ async fn what_is_printed_of_a_purchase_holds_no_query_and_no_payment() {
     );
 }
 
+/// attacks.md, resource_spoof. Sellers behind proxies name themselves by other origins than they are asked by, so a foreign
+/// name is no reason not to pay; it is no reason for anything. A purchase is what was asked for, and whoever names another
+/// one's resource is not shown that one's payment.
+#[tokio::test]
+async fn the_resource_that_a_server_names_decides_nothing() {
+    let server = Server::start().await;
+    let shop = purchaser(|builder| builder);
+    server.says(|| StatusCode::INTERNAL_SERVER_ERROR.into_response());
+    // Every page of this server says that it is `http://a.example/`.
+    for page in ["/a", "/b"] {
+        shop.buyer
+            .get(&format!("{}{page}", server.url))
+            .await
+            .unwrap();
+    }
+    assert_eq!(server.seen(), (2, 2));
+    let other = Server::start().await;
+    shop.buyer.get(&format!("{}/a", other.url)).await.unwrap();
+    assert_eq!(shop.payer.signed.load(Ordering::SeqCst), 3);
+}
+
+/// A seller that spells one thing in two ways is paid once, and one limit holds for both.
 #[tokio::test]
 async fn another_spelling_of_the_same_terms_is_the_same_purchase_and_the_same_limit() {
     let spelt = |network: &str, asset: &str, pay_to: &str| {
@@ -471,7 +493,7 @@ async fn a_served_payment_is_done_with() {
     assert_eq!(server.seen(), (2, 2));
 }
 
-/// H3: a buyer that does not live long signs once for one purchase, too.
+/// A buyer that does not live long signs once for one purchase, too.
 #[tokio::test]
 async fn an_open_payment_outlives_its_buyer_in_a_file_that_only_its_owner_can_read() {
     let folder = tempfile::tempdir().unwrap();
@@ -554,7 +576,7 @@ async fn offering(name: &'static str, value: String, body: &'static str) -> Stri
     listen(Router::new().fallback(any(answer))).await
 }
 
-/// M5
+/// What this version does not know may stand beside what it does.
 #[tokio::test]
 async fn one_way_to_pay_that_cannot_be_read_does_not_spoil_the_others() {
     let odd = [
@@ -602,7 +624,7 @@ async fn terms_of_an_unknown_version_are_refused_by_that_name() {
     }
 }
 
-/// M7
+/// A payment goes only to the origin that was asked, and for the request that was made.
 #[tokio::test]
 async fn redirects_are_followed_within_the_origin_and_where_the_request_stays_what_it_is() {
     use axum::response::Redirect;

@@ -286,6 +286,15 @@ impl Offer for BrokenOffer {
         self.0.scheme()
     }
 
+    fn network(&self) -> &Network {
+        self.0.network()
+    }
+
+    fn requirements(&self, _: &SupportedKind) -> Result<PaymentRequirements, OfferError> {
+        Err(OfferError::Supported("no fee payer".to_owned()))
+    }
+}
+
 /// One offer that could not be made took the route down with all others.
 #[tokio::test]
 async fn an_offer_that_cannot_be_made_spoils_no_other() {
