@@ -787,7 +787,7 @@ async fn a_connection_of_requests_that_are_taken_back_at_once_is_closed() {
     flood.extend(frame(SETTINGS, 0, 0, &[]));
     // GET http://x/, by the static table (RFC 7541, appendix A).
     let head = [0x82, 0x86, 0x84, 0x41, 0x01, b'x'];
-    for id in (1..2_000).step_by(2) {
+    for id in (1..200).step_by(2) {
         flood.extend(frame(HEADERS, ENDS_STREAM_AND_HEADERS, id, &head));
         flood.extend(frame(RESET, 0, id, &CANCEL));
     }
