@@ -237,6 +237,23 @@ async fn a_post_whose_payment_is_pending_is_not_repeated_unless_the_caller_allow
     }
 }
 
+#[tokio::test]
+async fn a_transaction_is_taken_down_from_a_receipt_of_any_status() {
+    for status in [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE] {
+        let server = Server::start().await;
+        let receipt = failed("settlement_pending", "0xabc");
+        server.says(move || with_receipt(status.into_response(), &receipt));
+        let shop = purchaser(|builder| builder);
+        let request = Request::new(Method::POST, server.url.parse().unwrap());
+        match shop.buyer.execute(request).await {
+            Err(BuyError::Refused { open, .. }) => {
+                assert_eq!(open.transaction.as_deref(), Some("0xabc"));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 /// An answer in two pieces with a pause between them.
 fn slowly(pause: Duration) -> axum::body::Body {
     use futures_util::StreamExt;

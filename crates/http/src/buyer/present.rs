@@ -69,7 +69,18 @@ pub(super) enum Answer {
 impl Answer {
     pub(super) async fn read(response: Response, deadline: Deadline) -> Self {
         let receipt = offered::receipt(response.headers());
+        let is_pending = receipt.as_ref().is_some_and(SettleResponse::is_pending);
         match response.status() {
+            // A transaction that is named is known, whatever stands over it.
+            StatusCode::PAYMENT_REQUIRED
+            | StatusCode::PRECONDITION_FAILED
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT
+                if is_pending =>
+            {
+                Self::Pending(receipt)
+            }
             StatusCode::BAD_GATEWAY
             | StatusCode::SERVICE_UNAVAILABLE
             | StatusCode::GATEWAY_TIMEOUT => {
@@ -77,9 +88,6 @@ impl Answer {
                 Self::Unavailable(reason, retry_after(response.headers()))
             }
             StatusCode::PAYMENT_REQUIRED | StatusCode::PRECONDITION_FAILED => {
-                if receipt.as_ref().is_some_and(SettleResponse::is_pending) {
-                    return Self::Pending(receipt);
-                }
                 let reason = reason(response, receipt.as_ref(), deadline).await;
                 let reason = reason.unwrap_or_else(|| "the server gives no reason".to_owned());
                 Self::Refused(reason, receipt)
