@@ -122,6 +122,8 @@ fn names_transaction(settled: &SettleResponse) -> bool {
 }
 
 fn unreachable(path: &str, problem: impl fmt::Display) -> Fault {
+    // It may quote what the facilitator wrote.
+    let problem = printable(&problem.to_string());
     let detail = format_args!("/{path}: {problem}");
     Fault::new(FaultKind::FacilitatorUnreachable, detail)
 }
