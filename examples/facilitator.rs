@@ -6,7 +6,7 @@ use std::sync::Arc;
 use alloy::signers::local::PrivateKeySigner;
 use quittance_engine::{Engine, SqliteJournal};
 use quittance_evm::{Evm, EvmConfig, Exact, known};
-use quittance_facilitator::{ServerOptions, ServiceOptions, router, serve};
+use quittance_facilitator::{Keys, ServerOptions, ServiceOptions, router, serve};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -31,7 +31,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("http://{}", listener.local_addr()?);
     let stop = async { drop(tokio::signal::ctrl_c().await) };
     serve(
-        router(engine, ServiceOptions::default()),
+        router(engine, ServiceOptions::new(Keys::anyone())),
         listener,
         ServerOptions::default(),
         stop,

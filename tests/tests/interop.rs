@@ -60,10 +60,7 @@ async fn town_that_waits(wait: Duration) -> Town {
     let engine = setting
         .engine_with(setting.config(), |builder| builder.settle_wait(wait))
         .await;
-    let options = ServiceOptions {
-        keys: Keys::of(&[KEY.into()]),
-        ..ServiceOptions::default()
-    };
+    let options = ServiceOptions::new(Keys::of(&[KEY.into()]));
     let facilitator = listen(router(engine, options)).await;
     let remote = Arc::new(
         RemoteFacilitator::new(&facilitator)

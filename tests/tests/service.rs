@@ -23,7 +23,11 @@ struct Service {
 
 impl Service {
     async fn start() -> Self {
-        Self::with(ServiceOptions::default(), ServerOptions::default()).await
+        Self::with(
+            ServiceOptions::new(Keys::anyone()),
+            ServerOptions::default(),
+        )
+        .await
     }
 
     async fn with(service: ServiceOptions, server: ServerOptions) -> Self {
@@ -360,10 +364,7 @@ async fn version_1_is_spoken_with_its_own_names() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_those_with_a_key_may_call() {
-    let options = ServiceOptions {
-        keys: Keys::of(&["sesame".into()]),
-        ..ServiceOptions::default()
-    };
+    let options = ServiceOptions::new(Keys::of(&["sesame".into()]));
     let service = Service::with(options, ServerOptions::default()).await;
     let request = Setting::request().await;
     let settle = |key: Option<&'static str>| {
@@ -452,7 +453,7 @@ async fn clients_that_never_finish_a_request_are_let_go_and_keep_nobody_out() {
         header_max: Duration::from_millis(300),
         ..ServerOptions::default()
     };
-    let service = Service::with(ServiceOptions::default(), server).await;
+    let service = Service::with(ServiceOptions::new(Keys::anyone()), server).await;
     let beginnings: [&[u8]; 4] = [
         b"",
         b"P",
@@ -482,7 +483,7 @@ async fn one_peer_has_no_more_connections_than_it_may() {
         connections_per_peer: 2,
         ..ServerOptions::default()
     };
-    let service = Service::with(ServiceOptions::default(), server).await;
+    let service = Service::with(ServiceOptions::new(Keys::anyone()), server).await;
     let _first = TcpStream::connect(service.address()).await.unwrap();
     let second = TcpStream::connect(service.address()).await.unwrap();
     let mut third = TcpStream::connect(service.address()).await.unwrap();
@@ -502,7 +503,7 @@ async fn a_connection_serves_many_requests_and_ends_when_it_is_idle() {
         idle_max: Duration::from_secs(4),
         ..ServerOptions::default()
     };
-    let service = Service::with(ServiceOptions::default(), server).await;
+    let service = Service::with(ServiceOptions::new(Keys::anyone()), server).await;
     let mut stream = TcpStream::connect(service.address()).await.unwrap();
     let mut answer = vec![0; 4096];
     for _ in 0..3 {
@@ -520,7 +521,7 @@ async fn a_connection_serves_many_requests_and_ends_when_it_is_idle() {
 async fn more_than_it_bears_is_turned_away_and_nothing_is_lost() {
     let options = ServiceOptions {
         requests_max: 2,
-        ..ServiceOptions::default()
+        ..ServiceOptions::new(Keys::anyone())
     };
     let service = Service::with(options, ServerOptions::default()).await;
     service
@@ -606,7 +607,7 @@ async fn a_body_that_does_not_arrive_is_given_up_and_keeps_nobody_out() {
     let options = ServiceOptions {
         requests_max: 1,
         body_max: Duration::from_millis(500),
-        ..ServiceOptions::default()
+        ..ServiceOptions::new(Keys::anyone())
     };
     let service = Service::with(options, ServerOptions::default()).await;
     let mut slow = TcpStream::connect(service.address()).await.unwrap();
@@ -643,7 +644,12 @@ async fn health_is_503_when_no_kind_of_payment_can_be_settled() {
     let params = (signer, "0x0");
     let emptied: Option<()> = setting.local.rpc("anvil_setBalance", params).await.unwrap();
     assert_eq!(emptied, None);
-    let service = Service::on(setting, ServiceOptions::default(), ServerOptions::default()).await;
+    let service = Service::on(
+        setting,
+        ServiceOptions::new(Keys::anyone()),
+        ServerOptions::default(),
+    )
+    .await;
     let (_, supported) = described("/supported", "get", service.get("/supported").await).await;
     assert_eq!(supported["kinds"], json!([]));
     let (status, health) = described("/health", "get", service.get("/health").await).await;
@@ -658,10 +664,7 @@ async fn what_is_wrong_is_told_only_to_those_who_may_call() {
     let setting = Setting::start().await;
     let params = (Setting::signers()[0].address, "0x0");
     let _: Option<()> = setting.local.rpc("anvil_setBalance", params).await.unwrap();
-    let options = ServiceOptions {
-        keys: Keys::of(&["sesame".into()]),
-        ..ServiceOptions::default()
-    };
+    let options = ServiceOptions::new(Keys::of(&["sesame".into()]));
     let service = Service::on(setting, options, ServerOptions::default()).await;
     let (_, health) = described("/health", "get", service.get("/health").await).await;
     let only =
@@ -691,9 +694,8 @@ fn rate(per_minute: u32, burst: u32) -> Option<Rate> {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_asks_too_often_is_told_when_to_come_back_and_nobody_else_is() {
     let options = ServiceOptions {
-        keys: Keys::of(&["one".into(), "two".into()]),
         rate: rate(1, 2),
-        ..ServiceOptions::default()
+        ..ServiceOptions::new(Keys::of(&["one".into(), "two".into()]))
     };
     let service = Service::with(options, ServerOptions::default()).await;
     let post = |path: &'static str, key: &'static str| {
@@ -733,12 +735,85 @@ async fn who_asks_too_often_is_told_when_to_come_back_and_nobody_else_is() {
     assert_eq!(service.get("/supported").await.status(), StatusCode::OK);
 }
 
+/// Whether a key is one of ours could be tried out at /health as often as one liked.
+#[tokio::test(flavor = "multi_thread")]
+async fn guessing_keys_at_health_is_counted_and_asking_without_one_is_not() {
+    let options = ServiceOptions {
+        rate: rate(1, 2),
+        ..ServiceOptions::new(Keys::of(&["one".into()]))
+    };
+    let service = Service::with(options, ServerOptions::default()).await;
+    let asked = async |key: &'static str| {
+        let get = Client::new().get(format!("{}/health", service.url));
+        get.bearer_auth(key).send().await.unwrap()
+    };
+    for _ in 0..2 {
+        assert_eq!(asked("wrong").await.status(), StatusCode::OK);
+    }
+    let answer = asked("wrong").await;
+    assert!(answer.headers().contains_key("retry-after"));
+    let (status, _) = described("/health", "get", answer).await;
+    assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+    // Who has a key has a bucket of its own; who shows none is no guesser.
+    assert_eq!(asked("one").await.status(), StatusCode::OK);
+    for _ in 0..5 {
+        assert_eq!(service.get("/health").await.status(), StatusCode::OK);
+    }
+}
+
+/// A frame of HTTP/2 (RFC 9113, section 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = length[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// attacks.md 122, CVE-2023-44487: streams that are opened and taken back at once, without end, on one connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_of_requests_that_are_taken_back_at_once_is_closed() {
+    const HEADERS: u8 = 1;
+    const RESET: u8 = 3;
+    const SETTINGS: u8 = 4;
+    const GO_AWAY: u8 = 7;
+    const ENDS_STREAM_AND_HEADERS: u8 = 5;
+    const CANCEL: [u8; 4] = [0, 0, 0, 8];
+    const ENHANCE_YOUR_CALM: [u8; 4] = [0, 0, 0, 11];
+    let service = Service::start().await;
+    let mut stream = TcpStream::connect(service.address()).await.unwrap();
+    let mut flood = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    flood.extend(frame(SETTINGS, 0, 0, &[]));
+    // GET http://x/, by the static table (RFC 7541, appendix A).
+    let head = [0x82, 0x86, 0x84, 0x41, 0x01, b'x'];
+    for id in (1..200).step_by(2) {
+        flood.extend(frame(HEADERS, ENDS_STREAM_AND_HEADERS, id, &head));
+        flood.extend(frame(RESET, 0, id, &CANCEL));
+    }
+    stream.write_all(&flood).await.unwrap();
+    let mut said = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut said)).await;
+    drop(read.expect("the connection is still open"));
+    let mut rest = said.as_slice();
+    let mut why = None;
+    while let [a, b, c, kind, ..] = *rest {
+        let length = u32::from_be_bytes([0, a, b, c]) as usize;
+        if kind == GO_AWAY {
+            why = rest.get(13..17);
+        }
+        rest = rest.get(9 + length..).unwrap_or_default();
+    }
+    assert_eq!(why, Some(&ENHANCE_YOUR_CALM[..]), "{said:?}");
+    assert_eq!(service.get("/supported").await.status(), StatusCode::OK);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_a_proxy_callers_are_told_apart_by_its_word() {
     let options = ServiceOptions {
         rate: rate(1, 1),
         proxies: 1,
-        ..ServiceOptions::default()
+        ..ServiceOptions::new(Keys::anyone())
     };
     let service = Service::with(options, ServerOptions::default()).await;
     let asked = |forwarded: &'static str| {

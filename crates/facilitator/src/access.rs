@@ -92,6 +92,15 @@ impl Door {
             .or_else(|| connected.map(|ConnectInfo(address)| address.ip()))?;
         Some(Caller::Peer(Peer::of(address)))
     }
+
+    /// Takes one request from the caller's bucket, or says how long it is empty.
+    fn count(&self, request: &Request) -> Result<(), Problem> {
+        let (Some(rates), Some(caller)) = (&self.rates, self.caller(request)) else {
+            return Ok(());
+        };
+        let rate_limited = |wait| Problem::rate_limited(wait, endpoint(request));
+        rates.take(caller).map_err(rate_limited)
+    }
 }
 
 /// The address that the outermost of so many proxies saw. What stands before it is the caller's own word.
@@ -108,16 +117,25 @@ fn forwarded_for(headers: &HeaderMap, proxies: usize) -> Option<IpAddr> {
 
 /// Lets those through who may call, and not too often. Whoever knocks in vain is counted, too.
 pub(crate) async fn guard(State(door): State<Door>, request: Request, next: Next) -> Response {
-    if let (Some(rates), Some(caller)) = (&door.rates, door.caller(&request))
-        && let Err(wait) = rates.take(caller)
-    {
-        return Problem::rate_limited(wait, endpoint(&request)).into_response();
+    if let Err(problem) = door.count(&request) {
+        return problem.into_response();
     }
     if door.keys.allow(request.headers()) {
         next.run(request).await
     } else {
         Problem::unauthorized().into_response()
     }
+}
+
+/// Lets everybody through who shows no key. A key that is shown is counted like any other call: the answer tells whether it is
+/// one of ours.
+pub(crate) async fn count_keys(State(door): State<Door>, request: Request, next: Next) -> Response {
+    if request.headers().contains_key(AUTHORIZATION)
+        && let Err(problem) = door.count(&request)
+    {
+        return problem.into_response();
+    }
+    next.run(request).await
 }
 
 fn endpoint(request: &Request) -> Option<Endpoint> {

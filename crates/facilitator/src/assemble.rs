@@ -77,14 +77,6 @@ impl Plan {
     }
 }
 
-/// Starts the engine that a configuration describes.
-///
-/// # Errors
-/// When the configuration makes no sense or the journal cannot be used. A network that cannot be reached is no error.
-pub async fn engine(config: &Config) -> Result<Engine, AssembleError> {
-    Plan::read(config)?.start(config).await
-}
-
 /// What was found of a configuration.
 #[derive(Debug)]
 pub struct Checked {

@@ -77,7 +77,7 @@ pub struct Limits {
     pub idle_secs: u64,
     /// How long a request's body may take to arrive, in seconds.
     pub body_secs: u64,
-    /// How long a request may take beyond `settle_wait_secs`, in seconds.
+    /// How long a request may take beyond `settle_wait_secs`, its body included, in seconds.
     pub request_secs: u64,
     /// Requests a minute from one caller (a key, else an address) in the long run; 0 for as many as it likes.
     pub per_minute: u32,
@@ -320,11 +320,17 @@ impl Config {
             ("limits.header_secs", limits.header_secs == 0),
             ("limits.idle_secs", limits.idle_secs == 0),
             ("limits.body_secs", limits.body_secs == 0),
+            ("limits.request_secs", limits.request_secs == 0),
             ("limits.burst", limits.burst == 0),
         ] {
             if is_zero {
                 problems.push(ConfigError::value(name, "must be at least 1"));
             }
+        }
+        // A body that comes in time must not find that the time for its request is up.
+        if limits.request_secs > 0 && limits.request_secs < limits.body_secs {
+            let problem = "must not be less than limits.body_secs, which is a part of it";
+            problems.push(ConfigError::value("limits.request_secs", problem));
         }
         problems
     }
@@ -359,6 +365,9 @@ impl Config {
         self.access.keys.iter().chain(signers).chain(urls)
     }
 }
+
+/// How long stopping waits unless told otherwise, in seconds: longer than a settlement waits for a block of most chains.
+pub(crate) const DRAIN_SECS: u64 = 30;
 
 /// What the names of variables for this program begin with.
 const PREFIX: &str = "QUITTANCE_";
@@ -511,7 +520,7 @@ const fn default_settle_wait_secs() -> u64 {
 }
 
 const fn default_drain_secs() -> u64 {
-    30
+    DRAIN_SECS
 }
 
 const fn default_depth() -> u64 {
@@ -601,6 +610,17 @@ mod tests {
         for named in ["access:", "evm:", "limits.connections:", "limits.burst:"] {
             assert!(message.contains(named), "{named}: {message}");
         }
+    }
+
+    /// No time at all was taken as it was said: every request was answered `timeout`.
+    #[test]
+    fn the_time_for_a_request_covers_the_time_for_its_body() {
+        let told = |limits: &str| error(&format!("limits = {{ {limits} }}\n{MINIMAL}"));
+        assert!(told("request_secs = 0").contains("limits.request_secs: must be at least 1"));
+        assert!(told("request_secs = 9").contains("limits.request_secs: must not be less"));
+        assert!(told("body_secs = 16").contains("limits.request_secs"));
+        assert_eq!(told("request_secs = 10"), "");
+        assert_eq!(told("request_secs = 1, body_secs = 1"), "");
     }
 
     /// A misspelled limit was no limit: QUITTANCE_LIMITS_REQUESTS was passed over in silence.

@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tower::ServiceExt;
 use tracing::{debug, info, warn};
 
+use crate::config::{Config, DRAIN_SECS, Limits};
 use crate::peer::Peer;
 
 /// The largest head of a request that is read, in bytes: keys and traces fit many times over.
@@ -27,6 +28,10 @@ const HEAD_MAX: usize = 16 * 1024;
 
 /// How many requests one HTTP/2 connection may have open at once.
 const STREAMS_MAX: u32 = 256;
+
+/// How many requests an HTTP/2 client may have taken back before we came to look at them, before its connection is closed: who
+/// opens and takes back streams without end costs us work and itself nothing (CVE-2023-44487).
+const RESETS_MAX: usize = 20;
 
 /// The pause after the operating system could not give a connection, because there are too many.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -50,14 +55,25 @@ pub struct ServerOptions {
 }
 
 impl Default for ServerOptions {
+    /// As a configuration that says nothing of it.
     fn default() -> Self {
-        let limits = crate::config::Limits::default();
+        Self::within(&Limits::default(), DRAIN_SECS)
+    }
+}
+
+impl ServerOptions {
+    /// What a configuration says.
+    pub fn of(config: &Config) -> Self {
+        Self::within(&config.limits, config.drain_secs)
+    }
+
+    fn within(limits: &Limits, drain_secs: u64) -> Self {
         Self {
             connections_max: limits.connections,
             connections_per_peer: limits.connections_per_peer,
             header_max: Duration::from_secs(limits.header_secs),
             idle_max: Duration::from_secs(limits.idle_secs),
-            drain: Duration::from_secs(30),
+            drain: Duration::from_secs(drain_secs),
         }
     }
 }
@@ -124,6 +140,7 @@ impl Server {
         http.http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS_MAX)
+            .max_pending_accept_reset_streams(RESETS_MAX)
             .max_header_list_size(HEAD_MAX as u32)
             .keep_alive_interval(Some(options.header_max));
         let slots = Arc::new(Semaphore::new(options.connections_max));
@@ -333,6 +350,20 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_configuration_says_is_what_the_server_does() {
+        let limits = "connections = 1, connections_per_peer = 2, header_secs = 3, idle_secs = 4";
+        let text = format!("drain_secs = 5\naccess.anyone = true\nlimits = {{ {limits} }}");
+        let options = ServerOptions::of(&Config::parse(&text).unwrap());
+        let secs = Duration::from_secs;
+        assert_eq!(
+            (options.connections_max, options.connections_per_peer),
+            (1, 2)
+        );
+        assert_eq!((options.header_max, options.idle_max), (secs(3), secs(4)));
+        assert_eq!(options.drain, secs(5));
+    }
 
     #[test]
     fn a_peer_has_no_more_places_than_it_may_and_leaves_nothing_behind() {

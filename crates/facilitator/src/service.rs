@@ -17,8 +17,8 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use quittance_core::json::TEXT_MAX;
 use quittance_core::wire::{SettleResponse, VerifyResponse};
 use quittance_core::{
-    Facilitator, FacilitatorError, Malformed, PaymentId, PaymentRequest, Problem as HealthProblem,
-    Rejection, Scope, TransactionId,
+    Facilitator, FacilitatorError, Malformed, Network, PaymentId, PaymentRequest,
+    Problem as HealthProblem, Rejection, Scope, TransactionId,
 };
 use quittance_engine::Engine;
 use serde::Deserialize;
@@ -31,6 +31,7 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use crate::access::{self, Door, Keys};
 use crate::answers::{Endpoint, ErrorCode, Problem, SettlementState};
+use crate::config::{Config, Limits};
 use crate::rate::{Rate, Rates};
 
 /// The description of this interface.
@@ -60,17 +61,26 @@ pub struct ServiceOptions {
     pub metrics: Option<PrometheusHandle>,
 }
 
-impl Default for ServiceOptions {
-    /// Anybody may call, with the limits of the default configuration.
-    fn default() -> Self {
-        let limits = crate::config::Limits::default();
+impl ServiceOptions {
+    /// What a configuration says, with the keys that were read for it; see [`Plan`](crate::assemble::Plan).
+    pub fn of(config: &Config, keys: Keys) -> Self {
+        let settle_wait = Duration::from_secs(config.settle_wait_secs);
+        Self::within(&config.limits, settle_wait, keys)
+    }
+
+    /// These may call, with the limits of a configuration that says nothing of them.
+    pub fn new(keys: Keys) -> Self {
+        Self::within(&Limits::default(), quittance_engine::SETTLE_WAIT, keys)
+    }
+
+    fn within(limits: &Limits, settle_wait: Duration, keys: Keys) -> Self {
         Self {
-            keys: Keys::anyone(),
+            keys,
             rate: limits.rate(),
             proxies: limits.proxies,
             requests_max: limits.requests,
             body_max: Duration::from_secs(limits.body_secs),
-            request_max: quittance_engine::SETTLE_WAIT + Duration::from_secs(limits.request_secs),
+            request_max: settle_wait + Duration::from_secs(limits.request_secs),
             metrics: None,
         }
     }
@@ -83,6 +93,7 @@ struct Service {
     slots: Arc<Semaphore>,
     body_max: Duration,
     metrics: Option<PrometheusHandle>,
+    networks: Arc<[Network]>,
 }
 
 /// The service, to be served by [`serve`](crate::serve) or mounted in a server of your own.
@@ -92,7 +103,9 @@ pub fn router(engine: Engine, options: ServiceOptions) -> Router {
         rates: options.rate.map(|rate| Arc::new(Rates::new(rate))),
         proxies: options.proxies,
     };
+    let networks = engine.health().into_iter().map(|(network, _)| network);
     let service = Service {
+        networks: networks.collect(),
         engine,
         keys: options.keys,
         slots: Arc::new(Semaphore::new(options.requests_max)),
@@ -104,10 +117,12 @@ pub fn router(engine: Engine, options: ServiceOptions) -> Router {
         .route("/settle", post(settle))
         .route("/settlements/{id}", get(settlement))
         .route("/settlements", get(settlements_of))
-        .route_layer(middleware::from_fn_with_state(door, access::guard));
+        .route_layer(middleware::from_fn_with_state(door.clone(), access::guard));
+    let telling = Router::new()
+        .route("/health", get(health))
+        .route_layer(middleware::from_fn_with_state(door, access::count_keys));
     let open = Router::new()
         .route("/supported", get(supported))
-        .route("/health", get(health))
         .route("/metrics", get(render_metrics))
         .route(
             "/openapi.json",
@@ -119,6 +134,7 @@ pub fn router(engine: Engine, options: ServiceOptions) -> Router {
         }))
         .timeout(options.request_max);
     guarded
+        .merge(telling)
         .merge(open)
         .fallback(|| async { Problem::not_found("there is no such path; see /openapi.json") })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
@@ -137,6 +153,14 @@ impl Service {
             metrics::counter!("quittance_requests_shed_total").increment(1);
             Problem::busy()
         })
+    }
+
+    /// The network of a request by our own name for it; those that are not served share one. What callers write is not logged
+    /// and not counted by: it may be anything, and 60 KiB of it.
+    fn network(&self, request: &PaymentRequest) -> String {
+        let asked = &request.terms.network;
+        let known = self.networks.iter().find(|network| network.is(asked));
+        known.map_or_else(|| "other".to_owned(), |network| network.id().to_owned())
     }
 
     /// A request that was read, or what the caller is told. Holds no slot: a body that comes slowly keeps nobody out.
@@ -159,12 +183,11 @@ impl Service {
     }
 }
 
-/// A missing type is forgiven; a wrong one is a form or worse.
+/// A missing type is forgiven; a wrong one is a form or worse. A type's name has no case, and may have parameters behind it.
 fn may_be_json(headers: &HeaderMap) -> bool {
     let is_json = |value: &HeaderValue| {
-        value
-            .to_str()
-            .is_ok_and(|value| value.starts_with("application/json"))
+        let essence = value.to_str().unwrap_or_default().split(';').next();
+        essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
     };
     headers.get(CONTENT_TYPE).is_none_or(is_json)
 }
@@ -193,10 +216,11 @@ async fn verify(
         Ok(verdict) => verdict.invalid_reason.as_deref().unwrap_or("invalid"),
         Err(error) => error_code(error),
     };
-    observe(endpoint, &request, result, started);
+    let network = service.network(&request);
+    observe(endpoint, &network, result, started);
     info!(
         result,
-        network = request.terms.network,
+        network,
         payer = answer
             .as_ref()
             .ok()
@@ -223,11 +247,12 @@ async fn settle(
         Ok(outcome) => outcome.error_reason.as_deref().unwrap_or("failed"),
         Err(error) => error_code(error),
     };
-    observe(endpoint, &request, result, started);
+    let network = service.network(&request);
+    observe(endpoint, &network, result, started);
     let told = answer.as_ref().ok();
     info!(
         result,
-        network = request.terms.network,
+        network,
         payer = told.and_then(|outcome| outcome.payer.as_deref()),
         transaction = told.map(|outcome| outcome.transaction.as_str()),
         "settle"
@@ -353,18 +378,11 @@ fn problem(endpoint: Endpoint, error: FacilitatorError) -> Problem {
     endpoint.problem(error)
 }
 
-/// Counts an answer and how long it took. The labels are our own words and a bounded set: networks we do not serve share
-/// one.
-fn observe(endpoint: Endpoint, request: &PaymentRequest, result: &str, started: Instant) {
-    let known = !matches!(result, "invalid_network" | "unsupported_scheme");
-    let network = if known {
-        request.terms.network.clone()
-    } else {
-        "other".to_owned()
-    };
+/// Counts an answer and how long it took. The labels are our own words and a bounded set.
+fn observe(endpoint: Endpoint, network: &str, result: &str, started: Instant) {
     let labels = [
         ("endpoint", endpoint.name().to_owned()),
-        ("network", network),
+        ("network", network.to_owned()),
     ];
     metrics::histogram!("quittance_request_seconds", &labels)
         .record(started.elapsed().as_secs_f64());
@@ -379,7 +397,7 @@ fn observe(endpoint: Endpoint, request: &PaymentRequest, result: &str, started: 
 /// Gives each request an id, and each log line of it; logs and counts each answer.
 async fn trace(request: Request, next: Next) -> Response {
     let id = uuid::Uuid::new_v4().simple().to_string();
-    let span = info_span!("request", id, method = %request.method(), path = request.uri().path());
+    let span = info_span!("request", request_id = id, method = %request.method(), path = request.uri().path());
     let asked = Asked::of(&request);
     let mut response = next.run(request).instrument(span.clone()).await;
     span.in_scope(|| asked.answered(&response));
@@ -453,7 +471,23 @@ fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response {
     Problem::internal().into_response()
 }
 
-/// Records metrics for the whole process.
+/// How often metrics are tidied up: at a thousand payments a second that is a megabyte of measurements.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Tidies up what was measured, for as long as it is let. Without this, and as long as nobody reads the metrics, every
+/// measurement ever made stays in memory.
+pub async fn keep_metrics(metrics: PrometheusHandle) {
+    every(UPKEEP, || metrics.run_upkeep()).await;
+}
+
+async fn every(pause: Duration, work: impl Fn()) {
+    loop {
+        tokio::time::sleep(pause).await;
+        work();
+    }
+}
+
+/// Records metrics for the whole process. Whoever records them has them [kept](keep_metrics), too.
 ///
 /// # Errors
 /// When somebody does already.
@@ -475,4 +509,61 @@ pub fn record_metrics() -> Result<PrometheusHandle, metrics_exporter_prometheus:
 /// The interface's description, for those who check answers against it.
 pub fn openapi() -> Arc<Value> {
     Arc::new(serde_json::from_str(OPENAPI).expect("a file of this crate"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// The example read the configuration and then let anybody call, with other limits than it said.
+    #[test]
+    fn what_the_configuration_says_is_what_the_service_does() {
+        let config = Config::parse(
+            r#"
+            settle_wait_secs = 7
+            access.keys = [{ env = "KEY" }]
+            limits = { requests = 3, body_secs = 4, request_secs = 5, per_minute = 6, burst = 2, proxies = 1 }
+            "#,
+        );
+        let options = ServiceOptions::of(&config.unwrap(), Keys::of(&["sesame".into()]));
+        assert!(!options.keys.allow(&HeaderMap::new()));
+        let rate = options.rate.unwrap();
+        assert_eq!((rate.per_minute.get(), rate.burst.get()), (6, 2));
+        assert_eq!((options.requests_max, options.proxies), (3, 1));
+        assert_eq!(options.body_max, Duration::from_secs(4));
+        assert_eq!(options.request_max, Duration::from_secs(12));
+    }
+
+    #[test]
+    fn a_media_types_name_has_no_case_and_ends_at_its_parameters() {
+        let is_json = |value: &str| {
+            let headers = [(CONTENT_TYPE, value.parse().unwrap())];
+            may_be_json(&headers.into_iter().collect())
+        };
+        for json in [
+            "application/json",
+            "Application/JSON",
+            "application/json;charset=utf-8",
+            "application/json ; charset=utf-8",
+        ] {
+            assert!(is_json(json), "{json}");
+        }
+        for other in ["application/jsonp", "application/json5", "text/json", ""] {
+            assert!(!is_json(other), "{other}");
+        }
+        assert!(may_be_json(&HeaderMap::new()));
+    }
+
+    /// Measurements piled up until somebody asked for /metrics; where nobody did, for ever.
+    #[tokio::test(start_paused = true)]
+    async fn what_was_measured_is_tidied_up_whether_anybody_asks_for_it_or_not() {
+        let (times, minute) = (AtomicUsize::new(0), Duration::from_secs(61));
+        let work = || {
+            times.fetch_add(1, Ordering::SeqCst);
+        };
+        let kept = timeout(minute, every(UPKEEP, work)).await;
+        assert!(kept.is_err());
+        assert_eq!(times.load(Ordering::SeqCst), 12);
+    }
 }

@@ -608,11 +608,19 @@ async fn every_answer_is_counted() {
     let place = Place::new().await;
     place.configure("limits.body_secs = 1");
     let serving = place.serve().await;
+    // A network has one label, by whatever name it is called; those that are not served share another.
+    let payment: Value = serde_json::from_str(payment().await.text()).unwrap();
+    let asked = payment.to_string();
+    let v1 = asked.replace("eip155:84532", "base-sepolia");
+    let foreign = asked.replace("eip155:84532", "made-up-network");
     let request = |method: &'static str, path: &str, body: String| {
         let request =
             Client::new().request(method.parse().unwrap(), format!("{}{path}", serving.url));
         async move { request.body(body).send().await.unwrap() }
     };
+    for payment in [asked, v1, foreign] {
+        request("POST", "/verify", payment).await;
+    }
     request("POST", "/verify", "{".to_owned()).await;
     request("POST", "/verify", "a".repeat(70_000)).await;
     request("GET", "/settle", String::new()).await;
@@ -655,6 +663,10 @@ async fn every_answer_is_counted() {
         assert!(metrics.contains(&line), "{line} is not in\n{metrics}");
     }
     assert!(!metrics.contains("three"), "{metrics}");
+    assert!(metrics.contains("network=\"eip155:84532\"") && metrics.contains("network=\"other\""));
+    for name in ["base-sepolia", "made-up-network"] {
+        assert!(!metrics.contains(name), "{name}: {metrics}");
+    }
     serving.signal("-TERM");
     let Serving { mut child, log, .. } = serving;
     assert!(child.wait().await.unwrap().success());
@@ -666,6 +678,9 @@ async fn every_answer_is_counted() {
     ] {
         assert!(log.contains(said), "{said} is not in\n{log}");
     }
+    // What callers make up is not written down, either: it may be 60 KiB of anything.
+    assert!(!log.contains("made-up-network"), "{log}");
+    assert!(log.contains("\"request_id\":"), "{log}");
 }
 
 /// With blocks at intervals, as on a real chain, a payment is seen as pending before it is settled.

@@ -1,6 +1,6 @@
 //! Several facilitators as one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,9 +9,10 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use quittance_core::wire::{SettleResponse, SupportedKind, SupportedResponse, VerifyResponse};
 use quittance_core::{Facilitator, FacilitatorError, Fault, FaultKind, PaymentRequest, Reason};
-use sha2::{Digest, Sha256};
 use tokio::time::{Instant, timeout};
 use tracing::warn;
+
+use crate::canonical::{self, Hash as Key};
 
 /// For how long it is remembered who has a payment: twice the longest that payers of this library sign for, an hour.
 const KEPT: Duration = Duration::from_secs(2 * 3600);
@@ -19,8 +20,9 @@ const KEPT: Duration = Duration::from_secs(2 * 3600);
 /// How long one facilitator may take to say what it settles: less than sellers wait for all of them.
 const SUPPORTED_WITHIN: Duration = Duration::from_secs(3);
 
-/// How many payments are remembered. At fourteen a second this many come within [`KEPT`]; beyond that, new ones are
-/// refused, because forgetting one could settle it in two places.
+/// How many payments are remembered, some 20 MiB of them. Those that settle are forgotten at once, so this many are without
+/// a happy end: fourteen a second, for as long as [`KEPT`]. Beyond that new ones are refused, because forgetting one could
+/// settle it in two places.
 const PAYMENTS_MAX: usize = 100_000;
 
 /// Several facilitators as one, in order of preference.
@@ -33,7 +35,7 @@ const PAYMENTS_MAX: usize = 100_000;
 /// kind. After a timeout, a lost answer or any other fault the same one is asked again, for as long as it takes; asking a
 /// facilitator again is always safe.
 ///
-/// Who has a payment is remembered in this process, for two hours. Several processes that sell for one recipient each
+/// Who has a payment is remembered in this process, until it has settled or for two hours. Several processes that sell for one recipient each
 /// remember their own: send a buyer's retries to the same one.
 ///
 /// It is for facilitators that can stand in for each other. Where requirements name one, such as the fee payer on Solana,
@@ -50,11 +52,16 @@ const PAYMENTS_MAX: usize = 100_000;
 /// ```
 pub struct Failover {
     facilitators: Vec<Arc<dyn Facilitator>>,
-    places: Mutex<HashMap<Key, Place>>,
+    places: Mutex<Places>,
 }
 
-/// A payment, by the hash of what the buyer signed, as it was written.
-type Key = [u8; 32];
+/// Who has which payment.
+#[derive(Default)]
+struct Places {
+    by_payment: HashMap<Key, Place>,
+    /// The same payments, the oldest first.
+    by_age: BTreeSet<(Instant, Key)>,
+}
 
 /// Who has a payment.
 struct Place {
@@ -64,7 +71,55 @@ struct Place {
     calls: usize,
     /// Whether it may have done something.
     touched: bool,
+    /// Whether the payment has settled: nobody will settle it again.
+    settled: bool,
     since: Instant,
+}
+
+impl Places {
+    /// The payment's place, at the first facilitator for one that is new; `None` when there is no room.
+    fn enter(&mut self, key: Key) -> Option<&mut Place> {
+        if !self.by_payment.contains_key(&key) {
+            self.forget_old();
+            if self.by_payment.len() >= PAYMENTS_MAX {
+                return None;
+            }
+            let since = Instant::now();
+            self.by_age.insert((since, key));
+            let place = Place {
+                at: 0,
+                calls: 0,
+                touched: false,
+                settled: false,
+                since,
+            };
+            self.by_payment.insert(key, place);
+        }
+        self.by_payment.get_mut(&key)
+    }
+
+    /// Looks only at those that are old: they stand first.
+    fn forget_old(&mut self) {
+        while let Some((since, key)) = self.by_age.first().copied()
+            && since.elapsed() >= KEPT
+        {
+            self.by_age.remove(&(since, key));
+            match self.by_payment.get_mut(&key) {
+                // Somebody waits there to this day.
+                Some(place) if place.calls > 0 => {
+                    place.since = Instant::now();
+                    self.by_age.insert((place.since, key));
+                }
+                _ => drop(self.by_payment.remove(&key)),
+            }
+        }
+    }
+
+    fn forget(&mut self, key: &Key) {
+        if let Some(place) = self.by_payment.remove(key) {
+            self.by_age.remove(&(place.since, *key));
+        }
+    }
 }
 
 impl Failover {
@@ -93,37 +148,27 @@ impl Failover {
     /// The one that has the payment, if one has.
     fn place(&self, key: &Key) -> Option<usize> {
         let places = self.locked();
-        let place = places.get(key)?;
+        let place = places.by_payment.get(key)?;
         (place.touched || place.calls > 0).then_some(place.at)
     }
 
     /// Goes to the facilitator that has the payment, or to the first.
     fn begin(&self, key: Key) -> Result<Call<'_>, Fault> {
         let mut places = self.locked();
-        if places.len() >= PAYMENTS_MAX && !places.contains_key(&key) {
-            places.retain(|_, place| place.calls > 0 || place.since.elapsed() < KEPT);
-            if places.len() >= PAYMENTS_MAX {
-                let what = "too many payments are remembered";
-                return Err(Fault::new(FaultKind::Busy, what).untouched());
-            }
-        }
-        let place = places.entry(key).or_insert_with(|| Place {
-            at: 0,
-            calls: 0,
-            touched: false,
-            since: Instant::now(),
-        });
+        let full = || Fault::new(FaultKind::Busy, "too many payments are remembered").untouched();
+        let place = places.enter(key).ok_or_else(full)?;
         place.calls += 1;
         Ok(Call {
             failover: self,
             key,
             at: place.at,
             untouched: false,
+            settled: false,
         })
     }
 
-    fn locked(&self) -> MutexGuard<'_, HashMap<Key, Place>> {
-        // Each change is one assignment; whoever panicked with the lock left the map whole.
+    fn locked(&self) -> MutexGuard<'_, Places> {
+        // Nothing in here panics between two changes; whoever panicked with the lock left the places whole.
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -135,6 +180,7 @@ struct Call<'a> {
     key: Key,
     at: usize,
     untouched: bool,
+    settled: bool,
 }
 
 impl<'a> Call<'a> {
@@ -142,7 +188,7 @@ impl<'a> Call<'a> {
     fn next(mut self) -> Option<Call<'a>> {
         self.untouched = true;
         let mut places = self.failover.locked();
-        let place = places.get_mut(&self.key)?;
+        let place = places.by_payment.get_mut(&self.key)?;
         let next = self.at + 1;
         if place.touched || place.calls > 1 || next == self.failover.facilitators.len() {
             drop(places);
@@ -158,6 +204,7 @@ impl<'a> Call<'a> {
             key,
             at: next,
             untouched: false,
+            settled: false,
         })
     }
 }
@@ -165,22 +212,21 @@ impl<'a> Call<'a> {
 impl Drop for Call<'_> {
     fn drop(&mut self) {
         let mut places = self.failover.locked();
-        let Some(place) = places.get_mut(&self.key) else {
+        let Some(place) = places.by_payment.get_mut(&self.key) else {
             return;
         };
         place.calls -= 1;
         place.touched |= !self.untouched;
-        if place.calls == 0 && !place.touched {
-            // Nobody has it: the next call begins with the first again.
-            places.remove(&self.key);
+        place.settled |= self.settled;
+        // Nobody has it, or nobody can have it any more: the next call begins with the first again.
+        if place.calls == 0 && (place.settled || !place.touched) {
+            places.forget(&self.key);
         }
     }
 }
 
 fn key(request: &PaymentRequest) -> Key {
-    let mut hash = Sha256::new();
-    hash.update(request.payload.text());
-    hash.finalize().into()
+    canonical::hash(&request.payload)
 }
 
 /// Whether an answer says "not mine" rather than anything about the payment.
@@ -232,6 +278,7 @@ impl Facilitator for Failover {
         loop {
             let answer = self.member(call.at)?.settle(request).await;
             if !is_untouched(&answer) {
+                call.settled = answer.as_ref().is_ok_and(|settled| settled.success);
                 return answer;
             }
             match call.next() {
@@ -296,5 +343,48 @@ fn add(all: &mut SupportedResponse, more: SupportedResponse) {
 impl fmt::Debug for Failover {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Failover({} facilitators)", self.facilitators.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::advance;
+
+    fn key(number: u64) -> Key {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&number.to_be_bytes());
+        key
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_are_forgotten_in_time_and_none_that_is_under_way() {
+        let mut places = Places::default();
+        places.enter(key(0)).unwrap().calls = 1;
+        places.enter(key(1)).unwrap();
+        advance(KEPT / 2).await;
+        places.enter(key(2)).unwrap();
+        advance(KEPT / 2).await;
+        places.enter(key(3)).unwrap();
+        let mut kept: Vec<_> = places.by_payment.keys().copied().collect();
+        kept.sort_unstable();
+        assert_eq!(kept, [key(0), key(2), key(3)]);
+        assert_eq!(places.by_age.len(), 3);
+        places.forget(&key(0));
+        places.forget(&key(2));
+        places.forget(&key(3));
+        assert!(places.by_payment.is_empty() && places.by_age.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn there_is_no_room_for_more_than_are_remembered_and_in_time_there_is_again() {
+        let mut places = Places::default();
+        for number in 0..PAYMENTS_MAX as u64 {
+            places.enter(key(number)).unwrap();
+        }
+        assert!(places.enter(key(0)).is_some());
+        assert!(places.enter(key(u64::MAX)).is_none());
+        advance(KEPT).await;
+        assert!(places.enter(key(u64::MAX)).is_some());
     }
 }

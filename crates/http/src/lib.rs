@@ -7,13 +7,18 @@
 
 mod bounded;
 mod buyer;
+mod canonical;
 mod failover;
+mod printable;
 mod reason;
 mod remote;
 mod retry;
 mod seller;
 
-pub use buyer::{Bought, BuyError, Buyer, BuyerBuilder, Cost, Limits, Open, Price, StateError};
+pub use buyer::{
+    Bought, BuyError, Buyer, BuyerBuilder, Cost, Limits, NoAnswer, Open, Price, StateError,
+};
 pub use failover::Failover;
+pub use printable::printable;
 pub use remote::{RemoteError, RemoteFacilitator};
 pub use seller::{Longer, PaidBy, PaymentLayer, PaymentService};

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use url::Url;
 
 use crate::bounded;
+use crate::printable::printable;
 use crate::retry::retry_after;
 
 /// How long settling may take. Longer than a facilitator waits for a transaction, so that it can say "pending" itself.
@@ -21,9 +22,6 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(60);
 
 /// How long everything else may take: a few reads of a chain, each of which is given up after seconds.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
-
-/// How much is told of what a facilitator says for people, in characters.
-const SAID_MAX: usize = 200;
 
 /// A facilitator behind HTTP: any that speaks the specification's section 7.
 pub struct RemoteFacilitator {
@@ -82,18 +80,21 @@ impl RemoteFacilitator {
         path: &str,
         within: Duration,
         request: &PaymentRequest,
+        stands: fn(&T) -> bool,
     ) -> Result<T, FacilitatorError> {
         let post = self.http.post(self.url(path)).timeout(within);
         let post = post
             .header("content-type", "application/json")
             .body(request.text().to_owned());
-        self.ask(path, post).await
+        self.ask(path, post, stands).await
     }
 
+    /// `stands` says of which answers the status makes no difference.
     async fn ask<T: DeserializeOwned>(
         &self,
         path: &str,
         ask: RequestBuilder,
+        stands: fn(&T) -> bool,
     ) -> Result<T, FacilitatorError> {
         let ask = match &self.key {
             Some(key) => ask.bearer_auth(key.expose_secret()),
@@ -108,13 +109,21 @@ impl RemoteFacilitator {
             (StatusCode::OK, Ok(answer)) => Ok(answer),
             (StatusCode::OK, Err(malformed)) => Err(unreachable(path, malformed).into()),
             // Some facilitators give verdicts with a status of their own.
-            (status, Ok(answer)) if status.is_client_error() => Ok(answer),
+            (status, Ok(answer)) if status.is_client_error() || stands(&answer) => Ok(answer),
             (status, _) => Err(problem(path, status, &headers, &body).into()),
         }
     }
 }
 
+/// Whether an answer to /settle names the transaction that may have moved the money: a known id is never dropped, whatever
+/// stands over it.
+fn names_transaction(settled: &SettleResponse) -> bool {
+    !settled.success && !settled.transaction.is_empty()
+}
+
 fn unreachable(path: &str, problem: impl fmt::Display) -> Fault {
+    // It may quote what the facilitator wrote.
+    let problem = printable(&problem.to_string());
     let detail = format_args!("/{path}: {problem}");
     Fault::new(FaultKind::FacilitatorUnreachable, detail)
 }
@@ -152,7 +161,7 @@ fn problem(path: &str, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> 
     }
     for part in [&said.field, &said.message].into_iter().flatten() {
         detail.push_str(": ");
-        detail.extend(part.chars().filter(|c| !c.is_control()).take(SAID_MAX));
+        detail.push_str(&printable(part));
     }
     let mut fault = Fault::new(kind(status, said.error.as_deref()), detail);
     if let Some(after) = retry_after(headers) {
@@ -195,27 +204,25 @@ pub enum RemoteError {
 
 impl fmt::Debug for RemoteFacilitator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "RemoteFacilitator({}{})",
-            self.url.origin().ascii_serialization(),
-            self.url.path()
-        )
+        // The rest of the URL may hold a key.
+        let origin = self.url.origin().ascii_serialization();
+        write!(f, "RemoteFacilitator({origin})")
     }
 }
 
 #[async_trait]
 impl Facilitator for RemoteFacilitator {
     async fn verify(&self, request: &PaymentRequest) -> Result<VerifyResponse, FacilitatorError> {
-        self.post("verify", ANSWER_WITHIN, request).await
+        self.post("verify", ANSWER_WITHIN, request, |_| false).await
     }
 
     async fn settle(&self, request: &PaymentRequest) -> Result<SettleResponse, FacilitatorError> {
-        self.post("settle", SETTLE_WITHIN, request).await
+        self.post("settle", SETTLE_WITHIN, request, names_transaction)
+            .await
     }
 
     async fn supported(&self) -> Result<SupportedResponse, FacilitatorError> {
-        self.ask("supported", self.http.get(self.url("supported")))
-            .await
+        let get = self.http.get(self.url("supported"));
+        self.ask("supported", get, |_| false).await
     }
 }

@@ -15,7 +15,7 @@ use common::{
     with_receipt,
 };
 use quittance_core::wire::{SettleResponse, header};
-use quittance_http::{BuyError, Limits};
+use quittance_http::{BuyError, Limits, NoAnswer};
 use reqwest::{Method, Request};
 use serde_json::json;
 
@@ -42,7 +42,7 @@ async fn a_payment_whose_answer_was_lost_is_never_signed_anew_though_it_has_expi
     assert_eq!(server.seen(), (3, 1));
 
     // Who knows better says so.
-    assert!(shop.buyer.abandon(&open.id) && shop.buyer.open().is_empty());
+    assert!(shop.buyer.abandon(&open.id).await && shop.buyer.open().is_empty());
     server.says(|| "goods".into_response());
     shop.buyer.get(&server.url).await.unwrap();
     assert_eq!(server.seen(), (4, 2));
@@ -112,6 +112,30 @@ async fn another_payment_is_signed_only_when_the_first_is_over_for_certain() {
     }
 }
 
+/// A load-balanced facilitator: one instance has sent the payment, the other verifies it anew and finds an empty purse. The buyer
+/// took that for proof that nothing had moved, and after expiry signed another payment.
+#[tokio::test]
+async fn a_verdict_in_a_receipt_is_no_proof_that_nothing_moved() {
+    for (reason, signed) in [
+        ("invalid_exact_evm_insufficient_balance", 1),
+        ("invalid_exact_evm_payload_authorization_valid_before", 1),
+        ("handler_failed", 2),
+        ("settlement_expired", 2),
+    ] {
+        let server = Server::start().await;
+        let shop = purchaser(|builder| builder);
+        server.says(move || with_receipt(refusal(reason), &failed(reason, "")));
+        let refused = shop.buyer.get(&server.url).await;
+        assert!(matches!(refused, Err(BuyError::Refused { .. })), "{reason}");
+        shop.clock.advance(LONG_AFTER_SECS);
+        assert_eq!(shop.buyer.open().len(), 2 - signed, "{reason}");
+        let ended = shop.buyer.get(&server.url).await;
+        assert_eq!(shop.payer.signed.load(Ordering::SeqCst), signed, "{reason}");
+        let unresolved = matches!(ended, Err(BuyError::Unresolved { .. }));
+        assert_eq!(unresolved, signed == 1, "{reason}");
+    }
+}
+
 #[tokio::test]
 async fn a_payment_that_never_left_is_over_when_it_expires() {
     let shop = purchaser(|builder| builder);
@@ -161,7 +185,7 @@ async fn hangs_up_on_payments() -> (String, std::sync::Arc<std::sync::atomic::At
     (listen(app).await, count)
 }
 
-/// M6: the deed may be done; only the caller can know whether twice is as good as once.
+/// The deed may be done; only the caller can know whether twice is as good as once.
 #[tokio::test]
 async fn a_post_whose_answer_was_lost_is_not_repeated_unless_the_caller_allows_it() {
     for (method, allowed, presentations) in [
@@ -185,7 +209,175 @@ async fn a_post_whose_answer_was_lost_is_not_repeated_unless_the_caller_allows_i
     }
 }
 
-/// M1: a seller that spells one thing in two ways is paid once, and one limit holds for both.
+/// While its payment was pending, a POST was repeated by itself up to three times.
+#[tokio::test]
+async fn a_post_whose_payment_is_pending_is_not_repeated_unless_the_caller_allows_it() {
+    let pending = || with_receipt(refusal("x"), &failed("settlement_pending", "0xabc"));
+    for (allowed, presentations) in [(false, 1), (true, 2)] {
+        let server = Server::start().await;
+        server.says(pending);
+        // Time for one pause.
+        let shop = purchaser(|builder| {
+            let builder = builder.timeout(Duration::from_millis(3_500));
+            match allowed {
+                true => builder.repeat_any_method(),
+                false => builder,
+            }
+        });
+        let request = Request::new(Method::POST, server.url.parse().unwrap());
+        match shop.buyer.execute(request).await {
+            Err(BuyError::Refused { reason, open, .. }) => {
+                assert_eq!(reason, "settlement_pending");
+                assert_eq!(open.transaction.as_deref(), Some("0xabc"));
+                assert_eq!(shop.buyer.open(), [*open]);
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(server.seen(), (presentations, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_is_taken_down_from_a_receipt_of_any_status() {
+    for status in [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE] {
+        let server = Server::start().await;
+        let receipt = failed("settlement_pending", "0xabc");
+        server.says(move || with_receipt(status.into_response(), &receipt));
+        let shop = purchaser(|builder| builder);
+        let request = Request::new(Method::POST, server.url.parse().unwrap());
+        match shop.buyer.execute(request).await {
+            Err(BuyError::Refused { open, .. }) => {
+                assert_eq!(open.transaction.as_deref(), Some("0xabc"));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// An answer in two pieces with a pause between them.
+fn slowly(pause: Duration) -> axum::body::Body {
+    use futures_util::StreamExt;
+    let first = futures_util::stream::once(async { Ok::<_, std::io::Error>("go") });
+    let second = futures_util::stream::once(async move {
+        tokio::time::sleep(pause).await;
+        Ok("ods")
+    });
+    axum::body::Body::from_stream(first.chain(second))
+}
+
+/// The call's deadline ran on through the body: a stream that was paid for was cut, and the next call paid again.
+#[tokio::test]
+async fn a_body_that_was_paid_for_may_take_longer_than_the_call() {
+    let server = Server::start().await;
+    let timeout = Duration::from_secs(2);
+    let shop = purchaser(|builder| builder.timeout(timeout));
+    server.says(move || slowly(timeout + Duration::from_millis(500)).into_response());
+    let bought = shop.buyer.get(&server.url).await.unwrap();
+    assert_eq!(bought.response.text().await.unwrap(), "goods");
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_begin_in_time_is_given_up() {
+    let hangs = |paid: bool| async move {
+        let app = Router::new().fallback(any(move |headers: HeaderMap| async move {
+            if headers.contains_key(header::PAYMENT_SIGNATURE) == paid {
+                std::future::pending::<()>().await;
+            }
+            refusal("Payment required")
+        }));
+        listen(app).await
+    };
+    let shop = || purchaser(|builder| builder.timeout(Duration::from_millis(500))).buyer;
+    match shop().get(&hangs(false).await).await {
+        Err(BuyError::Unanswered(NoAnswer::Late)) => {}
+        other => panic!("{other:?}"),
+    }
+    match shop().get(&hangs(true).await).await {
+        Err(BuyError::Lost { error, .. }) => assert!(matches!(error, NoAnswer::Late)),
+        other => panic!("{other:?}"),
+    }
+    // Terms are a part of what must come in time.
+    let trickles = || async {
+        (
+            StatusCode::PAYMENT_REQUIRED,
+            slowly(Duration::from_secs(60)),
+        )
+    };
+    let url = listen(Router::new().fallback(any(trickles))).await;
+    match shop().get(&url).await {
+        Err(BuyError::Unanswered(NoAnswer::Late)) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What a server writes went to terminals as it was.
+#[tokio::test]
+async fn a_servers_words_are_fit_for_a_terminal() {
+    const NASTY: &str = "\u{1b}[2J\u{9b}H\n\u{202e}no";
+    let plain = |text: &str| {
+        assert!(!text.contains(char::is_control), "{text:?}");
+        assert!(
+            !text.contains('\u{202e}') && text.contains("no"),
+            "{text:?}"
+        );
+        assert!(text.len() < 1_000, "{}", text.len());
+    };
+    let server = Server::start().await;
+    server.says(|| refusal(&format!("{NASTY}{}", "x".repeat(10_000))));
+    match purchaser(|builder| builder).buyer.get(&server.url).await {
+        Err(error @ BuyError::Refused { .. }) => plain(&error.to_string()),
+        other => panic!("{other:?}"),
+    }
+    let mut foreign = terms();
+    foreign["network"] = json!(NASTY);
+    let unreadable = json!({ "scheme": "exact", NASTY: 1 });
+    let value = required_of(&[foreign, unreadable]);
+    let url = offering(header::PAYMENT_REQUIRED, value, "").await;
+    match purchaser(|builder| builder).buyer.get(&url).await {
+        Err(error @ BuyError::NotAcceptable(_)) => plain(&error.to_string()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn what_is_printed_of_a_purchase_holds_no_query_and_no_payment() {
+    let server = Server::start().await;
+    let buyer = purchaser(|builder| builder).buyer;
+    let bought = buyer.get(&format!("{}/?key=hunter2", server.url)).await;
+    let printed = format!("{:?}", bought.unwrap());
+    assert!(
+        printed.contains("200") && !printed.contains("hunter2"),
+        "{printed}"
+    );
+    let error = buyer.get("a.example/?key=hunter2").await.unwrap_err();
+    assert!(
+        !format!("{error} {error:?}").contains("hunter2"),
+        "{error:?}"
+    );
+}
+
+/// attacks.md, resource_spoof. Sellers behind proxies name themselves by other origins than they are asked by, so a foreign
+/// name is no reason not to pay; it is no reason for anything. A purchase is what was asked for, and whoever names another
+/// one's resource is not shown that one's payment.
+#[tokio::test]
+async fn the_resource_that_a_server_names_decides_nothing() {
+    let server = Server::start().await;
+    let shop = purchaser(|builder| builder);
+    server.says(|| StatusCode::INTERNAL_SERVER_ERROR.into_response());
+    // Every page of this server says that it is `http://a.example/`.
+    for page in ["/a", "/b"] {
+        shop.buyer
+            .get(&format!("{}{page}", server.url))
+            .await
+            .unwrap();
+    }
+    assert_eq!(server.seen(), (2, 2));
+    let other = Server::start().await;
+    shop.buyer.get(&format!("{}/a", other.url)).await.unwrap();
+    assert_eq!(shop.payer.signed.load(Ordering::SeqCst), 3);
+}
+
+/// A seller that spells one thing in two ways is paid once, and one limit holds for both.
 #[tokio::test]
 async fn another_spelling_of_the_same_terms_is_the_same_purchase_and_the_same_limit() {
     let spelt = |network: &str, asset: &str, pay_to: &str| {
@@ -318,7 +510,7 @@ async fn a_served_payment_is_done_with() {
     assert_eq!(server.seen(), (2, 2));
 }
 
-/// H3: a buyer that does not live long signs once for one purchase, too.
+/// A buyer that does not live long signs once for one purchase, too.
 #[tokio::test]
 async fn an_open_payment_outlives_its_buyer_in_a_file_that_only_its_owner_can_read() {
     let folder = tempfile::tempdir().unwrap();
@@ -401,7 +593,7 @@ async fn offering(name: &'static str, value: String, body: &'static str) -> Stri
     listen(Router::new().fallback(any(answer))).await
 }
 
-/// M5
+/// What this version does not know may stand beside what it does.
 #[tokio::test]
 async fn one_way_to_pay_that_cannot_be_read_does_not_spoil_the_others() {
     let odd = [
@@ -449,7 +641,7 @@ async fn terms_of_an_unknown_version_are_refused_by_that_name() {
     }
 }
 
-/// M7
+/// A payment goes only to the origin that was asked, and for the request that was made.
 #[tokio::test]
 async fn redirects_are_followed_within_the_origin_and_where_the_request_stays_what_it_is() {
     use axum::response::Redirect;

@@ -6,7 +6,7 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Puppet, failed, request};
+use common::{Puppet, failed, request, request_of};
 use quittance_core::wire::SettleResponse;
 use quittance_core::{Facilitator, FacilitatorError, Fault, FaultKind};
 use quittance_http::Failover;
@@ -103,6 +103,43 @@ async fn a_facilitator_that_certainly_did_nothing_is_passed_over() {
         assert!(failover.settle(&request(0)).await.unwrap().success);
         assert_eq!((first.settle_calls(), second.settle_calls()), (1, 2));
     }
+}
+
+/// Settled payments were remembered for hours: at fourteen a second there was no room for new ones.
+#[tokio::test]
+async fn a_payment_that_has_settled_is_forgotten() {
+    let (first, second) = (Puppet::new(), Puppet::new());
+    let failover = both(&first, &second);
+    first.settles(Err(fault().untouched().into()));
+    second.settles(Ok(failed("settlement_pending", "0x1")));
+    for _ in 0..2 {
+        assert!(failover.settle(&request(0)).await.unwrap().is_pending());
+    }
+    assert_eq!(first.settle_calls(), 1);
+    second.settles(settled());
+    assert!(failover.settle(&request(0)).await.unwrap().success);
+    first.settles(Ok(failed("duplicate_settlement", "0x1")));
+    assert!(!failover.settle(&request(0)).await.unwrap().success);
+    assert_eq!((first.settle_calls(), second.settle_calls()), (2, 3));
+}
+
+/// A payment was known by its letters: with a space in it, it was given to the other one as well.
+#[tokio::test]
+async fn another_spelling_of_a_payment_goes_where_the_payment_is() {
+    let (first, second) = (Puppet::new(), Puppet::new());
+    let failover = both(&first, &second);
+    let payment = request_of(r#"{"nonce":"0xAB","to":{"a":1,"b":2}}"#);
+    first.settles(Err(fault().into()));
+    assert!(failover.settle(&payment).await.is_err());
+    first.settles(Err(fault().untouched().into()));
+    for spelling in [
+        r#"{ "nonce": "0xAB", "to": {"a":1, "b":2} }"#,
+        r#"{"to":{"b":2,"a":1},"nonce":"0xAB"}"#,
+        r#"{"nonce":"0xab","to":{"a":1,"b":2}}"#,
+    ] {
+        assert!(failover.settle(&request_of(spelling)).await.is_err());
+    }
+    assert_eq!((first.settle_calls(), second.settle_calls()), (4, 0));
 }
 
 #[tokio::test]

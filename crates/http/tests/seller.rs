@@ -4,6 +4,8 @@
 mod common;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -11,12 +13,16 @@ use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::{any, get};
 use bytes::Bytes;
-use common::{Puppet, TestOffer, listen, purchaser, terms};
+use common::{Puppet, TestOffer, failed, listen, purchaser, terms};
+use futures_util::future::join_all;
 use futures_util::stream;
-use quittance_core::wire::{PaymentRequired, SettleResponse, header, v1};
-use quittance_core::{Fault, FaultKind, Malformed};
+use quittance_core::wire::{
+    PaymentRequired, PaymentRequirements, SettleResponse, SupportedKind, header, v1,
+};
+use quittance_core::{Fault, FaultKind, Malformed, Network, Offer, OfferError};
 use quittance_http::{Longer, PaymentLayer, RemoteError, RemoteFacilitator};
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 fn layer(facilitator: &Arc<Puppet>) -> PaymentLayer {
     PaymentLayer::new(facilitator.clone()).accept(TestOffer::new())
@@ -100,10 +106,7 @@ async fn a_handler_that_fails_says_that_nothing_was_settled_and_the_buyer_believ
     shop.clock.advance(common::LONG_AFTER_SECS);
     // The old one is over: nothing stands in the way of a new one.
     shop.buyer.get(&url).await.unwrap();
-    assert_eq!(
-        shop.payer.signed.load(std::sync::atomic::Ordering::SeqCst),
-        2
-    );
+    assert_eq!(shop.payer.signed.load(Ordering::SeqCst), 2);
     assert_eq!(puppet.settle_calls(), 0);
 }
 
@@ -120,19 +123,238 @@ async fn under_a_nested_router_the_resource_is_what_the_client_asked_for() {
     assert_eq!(required.resource.url, format!("{url}/api/goods?x=1"));
 }
 
-/// attacks.md 121. A browser asks first, without payment.
+/// attacks.md 121. A browser asks first, without payment. Any `OPTIONS` ran the handler, and its headers went out: who sells
+/// by headers was robbed.
 #[tokio::test]
 async fn a_preflight_passes_unpaid_and_gets_no_goods() {
     let puppet = Puppet::new();
-    let handler = || async { ([("access-control-allow-origin", "*")], "goods") };
+    let count = Arc::new(AtomicUsize::new(0));
+    let own = count.clone();
+    let handler = move || {
+        own.fetch_add(1, Ordering::SeqCst);
+        let headers = [
+            ("access-control-allow-origin", "*"),
+            ("allow", "GET"),
+            ("vary", "origin"),
+            ("x-goods", "goods"),
+            ("set-cookie", "goods"),
+        ];
+        async move { (headers, "goods") }
+    };
     let url = listen(Router::new().route("/", any(handler).layer(layer(&puppet)))).await;
     let client = reqwest::Client::new();
-    let answer = client.request(Method::OPTIONS, &url).send().await.unwrap();
+    let options = || client.request(Method::OPTIONS, &url);
+    let asks = || options().header("origin", "http://a.example");
+    let asks_for = |method| asks().header("access-control-request-method", method);
+    let answer = asks_for("POST").send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::OK);
     assert_eq!(answer.headers()["access-control-allow-origin"], "*");
+    assert_eq!(answer.headers()["allow"], "GET");
+    assert_eq!(answer.headers()["vary"], "origin");
+    assert!(!answer.headers().contains_key("x-goods"));
+    assert!(!answer.headers().contains_key("set-cookie"));
     assert_eq!(answer.text().await.unwrap(), "");
-    let head = client.head(&url).send().await.unwrap();
-    assert_eq!(head.status(), StatusCode::PAYMENT_REQUIRED);
+    for no_preflight in [options(), asks(), client.head(&url)] {
+        let answer = no_preflight.send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::PAYMENT_REQUIRED);
+    }
+    assert_eq!(count.load(Ordering::SeqCst), 1);
+}
+
+fn pending() -> SettleResponse {
+    failed("settlement_pending", "0xabc")
+}
+
+/// The second answer replaced the first whole: a fault left the buyer without the transaction's id, and the verdict of another
+/// instance of the facilitator, which did not know of it, read as if nothing had been sent.
+#[tokio::test]
+async fn a_transaction_that_was_named_is_not_dropped_when_asking_again_names_none() {
+    for second in [
+        Err(Fault::new(FaultKind::ChainUnavailable, "down").into()),
+        Err(Malformed::new("paymentPayload", "no").into()),
+        Ok(failed("invalid_exact_evm_insufficient_balance", "")),
+        Ok(failed("settlement_pending", "")),
+    ] {
+        let puppet = Puppet::new();
+        puppet.settles_first([Ok(pending()), second]);
+        let url =
+            listen(Router::new().route("/", get(|| async { "goods" }).layer(layer(&puppet)))).await;
+        let answer = pay(&url).await;
+        assert_eq!(answer.status(), StatusCode::PAYMENT_REQUIRED);
+        assert_eq!(receipt(answer.headers()), pending());
+    }
+    for (second, transaction) in [
+        (SettleResponse::settled("test:1", None, "0xdef"), "0xdef"),
+        (SettleResponse::settled("test:1", None, ""), "0xabc"),
+    ] {
+        let puppet = Puppet::new();
+        puppet.settles_first([Ok(pending()), Ok(second)]);
+        let url =
+            listen(Router::new().route("/", get(|| async { "goods" }).layer(layer(&puppet)))).await;
+        let answer = pay(&url).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(receipt(answer.headers()).transaction, transaction);
+    }
+}
+
+/// Nothing was reserved between verifying and settling: one payment, presented twenty times at once, ran twenty handlers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_that_is_being_served_is_served_to_nobody_else() {
+    let puppet = Puppet::new();
+    let (count, released) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+    let (own, wait) = (count.clone(), released.clone());
+    let handler = move || {
+        own.fetch_add(1, Ordering::SeqCst);
+        let wait = wait.clone();
+        async move { wait.notified().await }
+    };
+    let url = listen(Router::new().route("/", get(handler).layer(layer(&puppet)))).await;
+    let first = tokio::spawn({
+        let url = url.clone();
+        async move { pay(&url).await }
+    });
+    while count.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    for answer in join_all((0..20).map(|_| pay(&url))).await {
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.headers()["retry-after"], "1");
+    }
+    released.notify_one();
+    assert_eq!(first.await.unwrap().status(), StatusCode::OK);
+    assert_eq!(
+        (count.load(Ordering::SeqCst), puppet.settle_calls()),
+        (1, 1)
+    );
+    // Its place is free again, whoever says what of it now.
+    released.notify_one();
+    assert_eq!(pay(&url).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_leaves_its_payments_place() {
+    let puppet = Puppet::new();
+    let panics = Arc::new(AtomicBool::new(true));
+    let own = panics.clone();
+    let handler = move || {
+        let panics = own.swap(false, Ordering::SeqCst);
+        async move { assert!(!panics, "as it was told") }
+    };
+    let url = listen(Router::new().route("/", get(handler).layer(layer(&puppet)))).await;
+    let request = reqwest::Client::new().get(&url);
+    let broken = request.header(header::PAYMENT_SIGNATURE, payment(2)).send();
+    assert!(broken.await.is_err());
+    assert_eq!(pay(&url).await.status(), StatusCode::OK);
+    assert_eq!(puppet.settle_calls(), 1);
+}
+
+/// attacks.md 127. The sale lived in its client's connection: who hung up once the handler had done its deed paid nothing.
+#[tokio::test]
+async fn a_client_that_hangs_up_while_the_handler_runs_has_paid_all_the_same() {
+    let puppet = Puppet::new();
+    let (begun, released) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (begins, wait) = (begun.clone(), released.clone());
+    let handler = move || {
+        let (begins, wait) = (begins.clone(), wait.clone());
+        async move {
+            begins.notify_one();
+            wait.notified().await;
+        }
+    };
+    let url = listen(Router::new().route("/", get(handler).layer(layer(&puppet)))).await;
+    let client = tokio::spawn(async move { pay(&url).await });
+    begun.notified().await;
+    client.abort();
+    assert!(client.await.unwrap_err().is_cancelled());
+    // Time enough for the server to see that the connection is gone.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    released.notify_one();
+    let settled = async {
+        while puppet.settle_calls() == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let settled = tokio::time::timeout(Duration::from_secs(10), settled).await;
+    assert!(settled.is_ok(), "the payment was not settled");
+}
+
+/// An offer that its facilitator says too little of.
+struct BrokenOffer(TestOffer);
+
+impl Offer for BrokenOffer {
+    fn scheme(&self) -> &str {
+        self.0.scheme()
+    }
+
+    fn network(&self) -> &Network {
+        self.0.network()
+    }
+
+    fn requirements(&self, _: &SupportedKind) -> Result<PaymentRequirements, OfferError> {
+        Err(OfferError::Supported("no fee payer".to_owned()))
+    }
+}
+
+/// One offer that could not be made took the route down with all others.
+#[tokio::test]
+async fn an_offer_that_cannot_be_made_spoils_no_other() {
+    let puppet = Puppet::new();
+    let broken = || PaymentLayer::new(puppet.clone()).accept(BrokenOffer(TestOffer::new()));
+    let app = Router::new()
+        .route("/broken", get(|| async { "goods" }).layer(broken()))
+        .route(
+            "/both",
+            get(|| async { "goods" }).layer(broken().accept(TestOffer::new())),
+        );
+    let url = listen(app).await;
+    let broken = pay(&format!("{url}/broken")).await;
+    assert_eq!(broken.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let told: Value = broken.json().await.unwrap();
+    assert_eq!(told["error"], "misconfigured");
+    assert_eq!(pay(&format!("{url}/both")).await.status(), StatusCode::OK);
+}
+
+/// attacks.md 115: what was paid for must not lie in a cache, nor what was not paid for.
+#[tokio::test]
+async fn every_answer_forbids_caches_and_says_by_what_it_differs() {
+    let puppet = Puppet::new();
+    let handler = || async {
+        let headers = [
+            ("cache-control", "public, no-transform, max-age=3600"),
+            ("vary", "accept"),
+        ];
+        (headers, "goods")
+    };
+    let url = listen(Router::new().route("/", get(handler).layer(layer(&puppet)))).await;
+    for (answer, caches) in [
+        (reqwest::get(&url).await.unwrap(), "no-store"),
+        (pay(&url).await, "no-store, no-transform"),
+    ] {
+        assert_eq!(answer.headers()["cache-control"], caches);
+        let mut vary = answer.headers().get_all("vary").iter();
+        assert!(vary.any(|value| value == "PAYMENT-SIGNATURE, X-PAYMENT"));
+    }
+}
+
+/// attacks.md 118.
+#[tokio::test]
+async fn a_payment_longer_than_any_is_431() {
+    let puppet = Puppet::new();
+    let url =
+        listen(Router::new().route("/", get(|| async { "goods" }).layer(layer(&puppet)))).await;
+    for name in [header::PAYMENT_SIGNATURE, header::X_PAYMENT] {
+        for (length, status) in [
+            (header::VALUE_MAX, StatusCode::BAD_REQUEST),
+            (
+                header::VALUE_MAX + 4,
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            ),
+        ] {
+            let request = reqwest::Client::new().get(&url);
+            let request = request.header(name, "A".repeat(length));
+            assert_eq!(request.send().await.unwrap().status(), status, "{name}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -207,6 +429,28 @@ async fn remote(status: StatusCode, body: &'static str) -> RemoteFacilitator {
     RemoteFacilitator::new(&listen(app).await).unwrap()
 }
 
+/// A 502 with `settlement_pending` and a transaction was a plain fault: its id was lost on the way to the buyer.
+#[tokio::test]
+async fn a_transaction_is_taken_from_an_answer_of_any_status_and_a_success_is_not() {
+    use quittance_core::Facilitator;
+    const PENDING: &str = r#"{"success":false,"errorReason":"settlement_pending","transaction":"0xabc","network":"test:1"}"#;
+    const NONE: &str = r#"{"success":false,"errorReason":"settlement_pending","transaction":"","network":"test:1"}"#;
+    const SETTLED: &str = r#"{"success":true,"transaction":"0xabc","network":"test:1"}"#;
+    let payment = common::request(0);
+    for status in [
+        StatusCode::BAD_GATEWAY,
+        StatusCode::SERVICE_UNAVAILABLE,
+        StatusCode::GATEWAY_TIMEOUT,
+    ] {
+        let told = remote(status, PENDING).await.settle(&payment).await;
+        assert_eq!(told, Ok(pending()));
+        for body in [NONE, SETTLED] {
+            let told = remote(status, body).await.settle(&payment).await;
+            assert!(told.is_err(), "{body}");
+        }
+    }
+}
+
 /// Some facilitators answer 400 to what other ones settle: that says nothing about the buyer.
 #[tokio::test]
 async fn what_a_facilitator_cannot_read_is_not_the_buyers_fault_and_its_patience_is_passed_on() {
@@ -276,6 +520,13 @@ fn an_error_about_a_url_does_not_tell_what_is_secret_in_it() {
             "{error:?}"
         );
     }
+}
+
+#[test]
+fn what_is_printed_of_a_facilitator_is_its_origin() {
+    let url = "https://user:hunter2@a.example/hunter2/?key=hunter2";
+    let printed = format!("{:?}", RemoteFacilitator::new(url).unwrap());
+    assert_eq!(printed, "RemoteFacilitator(https://a.example)");
 }
 
 /// What the engine in this process cannot read in a payload is the buyer's.

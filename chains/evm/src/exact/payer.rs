@@ -165,3 +165,36 @@ impl Payer for ExactPayer {
         Ok((payload, expires))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloy::signers::local::PrivateKeySigner;
+    use quittance_core::json::Json;
+
+    use super::*;
+
+    /// A seller that asks for a hundred years gets an hour, and one that asks for less gets that.
+    #[tokio::test]
+    async fn an_authorization_is_valid_no_longer_than_an_hour() {
+        let payer = ExactPayer::new(PrivateKeySigner::random());
+        let now = Timestamp::from_secs(1_000_000);
+        for (asked, valid) in [
+            (60, 60),
+            (VALIDITY_MAX_SECS, VALIDITY_MAX_SECS),
+            (VALIDITY_MAX_SECS + 1, VALIDITY_MAX_SECS),
+            (u64::MAX, VALIDITY_MAX_SECS),
+        ] {
+            let requirements = json!({
+                "scheme": "exact", "network": "eip155:84532", "amount": "1", "maxTimeoutSeconds": asked,
+                "asset": "0x036CbD53842c5426634e7929541eC2318f3dCF7e",
+                "payTo": "0x70997970C51812dc3A010C7d01b50e0d17dc79C8",
+                "extra": { "name": "USDC", "version": "2" },
+            });
+            let requirements = Json::of(&requirements).unwrap().read("terms").unwrap();
+            let (payload, expires) = payer.pay(&requirements, now).await.unwrap();
+            assert_eq!(expires, now.plus_secs(valid));
+            let before = format!("\"validBefore\":\"{}\"", expires.secs());
+            assert!(payload.text().contains(&before), "{}", payload.text());
+        }
+    }
+}

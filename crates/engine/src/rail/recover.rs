@@ -70,13 +70,13 @@ impl<C: Chain> Rail<C> {
             }
             match self.decode_again(&settlement) {
                 Some(payment) => {
-                    info!(%id, "taking up a settlement from the journal");
+                    info!(settlement = %id, "taking up a settlement from the journal");
                     let job = self.job_of(&settlement, payment, hold);
                     self.spawn(Arc::clone(self).take_up(job));
                 }
                 None => {
                     // Another program wrote it. It stays as it is until somebody has looked.
-                    error!(%id, "a settlement in the journal cannot be read");
+                    error!(settlement = %id, "a settlement in the journal cannot be read");
                     metrics::counter!("quittance_unreadable_settlements_total").increment(1);
                 }
             }
@@ -136,7 +136,7 @@ impl<C: Chain> Rail<C> {
                     ..
                 }) => return self.fail(job, rejection, transaction).await,
                 Err(fault) => {
-                    debug!(id = %job.id, %fault, "cannot be taken up yet");
+                    debug!(settlement = %job.id, %fault, "cannot be taken up yet");
                     tokio::time::sleep(PAUSE).await;
                 }
             }

@@ -11,7 +11,7 @@ use quittance_core::{
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
-use tracing::{error, info, warn};
+use tracing::{Instrument, error, info, warn};
 
 use super::Rail;
 use super::recover::Trail;
@@ -71,7 +71,7 @@ impl<C: Chain> Rail<C> {
         let (rail, owned) = (Arc::clone(self), request.clone());
         let begun = self
             .tasks
-            .spawn(async move { rail.begin(&owned).await })
+            .spawn(async move { rail.begin(&owned).await }.in_current_span())
             .await;
         let stopped = |error| {
             Err(Fault::new(
@@ -358,7 +358,7 @@ impl<C: Chain> Rail<C> {
 
     /// Concludes a job whose money moved.
     pub(crate) async fn settled(&self, job: Job<C>, transaction: TransactionId) {
-        info!(id = %job.id, %transaction, "settled");
+        info!(settlement = %job.id, %transaction, "settled");
         let outcome = Outcome::Settled {
             transaction,
             amount: job.amount,
@@ -373,7 +373,7 @@ impl<C: Chain> Rail<C> {
         rejection: Rejection,
         transaction: Option<TransactionId>,
     ) {
-        info!(id = %job.id, %rejection, ?transaction, "failed");
+        info!(settlement = %job.id, %rejection, ?transaction, "failed");
         let Rejection { reason, detail } = rejection;
         let detail = detail.unwrap_or_default();
         self.conclude(
@@ -389,7 +389,7 @@ impl<C: Chain> Rail<C> {
 
     /// Gives a job back of which nothing was sent.
     pub(crate) async fn release(&self, job: Job<C>, fault: Fault) {
-        warn!(id = %job.id, %fault, "given back unsent");
+        warn!(settlement = %job.id, %fault, "given back unsent");
         let outcome = Outcome::Released {
             fault: fault.to_string(),
         };
@@ -409,7 +409,7 @@ impl<C: Chain> Rail<C> {
         let (id, attempt) = (job.id, job.attempt);
         let written = self.keeper.conclude(&id, attempt, outcome).await;
         if written == Some(false) {
-            error!(%id, attempt, ?outcome, "the journal has concluded this attempt otherwise");
+            error!(settlement = %id, attempt, ?outcome, "the journal has concluded this attempt otherwise");
         }
         written == Some(true)
     }

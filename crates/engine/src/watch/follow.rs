@@ -130,7 +130,7 @@ async fn decided<C: Chain>(
             // Finding out why takes round trips; the others do not wait for it.
             Ok(Effect::Nothing(_)) => take_up_all(rail, vec![job]),
             // It stays open in the journal, where the next sweep finds it.
-            Err(_) => error!(id = %job.id, "a scheme panicked over what a transaction did"),
+            Err(_) => error!(settlement = %job.id, "a scheme panicked over what a transaction did"),
         }
     });
     join_all(ends).await;

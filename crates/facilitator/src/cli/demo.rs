@@ -13,7 +13,7 @@ use quittance_core::{Amount, Facilitator};
 use quittance_devnet::{Evm, EvmOptions, Tools, USDC};
 use quittance_engine::{Engine, SqliteJournal};
 use quittance_evm::{EvmConfig, Exact, ExactOffer, ExactPayer, known};
-use quittance_facilitator::{ServerOptions, ServiceOptions, router, serve};
+use quittance_facilitator::{Keys, ServerOptions, ServiceOptions, router, serve};
 use quittance_http::{BuyError, Buyer, Limits, PaymentLayer, RemoteFacilitator};
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -42,7 +42,8 @@ impl Demo {
         println!("2. A facilitator, which pays for gas");
         let folder = tempfile::tempdir()?;
         let engine = engine(&evm, &facilitator.signer, folder.path()).await?;
-        let facilitator_url = listen(router(engine.clone(), ServiceOptions::default())).await?;
+        let facilitator_url =
+            listen(router(engine.clone(), ServiceOptions::new(Keys::anyone()))).await?;
         let settles = engine.supported().await?.kinds.len();
         println!(
             "   {facilitator_url}, signing as {}, settles {settles} kinds of payments",

@@ -6,13 +6,15 @@ use std::process::ExitCode;
 
 use alloy::signers::local::PrivateKeySigner;
 use clap::Args;
-use quittance_core::{Clock, SystemClock};
+use quittance_core::wire::{PaymentRequirements, SettleResponse};
+use quittance_core::{Amount, Clock, SystemClock};
 use quittance_evm::ExactPayer;
 use quittance_facilitator::config::{PAYER_KEY, Secret};
-use quittance_http::{BuyError, Buyer, Cost, Limits, Open, Price};
+use quittance_http::{BuyError, Buyer, Cost, Limits, Open, Price, printable};
 use reqwest::Request;
 use reqwest::header::{HeaderName, HeaderValue};
 use secrecy::ExposeSecret;
+use serde_json::Value;
 
 use super::Ended;
 
@@ -43,7 +45,7 @@ pub(super) struct Pay {
     #[arg(long = "header", value_name = "NAME:VALUE", value_parser = header)]
     headers: Vec<(HeaderName, HeaderValue)>,
     /// Say what would be paid, and stop.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "abandon")]
     dry_run: bool,
     /// Keep payments that are not delivered for in this file, which only you can read; the next run with the same purchase
     /// presents them again. Without it, quittance/purchases.json in your data folder.
@@ -60,7 +62,7 @@ impl Pay {
         let request = self.request()?;
         let buyer = self.buyer()?;
         if let Some(id) = &self.abandon
-            && !buyer.abandon(id)
+            && !buyer.abandon(id).await
         {
             return Err(format!("no open payment {id}").into());
         }
@@ -92,7 +94,8 @@ impl Pay {
         let method = self.method.parse();
         let method = method.map_err(|_| format!("{:?} is no HTTP method", self.method))?;
         let url = self.url.parse();
-        let url = url.map_err(|error| format!("{}: {error}", self.url))?;
+        // It may hold a secret, such as a key in its query.
+        let url = url.map_err(|error| format!("that is no URL: {error}"))?;
         let mut request = Request::new(method, url);
         for (name, value) in &self.headers {
             request.headers_mut().append(name, value.clone());
@@ -152,11 +155,7 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
 }
 
 fn would_pay(price: &Price) -> String {
-    let terms = &price.requirements;
-    let sum = format!(
-        "{} atomic units of {} on {} to {}",
-        price.amount, terms.asset, terms.network, terms.pay_to
-    );
+    let sum = sum(price.amount, &price.requirements);
     match &price.open {
         Some(open) => format!("would present again the payment of {sum}: {}", state(open)),
         None => format!("would pay {sum}"),
@@ -164,32 +163,52 @@ fn would_pay(price: &Price) -> String {
 }
 
 fn describe(cost: &Cost) -> String {
-    let terms = &cost.requirements;
-    let sum = format!(
-        "{} atomic units of {} on {} to {}",
-        cost.amount, terms.asset, terms.network, terms.pay_to
-    );
-    let answer = cost.receipt.as_ref().map_or_else(
-        || "the server gave no receipt".to_owned(),
-        |receipt| {
-            let text = serde_json::to_string(receipt).unwrap_or_default();
-            format!("settlement: {text}")
-        },
-    );
+    let sum = sum(cost.amount, &cost.requirements);
+    let answer = cost
+        .receipt
+        .as_ref()
+        .map_or_else(|| "the server gave no receipt".to_owned(), settlement);
     match (&cost.open, &cost.receipt) {
         (Some(open), _) => format!("signed for {sum}; {answer}\n{}", state(open)),
         (None, Some(receipt)) => {
-            let transaction = &receipt.transaction;
+            let transaction = printable(&receipt.transaction);
             format!("paid {sum} in transaction {transaction}; {answer}")
         }
         (None, None) => format!("paid {sum}; {answer}"),
     }
 }
 
+/// What is paid to whom, in the server's words.
+fn sum(amount: Amount, terms: &PaymentRequirements) -> String {
+    let [asset, network, pay_to] =
+        [&terms.asset, &terms.network, &terms.pay_to].map(|text| printable(text));
+    format!("{amount} atomic units of {asset} on {network} to {pay_to}")
+}
+
+/// A receipt, as it came, but fit for a terminal.
+fn settlement(receipt: &SettleResponse) -> String {
+    let tree = serde_json::to_value(receipt).unwrap_or_default();
+    format!("settlement: {}", plain(tree))
+}
+
+/// The same JSON with texts that can be printed.
+fn plain(tree: Value) -> Value {
+    match tree {
+        Value::String(text) => printable(&text).into(),
+        Value::Array(values) => values.into_iter().map(plain).collect(),
+        Value::Object(fields) => {
+            let field = |(name, value): (String, Value)| (printable(&name), plain(value));
+            fields.into_iter().map(field).collect()
+        }
+        other => other,
+    }
+}
+
 /// What is known of an open payment.
 fn state(open: &Open) -> String {
     let left = open.expires.secs_since(SystemClock.now());
-    let transaction = open.transaction.as_deref().unwrap_or("none known");
+    let transaction = open.transaction.as_deref().map(printable);
+    let transaction = transaction.unwrap_or_else(|| "none known".to_owned());
     format!(
         "open payment {}: transaction {transaction}; expires at {} (in {left} seconds)",
         open.id, open.expires
@@ -212,10 +231,7 @@ fn explain(error: BuyError) -> String {
         BuyError::Refused {
             receipt: Some(receipt),
             ..
-        } => {
-            let text = serde_json::to_string(receipt).unwrap_or_default();
-            format!("\nsettlement: {text}")
-        }
+        } => format!("\n{}", settlement(receipt)),
         _ => String::new(),
     };
     format!("{error}{answer}\n{}\n{advice}", state(open))
@@ -223,7 +239,46 @@ fn explain(error: BuyError) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+    use quittance_core::Reason;
+
     use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        pay: Pay,
+    }
+
+    fn line(arguments: &[&str]) -> Result<Pay, clap::Error> {
+        let line = Line::try_parse_from([&["pay", "http://a.example/"], arguments].concat());
+        line.map(|line| line.pay)
+    }
+
+    /// Asked only to say what it would do, it forgot the payment all the same.
+    #[test]
+    fn a_dry_run_abandons_nothing() {
+        assert!(line(&["--dry-run"]).is_ok() && line(&["--abandon", "1"]).is_ok());
+        assert!(line(&["--dry-run", "--abandon", "1"]).is_err());
+    }
+
+    #[test]
+    fn an_unreadable_url_is_not_repeated() {
+        let mut pay = line(&[]).unwrap();
+        pay.url = "a.example/?key=hunter2".to_owned();
+        let error = pay.request().unwrap_err();
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+
+    /// A receipt's words went to the terminal as the server wrote them, in JSON, which lets through what begins with U+009B.
+    #[test]
+    fn a_receipt_moves_no_cursor_and_fills_no_screen() {
+        let rejection = Reason::read("\u{9b}2J\u{1b}[Hno".to_owned()).into();
+        let receipt = SettleResponse::failed("a:1", &rejection, None, &"x".repeat(10_000));
+        let text = settlement(&receipt);
+        assert!(text.contains("2J[Hno") && text.len() < 1_000, "{text}");
+        assert!(!text.contains(char::is_control), "{text}");
+    }
 
     #[test]
     fn a_header_is_a_name_a_colon_and_a_value() {

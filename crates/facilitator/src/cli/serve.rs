@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Args;
 use quittance_facilitator::assemble::{self, Plan};
 use quittance_facilitator::config::Config;
-use quittance_facilitator::{ServerOptions, ServiceOptions, record_metrics, router, serve};
+use quittance_facilitator::{
+    ServerOptions, ServiceOptions, keep_metrics, record_metrics, router, serve,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
@@ -36,27 +37,15 @@ impl Serve {
         }
         info!(listen = %listener.local_addr()?, journal = %config.journal.display(), "serving");
 
+        tokio::spawn(keep_metrics(metrics.clone()));
         let service = ServiceOptions {
-            keys,
-            rate: config.limits.rate(),
-            proxies: config.limits.proxies,
-            body_max: Duration::from_secs(config.limits.body_secs),
-            requests_max: config.limits.requests,
-            request_max: Duration::from_secs(config.settle_wait_secs + config.limits.request_secs),
             metrics: Some(metrics),
-        };
-        let drain = Duration::from_secs(config.drain_secs);
-        let server = ServerOptions {
-            connections_max: config.limits.connections,
-            connections_per_peer: config.limits.connections_per_peer,
-            header_max: Duration::from_secs(config.limits.header_secs),
-            idle_max: Duration::from_secs(config.limits.idle_secs),
-            drain,
+            ..ServiceOptions::of(&config, keys)
         };
         let left = serve(
             router(engine.clone(), service),
             listener,
-            server,
+            ServerOptions::of(&config),
             told_to_stop(),
         )
         .await;

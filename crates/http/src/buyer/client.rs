@@ -7,20 +7,21 @@ use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
 use quittance_core::wire::{PaymentRequirements, SettleResponse, header};
-use quittance_core::{Amount, Clock, Payer, PayerError, Quote, SystemClock, Version};
+use quittance_core::{Amount, Clock, Payer, PayerError, Quote, Reason, SystemClock, Version};
 use reqwest::{Method, Request, Response};
 use sha2::{Digest, Sha256};
 use tracing::{debug, info};
 use url::Url;
 
-use super::error::{BuyError, Open};
+use super::error::{BuyError, NoAnswer, Open};
 use super::limits::{Limits, Purse};
 use super::offered::Offered;
 use super::present::{self, Answer, Deadline, PRESENTATIONS_MAX};
 use super::purchases::{Held, Key, Payment, Purchases, Standing};
 use super::redirect;
+use crate::printable::printable;
 
-/// How long a whole call may take, the payment's way onto the chain included.
+/// How long a whole call may take until the answer begins, the payment's way onto the chain included.
 const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// How many redirects to the same origin are followed before anything is paid.
@@ -72,9 +73,9 @@ pub struct BuyerBuilder {
 }
 
 /// What was asked for, and what it cost.
-#[derive(Debug)]
 pub struct Bought {
-    /// The server's answer.
+    /// The server's answer, its body still on the way. Nothing bounds how long that takes. A body that breaks off is a purchase
+    /// that is over: the payment was for this answer, and another call pays again.
     pub response: Response,
     /// What was paid; `None` where the server asked for nothing.
     pub cost: Option<Cost>,
@@ -120,6 +121,16 @@ enum Tried {
     Over,
 }
 
+impl fmt::Debug for Bought {
+    /// Leaves the URL out: there may be a secret in it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bought")
+            .field("status", &self.response.status())
+            .field("cost", &self.cost)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Buyer {
     /// Begins to put a buyer together.
     pub fn builder() -> BuyerBuilder {
@@ -140,7 +151,7 @@ impl Buyer {
     pub async fn get(&self, url: &str) -> Result<Bought, BuyError> {
         let url: Url = url
             .parse()
-            .map_err(|error| BuyError::Request(format!("{url}: {error}")))?;
+            .map_err(|error| BuyError::Request(format!("that is no URL: {error}")))?;
         self.execute(Request::new(Method::GET, url)).await
     }
 
@@ -158,7 +169,7 @@ impl Buyer {
                 cost: None,
             });
         }
-        let offered = Offered::of(answer).await?;
+        let offered = offered(answer, deadline).await?;
         let deal = self.choose(&offered, &request)?;
         self.buy(&request, &offered, &deal, deadline).await
     }
@@ -175,32 +186,37 @@ impl Buyer {
         if answer.status() != StatusCode::PAYMENT_REQUIRED {
             return Ok(None);
         }
-        let offered = Offered::of(answer).await?;
+        let offered = offered(answer, deadline).await?;
         let deal = self.choose(&offered, &request)?;
         Ok(Some(Price {
             requirements: deal.terms.clone(),
             amount: deal.quote.amount,
-            open: self.shared.purchases.waiting(deal.key),
+            open: self.waiting(&deal),
         }))
     }
 
     /// The payments that were signed and are not known to be over.
     pub fn open(&self) -> Vec<Open> {
-        self.shared.purchases.open()
+        self.shared.purchases.open(self.shared.clock.now())
     }
 
     /// Forgets an open payment, so that the next call for the same thing signs another one. For who has found out what
     /// became of it, or would rather pay twice than not at all. Whether there was one with this id.
-    pub fn abandon(&self, id: &str) -> bool {
-        self.shared.purchases.abandon(id)
+    pub async fn abandon(&self, id: &str) -> bool {
+        self.shared.purchases.abandon(id).await
+    }
+
+    /// The payment for this that waits to be presented again.
+    fn waiting(&self, deal: &Deal<'_>) -> Option<Open> {
+        let now = self.shared.clock.now();
+        self.shared.purchases.waiting(deal.key, now)
     }
 
     /// Makes the request without payment. Redirects within the origin are followed, and change the request's URL.
     async fn ask(&self, request: &mut Request, deadline: Deadline) -> Result<Response, BuyError> {
         for _ in 0..=REDIRECTS_MAX {
-            let mut asked = request.try_clone().ok_or_else(streaming)?;
-            *asked.timeout_mut() = Some(deadline.left());
-            let answer = self.shared.http.execute(asked).await.map_err(http_error)?;
+            let asked = request.try_clone().ok_or_else(streaming)?;
+            let answer = deadline.within(self.shared.http.execute(asked)).await?;
             match redirect::next(request.method(), &answer)? {
                 None => return Ok(answer),
                 Some(to) => *request.url_mut() = to,
@@ -219,14 +235,12 @@ impl Buyer {
             match self.deal(terms, request) {
                 Ok(deal) => deals.push(deal),
                 Err(objection) => {
-                    objections.push(format!(
-                        "{} on {}: {objection}",
-                        terms.scheme, terms.network
-                    ));
+                    let (scheme, network) = (printable(&terms.scheme), printable(&terms.network));
+                    objections.push(format!("{scheme} on {network}: {objection}"));
                 }
             }
         }
-        let open = |deal: &Deal<'_>| self.shared.purchases.waiting(deal.key).is_some();
+        let open = |deal: &Deal<'_>| self.waiting(deal).is_some();
         let chosen = deals.iter().position(open).unwrap_or(0);
         if chosen < deals.len() {
             return Ok(deals.swap_remove(chosen));
@@ -314,10 +328,11 @@ impl Buyer {
             .unwrap_or_else(|_| Err(PayerError::Signing("no signature in time".to_owned())));
         let (payload, expires) = signed.inspect_err(|_| purse.give_back(&deal.quote))?;
         let (version, value) = offered.pay(deal.terms, payload);
+        let asset = deal.quote.asset.as_ref();
         let open = Open {
             id: id_of(&value),
             network: deal.quote.network.clone(),
-            asset: deal.terms.asset.clone(),
+            asset: asset.map_or_else(String::new, |asset| asset.address.clone()),
             pay_to: deal.quote.pay_to.clone(),
             amount: deal.quote.amount,
             expires,
@@ -344,24 +359,23 @@ impl Buyer {
         let mut presented = 0;
         loop {
             presented += 1;
-            let before = held.show()?;
+            let before = held.show().await?;
             let sent = self.send(request, &held.payment, deadline).await;
-            let (ended, asked) = match heard(&mut held, before, sent).await {
+            let (ended, asked) = match heard(&mut held, before, sent, deadline).await {
                 Ok(Answer::Served(response, receipt)) => {
-                    let bought = served(deal, held, *response, receipt);
+                    let bought = served(deal, held, *response, receipt).await;
                     return Ok(Tried::Bought(Box::new(bought)));
                 }
                 Ok(Answer::Refused(reason, receipt)) => {
-                    return self.refused(held, reason, receipt);
+                    return self.refused(held, reason, receipt).await;
                 }
-                Ok(Answer::Pending(receipt)) => {
-                    (refusal("settlement_pending", receipt, &held), None)
-                }
+                Ok(Answer::Pending(receipt)) if may_repeat => (pending(receipt, &held), None),
                 Ok(Answer::Unavailable(reason, after)) if may_repeat => {
                     (refusal(&reason, None, &held), after)
                 }
                 Err(error) if may_repeat => (lost(error, &held), None),
                 // Asking again is safe for the money; for the deed, only the caller can know.
+                Ok(Answer::Pending(receipt)) => return Err(pending(receipt, &held)),
                 Ok(Answer::Unavailable(reason, _)) => return Err(refusal(&reason, None, &held)),
                 Err(error) => return Err(lost(error, &held)),
             };
@@ -377,7 +391,7 @@ impl Buyer {
         request: &Request,
         payment: &Payment,
         deadline: Deadline,
-    ) -> Result<Response, reqwest::Error> {
+    ) -> Result<Response, NoAnswer> {
         let mut paid = request.try_clone().expect("was cloned before");
         let mut value: HeaderValue = payment.value.parse().expect("base64 is a header value");
         value.set_sensitive(true);
@@ -386,13 +400,11 @@ impl Buyer {
             Version::V1 => header::X_PAYMENT,
         };
         paid.headers_mut().insert(name, value);
-        *paid.timeout_mut() = Some(deadline.left());
-        let sent = self.shared.http.execute(paid).await;
-        sent.map_err(reqwest::Error::without_url)
+        deadline.within(self.shared.http.execute(paid)).await
     }
 
     /// What follows from a refusal.
-    fn refused(
+    async fn refused(
         &self,
         held: Held,
         reason: String,
@@ -401,7 +413,7 @@ impl Buyer {
         let now = self.shared.clock.now();
         if held.payment.is_over(now) {
             debug!(reason, "a payment is over");
-            held.close();
+            held.close().await;
             return Ok(Tried::Over);
         }
         if held.payment.has_run_out(now) {
@@ -412,19 +424,25 @@ impl Buyer {
     }
 }
 
+/// What the server offers.
+async fn offered(answer: Response, deadline: Deadline) -> Result<Offered, BuyError> {
+    let read = tokio::time::timeout_at(deadline.at(), Offered::of(answer)).await;
+    Ok(read.map_err(|_| NoAnswer::Late)??)
+}
+
 /// What the server answered; what that says of the payment is taken down.
 async fn heard(
     held: &mut Held,
     before: Standing,
-    sent: Result<Response, reqwest::Error>,
-) -> Result<Answer, reqwest::Error> {
+    sent: Result<Response, NoAnswer>,
+    deadline: Deadline,
+) -> Result<Answer, NoAnswer> {
     let answer = match sent {
-        Ok(response) => Ok(Answer::read(response).await),
+        Ok(response) => Ok(Answer::read(response, deadline).await),
         Err(error) => Err(error),
     };
     match &answer {
-        // Nothing was sent.
-        Err(error) if error.is_connect() => held.payment.standing = before,
+        Err(error) if error.is_unsent() => held.payment.standing = before,
         Err(_) | Ok(Answer::Unavailable(..)) => {}
         Ok(Answer::Refused(reason, receipt)) => held.take_down(reason, receipt.as_ref(), before),
         Ok(Answer::Served(_, receipt) | Answer::Pending(receipt)) => {
@@ -434,12 +452,12 @@ async fn heard(
             held.take_down(reason.unwrap_or_default(), receipt.as_ref(), before);
         }
     }
-    held.keep();
+    held.keep().await;
     answer
 }
 
 /// What came for a payment. An error that does not say that the money moved leaves open whether it will.
-fn served(
+async fn served(
     deal: &Deal<'_>,
     held: Held,
     response: Response,
@@ -448,7 +466,7 @@ fn served(
     let charged = receipt.as_ref().is_some_and(|receipt| receipt.success);
     let open = if response.status().is_success() || charged {
         info!(amount = %deal.quote.amount, network = deal.quote.network, "bought");
-        held.close();
+        held.close().await;
         None
     } else {
         Some(held.payment.open.clone())
@@ -473,7 +491,11 @@ fn refusal(reason: &str, receipt: Option<SettleResponse>, held: &Held) -> BuyErr
     }
 }
 
-fn lost(error: reqwest::Error, held: &Held) -> BuyError {
+fn pending(receipt: Option<SettleResponse>, held: &Held) -> BuyError {
+    refusal(Reason::SETTLEMENT_PENDING.code(), receipt, held)
+}
+
+fn lost(error: NoAnswer, held: &Held) -> BuyError {
     let open = Box::new(held.payment.open.clone());
     BuyError::Lost { error, open }
 }
@@ -486,10 +508,6 @@ fn id_of(value: &str) -> String {
 
 fn streaming() -> BuyError {
     BuyError::Request("a streaming body cannot be sent again".to_owned())
-}
-
-fn http_error(error: reqwest::Error) -> BuyError {
-    BuyError::Http(error.without_url())
 }
 
 impl fmt::Debug for Buyer {
@@ -518,7 +536,8 @@ impl BuyerBuilder {
         Self { limits, ..self }
     }
 
-    /// Says how long a whole call may take, with all that is repeated; without it, 90 seconds.
+    /// Says how long a whole call may take until the answer begins, with all that is repeated; without it, 90 seconds. How
+    /// long the answer's body then takes is not bounded: it may be a stream.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
@@ -530,8 +549,9 @@ impl BuyerBuilder {
         Self { clock, ..self }
     }
 
-    /// Repeats any request by itself when its answer is lost, not only those whose method says that twice is as good as
-    /// once. Without this, a POST whose answer was lost ends with [`BuyError::Lost`], and the payment is kept.
+    /// Repeats any request by itself when its answer is lost or its payment is pending, not only those whose method says
+    /// that twice is as good as once. Without this, such a POST ends with [`BuyError::Lost`] or [`BuyError::Refused`], and the
+    /// payment is kept.
     #[must_use]
     pub fn repeat_any_method(self) -> Self {
         Self {
@@ -560,7 +580,7 @@ impl BuyerBuilder {
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("quittance/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(http_error)?;
+            .map_err(|error| BuyError::Client(error.without_url()))?;
         let purchases = match &self.state_file {
             Some(path) => Purchases::in_file(path)?,
             None => Purchases::default(),

@@ -44,6 +44,31 @@ mod secs {
     }
 }
 
+/// Why there is no answer. Names no URL: there may be a secret in it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoAnswer {
+    /// The connection was not made, or it broke.
+    #[error("{0}")]
+    Http(reqwest::Error),
+    /// The time for the call is up.
+    #[error("no answer in time")]
+    Late,
+}
+
+impl NoAnswer {
+    /// Whether the request certainly reached nobody.
+    pub(super) fn is_unsent(&self) -> bool {
+        matches!(self, Self::Http(error) if error.is_connect())
+    }
+}
+
+impl From<reqwest::Error> for NoAnswer {
+    fn from(error: reqwest::Error) -> Self {
+        Self::Http(error.without_url())
+    }
+}
+
 /// Why nothing was bought.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -51,9 +76,12 @@ pub enum BuyError {
     /// The request cannot be made, or cannot be repeated with a payment because its body is a stream.
     #[error("request: {0}")]
     Request(String),
+    /// No HTTP client can be built.
+    #[error("HTTP: {0}")]
+    Client(reqwest::Error),
     /// The server did not answer the request without payment. Nothing was signed.
-    #[error("{0}")]
-    Http(reqwest::Error),
+    #[error(transparent)]
+    Unanswered(#[from] NoAnswer),
     /// The server's terms cannot be read. Nothing was signed.
     #[error("the server's terms cannot be read: {0}")]
     Terms(#[from] Malformed),
@@ -87,7 +115,7 @@ pub enum BuyError {
     #[error("the answer to the paid request was lost ({error}); the payment is kept")]
     Lost {
         /// What happened to the answer.
-        error: reqwest::Error,
+        error: NoAnswer,
         /// The payment.
         open: Box<Open>,
     },

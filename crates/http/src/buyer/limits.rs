@@ -1,9 +1,8 @@
 //! What a buyer may spend.
 
-use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use quittance_core::{Amount, Quote};
+use quittance_core::{Amount, Asset, Quote};
 
 /// What a buyer may spend, in whole coins of whatever it pays with.
 ///
@@ -41,8 +40,9 @@ impl Limits {
         }
     }
 
-    /// The most that all payments together may cost, in each asset, for as long as the buyer lives. Every authorization
-    /// that was signed counts, whether it was used or not.
+    /// The most that all payments together may cost, on all networks and in all assets, for as long as the buyer lives: a
+    /// seller who asks for another coin each time gets no more. A coin counts as a coin, whatever it is worth. Every
+    /// authorization that was signed counts, whether it was used or not.
     #[must_use]
     pub fn in_total(self, most: &str) -> Self {
         Self {
@@ -69,8 +69,8 @@ impl Limits {
 #[derive(Debug)]
 pub(crate) struct Purse {
     limits: Limits,
-    /// By network and asset: what was signed for.
-    spent: Mutex<BTreeMap<(String, String), Amount>>,
+    /// What was signed for, in the scale of [`PLACES`].
+    spent: Mutex<Amount>,
 }
 
 impl Purse {
@@ -103,37 +103,48 @@ impl Purse {
         let Some(asset) = &quote.asset else {
             return Err("the asset is not on the payer's own list".to_owned());
         };
-        let key = (quote.network.clone(), asset.address.clone());
+        let Some(total) = &self.limits.in_total else {
+            return Ok(());
+        };
+        let amount = scaled(quote.amount, asset).ok_or("more money than can be counted")?;
         let mut spent = self.locked();
-        let before = spent.get(&key).copied().unwrap_or_default();
-        let after = before
-            .checked_add(quote.amount)
-            .ok_or("more money than there is")?;
-        if let Some(total) = &self.limits.in_total
-            && after > limit(total, asset.decimals)
-        {
-            let (before, symbol) = (before.to_decimal(asset.decimals), &asset.symbol);
+        let after = spent.checked_add(amount);
+        let after = after.ok_or("more money than can be counted")?;
+        if after > limit(total, PLACES) {
+            let before = spent.to_decimal(PLACES);
             return Err(format!(
-                "{before} {symbol} of the {total} in total are signed for already"
+                "{before} of the {total} in total are signed for already"
             ));
         }
-        spent.insert(key, after);
+        *spent = after;
         Ok(())
     }
 
     /// Puts back what was taken out and not signed for.
     pub(crate) fn give_back(&self, quote: &Quote) {
-        let Some(asset) = &quote.asset else { return };
-        let key = (quote.network.clone(), asset.address.clone());
-        if let Some(spent) = self.locked().get_mut(&key) {
-            *spent = spent.checked_sub(quote.amount).unwrap_or_default();
+        let taken = quote
+            .asset
+            .as_ref()
+            .filter(|_| self.limits.in_total.is_some());
+        if let Some(amount) = taken.and_then(|asset| scaled(quote.amount, asset)) {
+            let mut spent = self.locked();
+            *spent = spent.checked_sub(amount).unwrap_or_default();
         }
     }
 
-    fn locked(&self) -> MutexGuard<'_, BTreeMap<(String, String), Amount>> {
-        // Each change is one insertion; whoever panicked with the lock left the map whole.
+    fn locked(&self) -> MutexGuard<'_, Amount> {
+        // Each change is one assignment; whoever panicked with the lock left the sum whole.
         self.spent.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The decimal places in which money of all kinds is added up. The finest coins known have 24; with 36 there are still as many
+/// whole coins as 41 digits can say.
+const PLACES: u8 = 36;
+
+/// An amount in the scale of [`PLACES`]; `None` for one that is finer than that, or more than can be said in it.
+fn scaled(amount: Amount, asset: &Asset) -> Option<Amount> {
+    Amount::from_decimal(&amount.to_decimal(asset.decimals), PLACES).ok()
 }
 
 /// A limit in atomic units; one finer than the asset is rounded down.
@@ -148,7 +159,6 @@ fn limit(text: &str, decimals: u8) -> Amount {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quittance_core::Asset;
 
     fn quote(amount: u64) -> Quote {
         let (address, symbol) = ("0x1".to_owned(), "USDC".to_owned());
@@ -180,20 +190,49 @@ mod tests {
     }
 
     #[test]
-    fn the_total_is_kept_to_by_asset_and_network() {
+    fn the_total_is_kept_to() {
         let purse = Purse::new(Limits::default().in_total("1.5"));
         assert!(purse.spend(&quote(1_000_000)).is_ok());
         assert!(purse.spend(&quote(500_001)).is_err());
         assert!(purse.spend(&quote(500_000)).is_ok());
         assert!(purse.spend(&quote(1)).is_err());
-        let elsewhere = Quote {
-            network: "b".to_owned(),
-            ..quote(1_000_000)
-        };
-        assert!(purse.spend(&elsewhere).is_ok());
-        purse.give_back(&elsewhere);
-        assert!(purse.spend(&elsewhere).is_ok());
-        assert!(purse.spend(&elsewhere).is_err());
+        purse.give_back(&quote(500_000));
+        assert!(purse.spend(&quote(500_001)).is_err());
+        assert!(purse.spend(&quote(500_000)).is_ok());
+    }
+
+    fn coins(network: &str, whole: u64, decimals: u8) -> Quote {
+        let mut quote = quote(0);
+        quote.network = network.to_owned();
+        quote.amount = Amount::from_decimal(&whole.to_string(), decimals).unwrap();
+        quote.asset.as_mut().unwrap().decimals = decimals;
+        quote
+    }
+
+    /// The total was kept by network and asset: a seller who asked for another one each time collected it on each.
+    #[test]
+    fn one_total_holds_for_all_networks_and_all_assets() {
+        let purse = Purse::new(Limits::default().in_total("3"));
+        for (network, decimals) in [("a", 6), ("b", 18), ("c", 0)] {
+            assert!(purse.spend(&coins(network, 1, decimals)).is_ok());
+        }
+        let over = purse.spend(&coins("d", 1, 2)).unwrap_err();
+        assert!(over.contains("3 of the 3 in total"), "{over}");
+        purse.give_back(&coins("b", 1, 18));
+        assert!(purse.spend(&coins("d", 1, 2)).is_ok());
+    }
+
+    #[test]
+    fn what_cannot_be_counted_is_refused() {
+        let rich = "9".repeat(60);
+        let purse = Purse::new(Limits::default().per_payment(&rich).in_total(&rich));
+        let mut more = quote(0);
+        more.amount = Amount::from_decimal(&"9".repeat(50), 6).unwrap();
+        assert!(purse.spend(&more).is_err());
+        let mut finer = quote(1);
+        finer.asset.as_mut().unwrap().decimals = 40;
+        assert!(purse.spend(&finer).is_err());
+        assert_eq!(*purse.locked(), Amount::ZERO);
     }
 
     #[test]

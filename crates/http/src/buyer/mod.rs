@@ -11,6 +11,6 @@ mod refusal;
 mod state;
 
 pub use client::{Bought, Buyer, BuyerBuilder, Cost, Price};
-pub use error::{BuyError, Open};
+pub use error::{BuyError, NoAnswer, Open};
 pub use limits::Limits;
 pub use state::StateError;

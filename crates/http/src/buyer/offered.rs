@@ -12,12 +12,13 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::bounded;
+use crate::printable::printable;
 
 /// The ways to pay that a server offers.
 #[derive(Debug)]
 pub(super) struct Offered {
     version: Version,
-    /// Why payment is required, or why the last one was refused.
+    /// Why payment is required, or why the last one was refused, as the server wrote it.
     pub(super) error: Option<String>,
     /// Version 1 terms are written as version 2 has them, with the network still by its version 1 name.
     pub(super) accepts: Vec<PaymentRequirements>,
@@ -48,7 +49,17 @@ struct Versioned {
 
 impl Offered {
     /// Reads an answer: the header of version 2, or else, and only then, the body of version 1.
+    ///
+    /// # Errors
+    /// When it cannot be read. What cannot be read may be quoted, and is printable.
     pub(super) async fn of(answer: Response) -> Result<Self, Malformed> {
+        let plain = |malformed: Malformed| {
+            Malformed::new(printable(&malformed.field), printable(&malformed.problem))
+        };
+        Self::read_answer(answer).await.map_err(plain)
+    }
+
+    async fn read_answer(answer: Response) -> Result<Self, Malformed> {
         let name = header::PAYMENT_REQUIRED;
         if let Some(value) = answer.headers().get(name) {
             return Self::read(name, &header::text(name, value.as_bytes())?, Version::V2);
@@ -85,7 +96,7 @@ impl Offered {
             };
             match terms {
                 Ok(terms) => offered.accepts.push(terms),
-                Err(malformed) => offered.unreadable.push(malformed.to_string()),
+                Err(malformed) => offered.unreadable.push(printable(&malformed.to_string())),
             }
         }
         Ok(offered)

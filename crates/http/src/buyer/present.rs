@@ -5,10 +5,12 @@ use std::time::Duration;
 use http::StatusCode;
 use quittance_core::wire::SettleResponse;
 use reqwest::Response;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
+use super::error::NoAnswer;
 use super::offered::{self, Offered};
 use super::redirect;
+use crate::printable::printable;
 use crate::retry::retry_after;
 
 /// How often one payment is presented in one call. Each time the server may wait for its facilitator; three waits are as
@@ -34,6 +36,17 @@ impl Deadline {
         self.0
     }
 
+    /// What something comes to, if it does in time.
+    pub(super) async fn within<T, E: Into<NoAnswer>>(
+        self,
+        answer: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, NoAnswer> {
+        match timeout_at(self.0, answer).await {
+            Ok(answer) => answer.map_err(Into::into),
+            Err(_) => Err(NoAnswer::Late),
+        }
+    }
+
     /// The time that is left.
     pub(super) fn left(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
@@ -54,9 +67,20 @@ pub(super) enum Answer {
 }
 
 impl Answer {
-    pub(super) async fn read(response: Response) -> Self {
+    pub(super) async fn read(response: Response, deadline: Deadline) -> Self {
         let receipt = offered::receipt(response.headers());
+        let is_pending = receipt.as_ref().is_some_and(SettleResponse::is_pending);
         match response.status() {
+            // A transaction that is named is known, whatever stands over it.
+            StatusCode::PAYMENT_REQUIRED
+            | StatusCode::PRECONDITION_FAILED
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT
+                if is_pending =>
+            {
+                Self::Pending(receipt)
+            }
             StatusCode::BAD_GATEWAY
             | StatusCode::SERVICE_UNAVAILABLE
             | StatusCode::GATEWAY_TIMEOUT => {
@@ -64,10 +88,8 @@ impl Answer {
                 Self::Unavailable(reason, retry_after(response.headers()))
             }
             StatusCode::PAYMENT_REQUIRED | StatusCode::PRECONDITION_FAILED => {
-                if receipt.as_ref().is_some_and(SettleResponse::is_pending) {
-                    return Self::Pending(receipt);
-                }
-                let reason = reason(response, receipt.as_ref()).await;
+                let reason = reason(response, receipt.as_ref(), deadline).await;
+                let reason = reason.unwrap_or_else(|| "the server gives no reason".to_owned());
                 Self::Refused(reason, receipt)
             }
             // Where it points to, nothing is paid and nothing is shown.
@@ -82,24 +104,28 @@ impl Answer {
     }
 }
 
-async fn reason(response: Response, receipt: Option<&SettleResponse>) -> String {
+async fn reason(
+    response: Response,
+    receipt: Option<&SettleResponse>,
+    deadline: Deadline,
+) -> Option<String> {
     let settled = receipt.and_then(|receipt| receipt.error_reason.clone());
     let said = match settled {
         Some(reason) => Some(reason),
         None => {
-            let offered = Offered::of(response).await;
-            offered.ok().and_then(|offered| offered.error)
+            let offered = timeout_at(deadline.at(), Offered::of(response)).await;
+            offered.ok()?.ok()?.error
         }
     };
-    said.unwrap_or_else(|| "the server gives no reason".to_owned())
+    Some(printable(&said?))
 }
 
-/// The transaction a receipt names.
+/// The transaction a receipt names. Ids are plain letters and digits on every chain; anything else is none.
 pub(super) fn transaction(receipt: Option<&SettleResponse>) -> Option<String> {
     let transaction = &receipt?.transaction;
-    (1..=TRANSACTION_MAX)
-        .contains(&transaction.len())
-        .then(|| transaction.clone())
+    let is_one = (1..=TRANSACTION_MAX).contains(&transaction.len())
+        && transaction.bytes().all(|byte| byte.is_ascii_graphic());
+    is_one.then(|| transaction.clone())
 }
 
 /// Waits before the next presentation; whether there is time for one.

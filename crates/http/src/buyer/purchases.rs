@@ -6,6 +6,7 @@
 //! is known that they moved nothing.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,6 +14,7 @@ use quittance_core::wire::SettleResponse;
 use quittance_core::{Quote, Timestamp, Version};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio::task::JoinHandle;
 use tracing::warn;
 
 use super::error::Open;
@@ -67,12 +69,22 @@ impl Key {
 }
 
 /// A payment that was signed: the header that presents it, and what is known of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Payment {
     pub(super) version: Version,
     pub(super) value: String,
     pub(super) standing: Standing,
     pub(super) open: Open,
+}
+
+impl fmt::Debug for Payment {
+    /// Leaves the header out: it is worth money.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Payment")
+            .field("standing", &self.standing)
+            .field("open", &self.open)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What those say who have seen a payment.
@@ -121,8 +133,36 @@ struct Kept {
     entries: HashMap<Key, Vec<Entry>>,
     count: usize,
     bytes: usize,
+    /// How many changes were written down, or are about to be.
+    changes: u64,
     /// Where they are written down. Payments that somebody has seen are in it before anybody sees them.
-    file: Option<StateFile>,
+    file: Option<Arc<StateFile>>,
+}
+
+/// Something that is being written down.
+struct Saving(Option<Writing>);
+
+struct Writing {
+    file: Arc<StateFile>,
+    ends: JoinHandle<Result<(), StateError>>,
+}
+
+impl Saving {
+    /// Until it is written.
+    async fn done(self) -> Result<(), StateError> {
+        let Some(Writing { file, ends }) = self.0 else {
+            return Ok(());
+        };
+        ends.await
+            .unwrap_or_else(|stopped| Err(file.error(stopped)))
+    }
+
+    /// For what the file may miss: it then has more open than there is, and nothing is paid twice.
+    async fn or_warn(self) {
+        if let Err(error) = self.done().await {
+            warn!(%error, "what became of a payment was not written down");
+        }
+    }
 }
 
 /// The payments that were signed and neither delivered for nor over.
@@ -135,6 +175,8 @@ pub(super) struct Held {
     purchases: Purchases,
     key: Key,
     pub(super) payment: Payment,
+    /// What is known of it while it is being written down that somebody will see it: nobody has yet.
+    unshown: Option<Standing>,
 }
 
 impl Purchases {
@@ -145,7 +187,7 @@ impl Purchases {
         for (key, payment) in payments {
             kept.add(key, payment, false);
         }
-        kept.file = Some(file);
+        kept.file = Some(Arc::new(file));
         Ok(Self(Arc::new(Mutex::new(kept))))
     }
 
@@ -163,13 +205,15 @@ impl Purchases {
             purchases: self.clone(),
             key,
             payment: entry.payment.clone(),
+            unshown: None,
         })
     }
 
     /// The payment of this purchase that waits to be presented again.
-    pub(super) fn waiting(&self, key: Key) -> Option<Open> {
+    pub(super) fn waiting(&self, key: Key, now: Timestamp) -> Option<Open> {
         let kept = self.locked();
-        let waiting = kept.entries.get(&key)?.iter().find(|entry| !entry.held)?;
+        let waits = |entry: &&Entry| !entry.held && !entry.payment.is_over(now);
+        let waiting = kept.entries.get(&key)?.iter().find(waits)?;
         Some(waiting.payment.open.clone())
     }
 
@@ -190,23 +234,28 @@ impl Purchases {
             purchases: self.clone(),
             key,
             payment,
+            unshown: None,
         }
     }
 
     /// All that are open.
-    pub(super) fn open(&self) -> Vec<Open> {
+    pub(super) fn open(&self, now: Timestamp) -> Vec<Open> {
         let kept = self.locked();
         let entries = kept.entries.values().flatten();
-        entries.map(|entry| entry.payment.open.clone()).collect()
+        let open = entries.filter(|entry| !entry.payment.is_over(now));
+        open.map(|entry| entry.payment.open.clone()).collect()
     }
 
     /// Forgets the payment with this id; whether there was one.
-    pub(super) fn abandon(&self, id: &str) -> bool {
-        let mut kept = self.locked();
-        let before = kept.count;
-        kept.retain(None, |entry| entry.payment.open.id != id);
-        kept.save_or_warn();
-        kept.count < before
+    pub(super) async fn abandon(&self, id: &str) -> bool {
+        let (found, saved) = {
+            let mut kept = self.locked();
+            let before = kept.count;
+            kept.retain(None, |entry| entry.payment.open.id != id);
+            (kept.count < before, kept.save())
+        };
+        saved.or_warn().await;
+        found
     }
 
     fn locked(&self) -> MutexGuard<'_, Kept> {
@@ -223,21 +272,26 @@ impl Kept {
         self.entries.entry(key).or_default().push(entry);
     }
 
-    /// Writes everything down, where there is a file.
-    fn save(&self) -> Result<(), StateError> {
-        let all = || {
-            let entries = self.entries.iter();
-            entries
-                .flat_map(|(key, entries)| entries.iter().map(move |entry| (key, &entry.payment)))
+    /// Begins to write everything down, where there is a file. Once begun it is done, whether anybody waits for it or not.
+    fn save(&mut self) -> Saving {
+        let Some(file) = self.file.clone() else {
+            return Saving(None);
         };
-        self.file.as_ref().map_or(Ok(()), |file| file.write(all()))
+        self.changes += 1;
+        let (change, payments) = (self.changes, self.all());
+        let own = Arc::clone(&file);
+        // A disk may take its time, and others have work to do on this thread.
+        let ends = tokio::task::spawn_blocking(move || own.write(change, &payments));
+        Saving(Some(Writing { file, ends }))
     }
 
-    /// For what the file may miss: it then has more open than there is, and nothing is paid twice.
-    fn save_or_warn(&self) {
-        if let Err(error) = self.save() {
-            warn!(%error, "what became of a payment was not written down");
-        }
+    fn all(&self) -> Vec<(Key, Payment)> {
+        let entries = self.entries.iter();
+        let payments = entries.flat_map(|(key, entries)| {
+            let payments = entries.iter().map(|entry| entry.payment.clone());
+            payments.map(|payment| (*key, payment))
+        });
+        payments.collect()
     }
 
     /// Keeps those payments, of one purchase or of all, for which it says so.
@@ -295,33 +349,41 @@ impl Held {
         }
     }
 
-    /// Writes down that somebody is about to have the payment; what was known of it before.
-    pub(super) fn show(&mut self) -> Result<Standing, StateError> {
+    /// Writes down that somebody is about to have the payment; what was known of it before. Who stops waiting for this must
+    /// not show it.
+    pub(super) async fn show(&mut self) -> Result<Standing, StateError> {
         let before = std::mem::replace(&mut self.payment.standing, Standing::Doubtful);
-        let mut kept = self.purchases.locked();
-        kept.change(self.key, &self.payment);
-        if let Err(error) = kept.save() {
+        self.unshown = Some(before);
+        let saved = self.save().done().await;
+        if let Err(error) = saved {
             self.payment.standing = before;
-            kept.change(self.key, &self.payment);
+            self.purchases.locked().change(self.key, &self.payment);
             return Err(error);
         }
+        self.unshown = None;
         Ok(before)
     }
 
     /// Writes down what is known of the payment now.
-    pub(super) fn keep(&self) {
+    pub(super) async fn keep(&self) {
+        self.save().or_warn().await;
+    }
+
+    fn save(&self) -> Saving {
         let mut kept = self.purchases.locked();
         kept.change(self.key, &self.payment);
-        kept.save_or_warn();
+        kept.save()
     }
 
     /// Forgets the payment: the goods are there, or it is over.
-    pub(super) fn close(self) {
-        let mut kept = self.purchases.locked();
-        let others = |entry: &Entry| entry.payment.open.id != self.payment.open.id;
-        kept.retain(Some(self.key), others);
-        kept.save_or_warn();
-        drop(kept);
+    pub(super) async fn close(self) {
+        let saved = {
+            let mut kept = self.purchases.locked();
+            let others = |entry: &Entry| entry.payment.open.id != self.payment.open.id;
+            kept.retain(Some(self.key), others);
+            kept.save()
+        };
+        saved.or_warn().await;
     }
 }
 
@@ -330,6 +392,7 @@ impl Drop for Held {
         let mut kept = self.purchases.locked();
         if let Some(entry) = kept.entry(self.key, &self.payment.open.id) {
             entry.held = false;
+            entry.payment.standing = self.unshown.unwrap_or(entry.payment.standing);
         }
     }
 }
@@ -401,25 +464,25 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_secs(100);
     const LONG_AFTER: Timestamp = Timestamp::from_secs(1_000_000);
 
-    #[test]
-    fn a_payment_that_may_have_been_used_is_kept_for_ever() {
+    #[tokio::test]
+    async fn a_payment_that_may_have_been_used_is_kept_for_ever() {
         let (purchases, key) = (Purchases::default(), Key([1; 32]));
         let mut held = purchases.hold(key, payment("a", 160));
         held.payment.note(Word::Unknown, Standing::Unseen);
-        held.keep();
+        held.keep().await;
         drop(held);
         let mut held = purchases.take(key, LONG_AFTER).unwrap();
         assert_eq!(held.payment.standing, Standing::Doubtful);
         // A later refusal says nothing of the presentation before.
         held.payment.note(Word::NotNow, Standing::Doubtful);
-        held.keep();
+        held.keep().await;
         drop(held);
         assert!(purchases.take(key, LONG_AFTER).is_some());
-        assert!(purchases.abandon("a") && purchases.take(key, LONG_AFTER).is_none());
+        assert!(purchases.abandon("a").await && purchases.take(key, LONG_AFTER).is_none());
     }
 
-    #[test]
-    fn a_payment_that_was_refused_is_over_when_no_block_may_take_it_any_more() {
+    #[tokio::test]
+    async fn a_payment_that_was_refused_is_over_when_no_block_may_take_it_any_more() {
         let (purchases, key) = (Purchases::default(), Key([1; 32]));
         for (word, before) in [
             (Word::NotNow, Standing::Unseen),
@@ -428,24 +491,65 @@ mod tests {
         ] {
             let mut held = purchases.hold(key, payment("a", 160));
             held.payment.note(word, before);
-            held.keep();
+            held.keep().await;
             drop(held);
             let last = Timestamp::from_secs(160 + AFTER_EXPIRY_SECS - 1);
+            // Those that are over were told as open until somebody bought the same again.
+            assert!(purchases.waiting(key, last).is_some() && purchases.open(last).len() == 1);
+            let later = last.plus_secs(1);
+            assert!(purchases.waiting(key, later).is_none() && purchases.open(later).is_empty());
             assert!(purchases.take(key, last).is_some());
             assert!(purchases.take(key, last.plus_secs(1)).is_none());
         }
-        assert_eq!(purchases.open(), []);
+        assert_eq!(purchases.locked().count, 0);
+    }
+
+    #[tokio::test]
+    async fn while_a_payment_is_presented_another_buyer_of_the_same_signs_its_own() {
+        let (purchases, key) = (Purchases::default(), Key([1; 32]));
+        let held = purchases.hold(key, payment("a", 160));
+        let waiting = || purchases.waiting(key, NOW);
+        assert!(waiting().is_none() && purchases.take(key, NOW).is_none());
+        drop(held);
+        assert!(waiting().is_some());
+        purchases.take(key, NOW).unwrap().close().await;
+        assert!(waiting().is_none() && purchases.take(key, NOW).is_none());
+    }
+
+    /// The caller gave up while it was written down that the payment would be shown: nobody has seen it.
+    #[tokio::test]
+    async fn a_payment_whose_showing_was_given_up_is_unseen() {
+        let folder = tempfile::tempdir().unwrap();
+        let purchases = Purchases::in_file(&folder.path().join("purchases.json")).unwrap();
+        let key = Key([1; 32]);
+        let mut held = purchases.hold(key, payment("a", 160));
+        let mut showing = Box::pin(held.show());
+        let polled = futures_util::poll!(showing.as_mut());
+        assert!(polled.is_pending());
+        drop(showing);
+        drop(held);
+        assert_eq!(
+            purchases.take(key, NOW).unwrap().payment.standing,
+            Standing::Unseen
+        );
+        // One that was shown is not.
+        let mut held = purchases.take(key, NOW).unwrap();
+        held.show().await.unwrap();
+        drop(held);
+        assert_eq!(
+            purchases.take(key, NOW).unwrap().payment.standing,
+            Standing::Doubtful
+        );
     }
 
     #[test]
-    fn while_a_payment_is_presented_another_buyer_of_the_same_signs_its_own() {
-        let (purchases, key) = (Purchases::default(), Key([1; 32]));
-        let held = purchases.hold(key, payment("a", 160));
-        assert!(purchases.waiting(key).is_none() && purchases.take(key, NOW).is_none());
-        drop(held);
-        assert!(purchases.waiting(key).is_some());
-        purchases.take(key, NOW).unwrap().close();
-        assert!(purchases.waiting(key).is_none() && purchases.take(key, NOW).is_none());
+    fn what_is_printed_of_a_payment_is_not_the_payment() {
+        let secret = Payment {
+            value: "hunter2".to_owned(),
+            ..payment("a", 160)
+        };
+        let held = Purchases::default().hold(Key([1; 32]), secret);
+        assert!(!format!("{held:?}").contains("hunter2"));
     }
 
     #[test]
@@ -458,6 +562,6 @@ mod tests {
         }
         assert!(!purchases.has_room(NOW));
         assert!(purchases.has_room(LONG_AFTER));
-        assert_eq!(purchases.open(), []);
+        assert_eq!(purchases.locked().count, 0);
     }
 }

@@ -5,6 +5,7 @@ use reqwest::{Method, Response, StatusCode};
 use url::Url;
 
 use super::error::BuyError;
+use crate::printable::printable;
 
 /// Where an answer sends the request; `None` for an answer that is none of those.
 pub(super) fn target(answer: &Response) -> Option<Url> {
@@ -38,5 +39,9 @@ pub(super) fn next(method: &Method, answer: &Response) -> Result<Option<Url>, Bu
 
 /// A URL without what may be secret in it.
 pub(super) fn name(url: &Url) -> String {
-    format!("{}{}", url.origin().ascii_serialization(), url.path())
+    printable(&format!(
+        "{}{}",
+        url.origin().ascii_serialization(),
+        url.path()
+    ))
 }

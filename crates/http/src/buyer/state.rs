@@ -1,8 +1,10 @@
 //! Open payments in a file, for buyers that do not live long: a signed authorization that nobody remembers is paid twice.
 
+use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use quittance_core::Version;
 use serde::{Deserialize, Serialize};
@@ -27,18 +29,20 @@ pub struct StateError {
 #[derive(Debug)]
 pub(super) struct StateFile {
     path: PathBuf,
+    /// The number of the last change that is in it. Held while it is written.
+    written: Mutex<u64>,
     /// Locked for as long as this lives.
     _lock: File,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Saved {
     version: u64,
     payments: Vec<SavedPayment>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct SavedPayment {
     purchase: String,
@@ -64,26 +68,43 @@ impl StateFile {
             Err(missing) if missing.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(failed) => return Err(error(failed.to_string())),
         };
-        let path = path.to_owned();
-        Ok((Self { path, _lock: lock }, payments))
+        let file = Self {
+            path: path.to_owned(),
+            written: Mutex::new(0),
+            _lock: lock,
+        };
+        Ok((file, payments))
     }
 
-    /// Writes all payments: after a crash the file has either these or those before.
-    pub(super) fn write<'a>(
-        &self,
-        payments: impl Iterator<Item = (&'a Key, &'a Payment)>,
-    ) -> Result<(), StateError> {
+    /// Writes all payments as they are after the change with this number: after a crash the file has either these or those
+    /// before. Changes may come here in any order; what a later one has written is not written over.
+    ///
+    /// Waits for the disk.
+    pub(super) fn write(&self, change: u64, payments: &[(Key, Payment)]) -> Result<(), StateError> {
+        // Whoever panicked with the lock left the number of a change that was written.
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if *written >= change {
+            return Ok(());
+        }
+        let payments = payments.iter().map(|(key, payment)| save(key, payment));
         let saved = Saved {
             version: VERSION,
-            payments: payments.map(|(key, payment)| save(key, payment)).collect(),
+            payments: payments.collect(),
         };
-        let written = serde_json::to_vec_pretty(&saved)
+        serde_json::to_vec_pretty(&saved)
             .map_err(io::Error::from)
-            .and_then(|text| replace(&self.path, &text));
-        written.map_err(|failed| StateError {
+            .and_then(|text| replace(&self.path, &text))
+            .map_err(|failed| self.error(failed))?;
+        *written = change;
+        Ok(())
+    }
+
+    /// Why this file cannot be used.
+    pub(super) fn error(&self, problem: impl fmt::Display) -> StateError {
+        StateError {
             path: self.path.clone(),
-            problem: failed.to_string(),
-        })
+            problem: problem.to_string(),
+        }
     }
 }
 
@@ -188,6 +209,20 @@ mod tests {
             assert!(StateFile::open(&path).is_err(), "{text}");
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
+    }
+
+    #[test]
+    fn an_older_state_is_not_written_over_a_newer_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("purchases.json");
+        let (file, _) = StateFile::open(&path).unwrap();
+        file.write(2, &[]).unwrap();
+        let newest = fs::read(&path).unwrap();
+        fs::write(&path, "newest").unwrap();
+        file.write(1, &[]).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"newest");
+        file.write(3, &[]).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), newest);
     }
 
     #[test]

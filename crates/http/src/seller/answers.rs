@@ -1,16 +1,17 @@
 //! What the seller says besides the handler's answer: the terms, receipts, and why there is no sale.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use quittance_core::wire::{ResourceInfo, SettleResponse, header};
-use quittance_core::{FacilitatorError, Fault, Malformed, Version};
+use quittance_core::{FacilitatorError, Fault, FaultKind, Malformed, Version};
 use serde::Serialize;
 use serde_json::json;
 use tracing::warn;
 
 use super::buffered::Body;
+use super::caching;
 use super::terms::{self, Term};
 
 /// A sale that ended without the handler's answer.
@@ -38,9 +39,7 @@ fn encoded<T: Serialize>(message: &T) -> HeaderValue {
 
 /// Marks an answer as one client's only.
 pub(super) fn private(mut answer: Response<Body>) -> Response<Body> {
-    answer
-        .headers_mut()
-        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    caching::make_private(answer.headers_mut());
     answer
 }
 
@@ -93,6 +92,14 @@ pub(super) fn bad_request(malformed: &Malformed) -> NoSale {
     NoSale(Box::new(answer(StatusCode::BAD_REQUEST, &body)))
 }
 
+/// 431: the payment is longer than any is.
+pub(super) fn too_long(name: &str) -> NoSale {
+    let message = format!("a payment is at most {} bytes long", header::VALUE_MAX);
+    let body = json!({ "error": "invalid_payload", "field": name, "message": message });
+    let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    NoSale(Box::new(answer(status, &body)))
+}
+
 /// 503: nobody can say anything about the payment now.
 pub(super) fn unavailable(fault: &Fault) -> NoSale {
     warn!(%fault, "no verdict");
@@ -104,6 +111,13 @@ pub(super) fn unavailable(fault: &Fault) -> NoSale {
             .insert(RETRY_AFTER, after.as_secs().max(1).into());
     }
     NoSale(Box::new(answer))
+}
+
+/// 503: another request with this payment is being served. What becomes of it, the payment is as good then as that one
+/// leaves it.
+pub(super) fn under_way() -> NoSale {
+    let what = "another request with this payment is being served";
+    unavailable(&Fault::new(FaultKind::Busy, what))
 }
 
 pub(super) fn no_verdict(error: FacilitatorError) -> NoSale {

@@ -12,6 +12,7 @@ use tower::{Layer, Service};
 use super::buffered::{Body, BodyError};
 use super::sale::Shop;
 use super::supported::Supported;
+use super::under_way::UnderWay;
 
 /// How much of a handler's answer is read before it is charged for, unless told otherwise: more than nearly all answers
 /// of APIs have, and little enough to hold for a thousand requests at once.
@@ -24,14 +25,20 @@ const BUFFER: usize = 1024 * 1024;
 /// If settling fails, the handler's answer is thrown away: nobody is served for nothing. Answers are marked
 /// `Cache-Control: no-store`, because a cache between would serve them to everybody.
 ///
+/// A sale does not end with its client. The handler, reading its answer and settling run in a task of their own: a client
+/// that hangs up when the handler has begun is charged for what it does. A payment that is presented again while it is being
+/// served is answered 503, `Retry-After: 1`. One whose handler ran and whose answer was lost, or which was not settled, may
+/// be presented again, and if it still verifies **its handler runs again**: a handler whose deeds must not be done twice
+/// needs a key of its own to know them by.
+///
 /// An answer is read up to a megabyte, or [as much as you say](Self::buffer), before it is charged for. A longer one, or
 /// one that takes more than ten seconds, is settled first and then streamed: should it break off, it is paid for all the
 /// same. [`Longer::Refuse`] answers 500 instead, and charges nothing.
 ///
-/// `OPTIONS` is not charged for, so that browsers can ask what they may do (CORS); whatever body the handler answers it
-/// with is left out.
+/// A preflight (`OPTIONS` with `Origin` and `Access-Control-Request-Method`) is not charged for, so that browsers can ask what
+/// they may do (CORS). Of the handler's answer only the status, `Access-Control-*`, `Allow` and `Vary` are let out.
 ///
-/// Clones share what is known of the facilitator.
+/// Clones share what is known of the facilitator, and which payments are being served.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -87,6 +94,7 @@ impl PaymentLayer {
                 buffer: BUFFER,
                 longer: Longer::default(),
                 supported: Arc::new(Supported::default()),
+                under_way: UnderWay::default(),
             }),
         }
     }
@@ -169,6 +177,7 @@ impl<S, I, O> Service<Request<I>> for PaymentService<S>
 where
     S: Service<Request<I>, Response = Response<O>> + Clone + Send + 'static,
     S::Future: Send,
+    S::Error: Send + 'static,
     I: Send + 'static,
     O: http_body::Body<Data = Bytes> + Send + 'static,
     O::Error: Into<BodyError>,
@@ -187,6 +196,6 @@ where
         let clone = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, clone);
         let shop = Arc::clone(&self.shop);
-        Box::pin(async move { shop.sell(inner, request).await })
+        Box::pin(shop.sell(inner, request))
     }
 }

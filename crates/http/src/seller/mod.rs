@@ -2,10 +2,12 @@
 
 mod answers;
 mod buffered;
+mod caching;
 mod layer;
 mod presented;
 mod sale;
 mod supported;
 mod terms;
+mod under_way;
 
 pub use layer::{Longer, PaidBy, PaymentLayer, PaymentService};

@@ -51,6 +51,16 @@ impl Presented {
     }
 }
 
+/// The header whose payment is longer than any that is read.
+pub(super) fn too_long(headers: &HeaderMap) -> Option<&'static str> {
+    [header::PAYMENT_SIGNATURE, header::X_PAYMENT]
+        .into_iter()
+        .find(|name| {
+            let mut values = headers.get_all(*name).iter();
+            values.any(|value| value.len() > header::VALUE_MAX)
+        })
+}
+
 /// The payment in a request's headers. More than one is no payment: somebody between might see another one than we do.
 pub(super) fn presented(headers: &HeaderMap) -> Result<Option<Presented>, Refusal> {
     let mut values = headers.get_all(header::PAYMENT_SIGNATURE).iter();

@@ -5,22 +5,26 @@ use std::sync::Arc;
 use axum::extract::OriginalUri;
 use bytes::Bytes;
 use http::header::HOST;
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use http_body_util::{BodyExt, Empty};
 use quittance_core::wire::{ResourceInfo, Rest, SettleResponse, header};
 use quittance_core::{
     Facilitator, FacilitatorError, Fault, FaultKind, Offer, PaymentRequest, Reason, Refusal,
     Version,
 };
+use tokio::task::JoinError;
 use tower::Service;
-use tracing::{info, warn};
+use tracing::{Instrument, Span, info, warn};
 
 use super::answers::{self, NoSale};
 use super::buffered::{Body, BodyError, Buffered, buffer};
+use super::caching;
 use super::layer::{Longer, PaidBy};
-use super::presented::{Presented, presented};
+use super::presented::{Presented, presented, too_long};
 use super::supported::Supported;
 use super::terms::{self, Term};
+use super::under_way::{Reserved, UnderWay};
+use crate::canonical;
 use crate::reason::{HANDLER_FAILED, OTHER_TERMS};
 
 /// What all requests to a route share.
@@ -34,6 +38,7 @@ pub(super) struct Shop {
     pub(super) buffer: usize,
     pub(super) longer: Longer,
     pub(super) supported: Arc<Supported>,
+    pub(super) under_way: UnderWay,
 }
 
 /// A verified payment whose handler runs.
@@ -43,29 +48,57 @@ struct Sale {
     terms: Vec<Term>,
     resource: ResourceInfo,
     paid_by: PaidBy,
+    /// Nobody else is served for the payment meanwhile.
+    _reserved: Reserved,
 }
 
 impl Shop {
     pub(super) async fn sell<S, I, O>(
-        &self,
+        self: Arc<Self>,
         mut handler: S,
         mut request: Request<I>,
     ) -> Result<Response<Body>, S::Error>
     where
-        S: Service<Request<I>, Response = Response<O>>,
+        S: Service<Request<I>, Response = Response<O>> + Send + 'static,
+        S::Future: Send,
+        S::Error: Send + 'static,
+        I: Send + 'static,
         O: http_body::Body<Data = Bytes> + Send + 'static,
         O::Error: Into<BodyError>,
     {
-        if request.method() == Method::OPTIONS {
-            return Ok(handler.call(request).await?.map(|_| nothing()));
+        if caching::is_preflight(&request) {
+            return Ok(preflight(&handler.call(request).await?));
         }
         let resource = self.resource(&request);
+        if let Some(name) = too_long(request.headers()) {
+            let NoSale(answer) = answers::too_long(name);
+            return Ok(*answer);
+        }
         let presented = presented(request.headers());
         hide_payments(&mut request);
         let sale = match self.open(resource, presented).await {
             Ok(sale) => sale,
             Err(NoSale(answer)) => return Ok(*answer),
         };
+        // From here on the sale is nobody's connection: a client that hangs up once the handler has begun has bought what
+        // it does, and is charged for it.
+        let sale = async move { self.serve(handler, request, sale).await };
+        let served = tokio::spawn(sale.instrument(Span::current())).await;
+        served.unwrap_or_else(|error| Ok(stopped(error)))
+    }
+
+    /// The handler's answer, and the money for it.
+    async fn serve<S, I, O>(
+        &self,
+        mut handler: S,
+        mut request: Request<I>,
+        sale: Sale,
+    ) -> Result<Response<Body>, S::Error>
+    where
+        S: Service<Request<I>, Response = Response<O>>,
+        O: http_body::Body<Data = Bytes> + Send + 'static,
+        O::Error: Into<BodyError>,
+    {
         request.extensions_mut().insert(sale.paid_by.clone());
         let answer = handler
             .call(request)
@@ -105,6 +138,8 @@ impl Shop {
             Some(Err(refusal)) => return Err(refused(refusal, refuse)),
             None => return Err(refuse(OTHER_TERMS)),
         };
+        let reserved = self.under_way.reserve(canonical::hash(&payment.payload));
+        let reserved = reserved.ok_or_else(answers::under_way)?;
         let payer = self.verify(&payment, refuse).await?;
         let paid_by = PaidBy {
             payer,
@@ -118,6 +153,7 @@ impl Shop {
             terms,
             resource,
             paid_by,
+            _reserved: reserved,
         })
     }
 
@@ -179,24 +215,17 @@ impl Shop {
 
     /// Settles; where the outcome is pending, asks once more: the facilitator waits for the transaction it has sent.
     async fn settle(&self, payment: &PaymentRequest) -> Result<SettleResponse, FacilitatorError> {
-        let settled = self.facilitator.settle(payment).await?;
-        if settled.is_pending() {
-            self.facilitator.settle(payment).await
-        } else {
-            Ok(settled)
+        let first = self.facilitator.settle(payment).await?;
+        if !first.is_pending() {
+            return Ok(first);
         }
+        Ok(newer(first, self.facilitator.settle(payment).await))
     }
 
     /// The terms that can be settled now.
     async fn terms(&self) -> Result<Vec<Term>, Fault> {
         let supported = self.supported.get(&*self.facilitator).await?;
-        let terms = terms::current(&self.offers, &supported)
-            .map_err(|error| Fault::new(FaultKind::Misconfigured, error))?;
-        if terms.is_empty() {
-            let what = "the facilitator settles none of the ways to pay now";
-            return Err(Fault::new(FaultKind::FacilitatorUnreachable, what));
-        }
-        Ok(terms)
+        terms::current(&self.offers, &supported)
     }
 
     fn resource<I>(&self, request: &Request<I>) -> ResourceInfo {
@@ -223,6 +252,31 @@ impl Shop {
     }
 }
 
+/// What is known of a payment whose transaction is out, when its facilitator was asked again. A fault, or a verdict that
+/// knows of no transaction, comes from somebody who does not know of the first answer, such as another instance behind one
+/// address: it takes nothing back.
+fn newer(
+    first: SettleResponse,
+    second: Result<SettleResponse, FacilitatorError>,
+) -> SettleResponse {
+    match second {
+        Ok(second) if !second.transaction.is_empty() => second,
+        Ok(second) if second.success => SettleResponse {
+            transaction: first.transaction,
+            ..second
+        },
+        second => {
+            let transaction = &first.transaction;
+            warn!(
+                transaction,
+                ?second,
+                "asked again, the facilitator does not know of a transaction it named"
+            );
+            first
+        }
+    }
+}
+
 fn refused(refusal: Refusal, refuse: impl Fn(&str) -> NoSale) -> NoSale {
     match refusal {
         Refusal::Malformed(malformed) => answers::bad_request(&malformed),
@@ -239,12 +293,31 @@ fn hide_payments<I>(request: &mut Request<I>) {
     }
 }
 
+/// The answer where a sale's task did not end: its handler panicked, or the runtime stops.
+fn stopped(error: JoinError) -> Response<Body> {
+    let stopping = Fault::new(FaultKind::Internal, &error);
+    if let Ok(panic) = error.try_into_panic() {
+        // What catches panics around this layer catches this one, too.
+        std::panic::resume_unwind(panic);
+    }
+    let NoSale(answer) = answers::unavailable(&stopping);
+    *answer
+}
+
 /// The answer of a handler that failed, with the word that nothing was settled: the buyer need not wonder.
 fn uncharged(sale: &Sale, answer: Response<Body>) -> Response<Body> {
     let rejection = Reason::new(HANDLER_FAILED).into();
     let network = &sale.payment.terms.network;
     let failed = SettleResponse::failed(network, &rejection, sale.paid_by.payer.clone(), "");
     answers::with_receipt(answers::private(answer), sale.version, &failed)
+}
+
+/// What a browser is told before it asks: no more than it needs, because nobody has paid.
+fn preflight<O>(answer: &Response<O>) -> Response<Body> {
+    let mut told = Response::new(nothing());
+    *told.status_mut() = answer.status();
+    *told.headers_mut() = caching::of_preflight(answer.headers());
+    told
 }
 
 fn nothing() -> Body {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use quittance_core::wire::{
     PaymentRequired, PaymentRequirements, ResourceInfo, Rest, SupportedResponse, v1,
 };
-use quittance_core::{Offer, OfferError, Version};
+use quittance_core::{Fault, FaultKind, Offer, Version};
+use tracing::warn;
 
 /// One offer that the facilitator can settle now.
 #[derive(Debug, Clone)]
@@ -17,11 +18,17 @@ pub(super) struct Term {
     alias: Option<String>,
 }
 
-/// The offers that the facilitator can settle now, in the versions it speaks.
+/// The offers that the facilitator can settle now, in the versions it speaks. One that cannot be made does not keep the
+/// others from being sold by.
+///
+/// # Errors
+/// When none is left.
 pub(super) fn current(
     offers: &[Arc<dyn Offer>],
     supported: &SupportedResponse,
-) -> Result<Vec<Term>, OfferError> {
+) -> Result<Vec<Term>, Fault> {
+    let what = "the facilitator settles none of the ways to pay now";
+    let mut nothing = Fault::new(FaultKind::FacilitatorUnreachable, what);
     let mut terms = Vec::new();
     for offer in offers {
         let find = |version: Version, network: &str| {
@@ -36,15 +43,25 @@ pub(super) fn current(
             .network()
             .alias()
             .and_then(|alias| find(Version::V1, alias));
-        if let Some(kind) = in_v2.or(in_v1) {
-            terms.push(Term {
-                requirements: offer.requirements(kind)?,
+        let Some(kind) = in_v2.or(in_v1) else {
+            continue;
+        };
+        match offer.requirements(kind) {
+            Ok(requirements) => terms.push(Term {
+                requirements,
                 in_v2: in_v2.is_some(),
                 alias: in_v1.map(|kind| kind.network.clone()),
-            });
+            }),
+            Err(error) => {
+                warn!(network = %offer.network(), scheme = offer.scheme(), %error, "an offer cannot be made");
+                nothing = Fault::new(FaultKind::Misconfigured, error);
+            }
         }
     }
-    Ok(terms)
+    match terms.is_empty() {
+        true => Err(nothing),
+        false => Ok(terms),
+    }
 }
 
 impl Term {

@@ -6,6 +6,7 @@
     reason = "each test binary uses its part, and stops where it cannot go on"
 )]
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -199,10 +200,15 @@ pub fn purchaser(change: impl FnOnce(BuyerBuilder) -> BuyerBuilder) -> Purchaser
 
 /// A request for a payment with this number.
 pub fn request(number: u64) -> PaymentRequest {
+    request_of(&format!("{{\"number\":{number}}}"))
+}
+
+/// A request for a payment with this payload, as it is spelled.
+pub fn request_of(payload: &str) -> PaymentRequest {
     let terms: PaymentRequirements = serde_json::from_value(terms()).unwrap();
-    let payload = json!({ "x402Version": 2, "accepted": terms, "payload": { "number": number } });
-    let payload = serde_json::from_value(payload).unwrap();
-    PaymentRequest::new(payload, terms).unwrap()
+    let accepted = serde_json::to_string(&terms).unwrap();
+    let text = format!(r#"{{"x402Version":2,"accepted":{accepted},"payload":{payload}}}"#);
+    PaymentRequest::new(serde_json::from_str(&text).unwrap(), terms).unwrap()
 }
 
 type Settles = Result<SettleResponse, FacilitatorError>;
@@ -212,6 +218,8 @@ pub struct Puppet {
     verify: Mutex<Result<VerifyResponse, FacilitatorError>>,
     /// `None` hangs.
     settle: Mutex<Option<Settles>>,
+    /// What it settles first, in this order.
+    first: Mutex<VecDeque<Settles>>,
     supported: Mutex<SupportedResponse>,
     settle_calls: AtomicUsize,
 }
@@ -221,6 +229,7 @@ impl Puppet {
         let puppet = Arc::new(Self {
             verify: Mutex::new(Ok(VerifyResponse::valid(Some("payer".to_owned())))),
             settle: Mutex::new(Some(Ok(SettleResponse::settled("test:1", None, "0x1")))),
+            first: Mutex::default(),
             supported: Mutex::new(serde_json::from_str(r#"{"kinds":[]}"#).unwrap()),
             settle_calls: AtomicUsize::new(0),
         });
@@ -239,6 +248,11 @@ impl Puppet {
 
     pub fn settles(&self, answer: Settles) {
         *self.settle.lock().unwrap() = Some(answer);
+    }
+
+    /// Gives these answers once each, before the one it always gives.
+    pub fn settles_first(&self, answers: impl IntoIterator<Item = Settles>) {
+        *self.first.lock().unwrap() = answers.into_iter().collect();
     }
 
     pub fn hangs(&self) {
@@ -269,6 +283,9 @@ impl Facilitator for Puppet {
 
     async fn settle(&self, _: &PaymentRequest) -> Settles {
         self.settle_calls.fetch_add(1, Ordering::SeqCst);
+        if let Some(first) = self.first.lock().unwrap().pop_front() {
+            return first;
+        }
         let answer = self.settle.lock().unwrap().clone();
         match answer {
             Some(answer) => answer,
