@@ -36,6 +36,7 @@ const ALLOWED: [(&str, &[&str]); 9] = [
             "quittance-examples",
             "quittance-facilitator",
             "quittance-http",
+            "quittance-solana",
         ],
     ),
 ];
