@@ -7,12 +7,13 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Which crates of this workspace each crate may use in its own code.
-const ALLOWED: [(&str, &[&str]); 8] = [
+const ALLOWED: [(&str, &[&str]); 9] = [
     ("quittance-core", &[]),
     ("quittance-verify", &["quittance-core"]),
     ("quittance-engine", &["quittance-core", "quittance-verify"]),
     ("quittance-http", &["quittance-core"]),
     ("quittance-evm", &["quittance-core"]),
+    ("quittance-solana", &["quittance-core"]),
     ("quittance-devnet", &[]),
     (
         "quittance-facilitator",
@@ -40,7 +41,7 @@ const ALLOWED: [(&str, &[&str]); 8] = [
 ];
 
 /// Crates that would make the core name a chain, wait, or do I/O.
-const NEVER_IN_CORE: [&str; 9] = [
+const NEVER_IN_CORE: [&str; 12] = [
     "alloy",
     "alloy-primitives",
     "tokio",
@@ -50,6 +51,9 @@ const NEVER_IN_CORE: [&str; 9] = [
     "sqlx",
     "solana-sdk",
     "solana-client",
+    "solana-message",
+    "solana-pubkey",
+    "solana-transaction",
 ];
 
 fn metadata() -> Value {

@@ -178,6 +178,8 @@ impl Payer for ExactPayer {
         let order = Order::read(requirements)?;
         let asset = self.token(order.network.id(), &order.mint)?;
         Some(Quote {
+            network: order.network.id().to_owned(),
+            pay_to: order.pay_to.to_string(),
             asset: Some(Asset {
                 address: asset.mint.to_string(),
                 symbol: asset.symbol,
