@@ -1,22 +1,26 @@
 //! From a configuration to an engine. The only place where chains are named.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod evm;
+mod solana;
+
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alloy::primitives::{Address, U256};
-use alloy::signers::local::PrivateKeySigner;
 use quittance_core::{Amount, Chain, Fault, Health, Network};
-use quittance_engine::{Engine, JournalError, Rules, SqliteJournal};
-use quittance_evm::{Evm, EvmConfig, Exact, Signer, Token, TransferMethod, known};
+use quittance_engine::{Engine, EngineBuilder, JournalError, Rules, SqliteJournal};
+use quittance_evm::Evm;
+use quittance_solana::Solana;
 use secrecy::ExposeSecret;
 use tokio::net::TcpListener;
 use url::Url;
 
 use crate::access::Keys;
-use crate::config::{Access, Config, ConfigError, EvmNetwork, Secret, TokenEntry, Value};
+use crate::config::{Access, Config, ConfigError, Secret, Value};
+
+pub use solana::keypair as solana_keypair;
 
 /// Why there is no engine.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +40,7 @@ pub enum AssembleError {
 pub struct Plan {
     /// Who may call.
     pub keys: Keys,
-    chains: Vec<Evm>,
+    chains: Vec<AnyChain>,
     rules: Rules,
 }
 
@@ -69,11 +73,45 @@ impl Plan {
         let mut builder = Engine::builder(journal)
             .policy(self.rules)
             .settle_wait(Duration::from_secs(config.settle_wait_secs));
-        for evm in self.chains {
-            let exact = Arc::new(Exact::new(&evm));
-            builder = builder.chain(evm, vec![exact]);
+        for chain in self.chains {
+            builder = chain.add_to(builder);
         }
         Ok(builder.start().await?)
+    }
+}
+
+/// A chain of any family, with the schemes that are settled on it.
+enum AnyChain {
+    Evm(Box<Evm>),
+    Solana(Box<Solana>),
+}
+
+impl AnyChain {
+    fn network(&self) -> &Network {
+        match self {
+            Self::Evm(chain) => chain.network(),
+            Self::Solana(chain) => chain.network(),
+        }
+    }
+
+    async fn health(&self) -> Health {
+        match self {
+            Self::Evm(chain) => chain.health().await,
+            Self::Solana(chain) => chain.health().await,
+        }
+    }
+
+    fn add_to(self, builder: EngineBuilder) -> EngineBuilder {
+        match self {
+            Self::Evm(chain) => {
+                let exact = Arc::new(quittance_evm::Exact::new(&chain));
+                builder.chain(*chain, vec![exact])
+            }
+            Self::Solana(chain) => {
+                let exact = Arc::new(quittance_solana::Exact::new(&chain));
+                builder.chain(*chain, vec![exact])
+            }
+        }
     }
 }
 
@@ -103,8 +141,8 @@ pub async fn check(config: &Config) -> Checked {
     problems.take(listen(config).await);
     problems.take(try_journal(&config.journal).await);
     let mut networks = Vec::new();
-    for evm in chains {
-        networks.push((evm.network().clone(), evm.health().await));
+    for chain in chains {
+        networks.push((chain.network().clone(), chain.health().await));
     }
     Checked {
         problems: problems.0,
@@ -159,64 +197,47 @@ fn keys(access: &Access, problems: &mut Problems) -> Keys {
 }
 
 /// The chains that can be made, and their rules.
-fn chains(config: &Config, problems: &mut Problems) -> (Vec<Evm>, Rules) {
+fn chains(config: &Config, problems: &mut Problems) -> (Vec<AnyChain>, Rules) {
     let mut rules = Rules::default();
     let mut chains = Vec::new();
-    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let mut seen = Seen::default();
     for (at, entry) in config.evm.iter().enumerate() {
         let field = format!("evm[{at}]");
-        let Some(network) = problems.take(network(entry, &field)) else {
-            continue;
-        };
-        // Two would use the same signers' nonces; and a network may be spelled in two ways.
-        if let Some(before) = seen.insert(network.id().to_owned(), at) {
-            let problem = format_args!("{network} is configured already, by evm[{before}]");
-            problems.take::<()>(Err(ConfigError::value(format!("{field}.network"), problem)));
-            continue;
+        let network = evm::network(entry, &field).and_then(|network| seen.once(network, &field));
+        if let Some(network) = problems.take(network) {
+            let chain = evm::chain(entry, network, &field, &mut rules, problems);
+            chains.extend(chain.map(|chain| AnyChain::Evm(Box::new(chain))));
         }
-        chains.extend(evm(entry, network, &field, &mut rules, problems));
+    }
+    for (at, entry) in config.solana.iter().enumerate() {
+        let field = format!("solana[{at}]");
+        let network = solana::network(entry, &field).and_then(|network| seen.once(network, &field));
+        if let Some(network) = problems.take(network) {
+            let chain = solana::chain(entry, network, &field, &mut rules, problems);
+            chains.extend(chain.map(|chain| AnyChain::Solana(Box::new(chain))));
+        }
     }
     (chains, rules)
 }
 
-fn network(entry: &EvmNetwork, field: &str) -> Result<Network, ConfigError> {
-    let unknown = || {
-        ConfigError::value(
-            format!("{field}.network"),
-            format_args!("{:?} is no EVM network", entry.network),
-        )
-    };
-    known::network(&entry.network).ok_or_else(unknown)
-}
+/// Which networks were named, and where.
+#[derive(Default)]
+struct Seen(BTreeMap<String, String>);
 
-fn evm(
-    entry: &EvmNetwork,
-    network: Network,
-    field: &str,
-    rules: &mut Rules,
-    problems: &mut Problems,
-) -> Option<Evm> {
-    let urls = rpc_urls(entry, field, problems);
-    let signers = signers(entry, field, problems);
-    let tokens = problems.take(tokens(entry, &network, field));
-    let mut config = EvmConfig::new(network, urls?, signers?);
-    config.tokens = tokens?;
-    config.depth_required = entry.depth;
-    if let Some(gwei) = entry.max_gas_price_gwei {
-        config.gas_price_max = u128::from(gwei) * 1_000_000_000;
+impl Seen {
+    /// The network, the first time. Twice it would have two lanes of one signer; and it may be spelled in two ways.
+    fn once(&mut self, network: Network, field: &str) -> Result<Network, ConfigError> {
+        match self.0.get(network.id()) {
+            Some(before) => {
+                let problem = format_args!("{network} is configured already, by {before}");
+                Err(ConfigError::value(format!("{field}.network"), problem))
+            }
+            None => {
+                self.0.insert(network.id().to_owned(), field.to_owned());
+                Ok(network)
+            }
+        }
     }
-    config.gas_per_payment_max = entry
-        .max_gas_per_payment
-        .unwrap_or(config.gas_per_payment_max);
-    config.group_max = entry.max_group.unwrap_or(config.group_max).max(1);
-    if let Some(secs) = entry.max_head_age_secs {
-        config.head_age_max = (secs > 0).then(|| Duration::from_secs(secs));
-    }
-    config.balance_min = entry
-        .min_balance_wei
-        .map(|amount| U256::from(amount.units()));
-    problems.take(add_rules(entry, &config, field, rules))?;
-    problems.take(Evm::new(config).map_err(|error| ConfigError::value(field, error)))
 }
 
 /// All of them, or none.
@@ -228,7 +249,7 @@ fn all<T>(
     read.into_iter().collect()
 }
 
-fn rpc_urls(entry: &EvmNetwork, field: &str, problems: &mut Problems) -> Option<Vec<Url>> {
+fn rpc_urls(entries: &[Value], field: &str, problems: &mut Problems) -> Option<Vec<Url>> {
     let read = |(at, value): (usize, &Value)| {
         let field = format!("{field}.rpc[{at}]");
         let text = value.read(&field)?;
@@ -241,115 +262,92 @@ fn rpc_urls(entry: &EvmNetwork, field: &str, problems: &mut Problems) -> Option<
         }
         Ok(url)
     };
-    all(entry.rpc.iter().enumerate().map(read), problems)
+    all(entries.iter().enumerate().map(read), problems)
 }
 
-fn signers(entry: &EvmNetwork, field: &str, problems: &mut Problems) -> Option<Vec<Signer>> {
-    let read = |(at, secret): (usize, &Secret)| {
-        let field = format!("{field}.signers[{at}]");
-        let key = secret.read(&field)?;
-        // The error of the parser might quote what it could not parse.
-        let signer: PrivateKeySigner = key
-            .expose_secret()
-            .parse()
-            .map_err(|_| ConfigError::value(field, "not a private key in hexadecimal"))?;
-        Ok(Arc::new(signer) as Signer)
-    };
-    all(entry.signers.iter().enumerate().map(read), problems)
-}
-
-/// The listed tokens of those that ship with the library, and those that are described here.
-fn tokens(entry: &EvmNetwork, network: &Network, field: &str) -> Result<Vec<Token>, ConfigError> {
-    let mut tokens = Vec::new();
-    for (at, described) in entry.tokens.iter().enumerate() {
-        tokens.push(token(described, &format!("{field}.tokens[{at}]"))?);
-    }
-    let shipped: Vec<Token> = match &entry.assets {
-        None => known::tokens(network.id()).to_vec(),
-        Some(names) => {
-            let find = |name: &String| {
-                let unknown = || {
-                    ConfigError::value(
-                        format!("{field}.assets"),
-                        format_args!("{name:?} is not known on {network}"),
-                    )
-                };
-                known::token(network.id(), name)
-                    .cloned()
-                    .ok_or_else(unknown)
-            };
-            names.iter().map(find).collect::<Result<_, _>>()?
+/// The tokens of a network: those described in the configuration, and of those that ship with the library the ones it names
+/// (all, where it names none) and does not describe itself.
+fn tokens_of<T>(
+    described: Vec<T>,
+    named: Option<&[String]>,
+    shipped: Vec<T>,
+    is: impl Fn(&T, &str) -> bool,
+    is_same: impl Fn(&T, &T) -> bool,
+    network: &Network,
+    field: &str,
+) -> Result<Vec<T>, ConfigError> {
+    for name in named.unwrap_or_default() {
+        if !shipped.iter().any(|token| is(token, name)) {
+            let problem = format_args!("{name:?} is not known on {network}");
+            return Err(ConfigError::value(format!("{field}.assets"), problem));
         }
+    }
+    let is_wanted = |token: &T| {
+        let is_named = named.is_none_or(|named| named.iter().any(|name| is(token, name)));
+        is_named && !described.iter().any(|other| is_same(other, token))
     };
-    let described: BTreeSet<Address> = tokens.iter().map(|token| token.address).collect();
-    tokens.extend(
-        shipped
-            .into_iter()
-            .filter(|token| !described.contains(&token.address)),
-    );
+    let (wanted, _): (Vec<T>, Vec<T>) = shipped.into_iter().partition(is_wanted);
+    let mut tokens = described;
+    tokens.extend(wanted);
     if tokens.is_empty() {
-        return Err(ConfigError::value(
-            field,
-            "no token is known here: describe one under `tokens`",
-        ));
+        let problem = "no token is known here: describe one under `tokens`";
+        return Err(ConfigError::value(field, problem));
     }
     Ok(tokens)
 }
 
-fn token(described: &TokenEntry, field: &str) -> Result<Token, ConfigError> {
-    let TokenEntry {
-        address,
-        name,
-        version,
-        decimals,
-        symbol,
-    } = described.clone();
-    Ok(Token {
-        address: parse_address(&address, &format!("{field}.address"))?,
-        name,
-        version,
-        decimals,
-        symbol,
-        method: TransferMethod::Eip3009,
-        supports_eip2612: false,
-    })
+/// What a network's entry says of the payments that are settled there.
+struct Restrictions<'a> {
+    network: &'a Network,
+    field: &'a str,
+    recipients: Option<&'a [String]>,
+    min_amounts: &'a BTreeMap<String, String>,
 }
 
-fn parse_address(text: &str, field: &str) -> Result<Address, ConfigError> {
-    text.parse()
-        .map_err(|_| ConfigError::value(field, format_args!("{text:?} is not an address")))
+/// What rules need to know of a token.
+struct Listed<'a> {
+    /// As the chain spells it.
+    address: String,
+    symbol: &'a str,
+    decimals: u8,
 }
 
-fn add_rules(
-    entry: &EvmNetwork,
-    config: &EvmConfig,
-    field: &str,
-    rules: &mut Rules,
-) -> Result<(), ConfigError> {
-    let network = config.network.id().to_owned();
-    if let Some(recipients) = &entry.recipients {
-        let canonical = |text: &String| {
-            parse_address(text, &format!("{field}.recipients"))
-                .map(|address| address.to_checksum(None))
-        };
-        let recipients = recipients.iter().map(canonical).collect::<Result<_, _>>()?;
-        rules.recipients.insert(network.clone(), recipients);
+impl Restrictions<'_> {
+    /// Adds them to the rules. `canonical` is an address as the chain spells it.
+    fn add_to(
+        &self,
+        rules: &mut Rules,
+        tokens: &[Listed<'_>],
+        canonical: impl Fn(&str) -> Option<String>,
+    ) -> Result<(), ConfigError> {
+        let id = self.network.id();
+        if let Some(recipients) = self.recipients {
+            let read = |text: &String| {
+                let field = format!("{}.recipients", self.field);
+                canonical(text).ok_or_else(|| not_an_address(field, text))
+            };
+            let recipients = recipients.iter().map(read).collect::<Result<_, _>>()?;
+            rules.recipients.insert(id.to_owned(), recipients);
+        }
+        for (name, least) in self.min_amounts {
+            let field = format!("{}.min_amounts.{name}", self.field);
+            let is_named = |token: &&Listed<'_>| {
+                token.symbol.eq_ignore_ascii_case(name)
+                    || canonical(name).as_ref() == Some(&token.address)
+            };
+            let token = tokens
+                .iter()
+                .find(is_named)
+                .ok_or_else(|| ConfigError::value(&field, "no such token"))?;
+            let least = Amount::from_decimal(least, token.decimals)
+                .map_err(|error| ConfigError::value(&field, error))?;
+            let key = (id.to_owned(), token.address.clone());
+            rules.amounts_min.insert(key, least);
+        }
+        Ok(())
     }
-    for (name, least) in &entry.min_amounts {
-        let field = format!("{field}.min_amounts.{name}");
-        let named = |token: &&Token| {
-            token.symbol.eq_ignore_ascii_case(name) || name.parse() == Ok(token.address)
-        };
-        let token = config
-            .tokens
-            .iter()
-            .find(named)
-            .ok_or_else(|| ConfigError::value(&field, "no such token"))?;
-        let least = Amount::from_decimal(least, token.decimals)
-            .map_err(|error| ConfigError::value(&field, error))?;
-        rules
-            .amounts_min
-            .insert((network.clone(), token.address.to_checksum(None)), least);
-    }
-    Ok(())
+}
+
+fn not_an_address(field: impl Into<String>, text: &str) -> ConfigError {
+    ConfigError::value(field, format_args!("{text:?} is not an address"))
 }
