@@ -37,6 +37,7 @@ const ALLOWED: [(&str, &[&str]); 9] = [
             "quittance-examples",
             "quittance-facilitator",
             "quittance-http",
+            "quittance-solana",
         ],
     ),
 ];
