@@ -1,22 +1,22 @@
 //! The official TypeScript implementation on the other side: its client before our seller, its server before our buyer,
-//! our facilitator behind both, on a real chain.
+//! our facilitator behind both, on a real chain of each family.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
+mod evm;
+mod solana;
 
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
-use quittance_core::Amount;
-use quittance_devnet::{Account, Evm as Local};
+use quittance_core::Offer;
+use quittance_engine::Engine;
 use quittance_facilitator::{Keys, ServiceOptions, router};
-use quittance_http::{BuyError, Buyer, PaymentLayer, RemoteFacilitator};
-use quittance_tests::evm::{PRICE, Setting};
-use quittance_tests::proxy::Fate;
-use serde_json::{Value, json};
+use quittance_http::{PaymentLayer, RemoteFacilitator};
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
@@ -43,59 +43,44 @@ fn node(script: &str) -> Command {
 /// The facilitator's key, which the official server shows.
 const KEY: &str = "open sesame";
 
-/// A chain with our facilitator on it, and our shop.
+/// Our facilitator and our shop, by their URLs.
 struct Town {
-    setting: Setting,
     facilitator: String,
     shop: String,
 }
 
-async fn town() -> Town {
-    town_that_waits(quittance_engine::SETTLE_WAIT).await
-}
-
-/// A town whose facilitator answers "pending" after this long.
-async fn town_that_waits(wait: Duration) -> Town {
-    let setting = Setting::start().await;
-    let engine = setting
-        .engine_with(setting.config(), |builder| builder.settle_wait(wait))
-        .await;
-    let options = ServiceOptions {
-        keys: Keys::of(&[KEY.into()]),
-        ..ServiceOptions::default()
-    };
-    let facilitator = listen(router(engine, options)).await;
-    let remote = Arc::new(
-        RemoteFacilitator::new(&facilitator)
-            .unwrap()
-            .with_key(KEY.into()),
-    );
-    let price = || {
-        PaymentLayer::new(remote.clone())
-            .accept(Setting::offer())
-            .description("Goods")
-            .mime_type("text/plain")
-    };
-    let app = Router::new()
-        .route("/goods", get(|| async { "goods" }).layer(price()))
-        .route(
-            "/broken",
-            get(|| async { StatusCode::IM_A_TEAPOT }).layer(price()),
-        );
-    let shop = listen(app).await;
-    Town {
-        setting,
-        facilitator,
-        shop,
+impl Town {
+    async fn new<O: Offer>(engine: Engine, offer: impl Fn() -> O) -> Self {
+        let options = ServiceOptions {
+            keys: Keys::of(&[KEY.into()]),
+            ..ServiceOptions::default()
+        };
+        let facilitator = listen(router(engine, options)).await;
+        let remote = RemoteFacilitator::new(&facilitator).unwrap();
+        let remote = Arc::new(remote.with_key(KEY.into()));
+        let price = || {
+            PaymentLayer::new(remote.clone())
+                .accept(offer())
+                .description("Goods")
+                .mime_type("text/plain")
+        };
+        let app = Router::new()
+            .route("/goods", get(|| async { "goods" }).layer(price()))
+            .route(
+                "/broken",
+                get(|| async { StatusCode::IM_A_TEAPOT }).layer(price()),
+            );
+        let shop = listen(app).await;
+        Self { facilitator, shop }
     }
 }
 
-/// What the official client gets for each URL.
-async fn official_client(payer: &Account, urls: &[String]) -> Vec<Value> {
+/// What the official client, in this environment, gets for each URL.
+async fn official_client(environment: &[(&str, &str)], urls: &[String]) -> Vec<Value> {
     let mut command = node("client.mjs");
     let output = command
         .args(urls)
-        .env("PAYER_KEY", &payer.key)
+        .envs(environment.iter().copied())
         .output()
         .await
         .unwrap();
@@ -110,173 +95,13 @@ async fn official_client(payer: &Account, urls: &[String]) -> Vec<Value> {
         .collect()
 }
 
-/// The official server, and where it listens.
-async fn official_server(facilitator: &str) -> (Child, String) {
+/// The official server with these arguments, and where it listens.
+async fn official_server(arguments: &[&str]) -> (Child, String) {
     let mut command = node("server.mjs");
-    command
-        .arg(facilitator)
-        .arg(Setting::seller().address.to_string())
-        .env("FACILITATOR_KEY", KEY);
+    command.args(arguments).env("FACILITATOR_KEY", KEY);
     let mut server = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
     let port = lines.next_line().await.unwrap().expect("a port");
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
     (server, format!("http://127.0.0.1:{port}"))
-}
-
-fn buyer() -> Buyer {
-    Buyer::builder().payer(Setting::payer()).build().unwrap()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_official_client_pays_our_seller() {
-    let town = town().await;
-    let goods = format!("{}/goods", town.shop);
-    let bought = official_client(&Setting::buyer(), &[goods.clone(), goods]).await;
-    for answer in &bought {
-        assert_eq!(
-            (&answer["status"], &answer["body"]),
-            (&json!(200), &json!("goods")),
-            "{answer}"
-        );
-        let receipt = &answer["receipt"];
-        assert_eq!(
-            (&receipt["success"], &receipt["network"]),
-            (&json!(true), &json!("eip155:84532"))
-        );
-        assert_eq!(
-            receipt["payer"],
-            json!(Setting::buyer().address.to_checksum(None))
-        );
-    }
-    assert_ne!(
-        bought[0]["receipt"]["transaction"],
-        bought[1]["receipt"]["transaction"]
-    );
-    assert_eq!(town.setting.received().await, Amount::from(2 * PRICE));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_official_client_understands_our_refusals() {
-    let town = town().await;
-    let (goods, broken) = (
-        format!("{}/goods", town.shop),
-        format!("{}/broken", town.shop),
-    );
-    // An account whose money is gone.
-    let poor = Local::accounts()[4].clone();
-    let all = town
-        .setting
-        .local
-        .balance(quittance_devnet::USDC, poor.address)
-        .await
-        .unwrap();
-    alloy::sol! { function transfer(address to, uint256 amount) external returns (bool); }
-    let gone = transferCall {
-        to: Setting::buyer().address,
-        amount: all,
-    };
-    let call = alloy::sol_types::SolCall::abi_encode(&gone);
-    town.setting
-        .local
-        .send(poor.address, quittance_devnet::USDC, call)
-        .await
-        .unwrap();
-    let refused = &official_client(&poor, std::slice::from_ref(&goods)).await[0];
-    assert_eq!(refused["status"], 402, "{refused}");
-    assert_eq!(
-        refused["terms"]["error"],
-        "invalid_exact_evm_insufficient_balance"
-    );
-
-    let failed = &official_client(&Setting::buyer(), &[broken]).await[0];
-    assert_eq!(
-        (&failed["status"], &failed["receipt"]["success"]),
-        (&json!(418), &json!(false)),
-        "{failed}"
-    );
-
-    // A facilitator without its chain has no verdict, and the client is not told one.
-    town.setting
-        .node
-        .breaks_for_good("eth_call", Fate::Status(500));
-    let unknown = &official_client(&Setting::buyer(), &[goods]).await[0];
-    assert_eq!(unknown["status"], 503, "{unknown}");
-    assert_eq!(town.setting.received().await, Amount::ZERO);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn our_buyer_pays_the_official_server_with_our_facilitator_behind_it() {
-    let town = town().await;
-    let (_server, url) = official_server(&town.facilitator).await;
-    for (path, goods) in [
-        ("/goods", json!({ "goods": true })),
-        ("/upfront", json!({ "goods": "upfront" })),
-    ] {
-        let bought = buyer().get(&format!("{url}{path}")).await.unwrap();
-        let cost = bought.cost.unwrap();
-        assert_eq!(cost.amount, Amount::from(PRICE));
-        assert!(cost.receipt.unwrap().success);
-        assert_eq!(bought.response.json::<Value>().await.unwrap(), goods);
-    }
-    assert_eq!(town.setting.received().await, Amount::from(2 * PRICE));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn our_buyer_understands_the_official_servers_refusals() {
-    let town = town().await;
-    let (_server, url) = official_server(&town.facilitator).await;
-    let broken = buyer().get(&format!("{url}/broken")).await.unwrap();
-    assert_eq!(broken.response.status(), StatusCode::INTERNAL_SERVER_ERROR);
-    let penniless =
-        quittance_evm::ExactPayer::new(alloy::signers::local::PrivateKeySigner::random());
-    let poor = Buyer::builder().payer(penniless).build().unwrap();
-    match poor.get(&format!("{url}/goods")).await {
-        Err(BuyError::Refused { reason, .. }) => {
-            assert_eq!(reason, "invalid_exact_evm_insufficient_balance")
-        }
-        other => panic!("{other:?}"),
-    }
-    assert_eq!(town.setting.received().await, Amount::ZERO);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_official_client_and_the_official_server_settle_through_our_facilitator() {
-    let town = town().await;
-    let (_server, url) = official_server(&town.facilitator).await;
-    let bought = official_client(
-        &Setting::buyer(),
-        &[format!("{url}/goods"), format!("{url}/upfront")],
-    )
-    .await;
-    for answer in &bought {
-        assert_eq!(
-            (&answer["status"], &answer["receipt"]["success"]),
-            (&json!(200), &json!(true)),
-            "{answer}"
-        );
-    }
-    assert_eq!(town.setting.received().await, Amount::from(2 * PRICE));
-}
-
-/// The official server asks once more about a pending settlement, and must then be told the outcome of the first one.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_official_server_is_told_the_outcome_of_what_was_pending() {
-    let town = town_that_waits(Duration::from_millis(1_500)).await;
-    let (_server, url) = official_server(&town.facilitator).await;
-    town.setting
-        .local
-        .set_mining(quittance_devnet::Mining::Manual)
-        .await
-        .unwrap();
-    let goods = format!("{url}/goods");
-    let buying = tokio::spawn(async move { buyer().get(&goods).await.unwrap() });
-    // After the first answer, before the second.
-    tokio::time::sleep(Duration::from_millis(2_500)).await;
-    town.setting.local.mine().await.unwrap();
-    let bought = buying.await.unwrap();
-    assert_eq!(bought.response.status(), StatusCode::OK);
-    assert!(bought.cost.unwrap().receipt.unwrap().success);
-    assert_eq!(town.setting.received().await, Amount::from(PRICE));
-    assert_eq!(town.setting.sent(Setting::signers()[0].address).await, 1);
 }

@@ -1,0 +1,201 @@
+//! On an EVM chain.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use quittance_core::Amount;
+use quittance_devnet::{Account, Evm as Local};
+use quittance_http::{BuyError, Buyer};
+use quittance_tests::evm::{PRICE, Setting};
+use quittance_tests::proxy::Fate;
+use serde_json::{Value, json};
+use tokio::process::Child;
+
+use super::{Town, official_client, official_server};
+
+struct EvmTown {
+    setting: Setting,
+    town: Town,
+}
+
+async fn town() -> EvmTown {
+    town_that_waits(quittance_engine::SETTLE_WAIT).await
+}
+
+/// A town whose facilitator answers "pending" after this long.
+async fn town_that_waits(wait: Duration) -> EvmTown {
+    let setting = Setting::start().await;
+    let engine = setting
+        .engine_with(setting.config(), |builder| builder.settle_wait(wait))
+        .await;
+    let town = Town::new(engine, Setting::offer).await;
+    EvmTown { setting, town }
+}
+
+/// What the official client gets for each URL.
+async fn buy(payer: &Account, urls: &[String]) -> Vec<Value> {
+    official_client(&[("PAYER_KEY", &payer.key)], urls).await
+}
+
+/// The official server, and where it listens.
+async fn server(facilitator: &str) -> (Child, String) {
+    let seller = Setting::seller().address.to_string();
+    official_server(&[facilitator, "eip155:84532", &seller]).await
+}
+
+fn buyer() -> Buyer {
+    Buyer::builder().payer(Setting::payer()).build().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_official_client_pays_our_seller() {
+    let town = town().await;
+    let goods = format!("{}/goods", town.town.shop);
+    let bought = buy(&Setting::buyer(), &[goods.clone(), goods]).await;
+    for answer in &bought {
+        assert_eq!(
+            (&answer["status"], &answer["body"]),
+            (&json!(200), &json!("goods")),
+            "{answer}"
+        );
+        let receipt = &answer["receipt"];
+        assert_eq!(
+            (&receipt["success"], &receipt["network"]),
+            (&json!(true), &json!("eip155:84532"))
+        );
+        assert_eq!(
+            receipt["payer"],
+            json!(Setting::buyer().address.to_checksum(None))
+        );
+    }
+    assert_ne!(
+        bought[0]["receipt"]["transaction"],
+        bought[1]["receipt"]["transaction"]
+    );
+    assert_eq!(town.setting.received().await, Amount::from(2 * PRICE));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_official_client_understands_our_refusals() {
+    let town = town().await;
+    let (goods, broken) = (
+        format!("{}/goods", town.town.shop),
+        format!("{}/broken", town.town.shop),
+    );
+    // An account whose money is gone.
+    let poor = Local::accounts()[4].clone();
+    let all = town
+        .setting
+        .local
+        .balance(quittance_devnet::USDC, poor.address)
+        .await
+        .unwrap();
+    alloy::sol! { function transfer(address to, uint256 amount) external returns (bool); }
+    let gone = transferCall {
+        to: Setting::buyer().address,
+        amount: all,
+    };
+    let call = alloy::sol_types::SolCall::abi_encode(&gone);
+    town.setting
+        .local
+        .send(poor.address, quittance_devnet::USDC, call)
+        .await
+        .unwrap();
+    let refused = &buy(&poor, std::slice::from_ref(&goods)).await[0];
+    assert_eq!(refused["status"], 402, "{refused}");
+    assert_eq!(
+        refused["terms"]["error"],
+        "invalid_exact_evm_insufficient_balance"
+    );
+
+    let failed = &buy(&Setting::buyer(), &[broken]).await[0];
+    assert_eq!(
+        (&failed["status"], &failed["receipt"]["success"]),
+        (&json!(418), &json!(false)),
+        "{failed}"
+    );
+
+    // A facilitator without its chain has no verdict, and the client is not told one.
+    town.setting
+        .node
+        .breaks_for_good("eth_call", Fate::Status(500));
+    let unknown = &buy(&Setting::buyer(), &[goods]).await[0];
+    assert_eq!(unknown["status"], 503, "{unknown}");
+    assert_eq!(town.setting.received().await, Amount::ZERO);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_buyer_pays_the_official_server_with_our_facilitator_behind_it() {
+    let town = town().await;
+    let (_server, url) = server(&town.town.facilitator).await;
+    for (path, goods) in [
+        ("/goods", json!({ "goods": true })),
+        ("/upfront", json!({ "goods": "upfront" })),
+    ] {
+        let bought = buyer().get(&format!("{url}{path}")).await.unwrap();
+        let cost = bought.cost.unwrap();
+        assert_eq!(cost.amount, Amount::from(PRICE));
+        assert!(cost.receipt.unwrap().success);
+        assert_eq!(bought.response.json::<Value>().await.unwrap(), goods);
+    }
+    assert_eq!(town.setting.received().await, Amount::from(2 * PRICE));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_buyer_understands_the_official_servers_refusals() {
+    let town = town().await;
+    let (_server, url) = server(&town.town.facilitator).await;
+    let broken = buyer().get(&format!("{url}/broken")).await.unwrap();
+    assert_eq!(broken.response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    let penniless =
+        quittance_evm::ExactPayer::new(alloy::signers::local::PrivateKeySigner::random());
+    let poor = Buyer::builder().payer(penniless).build().unwrap();
+    match poor.get(&format!("{url}/goods")).await {
+        Err(BuyError::Refused { reason, .. }) => {
+            assert_eq!(reason, "invalid_exact_evm_insufficient_balance")
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(town.setting.received().await, Amount::ZERO);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_official_client_and_the_official_server_settle_through_our_facilitator() {
+    let town = town().await;
+    let (_server, url) = server(&town.town.facilitator).await;
+    let bought = buy(
+        &Setting::buyer(),
+        &[format!("{url}/goods"), format!("{url}/upfront")],
+    )
+    .await;
+    for answer in &bought {
+        assert_eq!(
+            (&answer["status"], &answer["receipt"]["success"]),
+            (&json!(200), &json!(true)),
+            "{answer}"
+        );
+    }
+    assert_eq!(town.setting.received().await, Amount::from(2 * PRICE));
+}
+
+/// The official server asks once more about a pending settlement, and must then be told the outcome of the first one.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_official_server_is_told_the_outcome_of_what_was_pending() {
+    let town = town_that_waits(Duration::from_millis(1_500)).await;
+    let (_server, url) = server(&town.town.facilitator).await;
+    town.setting
+        .local
+        .set_mining(quittance_devnet::Mining::Manual)
+        .await
+        .unwrap();
+    let goods = format!("{url}/goods");
+    let buying = tokio::spawn(async move { buyer().get(&goods).await.unwrap() });
+    // After the first answer, before the second.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    town.setting.local.mine().await.unwrap();
+    let bought = buying.await.unwrap();
+    assert_eq!(bought.response.status(), StatusCode::OK);
+    assert!(bought.cost.unwrap().receipt.unwrap().success);
+    assert_eq!(town.setting.received().await, Amount::from(PRICE));
+    assert_eq!(town.setting.sent(Setting::signers()[0].address).await, 1);
+}
