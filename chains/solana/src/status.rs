@@ -14,6 +14,10 @@ use crate::rpc::{Call, NodeError, Rpc, read_answer, unavailable};
 /// How many blocks after its own a blockhash can be used: `MAX_PROCESSING_AGE` of the runtime.
 const BLOCKHASH_BLOCKS: u64 = 150;
 
+/// How many blocks the node that knew a blockhash first may have been ahead of the one that is asked about the transaction:
+/// a minute's worth, after which a node that is behind counts as stuck and is asked last.
+const BLOCKS_APART: u64 = 150;
+
 /// How many signatures a node is asked about in one call (`MAX_GET_SIGNATURE_STATUSES_QUERY_ITEMS` of the RPC interface).
 const SIGNATURES_PER_CALL: usize = 256;
 
@@ -26,8 +30,8 @@ const FETCHES_PER_BATCH: usize = 40;
 /// Until which block height each transaction that is out can still be included, at the latest.
 ///
 /// A blockhash says nothing of its age. But it existed when it was first seen here, so it dies at the latest 150 blocks
-/// after the height of that moment. Nothing of this needs to survive a restart: the next first look is only later, and
-/// certainty a minute later.
+/// after the height of that moment, which another node may have reached before the one that is asked. Nothing of this needs to
+/// survive a restart: the next first look is only later, and certainty two minutes later.
 #[derive(Debug, Default)]
 pub(crate) struct Horizon(Mutex<HashMap<TransactionId, u64>>);
 
@@ -40,7 +44,7 @@ impl Horizon {
         }
         *known
             .entry(id.clone())
-            .or_insert(height_now + BLOCKHASH_BLOCKS)
+            .or_insert(height_now + BLOCKHASH_BLOCKS + BLOCKS_APART)
     }
 }
 
