@@ -23,6 +23,7 @@ const ALLOWED: [(&str, &[&str]); 9] = [
             "quittance-engine",
             "quittance-evm",
             "quittance-http",
+            "quittance-solana",
             "quittance-verify",
         ],
     ),
