@@ -8,7 +8,6 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::chain::{Balance, Evidence, FINALIZED_DEPTH};
-use crate::read::Inner;
 use crate::rpc::{Call, NodeError, Rpc, read_answer, unavailable};
 
 /// How many blocks after its own a blockhash can be used: `MAX_PROCESSING_AGE` of the runtime.
@@ -99,8 +98,6 @@ struct Meta {
     err: Value,
     pre_token_balances: Vec<TokenBalance>,
     post_token_balances: Vec<TokenBalance>,
-    #[serde(default)]
-    inner_instructions: Option<Vec<Inner>>,
 }
 
 #[derive(Deserialize)]
@@ -313,6 +310,5 @@ fn evidence_of(answer: Result<Value, NodeError>) -> Result<Evidence, Fault> {
     Ok(Evidence {
         error: None,
         balances: balances.into_values().collect(),
-        inner: meta.inner_instructions.unwrap_or_default(),
     })
 }

@@ -30,7 +30,7 @@ use crate::instruction::Transfer;
 use crate::known::{Token, TokenProgram};
 use crate::mint;
 use crate::read::{Answer, Inquiry};
-use crate::transaction::{Loaded, SIZE_MAX, Wire};
+use crate::transaction::{SIZE_MAX, Wire};
 
 /// The scheme's name on the wire.
 const NAME: &str = "exact";
@@ -372,7 +372,6 @@ impl Payment<Solana> for ExactPayment {
         }
         Ok(Partial {
             wire: self.wire.clone(),
-            loaded: Loaded::default(),
         })
     }
 

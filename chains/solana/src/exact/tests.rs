@@ -1,5 +1,7 @@
 //! What needs no chain: every row of attacks on Solana payments that shows in the transaction itself.
 
+use std::sync::LazyLock;
+
 use ed25519_dalek::{Signature as Ed25519, VerifyingKey};
 use proptest::prelude::*;
 use quittance_core::Chain;
@@ -43,7 +45,13 @@ fn usdc() -> Token {
     known::token(NETWORK, "USDC").unwrap()
 }
 
-fn solana() -> Solana {
+/// One for all tests: each has an HTTP client.
+fn solana() -> &'static Solana {
+    static SOLANA: LazyLock<Solana> = LazyLock::new(cluster);
+    &SOLANA
+}
+
+fn cluster() -> Solana {
     let network = known::network(NETWORK).unwrap();
     let url = "http://127.0.0.1:1".parse().unwrap();
     let signers = ours().map(|key| Arc::new(key) as crate::Signer).to_vec();
@@ -183,7 +191,7 @@ fn request(instructions: &[Instruction]) -> PaymentRequest {
 }
 
 fn decoded(request: &PaymentRequest) -> Box<dyn Payment<Solana>> {
-    Exact::new(&solana()).decode(request, NOW).unwrap()
+    Exact::new(solana()).decode(request, NOW).unwrap()
 }
 
 /// What is said of a request before the chain is asked: the code, or that the chain is asked.
@@ -192,9 +200,7 @@ fn verdict(request: &PaymentRequest) -> Result<(), String> {
         Refusal::Rejected(rejection) => rejection.reason.code().to_owned(),
         Refusal::Malformed(malformed) => format!("malformed {}", malformed.field),
     };
-    let payment = Exact::new(&solana())
-        .decode(request, NOW)
-        .map_err(refusal)?;
+    let payment = Exact::new(solana()).decode(request, NOW).map_err(refusal)?;
     let holds = |claim: &SignatureClaim| match claim {
         SignatureClaim::Ed25519 {
             message,
@@ -669,10 +675,7 @@ fn well() -> Answer {
             Some(token_account(TokenProgram::SplToken, &payer().pubkey())),
             Some(token_account(TokenProgram::SplToken, &pay_to())),
         ],
-        simulated: Some(Simulated {
-            error: None,
-            inner: Vec::new(),
-        }),
+        simulated: Some(Simulated { error: None }),
     }
 }
 
@@ -700,7 +703,6 @@ fn told_with(change: impl FnOnce(&mut Answer)) -> Result<(), String> {
 fn fails(error: &str) -> Option<Simulated> {
     Some(Simulated {
         error: Some(error.to_owned()),
-        inner: Vec::new(),
     })
 }
 
@@ -957,14 +959,26 @@ fn sign(transaction: &VersionedTransaction) -> Result<(), quittance_core::Fault>
             "no transaction",
         ));
     };
-    let action = Partial {
-        wire,
-        loaded: Loaded::default(),
-    };
+    let action = Partial { wire };
     let lane = chain.lanes()[0].clone();
     futures_util::FutureExt::now_or_never(chain.prepare(&lane, 0, &[&action]))
         .unwrap()
         .map(|_| ())
+}
+
+/// attacks.md 85: whoever is in a table, the last check before the key does not even look.
+#[test]
+fn a_transaction_with_a_lookup_table_is_never_signed() {
+    let table = AddressLookupTableAccount {
+        key: key(7).pubkey(),
+        addresses: vec![pays().accounts[2].pubkey],
+    };
+    let blockhash = Hash::new_from_array([9; 32]);
+    let message =
+        v0::Message::try_compile(&ours()[0].pubkey(), &good(), &[table], blockhash).unwrap();
+    let hidden = signed_by(VersionedMessage::V0(message), &[&payer()]);
+    assert!(sign(&hidden).is_err());
+    assert!(sign(&v0_transaction(&good())).is_ok());
 }
 
 fn any_instruction() -> impl Strategy<Value = Instruction> {
@@ -995,9 +1009,11 @@ fn any_instruction() -> impl Strategy<Value = Instruction> {
 }
 
 proptest! {
+    /// attacks.md 83 to 85.
     #[test]
     fn no_transaction_that_mentions_a_fee_payer_in_any_instruction_is_ever_signed(
         instructions in prop::collection::vec(any_instruction(), 0..6),
+        is_legacy: bool,
     ) {
         let ours = ours().map(|key| key.pubkey());
         let mentions = |instruction: &Instruction| {
@@ -1005,7 +1021,10 @@ proptest! {
                 || instruction.accounts.iter().any(|account| ours.contains(&account.pubkey))
         };
         let mentioned = instructions.iter().any(mentions);
-        let signed = sign(&transaction(&instructions));
+        let signed = match is_legacy {
+            true => sign(&transaction(&instructions)),
+            false => sign(&v0_transaction(&instructions)),
+        };
         prop_assert_eq!(signed.is_ok(), !mentioned);
     }
 
