@@ -89,3 +89,29 @@ impl Tools {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    /// `npm ci` refuses a lock that lacks an optional package of another platform, and `npm install` drops what its registry
+    /// does not serve.
+    #[test]
+    fn the_lock_lists_the_packages_of_every_platform() {
+        let lock: Value = serde_json::from_str(include_str!("../node/package-lock.json")).unwrap();
+        let packages = lock["packages"].as_object().unwrap();
+        let optional = packages
+            .values()
+            .filter_map(|package| package["optionalDependencies"].as_object())
+            .flat_map(|optional| optional.keys());
+        let mut count = 0;
+        for name in optional {
+            assert!(
+                packages.contains_key(&format!("node_modules/{name}")),
+                "{name}"
+            );
+            count += 1;
+        }
+        assert!(count >= 11, "five of anvil, six of litesvm: {count}");
+    }
+}

@@ -235,7 +235,7 @@ pub struct SolanaNetwork {
     /// The smallest amount that is settled, by mint or ticker, as people write it: `{ USDC = "0.001" }`.
     #[serde(default)]
     pub min_amounts: BTreeMap<String, String>,
-    /// The known tokens to settle, by ticker or mint. Without it, all that ship with the library.
+    /// The known tokens to settle, by ticker or mint. Without it, those of SPL Token that ship with the library.
     pub assets: Option<Vec<String>>,
     /// Tokens that do not ship with the library, or differ from what does.
     #[serde(default)]

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use quittance_core::wire::{PaymentPayload, Rest, SupportedKind};
+use quittance_core::wire::{
+    PaymentPayload, PaymentRequirements, Rest, SupportedKind, SupportedResponse,
+};
 use quittance_core::{Clock, Offer, Payer, PaymentRequest, SystemClock};
 use quittance_devnet::{Evm, EvmOptions, Mining, SOLANA_USDC, Solana, SolanaOptions, Tools, USDC};
 use quittance_evm::{ExactOffer, ExactPayer};
@@ -181,6 +183,11 @@ async fn payment() -> PaymentRequest {
     };
     let requirements = offer.requirements(&kind).unwrap();
     let payer = ExactPayer::new(Evm::accounts()[2].signer.clone());
+    paid_by(&payer, requirements).await
+}
+
+/// A request with a new payment for these requirements.
+async fn paid_by(payer: &dyn Payer, requirements: PaymentRequirements) -> PaymentRequest {
     let (payload, _) = payer.pay(&requirements, SystemClock.now()).await.unwrap();
     let accepted = requirements.clone();
     let payload = PaymentPayload {
@@ -192,6 +199,22 @@ async fn payment() -> PaymentRequest {
         rest: Rest::default(),
     };
     PaymentRequest::new(payload, requirements).unwrap()
+}
+
+/// A payment on the local Solana cluster, by what the facilitator says that it settles.
+async fn solana_payment(serving: &Serving, local: &Solana) -> PaymentRequest {
+    let get = Client::new().get(format!("{}/supported", serving.url));
+    let supported: SupportedResponse = get.send().await.unwrap().json().await.unwrap();
+    let kinds = supported.kinds.iter();
+    let mut kinds = kinds.filter(|kind| kind.network == SOLANA_DEVNET);
+    let seller = Solana::accounts()[1].address.to_string();
+    let offer = quittance_solana::ExactOffer::usdc("solana-devnet", "0.01", &seller).unwrap();
+    let requirements = offer.requirements(kinds.next().unwrap()).unwrap();
+    let network = offer.network().clone();
+    let payer = quittance_solana::ExactPayer::new(Solana::accounts().swap_remove(2).keypair)
+        .with_rpc(&network, &[local.url().parse().unwrap()])
+        .unwrap();
+    paid_by(&payer, requirements).await
 }
 
 async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, look: impl Fn() -> F) -> T {
@@ -269,6 +292,51 @@ async fn a_payment_broadcast_before_kill_9_is_settled_once_after_the_restart() {
         .await
         .unwrap();
     assert_eq!(received.to_string(), "1000000010000");
+}
+
+/// The same on Solana, where the transaction is the payer's own, and is sent again as it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_broadcast_on_solana_before_kill_9_is_settled_once_after_the_restart() {
+    let place = Place::new().await;
+    let (local, entry) = solana().await;
+    place.append(&entry);
+    let mut serving = place.serve().await;
+    let request = solana_payment(&serving, &local).await;
+    local.set_slot_time(None).await.unwrap();
+    let told = serving.post("/settle", &request).await;
+    assert_eq!(told["errorReason"], "settlement_pending", "{told}");
+    let transaction = told["transaction"].as_str().unwrap();
+    serving.signal("-9");
+    serving.child.wait().await.unwrap();
+
+    local
+        .set_slot_time(Some(Duration::from_millis(200)))
+        .await
+        .unwrap();
+    let serving = place.serve().await;
+    eventually("settled", || async {
+        let path = format!("/settlements?transaction={transaction}");
+        let get = Client::new().get(format!("{}{path}", serving.url));
+        let found: Value = get.send().await.ok()?.json().await.ok()?;
+        (found["settlements"][0]["state"] == "settled").then_some(())
+    })
+    .await;
+    let told = serving.post("/settle", &request).await;
+    assert_eq!(
+        (&told["success"], &told["transaction"]),
+        (&json!(true), &json!(transaction))
+    );
+    let again = serving.post("/settle", &request).await;
+    assert_eq!(again["errorReason"], "duplicate_settlement");
+    assert_eq!(sold(&local).await, 10_000);
+}
+
+/// What the seller has received on the local Solana cluster.
+async fn sold(local: &Solana) -> u64 {
+    let seller = Solana::accounts()[1].address;
+    let program = quittance_solana::TokenProgram::SplToken.id();
+    let balance = local.balance(&seller, &SOLANA_USDC, &program).await;
+    balance.unwrap() - 1_000_000_000_000
 }
 
 /// Killed again and again at any moment: in the end every payment that was claimed has settled exactly once.
@@ -573,7 +641,7 @@ async fn devnet_says_how_to_use_it_and_what_it_says_works() {
     };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("quittance.toml");
-    std::fs::write(&path, config).unwrap();
+    std::fs::write(&path, &config).unwrap();
     let mut check = quittance(&["check", "--config"]);
     check.arg(&path);
     for name in ["SIGNER", "FEE_PAYER"] {
@@ -692,9 +760,7 @@ async fn pay_buys_on_solana_within_its_limit() {
     let file = file.display().to_string();
     let (code, _, errors) = output(pay(&["--solana-key-file", &file])).await;
     assert_eq!(code, Some(0), "{errors}");
-    let program = quittance_solana::TokenProgram::SplToken.id();
-    let received = local.balance(&seller, &SOLANA_USDC, &program).await;
-    assert_eq!(received.unwrap(), 1_000_000_020_000);
+    assert_eq!(sold(&local).await, 20_000);
 }
 
 fn key_file(folder: &Path) -> String {

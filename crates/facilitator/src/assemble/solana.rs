@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use quittance_core::Network;
 use quittance_engine::Rules;
-use quittance_solana::{Keypair, Pubkey, Signer, Solana, SolanaConfig, Token, known};
+use quittance_solana::{Keypair, Pubkey, Signer, Solana, SolanaConfig, Token, TokenProgram, known};
 use secrecy::ExposeSecret;
 
 use super::{Listed, Problems, Restrictions, all, not_an_address, rpc_urls, tokens_of};
@@ -84,7 +84,8 @@ fn head_age_max(entry: &SolanaNetwork, field: &str) -> Result<Option<Duration>, 
     }
 }
 
-/// The listed tokens of those that ship with the library, and those that are described here.
+/// The listed tokens of those that ship with the library, and those that are described here. Where none is listed, those of
+/// SPL Token: issuers of Token-2022 can do to a payment what somebody must have said is accepted.
 fn tokens(
     entry: &SolanaNetwork,
     network: &Network,
@@ -98,8 +99,9 @@ fn tokens(
         token.symbol.eq_ignore_ascii_case(name) || name.parse() == Ok(token.mint)
     };
     let is_same = |one: &Token, other: &Token| one.mint == other.mint;
-    let shipped = known::tokens(network.id());
     let named = entry.assets.as_deref();
+    let mut shipped = known::tokens(network.id());
+    shipped.retain(|token| named.is_some() || token.program == TokenProgram::SplToken);
     tokens_of(described?, named, shipped, is, is_same, network, field)
 }
 
@@ -143,6 +145,7 @@ fn add_rules(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     #[test]
     fn a_keypair_is_read_as_wallets_and_as_the_command_line_tools_write_it() {
@@ -157,6 +160,58 @@ mod tests {
         let torn = serde_json::to_string(torn.as_slice()).unwrap();
         for text in ["", "[]", "[1,2]", "0xac09", &base58[..80], torn.as_str()] {
             assert!(keypair(text).is_none(), "{text:?}");
+        }
+    }
+
+    fn mainnet(more: &str) -> Config {
+        let text = format!(
+            "access.anyone = true\n[[solana]]\nnetwork = \"solana\"\nrpc = []\nfee_payers = []\n{more}"
+        );
+        Config::parse(&text).unwrap()
+    }
+
+    #[test]
+    fn tokens_of_token_2022_are_settled_only_where_they_are_named() {
+        let symbols = |more: &str| -> Vec<String> {
+            let network = known::network("solana").unwrap();
+            let tokens = tokens(&mainnet(more).solana[0], &network, "solana[0]").unwrap();
+            tokens.into_iter().map(|token| token.symbol).collect()
+        };
+        assert_eq!(symbols(""), ["USDC", "USDT"]);
+        assert_eq!(symbols("assets = [\"pyusd\"]"), ["PYUSD"]);
+        let described = "tokens = [{ mint = \"2b1kV6DkPAnxd5ixfnxCpjxmKwqjjaYmCZfHsFu24GXo\", symbol = \"P\", decimals = 6, program = \"token-2022\" }]";
+        assert_eq!(symbols(described), ["P", "USDC", "USDT"]);
+    }
+
+    #[test]
+    fn restrictions_are_read_as_the_chain_spells_them() {
+        let config = mainnet(
+            "recipients = [\"2wKupLR9q6wXYppw8Gr2NvWxKBUqm4PPJKkQfoxHDBg4\"]\nmin_amounts = { usdc = \"0.001\" }",
+        );
+        let network = known::network("solana").unwrap();
+        let mut solana = SolanaConfig::new(network.clone(), Vec::new(), Vec::new());
+        solana.tokens = known::tokens(network.id());
+        let mut rules = Rules::default();
+        add_rules(&config.solana[0], &solana, "solana[0]", &mut rules).unwrap();
+        let recipients = &rules.recipients[network.id()];
+        assert!(recipients.contains("2wKupLR9q6wXYppw8Gr2NvWxKBUqm4PPJKkQfoxHDBg4"));
+        let usdc = known::token(network.id(), "USDC").unwrap().mint.to_string();
+        let key = (network.id().to_owned(), usdc);
+        assert_eq!(rules.amounts_min[&key].to_string(), "1000");
+        for (more, field) in [
+            ("recipients = [\"0xaa\"]", "solana[0].recipients"),
+            (
+                "min_amounts = { DOGE = \"1\" }",
+                "solana[0].min_amounts.DOGE",
+            ),
+            (
+                "min_amounts = { USDC = \"0.0000001\" }",
+                "solana[0].min_amounts.USDC",
+            ),
+        ] {
+            let entry = &mainnet(more).solana[0];
+            let error = add_rules(entry, &solana, "solana[0]", &mut rules).unwrap_err();
+            assert!(error.to_string().starts_with(field), "{error}");
         }
     }
 }
