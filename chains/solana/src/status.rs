@@ -204,9 +204,13 @@ impl Look {
             let dies_at = horizon.of(id, self.newest);
             let found = self.by_id.get(id.as_str()).cloned();
             let found = found.unwrap_or_else(|| Err(unavailable("a status is missing")))?;
-            let Some((depth, status)) = found.and_then(|status| Some((status.depth()?, status)))
-            else {
+            let Some(status) = found else {
                 gone &= self.finalized > dies_at;
+                continue;
+            };
+            // In a block that few have voted for yet.
+            let Some(depth) = status.depth() else {
+                gone = false;
                 continue;
             };
             let evidence = match evidence.get(id.as_str()) {

@@ -901,6 +901,47 @@ fn an_amount_that_no_token_account_can_hold_is_not_matched() {
     assert_eq!(verdict(&request), rejected(&reason::AMOUNT_MISMATCH));
 }
 
+/// attacks.md 12 and 42.
+#[test]
+fn a_payment_to_oneself_or_of_nothing_is_refused() {
+    let payer = payer().pubkey();
+    let to_itself = transfer(TOKEN, &payer, &payer, AMOUNT);
+    let request = request_with(&bytes(&instead(2, to_itself)), |body| {
+        body["paymentRequirements"]["payTo"] = json!(payer.to_string());
+        body["paymentPayload"]["accepted"]["payTo"] = json!(payer.to_string());
+    });
+    assert_eq!(
+        verdict(&request),
+        rejected(&Reason::INVALID_PAYMENT_REQUIREMENTS)
+    );
+    let nothing = transfer(TOKEN, &payer, &pay_to(), 0);
+    let request = request_with(&bytes(&instead(2, nothing)), |body| {
+        body["paymentRequirements"]["amount"] = json!("0");
+        body["paymentPayload"]["accepted"]["amount"] = json!("0");
+    });
+    assert_eq!(verdict(&request), rejected(&Reason::AMOUNT_TOO_LOW));
+}
+
+/// attacks.md 3: one payment, whatever version it is spoken in and whatever the network is called there.
+#[test]
+fn a_request_of_version_1_is_the_same_payment() {
+    let terms = json!({
+        "scheme": "exact", "network": "solana-devnet", "maxAmountRequired": AMOUNT.to_string(),
+        "asset": usdc().mint.to_string(), "payTo": pay_to().to_string(), "maxTimeoutSeconds": 60,
+        "resource": "http://example.com/", "description": "", "mimeType": "",
+        "extra": { "feePayer": ours()[0].pubkey().to_string() },
+    });
+    let payload = json!({ "transaction": BASE64.encode(bytes(&good())) });
+    let body = json!({
+        "x402Version": 1,
+        "paymentPayload": { "x402Version": 1, "scheme": "exact", "network": "solana-devnet", "payload": payload },
+        "paymentRequirements": terms,
+    });
+    let first = PaymentRequest::decode(body.to_string().as_bytes()).unwrap();
+    assert_eq!(verdict(&first), Ok(()));
+    assert_eq!(decoded(&first).facts(), decoded(&request(&good())).facts());
+}
+
 #[test]
 fn the_terms_of_the_request_are_held_to() {
     let changed = |pointer: &str, value: serde_json::Value| {
