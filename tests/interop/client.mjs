@@ -1,12 +1,22 @@
-// The official client buys something: node client.mjs URL [URL…], with the payer's key in PAYER_KEY.
+// The official client buys something: node client.mjs URL [URL…], with the payer's key in PAYER_KEY, or its keypair in
+// SOLANA_PAYER_KEY and a node in SOLANA_RPC.
 // Prints a line of JSON for each URL: status, body, and the decoded receipt or terms.
+import { createKeyPairSignerFromBytes, getBase58Encoder } from "@solana/kit";
 import { decodePaymentRequiredHeader, decodePaymentResponseHeader } from "@x402/core/http";
 import { ExactEvmScheme } from "@x402/evm/exact/client";
 import { wrapFetchWithPayment, x402Client } from "@x402/fetch";
+import { ExactSvmScheme } from "@x402/svm/exact/client";
 import { privateKeyToAccount } from "viem/accounts";
 
-const account = privateKeyToAccount(process.env.PAYER_KEY);
-const client = new x402Client().register("eip155:*", new ExactEvmScheme(account));
+const { PAYER_KEY, SOLANA_PAYER_KEY, SOLANA_RPC } = process.env;
+const client = new x402Client();
+if (PAYER_KEY) client.register("eip155:*", new ExactEvmScheme(privateKeyToAccount(PAYER_KEY)));
+if (SOLANA_PAYER_KEY) {
+  const signer = await createKeyPairSignerFromBytes(getBase58Encoder().encode(SOLANA_PAYER_KEY));
+  client.register("solana:*", new ExactSvmScheme(signer, { rpcUrl: SOLANA_RPC }));
+  // By itself it pays in USDC only; the token of Token-2022 is none.
+  client.setSpendControls({ allowedAssets: true });
+}
 const fetchWithPayment = wrapFetchWithPayment(fetch, client);
 
 function decoded(response, name, decode) {

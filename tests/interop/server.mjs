@@ -1,18 +1,22 @@
-// The official Express server sells something: node server.mjs FACILITATOR_URL PAY_TO.
-// Prints its port, then serves until it is stopped. The facilitator's key, if it wants one, is in FACILITATOR_KEY.
+// The official Express server sells something: node server.mjs FACILITATOR_URL NETWORK PAY_TO [ASSET]. Without an asset,
+// the price is in the network's USDC. Prints its port, then serves until it is stopped. The facilitator's key, if it wants
+// one, is in FACILITATOR_KEY.
 import { HTTPFacilitatorClient } from "@x402/core/server";
 import { ExactEvmScheme } from "@x402/evm/exact/server";
 import { paymentMiddleware, x402ResourceServer } from "@x402/express";
+import { ExactSvmScheme } from "@x402/svm/exact/server";
 import express from "express";
 
-const [, , url, payTo] = process.argv;
+const [, , url, network, payTo, asset] = process.argv;
 const key = process.env.FACILITATOR_KEY;
 const authorized = { Authorization: `Bearer ${key}` };
 const createAuthHeaders = async () => ({ verify: authorized, settle: authorized, supported: authorized });
 const facilitator = new HTTPFacilitatorClient({ url, ...(key && { createAuthHeaders }) });
-const server = new x402ResourceServer(facilitator).register("eip155:84532", new ExactEvmScheme());
+const scheme = network.startsWith("solana:") ? new ExactSvmScheme() : new ExactEvmScheme();
+const server = new x402ResourceServer(facilitator).register(network, scheme);
 
-const accepts = { scheme: "exact", network: "eip155:84532", price: "$0.01", payTo };
+const price = asset ? { asset, amount: "10000" } : "$0.01";
+const accepts = { scheme: "exact", network, price, payTo };
 const app = express();
 app.use(
   paymentMiddleware(

@@ -6,6 +6,7 @@ pub mod contracts;
 pub mod evm;
 pub mod flaky;
 pub mod proxy;
+pub mod solana;
 
 use std::path::Path;
 use std::time::Duration;

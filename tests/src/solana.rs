@@ -8,7 +8,7 @@ use quittance_core::{Amount, Network, Offer, PaymentRequest, Scheme};
 use quittance_devnet::{
     SOLANA_TOKEN_2022, SOLANA_USDC, Solana as Local, SolanaAccount, SolanaOptions, Tools,
 };
-use quittance_engine::{Engine, Patience, SqliteJournal};
+use quittance_engine::{Engine, EngineBuilder, Patience, SqliteJournal};
 use quittance_solana::{
     Exact, ExactOffer, ExactPayer, Signer, Solana, SolanaConfig, Token, TokenProgram, known,
 };
@@ -110,17 +110,26 @@ impl Setting {
 
     /// An engine on this cluster.
     pub async fn engine(&self, settle_wait: Duration) -> Engine {
-        let solana = Solana::new(self.config()).expect("a configuration that makes sense");
-        let exact = Arc::new(Exact::new(&solana));
         let patience = Patience {
             look_every: SLOT,
             ..Patience::default()
         };
-        let builder = Engine::builder(self.journal().await)
-            .chain(solana, vec![exact])
-            .settle_wait(settle_wait)
-            .patience(patience);
-        builder.start().await.expect("an engine")
+        self.engine_with(self.config(), |builder| {
+            builder.settle_wait(settle_wait).patience(patience)
+        })
+        .await
+    }
+
+    /// An engine with another configuration.
+    pub async fn engine_with(
+        &self,
+        config: SolanaConfig,
+        change: impl FnOnce(EngineBuilder) -> EngineBuilder,
+    ) -> Engine {
+        let solana = Solana::new(config).expect("a configuration that makes sense");
+        let exact = Arc::new(Exact::new(&solana));
+        let builder = Engine::builder(self.journal().await).chain(solana, vec![exact]);
+        change(builder).start().await.expect("an engine")
     }
 
     /// What the seller asks for.

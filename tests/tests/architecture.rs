@@ -7,13 +7,14 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Which crates of this workspace each crate may use in its own code.
-const ALLOWED: [(&str, &[&str]); 9] = [
+const ALLOWED: [(&str, &[&str]); 10] = [
     ("quittance-core", &[]),
     ("quittance-verify", &["quittance-core"]),
     ("quittance-engine", &["quittance-core", "quittance-verify"]),
     ("quittance-http", &["quittance-core"]),
     ("quittance-nodes", &["quittance-core"]),
     ("quittance-evm", &["quittance-core", "quittance-nodes"]),
+    ("quittance-solana", &["quittance-core"]),
     ("quittance-devnet", &[]),
     (
         "quittance-facilitator",
@@ -23,6 +24,7 @@ const ALLOWED: [(&str, &[&str]); 9] = [
             "quittance-engine",
             "quittance-evm",
             "quittance-http",
+            "quittance-solana",
             "quittance-verify",
         ],
     ),
@@ -36,12 +38,13 @@ const ALLOWED: [(&str, &[&str]); 9] = [
             "quittance-examples",
             "quittance-facilitator",
             "quittance-http",
+            "quittance-solana",
         ],
     ),
 ];
 
 /// Crates that would make the core name a chain, wait, or do I/O.
-const NEVER_IN_CORE: [&str; 9] = [
+const NEVER_IN_CORE: [&str; 12] = [
     "alloy",
     "alloy-primitives",
     "tokio",
@@ -51,6 +54,9 @@ const NEVER_IN_CORE: [&str; 9] = [
     "sqlx",
     "solana-sdk",
     "solana-client",
+    "solana-message",
+    "solana-pubkey",
+    "solana-transaction",
 ];
 
 fn metadata() -> Value {

@@ -23,10 +23,10 @@ use url::Url;
 
 use crate::known::{self, Token};
 use crate::mint;
-use crate::read::{self, Account, Answer, InContext, Inner, Inquiry};
+use crate::read::{self, Account, Answer, InContext, Inquiry};
 use crate::rpc::{self, Rpc, read_answer};
 use crate::status::{self, Horizon};
-use crate::transaction::{Loaded, Wire};
+use crate::transaction::Wire;
 
 /// A key that signs transactions, wherever it lives.
 pub type Signer = Arc<dyn solana_signer::Signer + Send + Sync>;
@@ -135,8 +135,6 @@ pub enum ConfigError {
 pub struct Partial {
     /// The transaction.
     pub wire: Wire,
-    /// What it takes from lookup tables.
-    pub loaded: Loaded,
 }
 
 /// What the chain says a transaction did.
@@ -146,8 +144,6 @@ pub struct Evidence {
     pub error: Option<String>,
     /// The balances of the token accounts it touched. Empty while it is not deep enough, and where it failed.
     pub balances: Vec<Balance>,
-    /// The calls that programs made.
-    pub inner: Vec<Inner>,
 }
 
 /// A token account's balance before and after a transaction, in atomic units.
@@ -326,12 +322,12 @@ impl Chain for Solana {
         place: u64,
         actions: &[&Partial],
     ) -> Result<Transaction, Fault> {
-        let [Partial { wire, loaded }] = actions else {
+        let [Partial { wire }] = actions else {
             let what = "a transaction of a payer's carries that payment and no other";
             return Err(Fault::new(FaultKind::Internal, what));
         };
         let signer = self.fee_payer(lane)?;
-        let (id, bytes) = wire.sign(loaded, signer.as_ref(), &self.rota.fee_payers)?;
+        let (id, bytes) = wire.sign(signer.as_ref(), &self.rota.fee_payers)?;
         Ok(Transaction {
             id: TransactionId::new(&id.to_string()),
             lane: lane.clone(),

@@ -30,7 +30,7 @@ pub use chain::{
 pub use exact::{Exact, ExactOffer, ExactPayer, reason};
 pub use known::{Token, TokenProgram};
 pub use mint::Extension;
-pub use read::{Account, Answer, Inner, InnerCall, Inquiry, Simulated};
+pub use read::{Account, Answer, Inquiry, Simulated};
 pub use solana_keypair::Keypair;
 pub use solana_pubkey::Pubkey;
-pub use transaction::{Instruction, Loaded, Wire, WireError};
+pub use transaction::{Instruction, Wire, WireError};

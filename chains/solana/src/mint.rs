@@ -16,7 +16,8 @@ use crate::read::Account;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Extension {
-    /// Part of each transfer is withheld. A payment whose recipient gets less than the amount is never told settled.
+    /// Somebody may have part of each transfer withheld. As long as that is nothing the extension can be accepted; once it is
+    /// something, or is going to be, payments are refused whatever is accepted.
     TransferFeeConfig,
     /// A program of the issuer's runs in each transfer, or may one day.
     TransferHook,
@@ -70,7 +71,7 @@ const OWNER_AT: std::ops::Range<usize> = 32..64;
 /// What the extension with this number (`ExtensionType`) means.
 fn meaning(extension: u16) -> Meaning {
     match extension {
-        1 => Meaning::Risk(Extension::TransferFeeConfig),
+        TRANSFER_FEE_CONFIG => Meaning::Risk(Extension::TransferFeeConfig),
         3 => Meaning::Risk(Extension::MintCloseAuthority),
         4 => Meaning::Risk(Extension::ConfidentialTransferMint),
         6 => Meaning::Risk(Extension::DefaultAccountState),
@@ -88,8 +89,25 @@ fn meaning(extension: u16) -> Meaning {
     }
 }
 
-/// The numbers of a mint's extensions; `None` for what is no mint.
-fn extensions(data: &[u8]) -> Option<Vec<u16>> {
+/// The number of `TransferFeeConfig`, and where its two fees stand: the one until an epoch, and the one from then on.
+const TRANSFER_FEE_CONFIG: u16 = 1;
+const FEES_AT: [usize; 2] = [72, 90];
+
+/// Whether a `TransferFeeConfig` withholds something now, or is going to; also when it cannot be read.
+fn charges(config: &[u8]) -> bool {
+    let charges = |at: &usize| {
+        // The epoch it begins in, the most that is withheld, and the share, in basis points.
+        let fee = config.get(*at..*at + 18).and_then(|fee| fee.get(8..));
+        fee.is_none_or(|fee| {
+            let (most, share) = fee.split_at(8);
+            most.iter().any(|byte| *byte != 0) && share.iter().any(|byte| *byte != 0)
+        })
+    };
+    FEES_AT.iter().any(charges)
+}
+
+/// A mint's extensions by their numbers; `None` for what is no mint.
+fn extensions(data: &[u8]) -> Option<Vec<(u16, &[u8])>> {
     if data.get(INITIALIZED_AT) != Some(&1) {
         return None;
     }
@@ -114,8 +132,9 @@ fn extensions(data: &[u8]) -> Option<Vec<u16>> {
         let [low, high, after @ ..] = after else {
             return None;
         };
-        rest = after.get(usize::from(u16::from_le_bytes([*low, *high]))..)?;
-        found.push(extension);
+        let (body, behind) = after.split_at_checked(u16::from_le_bytes([*low, *high]).into())?;
+        rest = behind;
+        found.push((extension, body));
     }
     rest.iter().all(is_padding).then_some(found)
 }
@@ -136,7 +155,10 @@ pub(crate) fn judge(
     if program == TokenProgram::SplToken && account.data.len() != MINT_LEN {
         return Err("it is no mint".to_owned());
     }
-    for extension in extensions {
+    for (extension, body) in extensions {
+        if extension == TRANSFER_FEE_CONFIG && charges(body) {
+            return Err("part of each transfer is withheld".to_owned());
+        }
         match meaning(extension) {
             Meaning::Harmless => {}
             Meaning::Risk(risk) if allowed.contains(&risk) => {}
@@ -166,8 +188,18 @@ mod tests {
 
     use super::*;
 
-    /// A Token-2022 mint with these extensions, each of eight bytes.
+    /// A Token-2022 mint with these extensions, each of eight bytes, except that one is as long as it must be.
     fn mint(extensions: &[u16]) -> Account {
+        let body = |extension: &u16| match *extension {
+            TRANSFER_FEE_CONFIG => vec![0; 108],
+            _ => vec![1, 2, 3, 4, 5, 6, 7, 8],
+        };
+        let with_body = extensions.iter().map(|found| (*found, body(found)));
+        mint_with(&with_body.collect::<Vec<_>>())
+    }
+
+    /// A Token-2022 mint with these extensions.
+    fn mint_with(extensions: &[(u16, Vec<u8>)]) -> Account {
         let mut data = vec![0; MINT_LEN];
         data[DECIMALS_AT] = 6;
         data[INITIALIZED_AT] = 1;
@@ -175,9 +207,10 @@ mod tests {
             data.resize(ACCOUNT_LEN, 0);
             data.push(TYPE_MINT);
         }
-        for extension in extensions {
+        for (extension, body) in extensions {
             data.extend_from_slice(&extension.to_le_bytes());
-            data.extend_from_slice(&[8, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+            data.extend_from_slice(&(body.len() as u16).to_le_bytes());
+            data.extend_from_slice(body);
         }
         Account {
             owner: TokenProgram::Token2022.id(),
@@ -190,8 +223,9 @@ mod tests {
         judge(&mint(extensions), TokenProgram::Token2022, &allowed).is_ok()
     }
 
+    /// attacks.md 97.
     #[test]
-    fn row_97_every_extension_that_can_break_a_payment_is_refused_unless_it_is_allowed() {
+    fn every_extension_that_can_break_a_payment_is_refused_unless_it_is_allowed() {
         assert!(is_accepted(&[], &[]));
         assert!(is_accepted(&[10, 18, 19, 20, 21, 22, 23, 25], &[]));
         for (number, risk) in [
@@ -211,8 +245,31 @@ mod tests {
         }
     }
 
+    /// attacks.md 97: the recipient would get less than the amount.
     #[test]
-    fn row_97_what_nobody_knows_and_what_never_transfers_is_refused_whatever_is_allowed() {
+    fn a_fee_on_transfers_is_refused_even_where_the_extension_is_allowed() {
+        let allowed = [Extension::TransferFeeConfig].into();
+        let verdict = |older: (u64, u16), newer: (u64, u16)| {
+            let mut config = vec![9; 72];
+            for (most, share) in [older, newer] {
+                config.extend_from_slice(&7_u64.to_le_bytes());
+                config.extend_from_slice(&most.to_le_bytes());
+                config.extend_from_slice(&share.to_le_bytes());
+            }
+            let mint = mint_with(&[(TRANSFER_FEE_CONFIG, config)]);
+            judge(&mint, TokenProgram::Token2022, &allowed).is_ok()
+        };
+        assert!(verdict((0, 0), (0, 0)));
+        assert!(verdict((u64::MAX, 0), (0, 10_000)));
+        assert!(!verdict((1, 1), (0, 0)));
+        assert!(!verdict((0, 0), (u64::MAX, 10_000)));
+        let cut = mint_with(&[(TRANSFER_FEE_CONFIG, vec![0; 107])]);
+        assert!(judge(&cut, TokenProgram::Token2022, &allowed).is_err());
+    }
+
+    /// attacks.md 97.
+    #[test]
+    fn what_nobody_knows_and_what_never_transfers_is_refused_whatever_is_allowed() {
         for number in [2, 5, 7, 8, 9, 11, 13, 15, 17, 27, 29, 1000, u16::MAX] {
             assert!(
                 !is_accepted(&[number], &[Extension::TransferHook]),
@@ -221,8 +278,9 @@ mod tests {
         }
     }
 
+    /// attacks.md 97.
     #[test]
-    fn row_97_a_list_of_extensions_that_does_not_end_where_it_should_is_refused() {
+    fn a_list_of_extensions_that_does_not_end_where_it_should_is_refused() {
         let whole = mint(&[18]);
         for end in MINT_LEN + 1..whole.data.len() {
             let cut = Account {

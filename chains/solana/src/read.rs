@@ -50,29 +50,6 @@ pub struct Account {
 pub struct Simulated {
     /// What it would fail with, as the runtime writes it; `None` where it would succeed.
     pub error: Option<String>,
-    /// The calls that programs would make, by the instruction they would make them in.
-    pub inner: Vec<Inner>,
-}
-
-/// A call that a program made in an instruction, by indexes into the transaction's accounts.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct InnerCall {
-    /// Who was called.
-    pub program_id_index: u8,
-    /// On what.
-    pub accounts: Vec<u8>,
-    /// With what, in base58.
-    pub data: String,
-}
-
-/// The calls made in one instruction.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Inner {
-    /// The instruction.
-    pub index: u8,
-    /// The calls, in order.
-    pub instructions: Vec<Value>,
 }
 
 /// An answer with the block it is from.
@@ -88,11 +65,8 @@ struct AccountJson {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct SimulationJson {
     err: Value,
-    #[serde(default)]
-    inner_instructions: Option<Vec<Inner>>,
 }
 
 /// Asks everything in as few round trips as can be.
@@ -162,7 +136,6 @@ fn simulate(transaction: &Wire) -> Call {
         "commitment": "confirmed",
         // Ours is not there yet; the others were checked here, by stricter rules.
         "sigVerify": false,
-        "innerInstructions": true,
     });
     (
         "simulateTransaction",
@@ -218,16 +191,12 @@ async fn simulation_of(
             }
         }
     }
-    let SimulationJson {
-        err,
-        inner_instructions,
-    } = found.value;
+    let SimulationJson { err } = found.value;
     if let Some(kind) = ours(&err) {
         return Err(Fault::new(kind, format_args!("a simulation says {err}")));
     }
     Ok(Simulated {
         error: (!err.is_null()).then(|| err.to_string()),
-        inner: inner_instructions.unwrap_or_default(),
     })
 }
 

@@ -57,9 +57,6 @@ pub(crate) struct NodeError {
     pub(crate) code: i64,
     /// What it said, for people.
     pub(crate) message: String,
-    /// More of it, such as what a simulation found.
-    #[serde(default)]
-    pub(crate) data: Value,
 }
 
 /// Why there is no answer.

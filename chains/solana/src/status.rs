@@ -8,11 +8,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::chain::{Balance, Evidence, FINALIZED_DEPTH};
-use crate::read::Inner;
 use crate::rpc::{Call, NodeError, Rpc, read_answer, unavailable};
 
 /// How many blocks after its own a blockhash can be used: `MAX_PROCESSING_AGE` of the runtime.
 const BLOCKHASH_BLOCKS: u64 = 150;
+
+/// How many blocks the node that knew a blockhash first may have been ahead of the one that is asked about the transaction:
+/// a minute's worth, after which a node that is behind counts as stuck and is asked last.
+const BLOCKS_APART: u64 = 150;
 
 /// How many signatures a node is asked about in one call (`MAX_GET_SIGNATURE_STATUSES_QUERY_ITEMS` of the RPC interface).
 const SIGNATURES_PER_CALL: usize = 256;
@@ -26,8 +29,8 @@ const FETCHES_PER_BATCH: usize = 40;
 /// Until which block height each transaction that is out can still be included, at the latest.
 ///
 /// A blockhash says nothing of its age. But it existed when it was first seen here, so it dies at the latest 150 blocks
-/// after the height of that moment. Nothing of this needs to survive a restart: the next first look is only later, and
-/// certainty a minute later.
+/// after the height of that moment, which another node may have reached before the one that is asked. Nothing of this needs to
+/// survive a restart: the next first look is only later, and certainty two minutes later.
 #[derive(Debug, Default)]
 pub(crate) struct Horizon(Mutex<HashMap<TransactionId, u64>>);
 
@@ -40,7 +43,7 @@ impl Horizon {
         }
         *known
             .entry(id.clone())
-            .or_insert(height_now + BLOCKHASH_BLOCKS)
+            .or_insert(height_now + BLOCKHASH_BLOCKS + BLOCKS_APART)
     }
 }
 
@@ -95,8 +98,6 @@ struct Meta {
     err: Value,
     pre_token_balances: Vec<TokenBalance>,
     post_token_balances: Vec<TokenBalance>,
-    #[serde(default)]
-    inner_instructions: Option<Vec<Inner>>,
 }
 
 #[derive(Deserialize)]
@@ -203,9 +204,13 @@ impl Look {
             let dies_at = horizon.of(id, self.newest);
             let found = self.by_id.get(id.as_str()).cloned();
             let found = found.unwrap_or_else(|| Err(unavailable("a status is missing")))?;
-            let Some((depth, status)) = found.and_then(|status| Some((status.depth()?, status)))
-            else {
+            let Some(status) = found else {
                 gone &= self.finalized > dies_at;
+                continue;
+            };
+            // In a block that few have voted for yet.
+            let Some(depth) = status.depth() else {
+                gone = false;
                 continue;
             };
             let evidence = match evidence.get(id.as_str()) {
@@ -309,6 +314,5 @@ fn evidence_of(answer: Result<Value, NodeError>) -> Result<Evidence, Fault> {
     Ok(Evidence {
         error: None,
         balances: balances.into_values().collect(),
-        inner: meta.inner_instructions.unwrap_or_default(),
     })
 }

@@ -68,7 +68,6 @@ mod tests {
         refusal(&NodeError {
             code,
             message: message.to_owned(),
-            data: serde_json::Value::Null,
         })
     }
 

@@ -53,13 +53,6 @@ pub struct Instruction {
     pub data: Vec<u8>,
 }
 
-/// The addresses that a version 0 transaction takes from lookup tables, in the order its instructions count them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Loaded {
-    /// Those it may write, then those it may not.
-    pub addresses: Vec<Pubkey>,
-}
-
 impl Wire {
     /// Reads a transaction: every byte, and nothing but what is written the one way there is.
     ///
@@ -142,12 +135,9 @@ impl Wire {
             .unwrap_or_default()
     }
 
-    /// The instructions in full; `None` where an account is in neither the transaction nor `loaded`.
-    pub fn instructions(&self, loaded: &Loaded) -> Option<Vec<Instruction>> {
-        let key = |index: &u8| {
-            let all = self.keys().iter().chain(&loaded.addresses);
-            all.clone().nth(usize::from(*index)).copied()
-        };
+    /// The instructions in full; `None` where an account is not named in the transaction itself.
+    pub fn instructions(&self) -> Option<Vec<Instruction>> {
+        let key = |index: &u8| self.keys().get(usize::from(*index)).copied();
         let instruction = |compiled: &solana_message::compiled_instruction::CompiledInstruction| {
             Some(Instruction {
                 program: key(&compiled.program_id_index)?,
@@ -163,24 +153,19 @@ impl Wire {
     /// the transaction can do nothing to any of `ours`: paying the fee is all an account of ours is in it for.
     ///
     /// # Errors
-    /// When it is not this signer's to pay for, any of `ours` is mentioned in an instruction, or the key does not sign.
+    /// When it is not this signer's to pay for, any of `ours` is mentioned in an instruction or could hide in a lookup table,
+    /// or the key does not sign.
     pub(crate) fn sign(
         &self,
-        loaded: &Loaded,
         signer: &dyn Signer,
         ours: &[Pubkey],
     ) -> Result<(Signature, Vec<u8>), Fault> {
         let broken = |what: &str| Fault::new(FaultKind::Internal, what);
-        let looked_up: usize = self
-            .lookups()
-            .iter()
-            .map(|lookup| lookup.writable_indexes.len() + lookup.readonly_indexes.len())
-            .sum();
-        if looked_up != loaded.addresses.len() {
-            return Err(broken("a lookup table was not resolved before signing"));
+        if !self.lookups().is_empty() {
+            return Err(broken("a transaction with lookup tables is never signed"));
         }
         let instructions = self
-            .instructions(loaded)
+            .instructions()
             .ok_or_else(|| broken("an instruction names an account that is not there"))?;
         if mentioned(&instructions, ours).is_some() {
             return Err(broken(

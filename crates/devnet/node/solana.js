@@ -2,7 +2,7 @@
 // Memo, address lookup tables), which comes compiled from npm (litesvm), behind the part of the JSON-RPC interface that
 // payments need. Blocks, blockhashes that die, commitments and the memory of what was processed are kept here.
 //
-//   node solana.js PORT SLOT_MILLISECONDS    prints `ready PORT`; ends when its standard input does
+//   node solana.js PORT SLOT_MILLISECONDS GENESIS_HASH    prints `ready PORT`; ends when its standard input does
 "use strict";
 
 const crypto = require("node:crypto");
@@ -95,7 +95,6 @@ const svm = new LiteSvm();
 svm.setBlockhashCheck(false);
 svm.setTransactionHistory(0n);
 
-const genesis = base58(crypto.randomBytes(32));
 let slot = 1n;
 let latest;
 let waiting = new Map();
@@ -259,7 +258,7 @@ function send(transaction, options) {
 }
 
 const methods = {
-  getGenesisHash: () => genesis,
+  getGenesisHash: () => genesisHash,
   getHealth: () => "ok",
   getVersion: () => ({ "solana-core": "4.2.2", "feature-set": 0 }),
   getSlot: ([options]) => Number(slotAt(commitment(options))),
@@ -344,7 +343,8 @@ const server = http.createServer((request, response) => {
 });
 
 let clock;
-const [port, slotTime] = process.argv.slice(2).map(Number);
+const [port, slotTime] = process.argv.slice(2, 4).map(Number);
+const genesisHash = process.argv[4];
 for (let at = 0; at < 40; at += 1) block();
 methods.devnet_setSlotTime([slotTime]);
 server.listen(port, "127.0.0.1", () => console.log(`ready ${server.address().port}`));

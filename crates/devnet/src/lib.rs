@@ -2,12 +2,16 @@
 //! contracts, accounts with money.
 //!
 //! What the chains are made of comes from npm, by lock file: `npm ci` in this crate's `node` folder installs the anvil
-//! node and Circle's token contract. Nothing here is for production: the keys are printed in every tutorial.
+//! node, Circle's token contract and Solana's virtual machine. Nothing here is for production: the keys are printed in every tutorial.
 
 mod evm;
+mod solana;
 mod tools;
 
 pub use evm::{Account, Evm, EvmOptions, Mining, TokenOptions, USDC};
+pub use solana::{
+    SOLANA_GENESIS, SOLANA_TOKEN_2022, SOLANA_USDC, Solana, SolanaAccount, SolanaOptions,
+};
 pub use tools::Tools;
 
 /// Why a local chain is not there.

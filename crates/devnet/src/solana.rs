@@ -23,6 +23,9 @@ pub const SOLANA_USDC: Pubkey =
 pub const SOLANA_TOKEN_2022: Pubkey =
     Pubkey::from_str_const("2b1kV6DkPAnxd5ixfnxCpjxmKwqjjaYmCZfHsFu24GXo");
 
+/// The genesis hash of Solana's devnet, and of the local cluster: every client knows it, and its USDC.
+pub const SOLANA_GENESIS: &str = "EtWTRABZaYq6iMfeYKouRu166VU2xqa1wcaWoxPkrZBG";
+
 /// SPL Token.
 const TOKEN: Pubkey = Pubkey::from_str_const("TokenkegQfeZyiNwAJbNbGKPFXCWuBvf9Ss623VQ5DA");
 /// Token-2022.
@@ -49,6 +52,8 @@ pub struct SolanaOptions {
     pub port: u16,
     /// The time between blocks; `None` makes them only when [`Solana::mine`] is called.
     pub slot_time: Option<Duration>,
+    /// The genesis hash that the node tells. That of Solana's devnet by default.
+    pub genesis: String,
 }
 
 impl Default for SolanaOptions {
@@ -56,6 +61,7 @@ impl Default for SolanaOptions {
         Self {
             port: 0,
             slot_time: Some(Duration::from_millis(400)),
+            genesis: SOLANA_GENESIS.to_owned(),
         }
     }
 }
@@ -275,6 +281,7 @@ async fn spawn(tools: &Tools, options: &SolanaOptions) -> Result<(Child, String)
     let mut node = Command::new("node")
         .arg(tools.solana()?)
         .args([options.port.to_string(), milliseconds.to_string()])
+        .arg(&options.genesis)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -13,7 +13,7 @@ pub struct Tools {
 }
 
 impl Tools {
-    /// Names the folder that holds `node_modules`, where it is not this crate's own.
+    /// Names the folder that holds `node_modules` and the Solana node's script, where it is not this crate's own.
     pub const FOLDER_VARIABLE: &str = "QUITTANCE_DEVNET_TOOLS";
 
     /// The tools in the folder that [`FOLDER_VARIABLE`](Self::FOLDER_VARIABLE) names, else in this crate's `node`
@@ -46,6 +46,17 @@ impl Tools {
         self.existing(&format!("@foundry-rs/anvil-{system}-{machine}/bin/anvil"))
     }
 
+    /// The script that is the Solana node, which runs on what npm installed beside it.
+    pub(crate) fn solana(&self) -> Result<PathBuf, DevnetError> {
+        self.existing("litesvm/package.json")?;
+        let script = self.folder().join("solana.js");
+        if script.is_file() {
+            Ok(script)
+        } else {
+            Err(self.missing(&script.display().to_string(), "not there"))
+        }
+    }
+
     /// A contract as Circle's build left it.
     pub(crate) fn circle_artifact<T: DeserializeOwned>(
         &self,
@@ -67,16 +78,40 @@ impl Tools {
         }
     }
 
+    fn folder(&self) -> &Path {
+        self.modules.parent().unwrap_or(&self.modules)
+    }
+
     fn missing(&self, what: &str, why: impl std::fmt::Display) -> DevnetError {
-        let folder = self
-            .modules
-            .parent()
-            .unwrap_or(&self.modules)
-            .display()
-            .to_string();
         DevnetError::NotInstalled {
             what: format!("{what} ({why})"),
-            folder,
+            folder: self.folder().display().to_string(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    /// `npm ci` refuses a lock that lacks an optional package of another platform, and `npm install` drops what its registry
+    /// does not serve.
+    #[test]
+    fn the_lock_lists_the_packages_of_every_platform() {
+        let lock: Value = serde_json::from_str(include_str!("../node/package-lock.json")).unwrap();
+        let packages = lock["packages"].as_object().unwrap();
+        let optional = packages
+            .values()
+            .filter_map(|package| package["optionalDependencies"].as_object())
+            .flat_map(|optional| optional.keys());
+        let mut count = 0;
+        for name in optional {
+            assert!(
+                packages.contains_key(&format!("node_modules/{name}")),
+                "{name}"
+            );
+            count += 1;
+        }
+        assert!(count >= 11, "five of anvil, six of litesvm: {count}");
     }
 }

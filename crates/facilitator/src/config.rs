@@ -1,6 +1,6 @@
 //! The configuration file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
@@ -11,6 +11,7 @@ use figment::Figment;
 use figment::error::{Actual, Kind};
 use figment::providers::{Env, Format, Toml};
 use quittance_core::Amount;
+use quittance_solana::{Commitment, Extension, TokenProgram};
 use secrecy::SecretString;
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
@@ -47,6 +48,9 @@ pub struct Config {
     /// The EVM networks.
     #[serde(default)]
     pub evm: Vec<EvmNetwork>,
+    /// The Solana clusters.
+    #[serde(default)]
+    pub solana: Vec<SolanaNetwork>,
 }
 
 /// Who may call /verify and /settle.
@@ -184,13 +188,13 @@ pub struct EvmNetwork {
     pub assets: Option<Vec<String>>,
     /// Tokens that do not ship with the library, or differ from what does.
     #[serde(default)]
-    pub tokens: Vec<TokenEntry>,
+    pub tokens: Vec<EvmToken>,
 }
 
-/// A token that does not ship with the library.
+/// A token on an EVM network that does not ship with the library.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct TokenEntry {
+pub struct EvmToken {
     /// The contract.
     pub address: String,
     /// The name in its EIP-712 domain.
@@ -201,6 +205,78 @@ pub struct TokenEntry {
     pub decimals: u8,
     /// Its ticker.
     pub symbol: String,
+}
+
+/// A Solana cluster.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SolanaNetwork {
+    /// Its CAIP-2 identifier or version 1 name.
+    pub network: String,
+    /// Its nodes, in order of preference. A URL with a key in it belongs in the environment or a file.
+    pub rpc: Vec<Value>,
+    /// The keypairs that sign as fee payers and pay for transactions.
+    pub fee_payers: Vec<Secret>,
+    /// How sure the cluster must be of a payment for it to count as settled.
+    #[serde(default)]
+    pub commitment: CommitmentName,
+    /// What the nodes' genesis hash must begin with, where it is not the network's reference: on clusters of one's own.
+    pub genesis: Option<String>,
+    /// The most compute units that a payment may ask for.
+    pub max_compute_units: Option<u32>,
+    /// The most that is paid for a compute unit, in millionths of a lamport.
+    pub max_compute_unit_price: Option<u64>,
+    /// How old the newest block may be, in seconds, before the nodes count as stuck.
+    pub max_head_age_secs: Option<u64>,
+    /// How much a fee payer must have, in lamports.
+    pub min_balance_lamports: Option<u64>,
+    /// The recipients for whom payments are settled. Without it, all.
+    pub recipients: Option<Vec<String>>,
+    /// The smallest amount that is settled, by mint or ticker, as people write it: `{ USDC = "0.001" }`.
+    #[serde(default)]
+    pub min_amounts: BTreeMap<String, String>,
+    /// The known tokens to settle, by ticker or mint. Without it, those of SPL Token that ship with the library.
+    pub assets: Option<Vec<String>>,
+    /// Tokens that do not ship with the library, or differ from what does.
+    #[serde(default)]
+    pub tokens: Vec<SolanaToken>,
+}
+
+/// How sure a cluster must be of a payment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CommitmentName {
+    /// A supermajority has voted for its block.
+    #[default]
+    Confirmed,
+    /// It cannot be undone.
+    Finalized,
+}
+
+impl From<CommitmentName> for Commitment {
+    fn from(name: CommitmentName) -> Self {
+        match name {
+            CommitmentName::Confirmed => Self::Confirmed,
+            CommitmentName::Finalized => Self::Finalized,
+        }
+    }
+}
+
+/// A token on a Solana cluster that does not ship with the library, or is to be treated otherwise.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SolanaToken {
+    /// The mint.
+    pub mint: String,
+    /// Its ticker.
+    pub symbol: String,
+    /// How many decimal places people write it with.
+    pub decimals: u8,
+    /// Which program keeps it.
+    pub program: TokenProgram,
+    /// The extensions of its mint that are accepted although they can break a payment.
+    #[serde(default)]
+    pub allow: BTreeSet<Extension>,
 }
 
 /// A value that may be secret: written here, or where to find it.
@@ -306,8 +382,9 @@ impl Config {
                 "say who may call: either `anyone = true` or at least one of `keys`, and not both";
             problems.push(ConfigError::value("access", problem));
         }
-        if self.evm.is_empty() {
-            problems.push(ConfigError::value("evm", "name at least one network"));
+        if self.evm.is_empty() && self.solana.is_empty() {
+            let problem = "name at least one network, here or under solana";
+            problems.push(ConfigError::value("evm", problem));
         }
         let limits = &self.limits;
         for (name, is_zero) in [
@@ -356,13 +433,16 @@ impl Config {
     }
 
     fn secrets(&self) -> impl Iterator<Item = &Secret> {
-        let urls = self.evm.iter().flat_map(|evm| &evm.rpc);
-        let urls = urls.filter_map(|url| match url {
+        let of_evm = self.evm.iter().flat_map(|evm| &evm.rpc);
+        let of_solana = self.solana.iter().flat_map(|solana| &solana.rpc);
+        let urls = of_evm.chain(of_solana).filter_map(|url| match url {
             Value::Elsewhere(secret) => Some(secret),
             Value::Here(_) => None,
         });
         let signers = self.evm.iter().flat_map(|evm| &evm.signers);
-        self.access.keys.iter().chain(signers).chain(urls)
+        let fee_payers = self.solana.iter().flat_map(|solana| &solana.fee_payers);
+        let keys = self.access.keys.iter().chain(signers).chain(fee_payers);
+        keys.chain(urls)
     }
 }
 
@@ -375,8 +455,19 @@ const PREFIX: &str = "QUITTANCE_";
 /// The variable in which `quittance pay` looks for its key unless told otherwise.
 pub const PAYER_KEY: &str = "QUITTANCE_PAYER_KEY";
 
-/// Variables of this program that are no keys of the file; the second says where the local chains' tools are.
-const OTHERS: [&str; 2] = [PAYER_KEY, "QUITTANCE_DEVNET_TOOLS"];
+/// The variable in which `quittance pay` looks for its keypair on Solana unless told otherwise.
+pub const SOLANA_PAYER_KEY: &str = "QUITTANCE_SOLANA_PAYER_KEY";
+
+/// The variable in which `quittance pay` looks for a node of Solana unless told otherwise.
+pub const SOLANA_RPC: &str = "QUITTANCE_SOLANA_RPC";
+
+/// Variables of this program that are no keys of the file; the last says where the local chains' tools are.
+const OTHERS: [&str; 4] = [
+    PAYER_KEY,
+    SOLANA_PAYER_KEY,
+    SOLANA_RPC,
+    "QUITTANCE_DEVNET_TOOLS",
+];
 
 /// The keys that the environment may set. Networks are lists, and stand in the file.
 const VARIABLES: [&str; 18] = [
@@ -539,6 +630,14 @@ mod tests {
         signers = [{ env = "SIGNER" }]
     "#;
 
+    const SOLANA: &str = r#"
+        access.anyone = true
+        [[solana]]
+        network = "solana-devnet"
+        rpc = ["http://127.0.0.1:8899"]
+        fee_payers = [{ env = "SIGNER" }]
+    "#;
+
     fn error(text: &str) -> String {
         match Config::parse(text) {
             Ok(config) => ConfigError::Many(config.problems()).to_string(),
@@ -552,6 +651,41 @@ mod tests {
         assert_eq!(config.listen, default_listen());
         assert_eq!(config.evm[0].depth, 1);
         assert_eq!(config.limits.connections, 4096);
+    }
+
+    #[test]
+    fn a_solana_cluster_alone_is_enough_and_has_every_default() {
+        let config = Config::parse(SOLANA).unwrap();
+        assert_eq!(error(SOLANA), "");
+        assert_eq!(config.solana[0].commitment, CommitmentName::Confirmed);
+        let more = "commitment = \"finalized\"\n\
+            tokens = [{ mint = \"M\", symbol = \"T\", decimals = 6, program = \"token-2022\", allow = [\"transferFeeConfig\"] }]";
+        let config = Config::parse(&format!("{SOLANA}{more}")).unwrap();
+        let token = &config.solana[0].tokens[0];
+        assert_eq!(config.solana[0].commitment, CommitmentName::Finalized);
+        assert_eq!(token.program, TokenProgram::Token2022);
+        assert_eq!(token.allow, [Extension::TransferFeeConfig].into());
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_solana_cluster_is_named() {
+        for (more, named) in [
+            ("commitment = \"processed\"", "commitment"),
+            ("signers = []", "signers"),
+            ("max_compute_units = -1", "max_compute_units"),
+            (
+                "tokens = [{ mint = \"M\", symbol = \"T\", decimals = 6, program = \"spl\" }]",
+                "program",
+            ),
+        ] {
+            let message = error(&format!("{SOLANA}{more}"));
+            assert!(message.contains(named), "{named}: {message}");
+        }
+        let key = SOLANA.replace(
+            "{ env = \"SIGNER\" }",
+            "\"4wBqpZM9xaSheZzJSMawUKKwhdpChKbZ5eu5ky4Vigw\"",
+        );
+        assert!(!error(&key).contains("4wBqpZM9"));
     }
 
     #[test]
@@ -669,7 +803,7 @@ mod tests {
         let mut all = Vec::new();
         for field in fields("zzz = 1") {
             match field.as_str() {
-                "evm" => {}
+                "evm" | "solana" => {}
                 "access" | "limits" | "log" => {
                     let inner = format!("{field}.zzz = 1");
                     all.extend(

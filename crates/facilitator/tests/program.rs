@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use quittance_core::wire::{PaymentPayload, Rest, SupportedKind};
+use quittance_core::wire::{
+    PaymentPayload, PaymentRequirements, Rest, SupportedKind, SupportedResponse,
+};
 use quittance_core::{Clock, Offer, Payer, PaymentRequest, SystemClock};
-use quittance_devnet::{Evm, EvmOptions, Mining, Tools, USDC};
+use quittance_devnet::{Evm, EvmOptions, Mining, SOLANA_USDC, Solana, SolanaOptions, Tools, USDC};
 use quittance_evm::{ExactOffer, ExactPayer};
 use reqwest::Client;
 use serde_json::{Value, json};
@@ -44,6 +46,12 @@ impl Place {
         std::fs::write(self.config(), text).unwrap();
     }
 
+    /// Adds to the end of the configuration.
+    fn append(&self, more: &str) {
+        let text = std::fs::read_to_string(self.config()).unwrap();
+        std::fs::write(self.config(), text + more).unwrap();
+    }
+
     fn config(&self) -> PathBuf {
         self.folder.path().join("quittance.toml")
     }
@@ -53,7 +61,8 @@ impl Place {
         command
             .arg("--config")
             .arg(self.config())
-            .env("SIGNER", &Evm::accounts()[0].key);
+            .env("SIGNER", &Evm::accounts()[0].key)
+            .env("FEE_PAYER", &Solana::accounts()[0].key);
         command
     }
 
@@ -128,6 +137,22 @@ fn quittance(arguments: &[&str]) -> Command {
     command
 }
 
+/// A local Solana cluster, and the configuration for it.
+async fn solana() -> (Solana, String) {
+    let tools = Tools::find().unwrap();
+    let local = Solana::start(&tools, &SolanaOptions::default())
+        .await
+        .unwrap();
+    let entry = format!(
+        "\n[[solana]]\nnetwork = \"solana-devnet\"\nrpc = [{:?}]\nfee_payers = [{{ env = \"FEE_PAYER\" }}]\n",
+        local.url()
+    );
+    (local, entry)
+}
+
+/// The identifier of Solana's devnet, which the local cluster says it is.
+const SOLANA_DEVNET: &str = "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1";
+
 async fn output(mut command: Command) -> (Option<i32>, String, String) {
     let Output {
         status,
@@ -158,6 +183,11 @@ async fn payment() -> PaymentRequest {
     };
     let requirements = offer.requirements(&kind).unwrap();
     let payer = ExactPayer::new(Evm::accounts()[2].signer.clone());
+    paid_by(&payer, requirements).await
+}
+
+/// A request with a new payment for these requirements.
+async fn paid_by(payer: &dyn Payer, requirements: PaymentRequirements) -> PaymentRequest {
     let (payload, _) = payer.pay(&requirements, SystemClock.now()).await.unwrap();
     let accepted = requirements.clone();
     let payload = PaymentPayload {
@@ -169,6 +199,22 @@ async fn payment() -> PaymentRequest {
         rest: Rest::default(),
     };
     PaymentRequest::new(payload, requirements).unwrap()
+}
+
+/// A payment on the local Solana cluster, by what the facilitator says that it settles.
+async fn solana_payment(serving: &Serving, local: &Solana) -> PaymentRequest {
+    let get = Client::new().get(format!("{}/supported", serving.url));
+    let supported: SupportedResponse = get.send().await.unwrap().json().await.unwrap();
+    let kinds = supported.kinds.iter();
+    let mut kinds = kinds.filter(|kind| kind.network == SOLANA_DEVNET);
+    let seller = Solana::accounts()[1].address.to_string();
+    let offer = quittance_solana::ExactOffer::usdc("solana-devnet", "0.01", &seller).unwrap();
+    let requirements = offer.requirements(kinds.next().unwrap()).unwrap();
+    let network = offer.network().clone();
+    let payer = quittance_solana::ExactPayer::new(Solana::accounts().swap_remove(2).keypair)
+        .with_rpc(&network, &[local.url().parse().unwrap()])
+        .unwrap();
+    paid_by(&payer, requirements).await
 }
 
 async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, look: impl Fn() -> F) -> T {
@@ -246,6 +292,51 @@ async fn a_payment_broadcast_before_kill_9_is_settled_once_after_the_restart() {
         .await
         .unwrap();
     assert_eq!(received.to_string(), "1000000010000");
+}
+
+/// The same on Solana, where the transaction is the payer's own, and is sent again as it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_broadcast_on_solana_before_kill_9_is_settled_once_after_the_restart() {
+    let place = Place::new().await;
+    let (local, entry) = solana().await;
+    place.append(&entry);
+    let mut serving = place.serve().await;
+    let request = solana_payment(&serving, &local).await;
+    local.set_slot_time(None).await.unwrap();
+    let told = serving.post("/settle", &request).await;
+    assert_eq!(told["errorReason"], "settlement_pending", "{told}");
+    let transaction = told["transaction"].as_str().unwrap();
+    serving.signal("-9");
+    serving.child.wait().await.unwrap();
+
+    local
+        .set_slot_time(Some(Duration::from_millis(200)))
+        .await
+        .unwrap();
+    let serving = place.serve().await;
+    eventually("settled", || async {
+        let path = format!("/settlements?transaction={transaction}");
+        let get = Client::new().get(format!("{}{path}", serving.url));
+        let found: Value = get.send().await.ok()?.json().await.ok()?;
+        (found["settlements"][0]["state"] == "settled").then_some(())
+    })
+    .await;
+    let told = serving.post("/settle", &request).await;
+    assert_eq!(
+        (&told["success"], &told["transaction"]),
+        (&json!(true), &json!(transaction))
+    );
+    let again = serving.post("/settle", &request).await;
+    assert_eq!(again["errorReason"], "duplicate_settlement");
+    assert_eq!(sold(&local).await, 10_000);
+}
+
+/// What the seller has received on the local Solana cluster.
+async fn sold(local: &Solana) -> u64 {
+    let seller = Solana::accounts()[1].address;
+    let program = quittance_solana::TokenProgram::SplToken.id();
+    let balance = local.balance(&seller, &SOLANA_USDC, &program).await;
+    balance.unwrap() - 1_000_000_000_000
 }
 
 /// Killed again and again at any moment: in the end every payment that was claimed has settled exactly once.
@@ -388,6 +479,36 @@ async fn check_says_what_is_wrong_with_each_network() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn check_says_what_is_wrong_with_a_solana_cluster() {
+    let place = Place::new().await;
+    let (_local, entry) = solana().await;
+    place.append(&entry);
+    let (code, said, _) = output(place.command(&["check"])).await;
+    let well = format!("eip155:84532: all is well\n{SOLANA_DEVNET}: all is well\n");
+    assert_eq!((code, said), (Some(0), well));
+
+    // A token that is not there, a fee payer with less than it should have, and a node of another cluster.
+    place.append(
+        "tokens = [{ mint = \"EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v\", symbol = \"X\", decimals = 6, program = \"spl-token\" }]\n\
+         min_balance_lamports = 900_000_000_000\n",
+    );
+    place.append(&entry.replace("solana-devnet", "solana-testnet"));
+    let (code, said, _) = output(place.command(&["check"])).await;
+    assert_eq!(code, Some(1));
+    let testnet = "solana:4uhcVJyU9pJkvQyS88uRDiswHXSCkY3z";
+    for named in [
+        format!("{SOLANA_DEVNET}: the token X at"),
+        "there is no mint".to_owned(),
+        format!("{SOLANA_DEVNET}: the fee payer"),
+        "the signer is not used".to_owned(),
+        "is on the cluster with the genesis hash EtWTRAB".to_owned(),
+        format!("{testnet}: no node works (nothing is settled there)"),
+    ] {
+        assert!(said.contains(&named), "{named} is not in\n{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_configuration_that_makes_no_sense_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("quittance.toml");
@@ -408,7 +529,29 @@ async fn a_configuration_that_makes_no_sense_is_refused_by_name() {
             "access.anyone = true\n[[evm]]\nnetwork = \"base\"\nrpc = [\"http://127.0.0.1:1\"]\nsigners = [{{ env = \"SIGNER\" }}]\n{more}"
         )
     };
+    let cluster = |more: &str| {
+        format!(
+            "access.anyone = true\n[[solana]]\nnetwork = \"solana\"\nrpc = [\"http://127.0.0.1:1\"]\nfee_payers = [{{ env = \"SIGNER\" }}]\n{more}"
+        )
+    };
     for (text, named) in [
+        (
+            cluster("").replace("\"solana\"", "\"base\""),
+            "solana[0].network",
+        ),
+        (cluster(""), "solana[0].fee_payers[0]: not a keypair"),
+        (cluster("commitment = \"sure\""), "commitment"),
+        (
+            cluster("max_head_age_secs = 0"),
+            "solana[0].max_head_age_secs",
+        ),
+        (cluster("assets = [\"DOGE\"]"), "solana[0].assets: \"DOGE\""),
+        (
+            cluster(
+                "[[solana]]\nnetwork = \"solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp\"\nrpc = []\nfee_payers = []\n",
+            ),
+            "solana[1].network: solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp is configured already, by solana[0]",
+        ),
         (String::new(), "access"),
         ("access.anyone = true".to_owned(), "evm"),
         (network("depht = 2"), "depht"),
@@ -449,20 +592,22 @@ async fn the_demonstration_balances_its_books() {
     let (code, said, errors) = output(quittance(&["demo"])).await;
     assert_eq!(code, Some(0), "{said}{errors}");
     for line in [
+        "exact on eip155:84532",
+        "exact on solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1",
         "transaction 0x",
-        "buyer",
-        "seller",
-        "-0.01",
-        "+0.01",
-        "The buyer paid 0.01",
+        "Each buyer paid 0.01",
     ] {
         assert!(said.contains(line), "{line} is not in\n{said}");
+    }
+    // One on each family.
+    for line in ["   buyer ", "   seller ", " -0.01", " +0.01"] {
+        assert_eq!(said.matches(line).count(), 2, "{line} in\n{said}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn devnet_says_how_to_use_it_and_what_it_says_works() {
-    let mut devnet = quittance(&["devnet", "--port", "0"])
+    let mut devnet = quittance(&["devnet", "--port", "0", "--solana-port", "0"])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -482,21 +627,31 @@ async fn devnet_says_how_to_use_it_and_what_it_says_works() {
         .unwrap();
     let end = said
         .iter()
-        .position(|line| line.contains("max_head_age_secs"))
+        .position(|line| line.contains("and run"))
         .unwrap();
-    let config = said[start..=end].join("\n");
-    let signer = said
-        .iter()
-        .find_map(|line| line.trim().strip_prefix("SIGNER="))
-        .unwrap();
-    let signer = signer.split(' ').next().unwrap();
+    let config = said[start..end].join("\n");
+    let exported = |name: &str| {
+        let prefix = format!("export {name}=");
+        let found = said
+            .iter()
+            .find_map(|line| line.trim().strip_prefix(&prefix));
+        found
+            .unwrap_or_else(|| panic!("{name} in {said:?}"))
+            .to_owned()
+    };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("quittance.toml");
-    std::fs::write(&path, config).unwrap();
+    std::fs::write(&path, &config).unwrap();
     let mut check = quittance(&["check", "--config"]);
-    check.arg(&path).env("SIGNER", signer);
-    let (code, said, errors) = output(check).await;
-    assert_eq!(code, Some(0), "{said}{errors}");
+    check.arg(&path);
+    for name in ["SIGNER", "FEE_PAYER"] {
+        check.env(name, exported(name));
+    }
+    let (code, checked, errors) = output(check).await;
+    assert_eq!(code, Some(0), "{checked}{errors}");
+    assert_eq!(checked.matches("all is well").count(), 2, "{checked}");
+    let node = reqwest::Url::parse(&exported("QUITTANCE_SOLANA_RPC")).unwrap();
+    assert!(config.contains(node.as_str().trim_end_matches('/')));
     devnet.start_kill().unwrap();
 }
 
@@ -535,6 +690,77 @@ async fn pay_buys_within_its_limit() {
     let file = key_file(place.folder.path());
     let (code, ..) = output(quittance(&["pay", &url, "--key-file", &file])).await;
     assert_eq!(code, Some(0));
+}
+
+/// A price in USDC on the local Solana cluster, from a facilitator that settles there; and the buyer's balance after.
+#[tokio::test(flavor = "multi_thread")]
+async fn pay_buys_on_solana_within_its_limit() {
+    let place = Place::new().await;
+    let (local, entry) = solana().await;
+    place.append(&entry);
+    let serving = place.serve().await;
+    let supported = Client::new().get(format!("{}/supported", serving.url));
+    let supported: Value = supported.send().await.unwrap().json().await.unwrap();
+    let fee_payer = Solana::accounts()[0].address.to_string();
+    for (version, network) in [(1, "solana-devnet"), (2, SOLANA_DEVNET)] {
+        let kind = json!({ "x402Version": version, "scheme": "exact", "network": network });
+        let kinds = supported["kinds"].as_array().unwrap();
+        let found = kinds.iter().find(|found| {
+            ["x402Version", "scheme", "network"]
+                .iter()
+                .all(|field| found[*field] == kind[*field])
+        });
+        let found = found.unwrap_or_else(|| panic!("{kind} in {supported}"));
+        assert_eq!(found["extra"]["feePayer"], json!(fee_payer));
+    }
+
+    let seller = Solana::accounts()[1].address;
+    let offer =
+        quittance_solana::ExactOffer::usdc("solana-devnet", "0.01", &seller.to_string()).unwrap();
+    let facilitator =
+        std::sync::Arc::new(quittance_http::RemoteFacilitator::new(&serving.url).unwrap());
+    let price = quittance_http::PaymentLayer::new(facilitator).accept(offer);
+    let app = axum::Router::new().route("/", axum::routing::get(|| async { "goods" }).layer(price));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, app).await });
+
+    let state = place.folder.path().join("purchases.json");
+    let pay = |more: &[&str]| {
+        let mut command = quittance(&["pay", &url, "--solana-rpc", local.url(), "--state"]);
+        command
+            .arg(&state)
+            .args(more)
+            .env_remove("QUITTANCE_PAYER_KEY");
+        command
+    };
+    let (code, _, errors) = output(pay(&[])).await;
+    assert_eq!(code, Some(1));
+    assert!(
+        errors.contains("QUITTANCE_PAYER_KEY") && errors.contains("QUITTANCE_SOLANA_PAYER_KEY"),
+        "{errors}"
+    );
+    let key = Solana::accounts()[2].key.clone();
+    let mut command = pay(&["--max", "0.001"]);
+    command.env("QUITTANCE_SOLANA_PAYER_KEY", &key);
+    let (code, said, errors) = output(command).await;
+    assert_eq!((code, said.as_str()), (Some(1), ""));
+    assert!(errors.contains("over the limit of 0.001"), "{errors}");
+    let mut command = pay(&["--max", "0.01"]);
+    command.env("QUITTANCE_SOLANA_PAYER_KEY", &key);
+    let (code, said, errors) = output(command).await;
+    assert_eq!((code, said.as_str()), (Some(0), "goods\n"), "{errors}");
+    assert!(errors.contains("paid 10000 atomic units"), "{errors}");
+    assert!(!errors.contains(&key), "{errors}");
+
+    // As solana-keygen writes it.
+    let bytes = Solana::accounts()[3].keypair.to_bytes();
+    let file = place.folder.path().join("id.json");
+    std::fs::write(&file, json!(bytes.as_slice()).to_string()).unwrap();
+    let file = file.display().to_string();
+    let (code, _, errors) = output(pay(&["--solana-key-file", &file])).await;
+    assert_eq!(code, Some(0), "{errors}");
+    assert_eq!(sold(&local).await, 20_000);
 }
 
 fn key_file(folder: &Path) -> String {
@@ -686,10 +912,18 @@ async fn every_answer_is_counted() {
 /// With blocks at intervals, as on a real chain, a payment is seen as pending before it is settled.
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_devnet_with_slow_blocks_a_payment_is_pending_before_it_is_settled() {
-    let mut devnet = quittance(&["devnet", "--port", "0", "--block-secs", "6"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut devnet = quittance(&[
+        "devnet",
+        "--port",
+        "0",
+        "--solana-port",
+        "0",
+        "--block-secs",
+        "6",
+    ])
+    .stdout(Stdio::piped())
+    .spawn()
+    .unwrap();
     let mut lines = BufReader::new(devnet.stdout.take().unwrap()).lines();
     let mut said = String::new();
     while !said.contains("Ctrl-C") {

@@ -3,14 +3,16 @@
 
 mod common;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::Request;
 use axum::http::{HeaderMap, Method, StatusCode};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use bytes::Bytes;
 use common::{Puppet, TestOffer, failed, listen, purchaser, terms};
@@ -23,6 +25,7 @@ use quittance_core::{Fault, FaultKind, Malformed, Network, Offer, OfferError};
 use quittance_http::{Longer, PaymentLayer, RemoteError, RemoteFacilitator};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
+use tower::{Layer as _, Service as _};
 
 fn layer(facilitator: &Arc<Puppet>) -> PaymentLayer {
     PaymentLayer::new(facilitator.clone()).accept(TestOffer::new())
@@ -409,6 +412,40 @@ async fn only_the_versions_the_facilitator_speaks_are_offered() {
         let v1: v1::PaymentRequired = answer.json().await.unwrap();
         assert_eq!((v2.accepts.len(), v1.accepts.len()), (in_v2, in_v1));
     }
+}
+
+/// A facilitator with several fee payers names them in turn: whoever was told one just before the seller asked again was
+/// refused as if it had paid on other terms.
+#[tokio::test(start_paused = true)]
+async fn a_buyer_may_pay_on_the_terms_it_was_told_when_the_facilitator_has_others_by_now() {
+    let puppet = Puppet::new();
+    let mut shop = layer(&puppet).layer(tower::service_fn(async |_: Request<Body>| {
+        Ok::<_, Infallible>(Response::new(Body::from("goods")))
+    }));
+    let mut ask = async |fee_payer: Option<&str>| {
+        let mut request = Request::builder().uri("http://shop.example/");
+        if let Some(fee_payer) = fee_payer {
+            let mut accepted = terms();
+            accepted["extra"] = json!({ "feePayer": fee_payer });
+            let payment = json!({ "x402Version": 2, "accepted": accepted, "payload": {} });
+            request = request.header(header::PAYMENT_SIGNATURE, header::encode(&payment));
+        }
+        let request = request.body(Body::empty()).unwrap();
+        shop.call(request).await.unwrap().status()
+    };
+    let minute = Duration::from_secs(60);
+    for fee_payer in ["one", "two", "three"] {
+        tokio::time::advance(minute / 2).await;
+        puppet.adds(&json!({ "feePayer": fee_payer }));
+        assert_eq!(ask(None).await, StatusCode::PAYMENT_REQUIRED);
+    }
+    for known in ["three", "two", "one"] {
+        assert_eq!(ask(Some(known)).await, StatusCode::OK, "{known}");
+    }
+    assert_eq!(ask(Some("four")).await, StatusCode::PAYMENT_REQUIRED);
+    tokio::time::advance(minute).await;
+    assert_eq!(ask(Some("three")).await, StatusCode::OK);
+    assert_eq!(ask(Some("one")).await, StatusCode::PAYMENT_REQUIRED);
 }
 
 #[tokio::test]

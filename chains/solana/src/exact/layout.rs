@@ -41,9 +41,7 @@ impl Layout {
         if !wire.lookups().is_empty() {
             return Err(reason::ALT_RESOLUTION_NOT_AVAILABLE.into());
         }
-        let instructions = wire
-            .instructions(&crate::transaction::Loaded::default())
-            .ok_or(reason::COULD_NOT_BE_DECODED)?;
+        let instructions = wire.instructions().ok_or(reason::COULD_NOT_BE_DECODED)?;
         if wire.signers().count() > SIGNERS {
             let detail = "others than the fee payer and the payer must sign";
             return Err(Rejection::new(reason::EXCESSIVE_SIGNERS, detail));

@@ -20,6 +20,7 @@ use quittance_core::{
 use serde::Deserialize;
 use serde_json::json;
 use solana_pubkey::Pubkey;
+use solana_signature::Signature;
 
 use self::layout::{Caps, Layout};
 pub use self::offer::ExactOffer;
@@ -29,12 +30,12 @@ use crate::instruction::Transfer;
 use crate::known::{Token, TokenProgram};
 use crate::mint;
 use crate::read::{Answer, Inquiry};
-use crate::transaction::{Loaded, SIZE_MAX, Wire};
+use crate::transaction::{SIZE_MAX, Wire};
 
 /// The scheme's name on the wire.
 const NAME: &str = "exact";
 
-/// How long a payment can be used from when it is read, in seconds: its blockhash dies after 150 blocks of 0.4 seconds.
+/// For how long a payment that was read is worth sending, in seconds: its blockhash dies after 150 blocks of 0.4 seconds.
 /// What was sent before is followed until it is certain, however long that takes.
 const LIFETIME_SECS: u64 = 60;
 
@@ -91,6 +92,7 @@ struct ExactPayment {
     lane: LaneId,
     token: Token,
     transfer: Transfer,
+    pay_to: Pubkey,
     claims: Vec<SignatureClaim>,
     /// The first check after the signatures that failed. It is told only once the signatures are known to hold, because
     /// what somebody else wrote is nobody's verdict.
@@ -150,6 +152,7 @@ impl Scheme<Solana> for Exact {
         if wire.fee_payer() != Some(&fee_payer) {
             return Err(reason::FEE_PAYER_MISMATCH.into());
         }
+        check_our_place(&wire)?;
         let layout = Layout::read(&wire, &self.rota.fee_payers, self.caps)?;
         let objection = objection(&layout, token, pay_to, terms.amount, &extra).err();
         Ok(Box::new(ExactPayment {
@@ -158,6 +161,7 @@ impl Scheme<Solana> for Exact {
             token: token.clone(),
             claims: claims(&wire),
             transfer: layout.transfer,
+            pay_to,
             objection,
             wire,
         }))
@@ -263,14 +267,24 @@ fn wire(request: &PaymentRequest) -> Result<Wire, Refusal> {
     Wire::read(&bytes).map_err(|error| undecodable(&error.to_string()))
 }
 
+/// The fee payer's place for a signature must be empty. Bytes there mean nothing and are replaced, so anybody could write
+/// some, present the payment as one of its own, and be told its success.
+fn check_our_place(wire: &Wire) -> Result<(), Rejection> {
+    let is_empty = |(_, signature): (_, &Signature)| *signature == Signature::default();
+    if wire.signers().next().is_some_and(is_empty) {
+        return Ok(());
+    }
+    let detail = "the place for the fee payer's signature is not empty";
+    Err(Rejection::new(reason::SIGNATURE_INVALID, detail))
+}
+
 /// What must hold of every signature but the fee payer's, which is ours to add.
 fn claims(wire: &Wire) -> Vec<SignatureClaim> {
-    let claim =
-        |(key, signature): (&Pubkey, &solana_signature::Signature)| SignatureClaim::Ed25519 {
-            message: Arc::clone(wire.message()),
-            signature: *signature.as_array(),
-            key: key.to_bytes(),
-        };
+    let claim = |(key, signature): (&Pubkey, &Signature)| SignatureClaim::Ed25519 {
+        message: Arc::clone(wire.message()),
+        signature: *signature.as_array(),
+        key: key.to_bytes(),
+    };
     wire.signers().skip(1).map(claim).collect()
 }
 
@@ -358,7 +372,6 @@ impl Payment<Solana> for ExactPayment {
         }
         Ok(Partial {
             wire: self.wire.clone(),
-            loaded: Loaded::default(),
         })
     }
 
@@ -398,10 +411,15 @@ impl ExactPayment {
         let mint = account(asked::MINT).ok_or(reason::MINT_MISMATCH)?;
         mint::judge(mint, program, &self.token.allowed)
             .map_err(|problem| Rejection::new(reason::MINT_NOT_ALLOWED, problem))?;
-        if account(asked::DESTINATION).is_none() {
+        let Some(destination) = account(asked::DESTINATION) else {
             let detail =
                 "the recipient has no token account for this asset, and none is made for it";
             return Err(Rejection::new(reason::RECEIVER_ACCOUNT_NOT_FOUND, detail));
+        };
+        // SPL Token lets an owner give an associated account away; its address stays.
+        if mint::owner_of(destination, program) != Some(self.pay_to) {
+            let detail = "the recipient's token account belongs to somebody else";
+            return Err(Rejection::new(reason::RECIPIENT_MISMATCH, detail));
         }
         let owner = account(asked::SOURCE).and_then(|source| mint::owner_of(source, program));
         if owner.is_some_and(|owner| owner != self.transfer.authority) {

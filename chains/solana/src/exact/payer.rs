@@ -22,7 +22,7 @@ use solana_signer::Signer as _;
 use solana_transaction::versioned::VersionedTransaction;
 use url::Url;
 
-use super::{Extra, LIFETIME_SECS, NAME};
+use super::{Extra, NAME};
 use crate::chain::Signer;
 use crate::instruction::{COMPUTE_BUDGET, MEMO, MEMO_MAX};
 use crate::known::{self, NAMESPACE, Token, TokenProgram};
@@ -34,6 +34,10 @@ const COMPUTE_UNITS: u32 = 40_000;
 
 /// The highest price offered for a compute unit, in millionths of a lamport: 400 lamports a payment at most.
 const COMPUTE_UNIT_PRICE_MAX: u64 = 10_000;
+
+/// After how many seconds no block takes a signed payment any more: its blockhash dies after 150 blocks, which take 0.4
+/// seconds each when all is well. Twice and a half as long, because whoever signs again too early pays twice.
+const EXPIRES_SECS: u64 = 150;
 
 /// How long a node may take to answer.
 const RPC_TIMEOUT: Duration = Duration::from_secs(8);
@@ -178,6 +182,8 @@ impl Payer for ExactPayer {
         let order = Order::read(requirements)?;
         let asset = self.token(order.network.id(), &order.mint)?;
         Some(Quote {
+            network: order.network.id().to_owned(),
+            pay_to: order.pay_to.to_string(),
             asset: Some(Asset {
                 address: asset.mint.to_string(),
                 symbol: asset.symbol,
@@ -227,7 +233,7 @@ impl Payer for ExactPayer {
         let payload = json!({ "transaction": BASE64.encode(bytes) });
         let payload =
             Object::of(&payload).map_err(|error| PayerError::Requirements(error.to_string()))?;
-        Ok((payload, now.plus_secs(LIFETIME_SECS)))
+        Ok((payload, now.plus_secs(EXPIRES_SECS)))
     }
 }
 

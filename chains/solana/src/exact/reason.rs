@@ -79,7 +79,7 @@ pub const SIMULATION_FAILED: Reason =
 pub const TRANSACTION_FAILED: Reason = Reason::new("invalid_exact_svm_transaction_failed");
 /// The transaction was included, and the money did not move as it should have.
 pub const TRANSFER_NOT_CONFIRMED: Reason = Reason::new("post_settlement_transfer_not_confirmed");
-/// The transaction takes addresses from lookup tables, which are not resolved here.
+/// The transaction takes addresses from lookup tables, which are never resolved here.
 pub const ALT_RESOLUTION_NOT_AVAILABLE: Reason =
     Reason::new("invalid_exact_svm_smart_wallet_alt_resolution_not_available");
 /// The recipient has no associated token account. Ours; nobody else has a code for it.

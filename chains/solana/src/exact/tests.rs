@@ -1,5 +1,7 @@
 //! What needs no chain: every row of attacks on Solana payments that shows in the transaction itself.
 
+use std::sync::LazyLock;
+
 use ed25519_dalek::{Signature as Ed25519, VerifyingKey};
 use proptest::prelude::*;
 use quittance_core::Chain;
@@ -12,9 +14,10 @@ use solana_signer::Signer;
 use solana_transaction::versioned::VersionedTransaction;
 
 use super::*;
-use crate::chain::SolanaConfig;
+use crate::chain::{Balance, SolanaConfig};
 use crate::instruction::{COMPUTE_BUDGET, LIGHTHOUSE, MEMO, TOKEN, TOKEN_2022};
 use crate::known;
+use crate::read::{Account, Simulated};
 
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 const NETWORK: &str = "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1";
@@ -42,7 +45,13 @@ fn usdc() -> Token {
     known::token(NETWORK, "USDC").unwrap()
 }
 
-fn solana() -> Solana {
+/// One for all tests: each has an HTTP client.
+fn solana() -> &'static Solana {
+    static SOLANA: LazyLock<Solana> = LazyLock::new(cluster);
+    &SOLANA
+}
+
+fn cluster() -> Solana {
     let network = known::network(NETWORK).unwrap();
     let url = "http://127.0.0.1:1".parse().unwrap();
     let signers = ours().map(|key| Arc::new(key) as crate::Signer).to_vec();
@@ -151,6 +160,13 @@ fn transaction(instructions: &[Instruction]) -> VersionedTransaction {
     signed_by(VersionedMessage::Legacy(message), &[&payer()])
 }
 
+fn v0_transaction(instructions: &[Instruction]) -> VersionedTransaction {
+    let blockhash = Hash::new_from_array([9; 32]);
+    let message =
+        v0::Message::try_compile(&ours()[0].pubkey(), instructions, &[], blockhash).unwrap();
+    signed_by(VersionedMessage::V0(message), &[&payer()])
+}
+
 fn bytes(instructions: &[Instruction]) -> Vec<u8> {
     wincode::serialize(&transaction(instructions)).unwrap()
 }
@@ -174,15 +190,17 @@ fn request(instructions: &[Instruction]) -> PaymentRequest {
     request_with(&bytes(instructions), |_| {})
 }
 
+fn decoded(request: &PaymentRequest) -> Box<dyn Payment<Solana>> {
+    Exact::new(solana()).decode(request, NOW).unwrap()
+}
+
 /// What is said of a request before the chain is asked: the code, or that the chain is asked.
 fn verdict(request: &PaymentRequest) -> Result<(), String> {
     let refusal = |refusal| match refusal {
         Refusal::Rejected(rejection) => rejection.reason.code().to_owned(),
         Refusal::Malformed(malformed) => format!("malformed {}", malformed.field),
     };
-    let payment = Exact::new(&solana())
-        .decode(request, NOW)
-        .map_err(refusal)?;
+    let payment = Exact::new(solana()).decode(request, NOW).map_err(refusal)?;
     let holds = |claim: &SignatureClaim| match claim {
         SignatureClaim::Ed25519 {
             message,
@@ -219,22 +237,16 @@ fn rejected(reason: &Reason) -> Result<(), String> {
 fn a_payment_that_is_as_it_should_be_is_taken_to_the_chain() {
     assert_eq!(told(&good()), Ok(()));
     assert_eq!(told(&good()[..3]), Ok(()));
-    let message = v0::Message::try_compile(
-        &ours()[0].pubkey(),
-        &good(),
-        &[],
-        Hash::new_from_array([9; 32]),
-    )
-    .unwrap();
-    let v0 = signed_by(VersionedMessage::V0(message), &[&payer()]);
+    let v0 = v0_transaction(&good());
     assert_eq!(
         verdict(&request_with(&wincode::serialize(&v0).unwrap(), |_| {})),
         Ok(())
     );
 }
 
+/// attacks.md 83.
 #[test]
-fn row_83_a_fee_payer_in_an_instruction_is_refused_whatever_it_is_there_for() {
+fn a_fee_payer_in_an_instruction_is_refused_whatever_it_is_there_for() {
     let [first, second] = ours().map(|key| key.pubkey());
     for fee_payer in [first, second] {
         let of_ours = transfer(TOKEN, &fee_payer, &pay_to(), AMOUNT);
@@ -263,8 +275,9 @@ fn row_83_a_fee_payer_in_an_instruction_is_refused_whatever_it_is_there_for() {
     }
 }
 
+/// attacks.md 84.
 #[test]
-fn row_84_an_instruction_of_another_kind_is_refused() {
+fn an_instruction_of_another_kind_is_refused() {
     let payer = payer().pubkey();
     let account = pays().accounts[0].pubkey;
     let system = |kind: u32| Instruction {
@@ -294,8 +307,9 @@ fn row_84_an_instruction_of_another_kind_is_refused() {
     }
 }
 
+/// attacks.md 85.
 #[test]
-fn row_85_a_lookup_table_is_refused() {
+fn a_lookup_table_is_refused() {
     let table = AddressLookupTableAccount {
         key: key(7).pubkey(),
         addresses: vec![pays().accounts[2].pubkey],
@@ -316,8 +330,9 @@ fn row_85_a_lookup_table_is_refused() {
     );
 }
 
+/// attacks.md 86.
 #[test]
-fn row_86_further_signers_are_refused() {
+fn further_signers_are_refused() {
     let mut other = memo(b"nonce");
     other
         .accounts
@@ -332,8 +347,9 @@ fn row_86_further_signers_are_refused() {
     assert_eq!(verdict(&request), rejected(&reason::EXCESSIVE_SIGNERS));
 }
 
+/// attacks.md 87.
 #[test]
-fn row_87_a_missing_or_wrong_signature_is_refused_before_anything_is_asked() {
+fn a_missing_or_wrong_signature_is_refused_before_anything_is_asked() {
     for signature in [
         Signature::default(),
         Signature::from([0xff; 64]),
@@ -346,17 +362,21 @@ fn row_87_a_missing_or_wrong_signature_is_refused_before_anything_is_asked() {
     }
 }
 
+/// attacks.md 88: whoever could write there could make a twin of somebody else's payment, and be told its success.
 #[test]
-fn row_88_the_bytes_in_the_fee_payers_place_make_no_other_payment() {
-    let id = |request: &PaymentRequest| {
-        Exact::new(&solana())
-            .decode(request, NOW)
-            .unwrap()
-            .facts()
-            .id
-    };
+fn the_fee_payers_place_is_empty() {
     let mut twin = transaction(&good());
     twin.signatures[0] = Signature::from([7; 64]);
+    let twin = request_with(&wincode::serialize(&twin).unwrap(), |_| {});
+    assert_eq!(verdict(&twin), rejected(&reason::SIGNATURE_INVALID));
+}
+
+/// attacks.md 88.
+#[test]
+fn signature_bytes_are_no_part_of_a_payments_identity() {
+    let id = |request: &PaymentRequest| decoded(request).facts().id;
+    let mut twin = transaction(&good());
+    twin.signatures[1] = Signature::from([7; 64]);
     let twin = request_with(&wincode::serialize(&twin).unwrap(), |_| {});
     assert_eq!(id(&twin), id(&request(&good())));
     assert_ne!(
@@ -365,8 +385,9 @@ fn row_88_the_bytes_in_the_fee_payers_place_make_no_other_payment() {
     );
 }
 
+/// attacks.md 89.
 #[test]
-fn row_89_bytes_that_are_not_written_as_the_runtime_writes_them_are_refused() {
+fn bytes_that_are_not_written_as_the_runtime_writes_them_are_refused() {
     let good = bytes(&good());
     let undecodable = rejected(&reason::COULD_NOT_BE_DECODED);
     let mut trailing = good.clone();
@@ -400,8 +421,9 @@ fn row_89_bytes_that_are_not_written_as_the_runtime_writes_them_are_refused() {
     }
 }
 
+/// attacks.md 90.
 #[test]
-fn row_90_sizes_and_indexes_out_of_bounds_are_refused() {
+fn sizes_and_indexes_out_of_bounds_are_refused() {
     let undecodable = rejected(&reason::COULD_NOT_BE_DECODED);
     let long = bytes(&instead(3, memo(&[b'x'; 1200])));
     assert!(long.len() > SIZE_MAX);
@@ -430,16 +452,10 @@ fn row_90_sizes_and_indexes_out_of_bounds_are_refused() {
     );
 }
 
+/// attacks.md 91.
 #[test]
-fn row_91_a_version_nobody_knows_is_refused() {
-    let message = v0::Message::try_compile(
-        &ours()[0].pubkey(),
-        &good(),
-        &[],
-        Hash::new_from_array([9; 32]),
-    )
-    .unwrap();
-    let v0 = signed_by(VersionedMessage::V0(message), &[&payer()]);
+fn a_version_nobody_knows_is_refused() {
+    let v0 = v0_transaction(&good());
     let mut bytes = wincode::serialize(&v0).unwrap();
     let at = 1 + 2 * 64;
     assert_eq!(bytes[at], 0x80);
@@ -452,8 +468,9 @@ fn row_91_a_version_nobody_knows_is_refused() {
     }
 }
 
+/// attacks.md 92.
 #[test]
-fn row_92_a_second_transfer_is_refused_in_either_direction() {
+fn a_second_transfer_is_refused_in_either_direction() {
     let back = transfer(TOKEN, &payer().pubkey(), &payer().pubkey(), AMOUNT);
     for second in [pays(), back] {
         assert_eq!(
@@ -467,8 +484,9 @@ fn row_92_a_second_transfer_is_refused_in_either_direction() {
     assert_eq!(told(&split), rejected(&reason::UNKNOWN_FOURTH));
 }
 
+/// attacks.md 93.
 #[test]
-fn row_93_an_unchecked_transfer_and_other_decimals_are_refused() {
+fn an_unchecked_transfer_and_other_decimals_are_refused() {
     let mut unchecked = pays();
     unchecked.data = [&[3], AMOUNT.to_le_bytes().as_slice()].concat();
     assert_eq!(told(&instead(2, unchecked)), rejected(&reason::NO_TRANSFER));
@@ -480,8 +498,9 @@ fn row_93_an_unchecked_transfer_and_other_decimals_are_refused() {
     );
 }
 
+/// attacks.md 94.
 #[test]
-fn row_94_another_mint_and_a_multisig_are_refused() {
+fn another_mint_and_a_multisig_are_refused() {
     let mut mint = pays();
     mint.accounts[1].pubkey = key(9).pubkey();
     assert_eq!(told(&instead(2, mint)), rejected(&reason::MINT_MISMATCH));
@@ -498,8 +517,9 @@ fn row_94_another_mint_and_a_multisig_are_refused() {
     );
 }
 
+/// attacks.md 95.
 #[test]
-fn row_95_an_account_that_is_not_the_recipients_own_is_refused() {
+fn an_account_that_is_not_the_recipients_own_is_refused() {
     let mut elsewhere = pays();
     elsewhere.accounts[2].pubkey = key(9).pubkey();
     assert_eq!(
@@ -520,8 +540,9 @@ fn row_95_an_account_that_is_not_the_recipients_own_is_refused() {
     );
 }
 
+/// attacks.md 98.
 #[test]
-fn row_98_the_compute_budget_is_two_instructions_within_caps() {
+fn the_compute_budget_is_two_instructions_within_caps() {
     assert_eq!(told(&with(2, price(1))), rejected(&reason::NO_TRANSFER));
     assert_eq!(told(&with(3, price(5))), rejected(&reason::UNKNOWN_FOURTH));
     assert_eq!(
@@ -555,8 +576,9 @@ fn row_98_the_compute_budget_is_two_instructions_within_caps() {
     );
 }
 
+/// attacks.md 99.
 #[test]
-fn row_99_a_required_memo_is_there_exactly_once() {
+fn a_required_memo_is_there_exactly_once() {
     let with_memo = |instructions: &[Instruction]| {
         request_with(&bytes(instructions), |body| {
             body["paymentRequirements"]["extra"]["memo"] = json!("invoice 7");
@@ -578,8 +600,9 @@ fn row_99_a_required_memo_is_there_exactly_once() {
     }
 }
 
+/// attacks.md 100.
 #[test]
-fn row_100_a_durable_nonce_is_refused() {
+fn a_durable_nonce_is_refused() {
     let accounts = vec![
         AccountMeta::new(key(9).pubkey(), false),
         AccountMeta::new_readonly(key(10).pubkey(), false),
@@ -596,8 +619,9 @@ fn row_100_a_durable_nonce_is_refused() {
     );
 }
 
+/// attacks.md 102.
 #[test]
-fn row_102_guards_may_stand_anywhere_as_long_as_they_are_few_and_only_assert() {
+fn guards_may_stand_anywhere_as_long_as_they_are_few_and_only_assert() {
     let source = pays().accounts[0].pubkey;
     for at in 0..=4 {
         assert_eq!(told(&with(at, guard(8, source))), Ok(()), "{at}");
@@ -625,14 +649,297 @@ fn row_102_guards_may_stand_anywhere_as_long_as_they_are_few_and_only_assert() {
     assert_eq!(told(&with(3, empty)), rejected(&reason::UNKNOWN_FOURTH));
 }
 
+/// A token account of `owner` with this program, as the chain has it.
+fn token_account(program: TokenProgram, owner: &Pubkey) -> Account {
+    let mut data = vec![0; 165];
+    data[..32].copy_from_slice(usdc().mint.as_ref());
+    data[32..64].copy_from_slice(owner.as_ref());
+    data[108] = 1;
+    Account {
+        owner: program.id(),
+        data,
+    }
+}
+
+/// What the chain answers where all is well.
+fn well() -> Answer {
+    let mut mint = vec![0; 82];
+    (mint[44], mint[45]) = (6, 1);
+    let mint = Account {
+        owner: TOKEN,
+        data: mint,
+    };
+    Answer {
+        accounts: vec![
+            Some(mint),
+            Some(token_account(TokenProgram::SplToken, &payer().pubkey())),
+            Some(token_account(TokenProgram::SplToken, &pay_to())),
+        ],
+        simulated: Some(Simulated { error: None }),
+    }
+}
+
+/// What is said of a good payment when the chain answers this.
+fn told_after(answer: Answer) -> Result<(), Rejection> {
+    let seen = Seen {
+        signatures: &[true],
+        answers: &[answer],
+        now: NOW,
+    };
+    match decoded(&request(&good())).check(&seen)? {
+        Check::Content => Ok(()),
+        Check::Ask(_) => panic!("asks without end"),
+    }
+}
+
+/// What is said of a good payment when the chain answers almost what it should.
+fn told_with(change: impl FnOnce(&mut Answer)) -> Result<(), String> {
+    let mut answer = well();
+    change(&mut answer);
+    told_after(answer).map_err(|rejection| rejection.reason.code().to_owned())
+}
+
+/// A trial that fails with this.
+fn fails(error: &str) -> Option<Simulated> {
+    Some(Simulated {
+        error: Some(error.to_owned()),
+    })
+}
+
 #[test]
-fn row_107_an_amount_that_no_token_account_can_hold_is_not_matched() {
+fn a_payment_is_content_with_a_chain_where_all_is_well() {
+    assert_eq!(told_with(|_| {}), Ok(()));
+    assert_eq!(
+        told_with(|answer| answer.simulated = None),
+        rejected(&reason::SIMULATION_FAILED)
+    );
+}
+
+/// attacks.md 94: a delegate may sign for money that is not its own; it is not the payer.
+#[test]
+fn money_that_is_not_the_signers_own_is_refused() {
+    let other = token_account(TokenProgram::SplToken, &key(9).pubkey());
+    assert_eq!(
+        told_with(|answer| answer.accounts[1] = Some(other)),
+        rejected(&reason::SIGNATURE_INVALID)
+    );
+}
+
+/// attacks.md 95: the owner of an associated account can be another one than whom its address is made of.
+#[test]
+fn a_recipients_account_that_was_given_away_is_refused() {
+    let given_away = token_account(TokenProgram::SplToken, &key(9).pubkey());
+    let of_other_program = token_account(TokenProgram::Token2022, &pay_to());
+    for account in [given_away, of_other_program] {
+        assert_eq!(
+            told_with(|answer| answer.accounts[2] = Some(account)),
+            rejected(&reason::RECIPIENT_MISMATCH)
+        );
+    }
+}
+
+/// attacks.md 96.
+#[test]
+fn a_recipient_without_a_token_account_is_told_and_none_is_made() {
+    assert_eq!(
+        told_with(|answer| answer.accounts[2] = None),
+        rejected(&reason::RECEIVER_ACCOUNT_NOT_FOUND)
+    );
+    let associated: Pubkey = "ATokenGPvbdGVxr1b2hvZbsiqW5xWH25efTNsLJA8knL"
+        .parse()
+        .unwrap();
+    // Create and CreateIdempotent, paid by the payer; by a fee payer of ours they are refused for that alone.
+    for kind in [0, 1] {
+        let create = |funder: Pubkey, signs: bool| Instruction {
+            program_id: associated,
+            accounts: vec![
+                AccountMeta::new(funder, signs),
+                AccountMeta::new(pays().accounts[2].pubkey, false),
+                AccountMeta::new_readonly(pay_to(), false),
+                AccountMeta::new_readonly(usdc().mint, false),
+                AccountMeta::new_readonly(SYSTEM, false),
+                AccountMeta::new_readonly(TOKEN, false),
+            ],
+            data: vec![kind],
+        };
+        let own = create(payer().pubkey(), true);
+        assert_eq!(told(&with(2, own.clone())), rejected(&reason::NO_TRANSFER));
+        assert_eq!(told(&with(3, own)), rejected(&reason::UNKNOWN_FOURTH));
+        let ours = create(ours()[0].pubkey(), true);
+        assert_eq!(
+            told(&with(3, ours)),
+            rejected(&reason::FEE_PAYER_IN_INSTRUCTION)
+        );
+    }
+}
+
+/// attacks.md 97: what a mint may do is read at every verify.
+#[test]
+fn a_mint_that_has_become_another_is_refused() {
+    let mint = |change: &dyn Fn(&mut Account)| {
+        told_with(|answer| {
+            if let Some(mint) = &mut answer.accounts[0] {
+                change(mint);
+            }
+        })
+    };
+    let not_allowed = rejected(&reason::MINT_NOT_ALLOWED);
+    assert_eq!(mint(&|mint| mint.owner = TOKEN_2022), not_allowed);
+    assert_eq!(mint(&|mint| mint.data[45] = 0), not_allowed);
+    assert_eq!(
+        told_with(|answer| answer.accounts[0] = None),
+        rejected(&reason::MINT_MISMATCH)
+    );
+}
+
+/// attacks.md 101.
+#[test]
+fn an_expired_blockhash_is_told_as_one_and_that_it_is_safe_to_pay_anew() {
+    let mut answer = well();
+    answer.simulated = fails("\"BlockhashNotFound\"");
+    let rejection = told_after(answer).unwrap_err();
+    assert_eq!(rejection.reason, reason::SIMULATION_FAILED);
+    let detail = rejection.detail.unwrap();
+    assert!(detail.contains("safe to pay anew"), "{detail}");
+}
+
+/// attacks.md 103: a transfer that another program would make for the payer is refused, whatever it would move.
+#[test]
+fn a_transfer_inside_another_program_is_refused() {
+    let squads: Pubkey = "SQDS4ep65T869zMMBKyuUq6aD6EgTu8psMjkvj52pCf"
+        .parse()
+        .unwrap();
+    let mut wrapped = pays();
+    wrapped
+        .accounts
+        .insert(0, AccountMeta::new_readonly(TOKEN, false));
+    wrapped.program_id = squads;
+    assert_eq!(
+        told(&instead(2, wrapped.clone())),
+        rejected(&reason::NO_TRANSFER)
+    );
+    assert_eq!(told(&with(3, wrapped)), rejected(&reason::UNKNOWN_FOURTH));
+}
+
+/// attacks.md 104: what counts is what the recipient's account received, to the unit.
+#[test]
+fn a_payment_has_moved_only_if_the_recipient_has_received_exactly_its_amount() {
+    let request = request(&good());
+    let payment = decoded(&request);
+    let keys = transaction(&good()).message.static_account_keys().to_vec();
+    let destination = pays().accounts[2].pubkey;
+    let at = keys.iter().position(|key| *key == destination).unwrap();
+    let amount = Amount::from(AMOUNT);
+    let effect = |account: usize, mint: &Pubkey, before: u64, after: u64| {
+        let balance = Balance {
+            account,
+            mint: mint.to_string(),
+            before,
+            after,
+        };
+        let evidence = Evidence {
+            balances: vec![balance],
+            ..Evidence::default()
+        };
+        payment.effect(amount, &evidence)
+    };
+    let usdc = usdc().mint;
+    assert_eq!(effect(at, &usdc, 5, 5 + AMOUNT), Effect::Moved(amount));
+    for (account, mint, before, after) in [
+        (at, usdc, 5, 5),
+        (at, usdc, 5, 4 + AMOUNT),
+        (at, usdc, 5, 6 + AMOUNT),
+        (at, usdc, 5 + AMOUNT, 5),
+        (at, key(9).pubkey(), 5, 5 + AMOUNT),
+        (at + 1, usdc, 5, 5 + AMOUNT),
+        (255, usdc, 5, 5 + AMOUNT),
+    ] {
+        let found = effect(account, &mint, before, after);
+        assert!(matches!(found, Effect::Other(_)), "{found:?}");
+    }
+    let failed = Evidence {
+        error: Some("{\"InstructionError\":[2,{\"Custom\":1}]}".to_owned()),
+        ..Evidence::default()
+    };
+    assert!(matches!(
+        payment.effect(amount, &failed),
+        Effect::Nothing(_)
+    ));
+    assert!(matches!(
+        payment.effect(amount, &Evidence::default()),
+        Effect::Other(_)
+    ));
+}
+
+/// attacks.md 106: no account is made, and none is paid for.
+#[test]
+fn an_account_of_anybodys_choosing_is_never_made() {
+    let made = key(9).pubkey();
+    // CreateAccount, CreateAccountWithSeed, InitializeNonceAccount, Allocate.
+    for kind in [0_u32, 3, 6, 8] {
+        let make = Instruction {
+            program_id: SYSTEM,
+            accounts: vec![
+                AccountMeta::new(payer().pubkey(), true),
+                AccountMeta::new(made, false),
+            ],
+            data: [kind.to_le_bytes().as_slice(), &[0; 48]].concat(),
+        };
+        assert_eq!(told(&with(2, make.clone())), rejected(&reason::NO_TRANSFER));
+        assert_eq!(told(&with(3, make)), rejected(&reason::UNKNOWN_FOURTH));
+    }
+}
+
+/// attacks.md 107.
+#[test]
+fn an_amount_that_no_token_account_can_hold_is_not_matched() {
     let request = request_with(&bytes(&good()), |body| {
         let more = format!("{}", u128::from(AMOUNT) + (1_u128 << 64));
         body["paymentRequirements"]["amount"] = json!(more);
         body["paymentPayload"]["accepted"]["amount"] = json!(more);
     });
     assert_eq!(verdict(&request), rejected(&reason::AMOUNT_MISMATCH));
+}
+
+/// attacks.md 12 and 42.
+#[test]
+fn a_payment_to_oneself_or_of_nothing_is_refused() {
+    let payer = payer().pubkey();
+    let to_itself = transfer(TOKEN, &payer, &payer, AMOUNT);
+    let request = request_with(&bytes(&instead(2, to_itself)), |body| {
+        body["paymentRequirements"]["payTo"] = json!(payer.to_string());
+        body["paymentPayload"]["accepted"]["payTo"] = json!(payer.to_string());
+    });
+    assert_eq!(
+        verdict(&request),
+        rejected(&Reason::INVALID_PAYMENT_REQUIREMENTS)
+    );
+    let nothing = transfer(TOKEN, &payer, &pay_to(), 0);
+    let request = request_with(&bytes(&instead(2, nothing)), |body| {
+        body["paymentRequirements"]["amount"] = json!("0");
+        body["paymentPayload"]["accepted"]["amount"] = json!("0");
+    });
+    assert_eq!(verdict(&request), rejected(&Reason::AMOUNT_TOO_LOW));
+}
+
+/// attacks.md 3: one payment, whatever version it is spoken in and whatever the network is called there.
+#[test]
+fn a_request_of_version_1_is_the_same_payment() {
+    let terms = json!({
+        "scheme": "exact", "network": "solana-devnet", "maxAmountRequired": AMOUNT.to_string(),
+        "asset": usdc().mint.to_string(), "payTo": pay_to().to_string(), "maxTimeoutSeconds": 60,
+        "resource": "http://example.com/", "description": "", "mimeType": "",
+        "extra": { "feePayer": ours()[0].pubkey().to_string() },
+    });
+    let payload = json!({ "transaction": BASE64.encode(bytes(&good())) });
+    let body = json!({
+        "x402Version": 1,
+        "paymentPayload": { "x402Version": 1, "scheme": "exact", "network": "solana-devnet", "payload": payload },
+        "paymentRequirements": terms,
+    });
+    let first = PaymentRequest::decode(body.to_string().as_bytes()).unwrap();
+    assert_eq!(verdict(&first), Ok(()));
+    assert_eq!(decoded(&first).facts(), decoded(&request(&good())).facts());
 }
 
 #[test]
@@ -693,14 +1000,26 @@ fn sign(transaction: &VersionedTransaction) -> Result<(), quittance_core::Fault>
             "no transaction",
         ));
     };
-    let action = Partial {
-        wire,
-        loaded: Loaded::default(),
-    };
+    let action = Partial { wire };
     let lane = chain.lanes()[0].clone();
     futures_util::FutureExt::now_or_never(chain.prepare(&lane, 0, &[&action]))
         .unwrap()
         .map(|_| ())
+}
+
+/// attacks.md 85: whoever is in a table, the last check before the key does not even look.
+#[test]
+fn a_transaction_with_a_lookup_table_is_never_signed() {
+    let table = AddressLookupTableAccount {
+        key: key(7).pubkey(),
+        addresses: vec![pays().accounts[2].pubkey],
+    };
+    let blockhash = Hash::new_from_array([9; 32]);
+    let message =
+        v0::Message::try_compile(&ours()[0].pubkey(), &good(), &[table], blockhash).unwrap();
+    let hidden = signed_by(VersionedMessage::V0(message), &[&payer()]);
+    assert!(sign(&hidden).is_err());
+    assert!(sign(&v0_transaction(&good())).is_ok());
 }
 
 fn any_instruction() -> impl Strategy<Value = Instruction> {
@@ -731,9 +1050,11 @@ fn any_instruction() -> impl Strategy<Value = Instruction> {
 }
 
 proptest! {
+    /// attacks.md 83 to 85.
     #[test]
     fn no_transaction_that_mentions_a_fee_payer_in_any_instruction_is_ever_signed(
         instructions in prop::collection::vec(any_instruction(), 0..6),
+        is_legacy: bool,
     ) {
         let ours = ours().map(|key| key.pubkey());
         let mentions = |instruction: &Instruction| {
@@ -741,7 +1062,10 @@ proptest! {
                 || instruction.accounts.iter().any(|account| ours.contains(&account.pubkey))
         };
         let mentioned = instructions.iter().any(mentions);
-        let signed = sign(&transaction(&instructions));
+        let signed = match is_legacy {
+            true => sign(&transaction(&instructions)),
+            false => sign(&v0_transaction(&instructions)),
+        };
         prop_assert_eq!(signed.is_ok(), !mentioned);
     }
 
@@ -756,18 +1080,31 @@ proptest! {
         let at = at.index(damaged.len());
         damaged[at] ^= flip;
         let verdict = verdict(&request_with(&damaged, |_| {}));
-        // The fee payer's own place is not looked at.
-        let in_our_place = (1..65).contains(&at);
-        prop_assert_eq!(verdict.is_ok(), in_our_place);
+        prop_assert!(verdict.is_err());
     }
 
+    /// attacks.md 89: of all bytes that mean one transaction, one spelling is read.
     #[test]
-    fn whatever_is_read_is_written_as_the_same_bytes(damage: u8, at: prop::sample::Index) {
-        let mut damaged = bytes(&good());
-        let at = at.index(damaged.len());
-        damaged[at] = damage;
-        if let Ok(wire) = Wire::read(&damaged) {
-            prop_assert_eq!(wire.bytes(), damaged);
+    fn whatever_is_read_is_written_as_the_same_bytes(
+        instructions in prop::collection::vec(any_instruction(), 0..6),
+        is_legacy: bool,
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+        inserted in prop::option::of((any::<prop::sample::Index>(), any::<u8>())),
+    ) {
+        let transaction = match is_legacy {
+            true => transaction(&instructions),
+            false => v0_transaction(&instructions),
+        };
+        let mut bytes = wincode::serialize(&transaction).unwrap();
+        for (at, byte) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Some((at, byte)) = inserted {
+            bytes.insert(at.index(bytes.len()), byte);
+        }
+        if let Ok(wire) = Wire::read(&bytes) {
+            prop_assert_eq!(wire.bytes(), bytes);
         }
     }
 }

@@ -1,20 +1,24 @@
-//! `quittance demo`: a whole payment, with everything real but the money.
+//! `quittance demo`: a whole payment on each family of chains, with everything real but the money.
 
 use std::error::Error;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
-use alloy::primitives::{Address, U256};
 use axum::routing::get;
 use axum::{Json, Router};
 use clap::Args;
-use quittance_core::{Amount, Facilitator};
-use quittance_devnet::{Evm, EvmOptions, Tools, USDC};
+use quittance_core::{Amount, Facilitator, Payer};
+use quittance_devnet::{
+    Account, Evm, EvmOptions, SOLANA_USDC, Solana, SolanaAccount, SolanaOptions, Tools, USDC,
+};
 use quittance_engine::{Engine, SqliteJournal};
-use quittance_evm::{EvmConfig, Exact, ExactOffer, ExactPayer, known};
+use quittance_evm::EvmConfig;
 use quittance_facilitator::{Keys, ServerOptions, ServiceOptions, router, serve};
 use quittance_http::{BuyError, Buyer, Limits, PaymentLayer, RemoteFacilitator};
+use quittance_solana::{SolanaConfig, TokenProgram};
 use serde_json::json;
 use tokio::net::TcpListener;
 
@@ -26,117 +30,199 @@ pub(super) struct Demo {}
 /// What the paid API costs.
 const PRICE: &str = "0.01";
 
-/// Decimal places of USDC.
+/// Decimal places of USDC, on every chain.
 const DECIMALS: u8 = 6;
+
+/// What the local EVM chain is known as.
+const EVM: &str = "base-sepolia";
+
+/// What the local Solana cluster is known as.
+const SOLANA: &str = "solana-devnet";
 
 impl Demo {
     pub(super) async fn run(self) -> Ended {
-        println!("1. A local chain");
-        let evm = Evm::start(&Tools::find()?, &EvmOptions::default()).await?;
-        let [facilitator, seller, buyer] = [0, 1, 2].map(|at| Evm::accounts()[at].clone());
-        println!(
-            "   eip155:84532 at {}, with the real USDC contract at {USDC}",
-            evm.url()
-        );
+        println!("1. Two local chains");
+        let chains = Chains::start().await?;
 
-        println!("2. A facilitator, which pays for gas");
+        println!("2. A facilitator, which pays the fees");
         let folder = tempfile::tempdir()?;
-        let engine = engine(&evm, &facilitator.signer, folder.path()).await?;
-        let facilitator_url =
+        let engine = engine(&chains, folder.path()).await?;
+        let facilitator =
             listen(router(engine.clone(), ServiceOptions::new(Keys::anyone()))).await?;
-        let settles = engine.supported().await?.kinds.len();
-        println!(
-            "   {facilitator_url}, signing as {}, settles {settles} kinds of payments",
-            facilitator.address
-        );
-
-        println!("3. An API that costs {PRICE} USDC a call");
-        let offer = ExactOffer::usdc("base-sepolia", PRICE, &seller.address.to_string())?;
-        let remote = Arc::new(RemoteFacilitator::new(&facilitator_url)?);
-        let price = PaymentLayer::new(remote)
-            .accept(offer)
-            .description("Tomorrow's weather");
-        let forecast = get(|| async { Json(json!({ "tomorrow": "sunny" })) });
-        let api_url = listen(Router::new().route("/forecast", forecast.layer(price))).await?;
-        println!("   {api_url}/forecast, paid to {}", seller.address);
-
-        let before = Balances::read(&evm, seller.address, buyer.address).await?;
-        println!(
-            "4. A buyer, {}, with {} USDC",
-            buyer.address,
-            before.buyer.to_decimal(DECIMALS)
-        );
-        let payer = || ExactPayer::new(buyer.signer.clone());
-        let url = format!("{api_url}/forecast");
-        let careful = Buyer::builder()
-            .payer(payer())
-            .limits(Limits::default().per_payment("0.005"))
-            .build()?;
-        match careful.get(&url).await {
-            Err(BuyError::NotAcceptable(why)) => println!(
-                "   with a limit of 0.005 it does not pay: {}",
-                why.join("; ")
-            ),
-            other => return Err(format!("a buyer over its limit: {other:?}").into()),
+        println!("   {facilitator} settles");
+        for kind in engine.supported().await?.kinds {
+            if kind.x402_version == 2 {
+                println!("   {} on {}", kind.scheme, kind.network);
+            }
         }
-        let bought = Buyer::builder()
-            .payer(payer())
-            .limits(Limits::default().per_payment("0.02"))
-            .build()?
-            .get(&url)
-            .await?;
-        let cost = bought.cost.ok_or("the API asked for no payment")?;
-        let receipt = cost.receipt.ok_or("the API gave no receipt")?;
-        println!(
-            "   with a limit of 0.02 it pays {} USDC and gets {}",
-            cost.amount.to_decimal(DECIMALS),
-            bought.response.text().await?
-        );
-        println!("   transaction {}", receipt.transaction);
 
-        let after = Balances::read(&evm, seller.address, buyer.address).await?;
-        println!("5. The books");
+        println!("3. An API that costs {PRICE} USDC a call, on either chain");
+        let api = api(&facilitator).await?;
+        println!("   {api}, paid to {}", evm_account(SELLER).address);
+        println!("   or to {}", solana_account(SELLER).address);
+
+        println!("4. A buyer with a limit of 0.005 USDC a payment");
+        refuse(&api, chains.evm_payer(), chains.solana_payer()?).await?;
+
+        println!("5. A buyer with a limit of 0.02, on the EVM chain");
+        let before = chains.evm_books().await?;
+        buy(&api, chains.evm_payer()).await?;
+        before.balance(&chains.evm_books().await?)?;
+
+        println!("6. A buyer with a limit of 0.02, on Solana");
+        let before = chains.solana_books().await?;
+        buy(&api, chains.solana_payer()?).await?;
+        before.balance(&chains.solana_books().await?)?;
+
+        engine.shut_down(Duration::from_secs(5)).await;
         println!(
-            "   {:<8} {:>16} {:>16} {:>10}",
-            "USDC", "before", "after", "change"
-        );
-        before.print("buyer", &after, |balances| balances.buyer);
-        before.print("seller", &after, |balances| balances.seller);
-        engine.shut_down(std::time::Duration::from_secs(5)).await;
-        let price = Amount::from_decimal(PRICE, DECIMALS)?;
-        let paid = before.buyer.checked_sub(after.buyer) == Some(price)
-            && after.seller.checked_sub(before.seller) == Some(price);
-        if !paid || !receipt.success {
-            return Err("the books do not balance".into());
-        }
-        println!(
-            "   The buyer paid {PRICE}, the seller received {PRICE}, and the facilitator paid the gas."
+            "Each buyer paid {PRICE}, each seller received {PRICE}, and the facilitator paid the fees."
         );
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// An engine on the local chain.
-async fn engine(
-    evm: &Evm,
-    signer: &alloy::signers::local::PrivateKeySigner,
-    folder: &std::path::Path,
-) -> Result<Engine, Box<dyn Error>> {
-    let network = known::network("base-sepolia").ok_or("base-sepolia is known")?;
-    let mut config = EvmConfig::new(
-        network,
-        vec![evm.url().parse()?],
-        vec![Arc::new(signer.clone())],
-    );
+/// Which development account does what.
+const FACILITATOR: usize = 0;
+const SELLER: usize = 1;
+const BUYER: usize = 2;
+
+fn evm_account(at: usize) -> Account {
+    Evm::accounts().swap_remove(at)
+}
+
+fn solana_account(at: usize) -> SolanaAccount {
+    Solana::accounts().swap_remove(at)
+}
+
+/// Both local chains.
+struct Chains {
+    evm: Evm,
+    solana: Solana,
+}
+
+impl Chains {
+    async fn start() -> Result<Self, Box<dyn Error>> {
+        let tools = Tools::find()?;
+        let (evm, solana) = (EvmOptions::default(), SolanaOptions::default());
+        let (evm, solana) =
+            tokio::try_join!(Evm::start(&tools, &evm), Solana::start(&tools, &solana))?;
+        println!("   EVM at {}, with the USDC contract {USDC}", evm.url());
+        println!(
+            "   Solana at {}, with the USDC mint {SOLANA_USDC}",
+            solana.url()
+        );
+        Ok(Self { evm, solana })
+    }
+
+    fn evm_payer(&self) -> quittance_evm::ExactPayer {
+        quittance_evm::ExactPayer::new(evm_account(BUYER).signer)
+    }
+
+    fn solana_payer(&self) -> Result<quittance_solana::ExactPayer, Box<dyn Error>> {
+        let network = quittance_solana::known::network(SOLANA).ok_or("solana-devnet is known")?;
+        let payer = quittance_solana::ExactPayer::new(solana_account(BUYER).keypair);
+        Ok(payer.with_rpc(&network, &[self.solana.url().parse()?])?)
+    }
+
+    async fn evm_books(&self) -> Result<Books, Box<dyn Error>> {
+        let of = async |at: usize| self.evm.balance(USDC, evm_account(at).address).await;
+        Ok(Books {
+            buyer: Amount::new(of(BUYER).await?),
+            seller: Amount::new(of(SELLER).await?),
+        })
+    }
+
+    async fn solana_books(&self) -> Result<Books, Box<dyn Error>> {
+        let program = TokenProgram::SplToken.id();
+        let of = async |at: usize| {
+            let owner = solana_account(at).address;
+            self.solana.balance(&owner, &SOLANA_USDC, &program).await
+        };
+        Ok(Books {
+            buyer: Amount::from(of(BUYER).await?),
+            seller: Amount::from(of(SELLER).await?),
+        })
+    }
+}
+
+/// An engine on both chains.
+async fn engine(chains: &Chains, folder: &Path) -> Result<Engine, Box<dyn Error>> {
+    let network = quittance_evm::known::network(EVM).ok_or("base-sepolia is known")?;
+    let signer = Arc::new(evm_account(FACILITATOR).signer);
+    let mut config = EvmConfig::new(network, vec![chains.evm.url().parse()?], vec![signer]);
     // The local chain makes a block only when there is something to put in it.
     config.head_age_max = None;
-    let chain = quittance_evm::Evm::new(config)?;
-    let exact = Arc::new(Exact::new(&chain));
+    let evm = quittance_evm::Evm::new(config)?;
+    let evm_exact = Arc::new(quittance_evm::Exact::new(&evm));
+
+    let network = quittance_solana::known::network(SOLANA).ok_or("solana-devnet is known")?;
+    let fee_payer = Arc::new(solana_account(FACILITATOR).keypair);
+    let url = chains.solana.url().parse()?;
+    let config = SolanaConfig::new(network, vec![url], vec![fee_payer]);
+    let solana = quittance_solana::Solana::new(config)?;
+    let solana_exact = Arc::new(quittance_solana::Exact::new(&solana));
+
     let journal = SqliteJournal::open(folder.join("journal.db")).await?;
-    Ok(Engine::builder(journal)
-        .chain(chain, vec![exact])
-        .start()
-        .await?)
+    let builder = Engine::builder(journal)
+        .chain(evm, vec![evm_exact])
+        .chain(solana, vec![solana_exact]);
+    Ok(builder.start().await?)
+}
+
+/// A paid API, and its URL.
+async fn api(facilitator: &str) -> Result<String, Box<dyn Error>> {
+    let to = evm_account(SELLER).address.to_string();
+    let on_evm = quittance_evm::ExactOffer::usdc(EVM, PRICE, &to)?;
+    let to = solana_account(SELLER).address.to_string();
+    let on_solana = quittance_solana::ExactOffer::usdc(SOLANA, PRICE, &to)?;
+    let price = PaymentLayer::new(Arc::new(RemoteFacilitator::new(facilitator)?))
+        .accept(on_evm)
+        .accept(on_solana)
+        .description("Tomorrow's weather");
+    let forecast = get(|| async { Json(json!({ "tomorrow": "sunny" })) });
+    let url = listen(Router::new().route("/forecast", forecast.layer(price))).await?;
+    Ok(format!("{url}/forecast"))
+}
+
+/// A buyer does not pay more than it may.
+async fn refuse(url: &str, one: impl Payer, other: impl Payer) -> Result<(), Box<dyn Error>> {
+    let careful = Buyer::builder()
+        .payer(one)
+        .payer(other)
+        .limits(Limits::default().per_payment("0.005"))
+        .build()?;
+    match careful.get(url).await {
+        Err(BuyError::NotAcceptable(why)) => {
+            for reason in why {
+                println!("   does not pay {reason}");
+            }
+            Ok(())
+        }
+        other => Err(format!("a buyer over its limit: {other:?}").into()),
+    }
+}
+
+/// A buyer pays, and gets what it paid for.
+async fn buy(url: &str, payer: impl Payer) -> Result<(), Box<dyn Error>> {
+    let who = payer.address().to_owned();
+    let buyer = Buyer::builder()
+        .payer(payer)
+        .limits(Limits::default().per_payment("0.02"))
+        .build()?;
+    let bought = buyer.get(url).await?;
+    let cost = bought.cost.ok_or("the API asked for no payment")?;
+    let receipt = cost.receipt.ok_or("the API gave no receipt")?;
+    if !receipt.success {
+        return Err("the receipt says that nothing was settled".into());
+    }
+    println!(
+        "   {who} pays {} USDC and gets {}",
+        cost.amount.to_decimal(DECIMALS),
+        bought.response.text().await?
+    );
+    println!("   transaction {}", receipt.transaction);
+    Ok(())
 }
 
 /// Serves on a free port of this machine, as long as the program runs.
@@ -152,30 +238,40 @@ async fn listen(router: Router) -> Result<String, Box<dyn Error>> {
     Ok(url)
 }
 
-struct Balances {
+/// Who has how much USDC, in atomic units.
+struct Books {
     buyer: Amount,
     seller: Amount,
 }
 
-impl Balances {
-    async fn read(evm: &Evm, seller: Address, buyer: Address) -> Result<Self, Box<dyn Error>> {
-        let amount = |units: U256| Amount::new(units);
-        Ok(Self {
-            buyer: amount(evm.balance(USDC, buyer).await?),
-            seller: amount(evm.balance(USDC, seller).await?),
-        })
-    }
-
-    fn print(&self, who: &str, after: &Self, of: impl Fn(&Self) -> Amount) {
-        let (before, after) = (of(self), of(after));
-        let change = match (after.checked_sub(before), before.checked_sub(after)) {
-            (Some(more), _) => format!("+{}", more.to_decimal(DECIMALS)),
-            (None, less) => format!("-{}", less.unwrap_or_default().to_decimal(DECIMALS)),
-        };
+impl Books {
+    /// Prints what changed; fails where it is not the price.
+    fn balance(&self, after: &Self) -> Result<(), Box<dyn Error>> {
         println!(
-            "   {who:<8} {:>16} {:>16} {change:>10}",
-            before.to_decimal(DECIMALS),
-            after.to_decimal(DECIMALS)
+            "   {:<8} {:>16} {:>16} {:>10}",
+            "USDC", "before", "after", "change"
         );
+        print_change("buyer", self.buyer, after.buyer);
+        print_change("seller", self.seller, after.seller);
+        let price = Some(Amount::from_decimal(PRICE, DECIMALS)?);
+        let paid = self.buyer.checked_sub(after.buyer) == price
+            && after.seller.checked_sub(self.seller) == price;
+        if paid {
+            Ok(())
+        } else {
+            Err("the books do not balance".into())
+        }
     }
+}
+
+fn print_change(who: &str, before: Amount, after: Amount) {
+    let change = match (after.checked_sub(before), before.checked_sub(after)) {
+        (Some(more), _) => format!("+{}", more.to_decimal(DECIMALS)),
+        (None, less) => format!("-{}", less.unwrap_or_default().to_decimal(DECIMALS)),
+    };
+    println!(
+        "   {who:<8} {:>16} {:>16} {change:>10}",
+        before.to_decimal(DECIMALS),
+        after.to_decimal(DECIMALS)
+    );
 }

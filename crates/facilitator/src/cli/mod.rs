@@ -28,7 +28,7 @@ enum Task {
     /// Say everything that is wrong with a configuration, and with each of its networks.
     Check(check::Check),
     /// Pay for a URL, within a limit, and print what it serves.
-    Pay(pay::Pay),
+    Pay(Box<pay::Pay>),
     /// Start a local chain with its contracts and funded accounts.
     Devnet(devnet::Devnet),
     /// Measure what verifying costs on this machine.

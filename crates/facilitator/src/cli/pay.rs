@@ -1,5 +1,6 @@
 //! `quittance pay`.
 
+use std::error::Error;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,13 +9,14 @@ use alloy::signers::local::PrivateKeySigner;
 use clap::Args;
 use quittance_core::wire::{PaymentRequirements, SettleResponse};
 use quittance_core::{Amount, Clock, SystemClock};
-use quittance_evm::ExactPayer;
-use quittance_facilitator::config::{PAYER_KEY, Secret};
+use quittance_facilitator::assemble::solana_keypair;
+use quittance_facilitator::config::{PAYER_KEY, SOLANA_PAYER_KEY, SOLANA_RPC, Secret};
 use quittance_http::{BuyError, Buyer, Cost, Limits, Open, Price, printable};
 use reqwest::Request;
 use reqwest::header::{HeaderName, HeaderValue};
 use secrecy::ExposeSecret;
 use serde_json::Value;
+use url::Url;
 
 use super::Ended;
 
@@ -25,16 +27,21 @@ pub(super) struct Pay {
     /// The most to pay, in whole coins.
     #[arg(long, default_value = "0.10")]
     max: String,
-    /// The environment variable that holds the payer's private key.
-    #[arg(
-        long,
-        default_value = PAYER_KEY,
-        conflicts_with = "key_file"
-    )]
-    key_env: String,
-    /// The file that holds the payer's private key.
-    #[arg(long)]
+    /// The environment variable that holds the payer's private key on EVM chains; without it, QUITTANCE_PAYER_KEY.
+    #[arg(long, value_name = "NAME", conflicts_with = "key_file")]
+    key_env: Option<String>,
+    /// The file that holds the payer's private key on EVM chains.
+    #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
+    /// The environment variable that holds the payer's keypair on Solana; without it, QUITTANCE_SOLANA_PAYER_KEY.
+    #[arg(long, value_name = "NAME", conflicts_with = "solana_key_file")]
+    solana_key_env: Option<String>,
+    /// The file that holds the payer's keypair on Solana, such as ~/.config/solana/id.json.
+    #[arg(long, value_name = "FILE")]
+    solana_key_file: Option<PathBuf>,
+    /// The node of Solana to ask for a blockhash; without it, the public one of the cluster.
+    #[arg(long, value_name = "URL", env = SOLANA_RPC, hide_env_values = true)]
+    solana_rpc: Option<Url>,
     /// Ask with this method.
     #[arg(long, default_value = "GET")]
     method: String,
@@ -104,28 +111,84 @@ impl Pay {
         Ok(request)
     }
 
-    fn buyer(&self) -> Result<Buyer, Box<dyn std::error::Error>> {
-        let secret = match &self.key_file {
-            Some(file) => Secret::File(file.clone()),
-            None => Secret::Env(self.key_env.clone()),
-        };
-        let key = secret.read("the payer's key")?;
-        let signer: PrivateKeySigner = key
-            .expose_secret()
-            .parse()
-            .map_err(|_| "the payer's key is not a private key in hexadecimal")?;
+    fn buyer(&self) -> Result<Buyer, Box<dyn Error>> {
         let state = match &self.state {
             Some(file) => file.clone(),
             None => data_folder()
                 .ok_or("there is no data folder: say with --state FILE where to keep payments")?
                 .join("quittance/purchases.json"),
         };
-        let buyer = Buyer::builder()
-            .payer(ExactPayer::new(signer))
+        let mut buyer = Buyer::builder()
             .limits(Limits::default().per_payment(&self.max))
             .state_file(state);
+        let evm = secret(self.key_file.as_ref(), self.key_env.as_ref(), PAYER_KEY);
+        let solana = secret(
+            self.solana_key_file.as_ref(),
+            self.solana_key_env.as_ref(),
+            SOLANA_PAYER_KEY,
+        );
+        if evm.is_none() && solana.is_none() {
+            let what = format!(
+                "there is no key to pay with: neither {PAYER_KEY} nor {SOLANA_PAYER_KEY} is set"
+            );
+            return Err(what.into());
+        }
+        if let Some(secret) = evm {
+            buyer = buyer.payer(evm_payer(&secret)?);
+        }
+        if let Some(secret) = solana {
+            buyer = buyer.payer(solana_payer(&secret, self.solana_rpc.as_ref())?);
+        }
         Ok(buyer.build()?)
     }
+}
+
+/// Where a key is: where the user says, else in this variable, if there is one.
+fn secret(file: Option<&PathBuf>, variable: Option<&String>, default: &str) -> Option<Secret> {
+    let said = file
+        .map(|file| Secret::File(file.clone()))
+        .or_else(|| variable.map(|name| Secret::Env(name.clone())));
+    said.or_else(|| {
+        let is_set = std::env::var_os(default).is_some();
+        is_set.then(|| Secret::Env(default.to_owned()))
+    })
+}
+
+fn evm_payer(secret: &Secret) -> Result<quittance_evm::ExactPayer, Box<dyn Error>> {
+    let key = secret.read("the payer's key")?;
+    let signer: PrivateKeySigner = key
+        .expose_secret()
+        .parse()
+        .map_err(|_| "the payer's key is not a private key in hexadecimal")?;
+    Ok(quittance_evm::ExactPayer::new(signer))
+}
+
+/// Clusters with the node that their makers run for everybody. It is asked for a blockhash and nothing else, at most once
+/// a payment.
+const SOLANA_NODES: [(&str, &str); 3] = [
+    ("solana", "https://api.mainnet-beta.solana.com"),
+    ("solana-devnet", "https://api.devnet.solana.com"),
+    ("solana-testnet", "https://api.testnet.solana.com"),
+];
+
+/// A payer that asks `node`, whichever cluster it is of: a blockhash of another one can be used on none.
+fn solana_payer(
+    secret: &Secret,
+    node: Option<&Url>,
+) -> Result<quittance_solana::ExactPayer, Box<dyn Error>> {
+    let key = secret.read("the payer's keypair on Solana")?;
+    let keypair = solana_keypair(key.expose_secret())
+        .ok_or("the payer's keypair on Solana is neither 64 bytes in base58 nor a JSON list")?;
+    let mut payer = quittance_solana::ExactPayer::new(keypair);
+    for (name, public) in SOLANA_NODES {
+        let network = quittance_solana::known::network(name).ok_or("a cluster is not known")?;
+        let node = match node {
+            Some(node) => node.clone(),
+            None => public.parse()?,
+        };
+        payer = payer.with_rpc(&network, &[node])?;
+    }
+    Ok(payer)
 }
 
 /// Where programs keep what is the user's own.

@@ -133,7 +133,8 @@ impl Shop {
             Err(refusal) => return Err(refused(refusal, refuse)),
         };
         let version = presented.version();
-        let (payment, term) = match presented.request(&terms, &resource) {
+        let known = self.known_terms(&terms);
+        let (payment, term) = match presented.request(&known, &resource) {
             Some(Ok(found)) => found,
             Some(Err(refusal)) => return Err(refused(refusal, refuse)),
             None => return Err(refuse(OTHER_TERMS)),
@@ -226,6 +227,17 @@ impl Shop {
     async fn terms(&self) -> Result<Vec<Term>, Fault> {
         let supported = self.supported.get(&*self.facilitator).await?;
         terms::current(&self.offers, &supported)
+    }
+
+    /// These terms, and those that a buyer was told a moment ago: only what the facilitator adds to an offer differs, and
+    /// whether it stands by that is its own to say.
+    fn known_terms(&self, now: &[Term]) -> Vec<Term> {
+        let former = self.supported.former();
+        let former = former
+            .iter()
+            .filter_map(|word| terms::current(&self.offers, word).ok())
+            .flatten();
+        now.iter().cloned().chain(former).collect()
     }
 
     fn resource<I>(&self, request: &Request<I>) -> ResourceInfo {

@@ -1,5 +1,6 @@
 //! What the facilitator settles, as it said a moment ago.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex as Cell, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +17,10 @@ const KEPT: Duration = Duration::from_secs(30);
 /// once, short enough that nobody notices when the facilitator is back.
 const FAILURE_KEPT: Duration = Duration::from_secs(2);
 
+/// For how long after it was replaced a former word still counts for payments that come now: a buyer was told its terms, and
+/// has a minute to pay by the schemes whose payments live shortest.
+const FORMER_KEPT: Duration = Duration::from_secs(60);
+
 /// How long the facilitator may take to say it. It answers from memory; a buyer waits for this.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -30,10 +35,25 @@ pub(super) struct Supported {
 #[derive(Clone, Default)]
 struct Known {
     word: Option<(Instant, Arc<SupportedResponse>)>,
+    /// Those that were replaced, the newest first, with when they were. They differ where a facilitator has, say, several
+    /// fee payers, and names them in turn.
+    former: VecDeque<(Instant, Arc<SupportedResponse>)>,
     failure: Option<(Instant, Fault)>,
 }
 
 impl Known {
+    /// Takes a new word.
+    fn hear(&mut self, word: Arc<SupportedResponse>) {
+        let now = Instant::now();
+        let replaced = self.word.replace((now, word));
+        if let Some((_, replaced)) = replaced {
+            self.former.push_front((now, replaced));
+        }
+        self.former
+            .retain(|(replaced, _)| replaced.elapsed() < FORMER_KEPT);
+        self.failure = None;
+    }
+
     /// What can be answered without asking the facilitator; `stale` says whether an old word will do.
     fn answer(&self, stale: bool) -> Option<Result<Arc<SupportedResponse>, Fault>> {
         if let Some((said, word)) = &self.word {
@@ -83,15 +103,22 @@ impl Supported {
         self.ask(facilitator).await
     }
 
+    /// What it said before, the newest first, as far as buyers may still go by it.
+    pub(super) fn former(&self) -> Vec<Arc<SupportedResponse>> {
+        let known = self.known();
+        let former = known.former.iter();
+        former
+            .filter(|(replaced, _)| replaced.elapsed() < FORMER_KEPT)
+            .map(|(_, word)| Arc::clone(word))
+            .collect()
+    }
+
     async fn ask(&self, facilitator: &dyn Facilitator) -> Result<Arc<SupportedResponse>, Fault> {
         let asked = timeout(TIMEOUT, facilitator.supported()).await;
         let fault = match asked {
             Ok(Ok(supported)) => {
                 let word = Arc::new(supported);
-                *self.known() = Known {
-                    word: Some((Instant::now(), Arc::clone(&word))),
-                    failure: None,
-                };
+                self.known().hear(Arc::clone(&word));
                 return Ok(word);
             }
             Ok(Err(FacilitatorError::Fault(fault))) => fault,
@@ -210,6 +237,22 @@ mod tests {
         let (first, second) = (supported.get(&slow), supported.get(&slow));
         assert!(first.await.is_ok() && second.await.is_ok());
         assert_eq!(slow.asked.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_former_word_counts_for_as_long_as_a_buyer_may_go_by_it() {
+        let (supported, slow) = (Supported::default(), Slow::default());
+        let first = supported.get(&slow).await.unwrap();
+        assert!(supported.former().is_empty());
+        advance(KEPT).await;
+        let second = supported.get(&slow).await.unwrap();
+        assert!(Arc::ptr_eq(&supported.former()[0], &first));
+        advance(KEPT).await;
+        supported.get(&slow).await.unwrap();
+        let former = supported.former();
+        assert!(Arc::ptr_eq(&former[0], &second) && Arc::ptr_eq(&former[1], &first));
+        advance(FORMER_KEPT).await;
+        assert!(supported.former().is_empty());
     }
 
     #[tokio::test(start_paused = true)]

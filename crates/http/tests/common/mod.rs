@@ -270,6 +270,14 @@ impl Puppet {
             serde_json::from_value(json!({ "kinds": kinds })).unwrap();
     }
 
+    /// Says something more of what it settles, which offers pass on.
+    pub fn adds(&self, extra: &Value) {
+        let kinds =
+            json!([{ "x402Version": 2, "scheme": "exact", "network": "test:1", "extra": extra }]);
+        *self.supported.lock().unwrap() =
+            serde_json::from_value(json!({ "kinds": kinds })).unwrap();
+    }
+
     pub fn settle_calls(&self) -> usize {
         self.settle_calls.load(Ordering::SeqCst)
     }
@@ -316,7 +324,11 @@ impl Offer for TestOffer {
         &self.0
     }
 
-    fn requirements(&self, _: &SupportedKind) -> Result<PaymentRequirements, OfferError> {
-        Ok(serde_json::from_value(terms()).unwrap())
+    fn requirements(&self, kind: &SupportedKind) -> Result<PaymentRequirements, OfferError> {
+        let terms: PaymentRequirements = serde_json::from_value(terms()).unwrap();
+        Ok(PaymentRequirements {
+            extra: kind.extra.clone(),
+            ..terms
+        })
     }
 }

@@ -1,124 +1,46 @@
-//! The official TypeScript implementation on the other side: its client before our seller, its server before our buyer,
-//! our facilitator behind both, on a real chain.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+//! On an EVM chain.
 
-use std::path::Path;
-use std::process::Stdio;
-use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::http::StatusCode;
-use axum::routing::get;
 use quittance_core::Amount;
 use quittance_devnet::{Account, Evm as Local};
-use quittance_facilitator::{Keys, ServiceOptions, router};
-use quittance_http::{BuyError, Buyer, PaymentLayer, RemoteFacilitator};
+use quittance_http::{BuyError, Buyer};
 use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::proxy::Fate;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::net::TcpListener;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
-async fn listen(app: Router) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(async move { axum::serve(listener, app).await });
-    url
-}
+use super::{Town, official_client, official_server};
 
-fn node(script: &str) -> Command {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop");
-    assert!(
-        folder.join("node_modules").is_dir(),
-        "run `npm ci` in {}",
-        folder.display()
-    );
-    let mut command = Command::new("node");
-    command.arg(script).current_dir(folder).kill_on_drop(true);
-    command
-}
-
-/// The facilitator's key, which the official server shows.
-const KEY: &str = "open sesame";
-
-/// A chain with our facilitator on it, and our shop.
-struct Town {
+struct EvmTown {
     setting: Setting,
-    facilitator: String,
-    shop: String,
+    town: Town,
 }
 
-async fn town() -> Town {
+async fn town() -> EvmTown {
     town_that_waits(quittance_engine::SETTLE_WAIT).await
 }
 
 /// A town whose facilitator answers "pending" after this long.
-async fn town_that_waits(wait: Duration) -> Town {
+async fn town_that_waits(wait: Duration) -> EvmTown {
     let setting = Setting::start().await;
     let engine = setting
         .engine_with(setting.config(), |builder| builder.settle_wait(wait))
         .await;
-    let options = ServiceOptions::new(Keys::of(&[KEY.into()]));
-    let facilitator = listen(router(engine, options)).await;
-    let remote = Arc::new(
-        RemoteFacilitator::new(&facilitator)
-            .unwrap()
-            .with_key(KEY.into()),
-    );
-    let price = || {
-        PaymentLayer::new(remote.clone())
-            .accept(Setting::offer())
-            .description("Goods")
-            .mime_type("text/plain")
-    };
-    let app = Router::new()
-        .route("/goods", get(|| async { "goods" }).layer(price()))
-        .route(
-            "/broken",
-            get(|| async { StatusCode::IM_A_TEAPOT }).layer(price()),
-        );
-    let shop = listen(app).await;
-    Town {
-        setting,
-        facilitator,
-        shop,
-    }
+    let town = Town::new(engine, Setting::offer).await;
+    EvmTown { setting, town }
 }
 
 /// What the official client gets for each URL.
-async fn official_client(payer: &Account, urls: &[String]) -> Vec<Value> {
-    let mut command = node("client.mjs");
-    let output = command
-        .args(urls)
-        .env("PAYER_KEY", &payer.key)
-        .output()
-        .await
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+async fn buy(payer: &Account, urls: &[String]) -> Vec<Value> {
+    official_client(&[("PAYER_KEY", &payer.key)], urls).await
 }
 
 /// The official server, and where it listens.
-async fn official_server(facilitator: &str) -> (Child, String) {
-    let mut command = node("server.mjs");
-    command
-        .arg(facilitator)
-        .arg(Setting::seller().address.to_string())
-        .env("FACILITATOR_KEY", KEY);
-    let mut server = command.stdout(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
-    let port = lines.next_line().await.unwrap().expect("a port");
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    (server, format!("http://127.0.0.1:{port}"))
+async fn server(facilitator: &str) -> (Child, String) {
+    let seller = Setting::seller().address.to_string();
+    official_server(&[facilitator, "eip155:84532", &seller]).await
 }
 
 fn buyer() -> Buyer {
@@ -128,8 +50,8 @@ fn buyer() -> Buyer {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_official_client_pays_our_seller() {
     let town = town().await;
-    let goods = format!("{}/goods", town.shop);
-    let bought = official_client(&Setting::buyer(), &[goods.clone(), goods]).await;
+    let goods = format!("{}/goods", town.town.shop);
+    let bought = buy(&Setting::buyer(), &[goods.clone(), goods]).await;
     for answer in &bought {
         assert_eq!(
             (&answer["status"], &answer["body"]),
@@ -157,8 +79,8 @@ async fn the_official_client_pays_our_seller() {
 async fn the_official_client_understands_our_refusals() {
     let town = town().await;
     let (goods, broken) = (
-        format!("{}/goods", town.shop),
-        format!("{}/broken", town.shop),
+        format!("{}/goods", town.town.shop),
+        format!("{}/broken", town.town.shop),
     );
     // An account whose money is gone.
     let poor = Local::accounts()[4].clone();
@@ -179,14 +101,14 @@ async fn the_official_client_understands_our_refusals() {
         .send(poor.address, quittance_devnet::USDC, call)
         .await
         .unwrap();
-    let refused = &official_client(&poor, std::slice::from_ref(&goods)).await[0];
+    let refused = &buy(&poor, std::slice::from_ref(&goods)).await[0];
     assert_eq!(refused["status"], 402, "{refused}");
     assert_eq!(
         refused["terms"]["error"],
         "invalid_exact_evm_insufficient_balance"
     );
 
-    let failed = &official_client(&Setting::buyer(), &[broken]).await[0];
+    let failed = &buy(&Setting::buyer(), &[broken]).await[0];
     assert_eq!(
         (&failed["status"], &failed["receipt"]["success"]),
         (&json!(418), &json!(false)),
@@ -197,7 +119,7 @@ async fn the_official_client_understands_our_refusals() {
     town.setting
         .node
         .breaks_for_good("eth_call", Fate::Status(500));
-    let unknown = &official_client(&Setting::buyer(), &[goods]).await[0];
+    let unknown = &buy(&Setting::buyer(), &[goods]).await[0];
     assert_eq!(unknown["status"], 503, "{unknown}");
     assert_eq!(town.setting.received().await, Amount::ZERO);
 }
@@ -205,7 +127,7 @@ async fn the_official_client_understands_our_refusals() {
 #[tokio::test(flavor = "multi_thread")]
 async fn our_buyer_pays_the_official_server_with_our_facilitator_behind_it() {
     let town = town().await;
-    let (_server, url) = official_server(&town.facilitator).await;
+    let (_server, url) = server(&town.town.facilitator).await;
     for (path, goods) in [
         ("/goods", json!({ "goods": true })),
         ("/upfront", json!({ "goods": "upfront" })),
@@ -222,7 +144,7 @@ async fn our_buyer_pays_the_official_server_with_our_facilitator_behind_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn our_buyer_understands_the_official_servers_refusals() {
     let town = town().await;
-    let (_server, url) = official_server(&town.facilitator).await;
+    let (_server, url) = server(&town.town.facilitator).await;
     let broken = buyer().get(&format!("{url}/broken")).await.unwrap();
     assert_eq!(broken.response.status(), StatusCode::INTERNAL_SERVER_ERROR);
     let penniless =
@@ -240,8 +162,8 @@ async fn our_buyer_understands_the_official_servers_refusals() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_official_client_and_the_official_server_settle_through_our_facilitator() {
     let town = town().await;
-    let (_server, url) = official_server(&town.facilitator).await;
-    let bought = official_client(
+    let (_server, url) = server(&town.town.facilitator).await;
+    let bought = buy(
         &Setting::buyer(),
         &[format!("{url}/goods"), format!("{url}/upfront")],
     )
@@ -260,7 +182,7 @@ async fn the_official_client_and_the_official_server_settle_through_our_facilita
 #[tokio::test(flavor = "multi_thread")]
 async fn the_official_server_is_told_the_outcome_of_what_was_pending() {
     let town = town_that_waits(Duration::from_millis(1_500)).await;
-    let (_server, url) = official_server(&town.facilitator).await;
+    let (_server, url) = server(&town.town.facilitator).await;
     town.setting
         .local
         .set_mining(quittance_devnet::Mining::Manual)

@@ -70,10 +70,7 @@ impl ChainFixture for SolanaFixture {
             if wire.fee_payer().map(Pubkey::to_string).as_deref()
                 == Some(self.chain.lanes()[0].address())
             {
-                return Partial {
-                    wire,
-                    loaded: Default::default(),
-                };
+                return Partial { wire };
             }
         }
     }

@@ -1,0 +1,176 @@
+//! Payments per second without a chain: what the scheme itself costs, and a whole verification from the bytes of a request
+//! to its verdict.
+//!
+//! `cargo bench -p quittance-solana --bench exact`, or a part of it: `... -- offline`. Every payment is another transaction,
+//! by one of a hundred payers.
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a benchmark that cannot go on stops"
+)]
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use futures_util::FutureExt;
+use quittance_core::json::Object;
+use quittance_core::wire::{PaymentPayload, PaymentRequirements, Rest, SupportedKind};
+use quittance_core::{Check, Offer, Payer, PaymentRequest, Scheme, Seen, Timestamp};
+use quittance_engine::{Offline, Verifier};
+use quittance_solana::{
+    Account, Answer, Exact, ExactOffer, ExactPayer, Keypair, Pubkey, Signer, Simulated, Solana,
+    SolanaConfig, TokenProgram, known,
+};
+use serde_json::json;
+use solana_signer::Signer as _;
+
+const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+const NETWORK: &str = "solana-devnet";
+const PAYMENTS: usize = 1024;
+const PAYERS: usize = 100;
+
+/// A key that is the same in every run.
+fn key(seed: usize) -> Keypair {
+    let mut bytes = [1; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    Keypair::new_from_array(bytes)
+}
+
+fn seller() -> Pubkey {
+    key(1_000_001).pubkey()
+}
+
+/// A cluster that nobody is asked about.
+fn solana() -> Solana {
+    let network = known::network(NETWORK).unwrap();
+    let url = "http://127.0.0.1:1".parse().unwrap();
+    let fee_payer = Arc::new(key(1_000_000)) as Signer;
+    Solana::new(SolanaConfig::new(network, vec![url], vec![fee_payer])).unwrap()
+}
+
+/// What a seller asks for, with a blockhash, so that no buyer asks a node.
+fn requirements(exact: &Exact) -> PaymentRequirements {
+    let offer = ExactOffer::usdc(NETWORK, "0.01", &seller().to_string()).unwrap();
+    let kind = SupportedKind {
+        x402_version: 2,
+        scheme: "exact".to_owned(),
+        network: offer.network().id().to_owned(),
+        extra: exact.extra(),
+        rest: Rest::default(),
+    };
+    let mut requirements = offer.requirements(&kind).unwrap();
+    let mut extra = serde_json::to_value(requirements.extra.unwrap()).unwrap();
+    extra["recentBlockhash"] = json!(key(7).pubkey().to_string());
+    requirements.extra = Some(Object::of(&extra).unwrap());
+    requirements
+}
+
+/// Payments by [`PAYERS`] in turn, each of them another.
+fn requests(requirements: &PaymentRequirements) -> Vec<PaymentRequest> {
+    let payers: Vec<ExactPayer> = (0..PAYERS).map(|at| ExactPayer::new(key(at))).collect();
+    let request = |payer: &ExactPayer| {
+        let signed = payer.pay(requirements, NOW).now_or_never().unwrap();
+        let payload = PaymentPayload {
+            x402_version: 2,
+            resource: None,
+            accepted: requirements.clone(),
+            payload: signed.unwrap().0,
+            extensions: None,
+            rest: Rest::default(),
+        };
+        PaymentRequest::new(payload, requirements.clone()).unwrap()
+    };
+    payers.iter().cycle().take(PAYMENTS).map(request).collect()
+}
+
+/// A token account of SPL Token.
+fn token_account(owner: &Pubkey) -> Account {
+    let mut data = vec![0; 165];
+    data[32..64].copy_from_slice(owner.as_ref());
+    Account {
+        owner: TokenProgram::SplToken.id(),
+        data,
+    }
+}
+
+/// What a cluster says of a payment that is good.
+fn answer(payer: &Pubkey) -> Answer {
+    let mut mint = vec![0; 82];
+    (mint[44], mint[45]) = (6, 1);
+    let mint = Account {
+        owner: TokenProgram::SplToken.id(),
+        data: mint,
+    };
+    Answer {
+        accounts: vec![
+            Some(mint),
+            Some(token_account(payer)),
+            Some(token_account(&seller())),
+        ],
+        simulated: Some(Simulated { error: None }),
+    }
+}
+
+/// All of the scheme: a payment read, checked before and after the chain was asked, and its action.
+fn judge(exact: &Exact, request: &PaymentRequest, answer: &Answer) {
+    let payment = exact.decode(request, NOW).unwrap();
+    let mut seen = Seen {
+        signatures: &[true],
+        answers: &[],
+        now: NOW,
+    };
+    assert!(matches!(payment.check(&seen), Ok(Check::Ask(_))));
+    seen.answers = std::slice::from_ref(answer);
+    assert!(matches!(payment.check(&seen), Ok(Check::Content)));
+    black_box(payment.settle(payment.facts().amount, &seen).unwrap());
+}
+
+fn scheme(c: &mut Criterion) {
+    let exact = Exact::new(&solana());
+    let requests = requests(&requirements(&exact));
+    let answers: Vec<Answer> = (0..PAYMENTS)
+        .map(|at| answer(&key(at % PAYERS).pubkey()))
+        .collect();
+    let all = || requests.iter().zip(&answers).cycle();
+    let mut group = c.benchmark_group("scheme");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("decode", |b| {
+        let mut all = all();
+        b.iter(|| black_box(exact.decode(all.next().unwrap().0, NOW).unwrap()))
+    });
+    group.bench_function("decode, check and settle", |b| {
+        let mut all = all();
+        b.iter(|| {
+            let (request, answer) = all.next().unwrap();
+            judge(&exact, request, answer);
+        })
+    });
+    group.finish();
+}
+
+fn offline(c: &mut Criterion) {
+    let solana = solana();
+    let network = solana.config().network.clone();
+    let exact = Arc::new(Exact::new(&solana));
+    let bodies: Vec<String> = requests(&requirements(&exact))
+        .iter()
+        .map(|request| request.text().to_owned())
+        .collect();
+    let mut group = c.benchmark_group("offline");
+    group.throughput(Throughput::Elements(PAYMENTS as u64));
+    for (name, threads) in [("one thread", 1), ("every core", 0)] {
+        let verifier = Verifier::new(threads)
+            .unwrap()
+            .scheme(network.clone(), exact.clone());
+        let verdicts = verifier.verify_bodies(&bodies, NOW);
+        assert!(verdicts.iter().all(|verdict| *verdict == Offline::Holds));
+        group.bench_function(name, |b| {
+            b.iter(|| black_box(verifier.verify_bodies(&bodies, NOW)))
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, scheme, offline);
+criterion_main!(benches);

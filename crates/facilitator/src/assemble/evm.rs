@@ -1,0 +1,126 @@
+//! The EVM networks of a configuration.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy::primitives::{Address, U256};
+use alloy::signers::local::PrivateKeySigner;
+use quittance_core::Network;
+use quittance_engine::Rules;
+use quittance_evm::{Evm, EvmConfig, Signer, Token, TransferMethod, known};
+use secrecy::ExposeSecret;
+
+use super::{Listed, Problems, Restrictions, all, not_an_address, rpc_urls, tokens_of};
+use crate::config::{ConfigError, EvmNetwork, EvmToken, Secret};
+
+pub(super) fn network(entry: &EvmNetwork, field: &str) -> Result<Network, ConfigError> {
+    let unknown = || {
+        ConfigError::value(
+            format!("{field}.network"),
+            format_args!("{:?} is no EVM network", entry.network),
+        )
+    };
+    known::network(&entry.network).ok_or_else(unknown)
+}
+
+pub(super) fn chain(
+    entry: &EvmNetwork,
+    network: Network,
+    field: &str,
+    rules: &mut Rules,
+    problems: &mut Problems,
+) -> Option<Evm> {
+    let urls = rpc_urls(&entry.rpc, field, problems);
+    let signers = signers(entry, field, problems);
+    let tokens = problems.take(tokens(entry, &network, field));
+    let mut config = EvmConfig::new(network, urls?, signers?);
+    config.tokens = tokens?;
+    config.depth_required = entry.depth;
+    if let Some(gwei) = entry.max_gas_price_gwei {
+        config.gas_price_max = u128::from(gwei) * 1_000_000_000;
+    }
+    config.gas_per_payment_max = entry
+        .max_gas_per_payment
+        .unwrap_or(config.gas_per_payment_max);
+    config.group_max = entry.max_group.unwrap_or(config.group_max).max(1);
+    if let Some(secs) = entry.max_head_age_secs {
+        config.head_age_max = (secs > 0).then(|| Duration::from_secs(secs));
+    }
+    config.balance_min = entry
+        .min_balance_wei
+        .map(|amount| U256::from(amount.units()));
+    problems.take(add_rules(entry, &config, field, rules))?;
+    problems.take(Evm::new(config).map_err(|error| ConfigError::value(field, error)))
+}
+
+fn signers(entry: &EvmNetwork, field: &str, problems: &mut Problems) -> Option<Vec<Signer>> {
+    let read = |(at, secret): (usize, &Secret)| {
+        let field = format!("{field}.signers[{at}]");
+        let key = secret.read(&field)?;
+        // The error of the parser might quote what it could not parse.
+        let signer: PrivateKeySigner = key
+            .expose_secret()
+            .parse()
+            .map_err(|_| ConfigError::value(field, "not a private key in hexadecimal"))?;
+        Ok(Arc::new(signer) as Signer)
+    };
+    all(entry.signers.iter().enumerate().map(read), problems)
+}
+
+/// The listed tokens of those that ship with the library, and those that are described here.
+fn tokens(entry: &EvmNetwork, network: &Network, field: &str) -> Result<Vec<Token>, ConfigError> {
+    let described = entry.tokens.iter().enumerate();
+    let described: Result<_, _> = described
+        .map(|(at, described)| token(described, &format!("{field}.tokens[{at}]")))
+        .collect();
+    let is = |token: &Token, name: &str| known::token(network.id(), name) == Some(token);
+    let is_same = |one: &Token, other: &Token| one.address == other.address;
+    let shipped = known::tokens(network.id()).to_vec();
+    let named = entry.assets.as_deref();
+    tokens_of(described?, named, shipped, is, is_same, network, field)
+}
+
+fn token(described: &EvmToken, field: &str) -> Result<Token, ConfigError> {
+    let EvmToken {
+        address,
+        name,
+        version,
+        decimals,
+        symbol,
+    } = described.clone();
+    let parsed = address.parse();
+    Ok(Token {
+        address: parsed.map_err(|_| not_an_address(format!("{field}.address"), &address))?,
+        name,
+        version,
+        decimals,
+        symbol,
+        method: TransferMethod::Eip3009,
+        supports_eip2612: false,
+    })
+}
+
+fn add_rules(
+    entry: &EvmNetwork,
+    config: &EvmConfig,
+    field: &str,
+    rules: &mut Rules,
+) -> Result<(), ConfigError> {
+    let restrictions = Restrictions {
+        network: &config.network,
+        field,
+        recipients: entry.recipients.as_deref(),
+        min_amounts: &entry.min_amounts,
+    };
+    let listed = config.tokens.iter().map(|token| Listed {
+        address: token.address.to_checksum(None),
+        symbol: &token.symbol,
+        decimals: token.decimals,
+    });
+    let tokens: Vec<_> = listed.collect();
+    let canonical = |text: &str| {
+        let address: Address = text.parse().ok()?;
+        Some(address.to_checksum(None))
+    };
+    restrictions.add_to(rules, &tokens, canonical)
+}

@@ -1,0 +1,345 @@
+//! From a configuration to an engine. The only place where chains are named.
+
+mod evm;
+mod solana;
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quittance_core::{Amount, Chain, Fault, Health, Network};
+use quittance_engine::{Engine, EngineBuilder, JournalError, Rules, SqliteJournal};
+use quittance_evm::Evm;
+use quittance_solana::Solana;
+use secrecy::ExposeSecret;
+use tokio::net::TcpListener;
+use url::Url;
+
+use crate::access::Keys;
+use crate::config::{Access, Config, ConfigError, Secret, Value};
+
+pub use solana::keypair as solana_keypair;
+
+/// Why there is no engine.
+#[derive(Debug, thiserror::Error)]
+pub enum AssembleError {
+    /// The configuration makes no sense.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The journal cannot be opened.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The engine does not start.
+    #[error(transparent)]
+    Start(#[from] Fault),
+}
+
+/// What a configuration describes, read and found to make sense.
+pub struct Plan {
+    /// Who may call.
+    pub keys: Keys,
+    chains: Vec<AnyChain>,
+    rules: Rules,
+}
+
+impl Plan {
+    /// Reads everything a configuration refers to. Opens and asks nothing.
+    ///
+    /// # Errors
+    /// Everything that makes no sense.
+    pub fn read(config: &Config) -> Result<Self, ConfigError> {
+        let mut problems = Problems(config.problems());
+        problems.take(config.log.filter());
+        let keys = keys(&config.access, &mut problems);
+        let (chains, rules) = chains(config, &mut problems);
+        match problems.0 {
+            problems if problems.is_empty() => Ok(Self {
+                keys,
+                chains,
+                rules,
+            }),
+            problems => Err(ConfigError::Many(problems)),
+        }
+    }
+
+    /// Starts the engine.
+    ///
+    /// # Errors
+    /// When the journal cannot be used. A network that cannot be reached is no error.
+    pub async fn start(self, config: &Config) -> Result<Engine, AssembleError> {
+        let journal = SqliteJournal::open(&config.journal).await?;
+        let mut builder = Engine::builder(journal)
+            .policy(self.rules)
+            .settle_wait(Duration::from_secs(config.settle_wait_secs));
+        for chain in self.chains {
+            builder = chain.add_to(builder);
+        }
+        Ok(builder.start().await?)
+    }
+}
+
+/// A chain of any family, with the schemes that are settled on it.
+enum AnyChain {
+    Evm(Box<Evm>),
+    Solana(Box<Solana>),
+}
+
+impl AnyChain {
+    fn network(&self) -> &Network {
+        match self {
+            Self::Evm(chain) => chain.network(),
+            Self::Solana(chain) => chain.network(),
+        }
+    }
+
+    async fn health(&self) -> Health {
+        match self {
+            Self::Evm(chain) => chain.health().await,
+            Self::Solana(chain) => chain.health().await,
+        }
+    }
+
+    fn add_to(self, builder: EngineBuilder) -> EngineBuilder {
+        match self {
+            Self::Evm(chain) => {
+                let exact = Arc::new(quittance_evm::Exact::new(&chain));
+                builder.chain(*chain, vec![exact])
+            }
+            Self::Solana(chain) => {
+                let exact = Arc::new(quittance_solana::Exact::new(&chain));
+                builder.chain(*chain, vec![exact])
+            }
+        }
+    }
+}
+
+/// What was found of a configuration.
+#[derive(Debug)]
+pub struct Checked {
+    /// Why it would not be served.
+    pub problems: Vec<ConfigError>,
+    /// How each network is that could be asked.
+    pub networks: Vec<(Network, Health)>,
+}
+
+/// Everything that serving a configuration would trip over, without serving it.
+pub async fn check(config: &Config) -> Checked {
+    let mut problems = Problems(config.problems());
+    problems.take(config.log.filter());
+    keys(&config.access, &mut problems);
+    let (chains, _) = chains(config, &mut problems);
+    problems.take(listen(config).await);
+    problems.take(try_journal(&config.journal).await);
+    let mut networks = Vec::new();
+    for chain in chains {
+        networks.push((chain.network().clone(), chain.health().await));
+    }
+    Checked {
+        problems: problems.0,
+        networks,
+    }
+}
+
+/// Listens where a configuration says.
+///
+/// # Errors
+/// When the operating system does not let us.
+pub async fn listen(config: &Config) -> Result<TcpListener, ConfigError> {
+    TcpListener::bind(config.listen)
+        .await
+        .map_err(|error| ConfigError::value("listen", format_args!("{}: {error}", config.listen)))
+}
+
+/// Whether a journal could be opened. Makes none: whoever checks may be another user than who serves.
+async fn try_journal(path: &Path) -> Result<(), ConfigError> {
+    let failed = |problem: &dyn Display| ConfigError::value("journal", problem);
+    if path.exists() {
+        let opened = SqliteJournal::open(path).await;
+        return opened.map(drop).map_err(|error| failed(&error));
+    }
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    let folder = folder.unwrap_or(Path::new("."));
+    match tempfile::tempfile_in(folder) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(failed(&format_args!("{}: {error}", folder.display()))),
+    }
+}
+
+/// What was found wrong so far.
+#[derive(Default)]
+struct Problems(Vec<ConfigError>);
+
+impl Problems {
+    /// The value, if there is nothing wrong with it.
+    fn take<T>(&mut self, result: Result<T, ConfigError>) -> Option<T> {
+        result.map_err(|problem| self.0.push(problem)).ok()
+    }
+}
+
+fn keys(access: &Access, problems: &mut Problems) -> Keys {
+    if access.anyone {
+        return Keys::anyone();
+    }
+    let read =
+        |(at, secret): (usize, &Secret)| problems.take(secret.read(&format!("access.keys[{at}]")));
+    let keys: Vec<_> = access.keys.iter().enumerate().filter_map(read).collect();
+    Keys::of(&keys)
+}
+
+/// The chains that can be made, and their rules.
+fn chains(config: &Config, problems: &mut Problems) -> (Vec<AnyChain>, Rules) {
+    let mut rules = Rules::default();
+    let mut chains = Vec::new();
+    let mut seen = Seen::default();
+    for (at, entry) in config.evm.iter().enumerate() {
+        let field = format!("evm[{at}]");
+        let network = evm::network(entry, &field).and_then(|network| seen.once(network, &field));
+        if let Some(network) = problems.take(network) {
+            let chain = evm::chain(entry, network, &field, &mut rules, problems);
+            chains.extend(chain.map(|chain| AnyChain::Evm(Box::new(chain))));
+        }
+    }
+    for (at, entry) in config.solana.iter().enumerate() {
+        let field = format!("solana[{at}]");
+        let network = solana::network(entry, &field).and_then(|network| seen.once(network, &field));
+        if let Some(network) = problems.take(network) {
+            let chain = solana::chain(entry, network, &field, &mut rules, problems);
+            chains.extend(chain.map(|chain| AnyChain::Solana(Box::new(chain))));
+        }
+    }
+    (chains, rules)
+}
+
+/// Which networks were named, and where.
+#[derive(Default)]
+struct Seen(BTreeMap<String, String>);
+
+impl Seen {
+    /// The network, the first time. Twice it would have two lanes of one signer; and it may be spelled in two ways.
+    fn once(&mut self, network: Network, field: &str) -> Result<Network, ConfigError> {
+        match self.0.get(network.id()) {
+            Some(before) => {
+                let problem = format_args!("{network} is configured already, by {before}");
+                Err(ConfigError::value(format!("{field}.network"), problem))
+            }
+            None => {
+                self.0.insert(network.id().to_owned(), field.to_owned());
+                Ok(network)
+            }
+        }
+    }
+}
+
+/// All of them, or none.
+fn all<T>(
+    read: impl Iterator<Item = Result<T, ConfigError>>,
+    problems: &mut Problems,
+) -> Option<Vec<T>> {
+    let read: Vec<Option<T>> = read.map(|one| problems.take(one)).collect();
+    read.into_iter().collect()
+}
+
+fn rpc_urls(entries: &[Value], field: &str, problems: &mut Problems) -> Option<Vec<Url>> {
+    let read = |(at, value): (usize, &Value)| {
+        let field = format!("{field}.rpc[{at}]");
+        let text = value.read(&field)?;
+        let url: Url = text
+            .expose_secret()
+            .parse()
+            .map_err(|_| ConfigError::value(&field, "not a URL"))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(ConfigError::value(field, "not an HTTP URL"));
+        }
+        Ok(url)
+    };
+    all(entries.iter().enumerate().map(read), problems)
+}
+
+/// The tokens of a network: those described in the configuration, and of those that ship with the library the ones it names
+/// (all, where it names none) and does not describe itself.
+fn tokens_of<T>(
+    described: Vec<T>,
+    named: Option<&[String]>,
+    shipped: Vec<T>,
+    is: impl Fn(&T, &str) -> bool,
+    is_same: impl Fn(&T, &T) -> bool,
+    network: &Network,
+    field: &str,
+) -> Result<Vec<T>, ConfigError> {
+    for name in named.unwrap_or_default() {
+        if !shipped.iter().any(|token| is(token, name)) {
+            let problem = format_args!("{name:?} is not known on {network}");
+            return Err(ConfigError::value(format!("{field}.assets"), problem));
+        }
+    }
+    let is_wanted = |token: &T| {
+        let is_named = named.is_none_or(|named| named.iter().any(|name| is(token, name)));
+        is_named && !described.iter().any(|other| is_same(other, token))
+    };
+    let (wanted, _): (Vec<T>, Vec<T>) = shipped.into_iter().partition(is_wanted);
+    let mut tokens = described;
+    tokens.extend(wanted);
+    if tokens.is_empty() {
+        let problem = "no token is known here: describe one under `tokens`";
+        return Err(ConfigError::value(field, problem));
+    }
+    Ok(tokens)
+}
+
+/// What a network's entry says of the payments that are settled there.
+struct Restrictions<'a> {
+    network: &'a Network,
+    field: &'a str,
+    recipients: Option<&'a [String]>,
+    min_amounts: &'a BTreeMap<String, String>,
+}
+
+/// What rules need to know of a token.
+struct Listed<'a> {
+    /// As the chain spells it.
+    address: String,
+    symbol: &'a str,
+    decimals: u8,
+}
+
+impl Restrictions<'_> {
+    /// Adds them to the rules. `canonical` is an address as the chain spells it.
+    fn add_to(
+        &self,
+        rules: &mut Rules,
+        tokens: &[Listed<'_>],
+        canonical: impl Fn(&str) -> Option<String>,
+    ) -> Result<(), ConfigError> {
+        let id = self.network.id();
+        if let Some(recipients) = self.recipients {
+            let read = |text: &String| {
+                let field = format!("{}.recipients", self.field);
+                canonical(text).ok_or_else(|| not_an_address(field, text))
+            };
+            let recipients = recipients.iter().map(read).collect::<Result<_, _>>()?;
+            rules.recipients.insert(id.to_owned(), recipients);
+        }
+        for (name, least) in self.min_amounts {
+            let field = format!("{}.min_amounts.{name}", self.field);
+            let is_named = |token: &&Listed<'_>| {
+                token.symbol.eq_ignore_ascii_case(name)
+                    || canonical(name).as_ref() == Some(&token.address)
+            };
+            let token = tokens
+                .iter()
+                .find(is_named)
+                .ok_or_else(|| ConfigError::value(&field, "no such token"))?;
+            let least = Amount::from_decimal(least, token.decimals)
+                .map_err(|error| ConfigError::value(&field, error))?;
+            let key = (id.to_owned(), token.address.clone());
+            rules.amounts_min.insert(key, least);
+        }
+        Ok(())
+    }
+}
+
+fn not_an_address(field: impl Into<String>, text: &str) -> ConfigError {
+    ConfigError::value(field, format_args!("{text:?} is not an address"))
+}

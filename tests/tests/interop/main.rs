@@ -1,0 +1,104 @@
+//! The official TypeScript implementation on the other side: its client before our seller, its server before our buyer,
+//! our facilitator behind both, on a real chain of each family.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
+mod evm;
+mod solana;
+
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::get;
+use quittance_core::Offer;
+use quittance_engine::Engine;
+use quittance_facilitator::{Keys, ServiceOptions, router};
+use quittance_http::{PaymentLayer, RemoteFacilitator};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
+
+async fn listen(app: Router) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    url
+}
+
+fn node(script: &str) -> Command {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop");
+    assert!(
+        folder.join("node_modules").is_dir(),
+        "run `npm ci` in {}",
+        folder.display()
+    );
+    let mut command = Command::new("node");
+    command.arg(script).current_dir(folder).kill_on_drop(true);
+    command
+}
+
+/// The facilitator's key, which the official server shows.
+const KEY: &str = "open sesame";
+
+/// Our facilitator and our shop, by their URLs.
+struct Town {
+    facilitator: String,
+    shop: String,
+}
+
+impl Town {
+    async fn new<O: Offer>(engine: Engine, offer: impl Fn() -> O) -> Self {
+        let options = ServiceOptions::new(Keys::of(&[KEY.into()]));
+        let facilitator = listen(router(engine, options)).await;
+        let remote = RemoteFacilitator::new(&facilitator).unwrap();
+        let remote = Arc::new(remote.with_key(KEY.into()));
+        let price = || {
+            PaymentLayer::new(remote.clone())
+                .accept(offer())
+                .description("Goods")
+                .mime_type("text/plain")
+        };
+        let app = Router::new()
+            .route("/goods", get(|| async { "goods" }).layer(price()))
+            .route(
+                "/broken",
+                get(|| async { StatusCode::IM_A_TEAPOT }).layer(price()),
+            );
+        let shop = listen(app).await;
+        Self { facilitator, shop }
+    }
+}
+
+/// What the official client, in this environment, gets for each URL.
+async fn official_client(environment: &[(&str, &str)], urls: &[String]) -> Vec<Value> {
+    let mut command = node("client.mjs");
+    let output = command
+        .args(urls)
+        .envs(environment.iter().copied())
+        .output()
+        .await
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+/// The official server with these arguments, and where it listens.
+async fn official_server(arguments: &[&str]) -> (Child, String) {
+    let mut command = node("server.mjs");
+    command.args(arguments).env("FACILITATOR_KEY", KEY);
+    let mut server = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
+    let port = lines.next_line().await.unwrap().expect("a port");
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    (server, format!("http://127.0.0.1:{port}"))
+}

@@ -1,0 +1,481 @@
+//! Money on Solana: what is really on the cluster after a settlement, and what becomes of it when nodes lose things and
+//! processes die.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
+use std::time::Duration;
+
+use quittance_core::wire::SettleResponse;
+use quittance_core::{
+    Amount, Clock, Facilitator, FacilitatorError, FaultKind, PaymentRequest, Reason, Scheme, Scope,
+    SystemClock,
+};
+use quittance_devnet::{SOLANA_TOKEN_2022, SOLANA_USDC};
+use quittance_engine::{Engine, Patience};
+use quittance_solana::{Commitment, Extension, Pubkey, TokenProgram, reason};
+use quittance_tests::proxy::Fate;
+use quittance_tests::solana::{PRICE, SLOT, Setting};
+use quittance_tests::until;
+use serde_json::{Value, json};
+
+/// A watcher without patience, for tests.
+const HASTY: Patience = Patience {
+    look_every: Duration::from_millis(50),
+    resubmit_after: Duration::from_millis(300),
+    replace_after: Duration::from_millis(800),
+    gone_for: Duration::from_millis(300),
+    sweep_every: Duration::from_millis(300),
+};
+
+/// More blocks than a blockhash lives, nodes may be apart, and finality takes, together.
+const LIFETIMES: u64 = 400;
+
+async fn hasty(setting: &Setting) -> Engine {
+    setting
+        .engine_with(setting.config(), |builder| {
+            builder.patience(HASTY).settle_wait(Duration::from_secs(3))
+        })
+        .await
+}
+
+async fn settled(engine: &Engine, request: &PaymentRequest) -> SettleResponse {
+    let answer = engine.settle(request).await.unwrap();
+    assert!(answer.success, "{answer:?}");
+    answer
+}
+
+fn amount(count: u64) -> Amount {
+    Amount::from(count * PRICE)
+}
+
+fn id(setting: &Setting, request: &PaymentRequest) -> quittance_core::PaymentId {
+    let payment = setting.scheme().decode(request, SystemClock.now());
+    payment.unwrap().facts().id
+}
+
+/// What the cluster itself says of a transaction.
+async fn on_the_cluster(setting: &Setting, id: &str) -> Value {
+    let found: Value = setting
+        .local
+        .rpc("getTransaction", json!([id, { "encoding": "base64" }]))
+        .await
+        .unwrap();
+    found
+}
+
+async fn lamports(setting: &Setting, account: usize) -> u64 {
+    let address = Setting::account(account).address.to_string();
+    let found: Value = setting
+        .local
+        .rpc("getBalance", json!([address]))
+        .await
+        .unwrap();
+    found["value"].as_u64().unwrap()
+}
+
+/// The fee payer named in a payment.
+fn fee_payer(request: &PaymentRequest) -> String {
+    let extra = request.terms.extra.as_ref().unwrap().tree();
+    extra["feePayer"].as_str().unwrap().to_owned()
+}
+
+/// The whole of it, seen from outside: the transaction that was told is there, it succeeded, the money went from the buyer to
+/// the seller and nowhere else, and the fee came from the fee payer.
+async fn a_settlement_is_really_there(program: TokenProgram) {
+    let setting = Setting::start(program, Some(SLOT)).await;
+    let engine = setting.engine(Duration::from_secs(10)).await;
+    let request = setting.request().await;
+    let paying = (0..2)
+        .find(|at| Setting::account(*at).address.to_string() == fee_payer(&request))
+        .unwrap();
+    let (fee_before, buyer_before) = (
+        lamports(&setting, paying).await,
+        lamports(&setting, 3).await,
+    );
+    let answer = settled(&engine, &request).await;
+    assert_eq!(
+        answer.payer,
+        Some(Setting::account(3).address.to_string()),
+        "{answer:?}"
+    );
+    assert_eq!(answer.amount, Some(PRICE.to_string()));
+    let found = on_the_cluster(&setting, &answer.transaction).await;
+    assert_eq!(found["meta"]["err"], Value::Null, "{found}");
+    assert_eq!(setting.received().await, amount(1));
+    let id = program.id();
+    let buyer = Setting::account(3).address;
+    let left = setting.local.balance(&buyer, &setting.token.mint, &id);
+    assert_eq!(left.await.unwrap(), 1_000_000_000_000 - PRICE);
+    for fee_payer in [0, 1] {
+        let owner = Setting::account(fee_payer).address;
+        let own = setting.local.balance(&owner, &setting.token.mint, &id);
+        assert_eq!(own.await.unwrap(), 1_000_000_000_000);
+    }
+    assert!(lamports(&setting, paying).await < fee_before);
+    assert_eq!(lamports(&setting, 3).await, buyer_before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_settlement_in_spl_token_is_really_there() {
+    a_settlement_is_really_there(TokenProgram::SplToken).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_settlement_in_token_2022_is_really_there() {
+    a_settlement_is_really_there(TokenProgram::Token2022).await;
+}
+
+/// attacks.md 131 and 151: the node took it, its answer was lost, the process died, and the money moved while it was dead.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_between_broadcast_and_answer_settles_once() {
+    let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
+    let engine = hasty(&setting).await;
+    let request = setting.request().await;
+    setting
+        .node
+        .breaks_for_good("sendTransaction", Fate::AnswerLost);
+    let asking = tokio::spawn({
+        let (engine, request) = (engine.clone(), request.clone());
+        async move { engine.settle(&request).await }
+    });
+    until("the node has it", || async {
+        setting.node.calls("sendTransaction") > 0
+    })
+    .await;
+    asking.abort();
+    engine.shut_down(Duration::ZERO).await;
+    drop(engine);
+    until("it is included", || async {
+        setting.received().await == amount(1)
+    })
+    .await;
+
+    setting.node.mend();
+    let engine = hasty(&setting).await;
+    until("it is taken up", || async { engine.in_progress() == 0 }).await;
+    let answer = settled(&engine, &request).await;
+    let found = on_the_cluster(&setting, &answer.transaction).await;
+    assert_eq!(found["meta"]["err"], Value::Null);
+    let again = engine.settle(&request).await.unwrap();
+    assert_eq!(
+        (again.success, again.transaction),
+        (false, answer.transaction)
+    );
+    assert_eq!(setting.received().await, amount(1));
+}
+
+/// attacks.md 104, 149 and 150: a node that says it has a transaction and passes it on to nobody. It is never told settled;
+/// once its blockhash has died it is told as what it is, and the bytes are worth nothing to whoever has them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_whose_blockhash_died_is_final_and_paying_anew_is_safe() {
+    let setting = Setting::start(TokenProgram::SplToken, None).await;
+    let engine = hasty(&setting).await;
+    let request = setting.request().await;
+    setting
+        .node
+        .breaks_for_good("sendTransaction", Fate::Result(json!("taken")));
+    let pending = engine.settle(&request).await.unwrap();
+    assert!(pending.is_pending(), "{pending:?}");
+    assert!(!pending.transaction.is_empty());
+    // Old enough to die if nodes were never apart, and not yet certain.
+    setting.local.mine(200).await.unwrap();
+    let pending = engine.settle(&request).await.unwrap();
+    assert!(pending.is_pending(), "{pending:?}");
+
+    setting.local.mine(LIFETIMES).await.unwrap();
+    until("it is decided", || async { engine.in_progress() == 0 }).await;
+    let failed = engine.settle(&request).await.unwrap();
+    assert!(!failed.success && !failed.is_pending(), "{failed:?}");
+    assert_eq!(
+        failed.error_reason.as_deref(),
+        Some(reason::SIMULATION_FAILED.code())
+    );
+    let settlement = engine.settlement(&id(&setting, &request)).await.unwrap();
+    let bytes = settlement.unwrap().transactions.pop().unwrap().1.bytes;
+
+    setting.node.mend();
+    let late = {
+        use base64::Engine as _;
+        base64::engine::general_purpose::STANDARD.encode(&bytes)
+    };
+    let options = json!({ "encoding": "base64", "skipPreflight": true });
+    let _: Value = setting
+        .local
+        .rpc("sendTransaction", json!([late, options]))
+        .await
+        .unwrap();
+    setting.local.mine(3).await.unwrap();
+    assert_eq!(setting.received().await, Amount::ZERO);
+
+    setting.local.set_slot_time(Some(SLOT)).await.unwrap();
+    let anew = setting.request().await;
+    settled(&engine, &anew).await;
+    assert_eq!(setting.received().await, amount(1));
+}
+
+/// attacks.md 131: the same bytes, until somebody has them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_the_node_forgot_is_sent_again() {
+    let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
+    let engine = hasty(&setting).await;
+    setting
+        .node
+        .breaks("sendTransaction", Fate::Result(json!("taken")), 2);
+    settled(&engine, &setting.request().await).await;
+    assert!(setting.node.calls("sendTransaction") >= 3);
+    assert_eq!(setting.received().await, amount(1));
+}
+
+/// attacks.md 104: deep enough is what the operator says is.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_final_is_asked_for_confirmed_is_not_enough() {
+    let setting = Setting::start(TokenProgram::SplToken, None).await;
+    let mut config = setting.config();
+    config.commitment = Commitment::Finalized;
+    let engine = setting
+        .engine_with(config, |builder| {
+            builder.patience(HASTY).settle_wait(Duration::from_secs(2))
+        })
+        .await;
+    let request = setting.request().await;
+    let pending = engine.settle(&request).await.unwrap();
+    assert!(pending.is_pending(), "{pending:?}");
+    setting.local.mine(20).await.unwrap();
+    assert_eq!(setting.received().await, amount(1));
+    let pending = engine.settle(&request).await.unwrap();
+    assert!(pending.is_pending(), "{pending:?}");
+    setting.local.mine(20).await.unwrap();
+    let answer = settled(&engine, &request).await;
+    assert_eq!(answer.transaction, pending.transaction);
+}
+
+/// attacks.md 105: a fee payer without money is nobody's fault but ours, and buyers are told the other one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fee_payer_without_money_is_a_fault_and_is_left_out() {
+    let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
+    let poor = Setting::account(0).address;
+    let of_the_poor = loop {
+        let request = setting.request().await;
+        if fee_payer(&request) == poor.to_string() {
+            break request;
+        }
+    };
+    setting.local.put_lamports(poor, 900_000).await.unwrap();
+    let engine = setting.engine(Duration::from_secs(5)).await;
+    for _ in 0..4 {
+        let kinds = engine.supported().await.unwrap().kinds;
+        let named: Vec<String> = kinds
+            .into_iter()
+            .map(|kind| kind.extra.unwrap().tree()["feePayer"].to_string())
+            .collect();
+        assert!(!named.is_empty());
+        assert!(!named.iter().any(|named| named.contains(&poor.to_string())));
+    }
+    match engine.settle(&of_the_poor).await {
+        Err(FacilitatorError::Fault(fault)) => assert_eq!(fault.kind, FaultKind::FacilitatorFunds),
+        other => panic!("not a fault: {other:?}"),
+    }
+    assert_eq!(setting.received().await, Amount::ZERO);
+}
+
+/// attacks.md 137 and 144: what a node does is never told as what a payer did.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_fails_in_any_way_is_a_fault_and_never_a_verdict() {
+    let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
+    let engine = setting.engine(Duration::from_secs(5)).await;
+    let fates = [
+        Fate::Status(503),
+        Fate::Status(429),
+        Fate::Text("<html>no</html>"),
+        Fate::Text("{\"jsonrpc\":\"2.0\",\"id\":0,\"result\":{}}"),
+        Fate::Result(Value::Null),
+        Fate::Result(json!({ "context": { "slot": 1 }, "value": [null, null] })),
+        Fate::Error(-32603, "Internal error"),
+        Fate::Error(-32005, "Node is behind by 42 slots"),
+        Fate::Error(-32016, "Minimum context slot has not been reached"),
+        Fate::Hangs,
+    ];
+    for fate in fates {
+        let request = setting.request().await;
+        for method in ["simulateTransaction", "getMultipleAccounts"] {
+            setting.node.breaks_for_good(method, fate.clone());
+            let verdict = engine.verify(&request).await;
+            assert!(
+                matches!(verdict, Err(FacilitatorError::Fault(_))),
+                "{method}: {verdict:?}"
+            );
+            setting.node.mend();
+        }
+    }
+    assert_eq!(setting.received().await, Amount::ZERO);
+    until("the node is asked again", || async {
+        let request = setting.request().await;
+        engine
+            .verify(&request)
+            .await
+            .is_ok_and(|verdict| verdict.is_valid)
+    })
+    .await;
+}
+
+/// attacks.md 137: a node of another cluster is asked nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_of_another_cluster_is_not_believed() {
+    let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
+    let mainnet = json!("5eykt4UsFv8P8NJdTREpY1vzqKqZKvdpKuc147dw2N9d");
+    setting
+        .node
+        .breaks_for_good("getGenesisHash", Fate::Result(mainnet));
+    let engine = setting.engine(Duration::from_secs(5)).await;
+    let answer = engine.settle(&setting.request().await).await;
+    assert!(
+        matches!(answer, Err(FacilitatorError::Fault(_))),
+        "{answer:?}"
+    );
+    for method in [
+        "simulateTransaction",
+        "sendTransaction",
+        "getMultipleAccounts",
+    ] {
+        assert_eq!(setting.node.calls(method), 0, "{method}");
+    }
+}
+
+/// One extension as a mint has it: its number, its length, its bytes.
+fn extension(number: u16, body: &[u8]) -> Vec<u8> {
+    let length = (body.len() as u16).to_le_bytes();
+    [number.to_le_bytes().as_slice(), &length, body].concat()
+}
+
+/// attacks.md 97: what a mint can do is read from the cluster, and it may change between two payments.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mint_that_can_break_a_payment_is_refused_unless_it_is_allowed() {
+    const TRANSFER_FEE: u16 = 1;
+    const PERMANENT_DELEGATE: u16 = 12;
+    let setting = Setting::start(TokenProgram::Token2022, Some(SLOT)).await;
+    let mint = SOLANA_TOKEN_2022;
+    let with = |extensions: Vec<u8>| {
+        let local = &setting.local;
+        async move {
+            let program = TokenProgram::Token2022.id();
+            local.put_mint(mint, program, 6, &extensions).await.unwrap();
+        }
+    };
+    let mut trusting = setting.config();
+    trusting.tokens[0].allowed =
+        [Extension::PermanentDelegate, Extension::TransferFeeConfig].into();
+    let strict = setting.engine(Duration::from_secs(5)).await;
+    let reason_of = |engine: Engine| {
+        let setting = &setting;
+        async move {
+            let request = setting.request().await;
+            engine.verify(&request).await.unwrap().invalid_reason
+        }
+    };
+    assert_eq!(reason_of(strict.clone()).await, None);
+    with(extension(PERMANENT_DELEGATE, &[7; 32])).await;
+    let refused = Some(reason::MINT_NOT_ALLOWED.to_string());
+    assert_eq!(reason_of(strict.clone()).await, refused);
+    // Whoever looks at the whole sees it too.
+    strict.shut_down(Duration::from_secs(1)).await;
+    drop(strict);
+    let strict = setting.engine(Duration::from_secs(5)).await;
+    let problems = strict.health().remove(0).1.problems;
+    assert!(
+        problems
+            .iter()
+            .any(|problem| problem.scope == Scope::Asset(mint.to_string())),
+        "{problems:?}"
+    );
+    strict.shut_down(Duration::from_secs(1)).await;
+    drop(strict);
+
+    let trusting = setting.engine_with(trusting, |builder| builder).await;
+    settled(&trusting, &setting.request().await).await;
+    let mut fee = vec![0; 108];
+    with(extension(TRANSFER_FEE, &fee)).await;
+    assert_eq!(reason_of(trusting.clone()).await, None);
+    // The newer fee: at most one unit, one basis point.
+    (fee[98], fee[106]) = (1, 1);
+    with(extension(TRANSFER_FEE, &fee)).await;
+    assert_eq!(reason_of(trusting.clone()).await, refused);
+    assert_eq!(setting.received().await, amount(1));
+}
+
+/// attacks.md 95: SPL Token lets an owner give its associated account away.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_paid_into_an_account_that_was_given_away() {
+    let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
+    let engine = setting.engine(Duration::from_secs(5)).await;
+    let seller = Setting::account(2).address;
+    let request = setting.request().await;
+    give_away(&setting, seller, Setting::account(9).address).await;
+    let verdict = engine.verify(&request).await.unwrap();
+    assert_eq!(
+        verdict.invalid_reason.as_deref(),
+        Some(reason::RECIPIENT_MISMATCH.code())
+    );
+}
+
+/// Makes the associated account of one owner belong to another.
+async fn give_away(setting: &Setting, from: Pubkey, to: Pubkey) {
+    use base64::Engine as _;
+    let program = TokenProgram::SplToken.id();
+    let at = quittance_devnet::Solana::token_account(&from, &SOLANA_USDC, &program);
+    let mut data = vec![0; 165];
+    data[..32].copy_from_slice(SOLANA_USDC.as_ref());
+    data[32..64].copy_from_slice(to.as_ref());
+    data[108] = 1;
+    let data = base64::engine::general_purpose::STANDARD.encode(data);
+    let account = json!({ "owner": program.to_string(), "data": data, "lamports": null });
+    let _: Value = setting
+        .local
+        .rpc("devnet_setAccount", json!([at.to_string(), account]))
+        .await
+        .unwrap();
+}
+
+/// attacks.md 90 and 111: a payment costs one round trip to the node, and one that cannot be valid costs none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_is_verified_in_one_round_trip() {
+    let setting = Setting::start(TokenProgram::SplToken, None).await;
+    let engine = setting.engine(Duration::from_secs(5)).await;
+    let request = setting.request().await;
+    let before = setting.node.round_trips();
+    assert!(engine.verify(&request).await.unwrap().is_valid);
+    assert_eq!(setting.node.round_trips(), before + 1);
+    let mut tree: Value = serde_json::from_str(request.text()).unwrap();
+    for root in ["/paymentRequirements", "/paymentPayload/accepted"] {
+        *tree.pointer_mut(&format!("{root}/amount")).unwrap() = json!("9999");
+    }
+    let spoiled = PaymentRequest::decode(tree.to_string().as_bytes()).unwrap();
+    let verdict = engine.verify(&spoiled).await.unwrap();
+    assert_eq!(
+        verdict.invalid_reason.as_deref(),
+        Some(reason::AMOUNT_MISMATCH.code())
+    );
+    assert_eq!(setting.node.round_trips(), before + 1);
+}
+
+/// attacks.md 88 and 129: whoever presents a settled payment again is told that it was, and by which transaction.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_settled_payment_presented_again_is_a_duplicate_even_without_the_journal() {
+    let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
+    let engine = setting.engine(Duration::from_secs(5)).await;
+    let request = setting.request().await;
+    let answer = settled(&engine, &request).await;
+    let again = engine.settle(&request).await.unwrap();
+    assert_eq!(
+        again.error_reason.as_deref(),
+        Some(Reason::DUPLICATE_SETTLEMENT.code())
+    );
+    assert_eq!(again.transaction, answer.transaction);
+    // The cluster knows it by itself.
+    let other = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
+    let forgetful = other.engine_with(setting.config(), |builder| builder).await;
+    let told = forgetful.settle(&request).await.unwrap();
+    assert_eq!(
+        (told.success, told.error_reason.as_deref()),
+        (false, Some(reason::SIMULATION_FAILED.code()))
+    );
+    assert_eq!(setting.received().await, amount(1));
+}
