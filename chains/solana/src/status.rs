@@ -316,3 +316,92 @@ fn evidence_of(answer: Result<Value, NodeError>) -> Result<Evidence, Fault> {
         balances: balances.into_values().collect(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use quittance_core::{LaneId, Transaction};
+
+    use super::*;
+
+    const ID: &str = "signature";
+
+    fn watched() -> Watched {
+        let lane = LaneId::new("fee payer");
+        let transaction = Transaction {
+            id: TransactionId::new(ID),
+            lane: lane.clone(),
+            place: 0,
+            bytes: [].into(),
+        };
+        Watched {
+            lane,
+            place: 0,
+            transactions: vec![transaction],
+        }
+    }
+
+    /// What is said of the transaction at these heights, when it is known like this.
+    fn told(
+        horizon: &Horizon,
+        newest: u64,
+        finalized: u64,
+        known: Option<(&str, Value)>,
+    ) -> Status<Evidence> {
+        let status = known.map(|(commitment, err)| SignatureStatus {
+            err,
+            confirmation_status: Some(commitment.to_owned()),
+        });
+        let look = Look {
+            newest,
+            finalized,
+            by_id: [(ID.to_owned(), Ok(status))].into(),
+        };
+        let mut evidence = [(ID.to_owned(), Ok(Evidence::default()))].into();
+        look.place(&watched(), horizon, 1, &mut evidence).unwrap()
+    }
+
+    /// attacks.md 149: long after the first look, and only by what can no longer be undone.
+    #[test]
+    fn a_transaction_is_gone_when_every_block_that_could_have_it_is_final_and_none_has() {
+        let horizon = Horizon::default();
+        let dead = 1000 + BLOCKHASH_BLOCKS + BLOCKS_APART;
+        assert!(matches!(told(&horizon, 1000, 968, None), Status::Pending));
+        let far = dead + 500;
+        assert!(matches!(told(&horizon, far, dead, None), Status::Pending));
+        assert!(matches!(told(&horizon, far, dead + 1, None), Status::Gone));
+        // After a restart the first look is a later one.
+        let anew = Horizon::default();
+        assert!(matches!(told(&anew, far, dead + 1, None), Status::Pending));
+    }
+
+    /// attacks.md 104 and 149.
+    #[test]
+    fn a_transaction_that_any_block_has_is_not_gone_and_counts_once_it_is_voted_for() {
+        let horizon = Horizon::default();
+        let at = |commitment, err| told(&horizon, 9_999, 9_900, Some((commitment, err)));
+        told(&horizon, 1, 0, None);
+        assert!(matches!(at("processed", Value::Null), Status::Pending));
+        let Status::Included { depth, .. } = at("confirmed", Value::Null) else {
+            panic!("confirmed is included");
+        };
+        assert_eq!(depth, 1);
+        let error = json!({ "InstructionError": [2, { "Custom": 1 }] });
+        let Status::Included {
+            depth, evidence, ..
+        } = at("finalized", error)
+        else {
+            panic!("what failed is included, too");
+        };
+        assert_eq!(depth, FINALIZED_DEPTH);
+        assert!(evidence.error.is_some() && evidence.balances.is_empty());
+    }
+
+    /// attacks.md 149: a node behind the one that was asked for heights knows too little to say that there is nothing.
+    #[test]
+    fn a_node_that_is_behind_is_not_believed_about_signatures() {
+        let answer = |slot: u64| json!({ "context": { "slot": slot }, "value": [null] });
+        assert!(statuses(Ok(answer(100)), 1, 100)[0].is_ok());
+        assert!(statuses(Ok(answer(99)), 1, 100)[0].is_err());
+        assert!(statuses(Ok(answer(100)), 2, 100).iter().all(Result::is_err));
+    }
+}
