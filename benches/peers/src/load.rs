@@ -109,10 +109,22 @@ pub struct Rate {
     pub per_second: f64,
     /// The median time until a good answer, in milliseconds.
     pub millis: f64,
+    /// How many answers were good.
+    good: usize,
     /// The share of requests without a good answer.
     pub failed: f64,
     /// One answer that was not good.
     pub failure: Option<String>,
+    /// Processor time for a good answer, in microseconds: the facilitator's, and the chain's.
+    pub cpu_micros: [f64; 2],
+}
+
+impl Rate {
+    fn with_cpu(mut self, before: [f64; 2], after: [f64; 2]) -> Self {
+        let good = self.good.max(1) as f64;
+        self.cpu_micros = [0, 1].map(|at| (after[at] - before[at]) / good);
+        self
+    }
 }
 
 /// Measures everything.
@@ -169,18 +181,25 @@ async fn one_round(
     folder: &Path,
 ) -> Result<Vec<Rate>> {
     let running = Running::start(facilitator, evm.url(), folder).await?;
+    let processes = [
+        running.process.id(),
+        evm.process_id().ok_or("the chain has ended")?,
+    ];
     let mut rates = Vec::new();
     let mut from = 0;
     for in_flight in IN_FLIGHT {
+        let before = cpu_micros(processes)?;
         let (rate, used) = load(&running, "verify", pool, from, in_flight, good_verdict).await?;
-        rates.push(rate);
+        rates.push(rate.with_cpu(before, cpu_micros(processes)?));
         from = (from + used) % pool.len();
     }
     for (in_flight, count) in IN_FLIGHT.into_iter().zip(SETTLE_POOL) {
         let pool = Arc::new(payments.bodies(count)?);
-        let before = evm.balance(USDC, SELLER).await?;
+        let balance = evm.balance(USDC, SELLER).await?;
+        let before = cpu_micros(processes)?;
         let (rate, used) = load(&running, "settle", &pool, 0, in_flight, good_settlement).await?;
-        let paid = (evm.balance(USDC, SELLER).await? - before).to::<u64>() / AMOUNT;
+        let rate = rate.with_cpu(before, cpu_micros(processes)?);
+        let paid = (evm.balance(USDC, SELLER).await? - balance).to::<u64>() / AMOUNT;
         let told = (used as f64 * (1.0 - rate.failed)).round() as u64;
         if paid < told {
             return Err(format!(
@@ -252,8 +271,26 @@ async fn load(
         millis: millis.get(millis.len() / 2).copied().unwrap_or(f64::NAN),
         failed: failures.len() as f64 / sent.max(1) as f64,
         failure: failures.pop(),
+        good: millis.len(),
+        cpu_micros: [0.0; 2],
     };
     Ok((rate, sent))
+}
+
+/// How much processor time processes have taken.
+fn cpu_micros(processes: [u32; 2]) -> Result<[f64; 2]> {
+    /// Linux counts in hundredths of a second here, whatever its own clock does.
+    const MICROS_PER_TICK: f64 = 10_000.0;
+    let mut micros = [0.0; 2];
+    for (process, micros) in processes.into_iter().zip(&mut micros) {
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+        // The name, in brackets, may hold spaces; user and system time are the 12th and 13th field after it.
+        let (_, fields) = stat.rsplit_once(") ").ok_or("no such process")?;
+        for ticks in fields.split(' ').skip(11).take(2) {
+            *micros += ticks.parse::<f64>()? * MICROS_PER_TICK;
+        }
+    }
+    Ok(micros)
 }
 
 async fn ask(client: &Client, url: &str, body: &str) -> reqwest::Result<Value> {
@@ -420,7 +457,6 @@ listen = "127.0.0.1:{port}"
 journal = "{}"
 access.anyone = true
 limits.per_minute = 0
-limits.burst = 0
 log.filter = "warn"
 
 [[evm]]

@@ -162,7 +162,8 @@ fn load_table(loaded: &[Loaded]) -> String {
             row.name
         );
     }
-    text.push('\n');
+    text.push_str("\n\n");
+    text.push_str(&cpu_table(loaded));
     let failures = loaded.iter().flat_map(|row| {
         row.verify
             .iter()
@@ -175,6 +176,26 @@ fn load_table(loaded: &[Loaded]) -> String {
             text,
             "\nOne of the failures of {name}: `{}`.",
             failure.chars().take(300).collect::<String>()
+        );
+    }
+    text
+}
+
+/// Where the time goes with the most requests in flight.
+fn cpu_table(loaded: &[Loaded]) -> String {
+    let most = IN_FLIGHT.len() - 1;
+    let in_flight = IN_FLIGHT[most];
+    let mut text = format!(
+        "| µs of processor time for a good answer, {in_flight} in flight | /verify | anvil for it | /settle | anvil for it |\n\
+         |---|--:|--:|--:|--:|\n"
+    );
+    for row in loaded {
+        let ([verify, verify_chain], [settle, settle_chain]) =
+            (row.verify[most].cpu_micros, row.settle[most].cpu_micros);
+        let _ = writeln!(
+            text,
+            "| {} | {verify:.0} | {verify_chain:.0} | {settle:.0} | {settle_chain:.0} |",
+            row.name
         );
     }
     text
