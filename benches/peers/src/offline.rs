@@ -36,7 +36,7 @@ struct Candidate {
     arguments: &'static [&'static str],
 }
 
-/// Quittance first: the others are compared with it. Paths are relative to this crate's folder, and FOLDER is where the
+/// Quittance first, at once and one by one: the others are compared with these two. Paths are relative to this crate's folder, and FOLDER is where the
 /// payments are.
 const CANDIDATES: [Candidate; 8] = [
     Candidate {
