@@ -212,7 +212,9 @@ fn shown(rate: &Rate) -> String {
     } else {
         String::new()
     };
-    format!("{:.0} ({:.1}{failed})", rate.per_second, rate.millis)
+    // Some answer once in seven seconds.
+    let digits = if rate.per_second < 10.0 { 2 } else { 0 };
+    format!("{:.digits$} ({:.1}{failed})", rate.per_second, rate.millis)
 }
 
 /// Bars, one below the other, in three panels.
