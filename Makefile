@@ -31,7 +31,7 @@ contracts: $(DEVNET)/$(INSTALLED)
 		| node -e 'process.stdin.on("data", (text) => process.stdout.write(JSON.parse(text).Probe))' \
 		> ../../../chains/evm/contracts/Probe.hex
 
-# Quittance beside other implementations, into docs/benchmarks.md: seven minutes on a machine that does nothing else. One
+# Quittance beside other implementations, into docs/benchmarks.md: eight minutes on a machine that does nothing else. One
 # package at a time, so that none is built with the features another one asks for.
 bench-peers: $(DEVNET)/$(INSTALLED) $(PEERS)/typescript/$(INSTALLED) $(PEERS)/python/venv/installed
 	cargo build --release --locked --package quittance-facilitator --target-dir $(PEERS)/target

@@ -14,8 +14,8 @@ pub const PAYMENTS: usize = 1024;
 /// From one agent that pays all the time to as many payers as payments.
 pub const PAYERS: [u64; 3] = [1, 100, PAYMENTS as u64];
 
-/// How long is measured for each number of payers: some 60 rounds.
-const TIME: Duration = Duration::from_secs(40);
+/// How long is measured for each number of payers: some 50 rounds.
+const TIME: Duration = Duration::from_secs(30);
 
 /// A candidate is warm after having verified every payment so often: Quittance knows a payer after 20 of them, and the
 /// just-in-time compiler has seen the others' code often enough.
