@@ -2,9 +2,10 @@
 
 DEVNET := crates/devnet/node
 INTEROP := tests/interop
+PEERS := benches/peers
 INSTALLED := node_modules/.package-lock.json
 
-.PHONY: demo test soak lint doc contracts clean
+.PHONY: demo test soak lint doc contracts bench-peers clean
 
 demo: $(DEVNET)/$(INSTALLED)
 	cargo run --locked --quiet --bin quittance -- demo
@@ -30,6 +31,19 @@ contracts: $(DEVNET)/$(INSTALLED)
 		| node -e 'process.stdin.on("data", (text) => process.stdout.write(JSON.parse(text).Probe))' \
 		> ../../../chains/evm/contracts/Probe.hex
 
+# Quittance beside other implementations, into docs/benchmarks.md: eight minutes on a machine that does nothing else. One
+# package at a time, so that none is built with the features another one asks for.
+bench-peers: $(DEVNET)/$(INSTALLED) $(PEERS)/typescript/$(INSTALLED) $(PEERS)/python/venv/installed
+	cargo build --release --locked --package quittance-facilitator --target-dir $(PEERS)/target
+	cd $(PEERS) && for package in peer-quittance peer-x402-rs peer-x402-rs-secp256k1 peer-r402 peers; do \
+		cargo build --release --locked --package $$package || exit 1; done
+	$(PEERS)/target/release/peers
+
+$(PEERS)/python/venv/installed: $(PEERS)/python/requirements.txt
+	python3 -m venv $(@D)
+	$(@D)/bin/pip install --quiet --requirement $<
+	touch $@
+
 %/$(INSTALLED): %/package-lock.json
 	cd $* && npm ci --no-fund --no-audit
 	touch $@
@@ -37,3 +51,4 @@ contracts: $(DEVNET)/$(INSTALLED)
 clean:
 	cargo clean
 	rm -rf $(DEVNET)/node_modules $(INTEROP)/node_modules
+	rm -rf $(PEERS)/target $(PEERS)/typescript/node_modules $(PEERS)/python/venv
