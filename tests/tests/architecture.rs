@@ -14,7 +14,7 @@ const ALLOWED: [(&str, &[&str]); 10] = [
     ("quittance-http", &["quittance-core"]),
     ("quittance-nodes", &["quittance-core"]),
     ("quittance-evm", &["quittance-core", "quittance-nodes"]),
-    ("quittance-solana", &["quittance-core"]),
+    ("quittance-solana", &["quittance-core", "quittance-nodes"]),
     ("quittance-devnet", &[]),
     (
         "quittance-facilitator",

@@ -14,7 +14,7 @@ use quittance_core::{
     Chain, Clock, Fault, FaultKind, Health, LaneId, Network, Problem, Scope, Status, Submission,
     SystemClock, Transaction, Watched,
 };
-use quittance_nodes::{Nodes, read};
+use quittance_nodes::{Nodes, read_answer};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use url::Url;
@@ -602,9 +602,9 @@ impl Evm {
         let mut next = || answers.next().unwrap_or(Ok(Value::Null));
 
         self.multicall
-            .store(!read::<Bytes>(next())?.is_empty(), Ordering::Relaxed);
+            .store(!read_answer::<Bytes>(next())?.is_empty(), Ordering::Relaxed);
         for lane in &self.lanes {
-            let balance: U256 = read(next())?;
+            let balance: U256 = read_answer(next())?;
             if balance < balance_needed {
                 let what = format!(
                     "the signer {lane} has {balance} wei and needs at least {balance_needed}: send it some of the chain's coin"
@@ -613,7 +613,7 @@ impl Evm {
             }
         }
         for token in &self.config.tokens {
-            problems.extend(self.token_problem(token, read(next())?, next()));
+            problems.extend(self.token_problem(token, read_answer(next())?, next()));
         }
         if fees.max() > self.config.gas_price_max {
             let what = format!(
@@ -645,7 +645,7 @@ impl Evm {
             return None;
         }
         let expected = domain_separator(&token.name, &token.version, self.chain_id, token.address);
-        match read::<B256>(separator) {
+        match read_answer::<B256>(separator) {
             Ok(separator) if separator == expected => None,
             Ok(_) => found(&format!(
                 "signs with another EIP-712 domain than the configured name {:?}, version {:?}",

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use alloy::primitives::{Bytes, U64};
 use quittance_core::{Fault, Submission, Timestamp};
-use quittance_nodes::{Answer, Call, Identity, Nodes, read, unavailable};
+use quittance_nodes::{Answer, Call, Identity, Nodes, read_answer, unavailable};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use url::Url;
@@ -63,7 +63,7 @@ pub(crate) async fn look(
     let newest = ("eth_getBlockByNumber", json!(["latest", false]));
     let judge = |_, answers: Vec<Answer>| {
         let answer = answers.into_iter().next().unwrap_or(Ok(Value::Null));
-        let head: Head = read(answer)?;
+        let head: Head = read_answer(answer)?;
         let age = now.secs_since(Timestamp::from_secs(head.timestamp.to()));
         if age > age_max.as_secs() {
             let problem = format!("the newest block is {age} seconds old: the node is stuck");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use alloy::primitives::{B256, U64};
 use quittance_core::{Fault, LaneId, Status, Transaction, TransactionId, Watched};
-use quittance_nodes::{Answer, Call, Nodes, read};
+use quittance_nodes::{Answer, Call, Nodes, read_answer};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -72,7 +72,7 @@ impl<'rpc> Lookup<'rpc> {
         let calls: Vec<Call> = counts.chain(receipts).collect();
         let mut answers = self.rpc.ask_many(&calls).await?.into_iter();
         for (count, answer) in lanes.values_mut().zip(answers.by_ref()) {
-            *count = read::<U64>(answer).map(|count| count.to());
+            *count = read_answer::<U64>(answer).map(|count| count.to());
         }
         let mut found = Vec::with_capacity(watched.len());
         for place in watched {
@@ -120,7 +120,7 @@ fn receipt_of(
 ) -> Result<Option<Receipt>, Fault> {
     let mut unknown = None;
     for (transaction, answer) in place.transactions.iter().zip(answers) {
-        match read::<Option<Receipt>>(answer) {
+        match read_answer::<Option<Receipt>>(answer) {
             // A receipt for something else proves nothing.
             Ok(Some(receipt)) if receipt.is_for(transaction) => return Ok(Some(receipt)),
             Ok(_) => {}

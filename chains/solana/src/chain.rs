@@ -16,6 +16,7 @@ use quittance_core::{
     Chain, Fault, FaultKind, Health, LaneId, Network, Problem, Scope, Status, Submission,
     Transaction, TransactionId, Watched,
 };
+use quittance_nodes::{Nodes, read_answer, unavailable};
 use serde_json::{Value, json};
 use solana_pubkey::Pubkey;
 use solana_signer::Signer as _;
@@ -24,7 +25,7 @@ use url::Url;
 use crate::known::{self, Token};
 use crate::mint;
 use crate::read::{self, Account, Answer, InContext, Inquiry};
-use crate::rpc::{self, Rpc, read_answer};
+use crate::rpc::{self, Heads};
 use crate::status::{self, Horizon};
 use crate::transaction::Wire;
 
@@ -97,7 +98,11 @@ impl SolanaConfig {
 
 impl fmt::Debug for SolanaConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let urls: Vec<String> = self.rpc_urls.iter().map(rpc::redacted).collect();
+        let urls: Vec<String> = self
+            .rpc_urls
+            .iter()
+            .map(quittance_nodes::redacted)
+            .collect();
         let payers: Vec<Pubkey> = self.fee_payers.iter().map(|payer| payer.pubkey()).collect();
         f.debug_struct("SolanaConfig")
             .field("network", &self.network)
@@ -207,7 +212,8 @@ pub struct Solana {
     config: SolanaConfig,
     lanes: Vec<LaneId>,
     rota: Arc<Rota>,
-    rpc: Rpc,
+    rpc: Nodes,
+    heads: Heads,
     horizon: Horizon,
 }
 
@@ -252,7 +258,8 @@ impl Solana {
                 poor: 0.into(),
                 next: AtomicUsize::new(0),
             }),
-            rpc: Rpc::new(&config.genesis, &config.rpc_urls, config.rpc_timeout)?,
+            rpc: rpc::connect(&config.genesis, &config.rpc_urls, config.rpc_timeout)?,
+            heads: Heads::default(),
             horizon: Horizon::default(),
             config,
         })
@@ -337,7 +344,7 @@ impl Chain for Solana {
     }
 
     async fn submit(&self, transaction: &Transaction) -> Submission {
-        self.rpc.send(&BASE64.encode(&transaction.bytes)).await
+        rpc::send(&self.rpc, &BASE64.encode(&transaction.bytes)).await
     }
 
     async fn status(&self, watched: &[Watched]) -> Vec<Result<Status<Evidence>, Fault>> {
@@ -360,7 +367,7 @@ impl Chain for Solana {
     async fn health(&self) -> Health {
         let mut problems = Vec::new();
         let mut working_nodes = 0;
-        for (node, found) in self.rpc.look(self.config.head_age_max).await {
+        for (node, found) in self.heads.look(&self.rpc, self.config.head_age_max).await {
             match found {
                 Ok(()) => working_nodes += 1,
                 Err(fault) => problems.push(problem(
@@ -410,7 +417,7 @@ impl Solana {
             simulate: None,
         };
         let found = read::ask(&self.rpc, &[mints]).await.pop();
-        let found = found.unwrap_or_else(|| Err(rpc::unavailable("an answer is missing")))?;
+        let found = found.unwrap_or_else(|| Err(unavailable("an answer is missing")))?;
         let tokens = self.config.tokens.iter().zip(&found.accounts);
         problems
             .extend(tokens.filter_map(|(token, account)| token_problem(token, account.as_ref())));

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use quittance_core::{Fault, FaultKind};
+use quittance_nodes::{Call, Nodes, read_answer, unavailable};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use solana_pubkey::Pubkey;
 
-use crate::rpc::{Call, NodeError, Rpc, read_answer, unavailable};
 use crate::transaction::Wire;
 
 /// How many accounts a node looks up in one call (`MAX_MULTIPLE_ACCOUNTS` of the RPC interface).
@@ -70,7 +70,7 @@ struct SimulationJson {
 }
 
 /// Asks everything in as few round trips as can be.
-pub(crate) async fn ask(rpc: &Rpc, inquiries: &[Inquiry]) -> Vec<Result<Answer, Fault>> {
+pub(crate) async fn ask(rpc: &Nodes, inquiries: &[Inquiry]) -> Vec<Result<Answer, Fault>> {
     let mut keys: Vec<Pubkey> = inquiries
         .iter()
         .flat_map(|inquiry| inquiry.accounts.clone())
@@ -144,7 +144,7 @@ fn simulate(transaction: &Wire) -> Call {
 }
 
 fn accounts_of(
-    found: Result<Result<Value, NodeError>, Fault>,
+    found: Result<quittance_nodes::Answer, Fault>,
     count: usize,
 ) -> Vec<Result<Option<Account>, Fault>> {
     let read = || {
@@ -176,9 +176,9 @@ fn account(json: &AccountJson) -> Option<Account> {
 }
 
 async fn simulation_of(
-    rpc: &Rpc,
+    rpc: &Nodes,
     trial: &Wire,
-    found: Result<Result<Value, NodeError>, Fault>,
+    found: Result<quittance_nodes::Answer, Fault>,
 ) -> Result<Simulated, Fault> {
     let mut found: InContext<SimulationJson> = read_answer(found?)?;
     if found.value.err == json!("BlockhashNotFound") {

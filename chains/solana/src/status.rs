@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 use quittance_core::{Fault, Status, TransactionId, Watched};
+use quittance_nodes::{Answer, Call, Nodes, read_answer, unavailable};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::chain::{Balance, Evidence, FINALIZED_DEPTH};
-use crate::rpc::{Call, NodeError, Rpc, read_answer, unavailable};
 
 /// How many blocks after its own a blockhash can be used: `MAX_PROCESSING_AGE` of the runtime.
 const BLOCKHASH_BLOCKS: u64 = 150;
@@ -124,7 +124,7 @@ struct Look {
 
 /// Where these places stand.
 pub(crate) async fn look(
-    rpc: &Rpc,
+    rpc: &Nodes,
     horizon: &Horizon,
     depth_required: u64,
     watched: &[Watched],
@@ -147,7 +147,7 @@ pub(crate) async fn look(
 impl Look {
     /// One round trip to one node for up to 256 signatures: first the heights, then the signatures, so that what is not found
     /// was not found at those heights.
-    async fn take(rpc: &Rpc, watched: &[Watched]) -> Result<Self, Fault> {
+    async fn take(rpc: &Nodes, watched: &[Watched]) -> Result<Self, Fault> {
         let mut ids: Vec<&str> = watched
             .iter()
             .flat_map(|place| &place.transactions)
@@ -230,7 +230,7 @@ impl Look {
 }
 
 fn statuses(
-    answer: Result<Value, NodeError>,
+    answer: Answer,
     count: usize,
     finalized_slot: u64,
 ) -> Vec<Result<Option<SignatureStatus>, Fault>> {
@@ -254,7 +254,7 @@ fn statuses(
 }
 
 /// What these transactions did, of those that succeeded.
-async fn fetch(rpc: &Rpc, ids: &[String]) -> BTreeMap<String, Result<Evidence, Fault>> {
+async fn fetch(rpc: &Nodes, ids: &[String]) -> BTreeMap<String, Result<Evidence, Fault>> {
     let options = json!({
         "encoding": "base64",
         "commitment": "confirmed",
@@ -275,7 +275,7 @@ async fn fetch(rpc: &Rpc, ids: &[String]) -> BTreeMap<String, Result<Evidence, F
     evidence
 }
 
-fn evidence_of(answer: Result<Value, NodeError>) -> Result<Evidence, Fault> {
+fn evidence_of(answer: Answer) -> Result<Evidence, Fault> {
     let Fetched { meta } = read_answer::<Option<Fetched>>(answer)?
         // A node can know a signature before it knows the transaction.
         .ok_or_else(|| unavailable("the node does not have an included transaction yet"))?;

@@ -1,35 +1,7 @@
-//! What nodes say of a transaction that is handed to them, and what that means.
+//! What nodes say of a transaction that they do not take, and what that means.
 
 use quittance_core::{Fault, FaultKind, Submission};
-
-use crate::rpc::{Failure, NodeError};
-
-/// What one node's answer means.
-pub(crate) fn of(sent: Result<(), Failure>) -> Submission {
-    match sent {
-        Ok(()) => Submission::Accepted,
-        Err(Failure::Node(error)) => refusal(&error),
-        Err(Failure::NotAsked(fault)) => Submission::Refused(fault),
-        Err(Failure::NoAnswer(fault)) => Submission::Unknown(fault),
-    }
-}
-
-/// Of what two nodes mean, the one that holds for both together: that one has it; then that one may have it. Only when
-/// both refused is it refused.
-pub(crate) fn surer(first: Submission, second: Submission) -> Submission {
-    fn rank(submission: &Submission) -> u8 {
-        match submission {
-            Submission::Accepted | Submission::PlaceTaken => 2,
-            Submission::Unknown(_) => 1,
-            Submission::Refused(_) => 0,
-        }
-    }
-    if rank(&first) > rank(&second) {
-        first
-    } else {
-        second
-    }
-}
+use quittance_nodes::{Failure, NodeError};
 
 /// JSON-RPC's own codes for a question that was not understood: the node did nothing.
 const NOT_UNDERSTOOD: [i64; 4] = [-32700, -32600, -32601, -32602];
@@ -38,7 +10,7 @@ const NOT_UNDERSTOOD: [i64; 4] = [-32700, -32600, -32601, -32602];
 const SIGNATURE_VERIFICATION_FAILURE: i64 = -32003;
 
 /// What a node's refusal of a transaction means. Whatever is not known for certain counts as possibly sent.
-fn refusal(error: &NodeError) -> Submission {
+pub(crate) fn refusal(error: &NodeError) -> Submission {
     let message = error.message.to_ascii_lowercase();
     let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
     let refused = |kind| {
@@ -68,6 +40,7 @@ mod tests {
         refusal(&NodeError {
             code,
             message: message.to_owned(),
+            data: serde_json::Value::Null,
         })
     }
 
@@ -102,22 +75,6 @@ mod tests {
                 matches!(node_says(code, message), Submission::Unknown(_)),
                 "{message}"
             );
-        }
-    }
-
-    #[test]
-    fn no_refusal_takes_back_that_another_node_may_have_it() {
-        let fault = || Fault::new(FaultKind::ChainUnavailable, "test");
-        let all = [
-            Submission::Refused(fault()),
-            Submission::Unknown(fault()),
-            Submission::Accepted,
-        ];
-        for (low, first) in all.iter().enumerate() {
-            for second in &all[low..] {
-                assert_eq!(surer(first.clone(), second.clone()), *second);
-                assert_eq!(surer(second.clone(), first.clone()), *second);
-            }
         }
     }
 }

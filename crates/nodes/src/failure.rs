@@ -52,7 +52,7 @@ pub fn unavailable(what: impl std::fmt::Display) -> Fault {
 ///
 /// # Errors
 /// When the node said no, or something else than what it was asked.
-pub fn read<T: DeserializeOwned>(answer: Answer) -> Result<T, Fault> {
+pub fn read_answer<T: DeserializeOwned>(answer: Answer) -> Result<T, Fault> {
     answer
         .map_err(Failure::Node)
         .and_then(typed)

@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use url::Url;
 
-pub use crate::failure::{Failure, NodeError, read, unavailable};
+pub use crate::failure::{Failure, NodeError, read_answer, unavailable};
 pub use crate::http::redacted;
 use crate::node::Node;
 

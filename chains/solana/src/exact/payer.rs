@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use quittance_core::json::Object;
 use quittance_core::wire::PaymentRequirements;
 use quittance_core::{Amount, Asset, Network, Payer, PayerError, Quote, Timestamp};
+use quittance_nodes::Nodes;
 use serde::Deserialize;
 use serde_json::json;
 use solana_hash::Hash;
@@ -27,7 +28,7 @@ use crate::chain::Signer;
 use crate::instruction::{COMPUTE_BUDGET, MEMO, MEMO_MAX};
 use crate::known::{self, NAMESPACE, Token, TokenProgram};
 use crate::read::InContext;
-use crate::rpc::Rpc;
+use crate::rpc;
 
 /// How many compute units are asked for: a transfer, a memo and the budget itself take under 20,000 with either program.
 const COMPUTE_UNITS: u32 = 40_000;
@@ -52,7 +53,7 @@ pub struct ExactPayer {
     signer: Signer,
     address: String,
     tokens: Vec<(String, Token)>,
-    nodes: BTreeMap<String, Arc<Rpc>>,
+    nodes: BTreeMap<String, Arc<Nodes>>,
 }
 
 impl ExactPayer {
@@ -79,7 +80,7 @@ impl ExactPayer {
     /// When no HTTP client can be made.
     pub fn with_rpc(mut self, network: &Network, urls: &[Url]) -> Result<Self, PayerError> {
         // Whichever cluster a node is on, a blockhash of it can be used on no other.
-        let rpc = Rpc::new("", urls, RPC_TIMEOUT)
+        let rpc = rpc::connect("", urls, RPC_TIMEOUT)
             .map_err(|error| PayerError::Chain(error.to_string()))?;
         self.nodes.insert(network.id().to_owned(), Arc::new(rpc));
         Ok(self)
