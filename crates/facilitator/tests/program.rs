@@ -117,15 +117,20 @@ impl Serving {
     }
 
     fn signal(&self, signal: &str) {
-        let process = self.child.id().unwrap().to_string();
-        assert!(
-            std::process::Command::new("kill")
-                .args([signal, &process])
-                .status()
-                .unwrap()
-                .success()
-        );
+        send(signal, &self.child);
     }
+}
+
+fn send(signal: &str, child: &Child) {
+    let mut kill = std::process::Command::new("kill");
+    let told = kill.args([signal, &child.id().unwrap().to_string()]);
+    assert!(told.status().unwrap().success());
+}
+
+/// Stops a local chain as Ctrl-C does. Killed, it could not stop its own nodes.
+async fn stop(mut devnet: Child) {
+    send("-INT", &devnet);
+    assert!(devnet.wait().await.unwrap().success());
 }
 
 fn quittance(arguments: &[&str]) -> Command {
@@ -652,7 +657,7 @@ async fn devnet_says_how_to_use_it_and_what_it_says_works() {
     assert_eq!(checked.matches("all is well").count(), 2, "{checked}");
     let node = reqwest::Url::parse(&exported("QUITTANCE_SOLANA_RPC")).unwrap();
     assert!(config.contains(node.as_str().trim_end_matches('/')));
-    devnet.start_kill().unwrap();
+    stop(devnet).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -968,5 +973,5 @@ async fn on_a_devnet_with_slow_blocks_a_payment_is_pending_before_it_is_settled(
         (found["settlements"][0]["state"] == "settled").then_some(())
     })
     .await;
-    devnet.start_kill().unwrap();
+    stop(devnet).await;
 }
