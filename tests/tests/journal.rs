@@ -1,6 +1,9 @@
 //! The SQLite journal holds what every journal must hold, and what only a file can.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
+use std::path::PathBuf;
+use std::sync::Mutex;
+
 use async_trait::async_trait;
 use quittance_engine::SqliteJournal;
 use quittance_tests::conformance::journal::JournalFixture;
@@ -8,36 +11,43 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 use tempfile::TempDir;
 
-struct Sqlite(TempDir);
+/// The folder that the journal is in, and those that it was in before.
+struct Sqlite(Mutex<Vec<TempDir>>);
+
+impl Sqlite {
+    fn file(&self, name: &str) -> PathBuf {
+        let folders = self.0.lock().unwrap();
+        folders.last().unwrap().path().join(name)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.file("journal.db")
+    }
+}
 
 #[async_trait]
 impl JournalFixture for Sqlite {
     type Journal = SqliteJournal;
 
     async fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
+        Self(Mutex::new(vec![tempfile::tempdir().unwrap()]))
     }
 
     async fn open(&self) -> SqliteJournal {
-        quittance_tests::open_journal(&self.0.path().join("journal.db")).await
+        quittance_tests::open_journal(&self.path()).await
     }
 
-    /// What a killed process leaves: the files as they are. They are copied away while the journal is open, so that
-    /// closing it in good order cannot help.
+    /// What a killed process leaves: the files as they are. They are copied away while the journal is open, and used
+    /// where they were copied to: a journal that is dropped goes on closing its files in good order for a while.
     async fn crash(&self, journal: SqliteJournal) {
-        let files = ["journal.db", "journal.db-wal"];
-        let left: Vec<_> = files
-            .map(|name| (name, std::fs::read(self.0.path().join(name)).ok()))
-            .into();
-        drop(journal);
-        for (name, bytes) in left {
-            let path = self.0.path().join(name);
-            match bytes {
-                Some(bytes) => std::fs::write(path, bytes).unwrap(),
-                None => drop(std::fs::remove_file(path)),
+        let next = tempfile::tempdir().unwrap();
+        for name in ["journal.db", "journal.db-wal"] {
+            if let Ok(bytes) = std::fs::read(self.file(name)) {
+                std::fs::write(next.path().join(name), bytes).unwrap();
             }
         }
-        drop(std::fs::remove_file(self.0.path().join("journal.db-shm")));
+        self.0.lock().unwrap().push(next);
+        drop(journal);
     }
 }
 
@@ -47,7 +57,7 @@ quittance_tests::journal_conformance!(Sqlite);
 async fn a_second_process_does_not_get_the_journal() {
     let sqlite = Sqlite::new().await;
     let first = sqlite.open().await;
-    let second = SqliteJournal::open(sqlite.0.path().join("journal.db")).await;
+    let second = SqliteJournal::open(sqlite.path()).await;
     assert!(second.unwrap_err().0.contains("another process"));
     drop(first);
     sqlite.open().await;
@@ -56,7 +66,7 @@ async fn a_second_process_does_not_get_the_journal() {
 #[tokio::test]
 async fn a_file_that_is_no_journal_is_refused() {
     let sqlite = Sqlite::new().await;
-    let path = sqlite.0.path().join("journal.db");
+    let path = sqlite.path();
     std::fs::write(
         &path,
         "not a database, but long enough to be looked at: ".repeat(100),
@@ -71,7 +81,7 @@ async fn a_journal_of_a_newer_format_is_refused() {
     let sqlite = Sqlite::new().await;
     drop(sqlite.open().await);
     drop(sqlite.open().await);
-    let path = sqlite.0.path().join("journal.db");
+    let path = sqlite.path();
     let mut file = SqliteConnectOptions::new()
         .filename(&path)
         .connect()
