@@ -79,6 +79,38 @@ pub struct AcceptedTerms {
     pub amount: Amount,
 }
 
+impl AcceptedTerms {
+    /// Whether the client's echo says what the seller asked for. `address` reads an address as the chain spells it, of the
+    /// field that it is told first.
+    ///
+    /// # Errors
+    /// What `address` says, and [`Reason::INVALID_PAYMENT_REQUIREMENTS`] where the two differ.
+    pub fn check<A: PartialEq>(
+        &self,
+        address: impl Fn(&str, &str) -> Result<A, Malformed>,
+        asset: &A,
+        pay_to: &A,
+        amount: Amount,
+    ) -> Result<(), Refusal> {
+        let differs = |what| {
+            Rejection::new(
+                Reason::INVALID_PAYMENT_REQUIREMENTS,
+                format_args!("the accepted {what} differs from the required"),
+            )
+        };
+        if address("paymentPayload.accepted.asset", &self.asset)? != *asset {
+            return Err(differs("asset").into());
+        }
+        if address("paymentPayload.accepted.payTo", &self.pay_to)? != *pay_to {
+            return Err(differs("payTo").into());
+        }
+        if self.amount != amount {
+            return Err(differs("amount").into());
+        }
+        Ok(())
+    }
+}
+
 /// What a facilitator is asked to verify or settle: a payload and the requirements it must meet.
 ///
 /// Made by [`decode`](Self::decode) from the body of `POST /verify` and `POST /settle`, or by a seller from the

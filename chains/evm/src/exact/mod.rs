@@ -11,8 +11,8 @@ pub mod reason;
 use alloy::primitives::{Address, B256, U256, keccak256};
 use alloy::sol_types::{SolCall, SolValue};
 use quittance_core::{
-    AcceptedTerms, Amount, Check, Effect, Facts, Malformed, Network, Payment, PaymentId,
-    PaymentRequest, Reason, Refusal, Rejection, Scheme, Seen, SignatureClaim, Timestamp, Version,
+    Amount, Check, Effect, Facts, Malformed, Network, Payment, PaymentId, PaymentRequest, Reason,
+    Refusal, Rejection, Scheme, Seen, SignatureClaim, Timestamp, Version,
 };
 use serde::Deserialize;
 
@@ -195,7 +195,7 @@ impl Scheme<Evm> for Exact {
         let asset = address("paymentRequirements.asset", &terms.asset)?;
         let pay_to = address("paymentRequirements.payTo", &terms.pay_to)?;
         if let Some(accepted) = &request.accepted.terms {
-            self.check_echo(accepted, asset, pay_to, terms.amount)?;
+            accepted.check(address, &asset, &pay_to, terms.amount)?;
         }
         if extra
             .asset_transfer_method
@@ -243,32 +243,6 @@ impl Scheme<Evm> for Exact {
 }
 
 impl Exact {
-    /// The client's echo must say what the seller asked for; version 1 has none.
-    fn check_echo(
-        &self,
-        echo: &AcceptedTerms,
-        asset: Address,
-        pay_to: Address,
-        amount: Amount,
-    ) -> Result<(), Refusal> {
-        let differs = |what| {
-            Rejection::new(
-                Reason::INVALID_PAYMENT_REQUIREMENTS,
-                format_args!("the accepted {what} differs from the required"),
-            )
-        };
-        if address("paymentPayload.accepted.asset", &echo.asset)? != asset {
-            return Err(differs("asset").into());
-        }
-        if address("paymentPayload.accepted.payTo", &echo.pay_to)? != pay_to {
-            return Err(differs("payTo").into());
-        }
-        if echo.amount != amount {
-            return Err(differs("amount").into());
-        }
-        Ok(())
-    }
-
     /// Payments that move nothing from anybody to anybody else.
     fn check_parties(
         &self,

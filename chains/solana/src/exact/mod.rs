@@ -14,8 +14,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use quittance_core::json::Object;
 use quittance_core::{
-    AcceptedTerms, Amount, Check, Effect, Facts, LaneId, Malformed, Network, Payment, PaymentId,
-    PaymentRequest, Reason, Refusal, Rejection, Scheme, Seen, SignatureClaim, Timestamp, Version,
+    Amount, Check, Effect, Facts, LaneId, Malformed, Network, Payment, PaymentId, PaymentRequest,
+    Reason, Refusal, Rejection, Scheme, Seen, SignatureClaim, Timestamp, Version,
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -142,7 +142,7 @@ impl Scheme<Solana> for Exact {
         let mint = address("paymentRequirements.asset", &terms.asset)?;
         let pay_to = address("paymentRequirements.payTo", &terms.pay_to)?;
         if let Some(accepted) = &request.accepted.terms {
-            check_echo(accepted, mint, pay_to, terms.amount)?;
+            accepted.check(address, &mint, &pay_to, terms.amount)?;
         }
         let token = self.tokens.iter().find(|token| token.mint == mint);
         let token = token.ok_or(Reason::UNSUPPORTED_ASSET)?;
@@ -224,31 +224,6 @@ impl Exact {
 fn address(field: &str, text: &str) -> Result<Pubkey, Malformed> {
     text.parse()
         .map_err(|_| Malformed::new(field, "not an address of 32 bytes in base58"))
-}
-
-/// The client's echo must say what the seller asked for; version 1 has none.
-fn check_echo(
-    echo: &AcceptedTerms,
-    mint: Pubkey,
-    pay_to: Pubkey,
-    amount: Amount,
-) -> Result<(), Refusal> {
-    let differs = |what| {
-        Rejection::new(
-            Reason::INVALID_PAYMENT_REQUIREMENTS,
-            format_args!("the accepted {what} differs from the required"),
-        )
-    };
-    if address("paymentPayload.accepted.asset", &echo.asset)? != mint {
-        return Err(differs("asset").into());
-    }
-    if address("paymentPayload.accepted.payTo", &echo.pay_to)? != pay_to {
-        return Err(differs("payTo").into());
-    }
-    if echo.amount != amount {
-        return Err(differs("amount").into());
-    }
-    Ok(())
 }
 
 fn wire(request: &PaymentRequest) -> Result<Wire, Refusal> {
