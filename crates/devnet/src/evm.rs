@@ -1,6 +1,5 @@
 //! A local EVM chain: an anvil node with the real USDC contract and accounts with money.
 
-use std::process::Stdio;
 use std::time::Duration;
 
 use alloy::primitives::{Address, Bytes, TxHash, U256, address, hex};
@@ -13,9 +12,9 @@ use alloy::signers::local::PrivateKeySigner;
 use alloy::sol;
 use alloy::sol_types::{SolCall, SolValue};
 use serde::Deserialize;
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
+use crate::node::{self, rpc_error};
 use crate::{DevnetError, Tools};
 
 /// Where USDC lives on Base Sepolia, and by default on the local chain.
@@ -410,13 +409,6 @@ impl Evm {
     }
 }
 
-fn rpc_error(method: &str, problem: impl std::fmt::Display) -> DevnetError {
-    DevnetError::Rpc {
-        method: method.to_owned(),
-        problem: problem.to_string(),
-    }
-}
-
 /// Fills the place of the one library a contract links to.
 fn link(code: &str, library: Address) -> String {
     const PLACEHOLDER_LEN: usize = 40;
@@ -430,38 +422,13 @@ fn link(code: &str, library: Address) -> String {
 async fn spawn(tools: &Tools, options: &EvmOptions) -> Result<(Child, String), DevnetError> {
     /// anvil answers within 150 ms on an idle machine; a loaded one may take a hundred times as long.
     const WAIT: Duration = Duration::from_secs(15);
-    let failed = |error: std::io::Error| DevnetError::Node(error.to_string());
-    let mut node = Command::new(tools.anvil()?)
-        .args(["--host", "127.0.0.1", "--port", &options.port.to_string()])
+    let mut node = Command::new(tools.anvil()?);
+    node.args(["--host", "127.0.0.1", "--port", &options.port.to_string()])
         .args(["--chain-id", &options.chain_id.to_string()])
         // Room for a few thousand transfers in one block, so that the gas limit never decides a measurement.
-        .args(["--gas-limit", "300000000"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(failed)?;
-    let stdout = node
-        .stdout
-        .take()
-        .ok_or_else(|| DevnetError::Node("has no output".to_owned()))?;
-    let mut lines = BufReader::new(stdout).lines();
-    let listening = async {
-        while let Some(line) = lines.next_line().await.map_err(failed)? {
-            if let Some(at) = line.strip_prefix("Listening on ") {
-                return Ok(format!("http://{}", at.trim()));
-            }
-        }
-        Err(DevnetError::Node(
-            "stopped before it listened; is the port taken?".to_owned(),
-        ))
-    };
-    let url = tokio::time::timeout(WAIT, listening)
-        .await
-        .map_err(|_| DevnetError::Node("does not say where it listens".to_owned()))??;
-    // A node whose output nobody reads stops when the pipe is full.
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    Ok((node, url))
+        .args(["--gas-limit", "300000000"]);
+    let (node, place) = node::start(&mut node, "Listening on ", WAIT).await?;
+    Ok((node, format!("http://{place}")))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! node, Circle's token contract and Solana's virtual machine. Nothing here is for production: the keys are printed in every tutorial.
 
 mod evm;
+mod node;
 mod solana;
 mod tools;
 

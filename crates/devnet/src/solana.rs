@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use solana_keypair::Keypair;
 use solana_pubkey::Pubkey;
 use solana_signer::Signer as _;
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
+use crate::node::{self, rpc_error};
 use crate::{DevnetError, Tools};
 
 /// Where USDC lives on Solana's devnet, and on the local cluster: a token of SPL Token.
@@ -266,47 +266,18 @@ fn base64(data: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD.encode(data)
 }
 
-fn rpc_error(method: &str, problem: impl std::fmt::Display) -> DevnetError {
-    DevnetError::Rpc {
-        method: method.to_owned(),
-        problem: problem.to_string(),
-    }
-}
-
 async fn spawn(tools: &Tools, options: &SolanaOptions) -> Result<(Child, String), DevnetError> {
     /// The node answers within a second on an idle machine; a loaded one may take a hundred times as long.
     const WAIT: Duration = Duration::from_secs(60);
-    let failed = |error: std::io::Error| DevnetError::Node(error.to_string());
     let milliseconds = options.slot_time.map_or(0, |time| time.as_millis());
-    let mut node = Command::new("node")
-        .arg(tools.solana()?)
+    let mut node = Command::new("node");
+    node.arg(tools.solana()?)
         .args([options.port.to_string(), milliseconds.to_string()])
         .arg(&options.genesis)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(failed)?;
-    let stdout = node
-        .stdout
-        .take()
-        .ok_or_else(|| DevnetError::Node("has no output".to_owned()))?;
-    let mut lines = BufReader::new(stdout).lines();
-    let ready = async {
-        while let Some(line) = lines.next_line().await.map_err(failed)? {
-            if let Some(port) = line.strip_prefix("ready ") {
-                return Ok(format!("http://127.0.0.1:{port}"));
-            }
-        }
-        Err(DevnetError::Node(
-            "stopped before it listened; is the port taken?".to_owned(),
-        ))
-    };
-    let url = tokio::time::timeout(WAIT, ready)
-        .await
-        .map_err(|_| DevnetError::Node("does not say where it listens".to_owned()))??;
-    Ok((node, url))
+        // It stops when this is closed.
+        .stdin(Stdio::piped());
+    let (node, port) = node::start(&mut node, "ready ", WAIT).await?;
+    Ok((node, format!("http://127.0.0.1:{port}")))
 }
 
 #[cfg(test)]
