@@ -155,7 +155,7 @@ impl EngineBuilder {
         let threads = available_parallelism().map_or(1, usize::from);
         let verifier = quittance_verify::Verifier::new(quittance_verify::Config::default())
             .map_err(|error| Fault::new(FaultKind::Internal, error))?;
-        let check = move |claims: &[SignatureClaim]| verifier.verify(claims);
+        let check = move |claims: &[&SignatureClaim]| verifier.verify(claims);
         let shared = Shared {
             journal: self.journal,
             clock: self.clock,

@@ -27,7 +27,7 @@ const BATCH_MAX: usize = 1024;
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Checks claims; the verdicts stand in their order.
-pub(crate) type Check = dyn Fn(&[SignatureClaim]) -> Vec<bool> + Send + Sync;
+pub(crate) type Check = dyn Fn(&[&SignatureClaim]) -> Vec<bool> + Send + Sync;
 
 /// Where claims wait to be checked. Its threads end when the last handle is dropped.
 #[derive(Clone)]
@@ -124,10 +124,8 @@ impl Shared {
 
     fn work(&self) {
         while let Some(batch) = self.next() {
-            let claims: Vec<SignatureClaim> = batch
-                .iter()
-                .flat_map(|asked| asked.claims.iter().cloned())
-                .collect();
+            let claims: Vec<&SignatureClaim> =
+                batch.iter().flat_map(|asked| &asked.claims).collect();
             metrics::histogram!("quittance_signature_batch_size").record(claims.len() as f64);
             // A mistake in the verifier is not the end of verifying; those who wait are told of a fault.
             let Ok(verdicts) = catch_unwind(AssertUnwindSafe(|| (self.check)(&claims))) else {
@@ -177,6 +175,7 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Borrow;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use futures_util::future::join_all;
@@ -192,10 +191,10 @@ mod tests {
         }
     }
 
-    fn even(claims: &[SignatureClaim]) -> Vec<bool> {
+    fn even<C: Borrow<SignatureClaim>>(claims: &[C]) -> Vec<bool> {
         claims
             .iter()
-            .map(|claim| match claim {
+            .map(|claim| match claim.borrow() {
                 SignatureClaim::Secp256k1 { digest, .. } => digest[0] % 2 == 0,
                 SignatureClaim::Ed25519 { .. } => false,
             })
@@ -204,7 +203,8 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn everybody_gets_the_verdicts_on_their_own_claims() {
-        let queue = Signatures::start(3, Box::new(even)).unwrap();
+        let queue =
+            Signatures::start(3, Box::new(|claims: &[&SignatureClaim]| even(claims))).unwrap();
         let asking = (0..500).map(|at| {
             let queue = queue.clone();
             async move {
@@ -220,7 +220,7 @@ mod tests {
         let largest = Arc::new(AtomicUsize::new(0));
         let check = {
             let largest = Arc::clone(&largest);
-            move |claims: &[SignatureClaim]| {
+            move |claims: &[&SignatureClaim]| {
                 largest.fetch_max(claims.len(), Ordering::SeqCst);
                 thread::sleep(Duration::from_millis(20));
                 even(claims)
@@ -237,7 +237,7 @@ mod tests {
         let (open, gate) = std::sync::mpsc::channel::<()>();
         let (take, taken) = std::sync::mpsc::channel::<()>();
         let gate = Mutex::new(gate);
-        let check = move |claims: &[SignatureClaim]| {
+        let check = move |claims: &[&SignatureClaim]| {
             let _ = take.send(());
             let _ = gate.lock().unwrap().recv();
             even(claims)
@@ -265,7 +265,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_verifier_that_panics_is_a_fault_for_one_batch() {
-        let check = |claims: &[SignatureClaim]| match claims {
+        let check = |claims: &[&SignatureClaim]| match claims {
             [SignatureClaim::Secp256k1 { digest, .. }] if digest[0] == 13 => panic!("a mistake"),
             claims => even(claims),
         };
