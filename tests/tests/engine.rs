@@ -23,6 +23,7 @@ use quittance_tests::flaky::{Failing, FlakyJournal};
 use quittance_tests::proxy::Fate;
 use quittance_tests::until;
 use serde_json::json;
+use tokio::task::JoinHandle;
 
 /// A watcher without patience, for tests.
 const HASTY: Patience = Patience {
@@ -52,6 +53,12 @@ async fn settled(engine: &Engine, request: &PaymentRequest) -> SettleResponse {
     let answer = engine.settle(request).await.unwrap();
     assert!(answer.success, "{answer:?}");
     answer
+}
+
+/// Settles beside the test.
+fn settling(engine: &Engine, request: &PaymentRequest) -> JoinHandle<SettleResponse> {
+    let (engine, request) = (engine.clone(), request.clone());
+    tokio::spawn(async move { engine.settle(&request).await.unwrap() })
 }
 
 fn amount(count: u64) -> Amount {
@@ -147,10 +154,7 @@ async fn a_transaction_the_node_forgot_is_sent_again() {
     let setting = Setting::with_mining(Mining::Manual).await;
     let engine = hasty(&setting).await;
     let request = Setting::request().await;
-    let settling = tokio::spawn({
-        let (engine, request) = (engine.clone(), request.clone());
-        async move { engine.settle(&request).await.unwrap() }
-    });
+    let settling = settling(&engine, &request);
     let id = id(&setting, &request);
     let sent = || async {
         let known = engine.settlement(&id).await.unwrap();
@@ -179,10 +183,7 @@ async fn a_transaction_that_offers_too_little_is_replaced_and_settles_once() {
     let setting = Setting::with_mining(Mining::Manual).await;
     let engine = hasty(&setting).await;
     let request = Setting::request().await;
-    let settling = tokio::spawn({
-        let (engine, request) = (engine.clone(), request.clone());
-        async move { engine.settle(&request).await.unwrap() }
-    });
+    let settling = settling(&engine, &request);
     let id = id(&setting, &request);
     until("a higher fee was offered", || async {
         engine
@@ -258,10 +259,7 @@ async fn a_transaction_pushed_out_by_another_is_sent_anew_at_another_place() {
     let setting = Setting::with_mining(Mining::Manual).await;
     let engine = hasty(&setting).await;
     let request = Setting::request().await;
-    let settling = tokio::spawn({
-        let (engine, request) = (engine.clone(), request.clone());
-        async move { engine.settle(&request).await.unwrap() }
-    });
+    let settling = settling(&engine, &request);
     let id = id(&setting, &request);
     until("it was sent", || async {
         engine
@@ -318,10 +316,7 @@ async fn a_block_that_is_orphaned_before_it_is_deep_settles_nothing() {
         })
         .await;
     let request = Setting::request().await;
-    let settling = tokio::spawn({
-        let (engine, request) = (engine.clone(), request.clone());
-        async move { engine.settle(&request).await.unwrap() }
-    });
+    let settling = settling(&engine, &request);
     until("it was sent", || async {
         setting.node.calls("eth_sendRawTransaction") > 0
     })
@@ -463,10 +458,7 @@ async fn a_front_runner_gains_nothing_and_the_seller_is_not_told_success() {
     let setting = Setting::with_mining(Mining::Manual).await;
     let engine = hasty(&setting).await;
     let request = Setting::request().await;
-    let settling = tokio::spawn({
-        let (engine, request) = (engine.clone(), request.clone());
-        async move { engine.settle(&request).await.unwrap() }
-    });
+    let settling = settling(&engine, &request);
     let id = id(&setting, &request);
     until("it was sent", || async {
         setting.node.calls("eth_sendRawTransaction") > 0
