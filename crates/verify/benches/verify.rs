@@ -245,6 +245,21 @@ fn known(criterion: &mut Criterion) {
     }
 }
 
+/// So few that places side by side may stay empty.
+fn few(criterion: &mut Criterion) {
+    let mut group = group(criterion, "few");
+    for arithmetic in Arithmetic::available() {
+        let claims = secp256k1(0, 8, 8);
+        let verifier = verifier_with(arithmetic, &claims);
+        for size in [1, 2, 3, 4, 8] {
+            let id = BenchmarkId::new(arithmetic.to_string(), size);
+            measure(&mut group, id, &claims[..size], |claims| {
+                good(verifier.verify(claims))
+            });
+        }
+    }
+}
+
 /// A thousand claims of known payers on one core, some of them bad.
 fn hostile(criterion: &mut Criterion) {
     let mut group = group(criterion, "hostile");
@@ -345,5 +360,5 @@ fn solana(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, one, known, hostile, unknown, cores, solana);
+criterion_group!(benches, one, few, known, hostile, unknown, cores, solana);
 criterion_main!(benches);
