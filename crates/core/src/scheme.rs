@@ -63,6 +63,12 @@ pub trait Payment<C: Chain + ?Sized>: Send + Sync {
     /// The verdict, when it is against the payment.
     fn check(&self, seen: &Seen<'_, C>) -> Result<Check<C>, Rejection>;
 
+    /// Who pays, where only the chain can say; asked once [`check`](Self::check) was content with what was `seen`. `None`
+    /// where it is whom the [`facts`](Self::facts) name.
+    fn payer(&self, _seen: &Seen<'_, C>) -> Option<String> {
+        None
+    }
+
     /// The action that moves `amount`, once [`check`](Self::check) was content with what was `seen`.
     ///
     /// # Errors
@@ -83,7 +89,7 @@ pub trait Payment<C: Chain + ?Sized>: Send + Sync {
 pub struct Facts {
     /// The authorization's identity.
     pub id: PaymentId,
-    /// Who pays, as the chain spells it.
+    /// Who pays, as the chain spells it: whoever has signed, where [`Payment::payer`] tells more.
     pub payer: String,
     /// Who receives, as the chain spells it.
     pub pay_to: String,

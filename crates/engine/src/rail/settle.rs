@@ -26,7 +26,9 @@ const LIVE_MAX: usize = 10_000;
 
 /// A settlement that is under way or over, with how to wait for it.
 struct Begun {
-    facts: Facts,
+    id: PaymentId,
+    /// Who pays, as the journal has it.
+    payer: String,
     attempt: u32,
     follow: Follow,
 }
@@ -109,7 +111,7 @@ impl<C: Chain> Rail<C> {
         let mut verified = None;
         for _ in 0..ROUNDS_MAX {
             let failed_before = match self.standing(request, facts).await? {
-                Standing::Same(settlement) => return Ok(self.join(facts, settlement)),
+                Standing::Same(settlement) => return Ok(self.join(settlement)),
                 Standing::Over(rejection, settlement) => {
                     return Err(Unbegun::Over(rejection, settlement));
                 }
@@ -150,10 +152,11 @@ impl<C: Chain> Rail<C> {
     }
 
     /// Somebody settles this very request, or has: there is nothing to do but wait.
-    fn join(&self, facts: &Facts, settlement: Box<Settlement>) -> Begun {
-        let live = self.live.follow(&facts.id);
+    fn join(&self, settlement: Box<Settlement>) -> Begun {
+        let live = self.live.follow(&settlement.claim.id);
         Begun {
-            facts: facts.clone(),
+            id: settlement.claim.id,
+            payer: settlement.claim.payer.clone(),
             attempt: settlement.attempt,
             follow: live.map_or(Follow::Journal(settlement), Follow::Live),
         }
@@ -168,12 +171,13 @@ impl<C: Chain> Rail<C> {
         hold: Hold,
     ) -> Result<Begun, Unbegun> {
         let facts = decoded.facts();
-        let claim = self.claim_of(request, decoded);
+        let payer = verified.map_or(&facts.payer, |verified| &verified.payer);
+        let claim = self.claim_of(request, decoded, payer.clone());
         let claimed = self.keeper.journal.claim(&claim, self.clock.now()).await;
         let attempt = match claimed.map_err(Fault::from)? {
             Claimed::Won { attempt } => attempt,
             // Somebody else with this journal was faster.
-            Claimed::Taken(settlement) => return self.taken(request, facts, *settlement),
+            Claimed::Taken(settlement) => return self.taken(request, *settlement),
         };
         hold.report(Progress::Waiting);
         let follow = Follow::Live(hold.follow());
@@ -191,20 +195,16 @@ impl<C: Chain> Rail<C> {
             None => self.spawn(Arc::clone(self).take_up(job)),
         }
         Ok(Begun {
-            facts: facts.clone(),
+            id: claim.id,
+            payer: claim.payer,
             attempt,
             follow,
         })
     }
 
-    fn taken(
-        &self,
-        request: &PaymentRequest,
-        facts: &Facts,
-        settlement: Settlement,
-    ) -> Result<Begun, Unbegun> {
+    fn taken(&self, request: &PaymentRequest, settlement: Settlement) -> Result<Begun, Unbegun> {
         match Standing::of(request, settlement) {
-            Standing::Same(settlement) => Ok(self.join(facts, settlement)),
+            Standing::Same(settlement) => Ok(self.join(settlement)),
             Standing::Over(rejection, settlement) => Err(Unbegun::Over(rejection, settlement)),
             Standing::Free(Some(settlement)) => {
                 let often = "this authorization has failed too often";
@@ -217,10 +217,9 @@ impl<C: Chain> Rail<C> {
         }
     }
 
-    fn claim_of(&self, request: &PaymentRequest, decoded: &Decoded<C>) -> Claim {
+    fn claim_of(&self, request: &PaymentRequest, decoded: &Decoded<C>, payer: String) -> Claim {
         let Facts {
             id,
-            payer,
             pay_to,
             asset,
             expires,
@@ -293,7 +292,8 @@ impl<C: Chain> Rail<C> {
         deadline: Instant,
     ) -> Result<SettleResponse, FacilitatorError> {
         let Begun {
-            facts,
+            id,
+            payer,
             attempt,
             follow,
         } = begun;
@@ -301,7 +301,7 @@ impl<C: Chain> Rail<C> {
             Follow::Live(follow) => last_word(follow, deadline).await,
             Follow::Journal(settlement) => progress_of(&settlement),
         };
-        let payer = Some(facts.payer.clone());
+        let payer = Some(payer);
         let failed = |reason: Reason, detail: &str, transaction: &str| {
             let rejection = Rejection::new(reason, detail);
             SettleResponse::failed(network, &rejection, payer.clone(), transaction)
@@ -313,7 +313,7 @@ impl<C: Chain> Rail<C> {
             }) => {
                 let transaction = transaction.as_str();
                 let now = self.clock.now();
-                let told = self.keeper.journal.tell(&facts.id, attempt, now).await;
+                let told = self.keeper.journal.tell(&id, attempt, now).await;
                 if told.map_err(Fault::from)? {
                     let settled = SettleResponse::settled(network, payer, transaction);
                     SettleResponse {
@@ -351,7 +351,7 @@ impl<C: Chain> Rail<C> {
             }
         };
         Ok(SettleResponse {
-            extra: where_to_ask(&facts.id),
+            extra: where_to_ask(&id),
             ..response
         })
     }

@@ -26,6 +26,8 @@ pub(super) struct Decoded<C: Chain> {
 pub(super) struct Verified<'a, C: Chain> {
     pub(super) decoded: &'a Decoded<C>,
     answers: Vec<C::Answer>,
+    /// Who pays.
+    pub(super) payer: String,
 }
 
 /// Why a payment is not verified.
@@ -94,12 +96,11 @@ impl<C: Chain> Rail<C> {
 
     async fn verdict(&self, request: &PaymentRequest) -> Result<String, Unverified> {
         let decoded = self.decode(request).await?;
-        let payer = decoded.facts().payer.clone();
         match self.standing(request, decoded.facts()).await? {
             // It was valid when it was claimed, and nobody has been given anything for it yet.
-            Standing::Same(_) => Ok(payer),
+            Standing::Same(settlement) => Ok(settlement.claim.payer),
             Standing::Over(rejection, _) => Err(decoded.rejected(rejection)),
-            Standing::Free(_) => self.check(&decoded).await.map(|_| payer),
+            Standing::Free(_) => Ok(self.check(&decoded).await?.payer),
         }
     }
 
@@ -159,13 +160,43 @@ impl<C: Chain> Rail<C> {
                 .payment
                 .check(&decoded.seen(&answers, self.clock.now()))
             {
-                Ok(Check::Content) => return Ok(Verified { decoded, answers }),
+                Ok(Check::Content) => return self.verified(decoded, answers),
                 Ok(Check::Ask(read)) => answers.push(self.reader.read(read).await?),
                 Err(rejection) => return Err(decoded.rejected(rejection)),
             }
         }
         let what = format!("a payment asked more than {QUESTIONS_MAX} questions");
         Err(Fault::new(FaultKind::Internal, what).into())
+    }
+
+    /// A payment that is content. The policy is asked again about a payer of whom only the chain could tell.
+    fn verified<'a>(
+        &self,
+        decoded: &'a Decoded<C>,
+        answers: Vec<C::Answer>,
+    ) -> Result<Verified<'a, C>, Unverified> {
+        let facts = decoded.facts();
+        let found = decoded
+            .payment
+            .payer(&decoded.seen(&answers, self.clock.now()));
+        let payer = match found {
+            None => facts.payer.clone(),
+            Some(payer) => {
+                let facts = Facts {
+                    payer,
+                    ..facts.clone()
+                };
+                if let Err(rejection) = self.policy.allows(self.chain.network(), &facts) {
+                    return Err(Unverified::Rejected(rejection, Some(facts.payer)));
+                }
+                facts.payer
+            }
+        };
+        Ok(Verified {
+            decoded,
+            answers,
+            payer,
+        })
     }
 }
 
