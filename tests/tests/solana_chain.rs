@@ -70,7 +70,10 @@ impl ChainFixture for SolanaFixture {
             if wire.fee_payer().map(Pubkey::to_string).as_deref()
                 == Some(self.chain.lanes()[0].address())
             {
-                return Partial { wire };
+                return Partial {
+                    wire,
+                    loaded: Vec::new(),
+                };
             }
         }
     }
@@ -79,6 +82,7 @@ impl ChainFixture for SolanaFixture {
         Inquiry {
             accounts: vec![self.setting.token.mint],
             simulate: None,
+            with_calls: false,
         }
     }
 

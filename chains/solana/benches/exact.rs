@@ -19,7 +19,7 @@ use quittance_core::wire::{PaymentPayload, PaymentRequirements, Rest, SupportedK
 use quittance_core::{Check, Offer, Payer, PaymentRequest, Scheme, Seen, Timestamp};
 use quittance_engine::{Offline, Verifier};
 use quittance_solana::{
-    Account, Answer, Exact, ExactOffer, ExactPayer, Keypair, Pubkey, Signer, Simulated, Solana,
+    Account, Answer, Evidence, Exact, ExactOffer, ExactPayer, Keypair, Pubkey, Signer, Solana,
     SolanaConfig, TokenProgram, known,
 };
 use serde_json::json;
@@ -105,10 +105,10 @@ fn answer(payer: &Pubkey) -> Answer {
     Answer {
         accounts: vec![
             Some(mint),
-            Some(token_account(payer)),
             Some(token_account(&seller())),
+            Some(token_account(payer)),
         ],
-        simulated: Some(Simulated { error: None }),
+        simulated: Some(Evidence::default()),
     }
 }
 

@@ -22,6 +22,8 @@ use solana_pubkey::Pubkey;
 use solana_signer::Signer as _;
 use url::Url;
 
+use crate::evidence::Evidence;
+use crate::exact::SmartWallets;
 use crate::known::{self, Token};
 use crate::mint;
 use crate::read::{self, Account, Answer, InContext, Inquiry};
@@ -62,6 +64,8 @@ pub struct SolanaConfig {
     pub tokens: Vec<Token>,
     /// How sure the cluster must be.
     pub commitment: Commitment,
+    /// The wallets that may pay although they are programs. Without it none: a payment is a transfer that its payer signs.
+    pub smart_wallets: Option<SmartWallets>,
     /// The most compute units that a payment may ask for.
     pub compute_units_max: u32,
     /// The most that is paid for a compute unit, in millionths of a lamport. With `compute_units_max` it bounds what a
@@ -84,6 +88,7 @@ impl SolanaConfig {
             rpc_timeout: Duration::from_secs(8),
             fee_payers,
             commitment: Commitment::Confirmed,
+            smart_wallets: None,
             // A transfer takes under 10,000, with a memo and guards under 100,000. The specification's limit for wallets that
             // are programs.
             compute_units_max: 400_000,
@@ -127,6 +132,9 @@ pub enum ConfigError {
     /// The same fee payer twice.
     #[error("the fee payer {0} is given twice")]
     FeePayerTwice(Pubkey),
+    /// What is listed as a smart wallet is something else.
+    #[error("{0} is no wallet, and cannot be allowed as one")]
+    NoWallet(Pubkey),
     /// Any cluster would do.
     #[error("the genesis hash is empty")]
     NoGenesis,
@@ -140,37 +148,8 @@ pub enum ConfigError {
 pub struct Partial {
     /// The transaction.
     pub wire: Wire,
-}
-
-/// What the chain says a transaction did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Evidence {
-    /// What it failed with; `None` where it succeeded.
-    pub error: Option<String>,
-    /// The balances of the token accounts it touched. Empty while it is not deep enough, and where it failed.
-    pub balances: Vec<Balance>,
-}
-
-/// A token account's balance before and after a transaction, in atomic units.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Balance {
-    /// The account, by its index in the transaction.
-    pub account: usize,
-    /// The mint.
-    pub mint: String,
-    /// Before.
-    pub before: u64,
-    /// After.
-    pub after: u64,
-}
-
-impl Evidence {
-    pub(crate) fn failed(error: &Value) -> Self {
-        Self {
-            error: Some(error.to_string()),
-            ..Self::default()
-        }
-    }
+    /// The addresses it takes from lookup tables, in the runtime's order.
+    pub loaded: Vec<Pubkey>,
 }
 
 /// Whose turn it is to be told to buyers: the fee payers that can pay.
@@ -232,6 +211,13 @@ impl Solana {
         }
         if config.rpc_urls.is_empty() {
             return Err(ConfigError::NoRpc);
+        }
+        if let Some(no_wallet) = config
+            .smart_wallets
+            .as_ref()
+            .and_then(SmartWallets::no_wallet)
+        {
+            return Err(ConfigError::NoWallet(no_wallet));
         }
         let fee_payers: Vec<Pubkey> = config
             .fee_payers
@@ -329,12 +315,12 @@ impl Chain for Solana {
         place: u64,
         actions: &[&Partial],
     ) -> Result<Transaction, Fault> {
-        let [Partial { wire }] = actions else {
+        let [Partial { wire, loaded }] = actions else {
             let what = "a transaction of a payer's carries that payment and no other";
             return Err(Fault::new(FaultKind::Internal, what));
         };
         let signer = self.fee_payer(lane)?;
-        let (id, bytes) = wire.sign(signer.as_ref(), &self.rota.fee_payers)?;
+        let (id, bytes) = wire.sign(signer.as_ref(), &self.rota.fee_payers, loaded)?;
         Ok(Transaction {
             id: TransactionId::new(&id.to_string()),
             lane: lane.clone(),
@@ -415,6 +401,7 @@ impl Solana {
         let mints = Inquiry {
             accounts: self.config.tokens.iter().map(|token| token.mint).collect(),
             simulate: None,
+            with_calls: false,
         };
         let found = read::ask(&self.rpc, &[mints]).await.pop();
         let found = found.unwrap_or_else(|| Err(unavailable("an answer is missing")))?;

@@ -21,12 +21,27 @@ pub const LIGHTHOUSE: Pubkey =
 /// The longest memo, in bytes: the reference implementation's limit.
 pub const MEMO_MAX: usize = 256;
 
+/// What can never be allowed as a smart wallet. The System program begins durable nonces, and moves the money of whoever
+/// signs; the three precompiles check signatures, each paid for like the transaction's own; the loaders and the lookup
+/// tables' program make accounts.
+pub(crate) const NEVER_WALLETS: [Pubkey; 9] = [
+    Pubkey::from_str_const("11111111111111111111111111111111"),
+    Pubkey::from_str_const("Ed25519SigVerify111111111111111111111111111"),
+    Pubkey::from_str_const("KeccakSecp256k11111111111111111111111111111"),
+    Pubkey::from_str_const("Secp256r1SigVerify1111111111111111111111111"),
+    Pubkey::from_str_const("BPFLoaderUpgradeab1e11111111111111111111111"),
+    Pubkey::from_str_const("LoaderV411111111111111111111111111111111111"),
+    Pubkey::from_str_const("AddressLookupTab1e1111111111111111111111111"),
+    TOKEN,
+    TOKEN_2022,
+];
+
 /// `SetComputeUnitLimit`.
-const COMPUTE_UNIT_LIMIT: u8 = 2;
+pub(crate) const COMPUTE_UNIT_LIMIT: u8 = 2;
 /// `SetComputeUnitPrice`.
-const COMPUTE_UNIT_PRICE: u8 = 3;
+pub(crate) const COMPUTE_UNIT_PRICE: u8 = 3;
 /// `TransferChecked`, of both token programs.
-const TRANSFER_CHECKED: u8 = 12;
+pub(crate) const TRANSFER_CHECKED: u8 = 12;
 
 /// Lighthouse's assertions, `AssertAccountData` to `AssertBubblegumTreeConfigAccount`. Those before them write and close
 /// accounts.

@@ -14,9 +14,11 @@
 //! ```
 
 mod chain;
+mod evidence;
 mod exact;
 pub mod instruction;
 pub mod known;
+mod lookup;
 mod mint;
 mod read;
 mod rpc;
@@ -24,13 +26,12 @@ mod status;
 mod submission;
 mod transaction;
 
-pub use chain::{
-    Balance, Commitment, ConfigError, Evidence, Partial, Signer, Solana, SolanaConfig,
-};
-pub use exact::{Exact, ExactOffer, ExactPayer, reason};
+pub use chain::{Commitment, ConfigError, Partial, Signer, Solana, SolanaConfig};
+pub use evidence::{Balance, Call, Evidence, ParsedCall};
+pub use exact::{Exact, ExactOffer, ExactPayer, SmartWallets, reason};
 pub use known::{Token, TokenProgram};
 pub use mint::Extension;
-pub use read::{Account, Answer, Inquiry, Simulated};
+pub use read::{Account, Answer, Inquiry};
 pub use solana_keypair::Keypair;
 pub use solana_pubkey::Pubkey;
 pub use transaction::{Instruction, Wire, WireError};

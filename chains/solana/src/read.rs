@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use solana_pubkey::Pubkey;
 
+use crate::evidence::{self, BalanceJson, Evidence, InnerJson};
 use crate::transaction::Wire;
 
 /// How many accounts a node looks up in one call (`MAX_MULTIPLE_ACCOUNTS` of the RPC interface).
@@ -25,6 +26,8 @@ pub struct Inquiry {
     pub accounts: Vec<Pubkey>,
     /// The transaction to try, signed or not.
     pub simulate: Option<Wire>,
+    /// Whether to be told what the transaction's instructions would call.
+    pub with_calls: bool,
 }
 
 /// The answer.
@@ -33,7 +36,7 @@ pub struct Answer {
     /// The accounts, in the order asked; `None` where there is none.
     pub accounts: Vec<Option<Account>>,
     /// How the transaction would end, where one was to be tried.
-    pub simulated: Option<Simulated>,
+    pub simulated: Option<Evidence>,
 }
 
 /// An account as it is now.
@@ -43,13 +46,6 @@ pub struct Account {
     pub owner: Pubkey,
     /// What it holds.
     pub data: Vec<u8>,
-}
-
-/// How a transaction would end.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Simulated {
-    /// What it would fail with, as the runtime writes it; `None` where it would succeed.
-    pub error: Option<String>,
 }
 
 /// An answer with the block it is from.
@@ -65,8 +61,16 @@ struct AccountJson {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct SimulationJson {
     err: Value,
+    #[serde(default)]
+    inner_instructions: Option<Vec<InnerJson>>,
+    /// Nodes before version 3 do not tell them.
+    #[serde(default)]
+    pre_token_balances: Option<Vec<BalanceJson>>,
+    #[serde(default)]
+    post_token_balances: Option<Vec<BalanceJson>>,
 }
 
 /// Asks everything in as few round trips as can be.
@@ -77,12 +81,9 @@ pub(crate) async fn ask(rpc: &Nodes, inquiries: &[Inquiry]) -> Vec<Result<Answer
         .collect();
     keys.sort_unstable();
     keys.dedup();
-    let lookups = keys.chunks(ACCOUNTS_PER_CALL).map(look_up);
-    let trials = inquiries
-        .iter()
-        .filter_map(|inquiry| inquiry.simulate.as_ref())
-        .map(simulate);
-    let calls: Vec<Call> = lookups.chain(trials).collect();
+    let look_ups = keys.chunks(ACCOUNTS_PER_CALL).map(look_up);
+    let trials = inquiries.iter().filter_map(simulate);
+    let calls: Vec<Call> = look_ups.chain(trials).collect();
     let mut answers = Vec::with_capacity(calls.len());
     for batch in calls.chunks(CALLS_PER_BATCH) {
         match rpc.ask_many(batch).await {
@@ -98,16 +99,19 @@ pub(crate) async fn ask(rpc: &Nodes, inquiries: &[Inquiry]) -> Vec<Result<Answer
             .unwrap_or_else(|| Err(unavailable("an answer is missing")));
         accounts.extend(chunk.iter().copied().zip(accounts_of(found, chunk.len())));
     }
+    let trials = calls.iter().skip(keys.chunks(ACCOUNTS_PER_CALL).len());
+    let mut tried = trials.zip(answers);
     let mut whole = Vec::with_capacity(inquiries.len());
     for inquiry in inquiries {
         let simulated = match &inquiry.simulate {
             None => Ok(None),
-            Some(trial) => {
-                let found = answers
-                    .next()
-                    .unwrap_or_else(|| Err(unavailable("an answer is missing")));
-                simulation_of(rpc, trial, found).await.map(Some)
-            }
+            Some(_) => match tried.next() {
+                Some((trial, found)) => {
+                    let found = simulation_of(rpc, trial, inquiry.with_calls, found).await;
+                    found.map(Some)
+                }
+                None => Err(unavailable("an answer is missing")),
+            },
         };
         let found = inquiry.accounts.iter().map(|key| {
             let found = accounts.get(key).cloned();
@@ -130,17 +134,18 @@ fn look_up(keys: &[Pubkey]) -> Call {
     ("getMultipleAccounts", json!([keys, options]))
 }
 
-fn simulate(transaction: &Wire) -> Call {
-    let options = json!({
+fn simulate(inquiry: &Inquiry) -> Option<Call> {
+    let transaction = BASE64.encode(inquiry.simulate.as_ref()?.bytes());
+    let mut options = json!({
         "encoding": "base64",
         "commitment": "confirmed",
         // Ours is not there yet; the others were checked here, by stricter rules.
         "sigVerify": false,
     });
-    (
-        "simulateTransaction",
-        json!([BASE64.encode(transaction.bytes()), options]),
-    )
+    if inquiry.with_calls {
+        options["innerInstructions"] = json!(true);
+    }
+    Some(("simulateTransaction", json!([transaction, options])))
 }
 
 fn accounts_of(
@@ -177,13 +182,14 @@ fn account(json: &AccountJson) -> Option<Account> {
 
 async fn simulation_of(
     rpc: &Nodes,
-    trial: &Wire,
+    trial: &Call,
+    with_calls: bool,
     found: Result<quittance_nodes::Answer, Fault>,
-) -> Result<Simulated, Fault> {
+) -> Result<Evidence, Fault> {
     let mut found: InContext<SimulationJson> = read_answer(found?)?;
     if found.value.err == json!("BlockhashNotFound") {
         // A node that is a block behind does not know a new blockhash yet. The payment is at fault only if no node does.
-        for other in rpc.ask_every(&simulate(trial)).await {
+        for other in rpc.ask_every(trial).await {
             if let Ok(other) = read_answer::<InContext<SimulationJson>>(other)
                 && other.value.err != found.value.err
             {
@@ -191,12 +197,27 @@ async fn simulation_of(
             }
         }
     }
-    let SimulationJson { err } = found.value;
-    if let Some(kind) = ours(&err) {
+    let found = found.value;
+    let err = &found.err;
+    if let Some(kind) = ours(err) {
         return Err(Fault::new(kind, format_args!("a simulation says {err}")));
     }
-    Ok(Simulated {
-        error: (!err.is_null()).then(|| err.to_string()),
+    if !err.is_null() {
+        return Ok(Evidence::failed(err));
+    }
+    if with_calls && found.inner_instructions.is_none() {
+        return Err(unavailable(
+            "the node does not tell which instructions are called",
+        ));
+    }
+    let balances = found.pre_token_balances.zip(found.post_token_balances);
+    let balances = balances.map(|(before, after)| evidence::balances(before, after));
+    Ok(Evidence {
+        error: None,
+        balances: balances.transpose()?,
+        calls: found.inner_instructions.map(evidence::calls).transpose()?,
+        // The tables themselves are asked.
+        loaded: Vec::new(),
     })
 }
 

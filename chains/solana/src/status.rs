@@ -8,7 +8,8 @@ use quittance_nodes::{Answer, Call, Nodes, read_answer, unavailable};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::chain::{Balance, Evidence, FINALIZED_DEPTH};
+use crate::chain::FINALIZED_DEPTH;
+use crate::evidence::{self, BalanceJson, Evidence, InnerJson, LoadedJson};
 
 /// How many blocks after its own a blockhash can be used: `MAX_PROCESSING_AGE` of the runtime.
 const BLOCKHASH_BLOCKS: u64 = 150;
@@ -96,21 +97,14 @@ struct Fetched {
 #[serde(rename_all = "camelCase")]
 struct Meta {
     err: Value,
-    pre_token_balances: Vec<TokenBalance>,
-    post_token_balances: Vec<TokenBalance>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct TokenBalance {
-    account_index: u8,
-    mint: String,
-    ui_token_amount: UiAmount,
-}
-
-#[derive(Deserialize)]
-struct UiAmount {
-    amount: String,
+    pre_token_balances: Vec<BalanceJson>,
+    post_token_balances: Vec<BalanceJson>,
+    /// Missing where the node does not keep them.
+    #[serde(default)]
+    inner_instructions: Option<Vec<InnerJson>>,
+    /// Missing where the transaction has no lookup tables.
+    #[serde(default)]
+    loaded_addresses: Option<LoadedJson>,
 }
 
 /// What two block heights and many signatures looked like to one node.
@@ -282,38 +276,14 @@ fn evidence_of(answer: Answer) -> Result<Evidence, Fault> {
     if !meta.err.is_null() {
         return Ok(Evidence::failed(&meta.err));
     }
-    let mut balances: BTreeMap<u8, Balance> = BTreeMap::new();
-    for (is_after, found) in meta
-        .pre_token_balances
-        .into_iter()
-        .map(|found| (false, found))
-        .chain(
-            meta.post_token_balances
-                .into_iter()
-                .map(|found| (true, found)),
-        )
-    {
-        let amount: u64 = found
-            .ui_token_amount
-            .amount
-            .parse()
-            .map_err(|_| unavailable("the node answered nonsense about balances"))?;
-        let balance = balances
-            .entry(found.account_index)
-            .or_insert_with(|| Balance {
-                account: usize::from(found.account_index),
-                mint: found.mint,
-                before: 0,
-                after: 0,
-            });
-        match is_after {
-            false => balance.before = amount,
-            true => balance.after = amount,
-        }
-    }
     Ok(Evidence {
         error: None,
-        balances: balances.into_values().collect(),
+        balances: Some(evidence::balances(
+            meta.pre_token_balances,
+            meta.post_token_balances,
+        )?),
+        calls: meta.inner_instructions.map(evidence::calls).transpose()?,
+        loaded: evidence::loaded(meta.loaded_addresses.unwrap_or_default())?,
     })
 }
 
@@ -393,7 +363,7 @@ mod tests {
             panic!("what failed is included, too");
         };
         assert_eq!(depth, FINALIZED_DEPTH);
-        assert!(evidence.error.is_some() && evidence.balances.is_empty());
+        assert!(evidence.error.is_some() && evidence.balances.is_none());
     }
 
     /// attacks.md 149: a node behind the one that was asked for heights knows too little to say that there is nothing.

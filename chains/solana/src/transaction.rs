@@ -6,6 +6,7 @@ use std::sync::Arc;
 use quittance_core::{Fault, FaultKind};
 use solana_hash::Hash;
 use solana_message::VersionedMessage;
+use solana_message::compiled_instruction::CompiledInstruction;
 use solana_message::v0::MessageAddressTableLookup;
 use solana_pubkey::Pubkey;
 use solana_signature::Signature;
@@ -135,37 +136,71 @@ impl Wire {
             .unwrap_or_default()
     }
 
-    /// The instructions in full; `None` where an account is not named in the transaction itself.
-    pub fn instructions(&self) -> Option<Vec<Instruction>> {
-        let key = |index: &u8| self.keys().get(usize::from(*index)).copied();
-        let instruction = |compiled: &solana_message::compiled_instruction::CompiledInstruction| {
-            Some(Instruction {
-                program: key(&compiled.program_id_index)?,
-                accounts: compiled.accounts.iter().map(key).collect::<Option<_>>()?,
-                data: compiled.data.clone(),
-            })
-        };
+    /// All its accounts: those named in the transaction itself, then those `loaded` from lookup tables. Instructions name them
+    /// by their indexes here.
+    pub fn accounts<'a>(&'a self, loaded: &'a [Pubkey]) -> impl Iterator<Item = &'a Pubkey> {
+        self.keys().iter().chain(loaded)
+    }
+
+    /// The instructions in full, given what is `loaded` from lookup tables; `None` where an account is in neither.
+    pub fn instructions(&self, loaded: &[Pubkey]) -> Option<Vec<Instruction>> {
         let compiled = self.transaction.message.instructions();
-        compiled.iter().map(instruction).collect()
+        let whole = compiled.iter().map(|found| self.instruction(found, loaded));
+        whole.collect()
+    }
+
+    /// One instruction in full, the transaction's own or one that was called.
+    pub(crate) fn instruction(
+        &self,
+        compiled: &CompiledInstruction,
+        loaded: &[Pubkey],
+    ) -> Option<Instruction> {
+        let key = |index: &u8| self.accounts(loaded).nth(usize::from(*index)).copied();
+        Some(Instruction {
+            program: key(&compiled.program_id_index)?,
+            accounts: compiled.accounts.iter().map(key).collect::<Option<_>>()?,
+            data: compiled.data.clone(),
+        })
+    }
+
+    /// The instructions as they show before any lookup table is read: without the accounts that stand there. Programs never
+    /// do.
+    pub(crate) fn instructions_shown(&self) -> Vec<Instruction> {
+        let key = |index: &u8| self.keys().get(usize::from(*index)).copied();
+        let compiled = self.transaction.message.instructions().iter();
+        let shown = compiled.filter_map(|found| {
+            Some(Instruction {
+                program: key(&found.program_id_index)?,
+                accounts: found.accounts.iter().filter_map(key).collect(),
+                data: found.data.clone(),
+            })
+        });
+        shown.collect()
     }
 
     /// Signs as the fee payer. This is the only place where a key of ours touches a transaction, and the last check that
     /// the transaction can do nothing to any of `ours`: paying the fee is all an account of ours is in it for.
     ///
     /// # Errors
-    /// When it is not this signer's to pay for, any of `ours` is mentioned in an instruction or could hide in a lookup table,
-    /// or the key does not sign.
+    /// When it is not this signer's to pay for, any of `ours` is mentioned in an instruction or could hide in a lookup table
+    /// because not everything is `loaded` that it takes from there, or the key does not sign.
     pub(crate) fn sign(
         &self,
         signer: &dyn Signer,
         ours: &[Pubkey],
+        loaded: &[Pubkey],
     ) -> Result<(Signature, Vec<u8>), Fault> {
         let broken = |what: &str| Fault::new(FaultKind::Internal, what);
-        if !self.lookups().is_empty() {
-            return Err(broken("a transaction with lookup tables is never signed"));
+        let taken = |lookup: &MessageAddressTableLookup| {
+            lookup.writable_indexes.len() + lookup.readonly_indexes.len()
+        };
+        if self.lookups().iter().map(taken).sum::<usize>() != loaded.len() {
+            return Err(broken(
+                "a transaction is never signed before all of its lookup tables are read",
+            ));
         }
         let instructions = self
-            .instructions()
+            .instructions(loaded)
             .ok_or_else(|| broken("an instruction names an account that is not there"))?;
         if mentioned(&instructions, ours).is_some() {
             return Err(broken(

@@ -226,6 +226,8 @@ pub struct SolanaNetwork {
     pub max_compute_units: Option<u32>,
     /// The most that is paid for a compute unit, in millionths of a lamport.
     pub max_compute_unit_price: Option<u64>,
+    /// The wallets that may pay although they are programs. Without this table, even an empty one, none.
+    pub smart_wallets: Option<SmartWallets>,
     /// How old the newest block may be, in seconds, before the nodes count as stuck.
     pub max_head_age_secs: Option<u64>,
     /// How much a fee payer must have, in lamports.
@@ -240,6 +242,18 @@ pub struct SolanaNetwork {
     /// Tokens that do not ship with the library, or differ from what does.
     #[serde(default)]
     pub tokens: Vec<SolanaToken>,
+}
+
+/// Wallets that are programs, and may pay on a Solana cluster. What is left out is as the specification has it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SmartWallets {
+    /// The programs that their payments may call, by address.
+    pub programs: Option<Vec<String>>,
+    /// The most compute units that a payment of theirs may ask for.
+    pub max_compute_units: Option<u32>,
+    /// The most that is paid for a compute unit, in millionths of a lamport.
+    pub max_compute_unit_price: Option<u64>,
 }
 
 /// How sure a cluster must be of a payment.
@@ -673,6 +687,8 @@ mod tests {
             ("commitment = \"processed\"", "commitment"),
             ("signers = []", "signers"),
             ("max_compute_units = -1", "max_compute_units"),
+            ("smart_wallets = true", "smart_wallets"),
+            ("smart_wallets = { programms = [] }", "programms"),
             (
                 "tokens = [{ mint = \"M\", symbol = \"T\", decimals = 6, program = \"spl\" }]",
                 "program",

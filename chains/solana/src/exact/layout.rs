@@ -1,4 +1,4 @@
-//! What a payment's transaction must look like: a limit and a price for what it computes, one transfer, and around it
+//! The static path: what a payment's transaction must look like. A limit and a price for what it computes, one transfer, and around it
 //! nothing but memos and assertions.
 
 use quittance_core::{Reason, Rejection};
@@ -15,10 +15,10 @@ const INSTRUCTIONS_MIN: usize = 3;
 const INSTRUCTIONS_MAX: usize = 7;
 
 /// How many guards a wallet may put around them. Phantom puts two or three.
-const GUARDS_MAX: usize = 4;
+pub(super) const GUARDS_MAX: usize = 4;
 
 /// Who signs a payment: the fee payer and the payer.
-const SIGNERS: usize = 2;
+pub(super) const SIGNERS: usize = 2;
 
 /// What an operator allows a payment to cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,9 +31,12 @@ pub(crate) struct Caps {
 #[derive(Debug)]
 pub(crate) struct Layout {
     pub(crate) transfer: Transfer,
-    /// The memos, in order; `None` for one that is no text or too long.
-    pub(crate) memos: Vec<Option<String>>,
+    pub(crate) memos: Memos,
 }
+
+/// The memos of a transaction, in order; `None` for one that is no text or too long.
+#[derive(Debug)]
+pub(crate) struct Memos(Vec<Option<String>>);
 
 impl Layout {
     /// Reads the form of a transaction, and rejects what an account of ours is in, apart from paying the fee.
@@ -41,7 +44,7 @@ impl Layout {
         if !wire.lookups().is_empty() {
             return Err(reason::ALT_RESOLUTION_NOT_AVAILABLE.into());
         }
-        let instructions = wire.instructions().ok_or(reason::COULD_NOT_BE_DECODED)?;
+        let instructions = wire.instructions(&[]).ok_or(reason::COULD_NOT_BE_DECODED)?;
         if wire.signers().count() > SIGNERS {
             let detail = "others than the fee payer and the payer must sign";
             return Err(Rejection::new(reason::EXCESSIVE_SIGNERS, detail));
@@ -56,8 +59,11 @@ impl Layout {
         let [limit, price, transfer, optional @ ..] = rest.as_slice() else {
             return Err(reason::INSTRUCTIONS_LENGTH.into());
         };
-        check_budget(limit, price, caps)?;
+        let units = compute_unit_limit(limit).ok_or(reason::COMPUTE_LIMIT_INSTRUCTION)?;
+        let price = compute_unit_price(price).ok_or(reason::COMPUTE_PRICE_INSTRUCTION)?;
         let transfer = Transfer::read(transfer).ok_or(reason::NO_TRANSFER)?;
+        // Only now: a smart wallet's transaction, which fails before this, has limits of its own.
+        caps.check(units, price)?;
         if ours.contains(&transfer.authority) {
             return Err(reason::FEE_PAYER_TRANSFERRING_FUNDS.into());
         }
@@ -75,16 +81,46 @@ impl Layout {
         })
     }
 
-    /// Whether the memos are what the requirements ask for.
-    pub(crate) fn check_memo(&self, required: Option<&str>) -> Result<(), Rejection> {
-        if self.memos.contains(&None) {
+    /// Whether the transaction was refused for its form alone. It may pay all the same, in a way that only shows when it runs
+    /// (specification, section 3.3).
+    pub(crate) fn is_about_form(reason: &Reason) -> bool {
+        [
+            reason::ALT_RESOLUTION_NOT_AVAILABLE,
+            reason::INSTRUCTIONS_LENGTH,
+            reason::COMPUTE_LIMIT_INSTRUCTION,
+            reason::COMPUTE_PRICE_INSTRUCTION,
+            reason::NO_TRANSFER,
+            reason::UNKNOWN_FOURTH,
+            reason::UNKNOWN_FIFTH,
+            reason::UNKNOWN_SIXTH,
+            reason::UNKNOWN_SEVENTH,
+            reason::UNKNOWN_OPTIONAL,
+        ]
+        .contains(reason)
+    }
+}
+
+impl Memos {
+    /// The memos among these instructions, all of which must be to the memo program.
+    pub(super) fn of<'i>(instructions: impl Iterator<Item = &'i Instruction>) -> Self {
+        Self(
+            instructions
+                .map(|found| memo(found).map(str::to_owned))
+                .collect(),
+        )
+    }
+
+    /// Whether they are what the requirements ask for.
+    pub(crate) fn check(&self, required: Option<&str>) -> Result<(), Rejection> {
+        let Self(memos) = self;
+        if memos.contains(&None) {
             let detail = "a memo is no text, or too long";
             return Err(Rejection::new(reason::MEMO_MISMATCH, detail));
         }
         let Some(required) = required else {
             return Ok(());
         };
-        match self.memos.as_slice() {
+        match memos.as_slice() {
             [Some(found)] if found == required => Ok(()),
             [_] => Err(reason::MEMO_MISMATCH.into()),
             memos => {
@@ -95,35 +131,31 @@ impl Layout {
     }
 }
 
-fn check_budget(limit: &Instruction, price: &Instruction, caps: Caps) -> Result<(), Rejection> {
-    let units = compute_unit_limit(limit).ok_or(reason::COMPUTE_LIMIT_INSTRUCTION)?;
-    if units > caps.compute_units {
-        let detail = format!("{units} compute units, {} are allowed", caps.compute_units);
-        return Err(Rejection::new(reason::COMPUTE_LIMIT_TOO_HIGH, detail));
+impl Caps {
+    fn check(self, units: u32, price: u64) -> Result<(), Rejection> {
+        if units > self.compute_units {
+            let detail = format!("{units} compute units, {} are allowed", self.compute_units);
+            return Err(Rejection::new(reason::COMPUTE_LIMIT_TOO_HIGH, detail));
+        }
+        if price > self.compute_unit_price {
+            let allowed = self.compute_unit_price;
+            let detail = format!("{price} microlamports a compute unit, {allowed} are allowed");
+            return Err(Rejection::new(reason::COMPUTE_PRICE_TOO_HIGH, detail));
+        }
+        Ok(())
     }
-    let price = compute_unit_price(price).ok_or(reason::COMPUTE_PRICE_INSTRUCTION)?;
-    if price > caps.compute_unit_price {
-        let allowed = caps.compute_unit_price;
-        let detail = format!("{price} microlamports a compute unit, {allowed} are allowed");
-        return Err(Rejection::new(reason::COMPUTE_PRICE_TOO_HIGH, detail));
-    }
-    Ok(())
 }
 
 /// What comes after the transfer: memos, and nothing else. In particular no second transfer, and none back.
-fn memos(optional: &[&Instruction]) -> Result<Vec<Option<String>>, Reason> {
+fn memos(optional: &[&Instruction]) -> Result<Memos, Reason> {
     const UNKNOWN: [Reason; 4] = [
         reason::UNKNOWN_FOURTH,
         reason::UNKNOWN_FIFTH,
         reason::UNKNOWN_SIXTH,
         reason::UNKNOWN_SEVENTH,
     ];
-    let mut memos = Vec::new();
-    for (at, found) in optional.iter().enumerate() {
-        if found.program != MEMO {
-            return Err(UNKNOWN.get(at).cloned().unwrap_or(reason::UNKNOWN_OPTIONAL));
-        }
-        memos.push(memo(found).map(str::to_owned));
+    match optional.iter().position(|found| found.program != MEMO) {
+        Some(at) => Err(UNKNOWN.get(at).cloned().unwrap_or(reason::UNKNOWN_OPTIONAL)),
+        None => Ok(Memos::of(optional.iter().copied())),
     }
-    Ok(memos)
 }

@@ -1,12 +1,14 @@
-//! The scheme `exact`: the payer makes and signs a transaction that transfers exactly the required amount to the
-//! recipient's token account, and leaves the fee and the sending to the facilitator.
+//! The scheme `exact`: the payer makes and signs a transaction that transfers the required amount to the recipient's token
+//! account, and leaves the fee and the sending to the facilitator.
 //!
-//! Specification: `exact` on SVM, static path.
+//! Specification: `exact` on SVM.
 
 mod layout;
 mod offer;
 mod payer;
+mod payment;
 pub mod reason;
+mod smart_wallet;
 
 use std::sync::Arc;
 
@@ -14,8 +16,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use quittance_core::json::Object;
 use quittance_core::{
-    Amount, Check, Effect, Facts, LaneId, Malformed, Network, Payment, PaymentId, PaymentRequest,
-    Reason, Refusal, Rejection, Scheme, Seen, SignatureClaim, Timestamp, Version,
+    Amount, Facts, LaneId, Malformed, Network, Payment, PaymentId, PaymentRequest, Reason, Refusal,
+    Rejection, Scheme, SignatureClaim, Timestamp, Version,
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -25,11 +27,12 @@ use solana_signature::Signature;
 use self::layout::{Caps, Layout};
 pub use self::offer::ExactOffer;
 pub use self::payer::ExactPayer;
-use crate::chain::{Evidence, Partial, Rota, Solana};
+use self::payment::{ExactPayment, Path};
+use self::smart_wallet::Form;
+pub use self::smart_wallet::SmartWallets;
+use crate::chain::{Rota, Solana};
 use crate::instruction::Transfer;
 use crate::known::{Token, TokenProgram};
-use crate::mint;
-use crate::read::{Answer, Inquiry};
 use crate::transaction::{SIZE_MAX, Wire};
 
 /// The scheme's name on the wire.
@@ -46,6 +49,7 @@ pub struct Exact {
     tokens: Vec<Token>,
     rota: Arc<Rota>,
     caps: Caps,
+    smart_wallets: Option<SmartWallets>,
 }
 
 impl Exact {
@@ -60,6 +64,7 @@ impl Exact {
                 compute_units: config.compute_units_max,
                 compute_unit_price: config.compute_unit_price_max,
             },
+            smart_wallets: config.smart_wallets.clone(),
         }
     }
 }
@@ -85,20 +90,6 @@ struct Extra {
     recent_blockhash: Option<String>,
 }
 
-/// One payment, decoded.
-struct ExactPayment {
-    facts: Facts,
-    wire: Wire,
-    lane: LaneId,
-    token: Token,
-    transfer: Transfer,
-    pay_to: Pubkey,
-    claims: Vec<SignatureClaim>,
-    /// The first check after the signatures that failed. It is told only once the signatures are known to hold, because
-    /// what somebody else wrote is nobody's verdict.
-    objection: Option<Rejection>,
-}
-
 impl Scheme<Solana> for Exact {
     fn name(&self) -> &str {
         NAME
@@ -110,7 +101,11 @@ impl Scheme<Solana> for Exact {
 
     fn extra(&self) -> Option<Object> {
         let fee_payer = self.rota.next()?.to_string();
-        Object::of(&json!({ "feePayer": fee_payer })).ok()
+        let mut extra = json!({ "feePayer": fee_payer });
+        if self.smart_wallets.is_some() {
+            extra["features"] = json!({ "smartWalletSupported": true });
+        }
+        Object::of(&extra).ok()
     }
 
     fn assets(&self) -> Vec<String> {
@@ -146,22 +141,22 @@ impl Scheme<Solana> for Exact {
         }
         let token = self.tokens.iter().find(|token| token.mint == mint);
         let token = token.ok_or(Reason::UNSUPPORTED_ASSET)?;
-        self.check_recipient(pay_to, &extra, token)?;
+        check_token_program(&extra, token)?;
 
         let wire = wire(request)?;
         if wire.fee_payer() != Some(&fee_payer) {
             return Err(reason::FEE_PAYER_MISMATCH.into());
         }
         check_our_place(&wire)?;
-        let layout = Layout::read(&wire, &self.rota.fee_payers, self.caps)?;
-        let objection = objection(&layout, token, pay_to, terms.amount, &extra).err();
+        let (path, objection) = self.path(&wire, token, pay_to, terms.amount, &extra)?;
         Ok(Box::new(ExactPayment {
-            facts: self.facts(&wire, &layout.transfer, pay_to, mint, now),
+            facts: self.facts(&wire, path.signer(), pay_to, mint, terms.amount, now),
             lane: LaneId::new(&fee_payer.to_string()),
+            rota: Arc::clone(&self.rota),
             token: token.clone(),
             claims: claims(&wire),
-            transfer: layout.transfer,
             pay_to,
+            path,
             objection,
             wire,
         }))
@@ -180,44 +175,67 @@ impl Exact {
         found.ok_or_else(|| reason::FEE_PAYER_NOT_MANAGED.into())
     }
 
-    fn check_recipient(
+    /// In which of the two ways a transaction pays; and the first thing that speaks against it which is told only once its
+    /// signatures are known to hold.
+    fn path(
         &self,
-        pay_to: Pubkey,
-        extra: &Extra,
+        wire: &Wire,
         token: &Token,
-    ) -> Result<(), Rejection> {
-        let unusable = |what| Err(Rejection::new(Reason::INVALID_PAYMENT_REQUIREMENTS, what));
-        if self.rota.fee_payers.contains(&pay_to) {
-            return unusable("payTo is the facilitator itself");
+        pay_to: Pubkey,
+        amount: Amount,
+        extra: &Extra,
+    ) -> Result<(Path, Option<Rejection>), Rejection> {
+        let ours = &self.rota.fee_payers;
+        let memo = extra.memo.as_deref();
+        let refused = match Layout::read(wire, ours, self.caps) {
+            Ok(Layout { transfer, memos }) => {
+                let objection = check_transfer(&transfer, token, pay_to, amount)
+                    .and_then(|()| memos.check(memo))
+                    .err();
+                return Ok((Path::Static(transfer), objection));
+            }
+            Err(refused) => refused,
+        };
+        let Some(allowed) = &self.smart_wallets else {
+            return Err(refused);
+        };
+        if !Layout::is_about_form(&refused.reason) {
+            return Err(refused);
         }
-        let program = token.program.id().to_string();
-        if extra
-            .token_program
-            .as_ref()
-            .is_some_and(|named| *named != program)
-        {
-            return unusable("extra.tokenProgram is not the program that keeps the asset");
-        }
-        Ok(())
+        let Form { signer, memos } = Form::read(wire, ours, allowed)?;
+        let objection = check_amount(amount).and_then(|()| memos.check(memo)).err();
+        Ok((Path::SmartWallet { signer }, objection))
     }
 
     fn facts(
         &self,
         wire: &Wire,
-        transfer: &Transfer,
+        signer: &Pubkey,
         pay_to: Pubkey,
         mint: Pubkey,
+        amount: Amount,
         now: Timestamp,
     ) -> Facts {
         Facts {
             // The runtime includes a message once, whatever its signatures are.
             id: PaymentId::of(&[b"exact svm", self.network.id().as_bytes(), wire.message()]),
-            payer: transfer.authority.to_string(),
+            payer: signer.to_string(),
             pay_to: pay_to.to_string(),
             asset: mint.to_string(),
-            amount: Amount::from(transfer.amount),
+            amount,
             expires: now.plus_secs(LIFETIME_SECS),
         }
+    }
+}
+
+fn check_token_program(extra: &Extra, token: &Token) -> Result<(), Rejection> {
+    let program = token.program.id().to_string();
+    match &extra.token_program {
+        Some(named) if *named != program => {
+            let what = "extra.tokenProgram is not the program that keeps the asset";
+            Err(Rejection::new(Reason::INVALID_PAYMENT_REQUIREMENTS, what))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -263,15 +281,13 @@ fn claims(wire: &Wire) -> Vec<SignatureClaim> {
     wire.signers().skip(1).map(claim).collect()
 }
 
-/// The checks of the transfer itself, in the reference implementation's order.
-fn objection(
-    layout: &Layout,
+/// The checks of a transfer in the transaction itself, in the reference implementation's order.
+fn check_transfer(
+    transfer: &Transfer,
     token: &Token,
     pay_to: Pubkey,
     amount: Amount,
-    extra: &Extra,
 ) -> Result<(), Rejection> {
-    let transfer = &layout.transfer;
     if transfer.mint != token.mint {
         return Err(reason::MINT_MISMATCH.into());
     }
@@ -294,129 +310,13 @@ fn objection(
         let detail = format!("transfers {}, required {amount}", transfer.amount);
         return Err(Rejection::new(reason::AMOUNT_MISMATCH, detail));
     }
-    if transfer.amount == 0 {
-        return Err(Reason::AMOUNT_TOO_LOW.into());
-    }
-    layout.check_memo(extra.memo.as_deref())
+    check_amount(amount)
 }
 
-/// The accounts that are asked about, by place.
-mod asked {
-    pub(super) const MINT: usize = 0;
-    pub(super) const SOURCE: usize = 1;
-    pub(super) const DESTINATION: usize = 2;
-}
-
-impl Payment<Solana> for ExactPayment {
-    fn facts(&self) -> &Facts {
-        &self.facts
-    }
-
-    fn signatures(&self) -> &[SignatureClaim] {
-        &self.claims
-    }
-
-    fn check(&self, seen: &Seen<'_, Solana>) -> Result<Check<Solana>, Rejection> {
-        let signed = seen.signatures.len() == self.claims.len()
-            && seen.signatures.iter().all(|holds| *holds);
-        if !signed {
-            return Err(reason::SIGNATURE_INVALID.into());
-        }
-        self.objection.clone().map_or(Ok(()), Err)?;
-        match seen.answers {
-            [] => Ok(Check::Ask(Inquiry {
-                accounts: vec![
-                    self.transfer.mint,
-                    self.transfer.source,
-                    self.transfer.destination,
-                ],
-                simulate: Some(self.wire.clone()),
-            })),
-            [.., answer] => {
-                self.check_accounts(answer)?;
-                self.check_simulation(answer)?;
-                Ok(Check::Content)
-            }
-        }
-    }
-
-    fn settle(&self, amount: Amount, _: &Seen<'_, Solana>) -> Result<Partial, Rejection> {
-        if amount != self.facts.amount {
-            let detail = "exact settles exactly what was authorized";
-            return Err(Rejection::new(reason::AMOUNT_MISMATCH, detail));
-        }
-        Ok(Partial {
-            wire: self.wire.clone(),
-        })
-    }
-
-    fn lane(&self) -> Option<&LaneId> {
-        Some(&self.lane)
-    }
-
-    fn effect(&self, _: Amount, evidence: &Evidence) -> Effect {
-        if let Some(error) = &evidence.error {
-            let detail = format!("the transaction was included and failed: {error}");
-            return Effect::Nothing(Rejection::new(reason::TRANSACTION_FAILED, detail));
-        }
-        let keys = self.wire.keys();
-        let found = evidence.balances.iter().find(|balance| {
-            keys.get(balance.account) == Some(&self.transfer.destination)
-                && balance.mint == self.facts.asset
-        });
-        let received = found.and_then(|balance| balance.after.checked_sub(balance.before));
-        match received {
-            Some(received) if received == self.transfer.amount => {
-                Effect::Moved(Amount::from(received))
-            }
-            received => {
-                let received = received.unwrap_or_default();
-                let detail = format!("the recipient's account received {received}");
-                Effect::Other(Rejection::new(reason::TRANSFER_NOT_CONFIRMED, detail))
-            }
-        }
-    }
-}
-
-impl ExactPayment {
-    /// Whether the token and both accounts are what they seem to be.
-    fn check_accounts(&self, answer: &Answer) -> Result<(), Rejection> {
-        let account = |at: usize| answer.accounts.get(at).and_then(Option::as_ref);
-        let program = self.token.program;
-        let mint = account(asked::MINT).ok_or(reason::MINT_MISMATCH)?;
-        mint::judge(mint, program, &self.token.allowed)
-            .map_err(|problem| Rejection::new(reason::MINT_NOT_ALLOWED, problem))?;
-        let Some(destination) = account(asked::DESTINATION) else {
-            let detail =
-                "the recipient has no token account for this asset, and none is made for it";
-            return Err(Rejection::new(reason::RECEIVER_ACCOUNT_NOT_FOUND, detail));
-        };
-        // SPL Token lets an owner give an associated account away; its address stays.
-        if mint::owner_of(destination, program) != Some(self.pay_to) {
-            let detail = "the recipient's token account belongs to somebody else";
-            return Err(Rejection::new(reason::RECIPIENT_MISMATCH, detail));
-        }
-        let owner = account(asked::SOURCE).and_then(|source| mint::owner_of(source, program));
-        if owner.is_some_and(|owner| owner != self.transfer.authority) {
-            let detail = "the money is not the signer's own";
-            return Err(Rejection::new(reason::SIGNATURE_INVALID, detail));
-        }
-        Ok(())
-    }
-
-    fn check_simulation(&self, answer: &Answer) -> Result<(), Rejection> {
-        let simulated = answer.simulated.as_ref().ok_or(reason::SIMULATION_FAILED)?;
-        let Some(error) = &simulated.error else {
-            return Ok(());
-        };
-        let what = match error.as_str() {
-            "\"BlockhashNotFound\"" => {
-                "the blockhash has expired, or is of another cluster: nothing can be sent, so it is safe to pay anew"
-            }
-            "\"AlreadyProcessed\"" => "this very transaction was included before",
-            other => other,
-        };
-        Err(Rejection::new(reason::SIMULATION_FAILED, what))
+fn check_amount(amount: Amount) -> Result<(), Rejection> {
+    match amount.is_zero() {
+        true => Err(Reason::AMOUNT_TOO_LOW.into()),
+        false => Ok(()),
     }
 }
 

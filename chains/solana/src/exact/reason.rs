@@ -79,9 +79,48 @@ pub const SIMULATION_FAILED: Reason =
 pub const TRANSACTION_FAILED: Reason = Reason::new("invalid_exact_svm_transaction_failed");
 /// The transaction was included, and the money did not move as it should have.
 pub const TRANSFER_NOT_CONFIRMED: Reason = Reason::new("post_settlement_transfer_not_confirmed");
-/// The transaction takes addresses from lookup tables, which are never resolved here.
+/// The transaction takes addresses from lookup tables, which are resolved only where smart wallets may pay.
 pub const ALT_RESOLUTION_NOT_AVAILABLE: Reason =
     Reason::new("invalid_exact_svm_smart_wallet_alt_resolution_not_available");
+/// A lookup table is not there, does not have what is taken from it, or there are too many of them.
+pub const ALT_RESOLUTION_FAILED: Reason =
+    Reason::new("invalid_exact_svm_smart_wallet_alt_resolution_failed");
+/// A smart wallet's transaction calls a program that is not allowed.
+pub const SMART_WALLET_PROGRAM_NOT_ALLOWED: Reason =
+    Reason::new("invalid_exact_svm_smart_wallet_program_not_allowed");
+/// A smart wallet's transaction mentions a fee payer (specification, section 2.1.1).
+pub const SMART_WALLET_FEE_PAYER_NOT_ISOLATED: Reason =
+    Reason::new("invalid_exact_svm_smart_wallet_fee_payer_not_isolated");
+/// An instruction to the compute budget that says nothing.
+pub const SMART_WALLET_MALFORMED_COMPUTE_BUDGET: Reason =
+    Reason::new("invalid_exact_svm_smart_wallet_malformed_compute_budget");
+/// A limit of compute units that cannot be read.
+pub const SMART_WALLET_MALFORMED_COMPUTE_LIMIT: Reason =
+    Reason::new("invalid_exact_svm_smart_wallet_malformed_compute_limit");
+/// A price of compute units that cannot be read.
+pub const SMART_WALLET_MALFORMED_COMPUTE_PRICE: Reason =
+    Reason::new("invalid_exact_svm_smart_wallet_malformed_compute_price");
+/// An instruction to the compute budget that neither limits nor prices compute units.
+pub const SMART_WALLET_UNSUPPORTED_COMPUTE_BUDGET: Reason =
+    Reason::new("invalid_exact_svm_smart_wallet_unsupported_compute_budget_instruction");
+/// More compute units than the operator allows smart wallets, or than the runtime allows where no limit is set.
+pub const SMART_WALLET_COMPUTE_UNITS_TOO_HIGH: Reason =
+    Reason::new("invalid_exact_svm_smart_wallet_compute_units_too_high");
+/// A higher price for compute units than the operator allows smart wallets.
+pub const SMART_WALLET_PRIORITY_FEE_TOO_HIGH: Reason =
+    Reason::new("invalid_exact_svm_smart_wallet_priority_fee_too_high");
+/// A smart wallet's transaction would fail.
+pub const SMART_WALLET_SIMULATION_FAILED: Reason =
+    Reason::new("invalid_exact_svm_smart_wallet_simulation_failed");
+/// A smart wallet's transaction would succeed and transfer nothing.
+pub const SMART_WALLET_NO_TRANSFER: Reason =
+    Reason::new("invalid_exact_svm_smart_wallet_no_transfer_in_simulation");
+/// What a smart wallet's transaction would transfer is not what is required.
+pub const SMART_WALLET_TRANSFER_MISMATCH: Reason =
+    Reason::new("invalid_exact_svm_smart_wallet_transfer_mismatch");
+/// A smart wallet's transaction would pay more than once.
+pub const SMART_WALLET_MULTIPLE_TRANSFERS: Reason =
+    Reason::new("invalid_exact_svm_smart_wallet_multiple_matching_transfers");
 /// The recipient has no associated token account. Ours; nobody else has a code for it.
 pub const RECEIVER_ACCOUNT_NOT_FOUND: Reason =
     Reason::new("invalid_exact_svm_payload_receiver_ata_not_found");

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use quittance_core::Network;
 use quittance_engine::Rules;
-use quittance_solana::{Keypair, Pubkey, Signer, Solana, SolanaConfig, Token, TokenProgram, known};
+use quittance_solana::{
+    Keypair, Pubkey, Signer, SmartWallets, Solana, SolanaConfig, Token, TokenProgram, known,
+};
 use secrecy::ExposeSecret;
 
 use super::{Listed, Problems, Restrictions, all, not_an_address, rpc_urls, tokens_of};
-use crate::config::{ConfigError, Secret, SolanaNetwork, SolanaToken};
+use crate::config::{self, ConfigError, Secret, SolanaNetwork, SolanaToken};
 
 pub(super) fn network(entry: &SolanaNetwork, field: &str) -> Result<Network, ConfigError> {
     let unknown = || {
@@ -32,9 +34,13 @@ pub(super) fn chain(
     let fee_payers = fee_payers(entry, field, problems);
     let tokens = problems.take(tokens(entry, &network, field));
     let head_age_max = problems.take(head_age_max(entry, field));
+    let smart_wallets = entry.smart_wallets.as_ref();
+    let smart_wallets = smart_wallets.map(|entry| smart_wallets_of(entry, field));
+    let smart_wallets = problems.take(smart_wallets.transpose());
     let mut config = SolanaConfig::new(network, urls?, fee_payers?);
     config.tokens = tokens?;
     config.commitment = entry.commitment.into();
+    config.smart_wallets = smart_wallets?;
     config.head_age_max = head_age_max?.unwrap_or(config.head_age_max);
     if let Some(genesis) = &entry.genesis {
         config.genesis.clone_from(genesis);
@@ -46,6 +52,29 @@ pub(super) fn chain(
     config.balance_min = entry.min_balance_lamports.unwrap_or(config.balance_min);
     problems.take(add_rules(entry, &config, field, rules))?;
     problems.take(Solana::new(config).map_err(|error| ConfigError::value(field, error)))
+}
+
+fn smart_wallets_of(
+    entry: &config::SmartWallets,
+    field: &str,
+) -> Result<SmartWallets, ConfigError> {
+    let mut wallets = SmartWallets::default();
+    if let Some(programs) = &entry.programs {
+        let address = |(at, text): (usize, &String)| {
+            let field = || format!("{field}.smart_wallets.programs[{at}]");
+            text.parse().map_err(|_| not_an_address(field(), text))
+        };
+        wallets.programs = programs
+            .iter()
+            .enumerate()
+            .map(address)
+            .collect::<Result<_, _>>()?;
+    }
+    wallets.compute_units_max = entry.max_compute_units.unwrap_or(wallets.compute_units_max);
+    wallets.compute_unit_price_max = entry
+        .max_compute_unit_price
+        .unwrap_or(wallets.compute_unit_price_max);
+    Ok(wallets)
 }
 
 fn fee_payers(entry: &SolanaNetwork, field: &str, problems: &mut Problems) -> Option<Vec<Signer>> {
@@ -181,6 +210,30 @@ mod tests {
         assert_eq!(symbols("assets = [\"pyusd\"]"), ["PYUSD"]);
         let described = "tokens = [{ mint = \"2b1kV6DkPAnxd5ixfnxCpjxmKwqjjaYmCZfHsFu24GXo\", symbol = \"P\", decimals = 6, program = \"token-2022\" }]";
         assert_eq!(symbols(described), ["P", "USDC", "USDT"]);
+    }
+
+    #[test]
+    fn smart_wallets_are_those_of_the_specification_unless_others_are_named() {
+        let wallets = |more: &str| {
+            let config = mainnet(more);
+            let entry = config.solana[0].smart_wallets.as_ref();
+            entry.map(|entry| smart_wallets_of(entry, "solana[0]"))
+        };
+        assert!(wallets("").is_none());
+        let all = wallets("smart_wallets = {}").unwrap().unwrap();
+        assert_eq!(all, SmartWallets::default());
+        let squads = "SQDS4ep65T869zMMBKyuUq6aD6EgTu8psMjkvj52pCf";
+        let one = format!("smart_wallets = {{ programs = [\"{squads}\"], max_compute_units = 7 }}");
+        let one = wallets(&one).unwrap().unwrap();
+        assert_eq!(one.programs, [squads.parse().unwrap()]);
+        assert_eq!(one.compute_units_max, 7);
+        assert_eq!(one.compute_unit_price_max, all.compute_unit_price_max);
+        let wrong = wallets("smart_wallets = { programs = [\"0xaa\"] }").unwrap();
+        let wrong = wrong.unwrap_err().to_string();
+        assert!(
+            wrong.starts_with("solana[0].smart_wallets.programs[0]"),
+            "{wrong}"
+        );
     }
 
     #[test]

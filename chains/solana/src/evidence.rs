@@ -1,0 +1,331 @@
+//! What a transaction did, or would do, as nodes tell of it.
+
+use std::collections::BTreeMap;
+
+use quittance_core::Fault;
+use quittance_nodes::unavailable;
+use serde::Deserialize;
+use serde_json::Value;
+use solana_message::compiled_instruction::CompiledInstruction;
+use solana_pubkey::Pubkey;
+
+use crate::instruction::{TOKEN, TOKEN_2022, Transfer};
+use crate::transaction::{Instruction, Wire};
+
+/// What the chain says a transaction did, or would do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Evidence {
+    /// What it failed with, as the runtime writes it; `None` where it succeeded.
+    pub error: Option<String>,
+    /// The balances of the token accounts it touched. `None` while it is not deep enough, where it failed, and where a
+    /// simulation does not tell.
+    pub balances: Option<Vec<Balance>>,
+    /// The instructions that its own instructions called. `None` as with the balances, and where the node does not keep
+    /// them.
+    pub calls: Option<Vec<Call>>,
+    /// The addresses it took from lookup tables, in the runtime's order.
+    pub loaded: Vec<Pubkey>,
+}
+
+/// A token account's balance before and after a transaction, in atomic units.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Balance {
+    /// The account, by its index among the transaction's accounts.
+    pub account: usize,
+    /// The mint.
+    pub mint: String,
+    /// Before.
+    pub before: u64,
+    /// After.
+    pub after: u64,
+}
+
+/// An instruction that another one called. Nodes write it in three ways.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Call {
+    /// With its accounts by their indexes among the transaction's.
+    Compiled(CompiledInstruction),
+    /// In full.
+    Whole(Instruction),
+    /// Taken apart, by a node that knows the program.
+    Parsed(ParsedCall),
+}
+
+/// An instruction that a node has taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParsedCall {
+    /// Who ran.
+    pub program: Pubkey,
+    /// The transfer, where it is a `TransferChecked` by one signer.
+    pub transfer: Option<Transfer>,
+    /// Every address in it.
+    pub accounts: Vec<Pubkey>,
+}
+
+/// What an instruction, the transaction's own or a called one, did with tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum TokenCall {
+    /// A `TransferChecked` by one signer.
+    Transfer(Transfer),
+    /// Anything else that a token program was told, with the accounts it was told of.
+    Other(Vec<Pubkey>),
+}
+
+impl Evidence {
+    pub(crate) fn failed(error: &Value) -> Self {
+        Self {
+            error: Some(error.to_string()),
+            ..Self::default()
+        }
+    }
+
+    /// By how much the balance of this account of this mint rose; `None` where that is not told or where it fell.
+    pub(crate) fn received(
+        &self,
+        wire: &Wire,
+        loaded: &[Pubkey],
+        account: &Pubkey,
+        mint: &str,
+    ) -> Option<u64> {
+        let at = wire.accounts(loaded).position(|key| key == account)?;
+        let mut balances = self.balances.iter().flatten();
+        let found = balances.find(|balance| balance.account == at && balance.mint == mint)?;
+        found.after.checked_sub(found.before)
+    }
+}
+
+/// Everything that the token programs were told by a transaction's own instructions and by the `calls` these made. `None` where
+/// an account is not among the transaction's, so that what happened cannot be known.
+pub(crate) fn token_calls(
+    wire: &Wire,
+    loaded: &[Pubkey],
+    calls: &[Call],
+) -> Option<Vec<TokenCall>> {
+    let mut found: Vec<TokenCall> = wire
+        .instructions(loaded)?
+        .iter()
+        .filter_map(TokenCall::of)
+        .collect();
+    for call in calls {
+        found.extend(match call {
+            Call::Compiled(compiled) => TokenCall::of(&wire.instruction(compiled, loaded)?),
+            Call::Whole(instruction) => TokenCall::of(instruction),
+            Call::Parsed(parsed) => TokenCall::of_parsed(parsed),
+        });
+    }
+    Some(found)
+}
+
+impl TokenCall {
+    /// `None` for what other programs were told.
+    fn of(instruction: &Instruction) -> Option<Self> {
+        if ![TOKEN, TOKEN_2022].contains(&instruction.program) {
+            return None;
+        }
+        let other = || Self::Other(instruction.accounts.clone());
+        Some(Transfer::read(instruction).map_or_else(other, Self::Transfer))
+    }
+
+    fn of_parsed(parsed: &ParsedCall) -> Option<Self> {
+        if ![TOKEN, TOKEN_2022].contains(&parsed.program) {
+            return None;
+        }
+        let other = || Self::Other(parsed.accounts.clone());
+        Some(parsed.transfer.clone().map_or_else(other, Self::Transfer))
+    }
+
+    /// Whether this account has a part in it.
+    pub(crate) fn mentions(&self, account: &Pubkey) -> bool {
+        match self {
+            Self::Transfer(transfer) => [
+                transfer.source,
+                transfer.mint,
+                transfer.destination,
+                transfer.authority,
+            ]
+            .contains(account),
+            Self::Other(accounts) => accounts.contains(account),
+        }
+    }
+}
+
+/// The instructions called by one of the transaction's own, as nodes write them.
+#[derive(Deserialize)]
+pub(crate) struct InnerJson {
+    instructions: Vec<CallJson>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum CallJson {
+    #[serde(rename_all = "camelCase")]
+    Compiled {
+        program_id_index: u8,
+        accounts: Vec<u8>,
+        data: String,
+    },
+    #[serde(rename_all = "camelCase")]
+    Whole {
+        program_id: String,
+        accounts: Vec<String>,
+        data: String,
+    },
+    #[serde(rename_all = "camelCase")]
+    Parsed { program_id: String, parsed: Value },
+}
+
+/// A token account's balance, as nodes write it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct BalanceJson {
+    account_index: u8,
+    mint: String,
+    ui_token_amount: UiAmount,
+}
+
+#[derive(Deserialize)]
+struct UiAmount {
+    amount: String,
+}
+
+/// The addresses from lookup tables, as nodes write them.
+#[derive(Deserialize, Default)]
+pub(crate) struct LoadedJson {
+    writable: Vec<String>,
+    readonly: Vec<String>,
+}
+
+/// The calls, in the order they were made.
+///
+/// # Errors
+/// When the node's words make no sense.
+pub(crate) fn calls(groups: Vec<InnerJson>) -> Result<Vec<Call>, Fault> {
+    let nonsense = || unavailable("the node answered nonsense about called instructions");
+    let all = groups.into_iter().flat_map(|group| group.instructions);
+    all.map(|json| call(json).ok_or_else(nonsense)).collect()
+}
+
+fn call(json: CallJson) -> Option<Call> {
+    Some(match json {
+        CallJson::Compiled {
+            program_id_index,
+            accounts,
+            data,
+        } => Call::Compiled(CompiledInstruction {
+            program_id_index,
+            accounts,
+            data: base58(&data)?,
+        }),
+        CallJson::Whole {
+            program_id,
+            accounts,
+            data,
+        } => Call::Whole(Instruction {
+            program: program_id.parse().ok()?,
+            accounts: keys(&accounts)?,
+            data: base58(&data)?,
+        }),
+        CallJson::Parsed { program_id, parsed } => {
+            let program = program_id.parse().ok()?;
+            let mut accounts = Vec::new();
+            addresses(&parsed, &mut accounts);
+            Call::Parsed(ParsedCall {
+                program,
+                transfer: parsed_transfer(program, &parsed),
+                accounts,
+            })
+        }
+    })
+}
+
+fn base58(text: &str) -> Option<Vec<u8>> {
+    bs58::decode(text).into_vec().ok()
+}
+
+fn keys(texts: &[String]) -> Option<Vec<Pubkey>> {
+    texts.iter().map(|text| text.parse().ok()).collect()
+}
+
+/// Every address in a text taken apart, wherever it stands: which field means what is the node's business.
+fn addresses(parsed: &Value, found: &mut Vec<Pubkey>) {
+    match parsed {
+        Value::String(text) => found.extend(text.parse::<Pubkey>()),
+        Value::Array(values) => values.iter().for_each(|value| addresses(value, found)),
+        Value::Object(values) => values.values().for_each(|value| addresses(value, found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// A `TransferChecked` by one signer, as nodes take it apart. One by several names a `multisigAuthority` instead.
+fn parsed_transfer(program: Pubkey, parsed: &Value) -> Option<Transfer> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Info {
+        source: String,
+        mint: String,
+        destination: String,
+        authority: String,
+        token_amount: TokenAmount,
+    }
+    #[derive(Deserialize)]
+    struct TokenAmount {
+        amount: String,
+        decimals: u8,
+    }
+    if parsed.get("type")? != "transferChecked" {
+        return None;
+    }
+    let info = Info::deserialize(parsed.get("info")?).ok()?;
+    Some(Transfer {
+        program,
+        source: info.source.parse().ok()?,
+        mint: info.mint.parse().ok()?,
+        destination: info.destination.parse().ok()?,
+        authority: info.authority.parse().ok()?,
+        amount: info.token_amount.amount.parse().ok()?,
+        decimals: info.token_amount.decimals,
+    })
+}
+
+/// The balances before and after, by account. One that is not told on a side was nothing there.
+///
+/// # Errors
+/// When the node's words make no sense.
+pub(crate) fn balances(
+    before: Vec<BalanceJson>,
+    after: Vec<BalanceJson>,
+) -> Result<Vec<Balance>, Fault> {
+    let mut balances: BTreeMap<u8, Balance> = BTreeMap::new();
+    let both = [(false, before), (true, after)];
+    for (is_after, side) in both {
+        for found in side {
+            let amount: u64 = found
+                .ui_token_amount
+                .amount
+                .parse()
+                .map_err(|_| unavailable("the node answered nonsense about balances"))?;
+            let balance = balances
+                .entry(found.account_index)
+                .or_insert_with(|| Balance {
+                    account: usize::from(found.account_index),
+                    mint: found.mint,
+                    before: 0,
+                    after: 0,
+                });
+            match is_after {
+                false => balance.before = amount,
+                true => balance.after = amount,
+            }
+        }
+    }
+    Ok(balances.into_values().collect())
+}
+
+/// The addresses from lookup tables in the runtime's order: all that can be written to, then the others.
+///
+/// # Errors
+/// When the node's words make no sense.
+pub(crate) fn loaded(json: LoadedJson) -> Result<Vec<Pubkey>, Fault> {
+    let texts = [json.writable, json.readonly].concat();
+    keys(&texts).ok_or_else(|| unavailable("the node answered nonsense about lookup tables"))
+}

@@ -1,0 +1,266 @@
+//! One payment, decoded: what is asked of the chain, what speaks against it, and what must have happened.
+
+use std::sync::Arc;
+
+use quittance_core::{
+    Amount, Check, Effect, Facts, LaneId, Payment, Rejection, Seen, SignatureClaim,
+};
+use solana_pubkey::Pubkey;
+
+use super::reason;
+use super::smart_wallet::{Outcome, check_isolated};
+use crate::chain::{Partial, Rota, Solana};
+use crate::evidence::Evidence;
+use crate::instruction::Transfer;
+use crate::known::Token;
+use crate::lookup;
+use crate::mint;
+use crate::read::{Account, Answer, Inquiry};
+use crate::transaction::Wire;
+
+/// One payment.
+pub(super) struct ExactPayment {
+    pub(super) facts: Facts,
+    pub(super) wire: Wire,
+    pub(super) lane: LaneId,
+    pub(super) rota: Arc<Rota>,
+    pub(super) token: Token,
+    pub(super) pay_to: Pubkey,
+    pub(super) claims: Vec<SignatureClaim>,
+    pub(super) path: Path,
+    /// The first check after the signatures that failed. It is told only once the signatures are known to hold, because
+    /// what somebody else wrote is nobody's verdict.
+    pub(super) objection: Option<Rejection>,
+}
+
+/// In which way a transaction pays (specification, section 3).
+pub(super) enum Path {
+    /// By an instruction of its own.
+    Static(Transfer),
+    /// By whatever it calls, which shows only when it runs.
+    SmartWallet {
+        /// Who signs for the wallet.
+        signer: Pubkey,
+    },
+}
+
+impl Path {
+    /// Who signs, besides the fee payer.
+    pub(super) fn signer(&self) -> &Pubkey {
+        match self {
+            Self::Static(transfer) => &transfer.authority,
+            Self::SmartWallet { signer } => signer,
+        }
+    }
+}
+
+/// The accounts that are asked about, by place.
+mod asked {
+    pub(super) const MINT: usize = 0;
+    pub(super) const DESTINATION: usize = 1;
+    /// On the static path.
+    pub(super) const SOURCE: usize = 2;
+    /// On the smart-wallet path: the lookup tables from here on.
+    pub(super) const TABLES: usize = 2;
+}
+
+impl Payment<Solana> for ExactPayment {
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    fn signatures(&self) -> &[SignatureClaim] {
+        &self.claims
+    }
+
+    fn check(&self, seen: &Seen<'_, Solana>) -> Result<Check<Solana>, Rejection> {
+        let signed = seen.signatures.len() == self.claims.len()
+            && seen.signatures.iter().all(|holds| *holds);
+        if !signed {
+            return Err(reason::SIGNATURE_INVALID.into());
+        }
+        self.objection.clone().map_or(Ok(()), Err)?;
+        let [.., answer] = seen.answers else {
+            return Ok(Check::Ask(self.inquiry()));
+        };
+        self.check_token(answer)?;
+        match &self.path {
+            Path::Static(transfer) => self.check_static(transfer, answer)?,
+            Path::SmartWallet { .. } => {
+                self.paying(answer)?;
+            }
+        }
+        Ok(Check::Content)
+    }
+
+    /// The wallet, whose money it is; not who signs for it.
+    fn payer(&self, seen: &Seen<'_, Solana>) -> Option<String> {
+        let Path::SmartWallet { .. } = self.path else {
+            return None;
+        };
+        let transfer = self.paying(seen.answers.last()?).ok()??;
+        Some(transfer.authority.to_string())
+    }
+
+    fn settle(&self, amount: Amount, seen: &Seen<'_, Solana>) -> Result<Partial, Rejection> {
+        if amount != self.facts.amount {
+            let detail = "exact settles exactly what was authorized";
+            return Err(Rejection::new(reason::AMOUNT_MISMATCH, detail));
+        }
+        let loaded = match (&self.path, seen.answers) {
+            (Path::SmartWallet { .. }, [.., answer]) => self.loaded(answer)?,
+            _ => Vec::new(),
+        };
+        Ok(Partial {
+            wire: self.wire.clone(),
+            loaded,
+        })
+    }
+
+    fn lane(&self) -> Option<&LaneId> {
+        Some(&self.lane)
+    }
+
+    fn effect(&self, amount: Amount, evidence: &Evidence) -> Effect {
+        if let Some(error) = &evidence.error {
+            let detail = format!("the transaction was included and failed: {error}");
+            return Effect::Nothing(Rejection::new(reason::TRANSACTION_FAILED, detail));
+        }
+        let found = match &self.path {
+            Path::Static(transfer) => self.received(transfer, evidence),
+            Path::SmartWallet { .. } => self.paid(evidence),
+        };
+        match found {
+            Ok(()) => Effect::Moved(amount),
+            Err(detail) => Effect::Other(Rejection::new(reason::TRANSFER_NOT_CONFIRMED, detail)),
+        }
+    }
+}
+
+/// What both paths ask.
+impl ExactPayment {
+    fn inquiry(&self) -> Inquiry {
+        let destination = self.token.account_of(&self.pay_to);
+        let mut accounts = vec![self.token.mint, destination];
+        match &self.path {
+            Path::Static(transfer) => accounts.push(transfer.source),
+            Path::SmartWallet { .. } => {
+                accounts.extend(self.wire.lookups().iter().map(|lookup| lookup.account_key));
+            }
+        }
+        Inquiry {
+            accounts,
+            simulate: Some(self.wire.clone()),
+            with_calls: matches!(self.path, Path::SmartWallet { .. }),
+        }
+    }
+
+    /// Whether the token and the recipient's account are what they seem to be.
+    fn check_token(&self, answer: &Answer) -> Result<(), Rejection> {
+        let program = self.token.program;
+        let mint = account(answer, asked::MINT).ok_or(reason::MINT_MISMATCH)?;
+        mint::judge(mint, program, &self.token.allowed)
+            .map_err(|problem| Rejection::new(reason::MINT_NOT_ALLOWED, problem))?;
+        let Some(destination) = account(answer, asked::DESTINATION) else {
+            let detail =
+                "the recipient has no token account for this asset, and none is made for it";
+            return Err(Rejection::new(reason::RECEIVER_ACCOUNT_NOT_FOUND, detail));
+        };
+        // SPL Token lets an owner give an associated account away; its address stays.
+        if mint::owner_of(destination, program) != Some(self.pay_to) {
+            let detail = "the recipient's token account belongs to somebody else";
+            return Err(Rejection::new(reason::RECIPIENT_MISMATCH, detail));
+        }
+        Ok(())
+    }
+}
+
+/// The static path.
+impl ExactPayment {
+    fn check_static(&self, transfer: &Transfer, answer: &Answer) -> Result<(), Rejection> {
+        let source = account(answer, asked::SOURCE);
+        let owner = source.and_then(|source| mint::owner_of(source, self.token.program));
+        if owner.is_some_and(|owner| owner != transfer.authority) {
+            let detail = "the money is not the signer's own";
+            return Err(Rejection::new(reason::SIGNATURE_INVALID, detail));
+        }
+        let simulated = answer.simulated.as_ref().ok_or(reason::SIMULATION_FAILED)?;
+        match &simulated.error {
+            None => Ok(()),
+            Some(error) => Err(Rejection::new(
+                reason::SIMULATION_FAILED,
+                why_it_fails(error),
+            )),
+        }
+    }
+
+    /// Whether the recipient's balance rose by exactly the transfer; what happened where it did not.
+    fn received(&self, transfer: &Transfer, evidence: &Evidence) -> Result<(), String> {
+        let (loaded, mint) = (&evidence.loaded, &self.facts.asset);
+        let received = evidence.received(&self.wire, loaded, &transfer.destination, mint);
+        match received.unwrap_or_default() {
+            received if received == transfer.amount => Ok(()),
+            received => Err(format!("the recipient's account received {received}")),
+        }
+    }
+}
+
+/// The smart-wallet path.
+impl ExactPayment {
+    /// The addresses that the transaction takes from lookup tables; nothing of ours is among them.
+    fn loaded(&self, answer: &Answer) -> Result<Vec<Pubkey>, Rejection> {
+        let tables = answer.accounts.get(asked::TABLES..).unwrap_or_default();
+        let loaded = lookup::resolve(&self.wire, tables).ok_or_else(|| {
+            let detail = "a lookup table is not there, or does not have what is taken from it";
+            Rejection::new(reason::ALT_RESOLUTION_FAILED, detail)
+        })?;
+        let instructions = self.wire.instructions(&loaded);
+        let instructions = instructions.ok_or(reason::COULD_NOT_BE_DECODED)?;
+        check_isolated(&instructions, &self.rota.fee_payers)?;
+        Ok(loaded)
+    }
+
+    /// The transfer that the transaction would make.
+    fn paying(&self, answer: &Answer) -> Result<Option<Transfer>, Rejection> {
+        let loaded = self.loaded(answer)?;
+        let simulated = answer.simulated.as_ref();
+        let simulated = simulated.ok_or(reason::SMART_WALLET_SIMULATION_FAILED)?;
+        if let Some(error) = &simulated.error {
+            let why = why_it_fails(error);
+            return Err(Rejection::new(reason::SMART_WALLET_SIMULATION_FAILED, why));
+        }
+        self.outcome().find(&self.wire, &loaded, simulated)
+    }
+
+    /// Whether the transaction has done what it did when it was tried; a program may have behaved then.
+    fn paid(&self, evidence: &Evidence) -> Result<(), String> {
+        match self.outcome().find(&self.wire, &evidence.loaded, evidence) {
+            Ok(_) => Ok(()),
+            Err(rejection) => Err(rejection.to_string()),
+        }
+    }
+
+    fn outcome(&self) -> Outcome<'_> {
+        Outcome {
+            token: &self.token,
+            pay_to: &self.pay_to,
+            amount: self.facts.amount,
+            ours: &self.rota.fee_payers,
+        }
+    }
+}
+
+fn account(answer: &Answer, at: usize) -> Option<&Account> {
+    answer.accounts.get(at).and_then(Option::as_ref)
+}
+
+/// Why a transaction fails when it is tried, for people.
+fn why_it_fails(error: &str) -> &str {
+    match error {
+        "\"BlockhashNotFound\"" => {
+            "the blockhash has expired, or is of another cluster: nothing can be sent, so it is safe to pay anew"
+        }
+        "\"AlreadyProcessed\"" => "this very transaction was included before",
+        other => other,
+    }
+}

@@ -1,0 +1,302 @@
+//! The smart-wallet path: a program makes the transfer, so that only running the transaction shows it. What is
+//! asked of the transaction itself is that it cannot hurt its fee payer; what is asked of its outcome, before it is signed and
+//! again when it is included, is that the recipient is paid, once.
+//!
+//! Specification: `exact` on SVM, sections 2 and 3.2 to 3.4.
+
+use quittance_core::{Amount, Rejection};
+use solana_pubkey::Pubkey;
+
+use super::layout::{GUARDS_MAX, Memos, SIGNERS};
+use super::reason;
+use crate::evidence::{Evidence, TokenCall, token_calls};
+use crate::instruction::{
+    self, COMPUTE_BUDGET, MEMO, TOKEN, TOKEN_2022, Transfer, compute_unit_limit,
+    compute_unit_price, is_guard,
+};
+use crate::known::Token;
+use crate::transaction::{Instruction, Wire, mentioned};
+
+/// How many lookup tables a payment may use. Wallets use one or two; each is up to eight kilobytes to be fetched.
+const TABLES_MAX: usize = 4;
+
+/// What the runtime lets each instruction compute where a transaction sets no limit, and what it lets all of them
+/// (`DEFAULT_INSTRUCTION_COMPUTE_UNIT_LIMIT`, `MAX_COMPUTE_UNIT_LIMIT`).
+const UNITS_PER_INSTRUCTION: u32 = 200_000;
+const UNITS_MAX: u32 = 1_400_000;
+
+/// Wallets that are programs: which of them may pay, and what a payment of theirs may cost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SmartWallets {
+    /// The programs that a payment may call. Whoever can change one of them can make payments that succeed when they are tried
+    /// and fail when they are sent, at the cost of the fee.
+    pub programs: Vec<Pubkey>,
+    /// The most compute units that a payment may ask for.
+    pub compute_units_max: u32,
+    /// The most that is paid for a compute unit, in millionths of a lamport.
+    pub compute_unit_price_max: u64,
+}
+
+impl Default for SmartWallets {
+    /// The specification's wallets and limits (sections 2.2.1 and 2.2.2).
+    fn default() -> Self {
+        Self {
+            programs: [
+                // Squads: Multisig version 4, Smart Account.
+                "SQDS4ep65T869zMMBKyuUq6aD6EgTu8psMjkvj52pCf",
+                "SMRTzfY6DfH5ik3TKiyLFfXexV8uSG3d2UksSCYdunG",
+                // Swig: the first, and version 2.
+                "SWiGmQedKzMz1tiTqoJCWeGDnGXfNBp2PkXLkpCAtQo",
+                "swigypWHEksbC64pWKwah1WTeh9JXwx8H1rJHLdbQMB",
+                // SPL Governance, Metaplex Core.
+                "GovER5Lthms3bLBqWub97yVrMmEogzX7xNjdXpPPCVZw",
+                "CoREENxT6tW1HoK8ypY1SxRMZTcVPm7R94rH4PZNhX7d",
+            ]
+            .map(Pubkey::from_str_const)
+            .to_vec(),
+            compute_units_max: 400_000,
+            compute_unit_price_max: 50_000,
+        }
+    }
+}
+
+impl SmartWallets {
+    /// The first of the programs that must not be allowed here: the System program starts durable nonces, signature checks are
+    /// paid for one by one, and the others have rules of their own.
+    pub(crate) fn no_wallet(&self) -> Option<Pubkey> {
+        let never = |program: &&Pubkey| instruction::NEVER_WALLETS.contains(program);
+        self.programs.iter().find(never).copied()
+    }
+}
+
+/// A transaction that may be tried.
+#[derive(Debug)]
+pub(super) struct Form {
+    /// Who signs, besides the fee payer.
+    pub(super) signer: Pubkey,
+    pub(super) memos: Memos,
+}
+
+impl Form {
+    /// Reads the form of a transaction, and rejects what could cost a fee payer of ours more than the fee, as far as it shows
+    /// before lookup tables are read.
+    pub(super) fn read(
+        wire: &Wire,
+        ours: &[Pubkey],
+        allowed: &SmartWallets,
+    ) -> Result<Self, Rejection> {
+        let instructions = wire.instructions_shown();
+        if wire.lookups().len() > TABLES_MAX {
+            let detail = format!("more than {TABLES_MAX} lookup tables");
+            return Err(Rejection::new(reason::ALT_RESOLUTION_FAILED, detail));
+        }
+        let mut signers = wire.signers().skip(SIGNERS - 1).map(|(key, _)| *key);
+        let signer = signers.next().ok_or_else(|| {
+            let detail = "nobody but the fee payer signs: that is nobody's payment";
+            Rejection::new(reason::SIGNATURE_INVALID, detail)
+        })?;
+        if signers.next().is_some() {
+            let detail = "others than the fee payer and the payer must sign";
+            return Err(Rejection::new(reason::EXCESSIVE_SIGNERS, detail));
+        }
+        check_isolated(&instructions, ours)?;
+        check_programs(&instructions, allowed)?;
+        check_budget(&instructions, allowed)?;
+        let memos = instructions.iter().filter(|found| found.program == MEMO);
+        Ok(Self {
+            signer,
+            memos: Memos::of(memos),
+        })
+    }
+}
+
+/// Whether nothing of ours is in any of these instructions, neither as a program nor among the accounts.
+pub(super) fn check_isolated(
+    instructions: &[Instruction],
+    ours: &[Pubkey],
+) -> Result<(), Rejection> {
+    mentioned(instructions, ours).map_or(Ok(()), |key| {
+        let detail = format!("an instruction mentions the fee payer {key}");
+        Err(Rejection::new(
+            reason::SMART_WALLET_FEE_PAYER_NOT_ISOLATED,
+            detail,
+        ))
+    })
+}
+
+/// Only wallets, budgets, memos, a few guards, and transfers as ordinary payers make them.
+fn check_programs(instructions: &[Instruction], allowed: &SmartWallets) -> Result<(), Rejection> {
+    let is_transfer = |found: &Instruction| {
+        [TOKEN, TOKEN_2022].contains(&found.program)
+            && found.data.first() == Some(&instruction::TRANSFER_CHECKED)
+    };
+    let is_known = |found: &&Instruction| {
+        [COMPUTE_BUDGET, MEMO].contains(&found.program)
+            || is_guard(found)
+            || is_transfer(found)
+            || allowed.programs.contains(&found.program)
+    };
+    if let Some(stranger) = instructions.iter().find(|found| !is_known(found)) {
+        let detail = format!("{} is not allowed here", stranger.program);
+        return Err(Rejection::new(
+            reason::SMART_WALLET_PROGRAM_NOT_ALLOWED,
+            detail,
+        ));
+    }
+    let guards = instructions.iter().filter(|found| is_guard(found)).count();
+    if guards > GUARDS_MAX {
+        let detail = format!("{guards} guards");
+        return Err(Rejection::new(reason::INSTRUCTIONS_LENGTH, detail));
+    }
+    Ok(())
+}
+
+/// What the transaction may compute and pays for it, wherever it says so; where it does not, what the runtime allows.
+fn check_budget(instructions: &[Instruction], allowed: &SmartWallets) -> Result<(), Rejection> {
+    let (budgets, others): (Vec<_>, Vec<_>) = instructions
+        .iter()
+        .partition(|found| found.program == COMPUTE_BUDGET);
+    let (mut units, mut price) = (None, None);
+    for budget in budgets {
+        // Twice the same is refused by the runtime, and so is what is longer than it should be.
+        match budget.data.first() {
+            None => return Err(reason::SMART_WALLET_MALFORMED_COMPUTE_BUDGET.into()),
+            Some(&instruction::COMPUTE_UNIT_LIMIT) => {
+                let limit = compute_unit_limit(budget);
+                units = Some(limit.ok_or(reason::SMART_WALLET_MALFORMED_COMPUTE_LIMIT)?);
+            }
+            Some(&instruction::COMPUTE_UNIT_PRICE) => {
+                let found = compute_unit_price(budget);
+                price = Some(found.ok_or(reason::SMART_WALLET_MALFORMED_COMPUTE_PRICE)?);
+            }
+            Some(kind) => {
+                let detail = format!("compute budget instruction {kind}");
+                return Err(Rejection::new(
+                    reason::SMART_WALLET_UNSUPPORTED_COMPUTE_BUDGET,
+                    detail,
+                ));
+            }
+        }
+    }
+    let count = u32::try_from(others.len()).unwrap_or(u32::MAX);
+    let units = units.unwrap_or_else(|| UNITS_MAX.min(UNITS_PER_INSTRUCTION.saturating_mul(count)));
+    if units > allowed.compute_units_max {
+        let most = allowed.compute_units_max;
+        let detail = format!("{units} compute units, {most} are allowed");
+        return Err(Rejection::new(
+            reason::SMART_WALLET_COMPUTE_UNITS_TOO_HIGH,
+            detail,
+        ));
+    }
+    match price {
+        Some(price) if price > allowed.compute_unit_price_max => {
+            let most = allowed.compute_unit_price_max;
+            let detail = format!("{price} microlamports a compute unit, {most} are allowed");
+            Err(Rejection::new(
+                reason::SMART_WALLET_PRIORITY_FEE_TOO_HIGH,
+                detail,
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What a transaction must bring about.
+pub(super) struct Outcome<'a> {
+    pub(super) token: &'a Token,
+    pub(super) pay_to: &'a Pubkey,
+    pub(super) amount: Amount,
+    /// The fee payers, who must have no part in it.
+    pub(super) ours: &'a [Pubkey],
+}
+
+impl Outcome<'_> {
+    /// The one transfer that pays the recipient, in what a transaction did or would do.
+    ///
+    /// Exactly one `TransferChecked` of at least the amount goes to the recipient's account, nothing else that the token programs
+    /// were told is about that account, and where balances are told, its balance rose by at least the amount.
+    ///
+    /// # Errors
+    /// The verdict, where it is not so. Where it is not told which instructions were called, balances must do: `None`.
+    pub(super) fn find(
+        &self,
+        wire: &Wire,
+        loaded: &[Pubkey],
+        evidence: &Evidence,
+    ) -> Result<Option<Transfer>, Rejection> {
+        let destination = self.token.account_of(self.pay_to);
+        let mint = self.token.mint.to_string();
+        let received = evidence.received(wire, loaded, &destination, &mint);
+        let is_told = evidence.balances.is_some();
+        if is_told && received.is_none_or(|received| Amount::from(received) < self.amount) {
+            let received = received.unwrap_or_default();
+            let detail = format!("the recipient's account would receive {received}");
+            return Err(Rejection::new(
+                reason::SMART_WALLET_TRANSFER_MISMATCH,
+                detail,
+            ));
+        }
+        let Some(calls) = &evidence.calls else {
+            return match is_told {
+                true => Ok(None),
+                false => Err(reason::SMART_WALLET_NO_TRANSFER.into()),
+            };
+        };
+        let calls = token_calls(wire, loaded, calls).ok_or_else(|| {
+            let detail = "a called instruction names an account that is not there";
+            Rejection::new(reason::SMART_WALLET_TRANSFER_MISMATCH, detail)
+        })?;
+        self.only(&destination, &calls).map(Some)
+    }
+
+    /// The only transfer to the recipient's account, where nothing else happens to that.
+    fn only(&self, destination: &Pubkey, calls: &[TokenCall]) -> Result<Transfer, Rejection> {
+        if calls.is_empty() {
+            return Err(reason::SMART_WALLET_NO_TRANSFER.into());
+        }
+        if calls
+            .iter()
+            .any(|call| self.ours.iter().any(|key| call.mentions(key)))
+        {
+            return Err(reason::FEE_PAYER_TRANSFERRING_FUNDS.into());
+        }
+        let mut matching = calls
+            .iter()
+            .filter_map(|call| self.matching(call, destination));
+        let Some(transfer) = matching.next() else {
+            return Err(reason::SMART_WALLET_TRANSFER_MISMATCH.into());
+        };
+        if matching.next().is_some() {
+            return Err(reason::SMART_WALLET_MULTIPLE_TRANSFERS.into());
+        }
+        let about = calls.iter().filter(|call| call.mentions(destination));
+        if about.count() > 1 {
+            let detail = "something else happens to the recipient's account";
+            return Err(Rejection::new(
+                reason::SMART_WALLET_TRANSFER_MISMATCH,
+                detail,
+            ));
+        }
+        if transfer.authority == *self.pay_to {
+            let detail = "the payer pays itself";
+            return Err(Rejection::new(
+                reason::SMART_WALLET_TRANSFER_MISMATCH,
+                detail,
+            ));
+        }
+        Ok(transfer.clone())
+    }
+
+    fn matching<'c>(&self, call: &'c TokenCall, destination: &Pubkey) -> Option<&'c Transfer> {
+        let TokenCall::Transfer(transfer) = call else {
+            return None;
+        };
+        let matches = transfer.program == self.token.program.id()
+            && transfer.mint == self.token.mint
+            && transfer.decimals == self.token.decimals
+            && transfer.destination == *destination
+            && transfer.source != *destination
+            && Amount::from(transfer.amount) >= self.amount;
+        matches.then_some(transfer)
+    }
+}

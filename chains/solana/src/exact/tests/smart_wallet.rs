@@ -1,0 +1,760 @@
+//! Payments by wallets that are programs: what is asked of the transaction, and of what it does.
+
+use crate::evidence::{Call, ParsedCall};
+use crate::instruction::NEVER_WALLETS;
+use solana_message::compiled_instruction::CompiledInstruction;
+
+use super::super::smart_wallet::SmartWallets;
+use super::*;
+
+const SQUADS: Pubkey = Pubkey::from_str_const("SQDS4ep65T869zMMBKyuUq6aD6EgTu8psMjkvj52pCf");
+const TABLES: Pubkey = Pubkey::from_str_const("AddressLookupTab1e1111111111111111111111111");
+
+/// The wallet's own account, which no key signs for.
+fn vault() -> Pubkey {
+    key(30).pubkey()
+}
+
+/// A scheme that lets smart wallets pay.
+fn exact() -> Exact {
+    static SOLANA: LazyLock<Solana> = LazyLock::new(|| {
+        let mut config = cluster().config().clone();
+        config.smart_wallets = Some(SmartWallets::default());
+        Solana::new(config).unwrap()
+    });
+    Exact::new(&SOLANA)
+}
+
+/// The wallet's transfer, as it calls it.
+fn inner() -> Instruction {
+    transfer(TOKEN, &vault(), &pay_to(), AMOUNT)
+}
+
+/// An instruction to a wallet that is to call `inner`: it names the same accounts, and nobody but the owner signs.
+fn wrapped(inner: &Instruction) -> Instruction {
+    let mut accounts = inner.accounts.clone();
+    accounts
+        .iter_mut()
+        .for_each(|account| account.is_signer = false);
+    accounts.push(AccountMeta::new_readonly(inner.program_id, false));
+    accounts.push(AccountMeta::new_readonly(payer().pubkey(), true));
+    Instruction {
+        program_id: SQUADS,
+        accounts,
+        data: vec![1, 2, 3],
+    }
+}
+
+/// A smart wallet's payment that is as it should be.
+fn by_wallet() -> Vec<Instruction> {
+    vec![limit(100_000), price(1), wrapped(&inner()), memo(b"nonce")]
+}
+
+fn told(instructions: &[Instruction]) -> Result<(), String> {
+    verdict_of(&exact(), &request(instructions))
+}
+
+fn changed(change: impl FnOnce(&mut Vec<Instruction>)) -> Result<(), String> {
+    let mut all = by_wallet();
+    change(&mut all);
+    told(&all)
+}
+
+/// What it calls, as a cluster tells of it in full.
+fn called(instruction: &Instruction) -> Call {
+    Call::Whole(crate::transaction::Instruction {
+        program: instruction.program_id,
+        accounts: instruction
+            .accounts
+            .iter()
+            .map(|account| account.pubkey)
+            .collect(),
+        data: instruction.data.clone(),
+    })
+}
+
+/// The recipient's balance, as it changes in this transaction.
+fn rises(transaction: &VersionedTransaction, by: u64) -> Vec<Balance> {
+    let destination = inner().accounts[2].pubkey;
+    let keys = transaction.message.static_account_keys();
+    let at = keys.iter().position(|key| *key == destination).unwrap();
+    vec![Balance {
+        account: at,
+        mint: usdc().mint.to_string(),
+        before: 5,
+        after: 5 + by,
+    }]
+}
+
+/// What a cluster answers where the wallet calls these.
+fn answer(calls: &[Instruction]) -> Answer {
+    let mut answer = well();
+    answer.accounts.truncate(2);
+    answer.simulated = Some(Evidence {
+        calls: Some(calls.iter().map(called).collect()),
+        ..Evidence::default()
+    });
+    answer
+}
+
+/// What is said of a smart wallet's payment when the cluster answers this.
+fn after(answer: Answer) -> Result<String, String> {
+    judged(&request(&by_wallet()), answer)
+}
+
+/// Who pays, or why it is refused.
+fn judged(request: &PaymentRequest, answer: Answer) -> Result<String, String> {
+    let payment = exact().decode(request, NOW).unwrap();
+    let seen = Seen {
+        signatures: &[true],
+        answers: &[answer],
+        now: NOW,
+    };
+    match payment.check(&seen) {
+        Ok(Check::Content) => Ok(payment.payer(&seen).unwrap()),
+        Ok(Check::Ask(_)) => panic!("asks without end"),
+        Err(rejection) => Err(rejection.reason.code().to_owned()),
+    }
+}
+
+fn refused(reason: &Reason) -> Result<String, String> {
+    Err(reason.code().to_owned())
+}
+
+#[test]
+fn a_wallet_that_is_allowed_is_tried_and_pays_with_its_own_money() {
+    assert_eq!(told(&by_wallet()), Ok(()));
+    let payment = exact().decode(&request(&by_wallet()), NOW).unwrap();
+    assert_eq!(payment.facts().payer, payer().pubkey().to_string());
+    assert_eq!(after(answer(&[inner()])), Ok(vault().to_string()));
+}
+
+/// attacks.md 103.
+#[test]
+fn smart_wallets_are_off_unless_they_are_allowed() {
+    assert_eq!(super::told(&by_wallet()), rejected(&reason::NO_TRANSFER));
+    let said = |exact: Exact| serde_json::to_value(exact.extra()).unwrap()["features"].clone();
+    assert_eq!(said(Exact::new(solana())), json!(null));
+    assert_eq!(said(exact()), json!({ "smartWalletSupported": true }));
+}
+
+#[test]
+fn an_ordinary_payment_is_held_to_its_form_where_smart_wallets_may_pay() {
+    assert_eq!(told(&good()), Ok(()));
+    let payment = exact().decode(&request(&good()), NOW).unwrap();
+    assert_eq!(payment.facts().payer, payer().pubkey().to_string());
+    // What is wrong with the payment itself is told as that, and is not tried in another way.
+    let wrong_amount = transfer(TOKEN, &payer().pubkey(), &pay_to(), AMOUNT + 1);
+    assert_eq!(
+        told(&instead(2, wrong_amount)),
+        rejected(&reason::AMOUNT_MISMATCH)
+    );
+    assert_eq!(
+        told(&instead(1, price(5_000_001))),
+        rejected(&reason::COMPUTE_PRICE_TOO_HIGH)
+    );
+}
+
+/// attacks.md 103: default deny.
+#[test]
+fn a_program_that_is_not_allowed_is_refused() {
+    let not_allowed = rejected(&reason::SMART_WALLET_PROGRAM_NOT_ALLOWED);
+    for program in [key(40).pubkey(), SYSTEM, TABLES] {
+        assert_eq!(changed(|all| all[2].program_id = program), not_allowed);
+    }
+    // Of the token programs nothing but the transfer: no Approve, SetAuthority, CloseAccount.
+    for kind in [3, 4, 6, 9] {
+        let mut other = pays();
+        other.data[0] = kind;
+        assert_eq!(changed(|all| all.push(other)), not_allowed);
+    }
+    // Of Lighthouse nothing but assertions, and few.
+    let source = pays().accounts[0].pubkey;
+    for kind in [0, 1, 17] {
+        assert_eq!(changed(|all| all.push(guard(kind, source))), not_allowed);
+    }
+    let guards = |count| changed(|all| all.extend((0..count).map(|_| guard(4, source))));
+    assert_eq!(guards(4), Ok(()));
+    assert_eq!(guards(5), rejected(&reason::INSTRUCTIONS_LENGTH));
+}
+
+/// attacks.md 98 and 100: what would cost more than is reckoned with, or live for ever, cannot be allowed by mistake.
+#[test]
+fn what_is_no_wallet_cannot_be_allowed_as_one() {
+    for program in NEVER_WALLETS {
+        let mut config = solana().config().clone();
+        let mut wallets = SmartWallets::default();
+        wallets.programs.push(program);
+        config.smart_wallets = Some(wallets);
+        let found = Solana::new(config).unwrap_err().to_string();
+        assert!(found.starts_with(&program.to_string()), "{found}");
+    }
+    assert!(
+        [TOKEN, TOKEN_2022]
+            .iter()
+            .all(|id| NEVER_WALLETS.contains(id))
+    );
+}
+
+/// attacks.md 100.
+#[test]
+fn a_durable_nonce_is_refused_of_smart_wallets_too() {
+    let advance = Instruction {
+        program_id: SYSTEM,
+        accounts: vec![AccountMeta::new(key(9).pubkey(), false)],
+        data: 4_u32.to_le_bytes().to_vec(),
+    };
+    assert_eq!(
+        changed(|all| all.insert(0, advance)),
+        rejected(&reason::SMART_WALLET_PROGRAM_NOT_ALLOWED)
+    );
+}
+
+/// attacks.md 83.
+#[test]
+fn a_fee_payer_in_a_smart_wallets_instruction_is_refused() {
+    for fee_payer in ours().map(|key| key.pubkey()) {
+        assert_eq!(
+            changed(|all| all[2].accounts.push(AccountMeta::new(fee_payer, false))),
+            rejected(&reason::SMART_WALLET_FEE_PAYER_NOT_ISOLATED)
+        );
+    }
+}
+
+/// attacks.md 86.
+#[test]
+fn a_smart_wallets_payment_is_signed_by_one_and_no_more() {
+    let more = changed(|all| {
+        let other = AccountMeta::new_readonly(key(8).pubkey(), true);
+        all[2].accounts.push(other);
+    });
+    assert_eq!(more, rejected(&reason::EXCESSIVE_SIGNERS));
+    let nobody = changed(|all| {
+        all[2].accounts.pop();
+    });
+    assert_eq!(nobody, rejected(&reason::SIGNATURE_INVALID));
+}
+
+/// attacks.md 98.
+#[test]
+fn a_smart_wallets_payment_costs_no_more_than_is_allowed() {
+    let too_many = rejected(&reason::SMART_WALLET_COMPUTE_UNITS_TOO_HIGH);
+    assert_eq!(changed(|all| all[0] = limit(400_000)), Ok(()));
+    assert_eq!(changed(|all| all[0] = limit(400_001)), too_many);
+    assert_eq!(changed(|all| all[1] = price(50_000)), Ok(()));
+    assert_eq!(
+        changed(|all| all[1] = price(50_001)),
+        rejected(&reason::SMART_WALLET_PRIORITY_FEE_TOO_HIGH)
+    );
+    // Without a limit the runtime allows 200,000 for each instruction.
+    let without_limit = |others: usize| {
+        changed(|all| {
+            all.remove(0);
+            all.truncate(2);
+            (1..others).for_each(|_| all.push(memo(b"more")));
+        })
+    };
+    assert_eq!(without_limit(2), Ok(()));
+    assert_eq!(without_limit(3), too_many);
+    for (data, reason) in [
+        (vec![], &reason::SMART_WALLET_MALFORMED_COMPUTE_BUDGET),
+        (vec![2, 1], &reason::SMART_WALLET_MALFORMED_COMPUTE_LIMIT),
+        (vec![3, 1], &reason::SMART_WALLET_MALFORMED_COMPUTE_PRICE),
+        // RequestHeapFrame, SetLoadedAccountsDataSizeLimit.
+        (
+            vec![1, 0, 0, 0, 0],
+            &reason::SMART_WALLET_UNSUPPORTED_COMPUTE_BUDGET,
+        ),
+        (
+            vec![4, 0, 0, 0, 0],
+            &reason::SMART_WALLET_UNSUPPORTED_COMPUTE_BUDGET,
+        ),
+    ] {
+        assert_eq!(changed(|all| all[1].data = data), rejected(reason));
+    }
+}
+
+/// attacks.md 99: a required memo cannot be got around by paying through a program.
+#[test]
+fn a_smart_wallets_payment_carries_the_required_memo() {
+    let told = |instructions: &[Instruction]| {
+        let request = request_with(&bytes(instructions), |body| {
+            body["paymentRequirements"]["extra"]["memo"] = json!("invoice 7");
+            body["paymentPayload"]["accepted"]["extra"]["memo"] = json!("invoice 7");
+        });
+        verdict_of(&exact(), &request)
+    };
+    let mut all = by_wallet();
+    assert_eq!(told(&all), rejected(&reason::MEMO_MISMATCH));
+    assert_eq!(told(&all[..3]), rejected(&reason::MEMO_COUNT));
+    all[3] = memo(b"invoice 7");
+    assert_eq!(told(&all), Ok(()));
+    all.push(memo(b"invoice 7"));
+    assert_eq!(told(&all), rejected(&reason::MEMO_COUNT));
+}
+
+#[test]
+fn a_smart_wallets_payment_of_nothing_is_refused() {
+    let request = request_with(&bytes(&by_wallet()), |body| {
+        body["paymentRequirements"]["amount"] = json!("0");
+        body["paymentPayload"]["accepted"]["amount"] = json!("0");
+    });
+    assert_eq!(
+        verdict_of(&exact(), &request),
+        rejected(&Reason::AMOUNT_TOO_LOW)
+    );
+}
+
+/// attacks.md 92 and 103.
+#[test]
+fn a_smart_wallet_pays_once_and_nothing_else_happens_to_the_recipients_account() {
+    let none = refused(&reason::SMART_WALLET_NO_TRANSFER);
+    let mismatch = refused(&reason::SMART_WALLET_TRANSFER_MISMATCH);
+    let destination = inner().accounts[2].pubkey;
+    let pays = |amount| transfer(TOKEN, &vault(), &pay_to(), amount);
+    let back = {
+        let mut back = inner();
+        back.accounts.swap(0, 2);
+        back
+    };
+    let of_token = |data: Vec<u8>, accounts: Vec<AccountMeta>| Instruction {
+        program_id: TOKEN,
+        accounts,
+        data,
+    };
+    let about = vec![AccountMeta::new(destination, false)];
+    for (calls, expected) in [
+        (vec![], none),
+        (vec![pays(AMOUNT - 1)], mismatch.clone()),
+        (vec![pays(AMOUNT / 2), pays(AMOUNT / 2)], mismatch.clone()),
+        (vec![inner(), back], mismatch.clone()),
+        // A close, a burn, a batch (which nodes do not take apart) that name the recipient's account.
+        (
+            vec![inner(), of_token(vec![9], about.clone())],
+            mismatch.clone(),
+        ),
+        (
+            vec![inner(), of_token(vec![15; 10], about.clone())],
+            mismatch.clone(),
+        ),
+        (
+            vec![of_token(vec![255, 1, 2], about.clone())],
+            mismatch.clone(),
+        ),
+        (
+            vec![inner(), inner()],
+            refused(&reason::SMART_WALLET_MULTIPLE_TRANSFERS),
+        ),
+        (
+            vec![pays(AMOUNT * 3), pays(AMOUNT)],
+            refused(&reason::SMART_WALLET_MULTIPLE_TRANSFERS),
+        ),
+        (
+            vec![transfer(TOKEN, &vault(), &key(9).pubkey(), AMOUNT)],
+            mismatch.clone(),
+        ),
+        (
+            vec![transfer(TOKEN_2022, &vault(), &pay_to(), AMOUNT)],
+            mismatch.clone(),
+        ),
+        (
+            vec![transfer(TOKEN, &ours()[1].pubkey(), &pay_to(), AMOUNT)],
+            refused(&reason::FEE_PAYER_TRANSFERRING_FUNDS),
+        ),
+        (
+            vec![transfer(TOKEN, &pay_to(), &pay_to(), AMOUNT)],
+            mismatch.clone(),
+        ),
+    ] {
+        assert_eq!(after(answer(&calls)), expected, "{calls:?}");
+    }
+    for change in [
+        |call: &mut Instruction| call.accounts[1].pubkey = key(9).pubkey(),
+        |call: &mut Instruction| call.data[9] = 9,
+        |call: &mut Instruction| call.data[0] = 3,
+        |call: &mut Instruction| {
+            call.accounts
+                .push(AccountMeta::new_readonly(vault(), false))
+        },
+        |call: &mut Instruction| call.accounts[0].pubkey = call.accounts[2].pubkey,
+    ] {
+        let mut call = inner();
+        change(&mut call);
+        assert_eq!(after(answer(&[call])), mismatch);
+    }
+    // More than is asked for, and what has nothing to do with the recipient.
+    let elsewhere = transfer(TOKEN, &vault(), &key(9).pubkey(), 7);
+    let fine = [pays(AMOUNT + 1), elsewhere];
+    assert_eq!(after(answer(&fine)), Ok(vault().to_string()));
+}
+
+/// attacks.md 92: a transfer in the transaction itself counts like one that is called.
+#[test]
+fn transfers_of_the_transaction_itself_are_counted_with_those_that_are_called() {
+    let mut all = by_wallet();
+    all.push(pays());
+    let twice = request(&all);
+    assert_eq!(
+        judged(&twice, answer(&[inner()])),
+        refused(&reason::SMART_WALLET_MULTIPLE_TRANSFERS)
+    );
+    // An ordinary wallet whose transaction has another form than ordinary ones.
+    let odd = request(&[pays(), memo(b"nonce")]);
+    assert_eq!(judged(&odd, answer(&[])), Ok(payer().pubkey().to_string()));
+}
+
+#[test]
+fn balances_that_a_simulation_tells_must_show_the_payment() {
+    let transaction = transaction(&by_wallet());
+    let with = |by| {
+        let mut answer = answer(&[inner()]);
+        answer.simulated.as_mut().unwrap().balances = Some(rises(&transaction, by));
+        after(answer)
+    };
+    assert_eq!(with(AMOUNT), Ok(vault().to_string()));
+    assert_eq!(with(AMOUNT + 1), Ok(vault().to_string()));
+    let mismatch = refused(&reason::SMART_WALLET_TRANSFER_MISMATCH);
+    assert_eq!(with(AMOUNT - 1), mismatch);
+    let mut empty = answer(&[inner()]);
+    empty.simulated.as_mut().unwrap().balances = Some(vec![]);
+    assert_eq!(after(empty), mismatch);
+}
+
+#[test]
+fn a_smart_wallets_payment_that_would_fail_is_refused() {
+    let mut answer = answer(&[inner()]);
+    answer.simulated = fails("{\"InstructionError\":[2,{\"Custom\":1}]}");
+    assert_eq!(
+        after(answer),
+        refused(&reason::SMART_WALLET_SIMULATION_FAILED)
+    );
+}
+
+/// attacks.md 96 and 97: what holds for any recipient and any mint.
+#[test]
+fn a_smart_wallet_pays_into_an_account_that_is_there_in_a_token_that_is_allowed() {
+    let mut without_account = answer(&[inner()]);
+    without_account.accounts[1] = None;
+    assert_eq!(
+        after(without_account),
+        refused(&reason::RECEIVER_ACCOUNT_NOT_FOUND)
+    );
+    let mut other_mint = answer(&[inner()]);
+    other_mint.accounts[0].as_mut().unwrap().owner = TOKEN_2022;
+    assert_eq!(after(other_mint), refused(&reason::MINT_NOT_ALLOWED));
+}
+
+/// attacks.md 103: a program may have behaved only while it was tried.
+#[test]
+fn a_smart_wallets_payment_has_moved_only_if_the_chain_says_so() {
+    let request = request(&by_wallet());
+    let payment = exact().decode(&request, NOW).unwrap();
+    let transaction = transaction(&by_wallet());
+    let keys = transaction.message.static_account_keys();
+    let place = |key: &Pubkey| keys.iter().position(|found| found == key).unwrap() as u8;
+    let compiled = |call: &Instruction| {
+        let accounts = call.accounts.iter().map(|account| place(&account.pubkey));
+        Call::Compiled(CompiledInstruction {
+            program_id_index: place(&call.program_id),
+            accounts: accounts.collect(),
+            data: call.data.clone(),
+        })
+    };
+    let amount = Amount::from(AMOUNT);
+    let effect = |by: u64, calls: Option<Vec<Call>>| {
+        let evidence = Evidence {
+            balances: Some(rises(&transaction, by)),
+            calls,
+            ..Evidence::default()
+        };
+        payment.effect(amount, &evidence)
+    };
+    let is_other = |effect: Effect| match effect {
+        Effect::Other(rejection) => rejection.reason == reason::TRANSFER_NOT_CONFIRMED,
+        _ => false,
+    };
+    let once = || Some(vec![compiled(&inner())]);
+    assert_eq!(effect(AMOUNT, once()), Effect::Moved(amount));
+    // A node that keeps no inner instructions still tells balances.
+    assert_eq!(effect(AMOUNT, None), Effect::Moved(amount));
+    assert!(is_other(effect(AMOUNT - 1, None)));
+    assert!(is_other(effect(0, once())));
+    assert!(is_other(effect(AMOUNT, Some(vec![]))));
+    let twice = Some(vec![compiled(&inner()), compiled(&inner())]);
+    assert!(is_other(effect(2 * AMOUNT, twice)));
+    let mut outside = inner();
+    outside.accounts.truncate(3);
+    let Call::Compiled(mut outside) = compiled(&outside) else {
+        unreachable!()
+    };
+    outside.accounts.push(200);
+    assert!(is_other(effect(
+        AMOUNT,
+        Some(vec![Call::Compiled(outside)])
+    )));
+    let failed = Evidence {
+        error: Some("\"BlockhashNotFound\"".to_owned()),
+        ..Evidence::default()
+    };
+    assert!(matches!(
+        payment.effect(amount, &failed),
+        Effect::Nothing(_)
+    ));
+}
+
+/// What a table with these addresses holds.
+fn table(addresses: &[Pubkey]) -> Account {
+    let mut data = vec![0; 56];
+    data[0] = 1;
+    data.extend(addresses.iter().flat_map(Pubkey::to_bytes));
+    Account {
+        owner: TABLES,
+        data,
+    }
+}
+
+/// The same payment with what it can take from a table taken from there, and the action that signs it.
+fn through_table(addresses: &[Pubkey]) -> (VersionedTransaction, PaymentRequest) {
+    let table = AddressLookupTableAccount {
+        key: key(7).pubkey(),
+        addresses: addresses.to_vec(),
+    };
+    let blockhash = Hash::new_from_array([9; 32]);
+    let message =
+        v0::Message::try_compile(&ours()[0].pubkey(), &by_wallet(), &[table], blockhash).unwrap();
+    let transaction = signed_by(VersionedMessage::V0(message), &[&payer()]);
+    let request = request_with(&wincode::serialize(&transaction).unwrap(), |_| {});
+    (transaction, request)
+}
+
+/// The action for a payment when the cluster answers this, or why there is none.
+fn action(request: &PaymentRequest, answer: Answer) -> Result<Partial, String> {
+    let payment = exact().decode(request, NOW).unwrap();
+    let seen = Seen {
+        signatures: &[true],
+        answers: &[answer],
+        now: NOW,
+    };
+    let code = |rejection: Rejection| rejection.reason.code().to_owned();
+    payment.check(&seen).map_err(code)?;
+    payment.settle(Amount::from(AMOUNT), &seen).map_err(code)
+}
+
+fn signs(action: &Partial) -> bool {
+    let chain = solana();
+    let actions = [action];
+    let prepared = chain.prepare(&chain.lanes()[0], 0, &actions);
+    futures_util::FutureExt::now_or_never(prepared)
+        .unwrap()
+        .is_ok()
+}
+
+/// attacks.md 85.
+#[test]
+fn lookup_tables_are_read_before_anything_is_signed() {
+    let hidden = [
+        inner().accounts[0].pubkey,
+        inner().accounts[2].pubkey,
+        vault(),
+        usdc().mint,
+    ];
+    let (transaction, request) = through_table(&hidden);
+    assert_eq!(
+        transaction.message.address_table_lookups().unwrap().len(),
+        1
+    );
+    assert_eq!(verdict_of(&exact(), &request), Ok(()));
+    assert_eq!(
+        verdict(&request),
+        rejected(&reason::ALT_RESOLUTION_NOT_AVAILABLE)
+    );
+    let with = |table: Option<Account>| {
+        let mut answer = answer(&[inner()]);
+        answer.accounts.push(table);
+        action(&request, answer)
+    };
+    let good = with(Some(table(&hidden))).unwrap();
+    // Those that are written to come first.
+    assert_eq!(good.loaded.len(), 4);
+    assert!(good.loaded[..2].contains(&hidden[0]) && good.loaded[..2].contains(&hidden[1]));
+    assert!(signs(&good));
+    let unread = Partial {
+        loaded: Vec::new(),
+        ..good
+    };
+    assert!(!signs(&unread));
+
+    let failed = Err(reason::ALT_RESOLUTION_FAILED.code().to_owned());
+    assert_eq!(with(None), failed);
+    assert_eq!(with(Some(table(&hidden[..3]))), failed);
+    let mut of_another = table(&hidden);
+    of_another.owner = SYSTEM;
+    assert_eq!(with(Some(of_another)), failed);
+    let mut cut = table(&hidden);
+    cut.data.pop();
+    assert_eq!(with(Some(cut)), failed);
+    let mut uninitialized = table(&hidden);
+    uninitialized.data[0] = 0;
+    assert_eq!(with(Some(uninitialized)), failed);
+}
+
+/// attacks.md 83 and 85: what a table really holds counts, not what a payer says that it does.
+#[test]
+fn a_fee_payer_that_hides_in_a_lookup_table_is_found() {
+    let hidden = [inner().accounts[0].pubkey, vault()];
+    let (_, request) = through_table(&hidden);
+    for fee_payer in ours().map(|key| key.pubkey()) {
+        for at in 0..2 {
+            let mut really = hidden;
+            really[at] = fee_payer;
+            let mut answer = answer(&[inner()]);
+            answer.accounts.push(Some(table(&really)));
+            assert_eq!(
+                action(&request, answer),
+                Err(reason::SMART_WALLET_FEE_PAYER_NOT_ISOLATED
+                    .code()
+                    .to_owned())
+            );
+        }
+    }
+}
+
+#[test]
+fn a_payment_that_takes_from_too_many_tables_is_refused() {
+    let mut all = by_wallet();
+    let extra: Vec<Pubkey> = (50..55).map(|seed| key(seed).pubkey()).collect();
+    let metas = extra
+        .iter()
+        .map(|key| AccountMeta::new_readonly(*key, false));
+    all[2].accounts.extend(metas);
+    let tables: Vec<_> = extra
+        .iter()
+        .map(|address| AddressLookupTableAccount {
+            key: key(60 + address.as_ref()[0] % 60).pubkey(),
+            addresses: vec![*address],
+        })
+        .collect();
+    let blockhash = Hash::new_from_array([9; 32]);
+    let message = v0::Message::try_compile(&ours()[0].pubkey(), &all, &tables, blockhash).unwrap();
+    assert_eq!(message.address_table_lookups.len(), 5);
+    let transaction = signed_by(VersionedMessage::V0(message), &[&payer()]);
+    let request = request_with(&wincode::serialize(&transaction).unwrap(), |_| {});
+    assert_eq!(
+        verdict_of(&exact(), &request),
+        rejected(&reason::ALT_RESOLUTION_FAILED)
+    );
+}
+
+/// What nodes write of called instructions, in each of the three ways.
+#[test]
+fn called_instructions_are_read_however_a_node_writes_them() {
+    let call = inner();
+    let keys: Vec<String> = call
+        .accounts
+        .iter()
+        .map(|account| account.pubkey.to_string())
+        .collect();
+    let data = bs58::encode(&call.data).into_string();
+    let read = |instruction: serde_json::Value| {
+        let group = json!([{ "index": 2, "instructions": [instruction] }]);
+        let groups = serde_json::from_value(group).unwrap();
+        crate::evidence::calls(groups).map(|mut calls| calls.pop().unwrap())
+    };
+    let whole =
+        json!({ "programId": TOKEN.to_string(), "accounts": keys, "data": data, "stackHeight": 2 });
+    assert_eq!(read(whole), Ok(called(&call)));
+    let compiled =
+        json!({ "programIdIndex": 7, "accounts": [3, 4], "data": data, "stackHeight": 2 });
+    let Ok(Call::Compiled(compiled)) = read(compiled) else {
+        panic!("a compiled instruction");
+    };
+    assert_eq!(
+        (compiled.program_id_index, compiled.accounts.as_slice()),
+        (7, [3, 4].as_slice())
+    );
+    let info = json!({
+        "source": keys[0], "mint": keys[1], "destination": keys[2], "authority": keys[3],
+        "tokenAmount": { "amount": AMOUNT.to_string(), "decimals": 6, "uiAmount": 0.01, "uiAmountString": "0.01" },
+    });
+    let parsed = |kind: &str, info: &serde_json::Value| {
+        let parsed = json!({ "type": kind, "info": info });
+        read(json!({ "program": "spl-token", "programId": TOKEN.to_string(), "parsed": parsed }))
+    };
+    let Ok(Call::Parsed(ParsedCall { transfer, .. })) = parsed("transferChecked", &info) else {
+        panic!("a parsed instruction");
+    };
+    let whole = crate::transaction::Instruction {
+        program: TOKEN,
+        accounts: call.accounts.iter().map(|account| account.pubkey).collect(),
+        data: call.data.clone(),
+    };
+    assert_eq!(transfer, Transfer::read(&whole));
+    // A transfer by several, and anything else: only whom it is about is known of it.
+    let mut multisig = info.clone();
+    let authority = multisig
+        .as_object_mut()
+        .unwrap()
+        .remove("authority")
+        .unwrap();
+    multisig["multisigAuthority"] = authority;
+    multisig["signers"] = json!([keys[3]]);
+    for (kind, info) in [("transferChecked", &multisig), ("burnChecked", &info)] {
+        let Ok(Call::Parsed(ParsedCall {
+            transfer, accounts, ..
+        })) = parsed(kind, info)
+        else {
+            panic!("a parsed instruction");
+        };
+        assert_eq!(transfer, None);
+        for account in &call.accounts {
+            assert!(accounts.contains(&account.pubkey));
+        }
+    }
+    assert!(read(json!({ "programId": "?", "accounts": [], "data": "" })).is_err());
+    assert!(read(json!({ "programIdIndex": 1, "accounts": [], "data": "0" })).is_err());
+}
+
+proptest! {
+    /// attacks.md 83 to 85, for whatever a smart wallet is told to do.
+    #[test]
+    fn no_smart_wallets_transaction_that_mentions_a_fee_payer_is_ever_signed(
+        instructions in prop::collection::vec(any_instruction(), 0..4),
+        in_table in prop::collection::vec(0_u8..6, 0..4),
+        really in prop::collection::vec(0_u8..6, 4),
+    ) {
+        let keys = |seeds: &[u8]| -> Vec<Pubkey> {
+            seeds.iter().map(|seed| key(seed + 1).pubkey()).collect()
+        };
+        let said = AddressLookupTableAccount { key: key(7).pubkey(), addresses: keys(&in_table) };
+        let blockhash = Hash::new_from_array([9; 32]);
+        let compiled = v0::Message::try_compile(&ours()[0].pubkey(), &instructions, &[said], blockhash);
+        prop_assume!(compiled.is_ok());
+        let message = VersionedMessage::V0(compiled.unwrap());
+        let Ok(wire) = Wire::of(signed_by(message, &[&payer()])) else {
+            return Ok(());
+        };
+        let tables: Vec<_> = wire.lookups().iter().map(|_| Some(table(&keys(&really)))).collect();
+        let loaded = crate::lookup::resolve(&wire, &tables).unwrap();
+        let ours = ours().map(|key| key.pubkey());
+        let all = wire.instructions(&loaded).unwrap();
+        let mentioned = all.iter().any(|found| {
+            ours.contains(&found.program) || found.accounts.iter().any(|key| ours.contains(key))
+        });
+        prop_assert_eq!(signs(&Partial { wire, loaded }), !mentioned);
+    }
+
+    #[test]
+    fn no_table_panics(data: Vec<u8>, indexes: Vec<u8>) {
+        let addresses: Vec<Pubkey> = (0..=255).map(|seed| Pubkey::new_from_array([seed; 32])).collect();
+        let mut transaction = through_table(&[inner().accounts[0].pubkey]).0;
+        if let VersionedMessage::V0(message) = &mut transaction.message {
+            message.address_table_lookups[0].readonly_indexes = indexes;
+        }
+        if let Ok(wire) = Wire::of(transaction) {
+            let any = Account { owner: TABLES, data };
+            let _ = crate::lookup::resolve(&wire, &[Some(any)]);
+            let whole = crate::lookup::resolve(&wire, &[Some(table(&addresses))]);
+            prop_assert!(whole.is_some());
+        }
+    }
+}
