@@ -163,12 +163,12 @@ impl Wire {
         })
     }
 
-    /// The instructions as they show before any lookup table is read: without the accounts that stand there. Programs never
-    /// do.
-    pub(crate) fn instructions_shown(&self) -> Vec<Instruction> {
+    /// The instructions as they show before any lookup table is read: without the accounts that stand there. `None` where a
+    /// program would, which the runtime does not allow.
+    pub(crate) fn instructions_shown(&self) -> Option<Vec<Instruction>> {
         let key = |index: &u8| self.keys().get(usize::from(*index)).copied();
         let compiled = self.transaction.message.instructions().iter();
-        let shown = compiled.filter_map(|found| {
+        let shown = compiled.map(|found| {
             Some(Instruction {
                 program: key(&found.program_id_index)?,
                 accounts: found.accounts.iter().filter_map(key).collect(),

@@ -86,6 +86,7 @@ impl Form {
         allowed: &SmartWallets,
     ) -> Result<Self, Rejection> {
         let instructions = wire.instructions_shown();
+        let instructions = instructions.ok_or(reason::COULD_NOT_BE_DECODED)?;
         if wire.lookups().len() > TABLES_MAX {
             let detail = format!("more than {TABLES_MAX} lookup tables");
             return Err(Rejection::new(reason::ALT_RESOLUTION_FAILED, detail));
