@@ -35,6 +35,9 @@ const LOOKUP_ERRORS = {
   InvalidAddressLookupTableIndex: "Transaction address table lookup uses an invalid index",
 };
 
+const UNSUPPORTED_VERSION =
+  'Transaction version (0) is not supported by the requesting client. Please try the request again with the following configuration parameter: "maxSupportedTransactionVersion": 0';
+
 class RpcError extends Error {
   constructor(code, message, data) {
     super(message);
@@ -501,10 +504,11 @@ const methods = {
     if (signatures.length > 256) throw new RpcError(-32602, "Too many inputs provided; max 256");
     return { context: context(), value: signatures.map(statusOf) };
   },
-  getTransaction: ([signature]) => {
+  getTransaction: ([signature, options]) => {
     const found = processed.get(signature);
     if (!found) return null;
     const version = found.transaction.message[0] >= 0x80 ? 0 : "legacy";
+    if (version === 0 && options?.maxSupportedTransactionVersion === undefined) throw new RpcError(-32015, UNSUPPORTED_VERSION);
     return { slot: Number(found.slot), blockTime: null, version, meta: found.meta, transaction: [found.transaction.bytes.toString("base64"), "base64"] };
   },
   requestAirdrop: ([key, lamports]) => {
