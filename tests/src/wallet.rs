@@ -27,6 +27,8 @@ const SYSTEM: Pubkey = Pubkey::new_from_array([0; 32]);
 
 /// `Approve`, of both token programs.
 const APPROVE: u8 = 4;
+/// `Batch`, of both token programs.
+const BATCH: u8 = 255;
 /// `TransferChecked`, of both token programs.
 const TRANSFER_CHECKED: u8 = 12;
 
@@ -38,9 +40,7 @@ const WRITABLE: u8 = 1;
 /// The wallet's mark of an account that signs a call.
 const SIGNS: u8 = 2;
 
-/// The program, assembled.
-///
-/// For the first version of the bytecode: every cluster runs it.
+/// The program, assembled to the first version of the bytecode, which mainnet's programs are in.
 static PROGRAM: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("contracts/Wallet.s");
     let assembler = Assembler::new(AssemblerOption::default().with_arch(SbpfArch::V0));
@@ -243,6 +243,23 @@ pub fn approve(owner: &Pubkey, delegate: &Pubkey, token: &Token, amount: u64) ->
         ],
         data,
     }
+}
+
+/// The `Batch` of these instructions of one token program: it does them all, and a chain tells them as one.
+pub fn batch(instructions: &[Instruction]) -> Instruction {
+    let mut batch = Instruction {
+        program_id: instructions.first().expect("some").program_id,
+        accounts: Vec::new(),
+        data: vec![BATCH],
+    };
+    for one in instructions {
+        batch.accounts.extend_from_slice(&one.accounts);
+        batch
+            .data
+            .extend([byte(one.accounts.len()), byte(one.data.len())]);
+        batch.data.extend(&one.data);
+    }
+    batch
 }
 
 /// `SetComputeUnitLimit` and `SetComputeUnitPrice`.

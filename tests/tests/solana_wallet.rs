@@ -8,7 +8,7 @@ use quittance_solana::{Keypair, Pubkey, TokenProgram};
 use quittance_tests::solana::{PRICE, Setting};
 use quittance_tests::wallet::{self, Deed, Payment, SQUADS, SWIG, Wallet, token_account};
 use serde_json::{Value, json};
-use solana_instruction::Instruction;
+use solana_instruction::{AccountMeta, Instruction};
 use solana_message::AddressLookupTableAccount;
 use solana_signer::Signer as _;
 
@@ -227,6 +227,7 @@ with_either_program! {
     a_wallet_pays_in_simulation_and_not_on_chain => turns_off;
     a_wallet_calls_itself_or_another_that_pays => nests;
     a_wallet_takes_accounts_from_a_table => looks_up;
+    what_a_wallet_does_with_tokens_is_spelled_out => is_spelled_out;
 }
 
 async fn pays(scene: Scene) {
@@ -343,6 +344,55 @@ async fn looks_up(scene: Scene) {
     assert_eq!(accounts, expected);
     assert_eq!(seen.gain(&scene.payment.pay_to), PRICE as i64);
     assert_eq!(scene.balances(&scene.wallet).await, (PRICE, FUNDS - PRICE));
+}
+
+async fn is_spelled_out(scene: Scene) {
+    let (owner, vault, seller) = (scene.owner.pubkey(), scene.vault(), scene.payment.pay_to);
+    let token = &scene.payment.token;
+    let [from, to] = [vault, seller].map(|of| token_account(&of, token));
+    let by_vault = |accounts: &[Pubkey], data: &[&[u8]]| {
+        let writable = accounts.iter().map(|key| AccountMeta::new(*key, false));
+        Instruction {
+            program_id: token.program.id(),
+            accounts: writable
+                .chain([AccountMeta::new_readonly(vault, true)])
+                .collect(),
+            data: data.concat(),
+        }
+    };
+    let transfer = by_vault(&[from, to], &[&[3], &5_u64.to_le_bytes()]);
+    let give_away = by_vault(&[from], &[&[6, 2, 1], owner.as_ref()]);
+    let in_one = wallet::batch(&[transfer.clone(), scene.payment.by(&vault)]);
+    let calls = [
+        wallet::memo("a call"),
+        wallet::approve(&vault, &owner, token, 7),
+        transfer,
+        in_one,
+        give_away,
+    ];
+    let simulated = scene
+        .simulate(&scene.wallet.execute(&owner, &calls), &[])
+        .await;
+    let simulated = simulated.unwrap();
+    assert_eq!(simulated["err"], Value::Null, "{simulated:#}");
+    let [from, to, vault, owner] = [from, to, vault, owner].map(|key| key.to_string());
+    let transfer = json!({ "type": "transfer", "info": { "source": from, "destination": to, "amount": "5", "authority": vault } });
+    let payment = scene.payment(&scene.wallet, 2)["parsed"].clone();
+    let expected = [
+        json!("a call"),
+        json!({ "type": "approve", "info": { "source": from, "delegate": owner, "amount": "7", "owner": vault } }),
+        transfer.clone(),
+        json!({ "type": "batch", "info": { "instructions": [transfer, payment] } }),
+        json!({ "type": "setAuthority", "info": {
+            "account": from, "authorityType": "accountOwner", "newAuthority": owner, "authority": vault,
+        } }),
+    ];
+    let calls = simulated["innerInstructions"][0]["instructions"]
+        .as_array()
+        .unwrap();
+    let told: Vec<_> = calls.iter().map(|call| call["parsed"].clone()).collect();
+    assert_eq!(told, expected);
+    assert_eq!(calls[0]["program"], "spl-memo");
 }
 
 fn texts(list: &Value) -> Vec<String> {
