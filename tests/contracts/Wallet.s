@@ -21,16 +21,16 @@
 
 .globl entrypoint
 
-// The heap: a SolAccountInfo of 56 bytes for each account (a transaction has at most 64), ...
+// The heap. Indexes are bytes, so that there are at most 256 of anything: a SolAccountInfo of 56 bytes for each account, ...
 .equ INFOS, 0x300000000
 .equ INFO, 56
 // ... a SolAccountMeta of 16 bytes for each account of a call, ...
-.equ METAS, 0x300001000
+.equ METAS, 0x300004000
 // ... a SolInstruction of 40 bytes, ...
-.equ INSTRUCTION, 0x300002000
+.equ INSTRUCTION, 0x300005000
 // ... and SolSignerSeeds, 16 bytes, with its three seeds after it, 16 bytes each.
-.equ SIGNER, 0x300003000
-.equ SEEDS, 0x300003010
+.equ SIGNER, 0x300006000
+.equ SEEDS, 0x300006010
 
 // How far the input leaves an account room to grow.
 .equ GROWTH, 10240
