@@ -345,7 +345,7 @@ function parseBatch(accounts, data) {
 // What the accounts of a transaction have, in lamports and in tokens; `account` finds an account.
 function balances(transaction, keys, account) {
   const found = keys.map(account);
-  const isToken = keys.map((key) => TOKEN_PROGRAMS.includes(base58(key)));
+  const isToken = keys.map((key) => tokenProgram(key) !== undefined);
   const tokens = found.map((one, at) => (isToken[at] || transaction.programs.includes(at) ? null : tokenBalance(one, account)));
   return {
     lamports: found.map((one) => one?.lamports() ?? 0n),
@@ -354,18 +354,24 @@ function balances(transaction, keys, account) {
   };
 }
 
+// The name of the token program that has this key.
+const tokenProgram = (key) => TOKEN_PROGRAMS.find((_, at) => TOKEN_KEYS[at].equals(key));
+const TOKEN_KEYS = TOKEN_PROGRAMS.map((name) => unbase58(name, 32));
+
 function tokenBalance(account, find) {
   if (!account) return null;
-  const programId = base58(account.owner());
+  const programId = tokenProgram(account.owner());
+  if (!programId) return null;
   const data = Buffer.from(account.data());
   const isAccount = data.length === 165 || (data.length > 165 && data[165] === 2);
-  if (!TOKEN_PROGRAMS.includes(programId) || !isAccount) return null;
+  if (!isAccount) return null;
   const mint = find(data.subarray(0, 32));
+  if (!mint) return null;
   return {
     mint: base58(data.subarray(0, 32)),
     owner: base58(data.subarray(32, 64)),
     programId,
-    uiTokenAmount: uiAmount(data.readBigUInt64LE(64), mint ? mint.data()[44] : 0),
+    uiTokenAmount: uiAmount(data.readBigUInt64LE(64), mint.data()[44]),
   };
 }
 
