@@ -408,6 +408,23 @@ fn sorted(keys: [Pubkey; 2]) -> [String; 2] {
     texts
 }
 
+/// The input writes an account that is given twice only once.
+#[tokio::test]
+async fn a_wallet_may_be_given_an_account_twice() {
+    let scene = Scene::new(TokenProgram::SplToken).await;
+    let mut pay = scene.pay(Deed::Pay);
+    // The recipient's token account, which is paid as the last of all accounts and not where it stood first.
+    let to = token_account(&scene.payment.pay_to, &scene.payment.token);
+    let first = pay.accounts.iter().position(|meta| meta.pubkey == to);
+    let (first, last) = (first.unwrap(), pay.accounts.len());
+    pay.accounts.push(pay.accounts[first].clone());
+    // Bump, switch, program, count, then each account with its rights: the recipient's is the third.
+    assert_eq!(usize::from(pay.data[8]), first);
+    pay.data[8] = u8::try_from(last).unwrap();
+    let seen = scene.run(&pay, &[]).await;
+    seen.assert_calls(&[scene.payment(&scene.wallet, 2)]);
+}
+
 /// The vault of somebody else is nobody's: its signature cannot be had, whoever signs.
 #[tokio::test]
 async fn only_its_owner_moves_what_a_vault_has() {
