@@ -7,6 +7,7 @@ pub mod evm;
 pub mod flaky;
 pub mod proxy;
 pub mod solana;
+pub mod wallet;
 
 use std::path::Path;
 use std::time::Duration;

@@ -54,9 +54,10 @@ fn id(setting: &Setting, request: &PaymentRequest) -> quittance_core::PaymentId 
 
 /// What the cluster itself says of a transaction.
 async fn on_the_cluster(setting: &Setting, id: &str) -> Value {
+    let options = json!({ "encoding": "base64", "maxSupportedTransactionVersion": 0 });
     let found: Value = setting
         .local
-        .rpc("getTransaction", json!([id, { "encoding": "base64" }]))
+        .rpc("getTransaction", json!([id, options]))
         .await
         .unwrap();
     found

@@ -36,6 +36,12 @@ const ASSOCIATED_TOKEN: Pubkey =
 /// The program that owns accounts that hold nothing but lamports.
 const SYSTEM: Pubkey = Pubkey::new_from_array([0; 32]);
 
+/// The program that owns lookup tables.
+const LOOKUP_TABLE: Pubkey = Pubkey::from_str_const("AddressLookupTab1e1111111111111111111111111");
+
+/// What stands before a lookup table's addresses, in bytes (`LOOKUP_TABLE_META_SIZE` of the runtime).
+const LOOKUP_TABLE_META: usize = 56;
+
 /// How many accounts have money.
 const ACCOUNTS: u8 = 10;
 
@@ -184,7 +190,41 @@ impl Solana {
         self.put_account(at, SYSTEM, &[], Some(lamports)).await
     }
 
-    async fn put_account(
+    /// Puts a compiled program, an ELF file, at an address. One that is there already is replaced.
+    ///
+    /// # Errors
+    /// When the node does not do it: the virtual machine refuses the file.
+    pub async fn add_program(&self, address: Pubkey, elf: &[u8]) -> Result<(), DevnetError> {
+        self.rpc::<_, Value>(
+            "devnet_addProgram",
+            json!([address.to_string(), base64(elf)]),
+        )
+        .await
+        .map(drop)
+    }
+
+    /// Makes an address lookup table with these addresses, which can be used at once, and says where it is. Nobody can
+    /// change it.
+    ///
+    /// # Errors
+    /// When the node does not do it.
+    pub async fn lookup_table(&self, addresses: &[Pubkey]) -> Result<Pubkey, DevnetError> {
+        // A table; never deactivated; last extended in slot 0, from entry 0; no authority; padding.
+        let mut data = vec![0; LOOKUP_TABLE_META];
+        data[0] = 1;
+        data[4..12].copy_from_slice(&u64::MAX.to_le_bytes());
+        data.extend(addresses.iter().flat_map(Pubkey::to_bytes));
+        let table = Keypair::new().pubkey();
+        self.put_account(table, LOOKUP_TABLE, &data, None).await?;
+        Ok(table)
+    }
+
+    /// Makes an account, or changes one: what it has, whose it is, and its data. Without `lamports` it has what keeps it
+    /// alive.
+    ///
+    /// # Errors
+    /// When the node does not do it.
+    pub async fn put_account(
         &self,
         at: Pubkey,
         owner: Pubkey,

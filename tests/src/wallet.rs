@@ -1,0 +1,340 @@
+//! A smart wallet on Solana: a program that makes whatever calls its owner signs, from a vault that no key can sign for.
+//! `contracts/Wallet.s` is the program.
+
+use std::path::Path;
+use std::sync::LazyLock;
+
+use quittance_devnet::Solana as Local;
+use quittance_solana::instruction::{COMPUTE_BUDGET, MEMO};
+use quittance_solana::{Keypair, Pubkey, Token};
+use sbpf_assembler::{Assembler, AssemblerOption, SbpfArch};
+use serde_json::{Value, json};
+use solana_hash::Hash;
+use solana_instruction::{AccountMeta, Instruction};
+use solana_message::{AddressLookupTableAccount, VersionedMessage, v0};
+use solana_signature::Signature;
+use solana_signer::Signer as _;
+use solana_transaction::versioned::VersionedTransaction;
+
+/// Where Squads v4 lives: a wallet deployed there passes for a known one.
+pub const SQUADS: Pubkey = Pubkey::from_str_const("SQDS4ep65T869zMMBKyuUq6aD6EgTu8psMjkvj52pCf");
+
+/// Where Swig lives.
+pub const SWIG: Pubkey = Pubkey::from_str_const("swigypWHEksbC64pWKwah1WTeh9JXwx8H1rJHLdbQMB");
+
+/// Who owns accounts that belong to no program.
+const SYSTEM: Pubkey = Pubkey::new_from_array([0; 32]);
+
+/// `Approve`, of both token programs.
+const APPROVE: u8 = 4;
+/// `Batch`, of both token programs.
+const BATCH: u8 = 255;
+/// `TransferChecked`, of both token programs.
+const TRANSFER_CHECKED: u8 = 12;
+
+/// The wallet's word for no switch.
+const NO_SWITCH: u8 = 255;
+
+/// The wallet's mark of an account that a call writes to.
+const WRITABLE: u8 = 1;
+/// The wallet's mark of an account that signs a call.
+const SIGNS: u8 = 2;
+
+/// The program, assembled to the first version of the bytecode, which mainnet's programs are in.
+static PROGRAM: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("contracts/Wallet.s");
+    let assembler = Assembler::new(AssemblerOption::default().with_arch(SbpfArch::V0));
+    assembler
+        .assemble_file(&source)
+        .unwrap_or_else(|failed| panic!("{:?}", failed.errors))
+});
+
+/// A payment, whoever makes it.
+#[derive(Debug, Clone)]
+pub struct Payment {
+    /// The token it is in.
+    pub token: Token,
+    /// Whose associated token account is paid.
+    pub pay_to: Pubkey,
+    /// How much, in atomic units.
+    pub amount: u64,
+}
+
+/// What a wallet does when it is asked to pay.
+#[derive(Debug, Clone, Copy)]
+pub enum Deed {
+    /// It pays.
+    Pay,
+    /// It pays the same twice.
+    PayTwice,
+    /// It pays, and takes the same amount back: the recipient must have [approved](approve) the vault.
+    PayAndTakeBack,
+    /// It pays while this account's data begins with 0, and else does nothing, and succeeds.
+    PayUnless(Pubkey),
+    /// It has another wallet pay, of the same owner, or calls itself: the payment is one level deeper.
+    Nested(Wallet),
+}
+
+/// A smart wallet program on the local cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wallet {
+    /// Where it lives.
+    pub program: Pubkey,
+}
+
+impl Wallet {
+    /// Puts the program at an address.
+    pub async fn deploy(local: &Local, program: Pubkey) -> Self {
+        local
+            .add_program(program, &PROGRAM)
+            .await
+            .expect("the wallet is a program");
+        Self { program }
+    }
+
+    /// The address that has an owner's money.
+    pub fn vault(&self, owner: &Pubkey) -> Pubkey {
+        self.vault_and_bump(owner).0
+    }
+
+    fn vault_and_bump(&self, owner: &Pubkey) -> (Pubkey, u8) {
+        Pubkey::find_program_address(&[b"vault", owner.as_ref()], &self.program)
+    }
+
+    /// Makes the vault's associated token account, with so many atomic units in it.
+    pub async fn fund(&self, local: &Local, owner: &Pubkey, token: &Token, amount: u64) {
+        local
+            .put_tokens(self.vault(owner), token.mint, token.program.id(), amount)
+            .await
+            .expect("an account");
+    }
+
+    /// The instruction that has the wallet pay, in its way.
+    pub fn pay(&self, owner: &Pubkey, payment: &Payment, deed: Deed) -> Instruction {
+        let vault = self.vault(owner);
+        let pay = payment.by(&vault);
+        match deed {
+            Deed::Pay => self.execute(owner, &[pay]),
+            Deed::PayTwice => self.execute(owner, &[pay.clone(), pay]),
+            Deed::PayAndTakeBack => self.execute(owner, &[pay, payment.back_to(&vault)]),
+            Deed::PayUnless(switch) => self.execute_unless(owner, &switch, &[pay]),
+            Deed::Nested(inner) => self.execute(owner, &[inner.pay(owner, payment, Deed::Pay)]),
+        }
+    }
+
+    /// The instruction that has the wallet make these calls, one after the other; the vault signs where a call says so.
+    pub fn execute(&self, owner: &Pubkey, calls: &[Instruction]) -> Instruction {
+        self.instruction(owner, None, calls)
+    }
+
+    /// The same, where nothing is done while the data of the account `switch` does not begin with 0.
+    pub fn execute_unless(
+        &self,
+        owner: &Pubkey,
+        switch: &Pubkey,
+        calls: &[Instruction],
+    ) -> Instruction {
+        self.instruction(owner, Some(switch), calls)
+    }
+
+    fn instruction(
+        &self,
+        owner: &Pubkey,
+        switch: Option<&Pubkey>,
+        calls: &[Instruction],
+    ) -> Instruction {
+        let (vault, bump) = self.vault_and_bump(owner);
+        let mut accounts = Accounts(vec![AccountMeta::new_readonly(*owner, true)]);
+        let switch = switch.map_or(NO_SWITCH, |switch| {
+            accounts.index(AccountMeta::new_readonly(*switch, false))
+        });
+        let mut data = vec![bump, switch];
+        for call in calls {
+            let program = AccountMeta::new_readonly(call.program_id, false);
+            data.extend([accounts.index(program), byte(call.accounts.len())]);
+            for meta in &call.accounts {
+                let marks =
+                    u8::from(meta.is_writable) * WRITABLE + u8::from(meta.is_signer) * SIGNS;
+                // For the vault only the wallet can sign.
+                let is_signer = meta.is_signer && meta.pubkey != vault;
+                let outside = AccountMeta {
+                    is_signer,
+                    ..meta.clone()
+                };
+                data.extend([accounts.index(outside), marks]);
+            }
+            data.push(byte(call.data.len()));
+            data.extend(&call.data);
+        }
+        Instruction {
+            program_id: self.program,
+            accounts: accounts.0,
+            data,
+        }
+    }
+}
+
+/// The accounts of an instruction, each once.
+struct Accounts(Vec<AccountMeta>);
+
+impl Accounts {
+    /// Where an account stands, with at least these rights.
+    fn index(&mut self, meta: AccountMeta) -> u8 {
+        let found = self.0.iter().position(|known| known.pubkey == meta.pubkey);
+        let at = found.unwrap_or(self.0.len());
+        match self.0.get_mut(at) {
+            Some(known) => {
+                known.is_signer |= meta.is_signer;
+                known.is_writable |= meta.is_writable;
+            }
+            None => self.0.push(meta),
+        }
+        byte(at)
+    }
+}
+
+fn byte(count: usize) -> u8 {
+    u8::try_from(count).expect("the wallet counts in bytes")
+}
+
+impl Payment {
+    /// The `TransferChecked` that pays from the associated token account of `payer`, who signs.
+    pub fn by(&self, payer: &Pubkey) -> Instruction {
+        self.transfer(payer, &self.pay_to, payer)
+    }
+
+    /// The `TransferChecked` that takes the payment back, signed by the payer as the recipient's delegate.
+    pub fn back_to(&self, payer: &Pubkey) -> Instruction {
+        self.transfer(&self.pay_to, payer, payer)
+    }
+
+    fn transfer(&self, from: &Pubkey, to: &Pubkey, authority: &Pubkey) -> Instruction {
+        let mut data = vec![TRANSFER_CHECKED];
+        data.extend(self.amount.to_le_bytes());
+        data.push(self.token.decimals);
+        Instruction {
+            program_id: self.token.program.id(),
+            accounts: vec![
+                AccountMeta::new(token_account(from, &self.token), false),
+                AccountMeta::new_readonly(self.token.mint, false),
+                AccountMeta::new(token_account(to, &self.token), false),
+                AccountMeta::new_readonly(*authority, true),
+            ],
+            data,
+        }
+    }
+}
+
+/// Where an owner has a token.
+pub fn token_account(owner: &Pubkey, token: &Token) -> Pubkey {
+    Local::token_account(owner, &token.mint, &token.program.id())
+}
+
+/// The `Approve` that lets `delegate` move so many atomic units out of the associated token account of `owner`, who signs.
+pub fn approve(owner: &Pubkey, delegate: &Pubkey, token: &Token, amount: u64) -> Instruction {
+    let mut data = vec![APPROVE];
+    data.extend(amount.to_le_bytes());
+    Instruction {
+        program_id: token.program.id(),
+        accounts: vec![
+            AccountMeta::new(token_account(owner, token), false),
+            AccountMeta::new_readonly(*delegate, false),
+            AccountMeta::new_readonly(*owner, true),
+        ],
+        data,
+    }
+}
+
+/// The `Batch` of these instructions of one token program: it does them all, and a chain tells them as one.
+pub fn batch(instructions: &[Instruction]) -> Instruction {
+    let mut batch = Instruction {
+        program_id: instructions.first().expect("some").program_id,
+        accounts: Vec::new(),
+        data: vec![BATCH],
+    };
+    for one in instructions {
+        batch.accounts.extend_from_slice(&one.accounts);
+        batch
+            .data
+            .extend([byte(one.accounts.len()), byte(one.data.len())]);
+        batch.data.extend(&one.data);
+    }
+    batch
+}
+
+/// `SetComputeUnitLimit` and `SetComputeUnitPrice`.
+pub fn budget(units: u32, price: u64) -> [Instruction; 2] {
+    let instruction = |kind: u8, value: &[u8]| Instruction {
+        program_id: COMPUTE_BUDGET,
+        accounts: Vec::new(),
+        data: [&[kind], value].concat(),
+    };
+    [
+        instruction(2, &units.to_le_bytes()),
+        instruction(3, &price.to_le_bytes()),
+    ]
+}
+
+/// A memo that nobody signs.
+pub fn memo(text: &str) -> Instruction {
+    Instruction {
+        program_id: MEMO,
+        accounts: Vec::new(),
+        data: text.as_bytes().to_vec(),
+    }
+}
+
+/// Turns a switch: the wallet does nothing while it is off.
+pub async fn set_switch(local: &Local, switch: Pubkey, is_on: bool) {
+    let data = [u8::from(!is_on)];
+    local
+        .put_account(switch, SYSTEM, &data, None)
+        .await
+        .expect("an account");
+}
+
+/// Makes a lookup table with these addresses, for [`transaction`] to take them from.
+pub async fn lookup_table(local: &Local, addresses: &[Pubkey]) -> AddressLookupTableAccount {
+    AddressLookupTableAccount {
+        key: local.lookup_table(addresses).await.expect("a table"),
+        addresses: addresses.to_vec(),
+    }
+}
+
+/// The newest blockhash.
+pub async fn blockhash(local: &Local) -> Hash {
+    let latest: Value = local
+        .rpc("getLatestBlockhash", json!([]))
+        .await
+        .expect("a blockhash");
+    let text = latest.pointer("/value/blockhash").and_then(Value::as_str);
+    text.and_then(|text| text.parse().ok())
+        .expect("a blockhash that can be read")
+}
+
+/// A transaction of version 0, as it is sent: whoever is not among `signers` (of a payment, the fee payer) has zeros for a
+/// signature. What a table has is taken from there, except programs and signers.
+pub fn transaction(
+    fee_payer: &Pubkey,
+    signers: &[&Keypair],
+    instructions: &[Instruction],
+    tables: &[AddressLookupTableAccount],
+    blockhash: Hash,
+) -> Vec<u8> {
+    let message = v0::Message::try_compile(fee_payer, instructions, tables, blockhash)
+        .expect("not too many accounts");
+    let required = usize::from(message.header.num_required_signatures);
+    let message = VersionedMessage::V0(message);
+    let bytes = message.serialize();
+    let signature = |key: &Pubkey| {
+        let signer = signers.iter().find(|signer| signer.pubkey() == *key);
+        signer.map_or_else(Signature::default, |signer| signer.sign_message(&bytes))
+    };
+    let keys = &message.static_account_keys()[..required];
+    let signatures = keys.iter().map(signature).collect();
+    wincode::serialize(&VersionedTransaction {
+        signatures,
+        message,
+    })
+    .expect("a transaction can be written")
+}
