@@ -10,7 +10,8 @@ use quittance_devnet::{
 };
 use quittance_engine::{Engine, EngineBuilder, Patience, SqliteJournal};
 use quittance_solana::{
-    Exact, ExactOffer, ExactPayer, Signer, Solana, SolanaConfig, Token, TokenProgram, known,
+    Exact, ExactOffer, ExactPayer, Signer, SmartWallets, Solana, SolanaConfig, Token, TokenProgram,
+    known,
 };
 use tempfile::TempDir;
 
@@ -33,6 +34,8 @@ pub struct Setting {
     pub node: Proxy,
     /// The token that everything is paid in.
     pub token: Token,
+    /// The smart wallets that may pay.
+    pub smart_wallets: Option<SmartWallets>,
     genesis: String,
     folder: TempDir,
 }
@@ -59,6 +62,7 @@ impl Setting {
         };
         Self {
             token: Token::new(mint, "USDC", 6, program),
+            smart_wallets: None,
             local,
             node,
             genesis,
@@ -95,6 +99,7 @@ impl Setting {
         config.genesis = self.genesis.clone();
         config.rpc_timeout = Duration::from_secs(2);
         config.tokens = vec![self.token.clone()];
+        config.smart_wallets.clone_from(&self.smart_wallets);
         config
     }
 

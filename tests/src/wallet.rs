@@ -4,6 +4,10 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use quittance_core::PaymentRequest;
+use quittance_core::json::Object;
 use quittance_devnet::Solana as Local;
 use quittance_solana::instruction::{COMPUTE_BUDGET, MEMO};
 use quittance_solana::{Keypair, Pubkey, Token};
@@ -15,6 +19,8 @@ use solana_message::{AddressLookupTableAccount, VersionedMessage, v0};
 use solana_signature::Signature;
 use solana_signer::Signer as _;
 use solana_transaction::versioned::VersionedTransaction;
+
+use crate::solana::Setting;
 
 /// Where Squads v4 lives: a wallet deployed there passes for a known one.
 pub const SQUADS: Pubkey = Pubkey::from_str_const("SQDS4ep65T869zMMBKyuUq6aD6EgTu8psMjkvj52pCf");
@@ -31,6 +37,9 @@ const APPROVE: u8 = 4;
 const BATCH: u8 = 255;
 /// `TransferChecked`, of both token programs.
 const TRANSFER_CHECKED: u8 = 12;
+
+/// What a payment by a wallet asks for, in compute units.
+const UNITS: u32 = 200_000;
 
 /// The wallet's word for no switch.
 const NO_SWITCH: u8 = 255;
@@ -299,6 +308,37 @@ pub async fn lookup_table(local: &Local, addresses: &[Pubkey]) -> AddressLookupT
         key: local.lookup_table(addresses).await.expect("a table"),
         addresses: addresses.to_vec(),
     }
+}
+
+/// A payment of a smart wallet: a request with a transaction that limits and prices what it computes, does this, and is like no
+/// other.
+pub async fn request(
+    setting: &Setting,
+    owner: &Keypair,
+    pays: &Instruction,
+    tables: &[AddressLookupTableAccount],
+) -> PaymentRequest {
+    let requirements = setting.requirements();
+    let extra = requirements.extra.as_ref().expect("a fee payer").tree();
+    let fee_payer = extra["feePayer"].as_str().expect("a fee payer");
+    let fee_payer = fee_payer.parse().expect("an address");
+    let [limit, price] = budget(UNITS, 1);
+    let unique = memo(&Keypair::new().pubkey().to_string());
+    let all = [limit, price, pays.clone(), unique];
+    let latest = blockhash(&setting.local).await;
+    let bytes = transaction(&fee_payer, &[owner], &all, tables, latest);
+    let payload = json!({ "transaction": BASE64.encode(bytes) });
+    let payload = Object::of(&payload).expect("an object");
+    crate::request(crate::payload_of(&requirements, payload), &requirements)
+}
+
+/// Has a signed transaction included in the next block.
+pub async fn include(local: &Local, bytes: &[u8]) {
+    let options = json!({ "encoding": "base64" });
+    let params = json!([BASE64.encode(bytes), options]);
+    let sent: Result<String, _> = local.rpc("sendTransaction", params).await;
+    sent.expect("a transaction that succeeds");
+    local.mine(1).await.expect("a block");
 }
 
 /// The newest blockhash.

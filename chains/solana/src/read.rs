@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use quittance_core::{Fault, FaultKind};
-use quittance_nodes::{Call, Nodes, read_answer, unavailable};
+use quittance_nodes::{Call, NodeError, Nodes, read_answer, unavailable};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use solana_pubkey::Pubkey;
@@ -107,7 +107,7 @@ pub(crate) async fn ask(rpc: &Nodes, inquiries: &[Inquiry]) -> Vec<Result<Answer
             None => Ok(None),
             Some(_) => match tried.next() {
                 Some((trial, found)) => {
-                    let found = simulation_of(rpc, trial, inquiry.with_calls, found).await;
+                    let found = simulation_of(rpc, trial, inquiry, found).await;
                     found.map(Some)
                 }
                 None => Err(unavailable("an answer is missing")),
@@ -183,10 +183,16 @@ fn account(json: &AccountJson) -> Option<Account> {
 async fn simulation_of(
     rpc: &Nodes,
     trial: &Call,
-    with_calls: bool,
+    inquiry: &Inquiry,
     found: Result<quittance_nodes::Answer, Fault>,
 ) -> Result<Evidence, Fault> {
-    let mut found: InContext<SimulationJson> = read_answer(found?)?;
+    let found = found?;
+    if let Err(error) = &found
+        && lacks_tables(inquiry, error)
+    {
+        return Ok(Evidence::failed(&json!(error.message)));
+    }
+    let mut found: InContext<SimulationJson> = read_answer(found)?;
     if found.value.err == json!("BlockhashNotFound") {
         // A node that is a block behind does not know a new blockhash yet. The payment is at fault only if no node does.
         for other in rpc.ask_every(trial).await {
@@ -205,7 +211,7 @@ async fn simulation_of(
     if !err.is_null() {
         return Ok(Evidence::failed(err));
     }
-    if with_calls && found.inner_instructions.is_none() {
+    if inquiry.with_calls && found.inner_instructions.is_none() {
         return Err(unavailable(
             "the node does not tell which instructions are called",
         ));
@@ -219,6 +225,14 @@ async fn simulation_of(
         // The tables themselves are asked.
         loaded: Vec::new(),
     })
+}
+
+/// Whether a node says of a transaction that it cannot take from lookup tables what it wants. Nodes look for that before they try
+/// it, and answer as to a question that makes no sense; what else such an answer may mean was checked here.
+fn lacks_tables(inquiry: &Inquiry, error: &NodeError) -> bool {
+    const INVALID_PARAMS: i64 = -32602;
+    let has_tables = |wire: &Wire| !wire.lookups().is_empty();
+    error.code == INVALID_PARAMS && inquiry.simulate.as_ref().is_some_and(has_tables)
 }
 
 /// Whose fault a transaction's error is, when it is not the payment's: the fee payer is out of money, or the node cannot

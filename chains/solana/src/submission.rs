@@ -23,6 +23,9 @@ pub(crate) fn refusal(error: &NodeError) -> Submission {
         Submission::Accepted
     } else if says(&["insufficient funds for fee", "insufficientfundsforfee"]) {
         refused(FaultKind::FacilitatorFunds)
+    } else if says(&["address table", "address lookup table"]) {
+        // It was there when the transaction was tried: this node is behind.
+        refused(FaultKind::ChainUnavailable)
     } else if error.code == SIGNATURE_VERIFICATION_FAILURE || NOT_UNDERSTOOD.contains(&error.code) {
         refused(FaultKind::Internal)
     } else if says(&["blockhash not found", "blockhashnotfound"]) {

@@ -227,27 +227,26 @@ impl Outcome<'_> {
     ) -> Result<Option<Transfer>, Rejection> {
         let destination = self.token.account_of(self.pay_to);
         let mint = self.token.mint.to_string();
-        let received = evidence.received(wire, loaded, &destination, &mint);
-        let is_told = evidence.balances.is_some();
-        if is_told && received.is_none_or(|received| Amount::from(received) < self.amount) {
-            let received = received.unwrap_or_default();
-            let detail = format!("the recipient's account would receive {received}");
-            return Err(Rejection::new(
-                reason::SMART_WALLET_TRANSFER_MISMATCH,
-                detail,
-            ));
-        }
-        let Some(calls) = &evidence.calls else {
-            return match is_told {
-                true => Ok(None),
-                false => Err(reason::SMART_WALLET_NO_TRANSFER.into()),
-            };
+        let mismatch =
+            |detail: &str| Rejection::new(reason::SMART_WALLET_TRANSFER_MISMATCH, detail);
+        let calls = evidence.calls.as_ref().map(|calls| {
+            let nowhere = "a called instruction names an account that is not there";
+            token_calls(wire, loaded, calls).ok_or_else(|| mismatch(nowhere))
+        });
+        let transfer = match calls.transpose()? {
+            Some(calls) => Some(self.only(&destination, &calls)?),
+            None if evidence.balances.is_some() => None,
+            None => return Err(reason::SMART_WALLET_NO_TRANSFER.into()),
         };
-        let calls = token_calls(wire, loaded, calls).ok_or_else(|| {
-            let detail = "a called instruction names an account that is not there";
-            Rejection::new(reason::SMART_WALLET_TRANSFER_MISMATCH, detail)
-        })?;
-        self.only(&destination, &calls).map(Some)
+        if evidence.balances.is_some() {
+            let received = evidence.received(wire, loaded, &destination, &mint);
+            let received = received.unwrap_or_default();
+            if Amount::from(received) < self.amount {
+                let detail = format!("the recipient's balance rises by {received}");
+                return Err(mismatch(&detail));
+            }
+        }
+        Ok(transfer)
     }
 
     /// The only transfer to the recipient's account, where nothing else happens to that.

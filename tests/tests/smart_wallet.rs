@@ -1,0 +1,429 @@
+//! Payments by smart wallets, whole: a program on the local cluster pays, well or badly, and what is told is what happened.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
+use std::time::Duration;
+
+use quittance_core::wire::VerifyResponse;
+use quittance_core::{Amount, Facilitator, Facts, Network, PaymentRequest, Reason, Rejection};
+use quittance_engine::{Engine, EngineBuilder, Policy};
+use quittance_solana::{Keypair, Pubkey, SmartWallets, TokenProgram, reason};
+use quittance_tests::solana::{PRICE, SLOT, Setting};
+use quittance_tests::wallet::{self, Deed, Payment, SQUADS, SWIG, Wallet, approve, batch};
+use serde_json::json;
+use solana_instruction::{AccountMeta, Instruction};
+use solana_signer::Signer as _;
+
+/// What a vault begins with, in atomic units.
+const FUNDS: u64 = 1_000_000;
+
+/// A cluster with a wallet on it that passes for Squads, and a facilitator that lets such wallets pay.
+struct Scene {
+    setting: Setting,
+    engine: Engine,
+    wallet: Wallet,
+    owner: Keypair,
+    payment: Payment,
+}
+
+impl Scene {
+    async fn new(program: TokenProgram) -> Self {
+        let mut setting = Setting::start(program, Some(SLOT)).await;
+        setting.smart_wallets = Some(SmartWallets::default());
+        let wallet = Wallet::deploy(&setting.local, SQUADS).await;
+        let owner = Setting::account(3).keypair;
+        let payment = Payment {
+            token: setting.token.clone(),
+            pay_to: Setting::account(2).address,
+            amount: PRICE,
+        };
+        wallet
+            .fund(&setting.local, &owner.pubkey(), &payment.token, FUNDS)
+            .await;
+        Self {
+            engine: setting.engine(Duration::from_secs(10)).await,
+            setting,
+            wallet,
+            owner,
+            payment,
+        }
+    }
+
+    /// The same with another engine.
+    async fn anew(self, change: impl FnOnce(EngineBuilder) -> EngineBuilder) -> Self {
+        // One engine at a time has the journal.
+        drop(self.engine);
+        let config = self.setting.config();
+        let engine = self.setting.engine_with(config, change).await;
+        Self { engine, ..self }
+    }
+
+    fn vault(&self) -> Pubkey {
+        self.wallet.vault(&self.owner.pubkey())
+    }
+
+    async fn left(&self) -> u64 {
+        let token = &self.payment.token;
+        let program = token.program.id();
+        let vault = self.vault();
+        let local = &self.setting.local;
+        let left = local.balance(&vault, &token.mint, &program);
+        left.await.unwrap()
+    }
+
+    async fn received(&self) -> u64 {
+        let received = self.setting.received().await;
+        received.to_string().parse().unwrap()
+    }
+
+    fn pay(&self, deed: Deed) -> Instruction {
+        self.wallet.pay(&self.owner.pubkey(), &self.payment, deed)
+    }
+
+    async fn request(&self, pays: &Instruction) -> PaymentRequest {
+        wallet::request(&self.setting, &self.owner, pays, &[]).await
+    }
+
+    /// Why a payment is refused, before and after it would be sent; nothing moves.
+    async fn assert_refused(&self, pays: &Instruction, reason: &Reason) {
+        let request = self.request(pays).await;
+        self.assert_request_refused(&request, reason).await;
+    }
+
+    async fn assert_request_refused(&self, request: &PaymentRequest, reason: &Reason) {
+        let verdict = self.engine.verify(request).await.unwrap();
+        assert_eq!(
+            verdict.invalid_reason.as_deref(),
+            Some(reason.code()),
+            "{verdict:?}"
+        );
+        let outcome = self.engine.settle(request).await.unwrap();
+        assert_eq!(outcome.error_reason.as_deref(), Some(reason.code()));
+        assert_eq!(outcome.transaction, "");
+        assert_eq!((self.received().await, self.left().await), (0, FUNDS));
+    }
+
+    /// Verifies and settles a payment that is good.
+    async fn assert_settles(&self, request: &PaymentRequest) {
+        let vault = self.vault().to_string();
+        let verdict = self.engine.verify(request).await.unwrap();
+        assert_eq!(verdict, VerifyResponse::valid(Some(vault.clone())));
+        let outcome = self.engine.settle(request).await.unwrap();
+        assert!(outcome.success, "{outcome:?}");
+        assert_eq!(outcome.payer, Some(vault));
+        assert_eq!(outcome.amount, Some(PRICE.to_string()));
+        let again = self.engine.settle(request).await.unwrap();
+        assert!(!again.success, "{again:?}");
+    }
+}
+
+/// attacks.md 103: the wallet's own money moves, once, and it is the wallet that is told as the payer.
+async fn a_wallet_pays(program: TokenProgram) {
+    let scene = Scene::new(program).await;
+    let request = scene.request(&scene.pay(Deed::Pay)).await;
+    scene.assert_settles(&request).await;
+    assert_eq!(scene.received().await, PRICE);
+    assert_eq!(scene.left().await, FUNDS - PRICE);
+}
+
+#[tokio::test]
+async fn a_smart_wallet_pays_in_spl_token() {
+    a_wallet_pays(TokenProgram::SplToken).await;
+}
+
+#[tokio::test]
+async fn a_smart_wallet_pays_in_token_2022() {
+    a_wallet_pays(TokenProgram::Token2022).await;
+}
+
+#[tokio::test]
+async fn a_payment_may_be_made_by_what_the_wallet_calls() {
+    let scene = Scene::new(TokenProgram::SplToken).await;
+    let inner = Wallet::deploy(&scene.setting.local, Pubkey::new_unique()).await;
+    let owner = scene.owner.pubkey();
+    let token = &scene.payment.token;
+    inner.fund(&scene.setting.local, &owner, token, FUNDS).await;
+    let request = scene.request(&scene.pay(Deed::Nested(inner))).await;
+    let outcome = scene.engine.settle(&request).await.unwrap();
+    assert!(outcome.success, "{outcome:?}");
+    assert_eq!(outcome.payer, Some(inner.vault(&owner).to_string()));
+    assert_eq!((scene.received().await, scene.left().await), (PRICE, FUNDS));
+}
+
+/// attacks.md 85.
+#[tokio::test]
+async fn a_payment_may_take_its_accounts_from_a_lookup_table() {
+    let scene = Scene::new(TokenProgram::SplToken).await;
+    let pays = scene.pay(Deed::Pay);
+    let addresses: Vec<Pubkey> = pays.accounts.iter().map(|account| account.pubkey).collect();
+    let table = wallet::lookup_table(&scene.setting.local, &addresses).await;
+    let tables = std::slice::from_ref(&table);
+    let request = wallet::request(&scene.setting, &scene.owner, &pays, tables).await;
+    scene.assert_settles(&request).await;
+    assert_eq!(scene.received().await, PRICE);
+}
+
+/// attacks.md 85: the payer says one thing of a table and the table holds another, or there is none.
+#[tokio::test]
+async fn a_lookup_table_is_believed_and_not_the_payer() {
+    let scene = Scene::new(TokenProgram::SplToken).await;
+    let pays = scene.pay(Deed::Pay);
+    let addresses: Vec<Pubkey> = pays.accounts.iter().map(|account| account.pubkey).collect();
+    let fee_payers = vec![Setting::account(0).address; addresses.len()];
+    let mut table = wallet::lookup_table(&scene.setting.local, &fee_payers).await;
+    table.addresses.clone_from(&addresses);
+    let tables = std::slice::from_ref(&table);
+    let hides = wallet::request(&scene.setting, &scene.owner, &pays, tables).await;
+    scene
+        .assert_request_refused(&hides, &reason::SMART_WALLET_FEE_PAYER_NOT_ISOLATED)
+        .await;
+    table.key = Pubkey::new_unique();
+    let tables = std::slice::from_ref(&table);
+    let missing = wallet::request(&scene.setting, &scene.owner, &pays, tables).await;
+    scene
+        .assert_request_refused(&missing, &reason::ALT_RESOLUTION_FAILED)
+        .await;
+    let mut short = wallet::lookup_table(&scene.setting.local, &addresses[..1]).await;
+    short.addresses = addresses;
+    let tables = std::slice::from_ref(&short);
+    let short = wallet::request(&scene.setting, &scene.owner, &pays, tables).await;
+    scene
+        .assert_request_refused(&short, &reason::ALT_RESOLUTION_FAILED)
+        .await;
+}
+
+/// attacks.md 92.
+#[tokio::test]
+async fn a_wallet_that_pays_twice_or_takes_back_is_refused() {
+    let scene = Scene::new(TokenProgram::SplToken).await;
+    scene
+        .assert_refused(
+            &scene.pay(Deed::PayTwice),
+            &reason::SMART_WALLET_MULTIPLE_TRANSFERS,
+        )
+        .await;
+    // The recipient lets the wallet move what it has, as one might who is deceived.
+    let seller = Setting::account(2).keypair;
+    let allow = approve(
+        &seller.pubkey(),
+        &scene.vault(),
+        &scene.payment.token,
+        u64::MAX,
+    );
+    let fee_payer = Setting::account(0).keypair;
+    let bytes = wallet::transaction(
+        &fee_payer.pubkey(),
+        &[&fee_payer, &seller],
+        &[allow],
+        &[],
+        wallet::blockhash(&scene.setting.local).await,
+    );
+    wallet::include(&scene.setting.local, &bytes).await;
+    let mismatch = &reason::SMART_WALLET_TRANSFER_MISMATCH;
+    let back = scene.pay(Deed::PayAndTakeBack);
+    scene.assert_refused(&back, mismatch).await;
+    // The same as one call, which nodes do not tell in parts.
+    let (vault, owner) = (scene.vault(), scene.owner.pubkey());
+    let both = [scene.payment.by(&vault), scene.payment.back_to(&vault)];
+    let in_one = scene.wallet.execute(&owner, &[batch(&both)]);
+    scene.assert_refused(&in_one, mismatch).await;
+    // And a payment that comes in such a batch together with nothing else.
+    let alone = batch(&[scene.payment.by(&vault)]);
+    let alone = scene.wallet.execute(&owner, &[alone]);
+    scene.assert_refused(&alone, mismatch).await;
+}
+
+/// attacks.md 103: a program that pays while it is tried, and not when it counts.
+#[tokio::test]
+async fn a_wallet_that_pays_only_while_it_is_tried_is_found_out() {
+    let scene = Scene::new(TokenProgram::SplToken).await;
+    let local = &scene.setting.local;
+    let switch = Pubkey::new_unique();
+    wallet::set_switch(local, switch, true).await;
+    let request = scene.request(&scene.pay(Deed::PayUnless(switch))).await;
+    assert!(scene.engine.verify(&request).await.unwrap().is_valid);
+    local.set_slot_time(None).await.unwrap();
+    let settling = {
+        let (engine, request) = (scene.engine.clone(), request.clone());
+        tokio::spawn(async move { engine.settle(&request).await.unwrap() })
+    };
+    // It is tried once more and sent; only then the wallet changes its mind.
+    quittance_tests::until("it is sent", || async {
+        scene.setting.node.calls("sendTransaction") > 0
+    })
+    .await;
+    wallet::set_switch(local, switch, false).await;
+    local.set_slot_time(Some(SLOT)).await.unwrap();
+    let outcome = settling.await.unwrap();
+    assert!(!outcome.success, "{outcome:?}");
+    assert_eq!(
+        outcome.error_reason.as_deref(),
+        Some(reason::TRANSFER_NOT_CONFIRMED.code())
+    );
+    assert_ne!(outcome.transaction, "");
+    assert_eq!((scene.received().await, scene.left().await), (0, FUNDS));
+    let again = scene.engine.settle(&request).await.unwrap();
+    assert!(!again.success, "{again:?}");
+}
+
+/// attacks.md 83: whatever a wallet is told to do with the fee payer's account, it is not tried.
+#[tokio::test]
+async fn a_wallet_that_is_handed_a_fee_payer_is_refused() {
+    let scene = Scene::new(TokenProgram::SplToken).await;
+    let fee_payer = Setting::account(0).address;
+    let steal = Instruction {
+        program_id: Pubkey::new_from_array([0; 32]),
+        accounts: vec![
+            AccountMeta::new(fee_payer, true),
+            AccountMeta::new(scene.vault(), false),
+        ],
+        data: [2_u32.to_le_bytes().as_slice(), &1_000_000_u64.to_le_bytes()].concat(),
+    };
+    let owner = scene.owner.pubkey();
+    let steals = [scene.payment.by(&scene.vault()), steal];
+    let steals = scene.wallet.execute(&owner, &steals);
+    let request = scene.request(&steals).await;
+    // With the other fee payer's account further signatures would be needed, which is refused as well.
+    let refused = [
+        reason::SMART_WALLET_FEE_PAYER_NOT_ISOLATED,
+        reason::EXCESSIVE_SIGNERS,
+    ];
+    let verdict = scene.engine.verify(&request).await.unwrap();
+    let code = verdict.invalid_reason.unwrap();
+    assert!(refused.iter().any(|reason| reason.code() == code), "{code}");
+    assert_eq!((scene.received().await, scene.left().await), (0, FUNDS));
+}
+
+/// attacks.md 103: default deny, even for a program that does just the same.
+#[tokio::test]
+async fn a_wallet_that_is_not_on_the_list_is_refused() {
+    let scene = Scene::new(TokenProgram::SplToken).await;
+    let stranger = Wallet::deploy(&scene.setting.local, Pubkey::new_unique()).await;
+    let owner = scene.owner.pubkey();
+    let token = &scene.payment.token;
+    stranger
+        .fund(&scene.setting.local, &owner, token, FUNDS)
+        .await;
+    let pays = stranger.pay(&owner, &scene.payment, Deed::Pay);
+    let not_allowed = &reason::SMART_WALLET_PROGRAM_NOT_ALLOWED;
+    scene.assert_refused(&pays, not_allowed).await;
+    // Another one that is on the list will do.
+    let swig = Wallet::deploy(&scene.setting.local, SWIG).await;
+    swig.fund(&scene.setting.local, &owner, token, FUNDS).await;
+    let request = scene
+        .request(&swig.pay(&owner, &scene.payment, Deed::Pay))
+        .await;
+    let outcome = scene.engine.settle(&request).await.unwrap();
+    assert_eq!(outcome.payer, Some(swig.vault(&owner).to_string()));
+}
+
+#[tokio::test]
+async fn a_wallet_that_cannot_pay_is_refused() {
+    let scene = Scene::new(TokenProgram::SplToken).await;
+    let failed = &reason::SMART_WALLET_SIMULATION_FAILED;
+    let more = Payment {
+        amount: FUNDS + 1,
+        ..scene.payment.clone()
+    };
+    let owner = scene.owner.pubkey();
+    let pays = scene.wallet.pay(&owner, &more, Deed::Pay);
+    scene.assert_refused(&pays, failed).await;
+    // Somebody else's vault.
+    let other = Keypair::new().pubkey();
+    let theirs = scene.payment.by(&scene.wallet.vault(&other));
+    let steals = scene.wallet.execute(&owner, &[theirs]);
+    let request = scene.request(&steals).await;
+    let verdict = scene.engine.verify(&request).await.unwrap();
+    assert!(!verdict.is_valid, "{verdict:?}");
+    let nothing = scene.wallet.execute(&owner, &[]);
+    scene
+        .assert_refused(&nothing, &reason::SMART_WALLET_NO_TRANSFER)
+        .await;
+    let less = Payment {
+        amount: PRICE - 1,
+        ..scene.payment.clone()
+    };
+    let pays = scene.wallet.pay(&owner, &less, Deed::Pay);
+    scene
+        .assert_refused(&pays, &reason::SMART_WALLET_TRANSFER_MISMATCH)
+        .await;
+}
+
+/// More than is asked for is the payer's to give; what is told is what was asked for.
+#[tokio::test]
+async fn a_wallet_may_pay_more_than_is_asked_for() {
+    let scene = Scene::new(TokenProgram::SplToken).await;
+    let more = Payment {
+        amount: PRICE + 5,
+        ..scene.payment.clone()
+    };
+    let owner = scene.owner.pubkey();
+    let request = scene
+        .request(&scene.wallet.pay(&owner, &more, Deed::Pay))
+        .await;
+    scene.assert_settles(&request).await;
+    assert_eq!(scene.received().await, PRICE + 5);
+}
+
+/// A policy that knows one payer whom it does not want.
+struct NotBy(String);
+
+impl Policy for NotBy {
+    fn allows(&self, _: &Network, facts: &Facts) -> Result<(), Rejection> {
+        match facts.payer == self.0 {
+            true => Err(Rejection::new(
+                Reason::RECIPIENT_NOT_ALLOWED,
+                "not this one",
+            )),
+            false => Ok(()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_policy_is_asked_about_the_key_that_signs_and_about_the_wallet() {
+    let mut scene = Scene::new(TokenProgram::SplToken).await;
+    let request = scene.request(&scene.pay(Deed::Pay)).await;
+    for unwanted in [scene.owner.pubkey(), scene.vault()] {
+        let unwanted = unwanted.to_string();
+        let policy = NotBy(unwanted.clone());
+        scene = scene.anew(|builder| builder.policy(policy)).await;
+        let verdict = scene.engine.verify(&request).await.unwrap();
+        assert_eq!(
+            verdict.invalid_reason.as_deref(),
+            Some(Reason::RECIPIENT_NOT_ALLOWED.code())
+        );
+        assert_eq!(verdict.payer, Some(unwanted));
+        assert!(!scene.engine.settle(&request).await.unwrap().success);
+    }
+    assert_eq!(scene.received().await, 0);
+}
+
+/// attacks.md 103: what is not asked for is not done.
+#[tokio::test]
+async fn smart_wallets_are_off_unless_they_are_allowed() {
+    let mut scene = Scene::new(TokenProgram::SplToken).await;
+    let features = |engine: Engine| async move {
+        let supported = json!(engine.supported().await.unwrap().kinds);
+        supported.pointer("/0/extra/features").cloned()
+    };
+    let allowed = json!({ "smartWalletSupported": true });
+    assert_eq!(features(scene.engine.clone()).await, Some(allowed));
+    let request = scene.request(&scene.pay(Deed::Pay)).await;
+    scene.setting.smart_wallets = None;
+    let scene = scene.anew(|builder| builder).await;
+    assert_eq!(features(scene.engine.clone()).await, None);
+    scene
+        .assert_request_refused(&request, &reason::NO_TRANSFER)
+        .await;
+}
+
+#[tokio::test]
+async fn an_ordinary_payment_settles_where_smart_wallets_may_pay() {
+    let scene = Scene::new(TokenProgram::SplToken).await;
+    let request = scene.setting.request().await;
+    let outcome = scene.engine.settle(&request).await.unwrap();
+    assert!(outcome.success, "{outcome:?}");
+    let payer = Setting::account(3).address.to_string();
+    assert_eq!(outcome.payer, Some(payer));
+    assert_eq!(scene.setting.received().await, Amount::from(PRICE));
+}
