@@ -1,4 +1,4 @@
-//! `exact` on Solana holds what every scheme must hold, with either token program.
+//! `exact` on Solana holds what every scheme must hold, with either token program, and where a smart wallet pays.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::sync::Arc;
@@ -10,10 +10,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use quittance_core::{Amount, PaymentRequest, Reason, Scheme};
 use quittance_engine::Engine;
-use quittance_solana::{Solana, TokenProgram, reason};
+use quittance_solana::{Keypair, SmartWallets, Solana, TokenProgram, reason};
 use quittance_tests::conformance::scheme::SchemeFixture;
 use quittance_tests::solana::{PRICE, SLOT, Setting};
+use quittance_tests::wallet::{self, Deed, Payment, SQUADS, Wallet};
 use serde_json::{Value, json};
+use solana_instruction::Instruction;
+use solana_message::AddressLookupTableAccount;
+use solana_signer::Signer as _;
 
 struct Fixture<const TOKEN_2022: bool>(Setting);
 
@@ -82,7 +86,7 @@ impl<const TOKEN_2022: bool> SchemeFixture for Fixture<TOKEN_2022> {
     async fn spoiled(&self) -> Vec<(&'static str, PaymentRequest, Reason)> {
         let good = self.0.request().await;
         let stranger = Setting::account(9).address.to_string();
-        let poor = quittance_solana::ExactPayer::new(quittance_solana::Keypair::new())
+        let poor = quittance_solana::ExactPayer::new(Keypair::new())
             .with_token(Setting::network().id(), self.0.token.clone())
             .with_rpc(&Setting::network(), &[self.0.local.url().parse().unwrap()])
             .unwrap();
@@ -156,6 +160,128 @@ impl<const TOKEN_2022: bool> SchemeFixture for Fixture<TOKEN_2022> {
     }
 }
 
+/// Payments that a smart wallet makes, with what it can take from a lookup table taken from there.
+struct BySmartWallet {
+    setting: Setting,
+    wallet: Wallet,
+    owner: Keypair,
+    table: AddressLookupTableAccount,
+}
+
+impl BySmartWallet {
+    /// What the wallet begins with, in atomic units: enough for every test.
+    const FUNDS: u64 = 1000 * PRICE;
+
+    fn pays(&self, deed: Deed) -> Instruction {
+        let payment = Payment {
+            token: self.setting.token.clone(),
+            pay_to: Setting::account(2).address,
+            amount: PRICE,
+        };
+        self.wallet.pay(&self.owner.pubkey(), &payment, deed)
+    }
+
+    async fn request_for(&self, deed: Deed) -> PaymentRequest {
+        let tables = std::slice::from_ref(&self.table);
+        wallet::request(&self.setting, &self.owner, &self.pays(deed), tables).await
+    }
+}
+
+#[async_trait]
+impl SchemeFixture for BySmartWallet {
+    type Chain = Solana;
+
+    const PRICE: Amount = Amount::new(U256::from_limbs([PRICE, 0, 0, 0]));
+
+    async fn new() -> Self {
+        let mut setting = Setting::start(TokenProgram::Token2022, Some(SLOT)).await;
+        setting.smart_wallets = Some(SmartWallets::default());
+        let wallet = Wallet::deploy(&setting.local, SQUADS).await;
+        let owner = Setting::account(3).keypair;
+        let (local, token) = (&setting.local, &setting.token);
+        wallet
+            .fund(local, &owner.pubkey(), token, Self::FUNDS)
+            .await;
+        let table = wallet::lookup_table(&setting.local, &[]).await;
+        let mut fixture = Self {
+            setting,
+            wallet,
+            owner,
+            table,
+        };
+        let accounts = fixture.pays(Deed::Pay).accounts;
+        let addresses: Vec<_> = accounts.iter().map(|account| account.pubkey).collect();
+        fixture.table = wallet::lookup_table(&fixture.setting.local, &addresses).await;
+        fixture
+    }
+
+    fn scheme(&self) -> Arc<dyn Scheme<Solana>> {
+        Arc::new(self.setting.scheme())
+    }
+
+    async fn engine(&self) -> Engine {
+        self.setting.engine(Duration::from_secs(5)).await
+    }
+
+    async fn request(&self) -> PaymentRequest {
+        self.request_for(Deed::Pay).await
+    }
+
+    /// Other bytes in the fee payer's place (attacks.md 88).
+    fn twin(&self, request: &PaymentRequest) -> Option<PaymentRequest> {
+        Some(with_bytes(request, |bytes| bytes[1] ^= 1))
+    }
+
+    async fn spoiled(&self) -> Vec<(&'static str, PaymentRequest, Reason)> {
+        let good = self.request().await;
+        let stranger = Setting::account(9).address.to_string();
+        vec![
+            (
+                "row 92: paid twice",
+                self.request_for(Deed::PayTwice).await,
+                reason::SMART_WALLET_MULTIPLE_TRANSFERS,
+            ),
+            (
+                "more than is paid",
+                with_terms(&good, "/amount", json!("10001")),
+                reason::SMART_WALLET_TRANSFER_MISMATCH,
+            ),
+            (
+                "another recipient",
+                with_terms(&good, "/payTo", json!(stranger)),
+                reason::SMART_WALLET_TRANSFER_MISMATCH,
+            ),
+            (
+                "another token",
+                with_terms(&good, "/asset", json!(stranger)),
+                Reason::UNSUPPORTED_ASSET,
+            ),
+            (
+                "another signature",
+                with_bytes(&good, |bytes| bytes[70] ^= 1),
+                reason::SIGNATURE_INVALID,
+            ),
+            (
+                "a byte too many",
+                with_bytes(&good, |bytes| bytes.push(0)),
+                reason::COULD_NOT_BE_DECODED,
+            ),
+        ]
+    }
+
+    async fn received(&self) -> Amount {
+        self.setting.received().await
+    }
+
+    async fn hold(&self) {
+        self.setting.local.set_slot_time(None).await.unwrap();
+    }
+
+    async fn go_on(&self) {
+        self.setting.local.set_slot_time(Some(SLOT)).await.unwrap();
+    }
+}
+
 mod spl_token {
     use super::SplToken;
     quittance_tests::scheme_conformance!(SplToken);
@@ -164,4 +290,9 @@ mod spl_token {
 mod token_2022 {
     use super::Token2022;
     quittance_tests::scheme_conformance!(Token2022);
+}
+
+mod smart_wallet {
+    use super::BySmartWallet;
+    quittance_tests::scheme_conformance!(BySmartWallet);
 }
