@@ -8,8 +8,11 @@ mod offer;
 mod payer;
 pub mod reason;
 
+use std::sync::OnceLock;
+
 use alloy::primitives::{Address, B256, U256, keccak256};
 use alloy::sol_types::{SolCall, SolValue};
+use quittance_core::json::Object;
 use quittance_core::{
     Amount, Check, Effect, Facts, Malformed, Network, Payment, PaymentId, PaymentRequest, Reason,
     Refusal, Rejection, Scheme, Seen, SignatureClaim, Timestamp, Version,
@@ -129,7 +132,10 @@ struct Extra {
 
 /// One EIP-3009 authorization, decoded.
 struct Eip3009Payment {
-    facts: Facts,
+    /// Spelled out when they are first asked for: the checksums in three addresses cost as many hashes as the digest, and
+    /// whoever only wants the verdict does not read them.
+    facts: OnceLock<Facts>,
+    chain_id: u64,
     token: Address,
     authorization: Authorization,
     signature: Signature,
@@ -166,20 +172,7 @@ impl Scheme<Evm> for Exact {
         if request.accepted.scheme != NAME {
             return Err(reason::SCHEME.into());
         }
-        let payload: PayloadJson = request.payload.read("paymentPayload.payload")?;
-        let Some(authorization) = payload.authorization.map(Authorization::from) else {
-            return Err(Rejection::new(
-                reason::UNSUPPORTED_PAYLOAD_TYPE,
-                "not an EIP-3009 authorization",
-            )
-            .into());
-        };
-        let field = "paymentPayload.payload.signature";
-        let signature = payload
-            .signature
-            .ok_or_else(|| Malformed::new(field, "missing"))?;
-        let signature = Signature::read(field, signature.0)?;
-
+        let (authorization, signature) = read_payload(&request.payload)?;
         let extra: Extra = terms
             .extra
             .as_ref()
@@ -197,25 +190,12 @@ impl Scheme<Evm> for Exact {
         if let Some(accepted) = &request.accepted.terms {
             accepted.check(address, &asset, &pay_to, terms.amount)?;
         }
-        if extra
-            .asset_transfer_method
-            .as_deref()
-            .is_some_and(|method| method != "eip3009")
-        {
+        let method = extra.asset_transfer_method.as_deref();
+        if method.is_some_and(|method| method != "eip3009") {
             return Err(reason::UNSUPPORTED_PAYLOAD_TYPE.into());
         }
         let known = self.token(asset).ok_or(Reason::UNSUPPORTED_ASSET)?;
-        if *name != known.token.name {
-            return Err(mismatch(reason::TOKEN_NAME_MISMATCH, name, &known.token.name).into());
-        }
-        if *version != known.token.version {
-            return Err(mismatch(
-                reason::TOKEN_VERSION_MISMATCH,
-                version,
-                &known.token.version,
-            )
-            .into());
-        }
+        check_domain(&known.token, name, version)?;
         self.check_parties(&authorization, asset, pay_to)?;
         if signature.is_hopeless() {
             return Err(reason::SIGNATURE.into());
@@ -230,7 +210,8 @@ impl Scheme<Evm> for Exact {
                 address: authorization.from.into_array(),
             });
         Ok(Box::new(Eip3009Payment {
-            facts: self.facts(&authorization, asset),
+            facts: OnceLock::new(),
+            chain_id: self.chain_id,
             token: asset,
             objection: objection(&authorization, pay_to, terms.amount, now),
             digest,
@@ -276,39 +257,35 @@ impl Exact {
         }
         Ok(())
     }
-
-    fn facts(&self, authorization: &Authorization, asset: Address) -> Facts {
-        let Authorization {
-            from,
-            to,
-            value,
-            valid_before,
-            nonce,
-            ..
-        } = authorization;
-        Facts {
-            // EIP-3009 nonces are per token and payer.
-            id: PaymentId::of(&[
-                b"eip3009",
-                &self.chain_id.to_be_bytes(),
-                asset.as_slice(),
-                from.as_slice(),
-                nonce.as_slice(),
-            ]),
-            payer: from.to_checksum(None),
-            pay_to: to.to_checksum(None),
-            asset: asset.to_checksum(None),
-            amount: Amount::new(*value),
-            expires: Timestamp::from_secs(valid_before.try_into().unwrap_or(u64::MAX)),
-        }
-    }
 }
 
-fn mismatch(reason: Reason, found: &str, expected: &str) -> Rejection {
-    Rejection::new(
-        reason,
-        format_args!("the requirements say {found:?}, the token {expected:?}"),
-    )
+/// The payload's authorization and its signature.
+fn read_payload(payload: &Object) -> Result<(Authorization, Signature), Refusal> {
+    let payload: PayloadJson = payload.read("paymentPayload.payload")?;
+    let Some(authorization) = payload.authorization.map(Authorization::from) else {
+        let detail = "not an EIP-3009 authorization";
+        return Err(Rejection::new(reason::UNSUPPORTED_PAYLOAD_TYPE, detail).into());
+    };
+    let field = "paymentPayload.payload.signature";
+    let signature = payload
+        .signature
+        .ok_or_else(|| Malformed::new(field, "missing"))?;
+    Ok((authorization, Signature::read(field, signature.0)?))
+}
+
+/// Whether the requirements name the EIP-712 domain that the token has.
+fn check_domain(token: &Token, name: &str, version: &str) -> Result<(), Rejection> {
+    let mismatch = |reason: Reason, found: &str, expected: &str| {
+        let detail = format!("the requirements say {found:?}, the token {expected:?}");
+        Err(Rejection::new(reason, detail))
+    };
+    if *name != token.name {
+        return mismatch(reason::TOKEN_NAME_MISMATCH, name, &token.name);
+    }
+    if *version != token.version {
+        return mismatch(reason::TOKEN_VERSION_MISMATCH, version, &token.version);
+    }
+    Ok(())
 }
 
 /// The checks of the authorization itself, in the specification's order.
@@ -371,7 +348,7 @@ mod step {
 
 impl Payment<Evm> for Eip3009Payment {
     fn facts(&self) -> &Facts {
-        &self.facts
+        self.facts.get_or_init(|| self.spell_facts())
     }
 
     fn signatures(&self) -> &[SignatureClaim] {
@@ -467,6 +444,32 @@ fn has_code(answer: &Answer) -> bool {
 }
 
 impl Eip3009Payment {
+    fn spell_facts(&self) -> Facts {
+        let Authorization {
+            from,
+            to,
+            value,
+            valid_before,
+            nonce,
+            ..
+        } = &self.authorization;
+        Facts {
+            // EIP-3009 nonces are per token and payer.
+            id: PaymentId::of(&[
+                b"eip3009",
+                &self.chain_id.to_be_bytes(),
+                self.token.as_slice(),
+                from.as_slice(),
+                nonce.as_slice(),
+            ]),
+            payer: from.to_checksum(None),
+            pay_to: to.to_checksum(None),
+            asset: self.token.to_checksum(None),
+            amount: Amount::new(*value),
+            expires: Timestamp::from_secs(valid_before.try_into().unwrap_or(u64::MAX)),
+        }
+    }
+
     /// What is asked for a payer whose key has signed.
     fn probe_key(&self) -> Probe {
         let payer = self.authorization.from;
