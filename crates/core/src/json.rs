@@ -34,7 +34,12 @@ pub fn read<T: DeserializeOwned>(name: &str, text: &[u8]) -> Result<T, Malformed
             format_args!("longer than {TEXT_MAX} bytes"),
         ));
     }
-    serde_json::from_slice(text).map_err(|error| locate::<T>(name, text, error))
+    // Looked at once as a whole, which is several times as fast as once for every string.
+    let read = match std::str::from_utf8(text) {
+        Ok(text) => serde_json::from_str(text),
+        Err(_) => serde_json::from_slice(text),
+    };
+    read.map_err(|error| locate::<T>(name, text, error))
 }
 
 /// Finds out which field an error is about. Only failures pay for this second reading.
