@@ -154,6 +154,16 @@ impl Setting {
         crate::pay(&self.payer(), &self.requirements()).await
     }
 
+    /// Many new payments, all by one fee payer.
+    pub async fn requests(&self, count: usize) -> Vec<PaymentRequest> {
+        let (payer, requirements) = (self.payer(), self.requirements());
+        let mut requests = Vec::new();
+        for _ in 0..count {
+            requests.push(crate::pay(&payer, &requirements).await);
+        }
+        requests
+    }
+
     /// What the seller has received.
     pub async fn received(&self) -> Amount {
         let seller = Self::account(2).address;

@@ -2,20 +2,25 @@
 //! processes die.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use quittance_core::wire::SettleResponse;
 use quittance_core::{
-    Amount, Clock, Facilitator, FacilitatorError, FaultKind, PaymentRequest, Reason, Scheme, Scope,
-    SystemClock,
+    Amount, Chain, Clock, Facilitator, FacilitatorError, FaultKind, PaymentRequest, Reason, Scheme,
+    Scope, SystemClock,
 };
 use quittance_devnet::{SOLANA_TOKEN_2022, SOLANA_USDC};
 use quittance_engine::{Engine, Patience};
-use quittance_solana::{Commitment, Extension, Pubkey, TokenProgram, reason};
+use quittance_solana::{Commitment, Extension, Keypair, Pubkey, Solana, TokenProgram, reason};
 use quittance_tests::proxy::Fate;
 use quittance_tests::solana::{PRICE, SLOT, Setting};
 use quittance_tests::until;
 use serde_json::{Value, json};
+use solana_signature::Signature;
+use solana_signer::{Signer, SignerError};
 
 /// A watcher without patience, for tests.
 const HASTY: Patience = Patience {
@@ -223,6 +228,119 @@ async fn a_transaction_the_node_forgot_is_sent_again() {
     settled(&engine, &setting.request().await).await;
     assert!(setting.node.calls("sendTransaction") >= 3);
     assert_eq!(setting.received().await, amount(1));
+}
+
+/// The defect: sixteen at a time and one after the other, one fee payer settled forty payments a second.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_fee_payer_has_as_many_payments_out_as_the_chain_allows_and_no_more() {
+    let setting = Setting::start(TokenProgram::SplToken, None).await;
+    let most = Solana::new(setting.config()).unwrap().in_flight_max();
+    let patience = Patience {
+        // What the node is handed is counted: nothing twice.
+        resubmit_after: Duration::from_secs(60),
+        replace_after: Duration::from_secs(60),
+        ..HASTY
+    };
+    let engine = setting
+        .engine_with(setting.config(), |builder| builder.patience(patience))
+        .await;
+    let requests = setting.requests(most + 20).await;
+    assert!(
+        requests
+            .iter()
+            .all(|it| fee_payer(it) == fee_payer(&requests[0]))
+    );
+    let count = requests.len() as u64;
+    let settling = tokio::spawn({
+        let engine = engine.clone();
+        async move { join_all(requests.iter().map(|request| engine.settle(request))).await }
+    });
+    until("all there is room for are out", || async {
+        setting.node.calls("sendTransaction") >= most
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(setting.node.calls("sendTransaction"), most);
+    assert_eq!(setting.received().await, Amount::ZERO);
+    setting.local.set_slot_time(Some(SLOT)).await.unwrap();
+    for answer in settling.await.unwrap() {
+        assert!(
+            answer.as_ref().is_ok_and(|answer| answer.success),
+            "{answer:?}"
+        );
+    }
+    assert_eq!(setting.node.calls("sendTransaction"), most + 20);
+    assert_eq!(setting.received().await, amount(count));
+}
+
+/// Those that are on their way side by side keep to themselves what becomes of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_is_told_of_one_payment_and_no_other() {
+    let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
+    let engine = hasty(&setting).await;
+    let requests = setting.requests(20).await;
+    let refusal = Fate::Error(-32602, "invalid params");
+    setting.node.breaks("sendTransaction", refusal, 1);
+    let answers = join_all(requests.iter().map(|request| engine.settle(request))).await;
+    let (settled, refused): (Vec<_>, Vec<_>) = requests
+        .iter()
+        .zip(answers)
+        .partition(|(_, answer)| answer.as_ref().is_ok_and(|answer| answer.success));
+    assert_eq!(settled.len(), 19);
+    let [(refused, answer)] = refused.as_slice() else {
+        panic!("{refused:?}")
+    };
+    assert!(
+        matches!(answer, Err(FacilitatorError::Fault(_))),
+        "{answer:?}"
+    );
+    let known = engine.settlement(&id(&setting, refused)).await.unwrap();
+    assert_eq!(known.unwrap().transactions, vec![]);
+    self::settled(&engine, refused).await;
+    assert_eq!(setting.received().await, amount(20));
+}
+
+/// A key that panics once: what was in hand is taken up from the journal, and nobody else is kept waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signer_that_panics_loses_no_payment() {
+    let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
+    let mut config = setting.config();
+    config.fee_payers[0] = Arc::new(PanicsOnce {
+        key: Setting::account(0).keypair,
+        panics: AtomicBool::new(true),
+    });
+    let engine = setting
+        .engine_with(config, |builder| builder.patience(HASTY))
+        .await;
+    let requests = setting.requests(20).await;
+    let answers = join_all(requests.iter().map(|request| engine.settle(request))).await;
+    let good = |answer: &&Result<SettleResponse, _>| matches!(answer, Ok(answer) if answer.success);
+    assert!(answers.iter().filter(good).count() >= 19, "{answers:?}");
+    until("all are settled", || async {
+        setting.received().await == amount(20)
+    })
+    .await;
+}
+
+/// A key with a mistake in it.
+struct PanicsOnce {
+    key: Keypair,
+    panics: AtomicBool,
+}
+
+impl Signer for PanicsOnce {
+    fn try_pubkey(&self) -> Result<Pubkey, SignerError> {
+        self.key.try_pubkey()
+    }
+
+    fn try_sign_message(&self, message: &[u8]) -> Result<Signature, SignerError> {
+        assert!(!self.panics.swap(false, Ordering::SeqCst), "a mistake");
+        self.key.try_sign_message(message)
+    }
+
+    fn is_interactive(&self) -> bool {
+        false
+    }
 }
 
 /// attacks.md 104: deep enough is what the operator says is.
