@@ -132,10 +132,14 @@ impl Setting {
         change(builder).start().await.expect("an engine")
     }
 
+    /// The seller's offer.
+    pub fn offer(&self) -> ExactOffer {
+        let seller = Self::account(2).address.to_string();
+        ExactOffer::new(Self::network(), self.token.clone(), "0.01", &seller).expect("an offer")
+    }
+
     /// What the seller asks for.
     pub fn requirements(&self) -> PaymentRequirements {
-        let seller = Self::account(2).address.to_string();
-        let offer = ExactOffer::new(Self::network(), self.token.clone(), "0.01", &seller);
         let kind = SupportedKind {
             x402_version: 2,
             scheme: "exact".to_owned(),
@@ -143,10 +147,8 @@ impl Setting {
             extra: self.scheme().extra(),
             rest: Rest::default(),
         };
-        offer
-            .expect("an offer")
-            .requirements(&kind)
-            .expect("requirements")
+        let requirements = self.offer().requirements(&kind);
+        requirements.expect("requirements")
     }
 
     /// A new payment.
