@@ -79,10 +79,15 @@ impl Setting {
     /// A payer with the buyer's key.
     pub fn payer(&self) -> ExactPayer {
         let url = self.local.url().parse().expect("a URL");
-        ExactPayer::new(Self::account(3).keypair)
-            .with_token(Self::network().id(), self.token.clone())
+        self.payer_without_a_node()
             .with_rpc(&Self::network(), &[url])
             .expect("an HTTP client")
+    }
+
+    /// The same, which signs with the blockhash that a seller tells.
+    pub fn payer_without_a_node(&self) -> ExactPayer {
+        ExactPayer::new(Self::account(3).keypair)
+            .with_token(Self::network().id(), self.token.clone())
     }
 
     /// The chain's configuration, by way of the node that can misbehave, with both fee payers.

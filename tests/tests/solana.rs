@@ -22,8 +22,7 @@ use quittance_devnet::{SOLANA_TOKEN_2022, SOLANA_USDC};
 use quittance_engine::{Engine, Patience};
 use quittance_http::{BuyError, Buyer, PaymentLayer};
 use quittance_solana::{
-    Blockhashes, Commitment, ExactOffer, ExactPayer, Extension, Keypair, Pubkey, Solana,
-    TokenProgram, reason,
+    Blockhashes, Commitment, ExactOffer, Extension, Keypair, Pubkey, Solana, TokenProgram, reason,
 };
 use quittance_tests::proxy::Fate;
 use quittance_tests::solana::{PRICE, SLOT, Setting};
@@ -628,8 +627,7 @@ fn hinting(setting: &Setting) -> ExactOffer {
 
 /// A buyer whose payer knows no node.
 fn buyer_without_a_node(setting: &Setting) -> Buyer {
-    let payer = ExactPayer::new(Setting::account(3).keypair);
-    let payer = payer.with_token(Setting::network().id(), setting.token.clone());
+    let payer = setting.payer_without_a_node();
     Buyer::builder().payer(payer).build().unwrap()
 }
 

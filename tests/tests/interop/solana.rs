@@ -69,8 +69,7 @@ impl SolanaTown {
 
     /// A buyer whose payer knows no node.
     fn buyer_without_a_node(&self) -> Buyer {
-        let payer = ExactPayer::new(Setting::account(3).keypair)
-            .with_token(Setting::network().id(), self.setting.token.clone());
+        let payer = self.setting.payer_without_a_node();
         Buyer::builder().payer(payer).build().unwrap()
     }
 
