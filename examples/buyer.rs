@@ -1,19 +1,29 @@
-//! A buyer that spends at most five cents a time and a dollar in all. Set `PAYER` to a key that has USDC; on the local
-//! chain, any key that `quittance devnet` prints.
+//! A buyer with a key on each chain, that spends at most five cents a time and a dollar in all, on both together. On the
+//! local chains, export what `quittance devnet` prints for `QUITTANCE_PAYER_KEY` and `QUITTANCE_SOLANA_PAYER_KEY`, or only one of
+//! them, which pays then; and `cargo run --example buyer`, beside the seller.
+
+use std::env::var;
 
 use alloy::signers::local::PrivateKeySigner;
-use quittance_evm::ExactPayer;
 use quittance_http::{Buyer, Limits};
+use quittance_solana::Keypair;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let key: PrivateKeySigner = std::env::var("PAYER")?.parse()?;
     let limits = Limits::default().per_payment("0.05").in_total("1");
-    let buyer = Buyer::builder()
-        .payer(ExactPayer::new(key))
-        .limits(limits)
-        .build()?;
+    let mut buyer = Buyer::builder().limits(limits);
+    if let Ok(key) = var("QUITTANCE_PAYER_KEY") {
+        let key: PrivateKeySigner = key.parse()?;
+        buyer = buyer.payer(quittance_evm::ExactPayer::new(key));
+    }
+    if let Ok(key) = var("QUITTANCE_SOLANA_PAYER_KEY") {
+        let key = Keypair::try_from_base58_string(&key)?;
+        // Without a node it pays sellers that tell a blockhash; `with_rpc` names one for the others.
+        buyer = buyer.payer(quittance_solana::ExactPayer::new(key));
+    }
+    let buyer = buyer.build()?;
 
+    // Of the ways to pay that the seller names, the first that it can go.
     let bought = buyer.get("http://127.0.0.1:4021/forecast").await?;
     if let Some(cost) = &bought.cost {
         println!(

@@ -1,29 +1,42 @@
-//! A facilitator in twenty lines. Start a local chain with `quittance devnet`, then run this with `SIGNER` set to one of
-//! the keys it prints.
+//! A facilitator for two chains. Start both with `quittance devnet`, and in another shell export what it prints for `SIGNER` and
+//! `FEE_PAYER`; then `cargo run --example facilitator`.
 
+use std::env::var;
 use std::sync::Arc;
 
 use alloy::signers::local::PrivateKeySigner;
 use quittance_engine::{Engine, SqliteJournal};
-use quittance_evm::{Evm, EvmConfig, Exact, known};
+use quittance_evm::{Evm, EvmConfig};
 use quittance_facilitator::{Keys, ServerOptions, ServiceOptions, router, serve};
+use quittance_solana::{Keypair, Solana, SolanaConfig};
+
+fn evm() -> Result<Evm, Box<dyn std::error::Error>> {
+    let network = quittance_evm::known::network("base-sepolia").ok_or("not a known network")?;
+    let node = "http://127.0.0.1:8545".parse()?;
+    let signer: PrivateKeySigner = var("SIGNER")?.parse()?;
+    let mut config = EvmConfig::new(network, vec![node], vec![Arc::new(signer)]);
+    config.head_age_max = None; // A local chain makes a block only when there is something to put in it.
+    Ok(Evm::new(config)?)
+}
+
+fn solana() -> Result<Solana, Box<dyn std::error::Error>> {
+    let network = quittance_solana::known::network("solana-devnet").ok_or("not a known cluster")?;
+    let node = "http://127.0.0.1:8899".parse()?;
+    let fee_payer = Keypair::try_from_base58_string(&var("FEE_PAYER")?)?;
+    let config = SolanaConfig::new(network, vec![node], vec![Arc::new(fee_payer)]);
+    Ok(Solana::new(config)?)
+}
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let signer: PrivateKeySigner = std::env::var("SIGNER")?.parse()?;
-    let network = known::network("base-sepolia").ok_or("not a known network")?;
-    let mut config = EvmConfig::new(
-        network,
-        vec!["http://127.0.0.1:8545".parse()?],
-        vec![Arc::new(signer)],
-    );
-    config.head_age_max = None; // A local chain makes a block only when there is something to put in it.
-    let evm = Evm::new(config)?;
-    let exact = Arc::new(Exact::new(&evm));
+    let (evm, solana) = (evm()?, solana()?);
+    let exact_on_evm = Arc::new(quittance_evm::Exact::new(&evm));
+    let exact_on_solana = Arc::new(quittance_solana::Exact::new(&solana));
 
     let journal = SqliteJournal::open("quittance.db").await?;
     let engine = Engine::builder(journal)
-        .chain(evm, vec![exact])
+        .chain(evm, vec![exact_on_evm])
+        .chain(solana, vec![exact_on_solana])
         .start()
         .await?;
 

@@ -1,11 +1,12 @@
-//! A paid API. It wants a facilitator at port 4020: `quittance serve`, or the example beside this one.
+//! A paid API, for whoever has USDC on either chain. It wants a facilitator at port 4020: `quittance serve` with what `quittance
+//! devnet` says to write, or the example beside this one. Then `cargo run --example seller`.
 
 use std::sync::Arc;
 
 use axum::routing::get;
 use axum::{Extension, Router};
-use quittance_evm::ExactOffer;
 use quittance_http::{PaidBy, PaymentLayer, RemoteFacilitator};
+use quittance_solana::Blockhashes;
 
 async fn forecast(Extension(paid): Extension<PaidBy>) -> String {
     format!("sunny, {}", paid.payer.unwrap_or_default())
@@ -14,13 +15,22 @@ async fn forecast(Extension(paid): Extension<PaidBy>) -> String {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let facilitator = Arc::new(RemoteFacilitator::new("http://127.0.0.1:4020")?);
-    let offer = ExactOffer::usdc(
+    let on_base = quittance_evm::ExactOffer::usdc(
         "base-sepolia",
         "0.01",
         "0x70997970C51812dc3A010C7d01b50e0d17dc79C8",
     )?;
+    // On Solana a payment is made with a recent blockhash. A seller that tells one spares its buyers a node.
+    let blockhashes = Blockhashes::of(&["http://127.0.0.1:8899".parse()?])?;
+    let on_solana = quittance_solana::ExactOffer::usdc(
+        "solana-devnet",
+        "0.01",
+        "9hSR6S7WPtxmTojgo6GG3k4yDPecgJY292j7xrsUGWBu",
+    )?
+    .with_blockhashes(&blockhashes);
     let price = PaymentLayer::new(facilitator)
-        .accept(offer)
+        .accept(on_base)
+        .accept(on_solana)
         .description("Tomorrow's weather");
 
     let app = Router::new().route("/forecast", get(forecast).layer(price));

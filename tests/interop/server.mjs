@@ -1,5 +1,5 @@
-// The official Express server sells something: node server.mjs FACILITATOR_URL NETWORK PAY_TO [ASSET]. Without an asset,
-// the price is in the network's USDC. Prints its port, then serves until it is stopped. The facilitator's key, if it wants
+// The official Express server sells something: node server.mjs FACILITATOR_URL NETWORK PAY_TO [ASSET [RPC_URL]]. Without an
+// asset, the price is in the network's USDC; with a node of Solana, buyers are told a blockhash. Prints its port, then serves until it is stopped. The facilitator's key, if it wants
 // one, is in FACILITATOR_KEY.
 import { HTTPFacilitatorClient } from "@x402/core/server";
 import { ExactEvmScheme } from "@x402/evm/exact/server";
@@ -7,12 +7,12 @@ import { paymentMiddleware, x402ResourceServer } from "@x402/express";
 import { ExactSvmScheme } from "@x402/svm/exact/server";
 import express from "express";
 
-const [, , url, network, payTo, asset] = process.argv;
+const [, , url, network, payTo, asset, rpcUrl] = process.argv;
 const key = process.env.FACILITATOR_KEY;
 const authorized = { Authorization: `Bearer ${key}` };
 const createAuthHeaders = async () => ({ verify: authorized, settle: authorized, supported: authorized });
 const facilitator = new HTTPFacilitatorClient({ url, ...(key && { createAuthHeaders }) });
-const scheme = network.startsWith("solana:") ? new ExactSvmScheme() : new ExactEvmScheme();
+const scheme = network.startsWith("solana:") ? new ExactSvmScheme({ rpcUrl }) : new ExactEvmScheme();
 const server = new x402ResourceServer(facilitator).register(network, scheme);
 
 const price = asset ? { asset, amount: "10000" } : "$0.01";

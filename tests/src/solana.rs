@@ -83,10 +83,15 @@ impl Setting {
     /// A payer with the buyer's key.
     pub fn payer(&self) -> ExactPayer {
         let url = self.local.url().parse().expect("a URL");
-        ExactPayer::new(Self::account(3).keypair)
-            .with_token(Self::network().id(), self.token.clone())
+        self.payer_without_a_node()
             .with_rpc(&Self::network(), &[url])
             .expect("an HTTP client")
+    }
+
+    /// The same, which signs with the blockhash that a seller tells.
+    pub fn payer_without_a_node(&self) -> ExactPayer {
+        ExactPayer::new(Self::account(3).keypair)
+            .with_token(Self::network().id(), self.token.clone())
     }
 
     /// The chain's configuration, by way of the node that can misbehave, with both fee payers.
@@ -137,10 +142,14 @@ impl Setting {
         change(builder).start().await.expect("an engine")
     }
 
+    /// The seller's offer.
+    pub fn offer(&self) -> ExactOffer {
+        let seller = Self::account(2).address.to_string();
+        ExactOffer::new(Self::network(), self.token.clone(), "0.01", &seller).expect("an offer")
+    }
+
     /// What the seller asks for.
     pub fn requirements(&self) -> PaymentRequirements {
-        let seller = Self::account(2).address.to_string();
-        let offer = ExactOffer::new(Self::network(), self.token.clone(), "0.01", &seller);
         let kind = SupportedKind {
             x402_version: 2,
             scheme: "exact".to_owned(),
@@ -148,15 +157,23 @@ impl Setting {
             extra: self.scheme().extra(),
             rest: Rest::default(),
         };
-        offer
-            .expect("an offer")
-            .requirements(&kind)
-            .expect("requirements")
+        let requirements = self.offer().requirements(&kind);
+        requirements.expect("requirements")
     }
 
     /// A new payment.
     pub async fn request(&self) -> PaymentRequest {
         crate::pay(&self.payer(), &self.requirements()).await
+    }
+
+    /// Many new payments, all by one fee payer.
+    pub async fn requests(&self, count: usize) -> Vec<PaymentRequest> {
+        let (payer, requirements) = (self.payer(), self.requirements());
+        let mut requests = Vec::new();
+        for _ in 0..count {
+            requests.push(crate::pay(&payer, &requirements).await);
+        }
+        requests
     }
 
     /// What the seller has received.

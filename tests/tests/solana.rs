@@ -2,20 +2,35 @@
 //! processes die.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use quittance_core::wire::SettleResponse;
+use async_trait::async_trait;
+use axum::Router;
+use axum::routing::get;
+use futures_util::future::join_all;
+use quittance_core::json::Object;
+use quittance_core::wire::{
+    PaymentRequired, PaymentRequirements, SettleResponse, SupportedKind, header, v1,
+};
 use quittance_core::{
-    Amount, Clock, Facilitator, FacilitatorError, FaultKind, PaymentRequest, Reason, Scheme, Scope,
-    SystemClock,
+    Amount, Chain, Clock, Facilitator, FacilitatorError, FaultKind, Network, Offer, OfferError,
+    PayerError, PaymentRequest, Reason, Scheme, Scope, SystemClock,
 };
 use quittance_devnet::{SOLANA_TOKEN_2022, SOLANA_USDC};
 use quittance_engine::{Engine, Patience};
-use quittance_solana::{Commitment, Extension, Pubkey, TokenProgram, reason};
+use quittance_http::{BuyError, Buyer, PaymentLayer};
+use quittance_solana::{
+    Blockhashes, Commitment, ExactOffer, Extension, Keypair, Pubkey, Solana, TokenProgram, reason,
+};
 use quittance_tests::proxy::Fate;
 use quittance_tests::solana::{PRICE, SLOT, Setting};
 use quittance_tests::until;
 use serde_json::{Value, json};
+use solana_signature::Signature;
+use solana_signer::{Signer, SignerError};
+use tokio::net::TcpListener;
 
 /// A watcher without patience, for tests.
 const HASTY: Patience = Patience {
@@ -224,6 +239,119 @@ async fn a_transaction_the_node_forgot_is_sent_again() {
     settled(&engine, &setting.request().await).await;
     assert!(setting.node.calls("sendTransaction") >= 3);
     assert_eq!(setting.received().await, amount(1));
+}
+
+/// The defect: sixteen at a time and one after the other, one fee payer settled forty payments a second.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_fee_payer_has_as_many_payments_out_as_the_chain_allows_and_no_more() {
+    let setting = Setting::start(TokenProgram::SplToken, None).await;
+    let most = Solana::new(setting.config()).unwrap().in_flight_max();
+    let patience = Patience {
+        // What the node is handed is counted: nothing twice.
+        resubmit_after: Duration::from_secs(60),
+        replace_after: Duration::from_secs(60),
+        ..HASTY
+    };
+    let engine = setting
+        .engine_with(setting.config(), |builder| builder.patience(patience))
+        .await;
+    let requests = setting.requests(most + 20).await;
+    assert!(
+        requests
+            .iter()
+            .all(|it| fee_payer(it) == fee_payer(&requests[0]))
+    );
+    let count = requests.len() as u64;
+    let settling = tokio::spawn({
+        let engine = engine.clone();
+        async move { join_all(requests.iter().map(|request| engine.settle(request))).await }
+    });
+    until("all there is room for are out", || async {
+        setting.node.calls("sendTransaction") >= most
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(setting.node.calls("sendTransaction"), most);
+    assert_eq!(setting.received().await, Amount::ZERO);
+    setting.local.set_slot_time(Some(SLOT)).await.unwrap();
+    for answer in settling.await.unwrap() {
+        assert!(
+            answer.as_ref().is_ok_and(|answer| answer.success),
+            "{answer:?}"
+        );
+    }
+    assert_eq!(setting.node.calls("sendTransaction"), most + 20);
+    assert_eq!(setting.received().await, amount(count));
+}
+
+/// Those that are on their way side by side keep to themselves what becomes of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_is_told_of_one_payment_and_no_other() {
+    let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
+    let engine = hasty(&setting).await;
+    let requests = setting.requests(20).await;
+    let refusal = Fate::Error(-32602, "invalid params");
+    setting.node.breaks("sendTransaction", refusal, 1);
+    let answers = join_all(requests.iter().map(|request| engine.settle(request))).await;
+    let (settled, refused): (Vec<_>, Vec<_>) = requests
+        .iter()
+        .zip(answers)
+        .partition(|(_, answer)| answer.as_ref().is_ok_and(|answer| answer.success));
+    assert_eq!(settled.len(), 19);
+    let [(refused, answer)] = refused.as_slice() else {
+        panic!("{refused:?}")
+    };
+    assert!(
+        matches!(answer, Err(FacilitatorError::Fault(_))),
+        "{answer:?}"
+    );
+    let known = engine.settlement(&id(&setting, refused)).await.unwrap();
+    assert_eq!(known.unwrap().transactions, vec![]);
+    self::settled(&engine, refused).await;
+    assert_eq!(setting.received().await, amount(20));
+}
+
+/// A key that panics once: what was in hand is taken up from the journal, and nobody else is kept waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signer_that_panics_loses_no_payment() {
+    let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
+    let mut config = setting.config();
+    config.fee_payers[0] = Arc::new(PanicsOnce {
+        key: Setting::account(0).keypair,
+        panics: AtomicBool::new(true),
+    });
+    let engine = setting
+        .engine_with(config, |builder| builder.patience(HASTY))
+        .await;
+    let requests = setting.requests(20).await;
+    let answers = join_all(requests.iter().map(|request| engine.settle(request))).await;
+    let good = |answer: &&Result<SettleResponse, _>| matches!(answer, Ok(answer) if answer.success);
+    assert!(answers.iter().filter(good).count() >= 19, "{answers:?}");
+    until("all are settled", || async {
+        setting.received().await == amount(20)
+    })
+    .await;
+}
+
+/// A key with a mistake in it.
+struct PanicsOnce {
+    key: Keypair,
+    panics: AtomicBool,
+}
+
+impl Signer for PanicsOnce {
+    fn try_pubkey(&self) -> Result<Pubkey, SignerError> {
+        self.key.try_pubkey()
+    }
+
+    fn try_sign_message(&self, message: &[u8]) -> Result<Signature, SignerError> {
+        assert!(!self.panics.swap(false, Ordering::SeqCst), "a mistake");
+        self.key.try_sign_message(message)
+    }
+
+    fn is_interactive(&self) -> bool {
+        false
+    }
 }
 
 /// attacks.md 104: deep enough is what the operator says is.
@@ -479,4 +607,170 @@ async fn a_settled_payment_presented_again_is_a_duplicate_even_without_the_journ
         (false, Some(reason::SIMULATION_FAILED.code()))
     );
     assert_eq!(setting.received().await, amount(1));
+}
+
+/// A shop with this offer; where its goods are.
+async fn shop(engine: &Engine, offer: impl Offer) -> String {
+    let price = PaymentLayer::new(Arc::new(engine.clone())).accept(offer);
+    let app = Router::new().route("/goods", get(|| async { "goods" }).layer(price));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/goods", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    url
+}
+
+/// An offer with blockhashes of the node that can misbehave.
+fn hinting(setting: &Setting) -> ExactOffer {
+    let node = setting.node.url().parse().unwrap();
+    let blockhashes = Blockhashes::of(&[node]).unwrap();
+    setting.offer().with_blockhashes(&blockhashes)
+}
+
+/// A buyer whose payer knows no node.
+fn buyer_without_a_node(setting: &Setting) -> Buyer {
+    let payer = setting.payer_without_a_node();
+    Buyer::builder().payer(payer).build().unwrap()
+}
+
+/// What is told in `extra` to whoever asks for the terms, in both versions.
+async fn told(url: &str) -> [serde_json::Map<String, Value>; 2] {
+    let answer = reqwest::get(url).await.unwrap();
+    let v2 = answer.headers()[header::PAYMENT_REQUIRED].as_bytes();
+    let v2: PaymentRequired = header::decode("402", v2).unwrap();
+    let v1: v1::PaymentRequired = answer.json().await.unwrap();
+    [&v2.accepts[0].extra, &v1.accepts[0].extra].map(|extra| extra.as_ref().unwrap().tree())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_buyer_without_a_node_pays_a_seller_that_tells_a_blockhash() {
+    let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
+    let engine = setting.engine(Duration::from_secs(10)).await;
+    let silent = shop(&engine, setting.offer()).await;
+    let refused = buyer_without_a_node(&setting).get(&silent).await;
+    assert!(
+        matches!(refused, Err(BuyError::Payer(PayerError::Chain(_)))),
+        "{refused:?}"
+    );
+    let url = shop(&engine, hinting(&setting)).await;
+    for extra in told(&url).await {
+        assert_eq!(
+            extra["recentBlockhash"]
+                .as_str()
+                .unwrap()
+                .parse::<Pubkey>()
+                .unwrap()
+                .as_ref()
+                .len(),
+            32
+        );
+        let height: u64 = extra["lastValidBlockHeight"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert!(height >= 150, "{height}");
+    }
+    for count in 1..=3 {
+        let bought = buyer_without_a_node(&setting).get(&url).await.unwrap();
+        assert!(bought.cost.unwrap().receipt.unwrap().success);
+        assert_eq!(setting.received().await, amount(count));
+        // The seller has another blockhash by then, and stands by the terms it told.
+        tokio::time::sleep(Duration::from_millis(600)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_that_asks_for_the_terms_costs_the_sellers_node_a_call_a_second() {
+    let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
+    let engine = setting.engine(Duration::from_secs(10)).await;
+    let url = shop(&engine, hinting(&setting)).await;
+    let began = Instant::now();
+    for _ in 0..4 {
+        for [v2, v1] in join_all((0..50).map(|_| told(&url))).await {
+            assert!(v2.contains_key("recentBlockhash") && v2 == v1);
+        }
+    }
+    let calls = setting.node.calls("getLatestBlockhash") as u64;
+    assert!(
+        (1..=1 + began.elapsed().as_secs()).contains(&calls),
+        "{calls}"
+    );
+}
+
+/// A node that hangs delays one answer in seven seconds, and spoils none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seller_whose_node_is_down_sells_all_the_same() {
+    let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
+    let engine = setting.engine(Duration::from_secs(10)).await;
+    let url = shop(&engine, hinting(&setting)).await;
+    setting
+        .node
+        .breaks_for_good("getLatestBlockhash", Fate::Hangs);
+    let began = Instant::now();
+    for _ in 0..5 {
+        for extra in told(&url).await {
+            assert!(!extra.contains_key("recentBlockhash"));
+        }
+    }
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
+    let buyer = Buyer::builder().payer(setting.payer()).build().unwrap();
+    let bought = buyer.get(&url).await.unwrap();
+    assert!(bought.cost.unwrap().receipt.unwrap().success);
+}
+
+/// An offer that tells what it is told to.
+struct Telling(ExactOffer, String);
+
+#[async_trait]
+impl Offer for Telling {
+    fn scheme(&self) -> &str {
+        self.0.scheme()
+    }
+
+    fn network(&self) -> &Network {
+        self.0.network()
+    }
+
+    fn requirements(&self, kind: &SupportedKind) -> Result<PaymentRequirements, OfferError> {
+        self.0.requirements(kind)
+    }
+
+    async fn hints(&self) -> Option<Object> {
+        Object::of(&json!({ "recentBlockhash": self.1, "lastValidBlockHeight": "1" })).ok()
+    }
+}
+
+/// A blockhash of nowhere makes a payment that nobody can include; it counts for as long as any other all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_blockhash_costs_a_buyer_no_more_than_a_failed_payment_and_one_with_a_node_nothing() {
+    let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
+    let engine = setting.engine(Duration::from_secs(10)).await;
+    let garbage = shop(&engine, Telling(setting.offer(), "never".to_owned())).await;
+    let refused = buyer_without_a_node(&setting).get(&garbage).await;
+    assert!(
+        matches!(refused, Err(BuyError::Payer(PayerError::Requirements(_)))),
+        "{refused:?}"
+    );
+    let nowhere = Pubkey::new_from_array([7; 32]).to_string();
+    let dead = shop(&engine, Telling(setting.offer(), nowhere)).await;
+    let poor = buyer_without_a_node(&setting);
+    let signed_at = SystemClock.now();
+    let refused = poor.get(&dead).await;
+    assert!(
+        matches!(refused, Err(BuyError::Refused { .. })),
+        "{refused:?}"
+    );
+    let open = poor.open();
+    assert!(open[0].expires >= signed_at.plus_secs(150), "{open:?}");
+    assert_eq!(setting.received().await, Amount::ZERO);
+    for (url, count) in [(garbage, 1), (dead, 2)] {
+        let buyer = Buyer::builder().payer(setting.payer()).build().unwrap();
+        let bought = buyer.get(&url).await.unwrap();
+        assert!(bought.cost.unwrap().receipt.unwrap().success);
+        assert_eq!(setting.received().await, amount(count));
+    }
 }

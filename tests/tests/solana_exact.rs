@@ -106,7 +106,7 @@ impl<const TOKEN_2022: bool> SchemeFixture for Fixture<TOKEN_2022> {
             ),
             (
                 "row 101: a blockhash nobody knows",
-                quittance_tests::pay(&self.0.payer(), &unknown_blockhash).await,
+                quittance_tests::pay(&self.0.payer_without_a_node(), &unknown_blockhash).await,
                 reason::SIMULATION_FAILED,
             ),
             (

@@ -344,6 +344,10 @@ impl Evm {
 /// that the strictest gateways allow in a batch.
 const PLACES_PER_BATCH: usize = 40;
 
+/// How many transactions of one signer may be out at once. Nodes keep 16 to 64 of one account in order (geth: 16 at least,
+/// 64 usually); beyond that they drop some.
+const IN_FLIGHT_MAX: usize = 16;
+
 /// What a transfer of the chain's own coin takes.
 const TRANSFER_GAS: u64 = 21_000;
 
@@ -404,6 +408,10 @@ impl Chain for Evm {
 
     fn depth_required(&self) -> u64 {
         self.config.depth_required.max(1)
+    }
+
+    fn in_flight_max(&self) -> usize {
+        IN_FLIGHT_MAX
     }
 
     async fn read(&self, reads: &[Probe]) -> Vec<Result<Answer, Fault>> {

@@ -46,6 +46,11 @@ pub enum Commitment {
 /// The depth of a transaction that is finalized: its own block and the 31 that a vote is locked out for.
 pub(crate) const FINALIZED_DEPTH: u64 = 32;
 
+/// How many transactions of one fee payer may be out at once. Nodes keep no line of them and would take any number; but as
+/// many as this a node is asked about in one call (`MAX_GET_SIGNATURE_STATUSES_QUERY_ITEMS` of the RPC interface), and a
+/// second or two until they are confirmed makes that a hundred and more payments a second.
+const IN_FLIGHT_MAX: usize = 256;
+
 /// How a cluster is reached and what it may cost.
 #[derive(Clone)]
 pub struct SolanaConfig {
@@ -293,6 +298,10 @@ impl Chain for Solana {
             Commitment::Confirmed => 1,
             Commitment::Finalized => FINALIZED_DEPTH,
         }
+    }
+
+    fn in_flight_max(&self) -> usize {
+        IN_FLIGHT_MAX
     }
 
     async fn read(&self, reads: &[Inquiry]) -> Vec<Result<Answer, Fault>> {

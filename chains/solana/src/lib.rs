@@ -1,7 +1,7 @@
 //! x402 schemes on Solana, and the chain they settle on.
 //!
 //! [`Solana`] is the [`Chain`](quittance_core::Chain): nodes, fee payers, blockhashes. [`Exact`] is the scheme `exact` for
-//! SPL Token and Token-2022; [`ExactOffer`] and [`ExactPayer`] are its two ends. Clusters and tokens are data: [`known`] has
+//! SPL Token and Token-2022; [`ExactOffer`] and [`ExactPayer`] are its two ends, [`Blockhashes`] what an offer can tell buyers without a node. Clusters and tokens are data: [`known`] has
 //! those that ship with the library, and a configuration can add any other.
 //!
 //! ```
@@ -13,6 +13,7 @@
 //! assert_eq!((usdc.mint.to_string().as_str(), usdc.decimals), ("EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v", 6));
 //! ```
 
+mod blockhash;
 mod chain;
 mod evidence;
 mod exact;
@@ -26,6 +27,7 @@ mod status;
 mod submission;
 mod transaction;
 
+pub use blockhash::Blockhashes;
 pub use chain::{Commitment, ConfigError, Partial, Signer, Solana, SolanaConfig};
 pub use evidence::{Balance, Call, Evidence, ParsedCall};
 pub use exact::{Exact, ExactOffer, ExactPayer, SmartWallets, reason};

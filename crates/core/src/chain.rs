@@ -214,6 +214,10 @@ pub trait Chain: Send + Sync + 'static {
     /// How many blocks deep a transaction must be before its payment counts as settled: at least 1.
     fn depth_required(&self) -> u64;
 
+    /// How many transactions of one signer may be out at once: at least 1, and no more than nodes keep of one signer. Where
+    /// they stand in no line, as many may be on their way to the nodes side by side.
+    fn in_flight_max(&self) -> usize;
+
     /// Asks many questions in as few round trips as can be; the answers stand in the order of the questions.
     ///
     /// Changes nothing on the chain. Each answer is independent of the other questions: one that fails, or that was

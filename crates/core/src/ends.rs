@@ -7,6 +7,7 @@ use crate::wire::{PaymentRequirements, SupportedKind};
 use crate::{Amount, Network, Timestamp};
 
 /// A way to be paid: the seller's side of a scheme. Turns a price into [`PaymentRequirements`].
+#[async_trait]
 pub trait Offer: Send + Sync + 'static {
     /// The scheme's name.
     fn scheme(&self) -> &str;
@@ -19,6 +20,15 @@ pub trait Offer: Send + Sync + 'static {
     /// # Errors
     /// When the facilitator's word lacks something the scheme needs.
     fn requirements(&self, supported: &SupportedKind) -> Result<PaymentRequirements, OfferError>;
+
+    /// What helps a buyer to pay and is another thing from one moment to the next, such as a recent blockhash: more fields
+    /// for `extra`. Nobody is held to them: what a buyer accepts is compared with the requirements alone, and so is its
+    /// payment.
+    ///
+    /// Whoever asks for the terms waits for it, so it comes soon, or not at all. `None` where there is nothing to tell.
+    async fn hints(&self) -> Option<Object> {
+        None
+    }
 }
 
 /// Why an offer cannot be made.

@@ -1,7 +1,8 @@
-//! A lane: one signer, one transaction after the other.
+//! A lane: one signer, one transaction after the other; where transactions stand in no line, many side by side.
 //!
-//! What waits is grouped as far as the chain allows, signed at the next place, written to the journal, and sent. A place
-//! is used up only when a transaction for it may be out there; until then the next group gets it.
+//! What waits is grouped as far as the chain allows, signed at the next place, written to the journal, and sent. In a line, a
+//! place is used up only when a transaction for it may be out there; until then the next group gets it. Where there is no
+//! line, each gets a place of its own, and one that is not used is missed by nobody.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -18,13 +19,10 @@ use tracing::{debug, error, warn};
 use crate::job::{Progress, Ready};
 use crate::keeper::Journaled;
 use crate::rail::Rail;
+use crate::watch::Sending;
 
 /// How many settlements may wait in one lane.
 const QUEUE_MAX: usize = 8192;
-
-/// How many transactions of one lane may be out at once. Nodes keep 16 to 64 of one account in order (geth: 16 at
-/// least, 64 usually); beyond that they drop some.
-const IN_FLIGHT_MAX: usize = 16;
 
 /// How long a group waits for room among the transactions that are out. As long as callers wait for a settlement.
 const ROOM_WAIT: Duration = Duration::from_secs(20);
@@ -45,6 +43,8 @@ pub(crate) struct Worker<C: Chain> {
     held: VecDeque<Ready<C>>,
     /// The next place, once it is known.
     next_place: Option<u64>,
+    /// Whether the chain includes what this signer sends in order. Believed until it says otherwise.
+    in_line: bool,
 }
 
 /// A lane and its worker.
@@ -64,6 +64,7 @@ pub(crate) fn new<C: Chain>(id: LaneId) -> (Lane<C>, Worker<C>) {
             waiting,
             held: VecDeque::new(),
             next_place: None,
+            in_line: true,
         },
     )
 }
@@ -95,7 +96,10 @@ impl<C: Chain> Worker<C> {
                 Ok(false) => return,
                 Err(_) => {
                     error!(lane = %self.id, "a lane panicked");
-                    self.next_place = None;
+                    // Without a line, what is on its way has places that the journal does not know yet.
+                    if self.in_line {
+                        self.next_place = None;
+                    }
                 }
             }
         }
@@ -103,7 +107,7 @@ impl<C: Chain> Worker<C> {
 
     /// Sends one group. Says whether there may be more.
     async fn work(&mut self, rail: &Arc<Rail<C>>) -> bool {
-        let room = rail.watch.room(&self.id, IN_FLIGHT_MAX);
+        let room = rail.watch.room(&self.id, rail.chain.in_flight_max());
         if timeout(ROOM_WAIT, room).await.is_err() {
             self.give_back(rail).await;
             return true;
@@ -151,7 +155,8 @@ impl<C: Chain> Worker<C> {
         Some(group)
     }
 
-    /// Signs a group's transaction, writes it down, and sends it.
+    /// Sends a group at the next place. In a line, that is known only when it is known what became of this one; where there
+    /// is none, many are on their way side by side, and share the journal's writes and the network's time.
     async fn send(&mut self, rail: &Arc<Rail<C>>, group: Vec<Ready<C>>) {
         let group = drop_late(rail, group).await;
         if group.is_empty() {
@@ -161,49 +166,20 @@ impl<C: Chain> Worker<C> {
             Ok(place) => place,
             Err(fault) => return release_all(rail, group, fault).await,
         };
+        // Before anything waits: it counts among those that are out from now on.
         let reserved = rail.watch.reserve(&self.id, place);
-        let actions: Vec<&C::Action> = group.iter().map(|ready| &ready.action).collect();
-        let signed = match rail.chain.prepare(&self.id, place, &actions).await {
-            Ok(signed) => signed,
-            Err(fault) => return release_all(rail, group, fault).await,
-        };
-        let ids: Vec<PaymentId> = group.iter().map(|ready| ready.job.id).collect();
-        let Some(journaled) = rail.keeper.record(rail.network(), signed, &ids).await else {
-            return;
-        };
-        self.submit(rail, group, journaled).await;
-        drop(reserved);
-    }
-
-    async fn submit(&mut self, rail: &Arc<Rail<C>>, group: Vec<Ready<C>>, journaled: Journaled) {
-        let id = journaled.transaction().id.clone();
-        let place = journaled.transaction().place;
-        // From here on it may be out there. Whoever waits may know its id before the node has answered.
-        group
-            .iter()
-            .for_each(|ready| ready.job.hold.report(Progress::Sent(id.clone())));
-        let submission = journaled.submit(&*rail.chain).await;
-        debug!(transaction = %id, ?submission, payments = group.len(), "submitted");
-        metrics::histogram!("quittance_transaction_payments", "network" => rail.network().to_owned())
-            .record(group.len() as f64);
-        if let Submission::Refused(fault) = submission {
-            group
-                .iter()
-                .for_each(|ready| ready.job.hold.report(Progress::Waiting));
-            if rail.keeper.withdraw(&id).await.is_some() {
-                release_all(rail, group, fault).await;
-            }
+        let sent = send(Arc::clone(rail), reserved, group);
+        if self.in_line {
+            self.next_place = sent.await;
             return;
         }
-        self.next_place = match submission {
-            Submission::PlaceTaken => {
-                warn!(lane = %self.id, place, "somebody else sends transactions with this signer");
-                None
+        self.next_place = Some(place + 1);
+        let id = self.id.clone();
+        rail.spawn(async move {
+            if AssertUnwindSafe(sent).catch_unwind().await.is_err() {
+                error!(lane = %id, place, "a lane panicked");
             }
-            _ => Some(place + 1),
-        };
-        let jobs = group.into_iter().map(|ready| ready.job).collect();
-        rail.watch.add(jobs, journaled);
+        });
     }
 
     /// The next place: behind everything the chain has and everything the journal has.
@@ -213,10 +189,69 @@ impl<C: Chain> Worker<C> {
         }
         let journal = &rail.keeper.journal;
         let journaled = journal.next_place(rail.network(), &self.id).await?;
-        let floor = rail.chain.floor(&self.id).await?.unwrap_or_default();
-        let place = floor.max(journaled);
-        self.next_place = Some(place);
+        let floor = rail.chain.floor(&self.id).await?;
+        let place = floor.unwrap_or_default().max(journaled);
+        (self.in_line, self.next_place) = (floor.is_some(), Some(place));
         Ok(place)
+    }
+}
+
+/// Signs a group's transaction for the reserved place, writes it down, and sends it. Says which place is the next then, if
+/// that is known.
+async fn send<C: Chain>(
+    rail: Arc<Rail<C>>,
+    reserved: Sending<C>,
+    group: Vec<Ready<C>>,
+) -> Option<u64> {
+    let (lane, place) = &reserved.key;
+    let actions: Vec<&C::Action> = group.iter().map(|ready| &ready.action).collect();
+    let signed = match rail.chain.prepare(lane, *place, &actions).await {
+        Ok(signed) => signed,
+        Err(fault) => {
+            release_all(&rail, group, fault).await;
+            return Some(*place);
+        }
+    };
+    let ids: Vec<PaymentId> = group.iter().map(|ready| ready.job.id).collect();
+    let Some(journaled) = rail.keeper.record(rail.network(), signed, &ids).await else {
+        return Some(*place);
+    };
+    submit(&rail, group, journaled).await
+}
+
+/// As [`send`], of what is written down.
+async fn submit<C: Chain>(
+    rail: &Arc<Rail<C>>,
+    group: Vec<Ready<C>>,
+    journaled: Journaled,
+) -> Option<u64> {
+    let id = journaled.transaction().id.clone();
+    let (lane, place) = journaled.key();
+    // From here on it may be out there. Whoever waits may know its id before the node has answered.
+    group
+        .iter()
+        .for_each(|ready| ready.job.hold.report(Progress::Sent(id.clone())));
+    let submission = journaled.submit(&*rail.chain).await;
+    debug!(transaction = %id, ?submission, payments = group.len(), "submitted");
+    metrics::histogram!("quittance_transaction_payments", "network" => rail.network().to_owned())
+        .record(group.len() as f64);
+    if let Submission::Refused(fault) = submission {
+        group
+            .iter()
+            .for_each(|ready| ready.job.hold.report(Progress::Waiting));
+        if rail.keeper.withdraw(&id).await.is_some() {
+            release_all(rail, group, fault).await;
+        }
+        return Some(place);
+    }
+    let jobs = group.into_iter().map(|ready| ready.job).collect();
+    rail.watch.add(jobs, journaled);
+    match submission {
+        Submission::PlaceTaken => {
+            warn!(%lane, place, "somebody else sends transactions with this signer");
+            None
+        }
+        _ => Some(place + 1),
     }
 }
 

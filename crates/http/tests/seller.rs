@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
@@ -18,6 +19,7 @@ use bytes::Bytes;
 use common::{Puppet, TestOffer, failed, listen, purchaser, terms};
 use futures_util::future::join_all;
 use futures_util::stream;
+use quittance_core::json::Object;
 use quittance_core::wire::{
     PaymentRequired, PaymentRequirements, SettleResponse, SupportedKind, header, v1,
 };
@@ -295,6 +297,69 @@ impl Offer for BrokenOffer {
 
     fn requirements(&self, _: &SupportedKind) -> Result<PaymentRequirements, OfferError> {
         Err(OfferError::Supported("no fee payer".to_owned()))
+    }
+}
+
+/// An offer that tells another number each time.
+struct HintingOffer(TestOffer, AtomicUsize);
+
+#[async_trait]
+impl Offer for HintingOffer {
+    fn scheme(&self) -> &str {
+        self.0.scheme()
+    }
+
+    fn network(&self) -> &Network {
+        self.0.network()
+    }
+
+    fn requirements(&self, kind: &SupportedKind) -> Result<PaymentRequirements, OfferError> {
+        self.0.requirements(kind)
+    }
+
+    async fn hints(&self) -> Option<Object> {
+        let number = self.1.fetch_add(1, Ordering::SeqCst);
+        Object::of(&json!({ "number": number, "feePayer": "nobody" })).ok()
+    }
+}
+
+#[tokio::test]
+async fn what_an_offer_hints_at_is_told_and_nobody_is_held_to_it() {
+    let puppet = Puppet::new();
+    let facts = json!({ "feePayer": "somebody" });
+    puppet.says_of_all(&facts);
+    let price = PaymentLayer::new(puppet.clone());
+    let price = price.accept(HintingOffer(TestOffer::new(), AtomicUsize::new(0)));
+    let url = listen(Router::new().route("/", get(|| async { "goods" }).layer(price))).await;
+    for number in 0..3 {
+        let answer = reqwest::get(&url).await.unwrap();
+        let value = answer.headers()[header::PAYMENT_REQUIRED].as_bytes();
+        let v2: PaymentRequired = header::decode("402", value).unwrap();
+        let v1: v1::PaymentRequired = answer.json().await.unwrap();
+        let told = json!({ "feePayer": "somebody", "number": number });
+        for extra in [&v2.accepts[0].extra, &v1.accepts[0].extra] {
+            assert_eq!(json!(extra.as_ref().unwrap().tree()), told);
+        }
+    }
+    let with = |extra: &Value| {
+        let mut accepted = terms();
+        accepted["extra"] = extra.clone();
+        header::encode(&json!({ "x402Version": 2, "accepted": accepted, "payload": {} }))
+    };
+    for (extra, status) in [
+        (
+            json!({ "feePayer": "somebody", "number": 1 }),
+            StatusCode::OK,
+        ),
+        (facts, StatusCode::OK),
+        (
+            json!({ "feePayer": "nobody", "number": 2 }),
+            StatusCode::PAYMENT_REQUIRED,
+        ),
+    ] {
+        let request = reqwest::Client::new().get(&url);
+        let request = request.header(header::PAYMENT_SIGNATURE, with(&extra));
+        assert_eq!(request.send().await.unwrap().status(), status, "{extra}");
     }
 }
 

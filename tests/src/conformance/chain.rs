@@ -332,4 +332,5 @@ pub async fn all_is_well_when_all_is_well<F: ChainFixture>() {
     assert_eq!(health.problems, vec![]);
     assert!(chain.lanes().iter().all(|lane| health.lane_works(lane)));
     assert!(chain.depth_required() >= 1);
+    assert!(chain.in_flight_max() >= 1);
 }

@@ -3,7 +3,7 @@
 use quittance_core::Amount;
 use quittance_engine::SETTLE_WAIT;
 use quittance_http::{BuyError, Buyer};
-use quittance_solana::{ExactOffer, ExactPayer, Keypair, TokenProgram};
+use quittance_solana::{Blockhashes, ExactOffer, ExactPayer, Keypair, TokenProgram};
 use quittance_tests::proxy::Fate;
 use quittance_tests::solana::{PRICE, SLOT, Setting};
 use serde_json::{Value, json};
@@ -23,33 +23,53 @@ fn seller() -> String {
 }
 
 async fn town(program: TokenProgram) -> SolanaTown {
+    town_with(program, |_, offer| offer).await
+}
+
+/// A town whose shop has another offer.
+async fn town_with(
+    program: TokenProgram,
+    change: impl Fn(&Setting, ExactOffer) -> ExactOffer,
+) -> SolanaTown {
     let setting = Setting::start(program, Some(SLOT)).await;
     let engine = setting.engine(SETTLE_WAIT).await;
-    let offer =
-        || ExactOffer::new(Setting::network(), setting.token.clone(), "0.01", &seller()).unwrap();
-    let town = Town::new(engine, offer).await;
+    let town = Town::new(engine, || change(&setting, setting.offer())).await;
     SolanaTown { setting, town }
 }
 
 impl SolanaTown {
     /// What the official client with this keypair gets for each URL.
     async fn buy(&self, key: &str, urls: &[String]) -> Vec<Value> {
-        let environment = [
-            ("SOLANA_PAYER_KEY", key),
-            ("SOLANA_RPC", self.setting.local.url()),
-        ];
+        self.buy_by(self.setting.local.url(), key, urls).await
+    }
+
+    /// The same, with this node.
+    async fn buy_by(&self, node: &str, key: &str, urls: &[String]) -> Vec<Value> {
+        let environment = [("SOLANA_PAYER_KEY", key), ("SOLANA_RPC", node)];
         official_client(&environment, urls).await
     }
 
     /// The official server, and where it listens.
     async fn server(&self) -> (Child, String) {
+        self.server_with(&[]).await
+    }
+
+    /// The same, with more arguments.
+    async fn server_with(&self, more: &[&str]) -> (Child, String) {
         let network = Setting::network();
-        let mint = self.setting.token.mint.to_string();
-        official_server(&[&self.town.facilitator, network.id(), &seller(), &mint]).await
+        let (seller, mint) = (seller(), self.setting.token.mint.to_string());
+        let arguments = [&*self.town.facilitator, network.id(), &seller, &mint];
+        official_server(&[&arguments, more].concat()).await
     }
 
     fn buyer(&self) -> Buyer {
         let payer = self.setting.payer();
+        Buyer::builder().payer(payer).build().unwrap()
+    }
+
+    /// A buyer whose payer knows no node.
+    fn buyer_without_a_node(&self) -> Buyer {
+        let payer = self.setting.payer_without_a_node();
         Buyer::builder().payer(payer).build().unwrap()
     }
 
@@ -91,6 +111,45 @@ async fn the_official_client_pays_our_seller() {
             bought[0]["receipt"]["transaction"],
             bought[1]["receipt"]["transaction"]
         );
+        assert_eq!(town.setting.received().await, Amount::from(2 * PRICE));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_official_client_pays_with_the_blockhash_that_our_seller_tells() {
+    let hinting = |setting: &Setting, offer: ExactOffer| {
+        let node = setting.local.url().parse().unwrap();
+        offer.with_blockhashes(&Blockhashes::of(&[node]).unwrap())
+    };
+    for program in BOTH {
+        let town = town_with(program, hinting).await;
+        // The client's node knows mints, and no blockhash.
+        let node = &town.setting.node;
+        node.breaks_for_good("getLatestBlockhash", Fate::Status(500));
+        let goods = format!("{}/goods", town.town.shop);
+        let key = Setting::account(3).key;
+        let bought = &town.buy_by(node.url(), &key, &[goods]).await[0];
+        assert_eq!(
+            (&bought["status"], &bought["receipt"]["success"]),
+            (&json!(200), &json!(true)),
+            "{program}: {bought}"
+        );
+        assert_eq!(node.calls("getLatestBlockhash"), 0);
+        assert_eq!(town.setting.received().await, Amount::from(PRICE));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_buyer_pays_with_the_blockhash_that_the_official_server_tells() {
+    for program in BOTH {
+        let town = town(program).await;
+        let node = town.setting.local.url();
+        let (_server, url) = town.server_with(&[node]).await;
+        for path in ["/goods", "/upfront"] {
+            let buyer = town.buyer_without_a_node();
+            let bought = buyer.get(&format!("{url}{path}")).await.unwrap();
+            assert!(bought.cost.unwrap().receipt.unwrap().success, "{program}");
+        }
         assert_eq!(town.setting.received().await, Amount::from(2 * PRICE));
     }
 }

@@ -1,5 +1,6 @@
 //! The seller's side: a price becomes requirements.
 
+use async_trait::async_trait;
 use quittance_core::json::Object;
 use quittance_core::wire::{PaymentRequirements, Rest, SupportedKind};
 use quittance_core::{Amount, Network, Offer, OfferError};
@@ -7,6 +8,7 @@ use serde_json::json;
 use solana_pubkey::Pubkey;
 
 use super::{Extra, NAME};
+use crate::blockhash::Blockhashes;
 use crate::instruction::MEMO_MAX;
 use crate::known::{self, NAMESPACE, Token};
 
@@ -23,7 +25,7 @@ const TIMEOUT_SECS: u64 = 60;
 /// assert_eq!(offer.amount().to_string(), "10000");
 /// # Ok::<(), quittance_core::OfferError>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct ExactOffer {
     network: Network,
     token: Token,
@@ -31,6 +33,7 @@ pub struct ExactOffer {
     pay_to: Pubkey,
     timeout_secs: u64,
     memo: Option<String>,
+    blockhashes: Option<Blockhashes>,
 }
 
 impl ExactOffer {
@@ -72,6 +75,7 @@ impl ExactOffer {
             pay_to,
             timeout_secs: TIMEOUT_SECS,
             memo: None,
+            blockhashes: None,
         })
     }
 
@@ -111,12 +115,22 @@ impl ExactOffer {
         })
     }
 
+    /// The same offer, which tells buyers a recent blockhash: they need no node to pay.
+    #[must_use]
+    pub fn with_blockhashes(self, blockhashes: &Blockhashes) -> Self {
+        Self {
+            blockhashes: Some(blockhashes.clone()),
+            ..self
+        }
+    }
+
     /// The price in the token's atomic units.
     pub fn amount(&self) -> Amount {
         self.amount
     }
 }
 
+#[async_trait]
 impl Offer for ExactOffer {
     fn scheme(&self) -> &str {
         NAME
@@ -153,5 +167,14 @@ impl Offer for ExactOffer {
             extra: Some(extra),
             rest: Rest::default(),
         })
+    }
+
+    async fn hints(&self) -> Option<Object> {
+        let latest = self.blockhashes.as_ref()?.newest().await?;
+        let hints = json!({
+            "recentBlockhash": latest.blockhash.to_string(),
+            "lastValidBlockHeight": latest.last_valid_block_height.to_string(),
+        });
+        Object::of(&hints).ok()
     }
 }

@@ -12,7 +12,6 @@ use quittance_core::json::Object;
 use quittance_core::wire::PaymentRequirements;
 use quittance_core::{Amount, Asset, Network, Payer, PayerError, Quote, Timestamp};
 use quittance_nodes::Nodes;
-use serde::Deserialize;
 use serde_json::json;
 use solana_hash::Hash;
 use solana_message::compiled_instruction::CompiledInstruction;
@@ -24,10 +23,10 @@ use solana_transaction::versioned::VersionedTransaction;
 use url::Url;
 
 use super::{Extra, NAME};
+use crate::blockhash;
 use crate::chain::Signer;
 use crate::instruction::{COMPUTE_BUDGET, MEMO, MEMO_MAX};
 use crate::known::{self, NAMESPACE, Token, TokenProgram};
-use crate::read::InContext;
 use crate::rpc;
 
 /// How many compute units are asked for: a transfer, a memo and the budget itself take under 20,000 with either program.
@@ -47,7 +46,9 @@ const RPC_TIMEOUT: Duration = Duration::from_secs(8);
 ///
 /// Tokens that ship with the library are known from its own table; what a seller says of a token decides nothing but what
 /// is signed. Add tokens of your own with [`with_token`](Self::with_token), and for each cluster a node to ask for a
-/// blockhash with [`with_rpc`](Self::with_rpc); without one only sellers that give a blockhash can be paid.
+/// blockhash with [`with_rpc`](Self::with_rpc); without one only sellers that tell a blockhash can be paid, and theirs is
+/// believed: one that is dead costs a failed payment, and one of another cluster lets a payment be included there, where
+/// it is worth something only if the same mint is there, too.
 #[derive(Clone)]
 pub struct ExactPayer {
     signer: Signer,
@@ -96,27 +97,29 @@ impl ExactPayer {
             .find(|token| token.mint == *mint)
     }
 
-    /// A blockhash that can be used now: the seller's, or a node's.
+    /// A blockhash that can be used now: a node's of our own, else the seller's.
+    ///
+    /// Ours first, because nobody can be fooled by it. With a dead one of a seller's a payment is refused again and again
+    /// until it has run out, and a round trip is little beside a settlement. Either exists already, so what is signed with
+    /// it dies no later than what is signed with the newest.
     async fn blockhash(&self, order: &Order) -> Result<Hash, PayerError> {
-        #[derive(Deserialize)]
-        struct Latest {
-            blockhash: String,
+        let told = order.blockhash.as_ref().map(|told| {
+            let unreadable = "extra.recentBlockhash is no blockhash: not 32 bytes in base58";
+            told.parse()
+                .map_err(|_| PayerError::Requirements(unreadable.to_owned()))
+        });
+        let Some(node) = self.nodes.get(order.network.id()) else {
+            let network = &order.network;
+            let what = format!(
+                "no node of {network} is known to ask for a blockhash, and the seller tells none"
+            );
+            return told.unwrap_or(Err(PayerError::Chain(what)));
+        };
+        match (blockhash::latest(node).await, told) {
+            (Ok(latest), _) => Ok(latest.blockhash),
+            (Err(_), Some(Ok(told))) => Ok(told),
+            (Err(fault), _) => Err(PayerError::Chain(fault.to_string())),
         }
-        let unreadable = |_| PayerError::Chain("the blockhash cannot be read".to_owned());
-        if let Some(hint) = &order.blockhash {
-            return hint.parse().map_err(unreadable);
-        }
-        let node = self.nodes.get(order.network.id()).ok_or_else(|| {
-            PayerError::Chain(format!(
-                "no node of {} is known to ask for a blockhash",
-                order.network
-            ))
-        })?;
-        let latest: InContext<Latest> = node
-            .ask("getLatestBlockhash", json!([{ "commitment": "confirmed" }]))
-            .await
-            .map_err(|fault| PayerError::Chain(fault.to_string()))?;
-        latest.value.blockhash.parse().map_err(unreadable)
     }
 }
 

@@ -33,7 +33,7 @@ const RECOVERY_EVERY: Duration = Duration::from_secs(2);
 pub(crate) struct Rail<C: Chain> {
     pub(crate) chain: Arc<C>,
     pub(crate) keeper: Keeper,
-    pub(crate) watch: Watch<C>,
+    pub(crate) watch: Arc<Watch<C>>,
     pub(crate) patience: Patience,
     clock: Arc<dyn Clock>,
     tasks: TaskTracker,
@@ -75,7 +75,7 @@ impl<C: Chain> Rail<C> {
                 clock: Arc::clone(&shared.clock),
                 stopping: shared.stopping,
             },
-            watch: Watch::default(),
+            watch: Arc::default(),
             patience: shared.patience,
             clock: shared.clock,
             tasks: shared.tasks,

@@ -5,7 +5,7 @@ mod mend;
 mod push;
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quittance_core::{Chain, LaneId, Problem, Scope, TransactionId, Watched};
@@ -90,12 +90,12 @@ impl<C: Chain> Default for Watch<C> {
 }
 
 /// The right to hand bytes for a place to a node; ends when dropped.
-pub(crate) struct Sending<'a, C: Chain> {
-    watch: &'a Watch<C>,
+pub(crate) struct Sending<C: Chain> {
+    watch: Arc<Watch<C>>,
     pub(crate) key: (LaneId, u64),
 }
 
-impl<C: Chain> Drop for Sending<'_, C> {
+impl<C: Chain> Drop for Sending<C> {
     fn drop(&mut self) {
         let mut places = self.watch.places();
         let Some(place) = places.get_mut(&self.key) else {
@@ -113,12 +113,13 @@ impl<C: Chain> Drop for Sending<'_, C> {
 
 impl<C: Chain> Watch<C> {
     /// Reserves a place for a transaction that is about to be signed: nobody else fills it meanwhile.
-    pub(crate) fn reserve(&self, lane: &LaneId, place: u64) -> Sending<'_, C> {
+    pub(crate) fn reserve(self: &Arc<Self>, lane: &LaneId, place: u64) -> Sending<C> {
         let key = (lane.clone(), place);
         let mut places = self.places();
         places.entry(key.clone()).or_insert_with(Place::new).busy = true;
         drop(places);
-        Sending { watch: self, key }
+        let watch = Arc::clone(self);
+        Sending { watch, key }
     }
 
     /// Follows a transaction that was sent just now.
@@ -235,9 +236,10 @@ impl<C: Chain> Watch<C> {
     }
 
     /// The right to hand bytes for a place to a node, unless somebody has it.
-    pub(crate) fn sending(&self, key: (LaneId, u64)) -> Option<Sending<'_, C>> {
+    pub(crate) fn sending(self: &Arc<Self>, key: (LaneId, u64)) -> Option<Sending<C>> {
         let free = self.at(&key, |place| !std::mem::replace(&mut place.busy, true))?;
-        free.then_some(Sending { watch: self, key })
+        let watch = Arc::clone(self);
+        free.then_some(Sending { watch, key })
     }
 
     /// Looks at a place, if anybody still watches it.

@@ -102,7 +102,7 @@ async fn resubmit<C: Chain>(rail: &Rail<C>, newest: &Journaled, older: &[Journal
 /// Sends a transaction in exchange for the newest.
 async fn offer<C: Chain>(
     rail: &Rail<C>,
-    sending: &Sending<'_, C>,
+    sending: &Sending<C>,
     newest: &Journaled,
     signed: Transaction,
     is_filler: bool,

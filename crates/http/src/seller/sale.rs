@@ -125,7 +125,10 @@ impl Shop {
             return Err(answers::bad_request(malformed));
         }
         let terms = self.terms().await;
-        let terms = terms.map_err(|fault| answers::unavailable(&fault))?;
+        let mut terms = terms.map_err(|fault| answers::unavailable(&fault))?;
+        if matches!(presented, Ok(None)) {
+            terms = terms::with_hints(terms).await;
+        }
         let refuse = |error: &str| answers::payment_required(&terms, &resource, error, None);
         let presented = match presented {
             Ok(Some(presented)) => presented,

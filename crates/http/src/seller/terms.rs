@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
+use quittance_core::json::Object;
 use quittance_core::wire::{
     PaymentRequired, PaymentRequirements, ResourceInfo, Rest, SupportedResponse, v1,
 };
@@ -9,8 +11,9 @@ use quittance_core::{Fault, FaultKind, Offer, Version};
 use tracing::warn;
 
 /// One offer that the facilitator can settle now.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Term {
+    offer: Arc<dyn Offer>,
     pub(super) requirements: PaymentRequirements,
     /// Whether it can be paid in version 2.
     in_v2: bool,
@@ -48,6 +51,7 @@ pub(super) fn current(
         };
         match offer.requirements(kind) {
             Ok(requirements) => terms.push(Term {
+                offer: Arc::clone(offer),
                 requirements,
                 in_v2: in_v2.is_some(),
                 alias: in_v1.map(|kind| kind.network.clone()),
@@ -62,6 +66,27 @@ pub(super) fn current(
         true => Err(nothing),
         false => Ok(terms),
     }
+}
+
+/// The same terms with what else their offers tell a buyer now. What is presented is compared with the terms without it.
+pub(super) async fn with_hints(terms: Vec<Term>) -> Vec<Term> {
+    let asked = terms.into_iter().map(|mut term| async {
+        if let Some(hints) = term.offer.hints().await {
+            term.requirements.extra = with(term.requirements.extra, &hints);
+        }
+        term
+    });
+    join_all(asked).await
+}
+
+/// An object with the fields of another that it does not have.
+fn with(extra: Option<Object>, hints: &Object) -> Option<Object> {
+    let Some(extra) = extra else {
+        return Some(hints.clone());
+    };
+    let mut fields = hints.tree();
+    fields.extend(extra.tree());
+    Some(Object::of(&fields).unwrap_or(extra))
 }
 
 impl Term {

@@ -278,6 +278,13 @@ impl Puppet {
             serde_json::from_value(json!({ "kinds": kinds })).unwrap();
     }
 
+    /// The same of both versions.
+    pub fn says_of_all(&self, extra: &Value) {
+        let kind = |version: u64, network: &str| json!({ "x402Version": version, "scheme": "exact", "network": network, "extra": extra });
+        let kinds = json!({ "kinds": [kind(2, "test:1"), kind(1, "test")] });
+        *self.supported.lock().unwrap() = serde_json::from_value(kinds).unwrap();
+    }
+
     pub fn settle_calls(&self) -> usize {
         self.settle_calls.load(Ordering::SeqCst)
     }
