@@ -241,6 +241,32 @@ async fn a_transaction_the_node_forgot_is_sent_again() {
     assert_eq!(setting.received().await, amount(1));
 }
 
+/// The defect: a chain that has nothing to offer in exchange was asked for it at every look, and each time the bytes were sent
+/// once more.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_replaced_is_sent_no_oftener_than_patience_says() {
+    let setting = Setting::start(TokenProgram::SplToken, None).await;
+    let patience = Patience {
+        look_every: Duration::from_millis(20),
+        resubmit_after: Duration::from_millis(500),
+        replace_after: Duration::from_millis(100),
+        ..HASTY
+    };
+    let engine = setting
+        .engine_with(setting.config(), |builder| {
+            builder
+                .patience(patience)
+                .settle_wait(Duration::from_secs(2))
+        })
+        .await;
+    let request = setting.request().await;
+    let answer = engine.settle(&request).await.unwrap();
+    assert!(answer.is_pending(), "{answer:?}");
+    // At once, after the tenth of a second in which nothing can be offered, and then every half second.
+    let sent = setting.node.calls("sendTransaction");
+    assert!((3..=6).contains(&sent), "{sent} times");
+}
+
 /// The defect: sixteen at a time and one after the other, one fee payer settled forty payments a second.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_fee_payer_has_as_many_payments_out_as_the_chain_allows_and_no_more() {

@@ -111,7 +111,7 @@ impl<C: Chain> Rail<C> {
         let mut verified = None;
         for _ in 0..ROUNDS_MAX {
             let failed_before = match self.standing(request, facts).await? {
-                Standing::Same(settlement) => return Ok(self.join(settlement)),
+                Standing::Same(settlement) => return Ok(self.join(settlement).await?),
                 Standing::Over(rejection, settlement) => {
                     return Err(Unbegun::Over(rejection, settlement));
                 }
@@ -152,14 +152,23 @@ impl<C: Chain> Rail<C> {
     }
 
     /// Somebody settles this very request, or has: there is nothing to do but wait.
-    fn join(&self, settlement: Box<Settlement>) -> Begun {
-        let live = self.live.follow(&settlement.claim.id);
-        Begun {
-            id: settlement.claim.id,
+    async fn join(&self, settlement: Box<Settlement>) -> Result<Begun, Fault> {
+        let id = settlement.claim.id;
+        let (settlement, follow) = match self.live.follow(&id) {
+            Some(live) => (settlement, Follow::Live(live)),
+            // Whoever worked on it may have ended between the two looks; now the journal says how.
+            None => {
+                let newer = self.keeper.journal.settlement(&id).await?;
+                let settlement = newer.map_or(settlement, Box::new);
+                (settlement.clone(), Follow::Journal(settlement))
+            }
+        };
+        Ok(Begun {
+            id,
             payer: settlement.claim.payer.clone(),
             attempt: settlement.attempt,
-            follow: live.map_or(Follow::Journal(settlement), Follow::Live),
-        }
+            follow,
+        })
     }
 
     /// Claims, and hands what was verified to a lane; what was not has a transaction out there already.
@@ -177,7 +186,7 @@ impl<C: Chain> Rail<C> {
         let attempt = match claimed.map_err(Fault::from)? {
             Claimed::Won { attempt } => attempt,
             // Somebody else with this journal was faster.
-            Claimed::Taken(settlement) => return self.taken(request, *settlement),
+            Claimed::Taken(settlement) => return self.taken(request, *settlement).await,
         };
         hold.report(Progress::Waiting);
         let follow = Follow::Live(hold.follow());
@@ -202,9 +211,13 @@ impl<C: Chain> Rail<C> {
         })
     }
 
-    fn taken(&self, request: &PaymentRequest, settlement: Settlement) -> Result<Begun, Unbegun> {
+    async fn taken(
+        &self,
+        request: &PaymentRequest,
+        settlement: Settlement,
+    ) -> Result<Begun, Unbegun> {
         match Standing::of(request, settlement) {
-            Standing::Same(settlement) => Ok(self.join(settlement)),
+            Standing::Same(settlement) => Ok(self.join(settlement).await?),
             Standing::Over(rejection, settlement) => Err(Unbegun::Over(rejection, settlement)),
             Standing::Free(Some(settlement)) => {
                 let often = "this authorization has failed too often";

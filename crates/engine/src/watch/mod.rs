@@ -73,6 +73,8 @@ pub(crate) struct Place<C: Chain> {
     pub(crate) since: Instant,
     /// When bytes were last handed to a node; `None` if nobody knows.
     pub(crate) last_sent: Option<Instant>,
+    /// When the chain last had nothing to offer in exchange.
+    pub(crate) last_declined: Option<Instant>,
     /// Whether somebody is handing bytes to a node.
     busy: bool,
     /// Since when it was found gone, every time.
@@ -265,6 +267,7 @@ impl<C: Chain> Place<C> {
             fillers: Vec::new(),
             since: Instant::now(),
             last_sent: None,
+            last_declined: None,
             busy: false,
             gone_since: None,
         }

@@ -62,7 +62,14 @@ pub(super) fn push<C: Chain>(rail: &Arc<Rail<C>>, watched: &Watched) {
         });
         match signed {
             Some(signed) => offer(&rail, &sending, newest, signed, matches!(due, Due::Fill)).await,
-            None => resubmit(&rail, newest, older).await,
+            None => {
+                if !matches!(due, Due::Resubmit) {
+                    let declined =
+                        |place: &mut Place<C>| place.last_declined = Some(Instant::now());
+                    rail.watch.at(&sending.key, declined);
+                }
+                resubmit(&rail, newest, older).await;
+            }
         }
     });
 }
@@ -71,7 +78,11 @@ fn due<C: Chain>(rail: &Rail<C>, place: &Place<C>, first: bool) -> Option<Due> {
     let patience = rail.patience;
     let waited = place.since.elapsed();
     let over = |job| rail.is_too_late(job);
-    if first && place.transactions.len() < REPLACEMENTS_MAX {
+    let long_ago = |moment: Option<Instant>| {
+        moment.is_none_or(|moment| moment.elapsed() >= patience.resubmit_after)
+    };
+    // Where a chain has just had nothing to offer, it is not asked at every look.
+    if first && place.transactions.len() < REPLACEMENTS_MAX && long_ago(place.last_declined) {
         // Only those that were for somebody are given up: others may be what a settlement of an earlier run waits for.
         let for_nothing = !place.jobs.is_empty() && place.jobs.iter().all(over);
         if for_nothing && !place.is_filled() && waited >= patience.resubmit_after {
@@ -81,11 +92,7 @@ fn due<C: Chain>(rail: &Rail<C>, place: &Place<C>, first: bool) -> Option<Due> {
             return Some(Due::Replace);
         }
     }
-    let resubmit = |sent: Instant| sent.elapsed() >= patience.resubmit_after;
-    place
-        .last_sent
-        .is_none_or(resubmit)
-        .then_some(Due::Resubmit)
+    long_ago(place.last_sent).then_some(Due::Resubmit)
 }
 
 /// Sends the newest bytes again; where the nodes refuse them, those before, which may still be good enough.
