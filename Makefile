@@ -5,7 +5,7 @@ INTEROP := tests/interop
 PEERS := benches/peers
 INSTALLED := node_modules/.package-lock.json
 
-.PHONY: demo test soak lint doc contracts bench-peers clean
+.PHONY: demo test soak fuzz lint doc contracts bench-peers clean
 
 demo: $(DEVNET)/$(INSTALLED)
 	cargo run --locked --quiet --bin quittance -- demo
@@ -16,6 +16,15 @@ test: $(DEVNET)/$(INSTALLED) $(INTEROP)/$(INSTALLED)
 # Hundreds of random schedules of faults; about an hour. Outside the gate.
 soak: $(DEVNET)/$(INSTALLED)
 	QUITTANCE_SOAK=200 cargo test -p quittance-tests --locked --test engine_faults in_any_schedule -- --nocapture
+
+# Made-up signatures by four payers against libsecp256k1's verdicts, steered by what code they reach. Outside the gate.
+FUZZ_SECONDS ?= 60
+SANCOV := -sanitizer-coverage-level=4 -sanitizer-coverage-inline-8bit-counters -sanitizer-coverage-pc-table
+fuzz:
+	cd crates/verify/fuzz && mkdir -p target/corpus && \
+		RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module $(SANCOV:%=-Cllvm-args=%)" \
+		cargo run --release --locked --target $$(rustc -vV | sed -n 's/^host: //p') -- \
+		target/corpus -max_len=6272 -max_total_time=$(FUZZ_SECONDS)
 
 lint:
 	cargo fmt --all --check

@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 
 use k256::Scalar;
 use k256::ecdsa::SigningKey;
+use k256::elliptic_curve::Field;
 use k256::elliptic_curve::bigint::U256;
 use k256::elliptic_curve::ops::Reduce;
 use k256::elliptic_curve::scalar::IsHigh;
