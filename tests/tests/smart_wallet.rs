@@ -11,6 +11,7 @@ use quittance_tests::solana::{PRICE, SLOT, Setting};
 use quittance_tests::wallet::{self, Deed, Payment, SQUADS, SWIG, Wallet, approve, batch};
 use serde_json::json;
 use solana_instruction::{AccountMeta, Instruction};
+use solana_message::AddressLookupTableAccount;
 use solana_signer::Signer as _;
 
 /// What a vault begins with, in atomic units.
@@ -189,6 +190,37 @@ async fn a_lookup_table_is_believed_and_not_the_payer() {
     scene
         .assert_request_refused(&short, &reason::ALT_RESOLUTION_FAILED)
         .await;
+}
+
+/// Whose accounts are tables is for the payer to say. Two of ten megabytes were more than is read of one answer: it was a fault,
+/// for everybody whose payment travelled along, and the node counted as broken.
+#[tokio::test]
+async fn accounts_of_megabytes_that_pass_for_tables_are_a_verdict_and_spoil_nothing() {
+    let scene = Scene::new(TokenProgram::SplToken).await;
+    let pays = scene.pay(Deed::Pay);
+    let mut tables = Vec::new();
+    for account in &pays.accounts[1..3] {
+        let key = Pubkey::new_unique();
+        let local = &scene.setting.local;
+        let owner = Setting::account(4).address;
+        let megabytes = vec![7; 9 << 20];
+        local
+            .put_account(key, owner, &megabytes, None)
+            .await
+            .unwrap();
+        tables.push(AddressLookupTableAccount {
+            key,
+            addresses: vec![account.pubkey],
+        });
+    }
+    let huge = wallet::request(&scene.setting, &scene.owner, &pays, &tables).await;
+    let good = scene.request(&pays).await;
+    let (huge, good) = tokio::join!(scene.engine.verify(&huge), scene.engine.verify(&good));
+    assert_eq!(
+        huge.unwrap().invalid_reason.as_deref(),
+        Some(reason::ALT_RESOLUTION_FAILED.code())
+    );
+    assert!(good.unwrap().is_valid);
 }
 
 /// attacks.md 92.
