@@ -260,7 +260,7 @@ pub(crate) fn ours(err: &Value) -> Option<FaultKind> {
         "AccountInUse"
         | "ClusterMaintenance"
         | "CommitCancelled"
-        | "TooManyAccountLocks"
+        | "ProgramCacheHitMaxLimit"
         | "WouldExceedMaxBlockCostLimit"
         | "WouldExceedMaxAccountCostLimit"
         | "WouldExceedMaxVoteCostLimit"
@@ -285,6 +285,8 @@ mod tests {
             json!(null),
             json!("BlockhashNotFound"),
             json!({ "InsufficientFundsForRent": { "account_index": 1 } }),
+            // With lookup tables a transaction can name more accounts than may be locked.
+            json!("TooManyAccountLocks"),
             json!({ "InstructionError": [2, { "Custom": 1 }] }),
         ] {
             assert_eq!(ours(&err), None, "{err}");
