@@ -714,6 +714,33 @@ fn called_instructions_are_read_however_a_node_writes_them() {
     assert!(read(json!({ "programIdIndex": 1, "accounts": [], "data": "0" })).is_err());
 }
 
+/// A payer's program can make sixty calls with ten kilobytes each. To read that from base58 took seconds, on a thread that all
+/// payments share; no byte of it matters, because no transfer is that long.
+#[test]
+fn what_is_too_long_for_a_transfer_is_not_read() {
+    let read = |data: &[u8]| {
+        let data = bs58::encode(data).into_string();
+        let call = json!({ "programId": TOKEN.to_string(), "accounts": [], "data": data });
+        let group = json!([{ "index": 2, "instructions": [call] }]);
+        let groups = serde_json::from_value(group).unwrap();
+        match crate::evidence::calls(groups).unwrap().pop() {
+            Some(Call::Whole(instruction)) => instruction.data,
+            other => panic!("{other:?}"),
+        }
+    };
+    for transfer in [[0xFF; 10], [0; 10]] {
+        assert_eq!(read(&transfer), transfer);
+    }
+    assert!(read(&[0xAB; 10 * 1024]).is_empty());
+    // A batch is still known to be about its accounts, whatever it does with them.
+    let mut batch = inner();
+    batch.data = Vec::new();
+    assert_eq!(
+        after(answer(&[inner(), batch])),
+        refused(&reason::SMART_WALLET_TRANSFER_MISMATCH)
+    );
+}
+
 proptest! {
     /// attacks.md 83 to 85, for whatever a smart wallet is told to do.
     #[test]
