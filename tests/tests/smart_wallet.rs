@@ -136,13 +136,21 @@ async fn a_smart_wallet_pays_in_token_2022() {
     a_wallet_pays(TokenProgram::Token2022).await;
 }
 
+/// attacks.md 103: whatever a wallet calls, the transfer is made by one that is allowed. A stranger's program may pay the recipient
+/// what is the recipient's, whoever asks.
 #[tokio::test]
-async fn a_payment_may_be_made_by_what_the_wallet_calls() {
+async fn a_payment_may_be_made_by_another_wallet_that_the_wallet_calls_and_by_no_stranger() {
     let scene = Scene::new(TokenProgram::SplToken).await;
-    let inner = Wallet::deploy(&scene.setting.local, Pubkey::new_unique()).await;
     let owner = scene.owner.pubkey();
     let token = &scene.payment.token;
-    inner.fund(&scene.setting.local, &owner, token, FUNDS).await;
+    let local = &scene.setting.local;
+    let stranger = Wallet::deploy(local, Pubkey::new_unique()).await;
+    stranger.fund(local, &owner, token, FUNDS).await;
+    let not_allowed = &reason::SMART_WALLET_PROGRAM_NOT_ALLOWED;
+    let by_stranger = scene.pay(Deed::Nested(stranger));
+    scene.assert_refused(&by_stranger, not_allowed).await;
+    let inner = Wallet::deploy(local, SWIG).await;
+    inner.fund(local, &owner, token, FUNDS).await;
     let request = scene.request(&scene.pay(Deed::Nested(inner))).await;
     let outcome = scene.engine.settle(&request).await.unwrap();
     assert!(outcome.success, "{outcome:?}");

@@ -25,7 +25,7 @@ pub struct Evidence {
     pub balances: Option<Vec<Balance>>,
     /// The instructions that its own instructions called. `None` as with the balances, and where the node does not keep
     /// them.
-    pub calls: Option<Vec<Call>>,
+    pub calls: Option<Vec<Called>>,
     /// The addresses it took from lookup tables, in the runtime's order.
     pub loaded: Vec<Pubkey>,
 }
@@ -41,6 +41,17 @@ pub struct Balance {
     pub before: u64,
     /// After.
     pub after: u64,
+}
+
+/// An instruction that another one called, in the order in which they were called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Called {
+    /// By which of the transaction's own instructions, itself or through others.
+    pub within: usize,
+    /// How deep: 2 where that one called it itself. `None` where the node does not tell.
+    pub depth: Option<usize>,
+    /// What was called.
+    pub call: Call,
 }
 
 /// An instruction that another one called. Nodes write it in three ways. Its data is empty where it is longer than that of a
@@ -64,6 +75,17 @@ pub struct ParsedCall {
     pub transfer: Option<Transfer>,
     /// Every address in it.
     pub accounts: Vec<Pubkey>,
+}
+
+/// Who told a token program something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// The transaction itself.
+    Transaction,
+    /// This program, which it called, or which was called by what it called.
+    Program(Pubkey),
+    /// Nodes do not tell.
+    Unknown,
 }
 
 /// What an instruction, the transaction's own or a called one, did with tokens.
@@ -98,26 +120,58 @@ impl Evidence {
     }
 }
 
-/// Everything that the token programs were told by a transaction's own instructions and by the `calls` these made. `None` where
-/// an account is not among the transaction's, so that what happened cannot be known.
+/// Everything that the token programs were told, and by whom: by a transaction's own instructions and by the `calls` these made.
+/// `None` where an account is not among the transaction's, so that what happened cannot be known.
 pub(crate) fn token_calls(
     wire: &Wire,
     loaded: &[Pubkey],
-    calls: &[Call],
-) -> Option<Vec<TokenCall>> {
-    let mut found: Vec<TokenCall> = wire
-        .instructions(loaded)?
-        .iter()
-        .filter_map(TokenCall::of)
-        .collect();
-    for call in calls {
-        found.extend(match call {
-            Call::Compiled(compiled) => TokenCall::of(&wire.instruction(compiled, loaded)?),
-            Call::Whole(instruction) => TokenCall::of(instruction),
-            Call::Parsed(parsed) => TokenCall::of_parsed(parsed),
-        });
+    calls: &[Called],
+) -> Option<Vec<(Caller, TokenCall)>> {
+    let own = wire.instructions(loaded)?;
+    let by_itself = own.iter().filter_map(TokenCall::of);
+    let mut found: Vec<_> = by_itself.map(|call| (Caller::Transaction, call)).collect();
+    let mut stack = Stack::default();
+    for called in calls {
+        let (program, call) = match &called.call {
+            Call::Compiled(compiled) => {
+                let instruction = wire.instruction(compiled, loaded)?;
+                (instruction.program, TokenCall::of(&instruction))
+            }
+            Call::Whole(instruction) => (instruction.program, TokenCall::of(instruction)),
+            Call::Parsed(parsed) => (parsed.program, TokenCall::of_parsed(parsed)),
+        };
+        let caller = stack.enter(&own, called, program);
+        found.extend(call.map(|call| (caller, call)));
     }
     Some(found)
+}
+
+/// Which programs are running: one of the transaction's own instructions, what that has called, what that has called, and so on.
+#[derive(Default)]
+struct Stack {
+    within: Option<usize>,
+    programs: Vec<Pubkey>,
+}
+
+impl Stack {
+    /// Who called this, which runs `program`.
+    fn enter(&mut self, own: &[Instruction], called: &Called, program: Pubkey) -> Caller {
+        if self.within != Some(called.within) {
+            self.within = Some(called.within);
+            let outermost = own.get(called.within).map(|own| own.program);
+            self.programs = outermost.into_iter().collect();
+        }
+        // As many run already. What was called before at this depth, and deeper, has ended.
+        let above = called.depth.unwrap_or_default().saturating_sub(1);
+        self.programs.truncate(above);
+        match self.programs.last().copied() {
+            Some(caller) if self.programs.len() == above => {
+                self.programs.push(program);
+                Caller::Program(caller)
+            }
+            _ => Caller::Unknown,
+        }
+    }
 }
 
 impl TokenCall {
@@ -156,7 +210,17 @@ impl TokenCall {
 /// The instructions called by one of the transaction's own, as nodes write them.
 #[derive(Deserialize)]
 pub(crate) struct InnerJson {
-    instructions: Vec<CallJson>,
+    index: u8,
+    instructions: Vec<CalledJson>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct CalledJson {
+    #[serde(default)]
+    stack_height: Option<u8>,
+    #[serde(flatten)]
+    call: CallJson,
 }
 
 #[derive(Deserialize)]
@@ -203,10 +267,19 @@ pub(crate) struct LoadedJson {
 ///
 /// # Errors
 /// When the node's words make no sense.
-pub(crate) fn calls(groups: Vec<InnerJson>) -> Result<Vec<Call>, Fault> {
+pub(crate) fn calls(groups: Vec<InnerJson>) -> Result<Vec<Called>, Fault> {
     let nonsense = || unavailable("the node answered nonsense about called instructions");
-    let all = groups.into_iter().flat_map(|group| group.instructions);
-    all.map(|json| call(json).ok_or_else(nonsense)).collect()
+    let all = groups.into_iter().flat_map(|group| {
+        let within = usize::from(group.index);
+        group.instructions.into_iter().map(move |json| {
+            Some(Called {
+                within,
+                depth: json.stack_height.map(usize::from),
+                call: call(json.call)?,
+            })
+        })
+    });
+    all.map(|called| called.ok_or_else(nonsense)).collect()
 }
 
 fn call(json: CallJson) -> Option<Call> {

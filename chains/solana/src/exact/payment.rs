@@ -41,6 +41,8 @@ pub(super) enum Path {
     SmartWallet {
         /// Who signs for the wallet.
         signer: Pubkey,
+        /// The programs that may make the transfer.
+        wallets: Vec<Pubkey>,
     },
 }
 
@@ -49,7 +51,7 @@ impl Path {
     pub(super) fn signer(&self) -> &Pubkey {
         match self {
             Self::Static(transfer) => &transfer.authority,
-            Self::SmartWallet { signer } => signer,
+            Self::SmartWallet { signer, .. } => signer,
         }
     }
 }
@@ -241,11 +243,16 @@ impl ExactPayment {
     }
 
     fn outcome(&self) -> Outcome<'_> {
+        let wallets = match &self.path {
+            Path::SmartWallet { wallets, .. } => wallets.as_slice(),
+            Path::Static(_) => &[],
+        };
         Outcome {
             token: &self.token,
             pay_to: &self.pay_to,
             amount: self.facts.amount,
             ours: &self.rota.fee_payers,
+            wallets,
         }
     }
 }
