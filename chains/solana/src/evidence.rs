@@ -37,6 +37,8 @@ pub struct Balance {
     pub account: usize,
     /// The mint.
     pub mint: String,
+    /// Whose account it is, or was before; `None` where the node does not tell.
+    pub owner: Option<String>,
     /// Before.
     pub before: u64,
     /// After.
@@ -113,10 +115,20 @@ impl Evidence {
         account: &Pubkey,
         mint: &str,
     ) -> Option<u64> {
+        let found = self.balance(wire, loaded, account);
+        let found = found.filter(|balance| balance.mint == mint)?;
+        found.after.checked_sub(found.before)
+    }
+
+    /// Whose token account this is, or was before; `None` where that is not told.
+    pub(crate) fn owner(&self, wire: &Wire, loaded: &[Pubkey], account: &Pubkey) -> Option<&str> {
+        self.balance(wire, loaded, account)?.owner.as_deref()
+    }
+
+    fn balance(&self, wire: &Wire, loaded: &[Pubkey], account: &Pubkey) -> Option<&Balance> {
         let at = wire.accounts(loaded).position(|key| key == account)?;
         let mut balances = self.balances.iter().flatten();
-        let found = balances.find(|balance| balance.account == at && balance.mint == mint)?;
-        found.after.checked_sub(found.before)
+        balances.find(|balance| balance.account == at)
     }
 }
 
@@ -248,6 +260,8 @@ enum CallJson {
 pub(crate) struct BalanceJson {
     account_index: u8,
     mint: String,
+    #[serde(default)]
+    owner: Option<String>,
     ui_token_amount: UiAmount,
 }
 
@@ -391,6 +405,7 @@ pub(crate) fn balances(
                 .or_insert_with(|| Balance {
                     account: usize::from(found.account_index),
                     mint: found.mint,
+                    owner: found.owner,
                     before: 0,
                     after: 0,
                 });

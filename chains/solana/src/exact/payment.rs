@@ -231,7 +231,18 @@ impl ExactPayment {
             let why = why_it_fails(error);
             return Err(Rejection::new(reason::SMART_WALLET_SIMULATION_FAILED, why));
         }
-        self.outcome().find(&self.wire, &loaded, simulated)
+        let found = self.outcome().find(&self.wire, &loaded, simulated)?;
+        if let Some(transfer) = &found {
+            let owner = simulated.owner(&self.wire, &loaded, &transfer.source);
+            if owner.is_some_and(|owner| owner != transfer.authority.to_string()) {
+                let detail = "the money is not that of whoever transfers it";
+                return Err(Rejection::new(
+                    reason::SMART_WALLET_TRANSFER_MISMATCH,
+                    detail,
+                ));
+            }
+        }
+        Ok(found)
     }
 
     /// Whether the transaction has done what it did when it was tried; a program may have behaved then.

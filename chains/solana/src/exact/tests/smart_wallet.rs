@@ -90,6 +90,7 @@ fn rises(transaction: &VersionedTransaction, by: u64) -> Vec<Balance> {
     vec![Balance {
         account: at,
         mint: usdc().mint.to_string(),
+        owner: Some(pay_to().to_string()),
         before: 5,
         after: 5 + by,
     }]
@@ -506,6 +507,36 @@ fn balances_that_a_simulation_tells_must_show_the_payment() {
     let mut empty = answer(&[inner()]);
     empty.simulated.as_mut().unwrap().balances = Some(vec![]);
     assert_eq!(after(empty), mismatch);
+}
+
+/// attacks.md 94: as on the static path, which leaving out the compute budget had been enough to get around.
+#[test]
+fn a_delegate_does_not_pay_with_what_is_somebody_elses() {
+    let all = [pays(), memo(b"nonce")];
+    let transaction = transaction(&all);
+    let keys = transaction.message.static_account_keys();
+    let source = pays().accounts[0].pubkey;
+    let paid_from = |owner: Option<Pubkey>| {
+        let mut balances = rises(&transaction, AMOUNT);
+        balances.push(Balance {
+            account: keys.iter().position(|key| *key == source).unwrap(),
+            mint: usdc().mint.to_string(),
+            owner: owner.map(|owner| owner.to_string()),
+            before: AMOUNT,
+            after: 0,
+        });
+        let mut answer = answer(&[]);
+        answer.simulated.as_mut().unwrap().balances = Some(balances);
+        judged(&request(&all), answer)
+    };
+    let payer = payer().pubkey();
+    assert_eq!(paid_from(Some(payer)), Ok(payer.to_string()));
+    assert_eq!(
+        paid_from(Some(key(9).pubkey())),
+        refused(&reason::SMART_WALLET_TRANSFER_MISMATCH)
+    );
+    // Nodes before version 3 do not tell.
+    assert_eq!(paid_from(None), Ok(payer.to_string()));
 }
 
 #[test]
