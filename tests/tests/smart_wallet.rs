@@ -7,6 +7,7 @@ use quittance_core::wire::VerifyResponse;
 use quittance_core::{Amount, Facilitator, Facts, Network, PaymentRequest, Reason, Rejection};
 use quittance_engine::{Engine, EngineBuilder, Policy};
 use quittance_solana::{Keypair, Pubkey, SmartWallets, TokenProgram, reason};
+use quittance_tests::proxy::Fate;
 use quittance_tests::solana::{PRICE, SLOT, Setting};
 use quittance_tests::wallet::{self, Deed, Payment, SQUADS, SWIG, Wallet, approve, batch};
 use serde_json::json;
@@ -303,6 +304,30 @@ async fn a_wallet_that_pays_only_while_it_is_tried_is_found_out() {
     assert_eq!((scene.received().await, scene.left().await), (0, FUNDS));
     let again = scene.engine.settle(&request).await.unwrap();
     assert!(!again.success, "{again:?}");
+}
+
+/// A node left out what a transaction did, and the payment was told failed; asked again, it tells. The payment was then told as
+/// that of the key that signs: the wallet had been forgotten.
+#[tokio::test]
+async fn a_payment_that_moved_after_all_is_still_the_wallets() {
+    let scene = Scene::new(TokenProgram::SplToken).await;
+    let request = scene.request(&scene.pay(Deed::Pay)).await;
+    let nothing = json!({ "err": null, "preTokenBalances": [], "postTokenBalances": [], "innerInstructions": [] });
+    let nothing = Fate::Result(json!({ "meta": nothing }));
+    scene
+        .setting
+        .node
+        .breaks_for_good("getTransaction", nothing);
+    let failed = scene.engine.settle(&request).await.unwrap();
+    assert_eq!(
+        failed.error_reason.as_deref(),
+        Some(reason::TRANSFER_NOT_CONFIRMED.code())
+    );
+    scene.setting.node.mend();
+    let settled = scene.engine.settle(&request).await.unwrap();
+    assert!(settled.success, "{settled:?}");
+    assert_eq!(settled.payer, Some(scene.vault().to_string()));
+    assert_eq!(scene.received().await, PRICE);
 }
 
 /// attacks.md 83: whatever a wallet is told to do with the fee payer's account, it is not tried.
