@@ -306,6 +306,53 @@ async fn a_wallet_that_pays_only_while_it_is_tried_is_found_out() {
     assert!(!again.success, "{again:?}");
 }
 
+/// attacks.md 103 and 151: what a transaction did instead is told even where it was included while nobody looked.
+#[tokio::test]
+async fn a_wallet_that_pays_only_while_it_is_tried_is_found_out_after_a_crash_too() {
+    let scene = Scene::new(TokenProgram::SplToken).await;
+    let switch = Pubkey::new_unique();
+    wallet::set_switch(&scene.setting.local, switch, true).await;
+    let request = scene.request(&scene.pay(Deed::PayUnless(switch))).await;
+    scene.setting.local.set_slot_time(None).await.unwrap();
+    let settling = {
+        let (engine, request) = (scene.engine.clone(), request.clone());
+        tokio::spawn(async move { engine.settle(&request).await })
+    };
+    quittance_tests::until("it is sent", || async {
+        scene.setting.node.calls("sendTransaction") > 0
+    })
+    .await;
+    settling.abort();
+    drop(settling.await);
+    let Scene {
+        setting,
+        engine,
+        wallet,
+        owner,
+        payment,
+    } = scene;
+    drop(engine);
+    wallet::set_switch(&setting.local, switch, false).await;
+    setting.local.mine(1).await.unwrap();
+    setting.local.set_slot_time(Some(SLOT)).await.unwrap();
+    let engine = setting.engine(Duration::from_secs(10)).await;
+    let scene = Scene {
+        setting,
+        engine,
+        wallet,
+        owner,
+        payment,
+    };
+    let outcome = scene.engine.settle(&request).await.unwrap();
+    assert_eq!(
+        outcome.error_reason.as_deref(),
+        Some(reason::TRANSFER_NOT_CONFIRMED.code()),
+        "{outcome:?}"
+    );
+    assert_ne!(outcome.transaction, "");
+    assert_eq!((scene.received().await, scene.left().await), (0, FUNDS));
+}
+
 /// A node left out what a transaction did, and the payment was told failed; asked again, it tells. The payment was then told as
 /// that of the key that signs: the wallet had been forgotten.
 #[tokio::test]
