@@ -159,7 +159,7 @@ fn check_budget(instructions: &[Instruction], allowed: &SmartWallets) -> Result<
         .partition(|found| found.program == COMPUTE_BUDGET);
     let (mut units, mut price) = (None, None);
     for budget in budgets {
-        // Twice the same is refused by the runtime, and so is what is longer than it should be.
+        // The runtime refuses the same twice. What is longer than it should be it reads all the same; here it is malformed.
         match budget.data.first() {
             None => return Err(reason::SMART_WALLET_MALFORMED_COMPUTE_BUDGET.into()),
             Some(&instruction::COMPUTE_UNIT_LIMIT) => {
