@@ -7,10 +7,12 @@ use quittance_core::wire::VerifyResponse;
 use quittance_core::{Amount, Facilitator, Facts, Network, PaymentRequest, Reason, Rejection};
 use quittance_engine::{Engine, EngineBuilder, Policy};
 use quittance_solana::{Keypair, Pubkey, SmartWallets, TokenProgram, reason};
+use quittance_tests::proxy::Fate;
 use quittance_tests::solana::{PRICE, SLOT, Setting};
 use quittance_tests::wallet::{self, Deed, Payment, SQUADS, SWIG, Wallet, approve, batch};
 use serde_json::json;
 use solana_instruction::{AccountMeta, Instruction};
+use solana_message::AddressLookupTableAccount;
 use solana_signer::Signer as _;
 
 /// What a vault begins with, in atomic units.
@@ -135,13 +137,21 @@ async fn a_smart_wallet_pays_in_token_2022() {
     a_wallet_pays(TokenProgram::Token2022).await;
 }
 
+/// attacks.md 103: whatever a wallet calls, the transfer is made by one that is allowed. A stranger's program may pay the recipient
+/// what is the recipient's, whoever asks.
 #[tokio::test]
-async fn a_payment_may_be_made_by_what_the_wallet_calls() {
+async fn a_payment_may_be_made_by_another_wallet_that_the_wallet_calls_and_by_no_stranger() {
     let scene = Scene::new(TokenProgram::SplToken).await;
-    let inner = Wallet::deploy(&scene.setting.local, Pubkey::new_unique()).await;
     let owner = scene.owner.pubkey();
     let token = &scene.payment.token;
-    inner.fund(&scene.setting.local, &owner, token, FUNDS).await;
+    let local = &scene.setting.local;
+    let stranger = Wallet::deploy(local, Pubkey::new_unique()).await;
+    stranger.fund(local, &owner, token, FUNDS).await;
+    let not_allowed = &reason::SMART_WALLET_PROGRAM_NOT_ALLOWED;
+    let by_stranger = scene.pay(Deed::Nested(stranger));
+    scene.assert_refused(&by_stranger, not_allowed).await;
+    let inner = Wallet::deploy(local, SWIG).await;
+    inner.fund(local, &owner, token, FUNDS).await;
     let request = scene.request(&scene.pay(Deed::Nested(inner))).await;
     let outcome = scene.engine.settle(&request).await.unwrap();
     assert!(outcome.success, "{outcome:?}");
@@ -189,6 +199,37 @@ async fn a_lookup_table_is_believed_and_not_the_payer() {
     scene
         .assert_request_refused(&short, &reason::ALT_RESOLUTION_FAILED)
         .await;
+}
+
+/// Whose accounts are tables is for the payer to say. Two of ten megabytes were more than is read of one answer: it was a fault,
+/// for everybody whose payment travelled along, and the node counted as broken.
+#[tokio::test]
+async fn accounts_of_megabytes_that_pass_for_tables_are_a_verdict_and_spoil_nothing() {
+    let scene = Scene::new(TokenProgram::SplToken).await;
+    let pays = scene.pay(Deed::Pay);
+    let mut tables = Vec::new();
+    for account in &pays.accounts[1..3] {
+        let key = Pubkey::new_unique();
+        let local = &scene.setting.local;
+        let owner = Setting::account(4).address;
+        let megabytes = vec![7; 9 << 20];
+        local
+            .put_account(key, owner, &megabytes, None)
+            .await
+            .unwrap();
+        tables.push(AddressLookupTableAccount {
+            key,
+            addresses: vec![account.pubkey],
+        });
+    }
+    let huge = wallet::request(&scene.setting, &scene.owner, &pays, &tables).await;
+    let good = scene.request(&pays).await;
+    let (huge, good) = tokio::join!(scene.engine.verify(&huge), scene.engine.verify(&good));
+    assert_eq!(
+        huge.unwrap().invalid_reason.as_deref(),
+        Some(reason::ALT_RESOLUTION_FAILED.code())
+    );
+    assert!(good.unwrap().is_valid);
 }
 
 /// attacks.md 92.
@@ -263,6 +304,77 @@ async fn a_wallet_that_pays_only_while_it_is_tried_is_found_out() {
     assert_eq!((scene.received().await, scene.left().await), (0, FUNDS));
     let again = scene.engine.settle(&request).await.unwrap();
     assert!(!again.success, "{again:?}");
+}
+
+/// attacks.md 103 and 151: what a transaction did instead is told even where it was included while nobody looked.
+#[tokio::test]
+async fn a_wallet_that_pays_only_while_it_is_tried_is_found_out_after_a_crash_too() {
+    let scene = Scene::new(TokenProgram::SplToken).await;
+    let switch = Pubkey::new_unique();
+    wallet::set_switch(&scene.setting.local, switch, true).await;
+    let request = scene.request(&scene.pay(Deed::PayUnless(switch))).await;
+    scene.setting.local.set_slot_time(None).await.unwrap();
+    let settling = {
+        let (engine, request) = (scene.engine.clone(), request.clone());
+        tokio::spawn(async move { engine.settle(&request).await })
+    };
+    quittance_tests::until("it is sent", || async {
+        scene.setting.node.calls("sendTransaction") > 0
+    })
+    .await;
+    settling.abort();
+    drop(settling.await);
+    let Scene {
+        setting,
+        engine,
+        wallet,
+        owner,
+        payment,
+    } = scene;
+    drop(engine);
+    wallet::set_switch(&setting.local, switch, false).await;
+    setting.local.mine(1).await.unwrap();
+    setting.local.set_slot_time(Some(SLOT)).await.unwrap();
+    let engine = setting.engine(Duration::from_secs(10)).await;
+    let scene = Scene {
+        setting,
+        engine,
+        wallet,
+        owner,
+        payment,
+    };
+    let outcome = scene.engine.settle(&request).await.unwrap();
+    assert_eq!(
+        outcome.error_reason.as_deref(),
+        Some(reason::TRANSFER_NOT_CONFIRMED.code()),
+        "{outcome:?}"
+    );
+    assert_ne!(outcome.transaction, "");
+    assert_eq!((scene.received().await, scene.left().await), (0, FUNDS));
+}
+
+/// A node left out what a transaction did, and the payment was told failed; asked again, it tells. The payment was then told as
+/// that of the key that signs: the wallet had been forgotten.
+#[tokio::test]
+async fn a_payment_that_moved_after_all_is_still_the_wallets() {
+    let scene = Scene::new(TokenProgram::SplToken).await;
+    let request = scene.request(&scene.pay(Deed::Pay)).await;
+    let nothing = json!({ "err": null, "preTokenBalances": [], "postTokenBalances": [], "innerInstructions": [] });
+    let nothing = Fate::Result(json!({ "meta": nothing }));
+    scene
+        .setting
+        .node
+        .breaks_for_good("getTransaction", nothing);
+    let failed = scene.engine.settle(&request).await.unwrap();
+    assert_eq!(
+        failed.error_reason.as_deref(),
+        Some(reason::TRANSFER_NOT_CONFIRMED.code())
+    );
+    scene.setting.node.mend();
+    let settled = scene.engine.settle(&request).await.unwrap();
+    assert!(settled.success, "{settled:?}");
+    assert_eq!(settled.payer, Some(scene.vault().to_string()));
+    assert_eq!(scene.received().await, PRICE);
 }
 
 /// attacks.md 83: whatever a wallet is told to do with the fee payer's account, it is not tried.

@@ -12,6 +12,9 @@ use solana_pubkey::Pubkey;
 use crate::instruction::{TOKEN, TOKEN_2022, Transfer};
 use crate::transaction::{Instruction, Wire};
 
+/// How long the data of a `TransferChecked` can be in base58: ten bytes.
+const TRANSFER_TEXT_MAX: usize = 14;
+
 /// What the chain says a transaction did, or would do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Evidence {
@@ -22,7 +25,7 @@ pub struct Evidence {
     pub balances: Option<Vec<Balance>>,
     /// The instructions that its own instructions called. `None` as with the balances, and where the node does not keep
     /// them.
-    pub calls: Option<Vec<Call>>,
+    pub calls: Option<Vec<Called>>,
     /// The addresses it took from lookup tables, in the runtime's order.
     pub loaded: Vec<Pubkey>,
 }
@@ -34,13 +37,27 @@ pub struct Balance {
     pub account: usize,
     /// The mint.
     pub mint: String,
+    /// Whose account it is, or was before; `None` where the node does not tell.
+    pub owner: Option<String>,
     /// Before.
     pub before: u64,
     /// After.
     pub after: u64,
 }
 
-/// An instruction that another one called. Nodes write it in three ways.
+/// An instruction that another one called, in the order in which they were called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Called {
+    /// By which of the transaction's own instructions, itself or through others.
+    pub within: usize,
+    /// How deep: 2 where that one called it itself. `None` where the node does not tell.
+    pub depth: Option<usize>,
+    /// What was called.
+    pub call: Call,
+}
+
+/// An instruction that another one called. Nodes write it in three ways. Its data is empty where it is longer than that of a
+/// transfer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
     /// With its accounts by their indexes among the transaction's.
@@ -60,6 +77,17 @@ pub struct ParsedCall {
     pub transfer: Option<Transfer>,
     /// Every address in it.
     pub accounts: Vec<Pubkey>,
+}
+
+/// Who told a token program something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// The transaction itself.
+    Transaction,
+    /// This program, which it called, or which was called by what it called.
+    Program(Pubkey),
+    /// Nodes do not tell.
+    Unknown,
 }
 
 /// What an instruction, the transaction's own or a called one, did with tokens.
@@ -87,33 +115,75 @@ impl Evidence {
         account: &Pubkey,
         mint: &str,
     ) -> Option<u64> {
+        let found = self.balance(wire, loaded, account);
+        let found = found.filter(|balance| balance.mint == mint)?;
+        found.after.checked_sub(found.before)
+    }
+
+    /// Whose token account this is, or was before; `None` where that is not told.
+    pub(crate) fn owner(&self, wire: &Wire, loaded: &[Pubkey], account: &Pubkey) -> Option<&str> {
+        self.balance(wire, loaded, account)?.owner.as_deref()
+    }
+
+    fn balance(&self, wire: &Wire, loaded: &[Pubkey], account: &Pubkey) -> Option<&Balance> {
         let at = wire.accounts(loaded).position(|key| key == account)?;
         let mut balances = self.balances.iter().flatten();
-        let found = balances.find(|balance| balance.account == at && balance.mint == mint)?;
-        found.after.checked_sub(found.before)
+        balances.find(|balance| balance.account == at)
     }
 }
 
-/// Everything that the token programs were told by a transaction's own instructions and by the `calls` these made. `None` where
-/// an account is not among the transaction's, so that what happened cannot be known.
+/// Everything that the token programs were told, and by whom: by a transaction's own instructions and by the `calls` these made.
+/// `None` where an account is not among the transaction's, so that what happened cannot be known.
 pub(crate) fn token_calls(
     wire: &Wire,
     loaded: &[Pubkey],
-    calls: &[Call],
-) -> Option<Vec<TokenCall>> {
-    let mut found: Vec<TokenCall> = wire
-        .instructions(loaded)?
-        .iter()
-        .filter_map(TokenCall::of)
-        .collect();
-    for call in calls {
-        found.extend(match call {
-            Call::Compiled(compiled) => TokenCall::of(&wire.instruction(compiled, loaded)?),
-            Call::Whole(instruction) => TokenCall::of(instruction),
-            Call::Parsed(parsed) => TokenCall::of_parsed(parsed),
-        });
+    calls: &[Called],
+) -> Option<Vec<(Caller, TokenCall)>> {
+    let own = wire.instructions(loaded)?;
+    let by_itself = own.iter().filter_map(TokenCall::of);
+    let mut found: Vec<_> = by_itself.map(|call| (Caller::Transaction, call)).collect();
+    let mut stack = Stack::default();
+    for called in calls {
+        let (program, call) = match &called.call {
+            Call::Compiled(compiled) => {
+                let instruction = wire.instruction(compiled, loaded)?;
+                (instruction.program, TokenCall::of(&instruction))
+            }
+            Call::Whole(instruction) => (instruction.program, TokenCall::of(instruction)),
+            Call::Parsed(parsed) => (parsed.program, TokenCall::of_parsed(parsed)),
+        };
+        let caller = stack.enter(&own, called, program);
+        found.extend(call.map(|call| (caller, call)));
     }
     Some(found)
+}
+
+/// Which programs are running: one of the transaction's own instructions, what that has called, what that has called, and so on.
+#[derive(Default)]
+struct Stack {
+    within: Option<usize>,
+    programs: Vec<Pubkey>,
+}
+
+impl Stack {
+    /// Who called this, which runs `program`.
+    fn enter(&mut self, own: &[Instruction], called: &Called, program: Pubkey) -> Caller {
+        if self.within != Some(called.within) {
+            self.within = Some(called.within);
+            let outermost = own.get(called.within).map(|own| own.program);
+            self.programs = outermost.into_iter().collect();
+        }
+        // As many run already. What was called before at this depth, and deeper, has ended.
+        let above = called.depth.unwrap_or_default().saturating_sub(1);
+        self.programs.truncate(above);
+        match self.programs.last().copied() {
+            Some(caller) if self.programs.len() == above => {
+                self.programs.push(program);
+                Caller::Program(caller)
+            }
+            _ => Caller::Unknown,
+        }
+    }
 }
 
 impl TokenCall {
@@ -152,7 +222,17 @@ impl TokenCall {
 /// The instructions called by one of the transaction's own, as nodes write them.
 #[derive(Deserialize)]
 pub(crate) struct InnerJson {
-    instructions: Vec<CallJson>,
+    index: u8,
+    instructions: Vec<CalledJson>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct CalledJson {
+    #[serde(default)]
+    stack_height: Option<u8>,
+    #[serde(flatten)]
+    call: CallJson,
 }
 
 #[derive(Deserialize)]
@@ -180,6 +260,8 @@ enum CallJson {
 pub(crate) struct BalanceJson {
     account_index: u8,
     mint: String,
+    #[serde(default)]
+    owner: Option<String>,
     ui_token_amount: UiAmount,
 }
 
@@ -199,10 +281,19 @@ pub(crate) struct LoadedJson {
 ///
 /// # Errors
 /// When the node's words make no sense.
-pub(crate) fn calls(groups: Vec<InnerJson>) -> Result<Vec<Call>, Fault> {
+pub(crate) fn calls(groups: Vec<InnerJson>) -> Result<Vec<Called>, Fault> {
     let nonsense = || unavailable("the node answered nonsense about called instructions");
-    let all = groups.into_iter().flat_map(|group| group.instructions);
-    all.map(|json| call(json).ok_or_else(nonsense)).collect()
+    let all = groups.into_iter().flat_map(|group| {
+        let within = usize::from(group.index);
+        group.instructions.into_iter().map(move |json| {
+            Some(Called {
+                within,
+                depth: json.stack_height.map(usize::from),
+                call: call(json.call)?,
+            })
+        })
+    });
+    all.map(|called| called.ok_or_else(nonsense)).collect()
 }
 
 fn call(json: CallJson) -> Option<Call> {
@@ -214,7 +305,7 @@ fn call(json: CallJson) -> Option<Call> {
         } => Call::Compiled(CompiledInstruction {
             program_id_index,
             accounts,
-            data: base58(&data)?,
+            data: data_of(&data)?,
         }),
         CallJson::Whole {
             program_id,
@@ -223,7 +314,7 @@ fn call(json: CallJson) -> Option<Call> {
         } => Call::Whole(Instruction {
             program: program_id.parse().ok()?,
             accounts: keys(&accounts)?,
-            data: base58(&data)?,
+            data: data_of(&data)?,
         }),
         CallJson::Parsed { program_id, parsed } => {
             let program = program_id.parse().ok()?;
@@ -238,8 +329,13 @@ fn call(json: CallJson) -> Option<Call> {
     })
 }
 
-fn base58(text: &str) -> Option<Vec<u8>> {
-    bs58::decode(text).into_vec().ok()
+/// A called instruction's data; nothing of it where it is too long for a transfer. Reading base58 takes time by the square of
+/// its length, and a payer's program can make sixty calls with ten kilobytes each.
+fn data_of(base58: &str) -> Option<Vec<u8>> {
+    if base58.len() > TRANSFER_TEXT_MAX {
+        return Some(Vec::new());
+    }
+    bs58::decode(base58).into_vec().ok()
 }
 
 fn keys(texts: &[String]) -> Option<Vec<Pubkey>> {
@@ -309,6 +405,7 @@ pub(crate) fn balances(
                 .or_insert_with(|| Balance {
                     account: usize::from(found.account_index),
                     mint: found.mint,
+                    owner: found.owner,
                     before: 0,
                     after: 0,
                 });

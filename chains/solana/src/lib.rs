@@ -29,7 +29,7 @@ mod transaction;
 
 pub use blockhash::Blockhashes;
 pub use chain::{Commitment, ConfigError, Partial, Signer, Solana, SolanaConfig};
-pub use evidence::{Balance, Call, Evidence, ParsedCall};
+pub use evidence::{Balance, Call, Called, Evidence, ParsedCall};
 pub use exact::{Exact, ExactOffer, ExactPayer, SmartWallets, reason};
 pub use known::{Token, TokenProgram};
 pub use mint::Extension;

@@ -16,6 +16,10 @@ use crate::transaction::Wire;
 /// How many accounts a node looks up in one call (`MAX_MULTIPLE_ACCOUNTS` of the RPC interface).
 const ACCOUNTS_PER_CALL: usize = 100;
 
+/// How much of an account is read. A lookup table has 8,248 bytes at most, and a mint with extensions some hundred. What is
+/// longer is cut off, and then it is neither: the payer says which accounts are tables, and could name one of ten megabytes.
+const ACCOUNT_BYTES_MAX: usize = 8_248;
+
 /// How many calls travel together: the strictest gateways allow 100 in a batch, and simulations are long.
 const CALLS_PER_BATCH: usize = 40;
 
@@ -130,7 +134,11 @@ pub(crate) async fn ask(rpc: &Nodes, inquiries: &[Inquiry]) -> Vec<Result<Answer
 
 fn look_up(keys: &[Pubkey]) -> Call {
     let keys: Vec<String> = keys.iter().map(Pubkey::to_string).collect();
-    let options = json!({ "encoding": "base64", "commitment": "confirmed" });
+    let options = json!({
+        "encoding": "base64",
+        "commitment": "confirmed",
+        "dataSlice": { "offset": 0, "length": ACCOUNT_BYTES_MAX },
+    });
     ("getMultipleAccounts", json!([keys, options]))
 }
 
@@ -251,8 +259,8 @@ pub(crate) fn ours(err: &Value) -> Option<FaultKind> {
         }
         "AccountInUse"
         | "ClusterMaintenance"
-        | "TooManyAccountLocks"
         | "CommitCancelled"
+        | "ProgramCacheHitMaxLimit"
         | "WouldExceedMaxBlockCostLimit"
         | "WouldExceedMaxAccountCostLimit"
         | "WouldExceedMaxVoteCostLimit"
@@ -277,6 +285,8 @@ mod tests {
             json!(null),
             json!("BlockhashNotFound"),
             json!({ "InsufficientFundsForRent": { "account_index": 1 } }),
+            // With lookup tables a transaction can name more accounts than may be locked.
+            json!("TooManyAccountLocks"),
             json!({ "InstructionError": [2, { "Custom": 1 }] }),
         ] {
             assert_eq!(ours(&err), None, "{err}");

@@ -400,7 +400,9 @@ function changes(before, after) {
 function accountJson(key, options) {
   const account = svm.getAccount(unbase58(key, 32));
   if (!account || (account.lamports() === 0n && account.data().length === 0)) return null;
-  const data = Buffer.from(account.data());
+  const whole = Buffer.from(account.data());
+  const { offset, length } = options?.dataSlice ?? { offset: 0, length: whole.length };
+  const data = whole.subarray(offset, offset + length);
   const asText = options?.encoding === "base58" ? [base58(data), "base58"] : [data.toString("base64"), "base64"];
   return {
     lamports: Number(account.lamports()),
@@ -408,7 +410,7 @@ function accountJson(key, options) {
     owner: base58(account.owner()),
     executable: account.executable(),
     rentEpoch: 18446744073709552000,
-    space: data.length,
+    space: whole.length,
   };
 }
 

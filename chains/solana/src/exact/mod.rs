@@ -204,7 +204,8 @@ impl Exact {
         }
         let Form { signer, memos } = Form::read(wire, ours, allowed)?;
         let objection = check_amount(amount).and_then(|()| memos.check(memo)).err();
-        Ok((Path::SmartWallet { signer }, objection))
+        let wallets = allowed.programs.clone();
+        Ok((Path::SmartWallet { signer, wallets }, objection))
     }
 
     fn facts(

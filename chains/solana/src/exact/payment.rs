@@ -41,6 +41,8 @@ pub(super) enum Path {
     SmartWallet {
         /// Who signs for the wallet.
         signer: Pubkey,
+        /// The programs that may make the transfer.
+        wallets: Vec<Pubkey>,
     },
 }
 
@@ -49,7 +51,7 @@ impl Path {
     pub(super) fn signer(&self) -> &Pubkey {
         match self {
             Self::Static(transfer) => &transfer.authority,
-            Self::SmartWallet { signer } => signer,
+            Self::SmartWallet { signer, .. } => signer,
         }
     }
 }
@@ -229,7 +231,18 @@ impl ExactPayment {
             let why = why_it_fails(error);
             return Err(Rejection::new(reason::SMART_WALLET_SIMULATION_FAILED, why));
         }
-        self.outcome().find(&self.wire, &loaded, simulated)
+        let found = self.outcome().find(&self.wire, &loaded, simulated)?;
+        if let Some(transfer) = &found {
+            let owner = simulated.owner(&self.wire, &loaded, &transfer.source);
+            if owner.is_some_and(|owner| owner != transfer.authority.to_string()) {
+                let detail = "the money is not that of whoever transfers it";
+                return Err(Rejection::new(
+                    reason::SMART_WALLET_TRANSFER_MISMATCH,
+                    detail,
+                ));
+            }
+        }
+        Ok(found)
     }
 
     /// Whether the transaction has done what it did when it was tried; a program may have behaved then.
@@ -241,11 +254,16 @@ impl ExactPayment {
     }
 
     fn outcome(&self) -> Outcome<'_> {
+        let wallets = match &self.path {
+            Path::SmartWallet { wallets, .. } => wallets.as_slice(),
+            Path::Static(_) => &[],
+        };
         Outcome {
             token: &self.token,
             pay_to: &self.pay_to,
             amount: self.facts.amount,
             ours: &self.rota.fee_payers,
+            wallets,
         }
     }
 }

@@ -9,7 +9,7 @@ use solana_pubkey::Pubkey;
 
 use super::layout::{GUARDS_MAX, Memos, SIGNERS};
 use super::reason;
-use crate::evidence::{Evidence, TokenCall, token_calls};
+use crate::evidence::{Caller, Evidence, TokenCall, token_calls};
 use crate::instruction::{
     self, COMPUTE_BUDGET, MEMO, TOKEN, TOKEN_2022, Transfer, compute_unit_limit,
     compute_unit_price, is_guard,
@@ -28,8 +28,8 @@ const UNITS_MAX: u32 = 1_400_000;
 /// Wallets that are programs: which of them may pay, and what a payment of theirs may cost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SmartWallets {
-    /// The programs that a payment may call. Whoever can change one of them can make payments that succeed when they are tried
-    /// and fail when they are sent, at the cost of the fee.
+    /// The programs that a payment may call, and that may make its transfer. What else they call is for their owners to say: any
+    /// of these can make payments that succeed when they are tried and fail when they are sent, at the cost of the fee.
     pub programs: Vec<Pubkey>,
     /// The most compute units that a payment may ask for.
     pub compute_units_max: u32,
@@ -159,7 +159,7 @@ fn check_budget(instructions: &[Instruction], allowed: &SmartWallets) -> Result<
         .partition(|found| found.program == COMPUTE_BUDGET);
     let (mut units, mut price) = (None, None);
     for budget in budgets {
-        // Twice the same is refused by the runtime, and so is what is longer than it should be.
+        // The runtime refuses the same twice. What is longer than it should be it reads all the same; here it is malformed.
         match budget.data.first() {
             None => return Err(reason::SMART_WALLET_MALFORMED_COMPUTE_BUDGET.into()),
             Some(&instruction::COMPUTE_UNIT_LIMIT) => {
@@ -209,13 +209,16 @@ pub(super) struct Outcome<'a> {
     pub(super) amount: Amount,
     /// The fee payers, who must have no part in it.
     pub(super) ours: &'a [Pubkey],
+    /// The programs that may make the transfer.
+    pub(super) wallets: &'a [Pubkey],
 }
 
 impl Outcome<'_> {
     /// The one transfer that pays the recipient, in what a transaction did or would do.
     ///
-    /// Exactly one `TransferChecked` of at least the amount goes to the recipient's account, nothing else that the token programs
-    /// were told is about that account, and where balances are told, its balance rose by at least the amount.
+    /// Exactly one `TransferChecked` of at least the amount goes to the recipient's account, made by the transaction itself or by
+    /// a wallet that is allowed; nothing else that the token programs were told is about that account; and where balances are
+    /// told, its balance rose by at least the amount.
     ///
     /// # Errors
     /// The verdict, where it is not so. Where it is not told which instructions were called, balances must do: `None`.
@@ -250,41 +253,51 @@ impl Outcome<'_> {
     }
 
     /// The only transfer to the recipient's account, where nothing else happens to that.
-    fn only(&self, destination: &Pubkey, calls: &[TokenCall]) -> Result<Transfer, Rejection> {
+    fn only(
+        &self,
+        destination: &Pubkey,
+        calls: &[(Caller, TokenCall)],
+    ) -> Result<Transfer, Rejection> {
         if calls.is_empty() {
             return Err(reason::SMART_WALLET_NO_TRANSFER.into());
         }
-        if calls
-            .iter()
-            .any(|call| self.ours.iter().any(|key| call.mentions(key)))
-        {
+        let involves = |key: &Pubkey| calls.iter().filter(|(_, call)| call.mentions(key)).count();
+        if self.ours.iter().any(|key| involves(key) > 0) {
             return Err(reason::FEE_PAYER_TRANSFERRING_FUNDS.into());
         }
         let mut matching = calls
             .iter()
-            .filter_map(|call| self.matching(call, destination));
-        let Some(transfer) = matching.next() else {
+            .filter_map(|(caller, call)| Some((caller, self.matching(call, destination)?)));
+        let Some((caller, transfer)) = matching.next() else {
             return Err(reason::SMART_WALLET_TRANSFER_MISMATCH.into());
         };
         if matching.next().is_some() {
             return Err(reason::SMART_WALLET_MULTIPLE_TRANSFERS.into());
         }
-        let about = calls.iter().filter(|call| call.mentions(destination));
-        if about.count() > 1 {
+        let mismatch =
+            |detail: &str| Rejection::new(reason::SMART_WALLET_TRANSFER_MISMATCH, detail);
+        if involves(destination) > 1 {
             let detail = "something else happens to the recipient's account";
-            return Err(Rejection::new(
-                reason::SMART_WALLET_TRANSFER_MISMATCH,
-                detail,
-            ));
+            return Err(mismatch(detail));
         }
         if transfer.authority == *self.pay_to {
-            let detail = "the payer pays itself";
-            return Err(Rejection::new(
-                reason::SMART_WALLET_TRANSFER_MISMATCH,
-                detail,
-            ));
+            return Err(mismatch("the payer pays itself"));
         }
+        self.check_caller(caller)?;
         Ok(transfer.clone())
+    }
+
+    /// A wallet calls whatever it is told to call, and there are programs that pay somebody what is theirs whoever asks: an escrow,
+    /// a stream, a channel. To set off a transfer of what the recipient was to get anyway is not to pay.
+    fn check_caller(&self, caller: &Caller) -> Result<(), Rejection> {
+        let detail = match caller {
+            Caller::Transaction => return Ok(()),
+            Caller::Program(program) if self.wallets.contains(program) => return Ok(()),
+            Caller::Program(program) => format!("the transfer is made by {program}"),
+            Caller::Unknown => "nodes do not tell which program makes the transfer".to_owned(),
+        };
+        let reason = reason::SMART_WALLET_PROGRAM_NOT_ALLOWED;
+        Err(Rejection::new(reason, detail))
     }
 
     fn matching<'c>(&self, call: &'c TokenCall, destination: &Pubkey) -> Option<&'c Transfer> {

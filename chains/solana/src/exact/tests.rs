@@ -843,6 +843,7 @@ fn a_payment_has_moved_only_if_the_recipient_has_received_exactly_its_amount() {
         let balance = Balance {
             account,
             mint: mint.to_string(),
+            owner: None,
             before,
             after,
         };

@@ -31,6 +31,8 @@ pub(super) enum Trail {
         gone: bool,
         /// Those of the current attempt that were included and moved nothing, with what was found in them.
         fruitless: Vec<(TransactionId, Rejection)>,
+        /// One of the current attempt that did something else than it should have.
+        other: Option<(TransactionId, Rejection)>,
     },
 }
 
@@ -146,7 +148,21 @@ impl<C: Chain> Rail<C> {
     /// What is to be done about a job that is in nobody's hands.
     async fn next(&self, job: &Job<C>) -> Result<Next<C>, Fault> {
         let (gone, mut fruitless) = match self.trail(&job.id, &*job.payment, job.amount).await? {
-            Trail::Cold { gone, fruitless } => (gone, fruitless),
+            // That is all there is to say: what the chain says of the payment now comes of it.
+            Trail::Cold {
+                gone,
+                other: Some((transaction, rejection)),
+                ..
+            } => {
+                return Ok(Next::Fail {
+                    rejection,
+                    transaction: Some(transaction),
+                    gone,
+                });
+            }
+            Trail::Cold {
+                gone, fruitless, ..
+            } => (gone, fruitless),
             Trail::Moved(transaction) => return Ok(Next::Settled(transaction)),
             Trail::Out(transactions) => return Ok(Next::Follow(transactions)),
         };
@@ -200,6 +216,7 @@ impl<C: Chain> Rail<C> {
             return Ok(Trail::Cold {
                 gone: false,
                 fruitless: Vec::new(),
+                other: None,
             });
         };
         let of_this_attempt: BTreeSet<TransactionId> = settlement
@@ -218,7 +235,8 @@ impl<C: Chain> Rail<C> {
             true => Vec::new(),
             false => self.chain.status(&watched).await,
         };
-        let (mut out, mut gone, mut fruitless) = (None, false, Vec::new());
+        let (mut out, mut gone) = (None, false);
+        let (mut fruitless, mut other) = (Vec::new(), None);
         for (transactions, status) in places.into_values().zip(statuses) {
             match status? {
                 Status::Included {
@@ -228,10 +246,11 @@ impl<C: Chain> Rail<C> {
                 } if depth >= self.chain.depth_required() => {
                     match payment.effect(amount, &evidence) {
                         Effect::Moved(moved) if moved == amount => return Ok(Trail::Moved(id)),
-                        Effect::Nothing(found) | Effect::Other(found)
-                            if of_this_attempt.contains(&id) =>
-                        {
+                        Effect::Nothing(found) if of_this_attempt.contains(&id) => {
                             fruitless.push((id, found));
+                        }
+                        Effect::Other(found) if of_this_attempt.contains(&id) => {
+                            other = Some((id, found));
                         }
                         _ => {}
                     }
@@ -240,7 +259,12 @@ impl<C: Chain> Rail<C> {
                 Status::Pending | Status::Included { .. } => out = Some(transactions),
             }
         }
-        Ok(out.map_or(Trail::Cold { gone, fruitless }, Trail::Out))
+        let cold = Trail::Cold {
+            gone,
+            fruitless,
+            other,
+        };
+        Ok(out.map_or(cold, Trail::Out))
     }
 }
 

@@ -108,7 +108,7 @@ impl<C: Chain> Rail<C> {
         const ROUNDS_MAX: usize = 8;
         let decoded = self.decode(request).await?;
         let facts = decoded.facts();
-        let mut verified = None;
+        let (mut verified, mut payer) = (None, facts.payer.clone());
         for _ in 0..ROUNDS_MAX {
             let failed_before = match self.standing(request, facts).await? {
                 Standing::Same(settlement) => return Ok(self.join(settlement).await?),
@@ -124,7 +124,10 @@ impl<C: Chain> Rail<C> {
             }
             if verified.is_none() {
                 match (self.check(&decoded).await, failed_before) {
-                    (Ok(found), _) => verified = Some(found),
+                    (Ok(found), _) => {
+                        payer.clone_from(&found.payer);
+                        verified = Some(found);
+                    }
                     (Err(Unverified::Rejected(rejection, _)), Some(settlement)) => {
                         let trail = self
                             .trail(&facts.id, &*decoded.payment, facts.amount)
@@ -134,12 +137,16 @@ impl<C: Chain> Rail<C> {
                             return Err(Unbegun::Over(rejection, settlement));
                         }
                         // The chain has changed its mind: one of ours moved the money after all, or may yet.
+                        payer = settlement.claim.payer;
                     }
                     (Err(unverified), _) => return Err(unverified.into()),
                 }
             }
             match self.live.hold(facts.id) {
-                Ok(hold) => return self.claim(request, &decoded, verified.as_ref(), hold).await,
+                Ok(hold) => {
+                    let verified = verified.as_ref();
+                    return self.claim(request, &decoded, payer, verified, hold).await;
+                }
                 // A twin came first. Once it has claimed, the journal says whether it is this very request.
                 Err(mut twin) => {
                     let claimed = |progress: &Progress| !matches!(progress, Progress::Claiming);
@@ -176,12 +183,12 @@ impl<C: Chain> Rail<C> {
         self: &Arc<Self>,
         request: &PaymentRequest,
         decoded: &Decoded<C>,
+        payer: String,
         verified: Option<&Verified<'_, C>>,
         hold: Hold,
     ) -> Result<Begun, Unbegun> {
         let facts = decoded.facts();
-        let payer = verified.map_or(&facts.payer, |verified| &verified.payer);
-        let claim = self.claim_of(request, decoded, payer.clone());
+        let claim = self.claim_of(request, decoded, payer);
         let claimed = self.keeper.journal.claim(&claim, self.clock.now()).await;
         let attempt = match claimed.map_err(Fault::from)? {
             Claimed::Won { attempt } => attempt,

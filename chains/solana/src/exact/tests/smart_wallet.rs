@@ -1,6 +1,6 @@
 //! Payments by wallets that are programs: what is asked of the transaction, and of what it does.
 
-use crate::evidence::{Call, ParsedCall};
+use crate::evidence::{Call, Called, ParsedCall};
 use crate::instruction::NEVER_WALLETS;
 use solana_message::compiled_instruction::CompiledInstruction;
 
@@ -60,6 +60,15 @@ fn changed(change: impl FnOnce(&mut Vec<Instruction>)) -> Result<(), String> {
     told(&all)
 }
 
+/// A call that the wallet makes itself.
+fn by_the_wallet(call: Call) -> Called {
+    Called {
+        within: 2,
+        depth: Some(2),
+        call,
+    }
+}
+
 /// What it calls, as a cluster tells of it in full.
 fn called(instruction: &Instruction) -> Call {
     Call::Whole(crate::transaction::Instruction {
@@ -81,6 +90,7 @@ fn rises(transaction: &VersionedTransaction, by: u64) -> Vec<Balance> {
     vec![Balance {
         account: at,
         mint: usdc().mint.to_string(),
+        owner: Some(pay_to().to_string()),
         before: 5,
         after: 5 + by,
     }]
@@ -91,7 +101,7 @@ fn answer(calls: &[Instruction]) -> Answer {
     let mut answer = well();
     answer.accounts.truncate(2);
     answer.simulated = Some(Evidence {
-        calls: Some(calls.iter().map(called).collect()),
+        calls: Some(calls.iter().map(called).map(by_the_wallet).collect()),
         ..Evidence::default()
     });
     answer
@@ -403,6 +413,85 @@ fn transfers_of_the_transaction_itself_are_counted_with_those_that_are_called() 
     assert_eq!(judged(&odd, answer(&[])), Ok(payer().pubkey().to_string()));
 }
 
+/// attacks.md 103: a wallet calls what it is told to, and an escrow pays the recipient what is the recipient's, whoever asks.
+/// Somebody was told to have paid with that.
+#[test]
+fn only_a_wallet_that_is_allowed_makes_the_transfer() {
+    let stranger = key(40).pubkey();
+    let call = |depth: usize, call: Call| Called {
+        depth: Some(depth),
+        ..by_the_wallet(call)
+    };
+    let runs = |program: Pubkey| {
+        Call::Whole(crate::transaction::Instruction {
+            program,
+            accounts: vec![],
+            data: vec![],
+        })
+    };
+    let pays = || called(&inner());
+    let after = |calls: Vec<Called>| {
+        let mut answer = answer(&[]);
+        answer.simulated.as_mut().unwrap().calls = Some(calls);
+        after(answer)
+    };
+    let not_allowed = refused(&reason::SMART_WALLET_PROGRAM_NOT_ALLOWED);
+    for (calls, expected) in [
+        (vec![call(2, runs(stranger)), call(3, pays())], false),
+        (vec![call(2, runs(stranger)), call(2, pays())], true),
+        // Another wallet that is allowed will do, however deep.
+        (vec![call(2, runs(SQUADS)), call(3, pays())], true),
+        (
+            vec![
+                call(2, runs(stranger)),
+                call(3, runs(SQUADS)),
+                call(4, pays()),
+            ],
+            true,
+        ),
+        (
+            vec![
+                call(2, runs(SQUADS)),
+                call(3, runs(stranger)),
+                call(3, pays()),
+            ],
+            true,
+        ),
+        (
+            vec![
+                call(2, runs(SQUADS)),
+                call(3, runs(stranger)),
+                call(4, pays()),
+            ],
+            false,
+        ),
+        // What makes no sense, or is not told, is nobody's.
+        (vec![call(3, pays())], false),
+        (vec![call(1, pays())], false),
+        (vec![call(0, pays())], false),
+        (
+            vec![Called {
+                depth: None,
+                ..by_the_wallet(pays())
+            }],
+            false,
+        ),
+        (
+            vec![Called {
+                within: 9,
+                ..by_the_wallet(pays())
+            }],
+            false,
+        ),
+    ] {
+        let expected = match expected {
+            true => Ok(vault().to_string()),
+            false => not_allowed.clone(),
+        };
+        assert_eq!(after(calls.clone()), expected, "{calls:?}");
+    }
+}
+
 #[test]
 fn balances_that_a_simulation_tells_must_show_the_payment() {
     let transaction = transaction(&by_wallet());
@@ -418,6 +507,36 @@ fn balances_that_a_simulation_tells_must_show_the_payment() {
     let mut empty = answer(&[inner()]);
     empty.simulated.as_mut().unwrap().balances = Some(vec![]);
     assert_eq!(after(empty), mismatch);
+}
+
+/// attacks.md 94: as on the static path, which leaving out the compute budget had been enough to get around.
+#[test]
+fn a_delegate_does_not_pay_with_what_is_somebody_elses() {
+    let all = [pays(), memo(b"nonce")];
+    let transaction = transaction(&all);
+    let keys = transaction.message.static_account_keys();
+    let source = pays().accounts[0].pubkey;
+    let paid_from = |owner: Option<Pubkey>| {
+        let mut balances = rises(&transaction, AMOUNT);
+        balances.push(Balance {
+            account: keys.iter().position(|key| *key == source).unwrap(),
+            mint: usdc().mint.to_string(),
+            owner: owner.map(|owner| owner.to_string()),
+            before: AMOUNT,
+            after: 0,
+        });
+        let mut answer = answer(&[]);
+        answer.simulated.as_mut().unwrap().balances = Some(balances);
+        judged(&request(&all), answer)
+    };
+    let payer = payer().pubkey();
+    assert_eq!(paid_from(Some(payer)), Ok(payer.to_string()));
+    assert_eq!(
+        paid_from(Some(key(9).pubkey())),
+        refused(&reason::SMART_WALLET_TRANSFER_MISMATCH)
+    );
+    // Nodes before version 3 do not tell.
+    assert_eq!(paid_from(None), Ok(payer.to_string()));
 }
 
 #[test]
@@ -464,7 +583,7 @@ fn a_smart_wallets_payment_has_moved_only_if_the_chain_says_so() {
     let effect = |by: u64, calls: Option<Vec<Call>>| {
         let evidence = Evidence {
             balances: Some(rises(&transaction, by)),
-            calls,
+            calls: calls.map(|calls| calls.into_iter().map(by_the_wallet).collect()),
             ..Evidence::default()
         };
         payment.effect(amount, &evidence)
@@ -658,7 +777,7 @@ fn called_instructions_are_read_however_a_node_writes_them() {
     let read = |instruction: serde_json::Value| {
         let group = json!([{ "index": 2, "instructions": [instruction] }]);
         let groups = serde_json::from_value(group).unwrap();
-        crate::evidence::calls(groups).map(|mut calls| calls.pop().unwrap())
+        crate::evidence::calls(groups).map(|mut calls| calls.pop().unwrap().call)
     };
     let whole =
         json!({ "programId": TOKEN.to_string(), "accounts": keys, "data": data, "stackHeight": 2 });
@@ -712,6 +831,33 @@ fn called_instructions_are_read_however_a_node_writes_them() {
     }
     assert!(read(json!({ "programId": "?", "accounts": [], "data": "" })).is_err());
     assert!(read(json!({ "programIdIndex": 1, "accounts": [], "data": "0" })).is_err());
+}
+
+/// A payer's program can make sixty calls with ten kilobytes each. To read that from base58 took seconds, on a thread that all
+/// payments share; no byte of it matters, because no transfer is that long.
+#[test]
+fn what_is_too_long_for_a_transfer_is_not_read() {
+    let read = |data: &[u8]| {
+        let data = bs58::encode(data).into_string();
+        let call = json!({ "programId": TOKEN.to_string(), "accounts": [], "data": data });
+        let group = json!([{ "index": 2, "instructions": [call] }]);
+        let groups = serde_json::from_value(group).unwrap();
+        match crate::evidence::calls(groups).unwrap().pop().unwrap().call {
+            Call::Whole(instruction) => instruction.data,
+            other => panic!("{other:?}"),
+        }
+    };
+    for transfer in [[0xFF; 10], [0; 10]] {
+        assert_eq!(read(&transfer), transfer);
+    }
+    assert!(read(&[0xAB; 10 * 1024]).is_empty());
+    // A batch is still known to be about its accounts, whatever it does with them.
+    let mut batch = inner();
+    batch.data = Vec::new();
+    assert_eq!(
+        after(answer(&[inner(), batch])),
+        refused(&reason::SMART_WALLET_TRANSFER_MISMATCH)
+    );
 }
 
 proptest! {
