@@ -139,6 +139,13 @@ impl<C: Chain> Rail<C> {
                         // The chain has changed its mind: one of ours moved the money after all, or may yet.
                         payer = settlement.claim.payer;
                     }
+                    (Err(rejected @ Unverified::Rejected(..)), None) => {
+                        // What the chain says may come of a twin that was faster. Then the journal has better to say.
+                        if self.is_free(request, facts).await? {
+                            return Err(rejected.into());
+                        }
+                        continue;
+                    }
                     (Err(unverified), _) => return Err(unverified.into()),
                 }
             }

@@ -96,12 +96,31 @@ impl<C: Chain> Rail<C> {
 
     async fn verdict(&self, request: &PaymentRequest) -> Result<String, Unverified> {
         let decoded = self.decode(request).await?;
-        match self.standing(request, decoded.facts()).await? {
-            // It was valid when it was claimed, and nobody has been given anything for it yet.
-            Standing::Same(settlement) => Ok(settlement.claim.payer),
-            Standing::Over(rejection, _) => Err(decoded.rejected(rejection)),
-            Standing::Free(_) => Ok(self.check(&decoded).await?.payer),
+        if let Some(known) = self.known(request, &decoded).await? {
+            return known;
         }
+        match self.check(&decoded).await {
+            // What the chain says may come of a twin that was faster. Then the journal has better to say.
+            Err(rejected @ Unverified::Rejected(..)) => {
+                let known = self.known(request, &decoded).await?;
+                known.unwrap_or(Err(rejected))
+            }
+            checked => Ok(checked?.payer),
+        }
+    }
+
+    /// What the journal says of a payment; `None` where it is free.
+    async fn known(
+        &self,
+        request: &PaymentRequest,
+        decoded: &Decoded<C>,
+    ) -> Result<Option<Result<String, Unverified>>, Fault> {
+        Ok(match self.standing(request, decoded.facts()).await? {
+            // It was valid when it was claimed, and nobody has been given anything for it yet.
+            Standing::Same(settlement) => Some(Ok(settlement.claim.payer)),
+            Standing::Over(rejection, _) => Some(Err(decoded.rejected(rejection))),
+            Standing::Free(_) => None,
+        })
     }
 
     /// Reads a payment and checks what needs no round trip. The policy is asked first: what it does not allow costs no
@@ -147,6 +166,16 @@ impl<C: Chain> Rail<C> {
         Ok(known.map_or(Standing::Free(None), |settlement| {
             Standing::of(request, settlement)
         }))
+    }
+
+    /// Whether nobody has claimed the authorization, or whoever did has failed.
+    pub(super) async fn is_free(
+        &self,
+        request: &PaymentRequest,
+        facts: &Facts,
+    ) -> Result<bool, Fault> {
+        let standing = self.standing(request, facts).await?;
+        Ok(matches!(standing, Standing::Free(_)))
     }
 
     /// Asks the chain until the payment is content.
