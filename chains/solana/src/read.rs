@@ -1,9 +1,11 @@
 //! What a payment asks of the chain: accounts, and how a transaction would end.
 
 use std::collections::BTreeMap;
+use std::iter;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use futures_util::future::join_all;
 use quittance_core::{Fault, FaultKind};
 use quittance_nodes::{Call, NodeError, Nodes, read_answer, unavailable};
 use serde::Deserialize;
@@ -22,6 +24,10 @@ const ACCOUNT_BYTES_MAX: usize = 8_248;
 
 /// How many calls travel together: the strictest gateways allow 100 in a batch, and simulations are long.
 const CALLS_PER_BATCH: usize = 40;
+
+/// How many of them may be simulations that tell what is called: each answer may be close to a megabyte, and payers make them
+/// so long.
+const LONG_PER_BATCH: usize = 8;
 
 /// A question: accounts, and how a transaction would end.
 #[derive(Debug, Clone)]
@@ -77,6 +83,15 @@ struct SimulationJson {
     post_token_balances: Option<Vec<BalanceJson>>,
 }
 
+impl SimulationJson {
+    /// Whether another node may know better. One that is a block behind does not know a new blockhash yet, and the payment is at
+    /// fault only if no node does; some do not tell which instructions are called.
+    fn is_poor(&self, inquiry: &Inquiry) -> bool {
+        let lacks_calls = || inquiry.with_calls && self.inner_instructions.is_none();
+        self.err == json!("BlockhashNotFound") || self.err.is_null() && lacks_calls()
+    }
+}
+
 /// Asks everything in as few round trips as can be.
 pub(crate) async fn ask(rpc: &Nodes, inquiries: &[Inquiry]) -> Vec<Result<Answer, Fault>> {
     let mut keys: Vec<Pubkey> = inquiries
@@ -88,8 +103,12 @@ pub(crate) async fn ask(rpc: &Nodes, inquiries: &[Inquiry]) -> Vec<Result<Answer
     let look_ups = keys.chunks(ACCOUNTS_PER_CALL).map(look_up);
     let trials = inquiries.iter().filter_map(simulate);
     let calls: Vec<Call> = look_ups.chain(trials).collect();
+    let look_ups = keys.chunks(ACCOUNTS_PER_CALL).len();
+    let long = inquiries.iter().filter(|it| it.simulate.is_some());
+    let long = long.map(|inquiry| inquiry.with_calls);
+    let long: Vec<bool> = iter::repeat_n(false, look_ups).chain(long).collect();
     let mut answers = Vec::with_capacity(calls.len());
-    for batch in calls.chunks(CALLS_PER_BATCH) {
+    for batch in batches(&calls, &long) {
         match rpc.ask_many(batch).await {
             Ok(found) => answers.extend(found.into_iter().map(Ok)),
             Err(fault) => answers.extend(batch.iter().map(|_| Err(fault.clone()))),
@@ -103,33 +122,51 @@ pub(crate) async fn ask(rpc: &Nodes, inquiries: &[Inquiry]) -> Vec<Result<Answer
             .unwrap_or_else(|| Err(unavailable("an answer is missing")));
         accounts.extend(chunk.iter().copied().zip(accounts_of(found, chunk.len())));
     }
-    let trials = calls.iter().skip(keys.chunks(ACCOUNTS_PER_CALL).len());
-    let mut tried = trials.zip(answers);
-    let mut whole = Vec::with_capacity(inquiries.len());
-    for inquiry in inquiries {
-        let simulated = match &inquiry.simulate {
-            None => Ok(None),
-            Some(_) => match tried.next() {
-                Some((trial, found)) => {
-                    let found = simulation_of(rpc, trial, inquiry, found).await;
-                    found.map(Some)
-                }
-                None => Err(unavailable("an answer is missing")),
-            },
-        };
-        let found = inquiry.accounts.iter().map(|key| {
-            let found = accounts.get(key).cloned();
-            found.unwrap_or_else(|| Err(unavailable("an account is missing")))
-        });
-        let found: Result<Vec<_>, Fault> = found.collect();
-        whole.push(found.and_then(|accounts| {
-            Ok(Answer {
-                accounts,
-                simulated: simulated?,
-            })
-        }));
+    let mut tried = calls.iter().skip(look_ups).zip(answers);
+    let answers = inquiries.iter().map(|inquiry| {
+        let tried = inquiry.simulate.as_ref().and_then(|_| tried.next());
+        answer_of(rpc, inquiry, tried, &accounts)
+    });
+    join_all(answers).await
+}
+
+/// The calls by batches, none of which has more calls, or more with long answers, than a round trip can take.
+fn batches<'c>(calls: &'c [Call], long: &[bool]) -> Vec<&'c [Call]> {
+    let mut batches = Vec::new();
+    let (mut begin, mut long_ones) = (0, 0);
+    for at in 0..calls.len() {
+        let is_long = usize::from(long.get(at) == Some(&true));
+        if at - begin == CALLS_PER_BATCH || long_ones + is_long > LONG_PER_BATCH {
+            batches.extend(calls.get(begin..at));
+            (begin, long_ones) = (at, 0);
+        }
+        long_ones += is_long;
     }
-    whole
+    batches.extend(calls.get(begin..).filter(|rest| !rest.is_empty()));
+    batches
+}
+
+/// The answer to one inquiry, given what was found: its accounts, and the answer to its trial, where there is one.
+async fn answer_of(
+    rpc: &Nodes,
+    inquiry: &Inquiry,
+    tried: Option<(&Call, Result<quittance_nodes::Answer, Fault>)>,
+    accounts: &BTreeMap<Pubkey, Result<Option<Account>, Fault>>,
+) -> Result<Answer, Fault> {
+    let found = inquiry.accounts.iter().map(|key| {
+        let found = accounts.get(key).cloned();
+        found.unwrap_or_else(|| Err(unavailable("an account is missing")))
+    });
+    let accounts = found.collect::<Result<Vec<_>, Fault>>()?;
+    let simulated = match (&inquiry.simulate, tried) {
+        (None, _) => None,
+        (Some(_), Some((trial, found))) => Some(simulation_of(rpc, trial, inquiry, found).await?),
+        (Some(_), None) => return Err(unavailable("an answer is missing")),
+    };
+    Ok(Answer {
+        accounts,
+        simulated,
+    })
 }
 
 fn look_up(keys: &[Pubkey]) -> Call {
@@ -201,11 +238,10 @@ async fn simulation_of(
         return Ok(Evidence::failed(&json!(error.message)));
     }
     let mut found: InContext<SimulationJson> = read_answer(found)?;
-    if found.value.err == json!("BlockhashNotFound") {
-        // A node that is a block behind does not know a new blockhash yet. The payment is at fault only if no node does.
+    if found.value.is_poor(inquiry) {
         for other in rpc.ask_every(trial).await {
             if let Ok(other) = read_answer::<InContext<SimulationJson>>(other)
-                && other.value.err != found.value.err
+                && !other.value.is_poor(inquiry)
             {
                 found = other;
             }
@@ -219,7 +255,7 @@ async fn simulation_of(
     if !err.is_null() {
         return Ok(Evidence::failed(err));
     }
-    if inquiry.with_calls && found.inner_instructions.is_none() {
+    if found.is_poor(inquiry) {
         return Err(unavailable(
             "the node does not tell which instructions are called",
         ));
@@ -272,6 +308,21 @@ pub(crate) fn ours(err: &Value) -> Option<FaultKind> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_batch_has_no_more_calls_and_no_more_long_answers_than_a_round_trip_takes() {
+        let calls = vec![("getHealth", json!([])); 100];
+        let sizes = |long: &[bool]| -> Vec<usize> {
+            let batches = batches(&calls[..long.len()], long);
+            batches.iter().map(|batch| batch.len()).collect()
+        };
+        assert_eq!(sizes(&[]), [0; 0]);
+        assert_eq!(sizes(&[false; 40]), [40]);
+        assert_eq!(sizes(&[false; 100]), [40, 40, 20]);
+        assert_eq!(sizes(&[true; 17]), [8, 8, 1]);
+        let mixed: Vec<bool> = (0..30).map(|at| at >= 20).collect();
+        assert_eq!(sizes(&mixed), [28, 2]);
+    }
 
     #[test]
     fn what_the_fee_payer_lacks_is_not_the_payers_fault() {
