@@ -22,7 +22,8 @@ use quittance_devnet::{SOLANA_TOKEN_2022, SOLANA_USDC};
 use quittance_engine::{Engine, Patience};
 use quittance_http::{BuyError, Buyer, PaymentLayer};
 use quittance_solana::{
-    Blockhashes, Commitment, ExactOffer, Extension, Keypair, Pubkey, Solana, TokenProgram, reason,
+    Blockhashes, Commitment, ExactOffer, ExactPayer, Extension, Keypair, Pubkey, Solana,
+    TokenProgram, reason,
 };
 use quittance_tests::proxy::Fate;
 use quittance_tests::solana::{PRICE, SLOT, Setting};
@@ -238,6 +239,44 @@ async fn a_transaction_the_node_forgot_is_sent_again() {
         .breaks("sendTransaction", Fate::Result(json!("taken")), 2);
     settled(&engine, &setting.request().await).await;
     assert!(setting.node.calls("sendTransaction") >= 3);
+    assert_eq!(setting.received().await, amount(1));
+}
+
+/// The defect: of two payments with money for one, the other was included and failed, and was told that it had been included
+/// before, because that is what its trial said by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_that_was_included_and_failed_is_told_so_with_its_transaction() {
+    let setting = Setting::start(TokenProgram::SplToken, None).await;
+    let engine = setting.engine(Duration::from_secs(10)).await;
+    let buyer = Keypair::new();
+    let (owner, token) = (buyer.pubkey(), &setting.token);
+    let funded = setting
+        .local
+        .put_tokens(owner, token.mint, token.program.id(), PRICE);
+    funded.await.unwrap();
+    let payer = ExactPayer::new(buyer)
+        .with_token(Setting::network().id(), token.clone())
+        .with_rpc(&Setting::network(), &[setting.local.url().parse().unwrap()])
+        .unwrap();
+    let one = quittance_tests::pay(&payer, &setting.requirements()).await;
+    let other = quittance_tests::pay(&payer, &setting.requirements()).await;
+    let both = tokio::spawn({
+        let engine = engine.clone();
+        async move { tokio::join!(engine.settle(&one), engine.settle(&other)) }
+    });
+    until("both are out", || async {
+        setting.node.calls("sendTransaction") >= 2
+    })
+    .await;
+    setting.local.set_slot_time(Some(SLOT)).await.unwrap();
+    let (one, other) = both.await.unwrap();
+    let mut answers = [one.unwrap(), other.unwrap()];
+    answers.sort_by_key(|answer| answer.success);
+    let [failed, settled] = answers;
+    assert!(settled.success, "{settled:?}");
+    let code = failed.error_reason.as_deref();
+    assert_eq!(code, Some(reason::TRANSACTION_FAILED.code()), "{failed:?}");
+    assert_ne!(failed.transaction, "");
     assert_eq!(setting.received().await, amount(1));
 }
 

@@ -125,8 +125,9 @@ impl Payment<Solana> for ExactPayment {
 
     fn effect(&self, amount: Amount, evidence: &Evidence) -> Effect {
         if let Some(error) = &evidence.error {
+            // A message is included once: it cannot be tried again, and to try it only tells that it was included.
             let detail = format!("the transaction was included and failed: {error}");
-            return Effect::Nothing(Rejection::new(reason::TRANSACTION_FAILED, detail));
+            return Effect::Other(Rejection::new(reason::TRANSACTION_FAILED, detail));
         }
         let found = match &self.path {
             Path::Static(transfer) => self.received(transfer, evidence),

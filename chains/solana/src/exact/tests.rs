@@ -873,7 +873,7 @@ fn a_payment_has_moved_only_if_the_recipient_has_received_exactly_its_amount() {
     };
     assert!(matches!(
         payment.effect(amount, &failed),
-        Effect::Nothing(_)
+        Effect::Other(rejection) if rejection.reason == reason::TRANSACTION_FAILED
     ));
     assert!(matches!(
         payment.effect(amount, &Evidence::default()),

@@ -617,7 +617,7 @@ fn a_smart_wallets_payment_has_moved_only_if_the_chain_says_so() {
     };
     assert!(matches!(
         payment.effect(amount, &failed),
-        Effect::Nothing(_)
+        Effect::Other(rejection) if rejection.reason == reason::TRANSACTION_FAILED
     ));
 }
 
