@@ -38,7 +38,8 @@ pub struct SmartWallets {
 }
 
 impl Default for SmartWallets {
-    /// The specification's wallets and limits (sections 2.2.1 and 2.2.2).
+    /// The specification's wallets and limits (sections 2.2.1 and 2.2.2), but for SPL Governance: what was voted for there
+    /// anybody may execute, so whoever hands in such a transaction could buy with it.
     fn default() -> Self {
         Self {
             programs: [
@@ -48,8 +49,7 @@ impl Default for SmartWallets {
                 // Swig: the first, and version 2.
                 "SWiGmQedKzMz1tiTqoJCWeGDnGXfNBp2PkXLkpCAtQo",
                 "swigypWHEksbC64pWKwah1WTeh9JXwx8H1rJHLdbQMB",
-                // SPL Governance, Metaplex Core.
-                "GovER5Lthms3bLBqWub97yVrMmEogzX7xNjdXpPPCVZw",
+                // Metaplex Core.
                 "CoREENxT6tW1HoK8ypY1SxRMZTcVPm7R94rH4PZNhX7d",
             ]
             .map(Pubkey::from_str_const)
@@ -93,7 +93,7 @@ impl Form {
         }
         let mut signers = wire.signers().skip(SIGNERS - 1).map(|(key, _)| *key);
         let signer = signers.next().ok_or_else(|| {
-            let detail = "nobody but the fee payer signs: that is nobody's payment";
+            let detail = "the wallet's owner must sign the transaction itself, with an Ed25519 key";
             Rejection::new(reason::SIGNATURE_INVALID, detail)
         })?;
         if signers.next().is_some() {
@@ -102,6 +102,7 @@ impl Form {
         }
         check_isolated(&instructions, ours)?;
         check_programs(&instructions, allowed)?;
+        check_signer(&signer, &instructions, allowed)?;
         check_budget(&instructions, allowed)?;
         let memos = instructions.iter().filter(|found| found.program == MEMO);
         Ok(Self {
@@ -125,12 +126,30 @@ pub(super) fn check_isolated(
     })
 }
 
+fn is_transfer(found: &Instruction) -> bool {
+    [TOKEN, TOKEN_2022].contains(&found.program)
+        && found.data.first() == Some(&instruction::TRANSFER_CHECKED)
+}
+
+/// Whether what pays names the key that signs. A payment that any key can be put beside, in a memo for instance, is anybody's who
+/// has seen it.
+fn check_signer(
+    signer: &Pubkey,
+    instructions: &[Instruction],
+    allowed: &SmartWallets,
+) -> Result<(), Rejection> {
+    let pays =
+        |found: &Instruction| is_transfer(found) || allowed.programs.contains(&found.program);
+    let mut names_it = instructions.iter().filter(|found| pays(found));
+    if names_it.any(|found| found.accounts.contains(signer)) {
+        return Ok(());
+    }
+    let detail = "the key that signs has no part in what pays";
+    Err(Rejection::new(reason::SIGNATURE_INVALID, detail))
+}
+
 /// Only wallets, budgets, memos, a few guards, and transfers as ordinary payers make them.
 fn check_programs(instructions: &[Instruction], allowed: &SmartWallets) -> Result<(), Rejection> {
-    let is_transfer = |found: &Instruction| {
-        [TOKEN, TOKEN_2022].contains(&found.program)
-            && found.data.first() == Some(&instruction::TRANSFER_CHECKED)
-    };
     let is_known = |found: &&Instruction| {
         [COMPUTE_BUDGET, MEMO].contains(&found.program)
             || is_guard(found)
@@ -152,7 +171,8 @@ fn check_programs(instructions: &[Instruction], allowed: &SmartWallets) -> Resul
     Ok(())
 }
 
-/// What the transaction may compute and pays for it, wherever it says so; where it does not, what the runtime allows.
+/// What the transaction may compute and pays for it, wherever it says so. Where it pays and sets no limit, it may compute what the
+/// runtime allows; where it pays nothing for that, it costs nothing.
 fn check_budget(instructions: &[Instruction], allowed: &SmartWallets) -> Result<(), Rejection> {
     let (budgets, others): (Vec<_>, Vec<_>) = instructions
         .iter()
@@ -180,7 +200,10 @@ fn check_budget(instructions: &[Instruction], allowed: &SmartWallets) -> Result<
         }
     }
     let count = u32::try_from(others.len()).unwrap_or(u32::MAX);
-    let units = units.unwrap_or_else(|| UNITS_MAX.min(UNITS_PER_INSTRUCTION.saturating_mul(count)));
+    let units = units.unwrap_or_else(|| match price {
+        None | Some(0) => 0,
+        Some(_) => UNITS_MAX.min(UNITS_PER_INSTRUCTION.saturating_mul(count)),
+    });
     if units > allowed.compute_units_max {
         let most = allowed.compute_units_max;
         let detail = format!("{units} compute units, {most} are allowed");

@@ -245,6 +245,26 @@ fn a_smart_wallets_payment_is_signed_by_one_and_no_more() {
     assert_eq!(nobody, rejected(&reason::SIGNATURE_INVALID));
 }
 
+/// attacks.md 103. The defect: what anybody may execute could be bought with by whoever had any key sign a memo beside it.
+#[test]
+fn the_key_that_signs_has_a_part_in_what_pays() {
+    let stranger = key(8);
+    let mut all = by_wallet();
+    all[2].accounts.pop();
+    all[3]
+        .accounts
+        .push(AccountMeta::new_readonly(stranger.pubkey(), true));
+    let message = Message::new_with_blockhash(
+        &all,
+        Some(&ours()[0].pubkey()),
+        &Hash::new_from_array([9; 32]),
+    );
+    let signed = signed_by(VersionedMessage::Legacy(message), &[&stranger]);
+    let request = request_with(&wincode::serialize(&signed).unwrap(), |_| {});
+    let refused = rejected(&reason::SIGNATURE_INVALID);
+    assert_eq!(verdict_of(&exact(), &request), refused);
+}
+
 /// attacks.md 98.
 #[test]
 fn a_smart_wallets_payment_costs_no_more_than_is_allowed() {
@@ -266,6 +286,13 @@ fn a_smart_wallets_payment_costs_no_more_than_is_allowed() {
     };
     assert_eq!(without_limit(2), Ok(()));
     assert_eq!(without_limit(3), too_many);
+    // What costs nothing may be as much as the runtime allows.
+    let without_price = changed(|all| {
+        all.drain(..2);
+        (0..5).for_each(|_| all.push(memo(b"more")));
+    });
+    assert_eq!(without_price, Ok(()));
+    assert_eq!(changed(|all| all[0] = limit(400_001)), too_many);
     for (data, reason) in [
         (vec![], &reason::SMART_WALLET_MALFORMED_COMPUTE_BUDGET),
         (vec![2, 1], &reason::SMART_WALLET_MALFORMED_COMPUTE_LIMIT),
