@@ -29,7 +29,7 @@ use crate::mint;
 use crate::read::{self, Account, Answer, InContext, Inquiry};
 use crate::rpc::{self, Heads};
 use crate::status::{self, Horizon};
-use crate::transaction::Wire;
+use crate::transaction::{Ours, Wire};
 
 /// A key that signs transactions, wherever it lives.
 pub type Signer = Arc<dyn solana_signer::Signer + Send + Sync>;
@@ -71,6 +71,9 @@ pub struct SolanaConfig {
     pub commitment: Commitment,
     /// The wallets that may pay although they are programs. Without it none: a payment is a transfer that its payer signs.
     pub smart_wallets: Option<SmartWallets>,
+    /// Whether Lighthouse's assertions may be about a fee payer, as some wallets write them. The runtime hands that program an
+    /// account that signs and can be written to: say yes only as long as you trust whoever can change it.
+    pub guards_of_fee_payers: bool,
     /// The most compute units that a payment may ask for.
     pub compute_units_max: u32,
     /// The most that is paid for a compute unit, in millionths of a lamport. With `compute_units_max` it bounds what a
@@ -94,6 +97,7 @@ impl SolanaConfig {
             fee_payers,
             commitment: Commitment::Confirmed,
             smart_wallets: None,
+            guards_of_fee_payers: false,
             // A transfer takes under 10,000, with a memo and guards under 100,000. The specification's limit for wallets that
             // are programs.
             compute_units_max: 400_000,
@@ -160,7 +164,7 @@ pub struct Partial {
 /// Whose turn it is to be told to buyers: the fee payers that can pay.
 #[derive(Debug)]
 pub(crate) struct Rota {
-    pub(crate) fee_payers: Vec<Pubkey>,
+    pub(crate) ours: Ours,
     /// One bit for each fee payer that was found without money. More than 64 are never left out.
     poor: std::sync::atomic::AtomicU64,
     next: AtomicUsize,
@@ -173,11 +177,12 @@ impl Rota {
             self.next.fetch_add(1, Ordering::Relaxed),
             self.poor.load(Ordering::Relaxed),
         );
-        let count = self.fee_payers.len();
+        let fee_payers = &self.ours.fee_payers;
+        let count = fee_payers.len();
         let in_turn = (0..count).map(|step| start.wrapping_add(step) % count);
         let is_poor = |at: &usize| *at < 64 && poor >> at & 1 == 1;
         let mut rich = in_turn.clone().filter(|at| !is_poor(at));
-        self.fee_payers.get(rich.next().or(in_turn.clone().next())?)
+        fee_payers.get(rich.next().or(in_turn.clone().next())?)
     }
 
     fn set_poor(&self, at: usize, is_poor: bool) {
@@ -245,7 +250,10 @@ impl Solana {
                 .map(|key| LaneId::new(&key.to_string()))
                 .collect(),
             rota: Arc::new(Rota {
-                fee_payers,
+                ours: Ours {
+                    fee_payers,
+                    may_be_guarded: config.guards_of_fee_payers,
+                },
                 poor: 0.into(),
                 next: AtomicUsize::new(0),
             }),
@@ -329,7 +337,7 @@ impl Chain for Solana {
             return Err(Fault::new(FaultKind::Internal, what));
         };
         let signer = self.fee_payer(lane)?;
-        let (id, bytes) = wire.sign(signer.as_ref(), &self.rota.fee_payers, loaded)?;
+        let (id, bytes) = wire.sign(signer.as_ref(), &self.rota.ours, loaded)?;
         Ok(Transaction {
             id: TransactionId::new(&id.to_string()),
             lane: lane.clone(),

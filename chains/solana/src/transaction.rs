@@ -13,6 +13,8 @@ use solana_signature::Signature;
 use solana_signer::Signer;
 use solana_transaction::versioned::VersionedTransaction;
 
+use crate::instruction::is_guard;
+
 /// The longest a transaction may be: what fits one packet of IPv6 (`PACKET_DATA_SIZE` of the runtime).
 pub(crate) const SIZE_MAX: usize = 1232;
 
@@ -187,7 +189,7 @@ impl Wire {
     pub(crate) fn sign(
         &self,
         signer: &dyn Signer,
-        ours: &[Pubkey],
+        ours: &Ours,
         loaded: &[Pubkey],
     ) -> Result<(Signature, Vec<u8>), Fault> {
         let broken = |what: &str| Fault::new(FaultKind::Internal, what);
@@ -202,7 +204,7 @@ impl Wire {
         let instructions = self
             .instructions(loaded)
             .ok_or_else(|| broken("an instruction names an account that is not there"))?;
-        if mentioned(&instructions, ours).is_some() {
+        if ours.mentioned_in(&instructions).is_some() {
             return Err(broken(
                 "a transaction that mentions a fee payer of ours is never signed",
             ));
@@ -222,16 +224,23 @@ impl Wire {
     }
 }
 
-/// The first of `keys` that any instruction mentions, as its program or among its accounts.
-pub(crate) fn mentioned<'k>(
-    instructions: &[Instruction],
-    keys: &'k [Pubkey],
-) -> Option<&'k Pubkey> {
-    keys.iter().find(|key| {
-        instructions
-            .iter()
-            .any(|instruction| instruction.program == **key || instruction.accounts.contains(key))
-    })
+/// The accounts of ours that no instruction may mention.
+#[derive(Debug)]
+pub(crate) struct Ours {
+    pub(crate) fee_payers: Vec<Pubkey>,
+    /// Whether Lighthouse's assertions may, all the same.
+    pub(crate) may_be_guarded: bool,
+}
+
+impl Ours {
+    /// The first of them that any instruction mentions, as its program or among its accounts.
+    pub(crate) fn mentioned_in(&self, instructions: &[Instruction]) -> Option<&Pubkey> {
+        let spared = |found: &&Instruction| self.may_be_guarded && is_guard(found);
+        self.fee_payers.iter().find(|key| {
+            let mut held = instructions.iter().filter(|found| !spared(found));
+            held.any(|found| found.program == **key || found.accounts.contains(key))
+        })
+    }
 }
 
 impl fmt::Debug for Wire {

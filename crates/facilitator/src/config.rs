@@ -226,6 +226,9 @@ pub struct SolanaNetwork {
     pub max_compute_units: Option<u32>,
     /// The most that is paid for a compute unit, in millionths of a lamport.
     pub max_compute_unit_price: Option<u64>,
+    /// Whether Lighthouse's assertions may be about a fee payer, as some wallets write them.
+    #[serde(default)]
+    pub guards_of_fee_payers: bool,
     /// The wallets that may pay although they are programs. Without this table, even an empty one, none.
     pub smart_wallets: Option<SmartWallets>,
     /// How old the newest block may be, in seconds, before the nodes count as stuck.

@@ -2,11 +2,10 @@
 //! nothing but memos and assertions.
 
 use quittance_core::{Reason, Rejection};
-use solana_pubkey::Pubkey;
 
 use super::reason;
 use crate::instruction::{MEMO, Transfer, compute_unit_limit, compute_unit_price, is_guard, memo};
-use crate::transaction::{Instruction, Wire, mentioned};
+use crate::transaction::{Instruction, Ours, Wire};
 
 /// How few instructions a payment can have: limit, price, transfer.
 const INSTRUCTIONS_MIN: usize = 3;
@@ -40,7 +39,7 @@ pub(crate) struct Memos(Vec<Option<String>>);
 
 impl Layout {
     /// Reads the form of a transaction, and rejects what an account of ours is in, apart from paying the fee.
-    pub(crate) fn read(wire: &Wire, ours: &[Pubkey], caps: Caps) -> Result<Self, Rejection> {
+    pub(crate) fn read(wire: &Wire, ours: &Ours, caps: Caps) -> Result<Self, Rejection> {
         if !wire.lookups().is_empty() {
             return Err(reason::ALT_RESOLUTION_NOT_AVAILABLE.into());
         }
@@ -64,10 +63,10 @@ impl Layout {
         let transfer = Transfer::read(transfer).ok_or(reason::NO_TRANSFER)?;
         // Only now: a smart wallet's transaction, which fails before this, has limits of its own.
         caps.check(units, price)?;
-        if ours.contains(&transfer.authority) {
+        if ours.fee_payers.contains(&transfer.authority) {
             return Err(reason::FEE_PAYER_TRANSFERRING_FUNDS.into());
         }
-        if let Some(key) = mentioned(&instructions, ours) {
+        if let Some(key) = ours.mentioned_in(&instructions) {
             let detail = format!("an instruction mentions the fee payer {key}");
             return Err(Rejection::new(reason::FEE_PAYER_IN_INSTRUCTION, detail));
         }

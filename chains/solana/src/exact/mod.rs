@@ -170,7 +170,7 @@ impl Exact {
             .fee_payer
             .as_deref()
             .ok_or(reason::MISSING_FEE_PAYER)?;
-        let ours = self.rota.fee_payers.iter();
+        let ours = self.rota.ours.fee_payers.iter();
         let found = ours.copied().find(|key| key.to_string() == named);
         found.ok_or_else(|| reason::FEE_PAYER_NOT_MANAGED.into())
     }
@@ -185,7 +185,7 @@ impl Exact {
         amount: Amount,
         extra: &Extra,
     ) -> Result<(Path, Option<Rejection>), Rejection> {
-        let ours = &self.rota.fee_payers;
+        let ours = &self.rota.ours;
         let memo = extra.memo.as_deref();
         let refused = match Layout::read(wire, ours, self.caps) {
             Ok(Layout { transfer, memos }) => {

@@ -219,7 +219,7 @@ impl ExactPayment {
         })?;
         let instructions = self.wire.instructions(&loaded);
         let instructions = instructions.ok_or(reason::COULD_NOT_BE_DECODED)?;
-        check_isolated(&instructions, &self.rota.fee_payers)?;
+        check_isolated(&instructions, &self.rota.ours)?;
         Ok(loaded)
     }
 
@@ -263,7 +263,7 @@ impl ExactPayment {
             token: &self.token,
             pay_to: &self.pay_to,
             amount: self.facts.amount,
-            ours: &self.rota.fee_payers,
+            ours: &self.rota.ours.fee_payers,
             wallets,
         }
     }

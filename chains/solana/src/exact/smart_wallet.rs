@@ -15,7 +15,7 @@ use crate::instruction::{
     compute_unit_price, is_guard,
 };
 use crate::known::Token;
-use crate::transaction::{Instruction, Wire, mentioned};
+use crate::transaction::{Instruction, Ours, Wire};
 
 /// How many lookup tables a payment may use. Wallets use one or two; each is up to eight kilobytes to be fetched.
 const TABLES_MAX: usize = 4;
@@ -82,7 +82,7 @@ impl Form {
     /// before lookup tables are read.
     pub(super) fn read(
         wire: &Wire,
-        ours: &[Pubkey],
+        ours: &Ours,
         allowed: &SmartWallets,
     ) -> Result<Self, Rejection> {
         let instructions = wire.instructions_shown();
@@ -113,11 +113,8 @@ impl Form {
 }
 
 /// Whether nothing of ours is in any of these instructions, neither as a program nor among the accounts.
-pub(super) fn check_isolated(
-    instructions: &[Instruction],
-    ours: &[Pubkey],
-) -> Result<(), Rejection> {
-    mentioned(instructions, ours).map_or(Ok(()), |key| {
+pub(super) fn check_isolated(instructions: &[Instruction], ours: &Ours) -> Result<(), Rejection> {
+    ours.mentioned_in(instructions).map_or(Ok(()), |key| {
         let detail = format!("an instruction mentions the fee payer {key}");
         Err(Rejection::new(
             reason::SMART_WALLET_FEE_PAYER_NOT_ISOLATED,

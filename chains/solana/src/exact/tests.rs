@@ -657,6 +657,25 @@ fn guards_may_stand_anywhere_as_long_as_they_are_few_and_only_assert() {
     assert_eq!(told(&with(3, empty)), rejected(&reason::UNKNOWN_FOURTH));
 }
 
+/// attacks.md 102: some wallets guard the fee payer too. The operator says whether they may.
+#[test]
+fn guards_of_a_fee_payer_are_taken_only_where_the_operator_says_so() {
+    let ours = ours()[0].pubkey();
+    let said =
+        |instructions: &[Instruction]| verdict_of(&Exact::new(guarded()), &request(instructions));
+    let in_instruction = rejected(&reason::FEE_PAYER_IN_INSTRUCTION);
+    assert_eq!(told(&with(2, guard(4, ours))), in_instruction);
+    assert_eq!(said(&with(2, guard(4, ours))), Ok(()));
+    assert!(sign_by(guarded(), &transaction(&with(2, guard(4, ours)))).is_ok());
+    // Nothing but assertions, and nothing but guards.
+    assert_eq!(said(&with(2, guard(0, ours))), in_instruction);
+    let mut watched = memo(b"nonce");
+    watched
+        .accounts
+        .push(AccountMeta::new_readonly(ours, false));
+    assert_eq!(said(&instead(3, watched)), in_instruction);
+}
+
 /// A token account of `owner` with this program, as the chain has it.
 fn token_account(program: TokenProgram, owner: &Pubkey) -> Account {
     let mut data = vec![0; 165];
@@ -999,7 +1018,23 @@ fn the_terms_of_the_request_are_held_to() {
 
 /// Signs whatever it is given, if it can be made to.
 fn sign(transaction: &VersionedTransaction) -> Result<(), quittance_core::Fault> {
-    let chain = solana();
+    sign_by(solana(), transaction)
+}
+
+/// A cluster where Lighthouse's assertions may be about fee payers.
+fn guarded() -> &'static Solana {
+    static SOLANA: LazyLock<Solana> = LazyLock::new(|| {
+        let mut config = cluster().config().clone();
+        config.guards_of_fee_payers = true;
+        Solana::new(config).unwrap()
+    });
+    &SOLANA
+}
+
+fn sign_by(
+    chain: &Solana,
+    transaction: &VersionedTransaction,
+) -> Result<(), quittance_core::Fault> {
     let Ok(wire) = Wire::of(transaction.clone()) else {
         return Err(quittance_core::Fault::new(
             quittance_core::FaultKind::Internal,
@@ -1088,6 +1123,22 @@ proptest! {
             false => sign(&v0_transaction(&instructions)),
         };
         prop_assert_eq!(signed.is_ok(), !mentioned);
+    }
+
+    /// attacks.md 102.
+    #[test]
+    fn where_guards_may_mention_a_fee_payer_nothing_else_may(
+        instructions in prop::collection::vec(any_instruction(), 0..6),
+    ) {
+        let ours = ours().map(|key| key.pubkey());
+        let is_guard = |found: &Instruction| {
+            found.program_id == LIGHTHOUSE && found.data.first().is_some_and(|kind| (2..=16).contains(kind))
+        };
+        let mentions = |found: &Instruction| {
+            ours.contains(&found.program_id) || found.accounts.iter().any(|meta| ours.contains(&meta.pubkey))
+        };
+        let held = instructions.iter().any(|found| !is_guard(found) && mentions(found));
+        prop_assert_eq!(sign_by(guarded(), &transaction(&instructions)).is_ok(), !held);
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub(super) fn chain(
     config.tokens = tokens?;
     config.commitment = entry.commitment.into();
     config.smart_wallets = smart_wallets?;
+    config.guards_of_fee_payers = entry.guards_of_fee_payers;
     config.head_age_max = head_age_max?.unwrap_or(config.head_age_max);
     if let Some(genesis) = &entry.genesis {
         config.genesis.clone_from(genesis);
