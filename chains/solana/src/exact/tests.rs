@@ -668,7 +668,7 @@ fn guards_of_a_fee_payer_are_taken_only_where_the_operator_says_so() {
     assert_eq!(said(&with(2, guard(4, ours))), Ok(()));
     assert!(sign_by(guarded(), &transaction(&with(2, guard(4, ours)))).is_ok());
     // Nothing but assertions, and nothing but guards.
-    assert_eq!(said(&with(2, guard(0, ours))), in_instruction);
+    assert_eq!(said(&with(4, guard(0, ours))), in_instruction);
     let mut watched = memo(b"nonce");
     watched
         .accounts
