@@ -1,4 +1,4 @@
-//! What payments cost: every case of `quittance bench`, and the service under load.
+//! What payments cost: every case of `quittance bench`, the service under load, and settling on Solana.
 //!
 //! `cargo bench -p quittance-benches`, or a part of it: `... -- service`.
 #![allow(
@@ -7,8 +7,16 @@
     reason = "a benchmark that cannot go on stops"
 )]
 
+use std::time::{Duration, Instant};
+
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use futures_util::future::join_all;
 use quittance_benches::Service;
+use quittance_core::wire::SettleResponse;
+use quittance_core::{Facilitator, PaymentRequest};
+use quittance_engine::Engine;
+use quittance_solana::TokenProgram;
+use quittance_tests::solana::Setting;
 use tokio::runtime::Runtime;
 
 /// Payments per second offline.
@@ -41,5 +49,40 @@ fn service(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, offline, service);
+/// Payments settled per second on a local Solana cluster with blocks every 400 milliseconds, as on mainnet, all handed in at once and
+/// paid for by one fee payer.
+fn settle(criterion: &mut Criterion) {
+    const SLOT: Duration = Duration::from_millis(400);
+    let runtime = Runtime::new().unwrap();
+    let (setting, engine) = runtime.block_on(async {
+        let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
+        let engine = setting.engine(Duration::from_secs(60)).await;
+        (setting, engine)
+    });
+    let mut group = criterion.benchmark_group("settle on Solana, at once");
+    group.sample_size(10);
+    for payments in [1, 100, 500] {
+        group.throughput(Throughput::Elements(payments as u64));
+        group.bench_function(BenchmarkId::from_parameter(payments), |bencher| {
+            bencher.iter_custom(|rounds| {
+                let all = (0..rounds).map(|_| {
+                    let requests = runtime.block_on(setting.requests(payments));
+                    runtime.block_on(settle_all(&engine, &requests))
+                });
+                all.sum()
+            });
+        });
+    }
+}
+
+async fn settle_all(engine: &Engine, requests: &[PaymentRequest]) -> Duration {
+    let began = Instant::now();
+    let answers = join_all(requests.iter().map(|request| engine.settle(request))).await;
+    let took = began.elapsed();
+    let settled = |answer: &Result<SettleResponse, _>| answer.as_ref().is_ok_and(|it| it.success);
+    assert!(answers.iter().all(settled), "a payment was not settled");
+    took
+}
+
+criterion_group!(benches, offline, service, settle);
 criterion_main!(benches);
