@@ -27,7 +27,7 @@ use solana_signature::Signature;
 use self::layout::{Caps, Layout};
 pub use self::offer::ExactOffer;
 pub use self::payer::ExactPayer;
-use self::payment::{ExactPayment, Path};
+use self::payment::{Due, ExactPayment, Path};
 use self::smart_wallet::Form;
 pub use self::smart_wallet::SmartWallets;
 use crate::chain::{Rota, Solana};
@@ -148,14 +148,19 @@ impl Scheme<Solana> for Exact {
             return Err(reason::FEE_PAYER_MISMATCH.into());
         }
         check_our_place(&wire)?;
-        let (path, objection) = self.path(&wire, token, pay_to, terms.amount, &extra)?;
+        let due = Due {
+            token: token.clone(),
+            pay_to,
+            destination: token.account_of(&pay_to),
+            amount: terms.amount,
+        };
+        let (path, objection) = self.path(&wire, &due, extra.memo.as_deref())?;
         Ok(Box::new(ExactPayment {
-            facts: self.facts(&wire, path.signer(), pay_to, mint, terms.amount, now),
+            facts: self.facts(&wire, path.signer(), &due, now),
             lane: LaneId::new(&fee_payer.to_string()),
             rota: Arc::clone(&self.rota),
-            token: token.clone(),
             claims: claims(&wire),
-            pay_to,
+            due,
             path,
             objection,
             wire,
@@ -180,16 +185,13 @@ impl Exact {
     fn path(
         &self,
         wire: &Wire,
-        token: &Token,
-        pay_to: Pubkey,
-        amount: Amount,
-        extra: &Extra,
+        due: &Due,
+        memo: Option<&str>,
     ) -> Result<(Path, Option<Rejection>), Rejection> {
         let ours = &self.rota.ours;
-        let memo = extra.memo.as_deref();
         let refused = match Layout::read(wire, ours, self.caps) {
             Ok(Layout { transfer, memos }) => {
-                let objection = check_transfer(&transfer, token, pay_to, amount)
+                let objection = check_transfer(&transfer, due)
                     .and_then(|()| memos.check(memo))
                     .err();
                 return Ok((Path::Static(transfer), objection));
@@ -203,27 +205,21 @@ impl Exact {
             return Err(refused);
         }
         let Form { signer, memos } = Form::read(wire, ours, allowed)?;
-        let objection = check_amount(amount).and_then(|()| memos.check(memo)).err();
+        let objection = check_amount(due.amount)
+            .and_then(|()| memos.check(memo))
+            .err();
         let wallets = allowed.programs.clone();
         Ok((Path::SmartWallet { signer, wallets }, objection))
     }
 
-    fn facts(
-        &self,
-        wire: &Wire,
-        signer: &Pubkey,
-        pay_to: Pubkey,
-        mint: Pubkey,
-        amount: Amount,
-        now: Timestamp,
-    ) -> Facts {
+    fn facts(&self, wire: &Wire, signer: &Pubkey, due: &Due, now: Timestamp) -> Facts {
         Facts {
             // The runtime includes a message once, whatever its signatures are.
             id: PaymentId::of(&[b"exact svm", self.network.id().as_bytes(), wire.message()]),
             payer: signer.to_string(),
-            pay_to: pay_to.to_string(),
-            asset: mint.to_string(),
-            amount,
+            pay_to: due.pay_to.to_string(),
+            asset: due.token.mint.to_string(),
+            amount: due.amount,
             expires: now.plus_secs(LIFETIME_SECS),
         }
     }
@@ -283,12 +279,13 @@ fn claims(wire: &Wire) -> Vec<SignatureClaim> {
 }
 
 /// The checks of a transfer in the transaction itself, in the reference implementation's order.
-fn check_transfer(
-    transfer: &Transfer,
-    token: &Token,
-    pay_to: Pubkey,
-    amount: Amount,
-) -> Result<(), Rejection> {
+fn check_transfer(transfer: &Transfer, due: &Due) -> Result<(), Rejection> {
+    let Due {
+        token,
+        pay_to,
+        destination,
+        amount,
+    } = due;
     if transfer.mint != token.mint {
         return Err(reason::MINT_MISMATCH.into());
     }
@@ -300,18 +297,18 @@ fn check_transfer(
         let detail = format!("the asset has {} decimal places", token.decimals);
         return Err(Rejection::new(reason::MINT_MISMATCH, detail));
     }
-    if transfer.destination != token.account_of(&pay_to) {
+    if transfer.destination != *destination {
         return Err(reason::RECIPIENT_MISMATCH.into());
     }
-    if transfer.authority == pay_to || transfer.source == transfer.destination {
+    if transfer.authority == *pay_to || transfer.source == transfer.destination {
         let detail = "the payer pays itself";
         return Err(Rejection::new(Reason::INVALID_PAYMENT_REQUIREMENTS, detail));
     }
-    if Amount::from(transfer.amount) != amount {
+    if Amount::from(transfer.amount) != *amount {
         let detail = format!("transfers {}, required {amount}", transfer.amount);
         return Err(Rejection::new(reason::AMOUNT_MISMATCH, detail));
     }
-    check_amount(amount)
+    check_amount(*amount)
 }
 
 fn check_amount(amount: Amount) -> Result<(), Rejection> {

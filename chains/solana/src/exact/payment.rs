@@ -24,13 +24,22 @@ pub(super) struct ExactPayment {
     pub(super) wire: Wire,
     pub(super) lane: LaneId,
     pub(super) rota: Arc<Rota>,
-    pub(super) token: Token,
-    pub(super) pay_to: Pubkey,
+    pub(super) due: Due,
     pub(super) claims: Vec<SignatureClaim>,
     pub(super) path: Path,
     /// The first check after the signatures that failed. It is told only once the signatures are known to hold, because
     /// what somebody else wrote is nobody's verdict.
     pub(super) objection: Option<Rejection>,
+}
+
+/// What is to be paid.
+#[derive(Debug)]
+pub(super) struct Due {
+    pub(super) token: Token,
+    pub(super) pay_to: Pubkey,
+    /// The recipient's token account. Found once: to derive its address takes microseconds.
+    pub(super) destination: Pubkey,
+    pub(super) amount: Amount,
 }
 
 /// In which way a transaction pays (specification, section 3).
@@ -143,8 +152,7 @@ impl Payment<Solana> for ExactPayment {
 /// What both paths ask.
 impl ExactPayment {
     fn inquiry(&self) -> Inquiry {
-        let destination = self.token.account_of(&self.pay_to);
-        let mut accounts = vec![self.token.mint, destination];
+        let mut accounts = vec![self.due.token.mint, self.due.destination];
         match &self.path {
             Path::Static(transfer) => accounts.push(transfer.source),
             Path::SmartWallet { .. } => {
@@ -160,9 +168,10 @@ impl ExactPayment {
 
     /// Whether the token and the recipient's account are what they seem to be.
     fn check_token(&self, answer: &Answer) -> Result<(), Rejection> {
-        let program = self.token.program;
+        let token = &self.due.token;
+        let program = token.program;
         let mint = account(answer, asked::MINT).ok_or(reason::MINT_MISMATCH)?;
-        mint::judge(mint, program, &self.token.allowed)
+        mint::judge(mint, program, &token.allowed)
             .map_err(|problem| Rejection::new(reason::MINT_NOT_ALLOWED, problem))?;
         let Some(destination) = account(answer, asked::DESTINATION) else {
             let detail =
@@ -170,7 +179,7 @@ impl ExactPayment {
             return Err(Rejection::new(reason::RECEIVER_ACCOUNT_NOT_FOUND, detail));
         };
         // SPL Token lets an owner give an associated account away; its address stays.
-        if mint::owner_of(destination, program) != Some(self.pay_to) {
+        if mint::owner_of(destination, program) != Some(self.due.pay_to) {
             let detail = "the recipient's token account belongs to somebody else";
             return Err(Rejection::new(reason::RECIPIENT_MISMATCH, detail));
         }
@@ -182,7 +191,7 @@ impl ExactPayment {
 impl ExactPayment {
     fn check_static(&self, transfer: &Transfer, answer: &Answer) -> Result<(), Rejection> {
         let source = account(answer, asked::SOURCE);
-        let owner = source.and_then(|source| mint::owner_of(source, self.token.program));
+        let owner = source.and_then(|source| mint::owner_of(source, self.due.token.program));
         if owner.is_some_and(|owner| owner != transfer.authority) {
             let detail = "the money is not the signer's own";
             return Err(Rejection::new(reason::SIGNATURE_INVALID, detail));
@@ -260,9 +269,7 @@ impl ExactPayment {
             Path::Static(_) => &[],
         };
         Outcome {
-            token: &self.token,
-            pay_to: &self.pay_to,
-            amount: self.facts.amount,
+            due: &self.due,
             ours: &self.rota.ours.fee_payers,
             wallets,
         }

@@ -8,13 +8,13 @@ use quittance_core::{Amount, Rejection};
 use solana_pubkey::Pubkey;
 
 use super::layout::{GUARDS_MAX, Memos, SIGNERS};
+use super::payment::Due;
 use super::reason;
 use crate::evidence::{Caller, Evidence, TokenCall, token_calls};
 use crate::instruction::{
     self, COMPUTE_BUDGET, MEMO, TOKEN, TOKEN_2022, Transfer, compute_unit_limit,
     compute_unit_price, is_guard,
 };
-use crate::known::Token;
 use crate::transaction::{Instruction, Ours, Wire};
 
 /// How many lookup tables a payment may use. Wallets use one or two; each is up to eight kilobytes to be fetched.
@@ -224,9 +224,7 @@ fn check_budget(instructions: &[Instruction], allowed: &SmartWallets) -> Result<
 
 /// What a transaction must bring about.
 pub(super) struct Outcome<'a> {
-    pub(super) token: &'a Token,
-    pub(super) pay_to: &'a Pubkey,
-    pub(super) amount: Amount,
+    pub(super) due: &'a Due,
     /// The fee payers, who must have no part in it.
     pub(super) ours: &'a [Pubkey],
     /// The programs that may make the transfer.
@@ -248,8 +246,8 @@ impl Outcome<'_> {
         loaded: &[Pubkey],
         evidence: &Evidence,
     ) -> Result<Option<Transfer>, Rejection> {
-        let destination = self.token.account_of(self.pay_to);
-        let mint = self.token.mint.to_string();
+        let destination = &self.due.destination;
+        let mint = self.due.token.mint.to_string();
         let mismatch =
             |detail: &str| Rejection::new(reason::SMART_WALLET_TRANSFER_MISMATCH, detail);
         let calls = evidence.calls.as_ref().map(|calls| {
@@ -257,14 +255,14 @@ impl Outcome<'_> {
             token_calls(wire, loaded, calls).ok_or_else(|| mismatch(nowhere))
         });
         let transfer = match calls.transpose()? {
-            Some(calls) => Some(self.only(&destination, &calls)?),
+            Some(calls) => Some(self.only(&calls)?),
             None if evidence.balances.is_some() => None,
             None => return Err(reason::SMART_WALLET_NO_TRANSFER.into()),
         };
         if evidence.balances.is_some() {
-            let received = evidence.received(wire, loaded, &destination, &mint);
+            let received = evidence.received(wire, loaded, destination, &mint);
             let received = received.unwrap_or_default();
-            if Amount::from(received) < self.amount {
+            if Amount::from(received) < self.due.amount {
                 let detail = format!("the recipient's balance rises by {received}");
                 return Err(mismatch(&detail));
             }
@@ -273,11 +271,7 @@ impl Outcome<'_> {
     }
 
     /// The only transfer to the recipient's account, where nothing else happens to that.
-    fn only(
-        &self,
-        destination: &Pubkey,
-        calls: &[(Caller, TokenCall)],
-    ) -> Result<Transfer, Rejection> {
+    fn only(&self, calls: &[(Caller, TokenCall)]) -> Result<Transfer, Rejection> {
         if calls.is_empty() {
             return Err(reason::SMART_WALLET_NO_TRANSFER.into());
         }
@@ -287,7 +281,7 @@ impl Outcome<'_> {
         }
         let mut matching = calls
             .iter()
-            .filter_map(|(caller, call)| Some((caller, self.matching(call, destination)?)));
+            .filter_map(|(caller, call)| Some((caller, self.matching(call)?)));
         let Some((caller, transfer)) = matching.next() else {
             return Err(reason::SMART_WALLET_TRANSFER_MISMATCH.into());
         };
@@ -296,11 +290,11 @@ impl Outcome<'_> {
         }
         let mismatch =
             |detail: &str| Rejection::new(reason::SMART_WALLET_TRANSFER_MISMATCH, detail);
-        if involves(destination) > 1 {
+        if involves(&self.due.destination) > 1 {
             let detail = "something else happens to the recipient's account";
             return Err(mismatch(detail));
         }
-        if transfer.authority == *self.pay_to {
+        if transfer.authority == self.due.pay_to {
             return Err(mismatch("the payer pays itself"));
         }
         self.check_caller(caller)?;
@@ -320,16 +314,22 @@ impl Outcome<'_> {
         Err(Rejection::new(reason, detail))
     }
 
-    fn matching<'c>(&self, call: &'c TokenCall, destination: &Pubkey) -> Option<&'c Transfer> {
+    fn matching<'c>(&self, call: &'c TokenCall) -> Option<&'c Transfer> {
         let TokenCall::Transfer(transfer) = call else {
             return None;
         };
-        let matches = transfer.program == self.token.program.id()
-            && transfer.mint == self.token.mint
-            && transfer.decimals == self.token.decimals
+        let Due {
+            token,
+            destination,
+            amount,
+            ..
+        } = self.due;
+        let matches = transfer.program == token.program.id()
+            && transfer.mint == token.mint
+            && transfer.decimals == token.decimals
             && transfer.destination == *destination
             && transfer.source != *destination
-            && Amount::from(transfer.amount) >= self.amount;
+            && Amount::from(transfer.amount) >= *amount;
         matches.then_some(transfer)
     }
 }
