@@ -107,93 +107,110 @@ impl Scheme<Evm> for AtLeast {
         request: &PaymentRequest,
         now: Timestamp,
     ) -> Result<Box<dyn Payment<Evm>>, Refusal> {
-        let terms = &request.terms;
-        if request.accepted.scheme != terms.scheme || request.accepted.network != terms.network {
+        let (token, pay_to) = self.terms(request)?;
+        let Payload {
+            signature,
+            authorization,
+        } = request.payload.read("paymentPayload.payload")?;
+        let signature = signature.as_ref().try_into();
+        let signature: [u8; 65] = signature.map_err(|_| Rejection::from(SIGNATURE))?;
+        authorization.check(pay_to, request.terms.amount, now)?;
+        let transfer = authorization.transfer();
+        Ok(Box::new(AtLeastPayment {
+            facts: self.facts(token, &authorization),
+            token: token.address,
+            signature,
+            claim: [SignatureClaim::Secp256k1 {
+                digest: transfer.eip712_signing_hash(&self.domain(token)).0,
+                signature,
+                address: authorization.from.into_array(),
+            }],
+            transfer,
+        }))
+    }
+}
+
+impl AtLeast {
+    /// In which token who is to be paid.
+    fn terms(&self, request: &PaymentRequest) -> Result<(&Token, Address), Refusal> {
+        let PaymentRequest {
+            terms, accepted, ..
+        } = request;
+        if accepted.scheme != terms.scheme || accepted.network != terms.network {
             return Err(Reason::INVALID_PAYMENT_REQUIREMENTS.into());
         }
         let address = |field, text: &str| {
             text.parse::<Address>()
                 .map_err(|error| Malformed::new(field, error))
         };
-        let token = address("paymentRequirements.asset", &terms.asset)?;
+        let asset = address("paymentRequirements.asset", &terms.asset)?;
         let pay_to = address("paymentRequirements.payTo", &terms.pay_to)?;
-        let known = self
-            .tokens
-            .iter()
-            .find(|known| known.address == token)
-            .ok_or(Reason::UNSUPPORTED_ASSET)?;
+        let token = self.tokens.iter().find(|token| token.address == asset);
+        Ok((token.ok_or(Reason::UNSUPPORTED_ASSET)?, pay_to))
+    }
 
-        let Payload {
-            signature,
-            authorization,
-        } = request.payload.read("paymentPayload.payload")?;
-        let signature: [u8; 65] = signature
-            .as_ref()
-            .try_into()
-            .map_err(|_| Rejection::from(SIGNATURE))?;
+    fn domain(&self, token: &Token) -> Eip712Domain {
+        Eip712Domain::new(
+            Some(token.name.clone().into()),
+            Some(token.version.clone().into()),
+            Some(U256::from(self.chain_id)),
+            Some(token.address),
+            None,
+        )
+    }
+
+    fn facts(&self, token: &Token, authorization: &Authorization) -> Facts {
         let Authorization {
             from,
             to,
             value,
-            valid_after,
             valid_before,
             nonce,
+            ..
         } = authorization;
-        let soon = U256::from(now.plus_secs(REMAINING_MIN_SECS).secs());
-        if to != pay_to {
-            return Err(RECIPIENT.into());
-        }
-        if value < terms.amount {
-            return Err(TOO_LITTLE.into());
-        }
-        if valid_after.units() > U256::from(now.secs()) || valid_before.units() < soon {
-            return Err(WINDOW.into());
-        }
-
-        let transfer = TransferWithAuthorization {
-            from,
-            to,
-            value: value.units(),
-            validAfter: valid_after.units(),
-            validBefore: valid_before.units(),
-            nonce,
-        };
-        let (name, version) = (known.name.clone().into(), known.version.clone().into());
-        let domain = Eip712Domain::new(
-            Some(name),
-            Some(version),
-            Some(U256::from(self.chain_id)),
-            Some(token),
-            None,
-        );
-        let digest = transfer.eip712_signing_hash(&domain).0;
-        let claim = [SignatureClaim::Secp256k1 {
-            digest,
-            signature,
-            address: from.into_array(),
-        }];
-        let facts = Facts {
+        Facts {
             // The same authorization is the same payment under whichever scheme it is presented.
             id: PaymentId::of(&[
                 b"eip3009",
                 &self.chain_id.to_be_bytes(),
-                token.as_slice(),
+                token.address.as_slice(),
                 from.as_slice(),
                 nonce.as_slice(),
             ]),
             payer: from.to_checksum(None),
             pay_to: to.to_checksum(None),
-            asset: token.to_checksum(None),
-            amount: value,
+            asset: token.address.to_checksum(None),
+            amount: *value,
             expires: Timestamp::from_secs(valid_before.units().try_into().unwrap_or(u64::MAX)),
-        };
-        Ok(Box::new(AtLeastPayment {
-            facts,
-            token,
-            transfer,
-            signature,
-            claim,
-        }))
+        }
+    }
+}
+
+impl Authorization {
+    /// Whether it pays whom it should, at least what it should, and now.
+    fn check(&self, pay_to: Address, amount: Amount, now: Timestamp) -> Result<(), Rejection> {
+        if self.to != pay_to {
+            return Err(RECIPIENT.into());
+        }
+        if self.value < amount {
+            return Err(TOO_LITTLE.into());
+        }
+        let soon = U256::from(now.plus_secs(REMAINING_MIN_SECS).secs());
+        if self.valid_after.units() > U256::from(now.secs()) || self.valid_before.units() < soon {
+            return Err(WINDOW.into());
+        }
+        Ok(())
+    }
+
+    fn transfer(&self) -> TransferWithAuthorization {
+        TransferWithAuthorization {
+            from: self.from,
+            to: self.to,
+            value: self.value.units(),
+            validAfter: self.valid_after.units(),
+            validBefore: self.valid_before.units(),
+            nonce: self.nonce,
+        }
     }
 }
 

@@ -52,6 +52,28 @@ fn with_bytes(request: &PaymentRequest, change: impl FnOnce(&mut Vec<u8>)) -> Pa
     })
 }
 
+/// A good payment spoiled in the ways that are the same on both paths.
+fn spoiled_anyhow(good: &PaymentRequest) -> Vec<(&'static str, PaymentRequest, Reason)> {
+    let stranger = Setting::account(9).address.to_string();
+    vec![
+        (
+            "another token",
+            with_terms(good, "/asset", json!(stranger)),
+            Reason::UNSUPPORTED_ASSET,
+        ),
+        (
+            "another signature",
+            with_bytes(good, |bytes| bytes[70] ^= 1),
+            reason::SIGNATURE_INVALID,
+        ),
+        (
+            "a byte too many",
+            with_bytes(good, |bytes| bytes.push(0)),
+            reason::COULD_NOT_BE_DECODED,
+        ),
+    ]
+}
+
 #[async_trait]
 impl<const TOKEN_2022: bool> SchemeFixture for Fixture<TOKEN_2022> {
     type Chain = Solana;
@@ -98,7 +120,7 @@ impl<const TOKEN_2022: bool> SchemeFixture for Fixture<TOKEN_2022> {
         });
         let mut nobody = self.0.requirements();
         nobody.pay_to = quittance_solana::Pubkey::new_from_array([77; 32]).to_string();
-        vec![
+        let mut spoiled = vec![
             (
                 "a payer without money",
                 quittance_tests::pay(&poor, &self.0.requirements()).await,
@@ -125,26 +147,13 @@ impl<const TOKEN_2022: bool> SchemeFixture for Fixture<TOKEN_2022> {
                 reason::RECIPIENT_MISMATCH,
             ),
             (
-                "another token",
-                with_terms(&good, "/asset", json!(stranger)),
-                Reason::UNSUPPORTED_ASSET,
-            ),
-            (
                 "another fee payer",
                 with_terms(&good, "/extra/feePayer", json!(stranger)),
                 reason::FEE_PAYER_NOT_MANAGED,
             ),
-            (
-                "another signature",
-                with_bytes(&good, |bytes| bytes[70] ^= 1),
-                reason::SIGNATURE_INVALID,
-            ),
-            (
-                "a byte too many",
-                with_bytes(&good, |bytes| bytes.push(0)),
-                reason::COULD_NOT_BE_DECODED,
-            ),
-        ]
+        ];
+        spoiled.extend(spoiled_anyhow(&good));
+        spoiled
     }
 
     async fn received(&self) -> Amount {
@@ -235,7 +244,7 @@ impl SchemeFixture for BySmartWallet {
     async fn spoiled(&self) -> Vec<(&'static str, PaymentRequest, Reason)> {
         let good = self.request().await;
         let stranger = Setting::account(9).address.to_string();
-        vec![
+        let mut spoiled = vec![
             (
                 "row 92: paid twice",
                 self.request_for(Deed::PayTwice).await,
@@ -251,22 +260,9 @@ impl SchemeFixture for BySmartWallet {
                 with_terms(&good, "/payTo", json!(stranger)),
                 reason::SMART_WALLET_TRANSFER_MISMATCH,
             ),
-            (
-                "another token",
-                with_terms(&good, "/asset", json!(stranger)),
-                Reason::UNSUPPORTED_ASSET,
-            ),
-            (
-                "another signature",
-                with_bytes(&good, |bytes| bytes[70] ^= 1),
-                reason::SIGNATURE_INVALID,
-            ),
-            (
-                "a byte too many",
-                with_bytes(&good, |bytes| bytes.push(0)),
-                reason::COULD_NOT_BE_DECODED,
-            ),
-        ]
+        ];
+        spoiled.extend(spoiled_anyhow(&good));
+        spoiled
     }
 
     async fn received(&self) -> Amount {
