@@ -24,6 +24,10 @@ use crate::watch::Sending;
 /// How many settlements may wait in one lane.
 const QUEUE_MAX: usize = 8192;
 
+/// How many of those that wait are looked at for whether they may travel along. The largest groups have some dozens; to look at
+/// all of a long queue for each transaction is work that grows with its square.
+const LOOK_AHEAD_MAX: usize = 256;
+
 /// How long a group waits for room among the transactions that are out. As long as callers wait for a settlement.
 const ROOM_WAIT: Duration = Duration::from_secs(20);
 
@@ -141,17 +145,23 @@ impl<C: Chain> Worker<C> {
             self.held.push_back(ready);
         }
         let mut group = vec![self.held.pop_front()?];
-        let mut apart = VecDeque::new();
-        while let Some(ready) = self.held.pop_front() {
+        let mut apart = Vec::new();
+        for _ in 0..LOOK_AHEAD_MAX {
+            let Some(ready) = self.held.pop_front() else {
+                break;
+            };
             let actions: Vec<&C::Action> = group.iter().map(|ready| &ready.action).collect();
             let together = !ready.job.alone && !group[0].job.alone;
             if together && chain.groups(&actions, &ready.action) {
                 group.push(ready);
             } else {
-                apart.push_back(ready);
+                apart.push(ready);
             }
         }
-        self.held = apart;
+        apart
+            .into_iter()
+            .rev()
+            .for_each(|ready| self.held.push_front(ready));
         Some(group)
     }
 

@@ -328,48 +328,15 @@ impl<C: Chain> Rail<C> {
             Follow::Live(follow) => last_word(follow, deadline).await,
             Follow::Journal(settlement) => progress_of(&settlement),
         };
-        let payer = Some(payer);
-        let failed = |reason: Reason, detail: &str, transaction: &str| {
-            let rejection = Rejection::new(reason, detail);
-            SettleResponse::failed(network, &rejection, payer.clone(), transaction)
-        };
+        let extra = where_to_ask(&id);
         let response = match progress {
-            Progress::Concluded(Outcome::Settled {
-                transaction,
-                amount,
-            }) => {
-                let transaction = transaction.as_str();
-                let now = self.clock.now();
-                let told = self.keeper.journal.tell(&id, attempt, now).await;
-                if told.map_err(Fault::from)? {
-                    let settled = SettleResponse::settled(network, payer, transaction);
-                    SettleResponse {
-                        amount: Some(amount.to_string()),
-                        ..settled
-                    }
-                } else {
-                    failed(
-                        Reason::DUPLICATE_SETTLEMENT,
-                        "somebody else was told",
-                        transaction,
-                    )
-                }
+            Progress::Concluded(outcome) => {
+                self.tell(network, payer, (id, attempt), outcome).await?
             }
-            Progress::Concluded(Outcome::Failed {
-                reason,
-                detail,
-                transaction,
-            }) => failed(
-                reason,
-                &detail,
-                transaction.as_ref().map_or("", TransactionId::as_str),
-            ),
             Progress::Sent(transaction) => {
                 let detail = "broadcast, and not decided yet: ask again with the same request";
-                failed(Reason::SETTLEMENT_PENDING, detail, transaction.as_str())
-            }
-            Progress::Concluded(Outcome::Released { fault }) => {
-                return Err(Fault::new(FaultKind::Busy, fault).into());
+                let pending = Rejection::new(Reason::SETTLEMENT_PENDING, detail);
+                SettleResponse::failed(network, &pending, Some(payer), transaction.as_str())
             }
             Progress::Released(fault) => return Err(fault.into()),
             Progress::Claiming | Progress::Waiting => {
@@ -377,10 +344,48 @@ impl<C: Chain> Rail<C> {
                 return Err(Fault::new(FaultKind::Busy, what).into());
             }
         };
-        Ok(SettleResponse {
-            extra: where_to_ask(&id),
-            ..response
-        })
+        Ok(SettleResponse { extra, ..response })
+    }
+
+    /// The answer about a settlement that is over: success, to the first who asks.
+    async fn tell(
+        &self,
+        network: &str,
+        payer: String,
+        (id, attempt): (PaymentId, u32),
+        outcome: Outcome,
+    ) -> Result<SettleResponse, FacilitatorError> {
+        let payer = Some(payer);
+        let failed = |reason: Reason, detail: &str, transaction: &str| {
+            let rejection = Rejection::new(reason, detail);
+            SettleResponse::failed(network, &rejection, payer.clone(), transaction)
+        };
+        match outcome {
+            Outcome::Settled {
+                transaction,
+                amount,
+            } => {
+                let (transaction, now) = (transaction.as_str(), self.clock.now());
+                let first = self.keeper.journal.tell(&id, attempt, now).await;
+                if !first.map_err(Fault::from)? {
+                    let detail = "somebody else was told";
+                    return Ok(failed(Reason::DUPLICATE_SETTLEMENT, detail, transaction));
+                }
+                Ok(SettleResponse {
+                    amount: Some(amount.to_string()),
+                    ..SettleResponse::settled(network, payer, transaction)
+                })
+            }
+            Outcome::Failed {
+                reason,
+                detail,
+                transaction,
+            } => {
+                let transaction = transaction.as_ref().map_or("", TransactionId::as_str);
+                Ok(failed(reason, &detail, transaction))
+            }
+            Outcome::Released { fault } => Err(Fault::new(FaultKind::Busy, fault).into()),
+        }
     }
 
     /// Concludes a job whose money moved.
