@@ -18,6 +18,7 @@ soak: $(DEVNET)/$(INSTALLED)
 	QUITTANCE_SOAK=200 cargo test -p quittance-tests --locked --test engine_faults in_any_schedule -- --nocapture
 
 # Made-up signatures by four payers against libsecp256k1's verdicts, steered by what code they reach. Outside the gate.
+# The longest input is 64 signatures of 98 bytes each, as many as the target reads.
 FUZZ_SECONDS ?= 60
 SANCOV := -sanitizer-coverage-level=4 -sanitizer-coverage-inline-8bit-counters -sanitizer-coverage-pc-table
 fuzz:

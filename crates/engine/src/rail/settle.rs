@@ -141,7 +141,7 @@ impl<C: Chain> Rail<C> {
                     }
                     (Err(rejected @ Unverified::Rejected(..)), None) => {
                         // What the chain says may come of a twin that was faster. Then the journal has better to say.
-                        if self.is_free(request, facts).await? {
+                        if let Standing::Free(_) = self.standing(request, facts).await? {
                             return Err(rejected.into());
                         }
                         continue;

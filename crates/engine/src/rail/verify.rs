@@ -168,16 +168,6 @@ impl<C: Chain> Rail<C> {
         }))
     }
 
-    /// Whether nobody has claimed the authorization, or whoever did has failed.
-    pub(super) async fn is_free(
-        &self,
-        request: &PaymentRequest,
-        facts: &Facts,
-    ) -> Result<bool, Fault> {
-        let standing = self.standing(request, facts).await?;
-        Ok(matches!(standing, Standing::Free(_)))
-    }
-
     /// Asks the chain until the payment is content.
     pub(super) async fn check<'a>(
         &self,
