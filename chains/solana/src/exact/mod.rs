@@ -49,7 +49,7 @@ pub struct Exact {
     tokens: Vec<Token>,
     rota: Arc<Rota>,
     caps: Caps,
-    smart_wallets: Option<SmartWallets>,
+    smart_wallets: Option<Arc<SmartWallets>>,
 }
 
 impl Exact {
@@ -64,7 +64,7 @@ impl Exact {
                 compute_units: config.compute_units_max,
                 compute_unit_price: config.compute_unit_price_max,
             },
-            smart_wallets: config.smart_wallets.clone(),
+            smart_wallets: config.smart_wallets.clone().map(Arc::new),
         }
     }
 }
@@ -208,8 +208,8 @@ impl Exact {
         let objection = check_amount(due.amount)
             .and_then(|()| memos.check(memo))
             .err();
-        let wallets = allowed.programs.clone();
-        Ok((Path::SmartWallet { signer, wallets }, objection))
+        let allowed = Arc::clone(allowed);
+        Ok((Path::SmartWallet { signer, allowed }, objection))
     }
 
     fn facts(&self, wire: &Wire, signer: &Pubkey, due: &Due, now: Timestamp) -> Facts {

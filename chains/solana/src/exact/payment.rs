@@ -8,7 +8,7 @@ use quittance_core::{
 use solana_pubkey::Pubkey;
 
 use super::reason;
-use super::smart_wallet::{Outcome, check_isolated};
+use super::smart_wallet::{Outcome, SmartWallets, check_isolated};
 use crate::chain::{Partial, Rota, Solana};
 use crate::evidence::Evidence;
 use crate::instruction::Transfer;
@@ -50,8 +50,8 @@ pub(super) enum Path {
     SmartWallet {
         /// Who signs for the wallet.
         signer: Pubkey,
-        /// The programs that may make the transfer.
-        wallets: Vec<Pubkey>,
+        /// Which wallets may make the transfer.
+        allowed: Arc<SmartWallets>,
     },
 }
 
@@ -265,7 +265,7 @@ impl ExactPayment {
 
     fn outcome(&self) -> Outcome<'_> {
         let wallets = match &self.path {
-            Path::SmartWallet { wallets, .. } => wallets.as_slice(),
+            Path::SmartWallet { allowed, .. } => allowed.programs.as_slice(),
             Path::Static(_) => &[],
         };
         Outcome {
