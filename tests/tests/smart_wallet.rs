@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use quittance_core::wire::VerifyResponse;
-use quittance_core::{Amount, Facilitator, Facts, Network, PaymentRequest, Reason, Rejection};
+use quittance_core::{
+    Amount, Facilitator, FacilitatorError, Facts, Network, PaymentRequest, Reason, Rejection,
+};
 use quittance_engine::{Engine, EngineBuilder, Policy};
 use quittance_solana::{Keypair, Pubkey, SmartWallets, TokenProgram, reason};
 use quittance_tests::proxy::Fate;
@@ -230,6 +232,25 @@ async fn accounts_of_megabytes_that_pass_for_tables_are_a_verdict_and_spoil_noth
         Some(reason::ALT_RESOLUTION_FAILED.code())
     );
     assert!(good.unwrap().is_valid);
+}
+
+/// The defect: whatever a node did not understand was told as what is wrong with the payment, where it had a lookup table.
+#[tokio::test]
+async fn a_node_that_does_not_understand_the_question_is_at_fault_and_not_the_payment() {
+    let scene = Scene::new(TokenProgram::SplToken).await;
+    let pays = scene.pay(Deed::Pay);
+    let addresses: Vec<Pubkey> = pays.accounts.iter().map(|account| account.pubkey).collect();
+    let table = wallet::lookup_table(&scene.setting.local, &addresses).await;
+    let tables = std::slice::from_ref(&table);
+    let request = wallet::request(&scene.setting, &scene.owner, &pays, tables).await;
+    let unknown = Fate::Error(-32602, "Invalid params: unknown field `innerInstructions`");
+    scene.setting.node.breaks("simulateTransaction", unknown, 1);
+    let answer = scene.engine.verify(&request).await;
+    assert!(
+        matches!(answer, Err(FacilitatorError::Fault(_))),
+        "{answer:?}"
+    );
+    assert!(scene.engine.verify(&request).await.unwrap().is_valid);
 }
 
 /// attacks.md 92.

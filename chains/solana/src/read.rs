@@ -272,11 +272,16 @@ async fn simulation_of(
 }
 
 /// Whether a node says of a transaction that it cannot take from lookup tables what it wants. Nodes look for that before they try
-/// it, and answer as to a question that makes no sense; what else such an answer may mean was checked here.
+/// it, and answer as to a question that makes no sense, but that they name the transaction; what else they may find wrong with
+/// that was checked here. Where they name something else, they do not understand the question, which is no payment's fault.
 fn lacks_tables(inquiry: &Inquiry, error: &NodeError) -> bool {
     const INVALID_PARAMS: i64 = -32602;
     let has_tables = |wire: &Wire| !wire.lookups().is_empty();
-    error.code == INVALID_PARAMS && inquiry.simulate.as_ref().is_some_and(has_tables)
+    let names_it = error
+        .message
+        .to_ascii_lowercase()
+        .contains("invalid transaction");
+    error.code == INVALID_PARAMS && names_it && inquiry.simulate.as_ref().is_some_and(has_tables)
 }
 
 /// Whose fault a transaction's error is, when it is not the payment's: the fee payer is out of money, or the node cannot
