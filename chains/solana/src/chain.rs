@@ -47,9 +47,9 @@ pub enum Commitment {
 pub(crate) const FINALIZED_DEPTH: u64 = 32;
 
 /// How many transactions of one fee payer may be out at once. Nodes keep no line of them and would take any number; but as
-/// many as this a node is asked about in one call (`MAX_GET_SIGNATURE_STATUSES_QUERY_ITEMS` of the RPC interface), and a
-/// second or two until they are confirmed makes that a hundred and more payments a second.
-const IN_FLIGHT_MAX: usize = 256;
+/// many as this a node is asked about in one call, and a second or two until they are confirmed makes that a hundred and more
+/// payments a second.
+const IN_FLIGHT_MAX: usize = status::SIGNATURES_PER_CALL;
 
 /// How a cluster is reached and what it may cost.
 #[derive(Clone)]

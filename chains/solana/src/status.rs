@@ -19,7 +19,7 @@ const BLOCKHASH_BLOCKS: u64 = 150;
 const BLOCKS_APART: u64 = 150;
 
 /// How many signatures a node is asked about in one call (`MAX_GET_SIGNATURE_STATUSES_QUERY_ITEMS` of the RPC interface).
-const SIGNATURES_PER_CALL: usize = 256;
+pub(crate) const SIGNATURES_PER_CALL: usize = 256;
 
 /// How many transactions are remembered before those that died are forgotten: some hours of work, a few megabytes.
 const REMEMBERED_MAX: usize = 20_000;
