@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 
-use quittance_core::{Fault, Status, TransactionId, Watched};
+use quittance_core::{Fault, Status, Transaction, TransactionId, Watched};
 use quittance_nodes::{Answer, Call, Nodes, read_answer, unavailable};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::chain::FINALIZED_DEPTH;
 use crate::evidence::{self, BalanceJson, Evidence, InnerJson, LoadedJson};
+use crate::transaction::Wire;
 
 /// How many blocks after its own a blockhash can be used: `MAX_PROCESSING_AGE` of the runtime.
 const BLOCKHASH_BLOCKS: u64 = 150;
@@ -210,7 +211,7 @@ impl Look {
             let evidence = match evidence.get(id.as_str()) {
                 _ if !status.err.is_null() => Evidence::failed(&status.err),
                 _ if depth < depth_required => Evidence::default(),
-                Some(found) => found.clone()?,
+                Some(found) => whole(found.clone()?, transaction)?,
                 None => return Err(unavailable("an included transaction was not fetched")),
             };
             return Ok(Status::Included {
@@ -220,6 +221,18 @@ impl Look {
             });
         }
         Ok(if gone { Status::Gone } else { Status::Pending })
+    }
+}
+
+/// Evidence that says of each account which one it is. Without what a transaction took from lookup tables a payment that has
+/// moved would look as if it had not.
+fn whole(evidence: Evidence, transaction: &Transaction) -> Result<Evidence, Fault> {
+    let wire = Wire::read(&transaction.bytes);
+    match wire.is_ok_and(|wire| !wire.is_all_loaded(&evidence.loaded)) {
+        true => Err(unavailable(
+            "the node does not tell what a transaction took from lookup tables",
+        )),
+        false => Ok(evidence),
     }
 }
 
@@ -289,7 +302,12 @@ fn evidence_of(answer: Answer) -> Result<Evidence, Fault> {
 
 #[cfg(test)]
 mod tests {
-    use quittance_core::{LaneId, Transaction};
+    use quittance_core::LaneId;
+    use solana_message::v0::MessageAddressTableLookup;
+    use solana_message::{VersionedMessage, v0};
+    use solana_pubkey::Pubkey;
+    use solana_signature::Signature;
+    use solana_transaction::versioned::VersionedTransaction;
 
     use super::*;
 
@@ -364,6 +382,34 @@ mod tests {
         };
         assert_eq!(depth, FINALIZED_DEPTH);
         assert!(evidence.error.is_some() && evidence.balances.is_none());
+    }
+
+    /// The defect: a node that leaves out what was loaded made a payment that had moved look as if it had not.
+    #[test]
+    fn what_happened_is_not_believed_of_accounts_that_are_not_told() {
+        let table = MessageAddressTableLookup {
+            account_key: Pubkey::new_from_array([1; 32]),
+            writable_indexes: vec![0],
+            readonly_indexes: vec![],
+        };
+        let mut message = v0::Message {
+            account_keys: vec![Pubkey::new_from_array([2; 32])],
+            address_table_lookups: vec![table],
+            ..v0::Message::default()
+        };
+        message.header.num_required_signatures = 1;
+        let transaction = VersionedTransaction {
+            signatures: vec![Signature::default()],
+            message: VersionedMessage::V0(message),
+        };
+        let [mut sent] = watched().transactions.try_into().unwrap();
+        let told = |loaded| Evidence {
+            loaded,
+            ..Evidence::default()
+        };
+        sent.bytes = wincode::serialize(&transaction).unwrap().into();
+        assert!(whole(told(vec![]), &sent).is_err());
+        assert!(whole(told(vec![Pubkey::default()]), &sent).is_ok());
     }
 
     /// attacks.md 149: a node behind the one that was asked for heights knows too little to say that there is nothing.

@@ -138,6 +138,14 @@ impl Wire {
             .unwrap_or_default()
     }
 
+    /// Whether these are as many addresses as it takes from lookup tables.
+    pub(crate) fn is_all_loaded(&self, loaded: &[Pubkey]) -> bool {
+        let taken = |lookup: &MessageAddressTableLookup| {
+            lookup.writable_indexes.len() + lookup.readonly_indexes.len()
+        };
+        self.lookups().iter().map(taken).sum::<usize>() == loaded.len()
+    }
+
     /// All its accounts: those named in the transaction itself, then those `loaded` from lookup tables. Instructions name them
     /// by their indexes here.
     pub fn accounts<'a>(&'a self, loaded: &'a [Pubkey]) -> impl Iterator<Item = &'a Pubkey> {
@@ -193,10 +201,7 @@ impl Wire {
         loaded: &[Pubkey],
     ) -> Result<(Signature, Vec<u8>), Fault> {
         let broken = |what: &str| Fault::new(FaultKind::Internal, what);
-        let taken = |lookup: &MessageAddressTableLookup| {
-            lookup.writable_indexes.len() + lookup.readonly_indexes.len()
-        };
-        if self.lookups().iter().map(taken).sum::<usize>() != loaded.len() {
+        if !self.is_all_loaded(loaded) {
             return Err(broken(
                 "a transaction is never signed before all of its lookup tables are read",
             ));
