@@ -229,6 +229,55 @@ async fn a_payment_whose_blockhash_died_is_final_and_paying_anew_is_safe() {
     assert_eq!(setting.received().await, amount(1));
 }
 
+/// The defect: a payment that was refused was signed again, with the same bytes, at another place. The journal kept its old
+/// place, which another payment had by then. After a restart both stood at one place, and both were told success for the one
+/// transaction that was included.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_restarts_no_payment_succeeds_by_the_transaction_of_another() {
+    let setting = Setting::start(TokenProgram::SplToken, None).await;
+    let [x, y] = setting.requests(2).await.try_into().unwrap();
+    let restarted = async |engine: Engine| {
+        engine.shut_down(Duration::ZERO).await;
+        drop(engine);
+        hasty(&setting).await
+    };
+    let engine = hasty(&setting).await;
+    let refusal = Fate::Error(-32602, "invalid params");
+    setting.node.breaks("sendTransaction", refusal, 1);
+    assert!(engine.settle(&x).await.is_err());
+    let engine = restarted(engine).await;
+    // From here on the node says that it takes what it is sent, and passes it on to nobody.
+    let taken = Fate::Result(json!("taken"));
+    setting.node.breaks_for_good("sendTransaction", taken);
+    for request in [&y, &x] {
+        let answer = engine.settle(request).await.unwrap();
+        assert!(answer.is_pending(), "{answer:?}");
+    }
+    let known = engine.settlement(&id(&setting, &x)).await.unwrap().unwrap();
+    let bytes = {
+        use base64::Engine as _;
+        let sent = known.transaction().unwrap();
+        base64::engine::general_purpose::STANDARD.encode(&sent.bytes)
+    };
+    let engine = restarted(engine).await;
+    let options = json!({ "encoding": "base64", "skipPreflight": true });
+    let _: Value = setting
+        .local
+        .rpc("sendTransaction", json!([bytes, options]))
+        .await
+        .unwrap();
+    setting.local.mine(3).await.unwrap();
+    let first = settled(&engine, &x).await;
+    let pending = engine.settle(&y).await.unwrap();
+    assert!(pending.is_pending(), "its money has not moved: {pending:?}");
+    assert_eq!(setting.received().await, amount(1));
+    setting.node.mend();
+    setting.local.set_slot_time(Some(SLOT)).await.unwrap();
+    let second = settled(&engine, &y).await;
+    assert_ne!(first.transaction, second.transaction);
+    assert_eq!(setting.received().await, amount(2));
+}
+
 /// attacks.md 131: the same bytes, until somebody has them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_the_node_forgot_is_sent_again() {

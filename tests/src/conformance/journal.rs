@@ -33,6 +33,7 @@ macro_rules! journal_conformance {
             a_transaction_belongs_to_the_attempt_it_was_recorded_for
             a_withdrawn_transaction_frees_its_place
             a_withdrawn_transaction_that_is_signed_again_counts_again
+            a_transaction_that_is_recorded_again_at_another_place_reads_back_there
             nothing_is_recorded_for_a_settlement_that_has_ended
             transactions_are_found_by_their_place
             a_settled_authorization_is_never_claimed_again_and_told_once
@@ -269,6 +270,47 @@ pub async fn a_withdrawn_transaction_that_is_signed_again_counts_again<F: Journa
     assert_eq!(settlement.transactions, vec![(2, signed.clone())]);
     let there = journal.transactions_at("test:1", &lane, 5..6).await;
     assert_eq!(there, Ok(vec![signed]));
+}
+
+/// The defect: the row kept its old place, which was free for another payment. After a restart two payments had one place.
+pub async fn a_transaction_that_is_recorded_again_at_another_place_reads_back_there<
+    F: JournalFixture,
+>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let (a, lane) = (claim("a"), LaneId::new("signer"));
+    let (first, again) = (transaction("0x1", 5), transaction("0x1", 9));
+    let attempt = win(&journal, &a).await;
+    journal
+        .record("test:1", &first, &[a.id], NOW)
+        .await
+        .expect("a record");
+    journal.withdraw(&first.id).await.expect("a withdrawal");
+    let released = Outcome::Released {
+        fault: "no gas".to_owned(),
+    };
+    journal
+        .conclude(&a.id, attempt, &released, NOW)
+        .await
+        .expect("a conclusion");
+    win(&journal, &a).await;
+    let moved = Transaction {
+        lane: LaneId::new("another signer"),
+        ..again.clone()
+    };
+    for recorded in [&moved, &again] {
+        journal
+            .record("test:1", recorded, &[a.id], NOW)
+            .await
+            .expect("a record");
+        let settlement = known(&journal, &a).await;
+        assert_eq!(settlement.transactions, vec![(2, recorded.clone())]);
+        let there = journal.transactions_at("test:1", &recorded.lane, 9..10).await;
+        assert_eq!(there, Ok(vec![recorded.clone()]));
+    }
+    let before = journal.transactions_at("test:1", &lane, 5..6).await;
+    assert_eq!(before, Ok(vec![]));
+    assert_eq!(journal.next_place("test:1", &lane).await, Ok(10));
 }
 
 /// A settlement that has ended gets no transactions; those that are open do, in the same call.

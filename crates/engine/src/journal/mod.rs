@@ -122,7 +122,7 @@ pub trait Journal: Send + Sync + 'static {
     async fn claim(&self, claim: &Claim, now: Timestamp) -> Result<Claimed, JournalError>;
 
     /// Records a signed transaction for the current attempts of those of these settlements that are open. May be repeated;
-    /// one that was withdrawn counts again.
+    /// one that was withdrawn counts again, at the lane and the place of the newest record.
     async fn record(
         &self,
         network: &str,

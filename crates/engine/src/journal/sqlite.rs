@@ -308,9 +308,11 @@ async fn record(
     settlements: &[PaymentId],
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
+    // The same bytes may be signed for another place where the place is not part of them.
     sqlx::query(
         "INSERT INTO transactions (id, network, lane, place, bytes, signed_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-         ON CONFLICT (id) DO UPDATE SET withdrawn = 0",
+         ON CONFLICT (id) DO UPDATE SET withdrawn = 0, lane = excluded.lane, place = excluded.place,
+             signed_at = excluded.signed_at",
     )
     .bind(transaction.id.as_str())
     .bind(network)

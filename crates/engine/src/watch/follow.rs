@@ -107,12 +107,26 @@ fn take_up_all<C: Chain>(rail: &Arc<Rail<C>>, jobs: Vec<Job<C>>) {
 }
 
 /// A transaction is in a block, deep enough: what did it do for each payment in it?
+///
+/// A payment is only ever judged by a transaction that was made for it. Two payments at one place would be a mistake, and
+/// the transaction of one can look like the other's: same price, same recipient.
 async fn decided<C: Chain>(
     rail: &Arc<Rail<C>>,
     jobs: Vec<Job<C>>,
     id: &TransactionId,
     evidence: &C::Evidence,
 ) {
+    let made_for = match rail.keeper.journal.settlements_of(id).await {
+        Ok(made_for) => made_for,
+        Err(error) => {
+            warn!(transaction = %id, %error, "what a transaction was made for cannot be read");
+            return take_up_all(rail, jobs);
+        }
+    };
+    let (jobs, others): (Vec<_>, Vec<_>) = jobs
+        .into_iter()
+        .partition(|job| made_for.contains(&job.id));
+    take_up_all(rail, others);
     let ends = jobs.into_iter().map(|job| async {
         let effect = catch_unwind(AssertUnwindSafe(|| {
             job.payment.effect(job.amount, evidence)
