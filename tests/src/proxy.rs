@@ -37,9 +37,13 @@ struct Rule {
     times: usize,
 }
 
+/// Makes another result of a node's, given the call's parameters.
+type Rewrite = Arc<dyn Fn(&Value, Value) -> Value + Send + Sync>;
+
 #[derive(Default)]
 struct Rules {
     rules: Vec<Rule>,
+    rewrites: Vec<(&'static str, Rewrite)>,
     seen: Vec<String>,
 }
 
@@ -91,9 +95,21 @@ impl Proxy {
         self.breaks(method, fate, usize::MAX);
     }
 
+    /// The node answers all calls of a method, also in batches, and this makes another result of its own, given the
+    /// call's parameters; until [`mend`](Self::mend).
+    pub fn rewrites(
+        &self,
+        method: &'static str,
+        rewrite: impl Fn(&Value, Value) -> Value + Send + Sync + 'static,
+    ) {
+        self.locked().rewrites.push((method, Arc::new(rewrite)));
+    }
+
     /// Everything works again.
     pub fn mend(&self) {
-        self.locked().rules.clear();
+        let mut rules = self.locked();
+        rules.rules.clear();
+        rules.rewrites.clear();
     }
 
     /// How often a method was called, broken or not.
@@ -150,15 +166,19 @@ async fn forward(State(node): State<Node>, body: Bytes) -> Response {
         .unwrap_or_else(PoisonError::into_inner)
         .fate(&methods);
     match fate {
-        None => node.ask(body).await,
+        None => node
+            .ask(body)
+            .await
+            .map(|text| node.rewritten(&calls, text))
+            .into_response(),
         Some(Fate::AnswerLost) => {
-            node.ask(body).await;
+            let _ = node.ask(body).await;
             tokio::time::sleep(FOREVER).await;
             StatusCode::GATEWAY_TIMEOUT.into_response()
         }
         Some(Fate::Slow(late)) => {
             tokio::time::sleep(late).await;
-            node.ask(body).await
+            node.ask(body).await.into_response()
         }
         Some(Fate::Hangs) => {
             tokio::time::sleep(FOREVER).await;
@@ -193,15 +213,43 @@ fn answer(request: &Value, calls: &[Value], field: &str, value: &Value) -> Respo
 }
 
 impl Node {
-    async fn ask(&self, body: Bytes) -> Response {
+    async fn ask(&self, body: Bytes) -> Result<Bytes, StatusCode> {
         let asked = self
             .http
             .post(&self.url)
             .header("content-type", "application/json")
             .body(body);
         match asked.send().await {
-            Ok(answer) => answer.bytes().await.unwrap_or_default().into_response(),
-            Err(_) => StatusCode::BAD_GATEWAY.into_response(),
+            Ok(answer) => Ok(answer.bytes().await.unwrap_or_default()),
+            Err(_) => Err(StatusCode::BAD_GATEWAY),
         }
+    }
+
+    /// The node's answers, changed where a rule says so.
+    fn rewritten(&self, calls: &[Value], text: Bytes) -> Bytes {
+        let rewrites = {
+            let rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
+            rules.rewrites.clone()
+        };
+        if rewrites.is_empty() {
+            return text;
+        }
+        let Ok(mut answers) = serde_json::from_slice::<Value>(&text) else {
+            return text;
+        };
+        let each: &mut [Value] = match &mut answers {
+            Value::Array(all) => all,
+            one => std::slice::from_mut(one),
+        };
+        for answer in each {
+            let call = calls.iter().find(|call| call["id"] == answer["id"]);
+            let Some(call) = call else { continue };
+            for (method, rewrite) in &rewrites {
+                if call["method"] == *method {
+                    answer["result"] = rewrite(&call["params"], answer["result"].take());
+                }
+            }
+        }
+        answers.to_string().into()
     }
 }

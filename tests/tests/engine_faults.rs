@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use alloy::primitives::{B256, U256};
@@ -170,6 +170,62 @@ async fn a_payment_that_is_taken_back_after_it_was_told_is_sent_again_and_holds_
         setting.received().await == amount(4)
     })
     .await;
+}
+
+/// Some nodes tell receipts of the block that is being built (Base's Flashblocks), some keep those of blocks that were
+/// replaced. Success was told for a transaction that was in no block.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receipt_of_a_block_that_the_chain_does_not_have_is_not_an_inclusion() {
+    let setting = Setting::with_mining(Mining::Manual).await;
+    let engine = engine_with(&setting, setting.config()).await;
+    let receipt = Arc::new(Mutex::new(Value::Null));
+    let told = Arc::clone(&receipt);
+    setting
+        .node
+        .rewrites("eth_getTransactionReceipt", move |_, _| {
+            told.lock().unwrap().clone()
+        });
+    let asking = settling(&engine, &Setting::request().await);
+    until("the node has it", || async {
+        let status: Value = setting.local.rpc("txpool_status", ()).await.unwrap();
+        status["pending"] == "0x1"
+    })
+    .await;
+    let before: U256 = setting.local.rpc("evm_snapshot", ()).await.unwrap();
+    setting.local.mine().await.unwrap();
+    let block: Value = setting
+        .local
+        .rpc("eth_getBlockByNumber", ("latest", false))
+        .await
+        .unwrap();
+    let hash = block["transactions"][0].clone();
+    let real: Value = setting
+        .local
+        .rpc("eth_getTransactionReceipt", (hash,))
+        .await
+        .unwrap();
+    assert_eq!(real["status"], "0x1");
+    let reverted: bool = setting.local.rpc("evm_revert", (before,)).await.unwrap();
+    assert!(reverted);
+    let not_yet = async |why: &str| {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        assert!(!asking.is_finished(), "{why}");
+    };
+    receipt.lock().unwrap().clone_from(&real);
+    not_yet("the block is above the newest").await;
+    let mut preconfirmed = real.clone();
+    preconfirmed["blockHash"] = json!(B256::ZERO);
+    *receipt.lock().unwrap() = preconfirmed;
+    not_yet("the block is being built").await;
+    assert_eq!(setting.received().await, Amount::ZERO);
+    *receipt.lock().unwrap() = real;
+    setting.local.mine().await.unwrap();
+    not_yet("another block stands at its height").await;
+    setting.node.mend();
+    setting.local.set_mining(Mining::Instant).await.unwrap();
+    let answer = asking.await.unwrap().unwrap();
+    assert!(answer.success, "{answer:?}");
+    assert_eq!(setting.received().await, amount(1));
 }
 
 /// Somebody used the signer's key, at a place behind which ours were sent; then the node dropped theirs. Nobody had

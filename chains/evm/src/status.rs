@@ -1,20 +1,20 @@
 //! Where transactions stand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use alloy::primitives::{B256, U64};
 use quittance_core::{Fault, LaneId, Status, Transaction, TransactionId, Watched};
 use quittance_nodes::{Answer, Call, Nodes, read_answer};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::chain::{Evidence, Log};
 
-/// A look at where transactions stand, from one newest block.
+/// A look at where transactions stand.
 pub(crate) struct Lookup<'rpc> {
     rpc: &'rpc Nodes,
-    depth_required: u64,
-    head: u64,
+    /// Up to which block a nonce counts as taken: a shallower block may be replaced.
+    deep: U64,
 }
 
 /// One place, as far as it could be learnt.
@@ -25,43 +25,46 @@ type Found = Result<Status<Evidence>, Fault>;
 #[serde(rename_all = "camelCase")]
 struct Receipt {
     transaction_hash: B256,
-    block_hash: B256,
-    block_number: U64,
+    /// Missing, or zero, of a transaction that is only expected to be in a block.
+    block_hash: Option<B256>,
+    block_number: Option<U64>,
     status: U64,
     logs: Vec<Log>,
 }
 
 /// `eth_getBlockByNumber`, as much of it as is needed.
-#[derive(Deserialize)]
+#[derive(Deserialize, Clone)]
 struct Block {
-    hash: B256,
+    hash: Option<B256>,
 }
 
 impl<'rpc> Lookup<'rpc> {
     pub(crate) async fn new(rpc: &'rpc Nodes, depth_required: u64) -> Result<Self, Fault> {
         let head: U64 = rpc.ask("eth_blockNumber", json!([])).await?;
+        let deep = head.to::<u64>().saturating_sub(depth_required - 1);
         Ok(Self {
             rpc,
-            depth_required,
-            head: head.to(),
+            deep: U64::from(deep),
         })
     }
 
-    /// Where these places stand, by one batch: for each lane, which nonces are taken for good; then, for each
-    /// transaction, its receipt. In this order: what is included between the two answers is seen by the second.
+    /// Where these places stand, by two batches. The first asks for each lane which nonces are taken for good, then for
+    /// each transaction its receipt: what is included between the two answers is seen by the second. The second asks for
+    /// the blocks that the receipts name.
     ///
     /// # Errors
     /// When no node answers at all.
     pub(crate) async fn places(&self, watched: &[Watched]) -> Result<Vec<Found>, Fault> {
-        // A nonce counts as taken when it is taken at the depth asked for; a shallow block may be replaced.
-        let deep = U64::from(self.head.saturating_sub(self.depth_required - 1));
         let mut lanes: BTreeMap<&LaneId, Result<u64, Fault>> = BTreeMap::new();
         for place in watched {
             lanes.insert(&place.lane, Ok(0));
         }
-        let counts = lanes
-            .keys()
-            .map(|lane| ("eth_getTransactionCount", json!([lane.address(), deep])));
+        let counts = lanes.keys().map(|lane| {
+            (
+                "eth_getTransactionCount",
+                json!([lane.address(), self.deep]),
+            )
+        });
         let receipts = watched
             .iter()
             .flat_map(|place| &place.transactions)
@@ -74,37 +77,75 @@ impl<'rpc> Lookup<'rpc> {
         for (count, answer) in lanes.values_mut().zip(answers.by_ref()) {
             *count = read_answer::<U64>(answer).map(|count| count.to());
         }
-        let mut found = Vec::with_capacity(watched.len());
-        for place in watched {
-            let answers: Vec<_> = answers.by_ref().take(place.transactions.len()).collect();
-            found.push(match receipt_of(place, answers.into_iter()) {
-                Ok(Some(receipt)) => self.included(receipt).await,
-                Ok(None) => match &lanes[&place.lane] {
-                    Ok(count) if *count > place.place => Ok(Status::Gone),
-                    Ok(_) => Ok(Status::Pending),
-                    Err(fault) => Err(fault.clone()),
-                },
-                Err(fault) => Err(fault),
-            });
+        let receipts: Vec<Result<Option<Receipt>, Fault>> = watched
+            .iter()
+            .map(|place| receipt_of(place, answers.by_ref().take(place.transactions.len())))
+            .collect();
+        let blocks = Blocks::of(self.rpc, receipts.iter().flatten().flatten()).await?;
+        let found = watched.iter().zip(receipts).map(|(place, receipt)| {
+            match (receipt?, &lanes[&place.lane]) {
+                (Some(receipt), _) => blocks.status(receipt),
+                (None, Ok(count)) if *count > place.place => Ok(Status::Gone),
+                (None, Ok(_)) => Ok(Status::Pending),
+                (None, Err(fault)) => Err(fault.clone()),
+            }
+        });
+        Ok(found.collect())
+    }
+}
+
+/// The chain's blocks that receipts name, and its newest block, which was asked for after the receipts.
+struct Blocks {
+    head: u64,
+    by_number: BTreeMap<U64, Result<Option<Block>, Fault>>,
+}
+
+impl Blocks {
+    /// One call for each block, however many receipts name it.
+    async fn of(rpc: &Nodes, receipts: impl Iterator<Item = &Receipt>) -> Result<Self, Fault> {
+        let numbers: BTreeSet<U64> = receipts
+            .filter_map(|receipt| receipt.block_number)
+            .collect();
+        if numbers.is_empty() {
+            let by_number = BTreeMap::new();
+            return Ok(Self { head: 0, by_number });
         }
-        Ok(found)
+        let head = std::iter::once(("eth_blockNumber", json!([])));
+        let blocks = numbers
+            .iter()
+            .map(|number| ("eth_getBlockByNumber", json!([number, false])));
+        let calls: Vec<Call> = head.chain(blocks).collect();
+        let mut answers = rpc.ask_many(&calls).await?.into_iter();
+        let head = answers.next().unwrap_or(Ok(Value::Null));
+        let head = read_answer::<U64>(head)?.to();
+        let blocks = answers.map(read_answer);
+        Ok(Self {
+            head,
+            by_number: numbers.into_iter().zip(blocks).collect(),
+        })
     }
 
     /// Where a transaction with this receipt stands.
-    async fn included(&self, receipt: Receipt) -> Found {
-        let number = receipt.block_number;
-        let depth = (self.head + 1).saturating_sub(number.to()).max(1);
-        if depth >= self.depth_required && self.depth_required > 1 {
-            // Some nodes keep the receipts of blocks that were replaced for a while.
-            let params = json!([number, false]);
-            let block: Option<Block> = self.rpc.ask("eth_getBlockByNumber", params).await?;
-            if block.is_none_or(|block| block.hash != receipt.block_hash) {
-                return Ok(Status::Pending);
-            }
-        }
+    ///
+    /// A receipt alone proves nothing. Some nodes tell receipts of the block that is being built, with a hash of zeros (the
+    /// preconfirmations of Base's Flashblocks) or with the hash it is expected to have; some keep the receipts of blocks
+    /// that were replaced for a while. It counts once the chain has that very block.
+    fn status(&self, receipt: Receipt) -> Found {
+        let (Some(number), Some(hash)) = (receipt.block_number, receipt.block_hash) else {
+            return Ok(Status::Pending);
+        };
+        let block = match self.by_number.get(&number) {
+            Some(Ok(block)) => block.as_ref().and_then(|block| block.hash),
+            Some(Err(fault)) => return Err(fault.clone()),
+            None => None,
+        };
+        let below_head = self.head.checked_sub(number.to());
+        let (Some(below_head), true) = (below_head, block == Some(hash)) else {
+            return Ok(Status::Pending);
+        };
         Ok(Status::Included {
             id: TransactionId::new(&format!("{:#x}", receipt.transaction_hash)),
-            depth,
+            depth: below_head.saturating_add(1),
             evidence: Evidence {
                 succeeded: receipt.status == U64::from(1),
                 logs: receipt.logs,
@@ -133,5 +174,54 @@ fn receipt_of(
 impl Receipt {
     fn is_for(&self, transaction: &Transaction) -> bool {
         format!("{:#x}", self.transaction_hash) == transaction.id.as_str()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn receipt(number: Option<u64>, hash: Option<u8>) -> Receipt {
+        Receipt {
+            transaction_hash: B256::repeat_byte(9),
+            block_hash: hash.map(B256::repeat_byte),
+            block_number: number.map(U64::from),
+            status: U64::from(1),
+            logs: Vec::new(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn only_a_receipt_of_a_block_that_the_chain_has_is_an_inclusion(
+            head in 0_u64..5, number in proptest::option::of(0_u64..8), hash in proptest::option::of(0_u8..3),
+            there in proptest::option::of(proptest::option::of(0_u8..3)),
+        ) {
+            let block = there.map(|hash| Block { hash: hash.map(B256::repeat_byte) });
+            let by_number = number.map(|number| (U64::from(number), Ok(block))).into_iter().collect();
+            let blocks = Blocks { head, by_number };
+            match blocks.status(receipt(number, hash)).unwrap() {
+                Status::Included { depth, .. } => {
+                    let number = number.unwrap();
+                    prop_assert!(number <= head && hash.is_some() && there.flatten() == hash);
+                    prop_assert_eq!(depth, head - number + 1);
+                }
+                Status::Pending => {
+                    let is_there = number.is_some_and(|number| number <= head) && hash.is_some();
+                    prop_assert!(!is_there || there.flatten() != hash);
+                }
+                Status::Gone => prop_assert!(false, "a receipt is no proof of absence"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_block_that_cannot_be_asked_about_is_a_fault() {
+        let fault = quittance_nodes::unavailable("no answer");
+        let by_number = [(U64::from(3), Err(fault))].into();
+        let blocks = Blocks { head: 5, by_number };
+        assert!(blocks.status(receipt(Some(3), Some(1))).is_err());
     }
 }

@@ -305,7 +305,9 @@ pub async fn a_transaction_that_is_recorded_again_at_another_place_reads_back_th
             .expect("a record");
         let settlement = known(&journal, &a).await;
         assert_eq!(settlement.transactions, vec![(2, recorded.clone())]);
-        let there = journal.transactions_at("test:1", &recorded.lane, 9..10).await;
+        let there = journal
+            .transactions_at("test:1", &recorded.lane, 9..10)
+            .await;
         assert_eq!(there, Ok(vec![recorded.clone()]));
     }
     let before = journal.transactions_at("test:1", &lane, 5..6).await;

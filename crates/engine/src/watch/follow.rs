@@ -123,9 +123,8 @@ async fn decided<C: Chain>(
             return take_up_all(rail, jobs);
         }
     };
-    let (jobs, others): (Vec<_>, Vec<_>) = jobs
-        .into_iter()
-        .partition(|job| made_for.contains(&job.id));
+    let (jobs, others): (Vec<_>, Vec<_>) =
+        jobs.into_iter().partition(|job| made_for.contains(&job.id));
     take_up_all(rail, others);
     let ends = jobs.into_iter().map(|job| async {
         let effect = catch_unwind(AssertUnwindSafe(|| {
