@@ -46,11 +46,17 @@ impl RemoteFacilitator {
         if !url.path().ends_with('/') {
             url.set_path(&format!("{}/", url.path()));
         }
-        let http = reqwest::Client::builder()
+        let builder = reqwest::Client::builder()
             .timeout(ANSWER_WITHIN)
             // A payment is sent to the facilitator that was named and to nobody it may point to.
             .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("quittance/", env!("CARGO_PKG_VERSION")))
+            .user_agent(concat!("quittance/", env!("CARGO_PKG_VERSION")));
+        // The environment's proxy could not reach this machine, and would see the key.
+        let builder = match is_local(&url) {
+            true => builder.no_proxy(),
+            false => builder,
+        };
+        let http = builder
             .build()
             .map_err(|error| RemoteError::Http(error.without_url()))?;
         Ok(Self {
@@ -112,6 +118,16 @@ impl RemoteFacilitator {
             (status, Ok(answer)) if status.is_client_error() || stands(&answer) => Ok(answer),
             (status, _) => Err(problem(path, status, &headers, &body).into()),
         }
+    }
+}
+
+/// Whether a URL is of this machine (RFC 6761, section 6.3, and the loopback addresses).
+fn is_local(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
     }
 }
 

@@ -14,13 +14,45 @@ const ANSWER_MAX: usize = 16 * 1024 * 1024;
 /// is not certain.
 const TURNED_AWAY: [u16; 5] = [401, 403, 404, 413, 429];
 
-pub(crate) fn client(timeout: Duration) -> Result<reqwest::Client, reqwest::Error> {
-    reqwest::Client::builder()
-        .timeout(timeout)
-        // A node that redirects is not a node; and the body could go to anybody.
-        .redirect(reqwest::redirect::Policy::none())
-        .user_agent(concat!("quittance/", env!("CARGO_PKG_VERSION")))
-        .build()
+/// The clients that nodes are asked with.
+pub(crate) struct Clients {
+    any: reqwest::Client,
+    local: reqwest::Client,
+}
+
+impl Clients {
+    pub(crate) fn new(timeout: Duration) -> Result<Self, reqwest::Error> {
+        let builder = || {
+            reqwest::Client::builder()
+                .timeout(timeout)
+                // A node that redirects is not a node; and the body could go to anybody.
+                .redirect(reqwest::redirect::Policy::none())
+                .user_agent(concat!("quittance/", env!("CARGO_PKG_VERSION")))
+        };
+        Ok(Self {
+            any: builder().build()?,
+            local: builder().no_proxy().build()?,
+        })
+    }
+
+    /// The client for a node. One on this machine is asked without the environment's proxy, which could not reach it and would
+    /// see its key.
+    pub(crate) fn of(&self, url: &Url) -> &reqwest::Client {
+        match is_local(url) {
+            true => &self.local,
+            false => &self.any,
+        }
+    }
+}
+
+/// Whether a URL is of this machine (RFC 6761, section 6.3, and the loopback addresses).
+fn is_local(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
 }
 
 /// A URL as it may be printed: keys stand in the path, the query, or before the host.
@@ -113,5 +145,27 @@ mod tests {
     fn keys_in_a_url_are_not_printed() {
         let url = Url::parse("https://user:secret@node.example:8545/v2/secret?key=secret").unwrap();
         assert_eq!(redacted(&url), "https://node.example:8545");
+    }
+
+    #[test]
+    fn a_node_on_this_machine_is_asked_without_a_proxy() {
+        let local = |text: &str| is_local(&Url::parse(text).unwrap());
+        for url in [
+            "http://localhost:8545",
+            "http://node.localhost",
+            "http://127.0.0.1:8545/key",
+            "http://127.8.9.1",
+            "http://[::1]:8545",
+        ] {
+            assert!(local(url), "{url}");
+        }
+        for url in [
+            "http://localhost.example",
+            "http://notlocalhost",
+            "http://10.0.0.1",
+            "http://[2001:db8::1]",
+        ] {
+            assert!(!local(url), "{url}");
+        }
     }
 }

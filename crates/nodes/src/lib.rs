@@ -58,10 +58,13 @@ impl Nodes {
         timeout: Duration,
         identity: impl Identity,
     ) -> Result<Self, reqwest::Error> {
-        let http = http::client(timeout)?;
+        let clients = http::Clients::new(timeout)?;
         Ok(Self {
             identity: Box::new(identity),
-            nodes: urls.iter().map(|url| Node::new(&http, url)).collect(),
+            nodes: urls
+                .iter()
+                .map(|url| Node::new(clients.of(url), url))
+                .collect(),
             started: Instant::now(),
         })
     }
