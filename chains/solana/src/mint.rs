@@ -68,6 +68,9 @@ const TYPE_ACCOUNT: u8 = 2;
 /// The owner of a token account stands behind its mint.
 const OWNER_AT: std::ops::Range<usize> = 32..64;
 
+/// Where its amount is, the least significant byte first.
+const AMOUNT_AT: std::ops::Range<usize> = 64..72;
+
 /// What the extension with this number (`ExtensionType`) means.
 fn meaning(extension: u16) -> Meaning {
     match extension {
@@ -180,6 +183,13 @@ pub(crate) fn owner_of(account: &Account, program: TokenProgram) -> Option<Pubke
         && kind.is_none_or(|kind| *kind == TYPE_ACCOUNT);
     let owner: [u8; 32] = account.data.get(OWNER_AT)?.try_into().ok()?;
     is_account.then_some(owner.into())
+}
+
+/// How much a token account holds, in atomic units, where it is one of this program.
+pub(crate) fn amount_in(account: &Account, program: TokenProgram) -> Option<u64> {
+    owner_of(account, program)?;
+    let amount: [u8; 8] = account.data.get(AMOUNT_AT)?.try_into().ok()?;
+    Some(u64::from_le_bytes(amount))
 }
 
 #[cfg(test)]

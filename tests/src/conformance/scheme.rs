@@ -232,6 +232,8 @@ pub async fn a_spoiled_payment_is_told_its_reason_and_moves_nothing<F: SchemeFix
             (false, Some(reason.code())),
             "{name}"
         );
+        let message = verdict.invalid_message.unwrap_or_default();
+        assert!(!message.is_empty(), "{name}: {reason} without a word");
         let outcome = engine
             .settle(&request)
             .await
@@ -240,6 +242,10 @@ pub async fn a_spoiled_payment_is_told_its_reason_and_moves_nothing<F: SchemeFix
             (outcome.success, outcome.error_reason.as_deref()),
             (false, Some(reason.code())),
             "{name}"
+        );
+        assert!(
+            outcome.error_message.is_some(),
+            "{name}: {reason} without a word"
         );
         assert_eq!(outcome.transaction, "", "{name}");
     }

@@ -170,7 +170,8 @@ impl Scheme<Evm> for Exact {
     ) -> Result<Box<dyn Payment<Evm>>, Refusal> {
         let terms = &request.terms;
         if request.accepted.scheme != NAME {
-            return Err(reason::SCHEME.into());
+            let detail = "the payment is of another scheme than exact";
+            return Err(Rejection::new(reason::SCHEME, detail).into());
         }
         let (authorization, signature) = read_payload(&request.payload)?;
         let extra: Extra = terms
@@ -180,10 +181,12 @@ impl Scheme<Evm> for Exact {
             .transpose()?
             .unwrap_or_default();
         let (Some(name), Some(version)) = (&extra.name, &extra.version) else {
-            return Err(reason::MISSING_EIP712_DOMAIN.into());
+            let detail = "paymentRequirements.extra must have the name and the version of the token's EIP-712 domain";
+            return Err(Rejection::new(reason::MISSING_EIP712_DOMAIN, detail).into());
         };
         if !self.network.is(&request.accepted.network) {
-            return Err(reason::NETWORK_MISMATCH.into());
+            let detail = format_args!("the payment is for another network than {}", self.network);
+            return Err(Rejection::new(reason::NETWORK_MISMATCH, detail).into());
         }
         let asset = address("paymentRequirements.asset", &terms.asset)?;
         let pay_to = address("paymentRequirements.payTo", &terms.pay_to)?;
@@ -192,13 +195,16 @@ impl Scheme<Evm> for Exact {
         }
         let method = extra.asset_transfer_method.as_deref();
         if method.is_some_and(|method| method != "eip3009") {
-            return Err(reason::UNSUPPORTED_PAYLOAD_TYPE.into());
+            let detail = "extra.assetTransferMethod: only eip3009 is supported";
+            return Err(Rejection::new(reason::UNSUPPORTED_PAYLOAD_TYPE, detail).into());
         }
-        let known = self.token(asset).ok_or(Reason::UNSUPPORTED_ASSET)?;
+        let known = self.token(asset).ok_or_else(|| self.unsupported_asset())?;
         check_domain(&known.token, name, version)?;
         self.check_parties(&authorization, asset, pay_to)?;
         if signature.is_hopeless() {
-            return Err(reason::SIGNATURE.into());
+            let detail =
+                "not the 65 bytes of an ECDSA signature, nor any that a contract could accept";
+            return Err(Rejection::new(reason::SIGNATURE, detail).into());
         }
 
         let digest = authorization.digest(&known.domain_separator);
@@ -224,6 +230,16 @@ impl Scheme<Evm> for Exact {
 }
 
 impl Exact {
+    fn unsupported_asset(&self) -> Rejection {
+        let supported = self.tokens.iter().map(|known| &known.token);
+        let supported: Vec<_> = supported
+            .map(|token| format!("{} {}", token.symbol, token.address))
+            .collect();
+        let supported = supported.join(", ");
+        let detail = format_args!("tokens supported on {}: {supported}", self.network);
+        Rejection::new(Reason::UNSUPPORTED_ASSET, detail)
+    }
+
     /// Payments that move nothing from anybody to anybody else.
     fn check_parties(
         &self,
@@ -253,7 +269,7 @@ impl Exact {
             return unusable("the payer pays itself");
         }
         if authorization.value.is_zero() {
-            return Err(Reason::AMOUNT_TOO_LOW.into());
+            return Err(Rejection::new(Reason::AMOUNT_TOO_LOW, "the amount is 0"));
         }
         Ok(())
     }
@@ -296,7 +312,8 @@ fn objection(
     now: Timestamp,
 ) -> Option<Rejection> {
     if authorization.to != pay_to {
-        return Some(reason::RECIPIENT_MISMATCH.into());
+        let detail = format!("authorized to {}, required to {pay_to}", authorization.to);
+        return Some(Rejection::new(reason::RECIPIENT_MISMATCH, detail));
     }
     if let Err(rejection) = check_window(authorization, now, now) {
         return Some(rejection);
@@ -545,8 +562,11 @@ impl Eip3009Payment {
     fn check_wallet(&self, answer: &Answer) -> Result<(), Rejection> {
         if !has_code(answer) {
             return Err(match self.signature.factory {
-                Some(_) => reason::FACTORY_NOT_ALLOWED.into(),
-                None => reason::SIGNATURE.into(),
+                Some(_) => Rejection::new(
+                    reason::FACTORY_NOT_ALLOWED,
+                    "the payer's account does not exist yet, and none is deployed for it (ERC-6492)",
+                ),
+                None => Rejection::new(reason::SIGNATURE, self.expected_signature()),
             });
         }
         match answer.outcomes.get(step::WALLET).and_then(Outcome::word) {
@@ -558,6 +578,15 @@ impl Eip3009Payment {
         }
     }
 
+    /// What a signature must be of, for people whose one is not.
+    fn expected_signature(&self) -> String {
+        format!(
+            "not signed by the payer {}: expected is its signature over TransferWithAuthorization in the EIP-712 domain with \
+             the required name and version, chain id {} and contract {}",
+            self.authorization.from, self.chain_id, self.token,
+        )
+    }
+
     /// Whether the token would make the transfer, and if not, why.
     fn check_transfer(&self, answer: &Answer) -> Result<(), Rejection> {
         let outcome = |at: usize| answer.outcomes.get(at);
@@ -565,18 +594,27 @@ impl Eip3009Payment {
             .and_then(Outcome::code_size)
             .is_none_or(|size| size == 0)
         {
-            return Err(reason::ASSET_NOT_DEPLOYED.into());
+            let detail = "there is no contract at the asset's address";
+            return Err(Rejection::new(reason::ASSET_NOT_DEPLOYED, detail));
         }
         let used = outcome(step::AUTHORIZATION_STATE)
             .and_then(Outcome::word)
-            .ok_or(reason::EIP3009_NOT_SUPPORTED)?;
+            .ok_or_else(|| {
+                let detail =
+                    "the token does not answer authorizationState, so it does not take EIP-3009";
+                Rejection::new(reason::EIP3009_NOT_SUPPORTED, detail)
+            })?;
         if !used.is_zero() {
-            return Err(reason::NONCE_ALREADY_USED.into());
+            let detail = "the authorization's nonce was used or cancelled";
+            return Err(Rejection::new(reason::NONCE_ALREADY_USED, detail));
         }
-        if let Some(balance) = outcome(step::BALANCE).and_then(Outcome::word)
-            && U256::from_be_bytes(balance.0) < self.authorization.value
-        {
-            return Err(reason::INSUFFICIENT_BALANCE.into());
+        let balance = outcome(step::BALANCE).and_then(Outcome::word);
+        let balance = balance.map(|balance| U256::from_be_bytes(balance.0));
+        let value = self.authorization.value;
+        if let Some(balance) = balance.filter(|balance| *balance < value) {
+            let detail =
+                format!("the payer has {balance} atomic units, and the payment is of {value}");
+            return Err(Rejection::new(reason::INSUFFICIENT_BALANCE, detail));
         }
         match outcome(step::TRANSFER) {
             Some(Outcome::Returned { .. }) => Ok(()),
@@ -584,7 +622,10 @@ impl Eip3009Payment {
                 reason::SIMULATION_FAILED,
                 revert_reason(data),
             )),
-            _ => Err(reason::SIMULATION_FAILED.into()),
+            _ => Err(Rejection::new(
+                reason::SIMULATION_FAILED,
+                "the trial of the transfer ended without a result",
+            )),
         }
     }
 

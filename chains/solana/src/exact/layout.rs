@@ -41,9 +41,15 @@ impl Layout {
     /// Reads the form of a transaction, and rejects what an account of ours is in, apart from paying the fee.
     pub(crate) fn read(wire: &Wire, ours: &Ours, caps: Caps) -> Result<Self, Rejection> {
         if !wire.lookups().is_empty() {
-            return Err(reason::ALT_RESOLUTION_NOT_AVAILABLE.into());
+            return Err(Rejection::new(
+                reason::ALT_RESOLUTION_NOT_AVAILABLE,
+                "lookup tables are read only where smart wallets may pay, and none may here",
+            ));
         }
-        let instructions = wire.instructions(&[]).ok_or(reason::COULD_NOT_BE_DECODED)?;
+        let instructions = wire.instructions(&[]).ok_or_else(because(
+            reason::COULD_NOT_BE_DECODED,
+            "an instruction names an account that the transaction does not have",
+        ))?;
         if wire.signers().count() > SIGNERS {
             let detail = "others than the fee payer and the payer must sign";
             return Err(Rejection::new(reason::EXCESSIVE_SIGNERS, detail));
@@ -56,15 +62,30 @@ impl Layout {
             return Err(Rejection::new(reason::INSTRUCTIONS_LENGTH, detail));
         }
         let [limit, price, transfer, optional @ ..] = rest.as_slice() else {
-            return Err(reason::INSTRUCTIONS_LENGTH.into());
+            return Err(Rejection::new(
+                reason::INSTRUCTIONS_LENGTH,
+                "expected are a compute unit limit, a compute unit price, TransferChecked, and memos",
+            ));
         };
-        let units = compute_unit_limit(limit).ok_or(reason::COMPUTE_LIMIT_INSTRUCTION)?;
-        let price = compute_unit_price(price).ok_or(reason::COMPUTE_PRICE_INSTRUCTION)?;
-        let transfer = Transfer::read(transfer).ok_or(reason::NO_TRANSFER)?;
+        let units = compute_unit_limit(limit).ok_or_else(because(
+            reason::COMPUTE_LIMIT_INSTRUCTION,
+            "the first instruction must be SetComputeUnitLimit",
+        ))?;
+        let price = compute_unit_price(price).ok_or_else(because(
+            reason::COMPUTE_PRICE_INSTRUCTION,
+            "the second instruction must be SetComputeUnitPrice",
+        ))?;
+        let transfer = Transfer::read(transfer).ok_or_else(because(
+            reason::NO_TRANSFER,
+            "the third instruction must be TransferChecked of SPL Token or Token-2022",
+        ))?;
         // Only now: a smart wallet's transaction, which fails before this, has limits of its own.
         caps.check(units, price)?;
         if ours.fee_payers.contains(&transfer.authority) {
-            return Err(reason::FEE_PAYER_TRANSFERRING_FUNDS.into());
+            return Err(Rejection::new(
+                reason::FEE_PAYER_TRANSFERRING_FUNDS,
+                "the money would be the facilitator's own",
+            ));
         }
         if let Some(key) = ours.mentioned_in(&instructions) {
             let detail = format!("an instruction mentions the fee payer {key}");
@@ -99,6 +120,11 @@ impl Layout {
     }
 }
 
+/// Makes a rejection only where it is needed.
+fn because(reason: Reason, detail: &'static str) -> impl FnOnce() -> Rejection {
+    move || Rejection::new(reason, detail)
+}
+
 impl Memos {
     /// The memos among these instructions, all of which must be to the memo program.
     pub(super) fn of<'i>(instructions: impl Iterator<Item = &'i Instruction>) -> Self {
@@ -121,7 +147,10 @@ impl Memos {
         };
         match memos.as_slice() {
             [Some(found)] if found == required => Ok(()),
-            [_] => Err(reason::MEMO_MISMATCH.into()),
+            [_] => Err(Rejection::new(
+                reason::MEMO_MISMATCH,
+                "the memo is not the text in extra.memo",
+            )),
             memos => {
                 let detail = format!("{} memos, and one is required", memos.len());
                 Err(Rejection::new(reason::MEMO_COUNT, detail))
@@ -146,7 +175,7 @@ impl Caps {
 }
 
 /// What comes after the transfer: memos, and nothing else. In particular no second transfer, and none back.
-fn memos(optional: &[&Instruction]) -> Result<Memos, Reason> {
+fn memos(optional: &[&Instruction]) -> Result<Memos, Rejection> {
     const UNKNOWN: [Reason; 4] = [
         reason::UNKNOWN_FOURTH,
         reason::UNKNOWN_FIFTH,
@@ -154,7 +183,12 @@ fn memos(optional: &[&Instruction]) -> Result<Memos, Reason> {
         reason::UNKNOWN_SEVENTH,
     ];
     match optional.iter().position(|found| found.program != MEMO) {
-        Some(at) => Err(UNKNOWN.get(at).cloned().unwrap_or(reason::UNKNOWN_OPTIONAL)),
+        Some(at) => {
+            let unknown = UNKNOWN.get(at).cloned().unwrap_or(reason::UNKNOWN_OPTIONAL);
+            let detail =
+                "after the transfer come memos and the guards of wallets, and nothing else";
+            Err(Rejection::new(unknown, detail))
+        }
         None => Ok(Memos::of(optional.iter().copied())),
     }
 }

@@ -122,10 +122,12 @@ impl Scheme<Solana> for Exact {
     ) -> Result<Box<dyn Payment<Solana>>, Refusal> {
         let terms = &request.terms;
         if request.accepted.scheme != NAME {
-            return Err(reason::SCHEME.into());
+            let detail = "the payment is of another scheme than exact";
+            return Err(Rejection::new(reason::SCHEME, detail).into());
         }
         if !self.network.is(&request.accepted.network) {
-            return Err(reason::NETWORK_MISMATCH.into());
+            let detail = format_args!("the payment is for another network than {}", self.network);
+            return Err(Rejection::new(reason::NETWORK_MISMATCH, detail).into());
         }
         let extra: Extra = terms
             .extra
@@ -140,12 +142,15 @@ impl Scheme<Solana> for Exact {
             accepted.check(address, &mint, &pay_to, terms.amount)?;
         }
         let token = self.tokens.iter().find(|token| token.mint == mint);
-        let token = token.ok_or(Reason::UNSUPPORTED_ASSET)?;
+        let token = token.ok_or_else(|| self.unsupported_asset())?;
         check_token_program(&extra, token)?;
 
         let wire = wire(request)?;
         if wire.fee_payer() != Some(&fee_payer) {
-            return Err(reason::FEE_PAYER_MISMATCH.into());
+            let detail = format_args!(
+                "the transaction's fee payer must be {fee_payer}, as extra.feePayer says"
+            );
+            return Err(Rejection::new(reason::FEE_PAYER_MISMATCH, detail).into());
         }
         check_our_place(&wire)?;
         let due = Due {
@@ -171,13 +176,25 @@ impl Scheme<Solana> for Exact {
 impl Exact {
     /// Who is to pay the fee: one of ours.
     fn fee_payer(&self, extra: &Extra) -> Result<Pubkey, Refusal> {
+        let expected =
+            "extra.feePayer must be a fee payer of this facilitator, as /supported names it";
         let named = extra
             .fee_payer
             .as_deref()
-            .ok_or(reason::MISSING_FEE_PAYER)?;
+            .ok_or_else(|| Rejection::new(reason::MISSING_FEE_PAYER, expected))?;
         let ours = self.rota.ours.fee_payers.iter();
         let found = ours.copied().find(|key| key.to_string() == named);
-        found.ok_or_else(|| reason::FEE_PAYER_NOT_MANAGED.into())
+        found.ok_or_else(|| Rejection::new(reason::FEE_PAYER_NOT_MANAGED, expected).into())
+    }
+
+    fn unsupported_asset(&self) -> Rejection {
+        let supported = self.tokens.iter();
+        let supported: Vec<_> = supported
+            .map(|token| format!("{} {}", token.symbol, token.mint))
+            .collect();
+        let supported = supported.join(", ");
+        let detail = format_args!("tokens supported on {}: {supported}", self.network);
+        Rejection::new(Reason::UNSUPPORTED_ASSET, detail)
     }
 
     /// In which of the two ways a transaction pays; and the first thing that speaks against it which is told only once its
@@ -245,7 +262,8 @@ fn wire(request: &PaymentRequest) -> Result<Wire, Refusal> {
     /// The length of the longest transaction in base64.
     const TEXT_MAX: usize = SIZE_MAX.div_ceil(3) * 4;
     let payload: PayloadJson = request.payload.read("paymentPayload.payload")?;
-    let text = payload.transaction.ok_or(reason::TRANSACTION)?;
+    let missing = || Rejection::new(reason::TRANSACTION, "the payload has no transaction");
+    let text = payload.transaction.ok_or_else(missing)?;
     let undecodable =
         |what: &str| Refusal::from(Rejection::new(reason::COULD_NOT_BE_DECODED, what));
     if text.len() > TEXT_MAX {
@@ -287,7 +305,11 @@ fn check_transfer(transfer: &Transfer, due: &Due) -> Result<(), Rejection> {
         amount,
     } = due;
     if transfer.mint != token.mint {
-        return Err(reason::MINT_MISMATCH.into());
+        let detail = format!(
+            "the transfer is of {}, the required asset {}",
+            transfer.mint, token.mint
+        );
+        return Err(Rejection::new(reason::MINT_MISMATCH, detail));
     }
     if TokenProgram::with_id(&transfer.program) != Some(token.program) {
         let detail = format!("the asset belongs to {}", token.program);
@@ -298,7 +320,10 @@ fn check_transfer(transfer: &Transfer, due: &Due) -> Result<(), Rejection> {
         return Err(Rejection::new(reason::MINT_MISMATCH, detail));
     }
     if transfer.destination != *destination {
-        return Err(reason::RECIPIENT_MISMATCH.into());
+        let detail = format!(
+            "the transfer must go to {destination}, the associated token account of {pay_to}"
+        );
+        return Err(Rejection::new(reason::RECIPIENT_MISMATCH, detail));
     }
     if transfer.authority == *pay_to || transfer.source == transfer.destination {
         let detail = "the payer pays itself";
@@ -313,7 +338,7 @@ fn check_transfer(transfer: &Transfer, due: &Due) -> Result<(), Rejection> {
 
 fn check_amount(amount: Amount) -> Result<(), Rejection> {
     match amount.is_zero() {
-        true => Err(Reason::AMOUNT_TOO_LOW.into()),
+        true => Err(Rejection::new(Reason::AMOUNT_TOO_LOW, "the amount is 0")),
         false => Ok(()),
     }
 }

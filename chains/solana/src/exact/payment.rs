@@ -88,7 +88,9 @@ impl Payment<Solana> for ExactPayment {
         let signed = seen.signatures.len() == self.claims.len()
             && seen.signatures.iter().all(|holds| *holds);
         if !signed {
-            return Err(reason::SIGNATURE_INVALID.into());
+            let detail =
+                "a signature is missing, or is not its signer's over this transaction's message";
+            return Err(Rejection::new(reason::SIGNATURE_INVALID, detail));
         }
         self.objection.clone().map_or(Ok(()), Err)?;
         let [.., answer] = seen.answers else {
@@ -170,7 +172,12 @@ impl ExactPayment {
     fn check_token(&self, answer: &Answer) -> Result<(), Rejection> {
         let token = &self.due.token;
         let program = token.program;
-        let mint = account(answer, asked::MINT).ok_or(reason::MINT_MISMATCH)?;
+        let mint = account(answer, asked::MINT).ok_or_else(|| {
+            Rejection::new(
+                reason::MINT_MISMATCH,
+                "there is no mint at the asset's address",
+            )
+        })?;
         mint::judge(mint, program, &token.allowed)
             .map_err(|problem| Rejection::new(reason::MINT_NOT_ALLOWED, problem))?;
         let Some(destination) = account(answer, asked::DESTINATION) else {
@@ -196,13 +203,41 @@ impl ExactPayment {
             let detail = "the money is not the signer's own";
             return Err(Rejection::new(reason::SIGNATURE_INVALID, detail));
         }
-        let simulated = answer.simulated.as_ref().ok_or(reason::SIMULATION_FAILED)?;
+        let simulated = answer.simulated.as_ref().ok_or_else(|| {
+            Rejection::new(
+                reason::SIMULATION_FAILED,
+                "no node said what the transaction would do",
+            )
+        })?;
         match &simulated.error {
             None => Ok(()),
             Some(error) => Err(Rejection::new(
                 reason::SIMULATION_FAILED,
-                why_it_fails(error),
+                self.why_transfer_fails(transfer, source, error),
             )),
+        }
+    }
+
+    /// Why the trial failed, for people. Where an instruction fails and the payer has too little, that is why.
+    fn why_transfer_fails(
+        &self,
+        transfer: &Transfer,
+        source: Option<&Account>,
+        error: &str,
+    ) -> String {
+        let is_of_instruction = error.contains("\"InstructionError\"");
+        let amount = transfer.amount;
+        match source.map(|source| mint::amount_in(source, self.due.token.program)) {
+            None if is_of_instruction => {
+                "the payer has no token account for this asset: it has nothing to pay with"
+                    .to_owned()
+            }
+            Some(Some(held)) if is_of_instruction && held < amount => {
+                format!(
+                    "the payer's token account holds {held} atomic units, and the payment is of {amount}"
+                )
+            }
+            _ => why_it_fails(error),
         }
     }
 
@@ -227,7 +262,12 @@ impl ExactPayment {
             Rejection::new(reason::ALT_RESOLUTION_FAILED, detail)
         })?;
         let instructions = self.wire.instructions(&loaded);
-        let instructions = instructions.ok_or(reason::COULD_NOT_BE_DECODED)?;
+        let instructions = instructions.ok_or_else(|| {
+            Rejection::new(
+                reason::COULD_NOT_BE_DECODED,
+                "an instruction names an account that the transaction does not have",
+            )
+        })?;
         check_isolated(&instructions, &self.rota.ours)?;
         Ok(loaded)
     }
@@ -236,7 +276,12 @@ impl ExactPayment {
     fn paying(&self, answer: &Answer) -> Result<Option<Transfer>, Rejection> {
         let loaded = self.loaded(answer)?;
         let simulated = answer.simulated.as_ref();
-        let simulated = simulated.ok_or(reason::SMART_WALLET_SIMULATION_FAILED)?;
+        let simulated = simulated.ok_or_else(|| {
+            Rejection::new(
+                reason::SMART_WALLET_SIMULATION_FAILED,
+                "no node said what the transaction would do",
+            )
+        })?;
         if let Some(error) = &simulated.error {
             let why = why_it_fails(error);
             return Err(Rejection::new(reason::SMART_WALLET_SIMULATION_FAILED, why));
@@ -281,12 +326,12 @@ fn account(answer: &Answer, at: usize) -> Option<&Account> {
 }
 
 /// Why a transaction fails when it is tried, for people.
-fn why_it_fails(error: &str) -> &str {
+fn why_it_fails(error: &str) -> String {
     match error {
         "\"BlockhashNotFound\"" => {
-            "the blockhash has expired, or is of another cluster: nothing can be sent, so it is safe to pay anew"
+            "the blockhash has expired, or is of another cluster: nothing can be sent, so it is safe to pay anew".to_owned()
         }
-        "\"AlreadyProcessed\"" => "this very transaction was included before",
-        other => other,
+        "\"AlreadyProcessed\"" => "this very transaction was included before".to_owned(),
+        other => format!("the transaction would fail: {other}"),
     }
 }

@@ -86,7 +86,12 @@ impl Form {
         allowed: &SmartWallets,
     ) -> Result<Self, Rejection> {
         let instructions = wire.instructions_shown();
-        let instructions = instructions.ok_or(reason::COULD_NOT_BE_DECODED)?;
+        let instructions = instructions.ok_or_else(|| {
+            Rejection::new(
+                reason::COULD_NOT_BE_DECODED,
+                "an instruction names an account that the transaction does not have",
+            )
+        })?;
         if wire.lookups().len() > TABLES_MAX {
             let detail = format!("more than {TABLES_MAX} lookup tables");
             return Err(Rejection::new(reason::ALT_RESOLUTION_FAILED, detail));
@@ -178,14 +183,29 @@ fn check_budget(instructions: &[Instruction], allowed: &SmartWallets) -> Result<
     for budget in budgets {
         // The runtime refuses the same twice. What is longer than it should be it reads all the same; here it is malformed.
         match budget.data.first() {
-            None => return Err(reason::SMART_WALLET_MALFORMED_COMPUTE_BUDGET.into()),
+            None => {
+                return Err(Rejection::new(
+                    reason::SMART_WALLET_MALFORMED_COMPUTE_BUDGET,
+                    "an instruction to the compute budget has no data",
+                ));
+            }
             Some(&instruction::COMPUTE_UNIT_LIMIT) => {
                 let limit = compute_unit_limit(budget);
-                units = Some(limit.ok_or(reason::SMART_WALLET_MALFORMED_COMPUTE_LIMIT)?);
+                units = Some(limit.ok_or_else(|| {
+                    Rejection::new(
+                        reason::SMART_WALLET_MALFORMED_COMPUTE_LIMIT,
+                        "SetComputeUnitLimit cannot be read",
+                    )
+                })?);
             }
             Some(&instruction::COMPUTE_UNIT_PRICE) => {
                 let found = compute_unit_price(budget);
-                price = Some(found.ok_or(reason::SMART_WALLET_MALFORMED_COMPUTE_PRICE)?);
+                price = Some(found.ok_or_else(|| {
+                    Rejection::new(
+                        reason::SMART_WALLET_MALFORMED_COMPUTE_PRICE,
+                        "SetComputeUnitPrice cannot be read",
+                    )
+                })?);
             }
             Some(kind) => {
                 let detail = format!("compute budget instruction {kind}");
@@ -257,7 +277,12 @@ impl Outcome<'_> {
         let transfer = match calls.transpose()? {
             Some(calls) => Some(self.only(&calls)?),
             None if evidence.balances.is_some() => None,
-            None => return Err(reason::SMART_WALLET_NO_TRANSFER.into()),
+            None => {
+                return Err(Rejection::new(
+                    reason::SMART_WALLET_NO_TRANSFER,
+                    "the transaction would call no token program",
+                ));
+            }
         };
         if evidence.balances.is_some() {
             let received = evidence.received(wire, loaded, destination, &mint);
@@ -273,20 +298,32 @@ impl Outcome<'_> {
     /// The only transfer to the recipient's account, where nothing else happens to that.
     fn only(&self, calls: &[(Caller, TokenCall)]) -> Result<Transfer, Rejection> {
         if calls.is_empty() {
-            return Err(reason::SMART_WALLET_NO_TRANSFER.into());
+            return Err(Rejection::new(
+                reason::SMART_WALLET_NO_TRANSFER,
+                "the transaction would call no token program",
+            ));
         }
         let involves = |key: &Pubkey| calls.iter().filter(|(_, call)| call.mentions(key)).count();
         if self.ours.iter().any(|key| involves(key) > 0) {
-            return Err(reason::FEE_PAYER_TRANSFERRING_FUNDS.into());
+            return Err(Rejection::new(
+                reason::FEE_PAYER_TRANSFERRING_FUNDS,
+                "the money would be the facilitator's own",
+            ));
         }
         let mut matching = calls
             .iter()
             .filter_map(|(caller, call)| Some((caller, self.matching(call)?)));
         let Some((caller, transfer)) = matching.next() else {
-            return Err(reason::SMART_WALLET_TRANSFER_MISMATCH.into());
+            return Err(Rejection::new(
+                reason::SMART_WALLET_TRANSFER_MISMATCH,
+                "no transfer is of the required asset and at least the required amount to the recipient's token account",
+            ));
         };
         if matching.next().is_some() {
-            return Err(reason::SMART_WALLET_MULTIPLE_TRANSFERS.into());
+            return Err(Rejection::new(
+                reason::SMART_WALLET_MULTIPLE_TRANSFERS,
+                "more than one transfer would pay the recipient",
+            ));
         }
         let mismatch =
             |detail: &str| Rejection::new(reason::SMART_WALLET_TRANSFER_MISMATCH, detail);

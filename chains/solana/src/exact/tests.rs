@@ -820,6 +820,35 @@ fn a_mint_that_has_become_another_is_refused() {
     );
 }
 
+/// A payer without money was told `{"InstructionError":[2,{"Custom":1}]}`.
+#[test]
+fn a_payer_without_money_is_told_so_in_a_sentence() {
+    let said = |held: Option<u64>, error: &str| {
+        let mut answer = well();
+        match (held, &mut answer.accounts[2]) {
+            (Some(held), Some(source)) => source.data[64..72].copy_from_slice(&held.to_le_bytes()),
+            (_, source) => *source = None,
+        }
+        answer.simulated = fails(error);
+        let rejection = told_after(answer).unwrap_err();
+        assert_eq!(rejection.reason, reason::SIMULATION_FAILED);
+        rejection.detail.unwrap()
+    };
+    let too_little = r#"{"InstructionError":[2,{"Custom":1}]}"#;
+    let detail = said(Some(17), too_little);
+    assert!(detail.contains("holds 17 atomic units"), "{detail}");
+    let detail = said(None, r#"{"InstructionError":[2,"InvalidAccountData"]}"#);
+    assert!(detail.contains("no token account"), "{detail}");
+    // Enough money, and another reason: the node's own words are in the sentence.
+    let detail = said(Some(u64::MAX), r#"{"InstructionError":[2,{"Custom":17}]}"#);
+    assert!(
+        detail.starts_with("the transaction would fail: {"),
+        "{detail}"
+    );
+    let detail = said(Some(0), "\"BlockhashNotFound\"");
+    assert!(detail.contains("safe to pay anew"), "{detail}");
+}
+
 /// attacks.md 101.
 #[test]
 fn an_expired_blockhash_is_told_as_one_and_that_it_is_safe_to_pay_anew() {

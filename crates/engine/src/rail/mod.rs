@@ -8,7 +8,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use quittance_core::wire::{Rest, SupportedKind};
-use quittance_core::{Chain, Clock, Fault, Health, PaymentRequest, Scheme, Version};
+use quittance_core::{
+    Chain, Clock, Fault, Health, PaymentRequest, Reason, Rejection, Scheme, Version,
+};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -176,6 +178,20 @@ impl<C: Chain> Rail<C> {
         self.schemes.iter().find(reads)
     }
 
+    /// The verdict against a request that no scheme reads, with what there is instead.
+    fn unsupported(&self, request: &PaymentRequest) -> Rejection {
+        let reads = |scheme: &&Arc<dyn Scheme<C>>| scheme.versions().contains(&request.version);
+        let schemes = self.schemes.iter().filter(reads);
+        let names: Vec<&str> = schemes.map(|scheme| scheme.name()).collect();
+        let (network, version) = (self.network(), request.version.number());
+        let names = match names.is_empty() {
+            true => "none".to_owned(),
+            false => names.join(", "),
+        };
+        let detail = format_args!("schemes supported on {network} in version {version}: {names}");
+        Rejection::new(Reason::UNSUPPORTED_SCHEME, detail)
+    }
+
     /// The addresses transactions are signed with.
     pub(crate) fn signers(&self) -> Vec<String> {
         self.chain
@@ -227,7 +243,7 @@ impl<C: Chain> Rail<C> {
             warn!(
                 network = self.network(),
                 problem = problem.what,
-                "a problem"
+                "health problem"
             );
         }
         let up = if found.network_works() { 1.0 } else { 0.0 };

@@ -126,8 +126,9 @@ impl<C: Chain> Rail<C> {
     /// Reads a payment and checks what needs no round trip. The policy is asked first: what it does not allow costs no
     /// arithmetic.
     pub(super) async fn decode(&self, request: &PaymentRequest) -> Result<Decoded<C>, Unverified> {
-        let unsupported = || Unverified::Rejected(Reason::UNSUPPORTED_SCHEME.into(), None);
-        let scheme = self.scheme_of(request).ok_or_else(unsupported)?;
+        let scheme = self
+            .scheme_of(request)
+            .ok_or_else(|| Unverified::Rejected(self.unsupported(request), None))?;
         let now = self.clock.now();
         let payment = scheme
             .decode(request, now)
