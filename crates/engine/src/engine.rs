@@ -27,6 +27,9 @@ use crate::watch::Patience;
 /// 30 to 90 seconds for their facilitator; blocks come every 0.2 to 12 seconds.
 pub const SETTLE_WAIT: Duration = Duration::from_secs(20);
 
+/// The longest time that a /settle may be told to wait: nobody waits for longer, and the clock has an end.
+const SETTLE_WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// How long stopping may take once everything was told to stop: one round trip to a node that does not answer.
 const STOP_MAX: Duration = Duration::from_secs(10);
 
@@ -55,8 +58,15 @@ trait AnyRail: Send + Sync {
     async fn look(&self);
     async fn recover(&self) -> Result<(), Fault>;
     async fn verify(&self, request: &PaymentRequest) -> Result<VerifyResponse, FacilitatorError>;
-    async fn settle(&self, request: &PaymentRequest) -> Result<SettleResponse, FacilitatorError>;
+    async fn settle(
+        &self,
+        request: &PaymentRequest,
+        place: HeldPlace,
+    ) -> Result<SettleResponse, FacilitatorError>;
 }
+
+/// Something that a caller holds while its payment is worked on. The engine only drops it.
+pub(crate) type HeldPlace = Box<dyn Send>;
 
 /// The handle through which the engine holds a rail of whatever chain.
 struct Handle<C: Chain>(Arc<Rail<C>>);
@@ -87,8 +97,12 @@ impl<C: Chain> AnyRail for Handle<C> {
     async fn verify(&self, request: &PaymentRequest) -> Result<VerifyResponse, FacilitatorError> {
         self.0.verify(request).await
     }
-    async fn settle(&self, request: &PaymentRequest) -> Result<SettleResponse, FacilitatorError> {
-        self.0.settle(request).await
+    async fn settle(
+        &self,
+        request: &PaymentRequest,
+        place: HeldPlace,
+    ) -> Result<SettleResponse, FacilitatorError> {
+        self.0.settle(request, place).await
     }
 }
 
@@ -130,10 +144,10 @@ impl EngineBuilder {
         self
     }
 
-    /// Says how long a /settle waits for its outcome; without it, [`SETTLE_WAIT`].
+    /// Says how long a /settle waits for its outcome, at most a day; without it, [`SETTLE_WAIT`].
     #[must_use]
     pub fn settle_wait(mut self, wait: Duration) -> Self {
-        self.settle_wait = wait;
+        self.settle_wait = wait.min(SETTLE_WAIT_MAX);
         self
     }
 
@@ -213,6 +227,28 @@ impl Engine {
         }
     }
 
+    /// Settles, as [`Facilitator::settle`] does, and drops `place` as soon as the payment is in a lane and only its outcome is
+    /// waited for. A server bounds by it what is worked on at once: waiting costs next to nothing and takes up to
+    /// [`settle_wait`](EngineBuilder::settle_wait). A caller that goes away does not free its place before.
+    ///
+    /// # Errors
+    /// As [`Facilitator::settle`].
+    pub async fn settle_with_place(
+        &self,
+        request: &PaymentRequest,
+        place: impl Send + 'static,
+    ) -> Result<SettleResponse, FacilitatorError> {
+        match self.rail(&request.terms.network) {
+            Ok(rail) => rail.settle(request, Box::new(place)).await,
+            Err(rejection) => Ok(SettleResponse::failed(
+                &request.terms.network,
+                &rejection,
+                None,
+                "",
+            )),
+        }
+    }
+
     /// What is known of a settlement, by its identity.
     ///
     /// # Errors
@@ -252,7 +288,7 @@ impl Engine {
     /// Waits until nothing is under way, but no longer than `wait`, and stops. What is not finished stands in the
     /// journal and is taken up at the next start.
     pub async fn shut_down(&self, wait: Duration) {
-        let deadline = Instant::now() + wait;
+        let deadline = Instant::now() + wait.min(SETTLE_WAIT_MAX);
         while self.in_progress() > 0 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -278,7 +314,7 @@ impl Engine {
                 let known: Vec<&str> = self.rails.iter().map(|rail| rail.network().id()).collect();
                 Rejection::new(
                     Reason::INVALID_NETWORK,
-                    format_args!("settled are {}", known.join(", ")),
+                    format_args!("supported networks: {}", known.join(", ")),
                 )
             })
     }
@@ -294,15 +330,7 @@ impl Facilitator for Engine {
     }
 
     async fn settle(&self, request: &PaymentRequest) -> Result<SettleResponse, FacilitatorError> {
-        match self.rail(&request.terms.network) {
-            Ok(rail) => rail.settle(request).await,
-            Err(rejection) => Ok(SettleResponse::failed(
-                &request.terms.network,
-                &rejection,
-                None,
-                "",
-            )),
-        }
+        self.settle_with_place(request, ()).await
     }
 
     async fn supported(&self) -> Result<SupportedResponse, FacilitatorError> {

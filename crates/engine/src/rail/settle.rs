@@ -16,6 +16,7 @@ use tracing::{Instrument, error, info, warn};
 use super::Rail;
 use super::recover::Trail;
 use super::verify::{Decoded, Standing, Unverified, Verified};
+use crate::engine::HeldPlace;
 use crate::job::{Hold, Job, Progress, Ready};
 use crate::journal::{Claim, Claimed, Outcome, Settlement, State};
 use crate::lane::Lane;
@@ -64,17 +65,20 @@ impl<C: Chain> Rail<C> {
     /// The answer to /settle.
     ///
     /// Everything up to the lane happens in a task of its own: a caller that goes away does not take a claim along. The
-    /// waiting happens here, so that nobody is told who is not there.
+    /// waiting happens here, so that nobody is told who is not there. The caller's `place` is given back in between.
     pub(crate) async fn settle(
         self: &Arc<Self>,
         request: &PaymentRequest,
+        place: HeldPlace,
     ) -> Result<SettleResponse, FacilitatorError> {
         let deadline = Instant::now() + self.settle_wait;
         let (rail, owned) = (Arc::clone(self), request.clone());
-        let begun = self
-            .tasks
-            .spawn(async move { rail.begin(&owned).await }.in_current_span())
-            .await;
+        let begin = async move {
+            let begun = rail.begin(&owned).await;
+            drop(place);
+            begun
+        };
+        let begun = self.tasks.spawn(begin.in_current_span()).await;
         let stopped = |error| {
             Err(Fault::new(
                 FaultKind::Internal,
