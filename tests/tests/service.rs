@@ -164,9 +164,8 @@ async fn what_it_says_of_itself_is_true() {
         "/settlements/x",
         "/settlements/%ff",
         "/",
-        "/verify/",
-        "//verify",
         "/Verify",
+        "/verify/x",
         "/nothing",
     ] {
         assert_eq!(
@@ -259,25 +258,51 @@ async fn what_cannot_be_read_is_400_and_names_the_field() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_understood_and_refused_is_200_with_its_reason() {
     let service = Service::start().await;
+    const ANOTHER: &str = "0x00000000000000000000000000000000000000Aa";
     let good = Setting::request().await.text().to_owned();
-    for (body, reason) in [
+    let mut forged: Value = serde_json::from_str(&good).unwrap();
+    forged["paymentPayload"]["payload"]["authorization"]["nonce"] = json!(format!("0x{:064x}", 7));
+    for (body, reason, expected) in [
         (
             good.replace("\"x402Version\":2", "\"x402Version\":3"),
             "invalid_x402_version",
+            "ersion",
         ),
         (
             good.replacen("\"x402Version\":2", "\"x402Version\":1", 2)
                 .replacen("\"x402Version\":1", "\"x402Version\":2", 1),
             "invalid_x402_version",
+            "ersion",
         ),
-        (good.replace("eip155:84532", "eip155:1"), "invalid_network"),
+        (
+            good.replace("eip155:84532", "eip155:1"),
+            "invalid_network",
+            "supported networks: eip155:84532",
+        ),
         (
             good.replace("eip155:84532", "near:mainnet"),
             "invalid_network",
+            "supported networks: eip155:84532",
         ),
         (
             good.replace("\"scheme\":\"exact\"", "\"scheme\":\"barter\""),
             "unsupported_scheme",
+            "schemes supported on eip155:84532 in version 2: exact",
+        ),
+        (
+            good.replace("0x036CbD53842c5426634e7929541eC2318f3dCF7e", ANOTHER),
+            "unsupported_asset",
+            "USDC 0x036CbD53842c5426634e7929541eC2318f3dCF7e",
+        ),
+        (
+            good.replace("\"version\":\"2\"", "\"other\":\"2\""),
+            "invalid_exact_evm_missing_eip712_domain",
+            "name and the version",
+        ),
+        (
+            forged.to_string(),
+            "invalid_exact_evm_signature",
+            "over TransferWithAuthorization",
         ),
     ] {
         let (status, verdict) = described(
@@ -291,6 +316,8 @@ async fn what_is_understood_and_refused_is_200_with_its_reason() {
             (StatusCode::OK, &json!(reason)),
             "{verdict}"
         );
+        let message = verdict["invalidMessage"].as_str().unwrap_or_default();
+        assert!(message.contains(expected), "{verdict}");
         let (status, outcome) =
             described("/settle", "post", service.post("/settle", body).await).await;
         assert_eq!(
@@ -517,21 +544,12 @@ async fn a_connection_serves_many_requests_and_ends_when_it_is_idle() {
     assert_eq!(closed(&mut stream).await, "");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn more_than_it_bears_is_turned_away_and_nothing_is_lost() {
-    let options = ServiceOptions {
-        requests_max: 2,
-        ..ServiceOptions::new(Keys::anyone())
-    };
-    let service = Service::with(options, ServerOptions::default()).await;
-    service
-        .setting
-        .local
-        .set_mining(quittance_devnet::Mining::Manual)
-        .await
-        .unwrap();
+/// Settles as many new payments, and waits until all of them are under way.
+async fn settling(service: &Service, many: usize) -> Vec<tokio::task::JoinHandle<Value>> {
+    let manual = quittance_devnet::Mining::Manual;
+    service.setting.local.set_mining(manual).await.unwrap();
     let mut settling = Vec::new();
-    for _ in 0..2 {
+    for _ in 0..many {
         let request: PaymentRequest = Setting::request().await;
         let post = Client::new()
             .post(format!("{}/settle", service.url))
@@ -540,19 +558,29 @@ async fn more_than_it_bears_is_turned_away_and_nothing_is_lost() {
             post.send().await.unwrap().json::<Value>().await.unwrap()
         }));
     }
-    until("both are under way", || async {
+    until("all are under way", || async {
         let health: Value = service.get("/health").await.json().await.unwrap();
-        health["inProgress"] == 2
+        health["inProgress"] == many
     })
     .await;
-    for path in ["/verify", "/settle"] {
-        let body = Setting::request().await.text().to_owned();
-        let busy = service.post(path, body).await;
-        assert_eq!(busy.headers()["retry-after"], "1");
-        let (status, problem) = described(path, "post", busy).await;
-        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(problem["error"], "busy");
-    }
+    settling
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_it_bears_is_turned_away_and_nothing_is_lost() {
+    // One caller may hold as many places as are still free.
+    let options = ServiceOptions {
+        waiting_max: 4,
+        ..ServiceOptions::new(Keys::anyone())
+    };
+    let service = Service::with(options, ServerOptions::default()).await;
+    let settling = settling(&service, 2).await;
+    let body = Setting::request().await.text().to_owned();
+    let busy = service.post("/settle", body).await;
+    assert_eq!(busy.headers()["retry-after"], "1");
+    let (status, problem) = described("/settle", "post", busy).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(problem["error"], "busy");
     // How it is can be asked all the same.
     for path in ["/health", "/supported", "/openapi.json"] {
         assert_eq!(service.get(path).await.status(), StatusCode::OK, "{path}");
@@ -561,6 +589,259 @@ async fn more_than_it_bears_is_turned_away_and_nothing_is_lost() {
     for settled in settling {
         assert_eq!(settled.await.unwrap()["success"], true);
     }
+}
+
+/// Each /settle kept a place for up to `settle_wait`, while nothing was done but waiting for a block: who came first kept all
+/// others out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_settlement_that_is_only_waited_for_holds_no_place_among_those_worked_on() {
+    let options = ServiceOptions {
+        requests_max: 1,
+        ..ServiceOptions::new(Keys::anyone())
+    };
+    let service = Service::with(options, ServerOptions::default()).await;
+    let settling = settling(&service, 1).await;
+    let body = Setting::request().await.text().to_owned();
+    until("the place is free again", || async {
+        service.post("/verify", body.clone()).await.status() == StatusCode::OK
+    })
+    .await;
+    assert!(!settling[0].is_finished());
+    service.setting.local.mine().await.unwrap();
+    for settled in settling {
+        assert_eq!(settled.await.unwrap()["success"], true);
+    }
+}
+
+/// Base URLs that end in a slash, and clients that add one, were answered 404.
+#[tokio::test(flavor = "multi_thread")]
+async fn slashes_too_many_do_not_change_which_path_is_meant() {
+    let service = Service::start().await;
+    let request = Setting::request().await;
+    for path in ["/verify/", "//verify", "//verify//"] {
+        let answer = service.post(path, request.text().to_owned()).await;
+        let (status, verdict) = described("/verify", "post", answer).await;
+        assert_eq!(status, StatusCode::OK, "{path}");
+        assert_eq!(verdict["isValid"], true, "{path}: {verdict}");
+    }
+    let answer = service.post("//settle", request.text().to_owned()).await;
+    let (_, outcome) = described("/settle", "post", answer).await;
+    assert_eq!(outcome["success"], true, "{outcome}");
+    let named = outcome["transaction"].as_str().unwrap();
+    let path = format!("/settlements/?transaction={named}");
+    assert_eq!(service.get(&path).await.status(), StatusCode::OK);
+    assert_eq!(service.get("//health/").await.status(), StatusCode::OK);
+}
+
+/// A slash too many is no way round a key.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_spelling_of_a_path_needs_the_key() {
+    let options = ServiceOptions::new(Keys::of(&["sesame".into()]));
+    let service = Service::with(options, ServerOptions::default()).await;
+    for path in [
+        "/settle",
+        "//settle",
+        "/settle/",
+        "//settlements?transaction=0x00",
+    ] {
+        let answer = match path.contains("settlements") {
+            true => service.get(path).await,
+            false => service.post(path, "{}").await,
+        };
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{path}");
+    }
+}
+
+/// A client of a facilitator whose answers must not be lost.
+struct Raw(TcpStream);
+
+impl Raw {
+    async fn connect(service: &Service) -> Self {
+        Self(TcpStream::connect(service.address()).await.unwrap())
+    }
+
+    async fn connect_from(service: &Service, address: &str) -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(address.parse().unwrap()).unwrap();
+        let to = service.address().parse().unwrap();
+        Self(socket.connect(to).await.unwrap())
+    }
+
+    async fn send(&mut self, text: &str) {
+        self.0.write_all(text.as_bytes()).await.unwrap();
+    }
+
+    /// One answer: its head in lower case, and its body by the length it says.
+    async fn answer(&mut self) -> (String, String) {
+        let read = async {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(self.0.read_u8().await.expect("an answer"));
+            }
+            let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+            let length = head.split("content-length: ").nth(1).unwrap();
+            let length = length.split("\r\n").next().unwrap().parse().unwrap();
+            let mut body = vec![0; length];
+            self.0.read_exact(&mut body).await.unwrap();
+            (head, String::from_utf8(body).unwrap())
+        };
+        let answered = tokio::time::timeout(Duration::from_secs(5), read).await;
+        answered.expect("an answer in time")
+    }
+}
+
+/// A refusal by head alone left the body on the connection. The connection was then closed without a word, and the client's next
+/// request on it failed: 60 of 60 with the body 20 ms behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_leaves_a_connection_that_works_or_says_that_it_closes() {
+    let options = ServiceOptions::new(Keys::of(&["sesame".into()]));
+    let service = Service::with(options, ServerOptions::default()).await;
+    let head = |more: &str| format!("POST /settle HTTP/1.1\r\nHost: x\r\n{more}\r\n");
+    let body = "x".repeat(60_000);
+    for late in [0, 20, 200] {
+        let mut client = Raw::connect(&service).await;
+        for _ in 0..2 {
+            client.send(&head("Content-Length: 60000\r\n")).await;
+            tokio::time::sleep(Duration::from_millis(late)).await;
+            client.send(&body).await;
+            let (said, problem) = client.answer().await;
+            assert!(said.starts_with("http/1.1 401"), "{late}: {said}");
+            assert!(!said.contains("connection: close"), "{late}: {said}");
+            assert!(problem.contains("unauthorized"), "{problem}");
+        }
+    }
+    // A body that does not come, one that is too long to be thrown away, and one that waits for a word from us.
+    for more in [
+        "Content-Length: 10\r\n",
+        "Content-Length: 10000000000\r\n",
+        "Content-Length: 10\r\nExpect: 100-continue\r\n",
+        "Transfer-Encoding: chunked\r\n",
+        "Content-Length: 10\r\nAuthorization: Bearer sesame\r\nContent-Type: text/plain\r\n",
+    ] {
+        let mut client = Raw::connect(&service).await;
+        client.send(&head(more)).await;
+        let (said, _) = client.answer().await;
+        assert!(said.contains("connection: close"), "{more}: {said}");
+        assert_eq!(closed(&mut client.0).await, "", "{more}");
+    }
+}
+
+/// With all connections taken not even `/health` was answered until the first of them ran out.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_connection_of_the_greediest_makes_room_for_a_new_one() {
+    const MOST: usize = 6;
+    let server = ServerOptions {
+        connections_max: MOST,
+        header_max: Duration::from_secs(60),
+        ..ServerOptions::default()
+    };
+    let service = Service::with(ServiceOptions::new(Keys::anyone()), server).await;
+    let mut honest = Raw::connect_from(&service, "127.0.0.2:0").await;
+    let get = "GET /supported HTTP/1.1\r\nHost: x\r\n\r\n";
+    honest.send(get).await;
+    assert!(honest.answer().await.0.starts_with("http/1.1 200"));
+    let mut greedy = Vec::new();
+    for _ in 0..3 * MOST {
+        greedy.push(Raw::connect_from(&service, "127.0.0.3:0").await);
+    }
+    let mut supervisor = Raw::connect_from(&service, "127.0.0.4:0").await;
+    supervisor
+        .send("GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await;
+    let (said, _) = supervisor.answer().await;
+    assert!(said.starts_with("http/1.1 200"), "{said}");
+    // The connection that was there before, and does little, is still there.
+    honest.send(get).await;
+    assert!(honest.answer().await.0.starts_with("http/1.1 200"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_answered_when_every_connection_is_busy_and_nothing_else_is() {
+    const MOST: usize = 4;
+    let server = ServerOptions {
+        connections_max: MOST,
+        ..ServerOptions::default()
+    };
+    let service = Service::with(ServiceOptions::new(Keys::anyone()), server).await;
+    let mut busy = Vec::new();
+    for _ in 0..MOST {
+        let mut client = Raw::connect(&service).await;
+        client
+            .send("POST /settle HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+            .await;
+        busy.push(client);
+    }
+    // Their requests have begun.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for (path, status) in [
+        ("/health", "200"),
+        ("/supported", "503"),
+        ("/health", "200"),
+    ] {
+        let mut client = Raw::connect(&service).await;
+        let get = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+        client.send(&get).await;
+        let (said, _) = client.answer().await;
+        assert!(
+            said.starts_with(&format!("http/1.1 {status}")),
+            "{path}: {said}"
+        );
+        assert!(said.contains("connection: close"), "{path}: {said}");
+        assert_eq!(closed(&mut client.0).await, "", "{path}");
+    }
+    // None of those that were at work was cut off.
+    for mut client in busy {
+        client.send("12345678").await;
+        assert!(client.answer().await.0.starts_with("http/1.1 400"));
+    }
+}
+
+/// A seller asks /verify for all of its clients. One client without money could use up what the seller's /settle needed.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_verify_used_up_is_not_missing_at_settle() {
+    let options = ServiceOptions {
+        rate: rate(1, 2),
+        ..ServiceOptions::new(Keys::anyone())
+    };
+    let service = Service::with(options, ServerOptions::default()).await;
+    let request = Setting::request().await;
+    for _ in 0..2 {
+        let verdict = service.post("/verify", request.text().to_owned()).await;
+        assert_eq!(verdict.status(), StatusCode::OK);
+    }
+    let refused = service.post("/verify", "{}").await;
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    let settled = service.post("/settle", request.text().to_owned()).await;
+    let (_, outcome) = described("/settle", "post", settled).await;
+    assert_eq!(outcome["success"], true, "{outcome}");
+}
+
+/// Paths that do not exist, and those that need no key, were answered and logged as often as one liked.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_needs_no_key_is_counted_and_health_is_not() {
+    let options = ServiceOptions {
+        rate: rate(1, 2),
+        ..ServiceOptions::new(Keys::anyone())
+    };
+    let service = Service::with(options, ServerOptions::default()).await;
+    for status in [404, 404, 429] {
+        assert_eq!(service.get("/nothing").await.status(), status);
+    }
+    for path in ["/supported", "/openapi.json"] {
+        let refused = service.get(path).await;
+        assert!(refused.headers().contains_key("retry-after"), "{path}");
+        let (status, _) = described(path, "get", refused).await;
+        assert_eq!(status, StatusCode::TOO_MANY_REQUESTS, "{path}");
+    }
+    for _ in 0..5 {
+        assert_eq!(service.get("/health").await.status(), StatusCode::OK);
+    }
+    // Another method than the path has is counted like the path itself.
+    for status in [405, 405, 429] {
+        assert_eq!(service.get("/settle").await.status(), status);
+    }
+    let verdict = service.post("/verify", "{}").await;
+    assert_eq!(verdict.status(), StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -695,6 +976,7 @@ fn rate(per_minute: u32, burst: u32) -> Option<Rate> {
 async fn who_asks_too_often_is_told_when_to_come_back_and_nobody_else_is() {
     let options = ServiceOptions {
         rate: rate(1, 2),
+        key_rate: rate(1, 2),
         ..ServiceOptions::new(Keys::of(&["one".into(), "two".into()]))
     };
     let service = Service::with(options, ServerOptions::default()).await;
@@ -702,13 +984,10 @@ async fn who_asks_too_often_is_told_when_to_come_back_and_nobody_else_is() {
         let post = Client::new().post(format!("{}{path}", service.url));
         async move { post.bearer_auth(key).body("{}").send().await.unwrap() }
     };
-    for _ in 0..2 {
-        assert_eq!(
-            post("/verify", "one").await.status(),
-            StatusCode::BAD_REQUEST
-        );
-    }
     for (path, reason) in [("/verify", "invalidReason"), ("/settle", "errorReason")] {
+        for _ in 0..2 {
+            assert_eq!(post(path, "one").await.status(), StatusCode::BAD_REQUEST);
+        }
         let answer = post(path, "one").await;
         let after = answer.headers()["retry-after"].to_str().unwrap();
         assert!((1..=61).contains(&after.parse::<u64>().unwrap()), "{after}");
@@ -830,4 +1109,16 @@ async fn behind_a_proxy_callers_are_told_apart_by_its_word() {
         asked("192.0.2.9, 192.0.2.1").await,
         StatusCode::TOO_MANY_REQUESTS
     );
+    // Some proxies write a port, or brackets: those callers shared the proxy's own bucket.
+    for entry in [
+        "192.0.2.3:4711",
+        "192.0.2.4:4711",
+        "[2001:db8::1]:4711",
+        "[2001:db9::1]",
+    ] {
+        assert_eq!(asked(entry).await, StatusCode::BAD_REQUEST, "{entry}");
+    }
+    for entry in ["192.0.2.3:4712", "192.0.2.4", "2001:db8::1"] {
+        assert_eq!(asked(entry).await, StatusCode::TOO_MANY_REQUESTS, "{entry}");
+    }
 }

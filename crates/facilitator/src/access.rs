@@ -1,7 +1,9 @@
 //! Who may call, and how often.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::http::HeaderMap;
@@ -11,10 +13,12 @@ use axum::response::{IntoResponse, Response};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::{ConditionallySelectable, ConstantTimeEq};
+use tokio::time::Instant;
+use tracing::{info, warn};
 
 use crate::answers::{Endpoint, Problem};
 use crate::peer::Peer;
-use crate::rate::{Caller, Rates};
+use crate::rate::{Budget, Caller, Rates};
 
 /// Where a proxy says for whom it asks.
 const FORWARDED_FOR: &str = "x-forwarded-for";
@@ -71,16 +75,32 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
         .then_some(token.trim_start_matches(' '))
 }
 
-/// What stands before the paths that cost something.
+/// How often refusals for the rate are logged, as one line with their number. A line for each would let any caller fill the
+/// disk.
+const REFUSALS_EVERY: Duration = Duration::from_secs(10);
+
+/// What stands before every path.
 #[derive(Clone)]
 pub(crate) struct Door {
-    pub(crate) keys: Keys,
-    pub(crate) rates: Option<Arc<Rates>>,
+    keys: Keys,
+    rates: Arc<Rates>,
     /// How many proxies stand in front, whose word on the caller's address is taken.
-    pub(crate) proxies: usize,
+    proxies: usize,
+    refusals: Arc<Refusals>,
+    has_warned: Arc<AtomicBool>,
 }
 
 impl Door {
+    pub(crate) fn new(keys: Keys, rates: Rates, proxies: usize) -> Self {
+        Self {
+            keys,
+            rates: Arc::new(rates),
+            proxies,
+            refusals: Arc::default(),
+            has_warned: Arc::default(),
+        }
+    }
+
     /// Who asks; `None` where neither a key nor an address is known.
     fn caller(&self, request: &Request) -> Option<Caller> {
         let headers = request.headers();
@@ -88,23 +108,60 @@ impl Door {
             return Some(Caller::Key(at));
         }
         let connected = request.extensions().get::<ConnectInfo<SocketAddr>>();
-        let address = forwarded_for(headers, self.proxies)
+        let address = self
+            .forwarded(headers)
             .or_else(|| connected.map(|ConnectInfo(address)| address.ip()))?;
         Some(Caller::Peer(Peer::of(address)))
     }
 
+    /// The address in `X-Forwarded-For` that our own proxies vouch for. One that cannot be read is the proxy's fault, and makes
+    /// all its callers one: the log says so, once.
+    fn forwarded(&self, headers: &HeaderMap) -> Option<IpAddr> {
+        let entry = forwarded_for(headers, self.proxies)?;
+        let address = address_in(entry);
+        if address.is_none() && !self.has_warned.swap(true, Ordering::Relaxed) {
+            let entry = quittance_http::printable(entry);
+            warn!(
+                entry,
+                "X-Forwarded-For has no address where limits.proxies says that there is one: these callers share one rate"
+            );
+        }
+        address
+    }
+
     /// Takes one request from the caller's bucket, or says how long it is empty.
-    fn count(&self, request: &Request) -> Result<(), Problem> {
-        let (Some(rates), Some(caller)) = (&self.rates, self.caller(request)) else {
+    fn count(&self, request: &mut Request, budget: Budget) -> Result<(), Problem> {
+        let Some(caller) = self.caller(request) else {
             return Ok(());
         };
-        let rate_limited = |wait| Problem::rate_limited(wait, endpoint(request));
-        rates.take(caller).map_err(rate_limited)
+        request.extensions_mut().insert(caller);
+        self.rates.take(caller, budget).map_err(|wait| {
+            self.refusals.note();
+            Problem::rate_limited(wait, endpoint(request))
+        })
     }
 }
 
-/// The address that the outermost of so many proxies saw. What stands before it is the caller's own word.
-fn forwarded_for(headers: &HeaderMap, proxies: usize) -> Option<IpAddr> {
+/// Refusals that the log does not have yet.
+#[derive(Default)]
+struct Refusals(Mutex<(u64, Option<Instant>)>);
+
+impl Refusals {
+    fn note(&self) {
+        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        since.0 += 1;
+        if since.1.is_none_or(|last| last.elapsed() >= REFUSALS_EVERY) {
+            info!(
+                requests = since.0,
+                "refused: their callers send more than limits.per_minute or limits.key_per_minute allow"
+            );
+            *since = (0, Some(Instant::now()));
+        }
+    }
+}
+
+/// What the outermost of so many proxies wrote. What stands before it is the caller's own word.
+fn forwarded_for(headers: &HeaderMap, proxies: usize) -> Option<&str> {
     let seen: Vec<&str> = headers
         .get_all(FORWARDED_FOR)
         .iter()
@@ -112,12 +169,25 @@ fn forwarded_for(headers: &HeaderMap, proxies: usize) -> Option<IpAddr> {
         .flat_map(|value| value.split(','))
         .collect();
     let at = seen.len().checked_sub(proxies)?;
-    seen.get(at)?.trim().parse().ok()
+    Some(seen.get(at)?.trim())
 }
 
-/// Lets those through who may call, and not too often. Whoever knocks in vain is counted, too.
-pub(crate) async fn guard(State(door): State<Door>, request: Request, next: Next) -> Response {
-    if let Err(problem) = door.count(&request) {
+/// An address as proxies write it: alone, in brackets, or with a port behind it.
+fn address_in(entry: &str) -> Option<IpAddr> {
+    let in_brackets = || entry.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    let with_port = || Some(entry.parse::<SocketAddr>().ok()?.ip());
+    let alone = entry.parse().ok();
+    alone.or_else(in_brackets).or_else(with_port)
+}
+
+/// Rejects requests over the rate, then those without a key where there are keys. Rejected requests count, too.
+pub(crate) async fn guard(State(door): State<Door>, mut request: Request, next: Next) -> Response {
+    let budget = match endpoint(&request) {
+        Some(Endpoint::Verify) => Budget::Verify,
+        Some(Endpoint::Settle) => Budget::Settle,
+        None => Budget::Lookup,
+    };
+    if let Err(problem) = door.count(&mut request, budget) {
         return problem.into_response();
     }
     if door.keys.allow(request.headers()) {
@@ -127,11 +197,24 @@ pub(crate) async fn guard(State(door): State<Door>, request: Request, next: Next
     }
 }
 
-/// Lets everybody through who shows no key. A key that is shown is counted like any other call: the answer tells whether it is
-/// one of ours.
-pub(crate) async fn count_keys(State(door): State<Door>, request: Request, next: Next) -> Response {
+/// Rejects requests over the rate. For what needs no key and for paths that do not exist: each of their answers costs a little
+/// work, and most of them a line in the log.
+pub(crate) async fn count(State(door): State<Door>, mut request: Request, next: Next) -> Response {
+    match door.count(&mut request, Budget::Open) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// Lets requests without a key pass: a supervisor must always get its answer. A key that is shown counts like any other call,
+/// because the answer tells whether it is one of ours.
+pub(crate) async fn count_keys(
+    State(door): State<Door>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     if request.headers().contains_key(AUTHORIZATION)
-        && let Err(problem) = door.count(&request)
+        && let Err(problem) = door.count(&mut request, Budget::Lookup)
     {
         return problem.into_response();
     }
@@ -147,6 +230,8 @@ fn endpoint(request: &Request) -> Option<Endpoint> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn headers(all: &[(&'static str, &str)]) -> HeaderMap {
@@ -197,10 +282,44 @@ mod tests {
             ("x-forwarded-for", "10.0.0.1, 192.0.2.1"),
             ("x-forwarded-for", "192.0.2.2"),
         ]);
-        let at = |proxies| forwarded_for(&lied, proxies).map(|address| address.to_string());
+        let at = |proxies| forwarded_for(&lied, proxies);
         assert_eq!(at(0), None);
-        assert_eq!(at(1).as_deref(), Some("192.0.2.2"));
-        assert_eq!(at(2).as_deref(), Some("192.0.2.1"));
+        assert_eq!(at(1), Some("192.0.2.2"));
+        assert_eq!(at(2), Some("192.0.2.1"));
         assert_eq!(at(4), None);
+    }
+
+    #[test]
+    fn an_address_is_read_with_a_port_and_in_brackets() {
+        for (entry, address) in [
+            ("203.0.113.7", Some("203.0.113.7")),
+            ("203.0.113.7:4711", Some("203.0.113.7")),
+            ("2001:db8::1", Some("2001:db8::1")),
+            ("[2001:db8::1]", Some("2001:db8::1")),
+            ("[2001:db8::1]:4711", Some("2001:db8::1")),
+            ("unknown", None),
+            ("203.0.113.7:", None),
+            ("203.0.113.7:99999", None),
+            ("[2001:db8::1", None),
+            ("[203.0.113.7]:x", None),
+            ("", None),
+        ] {
+            let read = address_in(entry).map(|address| address.to_string());
+            assert_eq!(read.as_deref(), address, "{entry:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_address_is_the_same_in_every_way_of_writing_it(bits: u128, is_v4: bool, port: u16) {
+            let address: IpAddr = match is_v4 {
+                true => std::net::Ipv4Addr::from_bits(bits as u32).into(),
+                false => std::net::Ipv6Addr::from_bits(bits).into(),
+            };
+            prop_assert_eq!(address_in(&address.to_string()), Some(address));
+            prop_assert_eq!(address_in(&format!("[{address}]")), Some(address));
+            let with_port = SocketAddr::new(address, port).to_string();
+            prop_assert_eq!(address_in(&with_port), Some(address));
+        }
     }
 }

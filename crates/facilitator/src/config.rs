@@ -6,6 +6,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use figment::Figment;
 use figment::error::{Actual, Kind};
@@ -14,6 +15,7 @@ use quittance_core::Amount;
 use quittance_solana::{Commitment, Extension, TokenProgram};
 use secrecy::SecretString;
 use serde::Deserialize;
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use tracing_subscriber::EnvFilter;
 
 use crate::rate::Rate;
@@ -37,7 +39,8 @@ pub struct Config {
     /// How long stopping waits for settlements under way, in seconds.
     #[serde(default = "default_drain_secs")]
     pub drain_secs: u64,
-    /// Who may call /verify and /settle.
+    /// Who may call /verify and /settle. One of its two ways has to be chosen.
+    #[serde(default)]
     pub access: Access,
     /// What the service bears.
     #[serde(default)]
@@ -71,10 +74,12 @@ pub struct Access {
 pub struct Limits {
     /// Connections at once.
     pub connections: usize,
-    /// Connections at once from one address.
+    /// Connections at once from one address: an IPv4 address or a /64 of IPv6. A /48 may have twice as many.
     pub connections_per_peer: usize,
-    /// Requests to /verify and /settle at once.
+    /// Payments that are worked on at once, by /verify and /settle. Waiting for a settlement does not count.
     pub requests: usize,
+    /// Calls of /settle at once, those that only wait for their settlement included.
+    pub waiting: usize,
     /// How long a new client may take to send its first request's headers, in seconds.
     pub header_secs: u64,
     /// How long a connection may stay without a request, in seconds.
@@ -83,20 +88,33 @@ pub struct Limits {
     pub body_secs: u64,
     /// How long a request may take beyond `settle_wait_secs`, its body included, in seconds.
     pub request_secs: u64,
-    /// Requests a minute from one caller (a key, else an address) in the long run; 0 for as many as it likes.
+    /// Requests a minute from one address without a key in the long run; 0 for as many as it likes. /verify, /settle and
+    /// everything else count apart, here and below.
     pub per_minute: u32,
-    /// Requests at once from one caller, after a pause.
+    /// Requests at once from one address without a key, after a pause.
     pub burst: u32,
+    /// Requests a minute from one key in the long run; 0 for as many as it likes.
+    pub key_per_minute: u32,
+    /// Requests at once from one key, after a pause.
+    pub key_burst: u32,
     /// How many proxies stand in front whose `X-Forwarded-For` is believed.
     pub proxies: usize,
 }
 
 impl Limits {
-    /// How often one caller may ask; `None` for as often as it likes.
+    /// How often one address may ask that shows no key; `None` for as often as it likes.
     pub fn rate(&self) -> Option<Rate> {
         Some(Rate {
             per_minute: NonZeroU32::new(self.per_minute)?,
             burst: NonZeroU32::new(self.burst)?,
+        })
+    }
+
+    /// How often one key may ask; `None` for as often as it likes.
+    pub fn key_rate(&self) -> Option<Rate> {
+        Some(Rate {
+            per_minute: NonZeroU32::new(self.key_per_minute)?,
+            burst: NonZeroU32::new(self.key_burst)?,
         })
     }
 }
@@ -109,8 +127,11 @@ impl Default for Limits {
             // One seller at its full rate, with each payment on a connection of its own; and it takes eight addresses to
             // fill the house.
             connections_per_peer: 512,
-            // As many as wait for a block on a busy chain; each holds one request of at most 64 KiB.
+            // Each takes some milliseconds of signatures and a round trip to a node, so this is thousands a second; each
+            // holds one request of at most 64 KiB.
             requests: 2048,
+            // As many as wait for a block on a busy chain: 400 a second for 20 seconds. At most half a GiB of requests.
+            waiting: 8192,
             // A request's headers are under a kilobyte: whoever needs longer is not a client.
             header_secs: 10,
             // Sellers ask twice a payment: a connection that waits for the next one saves them a round trip or three.
@@ -118,9 +139,12 @@ impl Default for Limits {
             // 64 KiB in ten seconds is a telephone line.
             body_secs: 10,
             request_secs: 15,
-            // One caller alone cannot fill `requests`, even when each of its payments waits 20 seconds for a block.
+            // One address alone cannot fill `waiting`, even when each of its payments waits 20 seconds for a block.
             per_minute: 3000,
             burst: 200,
+            // A key is a party that the operator knows: a seller that asks for all of its buyers, 500 a second.
+            key_per_minute: 30_000,
+            key_burst: 2000,
             proxies: 0,
         }
     }
@@ -297,8 +321,7 @@ pub struct SolanaToken {
 }
 
 /// A value that may be secret: written here, or where to find it.
-#[derive(Clone, Deserialize)]
-#[serde(untagged)]
+#[derive(Clone)]
 pub enum Value {
     /// Written here.
     Here(String),
@@ -307,13 +330,84 @@ pub enum Value {
 }
 
 /// Where a secret is. A secret never stands in the configuration itself.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "lowercase", deny_unknown_fields)]
+#[derive(Debug, Clone)]
 pub enum Secret {
     /// In this environment variable.
     Env(String),
     /// In this file, alone.
     File(PathBuf),
+}
+
+/// What is said of a secret that stands in the configuration. Quotes nothing of it.
+const SECRET_IN_FILE: &str = "a secret must not stand in the configuration, which is copied, shown and backed up: write \
+    { env = \"NAME\" } or { file = \"PATH\" } here, and put the secret there. If it was a real key, replace it";
+
+struct SecretReader;
+
+impl<'de> Visitor<'de> for SecretReader {
+    type Value = Secret;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("{ env = \"NAME\" } or { file = \"PATH\" }")
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<Secret, E> {
+        Err(E::custom(SECRET_IN_FILE))
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<Secret, E> {
+        Err(E::custom(SECRET_IN_FILE))
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<Secret, E> {
+        Err(E::custom(SECRET_IN_FILE))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Secret, A::Error> {
+        const KNOWN: &[&str] = &["env", "file"];
+        let mut found = None;
+        while let Some(key) = map.next_key::<String>()? {
+            let secret = match key.as_str() {
+                "env" => Secret::Env(map.next_value()?),
+                "file" => Secret::File(map.next_value()?),
+                other => return Err(A::Error::unknown_field(other, KNOWN)),
+            };
+            if found.replace(secret).is_some() {
+                return Err(A::Error::custom("either `env` or `file`, not both"));
+            }
+        }
+        found.ok_or_else(|| A::Error::custom("either `env` or `file` is needed"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(SecretReader)
+    }
+}
+
+struct ValueReader;
+
+impl<'de> Visitor<'de> for ValueReader {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text, { env = \"NAME\" } or { file = \"PATH\" }")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Value, E> {
+        Ok(Value::Here(text.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Value, A::Error> {
+        SecretReader.visit_map(map).map(Value::Elsewhere)
+    }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ValueReader)
+    }
 }
 
 impl fmt::Debug for Value {
@@ -394,31 +488,47 @@ impl Config {
     /// What makes no sense in it, apart from the networks.
     pub(crate) fn problems(&self) -> Vec<ConfigError> {
         let mut problems = self.unknown_variables(std::env::vars_os().map(|(name, _)| name));
-        if self.access.anyone != self.access.keys.is_empty() {
-            let problem =
-                "say who may call: either `anyone = true` or at least one of `keys`, and not both";
-            problems.push(ConfigError::value("access", problem));
+        match (self.access.anyone, self.access.keys.is_empty()) {
+            (true, true) | (false, false) => {}
+            (false, true) => problems.push(ConfigError::value("access", WHO_MAY_CALL)),
+            (true, false) => {
+                let problem = "`anyone = true` and `keys` exclude each other: remove one of them";
+                problems.push(ConfigError::value("access", problem));
+            }
         }
         if self.evm.is_empty() && self.solana.is_empty() {
             let problem = "name at least one network, here or under solana";
             problems.push(ConfigError::value("evm", problem));
         }
         let limits = &self.limits;
-        for (name, is_zero) in [
-            ("limits.connections", limits.connections == 0),
+        let wait_max = WAIT_MAX.as_secs();
+        for (name, value, range) in [
+            ("settle_wait_secs", self.settle_wait_secs, 0..=wait_max),
+            ("drain_secs", self.drain_secs, 0..=wait_max),
+            (
+                "limits.connections",
+                limits.connections as u64,
+                1..=AT_ONCE_MAX,
+            ),
             (
                 "limits.connections_per_peer",
-                limits.connections_per_peer == 0,
+                limits.connections_per_peer as u64,
+                1..=AT_ONCE_MAX,
             ),
-            ("limits.requests", limits.requests == 0),
-            ("limits.header_secs", limits.header_secs == 0),
-            ("limits.idle_secs", limits.idle_secs == 0),
-            ("limits.body_secs", limits.body_secs == 0),
-            ("limits.request_secs", limits.request_secs == 0),
-            ("limits.burst", limits.burst == 0),
+            ("limits.requests", limits.requests as u64, 1..=AT_ONCE_MAX),
+            ("limits.waiting", limits.waiting as u64, 1..=AT_ONCE_MAX),
+            ("limits.header_secs", limits.header_secs, 1..=wait_max),
+            ("limits.idle_secs", limits.idle_secs, 1..=wait_max),
+            ("limits.body_secs", limits.body_secs, 1..=wait_max),
+            ("limits.request_secs", limits.request_secs, 1..=wait_max),
+            ("limits.burst", limits.burst.into(), 1..=u64::MAX),
+            ("limits.key_burst", limits.key_burst.into(), 1..=u64::MAX),
         ] {
-            if is_zero {
+            if value < *range.start() {
                 problems.push(ConfigError::value(name, "must be at least 1"));
+            } else if value > *range.end() {
+                let problem = format_args!("must be at most {}", range.end());
+                problems.push(ConfigError::value(name, problem));
             }
         }
         // A body that comes in time must not find that the time for its request is up.
@@ -466,6 +576,17 @@ impl Config {
 /// How long stopping waits unless told otherwise, in seconds: longer than a settlement waits for a block of most chains.
 pub(crate) const DRAIN_SECS: u64 = 30;
 
+/// What is said where neither way was chosen. There is no default: either would be a surprise.
+const WHO_MAY_CALL: &str = "say who may call the facilitator: write `access.anyone = true` for everyone who reaches the port, or \
+    `access.keys = [{ env = \"NAME\" }]` for callers that send the secret in that variable as `Authorization: Bearer ...`";
+
+/// The longest time that any wait may be configured to take. No client waits for an hour, and the sum of a few of these never
+/// leaves the clock's range.
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(3600);
+
+/// The most connections or requests at once that may be configured: far beyond what one process can have open.
+const AT_ONCE_MAX: u64 = 1_000_000;
+
 /// What the names of variables for this program begin with.
 const PREFIX: &str = "QUITTANCE_";
 
@@ -487,7 +608,7 @@ const OTHERS: [&str; 4] = [
 ];
 
 /// The keys that the environment may set. Networks are lists, and stand in the file.
-const VARIABLES: [&str; 18] = [
+const VARIABLES: [&str; 21] = [
     "listen",
     "journal",
     "settle_wait_secs",
@@ -497,12 +618,15 @@ const VARIABLES: [&str; 18] = [
     "limits.connections",
     "limits.connections_per_peer",
     "limits.requests",
+    "limits.waiting",
     "limits.header_secs",
     "limits.idle_secs",
     "limits.body_secs",
     "limits.request_secs",
     "limits.per_minute",
     "limits.burst",
+    "limits.key_per_minute",
+    "limits.key_burst",
     "limits.proxies",
     "log.filter",
     "log.format",
@@ -513,19 +637,32 @@ fn dotted(name: &str) -> String {
     name.to_ascii_lowercase().replace("__", ".")
 }
 
-/// Names the known variable that begins most alike and differs least.
+/// Names the known variable that is most like this one.
 fn did_you_mean(name: &str) -> String {
     let meant = dotted(name.get(PREFIX.len()..).unwrap_or_default());
-    let alike = |key: &&str| strsim::jaro_winkler(key, &meant);
-    let nearest = VARIABLES
-        .iter()
-        .copied()
-        .max_by(|one, other| alike(one).total_cmp(&alike(other)));
-    let nearest = nearest.map_or_else(String::new, |key| {
+    let nearest = most_alike(&meant, &VARIABLES).map_or_else(String::new, |(key, _)| {
         let key = key.to_uppercase().replace('.', "__");
         format!("; did you mean {PREFIX}{key}?")
     });
     format!("no such variable{nearest}")
+}
+
+/// What was meant by a word that is none of these: the one it is most like, or the whole list.
+fn meant(word: &str, known: &[&'static str]) -> String {
+    /// Below it two words have little in common: `rcp` and `rpc` are 0.55 alike by letters and places, `depht` and `depth` 0.95.
+    const ALIKE_MIN: f64 = 0.8;
+    match most_alike(word, known) {
+        Some((nearest, alike)) if alike >= ALIKE_MIN => format!("did you mean `{nearest}`?"),
+        _ => format!("known here: {}", known.join(", ")),
+    }
+}
+
+/// The word that begins most alike and differs least, and how much alike it is, up to 1.
+fn most_alike(word: &str, known: &[&'static str]) -> Option<(&'static str, f64)> {
+    let alike = known
+        .iter()
+        .map(|known| (*known, strsim::jaro_winkler(known, word)));
+    alike.max_by(|(_, one), (_, other)| one.total_cmp(other))
 }
 
 impl Log {
@@ -598,7 +735,11 @@ fn describe(errors: figment::Error) -> String {
             Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
                 format!("found {}, expected {expected}", found(actual))
             }
+            Kind::UnknownField(name, known) => {
+                format!("unknown key `{name}`; {}", meant(name, known))
+            }
             Kind::UnknownVariant(_, known) => format!("expected one of {}", known.join(", ")),
+            Kind::MissingField(name) => format!("the key `{name}` is missing"),
             // A syntax error shows the line it is about between its first line and its last.
             kind => {
                 let text = kind.to_string();
@@ -710,9 +851,28 @@ mod tests {
     #[test]
     fn an_unknown_key_is_named() {
         let message = error(&MINIMAL.replace("signers", "max_gas_prize_gwei = 5\nsigners"));
-        assert!(message.contains("max_gas_prize_gwei"), "{message}");
+        assert!(message.contains("`max_gas_prize_gwei`"), "{message}");
+        assert!(
+            message.contains("did you mean `max_gas_price_gwei`?"),
+            "{message}"
+        );
         let message = error(&format!("listne = \"127.0.0.1:1\"\n{MINIMAL}"));
-        assert!(message.contains("listne"), "{message}");
+        assert!(
+            message.contains("`listne`; did you mean `listen`?"),
+            "{message}"
+        );
+        // Like nothing that there is: the list helps more than a guess.
+        let message = error(&format!("zzz = 1\n{MINIMAL}"));
+        assert!(
+            message.contains("`zzz`; known here: listen, journal"),
+            "{message}"
+        );
+        let missing = MINIMAL.replace("rpc = [\"http://127.0.0.1:8545\"]", "");
+        assert!(
+            error(&missing).contains("the key `rpc` is missing"),
+            "{}",
+            error(&missing)
+        );
     }
 
     #[test]
@@ -724,12 +884,19 @@ mod tests {
     #[test]
     fn who_may_call_has_to_be_said() {
         let nobody = MINIMAL.replace("anyone = true", "anyone = false");
-        assert!(error(&nobody).contains("access"));
+        let told = error(&nobody);
+        assert!(told.contains("access: say who may call"), "{told}");
+        assert!(told.contains("`access.anyone = true`"), "{told}");
+        assert!(
+            told.contains("`access.keys = [{ env = \"NAME\" }]`"),
+            "{told}"
+        );
+        assert!(error("").contains("access: say who may call"));
         let both = MINIMAL.replace(
             "access.anyone = true",
             "access = { anyone = true, keys = [{ env = \"K\" }] }",
         );
-        assert!(error(&both).contains("access"));
+        assert!(error(&both).contains("access: `anyone = true` and `keys` exclude"));
     }
 
     #[test]
@@ -747,6 +914,37 @@ mod tests {
         ] {
             let message = error(&text);
             assert!(!message.contains("ac0974"), "{message}");
+        }
+    }
+
+    /// It was refused as "found a text, expected a map".
+    #[test]
+    fn a_secret_in_the_configuration_is_told_where_it_belongs() {
+        let in_place = |secret: &str| MINIMAL.replace("{ env = \"SIGNER\" }", secret);
+        for secret in ["\"0xac0974bec39a17e3\"", "1234567", "\"\""] {
+            let message = error(&in_place(secret));
+            assert!(message.contains("signers"), "{message}");
+            assert!(message.contains("write { env = \"NAME\" }"), "{message}");
+            assert!(
+                !message.contains("ac0974") && !message.contains("1234567"),
+                "{message}"
+            );
+        }
+        let of_caller = MINIMAL.replace("anyone = true", "keys = [\"sesame\"]");
+        let message = error(&of_caller);
+        assert!(
+            message.contains("access.keys") && message.contains("write {"),
+            "{message}"
+        );
+        assert!(!message.contains("sesame"), "{message}");
+        for (secret, named) in [
+            ("{ envv = \"A\" }", "did you mean `env`?"),
+            ("{ env = \"A\", file = \"B\" }", "not both"),
+            ("{}", "either `env` or `file` is needed"),
+            ("true", "{ env = \"NAME\" }"),
+        ] {
+            let message = error(&in_place(secret));
+            assert!(message.contains(named), "{secret}: {message}");
         }
     }
 
@@ -774,6 +972,28 @@ mod tests {
         assert!(told("body_secs = 16").contains("limits.request_secs"));
         assert_eq!(told("request_secs = 10"), "");
         assert_eq!(told("request_secs = 1, body_secs = 1"), "");
+    }
+
+    /// Near the end of the integers `serve` started and panicked at the first request, or when it was stopped.
+    #[test]
+    fn a_time_or_a_number_beyond_all_reason_is_refused_by_name() {
+        for name in [
+            "settle_wait_secs",
+            "drain_secs",
+            "limits.connections",
+            "limits.connections_per_peer",
+            "limits.requests",
+            "limits.waiting",
+            "limits.header_secs",
+            "limits.idle_secs",
+            "limits.body_secs",
+            "limits.request_secs",
+        ] {
+            let told = error(&format!("{name} = {}\n{MINIMAL}", i64::MAX));
+            assert!(told.contains(&format!("{name}: must be at most")), "{told}");
+        }
+        let longest = "settle_wait_secs = 3600\ndrain_secs = 3600\nlimits.request_secs = 3600";
+        assert_eq!(error(&format!("{longest}\n{MINIMAL}")), "");
     }
 
     /// A misspelled limit was no limit: QUITTANCE_LIMITS_REQUESTS was passed over in silence.

@@ -23,10 +23,14 @@ mod answers;
 pub mod assemble;
 pub mod bench;
 pub mod config;
+mod connections;
+mod path;
 mod peer;
 mod rate;
 mod server;
 mod service;
+mod shares;
+mod unread;
 
 pub use access::Keys;
 pub use rate::Rate;

@@ -9,10 +9,23 @@ pub(crate) struct Peer(IpAddr);
 impl Peer {
     pub(crate) fn of(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
-            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+            IpAddr::V6(address) => prefix(address, 64).into(),
             address => address,
         })
     }
+
+    /// The IPv6 network of 48 bits that this one belongs to: the most that providers give one subscriber. `None` for IPv4.
+    pub(crate) fn site(self) -> Option<Self> {
+        match self.0 {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(address) => Some(Self(prefix(address, 48).into())),
+        }
+    }
+}
+
+fn prefix(address: Ipv6Addr, bits: u32) -> Ipv6Addr {
+    let rest = Ipv6Addr::BITS - bits;
+    Ipv6Addr::from_bits(address.to_bits() >> rest << rest)
 }
 
 #[cfg(test)]
@@ -26,5 +39,11 @@ mod tests {
         assert_ne!(peer("2001:db8:1:2::1"), peer("2001:db8:1:3::1"));
         assert_eq!(peer("::ffff:192.0.2.1"), peer("192.0.2.1"));
         assert_ne!(peer("192.0.2.1"), peer("192.0.2.2"));
+        assert_eq!(
+            peer("2001:db8:1:2::1").site(),
+            peer("2001:db8:1:3::1").site()
+        );
+        assert_ne!(peer("2001:db8:1::1").site(), peer("2001:db8:2::1").site());
+        assert_eq!(peer("::ffff:192.0.2.1").site(), None);
     }
 }

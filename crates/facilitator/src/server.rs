@@ -1,10 +1,8 @@
 //! Serving: connections with limits, and stopping in good order.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -14,14 +12,14 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tower::ServiceExt;
 use tracing::{debug, info, warn};
 
-use crate::config::{Config, DRAIN_SECS, Limits};
-use crate::peer::Peer;
+use crate::config::{Config, DRAIN_SECS, Limits, WAIT_MAX};
+use crate::connections::{Connections, Place, UnderWay};
 
 /// The largest head of a request that is read, in bytes: keys and traces fit many times over.
 const HEAD_MAX: usize = 16 * 1024;
@@ -39,12 +37,24 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a connection that was told that it ends may take to end: its last answer is one small packet.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
 
+/// How long a connection may take to end that makes room for another: it has no request under way, and the other waits.
+const SHED_MAX: Duration = Duration::from_millis(250);
+
+/// How long a client on a spare connection may take to send its first request's head: others wait for the place.
+const SPARE_HEADER_MAX: Duration = Duration::from_secs(1);
+
+/// In a request's extensions: all other connections are busy, and this one is for one short answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Spare;
+
 /// How a server treats its connections.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
-    /// Connections at once; more wait to be accepted.
+    /// Connections at once. Beyond it one without a request under way is closed for each new one; where there is none, a few
+    /// more are taken, and [`router`](crate::router) answers nothing but `GET /health` on them.
     pub connections_max: usize,
-    /// Connections at once from one peer: an IPv4 address, or an IPv6 network of 64 bits. More are closed at once.
+    /// Connections at once from one peer: an IPv4 address, or an IPv6 network of 64 bits. An IPv6 network of 48 bits may
+    /// have twice as many. More are closed at once.
     pub connections_per_peer: usize,
     /// How long a new client may take to say which HTTP it speaks and to send the head of its first request.
     pub header_max: Duration,
@@ -103,7 +113,7 @@ pub async fn serve(
     }
     info!("no longer accepting connections");
     drop(listener);
-    let deadline = Instant::now() + server.options.drain;
+    let deadline = Instant::now() + server.options.drain.min(WAIT_MAX);
     stopping.send_replace(true);
     let finished = async { while tasks.join_next().await.is_some() {} };
     if timeout_at(deadline, finished).await.is_err() {
@@ -117,16 +127,14 @@ struct Server {
     router: Router,
     options: ServerOptions,
     http: Builder<TokioExecutor>,
-    slots: Arc<Semaphore>,
-    peers: Peers,
+    connections: Connections,
 }
 
 /// A connection with what it holds as long as it lives.
 struct Opened {
     stream: TcpStream,
     address: SocketAddr,
-    _slot: OwnedSemaphorePermit,
-    _place: Place,
+    place: Place,
 }
 
 impl Server {
@@ -143,61 +151,72 @@ impl Server {
             .max_pending_accept_reset_streams(RESETS_MAX)
             .max_header_list_size(HEAD_MAX as u32)
             .keep_alive_interval(Some(options.header_max));
-        let slots = Arc::new(Semaphore::new(options.connections_max));
-        let peers = Peers::new(options.connections_per_peer);
+        let connections = Connections::new(options.connections_max, options.connections_per_peer);
         Self {
             router,
             options,
             http,
-            slots,
-            peers,
+            connections,
         }
     }
 
-    /// The next connection, or `None` for one that its peer has too many of. May be cancelled.
+    /// The next connection, or `None` for one that there is no place for. May be cancelled.
     async fn open(&self, listener: &TcpListener) -> Option<Opened> {
-        let slot = Arc::clone(&self.slots).acquire_owned().await.ok()?;
         let (stream, address) = accept(listener).await;
-        let Some(place) = self.peers.enter(address) else {
-            count_closed("peer");
-            return None;
-        };
-        Some(Opened {
-            stream,
-            address,
-            _slot: slot,
-            _place: place,
-        })
+        match self.connections.enter(address) {
+            Ok(place) => Some(Opened {
+                stream,
+                address,
+                place,
+            }),
+            Err(why) => {
+                count_closed(why.label());
+                None
+            }
+        }
     }
 
-    /// Serves one connection until it ends, is of no more use, or everything stops.
+    /// Serves one connection until it ends, is of no more use, has to make room, or everything stops.
     async fn hold(self, opened: Opened, mut stopping: watch::Receiver<bool>) {
-        let under_way = UnderWay::default();
+        let Opened {
+            stream,
+            address,
+            place,
+        } = opened;
+        let requests = &place.requests;
         let service = {
-            let (under_way, router, address) =
-                (under_way.clone(), self.router.clone(), opened.address);
-            hyper::service::service_fn(move |request| {
-                answer(router.clone(), address, under_way.begin(), request)
+            let (requests, router, is_spare) =
+                (requests.clone(), self.router.clone(), place.is_spare);
+            hyper::service::service_fn(move |mut request: Request<Incoming>| {
+                request.extensions_mut().insert(ConnectInfo(address));
+                if is_spare {
+                    request.extensions_mut().insert(Spare);
+                }
+                answer(router.clone(), requests.begin(), request)
             })
         };
-        let io = TokioIo::new(opened.stream);
-        let mut connection = pin!(self.http.serve_connection(io, service));
-        let why = tokio::select! {
+        let (first_within, idle_max) = match place.is_spare {
+            true => (SPARE_HEADER_MAX, Duration::ZERO),
+            false => (self.options.header_max, self.options.idle_max),
+        };
+        let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service));
+        let (why, close_max) = tokio::select! {
             ended = connection.as_mut() => {
                 if let Err(error) = ended {
                     debug!(%error, "a connection ended badly");
                 }
                 return;
             }
-            why = under_way.useless(&self.options) => why,
-            _ = stopping.wait_for(|stopping| *stopping) => "stopping",
+            why = requests.useless(first_within, idle_max) => (why, CLOSE_MAX),
+            () = place.leave.notified() => ("room", SHED_MAX),
+            _ = stopping.wait_for(|stopping| *stopping) => ("stopping", CLOSE_MAX),
         };
         count_closed(why);
         connection.as_mut().graceful_shutdown();
         let ended = async {
             tokio::select! {
                 _ = connection.as_mut() => {}
-                () = under_way.ended_for(CLOSE_MAX) => {}
+                () = requests.ended_for(close_max) => {}
             }
         };
         ended.await;
@@ -207,14 +226,11 @@ impl Server {
 /// Answers one request of a connection.
 async fn answer(
     router: Router,
-    address: SocketAddr,
-    begun: Begun,
+    under_way: UnderWay,
     request: Request<Incoming>,
 ) -> Result<Response<axum::body::Body>, Infallible> {
-    let mut request = request.map(axum::body::Body::new);
-    request.extensions_mut().insert(ConnectInfo(address));
-    let answer = router.oneshot(request).await;
-    drop(begun);
+    let answer = router.oneshot(request.map(axum::body::Body::new)).await;
+    drop(under_way);
     answer
 }
 
@@ -238,115 +254,6 @@ fn count_closed(why: &'static str) {
     metrics::counter!("quittance_connections_closed_total", "why" => why).increment(1);
 }
 
-/// How many requests of a connection are under way, and how many there ever were.
-#[derive(Clone)]
-struct UnderWay(Arc<watch::Sender<(usize, u64)>>);
-
-/// A request that is under way.
-struct Begun(UnderWay);
-
-impl Default for UnderWay {
-    fn default() -> Self {
-        Self(Arc::new(watch::Sender::new((0, 0))))
-    }
-}
-
-impl UnderWay {
-    fn begin(&self) -> Begun {
-        self.0.send_modify(|(now, ever)| {
-            *now += 1;
-            *ever += 1;
-        });
-        Begun(self.clone())
-    }
-
-    /// Until the connection has shown for too long that it is of no use, and in what way.
-    async fn useless(&self, options: &ServerOptions) -> &'static str {
-        if timeout(options.header_max, self.first()).await.is_err() {
-            return "silent";
-        }
-        self.ended_for(options.idle_max).await;
-        "idle"
-    }
-
-    async fn first(&self) {
-        let mut seen = self.0.subscribe();
-        let _ = seen.wait_for(|(_, ever)| *ever > 0).await;
-    }
-
-    /// Until no request has been under way for so long.
-    async fn ended_for(&self, long: Duration) {
-        let mut seen = self.0.subscribe();
-        loop {
-            let Ok(ever) = seen.wait_for(|(now, _)| *now == 0).await.map(|at| at.1) else {
-                return;
-            };
-            let begun = seen.wait_for(|at| at.1 != ever);
-            if timeout(long, begun).await.is_err() {
-                return;
-            }
-        }
-    }
-}
-
-impl Drop for Begun {
-    fn drop(&mut self) {
-        self.0.0.send_modify(|(now, _)| *now -= 1);
-    }
-}
-
-/// How many connections each peer has. Holds no more peers than there are connections.
-#[derive(Clone)]
-struct Peers {
-    most: usize,
-    open: Arc<Mutex<HashMap<Peer, usize>>>,
-}
-
-/// A connection's place among those of its peer.
-struct Place {
-    peers: Peers,
-    peer: Peer,
-}
-
-impl Peers {
-    fn new(most: usize) -> Self {
-        Self {
-            most,
-            open: Arc::default(),
-        }
-    }
-
-    fn enter(&self, address: SocketAddr) -> Option<Place> {
-        let peer = Peer::of(address.ip());
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = open.entry(peer).or_default();
-        if *count >= self.most {
-            return None;
-        }
-        *count += 1;
-        Some(Place {
-            peers: self.clone(),
-            peer,
-        })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut open = self
-            .peers
-            .open
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&self.peer) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.peer);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -363,20 +270,5 @@ mod tests {
         );
         assert_eq!((options.header_max, options.idle_max), (secs(3), secs(4)));
         assert_eq!(options.drain, secs(5));
-    }
-
-    #[test]
-    fn a_peer_has_no_more_places_than_it_may_and_leaves_nothing_behind() {
-        let peers = Peers::new(2);
-        let [one, other] = ["192.0.2.1:7", "192.0.2.2:7"].map(|text| text.parse().unwrap());
-        let first = peers.enter(one);
-        let second = peers.enter(one);
-        assert!(first.is_some() && second.is_some());
-        assert!(peers.enter(one).is_none());
-        assert!(peers.enter(other).is_some());
-        drop(first);
-        assert!(peers.enter(one).is_some());
-        drop(second);
-        assert!(peers.open.lock().unwrap().is_empty());
     }
 }

@@ -7,8 +7,8 @@ use axum::body::Bytes;
 use axum::error_handling::HandleErrorLayer;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, FromRequest, MatchedPath, Path, Query, Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -23,16 +23,21 @@ use quittance_core::{
 use quittance_engine::Engine;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
-use tower::ServiceBuilder;
+use tower::util::MapRequestLayer;
+use tower::{Layer, ServiceBuilder};
 use tower_http::catch_panic::CatchPanicLayer;
-use tracing::{Instrument, debug, error, info, info_span, warn};
+use tracing::field::Empty;
+use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 
 use crate::access::{self, Door, Keys};
 use crate::answers::{Endpoint, ErrorCode, Problem, SettlementState};
-use crate::config::{Config, Limits};
-use crate::rate::{Rate, Rates};
+use crate::config::{Config, Limits, WAIT_MAX};
+use crate::path;
+use crate::rate::{Caller, Rate, Rates};
+use crate::server::Spare;
+use crate::shares::{Share, Shares};
+use crate::unread;
 
 /// The description of this interface.
 const OPENAPI: &str = include_str!("../openapi.json");
@@ -40,19 +45,30 @@ const OPENAPI: &str = include_str!("../openapi.json");
 /// The request's id, given by us: a caller's own could forge lines of our log.
 const REQUEST_ID: &str = "x-request-id";
 
+/// The path that is answered whatever else is going on.
+const HEALTH: &str = "/health";
+
+/// How much of a path that does not exist is logged, in characters: enough to see a client's mistake.
+const PATH_SHOWN_MAX: usize = 64;
+
 /// What the service needs besides an engine.
 #[derive(Debug, Clone)]
 pub struct ServiceOptions {
     /// Who may call.
     pub keys: Keys,
-    /// How often each of them may; `None` for as often as they like. Callers without a key are told apart by their
-    /// address, which [`serve`](crate::serve) knows; another server has to say it by
-    /// [`ConnectInfo`](axum::extract::ConnectInfo), or they are not limited.
+    /// How often each address may ask that shows no key; `None` for as often as it likes. Addresses are what
+    /// [`serve`](crate::serve) knows; another server has to say them by [`ConnectInfo`](axum::extract::ConnectInfo), or they
+    /// are not limited. /verify, /settle and everything else are counted apart.
     pub rate: Option<Rate>,
+    /// How often each key may ask; `None` for as often as it likes. Counted apart as above.
+    pub key_rate: Option<Rate>,
     /// How many proxies stand in front and write `X-Forwarded-For`, which is believed that far.
     pub proxies: usize,
-    /// How many payments are worked on at once; beyond it callers are told to come back.
+    /// How many payments are worked on at once. Beyond it callers are answered `busy`, and a caller that holds as many
+    /// places as are still free is answered so before.
     pub requests_max: usize,
+    /// How many calls of /settle wait at once for their settlement. Shared out like `requests_max`.
+    pub waiting_max: usize,
     /// How long a request's body may take to arrive.
     pub body_max: Duration,
     /// How long one request may take.
@@ -77,10 +93,14 @@ impl ServiceOptions {
         Self {
             keys,
             rate: limits.rate(),
+            key_rate: limits.key_rate(),
             proxies: limits.proxies,
             requests_max: limits.requests,
+            waiting_max: limits.waiting,
             body_max: Duration::from_secs(limits.body_secs),
-            request_max: settle_wait + Duration::from_secs(limits.request_secs),
+            request_max: settle_wait
+                .min(WAIT_MAX)
+                .saturating_add(Duration::from_secs(limits.request_secs)),
             metrics: None,
         }
     }
@@ -90,7 +110,10 @@ impl ServiceOptions {
 struct Service {
     engine: Engine,
     keys: Keys,
-    slots: Arc<Semaphore>,
+    /// Places for payments that are worked on.
+    working: Shares,
+    /// Places for calls of /settle, waiting included.
+    waiting: Shares,
     body_max: Duration,
     metrics: Option<PrometheusHandle>,
     networks: Arc<[Network]>,
@@ -98,59 +121,104 @@ struct Service {
 
 /// The service, to be served by [`serve`](crate::serve) or mounted in a server of your own.
 pub fn router(engine: Engine, options: ServiceOptions) -> Router {
-    let door = Door {
-        keys: options.keys.clone(),
-        rates: options.rate.map(|rate| Arc::new(Rates::new(rate))),
-        proxies: options.proxies,
-    };
+    let rates = Rates::new(options.rate, options.key_rate);
+    let door = Door::new(options.keys.clone(), rates, options.proxies);
     let networks = engine.health().into_iter().map(|(network, _)| network);
     let service = Service {
         networks: networks.collect(),
         engine,
         keys: options.keys,
-        slots: Arc::new(Semaphore::new(options.requests_max)),
+        working: Shares::new(options.requests_max),
+        waiting: Shares::new(options.waiting_max),
         body_max: options.body_max,
         metrics: options.metrics,
     };
-    let guarded = Router::new()
-        .route("/verify", post(verify))
-        .route("/settle", post(settle))
-        .route("/settlements/{id}", get(settlement))
-        .route("/settlements", get(settlements_of))
-        .route_layer(middleware::from_fn_with_state(door.clone(), access::guard));
-    let telling = Router::new()
-        .route("/health", get(health))
-        .route_layer(middleware::from_fn_with_state(door, access::count_keys));
-    let open = Router::new()
-        .route("/supported", get(supported))
-        .route("/metrics", get(render_metrics))
-        .route(
-            "/openapi.json",
-            get(|| async { ([(CONTENT_TYPE, "application/json")], OPENAPI) }),
-        );
     let timeout = ServiceBuilder::new()
         .layer(HandleErrorLayer::new(|_: BoxError| async {
             Problem::timeout()
         }))
         .timeout(options.request_max);
-    guarded
-        .merge(telling)
-        .merge(open)
-        .fallback(|| async { Problem::not_found("there is no such path; see /openapi.json") })
-        .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
+    let routes = guarded(&door)
+        .merge(telling(&door))
+        .merge(open(&door))
         .layer(DefaultBodyLimit::max(TEXT_MAX))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(timeout)
+        .layer(middleware::from_fn(health_alone_when_full))
+        .layer(middleware::from_fn(unread::read_or_close))
         .layer(middleware::from_fn(trace))
-        .with_state(service)
+        .with_state(service);
+    // Before routing, which a layer of the router's own would come after.
+    Router::new().fallback_service(MapRequestLayer::new(path::normalized).layer(routes))
+}
+
+/// What needs a key, where there are keys.
+fn guarded(door: &Door) -> Router<Service> {
+    Router::new()
+        .route("/verify", post(verify))
+        .route("/settle", post(settle))
+        .route("/settlements/{id}", get(settlement))
+        .route("/settlements", get(settlements_of))
+        .method_not_allowed_fallback(other_methods)
+        .route_layer(middleware::from_fn_with_state(door.clone(), access::guard))
+}
+
+/// What is always answered, and says more to those with a key.
+fn telling(door: &Door) -> Router<Service> {
+    let count = middleware::from_fn_with_state(door.clone(), access::count_keys);
+    Router::new()
+        .route(HEALTH, get(health))
+        .method_not_allowed_fallback(other_methods)
+        .route_layer(count)
+}
+
+/// What needs no key, and what does not exist.
+fn open(door: &Door) -> Router<Service> {
+    let description = || async { ([(CONTENT_TYPE, "application/json")], OPENAPI) };
+    Router::new()
+        .route("/supported", get(supported))
+        .route("/metrics", get(render_metrics))
+        .route("/openapi.json", get(description))
+        .method_not_allowed_fallback(other_methods)
+        .fallback(|| async { Problem::not_found("there is no such path; see /openapi.json") })
+        .layer(middleware::from_fn_with_state(door.clone(), access::count))
+}
+
+async fn other_methods() -> Problem {
+    Problem::method_not_allowed()
+}
+
+/// On a connection that was taken although there are too many, only `/health` is answered, and only once; the others are needed
+/// for payments.
+async fn health_alone_when_full(request: Request, next: Next) -> Response {
+    if request.extensions().get::<Spare>().is_none() {
+        return next.run(request).await;
+    }
+    let is_http1 = request.version() <= Version::HTTP_11;
+    let mut response = match request.uri().path() {
+        HEALTH => next.run(request).await,
+        _ => {
+            shed();
+            Problem::busy().into_response()
+        }
+    };
+    if is_http1 {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+    }
+    response
+}
+
+fn shed() {
+    metrics::counter!("quittance_requests_shed_total").increment(1);
 }
 
 impl Service {
-    /// A place among the payments that are worked on. Only these are counted: whoever asks how the service is must be
-    /// answered when it has too much to do.
-    fn slot(&self) -> Result<SemaphorePermit<'_>, Problem> {
-        self.slots.try_acquire().map_err(|_| {
-            metrics::counter!("quittance_requests_shed_total").increment(1);
+    /// A place among these. Only payments need one: whoever asks how the service is must be answered when it has too much to
+    /// do.
+    fn place(shares: &Shares, caller: Option<Caller>) -> Result<Share, Problem> {
+        shares.enter(caller).ok_or_else(|| {
+            shed();
             Problem::busy()
         })
     }
@@ -204,11 +272,12 @@ async fn verify(
     request: Request,
 ) -> Result<Json<VerifyResponse>, Problem> {
     let endpoint = Endpoint::Verify;
+    let caller = request.extensions().get().copied();
     let request = match service.read(request, endpoint).await? {
         Ok(request) => request,
         Err(rejection) => return Ok(Json(VerifyResponse::invalid(&rejection, None))),
     };
-    let _slot = service.slot()?;
+    let _working = Service::place(&service.working, caller)?;
     let started = Instant::now();
     let answer = service.engine.verify(&request).await;
     let result = match &answer {
@@ -235,13 +304,15 @@ async fn settle(
     request: Request,
 ) -> Result<Json<SettleResponse>, Problem> {
     let endpoint = Endpoint::Settle;
+    let caller = request.extensions().get().copied();
     let request = match service.read(request, endpoint).await? {
         Ok(request) => request,
         Err(rejection) => return Ok(Json(SettleResponse::failed("", &rejection, None, ""))),
     };
-    let _slot = service.slot()?;
+    let _waiting = Service::place(&service.waiting, caller)?;
+    let working = Service::place(&service.working, caller)?;
     let started = Instant::now();
-    let answer = service.engine.settle(&request).await;
+    let answer = service.engine.settle_with_place(&request, working).await;
     let result = match &answer {
         Ok(outcome) if outcome.success => "settled",
         Ok(outcome) => outcome.error_reason.as_deref().unwrap_or("failed"),
@@ -397,8 +468,8 @@ fn observe(endpoint: Endpoint, network: &str, result: &str, started: Instant) {
 /// Gives each request an id, and each log line of it; logs and counts each answer.
 async fn trace(request: Request, next: Next) -> Response {
     let id = uuid::Uuid::new_v4().simple().to_string();
-    let span = info_span!("request", request_id = id, method = %request.method(), path = request.uri().path());
     let asked = Asked::of(&request);
+    let span = asked.span(&id, request.uri().path());
     let mut response = next.run(request).instrument(span.clone()).await;
     span.in_scope(|| asked.answered(&response));
     if let Ok(value) = HeaderValue::from_str(&id) {
@@ -413,7 +484,8 @@ async fn trace(request: Request, next: Next) -> Response {
 
 /// What is counted of a request: of each part there are few, whatever callers send.
 struct Asked {
-    route: String,
+    /// `None` for a path that does not exist.
+    route: Option<String>,
     method: &'static str,
     at: Instant,
 }
@@ -429,10 +501,26 @@ impl Asked {
             _ => "other",
         };
         Self {
-            route: route.map_or_else(|| "other".to_owned(), |path| path.as_str().to_owned()),
+            route: route.map(|path| path.as_str().to_owned()),
             method,
             at: Instant::now(),
         }
+    }
+
+    /// The span of all log lines about this request. It has our own name of the path: a caller may write anything, and 15 KiB
+    /// of it. Of a path that does not exist it shows the beginning.
+    fn span(&self, id: &str, path: &str) -> Span {
+        let span = info_span!(
+            "request",
+            request_id = id,
+            method = self.method,
+            path = Empty
+        );
+        match &self.route {
+            Some(route) => span.record("path", route.as_str()),
+            None => span.record("path", shown(path).as_str()),
+        };
+        span
     }
 
     fn answered(self, response: &Response) {
@@ -440,8 +528,10 @@ impl Asked {
         let status = response.status();
         let error = response.extensions().get().map(|ErrorCode(code)| *code);
         let took = at.elapsed();
-        // What succeeds says more in lines of its own, or is asked every few seconds.
-        if status.is_success() {
+        // What succeeds says more in lines of its own. Health is asked every few seconds, and what makes it bad is logged once.
+        // Refusals for the rate are logged in sum.
+        let is_health = route.as_deref() == Some(HEALTH);
+        if status.is_success() || status == StatusCode::TOO_MANY_REQUESTS || is_health {
             debug!(status = status.as_u16(), ms = took.as_millis(), "answered");
         } else {
             info!(
@@ -451,6 +541,7 @@ impl Asked {
                 "answered"
             );
         }
+        let route = route.unwrap_or_else(|| "other".to_owned());
         metrics::histogram!("quittance_http_seconds", "route" => route.clone())
             .record(took.as_secs_f64());
         let labels = [
@@ -460,6 +551,12 @@ impl Asked {
         ];
         metrics::counter!("quittance_http_answers_total", &labels).increment(1);
     }
+}
+
+/// The beginning of a path, without what a terminal would act upon.
+fn shown(path: &str) -> String {
+    let plain = quittance_http::printable(path);
+    plain.chars().take(PATH_SHOWN_MAX).collect()
 }
 
 fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response {
@@ -523,14 +620,17 @@ mod tests {
             r#"
             settle_wait_secs = 7
             access.keys = [{ env = "KEY" }]
-            limits = { requests = 3, body_secs = 4, request_secs = 5, per_minute = 6, burst = 2, proxies = 1 }
+            limits = { requests = 3, waiting = 9, body_secs = 4, request_secs = 5, per_minute = 6, burst = 2, key_per_minute = 8, key_burst = 7, proxies = 1 }
             "#,
         );
         let options = ServiceOptions::of(&config.unwrap(), Keys::of(&["sesame".into()]));
         assert!(!options.keys.allow(&HeaderMap::new()));
         let rate = options.rate.unwrap();
         assert_eq!((rate.per_minute.get(), rate.burst.get()), (6, 2));
-        assert_eq!((options.requests_max, options.proxies), (3, 1));
+        let rate = options.key_rate.unwrap();
+        assert_eq!((rate.per_minute.get(), rate.burst.get()), (8, 7));
+        assert_eq!((options.requests_max, options.waiting_max), (3, 9));
+        assert_eq!(options.proxies, 1);
         assert_eq!(options.body_max, Duration::from_secs(4));
         assert_eq!(options.request_max, Duration::from_secs(12));
     }

@@ -11,7 +11,7 @@ use quittance_evm::{Evm, EvmConfig, Signer, Token, TransferMethod, known};
 use secrecy::ExposeSecret;
 
 use super::{Listed, Problems, Restrictions, all, not_an_address, rpc_urls, tokens_of};
-use crate::config::{ConfigError, EvmNetwork, EvmToken, Secret};
+use crate::config::{Access, ConfigError, EvmNetwork, EvmToken, Secret};
 
 pub(super) fn network(entry: &EvmNetwork, field: &str) -> Result<Network, ConfigError> {
     let unknown = || {
@@ -26,6 +26,7 @@ pub(super) fn network(entry: &EvmNetwork, field: &str) -> Result<Network, Config
 pub(super) fn chain(
     entry: &EvmNetwork,
     network: Network,
+    access: &Access,
     field: &str,
     rules: &mut Rules,
     problems: &mut Problems,
@@ -49,7 +50,16 @@ pub(super) fn chain(
     config.balance_min = entry
         .min_balance_wei
         .map(|amount| U256::from(amount.units()));
-    problems.take(add_rules(entry, &config, field, rules))?;
+    let without_min = problems.take(add_rules(entry, &config, field, rules))?;
+    if access.anyone && !without_min.is_empty() {
+        problems.warnings.push(format!(
+            "{}: anyone may call, and no smallest amount is set for {}: a payment of one atomic unit costs as much gas as any \
+             other. Set {field}.min_amounts, such as {{ {} = \"0.001\" }}",
+            config.network,
+            without_min.join(", "),
+            without_min[0],
+        ));
+    }
     problems.take(Evm::new(config).map_err(|error| ConfigError::value(field, error)))
 }
 
@@ -105,7 +115,7 @@ fn add_rules(
     config: &EvmConfig,
     field: &str,
     rules: &mut Rules,
-) -> Result<(), ConfigError> {
+) -> Result<Vec<String>, ConfigError> {
     let restrictions = Restrictions {
         network: &config.network,
         field,
@@ -122,5 +132,53 @@ fn add_rules(
         let address: Address = text.parse().ok()?;
         Some(address.to_checksum(None))
     };
-    restrictions.add_to(rules, &tokens, canonical)
+    restrictions.add_to(rules, &tokens, canonical)?;
+    Ok(restrictions.without_min(rules, &tokens))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    /// It held for the first token of that ticker; the other was settled from one atomic unit on.
+    #[test]
+    fn a_smallest_amount_by_ticker_holds_for_every_token_of_that_ticker() {
+        let other = "0x00000000000000000000000000000000000000aa";
+        let rules_of = |more: &str| {
+            let text = format!(
+                "[[evm]]\nnetwork = \"base-sepolia\"\nrpc = []\nsigners = []\n\
+                 tokens = [{{ address = {other:?}, name = \"X\", version = \"1\", decimals = 18, symbol = \"usdc\" }}]\n{more}"
+            );
+            let config = Config::parse(&text).unwrap();
+            let network = known::network("base-sepolia").unwrap();
+            let mut evm = EvmConfig::new(network.clone(), Vec::new(), Vec::new());
+            evm.tokens = tokens(&config.evm[0], &network, "evm[0]").unwrap();
+            let mut rules = Rules::default();
+            let unset = add_rules(&config.evm[0], &evm, "evm[0]", &mut rules).unwrap();
+            let key = |address: Address| (network.id().to_owned(), address.to_checksum(None));
+            let usdc = known::token(network.id(), "USDC").unwrap().address;
+            let least = |address| {
+                rules
+                    .amounts_min
+                    .get(&key(address))
+                    .map(ToString::to_string)
+            };
+            (least(usdc), least(other.parse().unwrap()), unset)
+        };
+        let (usdc, other_usdc, unset) = rules_of("min_amounts = { USDC = \"0.01\" }");
+        assert_eq!(usdc.as_deref(), Some("10000"));
+        assert_eq!(other_usdc.as_deref(), Some("10000000000000000"));
+        assert!(
+            unset
+                .iter()
+                .all(|ticker| !ticker.eq_ignore_ascii_case("usdc"))
+        );
+        // By address it holds for one of them; and of two rules for one token the stricter holds.
+        let both = format!("min_amounts = {{ {other:?} = \"1\", USDC = \"0.01\" }}");
+        assert_eq!(rules_of(&both).1.as_deref(), Some("1000000000000000000"));
+        let (usdc, _, unset) = rules_of(&format!("min_amounts = {{ {other:?} = \"1\" }}"));
+        assert_eq!(usdc, None);
+        assert!(unset.contains(&"USDC".to_owned()), "{unset:?}");
+    }
 }

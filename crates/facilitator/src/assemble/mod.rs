@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quittance_core::{Amount, Chain, Fault, Health, Network};
+use quittance_core::{Amount, Chain, Fault, Health, Network, Scheme};
 use quittance_engine::{Engine, EngineBuilder, JournalError, Rules, SqliteJournal};
 use quittance_evm::Evm;
 use quittance_solana::Solana;
@@ -50,11 +50,14 @@ impl Plan {
     /// # Errors
     /// Everything that makes no sense.
     pub fn read(config: &Config) -> Result<Self, ConfigError> {
-        let mut problems = Problems(config.problems());
+        let mut problems = Problems {
+            found: config.problems(),
+            ..Problems::default()
+        };
         problems.take(config.log.filter());
         let keys = keys(&config.access, &mut problems);
         let (chains, rules) = chains(config, &mut problems);
-        match problems.0 {
+        match problems.found {
             problems if problems.is_empty() => Ok(Self {
                 keys,
                 chains,
@@ -101,6 +104,16 @@ impl AnyChain {
         }
     }
 
+    /// Whether any payment can be settled with this health.
+    fn settles(&self, health: &Health) -> bool {
+        let (lanes, assets) = match self {
+            Self::Evm(chain) => (chain.lanes(), quittance_evm::Exact::new(chain).assets()),
+            Self::Solana(chain) => (chain.lanes(), quittance_solana::Exact::new(chain).assets()),
+        };
+        lanes.iter().any(|lane| health.lane_works(lane))
+            && assets.iter().any(|asset| health.asset_works(asset))
+    }
+
     fn add_to(self, builder: EngineBuilder) -> EngineBuilder {
         match self {
             Self::Evm(chain) => {
@@ -121,12 +134,28 @@ pub struct Checked {
     /// Why it would not be served.
     pub problems: Vec<ConfigError>,
     /// How each network is that could be asked.
-    pub networks: Vec<(Network, Health)>,
+    pub networks: Vec<CheckedNetwork>,
+    /// What can be served, and may cost the operator more than it brings.
+    pub warnings: Vec<String>,
+}
+
+/// How a network is.
+#[derive(Debug)]
+pub struct CheckedNetwork {
+    /// Which one.
+    pub network: Network,
+    /// What is wrong with it.
+    pub health: Health,
+    /// Whether any payment can be settled there now: there is a signer and a token that can be used.
+    pub settles: bool,
 }
 
 /// Everything that serving a configuration would trip over, without serving it.
 pub async fn check(config: &Config) -> Checked {
-    let mut problems = Problems(config.problems());
+    let mut problems = Problems {
+        found: config.problems(),
+        ..Problems::default()
+    };
     problems.take(config.log.filter());
     keys(&config.access, &mut problems);
     let (chains, _) = chains(config, &mut problems);
@@ -134,11 +163,17 @@ pub async fn check(config: &Config) -> Checked {
     problems.take(try_journal(&config.journal).await);
     let mut networks = Vec::new();
     for chain in chains {
-        networks.push((chain.network().clone(), chain.health().await));
+        let health = chain.health().await;
+        networks.push(CheckedNetwork {
+            network: chain.network().clone(),
+            settles: chain.settles(&health),
+            health,
+        });
     }
     Checked {
-        problems: problems.0,
+        problems: problems.found,
         networks,
+        warnings: problems.warnings,
     }
 }
 
@@ -167,14 +202,19 @@ async fn try_journal(path: &Path) -> Result<(), ConfigError> {
     }
 }
 
-/// What was found wrong so far.
+/// What was found so far.
 #[derive(Default)]
-struct Problems(Vec<ConfigError>);
+struct Problems {
+    /// What is wrong.
+    found: Vec<ConfigError>,
+    /// What an operator should look at, although it can be served.
+    warnings: Vec<String>,
+}
 
 impl Problems {
     /// The value, if there is nothing wrong with it.
     fn take<T>(&mut self, result: Result<T, ConfigError>) -> Option<T> {
-        result.map_err(|problem| self.0.push(problem)).ok()
+        result.map_err(|problem| self.found.push(problem)).ok()
     }
 }
 
@@ -197,7 +237,7 @@ fn chains(config: &Config, problems: &mut Problems) -> (Vec<AnyChain>, Rules) {
         let field = format!("evm[{at}]");
         let network = evm::network(entry, &field).and_then(|network| seen.once(network, &field));
         if let Some(network) = problems.take(network) {
-            let chain = evm::chain(entry, network, &field, &mut rules, problems);
+            let chain = evm::chain(entry, network, &config.access, &field, &mut rules, problems);
             chains.extend(chain.map(|chain| AnyChain::Evm(Box::new(chain))));
         }
     }
@@ -327,16 +367,30 @@ impl Restrictions<'_> {
                 token.symbol.eq_ignore_ascii_case(name)
                     || canonical(name).as_ref() == Some(&token.address)
             };
-            let token = tokens
-                .iter()
-                .find(is_named)
-                .ok_or_else(|| ConfigError::value(&field, "no such token"))?;
-            let least = Amount::from_decimal(least, token.decimals)
-                .map_err(|error| ConfigError::value(&field, error))?;
-            let key = (id.to_owned(), token.address.clone());
-            rules.amounts_min.insert(key, least);
+            // Several tokens may have one ticker. Which of them was meant is not ours to guess, so it holds for all.
+            let named: Vec<_> = tokens.iter().filter(is_named).collect();
+            if named.is_empty() {
+                return Err(ConfigError::value(&field, "no such token"));
+            }
+            for token in named {
+                let least = Amount::from_decimal(least, token.decimals)
+                    .map_err(|error| ConfigError::value(&field, error))?;
+                let key = (id.to_owned(), token.address.clone());
+                let known = rules.amounts_min.entry(key).or_default();
+                *known = least.max(*known);
+            }
         }
         Ok(())
+    }
+
+    /// The tickers of the tokens for which no smallest amount is set.
+    fn without_min(&self, rules: &Rules, tokens: &[Listed<'_>]) -> Vec<String> {
+        let is_set = |token: &&Listed<'_>| {
+            let key = (self.network.id().to_owned(), token.address.clone());
+            rules.amounts_min.contains_key(&key)
+        };
+        let unset = tokens.iter().filter(|token| !is_set(token));
+        unset.map(|token| token.symbol.to_owned()).collect()
     }
 }
 

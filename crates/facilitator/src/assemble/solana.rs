@@ -51,8 +51,30 @@ pub(super) fn chain(
         .max_compute_unit_price
         .unwrap_or(config.compute_unit_price_max);
     config.balance_min = entry.min_balance_lamports.unwrap_or(config.balance_min);
-    problems.take(add_rules(entry, &config, field, rules))?;
+    let without_min = problems.take(add_rules(entry, &config, field, rules))?;
+    if !without_min.is_empty() {
+        problems.warnings.push(format!(
+            "{}: no smallest amount is set for {}: a payment of one atomic unit may cost up to {} lamports in fees. Set \
+             {field}.min_amounts, such as {{ {} = \"0.01\" }}, or lower {field}.max_compute_unit_price",
+            config.network,
+            without_min.join(", "),
+            fee_max(&config),
+            without_min[0],
+        ));
+    }
     problems.take(Solana::new(config).map_err(|error| ConfigError::value(field, error)))
+}
+
+/// What a payment may cost at most, in lamports: two signatures, and the compute units at the price that a payer may ask for.
+fn fee_max(config: &SolanaConfig) -> u64 {
+    /// The fee for one signature, in lamports (Solana's documentation, "Transaction fees").
+    const PER_SIGNATURE: u64 = 5000;
+    const MICRO: u128 = 1_000_000;
+    let units = u128::from(config.compute_units_max);
+    let priority = (units * u128::from(config.compute_unit_price_max)).div_ceil(MICRO);
+    u64::try_from(priority)
+        .unwrap_or(u64::MAX)
+        .saturating_add(2 * PER_SIGNATURE)
 }
 
 fn smart_wallets_of(
@@ -155,7 +177,7 @@ fn add_rules(
     config: &SolanaConfig,
     field: &str,
     rules: &mut Rules,
-) -> Result<(), ConfigError> {
+) -> Result<Vec<String>, ConfigError> {
     let restrictions = Restrictions {
         network: &config.network,
         field,
@@ -169,7 +191,8 @@ fn add_rules(
     });
     let tokens: Vec<_> = listed.collect();
     let canonical = |text: &str| Some(text.parse::<Pubkey>().ok()?.to_string());
-    restrictions.add_to(rules, &tokens, canonical)
+    restrictions.add_to(rules, &tokens, canonical)?;
+    Ok(restrictions.without_min(rules, &tokens))
 }
 
 #[cfg(test)]

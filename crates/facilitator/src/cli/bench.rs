@@ -10,7 +10,13 @@ use quittance_facilitator::bench::{Measured, cases, measure};
 
 use super::Ended;
 
+/// What `--help` shows below the options.
+const EXAMPLE: &str = "\
+Example:
+  quittance bench --seconds 60 --svg bench.svg";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLE)]
 pub(super) struct Bench {
     /// How many seconds to measure; more give steadier figures.
     #[arg(long, default_value_t = 20)]

@@ -24,7 +24,15 @@ use tokio::net::TcpListener;
 
 use super::Ended;
 
+/// What `--help` shows below the options.
+const EXAMPLE: &str = "\
+Example:
+  quittance demo
+
+It needs no network, no keys and no money: the chains are local and end with it.";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLE)]
 pub(super) struct Demo {}
 
 /// What the paid API costs.

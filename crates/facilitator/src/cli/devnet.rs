@@ -11,7 +11,16 @@ use quittance_devnet::{
 
 use super::Ended;
 
+/// What `--help` shows below the options.
+const EXAMPLE: &str = "\
+Examples:
+  quittance devnet
+  quittance devnet --block-secs 2 --port 9545 --solana-port 9899
+
+It prints funded accounts, a configuration for `quittance serve`, and what `quittance pay` needs.";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLE)]
 pub(super) struct Devnet {
     /// The port of the EVM node.
     #[arg(long, default_value_t = 8545)]

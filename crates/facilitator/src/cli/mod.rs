@@ -8,6 +8,7 @@ mod pay;
 mod serve;
 
 use std::error::Error;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -57,10 +58,21 @@ impl Command {
 fn log(log: &Log) -> Result<(), ConfigError> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(log.filter()?)
+        .with_ansi(wants_colours())
         .with_writer(std::io::stderr);
     match log.format {
-        LogFormat::Json => builder.json().flatten_event(true).init(),
+        LogFormat::Json => builder
+            .json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .init(),
         LogFormat::Text => builder.init(),
     }
     Ok(())
+}
+
+/// Colours are for terminals, and for those who have not asked to be spared (<https://no-color.org>).
+fn wants_colours() -> bool {
+    let spared = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    std::io::stderr().is_terminal() && !spared
 }

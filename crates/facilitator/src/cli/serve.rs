@@ -14,7 +14,21 @@ use tracing::{info, warn};
 
 use super::{Ended, log};
 
+/// What `--help` shows below the options.
+const EXAMPLE: &str = "\
+Examples:
+  quittance serve
+  QUITTANCE_LISTEN=0.0.0.0:4020 quittance serve --config /etc/quittance.toml
+
+A smallest configuration, in quittance.toml, with the signer's key in the variable SIGNER:
+  access.anyone = true
+  [[evm]]
+  network = \"base-sepolia\"
+  rpc = [\"https://sepolia.base.org\"]
+  signers = [{ env = \"SIGNER\" }]";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLE)]
 pub(super) struct Serve {
     /// The configuration file.
     #[arg(long, default_value = "quittance.toml")]
@@ -30,11 +44,6 @@ impl Serve {
         let keys = plan.keys.clone();
         let listener = assemble::listen(&config).await?;
         let engine = plan.start(&config).await?;
-        for (network, health) in engine.health() {
-            for problem in &health.problems {
-                warn!(%network, problem = problem.what, "not everything can be settled");
-            }
-        }
         info!(listen = %listener.local_addr()?, journal = %config.journal.display(), "serving");
 
         tokio::spawn(keep_metrics(metrics.clone()));
