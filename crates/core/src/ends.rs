@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use crate::json::Object;
 use crate::wire::{PaymentRequirements, SupportedKind};
-use crate::{Amount, Network, Timestamp};
+use crate::{Amount, Network, PaymentId, Timestamp};
 
 /// A way to be paid: the seller's side of a scheme. Turns a price into [`PaymentRequirements`].
 #[async_trait]
@@ -20,6 +20,16 @@ pub trait Offer: Send + Sync + 'static {
     /// # Errors
     /// When the facilitator's word lacks something the scheme needs.
     fn requirements(&self, supported: &SupportedKind) -> Result<PaymentRequirements, OfferError>;
+
+    /// Which authorization a payload holds: the same [`PaymentId`] as the scheme's
+    /// [`Facts::id`](crate::Facts::id). Unknown fields, spelling and signature bytes make no
+    /// difference to it, because they make none to the chain.
+    ///
+    /// A seller serves one authorization to one request at a time, and goes by this. `None` where the
+    /// payload holds no authorization that this offer can read; then the whole payload counts.
+    fn authorization(&self, _payload: &Object) -> Option<PaymentId> {
+        None
+    }
 
     /// What helps a buyer to pay and is another thing from one moment to the next, such as a recent blockhash: more fields
     /// for `extra`. Nobody is held to them: what a buyer accepts is compared with the requirements alone, and so is its

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::json::{self, Object};
 use crate::wire::{self, v1};
-use crate::{Amount, Malformed, Reason, Refusal, Rejection};
+use crate::{Amount, Malformed, PaymentId, Reason, Refusal, Rejection};
 
 /// A version of the protocol. It says how messages are written, and nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -126,6 +126,10 @@ pub struct PaymentRequest {
     pub accepted: Accepted,
     /// The authorization, in the scheme's own form.
     pub payload: Object,
+    /// Which authorization the payload holds, where the seller's
+    /// [`Offer::authorization`](crate::Offer::authorization) could tell. It stays in this process: a
+    /// facilitator reads the payload itself.
+    pub authorization: Option<PaymentId>,
     /// What is being paid for, as the client said. A client can write anything here.
     pub resource: Option<wire::ResourceInfo>,
     /// Extension data by extension identifier.
@@ -240,6 +244,7 @@ impl PaymentRequest {
                 }),
             },
             payload: payload.payload,
+            authorization: None,
             resource: payload.resource,
             extensions: payload.extensions,
         })
@@ -272,6 +277,7 @@ impl PaymentRequest {
                 terms: None,
             },
             payload: payload.payload,
+            authorization: None,
             resource: Some(wire::ResourceInfo {
                 url: requirements.resource,
                 description: requirements.description,

@@ -1,11 +1,21 @@
 //! A payment's authorization, however it is spelled.
 
+use quittance_core::PaymentRequest;
 use quittance_core::json::Object;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 /// What stands for one authorization: the hash of its payload, read.
 pub(crate) type Hash = [u8; 32];
+
+/// What stands for the authorization of a request. Where the seller's offer could tell which one it
+/// is, unknown fields in the payload make no difference; else all of the payload counts.
+pub(crate) fn authorization(request: &PaymentRequest) -> Hash {
+    match &request.authorization {
+        Some(id) => *id.as_bytes(),
+        None => hash(&request.payload),
+    }
+}
 
 /// The hash of what a payload says, not of how it is written: white space, the order of keys and the case of letters make no
 /// difference. Addresses and signatures are hexadecimal in any case; where case does mean something, as in base64, two

@@ -226,7 +226,7 @@ impl Drop for Call<'_> {
 }
 
 fn key(request: &PaymentRequest) -> Key {
-    canonical::hash(&request.payload)
+    canonical::authorization(request)
 }
 
 /// Whether an answer says "not mine" rather than anything about the payment.

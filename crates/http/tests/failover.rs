@@ -6,9 +6,9 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Puppet, failed, request, request_of};
+use common::{Puppet, TestOffer, failed, request, request_of};
 use quittance_core::wire::SettleResponse;
-use quittance_core::{Facilitator, FacilitatorError, Fault, FaultKind};
+use quittance_core::{Facilitator, FacilitatorError, Fault, FaultKind, Offer};
 use quittance_http::Failover;
 
 fn fault() -> Fault {
@@ -31,6 +31,30 @@ async fn whoever_answers_verifies() {
     assert!(verdict.is_valid);
     second.verifies(Err(fault().into()));
     assert!(both(&first, &second).verify(&request(0)).await.is_err());
+}
+
+/// One authorization with another unknown field each time was given to two facilitators.
+#[tokio::test]
+async fn one_authorization_is_with_one_facilitator_whatever_stands_beside_it() {
+    let offer = TestOffer::new();
+    let spelled = |payload: &str| {
+        let mut request = request_of(payload);
+        request.authorization = offer.authorization(&request.payload);
+        request
+    };
+    let (first, second) = (Puppet::new(), Puppet::new());
+    let failover = both(&first, &second);
+    first.settles(Err(fault().into()));
+    assert!(failover.settle(&spelled(r#"{"number":1}"#)).await.is_err());
+    first.settles(Err(fault().untouched().into()));
+    for same in [r#"{"number":1,"x":1}"#, r#"{"x":{"y":2},"number":1}"#] {
+        assert!(failover.settle(&spelled(same)).await.is_err());
+    }
+    assert_eq!((first.settle_calls(), second.settle_calls()), (3, 0));
+    assert_eq!(
+        failover.settle(&spelled(r#"{"number":2}"#)).await,
+        settled()
+    );
 }
 
 #[tokio::test]

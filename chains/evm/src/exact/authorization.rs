@@ -2,7 +2,7 @@
 
 use alloy::primitives::{Address, B256, Bytes, U256, b256, keccak256};
 use alloy::sol_types::SolCall;
-use quittance_core::Amount;
+use quittance_core::{Amount, PaymentId};
 use serde::Deserialize;
 
 use crate::abi::Eip3009;
@@ -64,6 +64,17 @@ impl Authorization {
         word(5, &self.valid_before.to_be_bytes::<32>());
         word(6, self.nonce.as_slice());
         eip712::digest(domain_separator, &keccak256(words))
+    }
+
+    /// What makes it unique: EIP-3009 nonces are per token and payer.
+    pub(super) fn id(&self, chain_id: u64, token: Address) -> PaymentId {
+        PaymentId::of(&[
+            b"eip3009",
+            &chain_id.to_be_bytes(),
+            token.as_slice(),
+            self.from.as_slice(),
+            self.nonce.as_slice(),
+        ])
     }
 
     /// The transfer for a payer with a key: the form every EIP-3009 token has.

@@ -14,8 +14,8 @@ use alloy::primitives::{Address, B256, U256, keccak256};
 use alloy::sol_types::{SolCall, SolValue};
 use quittance_core::json::Object;
 use quittance_core::{
-    Amount, Check, Effect, Facts, Malformed, Network, Payment, PaymentId, PaymentRequest, Reason,
-    Refusal, Rejection, Scheme, Seen, SignatureClaim, Timestamp, Version,
+    Amount, Check, Effect, Facts, Malformed, Network, Payment, PaymentRequest, Reason, Refusal,
+    Rejection, Scheme, Seen, SignatureClaim, Timestamp, Version,
 };
 use serde::Deserialize;
 
@@ -467,18 +467,10 @@ impl Eip3009Payment {
             to,
             value,
             valid_before,
-            nonce,
             ..
         } = &self.authorization;
         Facts {
-            // EIP-3009 nonces are per token and payer.
-            id: PaymentId::of(&[
-                b"eip3009",
-                &self.chain_id.to_be_bytes(),
-                self.token.as_slice(),
-                from.as_slice(),
-                nonce.as_slice(),
-            ]),
+            id: self.authorization.id(self.chain_id, self.token),
             payer: from.to_checksum(None),
             pay_to: to.to_checksum(None),
             asset: self.token.to_checksum(None),

@@ -3,10 +3,11 @@
 use alloy::primitives::Address;
 use quittance_core::json::Object;
 use quittance_core::wire::{PaymentRequirements, Rest, SupportedKind};
-use quittance_core::{Amount, Network, Offer, OfferError};
+use quittance_core::{Amount, Network, Offer, OfferError, PaymentId};
 use serde_json::json;
 
-use super::NAME;
+use super::authorization::Authorization;
+use super::{NAME, PayloadJson};
 use crate::hex::address;
 use crate::known::{self, Token, TransferMethod};
 
@@ -119,6 +120,13 @@ impl Offer for ExactOffer {
             extra: Some(extra),
             rest: Rest::default(),
         })
+    }
+
+    fn authorization(&self, payload: &Object) -> Option<PaymentId> {
+        let payload: PayloadJson = payload.read("payload").ok()?;
+        let chain_id = known::chain_id(&self.network)?;
+        let authorization = Authorization::from(payload.authorization?);
+        Some(authorization.id(chain_id, self.token.address))
     }
 }
 

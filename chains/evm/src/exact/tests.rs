@@ -127,6 +127,36 @@ fn log(address: Address, event: &impl SolEvent) -> Log {
 }
 
 proptest! {
+    /// The seller's guard goes by what the engine goes by.
+    #[test]
+    fn the_offer_and_the_scheme_agree_which_authorization_it_is(
+        nonce: [u8; 32], field in "[a-z]{1,8}", beside: u64, signature: [u8; 65], upper: bool,
+    ) {
+        let offer = ExactOffer::usdc("base-sepolia", "0.01", SELLER).unwrap();
+        let original = signed().0;
+        let spelled = |nonce: &[u8; 32]| {
+            let mut payload = original.payload.tree();
+            payload.insert(format!("x{field}"), json!(beside));
+            payload["signature"] = json!(Bytes::from(signature).to_string());
+            let authorization = payload["authorization"].as_object_mut().unwrap();
+            authorization.insert(format!("x{field}"), json!([beside]));
+            let digits = alloy::hex::encode(nonce);
+            let digits = match upper { true => digits.to_uppercase(), false => digits };
+            authorization["nonce"] = json!(format!("0x{digits}"));
+            Object::of(&payload).unwrap()
+        };
+        let id = |payload: &Object| offer.authorization(payload).unwrap();
+        let payload = spelled(&nonce);
+        if let Ok(payment) = SCHEME.decode(&request_with(payload.clone()), NOW) {
+            prop_assert_eq!(id(&payload), payment.facts().id);
+        }
+        let first = original.payload.tree()["authorization"]["nonce"].as_str().unwrap().to_owned();
+        let first: B256 = first.parse().unwrap();
+        prop_assert_eq!(id(&spelled(&first.0)), id(&original.payload));
+        prop_assert_eq!(id(&original.payload), SCHEME.decode(&original, NOW).unwrap().facts().id);
+        prop_assert_eq!(id(&payload) == id(&original.payload), nonce == first.0);
+    }
+
     #[test]
     fn content_is_only_what_may_settle(
         first in any_answer(), second in any_answer(), signed_by_key: bool,

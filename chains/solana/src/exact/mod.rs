@@ -145,7 +145,7 @@ impl Scheme<Solana> for Exact {
         let token = token.ok_or_else(|| self.unsupported_asset())?;
         check_token_program(&extra, token)?;
 
-        let wire = wire(request)?;
+        let wire = wire(&request.payload)?;
         if wire.fee_payer() != Some(&fee_payer) {
             let detail = format_args!(
                 "the transaction's fee payer must be {fee_payer}, as extra.feePayer says"
@@ -231,8 +231,7 @@ impl Exact {
 
     fn facts(&self, wire: &Wire, signer: &Pubkey, due: &Due, now: Timestamp) -> Facts {
         Facts {
-            // The runtime includes a message once, whatever its signatures are.
-            id: PaymentId::of(&[b"exact svm", self.network.id().as_bytes(), wire.message()]),
+            id: payment_id(&self.network, wire),
             payer: signer.to_string(),
             pay_to: due.pay_to.to_string(),
             asset: due.token.mint.to_string(),
@@ -240,6 +239,11 @@ impl Exact {
             expires: now.plus_secs(LIFETIME_SECS),
         }
     }
+}
+
+/// What makes a payment unique: the runtime includes a message once, whatever its signatures are.
+fn payment_id(network: &Network, wire: &Wire) -> PaymentId {
+    PaymentId::of(&[b"exact svm", network.id().as_bytes(), wire.message()])
 }
 
 fn check_token_program(extra: &Extra, token: &Token) -> Result<(), Rejection> {
@@ -258,10 +262,10 @@ fn address(field: &str, text: &str) -> Result<Pubkey, Malformed> {
         .map_err(|_| Malformed::new(field, "not an address of 32 bytes in base58"))
 }
 
-fn wire(request: &PaymentRequest) -> Result<Wire, Refusal> {
+fn wire(payload: &Object) -> Result<Wire, Refusal> {
     /// The length of the longest transaction in base64.
     const TEXT_MAX: usize = SIZE_MAX.div_ceil(3) * 4;
-    let payload: PayloadJson = request.payload.read("paymentPayload.payload")?;
+    let payload: PayloadJson = payload.read("paymentPayload.payload")?;
     let missing = || Rejection::new(reason::TRANSACTION, "the payload has no transaction");
     let text = payload.transaction.ok_or_else(missing)?;
     let undecodable =

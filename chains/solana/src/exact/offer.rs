@@ -3,11 +3,11 @@
 use async_trait::async_trait;
 use quittance_core::json::Object;
 use quittance_core::wire::{PaymentRequirements, Rest, SupportedKind};
-use quittance_core::{Amount, Network, Offer, OfferError};
+use quittance_core::{Amount, Network, Offer, OfferError, PaymentId};
 use serde_json::json;
 use solana_pubkey::Pubkey;
 
-use super::{Extra, NAME};
+use super::{Extra, NAME, payment_id, wire};
 use crate::blockhash::Blockhashes;
 use crate::instruction::MEMO_MAX;
 use crate::known::{self, NAMESPACE, Token};
@@ -167,6 +167,11 @@ impl Offer for ExactOffer {
             extra: Some(extra),
             rest: Rest::default(),
         })
+    }
+
+    fn authorization(&self, payload: &Object) -> Option<PaymentId> {
+        let wire = wire(payload).ok()?;
+        Some(payment_id(&self.network, &wire))
     }
 
     async fn hints(&self) -> Option<Object> {

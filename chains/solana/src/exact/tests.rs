@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use ed25519_dalek::{Signature as Ed25519, VerifyingKey};
 use proptest::prelude::*;
-use quittance_core::{Chain, Check, Effect, Seen};
+use quittance_core::{Chain, Check, Effect, Offer, Seen};
 use solana_hash::Hash;
 use solana_instruction::{AccountMeta, Instruction};
 use solana_keypair::Keypair;
@@ -250,6 +250,26 @@ fn a_payment_that_is_as_it_should_be_is_taken_to_the_chain() {
         verdict(&request_with(&wincode::serialize(&v0).unwrap(), |_| {})),
         Ok(())
     );
+}
+
+/// The seller's guard goes by what the engine goes by.
+#[test]
+fn the_offer_and_the_scheme_agree_which_payment_it_is() {
+    let offer = ExactOffer::usdc("solana-devnet", "0.01", &pay_to().to_string()).unwrap();
+    let id = |request: &PaymentRequest| offer.authorization(&request.payload).unwrap();
+    let plain = request(&good());
+    assert_eq!(id(&plain), decoded(&plain).facts().id);
+    let beside = request_with(&bytes(&good()), |body| {
+        body["paymentPayload"]["payload"]["x"] = json!([1]);
+    });
+    assert_eq!(id(&beside), id(&plain));
+    let mut other_signature = transaction(&good());
+    other_signature.signatures[1] = Signature::from([7; 64]);
+    let other_signature = wincode::serialize(&other_signature).unwrap();
+    assert_eq!(id(&request_with(&other_signature, |_| {})), id(&plain));
+    let other = request(&instead(3, memo(b"another nonce")));
+    assert_ne!(id(&other), id(&plain));
+    assert_eq!(offer.authorization(&Object::of(&json!({})).unwrap()), None);
 }
 
 /// attacks.md 83.

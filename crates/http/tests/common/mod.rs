@@ -23,7 +23,7 @@ use quittance_core::wire::{
 };
 use quittance_core::{
     Amount, Asset, Facilitator, FacilitatorError, ManualClock, Network, Offer, OfferError, Payer,
-    PayerError, PaymentRequest, Quote, Reason, Timestamp,
+    PayerError, PaymentId, PaymentRequest, Quote, Reason, Timestamp,
 };
 use quittance_http::{Buyer, BuyerBuilder};
 use serde_json::{Value, json};
@@ -221,6 +221,7 @@ pub struct Puppet {
     /// What it settles first, in this order.
     first: Mutex<VecDeque<Settles>>,
     supported: Mutex<SupportedResponse>,
+    verify_calls: AtomicUsize,
     settle_calls: AtomicUsize,
 }
 
@@ -231,6 +232,7 @@ impl Puppet {
             settle: Mutex::new(Some(Ok(SettleResponse::settled("test:1", None, "0x1")))),
             first: Mutex::default(),
             supported: Mutex::new(serde_json::from_str(r#"{"kinds":[]}"#).unwrap()),
+            verify_calls: AtomicUsize::new(0),
             settle_calls: AtomicUsize::new(0),
         });
         puppet.supports(&[(2, "test:1"), (1, "test")]);
@@ -285,6 +287,10 @@ impl Puppet {
         *self.supported.lock().unwrap() = serde_json::from_value(kinds).unwrap();
     }
 
+    pub fn verify_calls(&self) -> usize {
+        self.verify_calls.load(Ordering::SeqCst)
+    }
+
     pub fn settle_calls(&self) -> usize {
         self.settle_calls.load(Ordering::SeqCst)
     }
@@ -293,6 +299,7 @@ impl Puppet {
 #[async_trait]
 impl Facilitator for Puppet {
     async fn verify(&self, _: &PaymentRequest) -> Result<VerifyResponse, FacilitatorError> {
+        self.verify_calls.fetch_add(1, Ordering::SeqCst);
         self.verify.lock().unwrap().clone()
     }
 
@@ -337,5 +344,12 @@ impl Offer for TestOffer {
             extra: kind.extra.clone(),
             ..terms
         })
+    }
+
+    /// A payment is its number, whatever else stands beside it.
+    fn authorization(&self, payload: &Object) -> Option<PaymentId> {
+        let tree = payload.tree();
+        let number = tree.get("number")?.to_string();
+        Some(PaymentId::of(&[number.as_bytes()]))
     }
 }
