@@ -5,3 +5,6 @@ pub(crate) const HANDLER_FAILED: &str = "handler_failed";
 
 /// The payment is on other terms than are offered.
 pub(crate) const OTHER_TERMS: &str = "No matching payment requirements";
+
+/// No payment was presented.
+pub(crate) const PAYMENT_REQUIRED: &str = "Payment required";

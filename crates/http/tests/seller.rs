@@ -14,16 +14,16 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get};
+use axum::routing::{MethodRouter, any, get};
 use bytes::Bytes;
 use common::{Puppet, TestOffer, failed, listen, purchaser, terms};
 use futures_util::future::join_all;
 use futures_util::stream;
 use quittance_core::json::Object;
 use quittance_core::wire::{
-    PaymentRequired, PaymentRequirements, SettleResponse, SupportedKind, header, v1,
+    PaymentRequired, PaymentRequirements, SettleResponse, SupportedKind, VerifyResponse, header, v1,
 };
-use quittance_core::{Fault, FaultKind, Malformed, Network, Offer, OfferError};
+use quittance_core::{Fault, FaultKind, Malformed, Network, Offer, OfferError, Reason, Rejection};
 use quittance_http::{Longer, PaymentLayer, RemoteError, RemoteFacilitator};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -128,42 +128,150 @@ async fn under_a_nested_router_the_resource_is_what_the_client_asked_for() {
     assert_eq!(required.resource.url, format!("{url}/api/goods?x=1"));
 }
 
-/// attacks.md 121. A browser asks first, without payment. Any `OPTIONS` ran the handler, and its headers went out: who sells
-/// by headers was robbed.
-#[tokio::test]
-async fn a_preflight_passes_unpaid_and_gets_no_goods() {
-    let puppet = Puppet::new();
-    let count = Arc::new(AtomicUsize::new(0));
-    let own = count.clone();
+/// A handler that counts how often it runs.
+fn counting(answer: impl IntoResponse + Clone + Send + Sync + 'static) -> (MethodRouter, Runs) {
+    let runs = Runs::default();
+    let own = runs.clone();
     let handler = move || {
-        own.fetch_add(1, Ordering::SeqCst);
-        let headers = [
-            ("access-control-allow-origin", "*"),
-            ("allow", "GET"),
-            ("vary", "origin"),
-            ("x-goods", "goods"),
-            ("set-cookie", "goods"),
-        ];
-        async move { (headers, "goods") }
+        own.0.fetch_add(1, Ordering::SeqCst);
+        let answer = answer.clone();
+        async move { answer }
     };
-    let url = listen(Router::new().route("/", any(handler).layer(layer(&puppet)))).await;
+    (any(handler), runs)
+}
+
+#[derive(Clone, Default)]
+struct Runs(Arc<AtomicUsize>);
+
+impl Runs {
+    fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+async fn pay_by(method: &str, url: &str) -> reqwest::Response {
+    let method = Method::from_bytes(method.as_bytes()).unwrap();
+    let request = reqwest::Client::new().request(method, url);
+    let request = request.header(header::PAYMENT_SIGNATURE, payment(2));
+    request.send().await.unwrap()
+}
+
+/// attacks.md 121. A browser asks first, without payment. Its question ran the handler of an `any`
+/// route, with a body of the asker's: a handler that does deeds did them for nothing.
+#[tokio::test]
+async fn a_preflight_never_reaches_a_handler() {
+    let puppet = Puppet::new();
+    let goods = (
+        [("access-control-allow-origin", "*"), ("x-goods", "goods")],
+        "goods",
+    );
+    let (handler, runs) = counting(goods);
+    let url = listen(Router::new().route("/", handler.layer(layer(&puppet)))).await;
     let client = reqwest::Client::new();
     let options = || client.request(Method::OPTIONS, &url);
     let asks = || options().header("origin", "http://a.example");
-    let asks_for = |method| asks().header("access-control-request-method", method);
-    let answer = asks_for("POST").send().await.unwrap();
-    assert_eq!(answer.status(), StatusCode::OK);
-    assert_eq!(answer.headers()["access-control-allow-origin"], "*");
-    assert_eq!(answer.headers()["allow"], "GET");
-    assert_eq!(answer.headers()["vary"], "origin");
-    assert!(!answer.headers().contains_key("x-goods"));
-    assert!(!answer.headers().contains_key("set-cookie"));
-    assert_eq!(answer.text().await.unwrap(), "");
+    for paid in [false, true] {
+        let mut preflight = asks()
+            .header("access-control-request-method", "POST")
+            .body("do it");
+        if paid {
+            preflight = preflight.header(header::PAYMENT_SIGNATURE, payment(2));
+        }
+        let answer = preflight.send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+        assert!(!answer.headers().contains_key("x-goods"));
+        assert_eq!(answer.text().await.unwrap(), "");
+    }
     for no_preflight in [options(), asks(), client.head(&url)] {
         let answer = no_preflight.send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::PAYMENT_REQUIRED);
     }
-    assert_eq!(count.load(Ordering::SeqCst), 1);
+    assert_eq!((runs.count(), puppet.verify_calls()), (0, 0));
+}
+
+/// A paid HEAD ran the handler, was charged, and delivered no byte.
+#[tokio::test]
+async fn a_method_that_delivers_nothing_is_neither_served_nor_charged() {
+    let puppet = Puppet::new();
+    let (handler, runs) = counting("goods");
+    let url = listen(Router::new().route("/", handler.layer(layer(&puppet)))).await;
+    for method in ["HEAD", "OPTIONS", "TRACE"] {
+        let answer = pay_by(method, &url).await;
+        assert_eq!(answer.status(), StatusCode::PAYMENT_REQUIRED, "{method}");
+        assert!(answer.headers().contains_key(header::PAYMENT_REQUIRED));
+        let word = receipt(answer.headers());
+        assert_eq!(word.error_reason.as_deref(), Some("handler_failed"));
+        assert!(word.error_message.unwrap().starts_with(method));
+    }
+    assert_eq!(
+        (runs.count(), puppet.verify_calls(), puppet.settle_calls()),
+        (0, 0, 0)
+    );
+    // Only its handler knows what another method does.
+    for method in ["GET", "DELETE", "FOO"] {
+        assert_eq!(pay_by(method, &url).await.text().await.unwrap(), "goods");
+    }
+    assert_eq!((runs.count(), puppet.settle_calls()), (3, 3));
+}
+
+/// A 304 was charged, and its client had bought what it held already.
+#[tokio::test]
+async fn an_answer_is_charged_for_when_it_delivers_or_does_something() {
+    for (status, charged) in [
+        (200, 1),
+        (204, 1),
+        (206, 1),
+        (303, 1),
+        (304, 0),
+        (404, 0),
+        (500, 0),
+    ] {
+        let puppet = Puppet::new();
+        let status = StatusCode::from_u16(status).unwrap();
+        let (handler, _) = counting(status);
+        let url = listen(Router::new().route("/", handler.layer(layer(&puppet)))).await;
+        let answer = pay(&url).await;
+        assert_eq!(answer.status(), status);
+        assert_eq!(puppet.settle_calls(), charged, "{status}");
+        let word = receipt(answer.headers());
+        let reason = (charged == 0).then_some("handler_failed");
+        assert_eq!(
+            (word.success, word.error_reason.as_deref()),
+            (charged == 1, reason)
+        );
+    }
+}
+
+/// The facilitator's sentence was dropped, and the buyer had a bare code.
+#[tokio::test]
+async fn what_a_facilitator_says_of_a_refusal_reaches_the_client() {
+    let puppet = Puppet::new();
+    let url =
+        listen(Router::new().route("/", get(|| async { "goods" }).layer(layer(&puppet)))).await;
+    let rejection = || {
+        let reason = Reason::new("invalid_exact_evm_insufficient_balance");
+        Rejection::new(reason, "has 5, \u{1b}[2Jrequired 10000")
+    };
+    let refused = async || {
+        let answer = pay(&url).await;
+        assert_eq!(answer.status(), StatusCode::PAYMENT_REQUIRED);
+        let value = answer.headers()[header::PAYMENT_REQUIRED].as_bytes();
+        let v2: Value = header::decode("402", value).unwrap();
+        let receipt = answer.headers().get(header::PAYMENT_RESPONSE).cloned();
+        let v1: Value = answer.json().await.unwrap();
+        for told in [v1, v2] {
+            assert_eq!(told["error"], "invalid_exact_evm_insufficient_balance");
+            assert_eq!(told["errorMessage"], "has 5, [2Jrequired 10000");
+        }
+        receipt
+    };
+    puppet.verifies(Ok(VerifyResponse::invalid(&rejection(), None)));
+    assert_eq!(refused().await, None);
+    puppet.verifies(Ok(VerifyResponse::valid(None)));
+    puppet.settles(Ok(SettleResponse::failed("test:1", &rejection(), None, "")));
+    let value = refused().await.unwrap();
+    let told: SettleResponse = header::decode("receipt", value.as_bytes()).unwrap();
+    assert_eq!(told.error_message, rejection().detail);
 }
 
 fn pending() -> SettleResponse {
@@ -234,6 +342,38 @@ async fn a_payment_that_is_being_served_is_served_to_nobody_else() {
     // Its place is free again, whoever says what of it now.
     released.notify_one();
     assert_eq!(pay(&url).await.status(), StatusCode::OK);
+}
+
+/// An unknown field in the payload, another one each time, made one authorization look like twenty:
+/// twenty handlers ran, and one was paid.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_authorization_runs_one_handler_whatever_stands_beside_it() {
+    let puppet = Puppet::new();
+    let (runs, released) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+    let (own, wait) = (runs.clone(), released.clone());
+    let handler = move || {
+        own.fetch_add(1, Ordering::SeqCst);
+        let wait = wait.clone();
+        async move { wait.notified().await }
+    };
+    let url = listen(Router::new().route("/", get(handler).layer(layer(&puppet)))).await;
+    let spelled = |beside: usize| {
+        let payload = json!({ "number": 7, "x": beside });
+        let payment = json!({ "x402Version": 2, "accepted": terms(), "payload": payload });
+        let request = reqwest::Client::new().get(&url);
+        let request = request.header(header::PAYMENT_SIGNATURE, header::encode(&payment));
+        async move { request.send().await.unwrap().status() }
+    };
+    let first = tokio::spawn(spelled(0));
+    while runs.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    for status in join_all((1..20).map(spelled)).await {
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    }
+    released.notify_one();
+    assert_eq!(first.await.unwrap(), StatusCode::OK);
+    assert_eq!((runs.load(Ordering::SeqCst), puppet.settle_calls()), (1, 1));
 }
 
 #[tokio::test]
@@ -458,24 +598,44 @@ async fn a_layer_can_be_changed_after_it_was_cloned() {
     assert_eq!(status("/priced").await, StatusCode::PAYMENT_REQUIRED);
 }
 
+/// An empty `PAYMENT-REQUIRED` stood over good terms in the body, and whoever speaks version 2 found
+/// no way to pay.
 #[tokio::test]
-async fn only_the_versions_the_facilitator_speaks_are_offered() {
-    for (kinds, in_v2, in_v1) in [
-        (&[(2, "test:1")][..], 1, 0),
-        (&[(1, "test")], 0, 1),
-        (&[(2, "test:1"), (1, "test")], 1, 1),
+async fn only_the_versions_the_facilitator_speaks_are_offered_and_no_empty_list_hides_them() {
+    for (kinds, in_header, in_body) in [
+        (&[(2, "test:1")][..], Some(2), 2),
+        (&[(1, "test")], None, 1),
+        (&[(2, "test:1"), (1, "test")], Some(2), 1),
     ] {
         let puppet = Puppet::new();
         puppet.supports(kinds);
         let url =
             listen(Router::new().route("/", get(|| async { "" }).layer(layer(&puppet)))).await;
         let answer = reqwest::get(&url).await.unwrap();
-        let value = answer.headers()[header::PAYMENT_REQUIRED]
-            .as_bytes()
-            .to_vec();
-        let v2: PaymentRequired = header::decode("402", &value).unwrap();
-        let v1: v1::PaymentRequired = answer.json().await.unwrap();
-        assert_eq!((v2.accepts.len(), v1.accepts.len()), (in_v2, in_v1));
+        let value = answer.headers().get(header::PAYMENT_REQUIRED).cloned();
+        let header = value.map(|value| header::decode("402", value.as_bytes()).unwrap());
+        let body: Value = answer.json().await.unwrap();
+        assert_eq!(
+            header.as_ref().map(|it: &Value| it["x402Version"].clone()),
+            in_header.map(Value::from)
+        );
+        assert_eq!(body["x402Version"], in_body);
+        for said in [Some(body), header].into_iter().flatten() {
+            assert_eq!(said["accepts"].as_array().unwrap().len(), 1);
+        }
+    }
+}
+
+/// A buyer of either version pays where the facilitator speaks one only.
+#[tokio::test]
+async fn a_facilitator_of_one_version_is_no_obstacle() {
+    for kinds in [&[(2, "test:1")][..], &[(1, "test")]] {
+        let puppet = Puppet::new();
+        puppet.supports(kinds);
+        let url =
+            listen(Router::new().route("/", get(|| async { "goods" }).layer(layer(&puppet)))).await;
+        let bought = purchaser(|builder| builder).buyer.get(&url).await.unwrap();
+        assert_eq!(bought.response.text().await.unwrap(), "goods");
     }
 }
 

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Empty, Full};
 use quittance_core::wire::{ResourceInfo, SettleResponse, header};
-use quittance_core::{FacilitatorError, Fault, FaultKind, Malformed, Version};
+use quittance_core::{FacilitatorError, Fault, FaultKind, Malformed, Rejection, Version};
 use serde::Serialize;
 use serde_json::json;
 use tracing::warn;
@@ -13,6 +13,7 @@ use tracing::warn;
 use super::buffered::Body;
 use super::caching;
 use super::terms::{self, Term};
+use crate::printable::printable;
 
 /// A sale that ended without the handler's answer.
 pub(super) struct NoSale(pub(super) Box<Response<Body>>);
@@ -62,28 +63,86 @@ pub(super) fn not_served(message: &str) -> Response<Body> {
     answer(StatusCode::INTERNAL_SERVER_ERROR, &body)
 }
 
-/// 402: the terms in a header for version 2, in the body for version 1, and the receipt of a payment that failed.
+/// Why a request gets the terms instead of the handler's answer.
+#[derive(Debug, Clone)]
+pub(super) struct Why {
+    /// A reason code, or a sentence of the reference implementation.
+    pub(super) error: String,
+    /// More about it, for people.
+    pub(super) message: Option<String>,
+}
+
+impl Why {
+    pub(super) fn new(error: &str, message: Option<&str>) -> Self {
+        Self {
+            error: error.to_owned(),
+            // A facilitator may have written it.
+            message: message.map(printable).filter(|text| !text.is_empty()),
+        }
+    }
+}
+
+impl From<Rejection> for Why {
+    fn from(rejection: Rejection) -> Self {
+        Self::new(rejection.reason.code(), rejection.detail.as_deref())
+    }
+}
+
+/// A message with a sentence for people beside its `error`.
+#[derive(Serialize)]
+struct Explained<'a, T> {
+    #[serde(flatten)]
+    required: &'a T,
+    #[serde(rename = "errorMessage", skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
+}
+
+/// 402: the terms in a header for version 2, in the body for version 1, and the receipt of a payment
+/// that failed.
+///
+/// Terms that can be paid in one version only are written in that one. An empty list in the other
+/// would hide them from a client that looks there first.
 pub(super) fn payment_required(
     terms: &[Term],
     resource: &ResourceInfo,
-    error: &str,
+    why: &Why,
     failed: Option<(Version, &SettleResponse)>,
 ) -> NoSale {
     /// The reference implementation's status for a payer that has to approve Permit2 first.
     const ALLOWANCE: &str = "permit2_allowance_required";
-    let status = match error {
+    let status = match why.error.as_str() {
         ALLOWANCE => StatusCode::PRECONDITION_FAILED,
         _ => StatusCode::PAYMENT_REQUIRED,
     };
-    let (v2, v1) = terms::payment_required(terms, resource, error);
-    let mut answer = answer(status, &v1);
-    answer
-        .headers_mut()
-        .insert(header::PAYMENT_REQUIRED, encoded(&v2));
+    let message = why.message.as_deref();
+    let v2 = terms::required_v2(terms, resource, &why.error);
+    let v1 = terms::required_v1(terms, resource, &why.error);
+    let v2 = v2.as_ref().map(|required| Explained { required, message });
+    let v1 = v1.as_ref().map(|required| Explained { required, message });
+    let mut answer = match (&v1, &v2) {
+        (Some(v1), _) => answer(status, v1),
+        (None, v2) => answer(status, v2),
+    };
+    if let Some(v2) = &v2 {
+        let headers = answer.headers_mut();
+        headers.insert(header::PAYMENT_REQUIRED, encoded(v2));
+    }
     NoSale(Box::new(match failed {
         Some((version, settled)) => with_receipt(answer, version, settled),
         None => answer,
     }))
+}
+
+/// 204: a browser's question what it may do (CORS), where the layer was not told what to say. It
+/// never reaches a handler, which would work unpaid.
+pub(super) fn preflight() -> Response<Body> {
+    let mut answer = Response::new(empty());
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    answer
+}
+
+fn empty() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
 /// 400: the payment cannot be read.

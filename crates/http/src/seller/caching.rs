@@ -1,7 +1,7 @@
 //! What an answer that one client paid for says to caches and browsers on its way.
 
-use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ALLOW, CACHE_CONTROL, ORIGIN, VARY};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
+use http::header::{CACHE_CONTROL, VARY};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// What else a handler's own `Cache-Control` may say beside `no-store`. Everything else allows something: `public`, an age,
 /// or `must-understand`, with which a cache may pass over `no-store`.
@@ -13,8 +13,16 @@ const STRICTER: [&str; 5] = [
     "proxy-revalidate",
 ];
 
-/// Headers that caches near servers obey instead of `Cache-Control`.
-const FOR_SERVERS_CACHES: [&str; 2] = ["cdn-cache-control", "surrogate-control"];
+/// The end of each header that tells a shared cache to keep an answer whatever `Cache-Control` says:
+/// RFC 9213's targeted fields (`CDN-Cache-Control`, and those of Cloudflare, Netlify, Vercel and
+/// others, which put their name in front), `Surrogate-Control` (Varnish, Fastly), `Edge-Control`
+/// (Akamai), `X-Accel-Expires` (nginx).
+const FOR_SHARED_CACHES: [&str; 4] = [
+    "cdn-cache-control",
+    "surrogate-control",
+    "edge-control",
+    "x-accel-expires",
+];
 
 /// By what answers differ: a cache that keeps one all the same must not give it to who paid otherwise, or not at all.
 const BY_PAYMENT: HeaderValue = HeaderValue::from_static("PAYMENT-SIGNATURE, X-PAYMENT");
@@ -34,32 +42,20 @@ pub(super) fn make_private(headers: &mut HeaderMap) {
     });
     let value = HeaderValue::try_from(all).expect("words of our own list");
     headers.insert(CACHE_CONTROL, value);
-    for name in FOR_SERVERS_CACHES {
-        headers.remove(name);
-    }
+    remove_targeted(headers);
     headers.append(VARY, BY_PAYMENT);
 }
 
-/// Whether a browser asks by this what it may do (CORS). Any other `OPTIONS` is a request like all others.
-pub(super) fn is_preflight<I>(request: &Request<I>) -> bool {
-    request.method() == Method::OPTIONS
-        && request.headers().contains_key(ORIGIN)
-        && request
-            .headers()
-            .contains_key(ACCESS_CONTROL_REQUEST_METHOD)
-}
-
-/// What a browser needs of the answer to such a question; the rest may be what is being sold.
-pub(super) fn of_preflight(headers: &HeaderMap) -> HeaderMap {
-    let stays = |name: &HeaderName| {
-        *name == ALLOW || *name == VARY || name.as_str().starts_with("access-control-")
+/// Removes what a shared cache obeys before `Cache-Control`.
+fn remove_targeted(headers: &mut HeaderMap) {
+    let is_targeted = |name: &&HeaderName| {
+        let mut ends = FOR_SHARED_CACHES.iter();
+        ends.any(|end| name.as_str().ends_with(end))
     };
-    let headers = headers.iter().filter(|(name, _)| stays(name));
-    let mut kept = HeaderMap::new();
-    for (name, value) in headers {
-        kept.append(name.clone(), value.clone());
+    let targeted: Vec<HeaderName> = headers.keys().filter(is_targeted).cloned().collect();
+    for name in targeted {
+        headers.remove(name);
     }
-    kept
 }
 
 #[cfg(test)]
@@ -89,7 +85,24 @@ mod tests {
             let said: Vec<_> = said.iter().map(|said| ("cache-control", *said)).collect();
             assert_eq!(private(&said)[CACHE_CONTROL], then);
         }
-        assert!(!private(&[("cdn-cache-control", "max-age=9")]).contains_key("cdn-cache-control"));
+    }
+
+    #[test]
+    fn no_header_that_a_shared_cache_obeys_is_left() {
+        for name in [
+            "cdn-cache-control",
+            "cloudflare-cdn-cache-control",
+            "vercel-cdn-cache-control",
+            "netlify-cdn-cache-control",
+            "surrogate-control",
+            "edge-control",
+            "x-accel-expires",
+        ] {
+            let headers = private(&[(name, "max-age=9"), (name, "public"), ("x-other", "stays")]);
+            assert!(!headers.contains_key(name), "{name}");
+            assert_eq!(headers["x-other"], "stays");
+            assert_eq!(headers[CACHE_CONTROL], "no-store");
+        }
     }
 
     #[test]

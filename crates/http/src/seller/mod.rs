@@ -5,6 +5,7 @@ mod buffered;
 mod caching;
 mod layer;
 mod presented;
+mod rules;
 mod sale;
 mod supported;
 mod terms;

@@ -25,6 +25,14 @@ impl Presented {
         }
     }
 
+    /// The network, as the client names it.
+    pub(super) fn network(&self) -> &str {
+        match self {
+            Self::V2(payload) => &payload.accepted.network,
+            Self::V1(payload) => &payload.network,
+        }
+    }
+
     /// The request to the facilitator; `None` when the payment is for none of our terms.
     pub(super) fn request(
         self,

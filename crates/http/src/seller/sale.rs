@@ -5,27 +5,27 @@ use std::sync::Arc;
 use axum::extract::OriginalUri;
 use bytes::Bytes;
 use http::header::HOST;
-use http::{Request, Response};
-use http_body_util::{BodyExt, Empty};
+use http::{Method, Request, Response};
+use http_body_util::BodyExt;
 use quittance_core::wire::{ResourceInfo, Rest, SettleResponse, header};
 use quittance_core::{
     Facilitator, FacilitatorError, Fault, FaultKind, Offer, PaymentRequest, Reason, Refusal,
-    Version,
+    Rejection, Version,
 };
 use tokio::task::JoinError;
 use tower::Service;
 use tracing::{Instrument, Span, info, warn};
 
-use super::answers::{self, NoSale};
+use super::answers::{self, NoSale, Why};
 use super::buffered::{Body, BodyError, Buffered, buffer};
-use super::caching;
 use super::layer::{Longer, PaidBy};
 use super::presented::{Presented, presented, too_long};
+use super::rules;
 use super::supported::Supported;
 use super::terms::{self, Term};
 use super::under_way::{Reserved, UnderWay};
 use crate::canonical;
-use crate::reason::{HANDLER_FAILED, OTHER_TERMS};
+use crate::reason::{HANDLER_FAILED, OTHER_TERMS, PAYMENT_REQUIRED};
 
 /// What all requests to a route share.
 #[derive(Clone)]
@@ -55,7 +55,7 @@ struct Sale {
 impl Shop {
     pub(super) async fn sell<S, I, O>(
         self: Arc<Self>,
-        mut handler: S,
+        handler: S,
         mut request: Request<I>,
     ) -> Result<Response<Body>, S::Error>
     where
@@ -66,8 +66,8 @@ impl Shop {
         O: http_body::Body<Data = Bytes> + Send + 'static,
         O::Error: Into<BodyError>,
     {
-        if caching::is_preflight(&request) {
-            return Ok(preflight(&handler.call(request).await?));
+        if rules::is_preflight(&request) {
+            return Ok(answers::preflight());
         }
         let resource = self.resource(&request);
         if let Some(name) = too_long(request.headers()) {
@@ -76,6 +76,10 @@ impl Shop {
         }
         let presented = presented(request.headers());
         hide_payments(&mut request);
+        if !rules::is_sold(request.method()) {
+            let NoSale(answer) = self.not_sold(request.method(), &resource, presented).await;
+            return Ok(*answer);
+        }
         let sale = match self.open(resource, presented).await {
             Ok(sale) => sale,
             Err(NoSale(answer)) => return Ok(*answer),
@@ -104,7 +108,7 @@ impl Shop {
             .call(request)
             .await?
             .map(|body| body.map_err(Into::into).boxed_unsync());
-        if answer.status().is_client_error() || answer.status().is_server_error() {
+        if !rules::is_charged(answer.status()) {
             return Ok(uncharged(&sale, answer));
         }
         let answer = match self.read(answer).await {
@@ -129,20 +133,21 @@ impl Shop {
         if matches!(presented, Ok(None)) {
             terms = terms::with_hints(terms).await;
         }
-        let refuse = |error: &str| answers::payment_required(&terms, &resource, error, None);
+        let refuse = |why: Why| answers::payment_required(&terms, &resource, &why, None);
         let presented = match presented {
             Ok(Some(presented)) => presented,
-            Ok(None) => return Err(refuse("Payment required")),
+            Ok(None) => return Err(refuse(Why::new(PAYMENT_REQUIRED, None))),
             Err(refusal) => return Err(refused(refusal, refuse)),
         };
         let version = presented.version();
         let known = self.known_terms(&terms);
-        let (payment, term) = match presented.request(&known, &resource) {
+        let (mut payment, term) = match presented.request(&known, &resource) {
             Some(Ok(found)) => found,
             Some(Err(refusal)) => return Err(refused(refusal, refuse)),
-            None => return Err(refuse(OTHER_TERMS)),
+            None => return Err(refuse(Why::new(OTHER_TERMS, None))),
         };
-        let reserved = self.under_way.reserve(canonical::hash(&payment.payload));
+        payment.authorization = term.authorization(&payment.payload);
+        let reserved = self.under_way.reserve(canonical::authorization(&payment));
         let reserved = reserved.ok_or_else(answers::under_way)?;
         let payer = self.verify(&payment, refuse).await?;
         let paid_by = PaidBy {
@@ -161,11 +166,34 @@ impl Shop {
         })
     }
 
+    /// The terms, for a method that is not sold. Nobody is asked about a payment that came with it:
+    /// its receipt says that nothing was settled.
+    async fn not_sold(
+        &self,
+        method: &Method,
+        resource: &ResourceInfo,
+        presented: Result<Option<Presented>, Refusal>,
+    ) -> NoSale {
+        let terms = match self.terms().await {
+            Ok(terms) => terms::with_hints(terms).await,
+            Err(fault) => return answers::unavailable(&fault),
+        };
+        let message = format!("{method} is not sold: nothing is charged");
+        let Ok(Some(presented)) = presented else {
+            let why = Why::new(PAYMENT_REQUIRED, Some(&message));
+            return answers::payment_required(&terms, resource, &why, None);
+        };
+        let rejection = Rejection::new(Reason::new(HANDLER_FAILED), message);
+        let failed = SettleResponse::failed(presented.network(), &rejection, None, "");
+        let receipt = Some((presented.version(), &failed));
+        answers::payment_required(&terms, resource, &rejection.into(), receipt)
+    }
+
     /// The payer of a payment that would settle.
     async fn verify(
         &self,
         payment: &PaymentRequest,
-        refuse: impl Fn(&str) -> NoSale,
+        refuse: impl Fn(Why) -> NoSale,
     ) -> Result<Option<String>, NoSale> {
         let verdict = self.facilitator.verify(payment).await;
         let verdict = verdict.map_err(answers::no_verdict)?;
@@ -174,8 +202,14 @@ impl Shop {
         }
         let reason = verdict.invalid_reason.as_deref();
         let reason = reason.unwrap_or("Verification failed");
-        info!(reason, payer = verdict.payer, "a payment was refused");
-        Err(refuse(reason))
+        let message = verdict.invalid_message.as_deref();
+        info!(
+            reason,
+            message,
+            payer = verdict.payer,
+            "a payment was refused"
+        );
+        Err(refuse(Why::new(reason, message)))
     }
 
     /// The handler's answer, when all of it is there or it may be sent while it comes.
@@ -206,13 +240,15 @@ impl Shop {
         }
         let reason = settled.error_reason.as_deref();
         let reason = reason.unwrap_or("Settlement failed");
+        let message = settled.error_message.as_deref();
         let (payer, transaction) = (&settled.payer, &settled.transaction);
-        info!(reason, payer, transaction, "not settled");
+        info!(reason, message, payer, transaction, "not settled");
+        let why = Why::new(reason, message);
         let receipt = Some((sale.version, &settled));
         Err(answers::payment_required(
             &sale.terms,
             &sale.resource,
-            reason,
+            &why,
             receipt,
         ))
     }
@@ -292,10 +328,10 @@ fn newer(
     }
 }
 
-fn refused(refusal: Refusal, refuse: impl Fn(&str) -> NoSale) -> NoSale {
+fn refused(refusal: Refusal, refuse: impl Fn(Why) -> NoSale) -> NoSale {
     match refusal {
         Refusal::Malformed(malformed) => answers::bad_request(&malformed),
-        Refusal::Rejected(rejection) => refuse(rejection.reason.code()),
+        Refusal::Rejected(rejection) => refuse(rejection.into()),
     }
 }
 
@@ -319,22 +355,12 @@ fn stopped(error: JoinError) -> Response<Body> {
     *answer
 }
 
-/// The answer of a handler that failed, with the word that nothing was settled: the buyer need not wonder.
+/// An answer that is not charged for, with the word that nothing was settled: the buyer need not
+/// wonder.
 fn uncharged(sale: &Sale, answer: Response<Body>) -> Response<Body> {
-    let rejection = Reason::new(HANDLER_FAILED).into();
+    let message = format!("an answer {} is not charged for", answer.status().as_u16());
+    let rejection = Rejection::new(Reason::new(HANDLER_FAILED), message);
     let network = &sale.payment.terms.network;
     let failed = SettleResponse::failed(network, &rejection, sale.paid_by.payer.clone(), "");
     answers::with_receipt(answers::private(answer), sale.version, &failed)
-}
-
-/// What a browser is told before it asks: no more than it needs, because nobody has paid.
-fn preflight<O>(answer: &Response<O>) -> Response<Body> {
-    let mut told = Response::new(nothing());
-    *told.status_mut() = answer.status();
-    *told.headers_mut() = caching::of_preflight(answer.headers());
-    told
-}
-
-fn nothing() -> Body {
-    Empty::new().map_err(|never| match never {}).boxed_unsync()
 }

@@ -7,7 +7,7 @@ use quittance_core::json::Object;
 use quittance_core::wire::{
     PaymentRequired, PaymentRequirements, ResourceInfo, Rest, SupportedResponse, v1,
 };
-use quittance_core::{Fault, FaultKind, Offer, Version};
+use quittance_core::{Fault, FaultKind, Offer, PaymentId, Version};
 use tracing::warn;
 
 /// One offer that the facilitator can settle now.
@@ -117,6 +117,11 @@ impl Term {
         })
     }
 
+    /// Which authorization a payload for this term holds, where its offer can tell.
+    pub(super) fn authorization(&self, payload: &Object) -> Option<PaymentId> {
+        self.offer.authorization(payload)
+    }
+
     /// Whether version 1 knows the network by this name.
     pub(super) fn is_on_v1(&self, network: &str) -> bool {
         self.alias.as_deref() == Some(network)
@@ -141,29 +146,35 @@ impl Term {
     }
 }
 
-/// The answer 402, as both versions write it.
-pub(super) fn payment_required(
+/// The terms as version 2 writes them; `None` where none can be paid in it.
+pub(super) fn required_v2(
     terms: &[Term],
     resource: &ResourceInfo,
     error: &str,
-) -> (PaymentRequired, v1::PaymentRequired) {
-    let v2 = PaymentRequired {
+) -> Option<PaymentRequired> {
+    let in_v2 = terms.iter().filter(|term| term.in_v2);
+    let accepts: Vec<_> = in_v2.map(|term| term.requirements.clone()).collect();
+    (!accepts.is_empty()).then(|| PaymentRequired {
         x402_version: Version::V2.number(),
         error: Some(error.to_owned()),
         resource: resource.clone(),
-        accepts: terms
-            .iter()
-            .filter(|term| term.in_v2)
-            .map(|term| term.requirements.clone())
-            .collect(),
+        accepts,
         extensions: None,
         rest: Rest::default(),
-    };
-    let v1 = v1::PaymentRequired {
+    })
+}
+
+/// The terms as version 1 writes them; `None` where none can be paid in it.
+pub(super) fn required_v1(
+    terms: &[Term],
+    resource: &ResourceInfo,
+    error: &str,
+) -> Option<v1::PaymentRequired> {
+    let accepts: Vec<_> = terms.iter().filter_map(|term| term.v1(resource)).collect();
+    (!accepts.is_empty()).then(|| v1::PaymentRequired {
         x402_version: Version::V1.number(),
         error: Some(error.to_owned()),
-        accepts: terms.iter().filter_map(|term| term.v1(resource)).collect(),
+        accepts,
         rest: Rest::default(),
-    };
-    (v2, v1)
+    })
 }
