@@ -457,10 +457,8 @@ impl Config {
     /// [`ConfigError`], naming the key.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         if !path.is_file() {
-            return Err(ConfigError::value(
-                path.display().to_string(),
-                "no such file",
-            ));
+            let problem = "no such file; `quittance serve --help` shows a smallest one, and `quittance devnet` prints one";
+            return Err(ConfigError::value(path.display().to_string(), problem));
         }
         Self::extract(Figment::from(Toml::file_exact(path)))
     }
@@ -649,8 +647,13 @@ fn did_you_mean(name: &str) -> String {
 
 /// What was meant by a word that is none of these: the one it is most like, or the whole list.
 fn meant(word: &str, known: &[&'static str]) -> String {
-    /// Below it two words have little in common: `rcp` and `rpc` are 0.55 alike by letters and places, `depht` and `depth` 0.95.
+    /// Below it two words have little in common: `depht` and `depth` are 0.95 alike, `zzz` and `evm` 0.
     const ALIKE_MIN: f64 = 0.8;
+    // In short words one slip is much: `rcp` is only 0.55 like `rpc`.
+    let is_slip = |known: &&&str| word.len() > 1 && strsim::osa_distance(known, word) == 1;
+    if let Some(nearest) = known.iter().find(is_slip) {
+        return format!("did you mean `{nearest}`?");
+    }
     match most_alike(word, known) {
         Some((nearest, alike)) if alike >= ALIKE_MIN => format!("did you mean `{nearest}`?"),
         _ => format!("known here: {}", known.join(", ")),
@@ -733,6 +736,11 @@ fn describe(errors: figment::Error) -> String {
     let line = |error: figment::Error| {
         let what = match &error.kind {
             Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
+                // serde calls a table by the name of our type for it.
+                let expected = match expected.starts_with("struct ") {
+                    true => "a table",
+                    false => expected.as_str(),
+                };
                 format!("found {}, expected {expected}", found(actual))
             }
             Kind::UnknownField(name, known) => {
@@ -861,6 +869,10 @@ mod tests {
             message.contains("`listne`; did you mean `listen`?"),
             "{message}"
         );
+        let message = error(&MINIMAL.replace("rpc =", "rcp ="));
+        assert!(message.contains("`rcp`; did you mean `rpc`?"), "{message}");
+        let message = error("access = 5");
+        assert!(message.contains("access: found signed int `5`, expected a table"), "{message}");
         // Like nothing that there is: the list helps more than a guess.
         let message = error(&format!("zzz = 1\n{MINIMAL}"));
         assert!(

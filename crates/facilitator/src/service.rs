@@ -528,18 +528,14 @@ impl Asked {
         let status = response.status();
         let error = response.extensions().get().map(|ErrorCode(code)| *code);
         let took = at.elapsed();
+        let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         // What succeeds says more in lines of its own. Health is asked every few seconds, and what makes it bad is logged once.
         // Refusals for the rate are logged in sum.
         let is_health = route.as_deref() == Some(HEALTH);
         if status.is_success() || status == StatusCode::TOO_MANY_REQUESTS || is_health {
-            debug!(status = status.as_u16(), ms = took.as_millis(), "answered");
+            debug!(status = status.as_u16(), ms, "answered");
         } else {
-            info!(
-                status = status.as_u16(),
-                error,
-                ms = took.as_millis(),
-                "answered"
-            );
+            info!(status = status.as_u16(), error, ms, "answered");
         }
         let route = route.unwrap_or_else(|| "other".to_owned());
         metrics::histogram!("quittance_http_seconds", "route" => route.clone())

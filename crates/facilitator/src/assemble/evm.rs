@@ -17,7 +17,10 @@ pub(super) fn network(entry: &EvmNetwork, field: &str) -> Result<Network, Config
     let unknown = || {
         ConfigError::value(
             format!("{field}.network"),
-            format_args!("{:?} is no EVM network", entry.network),
+            format_args!(
+                "{:?} is not an EVM network: write eip155: and the chain id, or a known name such as base",
+                entry.network
+            ),
         )
     };
     known::network(&entry.network).ok_or_else(unknown)

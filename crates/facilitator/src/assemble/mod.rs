@@ -192,7 +192,9 @@ async fn try_journal(path: &Path) -> Result<(), ConfigError> {
     let failed = |problem: &dyn Display| ConfigError::value("journal", problem);
     if path.exists() {
         let opened = SqliteJournal::open(path).await;
-        return opened.map(drop).map_err(|error| failed(&error));
+        // It says itself that it is about the journal.
+        let failed = |error: JournalError| ConfigError::File(error.to_string());
+        return opened.map(drop).map_err(failed);
     }
     let folder = path.parent().filter(|folder| *folder != Path::new(""));
     let folder = folder.unwrap_or(Path::new("."));

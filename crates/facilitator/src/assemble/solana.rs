@@ -17,7 +17,10 @@ pub(super) fn network(entry: &SolanaNetwork, field: &str) -> Result<Network, Con
     let unknown = || {
         ConfigError::value(
             format!("{field}.network"),
-            format_args!("{:?} is no Solana cluster", entry.network),
+            format_args!(
+                "{:?} is not a Solana cluster: write solana, solana-devnet, solana-testnet, or a CAIP-2 identifier",
+                entry.network
+            ),
         )
     };
     known::network(&entry.network).ok_or_else(unknown)

@@ -97,6 +97,7 @@ A facilitator for both: write this to quittance.toml
   network = "eip155:{id}"
   rpc = ["{evm_url}"]
   signers = [{{ env = "SIGNER" }}]
+  min_amounts = {{ USDC = "0.001" }}
   max_head_age_secs = 0
 
   [[solana]]
@@ -104,6 +105,7 @@ A facilitator for both: write this to quittance.toml
   rpc = ["{solana_url}"]
   fee_payers = [{{ env = "FEE_PAYER" }}]
   tokens = [{{ mint = "{SOLANA_TOKEN_2022}", symbol = "TEST", decimals = 6, program = "token-2022" }}]
+  min_amounts = {{ USDC = "0.001", TEST = "0.001" }}
 
 and run
 
