@@ -1,4 +1,4 @@
-//! From a configuration to an engine. The only place where chains are named.
+//! From a configuration to an engine: how each family of chains is made from its entry.
 
 mod evm;
 mod solana;
