@@ -113,7 +113,8 @@ impl Scheme<Evm> for AtLeast {
             authorization,
         } = request.payload.read("paymentPayload.payload")?;
         let signature = signature.as_ref().try_into();
-        let signature: [u8; 65] = signature.map_err(|_| Rejection::from(SIGNATURE))?;
+        let signature: [u8; 65] =
+            signature.map_err(|_| Rejection::new(SIGNATURE, "not 65 bytes"))?;
         authorization.check(pay_to, request.terms.amount, now)?;
         let transfer = authorization.transfer();
         Ok(Box::new(AtLeastPayment {
@@ -137,7 +138,8 @@ impl AtLeast {
             terms, accepted, ..
         } = request;
         if accepted.scheme != terms.scheme || accepted.network != terms.network {
-            return Err(Reason::INVALID_PAYMENT_REQUIREMENTS.into());
+            let detail = "the payment is of another scheme or network";
+            return Err(Rejection::new(Reason::INVALID_PAYMENT_REQUIREMENTS, detail).into());
         }
         let address = |field, text: &str| {
             text.parse::<Address>()
@@ -146,7 +148,13 @@ impl AtLeast {
         let asset = address("paymentRequirements.asset", &terms.asset)?;
         let pay_to = address("paymentRequirements.payTo", &terms.pay_to)?;
         let token = self.tokens.iter().find(|token| token.address == asset);
-        Ok((token.ok_or(Reason::UNSUPPORTED_ASSET)?, pay_to))
+        let unknown = || {
+            Rejection::new(
+                Reason::UNSUPPORTED_ASSET,
+                "not a token that is settled here",
+            )
+        };
+        Ok((token.ok_or_else(unknown)?, pay_to))
     }
 
     fn domain(&self, token: &Token) -> Eip712Domain {
@@ -190,14 +198,21 @@ impl Authorization {
     /// Whether it pays whom it should, at least what it should, and now.
     fn check(&self, pay_to: Address, amount: Amount, now: Timestamp) -> Result<(), Rejection> {
         if self.to != pay_to {
-            return Err(RECIPIENT.into());
+            return Err(Rejection::new(
+                RECIPIENT,
+                "authorized to another than payTo",
+            ));
         }
         if self.value < amount {
-            return Err(TOO_LITTLE.into());
+            let detail = format_args!("authorized {}, at least {amount} is required", self.value);
+            return Err(Rejection::new(TOO_LITTLE, detail));
         }
         let soon = U256::from(now.plus_secs(REMAINING_MIN_SECS).secs());
         if self.valid_after.units() > U256::from(now.secs()) || self.valid_before.units() < soon {
-            return Err(WINDOW.into());
+            return Err(Rejection::new(
+                WINDOW,
+                "not valid yet, or not for long enough",
+            ));
         }
         Ok(())
     }
@@ -226,7 +241,7 @@ impl Payment<Evm> for AtLeastPayment {
     /// One question: would the transfer succeed, and is the payer an account with a key?
     fn check(&self, seen: &Seen<'_, Evm>) -> Result<Check<Evm>, Rejection> {
         if seen.signatures != [true] {
-            return Err(SIGNATURE.into());
+            return Err(Rejection::new(SIGNATURE, "not signed by the payer"));
         }
         let Some(answer) = seen.answers.first() else {
             let transfer = Step::Call {
@@ -243,7 +258,10 @@ impl Payment<Evm> for AtLeastPayment {
         };
         match answer.outcomes.as_slice() {
             [Outcome::CodeSize(0), Outcome::Returned { .. }] => Ok(Check::Content),
-            _ => Err(WOULD_FAIL.into()),
+            _ => Err(Rejection::new(
+                WOULD_FAIL,
+                "the token would not make the transfer",
+            )),
         }
     }
 
@@ -284,7 +302,7 @@ impl Payment<Evm> for AtLeastPayment {
             .count()
         {
             1 => Effect::Moved(amount),
-            _ => Effect::Nothing(NOT_MOVED.into()),
+            _ => Effect::Nothing(Rejection::new(NOT_MOVED, "no transfer of it was logged")),
         }
     }
 }

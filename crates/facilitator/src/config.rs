@@ -872,7 +872,10 @@ mod tests {
         let message = error(&MINIMAL.replace("rpc =", "rcp ="));
         assert!(message.contains("`rcp`; did you mean `rpc`?"), "{message}");
         let message = error("access = 5");
-        assert!(message.contains("access: found signed int `5`, expected a table"), "{message}");
+        assert!(
+            message.contains("access: found signed int `5`, expected a table"),
+            "{message}"
+        );
         // Like nothing that there is: the list helps more than a guess.
         let message = error(&format!("zzz = 1\n{MINIMAL}"));
         assert!(

@@ -16,7 +16,11 @@ use quittance_facilitator::config::{ConfigError, Log, LogFormat};
 
 /// Verifies and settles x402 payments.
 #[derive(Debug, Parser)]
-#[command(name = "quittance", version, about = "Verifies and settles x402 payments")]
+#[command(
+    name = "quittance",
+    version,
+    about = "Verifies and settles x402 payments"
+)]
 pub(crate) struct Command {
     #[command(subcommand)]
     task: Task,
