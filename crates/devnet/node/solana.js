@@ -131,6 +131,9 @@ let waiting = new Map();
 const blockhashes = new Map();
 const processed = new Map();
 const messages = new Set();
+// When each block was made, in seconds since 1970; those before the first were made at the start.
+const started = Math.floor(Date.now() / 1000);
+const blockTimes = new Map();
 
 const context = () => ({ slot: Number(slot), apiVersion: "4.2.2" });
 const commitment = (options) => options?.commitment ?? "finalized";
@@ -143,6 +146,7 @@ function block() {
   const clock = svm.getClock();
   clock.unixTimestamp = BigInt(Math.floor(Date.now() / 1000));
   svm.setClock(clock);
+  blockTimes.set(slot, Number(clock.unixTimestamp));
   latest = base58(crypto.randomBytes(32));
   blockhashes.set(latest, slot);
   for (const [hash, of] of blockhashes) if (slot - of > 2n * BLOCKHASH_SLOTS) blockhashes.delete(hash);
@@ -511,6 +515,24 @@ const methods = {
   getSignatureStatuses: ([signatures]) => {
     if (signatures.length > 256) throw new RpcError(-32602, "Too many inputs provided; max 256");
     return { context: context(), value: signatures.map(statusOf) };
+  },
+  getFirstAvailableBlock: () => 0,
+  getBlockTime: ([at]) => blockTimes.get(BigInt(at)) ?? started,
+  getSignaturesForAddress: ([key, options]) => {
+    const final = slotAt(commitment(options));
+    const about = ({ transaction, slot }) => slot <= final && transaction.keys.some((one) => base58(one) === key);
+    // The newest first, and those before one of them where that is asked.
+    const all = [...processed].filter(([, found]) => about(found)).reverse();
+    const from = options?.before === undefined ? 0 : all.findIndex(([id]) => id === options.before) + 1;
+    const told = ([signature, { slot, meta }]) => ({
+      signature,
+      slot: Number(slot),
+      err: meta.err,
+      memo: null,
+      blockTime: blockTimes.get(slot) ?? started,
+      confirmationStatus: "finalized",
+    });
+    return all.slice(from, from + (options?.limit ?? 1000)).map(told);
   },
   getTransaction: ([signature, options]) => {
     const found = processed.get(signature);
