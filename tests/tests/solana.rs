@@ -16,7 +16,7 @@ use quittance_core::wire::{
 };
 use quittance_core::{
     Amount, Chain, Clock, Facilitator, FacilitatorError, FaultKind, Network, Offer, OfferError,
-    PayerError, PaymentRequest, Reason, Scheme, Scope, SystemClock,
+    PaymentRequest, Reason, Scheme, Scope, SystemClock,
 };
 use quittance_devnet::{SOLANA_TOKEN_2022, SOLANA_USDC};
 use quittance_engine::{Engine, Patience};
@@ -762,7 +762,7 @@ async fn a_buyer_without_a_node_pays_a_seller_that_tells_a_blockhash() {
     let silent = shop(&engine, setting.offer()).await;
     let refused = buyer_without_a_node(&setting).get(&silent).await;
     assert!(
-        matches!(refused, Err(BuyError::Payer(PayerError::Chain(_)))),
+        matches!(refused, Err(BuyError::NotAcceptable(_))),
         "{refused:?}"
     );
     let url = shop(&engine, hinting(&setting)).await;
@@ -866,7 +866,7 @@ async fn a_bad_blockhash_costs_a_buyer_no_more_than_a_failed_payment_and_one_wit
     let garbage = shop(&engine, Telling(setting.offer(), "never".to_owned())).await;
     let refused = buyer_without_a_node(&setting).get(&garbage).await;
     assert!(
-        matches!(refused, Err(BuyError::Payer(PayerError::Requirements(_)))),
+        matches!(refused, Err(BuyError::NotAcceptable(_))),
         "{refused:?}"
     );
     let nowhere = Pubkey::new_from_array([7; 32]).to_string();

@@ -79,10 +79,39 @@ pub struct Quote {
     pub network: String,
     /// Who is paid.
     pub pay_to: String,
-    /// The asset, where the payer knows it from its own list. Never from what the seller says of it.
-    pub asset: Option<Asset>,
+    /// The asset, as the payer knows it from its own list. Never from what the seller says of it.
+    pub asset: Asset,
     /// How much of it, in atomic units, at most.
     pub amount: Amount,
+}
+
+/// Why a payer does not pay some requirements.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoQuote {
+    /// They are of another scheme or of another family of chains: another payer may pay them.
+    NotMine,
+    /// They are of this payer's scheme and chains, and this is missing or wrong. Written for people.
+    Because(String),
+}
+
+impl NoQuote {
+    /// Requirements that are this payer's, with what is missing or wrong.
+    pub fn because(what: impl Into<String>) -> Self {
+        Self::Because(what.into())
+    }
+}
+
+/// What the chain says of an authorization that was signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuthorizationState {
+    /// It was used, or cancelled by its payer. The transaction that used it, where it was found.
+    Used(Option<String>),
+    /// It was not used, and by the chain's own clock no block can take it any more.
+    Expired,
+    /// It was not used yet, and still can be.
+    Usable,
+    /// The chain was not asked, or has no answer.
+    Unknown,
 }
 
 /// A way to pay: the buyer's side of a scheme, with its key.
@@ -91,8 +120,14 @@ pub trait Payer: Send + Sync + 'static {
     /// Who pays, as the chain spells it.
     fn address(&self) -> &str;
 
-    /// What it would cost to pay these requirements; `None` where this payer cannot pay them. Signs nothing.
-    fn quote(&self, requirements: &PaymentRequirements) -> Option<Quote>;
+    /// What it would cost to pay these requirements. Signs nothing.
+    ///
+    /// Only what [`pay`](Self::pay) would sign, and what the chain would then take, is quoted: the next way to pay is not
+    /// tried once this one is chosen. What the payer's own list says of an asset wins over what the requirements say.
+    ///
+    /// # Errors
+    /// When this payer cannot pay them, and why.
+    fn quote(&self, requirements: &PaymentRequirements) -> Result<Quote, NoQuote>;
 
     /// Signs a payment: the `payload` of a [`PaymentPayload`](crate::wire::PaymentPayload), and when it expires.
     ///
@@ -105,6 +140,22 @@ pub trait Payer: Send + Sync + 'static {
         requirements: &PaymentRequirements,
         now: Timestamp,
     ) -> Result<(Object, Timestamp), PayerError>;
+
+    /// What the chain says of an authorization that was signed before: `payload` and `expires` are what [`pay`](Self::pay)
+    /// returned, `network` and `asset` are spelled as in the [`Quote`].
+    ///
+    /// A buyer signs another payment on [`Expired`](AuthorizationState::Expired) alone, so it is said only when no
+    /// reorganisation that happens in practice can change it. A payer without a node says
+    /// [`Unknown`](AuthorizationState::Unknown), as this default does.
+    async fn authorization_state(
+        &self,
+        _network: &str,
+        _asset: &str,
+        _payload: &Object,
+        _expires: Timestamp,
+    ) -> AuthorizationState {
+        AuthorizationState::Unknown
+    }
 }
 
 /// Why a payer does not pay.

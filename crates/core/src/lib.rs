@@ -35,7 +35,7 @@ pub use amount::{Amount, AmountError};
 pub use chain::{
     Chain, Health, LaneId, Problem, Scope, Status, Submission, Transaction, TransactionId, Watched,
 };
-pub use ends::{Asset, Offer, OfferError, Payer, PayerError, Quote};
+pub use ends::{Asset, AuthorizationState, NoQuote, Offer, OfferError, Payer, PayerError, Quote};
 pub use error::{Fault, FaultKind, Malformed, Reason, Refusal, Rejection};
 pub use facilitator::{Facilitator, FacilitatorError};
 pub use identity::{PaymentId, PaymentIdError};

@@ -597,11 +597,15 @@ pub const SOLANA_PAYER_KEY: &str = "QUITTANCE_SOLANA_PAYER_KEY";
 /// The variable in which `quittance pay` looks for a node of Solana unless told otherwise.
 pub const SOLANA_RPC: &str = "QUITTANCE_SOLANA_RPC";
 
+/// The variable in which `quittance pay` looks for nodes of EVM networks, `NETWORK=URL` with commas between.
+pub const EVM_RPC: &str = "QUITTANCE_EVM_RPC";
+
 /// Variables of this program that are no keys of the file; the last says where the local chains' tools are.
-const OTHERS: [&str; 4] = [
+const OTHERS: [&str; 5] = [
     PAYER_KEY,
     SOLANA_PAYER_KEY,
     SOLANA_RPC,
+    EVM_RPC,
     "QUITTANCE_DEVNET_TOOLS",
 ];
 

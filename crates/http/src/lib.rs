@@ -16,7 +16,7 @@ mod retry;
 mod seller;
 
 pub use buyer::{
-    Bought, BuyError, Buyer, BuyerBuilder, Cost, Limits, NoAnswer, Open, Price, StateError,
+    Bought, BuyError, Buyer, BuyerBuilder, Cost, Limits, NoAnswer, Open, Price, Receipt, StateError,
 };
 pub use failover::Failover;
 pub use printable::printable;

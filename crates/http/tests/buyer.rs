@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -11,16 +12,17 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::any;
 use common::{
-    LONG_AFTER_SECS, Server, VALID_SECS, failed, listen, purchaser, refusal, required_of, terms,
-    with_receipt,
+    LONG_AFTER_SECS, Say, Server, VALID_SECS, failed, listen, purchaser, refusal, required_of,
+    terms, with_header, with_receipt,
 };
+use quittance_core::AuthorizationState;
 use quittance_core::wire::{SettleResponse, header};
-use quittance_http::{BuyError, Limits, NoAnswer};
+use quittance_http::{Bought, BuyError, BuyerBuilder, Limits, NoAnswer};
 use reqwest::{Method, Request};
 use serde_json::json;
 
 /// The defect: after the kept payment had expired the buyer signed another one, although the first had been presented, the
-/// answer was lost, and nobody had said that it was not settled.
+/// answer was lost, and the chain had not been asked.
 #[tokio::test]
 async fn a_payment_whose_answer_was_lost_is_never_signed_anew_though_it_has_expired() {
     let server = Server::start().await;
@@ -67,73 +69,224 @@ async fn an_expired_payment_that_settled_after_all_is_served() {
     assert!(shop.buyer.open().is_empty());
 }
 
+/// What a server may say of a payment that it does not serve. Some of these were believed, for their first words or for a
+/// receipt that could not be read, and another payment was signed while the first one's money had moved.
+fn refusals() -> Vec<(String, Say)> {
+    let reasons = [
+        "invalid_exact_evm_insufficient_balance",
+        "invalid_exact_pebble_authorization_spent",
+        "invalid_exact_pebble_nonce_already_used",
+        "insufficient_funds",
+        "settlement_expired",
+        "handler_failed",
+        "duplicate_settlement",
+        "Payment required",
+        "",
+    ];
+    let mut all: Vec<(String, Say)> = Vec::new();
+    for reason in reasons {
+        let receipts = [
+            json!({ "success": false, "errorReason": reason, "transaction": "", "network": "test:1" }),
+            json!({ "success": false, "errorReason": reason, "transaction": null, "network": "test:1" }),
+            json!({ "success": false, "errorReason": reason, "transactionHash": "0xabc", "network": "test:1" }),
+            json!({ "success": false, "errorReason": reason, "transaction": "0xabc" }),
+            json!({ "success": false, "errorReason": { "type": reason }, "transaction": "0xabc", "network": "test:1" }),
+            json!({ "success": false, "errorReason": reason }),
+            json!("see the body"),
+        ];
+        all.push((
+            format!("{reason}, no receipt"),
+            Arc::new(move || refusal(reason)),
+        ));
+        if !["insufficient_funds", "settlement_expired"].contains(&reason) {
+            continue;
+        }
+        for receipt in receipts {
+            let value = header::encode(&receipt);
+            let say: Say =
+                Arc::new(move || with_header(refusal(reason), header::PAYMENT_RESPONSE, &value));
+            all.push((format!("{reason}, {receipt}"), say));
+        }
+    }
+    all
+}
+
+/// A payment that a server has seen, refused and may have settled runs out, and the same is bought again.
+async fn bought_again_after_expiry(
+    say: Say,
+    state: AuthorizationState,
+    change: impl FnOnce(BuyerBuilder, &str) -> BuyerBuilder,
+) -> (Result<Bought, BuyError>, usize, Server) {
+    let server = Server::start().await;
+    let shop = purchaser(|builder| change(builder, &server.url));
+    let own = say.clone();
+    server.says(move || own());
+    let refused = shop.buyer.get(&server.url).await;
+    assert!(
+        matches!(refused, Err(BuyError::Refused { .. })),
+        "{refused:?}"
+    );
+    shop.clock.advance(LONG_AFTER_SECS);
+    shop.payer.chain_says(0, state);
+    let ended = shop.buyer.get(&server.url).await;
+    (ended, shop.payer.signed(), server)
+}
+
+/// No words and no receipt of a server, in whatever spelling, make a buyer sign a second authorization.
 #[tokio::test]
-async fn another_payment_is_signed_only_when_the_first_is_over_for_certain() {
-    for (first, later, signed) in [
-        // Refused before anything was sent, and expired: over.
-        ("invalid_exact_evm_insufficient_balance", "", 2),
-        ("handler_failed", "", 2),
-        // Its fate was unknown, and now the seller says that it ran out unsettled.
-        ("unexpected_settle_error", "settlement_expired", 2),
-        // The same, and the seller says nothing of it.
-        ("unexpected_settle_error", "invalid_payload", 1),
-        ("unexpected_settle_error", "Payment required", 1),
-        (
-            "invalid_exact_evm_nonce_already_used",
-            "settlement_failed",
-            1,
-        ),
-        ("duplicate_settlement", "duplicate_settlement", 1),
-    ] {
-        let server = Server::start().await;
-        let shop = purchaser(|builder| builder);
-        server.says(move || refusal(first));
-        for _ in 0..2 {
-            // While it is valid it can be used, whatever is said of it.
-            let refused = shop.buyer.get(&server.url).await;
-            assert!(matches!(refused, Err(BuyError::Refused { .. })), "{first}");
+async fn no_refusal_proves_that_nothing_moved() {
+    for (what, say) in refusals() {
+        let (ended, signed, _) =
+            bought_again_after_expiry(say.clone(), AuthorizationState::Unknown, |it, _| it).await;
+        match ended {
+            Err(BuyError::Unresolved { open, .. }) => {
+                let named = say().headers().values().any(|value| {
+                    let text = header::text("x", value.as_bytes()).unwrap_or_default();
+                    String::from_utf8_lossy(&text).contains("0xabc")
+                });
+                let known = named.then_some("0xabc");
+                assert_eq!(open.transaction.as_deref(), known, "{what}");
+            }
+            other => panic!("{what}: {other:?}"),
         }
-        shop.clock.advance(LONG_AFTER_SECS);
-        if later.is_empty() {
-            server.says(|| "goods".into_response());
-        } else {
-            server.says(move || refusal(later));
-        }
-        let ended = shop.buyer.get(&server.url).await;
-        assert_eq!(
-            shop.payer.signed.load(Ordering::SeqCst),
-            signed,
-            "{first}, {later}"
-        );
-        assert_eq!(
-            matches!(ended, Err(BuyError::Unresolved { .. })),
-            signed == 1
-        );
+        assert_eq!(signed, 1, "{what}");
     }
 }
 
-/// A load-balanced facilitator: one instance has sent the payment, the other verifies it anew and finds an empty purse. The buyer
-/// took that for proof that nothing had moved, and after expiry signed another payment.
 #[tokio::test]
-async fn a_verdict_in_a_receipt_is_no_proof_that_nothing_moved() {
-    for (reason, signed) in [
-        ("invalid_exact_evm_insufficient_balance", 1),
-        ("invalid_exact_evm_payload_authorization_valid_before", 1),
-        ("handler_failed", 2),
-        ("settlement_expired", 2),
+async fn the_chain_decides_whether_another_payment_is_signed() {
+    for (what, say) in refusals() {
+        let unused = AuthorizationState::Expired;
+        let (ended, signed, server) =
+            bought_again_after_expiry(say.clone(), unused, |it, _| it).await;
+        // The first one, which is over, was not presented again.
+        assert!(
+            matches!(ended, Err(BuyError::Refused { .. })),
+            "{what}: {ended:?}"
+        );
+        assert_eq!((signed, server.seen()), (2, (2, 2)), "{what}");
+
+        let used = AuthorizationState::Used(Some("0xdef".to_owned()));
+        let (ended, signed, _) = bought_again_after_expiry(say.clone(), used, |it, _| it).await;
+        match ended {
+            Err(BuyError::Used { open, .. }) => assert!(open.transaction.is_some(), "{what}"),
+            other => panic!("{what}: {other:?}"),
+        }
+        assert_eq!(signed, 1, "{what}");
+
+        // The chain's clock is behind ours.
+        let usable = AuthorizationState::Usable;
+        let (ended, signed, _) = bought_again_after_expiry(say, usable, |it, _| it).await;
+        assert!(
+            matches!(ended, Err(BuyError::Unresolved { .. })),
+            "{what}: {ended:?}"
+        );
+        assert_eq!(signed, 1, "{what}");
+    }
+}
+
+/// A server of one's own may be trusted, with what its seller and its facilitator's journal say, and with no receipt that is
+/// unclear or names a transaction.
+#[tokio::test]
+async fn a_trusted_server_is_believed_what_its_journal_says_and_no_more() {
+    let receipt = |reason: &str| json!({ "success": false, "errorReason": reason, "transaction": "", "network": "test:1" });
+    let mut unclear = receipt("settlement_expired");
+    unclear["transaction"] = json!(null);
+    let mut named = receipt("settlement_expired");
+    named["txHash"] = json!("0xabc");
+    for (reason, receipt, trusted, signed) in [
+        ("settlement_expired", None, true, 2),
+        (
+            "settlement_expired",
+            Some(receipt("settlement_expired")),
+            true,
+            2,
+        ),
+        ("handler_failed", Some(receipt("handler_failed")), true, 2),
+        ("insufficient_funds", None, true, 1),
+        ("settlement_expired", Some(unclear), true, 1),
+        ("settlement_expired", Some(named), true, 1),
+        ("settlement_expired", None, false, 1),
+    ] {
+        let what = format!("{reason}, {receipt:?}, trusted: {trusted}");
+        let value = receipt.map(|receipt| header::encode(&receipt));
+        let say: Say = Arc::new(move || match &value {
+            Some(value) => with_header(refusal(reason), header::PAYMENT_RESPONSE, value),
+            None => refusal(reason),
+        });
+        let ended = bought_again_after_expiry(say, AuthorizationState::Unknown, |builder, url| {
+            builder.trust(if trusted {
+                url
+            } else {
+                "https://other.example"
+            })
+        });
+        assert_eq!(ended.await.1, signed, "{what}");
+    }
+}
+
+/// A payment in doubt stays in doubt: a trusted word about one presentation says nothing of another, whose answer was lost.
+#[tokio::test]
+async fn a_trusted_word_about_one_presentation_says_nothing_of_another() {
+    let server = Server::start().await;
+    let shop = purchaser(|builder| builder.trust(&server.url));
+    server.says(|| StatusCode::INTERNAL_SERVER_ERROR.into_response());
+    shop.buyer.get(&server.url).await.unwrap();
+    server.says(|| refusal("handler_failed"));
+    for advanced in [0, LONG_AFTER_SECS] {
+        shop.clock.advance(advanced);
+        assert!(shop.buyer.get(&server.url).await.is_err());
+    }
+    assert_eq!(shop.payer.signed(), 1);
+    // The journal's word is about all of them.
+    server.says(|| refusal("settlement_expired"));
+    assert!(shop.buyer.get(&server.url).await.is_err());
+    assert_eq!(shop.payer.signed(), 2);
+}
+
+/// Goods that come with a receipt that says `success: false` were told as paid, and the payment was forgotten.
+#[tokio::test]
+async fn goods_whose_receipt_denies_the_payment_leave_it_open() {
+    for (receipt, is_open) in [
+        (
+            json!({ "success": false, "errorReason": "insufficient_funds", "transaction": "", "network": "test:1" }),
+            true,
+        ),
+        (json!({ "success": false }), true),
+        (json!({ "errorReason": "no" }), true),
+        (
+            json!({ "success": true, "transaction": "0x1", "network": "test:1" }),
+            false,
+        ),
+        // Older servers.
+        (json!({ "txHash": "0x1", "networkId": "1" }), false),
+        (json!("thanks"), false),
     ] {
         let server = Server::start().await;
         let shop = purchaser(|builder| builder);
-        server.says(move || with_receipt(refusal(reason), &failed(reason, "")));
-        let refused = shop.buyer.get(&server.url).await;
-        assert!(matches!(refused, Err(BuyError::Refused { .. })), "{reason}");
-        shop.clock.advance(LONG_AFTER_SECS);
-        assert_eq!(shop.buyer.open().len(), 2 - signed, "{reason}");
-        let ended = shop.buyer.get(&server.url).await;
-        assert_eq!(shop.payer.signed.load(Ordering::SeqCst), signed, "{reason}");
-        let unresolved = matches!(ended, Err(BuyError::Unresolved { .. }));
-        assert_eq!(unresolved, signed == 1, "{reason}");
+        let value = header::encode(&receipt);
+        server.says(move || with_header("goods".into_response(), header::PAYMENT_RESPONSE, &value));
+        let bought = shop.buyer.get(&server.url).await.unwrap();
+        let cost = bought.cost.unwrap();
+        assert_eq!(cost.open.is_some(), is_open, "{receipt}");
+        assert_eq!(shop.buyer.open().len(), usize::from(is_open), "{receipt}");
+        assert_eq!(cost.receipt.unwrap().said, receipt);
+        assert_eq!(bought.response.text().await.unwrap(), "goods");
     }
+}
+
+#[tokio::test]
+async fn an_unreadable_receipt_does_not_hide_a_good_one() {
+    let server = Server::start().await;
+    let shop = purchaser(|builder| builder);
+    server.says(|| {
+        let good = header::encode(&SettleResponse::settled("test:1", None, "0x1"));
+        let answer = with_header("goods".into_response(), header::PAYMENT_RESPONSE, "nothing");
+        with_header(answer, header::X_PAYMENT_RESPONSE, &good)
+    });
+    let cost = shop.buyer.get(&server.url).await.unwrap().cost.unwrap();
+    let receipt = cost.receipt.unwrap();
+    assert!(receipt.success && receipt.transaction == "0x1" && cost.open.is_none());
 }
 
 #[tokio::test]
@@ -169,8 +322,8 @@ async fn a_payment_that_never_left_is_over_when_it_expires() {
 }
 
 /// A server that reads a request and hangs up.
-async fn hangs_up_on_payments() -> (String, std::sync::Arc<std::sync::atomic::AtomicUsize>) {
-    let count = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+async fn hangs_up_on_payments() -> (String, Arc<std::sync::atomic::AtomicUsize>) {
+    let count = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let own = count.clone();
     let app = Router::new().fallback(any(move |headers: HeaderMap| {
         let own = own.clone();
@@ -387,8 +540,8 @@ async fn another_spelling_of_the_same_terms_is_the_same_purchase_and_the_same_li
         terms["payTo"] = json!(pay_to);
         terms
     };
-    let offers = std::sync::Arc::new(std::sync::Mutex::new(spelt("test:1", "coin", "seller")));
-    let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let offers = Arc::new(std::sync::Mutex::new(spelt("test:1", "coin", "seller")));
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
     let (own, log) = (offers.clone(), seen.clone());
     let app = Router::new().fallback(any(move |headers: HeaderMap| {
         let (terms, log) = (own.lock().unwrap().clone(), log.clone());
@@ -438,7 +591,7 @@ async fn an_open_payment_is_presented_whatever_is_offered_before_it() {
         terms["amount"] = json!(amount);
         terms
     };
-    let offers = std::sync::Arc::new(std::sync::Mutex::new(vec![terms()]));
+    let offers = Arc::new(std::sync::Mutex::new(vec![terms()]));
     let own = offers.clone();
     let app = Router::new().fallback(any(move |headers: HeaderMap| {
         let accepts = own.lock().unwrap().clone();
@@ -616,29 +769,278 @@ async fn one_way_to_pay_that_cannot_be_read_does_not_spoil_the_others() {
     }
 }
 
+const BODY: &str = r#"{"x402Version":1,"accepts":[{"scheme":"exact","network":"test","maxAmountRequired":"1",
+    "resource":"r","payTo":"seller","maxTimeoutSeconds":60,"asset":"coin"},{}]}"#;
+
+/// Facilitators of version 1 make sellers send an empty header over good terms, and some servers use the header for something
+/// else. The header hid the body.
 #[tokio::test]
-async fn the_body_is_read_for_terms_only_where_the_header_is_missing() {
-    const BODY: &str = r#"{"x402Version":1,"accepts":[{"scheme":"exact","network":"test","maxAmountRequired":"1",
-        "resource":"r","payTo":"seller","maxTimeoutSeconds":60,"asset":"coin"},{}]}"#;
+async fn a_header_without_terms_does_not_hide_those_in_the_body() {
+    let version_1: serde_json::Value = serde_json::from_str(BODY).unwrap();
+    for value in [
+        header::encode(&json!({ "x402Version": 2, "error": "Payment required", "accepts": [] })),
+        header::encode(&json!({ "x402Version": 2, "accepts": [{ "scheme": 1 }] })),
+        header::encode(&json!({ "x402Version": 3, "other": true })),
+        header::encode(&json!([terms()])),
+        header::encode(&json!({})),
+        "see body".to_owned(),
+    ] {
+        let url = offering(header::PAYMENT_REQUIRED, value.clone(), BODY).await;
+        let bought = purchaser(|builder| builder).buyer.get(&url).await.unwrap();
+        assert_eq!(bought.cost.unwrap().amount.to_string(), "1", "{value}");
+    }
+    // No header at all, terms of version 1 in the header, and those of version 2 in the body.
     let url = offering("x-other", "x".to_owned(), BODY).await;
     let bought = purchaser(|builder| builder).buyer.get(&url).await.unwrap();
     assert_eq!(bought.cost.unwrap().amount.to_string(), "1");
-    let url = offering(header::PAYMENT_REQUIRED, "e30=".to_owned(), BODY).await;
-    let refused = purchaser(|builder| builder).buyer.get(&url).await;
-    assert!(matches!(refused, Err(BuyError::Terms(_))), "{refused:?}");
+    let url = offering(
+        header::PAYMENT_REQUIRED,
+        header::encode(&version_1),
+        "not found",
+    )
+    .await;
+    let bought = purchaser(|builder| builder).buyer.get(&url).await.unwrap();
+    assert_eq!(bought.cost.unwrap().amount.to_string(), "1");
+    let version_2: &str = Box::leak(
+        json!({ "x402Version": 2, "resource": { "url": "r" }, "accepts": [terms()] })
+            .to_string()
+            .into_boxed_str(),
+    );
+    let url = offering("x-other", "x".to_owned(), version_2).await;
+    let bought = purchaser(|builder| builder).buyer.get(&url).await.unwrap();
+    assert_eq!(bought.cost.unwrap().amount.to_string(), "10000");
+}
+
+/// A header with terms is the server's word, whatever stands in the body.
+#[tokio::test]
+async fn a_header_with_terms_wins_over_the_body() {
+    let url = offering(header::PAYMENT_REQUIRED, required_of(&[terms()]), BODY).await;
+    let bought = purchaser(|builder| builder).buyer.get(&url).await.unwrap();
+    assert_eq!(bought.cost.unwrap().amount.to_string(), "10000");
 }
 
 #[tokio::test]
 async fn terms_of_an_unknown_version_are_refused_by_that_name() {
     let value = header::encode(&json!({ "x402Version": 3, "other": true }));
-    let url = offering(header::PAYMENT_REQUIRED, value, "").await;
-    match purchaser(|builder| builder).buyer.get(&url).await {
-        Err(BuyError::Terms(malformed)) => {
-            assert_eq!(malformed.field, "payment-required.x402Version");
-            assert!(malformed.problem.contains("version 3"), "{malformed}");
+    for body in ["", "not found", "{}"] {
+        let url = offering(header::PAYMENT_REQUIRED, value.clone(), body).await;
+        match purchaser(|builder| builder).buyer.get(&url).await {
+            Err(BuyError::Terms(malformed)) => {
+                assert_eq!(malformed.field, "payment-required.x402Version");
+                let said = "unsupported version 3; supported: 1 and 2";
+                assert_eq!(malformed.problem, said);
+            }
+            other => panic!("{other:?}"),
         }
-        other => panic!("{other:?}"),
     }
+}
+
+/// Terms that are sent compressed could not be read; and what comes out of a small answer may be endless.
+#[tokio::test]
+async fn compressed_terms_are_read_and_what_they_unpack_to_is_bounded() {
+    use flate2::{Compression, write::GzEncoder};
+    use std::io::Write as _;
+    let gzip = |text: &[u8]| {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(text).unwrap();
+        encoder.finish().unwrap()
+    };
+    for (body, is_read) in [
+        (gzip(BODY.as_bytes()), true),
+        (gzip(&vec![b' '; 64 * 1024 * 1024]), false),
+        (b"no gzip".to_vec(), false),
+    ] {
+        let answer = move |headers: HeaderMap| {
+            let body = body.clone();
+            async move {
+                let accepted = headers["accept-encoding"].to_str().unwrap();
+                assert!(
+                    accepted.contains("gzip") && accepted.contains("br"),
+                    "{accepted}"
+                );
+                let encoded = [("content-encoding", "gzip")];
+                if headers.contains_key(header::X_PAYMENT) {
+                    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+                    encoder.write_all(b"goods").unwrap();
+                    return (encoded, encoder.finish().unwrap()).into_response();
+                }
+                (StatusCode::PAYMENT_REQUIRED, encoded, body).into_response()
+            }
+        };
+        let url = listen(Router::new().fallback(any(answer))).await;
+        let bought = purchaser(|builder| builder).buyer.get(&url).await;
+        match bought {
+            Ok(bought) if is_read => assert_eq!(bought.response.text().await.unwrap(), "goods"),
+            Err(BuyError::Terms(_)) if !is_read => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Neither delivers anything, and both were paid for.
+#[tokio::test]
+async fn nothing_is_paid_for_a_head_request_or_for_what_is_not_modified() {
+    let server = Server::start().await;
+    let shop = purchaser(|builder| builder);
+    let head = || Request::new(Method::HEAD, server.url.parse().unwrap());
+    let refused = shop.buyer.execute(head()).await;
+    assert!(matches!(refused, Err(BuyError::Request(_))), "{refused:?}");
+    // It can be asked for the price.
+    let price = shop.buyer.price(&head()).await.unwrap().unwrap();
+    assert_eq!(price.amount.to_string(), "10000");
+    assert_eq!((shop.payer.signed(), server.seen()), (0, (0, 0)));
+
+    let answer = |headers: HeaderMap| async move {
+        let conditional = ["if-none-match", "if-modified-since"];
+        match headers.contains_key(header::PAYMENT_SIGNATURE) {
+            false => refusal("Payment required"),
+            true if conditional.iter().any(|name| headers.contains_key(*name)) => {
+                StatusCode::NOT_MODIFIED.into_response()
+            }
+            true => "goods".into_response(),
+        }
+    };
+    let url = listen(Router::new().fallback(any(answer))).await;
+    let mut request = Request::new(Method::GET, url.parse().unwrap());
+    let headers = request.headers_mut();
+    headers.insert("if-none-match", "\"1\"".parse().unwrap());
+    headers.insert(
+        "if-modified-since",
+        "Thu, 26 Nov 2026 00:00:00 GMT".parse().unwrap(),
+    );
+    let bought = shop.buyer.execute(request).await.unwrap();
+    assert_eq!(bought.response.text().await.unwrap(), "goods");
+}
+
+/// A server that sent each call elsewhere got another authorization for the same thing each time.
+#[tokio::test]
+async fn a_redirect_makes_no_other_purchase_of_a_request() {
+    use axum::response::Redirect;
+    let count = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let (calls, log) = (count.clone(), seen.clone());
+    let app = Router::new().fallback(any(move |request: axum::extract::Request| {
+        let (calls, log) = (calls.clone(), log.clone());
+        async move {
+            if request.uri().query().is_none() {
+                let session = calls.fetch_add(1, Ordering::SeqCst);
+                let to = format!("/report?session={session}");
+                return Redirect::temporary(&to).into_response();
+            }
+            match request.headers().get(header::PAYMENT_SIGNATURE) {
+                None => refusal("Payment required"),
+                Some(payment) => {
+                    log.lock().unwrap().push(payment.clone());
+                    StatusCode::INTERNAL_SERVER_ERROR.into_response()
+                }
+            }
+        }
+    }));
+    let url = format!("{}/report", listen(app).await);
+    let shop = purchaser(|builder| builder);
+    for _ in 0..3 {
+        shop.buyer.get(&url).await.unwrap();
+    }
+    let seen = seen.lock().unwrap();
+    assert_eq!((count.load(Ordering::SeqCst), seen.len()), (3, 3));
+    assert_eq!(shop.payer.signed(), 1);
+    assert!(seen.iter().all(|payment| *payment == seen[0]));
+}
+
+/// A server whose price is another one at each call could collect each of them.
+#[tokio::test]
+async fn a_second_payment_for_one_request_needs_the_callers_word_while_the_first_is_in_doubt() {
+    let price = Arc::new(std::sync::atomic::AtomicUsize::new(10_000));
+    let own = price.clone();
+    let app = Router::new().fallback(any(move |headers: HeaderMap| {
+        let mut terms = terms();
+        terms["amount"] = json!(own.fetch_add(1, Ordering::SeqCst).to_string());
+        async move {
+            match headers.contains_key(header::PAYMENT_SIGNATURE) {
+                true => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+                false => with_header(
+                    StatusCode::PAYMENT_REQUIRED.into_response(),
+                    header::PAYMENT_REQUIRED,
+                    &required_of(&[terms]),
+                ),
+            }
+        }
+    }));
+    let url = listen(app).await;
+    let shop = purchaser(|builder| builder);
+    let first = shop
+        .buyer
+        .get(&url)
+        .await
+        .unwrap()
+        .cost
+        .unwrap()
+        .open
+        .unwrap();
+    let clear = |advance: u64| {
+        shop.clock.advance(advance);
+        shop.buyer.get(&url)
+    };
+    for advance in [0, LONG_AFTER_SECS] {
+        match clear(advance).await {
+            Err(BuyError::AlreadyOpen { open }) => assert_eq!(*open, first),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(shop.payer.signed(), 1);
+    // Another page is another request.
+    shop.buyer.get(&format!("{url}/2")).await.unwrap();
+    assert_eq!(shop.payer.signed(), 2);
+    // The chain says that the first is over.
+    shop.payer.chain_says(0, AuthorizationState::Expired);
+    shop.buyer.get(&url).await.unwrap();
+    assert_eq!(shop.payer.signed(), 3);
+    let bold = purchaser(|builder| builder.allow_second_payments());
+    for signed in 1..3 {
+        bold.buyer.get(&url).await.unwrap();
+        assert_eq!(bold.payer.signed(), signed);
+    }
+}
+
+/// Where a connection fails, the host and the cause are told, and no more of the URL.
+#[tokio::test]
+async fn a_server_that_is_not_there_is_named_with_the_cause() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let buyer = purchaser(|builder| builder).buyer;
+    let url = format!("http://{address}/report?key=hunter2");
+    let error = buyer.get(&url).await.unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains(&address.to_string()), "{text}");
+    assert!(text.to_lowercase().contains("connection refused"), "{text}");
+    assert!(
+        !text.contains("hunter2") && !text.contains("report"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn credentials_in_a_url_are_sent_as_a_header_and_are_no_part_of_the_purchase() {
+    let server = Server::start().await;
+    let shop = purchaser(|builder| builder);
+    server.says(|| StatusCode::INTERNAL_SERVER_ERROR.into_response());
+    let with = server.url.replace("http://", "http://user:hunter2@");
+    shop.buyer.get(&with).await.unwrap();
+    shop.buyer.get(&server.url).await.unwrap();
+    assert_eq!(server.seen(), (2, 1));
+    let app = Router::new().fallback(any(|headers: HeaderMap| async move {
+        let sent = headers
+            .get("authorization")
+            .map(|value| value.to_str().unwrap().to_owned());
+        sent.unwrap_or_default()
+    }));
+    let url = listen(app).await.replace("http://", "http://user:hunter2@");
+    let bought = shop.buyer.get(&url).await.unwrap();
+    assert_eq!(
+        bought.response.text().await.unwrap(),
+        "Basic dXNlcjpodW50ZXIy"
+    );
 }
 
 /// A payment goes only to the origin that was asked, and for the request that was made.

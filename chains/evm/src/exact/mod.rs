@@ -128,6 +128,9 @@ struct Extra {
     version: Option<String>,
     #[serde(default)]
     asset_transfer_method: Option<String>,
+    /// Whose EIP-712 domain it is, where a seller says so: the token's own, or that of another contract.
+    #[serde(default)]
+    verifying_contract: Option<serde_json::Value>,
 }
 
 /// One EIP-3009 authorization, decoded.

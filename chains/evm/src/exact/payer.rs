@@ -1,35 +1,58 @@
 //! The buyer's side: requirements become a signed authorization.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use alloy::primitives::{Address, B256, Bytes, U256};
+use alloy::primitives::{Address, B256, Bytes, U64, U256};
 use alloy::signers::Signer;
+use alloy::sol_types::SolCall;
 use async_trait::async_trait;
 use quittance_core::json::Object;
 use quittance_core::wire::PaymentRequirements;
-use quittance_core::{Amount, Asset, Payer, PayerError, Quote, Timestamp};
+use quittance_core::{
+    Amount, Asset, AuthorizationState, Fault, Network, NoQuote, Payer, PayerError, Quote, Timestamp,
+};
+use quittance_nodes::{Nodes, unavailable};
+use serde::Deserialize;
 use serde_json::json;
+use tracing::warn;
+use url::Url;
 
-use super::authorization::Authorization;
+use super::authorization::{Authorization, AuthorizationJson};
 use super::{Extra, NAME};
+use crate::abi::Eip3009;
 use crate::eip712::domain_separator;
 use crate::hex::address;
-use crate::known;
+use crate::known::{self, TransferMethod};
+use crate::rpc;
 
 /// The longest validity that is signed, whatever a seller asks for: an authorization is worth money for as long as it
 /// is valid.
 const VALIDITY_MAX_SECS: u64 = 3600;
 
+/// How far the newest block's time must be past an authorization's end before the authorization counts as unused for good, in
+/// seconds: an older block could come back in a reorganisation and take it. This is five blocks on Ethereum, where no
+/// reorganisation was deeper than two since proof of stake, and thirty or more on the layer 2 networks.
+const SETTLED_SECS: u64 = 60;
+
+/// How long a node may take to answer.
+const RPC_TIMEOUT: Duration = Duration::from_secs(8);
+
 /// Pays `exact` requirements on any EVM chain with one key.
 ///
-/// Chains that ship with the library, and tokens on them, are known from the library's own tables; what a seller says
-/// of a token decides nothing but what is signed. Add tokens of your own with [`with_token`](Self::with_token).
+/// Chains that ship with the library, and tokens on them, are known from the library's own tables. What is signed is what
+/// these say of a token; terms that say otherwise are not quoted. Add tokens of your own with [`with_token`](Self::with_token).
+///
+/// With a node of a network ([`with_rpc`](Self::with_rpc)) a buyer can learn what became of a payment whose answer was lost.
+/// Without one, a payment that a seller has seen and did not serve is in doubt for ever.
 #[derive(Clone)]
 pub struct ExactPayer {
     signer: Arc<dyn Signer + Send + Sync>,
     address: String,
     tokens: Vec<(String, known::Token)>,
+    nodes: BTreeMap<String, Arc<Nodes>>,
 }
 
 impl ExactPayer {
@@ -40,6 +63,7 @@ impl ExactPayer {
             signer: Arc::new(signer),
             address,
             tokens: Vec::new(),
+            nodes: BTreeMap::new(),
         }
     }
 
@@ -48,6 +72,20 @@ impl ExactPayer {
     pub fn with_token(mut self, network: &str, token: known::Token) -> Self {
         self.tokens.push((network.to_owned(), token));
         self
+    }
+
+    /// The same payer, which asks these nodes of a network what became of its payments there. They are asked only when a
+    /// payment has run out and its seller does not say. Their word decides whether a second payment is signed.
+    ///
+    /// # Errors
+    /// When this is no EVM network, or no HTTP client can be made.
+    pub fn with_rpc(mut self, network: &Network, urls: &[Url]) -> Result<Self, PayerError> {
+        let chain_id = known::chain_id(network)
+            .ok_or_else(|| PayerError::Chain(format!("{network} is no EVM network")))?;
+        let nodes = rpc::connect(chain_id, urls, RPC_TIMEOUT)
+            .map_err(|error| PayerError::Chain(error.to_string()))?;
+        self.nodes.insert(network.id().to_owned(), Arc::new(nodes));
+        Ok(self)
     }
 
     fn token(&self, network: &str, asset: Address) -> Option<&known::Token> {
@@ -59,6 +97,62 @@ impl ExactPayer {
         own.chain(known::tokens(network))
             .find(|token| token.address == asset)
     }
+
+    /// What these requirements ask for, if this payer can pay it.
+    fn order(&self, requirements: &PaymentRequirements) -> Result<Order<'_>, NoQuote> {
+        if requirements.scheme != NAME {
+            return Err(NoQuote::NotMine);
+        }
+        let network = known::network(&requirements.network).ok_or(NoQuote::NotMine)?;
+        let chain_id = known::chain_id(&network).ok_or(NoQuote::NotMine)?;
+        let address = |name: &str, text: &str| {
+            address(name, text).map_err(|error| NoQuote::because(error.to_string()))
+        };
+        let asset = address("asset", &requirements.asset)?;
+        let token = self.token(network.id(), asset);
+        let token = token.ok_or_else(|| {
+            NoQuote::because(format!("the payer's own list has no asset {asset} there"))
+        })?;
+        check_domain(requirements, token)?;
+        let amount = requirements.amount.parse();
+        Ok(Order {
+            chain_id,
+            token,
+            pay_to: address("payTo", &requirements.pay_to)?,
+            amount: amount.map_err(|error| NoQuote::because(format!("amount: {error}")))?,
+            network,
+        })
+    }
+
+    /// What the nodes of a network say of an authorization.
+    async fn ask_state(
+        &self,
+        nodes: &Nodes,
+        asset: Address,
+        authorization: &Authorization,
+    ) -> Result<AuthorizationState, Fault> {
+        let newest = json!(["latest", false]);
+        let head: Head = nodes.ask("eth_getBlockByNumber", newest).await?;
+        let question = Eip3009::authorizationStateCall {
+            authorizer: authorization.from,
+            nonce: authorization.nonce,
+        };
+        let call = json!({ "to": asset, "data": Bytes::from(question.abi_encode()) });
+        // Of the very block whose time was looked at.
+        let answer: Bytes = nodes.ask("eth_call", json!([call, head.number])).await?;
+        let used = Eip3009::authorizationStateCall::abi_decode_returns_validate(&answer);
+        let used = used.map_err(|_| unavailable("the token does not say what was used"))?;
+        let end = authorization
+            .valid_before
+            .saturating_add(U256::from(SETTLED_SECS));
+        Ok(if used {
+            AuthorizationState::Used(None)
+        } else if U256::from(head.timestamp) >= end {
+            AuthorizationState::Expired
+        } else {
+            AuthorizationState::Usable
+        })
+    }
 }
 
 impl fmt::Debug for ExactPayer {
@@ -67,38 +161,65 @@ impl fmt::Debug for ExactPayer {
     }
 }
 
-/// What is needed to sign, read from requirements.
-struct Order {
-    chain_id: u64,
-    asset: Address,
-    pay_to: Address,
-    amount: Amount,
-    name: String,
-    version: String,
+/// `eth_getBlockByNumber`, as much of it as is needed.
+#[derive(Deserialize)]
+struct Head {
+    number: U64,
+    timestamp: U64,
 }
 
-impl Order {
-    /// `None` for requirements that are not for this payer.
-    fn read(requirements: &PaymentRequirements) -> Option<Self> {
-        if requirements.scheme != NAME {
-            return None;
+/// What is needed to sign, read from requirements and from the payer's own list.
+struct Order<'a> {
+    network: Network,
+    chain_id: u64,
+    token: &'a known::Token,
+    pay_to: Address,
+    amount: Amount,
+}
+
+/// Whether the requirements mean the EIP-712 domain in which this token takes authorizations.
+///
+/// Batching wallets ask for `exact` payments of USDC that are signed for their own contract's domain. Signed for the token
+/// instead, such a payment is worth money to who has it and pays for nothing.
+fn check_domain(requirements: &PaymentRequirements, token: &known::Token) -> Result<(), NoQuote> {
+    let extra = requirements.extra.as_ref();
+    let extra =
+        extra.ok_or_else(|| NoQuote::because("extra is missing: the token's name and version"))?;
+    let extra: Extra = extra
+        .read("extra")
+        .map_err(|error| NoQuote::because(error.to_string()))?;
+    let method = extra.asset_transfer_method.as_deref().unwrap_or("eip3009");
+    if method != "eip3009" {
+        let what = format!("the transfer method {method} is not supported, only eip3009");
+        return Err(NoQuote::because(what));
+    }
+    if token.method != TransferMethod::Eip3009 {
+        let what = format!("{} does not take EIP-3009 authorizations", token.symbol);
+        return Err(NoQuote::because(what));
+    }
+    let said = [
+        ("name", extra.name, &token.name),
+        ("version", extra.version, &token.version),
+    ];
+    for (field, said, signs) in said {
+        let said = said.ok_or_else(|| NoQuote::because(format!("extra.{field} is missing")))?;
+        if said != *signs {
+            let what = format!(
+                "extra.{field} is {said:?}, and {} signs as {signs:?}",
+                token.symbol
+            );
+            return Err(NoQuote::because(what));
         }
-        let chain_id = known::chain_id(&known::network(&requirements.network)?)?;
-        let extra: Extra = requirements.extra.as_ref()?.read("extra").ok()?;
-        if extra
-            .asset_transfer_method
-            .is_some_and(|method| method != "eip3009")
-        {
-            return None;
-        }
-        Some(Self {
-            chain_id,
-            asset: address("asset", &requirements.asset).ok()?,
-            pay_to: address("payTo", &requirements.pay_to).ok()?,
-            amount: requirements.amount.parse().ok()?,
-            name: extra.name?,
-            version: extra.version?,
-        })
+    }
+    let other = extra.verifying_contract.filter(|contract| {
+        let contract = contract.as_str().and_then(|text| address("", text).ok());
+        contract != Some(token.address)
+    });
+    match other {
+        Some(other) => Err(NoQuote::because(format!(
+            "extra.verifyingContract is {other}: it would be signed for another contract than the token"
+        ))),
+        None => Ok(()),
     }
 }
 
@@ -108,18 +229,16 @@ impl Payer for ExactPayer {
         &self.address
     }
 
-    fn quote(&self, requirements: &PaymentRequirements) -> Option<Quote> {
-        let order = Order::read(requirements)?;
-        let network = known::network(&requirements.network)?;
-        let asset = self.token(network.id(), order.asset).map(|token| Asset {
-            address: token.address.to_checksum(None),
-            symbol: token.symbol.clone(),
-            decimals: token.decimals,
-        });
-        Some(Quote {
-            network: network.id().to_owned(),
+    fn quote(&self, requirements: &PaymentRequirements) -> Result<Quote, NoQuote> {
+        let order = self.order(requirements)?;
+        Ok(Quote {
+            network: order.network.id().to_owned(),
             pay_to: order.pay_to.to_checksum(None),
-            asset,
+            asset: Asset {
+                address: order.token.address.to_checksum(None),
+                symbol: order.token.symbol.clone(),
+                decimals: order.token.decimals,
+            },
             amount: order.amount,
         })
     }
@@ -129,10 +248,12 @@ impl Payer for ExactPayer {
         requirements: &PaymentRequirements,
         now: Timestamp,
     ) -> Result<(Object, Timestamp), PayerError> {
-        let unreadable = || {
-            PayerError::Requirements("not `exact` by EIP-3009, or something is missing".to_owned())
-        };
-        let order = Order::read(requirements).ok_or_else(unreadable)?;
+        let order = self.order(requirements).map_err(|why| {
+            PayerError::Requirements(match why {
+                NoQuote::NotMine => "not `exact` on an EVM chain".to_owned(),
+                NoQuote::Because(what) => what,
+            })
+        })?;
         let expires = now.plus_secs(requirements.max_timeout_seconds.min(VALIDITY_MAX_SECS));
         let authorization = Authorization {
             from: self.signer.address(),
@@ -143,7 +264,9 @@ impl Payer for ExactPayer {
             valid_before: U256::from(expires.secs()),
             nonce: B256::from(rand::random::<[u8; 32]>()),
         };
-        let separator = domain_separator(&order.name, &order.version, order.chain_id, order.asset);
+        let token = order.token;
+        let separator =
+            domain_separator(&token.name, &token.version, order.chain_id, token.address);
         let signature = self
             .signer
             .sign_hash(&authorization.digest(&separator))
@@ -163,6 +286,34 @@ impl Payer for ExactPayer {
         let payload =
             Object::of(&payload).map_err(|error| PayerError::Requirements(error.to_string()))?;
         Ok((payload, expires))
+    }
+
+    async fn authorization_state(
+        &self,
+        network: &str,
+        asset: &str,
+        payload: &Object,
+        _expires: Timestamp,
+    ) -> AuthorizationState {
+        #[derive(Deserialize)]
+        struct Payload {
+            authorization: AuthorizationJson,
+        }
+        let asked = (
+            self.nodes.get(network),
+            address("asset", asset),
+            payload.read::<Payload>("payload"),
+        );
+        let (Some(nodes), Ok(asset), Ok(payload)) = asked else {
+            return AuthorizationState::Unknown;
+        };
+        let authorization = payload.authorization.into();
+        self.ask_state(nodes, asset, &authorization)
+            .await
+            .unwrap_or_else(|fault| {
+                warn!(%fault, network, "what became of a payment could not be learnt");
+                AuthorizationState::Unknown
+            })
     }
 }
 

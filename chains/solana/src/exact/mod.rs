@@ -9,6 +9,7 @@ mod payer;
 mod payment;
 pub mod reason;
 mod smart_wallet;
+mod state;
 
 use std::sync::Arc;
 

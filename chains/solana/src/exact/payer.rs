@@ -10,7 +10,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use quittance_core::json::Object;
 use quittance_core::wire::PaymentRequirements;
-use quittance_core::{Amount, Asset, Network, Payer, PayerError, Quote, Timestamp};
+use quittance_core::{
+    Asset, AuthorizationState, Network, NoQuote, Payer, PayerError, Quote, Timestamp,
+};
 use quittance_nodes::Nodes;
 use serde_json::json;
 use solana_hash::Hash;
@@ -20,13 +22,14 @@ use solana_pubkey::Pubkey;
 use solana_signature::Signature;
 use solana_signer::Signer as _;
 use solana_transaction::versioned::VersionedTransaction;
+use tracing::warn;
 use url::Url;
 
-use super::{Extra, NAME};
+use super::{Extra, NAME, state};
 use crate::blockhash;
 use crate::chain::Signer;
 use crate::instruction::{COMPUTE_BUDGET, MEMO, MEMO_MAX};
-use crate::known::{self, NAMESPACE, Token, TokenProgram};
+use crate::known::{self, NAMESPACE, Token};
 use crate::rpc;
 
 /// How many compute units are asked for: a transfer, a memo and the budget itself take under 20,000 with either program.
@@ -37,7 +40,7 @@ const COMPUTE_UNIT_PRICE_MAX: u64 = 10_000;
 
 /// After how many seconds no block takes a signed payment any more: its blockhash dies after 150 blocks, which take 0.4
 /// seconds each when all is well. Twice and a half as long, because whoever signs again too early pays twice.
-const EXPIRES_SECS: u64 = 150;
+pub(super) const EXPIRES_SECS: u64 = 150;
 
 /// How long a node may take to answer.
 const RPC_TIMEOUT: Duration = Duration::from_secs(8);
@@ -75,7 +78,8 @@ impl ExactPayer {
         self
     }
 
-    /// The same payer, which asks these nodes of a cluster for blockhashes.
+    /// The same payer, which asks these nodes of a cluster for blockhashes, and what became of its payments there when they
+    /// have run out and their seller does not say.
     ///
     /// # Errors
     /// When no HTTP client can be made.
@@ -97,28 +101,81 @@ impl ExactPayer {
             .find(|token| token.mint == *mint)
     }
 
+    /// What these requirements ask for, if this payer can pay it.
+    fn order(&self, requirements: &PaymentRequirements) -> Result<Order, NoQuote> {
+        if requirements.scheme != NAME {
+            return Err(NoQuote::NotMine);
+        }
+        let network = known::network(&requirements.network).ok_or(NoQuote::NotMine)?;
+        if network.namespace() != NAMESPACE {
+            return Err(NoQuote::NotMine);
+        }
+        let mint = address("asset", &requirements.asset)?;
+        let token = self.token(network.id(), &mint);
+        let token = token.ok_or_else(|| {
+            NoQuote::because(format!("the payer's own list has no asset {mint} there"))
+        })?;
+        let extra = requirements.extra.as_ref();
+        let extra = extra.ok_or_else(|| NoQuote::because("extra is missing: the fee payer"))?;
+        let extra: Extra = extra
+            .read("extra")
+            .map_err(|error| NoQuote::because(error.to_string()))?;
+        let order = Order {
+            pay_to: address("payTo", &requirements.pay_to)?,
+            amount: amount(&requirements.amount)?,
+            fee_payer: self.fee_payer(&extra)?,
+            memo: extra.memo.clone(),
+            blockhash: self.blockhash_told(&network, &extra)?,
+            token,
+            network,
+        };
+        check_order(&order, &extra)?;
+        Ok(order)
+    }
+
+    fn fee_payer(&self, extra: &Extra) -> Result<Pubkey, NoQuote> {
+        let missing = || NoQuote::because("extra.feePayer is missing");
+        let fee_payer = extra.fee_payer.as_deref().ok_or_else(missing)?;
+        let fee_payer = address("extra.feePayer", fee_payer)?;
+        if fee_payer == self.signer.pubkey() {
+            return Err(NoQuote::because("extra.feePayer is the payer itself"));
+        }
+        Ok(fee_payer)
+    }
+
+    /// The blockhash that the seller tells, which a payer with a node of the cluster can do without.
+    fn blockhash_told(&self, network: &Network, extra: &Extra) -> Result<Option<Hash>, NoQuote> {
+        let told = extra
+            .recent_blockhash
+            .as_deref()
+            .map(str::parse)
+            .transpose();
+        match told {
+            Err(_) | Ok(None) if self.nodes.contains_key(network.id()) => Ok(None),
+            Ok(Some(told)) => Ok(Some(told)),
+            Ok(None) => Err(NoQuote::because(format!(
+                "no node of {network} is known to ask for a blockhash, and the seller tells none"
+            ))),
+            Err(_) => Err(NoQuote::because(
+                "extra.recentBlockhash is no blockhash: not 32 bytes in base58",
+            )),
+        }
+    }
+
     /// A blockhash that can be used now: a node's of our own, else the seller's.
     ///
     /// Ours first, because nobody can be fooled by it. With a dead one of a seller's a payment is refused again and again
     /// until it has run out, and a round trip is little beside a settlement. Either exists already, so what is signed with
     /// it dies no later than what is signed with the newest.
     async fn blockhash(&self, order: &Order) -> Result<Hash, PayerError> {
-        let told = order.blockhash.as_ref().map(|told| {
-            let unreadable = "extra.recentBlockhash is no blockhash: not 32 bytes in base58";
-            told.parse()
-                .map_err(|_| PayerError::Requirements(unreadable.to_owned()))
-        });
         let Some(node) = self.nodes.get(order.network.id()) else {
-            let network = &order.network;
-            let what = format!(
-                "no node of {network} is known to ask for a blockhash, and the seller tells none"
-            );
-            return told.unwrap_or(Err(PayerError::Chain(what)));
+            let missing = || PayerError::Chain("no node to ask for a blockhash".to_owned());
+            return order.blockhash.clone().ok_or_else(missing);
         };
-        match (blockhash::latest(node).await, told) {
+        match (blockhash::latest(node).await, order.blockhash.clone()) {
             (Ok(latest), _) => Ok(latest.blockhash),
-            (Err(_), Some(Ok(told))) => Ok(told),
-            (Err(fault), _) => Err(PayerError::Chain(fault.to_string())),
+            (Err(_), Some(told)) => Ok(told),
+            (Err(fault), None) => Err(PayerError::Chain(fault.to_string())),
         }
     }
 }
@@ -129,51 +186,47 @@ impl fmt::Debug for ExactPayer {
     }
 }
 
-/// What is needed to sign, read from requirements.
+/// What is needed to sign, read from requirements and from the payer's own list.
 struct Order {
     network: Network,
-    mint: Pubkey,
+    token: Token,
     pay_to: Pubkey,
-    amount: Amount,
+    amount: u64,
     fee_payer: Pubkey,
-    program: Option<TokenProgram>,
     memo: Option<String>,
-    blockhash: Option<String>,
+    blockhash: Option<Hash>,
 }
 
-impl Order {
-    /// `None` for requirements that are not for this payer.
-    fn read(requirements: &PaymentRequirements) -> Option<Self> {
-        if requirements.scheme != NAME {
-            return None;
-        }
-        let network = known::network(&requirements.network)?;
-        if network.namespace() != NAMESPACE {
-            return None;
-        }
-        let extra: Extra = requirements.extra.as_ref()?.read("extra").ok()?;
-        let program = match extra.token_program {
-            Some(program) => Some(TokenProgram::with_id(&program.parse().ok()?)?),
-            None => None,
-        };
-        if extra
-            .memo
-            .as_ref()
-            .is_some_and(|memo| memo.len() > MEMO_MAX)
-        {
-            return None;
-        }
-        Some(Self {
-            network,
-            mint: requirements.asset.parse().ok()?,
-            pay_to: requirements.pay_to.parse().ok()?,
-            amount: requirements.amount.parse().ok()?,
-            fee_payer: extra.fee_payer?.parse().ok()?,
-            program,
-            memo: extra.memo,
-            blockhash: extra.recent_blockhash,
-        })
+fn address(field: &str, text: &str) -> Result<Pubkey, NoQuote> {
+    let wrong = |_| NoQuote::because(format!("{field} is not an address of Solana"));
+    text.parse().map_err(wrong)
+}
+
+/// A token account holds no more than a u64.
+fn amount(text: &str) -> Result<u64, NoQuote> {
+    let amount: Result<quittance_core::Amount, _> = text.parse();
+    let amount = amount.map_err(|error| NoQuote::because(format!("amount: {error}")))?;
+    u64::try_from(amount.units())
+        .map_err(|_| NoQuote::because("amount: more than a token account can hold"))
+}
+
+/// What could only be found out while paying, when the other ways to pay are forgotten.
+fn check_order(order: &Order, extra: &Extra) -> Result<(), NoQuote> {
+    let program = order.token.program.id().to_string();
+    if extra
+        .token_program
+        .as_ref()
+        .is_some_and(|said| *said != program)
+    {
+        let what = "extra.tokenProgram is not the program that keeps the token";
+        return Err(NoQuote::because(what));
     }
+    let memo = extra.memo.as_ref().map_or(0, String::len);
+    if memo > MEMO_MAX {
+        let what = format!("extra.memo has {memo} bytes, more than {MEMO_MAX}");
+        return Err(NoQuote::because(what));
+    }
+    Ok(())
 }
 
 #[async_trait]
@@ -182,18 +235,17 @@ impl Payer for ExactPayer {
         &self.address
     }
 
-    fn quote(&self, requirements: &PaymentRequirements) -> Option<Quote> {
-        let order = Order::read(requirements)?;
-        let asset = self.token(order.network.id(), &order.mint)?;
-        Some(Quote {
+    fn quote(&self, requirements: &PaymentRequirements) -> Result<Quote, NoQuote> {
+        let order = self.order(requirements)?;
+        Ok(Quote {
             network: order.network.id().to_owned(),
             pay_to: order.pay_to.to_string(),
-            asset: Some(Asset {
-                address: asset.mint.to_string(),
-                symbol: asset.symbol,
-                decimals: asset.decimals,
-            }),
-            amount: order.amount,
+            asset: Asset {
+                address: order.token.mint.to_string(),
+                symbol: order.token.symbol,
+                decimals: order.token.decimals,
+            },
+            amount: order.amount.into(),
         })
     }
 
@@ -202,27 +254,14 @@ impl Payer for ExactPayer {
         requirements: &PaymentRequirements,
         now: Timestamp,
     ) -> Result<(Object, Timestamp), PayerError> {
-        let unmet = |what: &str| PayerError::Requirements(what.to_owned());
-        let order = Order::read(requirements)
-            .ok_or_else(|| unmet("not `exact` on Solana, or something is missing"))?;
-        let token = self
-            .token(order.network.id(), &order.mint)
-            .ok_or_else(|| unmet("the token is not known"))?;
-        if order
-            .program
-            .is_some_and(|program| program != token.program)
-        {
-            return Err(unmet(
-                "extra.tokenProgram is not the program that keeps the token",
-            ));
-        }
-        if order.fee_payer == self.signer.pubkey() {
-            return Err(unmet("the fee payer is the payer itself"));
-        }
-        let amount = u64::try_from(order.amount.units())
-            .map_err(|_| unmet("more than a token account can hold"))?;
+        let order = self.order(requirements).map_err(|why| {
+            PayerError::Requirements(match why {
+                NoQuote::NotMine => "not `exact` on Solana".to_owned(),
+                NoQuote::Because(what) => what,
+            })
+        })?;
         let blockhash = self.blockhash(&order).await?;
-        let message = message(&self.signer.pubkey(), &order, &token, amount, blockhash);
+        let message = message(&self.signer.pubkey(), &order, blockhash);
         let signature = self
             .signer
             .try_sign_message(&message.serialize())
@@ -239,17 +278,29 @@ impl Payer for ExactPayer {
             Object::of(&payload).map_err(|error| PayerError::Requirements(error.to_string()))?;
         Ok((payload, now.plus_secs(EXPIRES_SECS)))
     }
+
+    async fn authorization_state(
+        &self,
+        network: &str,
+        _asset: &str,
+        payload: &Object,
+        expires: Timestamp,
+    ) -> AuthorizationState {
+        let Some(nodes) = self.nodes.get(network) else {
+            return AuthorizationState::Unknown;
+        };
+        let state = state::of(nodes, &self.signer.pubkey(), payload, expires).await;
+        state.unwrap_or_else(|fault| {
+            warn!(%fault, network, "what became of a payment could not be learnt");
+            AuthorizationState::Unknown
+        })
+    }
 }
 
 /// The whole message: limit, price, transfer, memo. The memo or, where the seller sets it, the price makes two payments of
 /// one amount in one block two transactions.
-fn message(
-    payer: &Pubkey,
-    order: &Order,
-    token: &Token,
-    amount: u64,
-    blockhash: Hash,
-) -> VersionedMessage {
+fn message(payer: &Pubkey, order: &Order, blockhash: Hash) -> VersionedMessage {
+    let token = &order.token;
     let memo = order
         .memo
         .clone()
@@ -271,7 +322,12 @@ fn message(
         data,
     };
     let budget = |kind: u8, value: &[u8]| instruction(6, &[], [&[kind], value].concat());
-    let transfer = [&[12], amount.to_le_bytes().as_slice(), &[token.decimals]].concat();
+    let transfer = [
+        &[12],
+        order.amount.to_le_bytes().as_slice(),
+        &[token.decimals],
+    ]
+    .concat();
     VersionedMessage::V0(v0::Message {
         header: MessageHeader {
             num_required_signatures: 2,

@@ -2,9 +2,11 @@
 
 mod bench;
 mod check;
+mod completions;
 mod demo;
 mod devnet;
 mod pay;
+mod payments;
 mod serve;
 
 use std::error::Error;
@@ -34,6 +36,10 @@ enum Task {
     Check(check::Check),
     /// Pay for a URL, within a limit, and print what it serves.
     Pay(Box<pay::Pay>),
+    /// List the payments that `pay` keeps because they are not known to be over, or forget some.
+    Payments(payments::Payments),
+    /// Print a completion script for a shell.
+    Completions(completions::Completions),
     /// Start a local chain with its contracts and funded accounts.
     Devnet(devnet::Devnet),
     /// Measure what verifying costs on this machine.
@@ -51,6 +57,8 @@ impl Command {
             Task::Serve(serve) => serve.run().await,
             Task::Check(check) => check.run().await,
             Task::Pay(pay) => pay.run().await,
+            Task::Payments(payments) => payments.run().await,
+            Task::Completions(completions) => completions.run(),
             Task::Devnet(devnet) => devnet.run().await,
             Task::Bench(bench) => bench.run().await,
             Task::Demo(demo) => demo.run().await,

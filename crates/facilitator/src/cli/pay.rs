@@ -1,31 +1,101 @@
 //! `quittance pay`.
 
 use std::error::Error;
-use std::io::Write;
+use std::fmt;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use alloy::signers::local::PrivateKeySigner;
 use clap::Args;
-use quittance_core::wire::{PaymentRequirements, SettleResponse};
-use quittance_core::{Amount, Clock, SystemClock};
+use quittance_core::{Amount, Asset, Clock, Network, SystemClock};
 use quittance_facilitator::assemble::solana_keypair;
-use quittance_facilitator::config::{PAYER_KEY, SOLANA_PAYER_KEY, SOLANA_RPC, Secret};
-use quittance_http::{BuyError, Buyer, Cost, Limits, Open, Price, printable};
-use reqwest::Request;
+use quittance_facilitator::config::{EVM_RPC, PAYER_KEY, SOLANA_PAYER_KEY, SOLANA_RPC, Secret};
+use quittance_http::{BuyError, Buyer, Cost, Limits, Open, Price, Receipt, printable};
 use reqwest::header::{HeaderName, HeaderValue};
+use reqwest::{Request, Response};
 use secrecy::ExposeSecret;
 use serde_json::Value;
 use url::Url;
 
 use super::Ended;
 
+/// What `--help` says after the options: examples and exit codes.
+const HELP: &str = "\
+Examples:
+  export QUITTANCE_PAYER_KEY=0x...
+  quittance pay https://api.example.com/forecast --max 0.05
+  quittance pay https://api.example.com/forecast --dry-run
+  quittance pay https://api.example.com/orders --method POST --data '{\"item\":1}' --header content-type:application/json
+
+Exit codes:
+  0  served, and paid where a price was asked for
+  1  a mistake on this side: no key, an unusable state file, an output that was closed
+  2  the command line is wrong
+  3  the server could not be reached or did not answer; nothing was signed
+  4  the price cannot or may not be paid: over the limit, no payer, unreadable terms; nothing was signed
+  5  the server refused the payment; it is kept, and the same command presents it again
+  6  the answer was lost or the payment is pending; it is kept, and the same command presents it again
+  7  an earlier payment for this may have moved money, or has; nothing new was signed
+  8  the server answered with an error; what became of a payment is said
+  9  served, but the receipt says that the payment did not settle; it is kept
+  10 the answer broke off; the payment is over";
+
+/// How the program ends, one code for each kind of end. `HELP` and README.md list them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum End {
+    Served = 0,
+    Failed = 1,
+    BadUsage = 2,
+    Unanswered = 3,
+    NotPayable = 4,
+    Refused = 5,
+    Lost = 6,
+    InDoubt = 7,
+    ServerError = 8,
+    Denied = 9,
+    BrokenOff = 10,
+}
+
+impl End {
+    fn of(error: &BuyError) -> Self {
+        match error {
+            BuyError::Unanswered(_) => Self::Unanswered,
+            BuyError::Request(_)
+            | BuyError::Terms(_)
+            | BuyError::Redirect { .. }
+            | BuyError::NotAcceptable(_)
+            | BuyError::OverLimit(_)
+            | BuyError::TooManyOpen { .. }
+            | BuyError::Payer(_) => Self::NotPayable,
+            BuyError::Refused {
+                receipt: Some(receipt),
+                ..
+            } if receipt.is_pending() => Self::Lost,
+            BuyError::Refused { .. } => Self::Refused,
+            BuyError::Lost { .. } => Self::Lost,
+            BuyError::Unresolved { .. } | BuyError::Used { .. } | BuyError::AlreadyOpen { .. } => {
+                Self::InDoubt
+            }
+            _ => Self::Failed,
+        }
+    }
+}
+
+impl From<End> for ExitCode {
+    fn from(end: End) -> Self {
+        Self::from(end as u8)
+    }
+}
+
 #[derive(Debug, Args)]
+#[command(after_help = HELP)]
 pub(super) struct Pay {
     /// What to pay for.
     url: String,
     /// The most to pay, in whole coins.
-    #[arg(long, default_value = "0.10")]
+    #[arg(long, default_value = "0.10", value_parser = amount)]
     max: String,
     /// The environment variable that holds the payer's private key on EVM chains; without it, QUITTANCE_PAYER_KEY.
     #[arg(long, value_name = "NAME", conflicts_with = "key_file")]
@@ -33,6 +103,10 @@ pub(super) struct Pay {
     /// The file that holds the payer's private key on EVM chains.
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
+    /// A node to ask what became of an earlier payment that has run out; may be given again. Without it, the public ones of
+    /// Base and Base Sepolia.
+    #[arg(long, value_name = "NETWORK=URL", value_parser = evm_node, value_delimiter = ',', env = EVM_RPC, hide_env_values = true)]
+    evm_rpc: Vec<(Network, Url)>,
     /// The environment variable that holds the payer's keypair on Solana; without it, QUITTANCE_SOLANA_PAYER_KEY.
     #[arg(long, value_name = "NAME", conflicts_with = "solana_key_file")]
     solana_key_env: Option<String>,
@@ -61,40 +135,57 @@ pub(super) struct Pay {
     /// Forget this open payment first, and so perhaps pay twice.
     #[arg(long, value_name = "ID")]
     abandon: Option<String>,
+    /// Sign another payment though an earlier one for this request, on other terms, may still move money.
+    #[arg(long)]
+    second_payment: bool,
+    /// Trust this server when it says that a payment was never settled. For servers of your own.
+    #[arg(long)]
+    trust: bool,
 }
 
 impl Pay {
     /// Prints the answer to standard output and what it cost to standard error.
     pub(super) async fn run(self) -> Ended {
-        let request = self.request()?;
-        let buyer = self.buyer()?;
+        let request = match self.request() {
+            Ok(request) => request,
+            Err(problem) => {
+                eprintln!("quittance: {problem}");
+                return Ok(End::BadUsage.into());
+            }
+        };
+        let buyer = self.buyer(request.url())?;
         if let Some(id) = &self.abandon
             && !buyer.abandon(id).await
         {
-            return Err(format!("no open payment {id}").into());
+            return Err(format!("no open payment {}", printable(id)).into());
         }
-        if self.dry_run {
-            let price = buyer.price(&request).await?;
-            match price {
-                Some(price) => println!("{}", would_pay(&price)),
-                None => println!("nothing to pay"),
-            }
-            return Ok(ExitCode::SUCCESS);
-        }
-        let bought = buyer.execute(request).await.map_err(explain)?;
-        let status = bought.response.status();
-        match &bought.cost {
-            Some(cost) => eprintln!("{}", describe(cost)),
-            None => eprintln!("nothing to pay"),
-        }
-        std::io::stdout().write_all(&bought.response.bytes().await?)?;
-        println!();
-        Ok(if status.is_success() {
-            ExitCode::SUCCESS
-        } else {
-            eprintln!("the server answered HTTP {}", status.as_u16());
-            ExitCode::FAILURE
-        })
+        let ended = match self.dry_run {
+            true => buyer.price(&request).await.map(|price| {
+                match price {
+                    Some(price) => println!("{}", would_pay(&price)),
+                    None => println!("nothing to pay"),
+                }
+                End::Served
+            }),
+            false => match buyer.execute(request).await {
+                Ok(bought) => {
+                    match &bought.cost {
+                        Some(cost) => eprintln!("{}", describe(cost)),
+                        None => eprintln!("nothing to pay"),
+                    }
+                    let end = end(bought.response.status().is_success(), bought.cost.as_ref());
+                    return print(bought.response, end).await;
+                }
+                Err(error) => Err(error),
+            },
+        };
+        Ok(ended
+            .unwrap_or_else(|error| {
+                let end = End::of(&error);
+                eprintln!("quittance: {}", explain(error));
+                end
+            })
+            .into())
     }
 
     fn request(&self) -> Result<Request, String> {
@@ -111,16 +202,16 @@ impl Pay {
         Ok(request)
     }
 
-    fn buyer(&self) -> Result<Buyer, Box<dyn Error>> {
-        let state = match &self.state {
-            Some(file) => file.clone(),
-            None => data_folder()
-                .ok_or("there is no data folder: say with --state FILE where to keep payments")?
-                .join("quittance/purchases.json"),
-        };
+    fn buyer(&self, url: &Url) -> Result<Buyer, Box<dyn Error>> {
         let mut buyer = Buyer::builder()
             .limits(Limits::default().per_payment(&self.max))
-            .state_file(state);
+            .state_file(state_file(self.state.as_ref())?);
+        if self.second_payment {
+            buyer = buyer.allow_second_payments();
+        }
+        if self.trust {
+            buyer = buyer.trust(url.as_str());
+        }
         let evm = secret(self.key_file.as_ref(), self.key_env.as_ref(), PAYER_KEY);
         let solana = secret(
             self.solana_key_file.as_ref(),
@@ -134,7 +225,7 @@ impl Pay {
             return Err(what.into());
         }
         if let Some(secret) = evm {
-            buyer = buyer.payer(evm_payer(&secret)?);
+            buyer = buyer.payer(evm_payer(&secret, &self.evm_rpc)?);
         }
         if let Some(secret) = solana {
             buyer = buyer.payer(solana_payer(&secret, self.solana_rpc.as_ref())?);
@@ -154,13 +245,105 @@ fn secret(file: Option<&PathBuf>, variable: Option<&String>, default: &str) -> O
     })
 }
 
-fn evm_payer(secret: &Secret) -> Result<quittance_evm::ExactPayer, Box<dyn Error>> {
+/// Where the answer goes, piece by piece: it may be longer than the memory of this machine.
+async fn print(mut answer: Response, end: End) -> Ended {
+    let status = answer.status();
+    let mut out = std::io::stdout();
+    let mut last = None;
+    loop {
+        match answer.chunk().await {
+            Ok(Some(chunk)) => {
+                last = chunk.last().copied().or(last);
+                out.write_all(&chunk)?;
+            }
+            Ok(None) => break,
+            Err(error) => {
+                out.flush()?;
+                eprintln!(
+                    "quittance: the answer broke off: {}",
+                    causes(&error.without_url())
+                );
+                return Ok(End::BrokenOff.into());
+            }
+        }
+    }
+    // What goes to a file or a program is left as it is.
+    if out.is_terminal() && last != Some(b'\n') {
+        writeln!(out)?;
+    }
+    out.flush()?;
+    if !status.is_success() {
+        eprintln!("the server answered HTTP {}", status.as_u16());
+    }
+    Ok(end.into())
+}
+
+fn causes(error: &dyn Error) -> String {
+    let cause = error.source().map(causes);
+    let text = cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
+    printable(&text)
+}
+
+/// How a call ended that was answered.
+fn end(is_success: bool, cost: Option<&Cost>) -> End {
+    let open = cost.and_then(|cost| cost.open.as_ref());
+    match (is_success, open) {
+        (false, _) => End::ServerError,
+        (true, Some(_)) => End::Denied,
+        (true, None) => End::Served,
+    }
+}
+
+/// The file that payments are kept in: this one, or the one in the data folder.
+pub(super) fn state_file(said: Option<&PathBuf>) -> Result<PathBuf, &'static str> {
+    let missing = "there is no data folder: say with --state FILE where to keep payments";
+    match said {
+        Some(file) => Ok(file.clone()),
+        None => Ok(data_folder()
+            .ok_or(missing)?
+            .join("quittance/purchases.json")),
+    }
+}
+
+/// Networks with the node that their makers run for everyone. It is asked what became of a payment that has run out, and
+/// nothing else.
+const EVM_NODES: [(&str, &str); 2] = [
+    ("base", "https://mainnet.base.org"),
+    ("base-sepolia", "https://sepolia.base.org"),
+];
+
+fn evm_payer(
+    secret: &Secret,
+    nodes: &[(Network, Url)],
+) -> Result<quittance_evm::ExactPayer, Box<dyn Error>> {
     let key = secret.read("the payer's key")?;
     let signer: PrivateKeySigner = key
         .expose_secret()
         .parse()
         .map_err(|_| "the payer's key is not a private key in hexadecimal")?;
-    Ok(quittance_evm::ExactPayer::new(signer))
+    let mut payer = quittance_evm::ExactPayer::new(signer);
+    for (name, public) in EVM_NODES {
+        let network = quittance_evm::known::network(name).ok_or("a network is not known")?;
+        payer = payer.with_rpc(&network, &[public.parse()?])?;
+    }
+    for (network, _) in nodes {
+        let urls = nodes.iter().filter(|(other, _)| other.id() == network.id());
+        let urls: Vec<Url> = urls.map(|(_, url)| url.clone()).collect();
+        payer = payer.with_rpc(network, &urls)?;
+    }
+    Ok(payer)
+}
+
+fn evm_node(text: &str) -> Result<(Network, Url), String> {
+    let (name, url) = text.split_once('=').ok_or("not NETWORK=URL")?;
+    let network = quittance_evm::known::network(name.trim());
+    let network = network.ok_or_else(|| format!("{name:?} is no EVM network"))?;
+    // It may hold a key.
+    let url = url.trim().parse();
+    Ok((
+        network,
+        url.map_err(|error| format!("that is no URL: {error}"))?,
+    ))
 }
 
 /// Clusters with the node that their makers run for everybody. It is asked for a blockhash and nothing else, at most once
@@ -217,8 +400,20 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     Ok((name, value))
 }
 
+/// The limit, as it was written. Finer than eighteen decimal places is no coin.
+fn amount(text: &str) -> Result<String, String> {
+    let parsed = Amount::from_decimal(text, 18);
+    parsed.map_err(|error| format!("not an amount in whole coins, such as 0.05: {error}"))?;
+    Ok(text.to_owned())
+}
+
 fn would_pay(price: &Price) -> String {
-    let sum = sum(price.amount, &price.requirements);
+    let sum = sum(
+        price.amount,
+        &price.asset,
+        &price.requirements.network,
+        &price.requirements.pay_to,
+    );
     match &price.open {
         Some(open) => format!("would present again the payment of {sum}: {}", state(open)),
         None => format!("would pay {sum}"),
@@ -226,32 +421,47 @@ fn would_pay(price: &Price) -> String {
 }
 
 fn describe(cost: &Cost) -> String {
-    let sum = sum(cost.amount, &cost.requirements);
-    let answer = cost
-        .receipt
-        .as_ref()
-        .map_or_else(|| "the server gave no receipt".to_owned(), settlement);
+    let sum = sum(
+        cost.amount,
+        &cost.asset,
+        &cost.requirements.network,
+        &cost.requirements.pay_to,
+    );
+    let said = match &cost.receipt {
+        Some(receipt) => settlement(receipt),
+        None => "the server gave no receipt".to_owned(),
+    };
     match (&cost.open, &cost.receipt) {
-        (Some(open), _) => format!("signed for {sum}; {answer}\n{}", state(open)),
-        (None, Some(receipt)) => {
+        (Some(open), Some(receipt)) if receipt.denies() => format!(
+            "signed for {sum}, and the receipt says that it was not paid; {said}\n{}",
+            state(open)
+        ),
+        (Some(open), _) => format!("signed for {sum}; {said}\n{}", state(open)),
+        (None, Some(receipt)) if !receipt.transaction.is_empty() => {
             let transaction = printable(&receipt.transaction);
-            format!("paid {sum} in transaction {transaction}; {answer}")
+            format!("paid {sum} in transaction {transaction}; {said}")
         }
-        (None, None) => format!("paid {sum}; {answer}"),
+        (None, _) => format!("paid {sum}; {said}"),
     }
 }
 
-/// What is paid to whom, in the server's words.
-fn sum(amount: Amount, terms: &PaymentRequirements) -> String {
-    let [asset, network, pay_to] =
-        [&terms.asset, &terms.network, &terms.pay_to].map(|text| printable(text));
-    format!("{amount} atomic units of {asset} on {network} to {pay_to}")
+/// What is paid to whom: the amount as the payer knows the asset, the rest in the server's words.
+fn sum(amount: Amount, asset: &Asset, network: &str, pay_to: &str) -> String {
+    let (amount, symbol) = (amount.to_decimal(asset.decimals), &asset.symbol);
+    format!(
+        "{amount} {symbol} on {} to {}",
+        printable(network),
+        printable(pay_to)
+    )
 }
 
 /// A receipt, as it came, but fit for a terminal.
-fn settlement(receipt: &SettleResponse) -> String {
-    let tree = serde_json::to_value(receipt).unwrap_or_default();
-    format!("settlement: {}", plain(tree))
+fn settlement(receipt: &Receipt) -> String {
+    let text = format!("settlement: {}", plain(receipt.said.clone()));
+    match receipt.unclear {
+        Some(unclear) => format!("{text} (the receipt is unclear: {unclear})"),
+        None => text,
+    }
 }
 
 /// The same JSON with texts that can be printed.
@@ -273,8 +483,10 @@ fn state(open: &Open) -> String {
     let transaction = open.transaction.as_deref().map(printable);
     let transaction = transaction.unwrap_or_else(|| "none known".to_owned());
     format!(
-        "open payment {}: transaction {transaction}; expires at {} (in {left} seconds)",
-        open.id, open.expires
+        "open payment {} of {}: transaction {transaction}; expires at {} (in {left} seconds)",
+        open.id,
+        printable(&open.sum()),
+        open.expires
     )
 }
 
@@ -283,13 +495,6 @@ fn explain(error: BuyError) -> String {
     let Some(open) = error.open() else {
         return error.to_string();
     };
-    let advice = match &error {
-        BuyError::Unresolved { .. } => format!(
-            "look up what became of it; to pay again all the same, add --abandon {}",
-            open.id
-        ),
-        _ => "run the same command again: the same payment is presented".to_owned(),
-    };
     let answer = match &error {
         BuyError::Refused {
             receipt: Some(receipt),
@@ -297,13 +502,49 @@ fn explain(error: BuyError) -> String {
         } => format!("\n{}", settlement(receipt)),
         _ => String::new(),
     };
-    format!("{error}{answer}\n{}\n{advice}", state(open))
+    format!("{error}{answer}\n{}\n{}", state(open), Advice(&error, open))
+}
+
+/// What to do about an error.
+struct Advice<'a>(&'a BuyError, &'a Open);
+
+impl fmt::Display for Advice<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(error, Open { id, network, .. }) = self;
+        let is_pending = End::of(error) == End::Lost;
+        match error {
+            BuyError::Unresolved { .. } => write!(
+                f,
+                "look up what became of it; on EVM chains a node knows: add --evm-rpc {}=URL. To pay again and perhaps twice, \
+                 add --abandon {id}",
+                printable(network)
+            ),
+            BuyError::Used { .. } => write!(
+                f,
+                "ask the seller for what you paid for and show the transaction; to pay again, add --abandon {id}"
+            ),
+            BuyError::AlreadyOpen { .. } => write!(
+                f,
+                "wait until it has run out; to pay again and perhaps twice, add --second-payment, or --abandon {id} to forget it"
+            ),
+            // It may have settled already, and its answer was lost.
+            _ if self.1.transaction.is_some() && !is_pending => write!(
+                f,
+                "look the transaction up: if it moved the money, ask the seller for what you paid for and show it. \
+                 The same command presents the same payment, and pays nothing more"
+            ),
+            _ => write!(
+                f,
+                "run the same command again: the same payment is presented"
+            ),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use clap::Parser;
-    use quittance_core::Reason;
+    use serde_json::json;
 
     use super::*;
 
@@ -333,14 +574,63 @@ mod tests {
         assert!(!error.contains("hunter2"), "{error}");
     }
 
+    fn receipt(said: Value) -> Receipt {
+        Receipt {
+            success: false,
+            error_reason: None,
+            error_message: None,
+            payer: None,
+            transaction: String::new(),
+            network: String::new(),
+            said,
+            unclear: None,
+        }
+    }
+
     /// A receipt's words went to the terminal as the server wrote them, in JSON, which lets through what begins with U+009B.
     #[test]
     fn a_receipt_moves_no_cursor_and_fills_no_screen() {
-        let rejection = Reason::read("\u{9b}2J\u{1b}[Hno".to_owned()).into();
-        let receipt = SettleResponse::failed("a:1", &rejection, None, &"x".repeat(10_000));
-        let text = settlement(&receipt);
+        let said =
+            json!({ "errorReason": "\u{9b}2J\u{1b}[Hno", "transaction": "x".repeat(10_000) });
+        let text = settlement(&receipt(said));
         assert!(text.contains("2J[Hno") && text.len() < 1_000, "{text}");
         assert!(!text.contains(char::is_control), "{text}");
+    }
+
+    /// The help and README.md list every code.
+    #[test]
+    fn every_exit_code_is_documented() {
+        let readme = include_str!("../../../../README.md");
+        for code in 0..=End::BrokenOff as u8 {
+            assert!(HELP.contains(&format!("\n  {code} ")), "{code} in --help");
+            assert!(
+                readme.contains(&format!("| {code} |")),
+                "{code} in README.md"
+            );
+        }
+    }
+
+    #[test]
+    fn a_limit_that_is_no_amount_is_told_as_that() {
+        for text in ["abc", "-1", "1,5", "", "0x1", "1.0000000000000000001"] {
+            let error = line(&[&format!("--max={text}")]).unwrap_err().to_string();
+            assert!(error.contains("not an amount"), "{error}");
+        }
+        assert!(line(&["--max", "0.05"]).is_ok());
+    }
+
+    #[test]
+    fn a_node_is_a_network_and_a_url() {
+        let pay = line(&["--evm-rpc", "base=http://a.example/?key=hunter2"]).unwrap();
+        assert_eq!(pay.evm_rpc[0].0.id(), "eip155:8453");
+        for text in [
+            "http://a.example",
+            "nowhere=http://a.example",
+            "base=hunter2",
+        ] {
+            let error = line(&["--evm-rpc", text]).unwrap_err().to_string();
+            assert!(error.contains("--evm-rpc"), "{error}");
+        }
     }
 
     #[test]

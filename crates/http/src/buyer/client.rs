@@ -6,19 +6,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
-use quittance_core::wire::{PaymentRequirements, SettleResponse, header};
-use quittance_core::{Amount, Clock, Payer, PayerError, Quote, Reason, SystemClock, Version};
+use quittance_core::wire::{PaymentRequirements, header};
+use quittance_core::{
+    Amount, Asset, AuthorizationState, Clock, NoQuote, Payer, PayerError, Quote, Reason,
+    SystemClock, Timestamp, Version,
+};
 use reqwest::{Method, Request, Response};
 use sha2::{Digest, Sha256};
 use tracing::{debug, info};
 use url::Url;
 
+use super::address::{self, Clients};
 use super::error::{BuyError, NoAnswer, Open};
 use super::limits::{Limits, Purse};
 use super::offered::Offered;
 use super::present::{self, Answer, Deadline, PRESENTATIONS_MAX};
-use super::purchases::{Held, Key, Payment, Purchases, Standing};
+use super::purchases::{Asked, Held, Key, Payment, Purchases, Signed, Standing};
+use super::receipt::Receipt;
 use super::redirect;
+use super::refusal::{Word, word};
 use crate::printable::printable;
 
 /// How long a whole call may take until the answer begins, the payment's way onto the chain included.
@@ -32,8 +38,11 @@ const REDIRECTS_MAX: usize = 5;
 /// * It pays only with assets its payers know, and only up to its [`Limits`].
 /// * It pays only the origin it was asked to speak to, whatever redirects say.
 /// * It signs once for one purchase. When an answer is lost, or the payment is pending or refused, the same authorization
-///   is presented again, now or in a later call with the same request. Another one is signed only when the first is over
-///   for certain; where that cannot be known, the call ends with [`BuyError::Unresolved`].
+///   is presented again, now or in a later call with the same request. Another one is signed only when the chain shows that
+///   the first ran out unused, when no server ever saw it, or when a server that is [trusted](BuyerBuilder::trust) says that
+///   it moved nothing. Where that is not known, the call ends with [`BuyError::Unresolved`]; a payer with a node knows.
+/// * It does not pay for a HEAD request, which delivers nothing, and takes the conditions (`If-None-Match`) out of a
+///   request that pays: "not modified" would deliver nothing either.
 /// * It repeats a request by itself only where its method says that this is harmless, unless it is
 ///   [told to](BuyerBuilder::repeat_any_method).
 ///
@@ -53,13 +62,15 @@ pub struct Buyer {
 }
 
 struct Shared {
-    http: reqwest::Client,
+    http: Clients,
     payers: Vec<Box<dyn Payer>>,
     purse: Purse,
     purchases: Purchases,
     clock: Arc<dyn Clock>,
     timeout: Duration,
     repeat_any_method: bool,
+    allow_second_payments: bool,
+    trusted: Vec<Url>,
 }
 
 /// Puts a [`Buyer`] together.
@@ -69,6 +80,8 @@ pub struct BuyerBuilder {
     timeout: Duration,
     clock: Arc<dyn Clock>,
     repeat_any_method: bool,
+    allow_second_payments: bool,
+    trusted: Vec<String>,
     state_file: Option<PathBuf>,
 }
 
@@ -88,10 +101,12 @@ pub struct Cost {
     pub requirements: PaymentRequirements,
     /// How much, in atomic units.
     pub amount: Amount,
-    /// The server's receipt.
-    pub receipt: Option<SettleResponse>,
-    /// The payment, where the answer is an error and does not say that the money has moved. It was probably not charged;
-    /// it is kept and presented again by the next call with this request.
+    /// The asset, as the payer knows it.
+    pub asset: Asset,
+    /// The server's receipt, as far as it can be read.
+    pub receipt: Option<Receipt>,
+    /// The payment, where the answer is an error and does not say that the money has moved, or where it is a success and its
+    /// receipt says that the money has not. It is kept and presented again by the next call with this request.
     pub open: Option<Open>,
 }
 
@@ -102,6 +117,8 @@ pub struct Price {
     pub requirements: PaymentRequirements,
     /// How much, in atomic units.
     pub amount: Amount,
+    /// The asset, as the payer knows it.
+    pub asset: Asset,
     /// The payment that would be presented again; `None` where a new one would be signed.
     pub open: Option<Open>,
 }
@@ -111,7 +128,14 @@ struct Deal<'a> {
     payer: &'a dyn Payer,
     terms: &'a PaymentRequirements,
     quote: Quote,
+    asked: Asked,
     key: Key,
+}
+
+/// A request, and what identifies it: the request as it was made, before any redirect.
+struct Call {
+    request: Request,
+    asked: Asked,
 }
 
 /// What became of presenting a payment.
@@ -140,6 +164,8 @@ impl Buyer {
             timeout: TIMEOUT,
             clock: Arc::new(SystemClock),
             repeat_any_method: false,
+            allow_second_payments: false,
+            trusted: Vec::new(),
             state_file: None,
         }
     }
@@ -161,17 +187,21 @@ impl Buyer {
     /// As [`get`](Self::get).
     pub async fn execute(&self, request: Request) -> Result<Bought, BuyError> {
         let deadline = Deadline::after(self.shared.timeout);
-        let mut request = request;
-        let answer = self.ask(&mut request, deadline).await?;
+        let mut call = Call::of(request)?;
+        let answer = self.ask(&mut call.request, deadline).await?;
         if answer.status() != StatusCode::PAYMENT_REQUIRED {
             return Ok(Bought {
                 response: answer,
                 cost: None,
             });
         }
+        if call.request.method() == Method::HEAD {
+            let why = "a HEAD request is not paid for: its answer delivers nothing";
+            return Err(BuyError::Request(why.to_owned()));
+        }
         let offered = offered(answer, deadline).await?;
-        let deal = self.choose(&offered, &request)?;
-        self.buy(&request, &offered, &deal, deadline).await
+        let deal = self.choose(&offered, call.asked)?;
+        self.buy(&call.request, &offered, &deal, deadline).await
     }
 
     /// What [`execute`](Self::execute) would pay now; `None` where the server asks for nothing. The request is made, without
@@ -180,17 +210,18 @@ impl Buyer {
     /// # Errors
     /// As `execute`, where nothing would be paid.
     pub async fn price(&self, request: &Request) -> Result<Option<Price>, BuyError> {
-        let mut request = request.try_clone().ok_or_else(streaming)?;
+        let mut call = Call::of(request.try_clone().ok_or_else(streaming)?)?;
         let deadline = Deadline::after(self.shared.timeout);
-        let answer = self.ask(&mut request, deadline).await?;
+        let answer = self.ask(&mut call.request, deadline).await?;
         if answer.status() != StatusCode::PAYMENT_REQUIRED {
             return Ok(None);
         }
         let offered = offered(answer, deadline).await?;
-        let deal = self.choose(&offered, &request)?;
+        let deal = self.choose(&offered, call.asked)?;
         Ok(Some(Price {
             requirements: deal.terms.clone(),
             amount: deal.quote.amount,
+            asset: deal.quote.asset.clone(),
             open: self.waiting(&deal),
         }))
     }
@@ -200,8 +231,8 @@ impl Buyer {
         self.shared.purchases.open(self.shared.clock.now())
     }
 
-    /// Forgets an open payment, so that the next call for the same thing signs another one. For who has found out what
-    /// became of it, or would rather pay twice than not at all. Whether there was one with this id.
+    /// Forgets an open payment, so that the next call for the same thing signs another one. For callers that have found out
+    /// what became of it, or would rather pay twice than not at all. Whether there was one with this id.
     pub async fn abandon(&self, id: &str) -> bool {
         self.shared.purchases.abandon(id).await
     }
@@ -228,11 +259,11 @@ impl Buyer {
     }
 
     /// A way to pay for which a payment is open, or else the first, of those that some payer can pay and the limits allow.
-    fn choose<'a>(&'a self, offered: &'a Offered, request: &Request) -> Result<Deal<'a>, BuyError> {
+    fn choose<'a>(&'a self, offered: &'a Offered, asked: Asked) -> Result<Deal<'a>, BuyError> {
         let mut objections = offered.unreadable.clone();
         let mut deals = Vec::new();
         for terms in &offered.accepts {
-            match self.deal(terms, request) {
+            match self.deal(terms, asked) {
                 Ok(deal) => deals.push(deal),
                 Err(objection) => {
                     let (scheme, network) = (printable(&terms.scheme), printable(&terms.network));
@@ -255,22 +286,27 @@ impl Buyer {
     fn deal<'a>(
         &'a self,
         terms: &'a PaymentRequirements,
-        request: &Request,
+        asked: Asked,
     ) -> Result<Deal<'a>, String> {
-        let mut objection = "no payer for it".to_owned();
+        let mut objection = "no payer for this scheme and network".to_owned();
         for payer in &self.shared.payers {
-            let Some(quote) = payer.quote(terms) else {
-                continue;
+            let quote = match payer.quote(terms) {
+                Ok(quote) => quote,
+                Err(NoQuote::NotMine) => continue,
+                Err(NoQuote::Because(what)) => {
+                    // It may quote the server.
+                    objection = printable(&what);
+                    continue;
+                }
             };
             match self.shared.purse.allows(&quote) {
                 Ok(()) => {
-                    let key = Key::of(request, &terms.scheme, &quote)
-                        .ok_or("a streaming body cannot be sent again")?;
                     return Ok(Deal {
+                        key: Key::of(asked, &terms.scheme, &quote),
                         payer: payer.as_ref(),
                         terms,
                         quote,
-                        key,
+                        asked,
                     });
                 }
                 Err(over) => objection = over,
@@ -279,7 +315,7 @@ impl Buyer {
         Err(objection)
     }
 
-    /// Presents the payment that was signed for this before; or, if there is none or it is over, a new one.
+    /// Presents the payments that were signed for this before; or, if there is none or all are over, a new one.
     async fn buy(
         &self,
         request: &Request,
@@ -287,17 +323,18 @@ impl Buyer {
         deal: &Deal<'_>,
         deadline: Deadline,
     ) -> Result<Bought, BuyError> {
-        let now = self.shared.clock.now();
-        if let Some(held) = self.shared.purchases.take(deal.key, now) {
+        while let Some(held) = self.shared.purchases.take(deal.key, self.now()) {
             debug!("presenting a payment that was signed before");
-            if let Tried::Bought(bought) = self.present(request, deal, held, deadline).await? {
+            if let Tried::Bought(bought) = self.present_again(request, deal, held, deadline).await?
+            {
                 return Ok(*bought);
             }
         }
-        let held = self.sign(offered, deal, deadline).await?;
+        self.clear_other_terms(deal, deadline).await?;
+        let held = self.sign(request, offered, deal, deadline).await?;
         match self.present(request, deal, held, deadline).await? {
             Tried::Bought(bought) => Ok(*bought),
-            // Nobody takes the payments of a clock that is wrong by this much.
+            // No server takes the payments of a clock that is wrong by this much.
             Tried::Over => {
                 let what = "a new payment had run out before it was presented";
                 Err(PayerError::Requirements(what.to_owned()).into())
@@ -305,9 +342,92 @@ impl Buyer {
         }
     }
 
+    /// Presents a payment of an earlier call, unless the chain shows that it is over.
+    async fn present_again(
+        &self,
+        request: &Request,
+        deal: &Deal<'_>,
+        mut held: Held,
+        deadline: Deadline,
+    ) -> Result<Tried, BuyError> {
+        if held.payment.has_run_out(self.now()) {
+            match self.state_of(&held.payment, deadline).await {
+                AuthorizationState::Expired => {
+                    held.close().await;
+                    return Ok(Tried::Over);
+                }
+                AuthorizationState::Used(transaction) => held.payment.used(transaction),
+                AuthorizationState::Usable | AuthorizationState::Unknown => {}
+            }
+        }
+        match &held.payment.signed {
+            Signed::Header(_) => self.present(request, deal, held, deadline).await,
+            Signed::Payload(_) => {
+                let reason = "it is too old to be presented".to_owned();
+                Err(unresolved(&held, reason))
+            }
+        }
+    }
+
+    /// Makes sure that no payment for the same request on other terms can still move money, unless the caller allows it.
+    async fn clear_other_terms(&self, deal: &Deal<'_>, deadline: Deadline) -> Result<(), BuyError> {
+        if self.shared.allow_second_payments {
+            return Ok(());
+        }
+        while let Some(held) = self.shared.purchases.take_asked(deal.asked, self.now()) {
+            // What no server has seen is only forgotten.
+            let is_over = held.payment.standing == Standing::Unseen
+                || held.payment.has_run_out(self.now())
+                    && self.state_of(&held.payment, deadline).await == AuthorizationState::Expired;
+            if !is_over {
+                let open = Box::new(held.payment.open.clone());
+                return Err(BuyError::AlreadyOpen { open });
+            }
+            held.close().await;
+        }
+        Ok(())
+    }
+
+    /// What the chain says of a payment, by the first payer that has a node to ask.
+    async fn state_of(&self, payment: &Payment, deadline: Deadline) -> AuthorizationState {
+        let Some(payload) = payment.signed.payload() else {
+            return AuthorizationState::Unknown;
+        };
+        let Open {
+            network,
+            asset,
+            expires,
+            ..
+        } = &payment.open;
+        for payer in &self.shared.payers {
+            let asked = payer.authorization_state(network, asset, &payload, *expires);
+            let state = tokio::time::timeout_at(deadline.at(), asked).await;
+            match state {
+                Ok(AuthorizationState::Unknown) => {}
+                Ok(state) => return state,
+                Err(_) => break,
+            }
+        }
+        AuthorizationState::Unknown
+    }
+
+    fn now(&self) -> Timestamp {
+        self.shared.clock.now()
+    }
+
+    /// Whether the caller trusts the server of this request.
+    fn trusts(&self, request: &Request) -> bool {
+        let origin = request.url().origin();
+        self.shared
+            .trusted
+            .iter()
+            .any(|trusted| trusted.origin() == origin)
+    }
+
     /// Signs a new payment, within the limits.
     async fn sign(
         &self,
+        request: &Request,
         offered: &Offered,
         deal: &Deal<'_>,
         deadline: Deadline,
@@ -318,8 +438,9 @@ impl Buyer {
             clock,
             ..
         } = &*self.shared;
-        if !purchases.has_room(clock.now()) {
-            return Err(BuyError::TooManyOpen);
+        let origin = address::origin(request.url());
+        if !purchases.has_room(&origin, clock.now()) {
+            return Err(BuyError::TooManyOpen { origin });
         }
         purse.spend(&deal.quote).map_err(BuyError::OverLimit)?;
         let signing = deal.payer.pay(deal.terms, clock.now());
@@ -328,21 +449,31 @@ impl Buyer {
             .unwrap_or_else(|_| Err(PayerError::Signing("no signature in time".to_owned())));
         let (payload, expires) = signed.inspect_err(|_| purse.give_back(&deal.quote))?;
         let (version, value) = offered.pay(deal.terms, payload);
-        let asset = deal.quote.asset.as_ref();
+        let Quote {
+            network,
+            pay_to,
+            asset,
+            amount,
+        } = deal.quote.clone();
         let open = Open {
             id: id_of(&value),
-            network: deal.quote.network.clone(),
-            asset: asset.map_or_else(String::new, |asset| asset.address.clone()),
-            pay_to: deal.quote.pay_to.clone(),
-            amount: deal.quote.amount,
+            network,
+            origin,
+            asset: asset.address,
+            symbol: asset.symbol,
+            decimals: Some(asset.decimals),
+            pay_to,
+            amount,
             expires,
             transaction: None,
         };
         let payment = Payment {
+            asked: Some(deal.asked),
             version,
-            value,
+            signed: Signed::Header(value),
             standing: Standing::Unseen,
             open,
+            was_used: false,
         };
         Ok(purchases.hold(deal.key, payment))
     }
@@ -356,12 +487,13 @@ impl Buyer {
         deadline: Deadline,
     ) -> Result<Tried, BuyError> {
         let may_repeat = self.shared.repeat_any_method || request.method().is_idempotent();
+        let trusted = self.trusts(request);
         let mut presented = 0;
         loop {
             presented += 1;
             let before = held.show().await?;
             let sent = self.send(request, &held.payment, deadline).await;
-            let (ended, asked) = match heard(&mut held, before, sent, deadline).await {
+            let (ended, asked) = match heard(&mut held, before, sent, trusted, deadline).await {
                 Ok(Answer::Served(response, receipt)) => {
                     let bought = served(deal, held, *response, receipt).await;
                     return Ok(Tried::Bought(Box::new(bought)));
@@ -393,7 +525,11 @@ impl Buyer {
         deadline: Deadline,
     ) -> Result<Response, NoAnswer> {
         let mut paid = request.try_clone().expect("was cloned before");
-        let mut value: HeaderValue = payment.value.parse().expect("base64 is a header value");
+        address::unconditional(&mut paid);
+        let Signed::Header(value) = &payment.signed else {
+            return Err(NoAnswer::Late);
+        };
+        let mut value: HeaderValue = value.parse().expect("base64 is a header value");
         value.set_sensitive(true);
         let name = match payment.version {
             Version::V2 => header::PAYMENT_SIGNATURE,
@@ -408,19 +544,26 @@ impl Buyer {
         &self,
         held: Held,
         reason: String,
-        receipt: Option<SettleResponse>,
+        receipt: Option<Receipt>,
     ) -> Result<Tried, BuyError> {
-        let now = self.shared.clock.now();
+        let now = self.now();
         if held.payment.is_over(now) {
             debug!(reason, "a payment is over");
             held.close().await;
             return Ok(Tried::Over);
         }
         if held.payment.has_run_out(now) {
-            let open = Box::new(held.payment.open.clone());
-            return Err(BuyError::Unresolved { reason, open });
+            return Err(unresolved(&held, reason));
         }
         Err(refusal(&reason, receipt, &held))
+    }
+}
+
+impl Call {
+    fn of(mut request: Request) -> Result<Self, BuyError> {
+        address::move_credentials(&mut request);
+        let asked = Asked::of(&request).ok_or_else(streaming)?;
+        Ok(Self { request, asked })
     }
 }
 
@@ -435,6 +578,7 @@ async fn heard(
     held: &mut Held,
     before: Standing,
     sent: Result<Response, NoAnswer>,
+    trusted: bool,
     deadline: Deadline,
 ) -> Result<Answer, NoAnswer> {
     let answer = match sent {
@@ -444,27 +588,37 @@ async fn heard(
     match &answer {
         Err(error) if error.is_unsent() => held.payment.standing = before,
         Err(_) | Ok(Answer::Unavailable(..)) => {}
-        Ok(Answer::Refused(reason, receipt)) => held.take_down(reason, receipt.as_ref(), before),
+        Ok(Answer::Refused(reason, receipt)) => {
+            let word = word(reason, receipt.as_ref(), trusted);
+            held.take_down(word, receipt.as_ref(), before);
+        }
         Ok(Answer::Served(_, receipt) | Answer::Pending(receipt)) => {
             let reason = receipt
                 .as_ref()
                 .and_then(|receipt| receipt.error_reason.as_deref());
-            held.take_down(reason.unwrap_or_default(), receipt.as_ref(), before);
+            // Without a receipt such an answer says nothing of the payment.
+            let word = reason.map_or(Word::Unknown, |reason| {
+                word(reason, receipt.as_ref(), trusted)
+            });
+            held.take_down(word, receipt.as_ref(), before);
         }
     }
     held.keep().await;
     answer
 }
 
-/// What came for a payment. An error that does not say that the money moved leaves open whether it will.
+/// What came for a payment. An error that does not say that the money moved leaves open whether it will, and so do goods
+/// whose receipt says that the money has not moved.
 async fn served(
     deal: &Deal<'_>,
     held: Held,
     response: Response,
-    receipt: Option<SettleResponse>,
+    receipt: Option<Receipt>,
 ) -> Bought {
     let charged = receipt.as_ref().is_some_and(|receipt| receipt.success);
-    let open = if response.status().is_success() || charged {
+    let denied = receipt.as_ref().is_some_and(Receipt::denies);
+    let delivered = response.status().is_success() && !denied;
+    let open = if delivered || charged {
         info!(amount = %deal.quote.amount, network = deal.quote.network, "bought");
         held.close().await;
         None
@@ -474,6 +628,7 @@ async fn served(
     let cost = Cost {
         requirements: deal.terms.clone(),
         amount: deal.quote.amount,
+        asset: deal.quote.asset.clone(),
         receipt,
         open,
     };
@@ -483,7 +638,7 @@ async fn served(
     }
 }
 
-fn refusal(reason: &str, receipt: Option<SettleResponse>, held: &Held) -> BuyError {
+fn refusal(reason: &str, receipt: Option<Receipt>, held: &Held) -> BuyError {
     BuyError::Refused {
         reason: reason.to_owned(),
         receipt: receipt.map(Box::new),
@@ -491,7 +646,16 @@ fn refusal(reason: &str, receipt: Option<SettleResponse>, held: &Held) -> BuyErr
     }
 }
 
-fn pending(receipt: Option<SettleResponse>, held: &Held) -> BuyError {
+/// Why nothing new is signed though a payment has run out.
+fn unresolved(held: &Held, reason: String) -> BuyError {
+    let open = Box::new(held.payment.open.clone());
+    match held.payment.was_used {
+        true => BuyError::Used { reason, open },
+        false => BuyError::Unresolved { reason, open },
+    }
+}
+
+fn pending(receipt: Option<Receipt>, held: &Held) -> BuyError {
     refusal(Reason::SETTLEMENT_PENDING.code(), receipt, held)
 }
 
@@ -560,6 +724,26 @@ impl BuyerBuilder {
         }
     }
 
+    /// Signs another payment for a request though an earlier one, on other terms, may still move money. Without this, such a
+    /// call ends with [`BuyError::AlreadyOpen`]: a server whose price is another one at each call could collect each of them.
+    #[must_use]
+    pub fn allow_second_payments(self) -> Self {
+        Self {
+            allow_second_payments: true,
+            ..self
+        }
+    }
+
+    /// Trusts the server with this origin (`https://api.example.com`) to say truly that a payment moved nothing. It is believed
+    /// two things, both only where they name no transaction: that its handler failed or its terms were others, so that it never
+    /// asked to settle, and that its facilitator's journal says `settlement_expired`. For servers of one's own. Others are asked
+    /// to deliver and never believed; a payer with a node asks the chain.
+    #[must_use]
+    pub fn trust(mut self, origin: &str) -> Self {
+        self.trusted.push(origin.to_owned());
+        self
+    }
+
     /// Keeps open payments in this file, so that the next buyer with it presents them again; without it they end with the
     /// buyer. One buyer has it at a time. Only its owner can read it: the authorizations in it are worth money. It is
     /// written, and synced, before and after each presentation.
@@ -572,15 +756,13 @@ impl BuyerBuilder {
     /// The buyer.
     ///
     /// # Errors
-    /// When a limit is no amount, no HTTP client can be built, or the state file cannot be used.
+    /// When a limit is no amount, a trusted origin no URL, no HTTP client can be built, or the state file cannot be used.
     pub fn build(self) -> Result<Buyer, BuyError> {
         self.limits.check().map_err(BuyError::OverLimit)?;
-        let http = reqwest::Client::builder()
-            // Redirects are followed by us, or not at all.
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("quittance/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| BuyError::Client(error.without_url()))?;
+        let trusted: Result<Vec<Url>, _> = self.trusted.iter().map(|it| it.parse()).collect();
+        let trusted = trusted
+            .map_err(|error| BuyError::Request(format!("a trusted origin is no URL: {error}")))?;
+        let http = Clients::new()?;
         let purchases = match &self.state_file {
             Some(path) => Purchases::in_file(path)?,
             None => Purchases::default(),
@@ -594,6 +776,8 @@ impl BuyerBuilder {
                 clock: self.clock,
                 timeout: self.timeout,
                 repeat_any_method: self.repeat_any_method,
+                allow_second_payments: self.allow_second_payments,
+                trusted,
             }),
         })
     }

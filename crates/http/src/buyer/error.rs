@@ -1,15 +1,19 @@
 //! What a buyer says when it has bought nothing, and what it has out there then.
 
-use quittance_core::wire::SettleResponse;
+use std::error::Error;
+use std::fmt::Write;
+
 use quittance_core::{Amount, Malformed, PayerError, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::receipt::Receipt;
 use super::state::StateError;
 
 /// A payment that was signed and is not known to be over: whoever has it may still move the money, or has.
 ///
 /// The buyer keeps it and presents it again with the next call for the same thing. It signs another one for that only
-/// when this one is over for certain, or when it is told to [`abandon`](super::Buyer::abandon) it.
+/// when the chain, or a server that it trusts, shows that this one never moves money, or when it is told to
+/// [`abandon`](super::Buyer::abandon) it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Open {
@@ -17,8 +21,17 @@ pub struct Open {
     pub id: String,
     /// The network, by its CAIP-2 identifier.
     pub network: String,
+    /// The server it was signed for: scheme, host and port.
+    #[serde(default)]
+    pub origin: String,
     /// The asset, as the chain spells it.
     pub asset: String,
+    /// The asset's ticker; empty in files of older versions.
+    #[serde(default)]
+    pub symbol: String,
+    /// How many decimal places people write the asset with; `None` in files of older versions.
+    #[serde(default)]
+    pub decimals: Option<u8>,
     /// Who receives it, as the chain spells it.
     pub pay_to: String,
     /// How much, in atomic units.
@@ -28,6 +41,16 @@ pub struct Open {
     pub expires: Timestamp,
     /// The transaction that may have moved the money, where the server named one.
     pub transaction: Option<String>,
+}
+
+impl Open {
+    /// The amount for people, such as `0.01 USDC`.
+    pub fn sum(&self) -> String {
+        match self.decimals {
+            Some(decimals) => format!("{} {}", self.amount.to_decimal(decimals), self.symbol),
+            None => format!("{} atomic units of {}", self.amount, self.asset),
+        }
+    }
 }
 
 /// Moments as JSON numbers.
@@ -44,13 +67,18 @@ mod secs {
     }
 }
 
-/// Why there is no answer. Names no URL: there may be a secret in it.
+/// Why there is no answer. Names the host and not the rest of the URL: there may be a secret in it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NoAnswer {
     /// The connection was not made, or it broke.
-    #[error("{0}")]
-    Http(reqwest::Error),
+    #[error("{host}: {}", causes(error))]
+    Http {
+        /// Who was asked: host and port.
+        host: String,
+        /// What happened.
+        error: reqwest::Error,
+    },
     /// The time for the call is up.
     #[error("no answer in time")]
     Late,
@@ -59,14 +87,41 @@ pub enum NoAnswer {
 impl NoAnswer {
     /// Whether the request certainly reached nobody.
     pub(super) fn is_unsent(&self) -> bool {
-        matches!(self, Self::Http(error) if error.is_connect())
+        matches!(self, Self::Http { error, .. } if error.is_connect())
     }
 }
 
 impl From<reqwest::Error> for NoAnswer {
     fn from(error: reqwest::Error) -> Self {
-        Self::Http(error.without_url())
+        let host = error.url().map_or_else(
+            || "the server".to_owned(),
+            |url| {
+                let host = url.host_str().unwrap_or_default();
+                match url.port() {
+                    Some(port) => format!("{host}:{port}"),
+                    None => host.to_owned(),
+                }
+            },
+        );
+        let error = error.without_url();
+        Self::Http { host, error }
     }
+}
+
+/// An error with what caused it, down to the operating system's own words.
+fn causes(error: &reqwest::Error) -> String {
+    let mut text = String::new();
+    let mut cause: Option<&dyn Error> = Some(error);
+    while let Some(error) = cause {
+        let said = error.to_string();
+        // Libraries repeat what their own cause says.
+        if !text.contains(&said) {
+            let separator = if text.is_empty() { "" } else { ": " };
+            let _ = write!(text, "{separator}{said}");
+        }
+        cause = error.source();
+    }
+    crate::printable(&text)
 }
 
 /// Why nothing was bought.
@@ -102,9 +157,23 @@ pub enum BuyError {
     /// The limits do not allow it. Nothing was signed.
     #[error("over the limit: {0}")]
     OverLimit(String),
-    /// So many payments are open that no more are signed.
-    #[error("too many payments are open: nothing was signed")]
-    TooManyOpen,
+    /// So many payments to this server, or to all servers, are valid and in doubt that no more are signed.
+    #[error("too many payments to {origin} are open: nothing was signed")]
+    TooManyOpen {
+        /// The server that was to be paid.
+        origin: String,
+    },
+    /// An earlier payment for the same request, on other terms, may still move money: the server has changed its terms since.
+    /// Nothing was signed. Wait until it has run out, or [`abandon`](super::Buyer::abandon) it, or allow
+    /// [second payments](super::BuyerBuilder::allow_second_payments).
+    #[error(
+        "the terms have changed, and an earlier payment for this request may still move {}; nothing new was signed",
+        open.sum()
+    )]
+    AlreadyOpen {
+        /// The earlier payment.
+        open: Box<Open>,
+    },
     /// The file of open payments cannot be used. Nothing was presented.
     #[error(transparent)]
     State(#[from] StateError),
@@ -125,17 +194,28 @@ pub enum BuyError {
         /// The server's reason.
         reason: String,
         /// The receipt, if there was one. Its transaction may have moved the money all the same.
-        receipt: Option<Box<SettleResponse>>,
+        receipt: Option<Box<Receipt>>,
         /// The payment.
         open: Box<Open>,
     },
-    /// The payment that was signed for this before has run out, it may have moved the money, and the server does not
-    /// say. No other is signed: find out what became of it, and [`abandon`](super::Buyer::abandon) it if you want to pay
-    /// again.
+    /// The payment that was signed for this before has run out, and it is not known whether it moved the money: no payer has
+    /// a node that can say. No other is signed: find out what became of it, and [`abandon`](super::Buyer::abandon) it if you
+    /// want to pay again.
     #[error(
         "an earlier payment for this has run out and may have moved the money ({reason}); nothing new was signed"
     )]
     Unresolved {
+        /// The server's reason.
+        reason: String,
+        /// The earlier payment.
+        open: Box<Open>,
+    },
+    /// The chain says that the payment that was signed for this before was used, and the server does not deliver. No other is
+    /// signed: claim what was paid for, and [`abandon`](super::Buyer::abandon) the payment if you want to pay again.
+    #[error(
+        "an earlier payment for this was used on the chain, and the server does not deliver ({reason}); nothing new was signed"
+    )]
+    Used {
         /// The server's reason.
         reason: String,
         /// The earlier payment.
@@ -149,6 +229,8 @@ impl BuyError {
         match self {
             Self::Lost { open, .. }
             | Self::Refused { open, .. }
+            | Self::AlreadyOpen { open }
+            | Self::Used { open, .. }
             | Self::Unresolved { open, .. } => Some(open),
             _ => None,
         }

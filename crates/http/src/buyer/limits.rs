@@ -83,9 +83,7 @@ impl Purse {
 
     /// Whether a payment of this much is allowed by itself.
     pub(crate) fn allows(&self, quote: &Quote) -> Result<(), String> {
-        let Some(asset) = &quote.asset else {
-            return Err("the asset is not on the payer's own list".to_owned());
-        };
+        let asset = &quote.asset;
         let most = limit(&self.limits.per_payment, asset.decimals);
         if quote.amount <= most {
             return Ok(());
@@ -100,13 +98,10 @@ impl Purse {
     /// Takes the amount out of the purse, before anything is signed.
     pub(crate) fn spend(&self, quote: &Quote) -> Result<(), String> {
         self.allows(quote)?;
-        let Some(asset) = &quote.asset else {
-            return Err("the asset is not on the payer's own list".to_owned());
-        };
         let Some(total) = &self.limits.in_total else {
             return Ok(());
         };
-        let amount = scaled(quote.amount, asset).ok_or("more money than can be counted")?;
+        let amount = scaled(quote.amount, &quote.asset).ok_or("more money than can be counted")?;
         let mut spent = self.locked();
         let after = spent.checked_add(amount);
         let after = after.ok_or("more money than can be counted")?;
@@ -122,11 +117,10 @@ impl Purse {
 
     /// Puts back what was taken out and not signed for.
     pub(crate) fn give_back(&self, quote: &Quote) {
-        let taken = quote
-            .asset
-            .as_ref()
-            .filter(|_| self.limits.in_total.is_some());
-        if let Some(amount) = taken.and_then(|asset| scaled(quote.amount, asset)) {
+        if self.limits.in_total.is_none() {
+            return;
+        }
+        if let Some(amount) = scaled(quote.amount, &quote.asset) {
             let mut spent = self.locked();
             *spent = spent.checked_sub(amount).unwrap_or_default();
         }
@@ -165,11 +159,11 @@ mod tests {
         Quote {
             network: "a".to_owned(),
             pay_to: "0x2".to_owned(),
-            asset: Some(Asset {
+            asset: Asset {
                 address,
                 symbol,
                 decimals: 6,
-            }),
+            },
             amount: Amount::from(amount),
         }
     }
@@ -179,14 +173,6 @@ mod tests {
         let purse = Purse::new(Limits::default());
         assert!(purse.allows(&quote(1_000_000)).is_ok());
         assert!(purse.allows(&quote(1_000_001)).is_err());
-        assert!(
-            purse
-                .allows(&Quote {
-                    asset: None,
-                    ..quote(1)
-                })
-                .is_err()
-        );
     }
 
     #[test]
@@ -205,7 +191,7 @@ mod tests {
         let mut quote = quote(0);
         quote.network = network.to_owned();
         quote.amount = Amount::from_decimal(&whole.to_string(), decimals).unwrap();
-        quote.asset.as_mut().unwrap().decimals = decimals;
+        quote.asset.decimals = decimals;
         quote
     }
 
@@ -230,7 +216,7 @@ mod tests {
         more.amount = Amount::from_decimal(&"9".repeat(50), 6).unwrap();
         assert!(purse.spend(&more).is_err());
         let mut finer = quote(1);
-        finer.asset.as_mut().unwrap().decimals = 40;
+        finer.asset.decimals = 40;
         assert!(purse.spend(&finer).is_err());
         assert_eq!(*purse.locked(), Amount::ZERO);
     }

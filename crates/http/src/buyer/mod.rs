@@ -1,11 +1,13 @@
 //! The buyer's end: an HTTP client that pays within limits.
 
+mod address;
 mod client;
 mod error;
 mod limits;
 mod offered;
 mod present;
 mod purchases;
+mod receipt;
 mod redirect;
 mod refusal;
 mod state;
@@ -13,4 +15,5 @@ mod state;
 pub use client::{Bought, Buyer, BuyerBuilder, Cost, Price};
 pub use error::{BuyError, NoAnswer, Open};
 pub use limits::Limits;
+pub use receipt::Receipt;
 pub use state::StateError;

@@ -1,11 +1,8 @@
 //! What a server's answer 402 offers, of either protocol version.
 
-use http::HeaderMap;
 use quittance_core::json;
 use quittance_core::json::Object;
-use quittance_core::wire::{
-    PaymentPayload, PaymentRequirements, ResourceInfo, Rest, SettleResponse, header, v1,
-};
+use quittance_core::wire::{PaymentPayload, PaymentRequirements, ResourceInfo, Rest, header, v1};
 use quittance_core::{Malformed, Version};
 use reqwest::Response;
 use serde::Deserialize;
@@ -48,10 +45,12 @@ struct Versioned {
 }
 
 impl Offered {
-    /// Reads an answer: the header of version 2, or else, and only then, the body of version 1.
+    /// Reads an answer: the header, or the body where the header names no way to pay that can be read. Either may be of
+    /// either version: some servers write the terms of version 1 into the header, and some those of version 2 into the body.
     ///
     /// # Errors
-    /// When it cannot be read. What cannot be read may be quoted, and is printable.
+    /// When neither can be read; what is wrong with the header, if there is one. What cannot be read may be quoted, and is
+    /// printable.
     pub(super) async fn of(answer: Response) -> Result<Self, Malformed> {
         let plain = |malformed: Malformed| {
             Malformed::new(printable(&malformed.field), printable(&malformed.problem))
@@ -61,24 +60,33 @@ impl Offered {
 
     async fn read_answer(answer: Response) -> Result<Self, Malformed> {
         let name = header::PAYMENT_REQUIRED;
-        if let Some(value) = answer.headers().get(name) {
-            return Self::read(name, &header::text(name, value.as_bytes())?, Version::V2);
+        let from_header = answer.headers().get(name).map(|value| {
+            let text = header::text(name, value.as_bytes())?;
+            Self::read(name, &text)
+        });
+        if let Some(Ok(offered)) = &from_header
+            && !offered.accepts.is_empty()
+        {
+            return from_header.expect("looked at just now");
         }
-        let body = bounded::read(answer)
-            .await
-            .map_err(|error| Malformed::new("body", error))?;
-        Self::read("body", &body, Version::V1)
+        let from_body = match bounded::read(answer).await {
+            Ok(body) => Self::read("body", &body),
+            Err(error) => Err(Malformed::new("body", error)),
+        };
+        match (from_header, from_body) {
+            (None, body) => body,
+            (Some(_), Ok(body)) if !body.accepts.is_empty() => Ok(body),
+            (Some(Err(_)), Ok(body)) => Ok(body),
+            (Some(header), _) => header,
+        }
     }
 
-    fn read(name: &str, text: &[u8], version: Version) -> Result<Self, Malformed> {
+    fn read(name: &str, text: &[u8]) -> Result<Self, Malformed> {
         let Versioned { x402_version } = json::read(name, text)?;
-        if x402_version != version.number() {
-            let problem = format!(
-                "version {x402_version} is not spoken here, only {}",
-                version.number()
-            );
-            return Err(Malformed::new(format!("{name}.x402Version"), problem));
-        }
+        let version = Version::from_number(x402_version).ok_or_else(|| {
+            let problem = format!("unsupported version {x402_version}; supported: 1 and 2");
+            Malformed::new(format!("{name}.x402Version"), problem)
+        })?;
         let required: Required = json::read(name, text)?;
         let mut offered = Self {
             version,
@@ -142,13 +150,4 @@ fn lower(terms: v1::PaymentRequirements) -> PaymentRequirements {
         extra: terms.extra,
         rest: Rest::default(),
     }
-}
-
-/// The receipt in an answer. One that cannot be read is none.
-pub(super) fn receipt(headers: &HeaderMap) -> Option<SettleResponse> {
-    let names = [header::PAYMENT_RESPONSE, header::X_PAYMENT_RESPONSE];
-    let (name, value) = names
-        .into_iter()
-        .find_map(|name| Some((name, headers.get(name)?)))?;
-    header::decode(name, value.as_bytes()).ok()
 }

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use quittance_core::wire::SettleResponse;
 use reqwest::Response;
 use tokio::time::{Instant, timeout_at};
 
 use super::error::NoAnswer;
-use super::offered::{self, Offered};
+use super::offered::Offered;
+use super::receipt::Receipt;
 use super::redirect;
 use crate::printable::printable;
 use crate::retry::retry_after;
@@ -20,8 +20,11 @@ pub(super) const PRESENTATIONS_MAX: u32 = 3;
 /// The pause before a payment is presented again, where the server asks for none.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// The longest transaction id that is taken down. The longest of any chain has 88 characters.
-const TRANSACTION_MAX: usize = 128;
+/// The longest pause that a server can ask for. Longer ones end the call, and the payment is kept.
+const PAUSE_MAX: Duration = Duration::from_secs(600);
+
+/// How far away "no deadline" is: thirty years. The clock cannot add the longest durations.
+const NO_DEADLINE: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// When a call must be over.
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +32,7 @@ pub(super) struct Deadline(Instant);
 
 impl Deadline {
     pub(super) fn after(timeout: Duration) -> Self {
-        Self(Instant::now() + timeout)
+        Self(Instant::now() + timeout.min(NO_DEADLINE))
     }
 
     pub(super) fn at(self) -> Instant {
@@ -57,19 +60,19 @@ impl Deadline {
 #[derive(Debug)]
 pub(super) enum Answer {
     /// It answered with something, and perhaps with a receipt.
-    Served(Box<Response>, Option<SettleResponse>),
+    Served(Box<Response>, Option<Receipt>),
     /// Not decided: the same payment is to be presented again.
-    Pending(Option<SettleResponse>),
+    Pending(Option<Receipt>),
     /// It, or something before it, has no verdict.
     Unavailable(String, Option<Duration>),
     /// It did not accept the payment.
-    Refused(String, Option<SettleResponse>),
+    Refused(String, Option<Receipt>),
 }
 
 impl Answer {
     pub(super) async fn read(response: Response, deadline: Deadline) -> Self {
-        let receipt = offered::receipt(response.headers());
-        let is_pending = receipt.as_ref().is_some_and(SettleResponse::is_pending);
+        let receipt = Receipt::of(response.headers());
+        let is_pending = receipt.as_ref().is_some_and(Receipt::is_pending);
         match response.status() {
             // A transaction that is named is known, whatever stands over it.
             StatusCode::PAYMENT_REQUIRED
@@ -92,21 +95,25 @@ impl Answer {
                 let reason = reason.unwrap_or_else(|| "the server gives no reason".to_owned());
                 Self::Refused(reason, receipt)
             }
-            // Where it points to, nothing is paid and nothing is shown.
-            status if status.is_redirection() && !receipt.as_ref().is_some_and(|it| it.success) => {
-                let to = redirect::target(&response).map(|to| redirect::name(&to));
-                let to = to.unwrap_or_else(|| "nowhere".to_owned());
-                let reason = format!("the server redirects the payment to {to}; not followed");
-                Self::Refused(reason, receipt)
+            _ if receipt.as_ref().is_some_and(|it| it.success) => {
+                Self::Served(Box::new(response), receipt)
             }
-            _ => Self::Served(Box::new(response), receipt),
+            _ => match redirect::target(&response) {
+                // Where it points to, nothing is paid and nothing is shown.
+                Some(to) => {
+                    let to = redirect::name(&to);
+                    let reason = format!("the server redirects the payment to {to}; not followed");
+                    Self::Refused(reason, receipt)
+                }
+                None => Self::Served(Box::new(response), receipt),
+            },
         }
     }
 }
 
 async fn reason(
     response: Response,
-    receipt: Option<&SettleResponse>,
+    receipt: Option<&Receipt>,
     deadline: Deadline,
 ) -> Option<String> {
     let settled = receipt.and_then(|receipt| receipt.error_reason.clone());
@@ -120,20 +127,32 @@ async fn reason(
     Some(printable(&said?))
 }
 
-/// The transaction a receipt names. Ids are plain letters and digits on every chain; anything else is none.
-pub(super) fn transaction(receipt: Option<&SettleResponse>) -> Option<String> {
-    let transaction = &receipt?.transaction;
-    let is_one = (1..=TRANSACTION_MAX).contains(&transaction.len())
-        && transaction.bytes().all(|byte| byte.is_ascii_graphic());
-    is_one.then(|| transaction.clone())
-}
-
 /// Waits before the next presentation; whether there is time for one.
 pub(super) async fn pause(asked: Option<Duration>, deadline: Deadline) -> bool {
     let pause = asked.unwrap_or(PAUSE);
-    if pause >= deadline.left() {
+    if pause >= deadline.left() || pause > PAUSE_MAX {
         return false;
     }
     tokio::time::sleep(pause).await;
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The longest duration, which callers write for "no limit", overflowed the clock and panicked at every call.
+    #[tokio::test]
+    async fn no_time_limit_is_too_long() {
+        for timeout in [
+            Duration::MAX,
+            Duration::from_secs(u64::MAX / 2),
+            NO_DEADLINE,
+        ] {
+            let deadline = Deadline::after(timeout);
+            let answer = deadline.within(async { Ok::<_, NoAnswer>(1) }).await;
+            assert_eq!(answer.unwrap(), 1);
+            assert!(deadline.left() > NO_DEADLINE / 2);
+        }
+    }
 }

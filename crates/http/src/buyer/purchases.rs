@@ -2,79 +2,144 @@
 //!
 //! An authorization is money. When a paid request fails, signing a second one would pay twice as soon as the first one
 //! settles after all. So each purchase keeps the authorization it was made with, and presents that one again until the
-//! goods are there or the authorization is over for certain: no block may take it any more, and of all presentations it
-//! is known that they moved nothing.
+//! goods are there or the authorization is over for certain: the chain shows that it ran out unused, no server ever saw it, or a
+//! server that the caller trusts says that it moved nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use quittance_core::wire::SettleResponse;
+use quittance_core::json::Object;
+use quittance_core::wire::header;
 use quittance_core::{Quote, Timestamp, Version};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
 use tracing::warn;
+use url::Url;
 
 use super::error::Open;
-use super::present;
-use super::refusal::{self, Word};
+use super::receipt::Receipt;
+use super::refusal::Word;
 use super::state::{StateError, StateFile};
 
-/// How many payments are kept. Those of a working server are gone in a minute; a buyer with this many open ones has lost
-/// control of itself.
+/// How many payments that can be presented are kept. Those of a working server are gone in a minute; a buyer with this many
+/// open ones has lost control of itself.
 const OPEN_MAX: usize = 10_000;
 
 /// How many bytes of signed headers are kept. A header is one to three kilobytes, so this is no limit for honest servers;
 /// others could make each 32 KiB long.
 const BYTES_MAX: usize = 32 * 1024 * 1024;
 
+/// How many payments are kept of which only the facts are left, some 500 bytes each.
+const FACTS_MAX: usize = 10_000;
+
+/// The part of each limit that payments to one server may take: one over this. A server that loses every answer stops the
+/// purchases from itself, and needs three accomplices to stop those from others.
+const SHARE: usize = 4;
+
 /// How long after its expiry a payment may still be taken, in seconds: a block's time may be behind everybody's clock.
 const AFTER_EXPIRY_SECS: u64 = 60;
 
-/// What makes two requests the same purchase: method, URL, body, and what is paid to whom. Not the terms' `extra`: sellers
-/// put things into it that change with every answer.
+/// What makes two requests the same request: method, URL and body, as the caller asked for it. Where redirects lead is
+/// the server's choice and makes no other request of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Key(pub(super) [u8; 32]);
+pub(super) struct Asked(pub(super) [u8; 32]);
 
-impl Key {
+impl Asked {
     /// `None` where the body is a stream.
-    pub(super) fn of(request: &reqwest::Request, scheme: &str, quote: &Quote) -> Option<Self> {
+    pub(super) fn of(request: &reqwest::Request) -> Option<Self> {
         let body = match request.body() {
             None => &[][..],
             Some(body) => body.as_bytes()?,
         };
-        let mut url = request.url().clone();
+        let mut url: Url = request.url().clone();
         // Never sent.
         url.set_fragment(None);
-        let asset = quote.asset.as_ref().map_or("", |asset| &asset.address);
-        let amount = quote.amount.to_string();
-        let texts = [
-            request.method().as_str(),
-            url.as_str(),
-            scheme,
-            &quote.network,
-            asset,
-            &quote.pay_to,
-            &amount,
-        ];
-        let mut hash = Sha256::new();
-        for part in texts.map(str::as_bytes).into_iter().chain([body]) {
-            hash.update((part.len() as u64).to_be_bytes());
-            hash.update(part);
-        }
-        Some(Self(hash.finalize().into()))
+        let method = request.method().as_str();
+        Some(Self(hash(&[
+            method.as_bytes(),
+            url.as_str().as_bytes(),
+            body,
+        ])))
     }
 }
 
-/// A payment that was signed: the header that presents it, and what is known of it.
+/// What makes two requests the same purchase: the request, and what is paid to whom. Not the terms' `extra`: sellers put
+/// things into it that change with every answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Key(pub(super) [u8; 32]);
+
+impl Key {
+    pub(super) fn of(asked: Asked, scheme: &str, quote: &Quote) -> Self {
+        let amount = quote.amount.to_string();
+        let texts = [
+            scheme,
+            &quote.network,
+            &quote.asset.address,
+            &quote.pay_to,
+            &amount,
+        ];
+        let [scheme, network, asset, pay_to, amount] = texts.map(str::as_bytes);
+        Self(hash(&[&asked.0, scheme, network, asset, pay_to, amount]))
+    }
+}
+
+/// The hash of several texts, none of which runs into the next.
+fn hash(parts: &[&[u8]]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
+}
+
+/// What is kept of a signed payment.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Signed {
+    /// The header that presents it.
+    Header(String),
+    /// Only the payload, as JSON text. It has run out and cannot be presented any more; the chain can still be asked.
+    Payload(String),
+}
+
+impl Signed {
+    fn header_len(&self) -> usize {
+        match self {
+            Self::Header(value) => value.len(),
+            Self::Payload(_) => 0,
+        }
+    }
+
+    /// What the payer signed.
+    pub(super) fn payload(&self) -> Option<Object> {
+        #[derive(Deserialize)]
+        struct Presented {
+            payload: Object,
+        }
+        match self {
+            Self::Header(value) => {
+                let presented = header::decode::<Presented>("payment", value.as_bytes());
+                presented.ok().map(|presented| presented.payload)
+            }
+            Self::Payload(text) => serde_json::from_str(text).ok(),
+        }
+    }
+}
+
+/// A payment that was signed: what presents it, and what is known of it.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Payment {
+    /// For which request; `None` in files of older versions.
+    pub(super) asked: Option<Asked>,
     pub(super) version: Version,
-    pub(super) value: String,
+    pub(super) signed: Signed,
     pub(super) standing: Standing,
     pub(super) open: Open,
+    /// Whether the chain says that it was used. Learnt anew when need be, and not written down.
+    pub(super) was_used: bool,
 }
 
 impl fmt::Debug for Payment {
@@ -87,21 +152,23 @@ impl fmt::Debug for Payment {
     }
 }
 
-/// What those say who have seen a payment.
+/// What is known of a payment without asking the chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Standing {
-    /// Nobody has seen it.
+    /// No server has seen it.
     Unseen,
-    /// Each presentation was answered: it moved nothing.
-    Refused,
-    /// Somebody has it, and may have used it.
+    /// Each presentation was answered by a server that the caller trusts: it moved nothing.
+    Cleared,
+    /// A server has it, and may have used it. In older files `refused` meant that a server said otherwise, which proves
+    /// nothing.
+    #[serde(alias = "refused")]
     Doubtful,
 }
 
 impl Payment {
-    /// Whether it certainly has not moved any money and never will. While it is valid that is nobody's to say: who has it
-    /// can use it, whatever they tell.
+    /// Whether it certainly has not moved any money and never will, as far as can be known without the chain. Until it has run
+    /// out nothing rules that out: a server that has seen it can use it, whatever it says.
     pub(super) fn is_over(&self, now: Timestamp) -> bool {
         self.standing != Standing::Doubtful && self.has_run_out(now)
     }
@@ -111,11 +178,20 @@ impl Payment {
         now >= self.open.expires.plus_secs(AFTER_EXPIRY_SECS)
     }
 
+    /// Takes down that the chain says it was used.
+    pub(super) fn used(&mut self, transaction: Option<String>) {
+        self.was_used = true;
+        self.standing = Standing::Doubtful;
+        if transaction.is_some() {
+            self.open.transaction = transaction;
+        }
+    }
+
     /// Takes down what a server said of it. `before` is what was known before it was presented to that server.
     pub(super) fn note(&mut self, word: Word, before: Standing) {
         self.standing = match (word, before) {
-            (Word::NeverSettled, _) => Standing::Refused,
-            (Word::NotNow, Standing::Unseen | Standing::Refused) => Standing::Refused,
+            (Word::NeverSettled, _) => Standing::Cleared,
+            (Word::NotNow, Standing::Unseen | Standing::Cleared) => Standing::Cleared,
             (Word::NotNow, Standing::Doubtful) | (Word::Unknown, _) => Standing::Doubtful,
         };
     }
@@ -131,8 +207,6 @@ struct Entry {
 #[derive(Debug, Default)]
 struct Kept {
     entries: HashMap<Key, Vec<Entry>>,
-    count: usize,
-    bytes: usize,
     /// How many changes were written down, or are about to be.
     changes: u64,
     /// Where they are written down. Payments that somebody has seen are in it before anybody sees them.
@@ -191,22 +265,37 @@ impl Purchases {
         Ok(Self(Arc::new(Mutex::new(kept))))
     }
 
-    /// Takes the payment of this purchase that nobody presents; forgets those that are over.
+    /// Takes a payment of this purchase that no other call presents; forgets those that are over.
     pub(super) fn take(&self, key: Key, now: Timestamp) -> Option<Held> {
         let mut kept = self.locked();
         kept.retain(Some(key), |entry| entry.held || !entry.payment.is_over(now));
-        let entry = kept
-            .entries
-            .get_mut(&key)?
-            .iter_mut()
-            .find(|entry| !entry.held)?;
+        let entries = kept.entries.get_mut(&key)?;
+        let entry = entries.iter_mut().find(|entry| !entry.held)?;
+        Some(self.held(key, entry))
+    }
+
+    /// Takes a payment for this request, on whatever terms, that no other call presents.
+    pub(super) fn take_asked(&self, asked: Asked, now: Timestamp) -> Option<Held> {
+        let mut kept = self.locked();
+        let waits = |entry: &Entry| {
+            !entry.held && entry.payment.asked == Some(asked) && !entry.payment.is_over(now)
+        };
+        let mut all = kept.entries.iter_mut();
+        let (key, entry) = all.find_map(|(key, entries)| {
+            let entry = entries.iter_mut().find(|entry| waits(entry))?;
+            Some((*key, entry))
+        })?;
+        Some(self.held(key, entry))
+    }
+
+    fn held(&self, key: Key, entry: &mut Entry) -> Held {
         entry.held = true;
-        Some(Held {
+        Held {
             purchases: self.clone(),
             key,
             payment: entry.payment.clone(),
             unshown: None,
-        })
+        }
     }
 
     /// The payment of this purchase that waits to be presented again.
@@ -217,14 +306,17 @@ impl Purchases {
         Some(waiting.payment.open.clone())
     }
 
-    /// Whether there is room for one more.
-    pub(super) fn has_room(&self, now: Timestamp) -> bool {
+    /// Whether there is room for one more payment to this server. Payments that have run out make room: those that are
+    /// over are forgotten, and of the others only the facts are kept.
+    pub(super) fn has_room(&self, origin: &str, now: Timestamp) -> bool {
         let mut kept = self.locked();
-        let full = |kept: &Kept| kept.count >= OPEN_MAX || kept.bytes >= BYTES_MAX;
-        if full(&kept) {
-            kept.retain(None, |entry| entry.held || !entry.payment.is_over(now));
+        if !kept.is_full(origin) {
+            return true;
         }
-        !full(&kept)
+        kept.retain(None, |entry| entry.held || !entry.payment.is_over(now));
+        kept.keep_facts_only(now);
+        kept.forget_oldest(origin);
+        !kept.is_full(origin)
     }
 
     /// Keeps a payment that was signed just now, for who presents it.
@@ -250,9 +342,9 @@ impl Purchases {
     pub(super) async fn abandon(&self, id: &str) -> bool {
         let (found, saved) = {
             let mut kept = self.locked();
-            let before = kept.count;
+            let before = kept.count();
             kept.retain(None, |entry| entry.payment.open.id != id);
-            (kept.count < before, kept.save())
+            (kept.count() < before, kept.save())
         };
         saved.or_warn().await;
         found
@@ -266,8 +358,6 @@ impl Purchases {
 
 impl Kept {
     fn add(&mut self, key: Key, payment: Payment, held: bool) {
-        self.count += 1;
-        self.bytes += payment.value.len();
         let entry = Entry { payment, held };
         self.entries.entry(key).or_default().push(entry);
     }
@@ -294,30 +384,92 @@ impl Kept {
         payments.collect()
     }
 
+    fn count(&self) -> usize {
+        self.entries.values().map(Vec::len).sum()
+    }
+
+    /// Whether payments to this server, or to all, take all the room there is for those that can be presented.
+    fn is_full(&self, origin: &str) -> bool {
+        let (mut all, mut own) = ((0, 0), (0, 0));
+        for payment in self.entries.values().flatten().map(|entry| &entry.payment) {
+            let bytes = payment.signed.header_len();
+            if bytes == 0 {
+                continue;
+            }
+            all = (all.0 + 1, all.1 + bytes);
+            if payment.open.origin == origin {
+                own = (own.0 + 1, own.1 + bytes);
+            }
+        }
+        let is_full = |(count, bytes): (usize, usize), share: usize| {
+            count >= OPEN_MAX / share || bytes >= BYTES_MAX / share
+        };
+        is_full(all, 1) || is_full(own, SHARE)
+    }
+
+    /// Leaves the headers of payments that have run out away. What remains has a size that only the payer decides.
+    fn keep_facts_only(&mut self, now: Timestamp) {
+        for entry in self.entries.values_mut().flatten() {
+            let payment = &mut entry.payment;
+            if entry.held || !payment.has_run_out(now) {
+                continue;
+            }
+            if let Signed::Header(_) = &payment.signed {
+                let payload = payment.signed.payload();
+                let text = payload.map_or_else(String::new, |it| it.text().to_owned());
+                payment.signed = Signed::Payload(text);
+            }
+        }
+    }
+
+    /// Lets the oldest go of the payments of which only the facts are left, where there are too many: to this server, or to
+    /// all.
+    fn forget_oldest(&mut self, origin: &str) {
+        let mut facts: Vec<(Timestamp, String, bool)> = Vec::new();
+        for payment in self.entries.values().flatten().map(|entry| &entry.payment) {
+            if let Signed::Payload(_) = &payment.signed {
+                let Open { expires, id, .. } = &payment.open;
+                facts.push((*expires, id.clone(), payment.open.origin == origin));
+            }
+        }
+        facts.sort_unstable();
+        let own = facts.iter().filter(|(_, _, own)| *own).count();
+        let mut too_many_own = own.saturating_sub(FACTS_MAX / SHARE);
+        let mut too_many = facts.len().saturating_sub(FACTS_MAX).max(too_many_own);
+        let mut gone = HashSet::new();
+        for (_, id, own) in facts {
+            if too_many > 0 && (too_many_own == 0 || own) {
+                too_many -= 1;
+                too_many_own = too_many_own.saturating_sub(1);
+                gone.insert(id);
+            }
+        }
+        if gone.is_empty() {
+            return;
+        }
+        let count = gone.len();
+        warn!(
+            count,
+            origin, "the oldest payments in doubt are forgotten, to make room"
+        );
+        self.retain(None, |entry| !gone.contains(&entry.payment.open.id));
+    }
+
     /// Keeps those payments, of one purchase or of all, for which it says so.
     fn retain(&mut self, key: Option<Key>, stays: impl Fn(&Entry) -> bool) {
-        let Self {
-            entries,
-            count,
-            bytes,
-            ..
-        } = self;
-        let mut prune = |entries: &mut Vec<Entry>| {
-            entries.retain(|entry| {
-                let stays = stays(entry);
-                if !stays {
-                    *count -= 1;
-                    *bytes -= entry.payment.value.len();
-                }
-                stays
-            });
+        let prune = |entries: &mut Vec<Entry>| {
+            entries.retain(|entry| stays(entry));
             !entries.is_empty()
         };
         match key {
-            None => entries.retain(|_, entries| prune(entries)),
+            None => self.entries.retain(|_, entries| prune(entries)),
             Some(key) => {
-                if entries.get_mut(&key).is_some_and(|entries| !prune(entries)) {
-                    entries.remove(&key);
+                if self
+                    .entries
+                    .get_mut(&key)
+                    .is_some_and(|entries| !prune(entries))
+                {
+                    self.entries.remove(&key);
                 }
             }
         }
@@ -337,15 +489,11 @@ impl Kept {
 
 impl Held {
     /// Takes down what a server said of the payment. `before` is what was known before it was presented to that server.
-    pub(super) fn take_down(
-        &mut self,
-        reason: &str,
-        receipt: Option<&SettleResponse>,
-        before: Standing,
-    ) {
-        self.payment.note(refusal::word(reason, receipt), before);
-        if let Some(transaction) = present::transaction(receipt) {
-            self.payment.open.transaction = Some(transaction);
+    pub(super) fn take_down(&mut self, word: Word, receipt: Option<&Receipt>, before: Standing) {
+        self.payment.note(word, before);
+        let named = receipt.map(|receipt| &receipt.transaction);
+        if let Some(named) = named.filter(|named| !named.is_empty()) {
+            self.payment.open.transaction = Some(named.clone());
         }
     }
 
@@ -401,16 +549,17 @@ impl Drop for Held {
 mod tests {
     use super::*;
     use quittance_core::{Amount, Asset};
+    use serde_json::json;
 
     fn quote(amount: u64) -> Quote {
         Quote {
             network: "a:1".to_owned(),
             pay_to: "y".to_owned(),
-            asset: Some(Asset {
+            asset: Asset {
                 address: "x".to_owned(),
                 symbol: "USDC".to_owned(),
                 decimals: 6,
-            }),
+            },
             amount: Amount::from(amount),
         }
     }
@@ -425,42 +574,51 @@ mod tests {
                 .build()
                 .unwrap()
         };
-        let key = Key::of(&post("/a", "x"), "exact", &quote(1)).unwrap();
+        let key = |request: &reqwest::Request, scheme: &str, amount: u64| {
+            Key::of(Asked::of(request).unwrap(), scheme, &quote(amount))
+        };
+        let one = key(&post("/a", "x"), "exact", 1);
         for same in [post("/a", "x"), post("/a#part", "x")] {
-            assert_eq!(Key::of(&same, "exact", &quote(1)), Some(key));
+            assert_eq!(key(&same, "exact", 1), one);
         }
         for other in [
-            Key::of(&post("/b", "x"), "exact", &quote(1)),
-            Key::of(&post("/a", "y"), "exact", &quote(1)),
-            Key::of(&post("/a", "x"), "exact", &quote(2)),
-            Key::of(&post("/a", "x"), "upto", &quote(1)),
-            Key::of(
+            key(&post("/b", "x"), "exact", 1),
+            key(&post("/a", "y"), "exact", 1),
+            key(&post("/a", "x"), "exact", 2),
+            key(&post("/a", "x"), "upto", 1),
+            key(
                 &client.get("http://a.example/a").body("x").build().unwrap(),
                 "exact",
-                &quote(1),
+                1,
             ),
         ] {
-            assert_ne!(other, Some(key));
+            assert_ne!(other, one);
         }
     }
 
     fn payment(id: &str, expires: u64) -> Payment {
         Payment {
+            asked: Some(ASKED),
             version: Version::V2,
-            value: id.to_owned(),
+            signed: Signed::Header(header::encode(&json!({ "payload": { "nonce": id } }))),
             standing: Standing::Unseen,
             open: Open {
                 id: id.to_owned(),
                 network: "a:1".to_owned(),
+                origin: "http://a.example".to_owned(),
                 asset: "x".to_owned(),
+                symbol: "USDC".to_owned(),
+                decimals: Some(6),
                 pay_to: "y".to_owned(),
                 amount: Amount::from(1),
                 expires: Timestamp::from_secs(expires),
                 transaction: None,
             },
+            was_used: false,
         }
     }
 
+    const ASKED: Asked = Asked([9; 32]);
     const NOW: Timestamp = Timestamp::from_secs(100);
     const LONG_AFTER: Timestamp = Timestamp::from_secs(1_000_000);
 
@@ -482,11 +640,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_payment_that_was_refused_is_over_when_no_block_may_take_it_any_more() {
+    async fn a_payment_that_was_cleared_is_over_when_no_block_may_take_it_any_more() {
         let (purchases, key) = (Purchases::default(), Key([1; 32]));
         for (word, before) in [
             (Word::NotNow, Standing::Unseen),
-            (Word::NotNow, Standing::Refused),
+            (Word::NotNow, Standing::Cleared),
             (Word::NeverSettled, Standing::Doubtful),
         ] {
             let mut held = purchases.hold(key, payment("a", 160));
@@ -501,7 +659,7 @@ mod tests {
             assert!(purchases.take(key, last).is_some());
             assert!(purchases.take(key, last.plus_secs(1)).is_none());
         }
-        assert_eq!(purchases.locked().count, 0);
+        assert_eq!(purchases.locked().count(), 0);
     }
 
     #[tokio::test]
@@ -545,23 +703,99 @@ mod tests {
     #[test]
     fn what_is_printed_of_a_payment_is_not_the_payment() {
         let secret = Payment {
-            value: "hunter2".to_owned(),
+            signed: Signed::Header("hunter2".to_owned()),
             ..payment("a", 160)
         };
         let held = Purchases::default().hold(Key([1; 32]), secret);
         assert!(!format!("{held:?}").contains("hunter2"));
     }
 
+    fn key(at: u64) -> Key {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&at.to_be_bytes());
+        Key(key)
+    }
+
+    fn lost_answers(purchases: &Purchases, origin: &str, numbers: std::ops::Range<u64>) {
+        for at in numbers {
+            let mut payment = payment(&at.to_string(), 160);
+            payment.open.origin = origin.to_owned();
+            payment.standing = Standing::Doubtful;
+            drop(purchases.hold(key(at), payment));
+        }
+    }
+
+    /// Payments in doubt were kept whole for ever, and in the end nothing was bought any more, from any server.
+    #[test]
+    fn lost_answers_of_one_server_take_only_its_own_room_and_make_room_when_they_have_run_out() {
+        let purchases = Purchases::default();
+        let share = (OPEN_MAX / SHARE) as u64;
+        lost_answers(&purchases, "http://a.example", 0..share);
+        assert!(!purchases.has_room("http://a.example", NOW));
+        assert!(purchases.has_room("http://b.example", NOW));
+        assert!(purchases.has_room("http://a.example", LONG_AFTER));
+        // They are still known, and what was signed can still be looked up on the chain.
+        let held = purchases.take(key(7), LONG_AFTER).unwrap();
+        assert_eq!(held.payment.standing, Standing::Doubtful);
+        assert!(matches!(held.payment.signed, Signed::Payload(_)));
+        let payload = held.payment.signed.payload().unwrap();
+        assert_eq!(payload.tree()["nonce"], "7");
+    }
+
+    #[test]
+    fn a_servers_long_terms_take_only_its_own_room() {
+        let purchases = Purchases::default();
+        let long = "x".repeat(31_000);
+        for at in 0..300 {
+            let mut payment = payment(&at.to_string(), 160);
+            payment.standing = Standing::Doubtful;
+            let presented = json!({ "extensions": { "x": long }, "payload": { "nonce": at } });
+            payment.signed = Signed::Header(header::encode(&presented));
+            drop(purchases.hold(key(at), payment));
+        }
+        assert!(!purchases.has_room("http://a.example", NOW));
+        assert!(purchases.has_room("http://b.example", NOW));
+        assert!(purchases.has_room("http://a.example", LONG_AFTER));
+        let kept = purchases.locked();
+        let texts = kept
+            .entries
+            .values()
+            .flatten()
+            .map(|entry| match &entry.payment.signed {
+                Signed::Header(text) | Signed::Payload(text) => text.len(),
+            });
+        assert!(texts.sum::<usize>() < 300 * 100);
+    }
+
+    #[test]
+    fn the_oldest_facts_are_let_go_when_there_are_too_many_and_only_of_the_server_that_fills_them()
+    {
+        let purchases = Purchases::default();
+        lost_answers(&purchases, "http://b.example", 0..10);
+        let first = 100;
+        let share = (FACTS_MAX / SHARE) as u64;
+        for round in 0..2 {
+            let from = first + round * share;
+            lost_answers(&purchases, "http://a.example", from..from + share);
+            assert!(purchases.has_room("http://a.example", LONG_AFTER));
+        }
+        let kept = purchases.locked().count();
+        assert_eq!(kept, FACTS_MAX / SHARE + 10);
+        let open = purchases.open(LONG_AFTER);
+        let others = open.iter().filter(|open| open.origin == "http://b.example");
+        assert_eq!(others.count(), 10);
+    }
+
     #[test]
     fn open_payments_are_bounded_and_those_that_are_over_make_room() {
         let purchases = Purchases::default();
         for at in 0..OPEN_MAX as u64 {
-            let mut key = [0; 32];
-            key[..8].copy_from_slice(&at.to_be_bytes());
-            drop(purchases.hold(Key(key), payment(&at.to_string(), 160)));
+            let mut payment = payment(&at.to_string(), 160);
+            payment.open.origin = format!("http://{}.example", at % 100);
+            drop(purchases.hold(key(at), payment));
         }
-        assert!(!purchases.has_room(NOW));
-        assert!(purchases.has_room(LONG_AFTER));
-        assert_eq!(purchases.locked().count, 0);
+        assert!(!purchases.has_room("http://a.example", NOW));
+        assert!(purchases.has_room("http://a.example", LONG_AFTER));
+        assert_eq!(purchases.locked().count(), 0);
     }
 }

@@ -4,14 +4,18 @@ use http::header::LOCATION;
 use reqwest::{Method, Response, StatusCode};
 use url::Url;
 
+use super::address::without_credentials;
 use super::error::BuyError;
 use crate::printable::printable;
 
 /// Where an answer sends the request; `None` for an answer that is none of those.
 pub(super) fn target(answer: &Response) -> Option<Url> {
     let location = answer.headers().get(LOCATION)?.to_str().ok()?;
-    matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308)
-        .then(|| answer.url().join(location).ok())?
+    let redirects = matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308);
+    let mut to = redirects.then(|| answer.url().join(location).ok())??;
+    // A server does not choose as whom a buyer logs in.
+    without_credentials(&mut to);
+    Some(to)
 }
 
 /// Where to ask next; `None` where this is the answer.

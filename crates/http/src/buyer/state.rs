@@ -10,10 +10,13 @@ use quittance_core::Version;
 use serde::{Deserialize, Serialize};
 
 use super::error::Open;
-use super::purchases::{Key, Payment, Standing};
+use super::purchases::{Asked, Key, Payment, Signed, Standing};
 
-/// The only version of the file there is.
-const VERSION: u64 = 1;
+/// The version that is written. Version 1, which had less in it, is read as well.
+const VERSION: u64 = 2;
+
+/// How many symbolic links are followed to the file: as many as Linux follows.
+const LINKS_MAX: usize = 40;
 
 /// Why open payments cannot be kept in a file.
 #[derive(Debug, thiserror::Error)]
@@ -46,8 +49,16 @@ struct Saved {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct SavedPayment {
     purchase: String,
+    /// The request; since version 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    asked: Option<String>,
     x402_version: u64,
-    header: String,
+    /// Either this or the payload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    header: Option<String>,
+    /// What was signed, where the payment has run out and is only kept to be looked up; since version 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    payload: Option<String>,
     standing: Standing,
     open: Open,
 }
@@ -59,6 +70,8 @@ impl StateFile {
             path: path.to_owned(),
             problem,
         };
+        // Two names of one file are one file: the lock and the file stand where the last link points to.
+        let path = &resolve(path).map_err(|failed| error(failed.to_string()))?;
         let lock = lock(path).map_err(|failed| match failed {
             TryLockError::Error(failed) => error(failed.to_string()),
             TryLockError::WouldBlock => error("another buyer has it".to_owned()),
@@ -108,10 +121,52 @@ impl StateFile {
     }
 }
 
-fn lock(path: &Path) -> Result<File, TryLockError> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(TryLockError::Error)?;
+/// Where a file really is, or will be: its folder, made if need be, without links, and its name, links followed. Always an
+/// absolute path.
+fn resolve(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        let Ok(target) = fs::read_link(&path) else {
+            let folder = folder_of(&path);
+            make_folder(&folder)?;
+            let name = path.file_name();
+            let name = name.ok_or_else(|| io::Error::other("it is not the name of a file"))?;
+            return Ok(fs::canonicalize(folder)?.join(name));
+        };
+        path = folder_of(&path).join(target);
     }
+    Err(io::Error::other("too many symbolic links"))
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// Makes a folder and those above it, so that all of them survive a crash.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = folder
+        .ancestors()
+        .take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists())
+        .collect();
+    fs::create_dir_all(folder)?;
+    for made in missing {
+        sync_folder(&folder_of(made))?;
+    }
+    Ok(())
+}
+
+/// Writes a folder's own entries to the disk: a file's new name is one of them.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    match cfg!(unix) {
+        true => File::open(folder)?.sync_all(),
+        false => Ok(()),
+    }
+}
+
+fn lock(path: &Path) -> Result<File, TryLockError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let lock = private().truncate(false).open(name);
@@ -142,53 +197,68 @@ fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     file.write_all(text)?;
     file.sync_all()?;
     fs::rename(&new, path)?;
-    match path.parent() {
-        // The new name must survive a crash as well.
-        Some(folder) if cfg!(unix) && !folder.as_os_str().is_empty() => {
-            File::open(folder)?.sync_all()
-        }
-        _ => Ok(()),
-    }
+    sync_folder(&folder_of(path))
 }
 
 fn save(key: &Key, payment: &Payment) -> SavedPayment {
+    let (header, payload) = match payment.signed.clone() {
+        Signed::Header(value) => (Some(value), None),
+        Signed::Payload(text) => (None, Some(text)),
+    };
     SavedPayment {
-        purchase: key.0.iter().map(|byte| format!("{byte:02x}")).collect(),
+        purchase: hexadecimal(&key.0),
+        asked: payment.asked.map(|asked| hexadecimal(&asked.0)),
         x402_version: payment.version.number(),
-        header: payment.value.clone(),
+        header,
+        payload,
         standing: payment.standing,
         open: payment.open.clone(),
     }
 }
 
+fn hexadecimal(hash: &[u8; 32]) -> String {
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn read(text: &[u8]) -> Result<Vec<(Key, Payment)>, String> {
     let saved: Saved = serde_json::from_slice(text).map_err(|error| error.to_string())?;
-    if saved.version != VERSION {
-        return Err(format!("version {} is not read here", saved.version));
+    if !(1..=VERSION).contains(&saved.version) {
+        return Err(format!("unsupported version {} of the file", saved.version));
     }
     saved.payments.into_iter().map(restore).collect()
 }
 
 fn restore(saved: SavedPayment) -> Result<(Key, Payment), String> {
-    let key = key(&saved.purchase).ok_or("a purchase is not 64 hexadecimal digits")?;
-    let version = Version::from_number(saved.x402_version).ok_or("an unknown x402Version")?;
-    let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte);
-    if !saved.header.bytes().all(is_base64) {
-        return Err("a header is not base64".to_owned());
+    let key = hash(&saved.purchase).ok_or("a purchase is not 64 hexadecimal digits")?;
+    let asked = saved.asked.map(|text| hash(&text).map(Asked));
+    if asked == Some(None) {
+        return Err("a request is not 64 hexadecimal digits".to_owned());
     }
     let payment = Payment {
-        version,
-        value: saved.header,
+        asked: asked.flatten(),
+        version: Version::from_number(saved.x402_version).ok_or("an unknown x402Version")?,
+        signed: match (saved.header, saved.payload) {
+            (Some(value), None) if is_base64(&value) => Signed::Header(value),
+            (Some(_), None) => return Err("a header is not base64".to_owned()),
+            (None, Some(text)) => Signed::Payload(text),
+            _ => return Err("a payment has neither or both of header and payload".to_owned()),
+        },
         standing: saved.standing,
         open: saved.open,
+        was_used: false,
     };
-    Ok((key, payment))
+    Ok((Key(key), payment))
 }
 
-fn key(text: &str) -> Option<Key> {
+fn is_base64(text: &str) -> bool {
+    let belongs = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte);
+    text.bytes().all(belongs)
+}
+
+fn hash(text: &str) -> Option<[u8; 32]> {
     // The same form as a payment's identity.
     let id: quittance_core::PaymentId = text.parse().ok()?;
-    Some(Key(*id.as_bytes()))
+    Some(*id.as_bytes())
 }
 
 #[cfg(test)]
@@ -202,7 +272,7 @@ mod tests {
         for text in [
             "",
             "{}",
-            r#"{"version":2,"payments":[]}"#,
+            r#"{"version":3,"payments":[]}"#,
             r#"{"version":1,"payments":[{}]}"#,
         ] {
             fs::write(&path, text).unwrap();
@@ -234,5 +304,93 @@ mod tests {
         assert!(second.to_string().contains("another buyer"), "{second}");
         drop(first);
         assert!(StateFile::open(&path).is_ok());
+    }
+
+    /// What a refusal once was believed to prove is not believed any more.
+    #[test]
+    fn a_file_of_version_1_is_read_and_its_refused_payments_are_in_doubt() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("purchases.json");
+        let open = r#"{"id":"a","network":"a:1","asset":"x","payTo":"y","amount":"1","expires":160,"transaction":null}"#;
+        let text = format!(
+            r#"{{"version":1,"payments":[{{"purchase":"{}","x402Version":2,"header":"e30=","standing":"refused","open":{open}}}]}}"#,
+            "ab".repeat(32)
+        );
+        fs::write(&path, text).unwrap();
+        let (file, payments) = StateFile::open(&path).unwrap();
+        let [(key, payment)] = payments.as_slice() else {
+            panic!("{payments:?}");
+        };
+        assert_eq!(
+            (payment.standing, payment.asked),
+            (Standing::Doubtful, None)
+        );
+        file.write(1, &payments).unwrap();
+        drop(file);
+        let (_, again) = StateFile::open(&path).unwrap();
+        assert_eq!(again, [(*key, payment.clone())]);
+    }
+
+    #[test]
+    fn a_payment_of_which_only_the_facts_are_left_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("purchases.json");
+        let (file, _) = StateFile::open(&path).unwrap();
+        let open = serde_json::json!({ "id": "a", "network": "a:1", "asset": "x", "payTo": "y", "amount": "1",
+            "expires": 160, "transaction": "0x1", "origin": "http://a.example", "symbol": "USDC", "decimals": 6 });
+        let payment = Payment {
+            asked: Some(Asked([2; 32])),
+            version: Version::V1,
+            signed: Signed::Payload("{}".to_owned()),
+            standing: Standing::Doubtful,
+            open: serde_json::from_value(open).unwrap(),
+            was_used: false,
+        };
+        let payments = [(Key([1; 32]), payment)];
+        file.write(1, &payments).unwrap();
+        drop(file);
+        assert_eq!(StateFile::open(&path).unwrap().1, payments);
+    }
+
+    /// Two buyers with one file, over a link, signed twice; and the first change put a file in the link's place.
+    #[cfg(unix)]
+    #[test]
+    fn a_file_has_one_lock_whatever_links_lead_to_it_and_a_link_stays_one() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data/purchases.json");
+        let (link, over) = (
+            folder.path().join("link.json"),
+            folder.path().join("over.json"),
+        );
+        symlink("data/purchases.json", &link).unwrap();
+        symlink("link.json", &over).unwrap();
+        // The link leads to a file that is not there yet.
+        let (file, _) = StateFile::open(&over).unwrap();
+        file.write(1, &[]).unwrap();
+        for name in [&path, &link, &over] {
+            let second = StateFile::open(name).unwrap_err();
+            assert!(second.to_string().contains("another buyer"), "{second}");
+        }
+        for link in [&link, &over] {
+            assert!(fs::symlink_metadata(link).unwrap().is_symlink());
+        }
+        assert!(fs::symlink_metadata(&path).unwrap().is_file());
+        symlink("round.json", folder.path().join("round.json")).unwrap();
+        assert!(StateFile::open(&folder.path().join("round.json")).is_err());
+    }
+
+    /// A file in the working folder has no folder in its name, and that folder was not synced.
+    #[test]
+    fn where_a_file_is_has_always_a_folder() {
+        for (path, folder) in [
+            ("a.json", "."),
+            ("./a.json", "."),
+            ("b/a.json", "b"),
+            ("/a.json", "/"),
+        ] {
+            assert_eq!(folder_of(Path::new(path)), Path::new(folder), "{path}");
+        }
+        assert!(resolve(Path::new("Cargo.toml")).unwrap().is_absolute());
     }
 }

@@ -6,7 +6,7 @@
     reason = "each test binary uses its part, and stops where it cannot go on"
 )]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -22,8 +22,9 @@ use quittance_core::wire::{
     VerifyResponse, header,
 };
 use quittance_core::{
-    Amount, Asset, Facilitator, FacilitatorError, ManualClock, Network, Offer, OfferError, Payer,
-    PayerError, PaymentId, PaymentRequest, Quote, Reason, Timestamp,
+    Amount, Asset, AuthorizationState, Facilitator, FacilitatorError, ManualClock, Network,
+    NoQuote, Offer, OfferError, Payer, PayerError, PaymentId, PaymentRequest, Quote, Reason,
+    Timestamp,
 };
 use quittance_http::{Buyer, BuyerBuilder};
 use serde_json::{Value, json};
@@ -51,6 +52,18 @@ pub async fn listen(app: Router) -> String {
 pub struct TestPayer {
     pub signed: Arc<AtomicUsize>,
     pub broken: Arc<AtomicBool>,
+    /// What the chain says of each payment, by its number; of the others it says nothing.
+    pub states: Arc<Mutex<BTreeMap<u64, AuthorizationState>>>,
+}
+
+impl TestPayer {
+    pub fn signed(&self) -> usize {
+        self.signed.load(Ordering::SeqCst)
+    }
+
+    pub fn chain_says(&self, number: u64, state: AuthorizationState) {
+        self.states.lock().unwrap().insert(number, state);
+    }
 }
 
 #[async_trait]
@@ -59,16 +72,21 @@ impl Payer for TestPayer {
         "payer"
     }
 
-    fn quote(&self, terms: &PaymentRequirements) -> Option<Quote> {
-        let known = terms.scheme == "exact" && ["test", "test:1"].contains(&&*terms.network);
-        known.then(|| Quote {
+    fn quote(&self, terms: &PaymentRequirements) -> Result<Quote, NoQuote> {
+        if terms.scheme != "exact" || !["test", "test:1"].contains(&&*terms.network) {
+            return Err(NoQuote::NotMine);
+        }
+        if !terms.asset.eq_ignore_ascii_case("coin") {
+            return Err(NoQuote::because("the asset is not on the payer's own list"));
+        }
+        Ok(Quote {
             network: "test:1".to_owned(),
             pay_to: terms.pay_to.to_lowercase(),
-            asset: terms.asset.eq_ignore_ascii_case("coin").then(|| Asset {
+            asset: Asset {
                 address: "coin".to_owned(),
                 symbol: "COIN".to_owned(),
                 decimals: 6,
-            }),
+            },
             amount: terms.amount.parse().unwrap_or(Amount::from(u64::MAX)),
         })
     }
@@ -84,6 +102,20 @@ impl Payer for TestPayer {
         let number = self.signed.fetch_add(1, Ordering::SeqCst);
         let payload = Object::of(&json!({ "number": number })).unwrap();
         Ok((payload, now.plus_secs(terms.max_timeout_seconds)))
+    }
+
+    async fn authorization_state(
+        &self,
+        network: &str,
+        asset: &str,
+        payload: &Object,
+        _expires: Timestamp,
+    ) -> AuthorizationState {
+        assert_eq!((network, asset), ("test:1", "coin"));
+        let number = payload.tree()["number"].as_u64().unwrap();
+        let states = self.states.lock().unwrap();
+        let state = states.get(&number).cloned();
+        state.unwrap_or(AuthorizationState::Unknown)
     }
 }
 
@@ -112,9 +144,13 @@ pub fn refusal(error: &str) -> Response {
 }
 
 /// An answer with a receipt.
-pub fn with_receipt(mut answer: Response, receipt: &SettleResponse) -> Response {
-    let value = header::encode(receipt).parse().unwrap();
-    answer.headers_mut().insert(header::PAYMENT_RESPONSE, value);
+pub fn with_receipt(answer: Response, receipt: &SettleResponse) -> Response {
+    with_header(answer, header::PAYMENT_RESPONSE, &header::encode(receipt))
+}
+
+/// An answer with a header.
+pub fn with_header(mut answer: Response, name: &'static str, value: &str) -> Response {
+    answer.headers_mut().insert(name, value.parse().unwrap());
     answer
 }
 

@@ -1,0 +1,32 @@
+//! `quittance completions`.
+
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory};
+use clap_complete::Shell;
+
+use super::{Command, Ended};
+
+/// How to use it, under `--help`.
+const EXAMPLES: &str = "\
+Examples:
+  quittance completions bash > ~/.local/share/bash-completion/completions/quittance
+  quittance completions zsh > ~/.zfunc/_quittance
+  quittance completions fish > ~/.config/fish/completions/quittance.fish";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Completions {
+    /// The shell.
+    shell: Shell,
+}
+
+impl Completions {
+    pub(super) fn run(self) -> Ended {
+        let mut command = Command::command();
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut command, "quittance", &mut script);
+        std::io::Write::write_all(&mut std::io::stdout(), &script)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
