@@ -882,11 +882,14 @@ async fn compressed_terms_are_read_and_what_they_unpack_to_is_bounded() {
 async fn nothing_is_paid_for_a_head_request_or_for_what_is_not_modified() {
     let server = Server::start().await;
     let shop = purchaser(|builder| builder);
-    let head = || Request::new(Method::HEAD, server.url.parse().unwrap());
-    let refused = shop.buyer.execute(head()).await;
-    assert!(matches!(refused, Err(BuyError::Request(_))), "{refused:?}");
-    // It can be asked for the price.
-    let price = shop.buyer.price(&head()).await.unwrap().unwrap();
+    for method in [Method::HEAD, Method::OPTIONS, Method::TRACE] {
+        let request = Request::new(method, server.url.parse().unwrap());
+        let refused = shop.buyer.execute(request).await;
+        assert!(matches!(refused, Err(BuyError::Request(_))), "{refused:?}");
+    }
+    // The price can be asked for.
+    let head = Request::new(Method::HEAD, server.url.parse().unwrap());
+    let price = shop.buyer.price(&head).await.unwrap().unwrap();
     assert_eq!(price.amount.to_string(), "10000");
     assert_eq!((shop.payer.signed(), server.seen()), (0, (0, 0)));
 

@@ -41,7 +41,7 @@ const REDIRECTS_MAX: usize = 5;
 ///   is presented again, now or in a later call with the same request. Another one is signed only when the chain shows that
 ///   the first ran out unused, when no server ever saw it, or when a server that is [trusted](BuyerBuilder::trust) says that
 ///   it moved nothing. Where that is not known, the call ends with [`BuyError::Unresolved`]; a payer with a node knows.
-/// * It does not pay for a HEAD request, which delivers nothing, and takes the conditions (`If-None-Match`) out of a
+/// * It does not pay for HEAD, OPTIONS and TRACE, which deliver nothing, and takes the conditions (`If-None-Match`) out of a
 ///   request that pays: "not modified" would deliver nothing either.
 /// * It repeats a request by itself only where its method says that this is harmless, unless it is
 ///   [told to](BuyerBuilder::repeat_any_method).
@@ -195,9 +195,10 @@ impl Buyer {
                 cost: None,
             });
         }
-        if call.request.method() == Method::HEAD {
-            let why = "a HEAD request is not paid for: its answer delivers nothing";
-            return Err(BuyError::Request(why.to_owned()));
+        let method = call.request.method();
+        if [Method::HEAD, Method::OPTIONS, Method::TRACE].contains(method) {
+            let why = format!("a {method} request is not paid for: its answer delivers nothing");
+            return Err(BuyError::Request(why));
         }
         let offered = offered(answer, deadline).await?;
         let deal = self.choose(&offered, call.asked)?;
