@@ -37,9 +37,10 @@ doc:
 
 # The bytes that ship, from their source. A test compiles them again and compares.
 contracts: $(DEVNET)/$(INSTALLED)
-	cd $(DEVNET) && node compile.js ../../../chains/evm/contracts/Probe.yul \
-		| node -e 'process.stdin.on("data", (text) => process.stdout.write(JSON.parse(text).Probe))' \
-		> ../../../chains/evm/contracts/Probe.hex
+	cd $(DEVNET) && for name in Probe Batch; do \
+		node compile.js ../../../chains/evm/contracts/$$name.yul \
+			| NAME=$$name node -e 'process.stdin.on("data", (text) => process.stdout.write(JSON.parse(text)[process.env.NAME]))' \
+			> ../../../chains/evm/contracts/$$name.hex || exit 1; done
 
 # Quittance beside other implementations, into docs/benchmarks.md: eight minutes on a machine that does nothing else. One
 # package at a time, so that none is built with the features another one asks for.

@@ -39,6 +39,29 @@ contract WalletThatTellsSimulations is Wallet {
     }
 }
 
+/// The signature says until which block it is good: a number behind its 65 bytes.
+contract WalletUntilBlock is Wallet {
+    constructor(address owner_) Wallet(owner_) {}
+
+    function isValidSignature(bytes32 hash, bytes calldata signature) external override returns (bytes4) {
+        bool good = signature.length == 97 && block.number <= uint256(bytes32(signature[65:97]));
+        return good && check(hash, signature[0:65]) ? bytes4(0x1626ba7e) : bytes4(0xffffffff);
+    }
+}
+
+/// Agrees to the transactions of one sender.
+contract WalletOfOneSender is Wallet {
+    address sender;
+
+    constructor(address owner_, address sender_) Wallet(owner_) {
+        sender = sender_;
+    }
+
+    function isValidSignature(bytes32 hash, bytes calldata signature) external override returns (bytes4) {
+        return tx.origin == sender && check(hash, signature) ? bytes4(0x1626ba7e) : bytes4(0xffffffff);
+    }
+}
+
 /// Uses all the gas it is given.
 contract WalletThatBurnsGas is Wallet {
     constructor(address owner_) Wallet(owner_) {}
@@ -124,6 +147,10 @@ contract Token {
         bytes32 hash = keccak256(abi.encode(TYPE_HASH, from, to, value, validAfter, validBefore, nonce));
         require(ecrecover(keccak256(abi.encodePacked("\x19\x01", DOMAIN_SEPARATOR(), hash)), v, r, s) == from, "Coin: signature");
         authorizationState[from][nonce] = true;
+        use_(from, to, value, nonce);
+    }
+
+    function use_(address from, address to, uint256 value, bytes32 nonce) internal virtual {
         emit AuthorizationUsed(from, nonce);
         move(from, to, value);
     }
@@ -144,6 +171,14 @@ contract TokenWithFee is Token {
         balanceOf[address(this)] += fee;
         emit Transfer(from, to, value - fee);
         emit Transfer(from, address(this), fee);
+    }
+}
+
+/// An honest token that says whose authorization it was after it has moved the money.
+contract TokenThatLogsTheTransferFirst is Token {
+    function use_(address from, address to, uint256 value, bytes32 nonce) internal override {
+        move(from, to, value);
+        emit AuthorizationUsed(from, nonce);
     }
 }
 

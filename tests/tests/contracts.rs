@@ -3,9 +3,12 @@
 use std::path::Path;
 
 #[test]
-fn the_probe_that_ships_is_the_probe_that_is_written() {
+fn the_programs_that_ship_are_the_ones_that_are_written() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../chains/evm/contracts");
-    let compiled = quittance_tests::contracts::compile(&folder.join("Probe.yul"));
-    let shipped = std::fs::read_to_string(folder.join("Probe.hex")).expect("the file is there");
-    assert_eq!(compiled.get("Probe"), Some(&shipped));
+    for name in ["Probe", "Batch"] {
+        let source = folder.join(name).with_extension("yul");
+        let compiled = quittance_tests::contracts::compile(&source);
+        let shipped = std::fs::read_to_string(folder.join(name).with_extension("hex"));
+        assert_eq!(compiled.get(name), shipped.ok().as_ref(), "{name}");
+    }
 }

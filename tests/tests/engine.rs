@@ -431,7 +431,6 @@ async fn a_burst_travels_in_far_fewer_transactions_than_payments() {
     let engine = setting.engine().await;
     let mut requests = Vec::new();
     for at in 0..COUNT {
-        // Different amounts: payments that look the same in the logs never share a transaction.
         let mut requirements = Setting::requirements();
         requirements.amount = (PRICE + at).to_string();
         requests.push(quittance_tests::pay(&Setting::payer(), &requirements).await);
@@ -644,7 +643,7 @@ async fn signers_share_the_work_and_one_without_funds_is_left_out() {
         Arc::new(first.signer.clone()),
         Arc::new(second.signer.clone()),
     ];
-    // Payments of one payer and one price: none may share a transaction with another.
+    config.group_max = 1;
     let engine = setting.engine_with(config, |builder| builder).await;
     let mut requests = Vec::new();
     for _ in 0..12 {

@@ -277,7 +277,11 @@ async fn a_wrapper_is_taken_off_for_accounts_that_exist_and_refused_for_others()
 }
 
 /// A token of the tests' own, on the operator's list.
-async fn with_token(setting: &Setting, name: &str) -> (Engine, PaymentRequirements) {
+async fn with_token(
+    setting: &Setting,
+    name: &str,
+    logs_in_order: bool,
+) -> (Engine, PaymentRequirements) {
     let address = setting.local.deploy(hostile(name)).await.unwrap();
     let token = Token {
         address,
@@ -287,6 +291,7 @@ async fn with_token(setting: &Setting, name: &str) -> (Engine, PaymentRequiremen
         symbol: "COIN".to_owned(),
         method: TransferMethod::Eip3009,
         supports_eip2612: false,
+        logs_authorization_first: logs_in_order,
     };
     let mut config = setting.config();
     config.tokens.push(token);
@@ -307,8 +312,12 @@ async fn with_token(setting: &Setting, name: &str) -> (Engine, PaymentRequiremen
 }
 
 async fn outcome_with(name: &str) -> SettleResponse {
+    outcome_with_listed(name, false).await
+}
+
+async fn outcome_with_listed(name: &str, logs_in_order: bool) -> SettleResponse {
     let setting = Setting::start().await;
-    let (engine, requirements) = with_token(&setting, name).await;
+    let (engine, requirements) = with_token(&setting, name, logs_in_order).await;
     let request = payment(
         Setting::buyer().address,
         &Setting::buyer().signer,
@@ -344,6 +353,54 @@ async fn success_needs_the_transfer_and_not_only_a_receipt() {
     }
 }
 
+/// A token is listed as logging AuthorizationUsed right before its Transfer, as Circle's does. Where that is not so, the
+/// order proves nothing, and no success is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_logs_in_another_order_than_listed_is_not_believed() {
+    for (name, logs_in_order, success) in [
+        ("Token", true, true),
+        ("Token", false, true),
+        ("TokenThatLogsTheTransferFirst", false, true),
+        ("TokenThatLogsTheTransferFirst", true, false),
+        ("TokenThatDoesNothing", true, false),
+    ] {
+        let outcome = outcome_with_listed(name, logs_in_order).await;
+        assert_eq!(
+            outcome.success, success,
+            "{name}, {logs_in_order}: {outcome:?}"
+        );
+        if !success {
+            let code = outcome.error_reason.as_deref();
+            assert_eq!(code, Some(reason::TRANSFER_EVENT_MISMATCH.code()), "{name}");
+        }
+    }
+}
+
+/// Equal payments of a token of which no order is known cannot be told apart in one transaction.
+#[tokio::test(flavor = "multi_thread")]
+async fn equal_payments_of_a_token_without_a_known_order_travel_alone() {
+    const COUNT: u64 = 5;
+    for name in ["Token", "TokenThatLogsTheTransferFirst"] {
+        let setting = Setting::start().await;
+        let (engine, requirements) = with_token(&setting, name, false).await;
+        let buyer = Setting::buyer();
+        let requests: Vec<_> = (0..COUNT)
+            .map(|_| payment(buyer.address, &buyer.signer, &requirements))
+            .collect();
+        let slow = quittance_tests::proxy::Fate::Slow(Duration::from_millis(1200));
+        setting.node.breaks("eth_sendRawTransaction", slow, 1);
+        let answers = requests.iter().map(|request| engine.settle(request));
+        for answer in futures_util::future::join_all(answers).await {
+            assert!(
+                answer.as_ref().is_ok_and(|answer| answer.success),
+                "{answer:?}"
+            );
+        }
+        let sent = setting.sent(Setting::signers()[0].address).await;
+        assert_eq!(sent, COUNT, "{name}");
+    }
+}
+
 /// attacks.md 59 and 63.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_would_not_make_the_transfer_is_not_sent_to() {
@@ -367,7 +424,7 @@ async fn a_token_that_would_not_make_the_transfer_is_not_sent_to() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_without_code_is_not_sent_to() {
     let setting = Setting::start().await;
-    let (engine, requirements) = with_token(&setting, "Token").await;
+    let (engine, requirements) = with_token(&setting, "Token", false).await;
     let request = payment(
         Setting::buyer().address,
         &Setting::buyer().signer,

@@ -1,6 +1,5 @@
 //! The contracts this crate speaks to.
 
-use alloy::primitives::{Address, address};
 use alloy::sol;
 
 sol! {
@@ -37,25 +36,7 @@ sol! {
     interface ContractWallet {
         function isValidSignature(bytes32 hash, bytes signature) external view returns (bytes4);
     }
-
-    /// Multicall3.
-    #[derive(Debug)]
-    interface Multicall3 {
-        struct Call3 {
-            address target;
-            bool allowFailure;
-            bytes callData;
-        }
-        struct Result {
-            bool success;
-            bytes returnData;
-        }
-        function aggregate3(Call3[] calls) external payable returns (Result[] returnData);
-    }
 }
-
-/// Where Multicall3 lives on nearly every chain.
-pub(crate) const MULTICALL3: Address = address!("0xcA11bde05977b3631167028862bE2a173976CA11");
 
 /// What a contract wallet answers when a signature is good (ERC-1271), as the 32-byte word it is returned in.
 pub(crate) const ERC1271_MAGIC: [u8; 32] = {

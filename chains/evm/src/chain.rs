@@ -2,11 +2,11 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use alloy::network::TxSigner;
-use alloy::primitives::{Address, B256, Bytes, LogData, Signature, U64, U256};
+use alloy::primitives::{Address, B256, Bytes, LogData, Signature, TxKind, U64, U256};
 use alloy::sol_types::SolEvent;
 use async_trait::async_trait;
 use futures_util::future::join_all;
@@ -19,7 +19,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use url::Url;
 
-use crate::abi::MULTICALL3;
+use crate::batch;
+use crate::blocks::{BlockTimes, INCLUSION_BLOCKS, inclusion_secs};
 use crate::eip712::domain_separator;
 use crate::fees::{FeeOracle, Fees};
 use crate::known::{self, Token};
@@ -54,6 +55,9 @@ pub struct EvmConfig {
     pub gas_limit: GasLimit,
     /// How many payments may share a transaction.
     pub group_max: usize,
+    /// Whether accounts with code may pay: contract wallets (ERC-1271), and accounts with a delegation (EIP-7702). Their
+    /// code runs in the payment, on the operator's gas.
+    pub contract_wallets: bool,
     /// How old the newest block may be before the nodes count as stuck; `None` for chains that make blocks only when
     /// there is something to put in them.
     pub head_age_max: Option<Duration>,
@@ -97,6 +101,10 @@ impl EvmConfig {
             gas_limit,
             // 32 transfers are 1.5 million gas, a twentieth of the smallest block limit in use.
             group_max: 32,
+            // Smart accounts, and ordinary accounts that a wallet has delegated, are a good part of those who pay. What they
+            // can waste is bounded: they are tried for the block they would be in, and the engine serves no payer whose
+            // transactions keep failing.
+            contract_wallets: true,
             head_age_max: Some(Duration::from_secs(180)),
             balance_min: None,
             clock: Arc::new(SystemClock),
@@ -201,8 +209,13 @@ pub struct Evm {
     lanes: Vec<LaneId>,
     rpc: Nodes,
     fees: FeeOracle,
-    /// Whether Multicall3 was seen; until then every payment travels alone.
-    multicall: AtomicBool,
+    /// Whether the nodes were seen to run a batch; until then every payment travels alone.
+    batches: AtomicBool,
+    /// Whether each signer can pay for transactions, as last looked at.
+    funded: Vec<AtomicBool>,
+    /// Whose turn it is to have a payment tried as its transaction.
+    next_sender: AtomicUsize,
+    blocks: BlockTimes,
 }
 
 impl Evm {
@@ -243,7 +256,10 @@ impl Evm {
                 .collect(),
             rpc: rpc::connect(chain_id, &config.rpc_urls, config.rpc_timeout)?,
             fees: FeeOracle::default(),
-            multicall: AtomicBool::new(false),
+            batches: AtomicBool::new(false),
+            funded: addresses.iter().map(|_| AtomicBool::new(true)).collect(),
+            next_sender: AtomicUsize::new(0),
+            blocks: BlockTimes::default(),
             config,
         })
     }
@@ -285,23 +301,62 @@ impl Evm {
     /// Asks a chunk of probes in one call.
     async fn ask(&self, probes: &[&Probe]) -> Vec<Result<Answer, Fault>> {
         let asked = match probes {
-            [probe] if probe.as_transaction => self.transaction_call(probe).await,
-            probes => {
-                let gas: u64 = PROGRAM_GAS + probes.iter().map(|probe| probe.gas()).sum::<u64>();
-                Ok(json!({ "data": probe::program(probes.iter().copied()), "gas": U64::from(gas) }))
+            [probe] if probe.as_transaction => {
+                let answer = self.ask_as_transaction(probe).await;
+                answer.map(|answer| vec![Ok(answer)])
             }
+            probes => self.ask_together(probes).await,
         };
-        match async { self.answers(asked?, probes).await }.await {
-            Ok(answers) => answers,
-            Err(fault) => vec![Err(fault); probes.len()],
+        asked.unwrap_or_else(|fault| vec![Err(fault); probes.len()])
+    }
+
+    async fn ask_together(&self, probes: &[&Probe]) -> Result<Vec<Result<Answer, Fault>>, Fault> {
+        let gas: u64 = PROGRAM_GAS + probes.iter().map(|probe| probe.gas()).sum::<u64>();
+        let program = probe::program(probes.iter().copied());
+        let call = json!({ "data": program, "gas": U64::from(gas) });
+        let data: Bytes = self.rpc.ask("eth_call", json!([call, "latest"])).await?;
+        self.answers(&data, probes)
+    }
+
+    /// Asks as a transaction of ours would: from a signer that can pay for it, with fees; now, and in the last block that it
+    /// is expected in.
+    async fn ask_as_transaction(&self, probe: &Probe) -> Result<Answer, Fault> {
+        let lane = self.funded_lane();
+        let call = self.transaction_call(lane, probe).await?;
+        let now: Bytes = self.rpc.ask("eth_call", json!([call, "latest"])).await?;
+        let mut answer = self.answer(&now, probe)?;
+        let number = answer.block + INCLUSION_BLOCKS;
+        let time = answer.chain_time.secs() + INCLUSION_BLOCKS * answer.block_secs.max(1);
+        let block = json!({ "number": U64::from(number), "time": U64::from(time) });
+        let params = json!([call, "latest", {}, block]);
+        let later = self.rpc.ask_many(&[("eth_call", params)]).await?.pop();
+        // Not every node lets a call say which block it is in.
+        if let Some(Ok(data)) = later
+            && let Ok(data) = serde_json::from_value::<Bytes>(data)
+            && let Some((_, answers)) = probe::answers(&data, [probe])
+            && let [Some(later)] = answers.as_slice()
+            && later.block == number
+        {
+            answer.later = Some(later.outcomes.clone());
         }
+        answer.sender = Some(lane.clone());
+        Ok(answer)
+    }
+
+    /// A signer with money, each in turn; any, where none has.
+    fn funded_lane(&self) -> &LaneId {
+        let start = self.next_sender.fetch_add(1, Ordering::Relaxed);
+        let count = self.lanes.len();
+        let in_turn = (0..count).map(|step| start.wrapping_add(step) % count);
+        let mut funded = in_turn.filter(|at| self.funded[*at].load(Ordering::Relaxed));
+        &self.lanes[funded.next().unwrap_or(start % count)]
     }
 
     /// A call that looks like a transaction of ours from the inside: a signer's, with fees.
-    async fn transaction_call(&self, probe: &Probe) -> Result<Value, Fault> {
+    async fn transaction_call(&self, lane: &LaneId, probe: &Probe) -> Result<Value, Fault> {
         let fees = self.affordable_fees().await?;
         let mut call = json!({
-            "from": self.config.signers[0].address(),
+            "from": lane.address(),
             "data": probe::program([probe]),
             "gas": U64::from(PROGRAM_GAS + probe.gas()),
         });
@@ -315,15 +370,18 @@ impl Evm {
         Ok(call)
     }
 
-    async fn answers(
+    fn answer(&self, data: &Bytes, probe: &Probe) -> Result<Answer, Fault> {
+        let answer = self.answers(data, &[probe])?.pop();
+        answer.unwrap_or_else(|| Err(broken("an answer is missing")))
+    }
+
+    fn answers(
         &self,
-        call: Value,
+        data: &Bytes,
         probes: &[&Probe],
     ) -> Result<Vec<Result<Answer, Fault>>, Fault> {
-        let broken = |what: &str| Fault::new(FaultKind::ChainUnavailable, what);
-        let data: Bytes = self.rpc.ask("eth_call", json!([call, "latest"])).await?;
         let (chain_id, answers) =
-            probe::answers(&data, probes.iter().copied()).ok_or_else(|| {
+            probe::answers(data, probes.iter().copied()).ok_or_else(|| {
                 broken("the node does not run calls without a recipient as it should")
             })?;
         if chain_id != self.chain_id {
@@ -332,12 +390,26 @@ impl Evm {
                 self.chain_id
             )));
         }
+        if let Some(answer) = answers.iter().flatten().next() {
+            self.blocks.saw(answer.block, answer.chain_time.secs());
+        }
+        let block_secs = self.blocks.secs();
         let lost = || broken("a simulated call ran out of the node's gas limit for calls");
         Ok(answers
             .into_iter()
-            .map(|answer| answer.ok_or_else(lost))
+            .map(|answer| {
+                let answer = answer.ok_or_else(lost)?;
+                Ok(Answer {
+                    block_secs,
+                    ..answer
+                })
+            })
             .collect())
     }
+}
+
+fn broken(what: &str) -> Fault {
+    Fault::new(FaultKind::ChainUnavailable, what)
 }
 
 /// How many places are asked about in one round trip: with a replacement each and the lanes' numbers under the 100 calls
@@ -414,6 +486,10 @@ impl Chain for Evm {
         IN_FLIGHT_MAX
     }
 
+    fn inclusion_time(&self) -> Duration {
+        Duration::from_secs(inclusion_secs(self.blocks.secs()))
+    }
+
     async fn read(&self, reads: &[Probe]) -> Vec<Result<Answer, Fault>> {
         let chunks = chunks(reads);
         join_all(chunks.iter().map(|chunk| self.ask(chunk)))
@@ -424,13 +500,14 @@ impl Chain for Evm {
     }
 
     fn groups(&self, group: &[&Call], next: &Call) -> bool {
-        self.multicall.load(Ordering::Relaxed)
+        self.batches.load(Ordering::Relaxed)
             && self.config.gas_limit == GasLimit::Measured
             && group.len() < self.config.group_max
             && next.shareable
             && group
                 .iter()
                 .all(|call| call.shareable && call.mark != next.mark)
+            && batch::fits(group.iter().copied().chain([next]))
     }
 
     async fn floor(&self, lane: &LaneId) -> Result<Option<u64>, Fault> {
@@ -503,7 +580,7 @@ impl Chain for Evm {
         let signer = self.signer(lane)?;
         // A transfer of nothing to oneself.
         let body = Body {
-            to: signer.address(),
+            to: TxKind::Call(signer.address()),
             data: Bytes::new(),
         };
         let gas = match self.config.gas_limit {
@@ -558,13 +635,14 @@ impl Evm {
     }
 
     async fn estimate(&self, lane: &LaneId, body: &Body) -> Result<u64, Fault> {
-        let call = json!({ "from": lane.address(), "to": body.to, "data": body.data });
+        let to = body.to.to();
+        let call = json!({ "from": lane.address(), "to": to, "data": body.data });
         let gas: U64 = self.rpc.ask("eth_estimateGas", json!([call])).await?;
         // What the parent chain asks for data may rise until the transaction is included.
         Ok(gas.to::<u64>() / 4 * 5)
     }
 
-    /// Everything settling depends on, in two round trips and one per node.
+    /// Everything settling depends on, in three round trips and one per node.
     async fn look(&self) -> Health {
         let mut problems = Vec::new();
         let mut working_nodes = 0;
@@ -588,13 +666,25 @@ impl Evm {
         Health { problems }
     }
 
+    /// Whether the nodes would take a batch. Some chains let only certain accounts create contracts; there every payment
+    /// travels alone.
+    async fn look_at_batches(&self) -> Result<(), Fault> {
+        let batch = json!({ "from": self.lanes[0].address(), "data": batch::program(&[]) });
+        let call = ("eth_estimateGas", json!([batch]));
+        let estimated = self.rpc.ask_many(&[call]).await?.pop();
+        let works = matches!(estimated, Some(Ok(_)));
+        self.batches.store(works, Ordering::Relaxed);
+        Ok(())
+    }
+
     async fn look_at_state(&self, problems: &mut Vec<Problem>) -> Result<(), Fault> {
         let fees = self.fees.now(&self.rpc).await?;
+        self.look_at_batches().await?;
         let balance_needed = self
             .config
             .balance_min
             .unwrap_or_else(|| U256::from(fees.max()) * U256::from(20 * 100_000_u64));
-        let mut calls = vec![("eth_getCode", json!([MULTICALL3, "latest"]))];
+        let mut calls = Vec::new();
         for lane in &self.lanes {
             calls.push(("eth_getBalance", json!([lane.address(), "latest"])));
         }
@@ -609,10 +699,9 @@ impl Evm {
         let mut answers = self.rpc.ask_many(&calls).await?.into_iter();
         let mut next = || answers.next().unwrap_or(Ok(Value::Null));
 
-        self.multicall
-            .store(!read_answer::<Bytes>(next())?.is_empty(), Ordering::Relaxed);
-        for lane in &self.lanes {
+        for (lane, funded) in self.lanes.iter().zip(&self.funded) {
             let balance: U256 = read_answer(next())?;
+            funded.store(balance >= balance_needed, Ordering::Relaxed);
             if balance < balance_needed {
                 let what = format!(
                     "the signer {lane} has {balance} wei and needs at least {balance_needed}: send it some of the chain's coin"

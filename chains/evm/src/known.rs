@@ -28,6 +28,11 @@ pub struct Token {
     /// Whether the token itself takes signed approvals (EIP-2612).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub supports_eip2612: bool,
+    /// Whether the token logs `AuthorizationUsed` right before the `Transfer` it makes for it, as Circle's FiatToken does.
+    /// Then equal payments can share a transaction, because the nonce says whose a transfer is. To be said only of a token
+    /// whose source shows it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub logs_authorization_first: bool,
 }
 
 /// How a token is moved on behalf of its owner.
@@ -123,6 +128,54 @@ mod tests {
             assert!(!tokens(network(alias).unwrap().id()).is_empty(), "{alias}");
         }
     }
+
+    /// Circle publishes the source (`EIP3009.sol`: `_markAuthorizationAsUsed`, then `_transfer`) and the addresses of its own
+    /// contracts. What others have deployed from that source or another may differ, and keeps the stricter rule.
+    #[test]
+    fn only_circles_own_contracts_are_known_to_log_in_order() {
+        let in_order = networks().flat_map(|id| {
+            let tokens = tokens(id).iter();
+            tokens
+                .filter(|token| token.logs_authorization_first)
+                .map(move |token| (id, token))
+        });
+        let mut found = 0;
+        for (id, token) in in_order {
+            let is_fiat_token = token.symbol == "USDC" && token.version == "2";
+            assert!(
+                is_fiat_token && token.method == TransferMethod::Eip3009,
+                "{id}"
+            );
+            found += 1;
+        }
+        assert_eq!(found, CIRCLES_OWN.len());
+        for id in CIRCLES_OWN {
+            assert!(tokens(id)[0].logs_authorization_first, "{id}");
+        }
+        let bridged = token("eip155:4689", "USDC.e").unwrap();
+        let tether = token("eip155:988", "USDT0").unwrap();
+        assert!(!bridged.logs_authorization_first && !tether.logs_authorization_first);
+    }
+
+    /// Networks with a native USDC on Circle's page "USDC contract addresses".
+    const CIRCLES_OWN: [&str; 16] = [
+        "eip155:1",
+        "eip155:8453",
+        "eip155:84532",
+        "eip155:43114",
+        "eip155:43113",
+        "eip155:137",
+        "eip155:80002",
+        "eip155:42161",
+        "eip155:421614",
+        "eip155:42220",
+        "eip155:11142220",
+        "eip155:1329",
+        "eip155:1328",
+        "eip155:143",
+        "eip155:50",
+        "eip155:51",
+    ];
 
     #[test]
     fn an_unknown_chain_is_a_network_and_an_unknown_name_is_not() {

@@ -15,6 +15,8 @@
 //! ```
 
 mod abi;
+mod batch;
+mod blocks;
 mod chain;
 mod eip712;
 mod exact;

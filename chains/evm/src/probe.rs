@@ -5,7 +5,7 @@
 //! takes back what it did, so a simulated transfer never shows in a neighbour's balance.
 
 use alloy::primitives::{Address, B256, Bytes, hex};
-use quittance_core::Timestamp;
+use quittance_core::{LaneId, Timestamp};
 
 /// `contracts/Probe.yul`, compiled. A test compiles it again and compares.
 const PROGRAM: &[u8] = &match hex::const_decode_to_array::<
@@ -69,8 +69,24 @@ pub struct Answer {
     pub chain_time: Timestamp,
     /// The block they were given for.
     pub block: u64,
+    /// How far apart the chain's blocks are, in seconds, as far as that was seen; 0 where it was not.
+    pub block_secs: u64,
     /// One for each step.
     pub outcomes: Vec<Outcome>,
+    /// The same steps in the last block that a transaction sent now is expected in, for a probe that was asked as a
+    /// transaction. `None` where the node cannot say: it takes no other number and time for a call than the newest
+    /// block's.
+    pub later: Option<Vec<Outcome>>,
+    /// Whose transaction the probe looked like, where it was asked as one.
+    pub sender: Option<LaneId>,
+}
+
+impl Answer {
+    /// What the steps did, now and later. A payment has to hold in both.
+    pub(crate) fn looks(&self) -> impl Iterator<Item = &[Outcome]> {
+        let later = self.later.as_deref();
+        std::iter::once(self.outcomes.as_slice()).chain(later)
+    }
 }
 
 /// The answer to one [`Step`].
@@ -211,7 +227,10 @@ pub(crate) fn answers<'a>(
         let answer = Answer {
             chain_time: Timestamp::from_secs(time),
             block,
+            block_secs: 0,
             outcomes,
+            later: None,
+            sender: None,
         };
         answers.push((!lost).then_some(answer));
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -217,6 +218,12 @@ pub trait Chain: Send + Sync + 'static {
     /// How many transactions of one signer may be out at once: at least 1, and no more than nodes keep of one signer. Where
     /// they stand in no line, as many may be on their way to the nodes side by side.
     fn in_flight_max(&self) -> usize;
+
+    /// How long a transaction that is sent now may take to be included, on an ordinary day. An authorization that runs out
+    /// sooner is not sent. Zero where a transaction that comes too late costs nothing.
+    fn inclusion_time(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Asks many questions in as few round trips as can be; the answers stand in the order of the questions.
     ///

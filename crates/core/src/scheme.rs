@@ -80,6 +80,18 @@ pub trait Payment<C: Chain + ?Sized>: Send + Sync {
         None
     }
 
+    /// Which signer must send the action because of what was `seen`: the one whose transaction it was tried as, where that
+    /// can make a difference. `None` where any may.
+    fn sender(&self, _seen: &Seen<'_, C>) -> Option<LaneId> {
+        self.lane().cloned()
+    }
+
+    /// How much of the asset the payer was `seen` to have. What a payer has under way must fit into it, all payments together:
+    /// each alone would pass its simulation. `None` where the scheme does not look at a balance.
+    fn balance(&self, _seen: &Seen<'_, C>) -> Option<Amount> {
+        None
+    }
+
     /// What really happened, as far as this payment is concerned: did the money move, all of it?
     fn effect(&self, amount: Amount, evidence: &C::Evidence) -> Effect;
 }

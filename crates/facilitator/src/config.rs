@@ -12,6 +12,7 @@ use figment::Figment;
 use figment::error::{Actual, Kind};
 use figment::providers::{Env, Format, Toml};
 use quittance_core::Amount;
+use quittance_engine::FailureLimits;
 use quittance_solana::{Commitment, Extension, TokenProgram};
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -99,9 +100,22 @@ pub struct Limits {
     pub key_burst: u32,
     /// How many proxies stand in front whose `X-Forwarded-For` is believed.
     pub proxies: usize,
+    /// How many transactions may fail in an hour for one payer on one network before it is not served any more; 0 for any
+    /// number.
+    pub failed_per_payer: u32,
+    /// As `failed_per_payer`, for one recipient.
+    pub failed_per_recipient: u32,
 }
 
 impl Limits {
+    /// How many transactions may fail for one payer or recipient.
+    pub fn failures(&self) -> FailureLimits {
+        FailureLimits {
+            per_payer: self.failed_per_payer,
+            per_recipient: self.failed_per_recipient,
+        }
+    }
+
     /// How often one address may ask that shows no key; `None` for as often as it likes.
     pub fn rate(&self) -> Option<Rate> {
         Some(Rate {
@@ -121,6 +135,7 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Self {
+        let failures = FailureLimits::default();
         Self {
             // Each costs some 10 KiB while idle.
             connections: 4096,
@@ -146,6 +161,8 @@ impl Default for Limits {
             key_per_minute: 30_000,
             key_burst: 2000,
             proxies: 0,
+            failed_per_payer: failures.per_payer,
+            failed_per_recipient: failures.per_recipient,
         }
     }
 }
@@ -198,6 +215,8 @@ pub struct EvmNetwork {
     pub max_gas_per_payment: Option<u32>,
     /// How many payments may share a transaction; 1 sends each alone.
     pub max_group: Option<usize>,
+    /// Whether contract wallets and accounts with a delegation (EIP-7702) may pay. Their code runs on the signer's gas.
+    pub contract_wallets: Option<bool>,
     /// How old the newest block may be, in seconds, before the nodes count as stuck; 0 for a chain that makes blocks
     /// only when there is something to put in them.
     pub max_head_age_secs: Option<u64>,
@@ -229,6 +248,10 @@ pub struct EvmToken {
     pub decimals: u8,
     /// Its ticker.
     pub symbol: String,
+    /// Whether it logs `AuthorizationUsed` right before the `Transfer` it makes for it, as Circle's FiatToken does: then
+    /// equal payments can share a transaction. Say so only when its source shows it.
+    #[serde(default)]
+    pub logs_authorization_first: bool,
 }
 
 /// A Solana cluster.
@@ -610,7 +633,7 @@ const OTHERS: [&str; 5] = [
 ];
 
 /// The keys that the environment may set. Networks are lists, and stand in the file.
-const VARIABLES: [&str; 21] = [
+const VARIABLES: [&str; 23] = [
     "listen",
     "journal",
     "settle_wait_secs",
@@ -630,6 +653,8 @@ const VARIABLES: [&str; 21] = [
     "limits.key_per_minute",
     "limits.key_burst",
     "limits.proxies",
+    "limits.failed_per_payer",
+    "limits.failed_per_recipient",
     "log.filter",
     "log.format",
 ];

@@ -14,8 +14,8 @@ use alloy::primitives::{Address, B256, U256, keccak256};
 use alloy::sol_types::{SolCall, SolValue};
 use quittance_core::json::Object;
 use quittance_core::{
-    Amount, Check, Effect, Facts, Malformed, Network, Payment, PaymentRequest, Reason, Refusal,
-    Rejection, Scheme, Seen, SignatureClaim, Timestamp, Version,
+    Amount, Check, Effect, Facts, LaneId, Malformed, Network, Payment, PaymentRequest, Reason,
+    Refusal, Rejection, Scheme, Seen, SignatureClaim, Timestamp, Version,
 };
 use serde::Deserialize;
 
@@ -23,19 +23,21 @@ use self::authorization::{Authorization, AuthorizationJson};
 pub use self::offer::ExactOffer;
 pub use self::payer::ExactPayer;
 use crate::abi::{ContractWallet, ERC1271_MAGIC, Eip3009, Erc20};
+use crate::blocks::inclusion_secs;
 use crate::chain::{Call, Evidence, Evm, Log};
 use crate::eip712::domain_separator;
 use crate::hex::{HexBytes, address};
 use crate::known::{self, Token, TransferMethod};
-use crate::probe::{Answer, Condition, Outcome, Probe, Step};
+use crate::probe::{Condition, Outcome, Probe, Step};
 use crate::signature::{Ecdsa, SIGNATURE_MAX, Signature};
 
 /// The scheme's name on the wire.
 const NAME: &str = "exact";
 
-/// How long an authorization must still be valid, in seconds: it has to be signed into a transaction and included. The
-/// reference implementations have the same six seconds, three blocks of Base.
-const REMAINING_MIN_SECS: u64 = 6;
+/// How long an authorization must still be valid, in seconds, on a chain with short blocks: it has to be signed into a
+/// transaction and included. The reference implementations have the same six seconds, three blocks of Base.
+/// [`BlockTimes`](crate::blocks::BlockTimes) says how long on a chain with longer ones.
+const REMAINING_MIN_SECS: u64 = crate::blocks::INCLUSION_MIN_SECS;
 
 /// How long an authorization may be valid from now, in seconds. A payment takes minutes; an authorization for years is
 /// a blank cheque that has to be remembered for years.
@@ -52,6 +54,7 @@ pub struct Exact {
     tokens: Vec<SignedToken>,
     signers: Vec<Address>,
     gas_max: u32,
+    contract_wallets: bool,
 }
 
 /// A token with what payers sign for it.
@@ -69,6 +72,7 @@ impl Exact {
         Self {
             signers: signers.collect(),
             gas_max: config.gas_per_payment_max,
+            contract_wallets: config.contract_wallets,
             ..Self::of(config.network.clone(), evm.chain_id(), &config.tokens)
         }
     }
@@ -99,6 +103,7 @@ impl Exact {
                 .collect(),
             signers: Vec::new(),
             gas_max: 0,
+            contract_wallets: true,
         }
     }
 
@@ -148,6 +153,10 @@ struct Eip3009Payment {
     /// what somebody else wrote is nobody's verdict.
     objection: Option<Rejection>,
     gas_max: u32,
+    /// Whether accounts with code may pay.
+    contract_wallets: bool,
+    /// See [`Token::logs_authorization_first`].
+    logs_authorization_first: bool,
 }
 
 impl Scheme<Evm> for Exact {
@@ -228,6 +237,8 @@ impl Scheme<Evm> for Exact {
             authorization,
             signature,
             gas_max: self.gas_max,
+            contract_wallets: self.contract_wallets,
+            logs_authorization_first: known.token.logs_authorization_first,
         }))
     }
 }
@@ -318,7 +329,7 @@ fn objection(
         let detail = format!("authorized to {}, required to {pay_to}", authorization.to);
         return Some(Rejection::new(reason::RECIPIENT_MISMATCH, detail));
     }
-    if let Err(rejection) = check_window(authorization, now, now) {
+    if let Err(rejection) = check_window(authorization, now, now, REMAINING_MIN_SECS) {
         return Some(rejection);
     }
     if authorization.value != amount.units() {
@@ -328,11 +339,13 @@ fn objection(
     None
 }
 
-/// Whether the authorization is valid now and for long enough, by our clock and by the chain's, whichever is stricter.
+/// Whether the authorization is valid now and for `remaining_min` seconds more, by our clock and by the chain's, whichever
+/// is stricter.
 fn check_window(
     authorization: &Authorization,
     now: Timestamp,
     chain: Timestamp,
+    remaining_min: u64,
 ) -> Result<(), Rejection> {
     let Authorization {
         valid_after,
@@ -341,8 +354,10 @@ fn check_window(
     } = authorization;
     let (earlier, later) = (now.min(chain), now.max(chain));
     let seconds = |moment: Timestamp| U256::from(moment.secs());
-    if *valid_before < seconds(later.plus_secs(REMAINING_MIN_SECS)) {
-        let detail = format!("valid before {valid_before}, and it is {later}");
+    if *valid_before < seconds(later.plus_secs(remaining_min)) {
+        let detail = format!(
+            "valid before {valid_before}, and it is {later}; at least {remaining_min} seconds must be left"
+        );
         return Err(Rejection::new(reason::VALID_BEFORE, detail));
     }
     if *valid_before > seconds(later.plus_secs(LIFETIME_MAX_SECS)) {
@@ -383,18 +398,44 @@ impl Payment<Evm> for Eip3009Payment {
                 self.objection.clone().map_or(Ok(()), Err)?;
                 return Ok(Check::Ask(self.probe_key()));
             }
-            ([], false) => return Ok(Check::Ask(self.probe_contract())),
+            ([], false) => {
+                self.check_wallets_allowed(reason::SIGNATURE)?;
+                return Ok(Check::Ask(self.probe_contract()));
+            }
             // An account with code is asked itself, whatever its key has signed: so does the token.
-            ([first], true) if has_code(first) => return Ok(Check::Ask(self.probe_contract())),
+            ([first], true) if has_code(&first.outcomes) => {
+                self.check_wallets_allowed(reason::CONTRACT_WALLET_NOT_ALLOWED)?;
+                return Ok(Check::Ask(self.probe_contract()));
+            }
             ([.., last], _) => last,
         };
-        if !signed_by_key || has_code(answer) {
-            self.check_wallet(answer)?;
+        for outcomes in answer.looks() {
+            if !signed_by_key || has_code(outcomes) {
+                self.check_wallet(outcomes)?;
+            }
         }
         self.objection.clone().map_or(Ok(()), Err)?;
-        check_window(&self.authorization, seen.now, answer.chain_time)?;
-        self.check_transfer(answer)?;
+        let remaining_min = inclusion_secs(answer.block_secs);
+        check_window(
+            &self.authorization,
+            seen.now,
+            answer.chain_time,
+            remaining_min,
+        )?;
+        for outcomes in answer.looks() {
+            self.check_transfer(outcomes)?;
+        }
         Ok(Check::Content)
+    }
+
+    /// A contract wallet was tried as the transaction of one signer, and could tell another's from it.
+    fn sender(&self, seen: &Seen<'_, Evm>) -> Option<LaneId> {
+        seen.answers.last()?.sender.clone()
+    }
+
+    fn balance(&self, seen: &Seen<'_, Evm>) -> Option<Amount> {
+        let found = seen.answers.last()?.outcomes.get(step::BALANCE)?.word()?;
+        Some(Amount::new(U256::from_be_bytes(found.0)))
     }
 
     fn settle(&self, amount: Amount, seen: &Seen<'_, Evm>) -> Result<Call, Rejection> {
@@ -405,12 +446,11 @@ impl Payment<Evm> for Eip3009Payment {
             ));
         }
         let answer = seen.answers.last().ok_or(reason::SIMULATION_FAILED)?;
-        let gas = answer
-            .outcomes
-            .get(step::TRANSFER)
-            .and_then(Outcome::gas)
-            .ok_or(reason::SIMULATION_FAILED)?;
-        let by_key = self.signature.ecdsa().filter(|_| !has_code(answer));
+        let gas = |outcomes: &[Outcome]| outcomes.get(step::TRANSFER).and_then(Outcome::gas);
+        let gas = answer.looks().filter_map(gas).max();
+        let gas = gas.ok_or(reason::SIMULATION_FAILED)?;
+        let code = has_code(&answer.outcomes);
+        let by_key = self.signature.ecdsa().filter(|_| !code);
         Ok(Call {
             to: self.token,
             data: match &by_key {
@@ -429,23 +469,47 @@ impl Payment<Evm> for Eip3009Payment {
             let detail = "the transaction was included and reverted";
             return Effect::Nothing(Rejection::new(reason::TRANSACTION_FAILED, detail));
         }
-        let Authorization {
-            from,
-            to,
-            value,
-            nonce,
-            ..
-        } = &self.authorization;
-        let logs = || evidence.logs.iter().filter(|log| log.address == self.token);
-        let transfers = logs().filter_map(Log::decode::<Erc20::Transfer>);
-        let wanted =
-            |log: &Erc20::Transfer| log.from == *from && log.to == *to && log.value == *value;
-        let used = logs()
-            .filter_map(Log::decode::<Eip3009::AuthorizationUsed>)
-            .any(|log| log.authorizer == *from && log.nonce == *nonce);
-        let mismatch = |detail| Rejection::new(reason::TRANSFER_EVENT_MISMATCH, detail);
-        match transfers.filter(wanted).count() {
-            1 => Effect::Moved(Amount::new(*value)),
+        let ours = |log: &&Log| log.address == self.token;
+        let logs: Vec<&Log> = evidence.logs.iter().filter(ours).collect();
+        match self.logs_authorization_first {
+            true => self.effect_by_nonce(&logs),
+            false => self.effect_by_transfer(&logs),
+        }
+    }
+}
+
+fn has_code(outcomes: &[Outcome]) -> bool {
+    outcomes
+        .get(step::PAYER_CODE)
+        .and_then(Outcome::code_size)
+        .is_none_or(|size| size > 0)
+}
+
+impl Eip3009Payment {
+    /// What happened, by the logs of a token that logs the use of an authorization right before its transfer: the nonce
+    /// says which transfer is this payment's, however many are equal to it.
+    fn effect_by_nonce(&self, logs: &[&Log]) -> Effect {
+        let mut uses = (0..logs.len()).filter(|at| self.is_use(logs[*at]));
+        match (uses.next(), uses.next()) {
+            (None, _) => Effect::Nothing(mismatch("the token did not use the authorization")),
+            (Some(at), None) if logs.get(at + 1).is_some_and(|log| self.is_transfer(log)) => {
+                Effect::Moved(Amount::new(self.authorization.value))
+            }
+            (Some(_), None) => Effect::Other(mismatch(
+                "the token used the authorization and logged no such transfer right after it",
+            )),
+            (Some(_), Some(_)) => {
+                Effect::Other(mismatch("the token used the authorization more than once"))
+            }
+        }
+    }
+
+    /// What happened, by the logs of a token of which no order is known: there must be one transfer like this payment's
+    /// and no second.
+    fn effect_by_transfer(&self, logs: &[&Log]) -> Effect {
+        let used = logs.iter().any(|log| self.is_use(log));
+        match logs.iter().filter(|log| self.is_transfer(log)).count() {
+            1 => Effect::Moved(Amount::new(self.authorization.value)),
             0 if used => Effect::Other(mismatch(
                 "the token used the authorization and logged no such transfer",
             )),
@@ -453,17 +517,32 @@ impl Payment<Evm> for Eip3009Payment {
             _ => Effect::Other(mismatch("the token logged the transfer more than once")),
         }
     }
-}
 
-fn has_code(answer: &Answer) -> bool {
-    answer
-        .outcomes
-        .get(step::PAYER_CODE)
-        .and_then(Outcome::code_size)
-        .is_none_or(|size| size > 0)
-}
+    fn is_use(&self, log: &Log) -> bool {
+        let Authorization { from, nonce, .. } = self.authorization;
+        log.decode::<Eip3009::AuthorizationUsed>()
+            .is_some_and(|used| used.authorizer == from && used.nonce == nonce)
+    }
 
-impl Eip3009Payment {
+    fn is_transfer(&self, log: &Log) -> bool {
+        let Authorization {
+            from, to, value, ..
+        } = self.authorization;
+        log.decode::<Erc20::Transfer>()
+            .is_some_and(|log| log.from == from && log.to == to && log.value == value)
+    }
+
+    /// Whether the operator lets accounts with code pay; `refusal` is what is said otherwise.
+    fn check_wallets_allowed(&self, refusal: Reason) -> Result<(), Rejection> {
+        match self.contract_wallets {
+            true => Ok(()),
+            false => Err(Rejection::new(
+                refusal,
+                "this facilitator takes payments by key only, not from contract wallets or delegated accounts",
+            )),
+        }
+    }
+
     fn spell_facts(&self) -> Facts {
         let Authorization {
             from,
@@ -554,8 +633,8 @@ impl Eip3009Payment {
     }
 
     /// A payer that did not sign by key must be a contract that accepts the signature.
-    fn check_wallet(&self, answer: &Answer) -> Result<(), Rejection> {
-        if !has_code(answer) {
+    fn check_wallet(&self, outcomes: &[Outcome]) -> Result<(), Rejection> {
+        if !has_code(outcomes) {
             return Err(match self.signature.factory {
                 Some(_) => Rejection::new(
                     reason::FACTORY_NOT_ALLOWED,
@@ -564,7 +643,7 @@ impl Eip3009Payment {
                 None => Rejection::new(reason::SIGNATURE, self.expected_signature()),
             });
         }
-        match answer.outcomes.get(step::WALLET).and_then(Outcome::word) {
+        match outcomes.get(step::WALLET).and_then(Outcome::word) {
             Some(word) if word == ERC1271_MAGIC => Ok(()),
             _ => Err(Rejection::new(
                 reason::SIGNATURE,
@@ -583,8 +662,8 @@ impl Eip3009Payment {
     }
 
     /// Whether the token would make the transfer, and if not, why.
-    fn check_transfer(&self, answer: &Answer) -> Result<(), Rejection> {
-        let outcome = |at: usize| answer.outcomes.get(at);
+    fn check_transfer(&self, outcomes: &[Outcome]) -> Result<(), Rejection> {
+        let outcome = |at: usize| outcomes.get(at);
         if outcome(step::ASSET_CODE)
             .and_then(Outcome::code_size)
             .is_none_or(|size| size == 0)
@@ -627,10 +706,21 @@ impl Eip3009Payment {
     /// Two payments with one mark cannot be told apart by their logs.
     fn mark(&self) -> B256 {
         let Authorization {
-            from, to, value, ..
+            from,
+            to,
+            value,
+            nonce,
+            ..
         } = &self.authorization;
-        keccak256((self.token, from, to, value).abi_encode())
+        match self.logs_authorization_first {
+            true => keccak256((self.token, from, nonce).abi_encode()),
+            false => keccak256((self.token, from, to, value).abi_encode()),
+        }
     }
+}
+
+fn mismatch(detail: &str) -> Rejection {
+    Rejection::new(reason::TRANSFER_EVENT_MISMATCH, detail)
 }
 
 /// Why a call reverted, for people: the text of `Error(string)`, or what there is.

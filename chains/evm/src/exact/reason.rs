@@ -18,6 +18,9 @@ pub const TOKEN_VERSION_MISMATCH: Reason = Reason::new("invalid_exact_evm_token_
 pub const FACTORY_NOT_ALLOWED: Reason = Reason::new("eip6492_factory_not_allowed");
 /// The payer's account does not accept the signature.
 pub const SIGNATURE: Reason = Reason::new("invalid_exact_evm_signature");
+/// The payer's account has code, and the operator takes payments by key only.
+pub const CONTRACT_WALLET_NOT_ALLOWED: Reason =
+    Reason::new("invalid_exact_evm_contract_wallet_not_allowed");
 /// The authorization pays somebody else.
 pub const RECIPIENT_MISMATCH: Reason = Reason::new("invalid_exact_evm_recipient_mismatch");
 /// The authorization has expired, is about to, or lasts longer than the operator allows.

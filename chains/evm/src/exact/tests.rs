@@ -12,6 +12,7 @@ use serde_json::json;
 use super::*;
 use crate::chain::{EvmConfig, Log};
 use crate::known;
+use crate::probe::Answer;
 
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 const SELLER: &str = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8";
@@ -22,6 +23,14 @@ static SCHEME: LazyLock<Exact> = LazyLock::new(|| {
     let signer = PrivateKeySigner::from_slice(&[7; 32]).unwrap();
     let url = "http://127.0.0.1:1".parse().unwrap();
     Exact::new(&Evm::new(EvmConfig::new(network, vec![url], vec![Arc::new(signer)])).unwrap())
+});
+
+/// The same scheme, for a token of which no order of logs is known.
+static UNORDERED: LazyLock<Exact> = LazyLock::new(|| {
+    let network = known::network("base-sepolia").unwrap();
+    let mut tokens = known::tokens(network.id()).to_vec();
+    tokens[0].logs_authorization_first = false;
+    Exact::offline(network, &tokens).unwrap()
 });
 
 fn requirements() -> PaymentRequirements {
@@ -90,14 +99,26 @@ fn any_outcome() -> impl Strategy<Value = Outcome> {
 }
 
 prop_compose! {
-    fn any_answer()(outcomes in prop::collection::vec(any_outcome(), 0..8), late in 0u64..100) -> Answer {
-        Answer { chain_time: NOW.plus_secs(late), block: 1, outcomes }
+    fn any_answer()(
+        outcomes in prop::collection::vec(any_outcome(), 0..8), late in 0u64..100, block_secs in 0_u64..16,
+        later in prop::option::of(prop::collection::vec(any_outcome(), 0..8)),
+    ) -> Answer {
+        Answer { chain_time: NOW.plus_secs(late), block: 1, block_secs, outcomes, later, sender: None }
     }
 }
 
 /// Everything that must hold for a payment that settles, said once more and in another way.
 fn may_settle(answer: &Answer, signed_by_key: bool) -> bool {
-    let [asset, payer, used, balance, transfer, rest @ ..] = answer.outcomes.as_slice() else {
+    let in_time =
+        NOW.plus_secs(60).secs() >= answer.chain_time.secs() + (2 * answer.block_secs).max(6);
+    let later = answer.later.as_deref();
+    in_time
+        && all_is_well(&answer.outcomes, signed_by_key)
+        && later.is_none_or(|later| all_is_well(later, signed_by_key))
+}
+
+fn all_is_well(outcomes: &[Outcome], signed_by_key: bool) -> bool {
+    let [asset, payer, used, balance, transfer, rest @ ..] = outcomes else {
         return false;
     };
     let word = |outcome: &Outcome| match outcome {
@@ -116,7 +137,17 @@ fn may_settle(answer: &Answer, signed_by_key: bool) -> bool {
         && word(used) == Some(U256::ZERO)
         && word(balance).is_none_or(|balance| balance >= U256::from(PRICE))
         && matches!(transfer, Outcome::Returned { .. })
-        && answer.chain_time.plus_secs(REMAINING_MIN_SECS) <= NOW.plus_secs(60)
+}
+
+fn answer_of(outcomes: Vec<Outcome>) -> Answer {
+    Answer {
+        chain_time: NOW,
+        block: 1,
+        block_secs: 0,
+        outcomes,
+        later: None,
+        sender: None,
+    }
 }
 
 fn log(address: Address, event: &impl SolEvent) -> Log {
@@ -199,9 +230,51 @@ proptest! {
         };
         let exact = logs.iter().filter(|log| **log == (0, 0, 0, 0)).count();
         let evidence = Evidence { succeeded, logs: logs.iter().copied().map(log).collect() };
-        let payment = SCHEME.decode(&request, NOW).unwrap();
+        let payment = UNORDERED.decode(&request, NOW).unwrap();
         let moved = payment.effect(Amount::from(PRICE), &evidence) == Effect::Moved(Amount::from(PRICE));
         prop_assert_eq!(moved, succeeded && exact == 1);
+    }
+
+    /// Equal payments in one transaction: each is told by its nonce, whatever became of the others.
+    #[test]
+    fn equal_payments_are_told_apart_by_their_nonces(made in prop::collection::vec(any::<bool>(), 1..6), ours in any::<prop::sample::Index>()) {
+        let (request, payer) = signed();
+        let payment = SCHEME.decode(&request, NOW).unwrap();
+        let token: Address = requirements().asset.parse().unwrap();
+        let nonce: B256 = request.payload.tree()["authorization"]["nonce"].as_str().unwrap().parse().unwrap();
+        let ours = ours.index(made.len());
+        let transfer = Erc20::Transfer { from: payer, to: SELLER.parse().unwrap(), value: U256::from(PRICE) };
+        let pair = |(at, _): (usize, &bool)| {
+            let nonce = if at == ours { nonce } else { B256::repeat_byte(at as u8) };
+            [log(token, &Eip3009::AuthorizationUsed { authorizer: payer, nonce }), log(token, &transfer)]
+        };
+        let logs = made.iter().enumerate().filter(|(_, made)| **made).flat_map(pair).collect();
+        let effect = payment.effect(Amount::from(PRICE), &Evidence { succeeded: true, logs });
+        match made[ours] {
+            true => prop_assert_eq!(effect, Effect::Moved(Amount::from(PRICE))),
+            false => prop_assert!(matches!(effect, Effect::Nothing(_))),
+        }
+    }
+
+    /// A token that is listed as logging in order and does not: nothing is told as moved that the order does not prove.
+    #[test]
+    fn an_authorization_without_its_transfer_right_behind_moved_nothing_certain(order in Just([0, 1, 2, 3]).prop_shuffle()) {
+        let (request, payer) = signed();
+        let payment = SCHEME.decode(&request, NOW).unwrap();
+        let token: Address = requirements().asset.parse().unwrap();
+        let nonce: B256 = request.payload.tree()["authorization"]["nonce"].as_str().unwrap().parse().unwrap();
+        let (to, value) = (SELLER.parse().unwrap(), U256::from(PRICE));
+        let used = |nonce| log(token, &Eip3009::AuthorizationUsed { authorizer: payer, nonce });
+        let transfer = log(token, &Erc20::Transfer { from: payer, to, value });
+        let all = [used(nonce), transfer.clone(), used(B256::ZERO), transfer];
+        let logs: Vec<Log> = order.iter().map(|at| all[*at].clone()).collect();
+        let place = |wanted: usize| order.iter().position(|at| *at == wanted).unwrap();
+        let behind = place(0) + 1 == place(1) || place(0) + 1 == place(3);
+        let effect = payment.effect(Amount::from(PRICE), &Evidence { succeeded: true, logs });
+        match behind {
+            true => prop_assert_eq!(effect, Effect::Moved(Amount::from(PRICE))),
+            false => prop_assert!(matches!(effect, Effect::Other(_))),
+        }
     }
 
     #[test]
@@ -266,11 +339,7 @@ fn what_somebody_else_wrote_is_not_told_as_the_payers_fault() {
             .map_err(|rejection| rejection.reason)
     };
     assert!(matches!(look(&[false], &[]), Ok(Check::Ask(_))));
-    let codeless = Answer {
-        chain_time: NOW,
-        block: 1,
-        outcomes: vec![Outcome::CodeSize(1), Outcome::CodeSize(0)],
-    };
+    let codeless = answer_of(vec![Outcome::CodeSize(1), Outcome::CodeSize(0)]);
     assert_eq!(look(&[false], &[codeless]).err(), Some(reason::SIGNATURE));
     assert_eq!(look(&[true], &[]).err(), Some(reason::RECIPIENT_MISMATCH));
 }
@@ -292,4 +361,63 @@ fn a_payer_that_may_be_a_contract_is_asked_alone_and_with_fees() {
     assert!(contract.as_transaction);
     let asks_payer = |step: &Step| matches!(step, Step::Call { to, .. } if *to == payer);
     assert!(contract.steps.iter().any(asks_payer) && !ask(&[true]).steps.iter().any(asks_payer));
+}
+
+/// Equal payments share a transaction where the token's logs tell them apart, and only there.
+#[test]
+fn equal_payments_share_a_transaction_only_where_the_logs_tell_them_apart() {
+    let marks = |scheme: &Exact| {
+        let (first, _) = signed();
+        let mut payload = first.payload.tree();
+        payload["authorization"]["nonce"] = json!(B256::repeat_byte(3));
+        let second = request_with(Object::of(&payload).unwrap());
+        let answers = [answer_of(vec![
+            Outcome::CodeSize(1),
+            Outcome::CodeSize(0),
+            Outcome::NotMade,
+            Outcome::NotMade,
+            Outcome::Returned {
+                data: Bytes::new(),
+                gas: 50_000,
+            },
+        ])];
+        let seen = Seen {
+            signatures: &[true],
+            answers: &answers,
+            now: NOW,
+        };
+        [first, second].map(|request| {
+            let payment = scheme.decode(&request, NOW).unwrap();
+            payment.settle(Amount::from(PRICE), &seen).unwrap().mark
+        })
+    };
+    let [first, second] = marks(&SCHEME);
+    assert_ne!(first, second);
+    let [first, second] = marks(&UNORDERED);
+    assert_eq!(first, second);
+}
+
+#[test]
+fn an_operator_can_take_payments_by_key_only() {
+    let by_key_only = Exact {
+        contract_wallets: false,
+        ..SCHEME.clone()
+    };
+    let payment = by_key_only.decode(&signed().0, NOW).unwrap();
+    let look = |signatures: &'static [bool], answers: &[Answer]| {
+        payment
+            .check(&Seen {
+                signatures,
+                answers,
+                now: NOW,
+            })
+            .map_err(|rejection| rejection.reason)
+    };
+    assert_eq!(look(&[false], &[]).err(), Some(reason::SIGNATURE));
+    assert!(matches!(look(&[true], &[]), Ok(Check::Ask(_))));
+    let with_code = answer_of(vec![Outcome::CodeSize(1), Outcome::CodeSize(23)]);
+    assert_eq!(
+        look(&[true], &[with_code]).err(),
+        Some(reason::CONTRACT_WALLET_NOT_ALLOWED)
+    );
 }

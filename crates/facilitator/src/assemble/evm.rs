@@ -47,6 +47,7 @@ pub(super) fn chain(
         .max_gas_per_payment
         .unwrap_or(config.gas_per_payment_max);
     config.group_max = entry.max_group.unwrap_or(config.group_max).max(1);
+    config.contract_wallets = entry.contract_wallets.unwrap_or(config.contract_wallets);
     if let Some(secs) = entry.max_head_age_secs {
         config.head_age_max = (secs > 0).then(|| Duration::from_secs(secs));
     }
@@ -100,6 +101,7 @@ fn token(described: &EvmToken, field: &str) -> Result<Token, ConfigError> {
         version,
         decimals,
         symbol,
+        logs_authorization_first,
     } = described.clone();
     let parsed = address.parse();
     Ok(Token {
@@ -110,6 +112,7 @@ fn token(described: &EvmToken, field: &str) -> Result<Token, ConfigError> {
         symbol,
         method: TransferMethod::Eip3009,
         supports_eip2612: false,
+        logs_authorization_first,
     })
 }
 

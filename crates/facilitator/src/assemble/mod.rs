@@ -75,6 +75,7 @@ impl Plan {
         let journal = SqliteJournal::open(&config.journal).await?;
         let mut builder = Engine::builder(journal)
             .policy(self.rules)
+            .failure_limits(config.limits.failures())
             .settle_wait(Duration::from_secs(config.settle_wait_secs));
         for chain in self.chains {
             builder = chain.add_to(builder);

@@ -1,0 +1,239 @@
+//! Payments that share a transaction: each is told by its own logs, and none can take anything from the others.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
+use std::time::Duration;
+
+use alloy::primitives::{Address, B256, U64, U256};
+use alloy::signers::SignerSync;
+use alloy::sol;
+use alloy::sol_types::{Eip712Domain, SolCall, SolStruct};
+use futures_util::future::join_all;
+use quittance_core::wire::SettleResponse;
+use quittance_core::{Amount, Clock, Facilitator, PaymentId, PaymentRequest, Scheme, SystemClock};
+use quittance_devnet::{Account, Evm as Local, Mining, USDC};
+use quittance_engine::{Engine, Patience};
+use quittance_evm::{Evm, Exact, ExactPayer, reason};
+use quittance_tests::evm::{PRICE, Setting};
+use quittance_tests::proxy::Fate;
+use quittance_tests::until;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+const HASTY: Patience = Patience {
+    look_every: Duration::from_millis(50),
+    resubmit_after: Duration::from_secs(2),
+    replace_after: Duration::from_secs(60),
+    gone_for: Duration::from_millis(300),
+    sweep_every: Duration::from_secs(60),
+};
+
+fn id(setting: &Setting, request: &PaymentRequest) -> PaymentId {
+    let exact = Exact::new(&Evm::new(setting.config()).unwrap());
+    exact.decode(request, SystemClock.now()).unwrap().facts().id
+}
+
+async fn pay(payer: &Account) -> PaymentRequest {
+    let payer = ExactPayer::new(payer.signer.clone());
+    quittance_tests::pay(&payer, &Setting::requirements()).await
+}
+
+/// Settles all of these beside the test, on a chain that makes no block: the first alone, and all others together, because
+/// the node takes its time with the first. Returns once all are sent.
+async fn sent_together(
+    setting: &Setting,
+    engine: &Engine,
+    requests: &[PaymentRequest],
+) -> Vec<JoinHandle<SettleResponse>> {
+    setting.local.set_mining(Mining::Manual).await.unwrap();
+    let slow = Fate::Slow(Duration::from_millis(1200));
+    setting.node.breaks("eth_sendRawTransaction", slow, 1);
+    let settling = requests.iter().map(|request| {
+        let (engine, request) = (engine.clone(), request.clone());
+        tokio::spawn(async move { engine.settle(&request).await.unwrap() })
+    });
+    let settling: Vec<_> = settling.collect();
+    for request in requests {
+        let id = id(setting, request);
+        until("it was sent", || async {
+            let known = engine.settlement(&id).await.unwrap();
+            known.is_some_and(|known| known.transaction().is_some())
+        })
+        .await;
+    }
+    settling
+}
+
+async fn hasty(setting: &Setting) -> Engine {
+    let change = |builder: quittance_engine::EngineBuilder| builder.patience(HASTY);
+    setting.engine_with(setting.config(), change).await
+}
+
+async fn answers(settling: Vec<JoinHandle<SettleResponse>>) -> Vec<SettleResponse> {
+    let answers = join_all(settling).await;
+    answers.into_iter().map(Result::unwrap).collect()
+}
+
+/// How much gas the facilitator's transactions have used, and how many there were.
+async fn gas_used(setting: &Setting, answers: &[SettleResponse]) -> (u64, usize) {
+    let mut ids: Vec<&str> = answers.iter().map(|answer| &*answer.transaction).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let mut gas = 0;
+    for id in &ids {
+        let receipt: Value = setting
+            .local
+            .rpc("eth_getTransactionReceipt", (*id,))
+            .await
+            .unwrap();
+        let used: U64 = serde_json::from_value(receipt["gasUsed"].clone()).unwrap();
+        gas += used.to::<u64>();
+    }
+    (gas, ids.len())
+}
+
+/// The payer takes one authorization back, by a transaction that comes first in the block.
+async fn cancel(setting: &Setting, payer: &Account, request: &PaymentRequest) {
+    sol! {
+        struct CancelAuthorization { address authorizer; bytes32 nonce; }
+        function cancelAuthorization(address authorizer, bytes32 nonce, uint8 v, bytes32 r, bytes32 s) external;
+    }
+    let nonce = request.payload.tree()["authorization"]["nonce"].clone();
+    let nonce: B256 = serde_json::from_value(nonce).unwrap();
+    let domain = Eip712Domain::new(
+        Some("USDC".into()),
+        Some("2".into()),
+        Some(U256::from(84532)),
+        Some(USDC),
+        None,
+    );
+    let message = CancelAuthorization {
+        authorizer: payer.address,
+        nonce,
+    };
+    let digest = message.eip712_signing_hash(&domain);
+    let signature = payer.signer.sign_hash_sync(&digest).unwrap();
+    let call = cancelAuthorizationCall {
+        authorizer: payer.address,
+        nonce,
+        v: 27 + u8::from(signature.v()),
+        r: signature.r().into(),
+        s: signature.s().into(),
+    };
+    let first = json!([{ "from": Local::accounts()[9].address, "to": USDC,
+        "data": alloy::hex::encode_prefixed(call.abi_encode()),
+        "maxFeePerGas": "0xd18c2e2800", "maxPriorityFeePerGas": "0xba43b74000" }]);
+    let _: B256 = setting
+        .local
+        .rpc("eth_sendTransaction", first)
+        .await
+        .unwrap();
+}
+
+/// What an agent does all day: one payer, one seller, one price. Circle's token says by its nonce whose each transfer is.
+#[tokio::test(flavor = "multi_thread")]
+async fn equal_payments_share_a_transaction_and_each_is_told_its_own_outcome() {
+    const COUNT: usize = 12;
+    let setting = Setting::start().await;
+    let engine = hasty(&setting).await;
+    let buyer = Setting::buyer();
+    let requests = join_all((0..COUNT).map(|_| pay(&buyer))).await;
+    let settling = sent_together(&setting, &engine, &requests).await;
+    cancel(&setting, &buyer, &requests[COUNT / 2]).await;
+    setting.local.mine().await.unwrap();
+    setting.local.set_mining(Mining::Instant).await.unwrap();
+
+    let answers = answers(settling).await;
+    for (at, answer) in answers.iter().enumerate() {
+        assert_eq!(answer.success, at != COUNT / 2, "{at}: {answer:?}");
+    }
+    let cancelled = &answers[COUNT / 2];
+    let code = cancelled.error_reason.as_deref();
+    assert_eq!(code, Some(reason::NONCE_ALREADY_USED.code()));
+    let paid = (COUNT - 1) as u64 * PRICE;
+    assert_eq!(setting.received().await, Amount::from(paid));
+    let (_, transactions) = gas_used(&setting, &answers).await;
+    assert!(transactions <= 3, "{transactions} for {COUNT} payments");
+}
+
+/// A payer's account gets code after its payment was tried (EIP-7702), and the code uses all the gas it is given. It is
+/// given its own share and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payer_whose_code_burns_gas_burns_no_more_than_its_own_share() {
+    const COUNT: usize = 6;
+    let setting = Setting::start().await;
+    let engine = hasty(&setting).await;
+    let payers = &Local::accounts()[2..2 + COUNT];
+    let requests = join_all(payers.iter().map(pay)).await;
+    let settling = sent_together(&setting, &engine, &requests).await;
+    // Jumps in a circle. Of those that were sent together, it is in the middle.
+    let burner = COUNT / 2;
+    let code = "0x5b600056";
+    setting
+        .local
+        .set_code(payers[burner].address, code)
+        .await
+        .unwrap();
+    setting.local.mine().await.unwrap();
+    setting.local.set_mining(Mining::Instant).await.unwrap();
+
+    let answers = answers(settling).await;
+    for (at, answer) in answers.iter().enumerate() {
+        assert_eq!(answer.success, at != burner, "{at}: {answer:?}");
+    }
+    let paid = (COUNT - 1) as u64 * PRICE;
+    assert_eq!(setting.received().await, Amount::from(paid));
+    let (gas, transactions) = gas_used(&setting, &answers).await;
+    assert!(transactions <= 3, "the honest ones settle where they were");
+    // A transfer takes some 70,000 with its share of the transaction; its limit is at most twice that.
+    assert!(gas < COUNT as u64 * 110_000, "{gas}");
+}
+
+/// The program of a shared transaction leaves nothing behind that could be called.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_transaction_leaves_no_code_behind() {
+    let setting = Setting::start().await;
+    let engine = hasty(&setting).await;
+    let buyer = Setting::buyer();
+    let requests = join_all((0..4).map(|_| pay(&buyer))).await;
+    let settling = sent_together(&setting, &engine, &requests).await;
+    setting.local.mine().await.unwrap();
+    setting.local.set_mining(Mining::Instant).await.unwrap();
+    let answers = answers(settling).await;
+    let mut created = 0;
+    for answer in &answers {
+        let receipt: Value = setting
+            .local
+            .rpc("eth_getTransactionReceipt", (&*answer.transaction,))
+            .await
+            .unwrap();
+        let Ok(account) = serde_json::from_value::<Address>(receipt["contractAddress"].clone())
+        else {
+            continue;
+        };
+        let code: String = setting
+            .local
+            .rpc("eth_getCode", (account, "latest"))
+            .await
+            .unwrap();
+        assert_eq!(code, "0x");
+        created += 1;
+    }
+    assert!(created >= 2, "{answers:?}");
+}
+
+/// A node, or a chain, that does not let the signer create contracts: every payment travels alone, and settles.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_contracts_may_not_be_created_each_payment_travels_alone() {
+    let setting = Setting::start().await;
+    let refusal = Fate::Error(-32000, "the account may not create contracts");
+    setting.node.breaks_for_good("eth_estimateGas", refusal);
+    let engine = hasty(&setting).await;
+    let buyer = Setting::buyer();
+    let requests = join_all((0..4).map(|_| pay(&buyer))).await;
+    let settling = sent_together(&setting, &engine, &requests).await;
+    setting.local.mine().await.unwrap();
+    setting.local.set_mining(Mining::Instant).await.unwrap();
+    let answers = answers(settling).await;
+    assert!(answers.iter().all(|answer| answer.success), "{answers:?}");
+    assert_eq!(gas_used(&setting, &answers).await.1, 4);
+}
