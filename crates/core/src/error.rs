@@ -46,6 +46,9 @@ impl Reason {
     /// The amount is below what the operator settles.
     pub const AMOUNT_TOO_LOW: Self = Self::new("amount_too_low");
 
+    /// Too many transactions of this payer, or for this recipient, were included in the last hour and settled nothing.
+    pub const TOO_MANY_FAILURES: Self = Self::new("too_many_failed_settlements");
+
     /// A code known when the program is written.
     pub const fn new(code: &'static str) -> Self {
         Self(Cow::Borrowed(code))

@@ -17,6 +17,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use crate::failures::FailureLimits;
 use crate::journal::{Journal, Settlement};
 use crate::policy::{AllowAll, Policy};
 use crate::rail::{Rail, Shared};
@@ -113,6 +114,7 @@ pub struct EngineBuilder {
     policy: Arc<dyn Policy>,
     settle_wait: Duration,
     patience: Patience,
+    failure_limits: FailureLimits,
     #[expect(
         clippy::type_complexity,
         reason = "a list of constructors, used in one place"
@@ -158,6 +160,14 @@ impl EngineBuilder {
         self
     }
 
+    /// Says how many transactions may fail for one payer or recipient in an hour; without it,
+    /// [`FailureLimits::default`].
+    #[must_use]
+    pub fn failure_limits(mut self, limits: FailureLimits) -> Self {
+        self.failure_limits = limits;
+        self
+    }
+
     /// Starts: looks at every chain, and takes up every settlement that the journal has open.
     ///
     /// A chain that cannot be reached now is no error; it is left out of [`supported`](Facilitator::supported) until it
@@ -177,6 +187,7 @@ impl EngineBuilder {
             signatures: Signatures::start(threads, Box::new(check))?,
             settle_wait: self.settle_wait,
             patience: self.patience,
+            failure_limits: self.failure_limits,
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
@@ -223,6 +234,7 @@ impl Engine {
             policy: Arc::new(AllowAll),
             settle_wait: SETTLE_WAIT,
             patience: Patience::default(),
+            failure_limits: FailureLimits::default(),
             rails: Vec::new(),
         }
     }

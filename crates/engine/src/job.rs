@@ -8,6 +8,7 @@ use quittance_core::{Amount, Chain, Fault, Payment, PaymentId, Timestamp, Transa
 use tokio::sync::watch;
 
 use crate::journal::Outcome;
+use crate::ledger::Reservation;
 
 /// How far a settlement has come, for those who wait for it.
 #[derive(Debug, Clone)]
@@ -88,6 +89,12 @@ pub(crate) struct Job<C: Chain> {
     pub(crate) attempt: u32,
     pub(crate) amount: Amount,
     pub(crate) expires: Timestamp,
+    /// Who pays; payers take turns in a lane.
+    pub(crate) payer: Arc<str>,
+    /// Who receives.
+    pub(crate) pay_to: Arc<str>,
+    /// What it takes of the payer's balance until it ends.
+    pub(crate) reservation: Reservation,
     pub(crate) payment: Arc<dyn Payment<C>>,
     /// Whether it shares no transaction with others: it was in one that had no effect for it, though it should have had.
     pub(crate) alone: bool,

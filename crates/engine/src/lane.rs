@@ -1,10 +1,9 @@
 //! A lane: one signer, one transaction after the other; where transactions stand in no line, many side by side.
 //!
-//! What waits is grouped as far as the chain allows, signed at the next place, written to the journal, and sent. In a line, a
+//! What waits is taken from each payer in turn, grouped as far as the chain allows, signed at the next place, written to the journal, and sent. In a line, a
 //! place is used up only when a transaction for it may be out there; until then the next group gets it. Where there is no
 //! line, each gets a place of its own, and one that is not used is missed by nobody.
 
-use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,6 +18,7 @@ use tracing::{debug, error, warn};
 use crate::job::{Progress, Ready};
 use crate::keeper::Journaled;
 use crate::rail::Rail;
+use crate::turns::Turns;
 use crate::watch::Sending;
 
 /// How many settlements may wait in one lane.
@@ -44,7 +44,7 @@ pub(crate) struct Worker<C: Chain> {
     jobs: mpsc::Receiver<Ready<C>>,
     waiting: Arc<AtomicUsize>,
     /// Taken from the queue, and not yet sent.
-    held: VecDeque<Ready<C>>,
+    held: Turns<Ready<C>>,
     /// The next place, once it is known.
     next_place: Option<u64>,
     /// Whether the chain includes what this signer sends in order. Believed until it says otherwise.
@@ -66,7 +66,7 @@ pub(crate) fn new<C: Chain>(id: LaneId) -> (Lane<C>, Worker<C>) {
             id,
             jobs,
             waiting,
-            held: VecDeque::new(),
+            held: Turns::default(),
             next_place: None,
             in_line: true,
         },
@@ -127,42 +127,35 @@ impl<C: Chain> Worker<C> {
     /// Nothing has moved for long: whoever waits may try another facilitator, or later another lane.
     async fn give_back(&mut self, rail: &Arc<Rail<C>>) {
         while let Ok(ready) = self.jobs.try_recv() {
-            self.held.push_back(ready);
+            self.hold(ready);
         }
-        let group: Vec<_> = self.held.drain(..).collect();
+        let group = self.held.take_all();
         self.waiting.fetch_sub(group.len(), Ordering::Relaxed);
         let stuck = format!("the transactions of {} are not being included", self.id);
         let fault = Fault::new(FaultKind::Busy, stuck);
         release_all(rail, group, fault).await;
     }
 
-    /// The next settlement, and all those behind it that may travel with it. Those that may not keep their order.
+    fn hold(&mut self, ready: Ready<C>) {
+        let payer = Arc::clone(&ready.job.payer);
+        self.held.push(&payer, ready);
+    }
+
+    /// The next settlement, and all those that may travel with it.
     async fn next_group(&mut self, chain: &C) -> Option<Vec<Ready<C>>> {
         if self.held.is_empty() {
-            self.held.push_back(self.jobs.recv().await?);
+            let ready = self.jobs.recv().await?;
+            self.hold(ready);
         }
         while let Ok(ready) = self.jobs.try_recv() {
-            self.held.push_back(ready);
+            self.hold(ready);
         }
-        let mut group = vec![self.held.pop_front()?];
-        let mut apart = Vec::new();
-        for _ in 0..LOOK_AHEAD_MAX {
-            let Some(ready) = self.held.pop_front() else {
-                break;
-            };
+        let goes = |group: &[Ready<C>], next: &Ready<C>| {
+            let together = !next.job.alone && group.iter().all(|ready| !ready.job.alone);
             let actions: Vec<&C::Action> = group.iter().map(|ready| &ready.action).collect();
-            let together = !ready.job.alone && !group[0].job.alone;
-            if together && chain.groups(&actions, &ready.action) {
-                group.push(ready);
-            } else {
-                apart.push(ready);
-            }
-        }
-        apart
-            .into_iter()
-            .rev()
-            .for_each(|ready| self.held.push_front(ready));
-        Some(group)
+            together && chain.groups(&actions, &next.action)
+        };
+        Some(self.held.next_group(LOOK_AHEAD_MAX, goes))
     }
 
     /// Sends a group at the next place. In a line, that is known only when it is known what became of this one; where there
@@ -265,11 +258,12 @@ async fn submit<C: Chain>(
     }
 }
 
-/// Concludes those whose time has run out while they waited.
+/// Concludes those whose time has run out while they waited, or would before they could be included: they would cost a
+/// transaction and settle nothing.
 async fn drop_late<C: Chain>(rail: &Arc<Rail<C>>, group: Vec<Ready<C>>) -> Vec<Ready<C>> {
     let (late, group): (Vec<_>, Vec<_>) = group
         .into_iter()
-        .partition(|ready| rail.is_too_late(&ready.job));
+        .partition(|ready| rail.is_too_late_to_send(&ready.job));
     for Ready { job, .. } in late {
         rail.fail(job, Reason::SETTLEMENT_EXPIRED.into(), None)
             .await;

@@ -19,18 +19,22 @@
 //! ```
 
 mod engine;
+mod failures;
 mod job;
 mod journal;
 mod keeper;
 mod lane;
+mod ledger;
 mod offline;
 mod policy;
 mod rail;
 mod reader;
 mod signatures;
+mod turns;
 mod watch;
 
 pub use engine::{Engine, EngineBuilder, SETTLE_WAIT};
+pub use failures::FailureLimits;
 pub use journal::{
     Claim, Claimed, FAILURES_MAX, Journal, JournalError, Outcome, Settlement, SqliteJournal, State,
 };

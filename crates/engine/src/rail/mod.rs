@@ -16,10 +16,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use crate::failures::{FailureLimits, Failures};
 use crate::job::Live;
 use crate::journal::Journal;
 use crate::keeper::Keeper;
 use crate::lane::{self, Lane};
+use crate::ledger::Ledger;
 use crate::policy::Policy;
 use crate::reader::Reader;
 use crate::signatures::Signatures;
@@ -40,6 +42,8 @@ pub(crate) struct Rail<C: Chain> {
     clock: Arc<dyn Clock>,
     tasks: TaskTracker,
     live: Live,
+    ledger: Ledger,
+    failures: Failures,
     schemes: Vec<Arc<dyn Scheme<C>>>,
     policy: Arc<dyn Policy>,
     signatures: Signatures,
@@ -58,6 +62,7 @@ pub(crate) struct Shared {
     pub(crate) signatures: Signatures,
     pub(crate) settle_wait: Duration,
     pub(crate) patience: Patience,
+    pub(crate) failure_limits: FailureLimits,
     pub(crate) stopping: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
@@ -82,6 +87,8 @@ impl<C: Chain> Rail<C> {
             clock: shared.clock,
             tasks: shared.tasks,
             live: Live::default(),
+            ledger: Ledger::default(),
+            failures: Failures::new(shared.failure_limits),
             schemes,
             policy: shared.policy,
             signatures: shared.signatures,

@@ -43,7 +43,12 @@ enum Next<C: Chain> {
     /// To follow these, which may still move it.
     Follow(Vec<Journaled>),
     /// To send this.
-    Send { action: C::Action, alone: bool },
+    Send {
+        action: C::Action,
+        /// Who must send it, where it matters.
+        sender: Option<LaneId>,
+        alone: bool,
+    },
     /// To conclude it without success. Where a place was found `gone`, only after a second look.
     Fail {
         rejection: Rejection,
@@ -51,6 +56,9 @@ enum Next<C: Chain> {
         gone: bool,
     },
 }
+
+/// An action, and who must send it, where it matters.
+type Plan<C> = (<C as Chain>::Action, Option<LaneId>);
 
 /// How many transactions of one attempt may be included without effect. The first may have been spoilt by somebody it
 /// shared; the second was alone.
@@ -106,6 +114,13 @@ impl<C: Chain> Rail<C> {
             attempt: settlement.attempt,
             amount: settlement.claim.amount,
             expires: settlement.claim.expires,
+            payer: settlement.claim.payer.as_str().into(),
+            pay_to: settlement.claim.pay_to.as_str().into(),
+            reservation: self.ledger.add(
+                &settlement.claim.payer,
+                &settlement.claim.asset,
+                settlement.claim.amount,
+            ),
             payment,
             alone: false,
             hold,
@@ -123,9 +138,13 @@ impl<C: Chain> Rail<C> {
             match self.next(&job).await {
                 Ok(Next::Settled(transaction)) => return self.settled(job, transaction).await,
                 Ok(Next::Follow(transactions)) => return self.watch.adopt(Some(job), transactions),
-                Ok(Next::Send { action, alone }) => {
+                Ok(Next::Send {
+                    action,
+                    sender,
+                    alone,
+                }) => {
                     job.alone = alone;
-                    return self.queue(job, action).await;
+                    return self.queue(job, action, sender).await;
                 }
                 // A node may know that a place is taken before it can say by what.
                 Ok(Next::Fail { gone: true, .. }) if !looked_twice => {
@@ -171,9 +190,13 @@ impl<C: Chain> Rail<C> {
                 Some(Reason::SETTLEMENT_EXPIRED.into())
             }
             // It was good before and it is good now: once more, and in no company that could spoil it.
-            Ok(action) if fruitless.len() < FRUITLESS_MAX => {
+            Ok((action, sender)) if fruitless.len() < FRUITLESS_MAX => {
                 let alone = !fruitless.is_empty();
-                return Ok(Next::Send { action, alone });
+                return Ok(Next::Send {
+                    action,
+                    sender,
+                    alone,
+                });
             }
             Ok(_) => None,
             Err(rejection) => Some(rejection),
@@ -188,14 +211,15 @@ impl<C: Chain> Rail<C> {
         })
     }
 
-    /// The action that settles a job's payment now, or the verdict against it.
-    async fn judge_again(&self, job: &Job<C>) -> Result<Result<C::Action, Rejection>, Fault> {
+    /// The action that settles a job's payment now, and who must send it; or the verdict against it.
+    async fn judge_again(&self, job: &Job<C>) -> Result<Result<Plan<C>, Rejection>, Fault> {
         let now = self.clock.now();
         let decoded = self.decoded(Arc::clone(&job.payment), now).await?;
         match self.check(&decoded).await {
             Ok(verified) => {
-                let now = self.clock.now();
-                Ok(job.payment.settle(job.amount, &verified.seen(now)))
+                let seen = verified.seen(self.clock.now());
+                let action = job.payment.settle(job.amount, &seen);
+                Ok(action.map(|action| (action, job.payment.sender(&seen))))
             }
             Err(Unverified::Rejected(rejection, _)) => Ok(Err(rejection)),
             Err(Unverified::Malformed(malformed)) => {

@@ -127,7 +127,7 @@ impl<C: Chain> Rail<C> {
                 );
             }
             if verified.is_none() {
-                match (self.check(&decoded).await, failed_before) {
+                match (self.admit(&decoded).await, failed_before) {
                     (Ok(found), _) => {
                         payer.clone_from(&found.payer);
                         verified = Some(found);
@@ -200,6 +200,14 @@ impl<C: Chain> Rail<C> {
     ) -> Result<Begun, Unbegun> {
         let facts = decoded.facts();
         let claim = self.claim_of(request, decoded, payer);
+        let reservation = match verified {
+            Some(verified) => {
+                let (payer, balance) = (&claim.payer, verified.balance(self.clock.now()));
+                self.ledger
+                    .reserve(payer, &claim.asset, claim.amount, balance)?
+            }
+            None => self.ledger.add(&claim.payer, &claim.asset, claim.amount),
+        };
         let claimed = self.keeper.journal.claim(&claim, self.clock.now()).await;
         let attempt = match claimed.map_err(Fault::from)? {
             Claimed::Won { attempt } => attempt,
@@ -213,6 +221,9 @@ impl<C: Chain> Rail<C> {
             attempt,
             amount: request.terms.amount,
             expires: facts.expires,
+            payer: claim.payer.as_str().into(),
+            pay_to: claim.pay_to.as_str().into(),
+            reservation,
             payment: Arc::clone(&decoded.payment),
             alone: false,
             hold,
@@ -273,15 +284,16 @@ impl<C: Chain> Rail<C> {
     /// Finds the action that settles a job's payment, and hands both to a lane.
     async fn dispatch(&self, job: Job<C>, verified: &Verified<'_, C>) {
         let seen = verified.seen(self.clock.now());
+        let sender = job.payment.sender(&seen);
         match job.payment.settle(job.amount, &seen) {
-            Ok(action) => self.queue(job, action).await,
+            Ok(action) => self.queue(job, action, sender).await,
             Err(rejection) => self.fail(job, rejection, None).await,
         }
     }
 
-    /// Hands a job to a lane, or gives it back where there is none for it.
-    pub(super) async fn queue(&self, job: Job<C>, action: C::Action) {
-        match self.lane_for(job.payment.lane()) {
+    /// Hands a job to a lane, or gives it back where there is none for it. Only `sender` may send it, where one is named.
+    pub(super) async fn queue(&self, job: Job<C>, action: C::Action, sender: Option<LaneId>) {
+        match self.lane_for(sender.as_ref()) {
             Ok(lane) => {
                 if let Some(Ready { job, .. }) = lane.accept(Ready { job, action }) {
                     let full = Fault::new(FaultKind::Busy, "the lane's queue is full");
@@ -395,6 +407,8 @@ impl<C: Chain> Rail<C> {
     /// Concludes a job whose money moved.
     pub(crate) async fn settled(&self, job: Job<C>, transaction: TransactionId) {
         info!(settlement = %job.id, %transaction, "settled");
+        self.failures
+            .settled(&job.payer, &job.pay_to, self.clock.now());
         let outcome = Outcome::Settled {
             transaction,
             amount: job.amount,
@@ -410,6 +424,10 @@ impl<C: Chain> Rail<C> {
         transaction: Option<TransactionId>,
     ) {
         info!(settlement = %job.id, %rejection, ?transaction, "failed");
+        if transaction.is_some() {
+            self.failures
+                .failed(&job.payer, &job.pay_to, self.clock.now());
+        }
         let Rejection { reason, detail } = rejection;
         let detail = detail.unwrap_or_default();
         self.conclude(
@@ -444,10 +462,18 @@ impl<C: Chain> Rail<C> {
     async fn concluded(&self, job: &Job<C>, outcome: &Outcome) -> bool {
         let (id, attempt) = (job.id, job.attempt);
         let written = self.keeper.conclude(&id, attempt, outcome).await;
+        // Before anybody hears of it and asks for the next one.
+        job.reservation.release();
         if written == Some(false) {
             error!(settlement = %id, attempt, ?outcome, "the journal has concluded this attempt otherwise");
         }
         written == Some(true)
+    }
+
+    /// Whether the authorization of a job runs out before a transaction that is sent now could be included.
+    pub(crate) fn is_too_late_to_send(&self, job: &Job<C>) -> bool {
+        let needed = self.chain.inclusion_time().as_secs();
+        self.clock.now().plus_secs(needed) > job.expires || self.is_too_late(job)
     }
 
     /// Whether the authorization of a job can no longer be used.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use quittance_core::wire::VerifyResponse;
 use quittance_core::{
-    Chain, Check, FacilitatorError, Facts, Fault, FaultKind, Malformed, Payment, PaymentRequest,
-    Reason, Refusal, Rejection, Seen, Timestamp,
+    Amount, Chain, Check, FacilitatorError, Facts, Fault, FaultKind, Malformed, Payment,
+    PaymentRequest, Reason, Refusal, Rejection, Seen, Timestamp,
 };
 
 use super::Rail;
@@ -76,6 +76,11 @@ impl<C: Chain> Verified<'_, C> {
     pub(super) fn seen(&self, now: Timestamp) -> Seen<'_, C> {
         self.decoded.seen(&self.answers, now)
     }
+
+    /// How much of the asset the payer was seen to have.
+    pub(super) fn balance(&self, now: Timestamp) -> Option<Amount> {
+        self.decoded.payment.balance(&self.seen(now))
+    }
 }
 
 impl<C: Chain> Rail<C> {
@@ -99,7 +104,7 @@ impl<C: Chain> Rail<C> {
         if let Some(known) = self.known(request, &decoded).await? {
             return known;
         }
-        match self.check(&decoded).await {
+        match self.judge(&decoded).await {
             // What the chain says may come of a twin that was faster. Then the journal has better to say.
             Err(rejected @ Unverified::Rejected(..)) => {
                 let known = self.known(request, &decoded).await?;
@@ -167,6 +172,34 @@ impl<C: Chain> Rail<C> {
         Ok(known.map_or(Standing::Free(None), |settlement| {
             Standing::of(request, settlement)
         }))
+    }
+
+    /// What is said of a payment that the journal does not know: whether it would settle now, beside what its payer has
+    /// under way.
+    async fn judge<'a>(&self, decoded: &'a Decoded<C>) -> Result<Verified<'a, C>, Unverified> {
+        let verified = self.admit(decoded).await?;
+        let (facts, balance) = (decoded.facts(), verified.balance(self.clock.now()));
+        self.ledger
+            .check(&verified.payer, &facts.asset, facts.amount, balance)?;
+        Ok(verified)
+    }
+
+    /// As [`check`](Self::check), of a payer and a recipient for whom not too many transactions have failed.
+    pub(super) async fn admit<'a>(
+        &self,
+        decoded: &'a Decoded<C>,
+    ) -> Result<Verified<'a, C>, Unverified> {
+        let facts = decoded.facts();
+        let may_fail = |payer: &str| {
+            let now = self.clock.now();
+            let allowed = self.failures.check(payer, &facts.pay_to, now);
+            allowed.map_err(|rejection| Unverified::Rejected(rejection, Some(payer.to_owned())))
+        };
+        may_fail(&facts.payer)?;
+        let verified = self.check(decoded).await?;
+        // Only the chain may have said who pays.
+        may_fail(&verified.payer)?;
+        Ok(verified)
     }
 
     /// Asks the chain until the payment is content.

@@ -1,0 +1,159 @@
+//! Turns: what waits in a lane is taken from each payer in turn, so that one payer with many payments does not keep the
+//! others waiting.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+/// Items that wait, each of a payer. Payers take turns; what one payer has waiting keeps its order.
+pub(crate) struct Turns<T> {
+    /// Whose turn it is, first to last. Each has something waiting.
+    order: VecDeque<Arc<str>>,
+    waiting: HashMap<Arc<str>, VecDeque<T>>,
+}
+
+impl<T> Default for Turns<T> {
+    fn default() -> Self {
+        Self {
+            order: VecDeque::new(),
+            waiting: HashMap::new(),
+        }
+    }
+}
+
+impl<T> Turns<T> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// Puts an item behind what its payer has waiting.
+    pub(crate) fn push(&mut self, payer: &Arc<str>, item: T) {
+        let items = self.waiting.entry(Arc::clone(payer)).or_default();
+        if items.is_empty() {
+            self.order.push_back(Arc::clone(payer));
+        }
+        items.push_back(item);
+    }
+
+    /// Takes everything, payer by payer.
+    pub(crate) fn take_all(&mut self) -> Vec<T> {
+        let order = std::mem::take(&mut self.order);
+        let items = order.iter().filter_map(|payer| self.waiting.remove(payer));
+        items.flatten().collect()
+    }
+
+    /// Takes the first payer's first item and all that may go with it, one of each payer in each round. Looks at no more
+    /// than `looks_max` items. `goes` says whether an item may join a group; a larger group never takes what a smaller one
+    /// did not.
+    pub(crate) fn next_group(
+        &mut self,
+        looks_max: usize,
+        goes: impl Fn(&[T], &T) -> bool,
+    ) -> Vec<T> {
+        let Some(first) = self.take(0, 0) else {
+            return Vec::new();
+        };
+        let mut group = vec![first];
+        // Payers before this place have nothing more that goes; those who gave something stand behind all others.
+        let (mut place, mut looks) = (0, 0);
+        while let Some(payer) = self.order.get(place)
+            && looks < looks_max
+        {
+            let items = self.waiting.get(payer).into_iter().flatten();
+            let items = items.take(looks_max - looks);
+            let found = items.clone().position(|item| goes(&group, item));
+            looks += found.map_or(items.count(), |at| at + 1);
+            match found.and_then(|at| self.take(place, at)) {
+                Some(item) => group.push(item),
+                None => place += 1,
+            }
+        }
+        group
+    }
+
+    /// Takes an item of the payer at this place in the order, who then goes to the end of it.
+    fn take(&mut self, place: usize, at: usize) -> Option<T> {
+        let payer = self.order.remove(place)?;
+        let items = self.waiting.get_mut(&payer)?;
+        let item = items.remove(at);
+        match items.is_empty() {
+            true => drop(self.waiting.remove(&payer)),
+            false => self.order.push_back(payer),
+        }
+        item
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Items are (payer, number); the numbers rise.
+    fn turns(payers: &[u8]) -> Turns<(u8, usize)> {
+        let mut turns = Turns::default();
+        for (number, payer) in payers.iter().enumerate() {
+            turns.push(&payer.to_string().into(), (*payer, number));
+        }
+        turns
+    }
+
+    #[test]
+    fn a_payer_with_one_payment_does_not_wait_behind_one_with_a_thousand() {
+        let mut payers = vec![0; 1000];
+        payers.extend([1, 2]);
+        let mut alone = turns(&payers);
+        let order: Vec<u8> = (0..4)
+            .map(|_| alone.next_group(256, |_, _| false)[0].0)
+            .collect();
+        assert_eq!(order, [0, 1, 2, 0]);
+        let group = turns(&payers).next_group(256, |group, _| group.len() < 8);
+        let of: Vec<u8> = group.iter().map(|(payer, _)| *payer).collect();
+        assert_eq!(of, [0, 1, 2, 0, 0, 0, 0, 0]);
+    }
+
+    proptest! {
+        #[test]
+        fn everything_is_taken_once_and_each_payers_own_in_order(
+            payers in prop::collection::vec(0_u8..6, 0..200), most in 1_usize..12, looks in 1_usize..40,
+        ) {
+            let mut turns = turns(&payers);
+            let mut taken = Vec::new();
+            while !turns.is_empty() {
+                let group = turns.next_group(looks, |group, _| group.len() < most);
+                prop_assert!(!group.is_empty() && group.len() <= most);
+                taken.extend(group);
+            }
+            for payer in 0..6 {
+                let own: Vec<usize> = taken.iter().filter(|item| item.0 == payer).map(|item| item.1).collect();
+                let given: Vec<usize> = (0..payers.len()).filter(|at| payers[*at] == payer).collect();
+                prop_assert_eq!(own, given);
+            }
+        }
+
+        /// Whatever the others have waiting, a payer has its turn within as many groups as there are payers.
+        #[test]
+        fn no_payer_waits_longer_than_a_round(payers in prop::collection::vec(0_u8..6, 1..200), looks in 1_usize..40) {
+            let mut turns = turns(&payers);
+            let count = turns.order.len();
+            let mut waited: HashMap<u8, usize> = HashMap::new();
+            while !turns.is_empty() {
+                let group = turns.next_group(looks, |group, (payer, _)| group.len() < 3 && payer % 2 == 0);
+                for (payer, waited) in &mut waited {
+                    *waited += 1;
+                    let has_more = turns.waiting.contains_key(payer.to_string().as_str());
+                    prop_assert!(!has_more || *waited <= count, "{payer} waited for {waited} groups");
+                }
+                for (payer, _) in group {
+                    waited.insert(payer, 0);
+                }
+            }
+        }
+
+        #[test]
+        fn what_is_given_back_is_all_there_is(payers in prop::collection::vec(0_u8..6, 0..50)) {
+            let mut turns = turns(&payers);
+            prop_assert_eq!(turns.take_all().len(), payers.len());
+            prop_assert!(turns.is_empty() && turns.next_group(9, |_, _| true).is_empty());
+        }
+    }
+}
