@@ -25,6 +25,7 @@ mod error;
 mod facilitator;
 mod identity;
 pub mod json;
+mod kept;
 mod network;
 mod request;
 mod scheme;
@@ -39,6 +40,7 @@ pub use ends::{Asset, AuthorizationState, NoQuote, Offer, OfferError, Payer, Pay
 pub use error::{Fault, FaultKind, Malformed, Reason, Refusal, Rejection};
 pub use facilitator::{Facilitator, FacilitatorError};
 pub use identity::{PaymentId, PaymentIdError};
+pub use kept::KEPT_MAX;
 pub use network::{Network, NetworkError};
 pub use request::{Accepted, AcceptedTerms, PaymentRequest, Terms, Version};
 pub use scheme::{Check, Effect, Facts, Payment, Scheme, Seen};

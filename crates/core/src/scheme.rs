@@ -30,7 +30,8 @@ pub trait Scheme<C: Chain + ?Sized>: Send + Sync + 'static {
     /// Reads a payment from a request.
     ///
     /// Pure: the same request at the same time gives the same payment, on any machine and in any later run. The
-    /// journal keeps requests and reads them again after a crash.
+    /// journal keeps requests and reads them again after a crash; it keeps the version, `terms`, `accepted` and `payload`
+    /// ([`PaymentRequest::kept_text`]), and nothing else may be read here.
     ///
     /// # Errors
     /// [`Refusal::Malformed`] for what cannot be read, naming the field; [`Refusal::Rejected`] for a check of the

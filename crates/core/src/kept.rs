@@ -1,0 +1,246 @@
+//! A request as a journal keeps it: what a scheme reads of it, and nothing else.
+
+use serde::Serialize;
+
+use crate::json::Object;
+use crate::{Malformed, PaymentRequest, Terms, Version};
+
+/// The longest request that a journal keeps, in bytes. An EIP-3009 authorization with its terms takes 1 KB, a whole Solana
+/// transaction in base64 2 KB, and the signature of a contract wallet may take some more. Rows are kept for years, and a
+/// client chooses what stands in them.
+pub const KEPT_MAX: usize = 8 * 1024;
+
+impl PaymentRequest {
+    /// The request as a journal keeps it: what [`Scheme::decode`](crate::Scheme::decode) may read. The resource, the
+    /// extensions and unknown fields are left out.
+    ///
+    /// What is [decoded](Self::decode) from it has the same version, terms, echo and payload.
+    ///
+    /// # Errors
+    /// When it is longer than [`KEPT_MAX`].
+    pub fn kept_text(&self) -> Result<String, Malformed> {
+        let text = match self.version {
+            Version::V1 => write(&EnvelopeV1::of(self)),
+            Version::V2 => write(&Envelope::of(self)),
+        }?;
+        match text.len() {
+            length if length > KEPT_MAX => {
+                let problem = format!(
+                    "{length} bytes together with its requirements, and at most {KEPT_MAX} are settled"
+                );
+                Err(Malformed::new("paymentPayload.payload", problem))
+            }
+            _ => Ok(text),
+        }
+    }
+}
+
+fn write<T: Serialize>(envelope: &T) -> Result<String, Malformed> {
+    serde_json::to_string(envelope).map_err(|error| Malformed::new("body", error))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Envelope<'a> {
+    #[serde(rename = "x402Version")]
+    version: u64,
+    payment_payload: Payload<'a>,
+    payment_requirements: Requirements<'a>,
+}
+
+#[derive(Serialize)]
+struct Payload<'a> {
+    #[serde(rename = "x402Version")]
+    version: u64,
+    accepted: Requirements<'a>,
+    payload: &'a Object,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Requirements<'a> {
+    scheme: &'a str,
+    network: &'a str,
+    amount: String,
+    asset: &'a str,
+    pay_to: &'a str,
+    max_timeout_seconds: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    extra: Option<&'a Object>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct EnvelopeV1<'a> {
+    #[serde(rename = "x402Version")]
+    version: u64,
+    payment_payload: PayloadV1<'a>,
+    payment_requirements: RequirementsV1<'a>,
+}
+
+#[derive(Serialize)]
+struct PayloadV1<'a> {
+    #[serde(rename = "x402Version")]
+    version: u64,
+    scheme: &'a str,
+    network: &'a str,
+    payload: &'a Object,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RequirementsV1<'a> {
+    scheme: &'a str,
+    network: &'a str,
+    max_amount_required: String,
+    /// Must be there, and decides nothing.
+    resource: &'static str,
+    asset: &'a str,
+    pay_to: &'a str,
+    max_timeout_seconds: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    extra: Option<&'a Object>,
+}
+
+impl<'a> Envelope<'a> {
+    fn of(request: &'a PaymentRequest) -> Self {
+        let version = request.version.number();
+        let requirements = Requirements::of(&request.terms);
+        let echoed = &request.accepted;
+        let accepted = Requirements {
+            scheme: &echoed.scheme,
+            network: &echoed.network,
+            extra: None,
+            ..Requirements::of(&request.terms)
+        };
+        let accepted = match &echoed.terms {
+            None => accepted,
+            Some(terms) => Requirements {
+                amount: terms.amount.to_string(),
+                asset: &terms.asset,
+                pay_to: &terms.pay_to,
+                ..accepted
+            },
+        };
+        Self {
+            version,
+            payment_payload: Payload {
+                version,
+                accepted,
+                payload: &request.payload,
+            },
+            payment_requirements: requirements,
+        }
+    }
+}
+
+impl<'a> Requirements<'a> {
+    fn of(terms: &'a Terms) -> Self {
+        Self {
+            scheme: &terms.scheme,
+            network: &terms.network,
+            amount: terms.amount.to_string(),
+            asset: &terms.asset,
+            pay_to: &terms.pay_to,
+            max_timeout_seconds: terms.max_timeout_secs,
+            extra: terms.extra.as_ref(),
+        }
+    }
+}
+
+impl<'a> EnvelopeV1<'a> {
+    fn of(request: &'a PaymentRequest) -> Self {
+        let version = request.version.number();
+        let terms = &request.terms;
+        Self {
+            version,
+            payment_payload: PayloadV1 {
+                version,
+                scheme: &request.accepted.scheme,
+                network: &request.accepted.network,
+                payload: &request.payload,
+            },
+            payment_requirements: RequirementsV1 {
+                scheme: &terms.scheme,
+                network: &terms.network,
+                max_amount_required: terms.amount.to_string(),
+                resource: "",
+                asset: &terms.asset,
+                pay_to: &terms.pay_to,
+                max_timeout_seconds: terms.max_timeout_secs,
+                extra: terms.extra.as_ref(),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    fn decoded(body: &Value) -> PaymentRequest {
+        PaymentRequest::decode(body.to_string().as_bytes()).unwrap()
+    }
+
+    fn body(version: u64, payload: &Value, extra: &Value, padding: &str) -> Value {
+        let terms = json!({ "scheme": "exact", "network": "eip155:84532", "amount": "2500", "asset": "0x2", "payTo": "0x1",
+            "maxTimeoutSeconds": 60, "extra": extra, "unknown": padding });
+        let terms_v1 = json!({ "scheme": "exact", "network": "base-sepolia", "maxAmountRequired": "2500", "asset": "0x2",
+            "payTo": "0x1", "maxTimeoutSeconds": 60, "extra": extra, "resource": padding, "description": padding,
+            "mimeType": "", "outputSchema": { "is": padding } });
+        match version {
+            1 => json!({ "x402Version": 1, "paymentRequirements": terms_v1,
+                "paymentPayload": { "x402Version": 1, "scheme": "exact", "network": "base", "payload": payload } }),
+            _ => json!({ "x402Version": 2, "paymentRequirements": terms, "unknown": padding,
+                "paymentPayload": { "x402Version": 2, "payload": payload, "accepted": json!({ "scheme": "exact",
+                    "network": "eip155:8453", "amount": "7", "asset": "0x3", "payTo": "0x4", "maxTimeoutSeconds": 1,
+                    "extra": { "padding": padding } }),
+                    "resource": { "url": padding }, "extensions": { "any": { "thing": padding } } } }),
+        }
+    }
+
+    proptest! {
+        /// A payment that is decoded again after a crash is the one that was claimed.
+        #[test]
+        fn what_is_kept_decodes_to_the_same_payment(
+            version in 1..=2_u64,
+            texts in prop::collection::btree_map("[a-z]{1,8}", any::<String>(), 0..6),
+            number in any::<u64>(),
+            padding in ".{0,200}",
+        ) {
+            let payload = json!({ "texts": texts, "number": number });
+            let request = decoded(&body(version, &payload, &json!({ "name": texts }), &padding));
+            let kept = PaymentRequest::decode(request.kept_text().unwrap().as_bytes()).unwrap();
+            prop_assert_eq!(kept.version, request.version);
+            prop_assert_eq!(&kept.terms, &request.terms);
+            prop_assert_eq!(&kept.accepted, &request.accepted);
+            prop_assert_eq!(&kept.payload, &request.payload);
+            // To keep what is kept changes nothing.
+            prop_assert_eq!(kept.kept_text(), request.kept_text());
+        }
+    }
+
+    /// A client put 60 kB beside a payment of a millionth, and every one of them was kept for ever.
+    #[test]
+    fn what_decides_nothing_is_not_kept_however_long_it_is() {
+        let padding = "x".repeat(10_000);
+        for version in [1, 2] {
+            let request = decoded(&body(version, &json!({}), &json!({}), &padding));
+            assert!(request.text().len() > 28_000);
+            assert!(request.kept_text().unwrap().len() < 600);
+        }
+    }
+
+    #[test]
+    fn a_payload_too_long_to_keep_is_refused_by_its_name() {
+        for version in [1, 2] {
+            let payload = json!({ "signature": "f".repeat(KEPT_MAX) });
+            let request = decoded(&body(version, &payload, &json!({}), ""));
+            let refused = request.kept_text().unwrap_err();
+            assert_eq!(refused.field, "paymentPayload.payload");
+            assert!(refused.problem.contains("at most 8192"), "{refused}");
+        }
+    }
+}
