@@ -15,6 +15,17 @@ pub struct Failing {
     pub claims: AtomicBool,
     /// Everything after a claim.
     pub rest: AtomicBool,
+    /// Whether the journal says so of itself.
+    pub is_known: AtomicBool,
+}
+
+impl Failing {
+    /// All writes fail, and the journal knows; or none.
+    pub fn everything(&self, fails: bool) {
+        for failing in [&self.claims, &self.rest, &self.is_known] {
+            failing.store(fails, Ordering::SeqCst);
+        }
+    }
 }
 
 /// A journal whose disk is full on demand.
@@ -27,13 +38,20 @@ pub struct FlakyJournal<J> {
 
 fn full(failing: &AtomicBool) -> Result<(), JournalError> {
     match failing.load(Ordering::SeqCst) {
-        true => Err(JournalError("the disk is full".to_owned())),
+        true => Err(JournalError::Unavailable("the disk is full".to_owned())),
         false => Ok(()),
     }
 }
 
 #[async_trait]
 impl<J: Journal> Journal for FlakyJournal<J> {
+    fn problem(&self) -> Option<String> {
+        match self.failing.is_known.load(Ordering::SeqCst) {
+            true => Some("the disk is full".to_owned()),
+            false => self.inner.problem(),
+        }
+    }
+
     async fn claim(&self, claim: &Claim, now: Timestamp) -> Result<Claimed, JournalError> {
         full(&self.failing.claims)?;
         self.inner.claim(claim, now).await

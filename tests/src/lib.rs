@@ -33,7 +33,7 @@ pub async fn open_journal(path: &Path) -> SqliteJournal {
     for _ in 0..TRIES {
         match SqliteJournal::open(path).await {
             Ok(journal) => return journal,
-            Err(error) if error.0.contains("another process") => {
+            Err(error) if error.to_string().contains("another process") => {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             Err(error) => panic!("{error}"),

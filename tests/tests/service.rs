@@ -948,8 +948,7 @@ async fn what_is_wrong_is_told_only_to_those_who_may_call() {
     let options = ServiceOptions::new(Keys::of(&["sesame".into()]));
     let service = Service::on(setting, options, ServerOptions::default()).await;
     let (_, health) = described("/health", "get", service.get("/health").await).await;
-    let only =
-        json!({ "status": "down", "networks": [{ "network": "eip155:84532", "works": false }] });
+    let only = json!({ "status": "down", "journal": { "works": true }, "networks": [{ "network": "eip155:84532", "works": false }] });
     assert_eq!(health, only);
     let get = Client::new().get(format!("{}/health", service.url));
     let answer = get.bearer_auth("sesame").send().await.unwrap();

@@ -292,6 +292,11 @@ impl Engine {
             .collect()
     }
 
+    /// What is wrong with the journal; `None` while it can be written. Nothing is settled on any network until then.
+    pub fn journal_problem(&self) -> Option<String> {
+        self.journal.problem()
+    }
+
     /// How many settlements are under way.
     pub fn in_progress(&self) -> usize {
         self.rails.iter().map(|rail| rail.live()).sum()

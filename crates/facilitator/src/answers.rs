@@ -313,6 +313,7 @@ mod tests {
         let state = SettlementState::from(Settlement {
             claim,
             attempt: 1,
+            failures: 0,
             state: State::Concluded(Outcome::Released { fault }),
             transactions: Vec::new(),
             claimed_at: Timestamp::from_secs(1),

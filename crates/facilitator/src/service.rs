@@ -403,8 +403,13 @@ async fn health(State(service): State<Service>, headers: HeaderMap) -> Result<Re
         (false, false) => (StatusCode::OK, "degraded"),
         (false, true) => (StatusCode::OK, "ok"),
     };
-    let mut body = json!({ "status": word, "networks": networks });
+    let journal = service.engine.journal_problem();
+    let mut body =
+        json!({ "status": word, "journal": { "works": journal.is_none() }, "networks": networks });
     if detailed {
+        if let Some(problem) = journal {
+            body["journal"]["problem"] = json!(problem);
+        }
         body["inProgress"] = json!(service.engine.in_progress());
     }
     Ok((status, Json(body)).into_response())

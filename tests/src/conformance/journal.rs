@@ -43,6 +43,7 @@ macro_rules! journal_conformance {
             open_settlements_are_those_of_one_network_that_have_not_ended
             places_are_counted_by_network_and_lane
             an_unknown_settlement_is_unknown
+            a_journal_that_can_be_written_has_no_problem
         );
     };
 }
@@ -398,8 +399,10 @@ pub async fn a_failed_attempt_may_be_repeated_a_few_times<F: JournalFixture>() {
             .await
             .expect("a conclusion");
     }
+    assert_eq!(known(&journal, &a).await.failures, 0);
     for attempt in 11..11 + FAILURES_MAX {
         assert_eq!(win(&journal, &a).await, attempt);
+        assert_eq!(known(&journal, &a).await.failures, attempt - 11);
         journal
             .conclude(&a.id, attempt, &failed(Some("0x1")), NOW)
             .await
@@ -409,6 +412,17 @@ pub async fn a_failed_attempt_may_be_repeated_a_few_times<F: JournalFixture>() {
         taken(&journal, &a).await.state,
         State::Concluded(failed(Some("0x1")))
     );
+}
+
+/// What it says of itself decides whether payments are called valid.
+pub async fn a_journal_that_can_be_written_has_no_problem<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    assert_eq!(journal.problem(), None);
+    win(&journal, &claim("a")).await;
+    assert_eq!(journal.problem(), None);
+    fixture.crash(journal).await;
+    assert_eq!(fixture.open().await.problem(), None);
 }
 
 /// Nothing was sent: nothing stands in the way. The later claim's request counts.

@@ -8,6 +8,7 @@
 //!
 //! A fourth, **told**, stands before the answer `success: true`, which is given at most once.
 
+mod files;
 mod sqlite;
 
 use std::ops::Range;
@@ -38,7 +39,8 @@ pub struct Claim {
     pub amount: Amount,
     /// The first moment at which the authorization can no longer be used.
     pub expires: Timestamp,
-    /// The request, as it came. From it and `decoded_at` the payment is decoded again after a crash.
+    /// The request, as far as a scheme reads it ([`PaymentRequest::kept_text`](quittance_core::PaymentRequest::kept_text)).
+    /// From it and `decoded_at` the payment is decoded again after a crash.
     pub request: String,
     /// The time the payment was decoded for.
     pub decoded_at: Timestamp,
@@ -52,6 +54,8 @@ pub struct Settlement {
     /// How often it was claimed: 1 for the first time. An authorization may be claimed again when an attempt has ended
     /// without the money moving.
     pub attempt: u32,
+    /// How many of its attempts ended with a transaction without effect; see [`FAILURES_MAX`].
+    pub failures: u32,
     /// Where it stands.
     pub state: State,
     /// Every transaction ever signed for it and not withdrawn, oldest first, with the attempt it belongs to.
@@ -116,6 +120,12 @@ pub const FAILURES_MAX: u32 = 3;
 /// Keeps settlements. Every method that writes returns only when what it wrote survives a crash of the machine.
 #[async_trait]
 pub trait Journal: Send + Sync + 'static {
+    /// What is wrong with the journal now, as a sentence for the operator; `None` while it can be written, as far as is
+    /// known. Costs nothing to ask. A journal that failed finds out by itself when it can be written again.
+    fn problem(&self) -> Option<String> {
+        None
+    }
+
     /// Claims an authorization, if it is free: never claimed, or its last attempt ended as [`Outcome::Released`], or as
     /// [`Outcome::Failed`] fewer than [`FAILURES_MAX`] times with a transaction. Atomic among everyone who shares the
     /// journal.
@@ -180,12 +190,18 @@ pub trait Journal: Send + Sync + 'static {
 
 /// The journal could not be read or written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("journal: {0}")]
-pub struct JournalError(pub String);
+pub enum JournalError {
+    /// The whole journal, for the reason given.
+    #[error("{0}")]
+    Unavailable(String),
+    /// One row of it, which says what this program does not understand. All others can be read and written.
+    #[error("an entry of the journal cannot be read: {0}")]
+    Unreadable(String),
+}
 
 impl From<JournalError> for Fault {
     fn from(error: JournalError) -> Self {
-        Self::new(FaultKind::JournalUnavailable, error.0)
+        Self::new(FaultKind::JournalUnavailable, error)
     }
 }
 

@@ -10,7 +10,7 @@ CREATE TABLE settlements (
     asset          TEXT NOT NULL,
     amount         TEXT NOT NULL,             -- to be moved, atomic units
     expires        INTEGER NOT NULL,          -- seconds since 1970, as all times
-    request        TEXT NOT NULL,             -- as it came
+    request        TEXT NOT NULL,             -- as far as a scheme reads it
     decoded_at     INTEGER NOT NULL,
     attempt        INTEGER NOT NULL,          -- from 1
     failures       INTEGER NOT NULL,          -- attempts that ended with a transaction without effect

@@ -6,22 +6,25 @@
 //!
 //! The file's format is described in `docs/journal.md`.
 
-use std::fs::File;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use quittance_core::{LaneId, PaymentId, Reason, Timestamp, Transaction, TransactionId};
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteRow, SqliteSynchronous,
 };
-use sqlx::{ConnectOptions, Connection, Row};
+use sqlx::{ConnectOptions, Connection, Row, Sqlite};
 use tokio::sync::{mpsc, oneshot};
-use tracing::error;
+use tokio::time::timeout;
+use tracing::{error, info, warn};
 
+use super::files::{self, Files};
 use super::{Claim, Claimed, FAILURES_MAX, Journal, JournalError, Outcome, Settlement, State};
 
 /// The version of the file's format, in SQLite's `user_version`.
@@ -29,6 +32,12 @@ const FORMAT: i64 = 1;
 
 /// The tables of format 1.
 const SCHEMA: &str = include_str!("schema.sql");
+
+/// Writes the database's first page and changes nothing.
+const TOUCH: &str = "PRAGMA user_version = 1";
+
+/// How many tables the schema makes.
+const TABLES: i64 = 3;
 
 /// How many writes may wait. Each is a settlement's; more than this many at once and callers are told to wait.
 const QUEUE_MAX: usize = 4096;
@@ -39,11 +48,16 @@ const GROUP_MAX: usize = 256;
 /// How many readers there are. Reads take microseconds; four keep two cores busy.
 const READERS: u32 = 4;
 
+/// How often the files are looked at while nothing is written, and how often a journal that failed is tried again. A look
+/// costs microseconds; a disk that has room again should be used soon.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// A journal in a SQLite file. One process at a time has it.
 #[derive(Debug)]
 pub struct SqliteJournal {
     writes: mpsc::Sender<Write>,
     readers: SqlitePool,
+    condition: Arc<Condition>,
 }
 
 /// A write that waits, with whom to answer.
@@ -74,108 +88,336 @@ enum Write {
 
 type Reply<T> = oneshot::Sender<Result<T, JournalError>>;
 
+/// What is wrong with the journal now, if anything is.
+#[derive(Debug, Default)]
+struct Condition(RwLock<Option<Trouble>>);
+
+/// What is wrong with a journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Trouble {
+    /// The last write failed. What was written before can be read.
+    Unwritable(String),
+    /// The files are not those that are open, or not whole: what is read may be an old state, or nothing.
+    Lost(String),
+    /// SQLite found the database damaged. It is not written any more by this process.
+    Damaged(String),
+}
+
 impl From<sqlx::Error> for JournalError {
     fn from(error: sqlx::Error) -> Self {
-        Self(error.to_string())
+        match is_about_one_row(&error) {
+            true => Self::Unreadable(error.to_string()),
+            false => Self::Unavailable(error.to_string()),
+        }
+    }
+}
+
+/// Whether an error is about what one row says, and not about the file.
+fn is_about_one_row(error: &sqlx::Error) -> bool {
+    matches!(
+        error,
+        sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::RowNotFound
+    )
+}
+
+/// Whether SQLite says that the database is damaged (SQLITE_CORRUPT and its kinds) or no database (SQLITE_NOTADB).
+fn is_damage(error: &sqlx::Error) -> bool {
+    /// SQLite's result codes; the kinds of one are told apart by higher bits.
+    const PRIMARY_CODE: i64 = 0xff;
+    const CORRUPT: i64 = 11;
+    const NOT_A_DATABASE: i64 = 26;
+    let database = error.as_database_error();
+    let code = database.and_then(|error| error.code()?.parse::<i64>().ok());
+    code.is_some_and(|code| [CORRUPT, NOT_A_DATABASE].contains(&(code & PRIMARY_CODE)))
+}
+
+impl Trouble {
+    fn of(error: &sqlx::Error) -> Self {
+        match is_damage(error) {
+            true => Self::Damaged(format!("the journal is damaged: {error}")),
+            false => Self::Unwritable(format!("the journal cannot be written: {error}")),
+        }
+    }
+
+    fn what(&self) -> &str {
+        match self {
+            Self::Unwritable(what) | Self::Lost(what) | Self::Damaged(what) => what,
+        }
+    }
+
+    fn error(&self) -> JournalError {
+        JournalError::Unavailable(self.what().to_owned())
+    }
+}
+
+impl Condition {
+    fn now(&self) -> Option<Trouble> {
+        // Whoever panicked with the lock left a whole value: it is replaced at once.
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Notes what was found, and reports it once.
+    fn note(&self, found: Option<Trouble>) {
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        // A damaged file stays damaged, whatever else is found.
+        if *known == found || matches!(*known, Some(Trouble::Damaged(_))) {
+            return;
+        }
+        match &found {
+            Some(trouble) => error!(problem = trouble.what(), "nothing is settled"),
+            None => info!("the journal can be written again"),
+        }
+        metrics::gauge!("quittance_journal_up").set(if found.is_none() { 1.0 } else { 0.0 });
+        *known = found;
     }
 }
 
 impl SqliteJournal {
-    /// Opens the journal in this file, or begins one.
+    /// Opens the journal in this file, or begins one. Only the file's owner may read a new one.
     ///
     /// # Errors
-    /// When another process has it, the file cannot be written, or it is of a newer format.
+    /// When another process has it, the file cannot be written, is another program's, or is of a newer format.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, JournalError> {
-        let path = path.as_ref();
-        let lock = lock(path)?;
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            // With the write-ahead log, FULL is what makes a commit survive a power cut.
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(Duration::from_secs(5))
-            .disable_statement_logging();
-        let mut writer = SqliteConnection::connect_with(&options).await?;
-        prepare(&mut writer).await?;
+        let mut files = Files::open(path.as_ref())?;
+        for file in files::readable_by_others(files.path()) {
+            let file = file.display();
+            warn!(%file, "other users of this machine can read the journal: chmod 600");
+        }
+        let options = options(files.path());
+        let writer = connect(&options).await?;
+        files.remember()?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
-            .connect_with(options.read_only(true))
+            // A reader that connects anew finds whatever file has the name by then.
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_with(options.clone().read_only(true))
             .await?;
         let (writes, waiting) = mpsc::channel(QUEUE_MAX);
-        tokio::spawn(write_all(writer, waiting, lock));
-        Ok(Self { writes, readers })
+        let condition = Arc::new(Condition::default());
+        metrics::gauge!("quittance_journal_up").set(1.0);
+        let writer = Writer {
+            files,
+            options,
+            connection: writer,
+            is_spent: false,
+            condition: Arc::clone(&condition),
+        };
+        tokio::spawn(writer.run(waiting));
+        Ok(Self {
+            writes,
+            readers,
+            condition,
+        })
+    }
+
+    /// What an operator should know of the journal in this file: damage that SQLite finds, and who can read it. Reads the
+    /// whole file; may be called while a process has the journal.
+    ///
+    /// # Errors
+    /// When it cannot be read at all.
+    pub async fn inspect(path: impl AsRef<Path>) -> Result<Vec<String>, JournalError> {
+        /// More lines of one damaged file say nothing new.
+        const LINES_MAX: usize = 5;
+        let path = std::fs::canonicalize(path.as_ref()).map_err(|error| {
+            JournalError::Unavailable(format!("{}: {error}", path.as_ref().display()))
+        })?;
+        let mut found: Vec<String> = files::readable_by_others(&path)
+            .iter()
+            .map(|file| {
+                let file = file.display();
+                format!("other users of this machine can read {file}: chmod 600 {file}")
+            })
+            .collect();
+        let mut connection = options(&path).read_only(true).connect().await?;
+        let checked = sqlx::query_scalar("PRAGMA quick_check")
+            .fetch_all(&mut connection)
+            .await;
+        let lines: Vec<String> = match checked {
+            Err(error) if is_damage(&error) => vec![error.to_string()],
+            checked => checked?,
+        };
+        let damage = lines.iter().filter(|line| *line != "ok").take(LINES_MAX);
+        found.extend(damage.map(|line| format!("{} is damaged: {line}", path.display())));
+        connection.close().await?;
+        Ok(found)
     }
 
     async fn write<T>(&self, write: impl FnOnce(Reply<T>) -> Write) -> Result<T, JournalError> {
         let (reply, answer) = oneshot::channel();
-        let stopped = || JournalError("the writer has stopped".to_owned());
+        let stopped = || JournalError::Unavailable("the writer has stopped".to_owned());
         self.writes
             .send(write(reply))
             .await
             .map_err(|_| stopped())?;
         answer.await.unwrap_or_else(|_| Err(stopped()))
     }
+
+    /// A connection to read with, as long as what is read can be believed.
+    async fn reader(&self) -> Result<PoolConnection<Sqlite>, JournalError> {
+        match self.condition.now() {
+            Some(trouble @ (Trouble::Lost(_) | Trouble::Damaged(_))) => Err(trouble.error()),
+            Some(Trouble::Unwritable(_)) | None => Ok(self.readers.acquire().await?),
+        }
+    }
+
+    /// What became of a read. A connection that failed is not used again: what its transaction is in, nobody knows.
+    async fn read<T>(
+        &self,
+        reader: PoolConnection<Sqlite>,
+        read: Result<T, sqlx::Error>,
+    ) -> Result<T, JournalError> {
+        let Err(error) = &read else {
+            return Ok(read?);
+        };
+        if !is_about_one_row(error) {
+            if is_damage(error) {
+                self.condition.note(Some(Trouble::of(error)));
+            }
+            if let Err(error) = reader.close().await {
+                warn!(%error, "a reader of the journal could not be closed");
+            }
+        }
+        Ok(read?)
+    }
 }
 
-/// Takes the lock beside the journal. It is the operating system's: a process that dies has given it back.
-fn lock(path: &Path) -> Result<File, JournalError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let name = PathBuf::from(name);
-    let failed =
-        |error: &dyn std::fmt::Display| JournalError(format!("{}: {error}", name.display()));
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&name)
-        .map_err(|error| failed(&error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(failed(&"another process has this journal")),
-        Err(std::fs::TryLockError::Error(error)) => Err(failed(&error)),
-    }
+/// How the database is opened. Never made anew: the file that has the name might be missing for a moment, and a journal
+/// that begins with nothing would settle what has settled.
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(false)
+        .journal_mode(SqliteJournalMode::Wal)
+        // With the write-ahead log, FULL is what makes a commit survive a power cut.
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(Duration::from_secs(5))
+        .disable_statement_logging()
+}
+
+/// A connection to write with, to a database that is this program's.
+async fn connect(options: &SqliteConnectOptions) -> Result<SqliteConnection, JournalError> {
+    let mut connection = SqliteConnection::connect_with(options).await?;
+    prepare(&mut connection).await?;
+    Ok(connection)
 }
 
 async fn prepare(connection: &mut SqliteConnection) -> Result<(), JournalError> {
     let format: i64 = sqlx::query_scalar("PRAGMA user_version")
         .fetch_one(&mut *connection)
         .await?;
+    let (all, ours): (i64, i64) = sqlx::query_as(
+        "SELECT count(*), count(*) FILTER (WHERE type = 'table'
+             AND name IN ('settlements', 'transactions', 'settlement_transactions')) FROM sqlite_schema",
+    )
+    .fetch_one(&mut *connection)
+    .await?;
     match format {
-        0 => {
+        0 if all == 0 => {
             sqlx::raw_sql(SCHEMA).execute(connection).await?;
             Ok(())
         }
-        FORMAT => Ok(()),
-        newer => Err(JournalError(format!(
+        FORMAT if ours == TABLES => Ok(()),
+        0 | FORMAT => Err(JournalError::Unavailable(
+            "the file is a database of another program".to_owned(),
+        )),
+        newer => Err(JournalError::Unavailable(format!(
             "the file has format {newer}; this program knows {FORMAT}"
         ))),
     }
 }
 
 /// The writer: as long as there is a journal. It keeps the lock until its last write is done.
-async fn write_all(
-    mut connection: SqliteConnection,
-    mut waiting: mpsc::Receiver<Write>,
-    _lock: File,
-) {
-    let mut group = Vec::with_capacity(GROUP_MAX);
-    while waiting.recv_many(&mut group, GROUP_MAX).await > 0 {
+struct Writer {
+    files: Files,
+    options: SqliteConnectOptions,
+    connection: SqliteConnection,
+    /// Whether a write failed on the connection. SQLite may have rolled back by itself then, which the driver does not
+    /// notice: the connection is not used again.
+    is_spent: bool,
+    condition: Arc<Condition>,
+}
+
+impl Writer {
+    async fn run(mut self, mut waiting: mpsc::Receiver<Write>) {
+        let mut group = Vec::with_capacity(GROUP_MAX);
+        loop {
+            match timeout(LOOK_EVERY, waiting.recv_many(&mut group, GROUP_MAX)).await {
+                Ok(0) => break,
+                Ok(_) => self.serve(&mut group).await,
+                Err(_) => self.look().await,
+            }
+        }
+        // Before the lock is given back.
+        if let Err(error) = self.connection.close().await {
+            warn!(%error, "the journal could not be closed");
+        }
+    }
+
+    /// Writes a group, and answers it.
+    async fn serve(&mut self, group: &mut Vec<Write>) {
         metrics::histogram!("quittance_journal_group_size").record(group.len() as f64);
-        match write_group(&mut connection, &group).await {
+        let written = self.write(group).await;
+        self.condition.note(written.as_ref().err().cloned());
+        match written {
             Ok(answers) => group
                 .drain(..)
                 .zip(answers)
                 .for_each(|(write, answer)| write.answer(answer)),
-            Err(error) => {
-                error!(%error, "the journal cannot be written");
+            Err(trouble) => {
                 metrics::counter!("quittance_journal_errors_total").increment(1);
-                let error = JournalError::from(error);
-                group.drain(..).for_each(|write| write.fail(error.clone()));
+                group
+                    .drain(..)
+                    .for_each(|write| write.fail(trouble.error()));
             }
         }
+    }
+
+    /// Looks at the files while nothing is written. After a failure it also tries whether a write succeeds: as long as
+    /// nothing can be settled, nobody else may ask for one.
+    async fn look(&mut self) {
+        let found = match self.condition.now() {
+            None => self.files.damage().map(Trouble::Lost),
+            Some(_) => self.write(&[]).await.err(),
+        };
+        self.condition.note(found);
+    }
+
+    /// All writes of a group, or none of them.
+    async fn write(
+        &mut self,
+        group: &[Write],
+    ) -> Result<Vec<Result<Answer, JournalError>>, Trouble> {
+        if let Some(damaged @ Trouble::Damaged(_)) = self.condition.now() {
+            return Err(damaged);
+        }
+        if let Some(damage) = self.files.damage() {
+            return Err(Trouble::Lost(damage));
+        }
+        self.reconnect().await?;
+        let written = write_group(&mut self.connection, group).await;
+        self.is_spent = written.is_err();
+        written.map_err(|error| Trouble::of(&error))
+    }
+
+    /// Opens another connection where the last write failed. The old one is closed after that: were there none in between,
+    /// SQLite would put the log away.
+    async fn reconnect(&mut self) -> Result<(), Trouble> {
+        if !self.is_spent {
+            return Ok(());
+        }
+        let fresh = connect(&self.options).await;
+        let fresh = fresh.map_err(|error| Trouble::Unwritable(error.to_string()))?;
+        let spent = std::mem::replace(&mut self.connection, fresh);
+        if let Err(error) = spent.close().await {
+            warn!(%error, "a connection to the journal could not be closed");
+        }
+        self.is_spent = false;
+        Ok(())
     }
 }
 
@@ -186,15 +428,23 @@ enum Answer {
     Changed(bool),
 }
 
-/// All writes of a group, or none of them.
+/// All writes of a group, or none of them. A write that finds a row that cannot be read has its own error and changes
+/// nothing; the others are written.
 async fn write_group(
     connection: &mut SqliteConnection,
     group: &[Write],
-) -> Result<Vec<Answer>, sqlx::Error> {
+) -> Result<Vec<Result<Answer, JournalError>>, sqlx::Error> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     let mut answers = Vec::with_capacity(group.len());
     for write in group {
-        answers.push(write.execute(&mut transaction).await?);
+        answers.push(match write.execute(&mut transaction).await {
+            Err(error) if is_about_one_row(&error) => Err(error.into()),
+            answer => Ok(answer?),
+        });
+    }
+    if group.is_empty() {
+        // Something must reach the disk, or nothing is tried.
+        sqlx::raw_sql(TOUCH).execute(&mut *transaction).await?;
     }
     transaction.commit().await?;
     Ok(answers)
@@ -234,7 +484,11 @@ impl Write {
     }
 
     /// Answers. Whoever asked may be gone; what was written stays.
-    fn answer(self, answer: Answer) {
+    fn answer(self, answer: Result<Answer, JournalError>) {
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => return self.fail(error),
+        };
         match (self, answer) {
             (Self::Claim(.., reply), Answer::Claimed(claimed)) => drop(reply.send(Ok(claimed))),
             (Self::Conclude { reply, .. } | Self::Tell { reply, .. }, Answer::Changed(changed)) => {
@@ -433,6 +687,17 @@ async fn fetch(
     }
 }
 
+/// In one read transaction, so that the settlement and its transactions are of one moment.
+async fn fetch_at_one_moment(
+    connection: &mut SqliteConnection,
+    id: &PaymentId,
+) -> Result<Option<Settlement>, sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    let settlement = fetch(&mut transaction, id).await?;
+    transaction.commit().await?;
+    Ok(settlement)
+}
+
 async fn with_transactions(
     connection: &mut SqliteConnection,
     settlement: Settlement,
@@ -478,6 +743,7 @@ fn settlement(row: &SqliteRow) -> Result<Settlement, sqlx::Error> {
             decoded_at: time(row.try_get("decoded_at")?)?,
         },
         attempt: number(row.try_get("attempt")?)?,
+        failures: number(row.try_get("failures")?)?,
         state: state(row)?,
         transactions: Vec::new(),
         claimed_at: time(row.try_get("claimed_at")?)?,
@@ -551,6 +817,12 @@ fn nonsense(what: &str) -> sqlx::Error {
 
 #[async_trait]
 impl Journal for SqliteJournal {
+    fn problem(&self) -> Option<String> {
+        self.condition
+            .now()
+            .map(|trouble| trouble.what().to_owned())
+    }
+
     async fn claim(&self, claim: &Claim, now: Timestamp) -> Result<Claimed, JournalError> {
         self.write(|reply| Write::Claim(claim.clone(), now, reply))
             .await
@@ -618,22 +890,22 @@ impl Journal for SqliteJournal {
     }
 
     async fn settlement(&self, id: &PaymentId) -> Result<Option<Settlement>, JournalError> {
-        // One read transaction, so that the settlement and its transactions are of one moment.
-        let mut reader = self.readers.begin().await?;
-        let settlement = fetch(&mut reader, id).await?;
-        reader.commit().await?;
-        Ok(settlement)
+        let mut reader = self.reader().await?;
+        let found = fetch_at_one_moment(&mut reader, id).await;
+        self.read(reader, found).await
     }
 
     async fn settlements_of(
         &self,
         transaction: &TransactionId,
     ) -> Result<Vec<PaymentId>, JournalError> {
+        let mut reader = self.reader().await?;
         let rows =
             sqlx::query("SELECT settlement FROM settlement_transactions WHERE transaction_id = ?1")
                 .bind(transaction.as_str())
-                .fetch_all(&self.readers)
-                .await?;
+                .fetch_all(&mut *reader)
+                .await;
+        let rows = self.read(reader, rows).await?;
         Ok(rows
             .iter()
             .map(|row| payment_id(row, "settlement"))
@@ -641,16 +913,22 @@ impl Journal for SqliteJournal {
     }
 
     async fn open(&self, network: &str) -> Result<Vec<PaymentId>, JournalError> {
+        let mut reader = self.reader().await?;
         let rows = sqlx::query(
             "SELECT id FROM settlements WHERE network = ?1 AND state = 'open' ORDER BY claimed_at, id",
         )
         .bind(network)
-        .fetch_all(&self.readers)
-        .await?;
-        Ok(rows
-            .iter()
-            .map(|row| payment_id(row, "id"))
-            .collect::<Result<_, _>>()?)
+        .fetch_all(&mut *reader)
+        .await;
+        let rows = self.read(reader, rows).await?;
+        let readable = |row: &SqliteRow| match payment_id(row, "id") {
+            Ok(id) => Some(id),
+            Err(error) => {
+                error!(%error, network, "an open settlement is passed over");
+                None
+            }
+        };
+        Ok(rows.iter().filter_map(readable).collect())
     }
 
     async fn transactions_at(
@@ -659,6 +937,7 @@ impl Journal for SqliteJournal {
         lane: &LaneId,
         places: Range<u64>,
     ) -> Result<Vec<Transaction>, JournalError> {
+        let mut reader = self.reader().await?;
         let rows = sqlx::query(
             "SELECT id, lane, place, bytes FROM transactions
              WHERE network = ?1 AND lane = ?2 AND place >= ?3 AND place < ?4 AND NOT withdrawn ORDER BY place, number",
@@ -667,19 +946,22 @@ impl Journal for SqliteJournal {
         .bind(lane.address())
         .bind(place(places.start))
         .bind(place(places.end))
-        .fetch_all(&self.readers)
-        .await?;
+        .fetch_all(&mut *reader)
+        .await;
+        let rows = self.read(reader, rows).await?;
         Ok(rows.iter().map(transaction).collect::<Result<_, _>>()?)
     }
 
     async fn next_place(&self, network: &str, lane: &LaneId) -> Result<u64, JournalError> {
-        let highest: Option<i64> = sqlx::query_scalar(
+        let mut reader = self.reader().await?;
+        let highest: Result<Option<i64>, _> = sqlx::query_scalar(
             "SELECT max(place) FROM transactions WHERE network = ?1 AND lane = ?2 AND NOT withdrawn",
         )
         .bind(network)
         .bind(lane.address())
-        .fetch_one(&self.readers)
-        .await?;
+        .fetch_one(&mut *reader)
+        .await;
+        let highest = self.read(reader, highest).await?;
         Ok(highest
             .map(number::<u64>)
             .transpose()?

@@ -134,6 +134,8 @@ impl AnyChain {
 pub struct Checked {
     /// Why it would not be served.
     pub problems: Vec<ConfigError>,
+    /// What is wrong with the journal, though it would be served.
+    pub journal: Vec<String>,
     /// How each network is that could be asked.
     pub networks: Vec<CheckedNetwork>,
     /// What can be served, and may cost the operator more than it brings.
@@ -162,6 +164,7 @@ pub async fn check(config: &Config) -> Checked {
     let (chains, _) = chains(config, &mut problems);
     problems.take(listen(config).await);
     problems.take(try_journal(&config.journal).await);
+    let journal = inspect_journal(&config.journal, &problems).await;
     let mut networks = Vec::new();
     for chain in chains {
         let health = chain.health().await;
@@ -173,6 +176,7 @@ pub async fn check(config: &Config) -> Checked {
     }
     Checked {
         problems: problems.found,
+        journal,
         networks,
         warnings: problems.warnings,
     }
@@ -202,6 +206,24 @@ async fn try_journal(path: &Path) -> Result<(), ConfigError> {
     match tempfile::tempfile_in(folder) {
         Ok(_) => Ok(()),
         Err(error) => Err(failed(&format_args!("{}: {error}", folder.display()))),
+    }
+}
+
+/// What is wrong with a journal that is there, whether or not a process has it.
+async fn inspect_journal(path: &Path, problems: &Problems) -> Vec<String> {
+    if !path.exists() {
+        return Vec::new();
+    }
+    match SqliteJournal::inspect(path).await {
+        Ok(found) => found,
+        Err(error) => {
+            let error = error.to_string();
+            let is_known = problems
+                .found
+                .iter()
+                .any(|known| known.to_string().contains(&error));
+            Vec::from_iter((!is_known).then_some(error))
+        }
     }
 }
 

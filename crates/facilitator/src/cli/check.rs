@@ -34,7 +34,7 @@ impl Check {
         print!("{}", report(&checked));
         let networks = &checked.networks;
         let is_well = networks.iter().all(|it| it.health.problems.is_empty());
-        Ok(match checked.problems.is_empty() && is_well {
+        Ok(match checked.problems.is_empty() && checked.journal.is_empty() && is_well {
             true => ExitCode::SUCCESS,
             false => ExitCode::FAILURE,
         })
@@ -44,6 +44,8 @@ impl Check {
 /// What was found, a line each, and below it what follows.
 fn report(checked: &Checked) -> String {
     let mut lines: Vec<String> = checked.problems.iter().map(ToString::to_string).collect();
+    let of_journal = checked.journal.iter();
+    lines.extend(of_journal.map(|problem| format!("journal: {problem}")));
     for network in &checked.networks {
         lines.extend(of_network(network));
     }
