@@ -130,6 +130,14 @@ impl Proxy {
             .count()
     }
 
+    /// How many HTTP requests with a call of this method have come in.
+    pub fn round_trips_with(&self, method: &str) -> usize {
+        let rules = self.locked();
+        let requests = rules.seen.split(String::is_empty);
+        let asks = |calls: &&[String]| calls.iter().any(|seen| seen == method);
+        requests.filter(asks).count()
+    }
+
     fn locked(&self) -> std::sync::MutexGuard<'_, Rules> {
         self.rules.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -216,16 +216,6 @@ impl SchemeFixture for ExactFixture {
                 Reason::INVALID_PAYMENT_REQUIREMENTS,
             ),
             (
-                "a recipient that is the payer",
-                signed_for(|terms| terms.pay_to = Setting::buyer().address.to_string()).await,
-                Reason::INVALID_PAYMENT_REQUIREMENTS,
-            ),
-            (
-                "nothing",
-                signed_for(|terms| terms.amount = "0".to_owned()).await,
-                Reason::AMOUNT_TOO_LOW,
-            ),
-            (
                 "a token nobody listed",
                 signed_for(|terms| terms.asset = format!("0x{:040x}", 0xdead_beef_u64)).await,
                 Reason::UNSUPPORTED_ASSET,
@@ -281,6 +271,15 @@ impl SchemeFixture for ExactFixture {
             reason::VALID_AFTER,
         ));
         all
+    }
+
+    async fn pointless(&self) -> [(PaymentRequest, Reason); 2] {
+        let nothing = signed_for(|terms| terms.amount = "0".to_owned()).await;
+        let to_itself = signed_for(|terms| terms.pay_to = Setting::buyer().address.to_string());
+        [
+            (nothing, Reason::AMOUNT_TOO_LOW),
+            (to_itself.await, Reason::INVALID_PAYMENT_REQUIREMENTS),
+        ]
     }
 
     async fn received(&self) -> Amount {

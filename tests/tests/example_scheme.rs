@@ -20,7 +20,13 @@ struct AtLeastFixture(Setting);
 
 /// A payment of `authorized` for something that costs `required`.
 async fn payment(authorized: u64, required: u64) -> PaymentRequest {
+    let recipient = Setting::requirements().pay_to;
+    payment_to(recipient, authorized, required).await
+}
+
+async fn payment_to(pay_to: String, authorized: u64, required: u64) -> PaymentRequest {
     let mut requirements = Setting::requirements();
+    requirements.pay_to = pay_to;
     requirements.amount = authorized.to_string();
     let (payload, _) = Setting::payer()
         .pay(&requirements, SystemClock.now())
@@ -83,6 +89,15 @@ impl SchemeFixture for AtLeastFixture {
     async fn spoiled(&self) -> Vec<(&'static str, PaymentRequest, Reason)> {
         let too_little = Reason::new("invalid_at_least_evm_too_little");
         vec![("too little", payment(PRICE - 1, PRICE).await, too_little)]
+    }
+
+    async fn pointless(&self) -> [(PaymentRequest, Reason); 2] {
+        let buyer = Setting::buyer().address.to_string();
+        let to_itself = payment_to(buyer, PRICE, PRICE).await;
+        [
+            (payment(0, 0).await, Reason::AMOUNT_TOO_LOW),
+            (to_itself, Reason::INVALID_PAYMENT_REQUIREMENTS),
+        ]
     }
 
     async fn received(&self) -> Amount {

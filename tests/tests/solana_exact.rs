@@ -156,6 +156,10 @@ impl<const TOKEN_2022: bool> SchemeFixture for Fixture<TOKEN_2022> {
         spoiled
     }
 
+    async fn pointless(&self) -> [(PaymentRequest, Reason); 2] {
+        pointless(&self.0).await
+    }
+
     async fn received(&self) -> Amount {
         self.0.received().await
     }
@@ -167,6 +171,25 @@ impl<const TOKEN_2022: bool> SchemeFixture for Fixture<TOKEN_2022> {
     async fn go_on(&self) {
         self.0.local.set_slot_time(Some(SLOT)).await.unwrap();
     }
+}
+
+/// A payment of nothing, and one of the payer to itself.
+async fn pointless(setting: &Setting) -> [(PaymentRequest, Reason); 2] {
+    let (mut nothing, mut to_itself) = (setting.requirements(), setting.requirements());
+    nothing.amount = "0".to_owned();
+    to_itself.pay_to = Setting::account(3).address.to_string();
+    let payer = setting.payer();
+    [
+        (
+            quittance_tests::pay(&payer, &nothing).await,
+            Reason::AMOUNT_TOO_LOW,
+        ),
+        (
+            quittance_tests::pay(&payer, &to_itself).await,
+            // Two of a transfer's accounts are one then, which no layout of a payment has.
+            reason::COULD_NOT_BE_DECODED,
+        ),
+    ]
 }
 
 /// Payments that a smart wallet makes, with what it can take from a lookup table taken from there.
@@ -263,6 +286,10 @@ impl SchemeFixture for BySmartWallet {
         ];
         spoiled.extend(spoiled_anyhow(&good));
         spoiled
+    }
+
+    async fn pointless(&self) -> [(PaymentRequest, Reason); 2] {
+        pointless(&self.setting).await
     }
 
     async fn received(&self) -> Amount {

@@ -11,6 +11,8 @@ use quittance_core::{
 };
 use quittance_verify::Config;
 
+use crate::policy::check_facts;
+
 /// How many payments are decoded before their signatures are checked together. Larger batches gain little, and this many
 /// take under a megabyte.
 const BATCH: usize = 1024;
@@ -85,7 +87,9 @@ impl<C: Chain> AnyScheme for OnNetwork<C> {
         request: &PaymentRequest,
         now: Timestamp,
     ) -> Result<Box<dyn AnyPayment>, Refusal> {
-        Ok(Box::new(OnChain(self.scheme.decode(request, now)?)))
+        let payment = self.scheme.decode(request, now)?;
+        check_facts(payment.facts())?;
+        Ok(Box::new(OnChain(payment)))
     }
 }
 

@@ -16,6 +16,23 @@ pub trait Policy: Send + Sync + 'static {
     fn allows(&self, network: &Network, facts: &Facts) -> Result<(), Rejection>;
 }
 
+/// What the engine refuses, whatever a scheme or an operator says: a payment that moves nothing, and one that moves money
+/// from an account to itself. Either would cost the operator a fee and pay no seller.
+///
+/// # Errors
+/// The verdict against it.
+pub(crate) fn check_facts(facts: &Facts) -> Result<(), Rejection> {
+    if facts.amount.is_zero() {
+        let detail = "the amount is zero";
+        return Err(Rejection::new(Reason::AMOUNT_TOO_LOW, detail));
+    }
+    if facts.payer == facts.pay_to {
+        let detail = "the payer pays itself";
+        return Err(Rejection::new(Reason::INVALID_PAYMENT_REQUIREMENTS, detail));
+    }
+    Ok(())
+}
+
 /// Everything that is valid may be settled.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AllowAll;

@@ -43,6 +43,10 @@ pub trait SchemeFixture: Send + Sync + Sized {
     /// Payments that are wrong in one way each, with what they are told.
     async fn spoiled(&self) -> Vec<(&'static str, PaymentRequest, Reason)>;
 
+    /// Properly authorized payments that pay no seller, with what they are told: one of nothing, and one of the payer to
+    /// itself.
+    async fn pointless(&self) -> [(PaymentRequest, Reason); 2];
+
     /// What the seller has received in all.
     async fn received(&self) -> Amount;
 
@@ -65,6 +69,8 @@ macro_rules! scheme_conformance {
             many_payments_at_once_all_settle
             verifying_changes_nothing
             a_spoiled_payment_is_told_its_reason_and_moves_nothing
+            a_payment_of_nothing_or_to_oneself_is_refused
+            what_a_journal_keeps_decodes_to_the_same_payment
             a_payment_with_any_byte_changed_is_not_valid
             a_payment_for_other_terms_is_not_valid
             a_twin_is_told_nothing_of_the_first
@@ -216,6 +222,37 @@ pub async fn verifying_changes_nothing<F: SchemeFixture>() {
     assert!(verdicts.iter().all(|valid| *valid));
     assert_eq!(fixture.received().await, Amount::ZERO);
     assert!(told(&engine, &request).await.0);
+}
+
+/// The operator would pay a fee for it, and a seller would serve for nothing.
+pub async fn a_payment_of_nothing_or_to_oneself_is_refused<F: SchemeFixture>() {
+    let fixture = F::new().await;
+    let engine = fixture.engine().await;
+    for (request, reason) in fixture.pointless().await {
+        let verdict = engine.verify(&request).await.expect("a verdict");
+        assert_eq!(
+            (verdict.is_valid, verdict.invalid_reason.as_deref()),
+            (false, Some(reason.code()))
+        );
+        let outcome = engine.settle(&request).await.expect("a verdict");
+        assert_eq!(
+            (outcome.success, outcome.error_reason.as_deref()),
+            (false, Some(reason.code()))
+        );
+        assert_eq!(outcome.transaction, "");
+    }
+}
+
+/// After a crash a payment is decoded from what was kept of its request.
+pub async fn what_a_journal_keeps_decodes_to_the_same_payment<F: SchemeFixture>() {
+    let fixture = F::new().await;
+    let (scheme, request, now) = (fixture.scheme(), fixture.request().await, SystemClock.now());
+    let first = scheme.decode(&request, now).expect("a payment");
+    let kept = request.kept_text().expect("short enough");
+    let kept = PaymentRequest::decode(kept.as_bytes()).expect("a request");
+    let again = scheme.decode(&kept, now).expect("a payment");
+    assert_eq!(again.facts(), first.facts());
+    assert_eq!(again.signatures(), first.signatures());
 }
 
 /// Whatever is wrong is told by its code, at /verify and at /settle, and costs nobody anything.

@@ -254,7 +254,8 @@ impl Exact {
         Rejection::new(Reason::UNSUPPORTED_ASSET, detail)
     }
 
-    /// Payments that move nothing from anybody to anybody else.
+    /// Refuses payers and recipients that no payment can be between. The engine refuses payments of nothing and of a payer to
+    /// itself.
     fn check_parties(
         &self,
         authorization: &Authorization,
@@ -278,12 +279,6 @@ impl Exact {
                 reason::SIGNATURE,
                 "the payer is the zero address or a precompiled contract",
             ));
-        }
-        if authorization.from == pay_to {
-            return unusable("the payer pays itself");
-        }
-        if authorization.value.is_zero() {
-            return Err(Rejection::new(Reason::AMOUNT_TOO_LOW, "the amount is 0"));
         }
         Ok(())
     }

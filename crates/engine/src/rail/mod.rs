@@ -4,13 +4,15 @@ mod recover;
 mod settle;
 mod verify;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use quittance_core::wire::{Rest, SupportedKind};
 use quittance_core::{
-    Chain, Clock, Fault, Health, PaymentRequest, Reason, Rejection, Scheme, Version,
+    Chain, Clock, Fault, Health, PaymentId, PaymentRequest, Reason, Rejection, Scheme, Version,
 };
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,7 +25,7 @@ use crate::keeper::Keeper;
 use crate::lane::{self, Lane};
 use crate::ledger::Ledger;
 use crate::policy::Policy;
-use crate::reader::Reader;
+use crate::reader::{self, Reads, Statuses};
 use crate::signatures::Signatures;
 use crate::watch::{self, Mender, Patience, Watch};
 
@@ -32,6 +34,10 @@ const HEALTH_EVERY: Duration = Duration::from_secs(10);
 
 /// Between two looks at a network that does not work: payments are turned away until one finds that it does again.
 const RECOVERY_EVERY: Duration = Duration::from_secs(2);
+
+/// How many settlements of an earlier run are looked at side by side: as many as travel in one batch of questions. After a
+/// crash there may be thousands.
+const RECOVERING_MAX: usize = 256;
 
 /// One network.
 pub(crate) struct Rail<C: Chain> {
@@ -47,7 +53,13 @@ pub(crate) struct Rail<C: Chain> {
     schemes: Vec<Arc<dyn Scheme<C>>>,
     policy: Arc<dyn Policy>,
     signatures: Signatures,
-    reader: Reader<C>,
+    reads: Reads<C>,
+    /// What has become of transactions that are not watched.
+    statuses: Statuses<C>,
+    /// How many settlements may be taken up at once.
+    recovering: Semaphore,
+    /// Those in the journal that this program cannot read.
+    unreadable: Mutex<BTreeSet<PaymentId>>,
     lanes: Vec<Lane<C>>,
     health: RwLock<Health>,
     settle_wait: Duration,
@@ -92,7 +104,10 @@ impl<C: Chain> Rail<C> {
             schemes,
             policy: shared.policy,
             signatures: shared.signatures,
-            reader: Reader::new(Arc::clone(&chain)),
+            reads: reader::reads(Arc::clone(&chain)),
+            statuses: reader::statuses(Arc::clone(&chain)),
+            recovering: Semaphore::new(RECOVERING_MAX),
+            unreadable: Mutex::default(),
             lanes,
             health: RwLock::default(),
             settle_wait: shared.settle_wait,
@@ -135,9 +150,12 @@ impl<C: Chain> Rail<C> {
             .clone()
     }
 
-    /// What can be settled now: what has a working asset and a working signer.
+    /// What can be settled now: what has a working asset and a working signer. Nothing, while the journal cannot be written.
     pub(crate) fn kinds(&self) -> Vec<SupportedKind> {
         let health = self.health();
+        if self.keeper.journal.problem().is_some() {
+            return Vec::new();
+        }
         if !self
             .chain
             .lanes()
@@ -241,6 +259,7 @@ impl<C: Chain> Rail<C> {
     pub(crate) async fn look(&self) {
         let mut found = self.chain.health().await;
         found.problems.extend(self.watch.stuck());
+        found.problems.extend(self.unreadable_problem());
         let mut known = self.health.write().unwrap_or_else(PoisonError::into_inner);
         for problem in found
             .problems

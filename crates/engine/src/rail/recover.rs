@@ -1,23 +1,28 @@
 //! Taking up what was left: settlements from the journal, and those whose transaction did nothing for them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use quittance_core::{
-    Amount, Chain, Effect, Fault, LaneId, Payment, PaymentId, PaymentRequest, Reason, Rejection,
-    Status, TransactionId, Watched,
+    Amount, Chain, Effect, Fault, FaultKind, LaneId, Payment, PaymentId, PaymentRequest, Problem,
+    Reason, Rejection, Scope, Status, TransactionId, Watched,
 };
 use tracing::{debug, error, info};
 
 use super::Rail;
 use super::verify::Unverified;
 use crate::job::{Hold, Job, Progress};
-use crate::journal::{Settlement, State};
+use crate::journal::{JournalError, Settlement, State};
 use crate::keeper::Journaled;
 
 /// The pause before a chain that does not answer is asked again about a settlement that was left.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// The pause between later tries. A node that turns away thousands of questions does so for longer if all are repeated
+/// every second; callers wait for twenty seconds.
+const PAUSE_MAX: Duration = Duration::from_secs(8);
 
 /// What the transactions that were ever signed for a settlement have done.
 pub(super) enum Trail {
@@ -72,8 +77,14 @@ impl<C: Chain> Rail<C> {
                 continue;
             };
             // Read only now that nobody else can work on it: it may have ended since the search.
-            let Some(settlement) = self.keeper.journal.settlement(&id).await? else {
-                continue;
+            let settlement = match self.keeper.journal.settlement(&id).await {
+                Ok(Some(settlement)) => settlement,
+                Ok(None) => continue,
+                Err(error @ JournalError::Unreadable(_)) => {
+                    self.pass_over(id, &error.to_string());
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
             };
             if settlement.state != State::Open {
                 continue;
@@ -84,14 +95,37 @@ impl<C: Chain> Rail<C> {
                     let job = self.job_of(&settlement, payment, hold);
                     self.spawn(Arc::clone(self).take_up(job));
                 }
-                None => {
-                    // Another program wrote it. It stays as it is until somebody has looked.
-                    error!(settlement = %id, "a settlement in the journal cannot be read");
-                    metrics::counter!("quittance_unreadable_settlements_total").increment(1);
-                }
+                None => self.pass_over(id, "no scheme of this network reads its request"),
             }
         }
         Ok(())
+    }
+
+    /// Leaves a settlement as it is: another program wrote it, or it is damaged. It is reported once.
+    fn pass_over(&self, id: PaymentId, problem: &str) {
+        let mut known = self
+            .unreadable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if known.insert(id) {
+            error!(settlement = %id, problem, "a settlement in the journal cannot be read");
+            metrics::counter!("quittance_unreadable_settlements_total").increment(1);
+        }
+    }
+
+    /// What operators should know of the settlements that are left as they are.
+    pub(super) fn unreadable_problem(&self) -> Option<Problem> {
+        let known = self
+            .unreadable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let first = known.first()?;
+        let what = format!(
+            "{} open settlements in the journal cannot be read and are left as they are; the first is {first}",
+            known.len()
+        );
+        let scope = Scope::Nothing;
+        Some(Problem { scope, what })
     }
 
     /// The payment as it was decoded when it was claimed.
@@ -133,9 +167,9 @@ impl<C: Chain> Rail<C> {
     /// It is told failed only when none of its transactions can have moved the money and the chain itself speaks against
     /// the payment.
     pub(crate) async fn take_up(self: Arc<Self>, mut job: Job<C>) {
-        let mut looked_twice = false;
+        let (mut looked_twice, mut pause) = (false, PAUSE);
         loop {
-            match self.next(&job).await {
+            match self.next_in_turn(&job).await {
                 Ok(Next::Settled(transaction)) => return self.settled(job, transaction).await,
                 Ok(Next::Follow(transactions)) => return self.watch.adopt(Some(job), transactions),
                 Ok(Next::Send {
@@ -158,10 +192,18 @@ impl<C: Chain> Rail<C> {
                 }) => return self.fail(job, rejection, transaction).await,
                 Err(fault) => {
                     debug!(settlement = %job.id, %fault, "cannot be taken up yet");
-                    tokio::time::sleep(PAUSE).await;
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
                 }
             }
         }
+    }
+
+    /// As [`next`](Self::next), of a few settlements at a time.
+    async fn next_in_turn(&self, job: &Job<C>) -> Result<Next<C>, Fault> {
+        let turn = self.recovering.acquire().await;
+        let _turn = turn.map_err(|error| Fault::new(FaultKind::Internal, error))?;
+        self.next(job).await
     }
 
     /// What is to be done about a job that is in nobody's hands.
@@ -255,10 +297,7 @@ impl<C: Chain> Rail<C> {
                 .push(transaction);
         }
         let watched: Vec<Watched> = places.values().map(|place| watched(place)).collect();
-        let statuses = match watched.is_empty() {
-            true => Vec::new(),
-            false => self.chain.status(&watched).await,
-        };
+        let statuses = join_all(watched.into_iter().map(|place| self.statuses.ask(place))).await;
         let (mut out, mut gone) = (None, false);
         let (mut fruitless, mut other) = (Vec::new(), None);
         for (transactions, status) in places.into_values().zip(statuses) {

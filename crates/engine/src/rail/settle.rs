@@ -5,8 +5,8 @@ use std::sync::Arc;
 use quittance_core::json::Object;
 use quittance_core::wire::SettleResponse;
 use quittance_core::{
-    Chain, FacilitatorError, Facts, Fault, FaultKind, LaneId, PaymentId, PaymentRequest, Reason,
-    Rejection, TransactionId,
+    Chain, FacilitatorError, Facts, Fault, FaultKind, LaneId, Malformed, PaymentId, PaymentRequest,
+    Reason, Rejection, TransactionId,
 };
 use serde_json::json;
 use tokio::sync::watch;
@@ -14,8 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, error, info, warn};
 
 use super::Rail;
-use super::recover::Trail;
-use super::verify::{Decoded, Standing, Unverified, Verified};
+use super::verify::{Decoded, Judgement, Standing, Unverified, Verified};
 use crate::engine::HeldPlace;
 use crate::job::{Hold, Job, Progress, Ready};
 use crate::journal::{Claim, Claimed, Outcome, Settlement, State};
@@ -112,47 +111,26 @@ impl<C: Chain> Rail<C> {
         const ROUNDS_MAX: usize = 8;
         let decoded = self.decode(request).await?;
         let facts = decoded.facts();
-        let (mut verified, mut payer) = (None, facts.payer.clone());
         for _ in 0..ROUNDS_MAX {
-            let failed_before = match self.standing(request, facts).await? {
-                Standing::Same(settlement) => return Ok(self.join(settlement).await?),
-                Standing::Over(rejection, settlement) => {
-                    return Err(Unbegun::Over(rejection, settlement));
-                }
-                Standing::Free(failed_before) => failed_before,
-            };
-            if self.live.len() >= LIVE_MAX || self.keeper.stopping.is_cancelled() {
+            let standing = self.standing(request, facts).await?;
+            let is_full = self.live.len() >= LIVE_MAX || self.keeper.stopping.is_cancelled();
+            if is_full && matches!(standing, Standing::Free(_)) {
                 return Err(
                     Fault::new(FaultKind::Busy, "too many settlements are under way").into(),
                 );
             }
-            if verified.is_none() {
-                match (self.admit(&decoded).await, failed_before) {
-                    (Ok(found), _) => {
-                        payer.clone_from(&found.payer);
-                        verified = Some(found);
-                    }
-                    (Err(Unverified::Rejected(rejection, _)), Some(settlement)) => {
-                        let trail = self
-                            .trail(&facts.id, &*decoded.payment, facts.amount)
-                            .await?;
-                        // Whoever asks again is told the transaction that failed.
-                        if matches!(trail, Trail::Cold { .. }) {
-                            return Err(Unbegun::Over(rejection, settlement));
-                        }
-                        // The chain has changed its mind: one of ours moved the money after all, or may yet.
-                        payer = settlement.claim.payer;
-                    }
-                    (Err(rejected @ Unverified::Rejected(..)), None) => {
-                        // What the chain says may come of a twin that was faster. Then the journal has better to say.
-                        if let Standing::Free(_) = self.standing(request, facts).await? {
-                            return Err(rejected.into());
-                        }
-                        continue;
-                    }
-                    (Err(unverified), _) => return Err(unverified.into()),
+            let (verified, payer) = match self.judge(request, &decoded, standing).await? {
+                Judgement::Same(settlement) => return Ok(self.join(settlement).await?),
+                // Whoever asks again is told the transaction that failed.
+                Judgement::Over(rejection, settlement) => {
+                    return Err(Unbegun::Over(rejection, settlement));
                 }
-            }
+                Judgement::Unfinished(settlement) => (None, settlement.claim.payer),
+                Judgement::Valid(found) => {
+                    let payer = found.payer.clone();
+                    (Some(found), payer)
+                }
+            };
             match self.live.hold(facts.id) {
                 Ok(hold) => {
                     let verified = verified.as_ref();
@@ -199,7 +177,9 @@ impl<C: Chain> Rail<C> {
         hold: Hold,
     ) -> Result<Begun, Unbegun> {
         let facts = decoded.facts();
-        let claim = self.claim_of(request, decoded, payer);
+        let claim = self
+            .claim_of(request, decoded, payer)
+            .map_err(Unverified::Malformed)?;
         let reservation = match verified {
             Some(verified) => {
                 let (payer, balance) = (&claim.payer, verified.balance(self.clock.now()));
@@ -248,18 +228,20 @@ impl<C: Chain> Rail<C> {
         match Standing::of(request, settlement) {
             Standing::Same(settlement) => Ok(self.join(settlement).await?),
             Standing::Over(rejection, settlement) => Err(Unbegun::Over(rejection, settlement)),
-            Standing::Free(Some(settlement)) => {
-                let often = "this authorization has failed too often";
-                Err(Unbegun::Over(
-                    Rejection::new(Reason::DUPLICATE_SETTLEMENT, often),
-                    settlement,
-                ))
+            // It was taken a moment ago, and is free by now.
+            Standing::Free(_) => {
+                let what = "this authorization was claimed by another process: ask again";
+                Err(Fault::new(FaultKind::Busy, what).into())
             }
-            Standing::Free(None) => Err(Fault::new(FaultKind::Internal, "taken by nobody").into()),
         }
     }
 
-    fn claim_of(&self, request: &PaymentRequest, decoded: &Decoded<C>, payer: String) -> Claim {
+    fn claim_of(
+        &self,
+        request: &PaymentRequest,
+        decoded: &Decoded<C>,
+        payer: String,
+    ) -> Result<Claim, Malformed> {
         let Facts {
             id,
             pay_to,
@@ -267,7 +249,7 @@ impl<C: Chain> Rail<C> {
             expires,
             ..
         } = decoded.facts().clone();
-        Claim {
+        Ok(Claim {
             id,
             network: self.network().to_owned(),
             scheme: request.terms.scheme.clone(),
@@ -276,9 +258,9 @@ impl<C: Chain> Rail<C> {
             asset,
             amount: request.terms.amount,
             expires,
-            request: request.text().to_owned(),
+            request: request.kept_text()?,
             decoded_at: decoded.decoded_at,
-        }
+        })
     }
 
     /// Finds the action that settles a job's payment, and hands both to a lane.
@@ -292,7 +274,7 @@ impl<C: Chain> Rail<C> {
     }
 
     /// Hands a job to a lane, or gives it back where there is none for it. Only `sender` may send it, where one is named.
-    pub(super) async fn queue(&self, job: Job<C>, action: C::Action, sender: Option<LaneId>) {
+    pub(crate) async fn queue(&self, job: Job<C>, action: C::Action, sender: Option<LaneId>) {
         match self.lane_for(sender.as_ref()) {
             Ok(lane) => {
                 if let Some(Ready { job, .. }) = lane.accept(Ready { job, action }) {

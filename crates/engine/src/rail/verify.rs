@@ -9,7 +9,9 @@ use quittance_core::{
 };
 
 use super::Rail;
-use crate::journal::{Outcome, Settlement, State};
+use super::recover::Trail;
+use crate::journal::{FAILURES_MAX, Outcome, Settlement, State};
+use crate::policy::check_facts;
 
 /// How often a payment may ask the chain before it must be content: a first look, a look at a contract wallet, one at
 /// tables it refers to, and one to spare. A scheme that asks for more has a mistake in it.
@@ -42,6 +44,18 @@ impl From<Fault> for Unverified {
     fn from(fault: Fault) -> Self {
         Self::Fault(fault)
     }
+}
+
+/// What is made of a payment.
+pub(super) enum Judgement<'a, C: Chain> {
+    /// It would settle now.
+    Valid(Verified<'a, C>),
+    /// This very request is under way, or has settled without anybody being told.
+    Same(Box<Settlement>),
+    /// Its last attempt failed, but a transaction of it has moved the money after that, or still may.
+    Unfinished(Box<Settlement>),
+    /// It is another request's, or over.
+    Over(Rejection, Box<Settlement>),
 }
 
 /// What a request means for an authorization that the journal may know.
@@ -101,36 +115,70 @@ impl<C: Chain> Rail<C> {
 
     async fn verdict(&self, request: &PaymentRequest) -> Result<String, Unverified> {
         let decoded = self.decode(request).await?;
-        if let Some(known) = self.known(request, &decoded).await? {
-            return known;
+        // What is valid can be settled, and without the journal nothing can.
+        if let Some(problem) = self.keeper.journal.problem() {
+            return Err(Fault::new(FaultKind::JournalUnavailable, problem).into());
         }
-        match self.judge(&decoded).await {
-            // What the chain says may come of a twin that was faster. Then the journal has better to say.
-            Err(rejected @ Unverified::Rejected(..)) => {
-                let known = self.known(request, &decoded).await?;
-                known.unwrap_or(Err(rejected))
+        let standing = self.standing(request, decoded.facts()).await?;
+        match self.judge(request, &decoded, standing).await? {
+            Judgement::Valid(verified) => {
+                // Beside what its payer has under way. At /settle the same is asked when it is claimed.
+                let (facts, balance) = (decoded.facts(), verified.balance(self.clock.now()));
+                self.ledger
+                    .check(&verified.payer, &facts.asset, facts.amount, balance)?;
+                Ok(verified.payer)
             }
-            checked => Ok(checked?.payer),
+            // It was valid when it was claimed, and nobody has been given anything for it yet.
+            Judgement::Same(settlement) | Judgement::Unfinished(settlement) => {
+                Ok(settlement.claim.payer)
+            }
+            Judgement::Over(rejection, _) => Err(decoded.rejected(rejection)),
         }
     }
 
-    /// What the journal says of a payment; `None` where it is free.
-    async fn known(
+    /// What is made of a payment, by /verify and /settle alike: what one calls valid, the other settles.
+    pub(super) async fn judge<'a>(
         &self,
         request: &PaymentRequest,
-        decoded: &Decoded<C>,
-    ) -> Result<Option<Result<String, Unverified>>, Fault> {
-        Ok(match self.standing(request, decoded.facts()).await? {
-            // It was valid when it was claimed, and nobody has been given anything for it yet.
-            Standing::Same(settlement) => Some(Ok(settlement.claim.payer)),
-            Standing::Over(rejection, _) => Some(Err(decoded.rejected(rejection))),
-            Standing::Free(_) => None,
-        })
+        decoded: &'a Decoded<C>,
+        standing: Standing,
+    ) -> Result<Judgement<'a, C>, Unverified> {
+        match standing {
+            Standing::Same(settlement) => return Ok(Judgement::Same(settlement)),
+            Standing::Over(rejection, settlement) => {
+                return Ok(Judgement::Over(rejection, settlement));
+            }
+            Standing::Free(_) => {}
+        }
+        let (rejection, payer) = match self.admit(decoded).await {
+            Ok(verified) => return Ok(Judgement::Valid(verified)),
+            Err(Unverified::Rejected(rejection, payer)) => (rejection, payer),
+            Err(unverified) => return Err(unverified),
+        };
+        // What the chain says may come of a twin that was faster. Then the journal has better to say.
+        let facts = decoded.facts();
+        match self.standing(request, facts).await? {
+            Standing::Same(settlement) => Ok(Judgement::Same(settlement)),
+            Standing::Over(rejection, settlement) => Ok(Judgement::Over(rejection, settlement)),
+            Standing::Free(None) => Err(Unverified::Rejected(rejection, payer)),
+            // An attempt failed. One of its transactions may have moved the money after that, or may still do so.
+            Standing::Free(Some(settlement)) => {
+                let trail = self
+                    .trail(&facts.id, &*decoded.payment, facts.amount)
+                    .await?;
+                Ok(match trail {
+                    Trail::Cold { .. } => Judgement::Over(rejection, settlement),
+                    Trail::Moved(_) | Trail::Out(_) => Judgement::Unfinished(settlement),
+                })
+            }
+        }
     }
 
     /// Reads a payment and checks what needs no round trip. The policy is asked first: what it does not allow costs no
     /// arithmetic.
     pub(super) async fn decode(&self, request: &PaymentRequest) -> Result<Decoded<C>, Unverified> {
+        // What is too long for the journal is refused at /verify as well, where it does no harm yet.
+        request.kept_text().map_err(Unverified::Malformed)?;
         let scheme = self
             .scheme_of(request)
             .ok_or_else(|| Unverified::Rejected(self.unsupported(request), None))?;
@@ -141,11 +189,15 @@ impl<C: Chain> Rail<C> {
                 Refusal::Malformed(malformed) => Unverified::Malformed(malformed),
                 Refusal::Rejected(rejection) => Unverified::Rejected(rejection, None),
             })?;
-        let facts = payment.facts();
-        if let Err(rejection) = self.policy.allows(self.chain.network(), facts) {
-            return Err(Unverified::Rejected(rejection, Some(facts.payer.clone())));
-        }
+        self.allows(payment.facts())?;
         Ok(self.decoded(payment.into(), now).await?)
+    }
+
+    /// Whether a payment with these facts may be settled at all.
+    fn allows(&self, facts: &Facts) -> Result<(), Unverified> {
+        check_facts(facts)
+            .and_then(|()| self.policy.allows(self.chain.network(), facts))
+            .map_err(|rejection| Unverified::Rejected(rejection, Some(facts.payer.clone())))
     }
 
     /// A payment with its signatures checked.
@@ -172,16 +224,6 @@ impl<C: Chain> Rail<C> {
         Ok(known.map_or(Standing::Free(None), |settlement| {
             Standing::of(request, settlement)
         }))
-    }
-
-    /// What is said of a payment that the journal does not know: whether it would settle now, beside what its payer has
-    /// under way.
-    async fn judge<'a>(&self, decoded: &'a Decoded<C>) -> Result<Verified<'a, C>, Unverified> {
-        let verified = self.admit(decoded).await?;
-        let (facts, balance) = (decoded.facts(), verified.balance(self.clock.now()));
-        self.ledger
-            .check(&verified.payer, &facts.asset, facts.amount, balance)?;
-        Ok(verified)
     }
 
     /// As [`check`](Self::check), of a payer and a recipient for whom not too many transactions have failed.
@@ -214,7 +256,7 @@ impl<C: Chain> Rail<C> {
                 .check(&decoded.seen(&answers, self.clock.now()))
             {
                 Ok(Check::Content) => return self.verified(decoded, answers),
-                Ok(Check::Ask(read)) => answers.push(self.reader.read(read).await?),
+                Ok(Check::Ask(read)) => answers.push(self.reads.ask(read).await?),
                 Err(rejection) => return Err(decoded.rejected(rejection)),
             }
         }
@@ -239,9 +281,7 @@ impl<C: Chain> Rail<C> {
                     payer,
                     ..facts.clone()
                 };
-                if let Err(rejection) = self.policy.allows(self.chain.network(), &facts) {
-                    return Err(Unverified::Rejected(rejection, Some(facts.payer)));
-                }
+                self.allows(&facts)?;
                 facts.payer
             }
         };
@@ -270,6 +310,14 @@ impl Standing {
         let settlement = Box::new(settlement);
         let duplicate = |detail: &str| Rejection::new(Reason::DUPLICATE_SETTLEMENT, detail);
         match &settlement.state {
+            State::Concluded(Outcome::Failed { .. } | Outcome::Released { .. })
+                if settlement.failures >= FAILURES_MAX =>
+            {
+                Self::Over(
+                    duplicate("this authorization has failed too often"),
+                    settlement,
+                )
+            }
             // Whether it can still be used is for the chain to say.
             State::Concluded(Outcome::Failed { .. } | Outcome::Released { .. }) => {
                 Self::Free(Some(settlement))

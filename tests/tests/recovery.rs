@@ -1,0 +1,474 @@
+//! What the engine makes of its journal: one judgement at /verify and /settle, and recovery that is bounded and passes over
+//! what it cannot read.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::future::join_all;
+use quittance_core::json::Object;
+use quittance_core::wire::{SettleResponse, VerifyResponse};
+use quittance_core::{
+    Amount, Chain, Check, Clock, Effect, Facilitator, FacilitatorError, Facts, Fault, FaultKind,
+    Health, LaneId, Network, Payer, Payment, PaymentRequest, Reason, Refusal, Rejection, Scheme,
+    Seen, SignatureClaim, Status, Submission, SystemClock, Timestamp, Transaction, TransactionId,
+    Watched,
+};
+use quittance_devnet::Evm as Local;
+use quittance_engine::{Claim, Claimed, Engine, FAILURES_MAX, Journal, Outcome, Patience};
+use quittance_evm::{Evm, Exact, ExactPayer};
+use quittance_tests::evm::{PRICE, Setting};
+use quittance_tests::flaky::{Failing, FlakyJournal};
+use quittance_tests::until;
+use serde_json::json;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection};
+
+/// A watcher without patience, for tests.
+const HASTY: Patience = Patience {
+    look_every: Duration::from_millis(100),
+    resubmit_after: Duration::from_millis(300),
+    replace_after: Duration::from_secs(5),
+    gone_for: Duration::from_millis(300),
+    sweep_every: Duration::from_millis(500),
+};
+
+async fn start(setting: &Setting) -> Engine {
+    setting
+        .engine_with(setting.config(), |builder| {
+            builder.patience(HASTY).settle_wait(Duration::from_secs(8))
+        })
+        .await
+}
+
+async fn stop(engine: Engine) {
+    engine.shut_down(Duration::ZERO).await;
+    drop(engine);
+}
+
+fn decode(setting: &Setting, request: &PaymentRequest) -> Facts {
+    let exact = Exact::new(&Evm::new(setting.config()).unwrap());
+    let payment = exact.decode(request, SystemClock.now()).unwrap();
+    payment.facts().clone()
+}
+
+fn claim(setting: &Setting, request: &PaymentRequest) -> Claim {
+    let facts = decode(setting, request);
+    Claim {
+        id: facts.id,
+        network: "eip155:84532".to_owned(),
+        scheme: "exact".to_owned(),
+        payer: facts.payer,
+        pay_to: facts.pay_to,
+        asset: facts.asset,
+        amount: facts.amount,
+        expires: facts.expires,
+        request: request.kept_text().unwrap(),
+        decoded_at: SystemClock.now(),
+    }
+}
+
+/// Changes the journal as no program of ours would.
+async fn execute(setting: &Setting, sql: &'static str) {
+    let options = SqliteConnectOptions::new().filename(setting.journal_path());
+    let mut file = options.connect().await.unwrap();
+    sqlx::raw_sql(sql).execute(&mut file).await.unwrap();
+    file.close().await.unwrap();
+}
+
+async fn verify(engine: &Engine, request: &PaymentRequest) -> VerifyResponse {
+    engine.verify(request).await.unwrap()
+}
+
+async fn settle(engine: &Engine, request: &PaymentRequest) -> SettleResponse {
+    engine.settle(request).await.unwrap()
+}
+
+fn fault<T: std::fmt::Debug>(answer: Result<T, FacilitatorError>) -> FaultKind {
+    match answer {
+        Err(FacilitatorError::Fault(fault)) => fault.kind,
+        other => panic!("not a fault: {other:?}"),
+    }
+}
+
+/// A node without receipts had the engine say "failed" of a payment that moved. Every seller verifies first: /verify said
+/// "used", so nobody ever came to the /settle that would have said "settled".
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_that_moved_after_a_wrong_verdict_is_valid_and_served_once() {
+    let setting = Setting::start().await;
+    let engine = start(&setting).await;
+    let request = Setting::request().await;
+    let first = settle(&engine, &request).await;
+    assert!(first.success, "{first:?}");
+    stop(engine).await;
+    execute(
+        &setting,
+        "UPDATE settlements SET state = 'failed', reason = 'invalid_exact_evm_nonce_already_used',
+             transaction_id = NULL, settled_amount = NULL, told_at = NULL",
+    )
+    .await;
+    let engine = start(&setting).await;
+    let verdict = verify(&engine, &request).await;
+    assert!(verdict.is_valid, "{verdict:?}");
+    assert_eq!(verdict.payer, Some(Setting::buyer().address.to_string()));
+    let again = settle(&engine, &request).await;
+    assert!(again.success, "{again:?}");
+    assert_eq!(again.transaction, first.transaction);
+    assert!(!settle(&engine, &request).await.success);
+    assert!(!verify(&engine, &request).await.is_valid);
+}
+
+/// After three failures that cost gas, /settle refused it and /verify went on saying "valid": a seller's handler ran for
+/// nothing, as often as somebody liked.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authorization_that_failed_too_often_is_not_valid() {
+    let setting = Setting::start().await;
+    let journal = setting.journal().await;
+    let (often, seldom) = (Setting::request().await, Setting::request().await);
+    for (request, times) in [(&often, FAILURES_MAX), (&seldom, FAILURES_MAX - 1)] {
+        let claim = claim(&setting, request);
+        for attempt in 1..=times {
+            let won = journal.claim(&claim, SystemClock.now()).await.unwrap();
+            assert_eq!(won, Claimed::Won { attempt });
+            let failed = Outcome::Failed {
+                reason: Reason::INVALID_TRANSACTION_STATE,
+                detail: String::new(),
+                transaction: Some(TransactionId::new("0x1")),
+            };
+            let now = SystemClock.now();
+            assert_eq!(
+                journal.conclude(&claim.id, attempt, &failed, now).await,
+                Ok(true)
+            );
+        }
+    }
+    drop(journal);
+    let engine = start(&setting).await;
+    let verdict = verify(&engine, &often).await;
+    let answer = settle(&engine, &often).await;
+    assert!(
+        !verdict.is_valid && !answer.success,
+        "{verdict:?} {answer:?}"
+    );
+    assert_eq!(
+        verdict.invalid_reason,
+        Some("duplicate_settlement".to_owned())
+    );
+    assert_eq!(verdict.invalid_reason, answer.error_reason);
+    assert!(verify(&engine, &seldom).await.is_valid);
+    assert!(settle(&engine, &seldom).await.success);
+}
+
+/// The journal's disk was full: every seller was told "valid", ran its handler, and could not settle.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_valid_or_supported_while_the_journal_has_a_problem() {
+    let setting = Setting::start().await;
+    let failing = Arc::new(Failing::default());
+    let evm = Evm::new(setting.config()).unwrap();
+    let exact = Arc::new(Exact::new(&evm));
+    let journal = FlakyJournal {
+        inner: setting.journal().await,
+        failing: Arc::clone(&failing),
+    };
+    let builder = Engine::builder(journal).chain(evm, vec![exact]);
+    let engine = builder.start().await.unwrap();
+    let request = Setting::request().await;
+    assert!(verify(&engine, &request).await.is_valid);
+    assert_eq!(engine.journal_problem(), None);
+
+    failing.everything(true);
+    assert_eq!(
+        fault(engine.verify(&request).await),
+        FaultKind::JournalUnavailable
+    );
+    assert_eq!(
+        fault(engine.settle(&request).await),
+        FaultKind::JournalUnavailable
+    );
+    assert_eq!(engine.supported().await.unwrap().kinds, vec![]);
+    assert_eq!(
+        engine.journal_problem(),
+        Some("the disk is full".to_owned())
+    );
+
+    failing.everything(false);
+    assert!(verify(&engine, &request).await.is_valid);
+    assert_ne!(engine.supported().await.unwrap().kinds, vec![]);
+    assert!(settle(&engine, &request).await.success);
+}
+
+/// A payment of a tenth of a cent with 50 kB beside it: all of it was kept for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_journal_keeps_what_is_read_again_and_nothing_else() {
+    let setting = Setting::start().await;
+    let engine = start(&setting).await;
+    let requirements = Setting::requirements();
+    let (payload, _) = Setting::payer()
+        .pay(&requirements, SystemClock.now())
+        .await
+        .unwrap();
+    let mut long = quittance_tests::payload_of(&requirements, payload.clone());
+    let padding = "x".repeat(50_000);
+    long.extensions = Some(Object::of(&json!({ "anything": { "padding": padding } })).unwrap());
+    let request = quittance_tests::request(long, &requirements);
+    assert!(request.text().len() > 50_000);
+    assert!(settle(&engine, &request).await.success);
+    let known = engine
+        .settlement(&decode(&setting, &request).id)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(known.claim.request.len() < 2_000, "{}", known.claim.request);
+    // The same authorization with other words beside it is the same payment.
+    let plain = quittance_tests::request(
+        quittance_tests::payload_of(&requirements, payload.clone()),
+        &requirements,
+    );
+    assert_eq!(
+        settle(&engine, &plain).await.error_reason,
+        Some("duplicate_settlement".to_owned())
+    );
+
+    // What is read again and too long is refused before a seller serves anything.
+    let mut payload = payload.tree();
+    payload.insert("unknown".to_owned(), json!("x".repeat(9_000)));
+    let payload = quittance_tests::payload_of(&requirements, Object::of(&payload).unwrap());
+    let request = quittance_tests::request(payload, &requirements);
+    for answer in [
+        engine.verify(&request).await.map(drop),
+        engine.settle(&request).await.map(drop),
+    ] {
+        match answer {
+            Err(FacilitatorError::Malformed(malformed)) => {
+                assert_eq!(malformed.field, "paymentPayload.payload");
+                assert!(malformed.problem.contains("8192"), "{malformed}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// A payment of its own price: payments of one payer that are equal do not share a transaction.
+async fn priced(price: u64) -> PaymentRequest {
+    let mut requirements = Setting::requirements();
+    requirements.amount = price.to_string();
+    quittance_tests::pay(&Setting::payer(), &requirements).await
+}
+
+/// After a crash each open settlement asked the node by itself, all at once, and again every second. One row that could not
+/// be read kept the process from starting.
+#[tokio::test(flavor = "multi_thread")]
+async fn recovery_asks_in_few_round_trips_and_passes_over_what_it_cannot_read() {
+    const COUNT: u64 = 100;
+    let setting = Setting::start().await;
+    let journal = setting.journal().await;
+    let signer = Setting::signers()[0].address;
+    let lane = LaneId::new(&signer.to_string());
+    let mut expected = Amount::ZERO;
+    for at in 0..COUNT {
+        let claim = claim(&setting, &priced(PRICE + at).await);
+        let won = journal.claim(&claim, SystemClock.now()).await.unwrap();
+        assert_eq!(won, Claimed::Won { attempt: 1 });
+        let lost = Transaction {
+            id: TransactionId::new(&format!("0x{at:064x}")),
+            lane: lane.clone(),
+            place: at,
+            bytes: b"lost".as_slice().into(),
+        };
+        let now = SystemClock.now();
+        journal
+            .record("eip155:84532", &lost, &[claim.id], now)
+            .await
+            .unwrap();
+        if at > 0 {
+            expected = expected.checked_add(claim.amount).unwrap();
+        }
+    }
+    drop(journal);
+    let spoilt = "UPDATE settlements SET amount = 'much' WHERE amount = '10000'";
+    drop(setting.journal().await);
+    execute(&setting, spoilt).await;
+    // All these places were taken by transactions of somebody else.
+    let nonce = (signer, format!("{COUNT:#x}"));
+    let _: serde_json::Value = setting.local.rpc("anvil_setNonce", nonce).await.unwrap();
+
+    let engine = start(&setting).await;
+    until("all that can be read has settled", || async {
+        setting.received().await == expected
+    })
+    .await;
+    let asked = setting.node.calls("eth_getTransactionReceipt");
+    assert!(asked as u64 >= COUNT, "{asked}");
+    let round_trips = setting.node.round_trips_with("eth_getTransactionReceipt");
+    assert!(
+        (round_trips as u64) < COUNT / 2,
+        "{round_trips} round trips for {asked} questions"
+    );
+    // The one that cannot be read is left as it is, and nothing else waits for it.
+    until("nothing is under way", || async {
+        engine.in_progress() == 0
+    })
+    .await;
+    assert!(settle(&engine, &priced(7).await).await.success);
+}
+
+/// The chain of the tests, but one that signs fewer together than it says.
+struct Narrow {
+    evm: Evm,
+    most: usize,
+    refused: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl Chain for Narrow {
+    type Read = <Evm as Chain>::Read;
+    type Answer = <Evm as Chain>::Answer;
+    type Action = <Evm as Chain>::Action;
+    type Evidence = <Evm as Chain>::Evidence;
+
+    fn network(&self) -> &Network {
+        self.evm.network()
+    }
+    fn lanes(&self) -> &[LaneId] {
+        self.evm.lanes()
+    }
+    fn depth_required(&self) -> u64 {
+        self.evm.depth_required()
+    }
+    fn in_flight_max(&self) -> usize {
+        1
+    }
+    async fn read(&self, reads: &[Self::Read]) -> Vec<Result<Self::Answer, Fault>> {
+        self.evm.read(reads).await
+    }
+    fn groups(&self, group: &[&Self::Action], next: &Self::Action) -> bool {
+        self.evm.groups(group, next)
+    }
+    async fn floor(&self, lane: &LaneId) -> Result<Option<u64>, Fault> {
+        self.evm.floor(lane).await
+    }
+    async fn prepare(
+        &self,
+        lane: &LaneId,
+        place: u64,
+        actions: &[&Self::Action],
+    ) -> Result<Transaction, Fault> {
+        if actions.len() > self.most {
+            self.refused.fetch_add(1, Ordering::SeqCst);
+            return Err(Fault::new(
+                FaultKind::Misconfigured,
+                "costs more than is allowed",
+            ));
+        }
+        self.evm.prepare(lane, place, actions).await
+    }
+    async fn submit(&self, transaction: &Transaction) -> Submission {
+        self.evm.submit(transaction).await
+    }
+    async fn status(&self, watched: &[Watched]) -> Vec<Result<Status<Self::Evidence>, Fault>> {
+        self.evm.status(watched).await
+    }
+    async fn replace(&self, transaction: &Transaction) -> Result<Option<Transaction>, Fault> {
+        self.evm.replace(transaction).await
+    }
+    async fn fill(
+        &self,
+        lane: &LaneId,
+        place: u64,
+        over: Option<&Transaction>,
+    ) -> Result<Option<Transaction>, Fault> {
+        self.evm.fill(lane, place, over).await
+    }
+    async fn health(&self) -> Health {
+        self.evm.health().await
+    }
+}
+
+struct NarrowExact(Exact);
+
+struct NarrowPayment(Box<dyn Payment<Evm>>);
+
+impl Scheme<Narrow> for NarrowExact {
+    fn name(&self) -> &str {
+        Scheme::<Evm>::name(&self.0)
+    }
+    fn assets(&self) -> Vec<String> {
+        Scheme::<Evm>::assets(&self.0)
+    }
+    fn decode(
+        &self,
+        request: &PaymentRequest,
+        now: Timestamp,
+    ) -> Result<Box<dyn Payment<Narrow>>, Refusal> {
+        Ok(Box::new(NarrowPayment(self.0.decode(request, now)?)))
+    }
+}
+
+fn seen<'a>(seen: &Seen<'a, Narrow>) -> Seen<'a, Evm> {
+    Seen {
+        signatures: seen.signatures,
+        answers: seen.answers,
+        now: seen.now,
+    }
+}
+
+impl Payment<Narrow> for NarrowPayment {
+    fn facts(&self) -> &Facts {
+        self.0.facts()
+    }
+    fn signatures(&self) -> &[SignatureClaim] {
+        self.0.signatures()
+    }
+    fn check(&self, so_far: &Seen<'_, Narrow>) -> Result<Check<Narrow>, Rejection> {
+        Ok(match self.0.check(&seen(so_far))? {
+            Check::Ask(read) => Check::Ask(read),
+            Check::Content => Check::Content,
+        })
+    }
+    fn settle(
+        &self,
+        amount: Amount,
+        so_far: &Seen<'_, Narrow>,
+    ) -> Result<<Evm as Chain>::Action, Rejection> {
+        self.0.settle(amount, &seen(so_far))
+    }
+    fn effect(&self, amount: Amount, evidence: &<Evm as Chain>::Evidence) -> Effect {
+        self.0.effect(amount, evidence)
+    }
+}
+
+/// Of 200 payments at once two settled; 198 failed together, because the chain did not sign so many in one transaction.
+#[tokio::test(flavor = "multi_thread")]
+async fn payments_that_the_chain_does_not_sign_together_are_sent_one_by_one() {
+    const COUNT: usize = 6;
+    let setting = Setting::start().await;
+    let refused = Arc::new(AtomicUsize::new(0));
+    let evm = Evm::new(setting.config()).unwrap();
+    let exact = Arc::new(NarrowExact(Exact::new(&evm)));
+    let narrow = Narrow {
+        evm,
+        most: 1,
+        refused: Arc::clone(&refused),
+    };
+    let engine = Engine::builder(setting.journal().await)
+        .chain(narrow, vec![exact])
+        .patience(HASTY)
+        .settle_wait(Duration::from_secs(8))
+        .start()
+        .await
+        .unwrap();
+    let requirements = Setting::requirements();
+    let mut requests = Vec::new();
+    for payer in &Local::accounts()[2..2 + COUNT] {
+        let payer = ExactPayer::new(payer.signer.clone());
+        requests.push(quittance_tests::pay(&payer, &requirements).await);
+    }
+    let answers = join_all(requests.iter().map(|request| settle(&engine, request))).await;
+    for answer in answers {
+        assert!(answer.success, "{answer:?}");
+    }
+    assert!(refused.load(Ordering::SeqCst) > 0, "nothing was grouped");
+    assert_eq!(setting.received().await, Amount::from(COUNT as u64 * PRICE));
+}
