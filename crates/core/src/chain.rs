@@ -96,8 +96,9 @@ pub enum Submission {
     Accepted,
     /// Certain: no node has it, and this submission did not change that. The fault says why.
     Refused(Fault),
-    /// Its place in the lane is taken: by this very transaction, included a moment ago, or by another one. To be treated
-    /// as sent; which of the two it is, the chain's status tells.
+    /// Its place in the lane is taken: by this very transaction, included a moment ago, or by another one, included or
+    /// waiting at a node. To be treated as sent; which of them it is, the chain's status tells. Where another one only
+    /// waits, this one may still be included in its stead; told as refused, the same place would be tried again and again.
     PlaceTaken,
     /// It may be out there. To be treated as sent: watched, and the same bytes sent again.
     Unknown(Fault),
@@ -237,6 +238,10 @@ pub trait Chain: Send + Sync + 'static {
 
     /// Whether `next` may travel in one transaction with `group` without any of them being able to change the outcome
     /// of another. Pure.
+    ///
+    /// It also bounds the group: by count, gas, bytes and fee, so that [`prepare`](Self::prepare) can sign what was let
+    /// together. The engine's own bound is a few hundred. A group that `prepare` refuses nevertheless is tried once more,
+    /// each action alone.
     fn groups(&self, group: &[&Self::Action], next: &Self::Action) -> bool;
 
     /// The lowest number that the chain would still accept from this signer: every lower one is taken, and nothing above

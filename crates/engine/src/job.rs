@@ -96,7 +96,8 @@ pub(crate) struct Job<C: Chain> {
     /// What it takes of the payer's balance until it ends.
     pub(crate) reservation: Reservation,
     pub(crate) payment: Arc<dyn Payment<C>>,
-    /// Whether it shares no transaction with others: it was in one that had no effect for it, though it should have had.
+    /// Whether it shares no transaction with others: it was in one that had no effect for it, though it should have had; or
+    /// in a group that the chain did not sign.
     pub(crate) alone: bool,
     pub(crate) hold: Hold,
 }

@@ -211,7 +211,7 @@ async fn send<C: Chain>(
     let signed = match rail.chain.prepare(lane, *place, &actions).await {
         Ok(signed) => signed,
         Err(fault) => {
-            release_all(&rail, group, fault).await;
+            try_alone(&rail, lane, group, fault).await;
             return Some(*place);
         }
     };
@@ -269,6 +269,25 @@ async fn drop_late<C: Chain>(rail: &Arc<Rail<C>>, group: Vec<Ready<C>>) -> Vec<R
             .await;
     }
     group
+}
+
+/// What becomes of a group that the chain does not sign. Their number may be at fault, or one of them: each is tried alone,
+/// once, by the same signer. Where the nodes do not answer, or the time is bad, none of them would fare better alone.
+async fn try_alone<C: Chain>(
+    rail: &Arc<Rail<C>>,
+    lane: &LaneId,
+    group: Vec<Ready<C>>,
+    fault: Fault,
+) {
+    let is_passing = matches!(fault.kind, FaultKind::ChainUnavailable | FaultKind::Busy);
+    if group.len() == 1 || is_passing {
+        return release_all(rail, group, fault).await;
+    }
+    warn!(payments = group.len(), %fault, "the chain does not sign these together: each is tried alone");
+    for Ready { mut job, action } in group {
+        job.alone = true;
+        rail.queue(job, action, Some(lane.clone())).await;
+    }
 }
 
 /// Gives a whole group back, in one write to the journal.

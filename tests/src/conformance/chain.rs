@@ -51,6 +51,7 @@ macro_rules! chain_conformance {
             the_same_bytes_are_accepted_any_number_of_times
             a_transaction_is_pending_then_included_ever_deeper
             a_place_taken_by_another_is_told_and_then_gone
+            a_place_where_another_transaction_waits_is_taken
             a_replacement_stands_at_the_same_place_and_one_of_them_is_included
             a_filler_takes_the_place_of_what_is_in_its_way
             many_places_are_told_in_the_order_asked
@@ -181,6 +182,23 @@ pub async fn a_place_taken_by_another_is_told_and_then_gone<F: ChainFixture>() {
         Submission::PlaceTaken
     );
     assert_eq!(status(&fixture, &[&signed]).await, StatusKind::Gone);
+}
+
+/// The signer's key is used elsewhere, and that transaction is not in a block yet. Were it told as refused, the lane would
+/// offer the same place again and again, for as long as the rival waits.
+pub async fn a_place_where_another_transaction_waits_is_taken<F: ChainFixture>() {
+    let fixture = F::new().await;
+    let (rival, ours) = (prepare(&fixture).await, prepare(&fixture).await);
+    let chain = fixture.chain();
+    if floor(&*chain, &ours.lane).await.is_none() {
+        return;
+    }
+    assert_eq!((rival.place, &rival.lane), (ours.place, &ours.lane));
+    assert_eq!(chain.submit(&rival).await, Submission::Accepted);
+    assert_eq!(chain.submit(&ours).await, Submission::PlaceTaken);
+    assert_eq!(status(&fixture, &[&ours]).await, StatusKind::Pending);
+    fixture.include().await;
+    assert_eq!(status(&fixture, &[&ours]).await, StatusKind::Gone);
 }
 
 /// Both are watched; one is included.

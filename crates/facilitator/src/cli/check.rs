@@ -34,10 +34,12 @@ impl Check {
         print!("{}", report(&checked));
         let networks = &checked.networks;
         let is_well = networks.iter().all(|it| it.health.problems.is_empty());
-        Ok(match checked.problems.is_empty() && checked.journal.is_empty() && is_well {
-            true => ExitCode::SUCCESS,
-            false => ExitCode::FAILURE,
-        })
+        Ok(
+            match checked.problems.is_empty() && checked.journal.is_empty() && is_well {
+                true => ExitCode::SUCCESS,
+                false => ExitCode::FAILURE,
+            },
+        )
     }
 }
 
