@@ -185,6 +185,72 @@ async fn the_chain_decides_whether_another_payment_is_signed() {
     }
 }
 
+/// What else a server may answer to a payment.
+fn answers() -> Vec<(String, Say)> {
+    let mut all = refusals();
+    let denied = header::encode(&json!({ "success": false, "errorReason": "no" }));
+    let pending = failed("settlement_pending", "0xabc");
+    let more: [(&str, Say); 5] = [
+        (
+            "500",
+            Arc::new(|| StatusCode::INTERNAL_SERVER_ERROR.into_response()),
+        ),
+        ("404", Arc::new(|| StatusCode::NOT_FOUND.into_response())),
+        (
+            "303",
+            Arc::new(|| axum::response::Redirect::to("/elsewhere").into_response()),
+        ),
+        (
+            "goods, denied",
+            Arc::new(move || {
+                with_header("goods".into_response(), header::PAYMENT_RESPONSE, &denied)
+            }),
+        ),
+        (
+            "pending",
+            Arc::new(move || with_receipt(refusal("x"), &pending)),
+        ),
+    ];
+    all.extend(more.map(|(what, say)| (what.to_owned(), say)));
+    all
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(48))]
+
+    /// The rule about money: whatever a server answers, in whatever order, and however much time passes, the buyer has signed
+    /// one authorization, and one more for each that the chain said to have run out unused.
+    #[test]
+    fn a_buyer_signs_one_authorization_and_one_more_for_each_that_the_chain_gives_up(
+        steps in proptest::collection::vec((0_usize..64, proptest::bool::ANY, proptest::bool::weighted(0.2)), 1..8)
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (server, answers) = (Server::start().await, answers());
+            // No time for a second presentation in one call.
+            let shop = purchaser(|builder| builder.timeout(Duration::from_millis(900)));
+            let mut allowed = 1;
+            for (answer, is_late, is_given_up) in steps {
+                let (what, say) = answers[answer % answers.len()].clone();
+                server.says(move || say());
+                if is_late {
+                    shop.clock.advance(LONG_AFTER_SECS);
+                }
+                let last = shop.payer.signed().saturating_sub(1) as u64;
+                if is_late && is_given_up && shop.payer.signed() > 0 {
+                    shop.payer.chain_says(last, AuthorizationState::Expired);
+                    allowed = last as usize + 2;
+                }
+                let _ = shop.buyer.get(&server.url).await;
+                assert!(shop.payer.signed() <= allowed, "{what}: {} signed", shop.payer.signed());
+                assert_eq!(server.seen().1, shop.payer.signed());
+            }
+            // Each that was signed is known, or was given up.
+            assert!(!shop.buyer.open().is_empty());
+        });
+    }
+}
+
 /// A server of one's own may be trusted, with what its seller and its facilitator's journal say, and with no receipt that is
 /// unclear or names a transaction.
 #[tokio::test]

@@ -118,6 +118,7 @@ To pay for something, with either:
   export QUITTANCE_PAYER_KEY={evm_payer}
   export QUITTANCE_SOLANA_PAYER_KEY={solana_payer}
   export QUITTANCE_SOLANA_RPC={solana_url}
+  export QUITTANCE_EVM_RPC=eip155:{id}={evm_url}
   {program} pay URL
 
 Ctrl-C stops both chains.
