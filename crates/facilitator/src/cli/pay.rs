@@ -479,15 +479,22 @@ fn plain(tree: Value) -> Value {
 
 /// What is known of an open payment.
 fn state(open: &Open) -> String {
-    let left = open.expires.secs_since(SystemClock.now());
     let transaction = open.transaction.as_deref().map(printable);
     let transaction = transaction.unwrap_or_else(|| "none known".to_owned());
     format!(
-        "open payment {} of {}: transaction {transaction}; expires at {} (in {left} seconds)",
+        "open payment {} of {}: transaction {transaction}; {}",
         open.id,
         printable(&open.sum()),
-        open.expires
+        validity(open)
     )
+}
+
+/// How long an open payment can still be taken.
+pub(super) fn validity(open: &Open) -> String {
+    match open.expires.secs_since(SystemClock.now()) {
+        0 => "it has run out".to_owned(),
+        left => format!("it runs out in {left} seconds"),
+    }
 }
 
 /// An error with what is open, and what to do about it.

@@ -4,11 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use quittance_core::{Clock, SystemClock};
 use quittance_http::{Buyer, Open, printable};
 
 use super::Ended;
-use super::pay::state_file;
+use super::pay::{state_file, validity};
 
 /// How to use it, under `--help`.
 const EXAMPLES: &str = "\
@@ -78,10 +77,6 @@ impl Payments {
 
 /// One payment, for people and for `cut`: fields with tabs between.
 fn line(open: &Open) -> String {
-    let expires = match open.expires.secs_since(SystemClock.now()) {
-        0 => "has run out".to_owned(),
-        left => format!("runs out in {left} seconds"),
-    };
     let transaction = open.transaction.as_deref().map(printable);
     let transaction = transaction.map_or_else(
         || "no transaction is known".to_owned(),
@@ -96,5 +91,6 @@ fn line(open: &Open) -> String {
         &open.origin,
     ]
     .map(|text| printable(text));
-    format!("{id}\t{sum}\tto {pay_to} on {network}\tfor {origin}\t{expires}\t{transaction}")
+    let validity = validity(open);
+    format!("{id}\t{sum}\tto {pay_to} on {network}\tfor {origin}\t{validity}\t{transaction}")
 }
