@@ -948,6 +948,38 @@ async fn a_problem_at_the_start_is_logged_once_and_without_colours() {
     assert!(child.wait().await.unwrap().success());
 }
 
+/// Callers whose address could not be read shared the proxy's rate, and nothing said why.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_from_a_proxy_that_cannot_be_read_is_logged_once() {
+    let place = Place::new().await;
+    place.configure("limits.proxies = 1");
+    let serving = place.serve().await;
+    for entry in ["unknown", "_hidden", "203.0.113.7:4711"] {
+        let get = Client::new().get(format!("{}/supported", serving.url));
+        let answer = get.header("x-forwarded-for", entry).send().await;
+        assert_eq!(answer.unwrap().status(), 200);
+    }
+    serving.signal("-TERM");
+    let Serving { mut child, log, .. } = serving;
+    assert!(child.wait().await.unwrap().success());
+    let log = log.await.unwrap();
+    assert_eq!(log.matches("X-Forwarded-For").count(), 1, "{log}");
+    assert!(log.contains("\"entry\":\"unknown\""), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devnet_says_which_port_is_taken() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    for (option, other) in [("--port", "--solana-port"), ("--solana-port", "--port")] {
+        let command = quittance(&["devnet", option, &port, other, "0"]);
+        let (code, _, errors) = output(command).await;
+        assert_eq!(code, Some(1));
+        let named = format!("on port {port} ({option})");
+        assert!(errors.contains(&named), "{errors}");
+    }
+}
+
 /// A proxy in the environment cannot reach this machine, and would see the keys in the URLs of its nodes.
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_on_this_machine_are_asked_without_the_environments_proxy() {

@@ -39,7 +39,8 @@ impl Bench {
         let machine = machine();
         print!("{}", table(&machine, &measured));
         if let Some(path) = self.svg {
-            std::fs::write(&path, plot(&machine, &measured))?;
+            let written = std::fs::write(&path, plot(&machine, &measured));
+            written.map_err(|error| format!("{}: {error}", path.display()))?;
             eprintln!("drew {}", path.display());
         }
         Ok(ExitCode::SUCCESS)

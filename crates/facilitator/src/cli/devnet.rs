@@ -1,6 +1,6 @@
 //! `quittance devnet`.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -52,12 +52,26 @@ impl Devnet {
         };
         solana.slot_time = block_time.or(solana.slot_time);
         let tools = Tools::find()?;
-        let (evm, solana) =
-            tokio::try_join!(Evm::start(&tools, &evm), Solana::start(&tools, &solana))?;
+        let (evm, solana) = tokio::try_join!(
+            async {
+                let started = Evm::start(&tools, &evm).await;
+                started.map_err(|error| named("the EVM node", "--port", evm.port, error))
+            },
+            async {
+                let started = Solana::start(&tools, &solana).await;
+                started
+                    .map_err(|error| named("the Solana node", "--solana-port", solana.port, error))
+            }
+        )?;
         print!("{}", describe(&evm, &solana)?);
         super::serve::told_to_stop().await;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Which of the nodes did not start, and the option for its port.
+fn named(node: &str, option: &str, port: u16, error: impl Display) -> String {
+    format!("{node} on port {port} ({option}): {error}")
 }
 
 /// What runs, and how to use it.
