@@ -187,6 +187,79 @@ async fn one_payment_serves_one_request() {
     assert_eq!(setting.received().await, paid(2));
 }
 
+/// The buyer's machine dies while the payment settles. It had paid, and was never served.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_buyer_that_went_away_is_served_once_when_it_presents_its_payment_again() {
+    let (setting, _engine, shop) = town().await;
+    let url = format!("{}/goods", shop.url);
+    let headers = [(header::PAYMENT_SIGNATURE, signed(&Setting::request().await))];
+    let first = tokio::time::timeout(Duration::from_millis(300), present(&url, &headers)).await;
+    // It is being settled, or it was fast.
+    let again = async {
+        loop {
+            let answer = present(&url, &headers).await;
+            if answer.status() != StatusCode::SERVICE_UNAVAILABLE {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let served = match first {
+        Ok(answer) => answer,
+        Err(_) => tokio::time::timeout(Duration::from_secs(60), again)
+            .await
+            .unwrap(),
+    };
+    assert_eq!(served.status(), StatusCode::OK);
+    let value = served.headers()[header::PAYMENT_RESPONSE].clone();
+    let told: SettleResponse = header::decode("receipt", value.as_bytes()).unwrap();
+    assert!(told.success);
+    let goods = served.text().await.unwrap();
+    assert_eq!(goods, format!("goods for {}", Setting::buyer().address));
+    // Presented once more, it buys nothing, and names the transaction.
+    let third = present(&url, &headers).await;
+    assert_eq!(third.status(), StatusCode::PAYMENT_REQUIRED);
+    let value = third.headers()[header::PAYMENT_RESPONSE].clone();
+    let refused: SettleResponse = header::decode("receipt", value.as_bytes()).unwrap();
+    assert_eq!(
+        (refused.success, refused.transaction),
+        (false, told.transaction)
+    );
+    assert_eq!(shop.served.load(Ordering::SeqCst), 1);
+    assert_eq!(setting.received().await, paid(1));
+}
+
+/// attacks.md 186. Each spelling has another unknown field, in the payload or in the authorization.
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_spellings_of_one_authorization_run_one_handler() {
+    let (setting, _engine, shop) = town().await;
+    let request: Value = serde_json::from_str(Setting::request().await.text()).unwrap();
+    let url = format!("{}/goods", shop.url);
+    let spelled = |number: usize| {
+        let mut payment = request["paymentPayload"].clone();
+        match number % 2 {
+            0 => payment["payload"]["x"] = number.into(),
+            _ => payment["payload"]["authorization"]["x"] = number.into(),
+        }
+        [(header::PAYMENT_SIGNATURE, header::encode(&payment))]
+    };
+    let all: Vec<_> = (0..20).map(spelled).collect();
+    let answers = all.iter().map(|headers| present(&url, headers));
+    let answers = futures_util::future::join_all(answers).await;
+    let count = |status| {
+        answers
+            .iter()
+            .filter(|answer| answer.status() == status)
+            .count()
+    };
+    assert_eq!(count(StatusCode::OK), 1);
+    // One that comes when the sale is over is told so.
+    let refused = count(StatusCode::SERVICE_UNAVAILABLE) + count(StatusCode::PAYMENT_REQUIRED);
+    assert_eq!(refused, 19);
+    assert_eq!(shop.served.load(Ordering::SeqCst), 1);
+    assert_eq!(setting.received().await, paid(1));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payment_header_that_cannot_be_read_is_400() {
     let (_setting, _engine, shop) = town().await;
@@ -326,7 +399,11 @@ async fn nothing_is_served_unless_the_money_has_moved() {
         error_reason: Some("settlement_pending".to_owned()),
         ..failed.clone()
     };
-    let fault = Fault::new(FaultKind::ChainUnavailable, "down");
+    // Asking again will not help, so it is not asked again.
+    let fault = Fault {
+        retry_after: None,
+        ..Fault::new(FaultKind::ChainUnavailable, "down")
+    };
     for (answers, status) in [
         (vec![Ok(failed.clone())], StatusCode::PAYMENT_REQUIRED),
         (
@@ -378,14 +455,7 @@ async fn a_facilitator_that_says_success_in_another_way_has_not_said_it() {
     let setting = Setting::start().await;
     let supported =
         serde_json::to_string(&setting.engine().await.supported().await.unwrap()).unwrap();
-    for answer in [
-        r#"{"success":"true","transaction":"0x1","network":"eip155:84532"}"#,
-        r#"{"success":1,"transaction":"0x1","network":"eip155:84532"}"#,
-        r#"{"transaction":"0x1","network":"eip155:84532"}"#,
-        r#"{"success":false,"success":true,"transaction":"0x1","network":"eip155:84532"}"#,
-        "true",
-        "",
-    ] {
+    let told = async |answer: &'static str| {
         let supported = supported.clone();
         let facilitator = Router::new()
             .route("/supported", get(move || async { supported }))
@@ -394,11 +464,19 @@ async fn a_facilitator_that_says_success_in_another_way_has_not_said_it() {
         let remote = RemoteFacilitator::new(&listen(facilitator).await).unwrap();
         let shop = shop(Arc::new(remote)).await;
         let payment = signed(&Setting::request().await);
-        let answer = present(
-            &format!("{}/goods", shop.url),
-            &[(header::PAYMENT_SIGNATURE, payment)],
-        )
-        .await;
+        let headers = [(header::PAYMENT_SIGNATURE, payment)];
+        present(&format!("{}/goods", shop.url), &headers).await
+    };
+    // All at once: each is asked about again before the handler's answer is thrown away.
+    let answers = [
+        r#"{"success":"true","transaction":"0x1","network":"eip155:84532"}"#,
+        r#"{"success":1,"transaction":"0x1","network":"eip155:84532"}"#,
+        r#"{"transaction":"0x1","network":"eip155:84532"}"#,
+        r#"{"success":false,"success":true,"transaction":"0x1","network":"eip155:84532"}"#,
+        "true",
+        "",
+    ];
+    for answer in futures_util::future::join_all(answers.map(told)).await {
         assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(answer.headers().contains_key("retry-after"));
     }

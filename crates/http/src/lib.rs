@@ -21,4 +21,4 @@ pub use buyer::{
 pub use failover::Failover;
 pub use printable::printable;
 pub use remote::{RemoteError, RemoteFacilitator};
-pub use seller::{Longer, PaidBy, PaymentLayer, PaymentService};
+pub use seller::{Longer, PaidBy, PaymentLayer, PaymentService, cors, exposed_headers};

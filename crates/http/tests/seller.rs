@@ -4,6 +4,7 @@
 mod common;
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -26,6 +27,7 @@ use quittance_core::wire::{
 use quittance_core::{Fault, FaultKind, Malformed, Network, Offer, OfferError, Reason, Rejection};
 use quittance_http::{Longer, PaymentLayer, RemoteError, RemoteFacilitator};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tower::{Layer as _, Service as _};
 
@@ -156,7 +158,7 @@ async fn pay_by(method: &str, url: &str) -> reqwest::Response {
     request.send().await.unwrap()
 }
 
-/// attacks.md 121. A browser asks first, without payment. Its question ran the handler of an `any`
+/// attacks.md 121, 187. A browser asks first, without payment. Its question ran the handler of an `any`
 /// route, with a body of the asker's: a handler that does deeds did them for nothing.
 #[tokio::test]
 async fn a_preflight_never_reaches_a_handler() {
@@ -189,7 +191,7 @@ async fn a_preflight_never_reaches_a_handler() {
     assert_eq!((runs.count(), puppet.verify_calls()), (0, 0));
 }
 
-/// A paid HEAD ran the handler, was charged, and delivered no byte.
+/// attacks.md 187. A paid HEAD ran the handler, was charged, and delivered no byte.
 #[tokio::test]
 async fn a_method_that_delivers_nothing_is_neither_served_nor_charged() {
     let puppet = Puppet::new();
@@ -344,7 +346,7 @@ async fn a_payment_that_is_being_served_is_served_to_nobody_else() {
     assert_eq!(pay(&url).await.status(), StatusCode::OK);
 }
 
-/// An unknown field in the payload, another one each time, made one authorization look like twenty:
+/// attacks.md 186. An unknown field in the payload, another one each time, made one authorization look like twenty:
 /// twenty handlers ran, and one was paid.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_authorization_runs_one_handler_whatever_stands_beside_it() {
@@ -421,6 +423,266 @@ async fn a_client_that_hangs_up_while_the_handler_runs_has_paid_all_the_same() {
     };
     let settled = tokio::time::timeout(Duration::from_secs(10), settled).await;
     assert!(settled.is_ok(), "the payment was not settled");
+}
+
+/// attacks.md 129, 188. The answer was lost with its client, and the payment, presented again, bought nothing.
+#[tokio::test]
+async fn an_answer_whose_client_went_away_is_given_out_once_to_the_same_request() {
+    let puppet = Puppet::new();
+    let (begun, released) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (begins, wait, runs) = (begun.clone(), released.clone(), Runs::default());
+    let own = runs.clone();
+    let handler = move || {
+        let (begins, wait) = (begins.clone(), wait.clone());
+        own.0.fetch_add(1, Ordering::SeqCst);
+        async move {
+            begins.notify_one();
+            wait.notified().await;
+            "goods"
+        }
+    };
+    let url = listen(Router::new().route("/", get(handler).layer(layer(&puppet)))).await;
+    let client = tokio::spawn({
+        let url = url.clone();
+        async move { pay(&url).await }
+    });
+    begun.notified().await;
+    client.abort();
+    assert!(client.await.unwrap_err().is_cancelled());
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    released.notify_one();
+    while puppet.settle_calls() == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // From now on the facilitator knows that the payment is spent.
+    puppet.rejects("invalid_exact_evm_nonce_already_used");
+    let other = pay(&format!("{url}?other")).await;
+    assert_eq!(other.status(), StatusCode::PAYMENT_REQUIRED);
+    let again = pay(&url).await;
+    assert_eq!(again.status(), StatusCode::OK);
+    assert_eq!(again.headers()["cache-control"], "no-store");
+    let word = receipt(again.headers());
+    assert_eq!((word.success, word.transaction.as_str()), (true, "0x1"));
+    assert_eq!(again.text().await.unwrap(), "goods");
+    // Once: the next one is told where its money went.
+    let third = pay(&url).await;
+    assert_eq!(third.status(), StatusCode::PAYMENT_REQUIRED);
+    let word = receipt(third.headers());
+    assert_eq!((word.success, word.transaction.as_str()), (false, "0x1"));
+    assert_eq!((runs.count(), puppet.settle_calls()), (1, 1));
+}
+
+/// A client may also go away in the middle of an answer.
+#[tokio::test]
+async fn an_answer_that_was_cut_off_on_its_way_is_given_out_again() {
+    // More than all sockets between hold.
+    const MEBIBYTES: usize = 32;
+    let puppet = Puppet::new();
+    let goods = || async {
+        let piece = Bytes::from(vec![b'x'; 1024 * 1024]);
+        Body::from_stream(stream::iter(vec![Ok::<_, Infallible>(piece); MEBIBYTES]))
+    };
+    let price = layer(&puppet).buffer(2 * MEBIBYTES * 1024 * 1024, Longer::Refuse);
+    let url = listen(Router::new().route("/", get(goods).layer(price))).await;
+    let mut cut_off = pay(&url).await;
+    assert!(cut_off.chunk().await.unwrap().is_some());
+    drop(cut_off);
+    puppet.rejects("invalid_exact_evm_nonce_already_used");
+    let given = async {
+        loop {
+            let again = pay(&url).await;
+            if again.status() == StatusCode::OK {
+                return again.bytes().await.unwrap().len();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let given = tokio::time::timeout(Duration::from_secs(10), given).await;
+    assert_eq!(given.unwrap(), MEBIBYTES * 1024 * 1024);
+    assert_eq!(pay(&url).await.status(), StatusCode::PAYMENT_REQUIRED);
+    assert_eq!(puppet.settle_calls(), 1);
+}
+
+/// A full bucket or a facilitator that starts anew threw the handler's work away.
+#[tokio::test(start_paused = true)]
+async fn a_moments_fault_of_settling_does_not_throw_the_answer_away() {
+    let busy = || Err(Fault::new(FaultKind::Busy, "busy").into());
+    let down = || Err(Fault::new(FaultKind::FacilitatorUnreachable, "down").into());
+    let far = || {
+        let fault = Fault::new(FaultKind::Busy, "busy");
+        let retry_after = Some(Duration::from_secs(17));
+        Err(Fault {
+            retry_after,
+            ..fault
+        }
+        .into())
+    };
+    let never = || Err(Fault::new(FaultKind::Misconfigured, "no").into());
+    let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+    for (faults, status, calls) in [
+        (vec![busy()], StatusCode::OK, 2),
+        (vec![busy(), down(), busy()], StatusCode::OK, 4),
+        (vec![busy(), down(), busy(), busy()], unavailable, 4),
+        (vec![far()], unavailable, 1),
+        (vec![never()], unavailable, 1),
+    ] {
+        let puppet = Puppet::new();
+        puppet.settles_first(faults);
+        let mut shop = layer(&puppet).layer(tower::service_fn(async |_: Request<Body>| {
+            Ok::<_, Infallible>(Response::new(Body::from("goods")))
+        }));
+        let request = Request::builder().uri("http://shop.example/");
+        let request = request.header(header::PAYMENT_SIGNATURE, payment(2));
+        let answer = shop
+            .call(request.body(Body::empty()).unwrap())
+            .await
+            .unwrap();
+        assert_eq!((answer.status(), puppet.settle_calls()), (status, calls));
+    }
+}
+
+async fn listen_knowing_clients(app: Router) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let app = app.into_make_service_with_connect_info::<SocketAddr>();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    url
+}
+
+/// A payment that somebody else made, by its number, from this address.
+async fn present_for(url: &str, number: u64, address: &str) -> reqwest::Response {
+    let payload = json!({ "number": number });
+    let payment = json!({ "x402Version": 2, "accepted": terms(), "payload": payload });
+    let request = reqwest::Client::new().get(url);
+    let request = request.header(header::PAYMENT_SIGNATURE, header::encode(&payment));
+    let request = request.header("x-forwarded-for", address);
+    request.send().await.unwrap()
+}
+
+/// attacks.md 213, 221. One client without money used up what the facilitator allows the seller, and nobody was sold to.
+#[tokio::test]
+async fn a_client_whose_payments_do_not_settle_is_not_asked_about_for_long() {
+    let puppet = Puppet::new();
+    let handler = || async { "goods" };
+    let app = Router::new()
+        .route("/", get(handler).layer(layer(&puppet).clients(1, 3, 0)))
+        .route(
+            "/proxied",
+            get(handler).layer(layer(&puppet).clients(1, 3, 1)),
+        );
+    let url = listen_knowing_clients(app).await;
+    // Sales are not limited.
+    for number in 0..10 {
+        assert_eq!(present_for(&url, number, "").await.status(), StatusCode::OK);
+    }
+    puppet.rejects("invalid_exact_evm_insufficient_balance");
+    let before = puppet.verify_calls();
+    for number in 0..10 {
+        // Without a proxy the header is the client's own word.
+        let answer = present_for(&url, number, &format!("192.0.2.{number}")).await;
+        if number < 3 {
+            assert_eq!(answer.status(), StatusCode::PAYMENT_REQUIRED);
+            continue;
+        }
+        assert_eq!(answer.status(), StatusCode::TOO_MANY_REQUESTS);
+        let after: u64 = answer.headers()["retry-after"]
+            .to_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert!((1..=60).contains(&after), "{after}");
+        let word = receipt(answer.headers());
+        assert_eq!(word.error_reason.as_deref(), Some("handler_failed"));
+    }
+    assert_eq!(puppet.verify_calls(), before + 3);
+    // A request without payment costs nothing.
+    assert_eq!(
+        reqwest::get(&url).await.unwrap().status(),
+        StatusCode::PAYMENT_REQUIRED
+    );
+    let proxied = format!("{url}/proxied");
+    for number in 0..10 {
+        let address = format!("10.0.0.1, 192.0.2.{number}:4711");
+        let answer = present_for(&proxied, number, &address).await;
+        assert_eq!(answer.status(), StatusCode::PAYMENT_REQUIRED);
+    }
+}
+
+/// What a page in a browser does: it asks, reads the terms, pays, reads the receipt. Clients of the
+/// reference implementation send `Access-Control-Expose-Headers` with the payment.
+#[tokio::test]
+async fn a_page_in_a_browser_can_pay_where_the_layer_is_told_of_cors() {
+    let puppet = Puppet::new();
+    let (handler, runs) = counting("goods");
+    let price = layer(&puppet).cors(quittance_http::cors());
+    let url = listen(Router::new().route("/", handler.layer(price))).await;
+    let client = reqwest::Client::new();
+    let listed = |answer: &reqwest::Response, name: &str| -> Vec<String> {
+        let value = answer.headers()[name].to_str().unwrap().to_lowercase();
+        value
+            .split(',')
+            .map(|name| name.trim().to_owned())
+            .collect()
+    };
+    let preflight = client
+        .request(Method::OPTIONS, &url)
+        .header("origin", "https://app.example")
+        .header("access-control-request-method", "GET")
+        .header(
+            "access-control-request-headers",
+            "access-control-expose-headers,payment-signature",
+        );
+    let preflight = preflight.send().await.unwrap();
+    assert!(preflight.status().is_success());
+    assert_eq!(preflight.headers()["access-control-allow-origin"], "*");
+    assert_eq!(listed(&preflight, "access-control-allow-methods"), ["get"]);
+    let allowed = listed(&preflight, "access-control-allow-headers");
+    for name in ["payment-signature", "access-control-expose-headers"] {
+        assert!(allowed.contains(&name.to_owned()), "{allowed:?}");
+    }
+    assert_eq!((runs.count(), puppet.verify_calls()), (0, 0));
+    let page = || client.get(&url).header("origin", "https://app.example");
+    let paid = page().header(header::PAYMENT_SIGNATURE, payment(2));
+    for (request, status, name) in [
+        (
+            page(),
+            StatusCode::PAYMENT_REQUIRED,
+            header::PAYMENT_REQUIRED,
+        ),
+        (paid, StatusCode::OK, header::PAYMENT_RESPONSE),
+    ] {
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), status);
+        assert!(answer.headers().contains_key(name));
+        assert_eq!(answer.headers()["access-control-allow-origin"], "*");
+        let readable = listed(&answer, "access-control-expose-headers");
+        assert!(readable.contains(&name.to_lowercase()), "{readable:?}");
+        assert!(readable.contains(&"retry-after".to_owned()));
+    }
+    assert_eq!(runs.count(), 1);
+}
+
+/// What is wrong with the configuration stood in a log that nobody wrote.
+#[tokio::test]
+async fn a_seller_that_is_misconfigured_says_so_at_the_start_and_in_its_answers() {
+    let puppet = Puppet::new();
+    assert_eq!(layer(&puppet).check().await, Ok(()));
+    let broken = PaymentLayer::new(puppet.clone()).accept(BrokenOffer(TestOffer::new()));
+    let nothing = PaymentLayer::new(puppet.clone());
+    for (layer, says) in [(broken, "no fee payer"), (nothing, "PaymentLayer::accept")] {
+        let fault = layer.check().await.unwrap_err();
+        assert_eq!(fault.kind, FaultKind::Misconfigured);
+        assert!(fault.detail.contains(says), "{fault}");
+        let url = listen(Router::new().route("/", get(|| async { "goods" }).layer(layer))).await;
+        let answer = reqwest::get(&url).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let told: Value = answer.json().await.unwrap();
+        assert_eq!(told["error"], "misconfigured");
+        assert!(told["message"].as_str().unwrap().contains(says), "{told}");
+    }
+    puppet.supports(&[(2, "other:1")]);
+    let fault = layer(&puppet).check().await.unwrap_err();
+    assert!(fault.detail.contains("test:1"), "{fault}");
 }
 
 /// An offer that its facilitator says too little of.

@@ -1,29 +1,34 @@
 //! What the seller says besides the handler's answer: the terms, receipts, and why there is no sale.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
 use quittance_core::wire::{ResourceInfo, SettleResponse, header};
-use quittance_core::{FacilitatorError, Fault, FaultKind, Malformed, Rejection, Version};
+use quittance_core::{
+    FacilitatorError, Fault, FaultKind, Malformed, PaymentRequest, Reason, Rejection, Version,
+};
 use serde::Serialize;
 use serde_json::json;
-use tracing::warn;
+use tracing::{error, info, warn};
 
 use super::buffered::Body;
 use super::caching;
 use super::terms::{self, Term};
 use crate::printable::printable;
+use crate::reason::HANDLER_FAILED;
 
 /// A sale that ended without the handler's answer.
 pub(super) struct NoSale(pub(super) Box<Response<Body>>);
 
 /// An answer with a receipt in it.
-pub(super) fn with_receipt(
-    mut answer: Response<Body>,
+pub(super) fn with_receipt<B>(
+    mut answer: Response<B>,
     version: Version,
     settled: &SettleResponse,
-) -> Response<Body> {
+) -> Response<B> {
     let name = match version {
         Version::V2 => header::PAYMENT_RESPONSE,
         Version::V1 => header::X_PAYMENT_RESPONSE,
@@ -39,7 +44,7 @@ fn encoded<T: Serialize>(message: &T) -> HeaderValue {
 }
 
 /// Marks an answer as one client's only.
-pub(super) fn private(mut answer: Response<Body>) -> Response<Body> {
+pub(super) fn private<B>(mut answer: Response<B>) -> Response<B> {
     caching::make_private(answer.headers_mut());
     answer
 }
@@ -159,17 +164,46 @@ pub(super) fn too_long(name: &str) -> NoSale {
     NoSale(Box::new(answer(status, &body)))
 }
 
+/// 429: the client has presented too many payments that did not settle. This one was not looked at.
+pub(super) fn too_often(wait: Duration, payment: &PaymentRequest) -> NoSale {
+    const WHAT: &str = "too many payments of this client did not settle";
+    info!(?wait, "{WHAT}");
+    let body = json!({ "error": "rate_limited", "message": WHAT });
+    let mut answer = answer(StatusCode::TOO_MANY_REQUESTS, &body);
+    retry_after(&mut answer, wait);
+    let rejection = Rejection::new(Reason::new(HANDLER_FAILED), WHAT);
+    let failed = SettleResponse::failed(&payment.terms.network, &rejection, None, "");
+    NoSale(Box::new(with_receipt(answer, payment.version, &failed)))
+}
+
 /// 503: nobody can say anything about the payment now.
+///
+/// What is wrong in the seller's own configuration stands in the answer and in the log: a seller that
+/// keeps no log would not learn why it sells nothing.
 pub(super) fn unavailable(fault: &Fault) -> NoSale {
-    warn!(%fault, "no verdict");
-    let body = json!({ "error": fault.kind.code(), "message": "payments cannot be taken now" });
+    let message = match fault.kind {
+        FaultKind::Misconfigured => {
+            error!(%fault, "payments cannot be taken until the seller is configured otherwise");
+            format!("payments cannot be taken: {}", printable(&fault.detail))
+        }
+        _ => {
+            warn!(%fault, "no verdict");
+            "payments cannot be taken now".to_owned()
+        }
+    };
+    let body = json!({ "error": fault.kind.code(), "message": message });
     let mut answer = answer(StatusCode::SERVICE_UNAVAILABLE, &body);
     if let Some(after) = fault.retry_after {
-        answer
-            .headers_mut()
-            .insert(RETRY_AFTER, after.as_secs().max(1).into());
+        retry_after(&mut answer, after);
     }
     NoSale(Box::new(answer))
+}
+
+/// Says when to ask again, in whole seconds and not too early.
+fn retry_after(answer: &mut Response<Body>, after: Duration) {
+    let seconds = after.as_millis().div_ceil(1000).max(1);
+    let seconds = u64::try_from(seconds).unwrap_or(u64::MAX);
+    answer.headers_mut().insert(RETRY_AFTER, seconds.into());
 }
 
 /// 503: another request with this payment is being served. What becomes of it, the payment is as good then as that one

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -24,7 +25,7 @@ const READ_WITHIN: Duration = Duration::from_secs(10);
 /// A handler's answer, as far as it was read.
 pub(super) enum Buffered {
     /// All of it.
-    Whole(Body),
+    Whole(Whole),
     /// The beginning of one that is too long, with the rest behind it.
     Longer(Body),
     /// It broke off.
@@ -47,18 +48,85 @@ pub(super) async fn buffer(mut body: Body, most: usize) -> Buffered {
                 size += length;
             }
             Ok(Some(Err(error))) => return Buffered::Broken(error),
-            Ok(None) => return Buffered::Whole(Replayed { read, rest: None }.boxed_unsync()),
+            Ok(None) => return Buffered::Whole(Whole::read(read)),
             Err(_) => break,
         }
     }
-    let rest = Some(body);
-    Buffered::Longer(Replayed { read, rest }.boxed_unsync())
+    Buffered::Longer(Replayed { read, rest: body }.boxed_unsync())
+}
+
+/// A body that is here to its last byte. Clones share the bytes.
+#[derive(Debug, Clone)]
+pub(super) struct Whole {
+    data: VecDeque<Bytes>,
+    trailers: Option<HeaderMap>,
+}
+
+impl Whole {
+    fn read(frames: VecDeque<Frame<Bytes>>) -> Self {
+        let mut trailers = None;
+        let data = |frame: Frame<Bytes>| match frame.into_data() {
+            Ok(data) => Some(data),
+            Err(other) => {
+                trailers = other.into_trailers().ok();
+                None
+            }
+        };
+        let data = frames.into_iter().filter_map(data).collect();
+        Self { data, trailers }
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(data: Vec<Bytes>, trailers: Option<HeaderMap>) -> Self {
+        Self {
+            data: data.into(),
+            trailers,
+        }
+    }
+
+    /// Takes the next part of it.
+    pub(super) fn next(&mut self) -> Option<Frame<Bytes>> {
+        match self.data.pop_front() {
+            Some(data) => Some(Frame::data(data)),
+            None => self.trailers.take().map(Frame::trailers),
+        }
+    }
+
+    /// Whether no part of it is left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.data.is_empty() && self.trailers.is_none()
+    }
+
+    /// How many bytes of data are left.
+    pub(super) fn len(&self) -> usize {
+        self.data.iter().map(Bytes::len).sum()
+    }
+}
+
+impl http_body::Body for Whole {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Poll::Ready(self.next().map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.len() as u64)
+    }
 }
 
 /// A body of which the beginning was read already.
 struct Replayed {
     read: VecDeque<Frame<Bytes>>,
-    rest: Option<Body>,
+    rest: Body,
 }
 
 impl http_body::Body for Replayed {
@@ -69,28 +137,20 @@ impl http_body::Body for Replayed {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(frame) = self.read.pop_front() {
-            return Poll::Ready(Some(Ok(frame)));
-        }
-        match &mut self.rest {
-            Some(rest) => Pin::new(rest).poll_frame(context),
-            None => Poll::Ready(None),
+        match self.read.pop_front() {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None => Pin::new(&mut self.rest).poll_frame(context),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.read.is_empty()
-            && self
-                .rest
-                .as_ref()
-                .is_none_or(http_body::Body::is_end_stream)
+        self.read.is_empty() && self.rest.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
         let lengths = self.read.iter().filter_map(Frame::data_ref);
         let read: usize = lengths.map(Bytes::len).sum();
-        let rest = self.rest.as_ref().map(http_body::Body::size_hint);
-        let rest = rest.unwrap_or_else(|| SizeHint::with_exact(0));
+        let rest = self.rest.size_hint();
         let mut hint = SizeHint::new();
         hint.set_lower(rest.lower() + read as u64);
         if let Some(upper) = rest.upper() {

@@ -87,6 +87,7 @@ mod tests {
         }
     }
 
+    /// attacks.md 219.
     #[test]
     fn no_header_that_a_shared_cache_obeys_is_left() {
         for name in [

@@ -6,13 +6,14 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use quittance_core::{Facilitator, Offer};
-use tower::{Layer, Service};
+use quittance_core::{Facilitator, FacilitatorError, Fault, FaultKind, Offer};
+use tower::{Layer, Service, service_fn};
+use tower_http::cors::CorsLayer;
 
 use super::buffered::{Body, BodyError};
-use super::sale::Shop;
-use super::supported::Supported;
-use super::under_way::UnderWay;
+use super::clients::Limit;
+use super::sale::{Shared, Shop};
+use super::terms;
 
 /// How much of a handler's answer is read before it is charged for, unless told otherwise: more than nearly all answers
 /// of APIs have, and little enough to hold for a thousand requests at once.
@@ -26,19 +27,33 @@ const BUFFER: usize = 1024 * 1024;
 /// `Cache-Control: no-store`, because a cache between would serve them to everybody.
 ///
 /// A sale does not end with its client. The handler, reading its answer and settling run in a task of their own: a client
-/// that hangs up when the handler has begun is charged for what it does. A payment that is presented again while it is being
-/// served is answered 503, `Retry-After: 1`. One whose handler ran and whose answer was lost, or which was not settled, may
+/// that hangs up when the handler has begun is charged for what it does. Its answer is kept for two
+/// minutes, and given out once to the client that presents the same payment with the same request
+/// (URL, credentials, and address where it is known). A payment that is presented again while it is being
+/// served is answered 503, `Retry-After: 1`. One whose handler ran and which was not settled, may
 /// be presented again, and if it still verifies **its handler runs again**: a handler whose deeds must not be done twice
 /// needs a key of its own to know them by.
+///
+/// Payments are told apart by their authorization ([`Offer::authorization`]), in this process and
+/// among clones of this layer. Somebody who presents one payment to several routes with layers of
+/// their own, or to several servers, runs one handler on each, and one of them is paid.
 ///
 /// An answer is read up to a megabyte, or [as much as you say](Self::buffer), before it is charged for. A longer one, or
 /// one that takes more than ten seconds, is settled first and then streamed: should it break off, it is paid for all the
 /// same. [`Longer::Refuse`] answers 500 instead, and charges nothing.
 ///
-/// A preflight (`OPTIONS` with `Origin` and `Access-Control-Request-Method`) is not charged for, so that browsers can ask what
-/// they may do (CORS). Of the handler's answer only the status, `Access-Control-*`, `Allow` and `Vary` are let out.
+/// Only what delivers something is sold. `HEAD`, `OPTIONS` and `TRACE` are answered with the terms
+/// and never reach the handler; an answer 304 is let out and not charged for, as are 4xx and 5xx. All
+/// others are charged for: 204, because the deed is done, and redirects, because where they lead may
+/// be what is sold.
 ///
-/// Clones share what is known of the facilitator, and which payments are being served.
+/// A preflight (`OPTIONS` with `Origin` and `Access-Control-Request-Method`) never reaches the handler
+/// either. [`cors`](Self::cors) says what it is answered.
+///
+/// A client whose payments do not settle is answered 429 after a while, so that it does not use up
+/// what the facilitator allows this seller: see [`clients`](Self::clients).
+///
+/// Clones share what is known of the facilitator and of clients, and which payments are being served.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -93,8 +108,9 @@ impl PaymentLayer {
                 origin: None,
                 buffer: BUFFER,
                 longer: Longer::default(),
-                supported: Arc::new(Supported::default()),
-                under_way: UnderWay::default(),
+                limit: Limit::default(),
+                cors: None,
+                shared: Arc::new(Shared::default()),
             }),
         }
     }
@@ -131,6 +147,64 @@ impl PaymentLayer {
             shop.buffer = bytes;
             shop.longer = longer;
         })
+    }
+
+    /// Says how many payments one client may present without success, and how clients are told apart.
+    ///
+    /// `per_minute` and `burst` (60 and 60 unless told otherwise; 0 a minute for no limit) count
+    /// payments that the facilitator was asked about and that did not settle. A sale costs nothing.
+    /// Beyond that the client is answered 429 with `Retry-After`, and no facilitator is asked.
+    ///
+    /// A client is an IPv4 address or an IPv6 network of 64 bits. Its address is the connection's, for
+    /// which the server must know it: `axum::serve(listener,
+    /// app.into_make_service_with_connect_info::<SocketAddr>())`. Behind proxies all clients would
+    /// have one address: `proxies` says how many in a row append to `X-Forwarded-For`. Without
+    /// proxies leave it at 0, because the header would be whatever a client likes. Where no address is
+    /// known nothing is limited, and the log says so once.
+    #[must_use]
+    pub fn clients(self, per_minute: u32, burst: u32, proxies: usize) -> Self {
+        self.change(|shop| {
+            shop.limit = Limit {
+                per_minute,
+                burst,
+                proxies,
+            }
+        })
+    }
+
+    /// Answers browsers' preflights, and lets pages read the protocol's headers: usually
+    /// [`cors()`](crate::cors).
+    ///
+    /// A CORS layer of your own works too, if it is *outside* of this one (added after it) and exposes
+    /// [`exposed_headers`](crate::exposed_headers). Inside of it, it would see neither preflights nor
+    /// the answers 402.
+    ///
+    /// # Panics
+    /// Where the CORS layer allows credentials together with any origin, method, header or exposed
+    /// header, which browsers refuse.
+    #[must_use]
+    pub fn cors(self, cors: CorsLayer) -> Self {
+        // This makes the check that would otherwise panic with the first request.
+        let _ = cors.layer(());
+        self.change(|shop| shop.cors = Some(cors))
+    }
+
+    /// Asks the facilitator whether each offer can be sold by now. For a program's start: without it,
+    /// what is wrong shows in the answers 503 and in the log.
+    ///
+    /// # Errors
+    /// The first problem: the facilitator does not answer, there is no offer, or an offer is not settled
+    /// by it or cannot be made with what it says.
+    pub async fn check(&self) -> Result<(), Fault> {
+        let supported = self.shop.facilitator.supported().await;
+        let supported = supported.map_err(|error| match error {
+            FacilitatorError::Fault(fault) => fault,
+            FacilitatorError::Malformed(malformed) => {
+                Fault::new(FaultKind::FacilitatorUnreachable, malformed)
+            }
+        })?;
+        let problems = terms::problems(&self.shop.offers, &supported);
+        problems.into_iter().next().map_or(Ok(()), Err)
     }
 
     fn change(self, change: impl FnOnce(&mut Shop)) -> Self {
@@ -196,6 +270,14 @@ where
         let clone = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, clone);
         let shop = Arc::clone(&self.shop);
-        Box::pin(shop.sell(inner, request))
+        let Some(cors) = self.shop.cors.clone() else {
+            return Box::pin(shop.sell(inner, request));
+        };
+        let mut ready = Some(inner);
+        let sell = service_fn(move |request| {
+            let inner = ready.take().expect("each request has a service of its own");
+            Arc::clone(&shop).sell(inner, request)
+        });
+        Box::pin(cors.layer(sell).call(request))
     }
 }

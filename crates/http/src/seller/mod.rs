@@ -3,12 +3,18 @@
 mod answers;
 mod buffered;
 mod caching;
+mod clients;
+mod cors;
+mod kept;
 mod layer;
 mod presented;
+mod receipts;
 mod rules;
 mod sale;
+mod settle;
 mod supported;
 mod terms;
 mod under_way;
 
+pub use cors::{cors, exposed_headers};
 pub use layer::{Longer, PaidBy, PaymentLayer, PaymentService};

@@ -1,26 +1,33 @@
 //! A sale: verify, serve, settle, and only then let the answer go.
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::OriginalUri;
 use bytes::Bytes;
 use http::header::HOST;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use quittance_core::wire::{ResourceInfo, Rest, SettleResponse, header};
 use quittance_core::{
-    Facilitator, FacilitatorError, Fault, FaultKind, Offer, PaymentRequest, Reason, Refusal,
-    Rejection, Version,
+    Facilitator, Fault, FaultKind, Offer, PaymentRequest, Reason, Refusal, Rejection,
 };
 use tokio::task::JoinError;
+use tokio::time::Instant;
 use tower::Service;
+use tower_http::cors::CorsLayer;
 use tracing::{Instrument, Span, info, warn};
 
 use super::answers::{self, NoSale, Why};
-use super::buffered::{Body, BodyError, Buffered, buffer};
+use super::buffered::{Body, BodyError, Buffered, Whole, buffer};
+use super::clients::{Attempt, Clients, Limit};
+use super::kept::{self, Asked, Kept, Ticket};
 use super::layer::{Longer, PaidBy};
 use super::presented::{Presented, presented, too_long};
+use super::receipts::Receipts;
 use super::rules;
+use super::settle::settle;
 use super::supported::Supported;
 use super::terms::{self, Term};
 use super::under_way::{Reserved, UnderWay};
@@ -37,23 +44,71 @@ pub(super) struct Shop {
     pub(super) origin: Option<String>,
     pub(super) buffer: usize,
     pub(super) longer: Longer,
-    pub(super) supported: Arc<Supported>,
-    pub(super) under_way: UnderWay,
+    pub(super) limit: Limit,
+    pub(super) cors: Option<CorsLayer>,
+    pub(super) shared: Arc<Shared>,
+}
+
+/// What clones of a layer share.
+#[derive(Default)]
+pub(super) struct Shared {
+    supported: Supported,
+    under_way: UnderWay,
+    clients: Arc<Clients>,
+    kept: Kept,
+    receipts: Receipts,
+}
+
+/// A request with a payment, before the payment is known.
+struct Visit {
+    resource: ResourceInfo,
+    client: Option<IpAddr>,
+    asked: Option<Asked>,
 }
 
 /// A verified payment whose handler runs.
 struct Sale {
     payment: PaymentRequest,
-    version: Version,
     terms: Vec<Term>,
     resource: ResourceInfo,
     paid_by: PaidBy,
+    /// When the payment has run out, if it was signed when it was presented.
+    deadline: Instant,
+    /// For which requests the answer is kept if the client goes away.
+    ticket: Option<Ticket>,
+    /// It counts against the client until it has settled.
+    attempt: Attempt,
     /// Nobody else is served for the payment meanwhile.
     _reserved: Reserved,
 }
 
+/// The body of an answer that may be sold.
+enum Goods {
+    Whole(Whole),
+    /// One that is settled first and then streamed.
+    Streamed(Body),
+}
+
 impl Shop {
     pub(super) async fn sell<S, I, O>(
+        self: Arc<Self>,
+        handler: S,
+        request: Request<I>,
+    ) -> Result<Response<Body>, S::Error>
+    where
+        S: Service<Request<I>, Response = Response<O>> + Send + 'static,
+        S::Future: Send,
+        S::Error: Send + 'static,
+        I: Send + 'static,
+        O: http_body::Body<Data = Bytes> + Send + 'static,
+        O::Error: Into<BodyError>,
+    {
+        let mut answer = self.answer(handler, request).await?;
+        kept::handed_over(&mut answer);
+        Ok(answer)
+    }
+
+    async fn answer<S, I, O>(
         self: Arc<Self>,
         handler: S,
         mut request: Request<I>,
@@ -80,7 +135,13 @@ impl Shop {
             let NoSale(answer) = self.not_sold(request.method(), &resource, presented).await;
             return Ok(*answer);
         }
-        let sale = match self.open(resource, presented).await {
+        let client = self.shared.clients.address(self.limit, &request);
+        let visit = Visit {
+            asked: Asked::of(&request, &resource.url, client),
+            resource,
+            client,
+        };
+        let sale = match self.open(visit, presented).await {
             Ok(sale) => sale,
             Err(NoSale(answer)) => return Ok(*answer),
         };
@@ -111,20 +172,24 @@ impl Shop {
         if !rules::is_charged(answer.status()) {
             return Ok(uncharged(&sale, answer));
         }
-        let answer = match self.read(answer).await {
-            Ok(answer) => answer,
+        let (head, body) = answer.into_parts();
+        let goods = match self.read(body).await {
+            Ok(goods) => goods,
             Err(message) => return Ok(uncharged(&sale, answers::not_served(message))),
         };
-        let closed = self.close(sale, answer).await;
+        let closed = self
+            .close(sale, Response::from_parts(head, ()), goods)
+            .await;
         Ok(closed.unwrap_or_else(|NoSale(answer)| *answer))
     }
 
     /// Everything before the handler: a payment, for our terms, that would settle.
     async fn open(
         &self,
-        resource: ResourceInfo,
+        visit: Visit,
         presented: Result<Option<Presented>, Refusal>,
     ) -> Result<Sale, NoSale> {
+        let resource = visit.resource;
         if let Err(Refusal::Malformed(malformed)) = &presented {
             return Err(answers::bad_request(malformed));
         }
@@ -133,23 +198,22 @@ impl Shop {
         if matches!(presented, Ok(None)) {
             terms = terms::with_hints(terms).await;
         }
-        let refuse = |why: Why| answers::payment_required(&terms, &resource, &why, None);
-        let presented = match presented {
-            Ok(Some(presented)) => presented,
-            Ok(None) => return Err(refuse(Why::new(PAYMENT_REQUIRED, None))),
-            Err(refusal) => return Err(refused(refusal, refuse)),
-        };
-        let version = presented.version();
-        let known = self.known_terms(&terms);
-        let (mut payment, term) = match presented.request(&known, &resource) {
-            Some(Ok(found)) => found,
-            Some(Err(refusal)) => return Err(refused(refusal, refuse)),
-            None => return Err(refuse(Why::new(OTHER_TERMS, None))),
-        };
-        payment.authorization = term.authorization(&payment.payload);
-        let reserved = self.under_way.reserve(canonical::authorization(&payment));
+        let (payment, term) = self
+            .payment(presented, &terms, &resource)
+            .map_err(|refusal| refused(refusal, &terms, &resource))?;
+        let shared = &self.shared;
+        let authorization = canonical::authorization(&payment);
+        let reserved = shared.under_way.reserve(authorization);
         let reserved = reserved.ok_or_else(answers::under_way)?;
-        let payer = self.verify(&payment, refuse).await?;
+        let ticket = visit.asked.map(|asked| asked.with(&payment));
+        if let Some(answer) = ticket.and_then(|ticket| shared.kept.take(ticket)) {
+            return Err(NoSale(Box::new(answer)));
+        }
+        let attempt = shared.clients.present(self.limit, visit.client);
+        let mut attempt = attempt.map_err(|wait| answers::too_often(wait, &payment))?;
+        let deadline = Instant::now() + life(&payment);
+        let payer = self.verify(&payment, &terms, &resource).await?;
+        attempt.verified();
         let paid_by = PaidBy {
             payer,
             network: term.requirements.network,
@@ -158,12 +222,29 @@ impl Shop {
         };
         Ok(Sale {
             payment,
-            version,
             terms,
             resource,
             paid_by,
+            deadline,
+            ticket,
+            attempt,
             _reserved: reserved,
         })
+    }
+
+    /// The payment for one of our terms that a client presents.
+    fn payment(
+        &self,
+        presented: Result<Option<Presented>, Refusal>,
+        terms: &[Term],
+        resource: &ResourceInfo,
+    ) -> Result<(PaymentRequest, Term), Refusal> {
+        let presented = presented?.ok_or(Reason::new(PAYMENT_REQUIRED))?;
+        let known = self.known_terms(terms);
+        let found = presented.request(&known, resource);
+        let (mut payment, term) = found.ok_or(Reason::new(OTHER_TERMS))??;
+        payment.authorization = term.authorization(&payment.payload);
+        Ok((payment, term))
     }
 
     /// The terms, for a method that is not sold. Nobody is asked about a payment that came with it:
@@ -193,7 +274,8 @@ impl Shop {
     async fn verify(
         &self,
         payment: &PaymentRequest,
-        refuse: impl Fn(Why) -> NoSale,
+        terms: &[Term],
+        resource: &ResourceInfo,
     ) -> Result<Option<String>, NoSale> {
         let verdict = self.facilitator.verify(payment).await;
         let verdict = verdict.map_err(answers::no_verdict)?;
@@ -203,75 +285,79 @@ impl Shop {
         let reason = verdict.invalid_reason.as_deref();
         let reason = reason.unwrap_or("Verification failed");
         let message = verdict.invalid_message.as_deref();
-        info!(
-            reason,
-            message,
-            payer = verdict.payer,
-            "a payment was refused"
-        );
-        Err(refuse(Why::new(reason, message)))
+        let payer = verdict.payer.clone();
+        info!(reason, message, payer, "a payment was refused");
+        // A client that presents a payment again is told where its money went. The verdict of /verify
+        // has no place for that.
+        let sold_in = &self.shared.receipts;
+        let sold_in = sold_in.transaction(&canonical::authorization(payment));
+        let sold = sold_in.map(|transaction| SettleResponse {
+            error_message: message.map(str::to_owned),
+            ..SettleResponse::failed(
+                &payment.terms.network,
+                &Reason::read(reason).into(),
+                payer,
+                &transaction,
+            )
+        });
+        let receipt = sold.as_ref().map(|sold| (payment.version, sold));
+        let why = Why::new(reason, message);
+        Err(answers::payment_required(terms, resource, &why, receipt))
     }
 
-    /// The handler's answer, when all of it is there or it may be sent while it comes.
-    async fn read(&self, answer: Response<Body>) -> Result<Response<Body>, &'static str> {
-        let (parts, body) = answer.into_parts();
-        let body = match buffer(body, self.buffer).await {
-            Buffered::Whole(body) => body,
-            Buffered::Longer(body) if self.longer == Longer::SettleFirst => body,
-            Buffered::Longer(_) => return Err("the answer is too long"),
+    /// The body of a handler's answer, when all of it is there or it may be sent while it comes.
+    async fn read(&self, body: Body) -> Result<Goods, &'static str> {
+        match buffer(body, self.buffer).await {
+            Buffered::Whole(body) => Ok(Goods::Whole(body)),
+            Buffered::Longer(body) if self.longer == Longer::SettleFirst => {
+                Ok(Goods::Streamed(body))
+            }
+            Buffered::Longer(_) => Err("the answer is too long"),
             Buffered::Broken(error) => {
                 warn!(%error, "a handler's answer broke off");
-                return Err("the answer broke off");
+                Err("the answer broke off")
             }
-        };
-        Ok(Response::from_parts(parts, body))
+        }
     }
 
     /// Everything after the handler: the money moves, or the answer stays here.
-    async fn close(&self, sale: Sale, answer: Response<Body>) -> Result<Response<Body>, NoSale> {
-        let settled = self.settle(&sale.payment).await;
+    async fn close(
+        &self,
+        mut sale: Sale,
+        answer: Response<()>,
+        goods: Goods,
+    ) -> Result<Response<Body>, NoSale> {
+        let payment = &sale.payment;
+        let settled = settle(&*self.facilitator, payment, sale.deadline).await;
         let settled = settled.map_err(answers::no_verdict)?;
-        if settled.success {
-            return Ok(answers::with_receipt(
-                answers::private(answer),
-                sale.version,
-                &settled,
-            ));
+        if !settled.success {
+            return Err(unsettled(&sale, &settled));
         }
-        let reason = settled.error_reason.as_deref();
-        let reason = reason.unwrap_or("Settlement failed");
-        let message = settled.error_message.as_deref();
-        let (payer, transaction) = (&settled.payer, &settled.transaction);
-        info!(reason, message, payer, transaction, "not settled");
-        let why = Why::new(reason, message);
-        let receipt = Some((sale.version, &settled));
-        Err(answers::payment_required(
-            &sale.terms,
-            &sale.resource,
-            &why,
-            receipt,
-        ))
-    }
-
-    /// Settles; where the outcome is pending, asks once more: the facilitator waits for the transaction it has sent.
-    async fn settle(&self, payment: &PaymentRequest) -> Result<SettleResponse, FacilitatorError> {
-        let first = self.facilitator.settle(payment).await?;
-        if !first.is_pending() {
-            return Ok(first);
-        }
-        Ok(newer(first, self.facilitator.settle(payment).await))
+        sale.attempt.settled();
+        let authorization = canonical::authorization(payment);
+        let receipts = &self.shared.receipts;
+        receipts.remember(authorization, &settled.transaction);
+        let answer = answers::private(answer);
+        let answer = answers::with_receipt(answer, payment.version, &settled);
+        // A connection that is handed over cannot be handed over twice.
+        let is_final = answer.status() != StatusCode::SWITCHING_PROTOCOLS;
+        Ok(match (goods, sale.ticket.filter(|_| is_final)) {
+            (Goods::Streamed(body), _) => answer.map(|()| body),
+            (Goods::Whole(body), None) => answer.map(|()| body.boxed_unsync()),
+            (Goods::Whole(body), Some(ticket)) => self.shared.kept.hand_out(ticket, answer, body),
+        })
     }
 
     /// The terms that can be settled now.
     async fn terms(&self) -> Result<Vec<Term>, Fault> {
-        let supported = self.supported.get(&*self.facilitator).await?;
+        let supported = self.shared.supported.get(&*self.facilitator).await?;
         terms::current(&self.offers, &supported)
     }
 
     /// These terms, and those that a buyer was told a moment ago: only what the facilitator adds to an offer differs, and
     /// whether it stands by that is its own to say.
     fn known_terms(&self, now: &[Term]) -> Vec<Term> {
-        let former = self.supported.former();
+        let former = self.shared.supported.former();
         let former = former
             .iter()
             .filter_map(|word| terms::current(&self.offers, word).ok())
@@ -303,36 +389,33 @@ impl Shop {
     }
 }
 
-/// What is known of a payment whose transaction is out, when its facilitator was asked again. A fault, or a verdict that
-/// knows of no transaction, comes from somebody who does not know of the first answer, such as another instance behind one
-/// address: it takes nothing back.
-fn newer(
-    first: SettleResponse,
-    second: Result<SettleResponse, FacilitatorError>,
-) -> SettleResponse {
-    match second {
-        Ok(second) if !second.transaction.is_empty() => second,
-        Ok(second) if second.success => SettleResponse {
-            transaction: first.transaction,
-            ..second
-        },
-        second => {
-            let transaction = &first.transaction;
-            warn!(
-                transaction,
-                ?second,
-                "asked again, the facilitator does not know of a transaction it named"
-            );
-            first
+/// For how long a payment lives that is signed now, as far as the terms tell.
+fn life(payment: &PaymentRequest) -> Duration {
+    /// Longer than any handler and client wait.
+    const LIFE_MAX: Duration = Duration::from_secs(3600);
+    Duration::from_secs(payment.terms.max_timeout_secs).min(LIFE_MAX)
+}
+
+/// The answer to a request without a payment for our terms.
+fn refused(refusal: Refusal, terms: &[Term], resource: &ResourceInfo) -> NoSale {
+    match refusal {
+        Refusal::Malformed(malformed) => answers::bad_request(&malformed),
+        Refusal::Rejected(rejection) => {
+            answers::payment_required(terms, resource, &rejection.into(), None)
         }
     }
 }
 
-fn refused(refusal: Refusal, refuse: impl Fn(Why) -> NoSale) -> NoSale {
-    match refusal {
-        Refusal::Malformed(malformed) => answers::bad_request(&malformed),
-        Refusal::Rejected(rejection) => refuse(rejection.into()),
-    }
+/// The answer to a payment that did not settle: the handler's stays here.
+fn unsettled(sale: &Sale, settled: &SettleResponse) -> NoSale {
+    let reason = settled.error_reason.as_deref();
+    let reason = reason.unwrap_or("Settlement failed");
+    let message = settled.error_message.as_deref();
+    let (payer, transaction) = (&settled.payer, &settled.transaction);
+    info!(reason, message, payer, transaction, "not settled");
+    let why = Why::new(reason, message);
+    let receipt = Some((sale.payment.version, settled));
+    answers::payment_required(&sale.terms, &sale.resource, &why, receipt)
 }
 
 /// Keeps payments out of whatever prints or compresses a request's headers.
@@ -362,5 +445,5 @@ fn uncharged(sale: &Sale, answer: Response<Body>) -> Response<Body> {
     let rejection = Rejection::new(Reason::new(HANDLER_FAILED), message);
     let network = &sale.payment.terms.network;
     let failed = SettleResponse::failed(network, &rejection, sale.paid_by.payer.clone(), "");
-    answers::with_receipt(answers::private(answer), sale.version, &failed)
+    answers::with_receipt(answers::private(answer), sale.payment.version, &failed)
 }

@@ -21,51 +21,38 @@ pub(super) struct Term {
     alias: Option<String>,
 }
 
-/// The offers that the facilitator can settle now, in the versions it speaks. One that cannot be made does not keep the
-/// others from being sold by.
+/// The offers that the facilitator can settle now, in the versions it speaks. One that cannot be made
+/// does not keep the others from being sold by.
 ///
 /// # Errors
-/// When none is left.
+/// When none is left; what is wrong with the last one.
 pub(super) fn current(
     offers: &[Arc<dyn Offer>],
     supported: &SupportedResponse,
 ) -> Result<Vec<Term>, Fault> {
-    let what = "the facilitator settles none of the ways to pay now";
-    let mut nothing = Fault::new(FaultKind::FacilitatorUnreachable, what);
+    let what = "the seller has no offer: PaymentLayer::accept adds one";
+    let mut wrong = Fault::new(FaultKind::Misconfigured, what);
     let mut terms = Vec::new();
     for offer in offers {
-        let find = |version: Version, network: &str| {
-            supported.kinds.iter().find(|kind| {
-                kind.x402_version == version.number()
-                    && kind.scheme == offer.scheme()
-                    && kind.network == network
-            })
-        };
-        let in_v2 = find(Version::V2, offer.network().id());
-        let in_v1 = offer
-            .network()
-            .alias()
-            .and_then(|alias| find(Version::V1, alias));
-        let Some(kind) = in_v2.or(in_v1) else {
-            continue;
-        };
-        match offer.requirements(kind) {
-            Ok(requirements) => terms.push(Term {
-                offer: Arc::clone(offer),
-                requirements,
-                in_v2: in_v2.is_some(),
-                alias: in_v1.map(|kind| kind.network.clone()),
-            }),
-            Err(error) => {
-                warn!(network = %offer.network(), scheme = offer.scheme(), %error, "an offer cannot be made");
-                nothing = Fault::new(FaultKind::Misconfigured, error);
-            }
+        match Term::of(offer, supported) {
+            Ok(term) => terms.push(term),
+            Err(fault) => wrong = fault,
         }
     }
     match terms.is_empty() {
-        true => Err(nothing),
+        true => Err(wrong),
         false => Ok(terms),
     }
+}
+
+/// What keeps each offer from being sold by, in the order they were added.
+pub(super) fn problems(offers: &[Arc<dyn Offer>], supported: &SupportedResponse) -> Vec<Fault> {
+    let terms = offers.iter().map(|offer| Term::of(offer, supported));
+    let mut problems: Vec<Fault> = terms.filter_map(Result::err).collect();
+    if offers.is_empty() {
+        problems.extend(current(offers, supported).err());
+    }
+    problems
 }
 
 /// The same terms with what else their offers tell a buyer now. What is presented is compared with the terms without it.
@@ -90,6 +77,36 @@ fn with(extra: Option<Object>, hints: &Object) -> Option<Object> {
 }
 
 impl Term {
+    /// What an offer asks for, where the facilitator can settle it.
+    fn of(offer: &Arc<dyn Offer>, supported: &SupportedResponse) -> Result<Self, Fault> {
+        let find = |version: Version, network: &str| {
+            supported.kinds.iter().find(|kind| {
+                kind.x402_version == version.number()
+                    && kind.scheme == offer.scheme()
+                    && kind.network == network
+            })
+        };
+        let in_v2 = find(Version::V2, offer.network().id());
+        let alias = offer.network().alias();
+        let in_v1 = alias.and_then(|alias| find(Version::V1, alias));
+        let (scheme, network) = (offer.scheme(), offer.network());
+        let Some(kind) = in_v2.or(in_v1) else {
+            let what = format!("the facilitator does not settle {scheme} on {network} now");
+            return Err(Fault::new(FaultKind::FacilitatorUnreachable, what));
+        };
+        let requirements = offer.requirements(kind).map_err(|error| {
+            warn!(%network, scheme, %error, "an offer cannot be made");
+            let what = format!("{scheme} on {network} cannot be offered: {error}");
+            Fault::new(FaultKind::Misconfigured, what)
+        })?;
+        Ok(Self {
+            offer: Arc::clone(offer),
+            requirements,
+            in_v2: in_v2.is_some(),
+            alias: in_v1.map(|kind| kind.network.clone()),
+        })
+    }
+
     /// The same requirements for a version 1 client; `None` on networks version 1 has no name for.
     pub(super) fn v1(&self, resource: &ResourceInfo) -> Option<v1::PaymentRequirements> {
         let PaymentRequirements {
