@@ -1,12 +1,14 @@
 //! A paid API, for whoever has USDC on either chain. It wants a facilitator at port 4020: `quittance serve` with what `quittance
 //! devnet` says to write, or the example beside this one. Then `cargo run --example seller`.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::routing::get;
 use axum::{Extension, Router};
 use quittance_http::{PaidBy, PaymentLayer, RemoteFacilitator};
 use quittance_solana::Blockhashes;
+use tracing::{Level, error};
 
 async fn forecast(Extension(paid): Extension<PaidBy>) -> String {
     format!("sunny, {}", paid.payer.unwrap_or_default())
@@ -14,6 +16,8 @@ async fn forecast(Extension(paid): Extension<PaidBy>) -> String {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // What goes wrong with payments is logged: without a log a seller wonders why it sells nothing.
+    tracing_subscriber::fmt().with_max_level(Level::INFO).init();
     let facilitator = Arc::new(RemoteFacilitator::new("http://127.0.0.1:4020")?);
     let on_base = quittance_evm::ExactOffer::usdc(
         "base-sepolia",
@@ -31,11 +35,18 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let price = PaymentLayer::new(facilitator)
         .accept(on_base)
         .accept(on_solana)
-        .description("Tomorrow's weather");
+        .description("Tomorrow's weather")
+        .cors(quittance_http::cors());
+    // A facilitator may be down for a moment, so this is no reason not to start.
+    if let Err(problem) = price.check().await {
+        error!(%problem, "nothing can be sold now");
+    }
 
     let app = Router::new().route("/forecast", get(forecast).layer(price));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:4021").await?;
     println!("http://{}/forecast", listener.local_addr()?);
+    // The layer tells clients apart by their addresses.
+    let app = app.into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, app).await?;
     Ok(())
 }
