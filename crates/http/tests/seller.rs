@@ -95,11 +95,11 @@ async fn an_answer_is_whole_up_to_the_buffer_and_beyond_it_settled_first_or_refu
 }
 
 #[tokio::test]
-async fn a_handler_that_fails_says_that_nothing_was_settled_and_the_buyer_believes_it_in_time() {
+async fn a_handler_that_fails_says_that_nothing_was_settled_to_a_buyer_that_trusts_it() {
     let puppet = Puppet::new();
     let handler = || async { StatusCode::INTERNAL_SERVER_ERROR };
     let url = listen(Router::new().route("/", any(handler).layer(layer(&puppet)))).await;
-    let shop = purchaser(|builder| builder);
+    let shop = purchaser(|builder| builder.trust(&url));
     assert!(
         shop.buyer
             .get(&url)
