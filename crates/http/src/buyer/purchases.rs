@@ -32,8 +32,12 @@ const OPEN_MAX: usize = 10_000;
 /// others could make each 32 KiB long.
 const BYTES_MAX: usize = 32 * 1024 * 1024;
 
-/// How many payments are kept of which only the facts are left, some 500 bytes each.
-const FACTS_MAX: usize = 10_000;
+/// How many payments are kept of which only the facts are left, some 700 bytes each. All of them are written to the file
+/// anew with every purchase, so this is also a megabyte to write.
+const FACTS_MAX: usize = 2_000;
+
+/// How long after its expiry the header of a payment is kept, in seconds: a server that settled it late may still serve it.
+const HEADER_KEPT_SECS: u64 = 24 * 3600;
 
 /// The part of each limit that payments to one server may take: one over this. A server that loses every answer stops the
 /// purchases from itself, and needs three accomplices to stop those from others.
@@ -307,14 +311,14 @@ impl Purchases {
     }
 
     /// Whether there is room for one more payment to this server. Payments that have run out make room: those that are
-    /// over are forgotten, and of the others only the facts are kept.
+    /// over are forgotten, and of the others only the facts are kept. Of those that ran out long ago they are anyway.
     pub(super) fn has_room(&self, origin: &str, now: Timestamp) -> bool {
         let mut kept = self.locked();
-        if !kept.is_full(origin) {
-            return true;
-        }
         kept.retain(None, |entry| entry.held || !entry.payment.is_over(now));
-        kept.keep_facts_only(now);
+        kept.keep_facts_only(now, HEADER_KEPT_SECS);
+        if kept.is_full(origin) {
+            kept.keep_facts_only(now, AFTER_EXPIRY_SECS);
+        }
         kept.forget_oldest(origin);
         !kept.is_full(origin)
     }
@@ -407,11 +411,12 @@ impl Kept {
         is_full(all, 1) || is_full(own, SHARE)
     }
 
-    /// Leaves the headers of payments that have run out away. What remains has a size that only the payer decides.
-    fn keep_facts_only(&mut self, now: Timestamp) {
+    /// Leaves the headers away of payments that ran out so many seconds ago. What remains has a size that only the payer
+    /// decides.
+    fn keep_facts_only(&mut self, now: Timestamp, seconds: u64) {
         for entry in self.entries.values_mut().flatten() {
             let payment = &mut entry.payment;
-            if entry.held || !payment.has_run_out(now) {
+            if entry.held || now < payment.open.expires.plus_secs(seconds) {
                 continue;
             }
             if let Signed::Header(_) = &payment.signed {
@@ -735,11 +740,25 @@ mod tests {
         assert!(purchases.has_room("http://b.example", NOW));
         assert!(purchases.has_room("http://a.example", LONG_AFTER));
         // They are still known, and what was signed can still be looked up on the chain.
-        let held = purchases.take(key(7), LONG_AFTER).unwrap();
+        let held = purchases.take(key(999), LONG_AFTER).unwrap();
         assert_eq!(held.payment.standing, Standing::Doubtful);
         assert!(matches!(held.payment.signed, Signed::Payload(_)));
         let payload = held.payment.signed.payload().unwrap();
-        assert_eq!(payload.tree()["nonce"], "7");
+        assert_eq!(payload.tree()["nonce"], "999");
+    }
+
+    /// A server that settled late may serve a payment that has run out; after a day that is no reason to keep it whole.
+    #[test]
+    fn a_header_is_kept_for_a_day_after_its_payment_has_run_out() {
+        let purchases = Purchases::default();
+        lost_answers(&purchases, "http://a.example", 0..1);
+        let end = Timestamp::from_secs(160 + HEADER_KEPT_SECS);
+        for (now, is_whole) in [(Timestamp::from_secs(end.secs() - 1), true), (end, false)] {
+            assert!(purchases.has_room("http://a.example", now));
+            let held = purchases.take(key(0), now).unwrap();
+            let found = matches!(held.payment.signed, Signed::Header(_));
+            assert_eq!(found, is_whole);
+        }
     }
 
     #[test]

@@ -104,7 +104,7 @@ impl StateFile {
             version: VERSION,
             payments: payments.collect(),
         };
-        serde_json::to_vec_pretty(&saved)
+        serde_json::to_vec(&saved)
             .map_err(io::Error::from)
             .and_then(|text| replace(&self.path, &text))
             .map_err(|failed| self.error(failed))?;
