@@ -76,9 +76,11 @@ pub struct SolanaConfig {
     pub guards_of_fee_payers: bool,
     /// The most compute units that a payment may ask for.
     pub compute_units_max: u32,
-    /// The most that is paid for a compute unit, in millionths of a lamport. With `compute_units_max` it bounds what a
-    /// payment can cost.
+    /// The most that is paid for a compute unit, in millionths of a lamport.
     pub compute_unit_price_max: u64,
+    /// The most that a payment may cost a fee payer, in lamports: its signatures, and what it asks for as priority fee. It
+    /// holds beside the two limits above, which are harmless each and together ask for a hundred times as much.
+    pub fee_max: u64,
     /// How old the newest block may be before a node counts as stuck.
     pub head_age_max: Duration,
     /// How much a fee payer must have to count as funded, in lamports.
@@ -103,6 +105,10 @@ impl SolanaConfig {
             compute_units_max: 400_000,
             // The specification's limit.
             compute_unit_price_max: 5_000_000,
+            // Two signatures (10,000), and the highest priority fee that the specification lets a smart wallet ask for: 400,000
+            // units at 50,000 millionths (20,000). The reference client asks for less than 1, ours for 400 at most; a
+            // wallet that sets its own price for a transfer of 100,000 units may go up to 200,000 millionths.
+            fee_max: 30_000,
             head_age_max: Duration::from_secs(60),
             // Rent exemption (890,880), and a hundred payments with two signatures and the priority fee that wallets pay.
             balance_min: 10_000_000,
@@ -141,6 +147,11 @@ pub enum ConfigError {
     /// The same fee payer twice.
     #[error("the fee payer {0} is given twice")]
     FeePayerTwice(Pubkey),
+    /// No payment could cost so little.
+    #[error(
+        "the most that a payment may cost is {0} lamports, and its signatures alone cost {SIGNATURES_FEE}"
+    )]
+    FeeMax(u64),
     /// What is listed as a smart wallet is something else.
     #[error("{0} is no wallet, and cannot be allowed as one")]
     NoWallet(Pubkey),
@@ -150,6 +161,27 @@ pub enum ConfigError {
     /// The HTTP client could not be built.
     #[error("HTTP: {0}")]
     Http(#[from] reqwest::Error),
+}
+
+/// What the two signatures of a payment cost, in lamports (Solana's documentation, "Fees": 5,000 each).
+pub(crate) const SIGNATURES_FEE: u64 = 2 * 5_000;
+
+/// What a payment costs its fee payer, in lamports, when it asks for so many compute units at so many millionths of a
+/// lamport: what is asked for is paid, not what is used.
+pub(crate) fn fee(units: u32, price: u64) -> u64 {
+    const MILLIONTHS: u128 = 1_000_000;
+    let priority = (u128::from(units) * u128::from(price)).div_ceil(MILLIONTHS);
+    u64::try_from(priority)
+        .unwrap_or(u64::MAX)
+        .saturating_add(SIGNATURES_FEE)
+}
+
+impl SolanaConfig {
+    /// What a payment can cost a fee payer at most, in lamports.
+    pub fn fee_highest(&self) -> u64 {
+        self.fee_max
+            .min(fee(self.compute_units_max, self.compute_unit_price_max))
+    }
 }
 
 /// A transaction that lacks only the fee payer's signature.
@@ -221,6 +253,9 @@ impl Solana {
         }
         if config.rpc_urls.is_empty() {
             return Err(ConfigError::NoRpc);
+        }
+        if config.fee_max < SIGNATURES_FEE {
+            return Err(ConfigError::FeeMax(config.fee_max));
         }
         if let Some(no_wallet) = config
             .smart_wallets

@@ -273,6 +273,8 @@ pub struct SolanaNetwork {
     pub max_compute_units: Option<u32>,
     /// The most that is paid for a compute unit, in millionths of a lamport.
     pub max_compute_unit_price: Option<u64>,
+    /// The most that a payment may cost a fee payer, in lamports, signatures and all.
+    pub max_fee_lamports: Option<u64>,
     /// Whether Lighthouse's assertions may be about a fee payer, as some wallets write them.
     #[serde(default)]
     pub guards_of_fee_payers: bool,

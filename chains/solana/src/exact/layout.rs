@@ -4,6 +4,7 @@
 use quittance_core::{Reason, Rejection};
 
 use super::reason;
+use crate::chain::fee;
 use crate::instruction::{MEMO, Transfer, compute_unit_limit, compute_unit_price, is_guard, memo};
 use crate::transaction::{Instruction, Ours, Wire};
 
@@ -24,6 +25,8 @@ pub(super) const SIGNERS: usize = 2;
 pub(crate) struct Caps {
     pub(crate) compute_units: u32,
     pub(crate) compute_unit_price: u64,
+    /// In lamports, all of it.
+    pub(crate) fee: u64,
 }
 
 /// A transaction of the right form.
@@ -170,8 +173,26 @@ impl Caps {
             let detail = format!("{price} microlamports a compute unit, {allowed} are allowed");
             return Err(Rejection::new(reason::COMPUTE_PRICE_TOO_HIGH, detail));
         }
-        Ok(())
+        check_fee(units, price, self.fee, reason::COMPUTE_PRICE_TOO_HIGH)
     }
+}
+
+/// Whether what a transaction asks for costs its fee payer no more than `most` lamports.
+pub(super) fn check_fee(
+    units: u32,
+    price: u64,
+    most: u64,
+    refusal: Reason,
+) -> Result<(), Rejection> {
+    let fee = fee(units, price);
+    if fee <= most {
+        return Ok(());
+    }
+    let detail = format!(
+        "{units} compute units at {price} microlamports each cost {fee} lamports with the signatures, {most} are allowed: ask \
+         for fewer units, or offer less for each"
+    );
+    Err(Rejection::new(refusal, detail))
 }
 
 /// What comes after the transfer: memos, and nothing else. In particular no second transfer, and none back.

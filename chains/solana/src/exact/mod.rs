@@ -64,6 +64,7 @@ impl Exact {
             caps: Caps {
                 compute_units: config.compute_units_max,
                 compute_unit_price: config.compute_unit_price_max,
+                fee: config.fee_max,
             },
             smart_wallets: config.smart_wallets.clone().map(Arc::new),
         }
@@ -222,7 +223,7 @@ impl Exact {
         if !Layout::is_about_form(&refused.reason) {
             return Err(refused);
         }
-        let Form { signer, memos } = Form::read(wire, ours, allowed)?;
+        let Form { signer, memos } = Form::read(wire, ours, allowed, self.caps.fee)?;
         let objection = check_amount(due.amount)
             .and_then(|()| memos.check(memo))
             .err();

@@ -130,6 +130,15 @@ impl Payment<Solana> for ExactPayment {
         })
     }
 
+    /// What is in the account that pays. Which one a smart wallet pays from shows only when it runs.
+    fn balance(&self, seen: &Seen<'_, Solana>) -> Option<Amount> {
+        let Path::Static(_) = self.path else {
+            return None;
+        };
+        let source = account(seen.answers.last()?, asked::SOURCE)?;
+        mint::amount_in(source, self.due.token.program).map(Amount::from)
+    }
+
     fn lane(&self) -> Option<&LaneId> {
         Some(&self.lane)
     }

@@ -7,7 +7,7 @@
 use quittance_core::{Amount, Rejection};
 use solana_pubkey::Pubkey;
 
-use super::layout::{GUARDS_MAX, Memos, SIGNERS};
+use super::layout::{GUARDS_MAX, Memos, SIGNERS, check_fee};
 use super::payment::Due;
 use super::reason;
 use crate::evidence::{Caller, Evidence, TokenCall, token_calls};
@@ -84,6 +84,7 @@ impl Form {
         wire: &Wire,
         ours: &Ours,
         allowed: &SmartWallets,
+        fee_max: u64,
     ) -> Result<Self, Rejection> {
         let instructions = wire.instructions_shown();
         let instructions = instructions.ok_or_else(|| {
@@ -108,7 +109,7 @@ impl Form {
         check_isolated(&instructions, ours)?;
         check_programs(&instructions, allowed)?;
         check_signer(&signer, &instructions, allowed)?;
-        check_budget(&instructions, allowed)?;
+        check_budget(&instructions, allowed, fee_max)?;
         let memos = instructions.iter().filter(|found| found.program == MEMO);
         Ok(Self {
             signer,
@@ -175,7 +176,11 @@ fn check_programs(instructions: &[Instruction], allowed: &SmartWallets) -> Resul
 
 /// What the transaction may compute and pays for it, wherever it says so. Where it pays and sets no limit, it may compute what the
 /// runtime allows; where it pays nothing for that, it costs nothing.
-fn check_budget(instructions: &[Instruction], allowed: &SmartWallets) -> Result<(), Rejection> {
+fn check_budget(
+    instructions: &[Instruction],
+    allowed: &SmartWallets,
+    fee_max: u64,
+) -> Result<(), Rejection> {
     let (budgets, others): (Vec<_>, Vec<_>) = instructions
         .iter()
         .partition(|found| found.program == COMPUTE_BUDGET);
@@ -238,7 +243,12 @@ fn check_budget(instructions: &[Instruction], allowed: &SmartWallets) -> Result<
                 detail,
             ))
         }
-        _ => Ok(()),
+        price => check_fee(
+            units,
+            price.unwrap_or(0),
+            fee_max,
+            reason::SMART_WALLET_PRIORITY_FEE_TOO_HIGH,
+        ),
     }
 }
 

@@ -589,6 +589,22 @@ fn the_compute_budget_is_two_instructions_within_caps() {
         told(&instead(1, price(5_000_001))),
         rejected(&reason::COMPUTE_PRICE_TOO_HIGH)
     );
+    // Each within its cap, and together 2,010,000 lamports for a payment of nothing.
+    let dear = |units, millionths| {
+        let mut all = instead(1, price(millionths));
+        all[0] = limit(units);
+        told(&all)
+    };
+    assert_eq!(
+        dear(400_000, 5_000_000),
+        rejected(&reason::COMPUTE_PRICE_TOO_HIGH)
+    );
+    assert_eq!(dear(400_000, 50_000), Ok(()), "30,000 lamports");
+    assert_eq!(
+        dear(400_000, 50_001),
+        rejected(&reason::COMPUTE_PRICE_TOO_HIGH)
+    );
+    assert_eq!(dear(4_000, 5_000_000), Ok(()), "30,000 lamports");
     // RequestHeapFrame, SetLoadedAccountsDataSizeLimit.
     for kind in [1, 4] {
         assert_eq!(
@@ -602,6 +618,19 @@ fn the_compute_budget_is_two_instructions_within_caps() {
         told(&instead(0, longer)),
         rejected(&reason::COMPUTE_LIMIT_INSTRUCTION)
     );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever a payment asks for: it costs the fee payer no more than is allowed, and is refused only where it would.
+    #[test]
+    fn no_payment_costs_more_than_is_allowed(units in 0_u32..=400_000, millionths in 0_u64..=5_000_000) {
+        let mut all = instead(1, price(millionths));
+        all[0] = limit(units);
+        let cost = 10_000.0 + f64::from(units) * millionths as f64 / 1e6;
+        prop_assert_eq!(told(&all).is_ok(), cost <= 30_000.0, "{}", cost);
+    }
 }
 
 /// attacks.md 99.

@@ -53,31 +53,20 @@ pub(super) fn chain(
     config.compute_unit_price_max = entry
         .max_compute_unit_price
         .unwrap_or(config.compute_unit_price_max);
+    config.fee_max = entry.max_fee_lamports.unwrap_or(config.fee_max);
     config.balance_min = entry.min_balance_lamports.unwrap_or(config.balance_min);
     let without_min = problems.take(add_rules(entry, &config, field, rules))?;
     if !without_min.is_empty() {
         problems.warnings.push(format!(
             "{}: no smallest amount is set for {}: a payment of one atomic unit may cost up to {} lamports in fees. Set \
-             {field}.min_amounts, such as {{ {} = \"0.01\" }}, or lower {field}.max_compute_unit_price",
+             {field}.min_amounts, such as {{ {} = \"0.01\" }}, or lower {field}.max_fee_lamports",
             config.network,
             without_min.join(", "),
-            fee_max(&config),
+            config.fee_highest(),
             without_min[0],
         ));
     }
     problems.take(Solana::new(config).map_err(|error| ConfigError::value(field, error)))
-}
-
-/// What a payment may cost at most, in lamports: two signatures, and the compute units at the price that a payer may ask for.
-fn fee_max(config: &SolanaConfig) -> u64 {
-    /// The fee for one signature, in lamports (Solana's documentation, "Transaction fees").
-    const PER_SIGNATURE: u64 = 5000;
-    const MICRO: u128 = 1_000_000;
-    let units = u128::from(config.compute_units_max);
-    let priority = (units * u128::from(config.compute_unit_price_max)).div_ceil(MICRO);
-    u64::try_from(priority)
-        .unwrap_or(u64::MAX)
-        .saturating_add(2 * PER_SIGNATURE)
 }
 
 fn smart_wallets_of(

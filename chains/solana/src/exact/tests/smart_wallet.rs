@@ -276,6 +276,19 @@ fn a_smart_wallets_payment_costs_no_more_than_is_allowed() {
         changed(|all| all[1] = price(50_001)),
         rejected(&reason::SMART_WALLET_PRIORITY_FEE_TOO_HIGH)
     );
+    // What it costs in all holds for wallets that are programs, too.
+    let poorer = |units, millionths| {
+        let mut all = by_wallet();
+        (all[0], all[1]) = (limit(units), price(millionths));
+        let mut exact = exact();
+        exact.caps.fee = 20_000;
+        verdict_of(&exact, &request(&all))
+    };
+    assert_eq!(poorer(200_000, 50_000), Ok(()));
+    assert_eq!(
+        poorer(200_001, 50_000),
+        rejected(&reason::SMART_WALLET_PRIORITY_FEE_TOO_HIGH)
+    );
     // Without a limit the runtime allows 200,000 for each instruction.
     let without_limit = |others: usize| {
         changed(|all| {
