@@ -1,4 +1,4 @@
-//! What payments cost: every case of `quittance bench`, the service under load, and settling on Solana.
+//! What payments cost: every case of `quittance bench`, the service under load, and settling on both kinds of chains.
 //!
 //! `cargo bench -p quittance-benches`, or a part of it: `... -- service`.
 #![allow(
@@ -14,8 +14,11 @@ use futures_util::future::join_all;
 use quittance_benches::Service;
 use quittance_core::wire::SettleResponse;
 use quittance_core::{Facilitator, PaymentRequest};
-use quittance_engine::Engine;
+use quittance_devnet::{Evm as Local, Mining};
+use quittance_engine::{Engine, EngineBuilder};
+use quittance_evm::ExactPayer;
 use quittance_solana::TokenProgram;
+use quittance_tests::evm::Setting as Evm;
 use quittance_tests::solana::Setting;
 use tokio::runtime::Runtime;
 
@@ -75,6 +78,57 @@ fn settle(criterion: &mut Criterion) {
     }
 }
 
+/// Payments settled per second on a local EVM chain with a block every two seconds, as on Base, all handed in at once and sent by
+/// one signer. One payer who pays one seller one price is what an agent does all day.
+fn settle_evm(criterion: &mut Criterion) {
+    const BLOCK: Duration = Duration::from_secs(2);
+    const PAYMENTS: u64 = 200;
+    let runtime = Runtime::new().unwrap();
+    let (setting, engine) = runtime.block_on(async {
+        let setting = Evm::with_mining(Mining::Every(BLOCK)).await;
+        let change = |builder: EngineBuilder| builder.settle_wait(Duration::from_secs(60));
+        let engine = setting.engine_with(setting.config(), change).await;
+        (setting, engine)
+    });
+    let mut group = criterion.benchmark_group("settle on EVM, 200 at once");
+    group.sample_size(10);
+    group.throughput(Throughput::Elements(PAYMENTS));
+    for (name, payers, prices) in [
+        ("one payer, one price", 1, 1),
+        ("one payer, each another price", 1, PAYMENTS),
+        ("6 payers, one price", 6, 1),
+    ] {
+        let mut settled = 0;
+        let before = runtime.block_on(setting.sent(Evm::signers()[0].address));
+        group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
+            bencher.iter_custom(|rounds| {
+                settled += rounds * PAYMENTS;
+                let all = (0..rounds).map(|_| {
+                    let requests = runtime.block_on(evm_requests(PAYMENTS, payers, prices));
+                    runtime.block_on(settle_all(&engine, &requests))
+                });
+                all.sum()
+            });
+        });
+        let sent = runtime.block_on(setting.sent(Evm::signers()[0].address)) - before;
+        println!("{name}: {settled} payments in {sent} transactions");
+    }
+}
+
+/// So many payments, by so many payers in turn, at so many prices in turn.
+async fn evm_requests(count: u64, payers: usize, prices: u64) -> Vec<PaymentRequest> {
+    // The first two development accounts sign and sell, and the last ones sign and mint.
+    let accounts: Vec<_> = Local::accounts().into_iter().skip(2).take(6).collect();
+    let mut requests = Vec::new();
+    for at in 0..count {
+        let signer = accounts[at as usize % payers].signer.clone();
+        let mut requirements = Evm::requirements();
+        requirements.amount = (1000 + at % prices).to_string();
+        requests.push(quittance_tests::pay(&ExactPayer::new(signer), &requirements).await);
+    }
+    requests
+}
+
 async fn settle_all(engine: &Engine, requests: &[PaymentRequest]) -> Duration {
     let began = Instant::now();
     let answers = join_all(requests.iter().map(|request| engine.settle(request))).await;
@@ -84,5 +138,5 @@ async fn settle_all(engine: &Engine, requests: &[PaymentRequest]) -> Duration {
     took
 }
 
-criterion_group!(benches, offline, service, settle);
+criterion_group!(benches, offline, service, settle, settle_evm);
 criterion_main!(benches);

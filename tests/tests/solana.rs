@@ -291,17 +291,13 @@ async fn a_transaction_the_node_forgot_is_sent_again() {
     assert_eq!(setting.received().await, amount(1));
 }
 
-/// The defect: of two payments with money for one, the other was included and failed, and was told that it had been included
-/// before, because that is what its trial said by then.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_payment_that_was_included_and_failed_is_told_so_with_its_transaction() {
-    let setting = Setting::start(TokenProgram::SplToken, None).await;
-    let engine = setting.engine(Duration::from_secs(10)).await;
+/// Two payments of a buyer of the test's own, who has money for this many.
+async fn two_payments(setting: &Setting, covered: u64) -> (Pubkey, [PaymentRequest; 2]) {
     let buyer = Keypair::new();
     let (owner, token) = (buyer.pubkey(), &setting.token);
     let funded = setting
         .local
-        .put_tokens(owner, token.mint, token.program.id(), PRICE);
+        .put_tokens(owner, token.mint, token.program.id(), covered * PRICE);
     funded.await.unwrap();
     let payer = ExactPayer::new(buyer)
         .with_token(Setting::network().id(), token.clone())
@@ -309,6 +305,16 @@ async fn a_payment_that_was_included_and_failed_is_told_so_with_its_transaction(
         .unwrap();
     let one = quittance_tests::pay(&payer, &setting.requirements()).await;
     let other = quittance_tests::pay(&payer, &setting.requirements()).await;
+    (owner, [one, other])
+}
+
+/// The defect: of two payments with money for one, the other was included and failed, and was told that it had been included
+/// before, because that is what its trial said by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_that_was_included_and_failed_is_told_so_with_its_transaction() {
+    let setting = Setting::start(TokenProgram::SplToken, None).await;
+    let engine = setting.engine(Duration::from_secs(10)).await;
+    let (owner, [one, other]) = two_payments(&setting, 2).await;
     let both = tokio::spawn({
         let engine = engine.clone();
         async move { tokio::join!(engine.settle(&one), engine.settle(&other)) }
@@ -317,6 +323,12 @@ async fn a_payment_that_was_included_and_failed_is_told_so_with_its_transaction(
         setting.node.calls("sendTransaction") >= 2
     })
     .await;
+    // Meanwhile the buyer spends half of its money elsewhere.
+    let token = &setting.token;
+    let spent = setting
+        .local
+        .put_tokens(owner, token.mint, token.program.id(), PRICE);
+    spent.await.unwrap();
     setting.local.set_slot_time(Some(SLOT)).await.unwrap();
     let (one, other) = both.await.unwrap();
     let mut answers = [one.unwrap(), other.unwrap()];
@@ -327,6 +339,35 @@ async fn a_payment_that_was_included_and_failed_is_told_so_with_its_transaction(
     assert_eq!(code, Some(reason::TRANSACTION_FAILED.code()), "{failed:?}");
     assert_ne!(failed.transaction, "");
     assert_eq!(setting.received().await, amount(1));
+}
+
+/// Two payments with money for one: the second is not sent while the first is under way, and costs no fee.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payer_cannot_have_more_under_way_than_it_has() {
+    let setting = Setting::start(TokenProgram::SplToken, None).await;
+    let engine = setting.engine(Duration::from_secs(10)).await;
+    let (_, [one, other]) = two_payments(&setting, 1).await;
+    let first = tokio::spawn({
+        let engine = engine.clone();
+        async move { engine.settle(&one).await }
+    });
+    until("the first is out", || async {
+        setting.node.calls("sendTransaction") >= 1
+    })
+    .await;
+    let Err(FacilitatorError::Fault(fault)) = engine.settle(&other).await else {
+        panic!("two payments with money for one")
+    };
+    assert!(fault.kind == FaultKind::Busy && fault.untouched, "{fault}");
+    assert!(engine.verify(&other).await.is_err(), "nor is it told valid");
+    setting.local.set_slot_time(Some(SLOT)).await.unwrap();
+    assert!(first.await.unwrap().unwrap().success);
+    // Now the cluster itself says that there is no more.
+    let answer = engine.settle(&other).await.unwrap();
+    assert!(
+        !answer.success && answer.transaction.is_empty(),
+        "{answer:?}"
+    );
 }
 
 /// The defect: a chain that has nothing to offer in exchange was asked for it at every look, and each time the bytes were sent
