@@ -1,5 +1,5 @@
-//! The transactions of payments that were sold for, so that a client that presents one again learns
-//! where its money went.
+//! The payments that were sold for, so that none buys a second answer, and a client that presents one
+//! again learns where its money went.
 
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};

@@ -209,6 +209,9 @@ impl Shop {
         if let Some(answer) = ticket.and_then(|ticket| shared.kept.take(ticket)) {
             return Err(NoSale(Box::new(answer)));
         }
+        if let Some(transaction) = shared.receipts.transaction(&authorization) {
+            return Err(sold(&payment, &terms, &resource, &transaction));
+        }
         let attempt = shared.clients.present(self.limit, visit.client);
         let mut attempt = attempt.map_err(|wait| answers::too_often(wait, &payment))?;
         let deadline = Instant::now() + life(&payment);
@@ -285,24 +288,10 @@ impl Shop {
         let reason = verdict.invalid_reason.as_deref();
         let reason = reason.unwrap_or("Verification failed");
         let message = verdict.invalid_message.as_deref();
-        let payer = verdict.payer.clone();
+        let payer = &verdict.payer;
         info!(reason, message, payer, "a payment was refused");
-        // A client that presents a payment again is told where its money went. The verdict of /verify
-        // has no place for that.
-        let sold_in = &self.shared.receipts;
-        let sold_in = sold_in.transaction(&canonical::authorization(payment));
-        let sold = sold_in.map(|transaction| SettleResponse {
-            error_message: message.map(str::to_owned),
-            ..SettleResponse::failed(
-                &payment.terms.network,
-                &Reason::read(reason).into(),
-                payer,
-                &transaction,
-            )
-        });
-        let receipt = sold.as_ref().map(|sold| (payment.version, sold));
         let why = Why::new(reason, message);
-        Err(answers::payment_required(terms, resource, &why, receipt))
+        Err(answers::payment_required(terms, resource, &why, None))
     }
 
     /// The body of a handler's answer, when all of it is there or it may be sent while it comes.
@@ -404,6 +393,26 @@ fn refused(refusal: Refusal, terms: &[Term], resource: &ResourceInfo) -> NoSale 
             answers::payment_required(terms, resource, &rejection.into(), None)
         }
     }
+}
+
+/// The answer to a payment that was sold for before. No facilitator is asked: whatever it says, one
+/// payment buys one answer. The client is told where its money went.
+fn sold(
+    payment: &PaymentRequest,
+    terms: &[Term],
+    resource: &ResourceInfo,
+    transaction: &str,
+) -> NoSale {
+    info!(
+        transaction,
+        "a payment that was sold for is presented again"
+    );
+    let what = "this payment has settled, and its answer was sent";
+    let rejection = Rejection::new(Reason::DUPLICATE_SETTLEMENT, what);
+    let network = &payment.terms.network;
+    let told = SettleResponse::failed(network, &rejection, None, transaction);
+    let receipt = Some((payment.version, &told));
+    answers::payment_required(terms, resource, &rejection.into(), receipt)
 }
 
 /// The answer to a payment that did not settle: the handler's stays here.
