@@ -52,6 +52,7 @@ impl Devnet {
         };
         solana.slot_time = block_time.or(solana.slot_time);
         let tools = Tools::find()?;
+        let stop = super::serve::told_to_stop()?;
         let (evm, solana) = tokio::try_join!(
             async {
                 let started = Evm::start(&tools, &evm).await;
@@ -64,7 +65,7 @@ impl Devnet {
             }
         )?;
         print!("{}", describe(&evm, &solana)?);
-        super::serve::told_to_stop().await;
+        stop.await;
         Ok(ExitCode::SUCCESS)
     }
 }

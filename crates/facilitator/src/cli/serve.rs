@@ -1,6 +1,7 @@
 //! `quittance serve`.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -10,7 +11,7 @@ use quittance_facilitator::{
     ServerOptions, ServiceOptions, keep_metrics, record_metrics, router, serve,
 };
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{info, warn};
+use tracing::info;
 
 use super::{Ended, log};
 
@@ -40,10 +41,15 @@ impl Serve {
         let config = Config::read(&self.config)?;
         let plan = Plan::read(&config)?;
         log(&config.log)?;
+        let mut stop = pin!(told_to_stop()?);
         let metrics = record_metrics()?;
         let keys = plan.keys.clone();
         let listener = assemble::listen(&config).await?;
-        let engine = plan.start(&config).await?;
+        let engine = tokio::select! {
+            started = plan.start(&config) => started?,
+            // What the journal has open is taken up at the next start.
+            () = &mut stop => return Ok(ExitCode::SUCCESS),
+        };
         info!(listen = %listener.local_addr()?, journal = %config.journal.display(), "serving");
 
         tokio::spawn(keep_metrics(metrics.clone()));
@@ -55,7 +61,7 @@ impl Serve {
             router(engine.clone(), service),
             listener,
             ServerOptions::of(&config),
-            told_to_stop(),
+            stop,
         )
         .await;
         engine.shut_down(left).await;
@@ -63,18 +69,19 @@ impl Serve {
     }
 }
 
-/// Until somebody presses Ctrl-C or a supervisor says it is time.
-pub(super) async fn told_to_stop() {
-    let mut terminate = match signal(SignalKind::terminate()) {
-        Ok(terminate) => terminate,
-        Err(error) => {
-            warn!(%error, "cannot be told to stop by a signal");
-            return std::future::pending().await;
+/// Ends on Ctrl-C, or when a supervisor sends SIGTERM. The signals are caught from this call on, not from when it is first
+/// waited for: a supervisor may be quick.
+///
+/// # Errors
+/// When the operating system does not let us catch them.
+pub(super) fn told_to_stop() -> std::io::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
         }
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
-    }
-    info!("stopping");
+        info!("stopping");
+    })
 }
