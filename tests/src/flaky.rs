@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use quittance_core::{LaneId, PaymentId, Timestamp, Transaction, TransactionId};
@@ -17,6 +18,8 @@ pub struct Failing {
     pub rest: AtomicBool,
     /// Whether the journal says so of itself.
     pub is_known: AtomicBool,
+    /// How long it takes until it is known that "reported" was written, in milliseconds.
+    pub tell_takes: AtomicU64,
 }
 
 impl Failing {
@@ -86,6 +89,20 @@ impl<J: Journal> Journal for FlakyJournal<J> {
         self.inner.conclude(id, attempt, outcome, now).await
     }
 
+    async fn reopen(&self, id: &PaymentId, attempt: u32) -> Result<bool, JournalError> {
+        full(&self.failing.rest)?;
+        self.inner.reopen(id, attempt).await
+    }
+
+    async fn finalize(&self, ids: &[PaymentId], now: Timestamp) -> Result<(), JournalError> {
+        full(&self.failing.rest)?;
+        self.inner.finalize(ids, now).await
+    }
+
+    async fn not_final(&self, network: &str) -> Result<Vec<PaymentId>, JournalError> {
+        self.inner.not_final(network).await
+    }
+
     async fn tell(
         &self,
         id: &PaymentId,
@@ -93,7 +110,10 @@ impl<J: Journal> Journal for FlakyJournal<J> {
         now: Timestamp,
     ) -> Result<bool, JournalError> {
         full(&self.failing.rest)?;
-        self.inner.tell(id, attempt, now).await
+        let told = self.inner.tell(id, attempt, now).await;
+        let takes = self.failing.tell_takes.load(Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(takes)).await;
+        told
     }
 
     async fn settlement(&self, id: &PaymentId) -> Result<Option<Settlement>, JournalError> {

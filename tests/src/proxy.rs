@@ -23,6 +23,8 @@ pub enum Fate {
     Slow(Duration),
     /// Nobody does it, and no answer comes.
     Hangs,
+    /// The node does it, and this is the answer's `error`.
+    DoneAndRefused(i64, &'static str),
     /// Nobody does it; this is the answer's `result`.
     Result(Value),
     /// Nobody does it; this is the answer's `error`.
@@ -199,6 +201,11 @@ async fn forward(State(node): State<Node>, body: Bytes) -> Response {
             .into_response(),
         Some(Fate::Text(text)) => text.into_response(),
         Some(Fate::Result(result)) => answer(&request, &calls, "result", &result),
+        Some(Fate::DoneAndRefused(code, message)) => {
+            let _ = node.ask(body).await;
+            let error = json!({ "code": code, "message": message });
+            answer(&request, &calls, "error", &error)
+        }
         Some(Fate::Error(code, message)) => answer(
             &request,
             &calls,

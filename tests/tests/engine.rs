@@ -453,7 +453,7 @@ async fn a_burst_travels_in_far_fewer_transactions_than_payments() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_front_runner_gains_nothing_and_the_seller_is_not_told_success() {
+async fn a_front_runner_gains_nothing_and_its_transaction_is_named() {
     let setting = Setting::with_mining(Mining::Manual).await;
     let engine = hasty(&setting).await;
     let request = Setting::request().await;
@@ -475,7 +475,7 @@ async fn a_front_runner_gains_nothing_and_the_seller_is_not_told_success() {
         .unwrap();
     let first = json!([{ "from": Local::accounts()[6].address, "to": USDC, "data": sent["input"],
         "maxFeePerGas": "0xd18c2e2800", "maxPriorityFeePerGas": "0xba43b74000" }]);
-    let _: B256 = setting
+    let theirs: B256 = setting
         .local
         .rpc("eth_sendTransaction", first)
         .await
@@ -484,12 +484,9 @@ async fn a_front_runner_gains_nothing_and_the_seller_is_not_told_success() {
     let answer = settling.await.unwrap();
     assert_eq!(
         (answer.success, answer.error_reason.as_deref()),
-        (false, Some(reason::NONCE_ALREADY_USED.code()))
+        (false, Some(Reason::SETTLED_BY_OTHER_TRANSACTION.code()))
     );
-    assert_eq!(
-        answer.transaction,
-        known.transaction().unwrap().id.to_string()
-    );
+    assert_eq!(answer.transaction, theirs.to_string());
     assert_eq!(
         setting.received().await,
         amount(1),
@@ -497,9 +494,12 @@ async fn a_front_runner_gains_nothing_and_the_seller_is_not_told_success() {
     );
     let again = engine.settle(&request).await.unwrap();
     assert_eq!(
-        (again.success, again.transaction),
-        (false, answer.transaction)
+        (again.success, again.error_reason, again.transaction),
+        (false, answer.error_reason, answer.transaction)
     );
+    // Ours is not forgotten.
+    let known = engine.settlement(&id).await.unwrap().unwrap();
+    assert_eq!(known.transactions.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

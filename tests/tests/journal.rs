@@ -8,8 +8,8 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use futures_util::future::join;
-use quittance_core::{Amount, PaymentId, Timestamp};
-use quittance_engine::{Claim, Claimed, Journal, JournalError, Outcome, SqliteJournal};
+use quittance_core::{Amount, LaneId, PaymentId, Reason, Timestamp, TransactionId};
+use quittance_engine::{Claim, Claimed, Journal, JournalError, Outcome, SqliteJournal, State};
 use quittance_tests::conformance::journal::JournalFixture;
 use quittance_tests::until;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -370,8 +370,8 @@ async fn old_rows_can_be_moved_away_as_documented() {
     for name in ["old", "open", "young"] {
         assert!(wins(&journal, name).await);
         let transaction = quittance_core::Transaction {
-            id: quittance_core::TransactionId::new(name),
-            lane: quittance_core::LaneId::new("signer"),
+            id: TransactionId::new(name),
+            lane: LaneId::new("signer"),
             place: 1,
             bytes: b"bytes".as_slice().into(),
         };
@@ -423,4 +423,118 @@ async fn old_rows_can_be_moved_away_as_documented() {
         .unwrap();
     assert_eq!(rows, ["old"]);
     assert_eq!(SqliteJournal::inspect(sqlite.path()).await, Ok(vec![]));
+}
+
+/// A file as the first version made it.
+async fn file_of_format_1(path: &Path) {
+    let mut file = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .connect()
+        .await
+        .unwrap();
+    sqlx::raw_sql(include_str!("../fixtures/journal-format-1.sql"))
+        .execute(&mut file)
+        .await
+        .unwrap();
+    file.close().await.unwrap();
+}
+
+/// The tables' columns and the indexes, by name.
+async fn shape(path: &Path) -> Vec<String> {
+    let mut file = SqliteConnectOptions::new()
+        .filename(path)
+        .connect()
+        .await
+        .unwrap();
+    let shape = sqlx::query_scalar(
+        "SELECT m.type || ' ' || m.name || ' ' || coalesce(c.cid || ' ' || c.name || ' ' || c.type || ' ' || c.\"notnull\", m.sql)
+         FROM sqlite_schema m LEFT JOIN pragma_table_info(m.name) c ON m.type = 'table' WHERE m.sql IS NOT NULL ORDER BY 1",
+    )
+    .fetch_all(&mut file)
+    .await
+    .unwrap();
+    file.close().await.unwrap();
+    shape
+}
+
+/// Nothing that an older program wrote is lost, and what it wrote goes on.
+#[tokio::test]
+async fn a_journal_of_format_1_is_brought_to_the_newest_format() {
+    let sqlite = Sqlite::new().await;
+    file_of_format_1(&sqlite.path()).await;
+    for _ in 0..2 {
+        drop(sqlite.open().await);
+    }
+    let journal = sqlite.open().await;
+    let id = |byte: u8| PaymentId::from_bytes([byte; 32]);
+    let mut found = Vec::new();
+    for byte in 1..=6 {
+        let settlement = journal.settlement(&id(byte)).await.unwrap().unwrap();
+        assert_eq!(settlement.claim.payer, format!("payer {byte}"));
+        assert_eq!(settlement.claim.amount, Amount::from(7));
+        found.push(settlement);
+    }
+    let states: Vec<State> = found.iter().map(|known| known.state.clone()).collect();
+    let settled = |transaction: &str| {
+        State::Concluded(Outcome::Settled {
+            transaction: TransactionId::new(transaction),
+            amount: Amount::from(7),
+        })
+    };
+    let failed = State::Concluded(Outcome::Failed {
+        reason: Reason::INVALID_TRANSACTION_STATE,
+        detail: "it's odd".to_owned(),
+        transaction: Some(TransactionId::new("0x5")),
+    });
+    let fault = "no gas".to_owned();
+    let released = State::Concluded(Outcome::Released { fault });
+    let expected = [
+        State::Open,
+        settled("0x2"),
+        settled("0x3"),
+        settled("0x4b"),
+        failed,
+        released,
+    ];
+    assert_eq!(states, expected);
+    let transactions: Vec<usize> = found.iter().map(|known| known.transactions.len()).collect();
+    assert_eq!(transactions, [1, 1, 1, 2, 1, 0]);
+    assert_eq!(found[5].withdrawn.len(), 1);
+    assert_eq!(found[2].told_at, Some(Timestamp::from_secs(100_006)));
+    // What settled a day before the newest is final; the rest is watched.
+    assert_eq!(found[1].final_at, Some(Timestamp::from_secs(10_005)));
+    let watched = journal.not_final("test:1").await.unwrap();
+    assert_eq!(watched, [id(3), id(4)]);
+    assert_eq!(journal.open("test:1").await.unwrap(), [id(1)]);
+    let next = journal.next_place("test:1", &LaneId::new("signer")).await;
+    assert_eq!(next, Ok(6));
+    let now = Timestamp::from_secs(200_000);
+    assert_eq!(journal.tell(&id(3), 1, now).await, Ok(false));
+    assert_eq!(journal.tell(&id(4), 2, now).await, Ok(true));
+    drop(journal);
+
+    let fresh = Sqlite::new().await;
+    drop(fresh.open().await);
+    drop((sqlite.open().await, fresh.open().await));
+    assert_eq!(shape(&sqlite.path()).await, shape(&fresh.path()).await);
+}
+
+/// A process that dies in the middle, or a file that cannot be migrated, leaves what was there.
+#[tokio::test]
+async fn a_journal_that_cannot_be_brought_to_the_newest_format_stays_as_it_was() {
+    let sqlite = Sqlite::new().await;
+    let path = sqlite.path();
+    file_of_format_1(&path).await;
+    let in_the_way = "CREATE INDEX settlements_not_final ON transactions (place)";
+    let mut file = SqliteConnectOptions::new()
+        .filename(&path)
+        .connect()
+        .await
+        .unwrap();
+    sqlx::raw_sql(in_the_way).execute(&mut file).await.unwrap();
+    file.close().await.unwrap();
+    let before = shape(&path).await;
+    assert!(SqliteJournal::open(&path).await.is_err());
+    assert_eq!(shape(&path).await, before);
 }

@@ -12,9 +12,9 @@ use quittance_core::json::Object;
 use quittance_core::wire::{SettleResponse, VerifyResponse};
 use quittance_core::{
     Amount, Chain, Check, Clock, Effect, Facilitator, FacilitatorError, Facts, Fault, FaultKind,
-    Health, LaneId, Network, Payer, Payment, PaymentRequest, Reason, Refusal, Rejection, Scheme,
-    Seen, SignatureClaim, Status, Submission, SystemClock, Timestamp, Transaction, TransactionId,
-    Watched,
+    Finality, Found, Health, LaneId, Network, Payer, Payment, PaymentRequest, Reason, Refusal,
+    Rejection, Scheme, Seen, SignatureClaim, Status, Submission, SystemClock, Timestamp,
+    Transaction, TransactionId, Watched,
 };
 use quittance_devnet::Evm as Local;
 use quittance_engine::{Claim, Claimed, Engine, FAILURES_MAX, Journal, Outcome, Patience};
@@ -327,6 +327,7 @@ impl Chain for Narrow {
     type Answer = <Evm as Chain>::Answer;
     type Action = <Evm as Chain>::Action;
     type Evidence = <Evm as Chain>::Evidence;
+    type Search = <Evm as Chain>::Search;
 
     fn network(&self) -> &Network {
         self.evm.network()
@@ -336,6 +337,9 @@ impl Chain for Narrow {
     }
     fn depth_required(&self) -> u64 {
         self.evm.depth_required()
+    }
+    fn finality(&self) -> Finality {
+        self.evm.finality()
     }
     fn in_flight_max(&self) -> usize {
         1
@@ -369,6 +373,9 @@ impl Chain for Narrow {
     }
     async fn status(&self, watched: &[Watched]) -> Vec<Result<Status<Self::Evidence>, Fault>> {
         self.evm.status(watched).await
+    }
+    async fn find(&self, search: &Self::Search) -> Result<Option<Found<Self::Evidence>>, Fault> {
+        self.evm.find(search).await
     }
     async fn replace(&self, transaction: &Transaction) -> Result<Option<Transaction>, Fault> {
         self.evm.replace(transaction).await

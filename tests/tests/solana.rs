@@ -19,7 +19,7 @@ use quittance_core::{
     PaymentRequest, Reason, Scheme, Scope, SystemClock,
 };
 use quittance_devnet::{SOLANA_TOKEN_2022, SOLANA_USDC};
-use quittance_engine::{Engine, Patience};
+use quittance_engine::{Engine, Event, Patience};
 use quittance_http::{BuyError, Buyer, PaymentLayer};
 use quittance_solana::{
     Blockhashes, Commitment, ExactOffer, ExactPayer, Extension, Keypair, Pubkey, Solana,
@@ -276,6 +276,55 @@ async fn after_restarts_no_payment_succeeds_by_the_transaction_of_another() {
     let second = settled(&engine, &y).await;
     assert_ne!(first.transaction, second.transaction);
     assert_eq!(setting.received().await, amount(2));
+}
+
+/// A fork that was confirmed and dropped: the cluster no longer knows a payment whose success was reported. It is sent again,
+/// settles again, and is not reported twice; once it is finalized it is watched no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_settled_payment_that_the_cluster_loses_is_sent_again_until_it_is_final() {
+    let setting = Setting::start(TokenProgram::SplToken, None).await;
+    let engine = hasty(&setting).await;
+    let request = setting.request().await;
+    let id = id(&setting, &request);
+    let mut events = engine.events();
+    let asking = tokio::spawn({
+        let (engine, request) = (engine.clone(), request.clone());
+        async move { engine.settle(&request).await.unwrap() }
+    });
+    until("the node has it", || async {
+        setting.node.calls("sendTransaction") > 0
+    })
+    .await;
+    setting.local.mine(3).await.unwrap();
+    let first = asking.await.unwrap();
+    assert!(first.success, "{first:?}");
+    let sent = setting.node.calls("sendTransaction");
+    setting
+        .node
+        .rewrites("getSignatureStatuses", |params, mut result| {
+            let count = params[0].as_array().map_or(0, Vec::len);
+            result["value"] = json!(vec![Value::Null; count]);
+            result
+        });
+    until("it is sent again", || async {
+        setting.node.calls("sendTransaction") > sent
+    })
+    .await;
+    let undone = events.recv().await.unwrap();
+    assert!(matches!(undone, Event::Undone { settlement, .. } if settlement == id));
+    let again = engine.settle(&request).await.unwrap();
+    assert_eq!(
+        again.error_reason.as_deref(),
+        Some(Reason::DUPLICATE_SETTLEMENT.code())
+    );
+    setting.node.mend();
+    let restored = events.recv().await.unwrap();
+    assert!(matches!(restored, Event::Restored { settlement, .. } if settlement == id));
+    let known = async || engine.settlement(&id).await.unwrap().unwrap();
+    assert_eq!(known().await.final_at, None);
+    setting.local.mine(60).await.unwrap();
+    until("it is final", || async { known().await.final_at.is_some() }).await;
+    assert_eq!(setting.received().await, amount(1));
 }
 
 /// attacks.md 131: the same bytes, until somebody has them.

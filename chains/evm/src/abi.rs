@@ -7,6 +7,7 @@ sol! {
     #[derive(Debug)]
     interface Eip3009 {
         event AuthorizationUsed(address indexed authorizer, bytes32 indexed nonce);
+        event AuthorizationCanceled(address indexed authorizer, bytes32 indexed nonce);
         function transferWithAuthorization(
             address from, address to, uint256 value, uint256 validAfter, uint256 validBefore, bytes32 nonce,
             uint8 v, bytes32 r, bytes32 s

@@ -11,8 +11,8 @@ use alloy::sol_types::SolEvent;
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use quittance_core::{
-    Chain, Clock, Fault, FaultKind, Health, LaneId, Network, Problem, Scope, Status, Submission,
-    SystemClock, Transaction, Watched,
+    Chain, Clock, Fault, FaultKind, Finality, Found, Health, LaneId, Network, Problem, Scope,
+    Status, Submission, SystemClock, Transaction, Watched,
 };
 use quittance_nodes::{Nodes, read_answer};
 use serde::Deserialize;
@@ -28,6 +28,7 @@ use crate::probe::{self, Answer, Probe};
 use crate::rpc;
 use crate::status::Lookup;
 use crate::transaction::{Body, Unsigned};
+use crate::used::{self, AuthorizationUse};
 
 /// A key that signs transactions, wherever it lives: in memory, in a key store, with a key service.
 pub type Signer = Arc<dyn TxSigner<Signature> + Send + Sync>;
@@ -47,6 +48,10 @@ pub struct EvmConfig {
     pub tokens: Vec<Token>,
     /// How many blocks deep a payment must be to count as settled.
     pub depth_required: u64,
+    /// How many blocks deep a settled payment must be to need no more watching.
+    pub final_depth: u64,
+    /// How long a settled payment is watched at least.
+    pub final_after: Duration,
     /// The most that is paid for a unit of gas, in wei.
     pub gas_price_max: u128,
     /// The most gas that one payment may take.
@@ -94,6 +99,10 @@ impl EvmConfig {
             rpc_timeout: Duration::from_secs(8),
             signers,
             depth_required: 1,
+            // Two epochs of Ethereum, after which a block is finalized as a rule.
+            final_depth: 64,
+            // As long as Ethereum takes to finalize, and with it what rollups with faster blocks have posted there.
+            final_after: Duration::from_secs(15 * 60),
             // Some hundred times what the chains of the table ask on an ordinary day, Ethereum's bad days included.
             gas_price_max: 500_000_000_000,
             // USDC takes under 100,000; a contract wallet that checks a passkey in Solidity some 400,000.
@@ -469,6 +478,7 @@ impl Chain for Evm {
     type Answer = Answer;
     type Action = Call;
     type Evidence = Evidence;
+    type Search = AuthorizationUse;
 
     fn network(&self) -> &Network {
         &self.config.network
@@ -480,6 +490,13 @@ impl Chain for Evm {
 
     fn depth_required(&self) -> u64 {
         self.config.depth_required.max(1)
+    }
+
+    fn finality(&self) -> Finality {
+        Finality {
+            depth: self.config.final_depth.max(self.depth_required()),
+            age: self.config.final_after,
+        }
     }
 
     fn in_flight_max(&self) -> usize {
@@ -564,6 +581,10 @@ impl Chain for Evm {
             }
         }
         statuses
+    }
+
+    async fn find(&self, used: &AuthorizationUse) -> Result<Option<Found<Evidence>>, Fault> {
+        used::find(&self.rpc, used).await
     }
 
     async fn replace(&self, transaction: &Transaction) -> Result<Option<Transaction>, Fault> {

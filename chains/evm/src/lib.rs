@@ -29,8 +29,10 @@ mod signature;
 mod status;
 mod submission;
 mod transaction;
+mod used;
 
 pub use chain::{Call, ConfigError, Evidence, Evm, EvmConfig, GasLimit, Log, Signer};
 pub use exact::{Exact, ExactOffer, ExactPayer, reason};
 pub use known::{Token, TransferMethod};
 pub use probe::{Answer, Condition, Outcome, Probe, Step};
+pub use used::AuthorizationUse;

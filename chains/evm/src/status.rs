@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use alloy::primitives::{B256, U64};
-use quittance_core::{Fault, LaneId, Status, Transaction, TransactionId, Watched};
+use quittance_core::{Fault, Found, LaneId, Status, Transaction, TransactionId, Watched};
 use quittance_nodes::{Answer, Call, Nodes, read_answer};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ pub(crate) struct Lookup<'rpc> {
 }
 
 /// One place, as far as it could be learnt.
-type Found = Result<Status<Evidence>, Fault>;
+type Looked = Result<Status<Evidence>, Fault>;
 
 /// `eth_getTransactionReceipt`, as much of it as is needed. A field that is missing is an answer that cannot be used.
 #[derive(Deserialize)]
@@ -54,7 +54,7 @@ impl<'rpc> Lookup<'rpc> {
     ///
     /// # Errors
     /// When no node answers at all.
-    pub(crate) async fn places(&self, watched: &[Watched]) -> Result<Vec<Found>, Fault> {
+    pub(crate) async fn places(&self, watched: &[Watched]) -> Result<Vec<Looked>, Fault> {
         let mut lanes: BTreeMap<&LaneId, Result<u64, Fault>> = BTreeMap::new();
         for place in watched {
             lanes.insert(&place.lane, Ok(0));
@@ -130,7 +130,7 @@ impl Blocks {
     /// A receipt alone proves nothing. Some nodes tell receipts of the block that is being built, with a hash of zeros (the
     /// preconfirmations of Base's Flashblocks) or with the hash it is expected to have; some keep the receipts of blocks
     /// that were replaced for a while. It counts once the chain has that very block.
-    fn status(&self, receipt: Receipt) -> Found {
+    fn status(&self, receipt: Receipt) -> Looked {
         let (Some(number), Some(hash)) = (receipt.block_number, receipt.block_hash) else {
             return Ok(Status::Pending);
         };
@@ -151,6 +151,41 @@ impl Blocks {
                 logs: receipt.logs,
             },
         })
+    }
+}
+
+/// An included transaction by its hash, which a log named. At depth 0 where its receipt is not there, or not of a block that
+/// the chain has: then it cannot be said yet what it did.
+pub(crate) async fn inclusion(rpc: &Nodes, hash: B256) -> Found<Evidence> {
+    match status(rpc, hash).await {
+        Ok(Status::Included {
+            id,
+            depth,
+            evidence,
+        }) => Found {
+            id,
+            depth,
+            evidence,
+        },
+        _ => Found {
+            id: TransactionId::new(&format!("{hash:#x}")),
+            depth: 0,
+            evidence: Evidence {
+                succeeded: false,
+                logs: Vec::new(),
+            },
+        },
+    }
+}
+
+async fn status(rpc: &Nodes, hash: B256) -> Looked {
+    let receipt: Option<Receipt> = rpc.ask("eth_getTransactionReceipt", json!([hash])).await?;
+    match receipt.filter(|receipt| receipt.transaction_hash == hash) {
+        Some(receipt) => {
+            let blocks = Blocks::of(rpc, std::iter::once(&receipt)).await?;
+            blocks.status(receipt)
+        }
+        None => Ok(Status::Pending),
     }
 }
 

@@ -4,6 +4,7 @@
 //! send it until it is included, or its blockhash has died. So nothing is numbered, nothing is grouped, and nothing can be
 //! replaced or filled: a transaction out there is included, once, or it dies within two minutes.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,8 +14,8 @@ use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use quittance_core::{
-    Chain, Fault, FaultKind, Health, LaneId, Network, Problem, Scope, Status, Submission,
-    Transaction, TransactionId, Watched,
+    Chain, Fault, FaultKind, Finality, Found, Health, LaneId, Network, Problem, Scope, Status,
+    Submission, Transaction, TransactionId, Watched,
 };
 use quittance_nodes::{Nodes, read_answer, unavailable};
 use serde_json::{Value, json};
@@ -326,6 +327,8 @@ impl Chain for Solana {
     type Answer = Answer;
     type Action = Partial;
     type Evidence = Evidence;
+    /// Whoever sends it, a payment is one transaction, with one id: its status says all.
+    type Search = Infallible;
 
     fn network(&self) -> &Network {
         &self.config.network
@@ -340,6 +343,14 @@ impl Chain for Solana {
         match self.config.commitment {
             Commitment::Confirmed => 1,
             Commitment::Finalized => FINALIZED_DEPTH,
+        }
+    }
+
+    /// What the cluster calls finalized cannot be undone, however short a time ago it was.
+    fn finality(&self) -> Finality {
+        Finality {
+            depth: FINALIZED_DEPTH,
+            age: Duration::ZERO,
         }
     }
 
@@ -387,6 +398,10 @@ impl Chain for Solana {
 
     async fn status(&self, watched: &[Watched]) -> Vec<Result<Status<Evidence>, Fault>> {
         status::look(&self.rpc, &self.horizon, self.depth_required(), watched).await
+    }
+
+    async fn find(&self, search: &Infallible) -> Result<Option<Found<Evidence>>, Fault> {
+        match *search {}
     }
 
     async fn replace(&self, _: &Transaction) -> Result<Option<Transaction>, Fault> {

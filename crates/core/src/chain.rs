@@ -118,8 +118,30 @@ pub enum Status<Evidence> {
         /// What the chain says it did.
         evidence: Evidence,
     },
-    /// Certain, at the depth the chain asks for: none of them is in a block and none ever will be.
+    /// Certain, at the depth the chain asks for: none of them is in a block and none ever will be. Their number may be taken
+    /// by another transaction, or still be free because they have expired: then the engine uses it up with
+    /// [`Chain::fill`].
     Gone,
+}
+
+/// An included transaction, and what it did.
+#[derive(Debug, Clone)]
+pub struct Found<Evidence> {
+    /// Which one.
+    pub id: TransactionId,
+    /// How many blocks deep: 1 in the newest block; 0 where what it did is not known yet.
+    pub depth: u64,
+    /// What the chain says it did.
+    pub evidence: Evidence,
+}
+
+/// When the block of a settled payment counts as final, and the payment needs no more watching. Both must hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Finality {
+    /// How many blocks deep the transaction must be.
+    pub depth: u64,
+    /// How long ago the payment must have been settled.
+    pub age: Duration,
 }
 
 /// One place in a lane whose outcome is awaited.
@@ -206,6 +228,9 @@ pub trait Chain: Send + Sync + 'static {
     type Action: Send + Sync + 'static;
     /// What the chain says a transaction did.
     type Evidence: Send + Sync + 'static;
+    /// What finds the transaction that used an authorization. [`Infallible`](std::convert::Infallible) on chains where
+    /// the authorization is the transaction.
+    type Search: Send + Sync + 'static;
 
     /// Which chain this is.
     fn network(&self) -> &Network;
@@ -215,6 +240,9 @@ pub trait Chain: Send + Sync + 'static {
 
     /// How many blocks deep a transaction must be before its payment counts as settled: at least 1.
     fn depth_required(&self) -> u64;
+
+    /// When a settled payment is final.
+    fn finality(&self) -> Finality;
 
     /// How many transactions of one signer may be out at once: at least 1, and no more than nodes keep of one signer. Where
     /// they stand in no line, as many may be on their way to the nodes side by side.
@@ -271,6 +299,13 @@ pub trait Chain: Send + Sync + 'static {
     /// # Errors
     /// For each place, when it cannot be learnt. Never [`Status::Gone`] on a guess.
     async fn status(&self, watched: &[Watched]) -> Vec<Result<Status<Self::Evidence>, Fault>>;
+
+    /// Finds the included transaction that used an authorization, whoever sent it. `None` where the nodes know of none, as
+    /// far back as they are asked.
+    ///
+    /// # Errors
+    /// When no node can search.
+    async fn find(&self, search: &Self::Search) -> Result<Option<Found<Self::Evidence>>, Fault>;
 
     /// Signs the same actions at the same place for a higher fee, high enough for nodes to take it in exchange.
     /// `None` where that is not possible: the operator's fee limit is reached, or the chain has no such thing.

@@ -37,6 +37,8 @@ impl Reason {
     pub const SETTLEMENT_PENDING: Self = Self::new("settlement_pending");
     /// The authorization ran out before anything was broadcast, or before what was broadcast was included.
     pub const SETTLEMENT_EXPIRED: Self = Self::new("settlement_expired");
+    /// The recipient was paid, by a transaction that this facilitator did not send. Always comes with that transaction.
+    pub const SETTLED_BY_OTHER_TRANSACTION: Self = Self::new("settled_by_other_transaction");
     /// The chain refused the transaction, or included it without effect.
     pub const INVALID_TRANSACTION_STATE: Self = Self::new("invalid_transaction_state");
     /// The asset is not on the operator's list.

@@ -34,7 +34,8 @@ mod time;
 
 pub use amount::{Amount, AmountError};
 pub use chain::{
-    Chain, Health, LaneId, Problem, Scope, Status, Submission, Transaction, TransactionId, Watched,
+    Chain, Finality, Found, Health, LaneId, Problem, Scope, Status, Submission, Transaction,
+    TransactionId, Watched,
 };
 pub use ends::{Asset, AuthorizationState, NoQuote, Offer, OfferError, Payer, PayerError, Quote};
 pub use error::{Fault, FaultKind, Malformed, Reason, Refusal, Rejection};

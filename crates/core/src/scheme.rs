@@ -93,6 +93,12 @@ pub trait Payment<C: Chain + ?Sized>: Send + Sync {
         None
     }
 
+    /// What finds the transaction that used this authorization, if `rejection` says that it was used. `None` where it
+    /// says something else, and where the authorization is itself a transaction.
+    fn used_by(&self, _rejection: &Rejection) -> Option<C::Search> {
+        None
+    }
+
     /// What really happened, as far as this payment is concerned: did the money move, all of it?
     fn effect(&self, amount: Amount, evidence: &C::Evidence) -> Effect;
 }

@@ -12,15 +12,17 @@ use quittance_core::{
     Chain, Clock, Facilitator, FacilitatorError, Fault, FaultKind, Health, Network, PaymentId,
     PaymentRequest, Reason, Rejection, Scheme, SignatureClaim, SystemClock, TransactionId,
 };
+use tokio::sync::broadcast;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use crate::event::{EVENTS_MAX, Event};
 use crate::failures::FailureLimits;
 use crate::journal::{Journal, Settlement};
 use crate::policy::{AllowAll, Policy};
-use crate::rail::{Rail, Shared};
+use crate::rail::{Rail, Shared, Unheard};
 use crate::signatures::Signatures;
 use crate::watch::Patience;
 
@@ -42,6 +44,8 @@ const STOP_MAX: Duration = Duration::from_secs(10);
 pub struct Engine {
     rails: Arc<Vec<Arc<dyn AnyRail>>>,
     journal: Arc<dyn Journal>,
+    events: broadcast::Sender<Event>,
+    unheard: Unheard,
     stopping: CancellationToken,
     tasks: TaskTracker,
     /// Stops the tasks when the last clone is dropped.
@@ -188,6 +192,8 @@ impl EngineBuilder {
             settle_wait: self.settle_wait,
             patience: self.patience,
             failure_limits: self.failure_limits,
+            events: broadcast::Sender::new(EVENTS_MAX),
+            unheard: Unheard::default(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
@@ -211,6 +217,8 @@ impl EngineBuilder {
         }
         let Shared {
             journal,
+            events,
+            unheard,
             stopping,
             tasks,
             ..
@@ -218,6 +226,8 @@ impl EngineBuilder {
         Ok(Engine {
             rails: Arc::new(rails),
             journal,
+            events,
+            unheard,
             _stop: Arc::new(stopping.clone().drop_guard()),
             stopping,
             tasks,
@@ -282,6 +292,19 @@ impl Engine {
             settlements.extend(self.journal.settlement(&id).await?);
         }
         Ok(settlements)
+    }
+
+    /// Notes that an answer which reported the success of a settlement was lost on its way to the caller: for a minute, the next
+    /// who asks with the same request hears success again. For servers whose connection broke before the answer was handed to
+    /// it. Whoever says so of an answer that did arrive lets one payment be reported twice.
+    pub fn answer_was_lost(&self, settlement: PaymentId) {
+        self.unheard.note(settlement);
+    }
+
+    /// What happens to payments after they were settled, from now on. A subscriber that is more than a thousand events behind
+    /// loses the oldest; [`settlement`](Self::settlement) has the state of each.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
     }
 
     /// How every network is, as last looked at.

@@ -99,6 +99,8 @@ pub(crate) struct Job<C: Chain> {
     /// Whether it shares no transaction with others: it was in one that had no effect for it, though it should have had; or
     /// in a group that the chain did not sign.
     pub(crate) alone: bool,
+    /// Whether success was reported for it, before the chain took it back. It is not given up for a fault of ours.
+    pub(crate) told: bool,
     pub(crate) hold: Hold,
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quittance_core::{
-    Chain, Clock, Fault, LaneId, PaymentId, Submission, Transaction, TransactionId,
+    Chain, Clock, Fault, LaneId, PaymentId, Submission, Transaction, TransactionId, Watched,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::error;
@@ -55,6 +55,19 @@ impl Journaled {
     }
 }
 
+/// What is to be asked about the transactions of one place.
+pub(crate) fn watched(place: &[Journaled]) -> Watched {
+    let (lane, at) = place[0].key();
+    Watched {
+        lane,
+        place: at,
+        transactions: place
+            .iter()
+            .map(|journaled| journaled.transaction().clone())
+            .collect(),
+    }
+}
+
 /// Writes to the journal until it is written, or until this process stops: then the next one reads what there is.
 pub(crate) struct Keeper {
     pub(crate) journal: Arc<dyn Journal>,
@@ -95,6 +108,11 @@ impl Keeper {
                 .conclude(id, attempt, outcome, self.clock.now())
         })
         .await
+    }
+
+    /// Notes that the blocks of these settlements are final. One that is not noted is looked at again.
+    pub(crate) async fn finalize(&self, ids: &[PaymentId]) -> Result<(), JournalError> {
+        self.journal.finalize(ids, self.clock.now()).await
     }
 
     async fn insist<T, F: Future<Output = Result<T, JournalError>>>(

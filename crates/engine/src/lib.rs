@@ -19,6 +19,7 @@
 //! ```
 
 mod engine;
+mod event;
 mod failures;
 mod job;
 mod journal;
@@ -34,6 +35,7 @@ mod turns;
 mod watch;
 
 pub use engine::{Engine, EngineBuilder, SETTLE_WAIT};
+pub use event::Event;
 pub use failures::FailureLimits;
 pub use journal::{
     Claim, Claimed, FAILURES_MAX, Journal, JournalError, Outcome, Settlement, SqliteJournal, State,

@@ -223,7 +223,7 @@ impl Endpoint {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct SettlementState {
     id: String,
-    /// `pending`, `settled`, `failed` or `released`.
+    /// `pending`, `settled`, `failed`, `released` or `lost`.
     state: &'static str,
     network: String,
     scheme: String,
@@ -244,6 +244,9 @@ pub(crate) struct SettlementState {
     expires: u64,
     /// Whether somebody was told `success: true`.
     told: bool,
+    /// Whether the block of a settled payment counts as final.
+    #[serde(rename = "final")]
+    is_final: bool,
 }
 
 impl From<Settlement> for SettlementState {
@@ -254,6 +257,9 @@ impl From<Settlement> for SettlementState {
             State::Concluded(Outcome::Settled { .. }) => ("settled", None, None),
             State::Concluded(Outcome::Failed { reason, detail, .. }) => {
                 ("failed", Some(reason.to_string()), Some(detail.clone()))
+            }
+            State::Concluded(Outcome::Lost { reason, detail, .. }) => {
+                ("lost", Some(reason.to_string()), Some(detail.clone()))
             }
             // What exactly failed stands in the log and in the journal; it may name nodes and signers.
             State::Concluded(Outcome::Released { .. }) => {
@@ -282,6 +288,7 @@ impl From<Settlement> for SettlementState {
             claimed_at: settlement.claimed_at.secs(),
             expires: claim.expires.secs(),
             told: settlement.told_at.is_some(),
+            is_final: settlement.final_at.is_some(),
         }
     }
 }
@@ -316,8 +323,11 @@ mod tests {
             failures: 0,
             state: State::Concluded(Outcome::Released { fault }),
             transactions: Vec::new(),
+            withdrawn: Vec::new(),
             claimed_at: Timestamp::from_secs(1),
+            concluded_at: Some(Timestamp::from_secs(1)),
             told_at: None,
+            final_at: None,
         });
         let told = serde_json::to_string(&state).unwrap();
         assert!(told.contains("\"released\"") && told.contains("may be settled again"));

@@ -209,6 +209,10 @@ pub struct EvmNetwork {
     /// How many blocks deep a payment must be to count as settled.
     #[serde(default = "default_depth")]
     pub depth: u64,
+    /// How many blocks deep a settled payment must be to need no more watching.
+    pub final_depth: Option<u64>,
+    /// How long a settled payment is watched at least, in seconds.
+    pub final_secs: Option<u64>,
     /// The most that is paid for a unit of gas, in gwei.
     pub max_gas_price_gwei: Option<u64>,
     /// The most gas that one payment may take.

@@ -24,6 +24,7 @@ pub mod assemble;
 pub mod bench;
 pub mod config;
 mod connections;
+mod delivery;
 mod path;
 mod peer;
 mod rate;

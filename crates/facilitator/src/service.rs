@@ -33,6 +33,7 @@ use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 use crate::access::{self, Door, Keys};
 use crate::answers::{Endpoint, ErrorCode, Problem, SettlementState};
 use crate::config::{Config, Limits, WAIT_MAX};
+use crate::delivery;
 use crate::path;
 use crate::rate::{Caller, Rate, Rates};
 use crate::server::Spare;
@@ -299,15 +300,15 @@ async fn verify(
     answer.map(Json).map_err(|error| problem(endpoint, error))
 }
 
-async fn settle(
-    State(service): State<Service>,
-    request: Request,
-) -> Result<Json<SettleResponse>, Problem> {
+async fn settle(State(service): State<Service>, request: Request) -> Result<Response, Problem> {
     let endpoint = Endpoint::Settle;
     let caller = request.extensions().get().copied();
     let request = match service.read(request, endpoint).await? {
         Ok(request) => request,
-        Err(rejection) => return Ok(Json(SettleResponse::failed("", &rejection, None, ""))),
+        Err(rejection) => {
+            let refused = SettleResponse::failed("", &rejection, None, "");
+            return Ok(Json(refused).into_response());
+        }
     };
     let _waiting = Service::place(&service.waiting, caller)?;
     let working = Service::place(&service.working, caller)?;
@@ -328,7 +329,10 @@ async fn settle(
         transaction = told.map(|outcome| outcome.transaction.as_str()),
         "settle"
     );
-    answer.map(Json).map_err(|error| problem(endpoint, error))
+    match answer {
+        Ok(outcome) => Ok(delivery::settled(&service.engine, outcome)),
+        Err(error) => Err(problem(endpoint, error)),
+    }
 }
 
 async fn supported(State(service): State<Service>) -> Result<Response, Problem> {

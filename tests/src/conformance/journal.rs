@@ -37,6 +37,8 @@ macro_rules! journal_conformance {
             nothing_is_recorded_for_a_settlement_that_has_ended
             transactions_are_found_by_their_place
             a_settled_authorization_is_never_claimed_again_and_told_once
+            what_has_settled_is_watched_until_it_is_final
+            a_settlement_that_is_opened_again_settles_or_is_lost_and_is_told_once
             a_failed_attempt_may_be_repeated_a_few_times
             a_released_attempt_may_be_repeated_at_once
             a_late_conclusion_does_not_touch_a_later_attempt
@@ -237,7 +239,10 @@ pub async fn a_withdrawn_transaction_frees_its_place<F: JournalFixture>() {
         .await
         .expect("a withdrawal");
     assert_eq!(journal.next_place("test:1", &lane).await, Ok(0));
-    assert_eq!(known(&journal, &a).await.transactions, vec![]);
+    let withdrawn = known(&journal, &a).await;
+    assert_eq!(withdrawn.transactions, vec![]);
+    // A node that refused it could have been wrong: it is still known what to ask about.
+    assert_eq!(withdrawn.withdrawn, vec![(1, transaction("0x1", 5))]);
     let lanes_places = journal.transactions_at("test:1", &lane, 0..10).await;
     assert_eq!(lanes_places, Ok(vec![]));
 }
@@ -384,6 +389,88 @@ pub async fn a_settled_authorization_is_never_claimed_again_and_told_once<F: Jou
     let told = join_all((0..50).map(|_| journal.tell(&a.id, attempt, NOW))).await;
     assert_eq!(told.iter().filter(|told| **told == Ok(true)).count(), 1);
     assert_eq!(taken(&journal, &a).await.told_at, Some(NOW));
+}
+
+/// It is listed as long as the chain could take it back.
+pub async fn what_has_settled_is_watched_until_it_is_final<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let claims = ["a", "b", "c", "d"].map(claim);
+    let ends = [settled("0x1"), settled("0x2"), failed(None), settled("0x3")];
+    for (claim, end) in claims.iter().zip(&ends) {
+        let attempt = win(&journal, claim).await;
+        journal
+            .conclude(&claim.id, attempt, end, NOW)
+            .await
+            .expect("a conclusion");
+    }
+    let [a, b, failed, d] = claims;
+    let mut expected = vec![a.id, b.id, d.id];
+    expected.sort();
+    assert_eq!(journal.not_final("test:1").await, Ok(expected));
+    assert_eq!(journal.not_final("test:2").await, Ok(vec![]));
+    let later = NOW.plus_secs(9);
+    // What has not settled cannot be final.
+    let all = [a.id, d.id, failed.id];
+    journal.finalize(&all, later).await.expect("a write");
+    assert_eq!(journal.not_final("test:1").await, Ok(vec![b.id]));
+    assert_eq!(known(&journal, &a).await.final_at, Some(later));
+    assert_eq!(known(&journal, &failed).await.final_at, None);
+    assert_eq!(journal.reopen(&a.id, 1).await, Ok(false));
+    assert_eq!(
+        known(&journal, &a).await.state,
+        State::Concluded(settled("0x1"))
+    );
+}
+
+/// What the chain took back, before and after success was reported.
+pub async fn a_settlement_that_is_opened_again_settles_or_is_lost_and_is_told_once<
+    F: JournalFixture,
+>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let (told, untold) = (claim("told"), claim("untold"));
+    for claim in [&told, &untold] {
+        let attempt = win(&journal, claim).await;
+        assert_eq!(journal.reopen(&claim.id, attempt).await, Ok(false));
+        let end = settled("0x1");
+        let concluded = journal.conclude(&claim.id, attempt, &end, NOW).await;
+        assert_eq!(concluded, Ok(true));
+    }
+    assert_eq!(journal.tell(&told.id, 1, NOW).await, Ok(true));
+    for claim in [&told, &untold] {
+        assert_eq!(journal.reopen(&claim.id, 2).await, Ok(false));
+        assert_eq!(journal.reopen(&claim.id, 1).await, Ok(true));
+        assert_eq!(known(&journal, claim).await.state, State::Open);
+        assert_eq!(journal.tell(&claim.id, 1, NOW).await, Ok(false));
+        let again = transaction("0x2", 7);
+        journal
+            .record("test:1", &again, &[claim.id], NOW)
+            .await
+            .expect("a record");
+    }
+    assert_eq!(journal.not_final("test:1").await, Ok(vec![]));
+    assert_eq!(journal.open("test:1").await.expect("a read").len(), 2);
+    assert_eq!(known(&journal, &told).await.told_at, Some(NOW));
+    // One settles again, and is told to nobody twice.
+    let end = settled("0x2");
+    for claim in [&told, &untold] {
+        assert_eq!(journal.conclude(&claim.id, 1, &end, NOW).await, Ok(true));
+    }
+    assert_eq!(journal.tell(&told.id, 1, NOW).await, Ok(false));
+    assert_eq!(journal.tell(&untold.id, 1, NOW).await, Ok(true));
+    // Then it is lost, for good.
+    assert_eq!(journal.reopen(&told.id, 1).await, Ok(true));
+    let lost = Outcome::Lost {
+        reason: Reason::SETTLEMENT_EXPIRED,
+        detail: "it's \"odd\"".to_owned(),
+        transaction: Some(TransactionId::new("0x2")),
+    };
+    assert_eq!(journal.conclude(&told.id, 1, &lost, NOW).await, Ok(true));
+    let settlement = taken(&journal, &told).await;
+    assert_eq!(settlement.state, State::Concluded(lost));
+    assert_eq!(settlement.told_at, Some(NOW));
+    assert_eq!(journal.tell(&told.id, 1, NOW).await, Ok(false));
 }
 
 /// A failure that cost gas counts; enough of them end it.

@@ -30,6 +30,7 @@ use crate::hex::{HexBytes, address};
 use crate::known::{self, Token, TransferMethod};
 use crate::probe::{Condition, Outcome, Probe, Step};
 use crate::signature::{Ecdsa, SIGNATURE_MAX, Signature};
+use crate::used::AuthorizationUse;
 
 /// The scheme's name on the wire.
 const NAME: &str = "exact";
@@ -456,6 +457,14 @@ impl Payment<Evm> for Eip3009Payment {
             // A contract wallet's code runs in the transfer and could take the others' gas.
             shareable: by_key.is_some(),
             mark: self.mark(),
+        })
+    }
+
+    fn used_by(&self, rejection: &Rejection) -> Option<AuthorizationUse> {
+        (rejection.reason == reason::NONCE_ALREADY_USED).then_some(AuthorizationUse {
+            token: self.token,
+            authorizer: self.authorization.from,
+            nonce: self.authorization.nonce,
         })
     }
 

@@ -7,8 +7,12 @@
 //! 3. the **conclusion**, before anybody is told.
 //!
 //! A fourth, **told**, stands before the answer `success: true`, which is given at most once.
+//!
+//! A settled payment is watched until its block is final. One that the chain takes back before is **reopened**, and settles
+//! again or is **lost**.
 
 mod files;
+mod format;
 mod sqlite;
 
 use std::ops::Range;
@@ -60,10 +64,16 @@ pub struct Settlement {
     pub state: State,
     /// Every transaction ever signed for it and not withdrawn, oldest first, with the attempt it belongs to.
     pub transactions: Vec<(u32, Transaction)>,
+    /// Those that were withdrawn. A node refused each of them, and could have been wrong.
+    pub withdrawn: Vec<(u32, Transaction)>,
     /// When the current attempt was claimed.
     pub claimed_at: Timestamp,
+    /// When the current attempt ended.
+    pub concluded_at: Option<Timestamp>,
     /// When somebody was told `success: true`.
     pub told_at: Option<Timestamp>,
+    /// When the block of its transaction was found final. From then on it is not watched any more.
+    pub final_at: Option<Timestamp>,
 }
 
 /// Where a settlement stands.
@@ -92,6 +102,16 @@ pub enum Outcome {
         /// For people.
         detail: String,
         /// The transaction that was included without effect, if it came to that.
+        transaction: Option<TransactionId>,
+    },
+    /// The money had moved and success was reported; then the chain took the transaction back, and it cannot be sent again. The
+    /// seller has delivered and is not paid.
+    Lost {
+        /// Why it cannot be sent again.
+        reason: Reason,
+        /// For people.
+        detail: String,
+        /// The transaction to look at.
         transaction: Option<TransactionId>,
     },
     /// Nothing was ever sent, for a reason of ours. The authorization may be claimed again at once.
@@ -155,6 +175,13 @@ pub trait Journal: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<bool, JournalError>;
 
+    /// Opens a settlement again that has settled in this attempt and is not final, because the chain no longer has its
+    /// transaction. Says whether it did. Whether success was reported stays known.
+    async fn reopen(&self, id: &PaymentId, attempt: u32) -> Result<bool, JournalError>;
+
+    /// Notes that the blocks of these settlements are final.
+    async fn finalize(&self, ids: &[PaymentId], now: Timestamp) -> Result<(), JournalError>;
+
     /// Asks for the right to say `success: true` for an authorization that has settled in this attempt. Yes once, ever.
     async fn tell(
         &self,
@@ -175,6 +202,9 @@ pub trait Journal: Send + Sync + 'static {
     /// The open settlements of a network, oldest first. What each is like is to be read once it is certain that nobody
     /// else works on it.
     async fn open(&self, network: &str) -> Result<Vec<PaymentId>, JournalError>;
+
+    /// The settlements of a network that have settled and are not final, oldest first.
+    async fn not_final(&self, network: &str) -> Result<Vec<PaymentId>, JournalError>;
 
     /// The transactions recorded for these places in a lane, by place, and for each place oldest first.
     async fn transactions_at(
@@ -219,13 +249,22 @@ impl Settlement {
             .map(|(_, transaction)| transaction)
     }
 
-    /// The transaction somebody who asks should look at: the one that decided, else the newest.
+    /// Every transaction that was ever signed for it, withdrawn ones included.
+    pub fn all_transactions(&self) -> impl Iterator<Item = &Transaction> {
+        let all = self.transactions.iter().chain(&self.withdrawn);
+        all.map(|(_, transaction)| transaction)
+    }
+
+    /// The transaction somebody who asks should look at: the one that decided, else the newest that was sent.
     pub fn evidence(&self) -> Option<&TransactionId> {
+        let newest = || self.transaction().map(|transaction| &transaction.id);
         match &self.state {
             State::Concluded(Outcome::Settled { transaction, .. }) => Some(transaction),
-            State::Concluded(Outcome::Failed { transaction, .. }) => transaction.as_ref(),
+            State::Concluded(
+                Outcome::Failed { transaction, .. } | Outcome::Lost { transaction, .. },
+            ) => transaction.as_ref().or_else(newest),
             State::Concluded(Outcome::Released { .. }) => None,
-            State::Open => self.transaction().map(|transaction| &transaction.id),
+            State::Open => newest(),
         }
     }
 }

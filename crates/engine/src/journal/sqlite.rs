@@ -25,19 +25,8 @@ use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::files::{self, Files};
+use super::format::{TOUCH, prepare};
 use super::{Claim, Claimed, FAILURES_MAX, Journal, JournalError, Outcome, Settlement, State};
-
-/// The version of the file's format, in SQLite's `user_version`.
-const FORMAT: i64 = 1;
-
-/// The tables of format 1.
-const SCHEMA: &str = include_str!("schema.sql");
-
-/// Writes the database's first page and changes nothing.
-const TOUCH: &str = "PRAGMA user_version = 1";
-
-/// How many tables the schema makes.
-const TABLES: i64 = 3;
 
 /// How many writes may wait. Each is a settlement's; more than this many at once and callers are told to wait.
 const QUEUE_MAX: usize = 4096;
@@ -78,6 +67,12 @@ enum Write {
         now: Timestamp,
         reply: Reply<bool>,
     },
+    Reopen {
+        id: PaymentId,
+        attempt: u32,
+        reply: Reply<bool>,
+    },
+    Finalize(Vec<PaymentId>, Timestamp, Reply<()>),
     Tell {
         id: PaymentId,
         attempt: u32,
@@ -306,31 +301,6 @@ async fn connect(options: &SqliteConnectOptions) -> Result<SqliteConnection, Jou
     Ok(connection)
 }
 
-async fn prepare(connection: &mut SqliteConnection) -> Result<(), JournalError> {
-    let format: i64 = sqlx::query_scalar("PRAGMA user_version")
-        .fetch_one(&mut *connection)
-        .await?;
-    let (all, ours): (i64, i64) = sqlx::query_as(
-        "SELECT count(*), count(*) FILTER (WHERE type = 'table'
-             AND name IN ('settlements', 'transactions', 'settlement_transactions')) FROM sqlite_schema",
-    )
-    .fetch_one(&mut *connection)
-    .await?;
-    match format {
-        0 if all == 0 => {
-            sqlx::raw_sql(SCHEMA).execute(connection).await?;
-            Ok(())
-        }
-        FORMAT if ours == TABLES => Ok(()),
-        0 | FORMAT => Err(JournalError::Unavailable(
-            "the file is a database of another program".to_owned(),
-        )),
-        newer => Err(JournalError::Unavailable(format!(
-            "the file has format {newer}; this program knows {FORMAT}"
-        ))),
-    }
-}
-
 /// The writer: as long as there is a journal. It keeps the lock until its last write is done.
 struct Writer {
     files: Files,
@@ -475,6 +445,12 @@ impl Write {
             } => conclude(connection, id, *attempt, outcome, *now)
                 .await
                 .map(Answer::Changed),
+            Self::Reopen { id, attempt, .. } => {
+                reopen(connection, id, *attempt).await.map(Answer::Changed)
+            }
+            Self::Finalize(ids, now, _) => {
+                finalize(connection, ids, *now).await.map(|()| Answer::Done)
+            }
             Self::Tell {
                 id, attempt, now, ..
             } => tell(connection, id, *attempt, *now)
@@ -491,10 +467,16 @@ impl Write {
         };
         match (self, answer) {
             (Self::Claim(.., reply), Answer::Claimed(claimed)) => drop(reply.send(Ok(claimed))),
-            (Self::Conclude { reply, .. } | Self::Tell { reply, .. }, Answer::Changed(changed)) => {
-                drop(reply.send(Ok(changed)))
-            }
-            (Self::Record { reply, .. } | Self::Withdraw(_, reply), Answer::Done) => {
+            (
+                Self::Conclude { reply, .. }
+                | Self::Reopen { reply, .. }
+                | Self::Tell { reply, .. },
+                Answer::Changed(changed),
+            ) => drop(reply.send(Ok(changed))),
+            (
+                Self::Record { reply, .. } | Self::Withdraw(_, reply) | Self::Finalize(_, _, reply),
+                Answer::Done,
+            ) => {
                 drop(reply.send(Ok(())));
             }
             (..) => unreachable!("each write makes its own kind of answer"),
@@ -504,10 +486,14 @@ impl Write {
     fn fail(self, error: JournalError) {
         match self {
             Self::Claim(.., reply) => drop(reply.send(Err(error))),
-            Self::Conclude { reply, .. } | Self::Tell { reply, .. } => {
+            Self::Conclude { reply, .. }
+            | Self::Reopen { reply, .. }
+            | Self::Tell { reply, .. } => {
                 drop(reply.send(Err(error)));
             }
-            Self::Record { reply, .. } | Self::Withdraw(_, reply) => drop(reply.send(Err(error))),
+            Self::Record { reply, .. } | Self::Withdraw(_, reply) | Self::Finalize(_, _, reply) => {
+                drop(reply.send(Err(error)))
+            }
         }
     }
 }
@@ -624,6 +610,17 @@ async fn conclude(
             transaction.as_ref(),
             None,
         ),
+        Outcome::Lost {
+            reason,
+            detail,
+            transaction,
+        } => (
+            "lost",
+            Some(reason.code()),
+            Some(detail.as_str()),
+            transaction.as_ref(),
+            None,
+        ),
         Outcome::Released { fault } => ("released", None, Some(fault.as_str()), None, None),
     };
     // A failure with a transaction cost gas; those are counted.
@@ -651,6 +648,37 @@ async fn conclude(
     .execute(connection)
     .await?;
     Ok(concluded.rows_affected() == 1)
+}
+
+async fn reopen(
+    connection: &mut SqliteConnection,
+    id: &PaymentId,
+    attempt: u32,
+) -> Result<bool, sqlx::Error> {
+    let reopened = sqlx::query(
+        "UPDATE settlements SET state = 'open', transaction_id = NULL, settled_amount = NULL, concluded_at = NULL
+         WHERE id = ?1 AND attempt = ?2 AND state = 'settled' AND final_at IS NULL",
+    )
+    .bind(id.as_bytes().as_slice())
+    .bind(attempt)
+    .execute(connection)
+    .await?;
+    Ok(reopened.rows_affected() == 1)
+}
+
+async fn finalize(
+    connection: &mut SqliteConnection,
+    ids: &[PaymentId],
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    for id in ids {
+        sqlx::query("UPDATE settlements SET final_at = ?2 WHERE id = ?1 AND state = 'settled'")
+            .bind(id.as_bytes().as_slice())
+            .bind(seconds(now))
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
 }
 
 async fn tell(
@@ -703,20 +731,22 @@ async fn with_transactions(
     settlement: Settlement,
 ) -> Result<Settlement, sqlx::Error> {
     let rows = sqlx::query(
-        "SELECT s.attempt, t.id, t.lane, t.place, t.bytes
+        "SELECT s.attempt, t.id, t.lane, t.place, t.bytes, t.withdrawn
          FROM settlement_transactions s JOIN transactions t ON t.id = s.transaction_id
-         WHERE s.settlement = ?1 AND NOT t.withdrawn ORDER BY s.attempt, t.number",
+         WHERE s.settlement = ?1 ORDER BY s.attempt, t.number",
     )
     .bind(settlement.claim.id.as_bytes().as_slice())
     .fetch_all(connection)
     .await?;
-    let transactions = rows
-        .iter()
-        .map(|row| Ok((number(row.try_get("attempt")?)?, transaction(row)?)));
-    Ok(Settlement {
-        transactions: transactions.collect::<Result<_, sqlx::Error>>()?,
-        ..settlement
-    })
+    let mut settlement = settlement;
+    for row in &rows {
+        let all = match row.try_get("withdrawn")? {
+            false => &mut settlement.transactions,
+            true => &mut settlement.withdrawn,
+        };
+        all.push((number(row.try_get("attempt")?)?, transaction(row)?));
+    }
+    Ok(settlement)
 }
 
 fn transaction(row: &SqliteRow) -> Result<Transaction, sqlx::Error> {
@@ -746,12 +776,18 @@ fn settlement(row: &SqliteRow) -> Result<Settlement, sqlx::Error> {
         failures: number(row.try_get("failures")?)?,
         state: state(row)?,
         transactions: Vec::new(),
+        withdrawn: Vec::new(),
         claimed_at: time(row.try_get("claimed_at")?)?,
-        told_at: row
-            .try_get::<Option<i64>, _>("told_at")?
-            .map(time)
-            .transpose()?,
+        concluded_at: moment(row, "concluded_at")?,
+        told_at: moment(row, "told_at")?,
+        final_at: moment(row, "final_at")?,
     })
+}
+
+/// A time that may not have come yet.
+fn moment(row: &SqliteRow, column: &str) -> Result<Option<Timestamp>, sqlx::Error> {
+    let seconds: Option<i64> = row.try_get(column)?;
+    seconds.map(time).transpose()
 }
 
 fn state(row: &SqliteRow) -> Result<State, sqlx::Error> {
@@ -759,6 +795,7 @@ fn state(row: &SqliteRow) -> Result<State, sqlx::Error> {
     let transaction = transaction.as_deref().map(TransactionId::new);
     let detail: Option<String> = row.try_get("detail")?;
     let detail = detail.unwrap_or_default();
+    let reason = || row.try_get::<String, _>("reason").map(Reason::read);
     Ok(match row.try_get::<&str, _>("state")? {
         "open" => State::Open,
         "settled" => State::Concluded(Outcome::Settled {
@@ -766,14 +803,16 @@ fn state(row: &SqliteRow) -> Result<State, sqlx::Error> {
                 .ok_or_else(|| nonsense("a settlement without its transaction"))?,
             amount: parsed(row, "settled_amount")?,
         }),
-        "failed" => {
-            let reason = Reason::read(row.try_get::<String, _>("reason")?);
-            State::Concluded(Outcome::Failed {
-                reason,
-                detail,
-                transaction,
-            })
-        }
+        "failed" => State::Concluded(Outcome::Failed {
+            reason: reason()?,
+            detail,
+            transaction,
+        }),
+        "lost" => State::Concluded(Outcome::Lost {
+            reason: reason()?,
+            detail,
+            transaction,
+        }),
         "released" => State::Concluded(Outcome::Released { fault: detail }),
         other => return Err(nonsense(&format!("the state {other:?}"))),
     })
@@ -873,6 +912,17 @@ impl Journal for SqliteJournal {
         .await
     }
 
+    async fn reopen(&self, id: &PaymentId, attempt: u32) -> Result<bool, JournalError> {
+        let id = *id;
+        self.write(|reply| Write::Reopen { id, attempt, reply })
+            .await
+    }
+
+    async fn finalize(&self, ids: &[PaymentId], now: Timestamp) -> Result<(), JournalError> {
+        self.write(|reply| Write::Finalize(ids.to_vec(), now, reply))
+            .await
+    }
+
     async fn tell(
         &self,
         id: &PaymentId,
@@ -925,6 +975,26 @@ impl Journal for SqliteJournal {
             Ok(id) => Some(id),
             Err(error) => {
                 error!(%error, network, "an open settlement is passed over");
+                None
+            }
+        };
+        Ok(rows.iter().filter_map(readable).collect())
+    }
+
+    async fn not_final(&self, network: &str) -> Result<Vec<PaymentId>, JournalError> {
+        let mut reader = self.reader().await?;
+        let rows = sqlx::query(
+            "SELECT id FROM settlements WHERE network = ?1 AND state = 'settled' AND final_at IS NULL
+             ORDER BY concluded_at, id",
+        )
+        .bind(network)
+        .fetch_all(&mut *reader)
+        .await;
+        let rows = self.read(reader, rows).await?;
+        let readable = |row: &SqliteRow| match payment_id(row, "id") {
+            Ok(id) => Some(id),
+            Err(error) => {
+                error!(%error, network, "a settled payment is passed over");
                 None
             }
         };

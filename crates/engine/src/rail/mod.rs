@@ -2,6 +2,8 @@
 
 mod recover;
 mod settle;
+mod told;
+mod used;
 mod verify;
 
 use std::collections::BTreeSet;
@@ -12,12 +14,14 @@ use quittance_core::wire::{Rest, SupportedKind};
 use quittance_core::{
     Chain, Clock, Fault, Health, PaymentId, PaymentRequest, Reason, Rejection, Scheme, Version,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, broadcast};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+pub(crate) use self::told::Unheard;
+use crate::event::Event;
 use crate::failures::{FailureLimits, Failures};
 use crate::job::Live;
 use crate::journal::Journal;
@@ -27,7 +31,7 @@ use crate::ledger::Ledger;
 use crate::policy::Policy;
 use crate::reader::{self, Reads, Statuses};
 use crate::signatures::Signatures;
-use crate::watch::{self, Mender, Patience, Watch};
+use crate::watch::{self, Mender, Patience, Settled, Watch};
 
 /// How often the chain's health is looked at: often enough that /supported is true, seldom enough to cost nothing.
 const HEALTH_EVERY: Duration = Duration::from_secs(10);
@@ -47,9 +51,13 @@ pub(crate) struct Rail<C: Chain> {
     pub(crate) patience: Patience,
     clock: Arc<dyn Clock>,
     tasks: TaskTracker,
-    live: Live,
     ledger: Ledger,
     failures: Failures,
+    pub(crate) live: Live,
+    events: broadcast::Sender<Event>,
+    unheard: Unheard,
+    /// How many searches for requests that were never claimed here may be made at once.
+    searches: Semaphore,
     schemes: Vec<Arc<dyn Scheme<C>>>,
     policy: Arc<dyn Policy>,
     signatures: Signatures,
@@ -75,6 +83,8 @@ pub(crate) struct Shared {
     pub(crate) settle_wait: Duration,
     pub(crate) patience: Patience,
     pub(crate) failure_limits: FailureLimits,
+    pub(crate) events: broadcast::Sender<Event>,
+    pub(crate) unheard: Unheard,
     pub(crate) stopping: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
@@ -101,6 +111,9 @@ impl<C: Chain> Rail<C> {
             live: Live::default(),
             ledger: Ledger::default(),
             failures: Failures::new(shared.failure_limits),
+            events: shared.events,
+            unheard: shared.unheard,
+            searches: Semaphore::new(used::SEARCHES_MAX),
             schemes,
             policy: shared.policy,
             signatures: shared.signatures,
@@ -226,13 +239,20 @@ impl<C: Chain> Rail<C> {
             .collect()
     }
 
-    /// Looks at the chain's health and at the journal, every so often.
+    /// Reports an event to whoever subscribes.
+    pub(crate) fn report(&self, event: Event) {
+        // An error means that nobody does.
+        drop(self.events.send(event));
+    }
+
+    /// Looks at the chain's health and at the journal, every so often; the first time at once, because what the process
+    /// before left unrepaired may not wait.
     async fn look_after(self: Arc<Self>) {
         let now = Instant::now();
         let mut next_look = now + HEALTH_EVERY;
         let every = self.patience.sweep_every;
-        let mut sweep = tokio::time::interval_at(now + every, every);
-        let mut mender = Mender::default();
+        let mut sweep = tokio::time::interval_at(now, every);
+        let (mut mender, mut settled) = (Mender::default(), Settled::default());
         loop {
             tokio::select! {
                 () = sleep_until(next_look) => {
@@ -241,7 +261,7 @@ impl<C: Chain> Rail<C> {
                     next_look = Instant::now() + if works { HEALTH_EVERY } else { RECOVERY_EVERY };
                 }
                 _ = sweep.tick() => {
-                    if let Err(fault) = self.sweep(&mut mender).await {
+                    if let Err(fault) = self.sweep(&mut mender, &mut settled).await {
                         warn!(network = self.network(), %fault, "what was left cannot be searched for");
                     }
                 }
@@ -250,9 +270,15 @@ impl<C: Chain> Rail<C> {
     }
 
     /// Searches for what was left. There is nothing, unless something went wrong.
-    async fn sweep(self: &Arc<Self>, mender: &mut Mender) -> Result<(), Fault> {
+    async fn sweep(
+        self: &Arc<Self>,
+        mender: &mut Mender,
+        settled: &mut Settled,
+    ) -> Result<(), Fault> {
         self.recover().await?;
-        mender.search(self).await
+        // A hole says that the chain has taken something back, and perhaps more than the hole shows.
+        let found_holes = mender.search(self).await?;
+        settled.search(self, found_holes).await
     }
 
     /// Looks at the chain's health once.

@@ -7,11 +7,13 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use quittance_core::{
     Amount, Chain, Effect, Fault, FaultKind, LaneId, Payment, PaymentId, PaymentRequest, Problem,
-    Reason, Rejection, Scope, Status, TransactionId, Watched,
+    Reason, Rejection, Scope, Status, Transaction, TransactionId, Watched,
 };
+use tokio::time::Instant;
 use tracing::{debug, error, info};
 
 use super::Rail;
+use super::used::Use;
 use super::verify::Unverified;
 use crate::job::{Hold, Job, Progress};
 use crate::journal::{JournalError, Settlement, State};
@@ -24,6 +26,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// every second; callers wait for twenty seconds.
 const PAUSE_MAX: Duration = Duration::from_secs(8);
 
+/// The pause before the nodes are searched again for who used an authorization.
+const PAUSE_UNKNOWN: Duration = Duration::from_secs(3);
+
 /// What the transactions that were ever signed for a settlement have done.
 pub(super) enum Trail {
     /// This one moved the money.
@@ -31,14 +36,29 @@ pub(super) enum Trail {
     /// These, all of one place, may still move it.
     Out(Vec<Journaled>),
     /// None moved it, and none ever will.
-    Cold {
-        /// Whether that is known of some only because their place was taken, and not from what they did.
-        gone: bool,
-        /// Those of the current attempt that were included and moved nothing, with what was found in them.
-        fruitless: Vec<(TransactionId, Rejection)>,
-        /// One of the current attempt that did something else than it should have.
-        other: Option<(TransactionId, Rejection)>,
-    },
+    Cold(Cold),
+}
+
+/// What is known of transactions none of which moved the money.
+#[derive(Default)]
+pub(super) struct Cold {
+    /// Whether that is known of some only because their place was taken, and not from what they did.
+    gone: bool,
+    /// Those of the current attempt that were included and moved nothing, with what was found in them.
+    fruitless: Vec<(TransactionId, Rejection)>,
+    /// One of the current attempt that did something else than it should have.
+    other: Option<(TransactionId, Rejection)>,
+    /// Every transaction that was ever signed for it, withdrawn ones included.
+    pub(super) signed: Vec<TransactionId>,
+}
+
+/// The transactions that were signed for one place.
+#[derive(Default)]
+struct Signed {
+    /// All of them. One that was withdrawn was refused by a node that may have been wrong.
+    all: Vec<Transaction>,
+    /// Those that are sent.
+    sent: Vec<Journaled>,
 }
 
 /// What is to be done about a job that is in nobody's hands.
@@ -54,6 +74,8 @@ enum Next<C: Chain> {
         sender: Option<LaneId>,
         alone: bool,
     },
+    /// To wait until the nodes say who used its authorization; in the end, to conclude it without success.
+    Wait { rejection: Rejection },
     /// To conclude it without success. Where a place was found `gone`, only after a second look.
     Fail {
         rejection: Rejection,
@@ -64,6 +86,9 @@ enum Next<C: Chain> {
 
 /// An action, and who must send it, where it matters.
 type Plan<C> = (<C as Chain>::Action, Option<LaneId>);
+/// For how long a payment waits until the nodes say who used its authorization. Indexes of receipts and logs lie behind by
+/// seconds, and seldom by minutes.
+const UNKNOWN_MAX: Duration = Duration::from_secs(600);
 
 /// How many transactions of one attempt may be included without effect. The first may have been spoilt by somebody it
 /// shared; the second was alone.
@@ -129,7 +154,7 @@ impl<C: Chain> Rail<C> {
     }
 
     /// The payment as it was decoded when it was claimed.
-    fn decode_again(&self, settlement: &Settlement) -> Option<Arc<dyn Payment<C>>> {
+    pub(crate) fn decode_again(&self, settlement: &Settlement) -> Option<Arc<dyn Payment<C>>> {
         let claim = &settlement.claim;
         let request = PaymentRequest::decode(claim.request.as_bytes()).ok()?;
         let scheme = self.scheme_of(&request)?;
@@ -137,7 +162,12 @@ impl<C: Chain> Rail<C> {
         (payment.facts().id == claim.id).then(|| payment.into())
     }
 
-    fn job_of(&self, settlement: &Settlement, payment: Arc<dyn Payment<C>>, hold: Hold) -> Job<C> {
+    pub(crate) fn job_of(
+        &self,
+        settlement: &Settlement,
+        payment: Arc<dyn Payment<C>>,
+        hold: Hold,
+    ) -> Job<C> {
         hold.report(
             settlement
                 .transaction()
@@ -157,6 +187,7 @@ impl<C: Chain> Rail<C> {
             ),
             payment,
             alone: false,
+            told: settlement.told_at.is_some(),
             hold,
         }
     }
@@ -168,6 +199,7 @@ impl<C: Chain> Rail<C> {
     /// the payment.
     pub(crate) async fn take_up(self: Arc<Self>, mut job: Job<C>) {
         let (mut looked_twice, mut pause) = (false, PAUSE);
+        let mut unknown_since = None;
         loop {
             match self.next_in_turn(&job).await {
                 Ok(Next::Settled(transaction)) => return self.settled(job, transaction).await,
@@ -179,6 +211,14 @@ impl<C: Chain> Rail<C> {
                 }) => {
                     job.alone = alone;
                     return self.queue(job, action, sender).await;
+                }
+                Ok(Next::Wait { rejection }) => {
+                    let since = *unknown_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= UNKNOWN_MAX {
+                        return self.fail(job, rejection, None).await;
+                    }
+                    debug!(settlement = %job.id, "the authorization is used, and no node says by which transaction");
+                    tokio::time::sleep(PAUSE_UNKNOWN).await;
                 }
                 // A node may know that a place is taken before it can say by what.
                 Ok(Next::Fail { gone: true, .. }) if !looked_twice => {
@@ -208,32 +248,49 @@ impl<C: Chain> Rail<C> {
 
     /// What is to be done about a job that is in nobody's hands.
     async fn next(&self, job: &Job<C>) -> Result<Next<C>, Fault> {
-        let (gone, mut fruitless) = match self.trail(&job.id, &*job.payment, job.amount).await? {
-            // That is all there is to say: what the chain says of the payment now comes of it.
-            Trail::Cold {
-                gone,
-                other: Some((transaction, rejection)),
-                ..
-            } => {
-                return Ok(Next::Fail {
-                    rejection,
-                    transaction: Some(transaction),
-                    gone,
-                });
-            }
-            Trail::Cold {
-                gone, fruitless, ..
-            } => (gone, fruitless),
+        let mut cold = match self.trail(&job.id, &*job.payment, job.amount).await? {
             Trail::Moved(transaction) => return Ok(Next::Settled(transaction)),
             Trail::Out(transactions) => return Ok(Next::Follow(transactions)),
+            Trail::Cold(cold) => cold,
         };
-        let rejection = match self.judge_again(job).await? {
-            _ if fruitless.is_empty() && self.is_too_late(job) => {
+        let gone = cold.gone;
+        // That is all there is to say: what the chain says of the payment now comes of it.
+        if let Some((transaction, rejection)) = cold.other {
+            return Ok(Next::Fail {
+                rejection,
+                transaction: Some(transaction),
+                gone,
+            });
+        }
+        let judged = self.judge_again(job).await?;
+        if let Err(rejection) = &judged {
+            let found = self
+                .who_used(&*job.payment, job.amount, rejection, &cold.signed)
+                .await?;
+            match found {
+                Use::Unused => {}
+                Use::Ours(transaction) => return Ok(Next::Settled(transaction)),
+                Use::Other(transaction, rejection) => {
+                    return Ok(Next::Fail {
+                        rejection,
+                        transaction: Some(transaction),
+                        gone: false,
+                    });
+                }
+                Use::Unknown => {
+                    return Ok(Next::Wait {
+                        rejection: rejection.clone(),
+                    });
+                }
+            }
+        }
+        let rejection = match judged {
+            _ if cold.fruitless.is_empty() && self.is_too_late(job) => {
                 Some(Reason::SETTLEMENT_EXPIRED.into())
             }
             // It was good before and it is good now: once more, and in no company that could spoil it.
-            Ok((action, sender)) if fruitless.len() < FRUITLESS_MAX => {
-                let alone = !fruitless.is_empty();
+            Ok((action, sender)) if cold.fruitless.len() < FRUITLESS_MAX => {
+                let alone = !cold.fruitless.is_empty();
                 return Ok(Next::Send {
                     action,
                     sender,
@@ -243,7 +300,7 @@ impl<C: Chain> Rail<C> {
             Ok(_) => None,
             Err(rejection) => Some(rejection),
         };
-        let (transaction, found) = fruitless.pop().unzip();
+        let (transaction, found) = cold.fruitless.pop().unzip();
         Ok(Next::Fail {
             rejection: rejection
                 .or(found)
@@ -279,28 +336,21 @@ impl<C: Chain> Rail<C> {
         amount: Amount,
     ) -> Result<Trail, Fault> {
         let Some(settlement) = self.keeper.journal.settlement(id).await? else {
-            return Ok(Trail::Cold {
-                gone: false,
-                fruitless: Vec::new(),
-                other: None,
-            });
+            return Ok(Trail::Cold(Cold::default()));
         };
         let of_this_attempt: BTreeSet<TransactionId> = settlement
             .current_transactions()
             .map(|transaction| transaction.id.clone())
             .collect();
-        let mut places: BTreeMap<(LaneId, u64), Vec<Journaled>> = BTreeMap::new();
-        for transaction in Journaled::of(settlement) {
-            places
-                .entry(transaction.key())
-                .or_default()
-                .push(transaction);
-        }
-        let watched: Vec<Watched> = places.values().map(|place| watched(place)).collect();
+        let mut cold = Cold {
+            signed: ids(settlement.all_transactions()),
+            ..Cold::default()
+        };
+        let places = by_place(settlement);
+        let watched: Vec<Watched> = places.iter().map(watched_all).collect();
         let statuses = join_all(watched.into_iter().map(|place| self.statuses.ask(place))).await;
-        let (mut out, mut gone) = (None, false);
-        let (mut fruitless, mut other) = (Vec::new(), None);
-        for (transactions, status) in places.into_values().zip(statuses) {
+        let mut out = None;
+        for (signed, status) in places.into_values().zip(statuses) {
             match status? {
                 Status::Included {
                     id,
@@ -310,35 +360,52 @@ impl<C: Chain> Rail<C> {
                     match payment.effect(amount, &evidence) {
                         Effect::Moved(moved) if moved == amount => return Ok(Trail::Moved(id)),
                         Effect::Nothing(found) if of_this_attempt.contains(&id) => {
-                            fruitless.push((id, found));
+                            cold.fruitless.push((id, found));
                         }
                         Effect::Other(found) if of_this_attempt.contains(&id) => {
-                            other = Some((id, found));
+                            cold.other = Some((id, found));
                         }
                         _ => {}
                     }
                 }
-                Status::Gone => gone = true,
-                Status::Pending | Status::Included { .. } => out = Some(transactions),
+                Status::Gone => cold.gone = true,
+                // What is in a block that is not deep enough is out, even if it was withdrawn.
+                Status::Included { .. } if signed.sent.is_empty() => {
+                    let what = "a transaction that a node refused is in a block";
+                    return Err(Fault::new(FaultKind::ChainUnavailable, what));
+                }
+                // Nobody sends what was withdrawn.
+                Status::Pending if signed.sent.is_empty() => {}
+                Status::Pending | Status::Included { .. } => out = Some(signed.sent),
             }
         }
-        let cold = Trail::Cold {
-            gone,
-            fruitless,
-            other,
-        };
-        Ok(out.map_or(cold, Trail::Out))
+        Ok(out.map_or(Trail::Cold(cold), Trail::Out))
     }
 }
 
-fn watched(place: &[Journaled]) -> Watched {
-    let (lane, at) = place[0].key();
+fn ids<'a>(transactions: impl Iterator<Item = &'a Transaction>) -> Vec<TransactionId> {
+    transactions
+        .map(|transaction| transaction.id.clone())
+        .collect()
+}
+
+/// A settlement's transactions, by the place that they were signed for.
+fn by_place(settlement: Settlement) -> BTreeMap<(LaneId, u64), Signed> {
+    let mut places: BTreeMap<(LaneId, u64), Signed> = BTreeMap::new();
+    for transaction in settlement.all_transactions() {
+        let key = (transaction.lane.clone(), transaction.place);
+        places.entry(key).or_default().all.push(transaction.clone());
+    }
+    for sent in Journaled::of(settlement) {
+        places.entry(sent.key()).or_default().sent.push(sent);
+    }
+    places
+}
+
+fn watched_all(((lane, place), signed): (&(LaneId, u64), &Signed)) -> Watched {
     Watched {
-        lane,
-        place: at,
-        transactions: place
-            .iter()
-            .map(|journaled| journaled.transaction().clone())
-            .collect(),
+        lane: lane.clone(),
+        place: *place,
+        transactions: signed.all.clone(),
     }
 }

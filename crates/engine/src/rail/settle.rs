@@ -14,8 +14,10 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, error, info, warn};
 
 use super::Rail;
+use super::told::Telling;
 use super::verify::{Decoded, Judgement, Standing, Unverified, Verified};
 use crate::engine::HeldPlace;
+use crate::event::Event;
 use crate::job::{Hold, Job, Progress, Ready};
 use crate::journal::{Claim, Claimed, Outcome, Settlement, State};
 use crate::lane::Lane;
@@ -46,6 +48,14 @@ enum Unbegun {
     Unverified(Unverified),
     /// The authorization was here before, and this is what came of it.
     Over(Rejection, Box<Settlement>),
+    /// It was used, by this transaction.
+    Used {
+        rejection: Rejection,
+        payer: String,
+        transaction: TransactionId,
+        /// Where the journal knows it.
+        id: Option<PaymentId>,
+    },
 }
 
 impl From<Unverified> for Unbegun {
@@ -97,6 +107,19 @@ impl<C: Chain> Rail<C> {
                     ..failed
                 })
             }
+            Err(Unbegun::Used {
+                rejection,
+                payer,
+                transaction,
+                id,
+            }) => {
+                let transaction = transaction.as_str();
+                let failed = SettleResponse::failed(network, &rejection, Some(payer), transaction);
+                Ok(SettleResponse {
+                    extra: id.as_ref().and_then(where_to_ask),
+                    ..failed
+                })
+            }
             Err(Unbegun::Unverified(Unverified::Rejected(rejection, payer))) => {
                 Ok(SettleResponse::failed(network, &rejection, payer, ""))
             }
@@ -124,6 +147,19 @@ impl<C: Chain> Rail<C> {
                 // Whoever asks again is told the transaction that failed.
                 Judgement::Over(rejection, settlement) => {
                     return Err(Unbegun::Over(rejection, settlement));
+                }
+                Judgement::Used {
+                    rejection,
+                    payer,
+                    transaction,
+                    id,
+                } => {
+                    return Err(Unbegun::Used {
+                        rejection,
+                        payer,
+                        transaction,
+                        id,
+                    });
                 }
                 Judgement::Unfinished(settlement) => (None, settlement.claim.payer),
                 Judgement::Valid(found) => {
@@ -206,6 +242,7 @@ impl<C: Chain> Rail<C> {
             reservation,
             payment: Arc::clone(&decoded.payment),
             alone: false,
+            told: false,
             hold,
         };
         match verified {
@@ -363,12 +400,12 @@ impl<C: Chain> Rail<C> {
                 transaction,
                 amount,
             } => {
-                let (transaction, now) = (transaction.as_str(), self.clock.now());
-                let first = self.keeper.journal.tell(&id, attempt, now).await;
-                if !first.map_err(Fault::from)? {
-                    let detail = "somebody else was told";
+                let transaction = transaction.as_str();
+                let Some(telling) = self.telling(id, attempt).await? else {
+                    let detail = "success was already reported for this authorization";
                     return Ok(failed(Reason::DUPLICATE_SETTLEMENT, detail, transaction));
-                }
+                };
+                telling.used();
                 Ok(SettleResponse {
                     amount: Some(amount.to_string()),
                     ..SettleResponse::settled(network, payer, transaction)
@@ -378,12 +415,46 @@ impl<C: Chain> Rail<C> {
                 reason,
                 detail,
                 transaction,
+            }
+            | Outcome::Lost {
+                reason,
+                detail,
+                transaction,
             } => {
-                let transaction = transaction.as_ref().map_or("", TransactionId::as_str);
-                Ok(failed(reason, &detail, transaction))
+                // One that was named while it was pending stays named, even if it was never included.
+                let named = match transaction {
+                    Some(transaction) => Some(transaction),
+                    None => self.named(&id).await?,
+                };
+                let named = named.as_ref().map_or("", TransactionId::as_str);
+                Ok(failed(reason, &detail, named))
             }
             Outcome::Released { fault } => Err(Fault::new(FaultKind::Busy, fault).into()),
         }
+    }
+
+    /// The transaction that callers were told of.
+    async fn named(&self, id: &PaymentId) -> Result<Option<TransactionId>, Fault> {
+        let settlement = self.keeper.journal.settlement(id).await?;
+        Ok(settlement.and_then(|settlement| settlement.evidence().cloned()))
+    }
+
+    /// The right to report success; `None` where it was reported before, and heard.
+    ///
+    /// The write is a task of its own, which no timeout and no caller that hangs up cuts short. Where the caller is gone when
+    /// it is done, the right goes to the next who asks with the same request.
+    async fn telling(&self, id: PaymentId, attempt: u32) -> Result<Option<Telling>, Fault> {
+        let (journal, now) = (Arc::clone(&self.keeper.journal), self.clock.now());
+        let unheard = self.unheard.clone();
+        let write = self.tasks.spawn(async move {
+            let is_first = journal.tell(&id, attempt, now).await?;
+            Ok(is_first.then(|| unheard.telling(id)))
+        });
+        let written: Result<_, Fault> = write.await.unwrap_or_else(|error| {
+            let what = format_args!("reporting stopped: {error}");
+            Err(Fault::new(FaultKind::Internal, what))
+        });
+        Ok(written?.or_else(|| self.unheard.take(&id)))
     }
 
     /// Concludes a job whose money moved.
@@ -391,6 +462,13 @@ impl<C: Chain> Rail<C> {
         info!(settlement = %job.id, %transaction, "settled");
         self.failures
             .settled(&job.payer, &job.pay_to, self.clock.now());
+        if job.told {
+            self.report(Event::Restored {
+                network: self.network().to_owned(),
+                settlement: job.id,
+                transaction: transaction.clone(),
+            });
+        }
         let outcome = Outcome::Settled {
             transaction,
             amount: job.amount,
@@ -405,8 +483,13 @@ impl<C: Chain> Rail<C> {
         rejection: Rejection,
         transaction: Option<TransactionId>,
     ) {
+        if job.told {
+            return self.lose(job, rejection, transaction).await;
+        }
         info!(settlement = %job.id, %rejection, ?transaction, "failed");
-        if transaction.is_some() {
+        // That an outsider was faster is not the payer's doing.
+        let by_other = rejection.reason == Reason::SETTLED_BY_OTHER_TRANSACTION;
+        if transaction.is_some() && !by_other {
             self.failures
                 .failed(&job.payer, &job.pay_to, self.clock.now());
         }
@@ -423,8 +506,31 @@ impl<C: Chain> Rail<C> {
         .await;
     }
 
-    /// Gives a job back of which nothing was sent.
+    /// Concludes a job whose money had moved, was taken back after success was reported, and cannot move any more.
+    async fn lose(&self, job: Job<C>, rejection: Rejection, transaction: Option<TransactionId>) {
+        let (id, network) = (job.id, self.network().to_owned());
+        error!(settlement = %id, network, %rejection, ?transaction,
+            "a payment whose success was reported was undone and cannot be settled again");
+        metrics::counter!("quittance_lost_settlements_total", "network" => network.clone())
+            .increment(1);
+        let Rejection { reason, detail } = rejection;
+        let outcome = Outcome::Lost {
+            reason,
+            detail: detail.unwrap_or_default(),
+            transaction,
+        };
+        self.conclude(job, outcome).await;
+        self.report(Event::Lost {
+            network,
+            settlement: id,
+        });
+    }
+
+    /// Gives a job back of which nothing was sent. One whose success was reported stays open: the next sweep tries again.
     pub(crate) async fn release(&self, job: Job<C>, fault: Fault) {
+        if job.told {
+            return warn!(settlement = %job.id, %fault, "cannot be sent again yet");
+        }
         warn!(settlement = %job.id, %fault, "given back unsent");
         let outcome = Outcome::Released {
             fault: fault.to_string(),

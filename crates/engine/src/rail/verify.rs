@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use quittance_core::wire::VerifyResponse;
 use quittance_core::{
-    Amount, Chain, Check, FacilitatorError, Facts, Fault, FaultKind, Malformed, Payment,
-    PaymentRequest, Reason, Refusal, Rejection, Seen, Timestamp,
+    Amount, Chain, Check, FacilitatorError, Facts, Fault, FaultKind, Malformed, Payment, PaymentId,
+    PaymentRequest, Reason, Refusal, Rejection, Seen, Timestamp, TransactionId,
 };
 
 use super::Rail;
-use super::recover::Trail;
+use super::used::Closer;
 use crate::journal::{FAILURES_MAX, Outcome, Settlement, State};
 use crate::policy::check_facts;
 
@@ -56,6 +56,14 @@ pub(super) enum Judgement<'a, C: Chain> {
     Unfinished(Box<Settlement>),
     /// It is another request's, or over.
     Over(Rejection, Box<Settlement>),
+    /// It cannot be settled, and this is the transaction to look at.
+    Used {
+        rejection: Rejection,
+        payer: String,
+        transaction: TransactionId,
+        /// Where the journal knows it.
+        id: Option<PaymentId>,
+    },
 }
 
 /// What a request means for an authorization that the journal may know.
@@ -132,7 +140,9 @@ impl<C: Chain> Rail<C> {
             Judgement::Same(settlement) | Judgement::Unfinished(settlement) => {
                 Ok(settlement.claim.payer)
             }
-            Judgement::Over(rejection, _) => Err(decoded.rejected(rejection)),
+            Judgement::Over(rejection, _) | Judgement::Used { rejection, .. } => {
+                Err(decoded.rejected(rejection))
+            }
         }
     }
 
@@ -160,16 +170,36 @@ impl<C: Chain> Rail<C> {
         match self.standing(request, facts).await? {
             Standing::Same(settlement) => Ok(Judgement::Same(settlement)),
             Standing::Over(rejection, settlement) => Ok(Judgement::Over(rejection, settlement)),
-            Standing::Free(None) => Err(Unverified::Rejected(rejection, payer)),
-            // An attempt failed. One of its transactions may have moved the money after that, or may still do so.
-            Standing::Free(Some(settlement)) => {
-                let trail = self
-                    .trail(&facts.id, &*decoded.payment, facts.amount)
-                    .await?;
-                Ok(match trail {
-                    Trail::Cold { .. } => Judgement::Over(rejection, settlement),
-                    Trail::Moved(_) | Trail::Out(_) => Judgement::Unfinished(settlement),
-                })
+            Standing::Free(failed) => self.judge_closer(decoded, rejection, payer, failed).await,
+        }
+    }
+
+    /// What is made of a payment that the chain speaks against, and of which the journal may know an attempt that `failed`.
+    async fn judge_closer<'a>(
+        &self,
+        decoded: &'a Decoded<C>,
+        rejection: Rejection,
+        payer: Option<String>,
+        failed: Option<Box<Settlement>>,
+    ) -> Result<Judgement<'a, C>, Unverified> {
+        let closer = self
+            .look_closer(decoded, rejection.clone(), failed.as_deref())
+            .await?;
+        match (closer, failed) {
+            // One of its transactions has moved the money after that, or may still do so.
+            (Closer::Unfinished, Some(settlement)) => Ok(Judgement::Unfinished(settlement)),
+            (Closer::Unfinished, None) => Err(Unverified::Rejected(rejection, payer)),
+            (Closer::Rejected(rejection, Some(transaction)), failed) => Ok(Judgement::Used {
+                rejection,
+                payer: payer.unwrap_or_else(|| decoded.facts().payer.clone()),
+                transaction,
+                id: failed.map(|settlement| settlement.claim.id),
+            }),
+            (Closer::Rejected(rejection, None), Some(settlement)) => {
+                Ok(Judgement::Over(rejection, settlement))
+            }
+            (Closer::Rejected(rejection, None), None) => {
+                Err(Unverified::Rejected(rejection, payer))
             }
         }
     }
@@ -220,10 +250,15 @@ impl<C: Chain> Rail<C> {
         request: &PaymentRequest,
         facts: &Facts,
     ) -> Result<Standing, Fault> {
-        let known = self.keeper.journal.settlement(&facts.id).await?;
-        Ok(known.map_or(Standing::Free(None), |settlement| {
-            Standing::of(request, settlement)
-        }))
+        let Some(settlement) = self.keeper.journal.settlement(&facts.id).await? else {
+            return Ok(Standing::Free(None));
+        };
+        let settled = matches!(settlement.state, State::Concluded(Outcome::Settled { .. }));
+        // Success was reported, and the answer reached nobody.
+        if settled && self.unheard.has(&facts.id) && is_same(request, &settlement) {
+            return Ok(Standing::Same(Box::new(settlement)));
+        }
+        Ok(Standing::of(request, settlement))
     }
 
     /// As [`check`](Self::check), of a payer and a recipient for whom not too many transactions have failed.
@@ -293,20 +328,24 @@ impl<C: Chain> Rail<C> {
     }
 }
 
+/// Whether a request is the very one that was claimed.
+fn is_same(request: &PaymentRequest, settlement: &Settlement) -> bool {
+    PaymentRequest::decode(settlement.claim.request.as_bytes()).is_ok_and(|claimed| {
+        let [ours, theirs] = [&request.terms, &claimed.terms];
+        claimed.payload == request.payload
+            && (&ours.scheme, &ours.asset, &ours.pay_to)
+                == (&theirs.scheme, &theirs.asset, &theirs.pay_to)
+            && ours.amount == theirs.amount
+    })
+}
+
 impl Standing {
     /// What a request means for a settlement of its authorization.
     ///
     /// Only the very same payload may share in a settlement: another signature over the same authorization may be
     /// somebody's who has no right to it.
     pub(super) fn of(request: &PaymentRequest, settlement: Settlement) -> Self {
-        let same =
-            PaymentRequest::decode(settlement.claim.request.as_bytes()).is_ok_and(|claimed| {
-                let [ours, theirs] = [&request.terms, &claimed.terms];
-                claimed.payload == request.payload
-                    && (&ours.scheme, &ours.asset, &ours.pay_to)
-                        == (&theirs.scheme, &theirs.asset, &theirs.pay_to)
-                    && ours.amount == theirs.amount
-            });
+        let same = is_same(request, &settlement);
         let settlement = Box::new(settlement);
         let duplicate = |detail: &str| Rejection::new(Reason::DUPLICATE_SETTLEMENT, detail);
         match &settlement.state {
@@ -322,9 +361,21 @@ impl Standing {
             State::Concluded(Outcome::Failed { .. } | Outcome::Released { .. }) => {
                 Self::Free(Some(settlement))
             }
+            State::Open if settlement.told_at.is_some() => Self::Over(
+                duplicate(
+                    "success was reported, the chain took the payment back, and it is being sent again",
+                ),
+                settlement,
+            ),
             State::Open if same => Self::Same(settlement),
             State::Open => Self::Over(
                 duplicate("another request with this authorization is under way"),
+                settlement,
+            ),
+            State::Concluded(Outcome::Lost { .. }) => Self::Over(
+                duplicate(
+                    "success was reported, the chain took the payment back, and it cannot be sent again",
+                ),
                 settlement,
             ),
             State::Concluded(Outcome::Settled { .. }) if same && settlement.told_at.is_none() => {

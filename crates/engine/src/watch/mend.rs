@@ -5,15 +5,15 @@
 //! at the signer's place was dropped. What the journal has for the place is sent again, which also repairs what a
 //! reorganisation undid; where it has nothing, a transaction that does nothing takes the place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use quittance_core::{Chain, Fault, LaneId};
+use quittance_core::{Chain, Fault, LaneId, Status, Watched};
 use tracing::warn;
 
 use super::push::fill;
-use crate::keeper::Journaled;
+use crate::keeper::{Journaled, watched};
 use crate::rail::Rail;
 
 /// How many places of one lane are mended at a time; nodes keep 16 to 64 of one signer.
@@ -27,23 +27,26 @@ pub(crate) struct Mender {
 }
 
 impl Mender {
-    /// Searches once, and mends what was there the last time already.
-    pub(crate) async fn search<C: Chain>(&mut self, rail: &Arc<Rail<C>>) -> Result<(), Fault> {
+    /// Searches once; says whether the chain has taken something back since the last time. What the journal has bytes for is sent again at once: that is harmless
+    /// where a node is only behind. A place that nothing is known for is filled when it was there the last time already.
+    pub(crate) async fn search<C: Chain>(&mut self, rail: &Arc<Rail<C>>) -> Result<bool, Fault> {
         let before = std::mem::take(&mut self.found);
+        let mut is_news = false;
         for lane in rail.chain.lanes() {
             let Some(hole) = hole(rail, lane).await? else {
                 continue;
             };
-            if before
+            let seen_before = before
                 .get(lane)
-                .is_some_and(|before| before.start == hole.start)
-            {
+                .is_some_and(|before| before.start == hole.start);
+            if seen_before {
                 warn!(%lane, places = ?hole, "a hole in the line");
-                mend(rail, lane, hole.clone()).await?;
             }
+            let is_missing = mend(rail, lane, hole.clone(), seen_before).await?;
+            is_news |= is_missing && !seen_before;
             self.found.insert(lane.clone(), hole);
         }
-        Ok(())
+        Ok(is_news)
     }
 }
 
@@ -58,7 +61,14 @@ async fn hole<C: Chain>(rail: &Rail<C>, lane: &LaneId) -> Result<Option<Range<u6
     Ok((floor < end).then(|| floor..end.min(floor + AT_ONCE_MAX)))
 }
 
-async fn mend<C: Chain>(rail: &Arc<Rail<C>>, lane: &LaneId, hole: Range<u64>) -> Result<(), Fault> {
+/// Sends again what is known for the places of a hole and can still be included; fills the others, if `may_fill`. Says
+/// whether the chain lacks anything that is known.
+async fn mend<C: Chain>(
+    rail: &Arc<Rail<C>>,
+    lane: &LaneId,
+    hole: Range<u64>,
+    may_fill: bool,
+) -> Result<bool, Fault> {
     let mut known: BTreeMap<u64, Vec<Journaled>> = BTreeMap::new();
     for journaled in Journaled::at(&rail.keeper, rail.network(), lane, hole.clone()).await? {
         known
@@ -66,11 +76,27 @@ async fn mend<C: Chain>(rail: &Arc<Rail<C>>, lane: &LaneId, hole: Range<u64>) ->
             .or_default()
             .push(journaled);
     }
-    for place in hole {
-        match known.remove(&place) {
-            Some(transactions) => rail.watch.adopt(None, transactions),
-            None => fill(rail, lane, place).await?,
+    let watched: Vec<Watched> = known.values().map(|all| watched(all)).collect();
+    let statuses = match watched.is_empty() {
+        true => Vec::new(),
+        false => rail.chain.status(&watched).await,
+    };
+    // Where transactions expire, those of a free place may be dead. Sent again, they would be found gone again, for ever.
+    let (mut included, mut is_missing) = (BTreeSet::new(), false);
+    for (place, status) in watched.iter().zip(statuses) {
+        match status? {
+            Status::Pending => is_missing = true,
+            Status::Gone => drop(known.remove(&place.place)),
+            // The node that told the next place was behind: here is no hole.
+            Status::Included { .. } => drop(included.insert(place.place)),
         }
     }
-    Ok(())
+    for place in hole.filter(|place| !included.contains(place)) {
+        match known.remove(&place) {
+            Some(transactions) => rail.watch.adopt(None, transactions),
+            None if may_fill => fill(rail, lane, place).await?,
+            None => {}
+        }
+    }
+    Ok(is_missing)
 }

@@ -3,6 +3,7 @@
 mod follow;
 mod mend;
 mod push;
+mod settled;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,6 +18,7 @@ use crate::keeper::Journaled;
 
 pub(crate) use follow::run;
 pub(crate) use mend::Mender;
+pub(crate) use settled::Settled;
 
 /// How long the watcher waits before it does something about what was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +31,8 @@ pub struct Patience {
     pub replace_after: Duration,
     /// For how long a place must be found gone before it counts.
     pub gone_for: Duration,
-    /// Between two searches for what was left: holes in a lane's line, and settlements nobody works on.
+    /// Between two searches for what was left: holes in a lane's line, settlements nobody works on, and settled payments that
+    /// the chain took back. A settled payment is looked at after this time, and then ever less often until it is final.
     pub sweep_every: Duration,
 }
 

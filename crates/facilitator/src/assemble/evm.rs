@@ -40,6 +40,10 @@ pub(super) fn chain(
     let mut config = EvmConfig::new(network, urls?, signers?);
     config.tokens = tokens?;
     config.depth_required = entry.depth;
+    config.final_depth = entry.final_depth.unwrap_or(config.final_depth);
+    config.final_after = entry
+        .final_secs
+        .map_or(config.final_after, Duration::from_secs);
     if let Some(gwei) = entry.max_gas_price_gwei {
         config.gas_price_max = u128::from(gwei) * 1_000_000_000;
     }
