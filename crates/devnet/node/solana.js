@@ -13,10 +13,11 @@ const { LiteSvm, Account } = require(path.join(path.dirname(require.resolve("lit
 
 const BLOCKHASH_SLOTS = 150n; // MAX_PROCESSING_AGE
 const FINALIZED_SLOTS = 31n; // MAX_LOCKOUT_HISTORY
+const EPOCH_SLOTS = 432000n;
 const PACKET = 1232;
 const TABLE_META = 56; // LOOKUP_TABLE_META_SIZE: what stands before a lookup table's addresses
 const TABLE_COOLDOWN_SLOTS = 512n; // MAX_ENTRIES of SlotHashes: how long a deactivated table can still be used
-const NEVER = 2n ** 64n - 1n;
+const NEVER = 2n ** 64n - 1n; // an epoch or a slot that does not come
 const TABLE_PROGRAM = "AddressLookupTab1e1111111111111111111111111";
 const TOKEN_PROGRAMS = ["TokenkegQfeZyiNwAJbNbGKPFXCWuBvf9Ss623VQ5DA", "TokenzQdBNbLqP5VEhdkAS6EPFLC1PHnBqCXEpPxuEb"];
 const MEMO_PROGRAMS = ["Memo1UhkJRfHyvLMcVucJwxXeuD728EqVDDwQDxFMNo", "MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr"];
@@ -43,6 +44,19 @@ class RpcError extends Error {
     super(message);
     Object.assign(this, { code, data });
   }
+}
+
+// ---- numbers
+// --------------------------------------------------------------------------------------------------------
+
+// Everything that counts is a BigInt, written as the node writes a u64: in full. A Number has 53
+// bits, and what is rounded to it can be more than a u64, which strict clients refuse.
+function json(value) {
+  if (typeof value === "bigint") return value.toString();
+  if (Array.isArray(value)) return `[${value.map((one) => json(one ?? null)).join()}]`;
+  if (value === null || typeof value !== "object") return JSON.stringify(value);
+  const fields = Object.entries(value).filter(([, one]) => one !== undefined);
+  return `{${fields.map(([name, one]) => `${JSON.stringify(name)}:${json(one)}`).join()}}`;
 }
 
 // ---- encodings ------------------------------------------------------------------------------------------------------
@@ -128,6 +142,7 @@ svm.setTransactionHistory(0n);
 let slot = 1n;
 let latest;
 let waiting = new Map();
+let blockTime = 0n;
 const blockhashes = new Map();
 const processed = new Map();
 const messages = new Set();
@@ -135,7 +150,7 @@ const messages = new Set();
 const started = Math.floor(Date.now() / 1000);
 const blockTimes = new Map();
 
-const context = () => ({ slot: Number(slot), apiVersion: "4.2.2" });
+const context = () => ({ slot, apiVersion: "4.2.2" });
 const commitment = (options) => options?.commitment ?? "finalized";
 const slotAt = (level) => (level === "finalized" ? (slot > FINALIZED_SLOTS ? slot - FINALIZED_SLOTS : 0n) : slot);
 const isAlive = (blockhash) => blockhashes.has(blockhash) && slot - blockhashes.get(blockhash) <= BLOCKHASH_SLOTS;
@@ -144,7 +159,8 @@ function block() {
   slot += 1n;
   svm.warpToSlot(slot);
   const clock = svm.getClock();
-  clock.unixTimestamp = BigInt(Math.floor(Date.now() / 1000));
+  blockTime = BigInt(Math.floor(Date.now() / 1000));
+  clock.unixTimestamp = blockTime;
   svm.setClock(clock);
   blockTimes.set(slot, Number(clock.unixTimestamp));
   latest = base58(crypto.randomBytes(32));
@@ -173,6 +189,7 @@ function include(transaction) {
   const after = balances(transaction, keys, account);
   processed.set(base58(transaction.signatures[0]), {
     slot,
+    blockTime,
     err,
     transaction,
     meta: {
@@ -181,7 +198,8 @@ function include(transaction) {
       logMessages: meta.logs(),
       ...changes(before, after),
       innerInstructions: inner(meta).map(compiled),
-      computeUnitsConsumed: Number(meta.computeUnitsConsumed()),
+      computeUnitsConsumed: meta.computeUnitsConsumed(),
+      rewards: [],
       loadedAddresses: addresses(loaded),
     },
   });
@@ -391,9 +409,9 @@ function uiAmount(amount, decimals) {
 function changes(before, after) {
   const sum = (lamports) => lamports.reduce((total, one) => total + one, 0n);
   return {
-    fee: Number(sum(before.lamports) - sum(after.lamports)),
-    preBalances: before.lamports.map(Number),
-    postBalances: after.lamports.map(Number),
+    fee: sum(before.lamports) - sum(after.lamports),
+    preBalances: before.lamports,
+    postBalances: after.lamports,
     preTokenBalances: before.tokens,
     postTokenBalances: after.tokens,
   };
@@ -409,11 +427,11 @@ function accountJson(key, options) {
   const data = whole.subarray(offset, offset + length);
   const asText = options?.encoding === "base58" ? [base58(data), "base58"] : [data.toString("base64"), "base64"];
   return {
-    lamports: Number(account.lamports()),
+    lamports: account.lamports(),
     data: asText,
     owner: base58(account.owner()),
     executable: account.executable(),
-    rentEpoch: 18446744073709552000,
+    rentEpoch: NEVER,
     space: whole.length,
   };
 }
@@ -424,8 +442,8 @@ function statusOf(signature) {
   const depth = slot - found.slot;
   const isFinal = depth >= FINALIZED_SLOTS;
   return {
-    slot: Number(found.slot),
-    confirmations: isFinal ? null : Number(depth),
+    slot: found.slot,
+    confirmations: isFinal ? null : depth,
     err: found.err,
     status: found.meta.status,
     confirmationStatus: isFinal ? "finalized" : "confirmed",
@@ -448,7 +466,7 @@ function simulate(transaction, options) {
 }
 
 function run(transaction, loaded, options) {
-  const fails = (err) => ({ err, logs: [], unitsConsumed: 0, innerInstructions: null });
+  const fails = (err) => ({ err, logs: [], unitsConsumed: 0n, innerInstructions: null });
   if (!options?.replaceRecentBlockhash && !isAlive(transaction.blockhash)) return fails("BlockhashNotFound");
   if (messages.has(transaction.message.toString("base64"))) return fails("AlreadyProcessed");
   svm.setSigverify(Boolean(options?.sigVerify));
@@ -459,7 +477,7 @@ function run(transaction, loaded, options) {
   return {
     err,
     logs: meta.logs(),
-    unitsConsumed: Number(meta.computeUnitsConsumed()),
+    unitsConsumed: meta.computeUnitsConsumed(),
     innerInstructions: options?.innerInstructions ? inner(meta).map(spelledOut(keys.map(base58))) : null,
     // What fails leaves no accounts to look at. A node tells its fee even so.
     ...(err === null ? simulatedChanges(transaction, keys, result) : {}),
@@ -488,15 +506,22 @@ const methods = {
   getGenesisHash: () => genesisHash,
   getHealth: () => "ok",
   getVersion: () => ({ "solana-core": "4.2.2", "feature-set": 0 }),
-  getSlot: ([options]) => Number(slotAt(commitment(options))),
-  getBlockHeight: ([options]) => Number(slotAt(commitment(options))),
+  getSlot: ([options]) => slotAt(commitment(options)),
+  getBlockHeight: ([options]) => slotAt(commitment(options)),
   getEpochInfo: ([options]) => {
-    const at = Number(slotAt(commitment(options)));
-    return { absoluteSlot: at, blockHeight: at, epoch: 0, slotIndex: at, slotsInEpoch: 432000, transactionCount: processed.size };
+    const at = slotAt(commitment(options));
+    return {
+      absoluteSlot: at,
+      blockHeight: at,
+      epoch: at / EPOCH_SLOTS,
+      slotIndex: at % EPOCH_SLOTS,
+      slotsInEpoch: EPOCH_SLOTS,
+      transactionCount: processed.size,
+    };
   },
-  getLatestBlockhash: () => ({ context: context(), value: { blockhash: latest, lastValidBlockHeight: Number(slot + BLOCKHASH_SLOTS) } }),
+  getLatestBlockhash: () => ({ context: context(), value: { blockhash: latest, lastValidBlockHeight: slot + BLOCKHASH_SLOTS } }),
   isBlockhashValid: ([hash]) => ({ context: context(), value: isAlive(hash) }),
-  getBalance: ([key]) => ({ context: context(), value: Number(svm.getBalance(unbase58(key, 32)) ?? 0n) }),
+  getBalance: ([key]) => ({ context: context(), value: svm.getBalance(unbase58(key, 32)) ?? 0n }),
   getAccountInfo: ([key, options]) => ({ context: context(), value: accountJson(key, options) }),
   getMultipleAccounts: ([keys, options]) => {
     if (keys.length > 100) throw new RpcError(-32602, "Too many inputs provided; max 100");
@@ -508,7 +533,7 @@ const methods = {
     if (!balance) throw new RpcError(-32602, "Invalid param: could not find account");
     return { context: context(), value: balance.uiTokenAmount };
   },
-  getMinimumBalanceForRentExemption: ([length]) => Number(svm.minimumBalanceForRentExemption(BigInt(length))),
+  getMinimumBalanceForRentExemption: ([length]) => svm.minimumBalanceForRentExemption(BigInt(length)),
   getRecentPrioritizationFees: () => [],
   simulateTransaction: ([text, options]) => ({ context: context(), value: simulate(read(text, options?.encoding), options) }),
   sendTransaction: ([text, options]) => send(read(text, options?.encoding), options),
@@ -539,7 +564,8 @@ const methods = {
     if (!found) return null;
     const version = found.transaction.message[0] >= 0x80 ? 0 : "legacy";
     if (version === 0 && options?.maxSupportedTransactionVersion === undefined) throw new RpcError(-32015, UNSUPPORTED_VERSION);
-    return { slot: Number(found.slot), blockTime: null, version, meta: found.meta, transaction: [found.transaction.bytes.toString("base64"), "base64"] };
+    const encoded = [found.transaction.bytes.toString("base64"), "base64"];
+    return { slot: found.slot, blockTime: found.blockTime, version, meta: found.meta, transaction: encoded };
   },
   requestAirdrop: ([key, lamports]) => {
     svm.airdrop(unbase58(key, 32), BigInt(lamports));
@@ -558,7 +584,7 @@ const methods = {
   },
   devnet_mine: ([count]) => {
     for (let at = 0; at < (count ?? 1); at += 1) block();
-    return Number(slot);
+    return slot;
   },
   devnet_setSlotTime: ([milliseconds]) => {
     clearInterval(clock);
@@ -589,7 +615,7 @@ const server = http.createServer((request, response) => {
     }
     response.setHeader("content-type", "application/json");
     response.setHeader("access-control-allow-origin", "*");
-    response.end(JSON.stringify(body));
+    response.end(json(body));
   });
 });
 

@@ -337,4 +337,69 @@ mod tests {
             }
         }
     }
+
+    /// Every number of an answer that is not a whole one of 64 bits, with where it stands.
+    fn odd_numbers(at: &str, value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Array(list) => list
+                .iter()
+                .for_each(|one| odd_numbers(&format!("{at}[]"), one, found)),
+            Value::Object(map) => map
+                .iter()
+                .for_each(|(name, one)| odd_numbers(&format!("{at}.{name}"), one, found)),
+            // The one number that a node writes as a float.
+            Value::Number(_) if at.ends_with(".uiAmount") => {}
+            Value::Number(number) if number.is_u64() || number.is_i64() => {}
+            Value::Number(number) => found.push(format!("{at}: {number}")),
+            _ => {}
+        }
+    }
+
+    /// The Python SDK, and every client that reads a u64 as one, broke on a `rentEpoch` that was
+    /// rounded to a float's 53 bits.
+    #[tokio::test]
+    async fn every_number_is_told_in_full() {
+        const ODD: u64 = (1 << 53) + 1;
+        let tools = Tools::find().unwrap();
+        let solana = Solana::start(&tools, &SolanaOptions::default())
+            .await
+            .unwrap();
+        let rich = Pubkey::new_from_array([77; 32]);
+        let account =
+            json!({ "owner": SYSTEM.to_string(), "data": "", "lamports": ODD.to_string() });
+        let _: Value = solana
+            .rpc("devnet_setAccount", json!([rich.to_string(), account]))
+            .await
+            .unwrap();
+        let (rich, options) = (rich.to_string(), json!({ "encoding": "base64" }));
+        let holder = Solana::accounts()[0].address;
+        let tokens = Solana::token_account(&holder, &SOLANA_USDC, &TOKEN).to_string();
+        let calls = [
+            ("getSlot", json!([])),
+            ("getBlockHeight", json!([])),
+            ("getEpochInfo", json!([])),
+            ("getLatestBlockhash", json!([])),
+            ("getVersion", json!([])),
+            ("getBalance", json!([rich])),
+            ("getAccountInfo", json!([rich, options])),
+            ("getMultipleAccounts", json!([[rich, tokens], options])),
+            ("getTokenAccountBalance", json!([tokens])),
+            ("getMinimumBalanceForRentExemption", json!([165])),
+            ("getSignatureStatuses", json!([["1".repeat(64)]])),
+        ];
+        for (method, params) in calls {
+            let answer: Value = solana.rpc(method, params).await.unwrap();
+            let mut odd = Vec::new();
+            odd_numbers(method, &answer, &mut odd);
+            assert_eq!(odd, Vec::<String>::new());
+        }
+        let found: Value = solana.rpc("getBalance", json!([rich])).await.unwrap();
+        assert_eq!(found["value"], ODD);
+        let found: Value = solana
+            .rpc("getAccountInfo", json!([rich, options]))
+            .await
+            .unwrap();
+        assert_eq!(found["value"]["lamports"], ODD);
+        assert_eq!(found["value"]["rentEpoch"], u64::MAX);
+    }
 }
