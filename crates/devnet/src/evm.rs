@@ -34,7 +34,11 @@ pub struct EvmOptions {
 /// How blocks come about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mining {
-    /// A block for each transaction, at once.
+    /// A block for each transaction, at once, and one every so often without any: there is no
+    /// waiting, and the newest block is recent. Payers sign from when on they pay, and a chain
+    /// whose newest block is older says "not yet".
+    Mixed(Duration),
+    /// A block for each transaction, at once, and no others.
     Instant,
     /// A block every so often, as on a real chain.
     Every(Duration),
@@ -47,10 +51,13 @@ impl Default for EvmOptions {
         Self {
             chain_id: 84532,
             port: 0,
-            mining: Mining::Instant,
+            mining: Mining::Mixed(BLOCK_TIME),
         }
     }
 }
+
+/// The time between blocks of Base.
+const BLOCK_TIME: Duration = Duration::from_secs(2);
 
 /// One of the node's development accounts. Everybody has these keys.
 #[derive(Debug, Clone)]
@@ -155,7 +162,10 @@ impl Evm {
             evm.mint(USDC, account.address, U256::from(1_000_000_000_000_u64))
                 .await?;
         }
-        evm.set_mining(options.mining).await?;
+        // That mode is the node's from its start.
+        if !matches!(options.mining, Mining::Mixed(_)) {
+            evm.set_mining(options.mining).await?;
+        }
         Ok(evm)
     }
 
@@ -345,16 +355,21 @@ impl Evm {
     /// Changes how blocks come about.
     ///
     /// # Errors
-    /// When the node does not do it.
+    /// When the node does not do it: none changes to [`Mining::Mixed`] once it runs.
     pub async fn set_mining(&self, mining: Mining) -> Result<(), DevnetError> {
         // Each of these ends the mode before it.
         let (method, value) = match mining {
             Mining::Instant => ("evm_setAutomine", serde_json::json!(true)),
-            Mining::Manual => ("evm_setAutomine", serde_json::json!(false)),
+            // Ends the mixed mode as well, which the method for the instant mode does not.
+            Mining::Manual => ("evm_setIntervalMining", serde_json::json!(0)),
             Mining::Every(interval) => (
                 "evm_setIntervalMining",
                 serde_json::json!(interval.as_secs().max(1)),
             ),
+            Mining::Mixed(_) => {
+                let what = "mixed mining begins with the node or not at all";
+                return Err(rpc_error("evm_setIntervalMining", what));
+            }
         };
         self.rpc::<_, Option<()>>(method, (value,)).await.map(drop)
     }
@@ -427,6 +442,10 @@ async fn spawn(tools: &Tools, options: &EvmOptions) -> Result<(Child, String), D
         .args(["--chain-id", &options.chain_id.to_string()])
         // Room for a few thousand transfers in one block, so that the gas limit never decides a measurement.
         .args(["--gas-limit", "300000000"]);
+    if let Mining::Mixed(interval) = options.mining {
+        let seconds = interval.as_secs().max(1).to_string();
+        node.args(["--mixed-mining", "--block-time", &seconds]);
+    }
     let (node, place) = node::start(&mut node, "Listening on ", WAIT).await?;
     Ok((node, format!("http://{place}")))
 }
@@ -447,5 +466,37 @@ mod tests {
         }
         let id: U256 = evm.rpc("eth_chainId", ()).await.unwrap();
         assert_eq!(id, U256::from(84532));
+    }
+
+    /// A payer's `validAfter` is its own time, and the token compares it with the newest block's.
+    #[tokio::test]
+    async fn an_idle_chain_keeps_up_with_the_time_and_includes_at_once() {
+        let tools = Tools::find().unwrap();
+        let options = EvmOptions {
+            mining: Mining::Mixed(Duration::from_secs(1)),
+            ..EvmOptions::default()
+        };
+        let evm = Evm::start(&tools, &options).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        let head: serde_json::Value = evm
+            .rpc("eth_getBlockByNumber", ("latest", false))
+            .await
+            .unwrap();
+        let time: U256 = serde_json::from_value(head["timestamp"].clone()).unwrap();
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let age = now.unwrap().as_secs().saturating_sub(time.to());
+        assert!(age <= 3, "{age} seconds old");
+
+        // It stops on demand.
+        let number = async || -> U256 { evm.rpc("eth_blockNumber", ()).await.unwrap() };
+        evm.set_mining(Mining::Manual).await.unwrap();
+        let before = number().await;
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        assert_eq!(number().await, before);
+        evm.set_mining(Mining::Instant).await.unwrap();
+        evm.mint(USDC, Address::repeat_byte(5), U256::from(1))
+            .await
+            .unwrap();
+        assert_eq!(number().await, before + U256::from(1));
     }
 }

@@ -28,8 +28,9 @@ pub(super) struct Devnet {
     /// The EVM chain id.
     #[arg(long, default_value_t = 84532)]
     chain_id: u64,
-    /// Make a block every so many seconds: payments are pending for a while, as on a real chain. Without it, the EVM node
-    /// makes one for each transaction, and the Solana node one every 0.4 seconds.
+    /// Make a block every so many seconds: payments are pending for a while, as on a real chain.
+    /// Without it, the EVM node makes one for each transaction and one every two seconds, and the
+    /// Solana node one every 0.4 seconds.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     block_secs: Option<u64>,
     /// The port of the Solana node.
@@ -44,7 +45,7 @@ impl Devnet {
         let evm = EvmOptions {
             chain_id: self.chain_id,
             port: self.port,
-            mining: block_time.map_or(Mining::Instant, Mining::Every),
+            mining: block_time.map_or(EvmOptions::default().mining, Mining::Every),
         };
         let mut solana = SolanaOptions {
             port: self.solana_port,
@@ -113,7 +114,6 @@ A facilitator for both: write this to quittance.toml
   rpc = ["{evm_url}"]
   signers = [{{ env = "SIGNER" }}]
   min_amounts = {{ USDC = "0.001" }}
-  max_head_age_secs = 0
 
   [[solana]]
   network = "solana-devnet"
