@@ -54,6 +54,9 @@ pub struct EvmConfig {
     pub final_after: Duration,
     /// The most that is paid for a unit of gas, in wei.
     pub gas_price_max: u128,
+    /// The most of it that is paid to the producers of blocks, in wei. It is what nodes suggest,
+    /// and is paid in full.
+    pub tip_max: u128,
     /// The most gas that one payment may take.
     pub gas_per_payment_max: u32,
     /// How the gas limit of a transaction is found.
@@ -92,6 +95,7 @@ impl EvmConfig {
         } else {
             GasLimit::Measured
         };
+        let fees = known::fee_limits(network.id());
         Self {
             tokens: known::tokens(network.id()).to_vec(),
             network,
@@ -103,8 +107,8 @@ impl EvmConfig {
             final_depth: 64,
             // As long as Ethereum takes to finalize, and with it what rollups with faster blocks have posted there.
             final_after: Duration::from_secs(15 * 60),
-            // Some hundred times what the chains of the table ask on an ordinary day, Ethereum's bad days included.
-            gas_price_max: 500_000_000_000,
+            gas_price_max: u128::from(fees.max_gas_price_gwei) * GWEI,
+            tip_max: u128::from(fees.max_tip_gwei) * GWEI,
             // USDC takes under 100,000; a contract wallet that checks a passkey in Solidity some 400,000.
             gas_per_payment_max: 600_000,
             gas_limit,
@@ -264,7 +268,7 @@ impl Evm {
                 .map(|address| LaneId::new(&address.to_checksum(None)))
                 .collect(),
             rpc: rpc::connect(chain_id, &config.rpc_urls, config.rpc_timeout)?,
-            fees: FeeOracle::default(),
+            fees: FeeOracle::new(config.tip_max),
             batches: AtomicBool::new(false),
             funded: addresses.iter().map(|_| AtomicBool::new(true)).collect(),
             next_sender: AtomicUsize::new(0),
@@ -428,6 +432,9 @@ const PLACES_PER_BATCH: usize = 40;
 /// How many transactions of one signer may be out at once. Nodes keep 16 to 64 of one account in order (geth: 16 at least,
 /// 64 usually); beyond that they drop some.
 const IN_FLIGHT_MAX: usize = 16;
+
+/// Wei in a gwei.
+const GWEI: u128 = 1_000_000_000;
 
 /// What a transfer of the chain's own coin takes.
 const TRANSFER_GAS: u64 = 21_000;
@@ -646,7 +653,10 @@ impl Evm {
         }
         let signer = self.signer(&over.lane)?;
         let now = self.fees.now(&self.rpc).await?;
-        let Some(fees) = unsigned.fees.raised(now, self.config.gas_price_max) else {
+        let Some(fees) = unsigned
+            .fees
+            .raised(now, self.config.gas_price_max, self.config.tip_max)
+        else {
             return Ok(None);
         };
         Unsigned { fees, ..unsigned }

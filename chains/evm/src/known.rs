@@ -97,6 +97,36 @@ pub fn token(network: &str, name: &str) -> Option<&'static Token> {
         .find(|token| token.symbol.eq_ignore_ascii_case(name) || name.parse() == Ok(token.address))
 }
 
+/// The most that is paid for gas on a network, where the operator says nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FeeLimits {
+    /// For a unit of gas in all, in gwei.
+    pub max_gas_price_gwei: u64,
+    /// For a unit of gas to the block's producer, in gwei. A base fee is what the chain says it is;
+    /// a tip is what a node suggests, and is paid in full.
+    pub max_tip_gwei: u64,
+}
+
+/// What holds on networks that the file does not name: some hundred times what most chains ask on
+/// an ordinary day, Ethereum's bad days included.
+const FEE_LIMITS: FeeLimits = FeeLimits {
+    max_gas_price_gwei: 500,
+    max_tip_gwei: 100,
+};
+
+/// Those that differ: a hundred times and more of an ordinary day's price there, and never under
+/// what the network's own rules ask as a minimum (Polygon 25 gwei of tip, IoTeX 1,000 gwei in all).
+static FEE_LIMITS_BY_NETWORK: LazyLock<BTreeMap<String, FeeLimits>> = LazyLock::new(|| {
+    serde_json::from_str(include_str!("../data/fees.json")).expect("a file of this crate")
+});
+
+/// The most that is paid for gas on a network, where the operator says nothing else.
+pub fn fee_limits(network: &str) -> FeeLimits {
+    let known = FEE_LIMITS_BY_NETWORK.get(network);
+    known.copied().unwrap_or(FEE_LIMITS)
+}
+
 /// The EIP-155 chain id of a network; `None` for a network of another family.
 pub fn chain_id(network: &Network) -> Option<u64> {
     let reference = network.reference();
@@ -176,6 +206,20 @@ mod tests {
         "eip155:50",
         "eip155:51",
     ];
+
+    #[test]
+    fn every_limit_of_fees_is_one_and_of_a_known_network() {
+        for (id, limits) in &*FEE_LIMITS_BY_NETWORK {
+            assert!(
+                !tokens(id).is_empty() || network(id).unwrap().alias().is_some(),
+                "{id}"
+            );
+            assert!(0 < limits.max_tip_gwei, "{id}");
+            assert!(limits.max_tip_gwei < limits.max_gas_price_gwei, "{id}");
+        }
+        assert_eq!(fee_limits("eip155:31337"), FEE_LIMITS);
+        assert_eq!(fee_limits("eip155:8453").max_tip_gwei, 1);
+    }
 
     #[test]
     fn an_unknown_chain_is_a_network_and_an_unknown_name_is_not() {

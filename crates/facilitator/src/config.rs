@@ -215,6 +215,8 @@ pub struct EvmNetwork {
     pub final_secs: Option<u64>,
     /// The most that is paid for a unit of gas, in gwei.
     pub max_gas_price_gwei: Option<u64>,
+    /// The most of it that is paid to the producers of blocks, in gwei.
+    pub max_tip_gwei: Option<u64>,
     /// The most gas that one payment may take.
     pub max_gas_per_payment: Option<u32>,
     /// How many payments may share a transaction; 1 sends each alone.

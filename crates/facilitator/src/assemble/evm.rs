@@ -13,6 +13,9 @@ use secrecy::ExposeSecret;
 use super::{Listed, Problems, Restrictions, all, not_an_address, rpc_urls, tokens_of};
 use crate::config::{Access, ConfigError, EvmNetwork, EvmToken, Secret};
 
+/// Wei in a gwei.
+const GWEI: u128 = 1_000_000_000;
+
 pub(super) fn network(entry: &EvmNetwork, field: &str) -> Result<Network, ConfigError> {
     let unknown = || {
         ConfigError::value(
@@ -45,7 +48,10 @@ pub(super) fn chain(
         .final_secs
         .map_or(config.final_after, Duration::from_secs);
     if let Some(gwei) = entry.max_gas_price_gwei {
-        config.gas_price_max = u128::from(gwei) * 1_000_000_000;
+        config.gas_price_max = u128::from(gwei) * GWEI;
+    }
+    if let Some(gwei) = entry.max_tip_gwei {
+        config.tip_max = u128::from(gwei) * GWEI;
     }
     config.gas_per_payment_max = entry
         .max_gas_per_payment
