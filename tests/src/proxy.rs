@@ -33,6 +33,30 @@ pub enum Fate {
     Text(&'static str),
 }
 
+/// How a gateway treats everything that it is asked.
+#[derive(Debug, Clone)]
+pub enum Habit {
+    /// Gives back `id: null` for `id: 0`, as gateways in JavaScript do that test `id ? … : null`.
+    LosesIdZero,
+    /// Refuses every batch of more calls than this.
+    RefusesBatchesOver(usize, BatchRefusal),
+    /// Answers as many calls of a batch, and turns the others away with this code, each by itself.
+    AnswersAtMost(usize, i64),
+    /// Turns every call of this method away with this error, in a batch or not.
+    Limits(&'static str, i64, &'static str),
+}
+
+/// How a gateway refuses a batch.
+#[derive(Debug, Clone, Copy)]
+pub enum BatchRefusal {
+    /// With this status and no JSON.
+    Status(u16),
+    /// With this status and one error in place of a list.
+    Error(u16, i64, &'static str),
+    /// With this text and HTTP 200.
+    Text(&'static str),
+}
+
 struct Rule {
     method: &'static str,
     fate: Fate,
@@ -46,7 +70,10 @@ type Rewrite = Arc<dyn Fn(&Value, Value) -> Value + Send + Sync>;
 struct Rules {
     rules: Vec<Rule>,
     rewrites: Vec<(&'static str, Rewrite)>,
+    habits: Vec<Habit>,
     seen: Vec<String>,
+    /// How many calls each request had.
+    sizes: Vec<usize>,
 }
 
 /// A node that misbehaves on demand.
@@ -107,11 +134,22 @@ impl Proxy {
         self.locked().rewrites.push((method, Arc::new(rewrite)));
     }
 
+    /// From now on it treats everything like this.
+    pub fn takes_on(&self, habit: Habit) {
+        self.locked().habits.push(habit);
+    }
+
     /// Everything works again.
     pub fn mend(&self) {
         let mut rules = self.locked();
         rules.rules.clear();
         rules.rewrites.clear();
+        rules.habits.clear();
+    }
+
+    /// How many calls each HTTP request had, since the start.
+    pub fn sizes(&self) -> Vec<usize> {
+        self.locked().sizes.clone()
     }
 
     /// How often a method was called, broken or not.
@@ -148,6 +186,7 @@ impl Proxy {
 impl Rules {
     fn fate(&mut self, methods: &[String]) -> Option<Fate> {
         self.seen.push(String::new());
+        self.sizes.push(methods.len());
         self.seen.extend_from_slice(methods);
         let rule = self
             .rules
@@ -170,12 +209,12 @@ async fn forward(State(node): State<Node>, body: Bytes) -> Response {
         .iter()
         .map(|call| call["method"].as_str().unwrap_or_default().to_owned())
         .collect();
-    let fate = node
-        .rules
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .fate(&methods);
+    let (fate, habits) = {
+        let mut rules = node.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        (rules.fate(&methods), rules.habits.clone())
+    };
     match fate {
+        None if !habits.is_empty() => node.ask_by_habit(&request, &calls, &habits).await,
         None => node
             .ask(body)
             .await
@@ -227,7 +266,76 @@ fn answer(request: &Value, calls: &[Value], field: &str, value: &Value) -> Respo
     text.to_string().into_response()
 }
 
+impl Habit {
+    /// Why a whole request is refused, if it is.
+    fn refuses(&self, calls: usize) -> Option<BatchRefusal> {
+        match self {
+            Self::RefusesBatchesOver(most, refusal) if calls > *most => Some(*refusal),
+            _ => None,
+        }
+    }
+
+    /// The error that the call at this place of a request is answered with, if it is.
+    fn turns_away(&self, at: usize, call: &Value) -> Option<Value> {
+        let error = |code: i64, message: &str| Some(json!({ "code": code, "message": message }));
+        match self {
+            Self::AnswersAtMost(most, code) if at >= *most => error(*code, "one at a time"),
+            Self::Limits(method, code, message) if call["method"] == *method => {
+                error(*code, message)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl BatchRefusal {
+    fn response(self) -> Response {
+        let status = |status| StatusCode::from_u16(status).expect("a status");
+        match self {
+            Self::Status(code) => (status(code), "<html>no</html>").into_response(),
+            Self::Text(text) => text.into_response(),
+            Self::Error(code, error, message) => {
+                let error = json!({ "code": error, "message": message });
+                let body = json!({ "jsonrpc": "2.0", "id": null, "error": error });
+                (status(code), body.to_string()).into_response()
+            }
+        }
+    }
+}
+
 impl Node {
+    async fn ask_by_habit(&self, request: &Value, calls: &[Value], habits: &[Habit]) -> Response {
+        let refused = habits.iter().find_map(|habit| habit.refuses(calls.len()));
+        if let Some(refusal) = refused {
+            return refusal.response();
+        }
+        let mut answers = Vec::new();
+        for (at, call) in calls.iter().enumerate() {
+            let error = habits.iter().find_map(|habit| habit.turns_away(at, call));
+            let mut answer = match error {
+                Some(error) => json!({ "jsonrpc": "2.0", "id": call["id"], "error": error }),
+                None => {
+                    let answered = self.ask(call.to_string().into()).await;
+                    let text =
+                        answered.map(|text| self.rewritten(std::slice::from_ref(call), text));
+                    serde_json::from_slice(&text.unwrap_or_default()).unwrap_or_default()
+                }
+            };
+            let loses_zero = habits
+                .iter()
+                .any(|habit| matches!(habit, Habit::LosesIdZero));
+            if loses_zero && answer["id"] == 0 {
+                answer["id"] = Value::Null;
+            }
+            answers.push(answer);
+        }
+        let text = match request.is_array() {
+            true => json!(answers),
+            false => answers.swap_remove(0),
+        };
+        text.to_string().into_response()
+    }
+
     async fn ask(&self, body: Bytes) -> Result<Bytes, StatusCode> {
         let asked = self
             .http

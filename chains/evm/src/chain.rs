@@ -773,15 +773,37 @@ impl Evm {
             return None;
         }
         let expected = domain_separator(&token.name, &token.version, self.chain_id, token.address);
-        match read_answer::<B256>(separator) {
+        match read_answer::<B256>(separator.clone()) {
             Ok(separator) if separator == expected => None,
             Ok(_) => found(&format!(
                 "signs with another EIP-712 domain than the configured name {:?}, version {:?}",
                 token.name, token.version
             )),
+            Err(fault) if is_node_fault(&separator) => {
+                let what = format!(
+                    "could not be asked for its EIP-712 domain: {}",
+                    fault.detail
+                );
+                found(&what)
+            }
             Err(_) => found("does not say its EIP-712 domain (DOMAIN_SEPARATOR)"),
         }
     }
+}
+
+/// Whether a node failed to make a call, rather than the contract to answer it. Nodes agree on no
+/// code for a call that fails: geth says 3 or -32000, others -32015.
+fn is_node_fault(answer: &quittance_nodes::Answer) -> bool {
+    const CALL_FAILED: [i64; 2] = [3, -32015];
+    const CALL_FAILED_WORDS: [&str; 4] = ["revert", "opcode", "out of gas", "vm execution"];
+    let Err(error) = answer else {
+        return false;
+    };
+    let message = error.message.to_ascii_lowercase();
+    let says_failed = CALL_FAILED_WORDS
+        .iter()
+        .any(|words| message.contains(words));
+    !CALL_FAILED.contains(&error.code) && !says_failed
 }
 
 /// `DOMAIN_SEPARATOR()`.

@@ -27,7 +27,18 @@ impl Identity for ChainId {
             Err(_) => Err("no EVM node: it does not say its chain id".to_owned()),
         }
     }
+
+    fn limit_codes(&self) -> &[i64] {
+        &LIMIT_CODES
+    }
 }
+
+/// What gateways of EVM chains say when they are asked too much: proxyd's codes, which Base's and
+/// Optimism's public nodes have (-32011 no backend, -32012 over capacity, -32014 too many calls,
+/// -32016 and -32017 over the limit), and those of QuickNode, OnFinality, and dRPC.
+const LIMIT_CODES: [i64; 9] = [
+    -32011, -32012, -32014, -32016, -32017, -32007, -32029, -32097, 15,
+];
 
 /// `eth_getBlockByNumber`, as much of it as is needed.
 #[derive(Deserialize)]

@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use futures_util::future::join_all;
 use quittance_core::{Fault, FaultKind};
-use quittance_nodes::{Call, NodeError, Nodes, read_answer, unavailable};
+use quittance_nodes::{Call, NodeError, Nodes, Object, read_answer, unavailable};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use solana_pubkey::Pubkey;
@@ -109,7 +109,7 @@ pub(crate) async fn ask(rpc: &Nodes, inquiries: &[Inquiry]) -> Vec<Result<Answer
     let long: Vec<bool> = iter::repeat_n(false, look_ups).chain(long).collect();
     let mut answers = Vec::with_capacity(calls.len());
     for batch in batches(&calls, &long) {
-        match rpc.ask_many(batch).await {
+        match rpc.ask_many_in_doubt(batch, speak_against).await {
             Ok(found) => answers.extend(found.into_iter().map(Ok)),
             Err(fault) => answers.extend(batch.iter().map(|_| Err(fault.clone()))),
         }
@@ -128,6 +128,17 @@ pub(crate) async fn ask(rpc: &Nodes, inquiries: &[Inquiry]) -> Vec<Result<Answer
         answer_of(rpc, inquiry, tried, &accounts)
     });
     join_all(answers).await
+}
+
+/// Whether the answers speak against a payment: an account is not there, or a transaction fails. A
+/// node of another cluster would say so of every payment, and nothing in its answers names the
+/// cluster.
+fn speak_against(answers: &[quittance_nodes::Answer]) -> bool {
+    let mut values = answers.iter().flatten().map(|answer| &answer["value"]);
+    values.any(|value| match value {
+        Value::Array(accounts) => accounts.iter().any(Value::is_null),
+        value => value.get("err").is_some_and(|err| !err.is_null()),
+    })
 }
 
 /// The calls by batches, none of which has more calls, or more with long answers, than a round trip can take.
@@ -237,17 +248,17 @@ async fn simulation_of(
     {
         return Ok(Evidence::failed(&json!(error.message)));
     }
-    let mut found: InContext<SimulationJson> = read_answer(found)?;
-    if found.value.is_poor(inquiry) {
+    let found: InContext<Object<SimulationJson>> = read_answer(found)?;
+    let mut found = found.value.0;
+    if found.is_poor(inquiry) {
         for other in rpc.ask_every(trial).await {
-            if let Ok(other) = read_answer::<InContext<SimulationJson>>(other)
-                && !other.value.is_poor(inquiry)
+            if let Ok(other) = read_answer::<InContext<Object<SimulationJson>>>(other)
+                && !other.value.0.is_poor(inquiry)
             {
-                found = other;
+                found = other.value.0;
             }
         }
     }
-    let found = found.value;
     let err = &found.err;
     if let Some(kind) = ours(err) {
         return Err(Fault::new(kind, format_args!("a simulation says {err}")));

@@ -30,7 +30,16 @@ impl Identity for Genesis {
             None => Err("no Solana node: it does not say its genesis hash".to_owned()),
         }
     }
+
+    fn limit_codes(&self) -> &[i64] {
+        &LIMIT_CODES
+    }
 }
+
+/// What gateways of Solana say when they are asked too much. (-32005 is a node that says it is
+/// behind, and is left alone alike. Codes that EVM gateways use for it, such as -32007 and -32016,
+/// mean something else here.)
+const LIMIT_CODES: [i64; 1] = [-32429];
 
 /// The nodes of the cluster whose genesis hash begins like this.
 pub(crate) fn connect(

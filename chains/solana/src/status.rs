@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 use quittance_core::{Fault, Status, Transaction, TransactionId, Watched};
-use quittance_nodes::{Answer, Call, Nodes, read_answer, unavailable};
+use quittance_nodes::{Answer, Call, Nodes, Object, read_answer, unavailable};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -65,7 +65,7 @@ struct Context {
 #[derive(Deserialize)]
 struct Statuses {
     context: Context,
-    value: Vec<Option<SignatureStatus>>,
+    value: Vec<Option<Object<SignatureStatus>>>,
 }
 
 #[derive(Deserialize, Clone)]
@@ -91,7 +91,7 @@ impl SignatureStatus {
 /// `getTransaction`, as much of it as is needed. A field that is missing is an answer that cannot be used.
 #[derive(Deserialize)]
 struct Fetched {
-    meta: Meta,
+    meta: Object<Meta>,
 }
 
 #[derive(Deserialize)]
@@ -157,7 +157,8 @@ impl Look {
         let options = json!({ "searchTransactionHistory": true });
         let chunks = ids.chunks(SIGNATURES_PER_CALL);
         calls.extend(chunks.map(|chunk| ("getSignatureStatuses", json!([chunk, options]))));
-        let mut answers = rpc.ask_one_node(&calls).await?.into_iter();
+        let answers = rpc.ask_one_node_in_doubt(&calls, knows_not_all).await?;
+        let mut answers = answers.into_iter();
         let mut next = || answers.next().unwrap_or(Ok(Value::Null));
         let newest: u64 = read_answer(next())?;
         let finalized: Epoch = read_answer(next())?;
@@ -224,6 +225,14 @@ impl Look {
     }
 }
 
+/// Whether a signature is not known, as a node of another cluster would say of every one. Its block
+/// heights would end the payment.
+fn knows_not_all(answers: &[Answer]) -> bool {
+    let lists = answers.iter().flatten().map(|answer| &answer["value"]);
+    let mut statuses = lists.filter_map(Value::as_array).flatten();
+    statuses.any(Value::is_null)
+}
+
 /// Evidence that says of each account which one it is. Without what a transaction took from lookup tables a payment that has
 /// moved would look as if it had not.
 fn whole(evidence: Evidence, transaction: &Transaction) -> Result<Evidence, Fault> {
@@ -252,7 +261,10 @@ fn statuses(
                 "the node that knows signatures is behind the one that knows heights",
             ));
         }
-        Ok(found.value)
+        let found = found.value.into_iter();
+        Ok(found
+            .map(|status| status.map(|Object(status)| status))
+            .collect::<Vec<_>>())
     };
     match read() {
         Ok(found) => found.into_iter().map(Ok).collect(),
@@ -282,8 +294,18 @@ async fn fetch(rpc: &Nodes, ids: &[String]) -> BTreeMap<String, Result<Evidence,
     evidence
 }
 
-fn evidence_of(answer: Answer) -> Result<Evidence, Fault> {
-    let Fetched { meta } = read_answer::<Option<Fetched>>(answer)?
+/// The question what a transaction did.
+pub(crate) fn fetch_call(id: &str) -> Call {
+    let options = json!({
+        "encoding": "base64",
+        "commitment": "confirmed",
+        "maxSupportedTransactionVersion": 0,
+    });
+    ("getTransaction", json!([id, options]))
+}
+
+pub(crate) fn evidence_of(answer: Answer) -> Result<Evidence, Fault> {
+    let Fetched { meta: Object(meta) } = read_answer::<Option<Fetched>>(answer)?
         // A node can know a signature before it knows the transaction.
         .ok_or_else(|| unavailable("the node does not have an included transaction yet"))?;
     if !meta.err.is_null() {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 use url::Url;
 
+use crate::reply::Missed;
 use crate::{Failure, unavailable};
 
 /// The longest answer that is read: a batch of some hundred transactions with their logs is under 4 MiB.
@@ -13,6 +14,18 @@ const ANSWER_MAX: usize = 16 * 1024 * 1024;
 /// Answers with which no request was passed on: no key, a bad one, no such place, too long, too many. Of all others it
 /// is not certain.
 const TURNED_AWAY: [u16; 5] = [401, 403, 404, 413, 429];
+
+/// Answers that a gateway may give to a batch and not to a single call.
+const BATCH_REFUSED: [u16; 8] = [400, 405, 413, 415, 422, 429, 500, 501];
+
+/// The longest time for which a node is left alone because it asks for it (`Retry-After`). It may
+/// be the only one that works.
+pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_secs(120);
+
+/// How long a connection may take to come about. Without it a host that is gone, and refuses
+/// nothing, costs the whole time limit and leaves open whether it was asked. Three times as long as
+/// the farthest round trip with one lost packet.
+const CONNECT_MAX: Duration = Duration::from_secs(3);
 
 /// The clients that nodes are asked with.
 pub(crate) struct Clients {
@@ -25,6 +38,8 @@ impl Clients {
         let builder = || {
             reqwest::Client::builder()
                 .timeout(timeout)
+                // Under the time limit, which would not say that nothing was sent.
+                .connect_timeout(CONNECT_MAX.min(timeout / 2))
                 // A node that redirects is not a node; and the body could go to anybody.
                 .redirect(reqwest::redirect::Policy::none())
                 .user_agent(concat!("quittance/", env!("CARGO_PKG_VERSION")))
@@ -67,12 +82,16 @@ pub fn redacted(url: &Url) -> String {
 /// Why HTTP brought no JSON.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HttpError {
-    #[error("could not connect: {}", causes(.0))]
+    #[error("cannot be reached: {}", causes(.0))]
     Connect(reqwest::Error),
-    #[error("{}", causes(.0))]
+    #[error("did not answer: {}", causes(.0))]
     Broken(reqwest::Error),
-    #[error("answered HTTP {0}")]
-    Status(u16),
+    #[error("answered HTTP {status}")]
+    Status {
+        status: u16,
+        /// When it wants to be asked again (`Retry-After`).
+        retry_after: Option<Duration>,
+    },
     #[error("answered more than {ANSWER_MAX} bytes")]
     TooLong,
     #[error("answered no JSON: {0}")]
@@ -101,13 +120,40 @@ impl HttpError {
         }
     }
 
-    pub(crate) fn failure(&self) -> Failure {
-        let fault = unavailable(self);
-        match self {
-            // Turned away at the door, by whoever stands before the node.
-            Self::Status(status) if TURNED_AWAY.contains(status) => Failure::NotAsked(fault),
+    /// The status of an answer that is no JSON-RPC.
+    fn of_status(response: &reqwest::Response) -> Self {
+        let header = response.headers().get(reqwest::header::RETRY_AFTER);
+        let seconds = header.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        let after = seconds.map(Duration::from_secs);
+        Self::Status {
+            status: response.status().as_u16(),
+            retry_after: after.map(|after| after.min(RETRY_AFTER_MAX)),
+        }
+    }
+
+    pub(crate) fn missed(&self) -> Missed {
+        let mut fault = unavailable(format_args!("the node {self}"));
+        if let Self::Status {
+            retry_after: Some(after),
+            ..
+        } = self
+        {
+            fault.retry_after = Some(*after);
+        }
+        let failure = match self {
+            // Turned away at the door, by what stands before the node.
+            Self::Status { status, .. } if TURNED_AWAY.contains(status) => Failure::NotAsked(fault),
             Self::Connect(_) => Failure::NotAsked(fault),
             _ => Failure::NoAnswer(fault),
+        };
+        let fewer_may_work = match self {
+            Self::Status { status, .. } => BATCH_REFUSED.contains(status),
+            Self::TooLong | Self::NotJson(_) => true,
+            Self::Connect(_) | Self::Broken(_) => false,
+        };
+        Missed {
+            failure,
+            fewer_may_work,
         }
     }
 }
@@ -120,8 +166,9 @@ pub(crate) async fn post(
     let request = http.post(url.clone()).json(body);
     let mut response = request.send().await.map_err(HttpError::of)?;
     let status = response.status();
+    let refused = HttpError::of_status(&response);
     if TURNED_AWAY.contains(&status.as_u16()) {
-        return Err(HttpError::Status(status.as_u16()));
+        return Err(refused);
     }
     let mut text = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(HttpError::of)? {
@@ -131,9 +178,12 @@ pub(crate) async fn post(
         text.extend_from_slice(&chunk);
     }
     // Whatever else the status says, the node's own answer counts if there is one.
-    serde_json::from_slice(&text).map_err(|error| match status {
-        status if status.is_success() => HttpError::NotJson(error),
-        status => HttpError::Status(status.as_u16()),
+    serde_json::from_slice(&text).map_err(|error| {
+        if status.is_success() {
+            HttpError::NotJson(error)
+        } else {
+            refused
+        }
     })
 }
 

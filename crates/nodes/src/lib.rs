@@ -7,10 +7,13 @@
 
 mod failure;
 mod http;
+mod limit;
 mod node;
+mod object;
+mod reply;
 mod submission;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use quittance_core::{Fault, Submission};
@@ -21,6 +24,7 @@ use url::Url;
 pub use crate::failure::{Failure, NodeError, read_answer, unavailable};
 pub use crate::http::redacted;
 use crate::node::Node;
+pub use crate::object::Object;
 
 /// A call: method and parameters.
 pub type Call = (&'static str, Value);
@@ -38,6 +42,12 @@ pub trait Identity: std::fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// What is wrong, to be read behind "the node … is": "on chain 1, not 8453".
     fn check(&self, answer: &Value) -> Result<(), String>;
+
+    /// The codes by which this chain's gateways say that they were asked too much, beside those
+    /// that all gateways share. A node that says one of them certainly did nothing.
+    fn limit_codes(&self) -> &[i64] {
+        &[]
+    }
 }
 
 /// The nodes of one chain, in order of preference.
@@ -45,7 +55,6 @@ pub trait Identity: std::fmt::Debug + Send + Sync + 'static {
 pub struct Nodes {
     identity: Box<dyn Identity>,
     nodes: Vec<Node>,
-    started: Instant,
 }
 
 impl Nodes {
@@ -65,7 +74,6 @@ impl Nodes {
                 .iter()
                 .map(|url| Node::new(clients.of(url), url))
                 .collect(),
-            started: Instant::now(),
         })
     }
 
@@ -86,7 +94,7 @@ impl Nodes {
                 Ok(answer) => return Ok(answer),
                 Err(failure @ Failure::Node(_)) => said = said.or(Some(failure)),
                 Err(failure) => {
-                    self.rest(node, &failure);
+                    node.rest(&failure);
                     last = Some(failure);
                 }
             }
@@ -100,6 +108,20 @@ impl Nodes {
     /// # Errors
     /// When no node answers at all.
     pub async fn ask_many(&self, calls: &[Call]) -> Result<Vec<Answer>, Fault> {
+        self.ask_many_in_doubt(calls, |_| false).await
+    }
+
+    /// As [`ask_many`](Self::ask_many), for answers that say nothing of the chain they are from.
+    /// Where a node's answers are in `doubt`, because a node of another chain would say such
+    /// things, it must show once more that it is on the right one.
+    ///
+    /// # Errors
+    /// When no node answers at all.
+    pub async fn ask_many_in_doubt(
+        &self,
+        calls: &[Call],
+        doubt: impl Fn(&[Answer]) -> bool,
+    ) -> Result<Vec<Answer>, Fault> {
         let mut answers: Vec<Option<Answer>> = vec![None; calls.len()];
         let mut last = None;
         for node in self.order() {
@@ -110,7 +132,7 @@ impl Nodes {
                 break;
             }
             let asked: Vec<Call> = open.iter().map(|&at| calls[at].clone()).collect();
-            match self.ask_node_many(node, &asked).await {
+            match self.ask_in_doubt(node, &asked, &doubt).await {
                 Ok(found) => {
                     for (at, answer) in open.into_iter().zip(found) {
                         // The first node's error is told where the others have nothing better.
@@ -120,7 +142,7 @@ impl Nodes {
                     }
                 }
                 Err(failure) => {
-                    self.rest(node, &failure);
+                    node.rest(&failure);
                     last = Some(failure);
                 }
             }
@@ -134,12 +156,25 @@ impl Nodes {
     /// # Errors
     /// When no node answers.
     pub async fn ask_one_node(&self, calls: &[Call]) -> Result<Vec<Answer>, Fault> {
+        self.ask_one_node_in_doubt(calls, |_| false).await
+    }
+
+    /// As [`ask_one_node`](Self::ask_one_node), with `doubt` as in
+    /// [`ask_many_in_doubt`](Self::ask_many_in_doubt).
+    ///
+    /// # Errors
+    /// When no node answers.
+    pub async fn ask_one_node_in_doubt(
+        &self,
+        calls: &[Call],
+        doubt: impl Fn(&[Answer]) -> bool,
+    ) -> Result<Vec<Answer>, Fault> {
         let mut last = None;
         for node in self.order() {
-            match self.ask_node_many(node, calls).await {
+            match self.ask_in_doubt(node, calls, &doubt).await {
                 Ok(found) => return Ok(found),
                 Err(failure) => {
-                    self.rest(node, &failure);
+                    node.rest(&failure);
                     last = Some(failure);
                 }
             }
@@ -160,14 +195,39 @@ impl Nodes {
             .collect()
     }
 
+    /// Asks one thing of every node that is not known to be behind, all at once; of all, where
+    /// every one is. Each must first show that it is on the right chain. For a question to which
+    /// one wrong answer costs money.
+    pub async fn ask_every_current(&self, call: &Call) -> Vec<Answer> {
+        let is_current = |node: &&Node| !node.is_stale() && !node.rests();
+        let mut nodes: Vec<&Node> = self.nodes.iter().filter(is_current).collect();
+        if nodes.is_empty() {
+            nodes = self.nodes.iter().collect();
+        }
+        let calls = std::slice::from_ref(call);
+        let asked = nodes
+            .into_iter()
+            .map(|node| async move { (node, node.ask_again(&*self.identity, calls).await) });
+        let mut answers = Vec::new();
+        for (node, found) in join_all(asked).await {
+            match found {
+                Ok(found) => answers.extend(found),
+                Err(failure) => node.rest(&failure),
+            }
+        }
+        answers
+    }
+
     /// Hands a signed transaction, by this call, to the nodes in turn, until one has it. No refusal takes back that a node
     /// asked before may have it. `refusal` says what a node's refusal means.
     pub async fn send(&self, call: &Call, refusal: fn(&NodeError) -> Submission) -> Submission {
         let mut outcome = Submission::Refused(no_node());
         for node in self.order() {
-            let sent = self.ask_node(node, call).await;
+            let calls = std::slice::from_ref(call);
+            let sent = node.ask_proven(&*self.identity, calls).await;
+            let sent = sent.and_then(only_one);
             if let Err(failure @ (Failure::NotAsked(_) | Failure::NoAnswer(_))) = &sent {
-                self.rest(node, failure);
+                node.rest(failure);
             }
             outcome = submission::surer(outcome, submission::of(sent, refusal));
             if matches!(outcome, Submission::Accepted | Submission::PlaceTaken) {
@@ -177,9 +237,10 @@ impl Nodes {
         outcome
     }
 
-    /// Looks at each node by itself, for health: whether it is on the right chain, and what `judge` says to its answers to
-    /// these calls, if any. `judge` is told which node it is, counted from 0. One that it does not like is behind: it is
-    /// asked after all others from now on.
+    /// Looks at each node by itself, for health: whether it is on the right chain, and what `judge`
+    /// says to its answers to these calls, if any. `judge` is told which node it is, counted from
+    /// 0. One that it does not like is behind, and one that does not answer, or for another chain,
+    /// is worse: each is asked after all others from now on.
     pub async fn look(
         &self,
         calls: &[Call],
@@ -188,12 +249,14 @@ impl Nodes {
         let looks = self.nodes.iter().enumerate().map(|(at, node)| {
             let judge = &judge;
             async move {
-                let asked = node.ask_again(&*self.identity, calls).await;
-                let found = asked.map_err(Failure::fault).and_then(|answers| {
-                    let found = judge(at, answers);
-                    node.stands_still(found.is_err());
-                    found
-                });
+                let found = match node.ask_again(&*self.identity, calls).await {
+                    Ok(answers) => judge(at, answers),
+                    Err(failure) => {
+                        node.rest(&failure);
+                        Err(failure.fault())
+                    }
+                };
+                node.stands_still(found.is_err());
                 (node.name(), found)
             }
         });
@@ -207,27 +270,36 @@ impl Nodes {
 
     /// Every node once: those that rest, or are behind, last.
     fn order(&self) -> Vec<&Node> {
-        let now = self.started.elapsed();
         let mut nodes: Vec<&Node> = self.nodes.iter().collect();
-        nodes.sort_by_key(|node| node.is_stale() || node.rests(now));
+        nodes.sort_by_key(|node| node.is_stale() || node.rests());
         nodes
     }
 
     async fn ask_node(&self, node: &Node, call: &Call) -> Result<Value, Failure> {
-        let mut answers = self.ask_node_many(node, std::slice::from_ref(call)).await?;
-        let answer = answers.pop();
-        answer
-            .ok_or_else(|| Failure::NoAnswer(unavailable("the node answered nothing")))?
-            .map_err(Failure::Node)
+        let calls = std::slice::from_ref(call);
+        node.ask(&*self.identity, calls).await.and_then(only_one)
     }
 
-    async fn ask_node_many(&self, node: &Node, calls: &[Call]) -> Result<Vec<Answer>, Failure> {
-        node.ask(&*self.identity, calls).await
+    async fn ask_in_doubt(
+        &self,
+        node: &Node,
+        calls: &[Call],
+        doubt: &impl Fn(&[Answer]) -> bool,
+    ) -> Result<Vec<Answer>, Failure> {
+        let answers = node.ask(&*self.identity, calls).await?;
+        if doubt(&answers) {
+            node.prove(&*self.identity).await?;
+        }
+        Ok(answers)
     }
+}
 
-    fn rest(&self, node: &Node, failure: &Failure) {
-        node.rest(self.started.elapsed(), failure);
-    }
+/// The answer to a call that was asked alone.
+fn only_one(answers: Vec<Answer>) -> Result<Value, Failure> {
+    let answer = answers.into_iter().next();
+    answer
+        .ok_or_else(|| Failure::NoAnswer(unavailable("the node answered nothing")))?
+        .map_err(Failure::Node)
 }
 
 fn no_node() -> Fault {

@@ -1,0 +1,354 @@
+//! Gateways as they are: they lose ids, refuse batches, limit callers, and route to another chain
+//! without a word.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use quittance_core::{
+    Chain, Facilitator, FacilitatorError, FaultKind, Health, Scope, Submission, Transaction,
+    TransactionId, Watched,
+};
+use quittance_devnet::Mining;
+use quittance_engine::Patience;
+use quittance_evm::Evm;
+use quittance_solana::{Solana, TokenProgram};
+use quittance_tests::evm::Setting;
+use quittance_tests::proxy::{BatchRefusal, Fate, Habit, Proxy};
+use quittance_tests::solana::{SLOT, Setting as SolanaSetting};
+use quittance_tests::until;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+/// A watcher without patience.
+const HASTY: Patience = Patience {
+    look_every: Duration::from_millis(50),
+    resubmit_after: Duration::from_millis(300),
+    replace_after: Duration::from_millis(800),
+    gone_for: Duration::from_millis(300),
+    sweep_every: Duration::from_millis(300),
+};
+
+/// How long a caller waits for a settlement here.
+const SETTLE_WAIT: Duration = Duration::from_secs(8);
+
+/// Longer than a node's word on its chain is believed.
+const PROOF_IS_OLD: Duration = Duration::from_millis(2200);
+
+/// What gateways do with batches that they do not like.
+fn refusals() -> Vec<Habit> {
+    let limit = "you have exceeded the maximum batch size";
+    vec![
+        Habit::RefusesBatchesOver(3, BatchRefusal::Status(400)),
+        Habit::RefusesBatchesOver(3, BatchRefusal::Status(413)),
+        Habit::RefusesBatchesOver(3, BatchRefusal::Status(429)),
+        Habit::RefusesBatchesOver(3, BatchRefusal::Error(500, 31, "three at a time, please")),
+        Habit::RefusesBatchesOver(3, BatchRefusal::Error(200, -32005, limit)),
+        Habit::RefusesBatchesOver(3, BatchRefusal::Text("[]")),
+        Habit::RefusesBatchesOver(1, BatchRefusal::Status(405)),
+        Habit::RefusesBatchesOver(1, BatchRefusal::Text("<html>hello</html>")),
+        Habit::AnswersAtMost(3, -32005),
+        Habit::AnswersAtMost(1, 429),
+    ]
+}
+
+/// Ways to say "too much" in HTTP 200.
+const EVM_LIMITS: [(i64, &str); 7] = [
+    (-32016, "slow, please"),
+    (-32005, "limit"),
+    (-32011, "none"),
+    (15, "wait"),
+    (-32097, "wait"),
+    (-32000, "Rate Limit exceeded"),
+    (-32603, "too many requests"),
+];
+
+/// As many places as fill a whole batch, of which the chain knows nothing.
+fn many_places(chain: &impl Chain, id: &str) -> Vec<Watched> {
+    let lane = chain.lanes()[0].clone();
+    let place = |place| Watched {
+        lane: lane.clone(),
+        place,
+        transactions: vec![Transaction {
+            id: TransactionId::new(id),
+            lane: lane.clone(),
+            place,
+            bytes: [].into(),
+        }],
+    };
+    (1000..1040).map(place).collect()
+}
+
+fn says(health: &Health, words: &str) -> bool {
+    health
+        .problems
+        .iter()
+        .any(|problem| problem.what.contains(words))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_loses_an_id_of_zero_is_a_node_like_any_other() {
+    let setting = Setting::start().await;
+    setting.node.takes_on(Habit::LosesIdZero);
+    let engine = setting.engine().await;
+    let answer = engine.settle(&Setting::request().await).await.unwrap();
+    assert!(answer.success, "{answer:?}");
+
+    let setting = SolanaSetting::start(TokenProgram::SplToken, Some(SLOT)).await;
+    setting.node.takes_on(Habit::LosesIdZero);
+    let engine = setting.engine(SETTLE_WAIT).await;
+    let answer = engine.settle(&setting.request().await).await.unwrap();
+    assert!(answer.success, "{answer:?}");
+}
+
+/// Health asked for everything in one batch, and the network was dead although every single
+/// question had an answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_limits_batches_is_asked_in_smaller_ones() {
+    let setting = Setting::start().await;
+    for habit in refusals() {
+        let node = Proxy::before(setting.local.url()).await;
+        node.takes_on(habit.clone());
+        let mut config = setting.config();
+        config.rpc_urls = vec![node.url().parse().unwrap()];
+        let chain = Evm::new(config).unwrap();
+        assert_eq!(chain.health().await.problems, vec![], "{habit:?}");
+        let unknown = format!("0x{}", "ab".repeat(32));
+        for found in chain.status(&many_places(&chain, &unknown)).await {
+            assert!(found.is_ok(), "{habit:?}: {found:?}");
+        }
+        // What was learnt is remembered: the second time it costs no refusal.
+        let before = node.sizes().len();
+        chain.status(&many_places(&chain, &unknown)).await;
+        let largest = *node.sizes()[before..].iter().max().unwrap();
+        assert!(largest <= 3, "{habit:?}: {largest} calls");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_limits_batches_is_asked_in_smaller_ones_on_solana() {
+    let setting = SolanaSetting::start(TokenProgram::SplToken, None).await;
+    for habit in refusals() {
+        let node = Proxy::before(setting.local.url()).await;
+        node.takes_on(habit.clone());
+        let mut config = setting.config();
+        config.rpc_urls = vec![node.url().parse().unwrap()];
+        let chain = Solana::new(config).unwrap();
+        assert_eq!(chain.health().await.problems, vec![], "{habit:?}");
+        let found = chain.status(&many_places(&chain, &"1".repeat(64))).await;
+        assert!(found.iter().all(Result::is_ok), "{habit:?}: {found:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn payments_settle_through_a_gateway_without_batches() {
+    let setting = Setting::start().await;
+    let one = Habit::RefusesBatchesOver(1, BatchRefusal::Status(400));
+    setting.node.takes_on(one.clone());
+    let engine = setting.engine().await;
+    let answer = engine.settle(&Setting::request().await).await.unwrap();
+    assert!(answer.success, "{answer:?}");
+
+    let setting = SolanaSetting::start(TokenProgram::SplToken, Some(SLOT)).await;
+    setting.node.takes_on(one);
+    let engine = setting.engine(SETTLE_WAIT).await;
+    let answer = engine.settle(&setting.request().await).await.unwrap();
+    assert!(answer.success, "{answer:?}");
+}
+
+/// The token was said to have no EIP-712 domain, because a node would not make the call that asks
+/// for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_in_http_200_is_the_nodes_and_says_nothing_of_token_or_payment() {
+    let setting = Setting::start().await;
+    for (code, message) in EVM_LIMITS {
+        let node = Proxy::before(setting.local.url()).await;
+        let mut config = setting.config();
+        config.rpc_urls = vec![node.url().parse().unwrap()];
+        node.takes_on(Habit::Limits("eth_call", code, message));
+        let health = Evm::new(config.clone()).unwrap().health().await;
+        assert!(says(&health, "turned the request away"), "{health:?}");
+        let is_of_token = |scope: &Scope| matches!(scope, Scope::Asset(_));
+        let mut scopes = health.problems.iter().map(|problem| &problem.scope);
+        assert!(!scopes.any(is_of_token), "{code} {message}: {health:?}");
+        assert!(!health.network_works());
+
+        // Another node does not limit: it is asked, and everything works.
+        config.rpc_urls.push(setting.local.url().parse().unwrap());
+        let health = Evm::new(config).unwrap().health().await;
+        assert!(health.network_works(), "{health:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_that_a_node_would_not_look_at_is_to_be_asked_about_again() {
+    let setting = Setting::start().await;
+    let engine = setting.engine().await;
+    let request = Setting::request().await;
+    let limit = Habit::Limits("eth_call", -32016, "over rate limit");
+    setting.node.takes_on(limit);
+    let FacilitatorError::Fault(fault) = engine.verify(&request).await.unwrap_err() else {
+        panic!("not a fault");
+    };
+    assert_eq!(fault.kind, FaultKind::ChainUnavailable);
+    assert!(fault.retry_after.is_some());
+    setting.node.mend();
+    assert!(engine.verify(&request).await.unwrap().is_valid);
+
+    let setting = SolanaSetting::start(TokenProgram::SplToken, None).await;
+    let engine = setting.engine(SETTLE_WAIT).await;
+    let request = setting.request().await;
+    for method in ["simulateTransaction", "getMultipleAccounts"] {
+        let limit = Habit::Limits(method, -32429, "rate limited");
+        setting.node.takes_on(limit);
+        let FacilitatorError::Fault(fault) = engine.verify(&request).await.unwrap_err() else {
+            panic!("not a fault");
+        };
+        assert_eq!(fault.kind, FaultKind::ChainUnavailable);
+        assert!(fault.retry_after.is_some());
+        setting.node.mend();
+        assert!(engine.verify(&request).await.unwrap().is_valid);
+    }
+}
+
+/// It had been on the right chain once, which was believed for ever; the good second node was never
+/// asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_changes_its_chain_is_not_asked_any_more() {
+    let setting = Setting::start().await;
+    let second = Proxy::before(setting.local.url()).await;
+    let mut config = setting.config();
+    config.rpc_urls.push(second.url().parse().unwrap());
+    let engine = setting
+        .engine_with(config, |builder| {
+            builder.patience(HASTY).settle_wait(SETTLE_WAIT)
+        })
+        .await;
+    let answer = engine.settle(&Setting::request().await).await.unwrap();
+    assert!(answer.success, "{answer:?}");
+
+    for (method, result) in [
+        ("eth_chainId", json!("0x1")),
+        ("eth_getTransactionCount", json!("0x0")),
+        ("eth_getTransactionReceipt", Value::Null),
+        ("eth_blockNumber", json!("0x1")),
+    ] {
+        setting.node.breaks_for_good(method, Fate::Result(result));
+    }
+    tokio::time::sleep(PROOF_IS_OLD).await;
+    for _ in 0..3 {
+        let answer = engine.settle(&Setting::request().await).await.unwrap();
+        assert!(answer.success, "{answer:?}");
+    }
+    let asked = |method| setting.node.calls(method);
+    let before = [
+        asked("eth_call"),
+        asked("eth_getTransactionCount"),
+        asked("eth_getTransactionReceipt"),
+        asked("eth_sendRawTransaction"),
+    ];
+    let answer = engine.settle(&Setting::request().await).await.unwrap();
+    assert!(answer.success, "{answer:?}");
+    let after = [
+        asked("eth_call"),
+        asked("eth_getTransactionCount"),
+        asked("eth_getTransactionReceipt"),
+        asked("eth_sendRawTransaction"),
+    ];
+    assert_eq!(before, after, "asked after it was known to be wrong");
+
+    // It is not lost: once it is right again it is asked again.
+    setting.node.mend();
+    second.breaks_for_good("eth_call", Fate::Status(503));
+    until("the first node is asked again", || async {
+        let verdict = engine.verify(&Setting::request().await).await;
+        verdict.is_ok_and(|verdict| verdict.is_valid)
+    })
+    .await;
+}
+
+/// Nothing in a Solana node's answers names the cluster: every good payment was told that its mint
+/// is wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_of_another_cluster_makes_no_verdict_from_its_first_answer_on() {
+    let setting = SolanaSetting::start(TokenProgram::SplToken, Some(SLOT)).await;
+    let second = Proxy::before(setting.local.url()).await;
+    let mut config = setting.config();
+    config.rpc_urls.push(second.url().parse().unwrap());
+    let engine = setting
+        .engine_with(config, |builder| builder.settle_wait(SETTLE_WAIT))
+        .await;
+    let request = setting.request().await;
+    assert!(engine.verify(&request).await.unwrap().is_valid);
+
+    let other = json!("4sGjMW1sUnHzSxGspuhpqLDx6wiyjNtZAMdL4VZHirAn");
+    setting
+        .node
+        .breaks_for_good("getGenesisHash", Fate::Result(other));
+    let nothing = json!({ "context": { "slot": 9 }, "value": [null, null, null, null] });
+    setting
+        .node
+        .breaks_for_good("getMultipleAccounts", Fate::Result(nothing));
+    let verdict = engine.verify(&request).await.unwrap();
+    assert!(verdict.is_valid, "{verdict:?}");
+    let answer = engine.settle(&request).await.unwrap();
+    assert!(answer.success, "{answer:?}");
+}
+
+/// A transaction is gone when the finalized height says so. The height of another cluster says
+/// nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_height_of_another_cluster_ends_no_transaction() {
+    let setting = SolanaSetting::start(TokenProgram::SplToken, None).await;
+    let chain = Solana::new(setting.config()).unwrap();
+    let places = many_places(&chain, &"1".repeat(64));
+    assert!(chain.status(&places).await[0].is_ok());
+    let other = json!("4sGjMW1sUnHzSxGspuhpqLDx6wiyjNtZAMdL4VZHirAn");
+    setting
+        .node
+        .breaks_for_good("getGenesisHash", Fate::Result(other));
+    let found = chain.status(&places).await;
+    assert!(found.iter().all(Result::is_err), "{found:?}");
+}
+
+/// A host that is gone refuses nothing. The whole time limit was waited for, and then it might have
+/// taken the transaction.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_takes_no_connection_was_not_asked() {
+    let setting = Setting::with_mining(Mining::Manual).await;
+    let (silent, _full) = silent_host().await;
+    let mut config = setting.config();
+    config.rpc_timeout = Duration::from_secs(20);
+    config.rpc_urls = vec![silent.parse().unwrap()];
+    let chain = Arc::new(Evm::new(config).unwrap());
+    let transaction = Transaction {
+        id: TransactionId::new("0x1"),
+        lane: chain.lanes()[0].clone(),
+        place: 0,
+        bytes: [1].into(),
+    };
+    let started = Instant::now();
+    let submission = chain.submit(&transaction).await;
+    assert!(
+        matches!(submission, Submission::Refused(_)),
+        "{submission:?}"
+    );
+    assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+/// An address that answers no SYN: its accept queue is full, and nobody takes from it.
+async fn silent_host() -> (String, (TcpListener, Vec<TcpStream>)) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut held = Vec::new();
+    loop {
+        let connecting = TcpStream::connect(address);
+        match tokio::time::timeout(Duration::from_millis(500), connecting).await {
+            Ok(connection) => held.push(connection.unwrap()),
+            Err(_) => return (format!("http://{address}"), (listener, held)),
+        }
+    }
+}
