@@ -14,7 +14,7 @@ use quittance_core::{
     Chain, Clock, Fault, FaultKind, Finality, Found, Health, LaneId, Network, Problem, Scope,
     Status, Submission, SystemClock, Transaction, Watched,
 };
-use quittance_nodes::{Nodes, read_answer};
+use quittance_nodes::{Nodes, read_answer, unavailable};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use url::Url;
@@ -535,9 +535,18 @@ impl Chain for Evm {
     }
 
     async fn floor(&self, lane: &LaneId) -> Result<Option<u64>, Fault> {
-        let params = json!([lane.address(), "latest"]);
-        let count: U64 = self.rpc.ask("eth_getTransactionCount", params).await?;
-        Ok(Some(count.to()))
+        let call = ("eth_getTransactionCount", json!([lane.address(), "latest"]));
+        // A number too high, which the journal would keep, is a gap that costs gas to fill. One too
+        // low costs a second look.
+        let mut lowest = Err(unavailable("no node says the signer's next number"));
+        for answer in self.rpc.ask_every_current(&call).await {
+            lowest = match (lowest, read_answer::<U64>(answer)) {
+                (Ok(lowest), Ok(count)) => Ok(count.min(lowest)),
+                (Err(_), answer) => answer,
+                (lowest, Err(_)) => lowest,
+            };
+        }
+        lowest.map(|count| Some(count.to()))
     }
 
     async fn prepare(

@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use quittance_core::{Chain, Fault, FaultKind, LaneId, PaymentId, Reason, Submission};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, error, warn};
 
 use crate::job::{Progress, Ready};
@@ -31,6 +31,16 @@ const LOOK_AHEAD_MAX: usize = 256;
 /// How long a group waits for room among the transactions that are out. As long as callers wait for a settlement.
 const ROOM_WAIT: Duration = Duration::from_secs(20);
 
+/// How far ahead of the journal's own number the chain's may be and be believed at once: nodes keep
+/// up to 64 transactions of one signer, so another program that uses it has rarely sent more in
+/// between.
+const AHEAD_MAX: u64 = 64;
+
+/// How long nodes must say the same before more is believed. A node's slip is over by then; a
+/// journal that was restored from an old copy, or a signer that is used elsewhere, is still what it
+/// is.
+const AHEAD_BELIEVED_AFTER: Duration = Duration::from_secs(60);
+
 /// Where settlements are handed to a lane.
 pub(crate) struct Lane<C: Chain> {
     pub(crate) id: LaneId,
@@ -47,6 +57,7 @@ pub(crate) struct Worker<C: Chain> {
     held: Turns<Ready<C>>,
     /// The next place, once it is known.
     next_place: Option<u64>,
+    jumps: Jumps,
     /// Whether the chain includes what this signer sends in order. Believed until it says otherwise.
     in_line: bool,
 }
@@ -68,6 +79,7 @@ pub(crate) fn new<C: Chain>(id: LaneId) -> (Lane<C>, Worker<C>) {
             waiting,
             held: Turns::default(),
             next_place: None,
+            jumps: Jumps::default(),
             in_line: true,
         },
     )
@@ -193,9 +205,53 @@ impl<C: Chain> Worker<C> {
         let journal = &rail.keeper.journal;
         let journaled = journal.next_place(rail.network(), &self.id).await?;
         let floor = rail.chain.floor(&self.id).await?;
+        let said = floor.unwrap_or_default();
+        if !self.jumps.believes(said, journaled, Instant::now()) {
+            let what = format!(
+                "the nodes say that the next number of {} is {said}, and the journal's is {journaled}: it is believed in a \
+                 minute if they still say so",
+                self.id
+            );
+            return Err(Fault::new(FaultKind::ChainUnavailable, what));
+        }
         let place = floor.unwrap_or_default().max(journaled);
         (self.in_line, self.next_place) = (floor.is_some(), Some(place));
         Ok(place)
+    }
+}
+
+/// Doubts a number of the chain's that is far ahead of the journal's own: the journal would keep
+/// it, and everything behind it would wait until the gap is filled, at a price. It is believed once
+/// nodes have said no less for a while: then the journal is an old one, or another program sends
+/// with this signer.
+#[derive(Debug, Default)]
+struct Jumps {
+    /// The number in doubt, and since when it has been said.
+    doubted: Option<(u64, Instant)>,
+}
+
+impl Jumps {
+    /// Whether the chain's number is believed.
+    fn believes(&mut self, said: u64, journaled: u64, now: Instant) -> bool {
+        // Without a number in the journal the signer is a new one here.
+        if journaled == 0 || said <= journaled.saturating_add(AHEAD_MAX) {
+            self.doubted = None;
+            return true;
+        }
+        match self.doubted {
+            Some((first, since)) if said >= first => {
+                let believed = now.duration_since(since) >= AHEAD_BELIEVED_AFTER;
+                if believed {
+                    warn!(said, journaled, "a signer has been used elsewhere");
+                    self.doubted = None;
+                }
+                believed
+            }
+            _ => {
+                self.doubted = Some((said, now));
+                false
+            }
+        }
     }
 }
 
@@ -296,4 +352,30 @@ async fn release_all<C: Chain>(rail: &Arc<Rail<C>>, group: Vec<Ready<C>>, fault:
         .into_iter()
         .map(|Ready { job, .. }| rail.release(job, fault.clone()));
     futures_util::future::join_all(released).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_far_ahead_is_believed_once_it_has_been_said_for_a_minute() {
+        let start = Instant::now();
+        let at = |secs| start + Duration::from_secs(secs);
+        let mut jumps = Jumps::default();
+        assert!(jumps.believes(64 + 5, 5, at(0)));
+        assert!(!jumps.believes(201, 5, at(0)));
+        assert!(!jumps.believes(230, 5, at(59)));
+        assert!(jumps.believes(230, 5, at(60)));
+        // A slip is forgotten.
+        assert!(!jumps.believes(201, 5, at(100)));
+        assert!(jumps.believes(6, 6, at(130)));
+        assert!(!jumps.believes(201, 6, at(170)));
+        // So is what was said before something less.
+        assert!(!jumps.believes(150, 6, at(240)));
+        assert!(!jumps.believes(150, 6, at(299)));
+        assert!(jumps.believes(150, 6, at(300)));
+        // A journal that knows nothing of this signer.
+        assert!(jumps.believes(100_000, 0, at(301)));
+    }
 }
