@@ -4,15 +4,27 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use alloy::hex::encode_prefixed;
 use alloy::primitives::{Address, U256};
+use alloy::signers::SignerSync;
+use alloy::signers::local::PrivateKeySigner;
+use alloy::sol_types::{SolStruct, eip712_domain};
+use quittance_core::json::Object;
 use quittance_core::wire::{PaymentRequirements, Rest, SupportedKind};
 use quittance_core::{Amount, Offer, PaymentRequest};
 use quittance_devnet::{Account, Evm as Local, EvmOptions, Mining, Tools, USDC};
 use quittance_engine::{Engine, EngineBuilder, SqliteJournal};
 use quittance_evm::{Evm, EvmConfig, Exact, ExactOffer, ExactPayer, known};
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::proxy::Proxy;
+
+alloy::sol! {
+    struct TransferWithAuthorization {
+        address from; address to; uint256 value; uint256 validAfter; uint256 validBefore; bytes32 nonce;
+    }
+}
 
 /// A local Base Sepolia with everything around it.
 pub struct Setting {
@@ -132,6 +144,48 @@ impl Setting {
     /// A new payment.
     pub async fn request() -> PaymentRequest {
         crate::pay(&Self::payer(), &Self::requirements()).await
+    }
+
+    /// A new payment that is valid after one moment and before another, in seconds since the epoch,
+    /// as no payer of ours would sign it.
+    pub fn request_within(valid_after: u64, valid_before: u64) -> PaymentRequest {
+        let (requirements, buyer) = (Self::requirements(), Self::buyer());
+        let message = TransferWithAuthorization {
+            from: buyer.address,
+            to: Self::seller().address,
+            value: U256::from(PRICE),
+            validAfter: U256::from(valid_after),
+            validBefore: U256::from(valid_before),
+            nonce: PrivateKeySigner::random().to_bytes(),
+        };
+        let domain = eip712_domain! {
+            name: "USDC", version: "2", chain_id: 84532, verifying_contract: USDC,
+        };
+        let signature = buyer
+            .signer
+            .sign_hash_sync(&message.eip712_signing_hash(&domain))
+            .expect("a key in memory");
+        let payload = json!({
+            "signature": encode_prefixed(signature.as_bytes()),
+            "authorization": {
+                "from": message.from, "to": message.to, "value": message.value.to_string(),
+                "validAfter": valid_after.to_string(), "validBefore": valid_before.to_string(),
+                "nonce": message.nonce,
+            }
+        });
+        let payload = Object::of(&payload).expect("an object");
+        crate::request(crate::payload_of(&requirements, payload), &requirements)
+    }
+
+    /// The time of the newest block, in seconds since the epoch.
+    pub async fn block_time(&self) -> u64 {
+        let head: serde_json::Value = self
+            .local
+            .rpc("eth_getBlockByNumber", ("latest", false))
+            .await
+            .expect("a block");
+        let time: U256 = serde_json::from_value(head["timestamp"].clone()).expect("a number");
+        time.to()
     }
 
     /// What the seller has received.

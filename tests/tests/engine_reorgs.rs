@@ -415,6 +415,7 @@ impl Payment<Expiring> for PaymentOnExpiring {
         Ok(match self.0.check(&seen(now))? {
             Check::Ask(read) => Check::Ask(read),
             Check::Content => Check::Content,
+            Check::NotYet(time) => Check::NotYet(time),
         })
     }
     fn settle(

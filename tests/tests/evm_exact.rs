@@ -251,10 +251,7 @@ impl SchemeFixture for ExactFixture {
             other,
         );
         all.push(("for somebody else", elsewhere, reason::RECIPIENT_MISMATCH));
-        let window = |valid_after: u64, valid_before: u64| {
-            let (payload, requirements) = signed_window(valid_after, valid_before);
-            quittance_tests::request(payload, &requirements)
-        };
+        let window = Setting::request_within;
         all.push((
             "not yet valid",
             window(now + 60, now + 120),
@@ -294,48 +291,6 @@ impl SchemeFixture for ExactFixture {
         self.0.local.mine().await.unwrap();
         self.0.local.set_mining(Mining::Instant).await.unwrap();
     }
-}
-
-/// A payload signed for a window of time that no payer of ours would sign for.
-fn signed_window(
-    valid_after: u64,
-    valid_before: u64,
-) -> (quittance_core::wire::PaymentPayload, PaymentRequirements) {
-    use alloy::signers::SignerSync;
-    use alloy::sol_types::{SolStruct, eip712_domain};
-    alloy::sol! {
-        struct TransferWithAuthorization {
-            address from; address to; uint256 value; uint256 validAfter; uint256 validBefore; bytes32 nonce;
-        }
-    }
-    let (requirements, buyer) = (Setting::requirements(), Setting::buyer());
-    let message = TransferWithAuthorization {
-        from: buyer.address,
-        to: Setting::seller().address,
-        value: U256::from(PRICE),
-        validAfter: U256::from(valid_after),
-        validBefore: U256::from(valid_before),
-        nonce: U256::from(valid_before).into(),
-    };
-    let domain = eip712_domain! {
-        name: "USDC", version: "2", chain_id: 84532, verifying_contract: quittance_devnet::USDC,
-    };
-    let signature = buyer
-        .signer
-        .sign_hash_sync(&message.eip712_signing_hash(&domain))
-        .unwrap();
-    let payload = json!({
-        "signature": alloy::hex::encode_prefixed(signature.as_bytes()),
-        "authorization": {
-            "from": message.from, "to": message.to, "value": message.value.to_string(),
-            "validAfter": valid_after.to_string(), "validBefore": valid_before.to_string(), "nonce": message.nonce,
-        }
-    });
-    let payload = quittance_core::json::Object::of(&payload).unwrap();
-    (
-        quittance_tests::payload_of(&requirements, payload),
-        requirements,
-    )
 }
 
 quittance_tests::scheme_conformance!(ExactFixture);

@@ -432,6 +432,7 @@ impl Payment<Narrow> for NarrowPayment {
         Ok(match self.0.check(&seen(so_far))? {
             Check::Ask(read) => Check::Ask(read),
             Check::Content => Check::Content,
+            Check::NotYet(time) => Check::NotYet(time),
         })
     }
     fn settle(

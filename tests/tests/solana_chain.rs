@@ -39,7 +39,7 @@ async fn inquiry(setting: &Setting) -> Inquiry {
     };
     match payment.check(&seen).unwrap() {
         Check::Ask(inquiry) => inquiry,
-        Check::Content => panic!("content without looking"),
+        Check::Content | Check::NotYet(_) => panic!("content without looking"),
     }
 }
 

@@ -1,8 +1,8 @@
 //! An EVM chain: nodes, signers, nonces, fees.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use alloy::network::TxSigner;
@@ -21,6 +21,7 @@ use url::Url;
 
 use crate::batch;
 use crate::blocks::{BlockTimes, INCLUSION_BLOCKS, inclusion_secs};
+use crate::clock;
 use crate::eip712::domain_separator;
 use crate::fees::{FeeOracle, Fees};
 use crate::known::{self, Token};
@@ -229,6 +230,8 @@ pub struct Evm {
     /// Whose turn it is to have a payment tried as its transaction.
     next_sender: AtomicUsize,
     blocks: BlockTimes,
+    /// Why this machine's clock is in doubt, by the last look.
+    clock_fault: Mutex<Option<Fault>>,
 }
 
 impl Evm {
@@ -273,6 +276,7 @@ impl Evm {
             funded: addresses.iter().map(|_| AtomicBool::new(true)).collect(),
             next_sender: AtomicUsize::new(0),
             blocks: BlockTimes::default(),
+            clock_fault: Mutex::new(None),
             config,
         })
     }
@@ -647,9 +651,20 @@ impl Chain for Evm {
     async fn health(&self) -> Health {
         self.look().await
     }
+
+    fn clock_fault(&self) -> Option<Fault> {
+        self.known_clock_fault().clone()
+    }
 }
 
 impl Evm {
+    fn known_clock_fault(&self) -> MutexGuard<'_, Option<Fault>> {
+        // It is replaced as a whole.
+        self.clock_fault
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Signs for higher fees than `over` has, which are the ones that `unsigned` comes with.
     async fn sign_over(
         &self,
@@ -687,7 +702,14 @@ impl Evm {
         let mut problems = Vec::new();
         let mut working_nodes = 0;
         let now = self.config.clock.now();
-        for (node, found) in rpc::look(&self.rpc, now, self.config.head_age_max).await {
+        let age_max = self.config.head_age_max;
+        let looked = rpc::look(&self.rpc, now, age_max).await;
+        let clock_fault = clock::doubt(now, &looked.heads, age_max);
+        let clock_problem = clock_fault
+            .as_ref()
+            .map(|fault| problem(Scope::Nothing, &fault.detail));
+        *self.known_clock_fault() = clock_fault;
+        for (node, found) in looked.nodes {
             match found {
                 Ok(()) => working_nodes += 1,
                 Err(fault) => problems.push(problem(
@@ -696,6 +718,7 @@ impl Evm {
                 )),
             }
         }
+        problems.extend(clock_problem);
         if working_nodes == 0 {
             problems.push(problem(Scope::Network, "no node works"));
             return Health { problems };

@@ -18,6 +18,7 @@ mod abi;
 mod batch;
 mod blocks;
 mod chain;
+mod clock;
 mod eip712;
 mod exact;
 mod fees;

@@ -1,5 +1,6 @@
 //! What EVM nodes are asked about themselves, and how they are handed transactions.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use alloy::primitives::{Bytes, U64};
@@ -62,25 +63,41 @@ pub(crate) async fn send(nodes: &Nodes, transaction: &[u8]) -> Submission {
     nodes.send(&call, submission::refusal).await
 }
 
+/// What a look at the nodes found.
+pub(crate) struct Looked<'nodes> {
+    /// Each node by name, and what is wrong with it.
+    pub(crate) nodes: Vec<(&'nodes str, Result<(), Fault>)>,
+    /// The times of the newest blocks, of all nodes that told one.
+    pub(crate) heads: Vec<Timestamp>,
+}
+
 /// Looks at each node: is it on the right chain, and is its newest block no older than `head_age_max`?
 pub(crate) async fn look(
     nodes: &Nodes,
     now: Timestamp,
     head_age_max: Option<Duration>,
-) -> Vec<(&str, Result<(), Fault>)> {
-    let Some(age_max) = head_age_max else {
-        return nodes.look(&[], |_, _| Ok(())).await;
-    };
+) -> Looked<'_> {
+    let heads = Mutex::new(Vec::new());
     let newest = ("eth_getBlockByNumber", json!(["latest", false]));
     let judge = |_, answers: Vec<Answer>| {
         let answer = answers.into_iter().next().unwrap_or(Ok(Value::Null));
         let head: Head = read_answer(answer)?;
-        let age = now.secs_since(Timestamp::from_secs(head.timestamp.to()));
-        if age > age_max.as_secs() {
+        let time = Timestamp::from_secs(head.timestamp.to());
+        // A list that only grows is whole after every change.
+        heads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(time);
+        let age = now.secs_since(time);
+        if head_age_max.is_some_and(|age_max| age > age_max.as_secs()) {
             let problem = format!("the newest block is {age} seconds old: the node is stuck");
             return Err(unavailable(problem));
         }
         Ok(())
     };
-    nodes.look(&[newest], judge).await
+    let nodes = nodes.look(&[newest], judge).await;
+    Looked {
+        nodes,
+        heads: heads.into_inner().unwrap_or_else(PoisonError::into_inner),
+    }
 }

@@ -328,4 +328,11 @@ pub trait Chain: Send + Sync + 'static {
 
     /// Looks at everything settling depends on: nodes, chain id, signers' balances, assets.
     async fn health(&self) -> Health;
+
+    /// Why this machine's clock cannot be trusted, as far as the last look at
+    /// [`health`](Self::health) showed. Pure. Verdicts that depend on the time are then faults.
+    /// `None` where it can, or where the chain's blocks do not tell the time.
+    fn clock_fault(&self) -> Option<Fault> {
+        None
+    }
 }

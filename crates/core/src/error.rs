@@ -190,6 +190,9 @@ pub enum FaultKind {
     JournalUnavailable,
     /// A facilitator behind this one does not answer, or does not answer with a verdict.
     FacilitatorUnreachable,
+    /// The payment's first block is one that does not exist yet. It is expected within seconds, so
+    /// this is no verdict.
+    NotYetValid,
     /// A mistake in the configuration of this service.
     Misconfigured,
     /// A mistake in this program.
@@ -205,6 +208,7 @@ impl FaultKind {
             Self::FacilitatorFunds => "insufficient_facilitator_funds",
             Self::JournalUnavailable => "journal_unavailable",
             Self::FacilitatorUnreachable => "facilitator_unreachable",
+            Self::NotYetValid => "not_yet_valid",
             Self::Misconfigured => "misconfigured",
             Self::Internal => "internal_error",
         }
@@ -214,6 +218,8 @@ impl FaultKind {
     const fn retry_after(self) -> Option<Duration> {
         match self {
             Self::Busy => Some(Duration::from_secs(1)),
+            // A block of most chains.
+            Self::NotYetValid => Some(Duration::from_secs(2)),
             Self::ChainUnavailable
             | Self::FacilitatorUnreachable
             | Self::JournalUnavailable

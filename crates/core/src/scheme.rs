@@ -1,5 +1,7 @@
 //! A scheme says what a payment is. It never signs, never sends, and keeps no state between calls.
 
+use std::time::Duration;
+
 use crate::json::Object;
 use crate::{
     Amount, Chain, LaneId, PaymentId, PaymentRequest, Refusal, Rejection, SignatureClaim,
@@ -63,6 +65,12 @@ pub trait Payment<C: Chain + ?Sized>: Send + Sync {
     /// # Errors
     /// The verdict, when it is against the payment.
     fn check(&self, seen: &Seen<'_, C>) -> Result<Check<C>, Rejection>;
+
+    /// Whether a verdict of [`check`](Self::check) depends on what time it is. Where this machine's
+    /// clock cannot be trusted, it does not count.
+    fn is_about_time(&self, _rejection: &Rejection) -> bool {
+        false
+    }
 
     /// Who pays, where only the chain can say; asked once [`check`](Self::check) was content with what was `seen`. `None`
     /// where it is whom the [`facts`](Self::facts) name.
@@ -137,6 +145,9 @@ pub enum Check<C: Chain + ?Sized> {
     Ask(C::Read),
     /// Nothing: it is valid, as far as can be known before it settles.
     Content,
+    /// A later block: nothing speaks against the payment but that it opens this much later, or with
+    /// the next block where that is zero. The check begins anew then.
+    NotYet(Duration),
 }
 
 impl<C: Chain + ?Sized> std::fmt::Debug for Check<C> {
@@ -144,6 +155,7 @@ impl<C: Chain + ?Sized> std::fmt::Debug for Check<C> {
         f.write_str(match self {
             Self::Ask(_) => "Ask",
             Self::Content => "Content",
+            Self::NotYet(_) => "NotYet",
         })
     }
 }

@@ -9,6 +9,7 @@ mod payer;
 pub mod reason;
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use alloy::primitives::{Address, B256, U256, keccak256};
 use alloy::sol_types::{SolCall, SolValue};
@@ -43,6 +44,10 @@ const REMAINING_MIN_SECS: u64 = crate::blocks::INCLUSION_MIN_SECS;
 /// How long an authorization may be valid from now, in seconds. A payment takes minutes; an authorization for years is
 /// a blank cheque that has to be remembered for years.
 const LIFETIME_MAX_SECS: u64 = 7 * 24 * 3600;
+
+/// How much later than both clocks an authorization may open and still be waited for, in seconds:
+/// what the clocks of wallets are wrong by.
+const NOT_YET_MAX_SECS: u64 = 15;
 
 /// The gas a view of the token may take. Circle's proxy answers within 10,000.
 const VIEW_GAS: u32 = 100_000;
@@ -335,8 +340,8 @@ fn objection(
     None
 }
 
-/// Whether the authorization is valid now and for `remaining_min` seconds more, by our clock and by the chain's, whichever
-/// is stricter.
+/// Whether the authorization is valid for `remaining_min` seconds more, by our clock and by the
+/// chain's, whichever is stricter, and now or soon.
 fn check_window(
     authorization: &Authorization,
     now: Timestamp,
@@ -348,7 +353,7 @@ fn check_window(
         valid_before,
         ..
     } = authorization;
-    let (earlier, later) = (now.min(chain), now.max(chain));
+    let later = now.max(chain);
     let seconds = |moment: Timestamp| U256::from(moment.secs());
     if *valid_before < seconds(later.plus_secs(remaining_min)) {
         let detail = format!(
@@ -360,11 +365,21 @@ fn check_window(
         let detail = format!("valid for longer than {LIFETIME_MAX_SECS} seconds");
         return Err(Rejection::new(reason::VALID_BEFORE, detail));
     }
-    if *valid_after > seconds(earlier) {
-        let detail = format!("valid after {valid_after}, and it is {earlier}");
+    // What opens sooner is not rejected but waited for.
+    if *valid_after > seconds(later.plus_secs(NOT_YET_MAX_SECS)) {
+        let detail = format!("valid after {valid_after}, and it is {later}");
         return Err(Rejection::new(reason::VALID_AFTER, detail));
     }
     Ok(())
+}
+
+/// How long it takes until the authorization opens, zero for the next block; `None` where it is
+/// open. The token wants the block's time to be later than `validAfter`, and many wallets sign
+/// their own time there.
+fn opens_in(authorization: &Authorization, now: Timestamp, chain: Timestamp) -> Option<Duration> {
+    let valid_after = u64::try_from(authorization.valid_after).unwrap_or(u64::MAX);
+    let opens = Timestamp::from_secs(valid_after).plus_secs(1);
+    (opens > chain).then(|| Duration::from_secs(opens.secs_since(now)))
 }
 
 /// The steps of a probe, by place.
@@ -419,7 +434,13 @@ impl Payment<Evm> for Eip3009Payment {
             remaining_min,
         )?;
         for outcomes in answer.looks() {
-            self.check_transfer(outcomes)?;
+            self.check_state(outcomes)?;
+        }
+        if let Some(time) = opens_in(&self.authorization, seen.now, answer.chain_time) {
+            return Ok(Check::NotYet(time));
+        }
+        for outcomes in answer.looks() {
+            check_transfer(outcomes)?;
         }
         Ok(Check::Content)
     }
@@ -432,6 +453,10 @@ impl Payment<Evm> for Eip3009Payment {
     fn balance(&self, seen: &Seen<'_, Evm>) -> Option<Amount> {
         let found = seen.answers.last()?.outcomes.get(step::BALANCE)?.word()?;
         Some(Amount::new(U256::from_be_bytes(found.0)))
+    }
+
+    fn is_about_time(&self, rejection: &Rejection) -> bool {
+        [reason::VALID_AFTER, reason::VALID_BEFORE].contains(&rejection.reason)
     }
 
     fn settle(&self, amount: Amount, seen: &Seen<'_, Evm>) -> Result<Call, Rejection> {
@@ -665,8 +690,8 @@ impl Eip3009Payment {
         )
     }
 
-    /// Whether the token would make the transfer, and if not, why.
-    fn check_transfer(&self, outcomes: &[Outcome]) -> Result<(), Rejection> {
+    /// Whether the token is there, and would let the payer's money go.
+    fn check_state(&self, outcomes: &[Outcome]) -> Result<(), Rejection> {
         let outcome = |at: usize| outcomes.get(at);
         if outcome(step::ASSET_CODE)
             .and_then(Outcome::code_size)
@@ -694,17 +719,7 @@ impl Eip3009Payment {
                 format!("the payer has {balance} atomic units, and the payment is of {value}");
             return Err(Rejection::new(reason::INSUFFICIENT_BALANCE, detail));
         }
-        match outcome(step::TRANSFER) {
-            Some(Outcome::Returned { .. }) => Ok(()),
-            Some(Outcome::Reverted { data }) => Err(Rejection::new(
-                reason::SIMULATION_FAILED,
-                revert_reason(data),
-            )),
-            _ => Err(Rejection::new(
-                reason::SIMULATION_FAILED,
-                "the trial of the transfer ended without a result",
-            )),
-        }
+        Ok(())
     }
 
     /// Two payments with one mark cannot be told apart by their logs.
@@ -725,6 +740,21 @@ impl Eip3009Payment {
 
 fn mismatch(detail: &str) -> Rejection {
     Rejection::new(reason::TRANSFER_EVENT_MISMATCH, detail)
+}
+
+/// Whether the token would make the transfer.
+fn check_transfer(outcomes: &[Outcome]) -> Result<(), Rejection> {
+    match outcomes.get(step::TRANSFER) {
+        Some(Outcome::Returned { .. }) => Ok(()),
+        Some(Outcome::Reverted { data }) => Err(Rejection::new(
+            reason::SIMULATION_FAILED,
+            revert_reason(data),
+        )),
+        _ => Err(Rejection::new(
+            reason::SIMULATION_FAILED,
+            "the trial of the transfer ended without a result",
+        )),
+    }
 }
 
 /// Why a call reverted, for people: the text of `Error(string)`, or what there is.

@@ -228,7 +228,7 @@ fn verdict_of(exact: &Exact, request: &PaymentRequest) -> Result<(), String> {
     };
     match payment.check(&seen) {
         Ok(Check::Ask(_)) => Ok(()),
-        Ok(Check::Content) => panic!("content without looking"),
+        Ok(Check::Content | Check::NotYet(_)) => panic!("content without looking"),
         Err(rejection) => Err(rejection.reason.code().to_owned()),
     }
 }
@@ -764,7 +764,7 @@ fn told_after(answer: Answer) -> Result<(), Rejection> {
     };
     match decoded(&request(&good())).check(&seen)? {
         Check::Content => Ok(()),
-        Check::Ask(_) => panic!("asks without end"),
+        Check::Ask(_) | Check::NotYet(_) => panic!("asks without end"),
     }
 }
 

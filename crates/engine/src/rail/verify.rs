@@ -1,12 +1,14 @@
 //! Verification: from a request to a payment that would settle now.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use quittance_core::wire::VerifyResponse;
 use quittance_core::{
     Amount, Chain, Check, FacilitatorError, Facts, Fault, FaultKind, Malformed, Payment, PaymentId,
     PaymentRequest, Reason, Refusal, Rejection, Seen, Timestamp, TransactionId,
 };
+use tokio::time::{Instant, sleep};
 
 use super::Rail;
 use super::used::Closer;
@@ -16,6 +18,31 @@ use crate::policy::check_facts;
 /// How often a payment may ask the chain before it must be content: a first look, a look at a contract wallet, one at
 /// tables it refers to, and one to spare. A scheme that asks for more has a mistake in it.
 const QUESTIONS_MAX: usize = 4;
+
+/// How long a payment is waited for that is not valid yet: two blocks of Base, and far less than a
+/// seller waits for /verify.
+const NOT_YET_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// How often the chain is looked at meanwhile: as often as a fast chain makes a block.
+const NOT_YET_LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// What a look at the chain says of a payment.
+enum Judged<C: Chain> {
+    /// It would settle now, by these answers.
+    Content(Vec<C::Answer>),
+    /// It opens this much later.
+    NotYet(Duration),
+}
+
+/// That a payment is to be presented again when it opens, `opens_in` from now.
+fn not_yet(opens_in: Duration) -> Fault {
+    let what = "the payment is not valid yet: the newest block is older than its validAfter";
+    let fault = Fault::new(FaultKind::NotYetValid, what);
+    Fault {
+        retry_after: fault.retry_after.max(Some(opens_in)),
+        ..fault
+    }
+}
 
 /// A payment whose signatures were checked. What follows from them is for the payment to say.
 pub(super) struct Decoded<C: Chain> {
@@ -279,24 +306,50 @@ impl<C: Chain> Rail<C> {
         Ok(verified)
     }
 
-    /// Asks the chain until the payment is content.
+    /// Asks the chain until the payment is content. A payment that opens within seconds is waited
+    /// for: an answer to come back later costs a seller the sale more often than not.
     pub(super) async fn check<'a>(
         &self,
         decoded: &'a Decoded<C>,
     ) -> Result<Verified<'a, C>, Unverified> {
+        let give_up = Instant::now() + NOT_YET_WAIT_MAX;
+        loop {
+            let opens_in = match self.look_at(decoded).await? {
+                Judged::Content(answers) => return self.verified(decoded, answers),
+                Judged::NotYet(opens_in) => opens_in.max(NOT_YET_LOOK_EVERY),
+            };
+            if Instant::now() + opens_in > give_up {
+                return Err(not_yet(opens_in).into());
+            }
+            sleep(opens_in).await;
+        }
+    }
+
+    /// One look at the chain as it is now.
+    async fn look_at(&self, decoded: &Decoded<C>) -> Result<Judged<C>, Unverified> {
         let mut answers = Vec::new();
         for _ in 0..=QUESTIONS_MAX {
             match decoded
                 .payment
                 .check(&decoded.seen(&answers, self.clock.now()))
             {
-                Ok(Check::Content) => return self.verified(decoded, answers),
+                Ok(Check::Content) => return Ok(Judged::Content(answers)),
+                Ok(Check::NotYet(opens_in)) => return Ok(Judged::NotYet(opens_in)),
                 Ok(Check::Ask(read)) => answers.push(self.reads.ask(read).await?),
-                Err(rejection) => return Err(decoded.rejected(rejection)),
+                Err(rejection) => return Err(self.rejected(decoded, rejection)),
             }
         }
         let what = format!("a payment asked more than {QUESTIONS_MAX} questions");
         Err(Fault::new(FaultKind::Internal, what).into())
+    }
+
+    /// A verdict; a fault where it depends on a clock that is wrong.
+    fn rejected(&self, decoded: &Decoded<C>, rejection: Rejection) -> Unverified {
+        let is_about_time = decoded.payment.is_about_time(&rejection);
+        match self.chain.clock_fault().filter(|_| is_about_time) {
+            Some(fault) => fault.into(),
+            None => decoded.rejected(rejection),
+        }
     }
 
     /// A payment that is content. The policy is asked again about a payer of whom only the chain could tell.

@@ -122,7 +122,7 @@ fn judged(request: &PaymentRequest, answer: Answer) -> Result<String, String> {
     };
     match payment.check(&seen) {
         Ok(Check::Content) => Ok(payment.payer(&seen).unwrap()),
-        Ok(Check::Ask(_)) => panic!("asks without end"),
+        Ok(Check::Ask(_) | Check::NotYet(_)) => panic!("asks without end"),
         Err(rejection) => Err(rejection.reason.code().to_owned()),
     }
 }
