@@ -6,15 +6,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use alloy::primitives::U256;
 use quittance_core::{
     Chain, Facilitator, FacilitatorError, FaultKind, Health, Scope, Submission, Transaction,
     TransactionId, Watched,
 };
-use quittance_devnet::Mining;
-use quittance_engine::Patience;
+use quittance_devnet::{Mining, USDC};
+use quittance_engine::{EngineBuilder, Patience};
 use quittance_evm::Evm;
 use quittance_solana::{Solana, TokenProgram};
-use quittance_tests::evm::Setting;
+use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::proxy::{BatchRefusal, Fate, Habit, Proxy};
 use quittance_tests::solana::{SLOT, Setting as SolanaSetting};
 use quittance_tests::until;
@@ -335,6 +336,146 @@ async fn a_host_that_takes_no_connection_was_not_asked() {
         "{submission:?}"
     );
     assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+/// One node said once that the signer's next number is 201. The journal kept it, and all behind it
+/// waited for 200 fillers.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_nodes_slip_moves_no_lane() {
+    let setting = Setting::start().await;
+    let slip = |node: &Proxy| node.rewrites("eth_getTransactionCount", |_, _| json!("0xc9"));
+    let engine = setting.engine().await;
+    assert!(
+        engine
+            .settle(&Setting::request().await)
+            .await
+            .unwrap()
+            .success
+    );
+    engine.shut_down(Duration::ZERO).await;
+    drop(engine);
+
+    // It is the only one: its word is in doubt.
+    slip(&setting.node);
+    let engine = setting.engine().await;
+    let request = Setting::request().await;
+    let FacilitatorError::Fault(fault) = engine.settle(&request).await.unwrap_err() else {
+        panic!("not a fault");
+    };
+    assert!(fault.detail.contains("201"), "{fault}");
+    setting.node.mend();
+    assert!(engine.settle(&request).await.unwrap().success);
+    engine.shut_down(Duration::ZERO).await;
+    drop(engine);
+
+    // Another one says less: the first is not believed, even where the journal is new.
+    slip(&setting.node);
+    let mut config = setting.config();
+    config.rpc_urls.push(setting.local.url().parse().unwrap());
+    config.signers = vec![Arc::new(Setting::signers()[1].signer.clone())];
+    let engine = setting.engine_with(config, |builder| builder).await;
+    assert!(
+        engine
+            .settle(&Setting::request().await)
+            .await
+            .unwrap()
+            .success
+    );
+    assert_eq!(setting.sent(Setting::signers()[1].address).await, 1);
+    assert_eq!(setting.sent(Setting::signers()[0].address).await, 2);
+}
+
+/// A node that lies about tips, or whose chain is nearly empty, set what every transaction paid.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_node_sets_a_tip_over_the_networks() {
+    const GWEI: u64 = 1_000_000_000;
+    let setting = Setting::start().await;
+    let high = format!("{:#x}", 90 * GWEI);
+    let history = json!({
+        "oldestBlock": "0x1",
+        "baseFeePerGas": ["0x3b9aca00", "0x3b9aca00"],
+        "gasUsedRatio": [0.1],
+        "reward": [[high]],
+    });
+    setting
+        .node
+        .rewrites("eth_feeHistory", move |_, _| history.clone());
+    for (suggested, most) in [(1, 5), (90, 10)] {
+        let suggested = json!(format!("{:#x}", suggested * GWEI));
+        let node = Proxy::before(setting.node.url()).await;
+        node.rewrites("eth_maxPriorityFeePerGas", move |_, _| suggested.clone());
+        let mut config = setting.config();
+        config.rpc_urls = vec![node.url().parse().unwrap()];
+        let engine = setting.engine_with(config, |builder| builder).await;
+        let answer = engine.settle(&Setting::request().await).await.unwrap();
+        let sent: Value = setting
+            .local
+            .rpc("eth_getTransactionByHash", (answer.transaction,))
+            .await
+            .unwrap();
+        let tip = sent["maxPriorityFeePerGas"].as_str().unwrap();
+        let tip = u64::from_str_radix(tip.trim_start_matches("0x"), 16).unwrap();
+        assert_eq!(tip, most * GWEI);
+        engine.shut_down(Duration::ZERO).await;
+    }
+}
+
+/// Hash and logs of one node are a success, and above an amount that the operator names that is one
+/// word too few.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_payment_is_settled_once_two_nodes_say_so() {
+    let setting = Setting::start().await;
+    let second = Proxy::before(setting.local.url()).await;
+    let mut config = setting.config();
+    config.rpc_urls.push(second.url().parse().unwrap());
+    let bound = |amount| [(USDC, U256::from(amount))].into();
+    config.two_nodes_above = bound(PRICE - 1);
+    let wait = Duration::from_secs(2);
+    let build = |builder: EngineBuilder| builder.patience(HASTY).settle_wait(wait);
+    let engine = setting.engine_with(config.clone(), build).await;
+    second.rewrites("eth_getTransactionReceipt", |_, _| Value::Null);
+    let request = Setting::request().await;
+    let answer = engine.settle(&request).await.unwrap();
+    assert!(!answer.success);
+    assert_eq!(answer.error_reason.as_deref(), Some("settlement_pending"));
+    second.mend();
+    assert!(engine.settle(&request).await.unwrap().success);
+    engine.shut_down(Duration::ZERO).await;
+    drop(engine);
+
+    // One that is not larger needs no second word.
+    config.two_nodes_above = bound(PRICE);
+    let engine = setting.engine_with(config.clone(), build).await;
+    second.rewrites("eth_getTransactionReceipt", |_, _| Value::Null);
+    assert!(
+        engine
+            .settle(&Setting::request().await)
+            .await
+            .unwrap()
+            .success
+    );
+
+    config.rpc_urls.truncate(1);
+    assert!(Evm::new(config).is_err(), "two of one node");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_payment_is_settled_once_two_nodes_say_so_on_solana() {
+    let setting = SolanaSetting::start(TokenProgram::SplToken, Some(SLOT)).await;
+    let second = Proxy::before(setting.local.url()).await;
+    let mut config = setting.config();
+    config.rpc_urls.push(second.url().parse().unwrap());
+    config.two_nodes_above = [(setting.token.mint, PRICE - 1)].into();
+    let wait = Duration::from_secs(4);
+    let engine = setting
+        .engine_with(config, |builder| builder.settle_wait(wait))
+        .await;
+    second.rewrites("getTransaction", |_, _| Value::Null);
+    let request = setting.request().await;
+    let answer = engine.settle(&request).await.unwrap();
+    assert_eq!(answer.error_reason.as_deref(), Some("settlement_pending"));
+    second.mend();
+    assert!(engine.settle(&request).await.unwrap().success);
 }
 
 /// An address that answers no SYN: its accept queue is full, and nobody takes from it.

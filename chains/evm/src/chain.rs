@@ -1,5 +1,6 @@
 //! An EVM chain: nodes, signers, nonces, fees.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,6 +28,7 @@ use crate::fees::{FeeOracle, Fees};
 use crate::known::{self, Token};
 use crate::probe::{self, Answer, Probe};
 use crate::rpc;
+use crate::second;
 use crate::status::Lookup;
 use crate::transaction::{Body, Unsigned};
 use crate::used::{self, AuthorizationUse};
@@ -67,6 +69,9 @@ pub struct EvmConfig {
     /// Whether accounts with code may pay: contract wallets (ERC-1271), and accounts with a delegation (EIP-7702). Their
     /// code runs in the payment, on the operator's gas.
     pub contract_wallets: bool,
+    /// For each token, above which amount a payment counts as settled only once two nodes say so,
+    /// in atomic units. For tokens that are not in it one node's word is enough.
+    pub two_nodes_above: BTreeMap<Address, U256>,
     /// How old the newest block may be before the nodes count as stuck; `None` for chains that make blocks only when
     /// there is something to put in them.
     pub head_age_max: Option<Duration>,
@@ -119,6 +124,7 @@ impl EvmConfig {
             // can waste is bounded: they are tried for the block they would be in, and the engine serves no payer whose
             // transactions keep failing.
             contract_wallets: true,
+            two_nodes_above: BTreeMap::new(),
             head_age_max: Some(Duration::from_secs(180)),
             balance_min: None,
             clock: Arc::new(SystemClock),
@@ -159,6 +165,9 @@ pub enum ConfigError {
     /// There is nobody to ask.
     #[error("no RPC URL")]
     NoRpc,
+    /// Two nodes are to agree, and there is one.
+    #[error("two nodes must agree on large payments, and there is only one RPC URL")]
+    OneNode,
     /// There is nobody to sign.
     #[error("no signer")]
     NoSigner,
@@ -245,6 +254,9 @@ impl Evm {
             known::chain_id(&config.network).ok_or(ConfigError::Network(config.network.clone()))?;
         if config.rpc_urls.is_empty() {
             return Err(ConfigError::NoRpc);
+        }
+        if !config.two_nodes_above.is_empty() && config.rpc_urls.len() < 2 {
+            return Err(ConfigError::OneNode);
         }
         if config.depth_required > DEPTH_MAX {
             return Err(ConfigError::Depth(config.depth_required));
@@ -596,7 +608,10 @@ impl Chain for Evm {
                 Err(fault) => Err(fault.clone()),
             };
             match found {
-                Ok(found) => statuses.extend(found),
+                Ok(found) => {
+                    let confirmed = found.into_iter().map(|status| self.confirmed(status));
+                    statuses.extend(join_all(confirmed).await);
+                }
                 Err(fault) => statuses.extend(chunk.iter().map(|_| Err(fault.clone()))),
             }
         }
@@ -658,6 +673,25 @@ impl Chain for Evm {
 }
 
 impl Evm {
+    /// A status, once as many nodes have said it as the amount asks for.
+    async fn confirmed(
+        &self,
+        found: Result<Status<Evidence>, Fault>,
+    ) -> Result<Status<Evidence>, Fault> {
+        let found = found?;
+        if let Status::Included {
+            id,
+            depth,
+            evidence,
+        } = &found
+            && *depth >= self.depth_required()
+            && second::is_needed(&self.config.two_nodes_above, evidence)
+        {
+            second::confirm(&self.rpc, id, evidence).await?;
+        }
+        Ok(found)
+    }
+
     fn known_clock_fault(&self) -> MutexGuard<'_, Option<Fault>> {
         // It is replaced as a whole.
         self.clock_fault

@@ -26,6 +26,7 @@ mod hex;
 pub mod known;
 mod probe;
 mod rpc;
+mod second;
 mod signature;
 mod status;
 mod submission;

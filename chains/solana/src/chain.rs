@@ -4,6 +4,7 @@
 //! send it until it is included, or its blockhash has died. So nothing is numbered, nothing is grouped, and nothing can be
 //! replaced or filled: a transaction out there is included, once, or it dies within two minutes.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use futures_util::future::join_all;
 use quittance_core::{
     Chain, Fault, FaultKind, Finality, Found, Health, LaneId, Network, Problem, Scope, Status,
     Submission, Transaction, TransactionId, Watched,
@@ -29,6 +31,7 @@ use crate::known::{self, Token};
 use crate::mint;
 use crate::read::{self, Account, Answer, InContext, Inquiry};
 use crate::rpc::{self, Heads};
+use crate::second;
 use crate::status::{self, Horizon};
 use crate::transaction::{Ours, Wire};
 
@@ -70,6 +73,9 @@ pub struct SolanaConfig {
     pub tokens: Vec<Token>,
     /// How sure the cluster must be.
     pub commitment: Commitment,
+    /// For each mint, above which amount a payment counts as settled only once two nodes say so, in
+    /// atomic units. For mints that are not in it one node's word is enough.
+    pub two_nodes_above: BTreeMap<Pubkey, u64>,
     /// The wallets that may pay although they are programs. Without it none: a payment is a transfer that its payer signs.
     pub smart_wallets: Option<SmartWallets>,
     /// Whether Lighthouse's assertions may be about a fee payer, as some wallets write them. The runtime hands that program an
@@ -99,6 +105,7 @@ impl SolanaConfig {
             rpc_timeout: Duration::from_secs(8),
             fee_payers,
             commitment: Commitment::Confirmed,
+            two_nodes_above: BTreeMap::new(),
             smart_wallets: None,
             guards_of_fee_payers: false,
             // A transfer takes under 10,000, with a memo and guards under 100,000. The specification's limit for wallets that
@@ -142,6 +149,9 @@ pub enum ConfigError {
     /// There is nobody to ask.
     #[error("no RPC URL")]
     NoRpc,
+    /// Two nodes are to agree, and there is one.
+    #[error("two nodes must agree on large payments, and there is only one RPC URL")]
+    OneNode,
     /// There is nobody to pay fees.
     #[error("no fee payer")]
     NoFeePayer,
@@ -257,6 +267,9 @@ impl Solana {
         }
         if config.fee_max < SIGNATURES_FEE {
             return Err(ConfigError::FeeMax(config.fee_max));
+        }
+        if !config.two_nodes_above.is_empty() && config.rpc_urls.len() < 2 {
+            return Err(ConfigError::OneNode);
         }
         if let Some(no_wallet) = config
             .smart_wallets
@@ -397,7 +410,8 @@ impl Chain for Solana {
     }
 
     async fn status(&self, watched: &[Watched]) -> Vec<Result<Status<Evidence>, Fault>> {
-        status::look(&self.rpc, &self.horizon, self.depth_required(), watched).await
+        let found = status::look(&self.rpc, &self.horizon, self.depth_required(), watched).await;
+        join_all(found.into_iter().map(|found| self.confirmed(found))).await
     }
 
     async fn find(&self, search: &Infallible) -> Result<Option<Found<Evidence>>, Fault> {
@@ -441,6 +455,25 @@ impl Chain for Solana {
 }
 
 impl Solana {
+    /// A status, once as many nodes have said it as the amount asks for.
+    async fn confirmed(
+        &self,
+        found: Result<Status<Evidence>, Fault>,
+    ) -> Result<Status<Evidence>, Fault> {
+        let found = found?;
+        if let Status::Included {
+            id,
+            depth,
+            evidence,
+        } = &found
+            && *depth >= self.depth_required()
+            && second::is_needed(&self.config.two_nodes_above, evidence)
+        {
+            second::confirm(&self.rpc, id, evidence).await?;
+        }
+        Ok(found)
+    }
+
     /// Balances and mints, in one round trip.
     async fn look_at_state(&self, problems: &mut Vec<Problem>) -> Result<(), Fault> {
         let options = json!({ "commitment": "confirmed" });

@@ -23,6 +23,7 @@ mod lookup;
 mod mint;
 mod read;
 mod rpc;
+mod second;
 mod status;
 mod submission;
 mod transaction;

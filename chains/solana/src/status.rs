@@ -274,17 +274,9 @@ fn statuses(
 
 /// What these transactions did, of those that succeeded.
 async fn fetch(rpc: &Nodes, ids: &[String]) -> BTreeMap<String, Result<Evidence, Fault>> {
-    let options = json!({
-        "encoding": "base64",
-        "commitment": "confirmed",
-        "maxSupportedTransactionVersion": 0,
-    });
     let mut evidence = BTreeMap::new();
     for chunk in ids.chunks(FETCHES_PER_BATCH) {
-        let calls: Vec<Call> = chunk
-            .iter()
-            .map(|id| ("getTransaction", json!([id, options])))
-            .collect();
+        let calls: Vec<Call> = chunk.iter().map(|id| fetch_call(id)).collect();
         let found = match rpc.ask_many(&calls).await {
             Ok(answers) => answers.into_iter().map(evidence_of).collect(),
             Err(fault) => vec![Err(fault); chunk.len()],

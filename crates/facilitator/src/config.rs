@@ -223,6 +223,10 @@ pub struct EvmNetwork {
     pub max_group: Option<usize>,
     /// Whether contract wallets and accounts with a delegation (EIP-7702) may pay. Their code runs on the signer's gas.
     pub contract_wallets: Option<bool>,
+    /// The largest amount for which one node's word is enough that it was paid, by token address or
+    /// ticker, as people write it: `{ USDC = "100" }`. Above it two nodes must agree.
+    #[serde(default)]
+    pub two_nodes_above: BTreeMap<String, String>,
     /// How old the newest block may be, in seconds, before the nodes count as stuck; 0 for a chain that makes blocks
     /// only when there is something to put in them.
     pub max_head_age_secs: Option<u64>,
@@ -284,6 +288,10 @@ pub struct SolanaNetwork {
     /// Whether Lighthouse's assertions may be about a fee payer, as some wallets write them.
     #[serde(default)]
     pub guards_of_fee_payers: bool,
+    /// The largest amount for which one node's word is enough that it was paid, by mint or ticker,
+    /// as people write it: `{ USDC = "100" }`. Above it two nodes must agree.
+    #[serde(default)]
+    pub two_nodes_above: BTreeMap<String, String>,
     /// The wallets that may pay although they are programs. Without this table, even an empty one, none.
     pub smart_wallets: Option<SmartWallets>,
     /// How old the newest block may be, in seconds, before the nodes count as stuck.

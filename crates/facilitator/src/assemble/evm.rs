@@ -1,16 +1,19 @@
 //! The EVM networks of a configuration.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use alloy::primitives::{Address, U256};
 use alloy::signers::local::PrivateKeySigner;
-use quittance_core::Network;
+use quittance_core::{Amount, Network};
 use quittance_engine::Rules;
 use quittance_evm::{Evm, EvmConfig, Signer, Token, TransferMethod, known};
 use secrecy::ExposeSecret;
 
-use super::{Listed, Problems, Restrictions, all, not_an_address, rpc_urls, tokens_of};
+use super::{
+    Listed, Problems, Restrictions, all, amounts_by_token, not_an_address, rpc_urls, tokens_of,
+};
 use crate::config::{Access, ConfigError, EvmNetwork, EvmToken, Secret};
 
 /// Wei in a gwei.
@@ -64,6 +67,7 @@ pub(super) fn chain(
     config.balance_min = entry
         .min_balance_wei
         .map(|amount| U256::from(amount.units()));
+    config.two_nodes_above = problems.take(two_nodes_above(entry, &config, field))?;
     let without_min = problems.take(add_rules(entry, &config, field, rules))?;
     if access.anyone && !without_min.is_empty() {
         problems.warnings.push(format!(
@@ -138,18 +142,40 @@ fn add_rules(
         recipients: entry.recipients.as_deref(),
         min_amounts: &entry.min_amounts,
     };
+    let tokens = listed(config);
+    restrictions.add_to(rules, &tokens, canonical)?;
+    Ok(restrictions.without_min(rules, &tokens))
+}
+
+/// The tokens of a configuration.
+fn listed(config: &EvmConfig) -> Vec<Listed<'_>> {
     let listed = config.tokens.iter().map(|token| Listed {
         address: token.address.to_checksum(None),
         symbol: &token.symbol,
         decimals: token.decimals,
     });
-    let tokens: Vec<_> = listed.collect();
-    let canonical = |text: &str| {
-        let address: Address = text.parse().ok()?;
-        Some(address.to_checksum(None))
+    listed.collect()
+}
+
+/// An address as the chain spells it.
+fn canonical(text: &str) -> Option<String> {
+    let address: Address = text.parse().ok()?;
+    Some(address.to_checksum(None))
+}
+
+/// Above which amounts two nodes must agree.
+fn two_nodes_above(
+    entry: &EvmNetwork,
+    config: &EvmConfig,
+    field: &str,
+) -> Result<BTreeMap<Address, U256>, ConfigError> {
+    let (field, tokens) = (format!("{field}.two_nodes_above"), listed(config));
+    let amounts = amounts_by_token(&entry.two_nodes_above, &field, &tokens, canonical)?;
+    let bound = |(token, amount): (&Listed<'_>, Amount)| {
+        let address = token.address.parse().ok()?;
+        Some((address, amount.units()))
     };
-    restrictions.add_to(rules, &tokens, canonical)?;
-    Ok(restrictions.without_min(rules, &tokens))
+    Ok(amounts.into_iter().filter_map(bound).collect())
 }
 
 #[cfg(test)]

@@ -386,24 +386,12 @@ impl Restrictions<'_> {
             let recipients = recipients.iter().map(read).collect::<Result<_, _>>()?;
             rules.recipients.insert(id.to_owned(), recipients);
         }
-        for (name, least) in self.min_amounts {
-            let field = format!("{}.min_amounts.{name}", self.field);
-            let is_named = |token: &&Listed<'_>| {
-                token.symbol.eq_ignore_ascii_case(name)
-                    || canonical(name).as_ref() == Some(&token.address)
-            };
-            // Several tokens may have one ticker. Which of them was meant is not ours to guess, so it holds for all.
-            let named: Vec<_> = tokens.iter().filter(is_named).collect();
-            if named.is_empty() {
-                return Err(ConfigError::value(&field, "no such token"));
-            }
-            for token in named {
-                let least = Amount::from_decimal(least, token.decimals)
-                    .map_err(|error| ConfigError::value(&field, error))?;
-                let key = (id.to_owned(), token.address.clone());
-                let known = rules.amounts_min.entry(key).or_default();
-                *known = least.max(*known);
-            }
+        let field = format!("{}.min_amounts", self.field);
+        let named = amounts_by_token(self.min_amounts, &field, tokens, canonical)?;
+        for (token, least) in named {
+            let key = (id.to_owned(), token.address.clone());
+            let known = rules.amounts_min.entry(key).or_default();
+            *known = least.max(*known);
         }
         Ok(())
     }
@@ -417,6 +405,35 @@ impl Restrictions<'_> {
         let unset = tokens.iter().filter(|token| !is_set(token));
         unset.map(|token| token.symbol.to_owned()).collect()
     }
+}
+
+/// Amounts that are written by a token's ticker or address: each token that is meant, with its amount
+/// in atomic units.
+fn amounts_by_token<'t>(
+    written: &BTreeMap<String, String>,
+    field: &str,
+    tokens: &'t [Listed<'t>],
+    canonical: impl Fn(&str) -> Option<String>,
+) -> Result<Vec<(&'t Listed<'t>, Amount)>, ConfigError> {
+    let mut amounts = Vec::new();
+    for (name, text) in written {
+        let field = format!("{field}.{name}");
+        let is_named = |token: &&Listed<'_>| {
+            let is_ticker = token.symbol.eq_ignore_ascii_case(name);
+            is_ticker || canonical(name).as_ref() == Some(&token.address)
+        };
+        // Several tokens may have one ticker. Which of them was meant is not ours to guess, so it holds for all.
+        let named: Vec<_> = tokens.iter().filter(is_named).collect();
+        if named.is_empty() {
+            return Err(ConfigError::value(field, "no such token"));
+        }
+        for token in named {
+            let amount = Amount::from_decimal(text, token.decimals);
+            let amount = amount.map_err(|error| ConfigError::value(&field, error))?;
+            amounts.push((token, amount));
+        }
+    }
+    Ok(amounts)
 }
 
 fn not_an_address(field: impl Into<String>, text: &str) -> ConfigError {

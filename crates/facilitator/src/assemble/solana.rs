@@ -1,16 +1,19 @@
 //! The Solana clusters of a configuration.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quittance_core::Network;
+use quittance_core::{Amount, Network};
 use quittance_engine::Rules;
 use quittance_solana::{
     Keypair, Pubkey, Signer, SmartWallets, Solana, SolanaConfig, Token, TokenProgram, known,
 };
 use secrecy::ExposeSecret;
 
-use super::{Listed, Problems, Restrictions, all, not_an_address, rpc_urls, tokens_of};
+use super::{
+    Listed, Problems, Restrictions, all, amounts_by_token, not_an_address, rpc_urls, tokens_of,
+};
 use crate::config::{self, ConfigError, Secret, SolanaNetwork, SolanaToken};
 
 pub(super) fn network(entry: &SolanaNetwork, field: &str) -> Result<Network, ConfigError> {
@@ -55,6 +58,7 @@ pub(super) fn chain(
         .unwrap_or(config.compute_unit_price_max);
     config.fee_max = entry.max_fee_lamports.unwrap_or(config.fee_max);
     config.balance_min = entry.min_balance_lamports.unwrap_or(config.balance_min);
+    config.two_nodes_above = problems.take(two_nodes_above(entry, &config, field))?;
     let without_min = problems.take(add_rules(entry, &config, field, rules))?;
     if !without_min.is_empty() {
         problems.warnings.push(format!(
@@ -176,15 +180,39 @@ fn add_rules(
         recipients: entry.recipients.as_deref(),
         min_amounts: &entry.min_amounts,
     };
+    let tokens = listed(config);
+    restrictions.add_to(rules, &tokens, canonical)?;
+    Ok(restrictions.without_min(rules, &tokens))
+}
+
+/// The tokens of a configuration.
+fn listed(config: &SolanaConfig) -> Vec<Listed<'_>> {
     let listed = config.tokens.iter().map(|token| Listed {
         address: token.mint.to_string(),
         symbol: &token.symbol,
         decimals: token.decimals,
     });
-    let tokens: Vec<_> = listed.collect();
-    let canonical = |text: &str| Some(text.parse::<Pubkey>().ok()?.to_string());
-    restrictions.add_to(rules, &tokens, canonical)?;
-    Ok(restrictions.without_min(rules, &tokens))
+    listed.collect()
+}
+
+/// An address as the chain spells it.
+fn canonical(text: &str) -> Option<String> {
+    Some(text.parse::<Pubkey>().ok()?.to_string())
+}
+
+/// Above which amounts two nodes must agree.
+fn two_nodes_above(
+    entry: &SolanaNetwork,
+    config: &SolanaConfig,
+    field: &str,
+) -> Result<BTreeMap<Pubkey, u64>, ConfigError> {
+    let (field, tokens) = (format!("{field}.two_nodes_above"), listed(config));
+    let amounts = amounts_by_token(&entry.two_nodes_above, &field, &tokens, canonical)?;
+    let bound = |(token, amount): (&Listed<'_>, Amount)| {
+        // No token has more than a u64 can say.
+        Some((token.address.parse().ok()?, amount.units().saturating_to()))
+    };
+    Ok(amounts.into_iter().filter_map(bound).collect())
 }
 
 #[cfg(test)]
