@@ -253,7 +253,7 @@ async fn twenty_spellings_of_one_authorization_run_one_handler() {
             .count()
     };
     assert_eq!(count(StatusCode::OK), 1);
-    // One that comes when the sale is over is told so.
+    // One that comes when the sale is over is refused.
     let refused = count(StatusCode::SERVICE_UNAVAILABLE) + count(StatusCode::PAYMENT_REQUIRED);
     assert_eq!(refused, 19);
     assert_eq!(shop.served.load(Ordering::SeqCst), 1);

@@ -479,7 +479,7 @@ async fn an_answer_whose_client_went_away_is_given_out_once_to_the_same_request(
     let word = receipt(again.headers());
     assert_eq!((word.success, word.transaction.as_str()), (true, "0x1"));
     assert_eq!(again.text().await.unwrap(), "goods");
-    // Once: the next one is told where its money went.
+    // Once: the next answer says where the money went.
     let third = pay_with(&url, &payment).await;
     assert_eq!(third.status(), StatusCode::PAYMENT_REQUIRED);
     let word = receipt(third.headers());
@@ -567,7 +567,7 @@ async fn listen_knowing_clients(app: Router) -> String {
     url
 }
 
-/// A payment that somebody else made, by its number, from this address.
+/// Presents the payment with this number, from this address.
 async fn present_for(url: &str, number: u64, address: &str) -> reqwest::Response {
     let payload = json!({ "number": number });
     let payment = json!({ "x402Version": 2, "accepted": terms(), "payload": payload });
@@ -577,7 +577,7 @@ async fn present_for(url: &str, number: u64, address: &str) -> reqwest::Response
     request.send().await.unwrap()
 }
 
-/// attacks.md 213, 221. One client without money used up what the facilitator allows the seller, and nobody was sold to.
+/// attacks.md 213, 221. One client without money used up what the facilitator allows the seller, and no sale was possible.
 #[tokio::test]
 async fn a_client_whose_payments_do_not_settle_is_not_asked_about_for_long() {
     let puppet = Puppet::new();
@@ -680,7 +680,7 @@ async fn a_page_in_a_browser_can_pay_where_the_layer_is_told_of_cors() {
     assert_eq!(runs.count(), 1);
 }
 
-/// What is wrong with the configuration stood in a log that nobody wrote.
+/// What is wrong with the configuration stood in a log that was not kept.
 #[tokio::test]
 async fn a_seller_that_is_misconfigured_says_so_at_the_start_and_in_its_answers() {
     let puppet = Puppet::new();
@@ -879,7 +879,7 @@ async fn a_layer_can_be_changed_after_it_was_cloned() {
     assert_eq!(status("/priced").await, StatusCode::PAYMENT_REQUIRED);
 }
 
-/// An empty `PAYMENT-REQUIRED` stood over good terms in the body, and whoever speaks version 2 found
+/// An empty `PAYMENT-REQUIRED` stood over good terms in the body, and a client of version 2 found
 /// no way to pay.
 #[tokio::test]
 async fn only_the_versions_the_facilitator_speaks_are_offered_and_no_empty_list_hides_them() {

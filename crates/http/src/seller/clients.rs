@@ -16,7 +16,7 @@ use http::{HeaderMap, Request};
 use tokio::time::Instant;
 use tracing::warn;
 
-/// How many buckets all addresses together have, so that somebody with many addresses cannot fill
+/// How many buckets all addresses together have, so that a client with many addresses cannot fill
 /// the memory: each takes some forty bytes. Addresses that meet in one bucket share it; which do,
 /// no outsider can know.
 const BUCKETS: u64 = 1 << 16;
@@ -91,7 +91,7 @@ enum State {
 }
 
 impl Clients {
-    /// Counts a payment before anybody is asked about it.
+    /// Counts a payment before the facilitator is asked about it.
     ///
     /// # Errors
     /// How long the client has to wait.

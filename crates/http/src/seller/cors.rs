@@ -1,4 +1,4 @@
-//! What browsers need to be told before they let a page pay (CORS).
+//! What a browser needs to know before it lets a page pay (CORS).
 
 use std::time::Duration;
 

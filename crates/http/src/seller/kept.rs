@@ -31,7 +31,7 @@ use crate::canonical;
 const KEPT_FOR: Duration = Duration::from_secs(120);
 
 /// How many bytes all kept answers take: sixty of the longest that are buffered by default. The
-/// oldest make room, and their buyers are told the transaction.
+/// oldest make room, and a refusal tells their buyers the transaction.
 const BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// What an answer takes beside its body and headers.
@@ -60,7 +60,7 @@ impl Asked {
     /// What this request asks for, and who asks.
     ///
     /// `None` where it may have a body and the client's address is not known: bodies are not
-    /// compared, so somebody who read the payment from the chain could ask for the answer.
+    /// compared, so a reader of the chain could present the payment and ask for the answer.
     pub(super) fn of<I>(request: &Request<I>, url: &str, client: Option<IpAddr>) -> Option<Self> {
         if client.is_none() && may_have_body(request) {
             return None;

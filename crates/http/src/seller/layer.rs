@@ -35,7 +35,7 @@ const BUFFER: usize = 1024 * 1024;
 /// needs a key of its own to know them by.
 ///
 /// Payments are told apart by their authorization ([`Offer::authorization`]), in this process and
-/// among clones of this layer. Somebody who presents one payment to several routes with layers of
+/// among clones of this layer. A client that presents one payment to several routes with layers of
 /// their own, or to several servers, runs one handler on each, and one of them is paid.
 ///
 /// An answer is read up to a megabyte, or [as much as you say](Self::buffer), before it is charged for. A longer one, or

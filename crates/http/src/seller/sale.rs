@@ -250,7 +250,7 @@ impl Shop {
         Ok((payment, term))
     }
 
-    /// The terms, for a method that is not sold. Nobody is asked about a payment that came with it:
+    /// The terms, for a method that is not sold. No facilitator is asked about its payment:
     /// its receipt says that nothing was settled.
     async fn not_sold(
         &self,
@@ -396,7 +396,7 @@ fn refused(refusal: Refusal, terms: &[Term], resource: &ResourceInfo) -> NoSale 
 }
 
 /// The answer to a payment that was sold for before. No facilitator is asked: whatever it says, one
-/// payment buys one answer. The client is told where its money went.
+/// payment buys one answer. The receipt says where the money went.
 fn sold(
     payment: &PaymentRequest,
     terms: &[Term],

@@ -54,8 +54,8 @@ fn pause(answer: &Result<SettleResponse, FacilitatorError>, deadline: Instant) -
 }
 
 /// What is known of a payment whose transaction is out, when its facilitator was asked again. A fault, or a verdict that
-/// knows of no transaction, comes from somebody who does not know of the first answer, such as another instance behind one
-/// address: it takes nothing back.
+/// knows of no transaction, comes from an instance that does not know of the first answer, such as
+/// another one behind the same address: it takes nothing back.
 fn newer(
     first: SettleResponse,
     second: Result<SettleResponse, FacilitatorError>,
