@@ -502,7 +502,7 @@ async fn check_says_what_is_wrong_with_a_solana_cluster() {
     let well = format!("eip155:84532: all is well\n{SOLANA_DEVNET}: all is well\n");
     assert_eq!(code, Some(0), "{said}");
     assert!(said.starts_with(&well), "{said}");
-    assert!(said.contains("may cost up to 2010000 lamports"), "{said}");
+    assert!(said.contains("may cost up to 30000 lamports"), "{said}");
 
     // A token that is not there, a fee payer with less than it should have, and a node of another cluster.
     place.append(
