@@ -5,13 +5,19 @@ INTEROP := tests/interop
 PEERS := benches/peers
 INSTALLED := node_modules/.package-lock.json
 
-.PHONY: demo test soak fuzz lint doc contracts bench-peers clean
+.PHONY: demo test interop soak fuzz lint doc contracts bench-peers clean
 
 demo: $(DEVNET)/$(INSTALLED)
 	cargo run --locked --quiet --bin quittance -- demo
 
-test: $(DEVNET)/$(INSTALLED) $(INTEROP)/$(INSTALLED)
+test: $(DEVNET)/$(INSTALLED) $(INTEROP)/$(INSTALLED) $(INTEROP)/v1/$(INSTALLED) $(INTEROP)/python/venv/installed
 	cargo test --workspace --locked
+
+# Every client and server of others that we know, with those whose packages take a gigabyte: five minutes.
+interop: $(DEVNET)/$(INSTALLED) $(INTEROP)/$(INSTALLED) $(INTEROP)/v1/$(INSTALLED) $(INTEROP)/others/$(INSTALLED) \
+		$(INTEROP)/python/venv/installed
+	cargo test -p quittance-tests --locked --test interop -- --include-ignored
+	cargo test -p quittance-facilitator --locked --test hostile
 
 # Hundreds of random schedules of faults; about an hour. Outside the gate.
 soak: $(DEVNET)/$(INSTALLED)
@@ -50,7 +56,7 @@ bench-peers: $(DEVNET)/$(INSTALLED) $(PEERS)/typescript/$(INSTALLED) $(PEERS)/py
 		cargo build --release --locked --package $$package || exit 1; done
 	$(PEERS)/target/release/peers
 
-$(PEERS)/python/venv/installed: $(PEERS)/python/requirements.txt
+%/venv/installed: %/requirements.txt
 	python3 -m venv $(@D)
 	$(@D)/bin/pip install --quiet --requirement $<
 	touch $@
@@ -61,5 +67,5 @@ $(PEERS)/python/venv/installed: $(PEERS)/python/requirements.txt
 
 clean:
 	cargo clean
-	rm -rf $(DEVNET)/node_modules $(INTEROP)/node_modules
+	rm -rf $(DEVNET)/node_modules $(INTEROP)/node_modules $(INTEROP)/*/node_modules $(INTEROP)/python/venv
 	rm -rf $(PEERS)/target $(PEERS)/typescript/node_modules $(PEERS)/python/venv

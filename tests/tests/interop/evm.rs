@@ -13,12 +13,12 @@ use tokio::process::Child;
 
 use super::{Town, official_client, official_server};
 
-struct EvmTown {
-    setting: Setting,
-    town: Town,
+pub(crate) struct EvmTown {
+    pub(crate) setting: Setting,
+    pub(crate) town: Town,
 }
 
-async fn town() -> EvmTown {
+pub(crate) async fn town() -> EvmTown {
     town_that_waits(quittance_engine::SETTLE_WAIT).await
 }
 
@@ -43,7 +43,7 @@ async fn server(facilitator: &str) -> (Child, String) {
     official_server(&[facilitator, "eip155:84532", &seller]).await
 }
 
-fn buyer() -> Buyer {
+pub(crate) fn buyer() -> Buyer {
     Buyer::builder().payer(Setting::payer()).build().unwrap()
 }
 

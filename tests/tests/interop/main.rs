@@ -1,11 +1,12 @@
-//! The official TypeScript implementation on the other side: its client before our seller, its server before our buyer,
-//! our facilitator behind both, on a real chain of each family.
+//! Other implementations on the other side: their clients buy from our seller, their servers sell to our buyer, with our
+//! facilitator behind both, on a real chain of each family.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 mod evm;
+mod others;
 mod solana;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 
@@ -28,8 +29,13 @@ async fn listen(app: Router) -> String {
     url
 }
 
-fn node(script: &str) -> Command {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop");
+fn interop() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("interop")
+}
+
+/// A script for Node in a folder of `tests/interop`, which has packages of its own.
+fn node_in(folder: &str, script: &str) -> Command {
+    let folder = interop().join(folder);
     assert!(
         folder.join("node_modules").is_dir(),
         "run `npm ci` in {}",
@@ -37,6 +43,23 @@ fn node(script: &str) -> Command {
     );
     let mut command = Command::new("node");
     command.arg(script).current_dir(folder).kill_on_drop(true);
+    command
+}
+
+/// A program of the Python packages.
+fn python_tool(name: &str) -> Command {
+    let folder = interop().join("python");
+    let program = folder.join("venv/bin").join(name);
+    assert!(program.exists(), "run `make test`: {}", program.display());
+    let mut command = Command::new(program);
+    command.current_dir(folder).kill_on_drop(true);
+    command
+}
+
+/// A Python script of `tests/interop/python`.
+fn python(script: &str) -> Command {
+    let mut command = python_tool("python");
+    command.arg(script);
     command
 }
 
@@ -74,13 +97,14 @@ impl Town {
 
 /// What the official client, in this environment, gets for each URL.
 async fn official_client(environment: &[(&str, &str)], urls: &[String]) -> Vec<Value> {
-    let mut command = node("client.mjs");
-    let output = command
-        .args(urls)
-        .envs(environment.iter().copied())
-        .output()
-        .await
-        .unwrap();
+    let mut command = node_in("", "client.mjs");
+    command.args(urls).envs(environment.iter().copied());
+    lines_of(command).await
+}
+
+/// The lines of JSON that a program prints.
+async fn lines_of(mut command: Command) -> Vec<Value> {
+    let output = command.output().await.unwrap();
     assert!(
         output.status.success(),
         "{}",
@@ -94,8 +118,13 @@ async fn official_client(environment: &[(&str, &str)], urls: &[String]) -> Vec<V
 
 /// The official server with these arguments, and where it listens.
 async fn official_server(arguments: &[&str]) -> (Child, String) {
-    let mut command = node("server.mjs");
+    let mut command = node_in("", "server.mjs");
     command.args(arguments).env("FACILITATOR_KEY", KEY);
+    serving(command).await
+}
+
+/// A server that prints its port, and where it listens.
+async fn serving(mut command: Command) -> (Child, String) {
     let mut server = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
     let port = lines.next_line().await.unwrap().expect("a port");

@@ -13,16 +13,16 @@ use super::{Town, official_client, official_server};
 
 const BOTH: [TokenProgram; 2] = [TokenProgram::SplToken, TokenProgram::Token2022];
 
-struct SolanaTown {
-    setting: Setting,
-    town: Town,
+pub(crate) struct SolanaTown {
+    pub(crate) setting: Setting,
+    pub(crate) town: Town,
 }
 
-fn seller() -> String {
+pub(crate) fn seller() -> String {
     Setting::account(2).address.to_string()
 }
 
-async fn town(program: TokenProgram) -> SolanaTown {
+pub(crate) async fn town(program: TokenProgram) -> SolanaTown {
     town_with(program, |_, offer| offer).await
 }
 
@@ -62,7 +62,7 @@ impl SolanaTown {
         official_server(&[&arguments, more].concat()).await
     }
 
-    fn buyer(&self) -> Buyer {
+    pub(crate) fn buyer(&self) -> Buyer {
         let payer = self.setting.payer();
         Buyer::builder().payer(payer).build().unwrap()
     }
