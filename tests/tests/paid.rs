@@ -13,7 +13,8 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{any, get, post};
 use axum::{Extension, Router};
 use quittance_core::wire::{
-    PaymentPayload, PaymentRequired, SettleResponse, SupportedResponse, VerifyResponse, header, v1,
+    PaymentPayload, PaymentRequired, ResourceInfo, SettleResponse, SupportedResponse,
+    VerifyResponse, header, v1,
 };
 use quittance_core::{Amount, Facilitator, FacilitatorError, Fault, FaultKind, PaymentRequest};
 use quittance_engine::Engine;
@@ -134,7 +135,8 @@ async fn without_payment_the_answer_is_402_in_both_versions() {
         .to_vec();
     let required: PaymentRequired = header::decode("402", &value).unwrap();
     assert_eq!(required.accepts, [Setting::requirements()]);
-    assert_eq!(required.resource.url, format!("{}/goods?x=1", shop.url));
+    let resource: ResourceInfo = required.resource.unwrap().read("resource").unwrap();
+    assert_eq!(resource.url, format!("{}/goods?x=1", shop.url));
     let v1: v1::PaymentRequired = answer.json().await.unwrap();
     assert_eq!(
         (v1.x402_version, v1.accepts[0].network.as_str()),

@@ -204,7 +204,7 @@ async fn what_cannot_be_read_is_400_and_names_the_field() {
         ("\u{0}".to_owned(), "body"),
         (format!("{good}x"), "body"),
         (
-            good.replacen(amount, "\"amount\":10000", 1),
+            good.replacen(amount, "\"amount\":1e4", 1),
             "paymentPayload.accepted.amount",
         ),
         (
@@ -220,11 +220,11 @@ async fn what_cannot_be_read_is_400_and_names_the_field() {
             "paymentPayload.payload.authorization.value",
         ),
         (
-            good.replace("\"value\":\"10000\"", "\"value\":10000"),
+            good.replace("\"value\":\"10000\"", "\"value\":10000.0"),
             "paymentPayload.payload.authorization.value",
         ),
         (
-            good.replace("\"x402Version\":2", "\"x402Version\":\"2\""),
+            good.replace("\"x402Version\":2", "\"x402Version\":\"two\""),
             "body.x402Version",
         ),
         (

@@ -6,6 +6,8 @@ use std::str::FromStr;
 use ruint::aliases::U256;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::json::NUMBER_MAX;
+
 /// An amount of one asset in its atomic units (the smallest the chain can move), as in the `amount` of
 /// [`PaymentRequirements`](crate::wire::PaymentRequirements).
 ///
@@ -32,6 +34,11 @@ impl Amount {
     /// The amount of `units` atomic units.
     pub const fn new(units: U256) -> Self {
         Self(units)
+    }
+
+    /// The amount of `units` atomic units, where 64 bits are enough for them.
+    pub const fn from_units(units: u64) -> Self {
+        Self(U256::from_limbs([units, 0, 0, 0]))
     }
 
     /// The number of atomic units.
@@ -169,7 +176,7 @@ impl fmt::Debug for Amount {
 
 impl From<u64> for Amount {
     fn from(units: u64) -> Self {
-        Self(U256::from(units))
+        Self::from_units(units)
     }
 }
 
@@ -180,19 +187,26 @@ impl Serialize for Amount {
 }
 
 impl<'de> Deserialize<'de> for Amount {
-    /// Reads a JSON string; a JSON number is refused, because readers that go through floating point see others.
+    /// Reads a JSON string, or a JSON number that is an integer up to 2^53 - 1. Above it, and with a fraction or an
+    /// exponent, readers that keep numbers in floating point see another amount.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl de::Visitor<'_> for Text {
+        struct Digits;
+        impl de::Visitor<'_> for Digits {
             type Value = Amount;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string of decimal digits")
+                f.write_str("decimal digits in a string, or an integer up to 2^53 - 1")
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Amount, E> {
                 text.parse().map_err(E::custom)
             }
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Amount, E> {
+                match number <= NUMBER_MAX {
+                    true => Ok(Amount::from_units(number)),
+                    false => Err(E::invalid_value(de::Unexpected::Unsigned(number), &self)),
+                }
+            }
         }
-        deserializer.deserialize_str(Text)
+        deserializer.deserialize_any(Digits)
     }
 }
 
@@ -225,6 +239,30 @@ mod tests {
         fn no_text_panics(text: String, decimals: u8) {
             let _ = text.parse::<Amount>();
             let _ = Amount::from_decimal(&text, decimals);
+        }
+    }
+
+    #[test]
+    fn a_json_number_is_an_amount_only_where_all_readers_agree_on_it() {
+        let read = |text: &str| serde_json::from_str::<Amount>(text).ok();
+        for (text, units) in [
+            ("0", 0),
+            ("10000", 10_000),
+            ("9007199254740991", NUMBER_MAX),
+        ] {
+            assert_eq!(read(text), Some(Amount::from_units(units)), "{text}");
+        }
+        for odd in [
+            "9007199254740992",
+            "1.0",
+            "1e3",
+            "-1",
+            "-0",
+            "null",
+            "true",
+            "[1]",
+        ] {
+            assert_eq!(read(odd), None, "{odd}");
         }
     }
 

@@ -22,6 +22,10 @@ pub const DEPTH_MAX: usize = 32;
 /// exists (a smart wallet's signature with an extension or two) stays under 32 KiB.
 pub const TEXT_MAX: usize = 64 * 1024;
 
+/// The largest integer that a JSON number may stand for where the protocol writes digits in a text: 2^53 - 1. Readers
+/// that keep numbers in floating point, as JavaScript does, see another value above it (RFC 7493 section 2.2).
+pub const NUMBER_MAX: u64 = (1 << 53) - 1;
+
 /// Reads a `T` from JSON text, strictly.
 ///
 /// # Errors
@@ -40,6 +44,32 @@ pub fn read<T: DeserializeOwned>(name: &str, text: &[u8]) -> Result<T, Malformed
         Err(_) => serde_json::from_slice(text),
     };
     read.map_err(|error| locate::<T>(name, text, error))
+}
+
+/// Reads a text, or an integer up to [`NUMBER_MAX`] as its digits, for fields that some senders write as a number, such as
+/// a token's EIP-712 version: `#[serde(default, deserialize_with = "text_or_integer")]`.
+///
+/// # Errors
+/// For everything else; a fraction or an exponent has more than one spelling.
+pub fn text_or_integer<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<String>, D::Error> {
+    let json = Option::<Json>::deserialize(deserializer)?;
+    let digits = json.map(|json| crate::wire::reading::exact::digits(&json));
+    let digits = digits.transpose().map_err(de::Error::custom)?;
+    Ok(digits.flatten())
+}
+
+/// Reads a `T` where it is one, and anything else as `None`, for fields that decide nothing:
+/// `#[serde(default, deserialize_with = "where_readable")]`.
+///
+/// # Errors
+/// For what is not strict JSON.
+pub fn where_readable<'de, T: DeserializeOwned, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    let json = Option::<Json>::deserialize(deserializer)?;
+    Ok(json.and_then(|json| json.read("value").ok()))
 }
 
 /// Finds out which field an error is about. Only failures pay for this second reading.

@@ -10,7 +10,7 @@
 //! ```
 //! use quittance_core::{PaymentRequest, Refusal};
 //!
-//! let Err(Refusal::Malformed(malformed)) = PaymentRequest::decode(br#"{"x402Version": "2"}"#) else { panic!() };
+//! let Err(Refusal::Malformed(malformed)) = PaymentRequest::decode(br#"{"x402Version": "two"}"#) else { panic!() };
 //! assert_eq!(malformed.field, "body.x402Version");
 //! ```
 

@@ -1,14 +1,17 @@
 //! A facilitator request, of either protocol version, lowered to one form.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use crate::json::{self, Object};
+use crate::json::{self, Json, Object};
+use crate::wire::reading::exact;
 use crate::wire::{self, v1};
-use crate::{Amount, Malformed, PaymentId, Reason, Refusal, Rejection};
+use crate::{Amount, Malformed, Network, PaymentId, Reason, Refusal, Rejection};
 
 /// A version of the protocol. It says how messages are written, and nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,7 +71,8 @@ pub struct Accepted {
     pub terms: Option<AcceptedTerms>,
 }
 
-/// The client's echo of asset, recipient and amount.
+/// The client's echo of the seller's terms, whole. [`check`](Self::check) compares what decides for every scheme; a scheme
+/// for which more decides compares that itself.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AcceptedTerms {
     /// The asset, as the client spelled it.
@@ -77,6 +81,10 @@ pub struct AcceptedTerms {
     pub pay_to: String,
     /// How much.
     pub amount: Amount,
+    /// How long the whole payment may take, in seconds.
+    pub max_timeout_secs: u64,
+    /// What only this scheme needs. Clients may add to what the seller said.
+    pub extra: Option<Object>,
 }
 
 impl AcceptedTerms {
@@ -130,21 +138,31 @@ pub struct PaymentRequest {
     /// [`Offer::authorization`](crate::Offer::authorization) could tell. It stays in this process: a
     /// facilitator reads the payload itself.
     pub authorization: Option<PaymentId>,
-    /// What is being paid for, as the client said. A client can write anything here.
-    pub resource: Option<wire::ResourceInfo>,
-    /// Extension data by extension identifier.
-    pub extensions: Option<Object>,
+    /// What is being paid for, as the client said: a [`wire::ResourceInfo`], or any other JSON.
+    pub resource: Option<Json>,
+    /// Extension data by extension identifier, or any other JSON.
+    pub extensions: Option<Json>,
+    /// The network by all its names, where the maker of the request knows them; see [`on`](Self::on).
+    network: Option<Network>,
 }
 
 message! {
     /// The body of `POST /verify` and `POST /settle`, its parts still text: which form they have depends on the version.
     struct Envelope {
         /// The protocol version.
-        optional x402_version as "x402Version": u64,
+        optional x402_version as "x402Version" by exact::count: u64,
         /// The payload.
         required payment_payload as "paymentPayload": Box<Text>,
         /// The requirements.
         required payment_requirements as "paymentRequirements": Box<Text>,
+    }
+}
+
+message! {
+    /// The one field of a payload that says how to read the others.
+    struct Versioned {
+        /// The protocol version.
+        optional x402_version as "x402Version" by exact::count: u64,
     }
 }
 
@@ -162,6 +180,9 @@ impl PartialEq for Text {
 impl PaymentRequest {
     /// Reads the body of `POST /verify` or `POST /settle`.
     ///
+    /// The request and its payload both have an `x402Version`, and the reference implementation reads only the payload's.
+    /// One of them is enough.
+    ///
     /// # Errors
     /// [`Refusal::Malformed`] for what is no request at all, naming the field. [`Refusal::Rejected`] for a protocol
     /// version that is missing, unknown, or differs between the request and its payload.
@@ -169,18 +190,22 @@ impl PaymentRequest {
         let envelope: Envelope = json::read("body", body)?;
         // `read` has seen valid UTF-8 in every string and structure elsewhere.
         let text = std::str::from_utf8(body).map_err(|error| Malformed::new("body", error))?;
-        let version = version(envelope.x402_version)?;
         let payload = envelope.payment_payload.0.get().as_bytes();
+        let outer = envelope.x402_version;
+        let version = version(match outer {
+            Some(_) => outer,
+            None => json::read::<Versioned>("paymentPayload", payload)?.x402_version,
+        })?;
         let requirements = envelope.payment_requirements.0.get().as_bytes();
         match version {
             Version::V2 => Self::lower(
                 text.into(),
-                json::read("paymentPayload", payload)?,
+                read_payload(version, payload)?,
                 json::read("paymentRequirements", requirements)?,
             ),
             Version::V1 => Self::lower_v1(
                 text.into(),
-                json::read("paymentPayload", payload)?,
+                read_payload(version, payload)?,
                 json::read("paymentRequirements", requirements)?,
             ),
         }
@@ -208,6 +233,24 @@ impl PaymentRequest {
     ) -> Result<Self, Refusal> {
         let text = envelope_text(Version::V1, &payload, &requirements)?;
         Self::lower_v1(text, payload, requirements)
+    }
+
+    /// The same request, whose network is this one. It lets a facilitator's answer name the network by its other name.
+    #[must_use]
+    pub fn on(mut self, network: Network) -> Self {
+        self.network = Some(network);
+        self
+    }
+
+    /// Whether `name` may be the network of this request. Where the maker of the request has not said all its names, a
+    /// CAIP-2 identifier and a version 1 name may be two names of one network.
+    pub fn may_be_on(&self, name: &str) -> bool {
+        let own = self.terms.network.as_str();
+        match &self.network {
+            _ if name == own => true,
+            Some(network) => network.is(name),
+            None => name.contains(':') != own.contains(':'),
+        }
     }
 
     /// The request as the JSON text it came in, for a journal or a facilitator behind this one.
@@ -241,12 +284,15 @@ impl PaymentRequest {
                     amount: amount("paymentPayload.accepted.amount", &accepted.amount)?,
                     asset: accepted.asset,
                     pay_to: accepted.pay_to,
+                    max_timeout_secs: accepted.max_timeout_seconds,
+                    extra: accepted.extra,
                 }),
             },
             payload: payload.payload,
             authorization: None,
             resource: payload.resource,
             extensions: payload.extensions,
+            network: None,
         })
     }
 
@@ -278,16 +324,9 @@ impl PaymentRequest {
             },
             payload: payload.payload,
             authorization: None,
-            resource: Some(wire::ResourceInfo {
-                url: requirements.resource,
-                description: requirements.description,
-                mime_type: requirements.mime_type,
-                service_name: None,
-                tags: None,
-                icon_url: None,
-                rest: wire::Rest::default(),
-            }),
+            resource: requirements.resource.and_then(|url| resource_v1(&url)),
             extensions: None,
+            network: None,
         })
     }
 }
@@ -313,6 +352,19 @@ fn version(number: Option<u64>) -> Result<Version, Rejection> {
     })
 }
 
+/// Reads a payload of this version. Of one that cannot be read, because it is of another, that is what is wrong.
+fn read_payload<P: DeserializeOwned>(version: Version, text: &[u8]) -> Result<P, Refusal> {
+    const NAME: &str = "paymentPayload";
+    json::read(NAME, text).map_err(|malformed| {
+        let inner = json::read::<Versioned>(NAME, text);
+        let said = inner.ok().and_then(|inner| inner.x402_version);
+        match said.map_or(Ok(()), |inner| same_version(version, inner)) {
+            Err(rejection) => rejection.into(),
+            Ok(()) => malformed.into(),
+        }
+    })
+}
+
 fn same_version(outer: Version, inner: u64) -> Result<(), Rejection> {
     if outer.number() == inner {
         return Ok(());
@@ -322,6 +374,11 @@ fn same_version(outer: Version, inner: u64) -> Result<(), Rejection> {
         outer.number()
     );
     Err(Rejection::new(Reason::INVALID_X402_VERSION, detail))
+}
+
+/// What version 1 requirements say is being paid for, as version 2 says it.
+fn resource_v1(url: &str) -> Option<Json> {
+    Json::of(&BTreeMap::from([("url", url)])).ok()
 }
 
 fn amount(field: &str, text: &str) -> Result<Amount, Malformed> {
@@ -398,7 +455,8 @@ mod tests {
             (v1.terms.network.as_str(), v1.terms.amount),
             ("base-sepolia", Amount::from(2500))
         );
-        assert_eq!(v1.resource.unwrap().url, "https://weather.example/");
+        let resource: wire::ResourceInfo = v1.resource.unwrap().read("resource").unwrap();
+        assert_eq!(resource.url, "https://weather.example/");
         assert_eq!(v1.accepted.terms, None);
     }
 
@@ -416,18 +474,19 @@ mod tests {
 
     #[test]
     fn a_wrong_version_is_a_verdict_of_its_own() {
-        for version in ["3", "0", "null"] {
+        for version in ["3", "0", "1"] {
             let Refusal::Rejected(rejection) = refused(&body(version)) else {
                 panic!("{version} is readable")
             };
             assert_eq!(rejection.reason, Reason::INVALID_X402_VERSION);
+            assert!(rejection.to_string().contains("x402Version"), "{rejection}");
         }
         let mixed = body("2").replacen("\"x402Version\": 2", "\"x402Version\": 1", 1);
         assert!(
             matches!(refused(&mixed), Refusal::Rejected(rejection) if rejection.reason == Reason::INVALID_X402_VERSION)
         );
         assert!(
-            matches!(refused(&body("\"2\"")), Refusal::Malformed(malformed) if malformed.field == "body.x402Version")
+            matches!(refused(&body("\"two\"")), Refusal::Malformed(malformed) if malformed.field == "body.x402Version")
         );
     }
 
@@ -439,10 +498,99 @@ mod tests {
                 matches!(refused(&odd), Refusal::Malformed(malformed) if malformed.field == "paymentRequirements.amount")
             );
         }
-        let number = body("2").replace("\"amount\": \"2500\"", "\"amount\": 2500");
-        assert!(
-            matches!(refused(&number), Refusal::Malformed(malformed) if malformed.field == "paymentPayload.accepted.amount")
+        for (number, exact) in [("2500", true), ("2500.0", false), ("25e2", false)] {
+            let odd = body("2").replace("\"amount\": \"2500\"", &format!("\"amount\": {number}"));
+            match (PaymentRequest::decode(odd.as_bytes()), exact) {
+                (Ok(request), true) => assert_eq!(request.terms.amount, Amount::from(2500)),
+                (Err(Refusal::Malformed(malformed)), false) => {
+                    assert_eq!(malformed.field, "paymentPayload.accepted.amount");
+                }
+                (other, _) => panic!("{number}: {other:?}"),
+            }
+        }
+    }
+
+    /// The reference facilitator reads only the payload's, and whole seller libraries write only that.
+    #[test]
+    fn one_copy_of_the_version_is_enough() {
+        let [v2, v1] = [body("2"), body_v1()];
+        let without_outer = |body: &str, version: u8| {
+            body.replacen(&format!("{{\"x402Version\":{version},"), "{", 1)
+        };
+        let without_inner = v2.replacen("\"x402Version\": 2,", "", 1);
+        let without_inner_v1 = v1.replacen("{\"x402Version\":1,\"scheme\"", "{\"scheme\"", 1);
+        for (body, version) in [
+            (without_outer(&v2, 2), Version::V2),
+            (body("null"), Version::V2),
+            (body("\"2\""), Version::V2),
+            (without_inner, Version::V2),
+            (without_outer(&v1, 1), Version::V1),
+            (without_inner_v1, Version::V1),
+        ] {
+            let request = PaymentRequest::decode(body.as_bytes());
+            assert_eq!(request.unwrap().version, version, "{body}");
+        }
+        let neither = without_outer(&v2, 2).replacen("\"x402Version\": 2,", "", 1);
+        let Refusal::Rejected(rejection) = refused(&neither) else {
+            panic!("a request without a version is readable")
+        };
+        assert_eq!(rejection.reason, Reason::INVALID_X402_VERSION);
+    }
+
+    #[test]
+    fn what_the_client_accepted_reaches_the_scheme_whole() {
+        let accepted = PaymentRequest::decode(body("2").as_bytes())
+            .unwrap()
+            .accepted;
+        let terms = accepted.terms.unwrap();
+        let extra = terms.extra.unwrap().tree();
+        assert_eq!(
+            (terms.max_timeout_secs, &extra["name"]),
+            (60, &"USDC".into())
         );
+    }
+
+    #[test]
+    fn a_network_has_the_names_that_are_known_of_it() {
+        let request = PaymentRequest::decode(body("2").as_bytes()).unwrap();
+        assert!(request.may_be_on("eip155:84532") && !request.may_be_on("eip155:1"));
+        // Nobody has said which version 1 name it has.
+        assert!(request.may_be_on("base"));
+        let known = Network::new("eip155:84532")
+            .unwrap()
+            .with_alias("base-sepolia");
+        let request = request.on(known);
+        assert!(request.may_be_on("base-sepolia") && request.may_be_on("eip155:84532"));
+        assert!(
+            !request.may_be_on("base") && !request.may_be_on("eip155:1") && !request.may_be_on("")
+        );
+    }
+
+    #[test]
+    fn the_network_of_a_request_that_cannot_be_read_is_found() {
+        let named = |body: &str| wire::network_named(body.as_bytes());
+        let broken = body("2").replacen("\"payTo\"", "\"payto\"", 1);
+        for body in [
+            body("3"),
+            body("[]"),
+            broken,
+            body("2")[..body("2").len() - 3].to_owned(),
+        ] {
+            assert_eq!(named(&body).as_deref(), Some("eip155:84532"), "{body}");
+        }
+        assert_eq!(named(&body_v1()).as_deref(), Some("base-sepolia"));
+        assert_eq!(
+            named(r#"{"paymentPayload":{"network":"base"}}"#).as_deref(),
+            Some("base")
+        );
+        for none in ["", "[]", r#"{"paymentRequirements":{"network":7}}"#] {
+            assert_eq!(named(none), None);
+        }
+        let long = format!(
+            r#"{{"paymentRequirements":{{"network":"{}"}}}}"#,
+            "a".repeat(42)
+        );
+        assert_eq!(named(&long), None);
     }
 
     #[test]

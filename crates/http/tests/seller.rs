@@ -22,7 +22,8 @@ use futures_util::future::join_all;
 use futures_util::stream;
 use quittance_core::json::Object;
 use quittance_core::wire::{
-    PaymentRequired, PaymentRequirements, SettleResponse, SupportedKind, VerifyResponse, header, v1,
+    PaymentRequired, PaymentRequirements, ResourceInfo, SettleResponse, SupportedKind,
+    VerifyResponse, header, v1,
 };
 use quittance_core::{Fault, FaultKind, Malformed, Network, Offer, OfferError, Reason, Rejection};
 use quittance_http::{Longer, PaymentLayer, RemoteError, RemoteFacilitator};
@@ -131,7 +132,8 @@ async fn under_a_nested_router_the_resource_is_what_the_client_asked_for() {
         .as_bytes()
         .to_vec();
     let required: PaymentRequired = header::decode("402", &value).unwrap();
-    assert_eq!(required.resource.url, format!("{url}/api/goods?x=1"));
+    let resource: ResourceInfo = required.resource.unwrap().read("resource").unwrap();
+    assert_eq!(resource.url, format!("{url}/api/goods?x=1"));
 }
 
 /// A handler that counts how often it runs.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use alloy::primitives::{Address, B256, U256, keccak256};
 use alloy::sol_types::{SolCall, SolValue};
-use quittance_core::json::Object;
+use quittance_core::json::{Object, text_or_integer};
 use quittance_core::{
     Amount, Check, Effect, Facts, LaneId, Malformed, Network, Payment, PaymentRequest, Reason,
     Refusal, Rejection, Scheme, Seen, SignatureClaim, Timestamp, Version,
@@ -135,7 +135,8 @@ struct PayloadJson {
 struct Extra {
     #[serde(default)]
     name: Option<String>,
-    #[serde(default)]
+    /// Some sellers write `2` for `"2"`.
+    #[serde(default, deserialize_with = "text_or_integer")]
     version: Option<String>,
     #[serde(default)]
     asset_transfer_method: Option<String>,

@@ -421,3 +421,114 @@ fn an_operator_can_take_payments_by_key_only() {
         Some(reason::CONTRACT_WALLET_NOT_ALLOWED)
     );
 }
+
+/// A request whose payload and requirements were changed as JSON.
+fn request_of(change: impl FnOnce(&mut serde_json::Value)) -> Result<PaymentRequest, Refusal> {
+    let (request, _) = signed();
+    let mut body: serde_json::Value = serde_json::from_str(request.text()).unwrap();
+    change(&mut body);
+    PaymentRequest::decode(body.to_string().as_bytes())
+}
+
+#[test]
+fn numbers_where_texts_are_usual_are_the_same_payment_as_long_as_they_are_exact() {
+    let expected = SCHEME.decode(&signed().0, NOW).unwrap().facts().clone();
+    let exact = request_of(|body| {
+        let authorization = &mut body["paymentPayload"]["payload"]["authorization"];
+        authorization["value"] = json!(PRICE);
+        authorization["validAfter"] = json!(0);
+        authorization["validBefore"] = json!(NOW.plus_secs(60).secs());
+        for terms in ["/paymentRequirements", "/paymentPayload/accepted"] {
+            let terms = body.pointer_mut(terms).unwrap();
+            terms["amount"] = json!(PRICE);
+            terms["maxTimeoutSeconds"] = json!("60");
+            terms["extra"]["version"] = json!(2);
+        }
+    });
+    let payment = SCHEME.decode(&exact.unwrap(), NOW).unwrap();
+    assert_eq!(*payment.facts(), expected);
+    assert_eq!(
+        payment.signatures(),
+        SCHEME.decode(&signed().0, NOW).unwrap().signatures()
+    );
+}
+
+#[test]
+fn numbers_that_are_not_exact_are_refused_by_name() {
+    let payload = "/paymentPayload/payload/authorization";
+    for (at, field, name) in [
+        (
+            payload,
+            "value",
+            "paymentPayload.payload.authorization.value",
+        ),
+        (
+            payload,
+            "validAfter",
+            "paymentPayload.payload.authorization.validAfter",
+        ),
+        (
+            payload,
+            "validBefore",
+            "paymentPayload.payload.authorization.validBefore",
+        ),
+        (
+            "/paymentRequirements",
+            "amount",
+            "paymentRequirements.amount",
+        ),
+        (
+            "/paymentRequirements",
+            "maxTimeoutSeconds",
+            "paymentRequirements.maxTimeoutSeconds",
+        ),
+        (
+            "/paymentRequirements/extra",
+            "version",
+            "paymentRequirements.extra.version",
+        ),
+    ] {
+        for odd in [
+            json!(2.5),
+            json!(1e20),
+            json!(-1),
+            json!(true),
+            json!(["2"]),
+        ] {
+            let request = request_of(|body| body.pointer_mut(at).unwrap()[field] = odd.clone());
+            let decoded = request.and_then(|request| SCHEME.decode(&request, NOW).map(drop));
+            match decoded {
+                Err(Refusal::Malformed(malformed)) => assert_eq!(malformed.field, name, "{odd}"),
+                other => panic!("{name} {odd}: {other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn an_offer_knows_an_authorization_by_what_the_engine_knows_it_by() {
+    let (request, _) = signed();
+    let offer = ExactOffer::usdc("base-sepolia", "0.01", SELLER).unwrap();
+    let facts = SCHEME.decode(&request, NOW).unwrap().facts().clone();
+    assert_eq!(offer.authorization(&request.payload), Some(facts.id));
+    // Whatever else stands in the payload, it is the same authorization.
+    let mut payload = request.payload.tree();
+    payload["unknown"] = json!(1);
+    payload["signature"] = json!("0x");
+    payload["authorization"]["unknown"] = json!({ "a": [2] });
+    payload["authorization"]["value"] = json!("7");
+    let from = payload["authorization"]["from"]
+        .as_str()
+        .unwrap()
+        .to_lowercase();
+    payload["authorization"]["from"] = json!(from);
+    assert_eq!(
+        offer.authorization(&Object::of(&payload).unwrap()),
+        Some(facts.id)
+    );
+    payload["authorization"]["nonce"] = json!(B256::repeat_byte(7));
+    let other = offer.authorization(&Object::of(&payload).unwrap());
+    assert!(other.is_some() && other != Some(facts.id));
+    let foreign = Object::of(&json!({ "transaction": "AA==" })).unwrap();
+    assert_eq!(offer.authorization(&foreign), None);
+}

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use quittance_core::json::Object;
+use quittance_core::json::{Object, where_readable};
 use quittance_core::{
     Amount, Facts, LaneId, Malformed, Network, Payment, PaymentId, PaymentRequest, Reason, Refusal,
     Rejection, Scheme, SignatureClaim, Timestamp, Version,
@@ -88,7 +88,8 @@ struct Extra {
     token_program: Option<String>,
     #[serde(default)]
     memo: Option<String>,
-    #[serde(default)]
+    /// Helps a payer, and decides nothing.
+    #[serde(default, deserialize_with = "where_readable")]
     recent_blockhash: Option<String>,
 }
 

@@ -1258,3 +1258,49 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_offer_knows_a_payment_by_what_the_engine_knows_it_by() {
+    use quittance_core::Offer as _;
+
+    let offer = ExactOffer::usdc(NETWORK, "0.01", &pay_to().to_string()).unwrap();
+    let request = request(&[limit(20_000), price(1), pays()]);
+    let facts = decoded(&request).facts().clone();
+    assert_eq!(offer.authorization(&request.payload), Some(facts.id));
+    let mut payload = request.payload.tree();
+    payload["unknown"] = json!([1]);
+    let unknown = Object::of(&payload).unwrap();
+    assert_eq!(offer.authorization(&unknown), Some(facts.id));
+    // Other bytes in the place of a signature are no other payment.
+    let mut signed = transaction(&[limit(20_000), price(1), pays()]);
+    signed.signatures[1] = Signature::from([7; 64]);
+    let resigned = json!({ "transaction": BASE64.encode(wincode::serialize(&signed).unwrap()) });
+    let resigned = Object::of(&resigned).unwrap();
+    assert_eq!(offer.authorization(&resigned), Some(facts.id));
+    let other = self::request(&[limit(20_000), price(2), pays()]);
+    let other = offer.authorization(&other.payload);
+    assert!(other.is_some() && other != Some(facts.id));
+    let foreign = Object::of(&json!({ "signature": "0x" })).unwrap();
+    assert_eq!(offer.authorization(&foreign), None);
+}
+
+#[test]
+fn a_hint_that_cannot_be_read_decides_nothing_and_numbers_may_be_texts() {
+    let pay = bytes(&[limit(20_000), price(1), pays()]);
+    for hint in [json!(7), json!([1]), json!({ "a": 1 }), json!("not base58")] {
+        let request = request_with(&pay, |body| {
+            for terms in ["/paymentRequirements", "/paymentPayload/accepted"] {
+                let terms = body.pointer_mut(terms).unwrap();
+                terms["extra"]["recentBlockhash"] = hint.clone();
+                terms["amount"] = json!(AMOUNT);
+                terms["maxTimeoutSeconds"] = json!("60");
+            }
+        });
+        assert_eq!(verdict(&request), Ok(()), "{hint}");
+    }
+    let memo = request_with(&pay, |body| {
+        body["paymentRequirements"]["extra"]["memo"] = json!(7)
+    });
+    let named = "malformed paymentRequirements.extra.memo";
+    assert_eq!(verdict(&memo), Err(named.to_owned()));
+}

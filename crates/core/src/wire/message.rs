@@ -3,11 +3,24 @@
 //! Derived readers either drop unknown fields or buffer the whole message to keep them, and they let unknown fields
 //! repeat. Messages here are read in one pass, keep what they do not know, and refuse any repeated key.
 
+use super::reading::Reader;
 use crate::json::Json;
 
-/// Fields of a message that this library does not know, as they were written, in the order they came.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Rest(Vec<(String, Json)>);
+/// What a message's own fields do not hold: fields that this library does not know, as they were written, in the order
+/// they came; and the spelling of known fields that came in an unusual one.
+///
+/// Two of them are equal where the unknown fields are: a spelling changes no meaning.
+#[derive(Debug, Clone, Default)]
+pub struct Rest {
+    unknown: Vec<(String, Json)>,
+    unusual: Vec<(&'static str, Json)>,
+}
+
+impl PartialEq for Rest {
+    fn eq(&self, other: &Self) -> bool {
+        self.unknown == other.unknown
+    }
+}
 
 impl Rest {
     /// No message of the protocol has this many fields in all; somebody who sends more is not speaking it.
@@ -15,7 +28,7 @@ impl Rest {
 
     /// The unknown field of this name.
     pub fn get(&self, name: &str) -> Option<&Json> {
-        self.0
+        self.unknown
             .iter()
             .find(|(known, _)| known == name)
             .map(|(_, value)| value)
@@ -23,63 +36,122 @@ impl Rest {
 
     /// Whether every field is known.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.unknown.is_empty()
     }
 
     /// The unknown fields.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Json)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value))
+        self.unknown
+            .iter()
+            .map(|(name, value)| (name.as_str(), value))
     }
 
     pub(crate) fn push<E: serde::de::Error>(&mut self, name: String, value: Json) -> Result<(), E> {
         if self.get(&name).is_some() {
             return Err(E::custom(format_args!("duplicate field `{name}`")));
         }
-        if self.0.len() == Self::FIELDS_MAX {
+        if self.unknown.len() == Self::FIELDS_MAX {
             return Err(E::custom(format_args!(
                 "more than {} unknown fields",
                 Self::FIELDS_MAX
             )));
         }
-        self.0.push((name, value));
+        self.unknown.push((name, value));
         Ok(())
+    }
+
+    /// Remembers how a known field was written.
+    pub(crate) fn remember(&mut self, field: &'static str, written: Option<Json>) {
+        self.unusual.extend(written.map(|written| (field, written)));
+    }
+
+    /// How a known field was written, as long as it still has the value that was read from it.
+    pub(crate) fn written<T: PartialEq>(
+        &self,
+        field: &str,
+        reader: Reader<T>,
+        value: Option<&T>,
+    ) -> Option<&Json> {
+        let (_, written) = self.unusual.iter().find(|(known, _)| *known == field)?;
+        let read = reader(written).ok()?;
+        (read.as_ref() == value).then_some(written)
     }
 }
 
-/// The type of a field: itself where required, an `Option` where optional. A JSON `null` counts as absent.
+/// The type of a field: itself where required or implied, an `Option` where optional. A JSON `null` counts as absent.
 macro_rules! message_field {
     (required $type:ty) => { $type };
+    (implied $type:ty) => { $type };
     (optional $type:ty) => { Option<$type> };
 }
 
-/// What a field is when the message has ended.
+/// Reads a field's value; one with a reader may have an unusual spelling, which is kept.
+macro_rules! message_read {
+    (required $entries:ident $rest:ident $wire:literal $type:ty) => {
+        Some($entries.next_value::<$type>()?)
+    };
+    ($need:ident $entries:ident $rest:ident $wire:literal $type:ty) => {
+        $entries.next_value::<Option<$type>>()?
+    };
+    ($need:ident $entries:ident $rest:ident $wire:literal $type:ty, $reader:path) => {{
+        let spelling = $crate::wire::reading::Spelling::<$type>($reader, std::marker::PhantomData);
+        let spelled = $entries.next_value_seed(spelling)?;
+        $rest.remember($wire, spelled.unusual);
+        spelled.value
+    }};
+}
+
+/// What a field is when the message has ended. An implied one has a default where it was not said.
 macro_rules! message_finish {
     (required $found:ident $wire:literal) => {
-        $found.ok_or_else(|| serde::de::Error::missing_field($wire))?
+        $found
+            .flatten()
+            .ok_or_else(|| serde::de::Error::missing_field($wire))?
     };
     (optional $found:ident $wire:literal) => {
         $found.flatten()
     };
+    (implied $found:ident $wire:literal $default:expr) => {
+        $found.flatten().unwrap_or_else(|| $default)
+    };
 }
 
-/// Prints a field; an absent optional one is left out.
-macro_rules! message_print {
-    (required $map:ident $self:ident $field:ident $wire:literal) => {
-        serde::ser::SerializeMap::serialize_entry(&mut $map, $wire, &$self.$field)?
+/// A field's value, where there is one.
+macro_rules! message_value {
+    (optional $self:ident $field:ident) => {
+        $self.$field.as_ref()
     };
-    (optional $map:ident $self:ident $field:ident $wire:literal) => {
-        if let Some(value) = &$self.$field {
+    ($need:ident $self:ident $field:ident) => {
+        Some(&$self.$field)
+    };
+}
+
+/// Prints a field as it came where that is remembered; an absent optional one is left out.
+macro_rules! message_print {
+    ($need:ident $map:ident $self:ident $field:ident $wire:literal) => {
+        if let Some(value) = message_value!($need $self $field) {
             serde::ser::SerializeMap::serialize_entry(&mut $map, $wire, value)?
+        }
+    };
+    ($need:ident $map:ident $self:ident $field:ident $wire:literal, $reader:path) => {
+        let value = message_value!($need $self $field);
+        match $self.rest.written($wire, $reader, value) {
+            Some(written) => serde::ser::SerializeMap::serialize_entry(&mut $map, $wire, written)?,
+            None => message_print!($need $map $self $field $wire),
         }
     };
 }
 
-/// Declares a wire message: `required` or `optional`, the field, its name on the wire, its type.
+/// Declares a wire message: `required`, `optional` or `implied(default)`, the field, its name on the wire, its reader
+/// where it may be spelled in more than one way, its type.
 macro_rules! message {
     (
         $(#[$about:meta])*
         $vis:vis struct $Message:ident {
-            $( $(#[$about_field:meta])* $need:ident $field:ident as $wire:literal: $type:ty, )*
+            $(
+                $(#[$about_field:meta])*
+                $need:ident $(($default:expr))? $field:ident as $wire:literal $(by $reader:path)?: $type:ty,
+            )*
         }
     ) => {
         $(#[$about])*
@@ -93,7 +165,7 @@ macro_rules! message {
         impl serde::Serialize for $Message {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 let mut map = serializer.serialize_map(None)?;
-                $( message_print!($need map self $field $wire); )*
+                $( message_print!($need map self $field $wire $(, $reader)?); )*
                 for (name, value) in self.rest.iter() {
                     serde::ser::SerializeMap::serialize_entry(&mut map, name, value)?;
                 }
@@ -112,7 +184,7 @@ macro_rules! message {
                     }
 
                     fn visit_map<A: serde::de::MapAccess<'de>>(self, mut entries: A) -> Result<$Message, A::Error> {
-                        $( let mut $field: Option<message_field!($need $type)> = None; )*
+                        $( let mut $field: Option<Option<$type>> = None; )*
                         let mut rest = $crate::wire::Rest::default();
                         while let Some(key) = entries.next_key_seed($crate::json::Key)? {
                             match &*key {
@@ -120,12 +192,15 @@ macro_rules! message {
                                     $wire if $field.is_some() => {
                                         return Err(serde::de::Error::duplicate_field($wire));
                                     }
-                                    $wire => $field = Some(entries.next_value()?),
+                                    $wire => $field = Some(message_read!($need entries rest $wire $type $(, $reader)?)),
                                 )*
                                 _ => rest.push(key.into_owned(), entries.next_value()?)?,
                             }
                         }
-                        Ok($Message { $( $field: message_finish!($need $field $wire), )* rest })
+                        Ok($Message {
+                            $( $field: message_finish!($need $field $wire $($default)?), )*
+                            rest,
+                        })
                     }
                 }
                 deserializer.deserialize_map(Reader)

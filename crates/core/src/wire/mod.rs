@@ -4,31 +4,39 @@
 //! These types keep what was sent: text stays text, and fields this library does not know are kept in `rest` and
 //! printed again, because a client must echo what a server advertised. They decide nothing. Meaning begins with
 //! [`PaymentRequest`](crate::PaymentRequest), to which both versions are lowered.
+//!
+//! Fields that decide are read strictly: one field that cannot be read makes the message unreadable, and the error names
+//! it. A number in place of a text, or a text in place of a number, is accepted where its value is exact. Fields that
+//! decide nothing never make a message unreadable. Both kinds are printed again as they came.
 
 #[macro_use]
 mod message;
 pub mod header;
+mod partial;
+pub(crate) mod reading;
 pub mod v1;
 
 use std::collections::BTreeMap;
 
 pub use message::Rest;
+pub use partial::{UnreadableSettlement, network_named};
 
-use crate::json::Object;
+use self::reading::{exact, loose};
+use crate::json::{Json, Object};
 
 message! {
     /// The server's answer 402: what it accepts for a resource. Specification section 5.1.
     pub struct PaymentRequired {
-        /// Always 2.
-        required x402_version as "x402Version": u64,
+        /// Always 2, also where it is left out.
+        implied(2) x402_version as "x402Version" by exact::count: u64,
         /// For people: why payment is required. Also carries the reason why an earlier payment was refused.
-        optional error as "error": String,
-        /// What is being paid for.
-        required resource as "resource": ResourceInfo,
+        optional error as "error" by loose::words: String,
+        /// What is being paid for: a [`ResourceInfo`]. It decides nothing, so it may be any JSON.
+        optional resource as "resource": Json,
         /// The ways to pay; the client chooses one.
         required accepts as "accepts": Vec<PaymentRequirements>,
-        /// Extension data by extension identifier.
-        optional extensions as "extensions": Object,
+        /// Extension data by extension identifier. It decides nothing here, so it may be any JSON.
+        optional extensions as "extensions": Json,
     }
 }
 
@@ -40,13 +48,13 @@ message! {
         /// Where: a CAIP-2 network.
         required network as "network": String,
         /// How much, in atomic units of the asset.
-        required amount as "amount": String,
+        required amount as "amount" by exact::digits: String,
         /// Which asset: a token contract or mint.
         required asset as "asset": String,
         /// Who receives it.
         required pay_to as "payTo": String,
         /// How long the whole payment may take, in seconds.
-        required max_timeout_seconds as "maxTimeoutSeconds": u64,
+        required max_timeout_seconds as "maxTimeoutSeconds" by exact::count: u64,
         /// What only this scheme needs, such as the name and version a token signs with.
         optional extra as "extra": Object,
     }
@@ -73,16 +81,16 @@ message! {
 message! {
     /// The client's payment: the requirements it chose and its signed authorization. Specification section 5.2.
     pub struct PaymentPayload {
-        /// Always 2.
-        required x402_version as "x402Version": u64,
-        /// What is being paid for, as the server said.
-        optional resource as "resource": ResourceInfo,
+        /// Always 2, also where it is left out.
+        implied(2) x402_version as "x402Version" by exact::count: u64,
+        /// What is being paid for, as the server said: a [`ResourceInfo`], or any other JSON.
+        optional resource as "resource": Json,
         /// The requirements the client chose, as the server said them.
         required accepted as "accepted": PaymentRequirements,
         /// The authorization, in the scheme's own form.
         required payload as "payload": Object,
-        /// Extension data by extension identifier.
-        optional extensions as "extensions": Object,
+        /// Extension data by extension identifier, or any other JSON.
+        optional extensions as "extensions": Json,
     }
 }
 
@@ -92,15 +100,15 @@ message! {
         /// Whether the payment would settle now.
         required is_valid as "isValid": bool,
         /// The reason code where it would not.
-        optional invalid_reason as "invalidReason": String,
+        optional invalid_reason as "invalidReason" by loose::words: String,
         /// For people: more about the reason.
-        optional invalid_message as "invalidMessage": String,
+        optional invalid_message as "invalidMessage" by loose::words: String,
         /// Who pays.
-        optional payer as "payer": String,
+        optional payer as "payer" by loose::value: String,
         /// Extension data.
-        optional extensions as "extensions": Object,
+        optional extensions as "extensions" by loose::value: Object,
         /// Scheme data.
-        optional extra as "extra": Object,
+        optional extra as "extra" by loose::value: Object,
     }
 }
 
@@ -110,33 +118,33 @@ message! {
         /// Whether the money has moved. Only the JSON value `true` is a success.
         required success as "success": bool,
         /// The reason code where it has not.
-        optional error_reason as "errorReason": String,
+        optional error_reason as "errorReason" by loose::words: String,
         /// For people: more about the reason.
-        optional error_message as "errorMessage": String,
+        optional error_message as "errorMessage" by loose::words: String,
         /// Who pays.
-        optional payer as "payer": String,
+        optional payer as "payer" by loose::value: String,
         /// The transaction, or nothing where none is known.
-        required transaction as "transaction": String,
-        /// The network, as the request named it.
-        required network as "network": String,
+        implied(String::new()) transaction as "transaction" by partial::transaction: String,
+        /// The network, as the request named it; nothing where it is left out.
+        implied(String::new()) network as "network" by loose::value: String,
         /// How much has moved, in atomic units.
-        optional amount as "amount": String,
+        optional amount as "amount" by loose::words: String,
         /// Extension data.
-        optional extensions as "extensions": Object,
+        optional extensions as "extensions" by loose::value: Object,
         /// Scheme data, and where to ask for the settlement's state later.
-        optional extra as "extra": Object,
+        optional extra as "extra" by loose::value: Object,
     }
 }
 
 message! {
     /// A facilitator's answer to `GET /supported`. Specification section 7.3.
     pub struct SupportedResponse {
-        /// What it settles.
-        required kinds as "kinds": Vec<SupportedKind>,
+        /// What it settles. A kind that cannot be read is left out and spoils no other.
+        required kinds as "kinds" by loose::items: Vec<SupportedKind>,
         /// The extensions it implements.
-        optional extensions as "extensions": Vec<String>,
+        optional extensions as "extensions" by loose::value: Vec<String>,
         /// The addresses it signs with, by network pattern such as `eip155:*`.
-        optional signers as "signers": BTreeMap<String, Vec<String>>,
+        optional signers as "signers" by loose::value: BTreeMap<String, Vec<String>>,
     }
 }
 
@@ -144,13 +152,13 @@ message! {
     /// One thing a facilitator settles. Specification section 7.3.1.
     pub struct SupportedKind {
         /// For which protocol version.
-        required x402_version as "x402Version": u64,
+        required x402_version as "x402Version" by exact::count: u64,
         /// Which scheme.
         required scheme as "scheme": String,
         /// On which network; version 1 kinds use its version 1 name.
         required network as "network": String,
         /// What a server needs to know to offer it.
-        optional extra as "extra": Object,
+        optional extra as "extra" by loose::value: Object,
     }
 }
 
@@ -173,7 +181,7 @@ impl VerifyResponse {
         Self {
             is_valid: false,
             invalid_reason: Some(rejection.reason.to_string()),
-            invalid_message: rejection.detail.clone(),
+            invalid_message: message(rejection),
             ..Self::valid(payer)
         }
     }
@@ -206,7 +214,7 @@ impl SettleResponse {
         Self {
             success: false,
             error_reason: Some(rejection.reason.to_string()),
-            error_message: rejection.detail.clone(),
+            error_message: message(rejection),
             ..Self::settled(network, payer, transaction)
         }
     }
@@ -217,6 +225,12 @@ impl SettleResponse {
             && !self.transaction.is_empty()
             && self.error_reason.as_deref() == Some(crate::Reason::SETTLEMENT_PENDING.code())
     }
+}
+
+/// What a rejection says for people; an empty text says nothing and is left out.
+fn message(rejection: &crate::Rejection) -> Option<String> {
+    let detail = rejection.detail.as_ref();
+    detail.filter(|detail| !detail.is_empty()).cloned()
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ fn errors_name_the_field() {
         json::read::<PaymentRequired>("PAYMENT-REQUIRED", text.as_bytes()).unwrap_err()
     };
     let field = |error: Malformed| error.field;
-    let broken = VECTORS[0].replace("\"maxTimeoutSeconds\": 60", "\"maxTimeoutSeconds\": \"60\"");
+    let broken = VECTORS[0].replace("\"maxTimeoutSeconds\": 60", "\"maxTimeoutSeconds\": 60.5");
     assert_eq!(
         field(read(&broken)),
         "PAYMENT-REQUIRED.accepts[0].maxTimeoutSeconds"
@@ -147,6 +147,12 @@ fn any_object() -> impl Strategy<Value = Object> {
         .prop_map(|tree| Object::of(&tree).unwrap())
 }
 
+/// Any JSON but `null`, which counts as absent.
+fn any_json() -> impl Strategy<Value = Json> {
+    let present = any_tree().prop_filter("absent", |tree| !tree.is_null());
+    present.prop_map(|tree| Json::of(&tree).unwrap())
+}
+
 fn any_rest() -> impl Strategy<Value = Rest> {
     prop::collection::btree_map("[A-Z_]{1,8}", any_tree(), 0..3).prop_map(|fields| {
         let mut rest = Rest::default();
@@ -185,11 +191,12 @@ proptest! {
     #[test]
     fn payment_required_is_read_back_as_printed(
         error in prop::option::of(any_text()),
-        resource in any_resource(),
+        resource in prop::option::of(any_resource()),
         accepts in prop::collection::vec(any_requirements(), 0..3),
-        extensions in prop::option::of(any_object()),
+        extensions in prop::option::of(any_json()),
         rest in any_rest(),
     ) {
+        let resource = resource.map(|resource| Json::of(&resource).unwrap());
         round_trip(&PaymentRequired { x402_version: 2, error, resource, accepts, extensions, rest });
     }
 
@@ -198,9 +205,10 @@ proptest! {
         resource in prop::option::of(any_resource()),
         accepted in any_requirements(),
         payload in any_object(),
-        extensions in prop::option::of(any_object()),
+        extensions in prop::option::of(any_json()),
         rest in any_rest(),
     ) {
+        let resource = resource.map(|resource| Json::of(&resource).unwrap());
         round_trip(&PaymentPayload { x402_version: 2, resource, accepted, payload, extensions, rest });
     }
 
@@ -234,7 +242,7 @@ proptest! {
             x402_version: 1,
             error: description.clone(),
             accepts: vec![v1::PaymentRequirements {
-                scheme: scheme.clone(), network: network.clone(), max_amount_required: amount, resource, description,
+                scheme: scheme.clone(), network: network.clone(), max_amount_required: amount, resource: Some(resource), description,
                 mime_type: None, output_schema: schema.map(|schema| Json::of(&schema).unwrap()), pay_to,
                 max_timeout_seconds: 60, asset, extra: None, rest: rest.clone(),
             }],
@@ -256,5 +264,253 @@ proptest! {
         let at = at % text.len();
         if cut { text.truncate(at) } else { text[at] = byte }
         let _ = json::read::<PaymentPayload>("x", &text);
+    }
+}
+
+/// The specification's example of a message, with another text for one field.
+fn changed(vector: &str, field: &str, text: &str) -> String {
+    let at = vector.find(&format!("\"{field}\":")).unwrap() + field.len() + 3;
+    let end = at + vector[at..].find([',', '\n']).unwrap();
+    format!("{} {text}{}", &vector[..at], &vector[end..])
+}
+
+#[test]
+fn a_number_that_readers_see_differently_is_refused_by_name() {
+    let odd = [
+        "1e3",
+        "1.0",
+        "10.5",
+        "-1",
+        "-0",
+        "9007199254740992",
+        "1E3",
+        "true",
+        "[]",
+        "{}",
+    ];
+    for text in odd {
+        let message = changed(VECTORS[0], "amount", text);
+        let error = json::read::<PaymentRequired>("402", message.as_bytes()).unwrap_err();
+        assert_eq!(error.field, "402.accepts[0].amount", "{text}");
+        let message = changed(VECTORS[1], "amount", text);
+        let error = json::read::<PaymentPayload>("payload", message.as_bytes()).unwrap_err();
+        assert_eq!(error.field, "payload.accepted.amount", "{text}");
+    }
+    for text in [
+        "1e3",
+        "60.0",
+        "-1",
+        "\"060\"",
+        "\"60s\"",
+        "\" 60\"",
+        "\"\"",
+        "\"1e3\"",
+        "18446744073709551616",
+    ] {
+        let message = changed(VECTORS[0], "maxTimeoutSeconds", text);
+        let error = json::read::<PaymentRequired>("402", message.as_bytes()).unwrap_err();
+        assert_eq!(error.field, "402.accepts[0].maxTimeoutSeconds", "{text}");
+    }
+}
+
+#[test]
+fn a_field_that_was_changed_is_printed_as_it_is_now() {
+    let message = changed(VECTORS[0], "amount", "2500");
+    let mut required: PaymentRequired = json::read("402", message.as_bytes()).unwrap();
+    assert!(
+        serde_json::to_string(&required)
+            .unwrap()
+            .contains("\"amount\":2500,")
+    );
+    required.accepts[0].amount = "7".to_owned();
+    assert!(
+        serde_json::to_string(&required)
+            .unwrap()
+            .contains("\"amount\":\"7\",")
+    );
+}
+
+#[test]
+fn a_message_without_its_version_is_of_the_version_it_is_read_in() {
+    let message = VECTORS[1].replace("\"x402Version\": 2,", "");
+    let payload: PaymentPayload = json::read("payload", message.as_bytes()).unwrap();
+    assert_eq!(payload.x402_version, 2);
+    let v1 = r#"{"scheme":"exact","network":"base","payload":{}}"#;
+    let payload: v1::PaymentPayload = json::read("payload", v1.as_bytes()).unwrap();
+    assert_eq!(payload.x402_version, 1);
+}
+
+#[test]
+fn an_odd_kind_spoils_no_other_and_odd_signers_spoil_none() {
+    let good = r#"{"x402Version":2,"scheme":"exact","network":"eip155:8453"}"#;
+    for odd in [
+        r#"{"x402Version":2,"scheme":"exact"}"#,
+        r#"{"x402Version":2,"scheme":["exact"],"network":"eip155:1"}"#,
+        r#"{"x402Version":2.5,"scheme":"exact","network":"eip155:1"}"#,
+        "\"exact\"",
+        "null",
+        "7",
+    ] {
+        for beside in [
+            r#""signers":{"eip155:*":[]}"#,
+            r#""signers":["0x1"]"#,
+            r#""signers":{"eip155:*":"0x1"},"extensions":{}"#,
+            r#""extensions":"bazaar""#,
+        ] {
+            let text = format!(r#"{{"kinds":[{odd},{good},{odd}],{beside}}}"#);
+            let supported: SupportedResponse = json::read("supported", text.as_bytes()).unwrap();
+            let networks: Vec<_> = supported.kinds.iter().map(|kind| &kind.network).collect();
+            assert_eq!(networks, ["eip155:8453"], "{text}");
+        }
+    }
+    let extra =
+        r#"{"kinds":[{"x402Version":"2","scheme":"exact","network":"eip155:8453","extra":[]}]}"#;
+    let supported: SupportedResponse = json::read("supported", extra.as_bytes()).unwrap();
+    assert_eq!(
+        (supported.kinds[0].x402_version, &supported.kinds[0].extra),
+        (2, &None)
+    );
+    assert!(json::read::<SupportedResponse>("supported", br#"{"kinds":{}}"#).is_err());
+}
+
+#[test]
+fn an_answer_is_read_whatever_stands_where_it_decides_nothing() {
+    let text = r#"{"success":false,"errorReason":{"type":"NoFunds"},"errorMessage":["a"],"payer":7,
+        "transaction":null,"amount":5,"extensions":[],"extra":"x"}"#;
+    let settled = SettleResponse::read("answer", text.as_bytes()).unwrap();
+    assert_eq!(
+        settled.error_reason.as_deref(),
+        Some(r#"{"type":"NoFunds"}"#)
+    );
+    assert_eq!(
+        (settled.transaction.as_str(), settled.network.as_str()),
+        ("", "")
+    );
+    assert_eq!((settled.payer, settled.extra), (None, None));
+    let text = r#"{"isValid":false,"invalidReason":{"a":1},"payer":null,"extra":7}"#;
+    let verdict: VerifyResponse = json::read("answer", text.as_bytes()).unwrap();
+    assert_eq!(verdict.invalid_reason.as_deref(), Some(r#"{"a":1}"#));
+}
+
+#[test]
+fn a_transaction_is_known_by_whatever_name_it_comes() {
+    const ID: &str = "0xab";
+    for named in [
+        r#""transaction":"0xab""#,
+        r#""transactionHash":"0xab""#,
+        r#""transaction":null,"txHash":"0xab""#,
+        r#""transaction":"","hash":"0xab""#,
+        r#""transaction":{"hash":"0xab"}"#,
+        r#""transaction":{"id":"0xab"},"network":7"#,
+        r#""signature":"0xab""#,
+    ] {
+        let text = format!(r#"{{"success":false,"errorReason":"unknown",{named}}}"#);
+        let settled = SettleResponse::read("answer", text.as_bytes()).unwrap();
+        assert_eq!(settled.transaction, ID, "{text}");
+    }
+    let unreadable = [
+        r#"{"success":"true","transaction":"0xab"}"#,
+        r#"{"transaction":"0xab"}"#,
+        r#"{"transaction":"0xab","success":true,"success":false}"#,
+        r#"{"transaction":"0xab","success":tr"#,
+        r#"{"success":true,"transaction":"0xab"} trailing"#,
+        r#"{"success":true,"transaction":7,"txHash":"0xab"}"#,
+    ];
+    for text in unreadable {
+        let error = SettleResponse::read("answer", text.as_bytes()).unwrap_err();
+        assert_eq!(error.transaction.as_deref(), Some(ID), "{text}");
+    }
+    for text in [
+        "",
+        "<html>",
+        r#"{"transaction":"#,
+        r#"{"transaction":""}"#,
+        r#"{"transaction":"a b"}"#,
+    ] {
+        let error = SettleResponse::read("answer", text.as_bytes()).unwrap_err();
+        assert_eq!(error.transaction, None, "{text}");
+    }
+}
+
+#[test]
+fn an_empty_detail_is_no_message() {
+    let rejection = crate::Rejection::new(crate::Reason::INVALID_PAYLOAD, "");
+    assert_eq!(
+        SettleResponse::failed("", &rejection, None, "").error_message,
+        None
+    );
+    assert_eq!(
+        VerifyResponse::invalid(&rejection, None).invalid_message,
+        None
+    );
+}
+
+proptest! {
+    /// The same amount, as a number and as a text, is one value, and each is printed as it came.
+    #[test]
+    fn exact_numbers_and_texts_are_one_value_and_keep_their_spelling(amount in 0u64..=json::NUMBER_MAX, secs: u64) {
+        for (amount_text, secs_text) in [
+            (amount.to_string(), format!("\"{secs}\"")),
+            (format!("\"{amount}\""), secs.to_string()),
+        ] {
+            let message = changed(VECTORS[0], "amount", &amount_text);
+            let message = changed(&message, "maxTimeoutSeconds", &secs_text);
+            let required: PaymentRequired = json::read("402", message.as_bytes()).unwrap();
+            let terms = &required.accepts[0];
+            prop_assert_eq!((&terms.amount, terms.max_timeout_seconds), (&amount.to_string(), secs));
+            let printed = serde_json::to_string(&required).unwrap();
+            prop_assert!(printed.contains(&format!("\"amount\":{amount_text},")), "{}", printed);
+            prop_assert!(printed.contains(&format!("\"maxTimeoutSeconds\":{secs_text},")), "{}", printed);
+            let again: PaymentRequired = json::read("402", printed.as_bytes()).unwrap();
+            prop_assert_eq!(serde_json::to_string(&again).unwrap(), printed);
+        }
+    }
+
+    /// Whatever JSON stands in them, the message is read, and the very bytes are printed again.
+    #[test]
+    fn fields_that_decide_nothing_are_kept_byte_for_byte(odd in any_json()) {
+        let odd = odd.text();
+        let vector = |at: usize, names: [&str; 2]| {
+            let mut whole: serde_json::Map<_, _> = serde_json::from_str(VECTORS[at]).unwrap();
+            names.iter().for_each(|name| drop(whole.remove(*name)));
+            let fields = names.map(|name| format!(",\"{name}\":{odd}"));
+            let text = serde_json::to_string(&whole).unwrap();
+            format!("{}{}}}", text.strip_suffix('}').unwrap(), fields.concat())
+        };
+        let text = vector(0, ["resource", "error"]).replace("\"extensions\"", "\"other\"");
+        let read: PaymentRequired = json::read("402", text.as_bytes()).unwrap();
+        let printed = serde_json::to_string(&read).unwrap();
+        let resource = format!("\"resource\":{odd}");
+        let error = format!("\"error\":{odd}");
+        prop_assert!(printed.contains(&resource) && printed.contains(&error), "{}", printed);
+        let text = vector(1, ["resource", "extensions"]);
+        let read: PaymentPayload = json::read("payload", text.as_bytes()).unwrap();
+        let printed = serde_json::to_string(&read).unwrap();
+        let extensions = format!("\"extensions\":{odd}");
+        prop_assert!(printed.contains(&resource) && printed.contains(&extensions), "{}", printed);
+    }
+
+    /// An answer may break off anywhere: a transaction that stood in it whole is known.
+    #[test]
+    fn a_transaction_in_an_answer_that_breaks_off_is_known(id in "[0-9a-zA-Z]{1,88}", cut in any::<prop::sample::Index>(), tail in any_json()) {
+        let head = format!(r#"{{"transaction":"{id}","#);
+        let text = format!(r#"{head}"network":"eip155:1","tail":{},"success":false}}"#, tail.text());
+        let at = head.len() - 1 + cut.index(text.len() - head.len());
+        if let Some(cut) = text.get(..at) {
+            let error = SettleResponse::read("answer", cut.as_bytes()).unwrap_err();
+            prop_assert_eq!(error.transaction, Some(id));
+        }
+    }
+
+    #[test]
+    fn no_answer_panics_and_none_names_what_is_no_id(bytes: Vec<u8>, text in r#"[\[\]{}",:0-9a-z ]{0,80}"#) {
+        for bytes in [bytes, text.into_bytes()] {
+            let named = match SettleResponse::read("answer", &bytes) {
+                Ok(settled) => Some(settled.transaction),
+                Err(unreadable) => unreadable.transaction,
+            };
+            prop_assert!(named.unwrap_or_default().len() <= bytes.len());
+            let _ = network_named(&bytes);
+        }
     }
 }

@@ -1,8 +1,7 @@
 //! What a server's answer 402 offers, of either protocol version.
 
-use quittance_core::json;
-use quittance_core::json::Object;
-use quittance_core::wire::{PaymentPayload, PaymentRequirements, ResourceInfo, Rest, header, v1};
+use quittance_core::json::{self, Json, Object};
+use quittance_core::wire::{PaymentPayload, PaymentRequirements, Rest, header, v1};
 use quittance_core::{Malformed, Version};
 use reqwest::Response;
 use serde::Deserialize;
@@ -21,20 +20,20 @@ pub(super) struct Offered {
     pub(super) accepts: Vec<PaymentRequirements>,
     /// Why other ways to pay cannot be read.
     pub(super) unreadable: Vec<String>,
-    resource: Option<ResourceInfo>,
-    extensions: Option<Object>,
+    resource: Option<Json>,
+    extensions: Option<Json>,
 }
 
 /// An answer 402, its ways to pay still text: one that cannot be read must not spoil the others.
 #[derive(Deserialize)]
 struct Required {
     #[serde(default)]
-    error: Option<String>,
+    error: Option<Json>,
     #[serde(default)]
-    resource: Option<ResourceInfo>,
+    resource: Option<Json>,
     accepts: Vec<Box<RawValue>>,
     #[serde(default)]
-    extensions: Option<Object>,
+    extensions: Option<Json>,
 }
 
 /// The one field that all versions have.
@@ -90,7 +89,7 @@ impl Offered {
         let required: Required = json::read(name, text)?;
         let mut offered = Self {
             version,
-            error: required.error,
+            error: required.error.map(words),
             accepts: Vec::new(),
             unreadable: Vec::new(),
             resource: required.resource,
@@ -137,6 +136,12 @@ impl Offered {
         };
         (self.version, value)
     }
+}
+
+/// A reason for people: a text, or else the JSON itself.
+fn words(error: Json) -> String {
+    let text = error.read("error");
+    text.unwrap_or_else(|_| error.text().to_owned())
 }
 
 fn lower(terms: v1::PaymentRequirements) -> PaymentRequirements {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use quittance_core::json::Object;
+use quittance_core::json::{Json, Object};
 use quittance_core::wire::{
     PaymentRequired, PaymentRequirements, ResourceInfo, Rest, SupportedResponse, v1,
 };
@@ -122,7 +122,7 @@ impl Term {
             scheme,
             network: self.alias.clone()?,
             max_amount_required: amount,
-            resource: resource.url.clone(),
+            resource: Some(resource.url.clone()),
             description: Some(resource.description.clone().unwrap_or_default()),
             mime_type: Some(resource.mime_type.clone().unwrap_or_default()),
             output_schema: None,
@@ -174,7 +174,7 @@ pub(super) fn required_v2(
     (!accepts.is_empty()).then(|| PaymentRequired {
         x402_version: Version::V2.number(),
         error: Some(error.to_owned()),
-        resource: resource.clone(),
+        resource: Json::of(resource).ok(),
         accepts,
         extensions: None,
         rest: Rest::default(),

@@ -1,0 +1,167 @@
+//! Messages as far as they can be read.
+//!
+//! A facilitator that names a transaction may have moved money, whatever else its answer says. So the transaction is
+//! read also from an answer that breaks off, repeats a field, or has something behind its end.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::SettleResponse;
+use crate::Malformed;
+use crate::json::Json;
+use crate::json::{self, Key, TEXT_MAX};
+
+/// The names under which facilitators are known to write a transaction, the specification's first.
+const TRANSACTION_NAMES: [&str; 9] = [
+    "transaction",
+    "transactionHash",
+    "txHash",
+    "transaction_hash",
+    "tx_hash",
+    "hash",
+    "txid",
+    "transactionId",
+    "signature",
+];
+
+/// The longest transaction id that is one, in characters: Solana's have 88, in base58, and no chain's are twice as long.
+const TRANSACTION_MAX: usize = 128;
+
+/// The longest network name that is one, in characters: CAIP-2 allows 8, a colon and 32.
+const NETWORK_MAX: usize = 41;
+
+/// An answer about a settlement that cannot be read as one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadableSettlement {
+    /// What is wrong with it.
+    pub malformed: Malformed,
+    /// The transaction that it names all the same. Money may have moved in it.
+    pub transaction: Option<String>,
+}
+
+impl SettleResponse {
+    /// Reads a facilitator's answer to `POST /settle`, or a server's receipt; `name` is where it stands, for errors. A
+    /// transaction under another name than the specification's is taken over.
+    ///
+    /// # Errors
+    /// When `success` is not the JSON value `true` or `false`, or the text is not strict JSON. The error keeps the
+    /// transaction that the readable part names.
+    pub fn read(name: &str, text: &[u8]) -> Result<Self, UnreadableSettlement> {
+        match json::read::<Self>(name, text) {
+            Ok(mut settled) => {
+                if settled.transaction.is_empty() {
+                    settled.transaction = transaction_named(text).unwrap_or_default();
+                }
+                Ok(settled)
+            }
+            Err(malformed) => Err(UnreadableSettlement {
+                malformed,
+                transaction: transaction_named(text),
+            }),
+        }
+    }
+}
+
+/// The transaction that an answer names, under any of the names that are in use.
+fn transaction_named(text: &[u8]) -> Option<String> {
+    let fields = Fields::read(text);
+    TRANSACTION_NAMES
+        .iter()
+        .filter_map(|name| fields.get(name))
+        .find_map(|value| id(value).or_else(|| transaction_in(value.get())))
+}
+
+/// Reads the field `transaction`: a text, or an object with an id in it.
+pub(super) fn transaction(json: &Json) -> Result<Option<String>, &'static str> {
+    match json.text() {
+        "null" => Ok(None),
+        text if text.starts_with('{') => Ok(transaction_in(text)),
+        _ => json.read("text").map(Some).map_err(|_| "expected a text"),
+    }
+}
+
+/// The transaction in an object that stands where its id should.
+fn transaction_in(text: &str) -> Option<String> {
+    let fields = Fields::read(text.as_bytes());
+    let mut names = TRANSACTION_NAMES.iter().chain(&["id"]);
+    names.find_map(|name| id(fields.get(name)?))
+}
+
+/// A text that can be a transaction's id: letters and digits on every chain.
+fn id(value: &RawValue) -> Option<String> {
+    let text: String = serde_json::from_str(value.get()).ok()?;
+    let is_one = (1..=TRANSACTION_MAX).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_graphic());
+    is_one.then_some(text)
+}
+
+/// The network that a facilitator request names, also where the request cannot be read as a whole: what its
+/// requirements say, or else its payload.
+pub fn network_named(body: &[u8]) -> Option<String> {
+    let fields = Fields::read(body.get(..TEXT_MAX).unwrap_or(body));
+    let inner = |name| Some(Fields::read(fields.get(name)?.get().as_bytes()));
+    let payload = inner("paymentPayload");
+    let accepted = payload.as_ref().and_then(|payload| {
+        let accepted = payload.get("accepted")?;
+        Some(Fields::read(accepted.get().as_bytes()))
+    });
+    let places = [inner("paymentRequirements"), accepted, payload];
+    let network = |fields: &Fields| {
+        let network: String = serde_json::from_str(fields.get("network")?.get()).ok()?;
+        (network.len() <= NETWORK_MAX).then_some(network)
+    };
+    places.iter().flatten().find_map(network)
+}
+
+/// The fields of an object, of each name the first, as far as they can be read.
+#[derive(Default)]
+struct Fields(HashMap<String, Box<RawValue>>);
+
+impl Fields {
+    /// Never fails: what comes before the first error is what there is.
+    fn read(text: &[u8]) -> Self {
+        let mut fields = Self::default();
+        let mut reader = serde_json::Deserializer::from_slice(text);
+        // An error ends the reading, and what was read before it counts.
+        let _ = Reading(&mut fields).deserialize(&mut reader);
+        fields
+    }
+
+    fn get(&self, name: &str) -> Option<&RawValue> {
+        self.0.get(name).map(|value| &**value)
+    }
+}
+
+/// Reads an object's fields into a place that outlives an error.
+struct Reading<'a>(&'a mut Fields);
+
+impl<'de> DeserializeSeed<'de> for Reading<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Reading<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        while let Some(key) = entries.next_key_seed(Key)? {
+            if self.0.0.len() >= super::Rest::FIELDS_MAX {
+                let _: IgnoredAny = entries.next_value()?;
+                return Err(A::Error::custom("too many fields"));
+            }
+            let value = entries.next_value()?;
+            self.0.0.entry(key.into_owned()).or_insert(value);
+        }
+        Ok(())
+    }
+}

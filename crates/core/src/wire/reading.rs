@@ -1,0 +1,118 @@
+//! Readers of fields that some senders write in another way than the specification does.
+//!
+//! Two kinds. The readers in [`exact`] are for fields that decide: they accept a second spelling only where every JSON
+//! reader sees the same value in it. The readers in [`loose`] are for fields that decide nothing: they accept anything.
+//! Either way the message prints the field again as it came.
+
+use std::marker::PhantomData;
+
+use serde::de::{DeserializeSeed, Deserializer, Error};
+use serde::{Deserialize, Serialize};
+
+use crate::json::Json;
+
+/// Reads one field. `Ok(None)` is an absent value; an error says what was expected.
+pub(crate) type Reader<T> = fn(&Json) -> Result<Option<T>, &'static str>;
+
+/// A field's value, and the text it was written in where that differs from the text we would print.
+pub(crate) struct Spelled<T> {
+    pub(crate) value: Option<T>,
+    pub(crate) unusual: Option<Json>,
+}
+
+/// Reads a field inside its message, so that an error names the field.
+pub(crate) struct Spelling<T>(pub(crate) Reader<T>, pub(crate) PhantomData<T>);
+
+impl<'de, T: Serialize> DeserializeSeed<'de> for Spelling<T> {
+    type Value = Spelled<T>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Spelled<T>, D::Error> {
+        let json = Json::deserialize(deserializer)?;
+        let value = (self.0)(&json).map_err(D::Error::custom)?;
+        let is_usual = match &value {
+            Some(value) => serde_json::to_string(value).is_ok_and(|usual| usual == json.text()),
+            None => is_null(&json),
+        };
+        Ok(Spelled {
+            value,
+            unusual: (!is_usual).then_some(json),
+        })
+    }
+}
+
+fn is_null(json: &Json) -> bool {
+    json.text() == "null"
+}
+
+/// Fields that decide.
+pub(crate) mod exact {
+    use super::{Json, is_null};
+    use crate::json::NUMBER_MAX;
+
+    /// A text of digits; a number where it is an integer that every reader sees alike.
+    pub(crate) fn digits(json: &Json) -> Result<Option<String>, &'static str> {
+        const EXPECTED: &str =
+            "expected a text, or an integer up to 2^53 - 1 without fraction or exponent";
+        if is_null(json) {
+            return Ok(None);
+        }
+        if json.text().starts_with('"') {
+            return json.read("text").map(Some).map_err(|_| EXPECTED);
+        }
+        match integer(json.text()) {
+            Some(number) if number <= NUMBER_MAX => Ok(Some(json.text().to_owned())),
+            _ => Err(EXPECTED),
+        }
+    }
+
+    /// An integer; a text where it is one in canonical decimal digits.
+    pub(crate) fn count(json: &Json) -> Result<Option<u64>, &'static str> {
+        if is_null(json) {
+            return Ok(None);
+        }
+        let text = json.text();
+        let quoted = text.strip_prefix('"').and_then(|it| it.strip_suffix('"'));
+        let number = integer(quoted.unwrap_or(text));
+        number
+            .map(Some)
+            .ok_or("expected an integer without sign, fraction or exponent")
+    }
+
+    /// The value of digits without a sign, a leading zero, a fraction or an exponent.
+    fn integer(text: &str) -> Option<u64> {
+        let is_canonical = match text.as_bytes() {
+            [b'0'] => true,
+            [b'1'..=b'9', rest @ ..] => rest.iter().all(u8::is_ascii_digit),
+            _ => false,
+        };
+        text.parse().ok().filter(|_| is_canonical)
+    }
+}
+
+/// Fields that decide nothing.
+pub(crate) mod loose {
+    use serde::de::DeserializeOwned;
+
+    use super::{Json, is_null};
+
+    /// Words for people: a text, or else the JSON itself.
+    pub(crate) fn words(json: &Json) -> Result<Option<String>, &'static str> {
+        if is_null(json) {
+            return Ok(None);
+        }
+        let text = json.read("words");
+        Ok(Some(text.unwrap_or_else(|_| json.text().to_owned())))
+    }
+
+    /// The value where it is a `T`; anything else counts as absent.
+    pub(crate) fn value<T: DeserializeOwned>(json: &Json) -> Result<Option<T>, &'static str> {
+        Ok(json.read("value").ok())
+    }
+
+    /// Those items of a list that are a `T`.
+    pub(crate) fn items<T: DeserializeOwned>(json: &Json) -> Result<Option<Vec<T>>, &'static str> {
+        let items: Vec<Json> = json.read("list").map_err(|_| "expected a list")?;
+        let readable = items.iter().filter_map(|item| item.read("item").ok());
+        Ok(Some(readable.collect()))
+    }
+}
