@@ -14,6 +14,7 @@ mod reason;
 mod remote;
 mod retry;
 mod seller;
+mod verdict;
 
 pub use buyer::{
     Bought, BuyError, Buyer, BuyerBuilder, Cost, Limits, NoAnswer, Open, Price, Receipt, StateError,

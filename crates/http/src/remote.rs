@@ -5,17 +5,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use quittance_core::wire::{SettleResponse, SupportedResponse, VerifyResponse};
-use quittance_core::{Facilitator, FacilitatorError, Fault, FaultKind, PaymentRequest, json};
-use reqwest::header::HeaderMap;
-use reqwest::{RequestBuilder, StatusCode};
+use quittance_core::{Facilitator, FacilitatorError, Fault, PaymentRequest};
+use reqwest::{ClientBuilder, RequestBuilder};
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use url::Url;
 
 use crate::bounded;
-use crate::printable::printable;
-use crate::retry::retry_after;
+use crate::verdict::{self, Answered, unreachable};
+
+/// How long a connection may take, TLS included, to all addresses of a host together. A host that is switched off does
+/// not even refuse; without this limit the operating system waits for half a minute at each address, which is half of
+/// the time that a payment is valid.
+const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 
 /// How long settling may take. Longer than a facilitator waits for a transaction, so that it can say "pending" itself.
 const SETTLE_WITHIN: Duration = Duration::from_secs(60);
@@ -28,6 +29,15 @@ pub struct RemoteFacilitator {
     http: reqwest::Client,
     url: Url,
     key: Option<SecretString>,
+}
+
+fn client() -> ClientBuilder {
+    reqwest::Client::builder()
+        .connect_timeout(CONNECT_WITHIN)
+        .timeout(ANSWER_WITHIN)
+        // A payment is sent to the facilitator that was named, and to no other one that it points to.
+        .redirect(reqwest::redirect::Policy::none())
+        .user_agent(concat!("quittance/", env!("CARGO_PKG_VERSION")))
 }
 
 impl RemoteFacilitator {
@@ -46,15 +56,10 @@ impl RemoteFacilitator {
         if !url.path().ends_with('/') {
             url.set_path(&format!("{}/", url.path()));
         }
-        let builder = reqwest::Client::builder()
-            .timeout(ANSWER_WITHIN)
-            // A payment is sent to the facilitator that was named and to nobody it may point to.
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("quittance/", env!("CARGO_PKG_VERSION")));
         // The environment's proxy could not reach this machine, and would see the key.
         let builder = match is_local(&url) {
-            true => builder.no_proxy(),
-            false => builder,
+            true => client().no_proxy(),
+            false => client(),
         };
         let http = builder
             .build()
@@ -81,43 +86,34 @@ impl RemoteFacilitator {
             .expect("a relative path joins any HTTP URL")
     }
 
-    async fn post<T: DeserializeOwned>(
+    async fn post(
         &self,
-        path: &str,
+        path: &'static str,
         within: Duration,
         request: &PaymentRequest,
-        stands: fn(&T) -> bool,
-    ) -> Result<T, FacilitatorError> {
+    ) -> Result<Answered, Fault> {
         let post = self.http.post(self.url(path)).timeout(within);
         let post = post
             .header("content-type", "application/json")
             .body(request.text().to_owned());
-        self.ask(path, post, stands).await
+        self.ask(path, post).await
     }
 
-    /// `stands` says of which answers the status makes no difference.
-    async fn ask<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        ask: RequestBuilder,
-        stands: fn(&T) -> bool,
-    ) -> Result<T, FacilitatorError> {
+    async fn ask(&self, path: &'static str, ask: RequestBuilder) -> Result<Answered, Fault> {
         let ask = match &self.key {
             Some(key) => ask.bearer_auth(key.expose_secret()),
             None => ask,
         };
         let answered = ask.send().await.map_err(|error| unsent(path, error))?;
         let (status, headers) = (answered.status(), answered.headers().clone());
-        let body = bounded::read(answered)
-            .await
-            .map_err(|error| unreachable(path, error))?;
-        match (status, json::read::<T>("answer", &body)) {
-            (StatusCode::OK, Ok(answer)) => Ok(answer),
-            (StatusCode::OK, Err(malformed)) => Err(unreachable(path, malformed).into()),
-            // Some facilitators give verdicts with a status of their own.
-            (status, Ok(answer)) if status.is_client_error() || stands(&answer) => Ok(answer),
-            (status, _) => Err(problem(path, status, &headers, &body).into()),
-        }
+        let (body, broken) = bounded::read_part(answered).await;
+        Ok(Answered {
+            path,
+            status,
+            headers,
+            body,
+            broken: broken.map(|broken| broken.to_string()),
+        })
     }
 }
 
@@ -131,20 +127,7 @@ fn is_local(url: &Url) -> bool {
     }
 }
 
-/// Whether an answer to /settle names the transaction that may have moved the money: a known id is never dropped, whatever
-/// stands over it.
-fn names_transaction(settled: &SettleResponse) -> bool {
-    !settled.success && !settled.transaction.is_empty()
-}
-
-fn unreachable(path: &str, problem: impl fmt::Display) -> Fault {
-    // It may quote what the facilitator wrote.
-    let problem = printable(&problem.to_string());
-    let detail = format_args!("/{path}: {problem}");
-    Fault::new(FaultKind::FacilitatorUnreachable, detail)
-}
-
-/// What an answer is that never came.
+/// What an answer is that never came. Without a connection not one byte of the payment was sent.
 fn unsent(path: &str, error: reqwest::Error) -> Fault {
     let never_sent = error.is_connect();
     let fault = unreachable(path, error.without_url());
@@ -152,59 +135,6 @@ fn unsent(path: &str, error: reqwest::Error) -> Fault {
         true => fault.untouched(),
         false => fault,
     }
-}
-
-/// What facilitators say in answers that are no verdicts.
-#[derive(Default, Deserialize)]
-struct Said {
-    #[serde(default)]
-    error: Option<String>,
-    #[serde(default)]
-    field: Option<String>,
-    #[serde(default)]
-    message: Option<String>,
-    #[serde(default)]
-    untouched: bool,
-}
-
-/// What an answer is that is no verdict. It says nothing about the payer: the request is the seller's, and so is the choice
-/// of a facilitator that cannot read it.
-fn problem(path: &str, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Fault {
-    let said = json::read::<Said>("answer", body).unwrap_or_default();
-    let mut detail = format!("/{path}: HTTP {}", status.as_u16());
-    if status.is_redirection() {
-        detail.push_str(" (redirects are not followed)");
-    }
-    for part in [&said.field, &said.message].into_iter().flatten() {
-        detail.push_str(": ");
-        detail.push_str(&printable(part));
-    }
-    let mut fault = Fault::new(kind(status, said.error.as_deref()), detail);
-    if let Some(after) = retry_after(headers) {
-        fault.retry_after = Some(after);
-    }
-    fault.untouched = said.untouched || status.is_redirection() || at_the_door(status);
-    fault
-}
-
-/// Whether a request with this answer was turned away before anybody read the payment.
-fn at_the_door(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 401 | 403 | 404 | 405 | 413 | 415 | 429)
-}
-
-fn kind(status: StatusCode, code: Option<&str>) -> FaultKind {
-    let known = [
-        FaultKind::Busy,
-        FaultKind::ChainUnavailable,
-        FaultKind::FacilitatorFunds,
-        FaultKind::JournalUnavailable,
-    ];
-    let said = known.into_iter().find(|kind| code == Some(kind.code()));
-    said.unwrap_or(match status {
-        StatusCode::TOO_MANY_REQUESTS => FaultKind::Busy,
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => FaultKind::Misconfigured,
-        _ => FaultKind::FacilitatorUnreachable,
-    })
 }
 
 /// Why there is no such facilitator.
@@ -229,16 +159,25 @@ impl fmt::Debug for RemoteFacilitator {
 #[async_trait]
 impl Facilitator for RemoteFacilitator {
     async fn verify(&self, request: &PaymentRequest) -> Result<VerifyResponse, FacilitatorError> {
-        self.post("verify", ANSWER_WITHIN, request, |_| false).await
+        let answered = self.post("verify", ANSWER_WITHIN, request).await?;
+        Ok(verdict::of_verify(&answered)?)
     }
 
     async fn settle(&self, request: &PaymentRequest) -> Result<SettleResponse, FacilitatorError> {
-        self.post("settle", SETTLE_WITHIN, request, names_transaction)
-            .await
+        let answered = self.post("settle", SETTLE_WITHIN, request).await?;
+        Ok(verdict::of_settle(request, &answered)?)
     }
 
     async fn supported(&self) -> Result<SupportedResponse, FacilitatorError> {
         let get = self.http.get(self.url("supported"));
-        self.ask("supported", get, |_| false).await
+        let answered = self.ask("supported", get).await?;
+        if !answered.status.is_success() {
+            return Err(answered.problem().into());
+        }
+        let read = answered.read();
+        read.map_err(|malformed| answered.nonsense(&malformed).into())
     }
 }
+
+#[cfg(test)]
+mod tests;

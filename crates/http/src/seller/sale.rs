@@ -246,6 +246,7 @@ impl Shop {
         let known = self.known_terms(terms);
         let found = presented.request(&known, resource);
         let (mut payment, term) = found.ok_or(Reason::new(OTHER_TERMS))??;
+        payment = payment.on(term.network().clone());
         payment.authorization = term.authorization(&payment.payload);
         Ok((payment, term))
     }

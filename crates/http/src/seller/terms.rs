@@ -7,7 +7,7 @@ use quittance_core::json::{Json, Object};
 use quittance_core::wire::{
     PaymentRequired, PaymentRequirements, ResourceInfo, Rest, SupportedResponse, v1,
 };
-use quittance_core::{Fault, FaultKind, Offer, PaymentId, Version};
+use quittance_core::{Fault, FaultKind, Network, Offer, PaymentId, Version};
 use tracing::warn;
 
 /// One offer that the facilitator can settle now.
@@ -132,6 +132,11 @@ impl Term {
             extra,
             rest: Rest::default(),
         })
+    }
+
+    /// Where it is paid, by all names of the network.
+    pub(super) fn network(&self) -> &Network {
+        self.offer.network()
     }
 
     /// Which authorization a payload for this term holds, where its offer can tell.
