@@ -1,6 +1,6 @@
 //! Several facilitators as one.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,16 +12,24 @@ use quittance_core::{Facilitator, FacilitatorError, Fault, FaultKind, PaymentReq
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
-use crate::canonical::{self, Hash as Key};
+use crate::canonical::{Hash as Key, authorization};
 
 /// For how long it is remembered who has a payment: twice the longest that payers of this library sign for, an hour.
 const KEPT: Duration = Duration::from_secs(2 * 3600);
 
+/// For how long a payment that has settled stays where it settled. Elsewhere it might still look valid, to a node that is
+/// some blocks behind; a replay would be served there, and its transaction would fail.
+const SETTLED_KEPT: Duration = Duration::from_secs(5 * 60);
+
+/// For how long a facilitator that could not be reached is asked after the others. Finding out that a host is down takes
+/// three seconds, and a sale asks twice.
+const REST: Duration = Duration::from_secs(10);
+
 /// How long one facilitator may take to say what it settles: less than sellers wait for all of them.
 const SUPPORTED_WITHIN: Duration = Duration::from_secs(3);
 
-/// How many payments are remembered, some 20 MiB of them. Those that settle are forgotten at once, so this many are without
-/// a happy end: fourteen a second, for as long as [`KEPT`]. Beyond that new ones are refused, because forgetting one could
+/// How many payments are remembered, some 20 MiB of them: fourteen a second that do not settle, for as long as [`KEPT`].
+/// Beyond that those that have settled make room, and then new ones are refused, because forgetting one that is open could
 /// settle it in two places.
 const PAYMENTS_MAX: usize = 100_000;
 
@@ -35,7 +43,12 @@ const PAYMENTS_MAX: usize = 100_000;
 /// kind. After a timeout, a lost answer or any other fault the same one is asked again, for as long as it takes; asking a
 /// facilitator again is always safe.
 ///
-/// Who has a payment is remembered in this process, until it has settled or for two hours. Several processes that sell for one recipient each
+/// A facilitator that could not be reached is asked after the others for ten seconds, so that not every sale waits for
+/// it.
+///
+/// A payment is known by its authorization ([`PaymentRequest::authorization`]), or where that is not known by what its payload says.
+/// Which facilitator has it is remembered in this process, until five minutes after it has settled or for two hours.
+/// Several processes that sell for one recipient each
 /// remember their own: send a buyer's retries to the same one.
 ///
 /// It is for facilitators that can stand in for each other. Where requirements name one, such as the fee payer on Solana,
@@ -51,16 +64,46 @@ const PAYMENTS_MAX: usize = 100_000;
 /// # Ok::<(), quittance_http::RemoteError>(())
 /// ```
 pub struct Failover {
-    facilitators: Vec<Arc<dyn Facilitator>>,
+    members: Vec<Member>,
     places: Mutex<Places>,
+}
+
+/// One facilitator.
+struct Member {
+    facilitator: Arc<dyn Facilitator>,
+    /// Until when it is asked after the others.
+    rests_until: Mutex<Option<Instant>>,
+}
+
+impl Member {
+    fn new(facilitator: Arc<dyn Facilitator>) -> Self {
+        Self {
+            facilitator,
+            rests_until: Mutex::default(),
+        }
+    }
+
+    fn rests(&self) -> bool {
+        locked(&self.rests_until).is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Takes note of whether it could be reached.
+    fn note(&self, is_reached: bool) {
+        *locked(&self.rests_until) = match is_reached {
+            true => None,
+            false => Some(Instant::now() + REST),
+        };
+    }
 }
 
 /// Who has which payment.
 #[derive(Default)]
 struct Places {
     by_payment: HashMap<Key, Place>,
-    /// The same payments, the oldest first.
-    by_age: BTreeSet<(Instant, Key)>,
+    /// The same payments, by the moment at which they are forgotten.
+    by_end: BTreeSet<(Instant, Key)>,
+    /// Those among them that have settled.
+    settled: BTreeSet<(Instant, Key)>,
 }
 
 /// Who has a payment.
@@ -71,53 +114,72 @@ struct Place {
     calls: usize,
     /// Whether it may have done something.
     touched: bool,
-    /// Whether the payment has settled: nobody will settle it again.
+    /// Whether the payment has settled: it can settle nowhere else.
     settled: bool,
-    since: Instant,
+    until: Instant,
 }
 
 impl Places {
-    /// The payment's place, at the first facilitator for one that is new; `None` when there is no room.
-    fn enter(&mut self, key: Key) -> Option<&mut Place> {
+    /// The payment's place, at the facilitator `first` for one that is new; `None` when there is no room.
+    fn enter(&mut self, key: Key, first: usize) -> Option<&mut Place> {
+        self.forget_old();
         if !self.by_payment.contains_key(&key) {
-            self.forget_old();
-            if self.by_payment.len() >= PAYMENTS_MAX {
+            if self.by_payment.len() >= PAYMENTS_MAX && !self.forget_settled() {
                 return None;
             }
-            let since = Instant::now();
-            self.by_age.insert((since, key));
+            let until = Instant::now() + KEPT;
+            self.by_end.insert((until, key));
             let place = Place {
-                at: 0,
+                at: first,
                 calls: 0,
                 touched: false,
                 settled: false,
-                since,
+                until,
             };
             self.by_payment.insert(key, place);
         }
         self.by_payment.get_mut(&key)
     }
 
-    /// Looks only at those that are old: they stand first.
+    /// Looks only at those whose time is over: they stand first.
     fn forget_old(&mut self) {
-        while let Some((since, key)) = self.by_age.first().copied()
-            && since.elapsed() >= KEPT
+        while let Some((until, key)) = self.by_end.first().copied()
+            && until <= Instant::now()
         {
-            self.by_age.remove(&(since, key));
-            match self.by_payment.get_mut(&key) {
-                // Somebody waits there to this day.
-                Some(place) if place.calls > 0 => {
-                    place.since = Instant::now();
-                    self.by_age.insert((place.since, key));
-                }
-                _ => drop(self.by_payment.remove(&key)),
+            match self.by_payment.get(&key) {
+                // A call is still under way there.
+                Some(place) if place.calls > 0 => self.keep(key, KEPT),
+                _ => self.forget(&key),
             }
+        }
+    }
+
+    /// Makes room by forgetting the payment that settled first; whether there was one.
+    fn forget_settled(&mut self) -> bool {
+        let is_idle = |key: &Key| self.by_payment.get(key).is_some_and(|it| it.calls == 0);
+        let oldest = self.settled.iter().find(|(_, key)| is_idle(key));
+        let oldest = oldest.map(|(_, key)| *key);
+        oldest.inspect(|key| self.forget(key)).is_some()
+    }
+
+    /// Forgets a payment at another time than was planned.
+    fn keep(&mut self, key: Key, kept: Duration) {
+        let Some(place) = self.by_payment.get_mut(&key) else {
+            return;
+        };
+        self.by_end.remove(&(place.until, key));
+        self.settled.remove(&(place.until, key));
+        place.until = Instant::now() + kept;
+        self.by_end.insert((place.until, key));
+        if place.settled {
+            self.settled.insert((place.until, key));
         }
     }
 
     fn forget(&mut self, key: &Key) {
         if let Some(place) = self.by_payment.remove(key) {
-            self.by_age.remove(&(place.since, *key));
+            self.by_end.remove(&(place.until, *key));
+            self.settled.remove(&(place.until, *key));
         }
     }
 }
@@ -126,7 +188,7 @@ impl Failover {
     /// This facilitator, as long as it answers.
     pub fn new(first: Arc<dyn Facilitator>) -> Self {
         Self {
-            facilitators: vec![first],
+            members: vec![Member::new(first)],
             places: Mutex::default(),
         }
     }
@@ -134,43 +196,52 @@ impl Failover {
     /// Another one, for when those before do not answer.
     #[must_use]
     pub fn or(mut self, next: Arc<dyn Facilitator>) -> Self {
-        self.facilitators.push(next);
+        self.members.push(Member::new(next));
         self
     }
 
-    fn member(&self, at: usize) -> Result<&dyn Facilitator, Fault> {
-        self.facilitators
-            .get(at)
-            .map(|facilitator| &**facilitator)
-            .ok_or_else(nobody)
+    fn member(&self, at: usize) -> Result<&Member, Fault> {
+        self.members.get(at).ok_or_else(nobody)
+    }
+
+    /// All facilitators in the order in which they are asked: those that rest come last.
+    fn order(&self) -> Vec<usize> {
+        let (resting, awake): (Vec<_>, Vec<_>) =
+            (0..self.members.len()).partition(|at| self.members[*at].rests());
+        awake.into_iter().chain(resting).collect()
     }
 
     /// The one that has the payment, if one has.
     fn place(&self, key: &Key) -> Option<usize> {
-        let places = self.locked();
+        let mut places = locked(&self.places);
+        places.forget_old();
         let place = places.by_payment.get(key)?;
         (place.touched || place.calls > 0).then_some(place.at)
     }
 
-    /// Goes to the facilitator that has the payment, or to the first.
+    /// Goes to the facilitator that has the payment, or to the first in order.
     fn begin(&self, key: Key) -> Result<Call<'_>, Fault> {
-        let mut places = self.locked();
+        let mut others = self.order();
+        let first = *others.first().ok_or_else(nobody)?;
+        let mut places = locked(&self.places);
         let full = || Fault::new(FaultKind::Busy, "too many payments are remembered").untouched();
-        let place = places.enter(key).ok_or_else(full)?;
+        let place = places.enter(key, first).ok_or_else(full)?;
         place.calls += 1;
+        others.retain(|other| *other != place.at);
         Ok(Call {
             failover: self,
             key,
             at: place.at,
+            others: others.into(),
             untouched: false,
             settled: false,
         })
     }
+}
 
-    fn locked(&self) -> MutexGuard<'_, Places> {
-        // Nothing in here panics between two changes; whoever panicked with the lock left the places whole.
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn locked<T>(cell: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics between two changes of what is in it; a panic with the lock left it whole.
+    cell.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A settle call at one facilitator. Unless it is said to have done nothing it counts as having done something, also when
@@ -179,6 +250,8 @@ struct Call<'a> {
     failover: &'a Failover,
     key: Key,
     at: usize,
+    /// Where it may go next, in this order.
+    others: VecDeque<usize>,
     untouched: bool,
     settled: bool,
 }
@@ -187,22 +260,22 @@ impl<'a> Call<'a> {
     /// The call at the next facilitator, where this one did nothing and nobody else is or was here with the payment.
     fn next(mut self) -> Option<Call<'a>> {
         self.untouched = true;
-        let mut places = self.failover.locked();
+        let next = self.others.pop_front()?;
+        let mut places = locked(&self.failover.places);
         let place = places.by_payment.get_mut(&self.key)?;
-        let next = self.at + 1;
-        if place.touched || place.calls > 1 || next == self.failover.facilitators.len() {
+        if place.touched || place.calls > 1 {
             drop(places);
             return None;
         }
         // This call's count goes with it: dropping this one takes one away.
         place.at = next;
         place.calls += 1;
-        let (failover, key) = (self.failover, self.key);
         drop(places);
         Some(Call {
-            failover,
-            key,
+            failover: self.failover,
+            key: self.key,
             at: next,
+            others: std::mem::take(&mut self.others),
             untouched: false,
             settled: false,
         })
@@ -211,22 +284,20 @@ impl<'a> Call<'a> {
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
-        let mut places = self.failover.locked();
+        let mut places = locked(&self.failover.places);
         let Some(place) = places.by_payment.get_mut(&self.key) else {
             return;
         };
         place.calls -= 1;
         place.touched |= !self.untouched;
         place.settled |= self.settled;
-        // Nobody has it, or nobody can have it any more: the next call begins with the first again.
-        if place.calls == 0 && (place.settled || !place.touched) {
+        if self.settled {
+            places.keep(self.key, SETTLED_KEPT);
+        } else if place.calls == 0 && !place.touched {
+            // No facilitator has it: the next call begins with the first again.
             places.forget(&self.key);
         }
     }
-}
-
-fn key(request: &PaymentRequest) -> Key {
-    canonical::authorization(request)
 }
 
 /// Whether an answer says "not mine" rather than anything about the payment.
@@ -234,6 +305,13 @@ fn is_foreign(reason: Option<&str>) -> bool {
     [Reason::INVALID_NETWORK, Reason::UNSUPPORTED_SCHEME]
         .iter()
         .any(|foreign| reason == Some(foreign.code()))
+}
+
+/// Whether a facilitator could be reached.
+fn is_reached<T>(answer: &Result<T, FacilitatorError>) -> bool {
+    let unreached =
+        |fault: &Fault| fault.untouched && fault.kind == FaultKind::FacilitatorUnreachable;
+    !matches!(answer, Err(FacilitatorError::Fault(fault)) if unreached(fault))
 }
 
 fn is_untouched(answer: &Result<SettleResponse, FacilitatorError>) -> bool {
@@ -252,13 +330,16 @@ fn is_untouched(answer: &Result<SettleResponse, FacilitatorError>) -> bool {
 #[async_trait]
 impl Facilitator for Failover {
     async fn verify(&self, request: &PaymentRequest) -> Result<VerifyResponse, FacilitatorError> {
-        // Whoever settles a payment knows more of it than the chain does.
-        if let Some(at) = self.place(&key(request)) {
-            return self.member(at)?.verify(request).await;
+        // The facilitator that settles a payment knows more of it than the chain does.
+        if let Some(at) = self.place(&authorization(request)) {
+            return self.member(at)?.facilitator.verify(request).await;
         }
         let mut last = None;
-        for facilitator in &self.facilitators {
-            match facilitator.verify(request).await {
+        for at in self.order() {
+            let member = self.member(at)?;
+            let answer = member.facilitator.verify(request).await;
+            member.note(is_reached(&answer));
+            match answer {
                 Ok(verdict) if !is_foreign(verdict.invalid_reason.as_deref()) => {
                     return Ok(verdict);
                 }
@@ -274,9 +355,11 @@ impl Facilitator for Failover {
     }
 
     async fn settle(&self, request: &PaymentRequest) -> Result<SettleResponse, FacilitatorError> {
-        let mut call = self.begin(key(request))?;
+        let mut call = self.begin(authorization(request))?;
         loop {
-            let answer = self.member(call.at)?.settle(request).await;
+            let member = self.member(call.at)?;
+            let answer = member.facilitator.settle(request).await;
+            member.note(is_reached(&answer));
             if !is_untouched(&answer) {
                 call.settled = answer.as_ref().is_ok_and(|settled| settled.success);
                 return answer;
@@ -291,7 +374,7 @@ impl Facilitator for Failover {
     async fn supported(&self) -> Result<SupportedResponse, FacilitatorError> {
         let mut all: Option<SupportedResponse> = None;
         let mut last = Err(nobody().into());
-        let asked = self.facilitators.iter().map(|one| supported(&**one));
+        let asked = self.members.iter().map(|one| supported(&*one.facilitator));
         for answer in join_all(asked).await {
             match (answer, &mut all) {
                 (Ok(supported), None) => all = Some(supported),
@@ -342,7 +425,7 @@ fn add(all: &mut SupportedResponse, more: SupportedResponse) {
 
 impl fmt::Debug for Failover {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Failover({} facilitators)", self.facilitators.len())
+        write!(f, "Failover({} facilitators)", self.members.len())
     }
 }
 
@@ -360,31 +443,52 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_oldest_are_forgotten_in_time_and_none_that_is_under_way() {
         let mut places = Places::default();
-        places.enter(key(0)).unwrap().calls = 1;
-        places.enter(key(1)).unwrap();
+        places.enter(key(0), 0).unwrap().calls = 1;
+        places.enter(key(1), 0).unwrap();
         advance(KEPT / 2).await;
-        places.enter(key(2)).unwrap();
+        places.enter(key(2), 0).unwrap();
         advance(KEPT / 2).await;
-        places.enter(key(3)).unwrap();
+        places.enter(key(3), 0).unwrap();
         let mut kept: Vec<_> = places.by_payment.keys().copied().collect();
         kept.sort_unstable();
         assert_eq!(kept, [key(0), key(2), key(3)]);
-        assert_eq!(places.by_age.len(), 3);
+        assert_eq!(places.by_end.len(), 3);
         places.forget(&key(0));
         places.forget(&key(2));
         places.forget(&key(3));
-        assert!(places.by_payment.is_empty() && places.by_age.is_empty());
+        assert!(places.by_payment.is_empty() && places.by_end.is_empty());
+    }
+
+    /// Settled payments were remembered for hours: at fourteen a second there was no room for new ones.
+    #[tokio::test(start_paused = true)]
+    async fn payments_that_have_settled_make_room_and_open_ones_do_not() {
+        let mut places = Places::default();
+        for number in 0..PAYMENTS_MAX as u64 {
+            places.enter(key(number), 0).unwrap();
+        }
+        for (number, calls) in [(7, 1), (8, 0), (9, 0)] {
+            let place = places.enter(key(number), 0).unwrap();
+            (place.settled, place.calls) = (true, calls);
+            places.keep(key(number), SETTLED_KEPT);
+            advance(Duration::from_secs(1)).await;
+        }
+        assert!(places.enter(key(u64::MAX), 0).is_some());
+        let is_kept = |number| places.by_payment.contains_key(&key(number));
+        assert!(is_kept(7) && !is_kept(8) && is_kept(9));
+        assert!(places.enter(key(u64::MAX - 1), 0).is_some());
+        assert!(places.enter(key(u64::MAX - 2), 0).is_none());
+        assert_eq!(places.settled.len(), 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn there_is_no_room_for_more_than_are_remembered_and_in_time_there_is_again() {
         let mut places = Places::default();
         for number in 0..PAYMENTS_MAX as u64 {
-            places.enter(key(number)).unwrap();
+            places.enter(key(number), 0).unwrap();
         }
-        assert!(places.enter(key(0)).is_some());
-        assert!(places.enter(key(u64::MAX)).is_none());
+        assert!(places.enter(key(0), 0).is_some());
+        assert!(places.enter(key(u64::MAX), 0).is_none());
         advance(KEPT).await;
-        assert!(places.enter(key(u64::MAX)).is_some());
+        assert!(places.enter(key(u64::MAX), 0).is_some());
     }
 }

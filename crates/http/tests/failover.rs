@@ -129,9 +129,9 @@ async fn a_facilitator_that_certainly_did_nothing_is_passed_over() {
     }
 }
 
-/// Settled payments were remembered for hours: at fourteen a second there was no room for new ones.
-#[tokio::test]
-async fn a_payment_that_has_settled_is_forgotten() {
+/// It was forgotten at once: a replay went to a facilitator that had never seen it, and to which it may still look valid.
+#[tokio::test(start_paused = true)]
+async fn a_payment_that_has_settled_stays_where_it_settled_for_some_minutes() {
     let (first, second) = (Puppet::new(), Puppet::new());
     let failover = both(&first, &second);
     first.settles(Err(fault().untouched().into()));
@@ -142,9 +142,48 @@ async fn a_payment_that_has_settled_is_forgotten() {
     assert_eq!(first.settle_calls(), 1);
     second.settles(settled());
     assert!(failover.settle(&request(0)).await.unwrap().success);
-    first.settles(Ok(failed("duplicate_settlement", "0x1")));
-    assert!(!failover.settle(&request(0)).await.unwrap().success);
-    assert_eq!((first.settle_calls(), second.settle_calls()), (2, 3));
+    let duplicate = failed("duplicate_settlement", "0x1");
+    second.settles(Ok(duplicate.clone()));
+    second.rejects("invalid_exact_evm_nonce_already_used");
+    first.settles(settled());
+    tokio::time::advance(Duration::from_secs(4 * 60)).await;
+    assert_eq!(failover.settle(&request(0)).await, Ok(duplicate));
+    assert!(!failover.verify(&request(0)).await.unwrap().is_valid);
+    assert_eq!((first.settle_calls(), second.settle_calls()), (1, 4));
+    // It takes no room for ever.
+    tokio::time::advance(Duration::from_secs(5 * 60)).await;
+    assert!(failover.settle(&request(0)).await.unwrap().success);
+    assert_eq!(first.settle_calls(), 2);
+}
+
+/// Each sale waited for it twice, to verify and to settle.
+#[tokio::test(start_paused = true)]
+async fn a_facilitator_that_could_not_be_reached_rests_and_is_asked_again_in_time() {
+    let (first, second) = (Puppet::new(), Puppet::new());
+    let failover = both(&first, &second);
+    first.verifies(Err(fault().untouched().into()));
+    assert!(failover.verify(&request(0)).await.unwrap().is_valid);
+    for number in 0..3 {
+        assert!(failover.settle(&request(number)).await.unwrap().success);
+    }
+    assert_eq!((first.settle_calls(), second.settle_calls()), (0, 3));
+    tokio::time::advance(Duration::from_secs(11)).await;
+    assert!(failover.settle(&request(3)).await.unwrap().success);
+    assert_eq!((first.settle_calls(), second.settle_calls()), (1, 3));
+    // One that is busy is there, and is asked first the next time.
+    let busy = Fault::new(FaultKind::Busy, "busy").untouched();
+    first.settles_first([Err(busy.into())]);
+    for number in 4..6 {
+        assert!(failover.settle(&request(number)).await.unwrap().success);
+    }
+    assert_eq!((first.settle_calls(), second.settle_calls()), (3, 4));
+    // Where all rest, they are asked nevertheless.
+    for facilitator in [&first, &second] {
+        facilitator.settles(Err(fault().untouched().into()));
+    }
+    assert!(failover.settle(&request(6)).await.is_err());
+    first.settles(settled());
+    assert!(failover.settle(&request(7)).await.unwrap().success);
 }
 
 /// A payment was known by its letters: with a space in it, it was given to the other one as well.

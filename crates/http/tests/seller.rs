@@ -1094,3 +1094,78 @@ async fn a_payload_that_cannot_be_read_is_the_buyers_fault() {
     puppet.verifies(Err(Fault::new(FaultKind::Internal, "no").into()));
     assert_eq!(pay(&url).await.status(), StatusCode::SERVICE_UNAVAILABLE);
 }
+
+/// Some wallets write one payment into both headers, as it is or in the form of each version.
+#[tokio::test]
+async fn one_payment_in_both_headers_is_one_payment_and_two_are_none() {
+    let puppet = Puppet::new();
+    let url =
+        listen(Router::new().route("/", get(|| async { "goods" }).layer(layer(&puppet)))).await;
+    let v2 = |payload: Value| {
+        header::encode(&json!({ "x402Version": 2, "accepted": terms(), "payload": payload }))
+    };
+    let v1 = |payload: Value| {
+        header::encode(
+            &json!({ "x402Version": 1, "scheme": "exact", "network": "test", "payload": payload }),
+        )
+    };
+    let ask = async |headers: &[(&str, String)]| {
+        let mut request = reqwest::Client::new().get(&url);
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        request.send().await.unwrap().status()
+    };
+    let (one, other) = (json!({ "a": 1, "b": "2" }), json!({ "a": 1, "b": "3" }));
+    let respelled = json!({ "b": "2", "a": 1 });
+    let (signature, x_payment) = (header::PAYMENT_SIGNATURE, header::X_PAYMENT);
+    for (status, headers) in [
+        (
+            200,
+            [(signature, v2(one.clone())), (x_payment, v2(one.clone()))],
+        ),
+        (
+            200,
+            [
+                (signature, v2(one.clone())),
+                (x_payment, v1(respelled.clone())),
+            ],
+        ),
+        (
+            200,
+            [(signature, v2(one.clone())), (signature, v2(respelled))],
+        ),
+        (
+            200,
+            [(x_payment, v1(one.clone())), (x_payment, v1(one.clone()))],
+        ),
+        (
+            400,
+            [(signature, v2(one.clone())), (x_payment, v2(other.clone()))],
+        ),
+        (
+            400,
+            [(signature, v2(one.clone())), (x_payment, v1(other.clone()))],
+        ),
+        (400, [(signature, v2(one.clone())), (signature, v2(other))]),
+        (400, [(signature, v2(one)), (x_payment, "e30=".to_owned())]),
+    ] {
+        let settled = puppet.settle_calls();
+        assert_eq!(ask(&headers).await, status, "{headers:?}");
+        assert_eq!(puppet.settle_calls() - settled, usize::from(status == 200));
+    }
+}
+
+#[tokio::test]
+async fn a_payment_without_its_version_is_of_the_version_of_its_header() {
+    let puppet = Puppet::new();
+    let url =
+        listen(Router::new().route("/", get(|| async { "goods" }).layer(layer(&puppet)))).await;
+    let v2 = json!({ "accepted": terms(), "payload": {} });
+    let v1 = json!({ "scheme": "exact", "network": "test", "payload": {} });
+    for (name, payment) in [(header::PAYMENT_SIGNATURE, v2), (header::X_PAYMENT, v1)] {
+        let request = reqwest::Client::new().get(&url);
+        let answer = request.header(name, header::encode(&payment)).send().await;
+        assert_eq!(answer.unwrap().status(), StatusCode::OK, "{name}");
+    }
+}

@@ -1,12 +1,14 @@
 //! The payment that a request presents.
 
 use http::{HeaderMap, HeaderValue};
+use quittance_core::json::{Object, text_or_integer};
 use quittance_core::wire::{PaymentPayload, ResourceInfo, header, v1};
 use quittance_core::{Malformed, PaymentRequest, Reason, Refusal, Rejection, Version, json};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::terms::Term;
+use crate::printable::printable;
 
 /// A client's payment, of either version.
 #[derive(Debug)]
@@ -69,35 +71,45 @@ pub(super) fn too_long(headers: &HeaderMap) -> Option<&'static str> {
         })
 }
 
-/// The payment in a request's headers. More than one is no payment: somebody between might see another one than we do.
+/// The payment in a request's headers. Some wallets write one payment into both headers, to be understood by servers of
+/// either version: the first counts, version 2 before version 1. Two different ones are no payment, because a proxy in
+/// between might see another one than we do.
 pub(super) fn presented(headers: &HeaderMap) -> Result<Option<Presented>, Refusal> {
-    let mut values = headers.get_all(header::PAYMENT_SIGNATURE).iter();
-    let mut values_v1 = headers.get_all(header::X_PAYMENT).iter();
-    let found = (values.next(), values_v1.next());
-    if values.next().is_some() || values_v1.next().is_some() {
-        return Err(Malformed::new("headers", "more than one payment").into());
+    let names = [header::PAYMENT_SIGNATURE, header::X_PAYMENT];
+    let mut values = names
+        .into_iter()
+        .flat_map(|name| headers.get_all(name).iter().map(move |value| (name, value)));
+    let Some((name, first)) = values.next() else {
+        return Ok(None);
+    };
+    if !values.all(|(_, other)| is_same(first, other)) {
+        let what = "more than one payment, and they differ; present one";
+        return Err(Malformed::new("headers", what).into());
     }
-    match found {
-        (None, None) => Ok(None),
-        (Some(value), None) => {
-            let payload = read(header::PAYMENT_SIGNATURE, value, Version::V2)?;
-            Ok(Some(Presented::V2(Box::new(payload))))
-        }
-        (None, Some(value)) => {
-            let payload = read(header::X_PAYMENT, value, Version::V1)?;
-            Ok(Some(Presented::V1(payload)))
-        }
-        (Some(_), Some(_)) => {
-            Err(Malformed::new("headers", "payments of two protocol versions").into())
-        }
-    }
+    Ok(Some(match name {
+        header::PAYMENT_SIGNATURE => Presented::V2(Box::new(read(name, first, Version::V2)?)),
+        _ => Presented::V1(read(name, first, Version::V1)?),
+    }))
 }
 
-/// The one field that all versions have.
+/// Whether two headers present one payment: the same bytes, or the same `payload`, which is what moves the money.
+fn is_same(one: &HeaderValue, other: &HeaderValue) -> bool {
+    #[derive(Deserialize)]
+    struct Paying {
+        payload: Object,
+    }
+    let payload = |value: &HeaderValue| {
+        let read: Result<Paying, _> = header::decode("payment", value.as_bytes());
+        read.ok().map(|read| read.payload)
+    };
+    one == other || payload(one).is_some_and(|one| payload(other) == Some(one))
+}
+
+/// The one field that all versions have. Where it is missing, the header's name says the version.
 #[derive(Deserialize)]
 struct Versioned {
-    #[serde(rename = "x402Version")]
-    x402_version: u64,
+    #[serde(rename = "x402Version", default, deserialize_with = "text_or_integer")]
+    x402_version: Option<String>,
 }
 
 /// Reads a payment of one version. Another version is a verdict of its own, because its other fields may be anything.
@@ -108,8 +120,12 @@ fn read<T: DeserializeOwned>(
 ) -> Result<T, Refusal> {
     let text = header::text(name, value.as_bytes())?;
     let Versioned { x402_version } = json::read(name, &text)?;
-    if x402_version != version.number() {
-        let detail = format!("version {x402_version} is not spoken in {name}");
+    if let Some(said) = x402_version
+        && said != version.number().to_string()
+    {
+        let said = printable(&said);
+        let expected = version.number();
+        let detail = format!("x402Version is {said} in {name}, which carries version {expected}");
         return Err(Rejection::new(Reason::INVALID_X402_VERSION, detail).into());
     }
     Ok(json::read(name, &text)?)
