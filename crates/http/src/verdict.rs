@@ -236,11 +236,10 @@ impl Answered {
             detail.push_str(" (redirects are not followed)");
         }
         let reasons = [&said.invalid_reason, &said.error_reason];
-        for part in [&said.field, &said.message].into_iter().chain(reasons) {
-            if let Some(part) = part {
-                detail.push_str(": ");
-                detail.push_str(&printable(part));
-            }
+        let parts = [&said.field, &said.message];
+        for part in parts.into_iter().chain(reasons).flatten() {
+            detail.push_str(": ");
+            detail.push_str(&printable(part));
         }
         let mut fault = Fault::new(kind(self.status, said.error.as_deref()), detail);
         if let Some(after) = retry_after(&self.headers) {
