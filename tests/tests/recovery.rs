@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
-use quittance_core::json::Object;
+use quittance_core::json::{Json, Object};
 use quittance_core::wire::{SettleResponse, VerifyResponse};
 use quittance_core::{
     Amount, Chain, Check, Clock, Effect, Facilitator, FacilitatorError, Facts, Fault, FaultKind,
@@ -211,7 +211,7 @@ async fn the_journal_keeps_what_is_read_again_and_nothing_else() {
         .unwrap();
     let mut long = quittance_tests::payload_of(&requirements, payload.clone());
     let padding = "x".repeat(50_000);
-    long.extensions = Some(Object::of(&json!({ "anything": { "padding": padding } })).unwrap());
+    long.extensions = Some(Json::of(&json!({ "anything": { "padding": padding } })).unwrap());
     let request = quittance_tests::request(long, &requirements);
     assert!(request.text().len() > 50_000);
     assert!(settle(&engine, &request).await.success);
