@@ -14,6 +14,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut buyer = Buyer::builder().limits(limits);
     if let Ok(key) = var("QUITTANCE_PAYER_KEY") {
         let key: PrivateKeySigner = key.parse()?;
+        // With a node, which `with_rpc` names, it can learn what became of a payment whose answer was lost.
         buyer = buyer.payer(quittance_evm::ExactPayer::new(key));
     }
     if let Ok(key) = var("QUITTANCE_SOLANA_PAYER_KEY") {
@@ -27,8 +28,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let bought = buyer.get("http://127.0.0.1:4021/forecast").await?;
     if let Some(cost) = &bought.cost {
         println!(
-            "paid {} in {:?}",
-            cost.amount,
+            "paid {} {} in {:?}",
+            cost.amount.to_decimal(cost.asset.decimals),
+            cost.asset.symbol,
             cost.receipt.as_ref().map(|receipt| &receipt.transaction)
         );
     }

@@ -421,6 +421,35 @@ async fn an_answer_that_breaks_off_is_told_as_that() {
     assert!(ran.said.contains("the answer broke off"), "{ran:?}");
 }
 
+/// Payments to a server on this machine went through the environment's proxy, in clear.
+#[tokio::test]
+async fn this_machine_is_asked_without_the_environments_proxy() {
+    let proxied = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let own = proxied.clone();
+    let proxy = listen(Router::new().fallback(any(move || {
+        own.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        async { "from the proxy" }
+    })))
+    .await;
+    let place = Place::new();
+    let through = |url: &str| {
+        let mut command = place.command(&["pay", url]);
+        for name in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
+            command.env(name, &proxy);
+        }
+        command.env_remove("no_proxy").env_remove("NO_PROXY");
+        command
+    };
+    let url = shop(terms(), || "goods".into_response()).await;
+    let ran = through(&url).output().await.unwrap();
+    assert_eq!(String::from_utf8(ran.stdout).unwrap(), "goods");
+    let calls = || proxied.load(std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(calls(), 0);
+    let ran = through("http://shop.example/").output().await.unwrap();
+    assert_eq!(String::from_utf8(ran.stdout).unwrap(), "from the proxy");
+    assert_eq!(calls(), 1);
+}
+
 /// What is printed is what came: a new line at its end would be another file.
 #[tokio::test]
 async fn what_is_not_printed_to_a_terminal_is_left_as_it_is() {
