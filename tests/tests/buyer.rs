@@ -124,7 +124,7 @@ async fn whether_a_refused_payment_is_paid_again_is_the_chains_word() {
             .unwrap();
         setting.local.mine().await.unwrap();
         match buyer.get(&url).await {
-            Err(BuyError::Used { .. }) if settles => {}
+            Err(BuyError::Used { open, .. }) if settles => assert!(open.transaction.is_some()),
             Err(BuyError::Refused { .. }) if !settles => {}
             other => panic!("settles: {settles}: {other:?}"),
         }

@@ -27,6 +27,7 @@ use crate::eip712::domain_separator;
 use crate::hex::address;
 use crate::known::{self, TransferMethod};
 use crate::rpc;
+use crate::used::{self, AuthorizationUse};
 
 /// The longest validity that is signed, whatever a seller asks for: an authorization is worth money for as long as it
 /// is valid.
@@ -146,13 +147,28 @@ impl ExactPayer {
             .valid_before
             .saturating_add(U256::from(SETTLED_SECS));
         Ok(if used {
-            AuthorizationState::Used(None)
+            AuthorizationState::Used(transaction(nodes, asset, authorization).await)
         } else if U256::from(head.timestamp) >= end {
             AuthorizationState::Expired
         } else {
             AuthorizationState::Usable
         })
     }
+}
+
+/// The transaction that used an authorization, where the nodes find it.
+async fn transaction(
+    nodes: &Nodes,
+    token: Address,
+    authorization: &Authorization,
+) -> Option<String> {
+    let used = AuthorizationUse {
+        token,
+        authorizer: authorization.from,
+        nonce: authorization.nonce,
+    };
+    let found = used::find(nodes, &used).await.ok().flatten();
+    found.map(|found| found.id.to_string())
 }
 
 impl fmt::Debug for ExactPayer {
