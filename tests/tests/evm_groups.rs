@@ -188,6 +188,31 @@ async fn a_payer_whose_code_burns_gas_burns_no_more_than_its_own_share() {
     assert!(gas < COUNT as u64 * 110_000, "{gas}");
 }
 
+/// What sharing saves: the first payment travels alone, the others together.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_in_a_shared_transaction_costs_less_than_alone() {
+    for count in [4, 33] {
+        let setting = Setting::start().await;
+        let engine = hasty(&setting).await;
+        let buyer = Setting::buyer();
+        let requests = join_all((0..count).map(|_| pay(&buyer))).await;
+        let settling = sent_together(&setting, &engine, &requests).await;
+        setting.local.mine().await.unwrap();
+        setting.local.set_mining(Mining::Instant).await.unwrap();
+        let answers = answers(settling).await;
+        assert!(answers.iter().all(|answer| answer.success), "{answers:?}");
+        let (alone, together) = answers.split_first().unwrap();
+        let (alone, _) = gas_used(&setting, std::slice::from_ref(alone)).await;
+        let (shared, transactions) = gas_used(&setting, together).await;
+        let each = shared / together.len() as u64;
+        println!(
+            "{} together in {transactions}: {each} gas each; alone: {alone}",
+            together.len()
+        );
+        assert!(each < alone, "{each} and {alone}");
+    }
+}
+
 /// The program of a shared transaction leaves nothing behind that could be called.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shared_transaction_leaves_no_code_behind() {
