@@ -186,7 +186,8 @@ async fn a_wallet_is_tried_as_the_transaction_of_the_signer_that_sends_it() {
     let setting = Setting::start().await;
     let [first, second] = Setting::signers();
     let buyer = Setting::buyer();
-    let parties = (buyer.address, first.address);
+    // The one that the engine would not choose by itself: of lanes with nothing to do, the first is taken.
+    let parties = (buyer.address, second.address);
     let wallet = wallet(&setting, "WalletOfOneSender", parties).await;
     let mut config = setting.config();
     config.signers = vec![
@@ -207,8 +208,8 @@ async fn a_wallet_is_tried_as_the_transaction_of_the_signer_that_sends_it() {
         }
     }
     assert!(settled > 0);
-    assert_eq!(setting.sent(first.address).await, settled);
-    assert_eq!(setting.sent(second.address).await, 0);
+    assert_eq!(setting.sent(second.address).await, settled);
+    assert_eq!(setting.sent(first.address).await, 0);
 }
 
 /// attacks.md 80: the first signer has no money; contract wallets are tried as another one's transaction.
