@@ -262,13 +262,14 @@ impl<C: Chain> Rail<C> {
                 gone,
             });
         }
-        let judged = self.judge_again(job).await?;
+        let mut judged = self.judge_again(job).await?;
         if let Err(rejection) = &judged {
             let found = self
                 .who_used(&*job.payment, job.amount, rejection, &cold.signed)
                 .await?;
             match found {
                 Use::Unused => {}
+                Use::Cancelled(rejection) => judged = Err(rejection),
                 Use::Ours(transaction) => return Ok(Next::Settled(transaction)),
                 Use::Other(transaction, rejection) => {
                     return Ok(Next::Fail {

@@ -27,6 +27,8 @@ pub(super) enum Use {
     Ours(TransactionId),
     /// This one, with the verdict that follows from it.
     Other(TransactionId, Rejection),
+    /// Nobody: its payer cancelled it. This is the verdict, with that transaction in its words.
+    Cancelled(Rejection),
     /// Somebody, and the nodes do not know who.
     Unknown,
 }
@@ -68,18 +70,21 @@ impl<C: Chain> Rail<C> {
             let what = format_args!("{id} used the authorization, and is not deep enough yet");
             return Err(Fault::new(FaultKind::ChainUnavailable, what));
         }
-        let moved = payment.effect(amount, &found.evidence) == Effect::Moved(amount);
-        Ok(match moved {
-            true if signed.contains(&id) => Use::Ours(id),
-            true => {
+        Ok(match payment.effect(amount, &found.evidence) {
+            Effect::Moved(moved) if moved == amount && signed.contains(&id) => Use::Ours(id),
+            Effect::Moved(moved) if moved == amount => {
                 let detail = format!("paid by {id}, which this facilitator did not send");
                 let reason = Reason::SETTLED_BY_OTHER_TRANSACTION;
                 Use::Other(id, Rejection::new(reason, detail))
             }
-            false => {
-                let detail = format!("used or cancelled by {id}");
+            Effect::Moved(_) | Effect::Other(_) => {
+                let detail = format!("used by {id}, which did not pay the recipient the amount");
                 let rejection = Rejection::new(rejection.reason.clone(), detail);
                 Use::Other(id, rejection)
+            }
+            Effect::Nothing(_) => {
+                let detail = format!("cancelled by its payer in {id}");
+                Use::Cancelled(Rejection::new(rejection.reason.clone(), detail))
             }
         })
     }
@@ -110,6 +115,9 @@ impl<C: Chain> Rail<C> {
         Ok(match (used, &failed.state) {
             (Use::Ours(_), _) => Closer::Unfinished,
             (Use::Other(id, rejection), _) => Closer::Rejected(rejection, Some(id)),
+            (Use::Cancelled(rejection), _) => {
+                Closer::Rejected(rejection, failed.evidence().cloned())
+            }
             // Found out before, when the nodes still knew.
             (
                 Use::Unknown,
@@ -146,6 +154,7 @@ impl<C: Chain> Rail<C> {
         };
         match self.who_used(payment, amount, &rejection, &[]).await {
             Ok(Use::Other(id, rejection)) => Closer::Rejected(rejection, Some(id)),
+            Ok(Use::Cancelled(rejection)) => Closer::Rejected(rejection, None),
             Ok(Use::Unused | Use::Unknown | Use::Ours(_)) | Err(_) => {
                 Closer::Rejected(rejection, None)
             }
