@@ -460,14 +460,13 @@ async fn a_numbered_transaction_that_expires_holds_up_neither_its_payment_nor_it
         tokio::spawn(async move { engine.settle(&request).await.unwrap() })
     };
     let id = id(&setting, &request);
-    until("it was signed", || async {
+    // The node says that it takes what it is sent, until the first transaction has expired and the payment was signed anew.
+    until("it was signed anew", || async {
         let known = engine.settlement(&id).await.unwrap();
-        known.is_some_and(|known| known.transaction().is_some())
+        known.is_some_and(|known| known.transactions.len() >= 2)
     })
     .await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
     *drops.lock().unwrap() = false;
-    // The bytes that the node said it has are in no pool; they expire before they are sent again.
     let answer = asking.await.unwrap();
     assert!(answer.success, "{answer:?}");
     settled(&engine, &Setting::request().await).await;
