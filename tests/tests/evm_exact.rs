@@ -217,7 +217,11 @@ impl SchemeFixture for ExactFixture {
             ),
             (
                 "a token nobody listed",
-                signed_for(|terms| terms.asset = format!("0x{:040x}", 0xdead_beef_u64)).await,
+                edited(&good, |tree| {
+                    let unlisted = json!(format!("0x{:040x}", 0xdead_beef_u64));
+                    tree["paymentRequirements"]["asset"] = unlisted.clone();
+                    tree["paymentPayload"]["accepted"]["asset"] = unlisted;
+                }),
                 Reason::UNSUPPORTED_ASSET,
             ),
             (
