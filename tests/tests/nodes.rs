@@ -259,9 +259,20 @@ async fn a_node_that_changes_its_chain_is_not_asked_any_more() {
     ];
     assert_eq!(before, after, "asked after it was known to be wrong");
 
+    // Not even when the other one is down.
+    for method in ["eth_chainId", "eth_call"] {
+        second.breaks_for_good(method, Fate::Status(503));
+    }
+    let calls = asked("eth_call");
+    let verdict = engine.verify(&Setting::request().await).await;
+    assert!(
+        matches!(verdict, Err(FacilitatorError::Fault(_))),
+        "{verdict:?}"
+    );
+    assert_eq!(asked("eth_call"), calls, "asked, since no other answers");
+
     // It is not lost: once it is right again it is asked again.
     setting.node.mend();
-    second.breaks_for_good("eth_call", Fate::Status(503));
     until("the first node is asked again", || async {
         let verdict = engine.verify(&Setting::request().await).await;
         verdict.is_ok_and(|verdict| verdict.is_valid)

@@ -513,7 +513,7 @@ fn an_offer_knows_an_authorization_by_what_the_engine_knows_it_by() {
     assert_eq!(offer.authorization(&request.payload), Some(facts.id));
     // Whatever else stands in the payload, it is the same authorization.
     let mut payload = request.payload.tree();
-    payload["unknown"] = json!(1);
+    payload.insert("unknown".to_owned(), json!(1));
     payload["signature"] = json!("0x");
     payload["authorization"]["unknown"] = json!({ "a": [2] });
     payload["authorization"]["value"] = json!("7");

@@ -1268,7 +1268,7 @@ fn an_offer_knows_a_payment_by_what_the_engine_knows_it_by() {
     let facts = decoded(&request).facts().clone();
     assert_eq!(offer.authorization(&request.payload), Some(facts.id));
     let mut payload = request.payload.tree();
-    payload["unknown"] = json!([1]);
+    payload.insert("unknown".to_owned(), json!([1]));
     let unknown = Object::of(&payload).unwrap();
     assert_eq!(offer.authorization(&unknown), Some(facts.id));
     // Other bytes in the place of a signature are no other payment.
