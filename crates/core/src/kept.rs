@@ -119,6 +119,8 @@ impl<'a> Envelope<'a> {
                 amount: terms.amount.to_string(),
                 asset: &terms.asset,
                 pay_to: &terms.pay_to,
+                max_timeout_seconds: terms.max_timeout_secs,
+                extra: terms.extra.as_ref(),
                 ..accepted
             },
         };
@@ -196,7 +198,7 @@ mod tests {
             _ => json!({ "x402Version": 2, "paymentRequirements": terms, "unknown": padding,
                 "paymentPayload": { "x402Version": 2, "payload": payload, "accepted": json!({ "scheme": "exact",
                     "network": "eip155:8453", "amount": "7", "asset": "0x3", "payTo": "0x4", "maxTimeoutSeconds": 1,
-                    "extra": { "padding": padding } }),
+                    "extra": { "memo": "7" }, "unknown": padding }),
                     "resource": { "url": padding }, "extensions": { "any": { "thing": padding } } } }),
         }
     }
