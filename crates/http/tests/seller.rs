@@ -1116,39 +1116,29 @@ async fn one_payment_in_both_headers_is_one_payment_and_two_are_none() {
         }
         request.send().await.unwrap().status()
     };
-    let (one, other) = (json!({ "a": 1, "b": "2" }), json!({ "a": 1, "b": "3" }));
-    let respelled = json!({ "b": "2", "a": 1 });
     let (signature, x_payment) = (header::PAYMENT_SIGNATURE, header::X_PAYMENT);
+    // Each case has a payment of its own: one that was sold for is not sold for again.
+    let one = |case: u64| json!({ "case": case, "b": "2" });
+    let respelled = |case: u64| json!({ "b": "2", "case": case });
+    let other = |case: u64| json!({ "case": case, "b": "3" });
     for (status, headers) in [
+        (200, [(signature, v2(one(0))), (x_payment, v2(one(0)))]),
         (
             200,
-            [(signature, v2(one.clone())), (x_payment, v2(one.clone()))],
+            [(signature, v2(one(1))), (x_payment, v1(respelled(1)))],
         ),
         (
             200,
-            [
-                (signature, v2(one.clone())),
-                (x_payment, v1(respelled.clone())),
-            ],
+            [(signature, v2(one(2))), (signature, v2(respelled(2)))],
         ),
-        (
-            200,
-            [(signature, v2(one.clone())), (signature, v2(respelled))],
-        ),
-        (
-            200,
-            [(x_payment, v1(one.clone())), (x_payment, v1(one.clone()))],
-        ),
+        (200, [(x_payment, v1(one(3))), (x_payment, v1(one(3)))]),
+        (400, [(signature, v2(one(4))), (x_payment, v2(other(4)))]),
+        (400, [(signature, v2(one(5))), (x_payment, v1(other(5)))]),
+        (400, [(signature, v2(one(6))), (signature, v2(other(6)))]),
         (
             400,
-            [(signature, v2(one.clone())), (x_payment, v2(other.clone()))],
+            [(signature, v2(one(7))), (x_payment, "e30=".to_owned())],
         ),
-        (
-            400,
-            [(signature, v2(one.clone())), (x_payment, v1(other.clone()))],
-        ),
-        (400, [(signature, v2(one.clone())), (signature, v2(other))]),
-        (400, [(signature, v2(one)), (x_payment, "e30=".to_owned())]),
     ] {
         let settled = puppet.settle_calls();
         assert_eq!(ask(&headers).await, status, "{headers:?}");
@@ -1161,8 +1151,8 @@ async fn a_payment_without_its_version_is_of_the_version_of_its_header() {
     let puppet = Puppet::new();
     let url =
         listen(Router::new().route("/", get(|| async { "goods" }).layer(layer(&puppet)))).await;
-    let v2 = json!({ "accepted": terms(), "payload": {} });
-    let v1 = json!({ "scheme": "exact", "network": "test", "payload": {} });
+    let v2 = json!({ "accepted": terms(), "payload": { "case": 2 } });
+    let v1 = json!({ "scheme": "exact", "network": "test", "payload": { "case": 1 } });
     for (name, payment) in [(header::PAYMENT_SIGNATURE, v2), (header::X_PAYMENT, v1)] {
         let request = reqwest::Client::new().get(&url);
         let answer = request.header(name, header::encode(&payment)).send().await;
