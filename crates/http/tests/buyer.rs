@@ -877,6 +877,29 @@ async fn a_header_without_terms_does_not_hide_those_in_the_body() {
     assert_eq!(bought.cost.unwrap().amount.to_string(), "10000");
 }
 
+/// What decides nothing made whole terms unreadable: sellers that came from version 1 write the resource as a text.
+#[tokio::test]
+async fn fields_that_decide_nothing_make_no_terms_unreadable() {
+    for (field, value) in [
+        ("resource", json!("http://shop.example/a")),
+        ("resource", json!({ "description": "a" })),
+        (
+            "resource",
+            json!({ "url": "http://shop.example/a", "tags": "a,b" }),
+        ),
+        ("extensions", json!(["a"])),
+        ("error", json!({ "code": 1 })),
+    ] {
+        let mut required =
+            json!({ "x402Version": 2, "resource": { "url": "r" }, "accepts": [terms()] });
+        required[field] = value.clone();
+        let url = offering(header::PAYMENT_REQUIRED, header::encode(&required), "").await;
+        let shop = purchaser(|builder| builder);
+        let bought = shop.buyer.get(&url).await;
+        assert!(bought.is_ok(), "{field}: {value}: {bought:?}");
+    }
+}
+
 /// A header with terms is the server's word, whatever stands in the body.
 #[tokio::test]
 async fn a_header_with_terms_wins_over_the_body() {
