@@ -15,7 +15,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, any, get};
+use axum::routing::{MethodRouter, any, get, post};
 use bytes::Bytes;
 use common::{Puppet, TestOffer, failed, listen, purchaser, terms};
 use futures_util::future::join_all;
@@ -28,7 +28,8 @@ use quittance_core::wire::{
 use quittance_core::{Fault, FaultKind, Malformed, Network, Offer, OfferError, Reason, Rejection};
 use quittance_http::{Longer, PaymentLayer, RemoteError, RemoteFacilitator};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tower::{Layer as _, Service as _};
 
@@ -1157,5 +1158,61 @@ async fn a_payment_without_its_version_is_of_the_version_of_its_header() {
         let request = reqwest::Client::new().get(&url);
         let answer = request.header(name, header::encode(&payment)).send().await;
         assert_eq!(answer.unwrap().status(), StatusCode::OK, "{name}");
+    }
+}
+
+/// The head of an answer on a connection, in lower case, once the body that it announces has come.
+async fn answer_on(connection: &mut TcpStream) -> String {
+    let mut read = Vec::new();
+    loop {
+        let text = String::from_utf8_lossy(&read).to_lowercase();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head.split("content-length: ").nth(1).unwrap();
+            let length: usize = length.lines().next().unwrap().parse().unwrap();
+            if body.len() >= length {
+                return head.to_owned();
+            }
+        }
+        let more = connection.read_buf(&mut read).await.unwrap();
+        assert!(more > 0, "closed after {text:?}");
+    }
+}
+
+/// A 402 to a POST left its body on the connection. The server closed that without a word, and the
+/// buyer's next request on it failed: the one with the payment.
+#[tokio::test]
+async fn a_refusal_leaves_a_connection_that_works_or_says_that_it_closes() {
+    let facilitator = Puppet::new();
+    let goods = post(|_: Bytes| async { "goods" }).layer(layer(&facilitator));
+    let url = listen(Router::new().route("/goods", goods)).await;
+    let address = url.strip_prefix("http://").unwrap();
+    let head = |more: &str| format!("POST /goods HTTP/1.1\r\nHost: x\r\n{more}\r\n");
+    for late in [0, 20, 200] {
+        let payment = payment(2);
+        let name = header::PAYMENT_SIGNATURE;
+        let paid = format!("Content-Length: 4000\r\n{name}: {payment}\r\n");
+        let mut connection = TcpStream::connect(address).await.unwrap();
+        for (more, status) in [("Content-Length: 4000\r\n", "402"), (&paid, "200")] {
+            connection.write_all(head(more).as_bytes()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(late)).await;
+            connection.write_all(&[b'x'; 4000]).await.unwrap();
+            let said = answer_on(&mut connection).await;
+            let expected = format!("http/1.1 {status}");
+            assert!(said.starts_with(&expected), "{late}: {said}");
+            assert!(!said.contains("connection: close"), "{late}: {said}");
+        }
+    }
+    // A body that does not come, one that is too long to be dropped, and one that waits for a word.
+    for more in [
+        "Content-Length: 10\r\n",
+        "Content-Length: 10000000000\r\n",
+        "Content-Length: 10\r\nExpect: 100-continue\r\n",
+        "Transfer-Encoding: chunked\r\n",
+    ] {
+        let mut connection = TcpStream::connect(address).await.unwrap();
+        connection.write_all(head(more).as_bytes()).await.unwrap();
+        let said = answer_on(&mut connection).await;
+        assert!(said.starts_with("http/1.1 402"), "{more}: {said}");
+        assert!(said.contains("connection: close"), "{more}: {said}");
     }
 }

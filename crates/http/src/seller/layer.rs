@@ -252,7 +252,8 @@ where
     S: Service<Request<I>, Response = Response<O>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Send + 'static,
-    I: Send + 'static,
+    I: http_body::Body<Data = Bytes> + Send + 'static,
+    I::Error: Into<BodyError>,
     O: http_body::Body<Data = Bytes> + Send + 'static,
     O::Error: Into<BodyError>,
 {

@@ -15,6 +15,7 @@ mod settle;
 mod supported;
 mod terms;
 mod under_way;
+mod unread;
 
 pub use cors::{cors, exposed_headers};
 pub use layer::{Longer, PaidBy, PaymentLayer, PaymentService};

@@ -31,6 +31,7 @@ use super::settle::settle;
 use super::supported::Supported;
 use super::terms::{self, Term};
 use super::under_way::{Reserved, UnderWay};
+use super::unread;
 use crate::canonical;
 use crate::reason::{HANDLER_FAILED, OTHER_TERMS, PAYMENT_REQUIRED};
 
@@ -99,7 +100,8 @@ impl Shop {
         S: Service<Request<I>, Response = Response<O>> + Send + 'static,
         S::Future: Send,
         S::Error: Send + 'static,
-        I: Send + 'static,
+        I: http_body::Body<Data = Bytes> + Send + 'static,
+        I::Error: Into<BodyError>,
         O: http_body::Body<Data = Bytes> + Send + 'static,
         O::Error: Into<BodyError>,
     {
@@ -117,39 +119,44 @@ impl Shop {
         S: Service<Request<I>, Response = Response<O>> + Send + 'static,
         S::Future: Send,
         S::Error: Send + 'static,
-        I: Send + 'static,
+        I: http_body::Body<Data = Bytes> + Send + 'static,
+        I::Error: Into<BodyError>,
         O: http_body::Body<Data = Bytes> + Send + 'static,
         O::Error: Into<BodyError>,
     {
-        if rules::is_preflight(&request) {
-            return Ok(answers::preflight());
-        }
-        let resource = self.resource(&request);
-        if let Some(name) = too_long(request.headers()) {
-            let NoSale(answer) = answers::too_long(name);
-            return Ok(*answer);
-        }
-        let presented = presented(request.headers());
-        hide_payments(&mut request);
-        if !rules::is_sold(request.method()) {
-            let NoSale(answer) = self.not_sold(request.method(), &resource, presented).await;
-            return Ok(*answer);
-        }
-        let client = self.shared.clients.address(self.limit, &request);
-        let visit = Visit {
-            asked: Asked::of(&request, &resource.url, client),
-            resource,
-            client,
-        };
-        let sale = match self.open(visit, presented).await {
+        let sale = match self.admit(&mut request).await {
             Ok(sale) => sale,
-            Err(NoSale(answer)) => return Ok(*answer),
+            Err(NoSale(answer)) => return Ok(unread::refuse(request, *answer).await),
         };
         // From here on the sale is nobody's connection: a client that hangs up once the handler has begun has bought what
         // it does, and is charged for it.
         let sale = async move { self.serve(handler, request, sale).await };
         let served = tokio::spawn(sale.instrument(Span::current())).await;
         served.unwrap_or_else(|error| Ok(stopped(error)))
+    }
+
+    /// The sale that a request opens, or why its handler does not run.
+    async fn admit<I>(&self, request: &mut Request<I>) -> Result<Sale, NoSale> {
+        if rules::is_preflight(request) {
+            return Err(NoSale(Box::new(answers::preflight())));
+        }
+        let resource = self.resource(request);
+        if let Some(name) = too_long(request.headers()) {
+            return Err(answers::too_long(name));
+        }
+        let presented = presented(request.headers());
+        hide_payments(request);
+        if !rules::is_sold(request.method()) {
+            let method = request.method().clone();
+            return Err(self.not_sold(&method, &resource, presented).await);
+        }
+        let client = self.shared.clients.address(self.limit, request);
+        let visit = Visit {
+            asked: Asked::of(request, &resource.url, client),
+            resource,
+            client,
+        };
+        self.open(visit, presented).await
     }
 
     /// The handler's answer, and the money for it.
