@@ -255,6 +255,33 @@ async fn what_cannot_be_read_is_400_and_names_the_field() {
     assert_eq!(latin1.status(), StatusCode::BAD_REQUEST);
 }
 
+/// The specification requires `network` in every answer to /settle. A refusal of the message itself had none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_refused_is_answered_with_the_network_that_it_names() {
+    let service = Service::start().await;
+    let good = Setting::request().await.text().to_owned();
+    for (body, status, network) in [
+        (
+            good.replace("\"x402Version\":2", "\"x402Version\":3"),
+            200,
+            "eip155:84532",
+        ),
+        (
+            good.replace("\"scheme\":\"exact\"", "\"scheme\":7"),
+            400,
+            "eip155:84532",
+        ),
+        (good.replace("eip155:84532", "eip155:1"), 200, "eip155:1"),
+        (good.replace("\"payTo\"", "\"payto\""), 400, "eip155:84532"),
+        ("{}".to_owned(), 400, ""),
+    ] {
+        let (code, outcome) =
+            described("/settle", "post", service.post("/settle", body).await).await;
+        let said = (code.as_u16(), &outcome["network"]);
+        assert_eq!(said, (status, &json!(network)), "{outcome}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_understood_and_refused_is_200_with_its_reason() {
     let service = Service::start().await;

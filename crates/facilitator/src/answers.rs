@@ -156,6 +156,15 @@ impl Problem {
         }
         problem
     }
+
+    /// The same, with the network that the request names, where the answer has a field for it. The specification requires
+    /// the field in every answer to /settle.
+    pub(crate) fn on_network(mut self, network: &str) -> Self {
+        if let Some(field) = self.body.get_mut("network") {
+            *field = json!(network);
+        }
+        self
+    }
 }
 
 impl From<Fault> for Problem {

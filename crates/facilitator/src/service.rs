@@ -15,7 +15,7 @@ use axum::routing::{get, post};
 use axum::{BoxError, Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
 use quittance_core::json::TEXT_MAX;
-use quittance_core::wire::{SettleResponse, VerifyResponse};
+use quittance_core::wire::{SettleResponse, VerifyResponse, network_named};
 use quittance_core::{
     Facilitator, FacilitatorError, Malformed, Network, PaymentId, PaymentRequest,
     Problem as HealthProblem, Rejection, Scope, TransactionId,
@@ -237,7 +237,7 @@ impl Service {
         &self,
         request: Request,
         endpoint: Endpoint,
-    ) -> Result<Result<PaymentRequest, Rejection>, Problem> {
+    ) -> Result<Result<PaymentRequest, Refused>, Problem> {
         if !may_be_json(request.headers()) {
             return Err(Problem::unsupported_media_type());
         }
@@ -247,9 +247,21 @@ impl Service {
             .map_err(|rejection| unreceived(&rejection, endpoint))?;
         match PaymentRequest::decode(&body) {
             Ok(request) => Ok(Ok(request)),
-            Err(refusal) => endpoint.refuse(refusal).map(Err),
+            Err(refusal) => {
+                let network = network_named(&body).unwrap_or_default();
+                match endpoint.refuse(refusal) {
+                    Ok(rejection) => Ok(Err(Refused { rejection, network })),
+                    Err(problem) => Err(problem.on_network(&network)),
+                }
+            }
         }
     }
+}
+
+/// A request with a verdict against it by its message alone, and the network that it names.
+struct Refused {
+    rejection: Rejection,
+    network: String,
 }
 
 /// A missing type is forgiven; a wrong one is a form or worse. A type's name has no case, and may have parameters behind it.
@@ -276,7 +288,7 @@ async fn verify(
     let caller = request.extensions().get().copied();
     let request = match service.read(request, endpoint).await? {
         Ok(request) => request,
-        Err(rejection) => return Ok(Json(VerifyResponse::invalid(&rejection, None))),
+        Err(refused) => return Ok(Json(VerifyResponse::invalid(&refused.rejection, None))),
     };
     let _working = Service::place(&service.working, caller)?;
     let started = Instant::now();
@@ -305,8 +317,8 @@ async fn settle(State(service): State<Service>, request: Request) -> Result<Resp
     let caller = request.extensions().get().copied();
     let request = match service.read(request, endpoint).await? {
         Ok(request) => request,
-        Err(rejection) => {
-            let refused = SettleResponse::failed("", &rejection, None, "");
+        Err(Refused { rejection, network }) => {
+            let refused = SettleResponse::failed(&network, &rejection, None, "");
             return Ok(Json(refused).into_response());
         }
     };
@@ -331,7 +343,7 @@ async fn settle(State(service): State<Service>, request: Request) -> Result<Resp
     );
     match answer {
         Ok(outcome) => Ok(delivery::settled(&service.engine, outcome)),
-        Err(error) => Err(problem(endpoint, error)),
+        Err(error) => Err(problem(endpoint, error).on_network(&request.terms.network)),
     }
 }
 

@@ -333,11 +333,17 @@ async fn open_payments_are_listed_and_forgotten() {
         assert!(line.contains(part), "{part}: {ran:?}");
     }
     let id = line.split('\t').next().unwrap();
+    // All of a line but how long the payment can still be taken.
+    let lasting = |line: &str| -> Vec<String> {
+        let parts = line.trim_end().split('\t').map(str::to_owned);
+        parts.filter(|part| !part.contains("runs out")).collect()
+    };
     let ran = place
         .run(&["payments", "forget", id, "0000000000000000"])
         .await;
     assert_eq!(ran.code, 1, "{ran:?}");
-    assert_eq!(place.run(&["payments"]).await.printed.trim_end(), line);
+    let ran = place.run(&["payments"]).await;
+    assert_eq!(lasting(&ran.printed), lasting(&line));
     assert_eq!(place.run(&["payments", "forget", id]).await.code, 0);
     assert_eq!(place.run(&["payments"]).await.printed, "");
 }
