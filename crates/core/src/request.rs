@@ -347,7 +347,7 @@ fn version(number: Option<u64>) -> Result<Version, Rejection> {
     Version::from_number(number).ok_or_else(|| {
         Rejection::new(
             Reason::INVALID_X402_VERSION,
-            format_args!("x402Version {number} is not spoken here"),
+            format_args!("unsupported x402Version {number}: the supported versions are 1 and 2"),
         )
     })
 }

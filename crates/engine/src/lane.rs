@@ -307,7 +307,7 @@ async fn submit<C: Chain>(
     rail.watch.add(jobs, journaled);
     match submission {
         Submission::PlaceTaken => {
-            warn!(%lane, place, "somebody else sends transactions with this signer");
+            warn!(%lane, place, "another program sends transactions with this signer");
             None
         }
         _ => Some(place + 1),

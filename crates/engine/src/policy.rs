@@ -66,7 +66,7 @@ impl Policy for Rules {
         match self.amounts_min.get(&key) {
             Some(least) if facts.amount < *least => Err(Rejection::new(
                 Reason::AMOUNT_TOO_LOW,
-                format_args!("at least {least} is settled"),
+                format_args!("the minimum amount is {least}"),
             )),
             _ => Ok(()),
         }

@@ -59,7 +59,9 @@ impl ExactOffer {
             OfferError::Price(format!("{price:?} of {}: {error}", token.symbol))
         })?;
         if amount.is_zero() {
-            return Err(OfferError::Price("nothing costs nothing".to_owned()));
+            return Err(OfferError::Price(
+                "the price must be greater than zero".to_owned(),
+            ));
         }
         let pay_to = address("payTo", pay_to).map_err(|error| OfferError::PayTo(error.problem))?;
         Ok(Self {

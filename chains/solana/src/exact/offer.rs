@@ -58,7 +58,9 @@ impl ExactOffer {
             OfferError::Price(format!("{price:?} of {}: {error}", token.symbol))
         })?;
         if amount.is_zero() {
-            return Err(OfferError::Price("nothing costs nothing".to_owned()));
+            return Err(OfferError::Price(
+                "the price must be greater than zero".to_owned(),
+            ));
         }
         if amount > Amount::from(u64::MAX) {
             return Err(OfferError::Price(

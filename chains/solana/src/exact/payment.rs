@@ -196,7 +196,7 @@ impl ExactPayment {
         };
         // SPL Token lets an owner give an associated account away; its address stays.
         if mint::owner_of(destination, program) != Some(self.due.pay_to) {
-            let detail = "the recipient's token account belongs to somebody else";
+            let detail = "the recipient's token account belongs to another owner";
             return Err(Rejection::new(reason::RECIPIENT_MISMATCH, detail));
         }
         Ok(())
@@ -299,7 +299,7 @@ impl ExactPayment {
         if let Some(transfer) = &found {
             let owner = simulated.owner(&self.wire, &loaded, &transfer.source);
             if owner.is_some_and(|owner| owner != transfer.authority.to_string()) {
-                let detail = "the money is not that of whoever transfers it";
+                let detail = "the account that pays does not belong to the signer of the transfer";
                 return Err(Rejection::new(
                     reason::SMART_WALLET_TRANSFER_MISMATCH,
                     detail,

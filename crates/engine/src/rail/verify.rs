@@ -435,7 +435,7 @@ impl Standing {
                 Self::Same(settlement)
             }
             State::Concluded(Outcome::Settled { .. }) => Self::Over(
-                duplicate("this authorization has settled, and somebody was told so"),
+                duplicate("this authorization has settled, and success was reported for it"),
                 settlement,
             ),
         }
