@@ -458,17 +458,39 @@ async fn a_post_whose_payment_is_pending_is_not_repeated_unless_the_caller_allow
 
 #[tokio::test]
 async fn a_transaction_is_taken_down_from_a_receipt_of_any_status() {
-    for status in [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE] {
+    let statuses = [
+        StatusCode::PAYMENT_REQUIRED,
+        StatusCode::PRECONDITION_FAILED,
+        StatusCode::BAD_GATEWAY,
+        StatusCode::SERVICE_UNAVAILABLE,
+        StatusCode::GATEWAY_TIMEOUT,
+    ];
+    // A proxy may put its own status over a receipt of any kind.
+    let receipts = [
+        failed("settlement_pending", "0xabc"),
+        failed("duplicate_settlement", "0xabc"),
+        SettleResponse::settled("test:1", None, "0xabc"),
+    ];
+    for (status, receipt) in statuses
+        .into_iter()
+        .flat_map(|status| receipts.iter().map(move |receipt| (status, receipt)))
+    {
         let server = Server::start().await;
-        let receipt = failed("settlement_pending", "0xabc");
-        server.says(move || with_receipt(status.into_response(), &receipt));
+        let told = receipt.clone();
+        server.says(move || with_receipt(status.into_response(), &told));
         let shop = purchaser(|builder| builder);
         let request = Request::new(Method::POST, server.url.parse().unwrap());
         match shop.buyer.execute(request).await {
-            Err(BuyError::Refused { open, .. }) => {
-                assert_eq!(open.transaction.as_deref(), Some("0xabc"));
+            Err(BuyError::Refused {
+                open,
+                receipt: Some(told),
+                ..
+            }) => {
+                assert_eq!(open.transaction.as_deref(), Some("0xabc"), "{status}");
+                assert_eq!(told.success, receipt.success, "{status}");
+                assert_eq!(shop.buyer.open(), [*open]);
             }
-            other => panic!("{other:?}"),
+            other => panic!("{status}: {other:?}"),
         }
     }
 }

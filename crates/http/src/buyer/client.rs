@@ -503,13 +503,15 @@ impl Buyer {
                     return self.refused(held, reason, receipt).await;
                 }
                 Ok(Answer::Pending(receipt)) if may_repeat => (pending(receipt, &held), None),
-                Ok(Answer::Unavailable(reason, after)) if may_repeat => {
-                    (refusal(&reason, None, &held), after)
+                Ok(Answer::Unavailable(reason, after, receipt)) if may_repeat => {
+                    (refusal(&reason, receipt, &held), after)
                 }
                 Err(error) if may_repeat => (lost(error, &held), None),
                 // Asking again is safe for the money; for the deed, only the caller can know.
                 Ok(Answer::Pending(receipt)) => return Err(pending(receipt, &held)),
-                Ok(Answer::Unavailable(reason, _)) => return Err(refusal(&reason, None, &held)),
+                Ok(Answer::Unavailable(reason, _, receipt)) => {
+                    return Err(refusal(&reason, receipt, &held));
+                }
                 Err(error) => return Err(lost(error, &held)),
             };
             if presented == PRESENTATIONS_MAX || !present::pause(asked, deadline).await {
@@ -588,12 +590,16 @@ async fn heard(
     };
     match &answer {
         Err(error) if error.is_unsent() => held.payment.standing = before,
-        Err(_) | Ok(Answer::Unavailable(..)) => {}
+        Err(_) => {}
         Ok(Answer::Refused(reason, receipt)) => {
             let word = word(reason, receipt.as_ref(), trusted);
             held.take_down(word, receipt.as_ref(), before);
         }
-        Ok(Answer::Served(_, receipt) | Answer::Pending(receipt)) => {
+        Ok(
+            Answer::Served(_, receipt)
+            | Answer::Pending(receipt)
+            | Answer::Unavailable(_, _, receipt),
+        ) => {
             let reason = receipt
                 .as_ref()
                 .and_then(|receipt| receipt.error_reason.as_deref());

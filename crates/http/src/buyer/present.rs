@@ -63,8 +63,8 @@ pub(super) enum Answer {
     Served(Box<Response>, Option<Receipt>),
     /// Not decided: the same payment is to be presented again.
     Pending(Option<Receipt>),
-    /// It, or something before it, has no verdict.
-    Unavailable(String, Option<Duration>),
+    /// It, or something before it, has no verdict: why, when to ask again, and what a receipt says all the same.
+    Unavailable(String, Option<Duration>, Option<Receipt>),
     /// It did not accept the payment.
     Refused(String, Option<Receipt>),
 }
@@ -88,7 +88,7 @@ impl Answer {
             | StatusCode::SERVICE_UNAVAILABLE
             | StatusCode::GATEWAY_TIMEOUT => {
                 let reason = format!("the server answered HTTP {}", response.status().as_u16());
-                Self::Unavailable(reason, retry_after(response.headers()))
+                Self::Unavailable(reason, retry_after(response.headers()), receipt)
             }
             StatusCode::PAYMENT_REQUIRED | StatusCode::PRECONDITION_FAILED => {
                 let reason = reason(response, receipt.as_ref(), deadline).await;
