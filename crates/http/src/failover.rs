@@ -356,6 +356,9 @@ impl Facilitator for Failover {
 
     async fn settle(&self, request: &PaymentRequest) -> Result<SettleResponse, FacilitatorError> {
         let mut call = self.begin(authorization(request))?;
+        // What one that settles it says when it cannot, such as when to ask again. That another one does not settle the kind
+        // takes nothing back.
+        let mut fault = None;
         loop {
             let member = self.member(call.at)?;
             let answer = member.facilitator.settle(request).await;
@@ -364,10 +367,15 @@ impl Facilitator for Failover {
                 call.settled = answer.as_ref().is_ok_and(|settled| settled.success);
                 return answer;
             }
+            let answer = match (answer, fault) {
+                (Ok(_), Some(fault)) => Err(fault),
+                (answer, _) => answer,
+            };
             match call.next() {
                 Some(next) => call = next,
                 None => return answer,
             }
+            fault = answer.err();
         }
     }
 

@@ -129,6 +129,25 @@ async fn a_facilitator_that_certainly_did_nothing_is_passed_over() {
     }
 }
 
+/// The buyer was told that its payment was for no network, and the sale was lost, because one facilitator started anew.
+#[tokio::test]
+async fn that_one_settles_other_kinds_does_not_hide_that_another_cannot_be_reached() {
+    let unreached = Err(fault().untouched().into());
+    let foreign = Ok(failed("invalid_network", ""));
+    for (one, other) in [(&unreached, &foreign), (&foreign, &unreached)] {
+        let (first, second) = (Puppet::new(), Puppet::new());
+        first.settles(one.clone());
+        second.settles(other.clone());
+        assert_eq!(both(&first, &second).settle(&request(0)).await, unreached);
+        assert_eq!((first.settle_calls(), second.settle_calls()), (1, 1));
+    }
+    // Where all say so, there is none that settles it.
+    let (first, second) = (Puppet::new(), Puppet::new());
+    first.settles(foreign.clone());
+    second.settles(foreign.clone());
+    assert_eq!(both(&first, &second).settle(&request(0)).await, foreign);
+}
+
 /// It was forgotten at once: a replay went to a facilitator that had never seen it, and to which it may still look valid.
 #[tokio::test(start_paused = true)]
 async fn a_payment_that_has_settled_stays_where_it_settled_for_some_minutes() {
