@@ -200,6 +200,18 @@ pub enum FaultKind {
 }
 
 impl FaultKind {
+    /// All kinds.
+    pub const ALL: [Self; 8] = [
+        Self::Busy,
+        Self::ChainUnavailable,
+        Self::FacilitatorFunds,
+        Self::JournalUnavailable,
+        Self::FacilitatorUnreachable,
+        Self::NotYetValid,
+        Self::Misconfigured,
+        Self::Internal,
+    ];
+
     /// The code for the wire and for metrics.
     pub const fn code(self) -> &'static str {
         match self {

@@ -85,16 +85,7 @@ impl Weight {
 }
 
 fn is_fault_code(reason: &str) -> bool {
-    let own = [
-        FaultKind::Busy,
-        FaultKind::ChainUnavailable,
-        FaultKind::FacilitatorFunds,
-        FaultKind::JournalUnavailable,
-        FaultKind::FacilitatorUnreachable,
-        FaultKind::Misconfigured,
-        FaultKind::Internal,
-    ];
-    FAULT_CODES.contains(&reason) || own.iter().any(|kind| kind.code() == reason)
+    FAULT_CODES.contains(&reason) || FaultKind::ALL.iter().any(|kind| kind.code() == reason)
 }
 
 /// The verdict in an answer to /verify.
@@ -264,6 +255,7 @@ fn kind(status: StatusCode, code: Option<&str>) -> FaultKind {
         FaultKind::ChainUnavailable,
         FaultKind::FacilitatorFunds,
         FaultKind::JournalUnavailable,
+        FaultKind::NotYetValid,
     ];
     let said = known.into_iter().find(|kind| code == Some(kind.code()));
     said.unwrap_or(match status {

@@ -180,11 +180,28 @@ fn what_is_left_out_is_completed_and_what_is_said_is_passed_on() {
 /// 500 is what many frameworks answer to whatever a handler throws, and what they answer when they are broken.
 #[test]
 fn a_500_refuses_a_payment_only_with_a_reason_that_is_not_its_own_failure() {
-    for code in FAULT_CODES.into_iter().chain(["busy", "internal_error"]) {
+    for code in FAULT_CODES
+        .into_iter()
+        .chain(FaultKind::ALL.map(FaultKind::code))
+    {
         let body = format!(r#"{{"success":false,"errorReason":"{code}"}}"#);
         assert_eq!(settle(500, &body), Faulty, "{code}");
         let body = format!(r#"{{"isValid":false,"invalidReason":"{code}"}}"#);
         assert_eq!(verify(500, &body), Faulty, "{code}");
+    }
+}
+
+/// A payment that opens in seconds was told to the buyer as a facilitator that does not answer.
+#[test]
+fn a_facilitator_that_asks_for_patience_is_passed_on_with_its_code_and_its_pause() {
+    let mut answered = answered(503, r#"{"error":"not_yet_valid"}"#);
+    answered.headers.insert("retry-after", "2".parse().unwrap());
+    for fault in [
+        of_verify(&answered).unwrap_err(),
+        of_settle(&request(), &answered).unwrap_err(),
+    ] {
+        assert_eq!(fault.kind, FaultKind::NotYetValid);
+        assert_eq!(fault.retry_after, Some(std::time::Duration::from_secs(2)));
     }
 }
 
