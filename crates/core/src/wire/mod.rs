@@ -19,7 +19,7 @@ pub mod v1;
 use std::collections::BTreeMap;
 
 pub use message::Rest;
-pub use partial::{UnreadableSettlement, network_named};
+pub use partial::{UnreadableSettlement, network_named, transaction_named};
 
 use self::reading::{exact, loose};
 use crate::json::{Json, Object};

@@ -3,7 +3,6 @@
 //! A facilitator that names a transaction may have moved money, whatever else its answer says. So the transaction is
 //! read also from an answer that breaks off, repeats a field, or has something behind its end.
 
-use std::collections::HashMap;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
@@ -14,18 +13,24 @@ use crate::Malformed;
 use crate::json::Json;
 use crate::json::{self, Key, TEXT_MAX};
 
-/// The names under which facilitators are known to write a transaction, the specification's first.
-const TRANSACTION_NAMES: [&str; 9] = [
+/// Under which names facilitators and sellers tell a transaction, the specification's first. Compared without case,
+/// underscores and hyphens.
+const TRANSACTION_NAMES: [&str; 10] = [
     "transaction",
-    "transactionHash",
-    "txHash",
-    "transaction_hash",
-    "tx_hash",
-    "hash",
+    "transactionhash",
+    "txhash",
+    "transactionid",
     "txid",
-    "transactionId",
+    "tx",
+    "transactionsignature",
+    "txsignature",
+    "hash",
     "signature",
 ];
+
+/// How deep a transaction is looked for in the field that names it: `{"transaction": {"tx": [{"hash": …}]}}` is deeper than
+/// any that was seen.
+const NESTED_MAX: usize = 3;
 
 /// The longest transaction id that is one, in characters: Solana's have 88, in base58, and no chain's are twice as long.
 const TRANSACTION_MAX: usize = 128;
@@ -65,37 +70,54 @@ impl SettleResponse {
     }
 }
 
-/// The transaction that an answer names, under any of the names that are in use.
-fn transaction_named(text: &[u8]) -> Option<String> {
-    let fields = Fields::read(text);
-    TRANSACTION_NAMES
-        .iter()
-        .filter_map(|name| fields.get(name))
-        .find_map(|value| id(value).or_else(|| transaction_in(value.get())))
+/// The transaction that an answer to `POST /settle` or a receipt names, under any of the names that are in use, also where
+/// the text cannot be read as a whole.
+pub fn transaction_named(text: &[u8]) -> Option<String> {
+    transaction_in(&Fields::read(text), NESTED_MAX)
 }
 
 /// Reads the field `transaction`: a text, or an object with an id in it.
 pub(super) fn transaction(json: &Json) -> Result<Option<String>, &'static str> {
     match json.text() {
         "null" => Ok(None),
-        text if text.starts_with('{') => Ok(transaction_in(text)),
+        text if text.starts_with('{') => Ok(id(text, NESTED_MAX)),
         _ => json.read("text").map(Some).map_err(|_| "expected a text"),
     }
 }
 
-/// The transaction in an object that stands where its id should.
-fn transaction_in(text: &str) -> Option<String> {
-    let fields = Fields::read(text.as_bytes());
-    let mut names = TRANSACTION_NAMES.iter().chain(&["id"]);
-    names.find_map(|name| id(fields.get(name)?))
+fn transaction_in(fields: &Fields, nested: usize) -> Option<String> {
+    TRANSACTION_NAMES.iter().find_map(|wanted| {
+        let mut named = fields.0.iter().filter(|(name, _)| plain(name) == *wanted);
+        named.find_map(|(_, value)| id(value.get(), nested))
+    })
 }
 
-/// A text that can be a transaction's id: letters and digits on every chain.
-fn id(value: &RawValue) -> Option<String> {
-    let text: String = serde_json::from_str(value.get()).ok()?;
-    let is_one = (1..=TRANSACTION_MAX).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_graphic());
-    is_one.then_some(text)
+/// The transaction's id in a field that names it: a text of letters and digits, as on every chain, or one in an object or
+/// a list.
+fn id(json: &str, nested: usize) -> Option<String> {
+    match json.as_bytes().first()? {
+        b'"' => serde_json::from_str(json)
+            .ok()
+            .filter(|text: &String| is_id(text)),
+        b'{' if nested > 0 => {
+            let fields = Fields::read(json.as_bytes());
+            let own = || id(fields.get("id")?.get(), nested - 1);
+            transaction_in(&fields, nested - 1).or_else(own)
+        }
+        b'[' if nested > 0 => {
+            let items: Vec<&RawValue> = serde_json::from_str(json).ok()?;
+            items.iter().find_map(|item| id(item.get(), nested - 1))
+        }
+        _ => None,
+    }
+}
+
+fn is_id(text: &str) -> bool {
+    (1..=TRANSACTION_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+fn plain(name: &str) -> String {
+    name.replace(['_', '-'], "").to_ascii_lowercase()
 }
 
 /// The network that a facilitator request names, also where the request cannot be read as a whole: what its
@@ -116,9 +138,9 @@ pub fn network_named(body: &[u8]) -> Option<String> {
     places.iter().flatten().find_map(network)
 }
 
-/// The fields of an object, of each name the first, as far as they can be read.
+/// The fields of an object, in the order they came, as far as they can be read.
 #[derive(Default)]
-struct Fields(HashMap<String, Box<RawValue>>);
+struct Fields(Vec<(String, Box<RawValue>)>);
 
 impl Fields {
     /// Never fails: what comes before the first error is what there is.
@@ -130,8 +152,11 @@ impl Fields {
         fields
     }
 
+    /// The first field of this name.
     fn get(&self, name: &str) -> Option<&RawValue> {
-        self.0.get(name).map(|value| &**value)
+        let mut fields = self.0.iter();
+        let (_, value) = fields.find(|(known, _)| known == name)?;
+        Some(value)
     }
 }
 
@@ -160,7 +185,7 @@ impl<'de> Visitor<'de> for Reading<'_> {
                 return Err(A::Error::custom("too many fields"));
             }
             let value = entries.next_value()?;
-            self.0.0.entry(key.into_owned()).or_insert(value);
+            self.0.0.push((key.into_owned(), value));
         }
         Ok(())
     }

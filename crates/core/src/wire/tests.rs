@@ -403,6 +403,11 @@ fn a_transaction_is_known_by_whatever_name_it_comes() {
         r#""transaction":{"hash":"0xab"}"#,
         r#""transaction":{"id":"0xab"},"network":7"#,
         r#""signature":"0xab""#,
+        r#""tx":"0xab""#,
+        r#""Tx-Signature":"0xab""#,
+        r#""TransactionHash":"0xab""#,
+        r#""transaction":{"tx":[{"id":"0xab"}]}"#,
+        r#""tx":null,"txHash":{"a":1},"tx_hash":"0xab""#,
     ] {
         let text = format!(r#"{{"success":false,"errorReason":"unknown",{named}}}"#);
         let settled = SettleResponse::read("answer", text.as_bytes()).unwrap();
@@ -415,6 +420,8 @@ fn a_transaction_is_known_by_whatever_name_it_comes() {
         r#"{"transaction":"0xab","success":tr"#,
         r#"{"success":true,"transaction":"0xab"} trailing"#,
         r#"{"success":true,"transaction":7,"txHash":"0xab"}"#,
+        r#"{"success":true,"transaction":[{"hash":"0xab"}]}"#,
+        r#"{"transaction":null,"transaction":"0xab","success":true}"#,
     ];
     for text in unreadable {
         let error = SettleResponse::read("answer", text.as_bytes()).unwrap_err();
@@ -426,6 +433,7 @@ fn a_transaction_is_known_by_whatever_name_it_comes() {
         r#"{"transaction":"#,
         r#"{"transaction":""}"#,
         r#"{"transaction":"a b"}"#,
+        r#"{"transaction":[[[["0xab"]]]]}"#,
     ] {
         let error = SettleResponse::read("answer", text.as_bytes()).unwrap_err();
         assert_eq!(error.transaction, None, "{text}");
