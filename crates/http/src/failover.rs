@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use crate::canonical::{Hash as Key, authorization};
+use crate::verdict::is_fault_code;
 
 /// For how long it is remembered who has a payment: twice the longest that payers of this library sign for, an hour.
 const KEPT: Duration = Duration::from_secs(2 * 3600);
@@ -29,8 +30,9 @@ const REST: Duration = Duration::from_secs(10);
 const SUPPORTED_WITHIN: Duration = Duration::from_secs(3);
 
 /// How many payments are remembered, some 20 MiB of them: fourteen a second that do not settle, for as long as [`KEPT`].
-/// Beyond that those that have settled make room, and then new ones are refused, because forgetting one that is open could
-/// settle it in two places.
+/// Beyond that those that have settled make room, then those that were refused for certain, and then new ones are refused,
+/// because forgetting one that is open could settle it in two places. Without the second a client whose payments are all
+/// refused could stop every sale for hours.
 const PAYMENTS_MAX: usize = 100_000;
 
 /// Several facilitators as one, in order of preference.
@@ -102,7 +104,7 @@ struct Places {
     by_payment: HashMap<Key, Place>,
     /// The same payments, by the moment at which they are forgotten.
     by_end: BTreeSet<(Instant, Key)>,
-    /// Those among them that have settled.
+    /// Those among them that may be forgotten to make room: they have settled, or were refused.
     settled: BTreeSet<(Instant, Key)>,
 }
 
@@ -116,7 +118,17 @@ struct Place {
     touched: bool,
     /// Whether the payment has settled: it can settle nowhere else.
     settled: bool,
+    /// Whether some call ended without a word on what became of the payment.
+    doubtful: bool,
+    /// Whether the facilitator refused it, and nothing is doubtful.
+    refused: bool,
     until: Instant,
+}
+
+impl Place {
+    fn may_go(&self) -> bool {
+        self.settled || self.refused
+    }
 }
 
 impl Places {
@@ -134,6 +146,8 @@ impl Places {
                 calls: 0,
                 touched: false,
                 settled: false,
+                doubtful: false,
+                refused: false,
                 until,
             };
             self.by_payment.insert(key, place);
@@ -154,7 +168,8 @@ impl Places {
         }
     }
 
-    /// Makes room by forgetting the payment that settled first; whether there was one.
+    /// Makes room by forgetting the payment that settled first, or else the one that was refused first; whether there was
+    /// one.
     fn forget_settled(&mut self) -> bool {
         let is_idle = |key: &Key| self.by_payment.get(key).is_some_and(|it| it.calls == 0);
         let oldest = self.settled.iter().find(|(_, key)| is_idle(key));
@@ -171,9 +186,20 @@ impl Places {
         self.settled.remove(&(place.until, key));
         place.until = Instant::now() + kept;
         self.by_end.insert((place.until, key));
-        if place.settled {
+        if place.may_go() {
             self.settled.insert((place.until, key));
         }
+    }
+
+    /// Takes note of whether a payment may be forgotten to make room.
+    fn mark(&mut self, key: Key) {
+        let Some(place) = self.by_payment.get(&key) else {
+            return;
+        };
+        match place.may_go() {
+            true => self.settled.insert((place.until, key)),
+            false => self.settled.remove(&(place.until, key)),
+        };
     }
 
     fn forget(&mut self, key: &Key) {
@@ -235,6 +261,7 @@ impl Failover {
             others: others.into(),
             untouched: false,
             settled: false,
+            refused: false,
         })
     }
 }
@@ -254,6 +281,7 @@ struct Call<'a> {
     others: VecDeque<usize>,
     untouched: bool,
     settled: bool,
+    refused: bool,
 }
 
 impl<'a> Call<'a> {
@@ -278,6 +306,7 @@ impl<'a> Call<'a> {
             others: std::mem::take(&mut self.others),
             untouched: false,
             settled: false,
+            refused: false,
         })
     }
 }
@@ -291,11 +320,15 @@ impl Drop for Call<'_> {
         place.calls -= 1;
         place.touched |= !self.untouched;
         place.settled |= self.settled;
+        place.doubtful |= !(self.untouched || self.settled || self.refused);
+        place.refused = (place.refused || self.refused) && !place.doubtful;
         if self.settled {
             places.keep(self.key, SETTLED_KEPT);
         } else if place.calls == 0 && !place.touched {
             // No facilitator has it: the next call begins with the first again.
             places.forget(&self.key);
+        } else {
+            places.mark(self.key);
         }
     }
 }
@@ -305,6 +338,20 @@ fn is_foreign(reason: Option<&str>) -> bool {
     [Reason::INVALID_NETWORK, Reason::UNSUPPORTED_SCHEME]
         .iter()
         .any(|foreign| reason == Some(foreign.code()))
+}
+
+/// Whether a facilitator says for certain that it did not and will not settle a payment: with a reason that is not its own
+/// failure, and that knows of no transaction and of no other call.
+fn is_refusal(answer: &Result<SettleResponse, FacilitatorError>) -> bool {
+    let Ok(settled) = answer else {
+        return false;
+    };
+    let open = [Reason::SETTLEMENT_PENDING, Reason::DUPLICATE_SETTLEMENT];
+    let is_clear =
+        |reason: &str| !is_fault_code(reason) && open.iter().all(|open| open.code() != reason);
+    !settled.success
+        && settled.transaction.is_empty()
+        && settled.error_reason.as_deref().is_some_and(is_clear)
 }
 
 /// Whether a facilitator could be reached.
@@ -365,6 +412,7 @@ impl Facilitator for Failover {
             member.note(is_reached(&answer));
             if !is_untouched(&answer) {
                 call.settled = answer.as_ref().is_ok_and(|settled| settled.success);
+                call.refused = is_refusal(&answer);
                 return answer;
             }
             let answer = match (answer, fault) {
@@ -440,6 +488,7 @@ impl fmt::Debug for Failover {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quittance_core::Rejection;
     use tokio::time::advance;
 
     fn key(number: u64) -> Key {
@@ -486,6 +535,57 @@ mod tests {
         assert!(places.enter(key(u64::MAX - 1), 0).is_some());
         assert!(places.enter(key(u64::MAX - 2), 0).is_none());
         assert_eq!(places.settled.len(), 1);
+    }
+
+    /// A client with many addresses and one balance filled the room with payments that were refused, and no sale was
+    /// possible for two hours.
+    #[tokio::test(start_paused = true)]
+    async fn payments_that_were_refused_for_certain_make_room_and_those_in_doubt_do_not() {
+        let failover = Failover::new(Arc::new(Nobody)).or(Arc::new(Nobody));
+        let no = |reason: &'static str, transaction: &str| {
+            let rejection = Rejection::new(Reason::new(reason), "");
+            Ok(SettleResponse::failed("a:1", &rejection, None, transaction))
+        };
+        let fault = || Err(Fault::new(FaultKind::Busy, "busy").into());
+        let clear = || no("insufficient_funds", "");
+        for (number, (answers, makes_room)) in [
+            (vec![clear()], true),
+            (vec![clear(), clear()], true),
+            (vec![fault(), clear()], false),
+            (vec![clear(), fault()], false),
+            (vec![no("settlement_pending", "0x1")], false),
+            (vec![no("duplicate_settlement", "")], false),
+            (vec![no("unexpected_settle_error", "")], false),
+            (vec![no("insufficient_funds", "0x1")], false),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let key = key(number as u64);
+            for answer in &answers {
+                let mut call = failover.begin(key).unwrap();
+                call.refused = is_refusal(answer);
+            }
+            let forgotten = locked(&failover.places).forget_settled();
+            assert_eq!(forgotten, makes_room, "{answers:?}");
+            assert_eq!(failover.place(&key).is_none(), makes_room, "{answers:?}");
+        }
+    }
+
+    /// One that is never asked.
+    struct Nobody;
+
+    #[async_trait]
+    impl Facilitator for Nobody {
+        async fn verify(&self, _: &PaymentRequest) -> Result<VerifyResponse, FacilitatorError> {
+            Err(nobody().into())
+        }
+        async fn settle(&self, _: &PaymentRequest) -> Result<SettleResponse, FacilitatorError> {
+            Err(nobody().into())
+        }
+        async fn supported(&self) -> Result<SupportedResponse, FacilitatorError> {
+            Err(nobody().into())
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -84,7 +84,8 @@ impl Weight {
     }
 }
 
-fn is_fault_code(reason: &str) -> bool {
+/// Whether a reason is a facilitator's own failure.
+pub(crate) fn is_fault_code(reason: &str) -> bool {
     FAULT_CODES.contains(&reason) || FaultKind::ALL.iter().any(|kind| kind.code() == reason)
 }
 
