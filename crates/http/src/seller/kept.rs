@@ -49,6 +49,14 @@ const CHOOSES: [HeaderName; 7] = [
     CONTENT_LENGTH,
 ];
 
+/// What stands in the names of headers that say who may have an answer in a seller's own way, such as `X-API-Key`,
+/// `X-Auth-Token` and `X-Session-Id`.
+const CREDENTIALS: [&str; 5] = ["auth", "key", "secret", "session", "token"];
+
+fn is_credential(name: &HeaderName) -> bool {
+    CREDENTIALS.iter().any(|part| name.as_str().contains(part))
+}
+
 /// What a request must be like to be given an answer that was kept for another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Ticket([u8; 32]);
@@ -82,6 +90,17 @@ impl Asked {
             let values = request.headers().get_all(&name);
             part(&(values.iter().count() as u64).to_be_bytes());
             values.iter().for_each(|value| part(value.as_bytes()));
+        }
+        let own = request.headers().iter();
+        let own = own.filter(|(name, _)| is_credential(name));
+        let mut own: Vec<_> = own
+            .map(|(name, value)| (name.as_str(), value.as_bytes()))
+            .collect();
+        // Proxies may change the order of headers.
+        own.sort_unstable();
+        for (name, value) in own {
+            part(name.as_bytes());
+            part(value);
         }
         Some(Self(hash))
     }
@@ -417,6 +436,16 @@ mod tests {
         );
         for name in CHOOSES {
             assert_ne!(ticket(here, &header(name, "7")), Some(plain));
+        }
+        // The handler, which looks at them, is not asked about an answer that is kept.
+        for name in ["x-api-key", "x-auth-token", "x-session-id", "client-secret"] {
+            let name = HeaderName::from_static(name);
+            assert_ne!(ticket(here, &header(name, "7")), Some(plain));
+        }
+        // What differs with each way that a request takes is no part of it.
+        for name in ["x-request-id", "cf-ray", "traceparent", "x-forwarded-for"] {
+            let name = HeaderName::from_static(name);
+            assert_eq!(ticket(here, &header(name, "7")), Some(plain));
         }
         let posts = |request: &mut Request<()>| *request.method_mut() = Method::POST;
         let other = |request: &mut Request<()>| *request.uri_mut() = "/other".parse().unwrap();
