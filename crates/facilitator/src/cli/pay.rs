@@ -263,7 +263,7 @@ async fn print(mut answer: Response, end: End) -> Ended {
                     "quittance: the answer broke off: {}",
                     causes(&error.without_url())
                 );
-                return Ok(End::BrokenOff.into());
+                return Ok(broken_off(end).into());
             }
         }
     }
@@ -282,6 +282,14 @@ fn causes(error: &dyn Error) -> String {
     let cause = error.source().map(causes);
     let text = cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
     printable(&text)
+}
+
+/// How a call ended whose answer broke off. Where the payment is open, that matters more: it is presented again.
+fn broken_off(end: End) -> End {
+    match end {
+        End::Served => End::BrokenOff,
+        open => open,
+    }
 }
 
 /// How a call ended that was answered.
@@ -614,6 +622,15 @@ mod tests {
                 readme.contains(&format!("| {code} |")),
                 "{code} in README.md"
             );
+        }
+    }
+
+    /// The code said that the payment was over, though it was kept.
+    #[test]
+    fn a_payment_that_is_kept_is_not_said_to_be_over_where_the_answer_broke_off() {
+        assert_eq!(broken_off(End::Served), End::BrokenOff);
+        for kept in [End::Denied, End::ServerError] {
+            assert_eq!(broken_off(kept), kept);
         }
     }
 
