@@ -922,6 +922,26 @@ async fn fields_that_decide_nothing_make_no_terms_unreadable() {
     }
 }
 
+/// Sellers read payments like these, and the buyer did not read such terms.
+#[tokio::test]
+async fn terms_without_a_version_are_of_the_version_of_their_place_and_a_text_says_one_too() {
+    for version in [json!(2), json!("2"), serde_json::Value::Null] {
+        let required = json!({ "x402Version": version, "accepts": [terms()] });
+        let url = offering(header::PAYMENT_REQUIRED, header::encode(&required), "").await;
+        let bought = purchaser(|builder| builder).buyer.get(&url).await;
+        assert!(bought.is_ok(), "{version}: {bought:?}");
+    }
+    for version in [json!("02"), json!(3), json!("a")] {
+        let required = json!({ "x402Version": version, "accepts": [terms()] });
+        let url = offering(header::PAYMENT_REQUIRED, header::encode(&required), "").await;
+        let bought = purchaser(|builder| builder).buyer.get(&url).await;
+        assert!(
+            matches!(bought, Err(BuyError::Terms(_))),
+            "{version}: {bought:?}"
+        );
+    }
+}
+
 /// A header with terms is the server's word, whatever stands in the body.
 #[tokio::test]
 async fn a_header_with_terms_wins_over_the_body() {

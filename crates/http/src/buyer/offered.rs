@@ -39,8 +39,12 @@ struct Required {
 /// The one field that all versions have.
 #[derive(Deserialize)]
 struct Versioned {
-    #[serde(rename = "x402Version")]
-    x402_version: u64,
+    #[serde(
+        rename = "x402Version",
+        default,
+        deserialize_with = "json::text_or_integer"
+    )]
+    x402_version: Option<String>,
 }
 
 impl Offered {
@@ -82,10 +86,7 @@ impl Offered {
 
     fn read(name: &str, text: &[u8]) -> Result<Self, Malformed> {
         let Versioned { x402_version } = json::read(name, text)?;
-        let version = Version::from_number(x402_version).ok_or_else(|| {
-            let problem = format!("unsupported version {x402_version}; supported: 1 and 2");
-            Malformed::new(format!("{name}.x402Version"), problem)
-        })?;
+        let version = version(name, x402_version)?;
         let required: Required = json::read(name, text)?;
         let mut offered = Self {
             version,
@@ -136,6 +137,23 @@ impl Offered {
         };
         (self.version, value)
     }
+}
+
+/// The version that terms say they are of. Where they do not, the place says it: version 2 has them in the header, and
+/// version 1 in the body.
+fn version(name: &str, said: Option<String>) -> Result<Version, Malformed> {
+    let Some(said) = said else {
+        return Ok(match name {
+            header::PAYMENT_REQUIRED => Version::V2,
+            _ => Version::V1,
+        });
+    };
+    let mut spoken = [Version::V1, Version::V2].into_iter();
+    let version = spoken.find(|version| version.number().to_string() == said);
+    version.ok_or_else(|| {
+        let problem = format!("unsupported version {said}; supported: 1 and 2");
+        Malformed::new(format!("{name}.x402Version"), problem)
+    })
 }
 
 /// A reason for people: a text, or else the JSON itself.
