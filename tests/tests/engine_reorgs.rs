@@ -22,6 +22,8 @@ use quittance_evm::{Evm, EvmConfig, Exact};
 use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::until;
 use serde_json::json;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection};
 use tokio::sync::broadcast::Receiver;
 
 /// A watcher without patience, for tests.
@@ -145,6 +147,38 @@ async fn a_payment_whose_place_a_stranger_took_after_a_reorganisation_is_sent_an
     assert_eq!(heard["undone"].len(), heard["restored"].len(), "{heard:?}");
     assert!(!heard.contains_key("lost"), "{heard:?}");
     assert_eq!(setting.received().await, amount(COUNT));
+}
+
+/// One row that could not be read kept every other settled payment from being watched.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_settled_payment_that_cannot_be_read_keeps_no_other_from_being_watched() {
+    let setting = Setting::start().await;
+    let engine = hasty(&setting, setting.config()).await;
+    let before = snapshot(&setting).await;
+    for _ in 0..2 {
+        settled(&engine, &Setting::request().await).await;
+    }
+    engine.shut_down(Duration::ZERO).await;
+    drop(engine);
+    drop(setting.journal().await);
+    let options = SqliteConnectOptions::new().filename(setting.journal_path());
+    let mut file = options.connect().await.unwrap();
+    sqlx::raw_sql("UPDATE settlements SET amount = 'much' WHERE rowid = 1")
+        .execute(&mut file)
+        .await
+        .unwrap();
+    file.close().await.unwrap();
+    setting.local.set_mining(Mining::Manual).await.unwrap();
+    take_back(&setting, before).await;
+    strangers_take_places(&setting, 2).await;
+    setting.local.mine().await.unwrap();
+    setting.local.set_mining(Mining::Instant).await.unwrap();
+    let engine = hasty(&setting, setting.config()).await;
+    until("the one that can be read has arrived again", || async {
+        setting.received().await == amount(1)
+    })
+    .await;
+    drop(engine);
 }
 
 /// Its block was taken back, and before it was included anew the payer had spent the money: the same transaction was included

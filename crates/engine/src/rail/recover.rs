@@ -127,7 +127,7 @@ impl<C: Chain> Rail<C> {
     }
 
     /// Leaves a settlement as it is: another program wrote it, or it is damaged. It is reported once.
-    fn pass_over(&self, id: PaymentId, problem: &str) {
+    pub(crate) fn pass_over(&self, id: PaymentId, problem: &str) {
         let mut known = self
             .unreadable
             .lock()
@@ -146,7 +146,7 @@ impl<C: Chain> Rail<C> {
             .unwrap_or_else(PoisonError::into_inner);
         let first = known.first()?;
         let what = format!(
-            "{} open settlements in the journal cannot be read and are left as they are; the first is {first}",
+            "{} settlements in the journal cannot be read and are left as they are; the first is {first}",
             known.len()
         );
         let scope = Scope::Nothing;

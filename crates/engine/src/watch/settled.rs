@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tracing::{error, warn};
 
 use crate::event::Event;
-use crate::journal::{Outcome, Settlement, State};
+use crate::journal::{JournalError, Outcome, Settlement, State};
 use crate::rail::Rail;
 
 /// How many settlements are looked at in one go: what is held in memory of them is some ten kilobytes each.
@@ -92,8 +92,14 @@ impl Settled {
     ) -> Result<(), Fault> {
         let mut settled = Vec::new();
         for id in ids {
-            let found = rail.keeper.journal.settlement(id).await?;
-            settled.extend(found.filter(has_settled));
+            match rail.keeper.journal.settlement(id).await {
+                Ok(found) => settled.extend(found.filter(has_settled)),
+                // One that is damaged must not keep the others from being watched.
+                Err(error @ JournalError::Unreadable(_)) => {
+                    rail.pass_over(*id, &error.to_string());
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
         let watched = places(&settled);
         let keys = watched
