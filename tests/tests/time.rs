@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quittance_core::{
-    Clock, Facilitator, FacilitatorError, Fault, FaultKind, ManualClock, SystemClock,
+    Clock, Facilitator, FacilitatorError, Fault, FaultKind, ManualClock, PaymentRequest,
+    SystemClock,
 };
 use quittance_devnet::Mining;
 use quittance_engine::Engine;
 use quittance_evm::reason;
 use quittance_tests::evm::Setting;
+use quittance_tests::until;
 
 fn now() -> u64 {
     SystemClock.now().secs()
@@ -154,4 +156,44 @@ async fn a_wrong_clock_is_our_fault_and_not_the_payers() {
         Some(reason::VALID_BEFORE.code())
     );
     assert!(!says(&right, "clock"));
+}
+
+/// While a payment waited in its lane the clock jumped: it was told `settlement_expired`, after which buyers sign another
+/// payment, and its authorization was good for minutes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_jumps_while_a_payment_waits_expires_nothing() {
+    const OUT: usize = 16;
+    let setting = Setting::with_mining(Mining::Manual).await;
+    setting.local.mine().await.unwrap();
+    let clock = Arc::new(ManualClock::new(SystemClock.now()));
+    let mut config = setting.config();
+    config.clock = Arc::clone(&clock) as Arc<dyn Clock>;
+    config.head_age_max = Some(Duration::from_secs(24 * 3600));
+    config.group_max = 1;
+    let engine = setting
+        .engine_with(config, |builder| builder.clock(Arc::clone(&clock) as _))
+        .await;
+    let settle = |request: &PaymentRequest| {
+        let (engine, request) = (engine.clone(), request.clone());
+        tokio::spawn(async move { engine.settle(&request).await })
+    };
+    let requests: Vec<PaymentRequest> = (0..=OUT)
+        .map(|_| Setting::request_within(0, now() + 600))
+        .collect();
+    let asking: Vec<_> = requests.iter().map(settle).collect();
+    until("all that have room are out", || async {
+        setting.node.calls("eth_sendRawTransaction") == OUT && engine.in_progress() == OUT + 1
+    })
+    .await;
+    clock.advance(7200);
+    setting.local.mine().await.unwrap();
+    let (mut settled, mut given_back) = (0, Vec::new());
+    for (asking, request) in asking.into_iter().zip(requests) {
+        match asking.await.unwrap() {
+            Ok(answer) if answer.success => settled += 1,
+            Ok(verdict) => panic!("{verdict:?}"),
+            Err(_) => given_back.push(request),
+        }
+    }
+    assert_eq!((settled, given_back.len()), (OUT, 1));
 }

@@ -173,7 +173,7 @@ impl<C: Chain> Worker<C> {
     /// Sends a group at the next place. In a line, that is known only when it is known what became of this one; where there
     /// is none, many are on their way side by side, and share the journal's writes and the network's time.
     async fn send(&mut self, rail: &Arc<Rail<C>>, group: Vec<Ready<C>>) {
-        let group = drop_late(rail, group).await;
+        let group = drop_late(rail, group);
         if group.is_empty() {
             return;
         }
@@ -314,17 +314,27 @@ async fn submit<C: Chain>(
     }
 }
 
-/// Concludes those whose time has run out while they waited, or would before they could be included: they would cost a
-/// transaction and settle nothing.
-async fn drop_late<C: Chain>(rail: &Arc<Rail<C>>, group: Vec<Ready<C>>) -> Vec<Ready<C>> {
+/// Takes out those whose time has run out while they waited, or would before they could be included: they would cost a
+/// transaction and settle nothing. The others do not wait until these are concluded.
+fn drop_late<C: Chain>(rail: &Arc<Rail<C>>, group: Vec<Ready<C>>) -> Vec<Ready<C>> {
     let (late, group): (Vec<_>, Vec<_>) = group
         .into_iter()
         .partition(|ready| rail.is_too_late_to_send(&ready.job));
+    if !late.is_empty() {
+        rail.spawn(end_late(Arc::clone(rail), late));
+    }
+    group
+}
+
+/// Concludes those that are late. Where the clock is in doubt they may be good still, and are given back.
+async fn end_late<C: Chain>(rail: Arc<Rail<C>>, late: Vec<Ready<C>>) {
+    if let Some(fault) = rail.doubts_time().await {
+        return release_all(&rail, late, fault).await;
+    }
     for Ready { job, .. } in late {
         rail.fail(job, Reason::SETTLEMENT_EXPIRED.into(), None)
             .await;
     }
-    group
 }
 
 /// What becomes of a group that the chain does not sign. Their number may be at fault, or one of them: each is tried alone,

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use quittance_core::wire::{Rest, SupportedKind};
 use quittance_core::{
-    Chain, Clock, Fault, Health, PaymentId, PaymentRequest, Reason, Rejection, Scheme, Version,
+    Chain, Clock, Fault, FaultKind, Health, PaymentId, PaymentRequest, Reason, Rejection, Scheme,
+    Version,
 };
 use tokio::sync::{Semaphore, broadcast};
 use tokio::time::{Instant, sleep_until};
@@ -70,6 +71,8 @@ pub(crate) struct Rail<C: Chain> {
     unreadable: Mutex<BTreeSet<PaymentId>>,
     lanes: Vec<Lane<C>>,
     health: RwLock<Health>,
+    /// When the last look began that was made because of the time; held during one.
+    looked_at_clock: tokio::sync::Mutex<Option<Instant>>,
     settle_wait: Duration,
 }
 
@@ -123,6 +126,7 @@ impl<C: Chain> Rail<C> {
             unreadable: Mutex::default(),
             lanes,
             health: RwLock::default(),
+            looked_at_clock: tokio::sync::Mutex::default(),
             settle_wait: shared.settle_wait,
             chain,
         });
@@ -279,6 +283,23 @@ impl<C: Chain> Rail<C> {
         // A hole says that the chain has taken something back, and perhaps more than the hole shows.
         let found_holes = mender.search(self).await?;
         settled.search(self, found_holes).await
+    }
+
+    /// Why nothing may be concluded from the time now, by a look at the chain that began after this call. The clock may
+    /// have jumped since the last regular look. However many ask, one look is under way.
+    pub(crate) async fn doubts_time(&self) -> Option<Fault> {
+        let asked = Instant::now();
+        let mut looked_at = self.looked_at_clock.lock().await;
+        if looked_at.is_none_or(|began| began < asked) {
+            *looked_at = Some(Instant::now());
+            self.look().await;
+        }
+        drop(looked_at);
+        if !self.health().network_works() {
+            let what = "while the network cannot be used, nothing says that the clock is right";
+            return Some(Fault::new(FaultKind::ChainUnavailable, what));
+        }
+        self.chain.clock_fault()
     }
 
     /// Looks at the chain's health once.

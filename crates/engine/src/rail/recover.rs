@@ -285,10 +285,12 @@ impl<C: Chain> Rail<C> {
                 }
             }
         }
+        let is_late = cold.fruitless.is_empty() && self.is_too_late(job);
+        if is_late && let Some(fault) = self.doubts_time().await {
+            return Err(fault);
+        }
         let rejection = match judged {
-            _ if cold.fruitless.is_empty() && self.is_too_late(job) => {
-                Some(Reason::SETTLEMENT_EXPIRED.into())
-            }
+            _ if is_late => Some(Reason::SETTLEMENT_EXPIRED.into()),
             // It was good before and it is good now: once more, and in no company that could spoil it.
             Ok((action, sender)) if cold.fruitless.len() < FRUITLESS_MAX => {
                 let alone = !cold.fruitless.is_empty();

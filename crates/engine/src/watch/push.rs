@@ -49,6 +49,8 @@ pub(super) fn push<C: Chain>(rail: &Arc<Rail<C>>, watched: &Watched) {
         let signed = match due {
             Due::Resubmit => Ok(None),
             Due::Replace => rail.chain.replace(newest.transaction()).await,
+            // Their time is over only if the clock is right.
+            Due::Fill if rail.doubts_time().await.is_some() => Ok(None),
             Due::Fill => {
                 let (lane, place) = &sending.key;
                 rail.chain
