@@ -197,3 +197,32 @@ async fn a_clock_that_jumps_while_a_payment_waits_expires_nothing() {
     }
     assert_eq!((settled, given_back.len()), (OUT, 1));
 }
+
+/// Any payer can sign any number of payments that open in a moment; each that was waited for held a place of its caller's
+/// for five seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_so_many_payments_are_waited_for_at_once() {
+    const COUNT: usize = 80;
+    const WAITED_FOR_MAX: usize = 64;
+    let setting = Setting::with_mining(Mining::Manual).await;
+    setting.local.mine().await.unwrap();
+    let engine = setting.engine().await;
+    let opens = setting.block_time().await;
+    let asking: Vec<_> = (0..COUNT)
+        .map(|_| {
+            let (engine, request) = (engine.clone(), Setting::request_within(opens, now() + 60));
+            tokio::spawn(async move {
+                let started = Instant::now();
+                let told = fault(engine.verify(&request).await);
+                assert_eq!(told.kind, FaultKind::NotYetValid);
+                assert!(told.retry_after.is_some());
+                started.elapsed()
+            })
+        })
+        .collect();
+    let mut waited_for = 0;
+    for asking in asking {
+        waited_for += usize::from(asking.await.unwrap() > Duration::from_millis(4400));
+    }
+    assert_eq!(waited_for, WAITED_FOR_MAX);
+}

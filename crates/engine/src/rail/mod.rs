@@ -65,6 +65,8 @@ pub(crate) struct Rail<C: Chain> {
     reads: Reads<C>,
     /// What has become of transactions that are not watched.
     statuses: Statuses<C>,
+    /// How many payments may be waited for until they open.
+    waiting_to_open: Semaphore,
     /// How many settlements may be taken up at once.
     recovering: Semaphore,
     /// Those in the journal that this program cannot read.
@@ -122,6 +124,7 @@ impl<C: Chain> Rail<C> {
             signatures: shared.signatures,
             reads: reader::reads(Arc::clone(&chain)),
             statuses: reader::statuses(Arc::clone(&chain)),
+            waiting_to_open: Semaphore::new(verify::NOT_YET_WAITING_MAX),
             recovering: Semaphore::new(RECOVERING_MAX),
             unreadable: Mutex::default(),
             lanes,

@@ -26,6 +26,11 @@ const NOT_YET_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How often the chain is looked at meanwhile: as often as a fast chain makes a block.
 const NOT_YET_LOOK_EVERY: Duration = Duration::from_millis(500);
 
+/// How many payments are waited for at once on one network. Each holds its caller's place
+/// meanwhile, and a payer can sign any number that open a moment later. The others are told to
+/// come back.
+pub(super) const NOT_YET_WAITING_MAX: usize = 64;
+
 /// What a look at the chain says of a payment.
 enum Judged<C: Chain> {
     /// It would settle now, by these answers.
@@ -313,12 +318,14 @@ impl<C: Chain> Rail<C> {
         decoded: &'a Decoded<C>,
     ) -> Result<Verified<'a, C>, Unverified> {
         let give_up = Instant::now() + NOT_YET_WAIT_MAX;
+        let mut waiting = None;
         loop {
             let opens_in = match self.look_at(decoded).await? {
                 Judged::Content(answers) => return self.verified(decoded, answers),
                 Judged::NotYet(opens_in) => opens_in.max(NOT_YET_LOOK_EVERY),
             };
-            if Instant::now() + opens_in > give_up {
+            waiting = waiting.or_else(|| self.waiting_to_open.try_acquire().ok());
+            if waiting.is_none() || Instant::now() + opens_in > give_up {
                 return Err(not_yet(opens_in).into());
             }
             sleep(opens_in).await;
