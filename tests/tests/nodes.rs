@@ -467,7 +467,9 @@ async fn a_large_payment_is_settled_once_two_nodes_say_so() {
     );
 
     config.rpc_urls.truncate(1);
-    assert!(Evm::new(config).is_err(), "two of one node");
+    assert!(Evm::new(config.clone()).is_err(), "two of one node");
+    config.rpc_urls.push(config.rpc_urls[0].clone());
+    assert!(Evm::new(config).is_err(), "one node, listed twice");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -477,6 +479,9 @@ async fn a_large_payment_is_settled_once_two_nodes_say_so_on_solana() {
     let mut config = setting.config();
     config.rpc_urls.push(second.url().parse().unwrap());
     config.two_nodes_above = [(setting.token.mint, PRICE - 1)].into();
+    let mut twice = config.clone();
+    twice.rpc_urls[1] = twice.rpc_urls[0].clone();
+    assert!(Solana::new(twice).is_err(), "one node, listed twice");
     let wait = Duration::from_secs(4);
     let engine = setting
         .engine_with(config, |builder| builder.settle_wait(wait))

@@ -1,6 +1,6 @@
 //! An EVM chain: nodes, signers, nonces, fees.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -255,7 +255,9 @@ impl Evm {
         if config.rpc_urls.is_empty() {
             return Err(ConfigError::NoRpc);
         }
-        if !config.two_nodes_above.is_empty() && config.rpc_urls.len() < 2 {
+        // One node that is listed twice would agree with itself.
+        let nodes: BTreeSet<&Url> = config.rpc_urls.iter().collect();
+        if !config.two_nodes_above.is_empty() && nodes.len() < 2 {
             return Err(ConfigError::OneNode);
         }
         if config.depth_required > DEPTH_MAX {

@@ -4,7 +4,7 @@
 //! send it until it is included, or its blockhash has died. So nothing is numbered, nothing is grouped, and nothing can be
 //! replaced or filled: a transaction out there is included, once, or it dies within two minutes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
@@ -268,7 +268,9 @@ impl Solana {
         if config.fee_max < SIGNATURES_FEE {
             return Err(ConfigError::FeeMax(config.fee_max));
         }
-        if !config.two_nodes_above.is_empty() && config.rpc_urls.len() < 2 {
+        // One node that is listed twice would agree with itself.
+        let nodes: BTreeSet<&Url> = config.rpc_urls.iter().collect();
+        if !config.two_nodes_above.is_empty() && nodes.len() < 2 {
             return Err(ConfigError::OneNode);
         }
         if let Some(no_wallet) = config
