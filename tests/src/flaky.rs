@@ -20,6 +20,8 @@ pub struct Failing {
     pub is_known: AtomicBool,
     /// How long it takes until it is known that "reported" was written, in milliseconds.
     pub tell_takes: AtomicU64,
+    /// How long it takes to list what is not final, in milliseconds.
+    pub list_takes: AtomicU64,
 }
 
 impl Failing {
@@ -100,6 +102,8 @@ impl<J: Journal> Journal for FlakyJournal<J> {
     }
 
     async fn not_final(&self, network: &str) -> Result<Vec<PaymentId>, JournalError> {
+        let takes = self.failing.list_takes.load(Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(takes)).await;
         self.inner.not_final(network).await
     }
 

@@ -21,6 +21,7 @@ use quittance_engine::{Claim, Claimed, Engine, FAILURES_MAX, Journal, Outcome, P
 use quittance_evm::{Evm, Exact, ExactPayer};
 use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::flaky::{Failing, FlakyJournal};
+use quittance_tests::proxy::Fate;
 use quittance_tests::until;
 use serde_json::json;
 use sqlx::sqlite::SqliteConnectOptions;
@@ -312,6 +313,38 @@ async fn recovery_asks_in_few_round_trips_and_passes_over_what_it_cannot_read() 
     })
     .await;
     assert!(settle(&engine, &priced(7).await).await.success);
+}
+
+/// A long search for what the chain took back kept the network's health from being looked at: payments were taken for a
+/// network that was down.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_search_keeps_nobody_from_seeing_that_the_network_is_down() {
+    let setting = Setting::start().await;
+    let failing = Arc::new(Failing::default());
+    failing.list_takes.store(120_000, Ordering::SeqCst);
+    let evm = Evm::new(setting.config()).unwrap();
+    let exact = Arc::new(Exact::new(&evm));
+    let journal = FlakyJournal {
+        inner: setting.journal().await,
+        failing,
+    };
+    let engine = Engine::builder(journal)
+        .chain(evm, vec![exact])
+        .patience(HASTY)
+        .start()
+        .await
+        .unwrap();
+    let works = || {
+        let health = engine.health();
+        health.iter().all(|(_, health)| health.network_works())
+    };
+    assert!(works());
+    setting
+        .node
+        .breaks_for_good("eth_chainId", Fate::Status(503));
+    // Health is looked at every ten seconds.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    until("it is seen that the network is down", || async { !works() }).await;
 }
 
 /// The chain of the tests, but one that signs fewer together than it says.

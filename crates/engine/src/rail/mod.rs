@@ -16,7 +16,7 @@ use quittance_core::{
     Version,
 };
 use tokio::sync::{Semaphore, broadcast};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -138,6 +138,7 @@ impl<C: Chain> Rail<C> {
         }
         rail.spawn(watch::run(Arc::clone(&rail)));
         rail.spawn(Arc::clone(&rail).look_after());
+        rail.spawn(Arc::clone(&rail).sweep_up());
         rail
     }
 
@@ -252,26 +253,27 @@ impl<C: Chain> Rail<C> {
         drop(self.events.send(event));
     }
 
-    /// Looks at the chain's health and at the journal, every so often; the first time at once, because what the process
-    /// before left unrepaired may not wait.
+    /// Looks at the chain's health, every so often.
     async fn look_after(self: Arc<Self>) {
-        let now = Instant::now();
-        let mut next_look = now + HEALTH_EVERY;
-        let every = self.patience.sweep_every;
-        let mut sweep = tokio::time::interval_at(now, every);
+        loop {
+            let works = self.health().network_works();
+            sleep(if works { HEALTH_EVERY } else { RECOVERY_EVERY }).await;
+            self.look().await;
+        }
+    }
+
+    /// Searches for what was left, every so often; the first time at once, because what the process before left
+    /// unrepaired may not wait. A task of its own: a long search must not keep anyone from seeing that the network is
+    /// down.
+    async fn sweep_up(self: Arc<Self>) {
+        let mut sweep = tokio::time::interval(self.patience.sweep_every);
+        // After a long one the next is not at once.
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut mender, mut settled) = (Mender::default(), Settled::default());
         loop {
-            tokio::select! {
-                () = sleep_until(next_look) => {
-                    self.look().await;
-                    let works = self.health().network_works();
-                    next_look = Instant::now() + if works { HEALTH_EVERY } else { RECOVERY_EVERY };
-                }
-                _ = sweep.tick() => {
-                    if let Err(fault) = self.sweep(&mut mender, &mut settled).await {
-                        warn!(network = self.network(), %fault, "what was left cannot be searched for");
-                    }
-                }
+            sweep.tick().await;
+            if let Err(fault) = self.sweep(&mut mender, &mut settled).await {
+                warn!(network = self.network(), %fault, "what was left cannot be searched for");
             }
         }
     }
