@@ -20,6 +20,8 @@ pub struct Failing {
     pub is_known: AtomicBool,
     /// How long it takes until it is known that "reported" was written, in milliseconds.
     pub tell_takes: AtomicU64,
+    /// Whether the next settlement is taken back by the chain right before its success is reported.
+    pub takes_back: AtomicBool,
     /// How long it takes to list what is not final, in milliseconds.
     pub list_takes: AtomicU64,
 }
@@ -114,6 +116,9 @@ impl<J: Journal> Journal for FlakyJournal<J> {
         now: Timestamp,
     ) -> Result<bool, JournalError> {
         full(&self.failing.rest)?;
+        if self.failing.takes_back.swap(false, Ordering::SeqCst) {
+            self.inner.reopen(id, attempt).await?;
+        }
         let told = self.inner.tell(id, attempt, now).await;
         let takes = self.failing.tell_takes.load(Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(takes)).await;

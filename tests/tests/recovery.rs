@@ -315,6 +315,37 @@ async fn recovery_asks_in_few_round_trips_and_passes_over_what_it_cannot_read() 
     assert!(settle(&engine, &priced(7).await).await.success);
 }
 
+/// Whoever waited for it was told that success had been reported before, for good, and had heard nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_that_is_taken_back_before_success_is_reported_is_pending_and_no_duplicate() {
+    let setting = Setting::start().await;
+    let failing = Arc::new(Failing::default());
+    failing.takes_back.store(true, Ordering::SeqCst);
+    let evm = Evm::new(setting.config()).unwrap();
+    let exact = Arc::new(Exact::new(&evm));
+    let journal = FlakyJournal {
+        inner: setting.journal().await,
+        failing,
+    };
+    let engine = Engine::builder(journal)
+        .chain(evm, vec![exact])
+        .patience(HASTY)
+        .start()
+        .await
+        .unwrap();
+    let request = Setting::request().await;
+    let first = engine.settle(&request).await.unwrap();
+    assert_eq!(
+        first.error_reason.as_deref(),
+        Some(Reason::SETTLEMENT_PENDING.code())
+    );
+    assert!(!first.transaction.is_empty());
+    until("the next who asks hears success", || async {
+        engine.settle(&request).await.unwrap().success
+    })
+    .await;
+}
+
 /// A long search for what the chain took back kept the network's health from being looked at: payments were taken for a
 /// network that was down.
 #[tokio::test(flavor = "multi_thread")]

@@ -402,6 +402,11 @@ impl<C: Chain> Rail<C> {
             } => {
                 let transaction = transaction.as_str();
                 let Some(telling) = self.telling(id, attempt).await? else {
+                    if self.was_taken_back(&id).await? {
+                        let detail =
+                            "the chain took the transaction back: ask again with the same request";
+                        return Ok(failed(Reason::SETTLEMENT_PENDING, detail, transaction));
+                    }
                     let detail = "success was already reported for this authorization";
                     return Ok(failed(Reason::DUPLICATE_SETTLEMENT, detail, transaction));
                 };
@@ -431,6 +436,12 @@ impl<C: Chain> Rail<C> {
             }
             Outcome::Released { fault } => Err(Fault::new(FaultKind::Busy, fault).into()),
         }
+    }
+
+    /// Whether the chain took a payment back before its success was reported. It is under way again.
+    async fn was_taken_back(&self, id: &PaymentId) -> Result<bool, Fault> {
+        let settlement = self.keeper.journal.settlement(id).await?;
+        Ok(settlement.is_some_and(|known| known.state == State::Open && known.told_at.is_none()))
     }
 
     /// The transaction that callers were told of.
