@@ -8,6 +8,7 @@ pub mod flaky;
 pub mod proxy;
 pub mod solana;
 pub mod wallet;
+pub mod wrapped;
 
 use std::path::Path;
 use std::time::Duration;

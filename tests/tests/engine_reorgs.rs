@@ -11,16 +11,16 @@ use alloy::sol_types::SolCall;
 use async_trait::async_trait;
 use quittance_core::wire::SettleResponse;
 use quittance_core::{
-    Amount, Chain, Check, Clock, Effect, Facilitator, Facts, Fault, Finality, Found, Health,
-    LaneId, ManualClock, Network, Payment, PaymentId, PaymentRequest, Reason, Refusal, Rejection,
-    Scheme, Seen, SignatureClaim, Status, Submission, SystemClock, Timestamp, Transaction,
-    TransactionId, Watched,
+    Amount, Chain, Clock, Facilitator, Fault, Finality, Found, Health, LaneId, ManualClock,
+    Network, PaymentId, PaymentRequest, Reason, Scheme, Status, Submission, SystemClock,
+    Transaction, TransactionId, Watched,
 };
 use quittance_devnet::{Mining, USDC};
 use quittance_engine::{Engine, Event, Outcome, Patience, State};
 use quittance_evm::{Evm, EvmConfig, Exact};
 use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::until;
+use quittance_tests::wrapped::Wrapped;
 use serde_json::json;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
@@ -408,62 +408,6 @@ impl Chain for Expiring {
     }
 }
 
-/// The scheme on that chain.
-struct OnExpiring(Exact);
-
-struct PaymentOnExpiring(Box<dyn Payment<Evm>>);
-
-impl Scheme<Expiring> for OnExpiring {
-    fn name(&self) -> &str {
-        Scheme::<Evm>::name(&self.0)
-    }
-    fn assets(&self) -> Vec<String> {
-        Scheme::<Evm>::assets(&self.0)
-    }
-    fn decode(
-        &self,
-        request: &PaymentRequest,
-        now: Timestamp,
-    ) -> Result<Box<dyn Payment<Expiring>>, Refusal> {
-        let payment = Scheme::<Evm>::decode(&self.0, request, now)?;
-        Ok(Box::new(PaymentOnExpiring(payment)))
-    }
-}
-
-fn seen<'a>(seen: &Seen<'a, Expiring>) -> Seen<'a, Evm> {
-    Seen {
-        signatures: seen.signatures,
-        answers: seen.answers,
-        now: seen.now,
-    }
-}
-
-impl Payment<Expiring> for PaymentOnExpiring {
-    fn facts(&self) -> &Facts {
-        self.0.facts()
-    }
-    fn signatures(&self) -> &[SignatureClaim] {
-        self.0.signatures()
-    }
-    fn check(&self, now: &Seen<'_, Expiring>) -> Result<Check<Expiring>, Rejection> {
-        Ok(match self.0.check(&seen(now))? {
-            Check::Ask(read) => Check::Ask(read),
-            Check::Content => Check::Content,
-            Check::NotYet(time) => Check::NotYet(time),
-        })
-    }
-    fn settle(
-        &self,
-        amount: Amount,
-        now: &Seen<'_, Expiring>,
-    ) -> Result<<Evm as Chain>::Action, Rejection> {
-        self.0.settle(amount, &seen(now))
-    }
-    fn effect(&self, amount: Amount, evidence: &<Evm as Chain>::Evidence) -> Effect {
-        self.0.effect(amount, evidence)
-    }
-}
-
 /// Its number was still free, so the payment was sent anew behind a hole; for the hole the journal had bytes, which were dead.
 /// Neither that payment nor any later one of the lane ever settled.
 #[tokio::test(flavor = "multi_thread")]
@@ -472,7 +416,7 @@ async fn a_numbered_transaction_that_expires_holds_up_neither_its_payment_nor_it
     let drops = Arc::new(Mutex::new(true));
     let start = async || {
         let evm = Evm::new(setting.config()).unwrap();
-        let exact = OnExpiring(Exact::new(&evm));
+        let exact = Wrapped(Exact::new(&evm));
         let chain = Expiring {
             evm,
             lifetime: Duration::from_millis(1500),

@@ -11,10 +11,9 @@ use futures_util::future::join_all;
 use quittance_core::json::{Json, Object};
 use quittance_core::wire::{SettleResponse, VerifyResponse};
 use quittance_core::{
-    Amount, Chain, Check, Clock, Effect, Facilitator, FacilitatorError, Facts, Fault, FaultKind,
-    Finality, Found, Health, LaneId, Network, Payer, Payment, PaymentRequest, Reason, Refusal,
-    Rejection, Scheme, Seen, SignatureClaim, Status, Submission, SystemClock, Timestamp,
-    Transaction, TransactionId, Watched,
+    Amount, Chain, Clock, Facilitator, FacilitatorError, Facts, Fault, FaultKind, Finality, Found,
+    Health, LaneId, Network, Payer, PaymentRequest, Reason, Scheme, Status, Submission,
+    SystemClock, Transaction, TransactionId, Watched,
 };
 use quittance_devnet::Evm as Local;
 use quittance_engine::{Claim, Claimed, Engine, FAILURES_MAX, Journal, Outcome, Patience};
@@ -23,6 +22,7 @@ use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::flaky::{Failing, FlakyJournal};
 use quittance_tests::proxy::Fate;
 use quittance_tests::until;
+use quittance_tests::wrapped::Wrapped;
 use serde_json::json;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
@@ -457,60 +457,6 @@ impl Chain for Narrow {
     }
 }
 
-struct NarrowExact(Exact);
-
-struct NarrowPayment(Box<dyn Payment<Evm>>);
-
-impl Scheme<Narrow> for NarrowExact {
-    fn name(&self) -> &str {
-        Scheme::<Evm>::name(&self.0)
-    }
-    fn assets(&self) -> Vec<String> {
-        Scheme::<Evm>::assets(&self.0)
-    }
-    fn decode(
-        &self,
-        request: &PaymentRequest,
-        now: Timestamp,
-    ) -> Result<Box<dyn Payment<Narrow>>, Refusal> {
-        Ok(Box::new(NarrowPayment(self.0.decode(request, now)?)))
-    }
-}
-
-fn seen<'a>(seen: &Seen<'a, Narrow>) -> Seen<'a, Evm> {
-    Seen {
-        signatures: seen.signatures,
-        answers: seen.answers,
-        now: seen.now,
-    }
-}
-
-impl Payment<Narrow> for NarrowPayment {
-    fn facts(&self) -> &Facts {
-        self.0.facts()
-    }
-    fn signatures(&self) -> &[SignatureClaim] {
-        self.0.signatures()
-    }
-    fn check(&self, so_far: &Seen<'_, Narrow>) -> Result<Check<Narrow>, Rejection> {
-        Ok(match self.0.check(&seen(so_far))? {
-            Check::Ask(read) => Check::Ask(read),
-            Check::Content => Check::Content,
-            Check::NotYet(time) => Check::NotYet(time),
-        })
-    }
-    fn settle(
-        &self,
-        amount: Amount,
-        so_far: &Seen<'_, Narrow>,
-    ) -> Result<<Evm as Chain>::Action, Rejection> {
-        self.0.settle(amount, &seen(so_far))
-    }
-    fn effect(&self, amount: Amount, evidence: &<Evm as Chain>::Evidence) -> Effect {
-        self.0.effect(amount, evidence)
-    }
-}
-
 /// Of 200 payments at once two settled; 198 failed together, because the chain did not sign so many in one transaction.
 #[tokio::test(flavor = "multi_thread")]
 async fn payments_that_the_chain_does_not_sign_together_are_sent_one_by_one() {
@@ -518,7 +464,7 @@ async fn payments_that_the_chain_does_not_sign_together_are_sent_one_by_one() {
     let setting = Setting::start().await;
     let refused = Arc::new(AtomicUsize::new(0));
     let evm = Evm::new(setting.config()).unwrap();
-    let exact = Arc::new(NarrowExact(Exact::new(&evm)));
+    let exact = Arc::new(Wrapped(Exact::new(&evm)));
     let narrow = Narrow {
         evm,
         most: 1,

@@ -1,0 +1,86 @@
+//! The scheme `exact` on a chain that wraps the real one and changes something about it.
+
+use quittance_core::{
+    Amount, Chain, Check, Effect, Facts, Payment, PaymentRequest, Refusal, Rejection, Scheme, Seen,
+    SignatureClaim, Timestamp,
+};
+use quittance_evm::{Evm, Exact};
+
+/// A chain that speaks as [`Evm`] does.
+pub trait LikeEvm:
+    Chain<
+        Read = <Evm as Chain>::Read,
+        Answer = <Evm as Chain>::Answer,
+        Action = <Evm as Chain>::Action,
+        Evidence = <Evm as Chain>::Evidence,
+    >
+{
+}
+
+impl<C> LikeEvm for C where
+    C: Chain<
+            Read = <Evm as Chain>::Read,
+            Answer = <Evm as Chain>::Answer,
+            Action = <Evm as Chain>::Action,
+            Evidence = <Evm as Chain>::Evidence,
+        >
+{
+}
+
+/// `exact` on such a chain.
+pub struct Wrapped(pub Exact);
+
+struct WrappedPayment(Box<dyn Payment<Evm>>);
+
+impl<C: LikeEvm> Scheme<C> for Wrapped {
+    fn name(&self) -> &str {
+        Scheme::<Evm>::name(&self.0)
+    }
+
+    fn assets(&self) -> Vec<String> {
+        Scheme::<Evm>::assets(&self.0)
+    }
+
+    fn decode(
+        &self,
+        request: &PaymentRequest,
+        now: Timestamp,
+    ) -> Result<Box<dyn Payment<C>>, Refusal> {
+        let payment = Scheme::<Evm>::decode(&self.0, request, now)?;
+        Ok(Box::new(WrappedPayment(payment)))
+    }
+}
+
+fn on_evm<'a, C: LikeEvm>(seen: &Seen<'a, C>) -> Seen<'a, Evm> {
+    Seen {
+        signatures: seen.signatures,
+        answers: seen.answers,
+        now: seen.now,
+    }
+}
+
+impl<C: LikeEvm> Payment<C> for WrappedPayment {
+    fn facts(&self) -> &Facts {
+        self.0.facts()
+    }
+
+    fn signatures(&self) -> &[SignatureClaim] {
+        self.0.signatures()
+    }
+
+    fn check(&self, seen: &Seen<'_, C>) -> Result<Check<C>, Rejection> {
+        Ok(match self.0.check(&on_evm(seen))? {
+            Check::Ask(read) => Check::Ask(read),
+            Check::Content => Check::Content,
+            Check::NotYet(time) => Check::NotYet(time),
+        })
+    }
+
+    fn settle(&self, amount: Amount, seen: &Seen<'_, C>) -> Result<C::Action, Rejection> {
+        self.0.settle(amount, &on_evm(seen))
+    }
+
+    fn effect(&self, amount: Amount, evidence: &C::Evidence) -> Effect {
+        self.0.effect(amount, evidence)
+    }
+}
