@@ -91,6 +91,7 @@ impl Ecdsa {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hex::HexBytes;
     use proptest::prelude::*;
 
     fn wrapped(factory: Address, inner: &[u8]) -> Vec<u8> {
@@ -119,6 +120,20 @@ mod tests {
         assert!(Signature::read("signature", ERC6492_MAGIC.to_vec()).is_err());
         let whole = wrapped(Address::repeat_byte(7), &[1; 65]);
         assert!(Signature::read("signature", [&whole[..40], &ERC6492_MAGIC].concat()).is_err());
+    }
+
+    /// attacks.md 20.
+    #[test]
+    fn a_signature_longer_than_any_wallets_is_malformed() {
+        let read = |bytes: Vec<u8>| Signature::read("signature", bytes);
+        assert!(read(vec![1; DEPLOYED_SIGNATURE_MAX]).is_ok());
+        let long = vec![1; DEPLOYED_SIGNATURE_MAX + 1];
+        assert!(read(long.clone()).is_err());
+        assert!(read(wrapped(Address::repeat_byte(7), &long)).is_err());
+        let text = |bytes: usize| format!("\"0x{}\"", "01".repeat(bytes));
+        let parsed = |text: &str| serde_json::from_str::<HexBytes<SIGNATURE_MAX>>(text);
+        assert!(parsed(&text(SIGNATURE_MAX)).is_ok());
+        assert!(parsed(&text(SIGNATURE_MAX + 1)).is_err());
     }
 
     #[test]

@@ -671,6 +671,26 @@ async fn another_spelling_of_the_same_terms_is_the_same_purchase_and_the_same_li
     assert!(matches!(over, Err(BuyError::OverLimit(_))), "{over:?}");
 }
 
+/// attacks.md 200: the amount is reserved before the payment is signed.
+#[tokio::test]
+async fn concurrent_purchases_do_not_pass_the_total_limit_together() {
+    let server = Server::start().await;
+    let shop = purchaser(|builder| builder.limits(Limits::default().in_total("0.03")));
+    let urls: Vec<_> = (0..10)
+        .map(|number| format!("{}/{number}", server.url))
+        .collect();
+    let buying = urls.iter().map(|url| shop.buyer.get(url));
+    let bought = futures_util::future::join_all(buying).await;
+    for outcome in bought.iter().filter(|outcome| outcome.is_err()) {
+        assert!(
+            matches!(outcome, Err(BuyError::OverLimit(_))),
+            "{outcome:?}"
+        );
+    }
+    assert_eq!(bought.iter().filter(|outcome| outcome.is_ok()).count(), 3);
+    assert_eq!(shop.payer.signed(), 3);
+}
+
 /// attacks.md, accepts_ordering and rail_switch: the order of the offers makes no second payment.
 #[tokio::test]
 async fn an_open_payment_is_presented_whatever_is_offered_before_it() {

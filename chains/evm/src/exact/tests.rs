@@ -505,6 +505,33 @@ fn numbers_that_are_not_exact_are_refused_by_name() {
     }
 }
 
+/// attacks.md 55.
+#[test]
+fn a_nonce_is_32_bytes_in_hexadecimal() {
+    let decoded = |nonce: String| {
+        let request = request_of(|body| {
+            body["paymentPayload"]["payload"]["authorization"]["nonce"] = json!(nonce);
+        });
+        SCHEME.decode(&request.unwrap(), NOW).map(drop)
+    };
+    for good in ["00", "ab"] {
+        assert!(decoded(format!("0x{}", good.repeat(32))).is_ok());
+    }
+    let short = format!("0x{}", "00".repeat(31));
+    let long = format!("0x{}", "00".repeat(33));
+    for odd in [short, long, "00".repeat(32), "7".to_owned(), String::new()] {
+        match decoded(odd.clone()) {
+            Err(Refusal::Malformed(malformed)) => {
+                assert!(
+                    malformed.field.ends_with("authorization.nonce"),
+                    "{malformed:?}"
+                );
+            }
+            other => panic!("{odd}: {other:?}"),
+        }
+    }
+}
+
 #[test]
 fn an_offer_knows_an_authorization_by_what_the_engine_knows_it_by() {
     let (request, _) = signed();
