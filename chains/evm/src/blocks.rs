@@ -27,6 +27,9 @@ pub(crate) fn inclusion_secs(block_secs: u64) -> u64 {
         .max(INCLUSION_MIN_SECS)
 }
 
+/// How many blocks a working node may be behind another: some minutes on the fastest chain of the table.
+const BEHIND_MAX: u64 = 1000;
+
 /// Learns how far apart blocks are.
 #[derive(Debug, Default)]
 pub(crate) struct BlockTimes(Mutex<Seen>);
@@ -47,8 +50,12 @@ impl BlockTimes {
             seen.head = Some((number, time));
             return;
         };
-        // Nodes may be some blocks apart; one that is behind teaches nothing.
+        // Nodes may be some blocks apart; one that is behind teaches nothing. One that is further behind than any works
+        // shows that the highest block was no block of this chain.
         if number <= last {
+            if last - number > BEHIND_MAX {
+                seen.head = Some((number, time));
+            }
             return;
         }
         seen.head = Some((number, time));
@@ -93,6 +100,14 @@ mod tests {
     #[test]
     fn a_chain_that_makes_blocks_on_demand_is_not_taken_for_a_slow_one() {
         assert_eq!(learnt([(1, 0), (2, 300), (3, 86_400)]), 6);
+    }
+
+    /// A single number without sense was the highest for ever, and nothing was learnt after it.
+    #[test]
+    fn a_block_number_without_sense_does_not_end_the_learning() {
+        let honest = (0..20).map(|at| (5000 + at, 1000 + at * 12));
+        let all = std::iter::once((u64::MAX, 1000)).chain(honest);
+        assert_eq!(learnt(all), 24);
     }
 
     proptest! {

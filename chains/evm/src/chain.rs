@@ -356,8 +356,10 @@ impl Evm {
         let call = self.transaction_call(lane, probe).await?;
         let now: Bytes = self.rpc.ask("eth_call", json!([call, "latest"])).await?;
         let mut answer = self.answer(&now, probe)?;
-        let number = answer.block + INCLUSION_BLOCKS;
-        let time = answer.chain_time.secs() + INCLUSION_BLOCKS * answer.block_secs.max(1);
+        // What a node says may be any number.
+        let number = answer.block.saturating_add(INCLUSION_BLOCKS);
+        let ahead = INCLUSION_BLOCKS.saturating_mul(answer.block_secs.max(1));
+        let time = answer.chain_time.secs().saturating_add(ahead);
         let block = json!({ "number": U64::from(number), "time": U64::from(time) });
         let params = json!([call, "latest", {}, block]);
         let later = self.rpc.ask_many(&[("eth_call", params)]).await?.pop();
