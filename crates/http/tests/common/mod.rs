@@ -99,6 +99,8 @@ impl Payer for TestPayer {
         if self.broken.load(Ordering::SeqCst) {
             return Err(PayerError::Signing("the key is away".to_owned()));
         }
+        // Signing takes time, and others go on meanwhile.
+        tokio::task::yield_now().await;
         let number = self.signed.fetch_add(1, Ordering::SeqCst);
         let payload = Object::of(&json!({ "number": number })).unwrap();
         Ok((payload, now.plus_secs(terms.max_timeout_seconds)))
