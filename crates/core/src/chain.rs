@@ -300,7 +300,7 @@ pub trait Chain: Send + Sync + 'static {
     /// For each place, when it cannot be learnt. Never [`Status::Gone`] on a guess.
     async fn status(&self, watched: &[Watched]) -> Vec<Result<Status<Self::Evidence>, Fault>>;
 
-    /// Finds the included transaction that used an authorization, whoever sent it. `None` where the nodes know of none, as
+    /// Finds the included transaction that used an authorization, from any sender. `None` where the nodes know of none, as
     /// far back as they are asked.
     ///
     /// # Errors

@@ -554,7 +554,7 @@ mod tests {
     fn a_network_has_the_names_that_are_known_of_it() {
         let request = PaymentRequest::decode(body("2").as_bytes()).unwrap();
         assert!(request.may_be_on("eip155:84532") && !request.may_be_on("eip155:1"));
-        // Nobody has said which version 1 name it has.
+        // Its version 1 name is not known.
         assert!(request.may_be_on("base"));
         let known = Network::new("eip155:84532")
             .unwrap()

@@ -30,7 +30,7 @@ use crate::watch::Patience;
 /// 30 to 90 seconds for their facilitator; blocks come every 0.2 to 12 seconds.
 pub const SETTLE_WAIT: Duration = Duration::from_secs(20);
 
-/// The longest time that a /settle may be told to wait: nobody waits for longer, and the clock has an end.
+/// The longest time that a /settle may wait: no client waits longer, and the clock has an end.
 const SETTLE_WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long stopping may take once everything was told to stop: one round trip to a node that does not answer.
@@ -296,7 +296,7 @@ impl Engine {
 
     /// Notes that an answer which reported the success of a settlement was lost on its way to the caller: for a minute, the next
     /// who asks with the same request hears success again. For servers whose connection broke before the answer was handed to
-    /// it. Whoever says so of an answer that did arrive lets one payment be reported twice.
+    /// it. A caller that says so of an answer that did arrive lets one payment be reported twice.
     pub fn answer_was_lost(&self, settlement: PaymentId) {
         self.unheard.note(settlement);
     }

@@ -219,7 +219,7 @@ impl Open {
     }
 
     /// Asks one idle connection to leave: of the peer that has the most, the one that has been idle for longest. So a peer
-    /// that takes all places makes room by its own, and nobody else's are closed.
+    /// that takes all places makes room by its own, and no other peer's are closed.
     fn shed(&mut self, may: impl Fn(&Entry) -> bool) -> bool {
         let idle = self.connections.values_mut().filter_map(|entry| {
             let since = entry.requests.idle_since()?;

@@ -43,7 +43,7 @@ pub(crate) async fn read_or_close(request: Request, next: Next) -> Response {
     response
 }
 
-/// A body that is lent to whoever answers and can be read on afterwards.
+/// A body that is lent to the handler and can be read on afterwards.
 #[derive(Clone)]
 struct Lent(Arc<Mutex<State>>);
 

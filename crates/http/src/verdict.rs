@@ -47,7 +47,7 @@ enum Weight {
     Reason,
     /// Nothing. A failure that names a transaction is still believed.
     Nothing,
-    /// Nothing: whoever answers has not looked at the payment.
+    /// Nothing: the sender of this answer has not looked at the payment.
     Door,
 }
 
@@ -61,7 +61,7 @@ fn weight(status: StatusCode) -> Weight {
     }
 }
 
-/// Whether a request with this answer was turned away before anybody read the payment. 408 is not among them: some
+/// Whether a request with this answer was turned away before the payment was read. 408 is not among them: some
 /// frameworks answer it when their own handler takes too long.
 fn at_the_door(status: StatusCode) -> bool {
     weight(status) == Weight::Door && status != StatusCode::REQUEST_TIMEOUT

@@ -43,7 +43,7 @@ const NETWORK_MAX: usize = 41;
 pub struct UnreadableSettlement {
     /// What is wrong with it.
     pub malformed: Malformed,
-    /// The transaction that it names all the same. Money may have moved in it.
+    /// The transaction that it still names. Money may have moved in it.
     pub transaction: Option<String>,
 }
 

@@ -255,7 +255,7 @@ impl Settlement {
         all.map(|(_, transaction)| transaction)
     }
 
-    /// The transaction somebody who asks should look at: the one that decided, else the newest that was sent.
+    /// The transaction that a caller should look at: the one that decided, else the newest that was sent.
     pub fn evidence(&self) -> Option<&TransactionId> {
         let newest = || self.transaction().map(|transaction| &transaction.id);
         match &self.state {

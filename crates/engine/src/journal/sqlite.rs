@@ -147,7 +147,7 @@ impl Trouble {
 
 impl Condition {
     fn now(&self) -> Option<Trouble> {
-        // Whoever panicked with the lock left a whole value: it is replaced at once.
+        // A thread that panicked with the lock left a whole value: it is replaced at once.
         self.0
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -259,7 +259,7 @@ impl SqliteJournal {
         }
     }
 
-    /// What became of a read. A connection that failed is not used again: what its transaction is in, nobody knows.
+    /// What became of a read. A connection that failed is not used again: the state of its transaction is unknown.
     async fn read<T>(
         &self,
         reader: PoolConnection<Sqlite>,

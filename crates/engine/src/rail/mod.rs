@@ -164,7 +164,7 @@ impl<C: Chain> Rail<C> {
 
     /// How the chain is, as last looked at.
     pub(crate) fn health(&self) -> Health {
-        // Whoever panicked with the lock left a whole value: it is replaced at once.
+        // A thread that panicked with the lock left a whole value: it is replaced at once.
         self.health
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -247,9 +247,9 @@ impl<C: Chain> Rail<C> {
             .collect()
     }
 
-    /// Reports an event to whoever subscribes.
+    /// Reports an event to the subscribers.
     pub(crate) fn report(&self, event: Event) {
-        // An error means that nobody does.
+        // An error means that there are none.
         drop(self.events.send(event));
     }
 

@@ -377,7 +377,7 @@ impl<C: Chain> Rail<C> {
                     let what = "a transaction that a node refused is in a block";
                     return Err(Fault::new(FaultKind::ChainUnavailable, what));
                 }
-                // Nobody sends what was withdrawn.
+                // What was withdrawn is not sent again.
                 Status::Pending if signed.sent.is_empty() => {}
                 Status::Pending | Status::Included { .. } => out = Some(signed.sent),
             }

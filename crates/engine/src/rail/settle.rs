@@ -144,7 +144,7 @@ impl<C: Chain> Rail<C> {
             }
             let (verified, payer) = match self.judge(request, &decoded, standing).await? {
                 Judgement::Same(settlement) => return Ok(self.join(settlement).await?),
-                // Whoever asks again is told the transaction that failed.
+                // A caller that asks again gets the transaction that failed.
                 Judgement::Over(rejection, settlement) => {
                     return Err(Unbegun::Over(rejection, settlement));
                 }

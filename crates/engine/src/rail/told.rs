@@ -25,7 +25,7 @@ pub(crate) struct Telling {
 }
 
 impl Unheard {
-    /// Notes that the answer which reported success reached nobody.
+    /// Notes that the answer which reported success did not reach its caller.
     pub(crate) fn note(&self, id: PaymentId) {
         self.0.retain(|_, since| since.elapsed() < UNHEARD_MAX);
         self.0.insert(id, Instant::now());

@@ -1,8 +1,8 @@
-//! Who used an authorization that the chain says is used: a transaction of ours, or somebody else's.
+//! Who used an authorization that the chain says is used: a transaction of ours, or another sender's.
 //!
-//! An authorization can be used by whoever has seen it. A verdict "used" is therefore not told before it is known by which
+//! Anyone who has seen an authorization can use it. A verdict "used" is therefore not given before it is known by which
 //! transaction: it may be one of ours whose receipt the nodes do not have yet, or one that a node took and said it refused;
-//! and where an outsider was faster, the recipient is paid all the same.
+//! and where an outsider was faster, the recipient is paid too.
 
 use quittance_core::{
     Amount, Chain, Effect, Fault, FaultKind, Payment, Reason, Rejection, TransactionId,
@@ -21,15 +21,15 @@ pub(super) const SEARCHES_MAX: usize = 8;
 
 /// Who used an authorization.
 pub(super) enum Use {
-    /// Nobody, as far as the verdict says.
+    /// No transaction, as far as the verdict says.
     Unused,
     /// This one, of those signed for the payment: it moved the money.
     Ours(TransactionId),
     /// This one, with the verdict that follows from it.
     Other(TransactionId, Rejection),
-    /// Nobody: its payer cancelled it. This is the verdict, with that transaction in its words.
+    /// No transfer: its payer cancelled it. This is the verdict, with that transaction in its words.
     Cancelled(Rejection),
-    /// Somebody, and the nodes do not know who.
+    /// A transaction that the nodes do not know.
     Unknown,
 }
 

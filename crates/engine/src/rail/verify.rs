@@ -286,7 +286,7 @@ impl<C: Chain> Rail<C> {
             return Ok(Standing::Free(None));
         };
         let settled = matches!(settlement.state, State::Concluded(Outcome::Settled { .. }));
-        // Success was reported, and the answer reached nobody.
+        // Success was reported, and the answer did not reach its caller.
         if settled && self.unheard.has(&facts.id) && is_same(request, &settlement) {
             return Ok(Standing::Same(Box::new(settlement)));
         }

@@ -253,7 +253,7 @@ async fn reopen<C: Chain>(
     payment: Arc<dyn Payment<C>>,
 ) -> Result<(), Fault> {
     let id = settlement.claim.id;
-    // Somebody works on it: the next look finds what came of it.
+    // A task works on it: the next look finds the result.
     let Ok(hold) = rail.live.hold(id) else {
         return Ok(());
     };

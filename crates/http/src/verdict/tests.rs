@@ -191,7 +191,7 @@ fn a_500_refuses_a_payment_only_with_a_reason_that_is_not_its_own_failure() {
     }
 }
 
-/// A payment that opens in seconds was told to the buyer as a facilitator that does not answer.
+/// The buyer heard of a payment that opens in seconds as of a facilitator that does not answer.
 #[test]
 fn a_facilitator_that_asks_for_patience_is_passed_on_with_its_code_and_its_pause() {
     let mut answered = answered(503, r#"{"error":"not_yet_valid"}"#);
