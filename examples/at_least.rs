@@ -20,8 +20,8 @@ use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy::sol;
 use alloy::sol_types::{Eip712Domain, SolCall, SolStruct, SolValue};
 use quittance_core::{
-    Amount, Check, Effect, Facts, Malformed, Payment, PaymentId, PaymentRequest, Reason, Refusal,
-    Rejection, Scheme, Seen, SignatureClaim, Timestamp,
+    Amount, Check, Effect, Malformed, Observed, Payment, PaymentId, PaymentInfo, PaymentRequest,
+    Reason, Refusal, Rejection, Scheme, SignatureClaim, Timestamp,
 };
 use quittance_evm::{Call, Condition, Evidence, Evm, Log, Outcome, Probe, Step, Token};
 use serde::Deserialize;
@@ -83,7 +83,7 @@ struct Authorization {
 
 /// A payment: what was decoded.
 struct AtLeastPayment {
-    facts: Facts,
+    info: PaymentInfo,
     token: Address,
     transfer: TransferWithAuthorization,
     signature: [u8; 65],
@@ -115,10 +115,10 @@ impl Scheme<Evm> for AtLeast {
         let signature = signature.as_ref().try_into();
         let signature: [u8; 65] =
             signature.map_err(|_| Rejection::new(SIGNATURE, "not 65 bytes"))?;
-        authorization.check(pay_to, request.terms.amount, now)?;
+        authorization.check(pay_to, request.requirements.amount, now)?;
         let transfer = authorization.transfer();
         Ok(Box::new(AtLeastPayment {
-            facts: self.facts(token, &authorization),
+            info: self.info(token, &authorization),
             token: token.address,
             signature,
             claim: [SignatureClaim::Secp256k1 {
@@ -135,7 +135,9 @@ impl AtLeast {
     /// In which token who is to be paid.
     fn terms(&self, request: &PaymentRequest) -> Result<(&Token, Address), Refusal> {
         let PaymentRequest {
-            terms, accepted, ..
+            requirements: terms,
+            accepted,
+            ..
         } = request;
         if accepted.scheme != terms.scheme || accepted.network != terms.network {
             let detail = "the payment is of another scheme or network";
@@ -167,7 +169,7 @@ impl AtLeast {
         )
     }
 
-    fn facts(&self, token: &Token, authorization: &Authorization) -> Facts {
+    fn info(&self, token: &Token, authorization: &Authorization) -> PaymentInfo {
         let Authorization {
             from,
             to,
@@ -176,9 +178,9 @@ impl AtLeast {
             nonce,
             ..
         } = authorization;
-        Facts {
+        PaymentInfo {
             // The same authorization is the same payment under whichever scheme it is presented.
-            id: PaymentId::of(&[
+            id: PaymentId::from_parts(&[
                 b"eip3009",
                 &self.chain_id.to_be_bytes(),
                 token.address.as_slice(),
@@ -230,8 +232,8 @@ impl Authorization {
 }
 
 impl Payment<Evm> for AtLeastPayment {
-    fn facts(&self) -> &Facts {
-        &self.facts
+    fn info(&self) -> &PaymentInfo {
+        &self.info
     }
 
     fn signatures(&self) -> &[SignatureClaim] {
@@ -239,11 +241,11 @@ impl Payment<Evm> for AtLeastPayment {
     }
 
     /// One question: would the transfer succeed, and is the payer an account with a key?
-    fn check(&self, seen: &Seen<'_, Evm>) -> Result<Check<Evm>, Rejection> {
-        if seen.signatures != [true] {
+    fn check(&self, observed: &Observed<'_, Evm>) -> Result<Check<Evm>, Rejection> {
+        if observed.signatures != [true] {
             return Err(Rejection::new(SIGNATURE, "not signed by the payer"));
         }
-        let Some(answer) = seen.answers.first() else {
+        let Some(answer) = observed.answers.first() else {
             let transfer = Step::Call {
                 to: self.token,
                 data: self.call(),
@@ -257,7 +259,7 @@ impl Payment<Evm> for AtLeastPayment {
             }));
         };
         match answer.outcomes.as_slice() {
-            [Outcome::CodeSize(0), Outcome::Returned { .. }] => Ok(Check::Content),
+            [Outcome::CodeSize(0), Outcome::Returned { .. }] => Ok(Check::Valid),
             _ => Err(Rejection::new(
                 WOULD_FAIL,
                 "the token would not make the transfer",
@@ -265,8 +267,8 @@ impl Payment<Evm> for AtLeastPayment {
         }
     }
 
-    fn settle(&self, _: Amount, seen: &Seen<'_, Evm>) -> Result<Call, Rejection> {
-        let gas = seen
+    fn action(&self, _: Amount, observed: &Observed<'_, Evm>) -> Result<Call, Rejection> {
+        let gas = observed
             .answers
             .first()
             .and_then(|answer| answer.outcomes.get(1)?.gas());
@@ -274,8 +276,8 @@ impl Payment<Evm> for AtLeastPayment {
             to: self.token,
             data: self.call(),
             gas: gas.ok_or(WOULD_FAIL)?.into(),
-            shareable: true,
-            mark: keccak256(
+            batchable: true,
+            effect_key: keccak256(
                 (
                     self.token,
                     self.transfer.from,
@@ -301,8 +303,8 @@ impl Payment<Evm> for AtLeastPayment {
             .filter(|log| log.from == *from && log.to == *to && log.value == *value)
             .count()
         {
-            1 => Effect::Moved(amount),
-            _ => Effect::Nothing(Rejection::new(NOT_MOVED, "no transfer of it was logged")),
+            1 => Effect::Transferred(amount),
+            _ => Effect::None(Rejection::new(NOT_MOVED, "no transfer of it was logged")),
         }
     }
 }

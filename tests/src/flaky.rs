@@ -109,7 +109,7 @@ impl<J: Journal> Journal for FlakyJournal<J> {
         self.inner.not_final(network).await
     }
 
-    async fn tell(
+    async fn report_success(
         &self,
         id: &PaymentId,
         attempt: u32,
@@ -119,7 +119,7 @@ impl<J: Journal> Journal for FlakyJournal<J> {
         if self.failing.takes_back.swap(false, Ordering::SeqCst) {
             self.inner.reopen(id, attempt).await?;
         }
-        let told = self.inner.tell(id, attempt, now).await;
+        let told = self.inner.report_success(id, attempt, now).await;
         let takes = self.failing.tell_takes.load(Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(takes)).await;
         told
@@ -141,12 +141,12 @@ impl<J: Journal> Journal for FlakyJournal<J> {
         &self,
         network: &str,
         lane: &LaneId,
-        places: Range<u64>,
+        sequences: Range<u64>,
     ) -> Result<Vec<Transaction>, JournalError> {
-        self.inner.transactions_at(network, lane, places).await
+        self.inner.transactions_at(network, lane, sequences).await
     }
 
-    async fn next_place(&self, network: &str, lane: &LaneId) -> Result<u64, JournalError> {
-        self.inner.next_place(network, lane).await
+    async fn next_sequence(&self, network: &str, lane: &LaneId) -> Result<u64, JournalError> {
+        self.inner.next_sequence(network, lane).await
     }
 }

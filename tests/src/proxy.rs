@@ -71,7 +71,7 @@ struct Rules {
     rules: Vec<Rule>,
     rewrites: Vec<(&'static str, Rewrite)>,
     habits: Vec<Habit>,
-    seen: Vec<String>,
+    observed: Vec<String>,
     /// How many calls each request had.
     sizes: Vec<usize>,
 }
@@ -155,26 +155,26 @@ impl Proxy {
     /// How often a method was called, broken or not.
     pub fn calls(&self, method: &str) -> usize {
         self.locked()
-            .seen
+            .observed
             .iter()
-            .filter(|seen| *seen == method)
+            .filter(|observed| *observed == method)
             .count()
     }
 
     /// How many HTTP requests have come in.
     pub fn round_trips(&self) -> usize {
         self.locked()
-            .seen
+            .observed
             .iter()
-            .filter(|seen| seen.is_empty())
+            .filter(|observed| observed.is_empty())
             .count()
     }
 
     /// How many HTTP requests with a call of this method have come in.
     pub fn round_trips_with(&self, method: &str) -> usize {
         let rules = self.locked();
-        let requests = rules.seen.split(String::is_empty);
-        let asks = |calls: &&[String]| calls.iter().any(|seen| seen == method);
+        let requests = rules.observed.split(String::is_empty);
+        let asks = |calls: &&[String]| calls.iter().any(|observed| observed == method);
         requests.filter(asks).count()
     }
 
@@ -185,9 +185,9 @@ impl Proxy {
 
 impl Rules {
     fn fate(&mut self, methods: &[String]) -> Option<Fate> {
-        self.seen.push(String::new());
+        self.observed.push(String::new());
         self.sizes.push(methods.len());
-        self.seen.extend_from_slice(methods);
+        self.observed.extend_from_slice(methods);
         let rule = self
             .rules
             .iter_mut()

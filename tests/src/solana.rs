@@ -8,7 +8,7 @@ use quittance_core::{Amount, Network, Offer, PaymentRequest, Scheme};
 use quittance_devnet::{
     SOLANA_TOKEN_2022, SOLANA_USDC, Solana as Local, SolanaAccount, SolanaOptions, Tools,
 };
-use quittance_engine::{Engine, EngineBuilder, Patience, SqliteJournal};
+use quittance_engine::{Engine, EngineBuilder, SqliteJournal, Timing};
 use quittance_solana::{
     Exact, ExactOffer, ExactPayer, Signer, SmartWallets, Solana, SolanaConfig, Token, TokenProgram,
     known,
@@ -120,12 +120,12 @@ impl Setting {
 
     /// An engine on this cluster.
     pub async fn engine(&self, settle_wait: Duration) -> Engine {
-        let patience = Patience {
+        let timing = Timing {
             look_every: SLOT,
-            ..Patience::default()
+            ..Timing::default()
         };
         self.engine_with(self.config(), |builder| {
-            builder.settle_wait(settle_wait).patience(patience)
+            builder.settle_wait(settle_wait).timing(timing)
         })
         .await
     }

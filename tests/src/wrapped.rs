@@ -1,8 +1,8 @@
 //! The scheme `exact` on a chain that wraps the real one and changes something about it.
 
 use quittance_core::{
-    Amount, Chain, Check, Effect, Facts, Payment, PaymentRequest, Refusal, Rejection, Scheme, Seen,
-    SignatureClaim, Timestamp,
+    Amount, Chain, Check, Effect, Observed, Payment, PaymentInfo, PaymentRequest, Refusal,
+    Rejection, Scheme, SignatureClaim, Timestamp,
 };
 use quittance_evm::{Evm, Exact};
 
@@ -51,33 +51,33 @@ impl<C: LikeEvm> Scheme<C> for Wrapped {
     }
 }
 
-fn on_evm<'a, C: LikeEvm>(seen: &Seen<'a, C>) -> Seen<'a, Evm> {
-    Seen {
-        signatures: seen.signatures,
-        answers: seen.answers,
-        now: seen.now,
+fn on_evm<'a, C: LikeEvm>(observed: &Observed<'a, C>) -> Observed<'a, Evm> {
+    Observed {
+        signatures: observed.signatures,
+        answers: observed.answers,
+        now: observed.now,
     }
 }
 
 impl<C: LikeEvm> Payment<C> for WrappedPayment {
-    fn facts(&self) -> &Facts {
-        self.0.facts()
+    fn info(&self) -> &PaymentInfo {
+        self.0.info()
     }
 
     fn signatures(&self) -> &[SignatureClaim] {
         self.0.signatures()
     }
 
-    fn check(&self, seen: &Seen<'_, C>) -> Result<Check<C>, Rejection> {
-        Ok(match self.0.check(&on_evm(seen))? {
+    fn check(&self, observed: &Observed<'_, C>) -> Result<Check<C>, Rejection> {
+        Ok(match self.0.check(&on_evm(observed))? {
             Check::Ask(read) => Check::Ask(read),
-            Check::Content => Check::Content,
+            Check::Valid => Check::Valid,
             Check::NotYet(time) => Check::NotYet(time),
         })
     }
 
-    fn settle(&self, amount: Amount, seen: &Seen<'_, C>) -> Result<C::Action, Rejection> {
-        self.0.settle(amount, &on_evm(seen))
+    fn action(&self, amount: Amount, observed: &Observed<'_, C>) -> Result<C::Action, Rejection> {
+        self.0.action(amount, &on_evm(observed))
     }
 
     fn effect(&self, amount: Amount, evidence: &C::Evidence) -> Effect {

@@ -16,7 +16,7 @@ use quittance_core::{
     Reason, Scheme, SystemClock,
 };
 use quittance_devnet::{Evm as Local, Mining, USDC};
-use quittance_engine::{Engine, Outcome, Patience, State};
+use quittance_engine::{Engine, Outcome, State, Timing};
 use quittance_evm::{Evm, Exact, ExactPayer, reason};
 use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::flaky::{Failing, FlakyJournal};
@@ -26,7 +26,7 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 
 /// A watcher without patience, for tests.
-const HASTY: Patience = Patience {
+const HASTY: Timing = Timing {
     look_every: Duration::from_millis(50),
     resubmit_after: Duration::from_millis(300),
     replace_after: Duration::from_millis(800),
@@ -37,7 +37,7 @@ const HASTY: Patience = Patience {
 async fn hasty(setting: &Setting) -> Engine {
     setting
         .engine_with(setting.config(), |builder| {
-            builder.patience(HASTY).settle_wait(Duration::from_secs(5))
+            builder.timing(HASTY).settle_wait(Duration::from_secs(5))
         })
         .await
 }
@@ -67,7 +67,7 @@ fn amount(count: u64) -> Amount {
 
 fn id(setting: &Setting, request: &PaymentRequest) -> quittance_core::PaymentId {
     let exact = Exact::new(&Evm::new(setting.config()).unwrap());
-    exact.decode(request, SystemClock.now()).unwrap().facts().id
+    exact.decode(request, SystemClock.now()).unwrap().info().id
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -204,7 +204,7 @@ async fn a_transaction_that_offers_too_little_is_replaced_and_settles_once() {
         known
             .transactions
             .iter()
-            .all(|(attempt, sent)| *attempt == 1 && sent.place == 0)
+            .all(|(attempt, sent)| *attempt == 1 && sent.sequence == 0)
     );
 }
 
@@ -301,7 +301,7 @@ async fn a_transaction_pushed_out_by_another_is_sent_anew_at_another_place() {
             .unwrap()
             .transaction()
             .unwrap()
-            .place,
+            .sequence,
         1
     );
 }
@@ -310,10 +310,10 @@ async fn a_transaction_pushed_out_by_another_is_sent_anew_at_another_place() {
 async fn a_block_that_is_orphaned_before_it_is_deep_settles_nothing() {
     let setting = Setting::with_mining(Mining::Manual).await;
     let mut config = setting.config();
-    config.depth_required = 3;
+    config.confirmations_required = 3;
     let engine = setting
         .engine_with(config, |builder| {
-            builder.patience(HASTY).settle_wait(Duration::from_secs(8))
+            builder.timing(HASTY).settle_wait(Duration::from_secs(8))
         })
         .await;
     let request = Setting::request().await;
@@ -367,7 +367,7 @@ async fn payments_share_transactions_and_each_is_judged_by_itself() {
         })
         .collect();
     let exact = Exact::new(&Evm::new(setting.config()).unwrap());
-    let id = |request| exact.decode(request, SystemClock.now()).unwrap().facts().id;
+    let id = |request| exact.decode(request, SystemClock.now()).unwrap().info().id;
     for request in &requests {
         until("it was sent", || async {
             let known = engine.settlement(&id(request)).await.unwrap();
@@ -539,7 +539,7 @@ async fn without_a_journal_nothing_is_signed_and_reads_go_on() {
     };
     let engine = Engine::builder(journal)
         .chain(evm, vec![exact])
-        .patience(HASTY)
+        .timing(HASTY)
         .settle_wait(Duration::from_secs(1))
         .start()
         .await
@@ -644,7 +644,7 @@ async fn signers_share_the_work_and_one_without_funds_is_left_out() {
         Arc::new(first.signer.clone()),
         Arc::new(second.signer.clone()),
     ];
-    config.group_max = 1;
+    config.max_batch = 1;
     let engine = setting.engine_with(config, |builder| builder).await;
     let mut requests = Vec::new();
     for _ in 0..12 {
@@ -773,7 +773,7 @@ async fn a_second_node_answers_when_the_first_does_not() {
     let mut config = setting.config();
     config.rpc_urls.push(setting.local.url().parse().unwrap());
     let engine = setting
-        .engine_with(config, |builder| builder.patience(HASTY))
+        .engine_with(config, |builder| builder.timing(HASTY))
         .await;
     for method in [
         "eth_call",

@@ -10,12 +10,12 @@ use alloy::primitives::{B256, U256};
 use futures_util::future::join_all;
 use quittance_core::wire::SettleResponse;
 use quittance_core::{
-    Amount, Chain, Check, Effect, Facilitator, FacilitatorError, Facts, FaultKind, LaneId, Payment,
-    PaymentId, PaymentRequest, Refusal, Rejection, Scheme, Seen, SignatureClaim, SystemClock,
-    Timestamp,
+    Amount, Chain, Check, Effect, Facilitator, FacilitatorError, FaultKind, LaneId, Observed,
+    Payment, PaymentId, PaymentInfo, PaymentRequest, Refusal, Rejection, Scheme, SignatureClaim,
+    SystemClock, Timestamp,
 };
 use quittance_devnet::{Evm as Local, Mining};
-use quittance_engine::{Engine, Outcome, Patience, State};
+use quittance_engine::{Engine, Outcome, State, Timing};
 use quittance_evm::{Evm, EvmConfig, Exact, ExactPayer};
 use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::proxy::{Fate, Proxy};
@@ -23,7 +23,7 @@ use quittance_tests::until;
 use serde_json::{Value, json};
 
 /// A watcher without patience, for tests.
-const HASTY: Patience = Patience {
+const HASTY: Timing = Timing {
     look_every: Duration::from_millis(50),
     resubmit_after: Duration::from_millis(300),
     replace_after: Duration::from_millis(800),
@@ -34,7 +34,7 @@ const HASTY: Patience = Patience {
 async fn engine_with(setting: &Setting, config: EvmConfig) -> Engine {
     setting
         .engine_with(config, |builder| {
-            builder.patience(HASTY).settle_wait(Duration::from_secs(8))
+            builder.timing(HASTY).settle_wait(Duration::from_secs(8))
         })
         .await
 }
@@ -46,7 +46,7 @@ fn amount(count: u64) -> Amount {
 fn id(setting: &Setting, request: &PaymentRequest) -> PaymentId {
     let exact = Exact::new(&Evm::new(setting.config()).unwrap());
     let now = quittance_core::Clock::now(&SystemClock);
-    exact.decode(request, now).unwrap().facts().id
+    exact.decode(request, now).unwrap().info().id
 }
 
 fn settling(
@@ -337,27 +337,27 @@ impl Scheme<Evm> for Panicky {
 }
 
 impl Payment<Evm> for PanickyPayment {
-    fn facts(&self) -> &Facts {
-        self.payment.facts()
+    fn info(&self) -> &PaymentInfo {
+        self.payment.info()
     }
     fn signatures(&self) -> &[SignatureClaim] {
         self.payment.signatures()
     }
-    fn check(&self, seen: &Seen<'_, Evm>) -> Result<Check<Evm>, Rejection> {
-        self.payment.check(seen)
+    fn check(&self, observed: &Observed<'_, Evm>) -> Result<Check<Evm>, Rejection> {
+        self.payment.check(observed)
     }
-    fn settle(
+    fn action(
         &self,
         amount: Amount,
-        seen: &Seen<'_, Evm>,
+        observed: &Observed<'_, Evm>,
     ) -> Result<<Evm as Chain>::Action, Rejection> {
-        self.payment.settle(amount, seen)
+        self.payment.action(amount, observed)
     }
     fn lane(&self) -> Option<&LaneId> {
         self.payment.lane()
     }
     fn effect(&self, amount: Amount, evidence: &<Evm as Chain>::Evidence) -> Effect {
-        assert_ne!(self.facts().id, self.over, "a mistake");
+        assert_ne!(self.info().id, self.over, "a mistake");
         self.payment.effect(amount, evidence)
     }
 }
@@ -371,7 +371,7 @@ async fn a_scheme_that_panics_over_one_payment_keeps_nobody_else_from_settling()
     let exact = Exact::new(&evm);
     let engine = Engine::builder(setting.journal().await)
         .chain(evm, vec![Arc::new(Panicky { exact, over })])
-        .patience(HASTY)
+        .timing(HASTY)
         .settle_wait(Duration::from_secs(8))
         .start()
         .await
@@ -449,18 +449,23 @@ async fn the_books_agree(
             continue;
         };
         for (_, transaction) in &known.transactions {
-            known_transactions.insert((transaction.place, transaction.id.clone()));
+            known_transactions.insert((transaction.sequence, transaction.id.clone()));
         }
         let is_settled = matches!(known.state, State::Concluded(Outcome::Settled { .. }));
         settled += u64::from(is_settled);
         assert!(!told || is_settled, "told, and not settled: {known:?}");
-        assert_eq!(known.told_at.is_some(), *told, "{known:?}");
+        assert_eq!(known.success_reported_at.is_some(), *told, "{known:?}");
     }
     assert_eq!(setting.received().await, amount(settled));
     let signer = Setting::signers()[0].address;
     let sent = setting.sent(signer).await;
-    let places: BTreeSet<u64> = known_transactions.iter().map(|(place, _)| *place).collect();
-    let journal_has = (0..sent).filter(|place| places.contains(place)).count() as u64;
+    let sequences: BTreeSet<u64> = known_transactions
+        .iter()
+        .map(|(sequence, _)| *sequence)
+        .collect();
+    let journal_has = (0..sent)
+        .filter(|sequence| sequences.contains(sequence))
+        .count() as u64;
     // The rest are fillers, which are for nobody.
     assert!(journal_has + 3 >= sent, "{sent} sent, {journal_has} known");
 }
@@ -481,7 +486,7 @@ async fn survive(seed: u64) {
         setting
             .engine_with(config.clone(), |builder| {
                 builder
-                    .patience(HASTY)
+                    .timing(HASTY)
                     .settle_wait(Duration::from_millis(400))
             })
             .await

@@ -16,7 +16,7 @@ use quittance_core::{
     Transaction, TransactionId, Watched,
 };
 use quittance_devnet::{Mining, USDC};
-use quittance_engine::{Engine, Event, Outcome, Patience, State};
+use quittance_engine::{Engine, Event, Outcome, State, Timing};
 use quittance_evm::{Evm, EvmConfig, Exact};
 use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::until;
@@ -27,7 +27,7 @@ use sqlx::{ConnectOptions, Connection};
 use tokio::sync::broadcast::Receiver;
 
 /// A watcher without patience, for tests.
-const HASTY: Patience = Patience {
+const HASTY: Timing = Timing {
     look_every: Duration::from_millis(50),
     resubmit_after: Duration::from_millis(300),
     replace_after: Duration::from_millis(800),
@@ -38,7 +38,7 @@ const HASTY: Patience = Patience {
 async fn hasty(setting: &Setting, config: EvmConfig) -> Engine {
     setting
         .engine_with(config, |builder| {
-            builder.patience(HASTY).settle_wait(Duration::from_secs(8))
+            builder.timing(HASTY).settle_wait(Duration::from_secs(8))
         })
         .await
 }
@@ -55,7 +55,7 @@ fn amount(count: u64) -> Amount {
 
 fn id(setting: &Setting, request: &PaymentRequest) -> PaymentId {
     let exact = Exact::new(&Evm::new(setting.config()).unwrap());
-    exact.decode(request, SystemClock.now()).unwrap().facts().id
+    exact.decode(request, SystemClock.now()).unwrap().info().id
 }
 
 async fn state(engine: &Engine, id: &PaymentId) -> State {
@@ -213,7 +213,7 @@ async fn a_payment_that_cannot_be_settled_again_is_reported_lost() {
     })
     .await;
     let known = engine.settlement(&id).await.unwrap().unwrap();
-    assert!(known.told_at.is_some());
+    assert!(known.success_reported_at.is_some());
     assert!(
         known
             .transactions
@@ -254,12 +254,12 @@ async fn what_a_reorganisation_took_back_is_sent_again_at_once_after_a_start() {
     drop(engine);
     take_back(&setting, before).await;
     // Within the test's time there is one sweep: the one at the start.
-    let unhurried = Patience {
+    let unhurried = Timing {
         sweep_every: Duration::from_secs(600),
         ..HASTY
     };
     let engine = setting
-        .engine_with(setting.config(), |builder| builder.patience(unhurried))
+        .engine_with(setting.config(), |builder| builder.timing(unhurried))
         .await;
     until("all have arrived again", || async {
         setting.received().await == amount(COUNT)
@@ -274,12 +274,12 @@ async fn a_settled_payment_is_watched_until_it_is_deep_and_old_enough() {
     let setting = Setting::start().await;
     let clock = Arc::new(ManualClock::new(SystemClock.now()));
     let mut config = setting.config();
-    config.final_depth = 3;
+    config.final_confirmations = 3;
     config.final_after = Duration::from_secs(60);
     let engine = setting
         .engine_with(config, |builder| {
             builder
-                .patience(HASTY)
+                .timing(HASTY)
                 .clock(Arc::clone(&clock) as Arc<dyn Clock>)
         })
         .await;
@@ -341,8 +341,8 @@ impl Chain for Expiring {
     fn lanes(&self) -> &[LaneId] {
         self.evm.lanes()
     }
-    fn depth_required(&self) -> u64 {
-        self.evm.depth_required()
+    fn confirmations_required(&self) -> u64 {
+        self.evm.confirmations_required()
     }
     fn finality(&self) -> Finality {
         self.evm.finality()
@@ -353,19 +353,19 @@ impl Chain for Expiring {
     async fn read(&self, reads: &[Self::Read]) -> Vec<Result<Self::Answer, Fault>> {
         self.evm.read(reads).await
     }
-    fn groups(&self, group: &[&Self::Action], next: &Self::Action) -> bool {
-        self.evm.groups(group, next)
+    fn can_batch(&self, batch: &[&Self::Action], next: &Self::Action) -> bool {
+        self.evm.can_batch(batch, next)
     }
-    async fn floor(&self, lane: &LaneId) -> Result<Option<u64>, Fault> {
-        self.evm.floor(lane).await
+    async fn next_sequence(&self, lane: &LaneId) -> Result<Option<u64>, Fault> {
+        self.evm.next_sequence(lane).await
     }
     async fn prepare(
         &self,
         lane: &LaneId,
-        place: u64,
+        sequence: u64,
         actions: &[&Self::Action],
     ) -> Result<Transaction, Fault> {
-        let signed = self.evm.prepare(lane, place, actions).await?;
+        let signed = self.evm.prepare(lane, sequence, actions).await?;
         Ok(self.remember(signed))
     }
     async fn submit(&self, transaction: &Transaction) -> Submission {
@@ -373,16 +373,21 @@ impl Chain for Expiring {
             return Submission::Accepted;
         }
         match self.has_expired(transaction) {
-            true => Submission::PlaceTaken,
+            true => Submission::SequenceUsed,
             false => self.evm.submit(transaction).await,
         }
     }
     async fn status(&self, watched: &[Watched]) -> Vec<Result<Status<Self::Evidence>, Fault>> {
         let statuses = self.evm.status(watched).await;
         let each = statuses.into_iter().zip(watched);
-        each.map(|(status, place)| match status {
-            Ok(Status::Pending) if place.transactions.iter().all(|sent| self.has_expired(sent)) => {
-                Ok(Status::Gone)
+        each.map(|(status, sequence)| match status {
+            Ok(Status::Pending)
+                if sequence
+                    .transactions
+                    .iter()
+                    .all(|sent| self.has_expired(sent)) =>
+            {
+                Ok(Status::Dropped)
             }
             other => other,
         })
@@ -394,13 +399,13 @@ impl Chain for Expiring {
     async fn replace(&self, _: &Transaction) -> Result<Option<Transaction>, Fault> {
         Ok(None)
     }
-    async fn fill(
+    async fn noop(
         &self,
         lane: &LaneId,
-        place: u64,
+        sequence: u64,
         over: Option<&Transaction>,
     ) -> Result<Option<Transaction>, Fault> {
-        let filler = self.evm.fill(lane, place, over).await?;
+        let filler = self.evm.noop(lane, sequence, over).await?;
         Ok(filler.map(|signed| self.remember(signed)))
     }
     async fn health(&self) -> Health {
@@ -425,7 +430,7 @@ async fn a_numbered_transaction_that_expires_holds_up_neither_its_payment_nor_it
         };
         Engine::builder(setting.journal().await)
             .chain(chain, vec![Arc::new(exact)])
-            .patience(HASTY)
+            .timing(HASTY)
             .settle_wait(Duration::from_secs(15))
             .start()
             .await

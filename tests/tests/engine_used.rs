@@ -9,11 +9,11 @@ use std::time::Duration;
 use alloy::primitives::{B256, Bytes};
 use quittance_core::wire::SettleResponse;
 use quittance_core::{
-    Check, Clock, Facilitator, FacilitatorError, PaymentId, PaymentRequest, Reason, Scheme, Seen,
-    SystemClock,
+    Check, Clock, Facilitator, FacilitatorError, Observed, PaymentId, PaymentRequest, Reason,
+    Scheme, SystemClock,
 };
 use quittance_devnet::{Evm as Local, Mining, USDC};
-use quittance_engine::{Engine, Outcome, Patience, State};
+use quittance_engine::{Engine, Outcome, State, Timing};
 use quittance_evm::{Evm, Exact, Step};
 use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::flaky::{Failing, FlakyJournal};
@@ -22,7 +22,7 @@ use quittance_tests::until;
 use serde_json::{Value, json};
 
 /// A watcher without patience, for tests.
-const HASTY: Patience = Patience {
+const HASTY: Timing = Timing {
     look_every: Duration::from_millis(50),
     resubmit_after: Duration::from_millis(300),
     replace_after: Duration::from_secs(30),
@@ -33,7 +33,7 @@ const HASTY: Patience = Patience {
 async fn hasty(setting: &Setting, settle_wait: Duration) -> Engine {
     setting
         .engine_with(setting.config(), |builder| {
-            builder.patience(HASTY).settle_wait(settle_wait)
+            builder.timing(HASTY).settle_wait(settle_wait)
         })
         .await
 }
@@ -44,19 +44,19 @@ fn exact(setting: &Setting) -> Exact {
 
 fn id(setting: &Setting, request: &PaymentRequest) -> PaymentId {
     let payment = exact(setting).decode(request, SystemClock.now()).unwrap();
-    payment.facts().id
+    payment.info().id
 }
 
 /// The transfer that settles a payment, as whoever has seen the payment can make it.
 fn transfer(setting: &Setting, request: &PaymentRequest) -> Bytes {
     let now = SystemClock.now();
     let payment = exact(setting).decode(request, now).unwrap();
-    let seen = Seen {
+    let observed = Observed {
         signatures: &[true],
         answers: &[],
         now,
     };
-    let Check::Ask(probe) = payment.check(&seen).unwrap() else {
+    let Check::Ask(probe) = payment.check(&observed).unwrap() else {
         panic!("valid without a look");
     };
     let transfers = probe.steps.into_iter().rev().find_map(|step| match step {
@@ -203,7 +203,7 @@ async fn success_whose_answer_was_cut_off_is_told_to_the_next_who_asks() {
     };
     let engine = Engine::builder(journal)
         .chain(evm, vec![exact])
-        .patience(HASTY)
+        .timing(HASTY)
         .start()
         .await
         .unwrap();
@@ -211,7 +211,7 @@ async fn success_whose_answer_was_cut_off_is_told_to_the_next_who_asks() {
     let id = id(&setting, &request);
     let is_told = async || {
         let known = engine.settlement(&id).await.unwrap();
-        known.is_some_and(|known| known.told_at.is_some())
+        known.is_some_and(|known| known.success_reported_at.is_some())
     };
     failing.tell_takes.store(1_000, Ordering::SeqCst);
     let asking = {

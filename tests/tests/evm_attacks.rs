@@ -12,7 +12,7 @@ use quittance_core::json::Object;
 use quittance_core::wire::{PaymentRequirements, SettleResponse};
 use quittance_core::{Amount, Clock, Facilitator, PaymentRequest, SystemClock};
 use quittance_devnet::{Evm as Local, Mining, USDC};
-use quittance_engine::{Engine, Patience};
+use quittance_engine::{Engine, Timing};
 use quittance_evm::{Token, TransferMethod, reason};
 use quittance_tests::contracts::hostile;
 use quittance_tests::evm::{PRICE, Setting};
@@ -591,12 +591,12 @@ async fn two_payers_may_use_one_nonce() {
 #[tokio::test(flavor = "multi_thread")]
 async fn money_that_leaves_before_it_settles_costs_a_bounded_amount_of_gas() {
     let setting = Setting::start().await;
-    let hasty = Patience {
+    let hasty = Timing {
         look_every: Duration::from_millis(50),
-        ..Patience::default()
+        ..Timing::default()
     };
     let engine = setting
-        .engine_with(setting.config(), |builder| builder.patience(hasty))
+        .engine_with(setting.config(), |builder| builder.timing(hasty))
         .await;
     let payer = Local::accounts()[4].clone();
     let request = payment(payer.address, &payer.signer, &Setting::requirements());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use alloy::primitives::{Address, Bytes, U256};
 use alloy::rpc::types::TransactionRequest;
 use async_trait::async_trait;
-use quittance_core::{Chain, Check, Clock, LaneId, Scheme, Seen, SignatureClaim, SystemClock};
+use quittance_core::{Chain, Check, Clock, LaneId, Observed, Scheme, SignatureClaim, SystemClock};
 use quittance_devnet::{Mining, USDC};
 use quittance_evm::{Call, Condition, Evm, Exact, Probe, Step};
 use quittance_tests::conformance::chain::ChainFixture;
@@ -53,7 +53,7 @@ impl ChainFixture for EvmFixture {
         ));
         let now = SystemClock.now();
         let Check::Ask(probe) = payment
-            .check(&Seen {
+            .check(&Observed {
                 signatures: &[true],
                 answers: &[],
                 now,
@@ -69,12 +69,12 @@ impl ChainFixture for EvmFixture {
             .into_iter()
             .map(Result::unwrap)
             .collect();
-        let seen = Seen {
+        let observed = Observed {
             signatures: &[true],
             answers: &answers,
             now,
         };
-        payment.settle(payment.facts().amount, &seen).unwrap()
+        payment.action(payment.info().amount, &observed).unwrap()
     }
 
     fn question(&self) -> Probe {

@@ -18,7 +18,7 @@ use quittance_core::{
     PaymentRequest, Reason, Scheme, SystemClock,
 };
 use quittance_devnet::{Account, Evm as Local, Mining, USDC};
-use quittance_engine::{Engine, EngineBuilder, Patience};
+use quittance_engine::{Engine, EngineBuilder, Timing};
 use quittance_evm::{Evm, Exact, ExactPayer, reason};
 use quittance_tests::contracts::hostile;
 use quittance_tests::evm::{PRICE, Setting};
@@ -27,7 +27,7 @@ use quittance_tests::until;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-const HASTY: Patience = Patience {
+const HASTY: Timing = Timing {
     look_every: Duration::from_millis(50),
     resubmit_after: Duration::from_secs(2),
     replace_after: Duration::from_secs(60),
@@ -92,13 +92,13 @@ async fn wallet(setting: &Setting, name: &str, arguments: impl SolValue) -> Addr
 
 fn id(setting: &Setting, request: &PaymentRequest) -> PaymentId {
     let exact = Exact::new(&Evm::new(setting.config()).unwrap());
-    exact.decode(request, SystemClock.now()).unwrap().facts().id
+    exact.decode(request, SystemClock.now()).unwrap().info().id
 }
 
 async fn hasty(setting: &Setting, change: impl FnOnce(EngineBuilder) -> EngineBuilder) -> Engine {
     let config = setting.config();
     setting
-        .engine_with(config, |builder| change(builder.patience(HASTY)))
+        .engine_with(config, |builder| change(builder.timing(HASTY)))
         .await
 }
 
@@ -341,7 +341,10 @@ async fn a_payer_cannot_have_more_under_way_than_it_has() {
             }
             // What is under way may come to nothing: that is no verdict against the next one.
             Err(FacilitatorError::Fault(fault)) => {
-                assert!(fault.kind == FaultKind::Busy && fault.untouched, "{fault}");
+                assert!(
+                    fault.kind == FaultKind::Busy && fault.not_attempted,
+                    "{fault}"
+                );
             }
             Err(other) => panic!("{other}"),
         }
@@ -411,9 +414,9 @@ async fn a_payer_whose_transactions_keep_failing_is_not_served() {
 async fn a_payer_with_one_payment_does_not_wait_behind_one_with_many() {
     let setting = Setting::start().await;
     let mut config = setting.config();
-    config.group_max = 1;
+    config.max_batch = 1;
     let engine = setting
-        .engine_with(config, |builder| builder.patience(HASTY))
+        .engine_with(config, |builder| builder.timing(HASTY))
         .await;
     setting.local.set_mining(Mining::Manual).await.unwrap();
     let pay = |payer: Account| async move {
@@ -443,11 +446,11 @@ async fn a_payer_with_one_payment_does_not_wait_behind_one_with_many() {
     })
     .await;
     let known = engine.settlement(&id).await.unwrap().unwrap();
-    let place = known.transaction().unwrap().place;
+    let sequence = known.transaction().unwrap().sequence;
     // One of the many may have been taken from the queue already; behind it, and one more, it is this payer's turn.
     assert!(
-        place <= 16 + 2,
-        "sent at place {place}, behind those that came first"
+        sequence <= 16 + 2,
+        "sent at place {sequence}, behind those that came first"
     );
     setting.local.set_mining(Mining::Instant).await.unwrap();
     setting.local.mine().await.unwrap();

@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use quittance_core::wire::SettleResponse;
 use quittance_core::{Amount, Clock, Facilitator, PaymentId, PaymentRequest, Scheme, SystemClock};
 use quittance_devnet::{Account, Evm as Local, Mining, USDC};
-use quittance_engine::{Engine, Patience};
+use quittance_engine::{Engine, Timing};
 use quittance_evm::{Evm, Exact, ExactPayer, reason};
 use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::proxy::Fate;
@@ -20,7 +20,7 @@ use quittance_tests::until;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-const HASTY: Patience = Patience {
+const HASTY: Timing = Timing {
     look_every: Duration::from_millis(50),
     resubmit_after: Duration::from_secs(2),
     replace_after: Duration::from_secs(60),
@@ -30,7 +30,7 @@ const HASTY: Patience = Patience {
 
 fn id(setting: &Setting, request: &PaymentRequest) -> PaymentId {
     let exact = Exact::new(&Evm::new(setting.config()).unwrap());
-    exact.decode(request, SystemClock.now()).unwrap().facts().id
+    exact.decode(request, SystemClock.now()).unwrap().info().id
 }
 
 async fn pay(payer: &Account) -> PaymentRequest {
@@ -65,7 +65,7 @@ async fn sent_together(
 }
 
 async fn hasty(setting: &Setting) -> Engine {
-    let change = |builder: quittance_engine::EngineBuilder| builder.patience(HASTY);
+    let change = |builder: quittance_engine::EngineBuilder| builder.timing(HASTY);
     setting.engine_with(setting.config(), change).await
 }
 
@@ -180,8 +180,8 @@ async fn first_of_those_together(
         .await
         .unwrap();
     let input = sent["input"].as_str().unwrap().to_owned();
-    let place = |at: &usize| input.find(&alloy::hex::encode(payers[*at].address));
-    members.into_iter().min_by_key(place).unwrap()
+    let sequence = |at: &usize| input.find(&alloy::hex::encode(payers[*at].address));
+    members.into_iter().min_by_key(sequence).unwrap()
 }
 
 /// A payer's account gets code after its payment was tried (EIP-7702), and the code uses all the gas it is given. It is

@@ -110,7 +110,7 @@ const NOW: Timestamp = Timestamp::from_secs(1_000);
 
 fn claim(name: &str) -> Claim {
     Claim {
-        id: PaymentId::of(&[name.as_bytes()]),
+        id: PaymentId::from_parts(&[name.as_bytes()]),
         network: "test:1".to_owned(),
         scheme: "exact".to_owned(),
         payer: "payer".to_owned(),
@@ -372,7 +372,7 @@ async fn old_rows_can_be_moved_away_as_documented() {
         let transaction = quittance_core::Transaction {
             id: TransactionId::new(name),
             lane: LaneId::new("signer"),
-            place: 1,
+            sequence: 1,
             bytes: b"bytes".as_slice().into(),
         };
         let id = claim(name).id;
@@ -501,17 +501,22 @@ async fn a_journal_of_format_1_is_brought_to_the_newest_format() {
     let transactions: Vec<usize> = found.iter().map(|known| known.transactions.len()).collect();
     assert_eq!(transactions, [1, 1, 1, 2, 1, 0]);
     assert_eq!(found[5].withdrawn.len(), 1);
-    assert_eq!(found[2].told_at, Some(Timestamp::from_secs(100_006)));
+    assert_eq!(
+        found[2].success_reported_at,
+        Some(Timestamp::from_secs(100_006))
+    );
     // What settled a day before the newest is final; the rest is watched.
     assert_eq!(found[1].final_at, Some(Timestamp::from_secs(10_005)));
     let watched = journal.not_final("test:1").await.unwrap();
     assert_eq!(watched, [id(3), id(4)]);
     assert_eq!(journal.open("test:1").await.unwrap(), [id(1)]);
-    let next = journal.next_place("test:1", &LaneId::new("signer")).await;
+    let next = journal
+        .next_sequence("test:1", &LaneId::new("signer"))
+        .await;
     assert_eq!(next, Ok(6));
     let now = Timestamp::from_secs(200_000);
-    assert_eq!(journal.tell(&id(3), 1, now).await, Ok(false));
-    assert_eq!(journal.tell(&id(4), 2, now).await, Ok(true));
+    assert_eq!(journal.report_success(&id(3), 1, now).await, Ok(false));
+    assert_eq!(journal.report_success(&id(4), 2, now).await, Ok(true));
     drop(journal);
 
     let fresh = Sqlite::new().await;

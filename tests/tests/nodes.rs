@@ -12,7 +12,7 @@ use quittance_core::{
     TransactionId, Watched,
 };
 use quittance_devnet::{Mining, USDC};
-use quittance_engine::{EngineBuilder, Patience};
+use quittance_engine::{EngineBuilder, Timing};
 use quittance_evm::Evm;
 use quittance_solana::{Solana, TokenProgram};
 use quittance_tests::evm::{PRICE, Setting};
@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// A watcher without patience.
-const HASTY: Patience = Patience {
+const HASTY: Timing = Timing {
     look_every: Duration::from_millis(50),
     resubmit_after: Duration::from_millis(300),
     replace_after: Duration::from_millis(800),
@@ -68,17 +68,17 @@ const EVM_LIMITS: [(i64, &str); 7] = [
 /// As many places as fill a whole batch, of which the chain knows nothing.
 fn many_places(chain: &impl Chain, id: &str) -> Vec<Watched> {
     let lane = chain.lanes()[0].clone();
-    let place = |place| Watched {
+    let sequence = |sequence| Watched {
         lane: lane.clone(),
-        place,
+        sequence,
         transactions: vec![Transaction {
             id: TransactionId::new(id),
             lane: lane.clone(),
-            place,
+            sequence,
             bytes: [].into(),
         }],
     };
-    (1000..1040).map(place).collect()
+    (1000..1040).map(sequence).collect()
 }
 
 fn says(health: &Health, words: &str) -> bool {
@@ -223,7 +223,7 @@ async fn a_node_that_changes_its_chain_is_not_asked_any_more() {
     config.rpc_urls.push(second.url().parse().unwrap());
     let engine = setting
         .engine_with(config, |builder| {
-            builder.patience(HASTY).settle_wait(SETTLE_WAIT)
+            builder.timing(HASTY).settle_wait(SETTLE_WAIT)
         })
         .await;
     let answer = engine.settle(&Setting::request().await).await.unwrap();
@@ -314,13 +314,13 @@ async fn a_node_of_another_cluster_makes_no_verdict_from_its_first_answer_on() {
 async fn the_height_of_another_cluster_ends_no_transaction() {
     let setting = SolanaSetting::start(TokenProgram::SplToken, None).await;
     let chain = Solana::new(setting.config()).unwrap();
-    let places = many_places(&chain, &"1".repeat(64));
-    assert!(chain.status(&places).await[0].is_ok());
+    let sequences = many_places(&chain, &"1".repeat(64));
+    assert!(chain.status(&sequences).await[0].is_ok());
     let other = json!("4sGjMW1sUnHzSxGspuhpqLDx6wiyjNtZAMdL4VZHirAn");
     setting
         .node
         .breaks_for_good("getGenesisHash", Fate::Result(other));
-    let found = chain.status(&places).await;
+    let found = chain.status(&sequences).await;
     assert!(found.iter().all(Result::is_err), "{found:?}");
 }
 
@@ -337,7 +337,7 @@ async fn a_host_that_takes_no_connection_was_not_asked() {
     let transaction = Transaction {
         id: TransactionId::new("0x1"),
         lane: chain.lanes()[0].clone(),
-        place: 0,
+        sequence: 0,
         bytes: [1].into(),
     };
     let started = Instant::now();
@@ -442,7 +442,7 @@ async fn a_large_payment_is_settled_once_two_nodes_say_so() {
     let bound = |amount| [(USDC, U256::from(amount))].into();
     config.two_nodes_above = bound(PRICE - 1);
     let wait = Duration::from_secs(2);
-    let build = |builder: EngineBuilder| builder.patience(HASTY).settle_wait(wait);
+    let build = |builder: EngineBuilder| builder.timing(HASTY).settle_wait(wait);
     let engine = setting.engine_with(config.clone(), build).await;
     second.rewrites("eth_getTransactionReceipt", |_, _| Value::Null);
     let request = Setting::request().await;

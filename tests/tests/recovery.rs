@@ -11,12 +11,12 @@ use futures_util::future::join_all;
 use quittance_core::json::{Json, Object};
 use quittance_core::wire::{SettleResponse, VerifyResponse};
 use quittance_core::{
-    Amount, Chain, Clock, Facilitator, FacilitatorError, Facts, Fault, FaultKind, Finality, Found,
-    Health, LaneId, Network, Payer, PaymentRequest, Reason, Scheme, Status, Submission,
+    Amount, Chain, Clock, Facilitator, FacilitatorError, Fault, FaultKind, Finality, Found, Health,
+    LaneId, Network, Payer, PaymentInfo, PaymentRequest, Reason, Scheme, Status, Submission,
     SystemClock, Transaction, TransactionId, Watched,
 };
 use quittance_devnet::Evm as Local;
-use quittance_engine::{Claim, Claimed, Engine, FAILURES_MAX, Journal, Outcome, Patience};
+use quittance_engine::{Claim, Claimed, Engine, FAILURES_MAX, Journal, Outcome, Timing};
 use quittance_evm::{Evm, Exact, ExactPayer};
 use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::flaky::{Failing, FlakyJournal};
@@ -28,7 +28,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 
 /// A watcher without patience, for tests.
-const HASTY: Patience = Patience {
+const HASTY: Timing = Timing {
     look_every: Duration::from_millis(100),
     resubmit_after: Duration::from_millis(300),
     replace_after: Duration::from_secs(5),
@@ -39,7 +39,7 @@ const HASTY: Patience = Patience {
 async fn start(setting: &Setting) -> Engine {
     setting
         .engine_with(setting.config(), |builder| {
-            builder.patience(HASTY).settle_wait(Duration::from_secs(8))
+            builder.timing(HASTY).settle_wait(Duration::from_secs(8))
         })
         .await
 }
@@ -49,23 +49,23 @@ async fn stop(engine: Engine) {
     drop(engine);
 }
 
-fn decode(setting: &Setting, request: &PaymentRequest) -> Facts {
+fn decode(setting: &Setting, request: &PaymentRequest) -> PaymentInfo {
     let exact = Exact::new(&Evm::new(setting.config()).unwrap());
     let payment = exact.decode(request, SystemClock.now()).unwrap();
-    payment.facts().clone()
+    payment.info().clone()
 }
 
 fn claim(setting: &Setting, request: &PaymentRequest) -> Claim {
-    let facts = decode(setting, request);
+    let info = decode(setting, request);
     Claim {
-        id: facts.id,
+        id: info.id,
         network: "eip155:84532".to_owned(),
         scheme: "exact".to_owned(),
-        payer: facts.payer,
-        pay_to: facts.pay_to,
-        asset: facts.asset,
-        amount: facts.amount,
-        expires: facts.expires,
+        payer: info.payer,
+        pay_to: info.pay_to,
+        asset: info.asset,
+        amount: info.amount,
+        expires: info.expires,
         request: request.kept_text().unwrap(),
         decoded_at: SystemClock.now(),
     }
@@ -107,7 +107,7 @@ async fn a_payment_that_moved_after_a_wrong_verdict_is_valid_and_served_once() {
     execute(
         &setting,
         "UPDATE settlements SET state = 'failed', reason = 'invalid_exact_evm_nonce_already_used',
-             transaction_id = NULL, settled_amount = NULL, told_at = NULL",
+             transaction_id = NULL, settled_amount = NULL, success_reported_at = NULL",
     )
     .await;
     let engine = start(&setting).await;
@@ -275,7 +275,7 @@ async fn recovery_asks_in_few_round_trips_and_passes_over_what_it_cannot_read() 
         let lost = Transaction {
             id: TransactionId::new(&format!("0x{at:064x}")),
             lane: lane.clone(),
-            place: at,
+            sequence: at,
             bytes: b"lost".as_slice().into(),
         };
         let now = SystemClock.now();
@@ -329,7 +329,7 @@ async fn a_payment_that_is_taken_back_before_success_is_reported_is_pending_and_
     };
     let engine = Engine::builder(journal)
         .chain(evm, vec![exact])
-        .patience(HASTY)
+        .timing(HASTY)
         .start()
         .await
         .unwrap();
@@ -361,7 +361,7 @@ async fn a_long_search_keeps_nobody_from_seeing_that_the_network_is_down() {
     };
     let engine = Engine::builder(journal)
         .chain(evm, vec![exact])
-        .patience(HASTY)
+        .timing(HASTY)
         .start()
         .await
         .unwrap();
@@ -399,8 +399,8 @@ impl Chain for Narrow {
     fn lanes(&self) -> &[LaneId] {
         self.evm.lanes()
     }
-    fn depth_required(&self) -> u64 {
-        self.evm.depth_required()
+    fn confirmations_required(&self) -> u64 {
+        self.evm.confirmations_required()
     }
     fn finality(&self) -> Finality {
         self.evm.finality()
@@ -411,16 +411,16 @@ impl Chain for Narrow {
     async fn read(&self, reads: &[Self::Read]) -> Vec<Result<Self::Answer, Fault>> {
         self.evm.read(reads).await
     }
-    fn groups(&self, group: &[&Self::Action], next: &Self::Action) -> bool {
-        self.evm.groups(group, next)
+    fn can_batch(&self, batch: &[&Self::Action], next: &Self::Action) -> bool {
+        self.evm.can_batch(batch, next)
     }
-    async fn floor(&self, lane: &LaneId) -> Result<Option<u64>, Fault> {
-        self.evm.floor(lane).await
+    async fn next_sequence(&self, lane: &LaneId) -> Result<Option<u64>, Fault> {
+        self.evm.next_sequence(lane).await
     }
     async fn prepare(
         &self,
         lane: &LaneId,
-        place: u64,
+        sequence: u64,
         actions: &[&Self::Action],
     ) -> Result<Transaction, Fault> {
         if actions.len() > self.most {
@@ -430,7 +430,7 @@ impl Chain for Narrow {
                 "costs more than is allowed",
             ));
         }
-        self.evm.prepare(lane, place, actions).await
+        self.evm.prepare(lane, sequence, actions).await
     }
     async fn submit(&self, transaction: &Transaction) -> Submission {
         self.evm.submit(transaction).await
@@ -444,13 +444,13 @@ impl Chain for Narrow {
     async fn replace(&self, transaction: &Transaction) -> Result<Option<Transaction>, Fault> {
         self.evm.replace(transaction).await
     }
-    async fn fill(
+    async fn noop(
         &self,
         lane: &LaneId,
-        place: u64,
+        sequence: u64,
         over: Option<&Transaction>,
     ) -> Result<Option<Transaction>, Fault> {
-        self.evm.fill(lane, place, over).await
+        self.evm.noop(lane, sequence, over).await
     }
     async fn health(&self) -> Health {
         self.evm.health().await
@@ -472,7 +472,7 @@ async fn payments_that_the_chain_does_not_sign_together_are_sent_one_by_one() {
     };
     let engine = Engine::builder(setting.journal().await)
         .chain(narrow, vec![exact])
-        .patience(HASTY)
+        .timing(HASTY)
         .settle_wait(Duration::from_secs(8))
         .start()
         .await

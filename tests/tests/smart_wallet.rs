@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use quittance_core::wire::VerifyResponse;
 use quittance_core::{
-    Amount, Facilitator, FacilitatorError, Facts, Network, PaymentRequest, Reason, Rejection,
+    Amount, Facilitator, FacilitatorError, Network, PaymentInfo, PaymentRequest, Reason, Rejection,
 };
 use quittance_engine::{Engine, EngineBuilder, Policy};
 use quittance_solana::{Keypair, Pubkey, SmartWallets, TokenProgram, reason};
@@ -501,8 +501,8 @@ async fn a_wallet_may_pay_more_than_is_asked_for() {
 struct NotBy(String);
 
 impl Policy for NotBy {
-    fn allows(&self, _: &Network, facts: &Facts) -> Result<(), Rejection> {
-        match facts.payer == self.0 {
+    fn allows(&self, _: &Network, info: &PaymentInfo) -> Result<(), Rejection> {
+        match info.payer == self.0 {
             true => Err(Rejection::new(
                 Reason::RECIPIENT_NOT_ALLOWED,
                 "not this one",

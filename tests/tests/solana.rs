@@ -19,7 +19,7 @@ use quittance_core::{
     PaymentRequest, Reason, Scheme, Scope, SystemClock,
 };
 use quittance_devnet::{SOLANA_TOKEN_2022, SOLANA_USDC};
-use quittance_engine::{Engine, Event, Patience};
+use quittance_engine::{Engine, Event, Timing};
 use quittance_http::{BuyError, Buyer, PaymentLayer};
 use quittance_solana::{
     Blockhashes, Commitment, ExactOffer, ExactPayer, Extension, Keypair, Pubkey, Solana,
@@ -34,7 +34,7 @@ use solana_signer::{Signer, SignerError};
 use tokio::net::TcpListener;
 
 /// A watcher without patience, for tests.
-const HASTY: Patience = Patience {
+const HASTY: Timing = Timing {
     look_every: Duration::from_millis(50),
     resubmit_after: Duration::from_millis(300),
     replace_after: Duration::from_millis(800),
@@ -48,7 +48,7 @@ const LIFETIMES: u64 = 400;
 async fn hasty(setting: &Setting) -> Engine {
     setting
         .engine_with(setting.config(), |builder| {
-            builder.patience(HASTY).settle_wait(Duration::from_secs(3))
+            builder.timing(HASTY).settle_wait(Duration::from_secs(3))
         })
         .await
 }
@@ -65,7 +65,7 @@ fn amount(count: u64) -> Amount {
 
 fn id(setting: &Setting, request: &PaymentRequest) -> quittance_core::PaymentId {
     let payment = setting.scheme().decode(request, SystemClock.now());
-    payment.unwrap().facts().id
+    payment.unwrap().info().id
 }
 
 /// What the cluster itself says of a transaction.
@@ -91,7 +91,7 @@ async fn lamports(setting: &Setting, account: usize) -> u64 {
 
 /// The fee payer named in a payment.
 fn fee_payer(request: &PaymentRequest) -> String {
-    let extra = request.terms.extra.as_ref().unwrap().tree();
+    let extra = request.requirements.extra.as_ref().unwrap().tree();
     extra["feePayer"].as_str().unwrap().to_owned()
 }
 
@@ -407,7 +407,10 @@ async fn a_payer_cannot_have_more_under_way_than_it_has() {
     let Err(FacilitatorError::Fault(fault)) = engine.settle(&other).await else {
         panic!("two payments with money for one")
     };
-    assert!(fault.kind == FaultKind::Busy && fault.untouched, "{fault}");
+    assert!(
+        fault.kind == FaultKind::Busy && fault.not_attempted,
+        "{fault}"
+    );
     assert!(engine.verify(&other).await.is_err(), "nor is it told valid");
     setting.local.set_slot_time(Some(SLOT)).await.unwrap();
     assert!(first.await.unwrap().unwrap().success);
@@ -424,7 +427,7 @@ async fn a_payer_cannot_have_more_under_way_than_it_has() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_replaced_is_sent_no_oftener_than_patience_says() {
     let setting = Setting::start(TokenProgram::SplToken, None).await;
-    let patience = Patience {
+    let timing = Timing {
         look_every: Duration::from_millis(20),
         resubmit_after: Duration::from_millis(500),
         replace_after: Duration::from_millis(100),
@@ -432,9 +435,7 @@ async fn what_cannot_be_replaced_is_sent_no_oftener_than_patience_says() {
     };
     let engine = setting
         .engine_with(setting.config(), |builder| {
-            builder
-                .patience(patience)
-                .settle_wait(Duration::from_secs(2))
+            builder.timing(timing).settle_wait(Duration::from_secs(2))
         })
         .await;
     let request = setting.request().await;
@@ -450,14 +451,14 @@ async fn what_cannot_be_replaced_is_sent_no_oftener_than_patience_says() {
 async fn one_fee_payer_has_as_many_payments_out_as_the_chain_allows_and_no_more() {
     let setting = Setting::start(TokenProgram::SplToken, None).await;
     let most = Solana::new(setting.config()).unwrap().in_flight_max();
-    let patience = Patience {
+    let timing = Timing {
         // What the node is handed is counted: nothing twice.
         resubmit_after: Duration::from_secs(60),
         replace_after: Duration::from_secs(60),
         ..HASTY
     };
     let engine = setting
-        .engine_with(setting.config(), |builder| builder.patience(patience))
+        .engine_with(setting.config(), |builder| builder.timing(timing))
         .await;
     let requests = setting.requests(most + 20).await;
     assert!(
@@ -525,7 +526,7 @@ async fn a_signer_that_panics_loses_no_payment() {
         panics: AtomicBool::new(true),
     });
     let engine = setting
-        .engine_with(config, |builder| builder.patience(HASTY))
+        .engine_with(config, |builder| builder.timing(HASTY))
         .await;
     let requests = setting.requests(20).await;
     let answers = join_all(requests.iter().map(|request| engine.settle(request))).await;
@@ -566,7 +567,7 @@ async fn where_final_is_asked_for_confirmed_is_not_enough() {
     config.commitment = Commitment::Finalized;
     let engine = setting
         .engine_with(config, |builder| {
-            builder.patience(HASTY).settle_wait(Duration::from_secs(2))
+            builder.timing(HASTY).settle_wait(Duration::from_secs(2))
         })
         .await;
     let request = setting.request().await;

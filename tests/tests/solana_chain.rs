@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use quittance_core::{Chain, Check, Clock, LaneId, Scheme, Seen, SystemClock};
+use quittance_core::{Chain, Check, Clock, LaneId, Observed, Scheme, SystemClock};
 use quittance_solana::{Inquiry, Partial, Pubkey, Solana, TokenProgram};
 use quittance_tests::conformance::chain::ChainFixture;
 use quittance_tests::proxy::Fate;
@@ -32,14 +32,14 @@ async fn inquiry(setting: &Setting) -> Inquiry {
         .scheme()
         .decode(&request, SystemClock.now())
         .unwrap();
-    let seen = Seen {
+    let observed = Observed {
         signatures: &[true],
         answers: &[],
         now: SystemClock.now(),
     };
-    match payment.check(&seen).unwrap() {
+    match payment.check(&observed).unwrap() {
         Check::Ask(inquiry) => inquiry,
-        Check::Content | Check::NotYet(_) => panic!("content without looking"),
+        Check::Valid | Check::NotYet(_) => panic!("content without looking"),
     }
 }
 

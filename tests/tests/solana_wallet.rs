@@ -28,7 +28,7 @@ struct Scene {
 }
 
 /// What a transaction does: in simulation, and on chain.
-struct Seen {
+struct Observed {
     simulated: Value,
     included: Value,
 }
@@ -136,8 +136,12 @@ impl Scene {
         found["meta"].clone()
     }
 
-    async fn run(&self, instruction: &Instruction, tables: &[AddressLookupTableAccount]) -> Seen {
-        Seen {
+    async fn run(
+        &self,
+        instruction: &Instruction,
+        tables: &[AddressLookupTableAccount],
+    ) -> Observed {
+        Observed {
             simulated: self.simulate(instruction, tables).await.unwrap(),
             included: self.include(instruction, tables).await,
         }
@@ -170,7 +174,7 @@ impl Scene {
     }
 }
 
-impl Seen {
+impl Observed {
     /// Both succeeded, did the same, and the simulation says that it was these calls.
     fn assert_calls(&self, calls: &[Value]) {
         let Self {
@@ -231,17 +235,17 @@ with_either_program! {
 }
 
 async fn pays(scene: Scene) {
-    let seen = scene.run(&scene.pay(Deed::Pay), &[]).await;
-    seen.assert_calls(&[scene.payment(&scene.wallet, 2)]);
-    assert_eq!(seen.gain(&scene.payment.pay_to), PRICE as i64);
-    assert_eq!(seen.gain(&scene.vault()), -(PRICE as i64));
+    let observed = scene.run(&scene.pay(Deed::Pay), &[]).await;
+    observed.assert_calls(&[scene.payment(&scene.wallet, 2)]);
+    assert_eq!(observed.gain(&scene.payment.pay_to), PRICE as i64);
+    assert_eq!(observed.gain(&scene.vault()), -(PRICE as i64));
     assert_eq!(scene.balances(&scene.wallet).await, (PRICE, FUNDS - PRICE));
 }
 
 async fn pays_twice(scene: Scene) {
-    let seen = scene.run(&scene.pay(Deed::PayTwice), &[]).await;
+    let observed = scene.run(&scene.pay(Deed::PayTwice), &[]).await;
     let payment = scene.payment(&scene.wallet, 2);
-    seen.assert_calls(&[payment.clone(), payment]);
+    observed.assert_calls(&[payment.clone(), payment]);
     assert_eq!(
         scene.balances(&scene.wallet).await,
         (2 * PRICE, FUNDS - 2 * PRICE)
@@ -264,10 +268,10 @@ async fn takes_back(scene: Scene) {
     let _: String = local.rpc("sendTransaction", params).await.unwrap();
     local.mine(1).await.unwrap();
 
-    let seen = scene.run(&scene.pay(Deed::PayAndTakeBack), &[]).await;
+    let observed = scene.run(&scene.pay(Deed::PayAndTakeBack), &[]).await;
     let back = scene.transfer(&seller.address, &scene.vault(), &scene.vault(), 2);
-    seen.assert_calls(&[scene.payment(&scene.wallet, 2), back]);
-    assert_eq!(seen.gain(&seller.address), 0);
+    observed.assert_calls(&[scene.payment(&scene.wallet, 2), back]);
+    assert_eq!(observed.gain(&seller.address), 0);
     assert_eq!(scene.balances(&scene.wallet).await, (0, FUNDS));
 }
 
@@ -292,14 +296,14 @@ async fn nests(scene: Scene) {
     for inner in [scene.wallet, other] {
         let (received, left) = scene.balances(&inner).await;
         let pay = scene.pay(Deed::Nested(inner));
-        let seen = scene.run(&pay, &[]).await;
-        let calls = &seen.simulated["innerInstructions"][0]["instructions"];
+        let observed = scene.run(&pay, &[]).await;
+        let calls = &observed.simulated["innerInstructions"][0]["instructions"];
         // What is not spelled out has its accounts by name, and its data in base58.
         assert_eq!(calls[0]["programId"], inner.program.to_string());
         assert_eq!(calls[0]["accounts"][0], scene.owner.pubkey().to_string());
         assert!(calls[0]["data"].is_string());
         assert_eq!(calls[0]["stackHeight"], 2);
-        seen.assert_calls(&[calls[0].clone(), scene.payment(&inner, 3)]);
+        observed.assert_calls(&[calls[0].clone(), scene.payment(&inner, 3)]);
         assert_eq!(
             scene.balances(&inner).await,
             (received + PRICE, left - PRICE)
@@ -313,9 +317,9 @@ async fn looks_up(scene: Scene) {
     // The unused first entry keeps indexes in the table apart from those in the transaction.
     let addresses = [Keypair::new().pubkey(), from, token.mint, to, scene.vault()];
     let table = wallet::lookup_table(&scene.setting.local, &addresses).await;
-    let seen = scene.run(&scene.pay(Deed::Pay), &[table]).await;
-    seen.assert_calls(&[scene.payment(&scene.wallet, 2)]);
-    let meta = &seen.included;
+    let observed = scene.run(&scene.pay(Deed::Pay), &[table]).await;
+    observed.assert_calls(&[scene.payment(&scene.wallet, 2)]);
+    let meta = &observed.included;
     let loaded = ["writable", "readonly"].map(|kind| texts(&meta["loadedAddresses"][kind]));
     let [mut writable, mut readonly] = loaded.clone();
     writable.sort();
@@ -342,7 +346,7 @@ async fn looks_up(scene: Scene) {
         .collect();
     let expected = [from, token.mint, to, scene.vault()].map(|key| key.to_string());
     assert_eq!(accounts, expected);
-    assert_eq!(seen.gain(&scene.payment.pay_to), PRICE as i64);
+    assert_eq!(observed.gain(&scene.payment.pay_to), PRICE as i64);
     assert_eq!(scene.balances(&scene.wallet).await, (PRICE, FUNDS - PRICE));
 }
 
@@ -421,8 +425,8 @@ async fn a_wallet_may_be_given_an_account_twice() {
     // Bump, switch, program, count, then each account with its rights: the recipient's is the third.
     assert_eq!(usize::from(pay.data[8]), first);
     pay.data[8] = u8::try_from(last).unwrap();
-    let seen = scene.run(&pay, &[]).await;
-    seen.assert_calls(&[scene.payment(&scene.wallet, 2)]);
+    let observed = scene.run(&pay, &[]).await;
+    observed.assert_calls(&[scene.payment(&scene.wallet, 2)]);
 }
 
 /// The vault of somebody else is nobody's: its signature cannot be had, whoever signs.

@@ -169,7 +169,7 @@ async fn a_clock_that_jumps_while_a_payment_waits_expires_nothing() {
     let mut config = setting.config();
     config.clock = Arc::clone(&clock) as Arc<dyn Clock>;
     config.head_age_max = Some(Duration::from_secs(24 * 3600));
-    config.group_max = 1;
+    config.max_batch = 1;
     let engine = setting
         .engine_with(config, |builder| builder.clock(Arc::clone(&clock) as _))
         .await;

@@ -94,8 +94,8 @@ mod tests {
             to: Address::repeat_byte(7),
             data: vec![5; size].into(),
             gas,
-            shareable: true,
-            mark: B256::ZERO,
+            batchable: true,
+            effect_key: B256::ZERO,
         }
     }
 

@@ -32,10 +32,10 @@ const BEHIND_MAX: u64 = 1000;
 
 /// Learns how far apart blocks are.
 #[derive(Debug, Default)]
-pub(crate) struct BlockTimes(Mutex<Seen>);
+pub(crate) struct BlockTimes(Mutex<Observed>);
 
 #[derive(Debug, Default)]
-struct Seen {
+struct Observed {
     /// Number and time of the highest block.
     head: Option<(u64, u64)>,
     /// Seconds a block, between one look and the next.
@@ -45,33 +45,33 @@ struct Seen {
 impl BlockTimes {
     /// A node says that this block is the newest.
     pub(crate) fn saw(&self, number: u64, time: u64) {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((last, last_time)) = seen.head else {
-            seen.head = Some((number, time));
+        let mut observed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((last, last_time)) = observed.head else {
+            observed.head = Some((number, time));
             return;
         };
         // Nodes may be some blocks apart; one that is behind teaches nothing. One that is further behind than any works
         // shows that the highest block was no block of this chain.
         if number <= last {
             if last - number > BEHIND_MAX {
-                seen.head = Some((number, time));
+                observed.head = Some((number, time));
             }
             return;
         }
-        seen.head = Some((number, time));
+        observed.head = Some((number, time));
         let secs = time.saturating_sub(last_time).div_ceil(number - last);
         if secs <= SLOWEST_SECS {
-            seen.recent.push_back(secs);
+            observed.recent.push_back(secs);
         }
-        if seen.recent.len() > LOOKS {
-            seen.recent.pop_front();
+        if observed.recent.len() > LOOKS {
+            observed.recent.pop_front();
         }
     }
 
     /// Seconds between two blocks; 0 until that is known.
     pub(crate) fn secs(&self) -> u64 {
-        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.recent.iter().copied().min().unwrap_or(0)
+        let observed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        observed.recent.iter().copied().min().unwrap_or(0)
     }
 }
 

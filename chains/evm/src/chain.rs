@@ -50,9 +50,9 @@ pub struct EvmConfig {
     /// The tokens that may be settled, and no others.
     pub tokens: Vec<Token>,
     /// How many blocks deep a payment must be to count as settled.
-    pub depth_required: u64,
+    pub confirmations_required: u64,
     /// How many blocks deep a settled payment must be to need no more watching.
-    pub final_depth: u64,
+    pub final_confirmations: u64,
     /// How long a settled payment is watched at least.
     pub final_after: Duration,
     /// The most that is paid for a unit of gas, in wei.
@@ -65,7 +65,7 @@ pub struct EvmConfig {
     /// How the gas limit of a transaction is found.
     pub gas_limit: GasLimit,
     /// How many payments may share a transaction.
-    pub group_max: usize,
+    pub max_batch: usize,
     /// Whether accounts with code may pay: contract wallets (ERC-1271), and accounts with a delegation (EIP-7702). Their
     /// code runs in the payment, on the operator's gas.
     pub contract_wallets: bool,
@@ -108,9 +108,9 @@ impl EvmConfig {
             rpc_urls,
             rpc_timeout: Duration::from_secs(8),
             signers,
-            depth_required: 1,
+            confirmations_required: 1,
             // Two epochs of Ethereum, after which a block is finalized as a rule.
-            final_depth: 64,
+            final_confirmations: 64,
             // As long as Ethereum takes to finalize, and with it what rollups with faster blocks have posted there.
             final_after: Duration::from_secs(15 * 60),
             gas_price_max: u128::from(fees.max_gas_price_gwei) * GWEI,
@@ -119,7 +119,7 @@ impl EvmConfig {
             gas_per_payment_max: 600_000,
             gas_limit,
             // 32 transfers are 1.5 million gas, a twentieth of the smallest block limit in use.
-            group_max: 32,
+            max_batch: 32,
             // Smart accounts, and ordinary accounts that a wallet has delegated, are a good part of those who pay. What they
             // can waste is bounded: they are tried for the block they would be in, and the engine serves no payer whose
             // transactions keep failing.
@@ -175,7 +175,7 @@ pub enum ConfigError {
     #[error("the signer {0} is given twice")]
     SignerTwice(Address),
     /// Nodes do not remember that far back.
-    #[error("depth_required is {0}, more than the possible {DEPTH_MAX}")]
+    #[error("confirmations_required is {0}, more than the possible {DEPTH_MAX}")]
     Depth(u64),
     /// The HTTP client could not be built.
     #[error("HTTP: {0}")]
@@ -192,10 +192,10 @@ pub struct Call {
     /// How much gas it took when it was tried.
     pub gas: u64,
     /// Whether it may share a transaction: it does not matter who calls, and no contract of the payer's runs in it.
-    pub shareable: bool,
+    pub batchable: bool,
     /// What its effect is recognised by. Two calls with one mark never share a transaction, because nobody could say
     /// which of them had the effect.
-    pub mark: B256,
+    pub effect_key: B256,
 }
 
 /// What the chain says a transaction did.
@@ -260,8 +260,8 @@ impl Evm {
         if !config.two_nodes_above.is_empty() && nodes.len() < 2 {
             return Err(ConfigError::OneNode);
         }
-        if config.depth_required > DEPTH_MAX {
-            return Err(ConfigError::Depth(config.depth_required));
+        if config.confirmations_required > DEPTH_MAX {
+            return Err(ConfigError::Depth(config.confirmations_required));
         }
         let addresses: Vec<Address> = config
             .signers
@@ -515,13 +515,16 @@ impl Chain for Evm {
         &self.lanes
     }
 
-    fn depth_required(&self) -> u64 {
-        self.config.depth_required.max(1)
+    fn confirmations_required(&self) -> u64 {
+        self.config.confirmations_required.max(1)
     }
 
     fn finality(&self) -> Finality {
         Finality {
-            depth: self.config.final_depth.max(self.depth_required()),
+            confirmations: self
+                .config
+                .final_confirmations
+                .max(self.confirmations_required()),
             age: self.config.final_after,
         }
     }
@@ -543,18 +546,18 @@ impl Chain for Evm {
             .collect()
     }
 
-    fn groups(&self, group: &[&Call], next: &Call) -> bool {
+    fn can_batch(&self, batch: &[&Call], next: &Call) -> bool {
         self.batches.load(Ordering::Relaxed)
             && self.config.gas_limit == GasLimit::Measured
-            && group.len() < self.config.group_max
-            && next.shareable
-            && group
+            && batch.len() < self.config.max_batch
+            && next.batchable
+            && batch
                 .iter()
-                .all(|call| call.shareable && call.mark != next.mark)
-            && batch::fits(group.iter().copied().chain([next]))
+                .all(|call| call.batchable && call.effect_key != next.effect_key)
+            && batch::fits(batch.iter().copied().chain([next]))
     }
 
-    async fn floor(&self, lane: &LaneId) -> Result<Option<u64>, Fault> {
+    async fn next_sequence(&self, lane: &LaneId) -> Result<Option<u64>, Fault> {
         let call = ("eth_getTransactionCount", json!([lane.address(), "latest"]));
         // A number too high, which the journal would keep, is a gap that costs gas to fill. One too
         // low costs a second look.
@@ -572,7 +575,7 @@ impl Chain for Evm {
     async fn prepare(
         &self,
         lane: &LaneId,
-        place: u64,
+        sequence: u64,
         actions: &[&Call],
     ) -> Result<Transaction, Fault> {
         let signer = self.signer(lane)?;
@@ -590,7 +593,7 @@ impl Chain for Evm {
         }
         Unsigned {
             chain_id: self.chain_id,
-            nonce: place,
+            nonce: sequence,
             gas,
             fees,
             body,
@@ -605,10 +608,10 @@ impl Chain for Evm {
 
     async fn status(&self, watched: &[Watched]) -> Vec<Result<Status<Evidence>, Fault>> {
         let mut statuses = Vec::with_capacity(watched.len());
-        let lookup = Lookup::new(&self.rpc, self.depth_required()).await;
+        let lookup = Lookup::new(&self.rpc, self.confirmations_required()).await;
         for chunk in watched.chunks(PLACES_PER_BATCH) {
             let found = match &lookup {
-                Ok(lookup) => lookup.places(chunk).await,
+                Ok(lookup) => lookup.sequences(chunk).await,
                 Err(fault) => Err(fault.clone()),
             };
             match found {
@@ -631,10 +634,10 @@ impl Chain for Evm {
         self.sign_over(unsigned, transaction).await
     }
 
-    async fn fill(
+    async fn noop(
         &self,
         lane: &LaneId,
-        place: u64,
+        sequence: u64,
         over: Option<&Transaction>,
     ) -> Result<Option<Transaction>, Fault> {
         let signer = self.signer(lane)?;
@@ -649,7 +652,7 @@ impl Chain for Evm {
         };
         let unsigned = |fees| Unsigned {
             chain_id: self.chain_id,
-            nonce: place,
+            nonce: sequence,
             gas,
             fees,
             body,
@@ -685,10 +688,10 @@ impl Evm {
         let found = found?;
         if let Status::Included {
             id,
-            depth,
+            confirmations,
             evidence,
         } = &found
-            && *depth >= self.depth_required()
+            && *confirmations >= self.confirmations_required()
             && second::is_needed(&self.config.two_nodes_above, evidence)
         {
             second::confirm(&self.rpc, id, evidence).await?;
@@ -745,13 +748,13 @@ impl Evm {
         let clock_fault = clock::doubt(now, &looked.heads, age_max);
         let clock_problem = clock_fault
             .as_ref()
-            .map(|fault| problem(Scope::Nothing, &fault.detail));
+            .map(|fault| problem(Scope::Advisory, &fault.detail));
         *self.known_clock_fault() = clock_fault;
         for (node, found) in looked.nodes {
             match found {
                 Ok(()) => working_nodes += 1,
                 Err(fault) => problems.push(problem(
-                    Scope::Nothing,
+                    Scope::Advisory,
                     format_args!("node {node}: {}", fault.detail),
                 )),
             }

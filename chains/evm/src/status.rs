@@ -39,9 +39,9 @@ struct Block {
 }
 
 impl<'rpc> Lookup<'rpc> {
-    pub(crate) async fn new(rpc: &'rpc Nodes, depth_required: u64) -> Result<Self, Fault> {
+    pub(crate) async fn new(rpc: &'rpc Nodes, confirmations_required: u64) -> Result<Self, Fault> {
         let head: U64 = rpc.ask("eth_blockNumber", json!([])).await?;
-        let deep = head.to::<u64>().saturating_sub(depth_required - 1);
+        let deep = head.to::<u64>().saturating_sub(confirmations_required - 1);
         Ok(Self {
             rpc,
             deep: U64::from(deep),
@@ -54,10 +54,10 @@ impl<'rpc> Lookup<'rpc> {
     ///
     /// # Errors
     /// When no node answers at all.
-    pub(crate) async fn places(&self, watched: &[Watched]) -> Result<Vec<Looked>, Fault> {
+    pub(crate) async fn sequences(&self, watched: &[Watched]) -> Result<Vec<Looked>, Fault> {
         let mut lanes: BTreeMap<&LaneId, Result<u64, Fault>> = BTreeMap::new();
-        for place in watched {
-            lanes.insert(&place.lane, Ok(0));
+        for sequence in watched {
+            lanes.insert(&sequence.lane, Ok(0));
         }
         let counts = lanes.keys().map(|lane| {
             (
@@ -67,7 +67,7 @@ impl<'rpc> Lookup<'rpc> {
         });
         let receipts = watched
             .iter()
-            .flat_map(|place| &place.transactions)
+            .flat_map(|sequence| &sequence.transactions)
             .map(|transaction| {
                 let id = json!([transaction.id.as_str()]);
                 ("eth_getTransactionReceipt", id)
@@ -79,13 +79,15 @@ impl<'rpc> Lookup<'rpc> {
         }
         let receipts: Vec<Result<Option<Receipt>, Fault>> = watched
             .iter()
-            .map(|place| receipt_of(place, answers.by_ref().take(place.transactions.len())))
+            .map(|sequence| {
+                receipt_of(sequence, answers.by_ref().take(sequence.transactions.len()))
+            })
             .collect();
         let blocks = Blocks::of(self.rpc, receipts.iter().flatten().flatten()).await?;
-        let found = watched.iter().zip(receipts).map(|(place, receipt)| {
-            match (receipt?, &lanes[&place.lane]) {
+        let found = watched.iter().zip(receipts).map(|(sequence, receipt)| {
+            match (receipt?, &lanes[&sequence.lane]) {
                 (Some(receipt), _) => blocks.status(receipt),
-                (None, Ok(count)) if *count > place.place => Ok(Status::Gone),
+                (None, Ok(count)) if *count > sequence.sequence => Ok(Status::Dropped),
                 (None, Ok(_)) => Ok(Status::Pending),
                 (None, Err(fault)) => Err(fault.clone()),
             }
@@ -145,7 +147,7 @@ impl Blocks {
         };
         Ok(Status::Included {
             id: TransactionId::new(&format!("{:#x}", receipt.transaction_hash)),
-            depth: below_head.saturating_add(1),
+            confirmations: below_head.saturating_add(1),
             evidence: Evidence {
                 succeeded: receipt.status == U64::from(1),
                 logs: receipt.logs,
@@ -160,16 +162,16 @@ pub(crate) async fn inclusion(rpc: &Nodes, hash: B256) -> Found<Evidence> {
     match status(rpc, hash).await {
         Ok(Status::Included {
             id,
-            depth,
+            confirmations,
             evidence,
         }) => Found {
             id,
-            depth,
+            confirmations,
             evidence,
         },
         _ => Found {
             id: TransactionId::new(&format!("{hash:#x}")),
-            depth: 0,
+            confirmations: 0,
             evidence: Evidence {
                 succeeded: false,
                 logs: Vec::new(),
@@ -191,11 +193,11 @@ async fn status(rpc: &Nodes, hash: B256) -> Looked {
 
 /// The receipt of the one transaction for this place that was included. One that could not be asked about may be it.
 fn receipt_of(
-    place: &Watched,
+    sequence: &Watched,
     answers: impl Iterator<Item = Answer>,
 ) -> Result<Option<Receipt>, Fault> {
     let mut unknown = None;
-    for (transaction, answer) in place.transactions.iter().zip(answers) {
+    for (transaction, answer) in sequence.transactions.iter().zip(answers) {
         match read_answer::<Option<Receipt>>(answer) {
             // A receipt for something else proves nothing.
             Ok(Some(receipt)) if receipt.is_for(transaction) => return Ok(Some(receipt)),
@@ -238,16 +240,16 @@ mod tests {
             let by_number = number.map(|number| (U64::from(number), Ok(block))).into_iter().collect();
             let blocks = Blocks { head, by_number };
             match blocks.status(receipt(number, hash)).unwrap() {
-                Status::Included { depth, .. } => {
+                Status::Included { confirmations, .. } => {
                     let number = number.unwrap();
                     prop_assert!(number <= head && hash.is_some() && there.flatten() == hash);
-                    prop_assert_eq!(depth, head - number + 1);
+                    prop_assert_eq!(confirmations, head - number + 1);
                 }
                 Status::Pending => {
                     let is_there = number.is_some_and(|number| number <= head) && hash.is_some();
                     prop_assert!(!is_there || there.flatten() != hash);
                 }
-                Status::Gone => prop_assert!(false, "a receipt is no proof of absence"),
+                Status::Dropped => prop_assert!(false, "a receipt is no proof of absence"),
             }
         }
     }

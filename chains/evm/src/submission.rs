@@ -29,7 +29,7 @@ pub(crate) fn refusal(error: &NodeError) -> Submission {
         "replacement transaction underpriced",
         "could not replace",
     ]) {
-        Submission::PlaceTaken
+        Submission::SequenceUsed
     } else if says(&["insufficient funds", "insufficient balance"]) {
         refused(FaultKind::FacilitatorFunds)
     } else if says(&[
@@ -81,7 +81,7 @@ mod tests {
             "nonce too low: next nonce 5, tx nonce 4",
             "replacement transaction underpriced",
         ] {
-            assert_eq!(node_says(message), Submission::PlaceTaken, "{message}");
+            assert_eq!(node_says(message), Submission::SequenceUsed, "{message}");
         }
         let funds = node_says("insufficient funds for gas * price + value");
         assert!(

@@ -112,7 +112,7 @@ impl Unsigned {
         Ok(Transaction {
             id: TransactionId::new(&format!("{:#x}", envelope.tx_hash())),
             lane: lane.clone(),
-            place: nonce,
+            sequence: nonce,
             bytes: envelope.encoded_2718().into(),
         })
     }

@@ -16,7 +16,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::FutureExt;
 use quittance_core::json::Object;
 use quittance_core::wire::{PaymentPayload, PaymentRequirements, Rest, SupportedKind};
-use quittance_core::{Check, Offer, Payer, PaymentRequest, Scheme, Seen, Timestamp};
+use quittance_core::{Check, Observed, Offer, Payer, PaymentRequest, Scheme, Timestamp};
 use quittance_engine::{Offline, Verifier};
 use quittance_solana::{
     Account, Answer, Evidence, Exact, ExactOffer, ExactPayer, Keypair, Pubkey, Signer, Solana,
@@ -115,15 +115,15 @@ fn answer(payer: &Pubkey) -> Answer {
 /// All of the scheme: a payment read, checked before and after the chain was asked, and its action.
 fn judge(exact: &Exact, request: &PaymentRequest, answer: &Answer) {
     let payment = exact.decode(request, NOW).unwrap();
-    let mut seen = Seen {
+    let mut observed = Observed {
         signatures: &[true],
         answers: &[],
         now: NOW,
     };
-    assert!(matches!(payment.check(&seen), Ok(Check::Ask(_))));
-    seen.answers = std::slice::from_ref(answer);
-    assert!(matches!(payment.check(&seen), Ok(Check::Content)));
-    black_box(payment.settle(payment.facts().amount, &seen).unwrap());
+    assert!(matches!(payment.check(&observed), Ok(Check::Ask(_))));
+    observed.answers = std::slice::from_ref(answer);
+    assert!(matches!(payment.check(&observed), Ok(Check::Valid)));
+    black_box(payment.action(payment.info().amount, &observed).unwrap());
 }
 
 fn scheme(c: &mut Criterion) {

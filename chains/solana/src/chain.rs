@@ -354,7 +354,7 @@ impl Chain for Solana {
     }
 
     /// 1 for `confirmed`, 32 for `finalized`: between the two a node does not say more.
-    fn depth_required(&self) -> u64 {
+    fn confirmations_required(&self) -> u64 {
         match self.config.commitment {
             Commitment::Confirmed => 1,
             Commitment::Finalized => FINALIZED_DEPTH,
@@ -364,7 +364,7 @@ impl Chain for Solana {
     /// What the cluster calls finalized cannot be undone, however short a time ago it was.
     fn finality(&self) -> Finality {
         Finality {
-            depth: FINALIZED_DEPTH,
+            confirmations: FINALIZED_DEPTH,
             age: Duration::ZERO,
         }
     }
@@ -377,11 +377,11 @@ impl Chain for Solana {
         read::ask(&self.rpc, reads).await
     }
 
-    fn groups(&self, _: &[&Partial], _: &Partial) -> bool {
+    fn can_batch(&self, _: &[&Partial], _: &Partial) -> bool {
         false
     }
 
-    async fn floor(&self, _: &LaneId) -> Result<Option<u64>, Fault> {
+    async fn next_sequence(&self, _: &LaneId) -> Result<Option<u64>, Fault> {
         // Whoever is about to send learns now that nobody is there.
         let _: u64 = self.rpc.ask("getBlockHeight", json!([])).await?;
         Ok(None)
@@ -390,7 +390,7 @@ impl Chain for Solana {
     async fn prepare(
         &self,
         lane: &LaneId,
-        place: u64,
+        sequence: u64,
         actions: &[&Partial],
     ) -> Result<Transaction, Fault> {
         let [Partial { wire, loaded }] = actions else {
@@ -402,7 +402,7 @@ impl Chain for Solana {
         Ok(Transaction {
             id: TransactionId::new(&id.to_string()),
             lane: lane.clone(),
-            place,
+            sequence,
             bytes: bytes.into(),
         })
     }
@@ -412,7 +412,13 @@ impl Chain for Solana {
     }
 
     async fn status(&self, watched: &[Watched]) -> Vec<Result<Status<Evidence>, Fault>> {
-        let found = status::look(&self.rpc, &self.horizon, self.depth_required(), watched).await;
+        let found = status::look(
+            &self.rpc,
+            &self.horizon,
+            self.confirmations_required(),
+            watched,
+        )
+        .await;
         join_all(found.into_iter().map(|found| self.confirmed(found))).await
     }
 
@@ -424,7 +430,7 @@ impl Chain for Solana {
         Ok(None)
     }
 
-    async fn fill(
+    async fn noop(
         &self,
         _: &LaneId,
         _: u64,
@@ -440,7 +446,7 @@ impl Chain for Solana {
             match found {
                 Ok(()) => working_nodes += 1,
                 Err(fault) => problems.push(problem(
-                    Scope::Nothing,
+                    Scope::Advisory,
                     format_args!("node {node}: {}", fault.detail),
                 )),
             }
@@ -465,10 +471,10 @@ impl Solana {
         let found = found?;
         if let Status::Included {
             id,
-            depth,
+            confirmations,
             evidence,
         } = &found
-            && *depth >= self.depth_required()
+            && *confirmations >= self.confirmations_required()
             && second::is_needed(&self.config.two_nodes_above, evidence)
         {
             second::confirm(&self.rpc, id, evidence).await?;

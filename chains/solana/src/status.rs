@@ -79,7 +79,7 @@ struct SignatureStatus {
 impl SignatureStatus {
     /// How deep it is: 1 from when a supermajority has voted for its block, [`FINALIZED_DEPTH`] from when that cannot be
     /// undone; `None` before.
-    fn depth(&self) -> Option<u64> {
+    fn confirmations(&self) -> Option<u64> {
         match self.confirmation_status.as_deref() {
             Some("finalized") => Some(FINALIZED_DEPTH),
             Some("confirmed") => Some(1),
@@ -121,7 +121,7 @@ struct Look {
 pub(crate) async fn look(
     rpc: &Nodes,
     horizon: &Horizon,
-    depth_required: u64,
+    confirmations_required: u64,
     watched: &[Watched],
 ) -> Vec<Result<Status<Evidence>, Fault>> {
     if watched.is_empty() {
@@ -131,11 +131,11 @@ pub(crate) async fn look(
         Ok(look) => look,
         Err(fault) => return watched.iter().map(|_| Err(fault.clone())).collect(),
     };
-    let deep = look.deep_enough(depth_required);
+    let deep = look.deep_enough(confirmations_required);
     let mut evidence = fetch(rpc, &deep).await;
     watched
         .iter()
-        .map(|place| look.place(place, horizon, depth_required, &mut evidence))
+        .map(|sequence| look.sequence(sequence, horizon, confirmations_required, &mut evidence))
         .collect()
 }
 
@@ -145,7 +145,7 @@ impl Look {
     async fn take(rpc: &Nodes, watched: &[Watched]) -> Result<Self, Fault> {
         let mut ids: Vec<&str> = watched
             .iter()
-            .flat_map(|place| &place.transactions)
+            .flat_map(|sequence| &sequence.transactions)
             .map(|transaction| transaction.id.as_str())
             .collect();
         ids.sort_unstable();
@@ -175,9 +175,12 @@ impl Look {
     }
 
     /// Those of which it is worth fetching what they did.
-    fn deep_enough(&self, depth_required: u64) -> Vec<String> {
+    fn deep_enough(&self, confirmations_required: u64) -> Vec<String> {
         let deep = |status: &SignatureStatus| {
-            status.err.is_null() && status.depth().is_some_and(|depth| depth >= depth_required)
+            status.err.is_null()
+                && status
+                    .confirmations()
+                    .is_some_and(|confirmations| confirmations >= confirmations_required)
         };
         self.by_id
             .iter()
@@ -186,15 +189,15 @@ impl Look {
             .collect()
     }
 
-    fn place(
+    fn sequence(
         &self,
-        place: &Watched,
+        sequence: &Watched,
         horizon: &Horizon,
-        depth_required: u64,
+        confirmations_required: u64,
         evidence: &mut BTreeMap<String, Result<Evidence, Fault>>,
     ) -> Result<Status<Evidence>, Fault> {
         let mut gone = true;
-        for transaction in &place.transactions {
+        for transaction in &sequence.transactions {
             let id = &transaction.id;
             // Remembered from the first look on, whatever it finds.
             let dies_at = horizon.of(id, self.newest);
@@ -205,23 +208,27 @@ impl Look {
                 continue;
             };
             // In a block that few have voted for yet.
-            let Some(depth) = status.depth() else {
+            let Some(confirmations) = status.confirmations() else {
                 gone = false;
                 continue;
             };
             let evidence = match evidence.get(id.as_str()) {
                 _ if !status.err.is_null() => Evidence::failed(&status.err),
-                _ if depth < depth_required => Evidence::default(),
+                _ if confirmations < confirmations_required => Evidence::default(),
                 Some(found) => whole(found.clone()?, transaction)?,
                 None => return Err(unavailable("an included transaction was not fetched")),
             };
             return Ok(Status::Included {
                 id: id.clone(),
-                depth,
+                confirmations,
                 evidence,
             });
         }
-        Ok(if gone { Status::Gone } else { Status::Pending })
+        Ok(if gone {
+            Status::Dropped
+        } else {
+            Status::Pending
+        })
     }
 }
 
@@ -332,12 +339,12 @@ mod tests {
         let transaction = Transaction {
             id: TransactionId::new(ID),
             lane: lane.clone(),
-            place: 0,
+            sequence: 0,
             bytes: [].into(),
         };
         Watched {
             lane,
-            place: 0,
+            sequence: 0,
             transactions: vec![transaction],
         }
     }
@@ -359,7 +366,8 @@ mod tests {
             by_id: [(ID.to_owned(), Ok(status))].into(),
         };
         let mut evidence = [(ID.to_owned(), Ok(Evidence::default()))].into();
-        look.place(&watched(), horizon, 1, &mut evidence).unwrap()
+        look.sequence(&watched(), horizon, 1, &mut evidence)
+            .unwrap()
     }
 
     /// attacks.md 149: long after the first look, and only by what can no longer be undone.
@@ -370,7 +378,10 @@ mod tests {
         assert!(matches!(told(&horizon, 1000, 968, None), Status::Pending));
         let far = dead + 500;
         assert!(matches!(told(&horizon, far, dead, None), Status::Pending));
-        assert!(matches!(told(&horizon, far, dead + 1, None), Status::Gone));
+        assert!(matches!(
+            told(&horizon, far, dead + 1, None),
+            Status::Dropped
+        ));
         // After a restart the first look is a later one.
         let anew = Horizon::default();
         assert!(matches!(told(&anew, far, dead + 1, None), Status::Pending));
@@ -383,18 +394,20 @@ mod tests {
         let at = |commitment, err| told(&horizon, 9_999, 9_900, Some((commitment, err)));
         told(&horizon, 1, 0, None);
         assert!(matches!(at("processed", Value::Null), Status::Pending));
-        let Status::Included { depth, .. } = at("confirmed", Value::Null) else {
+        let Status::Included { confirmations, .. } = at("confirmed", Value::Null) else {
             panic!("confirmed is included");
         };
-        assert_eq!(depth, 1);
+        assert_eq!(confirmations, 1);
         let error = json!({ "InstructionError": [2, { "Custom": 1 }] });
         let Status::Included {
-            depth, evidence, ..
+            confirmations,
+            evidence,
+            ..
         } = at("finalized", error)
         else {
             panic!("what failed is included, too");
         };
-        assert_eq!(depth, FINALIZED_DEPTH);
+        assert_eq!(confirmations, FINALIZED_DEPTH);
         assert!(evidence.error.is_some() && evidence.balances.is_none());
     }
 

@@ -49,7 +49,7 @@ pub struct Transaction {
     /// Who signed it.
     pub lane: LaneId,
     /// Its number in the lane. Of all transactions with one number at most one is ever included.
-    pub place: u64,
+    pub sequence: u64,
     /// The bytes that are sent, the same every time.
     pub bytes: Arc<[u8]>,
 }
@@ -84,7 +84,7 @@ impl fmt::Debug for Transaction {
         write!(
             f,
             "Transaction({} at {} of {})",
-            self.id, self.place, self.lane
+            self.id, self.sequence, self.lane
         )
     }
 }
@@ -99,7 +99,7 @@ pub enum Submission {
     /// Its place in the lane is taken: by this very transaction, included a moment ago, or by another one, included or
     /// waiting at a node. To be treated as sent; which of them it is, the chain's status tells. Where another one only
     /// waits, this one may still be included in its stead; told as refused, the same place would be tried again and again.
-    PlaceTaken,
+    SequenceUsed,
     /// It may be out there. To be treated as sent: watched, and the same bytes sent again.
     Unknown(Fault),
 }
@@ -114,14 +114,14 @@ pub enum Status<Evidence> {
         /// Which one.
         id: TransactionId,
         /// How many blocks deep: 1 in the newest block.
-        depth: u64,
+        confirmations: u64,
         /// What the chain says it did.
         evidence: Evidence,
     },
     /// Certain, at the depth the chain asks for: none of them is in a block and none ever will be. Their number may be taken
     /// by another transaction, or still be free because they have expired: then the engine uses it up with
     /// [`Chain::fill`].
-    Gone,
+    Dropped,
 }
 
 /// An included transaction, and what it did.
@@ -130,7 +130,7 @@ pub struct Found<Evidence> {
     /// Which one.
     pub id: TransactionId,
     /// How many blocks deep: 1 in the newest block; 0 where what it did is not known yet.
-    pub depth: u64,
+    pub confirmations: u64,
     /// What the chain says it did.
     pub evidence: Evidence,
 }
@@ -139,7 +139,7 @@ pub struct Found<Evidence> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Finality {
     /// How many blocks deep the transaction must be.
-    pub depth: u64,
+    pub confirmations: u64,
     /// How long ago the payment must have been settled.
     pub age: Duration,
 }
@@ -150,7 +150,7 @@ pub struct Watched {
     /// The lane.
     pub lane: LaneId,
     /// The number in the lane.
-    pub place: u64,
+    pub sequence: u64,
     /// Every transaction ever signed for this place, the newest last.
     pub transactions: Vec<Transaction>,
 }
@@ -181,7 +181,7 @@ pub enum Scope {
     /// One signer.
     Lane(LaneId),
     /// Nothing: somebody should look at it all the same.
-    Nothing,
+    Advisory,
 }
 
 impl Health {
@@ -239,7 +239,7 @@ pub trait Chain: Send + Sync + 'static {
     fn lanes(&self) -> &[LaneId];
 
     /// How many blocks deep a transaction must be before its payment counts as settled: at least 1.
-    fn depth_required(&self) -> u64;
+    fn confirmations_required(&self) -> u64;
 
     /// When a settled payment is final.
     fn finality(&self) -> Finality;
@@ -270,14 +270,14 @@ pub trait Chain: Send + Sync + 'static {
     /// It also bounds the group: by count, gas, bytes and fee, so that [`prepare`](Self::prepare) can sign what was let
     /// together. The engine's own bound is a few hundred. A group that `prepare` refuses nevertheless is tried once more,
     /// each action alone.
-    fn groups(&self, group: &[&Self::Action], next: &Self::Action) -> bool;
+    fn can_batch(&self, batch: &[&Self::Action], next: &Self::Action) -> bool;
 
     /// The lowest number that the chain would still accept from this signer: every lower one is taken, and nothing above
     /// is included before it. `None` where transactions stand in no line.
     ///
     /// # Errors
     /// When no node answers.
-    async fn floor(&self, lane: &LaneId) -> Result<Option<u64>, Fault>;
+    async fn next_sequence(&self, lane: &LaneId) -> Result<Option<u64>, Fault>;
 
     /// Signs one transaction that performs all `actions`. Nothing is sent, and no number is used up: whoever prepares
     /// again may use the same `place`.
@@ -287,7 +287,7 @@ pub trait Chain: Send + Sync + 'static {
     async fn prepare(
         &self,
         lane: &LaneId,
-        place: u64,
+        sequence: u64,
         actions: &[&Self::Action],
     ) -> Result<Transaction, Fault>;
 
@@ -297,7 +297,7 @@ pub trait Chain: Send + Sync + 'static {
     /// Where many places stand, in as few round trips as can be; in the order they were asked about.
     ///
     /// # Errors
-    /// For each place, when it cannot be learnt. Never [`Status::Gone`] on a guess.
+    /// For each place, when it cannot be learnt. Never [`Status::Dropped`] on a guess.
     async fn status(&self, watched: &[Watched]) -> Vec<Result<Status<Self::Evidence>, Fault>>;
 
     /// Finds the included transaction that used an authorization, from any sender. `None` where the nodes know of none, as
@@ -319,10 +319,10 @@ pub trait Chain: Send + Sync + 'static {
     ///
     /// # Errors
     /// As [`prepare`](Self::prepare).
-    async fn fill(
+    async fn noop(
         &self,
         lane: &LaneId,
-        place: u64,
+        sequence: u64,
         over: Option<&Transaction>,
     ) -> Result<Option<Transaction>, Fault>;
 

@@ -87,17 +87,17 @@ pub struct Quote {
 
 /// Why a payer does not pay some requirements.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NoQuote {
+pub enum QuoteError {
     /// They are of another scheme or of another family of chains: another payer may pay them.
-    NotMine,
+    NotSupported,
     /// They are of this payer's scheme and chains, and this is missing or wrong. Written for people.
-    Because(String),
+    Unpayable(String),
 }
 
-impl NoQuote {
+impl QuoteError {
     /// Requirements that are this payer's, with what is missing or wrong.
-    pub fn because(what: impl Into<String>) -> Self {
-        Self::Because(what.into())
+    pub fn unpayable(what: impl Into<String>) -> Self {
+        Self::Unpayable(what.into())
     }
 }
 
@@ -127,7 +127,7 @@ pub trait Payer: Send + Sync + 'static {
     ///
     /// # Errors
     /// When this payer cannot pay them, and why.
-    fn quote(&self, requirements: &PaymentRequirements) -> Result<Quote, NoQuote>;
+    fn quote(&self, requirements: &PaymentRequirements) -> Result<Quote, QuoteError>;
 
     /// Signs a payment: the `payload` of a [`PaymentPayload`](crate::wire::PaymentPayload), and when it expires.
     ///

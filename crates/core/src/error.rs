@@ -57,7 +57,7 @@ impl Reason {
     }
 
     /// A code that was read from somewhere: a journal, a remote facilitator.
-    pub fn read(code: impl Into<String>) -> Self {
+    pub fn from_code(code: impl Into<String>) -> Self {
         Self(Cow::Owned(code.into()))
     }
 
@@ -152,7 +152,7 @@ pub struct Fault {
     pub retry_after: Option<Duration>,
     /// Certain: this call did nothing with the payment and never will. Only then may another facilitator be asked to settle
     /// it.
-    pub untouched: bool,
+    pub not_attempted: bool,
 }
 
 impl Fault {
@@ -162,15 +162,15 @@ impl Fault {
             kind,
             detail: detail.to_string(),
             retry_after: kind.retry_after(),
-            untouched: false,
+            not_attempted: false,
         }
     }
 
     /// The same fault, of a call that certainly did nothing with the payment: it was turned away at the door.
     #[must_use]
-    pub fn untouched(self) -> Self {
+    pub fn not_attempted(self) -> Self {
         Self {
-            untouched: true,
+            not_attempted: true,
             ..self
         }
     }

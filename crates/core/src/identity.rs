@@ -16,7 +16,7 @@ pub struct PaymentId([u8; 32]);
 impl PaymentId {
     /// The identity made of `parts`, such as chain, asset, payer and nonce. Each part is hashed with its length, so
     /// that no two lists of parts run together to the same bytes.
-    pub fn of(parts: &[&[u8]]) -> Self {
+    pub fn from_parts(parts: &[&[u8]]) -> Self {
         let mut hash = Sha256::new();
         for part in parts {
             hash.update((part.len() as u64).to_be_bytes());
@@ -77,8 +77,14 @@ mod tests {
 
     #[test]
     fn parts_do_not_run_together() {
-        assert_ne!(PaymentId::of(&[b"ab", b"c"]), PaymentId::of(&[b"a", b"bc"]));
-        assert_ne!(PaymentId::of(&[b"ab"]), PaymentId::of(&[b"ab", b""]));
+        assert_ne!(
+            PaymentId::from_parts(&[b"ab", b"c"]),
+            PaymentId::from_parts(&[b"a", b"bc"])
+        );
+        assert_ne!(
+            PaymentId::from_parts(&[b"ab"]),
+            PaymentId::from_parts(&[b"ab", b""])
+        );
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::json::Object;
-use crate::{Malformed, PaymentRequest, Terms, Version};
+use crate::{Malformed, PaymentRequest, Requirements, Version};
 
 /// The longest request that a journal keeps, in bytes. An EIP-3009 authorization with its terms takes 1 KB, a whole Solana
 /// transaction in base64 2 KB, and the signature of a contract wallet may take some more. Rows are kept for years, and a
@@ -45,20 +45,20 @@ struct Envelope<'a> {
     #[serde(rename = "x402Version")]
     version: u64,
     payment_payload: Payload<'a>,
-    payment_requirements: Requirements<'a>,
+    payment_requirements: KeptRequirements<'a>,
 }
 
 #[derive(Serialize)]
 struct Payload<'a> {
     #[serde(rename = "x402Version")]
     version: u64,
-    accepted: Requirements<'a>,
+    accepted: KeptRequirements<'a>,
     payload: &'a Object,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Requirements<'a> {
+struct KeptRequirements<'a> {
     scheme: &'a str,
     network: &'a str,
     amount: String,
@@ -105,17 +105,17 @@ struct RequirementsV1<'a> {
 impl<'a> Envelope<'a> {
     fn of(request: &'a PaymentRequest) -> Self {
         let version = request.version.number();
-        let requirements = Requirements::of(&request.terms);
+        let requirements = KeptRequirements::of(&request.requirements);
         let echoed = &request.accepted;
-        let accepted = Requirements {
+        let accepted = KeptRequirements {
             scheme: &echoed.scheme,
             network: &echoed.network,
             extra: None,
-            ..Requirements::of(&request.terms)
+            ..KeptRequirements::of(&request.requirements)
         };
-        let accepted = match &echoed.terms {
+        let accepted = match &echoed.requirements {
             None => accepted,
-            Some(terms) => Requirements {
+            Some(terms) => KeptRequirements {
                 amount: terms.amount.to_string(),
                 asset: &terms.asset,
                 pay_to: &terms.pay_to,
@@ -136,8 +136,8 @@ impl<'a> Envelope<'a> {
     }
 }
 
-impl<'a> Requirements<'a> {
-    fn of(terms: &'a Terms) -> Self {
+impl<'a> KeptRequirements<'a> {
+    fn of(terms: &'a Requirements) -> Self {
         Self {
             scheme: &terms.scheme,
             network: &terms.network,
@@ -153,7 +153,7 @@ impl<'a> Requirements<'a> {
 impl<'a> EnvelopeV1<'a> {
     fn of(request: &'a PaymentRequest) -> Self {
         let version = request.version.number();
-        let terms = &request.terms;
+        let terms = &request.requirements;
         Self {
             version,
             payment_payload: PayloadV1 {
@@ -216,7 +216,7 @@ mod tests {
             let request = decoded(&body(version, &payload, &json!({ "name": texts }), &padding));
             let kept = PaymentRequest::decode(request.kept_text().unwrap().as_bytes()).unwrap();
             prop_assert_eq!(kept.version, request.version);
-            prop_assert_eq!(&kept.terms, &request.terms);
+            prop_assert_eq!(&kept.requirements, &request.requirements);
             prop_assert_eq!(&kept.accepted, &request.accepted);
             prop_assert_eq!(&kept.payload, &request.payload);
             // To keep what is kept changes nothing.

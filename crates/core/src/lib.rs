@@ -37,13 +37,15 @@ pub use chain::{
     Chain, Finality, Found, Health, LaneId, Problem, Scope, Status, Submission, Transaction,
     TransactionId, Watched,
 };
-pub use ends::{Asset, AuthorizationState, NoQuote, Offer, OfferError, Payer, PayerError, Quote};
+pub use ends::{
+    Asset, AuthorizationState, Offer, OfferError, Payer, PayerError, Quote, QuoteError,
+};
 pub use error::{Fault, FaultKind, Malformed, Reason, Refusal, Rejection};
 pub use facilitator::{Facilitator, FacilitatorError};
 pub use identity::{PaymentId, PaymentIdError};
 pub use kept::KEPT_MAX;
 pub use network::{Network, NetworkError};
-pub use request::{Accepted, AcceptedTerms, PaymentRequest, Terms, Version};
-pub use scheme::{Check, Effect, Facts, Payment, Scheme, Seen};
+pub use request::{Accepted, AcceptedRequirements, PaymentRequest, Requirements, Version};
+pub use scheme::{Check, Effect, Observed, Payment, PaymentInfo, Scheme};
 pub use signature::SignatureClaim;
 pub use time::{Clock, ManualClock, SystemClock, Timestamp};

@@ -43,7 +43,7 @@ impl Version {
 
 /// What a seller asks for, its amount and names parsed: [`wire::PaymentRequirements`] of either version, lowered.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Terms {
+pub struct Requirements {
     /// How the payment is made.
     pub scheme: String,
     /// The network, as the request named it: a CAIP-2 identifier or a version 1 name.
@@ -60,7 +60,7 @@ pub struct Terms {
     pub extra: Option<Object>,
 }
 
-/// What the payload says it pays for. It is the client's echo: proof of nothing, compared with the [`Terms`].
+/// What the payload says it pays for. It is the client's echo: proof of nothing, compared with the [`Requirements`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Accepted {
     /// The scheme the client chose.
@@ -68,13 +68,13 @@ pub struct Accepted {
     /// The network the client chose, as it named it.
     pub network: String,
     /// The rest of the terms; version 1 does not repeat them.
-    pub terms: Option<AcceptedTerms>,
+    pub requirements: Option<AcceptedRequirements>,
 }
 
 /// The client's echo of the seller's terms, whole. [`check`](Self::check) compares what decides for every scheme; a scheme
 /// for which more decides compares that itself.
 #[derive(Debug, Clone, PartialEq)]
-pub struct AcceptedTerms {
+pub struct AcceptedRequirements {
     /// The asset, as the client spelled it.
     pub asset: String,
     /// The recipient, as the client spelled it.
@@ -87,7 +87,7 @@ pub struct AcceptedTerms {
     pub extra: Option<Object>,
 }
 
-impl AcceptedTerms {
+impl AcceptedRequirements {
     /// Whether the client's echo says what the seller asked for. `address` reads an address as the chain spells it, of the
     /// field that it is told first.
     ///
@@ -129,7 +129,7 @@ pub struct PaymentRequest {
     /// The protocol version to answer in.
     pub version: Version,
     /// What must be paid; always the seller's word.
-    pub terms: Terms,
+    pub requirements: Requirements,
     /// What the client says it pays.
     pub accepted: Accepted,
     /// The authorization, in the scheme's own form.
@@ -245,7 +245,7 @@ impl PaymentRequest {
     /// Whether `name` may be the network of this request. Where the maker of the request has not said all its names, a
     /// CAIP-2 identifier and a version 1 name may be two names of one network.
     pub fn may_be_on(&self, name: &str) -> bool {
-        let own = self.terms.network.as_str();
+        let own = self.requirements.network.as_str();
         match &self.network {
             _ if name == own => true,
             Some(network) => network.is(name),
@@ -268,7 +268,7 @@ impl PaymentRequest {
         Ok(Self {
             text,
             version: Version::V2,
-            terms: Terms {
+            requirements: Requirements {
                 scheme: requirements.scheme,
                 network: requirements.network,
                 amount: amount("paymentRequirements.amount", &requirements.amount)?,
@@ -280,7 +280,7 @@ impl PaymentRequest {
             accepted: Accepted {
                 scheme: accepted.scheme,
                 network: accepted.network,
-                terms: Some(AcceptedTerms {
+                requirements: Some(AcceptedRequirements {
                     amount: amount("paymentPayload.accepted.amount", &accepted.amount)?,
                     asset: accepted.asset,
                     pay_to: accepted.pay_to,
@@ -305,7 +305,7 @@ impl PaymentRequest {
         Ok(Self {
             text,
             version: Version::V1,
-            terms: Terms {
+            requirements: Requirements {
                 scheme: requirements.scheme,
                 network: requirements.network,
                 amount: amount(
@@ -320,7 +320,7 @@ impl PaymentRequest {
             accepted: Accepted {
                 scheme: payload.scheme,
                 network: payload.network,
-                terms: None,
+                requirements: None,
             },
             payload: payload.payload,
             authorization: None,
@@ -336,7 +336,7 @@ impl fmt::Debug for PaymentRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PaymentRequest")
             .field("version", &self.version)
-            .field("terms", &self.terms)
+            .field("requirements", &self.requirements)
             .finish_non_exhaustive()
     }
 }
@@ -446,18 +446,21 @@ mod tests {
         let request = PaymentRequest::decode(body("2").as_bytes()).unwrap();
         assert_eq!(request.version, Version::V2);
         assert_eq!(
-            (request.terms.network.as_str(), request.terms.amount),
+            (
+                request.requirements.network.as_str(),
+                request.requirements.amount
+            ),
             ("eip155:84532", Amount::from(2500))
         );
         let v1 = PaymentRequest::decode(body_v1().as_bytes()).unwrap();
         assert_eq!(v1.version, Version::V1);
         assert_eq!(
-            (v1.terms.network.as_str(), v1.terms.amount),
+            (v1.requirements.network.as_str(), v1.requirements.amount),
             ("base-sepolia", Amount::from(2500))
         );
         let resource: wire::ResourceInfo = v1.resource.unwrap().read("resource").unwrap();
         assert_eq!(resource.url, "https://weather.example/");
-        assert_eq!(v1.accepted.terms, None);
+        assert_eq!(v1.accepted.requirements, None);
     }
 
     #[test]
@@ -467,8 +470,8 @@ mod tests {
         let made = PaymentRequest::new(payload, requirements).unwrap();
         let read = PaymentRequest::decode(made.text().as_bytes()).unwrap();
         assert_eq!(
-            (made.terms, made.accepted, made.payload),
-            (read.terms, read.accepted, read.payload)
+            (made.requirements, made.accepted, made.payload),
+            (read.requirements, read.accepted, read.payload)
         );
     }
 
@@ -501,7 +504,7 @@ mod tests {
         for (number, exact) in [("2500", true), ("2500.0", false), ("25e2", false)] {
             let odd = body("2").replace("\"amount\": \"2500\"", &format!("\"amount\": {number}"));
             match (PaymentRequest::decode(odd.as_bytes()), exact) {
-                (Ok(request), true) => assert_eq!(request.terms.amount, Amount::from(2500)),
+                (Ok(request), true) => assert_eq!(request.requirements.amount, Amount::from(2500)),
                 (Err(Refusal::Malformed(malformed)), false) => {
                     assert_eq!(malformed.field, "paymentPayload.accepted.amount");
                 }
@@ -542,7 +545,7 @@ mod tests {
         let accepted = PaymentRequest::decode(body("2").as_bytes())
             .unwrap()
             .accepted;
-        let terms = accepted.terms.unwrap();
+        let terms = accepted.requirements.unwrap();
         let extra = terms.extra.unwrap().tree();
         assert_eq!(
             (terms.max_timeout_secs, &extra["name"]),

@@ -49,7 +49,7 @@ pub trait Scheme<C: Chain + ?Sized>: Send + Sync + 'static {
 /// pure and may be called any number of times.
 pub trait Payment<C: Chain + ?Sized>: Send + Sync {
     /// What every scheme can say of a payment.
-    fn facts(&self) -> &Facts;
+    fn info(&self) -> &PaymentInfo;
 
     /// The signatures the verdict depends on. They are checked together with those of other payments; what follows
     /// from each is for [`check`](Self::check) to say, because on some chains an account can be a program with rules of
@@ -64,17 +64,17 @@ pub trait Payment<C: Chain + ?Sized>: Send + Sync {
     ///
     /// # Errors
     /// The verdict, when it is against the payment.
-    fn check(&self, seen: &Seen<'_, C>) -> Result<Check<C>, Rejection>;
+    fn check(&self, observed: &Observed<'_, C>) -> Result<Check<C>, Rejection>;
 
     /// Whether a verdict of [`check`](Self::check) depends on what time it is. Where this machine's
     /// clock cannot be trusted, it does not count.
-    fn is_about_time(&self, _rejection: &Rejection) -> bool {
+    fn depends_on_time(&self, _rejection: &Rejection) -> bool {
         false
     }
 
     /// Who pays, where only the chain can say; asked once [`check`](Self::check) was content with what was `seen`. `None`
     /// where it is whom the [`facts`](Self::facts) name.
-    fn payer(&self, _seen: &Seen<'_, C>) -> Option<String> {
+    fn payer(&self, _seen: &Observed<'_, C>) -> Option<String> {
         None
     }
 
@@ -82,7 +82,7 @@ pub trait Payment<C: Chain + ?Sized>: Send + Sync {
     ///
     /// # Errors
     /// When the scheme does not allow settling this amount.
-    fn settle(&self, amount: Amount, seen: &Seen<'_, C>) -> Result<C::Action, Rejection>;
+    fn action(&self, amount: Amount, observed: &Observed<'_, C>) -> Result<C::Action, Rejection>;
 
     /// Which signer must send the action; `None` where any may.
     fn lane(&self) -> Option<&LaneId> {
@@ -91,13 +91,13 @@ pub trait Payment<C: Chain + ?Sized>: Send + Sync {
 
     /// Which signer must send the action because of what was `seen`: the one whose transaction it was tried as, where that
     /// can make a difference. `None` where any may.
-    fn sender(&self, _seen: &Seen<'_, C>) -> Option<LaneId> {
+    fn sender(&self, _seen: &Observed<'_, C>) -> Option<LaneId> {
         self.lane().cloned()
     }
 
     /// How much of the asset the payer was `seen` to have. What a payer has under way must fit into it, all payments together:
     /// each alone would pass its simulation. `None` where the scheme does not look at a balance.
-    fn balance(&self, _seen: &Seen<'_, C>) -> Option<Amount> {
+    fn balance(&self, _seen: &Observed<'_, C>) -> Option<Amount> {
         None
     }
 
@@ -113,7 +113,7 @@ pub trait Payment<C: Chain + ?Sized>: Send + Sync {
 
 /// What every scheme can say of a payment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Facts {
+pub struct PaymentInfo {
     /// The authorization's identity.
     pub id: PaymentId,
     /// Who pays, as the chain spells it: whoever has signed, where [`Payment::payer`] tells more.
@@ -130,7 +130,7 @@ pub struct Facts {
 
 /// What has been seen of a payment so far.
 #[derive(Debug)]
-pub struct Seen<'a, C: Chain + ?Sized> {
+pub struct Observed<'a, C: Chain + ?Sized> {
     /// Whether each of the payment's signatures holds, in their order.
     pub signatures: &'a [bool],
     /// The answers to the questions asked so far, in their order.
@@ -144,7 +144,7 @@ pub enum Check<C: Chain + ?Sized> {
     /// The answer to this question.
     Ask(C::Read),
     /// Nothing: it is valid, as far as can be known before it settles.
-    Content,
+    Valid,
     /// A later block: nothing speaks against the payment but that it opens this much later, or with
     /// the next block where that is zero. The check begins anew then.
     NotYet(Duration),
@@ -154,7 +154,7 @@ impl<C: Chain + ?Sized> std::fmt::Debug for Check<C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Ask(_) => "Ask",
-            Self::Content => "Content",
+            Self::Valid => "Valid",
             Self::NotYet(_) => "NotYet",
         })
     }
@@ -164,9 +164,9 @@ impl<C: Chain + ?Sized> std::fmt::Debug for Check<C> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// The payee received this much from the payer.
-    Moved(Amount),
+    Transferred(Amount),
     /// Nothing, with the code for that. What the chain says of the payment now may tell why.
-    Nothing(Rejection),
+    None(Rejection),
     /// Something else than it should have. That is all there is to say.
-    Other(Rejection),
+    Mismatch(Rejection),
 }

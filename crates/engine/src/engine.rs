@@ -24,7 +24,7 @@ use crate::journal::{Journal, Settlement};
 use crate::policy::{AllowAll, Policy};
 use crate::rail::{Rail, Shared, Unheard};
 use crate::signatures::Signatures;
-use crate::watch::Patience;
+use crate::watch::Timing;
 
 /// How long a /settle waits for its outcome before it answers `settlement_pending`, unless told otherwise. Sellers wait
 /// 30 to 90 seconds for their facilitator; blocks come every 0.2 to 12 seconds.
@@ -66,7 +66,7 @@ trait AnyRail: Send + Sync {
     async fn settle(
         &self,
         request: &PaymentRequest,
-        place: HeldPlace,
+        sequence: HeldPlace,
     ) -> Result<SettleResponse, FacilitatorError>;
 }
 
@@ -105,9 +105,9 @@ impl<C: Chain> AnyRail for Handle<C> {
     async fn settle(
         &self,
         request: &PaymentRequest,
-        place: HeldPlace,
+        sequence: HeldPlace,
     ) -> Result<SettleResponse, FacilitatorError> {
-        self.0.settle(request, place).await
+        self.0.settle(request, sequence).await
     }
 }
 
@@ -117,7 +117,7 @@ pub struct EngineBuilder {
     clock: Arc<dyn Clock>,
     policy: Arc<dyn Policy>,
     settle_wait: Duration,
-    patience: Patience,
+    timing: Timing,
     failure_limits: FailureLimits,
     #[expect(
         clippy::type_complexity,
@@ -157,10 +157,10 @@ impl EngineBuilder {
         self
     }
 
-    /// Says how long to wait before something is done about what was sent; without it, [`Patience::default`].
+    /// Says how long to wait before something is done about what was sent; without it, [`Timing::default`].
     #[must_use]
-    pub fn patience(mut self, patience: Patience) -> Self {
-        self.patience = patience;
+    pub fn timing(mut self, timing: Timing) -> Self {
+        self.timing = timing;
         self
     }
 
@@ -190,7 +190,7 @@ impl EngineBuilder {
             policy: self.policy,
             signatures: Signatures::start(threads, Box::new(check))?,
             settle_wait: self.settle_wait,
-            patience: self.patience,
+            timing: self.timing,
             failure_limits: self.failure_limits,
             events: broadcast::Sender::new(EVENTS_MAX),
             unheard: Unheard::default(),
@@ -243,7 +243,7 @@ impl Engine {
             clock: Arc::new(SystemClock),
             policy: Arc::new(AllowAll),
             settle_wait: SETTLE_WAIT,
-            patience: Patience::default(),
+            timing: Timing::default(),
             failure_limits: FailureLimits::default(),
             rails: Vec::new(),
         }
@@ -258,12 +258,12 @@ impl Engine {
     pub async fn settle_with_place(
         &self,
         request: &PaymentRequest,
-        place: impl Send + 'static,
+        sequence: impl Send + 'static,
     ) -> Result<SettleResponse, FacilitatorError> {
-        match self.rail(&request.terms.network) {
-            Ok(rail) => rail.settle(request, Box::new(place)).await,
+        match self.rail(&request.requirements.network) {
+            Ok(rail) => rail.settle(request, Box::new(sequence)).await,
             Err(rejection) => Ok(SettleResponse::failed(
-                &request.terms.network,
+                &request.requirements.network,
                 &rejection,
                 None,
                 "",
@@ -363,7 +363,7 @@ impl Engine {
 #[async_trait]
 impl Facilitator for Engine {
     async fn verify(&self, request: &PaymentRequest) -> Result<VerifyResponse, FacilitatorError> {
-        match self.rail(&request.terms.network) {
+        match self.rail(&request.requirements.network) {
             Ok(rail) => rail.verify(request).await,
             Err(rejection) => Ok(VerifyResponse::invalid(&rejection, None)),
         }

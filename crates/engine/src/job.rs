@@ -27,25 +27,25 @@ pub(crate) enum Progress {
 
 /// The settlements this process is working on, with their progress. Nobody works on one twice.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Live(Arc<DashMap<PaymentId, watch::Receiver<Progress>>>);
+pub(crate) struct InFlight(Arc<DashMap<PaymentId, watch::Receiver<Progress>>>);
 
 /// The right to work on a settlement; ends when dropped.
 #[derive(Debug)]
-pub(crate) struct Hold {
+pub(crate) struct InFlightGuard {
     id: PaymentId,
-    live: Live,
+    live: InFlight,
     progress: watch::Sender<Progress>,
 }
 
-impl Live {
+impl InFlight {
     /// The right to work on a settlement, unless somebody has it: then how to wait for them.
-    pub(crate) fn hold(&self, id: PaymentId) -> Result<Hold, watch::Receiver<Progress>> {
+    pub(crate) fn hold(&self, id: PaymentId) -> Result<InFlightGuard, watch::Receiver<Progress>> {
         match self.0.entry(id) {
             Entry::Occupied(held) => Err(held.get().clone()),
             Entry::Vacant(free) => {
                 let (progress, follow) = watch::channel(Progress::Claiming);
                 free.insert(follow);
-                Ok(Hold {
+                Ok(InFlightGuard {
                     id,
                     live: self.clone(),
                     progress,
@@ -65,7 +65,7 @@ impl Live {
     }
 }
 
-impl Hold {
+impl InFlightGuard {
     /// Tells those who wait.
     pub(crate) fn report(&self, progress: Progress) {
         self.progress.send_replace(progress);
@@ -77,7 +77,7 @@ impl Hold {
     }
 }
 
-impl Drop for Hold {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         self.live.0.remove(&self.id);
     }
@@ -101,7 +101,7 @@ pub(crate) struct Job<C: Chain> {
     pub(crate) alone: bool,
     /// Whether success was reported for it, before the chain took it back. It is not given up for a fault of ours.
     pub(crate) told: bool,
-    pub(crate) hold: Hold,
+    pub(crate) hold: InFlightGuard,
 }
 
 /// A job with the action that was found to work a moment ago.

@@ -16,10 +16,10 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, error, warn};
 
 use crate::job::{Progress, Ready};
-use crate::keeper::Journaled;
 use crate::rail::Rail;
 use crate::turns::Turns;
 use crate::watch::Sending;
+use crate::writer::Journaled;
 
 /// How many settlements may wait in one lane.
 const QUEUE_MAX: usize = 8192;
@@ -56,7 +56,7 @@ pub(crate) struct Worker<C: Chain> {
     /// Taken from the queue, and not yet sent.
     held: Turns<Ready<C>>,
     /// The next place, once it is known.
-    next_place: Option<u64>,
+    next_sequence: Option<u64>,
     jumps: Jumps,
     /// Whether the chain includes what this signer sends in order. Believed until it says otherwise.
     in_line: bool,
@@ -78,7 +78,7 @@ pub(crate) fn new<C: Chain>(id: LaneId) -> (Lane<C>, Worker<C>) {
             jobs,
             waiting,
             held: Turns::default(),
-            next_place: None,
+            next_sequence: None,
             jumps: Jumps::default(),
             in_line: true,
         },
@@ -114,7 +114,7 @@ impl<C: Chain> Worker<C> {
                     error!(lane = %self.id, "a lane panicked");
                     // Without a line, what is on its way has places that the journal does not know yet.
                     if self.in_line {
-                        self.next_place = None;
+                        self.next_sequence = None;
                     }
                 }
             }
@@ -128,11 +128,11 @@ impl<C: Chain> Worker<C> {
             self.give_back(rail).await;
             return true;
         }
-        let Some(group) = self.next_group(&*rail.chain).await else {
+        let Some(batch) = self.next_batch(&*rail.chain).await else {
             return false;
         };
-        self.waiting.fetch_sub(group.len(), Ordering::Relaxed);
-        self.send(rail, group).await;
+        self.waiting.fetch_sub(batch.len(), Ordering::Relaxed);
+        self.send(rail, batch).await;
         true
     }
 
@@ -141,11 +141,11 @@ impl<C: Chain> Worker<C> {
         while let Ok(ready) = self.jobs.try_recv() {
             self.hold(ready);
         }
-        let group = self.held.take_all();
-        self.waiting.fetch_sub(group.len(), Ordering::Relaxed);
+        let batch = self.held.take_all();
+        self.waiting.fetch_sub(batch.len(), Ordering::Relaxed);
         let stuck = format!("the transactions of {} are not being included", self.id);
         let fault = Fault::new(FaultKind::Busy, stuck);
-        release_all(rail, group, fault).await;
+        release_all(rail, batch, fault).await;
     }
 
     fn hold(&mut self, ready: Ready<C>) {
@@ -154,7 +154,7 @@ impl<C: Chain> Worker<C> {
     }
 
     /// The next settlement, and all those that may travel with it.
-    async fn next_group(&mut self, chain: &C) -> Option<Vec<Ready<C>>> {
+    async fn next_batch(&mut self, chain: &C) -> Option<Vec<Ready<C>>> {
         if self.held.is_empty() {
             let ready = self.jobs.recv().await?;
             self.hold(ready);
@@ -162,49 +162,49 @@ impl<C: Chain> Worker<C> {
         while let Ok(ready) = self.jobs.try_recv() {
             self.hold(ready);
         }
-        let goes = |group: &[Ready<C>], next: &Ready<C>| {
-            let together = !next.job.alone && group.iter().all(|ready| !ready.job.alone);
-            let actions: Vec<&C::Action> = group.iter().map(|ready| &ready.action).collect();
-            together && chain.groups(&actions, &next.action)
+        let goes = |batch: &[Ready<C>], next: &Ready<C>| {
+            let together = !next.job.alone && batch.iter().all(|ready| !ready.job.alone);
+            let actions: Vec<&C::Action> = batch.iter().map(|ready| &ready.action).collect();
+            together && chain.can_batch(&actions, &next.action)
         };
-        Some(self.held.next_group(LOOK_AHEAD_MAX, goes))
+        Some(self.held.next_batch(LOOK_AHEAD_MAX, goes))
     }
 
     /// Sends a group at the next place. In a line, that is known only when it is known what became of this one; where there
     /// is none, many are on their way side by side, and share the journal's writes and the network's time.
-    async fn send(&mut self, rail: &Arc<Rail<C>>, group: Vec<Ready<C>>) {
-        let group = drop_late(rail, group);
-        if group.is_empty() {
+    async fn send(&mut self, rail: &Arc<Rail<C>>, batch: Vec<Ready<C>>) {
+        let batch = drop_late(rail, batch);
+        if batch.is_empty() {
             return;
         }
-        let place = match self.place(rail).await {
-            Ok(place) => place,
-            Err(fault) => return release_all(rail, group, fault).await,
+        let sequence = match self.sequence(rail).await {
+            Ok(sequence) => sequence,
+            Err(fault) => return release_all(rail, batch, fault).await,
         };
         // Before anything waits: it counts among those that are out from now on.
-        let reserved = rail.watch.reserve(&self.id, place);
-        let sent = send(Arc::clone(rail), reserved, group);
+        let reserved = rail.watch.reserve(&self.id, sequence);
+        let sent = send(Arc::clone(rail), reserved, batch);
         if self.in_line {
-            self.next_place = sent.await;
+            self.next_sequence = sent.await;
             return;
         }
-        self.next_place = Some(place + 1);
+        self.next_sequence = Some(sequence + 1);
         let id = self.id.clone();
         rail.spawn(async move {
             if AssertUnwindSafe(sent).catch_unwind().await.is_err() {
-                error!(lane = %id, place, "a lane panicked");
+                error!(lane = %id, sequence, "a lane panicked");
             }
         });
     }
 
     /// The next place: behind everything the chain has and everything the journal has.
-    async fn place(&mut self, rail: &Rail<C>) -> Result<u64, Fault> {
-        if let Some(place) = self.next_place {
-            return Ok(place);
+    async fn sequence(&mut self, rail: &Rail<C>) -> Result<u64, Fault> {
+        if let Some(sequence) = self.next_sequence {
+            return Ok(sequence);
         }
-        let journal = &rail.keeper.journal;
-        let journaled = journal.next_place(rail.network(), &self.id).await?;
-        let floor = rail.chain.floor(&self.id).await?;
+        let journal = &rail.writer.journal;
+        let journaled = journal.next_sequence(rail.network(), &self.id).await?;
+        let floor = rail.chain.next_sequence(&self.id).await?;
         let said = floor.unwrap_or_default();
         if !self.jumps.believes(said, journaled, Instant::now()) {
             let what = format!(
@@ -214,9 +214,9 @@ impl<C: Chain> Worker<C> {
             );
             return Err(Fault::new(FaultKind::ChainUnavailable, what));
         }
-        let place = floor.unwrap_or_default().max(journaled);
-        (self.in_line, self.next_place) = (floor.is_some(), Some(place));
-        Ok(place)
+        let sequence = floor.unwrap_or_default().max(journaled);
+        (self.in_line, self.next_sequence) = (floor.is_some(), Some(sequence));
+        Ok(sequence)
     }
 }
 
@@ -260,70 +260,70 @@ impl Jumps {
 async fn send<C: Chain>(
     rail: Arc<Rail<C>>,
     reserved: Sending<C>,
-    group: Vec<Ready<C>>,
+    batch: Vec<Ready<C>>,
 ) -> Option<u64> {
-    let (lane, place) = &reserved.key;
-    let actions: Vec<&C::Action> = group.iter().map(|ready| &ready.action).collect();
-    let signed = match rail.chain.prepare(lane, *place, &actions).await {
+    let (lane, sequence) = &reserved.key;
+    let actions: Vec<&C::Action> = batch.iter().map(|ready| &ready.action).collect();
+    let signed = match rail.chain.prepare(lane, *sequence, &actions).await {
         Ok(signed) => signed,
         Err(fault) => {
-            try_alone(&rail, lane, group, fault).await;
-            return Some(*place);
+            try_alone(&rail, lane, batch, fault).await;
+            return Some(*sequence);
         }
     };
-    let ids: Vec<PaymentId> = group.iter().map(|ready| ready.job.id).collect();
-    let Some(journaled) = rail.keeper.record(rail.network(), signed, &ids).await else {
-        return Some(*place);
+    let ids: Vec<PaymentId> = batch.iter().map(|ready| ready.job.id).collect();
+    let Some(journaled) = rail.writer.record(rail.network(), signed, &ids).await else {
+        return Some(*sequence);
     };
-    submit(&rail, group, journaled).await
+    submit(&rail, batch, journaled).await
 }
 
 /// As [`send`], of what is written down.
 async fn submit<C: Chain>(
     rail: &Arc<Rail<C>>,
-    group: Vec<Ready<C>>,
+    batch: Vec<Ready<C>>,
     journaled: Journaled,
 ) -> Option<u64> {
     let id = journaled.transaction().id.clone();
-    let (lane, place) = journaled.key();
+    let (lane, sequence) = journaled.key();
     // From here on it may be out there. Whoever waits may know its id before the node has answered.
-    group
+    batch
         .iter()
         .for_each(|ready| ready.job.hold.report(Progress::Sent(id.clone())));
     let submission = journaled.submit(&*rail.chain).await;
-    debug!(transaction = %id, ?submission, payments = group.len(), "submitted");
+    debug!(transaction = %id, ?submission, payments = batch.len(), "submitted");
     metrics::histogram!("quittance_transaction_payments", "network" => rail.network().to_owned())
-        .record(group.len() as f64);
+        .record(batch.len() as f64);
     if let Submission::Refused(fault) = submission {
-        group
+        batch
             .iter()
             .for_each(|ready| ready.job.hold.report(Progress::Waiting));
-        if rail.keeper.withdraw(&id).await.is_some() {
-            release_all(rail, group, fault).await;
+        if rail.writer.withdraw(&id).await.is_some() {
+            release_all(rail, batch, fault).await;
         }
-        return Some(place);
+        return Some(sequence);
     }
-    let jobs = group.into_iter().map(|ready| ready.job).collect();
+    let jobs = batch.into_iter().map(|ready| ready.job).collect();
     rail.watch.add(jobs, journaled);
     match submission {
-        Submission::PlaceTaken => {
-            warn!(%lane, place, "another program sends transactions with this signer");
+        Submission::SequenceUsed => {
+            warn!(%lane, sequence, "another program sends transactions with this signer");
             None
         }
-        _ => Some(place + 1),
+        _ => Some(sequence + 1),
     }
 }
 
 /// Takes out those whose time has run out while they waited, or would before they could be included: they would cost a
 /// transaction and settle nothing. The others do not wait until these are concluded.
-fn drop_late<C: Chain>(rail: &Arc<Rail<C>>, group: Vec<Ready<C>>) -> Vec<Ready<C>> {
-    let (late, group): (Vec<_>, Vec<_>) = group
+fn drop_late<C: Chain>(rail: &Arc<Rail<C>>, batch: Vec<Ready<C>>) -> Vec<Ready<C>> {
+    let (late, batch): (Vec<_>, Vec<_>) = batch
         .into_iter()
         .partition(|ready| rail.is_too_late_to_send(&ready.job));
     if !late.is_empty() {
         rail.spawn(end_late(Arc::clone(rail), late));
     }
-    group
+    batch
 }
 
 /// Concludes those that are late. Where the clock is in doubt they may be good still, and are given back.
@@ -342,23 +342,23 @@ async fn end_late<C: Chain>(rail: Arc<Rail<C>>, late: Vec<Ready<C>>) {
 async fn try_alone<C: Chain>(
     rail: &Arc<Rail<C>>,
     lane: &LaneId,
-    group: Vec<Ready<C>>,
+    batch: Vec<Ready<C>>,
     fault: Fault,
 ) {
     let is_passing = matches!(fault.kind, FaultKind::ChainUnavailable | FaultKind::Busy);
-    if group.len() == 1 || is_passing {
-        return release_all(rail, group, fault).await;
+    if batch.len() == 1 || is_passing {
+        return release_all(rail, batch, fault).await;
     }
-    warn!(payments = group.len(), %fault, "the chain does not sign these together: each is tried alone");
-    for Ready { mut job, action } in group {
+    warn!(payments = batch.len(), %fault, "the chain does not sign these together: each is tried alone");
+    for Ready { mut job, action } in batch {
         job.alone = true;
         rail.queue(job, action, Some(lane.clone())).await;
     }
 }
 
 /// Gives a whole group back, in one write to the journal.
-async fn release_all<C: Chain>(rail: &Arc<Rail<C>>, group: Vec<Ready<C>>, fault: Fault) {
-    let released = group
+async fn release_all<C: Chain>(rail: &Arc<Rail<C>>, batch: Vec<Ready<C>>, fault: Fault) {
+    let released = batch
         .into_iter()
         .map(|Ready { job, .. }| rail.release(job, fault.clone()));
     futures_util::future::join_all(released).await;

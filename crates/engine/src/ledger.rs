@@ -109,11 +109,11 @@ impl Open {
         let alone = self.count == 1;
         if !alone && balance.is_some_and(|balance| self.sum > balance) {
             let what = "the payer's payments under way and this one come to more than the payer has: ask again when they have ended";
-            return Err(Fault::new(FaultKind::Busy, what).untouched());
+            return Err(Fault::new(FaultKind::Busy, what).not_attempted());
         }
         if self.count > OPEN_MAX {
             let what = "the payer has too many payments under way";
-            return Err(Fault::new(FaultKind::Busy, what).untouched());
+            return Err(Fault::new(FaultKind::Busy, what).not_attempted());
         }
         Ok(self)
     }
@@ -160,7 +160,9 @@ mod tests {
             |payer, asset, units| ledger.reserve(payer, asset, amount(units), Some(amount(100)));
         let first = reserve("payer", "coin", 60).unwrap();
         let fault = reserve("payer", "coin", 60).unwrap_err();
-        assert!(fault.kind == FaultKind::Busy && fault.untouched && fault.retry_after.is_some());
+        assert!(
+            fault.kind == FaultKind::Busy && fault.not_attempted && fault.retry_after.is_some()
+        );
         assert!(
             ledger
                 .check("payer", "coin", amount(41), Some(amount(100)))

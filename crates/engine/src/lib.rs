@@ -23,7 +23,6 @@ mod event;
 mod failures;
 mod job;
 mod journal;
-mod keeper;
 mod lane;
 mod ledger;
 mod offline;
@@ -33,6 +32,7 @@ mod reader;
 mod signatures;
 mod turns;
 mod watch;
+mod writer;
 
 pub use engine::{Engine, EngineBuilder, SETTLE_WAIT};
 pub use event::Event;
@@ -42,4 +42,4 @@ pub use journal::{
 };
 pub use offline::{Offline, Verifier};
 pub use policy::{AllowAll, Policy, Rules};
-pub use watch::Patience;
+pub use watch::Timing;

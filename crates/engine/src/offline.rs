@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{iter, thread};
 
 use quittance_core::{
-    Chain, Fault, FaultKind, Malformed, Network, Payment, PaymentRequest, Reason, Refusal,
-    Rejection, Scheme, Seen, SignatureClaim, Timestamp,
+    Chain, Fault, FaultKind, Malformed, Network, Observed, Payment, PaymentRequest, Reason,
+    Refusal, Rejection, Scheme, SignatureClaim, Timestamp,
 };
 use quittance_verify::Config;
 
@@ -77,8 +77,8 @@ struct OnChain<C: Chain>(Box<dyn Payment<C>>);
 
 impl<C: Chain> AnyScheme for OnNetwork<C> {
     fn is_for(&self, request: &PaymentRequest) -> bool {
-        self.network.is(&request.terms.network)
-            && self.scheme.name() == request.terms.scheme
+        self.network.is(&request.requirements.network)
+            && self.scheme.name() == request.requirements.scheme
             && self.scheme.versions().contains(&request.version)
     }
 
@@ -88,7 +88,7 @@ impl<C: Chain> AnyScheme for OnNetwork<C> {
         now: Timestamp,
     ) -> Result<Box<dyn AnyPayment>, Refusal> {
         let payment = self.scheme.decode(request, now)?;
-        check_facts(payment.facts())?;
+        check_facts(payment.info())?;
         Ok(Box::new(OnChain(payment)))
     }
 }
@@ -99,12 +99,12 @@ impl<C: Chain> AnyPayment for OnChain<C> {
     }
 
     fn check(&self, signatures: &[bool], now: Timestamp) -> Result<(), Rejection> {
-        let seen = Seen {
+        let observed = Observed {
             signatures,
             answers: &[],
             now,
         };
-        self.0.check(&seen).map(|_| ())
+        self.0.check(&observed).map(|_| ())
     }
 }
 

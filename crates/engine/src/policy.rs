@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quittance_core::{Amount, Facts, Network, Reason, Rejection};
+use quittance_core::{Amount, Network, PaymentInfo, Reason, Rejection};
 
 /// Says which payments the operator settles. Asked after a payment was decoded and before anything costs a round trip,
 /// at /verify and again at /settle.
@@ -13,7 +13,7 @@ pub trait Policy: Send + Sync + 'static {
     ///
     /// # Errors
     /// The verdict against it.
-    fn allows(&self, network: &Network, facts: &Facts) -> Result<(), Rejection>;
+    fn allows(&self, network: &Network, info: &PaymentInfo) -> Result<(), Rejection>;
 }
 
 /// What the engine refuses, whatever a scheme or an operator says: a payment that moves nothing, and one that moves money
@@ -21,12 +21,12 @@ pub trait Policy: Send + Sync + 'static {
 ///
 /// # Errors
 /// The verdict against it.
-pub(crate) fn check_facts(facts: &Facts) -> Result<(), Rejection> {
-    if facts.amount.is_zero() {
+pub(crate) fn check_facts(info: &PaymentInfo) -> Result<(), Rejection> {
+    if info.amount.is_zero() {
         let detail = "the amount is zero";
         return Err(Rejection::new(Reason::AMOUNT_TOO_LOW, detail));
     }
-    if facts.payer == facts.pay_to {
+    if info.payer == info.pay_to {
         let detail = "the payer pays itself";
         return Err(Rejection::new(Reason::INVALID_PAYMENT_REQUIREMENTS, detail));
     }
@@ -38,7 +38,7 @@ pub(crate) fn check_facts(facts: &Facts) -> Result<(), Rejection> {
 pub struct AllowAll;
 
 impl Policy for AllowAll {
-    fn allows(&self, _: &Network, _: &Facts) -> Result<(), Rejection> {
+    fn allows(&self, _: &Network, _: &PaymentInfo) -> Result<(), Rejection> {
         Ok(())
     }
 }
@@ -53,18 +53,18 @@ pub struct Rules {
 }
 
 impl Policy for Rules {
-    fn allows(&self, network: &Network, facts: &Facts) -> Result<(), Rejection> {
+    fn allows(&self, network: &Network, info: &PaymentInfo) -> Result<(), Rejection> {
         if let Some(recipients) = self.recipients.get(network.id())
-            && !recipients.contains(&facts.pay_to)
+            && !recipients.contains(&info.pay_to)
         {
             return Err(Rejection::new(
                 Reason::RECIPIENT_NOT_ALLOWED,
                 "this facilitator does not settle for payTo",
             ));
         }
-        let key = (network.id().to_owned(), facts.asset.clone());
+        let key = (network.id().to_owned(), info.asset.clone());
         match self.amounts_min.get(&key) {
-            Some(least) if facts.amount < *least => Err(Rejection::new(
+            Some(least) if info.amount < *least => Err(Rejection::new(
                 Reason::AMOUNT_TOO_LOW,
                 format_args!("the minimum amount is {least}"),
             )),
@@ -81,8 +81,8 @@ mod tests {
     #[test]
     fn only_listed_recipients_and_sufficient_amounts_are_allowed() {
         let network = Network::new("test:1").unwrap();
-        let facts = |pay_to: &str, amount: u64| Facts {
-            id: PaymentId::of(&[]),
+        let info = |pay_to: &str, amount: u64| PaymentInfo {
+            id: PaymentId::from_parts(&[]),
             payer: "payer".to_owned(),
             pay_to: pay_to.to_owned(),
             asset: "coin".to_owned(),
@@ -93,19 +93,19 @@ mod tests {
             recipients: [("test:1".to_owned(), ["seller".to_owned()].into())].into(),
             amounts_min: [(("test:1".to_owned(), "coin".to_owned()), Amount::from(10))].into(),
         };
-        let verdict = |facts: &Facts| {
+        let verdict = |info: &PaymentInfo| {
             rules
-                .allows(&network, facts)
+                .allows(&network, info)
                 .map_err(|rejection| rejection.reason)
         };
-        assert_eq!(verdict(&facts("seller", 10)), Ok(()));
-        assert_eq!(verdict(&facts("seller", 9)), Err(Reason::AMOUNT_TOO_LOW));
+        assert_eq!(verdict(&info("seller", 10)), Ok(()));
+        assert_eq!(verdict(&info("seller", 9)), Err(Reason::AMOUNT_TOO_LOW));
         assert_eq!(
-            verdict(&facts("stranger", 10)),
+            verdict(&info("stranger", 10)),
             Err(Reason::RECIPIENT_NOT_ALLOWED)
         );
         assert_eq!(
-            Rules::default().allows(&network, &facts("stranger", 1)),
+            Rules::default().allows(&network, &info("stranger", 1)),
             Ok(())
         );
     }

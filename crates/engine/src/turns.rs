@@ -44,7 +44,7 @@ impl<T> Turns<T> {
     /// Takes the first payer's first item and all that may go with it, one of each payer in each round. Looks at no more
     /// than `looks_max` items. `goes` says whether an item may join a group; a larger group never takes what a smaller one
     /// did not.
-    pub(crate) fn next_group(
+    pub(crate) fn next_batch(
         &mut self,
         looks_max: usize,
         goes: impl Fn(&[T], &T) -> bool,
@@ -52,27 +52,27 @@ impl<T> Turns<T> {
         let Some(first) = self.take(0, 0) else {
             return Vec::new();
         };
-        let mut group = vec![first];
+        let mut batch = vec![first];
         // Payers before this place have nothing more that goes; those who gave something stand behind all others.
-        let (mut place, mut looks) = (0, 0);
-        while let Some(payer) = self.order.get(place)
+        let (mut sequence, mut looks) = (0, 0);
+        while let Some(payer) = self.order.get(sequence)
             && looks < looks_max
         {
             let items = self.waiting.get(payer).into_iter().flatten();
             let items = items.take(looks_max - looks);
-            let found = items.clone().position(|item| goes(&group, item));
+            let found = items.clone().position(|item| goes(&batch, item));
             looks += found.map_or(items.count(), |at| at + 1);
-            match found.and_then(|at| self.take(place, at)) {
-                Some(item) => group.push(item),
-                None => place += 1,
+            match found.and_then(|at| self.take(sequence, at)) {
+                Some(item) => batch.push(item),
+                None => sequence += 1,
             }
         }
-        group
+        batch
     }
 
     /// Takes an item of the payer at this place in the order, who then goes to the end of it.
-    fn take(&mut self, place: usize, at: usize) -> Option<T> {
-        let payer = self.order.remove(place)?;
+    fn take(&mut self, sequence: usize, at: usize) -> Option<T> {
+        let payer = self.order.remove(sequence)?;
         let items = self.waiting.get_mut(&payer)?;
         let item = items.remove(at);
         match items.is_empty() {
@@ -103,11 +103,11 @@ mod tests {
         payers.extend([1, 2]);
         let mut alone = turns(&payers);
         let order: Vec<u8> = (0..4)
-            .map(|_| alone.next_group(256, |_, _| false)[0].0)
+            .map(|_| alone.next_batch(256, |_, _| false)[0].0)
             .collect();
         assert_eq!(order, [0, 1, 2, 0]);
-        let group = turns(&payers).next_group(256, |group, _| group.len() < 8);
-        let of: Vec<u8> = group.iter().map(|(payer, _)| *payer).collect();
+        let batch = turns(&payers).next_batch(256, |batch, _| batch.len() < 8);
+        let of: Vec<u8> = batch.iter().map(|(payer, _)| *payer).collect();
         assert_eq!(of, [0, 1, 2, 0, 0, 0, 0, 0]);
     }
 
@@ -119,9 +119,9 @@ mod tests {
             let mut turns = turns(&payers);
             let mut taken = Vec::new();
             while !turns.is_empty() {
-                let group = turns.next_group(looks, |group, _| group.len() < most);
-                prop_assert!(!group.is_empty() && group.len() <= most);
-                taken.extend(group);
+                let batch = turns.next_batch(looks, |batch, _| batch.len() < most);
+                prop_assert!(!batch.is_empty() && batch.len() <= most);
+                taken.extend(batch);
             }
             for payer in 0..6 {
                 let own: Vec<usize> = taken.iter().filter(|item| item.0 == payer).map(|item| item.1).collect();
@@ -137,13 +137,13 @@ mod tests {
             let count = turns.order.len();
             let mut waited: HashMap<u8, usize> = HashMap::new();
             while !turns.is_empty() {
-                let group = turns.next_group(looks, |group, (payer, _)| group.len() < 3 && payer % 2 == 0);
+                let batch = turns.next_batch(looks, |batch, (payer, _)| batch.len() < 3 && payer % 2 == 0);
                 for (payer, waited) in &mut waited {
                     *waited += 1;
                     let has_more = turns.waiting.contains_key(payer.to_string().as_str());
                     prop_assert!(!has_more || *waited <= count, "{payer} waited for {waited} groups");
                 }
-                for (payer, _) in group {
+                for (payer, _) in batch {
                     waited.insert(payer, 0);
                 }
             }
@@ -153,7 +153,7 @@ mod tests {
         fn what_is_given_back_is_all_there_is(payers in prop::collection::vec(0_u8..6, 0..50)) {
             let mut turns = turns(&payers);
             prop_assert_eq!(turns.take_all().len(), payers.len());
-            prop_assert!(turns.is_empty() && turns.next_group(9, |_, _| true).is_empty());
+            prop_assert!(turns.is_empty() && turns.next_batch(9, |_, _| true).is_empty());
         }
     }
 }

@@ -104,7 +104,7 @@ impl Problem {
     pub(crate) fn busy() -> Self {
         let mut busy = Self::retryable("busy", "too many requests are under way");
         // Turned away at the door: another facilitator may be asked.
-        busy.body["untouched"] = json!(true);
+        busy.body["notAttempted"] = json!(true);
         busy
     }
 
@@ -174,7 +174,7 @@ impl From<Fault> for Problem {
         let message = "no verdict could be reached; asking again with the same request is safe";
         let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message);
         problem.body["retryable"] = json!(fault.retry_after.is_some());
-        problem.body["untouched"] = json!(fault.untouched);
+        problem.body["notAttempted"] = json!(fault.not_attempted);
         problem.retry_after_secs = fault.retry_after.map(|after| after.as_secs().max(1));
         problem
     }
@@ -296,7 +296,7 @@ impl From<Settlement> for SettlementState {
             attempt: settlement.attempt,
             claimed_at: settlement.claimed_at.secs(),
             expires: claim.expires.secs(),
-            told: settlement.told_at.is_some(),
+            told: settlement.success_reported_at.is_some(),
             is_final: settlement.final_at.is_some(),
         }
     }
@@ -335,7 +335,7 @@ mod tests {
             withdrawn: Vec::new(),
             claimed_at: Timestamp::from_secs(1),
             concluded_at: Some(Timestamp::from_secs(1)),
-            told_at: None,
+            success_reported_at: None,
             final_at: None,
         });
         let told = serde_json::to_string(&state).unwrap();

@@ -207,10 +207,10 @@ pub struct EvmNetwork {
     /// The keys that sign and pay for transactions.
     pub signers: Vec<Secret>,
     /// How many blocks deep a payment must be to count as settled.
-    #[serde(default = "default_depth")]
-    pub depth: u64,
+    #[serde(default = "default_confirmations")]
+    pub confirmations: u64,
     /// How many blocks deep a settled payment must be to need no more watching.
-    pub final_depth: Option<u64>,
+    pub final_confirmations: Option<u64>,
     /// How long a settled payment is watched at least, in seconds.
     pub final_secs: Option<u64>,
     /// The most that is paid for a unit of gas, in gwei.
@@ -220,7 +220,7 @@ pub struct EvmNetwork {
     /// The most gas that one payment may take.
     pub max_gas_per_payment: Option<u32>,
     /// How many payments may share a transaction; 1 sends each alone.
-    pub max_group: Option<usize>,
+    pub max_batch: Option<usize>,
     /// Whether contract wallets and accounts with a delegation (EIP-7702) may pay. Their code runs on the signer's gas.
     pub contract_wallets: Option<bool>,
     /// The largest amount for which one node's word is enough that it was paid, by token address or
@@ -692,7 +692,7 @@ fn did_you_mean(name: &str) -> String {
 
 /// What was meant by a word that is none of these: the one it is most like, or the whole list.
 fn meant(word: &str, known: &[&'static str]) -> String {
-    /// Below it two words have little in common: `depht` and `depth` are 0.95 alike, `zzz` and `evm` 0.
+    /// Below it two words have little in common: `confirmation` and `confirmations` are 0.95 alike, `zzz` and `evm` 0.
     const ALIKE_MIN: f64 = 0.8;
     // In short words one slip is much: `rcp` is only 0.55 like `rpc`.
     let is_slip = |known: &&&str| word.len() > 1 && strsim::osa_distance(known, word) == 1;
@@ -825,7 +825,7 @@ const fn default_drain_secs() -> u64 {
     DRAIN_SECS
 }
 
-const fn default_depth() -> u64 {
+const fn default_confirmations() -> u64 {
     1
 }
 
@@ -860,7 +860,7 @@ mod tests {
     fn the_minimal_configuration_has_every_default() {
         let config = Config::parse(MINIMAL).unwrap();
         assert_eq!(config.listen, default_listen());
-        assert_eq!(config.evm[0].depth, 1);
+        assert_eq!(config.evm[0].confirmations, 1);
         assert_eq!(config.limits.connections, 4096);
     }
 

@@ -227,7 +227,7 @@ impl Service {
     /// The network of a request by our own name for it; those that are not served share one. What callers write is not logged
     /// and not counted by: it may be anything, and 60 KiB of it.
     fn network(&self, request: &PaymentRequest) -> String {
-        let asked = &request.terms.network;
+        let asked = &request.requirements.network;
         let known = self.networks.iter().find(|network| network.is(asked));
         known.map_or_else(|| "other".to_owned(), |network| network.id().to_owned())
     }
@@ -343,7 +343,7 @@ async fn settle(State(service): State<Service>, request: Request) -> Result<Resp
     );
     match answer {
         Ok(outcome) => Ok(delivery::settled(&service.engine, outcome)),
-        Err(error) => Err(problem(endpoint, error).on_network(&request.terms.network)),
+        Err(error) => Err(problem(endpoint, error).on_network(&request.requirements.network)),
     }
 }
 
@@ -440,7 +440,7 @@ fn concerns(scope: &Scope) -> String {
         Scope::Network => "network".to_owned(),
         Scope::Asset(asset) => format!("asset {asset}"),
         Scope::Lane(lane) => format!("signer {lane}"),
-        Scope::Nothing => "nothing yet".to_owned(),
+        Scope::Advisory => "nothing yet".to_owned(),
     }
 }
 

@@ -571,8 +571,8 @@ async fn a_configuration_that_makes_no_sense_is_refused_by_name() {
         ),
         (String::new(), "access"),
         ("access.anyone = true".to_owned(), "evm"),
-        (network("depht = 2"), "depht"),
-        (network("depth = \"deep\""), "depth"),
+        (network("confirmatons = 2"), "confirmatons"),
+        (network("confirmations = \"many\""), "confirmations"),
         (
             network("").replace("\"base\"", "\"solana:mainnet\""),
             "evm[0].network",

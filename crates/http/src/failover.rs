@@ -250,7 +250,8 @@ impl Failover {
         let mut others = self.order();
         let first = *others.first().ok_or_else(nobody)?;
         let mut places = locked(&self.places);
-        let full = || Fault::new(FaultKind::Busy, "too many payments are remembered").untouched();
+        let full =
+            || Fault::new(FaultKind::Busy, "too many payments are remembered").not_attempted();
         let place = places.enter(key, first).ok_or_else(full)?;
         place.calls += 1;
         others.retain(|other| *other != place.at);
@@ -259,7 +260,7 @@ impl Failover {
             key,
             at: place.at,
             others: others.into(),
-            untouched: false,
+            not_attempted: false,
             settled: false,
             refused: false,
         })
@@ -279,7 +280,7 @@ struct Call<'a> {
     at: usize,
     /// Where it may go next, in this order.
     others: VecDeque<usize>,
-    untouched: bool,
+    not_attempted: bool,
     settled: bool,
     refused: bool,
 }
@@ -287,7 +288,7 @@ struct Call<'a> {
 impl<'a> Call<'a> {
     /// The call at the next facilitator, where this one did nothing and nobody else is or was here with the payment.
     fn next(mut self) -> Option<Call<'a>> {
-        self.untouched = true;
+        self.not_attempted = true;
         let next = self.others.pop_front()?;
         let mut places = locked(&self.failover.places);
         let place = places.by_payment.get_mut(&self.key)?;
@@ -304,7 +305,7 @@ impl<'a> Call<'a> {
             key: self.key,
             at: next,
             others: std::mem::take(&mut self.others),
-            untouched: false,
+            not_attempted: false,
             settled: false,
             refused: false,
         })
@@ -318,9 +319,9 @@ impl Drop for Call<'_> {
             return;
         };
         place.calls -= 1;
-        place.touched |= !self.untouched;
+        place.touched |= !self.not_attempted;
         place.settled |= self.settled;
-        place.doubtful |= !(self.untouched || self.settled || self.refused);
+        place.doubtful |= !(self.not_attempted || self.settled || self.refused);
         place.refused = (place.refused || self.refused) && !place.doubtful;
         if self.settled {
             places.keep(self.key, SETTLED_KEPT);
@@ -357,7 +358,7 @@ fn is_refusal(answer: &Result<SettleResponse, FacilitatorError>) -> bool {
 /// Whether a facilitator could be reached.
 fn is_reached<T>(answer: &Result<T, FacilitatorError>) -> bool {
     let unreached =
-        |fault: &Fault| fault.untouched && fault.kind == FaultKind::FacilitatorUnreachable;
+        |fault: &Fault| fault.not_attempted && fault.kind == FaultKind::FacilitatorUnreachable;
     !matches!(answer, Err(FacilitatorError::Fault(fault)) if unreached(fault))
 }
 
@@ -368,7 +369,7 @@ fn is_untouched(answer: &Result<SettleResponse, FacilitatorError>) -> bool {
                 && settled.transaction.is_empty()
                 && is_foreign(settled.error_reason.as_deref())
         }
-        Err(FacilitatorError::Fault(fault)) => fault.untouched,
+        Err(FacilitatorError::Fault(fault)) => fault.not_attempted,
         // It could not be read, and the next reads the same.
         Err(FacilitatorError::Malformed(_)) => false,
     }

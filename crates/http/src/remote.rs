@@ -132,7 +132,7 @@ fn unsent(path: &str, error: reqwest::Error) -> Fault {
     let never_sent = error.is_connect();
     let fault = unreachable(path, error.without_url());
     match never_sent {
-        true => fault.untouched(),
+        true => fault.not_attempted(),
         false => fault,
     }
 }

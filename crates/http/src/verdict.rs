@@ -137,7 +137,7 @@ pub(crate) fn of_settle(
 fn completed(request: &PaymentRequest, settled: SettleResponse) -> SettleResponse {
     match settled.network.is_empty() {
         true => SettleResponse {
-            network: request.terms.network.clone(),
+            network: request.requirements.network.clone(),
             ..settled
         },
         false => settled,
@@ -149,7 +149,7 @@ fn objection(request: &PaymentRequest, settled: &SettleResponse) -> Option<&'sta
     if !settled.success {
         return None;
     }
-    if settled.transaction.is_empty() && !request.terms.amount.is_zero() {
+    if settled.transaction.is_empty() && !request.requirements.amount.is_zero() {
         return Some("a success without a transaction");
     }
     let elsewhere = !request.may_be_on(&settled.network);
@@ -166,7 +166,7 @@ fn unclear(
     };
     warn!(%fault, transaction, "a facilitator's answer is unclear, and names a transaction");
     let pending = Rejection::new(Reason::SETTLEMENT_PENDING, UNCLEAR);
-    let network = &request.terms.network;
+    let network = &request.requirements.network;
     Ok(SettleResponse::failed(
         network,
         &pending,
@@ -190,7 +190,7 @@ struct Said {
     #[serde(deserialize_with = "json::where_readable")]
     error_reason: Option<String>,
     #[serde(deserialize_with = "json::where_readable")]
-    untouched: Option<bool>,
+    not_attempted: Option<bool>,
 }
 
 impl Answered {
@@ -237,8 +237,8 @@ impl Answered {
         if let Some(after) = retry_after(&self.headers) {
             fault.retry_after = Some(after);
         }
-        let untouched = said.untouched == Some(true);
-        fault.untouched = untouched || passes_on(self.status) || at_the_door(self.status);
+        let not_attempted = said.not_attempted == Some(true);
+        fault.not_attempted = not_attempted || passes_on(self.status) || at_the_door(self.status);
         fault
     }
 }

@@ -46,7 +46,7 @@ async fn one_authorization_is_with_one_facilitator_whatever_stands_beside_it() {
     let failover = both(&first, &second);
     first.settles(Err(fault().into()));
     assert!(failover.settle(&spelled(r#"{"number":1}"#)).await.is_err());
-    first.settles(Err(fault().untouched().into()));
+    first.settles(Err(fault().not_attempted().into()));
     for same in [r#"{"number":1,"x":1}"#, r#"{"x":{"y":2},"number":1}"#] {
         assert!(failover.settle(&spelled(same)).await.is_err());
     }
@@ -97,7 +97,7 @@ async fn after_an_unknown_outcome_no_other_facilitator_is_asked_to_settle_ever()
             assert_eq!(failover.settle(&request(0)).await, answer);
         }
         // Not even when the first turns it away later: it has it.
-        first.settles(Err(fault().untouched().into()));
+        first.settles(Err(fault().not_attempted().into()));
         assert!(failover.settle(&request(0)).await.is_err());
         assert_eq!((first.settle_calls(), second.settle_calls()), (4, 0));
         // And it is the one who knows whether it is valid.
@@ -112,7 +112,7 @@ async fn after_an_unknown_outcome_no_other_facilitator_is_asked_to_settle_ever()
 #[tokio::test]
 async fn a_facilitator_that_certainly_did_nothing_is_passed_over() {
     for nothing in [
-        Err(fault().untouched().into()),
+        Err(fault().not_attempted().into()),
         Ok(failed("unsupported_scheme", "")),
         Ok(failed("invalid_network", "")),
     ] {
@@ -132,7 +132,7 @@ async fn a_facilitator_that_certainly_did_nothing_is_passed_over() {
 /// The buyer was told that its payment was for no network, and the sale was lost, because one facilitator started anew.
 #[tokio::test]
 async fn that_one_settles_other_kinds_does_not_hide_that_another_cannot_be_reached() {
-    let unreached = Err(fault().untouched().into());
+    let unreached = Err(fault().not_attempted().into());
     let foreign = Ok(failed("invalid_network", ""));
     for (one, other) in [(&unreached, &foreign), (&foreign, &unreached)] {
         let (first, second) = (Puppet::new(), Puppet::new());
@@ -153,7 +153,7 @@ async fn that_one_settles_other_kinds_does_not_hide_that_another_cannot_be_reach
 async fn a_payment_that_has_settled_stays_where_it_settled_for_some_minutes() {
     let (first, second) = (Puppet::new(), Puppet::new());
     let failover = both(&first, &second);
-    first.settles(Err(fault().untouched().into()));
+    first.settles(Err(fault().not_attempted().into()));
     second.settles(Ok(failed("settlement_pending", "0x1")));
     for _ in 0..2 {
         assert!(failover.settle(&request(0)).await.unwrap().is_pending());
@@ -180,7 +180,7 @@ async fn a_payment_that_has_settled_stays_where_it_settled_for_some_minutes() {
 async fn a_facilitator_that_could_not_be_reached_rests_and_is_asked_again_in_time() {
     let (first, second) = (Puppet::new(), Puppet::new());
     let failover = both(&first, &second);
-    first.verifies(Err(fault().untouched().into()));
+    first.verifies(Err(fault().not_attempted().into()));
     assert!(failover.verify(&request(0)).await.unwrap().is_valid);
     for number in 0..3 {
         assert!(failover.settle(&request(number)).await.unwrap().success);
@@ -190,7 +190,7 @@ async fn a_facilitator_that_could_not_be_reached_rests_and_is_asked_again_in_tim
     assert!(failover.settle(&request(3)).await.unwrap().success);
     assert_eq!((first.settle_calls(), second.settle_calls()), (1, 3));
     // One that is busy is there, and is asked first the next time.
-    let busy = Fault::new(FaultKind::Busy, "busy").untouched();
+    let busy = Fault::new(FaultKind::Busy, "busy").not_attempted();
     first.settles_first([Err(busy.into())]);
     for number in 4..6 {
         assert!(failover.settle(&request(number)).await.unwrap().success);
@@ -198,7 +198,7 @@ async fn a_facilitator_that_could_not_be_reached_rests_and_is_asked_again_in_tim
     assert_eq!((first.settle_calls(), second.settle_calls()), (3, 4));
     // Where all rest, they are asked nevertheless.
     for facilitator in [&first, &second] {
-        facilitator.settles(Err(fault().untouched().into()));
+        facilitator.settles(Err(fault().not_attempted().into()));
     }
     assert!(failover.settle(&request(6)).await.is_err());
     first.settles(settled());
@@ -213,7 +213,7 @@ async fn another_spelling_of_a_payment_goes_where_the_payment_is() {
     let payment = request_of(r#"{"nonce":"0xAB","to":{"a":1,"b":2}}"#);
     first.settles(Err(fault().into()));
     assert!(failover.settle(&payment).await.is_err());
-    first.settles(Err(fault().untouched().into()));
+    first.settles(Err(fault().not_attempted().into()));
     for spelling in [
         r#"{ "nonce": "0xAB", "to": {"a":1, "b":2} }"#,
         r#"{"to":{"b":2,"a":1},"nonce":"0xAB"}"#,
@@ -232,7 +232,7 @@ async fn a_call_that_was_given_up_may_have_settled() {
     let payment = request(0);
     let given_up = tokio::time::timeout(Duration::from_millis(50), failover.settle(&payment));
     assert!(given_up.await.is_err());
-    first.settles(Err(fault().untouched().into()));
+    first.settles(Err(fault().not_attempted().into()));
     assert!(failover.settle(&request(0)).await.is_err());
     assert_eq!(second.settle_calls(), 0);
 }
@@ -248,7 +248,7 @@ async fn a_twin_that_is_under_way_keeps_a_payment_where_it_is() {
     while first.settle_calls() == 0 {
         tokio::task::yield_now().await;
     }
-    first.settles(Err(fault().untouched().into()));
+    first.settles(Err(fault().not_attempted().into()));
     assert!(failover.settle(&request(0)).await.is_err());
     under_way.abort();
     assert_eq!(second.settle_calls(), 0);

@@ -1030,13 +1030,13 @@ async fn what_a_facilitator_cannot_read_is_not_the_buyers_fault_and_its_patience
 async fn only_what_was_turned_away_at_the_door_is_said_to_be_untouched() {
     use quittance_core::{Facilitator, FacilitatorError};
     let payment = common::request(0);
-    for (status, body, untouched) in [
+    for (status, body, not_attempted) in [
         (StatusCode::UNAUTHORIZED, "", true),
         (StatusCode::TOO_MANY_REQUESTS, "", true),
         (StatusCode::TEMPORARY_REDIRECT, "", true),
         (
             StatusCode::SERVICE_UNAVAILABLE,
-            r#"{"error":"busy","untouched":true}"#,
+            r#"{"error":"busy","not_attempted":true}"#,
             true,
         ),
         (
@@ -1050,7 +1050,7 @@ async fn only_what_was_turned_away_at_the_door_is_said_to_be_untouched() {
     ] {
         match remote(status, body).await.settle(&payment).await {
             Err(FacilitatorError::Fault(fault)) => {
-                assert_eq!(fault.untouched, untouched, "{status}")
+                assert_eq!(fault.not_attempted, not_attempted, "{status}")
             }
             other => panic!("{other:?}"),
         }
@@ -1059,7 +1059,7 @@ async fn only_what_was_turned_away_at_the_door_is_said_to_be_untouched() {
     let Err(FacilitatorError::Fault(fault)) = nobody.settle(&payment).await else {
         panic!("somebody is there")
     };
-    assert!(fault.untouched);
+    assert!(fault.not_attempted);
 }
 
 #[test]

@@ -230,7 +230,7 @@ impl Nodes {
                 node.rest(failure);
             }
             outcome = submission::surer(outcome, submission::of(sent, refusal));
-            if matches!(outcome, Submission::Accepted | Submission::PlaceTaken) {
+            if matches!(outcome, Submission::Accepted | Submission::SequenceUsed) {
                 break;
             }
         }

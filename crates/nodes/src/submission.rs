@@ -25,7 +25,7 @@ pub(crate) fn surer(first: Submission, second: Submission) -> Submission {
     fn rank(submission: &Submission) -> u8 {
         match submission {
             Submission::Accepted => 3,
-            Submission::PlaceTaken => 2,
+            Submission::SequenceUsed => 2,
             Submission::Unknown(_) => 1,
             Submission::Refused(_) => 0,
         }
@@ -50,7 +50,7 @@ mod tests {
         let all = [
             Submission::Refused(fault()),
             Submission::Unknown(fault()),
-            Submission::PlaceTaken,
+            Submission::SequenceUsed,
             Submission::Accepted,
         ];
         for (low, first) in all.iter().enumerate() {
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn only_a_node_that_says_the_id_took_it() {
-        let refusal = |_: &NodeError| Submission::PlaceTaken;
+        let refusal = |_: &NodeError| Submission::SequenceUsed;
         assert_eq!(of(Ok(json!("0x1")), refusal), Submission::Accepted);
         for answer in [json!(null), json!(true), json!({})] {
             assert!(matches!(of(Ok(answer), refusal), Submission::Unknown(_)));

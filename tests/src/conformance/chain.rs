@@ -68,16 +68,19 @@ fn lane<C: Chain>(chain: &C) -> LaneId {
 }
 
 async fn floor<C: Chain>(chain: &C, lane: &LaneId) -> Option<u64> {
-    chain.floor(lane).await.expect("a node that answers")
+    chain
+        .next_sequence(lane)
+        .await
+        .expect("a node that answers")
 }
 
 async fn prepare<F: ChainFixture>(fixture: &F) -> Transaction {
     let chain = fixture.chain();
     let lane = lane(&*chain);
-    let place = floor(&*chain, &lane).await.unwrap_or_default();
+    let sequence = floor(&*chain, &lane).await.unwrap_or_default();
     let action = fixture.action().await;
     chain
-        .prepare(&lane, place, &[&action])
+        .prepare(&lane, sequence, &[&action])
         .await
         .expect("a transaction")
 }
@@ -86,7 +89,7 @@ fn watched(transactions: &[&Transaction]) -> Watched {
     let first = transactions[0];
     Watched {
         lane: first.lane.clone(),
-        place: first.place,
+        sequence: first.sequence,
         transactions: transactions
             .iter()
             .map(|transaction| (*transaction).clone())
@@ -103,8 +106,10 @@ async fn status<F: ChainFixture>(fixture: &F, transactions: &[&Transaction]) -> 
         .expect("a node that answers")
     {
         Status::Pending => StatusKind::Pending,
-        Status::Included { id, depth, .. } => StatusKind::Included(id, depth),
-        Status::Gone => StatusKind::Gone,
+        Status::Included {
+            id, confirmations, ..
+        } => StatusKind::Included(id, confirmations),
+        Status::Dropped => StatusKind::Gone,
     }
 }
 
@@ -119,7 +124,7 @@ enum StatusKind {
 pub async fn preparing_sends_nothing_and_uses_up_nothing<F: ChainFixture>() {
     let fixture = F::new().await;
     let (first, second) = (prepare(&fixture).await, prepare(&fixture).await);
-    assert_eq!(first.place, second.place);
+    assert_eq!(first.sequence, second.sequence);
     assert_ne!(first.id, second.id);
     fixture.include().await;
     assert_eq!(status(&fixture, &[&first]).await, StatusKind::Pending);
@@ -136,7 +141,7 @@ pub async fn the_same_bytes_are_accepted_any_number_of_times<F: ChainFixture>() 
     // Nodes forget what they have included, or know only that its number is taken.
     assert!(matches!(
         fixture.chain().submit(&signed).await,
-        Submission::Accepted | Submission::PlaceTaken
+        Submission::Accepted | Submission::SequenceUsed
     ));
     assert!(
         matches!(status(&fixture, &[&signed]).await, StatusKind::Included(id, _) if id == signed.id)
@@ -150,21 +155,21 @@ pub async fn a_transaction_is_pending_then_included_ever_deeper<F: ChainFixture>
     assert_eq!(status(&fixture, &[&signed]).await, StatusKind::Pending);
     assert_eq!(fixture.chain().submit(&signed).await, Submission::Accepted);
     assert_eq!(status(&fixture, &[&signed]).await, StatusKind::Pending);
-    let mut depths = Vec::new();
+    let mut counts = Vec::new();
     for _ in 0..3 {
         fixture.include().await;
         match status(&fixture, &[&signed]).await {
-            StatusKind::Included(id, depth) => {
+            StatusKind::Included(id, confirmations) => {
                 assert_eq!(id, signed.id);
-                depths.push(depth);
+                counts.push(confirmations);
             }
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(depths[0], 1);
-    assert!(depths.is_sorted() && depths[2] > depths[0], "{depths:?}");
+    assert_eq!(counts[0], 1);
+    assert!(counts.is_sorted() && counts[2] > counts[0], "{counts:?}");
     let floor = floor(&*fixture.chain(), &signed.lane).await;
-    assert!(floor.is_none_or(|floor| floor > signed.place));
+    assert!(floor.is_none_or(|floor| floor > signed.sequence));
 }
 
 /// Somebody else used the signer. Chains that do not number transactions have no places to take.
@@ -179,7 +184,7 @@ pub async fn a_place_taken_by_another_is_told_and_then_gone<F: ChainFixture>() {
     assert_eq!(after, Some(before + 1));
     assert_eq!(
         fixture.chain().submit(&signed).await,
-        Submission::PlaceTaken
+        Submission::SequenceUsed
     );
     assert_eq!(status(&fixture, &[&signed]).await, StatusKind::Gone);
 }
@@ -193,9 +198,9 @@ pub async fn a_place_where_another_transaction_waits_is_taken<F: ChainFixture>()
     if floor(&*chain, &ours.lane).await.is_none() {
         return;
     }
-    assert_eq!((rival.place, &rival.lane), (ours.place, &ours.lane));
+    assert_eq!((rival.sequence, &rival.lane), (ours.sequence, &ours.lane));
     assert_eq!(chain.submit(&rival).await, Submission::Accepted);
-    assert_eq!(chain.submit(&ours).await, Submission::PlaceTaken);
+    assert_eq!(chain.submit(&ours).await, Submission::SequenceUsed);
     assert_eq!(status(&fixture, &[&ours]).await, StatusKind::Pending);
     fixture.include().await;
     assert_eq!(status(&fixture, &[&ours]).await, StatusKind::Gone);
@@ -214,7 +219,10 @@ pub async fn a_replacement_stands_at_the_same_place_and_one_of_them_is_included<
     else {
         return;
     };
-    assert_eq!((second.place, &second.lane), (first.place, &first.lane));
+    assert_eq!(
+        (second.sequence, &second.lane),
+        (first.sequence, &first.lane)
+    );
     assert_ne!(second.id, first.id);
     assert_eq!(fixture.chain().submit(&second).await, Submission::Accepted);
     fixture.include().await;
@@ -231,13 +239,16 @@ pub async fn a_filler_takes_the_place_of_what_is_in_its_way<F: ChainFixture>() {
     let chain = fixture.chain();
     let first = prepare(&fixture).await;
     let Some(filler) = chain
-        .fill(&first.lane, first.place, None)
+        .noop(&first.lane, first.sequence, None)
         .await
         .expect("a filler")
     else {
         return;
     };
-    assert_eq!((filler.place, &filler.lane), (first.place, &first.lane));
+    assert_eq!(
+        (filler.sequence, &filler.lane),
+        (first.sequence, &first.lane)
+    );
     assert_eq!(chain.submit(&filler).await, Submission::Accepted);
     fixture.include().await;
     let found = status(&fixture, &[&filler]).await;
@@ -247,7 +258,7 @@ pub async fn a_filler_takes_the_place_of_what_is_in_its_way<F: ChainFixture>() {
     let second = prepare(&fixture).await;
     assert_eq!(chain.submit(&second).await, Submission::Accepted);
     let over = chain
-        .fill(&second.lane, second.place, Some(&second))
+        .noop(&second.lane, second.sequence, Some(&second))
         .await
         .expect("a filler")
         .expect("one where there was one before");
@@ -279,7 +290,7 @@ pub async fn many_places_are_told_in_the_order_asked<F: ChainFixture>() {
             Status::Included { id, .. } => {
                 assert_eq!((at % 7 == 3, id), (false, included.id.clone()))
             }
-            Status::Gone => panic!("nothing is gone"),
+            Status::Dropped => panic!("nothing is gone"),
         }
     }
     assert_eq!(chain.status(&[]).await.len(), 0);
@@ -327,7 +338,7 @@ pub async fn without_nodes_there_are_faults_and_no_verdicts<F: ChainFixture>() {
     let signed = prepare(&fixture).await;
     fixture.nodes_down();
     assert!(chain.read(&[fixture.question()]).await[0].is_err());
-    assert!(chain.floor(&signed.lane).await.is_err());
+    assert!(chain.next_sequence(&signed.lane).await.is_err());
     assert!(chain.status(&[watched(&[&signed])]).await[0].is_err());
     assert!(matches!(
         chain.submit(&signed).await,
@@ -349,6 +360,6 @@ pub async fn all_is_well_when_all_is_well<F: ChainFixture>() {
     let health = chain.health().await;
     assert_eq!(health.problems, vec![]);
     assert!(chain.lanes().iter().all(|lane| health.lane_works(lane)));
-    assert!(chain.depth_required() >= 1);
+    assert!(chain.confirmations_required() >= 1);
     assert!(chain.in_flight_max() >= 1);
 }

@@ -54,7 +54,7 @@ const NOW: Timestamp = Timestamp::from_secs(1_000);
 
 fn claim(name: &str) -> Claim {
     Claim {
-        id: PaymentId::of(&[name.as_bytes()]),
+        id: PaymentId::from_parts(&[name.as_bytes()]),
         network: "test:1".to_owned(),
         scheme: "exact".to_owned(),
         payer: "payer".to_owned(),
@@ -67,12 +67,12 @@ fn claim(name: &str) -> Claim {
     }
 }
 
-fn transaction(id: &str, place: u64) -> Transaction {
+fn transaction(id: &str, sequence: u64) -> Transaction {
     let bytes: Arc<[u8]> = id.as_bytes().into();
     Transaction {
         id: TransactionId::new(id),
         lane: LaneId::new("signer"),
-        place,
+        sequence,
         bytes,
     }
 }
@@ -155,7 +155,7 @@ pub async fn what_was_answered_survives_a_crash<F: JournalFixture>() {
                 .expect("a conclusion");
             assert!(
                 journal
-                    .tell(&claim.id, attempt, NOW)
+                    .report_success(&claim.id, attempt, NOW)
                     .await
                     .expect("telling")
             );
@@ -170,15 +170,22 @@ pub async fn what_was_answered_survives_a_crash<F: JournalFixture>() {
             settlement.transactions,
             vec![(1, transaction(&format!("0x{at}"), at as u64))]
         );
-        assert_eq!(settlement.told_at, (at % 2 == 0).then_some(NOW));
+        assert_eq!(settlement.success_reported_at, (at % 2 == 0).then_some(NOW));
         assert!(!matches!(
             journal.claim(claim, NOW).await,
             Ok(Claimed::Won { .. })
         ));
-        assert!(!journal.tell(&claim.id, 1, NOW).await.expect("telling"));
+        assert!(
+            !journal
+                .report_success(&claim.id, 1, NOW)
+                .await
+                .expect("telling")
+        );
     }
     assert_eq!(
-        journal.next_place("test:1", &LaneId::new("signer")).await,
+        journal
+            .next_sequence("test:1", &LaneId::new("signer"))
+            .await,
         Ok(20)
     );
     assert_eq!(journal.open("test:1").await.expect("a read").len(), 10);
@@ -233,12 +240,12 @@ pub async fn a_withdrawn_transaction_frees_its_place<F: JournalFixture>() {
         .record("test:1", &transaction("0x1", 5), &[a.id], NOW)
         .await
         .expect("a record");
-    assert_eq!(journal.next_place("test:1", &lane).await, Ok(6));
+    assert_eq!(journal.next_sequence("test:1", &lane).await, Ok(6));
     journal
         .withdraw(&TransactionId::new("0x1"))
         .await
         .expect("a withdrawal");
-    assert_eq!(journal.next_place("test:1", &lane).await, Ok(0));
+    assert_eq!(journal.next_sequence("test:1", &lane).await, Ok(0));
     let withdrawn = known(&journal, &a).await;
     assert_eq!(withdrawn.transactions, vec![]);
     // A node that refused it could have been wrong: it is still known what to ask about.
@@ -271,7 +278,7 @@ pub async fn a_withdrawn_transaction_that_is_signed_again_counts_again<F: Journa
     );
     assert_eq!(win(&journal, &a).await, 2);
     record().await;
-    assert_eq!(journal.next_place("test:1", &lane).await, Ok(6));
+    assert_eq!(journal.next_sequence("test:1", &lane).await, Ok(6));
     let settlement = known(&journal, &a).await;
     assert_eq!(settlement.transactions, vec![(2, signed.clone())]);
     let there = journal.transactions_at("test:1", &lane, 5..6).await;
@@ -318,7 +325,7 @@ pub async fn a_transaction_that_is_recorded_again_at_another_place_reads_back_th
     }
     let before = journal.transactions_at("test:1", &lane, 5..6).await;
     assert_eq!(before, Ok(vec![]));
-    assert_eq!(journal.next_place("test:1", &lane).await, Ok(10));
+    assert_eq!(journal.next_sequence("test:1", &lane).await, Ok(10));
 }
 
 /// A settlement that has ended gets no transactions; those that are open do, in the same call.
@@ -348,10 +355,10 @@ pub async fn transactions_are_found_by_their_place<F: JournalFixture>() {
     let journal = fixture.open().await;
     let lane = LaneId::new("signer");
     let all = [("0x3", 3), ("0x1", 1), ("0x2", 2), ("0x1b", 1)];
-    for (at, (id, place)) in all.into_iter().enumerate() {
+    for (at, (id, sequence)) in all.into_iter().enumerate() {
         let now = NOW.plus_secs(at as u64);
         journal
-            .record("test:1", &transaction(id, place), &[], now)
+            .record("test:1", &transaction(id, sequence), &[], now)
             .await
             .expect("a record");
     }
@@ -375,7 +382,10 @@ pub async fn a_settled_authorization_is_never_claimed_again_and_told_once<F: Jou
     let a = claim("a");
     let attempt = win(&journal, &a).await;
     assert!(
-        !journal.tell(&a.id, attempt, NOW).await.expect("telling"),
+        !journal
+            .report_success(&a.id, attempt, NOW)
+            .await
+            .expect("telling"),
         "told before it has settled"
     );
     journal
@@ -386,9 +396,9 @@ pub async fn a_settled_authorization_is_never_claimed_again_and_told_once<F: Jou
         taken(&journal, &a).await.state,
         State::Concluded(settled("0x1"))
     );
-    let told = join_all((0..50).map(|_| journal.tell(&a.id, attempt, NOW))).await;
+    let told = join_all((0..50).map(|_| journal.report_success(&a.id, attempt, NOW))).await;
     assert_eq!(told.iter().filter(|told| **told == Ok(true)).count(), 1);
-    assert_eq!(taken(&journal, &a).await.told_at, Some(NOW));
+    assert_eq!(taken(&journal, &a).await.success_reported_at, Some(NOW));
 }
 
 /// It is listed as long as the chain could take it back.
@@ -437,12 +447,12 @@ pub async fn a_settlement_that_is_opened_again_settles_or_is_lost_and_is_told_on
         let concluded = journal.conclude(&claim.id, attempt, &end, NOW).await;
         assert_eq!(concluded, Ok(true));
     }
-    assert_eq!(journal.tell(&told.id, 1, NOW).await, Ok(true));
+    assert_eq!(journal.report_success(&told.id, 1, NOW).await, Ok(true));
     for claim in [&told, &untold] {
         assert_eq!(journal.reopen(&claim.id, 2).await, Ok(false));
         assert_eq!(journal.reopen(&claim.id, 1).await, Ok(true));
         assert_eq!(known(&journal, claim).await.state, State::Open);
-        assert_eq!(journal.tell(&claim.id, 1, NOW).await, Ok(false));
+        assert_eq!(journal.report_success(&claim.id, 1, NOW).await, Ok(false));
         let again = transaction("0x2", 7);
         journal
             .record("test:1", &again, &[claim.id], NOW)
@@ -451,14 +461,14 @@ pub async fn a_settlement_that_is_opened_again_settles_or_is_lost_and_is_told_on
     }
     assert_eq!(journal.not_final("test:1").await, Ok(vec![]));
     assert_eq!(journal.open("test:1").await.expect("a read").len(), 2);
-    assert_eq!(known(&journal, &told).await.told_at, Some(NOW));
+    assert_eq!(known(&journal, &told).await.success_reported_at, Some(NOW));
     // One settles again, and is told to nobody twice.
     let end = settled("0x2");
     for claim in [&told, &untold] {
         assert_eq!(journal.conclude(&claim.id, 1, &end, NOW).await, Ok(true));
     }
-    assert_eq!(journal.tell(&told.id, 1, NOW).await, Ok(false));
-    assert_eq!(journal.tell(&untold.id, 1, NOW).await, Ok(true));
+    assert_eq!(journal.report_success(&told.id, 1, NOW).await, Ok(false));
+    assert_eq!(journal.report_success(&untold.id, 1, NOW).await, Ok(true));
     // Then it is lost, for good.
     assert_eq!(journal.reopen(&told.id, 1).await, Ok(true));
     let lost = Outcome::Lost {
@@ -469,8 +479,8 @@ pub async fn a_settlement_that_is_opened_again_settles_or_is_lost_and_is_told_on
     assert_eq!(journal.conclude(&told.id, 1, &lost, NOW).await, Ok(true));
     let settlement = taken(&journal, &told).await;
     assert_eq!(settlement.state, State::Concluded(lost));
-    assert_eq!(settlement.told_at, Some(NOW));
-    assert_eq!(journal.tell(&told.id, 1, NOW).await, Ok(false));
+    assert_eq!(settlement.success_reported_at, Some(NOW));
+    assert_eq!(journal.report_success(&told.id, 1, NOW).await, Ok(false));
 }
 
 /// A failure that cost gas counts; enough of them end it.
@@ -564,8 +574,8 @@ pub async fn a_late_conclusion_does_not_touch_a_later_attempt<F: JournalFixture>
         known(&journal, &a).await.state,
         State::Concluded(settled("0x2"))
     );
-    assert_eq!(journal.tell(&a.id, 1, NOW).await, Ok(false));
-    assert_eq!(journal.tell(&a.id, 2, NOW).await, Ok(true));
+    assert_eq!(journal.report_success(&a.id, 1, NOW).await, Ok(false));
+    assert_eq!(journal.report_success(&a.id, 2, NOW).await, Ok(true));
 }
 
 /// What has to be taken up at a start.
@@ -609,10 +619,10 @@ pub async fn places_are_counted_by_network_and_lane<F: JournalFixture>() {
         .record("test:2", &transaction("0x3", 9), &[], NOW)
         .await
         .expect("a record");
-    assert_eq!(journal.next_place("test:1", &lane).await, Ok(4));
-    assert_eq!(journal.next_place("test:2", &lane).await, Ok(10));
+    assert_eq!(journal.next_sequence("test:1", &lane).await, Ok(4));
+    assert_eq!(journal.next_sequence("test:2", &lane).await, Ok(10));
     assert_eq!(
-        journal.next_place("test:1", &LaneId::new("other")).await,
+        journal.next_sequence("test:1", &LaneId::new("other")).await,
         Ok(0)
     );
 }
@@ -627,5 +637,8 @@ pub async fn an_unknown_settlement_is_unknown<F: JournalFixture>() {
         Ok(vec![])
     );
     assert_eq!(journal.open("test:1").await, Ok(vec![]));
-    assert_eq!(journal.tell(&claim("a").id, 1, NOW).await, Ok(false));
+    assert_eq!(
+        journal.report_success(&claim("a").id, 1, NOW).await,
+        Ok(false)
+    );
 }

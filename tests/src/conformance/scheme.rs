@@ -126,14 +126,14 @@ pub async fn decoding_is_pure<F: SchemeFixture>() {
     let (scheme, request, now) = (fixture.scheme(), fixture.request().await, SystemClock.now());
     let first = scheme.decode(&request, now).expect("a payment");
     let second = scheme.decode(&request, now).expect("a payment");
-    assert_eq!(first.facts(), second.facts());
+    assert_eq!(first.info(), second.info());
     assert_eq!(first.signatures(), second.signatures());
     let read = PaymentRequest::decode(request.text().as_bytes()).expect("a request");
     assert_eq!(
-        scheme.decode(&read, now).expect("a payment").facts(),
-        first.facts()
+        scheme.decode(&read, now).expect("a payment").info(),
+        first.info()
     );
-    assert_eq!(first.facts().amount, F::PRICE);
+    assert_eq!(first.info().amount, F::PRICE);
 }
 
 /// Signatures can be rewritten by anybody; identities cannot.
@@ -143,11 +143,11 @@ pub async fn an_identity_is_the_authorizations_and_not_the_signatures<F: SchemeF
     let mut ids = BTreeSet::new();
     for _ in 0..10 {
         let request = fixture.request().await;
-        let id = scheme.decode(&request, now).expect("a payment").facts().id;
+        let id = scheme.decode(&request, now).expect("a payment").info().id;
         assert!(ids.insert(id), "two authorizations with one identity");
         if let Some(twin) = fixture.twin(&request) {
             match scheme.decode(&twin, now) {
-                Ok(twin) => assert_eq!(twin.facts().id, id),
+                Ok(twin) => assert_eq!(twin.info().id, id),
                 Err(Refusal::Rejected(_)) => {}
                 Err(Refusal::Malformed(malformed)) => panic!("{malformed}"),
             }
@@ -251,7 +251,7 @@ pub async fn what_a_journal_keeps_decodes_to_the_same_payment<F: SchemeFixture>(
     let kept = request.kept_text().expect("short enough");
     let kept = PaymentRequest::decode(kept.as_bytes()).expect("a request");
     let again = scheme.decode(&kept, now).expect("a payment");
-    assert_eq!(again.facts(), first.facts());
+    assert_eq!(again.info(), first.info());
     assert_eq!(again.signatures(), first.signatures());
 }
 
@@ -363,7 +363,7 @@ pub async fn a_payment_sent_before_a_crash_settles_once_after_it<F: SchemeFixtur
         .scheme()
         .decode(&request, SystemClock.now())
         .expect("a payment")
-        .facts()
+        .info()
         .id;
     until("it was sent", || async {
         engine
@@ -412,8 +412,8 @@ pub async fn a_caller_that_goes_away_cancels_nothing<F: SchemeFixture>() {
         requests.push(fixture.request().await);
     }
     for (at, request) in requests.iter().enumerate() {
-        let patience = Duration::from_millis(at as u64);
-        drop(tokio::time::timeout(patience, engine.settle(request)).await);
+        let timing = Duration::from_millis(at as u64);
+        drop(tokio::time::timeout(timing, engine.settle(request)).await);
     }
     for request in &requests {
         let (success, reason, _) = told(&engine, request).await;

@@ -68,7 +68,7 @@ impl Authorization {
 
     /// What makes it unique: EIP-3009 nonces are per token and payer.
     pub(super) fn id(&self, chain_id: u64, token: Address) -> PaymentId {
-        PaymentId::of(&[
+        PaymentId::from_parts(&[
             b"eip3009",
             &chain_id.to_be_bytes(),
             token.as_slice(),

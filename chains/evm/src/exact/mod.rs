@@ -15,8 +15,8 @@ use alloy::primitives::{Address, B256, U256, keccak256};
 use alloy::sol_types::{SolCall, SolValue};
 use quittance_core::json::{Object, text_or_integer};
 use quittance_core::{
-    Amount, Check, Effect, Facts, LaneId, Malformed, Network, Payment, PaymentRequest, Reason,
-    Refusal, Rejection, Scheme, Seen, SignatureClaim, Timestamp, Version,
+    Amount, Check, Effect, LaneId, Malformed, Network, Observed, Payment, PaymentInfo,
+    PaymentRequest, Reason, Refusal, Rejection, Scheme, SignatureClaim, Timestamp, Version,
 };
 use serde::Deserialize;
 
@@ -149,7 +149,7 @@ struct Extra {
 struct Eip3009Payment {
     /// Spelled out when they are first asked for: the checksums in three addresses cost as many hashes as the digest, and
     /// whoever only wants the verdict does not read them.
-    facts: OnceLock<Facts>,
+    info: OnceLock<PaymentInfo>,
     chain_id: u64,
     token: Address,
     authorization: Authorization,
@@ -187,7 +187,7 @@ impl Scheme<Evm> for Exact {
         request: &PaymentRequest,
         now: Timestamp,
     ) -> Result<Box<dyn Payment<Evm>>, Refusal> {
-        let terms = &request.terms;
+        let terms = &request.requirements;
         if request.accepted.scheme != NAME {
             let detail = "the payment is of another scheme than exact";
             return Err(Rejection::new(reason::SCHEME, detail).into());
@@ -209,7 +209,7 @@ impl Scheme<Evm> for Exact {
         }
         let asset = address("paymentRequirements.asset", &terms.asset)?;
         let pay_to = address("paymentRequirements.payTo", &terms.pay_to)?;
-        if let Some(accepted) = &request.accepted.terms {
+        if let Some(accepted) = &request.accepted.requirements {
             accepted.check(address, &asset, &pay_to, terms.amount)?;
         }
         let method = extra.asset_transfer_method.as_deref();
@@ -235,7 +235,7 @@ impl Scheme<Evm> for Exact {
                 address: authorization.from.into_array(),
             });
         Ok(Box::new(Eip3009Payment {
-            facts: OnceLock::new(),
+            info: OnceLock::new(),
             chain_id: self.chain_id,
             token: asset,
             objection: objection(&authorization, pay_to, terms.amount, now),
@@ -394,17 +394,17 @@ mod step {
 }
 
 impl Payment<Evm> for Eip3009Payment {
-    fn facts(&self) -> &Facts {
-        self.facts.get_or_init(|| self.spell_facts())
+    fn info(&self) -> &PaymentInfo {
+        self.info.get_or_init(|| self.spell_facts())
     }
 
     fn signatures(&self) -> &[SignatureClaim] {
         &self.claims
     }
 
-    fn check(&self, seen: &Seen<'_, Evm>) -> Result<Check<Evm>, Rejection> {
-        let signed_by_key = seen.signatures == [true];
-        let answer = match (seen.answers, signed_by_key) {
+    fn check(&self, observed: &Observed<'_, Evm>) -> Result<Check<Evm>, Rejection> {
+        let signed_by_key = observed.signatures == [true];
+        let answer = match (observed.answers, signed_by_key) {
             ([], true) => {
                 // Whoever holds the payer's key said all this, so what is wrong with it can be said at once.
                 self.objection.clone().map_or(Ok(()), Err)?;
@@ -430,44 +430,49 @@ impl Payment<Evm> for Eip3009Payment {
         let remaining_min = inclusion_secs(answer.block_secs);
         check_window(
             &self.authorization,
-            seen.now,
+            observed.now,
             answer.chain_time,
             remaining_min,
         )?;
         for outcomes in answer.looks() {
             self.check_state(outcomes)?;
         }
-        if let Some(time) = opens_in(&self.authorization, seen.now, answer.chain_time) {
+        if let Some(time) = opens_in(&self.authorization, observed.now, answer.chain_time) {
             return Ok(Check::NotYet(time));
         }
         for outcomes in answer.looks() {
             check_transfer(outcomes)?;
         }
-        Ok(Check::Content)
+        Ok(Check::Valid)
     }
 
     /// A contract wallet was tried as the transaction of one signer, and could tell another's from it.
-    fn sender(&self, seen: &Seen<'_, Evm>) -> Option<LaneId> {
-        seen.answers.last()?.sender.clone()
+    fn sender(&self, observed: &Observed<'_, Evm>) -> Option<LaneId> {
+        observed.answers.last()?.sender.clone()
     }
 
-    fn balance(&self, seen: &Seen<'_, Evm>) -> Option<Amount> {
-        let found = seen.answers.last()?.outcomes.get(step::BALANCE)?.word()?;
+    fn balance(&self, observed: &Observed<'_, Evm>) -> Option<Amount> {
+        let found = observed
+            .answers
+            .last()?
+            .outcomes
+            .get(step::BALANCE)?
+            .word()?;
         Some(Amount::new(U256::from_be_bytes(found.0)))
     }
 
-    fn is_about_time(&self, rejection: &Rejection) -> bool {
+    fn depends_on_time(&self, rejection: &Rejection) -> bool {
         [reason::VALID_AFTER, reason::VALID_BEFORE].contains(&rejection.reason)
     }
 
-    fn settle(&self, amount: Amount, seen: &Seen<'_, Evm>) -> Result<Call, Rejection> {
+    fn action(&self, amount: Amount, observed: &Observed<'_, Evm>) -> Result<Call, Rejection> {
         if amount.units() != self.authorization.value {
             return Err(Rejection::new(
                 reason::VALUE_MISMATCH,
                 "exact settles exactly what was authorized",
             ));
         }
-        let answer = seen.answers.last().ok_or(reason::SIMULATION_FAILED)?;
+        let answer = observed.answers.last().ok_or(reason::SIMULATION_FAILED)?;
         let gas = |outcomes: &[Outcome]| outcomes.get(step::TRANSFER).and_then(Outcome::gas);
         let gas = answer.looks().filter_map(gas).max();
         let gas = gas.ok_or(reason::SIMULATION_FAILED)?;
@@ -481,8 +486,8 @@ impl Payment<Evm> for Eip3009Payment {
             },
             gas: gas.into(),
             // A contract wallet's code runs in the transfer and could take the others' gas.
-            shareable: by_key.is_some(),
-            mark: self.mark(),
+            batchable: by_key.is_some(),
+            effect_key: self.effect_key(),
         })
     }
 
@@ -497,7 +502,7 @@ impl Payment<Evm> for Eip3009Payment {
     fn effect(&self, _: Amount, evidence: &Evidence) -> Effect {
         if !evidence.succeeded {
             let detail = "the transaction was included and reverted";
-            return Effect::Nothing(Rejection::new(reason::TRANSACTION_FAILED, detail));
+            return Effect::None(Rejection::new(reason::TRANSACTION_FAILED, detail));
         }
         let ours = |log: &&Log| log.address == self.token;
         let logs: Vec<&Log> = evidence.logs.iter().filter(ours).collect();
@@ -521,15 +526,15 @@ impl Eip3009Payment {
     fn effect_by_nonce(&self, logs: &[&Log]) -> Effect {
         let mut uses = (0..logs.len()).filter(|at| self.is_use(logs[*at]));
         match (uses.next(), uses.next()) {
-            (None, _) => Effect::Nothing(mismatch("the token did not use the authorization")),
+            (None, _) => Effect::None(mismatch("the token did not use the authorization")),
             (Some(at), None) if logs.get(at + 1).is_some_and(|log| self.is_transfer(log)) => {
-                Effect::Moved(Amount::new(self.authorization.value))
+                Effect::Transferred(Amount::new(self.authorization.value))
             }
-            (Some(_), None) => Effect::Other(mismatch(
+            (Some(_), None) => Effect::Mismatch(mismatch(
                 "the token used the authorization and logged no such transfer right after it",
             )),
             (Some(_), Some(_)) => {
-                Effect::Other(mismatch("the token used the authorization more than once"))
+                Effect::Mismatch(mismatch("the token used the authorization more than once"))
             }
         }
     }
@@ -539,12 +544,12 @@ impl Eip3009Payment {
     fn effect_by_transfer(&self, logs: &[&Log]) -> Effect {
         let used = logs.iter().any(|log| self.is_use(log));
         match logs.iter().filter(|log| self.is_transfer(log)).count() {
-            1 => Effect::Moved(Amount::new(self.authorization.value)),
-            0 if used => Effect::Other(mismatch(
+            1 => Effect::Transferred(Amount::new(self.authorization.value)),
+            0 if used => Effect::Mismatch(mismatch(
                 "the token used the authorization and logged no such transfer",
             )),
-            0 => Effect::Nothing(mismatch("the token logged no such transfer")),
-            _ => Effect::Other(mismatch("the token logged the transfer more than once")),
+            0 => Effect::None(mismatch("the token logged no such transfer")),
+            _ => Effect::Mismatch(mismatch("the token logged the transfer more than once")),
         }
     }
 
@@ -573,7 +578,7 @@ impl Eip3009Payment {
         }
     }
 
-    fn spell_facts(&self) -> Facts {
+    fn spell_facts(&self) -> PaymentInfo {
         let Authorization {
             from,
             to,
@@ -581,7 +586,7 @@ impl Eip3009Payment {
             valid_before,
             ..
         } = &self.authorization;
-        Facts {
+        PaymentInfo {
             id: self.authorization.id(self.chain_id, self.token),
             payer: from.to_checksum(None),
             pay_to: to.to_checksum(None),
@@ -724,7 +729,7 @@ impl Eip3009Payment {
     }
 
     /// Two payments with one mark cannot be told apart by their logs.
-    fn mark(&self) -> B256 {
+    fn effect_key(&self) -> B256 {
         let Authorization {
             from,
             to,

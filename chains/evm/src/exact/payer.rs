@@ -12,7 +12,8 @@ use async_trait::async_trait;
 use quittance_core::json::Object;
 use quittance_core::wire::PaymentRequirements;
 use quittance_core::{
-    Amount, Asset, AuthorizationState, Fault, Network, NoQuote, Payer, PayerError, Quote, Timestamp,
+    Amount, Asset, AuthorizationState, Fault, Network, Payer, PayerError, Quote, QuoteError,
+    Timestamp,
 };
 use quittance_nodes::{Nodes, unavailable};
 use serde::Deserialize;
@@ -100,19 +101,19 @@ impl ExactPayer {
     }
 
     /// What these requirements ask for, if this payer can pay it.
-    fn order(&self, requirements: &PaymentRequirements) -> Result<Order<'_>, NoQuote> {
+    fn order(&self, requirements: &PaymentRequirements) -> Result<Order<'_>, QuoteError> {
         if requirements.scheme != NAME {
-            return Err(NoQuote::NotMine);
+            return Err(QuoteError::NotSupported);
         }
-        let network = known::network(&requirements.network).ok_or(NoQuote::NotMine)?;
-        let chain_id = known::chain_id(&network).ok_or(NoQuote::NotMine)?;
+        let network = known::network(&requirements.network).ok_or(QuoteError::NotSupported)?;
+        let chain_id = known::chain_id(&network).ok_or(QuoteError::NotSupported)?;
         let address = |name: &str, text: &str| {
-            address(name, text).map_err(|error| NoQuote::because(error.to_string()))
+            address(name, text).map_err(|error| QuoteError::unpayable(error.to_string()))
         };
         let asset = address("asset", &requirements.asset)?;
         let token = self.token(network.id(), asset);
         let token = token.ok_or_else(|| {
-            NoQuote::because(format!("the payer's own list has no asset {asset} there"))
+            QuoteError::unpayable(format!("the payer's own list has no asset {asset} there"))
         })?;
         check_domain(requirements, token)?;
         let amount = requirements.amount.parse();
@@ -120,7 +121,7 @@ impl ExactPayer {
             chain_id,
             token,
             pay_to: address("payTo", &requirements.pay_to)?,
-            amount: amount.map_err(|error| NoQuote::because(format!("amount: {error}")))?,
+            amount: amount.map_err(|error| QuoteError::unpayable(format!("amount: {error}")))?,
             network,
         })
     }
@@ -197,34 +198,38 @@ struct Order<'a> {
 ///
 /// Batching wallets ask for `exact` payments of USDC that are signed for their own contract's domain. Signed for the token
 /// instead, such a payment is worth money to who has it and pays for nothing.
-fn check_domain(requirements: &PaymentRequirements, token: &known::Token) -> Result<(), NoQuote> {
+fn check_domain(
+    requirements: &PaymentRequirements,
+    token: &known::Token,
+) -> Result<(), QuoteError> {
     let extra = requirements.extra.as_ref();
-    let extra =
-        extra.ok_or_else(|| NoQuote::because("extra is missing: the token's name and version"))?;
+    let extra = extra
+        .ok_or_else(|| QuoteError::unpayable("extra is missing: the token's name and version"))?;
     let extra: Extra = extra
         .read("extra")
-        .map_err(|error| NoQuote::because(error.to_string()))?;
+        .map_err(|error| QuoteError::unpayable(error.to_string()))?;
     let method = extra.asset_transfer_method.as_deref().unwrap_or("eip3009");
     if method != "eip3009" {
         let what = format!("the transfer method {method} is not supported, only eip3009");
-        return Err(NoQuote::because(what));
+        return Err(QuoteError::unpayable(what));
     }
     if token.method != TransferMethod::Eip3009 {
         let what = format!("{} does not take EIP-3009 authorizations", token.symbol);
-        return Err(NoQuote::because(what));
+        return Err(QuoteError::unpayable(what));
     }
     let said = [
         ("name", extra.name, &token.name),
         ("version", extra.version, &token.version),
     ];
     for (field, said, signs) in said {
-        let said = said.ok_or_else(|| NoQuote::because(format!("extra.{field} is missing")))?;
+        let said =
+            said.ok_or_else(|| QuoteError::unpayable(format!("extra.{field} is missing")))?;
         if said != *signs {
             let what = format!(
                 "extra.{field} is {said:?}, and {} signs as {signs:?}",
                 token.symbol
             );
-            return Err(NoQuote::because(what));
+            return Err(QuoteError::unpayable(what));
         }
     }
     let other = extra.verifying_contract.filter(|contract| {
@@ -232,7 +237,7 @@ fn check_domain(requirements: &PaymentRequirements, token: &known::Token) -> Res
         contract != Some(token.address)
     });
     match other {
-        Some(other) => Err(NoQuote::because(format!(
+        Some(other) => Err(QuoteError::unpayable(format!(
             "extra.verifyingContract is {other}: it would be signed for another contract than the token"
         ))),
         None => Ok(()),
@@ -245,7 +250,7 @@ impl Payer for ExactPayer {
         &self.address
     }
 
-    fn quote(&self, requirements: &PaymentRequirements) -> Result<Quote, NoQuote> {
+    fn quote(&self, requirements: &PaymentRequirements) -> Result<Quote, QuoteError> {
         let order = self.order(requirements)?;
         Ok(Quote {
             network: order.network.id().to_owned(),
@@ -266,8 +271,8 @@ impl Payer for ExactPayer {
     ) -> Result<(Object, Timestamp), PayerError> {
         let order = self.order(requirements).map_err(|why| {
             PayerError::Requirements(match why {
-                NoQuote::NotMine => "not `exact` on an EVM chain".to_owned(),
-                NoQuote::Because(what) => what,
+                QuoteError::NotSupported => "not `exact` on an EVM chain".to_owned(),
+                QuoteError::Unpayable(what) => what,
             })
         })?;
         let expires = now.plus_secs(requirements.max_timeout_seconds.min(VALIDITY_MAX_SECS));

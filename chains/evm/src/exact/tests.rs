@@ -179,12 +179,12 @@ proptest! {
         let id = |payload: &Object| offer.authorization(payload).unwrap();
         let payload = spelled(&nonce);
         if let Ok(payment) = SCHEME.decode(&request_with(payload.clone()), NOW) {
-            prop_assert_eq!(id(&payload), payment.facts().id);
+            prop_assert_eq!(id(&payload), payment.info().id);
         }
         let first = original.payload.tree()["authorization"]["nonce"].as_str().unwrap().to_owned();
         let first: B256 = first.parse().unwrap();
         prop_assert_eq!(id(&spelled(&first.0)), id(&original.payload));
-        prop_assert_eq!(id(&original.payload), SCHEME.decode(&original, NOW).unwrap().facts().id);
+        prop_assert_eq!(id(&original.payload), SCHEME.decode(&original, NOW).unwrap().info().id);
         prop_assert_eq!(id(&payload) == id(&original.payload), nonce == first.0);
     }
 
@@ -196,10 +196,10 @@ proptest! {
         let payment = SCHEME.decode(&request, NOW).unwrap();
         let answers = [first, second];
         for count in 1..=2 {
-            let seen = Seen { signatures: &[signed_by_key], answers: &answers[..count], now: NOW };
-            if let Ok(Check::Content) = payment.check(&seen) {
+            let observed = Observed { signatures: &[signed_by_key], answers: &answers[..count], now: NOW };
+            if let Ok(Check::Valid) = payment.check(&observed) {
                 prop_assert!(may_settle(&answers[count - 1], signed_by_key), "{answers:?}");
-                prop_assert!(payment.settle(Amount::from(PRICE), &seen).is_ok());
+                prop_assert!(payment.action(Amount::from(PRICE), &observed).is_ok());
             }
         }
     }
@@ -209,9 +209,9 @@ proptest! {
         let (request, _) = signed();
         let payment = SCHEME.decode(&request, NOW).unwrap();
         let answers = [answer];
-        let seen = Seen { signatures: &[true], answers: &answers, now: NOW };
+        let observed = Observed { signatures: &[true], answers: &answers, now: NOW };
         if amount != PRICE {
-            prop_assert!(payment.settle(Amount::from(amount), &seen).is_err());
+            prop_assert!(payment.action(Amount::from(amount), &observed).is_err());
         }
     }
 
@@ -231,7 +231,7 @@ proptest! {
         let exact = logs.iter().filter(|log| **log == (0, 0, 0, 0)).count();
         let evidence = Evidence { succeeded, logs: logs.iter().copied().map(log).collect() };
         let payment = UNORDERED.decode(&request, NOW).unwrap();
-        let moved = payment.effect(Amount::from(PRICE), &evidence) == Effect::Moved(Amount::from(PRICE));
+        let moved = payment.effect(Amount::from(PRICE), &evidence) == Effect::Transferred(Amount::from(PRICE));
         prop_assert_eq!(moved, succeeded && exact == 1);
     }
 
@@ -251,8 +251,8 @@ proptest! {
         let logs = made.iter().enumerate().filter(|(_, made)| **made).flat_map(pair).collect();
         let effect = payment.effect(Amount::from(PRICE), &Evidence { succeeded: true, logs });
         match made[ours] {
-            true => prop_assert_eq!(effect, Effect::Moved(Amount::from(PRICE))),
-            false => prop_assert!(matches!(effect, Effect::Nothing(_))),
+            true => prop_assert_eq!(effect, Effect::Transferred(Amount::from(PRICE))),
+            false => prop_assert!(matches!(effect, Effect::None(_))),
         }
     }
 
@@ -268,12 +268,12 @@ proptest! {
         let transfer = log(token, &Erc20::Transfer { from: payer, to, value });
         let all = [used(nonce), transfer.clone(), used(B256::ZERO), transfer];
         let logs: Vec<Log> = order.iter().map(|at| all[*at].clone()).collect();
-        let place = |wanted: usize| order.iter().position(|at| *at == wanted).unwrap();
-        let behind = place(0) + 1 == place(1) || place(0) + 1 == place(3);
+        let sequence = |wanted: usize| order.iter().position(|at| *at == wanted).unwrap();
+        let behind = sequence(0) + 1 == sequence(1) || sequence(0) + 1 == sequence(3);
         let effect = payment.effect(Amount::from(PRICE), &Evidence { succeeded: true, logs });
         match behind {
-            true => prop_assert_eq!(effect, Effect::Moved(Amount::from(PRICE))),
-            false => prop_assert!(matches!(effect, Effect::Other(_))),
+            true => prop_assert_eq!(effect, Effect::Transferred(Amount::from(PRICE))),
+            false => prop_assert!(matches!(effect, Effect::Mismatch(_))),
         }
     }
 
@@ -284,7 +284,7 @@ proptest! {
         if let Some(data) = LogData::new(topics, data.into()) {
             let evidence = Evidence { succeeded: true, logs: vec![Log { address: token, data }] };
             let payment = SCHEME.decode(&signed().0, NOW).unwrap();
-            prop_assert!(!matches!(payment.effect(Amount::from(PRICE), &evidence), Effect::Moved(_)));
+            prop_assert!(!matches!(payment.effect(Amount::from(PRICE), &evidence), Effect::Transferred(_)));
         }
     }
 
@@ -308,10 +308,10 @@ proptest! {
     fn a_payment_is_valid_only_within_its_window(now in 0u64..4_000_000_000) {
         let (request, _) = signed();
         let payment = SCHEME.decode(&request, Timestamp::from_secs(now)).unwrap();
-        let seen = Seen { signatures: &[true], answers: &[], now: Timestamp::from_secs(now) };
+        let observed = Observed { signatures: &[true], answers: &[], now: Timestamp::from_secs(now) };
         let expires = NOW.plus_secs(60).secs();
         let valid = now + REMAINING_MIN_SECS <= expires && expires <= now + LIFETIME_MAX_SECS;
-        prop_assert_eq!(payment.check(&seen).is_ok(), valid);
+        prop_assert_eq!(payment.check(&observed).is_ok(), valid);
     }
 }
 
@@ -331,7 +331,7 @@ fn what_somebody_else_wrote_is_not_told_as_the_payers_fault() {
         .unwrap();
     let look = |signatures: &'static [bool], answers: &[Answer]| {
         payment
-            .check(&Seen {
+            .check(&Observed {
                 signatures,
                 answers,
                 now: NOW,
@@ -348,7 +348,7 @@ fn what_somebody_else_wrote_is_not_told_as_the_payers_fault() {
 fn a_payer_that_may_be_a_contract_is_asked_alone_and_with_fees() {
     let (request, payer) = signed();
     let payment = SCHEME.decode(&request, NOW).unwrap();
-    let ask = |signatures: &'static [bool]| match payment.check(&Seen {
+    let ask = |signatures: &'static [bool]| match payment.check(&Observed {
         signatures,
         answers: &[],
         now: NOW,
@@ -381,14 +381,17 @@ fn equal_payments_share_a_transaction_only_where_the_logs_tell_them_apart() {
                 gas: 50_000,
             },
         ])];
-        let seen = Seen {
+        let observed = Observed {
             signatures: &[true],
             answers: &answers,
             now: NOW,
         };
         [first, second].map(|request| {
             let payment = scheme.decode(&request, NOW).unwrap();
-            payment.settle(Amount::from(PRICE), &seen).unwrap().mark
+            payment
+                .action(Amount::from(PRICE), &observed)
+                .unwrap()
+                .effect_key
         })
     };
     let [first, second] = marks(&SCHEME);
@@ -406,7 +409,7 @@ fn an_operator_can_take_payments_by_key_only() {
     let payment = by_key_only.decode(&signed().0, NOW).unwrap();
     let look = |signatures: &'static [bool], answers: &[Answer]| {
         payment
-            .check(&Seen {
+            .check(&Observed {
                 signatures,
                 answers,
                 now: NOW,
@@ -432,7 +435,7 @@ fn request_of(change: impl FnOnce(&mut serde_json::Value)) -> Result<PaymentRequ
 
 #[test]
 fn numbers_where_texts_are_usual_are_the_same_payment_as_long_as_they_are_exact() {
-    let expected = SCHEME.decode(&signed().0, NOW).unwrap().facts().clone();
+    let expected = SCHEME.decode(&signed().0, NOW).unwrap().info().clone();
     let exact = request_of(|body| {
         let authorization = &mut body["paymentPayload"]["payload"]["authorization"];
         authorization["value"] = json!(PRICE);
@@ -446,7 +449,7 @@ fn numbers_where_texts_are_usual_are_the_same_payment_as_long_as_they_are_exact(
         }
     });
     let payment = SCHEME.decode(&exact.unwrap(), NOW).unwrap();
-    assert_eq!(*payment.facts(), expected);
+    assert_eq!(*payment.info(), expected);
     assert_eq!(
         payment.signatures(),
         SCHEME.decode(&signed().0, NOW).unwrap().signatures()
@@ -536,8 +539,8 @@ fn a_nonce_is_32_bytes_in_hexadecimal() {
 fn an_offer_knows_an_authorization_by_what_the_engine_knows_it_by() {
     let (request, _) = signed();
     let offer = ExactOffer::usdc("base-sepolia", "0.01", SELLER).unwrap();
-    let facts = SCHEME.decode(&request, NOW).unwrap().facts().clone();
-    assert_eq!(offer.authorization(&request.payload), Some(facts.id));
+    let info = SCHEME.decode(&request, NOW).unwrap().info().clone();
+    assert_eq!(offer.authorization(&request.payload), Some(info.id));
     // Whatever else stands in the payload, it is the same authorization.
     let mut payload = request.payload.tree();
     payload.insert("unknown".to_owned(), json!(1));
@@ -551,11 +554,11 @@ fn an_offer_knows_an_authorization_by_what_the_engine_knows_it_by() {
     payload["authorization"]["from"] = json!(from);
     assert_eq!(
         offer.authorization(&Object::of(&payload).unwrap()),
-        Some(facts.id)
+        Some(info.id)
     );
     payload["authorization"]["nonce"] = json!(B256::repeat_byte(7));
     let other = offer.authorization(&Object::of(&payload).unwrap());
-    assert!(other.is_some() && other != Some(facts.id));
+    assert!(other.is_some() && other != Some(info.id));
     let foreign = Object::of(&json!({ "transaction": "AA==" })).unwrap();
     assert_eq!(offer.authorization(&foreign), None);
 }

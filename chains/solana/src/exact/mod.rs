@@ -17,8 +17,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use quittance_core::json::{Object, where_readable};
 use quittance_core::{
-    Amount, Facts, LaneId, Malformed, Network, Payment, PaymentId, PaymentRequest, Reason, Refusal,
-    Rejection, Scheme, SignatureClaim, Timestamp, Version,
+    Amount, LaneId, Malformed, Network, Payment, PaymentId, PaymentInfo, PaymentRequest, Reason,
+    Refusal, Rejection, Scheme, SignatureClaim, Timestamp, Version,
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -123,7 +123,7 @@ impl Scheme<Solana> for Exact {
         request: &PaymentRequest,
         now: Timestamp,
     ) -> Result<Box<dyn Payment<Solana>>, Refusal> {
-        let terms = &request.terms;
+        let terms = &request.requirements;
         if request.accepted.scheme != NAME {
             let detail = "the payment is of another scheme than exact";
             return Err(Rejection::new(reason::SCHEME, detail).into());
@@ -141,7 +141,7 @@ impl Scheme<Solana> for Exact {
         let fee_payer = self.fee_payer(&extra)?;
         let mint = address("paymentRequirements.asset", &terms.asset)?;
         let pay_to = address("paymentRequirements.payTo", &terms.pay_to)?;
-        if let Some(accepted) = &request.accepted.terms {
+        if let Some(accepted) = &request.accepted.requirements {
             accepted.check(address, &mint, &pay_to, terms.amount)?;
         }
         let token = self.tokens.iter().find(|token| token.mint == mint);
@@ -164,7 +164,7 @@ impl Scheme<Solana> for Exact {
         };
         let (path, objection) = self.path(&wire, &due, extra.memo.as_deref())?;
         Ok(Box::new(ExactPayment {
-            facts: self.facts(&wire, path.signer(), &due, now),
+            info: self.info(&wire, path.signer(), &due, now),
             lane: LaneId::new(&fee_payer.to_string()),
             rota: Arc::clone(&self.rota),
             claims: claims(&wire),
@@ -232,8 +232,8 @@ impl Exact {
         Ok((Path::SmartWallet { signer, allowed }, objection))
     }
 
-    fn facts(&self, wire: &Wire, signer: &Pubkey, due: &Due, now: Timestamp) -> Facts {
-        Facts {
+    fn info(&self, wire: &Wire, signer: &Pubkey, due: &Due, now: Timestamp) -> PaymentInfo {
+        PaymentInfo {
             id: payment_id(&self.network, wire),
             payer: signer.to_string(),
             pay_to: due.pay_to.to_string(),
@@ -246,7 +246,7 @@ impl Exact {
 
 /// What makes a payment unique: the runtime includes a message once, whatever its signatures are.
 fn payment_id(network: &Network, wire: &Wire) -> PaymentId {
-    PaymentId::of(&[b"exact svm", network.id().as_bytes(), wire.message()])
+    PaymentId::from_parts(&[b"exact svm", network.id().as_bytes(), wire.message()])
 }
 
 fn check_token_program(extra: &Extra, token: &Token) -> Result<(), Rejection> {

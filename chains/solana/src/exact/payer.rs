@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use quittance_core::json::Object;
 use quittance_core::wire::PaymentRequirements;
 use quittance_core::{
-    Asset, AuthorizationState, Network, NoQuote, Payer, PayerError, Quote, Timestamp,
+    Asset, AuthorizationState, Network, Payer, PayerError, Quote, QuoteError, Timestamp,
 };
 use quittance_nodes::Nodes;
 use serde_json::json;
@@ -102,24 +102,25 @@ impl ExactPayer {
     }
 
     /// What these requirements ask for, if this payer can pay it.
-    fn order(&self, requirements: &PaymentRequirements) -> Result<Order, NoQuote> {
+    fn order(&self, requirements: &PaymentRequirements) -> Result<Order, QuoteError> {
         if requirements.scheme != NAME {
-            return Err(NoQuote::NotMine);
+            return Err(QuoteError::NotSupported);
         }
-        let network = known::network(&requirements.network).ok_or(NoQuote::NotMine)?;
+        let network = known::network(&requirements.network).ok_or(QuoteError::NotSupported)?;
         if network.namespace() != NAMESPACE {
-            return Err(NoQuote::NotMine);
+            return Err(QuoteError::NotSupported);
         }
         let mint = address("asset", &requirements.asset)?;
         let token = self.token(network.id(), &mint);
         let token = token.ok_or_else(|| {
-            NoQuote::because(format!("the payer's own list has no asset {mint} there"))
+            QuoteError::unpayable(format!("the payer's own list has no asset {mint} there"))
         })?;
         let extra = requirements.extra.as_ref();
-        let extra = extra.ok_or_else(|| NoQuote::because("extra is missing: the fee payer"))?;
+        let extra =
+            extra.ok_or_else(|| QuoteError::unpayable("extra is missing: the fee payer"))?;
         let extra: Extra = extra
             .read("extra")
-            .map_err(|error| NoQuote::because(error.to_string()))?;
+            .map_err(|error| QuoteError::unpayable(error.to_string()))?;
         let order = Order {
             pay_to: address("payTo", &requirements.pay_to)?,
             amount: amount(&requirements.amount)?,
@@ -133,18 +134,18 @@ impl ExactPayer {
         Ok(order)
     }
 
-    fn fee_payer(&self, extra: &Extra) -> Result<Pubkey, NoQuote> {
-        let missing = || NoQuote::because("extra.feePayer is missing");
+    fn fee_payer(&self, extra: &Extra) -> Result<Pubkey, QuoteError> {
+        let missing = || QuoteError::unpayable("extra.feePayer is missing");
         let fee_payer = extra.fee_payer.as_deref().ok_or_else(missing)?;
         let fee_payer = address("extra.feePayer", fee_payer)?;
         if fee_payer == self.signer.pubkey() {
-            return Err(NoQuote::because("extra.feePayer is the payer itself"));
+            return Err(QuoteError::unpayable("extra.feePayer is the payer itself"));
         }
         Ok(fee_payer)
     }
 
     /// The blockhash that the seller tells, which a payer with a node of the cluster can do without.
-    fn blockhash_told(&self, network: &Network, extra: &Extra) -> Result<Option<Hash>, NoQuote> {
+    fn blockhash_told(&self, network: &Network, extra: &Extra) -> Result<Option<Hash>, QuoteError> {
         let told = extra
             .recent_blockhash
             .as_deref()
@@ -153,10 +154,10 @@ impl ExactPayer {
         match told {
             Err(_) | Ok(None) if self.nodes.contains_key(network.id()) => Ok(None),
             Ok(Some(told)) => Ok(Some(told)),
-            Ok(None) => Err(NoQuote::because(format!(
+            Ok(None) => Err(QuoteError::unpayable(format!(
                 "no node of {network} is known to ask for a blockhash, and the seller tells none"
             ))),
-            Err(_) => Err(NoQuote::because(
+            Err(_) => Err(QuoteError::unpayable(
                 "extra.recentBlockhash is no blockhash: not 32 bytes in base58",
             )),
         }
@@ -197,21 +198,21 @@ struct Order {
     blockhash: Option<Hash>,
 }
 
-fn address(field: &str, text: &str) -> Result<Pubkey, NoQuote> {
-    let wrong = |_| NoQuote::because(format!("{field} is not an address of Solana"));
+fn address(field: &str, text: &str) -> Result<Pubkey, QuoteError> {
+    let wrong = |_| QuoteError::unpayable(format!("{field} is not an address of Solana"));
     text.parse().map_err(wrong)
 }
 
 /// A token account holds no more than a u64.
-fn amount(text: &str) -> Result<u64, NoQuote> {
+fn amount(text: &str) -> Result<u64, QuoteError> {
     let amount: Result<quittance_core::Amount, _> = text.parse();
-    let amount = amount.map_err(|error| NoQuote::because(format!("amount: {error}")))?;
+    let amount = amount.map_err(|error| QuoteError::unpayable(format!("amount: {error}")))?;
     u64::try_from(amount.units())
-        .map_err(|_| NoQuote::because("amount: more than a token account can hold"))
+        .map_err(|_| QuoteError::unpayable("amount: more than a token account can hold"))
 }
 
 /// What could only be found out while paying, when the other ways to pay are forgotten.
-fn check_order(order: &Order, extra: &Extra) -> Result<(), NoQuote> {
+fn check_order(order: &Order, extra: &Extra) -> Result<(), QuoteError> {
     let program = order.token.program.id().to_string();
     if extra
         .token_program
@@ -219,12 +220,12 @@ fn check_order(order: &Order, extra: &Extra) -> Result<(), NoQuote> {
         .is_some_and(|said| *said != program)
     {
         let what = "extra.tokenProgram is not the program that keeps the token";
-        return Err(NoQuote::because(what));
+        return Err(QuoteError::unpayable(what));
     }
     let memo = extra.memo.as_ref().map_or(0, String::len);
     if memo > MEMO_MAX {
         let what = format!("extra.memo has {memo} bytes, more than {MEMO_MAX}");
-        return Err(NoQuote::because(what));
+        return Err(QuoteError::unpayable(what));
     }
     Ok(())
 }
@@ -235,7 +236,7 @@ impl Payer for ExactPayer {
         &self.address
     }
 
-    fn quote(&self, requirements: &PaymentRequirements) -> Result<Quote, NoQuote> {
+    fn quote(&self, requirements: &PaymentRequirements) -> Result<Quote, QuoteError> {
         let order = self.order(requirements)?;
         Ok(Quote {
             network: order.network.id().to_owned(),
@@ -256,8 +257,8 @@ impl Payer for ExactPayer {
     ) -> Result<(Object, Timestamp), PayerError> {
         let order = self.order(requirements).map_err(|why| {
             PayerError::Requirements(match why {
-                NoQuote::NotMine => "not `exact` on Solana".to_owned(),
-                NoQuote::Because(what) => what,
+                QuoteError::NotSupported => "not `exact` on Solana".to_owned(),
+                QuoteError::Unpayable(what) => what,
             })
         })?;
         let blockhash = self.blockhash(&order).await?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use quittance_core::{
-    Amount, Check, Effect, Facts, LaneId, Payment, Rejection, Seen, SignatureClaim,
+    Amount, Check, Effect, LaneId, Observed, Payment, PaymentInfo, Rejection, SignatureClaim,
 };
 use solana_pubkey::Pubkey;
 
@@ -20,7 +20,7 @@ use crate::transaction::Wire;
 
 /// One payment.
 pub(super) struct ExactPayment {
-    pub(super) facts: Facts,
+    pub(super) info: PaymentInfo,
     pub(super) wire: Wire,
     pub(super) lane: LaneId,
     pub(super) rota: Arc<Rota>,
@@ -76,24 +76,24 @@ mod asked {
 }
 
 impl Payment<Solana> for ExactPayment {
-    fn facts(&self) -> &Facts {
-        &self.facts
+    fn info(&self) -> &PaymentInfo {
+        &self.info
     }
 
     fn signatures(&self) -> &[SignatureClaim] {
         &self.claims
     }
 
-    fn check(&self, seen: &Seen<'_, Solana>) -> Result<Check<Solana>, Rejection> {
-        let signed = seen.signatures.len() == self.claims.len()
-            && seen.signatures.iter().all(|holds| *holds);
+    fn check(&self, observed: &Observed<'_, Solana>) -> Result<Check<Solana>, Rejection> {
+        let signed = observed.signatures.len() == self.claims.len()
+            && observed.signatures.iter().all(|holds| *holds);
         if !signed {
             let detail =
                 "a signature is missing, or is not its signer's over this transaction's message";
             return Err(Rejection::new(reason::SIGNATURE_INVALID, detail));
         }
         self.objection.clone().map_or(Ok(()), Err)?;
-        let [.., answer] = seen.answers else {
+        let [.., answer] = observed.answers else {
             return Ok(Check::Ask(self.inquiry()));
         };
         self.check_token(answer)?;
@@ -103,24 +103,28 @@ impl Payment<Solana> for ExactPayment {
                 self.paying(answer)?;
             }
         }
-        Ok(Check::Content)
+        Ok(Check::Valid)
     }
 
     /// The wallet, whose money it is; not who signs for it.
-    fn payer(&self, seen: &Seen<'_, Solana>) -> Option<String> {
+    fn payer(&self, observed: &Observed<'_, Solana>) -> Option<String> {
         let Path::SmartWallet { .. } = self.path else {
             return None;
         };
-        let transfer = self.paying(seen.answers.last()?).ok()??;
+        let transfer = self.paying(observed.answers.last()?).ok()??;
         Some(transfer.authority.to_string())
     }
 
-    fn settle(&self, amount: Amount, seen: &Seen<'_, Solana>) -> Result<Partial, Rejection> {
-        if amount != self.facts.amount {
+    fn action(
+        &self,
+        amount: Amount,
+        observed: &Observed<'_, Solana>,
+    ) -> Result<Partial, Rejection> {
+        if amount != self.info.amount {
             let detail = "exact settles exactly what was authorized";
             return Err(Rejection::new(reason::AMOUNT_MISMATCH, detail));
         }
-        let loaded = match (&self.path, seen.answers) {
+        let loaded = match (&self.path, observed.answers) {
             (Path::SmartWallet { .. }, [.., answer]) => self.loaded(answer)?,
             _ => Vec::new(),
         };
@@ -131,11 +135,11 @@ impl Payment<Solana> for ExactPayment {
     }
 
     /// What is in the account that pays. Which one a smart wallet pays from shows only when it runs.
-    fn balance(&self, seen: &Seen<'_, Solana>) -> Option<Amount> {
+    fn balance(&self, observed: &Observed<'_, Solana>) -> Option<Amount> {
         let Path::Static(_) = self.path else {
             return None;
         };
-        let source = account(seen.answers.last()?, asked::SOURCE)?;
+        let source = account(observed.answers.last()?, asked::SOURCE)?;
         mint::amount_in(source, self.due.token.program).map(Amount::from)
     }
 
@@ -147,15 +151,15 @@ impl Payment<Solana> for ExactPayment {
         if let Some(error) = &evidence.error {
             // A message is included once: it cannot be tried again, and to try it only tells that it was included.
             let detail = format!("the transaction was included and failed: {error}");
-            return Effect::Other(Rejection::new(reason::TRANSACTION_FAILED, detail));
+            return Effect::Mismatch(Rejection::new(reason::TRANSACTION_FAILED, detail));
         }
         let found = match &self.path {
             Path::Static(transfer) => self.received(transfer, evidence),
             Path::SmartWallet { .. } => self.paid(evidence),
         };
         match found {
-            Ok(()) => Effect::Moved(amount),
-            Err(detail) => Effect::Other(Rejection::new(reason::TRANSFER_NOT_CONFIRMED, detail)),
+            Ok(()) => Effect::Transferred(amount),
+            Err(detail) => Effect::Mismatch(Rejection::new(reason::TRANSFER_NOT_CONFIRMED, detail)),
         }
     }
 }
@@ -252,7 +256,7 @@ impl ExactPayment {
 
     /// Whether the recipient's balance rose by exactly the transfer; what happened where it did not.
     fn received(&self, transfer: &Transfer, evidence: &Evidence) -> Result<(), String> {
-        let (loaded, mint) = (&evidence.loaded, &self.facts.asset);
+        let (loaded, mint) = (&evidence.loaded, &self.info.asset);
         let received = evidence.received(&self.wire, loaded, &transfer.destination, mint);
         match received.unwrap_or_default() {
             received if received == transfer.amount => Ok(()),

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use ed25519_dalek::{Signature as Ed25519, VerifyingKey};
 use proptest::prelude::*;
-use quittance_core::{Chain, Check, Effect, Offer, Seen};
+use quittance_core::{Chain, Check, Effect, Observed, Offer};
 use solana_hash::Hash;
 use solana_instruction::{AccountMeta, Instruction};
 use solana_keypair::Keypair;
@@ -221,14 +221,14 @@ fn verdict_of(exact: &Exact, request: &PaymentRequest) -> Result<(), String> {
         SignatureClaim::Secp256k1 { .. } => false,
     };
     let signatures: Vec<bool> = payment.signatures().iter().map(holds).collect();
-    let seen = Seen {
+    let observed = Observed {
         signatures: &signatures,
         answers: &[],
         now: NOW,
     };
-    match payment.check(&seen) {
+    match payment.check(&observed) {
         Ok(Check::Ask(_)) => Ok(()),
-        Ok(Check::Content | Check::NotYet(_)) => panic!("content without looking"),
+        Ok(Check::Valid | Check::NotYet(_)) => panic!("content without looking"),
         Err(rejection) => Err(rejection.reason.code().to_owned()),
     }
 }
@@ -258,7 +258,7 @@ fn the_offer_and_the_scheme_agree_which_payment_it_is() {
     let offer = ExactOffer::usdc("solana-devnet", "0.01", &pay_to().to_string()).unwrap();
     let id = |request: &PaymentRequest| offer.authorization(&request.payload).unwrap();
     let plain = request(&good());
-    assert_eq!(id(&plain), decoded(&plain).facts().id);
+    assert_eq!(id(&plain), decoded(&plain).info().id);
     let beside = request_with(&bytes(&good()), |body| {
         body["paymentPayload"]["payload"]["x"] = json!([1]);
     });
@@ -402,7 +402,7 @@ fn the_fee_payers_place_is_empty() {
 /// attacks.md 88.
 #[test]
 fn signature_bytes_are_no_part_of_a_payments_identity() {
-    let id = |request: &PaymentRequest| decoded(request).facts().id;
+    let id = |request: &PaymentRequest| decoded(request).info().id;
     let mut twin = transaction(&good());
     twin.signatures[1] = Signature::from([7; 64]);
     let twin = request_with(&wincode::serialize(&twin).unwrap(), |_| {});
@@ -757,13 +757,13 @@ fn well() -> Answer {
 
 /// What is said of a good payment when the chain answers this.
 fn told_after(answer: Answer) -> Result<(), Rejection> {
-    let seen = Seen {
+    let observed = Observed {
         signatures: &[true],
         answers: &[answer],
         now: NOW,
     };
-    match decoded(&request(&good())).check(&seen)? {
-        Check::Content => Ok(()),
+    match decoded(&request(&good())).check(&observed)? {
+        Check::Valid => Ok(()),
         Check::Ask(_) | Check::NotYet(_) => panic!("asks without end"),
     }
 }
@@ -951,7 +951,10 @@ fn a_payment_has_moved_only_if_the_recipient_has_received_exactly_its_amount() {
         payment.effect(amount, &evidence)
     };
     let usdc = usdc().mint;
-    assert_eq!(effect(at, &usdc, 5, 5 + AMOUNT), Effect::Moved(amount));
+    assert_eq!(
+        effect(at, &usdc, 5, 5 + AMOUNT),
+        Effect::Transferred(amount)
+    );
     for (account, mint, before, after) in [
         (at, usdc, 5, 5),
         (at, usdc, 5, 4 + AMOUNT),
@@ -962,7 +965,7 @@ fn a_payment_has_moved_only_if_the_recipient_has_received_exactly_its_amount() {
         (255, usdc, 5, 5 + AMOUNT),
     ] {
         let found = effect(account, &mint, before, after);
-        assert!(matches!(found, Effect::Other(_)), "{found:?}");
+        assert!(matches!(found, Effect::Mismatch(_)), "{found:?}");
     }
     let failed = Evidence {
         error: Some("{\"InstructionError\":[2,{\"Custom\":1}]}".to_owned()),
@@ -970,11 +973,11 @@ fn a_payment_has_moved_only_if_the_recipient_has_received_exactly_its_amount() {
     };
     assert!(matches!(
         payment.effect(amount, &failed),
-        Effect::Other(rejection) if rejection.reason == reason::TRANSACTION_FAILED
+        Effect::Mismatch(rejection) if rejection.reason == reason::TRANSACTION_FAILED
     ));
     assert!(matches!(
         payment.effect(amount, &Evidence::default()),
-        Effect::Other(_)
+        Effect::Mismatch(_)
     ));
 }
 
@@ -1046,7 +1049,7 @@ fn a_request_of_version_1_is_the_same_payment() {
     });
     let first = PaymentRequest::decode(body.to_string().as_bytes()).unwrap();
     assert_eq!(verdict(&first), Ok(()));
-    assert_eq!(decoded(&first).facts(), decoded(&request(&good())).facts());
+    assert_eq!(decoded(&first).info(), decoded(&request(&good())).info());
 }
 
 #[test]
@@ -1054,8 +1057,8 @@ fn the_terms_of_the_request_are_held_to() {
     let changed = |pointer: &str, value: serde_json::Value| {
         verdict(&request_with(&bytes(&good()), |body| {
             for root in ["/paymentRequirements", "/paymentPayload/accepted"] {
-                if let Some(place) = body.pointer_mut(&format!("{root}{pointer}")) {
-                    *place = value.clone();
+                if let Some(sequence) = body.pointer_mut(&format!("{root}{pointer}")) {
+                    *sequence = value.clone();
                 }
             }
         }))
@@ -1265,21 +1268,21 @@ fn an_offer_knows_a_payment_by_what_the_engine_knows_it_by() {
 
     let offer = ExactOffer::usdc(NETWORK, "0.01", &pay_to().to_string()).unwrap();
     let request = request(&[limit(20_000), price(1), pays()]);
-    let facts = decoded(&request).facts().clone();
-    assert_eq!(offer.authorization(&request.payload), Some(facts.id));
+    let info = decoded(&request).info().clone();
+    assert_eq!(offer.authorization(&request.payload), Some(info.id));
     let mut payload = request.payload.tree();
     payload.insert("unknown".to_owned(), json!([1]));
     let unknown = Object::of(&payload).unwrap();
-    assert_eq!(offer.authorization(&unknown), Some(facts.id));
+    assert_eq!(offer.authorization(&unknown), Some(info.id));
     // Other bytes in the place of a signature are no other payment.
     let mut signed = transaction(&[limit(20_000), price(1), pays()]);
     signed.signatures[1] = Signature::from([7; 64]);
     let resigned = json!({ "transaction": BASE64.encode(wincode::serialize(&signed).unwrap()) });
     let resigned = Object::of(&resigned).unwrap();
-    assert_eq!(offer.authorization(&resigned), Some(facts.id));
+    assert_eq!(offer.authorization(&resigned), Some(info.id));
     let other = self::request(&[limit(20_000), price(2), pays()]);
     let other = offer.authorization(&other.payload);
-    assert!(other.is_some() && other != Some(facts.id));
+    assert!(other.is_some() && other != Some(info.id));
     let foreign = Object::of(&json!({ "signature": "0x" })).unwrap();
     assert_eq!(offer.authorization(&foreign), None);
 }

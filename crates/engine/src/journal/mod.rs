@@ -71,7 +71,7 @@ pub struct Settlement {
     /// When the current attempt ended.
     pub concluded_at: Option<Timestamp>,
     /// When somebody was told `success: true`.
-    pub told_at: Option<Timestamp>,
+    pub success_reported_at: Option<Timestamp>,
     /// When the block of its transaction was found final. From then on it is not watched any more.
     pub final_at: Option<Timestamp>,
 }
@@ -183,7 +183,7 @@ pub trait Journal: Send + Sync + 'static {
     async fn finalize(&self, ids: &[PaymentId], now: Timestamp) -> Result<(), JournalError>;
 
     /// Asks for the right to say `success: true` for an authorization that has settled in this attempt. Yes once, ever.
-    async fn tell(
+    async fn report_success(
         &self,
         id: &PaymentId,
         attempt: u32,
@@ -211,11 +211,11 @@ pub trait Journal: Send + Sync + 'static {
         &self,
         network: &str,
         lane: &LaneId,
-        places: Range<u64>,
+        sequences: Range<u64>,
     ) -> Result<Vec<Transaction>, JournalError>;
 
     /// One more than the highest place in a lane for which a transaction is recorded; 0 where there is none.
-    async fn next_place(&self, network: &str, lane: &LaneId) -> Result<u64, JournalError>;
+    async fn next_sequence(&self, network: &str, lane: &LaneId) -> Result<u64, JournalError>;
 }
 
 /// The journal could not be read or written.

@@ -314,11 +314,11 @@ struct Writer {
 
 impl Writer {
     async fn run(mut self, mut waiting: mpsc::Receiver<Write>) {
-        let mut group = Vec::with_capacity(GROUP_MAX);
+        let mut batch = Vec::with_capacity(GROUP_MAX);
         loop {
-            match timeout(LOOK_EVERY, waiting.recv_many(&mut group, GROUP_MAX)).await {
+            match timeout(LOOK_EVERY, waiting.recv_many(&mut batch, GROUP_MAX)).await {
                 Ok(0) => break,
-                Ok(_) => self.serve(&mut group).await,
+                Ok(_) => self.serve(&mut batch).await,
                 Err(_) => self.look().await,
             }
         }
@@ -329,18 +329,18 @@ impl Writer {
     }
 
     /// Writes a group, and answers it.
-    async fn serve(&mut self, group: &mut Vec<Write>) {
-        metrics::histogram!("quittance_journal_group_size").record(group.len() as f64);
-        let written = self.write(group).await;
+    async fn serve(&mut self, batch: &mut Vec<Write>) {
+        metrics::histogram!("quittance_journal_group_size").record(batch.len() as f64);
+        let written = self.write(batch).await;
         self.condition.note(written.as_ref().err().cloned());
         match written {
-            Ok(answers) => group
+            Ok(answers) => batch
                 .drain(..)
                 .zip(answers)
                 .for_each(|(write, answer)| write.answer(answer)),
             Err(trouble) => {
                 metrics::counter!("quittance_journal_errors_total").increment(1);
-                group
+                batch
                     .drain(..)
                     .for_each(|write| write.fail(trouble.error()));
             }
@@ -360,7 +360,7 @@ impl Writer {
     /// All writes of a group, or none of them.
     async fn write(
         &mut self,
-        group: &[Write],
+        batch: &[Write],
     ) -> Result<Vec<Result<Answer, JournalError>>, Trouble> {
         if let Some(damaged @ Trouble::Damaged(_)) = self.condition.now() {
             return Err(damaged);
@@ -369,7 +369,7 @@ impl Writer {
             return Err(Trouble::Lost(damage));
         }
         self.reconnect().await?;
-        let written = write_group(&mut self.connection, group).await;
+        let written = write_group(&mut self.connection, batch).await;
         self.is_spent = written.is_err();
         written.map_err(|error| Trouble::of(&error))
     }
@@ -402,17 +402,17 @@ enum Answer {
 /// nothing; the others are written.
 async fn write_group(
     connection: &mut SqliteConnection,
-    group: &[Write],
+    batch: &[Write],
 ) -> Result<Vec<Result<Answer, JournalError>>, sqlx::Error> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-    let mut answers = Vec::with_capacity(group.len());
-    for write in group {
+    let mut answers = Vec::with_capacity(batch.len());
+    for write in batch {
         answers.push(match write.execute(&mut transaction).await {
             Err(error) if is_about_one_row(&error) => Err(error.into()),
             answer => Ok(answer?),
         });
     }
-    if group.is_empty() {
+    if batch.is_empty() {
         // Something must reach the disk, or nothing is tried.
         sqlx::raw_sql(TOUCH).execute(&mut *transaction).await?;
     }
@@ -453,7 +453,7 @@ impl Write {
             }
             Self::Tell {
                 id, attempt, now, ..
-            } => tell(connection, id, *attempt, *now)
+            } => report_success(connection, id, *attempt, *now)
                 .await
                 .map(Answer::Changed),
         }
@@ -550,14 +550,14 @@ async fn record(
 ) -> Result<(), sqlx::Error> {
     // The same bytes may be signed for another place where the place is not part of them.
     sqlx::query(
-        "INSERT INTO transactions (id, network, lane, place, bytes, signed_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-         ON CONFLICT (id) DO UPDATE SET withdrawn = 0, lane = excluded.lane, place = excluded.place,
+        "INSERT INTO transactions (id, network, lane, sequence, bytes, signed_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT (id) DO UPDATE SET withdrawn = 0, lane = excluded.lane, sequence = excluded.sequence,
              signed_at = excluded.signed_at",
     )
     .bind(transaction.id.as_str())
     .bind(network)
     .bind(transaction.lane.address())
-    .bind(place(transaction.place))
+    .bind(sequence(transaction.sequence))
     .bind(&*transaction.bytes)
     .bind(seconds(now))
     .execute(&mut *connection)
@@ -681,15 +681,15 @@ async fn finalize(
     Ok(())
 }
 
-async fn tell(
+async fn report_success(
     connection: &mut SqliteConnection,
     id: &PaymentId,
     attempt: u32,
     now: Timestamp,
 ) -> Result<bool, sqlx::Error> {
     let told = sqlx::query(
-        "UPDATE settlements SET told_at = ?3
-         WHERE id = ?1 AND attempt = ?2 AND state = 'settled' AND told_at IS NULL",
+        "UPDATE settlements SET success_reported_at = ?3
+         WHERE id = ?1 AND attempt = ?2 AND state = 'settled' AND success_reported_at IS NULL",
     )
     .bind(id.as_bytes().as_slice())
     .bind(attempt)
@@ -731,7 +731,7 @@ async fn with_transactions(
     settlement: Settlement,
 ) -> Result<Settlement, sqlx::Error> {
     let rows = sqlx::query(
-        "SELECT s.attempt, t.id, t.lane, t.place, t.bytes, t.withdrawn
+        "SELECT s.attempt, t.id, t.lane, t.sequence, t.bytes, t.withdrawn
          FROM settlement_transactions s JOIN transactions t ON t.id = s.transaction_id
          WHERE s.settlement = ?1 ORDER BY s.attempt, t.number",
     )
@@ -753,7 +753,7 @@ fn transaction(row: &SqliteRow) -> Result<Transaction, sqlx::Error> {
     Ok(Transaction {
         id: TransactionId::new(row.try_get("id")?),
         lane: LaneId::new(row.try_get("lane")?),
-        place: number(row.try_get("place")?)?,
+        sequence: number(row.try_get("place")?)?,
         bytes: row.try_get::<&[u8], _>("bytes")?.into(),
     })
 }
@@ -779,7 +779,7 @@ fn settlement(row: &SqliteRow) -> Result<Settlement, sqlx::Error> {
         withdrawn: Vec::new(),
         claimed_at: time(row.try_get("claimed_at")?)?,
         concluded_at: moment(row, "concluded_at")?,
-        told_at: moment(row, "told_at")?,
+        success_reported_at: moment(row, "told_at")?,
         final_at: moment(row, "final_at")?,
     })
 }
@@ -795,7 +795,7 @@ fn state(row: &SqliteRow) -> Result<State, sqlx::Error> {
     let transaction = transaction.as_deref().map(TransactionId::new);
     let detail: Option<String> = row.try_get("detail")?;
     let detail = detail.unwrap_or_default();
-    let reason = || row.try_get::<String, _>("reason").map(Reason::read);
+    let reason = || row.try_get::<String, _>("reason").map(Reason::from_code);
     Ok(match row.try_get::<&str, _>("state")? {
         "open" => State::Open,
         "settled" => State::Concluded(Outcome::Settled {
@@ -838,8 +838,8 @@ fn seconds(time: Timestamp) -> i64 {
     i64::try_from(time.secs()).unwrap_or(i64::MAX)
 }
 
-fn place(place: u64) -> i64 {
-    i64::try_from(place).unwrap_or(i64::MAX)
+fn sequence(sequence: u64) -> i64 {
+    i64::try_from(sequence).unwrap_or(i64::MAX)
 }
 
 fn time(seconds: i64) -> Result<Timestamp, sqlx::Error> {
@@ -923,7 +923,7 @@ impl Journal for SqliteJournal {
             .await
     }
 
-    async fn tell(
+    async fn report_success(
         &self,
         id: &PaymentId,
         attempt: u32,
@@ -1005,24 +1005,24 @@ impl Journal for SqliteJournal {
         &self,
         network: &str,
         lane: &LaneId,
-        places: Range<u64>,
+        sequences: Range<u64>,
     ) -> Result<Vec<Transaction>, JournalError> {
         let mut reader = self.reader().await?;
         let rows = sqlx::query(
-            "SELECT id, lane, place, bytes FROM transactions
-             WHERE network = ?1 AND lane = ?2 AND place >= ?3 AND place < ?4 AND NOT withdrawn ORDER BY place, number",
+            "SELECT id, lane, sequence, bytes FROM transactions
+             WHERE network = ?1 AND lane = ?2 AND sequence >= ?3 AND sequence < ?4 AND NOT withdrawn ORDER BY sequence, number",
         )
         .bind(network)
         .bind(lane.address())
-        .bind(place(places.start))
-        .bind(place(places.end))
+        .bind(sequence(sequences.start))
+        .bind(sequence(sequences.end))
         .fetch_all(&mut *reader)
         .await;
         let rows = self.read(reader, rows).await?;
         Ok(rows.iter().map(transaction).collect::<Result<_, _>>()?)
     }
 
-    async fn next_place(&self, network: &str, lane: &LaneId) -> Result<u64, JournalError> {
+    async fn next_sequence(&self, network: &str, lane: &LaneId) -> Result<u64, JournalError> {
         let mut reader = self.reader().await?;
         let highest: Result<Option<i64>, _> = sqlx::query_scalar(
             "SELECT max(place) FROM transactions WHERE network = ?1 AND lane = ?2 AND NOT withdrawn",

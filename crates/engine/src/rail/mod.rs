@@ -24,15 +24,15 @@ use tracing::warn;
 pub(crate) use self::told::Unheard;
 use crate::event::Event;
 use crate::failures::{FailureLimits, Failures};
-use crate::job::Live;
+use crate::job::InFlight;
 use crate::journal::Journal;
-use crate::keeper::Keeper;
 use crate::lane::{self, Lane};
 use crate::ledger::Ledger;
 use crate::policy::Policy;
 use crate::reader::{self, Reads, Statuses};
 use crate::signatures::Signatures;
-use crate::watch::{self, Mender, Patience, Settled, Watch};
+use crate::watch::{self, GapFiller, Settled, Timing, Watch};
+use crate::writer::JournalWriter;
 
 /// How often the chain's health is looked at: often enough that /supported is true, seldom enough to cost nothing.
 const HEALTH_EVERY: Duration = Duration::from_secs(10);
@@ -47,14 +47,14 @@ const RECOVERING_MAX: usize = 256;
 /// One network.
 pub(crate) struct Rail<C: Chain> {
     pub(crate) chain: Arc<C>,
-    pub(crate) keeper: Keeper,
+    pub(crate) writer: JournalWriter,
     pub(crate) watch: Arc<Watch<C>>,
-    pub(crate) patience: Patience,
+    pub(crate) timing: Timing,
     clock: Arc<dyn Clock>,
     tasks: TaskTracker,
     ledger: Ledger,
     failures: Failures,
-    pub(crate) live: Live,
+    pub(crate) live: InFlight,
     events: broadcast::Sender<Event>,
     unheard: Unheard,
     /// How many searches for requests that were never claimed here may be made at once.
@@ -86,7 +86,7 @@ pub(crate) struct Shared {
     pub(crate) policy: Arc<dyn Policy>,
     pub(crate) signatures: Signatures,
     pub(crate) settle_wait: Duration,
-    pub(crate) patience: Patience,
+    pub(crate) timing: Timing,
     pub(crate) failure_limits: FailureLimits,
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) unheard: Unheard,
@@ -104,16 +104,16 @@ impl<C: Chain> Rail<C> {
         let (lanes, workers): (Vec<_>, Vec<_>) =
             chain.lanes().iter().map(|id| lane::new(id.clone())).unzip();
         let rail = Arc::new(Self {
-            keeper: Keeper {
+            writer: JournalWriter {
                 journal: shared.journal,
                 clock: Arc::clone(&shared.clock),
                 stopping: shared.stopping,
             },
             watch: Arc::default(),
-            patience: shared.patience,
+            timing: shared.timing,
             clock: shared.clock,
             tasks: shared.tasks,
-            live: Live::default(),
+            live: InFlight::default(),
             ledger: Ledger::default(),
             failures: Failures::new(shared.failure_limits),
             events: shared.events,
@@ -144,7 +144,7 @@ impl<C: Chain> Rail<C> {
 
     /// Runs a task until it ends or this process stops.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let stopping = self.keeper.stopping.clone();
+        let stopping = self.writer.stopping.clone();
         self.tasks.spawn(async move {
             tokio::select! {
                 () = stopping.cancelled() => {}
@@ -174,7 +174,7 @@ impl<C: Chain> Rail<C> {
     /// What can be settled now: what has a working asset and a working signer. Nothing, while the journal cannot be written.
     pub(crate) fn kinds(&self) -> Vec<SupportedKind> {
         let health = self.health();
-        if self.keeper.journal.problem().is_some() {
+        if self.writer.journal.problem().is_some() {
             return Vec::new();
         }
         if !self
@@ -219,7 +219,8 @@ impl<C: Chain> Rail<C> {
     /// The scheme that reads a request.
     fn scheme_of(&self, request: &PaymentRequest) -> Option<&Arc<dyn Scheme<C>>> {
         let reads = |scheme: &&Arc<dyn Scheme<C>>| {
-            scheme.name() == request.terms.scheme && scheme.versions().contains(&request.version)
+            scheme.name() == request.requirements.scheme
+                && scheme.versions().contains(&request.version)
         };
         self.schemes.iter().find(reads)
     }
@@ -266,10 +267,10 @@ impl<C: Chain> Rail<C> {
     /// unrepaired may not wait. A task of its own: a long search must not keep anyone from seeing that the network is
     /// down.
     async fn sweep_up(self: Arc<Self>) {
-        let mut sweep = tokio::time::interval(self.patience.sweep_every);
+        let mut sweep = tokio::time::interval(self.timing.sweep_every);
         // After a long one the next is not at once.
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut mender, mut settled) = (Mender::default(), Settled::default());
+        let (mut mender, mut settled) = (GapFiller::default(), Settled::default());
         loop {
             sweep.tick().await;
             if let Err(fault) = self.sweep(&mut mender, &mut settled).await {
@@ -281,7 +282,7 @@ impl<C: Chain> Rail<C> {
     /// Searches for what was left. There is nothing, unless something went wrong.
     async fn sweep(
         self: &Arc<Self>,
-        mender: &mut Mender,
+        mender: &mut GapFiller,
         settled: &mut Settled,
     ) -> Result<(), Fault> {
         self.recover().await?;

@@ -15,9 +15,9 @@ use tracing::{debug, error, info};
 use super::Rail;
 use super::used::Use;
 use super::verify::Unverified;
-use crate::job::{Hold, Job, Progress};
+use crate::job::{InFlightGuard, Job, Progress};
 use crate::journal::{JournalError, Settlement, State};
-use crate::keeper::Journaled;
+use crate::writer::Journaled;
 
 /// The pause before a chain that does not answer is asked again about a settlement that was left.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -97,12 +97,12 @@ const FRUITLESS_MAX: usize = 2;
 impl<C: Chain> Rail<C> {
     /// Takes up every settlement that the journal has open and nobody works on.
     pub(crate) async fn recover(self: &Arc<Self>) -> Result<(), Fault> {
-        for id in self.keeper.journal.open(self.network()).await? {
+        for id in self.writer.journal.open(self.network()).await? {
             let Ok(hold) = self.live.hold(id) else {
                 continue;
             };
             // Read only now that nobody else can work on it: it may have ended since the search.
-            let settlement = match self.keeper.journal.settlement(&id).await {
+            let settlement = match self.writer.journal.settlement(&id).await {
                 Ok(Some(settlement)) => settlement,
                 Ok(None) => continue,
                 Err(error @ JournalError::Unreadable(_)) => {
@@ -149,7 +149,7 @@ impl<C: Chain> Rail<C> {
             "{} settlements in the journal cannot be read and are left as they are; the first is {first}",
             known.len()
         );
-        let scope = Scope::Nothing;
+        let scope = Scope::Advisory;
         Some(Problem { scope, what })
     }
 
@@ -159,14 +159,14 @@ impl<C: Chain> Rail<C> {
         let request = PaymentRequest::decode(claim.request.as_bytes()).ok()?;
         let scheme = self.scheme_of(&request)?;
         let payment = scheme.decode(&request, claim.decoded_at).ok()?;
-        (payment.facts().id == claim.id).then(|| payment.into())
+        (payment.info().id == claim.id).then(|| payment.into())
     }
 
     pub(crate) fn job_of(
         &self,
         settlement: &Settlement,
         payment: Arc<dyn Payment<C>>,
-        hold: Hold,
+        hold: InFlightGuard,
     ) -> Job<C> {
         hold.report(
             settlement
@@ -187,7 +187,7 @@ impl<C: Chain> Rail<C> {
             ),
             payment,
             alone: false,
-            told: settlement.told_at.is_some(),
+            told: settlement.success_reported_at.is_some(),
             hold,
         }
     }
@@ -223,7 +223,7 @@ impl<C: Chain> Rail<C> {
                 // A node may know that a place is taken before it can say by what.
                 Ok(Next::Fail { gone: true, .. }) if !looked_twice => {
                     looked_twice = true;
-                    tokio::time::sleep(self.patience.gone_for).await;
+                    tokio::time::sleep(self.timing.gone_for).await;
                 }
                 Ok(Next::Fail {
                     rejection,
@@ -319,9 +319,9 @@ impl<C: Chain> Rail<C> {
         let decoded = self.decoded(Arc::clone(&job.payment), now).await?;
         match self.check(&decoded).await {
             Ok(verified) => {
-                let seen = verified.seen(self.clock.now());
-                let action = job.payment.settle(job.amount, &seen);
-                Ok(action.map(|action| (action, job.payment.sender(&seen))))
+                let observed = verified.observed(self.clock.now());
+                let action = job.payment.action(job.amount, &observed);
+                Ok(action.map(|action| (action, job.payment.sender(&observed))))
             }
             Err(Unverified::Rejected(rejection, _)) => Ok(Err(rejection)),
             Err(Unverified::Malformed(malformed)) => {
@@ -338,7 +338,7 @@ impl<C: Chain> Rail<C> {
         payment: &dyn Payment<C>,
         amount: Amount,
     ) -> Result<Trail, Fault> {
-        let Some(settlement) = self.keeper.journal.settlement(id).await? else {
+        let Some(settlement) = self.writer.journal.settlement(id).await? else {
             return Ok(Trail::Cold(Cold::default()));
         };
         let of_this_attempt: BTreeSet<TransactionId> = settlement
@@ -349,29 +349,36 @@ impl<C: Chain> Rail<C> {
             signed: ids(settlement.all_transactions()),
             ..Cold::default()
         };
-        let places = by_place(settlement);
-        let watched: Vec<Watched> = places.iter().map(watched_all).collect();
-        let statuses = join_all(watched.into_iter().map(|place| self.statuses.ask(place))).await;
+        let sequences = by_place(settlement);
+        let watched: Vec<Watched> = sequences.iter().map(watched_all).collect();
+        let statuses = join_all(
+            watched
+                .into_iter()
+                .map(|sequence| self.statuses.ask(sequence)),
+        )
+        .await;
         let mut out = None;
-        for (signed, status) in places.into_values().zip(statuses) {
+        for (signed, status) in sequences.into_values().zip(statuses) {
             match status? {
                 Status::Included {
                     id,
-                    depth,
+                    confirmations,
                     evidence,
-                } if depth >= self.chain.depth_required() => {
+                } if confirmations >= self.chain.confirmations_required() => {
                     match payment.effect(amount, &evidence) {
-                        Effect::Moved(moved) if moved == amount => return Ok(Trail::Moved(id)),
-                        Effect::Nothing(found) if of_this_attempt.contains(&id) => {
+                        Effect::Transferred(moved) if moved == amount => {
+                            return Ok(Trail::Moved(id));
+                        }
+                        Effect::None(found) if of_this_attempt.contains(&id) => {
                             cold.fruitless.push((id, found));
                         }
-                        Effect::Other(found) if of_this_attempt.contains(&id) => {
+                        Effect::Mismatch(found) if of_this_attempt.contains(&id) => {
                             cold.other = Some((id, found));
                         }
                         _ => {}
                     }
                 }
-                Status::Gone => cold.gone = true,
+                Status::Dropped => cold.gone = true,
                 // What is in a block that is not deep enough is out, even if it was withdrawn.
                 Status::Included { .. } if signed.sent.is_empty() => {
                     let what = "a transaction that a node refused is in a block";
@@ -394,21 +401,25 @@ fn ids<'a>(transactions: impl Iterator<Item = &'a Transaction>) -> Vec<Transacti
 
 /// A settlement's transactions, by the place that they were signed for.
 fn by_place(settlement: Settlement) -> BTreeMap<(LaneId, u64), Signed> {
-    let mut places: BTreeMap<(LaneId, u64), Signed> = BTreeMap::new();
+    let mut sequences: BTreeMap<(LaneId, u64), Signed> = BTreeMap::new();
     for transaction in settlement.all_transactions() {
-        let key = (transaction.lane.clone(), transaction.place);
-        places.entry(key).or_default().all.push(transaction.clone());
+        let key = (transaction.lane.clone(), transaction.sequence);
+        sequences
+            .entry(key)
+            .or_default()
+            .all
+            .push(transaction.clone());
     }
     for sent in Journaled::of(settlement) {
-        places.entry(sent.key()).or_default().sent.push(sent);
+        sequences.entry(sent.key()).or_default().sent.push(sent);
     }
-    places
+    sequences
 }
 
-fn watched_all(((lane, place), signed): (&(LaneId, u64), &Signed)) -> Watched {
+fn watched_all(((lane, sequence), signed): (&(LaneId, u64), &Signed)) -> Watched {
     Watched {
         lane: lane.clone(),
-        place: *place,
+        sequence: *sequence,
         transactions: signed.all.clone(),
     }
 }

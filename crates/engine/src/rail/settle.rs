@@ -5,8 +5,8 @@ use std::sync::Arc;
 use quittance_core::json::Object;
 use quittance_core::wire::SettleResponse;
 use quittance_core::{
-    Chain, FacilitatorError, Facts, Fault, FaultKind, LaneId, Malformed, PaymentId, PaymentRequest,
-    Reason, Rejection, TransactionId,
+    Chain, FacilitatorError, Fault, FaultKind, LaneId, Malformed, PaymentId, PaymentInfo,
+    PaymentRequest, Reason, Rejection, TransactionId,
 };
 use serde_json::json;
 use tokio::sync::watch;
@@ -18,7 +18,7 @@ use super::told::Telling;
 use super::verify::{Decoded, Judgement, Standing, Unverified, Verified};
 use crate::engine::HeldPlace;
 use crate::event::Event;
-use crate::job::{Hold, Job, Progress, Ready};
+use crate::job::{InFlightGuard, Job, Progress, Ready};
 use crate::journal::{Claim, Claimed, Outcome, Settlement, State};
 use crate::lane::Lane;
 
@@ -38,7 +38,7 @@ struct Begun {
 /// How to wait for a settlement.
 enum Follow {
     /// This process works on it.
-    Live(watch::Receiver<Progress>),
+    InFlight(watch::Receiver<Progress>),
     /// It does not; the journal says this much.
     Journal(Box<Settlement>),
 }
@@ -78,13 +78,13 @@ impl<C: Chain> Rail<C> {
     pub(crate) async fn settle(
         self: &Arc<Self>,
         request: &PaymentRequest,
-        place: HeldPlace,
+        sequence: HeldPlace,
     ) -> Result<SettleResponse, FacilitatorError> {
         let deadline = Instant::now() + self.settle_wait;
         let (rail, owned) = (Arc::clone(self), request.clone());
         let begin = async move {
             let begun = rail.begin(&owned).await;
-            drop(place);
+            drop(sequence);
             begun
         };
         let begun = self.tasks.spawn(begin.in_current_span()).await;
@@ -95,7 +95,7 @@ impl<C: Chain> Rail<C> {
             )
             .into())
         };
-        let network = request.terms.network.as_str();
+        let network = request.requirements.network.as_str();
         match begun.unwrap_or_else(stopped) {
             Ok(begun) => self.outcome(network, begun, deadline).await,
             Err(Unbegun::Over(rejection, settlement)) => {
@@ -133,10 +133,10 @@ impl<C: Chain> Rail<C> {
         /// Twins of a request that are claimed at the same moment; each round waits for one of them.
         const ROUNDS_MAX: usize = 8;
         let decoded = self.decode(request).await?;
-        let facts = decoded.facts();
+        let info = decoded.info();
         for _ in 0..ROUNDS_MAX {
-            let standing = self.standing(request, facts).await?;
-            let is_full = self.live.len() >= LIVE_MAX || self.keeper.stopping.is_cancelled();
+            let standing = self.standing(request, info).await?;
+            let is_full = self.live.len() >= LIVE_MAX || self.writer.stopping.is_cancelled();
             if is_full && matches!(standing, Standing::Free(_)) {
                 return Err(
                     Fault::new(FaultKind::Busy, "too many settlements are under way").into(),
@@ -167,7 +167,7 @@ impl<C: Chain> Rail<C> {
                     (Some(found), payer)
                 }
             };
-            match self.live.hold(facts.id) {
+            match self.live.hold(info.id) {
                 Ok(hold) => {
                     let verified = verified.as_ref();
                     return self.claim(request, &decoded, payer, verified, hold).await;
@@ -187,10 +187,10 @@ impl<C: Chain> Rail<C> {
     async fn join(&self, settlement: Box<Settlement>) -> Result<Begun, Fault> {
         let id = settlement.claim.id;
         let (settlement, follow) = match self.live.follow(&id) {
-            Some(live) => (settlement, Follow::Live(live)),
+            Some(live) => (settlement, Follow::InFlight(live)),
             // Whoever worked on it may have ended between the two looks; now the journal says how.
             None => {
-                let newer = self.keeper.journal.settlement(&id).await?;
+                let newer = self.writer.journal.settlement(&id).await?;
                 let settlement = newer.map_or(settlement, Box::new);
                 (settlement.clone(), Follow::Journal(settlement))
             }
@@ -210,9 +210,9 @@ impl<C: Chain> Rail<C> {
         decoded: &Decoded<C>,
         payer: String,
         verified: Option<&Verified<'_, C>>,
-        hold: Hold,
+        hold: InFlightGuard,
     ) -> Result<Begun, Unbegun> {
-        let facts = decoded.facts();
+        let info = decoded.info();
         let claim = self
             .claim_of(request, decoded, payer)
             .map_err(Unverified::Malformed)?;
@@ -224,19 +224,19 @@ impl<C: Chain> Rail<C> {
             }
             None => self.ledger.add(&claim.payer, &claim.asset, claim.amount),
         };
-        let claimed = self.keeper.journal.claim(&claim, self.clock.now()).await;
+        let claimed = self.writer.journal.claim(&claim, self.clock.now()).await;
         let attempt = match claimed.map_err(Fault::from)? {
             Claimed::Won { attempt } => attempt,
             // Somebody else with this journal was faster.
             Claimed::Taken(settlement) => return self.taken(request, *settlement).await,
         };
         hold.report(Progress::Waiting);
-        let follow = Follow::Live(hold.follow());
+        let follow = Follow::InFlight(hold.follow());
         let job = Job {
-            id: facts.id,
+            id: info.id,
             attempt,
-            amount: request.terms.amount,
-            expires: facts.expires,
+            amount: request.requirements.amount,
+            expires: info.expires,
             payer: claim.payer.as_str().into(),
             pay_to: claim.pay_to.as_str().into(),
             reservation,
@@ -279,21 +279,21 @@ impl<C: Chain> Rail<C> {
         decoded: &Decoded<C>,
         payer: String,
     ) -> Result<Claim, Malformed> {
-        let Facts {
+        let PaymentInfo {
             id,
             pay_to,
             asset,
             expires,
             ..
-        } = decoded.facts().clone();
+        } = decoded.info().clone();
         Ok(Claim {
             id,
             network: self.network().to_owned(),
-            scheme: request.terms.scheme.clone(),
+            scheme: request.requirements.scheme.clone(),
             payer,
             pay_to,
             asset,
-            amount: request.terms.amount,
+            amount: request.requirements.amount,
             expires,
             request: request.kept_text()?,
             decoded_at: decoded.decoded_at,
@@ -302,9 +302,9 @@ impl<C: Chain> Rail<C> {
 
     /// Finds the action that settles a job's payment, and hands both to a lane.
     async fn dispatch(&self, job: Job<C>, verified: &Verified<'_, C>) {
-        let seen = verified.seen(self.clock.now());
-        let sender = job.payment.sender(&seen);
-        match job.payment.settle(job.amount, &seen) {
+        let observed = verified.observed(self.clock.now());
+        let sender = job.payment.sender(&observed);
+        match job.payment.action(job.amount, &observed) {
             Ok(action) => self.queue(job, action, sender).await,
             Err(rejection) => self.fail(job, rejection, None).await,
         }
@@ -360,13 +360,14 @@ impl<C: Chain> Rail<C> {
             follow,
         } = begun;
         let progress = match follow {
-            Follow::Live(follow) => last_word(follow, deadline).await,
+            Follow::InFlight(follow) => last_word(follow, deadline).await,
             Follow::Journal(settlement) => progress_of(&settlement),
         };
         let extra = where_to_ask(&id);
         let response = match progress {
             Progress::Concluded(outcome) => {
-                self.tell(network, payer, (id, attempt), outcome).await?
+                self.report_success(network, payer, (id, attempt), outcome)
+                    .await?
             }
             Progress::Sent(transaction) => {
                 let detail = "broadcast, and not decided yet: ask again with the same request";
@@ -383,7 +384,7 @@ impl<C: Chain> Rail<C> {
     }
 
     /// The answer about a settlement that is over: success, to the first who asks.
-    async fn tell(
+    async fn report_success(
         &self,
         network: &str,
         payer: String,
@@ -440,13 +441,14 @@ impl<C: Chain> Rail<C> {
 
     /// Whether the chain took a payment back before its success was reported. It is under way again.
     async fn was_taken_back(&self, id: &PaymentId) -> Result<bool, Fault> {
-        let settlement = self.keeper.journal.settlement(id).await?;
-        Ok(settlement.is_some_and(|known| known.state == State::Open && known.told_at.is_none()))
+        let settlement = self.writer.journal.settlement(id).await?;
+        Ok(settlement
+            .is_some_and(|known| known.state == State::Open && known.success_reported_at.is_none()))
     }
 
     /// The transaction that callers were told of.
     async fn named(&self, id: &PaymentId) -> Result<Option<TransactionId>, Fault> {
-        let settlement = self.keeper.journal.settlement(id).await?;
+        let settlement = self.writer.journal.settlement(id).await?;
         Ok(settlement.and_then(|settlement| settlement.evidence().cloned()))
     }
 
@@ -455,10 +457,10 @@ impl<C: Chain> Rail<C> {
     /// The write is a task of its own, which no timeout and no caller that hangs up cuts short. Where the caller is gone when
     /// it is done, the right goes to the next who asks with the same request.
     async fn telling(&self, id: PaymentId, attempt: u32) -> Result<Option<Telling>, Fault> {
-        let (journal, now) = (Arc::clone(&self.keeper.journal), self.clock.now());
+        let (journal, now) = (Arc::clone(&self.writer.journal), self.clock.now());
         let unheard = self.unheard.clone();
         let write = self.tasks.spawn(async move {
-            let is_first = journal.tell(&id, attempt, now).await?;
+            let is_first = journal.report_success(&id, attempt, now).await?;
             Ok(is_first.then(|| unheard.telling(id)))
         });
         let written: Result<_, Fault> = write.await.unwrap_or_else(|error| {
@@ -560,7 +562,7 @@ impl<C: Chain> Rail<C> {
     /// Writes down how a job ended. Where that cannot be written, nobody is told.
     async fn concluded(&self, job: &Job<C>, outcome: &Outcome) -> bool {
         let (id, attempt) = (job.id, job.attempt);
-        let written = self.keeper.conclude(&id, attempt, outcome).await;
+        let written = self.writer.conclude(&id, attempt, outcome).await;
         // Before anybody hears of it and asks for the next one.
         job.reservation.release();
         if written == Some(false) {

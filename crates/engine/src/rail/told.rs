@@ -75,7 +75,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_nobody_heard_is_told_once_more_and_not_for_ever() {
         let unheard = Unheard::default();
-        let id = PaymentId::of(&[b"a"]);
+        let id = PaymentId::from_parts(&[b"a"]);
         assert!(!unheard.has(&id) && unheard.take(&id).is_none());
         unheard.telling(id).used();
         assert!(!unheard.has(&id));

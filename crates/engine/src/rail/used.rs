@@ -66,23 +66,23 @@ impl<C: Chain> Rail<C> {
             }
         };
         let id = found.id;
-        if found.depth < self.chain.depth_required() {
+        if found.confirmations < self.chain.confirmations_required() {
             let what = format_args!("{id} used the authorization, and is not deep enough yet");
             return Err(Fault::new(FaultKind::ChainUnavailable, what));
         }
         Ok(match payment.effect(amount, &found.evidence) {
-            Effect::Moved(moved) if moved == amount && signed.contains(&id) => Use::Ours(id),
-            Effect::Moved(moved) if moved == amount => {
+            Effect::Transferred(moved) if moved == amount && signed.contains(&id) => Use::Ours(id),
+            Effect::Transferred(moved) if moved == amount => {
                 let detail = format!("paid by {id}, which this facilitator did not send");
                 let reason = Reason::SETTLED_BY_OTHER_TRANSACTION;
                 Use::Other(id, Rejection::new(reason, detail))
             }
-            Effect::Moved(_) | Effect::Other(_) => {
+            Effect::Transferred(_) | Effect::Mismatch(_) => {
                 let detail = format!("used by {id}, which did not pay the recipient the amount");
                 let rejection = Rejection::new(rejection.reason.clone(), detail);
                 Use::Other(id, rejection)
             }
-            Effect::Nothing(_) => {
+            Effect::None(_) => {
                 let detail = format!("cancelled by its payer in {id}");
                 Use::Cancelled(Rejection::new(rejection.reason.clone(), detail))
             }
@@ -99,18 +99,16 @@ impl<C: Chain> Rail<C> {
         rejection: Rejection,
         failed: Option<&Settlement>,
     ) -> Result<Closer, Fault> {
-        let (facts, payment) = (decoded.facts(), &*decoded.payment);
+        let (info, payment) = (decoded.info(), &*decoded.payment);
         let Some(failed) = failed else {
-            return Ok(self
-                .look_at_stranger(payment, facts.amount, rejection)
-                .await);
+            return Ok(self.look_at_stranger(payment, info.amount, rejection).await);
         };
-        let signed = match self.trail(&facts.id, payment, facts.amount).await? {
+        let signed = match self.trail(&info.id, payment, info.amount).await? {
             Trail::Moved(_) | Trail::Out(_) => return Ok(Closer::Unfinished),
             Trail::Cold(cold) => cold.signed,
         };
         let used = self
-            .who_used(payment, facts.amount, &rejection, &signed)
+            .who_used(payment, info.amount, &rejection, &signed)
             .await?;
         Ok(match (used, &failed.state) {
             (Use::Ours(_), _) => Closer::Unfinished,

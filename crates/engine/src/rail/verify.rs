@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use quittance_core::wire::VerifyResponse;
 use quittance_core::{
-    Amount, Chain, Check, FacilitatorError, Facts, Fault, FaultKind, Malformed, Payment, PaymentId,
-    PaymentRequest, Reason, Refusal, Rejection, Seen, Timestamp, TransactionId,
+    Amount, Chain, Check, FacilitatorError, Fault, FaultKind, Malformed, Observed, Payment,
+    PaymentId, PaymentInfo, PaymentRequest, Reason, Refusal, Rejection, Timestamp, TransactionId,
 };
 use tokio::time::{Instant, sleep};
 
@@ -109,16 +109,16 @@ pub(super) enum Standing {
 }
 
 impl<C: Chain> Decoded<C> {
-    pub(super) fn facts(&self) -> &Facts {
-        self.payment.facts()
+    pub(super) fn info(&self) -> &PaymentInfo {
+        self.payment.info()
     }
 
     pub(super) fn rejected(&self, rejection: Rejection) -> Unverified {
-        Unverified::Rejected(rejection, Some(self.facts().payer.clone()))
+        Unverified::Rejected(rejection, Some(self.info().payer.clone()))
     }
 
-    fn seen<'a>(&'a self, answers: &'a [C::Answer], now: Timestamp) -> Seen<'a, C> {
-        Seen {
+    fn observed<'a>(&'a self, answers: &'a [C::Answer], now: Timestamp) -> Observed<'a, C> {
+        Observed {
             signatures: &self.signatures,
             answers,
             now,
@@ -127,13 +127,13 @@ impl<C: Chain> Decoded<C> {
 }
 
 impl<C: Chain> Verified<'_, C> {
-    pub(super) fn seen(&self, now: Timestamp) -> Seen<'_, C> {
-        self.decoded.seen(&self.answers, now)
+    pub(super) fn observed(&self, now: Timestamp) -> Observed<'_, C> {
+        self.decoded.observed(&self.answers, now)
     }
 
     /// How much of the asset the payer was seen to have.
     pub(super) fn balance(&self, now: Timestamp) -> Option<Amount> {
-        self.decoded.payment.balance(&self.seen(now))
+        self.decoded.payment.balance(&self.observed(now))
     }
 }
 
@@ -156,16 +156,16 @@ impl<C: Chain> Rail<C> {
     async fn verdict(&self, request: &PaymentRequest) -> Result<String, Unverified> {
         let decoded = self.decode(request).await?;
         // What is valid can be settled, and without the journal nothing can.
-        if let Some(problem) = self.keeper.journal.problem() {
+        if let Some(problem) = self.writer.journal.problem() {
             return Err(Fault::new(FaultKind::JournalUnavailable, problem).into());
         }
-        let standing = self.standing(request, decoded.facts()).await?;
+        let standing = self.standing(request, decoded.info()).await?;
         match self.judge(request, &decoded, standing).await? {
             Judgement::Valid(verified) => {
                 // Beside what its payer has under way. At /settle the same is asked when it is claimed.
-                let (facts, balance) = (decoded.facts(), verified.balance(self.clock.now()));
+                let (info, balance) = (decoded.info(), verified.balance(self.clock.now()));
                 self.ledger
-                    .check(&verified.payer, &facts.asset, facts.amount, balance)?;
+                    .check(&verified.payer, &info.asset, info.amount, balance)?;
                 Ok(verified.payer)
             }
             // It was valid when it was claimed, and nobody has been given anything for it yet.
@@ -198,8 +198,8 @@ impl<C: Chain> Rail<C> {
             Err(unverified) => return Err(unverified),
         };
         // What the chain says may come of a twin that was faster. Then the journal has better to say.
-        let facts = decoded.facts();
-        match self.standing(request, facts).await? {
+        let info = decoded.info();
+        match self.standing(request, info).await? {
             Standing::Same(settlement) => Ok(Judgement::Same(settlement)),
             Standing::Over(rejection, settlement) => Ok(Judgement::Over(rejection, settlement)),
             Standing::Free(failed) => self.judge_closer(decoded, rejection, payer, failed).await,
@@ -223,7 +223,7 @@ impl<C: Chain> Rail<C> {
             (Closer::Unfinished, None) => Err(Unverified::Rejected(rejection, payer)),
             (Closer::Rejected(rejection, Some(transaction)), failed) => Ok(Judgement::Used {
                 rejection,
-                payer: payer.unwrap_or_else(|| decoded.facts().payer.clone()),
+                payer: payer.unwrap_or_else(|| decoded.info().payer.clone()),
                 transaction,
                 id: failed.map(|settlement| settlement.claim.id),
             }),
@@ -251,15 +251,15 @@ impl<C: Chain> Rail<C> {
                 Refusal::Malformed(malformed) => Unverified::Malformed(malformed),
                 Refusal::Rejected(rejection) => Unverified::Rejected(rejection, None),
             })?;
-        self.allows(payment.facts())?;
+        self.allows(payment.info())?;
         Ok(self.decoded(payment.into(), now).await?)
     }
 
     /// Whether a payment with these facts may be settled at all.
-    fn allows(&self, facts: &Facts) -> Result<(), Unverified> {
-        check_facts(facts)
-            .and_then(|()| self.policy.allows(self.chain.network(), facts))
-            .map_err(|rejection| Unverified::Rejected(rejection, Some(facts.payer.clone())))
+    fn allows(&self, info: &PaymentInfo) -> Result<(), Unverified> {
+        check_facts(info)
+            .and_then(|()| self.policy.allows(self.chain.network(), info))
+            .map_err(|rejection| Unverified::Rejected(rejection, Some(info.payer.clone())))
     }
 
     /// A payment with its signatures checked.
@@ -280,14 +280,14 @@ impl<C: Chain> Rail<C> {
     pub(super) async fn standing(
         &self,
         request: &PaymentRequest,
-        facts: &Facts,
+        info: &PaymentInfo,
     ) -> Result<Standing, Fault> {
-        let Some(settlement) = self.keeper.journal.settlement(&facts.id).await? else {
+        let Some(settlement) = self.writer.journal.settlement(&info.id).await? else {
             return Ok(Standing::Free(None));
         };
         let settled = matches!(settlement.state, State::Concluded(Outcome::Settled { .. }));
         // Success was reported, and the answer did not reach its caller.
-        if settled && self.unheard.has(&facts.id) && is_same(request, &settlement) {
+        if settled && self.unheard.has(&info.id) && is_same(request, &settlement) {
             return Ok(Standing::Same(Box::new(settlement)));
         }
         Ok(Standing::of(request, settlement))
@@ -298,13 +298,13 @@ impl<C: Chain> Rail<C> {
         &self,
         decoded: &'a Decoded<C>,
     ) -> Result<Verified<'a, C>, Unverified> {
-        let facts = decoded.facts();
+        let info = decoded.info();
         let may_fail = |payer: &str| {
             let now = self.clock.now();
-            let allowed = self.failures.check(payer, &facts.pay_to, now);
+            let allowed = self.failures.check(payer, &info.pay_to, now);
             allowed.map_err(|rejection| Unverified::Rejected(rejection, Some(payer.to_owned())))
         };
-        may_fail(&facts.payer)?;
+        may_fail(&info.payer)?;
         let verified = self.check(decoded).await?;
         // Only the chain may have said who pays.
         may_fail(&verified.payer)?;
@@ -338,9 +338,9 @@ impl<C: Chain> Rail<C> {
         for _ in 0..=QUESTIONS_MAX {
             match decoded
                 .payment
-                .check(&decoded.seen(&answers, self.clock.now()))
+                .check(&decoded.observed(&answers, self.clock.now()))
             {
-                Ok(Check::Content) => return Ok(Judged::Content(answers)),
+                Ok(Check::Valid) => return Ok(Judged::Content(answers)),
                 Ok(Check::NotYet(opens_in)) => return Ok(Judged::NotYet(opens_in)),
                 Ok(Check::Ask(read)) => answers.push(self.reads.ask(read).await?),
                 Err(rejection) => return Err(self.rejected(decoded, rejection)),
@@ -352,8 +352,8 @@ impl<C: Chain> Rail<C> {
 
     /// A verdict; a fault where it depends on a clock that is wrong.
     fn rejected(&self, decoded: &Decoded<C>, rejection: Rejection) -> Unverified {
-        let is_about_time = decoded.payment.is_about_time(&rejection);
-        match self.chain.clock_fault().filter(|_| is_about_time) {
+        let depends_on_time = decoded.payment.depends_on_time(&rejection);
+        match self.chain.clock_fault().filter(|_| depends_on_time) {
             Some(fault) => fault.into(),
             None => decoded.rejected(rejection),
         }
@@ -365,19 +365,19 @@ impl<C: Chain> Rail<C> {
         decoded: &'a Decoded<C>,
         answers: Vec<C::Answer>,
     ) -> Result<Verified<'a, C>, Unverified> {
-        let facts = decoded.facts();
+        let info = decoded.info();
         let found = decoded
             .payment
-            .payer(&decoded.seen(&answers, self.clock.now()));
+            .payer(&decoded.observed(&answers, self.clock.now()));
         let payer = match found {
-            None => facts.payer.clone(),
+            None => info.payer.clone(),
             Some(payer) => {
-                let facts = Facts {
+                let info = PaymentInfo {
                     payer,
-                    ..facts.clone()
+                    ..info.clone()
                 };
-                self.allows(&facts)?;
-                facts.payer
+                self.allows(&info)?;
+                info.payer
             }
         };
         Ok(Verified {
@@ -391,7 +391,7 @@ impl<C: Chain> Rail<C> {
 /// Whether a request is the very one that was claimed.
 fn is_same(request: &PaymentRequest, settlement: &Settlement) -> bool {
     PaymentRequest::decode(settlement.claim.request.as_bytes()).is_ok_and(|claimed| {
-        let [ours, theirs] = [&request.terms, &claimed.terms];
+        let [ours, theirs] = [&request.requirements, &claimed.requirements];
         claimed.payload == request.payload
             && (&ours.scheme, &ours.asset, &ours.pay_to)
                 == (&theirs.scheme, &theirs.asset, &theirs.pay_to)
@@ -421,7 +421,7 @@ impl Standing {
             State::Concluded(Outcome::Failed { .. } | Outcome::Released { .. }) => {
                 Self::Free(Some(settlement))
             }
-            State::Open if settlement.told_at.is_some() => Self::Over(
+            State::Open if settlement.success_reported_at.is_some() => Self::Over(
                 duplicate(
                     "success was reported, the chain took the payment back, and it is being sent again",
                 ),
@@ -438,7 +438,9 @@ impl Standing {
                 ),
                 settlement,
             ),
-            State::Concluded(Outcome::Settled { .. }) if same && settlement.told_at.is_none() => {
+            State::Concluded(Outcome::Settled { .. })
+                if same && settlement.success_reported_at.is_none() =>
+            {
                 Self::Same(settlement)
             }
             State::Concluded(Outcome::Settled { .. }) => Self::Over(

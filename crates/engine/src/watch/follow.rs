@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use quittance_core::{Chain, Effect, Reason, Rejection, Status, TransactionId, Watched};
 use tracing::{error, warn};
 
-use super::push::push;
+use super::replace::push;
 use crate::job::Job;
 use crate::rail::Rail;
 
@@ -37,10 +37,10 @@ pub(crate) async fn run<C: Chain>(rail: Arc<Rail<C>>) {
             Ok(_) => pause / 2,
             Err(_) => {
                 error!(network = rail.network(), "a look at what is out panicked");
-                rail.patience.look_every
+                rail.timing.look_every
             }
         };
-        pause = pause.clamp(PAUSE_MIN, rail.patience.look_every);
+        pause = pause.clamp(PAUSE_MIN, rail.timing.look_every);
     }
 }
 
@@ -70,15 +70,19 @@ async fn follow<C: Chain>(
     watched: &Watched,
     status: Status<C::Evidence>,
 ) -> bool {
-    let gone_for = rail.watch.gone_for(watched, matches!(status, Status::Gone));
+    let gone_for = rail
+        .watch
+        .gone_for(watched, matches!(status, Status::Dropped));
     match status {
         Status::Included {
             id,
-            depth,
+            confirmations,
             evidence,
-        } if depth >= rail.chain.depth_required() => {
-            let key = (watched.lane.clone(), watched.place);
-            let filled = rail.watch.at(&key, |place| place.fillers.contains(&id));
+        } if confirmations >= rail.chain.confirmations_required() => {
+            let key = (watched.lane.clone(), watched.sequence);
+            let filled = rail
+                .watch
+                .at(&key, |sequence| sequence.fillers.contains(&id));
             let jobs = rail.watch.take(watched);
             match filled {
                 Some(true) => take_up_all(rail, jobs),
@@ -87,12 +91,12 @@ async fn follow<C: Chain>(
             true
         }
         Status::Included { .. } => false,
-        Status::Gone if gone_for.is_some_and(|time| time >= rail.patience.gone_for) => {
-            warn!(lane = %watched.lane, place = watched.place, "a transaction of ours can no longer be included");
+        Status::Dropped if gone_for.is_some_and(|time| time >= rail.timing.gone_for) => {
+            warn!(lane = %watched.lane, sequence = watched.sequence, "a transaction of ours can no longer be included");
             take_up_all(rail, rail.watch.take(watched));
             true
         }
-        Status::Gone => false,
+        Status::Dropped => false,
         Status::Pending => {
             push(rail, watched);
             false
@@ -116,7 +120,7 @@ async fn decided<C: Chain>(
     id: &TransactionId,
     evidence: &C::Evidence,
 ) {
-    let made_for = match rail.keeper.journal.settlements_of(id).await {
+    let made_for = match rail.writer.journal.settlements_of(id).await {
         Ok(made_for) => made_for,
         Err(error) => {
             warn!(transaction = %id, %error, "what a transaction was made for cannot be read");
@@ -131,17 +135,17 @@ async fn decided<C: Chain>(
             job.payment.effect(job.amount, evidence)
         }));
         match effect {
-            Ok(Effect::Moved(amount)) if amount == job.amount => {
+            Ok(Effect::Transferred(amount)) if amount == job.amount => {
                 rail.settled(job, id.clone()).await;
             }
-            Ok(Effect::Moved(amount)) => {
+            Ok(Effect::Transferred(amount)) => {
                 let what = format!("{amount} moved instead of {}", job.amount);
                 let found = Rejection::new(Reason::INVALID_TRANSACTION_STATE, what);
                 rail.fail(job, found, Some(id.clone())).await;
             }
-            Ok(Effect::Other(found)) => rail.fail(job, found, Some(id.clone())).await,
+            Ok(Effect::Mismatch(found)) => rail.fail(job, found, Some(id.clone())).await,
             // Finding out why takes round trips; the others do not wait for it.
-            Ok(Effect::Nothing(_)) => take_up_all(rail, vec![job]),
+            Ok(Effect::None(_)) => take_up_all(rail, vec![job]),
             // It stays open in the journal, where the next sweep finds it.
             Err(_) => error!(settlement = %job.id, "a scheme panicked over what a transaction did"),
         }

@@ -1,8 +1,8 @@
 //! What is out there: every place in every lane whose outcome the chain has not decided yet.
 
 mod follow;
-mod mend;
-mod push;
+mod gaps;
+mod replace;
 mod settled;
 
 use std::collections::BTreeMap;
@@ -14,15 +14,15 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::job::{Job, Progress};
-use crate::keeper::Journaled;
+use crate::writer::Journaled;
 
 pub(crate) use follow::run;
-pub(crate) use mend::Mender;
+pub(crate) use gaps::GapFiller;
 pub(crate) use settled::Settled;
 
 /// How long the watcher waits before it does something about what was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Patience {
+pub struct Timing {
     /// Between two looks, when nothing has happened for a while.
     pub look_every: Duration,
     /// Before the same bytes are sent again.
@@ -36,7 +36,7 @@ pub struct Patience {
     pub sweep_every: Duration,
 }
 
-impl Default for Patience {
+impl Default for Timing {
     fn default() -> Self {
         Self {
             // Half the time between blocks of a fast chain.
@@ -59,7 +59,7 @@ const STUCK_AFTER: Duration = Duration::from_secs(120);
 
 /// What is out there, by lane and place.
 pub(crate) struct Watch<C: Chain> {
-    places: Mutex<BTreeMap<(LaneId, u64), Place<C>>>,
+    sequences: Mutex<BTreeMap<(LaneId, u64), Place<C>>>,
     /// Something was added.
     pub(crate) added: Notify,
     /// Something was decided.
@@ -87,7 +87,7 @@ pub(crate) struct Place<C: Chain> {
 impl<C: Chain> Default for Watch<C> {
     fn default() -> Self {
         Self {
-            places: Mutex::default(),
+            sequences: Mutex::default(),
             added: Notify::new(),
             decided: Notify::new(),
         }
@@ -102,15 +102,15 @@ pub(crate) struct Sending<C: Chain> {
 
 impl<C: Chain> Drop for Sending<C> {
     fn drop(&mut self) {
-        let mut places = self.watch.places();
-        let Some(place) = places.get_mut(&self.key) else {
+        let mut sequences = self.watch.sequences();
+        let Some(sequence) = sequences.get_mut(&self.key) else {
             return;
         };
-        place.busy = false;
+        sequence.busy = false;
         // Reserved, and nothing was sent.
-        if place.transactions.is_empty() {
-            places.remove(&self.key);
-            drop(places);
+        if sequence.transactions.is_empty() {
+            sequences.remove(&self.key);
+            drop(sequences);
             self.watch.decided.notify_waiters();
         }
     }
@@ -118,23 +118,23 @@ impl<C: Chain> Drop for Sending<C> {
 
 impl<C: Chain> Watch<C> {
     /// Reserves a place for a transaction that is about to be signed: nobody else fills it meanwhile.
-    pub(crate) fn reserve(self: &Arc<Self>, lane: &LaneId, place: u64) -> Sending<C> {
-        let key = (lane.clone(), place);
-        let mut places = self.places();
-        places.entry(key.clone()).or_insert_with(Place::new).busy = true;
-        drop(places);
+    pub(crate) fn reserve(self: &Arc<Self>, lane: &LaneId, sequence: u64) -> Sending<C> {
+        let key = (lane.clone(), sequence);
+        let mut sequences = self.sequences();
+        sequences.entry(key.clone()).or_insert_with(Place::new).busy = true;
+        drop(sequences);
         let watch = Arc::clone(self);
         Sending { watch, key }
     }
 
     /// Follows a transaction that was sent just now.
     pub(crate) fn add(&self, jobs: Vec<Job<C>>, sent: Journaled) {
-        let mut places = self.places();
-        let place = places.entry(sent.key()).or_insert_with(Place::new);
-        place.push(sent);
-        place.jobs.extend(jobs);
-        place.last_sent = Some(Instant::now());
-        drop(places);
+        let mut sequences = self.sequences();
+        let sequence = sequences.entry(sent.key()).or_insert_with(Place::new);
+        sequence.push(sent);
+        sequence.jobs.extend(jobs);
+        sequence.last_sent = Some(Instant::now());
+        drop(sequences);
         self.added.notify_one();
     }
 
@@ -144,30 +144,30 @@ impl<C: Chain> Watch<C> {
         let Some(key) = transactions.first().map(Journaled::key) else {
             return;
         };
-        let mut places = self.places();
-        let place = places.entry(key).or_insert_with(Place::new);
+        let mut sequences = self.sequences();
+        let sequence = sequences.entry(key).or_insert_with(Place::new);
         transactions
             .into_iter()
-            .for_each(|transaction| place.push(transaction));
-        place.jobs.extend(job);
-        drop(places);
+            .for_each(|transaction| sequence.push(transaction));
+        sequence.jobs.extend(job);
+        drop(sequences);
         self.added.notify_one();
     }
 
     /// A transaction was signed for a place in exchange for those before it. Says whether anybody still watches.
     pub(crate) fn replaced(&self, key: &(LaneId, u64), newest: Journaled, is_filler: bool) -> bool {
         let id = newest.transaction().id.clone();
-        let replaced = self.at(key, |place| {
+        let replaced = self.at(key, |sequence| {
             if is_filler {
-                place.fillers.push(id.clone());
+                sequence.fillers.push(id.clone());
             } else {
-                place
+                sequence
                     .jobs
                     .iter()
                     .for_each(|job| job.hold.report(Progress::Sent(id.clone())));
             }
-            place.push(newest);
-            place.last_sent = Some(Instant::now());
+            sequence.push(newest);
+            sequence.last_sent = Some(Instant::now());
         });
         replaced.is_some()
     }
@@ -176,7 +176,7 @@ impl<C: Chain> Watch<C> {
     pub(crate) async fn room(&self, lane: &LaneId, most: usize) {
         loop {
             let decided = self.decided.notified();
-            if self.places().keys().filter(|(of, _)| of == lane).count() < most {
+            if self.sequences().keys().filter(|(of, _)| of == lane).count() < most {
                 return;
             }
             decided.await;
@@ -185,19 +185,19 @@ impl<C: Chain> Watch<C> {
 
     /// The first place of a lane that is out.
     pub(crate) fn first(&self, lane: &LaneId) -> Option<u64> {
-        let places = self.places();
-        let mut of_lane = places.range((lane.clone(), 0)..=(lane.clone(), u64::MAX));
-        of_lane.next().map(|((_, place), _)| *place)
+        let sequences = self.sequences();
+        let mut of_lane = sequences.range((lane.clone(), 0)..=(lane.clone(), u64::MAX));
+        of_lane.next().map(|((_, sequence), _)| *sequence)
     }
 
     /// The lanes in which nothing has moved for long.
     pub(crate) fn stuck(&self) -> Vec<Problem> {
         let mut problems: Vec<Problem> = Vec::new();
         let mut last = None;
-        for ((lane, at), place) in self.places().iter() {
+        for ((lane, at), sequence) in self.sequences().iter() {
             let first_in_line = last.as_ref() != Some(lane);
             last = Some(lane.clone());
-            let waited = place.since.elapsed();
+            let waited = sequence.since.elapsed();
             if first_in_line && waited > STUCK_AFTER {
                 let what = format!(
                     "the transaction {at} of the signer {lane} has waited for {} seconds; those behind it wait too",
@@ -211,38 +211,42 @@ impl<C: Chain> Watch<C> {
     }
 
     pub(crate) fn watched(&self) -> Vec<Watched> {
-        let watched = |((lane, at), place): (&(LaneId, u64), &Place<C>)| {
-            let transactions = place.transactions.iter();
-            (!place.transactions.is_empty()).then(|| Watched {
+        let watched = |((lane, at), sequence): (&(LaneId, u64), &Place<C>)| {
+            let transactions = sequence.transactions.iter();
+            (!sequence.transactions.is_empty()).then(|| Watched {
                 lane: lane.clone(),
-                place: *at,
+                sequence: *at,
                 transactions: transactions
                     .map(|journaled| journaled.transaction().clone())
                     .collect(),
             })
         };
-        self.places().iter().filter_map(watched).collect()
+        self.sequences().iter().filter_map(watched).collect()
     }
 
     /// Takes a place out that was decided.
     pub(crate) fn take(&self, watched: &Watched) -> Vec<Job<C>> {
-        let taken = self.places().remove(&(watched.lane.clone(), watched.place));
+        let taken = self
+            .sequences()
+            .remove(&(watched.lane.clone(), watched.sequence));
         self.decided.notify_waiters();
-        taken.map(|place| place.jobs).unwrap_or_default()
+        taken.map(|sequence| sequence.jobs).unwrap_or_default()
     }
 
     /// Notes whether a place was found gone; says for how long it was.
     pub(crate) fn gone_for(&self, watched: &Watched, gone: bool) -> Option<Duration> {
-        let key = (watched.lane.clone(), watched.place);
-        self.at(&key, |place| {
-            place.gone_since = gone.then(|| place.gone_since.unwrap_or_else(Instant::now));
-            place.gone_since.map(|since| since.elapsed())
+        let key = (watched.lane.clone(), watched.sequence);
+        self.at(&key, |sequence| {
+            sequence.gone_since = gone.then(|| sequence.gone_since.unwrap_or_else(Instant::now));
+            sequence.gone_since.map(|since| since.elapsed())
         })?
     }
 
     /// The right to hand bytes for a place to a node, unless somebody has it.
     pub(crate) fn sending(self: &Arc<Self>, key: (LaneId, u64)) -> Option<Sending<C>> {
-        let free = self.at(&key, |place| !std::mem::replace(&mut place.busy, true))?;
+        let free = self.at(&key, |sequence| {
+            !std::mem::replace(&mut sequence.busy, true)
+        })?;
         let watch = Arc::clone(self);
         free.then_some(Sending { watch, key })
     }
@@ -253,12 +257,14 @@ impl<C: Chain> Watch<C> {
         key: &(LaneId, u64),
         look: impl FnOnce(&mut Place<C>) -> T,
     ) -> Option<T> {
-        self.places().get_mut(key).map(look)
+        self.sequences().get_mut(key).map(look)
     }
 
-    fn places(&self) -> MutexGuard<'_, BTreeMap<(LaneId, u64), Place<C>>> {
+    fn sequences(&self) -> MutexGuard<'_, BTreeMap<(LaneId, u64), Place<C>>> {
         // Whoever panicked with the lock left the map whole: each change is one insertion or removal.
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sequences
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What has settled and could still be undone: looked at until its block is final.
 //!
 //! A reorganisation can take back a payment whose success was reported. Where its place in the lane is free again, the same
-//! bytes are sent again ([`Mender`](super::Mender)). Where another transaction has the place, or the same one was included
+//! bytes are sent again ([`GapFiller`](super::GapFiller)). Where another transaction has the place, or the same one was included
 //! anew and had no effect, the settlement is opened again, and the authorization is sent in a new transaction.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -48,7 +48,10 @@ struct Look {
 /// What a look found.
 enum Found {
     /// The money has moved, in this transaction.
-    There { id: TransactionId, depth: u64 },
+    There {
+        id: TransactionId,
+        confirmations: u64,
+    },
     /// None of its transactions has moved the money.
     Missing,
     /// Nothing is certain.
@@ -65,7 +68,7 @@ impl Settled {
         rail: &Arc<Rail<C>>,
         all: bool,
     ) -> Result<(), Fault> {
-        let ids = rail.keeper.journal.not_final(rail.network()).await?;
+        let ids = rail.writer.journal.not_final(rail.network()).await?;
         metrics::gauge!("quittance_settlements_not_final", "network" => rail.network().to_owned())
             .set(ids.len() as f64);
         let listed: HashSet<&PaymentId> = ids.iter().collect();
@@ -92,7 +95,7 @@ impl Settled {
     ) -> Result<(), Fault> {
         let mut settled = Vec::new();
         for id in ids {
-            match rail.keeper.journal.settlement(id).await {
+            match rail.writer.journal.settlement(id).await {
                 Ok(found) => settled.extend(found.filter(has_settled)),
                 // One that is damaged must not keep the others from being watched.
                 Err(error @ JournalError::Unreadable(_)) => {
@@ -101,10 +104,10 @@ impl Settled {
                 Err(error) => return Err(error.into()),
             }
         }
-        let watched = places(&settled);
+        let watched = sequences(&settled);
         let keys = watched
             .iter()
-            .map(|place| (place.lane.clone(), place.place));
+            .map(|sequence| (sequence.lane.clone(), sequence.sequence));
         let keys: Vec<(LaneId, u64)> = keys.collect();
         let statuses = rail.chain.status(&watched).await;
         let statuses: Statuses<C> = keys.into_iter().zip(statuses).collect();
@@ -127,7 +130,7 @@ impl Settled {
         }
         match finals.is_empty() {
             true => Ok(()),
-            false => Ok(rail.keeper.finalize(&finals).await?),
+            false => Ok(rail.writer.finalize(&finals).await?),
         }
     }
 
@@ -139,7 +142,7 @@ impl Settled {
         payment: Arc<dyn Payment<C>>,
         found: Found,
     ) -> Result<bool, Fault> {
-        let first_pause = rail.patience.sweep_every;
+        let first_pause = rail.timing.sweep_every;
         let look = self.looks.entry(settlement.claim.id).or_insert(Look {
             at: Instant::now(),
             pause: first_pause,
@@ -147,19 +150,19 @@ impl Settled {
         });
         match found {
             Found::Unknown => return Ok(false),
-            Found::There { id, depth } => {
+            Found::There { id, confirmations } => {
                 let moved_there = settlement.evidence() == Some(&id);
                 look.missing_since = None;
                 look.pause = (look.pause * 2).min(PAUSE_MAX);
                 look.at = Instant::now();
                 if moved_there {
-                    return Ok(is_final(rail, &settlement, depth));
+                    return Ok(is_final(rail, &settlement, confirmations));
                 }
                 // The chain has chosen another of its transactions: the books are corrected.
             }
             Found::Missing => {
                 let since = *look.missing_since.get_or_insert_with(Instant::now);
-                if since.elapsed() < rail.patience.gone_for {
+                if since.elapsed() < rail.timing.gone_for {
                     return Ok(false);
                 }
             }
@@ -174,20 +177,20 @@ fn has_settled(settlement: &Settlement) -> bool {
 }
 
 /// Every place that a transaction of these settlements was signed for, once.
-fn places(settled: &[Settlement]) -> Vec<Watched> {
-    let mut places: BTreeMap<(LaneId, u64), Watched> = BTreeMap::new();
+fn sequences(settled: &[Settlement]) -> Vec<Watched> {
+    let mut sequences: BTreeMap<(LaneId, u64), Watched> = BTreeMap::new();
     for transaction in settled.iter().flat_map(Settlement::all_transactions) {
-        let key = (transaction.lane.clone(), transaction.place);
-        let place = places.entry(key).or_insert_with(|| Watched {
+        let key = (transaction.lane.clone(), transaction.sequence);
+        let sequence = sequences.entry(key).or_insert_with(|| Watched {
             lane: transaction.lane.clone(),
-            place: transaction.place,
+            sequence: transaction.sequence,
             transactions: Vec::new(),
         });
-        if !place.transactions.contains(transaction) {
-            place.transactions.push(transaction.clone());
+        if !sequence.transactions.contains(transaction) {
+            sequence.transactions.push(transaction.clone());
         }
     }
-    places.into_values().collect()
+    sequences.into_values().collect()
 }
 
 /// Whether one of a settlement's own transactions has moved the money, as far as these statuses say.
@@ -199,24 +202,24 @@ fn look_at_one<C: Chain>(
 ) -> Found {
     let mut found = Found::Missing;
     for transaction in settlement.all_transactions() {
-        let status = statuses.get(&(transaction.lane.clone(), transaction.place));
+        let status = statuses.get(&(transaction.lane.clone(), transaction.sequence));
         match status {
             Some(Ok(Status::Included {
                 id,
-                depth,
+                confirmations,
                 evidence,
             })) if *id == transaction.id => {
-                if *depth < rail.chain.depth_required() {
+                if *confirmations < rail.chain.confirmations_required() {
                     found = Found::Unknown;
                     continue;
                 }
                 let amount = settlement.claim.amount;
                 let effect = catch_unwind(AssertUnwindSafe(|| payment.effect(amount, evidence)));
                 match effect {
-                    Ok(Effect::Moved(moved)) if moved == amount => {
+                    Ok(Effect::Transferred(moved)) if moved == amount => {
                         return Found::There {
                             id: id.clone(),
-                            depth: *depth,
+                            confirmations: *confirmations,
                         };
                     }
                     Ok(_) => {}
@@ -233,12 +236,12 @@ fn look_at_one<C: Chain>(
 /// How long ago it settled.
 fn age<C: Chain>(rail: &Rail<C>, settlement: &Settlement) -> Duration {
     let since = settlement.concluded_at.unwrap_or(settlement.claimed_at);
-    Duration::from_secs(rail.keeper.clock.now().secs_since(since))
+    Duration::from_secs(rail.writer.clock.now().secs_since(since))
 }
 
-fn is_final<C: Chain>(rail: &Rail<C>, settlement: &Settlement, depth: u64) -> bool {
+fn is_final<C: Chain>(rail: &Rail<C>, settlement: &Settlement, confirmations: u64) -> bool {
     let finality = rail.chain.finality();
-    depth >= finality.depth && age(rail, settlement) >= finality.age
+    confirmations >= finality.confirmations && age(rail, settlement) >= finality.age
 }
 
 /// Whether it settled so long ago that nodes may not remember it.
@@ -257,7 +260,7 @@ async fn reopen<C: Chain>(
     let Ok(hold) = rail.live.hold(id) else {
         return Ok(());
     };
-    let journal = &rail.keeper.journal;
+    let journal = &rail.writer.journal;
     if !journal.reopen(&id, settlement.attempt).await? {
         return Ok(());
     }
@@ -270,7 +273,7 @@ async fn reopen<C: Chain>(
     let Some(settlement) = journal.settlement(&id).await? else {
         return Ok(());
     };
-    if let (Some(transaction), true) = (transaction, settlement.told_at.is_some()) {
+    if let (Some(transaction), true) = (transaction, settlement.success_reported_at.is_some()) {
         rail.report(Event::Undone {
             network,
             settlement: id,

@@ -45,8 +45,10 @@ pub(super) fn chain(
     let tokens = problems.take(tokens(entry, &network, field));
     let mut config = EvmConfig::new(network, urls?, signers?);
     config.tokens = tokens?;
-    config.depth_required = entry.depth;
-    config.final_depth = entry.final_depth.unwrap_or(config.final_depth);
+    config.confirmations_required = entry.confirmations;
+    config.final_confirmations = entry
+        .final_confirmations
+        .unwrap_or(config.final_confirmations);
     config.final_after = entry
         .final_secs
         .map_or(config.final_after, Duration::from_secs);
@@ -59,7 +61,7 @@ pub(super) fn chain(
     config.gas_per_payment_max = entry
         .max_gas_per_payment
         .unwrap_or(config.gas_per_payment_max);
-    config.group_max = entry.max_group.unwrap_or(config.group_max).max(1);
+    config.max_batch = entry.max_batch.unwrap_or(config.max_batch).max(1);
     config.contract_wallets = entry.contract_wallets.unwrap_or(config.contract_wallets);
     if let Some(secs) = entry.max_head_age_secs {
         config.head_age_max = (secs > 0).then(|| Duration::from_secs(secs));

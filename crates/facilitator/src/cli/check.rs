@@ -75,7 +75,7 @@ fn of_network(checked: &CheckedNetwork) -> Vec<String> {
         format!("{network}: {}{consequence}", problem.what)
     };
     let mut lines: Vec<String> = problems.iter().map(found).collect();
-    let is_advisory = |problem: &Problem| problem.scope == Scope::Nothing;
+    let is_advisory = |problem: &Problem| problem.scope == Scope::Advisory;
     lines.push(match checked.settles {
         false => format!("{network}: no payment can be settled"),
         true if problems.iter().all(is_advisory) => {
@@ -111,11 +111,11 @@ mod tests {
     #[test]
     fn what_follows_is_said_once_and_never_contradicts_itself() {
         assert_eq!(told(true, &[]), "test:1: all is well");
-        let down = told(false, &[Scope::Nothing, Scope::Network]);
+        let down = told(false, &[Scope::Advisory, Scope::Network]);
         let expected =
             "test:1: it is broken\ntest:1: it is broken\ntest:1: no payment can be settled";
         assert_eq!(down, expected);
-        let one_node = told(true, &[Scope::Nothing]);
+        let one_node = told(true, &[Scope::Advisory]);
         assert!(one_node.ends_with("payments can be settled, but look at the above"));
         let lane = Scope::Lane(LaneId::new("key"));
         let partly = told(true, &[Scope::Asset("X".to_owned()), lane.clone()]);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{HeaderValue, StatusCode};
 use quittance_core::wire::{PaymentRequirements, header};
 use quittance_core::{
-    Amount, Asset, AuthorizationState, Clock, NoQuote, Payer, PayerError, Quote, Reason,
+    Amount, Asset, AuthorizationState, Clock, Payer, PayerError, Quote, QuoteError, Reason,
     SystemClock, Timestamp, Version,
 };
 use reqwest::{Method, Request, Response};
@@ -293,8 +293,8 @@ impl Buyer {
         for payer in &self.shared.payers {
             let quote = match payer.quote(terms) {
                 Ok(quote) => quote,
-                Err(NoQuote::NotMine) => continue,
-                Err(NoQuote::Because(what)) => {
+                Err(QuoteError::NotSupported) => continue,
+                Err(QuoteError::Unpayable(what)) => {
                     // It may quote the server.
                     objection = printable(&what);
                     continue;

@@ -63,7 +63,7 @@ async fn a_host_that_does_not_answer_is_given_up_soon_and_was_sent_nothing() {
         let Err(FacilitatorError::Fault(fault)) = silent.settle(&request()).await else {
             panic!("a silent host has an answer")
         };
-        assert!(fault.untouched, "{fault}");
+        assert!(fault.not_attempted, "{fault}");
         assert_eq!(fault.kind, FaultKind::FacilitatorUnreachable);
         assert!(
             asked.elapsed() < CONNECT_WITHIN * 2,
@@ -87,7 +87,7 @@ async fn a_host_that_took_the_payment_and_broke_off_is_not_untouched() {
     let Err(FacilitatorError::Fault(fault)) = remote.settle(&request()).await else {
         panic!("a broken connection has an answer")
     };
-    assert!(!fault.untouched, "{fault}");
+    assert!(!fault.not_attempted, "{fault}");
 }
 
 /// The connection breaks off in the middle of an answer that has named its transaction.

@@ -172,7 +172,7 @@ pub(super) fn too_often(wait: Duration, payment: &PaymentRequest) -> NoSale {
     let mut answer = answer(StatusCode::TOO_MANY_REQUESTS, &body);
     retry_after(&mut answer, wait);
     let rejection = Rejection::new(Reason::new(HANDLER_FAILED), WHAT);
-    let failed = SettleResponse::failed(&payment.terms.network, &rejection, None, "");
+    let failed = SettleResponse::failed(&payment.requirements.network, &rejection, None, "");
     NoSale(Box::new(with_receipt(answer, payment.version, &failed)))
 }
 

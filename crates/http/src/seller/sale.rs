@@ -390,7 +390,7 @@ impl Shop {
 fn life(payment: &PaymentRequest) -> Duration {
     /// Longer than any handler and client wait.
     const LIFE_MAX: Duration = Duration::from_secs(3600);
-    Duration::from_secs(payment.terms.max_timeout_secs).min(LIFE_MAX)
+    Duration::from_secs(payment.requirements.max_timeout_secs).min(LIFE_MAX)
 }
 
 /// The answer to a request without a payment for our terms.
@@ -417,7 +417,7 @@ fn sold(
     );
     let what = "this payment has settled, and its answer was sent";
     let rejection = Rejection::new(Reason::DUPLICATE_SETTLEMENT, what);
-    let network = &payment.terms.network;
+    let network = &payment.requirements.network;
     let told = SettleResponse::failed(network, &rejection, None, transaction);
     let receipt = Some((payment.version, &told));
     answers::payment_required(terms, resource, &rejection.into(), receipt)
@@ -460,7 +460,7 @@ fn stopped(error: JoinError) -> Response<Body> {
 fn uncharged(sale: &Sale, answer: Response<Body>) -> Response<Body> {
     let message = format!("an answer {} is not charged for", answer.status().as_u16());
     let rejection = Rejection::new(Reason::new(HANDLER_FAILED), message);
-    let network = &sale.payment.terms.network;
+    let network = &sale.payment.requirements.network;
     let failed = SettleResponse::failed(network, &rejection, sale.paid_by.payer.clone(), "");
     answers::with_receipt(answers::private(answer), sale.payment.version, &failed)
 }

@@ -43,7 +43,7 @@ fn settle(status: u16, body: &str) -> Means {
         Ok(settled) if settled.success => Yes,
         Ok(settled) if settled.is_pending() => Pending,
         Ok(_) => No,
-        Err(fault) if fault.untouched => Untouched,
+        Err(fault) if fault.not_attempted => Untouched,
         Err(_) => Faulty,
     }
 }
@@ -52,7 +52,7 @@ fn verify(status: u16, body: &str) -> Means {
     match of_verify(&answered(status, body)) {
         Ok(verdict) if verdict.is_valid => Yes,
         Ok(_) => No,
-        Err(fault) if fault.untouched => Untouched,
+        Err(fault) if fault.not_attempted => Untouched,
         Err(_) => Faulty,
     }
 }
@@ -148,7 +148,7 @@ fn a_success_that_contradicts_itself_is_nonsense_and_not_untouched() {
             panic!("{body} is a success")
         };
         assert!(
-            !fault.untouched && fault.detail.contains("nonsense"),
+            !fault.not_attempted && fault.detail.contains("nonsense"),
             "{fault}"
         );
     }
@@ -207,12 +207,13 @@ fn a_facilitator_that_asks_for_patience_is_passed_on_with_its_code_and_its_pause
 
 #[test]
 fn a_fault_tells_the_operator_what_stood_under_the_status() {
-    let body = r#"{"success":false,"errorReason":"rate_limited","error":{"a":1},"untouched":true}"#;
+    let body =
+        r#"{"success":false,"errorReason":"rate_limited","error":{"a":1},"not_attempted":true}"#;
     let Err(fault) = of_settle(&request(), &answered(503, body)) else {
         panic!("503 is no verdict")
     };
     assert!(
-        fault.untouched && fault.detail.contains("rate_limited"),
+        fault.not_attempted && fault.detail.contains("rate_limited"),
         "{fault}"
     );
 }

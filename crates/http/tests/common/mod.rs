@@ -22,9 +22,8 @@ use quittance_core::wire::{
     VerifyResponse, header,
 };
 use quittance_core::{
-    Amount, Asset, AuthorizationState, Facilitator, FacilitatorError, ManualClock, Network,
-    NoQuote, Offer, OfferError, Payer, PayerError, PaymentId, PaymentRequest, Quote, Reason,
-    Timestamp,
+    Amount, Asset, AuthorizationState, Facilitator, FacilitatorError, ManualClock, Network, Offer,
+    OfferError, Payer, PayerError, PaymentId, PaymentRequest, Quote, QuoteError, Reason, Timestamp,
 };
 use quittance_http::{Buyer, BuyerBuilder};
 use serde_json::{Value, json};
@@ -72,12 +71,14 @@ impl Payer for TestPayer {
         "payer"
     }
 
-    fn quote(&self, terms: &PaymentRequirements) -> Result<Quote, NoQuote> {
+    fn quote(&self, terms: &PaymentRequirements) -> Result<Quote, QuoteError> {
         if terms.scheme != "exact" || !["test", "test:1"].contains(&&*terms.network) {
-            return Err(NoQuote::NotMine);
+            return Err(QuoteError::NotSupported);
         }
         if !terms.asset.eq_ignore_ascii_case("coin") {
-            return Err(NoQuote::because("the asset is not on the payer's own list"));
+            return Err(QuoteError::unpayable(
+                "the asset is not on the payer's own list",
+            ));
         }
         Ok(Quote {
             network: "test:1".to_owned(),
@@ -388,6 +389,6 @@ impl Offer for TestOffer {
     fn authorization(&self, payload: &Object) -> Option<PaymentId> {
         let tree = payload.tree();
         let number = tree.get("number")?.to_string();
-        Some(PaymentId::of(&[number.as_bytes()]))
+        Some(PaymentId::from_parts(&[number.as_bytes()]))
     }
 }

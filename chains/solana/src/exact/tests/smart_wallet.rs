@@ -115,13 +115,13 @@ fn after(answer: Answer) -> Result<String, String> {
 /// Who pays, or why it is refused.
 fn judged(request: &PaymentRequest, answer: Answer) -> Result<String, String> {
     let payment = exact().decode(request, NOW).unwrap();
-    let seen = Seen {
+    let observed = Observed {
         signatures: &[true],
         answers: &[answer],
         now: NOW,
     };
-    match payment.check(&seen) {
-        Ok(Check::Content) => Ok(payment.payer(&seen).unwrap()),
+    match payment.check(&observed) {
+        Ok(Check::Valid) => Ok(payment.payer(&observed).unwrap()),
         Ok(Check::Ask(_) | Check::NotYet(_)) => panic!("asks without end"),
         Err(rejection) => Err(rejection.reason.code().to_owned()),
     }
@@ -135,7 +135,7 @@ fn refused(reason: &Reason) -> Result<String, String> {
 fn a_wallet_that_is_allowed_is_tried_and_pays_with_its_own_money() {
     assert_eq!(told(&by_wallet()), Ok(()));
     let payment = exact().decode(&request(&by_wallet()), NOW).unwrap();
-    assert_eq!(payment.facts().payer, payer().pubkey().to_string());
+    assert_eq!(payment.info().payer, payer().pubkey().to_string());
     assert_eq!(after(answer(&[inner()])), Ok(vault().to_string()));
 }
 
@@ -152,7 +152,7 @@ fn smart_wallets_are_off_unless_they_are_allowed() {
 fn an_ordinary_payment_is_held_to_its_form_where_smart_wallets_may_pay() {
     assert_eq!(told(&good()), Ok(()));
     let payment = exact().decode(&request(&good()), NOW).unwrap();
-    assert_eq!(payment.facts().payer, payer().pubkey().to_string());
+    assert_eq!(payment.info().payer, payer().pubkey().to_string());
     // What is wrong with the payment itself is told as that, and is not tried in another way.
     let wrong_amount = transfer(TOKEN, &payer().pubkey(), &pay_to(), AMOUNT + 1);
     assert_eq!(
@@ -610,11 +610,14 @@ fn a_smart_wallets_payment_has_moved_only_if_the_chain_says_so() {
     let payment = exact().decode(&request, NOW).unwrap();
     let transaction = transaction(&by_wallet());
     let keys = transaction.message.static_account_keys();
-    let place = |key: &Pubkey| keys.iter().position(|found| found == key).unwrap() as u8;
+    let sequence = |key: &Pubkey| keys.iter().position(|found| found == key).unwrap() as u8;
     let compiled = |call: &Instruction| {
-        let accounts = call.accounts.iter().map(|account| place(&account.pubkey));
+        let accounts = call
+            .accounts
+            .iter()
+            .map(|account| sequence(&account.pubkey));
         Call::Compiled(CompiledInstruction {
-            program_id_index: place(&call.program_id),
+            program_id_index: sequence(&call.program_id),
             accounts: accounts.collect(),
             data: call.data.clone(),
         })
@@ -629,13 +632,13 @@ fn a_smart_wallets_payment_has_moved_only_if_the_chain_says_so() {
         payment.effect(amount, &evidence)
     };
     let is_other = |effect: Effect| match effect {
-        Effect::Other(rejection) => rejection.reason == reason::TRANSFER_NOT_CONFIRMED,
+        Effect::Mismatch(rejection) => rejection.reason == reason::TRANSFER_NOT_CONFIRMED,
         _ => false,
     };
     let once = || Some(vec![compiled(&inner())]);
-    assert_eq!(effect(AMOUNT, once()), Effect::Moved(amount));
+    assert_eq!(effect(AMOUNT, once()), Effect::Transferred(amount));
     // A node that keeps no inner instructions still tells balances.
-    assert_eq!(effect(AMOUNT, None), Effect::Moved(amount));
+    assert_eq!(effect(AMOUNT, None), Effect::Transferred(amount));
     assert!(is_other(effect(AMOUNT - 1, None)));
     assert!(is_other(effect(0, once())));
     assert!(is_other(effect(AMOUNT, Some(vec![]))));
@@ -657,7 +660,7 @@ fn a_smart_wallets_payment_has_moved_only_if_the_chain_says_so() {
     };
     assert!(matches!(
         payment.effect(amount, &failed),
-        Effect::Other(rejection) if rejection.reason == reason::TRANSACTION_FAILED
+        Effect::Mismatch(rejection) if rejection.reason == reason::TRANSACTION_FAILED
     ));
 }
 
@@ -689,14 +692,16 @@ fn through_table(addresses: &[Pubkey]) -> (VersionedTransaction, PaymentRequest)
 /// The action for a payment when the cluster answers this, or why there is none.
 fn action(request: &PaymentRequest, answer: Answer) -> Result<Partial, String> {
     let payment = exact().decode(request, NOW).unwrap();
-    let seen = Seen {
+    let observed = Observed {
         signatures: &[true],
         answers: &[answer],
         now: NOW,
     };
     let code = |rejection: Rejection| rejection.reason.code().to_owned();
-    payment.check(&seen).map_err(code)?;
-    payment.settle(Amount::from(AMOUNT), &seen).map_err(code)
+    payment.check(&observed).map_err(code)?;
+    payment
+        .action(Amount::from(AMOUNT), &observed)
+        .map_err(code)
 }
 
 fn signs(action: &Partial) -> bool {

@@ -32,21 +32,21 @@ impl Journaled {
 
     /// The transactions in the journal for these places in a lane, by place, and for each place oldest first.
     pub(crate) async fn at(
-        keeper: &Keeper,
+        writer: &JournalWriter,
         network: &str,
         lane: &LaneId,
-        places: Range<u64>,
+        sequences: Range<u64>,
     ) -> Result<Vec<Self>, Fault> {
-        let found = keeper
+        let found = writer
             .journal
-            .transactions_at(network, lane, places)
+            .transactions_at(network, lane, sequences)
             .await?;
         Ok(found.into_iter().map(Self).collect())
     }
 
     /// The lane and the place it was signed for.
     pub(crate) fn key(&self) -> (LaneId, u64) {
-        (self.0.lane.clone(), self.0.place)
+        (self.0.lane.clone(), self.0.sequence)
     }
 
     /// Hands it to the chain's nodes. The only place where that is done.
@@ -56,12 +56,12 @@ impl Journaled {
 }
 
 /// What is to be asked about the transactions of one place.
-pub(crate) fn watched(place: &[Journaled]) -> Watched {
-    let (lane, at) = place[0].key();
+pub(crate) fn watched(sequence: &[Journaled]) -> Watched {
+    let (lane, at) = sequence[0].key();
     Watched {
         lane,
-        place: at,
-        transactions: place
+        sequence: at,
+        transactions: sequence
             .iter()
             .map(|journaled| journaled.transaction().clone())
             .collect(),
@@ -69,13 +69,13 @@ pub(crate) fn watched(place: &[Journaled]) -> Watched {
 }
 
 /// Writes to the journal until it is written, or until this process stops: then the next one reads what there is.
-pub(crate) struct Keeper {
+pub(crate) struct JournalWriter {
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) stopping: CancellationToken,
 }
 
-impl Keeper {
+impl JournalWriter {
     /// Records a signed transaction. `None` when this process stops first: then it must not be sent.
     pub(crate) async fn record(
         &self,

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::{Place, Sending};
-use crate::keeper::Journaled;
 use crate::rail::Rail;
+use crate::writer::Journaled;
 
 /// How many transactions are signed for one place at most. A fee raised by a tenth twenty times is six times the fee.
 const REPLACEMENTS_MAX: usize = 20;
@@ -25,11 +25,11 @@ enum Due {
 
 /// Does what it is time for, in a task of its own: a node that hangs keeps nobody from looking.
 pub(super) fn push<C: Chain>(rail: &Arc<Rail<C>>, watched: &Watched) {
-    let key = (watched.lane.clone(), watched.place);
-    let first = rail.watch.first(&watched.lane) == Some(watched.place);
+    let key = (watched.lane.clone(), watched.sequence);
+    let first = rail.watch.first(&watched.lane) == Some(watched.sequence);
     let due = rail
         .watch
-        .at(&key, |place| due(rail, place, first))
+        .at(&key, |sequence| due(rail, sequence, first))
         .flatten();
     let Some(due) = due else {
         return;
@@ -39,9 +39,9 @@ pub(super) fn push<C: Chain>(rail: &Arc<Rail<C>>, watched: &Watched) {
         let Some(sending) = rail.watch.sending(key) else {
             return;
         };
-        let transactions = rail.watch.at(&sending.key, |place| {
-            place.last_sent = Some(Instant::now());
-            place.transactions.clone()
+        let transactions = rail.watch.at(&sending.key, |sequence| {
+            sequence.last_sent = Some(Instant::now());
+            sequence.transactions.clone()
         });
         let Some((newest, older)) = transactions.as_deref().and_then(<[_]>::split_last) else {
             return;
@@ -52,9 +52,9 @@ pub(super) fn push<C: Chain>(rail: &Arc<Rail<C>>, watched: &Watched) {
             // Their time is over only if the clock is right.
             Due::Fill if rail.doubts_time().await.is_some() => Ok(None),
             Due::Fill => {
-                let (lane, place) = &sending.key;
+                let (lane, sequence) = &sending.key;
                 rail.chain
-                    .fill(lane, *place, Some(newest.transaction()))
+                    .noop(lane, *sequence, Some(newest.transaction()))
                     .await
             }
         };
@@ -67,7 +67,7 @@ pub(super) fn push<C: Chain>(rail: &Arc<Rail<C>>, watched: &Watched) {
             None => {
                 if !matches!(due, Due::Resubmit) {
                     let declined =
-                        |place: &mut Place<C>| place.last_declined = Some(Instant::now());
+                        |sequence: &mut Place<C>| sequence.last_declined = Some(Instant::now());
                     rail.watch.at(&sending.key, declined);
                 }
                 resubmit(&rail, newest, older).await;
@@ -76,25 +76,25 @@ pub(super) fn push<C: Chain>(rail: &Arc<Rail<C>>, watched: &Watched) {
     });
 }
 
-fn due<C: Chain>(rail: &Rail<C>, place: &Place<C>, first: bool) -> Option<Due> {
-    let patience = rail.patience;
-    let waited = place.since.elapsed();
+fn due<C: Chain>(rail: &Rail<C>, sequence: &Place<C>, first: bool) -> Option<Due> {
+    let timing = rail.timing;
+    let waited = sequence.since.elapsed();
     let over = |job| rail.is_too_late(job);
     let long_ago = |moment: Option<Instant>| {
-        moment.is_none_or(|moment| moment.elapsed() >= patience.resubmit_after)
+        moment.is_none_or(|moment| moment.elapsed() >= timing.resubmit_after)
     };
     // Where a chain has just had nothing to offer, it is not asked at every look.
-    if first && place.transactions.len() < REPLACEMENTS_MAX && long_ago(place.last_declined) {
+    if first && sequence.transactions.len() < REPLACEMENTS_MAX && long_ago(sequence.last_declined) {
         // Only those that were for somebody are given up: others may be what a settlement of an earlier run waits for.
-        let for_nothing = !place.jobs.is_empty() && place.jobs.iter().all(over);
-        if for_nothing && !place.is_filled() && waited >= patience.resubmit_after {
+        let for_nothing = !sequence.jobs.is_empty() && sequence.jobs.iter().all(over);
+        if for_nothing && !sequence.is_filled() && waited >= timing.resubmit_after {
             return Some(Due::Fill);
         }
-        if waited >= patience.replace_after * place.transactions.len() as u32 {
+        if waited >= timing.replace_after * sequence.transactions.len() as u32 {
             return Some(Due::Replace);
         }
     }
-    long_ago(place.last_sent).then_some(Due::Resubmit)
+    long_ago(sequence.last_sent).then_some(Due::Resubmit)
 }
 
 /// Sends the newest bytes again; where the nodes refuse them, those before, which may still be good enough.
@@ -120,7 +120,7 @@ async fn offer<C: Chain>(
     let settlements = match is_filler {
         true => Vec::new(),
         false => match rail
-            .keeper
+            .writer
             .journal
             .settlements_of(&newest.transaction().id)
             .await
@@ -130,7 +130,7 @@ async fn offer<C: Chain>(
         },
     };
     let Some(journaled) = rail
-        .keeper
+        .writer
         .record(rail.network(), signed, &settlements)
         .await
     else {
@@ -155,18 +155,18 @@ async fn offer<C: Chain>(
 pub(super) async fn fill<C: Chain>(
     rail: &Arc<Rail<C>>,
     lane: &LaneId,
-    place: u64,
+    sequence: u64,
 ) -> Result<(), Fault> {
-    let sending = rail.watch.reserve(lane, place);
-    let Some(signed) = rail.chain.fill(lane, place, None).await? else {
+    let sending = rail.watch.reserve(lane, sequence);
+    let Some(signed) = rail.chain.noop(lane, sequence, None).await? else {
         return Ok(());
     };
-    let Some(journaled) = rail.keeper.record(rail.network(), signed, &[]).await else {
+    let Some(journaled) = rail.writer.record(rail.network(), signed, &[]).await else {
         return Ok(());
     };
     rail.watch.add(Vec::new(), journaled.clone());
     let submission = journaled.submit(&*rail.chain).await;
-    info!(%lane, place, ?submission, "filled a hole in the line");
+    info!(%lane, sequence, ?submission, "filled a hole in the line");
     drop(sending);
     Ok(())
 }

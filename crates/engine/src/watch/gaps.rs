@@ -12,21 +12,21 @@ use std::sync::Arc;
 use quittance_core::{Chain, Fault, LaneId, Status, Watched};
 use tracing::warn;
 
-use super::push::fill;
-use crate::keeper::{Journaled, watched};
+use super::replace::fill;
 use crate::rail::Rail;
+use crate::writer::{Journaled, watched};
 
 /// How many places of one lane are mended at a time; nodes keep 16 to 64 of one signer.
 const AT_ONCE_MAX: u64 = 16;
 
 /// Finds holes and mends them.
 #[derive(Default)]
-pub(crate) struct Mender {
+pub(crate) struct GapFiller {
     /// The holes found in the last search. A node that is behind shows a hole where there is none, but not for long.
     found: BTreeMap<LaneId, Range<u64>>,
 }
 
-impl Mender {
+impl GapFiller {
     /// Searches once; says whether the chain has taken something back since the last time. What the journal has bytes for is sent again at once: that is harmless
     /// where a node is only behind. A place that nothing is known for is filled when it was there the last time already.
     pub(crate) async fn search<C: Chain>(&mut self, rail: &Arc<Rail<C>>) -> Result<bool, Fault> {
@@ -40,7 +40,7 @@ impl Mender {
                 .get(lane)
                 .is_some_and(|before| before.start == hole.start);
             if seen_before {
-                warn!(%lane, places = ?hole, "a hole in the line");
+                warn!(%lane, sequences = ?hole, "a hole in the line");
             }
             let is_missing = mend(rail, lane, hole.clone(), seen_before).await?;
             is_news |= is_missing && !seen_before;
@@ -52,11 +52,11 @@ impl Mender {
 
 /// What lies between the chain's next place and the first that is out, or the next to be used.
 async fn hole<C: Chain>(rail: &Rail<C>, lane: &LaneId) -> Result<Option<Range<u64>>, Fault> {
-    let Some(floor) = rail.chain.floor(lane).await? else {
+    let Some(floor) = rail.chain.next_sequence(lane).await? else {
         return Ok(None);
     };
-    let journal = &rail.keeper.journal;
-    let next = journal.next_place(rail.network(), lane).await?;
+    let journal = &rail.writer.journal;
+    let next = journal.next_sequence(rail.network(), lane).await?;
     let end = rail.watch.first(lane).unwrap_or(next);
     Ok((floor < end).then(|| floor..end.min(floor + AT_ONCE_MAX)))
 }
@@ -70,9 +70,9 @@ async fn mend<C: Chain>(
     may_fill: bool,
 ) -> Result<bool, Fault> {
     let mut known: BTreeMap<u64, Vec<Journaled>> = BTreeMap::new();
-    for journaled in Journaled::at(&rail.keeper, rail.network(), lane, hole.clone()).await? {
+    for journaled in Journaled::at(&rail.writer, rail.network(), lane, hole.clone()).await? {
         known
-            .entry(journaled.transaction().place)
+            .entry(journaled.transaction().sequence)
             .or_default()
             .push(journaled);
     }
@@ -83,18 +83,18 @@ async fn mend<C: Chain>(
     };
     // Where transactions expire, those of a free place may be dead. Sent again, they would be found gone again, for ever.
     let (mut included, mut is_missing) = (BTreeSet::new(), false);
-    for (place, status) in watched.iter().zip(statuses) {
+    for (sequence, status) in watched.iter().zip(statuses) {
         match status? {
             Status::Pending => is_missing = true,
-            Status::Gone => drop(known.remove(&place.place)),
+            Status::Dropped => drop(known.remove(&sequence.sequence)),
             // The node that told the next place was behind: here is no hole.
-            Status::Included { .. } => drop(included.insert(place.place)),
+            Status::Included { .. } => drop(included.insert(sequence.sequence)),
         }
     }
-    for place in hole.filter(|place| !included.contains(place)) {
-        match known.remove(&place) {
+    for sequence in hole.filter(|sequence| !included.contains(sequence)) {
+        match known.remove(&sequence) {
             Some(transactions) => rail.watch.adopt(None, transactions),
-            None if may_fill => fill(rail, lane, place).await?,
+            None if may_fill => fill(rail, lane, sequence).await?,
             None => {}
         }
     }
