@@ -107,7 +107,7 @@ async fn a_payment_that_moved_after_a_wrong_verdict_is_valid_and_served_once() {
     execute(
         &setting,
         "UPDATE settlements SET state = 'failed', reason = 'invalid_exact_evm_nonce_already_used',
-             transaction_id = NULL, settled_amount = NULL, success_reported_at = NULL",
+             transaction_id = NULL, settled_amount = NULL, told_at = NULL",
     )
     .await;
     let engine = start(&setting).await;

@@ -1036,7 +1036,7 @@ async fn only_what_was_turned_away_at_the_door_is_said_to_be_untouched() {
         (StatusCode::TEMPORARY_REDIRECT, "", true),
         (
             StatusCode::SERVICE_UNAVAILABLE,
-            r#"{"error":"busy","not_attempted":true}"#,
+            r#"{"error":"busy","notAttempted":true}"#,
             true,
         ),
         (

@@ -550,8 +550,8 @@ async fn record(
 ) -> Result<(), sqlx::Error> {
     // The same bytes may be signed for another place where the place is not part of them.
     sqlx::query(
-        "INSERT INTO transactions (id, network, lane, sequence, bytes, signed_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-         ON CONFLICT (id) DO UPDATE SET withdrawn = 0, lane = excluded.lane, sequence = excluded.sequence,
+        "INSERT INTO transactions (id, network, lane, place, bytes, signed_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT (id) DO UPDATE SET withdrawn = 0, lane = excluded.lane, place = excluded.place,
              signed_at = excluded.signed_at",
     )
     .bind(transaction.id.as_str())
@@ -688,8 +688,8 @@ async fn report_success(
     now: Timestamp,
 ) -> Result<bool, sqlx::Error> {
     let told = sqlx::query(
-        "UPDATE settlements SET success_reported_at = ?3
-         WHERE id = ?1 AND attempt = ?2 AND state = 'settled' AND success_reported_at IS NULL",
+        "UPDATE settlements SET told_at = ?3
+         WHERE id = ?1 AND attempt = ?2 AND state = 'settled' AND told_at IS NULL",
     )
     .bind(id.as_bytes().as_slice())
     .bind(attempt)
@@ -731,7 +731,7 @@ async fn with_transactions(
     settlement: Settlement,
 ) -> Result<Settlement, sqlx::Error> {
     let rows = sqlx::query(
-        "SELECT s.attempt, t.id, t.lane, t.sequence, t.bytes, t.withdrawn
+        "SELECT s.attempt, t.id, t.lane, t.place, t.bytes, t.withdrawn
          FROM settlement_transactions s JOIN transactions t ON t.id = s.transaction_id
          WHERE s.settlement = ?1 ORDER BY s.attempt, t.number",
     )
@@ -1009,8 +1009,8 @@ impl Journal for SqliteJournal {
     ) -> Result<Vec<Transaction>, JournalError> {
         let mut reader = self.reader().await?;
         let rows = sqlx::query(
-            "SELECT id, lane, sequence, bytes FROM transactions
-             WHERE network = ?1 AND lane = ?2 AND sequence >= ?3 AND sequence < ?4 AND NOT withdrawn ORDER BY sequence, number",
+            "SELECT id, lane, place, bytes FROM transactions
+             WHERE network = ?1 AND lane = ?2 AND place >= ?3 AND place < ?4 AND NOT withdrawn ORDER BY place, number",
         )
         .bind(network)
         .bind(lane.address())

@@ -208,7 +208,7 @@ fn a_facilitator_that_asks_for_patience_is_passed_on_with_its_code_and_its_pause
 #[test]
 fn a_fault_tells_the_operator_what_stood_under_the_status() {
     let body =
-        r#"{"success":false,"errorReason":"rate_limited","error":{"a":1},"not_attempted":true}"#;
+        r#"{"success":false,"errorReason":"rate_limited","error":{"a":1},"notAttempted":true}"#;
     let Err(fault) = of_settle(&request(), &answered(503, body)) else {
         panic!("503 is no verdict")
     };
