@@ -7,14 +7,21 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Which crates of this workspace each crate may use in its own code.
-const ALLOWED: [(&str, &[&str]); 10] = [
+const ALLOWED: [(&str, &[&str]); 11] = [
+    ("quittance-cached", &[]),
     ("quittance-core", &[]),
     ("quittance-verify", &["quittance-core"]),
     ("quittance-engine", &["quittance-core", "quittance-verify"]),
-    ("quittance-http", &["quittance-core"]),
+    ("quittance-http", &["quittance-cached", "quittance-core"]),
     ("quittance-nodes", &["quittance-core"]),
-    ("quittance-evm", &["quittance-core", "quittance-nodes"]),
-    ("quittance-solana", &["quittance-core", "quittance-nodes"]),
+    (
+        "quittance-evm",
+        &["quittance-cached", "quittance-core", "quittance-nodes"],
+    ),
+    (
+        "quittance-solana",
+        &["quittance-cached", "quittance-core", "quittance-nodes"],
+    ),
     ("quittance-devnet", &[]),
     (
         "quittance-facilitator",

@@ -1,13 +1,13 @@
 //! What a transaction has to offer to be included.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use alloy::primitives::{U64, U128};
+use quittance_cached::{Cached, Lifetimes};
 use quittance_core::{Fault, FaultKind};
 use quittance_nodes::Nodes;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::Mutex;
 
 /// The price of gas, in wei.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +68,7 @@ impl Fees {
 pub(crate) struct FeeOracle {
     /// The highest tip that the operator pays, in wei.
     tip_max: u128,
-    latest: Mutex<Option<(Instant, Fees)>>,
+    latest: Cached<Fees, Fault>,
 }
 
 /// How many times the tip that the node itself suggests may be paid. On a chain whose blocks are
@@ -105,21 +105,13 @@ impl FeeOracle {
     pub(crate) fn new(tip_max: u128) -> Self {
         Self {
             tip_max,
-            latest: Mutex::default(),
+            latest: Cached::new(Lifetimes::fresh(KEPT)),
         }
     }
 
     /// What to offer now.
     pub(crate) async fn now(&self, rpc: &Nodes) -> Result<Fees, Fault> {
-        let mut latest = self.latest.lock().await;
-        if let Some((learnt, fees)) = *latest
-            && learnt.elapsed() < KEPT
-        {
-            return Ok(fees);
-        }
-        let fees = learn(rpc, self.tip_max).await?;
-        *latest = Some((Instant::now(), fees));
-        Ok(fees)
+        self.latest.get(|| learn(rpc, self.tip_max)).await
     }
 }
 
