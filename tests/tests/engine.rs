@@ -725,10 +725,8 @@ async fn a_chain_that_stands_still_is_not_used() {
     let setting = Setting::start().await;
     let mut config = setting.config();
     config.head_age_max = Some(Duration::from_secs(60));
-    let clock = Arc::new(ManualClock::new(SystemClock.now().plus_secs(3600)));
-    config.clock = clock;
     let chain = Evm::new(config).unwrap();
-    let health = chain.health().await;
+    let health = chain.health(SystemClock.now().plus_secs(3600)).await;
     assert!(!health.network_works());
     assert!(health.problems[0].what.contains("stuck"), "{health:?}");
 }

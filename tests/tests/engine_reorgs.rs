@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use quittance_core::wire::SettleResponse;
 use quittance_core::{
     Amount, Chain, Clock, Facilitator, Fault, Finality, Found, Health, LaneId, ManualClock,
-    Network, PaymentId, PaymentRequest, Reason, Scheme, Status, Submission, SystemClock,
+    Network, PaymentId, PaymentRequest, Reason, Scheme, Status, Submission, SystemClock, Timestamp,
     Transaction, TransactionId, Watched,
 };
 use quittance_devnet::{Mining, USDC};
@@ -408,8 +408,8 @@ impl Chain for Expiring {
         let filler = self.evm.noop(lane, sequence, over).await?;
         Ok(filler.map(|signed| self.remember(signed)))
     }
-    async fn health(&self) -> Health {
-        self.evm.health().await
+    async fn health(&self, now: Timestamp) -> Health {
+        self.evm.health(now).await
     }
 }
 

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use alloy::primitives::U256;
 use quittance_core::{
-    Chain, Facilitator, FacilitatorError, FaultKind, Health, Scope, Submission, Transaction,
-    TransactionId, Watched,
+    Chain, Clock, Facilitator, FacilitatorError, FaultKind, Health, Scope, Submission, SystemClock,
+    Transaction, TransactionId, Watched,
 };
 use quittance_devnet::{Mining, USDC};
 use quittance_engine::{EngineBuilder, Timing};
@@ -114,7 +114,11 @@ async fn a_gateway_that_limits_batches_is_asked_in_smaller_ones() {
         let mut config = setting.config();
         config.rpc_urls = vec![node.url().parse().unwrap()];
         let chain = Evm::new(config).unwrap();
-        assert_eq!(chain.health().await.problems, vec![], "{habit:?}");
+        assert_eq!(
+            chain.health(SystemClock.now()).await.problems,
+            vec![],
+            "{habit:?}"
+        );
         let unknown = format!("0x{}", "ab".repeat(32));
         for found in chain.status(&many_places(&chain, &unknown)).await {
             assert!(found.is_ok(), "{habit:?}: {found:?}");
@@ -136,7 +140,11 @@ async fn a_gateway_that_limits_batches_is_asked_in_smaller_ones_on_solana() {
         let mut config = setting.config();
         config.rpc_urls = vec![node.url().parse().unwrap()];
         let chain = Solana::new(config).unwrap();
-        assert_eq!(chain.health().await.problems, vec![], "{habit:?}");
+        assert_eq!(
+            chain.health(SystemClock.now()).await.problems,
+            vec![],
+            "{habit:?}"
+        );
         let found = chain.status(&many_places(&chain, &"1".repeat(64))).await;
         assert!(found.iter().all(Result::is_ok), "{habit:?}: {found:?}");
     }
@@ -168,7 +176,10 @@ async fn a_limit_in_http_200_is_the_nodes_and_says_nothing_of_token_or_payment()
         let mut config = setting.config();
         config.rpc_urls = vec![node.url().parse().unwrap()];
         node.takes_on(Habit::Limits("eth_call", code, message));
-        let health = Evm::new(config.clone()).unwrap().health().await;
+        let health = Evm::new(config.clone())
+            .unwrap()
+            .health(SystemClock.now())
+            .await;
         assert!(says(&health, "turned the request away"), "{health:?}");
         let is_of_token = |scope: &Scope| matches!(scope, Scope::Asset(_));
         let mut scopes = health.problems.iter().map(|problem| &problem.scope);
@@ -177,7 +188,7 @@ async fn a_limit_in_http_200_is_the_nodes_and_says_nothing_of_token_or_payment()
 
         // Another node does not limit: it is asked, and everything works.
         config.rpc_urls.push(setting.local.url().parse().unwrap());
-        let health = Evm::new(config).unwrap().health().await;
+        let health = Evm::new(config).unwrap().health(SystemClock.now()).await;
         assert!(health.network_works(), "{health:?}");
     }
 }

@@ -13,7 +13,7 @@ use quittance_core::wire::{SettleResponse, VerifyResponse};
 use quittance_core::{
     Amount, Chain, Clock, Facilitator, FacilitatorError, Fault, FaultKind, Finality, Found, Health,
     LaneId, Network, Payer, PaymentInfo, PaymentRequest, Reason, Scheme, Status, Submission,
-    SystemClock, Transaction, TransactionId, Watched,
+    SystemClock, Timestamp, Transaction, TransactionId, Watched,
 };
 use quittance_devnet::Evm as Local;
 use quittance_engine::{Claim, Claimed, Engine, FAILURES_MAX, Journal, Outcome, Timing};
@@ -452,8 +452,8 @@ impl Chain for Narrow {
     ) -> Result<Option<Transaction>, Fault> {
         self.evm.noop(lane, sequence, over).await
     }
-    async fn health(&self) -> Health {
-        self.evm.health().await
+    async fn health(&self, now: Timestamp) -> Health {
+        self.evm.health(now).await
     }
 }
 

@@ -104,7 +104,6 @@ async fn engine_at(setting: &Setting, clock: u64, head_age_max: Option<Duration>
         clock,
     )));
     let mut config = setting.config();
-    config.clock = Arc::clone(&clock) as Arc<dyn Clock>;
     config.head_age_max = head_age_max;
     setting
         .engine_with(config, |builder| builder.clock(clock))
@@ -167,7 +166,6 @@ async fn a_clock_that_jumps_while_a_payment_waits_expires_nothing() {
     setting.local.mine().await.unwrap();
     let clock = Arc::new(ManualClock::new(SystemClock.now()));
     let mut config = setting.config();
-    config.clock = Arc::clone(&clock) as Arc<dyn Clock>;
     config.head_age_max = Some(Duration::from_secs(24 * 3600));
     config.max_batch = 1;
     let engine = setting

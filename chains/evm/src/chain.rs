@@ -12,8 +12,8 @@ use alloy::sol_types::SolEvent;
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use quittance_core::{
-    Chain, Clock, Fault, FaultKind, Finality, Found, Health, LaneId, Network, Problem, Scope,
-    Status, Submission, SystemClock, Transaction, Watched,
+    Chain, Fault, FaultKind, Finality, Found, Health, LaneId, Network, Problem, Scope, Status,
+    Submission, Timestamp, Transaction, Watched,
 };
 use quittance_nodes::{Nodes, read_answer, unavailable};
 use serde::Deserialize;
@@ -78,8 +78,6 @@ pub struct EvmConfig {
     /// How much of the chain's own coin a signer must have to count as funded, in wei. `None` for what twenty payments
     /// cost now.
     pub balance_min: Option<U256>,
-    /// Where the time comes from.
-    pub clock: Arc<dyn Clock>,
 }
 
 /// How the gas limit of a transaction is found.
@@ -127,7 +125,6 @@ impl EvmConfig {
             two_nodes_above: BTreeMap::new(),
             head_age_max: Some(Duration::from_secs(180)),
             balance_min: None,
-            clock: Arc::new(SystemClock),
         }
     }
 }
@@ -670,8 +667,8 @@ impl Chain for Evm {
         }
     }
 
-    async fn health(&self) -> Health {
-        self.look().await
+    async fn health(&self, now: Timestamp) -> Health {
+        self.look(now).await
     }
 
     fn clock_fault(&self) -> Option<Fault> {
@@ -739,10 +736,9 @@ impl Evm {
     }
 
     /// Everything settling depends on, in three round trips and one per node.
-    async fn look(&self) -> Health {
+    async fn look(&self, now: Timestamp) -> Health {
         let mut problems = Vec::new();
         let mut working_nodes = 0;
-        let now = self.config.clock.now();
         let age_max = self.config.head_age_max;
         let looked = rpc::look(&self.rpc, now, age_max).await;
         let clock_fault = clock::doubt(now, &looked.heads, age_max);

@@ -17,7 +17,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use futures_util::future::join_all;
 use quittance_core::{
     Chain, Fault, FaultKind, Finality, Found, Health, LaneId, Network, Problem, Scope, Status,
-    Submission, Transaction, TransactionId, Watched,
+    Submission, Timestamp, Transaction, TransactionId, Watched,
 };
 use quittance_nodes::{Nodes, read_answer, unavailable};
 use serde_json::{Value, json};
@@ -439,7 +439,7 @@ impl Chain for Solana {
         Ok(None)
     }
 
-    async fn health(&self) -> Health {
+    async fn health(&self, _: Timestamp) -> Health {
         let mut problems = Vec::new();
         let mut working_nodes = 0;
         for (node, found) in self.heads.look(&self.rpc, self.config.head_age_max).await {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::{Fault, Network};
+use crate::{Fault, Network, Timestamp};
 
 /// One signer on one chain, by its address: the place where actions wait, are grouped, numbered, paid for and
 /// followed.
@@ -326,8 +326,10 @@ pub trait Chain: Send + Sync + 'static {
         over: Option<&Transaction>,
     ) -> Result<Option<Transaction>, Fault>;
 
-    /// Looks at everything settling depends on: nodes, chain id, signers' balances, assets.
-    async fn health(&self) -> Health;
+    /// Looks at everything that settling depends on: nodes, chain id, signers' balances, assets.
+    ///
+    /// `now` is this machine's time. The chain compares it with the times of the newest blocks.
+    async fn health(&self, now: Timestamp) -> Health;
 
     /// Why this machine's clock cannot be trusted, as far as the last look at
     /// [`health`](Self::health) showed. Pure. Verdicts that depend on the time are then faults.

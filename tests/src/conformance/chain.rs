@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use quittance_core::{Chain, LaneId, Status, Submission, Transaction, TransactionId, Watched};
+use quittance_core::{
+    Chain, Clock, LaneId, Status, Submission, SystemClock, Transaction, TransactionId, Watched,
+};
 
 use crate::until;
 
@@ -344,10 +346,10 @@ pub async fn without_nodes_there_are_faults_and_no_verdicts<F: ChainFixture>() {
         chain.submit(&signed).await,
         Submission::Refused(_) | Submission::Unknown(_)
     ));
-    assert!(!chain.health().await.network_works());
+    assert!(!chain.health(SystemClock.now()).await.network_works());
     fixture.nodes_up();
     until("the nodes are back", || async {
-        chain.health().await.network_works()
+        chain.health(SystemClock.now()).await.network_works()
     })
     .await;
     assert_eq!(chain.submit(&signed).await, Submission::Accepted);
@@ -357,7 +359,7 @@ pub async fn without_nodes_there_are_faults_and_no_verdicts<F: ChainFixture>() {
 pub async fn all_is_well_when_all_is_well<F: ChainFixture>() {
     let fixture = F::new().await;
     let chain = fixture.chain();
-    let health = chain.health().await;
+    let health = chain.health(SystemClock.now()).await;
     assert_eq!(health.problems, vec![]);
     assert!(chain.lanes().iter().all(|lane| health.lane_works(lane)));
     assert!(chain.confirmations_required() >= 1);

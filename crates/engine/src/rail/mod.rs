@@ -310,7 +310,7 @@ impl<C: Chain> Rail<C> {
 
     /// Looks at the chain's health once.
     pub(crate) async fn look(&self) {
-        let mut found = self.chain.health().await;
+        let mut found = self.chain.health(self.clock.now()).await;
         found.problems.extend(self.watch.stuck());
         found.problems.extend(self.unreadable_problem());
         let mut known = self.health.write().unwrap_or_else(PoisonError::into_inner);

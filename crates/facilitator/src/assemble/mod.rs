@@ -9,7 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quittance_core::{Amount, Chain, Fault, Health, Network, Scheme};
+use quittance_core::{
+    Amount, Chain, Clock, Fault, Health, Network, Scheme, SystemClock, Timestamp,
+};
 use quittance_engine::{Engine, EngineBuilder, JournalError, Rules, SqliteJournal};
 use quittance_evm::Evm;
 use quittance_solana::Solana;
@@ -98,10 +100,10 @@ impl AnyChain {
         }
     }
 
-    async fn health(&self) -> Health {
+    async fn health(&self, now: Timestamp) -> Health {
         match self {
-            Self::Evm(chain) => chain.health().await,
-            Self::Solana(chain) => chain.health().await,
+            Self::Evm(chain) => chain.health(now).await,
+            Self::Solana(chain) => chain.health(now).await,
         }
     }
 
@@ -167,7 +169,7 @@ pub async fn check(config: &Config) -> Checked {
     let journal = inspect_journal(&config.journal, &problems).await;
     let mut networks = Vec::new();
     for chain in chains {
-        let health = chain.health().await;
+        let health = chain.health(SystemClock.now()).await;
         networks.push(CheckedNetwork {
             network: chain.network().clone(),
             settles: chain.settles(&health),
