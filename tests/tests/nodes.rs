@@ -180,7 +180,7 @@ async fn a_limit_in_http_200_is_the_nodes_and_says_nothing_of_token_or_payment()
             .unwrap()
             .health(SystemClock.now())
             .await;
-        assert!(says(&health, "turned the request away"), "{health:?}");
+        assert!(says(&health, "reported a rate limit"), "{health:?}");
         let is_of_token = |scope: &Scope| matches!(scope, Scope::Asset(_));
         let mut scopes = health.problems.iter().map(|problem| &problem.scope);
         assert!(!scopes.any(is_of_token), "{code} {message}: {health:?}");

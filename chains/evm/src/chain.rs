@@ -15,7 +15,7 @@ use quittance_core::{
     Chain, Fault, FaultKind, Finality, Found, Health, LaneId, Network, Problem, Scope, Status,
     Submission, Timestamp, Transaction, Watched,
 };
-use quittance_nodes::{Nodes, read_answer, unavailable};
+use quittance_nodes::{Nodes, decode_reply, unavailable};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use url::Url;
@@ -359,7 +359,11 @@ impl Evm {
         let time = answer.chain_time.secs().saturating_add(ahead);
         let block = json!({ "number": U64::from(number), "time": U64::from(time) });
         let params = json!([call, "latest", {}, block]);
-        let later = self.rpc.ask_many(&[("eth_call", params)]).await?.pop();
+        let later = self
+            .rpc
+            .ask_many(&[quittance_nodes::Request::new("eth_call", params)])
+            .await?
+            .pop();
         // Not every node lets a call say which block it is in.
         if let Some(Ok(data)) = later
             && let Ok(data) = serde_json::from_value::<Bytes>(data)
@@ -555,12 +559,15 @@ impl Chain for Evm {
     }
 
     async fn next_sequence(&self, lane: &LaneId) -> Result<Option<u64>, Fault> {
-        let call = ("eth_getTransactionCount", json!([lane.address(), "latest"]));
+        let call = quittance_nodes::Request::new(
+            "eth_getTransactionCount",
+            json!([lane.address(), "latest"]),
+        );
         // A number too high, which the journal would keep, is a gap that costs gas to fill. One too
         // low costs a second look.
         let mut lowest = Err(unavailable("no node says the signer's next number"));
         for answer in self.rpc.ask_every_current(&call).await {
-            lowest = match (lowest, read_answer::<U64>(answer)) {
+            lowest = match (lowest, decode_reply::<U64>(answer)) {
                 (Ok(lowest), Ok(count)) => Ok(count.min(lowest)),
                 (Err(_), answer) => answer,
                 (lowest, Err(_)) => lowest,
@@ -737,8 +744,6 @@ impl Evm {
 
     /// Everything settling depends on, in three round trips and one per node.
     async fn look(&self, now: Timestamp) -> Health {
-        let mut problems = Vec::new();
-        let mut working_nodes = 0;
         let age_max = self.config.head_age_max;
         let looked = rpc::look(&self.rpc, now, age_max).await;
         let clock_fault = clock::doubt(now, &looked.heads, age_max);
@@ -746,18 +751,9 @@ impl Evm {
             .as_ref()
             .map(|fault| problem(Scope::Advisory, &fault.detail));
         *self.known_clock_fault() = clock_fault;
-        for (node, found) in looked.nodes {
-            match found {
-                Ok(()) => working_nodes += 1,
-                Err(fault) => problems.push(problem(
-                    Scope::Advisory,
-                    format_args!("node {node}: {}", fault.detail),
-                )),
-            }
-        }
+        let mut problems = looked.nodes.problems;
         problems.extend(clock_problem);
-        if working_nodes == 0 {
-            problems.push(problem(Scope::Network, "no node works"));
+        if looked.nodes.working == 0 {
             return Health { problems };
         }
         if let Err(fault) = self.look_at_state(&mut problems).await {
@@ -770,7 +766,7 @@ impl Evm {
     /// travels alone.
     async fn look_at_batches(&self) -> Result<(), Fault> {
         let batch = json!({ "from": self.lanes[0].address(), "data": batch::program(&[]) });
-        let call = ("eth_estimateGas", json!([batch]));
+        let call = quittance_nodes::Request::new("eth_estimateGas", json!([batch]));
         let estimated = self.rpc.ask_many(&[call]).await?.pop();
         let works = matches!(estimated, Some(Ok(_)));
         self.batches.store(works, Ordering::Relaxed);
@@ -786,12 +782,18 @@ impl Evm {
             .unwrap_or_else(|| U256::from(fees.max()) * U256::from(20 * 100_000_u64));
         let mut calls = Vec::new();
         for lane in &self.lanes {
-            calls.push(("eth_getBalance", json!([lane.address(), "latest"])));
+            calls.push(quittance_nodes::Request::new(
+                "eth_getBalance",
+                json!([lane.address(), "latest"]),
+            ));
         }
         for token in &self.config.tokens {
-            calls.push(("eth_getCode", json!([token.address, "latest"])));
+            calls.push(quittance_nodes::Request::new(
+                "eth_getCode",
+                json!([token.address, "latest"]),
+            ));
             let separator = Bytes::from_static(&DOMAIN_SEPARATOR_SELECTOR);
-            calls.push((
+            calls.push(quittance_nodes::Request::new(
                 "eth_call",
                 json!([{ "to": token.address, "data": separator }, "latest"]),
             ));
@@ -800,7 +802,7 @@ impl Evm {
         let mut next = || answers.next().unwrap_or(Ok(Value::Null));
 
         for (lane, funded) in self.lanes.iter().zip(&self.funded) {
-            let balance: U256 = read_answer(next())?;
+            let balance: U256 = decode_reply(next())?;
             funded.store(balance >= balance_needed, Ordering::Relaxed);
             if balance < balance_needed {
                 let what = format!(
@@ -810,7 +812,7 @@ impl Evm {
             }
         }
         for token in &self.config.tokens {
-            problems.extend(self.token_problem(token, read_answer(next())?, next()));
+            problems.extend(self.token_problem(token, decode_reply(next())?, next()));
         }
         if fees.max() > self.config.gas_price_max {
             let what = format!(
@@ -828,7 +830,7 @@ impl Evm {
         &self,
         token: &Token,
         code: Bytes,
-        separator: quittance_nodes::Answer,
+        separator: quittance_nodes::Reply,
     ) -> Option<Problem> {
         let found = |what: &str| {
             let address = token.address.to_checksum(None);
@@ -842,7 +844,7 @@ impl Evm {
             return None;
         }
         let expected = domain_separator(&token.name, &token.version, self.chain_id, token.address);
-        match read_answer::<B256>(separator.clone()) {
+        match decode_reply::<B256>(separator.clone()) {
             Ok(separator) if separator == expected => None,
             Ok(_) => found(&format!(
                 "signs with another EIP-712 domain than the configured name {:?}, version {:?}",
@@ -862,7 +864,7 @@ impl Evm {
 
 /// Whether a node failed to make a call, rather than the contract to answer it. Nodes agree on no
 /// code for a call that fails: geth says 3 or -32000, others -32015.
-fn is_node_fault(answer: &quittance_nodes::Answer) -> bool {
+fn is_node_fault(answer: &quittance_nodes::Reply) -> bool {
     const CALL_FAILED: [i64; 2] = [3, -32015];
     const CALL_FAILED_WORDS: [&str; 4] = ["revert", "opcode", "out of gas", "vm execution"];
     let Err(error) = answer else {

@@ -117,12 +117,12 @@ impl FeeOracle {
 
 async fn learn(rpc: &Nodes, tip_max: u128) -> Result<Fees, Fault> {
     let calls = [
-        (
+        quittance_nodes::Request::new(
             "eth_feeHistory",
             json!([U64::from(BLOCKS), "latest", [50.0]]),
         ),
-        ("eth_gasPrice", json!([])),
-        ("eth_maxPriorityFeePerGas", json!([])),
+        quittance_nodes::Request::new("eth_gasPrice", json!([])),
+        quittance_nodes::Request::new("eth_maxPriorityFeePerGas", json!([])),
     ];
     let [history, price, tip] = <[_; 3]>::try_from(rpc.ask_many(&calls).await?)
         .map_err(|_| Fault::new(FaultKind::ChainUnavailable, "fees: too few answers"))?;
@@ -146,7 +146,7 @@ async fn learn(rpc: &Nodes, tip_max: u128) -> Result<Fees, Fault> {
 }
 
 /// An answer that is an amount of wei; nodes without the method have none.
-fn amount(answer: quittance_nodes::Answer) -> Option<u128> {
+fn amount(answer: quittance_nodes::Reply) -> Option<u128> {
     let amount: U128 = serde_json::from_value(answer.ok()?).ok()?;
     Some(amount.to())
 }

@@ -4,8 +4,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use alloy::primitives::{Bytes, U64};
-use quittance_core::{Fault, Submission, Timestamp};
-use quittance_nodes::{Answer, Call, Identity, Nodes, read_answer, unavailable};
+use quittance_core::{Submission, Timestamp};
+use quittance_nodes::{Identity, Nodes, NodesHealth, Reply, Request, decode_reply, unavailable};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use url::Url;
@@ -17,8 +17,8 @@ use crate::submission;
 struct ChainId(u64);
 
 impl Identity for ChainId {
-    fn question(&self) -> Call {
-        ("eth_chainId", json!([]))
+    fn request(&self) -> Request {
+        Request::new("eth_chainId", json!([]))
     }
 
     fn check(&self, answer: &Value) -> Result<(), String> {
@@ -59,29 +59,27 @@ pub(crate) fn connect(
 /// Hands a signed transaction to the nodes.
 pub(crate) async fn send(nodes: &Nodes, transaction: &[u8]) -> Submission {
     let transaction = Bytes::copy_from_slice(transaction);
-    let call = ("eth_sendRawTransaction", json!([transaction]));
-    nodes.send(&call, submission::refusal).await
+    let call = Request::new("eth_sendRawTransaction", json!([transaction]));
+    nodes
+        .send(&call, |error| submission::REFUSALS.submission(error))
+        .await
 }
 
 /// What a look at the nodes found.
-pub(crate) struct Looked<'nodes> {
-    /// Each node by name, and what is wrong with it.
-    pub(crate) nodes: Vec<(&'nodes str, Result<(), Fault>)>,
+pub(crate) struct Looked {
+    /// What is wrong with the nodes.
+    pub(crate) nodes: NodesHealth,
     /// The times of the newest blocks, of all nodes that told one.
     pub(crate) heads: Vec<Timestamp>,
 }
 
 /// Looks at each node: is it on the right chain, and is its newest block no older than `head_age_max`?
-pub(crate) async fn look(
-    nodes: &Nodes,
-    now: Timestamp,
-    head_age_max: Option<Duration>,
-) -> Looked<'_> {
+pub(crate) async fn look(nodes: &Nodes, now: Timestamp, head_age_max: Option<Duration>) -> Looked {
     let heads = Mutex::new(Vec::new());
-    let newest = ("eth_getBlockByNumber", json!(["latest", false]));
-    let judge = |_, answers: Vec<Answer>| {
+    let newest = Request::new("eth_getBlockByNumber", json!(["latest", false]));
+    let judge = |_, answers: Vec<Reply>| {
         let answer = answers.into_iter().next().unwrap_or(Ok(Value::Null));
-        let head: Head = read_answer(answer)?;
+        let head: Head = decode_reply(answer)?;
         let time = Timestamp::from_secs(head.timestamp.to());
         // A list that only grows is whole after every change.
         heads
@@ -95,7 +93,7 @@ pub(crate) async fn look(
         }
         Ok(())
     };
-    let nodes = nodes.look(&[newest], judge).await;
+    let nodes = nodes.health(&[newest], judge).await;
     Looked {
         nodes,
         heads: heads.into_inner().unwrap_or_else(PoisonError::into_inner),

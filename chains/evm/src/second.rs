@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use alloy::primitives::{Address, B256, U64, U256};
 use quittance_core::{Fault, TransactionId};
-use quittance_nodes::{Answer, Nodes, read_answer, unavailable};
+use quittance_nodes::{Nodes, Reply, decode_reply, unavailable};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -46,9 +46,9 @@ pub(crate) async fn confirm(
     id: &TransactionId,
     evidence: &Evidence,
 ) -> Result<(), Fault> {
-    let call = ("eth_getTransactionReceipt", json!([id.as_str()]));
-    let agrees = |answer: Answer| {
-        let receipt = read_answer::<Option<Receipt>>(answer).ok().flatten();
+    let call = quittance_nodes::Request::new("eth_getTransactionReceipt", json!([id.as_str()]));
+    let agrees = |answer: Reply| {
+        let receipt = decode_reply::<Option<Receipt>>(answer).ok().flatten();
         receipt.is_some_and(|receipt| receipt.agrees(evidence))
     };
     let answers = rpc.ask_every_current(&call).await.into_iter();

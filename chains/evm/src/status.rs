@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use alloy::primitives::{B256, U64};
 use quittance_core::{Fault, Found, LaneId, Status, Transaction, TransactionId, Watched};
-use quittance_nodes::{Answer, Call, Nodes, read_answer};
+use quittance_nodes::{Nodes, Reply, Request, decode_reply};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -60,7 +60,7 @@ impl<'rpc> Lookup<'rpc> {
             lanes.insert(&sequence.lane, Ok(0));
         }
         let counts = lanes.keys().map(|lane| {
-            (
+            Request::new(
                 "eth_getTransactionCount",
                 json!([lane.address(), self.deep]),
             )
@@ -70,12 +70,12 @@ impl<'rpc> Lookup<'rpc> {
             .flat_map(|sequence| &sequence.transactions)
             .map(|transaction| {
                 let id = json!([transaction.id.as_str()]);
-                ("eth_getTransactionReceipt", id)
+                Request::new("eth_getTransactionReceipt", id)
             });
-        let calls: Vec<Call> = counts.chain(receipts).collect();
+        let calls: Vec<Request> = counts.chain(receipts).collect();
         let mut answers = self.rpc.ask_many(&calls).await?.into_iter();
         for (count, answer) in lanes.values_mut().zip(answers.by_ref()) {
-            *count = read_answer::<U64>(answer).map(|count| count.to());
+            *count = decode_reply::<U64>(answer).map(|count| count.to());
         }
         let receipts: Vec<Result<Option<Receipt>, Fault>> = watched
             .iter()
@@ -112,15 +112,15 @@ impl Blocks {
             let by_number = BTreeMap::new();
             return Ok(Self { head: 0, by_number });
         }
-        let head = std::iter::once(("eth_blockNumber", json!([])));
+        let head = std::iter::once(Request::new("eth_blockNumber", json!([])));
         let blocks = numbers
             .iter()
-            .map(|number| ("eth_getBlockByNumber", json!([number, false])));
-        let calls: Vec<Call> = head.chain(blocks).collect();
+            .map(|number| Request::new("eth_getBlockByNumber", json!([number, false])));
+        let calls: Vec<Request> = head.chain(blocks).collect();
         let mut answers = rpc.ask_many(&calls).await?.into_iter();
         let head = answers.next().unwrap_or(Ok(Value::Null));
-        let head = read_answer::<U64>(head)?.to();
-        let blocks = answers.map(read_answer);
+        let head = decode_reply::<U64>(head)?.to();
+        let blocks = answers.map(decode_reply);
         Ok(Self {
             head,
             by_number: numbers.into_iter().zip(blocks).collect(),
@@ -194,11 +194,11 @@ async fn status(rpc: &Nodes, hash: B256) -> Looked {
 /// The receipt of the one transaction for this place that was included. One that could not be asked about may be it.
 fn receipt_of(
     sequence: &Watched,
-    answers: impl Iterator<Item = Answer>,
+    answers: impl Iterator<Item = Reply>,
 ) -> Result<Option<Receipt>, Fault> {
     let mut unknown = None;
     for (transaction, answer) in sequence.transactions.iter().zip(answers) {
-        match read_answer::<Option<Receipt>>(answer) {
+        match decode_reply::<Option<Receipt>>(answer) {
             // A receipt for something else proves nothing.
             Ok(Some(receipt)) if receipt.is_for(transaction) => return Ok(Some(receipt)),
             Ok(_) => {}

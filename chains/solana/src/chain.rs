@@ -19,7 +19,7 @@ use quittance_core::{
     Chain, Fault, FaultKind, Finality, Found, Health, LaneId, Network, Problem, Scope, Status,
     Submission, Timestamp, Transaction, TransactionId, Watched,
 };
-use quittance_nodes::{Nodes, read_answer, unavailable};
+use quittance_nodes::{Nodes, decode_reply, unavailable};
 use serde_json::{Value, json};
 use solana_pubkey::Pubkey;
 use solana_signer::Signer as _;
@@ -440,19 +440,9 @@ impl Chain for Solana {
     }
 
     async fn health(&self, _: Timestamp) -> Health {
-        let mut problems = Vec::new();
-        let mut working_nodes = 0;
-        for (node, found) in self.heads.look(&self.rpc, self.config.head_age_max).await {
-            match found {
-                Ok(()) => working_nodes += 1,
-                Err(fault) => problems.push(problem(
-                    Scope::Advisory,
-                    format_args!("node {node}: {}", fault.detail),
-                )),
-            }
-        }
-        if working_nodes == 0 {
-            problems.push(problem(Scope::Network, "no node works"));
+        let nodes = self.heads.look(&self.rpc, self.config.head_age_max).await;
+        let mut problems = nodes.problems;
+        if nodes.working == 0 {
             return Health { problems };
         }
         if let Err(fault) = self.look_at_state(&mut problems).await {
@@ -485,17 +475,16 @@ impl Solana {
     /// Balances and mints, in one round trip.
     async fn look_at_state(&self, problems: &mut Vec<Problem>) -> Result<(), Fault> {
         let options = json!({ "commitment": "confirmed" });
-        let balances = self
-            .lanes
-            .iter()
-            .map(|lane| ("getBalance", json!([lane.address(), options])));
+        let balances = self.lanes.iter().map(|lane| {
+            quittance_nodes::Request::new("getBalance", json!([lane.address(), options]))
+        });
         let mut answers = self
             .rpc
             .ask_many(&balances.collect::<Vec<_>>())
             .await?
             .into_iter();
         for (at, lane) in self.lanes.iter().enumerate() {
-            let balance: InContext<u64> = read_answer(answers.next().unwrap_or(Ok(Value::Null)))?;
+            let balance: InContext<u64> = decode_reply(answers.next().unwrap_or(Ok(Value::Null)))?;
             let is_poor = balance.value < self.config.balance_min;
             self.rota.set_poor(at, is_poor);
             if is_poor {

@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use futures_util::future::join_all;
 use quittance_core::{Fault, FaultKind};
-use quittance_nodes::{Call, NodeError, Nodes, Object, read_answer, unavailable};
+use quittance_nodes::{NodeError, Nodes, Object, Request, decode_reply, unavailable};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use solana_pubkey::Pubkey;
@@ -102,7 +102,7 @@ pub(crate) async fn ask(rpc: &Nodes, inquiries: &[Inquiry]) -> Vec<Result<Answer
     keys.dedup();
     let look_ups = keys.chunks(ACCOUNTS_PER_CALL).map(look_up);
     let trials = inquiries.iter().filter_map(simulate);
-    let calls: Vec<Call> = look_ups.chain(trials).collect();
+    let calls: Vec<Request> = look_ups.chain(trials).collect();
     let look_ups = keys.chunks(ACCOUNTS_PER_CALL).len();
     let long = inquiries.iter().filter(|it| it.simulate.is_some());
     let long = long.map(|inquiry| inquiry.with_calls);
@@ -133,7 +133,7 @@ pub(crate) async fn ask(rpc: &Nodes, inquiries: &[Inquiry]) -> Vec<Result<Answer
 /// Whether the answers speak against a payment: an account is not there, or a transaction fails. A
 /// node of another cluster would say so of every payment, and nothing in its answers names the
 /// cluster.
-fn speak_against(answers: &[quittance_nodes::Answer]) -> bool {
+fn speak_against(answers: &[quittance_nodes::Reply]) -> bool {
     let mut values = answers.iter().flatten().map(|answer| &answer["value"]);
     values.any(|value| match value {
         Value::Array(accounts) => accounts.iter().any(Value::is_null),
@@ -142,7 +142,7 @@ fn speak_against(answers: &[quittance_nodes::Answer]) -> bool {
 }
 
 /// The calls by batches, none of which has more calls, or more with long answers, than a round trip can take.
-fn batches<'c>(calls: &'c [Call], long: &[bool]) -> Vec<&'c [Call]> {
+fn batches<'c>(calls: &'c [Request], long: &[bool]) -> Vec<&'c [Request]> {
     let mut batches = Vec::new();
     let (mut begin, mut long_ones) = (0, 0);
     for at in 0..calls.len() {
@@ -161,7 +161,7 @@ fn batches<'c>(calls: &'c [Call], long: &[bool]) -> Vec<&'c [Call]> {
 async fn answer_of(
     rpc: &Nodes,
     inquiry: &Inquiry,
-    tried: Option<(&Call, Result<quittance_nodes::Answer, Fault>)>,
+    tried: Option<(&Request, Result<quittance_nodes::Reply, Fault>)>,
     accounts: &BTreeMap<Pubkey, Result<Option<Account>, Fault>>,
 ) -> Result<Answer, Fault> {
     let found = inquiry.accounts.iter().map(|key| {
@@ -180,17 +180,17 @@ async fn answer_of(
     })
 }
 
-fn look_up(keys: &[Pubkey]) -> Call {
+fn look_up(keys: &[Pubkey]) -> Request {
     let keys: Vec<String> = keys.iter().map(Pubkey::to_string).collect();
     let options = json!({
         "encoding": "base64",
         "commitment": "confirmed",
         "dataSlice": { "offset": 0, "length": ACCOUNT_BYTES_MAX },
     });
-    ("getMultipleAccounts", json!([keys, options]))
+    Request::new("getMultipleAccounts", json!([keys, options]))
 }
 
-fn simulate(inquiry: &Inquiry) -> Option<Call> {
+fn simulate(inquiry: &Inquiry) -> Option<Request> {
     let transaction = BASE64.encode(inquiry.simulate.as_ref()?.bytes());
     let mut options = json!({
         "encoding": "base64",
@@ -201,15 +201,18 @@ fn simulate(inquiry: &Inquiry) -> Option<Call> {
     if inquiry.with_calls {
         options["innerInstructions"] = json!(true);
     }
-    Some(("simulateTransaction", json!([transaction, options])))
+    Some(Request::new(
+        "simulateTransaction",
+        json!([transaction, options]),
+    ))
 }
 
 fn accounts_of(
-    found: Result<quittance_nodes::Answer, Fault>,
+    found: Result<quittance_nodes::Reply, Fault>,
     count: usize,
 ) -> Vec<Result<Option<Account>, Fault>> {
     let read = || {
-        let found: InContext<Vec<Option<AccountJson>>> = read_answer(found?)?;
+        let found: InContext<Vec<Option<AccountJson>>> = decode_reply(found?)?;
         let accounts: Option<Vec<_>> = found
             .value
             .into_iter()
@@ -238,9 +241,9 @@ fn account(json: &AccountJson) -> Option<Account> {
 
 async fn simulation_of(
     rpc: &Nodes,
-    trial: &Call,
+    trial: &Request,
     inquiry: &Inquiry,
-    found: Result<quittance_nodes::Answer, Fault>,
+    found: Result<quittance_nodes::Reply, Fault>,
 ) -> Result<Evidence, Fault> {
     let found = found?;
     if let Err(error) = &found
@@ -248,11 +251,11 @@ async fn simulation_of(
     {
         return Ok(Evidence::failed(&json!(error.message)));
     }
-    let found: InContext<Object<SimulationJson>> = read_answer(found)?;
+    let found: InContext<Object<SimulationJson>> = decode_reply(found)?;
     let mut found = found.value.0;
     if found.is_poor(inquiry) {
         for other in rpc.ask_every(trial).await {
-            if let Ok(other) = read_answer::<InContext<Object<SimulationJson>>>(other)
+            if let Ok(other) = decode_reply::<InContext<Object<SimulationJson>>>(other)
                 && !other.value.0.is_poor(inquiry)
             {
                 found = other.value.0;
@@ -327,7 +330,7 @@ mod tests {
 
     #[test]
     fn a_batch_has_no_more_calls_and_no_more_long_answers_than_a_round_trip_takes() {
-        let calls = vec![("getHealth", json!([])); 100];
+        let calls = vec![Request::new("getHealth", json!([])); 100];
         let sizes = |long: &[bool]| -> Vec<usize> {
             let batches = batches(&calls[..long.len()], long);
             batches.iter().map(|batch| batch.len()).collect()

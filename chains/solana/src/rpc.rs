@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use quittance_core::{Fault, Submission};
-use quittance_nodes::{Answer, Call, Identity, Nodes, read_answer, unavailable};
+use quittance_core::Submission;
+use quittance_nodes::{Identity, Nodes, NodesHealth, Reply, Request, decode_reply, unavailable};
 use serde_json::{Value, json};
 use url::Url;
 
@@ -16,8 +16,8 @@ use crate::submission;
 struct Genesis(String);
 
 impl Identity for Genesis {
-    fn question(&self) -> Call {
-        ("getGenesisHash", json!([]))
+    fn request(&self) -> Request {
+        Request::new("getGenesisHash", json!([]))
     }
 
     fn check(&self, answer: &Value) -> Result<(), String> {
@@ -54,7 +54,7 @@ pub(crate) fn connect(
 pub(crate) async fn send(nodes: &Nodes, transaction: &str) -> Submission {
     // The node only passes it on: what it would say of it was asked before, and sending it again is our business.
     let options = json!({ "encoding": "base64", "skipPreflight": true, "maxRetries": 0 });
-    let call = ("sendTransaction", json!([transaction, options]));
+    let call = Request::new("sendTransaction", json!([transaction, options]));
     nodes.send(&call, submission::refusal).await
 }
 
@@ -65,20 +65,16 @@ pub(crate) struct Heads(Mutex<BTreeMap<usize, (u64, Instant)>>);
 
 impl Heads {
     /// Looks at each node: is it on the right cluster, is it behind, and does its newest block change?
-    pub(crate) async fn look<'nodes>(
-        &self,
-        nodes: &'nodes Nodes,
-        age_max: Duration,
-    ) -> Vec<(&'nodes str, Result<(), Fault>)> {
+    pub(crate) async fn look(&self, nodes: &Nodes, age_max: Duration) -> NodesHealth {
         let calls = [
-            ("getHealth", json!([])),
-            ("getSlot", json!([{ "commitment": "confirmed" }])),
+            Request::new("getHealth", json!([])),
+            Request::new("getSlot", json!([{ "commitment": "confirmed" }])),
         ];
-        let judge = |node, answers: Vec<Answer>| {
+        let judge = |node, answers: Vec<Reply>| {
             let mut answers = answers.into_iter();
             let mut next = || answers.next().unwrap_or(Ok(Value::Null));
-            let _: Value = read_answer(next())?;
-            let age = self.age(node, read_answer(next())?);
+            let _: Value = decode_reply(next())?;
+            let age = self.age(node, decode_reply(next())?);
             if age > age_max {
                 let age = age.as_secs();
                 let what = format!("the newest block is {age} seconds old: the node is stuck");
@@ -86,7 +82,7 @@ impl Heads {
             }
             Ok(())
         };
-        nodes.look(&calls, judge).await
+        nodes.health(&calls, judge).await
     }
 
     /// For how long this has been the node's newest block, as far as was seen.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 use quittance_core::{Fault, Status, Transaction, TransactionId, Watched};
-use quittance_nodes::{Answer, Call, Nodes, Object, read_answer, unavailable};
+use quittance_nodes::{Nodes, Object, Reply, Request, decode_reply, unavailable};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -150,18 +150,20 @@ impl Look {
             .collect();
         ids.sort_unstable();
         ids.dedup();
-        let mut calls: Vec<Call> = vec![
-            ("getBlockHeight", json!([{ "commitment": "processed" }])),
-            ("getEpochInfo", json!([{ "commitment": "finalized" }])),
+        let mut calls: Vec<Request> = vec![
+            Request::new("getBlockHeight", json!([{ "commitment": "processed" }])),
+            Request::new("getEpochInfo", json!([{ "commitment": "finalized" }])),
         ];
         let options = json!({ "searchTransactionHistory": true });
         let chunks = ids.chunks(SIGNATURES_PER_CALL);
-        calls.extend(chunks.map(|chunk| ("getSignatureStatuses", json!([chunk, options]))));
+        calls.extend(
+            chunks.map(|chunk| Request::new("getSignatureStatuses", json!([chunk, options]))),
+        );
         let answers = rpc.ask_one_node_in_doubt(&calls, knows_not_all).await?;
         let mut answers = answers.into_iter();
         let mut next = || answers.next().unwrap_or(Ok(Value::Null));
-        let newest: u64 = read_answer(next())?;
-        let finalized: Epoch = read_answer(next())?;
+        let newest: u64 = decode_reply(next())?;
+        let finalized: Epoch = decode_reply(next())?;
         let mut by_id = BTreeMap::new();
         for chunk in ids.chunks(SIGNATURES_PER_CALL) {
             let found = statuses(next(), chunk.len(), finalized.absolute_slot);
@@ -234,7 +236,7 @@ impl Look {
 
 /// Whether a signature is not known, as a node of another cluster would say of every one. Its block
 /// heights would end the payment.
-fn knows_not_all(answers: &[Answer]) -> bool {
+fn knows_not_all(answers: &[Reply]) -> bool {
     let lists = answers.iter().flatten().map(|answer| &answer["value"]);
     let mut statuses = lists.filter_map(Value::as_array).flatten();
     statuses.any(Value::is_null)
@@ -253,12 +255,12 @@ fn whole(evidence: Evidence, transaction: &Transaction) -> Result<Evidence, Faul
 }
 
 fn statuses(
-    answer: Answer,
+    answer: Reply,
     count: usize,
     finalized_slot: u64,
 ) -> Vec<Result<Option<SignatureStatus>, Fault>> {
     let read = || {
-        let found: Statuses = read_answer(answer)?;
+        let found: Statuses = decode_reply(answer)?;
         if found.value.len() != count {
             return Err(unavailable("the node answered nonsense about signatures"));
         }
@@ -283,7 +285,7 @@ fn statuses(
 async fn fetch(rpc: &Nodes, ids: &[String]) -> BTreeMap<String, Result<Evidence, Fault>> {
     let mut evidence = BTreeMap::new();
     for chunk in ids.chunks(FETCHES_PER_BATCH) {
-        let calls: Vec<Call> = chunk.iter().map(|id| fetch_call(id)).collect();
+        let calls: Vec<Request> = chunk.iter().map(|id| fetch_call(id)).collect();
         let found = match rpc.ask_many(&calls).await {
             Ok(answers) => answers.into_iter().map(evidence_of).collect(),
             Err(fault) => vec![Err(fault); chunk.len()],
@@ -294,17 +296,17 @@ async fn fetch(rpc: &Nodes, ids: &[String]) -> BTreeMap<String, Result<Evidence,
 }
 
 /// The question what a transaction did.
-pub(crate) fn fetch_call(id: &str) -> Call {
+pub(crate) fn fetch_call(id: &str) -> Request {
     let options = json!({
         "encoding": "base64",
         "commitment": "confirmed",
         "maxSupportedTransactionVersion": 0,
     });
-    ("getTransaction", json!([id, options]))
+    Request::new("getTransaction", json!([id, options]))
 }
 
-pub(crate) fn evidence_of(answer: Answer) -> Result<Evidence, Fault> {
-    let Fetched { meta: Object(meta) } = read_answer::<Option<Fetched>>(answer)?
+pub(crate) fn evidence_of(answer: Reply) -> Result<Evidence, Fault> {
+    let Fetched { meta: Object(meta) } = decode_reply::<Option<Fetched>>(answer)?
         // A node can know a signature before it knows the transaction.
         .ok_or_else(|| unavailable("the node does not have an included transaction yet"))?;
     if !meta.err.is_null() {

@@ -40,11 +40,7 @@ mod tests {
     use super::*;
 
     fn node_says(code: i64, message: &str) -> Submission {
-        refusal(&NodeError {
-            code,
-            message: message.to_owned(),
-            data: serde_json::Value::Null,
-        })
+        refusal(&NodeError::new(code, message))
     }
 
     #[test]

@@ -1,65 +1,81 @@
-//! Why there is no answer, and whose business that is.
+//! Why a request has no reply, and whether a node may have acted on it.
 
 use quittance_core::{Fault, FaultKind};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::Answer;
+use crate::Reply;
 
-/// What a node said instead of an answer.
-#[derive(Debug, Clone, Deserialize)]
+/// The error object that a node returned instead of a result.
+#[derive(Debug, Clone, PartialEq, Deserialize, thiserror::Error)]
+#[error("the node returned error {code}: {message}")]
+#[non_exhaustive]
 pub struct NodeError {
-    /// JSON-RPC's code.
+    /// The code of the JSON-RPC error.
     pub code: i64,
-    /// What it said, for people; no two kinds of nodes agree on it.
+    /// Its message, for people. Node software does not agree on the words.
     pub message: String,
-    /// More of it, such as what a simulation found; null where there is none.
+    /// Its data, such as the result of a simulation; null if there is none.
     #[serde(default)]
     pub data: Value,
 }
 
-/// Why there is no answer.
-#[derive(Debug, Clone)]
-pub enum Failure {
-    /// A node answered, and said no.
-    Node(NodeError),
-    /// No node took the question: certain that nothing happened.
-    NotAsked(Fault),
-    /// A node may have taken it, and no answer came.
-    NoAnswer(Fault),
-}
-
-impl Failure {
-    /// The fault this is when the question was one that any working node answers.
-    pub fn fault(self) -> Fault {
-        match self {
-            Self::Node(error) => unavailable(format_args!(
-                "the node says {}: {}",
-                error.code, error.message
-            )),
-            Self::NotAsked(fault) | Self::NoAnswer(fault) => fault,
+impl NodeError {
+    /// An error with this code and message and without data.
+    pub fn new(code: i64, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            data: Value::Null,
         }
     }
 }
 
-/// That the chain cannot be asked, and why.
-pub fn unavailable(what: impl std::fmt::Display) -> Fault {
-    Fault::new(FaultKind::ChainUnavailable, what)
+/// Why a request has no reply.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// A node replied with an error.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// Certain: no node acted on the request.
+    #[error(transparent)]
+    NotSent(Fault),
+    /// A node may have acted on the request, and its reply is missing or unreadable.
+    #[error(transparent)]
+    NoReply(Fault),
 }
 
-/// An answer as what it should be.
+impl Failure {
+    /// The failure as a fault, for a request that every working node can answer.
+    pub fn fault(self) -> Fault {
+        match self {
+            Self::Node(error) => unavailable(error),
+            Self::NotSent(fault) | Self::NoReply(fault) => fault,
+        }
+    }
+}
+
+/// The fault of a chain that cannot be reached, with this detail.
+pub fn unavailable(detail: impl std::fmt::Display) -> Fault {
+    Fault::new(FaultKind::ChainUnavailable, detail)
+}
+
+/// Decodes the result in a reply.
 ///
 /// # Errors
-/// When the node said no, or something else than what it was asked.
-pub fn read_answer<T: DeserializeOwned>(answer: Answer) -> Result<T, Fault> {
-    answer
+/// If the node replied with an error, or with a result of another type.
+pub fn decode_reply<T: DeserializeOwned>(reply: Reply) -> Result<T, Fault> {
+    reply
         .map_err(Failure::Node)
-        .and_then(typed)
+        .and_then(decode_result)
         .map_err(Failure::fault)
 }
 
-pub(crate) fn typed<T: DeserializeOwned>(answer: Value) -> Result<T, Failure> {
-    let nonsense = |error| unavailable(format_args!("the node answered nonsense: {error}"));
-    serde_json::from_value(answer).map_err(|error| Failure::NoAnswer(nonsense(error)))
+pub(crate) fn decode_result<T: DeserializeOwned>(result: Value) -> Result<T, Failure> {
+    serde_json::from_value(result).map_err(|error| {
+        let detail = format_args!("the node returned an unexpected result: {error}");
+        Failure::NoReply(unavailable(detail))
+    })
 }

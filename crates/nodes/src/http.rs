@@ -1,33 +1,33 @@
-//! A POST of JSON, with limits on what is read and on how long it takes, and no URL in any error.
+//! POST requests with JSON bodies, bounded in size and time. Errors never contain the URL.
 
 use std::time::Duration;
 
 use serde_json::Value;
 use url::Url;
 
-use crate::reply::Missed;
+use crate::reply::ExchangeError;
 use crate::{Failure, unavailable};
 
-/// The longest answer that is read: a batch of some hundred transactions with their logs is under 4 MiB.
-const ANSWER_MAX: usize = 16 * 1024 * 1024;
+/// The longest response body that is read, in bytes. A batch of a hundred transactions with their
+/// logs is under 4 MiB.
+const BODY_MAX: usize = 16 * 1024 * 1024;
 
-/// Answers with which no request was passed on: no key, a bad one, no such place, too long, too many. Of all others it
-/// is not certain.
-const TURNED_AWAY: [u16; 5] = [401, 403, 404, 413, 429];
+/// Statuses with which a gateway certainly did not forward the request: no key, a bad key, an unknown
+/// path, a body too long, too many requests. Any other status leaves that open.
+const NOT_FORWARDED: [u16; 5] = [401, 403, 404, 413, 429];
 
-/// Answers that a gateway may give to a batch and not to a single call.
+/// Statuses that a gateway may return for a batch and not for a single request.
 const BATCH_REFUSED: [u16; 8] = [400, 405, 413, 415, 422, 429, 500, 501];
 
-/// The longest time for which a node is left alone because it asks for it (`Retry-After`). It may
-/// be the only one that works.
+/// The longest `Retry-After` that is respected. The node may be the only one that works.
 pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_secs(120);
 
-/// How long a connection may take to come about. Without it a host that is gone, and refuses
-/// nothing, costs the whole time limit and leaves open whether it was asked. Three times as long as
-/// the farthest round trip with one lost packet.
-const CONNECT_MAX: Duration = Duration::from_secs(3);
+/// The time limit for a connection. Without it, a host that drops packets uses up the whole time
+/// limit of a request, and it stays open whether the request was sent. Three times the longest round
+/// trip with one lost packet.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The clients that nodes are asked with.
+/// The HTTP clients for remote and for local nodes.
 pub(crate) struct Clients {
     any: reqwest::Client,
     local: reqwest::Client,
@@ -38,9 +38,9 @@ impl Clients {
         let builder = || {
             reqwest::Client::builder()
                 .timeout(timeout)
-                // Under the time limit, which would not say that nothing was sent.
-                .connect_timeout(CONNECT_MAX.min(timeout / 2))
-                // A node that redirects is not a node; and the body could go to anybody.
+                // Shorter than the time limit, which leaves open whether the request was sent.
+                .connect_timeout(CONNECT_TIMEOUT.min(timeout / 2))
+                // Nodes do not redirect. A redirect could send a transaction to any host.
                 .redirect(reqwest::redirect::Policy::none())
                 .user_agent(concat!("quittance/", env!("CARGO_PKG_VERSION")))
         };
@@ -50,9 +50,9 @@ impl Clients {
         })
     }
 
-    /// The client for a node. One on this machine is asked without the environment's proxy, which could not reach it and would
-    /// see its key.
-    pub(crate) fn of(&self, url: &Url) -> &reqwest::Client {
+    /// The client for a node. A node on this machine is reached without the environment's proxy, which
+    /// could not reach it and would see its key.
+    pub(crate) fn for_url(&self, url: &Url) -> &reqwest::Client {
         match is_local(url) {
             true => &self.local,
             false => &self.any,
@@ -60,7 +60,7 @@ impl Clients {
     }
 }
 
-/// Whether a URL is of this machine (RFC 6761, section 6.3, and the loopback addresses).
+/// Whether the host of a URL is this machine (RFC 6761, section 6.3, and the loopback addresses).
 fn is_local(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
@@ -70,7 +70,7 @@ fn is_local(url: &Url) -> bool {
     }
 }
 
-/// A URL as it may be printed: keys stand in the path, the query, or before the host.
+/// The URL without the parts that may contain keys: user, password, path and query.
 pub fn redacted(url: &Url) -> String {
     let port = url
         .port()
@@ -79,26 +79,26 @@ pub fn redacted(url: &Url) -> String {
     format!("{}://{}{port}", url.scheme(), url.host_str().unwrap_or("?"))
 }
 
-/// Why HTTP brought no JSON.
+/// Why an HTTP request returned no JSON.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HttpError {
     #[error("cannot be reached: {}", causes(.0))]
-    Connect(reqwest::Error),
-    #[error("did not answer: {}", causes(.0))]
-    Broken(reqwest::Error),
-    #[error("answered HTTP {status}")]
+    Connect(#[source] reqwest::Error),
+    #[error("did not respond: {}", causes(.0))]
+    Broken(#[source] reqwest::Error),
+    #[error("responded with HTTP status {status}")]
     Status {
         status: u16,
-        /// When it wants to be asked again (`Retry-After`).
+        /// The `Retry-After` header, bounded.
         retry_after: Option<Duration>,
     },
-    #[error("answered more than {ANSWER_MAX} bytes")]
+    #[error("responded with more than {BODY_MAX} bytes")]
     TooLong,
-    #[error("answered no JSON: {0}")]
-    NotJson(serde_json::Error),
+    #[error("responded with invalid JSON: {0}")]
+    NotJson(#[source] serde_json::Error),
 }
 
-/// An error with what caused it: by itself it says only that a request failed.
+/// An error's text with those of its causes: by itself it only says that a request failed.
 fn causes(error: &reqwest::Error) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
@@ -111,7 +111,7 @@ fn causes(error: &reqwest::Error) -> String {
 }
 
 impl HttpError {
-    fn of(error: reqwest::Error) -> Self {
+    fn from_reqwest(error: reqwest::Error) -> Self {
         let error = error.without_url();
         if error.is_connect() {
             Self::Connect(error)
@@ -120,8 +120,8 @@ impl HttpError {
         }
     }
 
-    /// The status of an answer that is no JSON-RPC.
-    fn of_status(response: &reqwest::Response) -> Self {
+    /// The error of a response without JSON-RPC in its body.
+    fn from_status(response: &reqwest::Response) -> Self {
         let header = response.headers().get(reqwest::header::RETRY_AFTER);
         let seconds = header.and_then(|value| value.to_str().ok()?.trim().parse().ok());
         let after = seconds.map(Duration::from_secs);
@@ -131,7 +131,7 @@ impl HttpError {
         }
     }
 
-    pub(crate) fn missed(&self) -> Missed {
+    pub(crate) fn exchange_error(&self) -> ExchangeError {
         let mut fault = unavailable(format_args!("the node {self}"));
         if let Self::Status {
             retry_after: Some(after),
@@ -141,17 +141,19 @@ impl HttpError {
             fault.retry_after = Some(*after);
         }
         let failure = match self {
-            // Turned away at the door, by what stands before the node.
-            Self::Status { status, .. } if TURNED_AWAY.contains(status) => Failure::NotAsked(fault),
-            Self::Connect(_) => Failure::NotAsked(fault),
-            _ => Failure::NoAnswer(fault),
+            // The gateway in front of the node refused the request.
+            Self::Status { status, .. } if NOT_FORWARDED.contains(status) => {
+                Failure::NotSent(fault)
+            }
+            Self::Connect(_) => Failure::NotSent(fault),
+            _ => Failure::NoReply(fault),
         };
         let fewer_may_work = match self {
             Self::Status { status, .. } => BATCH_REFUSED.contains(status),
             Self::TooLong | Self::NotJson(_) => true,
             Self::Connect(_) | Self::Broken(_) => false,
         };
-        Missed {
+        ExchangeError {
             failure,
             fewer_may_work,
         }
@@ -164,20 +166,20 @@ pub(crate) async fn post(
     body: &Value,
 ) -> Result<Value, HttpError> {
     let request = http.post(url.clone()).json(body);
-    let mut response = request.send().await.map_err(HttpError::of)?;
+    let mut response = request.send().await.map_err(HttpError::from_reqwest)?;
     let status = response.status();
-    let refused = HttpError::of_status(&response);
-    if TURNED_AWAY.contains(&status.as_u16()) {
+    let refused = HttpError::from_status(&response);
+    if NOT_FORWARDED.contains(&status.as_u16()) {
         return Err(refused);
     }
     let mut text = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(HttpError::of)? {
-        if text.len() + chunk.len() > ANSWER_MAX {
+    while let Some(chunk) = response.chunk().await.map_err(HttpError::from_reqwest)? {
+        if text.len() + chunk.len() > BODY_MAX {
             return Err(HttpError::TooLong);
         }
         text.extend_from_slice(&chunk);
     }
-    // Whatever else the status says, the node's own answer counts if there is one.
+    // A JSON-RPC body counts whatever the status is.
     serde_json::from_slice(&text).map_err(|error| {
         if status.is_success() {
             HttpError::NotJson(error)
@@ -192,13 +194,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_in_a_url_are_not_printed() {
+    fn redacted_url_has_no_keys() {
         let url = Url::parse("https://user:secret@node.example:8545/v2/secret?key=secret").unwrap();
         assert_eq!(redacted(&url), "https://node.example:8545");
     }
 
     #[test]
-    fn a_node_on_this_machine_is_asked_without_a_proxy() {
+    fn only_local_hosts_are_reached_without_a_proxy() {
         let local = |text: &str| is_local(&Url::parse(text).unwrap());
         for url in [
             "http://localhost:8545",

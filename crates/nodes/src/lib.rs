@@ -1,16 +1,26 @@
-//! JSON-RPC to the nodes of one chain: several of them, in order, with what they may cost bounded and what they say told
-//! apart.
+//! JSON-RPC requests to several nodes of one chain.
 //!
-//! A client of our own, because of three things that money needs of it: it tells *nobody was asked* from *no answer came*,
-//! which for a transaction that was sent is the difference that matters; it asks many things in one round trip, each with
-//! its own answer; and it reads no more than it must. What a chain's nodes are asked is the chain's business.
+//! This client does three things that settling payments needs and other clients lack:
+//!
+//! * It distinguishes a request that was certainly not sent ([`Failure::NotSent`]) from one whose
+//!   reply is missing ([`Failure::NoReply`]). A transaction of the second kind may be included.
+//! * It sends many requests in one round trip. Each gets its own reply, and what one node cannot
+//!   answer is asked of the next.
+//! * It bounds what it reads, waits for nodes that limit their clients, and sends nothing to a node
+//!   of another chain ([`Identity`]).
+//!
+//! What a chain's nodes are asked is left to the chain. Chains use the typed client of their
+//! ecosystem on top of [`Nodes`].
 
 mod failure;
+mod health;
 mod http;
 mod limit;
 mod node;
 mod object;
+mod refusals;
 mod reply;
+mod request;
 mod submission;
 
 use std::time::Duration;
@@ -19,36 +29,18 @@ use futures_util::future::join_all;
 use quittance_core::{Fault, Submission};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use url::Url;
 
-pub use crate::failure::{Failure, NodeError, read_answer, unavailable};
+pub use reqwest;
+pub use serde_json;
+pub use url::{self, Url};
+
+pub use crate::failure::{Failure, NodeError, decode_reply, unavailable};
+pub use crate::health::{NodesHealth, problem};
 pub use crate::http::redacted;
 use crate::node::Node;
 pub use crate::object::Object;
-
-/// A call: method and parameters.
-pub type Call = (&'static str, Value);
-
-/// One node's answer to one call.
-pub type Answer = Result<Value, NodeError>;
-
-/// How a node shows that it is one of this chain's.
-pub trait Identity: std::fmt::Debug + Send + Sync + 'static {
-    /// What it is asked before anything else, such as `eth_chainId`.
-    fn question(&self) -> Call;
-
-    /// Whether the answer is right.
-    ///
-    /// # Errors
-    /// What is wrong, to be read behind "the node … is": "on chain 1, not 8453".
-    fn check(&self, answer: &Value) -> Result<(), String>;
-
-    /// The codes by which this chain's gateways say that they were asked too much, beside those
-    /// that all gateways share. A node that says one of them certainly did nothing.
-    fn limit_codes(&self) -> &[i64] {
-        &[]
-    }
-}
+pub use crate::refusals::{Meaning, Refusals};
+pub use crate::request::{Identity, Reply, Request};
 
 /// The nodes of one chain, in order of preference.
 #[derive(Debug)]
@@ -58,10 +50,11 @@ pub struct Nodes {
 }
 
 impl Nodes {
-    /// Nothing is asked yet. An answer that takes longer than `timeout` counts as none.
+    /// Makes the clients and sends nothing. A reply that takes longer than `timeout` counts as
+    /// missing.
     ///
     /// # Errors
-    /// When this machine cannot make an HTTP client, for want of certificates for instance.
+    /// If this machine cannot make an HTTP client, for example without root certificates.
     pub fn new(
         urls: &[Url],
         timeout: Duration,
@@ -72,122 +65,140 @@ impl Nodes {
             identity: Box::new(identity),
             nodes: urls
                 .iter()
-                .map(|url| Node::new(clients.of(url), url))
+                .map(|url| Node::new(clients.for_url(url), url))
                 .collect(),
         })
     }
 
-    /// Asks one thing: of each node until one answers. One that answers with an error may only be behind.
+    /// Sends one request to each node in turn, until one returns a result of type `T`. A node that
+    /// returns an error may only be behind, so the next one is asked.
     ///
     /// # Errors
-    /// When no node answers, and what the first of them said if none of them likes the question.
+    /// If no node returns such a result: the first node's error, or else the last failure.
     pub async fn ask<T: DeserializeOwned>(
         &self,
         method: &'static str,
         params: Value,
     ) -> Result<T, Fault> {
-        let call = (method, params);
-        let mut said = None;
-        let mut last = None;
+        let request = Request::new(method, params);
+        let result = self.ask_decoded(&request, failure::decode_result).await;
+        result.map_err(Failure::fault)
+    }
+
+    /// Sends one request to each node in turn, until `decode` accepts a result.
+    ///
+    /// # Errors
+    /// If it accepts none: the first node's error, or else the last failure.
+    pub async fn ask_decoded<T>(
+        &self,
+        request: &Request,
+        decode: impl Fn(Value) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let mut first_error = None;
+        let mut last_failure = None;
         for node in self.order() {
-            match self.ask_node(node, &call).await.and_then(failure::typed) {
-                Ok(answer) => return Ok(answer),
-                Err(failure @ Failure::Node(_)) => said = said.or(Some(failure)),
+            match self.ask_node(node, request).await.and_then(&decode) {
+                Ok(result) => return Ok(result),
+                Err(failure @ Failure::Node(_)) => first_error = first_error.or(Some(failure)),
                 Err(failure) => {
-                    node.rest(&failure);
-                    last = Some(failure);
+                    node.back_off(&failure);
+                    last_failure = Some(failure);
                 }
             }
         }
-        Err(said.or(last).map_or_else(no_node, Failure::fault))
+        let failure = first_error.or(last_failure);
+        Err(failure.unwrap_or_else(|| Failure::NotSent(no_node())))
     }
 
-    /// Asks many things of one node in one round trip, and what it has no answer to of the next. Each has its own
-    /// answer, in the order of the calls.
+    /// Sends many requests to one node in one round trip, and those without a result to the next
+    /// node. The replies are in the order of the requests.
     ///
     /// # Errors
-    /// When no node answers at all.
-    pub async fn ask_many(&self, calls: &[Call]) -> Result<Vec<Answer>, Fault> {
-        self.ask_many_in_doubt(calls, |_| false).await
+    /// If no node replies at all.
+    pub async fn ask_many(&self, requests: &[Request]) -> Result<Vec<Reply>, Fault> {
+        self.ask_many_in_doubt(requests, |_| false).await
     }
 
-    /// As [`ask_many`](Self::ask_many), for answers that say nothing of the chain they are from.
-    /// Where a node's answers are in `doubt`, because a node of another chain would say such
-    /// things, it must show once more that it is on the right one.
+    /// As [`ask_many`](Self::ask_many), for results that do not show which chain they are from.
+    ///
+    /// `in_doubt` says whether a node of another chain could have given these replies. If so, the
+    /// node must prove its identity once more.
     ///
     /// # Errors
-    /// When no node answers at all.
+    /// If no node replies at all.
     pub async fn ask_many_in_doubt(
         &self,
-        calls: &[Call],
-        doubt: impl Fn(&[Answer]) -> bool,
-    ) -> Result<Vec<Answer>, Fault> {
-        let mut answers: Vec<Option<Answer>> = vec![None; calls.len()];
-        let mut last = None;
+        requests: &[Request],
+        in_doubt: impl Fn(&[Reply]) -> bool,
+    ) -> Result<Vec<Reply>, Fault> {
+        let mut replies: Vec<Option<Reply>> = vec![None; requests.len()];
+        let mut last_failure = None;
         for node in self.order() {
-            let open: Vec<usize> = (0..calls.len())
-                .filter(|&at| !matches!(answers[at], Some(Ok(_))))
+            let open: Vec<usize> = (0..requests.len())
+                .filter(|&at| !matches!(replies[at], Some(Ok(_))))
                 .collect();
             if open.is_empty() {
                 break;
             }
-            let asked: Vec<Call> = open.iter().map(|&at| calls[at].clone()).collect();
-            match self.ask_in_doubt(node, &asked, &doubt).await {
+            let batch: Vec<Request> = open.iter().map(|&at| requests[at].clone()).collect();
+            match self.ask_in_doubt(node, &batch, &in_doubt).await {
                 Ok(found) => {
-                    for (at, answer) in open.into_iter().zip(found) {
-                        // The first node's error is told where the others have nothing better.
-                        if answers[at].is_none() || answer.is_ok() {
-                            answers[at] = Some(answer);
+                    for (at, reply) in open.into_iter().zip(found) {
+                        // The first node's error stays if no other node has a result.
+                        if replies[at].is_none() || reply.is_ok() {
+                            replies[at] = Some(reply);
                         }
                     }
                 }
                 Err(failure) => {
-                    node.rest(&failure);
-                    last = Some(failure);
+                    node.back_off(&failure);
+                    last_failure = Some(failure);
                 }
             }
         }
-        let complete: Option<Vec<_>> = answers.into_iter().collect();
-        complete.ok_or_else(|| last.map_or_else(no_node, Failure::fault))
+        let complete: Option<Vec<_>> = replies.into_iter().collect();
+        complete.ok_or_else(|| last_failure.map_or_else(no_node, Failure::fault))
     }
 
-    /// Asks several things that must come from one and the same node: of each node until one answers.
+    /// Sends several requests whose replies must come from the same node, to each node in turn until
+    /// one replies.
     ///
     /// # Errors
-    /// When no node answers.
-    pub async fn ask_one_node(&self, calls: &[Call]) -> Result<Vec<Answer>, Fault> {
-        self.ask_one_node_in_doubt(calls, |_| false).await
+    /// If no node replies.
+    pub async fn ask_one_node(&self, requests: &[Request]) -> Result<Vec<Reply>, Fault> {
+        self.ask_one_node_in_doubt(requests, |_| false).await
     }
 
-    /// As [`ask_one_node`](Self::ask_one_node), with `doubt` as in
+    /// As [`ask_one_node`](Self::ask_one_node), with `in_doubt` as in
     /// [`ask_many_in_doubt`](Self::ask_many_in_doubt).
     ///
     /// # Errors
-    /// When no node answers.
+    /// If no node replies.
     pub async fn ask_one_node_in_doubt(
         &self,
-        calls: &[Call],
-        doubt: impl Fn(&[Answer]) -> bool,
-    ) -> Result<Vec<Answer>, Fault> {
-        let mut last = None;
+        requests: &[Request],
+        in_doubt: impl Fn(&[Reply]) -> bool,
+    ) -> Result<Vec<Reply>, Fault> {
+        let mut last_failure = None;
         for node in self.order() {
-            match self.ask_in_doubt(node, calls, &doubt).await {
-                Ok(found) => return Ok(found),
+            match self.ask_in_doubt(node, requests, &in_doubt).await {
+                Ok(replies) => return Ok(replies),
                 Err(failure) => {
-                    node.rest(&failure);
-                    last = Some(failure);
+                    node.back_off(&failure);
+                    last_failure = Some(failure);
                 }
             }
         }
-        Err(last.map_or_else(no_node, Failure::fault))
+        Err(last_failure.map_or_else(no_node, Failure::fault))
     }
 
-    /// Asks one thing of every node, all at once. For a question to which "not yet" and "no more" read alike.
-    pub async fn ask_every(&self, call: &Call) -> Vec<Answer> {
-        let asked = self.nodes.iter().map(|node| self.ask_node(node, call));
-        let answered = join_all(asked).await.into_iter();
-        answered
-            .filter_map(|answer| match answer {
+    /// Sends one request to every node at the same time. For a question to which "not yet" and "no
+    /// longer" have the same answer.
+    pub async fn ask_every(&self, request: &Request) -> Vec<Reply> {
+        let asked = self.nodes.iter().map(|node| self.ask_node(node, request));
+        let results = join_all(asked).await.into_iter();
+        results
+            .filter_map(|result| match result {
                 Ok(value) => Some(Ok(value)),
                 Err(Failure::Node(error)) => Some(Err(error)),
                 Err(_) => None,
@@ -195,41 +206,47 @@ impl Nodes {
             .collect()
     }
 
-    /// Asks one thing of every node that is not known to be behind, all at once; of all, where
-    /// every one is. Each must first show that it is on the right chain. For a question to which
-    /// one wrong answer costs money.
-    pub async fn ask_every_current(&self, call: &Call) -> Vec<Answer> {
-        let is_current = |node: &&Node| !node.is_stale() && !node.rests();
+    /// Sends one request at the same time to every node that is not known to be behind, or to all if
+    /// every node is. Each must prove its identity first. For a question to which one wrong answer
+    /// costs money.
+    pub async fn ask_every_current(&self, request: &Request) -> Vec<Reply> {
+        let is_current = |node: &&Node| !node.is_stale() && !node.is_backing_off();
         let mut nodes: Vec<&Node> = self.nodes.iter().filter(is_current).collect();
         if nodes.is_empty() {
             nodes = self.nodes.iter().collect();
         }
-        let calls = std::slice::from_ref(call);
+        let requests = std::slice::from_ref(request);
         let asked = nodes
             .into_iter()
-            .map(|node| async move { (node, node.ask_again(&*self.identity, calls).await) });
-        let mut answers = Vec::new();
+            .map(|node| async move { (node, node.check_and_ask(&*self.identity, requests).await) });
+        let mut replies = Vec::new();
         for (node, found) in join_all(asked).await {
             match found {
-                Ok(found) => answers.extend(found),
-                Err(failure) => node.rest(&failure),
+                Ok(found) => replies.extend(found),
+                Err(failure) => node.back_off(&failure),
             }
         }
-        answers
+        replies
     }
 
-    /// Hands a signed transaction, by this call, to the nodes in turn, until one has it. No refusal takes back that a node
-    /// asked before may have it. `refusal` says what a node's refusal means.
-    pub async fn send(&self, call: &Call, refusal: fn(&NodeError) -> Submission) -> Submission {
+    /// Submits a signed transaction, with this request, to the nodes in turn until one has it.
+    ///
+    /// A refusal never overrides that a node asked before may have it. `refusal` says what a node's
+    /// error means, as [`Refusals::submission`] does.
+    pub async fn send(
+        &self,
+        request: &Request,
+        refusal: impl Fn(&NodeError) -> Submission,
+    ) -> Submission {
         let mut outcome = Submission::Refused(no_node());
         for node in self.order() {
-            let calls = std::slice::from_ref(call);
-            let sent = node.ask_proven(&*self.identity, calls).await;
-            let sent = sent.and_then(only_one);
-            if let Err(failure @ (Failure::NotAsked(_) | Failure::NoAnswer(_))) = &sent {
-                node.rest(failure);
+            let requests = std::slice::from_ref(request);
+            let reply = node.ask_identified(&*self.identity, requests).await;
+            let reply = reply.and_then(only_one);
+            if let Err(failure @ (Failure::NotSent(_) | Failure::NoReply(_))) = &reply {
+                node.back_off(failure);
             }
-            outcome = submission::surer(outcome, submission::of(sent, refusal));
+            outcome = submission::stronger(outcome, submission::from_reply(reply, &refusal));
             if matches!(outcome, Submission::Accepted | Submission::SequenceUsed) {
                 break;
             }
@@ -237,68 +254,68 @@ impl Nodes {
         outcome
     }
 
-    /// Looks at each node by itself, for health: whether it is on the right chain, and what `judge`
-    /// says to its answers to these calls, if any. `judge` is told which node it is, counted from
-    /// 0. One that it does not like is behind, and one that does not answer, or for another chain,
-    /// is worse: each is asked after all others from now on.
-    pub async fn look(
+    /// Checks each node by itself: whether it is on the right chain, and what `judge` says about its
+    /// replies to `requests`. `judge` also gets the node's number, counted from 0.
+    ///
+    /// A node that fails is stale: from now on it is asked after all others.
+    pub async fn health(
         &self,
-        calls: &[Call],
-        judge: impl Fn(usize, Vec<Answer>) -> Result<(), Fault>,
-    ) -> Vec<(&str, Result<(), Fault>)> {
-        let looks = self.nodes.iter().enumerate().map(|(at, node)| {
+        requests: &[Request],
+        judge: impl Fn(usize, Vec<Reply>) -> Result<(), Fault>,
+    ) -> NodesHealth {
+        let checks = self.nodes.iter().enumerate().map(|(at, node)| {
             let judge = &judge;
             async move {
-                let found = match node.ask_again(&*self.identity, calls).await {
-                    Ok(answers) => judge(at, answers),
+                let found = match node.check_and_ask(&*self.identity, requests).await {
+                    Ok(replies) => judge(at, replies),
                     Err(failure) => {
-                        node.rest(&failure);
+                        node.back_off(&failure);
                         Err(failure.fault())
                     }
                 };
-                node.stands_still(found.is_err());
+                node.set_stale(found.is_err());
                 (node.name(), found)
             }
         });
-        join_all(looks).await
+        NodesHealth::from_checks(join_all(checks).await)
     }
 
-    /// Whether every node is behind, as far as was seen: what is asked of them is not how things are.
+    /// Whether the last health check found every node stale: their replies describe an old state.
     pub fn all_stale(&self) -> bool {
         self.nodes.iter().all(Node::is_stale)
     }
 
-    /// Every node once: those that rest, or are behind, last.
+    /// Every node once: those that are stale or back off come last.
     fn order(&self) -> Vec<&Node> {
         let mut nodes: Vec<&Node> = self.nodes.iter().collect();
-        nodes.sort_by_key(|node| node.is_stale() || node.rests());
+        nodes.sort_by_key(|node| node.is_stale() || node.is_backing_off());
         nodes
     }
 
-    async fn ask_node(&self, node: &Node, call: &Call) -> Result<Value, Failure> {
-        let calls = std::slice::from_ref(call);
-        node.ask(&*self.identity, calls).await.and_then(only_one)
+    async fn ask_node(&self, node: &Node, request: &Request) -> Result<Value, Failure> {
+        let requests = std::slice::from_ref(request);
+        node.ask(&*self.identity, requests).await.and_then(only_one)
     }
 
     async fn ask_in_doubt(
         &self,
         node: &Node,
-        calls: &[Call],
-        doubt: &impl Fn(&[Answer]) -> bool,
-    ) -> Result<Vec<Answer>, Failure> {
-        let answers = node.ask(&*self.identity, calls).await?;
-        if doubt(&answers) {
-            node.prove(&*self.identity).await?;
+        requests: &[Request],
+        in_doubt: &impl Fn(&[Reply]) -> bool,
+    ) -> Result<Vec<Reply>, Failure> {
+        let replies = node.ask(&*self.identity, requests).await?;
+        if in_doubt(&replies) {
+            node.check_identity(&*self.identity).await?;
         }
-        Ok(answers)
+        Ok(replies)
     }
 }
 
-/// The answer to a call that was asked alone.
-fn only_one(answers: Vec<Answer>) -> Result<Value, Failure> {
-    let answer = answers.into_iter().next();
-    answer
-        .ok_or_else(|| Failure::NoAnswer(unavailable("the node answered nothing")))?
+/// The result of a request that was sent alone.
+fn only_one(replies: Vec<Reply>) -> Result<Value, Failure> {
+    let reply = replies.into_iter().next();
+    reply
+        .ok_or_else(|| Failure::NoReply(unavailable("the node returned no reply")))?
         .map_err(Failure::Node)
 }
 

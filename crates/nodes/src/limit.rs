@@ -1,11 +1,11 @@
-//! Which errors are a node's own limits: it was asked too much, and did nothing.
+//! Recognizes errors that report a node's rate limit. Such a node did not act on the request.
 
 use crate::NodeError;
 
-/// Codes that say so whatever the chain: EIP-1474's "limit exceeded", and HTTP's number in a body.
+/// Codes of every chain: "limit exceeded" of EIP-1474, and the HTTP status 429 in a JSON-RPC body.
 const CODES: [i64; 2] = [-32005, 429];
 
-/// What gateways write, in lower case. No two of them agree on a code.
+/// Words of gateways' messages, in lower case. Gateways do not agree on a code.
 const WORDS: [&str; 18] = [
     "rate limit",
     "rate-limit",
@@ -27,13 +27,13 @@ const WORDS: [&str; 18] = [
     "backend offline",
 ];
 
-/// What a contract writes when it reverts. It may write anything, so its words decide nothing.
+/// The code of a reverted call. The contract chooses the message, so its words are not evidence.
 const REVERT_CODE: i64 = 3;
 
-/// Whether the node did nothing because it was asked too much. `codes` are those of the chain's
+/// Whether the node did nothing because a rate limit was reached. `codes` are those of the chain's
 /// gateways.
 ///
-/// A node that gave up while it worked may have taken what it was handed: that is no limit.
+/// A timeout is not a rate limit: the node may have acted on the request before it gave up.
 pub(crate) fn is_limit(error: &NodeError, codes: &[i64]) -> bool {
     let message = error.message.to_ascii_lowercase();
     let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
@@ -46,20 +46,15 @@ pub(crate) fn is_limit(error: &NodeError, codes: &[i64]) -> bool {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::Value;
 
     use super::*;
 
     fn error(code: i64, message: &str) -> NodeError {
-        NodeError {
-            code,
-            message: message.to_owned(),
-            data: Value::Null,
-        }
+        NodeError::new(code, message)
     }
 
     #[test]
-    fn a_gateway_that_was_asked_too_much_is_recognized() {
+    fn rate_limits_of_gateways_are_recognized() {
         for (code, message) in [
             (-32005, "anything"),
             (429, "anything"),
@@ -80,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn what_says_something_of_the_call_is_no_limit() {
+    fn error_about_the_call_itself_is_not_a_rate_limit() {
         for (code, message) in [
             (3, "execution reverted: rate limit"),
             (-32000, "execution reverted: too many requests"),
@@ -103,9 +98,9 @@ mod tests {
     }
 
     proptest! {
-        /// A contract of the payer's chooses these words.
+        /// The payer's contract can choose these words.
         #[test]
-        fn no_revert_is_a_limit(words in "\\PC{0,60}", at in 0..WORDS.len()) {
+        fn revert_is_never_a_rate_limit(words in "\\PC{0,60}", at in 0..WORDS.len()) {
             let text = format!("execution reverted: {words} {}", WORDS[at]);
             prop_assert!(!is_limit(&error(-32000, &text), &[-32000]));
             prop_assert!(!is_limit(&error(REVERT_CODE, &words), &[REVERT_CODE]));

@@ -1,4 +1,4 @@
-//! One node.
+//! One node: its identity checks, its backoff and its batch size.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -9,51 +9,48 @@ use tracing::{debug, warn};
 use url::Url;
 
 use crate::http::{RETRY_AFTER_MAX, post, redacted};
-use crate::reply::{FIRST_ID, Missed, in_order};
-use crate::{Answer, Call, Failure, Identity, unavailable};
+use crate::reply::{ExchangeError, FIRST_ID, in_order};
+use crate::{Failure, Identity, Reply, Request, unavailable};
 
-/// For how long a node that did not answer is asked only when every other one fails.
-const REST: Duration = Duration::from_secs(15);
+/// For how long a node that failed is asked only after all others.
+const BACK_OFF: Duration = Duration::from_secs(15);
 
-/// For how long a node's word that it is on the right chain is believed. Behind one URL there may
-/// be another node a moment later; asking along with every question would cost as many requests
-/// again.
-const PROOF_KEPT: Duration = Duration::from_secs(2);
+/// For how long a proof of identity counts. Another node may be behind the same URL a moment later,
+/// and a proof with every request would double the number of requests.
+const IDENTITY_LIFETIME: Duration = Duration::from_secs(2);
 
-/// For how long a node is asked in batches of the size it takes, before a larger one is tried
-/// again.
-const BATCH_KEPT: Duration = Duration::from_secs(300);
+/// For how long a node gets batches of the size that it accepted, before a larger one is tried.
+const BATCH_MAX_LIFETIME: Duration = Duration::from_secs(300);
 
-/// By how much a batch shrinks that a node refuses: from the largest, of 100, it takes four steps
-/// to a single call.
-const BATCH_SHRINKS: usize = 4;
+/// The divisor of the batch size after a refused batch. A batch of 100 shrinks to 1 in four steps.
+const BATCH_DIVISOR: usize = 4;
 
-/// One node, by its URL.
+/// A node, by its URL.
 #[derive(Debug)]
 pub(crate) struct Node {
     http: reqwest::Client,
     url: Url,
-    /// The URL without what may be secret in it.
+    /// The URL without its secret parts.
     name: String,
     started: Instant,
-    /// Milliseconds after the start at which it last said that it is on the right chain, plus one;
-    /// 0 when it has not since it last failed.
-    proven: AtomicU64,
-    /// Milliseconds after the start until which it rests.
-    rests_until: AtomicU64,
-    /// Whether it was behind, or wrong, when it was last looked at.
+    /// When the node last proved its identity, in milliseconds after `started`, plus one; 0 if it
+    /// has not since it last failed.
+    identified_at: AtomicU64,
+    /// When the backoff ends, in milliseconds after `started`.
+    backs_off_until: AtomicU64,
+    /// Whether the last health check found the node behind or wrong.
     stale: AtomicBool,
-    /// How many calls it takes in one request, and until when that is believed, in milliseconds
-    /// after the start.
+    /// How many requests the node accepts in one batch.
     batch_max: AtomicUsize,
+    /// Until when `batch_max` counts, in milliseconds after `started`.
     batch_max_until: AtomicU64,
 }
 
-/// What is known of whether a node is on the right chain.
-enum Proof {
-    Missing,
-    Old,
-    Fresh,
+/// How recently a node proved its identity.
+enum Identified {
+    Never,
+    Outdated,
+    Recently,
 }
 
 impl Node {
@@ -63,8 +60,8 @@ impl Node {
             url: url.clone(),
             name: redacted(url),
             started: Instant::now(),
-            proven: AtomicU64::new(0),
-            rests_until: AtomicU64::new(0),
+            identified_at: AtomicU64::new(0),
+            backs_off_until: AtomicU64::new(0),
             stale: AtomicBool::new(false),
             batch_max: AtomicUsize::new(usize::MAX),
             batch_max_until: AtomicU64::new(0),
@@ -79,7 +76,7 @@ impl Node {
         self.stale.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn stands_still(&self, stale: bool) {
+    pub(crate) fn set_stale(&self, stale: bool) {
         self.stale.store(stale, Ordering::Relaxed);
     }
 
@@ -88,127 +85,136 @@ impl Node {
         self.started.elapsed().as_millis() as u64
     }
 
-    pub(crate) fn rests(&self) -> bool {
-        self.rests_until.load(Ordering::Relaxed) > self.now()
+    pub(crate) fn is_backing_off(&self) -> bool {
+        self.backs_off_until.load(Ordering::Relaxed) > self.now()
     }
 
-    /// The node is asked last for a while, and must show anew that it is on the right chain.
-    pub(crate) fn rest(&self, failure: &Failure) {
-        warn!(node = self.name, ?failure, "a node does not answer");
-        self.proven.store(0, Ordering::Relaxed);
-        let asked_for = match failure {
-            Failure::NotAsked(fault) | Failure::NoAnswer(fault) => fault.retry_after,
+    /// Moves the node behind all others for a while. It must prove its identity again.
+    pub(crate) fn back_off(&self, failure: &Failure) {
+        warn!(node = self.name, ?failure, "a node failed");
+        self.identified_at.store(0, Ordering::Relaxed);
+        let requested = match failure {
+            Failure::NotSent(fault) | Failure::NoReply(fault) => fault.retry_after,
             Failure::Node(_) => None,
         };
-        let rest = asked_for.unwrap_or(REST).clamp(REST, RETRY_AFTER_MAX);
-        self.rests_until
-            .store(self.now() + rest.as_millis() as u64, Ordering::Relaxed);
+        let time = requested
+            .unwrap_or(BACK_OFF)
+            .clamp(BACK_OFF, RETRY_AFTER_MAX);
+        self.backs_off_until
+            .store(self.now() + time.as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// The answers, in the order of the calls. Nothing is asked of a node that has not said that it
-    /// is on the right chain. It is asked for that again after each failure; and every now and
-    /// then, beside the calls, so that it costs no time. Then no answer counts when it has
-    /// changed.
+    /// The replies, in the order of the requests.
+    ///
+    /// A node that has never proved its identity, or has failed since, must do so first. An outdated
+    /// proof is renewed beside the requests, which costs no time; if it fails, no reply counts.
     pub(crate) async fn ask(
         &self,
         identity: &dyn Identity,
-        calls: &[Call],
-    ) -> Result<Vec<Answer>, Failure> {
-        match self.proof() {
-            Proof::Fresh => self.exchange(identity, calls).await,
-            Proof::Old => {
-                let calls = self.exchange(identity, calls);
-                let (proof, answers) = join(self.prove(identity), calls).await;
-                proof.and(answers)
+        requests: &[Request],
+    ) -> Result<Vec<Reply>, Failure> {
+        match self.identified() {
+            Identified::Recently => self.exchange(identity, requests).await,
+            Identified::Outdated => {
+                let exchange = self.exchange(identity, requests);
+                let (identity, replies) = join(self.check_identity(identity), exchange).await;
+                identity.and(replies)
             }
-            Proof::Missing => self.ask_again(identity, calls).await,
+            Identified::Never => self.check_and_ask(identity, requests).await,
         }
     }
 
-    /// As [`ask`](Self::ask), of what may not reach a node of another chain, such as a transaction.
-    pub(crate) async fn ask_proven(
+    /// As [`ask`](Self::ask), for requests that must not reach a node of another chain, such as
+    /// transactions: an outdated proof is renewed first.
+    pub(crate) async fn ask_identified(
         &self,
         identity: &dyn Identity,
-        calls: &[Call],
-    ) -> Result<Vec<Answer>, Failure> {
-        match self.proof() {
-            Proof::Fresh => self.exchange(identity, calls).await,
-            Proof::Old | Proof::Missing => self.ask_again(identity, calls).await,
+        requests: &[Request],
+    ) -> Result<Vec<Reply>, Failure> {
+        match self.identified() {
+            Identified::Recently => self.exchange(identity, requests).await,
+            Identified::Outdated | Identified::Never => {
+                self.check_and_ask(identity, requests).await
+            }
         }
     }
 
-    /// As [`ask`](Self::ask), and the proof is asked for whatever was said before.
-    pub(crate) async fn ask_again(
+    /// As [`ask`](Self::ask), after a new proof of identity in any case.
+    pub(crate) async fn check_and_ask(
         &self,
         identity: &dyn Identity,
-        calls: &[Call],
-    ) -> Result<Vec<Answer>, Failure> {
-        self.prove(identity).await?;
-        self.exchange(identity, calls).await
+        requests: &[Request],
+    ) -> Result<Vec<Reply>, Failure> {
+        self.check_identity(identity).await?;
+        self.exchange(identity, requests).await
     }
 
-    fn proof(&self) -> Proof {
-        match self.proven.load(Ordering::Relaxed) {
-            0 => Proof::Missing,
-            at if self.now().saturating_sub(at - 1) > PROOF_KEPT.as_millis() as u64 => Proof::Old,
-            _ => Proof::Fresh,
+    fn identified(&self) -> Identified {
+        let lifetime = IDENTITY_LIFETIME.as_millis() as u64;
+        match self.identified_at.load(Ordering::Relaxed) {
+            0 => Identified::Never,
+            at if self.now().saturating_sub(at - 1) > lifetime => Identified::Outdated,
+            _ => Identified::Recently,
         }
     }
 
     /// Asks the node which chain it is on.
     ///
     /// # Errors
-    /// That it was not asked what it was to be asked: it is on another chain, or does not say.
-    pub(crate) async fn prove(&self, identity: &dyn Identity) -> Result<(), Failure> {
+    /// [`Failure::NotSent`]: the request that depends on the identity was not sent, or does not
+    /// count.
+    pub(crate) async fn check_identity(&self, identity: &dyn Identity) -> Result<(), Failure> {
         let now = self.now();
-        let proof = self.identify(identity).await;
-        let proven = if proof.is_ok() { now + 1 } else { 0 };
-        self.proven.store(proven, Ordering::Relaxed);
-        // Not even this was understood: for what was to be asked, nothing has happened.
-        proof.map_err(|failure| Failure::NotAsked(failure.fault()))
+        let checked = self.ask_identity(identity).await;
+        let identified_at = if checked.is_ok() { now + 1 } else { 0 };
+        self.identified_at.store(identified_at, Ordering::Relaxed);
+        checked.map_err(|failure| Failure::NotSent(failure.fault()))
     }
 
-    async fn identify(&self, identity: &dyn Identity) -> Result<(), Failure> {
-        let answer = self.exchange(identity, &[identity.question()]).await?;
-        let answer = answer.into_iter().next().unwrap_or(Ok(Value::Null));
-        let answer = answer.map_err(Failure::Node)?;
-        identity.check(&answer).map_err(|wrong| {
-            let what = format_args!("the node {} is {wrong}", self.name);
-            Failure::NotAsked(unavailable(what))
+    async fn ask_identity(&self, identity: &dyn Identity) -> Result<(), Failure> {
+        let replies = self.exchange(identity, &[identity.request()]).await?;
+        let reply = replies.into_iter().next().unwrap_or(Ok(Value::Null));
+        let result = reply.map_err(Failure::Node)?;
+        identity.check(&result).map_err(|wrong| {
+            let detail = format_args!("the node {} is {wrong}", self.name);
+            Failure::NotSent(unavailable(detail))
         })
     }
 
-    /// The answers, in the order of the calls, in as few requests as the node takes. What is asked
-    /// later is answered later.
+    /// The replies, in the order of the requests, by as few HTTP requests as the node accepts. They
+    /// are made one after another.
     async fn exchange(
         &self,
         identity: &dyn Identity,
-        calls: &[Call],
-    ) -> Result<Vec<Answer>, Failure> {
-        let mut answers = Vec::with_capacity(calls.len());
+        requests: &[Request],
+    ) -> Result<Vec<Reply>, Failure> {
+        let mut replies = Vec::with_capacity(requests.len());
         let mut size = self.batch_max();
         let mut was_refused = false;
-        while let Some(open) = calls.get(answers.len()..).filter(|open| !open.is_empty()) {
+        while let Some(open) = requests
+            .get(replies.len()..)
+            .filter(|open| !open.is_empty())
+        {
             let batch = open.get(..size).unwrap_or(open);
-            match self.request(identity, batch).await {
+            match self.post(identity, batch).await {
                 Ok(found) => {
-                    answers.extend(found);
+                    replies.extend(found);
                     if std::mem::take(&mut was_refused) {
                         self.remember_batch_max(size);
                     }
                 }
-                Err(missed) if missed.fewer_may_work && batch.len() > 1 => {
-                    debug!(node = self.name, calls = batch.len(), failure = ?missed.failure, "a batch is refused");
-                    size = batch.len().div_ceil(BATCH_SHRINKS);
+                Err(error) if error.fewer_may_work && batch.len() > 1 => {
+                    debug!(node = self.name, requests = batch.len(), failure = ?error.failure, "a batch was refused");
+                    size = batch.len().div_ceil(BATCH_DIVISOR);
                     was_refused = true;
                 }
-                Err(missed) => return Err(missed.failure),
+                Err(error) => return Err(error.failure),
             }
         }
-        Ok(answers)
+        Ok(replies)
     }
 
-    /// How many calls the node takes in one request, as far as is known.
+    /// How many requests the node accepts in one batch, as far as known.
     fn batch_max(&self) -> usize {
         match self.batch_max_until.load(Ordering::Relaxed) > self.now() {
             true => self.batch_max.load(Ordering::Relaxed),
@@ -217,30 +223,38 @@ impl Node {
     }
 
     fn remember_batch_max(&self, size: usize) {
-        warn!(node = self.name, size, "the node takes only small batches");
+        warn!(
+            node = self.name,
+            size, "the node accepts only small batches"
+        );
         self.batch_max.store(size, Ordering::Relaxed);
-        let until = self.now() + BATCH_KEPT.as_millis() as u64;
+        let until = self.now() + BATCH_MAX_LIFETIME.as_millis() as u64;
         self.batch_max_until.store(until, Ordering::Relaxed);
     }
 
-    /// One round trip. The answers stand in the order of the calls.
-    async fn request(
+    /// One HTTP request. The replies are in the order of the requests.
+    async fn post(
         &self,
         identity: &dyn Identity,
-        calls: &[Call],
-    ) -> Result<Vec<Answer>, Missed> {
-        let first = calls.first().map_or("", |(method, _)| method);
-        debug!(node = self.name, calls = calls.len(), first, "asking");
-        let request = |(id, (method, params)): (u64, &Call)| json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
-        let requests: Vec<Value> = (FIRST_ID..).zip(calls).map(request).collect();
-        // Not every gateway takes a list of one.
-        let body = match requests.as_slice() {
+        requests: &[Request],
+    ) -> Result<Vec<Reply>, ExchangeError> {
+        let first = requests.first().map_or("", |request| &request.method);
+        debug!(
+            node = self.name,
+            requests = requests.len(),
+            first,
+            "request"
+        );
+        let object = |(id, Request { method, params }): (u64, &Request)| json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
+        let objects: Vec<Value> = (FIRST_ID..).zip(requests).map(object).collect();
+        // Not every gateway accepts a batch of one.
+        let body = match objects.as_slice() {
             [one] => one.clone(),
             many => json!(many),
         };
-        let answered = post(&self.http, &self.url, &body).await;
-        let responses = answered.map_err(|error| error.missed())?;
-        in_order(responses, calls.len(), identity.limit_codes())
+        let response = post(&self.http, &self.url, &body).await;
+        let response = response.map_err(|error| error.exchange_error())?;
+        in_order(response, requests.len(), identity.limit_codes())
     }
 }
 
@@ -253,35 +267,35 @@ mod tests {
         Node::new(&http, &"http://127.0.0.1:1".parse().unwrap())
     }
 
-    /// The same node, this much later.
-    fn later(node: &mut Node, time: Duration) {
+    /// Moves the node's clock forward.
+    fn advance(node: &mut Node, time: Duration) {
         node.started = node.started.checked_sub(time).unwrap();
     }
 
     #[test]
-    fn a_small_batch_is_remembered_and_forgotten_again() {
+    fn small_batch_size_is_kept_for_its_lifetime() {
         let mut node = node();
         assert_eq!(node.batch_max(), usize::MAX);
         node.remember_batch_max(3);
-        later(&mut node, BATCH_KEPT - Duration::from_secs(1));
+        advance(&mut node, BATCH_MAX_LIFETIME - Duration::from_secs(1));
         assert_eq!(node.batch_max(), 3);
-        later(&mut node, Duration::from_secs(2));
+        advance(&mut node, Duration::from_secs(2));
         assert_eq!(node.batch_max(), usize::MAX);
     }
 
     #[test]
-    fn a_node_rests_as_long_as_it_asks_for_within_bounds() {
-        let rests = |asked_for: Option<u64>, passed: u64| {
+    fn backoff_follows_retry_after_within_bounds() {
+        let backs_off = |retry_after: Option<u64>, passed: u64| {
             let mut node = node();
             let mut fault = unavailable("slow down");
-            fault.retry_after = asked_for.map(Duration::from_secs);
-            node.rest(&Failure::NotAsked(fault));
-            later(&mut node, Duration::from_secs(passed));
-            node.rests()
+            fault.retry_after = retry_after.map(Duration::from_secs);
+            node.back_off(&Failure::NotSent(fault));
+            advance(&mut node, Duration::from_secs(passed));
+            node.is_backing_off()
         };
-        assert!(rests(None, 14) && !rests(None, 16));
-        assert!(rests(Some(1), 14) && !rests(Some(1), 16));
-        assert!(rests(Some(60), 59) && !rests(Some(60), 61));
-        assert!(rests(Some(100_000), 119) && !rests(Some(100_000), 121));
+        assert!(backs_off(None, 14) && !backs_off(None, 16));
+        assert!(backs_off(Some(1), 14) && !backs_off(Some(1), 16));
+        assert!(backs_off(Some(60), 59) && !backs_off(Some(60), 61));
+        assert!(backs_off(Some(100_000), 119) && !backs_off(Some(100_000), 121));
     }
 }

@@ -1,11 +1,13 @@
-//! Objects that are objects.
+//! JSON objects that must be objects.
 
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-/// A `T` that a node told as an object. By itself serde also takes a list for a struct, field by
-/// field, so that `[null, null]` would read as a simulation without an error.
+/// A `T` that is read from a JSON object only.
+///
+/// serde also reads a struct from a list of its fields. Without this type, `[null, null]` would
+/// read as a simulation without an error.
 #[derive(Debug, Clone)]
 pub struct Object<T>(pub T);
 
@@ -27,7 +29,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_no_object() {
+    fn list_is_not_read_as_an_object() {
         let read = serde_json::from_str::<Object<Simulation>>;
         assert_eq!(read(r#"{ "err": null }"#).unwrap().0.err, Value::Null);
         for text in ["[null]", "[null, null]", "null", "1", "{}x"] {

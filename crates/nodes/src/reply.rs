@@ -1,4 +1,4 @@
-//! What one HTTP request to a node brought back, read as JSON-RPC.
+//! Reads the body of an HTTP response as JSON-RPC responses.
 
 use std::collections::BTreeMap;
 
@@ -6,21 +6,20 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::limit::is_limit;
-use crate::{Answer, Failure, NodeError, unavailable};
+use crate::{Failure, NodeError, Reply, unavailable};
 
-/// The id of the first call. Not 0: some gateways test whether there is an id by its truth, and
-/// lose a zero.
+/// The id of the first request. It is not 0, because some gateways treat a zero as a missing id.
 pub(crate) const FIRST_ID: u64 = 1;
 
-/// Why a request brought no answers.
+/// Why one HTTP request returned no replies.
 #[derive(Debug)]
-pub(crate) struct Missed {
+pub(crate) struct ExchangeError {
     pub(crate) failure: Failure,
-    /// Whether fewer calls in one request may fare better.
+    /// Whether a smaller batch may succeed.
     pub(crate) fewer_may_work: bool,
 }
 
-/// One answer of JSON-RPC.
+/// One JSON-RPC response.
 #[derive(Deserialize)]
 struct Response {
     #[serde(default, deserialize_with = "read_id")]
@@ -30,7 +29,7 @@ struct Response {
     error: Option<NodeError>,
 }
 
-/// JSON-RPC answers a batch with a list, except when it refuses the whole.
+/// The response to a batch is a list, unless the node refuses the whole batch.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Responses {
@@ -38,7 +37,7 @@ enum Responses {
     One(Response),
 }
 
-/// The id, where it is a number or a text that is one: some gateways write texts.
+/// The id, as a number or as a string with a number: some gateways return strings.
 fn read_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     Ok(match Value::deserialize(deserializer)? {
         Value::String(text) => text.parse().ok(),
@@ -47,69 +46,77 @@ fn read_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D:
 }
 
 impl Response {
-    /// The answer; an error where the node was asked too much.
-    fn answer(self, limits: &[i64]) -> Result<Answer, Missed> {
+    /// The reply.
+    ///
+    /// # Errors
+    /// If the node reports a rate limit.
+    fn reply(self, limits: &[i64]) -> Result<Reply, ExchangeError> {
         match self.error {
-            Some(error) if is_limit(&error, limits) => Err(too_much(&error)),
+            Some(error) if is_limit(&error, limits) => Err(rate_limited(&error)),
             Some(error) => Ok(Err(error)),
             None => Ok(Ok(self.result)),
         }
     }
 }
 
-/// The answers to `count` calls, in their order. `limits` are the chain's codes for too many
-/// requests.
+/// The replies to `count` requests, in the order of the requests. `limits` are the error codes of the
+/// chain's gateways for rate limits.
 pub(crate) fn in_order(
     responses: Value,
     count: usize,
     limits: &[i64],
-) -> Result<Vec<Answer>, Missed> {
+) -> Result<Vec<Reply>, ExchangeError> {
     let responses = match serde_json::from_value(responses) {
         Ok(Responses::Many(responses)) => responses,
-        // One answer to one call needs no id: HTTP says what it is for. Errors often have none.
+        // A single response needs no id, because HTTP assigns it to its request. Errors often have none.
         Ok(Responses::One(response)) if count == 1 => {
             return match response.id {
-                None | Some(FIRST_ID) => Ok(vec![response.answer(limits)?]),
-                Some(_) => Err(nonsense("another call")),
+                None | Some(FIRST_ID) => Ok(vec![response.reply(limits)?]),
+                Some(_) => Err(unexpected("a response to another request")),
             };
         }
         Ok(Responses::One(response)) => {
             return Err(match response.error {
-                Some(error) => too_much(&error),
-                None => nonsense("one of many calls"),
+                Some(error) => rate_limited(&error),
+                None => unexpected("a single response to a batch"),
             });
         }
-        Err(error) => return Err(nonsense(&format!("no JSON-RPC: {error}"))),
+        Err(error) => {
+            return Err(unexpected(&format!(
+                "something other than JSON-RPC: {error}"
+            )));
+        }
     };
     let mut by_id = BTreeMap::new();
     for response in responses {
-        by_id.insert(response.id, response.answer(limits)?);
+        by_id.insert(response.id, response.reply(limits)?);
     }
     let ids = FIRST_ID..FIRST_ID + count as u64;
-    let answers = ids.map(|id| {
+    let replies = ids.map(|id| {
         by_id
             .remove(&Some(id))
-            .ok_or_else(|| nonsense("not every call of a batch"))
+            .ok_or_else(|| unexpected("responses to only a part of the batch"))
     });
-    answers.collect()
+    replies.collect()
 }
 
-/// The node did nothing of what it was asked.
-fn too_much(error: &NodeError) -> Missed {
+/// The node did not act on any request of the batch.
+fn rate_limited(error: &NodeError) -> ExchangeError {
     let what = format_args!(
-        "the node turned the request away with {}: {}",
+        "the node reported a rate limit, error {}: {}",
         error.code, error.message
     );
-    Missed {
-        failure: Failure::NotAsked(unavailable(what)),
+    ExchangeError {
+        failure: Failure::NotSent(unavailable(what)),
         fewer_may_work: true,
     }
 }
 
-/// What came makes no sense, as some gateways answer batches that they do not understand.
-fn nonsense(what: &str) -> Missed {
-    Missed {
-        failure: Failure::NoAnswer(unavailable(format_args!("the node answered {what}"))),
+/// The body is not what was expected. Some gateways respond like this to batches that they do not
+/// support.
+fn unexpected(what: &str) -> ExchangeError {
+    ExchangeError {
+        failure: Failure::NoReply(unavailable(format_args!("the node returned {what}"))),
         fewer_may_work: true,
     }
 }
@@ -121,24 +128,24 @@ mod tests {
 
     use super::*;
 
-    fn read(came: Value, count: usize) -> Result<Vec<Answer>, Failure> {
-        in_order(came, count, &[-32016]).map_err(|missed| missed.failure)
+    fn read(body: Value, count: usize) -> Result<Vec<Reply>, Failure> {
+        in_order(body, count, &[-32016]).map_err(|error| error.failure)
     }
 
     #[test]
-    fn answers_stand_in_the_order_of_the_calls_whatever_order_they_came_in() {
-        let came = json!([
+    fn replies_are_in_the_order_of_the_requests() {
+        let body = json!([
             { "id": 2, "error": { "code": 3, "message": "no" } },
             { "id": "1", "result": "first" },
         ]);
-        let answers = read(came, 2).unwrap();
-        assert_eq!(answers[0].as_ref().unwrap(), "first");
-        assert_eq!(answers[1].as_ref().unwrap_err().code, 3);
+        let replies = read(body, 2).unwrap();
+        assert_eq!(replies[0].as_ref().unwrap(), "first");
+        assert_eq!(replies[1].as_ref().unwrap_err().code, 3);
     }
 
     #[test]
-    fn a_call_without_an_answer_may_have_been_taken() {
-        for came in [
+    fn missing_response_leaves_the_request_open() {
+        for body in [
             json!([]),
             json!([{ "id": 1, "result": 1 }]),
             json!([{ "id": 0, "result": 1 }, { "id": 1, "result": 1 }]),
@@ -147,32 +154,32 @@ mod tests {
             json!("?"),
         ] {
             assert!(
-                matches!(read(came.clone(), 2), Err(Failure::NoAnswer(_))),
-                "{came}"
+                matches!(read(body.clone(), 2), Err(Failure::NoReply(_))),
+                "{body}"
             );
         }
         let another = json!({ "id": 7, "result": 1 });
-        assert!(matches!(read(another, 1), Err(Failure::NoAnswer(_))));
+        assert!(matches!(read(another, 1), Err(Failure::NoReply(_))));
     }
 
     #[test]
-    fn one_answer_to_one_call_needs_no_id() {
+    fn single_response_needs_no_id() {
         for id in [json!(null), json!(1), json!("1")] {
-            let came = json!({ "id": id, "error": { "code": 3, "message": "no" } });
-            assert_eq!(read(came, 1).unwrap()[0].as_ref().unwrap_err().code, 3);
+            let body = json!({ "id": id, "error": { "code": 3, "message": "no" } });
+            assert_eq!(read(body, 1).unwrap()[0].as_ref().unwrap_err().code, 3);
         }
     }
 
     #[test]
-    fn a_node_that_was_asked_too_much_did_nothing() {
+    fn rate_limit_means_that_nothing_was_done() {
         for code in [-32005, -32016] {
             let limit = json!({ "code": code, "message": "please wait" });
             let whole = json!({ "id": null, "error": limit });
             let part = json!([{ "id": 1, "result": 1 }, { "id": 2, "error": limit }]);
-            for (came, count) in [(whole.clone(), 2), (part, 2), (whole, 1)] {
+            for (body, count) in [(whole.clone(), 2), (part, 2), (whole, 1)] {
                 assert!(
-                    matches!(read(came.clone(), count), Err(Failure::NotAsked(_))),
-                    "{came}"
+                    matches!(read(body.clone(), count), Err(Failure::NotSent(_))),
+                    "{body}"
                 );
             }
         }
@@ -201,11 +208,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_a_node_says_there_is_an_answer_to_every_call_or_none(
-            came in any_json(), count in 1usize..5,
+        fn any_body_gives_a_reply_to_every_request_or_none(
+            body in any_json(), count in 1usize..5,
         ) {
-            if let Ok(answers) = read(came, count) {
-                prop_assert_eq!(answers.len(), count);
+            if let Ok(replies) = read(body, count) {
+                prop_assert_eq!(replies.len(), count);
             }
         }
     }

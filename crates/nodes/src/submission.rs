@@ -1,27 +1,30 @@
-//! What nodes say of a transaction that is handed to them, and what that means for several of them.
+//! What became of a transaction that was submitted to several nodes.
 
 use quittance_core::Submission;
 use serde_json::Value;
 
 use crate::{Failure, NodeError, unavailable};
 
-/// What one node's answer means. A node that took the transaction says its id.
-pub(crate) fn of(
-    sent: Result<Value, Failure>,
-    refusal: fn(&NodeError) -> Submission,
+/// What one node's reply means. A node that took the transaction returns its id.
+pub(crate) fn from_reply(
+    reply: Result<Value, Failure>,
+    refusal: impl Fn(&NodeError) -> Submission,
 ) -> Submission {
-    match sent {
+    match reply {
         Ok(Value::String(_)) => Submission::Accepted,
-        Ok(_) => Submission::Unknown(unavailable("the node does not say that it took it")),
+        Ok(_) => {
+            let detail = "the node did not confirm that it took the transaction";
+            Submission::Unknown(unavailable(detail))
+        }
         Err(Failure::Node(error)) => refusal(&error),
-        Err(Failure::NotAsked(fault)) => Submission::Refused(fault),
-        Err(Failure::NoAnswer(fault)) => Submission::Unknown(fault),
+        Err(Failure::NotSent(fault)) => Submission::Refused(fault),
+        Err(Failure::NoReply(fault)) => Submission::Unknown(fault),
     }
 }
 
-/// Of what two nodes mean, the one that holds for both together: that one has it; then that its place is taken; then
-/// that one may have it. Only when both refused is it refused.
-pub(crate) fn surer(first: Submission, second: Submission) -> Submission {
+/// The result of two nodes together: the stronger of both. `Accepted` is stronger than
+/// `SequenceUsed`, that than `Unknown`, and all are stronger than `Refused`.
+pub(crate) fn stronger(first: Submission, second: Submission) -> Submission {
     fn rank(submission: &Submission) -> u8 {
         match submission {
             Submission::Accepted => 3,
@@ -45,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_refusal_takes_back_that_another_node_may_have_it() {
+    fn refusal_never_overrides_a_possible_acceptance() {
         let fault = || Fault::new(FaultKind::ChainUnavailable, "test");
         let all = [
             Submission::Refused(fault()),
@@ -55,18 +58,19 @@ mod tests {
         ];
         for (low, first) in all.iter().enumerate() {
             for second in &all[low..] {
-                assert_eq!(surer(first.clone(), second.clone()), *second);
-                assert_eq!(surer(second.clone(), first.clone()), *second);
+                assert_eq!(stronger(first.clone(), second.clone()), *second);
+                assert_eq!(stronger(second.clone(), first.clone()), *second);
             }
         }
     }
 
     #[test]
-    fn only_a_node_that_says_the_id_took_it() {
+    fn only_a_reply_with_an_id_is_an_acceptance() {
         let refusal = |_: &NodeError| Submission::SequenceUsed;
-        assert_eq!(of(Ok(json!("0x1")), refusal), Submission::Accepted);
-        for answer in [json!(null), json!(true), json!({})] {
-            assert!(matches!(of(Ok(answer), refusal), Submission::Unknown(_)));
+        assert_eq!(from_reply(Ok(json!("0x1")), refusal), Submission::Accepted);
+        for result in [json!(null), json!(true), json!({})] {
+            let submission = from_reply(Ok(result), refusal);
+            assert!(matches!(submission, Submission::Unknown(_)));
         }
     }
 }

@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use quittance_core::json::Object;
 use quittance_core::{AuthorizationState, Fault, Timestamp};
-use quittance_nodes::{Answer, Call, Nodes, read_answer};
+use quittance_nodes::{Nodes, Reply, Request, decode_reply};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use solana_message::VersionedMessage;
@@ -113,21 +113,21 @@ pub(super) async fn of(
 /// know the blockhash yet.
 async fn is_dead(nodes: &Nodes, signed: &Signed, expires: Timestamp) -> Result<bool, Fault> {
     let finalized = json!({ "commitment": "finalized" });
-    let calls: [Call; 2] = [
-        ("getSlot", json!([finalized])),
-        ("isBlockhashValid", json!([signed.blockhash, finalized])),
+    let calls: [Request; 2] = [
+        Request::new("getSlot", json!([finalized])),
+        Request::new("isBlockhashValid", json!([signed.blockhash, finalized])),
     ];
     // A node of another cluster knows no blockhash of this one, and would say that the payment is dead.
     let answers = nodes.ask_one_node_in_doubt(&calls, |_| true).await?;
     let mut answers = answers.into_iter();
-    let slot: u64 = read_answer(next(&mut answers))?;
-    let valid: InContext<bool> = read_answer(next(&mut answers))?;
+    let slot: u64 = decode_reply(next(&mut answers))?;
+    let valid: InContext<bool> = decode_reply(next(&mut answers))?;
     let time: u64 = nodes.ask("getBlockTime", json!([slot])).await?;
     let is_past = time >= expires.plus_secs(SETTLED_SECS).secs();
     Ok(is_past && !valid.value)
 }
 
-fn next(answers: &mut impl Iterator<Item = Answer>) -> Answer {
+fn next(answers: &mut impl Iterator<Item = Reply>) -> Reply {
     answers.next().unwrap_or(Ok(Value::Null))
 }
 
