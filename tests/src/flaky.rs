@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use quittance_core::{LaneId, PaymentId, Timestamp, Transaction, TransactionId};
-use quittance_engine::{Claim, Claimed, Journal, JournalError, Outcome, Settlement};
+use quittance_engine::{
+    Claim, Claimed, Cursor, Filter, Journal, JournalError, Outcome, Page, Settlement,
+};
 
 /// Which writes fail. Reads never do.
 #[derive(Debug, Default)]
@@ -45,7 +47,7 @@ pub struct FlakyJournal<J> {
 
 fn full(failing: &AtomicBool) -> Result<(), JournalError> {
     match failing.load(Ordering::SeqCst) {
-        true => Err(JournalError::Unavailable("the disk is full".to_owned())),
+        true => Err(JournalError::unavailable("the disk is full")),
         false => Ok(()),
     }
 }
@@ -135,6 +137,10 @@ impl<J: Journal> Journal for FlakyJournal<J> {
 
     async fn open(&self, network: &str) -> Result<Vec<PaymentId>, JournalError> {
         self.inner.open(network).await
+    }
+
+    async fn page(&self, filter: &Filter, after: Option<Cursor>) -> Result<Page, JournalError> {
+        self.inner.page(filter, after).await
     }
 
     async fn transactions_at(

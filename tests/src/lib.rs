@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use quittance_core::wire::{PaymentPayload, PaymentRequirements, Rest};
 use quittance_core::{Clock, Payer, PaymentRequest, SystemClock};
-use quittance_engine::SqliteJournal;
+use quittance_engine::{JournalError, SqliteJournal};
 
 /// Waits until something holds; panics when it does not within ten seconds.
 pub async fn until<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
@@ -28,13 +28,13 @@ pub async fn until<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) 
     assert!(waited.await.is_ok(), "waited in vain until {what}");
 }
 
-/// Opens a journal, as soon as the one before has let go of it: its last write may still be on its way.
+/// Opens a journal once the process before has released it. Its last write may still be in progress.
 pub async fn open_journal(path: &Path) -> SqliteJournal {
     const TRIES: u32 = 500;
     for _ in 0..TRIES {
         match SqliteJournal::open(path).await {
             Ok(journal) => return journal,
-            Err(error) if error.to_string().contains("another process") => {
+            Err(JournalError::Locked { .. }) => {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             Err(error) => panic!("{error}"),

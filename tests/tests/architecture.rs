@@ -7,11 +7,15 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Which crates of this workspace each crate may use in its own code.
-const ALLOWED: [(&str, &[&str]); 11] = [
+const ALLOWED: [(&str, &[&str]); 12] = [
     ("quittance-cached", &[]),
     ("quittance-core", &[]),
     ("quittance-verify", &["quittance-core"]),
-    ("quittance-engine", &["quittance-core", "quittance-verify"]),
+    ("quittance-journal", &["quittance-core"]),
+    (
+        "quittance-engine",
+        &["quittance-core", "quittance-journal", "quittance-verify"],
+    ),
     ("quittance-http", &["quittance-cached", "quittance-core"]),
     ("quittance-nodes", &["quittance-core"]),
     (

@@ -1,4 +1,4 @@
-//! The SQLite journal holds what every journal must hold, and what only a file can.
+//! The SQLite journal: the conformance suite, and what concerns its file.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::fs;
@@ -8,15 +8,21 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use futures_util::future::join;
-use quittance_core::{Amount, LaneId, PaymentId, Reason, Timestamp, TransactionId};
-use quittance_engine::{Claim, Claimed, Journal, JournalError, Outcome, SqliteJournal, State};
+use proptest::prelude::*;
+use quittance_core::{
+    Amount, Fault, FaultKind, LaneId, PaymentId, PaymentInfo, Reason, Timestamp, TransactionId,
+};
+use quittance_engine::{
+    Claim, Claimed, Cursor, FileProblem, Filter, Journal, JournalError, Outcome, SqliteJournal,
+    State, StateKind,
+};
 use quittance_tests::conformance::journal::JournalFixture;
 use quittance_tests::until;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection};
 use tempfile::TempDir;
 
-/// The folder that the journal is in, and those that it was in before.
+/// The folder of the journal, and its folders before each crash.
 struct Sqlite(Mutex<Vec<TempDir>>);
 
 impl Sqlite {
@@ -42,8 +48,8 @@ impl JournalFixture for Sqlite {
         quittance_tests::open_journal(&self.path()).await
     }
 
-    /// What a killed process leaves: the files as they are. They are copied away while the journal is open, and used
-    /// where they were copied to: a journal that is dropped goes on closing its files in good order for a while.
+    /// Leaves the files as a killed process would. They are copied while the journal is open, and
+    /// the copies are used from then on: a dropped journal still closes its own files properly.
     async fn crash(&self, journal: SqliteJournal) {
         let next = tempfile::tempdir().unwrap();
         for name in ["journal.db", "journal.db-wal"] {
@@ -59,17 +65,17 @@ impl JournalFixture for Sqlite {
 quittance_tests::journal_conformance!(Sqlite);
 
 #[tokio::test]
-async fn a_second_process_does_not_get_the_journal() {
+async fn a_second_process_cannot_open_the_journal() {
     let sqlite = Sqlite::new().await;
     let first = sqlite.open().await;
-    let second = SqliteJournal::open(sqlite.path()).await;
-    assert!(second.unwrap_err().to_string().contains("another process"));
+    let second = SqliteJournal::open(sqlite.path()).await.unwrap_err();
+    assert!(matches!(second, JournalError::Locked { .. }), "{second}");
     drop(first);
     sqlite.open().await;
 }
 
 #[tokio::test]
-async fn a_file_that_is_no_journal_is_refused() {
+async fn a_file_that_is_not_a_journal_is_refused() {
     let sqlite = Sqlite::new().await;
     let path = sqlite.path();
     fs::write(
@@ -97,29 +103,35 @@ async fn a_journal_of_a_newer_format_is_refused() {
         .await
         .unwrap();
     file.close().await.unwrap();
-    assert!(
-        SqliteJournal::open(&path)
-            .await
-            .unwrap_err()
-            .to_string()
-            .contains("format 99")
-    );
+    let refused = SqliteJournal::open(&path).await.unwrap_err();
+    let expected = JournalError::NewerFormat {
+        found: 99,
+        newest: 3,
+    };
+    assert_eq!(refused, expected);
 }
 
 const NOW: Timestamp = Timestamp::from_secs(1_000);
 
 fn claim(name: &str) -> Claim {
-    Claim {
+    claim_on("test:1", name)
+}
+
+fn claim_on(network: &str, name: &str) -> Claim {
+    let info = PaymentInfo {
         id: PaymentId::from_parts(&[name.as_bytes()]),
-        network: "test:1".to_owned(),
-        scheme: "exact".to_owned(),
         payer: "payer".to_owned(),
         pay_to: "seller".to_owned(),
         asset: "coin".to_owned(),
         amount: Amount::from(7),
         expires: NOW.plus_secs(60),
-        request: "{}".to_owned(),
-        decoded_at: NOW,
+    };
+    Claim::new(network, "exact", &info, "{}".to_owned(), NOW)
+}
+
+fn no_gas() -> Outcome {
+    Outcome::Released {
+        fault: Fault::new(FaultKind::Busy, "no gas"),
     }
 }
 
@@ -144,9 +156,10 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
 
-/// A second process over a symbolic link had a lock of its own, and served on the same journal with the same signer.
+/// A second process that opened a symbolic link had its own lock. It used the same journal with the
+/// same signer.
 #[tokio::test]
-async fn a_journal_has_one_lock_however_its_path_is_spelled() {
+async fn every_spelling_of_the_path_has_the_same_lock() {
     let sqlite = Sqlite::new().await;
     let first = sqlite.open().await;
     let (link, folder) = (sqlite.file("link.db"), sqlite.file("folder"));
@@ -163,21 +176,25 @@ async fn a_journal_has_one_lock_however_its_path_is_spelled() {
     drop(first);
 }
 
-/// SQLite finds its log by the file's name: under another name a journal is missing what was written last.
+/// SQLite finds its log by the file's name: under another name the last writes are missing.
 #[tokio::test]
-async fn a_journal_with_two_names_is_refused() {
+async fn a_journal_with_a_hard_link_is_refused() {
     let sqlite = Sqlite::new().await;
     drop(sqlite.open().await);
     drop(sqlite.open().await);
     fs::hard_link(sqlite.path(), sqlite.file("other.db")).unwrap();
     let refused = SqliteJournal::open(sqlite.file("other.db")).await;
-    let refused = refused.unwrap_err().to_string();
-    assert!(refused.contains("hard link"), "{refused}");
+    let refused = refused.unwrap_err();
+    let is_expected = matches!(
+        &refused,
+        JournalError::Unusable { problem, .. } if *problem == FileProblem::HardLink
+    );
+    assert!(is_expected, "{refused}");
 }
 
-/// Each claim has a signed authorization in it, which is worth money until it is used.
+/// Each claim contains a signed authorization, which is worth money until it is used.
 #[tokio::test]
-async fn a_new_journal_is_for_its_owner_alone_and_an_open_one_is_reported() {
+async fn only_the_owner_can_read_a_new_journal() {
     let sqlite = Sqlite::new().await;
     let journal = sqlite.open().await;
     assert!(wins(&journal, "a").await);
@@ -200,7 +217,7 @@ async fn a_new_journal_is_for_its_owner_alone_and_an_open_one_is_reported() {
 
 /// Many programs leave SQLite's `user_version` at 0, and many begin with 1.
 #[tokio::test]
-async fn a_database_of_another_program_is_refused_and_left_alone() {
+async fn a_database_of_another_program_is_not_changed() {
     for (name, sql) in [
         ("zero", "CREATE TABLE notes (text TEXT)"),
         (
@@ -224,10 +241,10 @@ async fn a_database_of_another_program_is_refused_and_left_alone() {
     }
 }
 
-/// SQLite goes on writing into a file that has no name any more, and says that all is well. After the next start what
-/// was settled is forgotten.
+/// SQLite keeps writing into a file without a name, and reports success. After the next start, the
+/// journal had lost these settlements.
 #[tokio::test]
-async fn a_journal_whose_files_are_taken_away_or_cut_is_not_used_any_more() {
+async fn a_journal_whose_files_changed_is_not_used() {
     type Harm = fn(&Sqlite);
     let harms: [(&str, Harm); 5] = [
         ("was removed", |sqlite| {
@@ -250,11 +267,11 @@ async fn a_journal_whose_files_are_taken_away_or_cut_is_not_used_any_more() {
         let journal = sqlite.open().await;
         assert!(wins(&journal, "a").await, "{word}");
         harm(&sqlite);
-        // Before the very next write, and not only at the next look.
+        // The next write already fails, before the next look at the files.
         let refused = journal.claim(&claim("b"), NOW).await.unwrap_err();
         assert!(refused.to_string().contains(word), "{word}: {refused}");
         assert!(journal.problem().unwrap().contains(word), "{word}");
-        // What another file says of a settlement is not what happened to it.
+        // Another file under this name does not say what happened to a settlement.
         assert!(journal.settlement(&claim("a").id).await.is_err(), "{word}");
         assert!(journal.open("test:1").await.is_err(), "{word}");
     }
@@ -269,9 +286,9 @@ fn cut(path: &Path) {
         .unwrap();
 }
 
-/// Nobody has to ask: the next /verify must know.
+/// The journal must notice without a write: the next /verify depends on it.
 #[tokio::test]
-async fn a_journal_that_is_taken_away_is_noticed_without_a_write_and_used_again_when_it_is_back() {
+async fn a_missing_journal_is_noticed_and_used_again_later() {
     let sqlite = Sqlite::new().await;
     let journal = sqlite.open().await;
     assert!(wins(&journal, "a").await);
@@ -284,7 +301,7 @@ async fn a_journal_that_is_taken_away_is_noticed_without_a_write_and_used_again_
     assert!(journal.settlement(&claim("a").id).await.unwrap().is_some());
 }
 
-/// A lock file that was cleaned up let a second process in.
+/// After the lock file was deleted, a second process could open the journal.
 #[tokio::test]
 async fn a_lock_that_is_removed_is_taken_again() {
     let sqlite = Sqlite::new().await;
@@ -295,9 +312,9 @@ async fn a_lock_that_is_removed_is_taken_again() {
     assert!(second.to_string().contains("another process"), "{second}");
 }
 
-/// Garbage in the middle of the file.
+/// The file has garbage in its middle.
 #[tokio::test]
-async fn damage_is_found_by_whoever_looks_and_ends_the_journals_use() {
+async fn a_damaged_journal_is_reported_and_not_used() {
     let sqlite = Sqlite::new().await;
     let journal = sqlite.open().await;
     let claims: Vec<String> = (0..200).map(|at| format!("claim {at}")).collect();
@@ -305,7 +322,7 @@ async fn damage_is_found_by_whoever_looks_and_ends_the_journals_use() {
         assert!(wins(&journal, name).await);
     }
     drop(journal);
-    // All of it in the one file, and nothing in memory.
+    // Move everything into the one file, and nothing stays in memory.
     drop(sqlite.open().await);
     execute(&sqlite.path(), "PRAGMA wal_checkpoint(TRUNCATE)").await;
     let journal = sqlite.open().await;
@@ -319,9 +336,9 @@ async fn damage_is_found_by_whoever_looks_and_ends_the_journals_use() {
     assert!(!wins(&journal, "another").await);
 }
 
-/// One row that another program spoilt made every write beside it fail, and every start.
+/// One row that another program damaged made every write in its batch fail, and every start.
 #[tokio::test]
-async fn an_entry_that_cannot_be_read_spoils_no_other() {
+async fn an_unreadable_entry_affects_no_other_entry() {
     let sqlite = Sqlite::new().await;
     let journal = sqlite.open().await;
     assert!(wins(&journal, "a").await && wins(&journal, "b").await);
@@ -331,21 +348,21 @@ async fn an_entry_that_cannot_be_read_spoils_no_other() {
         &sqlite.path(),
         "UPDATE settlements SET amount = 'much' WHERE rowid = 1;
          INSERT INTO settlements (id, network, scheme, payer, pay_to, asset, amount, expires, request, decoded_at,
-             attempt, failures, state, claimed_at)
-         VALUES (x'00', 'test:1', '', '', '', '', '1', 0, '', 0, 1, 0, 'open', 0)",
+             attempt, failures, state, claimed_at, number)
+         VALUES (x'00', 'test:1', '', '', '', '', '1', 0, '', 0, 1, 0, 'open', 0, 99)",
     )
     .await;
     let journal = sqlite.open().await;
     let (a, b, c) = (claim("a"), claim("b"), claim("c"));
     let unreadable = journal.settlement(&a.id).await;
     assert!(
-        matches!(unreadable, Err(JournalError::Unreadable(_))),
+        matches!(unreadable, Err(JournalError::Unreadable { .. })),
         "{unreadable:?}"
     );
-    // The two writes travel together.
+    // Both writes are in one batch.
     let (spoilt, good) = join(journal.claim(&a, NOW), journal.claim(&c, NOW)).await;
     assert!(
-        matches!(spoilt, Err(JournalError::Unreadable(_))),
+        matches!(spoilt, Err(JournalError::Unreadable { .. })),
         "{spoilt:?}"
     );
     assert_eq!(good, Ok(Claimed::Won { attempt: 1 }));
@@ -356,15 +373,14 @@ async fn an_entry_that_cannot_be_read_spoils_no_other() {
     let mut expected = vec![a.id, b.id, c.id];
     expected.sort();
     assert_eq!(open, expected);
-    let released = Outcome::Released {
-        fault: "no gas".to_owned(),
-    };
-    assert_eq!(journal.conclude(&a.id, 1, &released, NOW).await, Ok(true));
+    let page = journal.page(&Filter::new(), None).await.unwrap();
+    assert_eq!((page.settlements.len(), page.unreadable), (2, 2));
+    assert_eq!(journal.conclude(&a.id, 1, &no_gas(), NOW).await, Ok(true));
 }
 
-/// The commands of docs/operating.md, as they stand there.
+/// Runs the commands of docs/operating.md exactly as they are there.
 #[tokio::test]
-async fn old_rows_can_be_moved_away_as_documented() {
+async fn old_rows_can_be_archived_as_documented() {
     let sqlite = Sqlite::new().await;
     let journal = sqlite.open().await;
     for name in ["old", "open", "young"] {
@@ -390,7 +406,7 @@ async fn old_rows_can_be_moved_away_as_documented() {
     }
     drop(journal);
     drop(sqlite.open().await);
-    // The young one ended a moment ago.
+    // The young settlement ended a moment ago.
     let young = "UPDATE settlements SET concluded_at = unixepoch() WHERE transaction_id = 'young';
         UPDATE transactions SET signed_at = unixepoch() WHERE id = 'young'";
     execute(&sqlite.path(), young).await;
@@ -425,7 +441,7 @@ async fn old_rows_can_be_moved_away_as_documented() {
     assert_eq!(SqliteJournal::inspect(sqlite.path()).await, Ok(vec![]));
 }
 
-/// A file as the first version made it.
+/// Creates a file of the first format.
 async fn file_of_format_1(path: &Path) {
     let mut file = SqliteConnectOptions::new()
         .filename(path)
@@ -440,7 +456,7 @@ async fn file_of_format_1(path: &Path) {
     file.close().await.unwrap();
 }
 
-/// The tables' columns and the indexes, by name.
+/// The columns of the tables and the indexes, by name.
 async fn shape(path: &Path) -> Vec<String> {
     let mut file = SqliteConnectOptions::new()
         .filename(path)
@@ -458,9 +474,9 @@ async fn shape(path: &Path) -> Vec<String> {
     shape
 }
 
-/// Nothing that an older program wrote is lost, and what it wrote goes on.
+/// The migration keeps every settlement, and open settlements can still be concluded.
 #[tokio::test]
-async fn a_journal_of_format_1_is_brought_to_the_newest_format() {
+async fn a_journal_of_format_1_is_migrated() {
     let sqlite = Sqlite::new().await;
     file_of_format_1(&sqlite.path()).await;
     for _ in 0..2 {
@@ -487,8 +503,7 @@ async fn a_journal_of_format_1_is_brought_to_the_newest_format() {
         detail: "it's odd".to_owned(),
         transaction: Some(TransactionId::new("0x5")),
     });
-    let fault = "no gas".to_owned();
-    let released = State::Concluded(Outcome::Released { fault });
+    let released = State::Concluded(no_gas());
     let expected = [
         State::Open,
         settled("0x2"),
@@ -505,11 +520,13 @@ async fn a_journal_of_format_1_is_brought_to_the_newest_format() {
         found[2].success_reported_at,
         Some(Timestamp::from_secs(100_006))
     );
-    // What settled a day before the newest is final; the rest is watched.
+    // Payments that settled a day before the newest one are final. The others are watched.
     assert_eq!(found[1].final_at, Some(Timestamp::from_secs(10_005)));
     let watched = journal.not_final("test:1").await.unwrap();
     assert_eq!(watched, [id(3), id(4)]);
     assert_eq!(journal.open("test:1").await.unwrap(), [id(1)]);
+    let page = journal.page(&Filter::new(), None).await.unwrap();
+    assert_eq!(page.settlements, found);
     let next = journal
         .next_sequence("test:1", &LaneId::new("signer"))
         .await;
@@ -525,9 +542,9 @@ async fn a_journal_of_format_1_is_brought_to_the_newest_format() {
     assert_eq!(shape(&sqlite.path()).await, shape(&fresh.path()).await);
 }
 
-/// A process that dies in the middle, or a file that cannot be migrated, leaves what was there.
+/// A migration that fails leaves the file as it was.
 #[tokio::test]
-async fn a_journal_that_cannot_be_brought_to_the_newest_format_stays_as_it_was() {
+async fn a_journal_that_cannot_be_migrated_is_not_changed() {
     let sqlite = Sqlite::new().await;
     let path = sqlite.path();
     file_of_format_1(&path).await;
@@ -542,4 +559,134 @@ async fn a_journal_that_cannot_be_brought_to_the_newest_format_stays_as_it_was()
     let before = shape(&path).await;
     assert!(SqliteJournal::open(&path).await.is_err());
     assert_eq!(shape(&path).await, before);
+}
+
+/// What happens between two pages of a listing.
+#[derive(Debug, Clone)]
+enum Change {
+    /// A new authorization is claimed.
+    New { on_second_network: bool },
+    /// One of the open settlements is released.
+    Release(prop::sample::Index),
+    /// One of the settlements is claimed again, if it is free.
+    Retry(prop::sample::Index),
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        any::<bool>().prop_map(|on_second_network| Change::New { on_second_network }),
+        any::<prop::sample::Index>().prop_map(Change::Release),
+        any::<prop::sample::Index>().prop_map(Change::Retry),
+    ]
+}
+
+/// The claims so far, in order, each with its number of attempts.
+#[derive(Default)]
+struct Claims(Vec<Claim>);
+
+impl Claims {
+    async fn apply(&mut self, journal: &SqliteJournal, change: &Change) {
+        match change {
+            Change::New { on_second_network } => {
+                let network = if *on_second_network {
+                    "test:2"
+                } else {
+                    "test:1"
+                };
+                let claim = claim_on(network, &self.0.len().to_string());
+                let claimed = journal.claim(&claim, NOW).await;
+                assert_eq!(claimed, Ok(Claimed::Won { attempt: 1 }));
+                self.0.push(claim);
+            }
+            Change::Release(which) | Change::Retry(which) if !self.0.is_empty() => {
+                let claim = which.get(&self.0);
+                match change {
+                    Change::Retry(_) => drop(journal.claim(claim, NOW).await.unwrap()),
+                    _ => {
+                        let known = journal.settlement(&claim.id).await.unwrap().unwrap();
+                        let attempt = known.attempt;
+                        let released = journal.conclude(&claim.id, attempt, &no_gas(), NOW).await;
+                        assert_eq!(released, Ok(known.state == State::Open));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// A listing shows each settlement of a network once, in the order of the first claims, whatever
+    /// happens between its pages.
+    #[test]
+    fn a_listing_shows_each_settlement_once(
+        before in prop::collection::vec(change(), 0..20),
+        between in prop::collection::vec(prop::collection::vec(change(), 0..4), 0..6),
+        limit in 1_u32..6,
+        network in prop::sample::select(vec![None, Some("test:1"), Some("test:2")]),
+    ) {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let (listed, expected) = runtime.block_on(async {
+            let sqlite = Sqlite::new().await;
+            let journal = sqlite.open().await;
+            let mut claims = Claims::default();
+            for change in &before {
+                claims.apply(&journal, change).await;
+            }
+            let mut filter = Filter::new().limit(limit);
+            filter.network = network.map(str::to_owned);
+            let (mut listed, mut after, mut between) = (Vec::new(), None::<Cursor>, between.iter());
+            loop {
+                let page = journal.page(&filter, after).await.unwrap();
+                listed.extend(page.settlements.iter().map(|known| known.claim.id));
+                let Some(next) = page.next else { break };
+                after = Some(next);
+                for change in between.next().into_iter().flatten() {
+                    claims.apply(&journal, change).await;
+                }
+            }
+            let on_network = |claim: &&Claim| network.is_none_or(|network| network == claim.network);
+            let expected: Vec<PaymentId> =
+                claims.0.iter().filter(on_network).map(|claim| claim.id).collect();
+            (listed, expected)
+        });
+        prop_assert_eq!(listed, expected);
+    }
+}
+
+/// Opens a copy of the file that the program of the first format wrote.
+#[tokio::test]
+async fn a_file_written_by_the_first_format_opens() {
+    let sqlite = Sqlite::new().await;
+    let bytes = include_bytes!("../fixtures/journal-format-1.db");
+    fs::write(sqlite.path(), bytes).unwrap();
+    let journal = sqlite.open().await;
+    let page = journal.page(&Filter::new(), None).await.unwrap();
+    let states: Vec<StateKind> = page
+        .settlements
+        .iter()
+        .map(|settlement| settlement.state.kind())
+        .collect();
+    let expected = [
+        StateKind::Settled,
+        StateKind::Failed,
+        StateKind::Released,
+        StateKind::Open,
+        StateKind::Open,
+    ];
+    assert_eq!(states, expected);
+    let [settled, _, released, recorded, claimed] = &page.settlements[..] else {
+        panic!("five settlements");
+    };
+    assert!(settled.success_reported_at.is_some());
+    let State::Concluded(Outcome::Released { fault }) = &released.state else {
+        panic!("{released:?}");
+    };
+    let detail = "the node refuses the transaction: insufficient funds for gas * price + value";
+    assert_eq!(*fault, Fault::new(FaultKind::FacilitatorFunds, detail));
+    assert_eq!(released.withdrawn.len(), 1);
+    assert_eq!(recorded.transactions[0].1.sequence, 2);
+    assert_eq!(claimed.transactions, vec![]);
 }

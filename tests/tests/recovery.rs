@@ -16,14 +16,17 @@ use quittance_core::{
     SystemClock, Timestamp, Transaction, TransactionId, Watched,
 };
 use quittance_devnet::Evm as Local;
-use quittance_engine::{Claim, Claimed, Engine, FAILURES_MAX, Journal, Outcome, Timing};
+use quittance_engine::{
+    Claim, Claimed, Engine, FAILURES_MAX, Filter, Journal, Outcome, Settlement, State, StateKind,
+    Timing,
+};
 use quittance_evm::{Evm, Exact, ExactPayer};
 use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::flaky::{Failing, FlakyJournal};
 use quittance_tests::proxy::Fate;
 use quittance_tests::until;
 use quittance_tests::wrapped::Wrapped;
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 
@@ -57,18 +60,8 @@ fn decode(setting: &Setting, request: &PaymentRequest) -> PaymentInfo {
 
 fn claim(setting: &Setting, request: &PaymentRequest) -> Claim {
     let info = decode(setting, request);
-    Claim {
-        id: info.id,
-        network: "eip155:84532".to_owned(),
-        scheme: "exact".to_owned(),
-        payer: info.payer,
-        pay_to: info.pay_to,
-        asset: info.asset,
-        amount: info.amount,
-        expires: info.expires,
-        request: request.kept_text().unwrap(),
-        decoded_at: SystemClock.now(),
-    }
+    let text = request.kept_text().unwrap();
+    Claim::new("eip155:84532", "exact", &info, text, SystemClock.now())
 }
 
 /// Changes the journal as no program of ours would.
@@ -107,7 +100,7 @@ async fn a_payment_that_moved_after_a_wrong_verdict_is_valid_and_served_once() {
     execute(
         &setting,
         "UPDATE settlements SET state = 'failed', reason = 'invalid_exact_evm_nonce_already_used',
-             transaction_id = NULL, settled_amount = NULL, told_at = NULL",
+             transaction_id = NULL, settled_amount = NULL, success_reported_at = NULL",
     )
     .await;
     let engine = start(&setting).await;
@@ -293,7 +286,7 @@ async fn recovery_asks_in_few_round_trips_and_passes_over_what_it_cannot_read() 
     execute(&setting, spoilt).await;
     // All these places were taken by transactions of somebody else.
     let nonce = (signer, format!("{COUNT:#x}"));
-    let _: serde_json::Value = setting.local.rpc("anvil_setNonce", nonce).await.unwrap();
+    let _: Value = setting.local.rpc("anvil_setNonce", nonce).await.unwrap();
 
     let engine = start(&setting).await;
     until("all that can be read has settled", || async {
@@ -489,4 +482,73 @@ async fn payments_that_the_chain_does_not_sign_together_are_sent_one_by_one() {
     }
     assert!(refused.load(Ordering::SeqCst) > 0, "nothing was grouped");
     assert_eq!(setting.received().await, Amount::from(COUNT as u64 * PRICE));
+}
+
+/// The time of the journal file that the program of format 1 wrote, and some seconds later.
+struct FixtureClock;
+
+impl Clock for FixtureClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_secs(FIXTURE_TIME + 60)
+    }
+}
+
+/// When the fixture was written; see tests/fixtures/README.md.
+const FIXTURE_TIME: u64 = 4_000_000_000;
+
+/// One open settlement is claimed only. The other has a recorded transaction that never reached the
+/// chain: the engine must send exactly these bytes.
+#[tokio::test(flavor = "multi_thread")]
+async fn open_settlements_of_a_format_1_file_are_finished() {
+    let setting = Setting::start().await;
+    let file = include_bytes!("../fixtures/journal-format-1.db");
+    std::fs::write(setting.journal_path(), file).unwrap();
+    let now = FixtureClock.now().secs();
+    let _: Value = setting
+        .local
+        .rpc("evm_setNextBlockTimestamp", (now,))
+        .await
+        .unwrap();
+    setting.local.mine().await.unwrap();
+    let journal = setting.journal().await;
+    // The chain of the fixture had the transactions with the nonces 0 and 1.
+    let signer = LaneId::new(&Setting::signers()[0].address.to_string());
+    let included = journal.transactions_at("eip155:84532", &signer, 0..2).await;
+    for transaction in included.unwrap() {
+        let bytes = alloy::hex::encode_prefixed(&transaction.bytes);
+        let sent: Result<Value, _> = setting.local.rpc("eth_sendRawTransaction", (bytes,)).await;
+        sent.unwrap();
+    }
+    let open = Filter::new().open_only();
+    let open = journal.page(&open, None).await.unwrap().settlements;
+    let [recorded, claimed] = &open[..] else {
+        panic!("two open settlements: {open:?}");
+    };
+    let recorded_id = &recorded.transaction().unwrap().id;
+    assert_eq!(claimed.transaction(), None);
+    drop(journal);
+    let received_before = setting.received().await;
+
+    let engine = setting
+        .engine_with(setting.config(), |builder| {
+            builder.timing(HASTY).clock(Arc::new(FixtureClock))
+        })
+        .await;
+    let state = async |settlement: &Settlement| {
+        let known = engine.settlement(&settlement.claim.id).await.unwrap();
+        known.unwrap().state
+    };
+    until("both have settled", || async {
+        state(recorded).await.kind() == StateKind::Settled
+            && state(claimed).await.kind() == StateKind::Settled
+    })
+    .await;
+    let settled = State::Concluded(Outcome::Settled {
+        transaction: recorded_id.clone(),
+        amount: Amount::from(PRICE),
+    });
+    assert_eq!(state(recorded).await, settled);
+    let received = setting.received().await.units() - received_before.units();
+    assert_eq!(Amount::new(received), Amount::from(2 * PRICE));
+    assert_eq!(engine.in_progress(), 0);
 }

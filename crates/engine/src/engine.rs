@@ -20,11 +20,11 @@ use tracing::{info, warn};
 
 use crate::event::{EVENTS_MAX, Event};
 use crate::failures::FailureLimits;
-use crate::journal::{Journal, Settlement};
 use crate::policy::{AllowAll, Policy};
 use crate::rail::{Rail, Shared, Unheard};
 use crate::signatures::Signatures;
 use crate::watch::Timing;
+use quittance_journal::{Journal, Settlement};
 
 /// How long a /settle waits for its outcome before it answers `settlement_pending`, unless told otherwise. Sellers wait
 /// 30 to 90 seconds for their facilitator; blocks come every 0.2 to 12 seconds.

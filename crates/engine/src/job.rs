@@ -7,8 +7,8 @@ use dashmap::mapref::entry::Entry;
 use quittance_core::{Amount, Chain, Fault, Payment, PaymentId, Timestamp, TransactionId};
 use tokio::sync::watch;
 
-use crate::journal::Outcome;
 use crate::ledger::Reservation;
+use quittance_journal::Outcome;
 
 /// How far a settlement has come, for those who wait for it.
 #[derive(Debug, Clone)]

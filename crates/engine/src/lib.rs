@@ -22,7 +22,6 @@ mod engine;
 mod event;
 mod failures;
 mod job;
-mod journal;
 mod lane;
 mod ledger;
 mod offline;
@@ -37,9 +36,11 @@ mod writer;
 pub use engine::{Engine, EngineBuilder, SETTLE_WAIT};
 pub use event::Event;
 pub use failures::FailureLimits;
-pub use journal::{
-    Claim, Claimed, FAILURES_MAX, Journal, JournalError, Outcome, Settlement, SqliteJournal, State,
-};
 pub use offline::{Offline, Verifier};
 pub use policy::{AllowAll, Policy, Rules};
+pub use quittance_journal::{
+    Cause, Claim, Claimed, Cursor, FAILURES_MAX, FileChange, FileProblem, Filter, InvalidCursor,
+    Journal, JournalError, Outcome, PAGE_MAX, Page, Settlement, SqliteJournal, State, StateKind,
+    UnknownState,
+};
 pub use watch::Timing;

@@ -10,7 +10,7 @@ use quittance_core::{
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-use crate::journal::{Journal, JournalError, Outcome, Settlement};
+use quittance_journal::{Journal, JournalError, Outcome, Settlement};
 
 /// The pause between two tries at a journal that does not take a write: a full disk is not emptied faster.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -274,6 +274,8 @@ impl From<Settlement> for SettlementState {
             State::Concluded(Outcome::Released { .. }) => {
                 ("released", None, Some(RELEASED.to_owned()))
             }
+            // A state of a newer journal.
+            _ => ("unknown", None, None),
         };
         let claim = settlement.claim;
         Self {
@@ -304,7 +306,7 @@ impl From<Settlement> for SettlementState {
 
 #[cfg(test)]
 mod tests {
-    use quittance_core::{Amount, PaymentId, Timestamp};
+    use quittance_core::{Amount, Fault, FaultKind, PaymentId, PaymentInfo, Timestamp};
     use quittance_engine::Claim;
 
     use super::*;
@@ -313,31 +315,20 @@ mod tests {
     #[test]
     fn a_released_settlement_does_not_tell_what_failed() {
         let id: PaymentId = "0".repeat(64).parse().unwrap();
-        let claim = Claim {
+        let info = PaymentInfo {
             id,
-            network: "eip155:1".to_owned(),
-            scheme: "exact".to_owned(),
             payer: String::new(),
             pay_to: String::new(),
             asset: String::new(),
             amount: Amount::default(),
             expires: Timestamp::from_secs(2),
-            request: String::new(),
-            decoded_at: Timestamp::from_secs(1),
         };
-        let fault = "the node at 10.0.0.7 gives nothing to signer 0xab".to_owned();
-        let state = SettlementState::from(Settlement {
-            claim,
-            attempt: 1,
-            failures: 0,
-            state: State::Concluded(Outcome::Released { fault }),
-            transactions: Vec::new(),
-            withdrawn: Vec::new(),
-            claimed_at: Timestamp::from_secs(1),
-            concluded_at: Some(Timestamp::from_secs(1)),
-            success_reported_at: None,
-            final_at: None,
-        });
+        let now = Timestamp::from_secs(1);
+        let claim = Claim::new("eip155:1", "exact", &info, String::new(), now);
+        let detail = "the node at 10.0.0.7 gives nothing to signer 0xab";
+        let fault = Fault::new(FaultKind::ChainUnavailable, detail);
+        let released = State::Concluded(Outcome::Released { fault });
+        let state = SettlementState::from(Settlement::new(claim, released, now));
         let told = serde_json::to_string(&state).unwrap();
         assert!(told.contains("\"released\"") && told.contains("may be settled again"));
         assert!(

@@ -1,51 +1,60 @@
-//! What every journal must hold.
+//! The conformance suite for journals: the properties that each implementation must have.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
-use quittance_core::{Amount, LaneId, PaymentId, Reason, Timestamp, Transaction, TransactionId};
-use quittance_engine::{Claim, Claimed, FAILURES_MAX, Journal, Outcome, Settlement, State};
+use quittance_core::{
+    Amount, Fault, FaultKind, LaneId, PaymentId, PaymentInfo, Reason, Timestamp, Transaction,
+    TransactionId,
+};
+use quittance_engine::{
+    Claim, Claimed, FAILURES_MAX, Filter, Journal, Outcome, Settlement, State, StateKind,
+};
 
-/// A journal on a stage of its own.
+/// A journal in an environment of its own.
 #[async_trait]
 pub trait JournalFixture: Send + Sync + Sized {
     /// The journal.
     type Journal: Journal;
 
-    /// An empty journal's place.
+    /// An environment with an empty journal.
     async fn new() -> Self;
 
-    /// Opens the journal; after a [`crash`](Self::crash), what is left of it.
+    /// Opens the journal. After a [`crash`](Self::crash), opens what the crash left.
     async fn open(&self) -> Self::Journal;
 
-    /// Ends a journal's process without warning.
+    /// Ends the journal's process without warning.
     async fn crash(&self, journal: Self::Journal);
 }
 
-/// Mounts the suite.
+/// Makes one test of each property.
 #[macro_export]
 macro_rules! journal_conformance {
     ($Fixture:ty) => {
         $crate::conformance_tests!(journal, $Fixture:
-            a_claim_is_won_once_however_many_ask
-            what_was_answered_survives_a_crash
-            a_transaction_belongs_to_the_attempt_it_was_recorded_for
-            a_withdrawn_transaction_frees_its_place
-            a_withdrawn_transaction_that_is_signed_again_counts_again
-            a_transaction_that_is_recorded_again_at_another_place_reads_back_there
-            nothing_is_recorded_for_a_settlement_that_has_ended
-            transactions_are_found_by_their_place
-            a_settled_authorization_is_never_claimed_again_and_told_once
-            what_has_settled_is_watched_until_it_is_final
-            a_settlement_that_is_opened_again_settles_or_is_lost_and_is_told_once
-            a_failed_attempt_may_be_repeated_a_few_times
+            a_claim_is_won_once_by_many_concurrent_requests
+            an_answered_write_survives_a_crash
+            a_transaction_belongs_to_its_own_attempt
+            a_withdrawn_transaction_frees_its_sequence_number
+            a_withdrawn_transaction_signed_again_counts_again
+            a_transaction_recorded_again_has_its_newest_number
+            an_ended_settlement_gets_no_transactions
+            transactions_are_found_by_sequence_number
+            a_settled_authorization_is_never_claimed_again
+            a_settled_payment_is_listed_until_it_is_final
+            a_reopened_settlement_settles_or_is_lost
+            a_failed_attempt_may_be_repeated_three_times
             a_released_attempt_may_be_repeated_at_once
-            a_late_conclusion_does_not_touch_a_later_attempt
-            open_settlements_are_those_of_one_network_that_have_not_ended
-            places_are_counted_by_network_and_lane
-            an_unknown_settlement_is_unknown
+            a_late_conclusion_does_not_change_a_later_attempt
+            open_settlements_are_listed_by_network
+            sequence_numbers_are_counted_by_network_and_lane
+            an_unknown_settlement_is_not_found
             a_journal_that_can_be_written_has_no_problem
+            pages_list_every_matching_settlement_once
+            a_page_has_the_transactions_of_its_settlements
+            changes_between_pages_move_no_settlement
         );
     };
 }
@@ -53,18 +62,20 @@ macro_rules! journal_conformance {
 const NOW: Timestamp = Timestamp::from_secs(1_000);
 
 fn claim(name: &str) -> Claim {
-    Claim {
+    claim_on("test:1", name)
+}
+
+fn claim_on(network: &str, name: &str) -> Claim {
+    let info = PaymentInfo {
         id: PaymentId::from_parts(&[name.as_bytes()]),
-        network: "test:1".to_owned(),
-        scheme: "exact".to_owned(),
         payer: "payer".to_owned(),
         pay_to: "seller".to_owned(),
         asset: "coin".to_owned(),
         amount: Amount::from(u64::MAX),
         expires: NOW.plus_secs(60),
-        request: format!("{{\"name\":\"{name}\",\"odd\":\"\\u0000'\\\"\"}}"),
-        decoded_at: NOW,
-    }
+    };
+    let request = format!("{{\"name\":\"{name}\",\"odd\":\"\\u0000'\\\"\"}}");
+    Claim::new(network, "exact", &info, request, NOW)
 }
 
 fn transaction(id: &str, sequence: u64) -> Transaction {
@@ -92,6 +103,15 @@ fn failed(transaction: Option<&str>) -> Outcome {
     }
 }
 
+fn released() -> Outcome {
+    Outcome::Released {
+        fault: Fault {
+            retry_after: Some(Duration::from_secs(17)),
+            ..Fault::new(FaultKind::FacilitatorFunds, "no gas: \"odd\"")
+        },
+    }
+}
+
 async fn win<J: Journal>(journal: &J, claim: &Claim) -> u32 {
     match journal.claim(claim, NOW).await.expect("a claim") {
         Claimed::Won { attempt } => attempt,
@@ -114,8 +134,8 @@ async fn known<J: Journal>(journal: &J, claim: &Claim) -> Settlement {
         .expect("a settlement")
 }
 
-/// Of all who claim one authorization, one wins; the others see what the winner wrote.
-pub async fn a_claim_is_won_once_however_many_ask<F: JournalFixture>() {
+/// Of all requests that claim one authorization, one wins. The others get what the winner wrote.
+pub async fn a_claim_is_won_once_by_many_concurrent_requests<F: JournalFixture>() {
     let fixture = F::new().await;
     let journal = fixture.open().await;
     let claim = claim("a");
@@ -135,8 +155,8 @@ pub async fn a_claim_is_won_once_however_many_ask<F: JournalFixture>() {
     }
 }
 
-/// Nothing that was answered is lost, whatever was written last.
-pub async fn what_was_answered_survives_a_crash<F: JournalFixture>() {
+/// Every answered write survives a crash, whichever write was the last.
+pub async fn an_answered_write_survives_a_crash<F: JournalFixture>() {
     let fixture = F::new().await;
     let claims: Vec<Claim> = (0..20).map(|at| claim(&format!("claim {at}"))).collect();
     for (at, claim) in claims.iter().enumerate() {
@@ -157,7 +177,7 @@ pub async fn what_was_answered_survives_a_crash<F: JournalFixture>() {
                 journal
                     .report_success(&claim.id, attempt, NOW)
                     .await
-                    .expect("telling")
+                    .expect("a report")
             );
         }
         fixture.crash(journal).await;
@@ -179,7 +199,7 @@ pub async fn what_was_answered_survives_a_crash<F: JournalFixture>() {
             !journal
                 .report_success(&claim.id, 1, NOW)
                 .await
-                .expect("telling")
+                .expect("a report")
         );
     }
     assert_eq!(
@@ -192,7 +212,7 @@ pub async fn what_was_answered_survives_a_crash<F: JournalFixture>() {
 }
 
 /// A transaction may be recorded for many settlements, again and again.
-pub async fn a_transaction_belongs_to_the_attempt_it_was_recorded_for<F: JournalFixture>() {
+pub async fn a_transaction_belongs_to_its_own_attempt<F: JournalFixture>() {
     let fixture = F::new().await;
     let journal = fixture.open().await;
     let (a, b) = (claim("a"), claim("b"));
@@ -230,8 +250,8 @@ pub async fn a_transaction_belongs_to_the_attempt_it_was_recorded_for<F: Journal
     assert_eq!(settlement.state, State::Open);
 }
 
-/// What certainly was never sent is forgotten.
-pub async fn a_withdrawn_transaction_frees_its_place<F: JournalFixture>() {
+/// A withdrawn transaction no longer counts for its lane, and stays known to its settlement.
+pub async fn a_withdrawn_transaction_frees_its_sequence_number<F: JournalFixture>() {
     let fixture = F::new().await;
     let journal = fixture.open().await;
     let (a, lane) = (claim("a"), LaneId::new("signer"));
@@ -248,14 +268,14 @@ pub async fn a_withdrawn_transaction_frees_its_place<F: JournalFixture>() {
     assert_eq!(journal.next_sequence("test:1", &lane).await, Ok(0));
     let withdrawn = known(&journal, &a).await;
     assert_eq!(withdrawn.transactions, vec![]);
-    // A node that refused it could have been wrong: it is still known what to ask about.
+    // The node that refused it may have been wrong, so the engine still asks about it.
     assert_eq!(withdrawn.withdrawn, vec![(1, transaction("0x1", 5))]);
-    let lanes_places = journal.transactions_at("test:1", &lane, 0..10).await;
-    assert_eq!(lanes_places, Ok(vec![]));
+    let recorded = journal.transactions_at("test:1", &lane, 0..10).await;
+    assert_eq!(recorded, Ok(vec![]));
 }
 
-/// The same bytes come about again where signing is deterministic and fees stand still.
-pub async fn a_withdrawn_transaction_that_is_signed_again_counts_again<F: JournalFixture>() {
+/// Deterministic signing gives the same bytes again while the fees do not change.
+pub async fn a_withdrawn_transaction_signed_again_counts_again<F: JournalFixture>() {
     let fixture = F::new().await;
     let journal = fixture.open().await;
     let (a, lane) = (claim("a"), LaneId::new("signer"));
@@ -269,9 +289,7 @@ pub async fn a_withdrawn_transaction_that_is_signed_again_counts_again<F: Journa
     };
     record().await;
     journal.withdraw(&signed.id).await.expect("a withdrawal");
-    let released = Outcome::Released {
-        fault: "no gas".to_owned(),
-    };
+    let released = released();
     assert_eq!(
         journal.conclude(&a.id, attempt, &released, NOW).await,
         Ok(true)
@@ -285,10 +303,9 @@ pub async fn a_withdrawn_transaction_that_is_signed_again_counts_again<F: Journa
     assert_eq!(there, Ok(vec![signed]));
 }
 
-/// The defect: the row kept its old place, which was free for another payment. After a restart two payments had one place.
-pub async fn a_transaction_that_is_recorded_again_at_another_place_reads_back_there<
-    F: JournalFixture,
->() {
+/// The row kept its old sequence number, which was free for another payment. After a restart, two
+/// payments had one number.
+pub async fn a_transaction_recorded_again_has_its_newest_number<F: JournalFixture>() {
     let fixture = F::new().await;
     let journal = fixture.open().await;
     let (a, lane) = (claim("a"), LaneId::new("signer"));
@@ -299,9 +316,7 @@ pub async fn a_transaction_that_is_recorded_again_at_another_place_reads_back_th
         .await
         .expect("a record");
     journal.withdraw(&first.id).await.expect("a withdrawal");
-    let released = Outcome::Released {
-        fault: "no gas".to_owned(),
-    };
+    let released = released();
     journal
         .conclude(&a.id, attempt, &released, NOW)
         .await
@@ -328,8 +343,8 @@ pub async fn a_transaction_that_is_recorded_again_at_another_place_reads_back_th
     assert_eq!(journal.next_sequence("test:1", &lane).await, Ok(10));
 }
 
-/// A settlement that has ended gets no transactions; those that are open do, in the same call.
-pub async fn nothing_is_recorded_for_a_settlement_that_has_ended<F: JournalFixture>() {
+/// One call records a transaction for open settlements and skips those that have ended.
+pub async fn an_ended_settlement_gets_no_transactions<F: JournalFixture>() {
     let fixture = F::new().await;
     let journal = fixture.open().await;
     let (a, b) = (claim("a"), claim("b"));
@@ -349,8 +364,8 @@ pub async fn nothing_is_recorded_for_a_settlement_that_has_ended<F: JournalFixtu
     assert_eq!(known(&journal, &b).await.transactions, vec![(1, late)]);
 }
 
-/// What stands at the places in a lane: oldest first, replacements included, other lanes and networks not.
-pub async fn transactions_are_found_by_their_place<F: JournalFixture>() {
+/// Includes replacements, and no transactions of other lanes and networks.
+pub async fn transactions_are_found_by_sequence_number<F: JournalFixture>() {
     let fixture = F::new().await;
     let journal = fixture.open().await;
     let lane = LaneId::new("signer");
@@ -375,8 +390,8 @@ pub async fn transactions_are_found_by_their_place<F: JournalFixture>() {
     assert_eq!(ids, ["0x1", "0x1b", "0x2"]);
 }
 
-/// The two promises.
-pub async fn a_settled_authorization_is_never_claimed_again_and_told_once<F: JournalFixture>() {
+/// The two main promises of the journal.
+pub async fn a_settled_authorization_is_never_claimed_again<F: JournalFixture>() {
     let fixture = F::new().await;
     let journal = fixture.open().await;
     let a = claim("a");
@@ -385,8 +400,8 @@ pub async fn a_settled_authorization_is_never_claimed_again_and_told_once<F: Jou
         !journal
             .report_success(&a.id, attempt, NOW)
             .await
-            .expect("telling"),
-        "told before it has settled"
+            .expect("a report"),
+        "reported before it settled"
     );
     journal
         .conclude(&a.id, attempt, &settled("0x1"), NOW)
@@ -396,13 +411,14 @@ pub async fn a_settled_authorization_is_never_claimed_again_and_told_once<F: Jou
         taken(&journal, &a).await.state,
         State::Concluded(settled("0x1"))
     );
-    let told = join_all((0..50).map(|_| journal.report_success(&a.id, attempt, NOW))).await;
-    assert_eq!(told.iter().filter(|told| **told == Ok(true)).count(), 1);
+    let reported = join_all((0..50).map(|_| journal.report_success(&a.id, attempt, NOW))).await;
+    let granted = reported.iter().filter(|answer| **answer == Ok(true));
+    assert_eq!(granted.count(), 1);
     assert_eq!(taken(&journal, &a).await.success_reported_at, Some(NOW));
 }
 
-/// It is listed as long as the chain could take it back.
-pub async fn what_has_settled_is_watched_until_it_is_final<F: JournalFixture>() {
+/// It is listed while the chain could take it back.
+pub async fn a_settled_payment_is_listed_until_it_is_final<F: JournalFixture>() {
     let fixture = F::new().await;
     let journal = fixture.open().await;
     let claims = ["a", "b", "c", "d"].map(claim);
@@ -420,7 +436,7 @@ pub async fn what_has_settled_is_watched_until_it_is_final<F: JournalFixture>() 
     assert_eq!(journal.not_final("test:1").await, Ok(expected));
     assert_eq!(journal.not_final("test:2").await, Ok(vec![]));
     let later = NOW.plus_secs(9);
-    // What has not settled cannot be final.
+    // A settlement that has not settled cannot be final.
     let all = [a.id, d.id, failed.id];
     journal.finalize(&all, later).await.expect("a write");
     assert_eq!(journal.not_final("test:1").await, Ok(vec![b.id]));
@@ -433,22 +449,20 @@ pub async fn what_has_settled_is_watched_until_it_is_final<F: JournalFixture>() 
     );
 }
 
-/// What the chain took back, before and after success was reported.
-pub async fn a_settlement_that_is_opened_again_settles_or_is_lost_and_is_told_once<
-    F: JournalFixture,
->() {
+/// The chain may take a payment back before or after its success was reported.
+pub async fn a_reopened_settlement_settles_or_is_lost<F: JournalFixture>() {
     let fixture = F::new().await;
     let journal = fixture.open().await;
-    let (told, untold) = (claim("told"), claim("untold"));
-    for claim in [&told, &untold] {
+    let (reported, unreported) = (claim("reported"), claim("unreported"));
+    for claim in [&reported, &unreported] {
         let attempt = win(&journal, claim).await;
         assert_eq!(journal.reopen(&claim.id, attempt).await, Ok(false));
         let end = settled("0x1");
         let concluded = journal.conclude(&claim.id, attempt, &end, NOW).await;
         assert_eq!(concluded, Ok(true));
     }
-    assert_eq!(journal.report_success(&told.id, 1, NOW).await, Ok(true));
-    for claim in [&told, &untold] {
+    assert_eq!(journal.report_success(&reported.id, 1, NOW).await, Ok(true));
+    for claim in [&reported, &unreported] {
         assert_eq!(journal.reopen(&claim.id, 2).await, Ok(false));
         assert_eq!(journal.reopen(&claim.id, 1).await, Ok(true));
         assert_eq!(known(&journal, claim).await.state, State::Open);
@@ -461,34 +475,49 @@ pub async fn a_settlement_that_is_opened_again_settles_or_is_lost_and_is_told_on
     }
     assert_eq!(journal.not_final("test:1").await, Ok(vec![]));
     assert_eq!(journal.open("test:1").await.expect("a read").len(), 2);
-    assert_eq!(known(&journal, &told).await.success_reported_at, Some(NOW));
-    // One settles again, and is told to nobody twice.
+    assert_eq!(
+        known(&journal, &reported).await.success_reported_at,
+        Some(NOW)
+    );
+    // Both settle again. Success is reported once for each.
     let end = settled("0x2");
-    for claim in [&told, &untold] {
+    for claim in [&reported, &unreported] {
         assert_eq!(journal.conclude(&claim.id, 1, &end, NOW).await, Ok(true));
     }
-    assert_eq!(journal.report_success(&told.id, 1, NOW).await, Ok(false));
-    assert_eq!(journal.report_success(&untold.id, 1, NOW).await, Ok(true));
-    // Then it is lost, for good.
-    assert_eq!(journal.reopen(&told.id, 1).await, Ok(true));
+    assert_eq!(
+        journal.report_success(&reported.id, 1, NOW).await,
+        Ok(false)
+    );
+    assert_eq!(
+        journal.report_success(&unreported.id, 1, NOW).await,
+        Ok(true)
+    );
+    // One of them is then lost, for good.
+    assert_eq!(journal.reopen(&reported.id, 1).await, Ok(true));
     let lost = Outcome::Lost {
         reason: Reason::SETTLEMENT_EXPIRED,
         detail: "it's \"odd\"".to_owned(),
         transaction: Some(TransactionId::new("0x2")),
     };
-    assert_eq!(journal.conclude(&told.id, 1, &lost, NOW).await, Ok(true));
-    let settlement = taken(&journal, &told).await;
+    assert_eq!(
+        journal.conclude(&reported.id, 1, &lost, NOW).await,
+        Ok(true)
+    );
+    let settlement = taken(&journal, &reported).await;
     assert_eq!(settlement.state, State::Concluded(lost));
     assert_eq!(settlement.success_reported_at, Some(NOW));
-    assert_eq!(journal.report_success(&told.id, 1, NOW).await, Ok(false));
+    assert_eq!(
+        journal.report_success(&reported.id, 1, NOW).await,
+        Ok(false)
+    );
 }
 
-/// A failure that cost gas counts; enough of them end it.
-pub async fn a_failed_attempt_may_be_repeated_a_few_times<F: JournalFixture>() {
+/// Only failures that cost gas count. After enough of them the authorization is not retried.
+pub async fn a_failed_attempt_may_be_repeated_three_times<F: JournalFixture>() {
     let fixture = F::new().await;
     let journal = fixture.open().await;
     let a = claim("a");
-    // A failure that cost nothing does not count.
+    // A failure without a transaction does not count.
     for attempt in 1..=10 {
         assert_eq!(win(&journal, &a).await, attempt);
         journal
@@ -511,7 +540,7 @@ pub async fn a_failed_attempt_may_be_repeated_a_few_times<F: JournalFixture>() {
     );
 }
 
-/// What it says of itself decides whether payments are called valid.
+/// `problem` decides whether /verify calls payments valid.
 pub async fn a_journal_that_can_be_written_has_no_problem<F: JournalFixture>() {
     let fixture = F::new().await;
     let journal = fixture.open().await;
@@ -522,36 +551,32 @@ pub async fn a_journal_that_can_be_written_has_no_problem<F: JournalFixture>() {
     assert_eq!(fixture.open().await.problem(), None);
 }
 
-/// Nothing was sent: nothing stands in the way. The later claim's request counts.
+/// Nothing was sent, so the authorization is free. The journal keeps the later claim.
 pub async fn a_released_attempt_may_be_repeated_at_once<F: JournalFixture>() {
     let fixture = F::new().await;
     let journal = fixture.open().await;
     let a = claim("a");
     let attempt = win(&journal, &a).await;
-    let released = Outcome::Released {
-        fault: "no gas".to_owned(),
-    };
+    let released = released();
     journal
         .conclude(&a.id, attempt, &released, NOW)
         .await
         .expect("a conclusion");
     assert_eq!(known(&journal, &a).await.state, State::Concluded(released));
-    let again = Claim {
-        request: "{}".to_owned(),
-        decoded_at: NOW.plus_secs(5),
-        // A scheme may leave these out of what it identifies a payment by.
-        pay_to: "another seller".to_owned(),
-        asset: "another coin".to_owned(),
-        amount: Amount::from(1),
-        expires: NOW.plus_secs(90),
-        ..a.clone()
-    };
+    let mut again = a.clone();
+    again.request = "{}".to_owned();
+    again.decoded_at = NOW.plus_secs(5);
+    // A scheme may leave these fields out of a payment's identity.
+    again.pay_to = "another seller".to_owned();
+    again.asset = "another coin".to_owned();
+    again.amount = Amount::from(1);
+    again.expires = NOW.plus_secs(90);
     assert_eq!(win(&journal, &again).await, 2);
     assert_eq!(known(&journal, &a).await.claim, again);
 }
 
-/// Whoever concludes an attempt that is over changes nothing.
-pub async fn a_late_conclusion_does_not_touch_a_later_attempt<F: JournalFixture>() {
+/// A conclusion of an attempt that has ended changes nothing.
+pub async fn a_late_conclusion_does_not_change_a_later_attempt<F: JournalFixture>() {
     let fixture = F::new().await;
     let journal = fixture.open().await;
     let a = claim("a");
@@ -578,15 +603,12 @@ pub async fn a_late_conclusion_does_not_touch_a_later_attempt<F: JournalFixture>
     assert_eq!(journal.report_success(&a.id, 2, NOW).await, Ok(true));
 }
 
-/// What has to be taken up at a start.
-pub async fn open_settlements_are_those_of_one_network_that_have_not_ended<F: JournalFixture>() {
+/// These are the settlements that a start resumes.
+pub async fn open_settlements_are_listed_by_network<F: JournalFixture>() {
     let fixture = F::new().await;
     let journal = fixture.open().await;
     let (a, b) = (claim("a"), claim("b"));
-    let elsewhere = Claim {
-        network: "test:2".to_owned(),
-        ..claim("c")
-    };
+    let elsewhere = claim_on("test:2", "c");
     for claim in [&a, &b, &elsewhere] {
         win(&journal, claim).await;
     }
@@ -602,8 +624,8 @@ pub async fn open_settlements_are_those_of_one_network_that_have_not_ended<F: Jo
     assert_eq!(open, vec![b.id]);
 }
 
-/// One signer's numbers on two networks have nothing to do with each other.
-pub async fn places_are_counted_by_network_and_lane<F: JournalFixture>() {
+/// A signer has separate sequence numbers on each network.
+pub async fn sequence_numbers_are_counted_by_network_and_lane<F: JournalFixture>() {
     let fixture = F::new().await;
     let journal = fixture.open().await;
     let lane = LaneId::new("signer");
@@ -627,8 +649,8 @@ pub async fn places_are_counted_by_network_and_lane<F: JournalFixture>() {
     );
 }
 
-/// Nothing is made up.
-pub async fn an_unknown_settlement_is_unknown<F: JournalFixture>() {
+/// Reads of unknown identities find nothing.
+pub async fn an_unknown_settlement_is_not_found<F: JournalFixture>() {
     let fixture = F::new().await;
     let journal = fixture.open().await;
     assert_eq!(journal.settlement(&claim("a").id).await, Ok(None));
@@ -641,4 +663,120 @@ pub async fn an_unknown_settlement_is_unknown<F: JournalFixture>() {
         journal.report_success(&claim("a").id, 1, NOW).await,
         Ok(false)
     );
+}
+
+/// The identities on all pages of a listing, and the number of pages.
+async fn list<J: Journal>(journal: &J, filter: &Filter) -> (Vec<PaymentId>, usize) {
+    let (mut ids, mut pages, mut after) = (Vec::new(), 0, None);
+    loop {
+        let page = journal.page(filter, after).await.expect("a page");
+        pages += 1;
+        assert!(page.settlements.len() <= filter.limit as usize);
+        ids.extend(page.settlements.iter().map(|known| known.claim.id));
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return (ids, pages),
+        }
+    }
+}
+
+/// Filters by network and state, with pages of every size.
+pub async fn pages_list_every_matching_settlement_once<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    assert_eq!(list(&journal, &Filter::new()).await, (vec![], 1));
+    let outcomes = [
+        None,
+        Some(settled("0x1")),
+        Some(failed(None)),
+        Some(released()),
+    ];
+    let mut all = Vec::new();
+    for at in 0..12 {
+        let network = ["test:1", "test:2", "test:2"][at % 3];
+        let claim = claim_on(network, &format!("claim {at}"));
+        let attempt = win(&journal, &claim).await;
+        let outcome = &outcomes[at % 4];
+        if let Some(outcome) = outcome {
+            let concluded = journal.conclude(&claim.id, attempt, outcome, NOW).await;
+            assert_eq!(concluded, Ok(true));
+        }
+        let state = known(&journal, &claim).await.state.kind();
+        all.push((claim.id, network, state));
+    }
+    for network in [None, Some("test:1"), Some("test:2"), Some("test:3")] {
+        for state in [None, Some(StateKind::Open), Some(StateKind::Released)] {
+            for limit in 1..=13 {
+                let mut filter = Filter::new().limit(limit);
+                filter.network = network.map(str::to_owned);
+                filter.state = state;
+                let expected: Vec<PaymentId> = all
+                    .iter()
+                    .filter(|(_, on, _)| network.is_none_or(|network| network == *on))
+                    .filter(|(.., is)| state.is_none_or(|state| state == *is))
+                    .map(|(id, ..)| *id)
+                    .collect();
+                let pages = expected.len().div_ceil(limit as usize).max(1);
+                assert_eq!(
+                    list(&journal, &filter).await,
+                    (expected, pages),
+                    "{filter:?}"
+                );
+            }
+        }
+    }
+}
+
+/// A page has the same settlements as single reads.
+pub async fn a_page_has_the_transactions_of_its_settlements<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let (a, b) = (claim("a"), claim("b"));
+    for (at, claim) in [&a, &b].into_iter().enumerate() {
+        win(&journal, claim).await;
+        let signed = transaction(&format!("0x{at}"), at as u64);
+        journal
+            .record("test:1", &signed, &[claim.id], NOW)
+            .await
+            .expect("a record");
+    }
+    journal
+        .withdraw(&TransactionId::new("0x1"))
+        .await
+        .expect("a withdrawal");
+    let page = journal.page(&Filter::new(), None).await.expect("a page");
+    let expected = vec![known(&journal, &a).await, known(&journal, &b).await];
+    assert_eq!(page.settlements, expected);
+    assert_eq!((page.unreadable, page.next), (0, None));
+}
+
+/// The order is that of the first claim. It survives new claims, retries, conclusions and a crash.
+pub async fn changes_between_pages_move_no_settlement<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let claims: Vec<Claim> = (0..6).map(|at| claim(&format!("claim {at}"))).collect();
+    for claim in &claims {
+        let attempt = win(&journal, claim).await;
+        let concluded = journal.conclude(&claim.id, attempt, &released(), NOW).await;
+        assert_eq!(concluded, Ok(true));
+    }
+    let filter = Filter::new().limit(3);
+    let first = journal.page(&filter, None).await.expect("a page");
+    // One of the listed settlements and one of the others are claimed again, and a new one is added.
+    for again in [&claims[0], &claims[4], &claim("new")] {
+        win(&journal, again).await;
+    }
+    fixture.crash(journal).await;
+    let journal = fixture.open().await;
+    let cursor = first.next.expect("a second page").to_string();
+    let cursor = cursor.parse().expect("a cursor");
+    let second = journal.page(&filter, Some(cursor)).await.expect("a page");
+    let third = journal.page(&filter, second.next).await.expect("a page");
+    let pages = [first, second, third];
+    let listed = pages.iter().flat_map(|page| &page.settlements);
+    let listed: Vec<PaymentId> = listed.map(|known| known.claim.id).collect();
+    let mut expected: Vec<PaymentId> = claims.iter().map(|claim| claim.id).collect();
+    expected.push(claim("new").id);
+    assert_eq!(listed, expected);
+    assert_eq!(pages[2].next, None);
 }

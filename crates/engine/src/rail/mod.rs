@@ -25,7 +25,6 @@ pub(crate) use self::told::Unheard;
 use crate::event::Event;
 use crate::failures::{FailureLimits, Failures};
 use crate::job::InFlight;
-use crate::journal::Journal;
 use crate::lane::{self, Lane};
 use crate::ledger::Ledger;
 use crate::policy::Policy;
@@ -33,6 +32,7 @@ use crate::reader::{self, Reads, Statuses};
 use crate::signatures::Signatures;
 use crate::watch::{self, GapFiller, Settled, Timing, Watch};
 use crate::writer::JournalWriter;
+use quittance_journal::Journal;
 
 /// How often the chain's health is looked at: often enough that /supported is true, seldom enough to cost nothing.
 const HEALTH_EVERY: Duration = Duration::from_secs(10);

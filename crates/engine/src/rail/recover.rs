@@ -16,8 +16,8 @@ use super::Rail;
 use super::used::Use;
 use super::verify::Unverified;
 use crate::job::{InFlightGuard, Job, Progress};
-use crate::journal::{JournalError, Settlement, State};
 use crate::writer::Journaled;
+use quittance_journal::{JournalError, Settlement, State};
 
 /// The pause before a chain that does not answer is asked again about a settlement that was left.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -105,7 +105,7 @@ impl<C: Chain> Rail<C> {
             let settlement = match self.writer.journal.settlement(&id).await {
                 Ok(Some(settlement)) => settlement,
                 Ok(None) => continue,
-                Err(error @ JournalError::Unreadable(_)) => {
+                Err(error @ JournalError::Unreadable { .. }) => {
                     self.pass_over(id, &error.to_string());
                     continue;
                 }

@@ -19,12 +19,16 @@ use super::verify::{Decoded, Judgement, Standing, Unverified, Verified};
 use crate::engine::HeldPlace;
 use crate::event::Event;
 use crate::job::{InFlightGuard, Job, Progress, Ready};
-use crate::journal::{Claim, Claimed, Outcome, Settlement, State};
 use crate::lane::Lane;
+use quittance_journal::{Claim, Claimed, Outcome, Settlement, State};
 
 /// How many settlements may be under way on one network. At hundreds a second this is half a minute of work, as much
 /// as anybody waits for.
 const LIVE_MAX: usize = 10_000;
+
+/// The detail of a fault about an outcome that this version does not know.
+const UNKNOWN_OUTCOME: &str =
+    "the journal has an outcome that this version does not know: use a newer version";
 
 /// A settlement that is under way or over, with how to wait for it.
 struct Begun {
@@ -279,25 +283,20 @@ impl<C: Chain> Rail<C> {
         decoded: &Decoded<C>,
         payer: String,
     ) -> Result<Claim, Malformed> {
-        let PaymentInfo {
-            id,
-            pay_to,
-            asset,
-            expires,
-            ..
-        } = decoded.info().clone();
-        Ok(Claim {
-            id,
-            network: self.network().to_owned(),
-            scheme: request.requirements.scheme.clone(),
+        let info = PaymentInfo {
             payer,
-            pay_to,
-            asset,
             amount: request.requirements.amount,
-            expires,
-            request: request.kept_text()?,
-            decoded_at: decoded.decoded_at,
-        })
+            ..decoded.info().clone()
+        };
+        let scheme = &request.requirements.scheme;
+        let text = request.kept_text()?;
+        Ok(Claim::new(
+            self.network(),
+            scheme,
+            &info,
+            text,
+            decoded.decoded_at,
+        ))
     }
 
     /// Finds the action that settles a job's payment, and hands both to a lane.
@@ -435,7 +434,9 @@ impl<C: Chain> Rail<C> {
                 let named = named.as_ref().map_or("", TransactionId::as_str);
                 Ok(failed(reason, &detail, named))
             }
-            Outcome::Released { fault } => Err(Fault::new(FaultKind::Busy, fault).into()),
+            Outcome::Released { fault } => Err(fault.into()),
+            // A newer journal crate may know more outcomes. None of them is reported as success.
+            _ => Err(Fault::new(FaultKind::Internal, UNKNOWN_OUTCOME).into()),
         }
     }
 
@@ -546,7 +547,7 @@ impl<C: Chain> Rail<C> {
         }
         warn!(settlement = %job.id, %fault, "given back unsent");
         let outcome = Outcome::Released {
-            fault: fault.to_string(),
+            fault: fault.clone(),
         };
         if self.concluded(&job, &outcome).await {
             job.hold.report(Progress::Released(fault));
@@ -596,8 +597,8 @@ async fn last_word(mut follow: watch::Receiver<Progress>, deadline: Instant) -> 
 fn progress_of(settlement: &Settlement) -> Progress {
     match (&settlement.state, settlement.transaction()) {
         (State::Concluded(outcome), _) => Progress::Concluded(outcome.clone()),
-        (State::Open, Some(transaction)) => Progress::Sent(transaction.id.clone()),
-        (State::Open, None) => Progress::Waiting,
+        (_, Some(transaction)) => Progress::Sent(transaction.id.clone()),
+        (_, None) => Progress::Waiting,
     }
 }
 

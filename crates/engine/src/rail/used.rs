@@ -13,7 +13,7 @@ use tracing::debug;
 use super::Rail;
 use super::recover::Trail;
 use super::verify::Decoded;
-use crate::journal::{Outcome, Settlement, State};
+use quittance_journal::{Outcome, Settlement, State};
 
 /// How many searches are made at once for requests that were never claimed here. Each costs the nodes more than other
 /// questions, and whoever owns a used authorization can present it as often as the limits allow.

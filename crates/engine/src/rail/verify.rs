@@ -12,8 +12,8 @@ use tokio::time::{Instant, sleep};
 
 use super::Rail;
 use super::used::Closer;
-use crate::journal::{FAILURES_MAX, Outcome, Settlement, State};
 use crate::policy::check_facts;
+use quittance_journal::{FAILURES_MAX, Outcome, Settlement, State};
 
 /// How often a payment may ask the chain before it must be content: a first look, a look at a contract wallet, one at
 /// tables it refers to, and one to spare. A scheme that asks for more has a mistake in it.
@@ -445,6 +445,13 @@ impl Standing {
             }
             State::Concluded(Outcome::Settled { .. }) => Self::Over(
                 duplicate("this authorization has settled, and success was reported for it"),
+                settlement,
+            ),
+            // A newer journal crate may know more states. None of them may be claimed again.
+            _ => Self::Over(
+                duplicate(
+                    "the journal has this authorization in a state that this version does not know",
+                ),
                 settlement,
             ),
         }

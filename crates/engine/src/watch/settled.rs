@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use tracing::{error, warn};
 
 use crate::event::Event;
-use crate::journal::{JournalError, Outcome, Settlement, State};
 use crate::rail::Rail;
+use quittance_journal::{JournalError, Outcome, Settlement, State};
 
 /// How many settlements are looked at in one go: what is held in memory of them is some ten kilobytes each.
 const AT_ONCE_MAX: usize = 256;
@@ -98,7 +98,7 @@ impl Settled {
             match rail.writer.journal.settlement(id).await {
                 Ok(found) => settled.extend(found.filter(has_settled)),
                 // One that is damaged must not keep the others from being watched.
-                Err(error @ JournalError::Unreadable(_)) => {
+                Err(error @ JournalError::Unreadable { .. }) => {
                     rail.pass_over(*id, &error.to_string());
                 }
                 Err(error) => return Err(error.into()),

@@ -1,5 +1,6 @@
--- From format 1 to format 2: what is lost, what is final, and success that was reported of a settlement that is open again.
--- SQLite cannot change a CHECK, so the table is made anew (https://www.sqlite.org/lang_altertable.html, section 7).
+-- From format 1 to format 2: the state `lost`, `final_at`, and reported success of a settlement that
+-- is open again. SQLite cannot change a CHECK, so the table is created again
+-- (https://www.sqlite.org/lang_altertable.html, section 7).
 BEGIN;
 
 CREATE TABLE settlements_2 (
@@ -30,7 +31,7 @@ CREATE TABLE settlements_2 (
     CHECK (final_at IS NULL OR state = 'settled')
 ) STRICT;
 
--- What settled more than a day before the newest is final; nodes may not remember it, and need not be asked.
+-- Payments that settled more than a day before the newest one are final: nodes may not remember them.
 INSERT INTO settlements_2
 SELECT id, network, scheme, payer, pay_to, asset, amount, expires, request, decoded_at, attempt, failures, state, reason,
        detail, transaction_id, settled_amount, claimed_at, concluded_at, told_at,

@@ -1,4 +1,4 @@
--- Format 2. See docs/journal.md.
+-- Format 3. See docs/journal.md.
 BEGIN;
 
 CREATE TABLE settlements (
@@ -8,42 +8,46 @@ CREATE TABLE settlements (
     payer          TEXT NOT NULL,
     pay_to         TEXT NOT NULL,
     asset          TEXT NOT NULL,
-    amount         TEXT NOT NULL,             -- to be moved, atomic units
+    amount         TEXT NOT NULL,             -- to transfer, in atomic units
     expires        INTEGER NOT NULL,          -- seconds since 1970, as all times
-    request        TEXT NOT NULL,             -- as far as a scheme reads it
+    request        TEXT NOT NULL,             -- the parts that a scheme reads
     decoded_at     INTEGER NOT NULL,
     attempt        INTEGER NOT NULL,          -- from 1
     failures       INTEGER NOT NULL,          -- attempts that ended with a transaction without effect
     state          TEXT NOT NULL CHECK (state IN ('open', 'settled', 'failed', 'released', 'lost')),
-    reason         TEXT,                      -- of a failure or a loss
+    reason         TEXT,                      -- the reason code of a failure or a loss
     detail         TEXT,
-    transaction_id TEXT,                      -- the one that decided
+    transaction_id TEXT,                      -- the deciding transaction
     settled_amount TEXT,
-    claimed_at     INTEGER NOT NULL,          -- the current attempt
+    claimed_at     INTEGER NOT NULL,          -- of the current attempt
     concluded_at   INTEGER,
-    told_at        INTEGER,                   -- when somebody was told success
-    final_at       INTEGER,                   -- when its block was found final; not watched from then on
+    success_reported_at INTEGER,              -- when `success: true` was reported
+    final_at       INTEGER,                   -- when its block was found final
+    fault          TEXT,                      -- the kind of fault of a release
+    retry_after    INTEGER,                   -- seconds: when to retry after a release
+    number         INTEGER NOT NULL DEFAULT 0, -- from 1, in the order of the first claim
     CHECK (state <> 'settled' OR (transaction_id IS NOT NULL AND settled_amount IS NOT NULL)),
-    CHECK (told_at IS NULL OR state IN ('settled', 'open', 'lost')),
-    CHECK (state <> 'lost' OR told_at IS NOT NULL),
+    CHECK (success_reported_at IS NULL OR state IN ('settled', 'open', 'lost')),
+    CHECK (state <> 'lost' OR success_reported_at IS NOT NULL),
     CHECK (final_at IS NULL OR state = 'settled')
 ) STRICT;
 
 CREATE INDEX settlements_open ON settlements (network) WHERE state = 'open';
 CREATE INDEX settlements_not_final ON settlements (network) WHERE state = 'settled' AND final_at IS NULL;
+CREATE UNIQUE INDEX settlements_number ON settlements (number);
 
 CREATE TABLE transactions (
-    number         INTEGER PRIMARY KEY,       -- in the order they were signed
+    number         INTEGER PRIMARY KEY,       -- in the order in which they were signed
     id             TEXT NOT NULL UNIQUE,
     network        TEXT NOT NULL,
     lane           TEXT NOT NULL,             -- the signer's address
-    place          INTEGER NOT NULL,          -- its number in the lane (nonce)
-    bytes          BLOB NOT NULL,             -- signed, as they are sent
+    sequence       INTEGER NOT NULL,          -- the sequence number in the lane (EVM: the nonce)
+    bytes          BLOB NOT NULL,             -- signed, exactly as they are sent
     signed_at      INTEGER NOT NULL,
-    withdrawn      INTEGER NOT NULL DEFAULT 0 -- refused by a node, and not sent again
+    withdrawn      INTEGER NOT NULL DEFAULT 0 -- 1: a node refused it, and it is not sent again
 ) STRICT;
 
-CREATE INDEX transactions_lane ON transactions (network, lane, place);
+CREATE INDEX transactions_lane ON transactions (network, lane, sequence);
 
 CREATE TABLE settlement_transactions (
     settlement     BLOB NOT NULL REFERENCES settlements (id),
@@ -54,5 +58,5 @@ CREATE TABLE settlement_transactions (
 
 CREATE INDEX settlement_transactions_of ON settlement_transactions (transaction_id);
 
-PRAGMA user_version = 2;
+PRAGMA user_version = 3;
 COMMIT;

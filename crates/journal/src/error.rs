@@ -1,0 +1,207 @@
+//! What can go wrong with a journal.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use quittance_core::{Fault, FaultKind};
+
+/// The journal could not be opened, read or written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum JournalError {
+    /// Another process has the journal open.
+    #[error("{}: another process has this journal open: stop it, or use another file", lock.display())]
+    Locked {
+        /// The lock file.
+        lock: PathBuf,
+    },
+    /// A file of the journal cannot be opened, created or examined.
+    #[error("{}: {cause}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system reports.
+        #[source]
+        cause: Cause,
+    },
+    /// The file can never hold a journal.
+    #[error("{}: {problem}", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        problem: FileProblem,
+    },
+    /// The file's format is newer than this program.
+    #[error(
+        "the journal has format {found}, and this program knows formats up to {newest}: use a newer program"
+    )]
+    NewerFormat {
+        /// The file's format.
+        found: i64,
+        /// The newest format that this program knows.
+        newest: i64,
+    },
+    /// The file refers to settlements that it does not contain.
+    #[error("the journal has transactions of settlements that it does not contain: restore a copy")]
+    Dangling,
+    /// A file of the journal changed under its path while it is in use. What the path leads to now
+    /// may be an old state, or nothing.
+    #[error("{} {change} while it is in use", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// What happened to it.
+        change: FileChange,
+    },
+    /// The database is damaged. This process no longer writes to it.
+    #[error("the journal is damaged: {cause}")]
+    Damaged {
+        /// What the database reports.
+        #[source]
+        cause: Cause,
+    },
+    /// The last write failed. Everything that was written before can be read.
+    #[error("the journal cannot be written: {cause}")]
+    Unwritable {
+        /// What the storage reports.
+        #[source]
+        cause: Cause,
+    },
+    /// The storage cannot be used at the moment.
+    #[error("the journal cannot be used: {cause}")]
+    Unavailable {
+        /// What the storage reports.
+        #[source]
+        cause: Cause,
+    },
+    /// The task that writes has ended.
+    #[error("the journal is closed")]
+    Closed,
+    /// One entry cannot be read. All other entries can be read and written.
+    #[error("an entry of the journal cannot be read: {cause}")]
+    Unreadable {
+        /// What is wrong with the entry.
+        #[source]
+        cause: Cause,
+    },
+}
+
+impl JournalError {
+    /// The storage behind a journal failed, for implementations of [`Journal`](crate::Journal).
+    pub fn unavailable(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Unavailable {
+            cause: Cause::new(cause),
+        }
+    }
+
+    /// One entry cannot be read, for implementations of [`Journal`](crate::Journal).
+    pub fn unreadable(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Unreadable {
+            cause: Cause::new(cause),
+        }
+    }
+
+    pub(crate) fn file(path: impl Into<PathBuf>, error: io::Error) -> Self {
+        Self::File {
+            path: path.into(),
+            cause: Cause::new(error),
+        }
+    }
+}
+
+impl From<JournalError> for Fault {
+    fn from(error: JournalError) -> Self {
+        Self::new(FaultKind::JournalUnavailable, error)
+    }
+}
+
+/// Why a file can never hold a journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FileProblem {
+    /// It is a folder or a device.
+    NotAFile,
+    /// It has a second name. SQLite would not find its log under that name.
+    HardLink,
+    /// It is the database of another program.
+    Foreign,
+}
+
+impl fmt::Display for FileProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotAFile => "not a file",
+            Self::HardLink => "the file has a second name (a hard link): remove one of them",
+            Self::Foreign => "the file is a database of another program: use another file",
+        })
+    }
+}
+
+/// What happened to a file that is in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FileChange {
+    /// Its name is gone.
+    Removed,
+    /// Its name leads to another file.
+    Replaced,
+    /// It became shorter.
+    Truncated {
+        /// Its size before, in bytes.
+        before: u64,
+        /// Its size now, in bytes.
+        now: u64,
+    },
+}
+
+impl fmt::Display for FileChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Removed => f.write_str("was removed"),
+            Self::Replaced => f.write_str("was replaced"),
+            Self::Truncated { before, now } => {
+                write!(f, "was truncated from {before} to {now} bytes")
+            }
+        }
+    }
+}
+
+/// The underlying error, of whatever library. Two causes are equal if they have the same message.
+#[derive(Debug, Clone)]
+pub struct Cause(Arc<dyn Error + Send + Sync>);
+
+impl Cause {
+    /// Keeps an error, or a text, as a cause.
+    pub fn new(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self(Arc::from(error.into()))
+    }
+
+    /// The error itself.
+    pub fn get(&self) -> &(dyn Error + Send + Sync + 'static) {
+        &*self.0
+    }
+}
+
+impl PartialEq for Cause {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.to_string() == other.0.to_string()
+    }
+}
+
+impl Eq for Cause {}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for Cause {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source()
+    }
+}

@@ -1,0 +1,292 @@
+//! The journal in one SQLite file, for one machine. It needs no server.
+//!
+//! One task writes, with group commit. Readers have connections of their own. `docs/journal.md`
+//! describes the file's format.
+
+mod condition;
+mod files;
+mod format;
+mod reads;
+mod rows;
+mod store;
+mod writes;
+
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use quittance_core::{LaneId, PaymentId, Timestamp, Transaction, TransactionId};
+use sqlx::pool::PoolConnection;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+use sqlx::{ConnectOptions, Connection, Sqlite};
+use tracing::warn;
+
+use self::condition::{Condition, problem_of};
+use self::files::Files;
+use self::rows::{concerns_one_entry, is_damage};
+use self::store::Writer;
+use crate::group::Queue;
+use crate::{Claim, Claimed, Cursor, Filter, Journal, JournalError, Outcome, Page, Settlement};
+
+/// The number of read connections. A read takes microseconds; four keep two cores busy.
+const READERS: u32 = 4;
+
+/// How long a connection waits for a lock that another program holds on the file, as a backup does.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A journal in a SQLite file. One process at a time can open it.
+pub struct SqliteJournal {
+    writes: Queue<Writer>,
+    readers: SqlitePool,
+    condition: Arc<Condition>,
+}
+
+impl fmt::Debug for SqliteJournal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteJournal")
+            .field("condition", &self.condition)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SqliteJournal {
+    /// Opens the journal in this file, or creates it. Only the file's owner may read a new one. A
+    /// file of an older format is migrated.
+    ///
+    /// # Errors
+    /// When another process has it open, when the file cannot be written, belongs to another
+    /// program, or has a newer format.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, JournalError> {
+        let mut files = Files::open(path.as_ref())?;
+        for file in files::readable_by_others(files.path()) {
+            let file = file.display();
+            warn!(%file, "other users of this machine can read the journal: chmod 600");
+        }
+        let options = options(files.path());
+        let connection = store::connect(&options).await?;
+        files.remember()?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            // A reader that connects again would open whatever file has the name by then.
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_with(options.clone().read_only(true))
+            .await?;
+        let condition = Arc::new(Condition::default());
+        metrics::gauge!("quittance_journal_up").set(1.0);
+        let writer = Writer {
+            files,
+            options,
+            connection,
+            is_spent: false,
+            condition: Arc::clone(&condition),
+        };
+        Ok(Self {
+            writes: Queue::start(writer),
+            readers,
+            condition,
+        })
+    }
+
+    /// What an operator should know about the journal in this file: damage that SQLite finds, and
+    /// files that other users can read. Reads the whole file. May be called while a process has the
+    /// journal open.
+    ///
+    /// # Errors
+    /// When the file cannot be read at all.
+    pub async fn inspect(path: impl AsRef<Path>) -> Result<Vec<String>, JournalError> {
+        /// More lines about one damaged file add nothing.
+        const LINES_MAX: usize = 5;
+        let path = std::fs::canonicalize(path.as_ref())
+            .map_err(|error| JournalError::file(path.as_ref(), error))?;
+        let mut found: Vec<String> = files::readable_by_others(&path)
+            .iter()
+            .map(|file| {
+                let file = file.display();
+                format!("other users of this machine can read {file}: chmod 600 {file}")
+            })
+            .collect();
+        let mut connection = options(&path).read_only(true).connect().await?;
+        let checked = sqlx::query_scalar("PRAGMA quick_check")
+            .fetch_all(&mut connection)
+            .await;
+        let lines: Vec<String> = match checked {
+            Err(error) if is_damage(&error) => vec![error.to_string()],
+            checked => checked?,
+        };
+        let damage = lines.iter().filter(|line| *line != "ok").take(LINES_MAX);
+        found.extend(damage.map(|line| format!("{} is damaged: {line}", path.display())));
+        connection.close().await?;
+        Ok(found)
+    }
+
+    /// A read connection, unless what it would read may be wrong.
+    async fn reader(&self) -> Result<PoolConnection<Sqlite>, JournalError> {
+        match self.condition.unreadable() {
+            Some(problem) => Err(problem),
+            None => Ok(self.readers.acquire().await?),
+        }
+    }
+
+    /// The result of a read. A connection that failed is closed: the state of its transaction is
+    /// unknown.
+    async fn checked<T>(
+        &self,
+        reader: PoolConnection<Sqlite>,
+        read: Result<T, sqlx::Error>,
+    ) -> Result<T, JournalError> {
+        let error = match read {
+            Ok(read) => return Ok(read),
+            Err(error) if concerns_one_entry(&error) => return Err(error.into()),
+            Err(error) => problem_of(error),
+        };
+        if matches!(error, JournalError::Damaged { .. }) {
+            self.condition.note(Some(error.clone()));
+        }
+        if let Err(error) = reader.close().await {
+            warn!(%error, "a reader of the journal could not be closed");
+        }
+        Err(error)
+    }
+}
+
+/// How the database is opened. SQLite never creates the file: if the name is gone for a moment, a
+/// new and empty journal would allow settled payments to settle again.
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(false)
+        .journal_mode(SqliteJournalMode::Wal)
+        // With the write-ahead log, FULL is what makes a commit survive a power cut.
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(BUSY_TIMEOUT)
+        .disable_statement_logging()
+}
+
+#[async_trait]
+impl Journal for SqliteJournal {
+    fn problem(&self) -> Option<String> {
+        self.condition.now().map(|problem| problem.to_string())
+    }
+
+    async fn claim(&self, claim: &Claim, now: Timestamp) -> Result<Claimed, JournalError> {
+        let claim = claim.clone();
+        self.writes.write(writes::InsertClaim { claim, now }).await
+    }
+
+    async fn record(
+        &self,
+        network: &str,
+        transaction: &Transaction,
+        settlements: &[PaymentId],
+        now: Timestamp,
+    ) -> Result<(), JournalError> {
+        let record = writes::Record {
+            network: network.to_owned(),
+            transaction: transaction.clone(),
+            settlements: settlements.to_vec(),
+            now,
+        };
+        self.writes.write(record).await
+    }
+
+    async fn withdraw(&self, transaction: &TransactionId) -> Result<(), JournalError> {
+        let withdraw = writes::Withdraw(transaction.clone());
+        self.writes.write(withdraw).await
+    }
+
+    async fn conclude(
+        &self,
+        id: &PaymentId,
+        attempt: u32,
+        outcome: &Outcome,
+        now: Timestamp,
+    ) -> Result<bool, JournalError> {
+        let conclude = writes::Conclude {
+            id: *id,
+            attempt,
+            outcome: outcome.clone(),
+            now,
+        };
+        self.writes.write(conclude).await
+    }
+
+    async fn reopen(&self, id: &PaymentId, attempt: u32) -> Result<bool, JournalError> {
+        self.writes.write(writes::Reopen { id: *id, attempt }).await
+    }
+
+    async fn finalize(&self, ids: &[PaymentId], now: Timestamp) -> Result<(), JournalError> {
+        let ids = ids.to_vec();
+        self.writes.write(writes::Finalize { ids, now }).await
+    }
+
+    async fn report_success(
+        &self,
+        id: &PaymentId,
+        attempt: u32,
+        now: Timestamp,
+    ) -> Result<bool, JournalError> {
+        let report = writes::ReportSuccess {
+            id: *id,
+            attempt,
+            now,
+        };
+        self.writes.write(report).await
+    }
+
+    async fn settlement(&self, id: &PaymentId) -> Result<Option<Settlement>, JournalError> {
+        let mut reader = self.reader().await?;
+        let read = reads::fetch_at_one_moment(&mut reader, id).await;
+        self.checked(reader, read).await
+    }
+
+    async fn settlements_of(
+        &self,
+        transaction: &TransactionId,
+    ) -> Result<Vec<PaymentId>, JournalError> {
+        let mut reader = self.reader().await?;
+        let read = reads::settlements_of(&mut reader, transaction).await;
+        self.checked(reader, read).await
+    }
+
+    async fn open(&self, network: &str) -> Result<Vec<PaymentId>, JournalError> {
+        let mut reader = self.reader().await?;
+        let read = reads::open(&mut reader, network).await;
+        self.checked(reader, read).await
+    }
+
+    async fn not_final(&self, network: &str) -> Result<Vec<PaymentId>, JournalError> {
+        let mut reader = self.reader().await?;
+        let read = reads::not_final(&mut reader, network).await;
+        self.checked(reader, read).await
+    }
+
+    async fn page(&self, filter: &Filter, after: Option<Cursor>) -> Result<Page, JournalError> {
+        let mut reader = self.reader().await?;
+        let read = reads::page(&mut reader, filter, after).await;
+        self.checked(reader, read).await
+    }
+
+    async fn transactions_at(
+        &self,
+        network: &str,
+        lane: &LaneId,
+        sequences: Range<u64>,
+    ) -> Result<Vec<Transaction>, JournalError> {
+        let mut reader = self.reader().await?;
+        let read = reads::transactions_at(&mut reader, network, lane, sequences).await;
+        self.checked(reader, read).await
+    }
+
+    async fn next_sequence(&self, network: &str, lane: &LaneId) -> Result<u64, JournalError> {
+        let mut reader = self.reader().await?;
+        let read = reads::next_sequence(&mut reader, network, lane).await;
+        self.checked(reader, read).await
+    }
+}

@@ -1,0 +1,195 @@
+//! The reads.
+
+use std::ops::Range;
+
+use quittance_core::{LaneId, PaymentId, Transaction, TransactionId};
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{Connection, Row};
+use tracing::error;
+
+use super::rows::{concerns_one_entry, integer, number, payment_id, settlement, transaction};
+use crate::{Cursor, Filter, PAGE_MAX, Page, Settlement};
+
+/// One settlement with its transactions.
+pub(super) async fn fetch(
+    connection: &mut SqliteConnection,
+    id: &PaymentId,
+) -> Result<Option<Settlement>, sqlx::Error> {
+    let row = sqlx::query("SELECT * FROM settlements WHERE id = ?1")
+        .bind(id.as_bytes().as_slice())
+        .fetch_optional(&mut *connection)
+        .await?;
+    match row {
+        Some(row) => with_transactions(connection, settlement(&row)?)
+            .await
+            .map(Some),
+        None => Ok(None),
+    }
+}
+
+/// As [`fetch`], in one read transaction: the settlement and its transactions are of one moment.
+pub(super) async fn fetch_at_one_moment(
+    connection: &mut SqliteConnection,
+    id: &PaymentId,
+) -> Result<Option<Settlement>, sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    let settlement = fetch(&mut transaction, id).await?;
+    transaction.commit().await?;
+    Ok(settlement)
+}
+
+async fn with_transactions(
+    connection: &mut SqliteConnection,
+    mut settlement: Settlement,
+) -> Result<Settlement, sqlx::Error> {
+    let rows = sqlx::query(
+        "SELECT s.attempt, t.id, t.lane, t.sequence, t.bytes, t.withdrawn
+         FROM settlement_transactions s JOIN transactions t ON t.id = s.transaction_id
+         WHERE s.settlement = ?1 ORDER BY s.attempt, t.number",
+    )
+    .bind(settlement.claim.id.as_bytes().as_slice())
+    .fetch_all(connection)
+    .await?;
+    for row in &rows {
+        let list = match row.try_get("withdrawn")? {
+            false => &mut settlement.transactions,
+            true => &mut settlement.withdrawn,
+        };
+        list.push((number(row.try_get("attempt")?)?, transaction(row)?));
+    }
+    Ok(settlement)
+}
+
+/// One page of the settlements that match a filter, of one moment.
+pub(super) async fn page(
+    connection: &mut SqliteConnection,
+    filter: &Filter,
+    after: Option<Cursor>,
+) -> Result<Page, sqlx::Error> {
+    let mut moment = connection.begin().await?;
+    let limit = filter.limit.clamp(1, PAGE_MAX) as usize;
+    // One row more than the page has says whether there is a next page.
+    let rows = sqlx::query(
+        "SELECT * FROM settlements
+         WHERE number > ?1 AND (?2 IS NULL OR network = ?2) AND (?3 IS NULL OR state = ?3)
+         ORDER BY number LIMIT ?4",
+    )
+    .bind(after.map_or(0, |cursor| integer(cursor.number())))
+    .bind(filter.network.as_deref())
+    .bind(filter.state.map(|state| state.as_str()))
+    .bind(integer(limit as u64 + 1))
+    .fetch_all(&mut *moment)
+    .await?;
+    let mut page = Page::default();
+    if rows.len() > limit {
+        let last: i64 = rows[limit - 1].try_get("number")?;
+        page.next = Cursor::after(number(last)?);
+    }
+    for row in rows.iter().take(limit) {
+        let readable = match settlement(row) {
+            Ok(settlement) => with_transactions(&mut moment, settlement).await,
+            Err(error) => Err(error),
+        };
+        match readable {
+            Ok(settlement) => page.settlements.push(settlement),
+            Err(error) if concerns_one_entry(&error) => page.unreadable += 1,
+            Err(error) => return Err(error),
+        }
+    }
+    moment.commit().await?;
+    Ok(page)
+}
+
+/// The settlements that a transaction was recorded for.
+pub(super) async fn settlements_of(
+    connection: &mut SqliteConnection,
+    transaction: &TransactionId,
+) -> Result<Vec<PaymentId>, sqlx::Error> {
+    let rows =
+        sqlx::query("SELECT settlement FROM settlement_transactions WHERE transaction_id = ?1")
+            .bind(transaction.as_str())
+            .fetch_all(connection)
+            .await?;
+    rows.iter()
+        .map(|row| payment_id(row, "settlement"))
+        .collect()
+}
+
+/// The open settlements of a network, oldest first.
+pub(super) async fn open(
+    connection: &mut SqliteConnection,
+    network: &str,
+) -> Result<Vec<PaymentId>, sqlx::Error> {
+    let rows = sqlx::query(
+        "SELECT id FROM settlements WHERE network = ?1 AND state = 'open' ORDER BY claimed_at, id",
+    )
+    .bind(network)
+    .fetch_all(connection)
+    .await?;
+    Ok(readable_ids(&rows, network))
+}
+
+/// The settlements of a network that have settled and are not final, oldest first.
+pub(super) async fn not_final(
+    connection: &mut SqliteConnection,
+    network: &str,
+) -> Result<Vec<PaymentId>, sqlx::Error> {
+    let rows = sqlx::query(
+        "SELECT id FROM settlements
+         WHERE network = ?1 AND state = 'settled' AND final_at IS NULL ORDER BY concluded_at, id",
+    )
+    .bind(network)
+    .fetch_all(connection)
+    .await?;
+    Ok(readable_ids(&rows, network))
+}
+
+/// The identities in these rows. One that cannot be read must not hide the others.
+fn readable_ids(rows: &[SqliteRow], network: &str) -> Vec<PaymentId> {
+    let readable = |row: &SqliteRow| match payment_id(row, "id") {
+        Ok(id) => Some(id),
+        Err(error) => {
+            error!(%error, network, "skipped a settlement whose identity cannot be read");
+            None
+        }
+    };
+    rows.iter().filter_map(readable).collect()
+}
+
+/// The transactions recorded for these sequence numbers of a lane.
+pub(super) async fn transactions_at(
+    connection: &mut SqliteConnection,
+    network: &str,
+    lane: &LaneId,
+    sequences: Range<u64>,
+) -> Result<Vec<Transaction>, sqlx::Error> {
+    let rows = sqlx::query(
+        "SELECT id, lane, sequence, bytes FROM transactions
+         WHERE network = ?1 AND lane = ?2 AND sequence >= ?3 AND sequence < ?4 AND NOT withdrawn
+         ORDER BY sequence, number",
+    )
+    .bind(network)
+    .bind(lane.address())
+    .bind(integer(sequences.start))
+    .bind(integer(sequences.end))
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(transaction).collect()
+}
+
+/// One more than the highest recorded sequence number of a lane.
+pub(super) async fn next_sequence(
+    connection: &mut SqliteConnection,
+    network: &str,
+    lane: &LaneId,
+) -> Result<u64, sqlx::Error> {
+    let highest: Option<i64> = sqlx::query_scalar(
+        "SELECT max(sequence) FROM transactions WHERE network = ?1 AND lane = ?2 AND NOT withdrawn",
+    )
+    .bind(network)
+    .bind(lane.address())
+    .fetch_one(connection)
+    .await?;
+    let highest: Option<u64> = highest.map(number).transpose()?;
+    Ok(highest.map_or(0, |highest| highest + 1))
+}

@@ -1,0 +1,219 @@
+//! Between rows and types: how settlements and transactions are stored, and read back.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use quittance_core::{
+    Fault, FaultKind, LaneId, PaymentId, Reason, Timestamp, Transaction, TransactionId,
+};
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use crate::{Claim, JournalError, Outcome, Settlement, State, StateKind};
+
+/// The columns that an outcome is stored in.
+#[derive(Default)]
+pub(super) struct OutcomeColumns<'a> {
+    pub(super) state: &'static str,
+    pub(super) reason: Option<&'a str>,
+    pub(super) detail: Option<&'a str>,
+    pub(super) transaction: Option<&'a str>,
+    pub(super) amount: Option<String>,
+    pub(super) fault: Option<&'static str>,
+    pub(super) retry_after: Option<i64>,
+}
+
+impl<'a> OutcomeColumns<'a> {
+    pub(super) fn new(outcome: &'a Outcome) -> Self {
+        let columns = match outcome {
+            Outcome::Settled {
+                transaction,
+                amount,
+            } => Self {
+                transaction: Some(transaction.as_str()),
+                amount: Some(amount.to_string()),
+                ..Self::default()
+            },
+            Outcome::Failed {
+                reason,
+                detail,
+                transaction,
+            }
+            | Outcome::Lost {
+                reason,
+                detail,
+                transaction,
+            } => Self {
+                reason: Some(reason.code()),
+                detail: Some(detail),
+                transaction: transaction.as_ref().map(TransactionId::as_str),
+                ..Self::default()
+            },
+            Outcome::Released { fault } => Self {
+                detail: Some(&fault.detail),
+                fault: Some(fault.kind.code()),
+                retry_after: fault.retry_after.map(whole_seconds),
+                ..Self::default()
+            },
+        };
+        let state = State::Concluded(outcome.clone()).kind().as_str();
+        Self { state, ..columns }
+    }
+}
+
+/// A transaction from its row.
+pub(super) fn transaction(row: &SqliteRow) -> Result<Transaction, sqlx::Error> {
+    Ok(Transaction {
+        id: TransactionId::new(row.try_get("id")?),
+        lane: LaneId::new(row.try_get("lane")?),
+        sequence: number(row.try_get("sequence")?)?,
+        bytes: row.try_get::<&[u8], _>("bytes")?.into(),
+    })
+}
+
+/// A settlement from its row, without its transactions.
+pub(super) fn settlement(row: &SqliteRow) -> Result<Settlement, sqlx::Error> {
+    Ok(Settlement {
+        claim: Claim {
+            id: payment_id(row, "id")?,
+            network: row.try_get("network")?,
+            scheme: row.try_get("scheme")?,
+            payer: row.try_get("payer")?,
+            pay_to: row.try_get("pay_to")?,
+            asset: row.try_get("asset")?,
+            amount: parsed(row, "amount")?,
+            expires: time(row.try_get("expires")?)?,
+            request: row.try_get("request")?,
+            decoded_at: time(row.try_get("decoded_at")?)?,
+        },
+        attempt: number(row.try_get("attempt")?)?,
+        failures: number(row.try_get("failures")?)?,
+        state: state(row)?,
+        transactions: Vec::new(),
+        withdrawn: Vec::new(),
+        claimed_at: time(row.try_get("claimed_at")?)?,
+        concluded_at: optional_time(row, "concluded_at")?,
+        success_reported_at: optional_time(row, "success_reported_at")?,
+        final_at: optional_time(row, "final_at")?,
+    })
+}
+
+fn state(row: &SqliteRow) -> Result<State, sqlx::Error> {
+    let kind: StateKind = parsed(row, "state")?;
+    let transaction: Option<String> = row.try_get("transaction_id")?;
+    let transaction = transaction.as_deref().map(TransactionId::new);
+    let detail: Option<String> = row.try_get("detail")?;
+    let detail = detail.unwrap_or_default();
+    let reason = || row.try_get::<String, _>("reason").map(Reason::from_code);
+    Ok(match kind {
+        StateKind::Open => State::Open,
+        StateKind::Settled => State::Concluded(Outcome::Settled {
+            transaction: transaction.ok_or_else(|| invalid("no transaction_id"))?,
+            amount: parsed(row, "settled_amount")?,
+        }),
+        StateKind::Failed => State::Concluded(Outcome::Failed {
+            reason: reason()?,
+            detail,
+            transaction,
+        }),
+        StateKind::Lost => State::Concluded(Outcome::Lost {
+            reason: reason()?,
+            detail,
+            transaction,
+        }),
+        StateKind::Released => State::Concluded(Outcome::Released {
+            fault: fault(row, &detail)?,
+        }),
+    })
+}
+
+/// The fault of a released attempt, with its advice on when to retry.
+fn fault(row: &SqliteRow, detail: &str) -> Result<Fault, sqlx::Error> {
+    let code: &str = row.try_get("fault")?;
+    let kind = FaultKind::ALL.into_iter().find(|kind| kind.code() == code);
+    let kind = kind.ok_or_else(|| invalid(&format!("the fault {code:?}")))?;
+    let retry_after: Option<i64> = row.try_get("retry_after")?;
+    let retry_after = retry_after.map(number).transpose()?;
+    Ok(Fault {
+        retry_after: retry_after.map(Duration::from_secs),
+        ..Fault::new(kind, detail)
+    })
+}
+
+/// A payment's identity: 32 bytes.
+pub(super) fn payment_id(row: &SqliteRow, column: &str) -> Result<PaymentId, sqlx::Error> {
+    let bytes = row.try_get::<&[u8], _>(column)?;
+    bytes
+        .try_into()
+        .map(PaymentId::from_bytes)
+        .map_err(|_| invalid("an identity that is not 32 bytes"))
+}
+
+fn optional_time(row: &SqliteRow, column: &str) -> Result<Option<Timestamp>, sqlx::Error> {
+    let seconds: Option<i64> = row.try_get(column)?;
+    seconds.map(time).transpose()
+}
+
+fn parsed<T: FromStr>(row: &SqliteRow, column: &str) -> Result<T, sqlx::Error> {
+    let text: &str = row.try_get(column)?;
+    text.parse()
+        .map_err(|_| invalid(&format!("{text:?} in the column {column}")))
+}
+
+/// SQLite's integers are signed. A time or number beyond their range is stored as the largest one.
+pub(super) fn seconds(time: Timestamp) -> i64 {
+    integer(time.secs())
+}
+
+/// As [`seconds`], for a sequence number.
+pub(super) fn integer(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// A wait in whole seconds, rounded up: a caller must not return too early.
+fn whole_seconds(wait: Duration) -> i64 {
+    integer(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
+}
+
+fn time(seconds: i64) -> Result<Timestamp, sqlx::Error> {
+    number(seconds).map(Timestamp::from_secs)
+}
+
+/// A number that was stored as SQLite's integer.
+pub(super) fn number<T: TryFrom<i64>>(value: i64) -> Result<T, sqlx::Error> {
+    T::try_from(value).map_err(|_| invalid("a number out of range"))
+}
+
+/// An error about one row: it has a value that no version of this program writes.
+pub(super) fn invalid(what: &str) -> sqlx::Error {
+    sqlx::Error::Decode(format!("the row has {what}").into())
+}
+
+/// Whether an error is about the content of one row, and not about the file.
+pub(super) fn concerns_one_entry(error: &sqlx::Error) -> bool {
+    matches!(
+        error,
+        sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::RowNotFound
+    )
+}
+
+/// Whether SQLite reports that the file is damaged (SQLITE_CORRUPT and its kinds) or not a database
+/// (SQLITE_NOTADB). See <https://www.sqlite.org/rescode.html>.
+pub(super) fn is_damage(error: &sqlx::Error) -> bool {
+    /// The lower bits of a result code; the higher bits distinguish kinds of one code.
+    const PRIMARY_CODE: i64 = 0xff;
+    const CORRUPT: i64 = 11;
+    const NOT_A_DATABASE: i64 = 26;
+    let database = error.as_database_error();
+    let code = database.and_then(|error| error.code()?.parse::<i64>().ok());
+    code.is_some_and(|code| [CORRUPT, NOT_A_DATABASE].contains(&(code & PRIMARY_CODE)))
+}
+
+impl From<sqlx::Error> for JournalError {
+    fn from(error: sqlx::Error) -> Self {
+        match concerns_one_entry(&error) {
+            true => Self::unreadable(error),
+            false => super::condition::problem_of(error),
+        }
+    }
+}
