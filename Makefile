@@ -17,7 +17,7 @@ test: $(DEVNET)/$(INSTALLED) $(INTEROP)/$(INSTALLED) $(INTEROP)/v1/$(INSTALLED) 
 interop: $(DEVNET)/$(INSTALLED) $(INTEROP)/$(INSTALLED) $(INTEROP)/v1/$(INSTALLED) $(INTEROP)/others/$(INSTALLED) \
 		$(INTEROP)/python/venv/installed
 	cargo test -p quittance-tests --locked --test interop -- --include-ignored
-	cargo test -p quittance-facilitator --locked --test hostile
+	cargo test -p quittance-cli --locked --test hostile
 
 # Hundreds of random schedules of faults; about an hour. Outside the gate.
 soak: $(DEVNET)/$(INSTALLED)
@@ -51,7 +51,7 @@ contracts: $(DEVNET)/$(INSTALLED)
 # Quittance beside other implementations, into docs/benchmarks.md: eight minutes on a machine that does nothing else. One
 # package at a time, so that none is built with the features another one asks for.
 bench-peers: $(DEVNET)/$(INSTALLED) $(PEERS)/typescript/$(INSTALLED) $(PEERS)/python/venv/installed
-	cargo build --release --locked --package quittance-facilitator --target-dir $(PEERS)/target
+	cargo build --release --locked --package quittance-cli --target-dir $(PEERS)/target
 	cd $(PEERS) && for package in peer-quittance peer-x402-rs peer-x402-rs-secp256k1 peer-r402 peers; do \
 		cargo build --release --locked --package $$package || exit 1; done
 	$(PEERS)/target/release/peers

@@ -3,7 +3,7 @@
 
 use futures_util::{StreamExt, stream};
 use quittance_core::PaymentRequest;
-use quittance_facilitator::{Keys, ServerOptions, ServiceOptions, router, serve};
+use quittance_service::{Keys, ServerOptions, ServiceOptions, router, serve};
 use quittance_tests::evm::Setting;
 use tokio::net::TcpListener;
 

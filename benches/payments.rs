@@ -26,7 +26,7 @@ use tokio::runtime::Runtime;
 fn offline(criterion: &mut Criterion) {
     let cases = Runtime::new()
         .unwrap()
-        .block_on(quittance_facilitator::bench::cases());
+        .block_on(quittance_cli::bench::cases());
     let mut group = criterion.benchmark_group("offline");
     group.sample_size(10);
     for mut case in cases.unwrap() {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use alloy::signers::local::PrivateKeySigner;
 use quittance_engine::{Engine, SqliteJournal};
 use quittance_evm::{Evm, EvmConfig};
-use quittance_facilitator::{Keys, ServerOptions, ServiceOptions, router, serve};
+use quittance_service::{Keys, ServerOptions, ServiceOptions, router, serve};
 use quittance_solana::{Keypair, Solana, SolanaConfig};
 
 fn evm() -> Result<Evm, Box<dyn std::error::Error>> {

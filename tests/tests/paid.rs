@@ -18,8 +18,8 @@ use quittance_core::wire::{
 };
 use quittance_core::{Amount, Facilitator, FacilitatorError, Fault, FaultKind, PaymentRequest};
 use quittance_engine::Engine;
-use quittance_facilitator::{Keys, ServiceOptions, router};
 use quittance_http::{BuyError, Buyer, Limits, PaidBy, PaymentLayer, RemoteFacilitator};
+use quittance_service::{Keys, ServiceOptions, router};
 use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::proxy::Fate;
 use serde_json::Value;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use quittance_core::PaymentRequest;
-use quittance_facilitator::{Keys, Rate, ServerOptions, ServiceOptions, openapi, router, serve};
+use quittance_service::{Keys, Rate, ServerOptions, ServiceOptions, openapi, router, serve};
 use quittance_tests::evm::Setting;
 use quittance_tests::proxy::Fate;
 use quittance_tests::until;
@@ -418,7 +418,7 @@ async fn version_1_is_spoken_with_its_own_names() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_those_with_a_key_may_call() {
-    let options = ServiceOptions::new(Keys::of(&["sesame".into()]));
+    let options = ServiceOptions::new(Keys::new(&["sesame".into()]));
     let service = Service::with(options, ServerOptions::default()).await;
     let request = Setting::request().await;
     let settle = |key: Option<&'static str>| {
@@ -672,7 +672,7 @@ async fn slashes_too_many_do_not_change_which_path_is_meant() {
 /// A slash too many is no way round a key.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_spelling_of_a_path_needs_the_key() {
-    let options = ServiceOptions::new(Keys::of(&["sesame".into()]));
+    let options = ServiceOptions::new(Keys::new(&["sesame".into()]));
     let service = Service::with(options, ServerOptions::default()).await;
     for path in [
         "/settle",
@@ -730,7 +730,7 @@ impl Raw {
 /// request on it failed: 60 of 60 with the body 20 ms behind.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_leaves_a_connection_that_works_or_says_that_it_closes() {
-    let options = ServiceOptions::new(Keys::of(&["sesame".into()]));
+    let options = ServiceOptions::new(Keys::new(&["sesame".into()]));
     let service = Service::with(options, ServerOptions::default()).await;
     let head = |more: &str| format!("POST /settle HTTP/1.1\r\nHost: x\r\n{more}\r\n");
     let body = "x".repeat(60_000);
@@ -981,7 +981,7 @@ async fn what_is_wrong_is_told_only_to_those_who_may_call() {
     let setting = Setting::start().await;
     let params = (Setting::signers()[0].address, "0x0");
     let _: Option<()> = setting.local.rpc("anvil_setBalance", params).await.unwrap();
-    let options = ServiceOptions::new(Keys::of(&["sesame".into()]));
+    let options = ServiceOptions::new(Keys::new(&["sesame".into()]));
     let service = Service::on(setting, options, ServerOptions::default()).await;
     let (_, health) = described("/health", "get", service.get("/health").await).await;
     let only = json!({ "status": "down", "journal": { "works": true }, "networks": [{ "network": "eip155:84532", "works": false }] });
@@ -1012,7 +1012,7 @@ async fn who_asks_too_often_is_told_when_to_come_back_and_nobody_else_is() {
     let options = ServiceOptions {
         rate: rate(1, 2),
         key_rate: rate(1, 2),
-        ..ServiceOptions::new(Keys::of(&["one".into(), "two".into()]))
+        ..ServiceOptions::new(Keys::new(&["one".into(), "two".into()]))
     };
     let service = Service::with(options, ServerOptions::default()).await;
     let post = |path: &'static str, key: &'static str| {
@@ -1054,7 +1054,7 @@ async fn who_asks_too_often_is_told_when_to_come_back_and_nobody_else_is() {
 async fn guessing_keys_at_health_is_counted_and_asking_without_one_is_not() {
     let options = ServiceOptions {
         rate: rate(1, 2),
-        ..ServiceOptions::new(Keys::of(&["one".into()]))
+        ..ServiceOptions::new(Keys::new(&["one".into()]))
     };
     let service = Service::with(options, ServerOptions::default()).await;
     let asked = async |key: &'static str| {

@@ -15,8 +15,8 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use quittance_core::Offer;
 use quittance_engine::Engine;
-use quittance_facilitator::{Keys, ServiceOptions, router};
 use quittance_http::{PaymentLayer, RemoteFacilitator};
+use quittance_service::{Keys, ServiceOptions, router};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
@@ -74,7 +74,7 @@ struct Town {
 
 impl Town {
     async fn new<O: Offer>(engine: Engine, offer: impl Fn() -> O) -> Self {
-        let options = ServiceOptions::new(Keys::of(&[KEY.into()]));
+        let options = ServiceOptions::new(Keys::new(&[KEY.into()]));
         let facilitator = listen(router(engine, options)).await;
         let remote = RemoteFacilitator::new(&facilitator).unwrap();
         let remote = Arc::new(remote.with_key(KEY.into()));

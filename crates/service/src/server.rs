@@ -18,8 +18,8 @@ use tokio::time::{Instant, timeout_at};
 use tower::ServiceExt;
 use tracing::{debug, info, warn};
 
-use crate::config::{Config, DRAIN_SECS, Limits, WAIT_MAX};
 use crate::connections::{Connections, Place, UnderWay};
+use crate::limits::{DRAIN, ServiceLimits, WAIT_MAX};
 
 /// The largest head of a request that is read, in bytes: keys and traces fit many times over.
 const HEAD_MAX: usize = 16 * 1024;
@@ -65,25 +65,21 @@ pub struct ServerOptions {
 }
 
 impl Default for ServerOptions {
-    /// As a configuration that says nothing of it.
     fn default() -> Self {
-        Self::within(&Limits::default(), DRAIN_SECS)
+        Self::new(&ServiceLimits::default(), DRAIN)
     }
 }
 
 impl ServerOptions {
-    /// What a configuration says.
-    pub fn of(config: &Config) -> Self {
-        Self::within(&config.limits, config.drain_secs)
-    }
-
-    fn within(limits: &Limits, drain_secs: u64) -> Self {
+    /// The options that follow from these limits. A stop waits no longer than `drain` for requests
+    /// in progress.
+    pub fn new(limits: &ServiceLimits, drain: Duration) -> Self {
         Self {
             connections_max: limits.connections,
             connections_per_peer: limits.connections_per_peer,
             header_max: Duration::from_secs(limits.header_secs),
             idle_max: Duration::from_secs(limits.idle_secs),
-            drain: Duration::from_secs(drain_secs),
+            drain,
         }
     }
 }
@@ -259,11 +255,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_configuration_says_is_what_the_server_does() {
-        let limits = "connections = 1, connections_per_peer = 2, header_secs = 3, idle_secs = 4";
-        let text = format!("drain_secs = 5\naccess.anyone = true\nlimits = {{ {limits} }}");
-        let options = ServerOptions::of(&Config::parse(&text).unwrap());
+    fn limits_become_the_servers_options() {
+        let mut limits = ServiceLimits::default();
+        (limits.connections, limits.connections_per_peer) = (1, 2);
+        (limits.header_secs, limits.idle_secs) = (3, 4);
         let secs = Duration::from_secs;
+        let options = ServerOptions::new(&limits, secs(5));
         assert_eq!(
             (options.connections_max, options.connections_per_peer),
             (1, 2)

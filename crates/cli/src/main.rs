@@ -1,13 +1,13 @@
 //! The `quittance` program.
 
-mod cli;
+mod commands;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let command = cli::Command::parse();
+    let command = commands::Command::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,14 +11,12 @@ use figment::Figment;
 use figment::error::{Actual, Kind};
 use figment::providers::{Env, Format, Toml};
 use quittance_core::Amount;
-use quittance_engine::FailureLimits;
+use quittance_service::{DRAIN, Keys, ServerOptions, ServiceLimits, ServiceOptions, WAIT_MAX};
 use quittance_solana::{Commitment, Extension, TokenProgram};
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use tracing_subscriber::EnvFilter;
-
-use crate::rate::Rate;
 
 /// What `quittance.toml` says. Every unknown key is an error: a misspelled limit is no limit.
 ///
@@ -45,7 +42,7 @@ pub struct Config {
     pub access: Access,
     /// What the service bears.
     #[serde(default)]
-    pub limits: Limits,
+    pub limits: ServiceLimits,
     /// How it logs.
     #[serde(default)]
     pub log: Log,
@@ -67,104 +64,6 @@ pub struct Access {
     /// Those who show one of these keys: `Authorization: Bearer …`.
     #[serde(default)]
     pub keys: Vec<Secret>,
-}
-
-/// What the service bears. Beyond it callers get a clear refusal.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// Connections at once.
-    pub connections: usize,
-    /// Connections at once from one address: an IPv4 address or a /64 of IPv6. A /48 may have twice as many.
-    pub connections_per_peer: usize,
-    /// Payments that are worked on at once, by /verify and /settle. Waiting for a settlement does not count.
-    pub requests: usize,
-    /// Calls of /settle at once, those that only wait for their settlement included.
-    pub waiting: usize,
-    /// How long a new client may take to send its first request's headers, in seconds.
-    pub header_secs: u64,
-    /// How long a connection may stay without a request, in seconds.
-    pub idle_secs: u64,
-    /// How long a request's body may take to arrive, in seconds.
-    pub body_secs: u64,
-    /// How long a request may take beyond `settle_wait_secs`, its body included, in seconds.
-    pub request_secs: u64,
-    /// Requests a minute from one address without a key in the long run; 0 for as many as it likes. /verify, /settle and
-    /// everything else count apart, here and below.
-    pub per_minute: u32,
-    /// Requests at once from one address without a key, after a pause.
-    pub burst: u32,
-    /// Requests a minute from one key in the long run; 0 for as many as it likes.
-    pub key_per_minute: u32,
-    /// Requests at once from one key, after a pause.
-    pub key_burst: u32,
-    /// How many proxies stand in front whose `X-Forwarded-For` is believed.
-    pub proxies: usize,
-    /// How many transactions may fail in an hour for one payer on one network before it is not served any more; 0 for any
-    /// number.
-    pub failed_per_payer: u32,
-    /// As `failed_per_payer`, for one recipient.
-    pub failed_per_recipient: u32,
-}
-
-impl Limits {
-    /// How many transactions may fail for one payer or recipient.
-    pub fn failures(&self) -> FailureLimits {
-        FailureLimits {
-            per_payer: self.failed_per_payer,
-            per_recipient: self.failed_per_recipient,
-        }
-    }
-
-    /// How often one address may ask that shows no key; `None` for as often as it likes.
-    pub fn rate(&self) -> Option<Rate> {
-        Some(Rate {
-            per_minute: NonZeroU32::new(self.per_minute)?,
-            burst: NonZeroU32::new(self.burst)?,
-        })
-    }
-
-    /// How often one key may ask; `None` for as often as it likes.
-    pub fn key_rate(&self) -> Option<Rate> {
-        Some(Rate {
-            per_minute: NonZeroU32::new(self.key_per_minute)?,
-            burst: NonZeroU32::new(self.key_burst)?,
-        })
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        let failures = FailureLimits::default();
-        Self {
-            // Each costs some 10 KiB while idle.
-            connections: 4096,
-            // One seller at its full rate, with each payment on a connection of its own; and it takes eight addresses to
-            // fill the house.
-            connections_per_peer: 512,
-            // Each takes some milliseconds of signatures and a round trip to a node, so this is thousands a second; each
-            // holds one request of at most 64 KiB.
-            requests: 2048,
-            // As many as wait for a block on a busy chain: 400 a second for 20 seconds. At most half a GiB of requests.
-            waiting: 8192,
-            // A request's headers are under a kilobyte: whoever needs longer is not a client.
-            header_secs: 10,
-            // Sellers ask twice a payment: a connection that waits for the next one saves them a round trip or three.
-            idle_secs: 60,
-            // 64 KiB in ten seconds is a telephone line.
-            body_secs: 10,
-            request_secs: 15,
-            // One address alone cannot fill `waiting`, even when each of its payments waits 20 seconds for a block.
-            per_minute: 3000,
-            burst: 200,
-            // A key is a party that the operator knows: a seller that asks for all of its buyers, 500 a second.
-            key_per_minute: 30_000,
-            key_burst: 2000,
-            proxies: 0,
-            failed_per_payer: failures.per_payer,
-            failed_per_recipient: failures.per_recipient,
-        }
-    }
 }
 
 /// How the service logs.
@@ -522,6 +421,17 @@ impl Config {
             .map_err(|errors| ConfigError::File(describe(errors)))
     }
 
+    /// The service's options. `keys` are those that were read for `access.keys`.
+    pub fn service_options(&self, keys: Keys) -> ServiceOptions {
+        let settle_wait = Duration::from_secs(self.settle_wait_secs);
+        ServiceOptions::with_limits(&self.limits, settle_wait, keys)
+    }
+
+    /// The server's options.
+    pub fn server_options(&self) -> ServerOptions {
+        ServerOptions::new(&self.limits, Duration::from_secs(self.drain_secs))
+    }
+
     /// What makes no sense in it, apart from the networks.
     pub(crate) fn problems(&self) -> Vec<ConfigError> {
         let mut problems = self.unknown_variables(std::env::vars_os().map(|(name, _)| name));
@@ -610,16 +520,9 @@ impl Config {
     }
 }
 
-/// How long stopping waits unless told otherwise, in seconds: longer than a settlement waits for a block of most chains.
-pub(crate) const DRAIN_SECS: u64 = 30;
-
 /// What is said where neither way was chosen. There is no default: either would be a surprise.
 const WHO_MAY_CALL: &str = "say who may call the facilitator: write `access.anyone = true` for everyone who reaches the port, or \
     `access.keys = [{ env = \"NAME\" }]` for callers that send the secret in that variable as `Authorization: Bearer ...`";
-
-/// The longest time that any wait may be configured to take. No client waits for an hour, and the sum of a few of these never
-/// leaves the clock's range.
-pub(crate) const WAIT_MAX: Duration = Duration::from_secs(3600);
 
 /// The most connections or requests at once that may be configured: far beyond what one process can have open.
 const AT_ONCE_MAX: u64 = 1_000_000;
@@ -822,7 +725,7 @@ const fn default_settle_wait_secs() -> u64 {
 }
 
 const fn default_drain_secs() -> u64 {
-    DRAIN_SECS
+    DRAIN.as_secs()
 }
 
 const fn default_confirmations() -> u64 {
@@ -862,6 +765,19 @@ mod tests {
         assert_eq!(config.listen, default_listen());
         assert_eq!(config.evm[0].confirmations, 1);
         assert_eq!(config.limits.connections, 4096);
+    }
+
+    /// The configuration's limits were read and not used: callers got the default ones.
+    #[test]
+    fn the_service_and_the_server_have_the_configured_limits() {
+        let text = "settle_wait_secs = 7\ndrain_secs = 5\nlimits = { requests = 3, request_secs = 5, connections = 1 }";
+        let config = Config::parse(text).unwrap();
+        let service = config.service_options(Keys::anyone());
+        assert_eq!(service.requests_max, 3);
+        assert_eq!(service.request_max, Duration::from_secs(12));
+        let server = config.server_options();
+        assert_eq!(server.connections_max, 1);
+        assert_eq!(server.drain, Duration::from_secs(5));
     }
 
     #[test]

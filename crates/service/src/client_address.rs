@@ -4,10 +4,10 @@ use std::net::{IpAddr, Ipv6Addr};
 
 /// What one subscriber of a network has: an IPv4 address, or all of an IPv6 network of 64 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Peer(IpAddr);
+pub(crate) struct ClientAddress(IpAddr);
 
-impl Peer {
-    pub(crate) fn of(address: IpAddr) -> Self {
+impl ClientAddress {
+    pub(crate) fn new(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
             IpAddr::V6(address) => prefix(address, 64).into(),
             address => address,
@@ -34,7 +34,7 @@ mod tests {
 
     #[test]
     fn addresses_that_one_subscriber_can_choose_among_are_one_peer() {
-        let peer = |text: &str| Peer::of(text.parse().unwrap());
+        let peer = |text: &str| ClientAddress::new(text.parse().unwrap());
         assert_eq!(peer("2001:db8:1:2::1"), peer("2001:db8:1:2:ffff::9"));
         assert_ne!(peer("2001:db8:1:2::1"), peer("2001:db8:1:3::1"));
         assert_eq!(peer("::ffff:192.0.2.1"), peer("192.0.2.1"));

@@ -19,8 +19,8 @@ use secrecy::ExposeSecret;
 use tokio::net::TcpListener;
 use url::Url;
 
-use crate::access::Keys;
 use crate::config::{Access, Config, ConfigError, Secret, Value};
+use quittance_service::Keys;
 
 pub use solana::keypair as solana_keypair;
 
@@ -252,7 +252,7 @@ fn keys(access: &Access, problems: &mut Problems) -> Keys {
     let read =
         |(at, secret): (usize, &Secret)| problems.take(secret.read(&format!("access.keys[{at}]")));
     let keys: Vec<_> = access.keys.iter().enumerate().filter_map(read).collect();
-    Keys::of(&keys)
+    Keys::new(&keys)
 }
 
 /// The chains that can be made, and their rules.

@@ -16,8 +16,8 @@ use subtle::{ConditionallySelectable, ConstantTimeEq};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::answers::{Endpoint, Problem};
-use crate::peer::Peer;
+use crate::client_address::ClientAddress;
+use crate::problem::{Endpoint, Problem};
 use crate::rate::{Budget, Caller, Rates};
 
 /// Where a proxy says for whom it asks.
@@ -34,7 +34,7 @@ impl Keys {
     }
 
     /// Those may call who show one of these.
-    pub fn of(keys: &[SecretString]) -> Self {
+    pub fn new(keys: &[SecretString]) -> Self {
         Self(Some(
             keys.iter().map(|key| hash(key.expose_secret())).collect(),
         ))
@@ -111,7 +111,7 @@ impl Door {
         let address = self
             .forwarded(headers)
             .or_else(|| connected.map(|ConnectInfo(address)| address.ip()))?;
-        Some(Caller::Peer(Peer::of(address)))
+        Some(Caller::Peer(ClientAddress::new(address)))
     }
 
     /// The address in `X-Forwarded-For` that our own proxies vouch for. One that cannot be read is the proxy's fault, and makes
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn only_a_key_on_the_list_opens() {
-        let keys = Keys::of(&["one".into(), "two".into()]);
+        let keys = Keys::new(&["one".into(), "two".into()]);
         let shown = |value: &str| keys.shown(&headers(&[("authorization", value)]));
         assert_eq!(
             (shown("Bearer one"), shown("Bearer two")),
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn the_schemes_name_has_no_case() {
-        let keys = Keys::of(&["one".into()]);
+        let keys = Keys::new(&["one".into()]);
         for value in ["bearer one", "BEARER one", "Bearer  one"] {
             assert!(keys.allow(&headers(&[("authorization", value)])), "{value}");
         }

@@ -16,8 +16,8 @@ use quittance_devnet::{
 };
 use quittance_engine::{Engine, SqliteJournal};
 use quittance_evm::EvmConfig;
-use quittance_facilitator::{Keys, ServerOptions, ServiceOptions, router, serve};
 use quittance_http::{BuyError, Buyer, Limits, PaymentLayer, RemoteFacilitator};
+use quittance_service::{Keys, ServerOptions, ServiceOptions, router, serve};
 use quittance_solana::{SolanaConfig, TokenProgram};
 use serde_json::json;
 use tokio::net::TcpListener;

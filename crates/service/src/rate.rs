@@ -7,7 +7,7 @@ use std::time::Duration;
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota};
 
-use crate::peer::Peer;
+use crate::client_address::ClientAddress;
 
 /// How many buckets all addresses together have, so that whoever has many addresses cannot fill the memory: each takes
 /// some hundred bytes. Addresses that meet in one bucket share it; which do, nobody outside can know.
@@ -50,7 +50,7 @@ pub(crate) enum Caller {
     /// Who showed this of the keys.
     Key(usize),
     /// Somebody at this address.
-    Peer(Peer),
+    Peer(ClientAddress),
 }
 
 /// What a request is counted as. Each kind has a bucket of its own for every caller: a seller asks /verify for all of its
@@ -104,8 +104,8 @@ impl Rates {
 }
 
 impl Addresses {
-    fn take(&self, peer: Peer, budget: Budget) -> Result<(), Duration> {
-        let bucket = |peer: Peer| self.secret.hash_one((budget, peer)) % ADDRESSES;
+    fn take(&self, peer: ClientAddress, budget: Budget) -> Result<(), Duration> {
+        let bucket = |peer: ClientAddress| self.secret.hash_one((budget, peer)) % ADDRESSES;
         take(&self.networks, &bucket(peer))?;
         match peer.site() {
             Some(site) => take(&self.sites, &bucket(site)),
@@ -136,7 +136,7 @@ mod tests {
     }
 
     fn peer(text: &str) -> Caller {
-        Caller::Peer(Peer::of(text.parse().unwrap()))
+        Caller::Peer(ClientAddress::new(text.parse().unwrap()))
     }
 
     #[test]
@@ -193,7 +193,7 @@ mod tests {
         let rates = rates(1, 1);
         for bits in 0..3 * u32::try_from(ADDRESSES).unwrap() {
             let address = std::net::Ipv4Addr::from_bits(bits).into();
-            let _ = rates.take(Caller::Peer(Peer::of(address)), Budget::Verify);
+            let _ = rates.take(Caller::Peer(ClientAddress::new(address)), Budget::Verify);
         }
         let addresses = rates.addresses.unwrap();
         assert!(addresses.networks.len() as u64 <= ADDRESSES);

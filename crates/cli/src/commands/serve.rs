@@ -5,11 +5,9 @@ use std::pin::pin;
 use std::process::ExitCode;
 
 use clap::Args;
-use quittance_facilitator::assemble::{self, Plan};
-use quittance_facilitator::config::Config;
-use quittance_facilitator::{
-    ServerOptions, ServiceOptions, keep_metrics, record_metrics, router, serve,
-};
+use quittance_cli::assemble::{self, Plan};
+use quittance_cli::config::Config;
+use quittance_service::{ServiceOptions, keep_metrics, record_metrics, router, serve};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
@@ -55,12 +53,12 @@ impl Serve {
         tokio::spawn(keep_metrics(metrics.clone()));
         let service = ServiceOptions {
             metrics: Some(metrics),
-            ..ServiceOptions::of(&config, keys)
+            ..config.service_options(keys)
         };
         let left = serve(
             router(engine.clone(), service),
             listener,
-            ServerOptions::of(&config),
+            config.server_options(),
             stop,
         )
         .await;

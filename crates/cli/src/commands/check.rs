@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use quittance_cli::assemble::{self, Checked, CheckedNetwork};
+use quittance_cli::config::Config;
 use quittance_core::{Problem, Scope};
-use quittance_facilitator::assemble::{self, Checked, CheckedNetwork};
-use quittance_facilitator::config::Config;
 
 use super::Ended;
 

@@ -8,9 +8,9 @@ use std::process::ExitCode;
 
 use alloy::signers::local::PrivateKeySigner;
 use clap::Args;
+use quittance_cli::assemble::solana_keypair;
+use quittance_cli::config::{EVM_RPC, PAYER_KEY, SOLANA_PAYER_KEY, SOLANA_RPC, Secret};
 use quittance_core::{Amount, Asset, Clock, Network, SystemClock};
-use quittance_facilitator::assemble::solana_keypair;
-use quittance_facilitator::config::{EVM_RPC, PAYER_KEY, SOLANA_PAYER_KEY, SOLANA_RPC, Secret};
 use quittance_http::{BuyError, Buyer, Cost, Limits, Open, Price, Receipt, printable};
 use reqwest::header::{HeaderName, HeaderValue};
 use reqwest::{Request, Response};

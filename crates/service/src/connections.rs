@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
-use crate::peer::Peer;
+use crate::client_address::ClientAddress;
 
 /// How many connections are taken beyond the limit when all others have a request under way. Each is there for one short
 /// answer, so this many are enough for a supervisor to get its own.
@@ -111,12 +111,12 @@ struct Open {
     staying: usize,
     connections: HashMap<u64, Entry>,
     /// Holds no more peers than there are connections.
-    peers: HashMap<Peer, usize>,
-    sites: HashMap<Peer, usize>,
+    peers: HashMap<ClientAddress, usize>,
+    sites: HashMap<ClientAddress, usize>,
 }
 
 struct Entry {
-    peer: Peer,
+    peer: ClientAddress,
     requests: Requests,
     leave: Arc<Notify>,
     /// It was asked to leave, and no longer counts.
@@ -169,7 +169,7 @@ impl Connections {
 
     /// A place for a new connection. When all are taken, one without a request under way makes room.
     pub(crate) fn enter(&self, address: SocketAddr) -> Result<Place, NoPlace> {
-        let peer = Peer::of(address.ip());
+        let peer = ClientAddress::new(address.ip());
         let mut open = self.open();
         // Where one peer may have all of them, as a proxy in front must, new ones only make room.
         if self.per_peer < self.most && open.has_too_many(peer, self.per_peer) {
@@ -185,7 +185,7 @@ impl Connections {
         Ok(self.admit(&mut open, peer, is_spare))
     }
 
-    fn admit(&self, open: &mut Open, peer: Peer, is_spare: bool) -> Place {
+    fn admit(&self, open: &mut Open, peer: ClientAddress, is_spare: bool) -> Place {
         let (id, requests, leave) = (open.next, Requests::new(), Arc::new(Notify::new()));
         open.next += 1;
         open.staying += usize::from(!is_spare);
@@ -212,7 +212,7 @@ impl Connections {
 }
 
 impl Open {
-    fn has_too_many(&self, peer: Peer, per_peer: usize) -> bool {
+    fn has_too_many(&self, peer: ClientAddress, per_peer: usize) -> bool {
         let site = peer.site().and_then(|site| self.sites.get(&site));
         self.peers.get(&peer).is_some_and(|has| *has >= per_peer)
             || site.is_some_and(|has| *has >= per_peer.saturating_mul(SITE_SHARE))
@@ -248,7 +248,7 @@ impl Open {
     }
 }
 
-fn decrease(counts: &mut HashMap<Peer, usize>, peer: Peer) {
+fn decrease(counts: &mut HashMap<ClientAddress, usize>, peer: ClientAddress) {
     if let Some(count) = counts.get_mut(&peer) {
         *count -= 1;
         if *count == 0 {

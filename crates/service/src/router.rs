@@ -30,11 +30,11 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tracing::field::Empty;
 use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 
-use crate::access::{self, Door, Keys};
-use crate::answers::{Endpoint, ErrorCode, Problem, SettlementState};
-use crate::config::{Config, Limits, WAIT_MAX};
 use crate::delivery;
+use crate::gate::{self, Door, Keys};
+use crate::limits::{ServiceLimits, WAIT_MAX};
 use crate::path;
+use crate::problem::{Endpoint, ErrorCode, Problem, SettlementState};
 use crate::rate::{Caller, Rate, Rates};
 use crate::server::Spare;
 use crate::shares::{Share, Shares};
@@ -79,18 +79,18 @@ pub struct ServiceOptions {
 }
 
 impl ServiceOptions {
-    /// What a configuration says, with the keys that were read for it; see [`Plan`](crate::assemble::Plan).
-    pub fn of(config: &Config, keys: Keys) -> Self {
-        let settle_wait = Duration::from_secs(config.settle_wait_secs);
-        Self::within(&config.limits, settle_wait, keys)
-    }
-
-    /// These may call, with the limits of a configuration that says nothing of them.
+    /// Options with the default limits, for callers with these keys.
     pub fn new(keys: Keys) -> Self {
-        Self::within(&Limits::default(), quittance_engine::SETTLE_WAIT, keys)
+        Self::with_limits(
+            &ServiceLimits::default(),
+            quittance_engine::SETTLE_WAIT,
+            keys,
+        )
     }
 
-    fn within(limits: &Limits, settle_wait: Duration, keys: Keys) -> Self {
+    /// Options that follow from these limits. `settle_wait` is how long the engine lets `POST
+    /// /settle` wait for its settlement: the time limit of a request comes on top of it.
+    pub fn with_limits(limits: &ServiceLimits, settle_wait: Duration, keys: Keys) -> Self {
         Self {
             keys,
             rate: limits.rate(),
@@ -161,12 +161,12 @@ fn guarded(door: &Door) -> Router<Service> {
         .route("/settlements/{id}", get(settlement))
         .route("/settlements", get(settlements_of))
         .method_not_allowed_fallback(other_methods)
-        .route_layer(middleware::from_fn_with_state(door.clone(), access::guard))
+        .route_layer(middleware::from_fn_with_state(door.clone(), gate::guard))
 }
 
 /// What is always answered, and says more to those with a key.
 fn telling(door: &Door) -> Router<Service> {
-    let count = middleware::from_fn_with_state(door.clone(), access::count_keys);
+    let count = middleware::from_fn_with_state(door.clone(), gate::count_keys);
     Router::new()
         .route(HEALTH, get(health))
         .method_not_allowed_fallback(other_methods)
@@ -182,7 +182,7 @@ fn open(door: &Door) -> Router<Service> {
         .route("/openapi.json", get(description))
         .method_not_allowed_fallback(other_methods)
         .fallback(|| async { Problem::not_found("there is no such path; see /openapi.json") })
-        .layer(middleware::from_fn_with_state(door.clone(), access::count))
+        .layer(middleware::from_fn_with_state(door.clone(), gate::count))
 }
 
 async fn other_methods() -> Problem {
@@ -630,17 +630,16 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    /// The example read the configuration and then let anybody call, with other limits than it said.
     #[test]
-    fn what_the_configuration_says_is_what_the_service_does() {
-        let config = Config::parse(
-            r#"
-            settle_wait_secs = 7
-            access.keys = [{ env = "KEY" }]
-            limits = { requests = 3, waiting = 9, body_secs = 4, request_secs = 5, per_minute = 6, burst = 2, key_per_minute = 8, key_burst = 7, proxies = 1 }
-            "#,
-        );
-        let options = ServiceOptions::of(&config.unwrap(), Keys::of(&["sesame".into()]));
+    fn limits_become_the_services_options() {
+        let mut limits = ServiceLimits::default();
+        (limits.requests, limits.waiting) = (3, 9);
+        (limits.body_secs, limits.request_secs) = (4, 5);
+        (limits.per_minute, limits.burst) = (6, 2);
+        (limits.key_per_minute, limits.key_burst) = (8, 7);
+        limits.proxies = 1;
+        let keys = Keys::new(&["sesame".into()]);
+        let options = ServiceOptions::with_limits(&limits, Duration::from_secs(7), keys);
         assert!(!options.keys.allow(&HeaderMap::new()));
         let rate = options.rate.unwrap();
         assert_eq!((rate.per_minute.get(), rate.burst.get()), (6, 2));

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use quittance_facilitator::bench::{Measured, cases, measure};
+use quittance_cli::bench::{Measured, cases, measure};
 
 use super::Ended;
 

@@ -14,7 +14,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use quittance_facilitator::config::{ConfigError, Log, LogFormat};
+use quittance_cli::config::{ConfigError, Log, LogFormat};
 
 /// Verifies and settles x402 payments.
 #[derive(Debug, Parser)]
