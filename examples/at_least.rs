@@ -1,7 +1,7 @@
-//! A whole scheme in one file: `at-least`, by which a payer may pay more than was asked.
+//! A whole scheme in one file: `at-least`, by which a payer may pay more than the seller requires.
 //!
-//! Batching, the journal, retries, fees, nonces, limits, recovery and metrics are the engine's; what is particular to
-//! the scheme is here. One line registers it:
+//! The engine batches, journals, retries, recovers, and limits payments; the chain has fees and nonces. This file has
+//! what is particular to the scheme, built from the toolbox of `quittance-evm`. One line registers it:
 //!
 //! ```no_run
 //! # use std::sync::Arc;
@@ -16,25 +16,15 @@
 //!
 //! The conformance suite in `tests/` runs it like any other scheme.
 
-use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
-use alloy::sol;
-use alloy::sol_types::{Eip712Domain, SolCall, SolStruct, SolValue};
 use quittance_core::{
-    Amount, Check, Effect, Malformed, Observed, Payment, PaymentId, PaymentInfo, PaymentRequest,
-    Reason, Refusal, Rejection, Scheme, SignatureClaim, Timestamp,
+    Amount, Check, Effect, Observed, Payment, PaymentInfo, PaymentRequest, Reason, Refusal,
+    Rejection, Scheme, SignatureClaim, Timestamp,
 };
-use quittance_evm::{Call, Condition, Evidence, Evm, Log, Outcome, Probe, Step, Token};
+use quittance_evm::alloy::primitives::{Address, U256};
+use quittance_evm::eip3009::Authorization;
+use quittance_evm::signature::EcdsaSignature;
+use quittance_evm::{Call, Evidence, Evm, Log, Probe, Step, StepOutcome, Token, account, hex};
 use serde::Deserialize;
-
-sol! {
-    struct TransferWithAuthorization {
-        address from; address to; uint256 value; uint256 validAfter; uint256 validBefore; bytes32 nonce;
-    }
-    event Transfer(address indexed from, address indexed to, uint256 value);
-    function transferWithAuthorization(
-        address from, address to, uint256 value, uint256 validAfter, uint256 validBefore, bytes32 nonce, uint8 v, bytes32 r, bytes32 s
-    ) external;
-}
 
 /// Reasons are constants beside the checks that raise them.
 const TOO_LITTLE: Reason = Reason::new("invalid_at_least_evm_too_little");
@@ -47,7 +37,10 @@ const NOT_MOVED: Reason = Reason::new("invalid_at_least_evm_not_moved");
 /// How long a payment must still be valid, in seconds, to be signed into a transaction and included.
 const REMAINING_MIN_SECS: u64 = 6;
 
-/// The scheme: what it needs to know of the chain.
+/// The most gas that a transfer may use. USDC needs less than 100,000.
+const GAS_MAX: u32 = 300_000;
+
+/// The scheme, with what it needs to know about the chain.
 pub struct AtLeast {
     chain_id: u64,
     tokens: Vec<Token>,
@@ -61,32 +54,35 @@ impl AtLeast {
             tokens: evm.config().tokens.clone(),
         }
     }
+
+    /// The token and the recipient that the requirements name.
+    fn parties(&self, request: &PaymentRequest) -> Result<(&Token, Address), Refusal> {
+        let (requirements, accepted) = (&request.requirements, &request.accepted);
+        if accepted.scheme != requirements.scheme || accepted.network != requirements.network {
+            let detail = "the scheme or the network of the payment is not the required one";
+            return Err(Rejection::new(Reason::INVALID_PAYMENT_REQUIREMENTS, detail).into());
+        }
+        let asset = hex::address("paymentRequirements.asset", &requirements.asset)?;
+        let pay_to = hex::address("paymentRequirements.payTo", &requirements.pay_to)?;
+        let token = self.tokens.iter().find(|token| token.address == asset);
+        let unsupported = || Rejection::new(Reason::UNSUPPORTED_ASSET, "not a token of this chain");
+        Ok((token.ok_or_else(unsupported)?, pay_to))
+    }
 }
 
 /// The payload: the same as that of `exact`.
 #[derive(Deserialize)]
 struct Payload {
-    signature: Bytes,
+    signature: EcdsaSignature,
     authorization: Authorization,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Authorization {
-    from: Address,
-    to: Address,
-    value: Amount,
-    valid_after: Amount,
-    valid_before: Amount,
-    nonce: B256,
-}
-
-/// A payment: what was decoded.
+/// A decoded payment.
 struct AtLeastPayment {
     info: PaymentInfo,
     token: Address,
-    transfer: TransferWithAuthorization,
-    signature: [u8; 65],
+    authorization: Authorization,
+    signature: EcdsaSignature,
     claim: [SignatureClaim; 1],
 }
 
@@ -96,139 +92,52 @@ impl Scheme<Evm> for AtLeast {
     }
 
     fn assets(&self) -> Vec<String> {
-        self.tokens
-            .iter()
-            .map(|token| token.address.to_checksum(None))
-            .collect()
+        let addresses = self.tokens.iter().map(|token| token.address);
+        addresses.map(|address| address.to_checksum(None)).collect()
     }
 
+    /// Checks everything that needs neither the chain nor a signature check.
     fn decode(
         &self,
         request: &PaymentRequest,
         now: Timestamp,
     ) -> Result<Box<dyn Payment<Evm>>, Refusal> {
-        let (token, pay_to) = self.terms(request)?;
-        let Payload {
+        let (token, pay_to) = self.parties(request)?;
+        let payload: Payload = request.payload.read("paymentPayload.payload")?;
+        let (authorization, signature) = (payload.authorization, payload.signature);
+        check_authorization(&authorization, pay_to, request.requirements.amount, now)?;
+        let domain = token.domain_separator(self.chain_id);
+        Ok(Box::new(AtLeastPayment {
+            info: authorization.payment_info(self.chain_id, token.address),
+            token: token.address,
+            claim: [authorization.claim(&domain, &signature)],
             signature,
             authorization,
-        } = request.payload.read("paymentPayload.payload")?;
-        let signature = signature.as_ref().try_into();
-        let signature: [u8; 65] =
-            signature.map_err(|_| Rejection::new(SIGNATURE, "not 65 bytes"))?;
-        authorization.check(pay_to, request.requirements.amount, now)?;
-        let transfer = authorization.transfer();
-        Ok(Box::new(AtLeastPayment {
-            info: self.info(token, &authorization),
-            token: token.address,
-            signature,
-            claim: [SignatureClaim::Secp256k1 {
-                digest: transfer.eip712_signing_hash(&self.domain(token)).0,
-                signature,
-                address: authorization.from.into_array(),
-            }],
-            transfer,
         }))
     }
 }
 
-impl AtLeast {
-    /// In which token who is to be paid.
-    fn terms(&self, request: &PaymentRequest) -> Result<(&Token, Address), Refusal> {
-        let PaymentRequest {
-            requirements: terms,
-            accepted,
-            ..
-        } = request;
-        if accepted.scheme != terms.scheme || accepted.network != terms.network {
-            let detail = "the payment is of another scheme or network";
-            return Err(Rejection::new(Reason::INVALID_PAYMENT_REQUIREMENTS, detail).into());
-        }
-        let address = |field, text: &str| {
-            text.parse::<Address>()
-                .map_err(|error| Malformed::new(field, error))
-        };
-        let asset = address("paymentRequirements.asset", &terms.asset)?;
-        let pay_to = address("paymentRequirements.payTo", &terms.pay_to)?;
-        let token = self.tokens.iter().find(|token| token.address == asset);
-        let unknown = || {
-            Rejection::new(
-                Reason::UNSUPPORTED_ASSET,
-                "not a token that is settled here",
-            )
-        };
-        Ok((token.ok_or_else(unknown)?, pay_to))
+/// Checks that the authorization pays the recipient at least the amount, and is valid now.
+fn check_authorization(
+    authorization: &Authorization,
+    pay_to: Address,
+    amount: Amount,
+    now: Timestamp,
+) -> Result<(), Rejection> {
+    if authorization.to != pay_to {
+        let detail = "the authorization does not pay payTo";
+        return Err(Rejection::new(RECIPIENT, detail));
     }
-
-    fn domain(&self, token: &Token) -> Eip712Domain {
-        Eip712Domain::new(
-            Some(token.name.clone().into()),
-            Some(token.version.clone().into()),
-            Some(U256::from(self.chain_id)),
-            Some(token.address),
-            None,
-        )
+    if authorization.value < amount.units() {
+        let detail = format_args!("the authorization is for less than {amount}");
+        return Err(Rejection::new(TOO_LITTLE, detail));
     }
-
-    fn info(&self, token: &Token, authorization: &Authorization) -> PaymentInfo {
-        let Authorization {
-            from,
-            to,
-            value,
-            valid_before,
-            nonce,
-            ..
-        } = authorization;
-        PaymentInfo {
-            // The same authorization is the same payment under whichever scheme it is presented.
-            id: PaymentId::from_parts(&[
-                b"eip3009",
-                &self.chain_id.to_be_bytes(),
-                token.address.as_slice(),
-                from.as_slice(),
-                nonce.as_slice(),
-            ]),
-            payer: from.to_checksum(None),
-            pay_to: to.to_checksum(None),
-            asset: token.address.to_checksum(None),
-            amount: *value,
-            expires: Timestamp::from_secs(valid_before.units().try_into().unwrap_or(u64::MAX)),
-        }
+    let soon = U256::from(now.plus_secs(REMAINING_MIN_SECS).secs());
+    if authorization.valid_after > U256::from(now.secs()) || authorization.valid_before < soon {
+        let detail = "the authorization is not valid yet, or not for long enough";
+        return Err(Rejection::new(WINDOW, detail));
     }
-}
-
-impl Authorization {
-    /// Whether it pays whom it should, at least what it should, and now.
-    fn check(&self, pay_to: Address, amount: Amount, now: Timestamp) -> Result<(), Rejection> {
-        if self.to != pay_to {
-            return Err(Rejection::new(
-                RECIPIENT,
-                "authorized to another than payTo",
-            ));
-        }
-        if self.value < amount {
-            let detail = format_args!("authorized {}, at least {amount} is required", self.value);
-            return Err(Rejection::new(TOO_LITTLE, detail));
-        }
-        let soon = U256::from(now.plus_secs(REMAINING_MIN_SECS).secs());
-        if self.valid_after.units() > U256::from(now.secs()) || self.valid_before.units() < soon {
-            return Err(Rejection::new(
-                WINDOW,
-                "not valid yet, or not for long enough",
-            ));
-        }
-        Ok(())
-    }
-
-    fn transfer(&self) -> TransferWithAuthorization {
-        TransferWithAuthorization {
-            from: self.from,
-            to: self.to,
-            value: self.value.units(),
-            validAfter: self.valid_after.units(),
-            validBefore: self.valid_before.units(),
-            nonce: self.nonce,
-        }
-    }
+    Ok(())
 }
 
 impl Payment<Evm> for AtLeastPayment {
@@ -236,103 +145,52 @@ impl Payment<Evm> for AtLeastPayment {
         &self.info
     }
 
+    /// The engine checks the signatures of many payments together.
     fn signatures(&self) -> &[SignatureClaim] {
         &self.claim
     }
 
-    /// One question: would the transfer succeed, and is the payer an account with a key?
+    /// Asks the chain once: is the payer an account without code, and would the transfer succeed?
     fn check(&self, observed: &Observed<'_, Evm>) -> Result<Check<Evm>, Rejection> {
         if observed.signatures != [true] {
             return Err(Rejection::new(SIGNATURE, "not signed by the payer"));
         }
-        let Some(answer) = observed.answers.first() else {
-            let transfer = Step::Call {
-                to: self.token,
-                data: self.call(),
-                gas: 300_000,
-                when: Condition::Always,
-            };
-            let steps = vec![Step::CodeSize(self.transfer.from), transfer];
-            return Ok(Check::Ask(Probe {
-                steps,
-                as_transaction: false,
-            }));
+        let Some(result) = observed.answers.first() else {
+            let transfer = self.authorization.transfer_with_key(&self.signature);
+            return Ok(Check::Ask(Probe::new(vec![
+                Step::CodeSize(self.authorization.from),
+                Step::call(self.token, transfer, GAS_MAX),
+            ])));
         };
-        match answer.outcomes.as_slice() {
-            [Outcome::CodeSize(0), Outcome::Returned { .. }] => Ok(Check::Valid),
-            _ => Err(Rejection::new(
-                WOULD_FAIL,
-                "the token would not make the transfer",
-            )),
+        let [payer, StepOutcome::Returned { .. }] = result.outcomes.as_slice() else {
+            return Err(Rejection::new(WOULD_FAIL, "the transfer would fail"));
+        };
+        match account::has_code(Some(payer)) {
+            true => Err(Rejection::new(WOULD_FAIL, "the payer is a contract")),
+            false => Ok(Check::Valid),
         }
     }
 
+    /// The transfer, with the gas that the simulation used.
     fn action(&self, _: Amount, observed: &Observed<'_, Evm>) -> Result<Call, Rejection> {
-        let gas = observed
-            .answers
-            .first()
-            .and_then(|answer| answer.outcomes.get(1)?.gas());
+        let result = observed.answers.first();
+        let gas = result.and_then(|result| result.outcomes.get(1)?.gas());
         Ok(Call {
             to: self.token,
-            data: self.call(),
+            data: self.authorization.transfer_with_key(&self.signature),
             gas: gas.ok_or(WOULD_FAIL)?.into(),
             batchable: true,
-            effect_key: keccak256(
-                (
-                    self.token,
-                    self.transfer.from,
-                    self.transfer.to,
-                    self.transfer.value,
-                )
-                    .abi_encode(),
-            ),
+            effect_key: self.authorization.transfer_key(self.token),
         })
     }
 
-    /// What was authorized moved, which is at least what was asked.
+    /// The authorized amount must have moved exactly once. It is at least the required one.
     fn effect(&self, amount: Amount, evidence: &Evidence) -> Effect {
-        let TransferWithAuthorization {
-            from, to, value, ..
-        } = &self.transfer;
-        let logs = evidence
-            .logs
-            .iter()
-            .filter(|log| log.address == self.token)
-            .filter_map(Log::decode::<Transfer>);
-        match logs
-            .filter(|log| log.from == *from && log.to == *to && log.value == *value)
-            .count()
-        {
-            1 => Effect::Transferred(amount),
-            _ => Effect::None(Rejection::new(NOT_MOVED, "no transfer of it was logged")),
+        let mut logs = evidence.logs_of(self.token);
+        let is_transfer = |log: &&Log| self.authorization.is_transfer(log);
+        match (logs.find(is_transfer), logs.find(is_transfer)) {
+            (Some(_), None) => Effect::Transferred(amount),
+            _ => Effect::None(Rejection::new(NOT_MOVED, "not logged exactly once")),
         }
-    }
-}
-
-impl AtLeastPayment {
-    fn call(&self) -> Bytes {
-        let TransferWithAuthorization {
-            from,
-            to,
-            value,
-            validAfter,
-            validBefore,
-            nonce,
-        } = self.transfer.clone();
-        let [r, s] = [0, 32].map(|at| B256::from_slice(&self.signature[at..at + 32]));
-        let v = 27 + self.signature[64] % 27;
-        transferWithAuthorizationCall {
-            from,
-            to,
-            value,
-            validAfter,
-            validBefore,
-            nonce,
-            v,
-            r,
-            s,
-        }
-        .abi_encode()
-        .into()
     }
 }

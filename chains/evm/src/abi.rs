@@ -1,9 +1,13 @@
-//! The contracts this crate speaks to.
+//! The contract interfaces that payments use.
+#![allow(
+    missing_docs,
+    reason = "the macro makes items for every function and event of a documented interface"
+)]
 
 use alloy::sol;
 
 sol! {
-    /// EIP-3009, and what FiatToken 2.2 adds to it: the same transfer with a signature of any length.
+    /// EIP-3009, and the overload of FiatToken 2.2 for signatures of any length.
     #[derive(Debug)]
     interface Eip3009 {
         event AuthorizationUsed(address indexed authorizer, bytes32 indexed nonce);
@@ -19,29 +23,22 @@ sol! {
         function authorizationState(address authorizer, bytes32 nonce) external view returns (bool);
     }
 
-    /// The parts of ERC-20 that are needed.
+    /// The functions and events of ERC-20 that payments need.
     #[derive(Debug)]
     interface Erc20 {
         event Transfer(address indexed from, address indexed to, uint256 value);
         function balanceOf(address account) external view returns (uint256);
     }
 
-    /// EIP-712's own part of a token.
+    /// The EIP-712 domain of a token, as EIP-3009 and EIP-2612 tokens publish it.
     #[derive(Debug)]
     interface Eip712Token {
         function DOMAIN_SEPARATOR() external view returns (bytes32);
     }
 
-    /// ERC-1271.
+    /// ERC-1271: signatures of contracts.
     #[derive(Debug)]
-    interface ContractWallet {
+    interface Erc1271 {
         function isValidSignature(bytes32 hash, bytes signature) external view returns (bytes4);
     }
 }
-
-/// What a contract wallet answers when a signature is good (ERC-1271), as the 32-byte word it is returned in.
-pub(crate) const ERC1271_MAGIC: [u8; 32] = {
-    let mut word = [0; 32];
-    (word[0], word[1], word[2], word[3]) = (0x16, 0x26, 0xba, 0x7e);
-    word
-};

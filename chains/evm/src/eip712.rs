@@ -1,15 +1,10 @@
-//! EIP-712: what exactly a payer signs.
+//! EIP-712: the digests that wallets sign.
 
 use alloy::primitives::{Address, B256, U256, keccak256};
 use alloy::sol_types::Eip712Domain;
 
-/// The domain separator of a contract: hashed once per token, not once per payment.
-pub(crate) fn domain_separator(
-    name: &str,
-    version: &str,
-    chain_id: u64,
-    contract: Address,
-) -> B256 {
+/// The domain separator of a contract. It is hashed once per token, not once per payment.
+pub fn domain_separator(name: &str, version: &str, chain_id: u64, contract: Address) -> B256 {
     Eip712Domain {
         name: Some(name.to_owned().into()),
         version: Some(version.to_owned().into()),
@@ -21,7 +16,7 @@ pub(crate) fn domain_separator(
 }
 
 /// The digest that is signed: `keccak256(0x1901 ‖ domain separator ‖ struct hash)`.
-pub(crate) fn digest(domain_separator: &B256, struct_hash: &B256) -> B256 {
+pub fn digest(domain_separator: &B256, struct_hash: &B256) -> B256 {
     let mut message = [0; 66];
     message[..2].copy_from_slice(&[0x19, 0x01]);
     message[2..34].copy_from_slice(domain_separator.as_slice());

@@ -1,4 +1,4 @@
-//! Addresses and bytes as x402 writes them: `0x` and hexadecimal digits, of exactly the right number.
+//! Addresses and bytes as x402 writes them: `0x` and the exact number of hexadecimal digits.
 
 use std::fmt;
 
@@ -6,11 +6,11 @@ use alloy::primitives::{Address, FixedBytes, hex};
 use quittance_core::Malformed;
 use serde::{Deserialize, Deserializer, de};
 
-/// An address in any case of letters. Nothing is ever compared as text.
+/// Parses an address, in letters of any case. `field` names it in the error.
 ///
 /// # Errors
-/// [`Malformed`], naming `field`.
-pub(crate) fn address(field: &str, text: &str) -> Result<Address, Malformed> {
+/// If `text` is not `0x` and 40 hexadecimal digits.
+pub fn address(field: &str, text: &str) -> Result<Address, Malformed> {
     fixed(text)
         .map(Address::from)
         .ok_or_else(|| Malformed::new(field, "not an address (0x and 40 hexadecimal digits)"))
@@ -24,9 +24,9 @@ fn fixed<const N: usize>(text: &str) -> Option<FixedBytes<N>> {
     (digits.len() == 2 * N).then_some(FixedBytes(bytes))
 }
 
-/// Exactly `N` bytes in hexadecimal.
+/// Exactly `N` bytes, read from `0x` and hexadecimal digits.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Hex<const N: usize>(pub(crate) FixedBytes<N>);
+pub struct Hex<const N: usize>(pub FixedBytes<N>);
 
 impl<'de, const N: usize> Deserialize<'de> for Hex<N> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -46,9 +46,9 @@ impl<'de, const N: usize> Deserialize<'de> for Hex<N> {
     }
 }
 
-/// Any number of bytes in hexadecimal, up to a limit.
+/// At most `MAX` bytes, read from `0x` and hexadecimal digits.
 #[derive(Debug, Clone)]
-pub(crate) struct HexBytes<const MAX: usize>(pub(crate) Vec<u8>);
+pub struct HexBytes<const MAX: usize>(pub Vec<u8>);
 
 impl<'de, const MAX: usize> Deserialize<'de> for HexBytes<MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_prefix_and_the_right_number_of_digits_is_read() {
+    fn only_a_prefix_and_the_exact_digits_are_read() {
         let good = "0x036CbD53842c5426634e7929541eC2318f3dCF7e";
         assert_eq!(
             address("payTo", good),

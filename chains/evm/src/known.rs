@@ -1,71 +1,37 @@
-//! Networks and assets that ship with the library. They are data, in `data/`; a configuration can add any other.
+//! The networks and tokens that ship with the library. A configuration can add any other.
+//!
+//! The tables are the files in `data/`.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use alloy::primitives::Address;
 use quittance_core::Network;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-/// A token, as a payment's signature and a price need to know it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Token {
-    /// The contract.
-    #[serde(rename = "asset")]
-    pub address: Address,
-    /// The name in the token's EIP-712 domain; not always the one people read.
-    pub name: String,
-    /// The version in the token's EIP-712 domain.
-    pub version: String,
-    /// How many decimal places people write it with.
-    pub decimals: u8,
-    /// Its ticker.
-    pub symbol: String,
-    /// How the token is moved on behalf of its owner.
-    #[serde(default, rename = "assetTransferMethod")]
-    pub method: TransferMethod,
-    /// Whether the token itself takes signed approvals (EIP-2612).
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub supports_eip2612: bool,
-    /// Whether the token logs `AuthorizationUsed` right before the `Transfer` it makes for it, as Circle's FiatToken does.
-    /// Then equal payments can share a transaction, because the nonce says whose a transfer is. To be said only of a token
-    /// whose source shows it.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub logs_authorization_first: bool,
-}
-
-/// How a token is moved on behalf of its owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TransferMethod {
-    /// The token itself takes signed transfers (EIP-3009).
-    #[default]
-    Eip3009,
-    /// Through the Permit2 contract.
-    Permit2,
-}
+use crate::token::Token;
 
 /// Tokens by network, as the files have them.
 type Tokens = BTreeMap<String, Vec<Token>>;
 
 static TOKENS: LazyLock<Tokens> = LazyLock::new(|| {
-    // The first file is the table the reference implementation ships; the second adds what it lacks.
-    let mut tokens = read(include_str!("../data/assets.json"));
-    tokens.extend(read(include_str!("../data/more-assets.json")));
+    // The first file is the table of the reference implementation; the second adds other tokens.
+    let mut tokens = parse(include_str!("../data/assets.json"));
+    tokens.extend(parse(include_str!("../data/more-assets.json")));
     tokens
 });
 
 static ALIASES: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
-    serde_json::from_str(include_str!("../data/aliases.json")).expect("a file of this crate")
+    serde_json::from_str(include_str!("../data/aliases.json"))
+        .expect("the file ships with this crate, and a test reads it")
 });
 
-fn read(text: &str) -> Tokens {
-    serde_json::from_str(text).expect("a file of this crate")
+fn parse(text: &str) -> Tokens {
+    serde_json::from_str(text).expect("the file ships with this crate, and a test reads it")
 }
 
-/// The network with this CAIP-2 identifier or version 1 name, with both. Any EIP-155 chain has an identifier, so one
-/// that is not in the tables is a network too, without a version 1 name.
+/// The network with this CAIP-2 identifier or x402 version 1 name.
+///
+/// The identifier of any EIP-155 chain is a network. One that is not in the table has no version 1 name.
 pub fn network(name: &str) -> Option<Network> {
     let id = ALIASES
         .iter()
@@ -85,7 +51,7 @@ pub fn networks() -> impl Iterator<Item = &'static str> {
     TOKENS.keys().map(String::as_str)
 }
 
-/// The known tokens of a network, the one prices mean by default first.
+/// The known tokens of a network. The first is the default for prices.
 pub fn tokens(network: &str) -> &'static [Token] {
     TOKENS.get(network).map_or(&[], Vec::as_slice)
 }
@@ -97,31 +63,32 @@ pub fn token(network: &str, name: &str) -> Option<&'static Token> {
         .find(|token| token.symbol.eq_ignore_ascii_case(name) || name.parse() == Ok(token.address))
 }
 
-/// The most that is paid for gas on a network, where the operator says nothing else.
+/// The highest gas prices that are paid on a network, unless the operator sets others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FeeLimits {
-    /// For a unit of gas in all, in gwei.
+    /// The highest price of a unit of gas, tip included, in gwei.
     pub max_gas_price_gwei: u64,
-    /// For a unit of gas to the block's producer, in gwei. A base fee is what the chain says it is;
-    /// a tip is what a node suggests, and is paid in full.
+    /// The highest tip to the block's producer, in gwei per unit of gas. The chain sets the base fee, but a
+    /// node suggests the tip, which is paid in full.
     pub max_tip_gwei: u64,
 }
 
-/// What holds on networks that the file does not name: some hundred times what most chains ask on
-/// an ordinary day, Ethereum's bad days included.
+/// The limits of networks that the file does not name: a hundred times the ordinary price of most chains.
+/// Ethereum's expensive days are below them.
 const FEE_LIMITS: FeeLimits = FeeLimits {
     max_gas_price_gwei: 500,
     max_tip_gwei: 100,
 };
 
-/// Those that differ: a hundred times and more of an ordinary day's price there, and never under
-/// what the network's own rules ask as a minimum (Polygon 25 gwei of tip, IoTeX 1,000 gwei in all).
+/// The limits of networks that differ: at least a hundred times the ordinary price, and never below the
+/// network's own minimum (Polygon: 25 gwei of tip, IoTeX: 1,000 gwei in all).
 static FEE_LIMITS_BY_NETWORK: LazyLock<BTreeMap<String, FeeLimits>> = LazyLock::new(|| {
-    serde_json::from_str(include_str!("../data/fees.json")).expect("a file of this crate")
+    serde_json::from_str(include_str!("../data/fees.json"))
+        .expect("the file ships with this crate, and a test reads it")
 });
 
-/// The most that is paid for gas on a network, where the operator says nothing else.
+/// The highest gas prices that are paid on a network, unless the operator sets others.
 pub fn fee_limits(network: &str) -> FeeLimits {
     let known = FEE_LIMITS_BY_NETWORK.get(network);
     known.copied().unwrap_or(FEE_LIMITS)
@@ -138,9 +105,10 @@ pub fn chain_id(network: &Network) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::token::TransferMethod;
 
     #[test]
-    fn every_known_network_is_an_eip155_chain_with_a_token() {
+    fn known_networks_are_eip155_chains_with_tokens() {
         assert!(networks().count() >= 30);
         for id in networks() {
             assert!(chain_id(&network(id).unwrap()).is_some(), "{id}");
@@ -159,10 +127,10 @@ mod tests {
         }
     }
 
-    /// Circle publishes the source (`EIP3009.sol`: `_markAuthorizationAsUsed`, then `_transfer`) and the addresses of its own
-    /// contracts. What others have deployed from that source or another may differ, and keeps the stricter rule.
+    /// Circle publishes the source (`EIP3009.sol`: `_markAuthorizationAsUsed`, then `_transfer`) and the
+    /// addresses of its own contracts. Contracts of others may differ, so the stricter rule holds for them.
     #[test]
-    fn only_circles_own_contracts_are_known_to_log_in_order() {
+    fn only_contracts_of_circle_log_authorization_first() {
         let in_order = networks().flat_map(|id| {
             let tokens = tokens(id).iter();
             tokens
@@ -187,7 +155,7 @@ mod tests {
         assert!(!bridged.logs_authorization_first && !tether.logs_authorization_first);
     }
 
-    /// Networks with a native USDC on Circle's page "USDC contract addresses".
+    /// The networks with a native USDC, by Circle's page "USDC contract addresses".
     const CIRCLES_OWN: [&str; 16] = [
         "eip155:1",
         "eip155:8453",
@@ -208,7 +176,7 @@ mod tests {
     ];
 
     #[test]
-    fn every_limit_of_fees_is_one_and_of_a_known_network() {
+    fn fee_limits_are_consistent_and_of_known_networks() {
         for (id, limits) in &*FEE_LIMITS_BY_NETWORK {
             assert!(
                 !tokens(id).is_empty() || network(id).unwrap().alias().is_some(),
@@ -222,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_chain_is_a_network_and_an_unknown_name_is_not() {
+    fn unknown_chain_id_is_a_network_and_unknown_name_is_not() {
         assert_eq!(network("eip155:31337").unwrap().alias(), None);
         for name in [
             "base-mainnet",
@@ -237,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_found_by_ticker_and_by_address_in_any_case() {
+    fn tokens_are_found_by_ticker_or_address_in_any_case() {
         let usdc = token("eip155:8453", "usdc").unwrap();
         assert_eq!(
             token("eip155:8453", &format!("{:#x}", usdc.address)),

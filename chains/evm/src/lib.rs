@@ -1,9 +1,13 @@
-//! x402 schemes on EIP-155 chains, and the chain they settle on.
+//! x402 payments on EIP-155 chains: the chain, the scheme `exact`, and a toolbox for other schemes.
 //!
-//! [`Evm`] is the [`Chain`](quittance_core::Chain): nodes, signers, nonces, fees. [`Exact`] is the scheme `exact` by
-//! EIP-3009 `transferWithAuthorization`, for accounts with a key and for deployed contract wallets; [`ExactOffer`] and
-//! [`ExactPayer`] are its two ends. Networks and assets are data: [`known`] has those that ship with the library, and a
-//! configuration can add any other.
+//! [`Evm`] is the [`Chain`](quittance_core::Chain): its nodes, signers, nonces and fees. [`Exact`] is the scheme
+//! `exact` by EIP-3009 `transferWithAuthorization`, for accounts with a key and for deployed contract wallets.
+//! [`ExactOffer`] is its seller's side and [`ExactPayer`] its buyer's side. [`known`] has the networks and tokens that
+//! ship with the library; a configuration can add any other.
+//!
+//! The other modules are what a scheme on EVM chains is made of: [`eip712`] and [`eip3009`] for what payers sign,
+//! [`signature`] and [`account`] for who signed it, [`abi`], [`hex`] and [`token`] for what is written. A scheme asks
+//! the chain by a [`Probe`], settles by a [`Call`] and recognizes its effect in the [`Evidence`].
 //!
 //! ```
 //! use quittance_evm::known;
@@ -14,27 +18,27 @@
 //! assert_eq!((usdc.name.as_str(), usdc.decimals), ("USD Coin", 6));
 //! ```
 
-mod abi;
-mod batch;
-mod blocks;
+pub mod abi;
+pub mod account;
+mod call;
 mod chain;
-mod clock;
-mod eip712;
+pub mod eip3009;
+pub mod eip712;
+mod evidence;
 mod exact;
-mod fees;
-mod hex;
+pub mod hex;
 pub mod known;
-mod probe;
-mod rpc;
-mod second;
-mod signature;
-mod status;
-mod submission;
-mod transaction;
-mod used;
+pub mod signature;
+pub mod token;
 
-pub use chain::{Call, ConfigError, Evidence, Evm, EvmConfig, GasLimit, Log, Signer};
+pub use alloy;
+
+pub use call::Call;
+pub use chain::{
+    Condition, Evm, EvmConfig, EvmConfigError, GasLimit, Probe, ProbeResult, Signer, Step,
+    StepOutcome,
+};
+pub use eip3009::AuthorizationUse;
+pub use evidence::{Evidence, Log};
 pub use exact::{Exact, ExactOffer, ExactPayer, reason};
-pub use known::{Token, TransferMethod};
-pub use probe::{Answer, Condition, Outcome, Probe, Step};
-pub use used::AuthorizationUse;
+pub use token::{Token, TransferMethod};

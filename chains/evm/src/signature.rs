@@ -1,50 +1,52 @@
-//! A payer's signature, and what may be in those bytes.
+//! Signatures of payers: by a key (ECDSA), by a contract (ERC-1271), or wrapped (ERC-6492).
 
 use alloy::primitives::{Address, B256, Bytes, hex};
 use alloy::sol_types::SolValue;
-use quittance_core::Malformed;
+use quittance_core::{Malformed, SignatureClaim};
+use serde::Deserialize;
 
-/// The longest signature that is read: an ERC-6492 wrapper with a factory call. The longest seen in the wild, a
-/// WebAuthn signature of a counterfactual wallet, is under 4 KiB.
-pub(crate) const SIGNATURE_MAX: usize = 16 * 1024;
+use crate::hex::Hex;
 
-/// The longest signature of a wallet that exists already.
-pub(crate) const DEPLOYED_SIGNATURE_MAX: usize = 4 * 1024;
+/// The longest signature that is read, in bytes: an ERC-6492 wrapper with a factory call. The longest
+/// known one, a WebAuthn signature of a counterfactual wallet, is under 4 KiB.
+pub const SIGNATURE_MAX: usize = 16 * 1024;
+
+/// The longest signature of a deployed wallet, in bytes.
+pub const DEPLOYED_SIGNATURE_MAX: usize = 4 * 1024;
 
 /// The last 32 bytes of every ERC-6492 signature.
 const ERC6492_MAGIC: [u8; 32] =
     hex!("6492649264926492649264926492649264926492649264926492649264926492");
 
-/// A payer's signature, taken apart.
+/// A payer's signature without its ERC-6492 wrapper.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Signature {
-    /// The bytes the payer's account has to accept.
-    pub(crate) bytes: Bytes,
-    /// The factory that an ERC-6492 wrapper names: it says the account may not exist yet.
-    pub(crate) factory: Option<Address>,
+#[non_exhaustive]
+pub struct PayerSignature {
+    /// The bytes that the payer's account has to accept.
+    pub bytes: Bytes,
+    /// The factory in the ERC-6492 wrapper, if there is one: the account may not exist yet.
+    pub factory: Option<Address>,
 }
 
-impl Signature {
-    /// Takes ERC-6492 wrappers off.
+impl PayerSignature {
+    /// Decodes a signature and removes an ERC-6492 wrapper. `field` names it in the error.
     ///
     /// # Errors
-    /// When it is longer than it may be, or wrapped and the wrapper cannot be read.
-    pub(crate) fn read(field: &str, bytes: Vec<u8>) -> Result<Self, Malformed> {
+    /// If it is longer than [`DEPLOYED_SIGNATURE_MAX`], or if its wrapper cannot be decoded.
+    pub fn decode(field: &str, bytes: Vec<u8>) -> Result<Self, Malformed> {
         let (inner, factory) = match bytes.strip_suffix(&ERC6492_MAGIC) {
             None => (Bytes::from(bytes), None),
             Some(wrapper) => {
                 let (factory, _, inner) = <(Address, Bytes, Bytes)>::abi_decode_params(wrapper)
-                    .map_err(|_| {
-                        Malformed::new(field, "an ERC-6492 wrapper that cannot be read")
-                    })?;
-                // A wrapper that names no factory says nothing; its inside is judged like any signature.
+                    .map_err(|_| Malformed::new(field, "the ERC-6492 wrapper cannot be decoded"))?;
+                // A wrapper without a factory has no meaning; the inner signature is checked as usual.
                 (inner, Some(factory).filter(|factory| !factory.is_zero()))
             }
         };
         if inner.len() > DEPLOYED_SIGNATURE_MAX {
             return Err(Malformed::new(
                 field,
-                format_args!("longer than {DEPLOYED_SIGNATURE_MAX} bytes"),
+                format_args!("the signature is longer than {DEPLOYED_SIGNATURE_MAX} bytes"),
             ));
         }
         Ok(Self {
@@ -53,37 +55,57 @@ impl Signature {
         })
     }
 
-    /// The 65 bytes of an ECDSA signature, if that is what this may be.
-    pub(crate) fn ecdsa(&self) -> Option<Ecdsa> {
-        Some(Ecdsa(self.bytes.as_ref().try_into().ok()?))
+    /// The signature as an ECDSA signature; `None` if it does not have 65 bytes.
+    pub fn ecdsa(&self) -> Option<EcdsaSignature> {
+        Some(EcdsaSignature(self.bytes.as_ref().try_into().ok()?))
     }
 
-    /// Whether no account could accept these bytes: nothing at all, or an ECDSA signature (or anything wallets use in
-    /// its place) whose first half is zero.
-    pub(crate) fn is_hopeless(&self) -> bool {
+    /// Whether no account can accept these bytes: they are empty, or `r` of the 65 bytes is zero.
+    pub fn is_never_valid(&self) -> bool {
         self.bytes.is_empty()
             || (self.bytes.len() == 65 && self.bytes[..32].iter().all(|byte| *byte == 0))
     }
 }
 
-/// `r`, `s` and `v` of an ECDSA signature, unchecked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ecdsa(pub(crate) [u8; 65]);
+/// The bytes `r`, `s` and `v` of an ECDSA signature. They are not checked.
+///
+/// It is read from the JSON of a payload: `0x` and 130 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(from = "Hex<65>")]
+pub struct EcdsaSignature(pub [u8; 65]);
 
-impl Ecdsa {
-    pub(crate) fn r(&self) -> B256 {
+impl From<Hex<65>> for EcdsaSignature {
+    fn from(bytes: Hex<65>) -> Self {
+        Self(bytes.0.0)
+    }
+}
+
+impl EcdsaSignature {
+    /// `r`.
+    pub fn r(&self) -> B256 {
         B256::from_slice(&self.0[..32])
     }
 
-    pub(crate) fn s(&self) -> B256 {
+    /// `s`.
+    pub fn s(&self) -> B256 {
         B256::from_slice(&self.0[32..64])
     }
 
-    /// `v` as tokens want it, 27 or 28; wallets also write 0 or 1. Any other value is passed on, to be refused.
-    pub(crate) fn v(&self) -> u8 {
+    /// `v` as tokens expect it: 27 or 28. Some wallets write 0 or 1. Any other value stays as it is, and
+    /// the token refuses it.
+    pub fn v(&self) -> u8 {
         match self.0[64] {
             parity @ (0 | 1) => 27 + parity,
             other => other,
+        }
+    }
+
+    /// The claim that `address` signed `digest`.
+    pub fn claim(&self, digest: B256, address: Address) -> SignatureClaim {
+        SignatureClaim::Secp256k1 {
+            digest: digest.0,
+            signature: self.0,
+            address: address.into_array(),
         }
     }
 }
@@ -104,28 +126,31 @@ mod tests {
     }
 
     #[test]
-    fn a_wrapper_is_taken_off_and_its_factory_kept() {
+    fn wrapper_is_removed_and_its_factory_kept() {
         let factory = Address::repeat_byte(7);
-        let signature = Signature::read("signature", wrapped(factory, &[1; 65])).unwrap();
+        let signature = PayerSignature::decode("signature", wrapped(factory, &[1; 65])).unwrap();
         assert_eq!(
             (signature.bytes.len(), signature.factory),
             (65, Some(factory))
         );
-        let signature = Signature::read("signature", wrapped(Address::ZERO, &[1; 65])).unwrap();
+        let signature =
+            PayerSignature::decode("signature", wrapped(Address::ZERO, &[1; 65])).unwrap();
         assert_eq!(signature.factory, None);
     }
 
     #[test]
-    fn a_broken_wrapper_is_refused() {
-        assert!(Signature::read("signature", ERC6492_MAGIC.to_vec()).is_err());
+    fn broken_wrapper_is_malformed() {
+        assert!(PayerSignature::decode("signature", ERC6492_MAGIC.to_vec()).is_err());
         let whole = wrapped(Address::repeat_byte(7), &[1; 65]);
-        assert!(Signature::read("signature", [&whole[..40], &ERC6492_MAGIC].concat()).is_err());
+        assert!(
+            PayerSignature::decode("signature", [&whole[..40], &ERC6492_MAGIC].concat()).is_err()
+        );
     }
 
     /// attacks.md 20.
     #[test]
     fn a_signature_longer_than_any_wallets_is_malformed() {
-        let read = |bytes: Vec<u8>| Signature::read("signature", bytes);
+        let read = |bytes: Vec<u8>| PayerSignature::decode("signature", bytes);
         assert!(read(vec![1; DEPLOYED_SIGNATURE_MAX]).is_ok());
         let long = vec![1; DEPLOYED_SIGNATURE_MAX + 1];
         assert!(read(long.clone()).is_err());
@@ -137,21 +162,21 @@ mod tests {
     }
 
     #[test]
-    fn nothing_and_a_zero_r_are_hopeless_and_an_approved_hash_is_not() {
-        let read = |bytes: Vec<u8>| Signature::read("signature", bytes).unwrap();
-        assert!(read(vec![]).is_hopeless());
-        assert!(read(vec![0; 65]).is_hopeless());
+    fn empty_bytes_and_zero_r_are_never_valid() {
+        let read = |bytes: Vec<u8>| PayerSignature::decode("signature", bytes).unwrap();
+        assert!(read(vec![]).is_never_valid());
+        assert!(read(vec![0; 65]).is_never_valid());
         // A Safe's "approved hash": r is the owner, s is zero, v is 1.
         let mut approved = vec![0; 65];
         (approved[12], approved[64]) = (0xab, 1);
-        assert!(!read(approved).is_hopeless());
+        assert!(!read(approved).is_never_valid());
     }
 
     proptest! {
         #[test]
         fn no_bytes_panic(mut bytes: Vec<u8>, magic: bool) {
             if magic { bytes.extend(ERC6492_MAGIC) }
-            let _ = Signature::read("signature", bytes);
+            let _ = PayerSignature::decode("signature", bytes);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The seller's side: a price becomes requirements.
+//! The seller's side: a price as payment requirements.
 
 use alloy::primitives::Address;
 use quittance_core::json::Object;
@@ -6,12 +6,12 @@ use quittance_core::wire::{PaymentRequirements, Rest, SupportedKind};
 use quittance_core::{Amount, Network, Offer, OfferError, PaymentId};
 use serde_json::json;
 
-use super::authorization::Authorization;
-use super::{NAME, PayloadJson};
+use super::terms::{NAME, Payload};
 use crate::hex::address;
-use crate::known::{self, Token, TransferMethod};
+use crate::known;
+use crate::token::{Token, TransferMethod};
 
-/// An offer to be paid exactly so much of a token on an EVM chain.
+/// A price in a token on an EVM chain, paid by the scheme `exact`.
 ///
 /// ```
 /// use quittance_core::Offer;
@@ -30,16 +30,16 @@ pub struct ExactOffer {
     timeout_secs: u64,
 }
 
-/// How long a payment may take unless the seller says otherwise. The reference implementation gives five minutes, for
-/// people with a wallet in a browser; a minute is what the specification's examples have and is plenty for programs.
+/// The default time for a payment, in seconds. The specification's examples have a minute, which is enough for
+/// programs. The reference implementation allows five minutes, for people with a wallet in a browser.
 const TIMEOUT_SECS: u64 = 60;
 
 impl ExactOffer {
-    /// An offer of `price` in a token, such as `"0.01"`, to be paid to an address.
+    /// An offer of `price` in a token, such as `"0.01"`, paid to the address `pay_to`.
     ///
     /// # Errors
-    /// When the price is zero or finer than the token's smallest unit, the token does not know EIP-3009, the network is
-    /// not an EVM chain, or `pay_to` is not an address.
+    /// If the price is zero or has more decimal places than the token, the token does not support EIP-3009,
+    /// the network is not an EVM chain, or `pay_to` is not an address.
     pub fn new(
         network: Network,
         token: Token,
@@ -51,7 +51,7 @@ impl ExactOffer {
         }
         if token.method != TransferMethod::Eip3009 {
             return Err(OfferError::Asset(format!(
-                "{} does not know EIP-3009",
+                "{} does not support EIP-3009",
                 token.symbol
             )));
         }
@@ -73,10 +73,10 @@ impl ExactOffer {
         })
     }
 
-    /// An offer in the USDC of a network that ships with the library, by CAIP-2 identifier or version 1 name.
+    /// An offer in the USDC of a network, given by its CAIP-2 identifier or x402 version 1 name.
     ///
     /// # Errors
-    /// As [`new`](Self::new), and when the network or its USDC is not known.
+    /// As [`new`](Self::new), and if the library does not ship with the network's USDC.
     pub fn usdc(network: &str, price: &str, pay_to: &str) -> Result<Self, OfferError> {
         let known = known::network(network)
             .ok_or_else(|| OfferError::Asset(format!("{network} is not an EVM chain")))?;
@@ -85,7 +85,7 @@ impl ExactOffer {
         Self::new(known, token.clone(), price, pay_to)
     }
 
-    /// The same offer, with this many seconds for the whole payment.
+    /// The same offer, with this time for a payment, in seconds.
     #[must_use]
     pub fn with_timeout_secs(self, timeout_secs: u64) -> Self {
         Self {
@@ -125,10 +125,12 @@ impl Offer for ExactOffer {
     }
 
     fn authorization(&self, payload: &Object) -> Option<PaymentId> {
-        let payload: PayloadJson = payload.read("payload").ok()?;
+        let payload: Payload = payload.read("payload").ok()?;
         let chain_id = known::chain_id(&self.network)?;
-        let authorization = Authorization::from(payload.authorization?);
-        Some(authorization.id(chain_id, self.token.address))
+        let id = payload
+            .authorization?
+            .payment_id(chain_id, self.token.address);
+        Some(id)
     }
 }
 
@@ -139,7 +141,7 @@ mod tests {
     const SELLER: &str = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8";
 
     #[test]
-    fn a_price_is_never_rounded_and_never_nothing() {
+    fn price_is_never_rounded_and_never_zero() {
         assert_eq!(
             ExactOffer::usdc("base", "1.25", SELLER).unwrap().amount(),
             Amount::from(1_250_000)
@@ -156,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_paid_is_not_offered() {
+    fn offer_that_cannot_be_paid_is_refused() {
         assert!(matches!(
             ExactOffer::usdc("base", "1", "merchant"),
             Err(OfferError::PayTo(_))

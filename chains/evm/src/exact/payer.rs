@@ -1,4 +1,4 @@
-//! The buyer's side: requirements become a signed authorization.
+//! The buyer's side: signs an authorization for payment requirements.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,44 +21,44 @@ use serde_json::json;
 use tracing::warn;
 use url::Url;
 
-use super::authorization::{Authorization, AuthorizationJson};
-use super::{Extra, NAME};
+use super::terms::{EIP3009, Extra, NAME};
 use crate::abi::Eip3009;
-use crate::eip712::domain_separator;
+use crate::chain::{rpc, used};
+use crate::eip3009::{Authorization, AuthorizationUse};
 use crate::hex::address;
-use crate::known::{self, TransferMethod};
-use crate::rpc;
-use crate::used::{self, AuthorizationUse};
+use crate::known;
+use crate::token::{Token, TransferMethod};
 
-/// The longest validity that is signed, whatever a seller asks for: an authorization is worth money for as long as it
-/// is valid.
+/// The longest validity that is signed, in seconds, whatever the seller asks for. An authorization is worth money
+/// as long as it is valid.
 const VALIDITY_MAX_SECS: u64 = 3600;
 
-/// How far the newest block's time must be past an authorization's end before the authorization counts as unused for good, in
-/// seconds: an older block could come back in a reorganisation and take it. This is five blocks on Ethereum, where no
-/// reorganisation was deeper than two since proof of stake, and thirty or more on the layer 2 networks.
+/// How far the newest block must be past an authorization's end before the authorization counts as expired without
+/// use, in seconds. Until then, a reorganisation could replace blocks before the end. The time is five blocks of
+/// Ethereum, where no reorganisation was deeper than two since proof of stake, and at least thirty on layer 2
+/// networks.
 const SETTLED_SECS: u64 = 60;
 
-/// How long a node may take to answer.
+/// The time limit for a node's reply.
 const RPC_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Pays `exact` requirements on any EVM chain with one key.
 ///
-/// Chains that ship with the library, and tokens on them, are known from the library's own tables. What is signed is what
-/// these say of a token; terms that say otherwise are not quoted. Add tokens of your own with [`with_token`](Self::with_token).
+/// It knows the tokens that ship with the library, and those added by [`with_token`](Self::with_token). It signs what
+/// these tables say about a token, and quotes no requirements that differ from them.
 ///
-/// With a node of a network ([`with_rpc`](Self::with_rpc)) a buyer can learn what became of a payment whose answer was lost.
-/// Without one, a payment that a seller has seen and did not serve is in doubt for ever.
+/// With a node of the network ([`with_rpc`](Self::with_rpc)) a buyer can find out what became of a payment whose
+/// response was lost. Without one, such a payment stays unresolved.
 #[derive(Clone)]
 pub struct ExactPayer {
     signer: Arc<dyn Signer + Send + Sync>,
     address: String,
-    tokens: Vec<(String, known::Token)>,
+    tokens: Vec<(String, Token)>,
     nodes: BTreeMap<String, Arc<Nodes>>,
 }
 
 impl ExactPayer {
-    /// A payer with this key, in memory or behind a key service.
+    /// A payer with this key, which may be in memory or behind a key service.
     pub fn new(signer: impl Signer + Send + Sync + 'static) -> Self {
         let address = signer.address().to_checksum(None);
         Self {
@@ -69,28 +69,30 @@ impl ExactPayer {
         }
     }
 
-    /// The same payer, which also knows this token of the network with this CAIP-2 identifier.
+    /// The same payer, with another token of the network with this CAIP-2 identifier.
     #[must_use]
-    pub fn with_token(mut self, network: &str, token: known::Token) -> Self {
+    pub fn with_token(mut self, network: &str, token: Token) -> Self {
         self.tokens.push((network.to_owned(), token));
         self
     }
 
-    /// The same payer, which asks these nodes of a network what became of its payments there. They are asked only when a
-    /// payment has run out and its seller does not say. Their word decides whether a second payment is signed.
+    /// The same payer, with nodes of a network that are asked what became of payments there.
+    ///
+    /// They are asked only if a payment has expired and the seller did not report its outcome. Their replies decide
+    /// whether a second payment is signed.
     ///
     /// # Errors
-    /// When this is no EVM network, or no HTTP client can be made.
+    /// If the network is not an EVM network, or if no HTTP client can be made.
     pub fn with_rpc(mut self, network: &Network, urls: &[Url]) -> Result<Self, PayerError> {
         let chain_id = known::chain_id(network)
-            .ok_or_else(|| PayerError::Chain(format!("{network} is no EVM network")))?;
+            .ok_or_else(|| PayerError::Chain(format!("{network} is not an EVM network")))?;
         let nodes = rpc::connect(chain_id, urls, RPC_TIMEOUT)
             .map_err(|error| PayerError::Chain(error.to_string()))?;
         self.nodes.insert(network.id().to_owned(), Arc::new(nodes));
         Ok(self)
     }
 
-    fn token(&self, network: &str, asset: Address) -> Option<&known::Token> {
+    fn token(&self, network: &str, asset: Address) -> Option<&Token> {
         let own = self
             .tokens
             .iter()
@@ -100,8 +102,8 @@ impl ExactPayer {
             .find(|token| token.address == asset)
     }
 
-    /// What these requirements ask for, if this payer can pay it.
-    fn order(&self, requirements: &PaymentRequirements) -> Result<Order<'_>, QuoteError> {
+    /// What is signed for these requirements, if this payer can pay them.
+    fn transfer(&self, requirements: &PaymentRequirements) -> Result<Transfer<'_>, QuoteError> {
         if requirements.scheme != NAME {
             return Err(QuoteError::NotSupported);
         }
@@ -113,11 +115,14 @@ impl ExactPayer {
         let asset = address("asset", &requirements.asset)?;
         let token = self.token(network.id(), asset);
         let token = token.ok_or_else(|| {
-            QuoteError::unpayable(format!("the payer's own list has no asset {asset} there"))
+            QuoteError::unpayable(format!(
+                "the payer does not know the asset {asset} on {}: add it with with_token",
+                network.id()
+            ))
         })?;
         check_domain(requirements, token)?;
         let amount = requirements.amount.parse();
-        Ok(Order {
+        Ok(Transfer {
             chain_id,
             token,
             pay_to: address("payTo", &requirements.pay_to)?,
@@ -126,7 +131,7 @@ impl ExactPayer {
         })
     }
 
-    /// What the nodes of a network say of an authorization.
+    /// The state of an authorization, by the nodes of its network.
     async fn ask_state(
         &self,
         nodes: &Nodes,
@@ -135,15 +140,12 @@ impl ExactPayer {
     ) -> Result<AuthorizationState, Fault> {
         let newest = json!(["latest", false]);
         let head: Head = nodes.ask("eth_getBlockByNumber", newest).await?;
-        let question = Eip3009::authorizationStateCall {
-            authorizer: authorization.from,
-            nonce: authorization.nonce,
-        };
-        let call = json!({ "to": asset, "data": Bytes::from(question.abi_encode()) });
-        // Of the very block whose time was looked at.
-        let answer: Bytes = nodes.ask("eth_call", json!([call, head.number])).await?;
-        let used = Eip3009::authorizationStateCall::abi_decode_returns_validate(&answer);
-        let used = used.map_err(|_| unavailable("the token does not say what was used"))?;
+        let call = json!({ "to": asset, "data": authorization.state_call() });
+        // The state of the same block as the time.
+        let state: Bytes = nodes.ask("eth_call", json!([call, head.number])).await?;
+        let used = Eip3009::authorizationStateCall::abi_decode_returns_validate(&state);
+        let used =
+            used.map_err(|_| unavailable("the token did not report the authorization's state"))?;
         let end = authorization
             .valid_before
             .saturating_add(U256::from(SETTLED_SECS));
@@ -157,7 +159,7 @@ impl ExactPayer {
     }
 }
 
-/// The transaction that used an authorization, where the nodes find it.
+/// The transaction that used an authorization, if the nodes find it.
 async fn transaction(
     nodes: &Nodes,
     token: Address,
@@ -178,57 +180,53 @@ impl fmt::Debug for ExactPayer {
     }
 }
 
-/// `eth_getBlockByNumber`, as much of it as is needed.
+/// The needed fields of a block.
 #[derive(Deserialize)]
 struct Head {
     number: U64,
     timestamp: U64,
 }
 
-/// What is needed to sign, read from requirements and from the payer's own list.
-struct Order<'a> {
+/// What is signed, from the requirements and from the payer's own tokens.
+struct Transfer<'a> {
     network: Network,
     chain_id: u64,
-    token: &'a known::Token,
+    token: &'a Token,
     pay_to: Address,
     amount: Amount,
 }
 
-/// Whether the requirements mean the EIP-712 domain in which this token takes authorizations.
+/// Checks that the requirements mean the token's own EIP-712 domain.
 ///
-/// Batching wallets ask for `exact` payments of USDC that are signed for their own contract's domain. Signed for the token
-/// instead, such a payment is worth money to who has it and pays for nothing.
-fn check_domain(
-    requirements: &PaymentRequirements,
-    token: &known::Token,
-) -> Result<(), QuoteError> {
+/// Batching wallets ask for `exact` payments of USDC that are signed for the domain of their own contract. Signed for
+/// the token instead, such a payment could be taken without paying for anything.
+fn check_domain(requirements: &PaymentRequirements, token: &Token) -> Result<(), QuoteError> {
     let extra = requirements.extra.as_ref();
-    let extra = extra
-        .ok_or_else(|| QuoteError::unpayable("extra is missing: the token's name and version"))?;
+    let extra = extra.ok_or_else(|| {
+        QuoteError::unpayable("extra is missing: it must have the token's name and version")
+    })?;
     let extra: Extra = extra
         .read("extra")
         .map_err(|error| QuoteError::unpayable(error.to_string()))?;
-    let method = extra.asset_transfer_method.as_deref().unwrap_or("eip3009");
-    if method != "eip3009" {
+    let method = extra.asset_transfer_method.as_deref().unwrap_or(EIP3009);
+    if method != EIP3009 {
         let what = format!("the transfer method {method} is not supported, only eip3009");
         return Err(QuoteError::unpayable(what));
     }
     if token.method != TransferMethod::Eip3009 {
-        let what = format!("{} does not take EIP-3009 authorizations", token.symbol);
+        let what = format!("{} does not support EIP-3009", token.symbol);
         return Err(QuoteError::unpayable(what));
     }
-    let said = [
+    let fields = [
         ("name", extra.name, &token.name),
         ("version", extra.version, &token.version),
     ];
-    for (field, said, signs) in said {
-        let said =
-            said.ok_or_else(|| QuoteError::unpayable(format!("extra.{field} is missing")))?;
-        if said != *signs {
-            let what = format!(
-                "extra.{field} is {said:?}, and {} signs as {signs:?}",
-                token.symbol
-            );
+    for (field, found, expected) in fields {
+        let missing = || QuoteError::unpayable(format!("extra.{field} is missing"));
+        let found = found.ok_or_else(missing)?;
+        if found != *expected {
+            let symbol = &token.symbol;
+            let what = format!("extra.{field} is {found:?}; that of {symbol} is {expected:?}");
             return Err(QuoteError::unpayable(what));
         }
     }
@@ -238,7 +236,7 @@ fn check_domain(
     });
     match other {
         Some(other) => Err(QuoteError::unpayable(format!(
-            "extra.verifyingContract is {other}: it would be signed for another contract than the token"
+            "extra.verifyingContract is {other}: the signature would be for another contract than the token"
         ))),
         None => Ok(()),
     }
@@ -251,16 +249,16 @@ impl Payer for ExactPayer {
     }
 
     fn quote(&self, requirements: &PaymentRequirements) -> Result<Quote, QuoteError> {
-        let order = self.order(requirements)?;
+        let transfer = self.transfer(requirements)?;
         Ok(Quote {
-            network: order.network.id().to_owned(),
-            pay_to: order.pay_to.to_checksum(None),
+            network: transfer.network.id().to_owned(),
+            pay_to: transfer.pay_to.to_checksum(None),
             asset: Asset {
-                address: order.token.address.to_checksum(None),
-                symbol: order.token.symbol.clone(),
-                decimals: order.token.decimals,
+                address: transfer.token.address.to_checksum(None),
+                symbol: transfer.token.symbol.clone(),
+                decimals: transfer.token.decimals,
             },
-            amount: order.amount,
+            amount: transfer.amount,
         })
     }
 
@@ -269,25 +267,26 @@ impl Payer for ExactPayer {
         requirements: &PaymentRequirements,
         now: Timestamp,
     ) -> Result<(Object, Timestamp), PayerError> {
-        let order = self.order(requirements).map_err(|why| {
+        let transfer = self.transfer(requirements).map_err(|why| {
             PayerError::Requirements(match why {
-                QuoteError::NotSupported => "not `exact` on an EVM chain".to_owned(),
+                QuoteError::NotSupported => {
+                    "the requirements are not `exact` on an EVM chain".to_owned()
+                }
                 QuoteError::Unpayable(what) => what,
             })
         })?;
         let expires = now.plus_secs(requirements.max_timeout_seconds.min(VALIDITY_MAX_SECS));
         let authorization = Authorization {
             from: self.signer.address(),
-            to: order.pay_to,
-            value: order.amount.units(),
-            // Valid at once, however far behind the chain's clock is.
+            to: transfer.pay_to,
+            value: transfer.amount.units(),
+            // Valid at once, even if the chain's clock is behind.
             valid_after: U256::ZERO,
             valid_before: U256::from(expires.secs()),
             nonce: B256::from(rand::random::<[u8; 32]>()),
         };
-        let token = order.token;
-        let separator =
-            domain_separator(&token.name, &token.version, order.chain_id, token.address);
+        let token = transfer.token;
+        let separator = token.domain_separator(transfer.chain_id);
         let signature = self
             .signer
             .sign_hash(&authorization.digest(&separator))
@@ -298,7 +297,7 @@ impl Payer for ExactPayer {
             "authorization": {
                 "from": authorization.from.to_checksum(None),
                 "to": authorization.to.to_checksum(None),
-                "value": order.amount,
+                "value": transfer.amount,
                 "validAfter": authorization.valid_after.to_string(),
                 "validBefore": authorization.valid_before.to_string(),
                 "nonce": authorization.nonce,
@@ -318,23 +317,21 @@ impl Payer for ExactPayer {
     ) -> AuthorizationState {
         #[derive(Deserialize)]
         struct Payload {
-            authorization: AuthorizationJson,
+            authorization: Authorization,
         }
-        let asked = (
+        let known = (
             self.nodes.get(network),
             address("asset", asset),
             payload.read::<Payload>("payload"),
         );
-        let (Some(nodes), Ok(asset), Ok(payload)) = asked else {
+        let (Some(nodes), Ok(asset), Ok(payload)) = known else {
             return AuthorizationState::Unknown;
         };
-        let authorization = payload.authorization.into();
-        self.ask_state(nodes, asset, &authorization)
-            .await
-            .unwrap_or_else(|fault| {
-                warn!(%fault, network, "what became of a payment could not be learnt");
-                AuthorizationState::Unknown
-            })
+        let state = self.ask_state(nodes, asset, &payload.authorization).await;
+        state.unwrap_or_else(|fault| {
+            warn!(%fault, network, "the state of an authorization could not be read");
+            AuthorizationState::Unknown
+        })
     }
 }
 
@@ -345,9 +342,8 @@ mod tests {
 
     use super::*;
 
-    /// A seller that asks for a hundred years gets an hour, and one that asks for less gets that.
     #[tokio::test]
-    async fn an_authorization_is_valid_no_longer_than_an_hour() {
+    async fn authorization_is_valid_for_at_most_an_hour() {
         let payer = ExactPayer::new(PrivateKeySigner::random());
         let now = Timestamp::from_secs(1_000_000);
         for (asked, valid) in [

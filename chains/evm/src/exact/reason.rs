@@ -1,4 +1,4 @@
-//! The reason codes of `exact` on EVM chains, spelled as the reference implementation spells them.
+//! The reason codes of `exact` on EVM chains, in the spelling of the reference implementation.
 
 use quittance_core::Reason;
 
@@ -8,22 +8,22 @@ pub const SCHEME: Reason = Reason::new("invalid_exact_evm_scheme");
 pub const MISSING_EIP712_DOMAIN: Reason = Reason::new("invalid_exact_evm_missing_eip712_domain");
 /// The payload is for another network than the requirements.
 pub const NETWORK_MISMATCH: Reason = Reason::new("invalid_exact_evm_network_mismatch");
-/// The payload pays in a way this scheme does not settle here.
+/// The asset transfer method is not supported.
 pub const UNSUPPORTED_PAYLOAD_TYPE: Reason = Reason::new("unsupported_payload_type");
-/// The requirements name the token otherwise than it signs.
+/// The requirements have another EIP-712 name than the token.
 pub const TOKEN_NAME_MISMATCH: Reason = Reason::new("invalid_exact_evm_token_name_mismatch");
-/// The requirements give the token another version than it signs with.
+/// The requirements have another EIP-712 version than the token.
 pub const TOKEN_VERSION_MISMATCH: Reason = Reason::new("invalid_exact_evm_token_version_mismatch");
-/// The payer's account does not exist yet, and its factory is not on the operator's list.
+/// The payer's account is not deployed, and this facilitator does not deploy accounts (ERC-6492).
 pub const FACTORY_NOT_ALLOWED: Reason = Reason::new("eip6492_factory_not_allowed");
 /// The payer's account does not accept the signature.
 pub const SIGNATURE: Reason = Reason::new("invalid_exact_evm_signature");
-/// The payer's account has code, and the operator takes payments by key only.
+/// The payer's account has code, and the operator accepts payments by key only.
 pub const CONTRACT_WALLET_NOT_ALLOWED: Reason =
     Reason::new("invalid_exact_evm_contract_wallet_not_allowed");
-/// The authorization pays somebody else.
+/// The authorization pays another recipient.
 pub const RECIPIENT_MISMATCH: Reason = Reason::new("invalid_exact_evm_recipient_mismatch");
-/// The authorization has expired, is about to, or lasts longer than the operator allows.
+/// The authorization has expired, expires before it can be included, or is valid for too long.
 pub const VALID_BEFORE: Reason =
     Reason::new("invalid_exact_evm_payload_authorization_valid_before");
 /// The authorization is not valid yet.
@@ -33,7 +33,7 @@ pub const VALUE_MISMATCH: Reason =
     Reason::new("invalid_exact_evm_payload_authorization_value_mismatch");
 /// There is no contract at the asset's address.
 pub const ASSET_NOT_DEPLOYED: Reason = Reason::new("asset_not_deployed_contract");
-/// The token knows no EIP-3009.
+/// The token does not support EIP-3009.
 pub const EIP3009_NOT_SUPPORTED: Reason = Reason::new("invalid_exact_evm_eip3009_not_supported");
 /// The authorization was used or cancelled.
 pub const NONCE_ALREADY_USED: Reason = Reason::new("invalid_exact_evm_nonce_already_used");
@@ -44,6 +44,6 @@ pub const SIMULATION_FAILED: Reason =
     Reason::new("invalid_exact_evm_transaction_simulation_failed");
 /// The transfer was included and reverted.
 pub const TRANSACTION_FAILED: Reason = Reason::new("invalid_exact_evm_transaction_failed");
-/// The transfer was included, and the money did not move as it should have.
+/// The transaction was included, and its logs do not show the transfer of this payment.
 pub const TRANSFER_EVENT_MISMATCH: Reason =
     Reason::new("invalid_exact_evm_transfer_event_mismatch");

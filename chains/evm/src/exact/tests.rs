@@ -1,18 +1,20 @@
 use std::sync::{Arc, LazyLock};
 
-use alloy::primitives::{Bytes, LogData};
+use alloy::primitives::{B256, Bytes, LogData, U256};
 use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::SolEvent;
 use proptest::prelude::*;
 use quittance_core::json::Object;
 use quittance_core::wire::{PaymentPayload, PaymentRequirements, Rest, SupportedKind};
-use quittance_core::{Offer, Payer};
+use quittance_core::{Amount, Check, Effect, Observed, Offer, Payer};
 use serde_json::json;
 
+use super::eip3009::LIFETIME_MAX_SECS;
 use super::*;
-use crate::chain::{EvmConfig, Log};
-use crate::known;
-use crate::probe::Answer;
+use crate::abi::{Eip3009, Erc20};
+use crate::account::ERC1271_MAGIC;
+use crate::chain::{EvmConfig, INCLUSION_MIN_SECS, ProbeResult, Step, StepOutcome};
+use crate::evidence::{Evidence, Log};
 
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 const SELLER: &str = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8";
@@ -25,7 +27,7 @@ static SCHEME: LazyLock<Exact> = LazyLock::new(|| {
     Exact::new(&Evm::new(EvmConfig::new(network, vec![url], vec![Arc::new(signer)])).unwrap())
 });
 
-/// The same scheme, for a token of which no order of logs is known.
+/// The same scheme, with a token that is not known to log authorizations first.
 static UNORDERED: LazyLock<Exact> = LazyLock::new(|| {
     let network = known::network("base-sepolia").unwrap();
     let mut tokens = known::tokens(network.id()).to_vec();
@@ -60,7 +62,7 @@ fn request_with(payload: Object) -> PaymentRequest {
     PaymentRequest::new(payload, requirements).unwrap()
 }
 
-/// A request by a key of the tests', and who that is.
+/// A request that a test key signed, and the key's address.
 fn signed() -> (PaymentRequest, Address) {
     static SIGNED: LazyLock<(PaymentRequest, Address)> = LazyLock::new(|| {
         let signer = PrivateKeySigner::from_slice(&[9; 32]).unwrap();
@@ -74,73 +76,73 @@ fn signed() -> (PaymentRequest, Address) {
     SIGNED.clone()
 }
 
-fn any_outcome() -> impl Strategy<Value = Outcome> {
+fn any_outcome() -> impl Strategy<Value = StepOutcome> {
     let word = |number: u64| Bytes::copy_from_slice(&U256::from(number).to_be_bytes::<32>());
     prop_oneof![
-        prop_oneof![Just(0), Just(23), any::<u64>()].prop_map(Outcome::CodeSize),
+        prop_oneof![Just(0), Just(23), any::<u64>()].prop_map(StepOutcome::CodeSize),
         prop_oneof![Just(0), Just(1), Just(PRICE - 1), Just(PRICE), any::<u64>()].prop_map(
-            move |number| Outcome::Returned {
+            move |number| StepOutcome::Returned {
                 data: word(number),
                 gas: 50_000
             }
         ),
-        Just(Outcome::Returned {
+        Just(StepOutcome::Returned {
             data: Bytes::from_static(&ERC1271_MAGIC),
             gas: 1
         }),
-        prop::collection::vec(any::<u8>(), 0..40).prop_map(|data| Outcome::Returned {
+        prop::collection::vec(any::<u8>(), 0..40).prop_map(|data| StepOutcome::Returned {
             data: data.into(),
             gas: 2
         }),
         prop::collection::vec(any::<u8>(), 0..160)
-            .prop_map(|data| Outcome::Reverted { data: data.into() }),
-        Just(Outcome::NotMade),
+            .prop_map(|data| StepOutcome::Reverted { data: data.into() }),
+        Just(StepOutcome::NotMade),
     ]
 }
 
 prop_compose! {
-    fn any_answer()(
+    fn any_result()(
         outcomes in prop::collection::vec(any_outcome(), 0..8), late in 0u64..100, block_secs in 0_u64..16,
         later in prop::option::of(prop::collection::vec(any_outcome(), 0..8)),
-    ) -> Answer {
-        Answer { chain_time: NOW.plus_secs(late), block: 1, block_secs, outcomes, later, sender: None }
+    ) -> ProbeResult {
+        ProbeResult { chain_time: NOW.plus_secs(late), block: 1, block_secs, outcomes, later, sender: None }
     }
 }
 
-/// Everything that must hold for a payment that settles, said once more and in another way.
-fn may_settle(answer: &Answer, signed_by_key: bool) -> bool {
+/// A second formulation of everything that must hold for a payment that settles.
+fn may_settle(answer: &ProbeResult, signed_by_key: bool) -> bool {
     let in_time =
         NOW.plus_secs(60).secs() >= answer.chain_time.secs() + (2 * answer.block_secs).max(6);
     let later = answer.later.as_deref();
     in_time
-        && all_is_well(&answer.outcomes, signed_by_key)
-        && later.is_none_or(|later| all_is_well(later, signed_by_key))
+        && is_payable(&answer.outcomes, signed_by_key)
+        && later.is_none_or(|later| is_payable(later, signed_by_key))
 }
 
-fn all_is_well(outcomes: &[Outcome], signed_by_key: bool) -> bool {
+fn is_payable(outcomes: &[StepOutcome], signed_by_key: bool) -> bool {
     let [asset, payer, used, balance, transfer, rest @ ..] = outcomes else {
         return false;
     };
-    let word = |outcome: &Outcome| match outcome {
-        Outcome::Returned { data, .. } if data.len() == 32 => Some(U256::from_be_slice(data)),
+    let word = |outcome: &StepOutcome| match outcome {
+        StepOutcome::Returned { data, .. } if data.len() == 32 => Some(U256::from_be_slice(data)),
         _ => None,
     };
     let accepted = match payer {
-        Outcome::CodeSize(0) => signed_by_key,
-        Outcome::CodeSize(_) => {
-            matches!(rest.first(), Some(Outcome::Returned { data, .. }) if data.as_ref() == ERC1271_MAGIC)
+        StepOutcome::CodeSize(0) => signed_by_key,
+        StepOutcome::CodeSize(_) => {
+            matches!(rest.first(), Some(StepOutcome::Returned { data, .. }) if data.as_ref() == ERC1271_MAGIC)
         }
         _ => false,
     };
     accepted
-        && matches!(asset, Outcome::CodeSize(size) if *size > 0)
+        && matches!(asset, StepOutcome::CodeSize(size) if *size > 0)
         && word(used) == Some(U256::ZERO)
         && word(balance).is_none_or(|balance| balance >= U256::from(PRICE))
-        && matches!(transfer, Outcome::Returned { .. })
+        && matches!(transfer, StepOutcome::Returned { .. })
 }
 
-fn answer_of(outcomes: Vec<Outcome>) -> Answer {
-    Answer {
+fn result_of(outcomes: Vec<StepOutcome>) -> ProbeResult {
+    ProbeResult {
         chain_time: NOW,
         block: 1,
         block_secs: 0,
@@ -158,9 +160,8 @@ fn log(address: Address, event: &impl SolEvent) -> Log {
 }
 
 proptest! {
-    /// The seller's guard goes by what the engine goes by.
     #[test]
-    fn the_offer_and_the_scheme_agree_which_authorization_it_is(
+    fn offer_and_scheme_give_a_payload_the_same_identity(
         nonce: [u8; 32], field in "[a-z]{1,8}", beside: u64, signature: [u8; 65], upper: bool,
     ) {
         let offer = ExactOffer::usdc("base-sepolia", "0.01", SELLER).unwrap();
@@ -189,8 +190,8 @@ proptest! {
     }
 
     #[test]
-    fn content_is_only_what_may_settle(
-        first in any_answer(), second in any_answer(), signed_by_key: bool,
+    fn valid_payment_may_always_settle(
+        first in any_result(), second in any_result(), signed_by_key: bool,
     ) {
         let (request, _) = signed();
         let payment = SCHEME.decode(&request, NOW).unwrap();
@@ -205,7 +206,7 @@ proptest! {
     }
 
     #[test]
-    fn no_other_amount_is_ever_settled(amount: u64, answer in any_answer()) {
+    fn only_the_authorized_amount_is_settled(amount: u64, answer in any_result()) {
         let (request, _) = signed();
         let payment = SCHEME.decode(&request, NOW).unwrap();
         let answers = [answer];
@@ -216,7 +217,7 @@ proptest! {
     }
 
     #[test]
-    fn money_moved_only_if_the_token_says_exactly_that_exactly_once(
+    fn transfer_counts_only_if_logged_exactly_once(
         logs in prop::collection::vec((0usize..3, 0usize..3, 0usize..3, 0u64..3), 0..4), succeeded: bool,
     ) {
         let (request, payer) = signed();
@@ -235,9 +236,8 @@ proptest! {
         prop_assert_eq!(moved, succeeded && exact == 1);
     }
 
-    /// Equal payments in one transaction: each is told by its nonce, whatever became of the others.
     #[test]
-    fn equal_payments_are_told_apart_by_their_nonces(made in prop::collection::vec(any::<bool>(), 1..6), ours in any::<prop::sample::Index>()) {
+    fn equal_payments_are_distinguished_by_their_nonces(made in prop::collection::vec(any::<bool>(), 1..6), ours in any::<prop::sample::Index>()) {
         let (request, payer) = signed();
         let payment = SCHEME.decode(&request, NOW).unwrap();
         let token: Address = requirements().asset.parse().unwrap();
@@ -256,9 +256,9 @@ proptest! {
         }
     }
 
-    /// A token that is listed as logging in order and does not: nothing is told as moved that the order does not prove.
+    /// The token is listed as one that logs the authorization first, and does not.
     #[test]
-    fn an_authorization_without_its_transfer_right_behind_moved_nothing_certain(order in Just([0, 1, 2, 3]).prop_shuffle()) {
+    fn use_without_its_transfer_right_after_is_a_mismatch(order in Just([0, 1, 2, 3]).prop_shuffle()) {
         let (request, payer) = signed();
         let payment = SCHEME.decode(&request, NOW).unwrap();
         let token: Address = requirements().asset.parse().unwrap();
@@ -278,7 +278,7 @@ proptest! {
     }
 
     #[test]
-    fn no_logs_of_any_bytes_panic(topics in prop::collection::vec(any::<[u8; 32]>(), 0..5), data: Vec<u8>) {
+    fn no_logs_panic(topics in prop::collection::vec(any::<[u8; 32]>(), 0..5), data: Vec<u8>) {
         let token: Address = requirements().asset.parse().unwrap();
         let topics = topics.into_iter().map(B256::from).collect();
         if let Some(data) = LogData::new(topics, data.into()) {
@@ -289,7 +289,7 @@ proptest! {
     }
 
     #[test]
-    fn no_payload_panics_and_none_but_the_payers_own_is_claimed_to_be_signed(
+    fn no_payload_panics(
         signature in "0x[0-9a-f]{0,140}", texts in prop::array::uniform6("(0x)?[0-9a-f]{0,66}|[0-9]{0,80}"), number: u64,
     ) {
         let [from, to, value, valid_after, valid_before, nonce] = texts;
@@ -305,12 +305,12 @@ proptest! {
     }
 
     #[test]
-    fn a_payment_is_valid_only_within_its_window(now in 0u64..4_000_000_000) {
+    fn payment_is_valid_only_within_its_window(now in 0u64..4_000_000_000) {
         let (request, _) = signed();
         let payment = SCHEME.decode(&request, Timestamp::from_secs(now)).unwrap();
         let observed = Observed { signatures: &[true], answers: &[], now: Timestamp::from_secs(now) };
         let expires = NOW.plus_secs(60).secs();
-        let valid = now + REMAINING_MIN_SECS <= expires && expires <= now + LIFETIME_MAX_SECS;
+        let valid = now + INCLUSION_MIN_SECS <= expires && expires <= now + LIFETIME_MAX_SECS;
         prop_assert_eq!(payment.check(&observed).is_ok(), valid);
     }
 }
@@ -320,16 +320,16 @@ fn texts_of(number: u64) -> String {
 }
 
 #[test]
-fn what_somebody_else_wrote_is_not_told_as_the_payers_fault() {
-    // The recipient does not match, and the signature does not hold: the signature is what is told, once it is known
-    // that the payer is no contract that accepts it.
+fn objection_to_an_unsigned_payload_is_not_reported() {
+    // Neither the recipient nor the signature is right. The signature is reported, once it is known that the payer
+    // is not a contract that accepts it.
     let (request, _) = signed();
     let mut payload = request.payload.tree();
     payload["authorization"]["to"] = json!(Address::repeat_byte(5));
     let payment = SCHEME
         .decode(&request_with(Object::of(&payload).unwrap()), NOW)
         .unwrap();
-    let look = |signatures: &'static [bool], answers: &[Answer]| {
+    let look = |signatures: &'static [bool], answers: &[ProbeResult]| {
         payment
             .check(&Observed {
                 signatures,
@@ -339,13 +339,13 @@ fn what_somebody_else_wrote_is_not_told_as_the_payers_fault() {
             .map_err(|rejection| rejection.reason)
     };
     assert!(matches!(look(&[false], &[]), Ok(Check::Ask(_))));
-    let codeless = answer_of(vec![Outcome::CodeSize(1), Outcome::CodeSize(0)]);
+    let codeless = result_of(vec![StepOutcome::CodeSize(1), StepOutcome::CodeSize(0)]);
     assert_eq!(look(&[false], &[codeless]).err(), Some(reason::SIGNATURE));
     assert_eq!(look(&[true], &[]).err(), Some(reason::RECIPIENT_MISMATCH));
 }
 
 #[test]
-fn a_payer_that_may_be_a_contract_is_asked_alone_and_with_fees() {
+fn possible_contract_is_simulated_as_a_transaction() {
     let (request, payer) = signed();
     let payment = SCHEME.decode(&request, NOW).unwrap();
     let ask = |signatures: &'static [bool]| match payment.check(&Observed {
@@ -363,20 +363,19 @@ fn a_payer_that_may_be_a_contract_is_asked_alone_and_with_fees() {
     assert!(contract.steps.iter().any(asks_payer) && !ask(&[true]).steps.iter().any(asks_payer));
 }
 
-/// Equal payments share a transaction where the token's logs tell them apart, and only there.
 #[test]
-fn equal_payments_share_a_transaction_only_where_the_logs_tell_them_apart() {
-    let marks = |scheme: &Exact| {
+fn equal_payments_batch_only_if_logs_distinguish_them() {
+    let keys = |scheme: &Exact| {
         let (first, _) = signed();
         let mut payload = first.payload.tree();
         payload["authorization"]["nonce"] = json!(B256::repeat_byte(3));
         let second = request_with(Object::of(&payload).unwrap());
-        let answers = [answer_of(vec![
-            Outcome::CodeSize(1),
-            Outcome::CodeSize(0),
-            Outcome::NotMade,
-            Outcome::NotMade,
-            Outcome::Returned {
+        let answers = [result_of(vec![
+            StepOutcome::CodeSize(1),
+            StepOutcome::CodeSize(0),
+            StepOutcome::NotMade,
+            StepOutcome::NotMade,
+            StepOutcome::Returned {
                 data: Bytes::new(),
                 gas: 50_000,
             },
@@ -394,20 +393,23 @@ fn equal_payments_share_a_transaction_only_where_the_logs_tell_them_apart() {
                 .effect_key
         })
     };
-    let [first, second] = marks(&SCHEME);
+    let [first, second] = keys(&SCHEME);
     assert_ne!(first, second);
-    let [first, second] = marks(&UNORDERED);
+    let [first, second] = keys(&UNORDERED);
     assert_eq!(first, second);
 }
 
 #[test]
-fn an_operator_can_take_payments_by_key_only() {
+fn operator_can_accept_payments_by_key_only() {
     let by_key_only = Exact {
-        contract_wallets: false,
+        limits: Limits {
+            contract_wallets: false,
+            ..SCHEME.limits
+        },
         ..SCHEME.clone()
     };
     let payment = by_key_only.decode(&signed().0, NOW).unwrap();
-    let look = |signatures: &'static [bool], answers: &[Answer]| {
+    let look = |signatures: &'static [bool], answers: &[ProbeResult]| {
         payment
             .check(&Observed {
                 signatures,
@@ -418,15 +420,15 @@ fn an_operator_can_take_payments_by_key_only() {
     };
     assert_eq!(look(&[false], &[]).err(), Some(reason::SIGNATURE));
     assert!(matches!(look(&[true], &[]), Ok(Check::Ask(_))));
-    let with_code = answer_of(vec![Outcome::CodeSize(1), Outcome::CodeSize(23)]);
+    let with_code = result_of(vec![StepOutcome::CodeSize(1), StepOutcome::CodeSize(23)]);
     assert_eq!(
         look(&[true], &[with_code]).err(),
         Some(reason::CONTRACT_WALLET_NOT_ALLOWED)
     );
 }
 
-/// A request whose payload and requirements were changed as JSON.
-fn request_of(change: impl FnOnce(&mut serde_json::Value)) -> Result<PaymentRequest, Refusal> {
+/// A request with changes to its JSON.
+fn changed_request(change: impl FnOnce(&mut serde_json::Value)) -> Result<PaymentRequest, Refusal> {
     let (request, _) = signed();
     let mut body: serde_json::Value = serde_json::from_str(request.text()).unwrap();
     change(&mut body);
@@ -434,9 +436,9 @@ fn request_of(change: impl FnOnce(&mut serde_json::Value)) -> Result<PaymentRequ
 }
 
 #[test]
-fn numbers_where_texts_are_usual_are_the_same_payment_as_long_as_they_are_exact() {
+fn exact_numbers_in_place_of_strings_are_the_same_payment() {
     let expected = SCHEME.decode(&signed().0, NOW).unwrap().info().clone();
-    let exact = request_of(|body| {
+    let exact = changed_request(|body| {
         let authorization = &mut body["paymentPayload"]["payload"]["authorization"];
         authorization["value"] = json!(PRICE);
         authorization["validAfter"] = json!(0);
@@ -457,7 +459,7 @@ fn numbers_where_texts_are_usual_are_the_same_payment_as_long_as_they_are_exact(
 }
 
 #[test]
-fn numbers_that_are_not_exact_are_refused_by_name() {
+fn inexact_number_is_malformed_and_named() {
     let payload = "/paymentPayload/payload/authorization";
     for (at, field, name) in [
         (
@@ -498,7 +500,8 @@ fn numbers_that_are_not_exact_are_refused_by_name() {
             json!(true),
             json!(["2"]),
         ] {
-            let request = request_of(|body| body.pointer_mut(at).unwrap()[field] = odd.clone());
+            let request =
+                changed_request(|body| body.pointer_mut(at).unwrap()[field] = odd.clone());
             let decoded = request.and_then(|request| SCHEME.decode(&request, NOW).map(drop));
             match decoded {
                 Err(Refusal::Malformed(malformed)) => assert_eq!(malformed.field, name, "{odd}"),
@@ -510,9 +513,9 @@ fn numbers_that_are_not_exact_are_refused_by_name() {
 
 /// attacks.md 55.
 #[test]
-fn a_nonce_is_32_bytes_in_hexadecimal() {
+fn nonce_is_32_bytes_in_hexadecimal() {
     let decoded = |nonce: String| {
-        let request = request_of(|body| {
+        let request = changed_request(|body| {
             body["paymentPayload"]["payload"]["authorization"]["nonce"] = json!(nonce);
         });
         SCHEME.decode(&request.unwrap(), NOW).map(drop)
@@ -536,12 +539,12 @@ fn a_nonce_is_32_bytes_in_hexadecimal() {
 }
 
 #[test]
-fn an_offer_knows_an_authorization_by_what_the_engine_knows_it_by() {
+fn offer_identifies_payloads_by_the_authorization_alone() {
     let (request, _) = signed();
     let offer = ExactOffer::usdc("base-sepolia", "0.01", SELLER).unwrap();
     let info = SCHEME.decode(&request, NOW).unwrap().info().clone();
     assert_eq!(offer.authorization(&request.payload), Some(info.id));
-    // Whatever else stands in the payload, it is the same authorization.
+    // Other fields of the payload do not change the authorization.
     let mut payload = request.payload.tree();
     payload.insert("unknown".to_owned(), json!(1));
     payload["signature"] = json!("0x");

@@ -1,21 +1,21 @@
-//! Whether this machine's clock and the chain's blocks agree.
+//! Compares this machine's clock with the times of the chain's blocks.
 
 use std::time::Duration;
 
 use quittance_core::{Fault, FaultKind, Timestamp};
 
-/// How old the newest block may be before verdicts about time are in doubt. The slowest blocks come
-/// every twelve seconds, and two in a row are missed rarely.
+/// The age of the newest block, in seconds, from which verdicts about time are in doubt. The slowest
+/// chain makes a block every twelve seconds, and two in a row are rarely missed.
 const AGE_MAX_SECS: u64 = 30;
 
-/// How far in the future the newest block may be. Consensus takes none; local chains that make
-/// several blocks a second run ahead by a second each.
+/// How far in the future the newest block may be, in seconds. Consensus allows no such block. Local chains
+/// that make several blocks a second run ahead by a second each.
 const AHEAD_MAX_SECS: u64 = 120;
 
-/// Why the clock cannot be trusted at this moment, given the times of all nodes' newest blocks. A
-/// chain without an `age_max` makes blocks only when there is something to put in them, so an old
-/// one says nothing.
-pub(crate) fn doubt(
+/// Why the clock cannot be trusted, given the times of all nodes' newest blocks.
+///
+/// A chain without an `age_max` makes blocks only for transactions, so an old block is not a sign.
+pub(super) fn doubt(
     now: Timestamp,
     heads: &[Timestamp],
     age_max: Option<Duration>,
@@ -53,22 +53,22 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_is_in_doubt_when_it_is_far_from_every_node() {
+    fn clock_far_from_every_node_is_in_doubt() {
         let (behind, ahead) = (FaultKind::Misconfigured, FaultKind::ChainUnavailable);
         assert_eq!(kind(&[NOW + 7200], Some(180)), Some(behind));
         assert_eq!(kind(&[NOW + 7200], None), Some(behind));
         assert_eq!(kind(&[NOW - 7200], Some(180)), Some(ahead));
-        // One node's word is not enough.
+        // One node is not enough.
         assert_eq!(kind(&[NOW + 7200, NOW - 2], Some(180)), None);
         assert_eq!(kind(&[NOW - 7200, NOW - 2], Some(180)), None);
-        // A chain that has had nothing to do.
+        // A chain that makes blocks on demand.
         assert_eq!(kind(&[NOW - 7200], None), None);
         assert_eq!(kind(&[], Some(180)), None);
     }
 
     proptest! {
         #[test]
-        fn a_clock_near_any_node_is_trusted(near in 0..=AGE_MAX_SECS + AHEAD_MAX_SECS, others: Vec<u64>) {
+        fn clock_near_any_node_is_trusted(near in 0..=AGE_MAX_SECS + AHEAD_MAX_SECS, others: Vec<u64>) {
             let mut heads = others;
             heads.push(NOW - AGE_MAX_SECS + near);
             prop_assert_eq!(kind(&heads, Some(180)), None);

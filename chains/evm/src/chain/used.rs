@@ -1,49 +1,39 @@
-//! Which transaction used an authorization.
+//! Finds the transaction that used an authorization.
 
-use alloy::primitives::{Address, B256, U64};
+use alloy::primitives::{B256, U64};
 use alloy::sol_types::SolEvent;
 use quittance_core::{Fault, Found};
 use quittance_nodes::Nodes;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::status;
 use crate::abi::Eip3009;
-use crate::chain::Evidence;
-use crate::status;
+use crate::eip3009::AuthorizationUse;
+use crate::evidence::Evidence;
 
-/// An EIP-3009 authorization that was used, or cancelled by its payer. The token logs either with the same topics.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AuthorizationUse {
-    /// The token.
-    pub token: Address,
-    /// Who signed the authorization.
-    pub authorizer: Address,
-    /// The authorization's nonce.
-    pub nonce: B256,
-}
-
-/// How many blocks are searched in one call: the first of these that the node takes. Providers allow 10,000 (many), 1,000,
-/// or 10 (the free plans of some).
+/// How many blocks one request searches: the first of these that the node accepts. Providers allow 10,000
+/// (many), 1,000, or 10 (some free plans).
 const WIDTHS: [u64; 3] = [1_000, 100, 10];
 
-/// How many calls a search takes at most. An authorization is looked for soon after it was used, because it was unused when
-/// it was claimed: the first call finds it nearly always.
+/// How many requests a search makes at most. The authorization was unused when its payment was claimed, so
+/// its use is recent, and the first request nearly always finds it.
 const WINDOWS_MAX: u64 = 5;
 
-/// `eth_getLogs`, as much of it as is needed.
+/// The fields of an `eth_getLogs` entry that the search needs.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct LogJson {
+struct FoundLog {
     transaction_hash: B256,
-    /// Its block was replaced.
+    /// Whether its block was replaced.
     #[serde(default)]
     removed: bool,
 }
 
-/// The included transaction that used an authorization; `None` where none of the newest blocks has it.
+/// The included transaction that used an authorization; `None` if the searched blocks have none.
 ///
 /// # Errors
-/// When no node searches logs.
+/// If no node searches logs.
 pub(crate) async fn find(
     rpc: &Nodes,
     used: &AuthorizationUse,
@@ -86,7 +76,7 @@ async fn search(
             "toBlock": U64::from(to),
             "topics": topics,
         }]);
-        let logs: Vec<LogJson> = rpc.ask("eth_getLogs", filter).await?;
+        let logs: Vec<FoundLog> = rpc.ask("eth_getLogs", filter).await?;
         if let Some(log) = logs.iter().find(|log| !log.removed) {
             return Ok(Some(log.transaction_hash));
         }

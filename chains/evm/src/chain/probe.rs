@@ -1,52 +1,52 @@
 //! Many questions about the chain in one `eth_call`, each answered as if it were the only one.
 //!
-//! The questions of many payments are appended to a small program (`contracts/Probe.yul`) that runs as the code of a
-//! call without a recipient: nothing is deployed, no node needs more than `eth_call`. Each step runs in a frame that
-//! takes back what it did, so a simulated transfer never shows in a neighbour's balance.
+//! The questions of many payments are appended to a small program (`contracts/Probe.yul`), which runs as the
+//! code of a call without a recipient. Nothing is deployed, and a node needs no method but `eth_call`. Each
+//! step runs in a frame that is reverted, so a simulated transfer never shows in another payment's balance.
 
 use alloy::primitives::{Address, B256, Bytes, hex};
 use quittance_core::{LaneId, Timestamp};
 
-/// `contracts/Probe.yul`, compiled. A test compiles it again and compares.
+/// `contracts/Probe.yul`, compiled. A test compiles the source and compares.
 const PROGRAM: &[u8] = &match hex::const_decode_to_array::<
-    { include_bytes!("../contracts/Probe.hex").len() / 2 },
->(include_bytes!("../contracts/Probe.hex"))
+    { include_bytes!("../../contracts/Probe.hex").len() / 2 },
+>(include_bytes!("../../contracts/Probe.hex"))
 {
     Ok(program) => program,
     Err(_) => panic!("contracts/Probe.hex is not hexadecimal"),
 };
 
-/// How much of what a call returned is answered; `ANSWER_MAX` of the program. Long enough for five words, which is a
-/// revert with a reason of up to 92 letters.
+/// How many bytes of a call's return data are reported (`ANSWER_MAX` of the program): five words, enough
+/// for a revert reason of 92 letters.
 const DATA_MAX: usize = 160;
 
-/// The longest program with steps that is sent: EIP-3860 limits init code to 49,152 bytes.
-pub(crate) const CODE_MAX: usize = 48 * 1024;
+/// The longest program that is sent, with its steps, in bytes. EIP-3860 limits init code to 49,152 bytes.
+pub(super) const CODE_MAX: usize = 48 * 1024;
 
-/// Questions that belong together: they are asked of one block.
+/// Steps that are run together, on the state of one block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
-    /// The questions.
+    /// The steps.
     pub steps: Vec<Step>,
-    /// Ask as in a real transaction of ours: alone, from a signer, with fees. To be set where a contract of the payer's
-    /// is called, because a contract can tell a call that costs nothing and behave for as long as it lasts.
+    /// Whether to run the steps as in a real transaction: alone, from a signer, with fees. Set it if a contract
+    /// of the payer's choice is called: such a contract can detect a free simulation and act differently.
     pub as_transaction: bool,
 }
 
-/// One question.
+/// One step of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// How long is the code of this account?
+    /// Gets the length of this account's code.
     CodeSize(Address),
-    /// What would this call do?
+    /// Simulates a call.
     Call {
-        /// Whom to call.
+        /// The contract.
         to: Address,
-        /// With what.
+        /// The call data.
         data: Bytes,
-        /// With how much gas, at most.
+        /// The gas limit.
         gas: u32,
-        /// Whether to call at all.
+        /// Whether the call is made.
         when: Condition,
     },
 }
@@ -54,64 +54,63 @@ pub enum Step {
 /// Whether a call is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Condition {
-    /// It is.
+    /// Always.
     Always,
-    /// Where this account has code.
+    /// If this account has code.
     HasCode(Address),
-    /// Where this account has no code.
+    /// If this account has no code.
     NoCode(Address),
 }
 
-/// The answers to one [`Probe`].
+/// The result of one [`Probe`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
-    /// The time of the block they were given for.
+pub struct ProbeResult {
+    /// The time of the block on whose state the steps ran.
     pub chain_time: Timestamp,
-    /// The block they were given for.
+    /// The number of that block.
     pub block: u64,
-    /// How far apart the chain's blocks are, in seconds, as far as that was seen; 0 where it was not.
+    /// The time between two blocks, in seconds; 0 while unknown.
     pub block_secs: u64,
-    /// One for each step.
-    pub outcomes: Vec<Outcome>,
-    /// The same steps in the last block that a transaction sent now is expected in, for a probe that was asked as a
-    /// transaction. `None` where the node cannot say: it takes no other number and time for a call than the newest
-    /// block's.
-    pub later: Option<Vec<Outcome>>,
-    /// Whose transaction the probe looked like, where it was asked as one.
+    /// The outcome of each step.
+    pub outcomes: Vec<StepOutcome>,
+    /// The outcomes in the last block in which a transaction sent now is expected, for a probe that ran as a
+    /// transaction. `None` if the node cannot simulate a call with another block number and time.
+    pub later: Option<Vec<StepOutcome>>,
+    /// The lane whose transaction was simulated, for a probe that ran as a transaction.
     pub sender: Option<LaneId>,
 }
 
-impl Answer {
-    /// What the steps did, now and later. A payment has to hold in both.
-    pub(crate) fn looks(&self) -> impl Iterator<Item = &[Outcome]> {
+impl ProbeResult {
+    /// The outcomes now and later. A payment must be valid in both.
+    pub fn simulations(&self) -> impl Iterator<Item = &[StepOutcome]> {
         let later = self.later.as_deref();
         std::iter::once(self.outcomes.as_slice()).chain(later)
     }
 }
 
-/// The answer to one [`Step`].
+/// The outcome of one [`Step`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// The account's code is this long.
+pub enum StepOutcome {
+    /// The length of the account's code, in bytes.
     CodeSize(u64),
     /// The call succeeded.
     Returned {
-        /// The first 160 bytes of what it returned.
+        /// The first 160 bytes of the return data.
         data: Bytes,
-        /// How much gas it took.
+        /// The gas that the call used.
         gas: u32,
     },
     /// The call reverted.
     Reverted {
-        /// The first 160 bytes of why.
+        /// The first 160 bytes of the revert data.
         data: Bytes,
     },
-    /// The call's condition did not hold.
+    /// The call was not made, because its condition was false.
     NotMade,
 }
 
-impl Outcome {
-    /// The length of the code, if that was the question.
+impl StepOutcome {
+    /// The length of the code; `None` for the outcome of a call.
     pub fn code_size(&self) -> Option<u64> {
         match self {
             Self::CodeSize(size) => Some(*size),
@@ -119,7 +118,7 @@ impl Outcome {
         }
     }
 
-    /// The one word a call returned, if it returned exactly that.
+    /// The word that a call returned; `None` if it returned anything but exactly one word.
     pub fn word(&self) -> Option<B256> {
         match self {
             Self::Returned { data, .. } => B256::try_from(data.as_ref()).ok(),
@@ -127,7 +126,7 @@ impl Outcome {
         }
     }
 
-    /// How much gas a call took that succeeded.
+    /// The gas that a successful call used.
     pub fn gas(&self) -> Option<u32> {
         match self {
             Self::Returned { gas, .. } => Some(*gas),
@@ -137,7 +136,18 @@ impl Outcome {
 }
 
 impl Step {
-    /// Bytes before the data: kind, subject, gas, target, size.
+    /// The simulation of a call in any case.
+    pub fn call(to: Address, data: Bytes, gas: u32) -> Self {
+        let when = Condition::Always;
+        Self::Call {
+            to,
+            data,
+            gas,
+            when,
+        }
+    }
+
+    /// The bytes before the data: kind, subject, gas, target and size.
     const HEAD: usize = 1 + 20 + 4 + 20 + 2;
 
     fn encode(&self, into: &mut Vec<u8>) {
@@ -157,8 +167,8 @@ impl Step {
                 (kind, subject, *gas, *to, data)
             }
         };
-        let size = u16::try_from(data.len())
-            .expect("calls are made of signatures of at most a few kilobytes");
+        let size =
+            u16::try_from(data.len()).expect("the longest accepted signature is far below 64 KiB");
         into.push(kind);
         into.extend_from_slice(subject.as_slice());
         into.extend_from_slice(&gas.to_be_bytes());
@@ -176,8 +186,16 @@ impl Step {
 }
 
 impl Probe {
-    /// How many bytes it adds to a program.
-    pub(crate) fn size(&self) -> usize {
+    /// A probe that shares a call with others. [`as_transaction`](Self::as_transaction) is not set.
+    pub fn new(steps: Vec<Step>) -> Self {
+        Self {
+            steps,
+            as_transaction: false,
+        }
+    }
+
+    /// How many bytes the probe adds to a program.
+    pub(super) fn size(&self) -> usize {
         self.steps
             .iter()
             .map(|step| match step {
@@ -187,16 +205,16 @@ impl Probe {
             .sum()
     }
 
-    /// How much gas it may take, its own overhead included.
-    pub(crate) fn gas(&self) -> u64 {
-        /// A cold account, a call into the frame and one out of it, copies: measured under 6,000.
+    /// The most gas that the probe can use, its overhead included.
+    pub(super) fn gas(&self) -> u64 {
+        /// A cold account, the call into the frame, the call out of it, and copies. Measured: under 6,000.
         const OVERHEAD: u64 = 10_000;
         self.steps.iter().map(|step| step.gas() + OVERHEAD).sum()
     }
 }
 
-/// The program that asks all `probes`.
-pub(crate) fn program<'a>(probes: impl IntoIterator<Item = &'a Probe>) -> Bytes {
+/// The program that runs all `probes`.
+pub(super) fn program<'a>(probes: impl IntoIterator<Item = &'a Probe>) -> Bytes {
     let mut code = PROGRAM.to_vec();
     for step in probes.into_iter().flat_map(|probe| &probe.steps) {
         step.encode(&mut code);
@@ -204,17 +222,17 @@ pub(crate) fn program<'a>(probes: impl IntoIterator<Item = &'a Probe>) -> Bytes 
     code.into()
 }
 
-/// Reads what the program answered: the chain id it ran on, and an answer for each probe. `None` for an answer of which
-/// a step did not come back.
+/// Decodes the program's return data: the chain id, and the result of each probe. The result is `None` if one
+/// of its steps ran out of the node's gas limit.
 ///
-/// `None` at all when the text is not what the program answers: the node is broken or does not run it.
-pub(crate) fn answers<'a>(
+/// Returns `None` if the data is not from the program: the node is broken or did not run it.
+pub(super) fn decode_results<'a>(
     data: &[u8],
     probes: impl IntoIterator<Item = &'a Probe>,
-) -> Option<(u64, Vec<Option<Answer>>)> {
+) -> Option<(u64, Vec<Option<ProbeResult>>)> {
     let mut reader = Reader(data);
     let (chain_id, block, time) = (reader.number()?, reader.number()?, reader.number()?);
-    let mut answers = Vec::new();
+    let mut results = Vec::new();
     for probe in probes {
         let mut outcomes = Vec::with_capacity(probe.steps.len());
         let mut lost = false;
@@ -224,7 +242,7 @@ pub(crate) fn answers<'a>(
                 None => lost = true,
             }
         }
-        let answer = Answer {
+        let result = ProbeResult {
             chain_time: Timestamp::from_secs(time),
             block,
             block_secs: 0,
@@ -232,12 +250,12 @@ pub(crate) fn answers<'a>(
             later: None,
             sender: None,
         };
-        answers.push((!lost).then_some(answer));
+        results.push((!lost).then_some(result));
     }
-    reader.0.is_empty().then_some((chain_id, answers))
+    reader.0.is_empty().then_some((chain_id, results))
 }
 
-/// Takes the answers apart from the front.
+/// Reads the return data from the front.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -247,7 +265,7 @@ impl<'a> Reader<'a> {
         Some(taken)
     }
 
-    /// A word that is a number of 64 bits.
+    /// A word that is a 64-bit number.
     fn number(&mut self) -> Option<u64> {
         let (high, low) = self.take(32)?.split_at(24);
         let low: [u8; 8] = low.try_into().ok()?;
@@ -256,8 +274,8 @@ impl<'a> Reader<'a> {
             .then(|| u64::from_be_bytes(low))
     }
 
-    /// The outcome of a step; `Some(None)` where it did not come back.
-    fn outcome(&mut self, step: &Step) -> Option<Option<Outcome>> {
+    /// The outcome of a step; `Some(None)` if the step ran out of gas.
+    fn outcome(&mut self, step: &Step) -> Option<Option<StepOutcome>> {
         let [status, gas @ .., size] = self.take(6)? else {
             return None;
         };
@@ -268,10 +286,10 @@ impl<'a> Reader<'a> {
         }
         let data = || Bytes::copy_from_slice(data);
         Some(match (step, status) {
-            (Step::CodeSize(_), 1) => Some(Outcome::CodeSize(Reader(&data()).number()?)),
-            (Step::Call { .. }, 0) => Some(Outcome::Reverted { data: data() }),
-            (Step::Call { .. }, 1) => Some(Outcome::Returned { data: data(), gas }),
-            (Step::Call { .. }, 2) => Some(Outcome::NotMade),
+            (Step::CodeSize(_), 1) => Some(StepOutcome::CodeSize(Reader(&data()).number()?)),
+            (Step::Call { .. }, 0) => Some(StepOutcome::Reverted { data: data() }),
+            (Step::Call { .. }, 1) => Some(StepOutcome::Returned { data: data(), gas }),
+            (Step::Call { .. }, 2) => Some(StepOutcome::NotMade),
             (Step::Call { .. }, 3) => None,
             _ => return None,
         })
@@ -302,7 +320,7 @@ mod tests {
         word
     }
 
-    fn answer(outcomes: &[&[u8]]) -> Vec<u8> {
+    fn return_data(outcomes: &[&[u8]]) -> Vec<u8> {
         [&word(1), &word(2), &word(3)]
             .into_iter()
             .flatten()
@@ -312,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn the_size_foretold_is_the_size_made() {
+    fn computed_size_equals_the_encoded_size() {
         let probe = probe();
         assert_eq!(
             program([&probe, &probe]).len(),
@@ -321,13 +339,13 @@ mod tests {
     }
 
     #[test]
-    fn a_step_that_did_not_come_back_loses_its_own_answer_only() {
+    fn lost_step_loses_only_its_own_probe() {
         let size = [&[1, 0, 0, 0, 0, 32][..], &word(9)].concat();
         let (lost, fine): (&[u8], &[u8]) = (&[3, 0, 0, 0, 0, 0], &[1, 0, 0, 1, 0, 2, 5, 5]);
-        let (probe, data) = (probe(), answer(&[&size, lost, &size, fine]));
-        let (chain_id, answers) = answers(&data, [&probe, &probe]).unwrap();
-        assert_eq!((chain_id, &answers[0]), (1, &None));
-        let outcomes = &answers[1].as_ref().unwrap().outcomes;
+        let (probe, data) = (probe(), return_data(&[&size, lost, &size, fine]));
+        let (chain_id, results) = decode_results(&data, [&probe, &probe]).unwrap();
+        assert_eq!((chain_id, &results[0]), (1, &None));
+        let outcomes = &results[1].as_ref().unwrap().outcomes;
         assert_eq!(
             (outcomes[0].code_size(), outcomes[1].gas()),
             (Some(9), Some(256))
@@ -336,9 +354,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_answer_of_any_bytes_panics(bytes: Vec<u8>) {
-            let _ = answers(&bytes, [&probe()]);
-            let _ = answers(&answer(&[&bytes]), [&probe()]);
+        fn no_return_data_panics(bytes: Vec<u8>) {
+            let _ = decode_results(&bytes, [&probe()]);
+            let _ = decode_results(&return_data(&[&bytes]), [&probe()]);
         }
     }
 }

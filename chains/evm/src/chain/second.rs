@@ -1,21 +1,20 @@
-//! A second node's word on what a transaction did, where so much was paid that one node's is not
-//! enough.
+//! Confirms large payments by a second node.
 
 use std::collections::BTreeMap;
 
 use alloy::primitives::{Address, B256, U64, U256};
 use quittance_core::{Fault, TransactionId};
-use quittance_nodes::{Nodes, Reply, decode_reply, unavailable};
+use quittance_nodes::{Nodes, Reply, Request, decode_reply, unavailable};
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::abi::Erc20;
-use crate::chain::{Evidence, Log};
+use crate::evidence::{Evidence, Log};
 
-/// How many nodes must say the same.
+/// How many nodes must agree.
 const NODES: usize = 2;
 
-/// `eth_getTransactionReceipt`, as much of it as is compared.
+/// The fields of a receipt that are compared.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Receipt {
@@ -24,8 +23,8 @@ struct Receipt {
     logs: Vec<Log>,
 }
 
-/// Whether a transaction moved more of a token than one node's word is enough `above`.
-pub(crate) fn is_needed(above: &BTreeMap<Address, U256>, evidence: &Evidence) -> bool {
+/// Whether a transaction moved more of a token than its entry in `above`.
+pub(super) fn is_needed(above: &BTreeMap<Address, U256>, evidence: &Evidence) -> bool {
     let is_large = |log: &Log| {
         let transfer = log.decode::<Erc20::Transfer>();
         let value = transfer.map(|transfer| transfer.value);
@@ -40,24 +39,25 @@ pub(crate) fn is_needed(above: &BTreeMap<Address, U256>, evidence: &Evidence) ->
 /// Asks every node that is up to date what a transaction did.
 ///
 /// # Errors
-/// While fewer than two say what the `evidence` says. Nothing follows from that: a node may be a block behind.
-pub(crate) async fn confirm(
+/// While fewer than two nodes agree with `evidence`. This is not a verdict: a node may be a block behind.
+pub(super) async fn confirm(
     rpc: &Nodes,
     id: &TransactionId,
     evidence: &Evidence,
 ) -> Result<(), Fault> {
-    let call = quittance_nodes::Request::new("eth_getTransactionReceipt", json!([id.as_str()]));
-    let agrees = |answer: Reply| {
-        let receipt = decode_reply::<Option<Receipt>>(answer).ok().flatten();
+    let request = Request::new("eth_getTransactionReceipt", json!([id.as_str()]));
+    let agrees = |reply: Reply| {
+        let receipt = decode_reply::<Option<Receipt>>(reply).ok().flatten();
         receipt.is_some_and(|receipt| receipt.agrees(evidence))
     };
-    let answers = rpc.ask_every_current(&call).await.into_iter();
-    if answers.filter(|answer| agrees(answer.clone())).count() >= NODES {
+    let replies = rpc.ask_every_current(&request).await.into_iter();
+    if replies.filter(|reply| agrees(reply.clone())).count() >= NODES {
         return Ok(());
     }
-    let what =
-        format!("the payment in {id} is so large that two nodes must have it, and two do not");
-    Err(unavailable(what))
+    let detail = format!(
+        "the payment in {id} is large and needs two nodes that confirm it; fewer do so far"
+    );
+    Err(unavailable(detail))
 }
 
 impl Receipt {

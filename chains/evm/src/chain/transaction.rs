@@ -1,4 +1,4 @@
-//! Transactions: built, signed, raised, and taken apart.
+//! Transactions: building, signing and decoding.
 
 use alloy::consensus::{SignableTransaction, Signed, TxEip1559, TxEnvelope, TxLegacy};
 use alloy::eips::eip2718::{Decodable2718, Encodable2718};
@@ -6,20 +6,20 @@ use alloy::network::TxSigner;
 use alloy::primitives::{Bytes, Signature, TxKind, U256};
 use quittance_core::{Fault, FaultKind, LaneId, Transaction, TransactionId};
 
-use crate::batch;
-use crate::chain::Call;
-use crate::fees::Fees;
+use super::batch;
+use super::fees::Fees;
+use crate::call::Call;
 
-/// What a transaction does, whoever sends it and whatever it pays.
-pub(crate) struct Body {
-    /// The contract that is called; [`TxKind::Create`] for a program that runs as init code.
-    pub(crate) to: TxKind,
-    pub(crate) data: Bytes,
+/// What a transaction does, without its sender and its fees.
+pub(super) struct Body {
+    /// The called contract; [`TxKind::Create`] for a program that runs as init code.
+    pub(super) to: TxKind,
+    pub(super) data: Bytes,
 }
 
 impl Body {
-    /// One call is made directly; many by a program that bounds the gas of each.
-    pub(crate) fn of(calls: &[&Call]) -> Self {
+    /// A single call is the transaction itself. Several are made by a program that bounds the gas of each.
+    pub(super) fn new(calls: &[&Call]) -> Self {
         match calls {
             [call] => Self {
                 to: TxKind::Call(call.to),
@@ -32,15 +32,15 @@ impl Body {
         }
     }
 
-    /// How much gas it takes at most, where each call takes what it took when it was tried.
-    pub(crate) fn gas(&self, calls: &[&Call]) -> u64 {
-        /// Every transaction.
+    /// The gas limit, if each call uses as much as in its simulation.
+    pub(super) fn gas(&self, calls: &[&Call]) -> u64 {
+        /// The gas of every transaction.
         const BASE: u64 = 21_000;
-        /// What a call costs its caller, when the caller is the transaction itself: a cold contract.
+        /// The gas of the call itself, which the simulation does not measure: a cold contract.
         const CALL: u64 = 6_000;
         let made = match calls {
             [call] => {
-                let made = call.gas + CALL + batch::EMPTIED;
+                let made = call.gas + CALL + batch::EMPTIED_RECIPIENT;
                 made + made / 8
             }
             calls => batch::gas(calls, &self.data),
@@ -52,23 +52,23 @@ impl Body {
                 0 => (zeros + 1, others),
                 _ => (zeros, others + 1),
             });
-        // Calldata as since EIP-7623: the price where much is executed, and the floor where little is.
+        // Since EIP-7623 call data has a normal price and a floor price, which holds if little is executed.
         let executed = BASE + 4 * zeros + 16 * others + made;
         executed.max(BASE + 10 * zeros + 40 * others)
     }
 }
 
-/// A transaction that is signed by nobody yet.
-pub(crate) struct Unsigned {
-    pub(crate) chain_id: u64,
-    pub(crate) nonce: u64,
-    pub(crate) gas: u64,
-    pub(crate) fees: Fees,
-    pub(crate) body: Body,
+/// A transaction without a signature.
+pub(super) struct Unsigned {
+    pub(super) chain_id: u64,
+    pub(super) nonce: u64,
+    pub(super) gas: u64,
+    pub(super) fees: Fees,
+    pub(super) body: Body,
 }
 
 impl Unsigned {
-    pub(crate) async fn sign(
+    pub(super) async fn sign(
         self,
         lane: &LaneId,
         signer: &(dyn TxSigner<Signature> + Send + Sync),
@@ -117,9 +117,9 @@ impl Unsigned {
         })
     }
 
-    /// Takes a transaction of ours apart.
-    pub(crate) fn from_signed(bytes: &[u8]) -> Result<Self, Fault> {
-        let envelope = TxEnvelope::decode_2718(&mut &*bytes).map_err(|_| foreign())?;
+    /// Decodes a transaction that this module signed.
+    pub(super) fn from_signed(bytes: &[u8]) -> Result<Self, Fault> {
+        let envelope = TxEnvelope::decode_2718(&mut &*bytes).map_err(|_| not_ours())?;
         let (fees, chain_id) = match &envelope {
             TxEnvelope::Eip1559(signed) => {
                 let TxEip1559 {
@@ -136,9 +136,9 @@ impl Unsigned {
                     chain_id,
                     ..
                 } = *signed.tx();
-                (Fees::Legacy { price }, chain_id.ok_or_else(foreign)?)
+                (Fees::Legacy { price }, chain_id.ok_or_else(not_ours)?)
             }
-            _ => return Err(foreign()),
+            _ => return Err(not_ours()),
         };
         use alloy::consensus::Transaction as _;
         let body = Body {
@@ -163,17 +163,15 @@ async fn signed<T: SignableTransaction<Signature>>(
         .sign_transaction(&mut unsigned)
         .await
         .map_err(|error| {
-            Fault::new(
-                FaultKind::Internal,
-                format_args!("the signer does not sign: {error}"),
-            )
+            let detail = format_args!("the signer did not sign: {error}");
+            Fault::new(FaultKind::Internal, detail)
         })?;
     Ok(unsigned.into_signed(signature))
 }
 
-fn foreign() -> Fault {
+fn not_ours() -> Fault {
     Fault::new(
         FaultKind::Internal,
-        "a transaction that this chain did not make",
+        "the transaction was not made by this chain's code",
     )
 }

@@ -1,4 +1,4 @@
-//! Where transactions stand.
+//! The status of transactions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,53 +8,54 @@ use quittance_nodes::{Nodes, Reply, Request, decode_reply};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::chain::{Evidence, Log};
+use crate::evidence::{Evidence, Log};
 
-/// A look at where transactions stand.
-pub(crate) struct Lookup<'rpc> {
+/// Looks up the status of transactions.
+pub(super) struct Lookup<'rpc> {
     rpc: &'rpc Nodes,
-    /// Up to which block a nonce counts as taken: a shallower block may be replaced.
-    deep: U64,
+    /// The newest block with enough confirmations. A nonce that it does not count may become free again.
+    confirmed_block: U64,
 }
 
-/// One place, as far as it could be learnt.
-type Looked = Result<Status<Evidence>, Fault>;
+/// The status of one sequence number, or why it is unknown.
+type StatusResult = Result<Status<Evidence>, Fault>;
 
-/// `eth_getTransactionReceipt`, as much of it as is needed. A field that is missing is an answer that cannot be used.
+/// The needed fields of a receipt. A receipt without one of them cannot be used.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Receipt {
     transaction_hash: B256,
-    /// Missing, or zero, of a transaction that is only expected to be in a block.
+    /// Missing or zero while the transaction is not in a block.
     block_hash: Option<B256>,
     block_number: Option<U64>,
     status: U64,
     logs: Vec<Log>,
 }
 
-/// `eth_getBlockByNumber`, as much of it as is needed.
+/// The needed field of a block.
 #[derive(Deserialize, Clone)]
 struct Block {
     hash: Option<B256>,
 }
 
 impl<'rpc> Lookup<'rpc> {
-    pub(crate) async fn new(rpc: &'rpc Nodes, confirmations_required: u64) -> Result<Self, Fault> {
+    pub(super) async fn new(rpc: &'rpc Nodes, confirmations_required: u64) -> Result<Self, Fault> {
         let head: U64 = rpc.ask("eth_blockNumber", json!([])).await?;
-        let deep = head.to::<u64>().saturating_sub(confirmations_required - 1);
+        let confirmed_block = head.to::<u64>().saturating_sub(confirmations_required - 1);
         Ok(Self {
             rpc,
-            deep: U64::from(deep),
+            confirmed_block: U64::from(confirmed_block),
         })
     }
 
-    /// Where these places stand, by two batches. The first asks for each lane which nonces are taken for good, then for
-    /// each transaction its receipt: what is included between the two answers is seen by the second. The second asks for
-    /// the blocks that the receipts name.
+    /// The status of these sequence numbers, by two batches.
+    ///
+    /// The first batch asks for each lane's confirmed nonce and then for each transaction's receipt, so a
+    /// transaction that is included between both is found. The second asks for the blocks in the receipts.
     ///
     /// # Errors
-    /// When no node answers at all.
-    pub(crate) async fn sequences(&self, watched: &[Watched]) -> Result<Vec<Looked>, Fault> {
+    /// If no node replies at all.
+    pub(super) async fn sequences(&self, watched: &[Watched]) -> Result<Vec<StatusResult>, Fault> {
         let mut lanes: BTreeMap<&LaneId, Result<u64, Fault>> = BTreeMap::new();
         for sequence in watched {
             lanes.insert(&sequence.lane, Ok(0));
@@ -62,7 +63,7 @@ impl<'rpc> Lookup<'rpc> {
         let counts = lanes.keys().map(|lane| {
             Request::new(
                 "eth_getTransactionCount",
-                json!([lane.address(), self.deep]),
+                json!([lane.address(), self.confirmed_block]),
             )
         });
         let receipts = watched
@@ -72,18 +73,18 @@ impl<'rpc> Lookup<'rpc> {
                 let id = json!([transaction.id.as_str()]);
                 Request::new("eth_getTransactionReceipt", id)
             });
-        let calls: Vec<Request> = counts.chain(receipts).collect();
-        let mut answers = self.rpc.ask_many(&calls).await?.into_iter();
-        for (count, answer) in lanes.values_mut().zip(answers.by_ref()) {
-            *count = decode_reply::<U64>(answer).map(|count| count.to());
+        let requests: Vec<Request> = counts.chain(receipts).collect();
+        let mut replies = self.rpc.ask_many(&requests).await?.into_iter();
+        for (count, reply) in lanes.values_mut().zip(replies.by_ref()) {
+            *count = decode_reply::<U64>(reply).map(|count| count.to());
         }
         let receipts: Vec<Result<Option<Receipt>, Fault>> = watched
             .iter()
             .map(|sequence| {
-                receipt_of(sequence, answers.by_ref().take(sequence.transactions.len()))
+                included_receipt(sequence, replies.by_ref().take(sequence.transactions.len()))
             })
             .collect();
-        let blocks = Blocks::of(self.rpc, receipts.iter().flatten().flatten()).await?;
+        let blocks = Blocks::fetch(self.rpc, receipts.iter().flatten().flatten()).await?;
         let found = watched.iter().zip(receipts).map(|(sequence, receipt)| {
             match (receipt?, &lanes[&sequence.lane]) {
                 (Some(receipt), _) => blocks.status(receipt),
@@ -96,15 +97,15 @@ impl<'rpc> Lookup<'rpc> {
     }
 }
 
-/// The chain's blocks that receipts name, and its newest block, which was asked for after the receipts.
+/// The chain's blocks with the numbers in the receipts, and its newest block, fetched after the receipts.
 struct Blocks {
     head: u64,
     by_number: BTreeMap<U64, Result<Option<Block>, Fault>>,
 }
 
 impl Blocks {
-    /// One call for each block, however many receipts name it.
-    async fn of(rpc: &Nodes, receipts: impl Iterator<Item = &Receipt>) -> Result<Self, Fault> {
+    /// Fetches each block once.
+    async fn fetch(rpc: &Nodes, receipts: impl Iterator<Item = &Receipt>) -> Result<Self, Fault> {
         let numbers: BTreeSet<U64> = receipts
             .filter_map(|receipt| receipt.block_number)
             .collect();
@@ -116,23 +117,23 @@ impl Blocks {
         let blocks = numbers
             .iter()
             .map(|number| Request::new("eth_getBlockByNumber", json!([number, false])));
-        let calls: Vec<Request> = head.chain(blocks).collect();
-        let mut answers = rpc.ask_many(&calls).await?.into_iter();
-        let head = answers.next().unwrap_or(Ok(Value::Null));
+        let requests: Vec<Request> = head.chain(blocks).collect();
+        let mut replies = rpc.ask_many(&requests).await?.into_iter();
+        let head = replies.next().unwrap_or(Ok(Value::Null));
         let head = decode_reply::<U64>(head)?.to();
-        let blocks = answers.map(decode_reply);
+        let blocks = replies.map(decode_reply);
         Ok(Self {
             head,
             by_number: numbers.into_iter().zip(blocks).collect(),
         })
     }
 
-    /// Where a transaction with this receipt stands.
+    /// The status of a transaction with this receipt.
     ///
-    /// A receipt alone proves nothing. Some nodes tell receipts of the block that is being built, with a hash of zeros (the
-    /// preconfirmations of Base's Flashblocks) or with the hash it is expected to have; some keep the receipts of blocks
-    /// that were replaced for a while. It counts once the chain has that very block.
-    fn status(&self, receipt: Receipt) -> Looked {
+    /// A receipt alone is not a proof. Some nodes return receipts of the block that is being built, with a
+    /// zero hash (Base's Flashblocks) or with the expected hash. Some keep the receipts of replaced blocks
+    /// for a while. A receipt counts once the chain has a block with its number and hash.
+    fn status(&self, receipt: Receipt) -> StatusResult {
         let (Some(number), Some(hash)) = (receipt.block_number, receipt.block_hash) else {
             return Ok(Status::Pending);
         };
@@ -156,9 +157,9 @@ impl Blocks {
     }
 }
 
-/// An included transaction by its hash, which a log named. At depth 0 where its receipt is not there, or not of a block that
-/// the chain has: then it cannot be said yet what it did.
-pub(crate) async fn inclusion(rpc: &Nodes, hash: B256) -> Found<Evidence> {
+/// The included transaction with this hash, which a log named. It has 0 confirmations if there is no receipt
+/// of a block that the chain has: then it is not known yet what the transaction did.
+pub(super) async fn inclusion(rpc: &Nodes, hash: B256) -> Found<Evidence> {
     match status(rpc, hash).await {
         Ok(Status::Included {
             id,
@@ -180,32 +181,35 @@ pub(crate) async fn inclusion(rpc: &Nodes, hash: B256) -> Found<Evidence> {
     }
 }
 
-async fn status(rpc: &Nodes, hash: B256) -> Looked {
+async fn status(rpc: &Nodes, hash: B256) -> StatusResult {
     let receipt: Option<Receipt> = rpc.ask("eth_getTransactionReceipt", json!([hash])).await?;
     match receipt.filter(|receipt| receipt.transaction_hash == hash) {
         Some(receipt) => {
-            let blocks = Blocks::of(rpc, std::iter::once(&receipt)).await?;
+            let blocks = Blocks::fetch(rpc, std::iter::once(&receipt)).await?;
             blocks.status(receipt)
         }
         None => Ok(Status::Pending),
     }
 }
 
-/// The receipt of the one transaction for this place that was included. One that could not be asked about may be it.
-fn receipt_of(
+/// The receipt of the included transaction with this sequence number, if there is one.
+///
+/// # Errors
+/// If none was found and one reply is missing, because that transaction may be included.
+fn included_receipt(
     sequence: &Watched,
-    answers: impl Iterator<Item = Reply>,
+    replies: impl Iterator<Item = Reply>,
 ) -> Result<Option<Receipt>, Fault> {
-    let mut unknown = None;
-    for (transaction, answer) in sequence.transactions.iter().zip(answers) {
-        match decode_reply::<Option<Receipt>>(answer) {
-            // A receipt for something else proves nothing.
+    let mut missing = None;
+    for (transaction, reply) in sequence.transactions.iter().zip(replies) {
+        match decode_reply::<Option<Receipt>>(reply) {
+            // The receipt of another transaction is not a proof.
             Ok(Some(receipt)) if receipt.is_for(transaction) => return Ok(Some(receipt)),
             Ok(_) => {}
-            Err(fault) => unknown = Some(fault),
+            Err(fault) => missing = Some(fault),
         }
     }
-    unknown.map_or(Ok(None), Err)
+    missing.map_or(Ok(None), Err)
 }
 
 impl Receipt {
@@ -232,7 +236,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn only_a_receipt_of_a_block_that_the_chain_has_is_an_inclusion(
+        fn only_receipt_of_a_block_of_the_chain_is_an_inclusion(
             head in 0_u64..5, number in proptest::option::of(0_u64..8), hash in proptest::option::of(0_u8..3),
             there in proptest::option::of(proptest::option::of(0_u8..3)),
         ) {
@@ -249,13 +253,13 @@ mod tests {
                     let is_there = number.is_some_and(|number| number <= head) && hash.is_some();
                     prop_assert!(!is_there || there.flatten() != hash);
                 }
-                Status::Dropped => prop_assert!(false, "a receipt is no proof of absence"),
+                Status::Dropped => prop_assert!(false, "a receipt is not a proof of absence"),
             }
         }
     }
 
     #[test]
-    fn a_block_that_cannot_be_asked_about_is_a_fault() {
+    fn block_that_cannot_be_fetched_is_a_fault() {
         let fault = quittance_nodes::unavailable("no answer");
         let by_number = [(U64::from(3), Err(fault))].into();
         let blocks = Blocks { head: 5, by_number };

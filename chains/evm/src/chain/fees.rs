@@ -1,4 +1,4 @@
-//! What a transaction has to offer to be included.
+//! The fees that a transaction needs to be included.
 
 use std::time::Duration;
 
@@ -11,34 +11,35 @@ use serde_json::json;
 
 /// The price of gas, in wei.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fees {
-    /// On chains with a base fee (EIP-1559).
+pub(super) enum Fees {
+    /// Fees of a chain with a base fee (EIP-1559).
     Dynamic {
-        /// At most this much in all.
+        /// The highest price, tip included.
         max: u128,
-        /// Of which at most this much is the block producer's.
+        /// The highest tip to the block's producer.
         tip: u128,
     },
-    /// On chains without one.
+    /// The price on a chain without a base fee.
     Legacy {
-        /// This much.
+        /// The price.
         price: u128,
     },
 }
 
 impl Fees {
     /// The most that a unit of gas can cost.
-    pub(crate) fn max(self) -> u128 {
+    pub(super) fn max(self) -> u128 {
         match self {
             Self::Dynamic { max, .. } => max,
             Self::Legacy { price } => price,
         }
     }
 
-    /// What nodes take in exchange for a transaction with these fees: a tenth more of everything
-    /// (geth's rule, the strictest), or what is asked `now` if that is more, but never over the
-    /// `limit`, nor a tip over `tip_max`. `None` where the tenth is over one of them.
-    pub(crate) fn raised(self, now: Self, limit: u128, tip_max: u128) -> Option<Self> {
+    /// The fees of a replacement for a transaction with these fees.
+    ///
+    /// Nodes require a tenth more of everything (geth's rule, the strictest). The fees of `now` count if
+    /// they are higher. `None` if the tenth exceeds `limit`, or that of the tip `tip_max`.
+    pub(super) fn raised(self, now: Self, limit: u128, tip_max: u128) -> Option<Self> {
         let tenth_more = |fee: u128| fee.saturating_add(fee / 10).saturating_add(1);
         let least = tenth_more(self.max());
         if least > limit {
@@ -63,33 +64,35 @@ impl Fees {
     }
 }
 
-/// Learns fees, and remembers them for a moment.
+/// Fetches fees, and keeps them for a moment.
 #[derive(Debug)]
-pub(crate) struct FeeOracle {
+pub(super) struct FeeOracle {
+    /// The highest price that the operator pays for a unit of gas, in wei.
+    gas_price_max: u128,
     /// The highest tip that the operator pays, in wei.
     tip_max: u128,
     latest: Cached<Fees, Fault>,
 }
 
-/// How many times the tip that the node itself suggests may be paid. On a chain whose blocks are
-/// nearly empty a handful of transactions sets the median.
+/// How many times the node's suggested tip is paid at most. On a chain with nearly empty blocks, a few
+/// transactions set the median.
 const TIP_TIMES_MAX: u128 = 5;
 
-/// A tip that is not worth a second look, in wei: a million gas costs a hundred-thousandth of a
-/// coin. Some nodes suggest none.
-const TIP_TRIFLE: u128 = 10_000_000;
+/// A negligible tip, in wei: a million gas costs a hundred-thousandth of a coin. Some nodes suggest a tip
+/// of zero.
+const TIP_NEGLIGIBLE: u128 = 10_000_000;
 
-/// The tip to offer, given the `median` of what got into blocks and what the node suggests.
+/// The tip to pay, given the `median` of the included tips and the node's suggestion.
 fn bounded_tip(median: u128, suggested: Option<u128>, tip_max: u128) -> u128 {
-    let by_node = suggested.map(|tip| tip.saturating_mul(TIP_TIMES_MAX).max(TIP_TRIFLE));
+    let by_node = suggested.map(|tip| tip.saturating_mul(TIP_TIMES_MAX).max(TIP_NEGLIGIBLE));
     median.min(by_node.unwrap_or(u128::MAX)).min(tip_max).max(1)
 }
 
-/// Fees are learnt again after this long: a base fee moves by an eighth per block at most, and the offer leaves room
-/// for it to double.
-const KEPT: Duration = Duration::from_secs(3);
+/// For how long fees are kept. A base fee changes by at most an eighth per block, and the maximum price
+/// leaves room for twice the base fee.
+const LIFETIME: Duration = Duration::from_secs(3);
 
-/// How many blocks are looked back at.
+/// How many past blocks the median tip is from.
 const BLOCKS: u64 = 5;
 
 /// `eth_feeHistory`, as much of it as is needed.
@@ -102,20 +105,45 @@ struct History {
 }
 
 impl FeeOracle {
-    pub(crate) fn new(tip_max: u128) -> Self {
+    pub(super) fn new(gas_price_max: u128, tip_max: u128) -> Self {
         Self {
+            gas_price_max,
             tip_max,
-            latest: Cached::new(Lifetimes::fresh(KEPT)),
+            latest: Cached::new(Lifetimes::fresh(LIFETIME)),
         }
     }
 
-    /// What to offer now.
-    pub(crate) async fn now(&self, rpc: &Nodes) -> Result<Fees, Fault> {
-        self.latest.get(|| learn(rpc, self.tip_max)).await
+    /// The present fees, whatever the operator allows.
+    pub(super) async fn now(&self, rpc: &Nodes) -> Result<Fees, Fault> {
+        self.latest.get(|| fetch(rpc, self.tip_max)).await
+    }
+
+    /// The present fees.
+    ///
+    /// # Errors
+    /// If they are above the operator's limit, or no node reports them.
+    pub(super) async fn affordable(&self, rpc: &Nodes) -> Result<Fees, Fault> {
+        let fees = self.now(rpc).await?;
+        match self.excess(fees) {
+            Some(excess) => Err(Fault::new(FaultKind::Busy, excess)),
+            None => Ok(fees),
+        }
+    }
+
+    /// By how much these fees exceed the operator's limit, for people; `None` if they do not.
+    pub(super) fn excess(&self, fees: Fees) -> Option<String> {
+        let (price, max) = (fees.max(), self.gas_price_max);
+        (price > max)
+            .then(|| format!("gas costs {price} wei, more than the allowed maximum of {max}"))
+    }
+
+    /// The fees of a replacement, within the operator's limits; `None` if they are not enough.
+    pub(super) fn raise(&self, fees: Fees, now: Fees) -> Option<Fees> {
+        fees.raised(now, self.gas_price_max, self.tip_max)
     }
 }
 
-async fn learn(rpc: &Nodes, tip_max: u128) -> Result<Fees, Fault> {
+async fn fetch(rpc: &Nodes, tip_max: u128) -> Result<Fees, Fault> {
     let calls = [
         quittance_nodes::Request::new(
             "eth_feeHistory",
@@ -124,8 +152,12 @@ async fn learn(rpc: &Nodes, tip_max: u128) -> Result<Fees, Fault> {
         quittance_nodes::Request::new("eth_gasPrice", json!([])),
         quittance_nodes::Request::new("eth_maxPriorityFeePerGas", json!([])),
     ];
-    let [history, price, tip] = <[_; 3]>::try_from(rpc.ask_many(&calls).await?)
-        .map_err(|_| Fault::new(FaultKind::ChainUnavailable, "fees: too few answers"))?;
+    let [history, price, tip] = <[_; 3]>::try_from(rpc.ask_many(&calls).await?).map_err(|_| {
+        Fault::new(
+            FaultKind::ChainUnavailable,
+            "the node did not reply to every question about fees",
+        )
+    })?;
     let history = history
         .ok()
         .and_then(|history| serde_json::from_value::<History>(history).ok());
@@ -134,26 +166,26 @@ async fn learn(rpc: &Nodes, tip_max: u128) -> Result<Fees, Fault> {
         return Ok(fees);
     }
     match amount(price) {
-        // A little over the asking price, so that the next block takes it as well.
+        // A tenth above the price, so that the transaction is still accepted in the next block.
         Some(price) => Ok(Fees::Legacy {
             price: (price / 10).saturating_mul(11).saturating_add(1),
         }),
         None => Err(Fault::new(
             FaultKind::ChainUnavailable,
-            "the node does not say what gas costs",
+            "the node reported no gas price",
         )),
     }
 }
 
-/// An answer that is an amount of wei; nodes without the method have none.
+/// An amount of wei; `None` from a node without the method.
 fn amount(answer: quittance_nodes::Reply) -> Option<u128> {
     let amount: U128 = serde_json::from_value(answer.ok()?).ok()?;
     Some(amount.to())
 }
 
 impl History {
-    /// Twice the next block's base fee and the median of the tips that got into blocks, within
-    /// bounds. Chains without a base fee have no answer here.
+    /// Twice the next block's base fee, and the bounded median of the included tips. `None` on a chain
+    /// without a base fee.
     fn fees(&self, suggested: Option<u128>, tip_max: u128) -> Option<Fees> {
         let base = self.base_fee_per_gas.last()?.to::<u128>();
         if base == 0 {
@@ -184,11 +216,11 @@ mod tests {
     const MAX: u128 = u128::MAX;
 
     #[test]
-    fn a_tip_is_bounded_by_the_network_and_by_what_the_node_suggests() {
+    fn tip_is_bounded_by_the_operator_and_by_the_suggestion() {
         const GWEI: u128 = 1_000_000_000;
         // Three transactions in empty blocks set the median.
         assert_eq!(bounded_tip(400 * GWEI, Some(GWEI), 20 * GWEI), 5 * GWEI);
-        // The node itself is wrong.
+        // The node's suggestion is wrong.
         assert_eq!(
             bounded_tip(400 * GWEI, Some(400 * GWEI), 20 * GWEI),
             20 * GWEI
@@ -196,12 +228,15 @@ mod tests {
         assert_eq!(bounded_tip(400 * GWEI, None, 20 * GWEI), 20 * GWEI);
         // An ordinary day.
         assert_eq!(bounded_tip(2 * GWEI, Some(GWEI), 20 * GWEI), 2 * GWEI);
-        assert_eq!(bounded_tip(TIP_TRIFLE, Some(0), 20 * GWEI), TIP_TRIFLE);
+        assert_eq!(
+            bounded_tip(TIP_NEGLIGIBLE, Some(0), 20 * GWEI),
+            TIP_NEGLIGIBLE
+        );
         assert_eq!(bounded_tip(0, Some(0), 20 * GWEI), 1);
     }
 
     #[test]
-    fn a_replacement_pays_no_tip_over_the_bound() {
+    fn replacement_pays_no_tip_over_the_bound() {
         let old = Fees::Dynamic { max: 100, tip: 10 };
         let now = Fees::Dynamic { max: 500, tip: 400 };
         let raised = Fees::Dynamic { max: 500, tip: 20 };
@@ -211,7 +246,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_nodes_say_no_tip_is_over_the_bound(
+        fn no_history_leads_to_a_tip_over_the_bound(
             base: u128, rewards: Vec<u128>, suggested: Option<u128>, tip_max in 1..u128::MAX,
         ) {
             let history = History {
@@ -236,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_raise_is_at_least_a_tenth_of_everything() {
+    fn raise_is_at_least_a_tenth_of_everything() {
         let old = Fees::Dynamic { max: 100, tip: 10 };
         let now = |max| Fees::Dynamic { max, tip: 1 };
         let raised = |max| Some(Fees::Dynamic { max, tip: 12 });
@@ -247,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_raise_keeps_under_the_limit_or_is_not_made() {
+    fn raise_over_the_limit_is_not_made() {
         let old = Fees::Dynamic { max: 100, tip: 10 };
         let now = Fees::Dynamic { max: 500, tip: 400 };
         let raised = Fees::Dynamic { max: 200, tip: 200 };
@@ -256,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn the_offer_outlives_a_doubled_base_fee() {
+    fn fees_cover_a_doubled_base_fee() {
         let history = History {
             base_fee_per_gas: vec![U128::from(7), U128::from(10)],
             reward: vec![

@@ -1,0 +1,54 @@
+//! Tokens, as signatures and prices need to know them.
+
+use alloy::primitives::{Address, B256};
+use serde::{Deserialize, Serialize};
+
+use crate::eip712;
+
+/// A token, as a payment's signature and a price need to know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Token {
+    /// The contract.
+    #[serde(rename = "asset")]
+    pub address: Address,
+    /// The name in the token's EIP-712 domain. It may differ from the name that wallets display.
+    pub name: String,
+    /// The version in the token's EIP-712 domain.
+    pub version: String,
+    /// The number of decimal places in displayed amounts.
+    pub decimals: u8,
+    /// The ticker.
+    pub symbol: String,
+    /// How a payment moves the token.
+    #[serde(default, rename = "assetTransferMethod")]
+    pub method: TransferMethod,
+    /// Whether the token accepts signed approvals (EIP-2612).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub supports_eip2612: bool,
+    /// Whether the token logs `AuthorizationUsed` right before its `Transfer`, as Circle's FiatToken does.
+    ///
+    /// Then equal payments can share a transaction, because the nonce shows which transfer belongs to
+    /// which payment. Set it only for a token whose source shows it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub logs_authorization_first: bool,
+}
+
+impl Token {
+    /// The separator of the token's EIP-712 domain on the chain with this id.
+    pub fn domain_separator(&self, chain_id: u64) -> B256 {
+        eip712::domain_separator(&self.name, &self.version, chain_id, self.address)
+    }
+}
+
+/// How a payment moves a token on behalf of its owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum TransferMethod {
+    /// The token itself accepts signed transfers (EIP-3009).
+    #[default]
+    Eip3009,
+    /// The Permit2 contract moves the token.
+    Permit2,
+}
