@@ -438,7 +438,7 @@ async fn told_to_stop_it_finishes_and_says_nothing_secret() {
         !log.contains(&signature),
         "a payer's signature is in the log"
     );
-    assert!(log.contains("nothing was under way"), "{log}");
+    assert!(log.contains("no settlement was in progress"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! The engine: every network behind one [`Facilitator`].
+//! The engine: all networks behind one [`Facilitator`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
-use quittance_core::wire::{Rest, SettleResponse, SupportedResponse, VerifyResponse};
+use quittance_core::wire::{
+    Rest, SettleResponse, SupportedKind, SupportedResponse, VerifyResponse,
+};
 use quittance_core::{
     Chain, Clock, Facilitator, FacilitatorError, Fault, FaultKind, Health, Network, PaymentId,
     PaymentRequest, Reason, Rejection, Scheme, SignatureClaim, SystemClock, TransactionId,
 };
+use quittance_journal::{Journal, Settlement};
 use tokio::sync::broadcast;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -21,67 +24,63 @@ use tracing::{info, warn};
 use crate::event::{EVENTS_MAX, Event};
 use crate::failures::FailureLimits;
 use crate::policy::{AllowAll, Policy};
-use crate::rail::{Rail, Shared, Unheard};
+use crate::rail::{LostAnswers, Permit, Rail, Services};
 use crate::signatures::Signatures;
-use crate::watch::Timing;
-use quittance_journal::{Journal, Settlement};
+use crate::timing::Timing;
 
-/// How long a /settle waits for its outcome before it answers `settlement_pending`, unless told otherwise. Sellers wait
-/// 30 to 90 seconds for their facilitator; blocks come every 0.2 to 12 seconds.
+/// How long /settle waits for an outcome by default before it answers `settlement_pending`. Sellers
+/// wait 30 to 90 seconds for their facilitator, and blocks take 0.2 to 12 seconds.
 pub const SETTLE_WAIT: Duration = Duration::from_secs(20);
 
-/// The longest time that a /settle may wait: no client waits longer, and the clock has an end.
+/// The longest time that /settle may wait. No client waits longer, and a deadline must be a valid time.
 const SETTLE_WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long stopping may take once everything was told to stop: one round trip to a node that does not answer.
+/// How long the tasks may take to stop: one round trip to a node that does not answer.
 const STOP_MAX: Duration = Duration::from_secs(10);
 
-/// Verifies and settles payments on every network it was given.
+/// Verifies and settles payments on the networks that it was built with.
 ///
-/// Cheap to clone; all clones are one engine, which stops when the last is dropped. It works in tasks of its own, so a
-/// caller that goes away cancels nothing.
+/// Cheap to clone. All clones are one engine, which stops when the last clone is dropped. The engine
+/// works in its own tasks, so a caller that disconnects cancels nothing.
 #[derive(Clone)]
 pub struct Engine {
     rails: Arc<Vec<Arc<dyn AnyRail>>>,
     journal: Arc<dyn Journal>,
     events: broadcast::Sender<Event>,
-    unheard: Unheard,
+    lost_answers: LostAnswers,
     stopping: CancellationToken,
     tasks: TaskTracker,
     /// Stops the tasks when the last clone is dropped.
     _stop: Arc<DropGuard>,
 }
 
-/// A rail of any chain.
+/// A rail of any chain type.
 #[async_trait]
 trait AnyRail: Send + Sync {
     fn network(&self) -> &Network;
-    fn kinds(&self) -> Vec<quittance_core::wire::SupportedKind>;
+    fn kinds(&self) -> Vec<SupportedKind>;
     fn signers(&self) -> Vec<String>;
     fn health(&self) -> Health;
-    fn live(&self) -> usize;
+    fn in_progress(&self) -> usize;
     async fn look(&self);
     async fn recover(&self) -> Result<(), Fault>;
     async fn verify(&self, request: &PaymentRequest) -> Result<VerifyResponse, FacilitatorError>;
     async fn settle(
         &self,
         request: &PaymentRequest,
-        sequence: HeldPlace,
+        permit: Permit,
     ) -> Result<SettleResponse, FacilitatorError>;
 }
 
-/// Something that a caller holds while its payment is worked on. The engine only drops it.
-pub(crate) type HeldPlace = Box<dyn Send>;
-
-/// The handle through which the engine holds a rail of whatever chain.
-struct Handle<C: Chain>(Arc<Rail<C>>);
+/// A rail of one chain type, as an [`AnyRail`].
+struct ErasedRail<C: Chain>(Arc<Rail<C>>);
 
 #[async_trait]
-impl<C: Chain> AnyRail for Handle<C> {
+impl<C: Chain> AnyRail for ErasedRail<C> {
     fn network(&self) -> &Network {
-        self.0.chain.network()
+        self.0.chain().network()
     }
-    fn kinds(&self) -> Vec<quittance_core::wire::SupportedKind> {
+    fn kinds(&self) -> Vec<SupportedKind> {
         self.0.kinds()
     }
     fn signers(&self) -> Vec<String> {
@@ -90,8 +89,8 @@ impl<C: Chain> AnyRail for Handle<C> {
     fn health(&self) -> Health {
         self.0.health()
     }
-    fn live(&self) -> usize {
-        self.0.live()
+    fn in_progress(&self) -> usize {
+        self.0.in_progress()
     }
     async fn look(&self) {
         self.0.look().await;
@@ -105,13 +104,13 @@ impl<C: Chain> AnyRail for Handle<C> {
     async fn settle(
         &self,
         request: &PaymentRequest,
-        sequence: HeldPlace,
+        permit: Permit,
     ) -> Result<SettleResponse, FacilitatorError> {
-        self.0.settle(request, sequence).await
+        self.0.settle(request, permit).await
     }
 }
 
-/// Puts an engine together.
+/// Builds an [`Engine`].
 pub struct EngineBuilder {
     journal: Arc<dyn Journal>,
     clock: Arc<dyn Clock>,
@@ -123,48 +122,49 @@ pub struct EngineBuilder {
         clippy::type_complexity,
         reason = "a list of constructors, used in one place"
     )]
-    rails: Vec<Box<dyn FnOnce(Shared) -> Arc<dyn AnyRail> + Send>>,
+    rails: Vec<Box<dyn FnOnce(Services) -> Arc<dyn AnyRail> + Send>>,
 }
 
 impl EngineBuilder {
-    /// Adds a chain with the schemes that are settled on it.
+    /// Adds a chain, and the schemes that are settled on it.
     #[must_use]
     pub fn chain<C: Chain>(mut self, chain: C, schemes: Vec<Arc<dyn Scheme<C>>>) -> Self {
-        self.rails.push(Box::new(move |shared| {
-            Arc::new(Handle(Rail::start(Arc::new(chain), schemes, shared)))
+        self.rails.push(Box::new(move |services| {
+            Arc::new(ErasedRail(Rail::start(Arc::new(chain), schemes, services)))
         }));
         self
     }
 
-    /// Says which payments are settled; without it, all that are valid.
+    /// Sets which payments are settled. The default settles all valid payments.
     #[must_use]
     pub fn policy(mut self, policy: impl Policy) -> Self {
         self.policy = Arc::new(policy);
         self
     }
 
-    /// Says what time it is; without it, the operating system does.
+    /// Sets the clock. The default is the clock of the operating system.
     #[must_use]
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
     }
 
-    /// Says how long a /settle waits for its outcome, at most a day; without it, [`SETTLE_WAIT`].
+    /// Sets how long /settle waits for an outcome, at most a day. The default is [`SETTLE_WAIT`].
     #[must_use]
     pub fn settle_wait(mut self, wait: Duration) -> Self {
         self.settle_wait = wait.min(SETTLE_WAIT_MAX);
         self
     }
 
-    /// Says how long to wait before something is done about what was sent; without it, [`Timing::default`].
+    /// Sets how long the engine waits before it acts on a sent transaction. The default is
+    /// [`Timing::default`].
     #[must_use]
     pub fn timing(mut self, timing: Timing) -> Self {
         self.timing = timing;
         self
     }
 
-    /// Says how many transactions may fail for one payer or recipient in an hour; without it,
+    /// Sets how many transactions may fail for one payer or recipient in an hour. The default is
     /// [`FailureLimits::default`].
     #[must_use]
     pub fn failure_limits(mut self, limits: FailureLimits) -> Self {
@@ -172,19 +172,20 @@ impl EngineBuilder {
         self
     }
 
-    /// Starts: looks at every chain, and takes up every settlement that the journal has open.
+    /// Starts the engine. Looks at every chain, and resumes the open settlements of the journal.
     ///
-    /// A chain that cannot be reached now is no error; it is left out of [`supported`](Facilitator::supported) until it
-    /// can.
+    /// A chain that cannot be reached now is not an error. [`supported`](Facilitator::supported)
+    /// omits it until it can be reached.
     ///
     /// # Errors
-    /// When the journal cannot be read, or one network was added twice: two rails would use each signer's places twice.
+    /// When the journal cannot be read, or a network was added twice: two rails would use the same
+    /// sequence numbers of each signer.
     pub async fn start(self) -> Result<Engine, Fault> {
         let threads = available_parallelism().map_or(1, usize::from);
         let verifier = quittance_verify::Verifier::new(quittance_verify::Config::default())
             .map_err(|error| Fault::new(FaultKind::Internal, error))?;
         let check = move |claims: &[&SignatureClaim]| verifier.verify(claims);
-        let shared = Shared {
+        let services = Services {
             journal: self.journal,
             clock: self.clock,
             policy: self.policy,
@@ -193,41 +194,44 @@ impl EngineBuilder {
             timing: self.timing,
             failure_limits: self.failure_limits,
             events: broadcast::Sender::new(EVENTS_MAX),
-            unheard: Unheard::default(),
+            lost_answers: LostAnswers::default(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
         let rails: Vec<_> = self
             .rails
             .into_iter()
-            .map(|rail| rail(shared.clone()))
+            .map(|rail| rail(services.clone()))
             .collect();
         let mut networks = BTreeSet::new();
         if let Some(twice) = rails
             .iter()
             .find(|rail| !networks.insert(rail.network().id()))
         {
-            shared.stopping.cancel();
-            let what = format_args!("the network {} is given twice", twice.network());
+            services.stopping.cancel();
+            let what = format_args!(
+                "the network {} was added twice: remove one",
+                twice.network()
+            );
             return Err(Fault::new(FaultKind::Misconfigured, what));
         }
         join_all(rails.iter().map(|rail| rail.look())).await;
         for rail in &rails {
             rail.recover().await?;
         }
-        let Shared {
+        let Services {
             journal,
             events,
-            unheard,
+            lost_answers,
             stopping,
             tasks,
             ..
-        } = shared;
+        } = services;
         Ok(Engine {
             rails: Arc::new(rails),
             journal,
             events,
-            unheard,
+            lost_answers,
             _stop: Arc::new(stopping.clone().drop_guard()),
             stopping,
             tasks,
@@ -236,7 +240,7 @@ impl EngineBuilder {
 }
 
 impl Engine {
-    /// An engine without networks yet, with this journal.
+    /// A builder for an engine with this journal, and no networks yet.
     pub fn builder(journal: impl Journal) -> EngineBuilder {
         EngineBuilder {
             journal: Arc::new(journal),
@@ -249,19 +253,20 @@ impl Engine {
         }
     }
 
-    /// Settles, as [`Facilitator::settle`] does, and drops `place` as soon as the payment is in a lane and only its outcome is
-    /// waited for. A server bounds by it what is worked on at once: waiting costs next to nothing and takes up to
-    /// [`settle_wait`](EngineBuilder::settle_wait). A caller that goes away does not free its place before.
+    /// As [`Facilitator::settle`], with a permit. The engine drops the permit as soon as the payment
+    /// waits in a lane. A server can so limit how many payments are worked on at once. Waiting for the
+    /// outcome costs almost nothing and takes up to [`settle_wait`](EngineBuilder::settle_wait). A
+    /// caller that disconnects does not free its permit earlier.
     ///
     /// # Errors
     /// As [`Facilitator::settle`].
-    pub async fn settle_with_place(
+    pub async fn settle_with_permit(
         &self,
         request: &PaymentRequest,
-        sequence: impl Send + 'static,
+        permit: impl Send + 'static,
     ) -> Result<SettleResponse, FacilitatorError> {
         match self.rail(&request.requirements.network) {
-            Ok(rail) => rail.settle(request, Box::new(sequence)).await,
+            Ok(rail) => rail.settle(request, Box::new(permit)).await,
             Err(rejection) => Ok(SettleResponse::failed(
                 &request.requirements.network,
                 &rejection,
@@ -271,7 +276,7 @@ impl Engine {
         }
     }
 
-    /// What is known of a settlement, by its identity.
+    /// A settlement, by its identity. `None` if the authorization was never claimed.
     ///
     /// # Errors
     /// When the journal cannot be read.
@@ -279,7 +284,7 @@ impl Engine {
         Ok(self.journal.settlement(id).await?)
     }
 
-    /// The settlements a transaction was made for.
+    /// The settlements that a transaction was made for.
     ///
     /// # Errors
     /// When the journal cannot be read.
@@ -294,20 +299,21 @@ impl Engine {
         Ok(settlements)
     }
 
-    /// Notes that an answer which reported the success of a settlement was lost on its way to the caller: for a minute, the next
-    /// who asks with the same request hears success again. For servers whose connection broke before the answer was handed to
-    /// it. A caller that says so of an answer that did arrive lets one payment be reported twice.
+    /// Notes that an answer which reported success did not reach its caller. For a minute, the next
+    /// caller with the same request gets success again. Servers call this if the connection broke
+    /// before the answer was handed to it. Called for an answer that did arrive, it lets one payment be
+    /// reported twice.
     pub fn answer_was_lost(&self, settlement: PaymentId) {
-        self.unheard.note(settlement);
+        self.lost_answers.note(settlement);
     }
 
-    /// What happens to payments after they were settled, from now on. A subscriber that is more than a thousand events behind
-    /// loses the oldest; [`settlement`](Self::settlement) has the state of each.
+    /// The events of settled payments from now on. A subscriber that is more than a thousand events
+    /// behind loses the oldest. [`settlement`](Self::settlement) has the state of each payment.
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
     }
 
-    /// How every network is, as last looked at.
+    /// The health of every network at its last look.
     pub fn health(&self) -> Vec<(Network, Health)> {
         self.rails
             .iter()
@@ -315,34 +321,35 @@ impl Engine {
             .collect()
     }
 
-    /// What is wrong with the journal; `None` while it can be written. Nothing is settled on any network until then.
+    /// What is wrong with the journal; `None` while it can be written. While there is a problem,
+    /// nothing is settled on any network.
     pub fn journal_problem(&self) -> Option<String> {
         self.journal.problem()
     }
 
-    /// How many settlements are under way.
+    /// The number of settlements in progress.
     pub fn in_progress(&self) -> usize {
-        self.rails.iter().map(|rail| rail.live()).sum()
+        self.rails.iter().map(|rail| rail.in_progress()).sum()
     }
 
-    /// Waits until nothing is under way, but no longer than `wait`, and stops. What is not finished stands in the
-    /// journal and is taken up at the next start.
+    /// Waits until no settlement is in progress, but not longer than `wait`. Then stops the engine.
+    /// Unfinished settlements are in the journal, and the next start resumes them.
     pub async fn shut_down(&self, wait: Duration) {
         let deadline = Instant::now() + wait.min(SETTLE_WAIT_MAX);
         while self.in_progress() > 0 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         match self.in_progress() {
-            0 => info!("stopped; nothing was under way"),
+            0 => info!("stopped; no settlement was in progress"),
             left => warn!(
                 left,
-                "stopped with settlements under way; the next start takes them up"
+                "stopped with settlements in progress; the next start resumes them"
             ),
         }
         self.stopping.cancel();
         self.tasks.close();
         if timeout(STOP_MAX, self.tasks.wait()).await.is_err() {
-            warn!("some work did not stop");
+            warn!("some tasks did not stop");
         }
     }
 
@@ -370,7 +377,7 @@ impl Facilitator for Engine {
     }
 
     async fn settle(&self, request: &PaymentRequest) -> Result<SettleResponse, FacilitatorError> {
-        self.settle_with_place(request, ()).await
+        self.settle_with_permit(request, ()).await
     }
 
     async fn supported(&self) -> Result<SupportedResponse, FacilitatorError> {

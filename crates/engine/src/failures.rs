@@ -1,34 +1,37 @@
-//! Failed settlements: each cost the operator a transaction and brought nothing. A payer, or a recipient, for whom too
-//! many fail in an hour is not served for the rest of it.
+//! Limits the failed settlements of a payer and of a recipient. Each one costs the operator a
+//! transaction.
 //!
-//! What can be known before a transaction is sent is checked before. What is left (a contract wallet that changes its
-//! mind, money that leaves between look and block) costs gas each time, and a fresh authorization costs its payer
-//! nothing. So failures are counted.
+//! Most failures are found before a transaction is sent. The others cost gas each time: a contract
+//! wallet that changes its answer, or money that leaves between the check and the block. A new
+//! authorization costs its payer nothing. So failures are counted, and after too many in an hour the
+//! account is refused for the rest of that hour.
 //!
-//! The count is kept in memory and starts anew with the process.
+//! The counts are in memory and start at zero with the process.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use quittance_core::{Reason, Rejection, Timestamp};
 
-/// How many settlements may fail in an hour, each at the cost of a transaction, before no more are tried. 0: any number.
+/// How many settlements may fail with a transaction in an hour before further ones are refused. 0 is
+/// no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FailureLimits {
-    /// Of one payer.
+    /// The limit for one payer.
     pub per_payer: u32,
-    /// For one recipient. Beyond it, only payers are served for it that have settled something in the last hour: a
-    /// recipient is named by its payers, so a stranger could use up the count of a seller.
+    /// The limit for one recipient. Above it, only payers that settled a payment in the last hour can
+    /// pay this recipient. Any payer can name any recipient, so without this exception an attacker
+    /// could block a seller.
     pub per_recipient: u32,
 }
 
 impl Default for FailureLimits {
     fn default() -> Self {
         Self {
-            // An honest payer's fails when it spends its last money in two places at once, or moves it: rare, and not five
-            // times an hour.
+            // An honest payer's settlement fails if it spends its last money twice at once, or moves
+            // it. That is rare, and does not happen five times an hour.
             per_payer: 5,
-            // Six payers at their limit.
+            // As many as six payers at their limit.
             per_recipient: 30,
         }
     }
@@ -37,12 +40,13 @@ impl Default for FailureLimits {
 /// For how long a failure counts, in seconds.
 const WINDOW_SECS: u64 = 3600;
 
-/// One more failure is allowed for this many settlements that succeeded since the first one: who pays thousands of times
-/// an hour fails a few times.
+/// One more failure is allowed for this many settlements since the first failure. An account with
+/// thousands of payments an hour has a few failures.
 const SETTLED_PER_FAILURE: u32 = 10;
 
-/// How many accounts are remembered of each kind. Each is some hundred bytes; each that has failed has cost a transaction.
-/// When it is full, the failures of further accounts are not counted until an hour has passed.
+/// How many accounts of each kind are remembered. Each takes about a hundred bytes, and each failed one
+/// has cost a transaction. When the memory is full, failures of further accounts are not counted until
+/// an hour has passed.
 const ACCOUNTS_MAX: usize = 20_000;
 
 /// Counts failures.
@@ -56,11 +60,11 @@ pub(crate) struct Failures {
 struct Known {
     payers: HashMap<String, Account>,
     recipients: HashMap<String, Account>,
-    /// Payers that have settled something, and when.
+    /// When each payer last settled a payment.
     settled: HashMap<String, Timestamp>,
 }
 
-/// What happened to an account since its first failure.
+/// The counts of an account since its first failure.
 #[derive(Debug, Clone, Copy)]
 struct Account {
     since: Timestamp,
@@ -90,7 +94,7 @@ impl Failures {
     /// Whether a payment of this payer to this recipient may be tried.
     ///
     /// # Errors
-    /// [`Reason::TOO_MANY_FAILURES`], and until when.
+    /// [`Reason::TOO_MANY_FAILURES`]. The detail says until when.
     pub(crate) fn check(
         &self,
         payer: &str,
@@ -101,7 +105,7 @@ impl Failures {
         let refused = |whose: &str, account: &Account| {
             let until = account.since.plus_secs(WINDOW_SECS);
             let detail = format!(
-                "{} transactions of this {whose} failed within an hour: it is served again at {until}",
+                "{} transactions of this {whose} failed within an hour: retry at {until}",
                 account.failed
             );
             Err(Rejection::new(Reason::TOO_MANY_FAILURES, detail))
@@ -121,14 +125,14 @@ impl Failures {
         Ok(())
     }
 
-    /// A transaction was included, and did not settle the payment.
+    /// Counts a transaction that was included and did not settle its payment.
     pub(crate) fn failed(&self, payer: &str, recipient: &str, now: Timestamp) {
         let mut known = self.known();
         count_failure(&mut known.payers, payer, now);
         count_failure(&mut known.recipients, recipient, now);
     }
 
-    /// A payment has settled.
+    /// Counts a settled payment.
     pub(crate) fn settled(&self, payer: &str, recipient: &str, now: Timestamp) {
         let mut known = self.known();
         if let Some(account) = known.payers.get_mut(payer) {
@@ -144,7 +148,8 @@ impl Failures {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        // A panic with the lock left whole values: each change is a count or an insertion.
+        // A thread that panicked with the lock left complete values: each change is one count or one
+        // insertion.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -166,7 +171,7 @@ fn count_failure(accounts: &mut HashMap<String, Account>, address: &str, now: Ti
     account.failed = account.failed.saturating_add(1);
 }
 
-/// Forgets what is over, where the memory is full.
+/// Removes expired entries if the memory is full.
 fn make_room<T>(accounts: &mut HashMap<String, T>, is_over: impl Fn(&T) -> bool) {
     if accounts.len() >= ACCOUNTS_MAX {
         accounts.retain(|_, account| !is_over(account));
@@ -192,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payer_whose_transactions_keep_failing_is_served_again_after_an_hour() {
+    fn a_payer_over_its_limit_is_served_after_an_hour() {
         let failures = Failures::new(FailureLimits::default());
         for at in 0..5 {
             assert!(is_served(&failures, "payer", "seller", NOW), "{at}");
@@ -216,9 +221,9 @@ mod tests {
         assert!(is_served(&failures, "payer", "seller", NOW.plus_secs(3602)));
     }
 
-    /// A stranger can name any recipient: the recipient's known payers must not suffer for it.
+    /// An attacker can name any recipient. The recipient's known payers can still pay it.
     #[test]
-    fn a_recipient_that_strangers_make_fail_keeps_the_payers_it_has() {
+    fn a_recipient_over_its_limit_keeps_its_known_payers() {
         let failures = Failures::new(FailureLimits::default());
         failures.settled("regular", "seller", NOW);
         for stranger in 0..6 {
@@ -253,9 +258,9 @@ mod tests {
     }
 
     proptest! {
-        /// What can be wasted on one payer in an hour: the limit, and a tenth of what it has settled.
+        /// One payer can cost this many transactions in an hour: the limit and a tenth of its settlements.
         #[test]
-        fn failures_are_bounded_by_the_limit_and_by_what_settles(outcomes in prop::collection::vec(any::<bool>(), 0..300), limit in 1_u32..8) {
+        fn failures_are_bounded_by_limit_and_settlements(outcomes in prop::collection::vec(any::<bool>(), 0..300), limit in 1_u32..8) {
             let failures = Failures::new(FailureLimits { per_payer: limit, per_recipient: 0 });
             let (mut failed, mut settled) = (0, 0);
             for settles in outcomes {

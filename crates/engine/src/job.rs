@@ -1,110 +1,142 @@
-//! A settlement on its way: what the lane and the watcher hand to each other.
+//! A claimed settlement that a task works on.
 
 use std::sync::Arc;
 
-use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
-use quittance_core::{Amount, Chain, Fault, Payment, PaymentId, Timestamp, TransactionId};
-use tokio::sync::watch;
+use quittance_core::{Amount, Chain, Payment, PaymentId, Timestamp};
+use quittance_journal::{Claim, Settlement};
 
+use crate::in_flight::{InFlightGuard, Progress};
 use crate::ledger::Reservation;
-use quittance_journal::Outcome;
 
-/// How far a settlement has come, for those who wait for it.
-#[derive(Debug, Clone)]
-pub(crate) enum Progress {
-    /// Not in the journal yet.
-    Claiming,
-    /// Claimed; nothing was sent yet.
-    Waiting,
-    /// Sent, or possibly sent, in this transaction.
-    Sent(TransactionId),
-    /// Ended, and in the journal.
-    Concluded(Outcome),
-    /// Given back: nothing was sent, and the fault is ours.
-    Released(Fault),
-}
-
-/// The settlements this process is working on, with their progress. Nobody works on one twice.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct InFlight(Arc<DashMap<PaymentId, watch::Receiver<Progress>>>);
-
-/// The right to work on a settlement; ends when dropped.
-#[derive(Debug)]
-pub(crate) struct InFlightGuard {
+/// A claimed settlement with all that is needed to finish it.
+///
+/// There are two ways to a job: a claim that was won, and an open settlement from the journal.
+pub(crate) struct Job<C: Chain> {
     id: PaymentId,
-    live: InFlight,
-    progress: watch::Sender<Progress>,
+    attempt: u32,
+    amount: Amount,
+    expires: Timestamp,
+    payer: Arc<str>,
+    pay_to: Arc<str>,
+    /// The part of the payer's balance that this payment needs until it ends.
+    reservation: Reservation,
+    payment: Arc<dyn Payment<C>>,
+    /// Whether it shares no transaction with other payments.
+    alone: bool,
+    /// Whether success was reported before the chain took the payment back.
+    success_reported: bool,
+    guard: InFlightGuard,
 }
 
-impl InFlight {
-    /// The right to work on a settlement, unless somebody has it: then how to wait for them.
-    pub(crate) fn hold(&self, id: PaymentId) -> Result<InFlightGuard, watch::Receiver<Progress>> {
-        match self.0.entry(id) {
-            Entry::Occupied(held) => Err(held.get().clone()),
-            Entry::Vacant(free) => {
-                let (progress, follow) = watch::channel(Progress::Claiming);
-                free.insert(follow);
-                Ok(InFlightGuard {
-                    id,
-                    live: self.clone(),
-                    progress,
-                })
-            }
+impl<C: Chain> Job<C> {
+    /// The job of a claim that was won in this attempt.
+    pub(crate) fn claimed(
+        claim: &Claim,
+        attempt: u32,
+        payment: Arc<dyn Payment<C>>,
+        reservation: Reservation,
+        guard: InFlightGuard,
+    ) -> Self {
+        guard.report(Progress::Waiting);
+        Self {
+            id: claim.id,
+            attempt,
+            amount: claim.amount,
+            expires: claim.expires,
+            payer: claim.payer.as_str().into(),
+            pay_to: claim.pay_to.as_str().into(),
+            reservation,
+            payment,
+            alone: false,
+            success_reported: false,
+            guard,
         }
     }
 
-    /// How to wait for a settlement that is being worked on.
-    pub(crate) fn follow(&self, id: &PaymentId) -> Option<watch::Receiver<Progress>> {
-        self.0.get(id).map(|follow| follow.clone())
+    /// The job of an open settlement from the journal.
+    pub(crate) fn resumed(
+        settlement: &Settlement,
+        payment: Arc<dyn Payment<C>>,
+        reservation: Reservation,
+        guard: InFlightGuard,
+    ) -> Self {
+        let claim = &settlement.claim;
+        let success_reported = settlement.success_reported_at.is_some();
+        let job = Self::claimed(claim, settlement.attempt, payment, reservation, guard);
+        if let Some(sent) = settlement.transaction() {
+            job.guard.report(Progress::Sent(sent.id.clone()));
+        }
+        Self {
+            success_reported,
+            ..job
+        }
     }
 
-    /// How many are being worked on.
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
+    /// The authorization's identity.
+    pub(crate) fn id(&self) -> PaymentId {
+        self.id
     }
-}
 
-impl InFlightGuard {
-    /// Tells those who wait.
+    /// The number of the attempt.
+    pub(crate) fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// The amount to transfer.
+    pub(crate) fn amount(&self) -> Amount {
+        self.amount
+    }
+
+    /// The first moment at which the authorization can no longer be used.
+    pub(crate) fn expires(&self) -> Timestamp {
+        self.expires
+    }
+
+    /// The payer's address. Payers take turns in a lane.
+    pub(crate) fn payer(&self) -> &Arc<str> {
+        &self.payer
+    }
+
+    /// The recipient's address.
+    pub(crate) fn pay_to(&self) -> &str {
+        &self.pay_to
+    }
+
+    /// The decoded payment.
+    pub(crate) fn payment(&self) -> &Arc<dyn Payment<C>> {
+        &self.payment
+    }
+
+    /// Whether it shares no transaction with other payments. Its last transaction had no effect for
+    /// it, or the chain did not sign its batch.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.alone
+    }
+
+    /// Sets whether it shares no transaction with other payments.
+    #[must_use]
+    pub(crate) fn with_alone(self, alone: bool) -> Self {
+        Self { alone, ..self }
+    }
+
+    /// Whether success was reported before the chain took the payment back. Such a job is not given
+    /// up because of a fault.
+    pub(crate) fn success_reported(&self) -> bool {
+        self.success_reported
+    }
+
+    /// Reports progress to the callers that wait for it.
     pub(crate) fn report(&self, progress: Progress) {
-        self.progress.send_replace(progress);
+        self.guard.report(progress);
     }
 
-    /// How to wait for it.
-    pub(crate) fn follow(&self) -> watch::Receiver<Progress> {
-        self.progress.subscribe()
-    }
-}
-
-impl Drop for InFlightGuard {
-    fn drop(&mut self) {
-        self.live.0.remove(&self.id);
+    /// Frees the payer's balance, because the outcome is known.
+    pub(crate) fn free_balance(&self) {
+        self.reservation.release();
     }
 }
 
-/// A claimed settlement with all that is needed to finish it.
-pub(crate) struct Job<C: Chain> {
-    pub(crate) id: PaymentId,
-    pub(crate) attempt: u32,
-    pub(crate) amount: Amount,
-    pub(crate) expires: Timestamp,
-    /// Who pays; payers take turns in a lane.
-    pub(crate) payer: Arc<str>,
-    /// Who receives.
-    pub(crate) pay_to: Arc<str>,
-    /// What it takes of the payer's balance until it ends.
-    pub(crate) reservation: Reservation,
-    pub(crate) payment: Arc<dyn Payment<C>>,
-    /// Whether it shares no transaction with others: it was in one that had no effect for it, though it should have had; or
-    /// in a group that the chain did not sign.
-    pub(crate) alone: bool,
-    /// Whether success was reported for it, before the chain took it back. It is not given up for a fault of ours.
-    pub(crate) told: bool,
-    pub(crate) hold: InFlightGuard,
-}
-
-/// A job with the action that was found to work a moment ago.
+/// A job with an action that settled it in a simulation a moment ago.
 pub(crate) struct Ready<C: Chain> {
     pub(crate) job: Job<C>,
     pub(crate) action: C::Action,

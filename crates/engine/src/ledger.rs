@@ -1,10 +1,11 @@
-//! What payers have under way: the sum of each payer's open payments in an asset.
+//! The sum of each payer's open payments in an asset.
 //!
-//! A payment is tried against the balance that the chain shows, as if it were the only one. A payer with money for one
-//! payment could have a hundred tried at once, all of them good; ninety-nine would fail on the chain, at the operator's
-//! cost. So before a payment is claimed, it and all that its payer has under way must fit into the balance that was seen.
+//! A simulation checks a payment against the balance on the chain, as if it were the payer's only one.
+//! A payer with money for one payment could submit a hundred at once, and each would pass. Ninety-nine
+//! would fail on the chain, at the operator's cost. So before a payment is claimed, it must fit into
+//! the observed balance together with all open payments of its payer.
 //!
-//! It is kept in memory: after a start, the journal's open settlements stand in it before anything else is claimed.
+//! The sums are in memory. A start adds the journal's open settlements before anything is claimed.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,14 +13,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quittance_core::{Amount, Fault, FaultKind};
 
-/// How many payments one payer may have under way in one asset: a tenth of all that may be under way on a network. At a
+/// How many open payments one payer may have in one asset: a tenth of the limit for a network. At a
 /// hundred payments a second this is ten seconds of work for one payer.
 const OPEN_MAX: usize = 1000;
 
 /// Payer and asset, as the chain spells them.
 type Key = (Arc<str>, Arc<str>);
 
-/// What payers have under way.
+/// The open payments of all payers.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Ledger(Arc<Mutex<HashMap<Key, Open>>>);
 
@@ -29,7 +30,7 @@ struct Open {
     sum: Amount,
 }
 
-/// The part of a payer's balance that one payment needs, until it is released or dropped.
+/// The part of a payer's balance that one payment needs. Ends when released or dropped.
 #[derive(Debug)]
 pub(crate) struct Reservation {
     ledger: Ledger,
@@ -39,11 +40,12 @@ pub(crate) struct Reservation {
 }
 
 impl Ledger {
-    /// Whether a payment of `amount` fits into the `balance` that the payer was seen to have, beside what it has under way.
+    /// Whether a payment of `amount` fits into the payer's observed `balance`, together with its open
+    /// payments.
     ///
     /// # Errors
-    /// `busy`, and no verdict: of what is under way some may have left the balance already, or may never leave it. Asked
-    /// again once it has ended, the chain itself says whether the money is there.
+    /// [`FaultKind::Busy`], which is not a verdict. Some of the open payments may have left the balance
+    /// already, or may never leave it. Once they have ended, the chain decides.
     pub(crate) fn check(
         &self,
         payer: &str,
@@ -75,7 +77,7 @@ impl Ledger {
         Ok(self.reservation(key, amount))
     }
 
-    /// Adds a payment that is under way already.
+    /// Adds a payment that is already open.
     pub(crate) fn add(&self, payer: &str, asset: &str, amount: Amount) -> Reservation {
         let key: Key = (payer.into(), asset.into());
         self.open().entry(key.clone()).or_default().add(amount);
@@ -92,7 +94,7 @@ impl Ledger {
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<Key, Open>> {
-        // A panic with the lock left the map whole: each change replaces one value.
+        // A thread that panicked with the lock left the map complete: each change replaces one value.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -103,16 +105,16 @@ impl Open {
         self.sum = Amount::new(self.sum.units().saturating_add(amount.units()));
     }
 
-    /// What is under way with one more payment, where that fits.
+    /// The sum with one more payment, if that fits.
     fn with(mut self, amount: Amount, balance: Option<Amount>) -> Result<Self, Fault> {
         self.add(amount);
         let alone = self.count == 1;
         if !alone && balance.is_some_and(|balance| self.sum > balance) {
-            let what = "the payer's payments under way and this one come to more than the payer has: ask again when they have ended";
+            let what = "the payer's open payments and this one exceed the payer's balance: retry when they have ended";
             return Err(Fault::new(FaultKind::Busy, what).not_attempted());
         }
         if self.count > OPEN_MAX {
-            let what = "the payer has too many payments under way";
+            let what = "the payer has too many open payments: retry when some have ended";
             return Err(Fault::new(FaultKind::Busy, what).not_attempted());
         }
         Ok(self)
@@ -120,7 +122,7 @@ impl Open {
 }
 
 impl Reservation {
-    /// Ends it: the payment's outcome is known.
+    /// Ends it, because the payment's outcome is known.
     pub(crate) fn release(&self) {
         if self.released.swap(true, Ordering::Relaxed) {
             return;
@@ -154,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payer_cannot_have_more_under_way_than_it_has() {
+    fn open_payments_cannot_exceed_the_balance() {
         let ledger = Ledger::default();
         let reserve =
             |payer, asset, units| ledger.reserve(payer, asset, amount(units), Some(amount(100)));
@@ -176,21 +178,21 @@ mod tests {
         drop(first);
         let third = reserve("payer", "coin", 60).unwrap();
         drop((second, third, other_asset, other_payer));
-        assert!(ledger.open().is_empty(), "nothing is remembered");
+        assert!(ledger.open().is_empty(), "no sum is left");
     }
 
-    /// Whether one payment is covered is for the chain to say.
+    /// The chain decides whether one payment is covered.
     #[test]
-    fn a_single_payment_is_never_turned_away_here() {
+    fn a_single_payment_is_never_refused() {
         let ledger = Ledger::default();
         let balance = Some(Amount::ZERO);
         assert!(ledger.reserve("payer", "coin", amount(5), balance).is_ok());
     }
 
     proptest! {
-        /// However payments come and go, what is under way fits into every balance it was admitted for.
+        /// The open payments never exceed the balance that they were admitted for.
         #[test]
-        fn what_is_under_way_fits_into_the_balance(
+        fn open_payments_fit_into_the_balance(
             steps in prop::collection::vec((any::<bool>(), 0_u64..50, any::<prop::sample::Index>()), 0..100),
             balance in 50_u64..300,
         ) {

@@ -1,10 +1,10 @@
 //! Verifies and settles x402 payments.
 //!
-//! What it is: an [`Engine`] that is a [`Facilitator`](quittance_core::Facilitator) for every chain and scheme it is
-//! given, with a [`Journal`] that makes two promises hold: no outcome is ever unknown, and of all who ask, at most one
-//! is ever told that an authorization has settled.
+//! An [`Engine`] is a [`Facilitator`](quittance_core::Facilitator) for the chains and schemes that it
+//! is built with. With its [`Journal`] it keeps two promises. No outcome is ever unknown. And for each
+//! authorization, success is reported at most once.
 //!
-//! What it is not: it has no HTTP in it and names no chain.
+//! This crate contains no HTTP and names no chain.
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -18,18 +18,23 @@
 //! # }
 //! ```
 
+mod context;
 mod engine;
 mod event;
 mod failures;
+mod health;
+mod in_flight;
 mod job;
 mod lane;
 mod ledger;
 mod offline;
+mod outstanding;
 mod policy;
 mod rail;
 mod reader;
+mod schemes;
 mod signatures;
-mod turns;
+mod timing;
 mod watch;
 mod writer;
 
@@ -43,4 +48,4 @@ pub use quittance_journal::{
     Journal, JournalError, Outcome, PAGE_MAX, Page, Settlement, SqliteJournal, State, StateKind,
     UnknownState,
 };
-pub use watch::Timing;
+pub use timing::Timing;

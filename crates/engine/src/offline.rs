@@ -1,4 +1,4 @@
-//! Verification without a chain: all that a request says by itself.
+//! Verification without a chain: everything that a request shows by itself.
 
 use std::borrow::Borrow;
 use std::sync::Arc;
@@ -11,17 +11,17 @@ use quittance_core::{
 };
 use quittance_verify::Config;
 
-use crate::policy::check_facts;
+use crate::policy::check_info;
 
-/// How many payments are decoded before their signatures are checked together. Larger batches gain little, and this many
-/// take under a megabyte.
+/// How many payments are decoded before their signatures are checked together. Larger batches gain
+/// little, and this many take less than a megabyte.
 const BATCH: usize = 1024;
 
-/// The fewest that a thread takes: with fewer, their signatures share too little.
+/// The fewest payments for one thread. In smaller batches, the signatures share too little work.
 const BATCH_MIN: usize = 32;
 
-/// Verifies payments offline, many at a time: reading, the terms, times, and signatures. For logs, research, and everybody
-/// who has more payments than questions.
+/// Verifies many payments without a chain: format, requirements, times and signatures. For logs,
+/// research, and other large sets of payments.
 ///
 /// ```
 /// use quittance_engine::{Offline, Verifier};
@@ -38,21 +38,23 @@ pub struct Verifier {
     threads: usize,
 }
 
-/// What can be said of a payment without a chain.
+/// The verdict on a payment without a chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Offline {
-    /// Every signature holds, and nothing in the request speaks against the payment. Whether the payer has the money is for
-    /// the chain to say.
+    /// Every signature is valid, and the request shows no reason to reject it. Only the chain knows
+    /// whether the payer has the money.
     Holds,
-    /// A signature is not the payer's by its key. Only the chain knows whether the payer is a contract that accepts it.
+    /// A signature is not from the payer's key. Only the chain knows whether the payer is a contract
+    /// that accepts it.
     Undecided,
-    /// The request speaks against the payment.
+    /// The payment is rejected because of the request itself.
     Rejected(Rejection),
     /// The request cannot be read.
     Malformed(Malformed),
 }
 
-/// A scheme of any chain.
+/// A scheme of any chain type.
 trait AnyScheme: Send + Sync {
     fn is_for(&self, request: &PaymentRequest) -> bool;
     fn decode(
@@ -62,7 +64,7 @@ trait AnyScheme: Send + Sync {
     ) -> Result<Box<dyn AnyPayment>, Refusal>;
 }
 
-/// A payment of any chain.
+/// A payment of any chain type.
 trait AnyPayment {
     fn signatures(&self) -> &[SignatureClaim];
     fn check(&self, signatures: &[bool], now: Timestamp) -> Result<(), Rejection>;
@@ -88,7 +90,7 @@ impl<C: Chain> AnyScheme for OnNetwork<C> {
         now: Timestamp,
     ) -> Result<Box<dyn AnyPayment>, Refusal> {
         let payment = self.scheme.decode(request, now)?;
-        check_facts(payment.info())?;
+        check_info(payment.info())?;
         Ok(Box::new(OnChain(payment)))
     }
 }
@@ -109,8 +111,8 @@ impl<C: Chain> AnyPayment for OnChain<C> {
 }
 
 impl Verifier {
-    /// A verifier that knows no scheme yet, with this many threads; 0 for one for each core, and never more than
-    /// [`quittance_verify::WORKERS_MAX`].
+    /// A verifier without schemes yet, with this many threads. 0 means one thread per core. There are
+    /// never more than [`quittance_verify::WORKERS_MAX`].
     ///
     /// # Errors
     /// When the operating system gives no threads.
@@ -136,12 +138,13 @@ impl Verifier {
         self
     }
 
-    /// Verifies requests as of a time; the verdicts stand in their order, and none depends on another request.
+    /// Verifies requests at a given time. The verdicts have the order of the requests. No verdict
+    /// depends on another request.
     pub fn verify_many(&self, requests: &[PaymentRequest], now: Timestamp) -> Vec<Offline> {
         self.spread(requests, |chunk| self.judge(chunk.iter().map(Ok), now))
     }
 
-    /// Reads and verifies requests as they came over HTTP: bodies of `/verify` or `/settle`.
+    /// Reads and verifies HTTP bodies of `/verify` or `/settle`.
     pub fn verify_bodies<B: AsRef<[u8]> + Sync>(
         &self,
         bodies: &[B],
@@ -155,13 +158,13 @@ impl Verifier {
         })
     }
 
-    /// Lets threads take chunk after chunk, and puts the verdicts back in order.
+    /// Distributes chunks over the threads, and returns the verdicts in order.
     fn spread<T: Sync>(
         &self,
         items: &[T],
         judge: impl Fn(&[T]) -> Vec<Offline> + Sync,
     ) -> Vec<Offline> {
-        // A share for every thread, but none so small that its signatures share nothing.
+        // A share for every thread, but not so small that its signatures share no work.
         let size = items.len().div_ceil(self.threads).clamp(BATCH_MIN, BATCH);
         let chunks: Vec<&[T]> = items.chunks(size).collect();
         let next = AtomicUsize::new(0);
@@ -192,7 +195,7 @@ impl Verifier {
             .collect()
     }
 
-    /// Decodes all, checks all signatures together, then judges each.
+    /// Decodes all payments, checks all signatures together, then judges each payment.
     fn judge<R: Borrow<PaymentRequest>>(
         &self,
         requests: impl Iterator<Item = Result<R, Refusal>>,

@@ -1,13 +1,16 @@
-//! What the operator allows, beyond what the protocol does.
+//! Which payments the operator settles.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use quittance_core::{Amount, Network, PaymentInfo, Reason, Rejection};
 
-/// Says which payments the operator settles. Asked after a payment was decoded and before anything costs a round trip,
-/// at /verify and again at /settle.
+/// Decides which payments the operator settles.
 ///
-/// Pure and fast: it stands in the way of every payment.
+/// **The engine** calls it for every payment at /verify and again at /settle: after decoding, and
+/// before the first round trip. It calls it from many tasks at once. If only the chain can name the
+/// payer, it calls it again with that payer.
+///
+/// **An implementation must** be pure and fast, because every payment waits for it.
 pub trait Policy: Send + Sync + 'static {
     /// Whether this payment may be settled.
     ///
@@ -16,12 +19,12 @@ pub trait Policy: Send + Sync + 'static {
     fn allows(&self, network: &Network, info: &PaymentInfo) -> Result<(), Rejection>;
 }
 
-/// What the engine refuses, whatever a scheme or an operator says: a payment that moves nothing, and one that moves money
-/// from an account to itself. Either would cost the operator a fee and pay no seller.
+/// Rejects a payment of zero, and one from an account to itself, whatever the scheme and the operator
+/// say. Both would cost the operator a fee and pay no seller.
 ///
 /// # Errors
 /// The verdict against it.
-pub(crate) fn check_facts(info: &PaymentInfo) -> Result<(), Rejection> {
+pub(crate) fn check_info(info: &PaymentInfo) -> Result<(), Rejection> {
     if info.amount.is_zero() {
         let detail = "the amount is zero";
         return Err(Rejection::new(Reason::AMOUNT_TOO_LOW, detail));
@@ -33,7 +36,7 @@ pub(crate) fn check_facts(info: &PaymentInfo) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// Everything that is valid may be settled.
+/// Settles every valid payment.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AllowAll;
 
@@ -43,12 +46,14 @@ impl Policy for AllowAll {
     }
 }
 
-/// Lists of what may be settled. What is not listed is not restricted.
+/// Lists of recipients and minimum amounts. Networks and assets without an entry are not restricted.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
-    /// The recipients for whom payments are settled, by the network's CAIP-2 identifier, as the chain spells them.
+    /// The recipients whose payments are settled, as the chain spells them. The key is the network's
+    /// CAIP-2 identifier.
     pub recipients: BTreeMap<String, BTreeSet<String>>,
-    /// The smallest amount that is settled, by network and asset, as the chain spells it.
+    /// The smallest amount that is settled. The key is the network and the asset, as the chain spells
+    /// it.
     pub amounts_min: BTreeMap<(String, String), Amount>,
 }
 

@@ -1,23 +1,25 @@
-//! Questions of many payments in few round trips.
+//! Batches the questions of many payments into few round trips.
 //!
-//! A question is sent at once when nothing else is on its way. While questions are on their way, those that come after them
-//! wait together and travel together: the batch grows by itself under load, and nobody waits for a timer.
+//! If no batch is in progress, a question is sent at once. While batches are in progress, further
+//! questions wait and form the next batch. So batches grow under load, and no question waits for a
+//! timer.
 
 use std::sync::Arc;
 
 use quittance_core::{Chain, Fault, FaultKind, Status, Watched};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-/// How many questions may wait. Beyond it callers are told to come back: at a thousand a round trip this is seconds.
+/// How many questions may wait. Further callers are asked to retry: at a thousand questions a round
+/// trip, this many take seconds.
 const QUEUE_MAX: usize = 4096;
 
-/// How many questions travel together at most. The chain splits them further as its nodes need.
+/// How many questions one batch has at most. The chain splits it further as its nodes need.
 const BATCH_MAX: usize = 256;
 
-/// How many batches are on their way at once. Two would keep a node busy; four also hide a slow one.
+/// How many batches are in progress at once. Two would keep a node busy; four also hide a slow node.
 const IN_FLIGHT_MAX: usize = 4;
 
-/// Collects questions and asks them together.
+/// Collects questions and asks them in batches.
 pub(crate) struct Batches<Question, Answer> {
     questions: mpsc::Sender<(Question, Reply<Answer>)>,
 }
@@ -27,7 +29,7 @@ type Reply<Answer> = oneshot::Sender<Result<Answer, Fault>>;
 /// Questions about a chain's state.
 pub(crate) type Reads<C> = Batches<<C as Chain>::Read, <C as Chain>::Answer>;
 
-/// Questions about what has become of the transactions of a place.
+/// Questions about the transactions of one sequence number.
 pub(crate) type Statuses<C> = Batches<Watched, Status<<C as Chain>::Evidence>>;
 
 /// Collects questions about a chain's state.
@@ -79,7 +81,7 @@ async fn ask_all<Question: Send + 'static, Answer: Send + 'static, F>(
 {
     let slots = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
     loop {
-        // First a free slot, then the questions: what comes while all slots are taken joins the next batch.
+        // First a free slot, then the questions: those that arrive meanwhile join the batch.
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
             return;
         };
@@ -87,7 +89,7 @@ async fn ask_all<Question: Send + 'static, Answer: Send + 'static, F>(
         if waiting.recv_many(&mut batch, BATCH_MAX).await == 0 {
             return;
         }
-        // A caller that no longer waits needs no answer.
+        // A caller that has disconnected needs no answer.
         batch.retain(|(_, reply)| !reply.is_closed());
         let (questions, replies): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
         let answers = ask(questions);

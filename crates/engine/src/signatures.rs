@@ -1,9 +1,9 @@
 //! The queue in front of the signature verifier.
 //!
-//! Checking a signature takes tens of microseconds of arithmetic, which is too long for the threads that speak with
-//! callers, and many together take less than each alone. So claims wait in a queue for threads of their own. Each takes all
-//! that waits: one payment when there is little to do, and ever larger batches the more there is. Nobody waits for a batch to
-//! fill.
+//! Checking a signature takes tens of microseconds of arithmetic. That is too long for the threads
+//! that serve callers, and a batch takes less time per signature. So claims wait in a queue for
+//! dedicated threads. Each thread takes all waiting claims: one payment under low load, and larger
+//! batches under high load. No claim waits until a batch is full.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,26 +16,28 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::error;
 
-/// How many claims may wait. One core checks them in half a second even where each is checked alone; a longer queue only
-/// makes everybody late.
+/// How many claims may wait. One core checks them in half a second even one by one. A longer queue
+/// would only delay all callers.
 const WAITING_MAX: usize = 8192;
 
-/// How many claims are taken at once. Batches gain little beyond it, and it bounds the memory that one takes.
+/// How many claims one batch has at most. Larger batches gain little, and the limit bounds their memory.
 const BATCH_MAX: usize = 1024;
 
-/// How long anybody waits. Far more than a full queue takes.
+/// How long a caller waits: far longer than a full queue takes.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// Checks claims; the verdicts stand in their order.
+/// Checks claims. The verdicts have the order of the claims.
 pub(crate) type Check = dyn Fn(&[&SignatureClaim]) -> Vec<bool> + Send + Sync;
 
-/// Where claims wait to be checked. Its threads end when the last handle is dropped.
+/// The queue of claims. Its threads end when the last clone is dropped.
 #[derive(Clone)]
-pub(crate) struct Signatures(Arc<Handle>);
+pub(crate) struct Signatures(Arc<Closer>);
 
-struct Handle(Arc<Shared>);
+/// Closes the queue when dropped.
+struct Closer(Arc<Workers>);
 
-struct Shared {
+/// What the threads share.
+struct Workers {
     queue: Mutex<Queue>,
     arrived: Condvar,
     check: Box<Check>,
@@ -43,14 +45,14 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    waiting: VecDeque<Asked>,
-    /// How many claims those have together.
+    waiting: VecDeque<Waiting>,
+    /// The number of waiting claims.
     claims: usize,
     closed: bool,
 }
 
-/// The claims of one payment, and where the verdicts go.
-struct Asked {
+/// The claims of one payment, and the way back to its caller.
+struct Waiting {
     claims: Vec<SignatureClaim>,
     answer: oneshot::Sender<Vec<bool>>,
 }
@@ -61,12 +63,12 @@ impl Signatures {
     /// # Errors
     /// When the operating system gives no threads.
     pub(crate) fn start(threads: usize, check: Box<Check>) -> Result<Self, Fault> {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(Workers {
             queue: Mutex::default(),
             arrived: Condvar::new(),
             check,
         });
-        let handle = Self(Arc::new(Handle(Arc::clone(&shared))));
+        let handle = Self(Arc::new(Closer(Arc::clone(&shared))));
         for at in 0..threads.max(1) {
             let shared = Arc::clone(&shared);
             thread::Builder::new()
@@ -77,15 +79,20 @@ impl Signatures {
         Ok(handle)
     }
 
-    /// Whether each of these claims holds.
+    /// Checks these claims. Returns whether each is valid.
     ///
     /// # Errors
-    /// [`FaultKind::Busy`] when too many wait already.
+    /// [`FaultKind::Busy`] when too many claims wait already.
     pub(crate) async fn check(&self, claims: &[SignatureClaim]) -> Result<Vec<bool>, Fault> {
         if claims.is_empty() {
             return Ok(Vec::new());
         }
-        let busy = || Fault::new(FaultKind::Busy, "too many signatures wait to be checked");
+        let busy = || {
+            Fault::new(
+                FaultKind::Busy,
+                "too many signatures wait to be checked: retry",
+            )
+        };
         let verdicts = self.0.0.push(claims).ok_or_else(busy)?;
         match timeout(WAIT_MAX, verdicts).await {
             Ok(Ok(verdicts)) => Ok(verdicts),
@@ -98,14 +105,14 @@ impl Signatures {
     }
 }
 
-impl Drop for Handle {
+impl Drop for Closer {
     fn drop(&mut self) {
         self.0.locked().closed = true;
         self.0.arrived.notify_all();
     }
 }
 
-impl Shared {
+impl Workers {
     fn push(&self, claims: &[SignatureClaim]) -> Option<oneshot::Receiver<Vec<bool>>> {
         let (answer, verdicts) = oneshot::channel();
         let mut queue = self.locked();
@@ -113,7 +120,7 @@ impl Shared {
             return None;
         }
         queue.claims += claims.len();
-        queue.waiting.push_back(Asked {
+        queue.waiting.push_back(Waiting {
             claims: claims.to_vec(),
             answer,
         });
@@ -125,24 +132,24 @@ impl Shared {
     fn work(&self) {
         while let Some(batch) = self.next() {
             let claims: Vec<&SignatureClaim> =
-                batch.iter().flat_map(|asked| &asked.claims).collect();
+                batch.iter().flat_map(|waiting| &waiting.claims).collect();
             metrics::histogram!("quittance_signature_batch_size").record(claims.len() as f64);
-            // A mistake in the verifier is not the end of verifying; those who wait are told of a fault.
+            // A panic in the verifier must not end the thread. The callers of this batch get a fault.
             let Ok(verdicts) = catch_unwind(AssertUnwindSafe(|| (self.check)(&claims))) else {
                 error!("the signature verifier panicked");
                 continue;
             };
             let mut verdicts = verdicts.into_iter();
-            for asked in batch {
-                let own: Vec<bool> = verdicts.by_ref().take(asked.claims.len()).collect();
-                // Whoever has gone away is told nothing.
-                let _ = asked.answer.send(own);
+            for waiting in batch {
+                let own: Vec<bool> = verdicts.by_ref().take(waiting.claims.len()).collect();
+                // An error means that the caller has gone.
+                let _ = waiting.answer.send(own);
             }
         }
     }
 
-    /// All that waits, up to a batch; waits for something to be there. `None` once nobody can ask any more.
-    fn next(&self) -> Option<Vec<Asked>> {
+    /// Waits for claims and takes all of them, up to a batch. `None` once the queue is closed.
+    fn next(&self) -> Option<Vec<Waiting>> {
         let mut queue = self
             .arrived
             .wait_while(self.locked(), |queue| {
@@ -154,11 +161,11 @@ impl Shared {
         }
         let mut batch = Vec::new();
         let mut claims = 0;
-        while let Some(asked) = queue.waiting.pop_front() {
-            claims += asked.claims.len();
-            queue.claims -= asked.claims.len();
-            if !asked.answer.is_closed() {
-                batch.push(asked);
+        while let Some(waiting) = queue.waiting.pop_front() {
+            claims += waiting.claims.len();
+            queue.claims -= waiting.claims.len();
+            if !waiting.answer.is_closed() {
+                batch.push(waiting);
             }
             if claims >= BATCH_MAX {
                 break;
@@ -168,7 +175,7 @@ impl Shared {
     }
 
     fn locked(&self) -> MutexGuard<'_, Queue> {
-        // Whoever panicked with the lock left the queue whole: each change is one push or pop.
+        // A thread that panicked with the lock left the queue complete: each change is one push or pop.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -182,7 +189,7 @@ mod tests {
 
     use super::*;
 
-    /// Holds when its digest begins with an even number.
+    /// A claim that is valid if its digest begins with an even number.
     fn claim(at: usize) -> SignatureClaim {
         SignatureClaim::Secp256k1 {
             digest: [at as u8; 32],
@@ -202,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn everybody_gets_the_verdicts_on_their_own_claims() {
+    async fn each_caller_gets_the_verdicts_on_its_own_claims() {
         let queue =
             Signatures::start(3, Box::new(|claims: &[&SignatureClaim]| even(claims))).unwrap();
         let asking = (0..500).map(|at| {
@@ -216,7 +223,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn what_waits_while_a_batch_is_checked_is_the_next_batch() {
+    async fn claims_that_wait_during_a_batch_form_the_next_one() {
         let largest = Arc::new(AtomicUsize::new(0));
         let check = {
             let largest = Arc::clone(&largest);
@@ -233,7 +240,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_queue_that_is_full_says_so_at_once() {
+    async fn a_full_queue_refuses_at_once() {
         let (open, gate) = std::sync::mpsc::channel::<()>();
         let (take, taken) = std::sync::mpsc::channel::<()>();
         let gate = Mutex::new(gate);
@@ -264,9 +271,9 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_verifier_that_panics_is_a_fault_for_one_batch() {
+    async fn a_verifier_that_panics_fails_one_batch() {
         let check = |claims: &[&SignatureClaim]| match claims {
-            [SignatureClaim::Secp256k1 { digest, .. }] if digest[0] == 13 => panic!("a mistake"),
+            [SignatureClaim::Secp256k1 { digest, .. }] if digest[0] == 13 => panic!("planted"),
             claims => even(claims),
         };
         let queue = Signatures::start(1, Box::new(check)).unwrap();

@@ -325,7 +325,7 @@ async fn settle(State(service): State<Service>, request: Request) -> Result<Resp
     let _waiting = Service::place(&service.waiting, caller)?;
     let working = Service::place(&service.working, caller)?;
     let started = Instant::now();
-    let answer = service.engine.settle_with_place(&request, working).await;
+    let answer = service.engine.settle_with_permit(&request, working).await;
     let result = match &answer {
         Ok(outcome) if outcome.success => "settled",
         Ok(outcome) => outcome.error_reason.as_deref().unwrap_or("failed"),

@@ -1,237 +1,157 @@
-//! Taking up what was left: settlements from the journal, and those whose transaction did nothing for them.
+//! Recovery: finishing the open settlements of an earlier process, and jobs that lanes and the
+//! watcher hand back.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use quittance_core::{
-    Amount, Chain, Effect, Fault, FaultKind, LaneId, Payment, PaymentId, PaymentRequest, Problem,
-    Reason, Rejection, Scope, Status, Transaction, TransactionId, Watched,
+    Chain, Fault, FaultKind, LaneId, PaymentId, Reason, Rejection, TransactionId,
 };
+use quittance_journal::{JournalError, Settlement, State};
 use tokio::time::Instant;
-use tracing::{debug, error, info};
+use tracing::{debug, info};
 
 use super::Rail;
-use super::used::Use;
-use super::verify::Unverified;
-use crate::job::{InFlightGuard, Job, Progress};
+use super::decoded::VerifyError;
+use super::history::{History, NoEffect};
+use super::used::UsedBy;
+use crate::job::{Job, Ready};
 use crate::writer::Journaled;
-use quittance_journal::{JournalError, Settlement, State};
 
-/// The pause before a chain that does not answer is asked again about a settlement that was left.
+/// The pause before a chain that does not answer is asked again about a settlement.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The pause between later tries. A node that turns away thousands of questions does so for longer if all are repeated
-/// every second; callers wait for twenty seconds.
+/// The longest pause between later tries. A node that refuses thousands of questions refuses them
+/// longer if all are repeated every second. Callers wait for twenty seconds.
 const PAUSE_MAX: Duration = Duration::from_secs(8);
 
-/// The pause before the nodes are searched again for who used an authorization.
+/// The pause before the nodes are searched again for the user of an authorization.
 const PAUSE_UNKNOWN: Duration = Duration::from_secs(3);
 
-/// What the transactions that were ever signed for a settlement have done.
-pub(super) enum Trail {
-    /// This one moved the money.
-    Moved(TransactionId),
-    /// These, all of one place, may still move it.
-    Out(Vec<Journaled>),
-    /// None moved it, and none ever will.
-    Cold(Cold),
-}
+/// How long a payment waits until the nodes know which transaction used its authorization. Their
+/// indexes are seconds behind, and rarely minutes.
+const UNKNOWN_MAX: Duration = Duration::from_secs(600);
 
-/// What is known of transactions none of which moved the money.
-#[derive(Default)]
-pub(super) struct Cold {
-    /// Whether that is known of some only because their place was taken, and not from what they did.
-    gone: bool,
-    /// Those of the current attempt that were included and moved nothing, with what was found in them.
-    fruitless: Vec<(TransactionId, Rejection)>,
-    /// One of the current attempt that did something else than it should have.
-    other: Option<(TransactionId, Rejection)>,
-    /// Every transaction that was ever signed for it, withdrawn ones included.
-    pub(super) signed: Vec<TransactionId>,
-}
+/// How many transactions of one attempt may be included without effect. Another payment in the same
+/// transaction may have caused the first one. The second one was alone.
+const WITHOUT_EFFECT_MAX: usize = 2;
 
-/// The transactions that were signed for one place.
-#[derive(Default)]
-struct Signed {
-    /// All of them. One that was withdrawn was refused by a node that may have been wrong.
-    all: Vec<Transaction>,
-    /// Those that are sent.
-    sent: Vec<Journaled>,
-}
-
-/// What is to be done about a job that is in nobody's hands.
-enum Next<C: Chain> {
-    /// To conclude it: this one moved the money.
+/// What to do about a job that no lane has.
+enum Resumption<C: Chain> {
+    /// Conclude it: this transaction transferred the money.
     Settled(TransactionId),
-    /// To follow these, which may still move it.
-    Follow(Vec<Journaled>),
-    /// To send this.
+    /// Watch these transactions, which may still transfer it.
+    Watch(Vec<Journaled>),
+    /// Send it.
     Send {
-        action: C::Action,
-        /// Who must send it, where it matters.
-        sender: Option<LaneId>,
+        plan: Plan<C>,
+        /// Whether to send it without other payments.
         alone: bool,
     },
-    /// To wait until the nodes say who used its authorization; in the end, to conclude it without success.
+    /// Wait until the nodes know which transaction used its authorization. If they never do, conclude
+    /// it without success.
     Wait { rejection: Rejection },
-    /// To conclude it without success. Where a place was found `gone`, only after a second look.
+    /// Conclude it without success. If a transaction was only found dropped, look a second time
+    /// before that.
     Fail {
         rejection: Rejection,
         transaction: Option<TransactionId>,
-        gone: bool,
+        is_dropped: bool,
     },
 }
 
-/// An action, and who must send it, where it matters.
+/// An action, and the signer that must send it, if only one may.
 type Plan<C> = (<C as Chain>::Action, Option<LaneId>);
-/// For how long a payment waits until the nodes say who used its authorization. Indexes of receipts and logs lie behind by
-/// seconds, and seldom by minutes.
-const UNKNOWN_MAX: Duration = Duration::from_secs(600);
-
-/// How many transactions of one attempt may be included without effect. The first may have been spoilt by somebody it
-/// shared; the second was alone.
-const FRUITLESS_MAX: usize = 2;
 
 impl<C: Chain> Rail<C> {
-    /// Takes up every settlement that the journal has open and nobody works on.
+    /// Resumes every open settlement in the journal that no task works on.
     pub(crate) async fn recover(self: &Arc<Self>) -> Result<(), Fault> {
-        for id in self.writer.journal.open(self.network()).await? {
-            let Ok(hold) = self.live.hold(id) else {
-                continue;
-            };
-            // Read only now that nobody else can work on it: it may have ended since the search.
-            let settlement = match self.writer.journal.settlement(&id).await {
-                Ok(Some(settlement)) => settlement,
-                Ok(None) => continue,
-                Err(error @ JournalError::Unreadable { .. }) => {
-                    self.pass_over(id, &error.to_string());
-                    continue;
-                }
-                Err(error) => return Err(error.into()),
-            };
-            if settlement.state != State::Open {
-                continue;
+        let journal = &self.context.writer.journal;
+        for id in journal.open(self.context.network()).await? {
+            self.recover_one(id).await?;
+        }
+        Ok(())
+    }
+
+    async fn recover_one(self: &Arc<Self>, id: PaymentId) -> Result<(), Fault> {
+        let Ok(guard) = self.context.in_flight.guard(id) else {
+            return Ok(());
+        };
+        // Load it only with the guard: it may have ended since the listing.
+        let Some(settlement) = self.load_open(id).await? else {
+            return Ok(());
+        };
+        match self.context.schemes.decode_again(&settlement) {
+            Some(payment) => {
+                info!(settlement = %id, "resuming a settlement from the journal");
+                let job = self.context.resume(&settlement, payment, guard);
+                self.context.spawn(Arc::clone(self).resume(job));
             }
-            match self.decode_again(&settlement) {
-                Some(payment) => {
-                    info!(settlement = %id, "taking up a settlement from the journal");
-                    let job = self.job_of(&settlement, payment, hold);
-                    self.spawn(Arc::clone(self).take_up(job));
-                }
-                None => self.pass_over(id, "no scheme of this network reads its request"),
+            None => {
+                let problem = "no scheme of this network reads its request";
+                self.context.health.skip_unreadable(id, problem);
             }
         }
         Ok(())
     }
 
-    /// Leaves a settlement as it is: another program wrote it, or it is damaged. It is reported once.
-    pub(crate) fn pass_over(&self, id: PaymentId, problem: &str) {
-        let mut known = self
-            .unreadable
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if known.insert(id) {
-            error!(settlement = %id, problem, "a settlement in the journal cannot be read");
-            metrics::counter!("quittance_unreadable_settlements_total").increment(1);
+    /// An open settlement from the journal. `None` if it has ended, or cannot be read.
+    async fn load_open(&self, id: PaymentId) -> Result<Option<Settlement>, Fault> {
+        match self.context.writer.journal.settlement(&id).await {
+            Ok(found) => Ok(found.filter(|settlement| settlement.state == State::Open)),
+            Err(error @ JournalError::Unreadable { .. }) => {
+                self.context.health.skip_unreadable(id, &error.to_string());
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
         }
     }
 
-    /// What operators should know of the settlements that are left as they are.
-    pub(super) fn unreadable_problem(&self) -> Option<Problem> {
-        let known = self
-            .unreadable
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let first = known.first()?;
-        let what = format!(
-            "{} settlements in the journal cannot be read and are left as they are; the first is {first}",
-            known.len()
-        );
-        let scope = Scope::Advisory;
-        Some(Problem { scope, what })
-    }
-
-    /// The payment as it was decoded when it was claimed.
-    pub(crate) fn decode_again(&self, settlement: &Settlement) -> Option<Arc<dyn Payment<C>>> {
-        let claim = &settlement.claim;
-        let request = PaymentRequest::decode(claim.request.as_bytes()).ok()?;
-        let scheme = self.scheme_of(&request)?;
-        let payment = scheme.decode(&request, claim.decoded_at).ok()?;
-        (payment.info().id == claim.id).then(|| payment.into())
-    }
-
-    pub(crate) fn job_of(
-        &self,
-        settlement: &Settlement,
-        payment: Arc<dyn Payment<C>>,
-        hold: InFlightGuard,
-    ) -> Job<C> {
-        hold.report(
-            settlement
-                .transaction()
-                .map_or(Progress::Waiting, |sent| Progress::Sent(sent.id.clone())),
-        );
-        Job {
-            id: settlement.claim.id,
-            attempt: settlement.attempt,
-            amount: settlement.claim.amount,
-            expires: settlement.claim.expires,
-            payer: settlement.claim.payer.as_str().into(),
-            pay_to: settlement.claim.pay_to.as_str().into(),
-            reservation: self.ledger.add(
-                &settlement.claim.payer,
-                &settlement.claim.asset,
-                settlement.claim.amount,
-            ),
-            payment,
-            alone: false,
-            told: settlement.success_reported_at.is_some(),
-            hold,
-        }
-    }
-
-    /// Brings a job to its end that is in nobody's hands: finds out what its transactions have done, follows what is still
-    /// out, and sends a payment that is still good anew.
+    /// Brings a job to its end that no lane has. Finds out what its transactions have done, watches
+    /// those that are not decided, and sends a payment again that is still valid.
     ///
-    /// It is told failed only when none of its transactions can have moved the money and the chain itself speaks against
-    /// the payment.
-    pub(crate) async fn take_up(self: Arc<Self>, mut job: Job<C>) {
+    /// It fails only if none of its transactions can have transferred the money and the chain itself
+    /// rejects the payment.
+    pub(super) async fn resume(self: Arc<Self>, job: Job<C>) {
         let (mut looked_twice, mut pause) = (false, PAUSE);
         let mut unknown_since = None;
         loop {
-            match self.next_in_turn(&job).await {
-                Ok(Next::Settled(transaction)) => return self.settled(job, transaction).await,
-                Ok(Next::Follow(transactions)) => return self.watch.adopt(Some(job), transactions),
-                Ok(Next::Send {
-                    action,
-                    sender,
-                    alone,
-                }) => {
-                    job.alone = alone;
-                    return self.queue(job, action, sender).await;
+            match self.next_resumption(&job).await {
+                Ok(Resumption::Settled(transaction)) => {
+                    return self.context.settled(job, transaction).await;
                 }
-                Ok(Next::Wait { rejection }) => {
+                Ok(Resumption::Watch(transactions)) => {
+                    let outstanding = &self.context.outstanding;
+                    return outstanding.watch_journaled(Some(job), transactions);
+                }
+                Ok(Resumption::Send { plan, alone }) => {
+                    let (action, sender) = plan;
+                    let job = job.with_alone(alone);
+                    return self.queue(Ready { job, action }, sender).await;
+                }
+                Ok(Resumption::Wait { rejection }) => {
                     let since = *unknown_since.get_or_insert_with(Instant::now);
                     if since.elapsed() >= UNKNOWN_MAX {
-                        return self.fail(job, rejection, None).await;
+                        return self.context.fail(job, rejection, None).await;
                     }
-                    debug!(settlement = %job.id, "the authorization is used, and no node says by which transaction");
+                    debug!(settlement = %job.id(),
+                        "the authorization is used, and no node knows by which transaction");
                     tokio::time::sleep(PAUSE_UNKNOWN).await;
                 }
-                // A node may know that a place is taken before it can say by what.
-                Ok(Next::Fail { gone: true, .. }) if !looked_twice => {
+                // A node may report a sequence number as used before it knows the transaction.
+                Ok(Resumption::Fail {
+                    is_dropped: true, ..
+                }) if !looked_twice => {
                     looked_twice = true;
-                    tokio::time::sleep(self.timing.gone_for).await;
+                    tokio::time::sleep(self.context.timing.gone_for).await;
                 }
-                Ok(Next::Fail {
+                Ok(Resumption::Fail {
                     rejection,
                     transaction,
                     ..
-                }) => return self.fail(job, rejection, transaction).await,
+                }) => return self.context.fail(job, rejection, transaction).await,
                 Err(fault) => {
-                    debug!(settlement = %job.id, %fault, "cannot be taken up yet");
+                    debug!(settlement = %job.id(), %fault, "cannot be resumed yet");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(PAUSE_MAX);
                 }
@@ -239,187 +159,96 @@ impl<C: Chain> Rail<C> {
         }
     }
 
-    /// As [`next`](Self::next), of a few settlements at a time.
-    async fn next_in_turn(&self, job: &Job<C>) -> Result<Next<C>, Fault> {
-        let turn = self.recovering.acquire().await;
-        let _turn = turn.map_err(|error| Fault::new(FaultKind::Internal, error))?;
-        self.next(job).await
+    /// What to do about a job that no lane has. Only some jobs are examined at a time.
+    async fn next_resumption(&self, job: &Job<C>) -> Result<Resumption<C>, Fault> {
+        let permit = self.recovering.acquire().await;
+        let _permit = permit.map_err(|error| Fault::new(FaultKind::Internal, error))?;
+        let id = job.id();
+        let history = self.history(&id, &**job.payment(), job.amount());
+        match history.await? {
+            History::Settled(transaction) => Ok(Resumption::Settled(transaction)),
+            History::InFlight(transactions) => Ok(Resumption::Watch(transactions)),
+            History::NoEffect(no_effect) => self.resumption_without_effect(job, no_effect).await,
+        }
     }
 
-    /// What is to be done about a job that is in nobody's hands.
-    async fn next(&self, job: &Job<C>) -> Result<Next<C>, Fault> {
-        let mut cold = match self.trail(&job.id, &*job.payment, job.amount).await? {
-            Trail::Moved(transaction) => return Ok(Next::Settled(transaction)),
-            Trail::Out(transactions) => return Ok(Next::Follow(transactions)),
-            Trail::Cold(cold) => cold,
-        };
-        let gone = cold.gone;
-        // That is all there is to say: what the chain says of the payment now comes of it.
-        if let Some((transaction, rejection)) = cold.other {
-            return Ok(Next::Fail {
+    /// What to do about a job whose transactions had no effect.
+    async fn resumption_without_effect(
+        &self,
+        job: &Job<C>,
+        mut no_effect: NoEffect,
+    ) -> Result<Resumption<C>, Fault> {
+        let is_dropped = no_effect.is_dropped;
+        // The transaction explains what the chain says about the payment now.
+        if let Some((transaction, rejection)) = no_effect.mismatch {
+            return Ok(Resumption::Fail {
                 rejection,
                 transaction: Some(transaction),
-                gone,
+                is_dropped,
             });
         }
         let mut judged = self.judge_again(job).await?;
         if let Err(rejection) = &judged {
-            let found = self
-                .who_used(&*job.payment, job.amount, rejection, &cold.signed)
-                .await?;
-            match found {
-                Use::Unused => {}
-                Use::Cancelled(rejection) => judged = Err(rejection),
-                Use::Ours(transaction) => return Ok(Next::Settled(transaction)),
-                Use::Other(transaction, rejection) => {
-                    return Ok(Next::Fail {
+            let (payment, signed) = (&**job.payment(), &no_effect.signed);
+            let user = self.find_user(payment, job.amount(), rejection, signed);
+            match user.await? {
+                UsedBy::Unused => {}
+                UsedBy::Cancelled(rejection) => judged = Err(rejection),
+                UsedBy::Ours(transaction) => return Ok(Resumption::Settled(transaction)),
+                UsedBy::Other(transaction, rejection) => {
+                    return Ok(Resumption::Fail {
                         rejection,
                         transaction: Some(transaction),
-                        gone: false,
+                        is_dropped: false,
                     });
                 }
-                Use::Unknown => {
-                    return Ok(Next::Wait {
-                        rejection: rejection.clone(),
-                    });
+                UsedBy::Unknown => {
+                    let rejection = rejection.clone();
+                    return Ok(Resumption::Wait { rejection });
                 }
             }
         }
-        let is_late = cold.fruitless.is_empty() && self.is_too_late(job);
-        if is_late && let Some(fault) = self.doubts_time().await {
+        let tried = no_effect.without_effect.len();
+        let is_late = tried == 0 && self.context.is_too_late(job);
+        if is_late && let Some(fault) = self.context.health.clock_doubt().await {
             return Err(fault);
         }
         let rejection = match judged {
             _ if is_late => Some(Reason::SETTLEMENT_EXPIRED.into()),
-            // It was good before and it is good now: once more, and in no company that could spoil it.
-            Ok((action, sender)) if cold.fruitless.len() < FRUITLESS_MAX => {
-                let alone = !cold.fruitless.is_empty();
-                return Ok(Next::Send {
-                    action,
-                    sender,
-                    alone,
-                });
+            // It was valid before and is valid now: send it once more, and then without other
+            // payments that could spoil it.
+            Ok(plan) if tried < WITHOUT_EFFECT_MAX => {
+                let alone = tried > 0;
+                return Ok(Resumption::Send { plan, alone });
             }
             Ok(_) => None,
             Err(rejection) => Some(rejection),
         };
-        let (transaction, found) = cold.fruitless.pop().unzip();
-        Ok(Next::Fail {
-            rejection: rejection
-                .or(found)
-                .unwrap_or_else(|| Reason::INVALID_TRANSACTION_STATE.into()),
+        let (transaction, found) = no_effect.without_effect.pop().unzip();
+        let unexplained = || Reason::INVALID_TRANSACTION_STATE.into();
+        Ok(Resumption::Fail {
+            rejection: rejection.or(found).unwrap_or_else(unexplained),
             transaction,
-            gone,
+            is_dropped,
         })
     }
 
-    /// The action that settles a job's payment now, and who must send it; or the verdict against it.
+    /// The action that settles a job's payment now, with its signer; or the verdict against it.
     async fn judge_again(&self, job: &Job<C>) -> Result<Result<Plan<C>, Rejection>, Fault> {
-        let now = self.clock.now();
-        let decoded = self.decoded(Arc::clone(&job.payment), now).await?;
+        let payment = job.payment();
+        let now = self.context.now();
+        let decoded = self.check_signatures(Arc::clone(payment), now).await?;
         match self.check(&decoded).await {
             Ok(verified) => {
-                let observed = verified.observed(self.clock.now());
-                let action = job.payment.action(job.amount, &observed);
-                Ok(action.map(|action| (action, job.payment.sender(&observed))))
+                let observed = verified.observed(self.context.now());
+                let action = payment.action(job.amount(), &observed);
+                Ok(action.map(|action| (action, payment.sender(&observed))))
             }
-            Err(Unverified::Rejected(rejection, _)) => Ok(Err(rejection)),
-            Err(Unverified::Malformed(malformed)) => {
+            Err(VerifyError::Rejected(rejection, _)) => Ok(Err(rejection)),
+            Err(VerifyError::Malformed(malformed)) => {
                 Ok(Err(Rejection::new(Reason::INVALID_PAYLOAD, malformed)))
             }
-            Err(Unverified::Fault(fault)) => Err(fault),
+            Err(VerifyError::Fault(fault)) => Err(fault),
         }
-    }
-
-    /// What has become of every transaction that was ever signed for a settlement, in whatever attempt.
-    pub(super) async fn trail(
-        &self,
-        id: &PaymentId,
-        payment: &dyn Payment<C>,
-        amount: Amount,
-    ) -> Result<Trail, Fault> {
-        let Some(settlement) = self.writer.journal.settlement(id).await? else {
-            return Ok(Trail::Cold(Cold::default()));
-        };
-        let of_this_attempt: BTreeSet<TransactionId> = settlement
-            .current_transactions()
-            .map(|transaction| transaction.id.clone())
-            .collect();
-        let mut cold = Cold {
-            signed: ids(settlement.all_transactions()),
-            ..Cold::default()
-        };
-        let sequences = by_place(settlement);
-        let watched: Vec<Watched> = sequences.iter().map(watched_all).collect();
-        let statuses = join_all(
-            watched
-                .into_iter()
-                .map(|sequence| self.statuses.ask(sequence)),
-        )
-        .await;
-        let mut out = None;
-        for (signed, status) in sequences.into_values().zip(statuses) {
-            match status? {
-                Status::Included {
-                    id,
-                    confirmations,
-                    evidence,
-                } if confirmations >= self.chain.confirmations_required() => {
-                    match payment.effect(amount, &evidence) {
-                        Effect::Transferred(moved) if moved == amount => {
-                            return Ok(Trail::Moved(id));
-                        }
-                        Effect::None(found) if of_this_attempt.contains(&id) => {
-                            cold.fruitless.push((id, found));
-                        }
-                        Effect::Mismatch(found) if of_this_attempt.contains(&id) => {
-                            cold.other = Some((id, found));
-                        }
-                        _ => {}
-                    }
-                }
-                Status::Dropped => cold.gone = true,
-                // What is in a block that is not deep enough is out, even if it was withdrawn.
-                Status::Included { .. } if signed.sent.is_empty() => {
-                    let what = "a transaction that a node refused is in a block";
-                    return Err(Fault::new(FaultKind::ChainUnavailable, what));
-                }
-                // What was withdrawn is not sent again.
-                Status::Pending if signed.sent.is_empty() => {}
-                Status::Pending | Status::Included { .. } => out = Some(signed.sent),
-            }
-        }
-        Ok(out.map_or(Trail::Cold(cold), Trail::Out))
-    }
-}
-
-fn ids<'a>(transactions: impl Iterator<Item = &'a Transaction>) -> Vec<TransactionId> {
-    transactions
-        .map(|transaction| transaction.id.clone())
-        .collect()
-}
-
-/// A settlement's transactions, by the place that they were signed for.
-fn by_place(settlement: Settlement) -> BTreeMap<(LaneId, u64), Signed> {
-    let mut sequences: BTreeMap<(LaneId, u64), Signed> = BTreeMap::new();
-    for transaction in settlement.all_transactions() {
-        let key = (transaction.lane.clone(), transaction.sequence);
-        sequences
-            .entry(key)
-            .or_default()
-            .all
-            .push(transaction.clone());
-    }
-    for sent in Journaled::of(settlement) {
-        sequences.entry(sent.key()).or_default().sent.push(sent);
-    }
-    sequences
-}
-
-fn watched_all(((lane, sequence), signed): (&(LaneId, u64), &Signed)) -> Watched {
-    Watched {
-        lane: lane.clone(),
-        sequence: *sequence,
-        transactions: signed.all.clone(),
     }
 }

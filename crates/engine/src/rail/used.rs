@@ -1,124 +1,123 @@
-//! Who used an authorization that the chain says is used: a transaction of ours, or another sender's.
+//! Which transaction used an authorization that the chain reports as used: one of ours, or another
+//! sender's.
 //!
-//! Anyone who has seen an authorization can use it. A verdict "used" is therefore not given before it is known by which
-//! transaction: it may be one of ours whose receipt the nodes do not have yet, or one that a node took and said it refused;
-//! and where an outsider was faster, the recipient is paid too.
+//! Anyone who has seen an authorization can submit it. So the verdict "used" is not final before the
+//! transaction is known. It may be one of ours whose receipt the nodes do not have yet, or one that a
+//! node accepted and reported as refused. If another sender was faster, the recipient is paid too.
 
 use quittance_core::{
     Amount, Chain, Effect, Fault, FaultKind, Payment, Reason, Rejection, TransactionId,
 };
-
+use quittance_journal::{Outcome, Settlement, State};
 use tracing::debug;
 
 use super::Rail;
-use super::recover::Trail;
-use super::verify::Decoded;
-use quittance_journal::{Outcome, Settlement, State};
+use super::decoded::Decoded;
+use super::history::History;
 
-/// How many searches are made at once for requests that were never claimed here. Each costs the nodes more than other
-/// questions, and whoever owns a used authorization can present it as often as the limits allow.
-pub(super) const SEARCHES_MAX: usize = 8;
-
-/// Who used an authorization.
-pub(super) enum Use {
-    /// No transaction, as far as the verdict says.
+/// Which transaction used an authorization.
+pub(super) enum UsedBy {
+    /// None, according to the verdict.
     Unused,
-    /// This one, of those signed for the payment: it moved the money.
+    /// This one of the transactions signed for the payment. It transferred the money.
     Ours(TransactionId),
     /// This one, with the verdict that follows from it.
     Other(TransactionId, Rejection),
-    /// No transfer: its payer cancelled it. This is the verdict, with that transaction in its words.
+    /// No transfer: the payer cancelled it. The verdict names the transaction that did.
     Cancelled(Rejection),
     /// A transaction that the nodes do not know.
     Unknown,
 }
 
-/// What a verdict against a payment comes to, once it was looked at more closely.
-pub(super) enum Closer {
-    /// It does not stand: one of ours has moved the money, or may still do so.
+/// What a closer look at a verdict against a payment found.
+pub(super) enum Explained {
+    /// The verdict is wrong: one of our transactions has transferred the money, or still may.
     Unfinished,
-    /// It stands, with the transaction to look at.
+    /// The verdict is right. This is the transaction to look up, if there is one.
     Rejected(Rejection, Option<TransactionId>),
 }
 
 impl<C: Chain> Rail<C> {
-    /// Who used an authorization, if that is what this `rejection` says. `signed` are all transactions that were ever signed
-    /// for it.
+    /// Which transaction used an authorization, if `rejection` says that it is used. `signed` are all
+    /// transactions that were ever signed for it.
     ///
     /// # Errors
-    /// When the nodes know the transaction, and not yet what it did.
-    pub(super) async fn who_used(
+    /// When the nodes know the transaction and do not yet know what it did.
+    pub(super) async fn find_user(
         &self,
         payment: &dyn Payment<C>,
         amount: Amount,
         rejection: &Rejection,
         signed: &[TransactionId],
-    ) -> Result<Use, Fault> {
+    ) -> Result<UsedBy, Fault> {
         let Some(search) = payment.used_by(rejection) else {
-            return Ok(Use::Unused);
+            return Ok(UsedBy::Unused);
         };
-        let found = match self.chain.find(&search).await {
+        let found = match self.chain().find(&search).await {
             Ok(Some(found)) => found,
-            Ok(None) => return Ok(Use::Unknown),
+            Ok(None) => return Ok(UsedBy::Unknown),
             Err(fault) => {
-                debug!(%fault, "the nodes cannot be searched for who used an authorization");
-                return Ok(Use::Unknown);
+                debug!(%fault, "the search for the user of an authorization failed");
+                return Ok(UsedBy::Unknown);
             }
         };
         let id = found.id;
-        if found.confirmations < self.chain.confirmations_required() {
-            let what = format_args!("{id} used the authorization, and is not deep enough yet");
+        if found.confirmations < self.chain().confirmations_required() {
+            let what = format_args!("{id} used the authorization and needs more confirmations");
             return Err(Fault::new(FaultKind::ChainUnavailable, what));
         }
         Ok(match payment.effect(amount, &found.evidence) {
-            Effect::Transferred(moved) if moved == amount && signed.contains(&id) => Use::Ours(id),
+            Effect::Transferred(moved) if moved == amount && signed.contains(&id) => {
+                UsedBy::Ours(id)
+            }
             Effect::Transferred(moved) if moved == amount => {
                 let detail = format!("paid by {id}, which this facilitator did not send");
                 let reason = Reason::SETTLED_BY_OTHER_TRANSACTION;
-                Use::Other(id, Rejection::new(reason, detail))
+                UsedBy::Other(id, Rejection::new(reason, detail))
             }
             Effect::Transferred(_) | Effect::Mismatch(_) => {
                 let detail = format!("used by {id}, which did not pay the recipient the amount");
                 let rejection = Rejection::new(rejection.reason.clone(), detail);
-                Use::Other(id, rejection)
+                UsedBy::Other(id, rejection)
             }
             Effect::None(_) => {
                 let detail = format!("cancelled by its payer in {id}");
-                Use::Cancelled(Rejection::new(rejection.reason.clone(), detail))
+                UsedBy::Cancelled(Rejection::new(rejection.reason.clone(), detail))
             }
         })
     }
 
-    /// Looks more closely at a verdict against a payment of which the journal may know an attempt that `failed`.
+    /// Checks a verdict against a payment, of which the journal may have an attempt that `failed`.
     ///
     /// # Errors
-    /// When it is not certain that the verdict stands.
-    pub(super) async fn look_closer(
+    /// When it is not certain that the verdict is right.
+    pub(super) async fn explain(
         &self,
         decoded: &Decoded<C>,
         rejection: Rejection,
         failed: Option<&Settlement>,
-    ) -> Result<Closer, Fault> {
+    ) -> Result<Explained, Fault> {
         let (info, payment) = (decoded.info(), &*decoded.payment);
         let Some(failed) = failed else {
-            return Ok(self.look_at_stranger(payment, info.amount, rejection).await);
+            return Ok(self
+                .explain_unclaimed(payment, info.amount, rejection)
+                .await);
         };
-        let signed = match self.trail(&info.id, payment, info.amount).await? {
-            Trail::Moved(_) | Trail::Out(_) => return Ok(Closer::Unfinished),
-            Trail::Cold(cold) => cold.signed,
+        let signed = match self.history(&info.id, payment, info.amount).await? {
+            History::Settled(_) | History::InFlight(_) => return Ok(Explained::Unfinished),
+            History::NoEffect(no_effect) => no_effect.signed,
         };
         let used = self
-            .who_used(payment, info.amount, &rejection, &signed)
+            .find_user(payment, info.amount, &rejection, &signed)
             .await?;
+        let evidence = || failed.evidence().cloned();
         Ok(match (used, &failed.state) {
-            (Use::Ours(_), _) => Closer::Unfinished,
-            (Use::Other(id, rejection), _) => Closer::Rejected(rejection, Some(id)),
-            (Use::Cancelled(rejection), _) => {
-                Closer::Rejected(rejection, failed.evidence().cloned())
-            }
-            // Found out before, when the nodes still knew.
+            (UsedBy::Ours(_), _) => Explained::Unfinished,
+            (UsedBy::Other(id, rejection), _) => Explained::Rejected(rejection, Some(id)),
+            (UsedBy::Cancelled(rejection), _) => Explained::Rejected(rejection, evidence()),
+            // An earlier search found it, when the nodes still knew it.
             (
-                Use::Unknown,
+                UsedBy::Unknown,
                 State::Concluded(Outcome::Failed {
                     reason,
                     detail,
@@ -126,35 +125,34 @@ impl<C: Chain> Rail<C> {
                 }),
             ) if *reason == Reason::SETTLED_BY_OTHER_TRANSACTION => {
                 let rejection = Rejection::new(reason.clone(), detail);
-                Closer::Rejected(rejection, transaction.clone())
+                Explained::Rejected(rejection, transaction.clone())
             }
-            // It was given back as never sent, and used since then. One that a node refused may be the one that used it.
-            (Use::Unknown, State::Concluded(Outcome::Released { .. })) if !signed.is_empty() => {
-                let what = "the authorization is used, and no node says by which transaction";
+            // It was released as never sent, and used since then. A transaction that a node refused
+            // may have used it.
+            (UsedBy::Unknown, State::Concluded(Outcome::Released { .. })) if !signed.is_empty() => {
+                let what = "the authorization is used, and no node knows by which transaction";
                 return Err(Fault::new(FaultKind::ChainUnavailable, what));
             }
-            (Use::Unused | Use::Unknown, _) => {
-                Closer::Rejected(rejection, failed.evidence().cloned())
-            }
+            (UsedBy::Unused | UsedBy::Unknown, _) => Explained::Rejected(rejection, evidence()),
         })
     }
 
-    /// As [`look_closer`](Self::look_closer), of a payment for which nothing was ever signed here: the verdict stands, and it
-    /// is only a question of what to say with it.
-    async fn look_at_stranger(
+    /// As [`explain`](Self::explain), for a payment for which nothing was ever signed here. The
+    /// verdict is right, and the search only adds the transaction.
+    async fn explain_unclaimed(
         &self,
         payment: &dyn Payment<C>,
         amount: Amount,
         rejection: Rejection,
-    ) -> Closer {
-        let Ok(_turn) = self.searches.try_acquire() else {
-            return Closer::Rejected(rejection, None);
+    ) -> Explained {
+        let Ok(_permit) = self.searches.try_acquire() else {
+            return Explained::Rejected(rejection, None);
         };
-        match self.who_used(payment, amount, &rejection, &[]).await {
-            Ok(Use::Other(id, rejection)) => Closer::Rejected(rejection, Some(id)),
-            Ok(Use::Cancelled(rejection)) => Closer::Rejected(rejection, None),
-            Ok(Use::Unused | Use::Unknown | Use::Ours(_)) | Err(_) => {
-                Closer::Rejected(rejection, None)
+        match self.find_user(payment, amount, &rejection, &[]).await {
+            Ok(UsedBy::Other(id, rejection)) => Explained::Rejected(rejection, Some(id)),
+            Ok(UsedBy::Cancelled(rejection)) => Explained::Rejected(rejection, None),
+            Ok(UsedBy::Unused | UsedBy::Unknown | UsedBy::Ours(_)) | Err(_) => {
+                Explained::Rejected(rejection, None)
             }
         }
     }

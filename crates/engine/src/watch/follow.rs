@@ -1,4 +1,4 @@
-//! The watcher: follows what is out until the chain has decided.
+//! Following the sent transactions until the chain has decided.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -9,146 +9,168 @@ use futures_util::future::join_all;
 use quittance_core::{Chain, Effect, Reason, Rejection, Status, TransactionId, Watched};
 use tracing::{error, warn};
 
-use super::replace::push;
+use super::replace::start_next_step;
+use crate::context::{Context, Returned};
 use crate::job::Job;
-use crate::rail::Rail;
 
 /// The shortest pause between two looks. A local chain has included a transaction by then.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 
-/// Follows everything that is out, as long as this process runs.
+/// Follows all outstanding transactions, as long as this process runs.
 ///
-/// Looks that find nothing decided grow apart, and those that do come closer, so that the pause finds the time between the
-/// chain's blocks by itself.
-pub(crate) async fn run<C: Chain>(rail: Arc<Rail<C>>) {
+/// The pause grows after a look that finds nothing decided, and shrinks after one that does. So it
+/// adapts to the time between the chain's blocks.
+pub(crate) async fn run<C: Chain>(context: Arc<Context<C>>) {
     let mut pause = PAUSE_MIN;
     loop {
         tokio::time::sleep(pause).await;
-        let watched = rail.watch.watched();
+        let watched = context.outstanding.watched();
         if watched.is_empty() {
-            rail.watch.added.notified().await;
+            context.outstanding.added().await;
             pause = PAUSE_MIN;
             continue;
         }
-        // A mistake in a chain or a scheme must not end the watching of everything else.
-        let decided = AssertUnwindSafe(look(&rail, &watched)).catch_unwind().await;
+        // A panic in a chain or a scheme must not end the watching of the other transactions.
+        let decided = AssertUnwindSafe(look(&context, &watched))
+            .catch_unwind()
+            .await;
         pause = match decided {
             Ok(0) => pause * 3 / 2,
             Ok(_) => pause / 2,
             Err(_) => {
-                error!(network = rail.network(), "a look at what is out panicked");
-                rail.timing.look_every
+                let network = context.network();
+                error!(network, "a look at the outstanding transactions panicked");
+                context.timing.look_every
             }
         };
-        pause = pause.clamp(PAUSE_MIN, rail.timing.look_every);
+        pause = pause.clamp(PAUSE_MIN, context.timing.look_every);
     }
 }
 
-/// Looks once at everything; says how many places were decided.
-async fn look<C: Chain>(rail: &Arc<Rail<C>>, watched: &[Watched]) -> usize {
-    let statuses = rail.chain.status(watched).await;
-    let mut moves = Vec::new();
+/// Looks once at all outstanding transactions. Returns how many sequence numbers were decided.
+async fn look<C: Chain>(context: &Arc<Context<C>>, watched: &[Watched]) -> usize {
+    let statuses = context.chain.status(watched).await;
+    let mut follows = Vec::new();
     let mut faults = 0;
     for (watched, status) in watched.iter().zip(statuses) {
         match status {
-            Ok(status) => moves.push(follow(rail, watched, status)),
+            Ok(status) => follows.push(follow(context, watched, status)),
             Err(fault) => {
+                // One log line for all faults of a look.
                 if faults == 0 {
-                    warn!(network = rail.network(), %fault, "what is out cannot be followed");
+                    let network = context.network();
+                    warn!(network, %fault, "the status of sent transactions is unknown");
                 }
                 faults += 1;
             }
         }
     }
-    let decided = join_all(moves).await;
+    let decided = join_all(follows).await;
     decided.into_iter().filter(|decided| *decided).count()
 }
 
-/// Says whether the place was decided.
+/// Acts on the status of one sequence number. Returns whether it was decided.
 async fn follow<C: Chain>(
-    rail: &Arc<Rail<C>>,
+    context: &Arc<Context<C>>,
     watched: &Watched,
     status: Status<C::Evidence>,
 ) -> bool {
-    let gone_for = rail
-        .watch
-        .gone_for(watched, matches!(status, Status::Dropped));
+    let is_dropped = matches!(status, Status::Dropped);
+    let dropped_for = context.outstanding.dropped_for(watched, is_dropped);
     match status {
         Status::Included {
             id,
             confirmations,
             evidence,
-        } if confirmations >= rail.chain.confirmations_required() => {
+        } if confirmations >= context.chain.confirmations_required() => {
             let key = (watched.lane.clone(), watched.sequence);
-            let filled = rail
-                .watch
-                .at(&key, |sequence| sequence.fillers.contains(&id));
-            let jobs = rail.watch.take(watched);
-            match filled {
-                Some(true) => take_up_all(rail, jobs),
-                _ => decided(rail, jobs, &id, &evidence).await,
+            let is_noop = context
+                .outstanding
+                .at(&key, |entry| entry.noops.contains(&id));
+            let jobs = context.outstanding.take(watched);
+            match is_noop {
+                Some(true) => resume_all(context, jobs),
+                _ => conclude_all(context, jobs, &id, &evidence).await,
             }
             true
         }
         Status::Included { .. } => false,
-        Status::Dropped if gone_for.is_some_and(|time| time >= rail.timing.gone_for) => {
-            warn!(lane = %watched.lane, sequence = watched.sequence, "a transaction of ours can no longer be included");
-            take_up_all(rail, rail.watch.take(watched));
+        Status::Dropped if dropped_for.is_some_and(|time| time >= context.timing.gone_for) => {
+            let (lane, sequence) = (&watched.lane, watched.sequence);
+            warn!(%lane, sequence, "a transaction of ours can no longer be included");
+            resume_all(context, context.outstanding.take(watched));
             true
         }
         Status::Dropped => false,
         Status::Pending => {
-            push(rail, watched);
+            start_next_step(context, watched);
             false
         }
     }
 }
 
-fn take_up_all<C: Chain>(rail: &Arc<Rail<C>>, jobs: Vec<Job<C>>) {
+/// Hands jobs back to recovery.
+fn resume_all<C: Chain>(context: &Context<C>, jobs: Vec<Job<C>>) {
     for job in jobs {
-        rail.spawn(Arc::clone(rail).take_up(job));
+        context.hand_back(Returned::Resume(job));
     }
 }
 
-/// A transaction is in a block, deep enough: what did it do for each payment in it?
+/// Concludes the jobs of a transaction that has enough confirmations, each by what the transaction
+/// did for it.
 ///
-/// A payment is only ever judged by a transaction that was made for it. Two payments at one place would be a mistake, and
-/// the transaction of one can look like the other's: same price, same recipient.
-async fn decided<C: Chain>(
-    rail: &Arc<Rail<C>>,
+/// A payment is judged only by a transaction that was made for it. If two payments had one sequence
+/// number by mistake, the transaction of one could look like the other's: the same price and the same
+/// recipient.
+async fn conclude_all<C: Chain>(
+    context: &Arc<Context<C>>,
     jobs: Vec<Job<C>>,
     id: &TransactionId,
     evidence: &C::Evidence,
 ) {
-    let made_for = match rail.writer.journal.settlements_of(id).await {
+    let made_for = match context.writer.journal.settlements_of(id).await {
         Ok(made_for) => made_for,
         Err(error) => {
-            warn!(transaction = %id, %error, "what a transaction was made for cannot be read");
-            return take_up_all(rail, jobs);
+            warn!(transaction = %id, %error, "the payments of a transaction cannot be read");
+            return resume_all(context, jobs);
         }
     };
-    let (jobs, others): (Vec<_>, Vec<_>) =
-        jobs.into_iter().partition(|job| made_for.contains(&job.id));
-    take_up_all(rail, others);
-    let ends = jobs.into_iter().map(|job| async {
-        let effect = catch_unwind(AssertUnwindSafe(|| {
-            job.payment.effect(job.amount, evidence)
-        }));
-        match effect {
-            Ok(Effect::Transferred(amount)) if amount == job.amount => {
-                rail.settled(job, id.clone()).await;
-            }
-            Ok(Effect::Transferred(amount)) => {
-                let what = format!("{amount} moved instead of {}", job.amount);
-                let found = Rejection::new(Reason::INVALID_TRANSACTION_STATE, what);
-                rail.fail(job, found, Some(id.clone())).await;
-            }
-            Ok(Effect::Mismatch(found)) => rail.fail(job, found, Some(id.clone())).await,
-            // Finding out why takes round trips; the others do not wait for it.
-            Ok(Effect::None(_)) => take_up_all(rail, vec![job]),
-            // It stays open in the journal, where the next sweep finds it.
-            Err(_) => error!(settlement = %job.id, "a scheme panicked over what a transaction did"),
-        }
-    });
+    let (jobs, others): (Vec<_>, Vec<_>) = jobs
+        .into_iter()
+        .partition(|job| made_for.contains(&job.id()));
+    resume_all(context, others);
+    let ends = jobs
+        .into_iter()
+        .map(|job| conclude(context, job, id, evidence));
     join_all(ends).await;
+}
+
+/// Concludes one job by what an included transaction did for it.
+async fn conclude<C: Chain>(
+    context: &Context<C>,
+    job: Job<C>,
+    id: &TransactionId,
+    evidence: &C::Evidence,
+) {
+    let expected = job.amount();
+    let effect = catch_unwind(AssertUnwindSafe(|| {
+        job.payment().effect(expected, evidence)
+    }));
+    match effect {
+        Ok(Effect::Transferred(amount)) if amount == expected => {
+            context.settled(job, id.clone()).await;
+        }
+        Ok(Effect::Transferred(amount)) => {
+            let detail = format!("{amount} was transferred instead of {expected}");
+            let found = Rejection::new(Reason::INVALID_TRANSACTION_STATE, detail);
+            context.fail(job, found, Some(id.clone())).await;
+        }
+        Ok(Effect::Mismatch(found)) => context.fail(job, found, Some(id.clone())).await,
+        // To find out why takes round trips. The other jobs do not wait for that.
+        Ok(Effect::None(_)) => context.hand_back(Returned::Resume(job)),
+        // The settlement stays open in the journal, where the next sweep finds it.
+        Err(_) => {
+            error!(settlement = %job.id(), "a scheme panicked while it judged a transaction");
+        }
+    }
 }

@@ -1,4 +1,5 @@
-//! What is out and not included: sent again, for a higher fee when it is high time, and given up when its time is over.
+//! Transactions that are sent and not included: sent again, replaced by one with a higher fee, or
+//! replaced by a transaction that only uses up the sequence number.
 
 use std::sync::Arc;
 
@@ -6,101 +7,113 @@ use quittance_core::{Chain, Fault, LaneId, Submission, Transaction, Watched};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::{Place, Sending};
-use crate::rail::Rail;
+use crate::context::Context;
+use crate::outstanding::{Entry, SendGuard, SequenceKey};
 use crate::writer::Journaled;
 
-/// How many transactions are signed for one place at most. A fee raised by a tenth twenty times is six times the fee.
+/// How many transactions are signed for one sequence number at most. Twenty increases of a tenth make
+/// six times the fee.
 const REPLACEMENTS_MAX: usize = 20;
 
-/// What it is time for.
-enum Due {
-    /// The same bytes again.
+/// What to do next about a transaction that is not included.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum NextStep {
+    /// Send the same bytes again.
     Resubmit,
-    /// A higher fee.
+    /// Send a replacement with a higher fee.
     Replace,
-    /// Nothing of what it was for can still happen: the place is used up with a transaction that does nothing.
-    Fill,
+    /// Send a replacement that only uses up the sequence number, because every payment of the
+    /// transaction has expired.
+    Cancel,
 }
 
-/// Does what it is time for, in a task of its own: a node that hangs keeps nobody from looking.
-pub(super) fn push<C: Chain>(rail: &Arc<Rail<C>>, watched: &Watched) {
+/// Starts the next step, if one is due, in a task of its own: a node that hangs must not delay the
+/// next look.
+pub(super) fn start_next_step<C: Chain>(context: &Arc<Context<C>>, watched: &Watched) {
     let key = (watched.lane.clone(), watched.sequence);
-    let first = rail.watch.first(&watched.lane) == Some(watched.sequence);
-    let due = rail
-        .watch
-        .at(&key, |sequence| due(rail, sequence, first))
-        .flatten();
-    let Some(due) = due else {
-        return;
-    };
-    let rail = Arc::clone(rail);
-    rail.clone().spawn(async move {
-        let Some(sending) = rail.watch.sending(key) else {
-            return;
-        };
-        let transactions = rail.watch.at(&sending.key, |sequence| {
-            sequence.last_sent = Some(Instant::now());
-            sequence.transactions.clone()
-        });
-        let Some((newest, older)) = transactions.as_deref().and_then(<[_]>::split_last) else {
-            return;
-        };
-        let signed = match due {
-            Due::Resubmit => Ok(None),
-            Due::Replace => rail.chain.replace(newest.transaction()).await,
-            // Their time is over only if the clock is right.
-            Due::Fill if rail.doubts_time().await.is_some() => Ok(None),
-            Due::Fill => {
-                let (lane, sequence) = &sending.key;
-                rail.chain
-                    .noop(lane, *sequence, Some(newest.transaction()))
-                    .await
-            }
-        };
-        let signed = signed.unwrap_or_else(|fault| {
-            warn!(lane = %sending.key.0, %fault, "nothing new can be offered");
-            None
-        });
-        match signed {
-            Some(signed) => offer(&rail, &sending, newest, signed, matches!(due, Due::Fill)).await,
-            None => {
-                if !matches!(due, Due::Resubmit) {
-                    let declined =
-                        |sequence: &mut Place<C>| sequence.last_declined = Some(Instant::now());
-                    rail.watch.at(&sending.key, declined);
-                }
-                resubmit(&rail, newest, older).await;
-            }
-        }
-    });
+    let is_first = context.outstanding.first(&watched.lane) == Some(watched.sequence);
+    let step = context
+        .outstanding
+        .at(&key, |entry| next_step(context, entry, is_first));
+    if let Some(step) = step.flatten() {
+        context.spawn(take_step(Arc::clone(context), key, step));
+    }
 }
 
-fn due<C: Chain>(rail: &Rail<C>, sequence: &Place<C>, first: bool) -> Option<Due> {
-    let timing = rail.timing;
-    let waited = sequence.since.elapsed();
-    let over = |job| rail.is_too_late(job);
-    let long_ago = |moment: Option<Instant>| {
+/// The step that is due now.
+fn next_step<C: Chain>(context: &Context<C>, entry: &Entry<C>, is_first: bool) -> Option<NextStep> {
+    let timing = context.timing;
+    let waited = entry.since.elapsed();
+    let is_long_ago = |moment: Option<Instant>| {
         moment.is_none_or(|moment| moment.elapsed() >= timing.resubmit_after)
     };
-    // Where a chain has just had nothing to offer, it is not asked at every look.
-    if first && sequence.transactions.len() < REPLACEMENTS_MAX && long_ago(sequence.last_declined) {
-        // Only those that were for somebody are given up: others may be what a settlement of an earlier run waits for.
-        let for_nothing = !sequence.jobs.is_empty() && sequence.jobs.iter().all(over);
-        if for_nothing && !sequence.is_filled() && waited >= timing.resubmit_after {
-            return Some(Due::Fill);
+    let has_room = entry.transactions.len() < REPLACEMENTS_MAX;
+    // A chain that has just had no replacement is not asked again at every look.
+    if is_first && has_room && is_long_ago(entry.last_declined) {
+        let has_expired = |job| context.is_too_late(job);
+        // Without jobs, a settlement of an earlier run may still wait for the transaction.
+        let all_expired = !entry.jobs.is_empty() && entry.jobs.iter().all(has_expired);
+        if all_expired && !entry.ends_in_noop() && waited >= timing.resubmit_after {
+            return Some(NextStep::Cancel);
         }
-        if waited >= timing.replace_after * sequence.transactions.len() as u32 {
-            return Some(Due::Replace);
+        if waited >= timing.replace_after * entry.transactions.len() as u32 {
+            return Some(NextStep::Replace);
         }
     }
-    long_ago(sequence.last_sent).then_some(Due::Resubmit)
+    is_long_ago(entry.last_sent).then_some(NextStep::Resubmit)
 }
 
-/// Sends the newest bytes again; where the nodes refuse them, those before, which may still be good enough.
-async fn resubmit<C: Chain>(rail: &Rail<C>, newest: &Journaled, older: &[Journaled]) {
+/// Takes a step for one sequence number, unless another task sends bytes for it.
+async fn take_step<C: Chain>(context: Arc<Context<C>>, key: SequenceKey, step: NextStep) {
+    let Some(sending) = context.outstanding.start_sending(key) else {
+        return;
+    };
+    let transactions = context.outstanding.at(&sending.key, |entry| {
+        entry.last_sent = Some(Instant::now());
+        entry.transactions.clone()
+    });
+    let Some((newest, older)) = transactions.as_deref().and_then(<[_]>::split_last) else {
+        return;
+    };
+    let signed = sign(&context, &sending.key, newest, step).await;
+    let signed = signed.unwrap_or_else(|fault| {
+        warn!(lane = %sending.key.0, %fault, "no replacement could be signed");
+        None
+    });
+    if let Some(signed) = signed {
+        let is_noop = step == NextStep::Cancel;
+        return submit_replacement(&context, &sending, newest, signed, is_noop).await;
+    }
+    if step != NextStep::Resubmit {
+        context.outstanding.at(&sending.key, |entry| {
+            entry.last_declined = Some(Instant::now());
+        });
+    }
+    resubmit(&context, newest, older).await;
+}
+
+/// Signs what a step sends. `None` if the step sends the old bytes.
+async fn sign<C: Chain>(
+    context: &Context<C>,
+    (lane, sequence): &SequenceKey,
+    newest: &Journaled,
+    step: NextStep,
+) -> Result<Option<Transaction>, Fault> {
+    let newest = newest.transaction();
+    match step {
+        NextStep::Resubmit => Ok(None),
+        NextStep::Replace => context.chain.replace(newest).await,
+        // The payments have expired only if the clock is right.
+        NextStep::Cancel if context.health.clock_doubt().await.is_some() => Ok(None),
+        NextStep::Cancel => context.chain.noop(lane, *sequence, Some(newest)).await,
+    }
+}
+
+/// Sends the newest bytes again. If the nodes refuse them, sends the older ones, whose fee may still
+/// be sufficient.
+async fn resubmit<C: Chain>(context: &Context<C>, newest: &Journaled, older: &[Journaled]) {
     for again in std::iter::once(newest).chain(older.iter().rev()) {
-        let submission = again.submit(&*rail.chain).await;
+        let submission = again.submit(&*context.chain).await;
         debug!(transaction = %again.transaction().id, ?submission, "sent again");
         if !matches!(submission, Submission::Refused(_)) {
             return;
@@ -108,65 +121,64 @@ async fn resubmit<C: Chain>(rail: &Rail<C>, newest: &Journaled, older: &[Journal
     }
 }
 
-/// Sends a transaction in exchange for the newest.
-async fn offer<C: Chain>(
-    rail: &Rail<C>,
-    sending: &Sending<C>,
+/// Records a replacement of the newest transaction and sends it.
+async fn submit_replacement<C: Chain>(
+    context: &Context<C>,
+    sending: &SendGuard<C>,
     newest: &Journaled,
     signed: Transaction,
-    is_filler: bool,
+    is_noop: bool,
 ) {
-    // All the settlements that the replaced one was for, those among them that nobody here works on as well.
-    let settlements = match is_filler {
-        true => Vec::new(),
-        false => match rail
-            .writer
-            .journal
-            .settlements_of(&newest.transaction().id)
-            .await
-        {
-            Ok(settlements) => settlements,
-            Err(error) => return warn!(%error, "no higher fee is offered"),
-        },
+    let replaced = &newest.transaction().id;
+    // The replacement settles all payments of the replaced transaction, also those that no task of
+    // this process works on.
+    let settlements = match is_noop {
+        true => Ok(Vec::new()),
+        false => context.writer.journal.settlements_of(replaced).await,
     };
-    let Some(journaled) = rail
+    let settlements = match settlements {
+        Ok(settlements) => settlements,
+        Err(error) => return warn!(%error, "no replacement is sent"),
+    };
+    let recorded = context
         .writer
-        .record(rail.network(), signed, &settlements)
-        .await
-    else {
+        .record(context.network(), signed, &settlements)
+        .await;
+    let Some(journaled) = recorded else {
         return;
     };
     let id = &journaled.transaction().id;
-    info!(transaction = %id, replaces = %newest.transaction().id, is_filler, "offering a higher fee");
-    metrics::counter!("quittance_replacements_total", "network" => rail.network().to_owned())
-        .increment(1);
-    if !rail
-        .watch
-        .replaced(&sending.key, journaled.clone(), is_filler)
-    {
+    info!(transaction = %id, replaces = %replaced, is_noop, "sending a replacement");
+    let network = context.network().to_owned();
+    metrics::counter!("quittance_replacements_total", "network" => network).increment(1);
+    let is_watched = context
+        .outstanding
+        .replaced(&sending.key, journaled.clone(), is_noop);
+    if !is_watched {
         return;
     }
-    if let Submission::Refused(fault) = journaled.submit(&*rail.chain).await {
-        warn!(transaction = %id, %fault, "the higher fee was refused");
+    if let Submission::Refused(fault) = journaled.submit(&*context.chain).await {
+        warn!(transaction = %id, %fault, "the replacement was refused");
     }
 }
 
-/// Uses up a place with a transaction that does nothing, and follows it.
-pub(super) async fn fill<C: Chain>(
-    rail: &Arc<Rail<C>>,
+/// Uses up a sequence number with a transaction that does nothing else, and watches it.
+pub(super) async fn fill_gap<C: Chain>(
+    context: &Arc<Context<C>>,
     lane: &LaneId,
     sequence: u64,
 ) -> Result<(), Fault> {
-    let sending = rail.watch.reserve(lane, sequence);
-    let Some(signed) = rail.chain.noop(lane, sequence, None).await? else {
+    let sending = context.outstanding.reserve(lane, sequence);
+    let Some(signed) = context.chain.noop(lane, sequence, None).await? else {
         return Ok(());
     };
-    let Some(journaled) = rail.writer.record(rail.network(), signed, &[]).await else {
+    let recorded = context.writer.record(context.network(), signed, &[]).await;
+    let Some(journaled) = recorded else {
         return Ok(());
     };
-    rail.watch.add(Vec::new(), journaled.clone());
-    let submission = journaled.submit(&*rail.chain).await;
-    info!(%lane, sequence, ?submission, "filled a hole in the line");
+    context.outstanding.add(Vec::new(), journaled.clone());
+    let submission = journaled.submit(&*context.chain).await;
+    info!(%lane, sequence, ?submission, "filled a gap in the sequence numbers");
     drop(sending);
     Ok(())
 }

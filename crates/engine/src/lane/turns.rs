@@ -1,12 +1,11 @@
-//! Turns: what waits in a lane is taken from each payer in turn, so that one payer with many payments does not keep the
-//! others waiting.
+//! Payers take turns in a lane, so that one payer with many payments does not delay the others.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-/// Items that wait, each of a payer. Payers take turns; what one payer has waiting keeps its order.
+/// Waiting items, each of one payer. Payers take turns. The items of one payer keep their order.
 pub(crate) struct Turns<T> {
-    /// Whose turn it is, first to last. Each has something waiting.
+    /// The payers in the order of their turns. Each has a waiting item.
     order: VecDeque<Arc<str>>,
     waiting: HashMap<Arc<str>, VecDeque<T>>,
 }
@@ -25,7 +24,7 @@ impl<T> Turns<T> {
         self.order.is_empty()
     }
 
-    /// Puts an item behind what its payer has waiting.
+    /// Adds an item behind those of the same payer.
     pub(crate) fn push(&mut self, payer: &Arc<str>, item: T) {
         let items = self.waiting.entry(Arc::clone(payer)).or_default();
         if items.is_empty() {
@@ -34,45 +33,46 @@ impl<T> Turns<T> {
         items.push_back(item);
     }
 
-    /// Takes everything, payer by payer.
+    /// Takes all items, payer by payer.
     pub(crate) fn take_all(&mut self) -> Vec<T> {
         let order = std::mem::take(&mut self.order);
         let items = order.iter().filter_map(|payer| self.waiting.remove(payer));
         items.flatten().collect()
     }
 
-    /// Takes the first payer's first item and all that may go with it, one of each payer in each round. Looks at no more
-    /// than `looks_max` items. `goes` says whether an item may join a group; a larger group never takes what a smaller one
-    /// did not.
+    /// Takes the first payer's first item and all items that fit into its batch, one of each payer in
+    /// each round. Examines at most `looks_max` items. `fits` says whether an item can join a batch.
+    /// An item that does not fit into a batch must not fit into a larger one.
     pub(crate) fn next_batch(
         &mut self,
         looks_max: usize,
-        goes: impl Fn(&[T], &T) -> bool,
+        fits: impl Fn(&[T], &T) -> bool,
     ) -> Vec<T> {
         let Some(first) = self.take(0, 0) else {
             return Vec::new();
         };
         let mut batch = vec![first];
-        // Payers before this place have nothing more that goes; those who gave something stand behind all others.
-        let (mut sequence, mut looks) = (0, 0);
-        while let Some(payer) = self.order.get(sequence)
+        // The payers before this turn have no further item that fits. Payers that gave an item have
+        // moved behind all others.
+        let (mut turn, mut looks) = (0, 0);
+        while let Some(payer) = self.order.get(turn)
             && looks < looks_max
         {
             let items = self.waiting.get(payer).into_iter().flatten();
             let items = items.take(looks_max - looks);
-            let found = items.clone().position(|item| goes(&batch, item));
+            let found = items.clone().position(|item| fits(&batch, item));
             looks += found.map_or(items.count(), |at| at + 1);
-            match found.and_then(|at| self.take(sequence, at)) {
+            match found.and_then(|at| self.take(turn, at)) {
                 Some(item) => batch.push(item),
-                None => sequence += 1,
+                None => turn += 1,
             }
         }
         batch
     }
 
-    /// Takes an item of the payer at this place in the order, who then goes to the end of it.
-    fn take(&mut self, sequence: usize, at: usize) -> Option<T> {
-        let payer = self.order.remove(sequence)?;
+    /// Takes one item of the payer with this turn. The payer moves to the end of the order.
+    fn take(&mut self, turn: usize, at: usize) -> Option<T> {
+        let payer = self.order.remove(turn)?;
         let items = self.waiting.get_mut(&payer)?;
         let item = items.remove(at);
         match items.is_empty() {
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payer_with_one_payment_does_not_wait_behind_one_with_a_thousand() {
+    fn a_payer_with_one_item_overtakes_one_with_a_thousand() {
         let mut payers = vec![0; 1000];
         payers.extend([1, 2]);
         let mut alone = turns(&payers);
@@ -113,7 +113,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn everything_is_taken_once_and_each_payers_own_in_order(
+        fn each_item_is_taken_once_in_the_order_of_its_payer(
             payers in prop::collection::vec(0_u8..6, 0..200), most in 1_usize..12, looks in 1_usize..40,
         ) {
             let mut turns = turns(&payers);
@@ -130,7 +130,7 @@ mod tests {
             }
         }
 
-        /// Whatever the others have waiting, a payer has its turn within as many groups as there are payers.
+        /// A payer has its turn within as many batches as there are payers.
         #[test]
         fn no_payer_waits_longer_than_a_round(payers in prop::collection::vec(0_u8..6, 1..200), looks in 1_usize..40) {
             let mut turns = turns(&payers);
@@ -141,7 +141,7 @@ mod tests {
                 for (payer, waited) in &mut waited {
                     *waited += 1;
                     let has_more = turns.waiting.contains_key(payer.to_string().as_str());
-                    prop_assert!(!has_more || *waited <= count, "{payer} waited for {waited} groups");
+                    prop_assert!(!has_more || *waited <= count, "{payer} waited for {waited} batches");
                 }
                 for (payer, _) in batch {
                     waited.insert(payer, 0);
@@ -150,7 +150,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_given_back_is_all_there_is(payers in prop::collection::vec(0_u8..6, 0..50)) {
+        fn take_all_returns_every_item(payers in prop::collection::vec(0_u8..6, 0..50)) {
             let mut turns = turns(&payers);
             prop_assert_eq!(turns.take_all().len(), payers.len());
             prop_assert!(turns.is_empty() && turns.next_batch(9, |_, _| true).is_empty());

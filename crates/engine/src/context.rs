@@ -1,0 +1,210 @@
+//! What all parts of one network's engine share, and the only place where a job ends.
+//!
+//! Lanes, the watcher and the rail are built on this module. It imports none of them.
+
+use std::sync::Arc;
+
+use quittance_core::{Chain, Fault, LaneId, Payment, Reason, Rejection, Timestamp, TransactionId};
+use quittance_journal::{Outcome, Settlement};
+use tokio::sync::{broadcast, mpsc};
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use crate::event::Event;
+use crate::failures::Failures;
+use crate::health::Monitor;
+use crate::in_flight::{InFlight, InFlightGuard, Progress};
+use crate::job::{Job, Ready};
+use crate::ledger::Ledger;
+use crate::outstanding::Outstanding;
+use crate::schemes::Schemes;
+use crate::timing::Timing;
+use crate::writer::JournalWriter;
+
+/// What all parts of one network's engine share.
+pub(crate) struct Context<C: Chain> {
+    pub(crate) chain: Arc<C>,
+    pub(crate) schemes: Schemes<C>,
+    pub(crate) writer: JournalWriter,
+    pub(crate) timing: Timing,
+    pub(crate) in_flight: InFlight,
+    pub(crate) outstanding: Arc<Outstanding<C>>,
+    pub(crate) health: Monitor<C>,
+    pub(crate) ledger: Ledger,
+    pub(crate) failures: Failures,
+    pub(crate) events: broadcast::Sender<Event>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) returned: mpsc::UnboundedSender<Returned<C>>,
+}
+
+/// A job that a lane or the watcher cannot finish, and what to do with it.
+pub(crate) enum Returned<C: Chain> {
+    /// Find out what its transactions have done, and go on from there.
+    Resume(Job<C>),
+    /// Queue it again in this lane.
+    Requeue(Ready<C>, LaneId),
+}
+
+impl<C: Chain> Context<C> {
+    /// The network's CAIP-2 identifier.
+    pub(crate) fn network(&self) -> &str {
+        self.chain.network().id()
+    }
+
+    /// The time now.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.writer.clock.now()
+    }
+
+    /// Runs a task until it ends or this process stops.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stopping = self.writer.stopping.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+
+    /// Reports an event to the subscribers.
+    pub(crate) fn report(&self, event: Event) {
+        // An error means that there are no subscribers.
+        drop(self.events.send(event));
+    }
+
+    /// Hands a job back to recovery.
+    pub(crate) fn hand_back(&self, returned: Returned<C>) {
+        // An error means that this process stops. The job stays open in the journal.
+        drop(self.returned.send(returned));
+    }
+
+    /// The job of an open settlement from the journal.
+    pub(crate) fn resume(
+        &self,
+        settlement: &Settlement,
+        payment: Arc<dyn Payment<C>>,
+        guard: InFlightGuard,
+    ) -> Job<C> {
+        let claim = &settlement.claim;
+        let reservation = self.ledger.add(&claim.payer, &claim.asset, claim.amount);
+        Job::resumed(settlement, payment, reservation, guard)
+    }
+
+    /// Whether the authorization of a job expires before a transaction sent now could be included.
+    pub(crate) fn is_too_late_to_send(&self, job: &Job<C>) -> bool {
+        let needed = self.chain.inclusion_time().as_secs();
+        self.now().plus_secs(needed) > job.expires() || self.is_too_late(job)
+    }
+
+    /// Whether the authorization of a job has expired.
+    pub(crate) fn is_too_late(&self, job: &Job<C>) -> bool {
+        self.now() >= job.expires()
+    }
+
+    /// Ends a job whose money was transferred.
+    pub(crate) async fn settled(&self, job: Job<C>, transaction: TransactionId) {
+        info!(settlement = %job.id(), %transaction, "settled");
+        self.failures.settled(job.payer(), job.pay_to(), self.now());
+        if job.success_reported() {
+            self.report(Event::Restored {
+                network: self.network().to_owned(),
+                settlement: job.id(),
+                transaction: transaction.clone(),
+            });
+        }
+        let amount = job.amount();
+        let outcome = Outcome::Settled {
+            transaction,
+            amount,
+        };
+        self.conclude(job, outcome).await;
+    }
+
+    /// Ends a job whose money was not transferred.
+    pub(crate) async fn fail(
+        &self,
+        job: Job<C>,
+        rejection: Rejection,
+        transaction: Option<TransactionId>,
+    ) {
+        if job.success_reported() {
+            return self.lose(job, rejection, transaction).await;
+        }
+        info!(settlement = %job.id(), %rejection, ?transaction, "failed");
+        // The payer is not to blame if another sender was faster.
+        let by_other = rejection.reason == Reason::SETTLED_BY_OTHER_TRANSACTION;
+        if transaction.is_some() && !by_other {
+            self.failures.failed(job.payer(), job.pay_to(), self.now());
+        }
+        let Rejection { reason, detail } = rejection;
+        let outcome = Outcome::Failed {
+            reason,
+            detail: detail.unwrap_or_default(),
+            transaction,
+        };
+        self.conclude(job, outcome).await;
+    }
+
+    /// Ends a job whose success was reported, whose transaction the chain took back, and which can no
+    /// longer be settled.
+    async fn lose(&self, job: Job<C>, rejection: Rejection, transaction: Option<TransactionId>) {
+        let (settlement, network) = (job.id(), self.network().to_owned());
+        error!(%settlement, network, %rejection, ?transaction,
+            "a payment whose success was reported was undone and cannot be settled again");
+        metrics::counter!("quittance_lost_settlements_total", "network" => network.clone())
+            .increment(1);
+        let Rejection { reason, detail } = rejection;
+        let outcome = Outcome::Lost {
+            reason,
+            detail: detail.unwrap_or_default(),
+            transaction,
+        };
+        self.conclude(job, outcome).await;
+        self.report(Event::Lost {
+            network,
+            settlement,
+        });
+    }
+
+    /// Releases a job of which nothing was sent. A job whose success was reported stays open, and the
+    /// next sweep tries again.
+    pub(crate) async fn release(&self, job: Job<C>, fault: Fault) {
+        if job.success_reported() {
+            return warn!(settlement = %job.id(), %fault, "cannot be sent again yet");
+        }
+        warn!(settlement = %job.id(), %fault, "released: nothing was sent");
+        let outcome = Outcome::Released {
+            fault: fault.clone(),
+        };
+        if self.write_conclusion(&job, &outcome).await {
+            job.report(Progress::Released(fault));
+        }
+    }
+
+    /// As [`release`](Self::release), for many jobs in one journal write.
+    pub(crate) async fn release_all(&self, batch: Vec<Ready<C>>, fault: Fault) {
+        let released = batch
+            .into_iter()
+            .map(|Ready { job, .. }| self.release(job, fault.clone()));
+        futures_util::future::join_all(released).await;
+    }
+
+    async fn conclude(&self, job: Job<C>, outcome: Outcome) {
+        if self.write_conclusion(&job, &outcome).await {
+            job.report(Progress::Concluded(outcome));
+        }
+    }
+
+    /// Writes how a job ended. Only if this returns `true`, the outcome may be reported.
+    async fn write_conclusion(&self, job: &Job<C>, outcome: &Outcome) -> bool {
+        let (settlement, attempt) = (job.id(), job.attempt());
+        let written = self.writer.conclude(&settlement, attempt, outcome).await;
+        // Before the outcome is reported: the caller may send the payer's next payment at once.
+        job.free_balance();
+        if written == Some(false) {
+            error!(%settlement, attempt, ?outcome, "the journal has another outcome of this attempt");
+        }
+        written == Some(true)
+    }
+}

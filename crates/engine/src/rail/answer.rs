@@ -1,0 +1,241 @@
+//! The answer to /settle: waiting for a settlement, and reporting its outcome.
+
+use std::sync::Arc;
+
+use quittance_core::json::Object;
+use quittance_core::wire::SettleResponse;
+use quittance_core::{
+    Chain, FacilitatorError, Fault, FaultKind, PaymentId, PaymentRequest, Reason, Rejection,
+    TransactionId,
+};
+use quittance_journal::{Outcome, Settlement, State};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use tracing::Instrument;
+
+use super::claim::{Follow, NotStarted, Started};
+use super::decoded::VerifyError;
+use super::lost_answers::SuccessReport;
+use super::{Permit, Rail};
+use crate::in_flight::Progress;
+
+/// The detail of a fault about an outcome that this version does not know.
+const UNKNOWN_OUTCOME: &str =
+    "the journal has an outcome that this version does not know: use a newer version";
+
+impl<C: Chain> Rail<C> {
+    /// The answer to /settle.
+    ///
+    /// Everything up to the lane happens in a task of its own: if the caller disconnects, the claim
+    /// survives. The waiting happens in the caller's own future, so success is never marked as
+    /// reported to a caller that has gone. The caller's permit is dropped in between.
+    pub(crate) async fn settle(
+        self: &Arc<Self>,
+        request: &PaymentRequest,
+        permit: Permit,
+    ) -> Result<SettleResponse, FacilitatorError> {
+        let deadline = Instant::now() + self.settle_wait;
+        let (rail, owned) = (Arc::clone(self), request.clone());
+        let start = async move {
+            let started = rail.start_settlement(&owned).await;
+            drop(permit);
+            started
+        };
+        let started = self.context.tasks.spawn(start.in_current_span()).await;
+        let panicked = |error| {
+            let what = format_args!("settling stopped: {error}");
+            Err(Fault::new(FaultKind::Internal, what).into())
+        };
+        let network = request.requirements.network.as_str();
+        match started.unwrap_or_else(panicked) {
+            Ok(started) => self.wait_and_answer(network, started, deadline).await,
+            Err(not_started) => answer_not_started(network, not_started),
+        }
+    }
+
+    /// Waits for a settlement as long as the caller does, and answers.
+    async fn wait_and_answer(
+        &self,
+        network: &str,
+        started: Started,
+        deadline: Instant,
+    ) -> Result<SettleResponse, FacilitatorError> {
+        let Started {
+            id,
+            payer,
+            attempt,
+            follow,
+        } = started;
+        let progress = match follow {
+            Follow::InFlight(progress) => wait_for_end(progress, deadline).await,
+            Follow::Journal(settlement) => progress_of(&settlement),
+        };
+        let response = match progress {
+            Progress::Concluded(outcome) => {
+                self.answer_outcome(network, payer, (id, attempt), outcome)
+                    .await?
+            }
+            Progress::Sent(transaction) => {
+                let detail = "broadcast, and not decided yet: retry with the same request";
+                let pending = Rejection::new(Reason::SETTLEMENT_PENDING, detail);
+                SettleResponse::failed(network, &pending, Some(payer), transaction.as_str())
+            }
+            Progress::Released(fault) => return Err(fault.into()),
+            Progress::Claiming | Progress::Waiting => {
+                let what = "the settlement waits to be sent: retry with the same request";
+                return Err(Fault::new(FaultKind::Busy, what).into());
+            }
+        };
+        Ok(with_reference(response, Some(&id)))
+    }
+
+    /// The answer for a settlement that has ended. The first caller gets success.
+    async fn answer_outcome(
+        &self,
+        network: &str,
+        payer: String,
+        (id, attempt): (PaymentId, u32),
+        outcome: Outcome,
+    ) -> Result<SettleResponse, FacilitatorError> {
+        let payer = Some(payer);
+        let failed = |reason: Reason, detail: &str, transaction: &str| {
+            let rejection = Rejection::new(reason, detail);
+            SettleResponse::failed(network, &rejection, payer.clone(), transaction)
+        };
+        match outcome {
+            Outcome::Settled {
+                transaction,
+                amount,
+            } => {
+                let transaction = transaction.as_str();
+                let Some(report) = self.report_success(id, attempt).await? else {
+                    if self.was_taken_back(&id).await? {
+                        let detail =
+                            "the chain took the transaction back: retry with the same request";
+                        return Ok(failed(Reason::SETTLEMENT_PENDING, detail, transaction));
+                    }
+                    let detail = "success was already reported for this authorization";
+                    return Ok(failed(Reason::DUPLICATE_SETTLEMENT, detail, transaction));
+                };
+                report.used();
+                Ok(SettleResponse {
+                    amount: Some(amount.to_string()),
+                    ..SettleResponse::settled(network, payer, transaction)
+                })
+            }
+            Outcome::Failed {
+                reason,
+                detail,
+                transaction,
+            }
+            | Outcome::Lost {
+                reason,
+                detail,
+                transaction,
+            } => {
+                // A transaction that a pending answer named stays named, even if it was never
+                // included.
+                let named = match transaction {
+                    Some(transaction) => Some(transaction),
+                    None => self.evidence(&id).await?,
+                };
+                let named = named.as_ref().map_or("", TransactionId::as_str);
+                Ok(failed(reason, &detail, named))
+            }
+            Outcome::Released { fault } => Err(fault.into()),
+            // No outcome of a newer journal is reported as success.
+            _ => Err(Fault::new(FaultKind::Internal, UNKNOWN_OUTCOME).into()),
+        }
+    }
+
+    /// Whether the chain took a payment back before its success was reported. It is in progress again.
+    async fn was_taken_back(&self, id: &PaymentId) -> Result<bool, Fault> {
+        let settlement = self.context.writer.journal.settlement(id).await?;
+        Ok(settlement
+            .is_some_and(|known| known.state == State::Open && known.success_reported_at.is_none()))
+    }
+
+    /// The transaction that earlier answers named.
+    async fn evidence(&self, id: &PaymentId) -> Result<Option<TransactionId>, Fault> {
+        let settlement = self.context.writer.journal.settlement(id).await?;
+        Ok(settlement.and_then(|settlement| settlement.evidence().cloned()))
+    }
+
+    /// The right to report success. `None` if success was reported before and the answer arrived.
+    ///
+    /// The write is a task of its own, so a timeout or a disconnect does not cut it short. If the
+    /// caller is gone when it is done, the next caller with the same request can get the right.
+    async fn report_success(
+        &self,
+        id: PaymentId,
+        attempt: u32,
+    ) -> Result<Option<SuccessReport>, Fault> {
+        let journal = Arc::clone(&self.context.writer.journal);
+        let (now, lost_answers) = (self.context.now(), self.lost_answers.clone());
+        let write = self.context.tasks.spawn(async move {
+            let is_first = journal.report_success(&id, attempt, now).await?;
+            Ok(is_first.then(|| lost_answers.report(id)))
+        });
+        let written: Result<_, Fault> = write.await.unwrap_or_else(|error| {
+            let what = format_args!("reporting stopped: {error}");
+            Err(Fault::new(FaultKind::Internal, what))
+        });
+        Ok(written?.or_else(|| self.lost_answers.take(&id)))
+    }
+}
+
+/// The answer for a request that started no settlement.
+fn answer_not_started(
+    network: &str,
+    not_started: NotStarted,
+) -> Result<SettleResponse, FacilitatorError> {
+    match not_started {
+        NotStarted::Over(rejection, settlement) => {
+            let payer = Some(settlement.claim.payer.clone());
+            let transaction = settlement.evidence().map_or("", TransactionId::as_str);
+            let failed = SettleResponse::failed(network, &rejection, payer, transaction);
+            Ok(with_reference(failed, Some(&settlement.claim.id)))
+        }
+        NotStarted::Used(used) => {
+            let (payer, transaction) = (Some(used.payer), used.transaction.as_str());
+            let failed = SettleResponse::failed(network, &used.rejection, payer, transaction);
+            Ok(with_reference(failed, used.settlement.as_ref()))
+        }
+        NotStarted::Unverified(VerifyError::Rejected(rejection, payer)) => {
+            Ok(SettleResponse::failed(network, &rejection, payer, ""))
+        }
+        NotStarted::Unverified(VerifyError::Malformed(malformed)) => Err(malformed.into()),
+        NotStarted::Unverified(VerifyError::Fault(fault)) => Err(fault.into()),
+    }
+}
+
+/// Waits until a settlement ends or the deadline passes. Returns the progress at that moment.
+async fn wait_for_end(mut progress: watch::Receiver<Progress>, deadline: Instant) -> Progress {
+    let has_ended =
+        |progress: &Progress| matches!(progress, Progress::Concluded(_) | Progress::Released(_));
+    // An error means that no task works on it, because this process stops. The journal has it.
+    drop(timeout_at(deadline, progress.wait_for(has_ended)).await);
+    Progress::clone(&progress.borrow())
+}
+
+/// The progress of a settlement according to the journal.
+fn progress_of(settlement: &Settlement) -> Progress {
+    match (&settlement.state, settlement.transaction()) {
+        (State::Concluded(outcome), _) => Progress::Concluded(outcome.clone()),
+        (_, Some(transaction)) => Progress::Sent(transaction.id.clone()),
+        (_, None) => Progress::Waiting,
+    }
+}
+
+/// The answer with a reference to the settlement in `extra`, by which its state can be requested.
+fn with_reference(response: SettleResponse, id: Option<&PaymentId>) -> SettleResponse {
+    SettleResponse {
+        extra: id.and_then(settlement_reference),
+        ..response
+    }
+}
+
+fn settlement_reference(id: &PaymentId) -> Option<Object> {
+    Object::of(&json!({ "settlement": id.to_string() })).ok()
+}

@@ -1,0 +1,226 @@
+//! Claiming: from a request to a settlement that is in progress, or to the reason why there is none.
+
+use std::sync::Arc;
+
+use quittance_core::{
+    Chain, Fault, FaultKind, Malformed, PaymentId, PaymentInfo, PaymentRequest, Rejection,
+};
+use quittance_journal::{Claim, Claimed, Settlement};
+use tokio::sync::watch;
+
+use super::Rail;
+use super::decoded::{Decoded, Verified, VerifyError};
+use super::judge::{Judgement, Used};
+use super::prior::Prior;
+use crate::in_flight::{InFlightGuard, Progress};
+use crate::job::Job;
+use crate::ledger::Reservation;
+
+/// How many settlements may be in progress on one network. At hundreds a second this is half a minute
+/// of work, which is as long as callers wait.
+const IN_FLIGHT_MAX: usize = 10_000;
+
+/// How many concurrent requests with the same authorization a request waits for, one after the other.
+const ROUNDS_MAX: usize = 8;
+
+/// A settlement that is in progress or has ended, and how to follow it.
+pub(super) struct Started {
+    pub(super) id: PaymentId,
+    /// The payer's address, as the journal has it.
+    pub(super) payer: String,
+    pub(super) attempt: u32,
+    pub(super) follow: Follow,
+}
+
+/// How to follow a settlement.
+pub(super) enum Follow {
+    /// A task of this process works on it.
+    InFlight(watch::Receiver<Progress>),
+    /// No task works on it. This is its entry in the journal.
+    Journal(Box<Settlement>),
+}
+
+/// Why no settlement was started.
+pub(super) enum NotStarted {
+    /// The payment is not verified.
+    Unverified(VerifyError),
+    /// The authorization was claimed before, with this result.
+    Over(Rejection, Box<Settlement>),
+    /// The authorization is used.
+    Used(Box<Used>),
+}
+
+impl From<VerifyError> for NotStarted {
+    fn from(error: VerifyError) -> Self {
+        Self::Unverified(error)
+    }
+}
+
+impl From<Fault> for NotStarted {
+    fn from(fault: Fault) -> Self {
+        Self::Unverified(fault.into())
+    }
+}
+
+/// What to claim.
+enum Candidate<'a, C: Chain> {
+    /// A payment that would settle now.
+    Verified(Verified<'a, C>),
+    /// A payment whose earlier transaction has transferred the money, or still may.
+    Unfinished(Box<Settlement>),
+}
+
+impl<C: Chain> Rail<C> {
+    /// Verifies a payment, claims it and hands it to a lane. If another task works on this very
+    /// request, follows that task.
+    pub(super) async fn start_settlement(
+        self: &Arc<Self>,
+        request: &PaymentRequest,
+    ) -> Result<Started, NotStarted> {
+        let decoded = self.decode(request).await?;
+        for _ in 0..ROUNDS_MAX {
+            let prior = self.prior(request, decoded.info()).await?;
+            self.check_room(&prior)?;
+            let candidate = match self.judge(request, &decoded, prior).await? {
+                Judgement::Same(settlement) => return Ok(self.follow_existing(settlement).await?),
+                // A caller that retries gets the transaction that failed.
+                Judgement::Over(rejection, settlement) => {
+                    return Err(NotStarted::Over(rejection, settlement));
+                }
+                Judgement::Used(used) => return Err(NotStarted::Used(used)),
+                Judgement::Unfinished(settlement) => Candidate::Unfinished(settlement),
+                Judgement::Valid(verified) => Candidate::Verified(verified),
+            };
+            match self.context.in_flight.guard(decoded.info().id) {
+                Ok(guard) => return self.claim(request, &decoded, candidate, guard).await,
+                Err(other) => wait_until_claimed(other).await,
+            }
+        }
+        let what = "many concurrent requests claim this authorization: retry";
+        Err(Fault::new(FaultKind::Busy, what).into())
+    }
+
+    /// Whether one more settlement may be started, if the request needs one.
+    fn check_room(&self, prior: &Prior) -> Result<(), Fault> {
+        let is_full = self.in_progress() >= IN_FLIGHT_MAX;
+        let is_stopping = self.context.writer.stopping.is_cancelled();
+        match prior {
+            Prior::Free(_) if is_full || is_stopping => {
+                let what = "too many settlements are in progress: retry";
+                Err(Fault::new(FaultKind::Busy, what))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Follows a settlement of this very request.
+    async fn follow_existing(&self, settlement: Box<Settlement>) -> Result<Started, Fault> {
+        let id = settlement.claim.id;
+        let (settlement, follow) = match self.context.in_flight.follow(&id) {
+            Some(progress) => (settlement, Follow::InFlight(progress)),
+            // The task may have ended since the settlement was read. Then the journal has the outcome.
+            None => {
+                let newer = self.context.writer.journal.settlement(&id).await?;
+                let settlement = newer.map_or(settlement, Box::new);
+                (settlement.clone(), Follow::Journal(settlement))
+            }
+        };
+        Ok(Started {
+            id,
+            payer: settlement.claim.payer.clone(),
+            attempt: settlement.attempt,
+            follow,
+        })
+    }
+
+    /// Claims a payment. Hands a verified one to a lane. An unfinished one already has a transaction,
+    /// and is resumed.
+    async fn claim(
+        self: &Arc<Self>,
+        request: &PaymentRequest,
+        decoded: &Decoded<C>,
+        candidate: Candidate<'_, C>,
+        guard: InFlightGuard,
+    ) -> Result<Started, NotStarted> {
+        let payer = match &candidate {
+            Candidate::Verified(verified) => &verified.payer,
+            Candidate::Unfinished(settlement) => &settlement.claim.payer,
+        };
+        let claim = self.claim_for(request, decoded, payer);
+        let claim = claim.map_err(VerifyError::Malformed)?;
+        let reservation = self.reserve(&claim, &candidate)?;
+        let journal = &self.context.writer.journal;
+        let claimed = journal.claim(&claim, self.context.now()).await;
+        let attempt = match claimed.map_err(Fault::from)? {
+            Claimed::Won { attempt } => attempt,
+            // Another process with this journal was faster.
+            Claimed::Taken(settlement) => return self.taken(request, *settlement).await,
+        };
+        let follow = Follow::InFlight(guard.follow());
+        let payment = Arc::clone(&decoded.payment);
+        let job = Job::claimed(&claim, attempt, payment, reservation, guard);
+        match candidate {
+            Candidate::Verified(verified) => self.dispatch(job, &verified).await,
+            Candidate::Unfinished(_) => self.context.spawn(Arc::clone(self).resume(job)),
+        }
+        Ok(Started {
+            id: claim.id,
+            payer: claim.payer,
+            attempt,
+            follow,
+        })
+    }
+
+    /// Reserves the amount of a claim in its payer's balance. An unfinished payment is not checked
+    /// against the balance: its money may have left it already.
+    fn reserve(&self, claim: &Claim, candidate: &Candidate<'_, C>) -> Result<Reservation, Fault> {
+        let ledger = &self.context.ledger;
+        match candidate {
+            Candidate::Verified(verified) => {
+                let balance = verified.balance(self.context.now());
+                ledger.reserve(&claim.payer, &claim.asset, claim.amount, balance)
+            }
+            Candidate::Unfinished(_) => Ok(ledger.add(&claim.payer, &claim.asset, claim.amount)),
+        }
+    }
+
+    /// What an authorization means that another process has claimed.
+    async fn taken(
+        &self,
+        request: &PaymentRequest,
+        settlement: Settlement,
+    ) -> Result<Started, NotStarted> {
+        match Prior::new(request, settlement) {
+            Prior::Same(settlement) => Ok(self.follow_existing(settlement).await?),
+            Prior::Over(rejection, settlement) => Err(NotStarted::Over(rejection, settlement)),
+            // It was taken a moment ago, and is free again.
+            Prior::Free(_) => {
+                let what = "another process claimed this authorization: retry";
+                Err(Fault::new(FaultKind::Busy, what).into())
+            }
+        }
+    }
+
+    fn claim_for(
+        &self,
+        request: &PaymentRequest,
+        decoded: &Decoded<C>,
+        payer: &str,
+    ) -> Result<Claim, Malformed> {
+        let info = PaymentInfo {
+            payer: payer.to_owned(),
+            amount: request.requirements.amount,
+            ..decoded.info().clone()
+        };
+        let (scheme, text) = (&request.requirements.scheme, request.kept_text()?);
+        let network = self.context.network();
+        Ok(Claim::new(network, scheme, &info, text, decoded.decoded_at))
+    }
+}
+
+/// Waits until a concurrent request has claimed. Then the journal says whether it is the same request.
+async fn wait_until_claimed(mut other: watch::Receiver<Progress>) {
+    let is_claimed = |progress: &Progress| !matches!(progress, Progress::Claiming);
+    // An error means that the other request has given up.
+    drop(other.wait_for(is_claimed).await);
+}

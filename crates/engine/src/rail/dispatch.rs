@@ -1,0 +1,53 @@
+//! Handing a job to a lane.
+
+use quittance_core::{Chain, Fault, FaultKind, LaneId};
+
+use super::Rail;
+use super::decoded::Verified;
+use crate::job::{Job, Ready};
+use crate::lane::Lane;
+
+impl<C: Chain> Rail<C> {
+    /// Finds the action that settles a job's payment, and hands both to a lane.
+    pub(super) async fn dispatch(&self, job: Job<C>, verified: &Verified<'_, C>) {
+        let observed = verified.observed(self.context.now());
+        let sender = job.payment().sender(&observed);
+        match job.payment().action(job.amount(), &observed) {
+            Ok(action) => self.queue(Ready { job, action }, sender).await,
+            Err(rejection) => self.context.fail(job, rejection, None).await,
+        }
+    }
+
+    /// Hands a job to a lane, or releases it if no lane can take it. If `sender` is given, only that
+    /// signer may send it.
+    pub(super) async fn queue(&self, ready: Ready<C>, sender: Option<LaneId>) {
+        let lane = match self.lane_for(sender.as_ref()) {
+            Ok(lane) => lane,
+            Err(fault) => return self.context.release(ready.job, fault).await,
+        };
+        if let Some(Ready { job, .. }) = lane.accept(ready) {
+            let full = Fault::new(FaultKind::Busy, "the lane's queue is full");
+            self.context.release(job, full).await;
+        }
+    }
+
+    /// The working lane with the fewest waiting settlements. If a signer is named, that lane.
+    fn lane_for(&self, named: Option<&LaneId>) -> Result<&Lane<C>, Fault> {
+        let health = self.health();
+        let is_usable = |lane: &&Lane<C>| {
+            named.is_none_or(|named| *named == lane.id) && health.lane_works(&lane.id)
+        };
+        let usable = self.lanes.iter().filter(is_usable);
+        let found = usable.min_by_key(|lane| lane.waiting());
+        found.ok_or_else(|| match health.network_works() {
+            true => Fault::new(
+                FaultKind::FacilitatorFunds,
+                "no signer can pay for a transaction",
+            ),
+            false => Fault::new(
+                FaultKind::ChainUnavailable,
+                "the network cannot be used now",
+            ),
+        })
+    }
+}

@@ -1,0 +1,115 @@
+//! One judgement for /verify and /settle: what one calls valid, the other settles.
+
+use quittance_core::{
+    Chain, Fault, PaymentId, PaymentInfo, PaymentRequest, Rejection, TransactionId,
+};
+use quittance_journal::{Outcome, Settlement, State};
+
+use super::Rail;
+use super::decoded::{Decoded, Verified, VerifyError};
+use super::prior::{Prior, is_same};
+use super::used::Explained;
+
+/// The judgement of a payment.
+pub(super) enum Judgement<'a, C: Chain> {
+    /// It would settle now.
+    Valid(Verified<'a, C>),
+    /// This very request is in progress, or has settled without a success report.
+    Same(Box<Settlement>),
+    /// Its last attempt failed, but one of its transactions has transferred the money since, or still
+    /// may.
+    Unfinished(Box<Settlement>),
+    /// It belongs to another request, or has ended for good.
+    Over(Rejection, Box<Settlement>),
+    /// It cannot be settled, because its authorization is used.
+    Used(Box<Used>),
+}
+
+/// A verdict with the transaction that used the authorization.
+pub(super) struct Used {
+    pub(super) rejection: Rejection,
+    pub(super) payer: String,
+    pub(super) transaction: TransactionId,
+    /// The settlement, if the journal has one.
+    pub(super) settlement: Option<PaymentId>,
+}
+
+impl<C: Chain> Rail<C> {
+    /// What an earlier settlement of the authorization means for this request.
+    pub(super) async fn prior(
+        &self,
+        request: &PaymentRequest,
+        info: &PaymentInfo,
+    ) -> Result<Prior, Fault> {
+        let journal = &self.context.writer.journal;
+        let Some(settlement) = journal.settlement(&info.id).await? else {
+            return Ok(Prior::Free(None));
+        };
+        let is_settled = matches!(settlement.state, State::Concluded(Outcome::Settled { .. }));
+        // Success was reported, and the answer did not reach its caller.
+        let is_lost = is_settled && self.lost_answers.contains(&info.id);
+        if is_lost && is_same(request, &settlement) {
+            return Ok(Prior::Same(Box::new(settlement)));
+        }
+        Ok(Prior::new(request, settlement))
+    }
+
+    /// Judges a payment.
+    pub(super) async fn judge<'a>(
+        &self,
+        request: &PaymentRequest,
+        decoded: &'a Decoded<C>,
+        prior: Prior,
+    ) -> Result<Judgement<'a, C>, VerifyError> {
+        match prior {
+            Prior::Same(settlement) => return Ok(Judgement::Same(settlement)),
+            Prior::Over(rejection, settlement) => {
+                return Ok(Judgement::Over(rejection, settlement));
+            }
+            Prior::Free(_) => {}
+        }
+        let (rejection, payer) = match self.admit(decoded).await {
+            Ok(verified) => return Ok(Judgement::Valid(verified)),
+            Err(VerifyError::Rejected(rejection, payer)) => (rejection, payer),
+            Err(error) => return Err(error),
+        };
+        // The verdict may be the effect of a concurrent request with the same authorization. Then the
+        // journal knows more than the chain.
+        match self.prior(request, decoded.info()).await? {
+            Prior::Same(settlement) => Ok(Judgement::Same(settlement)),
+            Prior::Over(rejection, settlement) => Ok(Judgement::Over(rejection, settlement)),
+            Prior::Free(failed) => self.judge_rejected(decoded, rejection, payer, failed).await,
+        }
+    }
+
+    /// Judges a payment that the chain rejects. The journal may have an attempt of it that `failed`.
+    async fn judge_rejected<'a>(
+        &self,
+        decoded: &'a Decoded<C>,
+        rejection: Rejection,
+        payer: Option<String>,
+        failed: Option<Box<Settlement>>,
+    ) -> Result<Judgement<'a, C>, VerifyError> {
+        let explained = self
+            .explain(decoded, rejection.clone(), failed.as_deref())
+            .await?;
+        match (explained, failed) {
+            (Explained::Unfinished, Some(settlement)) => Ok(Judgement::Unfinished(settlement)),
+            (Explained::Unfinished, None) => Err(VerifyError::Rejected(rejection, payer)),
+            (Explained::Rejected(rejection, Some(transaction)), failed) => {
+                Ok(Judgement::Used(Box::new(Used {
+                    rejection,
+                    payer: payer.unwrap_or_else(|| decoded.info().payer.clone()),
+                    transaction,
+                    settlement: failed.map(|settlement| settlement.claim.id),
+                })))
+            }
+            (Explained::Rejected(rejection, None), Some(settlement)) => {
+                Ok(Judgement::Over(rejection, settlement))
+            }
+            (Explained::Rejected(rejection, None), None) => {
+                Err(VerifyError::Rejected(rejection, payer))
+            }
+        }
+    }
+}

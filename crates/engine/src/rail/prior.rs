@@ -1,0 +1,65 @@
+//! What an earlier settlement of an authorization means for a request.
+
+use quittance_core::{PaymentRequest, Reason, Rejection};
+use quittance_journal::{FAILURES_MAX, Outcome, Settlement, State};
+
+/// What an earlier settlement of an authorization means for a request.
+pub(super) enum Prior {
+    /// There is none, or it ended without a transfer. The request is verified like any other.
+    Free(Option<Box<Settlement>>),
+    /// It is of this very request. It is in progress, or has settled without a success report.
+    Same(Box<Settlement>),
+    /// It is of another request, or has ended for good. This is the verdict.
+    Over(Rejection, Box<Settlement>),
+}
+
+impl Prior {
+    /// What a settlement means for a request with the same authorization.
+    ///
+    /// Only the very same payload may share a settlement. Another signature over the same
+    /// authorization may be from a caller without a right to it.
+    pub(super) fn new(request: &PaymentRequest, settlement: Settlement) -> Self {
+        let is_same = is_same(request, &settlement);
+        let is_reported = settlement.success_reported_at.is_some();
+        let failed_too_often = settlement.failures >= FAILURES_MAX;
+        let detail = match &settlement.state {
+            State::Concluded(Outcome::Failed { .. } | Outcome::Released { .. })
+                if failed_too_often =>
+            {
+                "this authorization has failed too often"
+            }
+            // The chain says whether it can still be used.
+            State::Concluded(Outcome::Failed { .. } | Outcome::Released { .. }) => {
+                return Self::Free(Some(Box::new(settlement)));
+            }
+            State::Open if is_reported => {
+                "success was reported, the chain took the payment back, and it is being sent again"
+            }
+            State::Open | State::Concluded(Outcome::Settled { .. }) if is_same && !is_reported => {
+                return Self::Same(Box::new(settlement));
+            }
+            State::Open => "another request with this authorization is in progress",
+            State::Concluded(Outcome::Lost { .. }) => {
+                "success was reported, the chain took the payment back, and it cannot be sent again"
+            }
+            State::Concluded(Outcome::Settled { .. }) => {
+                "this authorization has settled, and success was reported for it"
+            }
+            // A newer journal may have more states. None of them may be claimed again.
+            _ => "the journal has this authorization in a state that this version does not know",
+        };
+        let duplicate = Rejection::new(Reason::DUPLICATE_SETTLEMENT, detail);
+        Self::Over(duplicate, Box::new(settlement))
+    }
+}
+
+/// Whether a request is the one that was claimed.
+pub(super) fn is_same(request: &PaymentRequest, settlement: &Settlement) -> bool {
+    PaymentRequest::decode(settlement.claim.request.as_bytes()).is_ok_and(|claimed| {
+        let [ours, theirs] = [&request.requirements, &claimed.requirements];
+        claimed.payload == request.payload
+            && (&ours.scheme, &ours.asset, &ours.pay_to)
+                == (&theirs.scheme, &theirs.asset, &theirs.pay_to)
+            && ours.amount == theirs.amount
+    })
+}

@@ -1,0 +1,86 @@
+//! The schemes of one network.
+
+use std::sync::Arc;
+
+use quittance_core::wire::{Rest, SupportedKind};
+use quittance_core::{
+    Chain, Health, Network, Payment, PaymentRequest, Reason, Rejection, Scheme, Version,
+};
+use quittance_journal::Settlement;
+
+/// The schemes of one network, in order of preference.
+pub(crate) struct Schemes<C: Chain> {
+    network: Network,
+    all: Vec<Arc<dyn Scheme<C>>>,
+}
+
+impl<C: Chain> Schemes<C> {
+    pub(crate) fn new(network: Network, all: Vec<Arc<dyn Scheme<C>>>) -> Self {
+        Self { network, all }
+    }
+
+    /// The scheme that reads a request.
+    ///
+    /// # Errors
+    /// The verdict against a request that no scheme reads. Its detail names the schemes there are.
+    pub(crate) fn for_request(
+        &self,
+        request: &PaymentRequest,
+    ) -> Result<&Arc<dyn Scheme<C>>, Rejection> {
+        let reads = |scheme: &&Arc<dyn Scheme<C>>| scheme.versions().contains(&request.version);
+        let mut schemes = self.all.iter().filter(reads);
+        let found = schemes.find(|scheme| scheme.name() == request.requirements.scheme);
+        found.ok_or_else(|| {
+            let names = self.all.iter().filter(reads).map(|scheme| scheme.name());
+            let names: Vec<&str> = names.collect();
+            let names = match names.is_empty() {
+                true => "none".to_owned(),
+                false => names.join(", "),
+            };
+            let (network, version) = (self.network.id(), request.version.number());
+            let detail =
+                format_args!("schemes supported on {network} in version {version}: {names}");
+            Rejection::new(Reason::UNSUPPORTED_SCHEME, detail)
+        })
+    }
+
+    /// The payment of a settlement, as it was decoded when it was claimed. `None` if no scheme reads
+    /// it any more.
+    pub(crate) fn decode_again(&self, settlement: &Settlement) -> Option<Arc<dyn Payment<C>>> {
+        let claim = &settlement.claim;
+        let request = PaymentRequest::decode(claim.request.as_bytes()).ok()?;
+        let scheme = self.for_request(&request).ok()?;
+        let payment = scheme.decode(&request, claim.decoded_at).ok()?;
+        (payment.info().id == claim.id).then(|| payment.into())
+    }
+
+    /// The kinds of payment whose asset works.
+    pub(crate) fn kinds(&self, health: &Health) -> Vec<SupportedKind> {
+        let works = |scheme: &&Arc<dyn Scheme<C>>| {
+            let assets = scheme.assets();
+            assets.iter().any(|asset| health.asset_works(asset))
+        };
+        self.all
+            .iter()
+            .filter(works)
+            .flat_map(|scheme| self.kinds_of(scheme.as_ref()))
+            .collect()
+    }
+
+    fn kinds_of(&self, scheme: &dyn Scheme<C>) -> Vec<SupportedKind> {
+        let kind = |version: &Version| {
+            let name = match version {
+                Version::V1 => self.network.alias()?,
+                Version::V2 => self.network.id(),
+            };
+            Some(SupportedKind {
+                x402_version: version.number(),
+                scheme: scheme.name().to_owned(),
+                network: name.to_owned(),
+                extra: scheme.extra(),
+                rest: Rest::default(),
+            })
+        };
+        scheme.versions().iter().filter_map(kind).collect()
+    }
+}
