@@ -5,7 +5,7 @@
 use std::env::var;
 
 use alloy::signers::local::PrivateKeySigner;
-use quittance_http::{Buyer, Limits};
+use quittance_buyer::{Buyer, Limits};
 use quittance_solana::Keypair;
 
 #[tokio::main]

@@ -16,6 +16,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "quittance-engine",
         &["quittance-core", "quittance-journal", "quittance-verify"],
     ),
+    ("quittance-buyer", &["quittance-core", "quittance-http"]),
     ("quittance-http", &["quittance-cached", "quittance-core"]),
     ("quittance-nodes", &["quittance-core"]),
     (
@@ -34,6 +35,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "quittance-cli",
         &[
+            "quittance-buyer",
             "quittance-core",
             "quittance-devnet",
             "quittance-engine",
@@ -47,6 +49,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "quittance-tests",
         &[
+            "quittance-buyer",
             "quittance-core",
             "quittance-devnet",
             "quittance-engine",

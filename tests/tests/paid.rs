@@ -12,13 +12,14 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{any, get, post};
 use axum::{Extension, Router};
+use quittance_buyer::{BuyError, Buyer, Limits};
 use quittance_core::wire::{
     PaymentPayload, PaymentRequired, ResourceInfo, SettleResponse, SupportedResponse,
     VerifyResponse, header, v1,
 };
 use quittance_core::{Amount, Facilitator, FacilitatorError, Fault, FaultKind, PaymentRequest};
 use quittance_engine::Engine;
-use quittance_http::{BuyError, Buyer, Limits, PaidBy, PaymentLayer, RemoteFacilitator};
+use quittance_http::{PaidBy, PaymentLayer, RemoteFacilitator};
 use quittance_service::{Keys, ServiceOptions, router};
 use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::proxy::Fate;

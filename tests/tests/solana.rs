@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use axum::Router;
 use axum::routing::get;
 use futures_util::future::join_all;
+use quittance_buyer::{BuyError, Buyer};
 use quittance_core::json::Object;
 use quittance_core::wire::{
     PaymentRequired, PaymentRequirements, SettleResponse, SupportedKind, header, v1,
@@ -20,7 +21,7 @@ use quittance_core::{
 };
 use quittance_devnet::{SOLANA_TOKEN_2022, SOLANA_USDC};
 use quittance_engine::{Engine, Event, Timing};
-use quittance_http::{BuyError, Buyer, PaymentLayer};
+use quittance_http::PaymentLayer;
 use quittance_solana::{
     Blockhashes, Commitment, ExactOffer, ExactPayer, Extension, Keypair, Pubkey, Solana,
     TokenProgram, reason,

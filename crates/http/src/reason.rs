@@ -1,10 +1,10 @@
 //! Reasons in the sellers' own words, of this library and of the reference implementation alike.
 
 /// The handler failed, and so nothing was settled.
-pub(crate) const HANDLER_FAILED: &str = "handler_failed";
+pub const HANDLER_FAILED: &str = "handler_failed";
 
 /// The payment is on other terms than are offered.
-pub(crate) const OTHER_TERMS: &str = "No matching payment requirements";
+pub const OTHER_TERMS: &str = "No matching payment requirements";
 
 /// No payment was presented.
-pub(crate) const PAYMENT_REQUIRED: &str = "Payment required";
+pub const PAYMENT_REQUIRED: &str = "Payment required";

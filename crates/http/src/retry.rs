@@ -7,7 +7,7 @@ use http::header::RETRY_AFTER;
 
 /// The seconds in a `Retry-After` header. Its other form, a date, needs a clock that both sides agree on, and no
 /// facilitator is known to use it.
-pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?;
     value.trim().parse().ok().map(Duration::from_secs)
 }

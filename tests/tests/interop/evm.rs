@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use quittance_buyer::{BuyError, Buyer};
 use quittance_core::Amount;
 use quittance_devnet::{Account, Evm as Local};
-use quittance_http::{BuyError, Buyer};
 use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::proxy::Fate;
 use serde_json::{Value, json};

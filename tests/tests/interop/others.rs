@@ -4,8 +4,8 @@
 use std::path::Path;
 use std::process::Stdio;
 
+use quittance_buyer::Buyer;
 use quittance_core::Amount;
-use quittance_http::Buyer;
 use quittance_solana::TokenProgram;
 use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::solana::Setting as SolanaSetting;

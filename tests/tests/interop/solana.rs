@@ -1,8 +1,8 @@
 //! On Solana, with a token of each token program.
 
+use quittance_buyer::{BuyError, Buyer};
 use quittance_core::Amount;
 use quittance_engine::SETTLE_WAIT;
-use quittance_http::{BuyError, Buyer};
 use quittance_solana::{Blockhashes, ExactOffer, ExactPayer, Keypair, TokenProgram};
 use quittance_tests::proxy::Fate;
 use quittance_tests::solana::{PRICE, SLOT, Setting};

@@ -10,13 +10,14 @@ use std::time::Duration;
 use axum::routing::get;
 use axum::{Json, Router};
 use clap::Args;
+use quittance_buyer::{BuyError, Buyer, Limits};
 use quittance_core::{Amount, Facilitator, Payer};
 use quittance_devnet::{
     Account, Evm, EvmOptions, SOLANA_USDC, Solana, SolanaAccount, SolanaOptions, Tools, USDC,
 };
 use quittance_engine::{Engine, SqliteJournal};
 use quittance_evm::EvmConfig;
-use quittance_http::{BuyError, Buyer, Limits, PaymentLayer, RemoteFacilitator};
+use quittance_http::{PaymentLayer, RemoteFacilitator};
 use quittance_service::{Keys, ServerOptions, ServiceOptions, router, serve};
 use quittance_solana::{SolanaConfig, TokenProgram};
 use serde_json::json;

@@ -8,10 +8,11 @@ use std::process::ExitCode;
 
 use alloy::signers::local::PrivateKeySigner;
 use clap::Args;
+use quittance_buyer::{BuyError, Buyer, Cost, Limits, Open, Price, Receipt};
 use quittance_cli::assemble::solana_keypair;
 use quittance_cli::config::{EVM_RPC, PAYER_KEY, SOLANA_PAYER_KEY, SOLANA_RPC, Secret};
 use quittance_core::{Amount, Asset, Clock, Network, SystemClock};
-use quittance_http::{BuyError, Buyer, Cost, Limits, Open, Price, Receipt, printable};
+use quittance_http::printable;
 use reqwest::header::{HeaderName, HeaderValue};
 use reqwest::{Request, Response};
 use secrecy::ExposeSecret;

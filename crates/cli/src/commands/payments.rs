@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use quittance_http::{Buyer, Open, printable};
+use quittance_buyer::{Buyer, Open};
+use quittance_http::printable;
 
 use super::Ended;
 use super::pay::{state_file, validity};

@@ -16,6 +16,7 @@ use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
+use quittance_buyer::{Buyer, BuyerBuilder};
 use quittance_core::json::Object;
 use quittance_core::wire::{
     PaymentRequired, PaymentRequirements, SettleResponse, SupportedKind, SupportedResponse,
@@ -25,7 +26,7 @@ use quittance_core::{
     Amount, Asset, AuthorizationState, Facilitator, FacilitatorError, ManualClock, Network, Offer,
     OfferError, Payer, PayerError, PaymentId, PaymentRequest, Quote, QuoteError, Reason, Timestamp,
 };
-use quittance_http::{Buyer, BuyerBuilder};
+
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 

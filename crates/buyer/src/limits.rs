@@ -10,7 +10,7 @@ use quittance_core::{Amount, Asset, Quote};
 /// know from its own list is never paid with, whatever the seller says of it: list it with the payer first.
 ///
 /// ```
-/// use quittance_http::Limits;
+/// use quittance_buyer::Limits;
 ///
 /// let limits = Limits::default().per_payment("0.10").in_total("5");
 /// ```

@@ -4,12 +4,12 @@ use http::header::LOCATION;
 use reqwest::{Method, Response, StatusCode};
 use url::Url;
 
-use super::address::without_credentials;
-use super::error::BuyError;
-use crate::printable::printable;
+use crate::address::without_credentials;
+use crate::error::BuyError;
+use quittance_http::printable;
 
 /// Where an answer sends the request; `None` for an answer that is none of those.
-pub(super) fn target(answer: &Response) -> Option<Url> {
+pub(crate) fn target(answer: &Response) -> Option<Url> {
     let location = answer.headers().get(LOCATION)?.to_str().ok()?;
     let redirects = matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308);
     let mut to = redirects.then(|| answer.url().join(location).ok())??;
@@ -19,7 +19,7 @@ pub(super) fn target(answer: &Response) -> Option<Url> {
 }
 
 /// Where to ask next; `None` where this is the answer.
-pub(super) fn next(method: &Method, answer: &Response) -> Result<Option<Url>, BuyError> {
+pub(crate) fn next(method: &Method, answer: &Response) -> Result<Option<Url>, BuyError> {
     let Some(to) = target(answer) else {
         return Ok(None);
     };
@@ -42,7 +42,7 @@ pub(super) fn next(method: &Method, answer: &Response) -> Result<Option<Url>, Bu
 }
 
 /// A URL without what may be secret in it.
-pub(super) fn name(url: &Url) -> String {
+pub(crate) fn name(url: &Url) -> String {
     printable(&format!(
         "{}{}",
         url.origin().ascii_serialization(),

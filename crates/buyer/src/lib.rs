@@ -1,4 +1,6 @@
-//! The buyer's end: an HTTP client that pays within limits.
+//! The buyer's end of a paid HTTP request: a client that pays within limits.
+//!
+//! It names no chain. Payers come from the chains' crates.
 
 mod address;
 mod client;

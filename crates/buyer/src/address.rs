@@ -7,12 +7,12 @@ use http::header::{AUTHORIZATION, IF_MODIFIED_SINCE, IF_NONE_MATCH};
 use reqwest::Request;
 use url::{Host, Url};
 
-use super::error::BuyError;
+use crate::error::BuyError;
 
 /// Two ways to send a request. Proxies from the environment (`HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`) are used,
 /// except for this machine itself: what runs here is not reached from elsewhere, and payments to it would leave it in clear.
 #[derive(Debug)]
-pub(super) struct Clients {
+pub(crate) struct Clients {
     by_environment: reqwest::Client,
     direct: reqwest::Client,
 }
@@ -20,7 +20,7 @@ pub(super) struct Clients {
 impl Clients {
     /// # Errors
     /// When this machine cannot make an HTTP client, for want of certificates for instance.
-    pub(super) fn new() -> Result<Self, BuyError> {
+    pub(crate) fn new() -> Result<Self, BuyError> {
         let builder = || {
             reqwest::Client::builder()
                 // Redirects are followed by us, or not at all.
@@ -37,7 +37,7 @@ impl Clients {
         })
     }
 
-    pub(super) async fn execute(
+    pub(crate) async fn execute(
         &self,
         request: Request,
     ) -> Result<reqwest::Response, reqwest::Error> {
@@ -63,7 +63,7 @@ fn is_this_machine(url: &Url) -> bool {
 
 /// Moves a name and a password out of the request's URL into `Authorization: Basic`, as browsers and other clients do. In the
 /// URL they would reach proxies and logs. A header that is there already wins.
-pub(super) fn move_credentials(request: &mut Request) {
+pub(crate) fn move_credentials(request: &mut Request) {
     let (name, password) = (
         request.url().username().to_owned(),
         request.url().password(),
@@ -89,21 +89,21 @@ pub(super) fn move_credentials(request: &mut Request) {
 }
 
 /// Takes a name and a password out of a URL.
-pub(super) fn without_credentials(url: &mut Url) {
+pub(crate) fn without_credentials(url: &mut Url) {
     // Fails only for URLs without a host, which have none.
     let _ = url.set_username("");
     let _ = url.set_password(None);
 }
 
 /// Leaves out what makes a server answer "not modified" to a request that pays: that answer delivers nothing, and is charged.
-pub(super) fn unconditional(request: &mut Request) {
+pub(crate) fn unconditional(request: &mut Request) {
     for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE] {
         request.headers_mut().remove(name);
     }
 }
 
 /// Scheme, host and port, by which payments are counted.
-pub(super) fn origin(url: &Url) -> String {
+pub(crate) fn origin(url: &Url) -> String {
     url.origin().ascii_serialization()
 }
 

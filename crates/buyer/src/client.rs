@@ -16,16 +16,16 @@ use sha2::{Digest, Sha256};
 use tracing::{debug, info};
 use url::Url;
 
-use super::address::{self, Clients};
-use super::error::{BuyError, NoAnswer, Open};
-use super::limits::{Limits, Purse};
-use super::offered::Offered;
-use super::present::{self, Answer, Deadline, PRESENTATIONS_MAX};
-use super::purchases::{Asked, Held, Key, Payment, Purchases, Signed, Standing};
-use super::receipt::Receipt;
-use super::redirect;
-use super::refusal::{Word, word};
-use crate::printable::printable;
+use crate::address::{self, Clients};
+use crate::error::{BuyError, NoAnswer, Open};
+use crate::limits::{Limits, Purse};
+use crate::offered::Offered;
+use crate::present::{self, Answer, Deadline, PRESENTATIONS_MAX};
+use crate::purchases::{Asked, Held, Key, Payment, Purchases, Signed, Standing};
+use crate::receipt::Receipt;
+use crate::redirect;
+use crate::refusal::{Word, word};
+use quittance_http::printable;
 
 /// How long a whole call may take until the answer begins, the payment's way onto the chain included.
 const TIMEOUT: Duration = Duration::from_secs(90);
@@ -48,7 +48,7 @@ const REDIRECTS_MAX: usize = 5;
 ///
 /// ```no_run
 /// # async fn buy(payer: impl quittance_core::Payer) -> Result<(), Box<dyn std::error::Error>> {
-/// use quittance_http::{Buyer, Limits};
+/// use quittance_buyer::{Buyer, Limits};
 ///
 /// let buyer = Buyer::builder().payer(payer).limits(Limits::default().per_payment("0.05")).build()?;
 /// let bought = buyer.get("https://api.example.com/forecast").await?;

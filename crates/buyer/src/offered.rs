@@ -7,19 +7,19 @@ use reqwest::Response;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::bounded;
-use crate::printable::printable;
+use quittance_http::bounded;
+use quittance_http::printable;
 
 /// The ways to pay that a server offers.
 #[derive(Debug)]
-pub(super) struct Offered {
+pub(crate) struct Offered {
     version: Version,
     /// Why payment is required, or why the last one was refused, as the server wrote it.
-    pub(super) error: Option<String>,
+    pub(crate) error: Option<String>,
     /// Version 1 terms are written as version 2 has them, with the network still by its version 1 name.
-    pub(super) accepts: Vec<PaymentRequirements>,
+    pub(crate) accepts: Vec<PaymentRequirements>,
     /// Why other ways to pay cannot be read.
-    pub(super) unreadable: Vec<String>,
+    pub(crate) unreadable: Vec<String>,
     resource: Option<Json>,
     extensions: Option<Json>,
 }
@@ -54,7 +54,7 @@ impl Offered {
     /// # Errors
     /// When neither can be read; what is wrong with the header, if there is one. What cannot be read may be quoted, and is
     /// printable.
-    pub(super) async fn of(answer: Response) -> Result<Self, Malformed> {
+    pub(crate) async fn of(answer: Response) -> Result<Self, Malformed> {
         let plain = |malformed: Malformed| {
             Malformed::new(printable(&malformed.field), printable(&malformed.problem))
         };
@@ -111,7 +111,7 @@ impl Offered {
     }
 
     /// The header that pays: for which version of the protocol, and its value.
-    pub(super) fn pay(&self, chosen: &PaymentRequirements, payload: Object) -> (Version, String) {
+    pub(crate) fn pay(&self, chosen: &PaymentRequirements, payload: Object) -> (Version, String) {
         let value = match self.version {
             Version::V2 => {
                 let payment = PaymentPayload {

@@ -9,8 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use quittance_core::Version;
 use serde::{Deserialize, Serialize};
 
-use super::error::Open;
-use super::purchases::{Asked, Key, Payment, Signed, Standing};
+use crate::error::Open;
+use crate::purchases::{Asked, Key, Payment, Signed, Standing};
 
 /// The version that is written. Version 1, which had less in it, is read as well.
 const VERSION: u64 = 2;
@@ -30,7 +30,7 @@ pub struct StateError {
 
 /// A file of open payments, which one buyer has at a time.
 #[derive(Debug)]
-pub(super) struct StateFile {
+pub(crate) struct StateFile {
     path: PathBuf,
     /// The number of the last change that is in it. Held while it is written.
     written: Mutex<u64>,
@@ -65,7 +65,7 @@ struct SavedPayment {
 
 impl StateFile {
     /// Takes the file, which need not exist, and reads the payments in it.
-    pub(super) fn open(path: &Path) -> Result<(Self, Vec<(Key, Payment)>), StateError> {
+    pub(crate) fn open(path: &Path) -> Result<(Self, Vec<(Key, Payment)>), StateError> {
         let error = |problem: String| StateError {
             path: path.to_owned(),
             problem,
@@ -93,7 +93,7 @@ impl StateFile {
     /// before. Changes may come here in any order; what a later one has written is not written over.
     ///
     /// Waits for the disk.
-    pub(super) fn write(&self, change: u64, payments: &[(Key, Payment)]) -> Result<(), StateError> {
+    pub(crate) fn write(&self, change: u64, payments: &[(Key, Payment)]) -> Result<(), StateError> {
         // Whoever panicked with the lock left the number of a change that was written.
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         if *written >= change {
@@ -113,7 +113,7 @@ impl StateFile {
     }
 
     /// Why this file cannot be used.
-    pub(super) fn error(&self, problem: impl fmt::Display) -> StateError {
+    pub(crate) fn error(&self, problem: impl fmt::Display) -> StateError {
         StateError {
             path: self.path.clone(),
             problem: problem.to_string(),

@@ -19,10 +19,10 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 use url::Url;
 
-use super::error::Open;
-use super::receipt::Receipt;
-use super::refusal::Word;
-use super::state::{StateError, StateFile};
+use crate::error::Open;
+use crate::receipt::Receipt;
+use crate::refusal::Word;
+use crate::state::{StateError, StateFile};
 
 /// How many payments that can be presented are kept. Those of a working server are gone in a minute; a buyer with this many
 /// open ones has lost control of itself.
@@ -49,11 +49,11 @@ const AFTER_EXPIRY_SECS: u64 = 60;
 /// What makes two requests the same request: method, URL and body, as the caller asked for it. Where redirects lead is
 /// the server's choice and makes no other request of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Asked(pub(super) [u8; 32]);
+pub(crate) struct Asked(pub(crate) [u8; 32]);
 
 impl Asked {
     /// `None` where the body is a stream.
-    pub(super) fn of(request: &reqwest::Request) -> Option<Self> {
+    pub(crate) fn of(request: &reqwest::Request) -> Option<Self> {
         let body = match request.body() {
             None => &[][..],
             Some(body) => body.as_bytes()?,
@@ -73,10 +73,10 @@ impl Asked {
 /// What makes two requests the same purchase: the request, and what is paid to whom. Not the terms' `extra`: sellers put
 /// things into it that change with every answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Key(pub(super) [u8; 32]);
+pub(crate) struct Key(pub(crate) [u8; 32]);
 
 impl Key {
-    pub(super) fn of(asked: Asked, scheme: &str, quote: &Quote) -> Self {
+    pub(crate) fn of(asked: Asked, scheme: &str, quote: &Quote) -> Self {
         let amount = quote.amount.to_string();
         let texts = [
             scheme,
@@ -102,7 +102,7 @@ fn hash(parts: &[&[u8]]) -> [u8; 32] {
 
 /// What is kept of a signed payment.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) enum Signed {
+pub(crate) enum Signed {
     /// The header that presents it.
     Header(String),
     /// Only the payload, as JSON text. It has run out and cannot be presented any more; the chain can still be asked.
@@ -118,7 +118,7 @@ impl Signed {
     }
 
     /// What the payer signed.
-    pub(super) fn payload(&self) -> Option<Object> {
+    pub(crate) fn payload(&self) -> Option<Object> {
         #[derive(Deserialize)]
         struct Presented {
             payload: Object,
@@ -135,15 +135,15 @@ impl Signed {
 
 /// A payment that was signed: what presents it, and what is known of it.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Payment {
+pub(crate) struct Payment {
     /// For which request; `None` in files of older versions.
-    pub(super) asked: Option<Asked>,
-    pub(super) version: Version,
-    pub(super) signed: Signed,
-    pub(super) standing: Standing,
-    pub(super) open: Open,
+    pub(crate) asked: Option<Asked>,
+    pub(crate) version: Version,
+    pub(crate) signed: Signed,
+    pub(crate) standing: Standing,
+    pub(crate) open: Open,
     /// Whether the chain says that it was used. Learnt anew when need be, and not written down.
-    pub(super) was_used: bool,
+    pub(crate) was_used: bool,
 }
 
 impl fmt::Debug for Payment {
@@ -159,7 +159,7 @@ impl fmt::Debug for Payment {
 /// What is known of a payment without asking the chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Standing {
+pub(crate) enum Standing {
     /// No server has seen it.
     Unseen,
     /// Each presentation was answered by a server that the caller trusts: it moved nothing.
@@ -173,17 +173,17 @@ pub(super) enum Standing {
 impl Payment {
     /// Whether it certainly has not moved any money and never will, as far as can be known without the chain. Until it has run
     /// out nothing rules that out: a server that has seen it can use it, whatever it says.
-    pub(super) fn is_over(&self, now: Timestamp) -> bool {
+    pub(crate) fn is_over(&self, now: Timestamp) -> bool {
         self.standing != Standing::Doubtful && self.has_run_out(now)
     }
 
     /// Whether no block may take it any more.
-    pub(super) fn has_run_out(&self, now: Timestamp) -> bool {
+    pub(crate) fn has_run_out(&self, now: Timestamp) -> bool {
         now >= self.open.expires.plus_secs(AFTER_EXPIRY_SECS)
     }
 
     /// Takes down that the chain says it was used.
-    pub(super) fn used(&mut self, transaction: Option<String>) {
+    pub(crate) fn used(&mut self, transaction: Option<String>) {
         self.was_used = true;
         self.standing = Standing::Doubtful;
         if transaction.is_some() {
@@ -192,7 +192,7 @@ impl Payment {
     }
 
     /// Takes down what a server said of it. `before` is what was known before it was presented to that server.
-    pub(super) fn note(&mut self, word: Word, before: Standing) {
+    pub(crate) fn note(&mut self, word: Word, before: Standing) {
         self.standing = match (word, before) {
             (Word::NeverSettled, _) => Standing::Cleared,
             (Word::NotNow, Standing::Unseen | Standing::Cleared) => Standing::Cleared,
@@ -245,21 +245,21 @@ impl Saving {
 
 /// The payments that were signed and neither delivered for nor over.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Purchases(Arc<Mutex<Kept>>);
+pub(crate) struct Purchases(Arc<Mutex<Kept>>);
 
 /// A payment that somebody presents. It is kept for the next try, however this one ends, unless it is closed.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(crate) struct Held {
     purchases: Purchases,
     key: Key,
-    pub(super) payment: Payment,
+    pub(crate) payment: Payment,
     /// What is known of it while it is being written down that somebody will see it: nobody has yet.
     unshown: Option<Standing>,
 }
 
 impl Purchases {
     /// The payments in a file, which is kept up to date.
-    pub(super) fn in_file(path: &Path) -> Result<Self, StateError> {
+    pub(crate) fn in_file(path: &Path) -> Result<Self, StateError> {
         let (file, payments) = StateFile::open(path)?;
         let mut kept = Kept::default();
         for (key, payment) in payments {
@@ -270,7 +270,7 @@ impl Purchases {
     }
 
     /// Takes a payment of this purchase that no other call presents; forgets those that are over.
-    pub(super) fn take(&self, key: Key, now: Timestamp) -> Option<Held> {
+    pub(crate) fn take(&self, key: Key, now: Timestamp) -> Option<Held> {
         let mut kept = self.locked();
         kept.retain(Some(key), |entry| entry.held || !entry.payment.is_over(now));
         let entries = kept.entries.get_mut(&key)?;
@@ -279,7 +279,7 @@ impl Purchases {
     }
 
     /// Takes a payment for this request, on whatever terms, that no other call presents.
-    pub(super) fn take_asked(&self, asked: Asked, now: Timestamp) -> Option<Held> {
+    pub(crate) fn take_asked(&self, asked: Asked, now: Timestamp) -> Option<Held> {
         let mut kept = self.locked();
         let waits = |entry: &Entry| {
             !entry.held && entry.payment.asked == Some(asked) && !entry.payment.is_over(now)
@@ -303,7 +303,7 @@ impl Purchases {
     }
 
     /// The payment of this purchase that waits to be presented again.
-    pub(super) fn waiting(&self, key: Key, now: Timestamp) -> Option<Open> {
+    pub(crate) fn waiting(&self, key: Key, now: Timestamp) -> Option<Open> {
         let kept = self.locked();
         let waits = |entry: &&Entry| !entry.held && !entry.payment.is_over(now);
         let waiting = kept.entries.get(&key)?.iter().find(waits)?;
@@ -312,7 +312,7 @@ impl Purchases {
 
     /// Whether there is room for one more payment to this server. Payments that have run out make room: those that are
     /// over are forgotten, and of the others only the facts are kept. Of those that ran out long ago they are anyway.
-    pub(super) fn has_room(&self, origin: &str, now: Timestamp) -> bool {
+    pub(crate) fn has_room(&self, origin: &str, now: Timestamp) -> bool {
         let mut kept = self.locked();
         kept.retain(None, |entry| entry.held || !entry.payment.is_over(now));
         kept.keep_facts_only(now, HEADER_KEPT_SECS);
@@ -324,7 +324,7 @@ impl Purchases {
     }
 
     /// Keeps a payment that was signed just now, for who presents it.
-    pub(super) fn hold(&self, key: Key, payment: Payment) -> Held {
+    pub(crate) fn hold(&self, key: Key, payment: Payment) -> Held {
         self.locked().add(key, payment.clone(), true);
         Held {
             purchases: self.clone(),
@@ -335,7 +335,7 @@ impl Purchases {
     }
 
     /// All that are open.
-    pub(super) fn open(&self, now: Timestamp) -> Vec<Open> {
+    pub(crate) fn open(&self, now: Timestamp) -> Vec<Open> {
         let kept = self.locked();
         let entries = kept.entries.values().flatten();
         let open = entries.filter(|entry| !entry.payment.is_over(now));
@@ -343,7 +343,7 @@ impl Purchases {
     }
 
     /// Forgets the payment with this id; whether there was one.
-    pub(super) async fn abandon(&self, id: &str) -> bool {
+    pub(crate) async fn abandon(&self, id: &str) -> bool {
         let (found, saved) = {
             let mut kept = self.locked();
             let before = kept.count();
@@ -494,7 +494,7 @@ impl Kept {
 
 impl Held {
     /// Takes down what a server said of the payment. `before` is what was known before it was presented to that server.
-    pub(super) fn take_down(&mut self, word: Word, receipt: Option<&Receipt>, before: Standing) {
+    pub(crate) fn take_down(&mut self, word: Word, receipt: Option<&Receipt>, before: Standing) {
         self.payment.note(word, before);
         let named = receipt.map(|receipt| &receipt.transaction);
         if let Some(named) = named.filter(|named| !named.is_empty()) {
@@ -504,7 +504,7 @@ impl Held {
 
     /// Writes down that somebody is about to have the payment; what was known of it before. Who stops waiting for this must
     /// not show it.
-    pub(super) async fn show(&mut self) -> Result<Standing, StateError> {
+    pub(crate) async fn show(&mut self) -> Result<Standing, StateError> {
         let before = std::mem::replace(&mut self.payment.standing, Standing::Doubtful);
         self.unshown = Some(before);
         let saved = self.save().done().await;
@@ -518,7 +518,7 @@ impl Held {
     }
 
     /// Writes down what is known of the payment now.
-    pub(super) async fn keep(&self) {
+    pub(crate) async fn keep(&self) {
         self.save().or_warn().await;
     }
 
@@ -529,7 +529,7 @@ impl Held {
     }
 
     /// Forgets the payment: the goods are there, or it is over.
-    pub(super) async fn close(self) {
+    pub(crate) async fn close(self) {
         let saved = {
             let mut kept = self.purchases.locked();
             let others = |entry: &Entry| entry.payment.open.id != self.payment.open.id;

@@ -34,7 +34,7 @@ pub struct Receipt {
 impl Receipt {
     /// The receipt in these headers: the first that is clear, or else the first. A transaction that only another one names
     /// is taken from there.
-    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
+    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
         let names = [header::PAYMENT_RESPONSE, header::X_PAYMENT_RESPONSE];
         let found: Vec<Self> = names
             .into_iter()

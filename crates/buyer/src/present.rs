@@ -6,16 +6,16 @@ use http::StatusCode;
 use reqwest::Response;
 use tokio::time::{Instant, timeout_at};
 
-use super::error::NoAnswer;
-use super::offered::Offered;
-use super::receipt::Receipt;
-use super::redirect;
-use crate::printable::printable;
-use crate::retry::retry_after;
+use crate::error::NoAnswer;
+use crate::offered::Offered;
+use crate::receipt::Receipt;
+use crate::redirect;
+use quittance_http::printable;
+use quittance_http::retry::retry_after;
 
 /// How often one payment is presented in one call. Each time the server may wait for its facilitator; three waits are as
 /// much as anybody has patience for, and the payment is kept.
-pub(super) const PRESENTATIONS_MAX: u32 = 3;
+pub(crate) const PRESENTATIONS_MAX: u32 = 3;
 
 /// The pause before a payment is presented again, where the server asks for none.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -28,19 +28,19 @@ const NO_DEADLINE: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// When a call must be over.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Deadline(Instant);
+pub(crate) struct Deadline(Instant);
 
 impl Deadline {
-    pub(super) fn after(timeout: Duration) -> Self {
+    pub(crate) fn after(timeout: Duration) -> Self {
         Self(Instant::now() + timeout.min(NO_DEADLINE))
     }
 
-    pub(super) fn at(self) -> Instant {
+    pub(crate) fn at(self) -> Instant {
         self.0
     }
 
     /// What something comes to, if it does in time.
-    pub(super) async fn within<T, E: Into<NoAnswer>>(
+    pub(crate) async fn within<T, E: Into<NoAnswer>>(
         self,
         answer: impl Future<Output = Result<T, E>>,
     ) -> Result<T, NoAnswer> {
@@ -51,14 +51,14 @@ impl Deadline {
     }
 
     /// The time that is left.
-    pub(super) fn left(self) -> Duration {
+    pub(crate) fn left(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
     }
 }
 
 /// What a server did with a payment.
 #[derive(Debug)]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     /// It answered with something, and perhaps with a receipt.
     Served(Box<Response>, Option<Receipt>),
     /// Not decided: the same payment is to be presented again.
@@ -70,7 +70,7 @@ pub(super) enum Answer {
 }
 
 impl Answer {
-    pub(super) async fn read(response: Response, deadline: Deadline) -> Self {
+    pub(crate) async fn read(response: Response, deadline: Deadline) -> Self {
         let receipt = Receipt::of(response.headers());
         let is_pending = receipt.as_ref().is_some_and(Receipt::is_pending);
         match response.status() {
@@ -128,7 +128,7 @@ async fn reason(
 }
 
 /// Waits before the next presentation; whether there is time for one.
-pub(super) async fn pause(asked: Option<Duration>, deadline: Deadline) -> bool {
+pub(crate) async fn pause(asked: Option<Duration>, deadline: Deadline) -> bool {
     let pause = asked.unwrap_or(PAUSE);
     if pause >= deadline.left() || pause > PAUSE_MAX {
         return false;

@@ -15,9 +15,9 @@ use common::{
     LONG_AFTER_SECS, Say, Server, VALID_SECS, failed, listen, purchaser, refusal, required_of,
     terms, with_header, with_receipt,
 };
+use quittance_buyer::{Bought, BuyError, BuyerBuilder, Limits, NoAnswer};
 use quittance_core::AuthorizationState;
 use quittance_core::wire::{SettleResponse, header};
-use quittance_http::{Bought, BuyError, BuyerBuilder, Limits, NoAnswer};
 use reqwest::{Method, Request};
 use serde_json::json;
 

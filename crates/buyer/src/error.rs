@@ -6,14 +6,14 @@ use std::fmt::Write;
 use quittance_core::{Amount, Malformed, PayerError, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::receipt::Receipt;
-use super::state::StateError;
+use crate::receipt::Receipt;
+use crate::state::StateError;
 
 /// A payment that was signed and is not known to be over: whoever has it may still move the money, or has.
 ///
 /// The buyer keeps it and presents it again with the next call for the same thing. It signs another one for that only
 /// when the chain, or a server that it trusts, shows that this one never moves money, or when it is told to
-/// [`abandon`](super::Buyer::abandon) it.
+/// [`abandon`](crate::Buyer::abandon) it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Open {
@@ -58,11 +58,11 @@ mod secs {
     use quittance_core::Timestamp;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(moment: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(moment: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_u64(moment.secs())
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
         u64::deserialize(from).map(Timestamp::from_secs)
     }
 }
@@ -86,7 +86,7 @@ pub enum NoAnswer {
 
 impl NoAnswer {
     /// Whether the request certainly reached nobody.
-    pub(super) fn is_unsent(&self) -> bool {
+    pub(crate) fn is_unsent(&self) -> bool {
         matches!(self, Self::Http { error, .. } if error.is_connect())
     }
 }
@@ -121,7 +121,7 @@ fn causes(error: &reqwest::Error) -> String {
         }
         cause = error.source();
     }
-    crate::printable(&text)
+    quittance_http::printable(&text)
 }
 
 /// Why nothing was bought.
@@ -164,8 +164,8 @@ pub enum BuyError {
         origin: String,
     },
     /// An earlier payment for the same request, on other terms, may still move money: the server has changed its terms since.
-    /// Nothing was signed. Wait until it has run out, or [`abandon`](super::Buyer::abandon) it, or allow
-    /// [second payments](super::BuyerBuilder::allow_second_payments).
+    /// Nothing was signed. Wait until it has run out, or [`abandon`](crate::Buyer::abandon) it, or allow
+    /// [second payments](crate::BuyerBuilder::allow_second_payments).
     #[error(
         "the terms have changed, and an earlier payment for this request may still move {}; nothing new was signed",
         open.sum()
@@ -199,7 +199,7 @@ pub enum BuyError {
         open: Box<Open>,
     },
     /// The payment that was signed for this before has run out, and it is not known whether it moved the money: no payer has
-    /// a node that can say. No other is signed: find out what became of it, and [`abandon`](super::Buyer::abandon) it if you
+    /// a node that can say. No other is signed: find out what became of it, and [`abandon`](crate::Buyer::abandon) it if you
     /// want to pay again.
     #[error(
         "an earlier payment for this has run out and may have moved the money ({reason}); nothing new was signed"
@@ -211,7 +211,7 @@ pub enum BuyError {
         open: Box<Open>,
     },
     /// The chain says that the payment that was signed for this before was used, and the server does not deliver. No other is
-    /// signed: claim what was paid for, and [`abandon`](super::Buyer::abandon) the payment if you want to pay again.
+    /// signed: claim what was paid for, and [`abandon`](crate::Buyer::abandon) the payment if you want to pay again.
     #[error(
         "an earlier payment for this was used on the chain, and the server does not deliver ({reason}); nothing new was signed"
     )]

@@ -6,12 +6,12 @@
 
 use quittance_core::Reason;
 
-use super::receipt::Receipt;
-use crate::reason::{HANDLER_FAILED, OTHER_TERMS};
+use crate::receipt::Receipt;
+use quittance_http::reason::{HANDLER_FAILED, OTHER_TERMS};
 
 /// What a server's refusal says about the money.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Word {
+pub(crate) enum Word {
     /// This authorization has run out and has moved nothing, however often it was presented.
     NeverSettled,
     /// This presentation moved nothing.
@@ -23,7 +23,7 @@ pub(super) enum Word {
 /// What this refusal says. Of a server that is trusted three words are believed, each defined by this library's own seller or
 /// facilitator: a journal says that the authorization ran out unsettled, or the seller says that it never asked to settle. A
 /// receipt that is unclear or names a transaction leaves everything open.
-pub(super) fn word(reason: &str, receipt: Option<&Receipt>, trusted: bool) -> Word {
+pub(crate) fn word(reason: &str, receipt: Option<&Receipt>, trusted: bool) -> Word {
     let is_doubtful = |receipt: &Receipt| {
         receipt.success || receipt.unclear.is_some() || !receipt.transaction.is_empty()
     };
