@@ -315,7 +315,7 @@ async fn what_waited_too_long_in_its_lane_is_not_sent() {
 
 /// A payer with money for one payment has twenty settled at once. Each alone is covered.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_payer_cannot_have_more_under_way_than_it_has() {
+async fn open_payments_cannot_exceed_the_balance() {
     const COUNT: usize = 20;
     let setting = Setting::start().await;
     let payer = PrivateKeySigner::random();

@@ -393,7 +393,7 @@ async fn a_payment_that_was_included_and_failed_is_told_so_with_its_transaction(
 
 /// Two payments with money for one: the second is not sent while the first is under way, and costs no fee.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_payer_cannot_have_more_under_way_than_it_has() {
+async fn open_payments_cannot_exceed_the_balance() {
     let setting = Setting::start(TokenProgram::SplToken, None).await;
     let engine = setting.engine(Duration::from_secs(10)).await;
     let (_, [one, other]) = two_payments(&setting, 1).await;

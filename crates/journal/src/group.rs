@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::JournalError;
+use crate::error::JournalError;
 
 /// How many writes may wait. Each belongs to one settlement. Beyond this number, callers wait for
 /// room.

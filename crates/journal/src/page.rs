@@ -4,7 +4,7 @@ use std::fmt;
 use std::num::NonZeroU64;
 use std::str::FromStr;
 
-use crate::{Settlement, StateKind};
+use crate::settlement::{Settlement, StateKind};
 
 /// The most settlements on one page. A settlement takes about ten kilobytes of memory.
 pub const PAGE_MAX: u32 = 500;

@@ -4,8 +4,7 @@ use std::sync::{PoisonError, RwLock};
 
 use tracing::{error, info};
 
-use super::rows::is_damage;
-use crate::{Cause, JournalError};
+use crate::error::JournalError;
 
 /// What is wrong with the journal now; `None` while it works.
 #[derive(Debug, Default)]
@@ -47,15 +46,5 @@ impl Condition {
         }
         metrics::gauge!("quittance_journal_up").set(if found.is_none() { 1.0 } else { 0.0 });
         *known = found;
-    }
-}
-
-/// What an error that is not about one entry says about the whole journal.
-pub(super) fn problem_of(error: sqlx::Error) -> JournalError {
-    let is_damage = is_damage(&error);
-    let cause = Cause::new(error);
-    match is_damage {
-        true => JournalError::Damaged { cause },
-        false => JournalError::Unavailable { cause },
     }
 }

@@ -8,7 +8,7 @@ use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::{FileChange, FileProblem, JournalError};
+use crate::error::{FileChange, FileProblem, JournalError};
 
 /// The suffixes of the files beside the database: SQLite's log, its index, and the lock.
 const BESIDE: [&str; 3] = ["-wal", "-shm", ".lock"];

@@ -2,8 +2,8 @@
 
 use sqlx::sqlite::SqliteConnection;
 
-use super::condition::problem_of;
-use crate::{FileProblem, JournalError};
+use super::errors::problem_of;
+use crate::error::{FileProblem, JournalError};
 
 /// The newest format, in SQLite's `user_version`.
 pub(super) const FORMAT: i64 = 3;

@@ -4,6 +4,7 @@
 //! describes the file's format.
 
 mod condition;
+mod errors;
 mod files;
 mod format;
 mod reads;
@@ -26,12 +27,15 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Connection, Sqlite};
 use tracing::warn;
 
-use self::condition::{Condition, problem_of};
+use self::condition::Condition;
+use self::errors::{concerns_one_entry, is_damage, problem_of};
 use self::files::Files;
-use self::rows::{concerns_one_entry, is_damage};
 use self::store::Writer;
+use crate::error::JournalError;
 use crate::group::Queue;
-use crate::{Claim, Claimed, Cursor, Filter, Journal, JournalError, Outcome, Page, Settlement};
+use crate::journal::Journal;
+use crate::page::{Cursor, Filter, Page};
+use crate::settlement::{Claim, Claimed, Outcome, Settlement};
 
 /// The number of read connections. A read takes microseconds; four keep two cores busy.
 const READERS: u32 = 4;

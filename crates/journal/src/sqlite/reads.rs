@@ -7,8 +7,10 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{Connection, Row};
 use tracing::error;
 
-use super::rows::{concerns_one_entry, integer, number, payment_id, settlement, transaction};
-use crate::{Cursor, Filter, PAGE_MAX, Page, Settlement};
+use super::errors::concerns_one_entry;
+use super::rows::{integer, number, payment_id, settlement, transaction};
+use crate::page::{Cursor, Filter, PAGE_MAX, Page};
+use crate::settlement::Settlement;
 
 /// One settlement with its transactions.
 pub(super) async fn fetch(

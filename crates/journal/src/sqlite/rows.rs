@@ -9,7 +9,7 @@ use quittance_core::{
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-use crate::{Claim, JournalError, Outcome, Settlement, State, StateKind};
+use crate::settlement::{Claim, Outcome, Settlement, State, StateKind};
 
 /// The columns that an outcome is stored in.
 #[derive(Default)]
@@ -187,33 +187,4 @@ pub(super) fn number<T: TryFrom<i64>>(value: i64) -> Result<T, sqlx::Error> {
 /// An error about one row: it has a value that no version of this program writes.
 pub(super) fn invalid(what: &str) -> sqlx::Error {
     sqlx::Error::Decode(format!("the row has {what}").into())
-}
-
-/// Whether an error is about the content of one row, and not about the file.
-pub(super) fn concerns_one_entry(error: &sqlx::Error) -> bool {
-    matches!(
-        error,
-        sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::RowNotFound
-    )
-}
-
-/// Whether SQLite reports that the file is damaged (SQLITE_CORRUPT and its kinds) or not a database
-/// (SQLITE_NOTADB). See <https://www.sqlite.org/rescode.html>.
-pub(super) fn is_damage(error: &sqlx::Error) -> bool {
-    /// The lower bits of a result code; the higher bits distinguish kinds of one code.
-    const PRIMARY_CODE: i64 = 0xff;
-    const CORRUPT: i64 = 11;
-    const NOT_A_DATABASE: i64 = 26;
-    let database = error.as_database_error();
-    let code = database.and_then(|error| error.code()?.parse::<i64>().ok());
-    code.is_some_and(|code| [CORRUPT, NOT_A_DATABASE].contains(&(code & PRIMARY_CODE)))
-}
-
-impl From<sqlx::Error> for JournalError {
-    fn from(error: sqlx::Error) -> Self {
-        match concerns_one_entry(&error) {
-            true => Self::unreadable(error),
-            false => super::condition::problem_of(error),
-        }
-    }
 }

@@ -7,12 +7,12 @@ use sqlx::Connection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tracing::warn;
 
-use super::condition::{Condition, problem_of};
+use super::condition::Condition;
+use super::errors::problem_of;
 use super::files::Files;
 use super::format::{TOUCH, prepare};
-use super::rows::concerns_one_entry;
-use crate::JournalError;
-use crate::group::{Store, StoreError, Waiting};
+use crate::error::JournalError;
+use crate::group::{Store, Waiting};
 
 /// Writes to the database. It keeps the lock until its last write is done.
 pub(super) struct Writer {
@@ -33,12 +33,6 @@ pub(super) async fn connect(
     let mut connection = connection.map_err(problem_of)?;
     prepare(&mut connection).await?;
     Ok(connection)
-}
-
-impl StoreError for sqlx::Error {
-    fn concerns_one_entry(&self) -> bool {
-        concerns_one_entry(self)
-    }
 }
 
 #[async_trait]

@@ -8,7 +8,7 @@ use super::reads::fetch;
 use super::rows::{OutcomeColumns, integer, number, seconds};
 use super::store::Writer;
 use crate::group::Write;
-use crate::{Claim, Claimed, FAILURES_MAX, Outcome};
+use crate::settlement::{Claim, Claimed, FAILURES_MAX, Outcome};
 
 /// [`Journal::claim`](crate::Journal::claim).
 pub(super) struct InsertClaim {

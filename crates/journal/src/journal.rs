@@ -1,0 +1,189 @@
+//! The contract of a journal.
+
+use std::ops::Range;
+
+use async_trait::async_trait;
+use quittance_core::{LaneId, PaymentId, Timestamp, Transaction, TransactionId};
+
+use crate::error::JournalError;
+use crate::page::{Cursor, Filter, Page};
+use crate::settlement::{Claim, Claimed, Outcome, Settlement};
+
+/// Stores settlements.
+///
+/// **An implementation must** return from a method that writes only when the write survives a crash
+/// of the machine. It must apply each write completely or not at all. It may be called from many
+/// tasks at once.
+///
+/// **The engine guarantees** that it signs nothing before [`claim`](Self::claim) returned
+/// [`Claimed::Won`], and that it sends no transaction before [`record`](Self::record) returned. It
+/// repeats `record`, [`withdraw`](Self::withdraw) and [`conclude`](Self::conclude) until they
+/// succeed or the process stops, so each must be safe to repeat. Every time it passes comes from the
+/// engine's own clock.
+///
+/// ```
+/// use quittance_core::{Amount, PaymentId, PaymentInfo, Timestamp};
+/// use quittance_journal::{Claim, Claimed, Filter, Journal, SqliteJournal};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = std::env::temp_dir().join(format!("journal-example-{}", std::process::id()));
+/// # std::fs::create_dir_all(&folder)?;
+/// # let path = folder.join("journal.db");
+/// let journal = SqliteJournal::open(path).await?;
+/// let now = Timestamp::from_secs(1_800_000_000);
+/// let info = PaymentInfo {
+///     id: PaymentId::from_parts(&[b"an authorization"]),
+///     payer: "payer".to_owned(),
+///     pay_to: "seller".to_owned(),
+///     asset: "coin".to_owned(),
+///     amount: Amount::from(7),
+///     expires: now.plus_secs(60),
+/// };
+/// let claim = Claim::new("example:1", "exact", &info, "{}".to_owned(), now);
+/// assert_eq!(journal.claim(&claim, now).await?, Claimed::Won { attempt: 1 });
+/// assert!(matches!(journal.claim(&claim, now).await?, Claimed::Taken(_)));
+///
+/// let page = journal.page(&Filter::new().open_only(), None).await?;
+/// assert_eq!(page.settlements.len(), 1);
+/// # drop(journal);
+/// # std::fs::remove_dir_all(&folder)?;
+/// # Ok(())
+/// # }
+/// ```
+#[async_trait]
+pub trait Journal: Send + Sync + 'static {
+    /// What is wrong with the journal now, as a sentence for the operator. `None` while it can be
+    /// written, as far as is known. Returns at once. A journal that failed must itself find out when
+    /// it can be written again.
+    fn problem(&self) -> Option<String> {
+        None
+    }
+
+    /// Claims an authorization if it is free. It is free if it was never claimed, if its last
+    /// attempt ended as [`Outcome::Released`], or if its last attempt ended as [`Outcome::Failed`]
+    /// and fewer than [`FAILURES_MAX`](crate::FAILURES_MAX) attempts failed with a transaction. Atomic among all users of
+    /// the journal.
+    ///
+    /// # Errors
+    /// When the claim could not be written.
+    async fn claim(&self, claim: &Claim, now: Timestamp) -> Result<Claimed, JournalError>;
+
+    /// Records a signed transaction for the current attempts of these settlements, as far as they
+    /// are open. May be repeated. A withdrawn transaction that is recorded again counts again, with
+    /// the lane and the sequence number of the newest record.
+    ///
+    /// # Errors
+    /// When the record could not be written.
+    async fn record(
+        &self,
+        network: &str,
+        transaction: &Transaction,
+        settlements: &[PaymentId],
+        now: Timestamp,
+    ) -> Result<(), JournalError>;
+
+    /// Marks a recorded transaction that a node refused and that will not be sent again. Its
+    /// sequence number in the lane is free.
+    ///
+    /// # Errors
+    /// When the mark could not be written.
+    async fn withdraw(&self, transaction: &TransactionId) -> Result<(), JournalError>;
+
+    /// Ends the attempt of an open settlement. Returns `false`, and changes nothing, if the
+    /// settlement is not open or is at another attempt.
+    ///
+    /// # Errors
+    /// When the outcome could not be written.
+    async fn conclude(
+        &self,
+        id: &PaymentId,
+        attempt: u32,
+        outcome: &Outcome,
+        now: Timestamp,
+    ) -> Result<bool, JournalError>;
+
+    /// Opens a settlement again whose transaction the chain no longer has. Returns `false`, and
+    /// changes nothing, unless it settled in this attempt and is not final. The time of the success
+    /// report is kept.
+    ///
+    /// # Errors
+    /// When the change could not be written.
+    async fn reopen(&self, id: &PaymentId, attempt: u32) -> Result<bool, JournalError>;
+
+    /// Marks these settlements as final. Ignores settlements that are not settled.
+    ///
+    /// # Errors
+    /// When the marks could not be written.
+    async fn finalize(&self, ids: &[PaymentId], now: Timestamp) -> Result<(), JournalError>;
+
+    /// Asks for the right to answer `success: true` for an authorization that settled in this
+    /// attempt. Returns `true` once, ever.
+    ///
+    /// # Errors
+    /// When the report could not be written. Then success must not be answered.
+    async fn report_success(
+        &self,
+        id: &PaymentId,
+        attempt: u32,
+        now: Timestamp,
+    ) -> Result<bool, JournalError>;
+
+    /// One settlement with its transactions. `None` if the authorization was never claimed.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    async fn settlement(&self, id: &PaymentId) -> Result<Option<Settlement>, JournalError>;
+
+    /// The settlements that a transaction was recorded for.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    async fn settlements_of(
+        &self,
+        transaction: &TransactionId,
+    ) -> Result<Vec<PaymentId>, JournalError>;
+
+    /// The open settlements of a network, oldest first. Load each settlement only after taking its
+    /// in-flight guard: it may have changed.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    async fn open(&self, network: &str) -> Result<Vec<PaymentId>, JournalError>;
+
+    /// The settlements of a network that have settled and are not final, oldest first.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    async fn not_final(&self, network: &str) -> Result<Vec<PaymentId>, JournalError>;
+
+    /// One page of the settlements that match a filter, in the order in which they were first
+    /// claimed. Start with `after: None`, then pass [`Page::next`].
+    ///
+    /// The order never changes. So a settlement that matches the filter during the whole listing
+    /// appears exactly once. A settlement that is first claimed during the listing appears at its
+    /// end.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    async fn page(&self, filter: &Filter, after: Option<Cursor>) -> Result<Page, JournalError>;
+
+    /// The transactions recorded for these sequence numbers of a lane, without withdrawn ones. They
+    /// are ordered by sequence number, and within one number oldest first.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    async fn transactions_at(
+        &self,
+        network: &str,
+        lane: &LaneId,
+        sequences: Range<u64>,
+    ) -> Result<Vec<Transaction>, JournalError>;
+
+    /// One more than the highest sequence number of a lane that has a recorded transaction; 0 if
+    /// there is none. Withdrawn transactions do not count.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    async fn next_sequence(&self, network: &str, lane: &LaneId) -> Result<u64, JournalError>;
+}
