@@ -1,13 +1,12 @@
 //! EIP-3009: transfers that the owner of tokens authorizes with a signature and anyone can submit once.
 
-use alloy::primitives::{Address, B256, Bytes, U256, b256, keccak256};
-use alloy::sol_types::{SolCall, SolValue};
+use alloy::primitives::{Address, B256, Bytes, Log, U256, b256, keccak256};
+use alloy::sol_types::{SolCall, SolEvent, SolValue};
 use quittance_core::{Amount, PaymentId, PaymentInfo, SignatureClaim, Timestamp};
 use serde::Deserialize;
 
 use crate::abi::{Eip3009, Erc20};
 use crate::eip712;
-use crate::evidence::Log;
 use crate::hex::Hex;
 use crate::signature::{EcdsaSignature, PayerSignature};
 
@@ -162,13 +161,13 @@ impl Authorization {
 
     /// Whether a log of the token says that this authorization was used.
     pub fn is_used_by(&self, log: &Log) -> bool {
-        log.decode::<Eip3009::AuthorizationUsed>()
-            .is_some_and(|used| used.authorizer == self.from && used.nonce == self.nonce)
+        Eip3009::AuthorizationUsed::decode_log_data(&log.data)
+            .is_ok_and(|used| used.authorizer == self.from && used.nonce == self.nonce)
     }
 
     /// Whether a log of the token is a transfer like this one: same payer, recipient and amount.
     pub fn is_transfer(&self, log: &Log) -> bool {
-        log.decode::<Erc20::Transfer>().is_some_and(|transfer| {
+        Erc20::Transfer::decode_log_data(&log.data).is_ok_and(|transfer| {
             (transfer.from, transfer.to, transfer.value) == (self.from, self.to, self.value)
         })
     }

@@ -1,8 +1,8 @@
 //! What the chain says that a transaction did.
 
-use alloy::primitives::{Address, LogData};
-use alloy::sol_types::SolEvent;
-use serde::Deserialize;
+use alloy::consensus::Eip658Value;
+use alloy::network::AnyTransactionReceipt;
+use alloy::primitives::{Address, Log};
 
 /// The outcome of an included transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,25 +14,20 @@ pub struct Evidence {
 }
 
 impl Evidence {
+    /// The outcome by a receipt; `None` if the receipt has no status (EIP-658).
+    pub fn from_receipt(receipt: AnyTransactionReceipt) -> Option<Self> {
+        let receipt = receipt.0.inner.inner.inner.receipt;
+        let Eip658Value::Eip658(succeeded) = receipt.status else {
+            return None;
+        };
+        Some(Self {
+            succeeded,
+            logs: receipt.logs.into_iter().map(|log| log.inner).collect(),
+        })
+    }
+
     /// The logs of one contract, in order.
     pub fn logs_of(&self, contract: Address) -> impl Iterator<Item = &Log> {
         self.logs.iter().filter(move |log| log.address == contract)
-    }
-}
-
-/// One log of a receipt.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Log {
-    /// The contract that emitted it.
-    pub address: Address,
-    /// Its topics and its data.
-    #[serde(flatten)]
-    pub data: LogData,
-}
-
-impl Log {
-    /// The log as an event of type `E`; `None` if it is another event.
-    pub fn decode<E: SolEvent>(&self) -> Option<E> {
-        E::decode_raw_log(self.data.topics().iter().copied(), &self.data.data).ok()
     }
 }

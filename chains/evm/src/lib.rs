@@ -33,12 +33,13 @@ pub mod token;
 
 pub use alloy;
 
+pub use alloy::primitives::Log;
 pub use call::Call;
 pub use chain::{
     Condition, Evm, EvmConfig, EvmConfigError, GasLimit, Probe, ProbeResult, Signer, Step,
     StepOutcome,
 };
 pub use eip3009::AuthorizationUse;
-pub use evidence::{Evidence, Log};
+pub use evidence::Evidence;
 pub use exact::{Exact, ExactOffer, ExactPayer, reason};
 pub use token::{Token, TransferMethod};

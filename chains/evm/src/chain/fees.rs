@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use alloy::eips::BlockNumberOrTag;
 use alloy::primitives::{U64, U128};
+use alloy::rpc::client::Waiter;
+use alloy::rpc::types::FeeHistory;
 use quittance_cached::{Cached, Lifetimes};
 use quittance_core::{Fault, FaultKind};
-use quittance_nodes::Nodes;
-use serde::Deserialize;
-use serde_json::json;
+use quittance_nodes::unavailable;
+
+use super::rpc::Rpc;
 
 /// The price of gas, in wei.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,15 +98,6 @@ const LIFETIME: Duration = Duration::from_secs(3);
 /// How many past blocks the median tip is from.
 const BLOCKS: u64 = 5;
 
-/// `eth_feeHistory`, as much of it as is needed.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct History {
-    base_fee_per_gas: Vec<U128>,
-    #[serde(default)]
-    reward: Vec<Vec<U128>>,
-}
-
 impl FeeOracle {
     pub(super) fn new(gas_price_max: u128, tip_max: u128) -> Self {
         Self {
@@ -114,7 +108,7 @@ impl FeeOracle {
     }
 
     /// The present fees, whatever the operator allows.
-    pub(super) async fn now(&self, rpc: &Nodes) -> Result<Fees, Fault> {
+    pub(super) async fn now(&self, rpc: &Rpc) -> Result<Fees, Fault> {
         self.latest.get(|| fetch(rpc, self.tip_max)).await
     }
 
@@ -122,7 +116,7 @@ impl FeeOracle {
     ///
     /// # Errors
     /// If they are above the operator's limit, or no node reports them.
-    pub(super) async fn affordable(&self, rpc: &Nodes) -> Result<Fees, Fault> {
+    pub(super) async fn affordable(&self, rpc: &Rpc) -> Result<Fees, Fault> {
         let fees = self.now(rpc).await?;
         match self.excess(fees) {
             Some(excess) => Err(Fault::new(FaultKind::Busy, excess)),
@@ -143,68 +137,47 @@ impl FeeOracle {
     }
 }
 
-async fn fetch(rpc: &Nodes, tip_max: u128) -> Result<Fees, Fault> {
-    let calls = [
-        quittance_nodes::Request::new(
-            "eth_feeHistory",
-            json!([U64::from(BLOCKS), "latest", [50.0]]),
-        ),
-        quittance_nodes::Request::new("eth_gasPrice", json!([])),
-        quittance_nodes::Request::new("eth_maxPriorityFeePerGas", json!([])),
-    ];
-    let [history, price, tip] = <[_; 3]>::try_from(rpc.ask_many(&calls).await?).map_err(|_| {
-        Fault::new(
-            FaultKind::ChainUnavailable,
-            "the node did not reply to every question about fees",
-        )
-    })?;
-    let history = history
-        .ok()
-        .and_then(|history| serde_json::from_value::<History>(history).ok());
-    let suggested = amount(tip);
-    if let Some(fees) = history.and_then(|history| history.fees(suggested, tip_max)) {
+async fn fetch(rpc: &Rpc, tip_max: u128) -> Result<Fees, Fault> {
+    /// The percentile of the tips in each block: the median.
+    const PERCENTILES: [f64; 1] = [50.0];
+    let mut batch = rpc.batch();
+    let newest = BlockNumberOrTag::Latest;
+    let history: Waiter<FeeHistory> =
+        batch.add("eth_feeHistory", &(U64::from(BLOCKS), newest, PERCENTILES))?;
+    let price: Waiter<U128> = batch.add("eth_gasPrice", &())?;
+    let tip: Waiter<U128> = batch.add("eth_maxPriorityFeePerGas", &())?;
+    batch.send().await?;
+    // Not every node supports every one of these methods.
+    let (history, price, tip) = (history.await.ok(), price.await.ok(), tip.await.ok());
+    let suggested = tip.map(|tip| tip.to());
+    if let Some(fees) = history.and_then(|history| dynamic_fees(&history, suggested, tip_max)) {
         return Ok(fees);
     }
-    match amount(price) {
-        // A tenth above the price, so that the transaction is still accepted in the next block.
-        Some(price) => Ok(Fees::Legacy {
-            price: (price / 10).saturating_mul(11).saturating_add(1),
-        }),
-        None => Err(Fault::new(
-            FaultKind::ChainUnavailable,
-            "the node reported no gas price",
-        )),
-    }
+    let price: u128 = price
+        .ok_or_else(|| unavailable("the node reported no gas price"))?
+        .to();
+    // A tenth above the price, so that the transaction is still accepted in the next block.
+    Ok(Fees::Legacy {
+        price: (price / 10).saturating_mul(11).saturating_add(1),
+    })
 }
 
-/// An amount of wei; `None` from a node without the method.
-fn amount(answer: quittance_nodes::Reply) -> Option<u128> {
-    let amount: U128 = serde_json::from_value(answer.ok()?).ok()?;
-    Some(amount.to())
-}
-
-impl History {
-    /// Twice the next block's base fee, and the bounded median of the included tips. `None` on a chain
-    /// without a base fee.
-    fn fees(&self, suggested: Option<u128>, tip_max: u128) -> Option<Fees> {
-        let base = self.base_fee_per_gas.last()?.to::<u128>();
-        if base == 0 {
-            return None;
-        }
-        let mut tips: Vec<u128> = self
-            .reward
-            .iter()
-            .filter_map(|tips| tips.first())
-            .map(|tip| tip.to())
-            .collect();
-        tips.sort_unstable();
-        let median = tips.get(tips.len() / 2).copied().unwrap_or_default();
-        let tip = bounded_tip(median, suggested, tip_max);
-        Some(Fees::Dynamic {
-            max: base.saturating_mul(2).saturating_add(tip),
-            tip,
-        })
+/// Twice the next block's base fee, and the bounded median of the included tips. `None` on a chain without a base
+/// fee.
+fn dynamic_fees(history: &FeeHistory, suggested: Option<u128>, tip_max: u128) -> Option<Fees> {
+    let base = *history.base_fee_per_gas.last()?;
+    if base == 0 {
+        return None;
     }
+    let blocks = history.reward.iter().flatten();
+    let mut tips: Vec<u128> = blocks.filter_map(|tips| tips.first()).copied().collect();
+    tips.sort_unstable();
+    let median = tips.get(tips.len() / 2).copied().unwrap_or_default();
+    let tip = bounded_tip(median, suggested, tip_max);
+    Some(Fees::Dynamic {
+        max: base.saturating_mul(2).saturating_add(tip),
+        tip,
+    })
 }
 
 #[cfg(test)]
@@ -214,6 +187,14 @@ mod tests {
     use super::*;
 
     const MAX: u128 = u128::MAX;
+
+    fn history(base_fee_per_gas: Vec<u128>, tips: Vec<u128>) -> FeeHistory {
+        FeeHistory {
+            base_fee_per_gas,
+            reward: Some(tips.into_iter().map(|tip| vec![tip]).collect()),
+            ..FeeHistory::default()
+        }
+    }
 
     #[test]
     fn tip_is_bounded_by_the_operator_and_by_the_suggestion() {
@@ -249,11 +230,8 @@ mod tests {
         fn no_history_leads_to_a_tip_over_the_bound(
             base: u128, rewards: Vec<u128>, suggested: Option<u128>, tip_max in 1..u128::MAX,
         ) {
-            let history = History {
-                base_fee_per_gas: vec![U128::from(base)],
-                reward: rewards.into_iter().map(|tip| vec![U128::from(tip)]).collect(),
-            };
-            if let Some(Fees::Dynamic { tip, max }) = history.fees(suggested, tip_max) {
+            let history = history(vec![base], rewards);
+            if let Some(Fees::Dynamic { tip, max }) = dynamic_fees(&history, suggested, tip_max) {
                 prop_assert!(0 < tip && tip <= tip_max && tip <= max);
             }
         }
@@ -292,25 +270,8 @@ mod tests {
 
     #[test]
     fn fees_cover_a_doubled_base_fee() {
-        let history = History {
-            base_fee_per_gas: vec![U128::from(7), U128::from(10)],
-            reward: vec![
-                vec![U128::from(5)],
-                vec![U128::from(1)],
-                vec![U128::from(3)],
-            ],
-        };
-        assert_eq!(
-            history.fees(None, MAX),
-            Some(Fees::Dynamic { max: 23, tip: 3 })
-        );
-        assert_eq!(
-            History {
-                base_fee_per_gas: vec![U128::ZERO],
-                reward: vec![]
-            }
-            .fees(None, MAX),
-            None
-        );
+        let fees = dynamic_fees(&history(vec![7, 10], vec![5, 1, 3]), None, MAX);
+        assert_eq!(fees, Some(Fees::Dynamic { max: 23, tip: 3 }));
+        assert_eq!(dynamic_fees(&history(vec![0], vec![]), None, MAX), None);
     }
 }

@@ -2,18 +2,24 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use alloy::primitives::{B256, Bytes, U256};
+use alloy::eips::BlockId;
+use alloy::primitives::{Address, B256, Bytes, U256};
+use alloy::providers::Provider;
+use alloy::rpc::client::Waiter;
+use alloy::rpc::types::TransactionRequest;
+use alloy::serde::WithOtherFields;
 use alloy::sol_types::SolCall;
+use alloy::transports::{RpcError, TransportError, TransportResult};
 use quittance_core::{Fault, Health, LaneId, Problem, Scope, Timestamp};
-use quittance_nodes::{Nodes, Reply, Request, decode_reply, problem};
-use serde_json::{Value, json};
+use quittance_nodes::problem;
 
 use super::batch;
 use super::clock;
 use super::config::EvmConfig;
 use super::fees::{FeeOracle, Fees};
-use super::rpc;
+use super::rpc::{Rpc, call};
 use super::signers::Signers;
+use super::transport::fault;
 use crate::abi::Eip712Token;
 use crate::token::{Token, TransferMethod};
 
@@ -27,7 +33,7 @@ const PAYMENT_GAS: u64 = 100_000;
 pub(super) struct HealthCheck<'a> {
     pub(super) config: &'a EvmConfig,
     pub(super) chain_id: u64,
-    pub(super) rpc: &'a Nodes,
+    pub(super) rpc: &'a Rpc,
     pub(super) signers: &'a Signers,
     pub(super) fees: &'a FeeOracle,
     /// Set to whether the nodes run a batch.
@@ -39,7 +45,7 @@ impl HealthCheck<'_> {
     /// request to each node.
     pub(super) async fn run(&self, now: Timestamp) -> (Health, Option<Fault>) {
         let age_max = self.config.head_age_max;
-        let nodes = rpc::check_nodes(self.rpc, now, age_max).await;
+        let nodes = self.rpc.check_nodes(now, age_max).await;
         let clock_fault = clock::doubt(now, &nodes.heads, age_max);
         let mut problems = nodes.health.problems;
         if let Some(fault) = &clock_fault {
@@ -56,24 +62,29 @@ impl HealthCheck<'_> {
     async fn check_state(&self, problems: &mut Vec<Problem>) -> Result<(), Fault> {
         let fees = self.fees.now(self.rpc).await?;
         self.check_batches().await?;
-        let balance = |(_, address)| Request::new("eth_getBalance", json!([address, "latest"]));
-        let mut requests: Vec<Request> = self.signers.addresses().map(balance).collect();
+        let newest = BlockId::latest();
+        let mut batch = self.rpc.batch();
+        let mut balances = Vec::new();
+        for (lane, address) in self.signers.addresses() {
+            let balance: Waiter<U256> = batch.add("eth_getBalance", &(address, newest))?;
+            balances.push((lane, balance));
+        }
+        let mut tokens = Vec::new();
         for token in &self.config.tokens {
             let domain = Bytes::from_static(&Eip712Token::DOMAIN_SEPARATORCall::SELECTOR);
-            let call = json!({ "to": token.address, "data": domain });
-            requests.push(Request::new(
-                "eth_getCode",
-                json!([token.address, "latest"]),
-            ));
-            requests.push(Request::new("eth_call", json!([call, "latest"])));
+            let domain = call(Some(token.address), domain);
+            let code: Waiter<Bytes> = batch.add("eth_getCode", &(token.address, newest))?;
+            let separator: Waiter<B256> = batch.add("eth_call", &(domain, newest))?;
+            tokens.push((token, code, separator));
         }
-        let mut replies = self.rpc.ask_many(&requests).await?.into_iter();
-        let mut next = || replies.next().unwrap_or(Ok(Value::Null));
-        for (lane, _) in self.signers.addresses() {
-            problems.extend(self.check_balance(lane, decode_reply(next())?, fees));
+        batch.send().await?;
+        for (lane, balance) in balances {
+            let balance = balance.await.map_err(fault)?;
+            problems.extend(self.check_balance(lane, balance, fees));
         }
-        for token in &self.config.tokens {
-            problems.extend(self.check_token(token, decode_reply(next())?, next()));
+        for (token, code, separator) in tokens {
+            let code = code.await.map_err(fault)?;
+            problems.extend(self.check_token(token, &code, separator.await));
         }
         let excess = self.fees.excess(fees);
         problems.extend(excess.map(|excess| problem(Scope::Network, excess)));
@@ -83,11 +94,17 @@ impl HealthCheck<'_> {
     /// Checks whether the nodes run a batch. Some chains let only certain accounts create contracts; there every
     /// payment is sent in its own transaction.
     async fn check_batches(&self) -> Result<(), Fault> {
-        let sender = self.signers.addresses().next().map(|(_, address)| address);
-        let call = json!({ "from": sender, "data": batch::program(&[]) });
-        let request = Request::new("eth_estimateGas", json!([call]));
-        let estimate = self.rpc.ask_many(&[request]).await?.pop();
-        let runs = matches!(estimate, Some(Ok(_)));
+        let sender: Option<Address> = self.signers.addresses().next().map(|(_, address)| address);
+        let call = TransactionRequest {
+            from: sender,
+            ..call(None, batch::program(&[]))
+        };
+        let estimate = self.rpc.provider().estimate_gas(WithOtherFields::new(call));
+        let runs = match estimate.block(BlockId::latest()).await {
+            Ok(_) => true,
+            Err(RpcError::ErrorResp(_)) => false,
+            Err(error) => return Err(fault(error)),
+        };
         self.runs_batches.store(runs, Ordering::Relaxed);
         Ok(())
     }
@@ -108,7 +125,12 @@ impl HealthCheck<'_> {
     }
 
     /// Checks that the token exists and signs with the configured EIP-712 domain.
-    fn check_token(&self, token: &Token, code: Bytes, separator: Reply) -> Option<Problem> {
+    fn check_token(
+        &self,
+        token: &Token,
+        code: &Bytes,
+        separator: TransportResult<B256>,
+    ) -> Option<Problem> {
         let found = |what: &str| {
             let address = token.address.to_checksum(None);
             let what = format!("the token {} at {address}: {what}", token.symbol);
@@ -121,14 +143,14 @@ impl HealthCheck<'_> {
             return None;
         }
         let expected = token.domain_separator(self.chain_id);
-        match decode_reply::<B256>(separator.clone()) {
+        match separator {
             Ok(separator) if separator == expected => None,
             Ok(_) => found(&format!(
                 "signs with another EIP-712 domain than the configured name {:?}, version {:?}",
                 token.name, token.version
             )),
-            Err(fault) if is_node_fault(&separator) => {
-                let detail = fault.detail;
+            Err(error) if is_node_fault(&error) => {
+                let detail = fault(error).detail;
                 found(&format!("its EIP-712 domain cannot be read: {detail}"))
             }
             Err(_) => found("it does not report its EIP-712 domain (DOMAIN_SEPARATOR)"),
@@ -138,10 +160,10 @@ impl HealthCheck<'_> {
 
 /// Whether the node failed to make a call, and not the contract to return. Nodes agree on no code for a failed
 /// call: geth returns 3 or -32000, others -32015.
-fn is_node_fault(reply: &Reply) -> bool {
+fn is_node_fault(error: &TransportError) -> bool {
     const CALL_FAILED: [i64; 2] = [3, -32015];
     const CALL_FAILED_WORDS: [&str; 4] = ["revert", "opcode", "out of gas", "vm execution"];
-    let Err(error) = reply else {
+    let RpcError::ErrorResp(error) = error else {
         return false;
     };
     let message = error.message.to_ascii_lowercase();

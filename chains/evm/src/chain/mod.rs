@@ -14,20 +14,25 @@ mod signers;
 mod status;
 mod submission;
 mod transaction;
+pub(crate) mod transport;
 pub(crate) mod used;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use alloy::primitives::{Bytes, TxKind, U64};
+use alloy::eips::BlockId;
+use alloy::primitives::{Address, Bytes, TxKind, U64};
+use alloy::providers::Provider;
+use alloy::rpc::types::TransactionRequest;
+use alloy::serde::WithOtherFields;
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use quittance_core::{
     Chain, Fault, FaultKind, Finality, Found, Health, LaneId, Network, Status, Submission,
     Timestamp, Transaction, Watched,
 };
-use quittance_nodes::{Nodes, Request, decode_reply, unavailable};
+use quittance_nodes::{Request, decode_reply, unavailable};
 use serde_json::json;
 
 use self::blocks::BlockTimes;
@@ -37,9 +42,11 @@ use self::fees::FeeOracle;
 use self::health::HealthCheck;
 pub use self::probe::{Condition, Probe, ProbeResult, Step, StepOutcome};
 use self::read::Reader;
+use self::rpc::Rpc;
 use self::signers::Signers;
 use self::status::Lookup;
 use self::transaction::{Body, Unsigned};
+use self::transport::fault;
 use crate::call::Call;
 use crate::eip3009::AuthorizationUse;
 use crate::evidence::Evidence;
@@ -60,7 +67,7 @@ const TRANSFER_GAS: u64 = 21_000;
 pub struct Evm {
     config: EvmConfig,
     chain_id: u64,
-    rpc: Nodes,
+    rpc: Rpc,
     signers: Signers,
     fees: FeeOracle,
     blocks: BlockTimes,
@@ -81,7 +88,7 @@ impl Evm {
         let chain_id = config.check()?;
         Ok(Self {
             chain_id,
-            rpc: rpc::connect(chain_id, &config.rpc_urls, config.rpc_timeout)?,
+            rpc: Rpc::new(chain_id, &config.rpc_urls, config.rpc_timeout)?,
             signers: Signers::new(&config.signers)?,
             fees: FeeOracle::new(config.gas_price_max, config.tip_max),
             blocks: BlockTimes::default(),
@@ -115,7 +122,7 @@ impl Evm {
             && *confirmations >= self.confirmations_required()
             && second::is_needed(&self.config.two_nodes_above, evidence)
         {
-            second::confirm(&self.rpc, id, evidence).await?;
+            second::confirm(self.rpc.nodes(), id, evidence).await?;
         }
         Ok(found)
     }
@@ -133,7 +140,7 @@ impl Evm {
         unsigned: Unsigned,
         over: &Transaction,
     ) -> Result<Option<Transaction>, Fault> {
-        if self.rpc.all_stale() {
+        if self.rpc.nodes().all_stale() {
             // No node shows new blocks, so the transaction may be included already. A higher fee does not help.
             return Ok(None);
         }
@@ -149,12 +156,15 @@ impl Evm {
             .map(Some)
     }
 
-    async fn estimate(&self, lane: &LaneId, body: &Body) -> Result<u64, Fault> {
-        let to = body.to.to();
-        let call = json!({ "from": lane.address(), "to": to, "data": body.data });
-        let gas: U64 = self.rpc.ask("eth_estimateGas", json!([call])).await?;
+    async fn estimate(&self, sender: Address, body: &Body) -> Result<u64, Fault> {
+        let call = TransactionRequest {
+            from: Some(sender),
+            ..rpc::call(body.to.to().copied(), body.data.clone())
+        };
+        let gas = self.rpc.provider().estimate_gas(WithOtherFields::new(call));
+        let gas = gas.block(BlockId::latest()).await.map_err(fault)?;
         // The parent chain's price of data may rise until the transaction is included.
-        Ok(gas.to::<u64>() / 4 * 5)
+        Ok(gas / 4 * 5)
     }
 }
 
@@ -223,7 +233,7 @@ impl Chain for Evm {
         // The lowest count is used. One that is too high would be kept by the journal and leave a nonce gap,
         // which costs gas to fill. One that is too low costs another request.
         let mut lowest = Err(unavailable("no node reported the signer's next nonce"));
-        for reply in self.rpc.ask_every_current(&request).await {
+        for reply in self.rpc.nodes().ask_every_current(&request).await {
             lowest = match (lowest, decode_reply::<U64>(reply)) {
                 (Ok(lowest), Ok(count)) => Ok(count.min(lowest)),
                 (Err(_), count) => count,
@@ -245,7 +255,7 @@ impl Chain for Evm {
         let allowed = u64::from(self.config.gas_per_payment_max) * actions.len() as u64;
         let gas = match self.config.gas_limit {
             GasLimit::Measured => body.gas(actions),
-            GasLimit::Estimated => self.estimate(lane, &body).await?,
+            GasLimit::Estimated => self.estimate(signer.address(), &body).await?,
         };
         if gas > allowed {
             let detail = format!(
@@ -264,7 +274,7 @@ impl Chain for Evm {
     }
 
     async fn submit(&self, transaction: &Transaction) -> Submission {
-        rpc::send(&self.rpc, &transaction.bytes).await
+        self.rpc.send(&transaction.bytes).await
     }
 
     async fn status(&self, watched: &[Watched]) -> Vec<Result<Status<Evidence>, Fault>> {
@@ -309,7 +319,7 @@ impl Chain for Evm {
         };
         let gas = match self.config.gas_limit {
             GasLimit::Measured => TRANSFER_GAS,
-            GasLimit::Estimated => self.estimate(lane, &body).await?,
+            GasLimit::Estimated => self.estimate(signer.address(), &body).await?,
         };
         let unsigned = |fees| Unsigned {
             chain_id: self.chain_id,

@@ -1,15 +1,22 @@
 //! Runs probes on the nodes.
 
-use alloy::primitives::{Bytes, U64, U256};
+use alloy::eips::BlockId;
+use alloy::network::AnyNetwork;
+use alloy::primitives::{Bytes, U256};
+use alloy::providers::{EthCall, Provider};
+use alloy::rpc::types::{BlockOverrides, TransactionRequest};
+use alloy::serde::WithOtherFields;
+use alloy::transports::RpcError;
 use futures_util::future::join_all;
 use quittance_core::Fault;
-use quittance_nodes::{Nodes, Request, unavailable};
-use serde_json::{Value, json};
+use quittance_nodes::unavailable;
 
 use super::blocks::{BlockTimes, INCLUSION_BLOCKS};
 use super::fees::{FeeOracle, Fees};
 use super::probe::{self, Probe, ProbeResult};
+use super::rpc::{Rpc, call};
 use super::signers::Signers;
+use super::transport::fault;
 
 /// The gas of the probe's program itself: its code, the creation of the frame, and memory.
 const PROGRAM_GAS: u64 = 1_500_000;
@@ -20,7 +27,7 @@ const CHUNK_GAS_MAX: u64 = 25_000_000;
 
 /// Runs probes, with what that needs of the chain.
 pub(super) struct Reader<'a> {
-    pub(super) rpc: &'a Nodes,
+    pub(super) rpc: &'a Rpc,
     pub(super) chain_id: u64,
     pub(super) signers: &'a Signers,
     pub(super) fees: &'a FeeOracle,
@@ -53,8 +60,11 @@ impl Reader<'_> {
     ) -> Result<Vec<Result<ProbeResult, Fault>>, Fault> {
         let gas = PROGRAM_GAS + probes.iter().map(|probe| probe.gas()).sum::<u64>();
         let program = probe::program(probes.iter().copied());
-        let call = json!({ "data": program, "gas": U64::from(gas) });
-        let data: Bytes = self.rpc.ask("eth_call", json!([call, "latest"])).await?;
+        let call = TransactionRequest {
+            gas: Some(gas),
+            ..call(None, program)
+        };
+        let data = self.call(call).await.map_err(fault)?;
         self.decode(&data, probes)
     }
 
@@ -63,19 +73,19 @@ impl Reader<'_> {
     async fn run_as_transaction(&self, probe: &Probe) -> Result<ProbeResult, Fault> {
         let (lane, sender) = self.signers.next_funded();
         let fees = self.fees.affordable(self.rpc).await?;
-        let mut call = json!({
-            "from": sender,
-            "data": probe::program([probe]),
-            "gas": U64::from(PROGRAM_GAS + probe.gas()),
-        });
+        let mut call = TransactionRequest {
+            from: Some(sender),
+            gas: Some(PROGRAM_GAS + probe.gas()),
+            ..call(None, probe::program([probe]))
+        };
         match fees {
             Fees::Dynamic { max, tip } => {
-                call["maxFeePerGas"] = json!(U256::from(max));
-                call["maxPriorityFeePerGas"] = json!(U256::from(tip));
+                call.max_fee_per_gas = Some(max);
+                call.max_priority_fee_per_gas = Some(tip);
             }
-            Fees::Legacy { price } => call["gasPrice"] = json!(U256::from(price)),
+            Fees::Legacy { price } => call.gas_price = Some(price),
         }
-        let data: Bytes = self.rpc.ask("eth_call", json!([call, "latest"])).await?;
+        let data = self.call(call.clone()).await.map_err(fault)?;
         let result = self.decode(&data, &[probe])?.pop();
         let mut result = result.unwrap_or_else(|| Err(unavailable("a result is missing")))?;
         result.later = self.run_later(probe, &result, call).await?;
@@ -89,24 +99,33 @@ impl Reader<'_> {
         &self,
         probe: &Probe,
         now: &ProbeResult,
-        call: Value,
+        call: TransactionRequest,
     ) -> Result<Option<Vec<probe::StepOutcome>>, Fault> {
         // The numbers are the node's statement and may have any value.
         let number = now.block.saturating_add(INCLUSION_BLOCKS);
         let ahead = INCLUSION_BLOCKS.saturating_mul(now.block_secs.max(1));
         let time = now.chain_time.secs().saturating_add(ahead);
-        let block = json!({ "number": U64::from(number), "time": U64::from(time) });
-        let request = Request::new("eth_call", json!([call, "latest", {}, block]));
-        let reply = self.rpc.ask_many(&[request]).await?.pop();
-        let data = match reply {
-            Some(Ok(result)) => serde_json::from_value::<Bytes>(result).ok(),
-            _ => None,
+        let block = BlockOverrides {
+            number: Some(U256::from(number)),
+            time: Some(time),
+            ..BlockOverrides::default()
         };
-        let results = data.and_then(|data| probe::decode_results(&data, [probe]));
+        let data = match self.call(call).with_block_overrides(block).await {
+            Ok(data) => data,
+            Err(RpcError::ErrorResp(_)) => return Ok(None),
+            Err(error) => return Err(fault(error)),
+        };
+        let results = probe::decode_results(&data, [probe]);
         let result = results.and_then(|(_, mut results)| results.pop().flatten());
         Ok(result
             .filter(|result| result.block == number)
             .map(|result| result.outcomes))
+    }
+
+    /// A call on the state of the newest block.
+    fn call(&self, call: TransactionRequest) -> EthCall<AnyNetwork, Bytes> {
+        let call = self.rpc.provider().call(WithOtherFields::new(call));
+        call.block(BlockId::latest())
     }
 
     fn decode(

@@ -2,31 +2,23 @@
 
 use std::collections::BTreeMap;
 
-use alloy::primitives::{Address, B256, U64, U256};
+use alloy::network::AnyTransactionReceipt;
+use alloy::primitives::{Address, Log, U256};
+use alloy::sol_types::SolEvent;
 use quittance_core::{Fault, TransactionId};
 use quittance_nodes::{Nodes, Reply, Request, decode_reply, unavailable};
-use serde::Deserialize;
 use serde_json::json;
 
 use crate::abi::Erc20;
-use crate::evidence::{Evidence, Log};
+use crate::evidence::Evidence;
 
 /// How many nodes must agree.
 const NODES: usize = 2;
 
-/// The fields of a receipt that are compared.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Receipt {
-    block_hash: Option<B256>,
-    status: U64,
-    logs: Vec<Log>,
-}
-
 /// Whether a transaction moved more of a token than its entry in `above`.
 pub(super) fn is_needed(above: &BTreeMap<Address, U256>, evidence: &Evidence) -> bool {
     let is_large = |log: &Log| {
-        let transfer = log.decode::<Erc20::Transfer>();
+        let transfer = Erc20::Transfer::decode_log_data(&log.data).ok();
         let value = transfer.map(|transfer| transfer.value);
         let bound = above.get(&log.address);
         value
@@ -41,29 +33,25 @@ pub(super) fn is_needed(above: &BTreeMap<Address, U256>, evidence: &Evidence) ->
 /// # Errors
 /// While fewer than two nodes agree with `evidence`. This is not a verdict: a node may be a block behind.
 pub(super) async fn confirm(
-    rpc: &Nodes,
+    nodes: &Nodes,
     id: &TransactionId,
     evidence: &Evidence,
 ) -> Result<(), Fault> {
     let request = Request::new("eth_getTransactionReceipt", json!([id.as_str()]));
     let agrees = |reply: Reply| {
-        let receipt = decode_reply::<Option<Receipt>>(reply).ok().flatten();
-        receipt.is_some_and(|receipt| receipt.agrees(evidence))
+        let receipt = decode_reply::<Option<AnyTransactionReceipt>>(reply);
+        let receipt = receipt.ok().flatten();
+        receipt.is_some_and(|receipt| {
+            let is_in_a_block = receipt.block_hash.is_some_and(|hash| !hash.is_zero());
+            is_in_a_block && Evidence::from_receipt(receipt).as_ref() == Some(evidence)
+        })
     };
-    let replies = rpc.ask_every_current(&request).await.into_iter();
-    if replies.filter(|reply| agrees(reply.clone())).count() >= NODES {
+    let replies = nodes.ask_every_current(&request).await.into_iter();
+    if replies.map(agrees).filter(|agrees| *agrees).count() >= NODES {
         return Ok(());
     }
     let detail = format!(
         "the payment in {id} is large and needs two nodes that confirm it; fewer do so far"
     );
     Err(unavailable(detail))
-}
-
-impl Receipt {
-    fn agrees(&self, evidence: &Evidence) -> bool {
-        let succeeded = self.status == U64::from(1);
-        let is_in_a_block = self.block_hash.is_some_and(|hash| !hash.is_zero());
-        is_in_a_block && succeeded == evidence.succeeded && self.logs == evidence.logs
-    }
 }

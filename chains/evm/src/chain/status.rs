@@ -2,49 +2,42 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use alloy::eips::BlockId;
+use alloy::network::{AnyRpcHeader, AnyTransactionReceipt};
 use alloy::primitives::{B256, U64};
-use quittance_core::{Fault, Found, LaneId, Status, Transaction, TransactionId, Watched};
-use quittance_nodes::{Nodes, Reply, Request, decode_reply};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use alloy::providers::Provider;
+use alloy::rpc::client::Waiter;
+use quittance_core::{Fault, Found, LaneId, Status, TransactionId, Watched};
+use quittance_nodes::unavailable;
 
-use crate::evidence::{Evidence, Log};
+use super::rpc::Rpc;
+use super::transport::fault;
+use crate::evidence::Evidence;
 
 /// Looks up the status of transactions.
 pub(super) struct Lookup<'rpc> {
-    rpc: &'rpc Nodes,
+    rpc: &'rpc Rpc,
     /// The newest block with enough confirmations. A nonce that it does not count may become free again.
-    confirmed_block: U64,
+    confirmed_block: u64,
 }
 
 /// The status of one sequence number, or why it is unknown.
 type StatusResult = Result<Status<Evidence>, Fault>;
 
-/// The needed fields of a receipt. A receipt without one of them cannot be used.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// The needed parts of a receipt.
 struct Receipt {
-    transaction_hash: B256,
-    /// Missing or zero while the transaction is not in a block.
-    block_hash: Option<B256>,
-    block_number: Option<U64>,
-    status: U64,
-    logs: Vec<Log>,
-}
-
-/// The needed field of a block.
-#[derive(Deserialize, Clone)]
-struct Block {
-    hash: Option<B256>,
+    transaction: TransactionId,
+    /// The number and the hash of the block; `None` while the transaction is not in a block.
+    block: Option<(u64, B256)>,
+    evidence: Evidence,
 }
 
 impl<'rpc> Lookup<'rpc> {
-    pub(super) async fn new(rpc: &'rpc Nodes, confirmations_required: u64) -> Result<Self, Fault> {
-        let head: U64 = rpc.ask("eth_blockNumber", json!([])).await?;
-        let confirmed_block = head.to::<u64>().saturating_sub(confirmations_required - 1);
+    pub(super) async fn new(rpc: &'rpc Rpc, confirmations_required: u64) -> Result<Self, Fault> {
+        let head = rpc.provider().get_block_number().await.map_err(fault)?;
         Ok(Self {
             rpc,
-            confirmed_block: U64::from(confirmed_block),
+            confirmed_block: head.saturating_sub(confirmations_required - 1),
         })
     }
 
@@ -56,37 +49,36 @@ impl<'rpc> Lookup<'rpc> {
     /// # Errors
     /// If no node replies at all.
     pub(super) async fn sequences(&self, watched: &[Watched]) -> Result<Vec<StatusResult>, Fault> {
-        let mut lanes: BTreeMap<&LaneId, Result<u64, Fault>> = BTreeMap::new();
+        let lanes: BTreeSet<&LaneId> = watched.iter().map(|sequence| &sequence.lane).collect();
+        let mut batch = self.rpc.batch();
+        let mut pending_counts = Vec::with_capacity(lanes.len());
+        for lane in lanes {
+            let params = (lane.address(), BlockId::number(self.confirmed_block));
+            let count: Waiter<U64> = batch.add("eth_getTransactionCount", &params)?;
+            pending_counts.push((lane, count));
+        }
+        let mut pending_receipts = Vec::with_capacity(watched.len());
         for sequence in watched {
-            lanes.insert(&sequence.lane, Ok(0));
+            let ids = sequence
+                .transactions
+                .iter()
+                .map(|signed| signed.id.as_str());
+            let receipts = ids.map(|id| batch.add("eth_getTransactionReceipt", &(id,)));
+            pending_receipts.push(receipts.collect::<Result<Vec<_>, Fault>>()?);
         }
-        let counts = lanes.keys().map(|lane| {
-            Request::new(
-                "eth_getTransactionCount",
-                json!([lane.address(), self.confirmed_block]),
-            )
-        });
-        let receipts = watched
-            .iter()
-            .flat_map(|sequence| &sequence.transactions)
-            .map(|transaction| {
-                let id = json!([transaction.id.as_str()]);
-                Request::new("eth_getTransactionReceipt", id)
-            });
-        let requests: Vec<Request> = counts.chain(receipts).collect();
-        let mut replies = self.rpc.ask_many(&requests).await?.into_iter();
-        for (count, reply) in lanes.values_mut().zip(replies.by_ref()) {
-            *count = decode_reply::<U64>(reply).map(|count| count.to());
+        batch.send().await?;
+        let mut counts: BTreeMap<&LaneId, Result<u64, Fault>> = BTreeMap::new();
+        for (lane, count) in pending_counts {
+            let count = count.await.map(|count| count.to()).map_err(fault);
+            counts.insert(lane, count);
         }
-        let receipts: Vec<Result<Option<Receipt>, Fault>> = watched
-            .iter()
-            .map(|sequence| {
-                included_receipt(sequence, replies.by_ref().take(sequence.transactions.len()))
-            })
-            .collect();
+        let mut receipts = Vec::with_capacity(watched.len());
+        for (sequence, pending) in watched.iter().zip(pending_receipts) {
+            receipts.push(included_receipt(sequence, pending).await);
+        }
         let blocks = Blocks::fetch(self.rpc, receipts.iter().flatten().flatten()).await?;
         let found = watched.iter().zip(receipts).map(|(sequence, receipt)| {
-            match (receipt?, &lanes[&sequence.lane]) {
+            match (receipt?, &counts[&sequence.lane]) {
                 (Some(receipt), _) => blocks.status(receipt),
                 (None, Ok(count)) if *count > sequence.sequence => Ok(Status::Dropped),
                 (None, Ok(_)) => Ok(Status::Pending),
@@ -97,35 +89,39 @@ impl<'rpc> Lookup<'rpc> {
     }
 }
 
-/// The chain's blocks with the numbers in the receipts, and its newest block, fetched after the receipts.
+/// The hashes of the chain's blocks with the numbers in the receipts, and the number of its newest block, fetched
+/// after the receipts.
 struct Blocks {
     head: u64,
-    by_number: BTreeMap<U64, Result<Option<Block>, Fault>>,
+    by_number: BTreeMap<u64, Result<Option<B256>, Fault>>,
 }
 
 impl Blocks {
     /// Fetches each block once.
-    async fn fetch(rpc: &Nodes, receipts: impl Iterator<Item = &Receipt>) -> Result<Self, Fault> {
-        let numbers: BTreeSet<U64> = receipts
-            .filter_map(|receipt| receipt.block_number)
+    async fn fetch(rpc: &Rpc, receipts: impl Iterator<Item = &Receipt>) -> Result<Self, Fault> {
+        let numbers: BTreeSet<u64> = receipts
+            .filter_map(|receipt| receipt.block)
+            .map(|(number, _)| number)
             .collect();
+        let mut by_number = BTreeMap::new();
         if numbers.is_empty() {
-            let by_number = BTreeMap::new();
             return Ok(Self { head: 0, by_number });
         }
-        let head = std::iter::once(Request::new("eth_blockNumber", json!([])));
-        let blocks = numbers
-            .iter()
-            .map(|number| Request::new("eth_getBlockByNumber", json!([number, false])));
-        let requests: Vec<Request> = head.chain(blocks).collect();
-        let mut replies = rpc.ask_many(&requests).await?.into_iter();
-        let head = replies.next().unwrap_or(Ok(Value::Null));
-        let head = decode_reply::<U64>(head)?.to();
-        let blocks = replies.map(decode_reply);
-        Ok(Self {
-            head,
-            by_number: numbers.into_iter().zip(blocks).collect(),
-        })
+        let mut batch = rpc.batch();
+        let head: Waiter<U64> = batch.add("eth_blockNumber", &())?;
+        let mut pending = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            let params = (U64::from(number), false);
+            let block: Waiter<Option<AnyRpcHeader>> = batch.add("eth_getBlockByNumber", &params)?;
+            pending.push((number, block));
+        }
+        batch.send().await?;
+        let head = head.await.map_err(fault)?.to();
+        for (number, block) in pending {
+            let block = block.await.map_err(fault);
+            by_number.insert(number, block.map(|block| block.map(|header| header.hash)));
+        }
+        Ok(Self { head, by_number })
     }
 
     /// The status of a transaction with this receipt.
@@ -134,32 +130,29 @@ impl Blocks {
     /// zero hash (Base's Flashblocks) or with the expected hash. Some keep the receipts of replaced blocks
     /// for a while. A receipt counts once the chain has a block with its number and hash.
     fn status(&self, receipt: Receipt) -> StatusResult {
-        let (Some(number), Some(hash)) = (receipt.block_number, receipt.block_hash) else {
+        let Some((number, hash)) = receipt.block else {
             return Ok(Status::Pending);
         };
         let block = match self.by_number.get(&number) {
-            Some(Ok(block)) => block.as_ref().and_then(|block| block.hash),
+            Some(Ok(block)) => *block,
             Some(Err(fault)) => return Err(fault.clone()),
             None => None,
         };
-        let below_head = self.head.checked_sub(number.to());
+        let below_head = self.head.checked_sub(number);
         let (Some(below_head), true) = (below_head, block == Some(hash)) else {
             return Ok(Status::Pending);
         };
         Ok(Status::Included {
-            id: TransactionId::new(&format!("{:#x}", receipt.transaction_hash)),
+            id: receipt.transaction,
             confirmations: below_head.saturating_add(1),
-            evidence: Evidence {
-                succeeded: receipt.status == U64::from(1),
-                logs: receipt.logs,
-            },
+            evidence: receipt.evidence,
         })
     }
 }
 
 /// The included transaction with this hash, which a log named. It has 0 confirmations if there is no receipt
 /// of a block that the chain has: then it is not known yet what the transaction did.
-pub(super) async fn inclusion(rpc: &Nodes, hash: B256) -> Found<Evidence> {
+pub(super) async fn inclusion(rpc: &Rpc, hash: B256) -> Found<Evidence> {
     match status(rpc, hash).await {
         Ok(Status::Included {
             id,
@@ -181,14 +174,15 @@ pub(super) async fn inclusion(rpc: &Nodes, hash: B256) -> Found<Evidence> {
     }
 }
 
-async fn status(rpc: &Nodes, hash: B256) -> StatusResult {
-    let receipt: Option<Receipt> = rpc.ask("eth_getTransactionReceipt", json!([hash])).await?;
-    match receipt.filter(|receipt| receipt.transaction_hash == hash) {
-        Some(receipt) => {
+async fn status(rpc: &Rpc, hash: B256) -> StatusResult {
+    let receipt = rpc.provider().get_transaction_receipt(hash).await;
+    match receipt.map_err(fault)? {
+        Some(receipt) if receipt.transaction_hash == hash => {
+            let receipt = Receipt::new(receipt)?;
             let blocks = Blocks::fetch(rpc, std::iter::once(&receipt)).await?;
             blocks.status(receipt)
         }
-        None => Ok(Status::Pending),
+        _ => Ok(Status::Pending),
     }
 }
 
@@ -196,15 +190,20 @@ async fn status(rpc: &Nodes, hash: B256) -> StatusResult {
 ///
 /// # Errors
 /// If none was found and one reply is missing, because that transaction may be included.
-fn included_receipt(
+async fn included_receipt(
     sequence: &Watched,
-    replies: impl Iterator<Item = Reply>,
+    pending: Vec<Waiter<Option<AnyTransactionReceipt>>>,
 ) -> Result<Option<Receipt>, Fault> {
     let mut missing = None;
-    for (transaction, reply) in sequence.transactions.iter().zip(replies) {
-        match decode_reply::<Option<Receipt>>(reply) {
+    for (transaction, pending) in sequence.transactions.iter().zip(pending) {
+        let found = match pending.await {
+            Ok(Some(receipt)) => Receipt::new(receipt),
+            Ok(None) => continue,
+            Err(error) => Err(fault(error)),
+        };
+        match found {
             // The receipt of another transaction is not a proof.
-            Ok(Some(receipt)) if receipt.is_for(transaction) => return Ok(Some(receipt)),
+            Ok(receipt) if receipt.transaction == transaction.id => return Ok(Some(receipt)),
             Ok(_) => {}
             Err(fault) => missing = Some(fault),
         }
@@ -213,8 +212,15 @@ fn included_receipt(
 }
 
 impl Receipt {
-    fn is_for(&self, transaction: &Transaction) -> bool {
-        format!("{:#x}", self.transaction_hash) == transaction.id.as_str()
+    fn new(receipt: AnyTransactionReceipt) -> Result<Self, Fault> {
+        let transaction = TransactionId::new(&format!("{:#x}", receipt.transaction_hash));
+        let block = receipt.block_number.zip(receipt.block_hash);
+        let no_status = || unavailable("the node returned a receipt without a status");
+        Ok(Self {
+            transaction,
+            block,
+            evidence: Evidence::from_receipt(receipt).ok_or_else(no_status)?,
+        })
     }
 }
 
@@ -226,11 +232,12 @@ mod tests {
 
     fn receipt(number: Option<u64>, hash: Option<u8>) -> Receipt {
         Receipt {
-            transaction_hash: B256::repeat_byte(9),
-            block_hash: hash.map(B256::repeat_byte),
-            block_number: number.map(U64::from),
-            status: U64::from(1),
-            logs: Vec::new(),
+            transaction: TransactionId::new("0x09"),
+            block: number.zip(hash.map(B256::repeat_byte)),
+            evidence: Evidence {
+                succeeded: true,
+                logs: Vec::new(),
+            },
         }
     }
 
@@ -238,20 +245,20 @@ mod tests {
         #[test]
         fn only_receipt_of_a_block_of_the_chain_is_an_inclusion(
             head in 0_u64..5, number in proptest::option::of(0_u64..8), hash in proptest::option::of(0_u8..3),
-            there in proptest::option::of(proptest::option::of(0_u8..3)),
+            there in proptest::option::of(0_u8..3),
         ) {
-            let block = there.map(|hash| Block { hash: hash.map(B256::repeat_byte) });
-            let by_number = number.map(|number| (U64::from(number), Ok(block))).into_iter().collect();
+            let block = there.map(B256::repeat_byte);
+            let by_number = number.map(|number| (number, Ok(block))).into_iter().collect();
             let blocks = Blocks { head, by_number };
             match blocks.status(receipt(number, hash)).unwrap() {
                 Status::Included { confirmations, .. } => {
                     let number = number.unwrap();
-                    prop_assert!(number <= head && hash.is_some() && there.flatten() == hash);
+                    prop_assert!(number <= head && hash.is_some() && there == hash);
                     prop_assert_eq!(confirmations, head - number + 1);
                 }
                 Status::Pending => {
                     let is_there = number.is_some_and(|number| number <= head) && hash.is_some();
-                    prop_assert!(!is_there || there.flatten() != hash);
+                    prop_assert!(!is_there || there != hash);
                 }
                 Status::Dropped => prop_assert!(false, "a receipt is not a proof of absence"),
             }
@@ -260,8 +267,8 @@ mod tests {
 
     #[test]
     fn block_that_cannot_be_fetched_is_a_fault() {
-        let fault = quittance_nodes::unavailable("no answer");
-        let by_number = [(U64::from(3), Err(fault))].into();
+        let fault = unavailable("no answer");
+        let by_number = [(3, Err(fault))].into();
         let blocks = Blocks { head: 5, by_number };
         assert!(blocks.status(receipt(Some(3), Some(1))).is_err());
     }

@@ -1,13 +1,14 @@
 //! Finds the transaction that used an authorization.
 
-use alloy::primitives::{B256, U64};
+use alloy::primitives::B256;
+use alloy::providers::Provider;
+use alloy::rpc::types::Filter;
 use alloy::sol_types::SolEvent;
 use quittance_core::{Fault, Found};
-use quittance_nodes::Nodes;
-use serde::Deserialize;
-use serde_json::json;
 
+use super::rpc::Rpc;
 use super::status;
+use super::transport::fault;
 use crate::abi::Eip3009;
 use crate::eip3009::AuthorizationUse;
 use crate::evidence::Evidence;
@@ -20,28 +21,18 @@ const WIDTHS: [u64; 3] = [1_000, 100, 10];
 /// its use is recent, and the first request nearly always finds it.
 const WINDOWS_MAX: u64 = 5;
 
-/// The fields of an `eth_getLogs` entry that the search needs.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct FoundLog {
-    transaction_hash: B256,
-    /// Whether its block was replaced.
-    #[serde(default)]
-    removed: bool,
-}
-
 /// The included transaction that used an authorization; `None` if the searched blocks have none.
 ///
 /// # Errors
 /// If no node searches logs.
 pub(crate) async fn find(
-    rpc: &Nodes,
+    rpc: &Rpc,
     used: &AuthorizationUse,
 ) -> Result<Option<Found<Evidence>>, Fault> {
-    let head: U64 = rpc.ask("eth_blockNumber", json!([])).await?;
+    let head = rpc.provider().get_block_number().await.map_err(fault)?;
     let mut failed = None;
     for width in WIDTHS {
-        match search(rpc, used, head.to(), width).await {
+        match search(rpc, used, head, width).await {
             Ok(Some(hash)) => return Ok(Some(status::inclusion(rpc, hash).await)),
             Ok(None) => return Ok(None),
             Err(fault) => failed = Some(fault),
@@ -52,33 +43,30 @@ pub(crate) async fn find(
 
 /// Searches back from the newest block, `width` blocks at a time.
 async fn search(
-    rpc: &Nodes,
+    rpc: &Rpc,
     used: &AuthorizationUse,
     head: u64,
     width: u64,
 ) -> Result<Option<B256>, Fault> {
-    let topics = json!([
-        [
+    let filter = Filter::new()
+        .address(used.token)
+        .event_signature(vec![
             Eip3009::AuthorizationUsed::SIGNATURE_HASH,
-            Eip3009::AuthorizationCanceled::SIGNATURE_HASH
-        ],
-        used.authorizer.into_word(),
-        used.nonce,
-    ]);
+            Eip3009::AuthorizationCanceled::SIGNATURE_HASH,
+        ])
+        .topic1(used.authorizer.into_word())
+        .topic2(used.nonce);
     for window in 0..WINDOWS_MAX {
         let Some(to) = head.checked_sub(window * width) else {
             break;
         };
         let from = to.saturating_sub(width - 1);
-        let filter = json!([{
-            "address": used.token,
-            "fromBlock": U64::from(from),
-            "toBlock": U64::from(to),
-            "topics": topics,
-        }]);
-        let logs: Vec<FoundLog> = rpc.ask("eth_getLogs", filter).await?;
-        if let Some(log) = logs.iter().find(|log| !log.removed) {
-            return Ok(Some(log.transaction_hash));
+        let filter = filter.clone().from_block(from).to_block(to);
+        let logs = rpc.provider().get_logs(&filter).await.map_err(fault)?;
+        // A log is removed if its block was replaced.
+        let mut valid = logs.iter().filter(|log| !log.removed);
+        if let Some(hash) = valid.find_map(|log| log.transaction_hash) {
+            return Ok(Some(hash));
         }
     }
     Ok(None)

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use alloy::primitives::{Address, B256, Bytes, U256};
+use alloy::primitives::{Address, B256, Bytes, Log, U256};
 use alloy::sol_types::SolCall;
 use quittance_core::{
     Amount, Check, Effect, LaneId, Observed, Payment, PaymentInfo, Reason, Rejection,
@@ -16,7 +16,7 @@ use crate::account;
 use crate::call::Call;
 use crate::chain::{Condition, Evm, INCLUSION_MIN_SECS, Probe, Step, StepOutcome, inclusion_secs};
 use crate::eip3009::{Authorization, AuthorizationUse};
-use crate::evidence::{Evidence, Log};
+use crate::evidence::Evidence;
 use crate::signature::{EcdsaSignature, PayerSignature};
 use crate::token::Token;
 

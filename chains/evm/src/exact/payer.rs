@@ -5,7 +5,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alloy::primitives::{Address, B256, Bytes, U64, U256};
+use alloy::eips::{BlockId, BlockNumberOrTag};
+use alloy::primitives::{Address, B256, Bytes, U256};
+use alloy::providers::Provider;
+use alloy::serde::WithOtherFields;
 use alloy::signers::Signer;
 use alloy::sol_types::SolCall;
 use async_trait::async_trait;
@@ -15,7 +18,7 @@ use quittance_core::{
     Amount, Asset, AuthorizationState, Fault, Network, Payer, PayerError, Quote, QuoteError,
     Timestamp,
 };
-use quittance_nodes::{Nodes, unavailable};
+use quittance_nodes::unavailable;
 use serde::Deserialize;
 use serde_json::json;
 use tracing::warn;
@@ -23,7 +26,9 @@ use url::Url;
 
 use super::terms::{EIP3009, Extra, NAME};
 use crate::abi::Eip3009;
-use crate::chain::{rpc, used};
+use crate::chain::rpc::{self, Rpc};
+use crate::chain::transport::fault;
+use crate::chain::used;
 use crate::eip3009::{Authorization, AuthorizationUse};
 use crate::hex::address;
 use crate::known;
@@ -54,7 +59,7 @@ pub struct ExactPayer {
     signer: Arc<dyn Signer + Send + Sync>,
     address: String,
     tokens: Vec<(String, Token)>,
-    nodes: BTreeMap<String, Arc<Nodes>>,
+    rpcs: BTreeMap<String, Rpc>,
 }
 
 impl ExactPayer {
@@ -65,7 +70,7 @@ impl ExactPayer {
             signer: Arc::new(signer),
             address,
             tokens: Vec::new(),
-            nodes: BTreeMap::new(),
+            rpcs: BTreeMap::new(),
         }
     }
 
@@ -86,9 +91,9 @@ impl ExactPayer {
     pub fn with_rpc(mut self, network: &Network, urls: &[Url]) -> Result<Self, PayerError> {
         let chain_id = known::chain_id(network)
             .ok_or_else(|| PayerError::Chain(format!("{network} is not an EVM network")))?;
-        let nodes = rpc::connect(chain_id, urls, RPC_TIMEOUT)
+        let rpc = Rpc::new(chain_id, urls, RPC_TIMEOUT)
             .map_err(|error| PayerError::Chain(error.to_string()))?;
-        self.nodes.insert(network.id().to_owned(), Arc::new(nodes));
+        self.rpcs.insert(network.id().to_owned(), rpc);
         Ok(self)
     }
 
@@ -134,15 +139,19 @@ impl ExactPayer {
     /// The state of an authorization, by the nodes of its network.
     async fn ask_state(
         &self,
-        nodes: &Nodes,
+        rpc: &Rpc,
         asset: Address,
         authorization: &Authorization,
     ) -> Result<AuthorizationState, Fault> {
-        let newest = json!(["latest", false]);
-        let head: Head = nodes.ask("eth_getBlockByNumber", newest).await?;
-        let call = json!({ "to": asset, "data": authorization.state_call() });
+        let provider = rpc.provider();
+        let newest = provider.get_block_by_number(BlockNumberOrTag::Latest);
+        let no_block = || unavailable("the node returned no newest block");
+        let newest = newest.await.map_err(fault)?.ok_or_else(no_block)?;
+        let call = rpc::call(Some(asset), authorization.state_call());
         // The state of the same block as the time.
-        let state: Bytes = nodes.ask("eth_call", json!([call, head.number])).await?;
+        let state = provider.call(WithOtherFields::new(call));
+        let block = BlockId::number(newest.header.number);
+        let state = state.block(block).await.map_err(fault)?;
         let used = Eip3009::authorizationStateCall::abi_decode_returns_validate(&state);
         let used =
             used.map_err(|_| unavailable("the token did not report the authorization's state"))?;
@@ -150,8 +159,8 @@ impl ExactPayer {
             .valid_before
             .saturating_add(U256::from(SETTLED_SECS));
         Ok(if used {
-            AuthorizationState::Used(transaction(nodes, asset, authorization).await)
-        } else if U256::from(head.timestamp) >= end {
+            AuthorizationState::Used(transaction(rpc, asset, authorization).await)
+        } else if U256::from(newest.header.timestamp) >= end {
             AuthorizationState::Expired
         } else {
             AuthorizationState::Usable
@@ -160,17 +169,13 @@ impl ExactPayer {
 }
 
 /// The transaction that used an authorization, if the nodes find it.
-async fn transaction(
-    nodes: &Nodes,
-    token: Address,
-    authorization: &Authorization,
-) -> Option<String> {
+async fn transaction(rpc: &Rpc, token: Address, authorization: &Authorization) -> Option<String> {
     let used = AuthorizationUse {
         token,
         authorizer: authorization.from,
         nonce: authorization.nonce,
     };
-    let found = used::find(nodes, &used).await.ok().flatten();
+    let found = used::find(rpc, &used).await.ok().flatten();
     found.map(|found| found.id.to_string())
 }
 
@@ -178,13 +183,6 @@ impl fmt::Debug for ExactPayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ExactPayer({})", self.address)
     }
-}
-
-/// The needed fields of a block.
-#[derive(Deserialize)]
-struct Head {
-    number: U64,
-    timestamp: U64,
 }
 
 /// What is signed, from the requirements and from the payer's own tokens.
@@ -320,14 +318,14 @@ impl Payer for ExactPayer {
             authorization: Authorization,
         }
         let known = (
-            self.nodes.get(network),
+            self.rpcs.get(network),
             address("asset", asset),
             payload.read::<Payload>("payload"),
         );
-        let (Some(nodes), Ok(asset), Ok(payload)) = known else {
+        let (Some(rpc), Ok(asset), Ok(payload)) = known else {
             return AuthorizationState::Unknown;
         };
-        let state = self.ask_state(nodes, asset, &payload.authorization).await;
+        let state = self.ask_state(rpc, asset, &payload.authorization).await;
         state.unwrap_or_else(|fault| {
             warn!(%fault, network, "the state of an authorization could not be read");
             AuthorizationState::Unknown

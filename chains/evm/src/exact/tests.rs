@@ -1,6 +1,6 @@
 use std::sync::{Arc, LazyLock};
 
-use alloy::primitives::{B256, Bytes, LogData, U256};
+use alloy::primitives::{B256, Bytes, Log, LogData, U256};
 use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::SolEvent;
 use proptest::prelude::*;
@@ -14,7 +14,7 @@ use super::*;
 use crate::abi::{Eip3009, Erc20};
 use crate::account::ERC1271_MAGIC;
 use crate::chain::{EvmConfig, INCLUSION_MIN_SECS, ProbeResult, Step, StepOutcome};
-use crate::evidence::{Evidence, Log};
+use crate::evidence::Evidence;
 
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 const SELLER: &str = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8";
