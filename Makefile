@@ -8,7 +8,7 @@ INSTALLED := node_modules/.package-lock.json
 .PHONY: demo test interop soak fuzz lint doc contracts bench-peers clean
 
 demo: $(DEVNET)/$(INSTALLED)
-	cargo run --locked --quiet --bin quittance -- demo
+	cargo run --locked --quiet --bin quittance-devnet -- demo
 
 test: $(DEVNET)/$(INSTALLED) $(INTEROP)/$(INSTALLED) $(INTEROP)/v1/$(INSTALLED) $(INTEROP)/python/venv/installed
 	cargo test --workspace --locked

@@ -26,7 +26,7 @@ use tokio::runtime::Runtime;
 fn offline(criterion: &mut Criterion) {
     let cases = Runtime::new()
         .unwrap()
-        .block_on(quittance_cli::bench::cases());
+        .block_on(quittance_cli::families::Families::shipped().benchmarks());
     let mut group = criterion.benchmark_group("offline");
     group.sample_size(10);
     for mut case in cases.unwrap() {

@@ -1,5 +1,5 @@
 //! A buyer with a key on each chain, that spends at most five cents a time and a dollar in all, on both together. On the
-//! local chains, export what `quittance devnet` prints for `QUITTANCE_PAYER_KEY` and `QUITTANCE_SOLANA_PAYER_KEY`, or only one of
+//! local chains, export what `quittance-devnet` prints for `QUITTANCE_PAYER_KEY` and `QUITTANCE_SOLANA_PAYER_KEY`, or only one of
 //! them, which pays then; and `cargo run --example buyer`, beside the seller.
 
 use std::env::var;

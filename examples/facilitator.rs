@@ -1,4 +1,4 @@
-//! A facilitator for two chains. Start both with `quittance devnet`, and in another shell export what it prints for `SIGNER` and
+//! A facilitator for two chains. Start both with `quittance-devnet`, and in another shell export what it prints for `SIGNER` and
 //! `FEE_PAYER`; then `cargo run --example facilitator`.
 
 use std::env::var;

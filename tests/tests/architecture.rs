@@ -27,7 +27,18 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "quittance-solana",
         &["quittance-cached", "quittance-core", "quittance-nodes"],
     ),
-    ("quittance-devnet", &[]),
+    (
+        "quittance-devnet",
+        &[
+            "quittance-buyer",
+            "quittance-core",
+            "quittance-engine",
+            "quittance-evm",
+            "quittance-http",
+            "quittance-service",
+            "quittance-solana",
+        ],
+    ),
     (
         "quittance-service",
         &["quittance-core", "quittance-engine", "quittance-http"],
@@ -37,7 +48,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &[
             "quittance-buyer",
             "quittance-core",
-            "quittance-devnet",
             "quittance-engine",
             "quittance-evm",
             "quittance-http",

@@ -503,7 +503,7 @@ async fn clients_that_never_finish_a_request_are_let_go_and_keep_nobody_out() {
     const SLOTS: usize = 8;
     let server = ServerOptions {
         connections_max: SLOTS,
-        connections_per_peer: SLOTS,
+        connections_per_address: SLOTS,
         header_max: Duration::from_millis(300),
         ..ServerOptions::default()
     };
@@ -534,7 +534,7 @@ async fn clients_that_never_finish_a_request_are_let_go_and_keep_nobody_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_peer_has_no_more_connections_than_it_may() {
     let server = ServerOptions {
-        connections_per_peer: 2,
+        connections_per_address: 2,
         ..ServerOptions::default()
     };
     let service = Service::with(ServiceOptions::new(Keys::anyone()), server).await;

@@ -1,28 +1,9 @@
 //! The `quittance` program.
 
-mod commands;
-
 use std::process::ExitCode;
 
-use clap::Parser;
+use quittance_cli::families::Families;
 
 fn main() -> ExitCode {
-    let command = commands::Command::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("quittance: no runtime: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(command.run()) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("quittance: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    quittance_cli::run(&Families::shipped())
 }

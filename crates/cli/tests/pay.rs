@@ -152,7 +152,7 @@ async fn each_kind_of_end_has_its_code_and_its_words() {
             say(goods, None),
             0,
             "goods",
-            "the server gave no receipt",
+            "the server sent no receipt",
         ),
         (
             changed("amount", json!("200000")),
@@ -194,7 +194,7 @@ async fn each_kind_of_end_has_its_code_and_its_words() {
             say(refused, Some(&lost)),
             5,
             "",
-            "look the transaction up",
+            "look up the transaction",
         ),
         (
             terms(),
@@ -249,11 +249,14 @@ async fn what_is_wrong_before_anything_is_paid_is_told_as_what_it_is() {
 
     let ran = place.pay("http://a.example/", &["--max", "abc"]).await;
     assert_eq!(ran.code, 2, "{ran:?}");
-    assert!(ran.said.contains("not an amount in whole coins"), "{ran:?}");
+    assert!(
+        ran.said.contains("not an amount in units of the token"),
+        "{ran:?}"
+    );
     let ran = place.pay("a.example/?key=hunter2", &[]).await;
     assert_eq!(ran.code, 2, "{ran:?}");
     assert!(
-        ran.said.contains("no URL") && !ran.said.contains("hunter2"),
+        ran.said.contains("is not a URL") && !ran.said.contains("hunter2"),
         "{ran:?}"
     );
 
@@ -328,7 +331,7 @@ async fn open_payments_are_listed_and_forgotten() {
         &url,
         "transaction 0xabc",
         "eip155:84532",
-        "runs out in",
+        "expires in",
     ] {
         assert!(line.contains(part), "{part}: {ran:?}");
     }
@@ -336,7 +339,7 @@ async fn open_payments_are_listed_and_forgotten() {
     // All of a line but how long the payment can still be taken.
     let lasting = |line: &str| -> Vec<String> {
         let parts = line.trim_end().split('\t').map(str::to_owned);
-        parts.filter(|part| !part.contains("runs out")).collect()
+        parts.filter(|part| !part.contains("expires in")).collect()
     };
     let ran = place
         .run(&["payments", "forget", id, "0000000000000000"])
@@ -424,7 +427,7 @@ async fn an_answer_that_breaks_off_is_told_as_that() {
     let place = Place::new();
     let ran = place.pay(&url, &[]).await;
     assert_eq!((ran.code, ran.printed.as_str()), (10, "go"), "{ran:?}");
-    assert!(ran.said.contains("the answer broke off"), "{ran:?}");
+    assert!(ran.said.contains("the response broke off"), "{ran:?}");
 }
 
 /// Payments to a server on this machine went through the environment's proxy, in clear.

@@ -23,7 +23,7 @@ pub struct ServiceLimits {
     /// Connections at once.
     pub connections: usize,
     /// Connections at once from one address: an IPv4 address or a /64 of IPv6. A /48 may have twice as many.
-    pub connections_per_peer: usize,
+    pub connections_per_address: usize,
     /// Payments that are worked on at once, by /verify and /settle. Waiting for a settlement does not count.
     pub requests: usize,
     /// Calls of /settle at once, those that only wait for their settlement included.
@@ -88,7 +88,7 @@ impl Default for ServiceLimits {
             connections: 4096,
             // One seller at its full rate, with each payment on a connection of its own; and it takes eight addresses to
             // fill the house.
-            connections_per_peer: 512,
+            connections_per_address: 512,
             // Each takes some milliseconds of signatures and a round trip to a node, so this is thousands a second; each
             // holds one request of at most 64 KiB.
             requests: 2048,

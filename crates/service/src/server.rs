@@ -55,7 +55,7 @@ pub struct ServerOptions {
     pub connections_max: usize,
     /// Connections at once from one peer: an IPv4 address, or an IPv6 network of 64 bits. An IPv6 network of 48 bits may
     /// have twice as many. More are closed at once.
-    pub connections_per_peer: usize,
+    pub connections_per_address: usize,
     /// How long a new client may take to say which HTTP it speaks and to send the head of its first request.
     pub header_max: Duration,
     /// How long a connection may stay without a request under way after its first.
@@ -76,7 +76,7 @@ impl ServerOptions {
     pub fn new(limits: &ServiceLimits, drain: Duration) -> Self {
         Self {
             connections_max: limits.connections,
-            connections_per_peer: limits.connections_per_peer,
+            connections_per_address: limits.connections_per_address,
             header_max: Duration::from_secs(limits.header_secs),
             idle_max: Duration::from_secs(limits.idle_secs),
             drain,
@@ -147,7 +147,8 @@ impl Server {
             .max_pending_accept_reset_streams(RESETS_MAX)
             .max_header_list_size(HEAD_MAX as u32)
             .keep_alive_interval(Some(options.header_max));
-        let connections = Connections::new(options.connections_max, options.connections_per_peer);
+        let connections =
+            Connections::new(options.connections_max, options.connections_per_address);
         Self {
             router,
             options,
@@ -257,12 +258,12 @@ mod tests {
     #[test]
     fn limits_become_the_servers_options() {
         let mut limits = ServiceLimits::default();
-        (limits.connections, limits.connections_per_peer) = (1, 2);
+        (limits.connections, limits.connections_per_address) = (1, 2);
         (limits.header_secs, limits.idle_secs) = (3, 4);
         let secs = Duration::from_secs;
         let options = ServerOptions::new(&limits, secs(5));
         assert_eq!(
-            (options.connections_max, options.connections_per_peer),
+            (options.connections_max, options.connections_per_address),
             (1, 2)
         );
         assert_eq!((options.header_max, options.idle_max), (secs(3), secs(4)));

@@ -1,4 +1,4 @@
-//! `quittance bench`: what verifying costs on this machine.
+//! `quittance bench`: the cost of a verification on this machine.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -6,11 +6,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use quittance_cli::bench::{Measured, cases, measure};
 
-use super::Ended;
+use super::CommandResult;
+use crate::bench::{Measured, measure};
+use crate::families::Families;
 
-/// What `--help` shows below the options.
+/// The examples below the options in `--help`.
 const EXAMPLE: &str = "\
 Example:
   quittance bench --seconds 60 --svg bench.svg";
@@ -18,21 +19,21 @@ Example:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
 pub(super) struct Bench {
-    /// How many seconds to measure; more give steadier figures.
+    /// The duration of the measurement in seconds. A longer one gives steadier figures.
     #[arg(long, default_value_t = 20)]
     seconds: u64,
-    /// Draw the figures as a plot into this file, as SVG.
+    /// Draw the figures as an SVG plot into this file.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 }
 
 impl Bench {
-    pub(super) async fn run(self) -> Ended {
+    pub(super) async fn run(self, families: &Families) -> CommandResult {
         if cfg!(debug_assertions) {
-            eprintln!("This program was built without optimisation; build it with --release.");
+            eprintln!("This program was built without optimisations; build it with --release.");
         }
-        eprintln!("signing payments to verify");
-        let mut cases = cases().await?;
+        eprintln!("signing payments for the benchmark");
+        let mut cases = families.benchmarks().await?;
         eprintln!("measuring for {} seconds", self.seconds);
         let time = Duration::from_secs(self.seconds);
         let measured = tokio::task::block_in_place(|| measure(&mut cases, time));
@@ -47,7 +48,7 @@ impl Bench {
     }
 }
 
-/// What was measured on.
+/// The program, the processor and the number of cores.
 fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -80,7 +81,7 @@ fn table(machine: &str, measured: &[Measured]) -> String {
     text
 }
 
-/// Bars, one below the other.
+/// A bar chart, one bar for each case.
 fn plot(machine: &str, measured: &[Measured]) -> String {
     const LEFT: f64 = 330.0;
     const RIGHT: f64 = 120.0;

@@ -4,19 +4,20 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use quittance_cli::assemble::{self, Checked, CheckedNetwork};
-use quittance_cli::config::Config;
 use quittance_core::{Problem, Scope};
 
-use super::Ended;
+use super::CommandResult;
+use crate::config::Config;
+use crate::families::Families;
+use crate::plan::{self, CheckReport, NetworkReport};
 
-/// What `--help` shows below the options.
+/// The examples below the options in `--help`.
 pub(super) const EXAMPLE: &str = "\
 Examples:
   quittance check
   quittance check --config /etc/quittance.toml && systemctl restart quittance
 
-Exit codes: 0 all is well (warnings included), 1 something is wrong.";
+Exit codes: 0 there is no problem (there may be warnings), 1 there is a problem.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
@@ -27,10 +28,10 @@ pub(super) struct Check {
 }
 
 impl Check {
-    /// Prints what is wrong; fails when anything is.
-    pub(super) async fn run(self) -> Ended {
-        let config = Config::read(&self.config)?;
-        let checked = assemble::check(&config).await;
+    /// Prints every problem. The exit code is 1 when there is one.
+    pub(super) async fn run(self, families: &Families) -> CommandResult {
+        let config = Config::read(&self.config, families)?;
+        let checked = plan::check(&config, families).await;
         print!("{}", report(&checked));
         let networks = &checked.networks;
         let is_well = networks.iter().all(|it| it.health.problems.is_empty());
@@ -43,13 +44,13 @@ impl Check {
     }
 }
 
-/// What was found, a line each, and below it what follows.
-fn report(checked: &Checked) -> String {
+/// The findings, one a line, with their consequences.
+fn report(checked: &CheckReport) -> String {
     let mut lines: Vec<String> = checked.problems.iter().map(ToString::to_string).collect();
     let of_journal = checked.journal.iter();
     lines.extend(of_journal.map(|problem| format!("journal: {problem}")));
     for network in &checked.networks {
-        lines.extend(of_network(network));
+        lines.extend(network_lines(network));
     }
     let warnings = checked.warnings.iter();
     lines.extend(warnings.map(|warning| format!("warning: {warning}")));
@@ -59,8 +60,8 @@ fn report(checked: &Checked) -> String {
     lines.join("\n") + "\n"
 }
 
-/// The problems of a network, each with its consequence, and whether it settles payments.
-fn of_network(checked: &CheckedNetwork) -> Vec<String> {
+/// The problems of a network, each with its consequence, and whether payments can be settled.
+fn network_lines(checked: &NetworkReport) -> Vec<String> {
     let network = &checked.network;
     let problems = &checked.health.problems;
     if problems.is_empty() {
@@ -68,20 +69,20 @@ fn of_network(checked: &CheckedNetwork) -> Vec<String> {
     }
     let found = |problem: &Problem| {
         let consequence = match problem.scope {
-            Scope::Asset(_) if checked.settles => " (payments in this token are refused)",
-            Scope::Lane(_) if checked.settles => " (this signer is not used)",
+            Scope::Asset(_) if checked.can_settle => " (payments in this token are refused)",
+            Scope::Lane(_) if checked.can_settle => " (this signer is not used)",
             _ => "",
         };
         format!("{network}: {}{consequence}", problem.what)
     };
     let mut lines: Vec<String> = problems.iter().map(found).collect();
     let is_advisory = |problem: &Problem| problem.scope == Scope::Advisory;
-    lines.push(match checked.settles {
+    lines.push(match checked.can_settle {
         false => format!("{network}: no payment can be settled"),
         true if problems.iter().all(is_advisory) => {
-            format!("{network}: payments can be settled, but look at the above")
+            format!("{network}: payments can be settled; the problems above need attention")
         }
-        true => format!("{network}: payments can be settled, except as said above"),
+        true => format!("{network}: payments can be settled, except for the problems above"),
     });
     lines
 }
@@ -92,41 +93,44 @@ mod tests {
 
     use super::*;
 
-    fn told(settles: bool, scopes: &[Scope]) -> String {
+    fn lines(settles: bool, scopes: &[Scope]) -> String {
         let problem = |scope: &Scope| Problem {
             scope: scope.clone(),
             what: "it is broken".to_owned(),
         };
-        let checked = CheckedNetwork {
+        let checked = NetworkReport {
             network: Network::new("test:1").unwrap(),
             health: Health {
                 problems: scopes.iter().map(problem).collect(),
             },
-            settles,
+            can_settle: settles,
         };
-        of_network(&checked).join("\n")
+        network_lines(&checked).join("\n")
     }
 
-    /// One line said that settling goes on, and the next that nothing is settled.
+    /// One line said that settling goes on, and the next one that no payment is settled.
     #[test]
-    fn what_follows_is_said_once_and_never_contradicts_itself() {
-        assert_eq!(told(true, &[]), "test:1: all is well");
-        let down = told(false, &[Scope::Advisory, Scope::Network]);
+    fn the_consequence_is_printed_once_and_is_consistent() {
+        assert_eq!(lines(true, &[]), "test:1: all is well");
+        let down = lines(false, &[Scope::Advisory, Scope::Network]);
         let expected =
             "test:1: it is broken\ntest:1: it is broken\ntest:1: no payment can be settled";
         assert_eq!(down, expected);
-        let one_node = told(true, &[Scope::Advisory]);
-        assert!(one_node.ends_with("payments can be settled, but look at the above"));
+        let one_node = lines(true, &[Scope::Advisory]);
+        assert!(one_node.ends_with("payments can be settled; the problems above need attention"));
         let lane = Scope::Lane(LaneId::new("key"));
-        let partly = told(true, &[Scope::Asset("X".to_owned()), lane.clone()]);
+        let partly = lines(true, &[Scope::Asset("X".to_owned()), lane.clone()]);
         assert!(
             partly.contains("payments in this token are refused"),
             "{partly}"
         );
         assert!(partly.contains("this signer is not used"), "{partly}");
-        assert!(partly.ends_with("except as said above"), "{partly}");
+        assert!(
+            partly.ends_with("except for the problems above"),
+            "{partly}"
+        );
         // The only signer cannot pay: that nothing settles is said, and nothing else.
-        let dry = told(false, &[lane]);
+        let dry = lines(false, &[lane]);
         assert_eq!(
             dry,
             "test:1: it is broken\ntest:1: no payment can be settled"

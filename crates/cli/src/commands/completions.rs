@@ -2,12 +2,13 @@
 
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory};
+use clap::Args;
 use clap_complete::Shell;
 
-use super::{Command, Ended};
+use super::{CommandResult, command_line};
+use crate::families::Families;
 
-/// How to use it, under `--help`.
+/// The examples below the options in `--help`.
 const EXAMPLES: &str = "\
 Examples:
   quittance completions bash > ~/.local/share/bash-completion/completions/quittance
@@ -22,8 +23,8 @@ pub(super) struct Completions {
 }
 
 impl Completions {
-    pub(super) fn run(self) -> Ended {
-        let mut command = Command::command();
+    pub(super) fn run(self, families: &Families) -> CommandResult {
+        let mut command = command_line(families);
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut command, "quittance", &mut script);
         std::io::Write::write_all(&mut std::io::stdout(), &script)?;

@@ -1,10 +1,8 @@
-//! What the program can be told to do.
+//! The commands of the program.
 
 mod bench;
 mod check;
 mod completions;
-mod demo;
-mod devnet;
 mod pay;
 mod payments;
 mod serve;
@@ -13,60 +11,82 @@ use std::error::Error;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use quittance_cli::config::{ConfigError, Log, LogFormat};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-/// Verifies and settles x402 payments.
+use crate::config::{ConfigError, Log, LogFormat};
+use crate::families::Families;
+
+/// The command line.
 #[derive(Debug, Parser)]
 #[command(
     name = "quittance",
     version,
     about = "Verifies and settles x402 payments"
 )]
-pub(crate) struct Command {
+struct CommandLine {
     #[command(subcommand)]
-    task: Task,
+    command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-enum Task {
+enum Command {
     /// Run the facilitator.
     Serve(serve::Serve),
-    /// Say everything that is wrong with a configuration, and with each of its networks.
+    /// List every problem of a configuration and of its networks.
     Check(check::Check),
-    /// Pay for a URL, within a limit, and print what it serves.
+    /// Pay for a URL, within a limit, and print the response.
     Pay(Box<pay::Pay>),
-    /// List the payments that `pay` keeps because they are not known to be over, or forget some.
+    /// List the payments that `pay` keeps because their end is not known, or forget some.
     Payments(payments::Payments),
     /// Print a completion script for a shell.
     Completions(completions::Completions),
-    /// Start a local chain with its contracts and funded accounts.
-    Devnet(devnet::Devnet),
-    /// Measure what verifying costs on this machine.
+    /// Measure the cost of a verification on this machine.
     Bench(bench::Bench),
-    /// Show a whole payment: chain, facilitator, a paid API, and a buyer that pays for it.
-    Demo(demo::Demo),
 }
 
-/// What a task ends with.
-type Ended = Result<ExitCode, Box<dyn Error>>;
+/// The result of a command: an exit code, or an error to print.
+type CommandResult = Result<ExitCode, Box<dyn Error>>;
 
-impl Command {
-    pub(crate) async fn run(self) -> Ended {
-        match self.task {
-            Task::Serve(serve) => serve.run().await,
-            Task::Check(check) => check.run().await,
-            Task::Pay(pay) => pay.run().await,
-            Task::Payments(payments) => payments.run().await,
-            Task::Completions(completions) => completions.run(),
-            Task::Devnet(devnet) => devnet.run().await,
-            Task::Bench(bench) => bench.run().await,
-            Task::Demo(demo) => demo.run().await,
+/// A command with its options.
+pub(crate) struct Invocation {
+    command: Command,
+    /// The options of the subcommand, for the families.
+    matches: ArgMatches,
+}
+
+impl Invocation {
+    /// Parses the arguments of this process. Ends the process with a message when they are wrong.
+    pub(crate) fn parse(families: &Families) -> Self {
+        let mut matches = command_line(families).get_matches();
+        let parsed = CommandLine::from_arg_matches(&matches);
+        let CommandLine { command } = parsed.unwrap_or_else(|error| error.exit());
+        let (_, matches) = matches
+            .remove_subcommand()
+            .expect("clap requires a subcommand");
+        Self { command, matches }
+    }
+
+    pub(crate) async fn run(self, families: &Families) -> CommandResult {
+        match self.command {
+            Command::Serve(serve) => serve.run(families).await,
+            Command::Check(check) => check.run(families).await,
+            Command::Pay(pay) => pay.run(families, &self.matches).await,
+            Command::Payments(payments) => payments.run().await,
+            Command::Completions(completions) => completions.run(families),
+            Command::Bench(bench) => bench.run(families).await,
         }
     }
 }
 
-/// Logs to standard error, so that standard output is the task's own.
+/// The command line, with the payers' options of every family.
+fn command_line(families: &Families) -> clap::Command {
+    CommandLine::command().mut_subcommand("pay", |pay| {
+        let families = families.iter();
+        families.fold(pay, |pay, family| family.add_payer_args(pay))
+    })
+}
+
+/// Logs to standard error, because standard output belongs to the command.
 fn log(log: &Log) -> Result<(), ConfigError> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(log.filter()?)
@@ -83,8 +103,8 @@ fn log(log: &Log) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// Colours are for terminals, and for those who have not asked to be spared (<https://no-color.org>).
+/// Colours are for terminals, unless NO_COLOR is set (<https://no-color.org>).
 fn wants_colours() -> bool {
-    let spared = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    std::io::stderr().is_terminal() && !spared
+    let has_no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    std::io::stderr().is_terminal() && !has_no_color
 }

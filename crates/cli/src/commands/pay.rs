@@ -6,22 +6,19 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use alloy::signers::local::PrivateKeySigner;
-use clap::Args;
+use clap::{ArgMatches, Args};
 use quittance_buyer::{BuyError, Buyer, Cost, Limits, Open, Price, Receipt};
-use quittance_cli::assemble::solana_keypair;
-use quittance_cli::config::{EVM_RPC, PAYER_KEY, SOLANA_PAYER_KEY, SOLANA_RPC, Secret};
-use quittance_core::{Amount, Asset, Clock, Network, SystemClock};
+use quittance_core::{Amount, Asset, Clock, SystemClock};
 use quittance_http::printable;
 use reqwest::header::{HeaderName, HeaderValue};
 use reqwest::{Request, Response};
-use secrecy::ExposeSecret;
 use serde_json::Value;
 use url::Url;
 
-use super::Ended;
+use super::CommandResult;
+use crate::families::{Families, PayError};
 
-/// What `--help` says after the options: examples and exit codes.
+/// The text below the options in `--help`: examples and exit codes.
 const HELP: &str = "\
 Examples:
   export QUITTANCE_PAYER_KEY=0x...
@@ -30,19 +27,19 @@ Examples:
   quittance pay https://api.example.com/orders --method POST --data '{\"item\":1}' --header content-type:application/json
 
 Exit codes:
-  0  served, and paid where a price was asked for
-  1  a mistake on this side: no key, an unusable state file, an output that was closed
+  0  served, and paid if there was a price
+  1  an error on this side: no key, an unusable state file, a closed output
   2  the command line is wrong
   3  the server could not be reached or did not answer; nothing was signed
-  4  the price cannot or may not be paid: over the limit, no payer, unreadable terms; nothing was signed
+  4  the price cannot be paid: over the limit, no matching payer, unreadable requirements; nothing was signed
   5  the server refused the payment; it is kept, and the same command presents it again
-  6  the answer was lost or the payment is pending; it is kept, and the same command presents it again
-  7  an earlier payment for this may have moved money, or has; nothing new was signed
-  8  the server answered with an error; what became of a payment is said
+  6  the response was lost or the payment is pending; it is kept, and the same command presents it again
+  7  an earlier payment for this purchase settled or may have settled; nothing new was signed
+  8  the server answered with an error; the message says whether a payment was made
   9  served, but the receipt says that the payment did not settle; it is kept
-  10 the answer broke off; the payment is over";
+  10 the response broke off; the payment is complete";
 
-/// How the program ends, one code for each kind of end. `HELP` and README.md list them.
+/// The exit codes. `HELP` and README.md list them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum End {
@@ -93,60 +90,44 @@ impl From<End> for ExitCode {
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
 pub(super) struct Pay {
-    /// What to pay for.
+    /// The URL to pay for.
     url: String,
-    /// The most to pay, in whole coins.
+    /// The highest price to pay, in units of the token such as 0.05.
     #[arg(long, default_value = "0.10", value_parser = amount)]
     max: String,
-    /// The environment variable that holds the payer's private key on EVM chains; without it, QUITTANCE_PAYER_KEY.
-    #[arg(long, value_name = "NAME", conflicts_with = "key_file")]
-    key_env: Option<String>,
-    /// The file that holds the payer's private key on EVM chains.
-    #[arg(long, value_name = "FILE")]
-    key_file: Option<PathBuf>,
-    /// A node to ask what became of an earlier payment that has run out; may be given again. Without it, the public ones of
-    /// Base and Base Sepolia.
-    #[arg(long, value_name = "NETWORK=URL", value_parser = evm_node, value_delimiter = ',', env = EVM_RPC, hide_env_values = true)]
-    evm_rpc: Vec<(Network, Url)>,
-    /// The environment variable that holds the payer's keypair on Solana; without it, QUITTANCE_SOLANA_PAYER_KEY.
-    #[arg(long, value_name = "NAME", conflicts_with = "solana_key_file")]
-    solana_key_env: Option<String>,
-    /// The file that holds the payer's keypair on Solana, such as ~/.config/solana/id.json.
-    #[arg(long, value_name = "FILE")]
-    solana_key_file: Option<PathBuf>,
-    /// The node of Solana to ask for a blockhash; without it, the public one of the cluster.
-    #[arg(long, value_name = "URL", env = SOLANA_RPC, hide_env_values = true)]
-    solana_rpc: Option<Url>,
-    /// Ask with this method.
+    /// The HTTP method.
     #[arg(long, default_value = "GET")]
     method: String,
-    /// Send this body.
+    /// The body of the request.
     #[arg(long)]
     data: Option<String>,
-    /// Send this header; may be given again.
-    #[arg(long = "header", value_name = "NAME:VALUE", value_parser = header)]
-    headers: Vec<(HeaderName, HeaderValue)>,
-    /// Say what would be paid, and stop.
+    /// A header of the request; can be repeated.
+    // Parsed later: the parser of the command line would print a value that it cannot read, and a
+    // header may contain a credential.
+    #[arg(long = "header", value_name = "NAME:VALUE")]
+    headers: Vec<String>,
+    /// Print the price, and do not pay.
     #[arg(long, conflicts_with = "abandon")]
     dry_run: bool,
-    /// Keep payments that are not delivered for in this file, which only you can read; the next run with the same purchase
-    /// presents them again. Without it, quittance/purchases.json in your data folder.
+    /// The file in which payments are kept until their end is known. Only you can read it. The same
+    /// command presents a kept payment again. By default quittance/purchases.json in your data folder.
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
-    /// Forget this open payment first, and so perhaps pay twice.
+    /// Forget this open payment first. You may then pay twice.
     #[arg(long, value_name = "ID")]
     abandon: Option<String>,
-    /// Sign another payment though an earlier one for this request, on other terms, may still move money.
+    /// Sign another payment although an earlier one for this request, with other requirements, may
+    /// still settle.
     #[arg(long)]
     second_payment: bool,
-    /// Trust this server when it says that a payment was never settled. For servers of your own.
+    /// Trust this server when it says that a payment was never settled. Only for your own servers.
     #[arg(long)]
     trust: bool,
 }
 
 impl Pay {
-    /// Prints the answer to standard output and what it cost to standard error.
-    pub(super) async fn run(self) -> Ended {
+    /// Prints the response to standard output, and its cost to standard error.
+    pub(super) async fn run(self, families: &Families, matches: &ArgMatches) -> CommandResult {
         let request = match self.request() {
             Ok(request) => request,
             Err(problem) => {
@@ -154,7 +135,13 @@ impl Pay {
                 return Ok(End::BadUsage.into());
             }
         };
-        let buyer = self.buyer(request.url())?;
+        let buyer = match self.buyer(request.url(), families, matches) {
+            Err(error) if is_bad_usage(error.as_ref()) => {
+                eprintln!("quittance: {error}");
+                return Ok(End::BadUsage.into());
+            }
+            buyer => buyer?,
+        };
         if let Some(id) = &self.abandon
             && !buyer.abandon(id).await
         {
@@ -183,7 +170,7 @@ impl Pay {
         Ok(ended
             .unwrap_or_else(|error| {
                 let end = End::of(&error);
-                eprintln!("quittance: {}", explain(error));
+                eprintln!("quittance: {}", explain(error, families));
                 end
             })
             .into())
@@ -191,19 +178,25 @@ impl Pay {
 
     fn request(&self) -> Result<Request, String> {
         let method = self.method.parse();
-        let method = method.map_err(|_| format!("{:?} is no HTTP method", self.method))?;
+        let method = method.map_err(|_| format!("{:?} is not an HTTP method", self.method))?;
         let url = self.url.parse();
-        // It may hold a secret, such as a key in its query.
-        let url = url.map_err(|error| format!("that is no URL: {error}"))?;
+        // The error does not repeat the URL: it may contain a key.
+        let url = url.map_err(|error| format!("the argument is not a URL: {error}"))?;
         let mut request = Request::new(method, url);
-        for (name, value) in &self.headers {
-            request.headers_mut().append(name, value.clone());
+        for text in &self.headers {
+            let (name, value) = header(text).map_err(|problem| format!("--header: {problem}"))?;
+            request.headers_mut().append(name, value);
         }
         *request.body_mut() = self.data.clone().map(Into::into);
         Ok(request)
     }
 
-    fn buyer(&self, url: &Url) -> Result<Buyer, Box<dyn Error>> {
+    fn buyer(
+        &self,
+        url: &Url,
+        families: &Families,
+        matches: &ArgMatches,
+    ) -> Result<Buyer, Box<dyn Error>> {
         let mut buyer = Buyer::builder()
             .limits(Limits::default().per_payment(&self.max))
             .state_file(state_file(self.state.as_ref())?);
@@ -213,41 +206,27 @@ impl Pay {
         if self.trust {
             buyer = buyer.trust(url.as_str());
         }
-        let evm = secret(self.key_file.as_ref(), self.key_env.as_ref(), PAYER_KEY);
-        let solana = secret(
-            self.solana_key_file.as_ref(),
-            self.solana_key_env.as_ref(),
-            SOLANA_PAYER_KEY,
-        );
-        if evm.is_none() && solana.is_none() {
-            let what = format!(
-                "there is no key to pay with: neither {PAYER_KEY} nor {SOLANA_PAYER_KEY} is set"
-            );
-            return Err(what.into());
+        let mut has_payer = false;
+        for family in families.iter() {
+            let (with_payer, is_added) = family.add_payer(matches, buyer)?;
+            (buyer, has_payer) = (with_payer, has_payer || is_added);
         }
-        if let Some(secret) = evm {
-            buyer = buyer.payer(evm_payer(&secret, &self.evm_rpc)?);
-        }
-        if let Some(secret) = solana {
-            buyer = buyer.payer(solana_payer(&secret, self.solana_rpc.as_ref())?);
+        if !has_payer {
+            let variables = families.iter().map(|family| family.key_variable());
+            let variables = Vec::from_iter(variables).join(" nor ");
+            return Err(format!("there is no key to pay with: neither {variables} is set").into());
         }
         Ok(buyer.build()?)
     }
 }
 
-/// Where a key is: where the user says, else in this variable, if there is one.
-fn secret(file: Option<&PathBuf>, variable: Option<&String>, default: &str) -> Option<Secret> {
-    let said = file
-        .map(|file| Secret::File(file.clone()))
-        .or_else(|| variable.map(|name| Secret::Env(name.clone())));
-    said.or_else(|| {
-        let is_set = std::env::var_os(default).is_some();
-        is_set.then(|| Secret::Env(default.to_owned()))
-    })
+/// Whether the command line is wrong, as opposed to a key or a file that it names.
+fn is_bad_usage(error: &(dyn Error + 'static)) -> bool {
+    matches!(error.downcast_ref(), Some(PayError::Option { .. }))
 }
 
-/// Where the answer goes, piece by piece: it may be longer than the memory of this machine.
-async fn print(mut answer: Response, end: End) -> Ended {
+/// Prints the response as it arrives: it may be larger than the memory of this machine.
+async fn print(mut answer: Response, end: End) -> CommandResult {
     let status = answer.status();
     let mut out = std::io::stdout();
     let mut last = None;
@@ -261,14 +240,14 @@ async fn print(mut answer: Response, end: End) -> Ended {
             Err(error) => {
                 out.flush()?;
                 eprintln!(
-                    "quittance: the answer broke off: {}",
+                    "quittance: the response broke off: {}",
                     causes(&error.without_url())
                 );
                 return Ok(broken_off(end).into());
             }
         }
     }
-    // What goes to a file or a program is left as it is.
+    // Files and other programs get the response without an added line break.
     if out.is_terminal() && last != Some(b'\n') {
         writeln!(out)?;
     }
@@ -285,7 +264,8 @@ fn causes(error: &dyn Error) -> String {
     printable(&text)
 }
 
-/// How a call ended whose answer broke off. Where the payment is open, that matters more: it is presented again.
+/// The exit code of a purchase whose response broke off. An open payment has precedence, because
+/// the same command presents it again.
 fn broken_off(end: End) -> End {
     match end {
         End::Served => End::BrokenOff,
@@ -293,7 +273,7 @@ fn broken_off(end: End) -> End {
     }
 }
 
-/// How a call ended that was answered.
+/// The exit code of a purchase with a complete response.
 fn end(is_success: bool, cost: Option<&Cost>) -> End {
     let open = cost.and_then(|cost| cost.open.as_ref());
     match (is_success, open) {
@@ -303,9 +283,10 @@ fn end(is_success: bool, cost: Option<&Cost>) -> End {
     }
 }
 
-/// The file that payments are kept in: this one, or the one in the data folder.
+/// The file in which payments are kept: the one of the option, or the one in the data folder.
 pub(super) fn state_file(said: Option<&PathBuf>) -> Result<PathBuf, &'static str> {
-    let missing = "there is no data folder: say with --state FILE where to keep payments";
+    let missing =
+        "there is no data folder: set HOME, or name a file for payments with --state FILE";
     match said {
         Some(file) => Ok(file.clone()),
         None => Ok(data_folder()
@@ -314,76 +295,7 @@ pub(super) fn state_file(said: Option<&PathBuf>) -> Result<PathBuf, &'static str
     }
 }
 
-/// Networks with the node that their makers run for everyone. It is asked what became of a payment that has run out, and
-/// nothing else.
-const EVM_NODES: [(&str, &str); 2] = [
-    ("base", "https://mainnet.base.org"),
-    ("base-sepolia", "https://sepolia.base.org"),
-];
-
-fn evm_payer(
-    secret: &Secret,
-    nodes: &[(Network, Url)],
-) -> Result<quittance_evm::ExactPayer, Box<dyn Error>> {
-    let key = secret.read("the payer's key")?;
-    let signer: PrivateKeySigner = key
-        .expose_secret()
-        .parse()
-        .map_err(|_| "the payer's key is not a private key in hexadecimal")?;
-    let mut payer = quittance_evm::ExactPayer::new(signer);
-    for (name, public) in EVM_NODES {
-        let network = quittance_evm::known::network(name).ok_or("a network is not known")?;
-        payer = payer.with_rpc(&network, &[public.parse()?])?;
-    }
-    for (network, _) in nodes {
-        let urls = nodes.iter().filter(|(other, _)| other.id() == network.id());
-        let urls: Vec<Url> = urls.map(|(_, url)| url.clone()).collect();
-        payer = payer.with_rpc(network, &urls)?;
-    }
-    Ok(payer)
-}
-
-fn evm_node(text: &str) -> Result<(Network, Url), String> {
-    let (name, url) = text.split_once('=').ok_or("not NETWORK=URL")?;
-    let network = quittance_evm::known::network(name.trim());
-    let network = network.ok_or_else(|| format!("{name:?} is no EVM network"))?;
-    // It may hold a key.
-    let url = url.trim().parse();
-    Ok((
-        network,
-        url.map_err(|error| format!("that is no URL: {error}"))?,
-    ))
-}
-
-/// Clusters with the node that their makers run for everybody. It is asked for a blockhash and nothing else, at most once
-/// a payment.
-const SOLANA_NODES: [(&str, &str); 3] = [
-    ("solana", "https://api.mainnet-beta.solana.com"),
-    ("solana-devnet", "https://api.devnet.solana.com"),
-    ("solana-testnet", "https://api.testnet.solana.com"),
-];
-
-/// A payer that asks `node`, whichever cluster it is of: a blockhash of another one can be used on none.
-fn solana_payer(
-    secret: &Secret,
-    node: Option<&Url>,
-) -> Result<quittance_solana::ExactPayer, Box<dyn Error>> {
-    let key = secret.read("the payer's keypair on Solana")?;
-    let keypair = solana_keypair(key.expose_secret())
-        .ok_or("the payer's keypair on Solana is neither 64 bytes in base58 nor a JSON list")?;
-    let mut payer = quittance_solana::ExactPayer::new(keypair);
-    for (name, public) in SOLANA_NODES {
-        let network = quittance_solana::known::network(name).ok_or("a cluster is not known")?;
-        let node = match node {
-            Some(node) => node.clone(),
-            None => public.parse()?,
-        };
-        payer = payer.with_rpc(&network, &[node])?;
-    }
-    Ok(payer)
-}
-
-/// Where programs keep what is the user's own.
+/// The folder for the user's data.
 fn data_folder() -> Option<PathBuf> {
     let folder = |name: &str| {
         let found = std::env::var_os(name).map(PathBuf::from);
@@ -395,24 +307,25 @@ fn data_folder() -> Option<PathBuf> {
 }
 
 fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
-    let (name, value) = text.split_once(':').ok_or("not NAME:VALUE")?;
+    let (name, value) = text.split_once(':').ok_or("a value is not NAME:VALUE")?;
     let name = name
         .trim()
         .parse()
-        .map_err(|_| format!("{name:?} is no header name"))?;
+        .map_err(|_| "the text before : is not a header name")?;
     let mut value: HeaderValue = value
         .trim()
         .parse()
-        .map_err(|_| "the value is none for a header")?;
-    // It may be a credential.
+        .map_err(|_| "the text after : is not a header value")?;
+    // The value may be a credential.
     value.set_sensitive(true);
     Ok((name, value))
 }
 
-/// The limit, as it was written. Finer than eighteen decimal places is no coin.
+/// The limit as it was written. No token has more than eighteen decimal places.
 fn amount(text: &str) -> Result<String, String> {
     let parsed = Amount::from_decimal(text, 18);
-    parsed.map_err(|error| format!("not an amount in whole coins, such as 0.05: {error}"))?;
+    parsed
+        .map_err(|error| format!("not an amount in units of the token, such as 0.05: {error}"))?;
     Ok(text.to_owned())
 }
 
@@ -438,7 +351,7 @@ fn describe(cost: &Cost) -> String {
     );
     let said = match &cost.receipt {
         Some(receipt) => settlement(receipt),
-        None => "the server gave no receipt".to_owned(),
+        None => "the server sent no receipt".to_owned(),
     };
     match (&cost.open, &cost.receipt) {
         (Some(open), Some(receipt)) if receipt.denies() => format!(
@@ -454,7 +367,8 @@ fn describe(cost: &Cost) -> String {
     }
 }
 
-/// What is paid to whom: the amount as the payer knows the asset, the rest in the server's words.
+/// The amount in the notation of the payer's token list, with the network and the recipient that the
+/// server named.
 fn sum(amount: Amount, asset: &Asset, network: &str, pay_to: &str) -> String {
     let (amount, symbol) = (amount.to_decimal(asset.decimals), &asset.symbol);
     format!(
@@ -464,7 +378,7 @@ fn sum(amount: Amount, asset: &Asset, network: &str, pay_to: &str) -> String {
     )
 }
 
-/// A receipt, as it came, but fit for a terminal.
+/// A receipt as the server sent it, without control characters.
 fn settlement(receipt: &Receipt) -> String {
     let text = format!("settlement: {}", plain(receipt.said.clone()));
     match receipt.unclear {
@@ -473,7 +387,7 @@ fn settlement(receipt: &Receipt) -> String {
     }
 }
 
-/// The same JSON with texts that can be printed.
+/// The same JSON without control characters in its texts.
 fn plain(tree: Value) -> Value {
     match tree {
         Value::String(text) => printable(&text).into(),
@@ -486,10 +400,10 @@ fn plain(tree: Value) -> Value {
     }
 }
 
-/// What is known of an open payment.
+/// The state of an open payment.
 fn state(open: &Open) -> String {
     let transaction = open.transaction.as_deref().map(printable);
-    let transaction = transaction.unwrap_or_else(|| "none known".to_owned());
+    let transaction = transaction.unwrap_or_else(|| "unknown".to_owned());
     format!(
         "open payment {} of {}: transaction {transaction}; {}",
         open.id,
@@ -498,16 +412,16 @@ fn state(open: &Open) -> String {
     )
 }
 
-/// How long an open payment can still be taken.
+/// How long an open payment can still settle.
 pub(super) fn validity(open: &Open) -> String {
     match open.expires.secs_since(SystemClock.now()) {
-        0 => "it has run out".to_owned(),
-        left => format!("it runs out in {left} seconds"),
+        0 => "it has expired".to_owned(),
+        left => format!("it expires in {left} seconds"),
     }
 }
 
-/// An error with what is open, and what to do about it.
-fn explain(error: BuyError) -> String {
+/// An error with the state of the open payment, and with advice.
+fn explain(error: BuyError, families: &Families) -> String {
     let Some(open) = error.open() else {
         return error.to_string();
     };
@@ -518,40 +432,61 @@ fn explain(error: BuyError) -> String {
         } => format!("\n{}", settlement(receipt)),
         _ => String::new(),
     };
-    format!("{error}{answer}\n{}\n{}", state(open), Advice(&error, open))
+    format!(
+        "{error}{answer}\n{}\n{}",
+        state(open),
+        Advice {
+            error: &error,
+            open,
+            families
+        }
+    )
 }
 
-/// What to do about an error.
-struct Advice<'a>(&'a BuyError, &'a Open);
+/// The advice for an error.
+struct Advice<'a> {
+    error: &'a BuyError,
+    open: &'a Open,
+    families: &'a Families,
+}
 
 impl fmt::Display for Advice<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(error, Open { id, network, .. }) = self;
+        let Self {
+            error,
+            open,
+            families,
+        } = self;
+        let Open { id, network, .. } = open;
         let is_pending = End::of(error) == End::Lost;
         match error {
-            BuyError::Unresolved { .. } => write!(
-                f,
-                "look up what became of it; on EVM chains a node knows: add --evm-rpc {}=URL. To pay again and perhaps twice, \
-                 add --abandon {id}",
-                printable(network)
-            ),
+            BuyError::Unresolved { .. } => {
+                let mut options = families.iter().filter_map(|it| it.node_option(network));
+                let node = options.next().map_or_else(String::new, |option| {
+                    format!(", or name a node that knows: {option}")
+                });
+                write!(
+                    f,
+                    "look up what became of it{node}. To pay again, and perhaps twice, add --abandon {id}"
+                )
+            }
             BuyError::Used { .. } => write!(
                 f,
-                "ask the seller for what you paid for and show the transaction; to pay again, add --abandon {id}"
+                "ask the seller for your purchase and show the transaction; to pay again, add --abandon {id}"
             ),
             BuyError::AlreadyOpen { .. } => write!(
                 f,
-                "wait until it has run out; to pay again and perhaps twice, add --second-payment, or --abandon {id} to forget it"
+                "wait until it has expired; to pay again, and perhaps twice, add --second-payment, or --abandon {id} to forget it"
             ),
-            // It may have settled already, and its answer was lost.
-            _ if self.1.transaction.is_some() && !is_pending => write!(
+            // It may have settled already, and the response was lost.
+            _ if open.transaction.is_some() && !is_pending => write!(
                 f,
-                "look the transaction up: if it moved the money, ask the seller for what you paid for and show it. \
-                 The same command presents the same payment, and pays nothing more"
+                "look up the transaction: if it transferred the money, ask the seller for your purchase and show it. \
+                 The same command presents the same payment again, and pays nothing more"
             ),
             _ => write!(
                 f,
-                "run the same command again: the same payment is presented"
+                "run the same command again: it presents the same payment"
             ),
         }
     }
@@ -575,7 +510,7 @@ mod tests {
         line.map(|line| line.pay)
     }
 
-    /// Asked only to say what it would do, it forgot the payment all the same.
+    /// A dry run forgot the payment that `--abandon` named.
     #[test]
     fn a_dry_run_abandons_nothing() {
         assert!(line(&["--dry-run"]).is_ok() && line(&["--abandon", "1"]).is_ok());
@@ -603,9 +538,10 @@ mod tests {
         }
     }
 
-    /// A receipt's words went to the terminal as the server wrote them, in JSON, which lets through what begins with U+009B.
+    /// A receipt was printed as the server wrote it, and JSON passes control sequences that begin with
+    /// U+009B.
     #[test]
-    fn a_receipt_moves_no_cursor_and_fills_no_screen() {
+    fn a_receipt_is_printed_short_and_without_control_characters() {
         let said =
             json!({ "errorReason": "\u{9b}2J\u{1b}[Hno", "transaction": "x".repeat(10_000) });
         let text = settlement(&receipt(said));
@@ -626,9 +562,9 @@ mod tests {
         }
     }
 
-    /// The code said that the payment was over, though it was kept.
+    /// The exit code said that the payment was complete, although it was kept.
     #[test]
-    fn a_payment_that_is_kept_is_not_said_to_be_over_where_the_answer_broke_off() {
+    fn a_broken_response_with_a_kept_payment_says_kept() {
         assert_eq!(broken_off(End::Served), End::BrokenOff);
         for kept in [End::Denied, End::ServerError] {
             assert_eq!(broken_off(kept), kept);
@@ -636,26 +572,12 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_is_no_amount_is_told_as_that() {
+    fn a_limit_that_is_not_an_amount_is_an_error() {
         for text in ["abc", "-1", "1,5", "", "0x1", "1.0000000000000000001"] {
             let error = line(&[&format!("--max={text}")]).unwrap_err().to_string();
             assert!(error.contains("not an amount"), "{error}");
         }
         assert!(line(&["--max", "0.05"]).is_ok());
-    }
-
-    #[test]
-    fn a_node_is_a_network_and_a_url() {
-        let pay = line(&["--evm-rpc", "base=http://a.example/?key=hunter2"]).unwrap();
-        assert_eq!(pay.evm_rpc[0].0.id(), "eip155:8453");
-        for text in [
-            "http://a.example",
-            "nowhere=http://a.example",
-            "base=hunter2",
-        ] {
-            let error = line(&["--evm-rpc", text]).unwrap_err().to_string();
-            assert!(error.contains("--evm-rpc"), "{error}");
-        }
     }
 
     #[test]

@@ -7,14 +7,14 @@ use clap::{Args, Subcommand};
 use quittance_buyer::{Buyer, Open};
 use quittance_http::printable;
 
-use super::Ended;
+use super::CommandResult;
 use super::pay::{state_file, validity};
 
-/// How to use it, under `--help`.
+/// The explanation and the examples below the options in `--help`.
 const EXAMPLES: &str = "\
-A payment is kept when its answer was lost, when the server refused it, or when the server delivered and said that it was not
-paid. Running the same `pay` again presents it again. Forgetting one means that the next `pay` signs another payment, and so
-perhaps pays twice: look up first what became of it.
+`pay` keeps a payment when its response was lost, when the server refused it, or when the receipt says that it did not settle.
+The same `pay` command presents it again. After a payment is forgotten, the next `pay` signs another one and may pay twice:
+look up the earlier payment on the chain first.
 
 Examples:
   quittance payments
@@ -23,20 +23,20 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Payments {
-    /// The file that `pay` keeps payments in. Without it, quittance/purchases.json in your data folder.
+    /// The file in which `pay` keeps payments. By default quittance/purchases.json in your data folder.
     #[arg(long, value_name = "FILE", global = true)]
     state: Option<PathBuf>,
     #[command(subcommand)]
-    what: Option<What>,
+    action: Option<Action>,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
-    /// List them: the default.
+enum Action {
+    /// List the open payments. The default.
     List,
-    /// Forget these, and so perhaps pay twice.
+    /// Forget payments. The next `pay` may then pay twice.
     Forget {
-        /// Which, by the ids in the list.
+        /// The ids of the payments, as the list shows them.
         #[arg(required = true, value_name = "ID")]
         ids: Vec<String>,
     },
@@ -44,28 +44,28 @@ enum What {
 
 impl Payments {
     /// Prints the list to standard output, one payment a line.
-    pub(super) async fn run(self) -> Ended {
+    pub(super) async fn run(self) -> CommandResult {
         let file = state_file(self.state.as_ref())?;
         let buyer = Buyer::builder().state_file(file).build()?;
-        match self.what.unwrap_or(What::List) {
-            What::List => {
+        match self.action.unwrap_or(Action::List) {
+            Action::List => {
                 let mut open = buyer.open();
                 open.sort_by_key(|open| open.expires);
                 for open in &open {
                     println!("{}", line(open));
                 }
                 if open.is_empty() {
-                    eprintln!("no payment is open");
+                    eprintln!("there is no open payment");
                 }
             }
-            What::Forget { ids } => {
-                // First all are looked for: half of a list is worse than none.
+            Action::Forget { ids } => {
+                // All ids are checked first, so that either all payments are forgotten or none.
                 let open = buyer.open();
                 let unknown = ids
                     .iter()
                     .find(|id| open.iter().all(|open| open.id != **id));
                 if let Some(id) = unknown {
-                    return Err(format!("no open payment {}", printable(id)).into());
+                    return Err(format!("there is no open payment {}", printable(id)).into());
                 }
                 for id in &ids {
                     buyer.abandon(id).await;
@@ -76,14 +76,14 @@ impl Payments {
     }
 }
 
-/// One payment, for people and for `cut`: fields with tabs between.
+/// One payment as a line, with tabs between the fields.
 fn line(open: &Open) -> String {
     let transaction = open.transaction.as_deref().map(printable);
     let transaction = transaction.map_or_else(
-        || "no transaction is known".to_owned(),
+        || "transaction unknown".to_owned(),
         |transaction| format!("transaction {transaction}"),
     );
-    // The file may be of another program's making.
+    // Another program may have written the file.
     let [id, sum, pay_to, network, origin] = [
         &open.id,
         &open.sum(),

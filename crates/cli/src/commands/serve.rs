@@ -5,21 +5,22 @@ use std::pin::pin;
 use std::process::ExitCode;
 
 use clap::Args;
-use quittance_cli::assemble::{self, Plan};
-use quittance_cli::config::Config;
 use quittance_service::{ServiceOptions, keep_metrics, record_metrics, router, serve};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
-use super::{Ended, log};
+use super::{CommandResult, log};
+use crate::config::Config;
+use crate::families::Families;
+use crate::plan::{self, Plan};
 
-/// What `--help` shows below the options.
+/// The examples below the options in `--help`.
 const EXAMPLE: &str = "\
 Examples:
   quittance serve
   QUITTANCE_LISTEN=0.0.0.0:4020 quittance serve --config /etc/quittance.toml
 
-A smallest configuration, in quittance.toml, with the signer's key in the variable SIGNER:
+A minimal configuration, in quittance.toml, with the signer's key in the variable SIGNER:
   access.anyone = true
   [[evm]]
   network = \"base-sepolia\"
@@ -35,17 +36,17 @@ pub(super) struct Serve {
 }
 
 impl Serve {
-    pub(super) async fn run(self) -> Ended {
-        let config = Config::read(&self.config)?;
-        let plan = Plan::read(&config)?;
+    pub(super) async fn run(self, families: &Families) -> CommandResult {
+        let config = Config::read(&self.config, families)?;
+        let plan = Plan::read(&config, families)?;
         log(&config.log)?;
-        let mut stop = pin!(told_to_stop()?);
+        let mut stop = pin!(shutdown_signal()?);
         let metrics = record_metrics()?;
         let keys = plan.keys.clone();
-        let listener = assemble::listen(&config).await?;
+        let listener = plan::listen(&config).await?;
         let engine = tokio::select! {
             started = plan.start(&config) => started?,
-            // What the journal has open is taken up at the next start.
+            // The next start resumes the settlements that the journal has open.
             () = &mut stop => return Ok(ExitCode::SUCCESS),
         };
         info!(listen = %listener.local_addr()?, journal = %config.journal.display(), "serving");
@@ -67,12 +68,12 @@ impl Serve {
     }
 }
 
-/// Ends on Ctrl-C, or when a supervisor sends SIGTERM. The signals are caught from this call on, not from when it is first
-/// waited for: a supervisor may be quick.
+/// Completes on SIGINT (Ctrl-C) or SIGTERM. The signals are caught from this call on, not from the
+/// first poll: a supervisor may send one early.
 ///
 /// # Errors
-/// When the operating system does not let us catch them.
-pub(super) fn told_to_stop() -> std::io::Result<impl Future<Output = ()>> {
+/// When the operating system does not allow catching the signals.
+fn shutdown_signal() -> std::io::Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     Ok(async move {

@@ -1,9 +1,8 @@
-//! `quittance demo`: a whole payment on each family of chains, with everything real but the money.
+//! `quittance-devnet demo`: a whole payment on a local EVM chain and on a local Solana cluster.
 
 use std::error::Error;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,33 +22,33 @@ use quittance_solana::{SolanaConfig, TokenProgram};
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use super::Ended;
+use super::CommandResult;
 
-/// What `--help` shows below the options.
+/// The example below the options in `--help`.
 const EXAMPLE: &str = "\
 Example:
-  quittance demo
+  quittance-devnet demo
 
-It needs no network, no keys and no money: the chains are local and end with it.";
+The demonstration needs no network, no keys and no money: its chains are local, and stop when it ends.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
 pub(super) struct Demo {}
 
-/// What the paid API costs.
+/// The price of the paid API, in USDC.
 const PRICE: &str = "0.01";
 
 /// Decimal places of USDC, on every chain.
 const DECIMALS: u8 = 6;
 
-/// What the local EVM chain is known as.
+/// The network of the local EVM chain.
 const EVM: &str = "base-sepolia";
 
-/// What the local Solana cluster is known as.
+/// The network of the local Solana cluster.
 const SOLANA: &str = "solana-devnet";
 
 impl Demo {
-    pub(super) async fn run(self) -> Ended {
+    pub(super) async fn run(self) -> CommandResult {
         println!("1. Two local chains");
         let chains = Chains::start().await?;
 
@@ -87,11 +86,11 @@ impl Demo {
         println!(
             "Each buyer paid {PRICE}, each seller received {PRICE}, and the facilitator paid the fees."
         );
-        Ok(ExitCode::SUCCESS)
+        Ok(())
     }
 }
 
-/// Which development account does what.
+// The development account of each role.
 const FACILITATOR: usize = 0;
 const SELLER: usize = 1;
 const BUYER: usize = 2;
@@ -160,7 +159,7 @@ async fn engine(chains: &Chains, folder: &Path) -> Result<Engine, Box<dyn Error>
     let network = quittance_evm::known::network(EVM).ok_or("base-sepolia is known")?;
     let signer = Arc::new(evm_account(FACILITATOR).signer);
     let mut config = EvmConfig::new(network, vec![chains.evm.url().parse()?], vec![signer]);
-    // The local chain makes a block only when there is something to put in it.
+    // The local chain makes a block only for transactions.
     config.head_age_max = None;
     let evm = quittance_evm::Evm::new(config)?;
     let evm_exact = Arc::new(quittance_evm::Exact::new(&evm));
@@ -194,7 +193,7 @@ async fn api(facilitator: &str) -> Result<String, Box<dyn Error>> {
     Ok(format!("{url}/forecast"))
 }
 
-/// A buyer does not pay more than it may.
+/// A buyer with a limit below the price does not pay.
 async fn refuse(url: &str, one: impl Payer, other: impl Payer) -> Result<(), Box<dyn Error>> {
     let careful = Buyer::builder()
         .payer(one)
@@ -212,7 +211,7 @@ async fn refuse(url: &str, one: impl Payer, other: impl Payer) -> Result<(), Box
     }
 }
 
-/// A buyer pays, and gets what it paid for.
+/// A buyer with a limit above the price pays, and gets the forecast.
 async fn buy(url: &str, payer: impl Payer) -> Result<(), Box<dyn Error>> {
     let who = payer.address().to_owned();
     let buyer = Buyer::builder()
@@ -223,7 +222,7 @@ async fn buy(url: &str, payer: impl Payer) -> Result<(), Box<dyn Error>> {
     let cost = bought.cost.ok_or("the API asked for no payment")?;
     let receipt = cost.receipt.ok_or("the API gave no receipt")?;
     if !receipt.success {
-        return Err("the receipt says that nothing was settled".into());
+        return Err("the receipt says that the payment did not settle".into());
     }
     println!(
         "   {who} pays {} USDC and gets {}",
@@ -234,7 +233,7 @@ async fn buy(url: &str, payer: impl Payer) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Serves on a free port of this machine, as long as the program runs.
+/// Serves on a free port until the program ends.
 async fn listen(router: Router) -> Result<String, Box<dyn Error>> {
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
     let url = format!("http://{}", listener.local_addr()?);
@@ -247,14 +246,14 @@ async fn listen(router: Router) -> Result<String, Box<dyn Error>> {
     Ok(url)
 }
 
-/// Who has how much USDC, in atomic units.
+/// The USDC balances of the buyer and the seller, in atomic units.
 struct Books {
     buyer: Amount,
     seller: Amount,
 }
 
 impl Books {
-    /// Prints what changed; fails where it is not the price.
+    /// Prints the changes. Fails if they are not the price.
     fn balance(&self, after: &Self) -> Result<(), Box<dyn Error>> {
         println!(
             "   {:<8} {:>16} {:>16} {:>10}",

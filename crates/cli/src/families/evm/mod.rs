@@ -1,0 +1,386 @@
+//! EVM chains: `[[evm]]` in the configuration.
+
+mod bench;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy::primitives::{Address, U256};
+use alloy::signers::local::PrivateKeySigner;
+use async_trait::async_trait;
+use quittance_core::{Amount, Fault, Network};
+use quittance_evm::{Evm, EvmConfig, Exact, ExactPayer, Signer, Token, TransferMethod, known};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use url::Url;
+
+use super::entry::not_an_address;
+use super::{ChainWithSchemes, Family, Findings, ListedToken, NetworkEntry, PayError, payer_key};
+use crate::bench::Case;
+use crate::config::{ConfigError, Secret};
+
+/// The family of EVM chains.
+#[derive(Debug, Clone, Copy)]
+pub struct EvmFamily;
+
+/// The keys of an `[[evm]]` table beside those of [`Common`](super::Common).
+#[derive(Debug, Deserialize)]
+#[non_exhaustive]
+pub struct EvmEntry {
+    /// The keys that sign transactions and pay for their gas.
+    pub signers: Vec<Secret>,
+    /// The number of confirmations after which a payment counts as settled.
+    #[serde(default = "default_confirmations")]
+    pub confirmations: u64,
+    /// The number of confirmations after which a settled payment is no longer watched.
+    pub final_confirmations: Option<u64>,
+    /// How long a settled payment is watched at least, in seconds.
+    pub final_secs: Option<u64>,
+    /// The highest price for a unit of gas, in gwei.
+    pub max_gas_price_gwei: Option<u64>,
+    /// The part of the gas price that goes to block producers at most, in gwei.
+    pub max_tip_gwei: Option<u64>,
+    /// The most gas that one payment may use.
+    pub max_gas_per_payment: Option<u32>,
+    /// The most payments in one transaction; 1 sends each payment alone.
+    pub max_batch: Option<usize>,
+    /// Whether contract wallets and accounts with a delegation (EIP-7702) may pay. Their code runs
+    /// on the signer's gas.
+    pub contract_wallets: Option<bool>,
+    /// The largest amount that is settled on the evidence of a single node, by token address or
+    /// ticker, in decimal notation: `{ USDC = "100" }`. For a larger amount two nodes must agree.
+    #[serde(default)]
+    pub two_nodes_above: BTreeMap<String, String>,
+    /// The age of the newest block, in seconds, above which a node counts as stuck; 0 for a chain
+    /// that makes blocks only for transactions.
+    pub max_head_age_secs: Option<u64>,
+    /// The balance below which a signer is not used, in wei.
+    pub min_balance_wei: Option<Amount>,
+    /// Tokens that do not ship with the library, or that replace those that do.
+    #[serde(default)]
+    pub tokens: Vec<EvmToken>,
+}
+
+/// A token on an EVM chain that does not ship with the library.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct EvmToken {
+    /// The address of the contract.
+    pub address: String,
+    /// The `name` of its EIP-712 domain.
+    pub name: String,
+    /// The `version` of its EIP-712 domain.
+    pub version: String,
+    /// The number of decimal places.
+    pub decimals: u8,
+    /// The ticker.
+    pub symbol: String,
+    /// Whether the contract logs `AuthorizationUsed` directly before the `Transfer` of the same
+    /// payment, as Circle's FiatToken does. Equal payments can then share a transaction. Set it only
+    /// if the contract's source shows it.
+    #[serde(default)]
+    pub logs_authorization_first: bool,
+}
+
+const fn default_confirmations() -> u64 {
+    1
+}
+
+/// The number of wei in a gwei.
+const GWEI: u128 = 1_000_000_000;
+
+/// Networks with the public node of their operators. Such a node is only asked what became of an
+/// expired payment.
+const PUBLIC_NODES: [(&str, &str); 2] = [
+    ("base", "https://mainnet.base.org"),
+    ("base-sepolia", "https://sepolia.base.org"),
+];
+
+/// The options of `quittance pay` for EVM chains.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "EVM chains")]
+pub struct EvmPayerArgs {
+    /// The environment variable that holds the payer's private key; by default
+    /// QUITTANCE_PAYER_KEY.
+    #[arg(long, value_name = "NAME", conflicts_with = "key_file")]
+    key_env: Option<String>,
+    /// The file that holds the payer's private key.
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<std::path::PathBuf>,
+    /// A node that is asked what became of an expired payment; can be repeated. By default the
+    /// public nodes of Base and Base Sepolia.
+    // Parsed later: the parser of the command line would print a value that it cannot read, and a
+    // URL may contain a key.
+    #[arg(long, value_name = "NETWORK=URL", value_delimiter = ',', env = RPC_VARIABLE, hide_env_values = true)]
+    evm_rpc: Vec<String>,
+}
+
+/// The variable with the nodes of `--evm-rpc`.
+const RPC_VARIABLE: &str = "QUITTANCE_EVM_RPC";
+
+#[async_trait]
+impl Family for EvmFamily {
+    const KEY: &'static str = "evm";
+    type Entry = EvmEntry;
+    type Chain = Evm;
+    type PayerArgs = EvmPayerArgs;
+    type Payer = ExactPayer;
+
+    fn network(&self, name: &str) -> Result<Network, String> {
+        known::network(name).ok_or_else(|| {
+            format!("{name:?} is not an EVM network: write eip155: and the chain id, or a known name such as base")
+        })
+    }
+
+    fn configure(
+        &self,
+        entry: &NetworkEntry<'_, EvmEntry>,
+        findings: &mut Findings,
+    ) -> Option<ChainWithSchemes<Evm>> {
+        let chain = chain(entry, findings)?;
+        let exact = Arc::new(Exact::new(&chain));
+        Some(ChainWithSchemes::new(chain, vec![exact]))
+    }
+
+    const KEY_VARIABLE: &'static str = "QUITTANCE_PAYER_KEY";
+    const OTHER_VARIABLES: &'static [&'static str] = &[RPC_VARIABLE];
+
+    fn payer(&self, args: &EvmPayerArgs) -> Result<Option<ExactPayer>, PayError> {
+        let (file, variable) = (args.key_file.as_ref(), args.key_env.as_ref());
+        let nodes = nodes(&args.evm_rpc)?;
+        let key = payer_key(file, variable, Self::KEY_VARIABLE, "the payer's key")?;
+        key.map(|key| payer(&key, &nodes)).transpose()
+    }
+
+    fn node_option(&self, network: &str) -> Option<String> {
+        let network = known::network(network)?;
+        Some(format!("--evm-rpc {}=URL", network.id()))
+    }
+
+    async fn benchmarks(&self) -> Result<Vec<Case>, Fault> {
+        bench::cases().await
+    }
+}
+
+fn payer(key: &SecretString, nodes: &[(Network, Url)]) -> Result<ExactPayer, PayError> {
+    let signer: PrivateKeySigner = key.expose_secret().parse().map_err(|_| {
+        // The parser's error may quote the key.
+        ConfigError::value("the payer's key", "not a private key in hexadecimal")
+    })?;
+    let mut payer = ExactPayer::new(signer);
+    for (name, url) in PUBLIC_NODES {
+        let network = known::network(name).expect("a constant names a known network");
+        let url = url.parse().expect("a constant is a URL");
+        payer = payer.with_rpc(&network, &[url]).map_err(PayError::payer)?;
+    }
+    for (network, _) in nodes {
+        let urls = nodes.iter().filter(|(other, _)| other.id() == network.id());
+        let urls: Vec<Url> = urls.map(|(_, url)| url.clone()).collect();
+        payer = payer.with_rpc(network, &urls).map_err(PayError::payer)?;
+    }
+    Ok(payer)
+}
+
+/// Parses the values of `--evm-rpc`. No error repeats a value, which may contain a key.
+fn nodes(values: &[String]) -> Result<Vec<(Network, Url)>, PayError> {
+    let node = |text: &String| {
+        let wrong = |problem: String| PayError::option("--evm-rpc", problem);
+        let (name, url) = text
+            .split_once('=')
+            .ok_or_else(|| wrong("a value is not NETWORK=URL".to_owned()))?;
+        let network = known::network(name.trim());
+        let network = network.ok_or_else(|| {
+            wrong("the text before = is not an EVM network: write eip155: and the chain id, or a known name such as base".to_owned())
+        })?;
+        let url = url.trim().parse();
+        let url = url.map_err(|error| wrong(format!("the text after = is not a URL: {error}")))?;
+        Ok((network, url))
+    };
+    values.iter().map(node).collect()
+}
+
+fn chain(entry: &NetworkEntry<'_, EvmEntry>, findings: &mut Findings) -> Option<Evm> {
+    let own = entry.own;
+    let urls = entry.rpc_urls(findings);
+    let signers = signers(entry, findings);
+    let tokens = findings.take(tokens(entry));
+    let mut config = EvmConfig::new(entry.network.clone(), urls?, signers?);
+    config.tokens = tokens?;
+    config.confirmations_required = own.confirmations;
+    config.final_confirmations = own
+        .final_confirmations
+        .unwrap_or(config.final_confirmations);
+    config.final_after = own
+        .final_secs
+        .map_or(config.final_after, Duration::from_secs);
+    if let Some(gwei) = own.max_gas_price_gwei {
+        config.gas_price_max = u128::from(gwei) * GWEI;
+    }
+    if let Some(gwei) = own.max_tip_gwei {
+        config.tip_max = u128::from(gwei) * GWEI;
+    }
+    config.gas_per_payment_max = own
+        .max_gas_per_payment
+        .unwrap_or(config.gas_per_payment_max);
+    config.max_batch = own.max_batch.unwrap_or(config.max_batch).max(1);
+    config.contract_wallets = own.contract_wallets.unwrap_or(config.contract_wallets);
+    if let Some(secs) = own.max_head_age_secs {
+        config.head_age_max = (secs > 0).then(|| Duration::from_secs(secs));
+    }
+    config.balance_min = own.min_balance_wei.map(|amount| U256::from(amount.units()));
+    let listed = listed(&config.tokens);
+    config.two_nodes_above = findings.take(two_nodes_above(entry, &listed))?;
+    let restricted = entry.restrict(&listed, canonical, &mut findings.rules);
+    let without_min = findings.take(restricted)?;
+    if entry.access.anyone && !without_min.is_empty() {
+        findings.warn(format!(
+            "{}: every caller is allowed, and there is no minimum amount for {}: a payment of one atomic unit costs as much gas \
+             as any other. Set {}.min_amounts, such as {{ {} = \"0.001\" }}",
+            config.network,
+            without_min.join(", "),
+            entry.path,
+            without_min[0],
+        ));
+    }
+    findings.take(Evm::new(config).map_err(|error| ConfigError::value(&entry.path, error)))
+}
+
+fn signers(entry: &NetworkEntry<'_, EvmEntry>, findings: &mut Findings) -> Option<Vec<Signer>> {
+    let signer = |(at, secret): (usize, &Secret)| {
+        let field = format!("{}.signers[{at}]", entry.path);
+        let key = secret.read(&field)?;
+        // The parser's error may quote the key.
+        let signer: PrivateKeySigner = key
+            .expose_secret()
+            .parse()
+            .map_err(|_| ConfigError::value(field, "not a private key in hexadecimal"))?;
+        Ok(Arc::new(signer) as Signer)
+    };
+    findings.take_all(entry.own.signers.iter().enumerate().map(signer))
+}
+
+fn tokens(entry: &NetworkEntry<'_, EvmEntry>) -> Result<Vec<Token>, ConfigError> {
+    let id = entry.network.id();
+    let described = entry.own.tokens.iter().enumerate();
+    let described: Result<_, _> = described
+        .map(|(at, described)| token(described, &format!("{}.tokens[{at}]", entry.path)))
+        .collect();
+    let has_name = |token: &Token, name: &str| known::token(id, name) == Some(token);
+    let is_same = |one: &Token, other: &Token| one.address == other.address;
+    entry.tokens(described?, known::tokens(id).to_vec(), has_name, is_same)
+}
+
+fn token(described: &EvmToken, path: &str) -> Result<Token, ConfigError> {
+    let EvmToken {
+        address,
+        name,
+        version,
+        decimals,
+        symbol,
+        logs_authorization_first,
+    } = described.clone();
+    let parsed = address.parse();
+    Ok(Token {
+        address: parsed.map_err(|_| not_an_address(format!("{path}.address"), &address))?,
+        name,
+        version,
+        decimals,
+        symbol,
+        method: TransferMethod::Eip3009,
+        supports_eip2612: false,
+        logs_authorization_first,
+    })
+}
+
+fn listed(tokens: &[Token]) -> Vec<ListedToken> {
+    let listed = tokens.iter().map(|token| {
+        let address = token.address.to_checksum(None);
+        ListedToken::new(address, &token.symbol, token.decimals)
+    });
+    listed.collect()
+}
+
+/// An address with the checksum of ERC-55.
+fn canonical(text: &str) -> Option<String> {
+    let address: Address = text.parse().ok()?;
+    Some(address.to_checksum(None))
+}
+
+/// The amounts above which two nodes must agree.
+fn two_nodes_above(
+    entry: &NetworkEntry<'_, EvmEntry>,
+    tokens: &[ListedToken],
+) -> Result<BTreeMap<Address, U256>, ConfigError> {
+    let amounts = &entry.own.two_nodes_above;
+    let amounts = entry.amounts("two_nodes_above", amounts, tokens, canonical)?;
+    let bound = |(token, amount): (&ListedToken, Amount)| {
+        let address = token.address.parse().ok()?;
+        Some((address, amount.units()))
+    };
+    Ok(amounts.into_iter().filter_map(bound).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use quittance_engine::Rules;
+
+    use super::super::registered::tests::with_entry;
+    use super::*;
+
+    /// The amount applied only to the first token with this ticker; the other was settled from one
+    /// atomic unit on.
+    #[test]
+    fn a_min_amount_by_ticker_is_for_every_token_with_it() {
+        let other = "0x00000000000000000000000000000000000000aa";
+        let rules_of = |more: &str| {
+            let text = format!(
+                "[[evm]]\nnetwork = \"base-sepolia\"\nrpc = []\nsigners = []\n\
+                 tokens = [{{ address = {other:?}, name = \"X\", version = \"1\", decimals = 18, symbol = \"usdc\" }}]\n{more}"
+            );
+            with_entry(EvmFamily, &text, |entry| {
+                let listed = listed(&tokens(entry).unwrap());
+                let mut rules = Rules::default();
+                let unset = entry.restrict(&listed, canonical, &mut rules).unwrap();
+                let id = entry.network.id();
+                let usdc = known::token(id, "USDC").unwrap().address;
+                let min = |address: Address| {
+                    let key = (id.to_owned(), address.to_checksum(None));
+                    rules.amounts_min.get(&key).map(ToString::to_string)
+                };
+                (min(usdc), min(other.parse().unwrap()), unset)
+            })
+        };
+        let (usdc, other_usdc, unset) = rules_of("min_amounts = { USDC = \"0.01\" }");
+        assert_eq!(usdc.as_deref(), Some("10000"));
+        assert_eq!(other_usdc.as_deref(), Some("10000000000000000"));
+        assert!(
+            unset
+                .iter()
+                .all(|ticker| !ticker.eq_ignore_ascii_case("usdc"))
+        );
+        // An address names one token, and the stricter of two amounts for a token applies.
+        let both = format!("min_amounts = {{ {other:?} = \"1\", USDC = \"0.01\" }}");
+        assert_eq!(rules_of(&both).1.as_deref(), Some("1000000000000000000"));
+        let (usdc, _, unset) = rules_of(&format!("min_amounts = {{ {other:?} = \"1\" }}"));
+        assert_eq!(usdc, None);
+        assert!(unset.contains(&"USDC".to_owned()), "{unset:?}");
+    }
+
+    #[test]
+    fn a_node_option_is_a_network_and_a_url() {
+        let parse = |text: &str| nodes(&[text.to_owned()]);
+        let parsed = parse("base=http://a.example/?key=hunter2").unwrap();
+        assert_eq!(parsed[0].0.id(), "eip155:8453");
+        for text in [
+            "http://a.example/hunter2",
+            "hunter2=http://a.example",
+            "base=hunter2",
+        ] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.starts_with("--evm-rpc: "), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The families of chains that the program knows, and all that it asks of one.
+//!
+//! A new family is a folder in `chains/`, a file beside this one, and a line in
+//! [`Families::shipped`]. No other part of the program names a chain.
+
+mod entry;
+mod evm;
+mod payer;
+mod registered;
+mod solana;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use quittance_core::{Chain, Fault, Network, Payer, Scheme};
+use serde::de::DeserializeOwned;
+
+use crate::bench::Case;
+
+pub use entry::{Common, Findings, ListedToken, NetworkEntry};
+pub use evm::{EvmEntry, EvmFamily, EvmPayerArgs, EvmToken};
+pub use payer::{PayError, payer_key};
+pub use registered::ConfiguredChain;
+pub use solana::{
+    CommitmentLevel, SmartWalletEntry, SolanaEntry, SolanaFamily, SolanaPayerArgs, SolanaToken,
+};
+
+use registered::AnyFamily;
+
+/// A family of chains: how the program reads its configuration and pays on it.
+///
+/// The program promises: `network` and then `configure` are called once for each table of the list
+/// [`KEY`](Self::KEY), in the order of the file, and never concurrently. `payer` is called once in a
+/// run of `quittance pay`.
+#[async_trait]
+pub trait Family: Send + Sync + 'static {
+    /// The key of the family's list in the configuration: `evm` for `[[evm]]`. Lower case.
+    const KEY: &'static str;
+
+    /// The keys of a table beside those of [`Common`]. The program reports unknown keys by itself:
+    /// `#[serde(deny_unknown_fields)]` is only needed on tables inside of this one.
+    type Entry: DeserializeOwned + Send + Sync;
+
+    /// The chain that is made from a table.
+    type Chain: Chain;
+
+    /// The command line options of `quittance pay` for this family.
+    type PayerArgs: clap::Args;
+
+    /// The payer of this family.
+    type Payer: Payer;
+
+    /// The network with this name, which is its CAIP-2 identifier or an alias.
+    ///
+    /// # Errors
+    /// What is wrong with the name, and what to write instead.
+    fn network(&self, name: &str) -> Result<Network, String>;
+
+    /// Makes a chain from a table of the configuration. Reads secrets, asks no node.
+    ///
+    /// Every problem goes to `findings`, not only the first. `None` when there was one.
+    fn configure(
+        &self,
+        entry: &NetworkEntry<'_, Self::Entry>,
+        findings: &mut Findings,
+    ) -> Option<ChainWithSchemes<Self::Chain>>;
+
+    /// The variable in which `quittance pay` looks for a key when no option names another place.
+    const KEY_VARIABLE: &'static str;
+
+    /// Other environment variables that the options of [`PayerArgs`](Self::PayerArgs) read.
+    const OTHER_VARIABLES: &'static [&'static str] = &[];
+
+    /// The payer for these options; `None` when there is no key for this family.
+    ///
+    /// # Errors
+    /// When an option or the key cannot be used.
+    fn payer(&self, args: &Self::PayerArgs) -> Result<Option<Self::Payer>, PayError>;
+
+    /// The option of `quittance pay` by which a node of this network is named, so that the node can
+    /// say what became of an earlier payment. `None` for a network of another family.
+    fn node_option(&self, _network: &str) -> Option<String> {
+        None
+    }
+
+    /// The cases of `quittance bench` for this family.
+    ///
+    /// # Errors
+    /// When the inputs cannot be made.
+    async fn benchmarks(&self) -> Result<Vec<Case>, Fault> {
+        Ok(Vec::new())
+    }
+}
+
+/// A chain with the schemes that are settled on it.
+pub struct ChainWithSchemes<C: Chain> {
+    /// The chain.
+    pub chain: C,
+    /// Its schemes.
+    pub schemes: Vec<Arc<dyn Scheme<C>>>,
+}
+
+impl<C: Chain> ChainWithSchemes<C> {
+    /// A chain with these schemes.
+    pub fn new(chain: C, schemes: Vec<Arc<dyn Scheme<C>>>) -> Self {
+        Self { chain, schemes }
+    }
+}
+
+/// The families of a program, in the order in which their networks are configured.
+#[derive(Default)]
+pub struct Families {
+    all: Vec<Box<dyn AnyFamily>>,
+}
+
+impl Families {
+    /// The families that the program ships with.
+    pub fn shipped() -> Self {
+        Self::default().with(EvmFamily).with(SolanaFamily)
+    }
+
+    /// Adds a family.
+    ///
+    /// # Panics
+    /// When there is already a family with this key.
+    #[must_use]
+    pub fn with<F: Family>(mut self, family: F) -> Self {
+        let is_new = self.keys().all(|key| key != F::KEY);
+        assert!(is_new, "two families have the key {}", F::KEY);
+        self.all.push(Box::new(family));
+        self
+    }
+
+    /// The keys of the families in the configuration.
+    pub fn keys(&self) -> impl Iterator<Item = &'static str> {
+        self.all.iter().map(|family| family.key())
+    }
+
+    /// The environment variables that `quittance pay` reads.
+    pub(crate) fn variables(&self) -> Vec<&'static str> {
+        self.all
+            .iter()
+            .flat_map(|family| family.variables())
+            .collect()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &dyn AnyFamily> {
+        self.all.iter().map(Box::as_ref)
+    }
+
+    /// The cases of `quittance bench` of all families.
+    ///
+    /// # Errors
+    /// When the inputs of a case cannot be made.
+    pub async fn benchmarks(&self) -> Result<Vec<Case>, Fault> {
+        let mut cases = Vec::new();
+        for family in &self.all {
+            cases.extend(family.benchmarks().await?);
+        }
+        Ok(cases)
+    }
+}

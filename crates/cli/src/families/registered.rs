@@ -1,0 +1,216 @@
+//! Families and chains behind one type each, so that the program can keep them in lists.
+
+use async_trait::async_trait;
+use clap::{ArgMatches, Args, Command, FromArgMatches};
+use figment::value::Dict;
+use quittance_buyer::BuyerBuilder;
+use quittance_core::{Chain, Fault, Health, Network, Timestamp};
+use quittance_engine::EngineBuilder;
+
+use super::entry::{Common, Findings, NetworkEntry};
+use super::{ChainWithSchemes, Family, PayError};
+use crate::bench::Case;
+use crate::config::{self, Access, ConfigError, keys_of};
+
+/// A [`Family`] of any types.
+#[async_trait]
+pub(crate) trait AnyFamily: Send + Sync {
+    fn key(&self) -> &'static str;
+
+    /// The variable with the payer's key.
+    fn key_variable(&self) -> &'static str;
+
+    /// All environment variables that `quittance pay` reads for this family, that of the key first.
+    fn variables(&self) -> Vec<&'static str>;
+
+    /// The chains of these tables, without those that have a problem.
+    fn configure_all(
+        &self,
+        tables: &[Dict],
+        access: &Access,
+        findings: &mut Findings,
+    ) -> Vec<Box<dyn ConfiguredChain>>;
+
+    /// `quittance pay` with the options of this family.
+    fn add_payer_args(&self, command: Command) -> Command;
+
+    /// The buyer with the payer of these options, and whether there is one.
+    fn add_payer(
+        &self,
+        matches: &ArgMatches,
+        buyer: BuyerBuilder,
+    ) -> Result<(BuyerBuilder, bool), PayError>;
+
+    fn node_option(&self, network: &str) -> Option<String>;
+
+    async fn benchmarks(&self) -> Result<Vec<Case>, Fault>;
+}
+
+#[async_trait]
+impl<F: Family> AnyFamily for F {
+    fn key(&self) -> &'static str {
+        F::KEY
+    }
+
+    fn key_variable(&self) -> &'static str {
+        F::KEY_VARIABLE
+    }
+
+    fn variables(&self) -> Vec<&'static str> {
+        let mut variables = vec![F::KEY_VARIABLE];
+        variables.extend(F::OTHER_VARIABLES);
+        variables
+    }
+
+    fn configure_all(
+        &self,
+        tables: &[Dict],
+        access: &Access,
+        findings: &mut Findings,
+    ) -> Vec<Box<dyn ConfiguredChain>> {
+        let mut chains: Vec<Box<dyn ConfiguredChain>> = Vec::new();
+        for (at, table) in tables.iter().enumerate() {
+            let path = format!("{}[{at}]", F::KEY);
+            let Some((common, own)) = decode::<F::Entry>(table, &path, findings) else {
+                continue;
+            };
+            let network = self
+                .network(&common.network)
+                .map_err(|problem| ConfigError::value(format!("{path}.network"), problem))
+                .and_then(|network| findings.add_network(network, &path));
+            let Some(network) = findings.take(network) else {
+                continue;
+            };
+            let entry = NetworkEntry::new(network, path, &common, &own, access);
+            if let Some(configured) = self.configure(&entry, findings) {
+                chains.push(Box::new(configured));
+            }
+        }
+        chains
+    }
+
+    fn add_payer_args(&self, command: Command) -> Command {
+        F::PayerArgs::augment_args(command)
+    }
+
+    fn add_payer(
+        &self,
+        matches: &ArgMatches,
+        buyer: BuyerBuilder,
+    ) -> Result<(BuyerBuilder, bool), PayError> {
+        let args = F::PayerArgs::from_arg_matches(matches).map_err(PayError::payer)?;
+        Ok(match self.payer(&args)? {
+            Some(payer) => (buyer.payer(payer), true),
+            None => (buyer, false),
+        })
+    }
+
+    fn node_option(&self, network: &str) -> Option<String> {
+        Family::node_option(self, network)
+    }
+
+    async fn benchmarks(&self) -> Result<Vec<Case>, Fault> {
+        Family::benchmarks(self).await
+    }
+}
+
+/// The common and the family's own keys of a table. Every unknown key is reported.
+fn decode<E: serde::de::DeserializeOwned>(
+    table: &Dict,
+    path: &str,
+    findings: &mut Findings,
+) -> Option<(Common, E)> {
+    let (common_keys, own_keys) = (keys_of::<Common>(), keys_of::<E>());
+    let (mut common, mut own) = (Dict::new(), Dict::new());
+    let mut has_unknown_keys = false;
+    for (key, value) in table {
+        let part = if common_keys.contains(&key.as_str()) {
+            &mut common
+        } else if own_keys.contains(&key.as_str()) {
+            &mut own
+        } else {
+            let known: Vec<&str> = common_keys.iter().chain(own_keys).copied().collect();
+            findings.problem(config::unknown_key(path, key, &known));
+            has_unknown_keys = true;
+            continue;
+        };
+        part.insert(key.clone(), value.clone());
+    }
+    let common = findings.take(config::decode(common, path, &[]));
+    let own = findings.take(config::decode(own, path, &[]));
+    if has_unknown_keys {
+        return None;
+    }
+    common.zip(own)
+}
+
+/// A configured chain of any family, with the schemes that are settled on it.
+#[async_trait]
+pub trait ConfiguredChain: Send + Sync {
+    /// The network.
+    fn network(&self) -> &Network;
+
+    /// The health of the network, as the chain sees it now.
+    async fn health(&self, now: Timestamp) -> Health;
+
+    /// Whether any payment can be settled with this health: a lane and a token work.
+    fn can_settle(&self, health: &Health) -> bool;
+
+    /// The engine with this chain.
+    fn add_to(self: Box<Self>, engine: EngineBuilder) -> EngineBuilder;
+}
+
+#[async_trait]
+impl<C: Chain> ConfiguredChain for ChainWithSchemes<C> {
+    fn network(&self) -> &Network {
+        self.chain.network()
+    }
+
+    async fn health(&self, now: Timestamp) -> Health {
+        self.chain.health(now).await
+    }
+
+    fn can_settle(&self, health: &Health) -> bool {
+        let lanes = self.chain.lanes();
+        let has_lane = lanes.iter().any(|lane| health.lane_works(lane));
+        let mut schemes = self.schemes.iter();
+        has_lane
+            && schemes.any(|scheme| {
+                let assets = scheme.assets();
+                assets.iter().any(|asset| health.asset_works(asset))
+            })
+    }
+
+    fn add_to(self: Box<Self>, engine: EngineBuilder) -> EngineBuilder {
+        engine.chain(self.chain, self.schemes)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::families::Families;
+
+    /// Runs `test` with the only table of a configuration, of this family.
+    pub(in super::super) fn with_entry<F: Family + Copy, T>(
+        family: F,
+        text: &str,
+        test: impl FnOnce(&NetworkEntry<'_, F::Entry>) -> T,
+    ) -> T {
+        let config = Config::parse(text, &Families::default().with(family)).unwrap();
+        let (path, mut findings) = (format!("{}[0]", F::KEY), Findings::default());
+        let decoded = decode::<F::Entry>(&config.networks.tables(F::KEY)[0], &path, &mut findings);
+        let Some((common, own)) = decoded else {
+            panic!("{findings:?}")
+        };
+        let network = family.network(&common.network).unwrap();
+        test(&NetworkEntry::new(
+            network,
+            path,
+            &common,
+            &own,
+            &config.access,
+        ))
+    }
+}
