@@ -3,6 +3,7 @@
 
 pub mod conformance;
 pub mod contracts;
+pub mod engine;
 pub mod evm;
 pub mod flaky;
 pub mod proxy;

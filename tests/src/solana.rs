@@ -120,10 +120,7 @@ impl Setting {
 
     /// An engine on this cluster.
     pub async fn engine(&self, settle_wait: Duration) -> Engine {
-        let timing = Timing {
-            look_every: SLOT,
-            ..Timing::default()
-        };
+        let timing = Timing::new().with_look_every(SLOT);
         self.engine_with(self.config(), |builder| {
             builder.settle_wait(settle_wait).timing(timing)
         })

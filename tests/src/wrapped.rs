@@ -1,12 +1,14 @@
-//! The scheme `exact` on a chain that wraps the real one and changes something about it.
+//! An EVM chain with some of its methods changed, and the scheme `exact` on it.
 
+use async_trait::async_trait;
 use quittance_core::{
-    Amount, Chain, Check, Effect, Observed, Payment, PaymentInfo, PaymentRequest, Refusal,
-    Rejection, Scheme, SignatureClaim, Timestamp,
+    Amount, Chain, Check, Effect, Fault, Finality, Found, Health, LaneId, Network, Observed,
+    Payment, PaymentInfo, PaymentRequest, Refusal, Rejection, Scheme, SignatureClaim, Status,
+    Submission, Timestamp, Transaction, Watched,
 };
 use quittance_evm::{Evm, Exact};
 
-/// A chain that speaks as [`Evm`] does.
+/// A chain with the types of [`Evm`].
 pub trait LikeEvm:
     Chain<
         Read = <Evm as Chain>::Read,
@@ -27,7 +29,7 @@ impl<C> LikeEvm for C where
 {
 }
 
-/// `exact` on such a chain.
+/// The scheme `exact` on such a chain.
 pub struct Wrapped(pub Exact);
 
 struct WrappedPayment(Box<dyn Payment<Evm>>);
@@ -82,5 +84,137 @@ impl<C: LikeEvm> Payment<C> for WrappedPayment {
 
     fn effect(&self, amount: Amount, evidence: &C::Evidence) -> Effect {
         self.0.effect(amount, evidence)
+    }
+}
+
+/// What the chain says a transaction did.
+type Evidence = <Evm as Chain>::Evidence;
+
+/// The changes to an EVM chain. A method that is not changed forwards to [`evm`](Self::evm).
+#[async_trait]
+pub trait Changes: Send + Sync + 'static {
+    /// The chain itself.
+    fn evm(&self) -> &Evm;
+
+    /// [`Chain::in_flight_max`].
+    fn in_flight_max(&self) -> usize {
+        self.evm().in_flight_max()
+    }
+
+    /// [`Chain::prepare`].
+    async fn prepare(
+        &self,
+        lane: &LaneId,
+        sequence: u64,
+        actions: &[&<Evm as Chain>::Action],
+    ) -> Result<Transaction, Fault> {
+        self.evm().prepare(lane, sequence, actions).await
+    }
+
+    /// [`Chain::submit`].
+    async fn submit(&self, transaction: &Transaction) -> Submission {
+        self.evm().submit(transaction).await
+    }
+
+    /// [`Chain::status`].
+    async fn status(&self, watched: &[Watched]) -> Vec<Result<Status<Evidence>, Fault>> {
+        self.evm().status(watched).await
+    }
+
+    /// [`Chain::replace`].
+    async fn replace(&self, transaction: &Transaction) -> Result<Option<Transaction>, Fault> {
+        self.evm().replace(transaction).await
+    }
+
+    /// [`Chain::noop`].
+    async fn noop(
+        &self,
+        lane: &LaneId,
+        sequence: u64,
+        over: Option<&Transaction>,
+    ) -> Result<Option<Transaction>, Fault> {
+        self.evm().noop(lane, sequence, over).await
+    }
+}
+
+/// An EVM chain with these changes.
+pub struct Changed<T>(pub T);
+
+#[async_trait]
+impl<T: Changes> Chain for Changed<T> {
+    type Read = <Evm as Chain>::Read;
+    type Answer = <Evm as Chain>::Answer;
+    type Action = <Evm as Chain>::Action;
+    type Evidence = Evidence;
+    type Search = <Evm as Chain>::Search;
+
+    fn network(&self) -> &Network {
+        self.0.evm().network()
+    }
+
+    fn lanes(&self) -> &[LaneId] {
+        self.0.evm().lanes()
+    }
+
+    fn confirmations_required(&self) -> u64 {
+        self.0.evm().confirmations_required()
+    }
+
+    fn finality(&self) -> Finality {
+        self.0.evm().finality()
+    }
+
+    fn in_flight_max(&self) -> usize {
+        self.0.in_flight_max()
+    }
+
+    async fn read(&self, reads: &[Self::Read]) -> Vec<Result<Self::Answer, Fault>> {
+        self.0.evm().read(reads).await
+    }
+
+    fn can_batch(&self, batch: &[&Self::Action], next: &Self::Action) -> bool {
+        self.0.evm().can_batch(batch, next)
+    }
+
+    async fn next_sequence(&self, lane: &LaneId) -> Result<Option<u64>, Fault> {
+        self.0.evm().next_sequence(lane).await
+    }
+
+    async fn prepare(
+        &self,
+        lane: &LaneId,
+        sequence: u64,
+        actions: &[&Self::Action],
+    ) -> Result<Transaction, Fault> {
+        self.0.prepare(lane, sequence, actions).await
+    }
+
+    async fn submit(&self, transaction: &Transaction) -> Submission {
+        self.0.submit(transaction).await
+    }
+
+    async fn status(&self, watched: &[Watched]) -> Vec<Result<Status<Evidence>, Fault>> {
+        self.0.status(watched).await
+    }
+
+    async fn find(&self, search: &Self::Search) -> Result<Option<Found<Evidence>>, Fault> {
+        self.0.evm().find(search).await
+    }
+
+    async fn replace(&self, transaction: &Transaction) -> Result<Option<Transaction>, Fault> {
+        self.0.replace(transaction).await
+    }
+
+    async fn noop(
+        &self,
+        lane: &LaneId,
+        sequence: u64,
+        over: Option<&Transaction>,
+    ) -> Result<Option<Transaction>, Fault> {
+        self.0.noop(lane, sequence, over).await
+    }
+
+    async fn health(&self, now: Timestamp) -> Health {
+        self.0.evm().health(now).await
     }
 }

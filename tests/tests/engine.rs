@@ -1,5 +1,5 @@
-//! The engine on a real chain whose node misbehaves: no outcome is ever unknown, one authorization settles at most once,
-//! and what the network did wrong is never told as a verdict.
+//! The engine on a real chain whose node fails: no outcome is ever unknown, one authorization settles
+//! at most once, and a fault of the network is never answered as a verdict.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use quittance_core::{
 use quittance_devnet::{Evm as Local, Mining, USDC};
 use quittance_engine::{Engine, Outcome, State, Timing};
 use quittance_evm::{Evm, Exact, ExactPayer, reason};
+use quittance_tests::engine::{self, settled};
 use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::flaky::{Failing, FlakyJournal};
 use quittance_tests::proxy::Fate;
@@ -25,14 +26,8 @@ use quittance_tests::until;
 use serde_json::json;
 use tokio::task::JoinHandle;
 
-/// A watcher without patience, for tests.
-const HASTY: Timing = Timing {
-    look_every: Duration::from_millis(50),
-    resubmit_after: Duration::from_millis(300),
-    replace_after: Duration::from_millis(800),
-    gone_for: Duration::from_millis(300),
-    sweep_every: Duration::from_millis(500),
-};
+/// Short waits, for tests.
+const HASTY: Timing = engine::HASTY.with_sweep_every(Duration::from_millis(500));
 
 async fn hasty(setting: &Setting) -> Engine {
     setting
@@ -49,13 +44,7 @@ fn fault(answer: Result<SettleResponse, FacilitatorError>) -> FaultKind {
     }
 }
 
-async fn settled(engine: &Engine, request: &PaymentRequest) -> SettleResponse {
-    let answer = engine.settle(request).await.unwrap();
-    assert!(answer.success, "{answer:?}");
-    answer
-}
-
-/// Settles beside the test.
+/// Settles in a task of its own.
 fn settling(engine: &Engine, request: &PaymentRequest) -> JoinHandle<SettleResponse> {
     let (engine, request) = (engine.clone(), request.clone());
     tokio::spawn(async move { engine.settle(&request).await.unwrap() })
@@ -71,7 +60,7 @@ fn id(setting: &Setting, request: &PaymentRequest) -> quittance_core::PaymentId 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_fails_in_any_way_is_a_fault_and_never_a_verdict() {
+async fn a_failing_node_is_a_fault_and_never_a_verdict() {
     let setting = Setting::start().await;
     let engine = setting.engine().await;
     let request = Setting::request().await;
@@ -110,7 +99,7 @@ async fn a_node_that_fails_in_any_way_is_a_fault_and_never_a_verdict() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_of_another_chain_is_not_believed() {
+async fn a_node_of_another_chain_is_not_used() {
     let setting = Setting::start().await;
     setting
         .node
@@ -126,7 +115,7 @@ async fn a_node_of_another_chain_is_not_believed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_lost_after_the_node_took_the_transaction_changes_nothing() {
+async fn a_lost_answer_to_a_submission_changes_nothing() {
     let setting = Setting::start().await;
     let engine = hasty(&setting).await;
     setting
@@ -146,7 +135,7 @@ async fn a_transaction_the_node_never_got_is_sent_again() {
         .breaks("eth_sendRawTransaction", Fate::Hangs, 1);
     settled(&engine, &Setting::request().await).await;
     assert_eq!(setting.received().await, amount(1));
-    // A machine that is busy may look late and send it once more.
+    // A busy machine may look late and send it once more.
     assert!(setting.node.calls("eth_sendRawTransaction") >= 2);
 }
 
@@ -180,13 +169,13 @@ async fn a_transaction_the_node_forgot_is_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_that_offers_too_little_is_replaced_and_settles_once() {
+async fn a_transaction_with_a_low_fee_is_replaced_once() {
     let setting = Setting::with_mining(Mining::Manual).await;
     let engine = hasty(&setting).await;
     let request = Setting::request().await;
     let settling = settling(&engine, &request);
     let id = id(&setting, &request);
-    until("a higher fee was offered", || async {
+    until("a replacement was sent", || async {
         engine
             .settlement(&id)
             .await
@@ -209,7 +198,7 @@ async fn a_transaction_that_offers_too_little_is_replaced_and_settles_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_transaction_is_given_back_and_its_place_used_again() {
+async fn a_refused_transaction_frees_its_sequence_number() {
     let setting = Setting::start().await;
     let engine = hasty(&setting).await;
     let request = Setting::request().await;
@@ -234,13 +223,13 @@ async fn a_refused_transaction_is_given_back_and_its_place_used_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_place_somebody_else_takes_costs_nothing_but_time() {
+async fn a_used_sequence_number_costs_only_time() {
     let setting = Setting::start().await;
     let engine = hasty(&setting).await;
     settled(&engine, &Setting::request().await).await;
     let signer = Setting::signers()[0].address;
     for _ in 0..3 {
-        // The operator's own script, with the facilitator's key.
+        // A script of the operator uses the facilitator's key.
         let transfer = TransactionRequest::default()
             .from(signer)
             .to(signer)
@@ -256,7 +245,7 @@ async fn a_place_somebody_else_takes_costs_nothing_but_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_pushed_out_by_another_is_sent_anew_at_another_place() {
+async fn a_displaced_transaction_is_sent_with_a_new_number() {
     let setting = Setting::with_mining(Mining::Manual).await;
     let engine = hasty(&setting).await;
     let request = Setting::request().await;
@@ -271,7 +260,7 @@ async fn a_transaction_pushed_out_by_another_is_sent_anew_at_another_place() {
             && setting.node.calls("eth_sendRawTransaction") > 0
     })
     .await;
-    // Somebody with the same key, the same nonce, and deeper pockets.
+    // Another program has the same key and nonce, and pays a higher fee.
     let signer = Setting::signers()[0].address;
     let transfer = TransactionRequest {
         max_fee_per_gas: Some(900_000_000_000),
@@ -307,7 +296,7 @@ async fn a_transaction_pushed_out_by_another_is_sent_anew_at_another_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_block_that_is_orphaned_before_it_is_deep_settles_nothing() {
+async fn an_orphaned_block_settles_nothing() {
     let setting = Setting::with_mining(Mining::Manual).await;
     let mut config = setting.config();
     config.confirmations_required = 3;
@@ -346,7 +335,7 @@ async fn a_block_that_is_orphaned_before_it_is_deep_settles_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn payments_share_transactions_and_each_is_judged_by_itself() {
+async fn payments_in_one_transaction_are_judged_separately() {
     const COUNT: u64 = 30;
     let setting = Setting::start().await;
     let engine = hasty(&setting).await;
@@ -375,7 +364,7 @@ async fn payments_share_transactions_and_each_is_judged_by_itself() {
         })
         .await;
     }
-    // The payer spends elsewhere, first in the block: enough is left for all but a few.
+    // The payer spends money first in the block. What is left covers all but a few payments.
     let enough = U256::from((PRICE + COUNT) * (COUNT - 5));
     let held = setting.local.balance(USDC, poor.address).await.unwrap();
     let drain = transfer_call(Address::repeat_byte(0xaa), held - enough);
@@ -426,7 +415,7 @@ fn transfer_call(to: Address, amount: U256) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_burst_travels_in_far_fewer_transactions_than_payments() {
+async fn a_burst_needs_fewer_transactions_than_payments() {
     const COUNT: u64 = 100;
     let setting = Setting::start().await;
     let engine = setting.engine().await;
@@ -464,7 +453,7 @@ async fn a_front_runner_gains_nothing_and_its_transaction_is_named() {
         setting.node.calls("eth_sendRawTransaction") > 0
     })
     .await;
-    // Whoever sees the transaction can make the same transfer first (attacks.md 109).
+    // An observer of the transaction can make the same transfer first (attacks.md 109).
     let known = engine.settlement(&id).await.unwrap().unwrap();
     let sent: serde_json::Value = setting
         .local
@@ -498,16 +487,16 @@ async fn a_front_runner_gains_nothing_and_its_transaction_is_named() {
         (again.success, again.error_reason, again.transaction),
         (false, answer.error_reason, answer.transaction)
     );
-    // Ours is not forgotten.
+    // Our transaction is still watched.
     let known = engine.settlement(&id).await.unwrap().unwrap();
     assert_eq!(known.transactions.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_facilitators_with_one_authorization_tell_one_success() {
+async fn two_facilitators_report_one_success() {
     let setting = Setting::start().await;
     let other = Setting::start().await;
-    // A facilitator with a journal and a signer of its own, on the same chain.
+    // A second facilitator has its own journal and signer, on the same chain.
     let mut config = other.config();
     config.rpc_urls = setting.config().rpc_urls;
     config.signers = vec![Arc::new(Setting::signers()[1].signer.clone())];
@@ -528,7 +517,7 @@ async fn two_facilitators_with_one_authorization_tell_one_success() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_journal_nothing_is_signed_and_reads_go_on() {
+async fn without_a_journal_nothing_is_signed() {
     let setting = Setting::start().await;
     let failing = Arc::new(Failing::default());
     let evm = Evm::new(setting.config()).unwrap();
@@ -553,7 +542,7 @@ async fn without_a_journal_nothing_is_signed_and_reads_go_on() {
     assert!(engine.verify(&request).await.unwrap().is_valid);
     failing.claims.store(false, Ordering::SeqCst);
 
-    // Full between the claim and the signed bytes: nothing is sent, however long it takes.
+    // The disk is full between the claim and the record: nothing is sent until it has room.
     failing.rest.store(true, Ordering::SeqCst);
     assert_eq!(fault(engine.settle(&request).await), FaultKind::Busy);
     assert_eq!(setting.node.calls("eth_sendRawTransaction"), 0);
@@ -564,7 +553,7 @@ async fn without_a_journal_nothing_is_signed_and_reads_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_claimed_and_not_sent_is_taken_up_after_a_restart() {
+async fn a_claimed_payment_is_sent_after_a_restart() {
     let setting = Setting::start().await;
     let request = Setting::request().await;
     let failing = Arc::new(Failing::default());
@@ -591,7 +580,7 @@ async fn what_was_claimed_and_not_sent_is_taken_up_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_authorization_that_runs_out_before_it_is_sent_is_never_sent() {
+async fn an_authorization_that_expires_in_the_queue_is_not_sent() {
     let setting = Setting::start().await;
     let clock = Arc::new(ManualClock::new(SystemClock.now()));
     let request = Setting::request().await;
@@ -634,7 +623,7 @@ async fn an_authorization_that_runs_out_before_it_is_sent_is_never_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn signers_share_the_work_and_one_without_funds_is_left_out() {
+async fn signers_share_the_work_without_the_unfunded_one() {
     let setting = Setting::with_mining(Mining::Every(Duration::from_secs(1))).await;
     let [first, second] = Setting::signers();
     let poor = alloy::signers::local::PrivateKeySigner::random();
@@ -667,7 +656,7 @@ async fn signers_share_the_work_and_one_without_funds_is_left_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_what_can_settle_now_is_supported() {
+async fn only_kinds_that_can_settle_now_are_supported() {
     let setting = Setting::start().await;
     let kinds = |engine: Engine| async move {
         engine
@@ -721,7 +710,7 @@ async fn only_what_can_settle_now_is_supported() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_chain_that_stands_still_is_not_used() {
+async fn a_stale_chain_is_not_used() {
     let setting = Setting::start().await;
     let mut config = setting.config();
     config.head_age_max = Some(Duration::from_secs(60));
@@ -751,7 +740,7 @@ async fn many_payments_are_verified_in_few_round_trips() {
     for _ in 0..COUNT {
         requests.push(Setting::request().await);
     }
-    // A distant node: while it answers, what comes next has time to gather, however slowly signatures are checked.
+    // With a distant node, further questions gather while it answers, even if signatures are slow.
     let distant = Fate::Slow(Duration::from_millis(100));
     setting.node.breaks_for_good("eth_call", distant);
     let before = setting.node.round_trips();
@@ -788,7 +777,7 @@ async fn a_second_node_answers_when_the_first_does_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn gas_that_costs_too_much_is_not_paid() {
+async fn a_gas_price_above_the_limit_is_not_paid() {
     let setting = Setting::start().await;
     let mut config = setting.config();
     config.gas_price_max = 1;

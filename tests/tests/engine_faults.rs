@@ -1,4 +1,4 @@
-//! Money under faults: what nodes lose, chains take back and payers spoil, alone and in random schedules.
+//! Settlement under faults of nodes, chains and payers, one at a time and in random schedules.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -15,21 +15,13 @@ use quittance_core::{
     SystemClock, Timestamp,
 };
 use quittance_devnet::{Evm as Local, Mining};
-use quittance_engine::{Engine, Outcome, State, Timing};
+use quittance_engine::{Engine, Outcome, State};
 use quittance_evm::{Evm, EvmConfig, Exact, ExactPayer};
+use quittance_tests::engine::{HASTY, settling};
 use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::proxy::{Fate, Proxy};
 use quittance_tests::until;
 use serde_json::{Value, json};
-
-/// A watcher without patience, for tests.
-const HASTY: Timing = Timing {
-    look_every: Duration::from_millis(50),
-    resubmit_after: Duration::from_millis(300),
-    replace_after: Duration::from_millis(800),
-    gone_for: Duration::from_millis(300),
-    sweep_every: Duration::from_millis(300),
-};
 
 async fn engine_with(setting: &Setting, config: EvmConfig) -> Engine {
     setting
@@ -49,18 +41,10 @@ fn id(setting: &Setting, request: &PaymentRequest) -> PaymentId {
     exact.decode(request, now).unwrap().info().id
 }
 
-fn settling(
-    engine: &Engine,
-    request: &PaymentRequest,
-) -> tokio::task::JoinHandle<Result<SettleResponse, FacilitatorError>> {
-    let (engine, request) = (engine.clone(), request.clone());
-    tokio::spawn(async move { engine.settle(&request).await })
-}
-
-/// A node took the transaction and its answer was lost; the next node, asked in its place, refused it. The refusal was
-/// believed, the authorization was given back, and the buyer was told that nothing had happened while the money moved.
+/// A node accepted the transaction and its answer was lost. The next node refused the transaction.
+/// The engine believed the refusal and released the payment, while the money was transferred.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_refusal_by_a_second_node_takes_back_that_the_first_has_the_transaction() {
+async fn a_second_nodes_refusal_does_not_release_a_payment() {
     let setting = Setting::start().await;
     let second = Proxy::before(setting.local.url()).await;
     setting
@@ -78,9 +62,9 @@ async fn no_refusal_by_a_second_node_takes_back_that_the_first_has_the_transacti
     assert_eq!(setting.received().await, amount(1));
 }
 
-/// A node that is behind says of a state it does not have yet that it is an error. The next one knows.
+/// A node that is behind answers with an error for a state that it does not have. The next node has it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_question_one_node_cannot_answer_is_asked_of_the_next() {
+async fn a_question_without_an_answer_goes_to_the_next_node() {
     let setting = Setting::start().await;
     let second = Proxy::before(setting.local.url()).await;
     let behind = Fate::Error(-32000, "header not found");
@@ -95,16 +79,16 @@ async fn a_question_one_node_cannot_answer_is_asked_of_the_next() {
     assert!(answer.success, "{answer:?}");
 }
 
-/// The first node stood still while it answered everything; what was settled looked pending for ever.
+/// The first node was stale and answered every question. Settled payments looked pending for ever.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_stands_still_is_asked_last() {
+async fn a_stale_node_is_asked_last() {
     let setting = Setting::start().await;
     let second = Proxy::before(setting.local.url()).await;
     let old = json!({ "timestamp": "0x1" });
     setting
         .node
         .breaks_for_good("eth_getBlockByNumber", Fate::Result(old));
-    // What it would answer does not count.
+    // Its own answers would be wrong.
     setting
         .node
         .breaks_for_good("eth_getTransactionReceipt", Fate::Result(Value::Null));
@@ -117,10 +101,10 @@ async fn a_node_that_stands_still_is_asked_last() {
     assert_eq!(setting.node.calls("eth_getTransactionReceipt"), 0);
 }
 
-/// A refused transaction was withdrawn, the same bytes were signed again, and stayed withdrawn: after a crash nobody
-/// knew of them.
+/// A refused transaction was withdrawn, and the same bytes were signed again. They stayed withdrawn,
+/// so the engine did not look for them after a crash.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_that_was_withdrawn_and_signed_again_is_known_after_a_crash() {
+async fn a_transaction_signed_again_is_known_after_a_crash() {
     let setting = Setting::with_mining(Mining::Manual).await;
     let engine = engine_with(&setting, setting.config()).await;
     let request = Setting::request().await;
@@ -150,10 +134,10 @@ async fn a_transaction_that_was_withdrawn_and_signed_again_is_known_after_a_cras
     assert_eq!(setting.received().await, amount(1));
 }
 
-/// The chain took back a block whose payment had been told settled. The signer's next transactions waited behind the
-/// missing one for ever, and the seller never got the money.
+/// The chain took back a block after the success of its payment was reported. The signer's next
+/// transactions waited behind the missing one for ever, and the seller was not paid.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_payment_that_is_taken_back_after_it_was_told_is_sent_again_and_holds_up_nobody() {
+async fn a_payment_taken_back_after_success_is_sent_again() {
     let setting = Setting::start().await;
     let engine = engine_with(&setting, setting.config()).await;
     let before: U256 = setting.local.rpc("evm_snapshot", ()).await.unwrap();
@@ -172,10 +156,10 @@ async fn a_payment_that_is_taken_back_after_it_was_told_is_sent_again_and_holds_
     .await;
 }
 
-/// Some nodes tell receipts of the block that is being built (Base's Flashblocks), some keep those of blocks that were
-/// replaced. Success was told for a transaction that was in no block.
+/// Some nodes return receipts of the block that is being built (Base's Flashblocks). Others keep
+/// receipts of replaced blocks. Success was reported for a transaction that was in no block.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_receipt_of_a_block_that_the_chain_does_not_have_is_not_an_inclusion() {
+async fn a_receipt_without_a_block_is_not_an_inclusion() {
     let setting = Setting::with_mining(Mining::Manual).await;
     let engine = engine_with(&setting, setting.config()).await;
     let receipt = Arc::new(Mutex::new(Value::Null));
@@ -228,10 +212,10 @@ async fn a_receipt_of_a_block_that_the_chain_does_not_have_is_not_an_inclusion()
     assert_eq!(setting.received().await, amount(1));
 }
 
-/// Somebody used the signer's key, at a place behind which ours were sent; then the node dropped theirs. Nobody had
-/// bytes for the place, and everything behind it waited.
+/// Another program used the signer's key with a lower number than ours, and the node dropped its
+/// transaction. No bytes for that number were known, and all later transactions waited.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hole_nobody_has_bytes_for_is_filled() {
+async fn a_gap_without_known_bytes_is_filled() {
     let setting = Setting::with_mining(Mining::Manual).await;
     let signer = Setting::signers()[0].address;
     let other = json!([{ "from": signer, "to": signer, "gas": "0x5208" }]);
@@ -248,7 +232,7 @@ async fn a_hole_nobody_has_bytes_for_is_filled() {
         setting.node.calls("eth_sendRawTransaction") > 0
     })
     .await;
-    // Their block is orphaned, and their transaction is not in the next one.
+    // The other block is orphaned, and the next one does not have its transaction.
     let _: Value = setting
         .local
         .rpc("anvil_reorg", (1, Vec::<Value>::new()))
@@ -267,10 +251,10 @@ async fn a_hole_nobody_has_bytes_for_is_filled() {
     assert_eq!(setting.sent(signer).await, 2);
 }
 
-/// A payer gave its account code after it was verified (EIP-7702). The code burnt the gas of the whole transaction, and
-/// everybody who shared it was told failed, though their own payments were good.
+/// A payer gave its account code after verification (EIP-7702). The code used up the gas of the whole
+/// transaction, and all payments in it were reported as failed although the others were valid.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_payer_that_burns_gas_spoils_nobody_elses_payment() {
+async fn a_payer_that_burns_gas_spoils_no_other_payment() {
     const COUNT: usize = 5;
     let setting = Setting::start().await;
     let engine = engine_with(&setting, setting.config()).await;
@@ -295,7 +279,7 @@ async fn one_payer_that_burns_gas_spoils_nobody_elses_payment() {
         })
         .await;
     }
-    // Jumps in a circle.
+    // The code is an endless loop.
     let burner = payers[2].address;
     setting.local.set_code(burner, "0x5b600056").await.unwrap();
     setting.local.mine().await.unwrap();
@@ -307,7 +291,7 @@ async fn one_payer_that_burns_gas_spoils_nobody_elses_payment() {
     assert_eq!(setting.received().await, amount(COUNT as u64 - 1));
 }
 
-/// A scheme with a mistake in it: it panics over what the transaction of one payment did.
+/// A scheme with a mistake: it panics when it judges the transaction of one payment.
 struct Panicky {
     exact: Exact,
     over: PaymentId,
@@ -363,7 +347,7 @@ impl Payment<Evm> for PanickyPayment {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_scheme_that_panics_over_one_payment_keeps_nobody_else_from_settling() {
+async fn a_scheme_panic_blocks_no_other_payment() {
     let setting = Setting::start().await;
     let request = Setting::request().await;
     let over = id(&setting, &request);
@@ -382,7 +366,8 @@ async fn a_scheme_that_panics_over_one_payment_keeps_nobody_else_from_settling()
         let answer = engine.settle(&Setting::request().await).await.unwrap();
         assert!(answer.success, "{answer:?}");
     }
-    // It is not told failed either: whoever corrects the mistake finds it open, and what it did.
+    // It is not reported as failed. Once the mistake is corrected, it is still open, with its
+    // transaction.
     let known = engine.settlement(&over).await.unwrap().unwrap();
     assert_eq!(known.state, State::Open);
     engine.shut_down(Duration::ZERO).await;
@@ -410,7 +395,7 @@ impl Random {
     }
 }
 
-/// One thing that goes wrong at the node.
+/// One fault of the node.
 fn fault(random: &mut Random) -> (&'static str, Fate, usize) {
     let method = [
         "eth_sendRawTransaction",
@@ -433,8 +418,9 @@ fn fault(random: &mut Random) -> (&'static str, Fate, usize) {
     (method, fate, 1 + random.below(3))
 }
 
-/// What the books must say after any schedule: each authorization settled at most once and told at most once, every
-/// success in the journal, every transfer that the seller has in the journal, every transaction of the signer's too.
+/// Checks the books after a schedule. Each authorization settled at most once and was reported at most
+/// once. The journal has every success, every transfer to the seller, and every transaction of the
+/// signer.
 async fn the_books_agree(
     setting: &Setting,
     engine: &Engine,
@@ -466,7 +452,7 @@ async fn the_books_agree(
     let journal_has = (0..sent)
         .filter(|sequence| sequences.contains(sequence))
         .count() as u64;
-    // The rest are fillers, which are for nobody.
+    // The other transactions only fill gaps.
     assert!(journal_has + 3 >= sent, "{sent} sent, {journal_has} known");
 }
 
@@ -527,7 +513,7 @@ async fn survive(seed: u64) {
     setting.node.mend();
     setting.local.set_mining(Mining::Instant).await.unwrap();
     setting.local.mine().await.unwrap();
-    // Whoever was not answered asks again, until everything is settled and told.
+    // Callers without an answer retry until every payment is settled and reported.
     for _ in 0..100 {
         let open = (0..PAYMENTS).map(|at| {
             let (engine, request) = (engine.clone(), requests[at].clone());
@@ -549,10 +535,10 @@ async fn survive(seed: u64) {
     the_books_agree(&setting, &engine, &requests, &told).await;
 }
 
-/// Any mix of nodes that fail, engines that stop, and blocks that do not come: nothing is lost, nothing is paid or told
-/// twice. `QUITTANCE_SOAK` says how many schedules; `make soak` runs many.
+/// Any mix of node faults, engine restarts and missing blocks: no payment is lost, and none is paid or
+/// reported twice. `QUITTANCE_SOAK` sets the number of schedules; `make soak` runs many.
 #[tokio::test(flavor = "multi_thread")]
-async fn in_any_schedule_of_faults_the_books_agree() {
+async fn the_books_agree_after_any_schedule_of_faults() {
     let schedules = std::env::var("QUITTANCE_SOAK")
         .ok()
         .and_then(|count| count.parse().ok())

@@ -1,5 +1,5 @@
-//! Payments that the chain takes back after success was reported: they come back, or they are reported lost. And lanes whose
-//! transactions expire.
+//! Payments that the chain takes back after success was reported: they settle again, or are reported
+//! lost. And lanes whose transactions expire.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::collections::BTreeMap;
@@ -9,31 +9,21 @@ use std::time::{Duration, Instant};
 use alloy::primitives::{Address, B256, U256};
 use alloy::sol_types::SolCall;
 use async_trait::async_trait;
-use quittance_core::wire::SettleResponse;
 use quittance_core::{
-    Amount, Chain, Clock, Facilitator, Fault, Finality, Found, Health, LaneId, ManualClock,
-    Network, PaymentId, PaymentRequest, Reason, Scheme, Status, Submission, SystemClock, Timestamp,
-    Transaction, TransactionId, Watched,
+    Amount, Chain, Clock, Facilitator, Fault, LaneId, ManualClock, PaymentId, PaymentRequest,
+    Reason, Scheme, Status, Submission, SystemClock, Transaction, TransactionId, Watched,
 };
 use quittance_devnet::{Mining, USDC};
-use quittance_engine::{Engine, Event, Outcome, State, Timing};
+use quittance_engine::{Engine, Event, Outcome, State};
 use quittance_evm::{Evm, EvmConfig, Exact};
+use quittance_tests::engine::{HASTY, settled};
 use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::until;
-use quittance_tests::wrapped::Wrapped;
+use quittance_tests::wrapped::{Changed, Changes, Wrapped};
 use serde_json::json;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::broadcast::Receiver;
-
-/// A watcher without patience, for tests.
-const HASTY: Timing = Timing {
-    look_every: Duration::from_millis(50),
-    resubmit_after: Duration::from_millis(300),
-    replace_after: Duration::from_millis(800),
-    gone_for: Duration::from_millis(300),
-    sweep_every: Duration::from_millis(300),
-};
 
 async fn hasty(setting: &Setting, config: EvmConfig) -> Engine {
     setting
@@ -41,12 +31,6 @@ async fn hasty(setting: &Setting, config: EvmConfig) -> Engine {
             builder.timing(HASTY).settle_wait(Duration::from_secs(8))
         })
         .await
-}
-
-async fn settled(engine: &Engine, request: &PaymentRequest) -> SettleResponse {
-    let answer = engine.settle(request).await.unwrap();
-    assert!(answer.success, "{answer:?}");
-    answer
 }
 
 fn amount(count: u64) -> Amount {
@@ -72,8 +56,8 @@ async fn take_back(setting: &Setting, to: U256) {
     assert_eq!(setting.received().await, Amount::ZERO);
 }
 
-/// Somebody else's transactions with the signer's key.
-async fn strangers_take_places(setting: &Setting, count: u64) {
+/// Another program sends transactions with the signer's key.
+async fn use_sequence_numbers(setting: &Setting, count: u64) {
     let signer = Setting::signers()[0].address;
     for _ in 0..count {
         let transfer = json!([{ "from": signer, "to": signer, "gas": "0x5208",
@@ -86,7 +70,7 @@ async fn strangers_take_places(setting: &Setting, count: u64) {
     }
 }
 
-/// The events so far, by kind.
+/// The events until now, by kind.
 fn events(receiver: &mut Receiver<Event>) -> BTreeMap<&'static str, Vec<PaymentId>> {
     let mut found: BTreeMap<_, Vec<_>> = BTreeMap::new();
     while let Ok(event) = receiver.try_recv() {
@@ -101,14 +85,15 @@ fn events(receiver: &mut Receiver<Event>) -> BTreeMap<&'static str, Vec<PaymentI
     found
 }
 
-/// Ten were told success, their blocks were taken back, and three of their places were taken by others. Those three were lost
-/// without a word: the journal said settled, the authorizations were unused.
+/// The success of ten payments was reported, and the chain took their blocks back. Another program
+/// used three of their numbers. These three were lost without notice: the journal had them as settled,
+/// and their authorizations were unused.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_payment_whose_place_a_stranger_took_after_a_reorganisation_is_sent_anew() {
+async fn a_payment_whose_number_was_used_is_sent_again() {
     const COUNT: u64 = 10;
     let setting = Setting::start().await;
     let engine = hasty(&setting, setting.config()).await;
-    let mut heard = engine.events();
+    let mut received = engine.events();
     let before = snapshot(&setting).await;
     let mut requests = Vec::new();
     for _ in 0..COUNT {
@@ -118,7 +103,7 @@ async fn a_payment_whose_place_a_stranger_took_after_a_reorganisation_is_sent_an
     }
     setting.local.set_mining(Mining::Manual).await.unwrap();
     take_back(&setting, before).await;
-    strangers_take_places(&setting, 3).await;
+    use_sequence_numbers(&setting, 3).await;
     setting.local.mine().await.unwrap();
     setting.local.set_mining(Mining::Instant).await.unwrap();
     until("all have arrived again", || async {
@@ -142,16 +127,16 @@ async fn a_payment_whose_place_a_stranger_took_after_a_reorganisation_is_sent_an
         );
         assert!(!again.success && !again.transaction.is_empty(), "{again:?}");
     }
-    let heard = events(&mut heard);
+    let heard = events(&mut received);
     assert!(heard["undone"].len() >= 3, "{heard:?}");
     assert_eq!(heard["undone"].len(), heard["restored"].len(), "{heard:?}");
     assert!(!heard.contains_key("lost"), "{heard:?}");
     assert_eq!(setting.received().await, amount(COUNT));
 }
 
-/// One row that could not be read kept every other settled payment from being watched.
+/// One unreadable row stopped the watching of all settled payments.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_settled_payment_that_cannot_be_read_keeps_no_other_from_being_watched() {
+async fn an_unreadable_settled_payment_stops_no_watching() {
     let setting = Setting::start().await;
     let engine = hasty(&setting, setting.config()).await;
     let before = snapshot(&setting).await;
@@ -170,7 +155,7 @@ async fn a_settled_payment_that_cannot_be_read_keeps_no_other_from_being_watched
     file.close().await.unwrap();
     setting.local.set_mining(Mining::Manual).await.unwrap();
     take_back(&setting, before).await;
-    strangers_take_places(&setting, 2).await;
+    use_sequence_numbers(&setting, 2).await;
     setting.local.mine().await.unwrap();
     setting.local.set_mining(Mining::Instant).await.unwrap();
     let engine = hasty(&setting, setting.config()).await;
@@ -181,13 +166,13 @@ async fn a_settled_payment_that_cannot_be_read_keeps_no_other_from_being_watched
     drop(engine);
 }
 
-/// Its block was taken back, and before it was included anew the payer had spent the money: the same transaction was included
-/// again, without effect.
+/// The block was taken back, and the payer spent the money before the transaction was included again.
+/// So the same transaction had no effect.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payment_that_cannot_be_settled_again_is_reported_lost() {
     let setting = Setting::start().await;
     let engine = hasty(&setting, setting.config()).await;
-    let mut heard = engine.events();
+    let mut received = engine.events();
     let before = snapshot(&setting).await;
     let request = Setting::request().await;
     let first = settled(&engine, &request).await;
@@ -227,7 +212,7 @@ async fn a_payment_that_cannot_be_settled_again_is_reported_lost() {
     );
     let verdict = engine.verify(&request).await.unwrap();
     assert!(!verdict.is_valid, "{verdict:?}");
-    let heard = events(&mut heard);
+    let heard = events(&mut received);
     assert_eq!(heard["lost"], [id]);
     assert!(!heard.contains_key("restored"), "{heard:?}");
     assert_eq!(setting.received().await, Amount::ZERO);
@@ -240,9 +225,10 @@ fn transfer(to: Address, amount: U256) -> String {
     alloy::hex::encode_prefixed(transferCall { to, amount }.abi_encode())
 }
 
-/// The memory of a hole's first sight died with the process: with a restart every few seconds nothing came back.
+/// Only a gap seen twice was repaired, and a restart forgot the first time. With a restart every few
+/// seconds, no payment was sent again.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_reorganisation_took_back_is_sent_again_at_once_after_a_start() {
+async fn a_start_sends_reorganised_payments_again_at_once() {
     const COUNT: u64 = 5;
     let setting = Setting::start().await;
     let engine = hasty(&setting, setting.config()).await;
@@ -253,11 +239,8 @@ async fn what_a_reorganisation_took_back_is_sent_again_at_once_after_a_start() {
     engine.shut_down(Duration::ZERO).await;
     drop(engine);
     take_back(&setting, before).await;
-    // Within the test's time there is one sweep: the one at the start.
-    let unhurried = Timing {
-        sweep_every: Duration::from_secs(600),
-        ..HASTY
-    };
+    // During the test there is only the sweep at the start.
+    let unhurried = HASTY.with_sweep_every(Duration::from_secs(600));
     let engine = setting
         .engine_with(setting.config(), |builder| builder.timing(unhurried))
         .await;
@@ -268,9 +251,9 @@ async fn what_a_reorganisation_took_back_is_sent_again_at_once_after_a_start() {
     drop(engine);
 }
 
-/// Nothing is watched for ever: it costs a call each time.
+/// A settled payment is not watched for ever, because each look costs a call.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_settled_payment_is_watched_until_it_is_deep_and_old_enough() {
+async fn a_settled_payment_is_watched_until_it_is_final() {
     let setting = Setting::start().await;
     let clock = Arc::new(ManualClock::new(SystemClock.now()));
     let mut config = setting.config();
@@ -303,13 +286,13 @@ async fn a_settled_payment_is_watched_until_it_is_deep_and_old_enough() {
     assert_eq!(setting.node.calls("eth_getTransactionReceipt"), asked);
 }
 
-/// A chain whose transactions are numbered and expire, as those of Stellar and the XRP Ledger: an EVM chain that forgets what
-/// was not included in time, and whose node takes nothing that has expired.
+/// A chain whose transactions have sequence numbers and expire, as on Stellar and the XRP Ledger. It is
+/// an EVM chain that drops transactions which are not included in time, and refuses expired ones.
 struct Expiring {
     evm: Evm,
     lifetime: Duration,
     signed: Mutex<BTreeMap<TransactionId, Instant>>,
-    /// Whether nodes say that they take what they are sent, and drop it.
+    /// Whether nodes accept transactions and drop them.
     drops: Arc<Mutex<bool>>,
 }
 
@@ -328,46 +311,21 @@ impl Expiring {
 }
 
 #[async_trait]
-impl Chain for Expiring {
-    type Read = <Evm as Chain>::Read;
-    type Answer = <Evm as Chain>::Answer;
-    type Action = <Evm as Chain>::Action;
-    type Evidence = <Evm as Chain>::Evidence;
-    type Search = <Evm as Chain>::Search;
+impl Changes for Expiring {
+    fn evm(&self) -> &Evm {
+        &self.evm
+    }
 
-    fn network(&self) -> &Network {
-        self.evm.network()
-    }
-    fn lanes(&self) -> &[LaneId] {
-        self.evm.lanes()
-    }
-    fn confirmations_required(&self) -> u64 {
-        self.evm.confirmations_required()
-    }
-    fn finality(&self) -> Finality {
-        self.evm.finality()
-    }
-    fn in_flight_max(&self) -> usize {
-        self.evm.in_flight_max()
-    }
-    async fn read(&self, reads: &[Self::Read]) -> Vec<Result<Self::Answer, Fault>> {
-        self.evm.read(reads).await
-    }
-    fn can_batch(&self, batch: &[&Self::Action], next: &Self::Action) -> bool {
-        self.evm.can_batch(batch, next)
-    }
-    async fn next_sequence(&self, lane: &LaneId) -> Result<Option<u64>, Fault> {
-        self.evm.next_sequence(lane).await
-    }
     async fn prepare(
         &self,
         lane: &LaneId,
         sequence: u64,
-        actions: &[&Self::Action],
+        actions: &[&<Evm as Chain>::Action],
     ) -> Result<Transaction, Fault> {
         let signed = self.evm.prepare(lane, sequence, actions).await?;
         Ok(self.remember(signed))
     }
+
     async fn submit(&self, transaction: &Transaction) -> Submission {
         if *self.drops.lock().unwrap() {
             return Submission::Accepted;
@@ -377,46 +335,45 @@ impl Chain for Expiring {
             false => self.evm.submit(transaction).await,
         }
     }
-    async fn status(&self, watched: &[Watched]) -> Vec<Result<Status<Self::Evidence>, Fault>> {
+
+    async fn status(
+        &self,
+        watched: &[Watched],
+    ) -> Vec<Result<Status<<Evm as Chain>::Evidence>, Fault>> {
         let statuses = self.evm.status(watched).await;
+        let has_expired = |watched: &Watched| {
+            watched
+                .transactions
+                .iter()
+                .all(|sent| self.has_expired(sent))
+        };
         let each = statuses.into_iter().zip(watched);
-        each.map(|(status, sequence)| match status {
-            Ok(Status::Pending)
-                if sequence
-                    .transactions
-                    .iter()
-                    .all(|sent| self.has_expired(sent)) =>
-            {
-                Ok(Status::Dropped)
-            }
+        each.map(|(status, watched)| match status {
+            Ok(Status::Pending) if has_expired(watched) => Ok(Status::Dropped),
             other => other,
         })
         .collect()
     }
-    async fn find(&self, search: &Self::Search) -> Result<Option<Found<Self::Evidence>>, Fault> {
-        self.evm.find(search).await
-    }
+
     async fn replace(&self, _: &Transaction) -> Result<Option<Transaction>, Fault> {
         Ok(None)
     }
+
     async fn noop(
         &self,
         lane: &LaneId,
         sequence: u64,
         over: Option<&Transaction>,
     ) -> Result<Option<Transaction>, Fault> {
-        let filler = self.evm.noop(lane, sequence, over).await?;
-        Ok(filler.map(|signed| self.remember(signed)))
-    }
-    async fn health(&self, now: Timestamp) -> Health {
-        self.evm.health(now).await
+        let noop = self.evm.noop(lane, sequence, over).await?;
+        Ok(noop.map(|signed| self.remember(signed)))
     }
 }
 
-/// Its number was still free, so the payment was sent anew behind a hole; for the hole the journal had bytes, which were dead.
-/// Neither that payment nor any later one of the lane ever settled.
+/// The number of an expired transaction was free, and the payment was sent with a later one. The journal
+/// had only expired bytes for the gap. Neither that payment nor any later one of the lane settled.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_numbered_transaction_that_expires_holds_up_neither_its_payment_nor_its_lane() {
+async fn an_expired_numbered_transaction_blocks_no_lane() {
     let setting = Setting::start().await;
     let drops = Arc::new(Mutex::new(true));
     let start = async || {
@@ -429,7 +386,7 @@ async fn a_numbered_transaction_that_expires_holds_up_neither_its_payment_nor_it
             drops: Arc::clone(&drops),
         };
         Engine::builder(setting.journal().await)
-            .chain(chain, vec![Arc::new(exact)])
+            .chain(Changed(chain), vec![Arc::new(exact)])
             .timing(HASTY)
             .settle_wait(Duration::from_secs(15))
             .start()
@@ -443,8 +400,8 @@ async fn a_numbered_transaction_that_expires_holds_up_neither_its_payment_nor_it
         tokio::spawn(async move { engine.settle(&request).await.unwrap() })
     };
     let id = id(&setting, &request);
-    // The node says that it takes what it is sent, until the first transaction has expired and the payment was signed anew.
-    until("it was signed anew", || async {
+    // The node drops transactions until the first one has expired and the payment was signed again.
+    until("it was signed again", || async {
         let known = engine.settlement(&id).await.unwrap();
         known.is_some_and(|known| known.transactions.len() >= 2)
     })

@@ -1,5 +1,5 @@
-//! Authorizations that are used: by which transaction, and what is said until that is known. And success whose answer was
-//! lost.
+//! Used authorizations: which transaction used them, and the answers until that is known. And success
+//! whose answer was lost.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::sync::Arc;
@@ -15,20 +15,15 @@ use quittance_core::{
 use quittance_devnet::{Evm as Local, Mining, USDC};
 use quittance_engine::{Engine, Outcome, State, Timing};
 use quittance_evm::{Evm, Exact, Step};
+use quittance_tests::engine;
 use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::flaky::{Failing, FlakyJournal};
 use quittance_tests::proxy::Fate;
 use quittance_tests::until;
 use serde_json::{Value, json};
 
-/// A watcher without patience, for tests.
-const HASTY: Timing = Timing {
-    look_every: Duration::from_millis(50),
-    resubmit_after: Duration::from_millis(300),
-    replace_after: Duration::from_secs(30),
-    gone_for: Duration::from_millis(300),
-    sweep_every: Duration::from_millis(300),
-};
+/// Short waits, for tests.
+const HASTY: Timing = engine::HASTY.with_replace_after(Duration::from_secs(30));
 
 async fn hasty(setting: &Setting, settle_wait: Duration) -> Engine {
     setting
@@ -47,7 +42,7 @@ fn id(setting: &Setting, request: &PaymentRequest) -> PaymentId {
     payment.info().id
 }
 
-/// The transfer that settles a payment, as whoever has seen the payment can make it.
+/// The transfer that settles a payment. Anyone who has seen the payment can make it.
 fn transfer(setting: &Setting, request: &PaymentRequest) -> Bytes {
     let now = SystemClock.now();
     let payment = exact(setting).decode(request, now).unwrap();
@@ -66,7 +61,7 @@ fn transfer(setting: &Setting, request: &PaymentRequest) -> Bytes {
     transfers.unwrap()
 }
 
-/// An outsider makes the transfer.
+/// Another sender makes the transfer.
 async fn front_run(setting: &Setting, request: &PaymentRequest) -> B256 {
     let call = json!([{ "from": Local::accounts()[6].address, "to": USDC, "data": transfer(setting, request) }]);
     setting
@@ -82,9 +77,9 @@ fn pending(answer: &SettleResponse) -> &str {
     &answer.transaction
 }
 
-/// The seller was paid, and heard only that the authorization is used, without the transaction.
+/// The seller was paid. The answer only said that the authorization is used, without the transaction.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_payment_that_an_outsider_submitted_first_is_told_with_its_transaction() {
+async fn a_front_run_payment_is_answered_with_its_transaction() {
     let setting = Setting::start().await;
     let engine = hasty(&setting, Duration::from_secs(5)).await;
     let request = Setting::request().await;
@@ -107,9 +102,9 @@ async fn a_payment_that_an_outsider_submitted_first_is_told_with_its_transaction
     assert_eq!(setting.node.calls("eth_sendRawTransaction"), 0);
 }
 
-/// Providers bound how many blocks one search may cover; some do not search at all.
+/// Providers limit how many blocks one search may cover. Some do not search at all.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_searches_few_blocks_or_none_changes_no_verdict() {
+async fn a_node_with_a_limited_search_changes_no_verdict() {
     let setting = Setting::start().await;
     let engine = hasty(&setting, Duration::from_secs(5)).await;
     let request = Setting::request().await;
@@ -126,10 +121,10 @@ async fn a_node_that_searches_few_blocks_or_none_changes_no_verdict() {
     );
 }
 
-/// The node's index of receipts lay behind: the nonce was taken, the authorization used, and our own success was told as the
-/// payer's mistake.
+/// The node's index of receipts was behind. The nonce and the authorization were used, and our own
+/// success was reported as the payer's mistake.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_used_authorization_is_pending_until_it_is_known_by_which_transaction() {
+async fn a_used_authorization_is_pending_until_its_user_is_known() {
     for logs in [true, false] {
         let setting = Setting::start().await;
         let engine = hasty(&setting, Duration::from_millis(600)).await;
@@ -155,10 +150,10 @@ async fn a_used_authorization_is_pending_until_it_is_known_by_which_transaction(
     }
 }
 
-/// A gateway passed the transaction on and answered with an error of another backend. The payment was given back as never
-/// sent, and its success was told as the payer's mistake.
+/// A gateway forwarded the transaction and answered with an error of another backend. The payment was
+/// released as never sent, and its success was reported as the payer's mistake.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_that_a_node_took_and_refused_is_found() {
+async fn a_transaction_accepted_and_refused_is_found() {
     for refusal in ["insufficient funds", "nonce too high", "txpool is full"] {
         let setting = Setting::start().await;
         let engine = hasty(&setting, Duration::from_secs(5)).await;
@@ -190,9 +185,10 @@ async fn a_transaction_that_a_node_took_and_refused_is_found() {
     }
 }
 
-/// The caller hung up, or the service's time limit struck, while "reported" was being written: the success was told to nobody.
+/// The caller disconnected, or the service's time limit passed, while the report was being written. No
+/// caller got the success.
 #[tokio::test(flavor = "multi_thread")]
-async fn success_whose_answer_was_cut_off_is_told_to_the_next_who_asks() {
+async fn success_with_a_lost_answer_goes_to_the_next_caller() {
     let setting = Setting::with_mining(Mining::Instant).await;
     let failing = Arc::new(Failing::default());
     let evm = Evm::new(setting.config()).unwrap();

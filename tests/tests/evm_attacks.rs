@@ -591,10 +591,7 @@ async fn two_payers_may_use_one_nonce() {
 #[tokio::test(flavor = "multi_thread")]
 async fn money_that_leaves_before_it_settles_costs_a_bounded_amount_of_gas() {
     let setting = Setting::start().await;
-    let hasty = Timing {
-        look_every: Duration::from_millis(50),
-        ..Timing::default()
-    };
+    let hasty = Timing::new().with_look_every(Duration::from_millis(50));
     let engine = setting
         .engine_with(setting.config(), |builder| builder.timing(hasty))
         .await;

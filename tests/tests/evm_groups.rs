@@ -14,19 +14,18 @@ use quittance_core::{Amount, Clock, Facilitator, PaymentId, PaymentRequest, Sche
 use quittance_devnet::{Account, Evm as Local, Mining, USDC};
 use quittance_engine::{Engine, Timing};
 use quittance_evm::{Evm, Exact, ExactPayer, reason};
+use quittance_tests::engine;
 use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::proxy::Fate;
 use quittance_tests::until;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-const HASTY: Timing = Timing {
-    look_every: Duration::from_millis(50),
-    resubmit_after: Duration::from_secs(2),
-    replace_after: Duration::from_secs(60),
-    gone_for: Duration::from_millis(300),
-    sweep_every: Duration::from_secs(60),
-};
+/// Short waits, for tests.
+const HASTY: Timing = engine::HASTY
+    .with_resubmit_after(Duration::from_secs(2))
+    .with_replace_after(Duration::from_secs(60))
+    .with_sweep_every(Duration::from_secs(60));
 
 fn id(setting: &Setting, request: &PaymentRequest) -> PaymentId {
     let exact = Exact::new(&Evm::new(setting.config()).unwrap());

@@ -12,24 +12,16 @@ use quittance_core::{
     Transaction, TransactionId, Watched,
 };
 use quittance_devnet::{Mining, USDC};
-use quittance_engine::{EngineBuilder, Timing};
+use quittance_engine::EngineBuilder;
 use quittance_evm::Evm;
 use quittance_solana::{Solana, TokenProgram};
+use quittance_tests::engine::HASTY;
 use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::proxy::{BatchRefusal, Fate, Habit, Proxy};
 use quittance_tests::solana::{SLOT, Setting as SolanaSetting};
 use quittance_tests::until;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-
-/// A watcher without patience.
-const HASTY: Timing = Timing {
-    look_every: Duration::from_millis(50),
-    resubmit_after: Duration::from_millis(300),
-    replace_after: Duration::from_millis(800),
-    gone_for: Duration::from_millis(300),
-    sweep_every: Duration::from_millis(300),
-};
 
 /// How long a caller waits for a settlement here.
 const SETTLE_WAIT: Duration = Duration::from_secs(8);

@@ -1,5 +1,5 @@
-//! What the engine makes of its journal: one judgement at /verify and /settle, and recovery that is bounded and passes over
-//! what it cannot read.
+//! The engine and its journal: one judgement at /verify and /settle, and a recovery that is bounded and
+//! skips unreadable rows.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::sync::Arc;
@@ -11,9 +11,9 @@ use futures_util::future::join_all;
 use quittance_core::json::{Json, Object};
 use quittance_core::wire::{SettleResponse, VerifyResponse};
 use quittance_core::{
-    Amount, Chain, Clock, Facilitator, FacilitatorError, Fault, FaultKind, Finality, Found, Health,
-    LaneId, Network, Payer, PaymentInfo, PaymentRequest, Reason, Scheme, Status, Submission,
-    SystemClock, Timestamp, Transaction, TransactionId, Watched,
+    Amount, Chain, Clock, Facilitator, FacilitatorError, Fault, FaultKind, LaneId, Payer,
+    PaymentInfo, PaymentRequest, Reason, Scheme, SystemClock, Timestamp, Transaction,
+    TransactionId,
 };
 use quittance_devnet::Evm as Local;
 use quittance_engine::{
@@ -21,23 +21,21 @@ use quittance_engine::{
     Timing,
 };
 use quittance_evm::{Evm, Exact, ExactPayer};
+use quittance_tests::engine;
 use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::flaky::{Failing, FlakyJournal};
 use quittance_tests::proxy::Fate;
 use quittance_tests::until;
-use quittance_tests::wrapped::Wrapped;
+use quittance_tests::wrapped::{Changed, Changes, Wrapped};
 use serde_json::{Value, json};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 
-/// A watcher without patience, for tests.
-const HASTY: Timing = Timing {
-    look_every: Duration::from_millis(100),
-    resubmit_after: Duration::from_millis(300),
-    replace_after: Duration::from_secs(5),
-    gone_for: Duration::from_millis(300),
-    sweep_every: Duration::from_millis(500),
-};
+/// Short waits, for tests.
+const HASTY: Timing = engine::HASTY
+    .with_look_every(Duration::from_millis(100))
+    .with_replace_after(Duration::from_secs(5))
+    .with_sweep_every(Duration::from_millis(500));
 
 async fn start(setting: &Setting) -> Engine {
     setting
@@ -64,7 +62,7 @@ fn claim(setting: &Setting, request: &PaymentRequest) -> Claim {
     Claim::new("eip155:84532", "exact", &info, text, SystemClock.now())
 }
 
-/// Changes the journal as no program of ours would.
+/// Changes the journal from outside.
 async fn execute(setting: &Setting, sql: &'static str) {
     let options = SqliteConnectOptions::new().filename(setting.journal_path());
     let mut file = options.connect().await.unwrap();
@@ -87,10 +85,10 @@ fn fault<T: std::fmt::Debug>(answer: Result<T, FacilitatorError>) -> FaultKind {
     }
 }
 
-/// A node without receipts had the engine say "failed" of a payment that moved. Every seller verifies first: /verify said
-/// "used", so nobody ever came to the /settle that would have said "settled".
+/// Because of a node without receipts, the engine reported a settled payment as failed. Sellers verify
+/// first, and /verify answered "used". So no seller called /settle, which would have found it settled.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_payment_that_moved_after_a_wrong_verdict_is_valid_and_served_once() {
+async fn a_payment_settled_after_a_wrong_verdict_is_served_once() {
     let setting = Setting::start().await;
     let engine = start(&setting).await;
     let request = Setting::request().await;
@@ -114,8 +112,8 @@ async fn a_payment_that_moved_after_a_wrong_verdict_is_valid_and_served_once() {
     assert!(!verify(&engine, &request).await.is_valid);
 }
 
-/// After three failures that cost gas, /settle refused it and /verify went on saying "valid": a seller's handler ran for
-/// nothing, as often as somebody liked.
+/// After three failures that cost gas, /settle refused the payment and /verify still called it valid. An
+/// attacker could run a seller's handler for free, any number of times.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_authorization_that_failed_too_often_is_not_valid() {
     let setting = Setting::start().await;
@@ -155,9 +153,9 @@ async fn an_authorization_that_failed_too_often_is_not_valid() {
     assert!(settle(&engine, &seldom).await.success);
 }
 
-/// The journal's disk was full: every seller was told "valid", ran its handler, and could not settle.
+/// The disk was full. /verify called payments valid, sellers ran their handlers, and could not settle.
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_valid_or_supported_while_the_journal_has_a_problem() {
+async fn nothing_is_valid_while_the_journal_has_a_problem() {
     let setting = Setting::start().await;
     let failing = Arc::new(Failing::default());
     let evm = Evm::new(setting.config()).unwrap();
@@ -193,9 +191,9 @@ async fn nothing_is_valid_or_supported_while_the_journal_has_a_problem() {
     assert!(settle(&engine, &request).await.success);
 }
 
-/// A payment of a tenth of a cent with 50 kB beside it: all of it was kept for ever.
+/// A payment of a tenth of a cent had 50 kB of other fields, and all of it was kept for ever.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_journal_keeps_what_is_read_again_and_nothing_else() {
+async fn the_journal_keeps_only_what_a_scheme_reads() {
     let setting = Setting::start().await;
     let engine = start(&setting).await;
     let requirements = Setting::requirements();
@@ -215,7 +213,7 @@ async fn the_journal_keeps_what_is_read_again_and_nothing_else() {
         .unwrap()
         .unwrap();
     assert!(known.claim.request.len() < 2_000, "{}", known.claim.request);
-    // The same authorization with other words beside it is the same payment.
+    // The same authorization with other additional fields is the same payment.
     let plain = quittance_tests::request(
         quittance_tests::payload_of(&requirements, payload.clone()),
         &requirements,
@@ -225,7 +223,7 @@ async fn the_journal_keeps_what_is_read_again_and_nothing_else() {
         Some("duplicate_settlement".to_owned())
     );
 
-    // What is read again and too long is refused before a seller serves anything.
+    // A request that is too long for the journal is refused before a seller serves anything.
     let mut payload = payload.tree();
     payload.insert("unknown".to_owned(), json!("x".repeat(9_000)));
     let payload = quittance_tests::payload_of(&requirements, Object::of(&payload).unwrap());
@@ -244,17 +242,17 @@ async fn the_journal_keeps_what_is_read_again_and_nothing_else() {
     }
 }
 
-/// A payment of its own price: payments of one payer that are equal do not share a transaction.
+/// A payment with a price of its own. Equal payments of one payer do not share a transaction.
 async fn priced(price: u64) -> PaymentRequest {
     let mut requirements = Setting::requirements();
     requirements.amount = price.to_string();
     quittance_tests::pay(&Setting::payer(), &requirements).await
 }
 
-/// After a crash each open settlement asked the node by itself, all at once, and again every second. One row that could not
-/// be read kept the process from starting.
+/// After a crash, each open settlement sent its own questions to the node, all at once and every
+/// second. One unreadable row stopped the process from starting.
 #[tokio::test(flavor = "multi_thread")]
-async fn recovery_asks_in_few_round_trips_and_passes_over_what_it_cannot_read() {
+async fn recovery_batches_questions_and_skips_unreadable_rows() {
     const COUNT: u64 = 100;
     let setting = Setting::start().await;
     let journal = setting.journal().await;
@@ -284,12 +282,12 @@ async fn recovery_asks_in_few_round_trips_and_passes_over_what_it_cannot_read() 
     let spoilt = "UPDATE settlements SET amount = 'much' WHERE amount = '10000'";
     drop(setting.journal().await);
     execute(&setting, spoilt).await;
-    // All these places were taken by transactions of somebody else.
+    // Another program has used all these sequence numbers.
     let nonce = (signer, format!("{COUNT:#x}"));
     let _: Value = setting.local.rpc("anvil_setNonce", nonce).await.unwrap();
 
     let engine = start(&setting).await;
-    until("all that can be read has settled", || async {
+    until("all readable payments have settled", || async {
         setting.received().await == expected
     })
     .await;
@@ -300,17 +298,17 @@ async fn recovery_asks_in_few_round_trips_and_passes_over_what_it_cannot_read() 
         (round_trips as u64) < COUNT / 2,
         "{round_trips} round trips for {asked} questions"
     );
-    // The one that cannot be read is left as it is, and nothing else waits for it.
-    until("nothing is under way", || async {
+    // The unreadable one is skipped, and no other payment waits for it.
+    until("no settlement is in progress", || async {
         engine.in_progress() == 0
     })
     .await;
     assert!(settle(&engine, &priced(7).await).await.success);
 }
 
-/// Whoever waited for it was told that success had been reported before, for good, and had heard nothing.
+/// The waiting caller got a final "already reported" without ever having got the success.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_payment_that_is_taken_back_before_success_is_reported_is_pending_and_no_duplicate() {
+async fn a_payment_taken_back_before_its_report_is_pending() {
     let setting = Setting::start().await;
     let failing = Arc::new(Failing::default());
     failing.takes_back.store(true, Ordering::SeqCst);
@@ -333,16 +331,16 @@ async fn a_payment_that_is_taken_back_before_success_is_reported_is_pending_and_
         Some(Reason::SETTLEMENT_PENDING.code())
     );
     assert!(!first.transaction.is_empty());
-    until("the next who asks hears success", || async {
+    until("the next caller gets success", || async {
         engine.settle(&request).await.unwrap().success
     })
     .await;
 }
 
-/// A long search for what the chain took back kept the network's health from being looked at: payments were taken for a
-/// network that was down.
+/// A long search for payments that were taken back delayed the health check. Payments were accepted for
+/// a network that was down.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_search_keeps_nobody_from_seeing_that_the_network_is_down() {
+async fn a_long_search_does_not_delay_the_health_check() {
     let setting = Setting::start().await;
     let failing = Arc::new(Failing::default());
     failing.list_takes.store(120_000, Ordering::SeqCst);
@@ -366,12 +364,15 @@ async fn a_long_search_keeps_nobody_from_seeing_that_the_network_is_down() {
     setting
         .node
         .breaks_for_good("eth_chainId", Fate::Status(503));
-    // Health is looked at every ten seconds.
+    // The health check runs every ten seconds.
     tokio::time::sleep(Duration::from_secs(8)).await;
-    until("it is seen that the network is down", || async { !works() }).await;
+    until("the health check finds the network down", || async {
+        !works()
+    })
+    .await;
 }
 
-/// The chain of the tests, but one that signs fewer together than it says.
+/// The chain of the tests, which signs smaller batches than `can_batch` allows.
 struct Narrow {
     evm: Evm,
     most: usize,
@@ -379,80 +380,34 @@ struct Narrow {
 }
 
 #[async_trait]
-impl Chain for Narrow {
-    type Read = <Evm as Chain>::Read;
-    type Answer = <Evm as Chain>::Answer;
-    type Action = <Evm as Chain>::Action;
-    type Evidence = <Evm as Chain>::Evidence;
-    type Search = <Evm as Chain>::Search;
+impl Changes for Narrow {
+    fn evm(&self) -> &Evm {
+        &self.evm
+    }
 
-    fn network(&self) -> &Network {
-        self.evm.network()
-    }
-    fn lanes(&self) -> &[LaneId] {
-        self.evm.lanes()
-    }
-    fn confirmations_required(&self) -> u64 {
-        self.evm.confirmations_required()
-    }
-    fn finality(&self) -> Finality {
-        self.evm.finality()
-    }
     fn in_flight_max(&self) -> usize {
         1
     }
-    async fn read(&self, reads: &[Self::Read]) -> Vec<Result<Self::Answer, Fault>> {
-        self.evm.read(reads).await
-    }
-    fn can_batch(&self, batch: &[&Self::Action], next: &Self::Action) -> bool {
-        self.evm.can_batch(batch, next)
-    }
-    async fn next_sequence(&self, lane: &LaneId) -> Result<Option<u64>, Fault> {
-        self.evm.next_sequence(lane).await
-    }
+
     async fn prepare(
         &self,
         lane: &LaneId,
         sequence: u64,
-        actions: &[&Self::Action],
+        actions: &[&<Evm as Chain>::Action],
     ) -> Result<Transaction, Fault> {
         if actions.len() > self.most {
             self.refused.fetch_add(1, Ordering::SeqCst);
-            return Err(Fault::new(
-                FaultKind::Misconfigured,
-                "costs more than is allowed",
-            ));
+            let what = "costs more than is allowed";
+            return Err(Fault::new(FaultKind::Misconfigured, what));
         }
         self.evm.prepare(lane, sequence, actions).await
     }
-    async fn submit(&self, transaction: &Transaction) -> Submission {
-        self.evm.submit(transaction).await
-    }
-    async fn status(&self, watched: &[Watched]) -> Vec<Result<Status<Self::Evidence>, Fault>> {
-        self.evm.status(watched).await
-    }
-    async fn find(&self, search: &Self::Search) -> Result<Option<Found<Self::Evidence>>, Fault> {
-        self.evm.find(search).await
-    }
-    async fn replace(&self, transaction: &Transaction) -> Result<Option<Transaction>, Fault> {
-        self.evm.replace(transaction).await
-    }
-    async fn noop(
-        &self,
-        lane: &LaneId,
-        sequence: u64,
-        over: Option<&Transaction>,
-    ) -> Result<Option<Transaction>, Fault> {
-        self.evm.noop(lane, sequence, over).await
-    }
-    async fn health(&self, now: Timestamp) -> Health {
-        self.evm.health(now).await
-    }
 }
 
-/// Of 200 payments at once two settled; 198 failed together, because the chain did not sign so many in one transaction.
+/// Of 200 concurrent payments two settled. The others failed together, because the chain did not sign
+/// so many in one transaction.
 #[tokio::test(flavor = "multi_thread")]
-async fn payments_that_the_chain_does_not_sign_together_are_sent_one_by_one() {
+async fn payments_the_chain_does_not_batch_are_sent_alone() {
     const COUNT: usize = 6;
     let setting = Setting::start().await;
     let refused = Arc::new(AtomicUsize::new(0));
@@ -464,7 +419,7 @@ async fn payments_that_the_chain_does_not_sign_together_are_sent_one_by_one() {
         refused: Arc::clone(&refused),
     };
     let engine = Engine::builder(setting.journal().await)
-        .chain(narrow, vec![exact])
+        .chain(Changed(narrow), vec![exact])
         .timing(HASTY)
         .settle_wait(Duration::from_secs(8))
         .start()
@@ -480,7 +435,7 @@ async fn payments_that_the_chain_does_not_sign_together_are_sent_one_by_one() {
     for answer in answers {
         assert!(answer.success, "{answer:?}");
     }
-    assert!(refused.load(Ordering::SeqCst) > 0, "nothing was grouped");
+    assert!(refused.load(Ordering::SeqCst) > 0, "no batch was tried");
     assert_eq!(setting.received().await, Amount::from(COUNT as u64 * PRICE));
 }
 

@@ -20,12 +20,13 @@ use quittance_core::{
     PaymentRequest, Reason, Scheme, Scope, SystemClock,
 };
 use quittance_devnet::{SOLANA_TOKEN_2022, SOLANA_USDC};
-use quittance_engine::{Engine, Event, Timing};
+use quittance_engine::{Engine, Event};
 use quittance_http::PaymentLayer;
 use quittance_solana::{
     Blockhashes, Commitment, ExactOffer, ExactPayer, Extension, Keypair, Pubkey, Solana,
     TokenProgram, reason,
 };
+use quittance_tests::engine::HASTY;
 use quittance_tests::proxy::Fate;
 use quittance_tests::solana::{PRICE, SLOT, Setting};
 use quittance_tests::until;
@@ -33,15 +34,6 @@ use serde_json::{Value, json};
 use solana_signature::Signature;
 use solana_signer::{Signer, SignerError};
 use tokio::net::TcpListener;
-
-/// A watcher without patience, for tests.
-const HASTY: Timing = Timing {
-    look_every: Duration::from_millis(50),
-    resubmit_after: Duration::from_millis(300),
-    replace_after: Duration::from_millis(800),
-    gone_for: Duration::from_millis(300),
-    sweep_every: Duration::from_millis(300),
-};
 
 /// More blocks than a blockhash lives, nodes may be apart, and finality takes, together.
 const LIFETIMES: u64 = 400;
@@ -428,12 +420,10 @@ async fn open_payments_cannot_exceed_the_balance() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_replaced_is_sent_no_oftener_than_patience_says() {
     let setting = Setting::start(TokenProgram::SplToken, None).await;
-    let timing = Timing {
-        look_every: Duration::from_millis(20),
-        resubmit_after: Duration::from_millis(500),
-        replace_after: Duration::from_millis(100),
-        ..HASTY
-    };
+    let timing = HASTY
+        .with_look_every(Duration::from_millis(20))
+        .with_resubmit_after(Duration::from_millis(500))
+        .with_replace_after(Duration::from_millis(100));
     let engine = setting
         .engine_with(setting.config(), |builder| {
             builder.timing(timing).settle_wait(Duration::from_secs(2))
@@ -452,12 +442,9 @@ async fn what_cannot_be_replaced_is_sent_no_oftener_than_patience_says() {
 async fn one_fee_payer_has_as_many_payments_out_as_the_chain_allows_and_no_more() {
     let setting = Setting::start(TokenProgram::SplToken, None).await;
     let most = Solana::new(setting.config()).unwrap().in_flight_max();
-    let timing = Timing {
-        // What the node is handed is counted: nothing twice.
-        resubmit_after: Duration::from_secs(60),
-        replace_after: Duration::from_secs(60),
-        ..HASTY
-    };
+    let timing = HASTY
+        .with_resubmit_after(Duration::from_secs(60))
+        .with_replace_after(Duration::from_secs(60));
     let engine = setting
         .engine_with(setting.config(), |builder| builder.timing(timing))
         .await;
@@ -614,7 +601,7 @@ async fn a_fee_payer_without_money_is_a_fault_and_is_left_out() {
 
 /// attacks.md 137 and 144: what a node does is never told as what a payer did.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_fails_in_any_way_is_a_fault_and_never_a_verdict() {
+async fn a_failing_node_is_a_fault_and_never_a_verdict() {
     let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
     let engine = setting.engine(Duration::from_secs(5)).await;
     let fates = [

@@ -3,7 +3,16 @@
 use std::time::Duration;
 
 /// How long the engine waits before it acts on a sent transaction.
+///
+/// ```
+/// use std::time::Duration;
+/// use quittance_engine::Timing;
+///
+/// let timing = Timing::new().with_replace_after(Duration::from_secs(15));
+/// assert_eq!(timing.look_every, Duration::from_secs(1));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Timing {
     /// The longest pause between two looks at the sent transactions.
     pub look_every: Duration,
@@ -13,7 +22,7 @@ pub struct Timing {
     /// before each further replacement.
     pub replace_after: Duration,
     /// How long every look must find a transaction dropped before it counts as dropped.
-    pub gone_for: Duration,
+    pub dropped_after: Duration,
     /// The pause between two sweeps. A sweep searches for gaps in a lane's sequence numbers, open
     /// settlements that no task works on, and settled payments that the chain took back. A settled
     /// payment is looked at after this time, and then ever less often until it is final.
@@ -22,6 +31,13 @@ pub struct Timing {
 
 impl Default for Timing {
     fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Timing {
+    /// The default times.
+    pub const fn new() -> Self {
         Self {
             // Half the time between blocks of a fast chain.
             look_every: Duration::from_secs(1),
@@ -30,9 +46,44 @@ impl Default for Timing {
             // Slow chains need twelve seconds for a block. Two full blocks do not justify a higher fee.
             replace_after: Duration::from_secs(30),
             // The nodes behind one URL may be a few blocks apart.
-            gone_for: Duration::from_secs(5),
+            dropped_after: Duration::from_secs(5),
             // A sweep finds nothing unless something went wrong.
             sweep_every: Duration::from_secs(15),
         }
+    }
+
+    /// Sets [`look_every`](Self::look_every).
+    #[must_use]
+    pub const fn with_look_every(mut self, pause: Duration) -> Self {
+        self.look_every = pause;
+        self
+    }
+
+    /// Sets [`resubmit_after`](Self::resubmit_after).
+    #[must_use]
+    pub const fn with_resubmit_after(mut self, wait: Duration) -> Self {
+        self.resubmit_after = wait;
+        self
+    }
+
+    /// Sets [`replace_after`](Self::replace_after).
+    #[must_use]
+    pub const fn with_replace_after(mut self, wait: Duration) -> Self {
+        self.replace_after = wait;
+        self
+    }
+
+    /// Sets [`dropped_after`](Self::dropped_after).
+    #[must_use]
+    pub const fn with_dropped_after(mut self, wait: Duration) -> Self {
+        self.dropped_after = wait;
+        self
+    }
+
+    /// Sets [`sweep_every`](Self::sweep_every).
+    #[must_use]
+    pub const fn with_sweep_every(mut self, pause: Duration) -> Self {
+        self.sweep_every = pause;
+        self
     }
 }

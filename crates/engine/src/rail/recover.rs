@@ -143,7 +143,7 @@ impl<C: Chain> Rail<C> {
                     is_dropped: true, ..
                 }) if !looked_twice => {
                     looked_twice = true;
-                    tokio::time::sleep(self.context.timing.gone_for).await;
+                    tokio::time::sleep(self.context.timing.dropped_after).await;
                 }
                 Ok(Resumption::Fail {
                     rejection,

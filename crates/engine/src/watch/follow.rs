@@ -95,7 +95,7 @@ async fn follow<C: Chain>(
             true
         }
         Status::Included { .. } => false,
-        Status::Dropped if dropped_for.is_some_and(|time| time >= context.timing.gone_for) => {
+        Status::Dropped if dropped_for.is_some_and(|time| time >= context.timing.dropped_after) => {
             let (lane, sequence) = (&watched.lane, watched.sequence);
             warn!(%lane, sequence, "a transaction of ours can no longer be included");
             resume_all(context, context.outstanding.take(watched));

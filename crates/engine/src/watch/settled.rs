@@ -153,7 +153,7 @@ impl SettledPayments {
             }
             Found::Missing => {
                 let since = *look.missing_since.get_or_insert_with(Instant::now);
-                if since.elapsed() < context.timing.gone_for {
+                if since.elapsed() < context.timing.dropped_after {
                     return Ok(false);
                 }
             }
