@@ -1,7 +1,8 @@
 //! A whole scheme in one file: `at-least`, by which a payer may pay more than the seller requires.
 //!
-//! The engine batches, journals, retries, recovers, and limits payments; the chain has fees and nonces. This file has
-//! what is particular to the scheme, built from the toolbox of `quittance-evm`. One line registers it:
+//! The engine batches, journals, retries, recovers, and limits payments; the chain has fees and
+//! nonces. This file has what is particular to the scheme, built from the toolbox of
+//! `quittance-evm`. One line registers it:
 //!
 //! ```no_run
 //! # use std::sync::Arc;
@@ -34,7 +35,8 @@ const WINDOW: Reason = Reason::new("invalid_at_least_evm_window");
 const WOULD_FAIL: Reason = Reason::new("invalid_at_least_evm_would_fail");
 const NOT_MOVED: Reason = Reason::new("invalid_at_least_evm_not_moved");
 
-/// How long a payment must still be valid, in seconds, to be signed into a transaction and included.
+/// How long a payment must still be valid, in seconds, to be signed into a transaction and
+/// included.
 const REMAINING_MIN_SECS: u64 = 6;
 
 /// The most gas that a transfer may use. USDC needs less than 100,000.
@@ -175,13 +177,10 @@ impl Payment<Evm> for AtLeastPayment {
     fn action(&self, _: Amount, observed: &Observed<'_, Evm>) -> Result<Call, Rejection> {
         let result = observed.answers.first();
         let gas = result.and_then(|result| result.outcomes.get(1)?.gas());
-        Ok(Call {
-            to: self.token,
-            data: self.authorization.transfer_with_key(&self.signature),
-            gas: gas.ok_or(WOULD_FAIL)?.into(),
-            batchable: true,
-            effect_key: self.authorization.transfer_key(self.token),
-        })
+        let gas = gas.ok_or(WOULD_FAIL)?.into();
+        let transfer = self.authorization.transfer_with_key(&self.signature);
+        let key = self.authorization.transfer_key(self.token);
+        Ok(Call::new(self.token, transfer, gas, key).with_batchable(true))
     }
 
     /// The authorized amount must have moved exactly once. It is at least the required one.

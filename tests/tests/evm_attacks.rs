@@ -13,7 +13,7 @@ use quittance_core::wire::{PaymentRequirements, SettleResponse};
 use quittance_core::{Amount, Clock, Facilitator, PaymentRequest, SystemClock};
 use quittance_devnet::{Evm as Local, Mining, USDC};
 use quittance_engine::{Engine, Timing};
-use quittance_evm::{Token, TransferMethod, reason};
+use quittance_evm::{Token, reason};
 use quittance_tests::contracts::hostile;
 use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::until;
@@ -283,16 +283,8 @@ async fn with_token(
     logs_in_order: bool,
 ) -> (Engine, PaymentRequirements) {
     let address = setting.local.deploy(hostile(name)).await.unwrap();
-    let token = Token {
-        address,
-        name: "Coin".to_owned(),
-        version: "1".to_owned(),
-        decimals: 6,
-        symbol: "COIN".to_owned(),
-        method: TransferMethod::Eip3009,
-        supports_eip2612: false,
-        logs_authorization_first: logs_in_order,
-    };
+    let token = Token::new(address, "Coin", "1", "COIN", 6);
+    let token = token.with_logs_authorization_first(logs_in_order);
     let mut config = setting.config();
     config.tokens.push(token);
     let engine = setting.engine_with(config, |builder| builder).await;

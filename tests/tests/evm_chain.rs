@@ -8,7 +8,7 @@ use alloy::rpc::types::TransactionRequest;
 use async_trait::async_trait;
 use quittance_core::{Chain, Check, Clock, LaneId, Observed, Scheme, SignatureClaim, SystemClock};
 use quittance_devnet::{Mining, USDC};
-use quittance_evm::{Call, Condition, Evm, Exact, Probe, Step};
+use quittance_evm::{Call, Evm, Exact, Probe, Step};
 use quittance_tests::conformance::chain::ChainFixture;
 use quittance_tests::evm::Setting;
 use quittance_tests::proxy::Fate;
@@ -78,23 +78,12 @@ impl ChainFixture for EvmFixture {
     }
 
     fn question(&self) -> Probe {
-        Probe {
-            steps: vec![Step::CodeSize(USDC)],
-            as_transaction: false,
-        }
+        Probe::new(vec![Step::CodeSize(USDC)])
     }
 
     fn hostile_question(&self) -> Probe {
-        let burn = Step::Call {
-            to: self.hostile,
-            data: Bytes::new(),
-            gas: 600_000,
-            when: Condition::Always,
-        };
-        Probe {
-            steps: vec![burn.clone(), Step::CodeSize(USDC), burn],
-            as_transaction: false,
-        }
+        let burn = Step::call(self.hostile, Bytes::new(), 600_000);
+        Probe::new(vec![burn.clone(), Step::CodeSize(USDC), burn])
     }
 
     async fn include(&self) {

@@ -7,23 +7,23 @@ use crate::abi::Erc1271;
 use crate::chain::{Condition, Step, StepOutcome};
 use crate::signature::PayerSignature;
 
-/// What a contract wallet returns for a valid signature (ERC-1271): the four bytes `0x1626ba7e`, padded
-/// to a word.
+/// What a contract wallet returns for a valid signature (ERC-1271): the four bytes `0x1626ba7e`,
+/// padded to a word.
 pub const ERC1271_MAGIC: [u8; 32] = {
     let mut word = [0; 32];
     (word[0], word[1], word[2], word[3]) = (0x16, 0x26, 0xba, 0x7e);
     word
 };
 
-/// Whether the account has code, by the outcome of [`Step::CodeSize`]. An outcome that does not say so
-/// counts as code.
+/// Whether the account has code, by the outcome of [`Step::CodeSize`]. An outcome that does not say
+/// so counts as code.
 pub fn has_code(outcome: Option<&StepOutcome>) -> bool {
     let size = outcome.and_then(StepOutcome::code_size);
     size.is_none_or(|size| size > 0)
 }
 
-/// The step that asks a contract account whether it accepts a signature over `digest`, with at most this
-/// much gas. Accounts without code are not called.
+/// The step that asks a contract account whether it accepts a signature over `digest`, with at most
+/// this much gas. Accounts without code are not called.
 pub fn ask_signature(account: Address, digest: B256, signature: &PayerSignature, gas: u32) -> Step {
     let call = Erc1271::isValidSignatureCall {
         hash: digest,

@@ -4,6 +4,7 @@ use alloy::primitives::{Address, B256, Bytes};
 
 /// A contract call that settles a payment.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Call {
     /// The contract.
     pub to: Address,
@@ -17,4 +18,24 @@ pub struct Call {
     /// Identifies the call's effect in a transaction's logs. Calls with equal keys never share a
     /// transaction, because the logs would not show which of them had the effect.
     pub effect_key: B256,
+}
+
+impl Call {
+    /// A call that shares no transaction. `gas` is what it took in the simulation, and `effect_key`
+    /// identifies its effect in the logs.
+    pub fn new(to: Address, data: Bytes, gas: u64, effect_key: B256) -> Self {
+        Self {
+            to,
+            data,
+            gas,
+            batchable: false,
+            effect_key,
+        }
+    }
+
+    /// The same call, which may share a transaction if `batchable`.
+    #[must_use]
+    pub fn with_batchable(self, batchable: bool) -> Self {
+        Self { batchable, ..self }
+    }
 }

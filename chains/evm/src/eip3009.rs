@@ -1,4 +1,5 @@
-//! EIP-3009: transfers that the owner of tokens authorizes with a signature and anyone can submit once.
+//! EIP-3009: transfers that the owner of tokens authorizes with a signature and anyone can submit
+//! once.
 
 use alloy::primitives::{Address, B256, Bytes, Log, U256, b256, keccak256};
 use alloy::sol_types::{SolCall, SolEvent, SolValue};
@@ -10,7 +11,8 @@ use crate::eip712;
 use crate::hex::Hex;
 use crate::signature::{EcdsaSignature, PayerSignature};
 
-/// `keccak256("TransferWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)")`.
+/// `keccak256("TransferWithAuthorization(address from,address to,uint256 value,uint256
+/// validAfter,uint256 validBefore,bytes32 nonce)")`.
 const TYPE_HASH: B256 = b256!("7c7c6cdb67a18743f49ec6fa9b35f50d52ed05cbed4cc592e13b44501c1a2267");
 
 /// A signed transfer: `TransferWithAuthorization`.
@@ -37,6 +39,7 @@ pub struct Authorization {
 ///
 /// A token logs either with the same topics.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AuthorizationUse {
     /// The token.
     pub token: Address,
@@ -70,6 +73,17 @@ impl From<AuthorizationJson> for Authorization {
     }
 }
 
+impl AuthorizationUse {
+    /// The use of the payer's authorization with this nonce.
+    pub fn new(token: Address, authorizer: Address, nonce: B256) -> Self {
+        Self {
+            token,
+            authorizer,
+            nonce,
+        }
+    }
+}
+
 impl Authorization {
     /// The digest that the payer signs, for a token with this domain separator.
     pub fn digest(&self, domain_separator: &B256) -> B256 {
@@ -92,8 +106,8 @@ impl Authorization {
         signature.claim(self.digest(domain_separator), self.from)
     }
 
-    /// The identity of a payment by this authorization. EIP-3009 nonces are per token and payer, so an
-    /// authorization is the same payment under every scheme.
+    /// The identity of a payment by this authorization. EIP-3009 nonces are per token and payer, so
+    /// an authorization is the same payment under every scheme.
     pub fn payment_id(&self, chain_id: u64, token: Address) -> PaymentId {
         PaymentId::from_parts(&[
             b"eip3009",
@@ -116,7 +130,8 @@ impl Authorization {
         }
     }
 
-    /// The call data of the transfer for a payer with a key: the overload that every EIP-3009 token has.
+    /// The call data of the transfer for a payer with a key: the overload that every EIP-3009 token
+    /// has.
     pub fn transfer_with_key(&self, signature: &EcdsaSignature) -> Bytes {
         Eip3009::transferWithAuthorization_0Call {
             from: self.from,
@@ -133,8 +148,8 @@ impl Authorization {
         .into()
     }
 
-    /// The call data of the transfer for a payer that is a contract: the overload of FiatToken 2.2, which
-    /// asks the contract (ERC-1271).
+    /// The call data of the transfer for a payer that is a contract: the overload of FiatToken 2.2,
+    /// which asks the contract (ERC-1271).
     pub fn transfer_with_contract(&self, signature: &PayerSignature) -> Bytes {
         Eip3009::transferWithAuthorization_1Call {
             from: self.from,
@@ -172,14 +187,14 @@ impl Authorization {
         })
     }
 
-    /// Identifies the transfer in the logs of a token that only logs transfers. Equal transfers have equal
-    /// keys.
+    /// Identifies the transfer in the logs of a token that only logs transfers. Equal transfers
+    /// have equal keys.
     pub fn transfer_key(&self, token: Address) -> B256 {
         keccak256((token, self.from, self.to, self.value).abi_encode())
     }
 
-    /// Identifies the transfer in the logs of a token that also logs which authorization it used. Only one
-    /// transfer has this key.
+    /// Identifies the transfer in the logs of a token that also logs which authorization it used.
+    /// Only one transfer has this key.
     pub fn use_key(&self, token: Address) -> B256 {
         keccak256((token, self.from, self.nonce).abi_encode())
     }

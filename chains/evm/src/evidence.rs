@@ -6,6 +6,7 @@ use alloy::primitives::{Address, Log};
 
 /// The outcome of an included transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Evidence {
     /// Whether the transaction as a whole did not revert.
     pub succeeded: bool,
@@ -14,6 +15,11 @@ pub struct Evidence {
 }
 
 impl Evidence {
+    /// The outcome of a transaction with these logs.
+    pub fn new(succeeded: bool, logs: Vec<Log>) -> Self {
+        Self { succeeded, logs }
+    }
+
     /// The outcome by a receipt; `None` if the receipt has no status (EIP-658).
     pub fn from_receipt(receipt: AnyTransactionReceipt) -> Option<Self> {
         let receipt = receipt.0.inner.inner.inner.receipt;

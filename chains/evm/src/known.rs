@@ -31,7 +31,8 @@ fn parse(text: &str) -> Tokens {
 
 /// The network with this CAIP-2 identifier or x402 version 1 name.
 ///
-/// The identifier of any EIP-155 chain is a network. One that is not in the table has no version 1 name.
+/// The identifier of any EIP-155 chain is a network. One that is not in the table has no version 1
+/// name.
 pub fn network(name: &str) -> Option<Network> {
     let id = ALIASES
         .iter()
@@ -66,23 +67,24 @@ pub fn token(network: &str, name: &str) -> Option<&'static Token> {
 /// The highest gas prices that are paid on a network, unless the operator sets others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[non_exhaustive]
 pub struct FeeLimits {
     /// The highest price of a unit of gas, tip included, in gwei.
     pub max_gas_price_gwei: u64,
-    /// The highest tip to the block's producer, in gwei per unit of gas. The chain sets the base fee, but a
-    /// node suggests the tip, which is paid in full.
+    /// The highest tip to the block's producer, in gwei per unit of gas. The chain sets the base
+    /// fee, but a node suggests the tip, which is paid in full.
     pub max_tip_gwei: u64,
 }
 
-/// The limits of networks that the file does not name: a hundred times the ordinary price of most chains.
-/// Ethereum's expensive days are below them.
+/// The limits of networks that the file does not name: a hundred times the ordinary price of most
+/// chains. Ethereum's expensive days are below them.
 const FEE_LIMITS: FeeLimits = FeeLimits {
     max_gas_price_gwei: 500,
     max_tip_gwei: 100,
 };
 
-/// The limits of networks that differ: at least a hundred times the ordinary price, and never below the
-/// network's own minimum (Polygon: 25 gwei of tip, IoTeX: 1,000 gwei in all).
+/// The limits of networks that differ: at least a hundred times the ordinary price, and never below
+/// the network's own minimum (Polygon: 25 gwei of tip, IoTeX: 1,000 gwei in all).
 static FEE_LIMITS_BY_NETWORK: LazyLock<BTreeMap<String, FeeLimits>> = LazyLock::new(|| {
     serde_json::from_str(include_str!("../data/fees.json"))
         .expect("the file ships with this crate, and a test reads it")
@@ -127,8 +129,9 @@ mod tests {
         }
     }
 
-    /// Circle publishes the source (`EIP3009.sol`: `_markAuthorizationAsUsed`, then `_transfer`) and the
-    /// addresses of its own contracts. Contracts of others may differ, so the stricter rule holds for them.
+    /// Circle publishes the source (`EIP3009.sol`: `_markAuthorizationAsUsed`, then `_transfer`)
+    /// and the addresses of its own contracts. Contracts of others may differ, so the stricter rule
+    /// holds for them.
     #[test]
     fn only_contracts_of_circle_log_authorization_first() {
         let in_order = networks().flat_map(|id| {

@@ -1,13 +1,15 @@
 //! x402 payments on EIP-155 chains: the chain, the scheme `exact`, and a toolbox for other schemes.
 //!
-//! [`Evm`] is the [`Chain`](quittance_core::Chain): its nodes, signers, nonces and fees. [`Exact`] is the scheme
-//! `exact` by EIP-3009 `transferWithAuthorization`, for accounts with a key and for deployed contract wallets.
-//! [`ExactOffer`] is its seller's side and [`ExactPayer`] its buyer's side. [`known`] has the networks and tokens that
-//! ship with the library; a configuration can add any other.
+//! [`Evm`] is the [`Chain`](quittance_core::Chain): its nodes, signers, nonces and fees. [`Exact`]
+//! is the scheme `exact` by EIP-3009 `transferWithAuthorization`, for accounts with a key and for
+//! deployed contract wallets. [`ExactOffer`] is its seller's side and [`ExactPayer`] its buyer's
+//! side. [`known`] has the networks and tokens that ship with the library; a configuration can add
+//! any other.
 //!
-//! The other modules are what a scheme on EVM chains is made of: [`eip712`] and [`eip3009`] for what payers sign,
-//! [`signature`] and [`account`] for who signed it, [`abi`], [`hex`] and [`token`] for what is written. A scheme asks
-//! the chain by a [`Probe`], settles by a [`Call`] and recognizes its effect in the [`Evidence`].
+//! The other modules are what a scheme on EVM chains is made of: [`eip712`] and [`eip3009`] for
+//! what payers sign, [`signature`] and [`account`] for who signed it, [`abi`], [`hex`] and
+//! [`token`] for what is written. A scheme asks the chain by a [`Probe`], settles by a [`Call`] and
+//! recognizes its effect in the [`Evidence`].
 //!
 //! ```
 //! use quittance_evm::known;

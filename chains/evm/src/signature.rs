@@ -7,8 +7,8 @@ use serde::Deserialize;
 
 use crate::hex::Hex;
 
-/// The longest signature that is read, in bytes: an ERC-6492 wrapper with a factory call. The longest
-/// known one, a WebAuthn signature of a counterfactual wallet, is under 4 KiB.
+/// The longest signature that is read, in bytes: an ERC-6492 wrapper with a factory call. The
+/// longest known one, a WebAuthn signature of a counterfactual wallet, is under 4 KiB.
 pub const SIGNATURE_MAX: usize = 16 * 1024;
 
 /// The longest signature of a deployed wallet, in bytes.
@@ -39,7 +39,8 @@ impl PayerSignature {
             Some(wrapper) => {
                 let (factory, _, inner) = <(Address, Bytes, Bytes)>::abi_decode_params(wrapper)
                     .map_err(|_| Malformed::new(field, "the ERC-6492 wrapper cannot be decoded"))?;
-                // A wrapper without a factory has no meaning; the inner signature is checked as usual.
+                // A wrapper without a factory has no meaning; the inner signature is checked as
+                // usual.
                 (inner, Some(factory).filter(|factory| !factory.is_zero()))
             }
         };
@@ -91,8 +92,8 @@ impl EcdsaSignature {
         B256::from_slice(&self.0[32..64])
     }
 
-    /// `v` as tokens expect it: 27 or 28. Some wallets write 0 or 1. Any other value stays as it is, and
-    /// the token refuses it.
+    /// `v` as tokens expect it: 27 or 28. Some wallets write 0 or 1. Any other value stays as it
+    /// is, and the token refuses it.
     pub fn v(&self) -> u8 {
         match self.0[64] {
             parity @ (0 | 1) => 27 + parity,

@@ -8,6 +8,7 @@ use crate::eip712;
 /// A token, as a payment's signature and a price need to know it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct Token {
     /// The contract.
     #[serde(rename = "asset")]
@@ -26,15 +27,41 @@ pub struct Token {
     /// Whether the token accepts signed approvals (EIP-2612).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub supports_eip2612: bool,
-    /// Whether the token logs `AuthorizationUsed` right before its `Transfer`, as Circle's FiatToken does.
+    /// Whether the token logs `AuthorizationUsed` right before its `Transfer`, as Circle's
+    /// FiatToken does.
     ///
-    /// Then equal payments can share a transaction, because the nonce shows which transfer belongs to
-    /// which payment. Set it only for a token whose source shows it.
+    /// Then equal payments can share a transaction, because the nonce shows which transfer belongs
+    /// to which payment. Set it only for a token whose source shows it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub logs_authorization_first: bool,
 }
 
 impl Token {
+    /// An EIP-3009 token with this contract, this name and version in its EIP-712 domain, and this
+    /// number of decimal places.
+    pub fn new(address: Address, name: &str, version: &str, symbol: &str, decimals: u8) -> Self {
+        Self {
+            address,
+            name: name.to_owned(),
+            version: version.to_owned(),
+            decimals,
+            symbol: symbol.to_owned(),
+            method: TransferMethod::Eip3009,
+            supports_eip2612: false,
+            logs_authorization_first: false,
+        }
+    }
+
+    /// The same token. `logs_first` says whether it
+    /// [logs the authorization first](Self::logs_authorization_first).
+    #[must_use]
+    pub fn with_logs_authorization_first(self, logs_first: bool) -> Self {
+        Self {
+            logs_authorization_first: logs_first,
+            ..self
+        }
+    }
+
     /// The separator of the token's EIP-712 domain on the chain with this id.
     pub fn domain_separator(&self, chain_id: u64) -> B256 {
         eip712::domain_separator(&self.name, &self.version, chain_id, self.address)

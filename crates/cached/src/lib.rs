@@ -1,8 +1,9 @@
 //! A value that comes from elsewhere, is read by many tasks, and is fetched by one at a time.
 //!
-//! [`Cached`] keeps the last value and the last failure, each for a time of its own ([`Lifetimes`]).
-//! A burst of readers causes one fetch, whether that succeeds or fails. While it runs, the other
-//! readers get the previous value, if it may still be used; otherwise they wait for the fetch.
+//! [`Cached`] keeps the last value and the last failure, each for a time of its own
+//! ([`Lifetimes`]). A burst of readers causes one fetch, whether that succeeds or fails. While it
+//! runs, the other readers get the previous value, if it may still be used; otherwise they wait for
+//! the fetch.
 //!
 //! ```
 //! use std::time::Duration;
@@ -54,8 +55,8 @@ impl Lifetimes {
         }
     }
 
-    /// The same lifetimes, with values up to this age returned while another task fetches, and after
-    /// a failed fetch.
+    /// The same lifetimes, with values up to this age returned while another task fetches, and
+    /// after a failed fetch.
     #[must_use]
     pub fn stale(self, stale: Duration) -> Self {
         Self { stale, ..self }

@@ -12,8 +12,8 @@ use crate::{Failure, unavailable};
 /// logs is under 4 MiB.
 const BODY_MAX: usize = 16 * 1024 * 1024;
 
-/// Statuses with which a gateway certainly did not forward the request: no key, a bad key, an unknown
-/// path, a body too long, too many requests. Any other status leaves that open.
+/// Statuses with which a gateway certainly did not forward the request: no key, a bad key, an
+/// unknown path, a body too long, too many requests. Any other status leaves that open.
 const NOT_FORWARDED: [u16; 5] = [401, 403, 404, 413, 429];
 
 /// Statuses that a gateway may return for a batch and not for a single request.
@@ -23,8 +23,8 @@ const BATCH_REFUSED: [u16; 8] = [400, 405, 413, 415, 422, 429, 500, 501];
 pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_secs(120);
 
 /// The time limit for a connection. Without it, a host that drops packets uses up the whole time
-/// limit of a request, and it stays open whether the request was sent. Three times the longest round
-/// trip with one lost packet.
+/// limit of a request, and it stays open whether the request was sent. Three times the longest
+/// round trip with one lost packet.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The HTTP clients for remote and for local nodes.
@@ -50,8 +50,8 @@ impl Clients {
         })
     }
 
-    /// The client for a node. A node on this machine is reached without the environment's proxy, which
-    /// could not reach it and would see its key.
+    /// The client for a node. A node on this machine is reached without the environment's proxy,
+    /// which could not reach it and would see its key.
     pub(crate) fn for_url(&self, url: &Url) -> &reqwest::Client {
         match is_local(url) {
             true => &self.local,

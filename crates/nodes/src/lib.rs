@@ -160,8 +160,8 @@ impl Nodes {
         complete.ok_or_else(|| last_failure.map_or_else(no_node, Failure::fault))
     }
 
-    /// Sends several requests whose replies must come from the same node, to each node in turn until
-    /// one replies.
+    /// Sends several requests whose replies must come from the same node, to each node in turn
+    /// until one replies.
     ///
     /// # Errors
     /// If no node replies.
@@ -206,9 +206,9 @@ impl Nodes {
             .collect()
     }
 
-    /// Sends one request at the same time to every node that is not known to be behind, or to all if
-    /// every node is. Each must prove its identity first. For a question to which one wrong answer
-    /// costs money.
+    /// Sends one request at the same time to every node that is not known to be behind, or to all
+    /// if every node is. Each must prove its identity first. For a question to which one wrong
+    /// answer costs money.
     pub async fn ask_every_current(&self, request: &Request) -> Vec<Reply> {
         let is_current = |node: &&Node| !node.is_stale() && !node.is_backing_off();
         let mut nodes: Vec<&Node> = self.nodes.iter().filter(is_current).collect();
@@ -254,8 +254,8 @@ impl Nodes {
         outcome
     }
 
-    /// Checks each node by itself: whether it is on the right chain, and what `judge` says about its
-    /// replies to `requests`. `judge` also gets the node's number, counted from 0.
+    /// Checks each node by itself: whether it is on the right chain, and what `judge` says about
+    /// its replies to `requests`. `judge` also gets the node's number, counted from 0.
     ///
     /// A node that fails is stale: from now on it is asked after all others.
     pub async fn health(

@@ -106,8 +106,9 @@ impl Node {
 
     /// The replies, in the order of the requests.
     ///
-    /// A node that has never proved its identity, or has failed since, must do so first. An outdated
-    /// proof is renewed beside the requests, which costs no time; if it fails, no reply counts.
+    /// A node that has never proved its identity, or has failed since, must do so first. An
+    /// outdated proof is renewed beside the requests, which costs no time; if it fails, no reply
+    /// counts.
     pub(crate) async fn ask(
         &self,
         identity: &dyn Identity,

@@ -59,8 +59,8 @@ impl Response {
     }
 }
 
-/// The replies to `count` requests, in the order of the requests. `limits` are the error codes of the
-/// chain's gateways for rate limits.
+/// The replies to `count` requests, in the order of the requests. `limits` are the error codes of
+/// the chain's gateways for rate limits.
 pub(crate) fn in_order(
     responses: Value,
     count: usize,
@@ -68,7 +68,8 @@ pub(crate) fn in_order(
 ) -> Result<Vec<Reply>, ExchangeError> {
     let responses = match serde_json::from_value(responses) {
         Ok(Responses::Many(responses)) => responses,
-        // A single response needs no id, because HTTP assigns it to its request. Errors often have none.
+        // A single response needs no id, because HTTP assigns it to its request. Errors often have
+        // none.
         Ok(Responses::One(response)) if count == 1 => {
             return match response.id {
                 None | Some(FIRST_ID) => Ok(vec![response.reply(limits)?]),

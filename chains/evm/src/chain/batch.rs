@@ -1,12 +1,12 @@
 //! Many calls in one transaction, each with its own gas limit.
 //!
-//! A payer's account can change between the simulation and the block: an EIP-7702 delegation gives it
-//! code, and the token then runs that code. So every call gets a fixed share of the transaction's gas, and
-//! no call can use the gas of another. The program is `contracts/Batch.yul`. It is sent as init code, so no
-//! contract has to be deployed beforehand.
+//! A payer's account can change between the simulation and the block: an EIP-7702 delegation gives
+//! it code, and the token then runs that code. So every call gets a fixed share of the
+//! transaction's gas, and no call can use the gas of another. The program is `contracts/Batch.yul`.
+//! It is sent as init code, so no contract has to be deployed beforehand.
 //!
-//! The token sees the new account as the caller. `transferWithAuthorization` accepts any caller. A call
-//! that depends on its caller must not be [`batchable`](Call::batchable).
+//! The token sees the new account as the caller. `transferWithAuthorization` accepts any caller. A
+//! call that depends on its caller must not be [`batchable`](Call::batchable).
 
 use alloy::primitives::{Bytes, hex};
 
@@ -34,15 +34,17 @@ const GAS_MAX: u64 = 15_000_000;
 /// The gas for creating an account, in addition to that of an ordinary transaction (EIP-2).
 const CREATE: u64 = 32_000;
 
-/// The gas of the program for each call, in addition to the call's own limit: the loop, the copy, and a
-/// cold target (EIP-2929: 2,600). Measured: under 3,000 for the first call and under 700 for each other.
+/// The gas of the program for each call, in addition to the call's own limit: the loop, the copy,
+/// and a cold target (EIP-2929: 2,600). Measured: under 3,000 for the first call and under 700 for
+/// each other.
 const OVERHEAD: u64 = 3_500;
 
-/// The gas that a call may need in addition to that of its simulation: the recipient may have been emptied
-/// since, so that its balance is a new slot (EIP-2200: 20,000 instead of 2,900).
+/// The gas that a call may need in addition to that of its simulation: the recipient may have been
+/// emptied since, so that its balance is a new slot (EIP-2200: 20,000 instead of 2,900).
 pub(super) const EMPTIED_RECIPIENT: u64 = 20_000;
 
-/// How much gas a call may use in a batch: that of its simulation, an eighth of it, and [`EMPTIED_RECIPIENT`].
+/// How much gas a call may use in a batch: that of its simulation, an eighth of it, and
+/// [`EMPTIED_RECIPIENT`].
 fn limit(call: &Call) -> u32 {
     let limit = call.gas + call.gas / 8 + EMPTIED_RECIPIENT;
     u32::try_from(limit).unwrap_or(u32::MAX)
@@ -74,7 +76,8 @@ pub(super) fn program(calls: &[&Call]) -> Bytes {
 
 /// The most gas that the calls can use, without the gas of every transaction and of its data.
 ///
-/// A frame keeps a sixty-fourth of its gas (EIP-150), and the last call must still get its whole limit.
+/// A frame keeps a sixty-fourth of its gas (EIP-150), and the last call must still get its whole
+/// limit.
 pub(super) fn gas(calls: &[&Call], code: &[u8]) -> u64 {
     let limits = calls.iter().map(|call| u64::from(limit(call)));
     let largest = limits.clone().max().unwrap_or(0);

@@ -1,8 +1,8 @@
 //! Estimates the time between a chain's blocks from the newest blocks that nodes report.
 //!
-//! A transaction is usually included in the next block or the one after. An authorization that expires
-//! before would cost gas and move nothing. So the required remaining lifetime depends on the chain: Base
-//! makes a block every two seconds, Ethereum every twelve.
+//! A transaction is usually included in the next block or the one after. An authorization that
+//! expires before would cost gas and move nothing. So the required remaining lifetime depends on
+//! the chain: Base makes a block every two seconds, Ethereum every twelve.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -13,15 +13,15 @@ pub(crate) const INCLUSION_MIN_SECS: u64 = 6;
 /// How many blocks inclusion may ordinarily take.
 pub(crate) const INCLUSION_BLOCKS: u64 = 2;
 
-/// The longest block time that counts, in seconds. Ethereum's is 12, and no known network is slower. A
-/// longer one means that the chain makes blocks on demand or had stopped.
+/// The longest block time that counts, in seconds. Ethereum's is 12, and no known network is
+/// slower. A longer one means that the chain makes blocks on demand or had stopped.
 const BLOCK_SECS_MAX: u64 = 15;
 
 /// How many samples are kept. The shortest counts, so that empty slots do not.
 const SAMPLES: usize = 16;
 
-/// How long inclusion may take, in seconds, on a chain with a block every `block_secs` seconds (0 if
-/// unknown).
+/// How long inclusion may take, in seconds, on a chain with a block every `block_secs` seconds (0
+/// if unknown).
 pub(crate) fn inclusion_secs(block_secs: u64) -> u64 {
     block_secs
         .saturating_mul(INCLUSION_BLOCKS)
@@ -51,8 +51,8 @@ impl BlockTimes {
             samples.head = Some((number, time));
             return;
         };
-        // A node may be some blocks behind another; such a report is not a sample. If it is further behind
-        // than a working node can be, the recorded highest block was wrong.
+        // A node may be some blocks behind another; such a report is not a sample. If it is further
+        // behind than a working node can be, the recorded highest block was wrong.
         if number <= last {
             if last - number > BEHIND_MAX {
                 samples.head = Some((number, time));

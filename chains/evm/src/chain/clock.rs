@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use quittance_core::{Fault, FaultKind, Timestamp};
 
-/// The age of the newest block, in seconds, from which verdicts about time are in doubt. The slowest
-/// chain makes a block every twelve seconds, and two in a row are rarely missed.
+/// The age of the newest block, in seconds, from which verdicts about time are in doubt. The
+/// slowest chain makes a block every twelve seconds, and two in a row are rarely missed.
 const AGE_MAX_SECS: u64 = 30;
 
-/// How far in the future the newest block may be, in seconds. Consensus allows no such block. Local chains
-/// that make several blocks a second run ahead by a second each.
+/// How far in the future the newest block may be, in seconds. Consensus allows no such block. Local
+/// chains that make several blocks a second run ahead by a second each.
 const AHEAD_MAX_SECS: u64 = 120;
 
 /// Why the clock cannot be trusted, given the times of all nodes' newest blocks.

@@ -24,8 +24,8 @@ pub struct EvmConfig {
     pub network: Network,
     /// Its nodes, in order of preference.
     pub rpc_urls: Vec<Url>,
-    /// The time limit for a node's reply. It must be shorter than the time that a caller waits, so that a
-    /// second node can be asked.
+    /// The time limit for a node's reply. It must be shorter than the time that a caller waits, so
+    /// that a second node can be asked.
     pub rpc_timeout: Duration,
     /// The keys that sign and pay for transactions. Each is a lane.
     pub signers: Vec<Signer>,
@@ -47,17 +47,17 @@ pub struct EvmConfig {
     pub gas_limit: GasLimit,
     /// How many payments may share a transaction.
     pub max_batch: usize,
-    /// Whether accounts with code may pay: contract wallets (ERC-1271) and delegated accounts (EIP-7702).
-    /// Their code runs in the payment, for gas that the operator pays.
+    /// Whether accounts with code may pay: contract wallets (ERC-1271) and delegated accounts
+    /// (EIP-7702). Their code runs in the payment, for gas that the operator pays.
     pub contract_wallets: bool,
-    /// The amount of each token above which two nodes must confirm a payment, in atomic units. For other
-    /// tokens one node is enough.
+    /// The amount of each token above which two nodes must confirm a payment, in atomic units. For
+    /// other tokens one node is enough.
     pub two_nodes_above: BTreeMap<Address, U256>,
-    /// The age of the newest block from which a node counts as stuck. `None` for chains that make blocks
-    /// only when there are transactions.
+    /// The age of the newest block from which a node counts as stuck. `None` for chains that make
+    /// blocks only when there are transactions.
     pub head_age_max: Option<Duration>,
-    /// The balance that a signer needs to count as funded, in wei. `None` for the present price of twenty
-    /// payments.
+    /// The balance that a signer needs to count as funded, in wei. `None` for the present price of
+    /// twenty payments.
     pub balance_min: Option<U256>,
 }
 
@@ -65,8 +65,8 @@ pub struct EvmConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GasLimit {
-    /// From the gas that the payments used in the simulation. It saves a round trip, and payments can
-    /// share transactions.
+    /// From the gas that the payments used in the simulation. It saves a round trip, and payments
+    /// can share transactions.
     Measured,
     /// By `eth_estimateGas`. For chains that charge gas for more than execution, such as Arbitrum.
     Estimated,
@@ -102,14 +102,15 @@ impl EvmConfig {
             final_after: Duration::from_secs(15 * 60),
             gas_price_max: u128::from(fees.max_gas_price_gwei) * GWEI,
             tip_max: u128::from(fees.max_tip_gwei) * GWEI,
-            // USDC takes under 100,000. A wallet that checks a passkey in Solidity takes some 400,000.
+            // USDC takes under 100,000. A wallet that checks a passkey in Solidity takes some
+            // 400,000.
             gas_per_payment_max: 600_000,
             gas_limit,
             // 32 transfers take 1.5 million gas, a twentieth of the smallest block limit in use.
             max_batch: 32,
-            // Smart accounts and delegated accounts are a large part of payers. The gas that they can waste
-            // is bounded: their payment is simulated for the block it will be in, and the engine stops
-            // serving a payer whose transactions keep failing.
+            // Smart accounts and delegated accounts are a large part of payers. The gas that they
+            // can waste is bounded: their payment is simulated for the block it will be in, and the
+            // engine stops serving a payer whose transactions keep failing.
             contract_wallets: true,
             two_nodes_above: BTreeMap::new(),
             head_age_max: Some(Duration::from_secs(180)),

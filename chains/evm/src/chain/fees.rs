@@ -40,8 +40,8 @@ impl Fees {
 
     /// The fees of a replacement for a transaction with these fees.
     ///
-    /// Nodes require a tenth more of everything (geth's rule, the strictest). The fees of `now` count if
-    /// they are higher. `None` if the tenth exceeds `limit`, or that of the tip `tip_max`.
+    /// Nodes require a tenth more of everything (geth's rule, the strictest). The fees of `now`
+    /// count if they are higher. `None` if the tenth exceeds `limit`, or that of the tip `tip_max`.
     pub(super) fn raised(self, now: Self, limit: u128, tip_max: u128) -> Option<Self> {
         let tenth_more = |fee: u128| fee.saturating_add(fee / 10).saturating_add(1);
         let least = tenth_more(self.max());
@@ -77,12 +77,12 @@ pub(super) struct FeeOracle {
     latest: Cached<Fees, Fault>,
 }
 
-/// How many times the node's suggested tip is paid at most. On a chain with nearly empty blocks, a few
-/// transactions set the median.
+/// How many times the node's suggested tip is paid at most. On a chain with nearly empty blocks, a
+/// few transactions set the median.
 const TIP_TIMES_MAX: u128 = 5;
 
-/// A negligible tip, in wei: a million gas costs a hundred-thousandth of a coin. Some nodes suggest a tip
-/// of zero.
+/// A negligible tip, in wei: a million gas costs a hundred-thousandth of a coin. Some nodes suggest
+/// a tip of zero.
 const TIP_NEGLIGIBLE: u128 = 10_000_000;
 
 /// The tip to pay, given the `median` of the included tips and the node's suggestion.
@@ -91,8 +91,8 @@ fn bounded_tip(median: u128, suggested: Option<u128>, tip_max: u128) -> u128 {
     median.min(by_node.unwrap_or(u128::MAX)).min(tip_max).max(1)
 }
 
-/// For how long fees are kept. A base fee changes by at most an eighth per block, and the maximum price
-/// leaves room for twice the base fee.
+/// For how long fees are kept. A base fee changes by at most an eighth per block, and the maximum
+/// price leaves room for twice the base fee.
 const LIFETIME: Duration = Duration::from_secs(3);
 
 /// How many past blocks the median tip is from.
@@ -162,8 +162,8 @@ async fn fetch(rpc: &Rpc, tip_max: u128) -> Result<Fees, Fault> {
     })
 }
 
-/// Twice the next block's base fee, and the bounded median of the included tips. `None` on a chain without a base
-/// fee.
+/// Twice the next block's base fee, and the bounded median of the included tips. `None` on a chain
+/// without a base fee.
 fn dynamic_fees(history: &FeeHistory, suggested: Option<u128>, tip_max: u128) -> Option<Fees> {
     let base = *history.base_fee_per_gas.last()?;
     if base == 0 {

@@ -41,8 +41,8 @@ pub(super) struct HealthCheck<'a> {
 }
 
 impl HealthCheck<'_> {
-    /// The problems, and why this machine's clock cannot be trusted. It takes three round trips, and one
-    /// request to each node.
+    /// The problems, and why this machine's clock cannot be trusted. It takes three round trips,
+    /// and one request to each node.
     pub(super) async fn run(&self, now: Timestamp) -> (Health, Option<Fault>) {
         let age_max = self.config.head_age_max;
         let nodes = self.rpc.check_nodes(now, age_max).await;
@@ -91,8 +91,8 @@ impl HealthCheck<'_> {
         Ok(())
     }
 
-    /// Checks whether the nodes run a batch. Some chains let only certain accounts create contracts; there every
-    /// payment is sent in its own transaction.
+    /// Checks whether the nodes run a batch. Some chains let only certain accounts create
+    /// contracts; there every payment is sent in its own transaction.
     async fn check_batches(&self) -> Result<(), Fault> {
         let sender: Option<Address> = self.signers.addresses().next().map(|(_, address)| address);
         let call = TransactionRequest {
@@ -158,8 +158,8 @@ impl HealthCheck<'_> {
     }
 }
 
-/// Whether the node failed to make a call, and not the contract to return. Nodes agree on no code for a failed
-/// call: geth returns 3 or -32000, others -32015.
+/// Whether the node failed to make a call, and not the contract to return. Nodes agree on no code
+/// for a failed call: geth returns 3 or -32000, others -32015.
 fn is_node_fault(error: &TransportError) -> bool {
     const CALL_FAILED: [i64; 2] = [3, -32015];
     const CALL_FAILED_WORDS: [&str; 4] = ["revert", "opcode", "out of gas", "vm execution"];

@@ -51,12 +51,13 @@ use crate::call::Call;
 use crate::eip3009::AuthorizationUse;
 use crate::evidence::Evidence;
 
-/// How many sequence numbers are looked up in one round trip. With a replacement each, and the lanes' nonces,
-/// they need fewer than the 100 requests that the strictest gateways allow in a batch.
+/// How many sequence numbers are looked up in one round trip. With a replacement each, and the
+/// lanes' nonces, they need fewer than the 100 requests that the strictest gateways allow in a
+/// batch.
 const SEQUENCES_PER_BATCH: usize = 40;
 
-/// How many transactions of one signer may be in flight. Nodes keep at least 16 of one account in order (geth:
-/// usually 64), and drop some beyond that.
+/// How many transactions of one signer may be in flight. Nodes keep at least 16 of one account in
+/// order (geth: usually 64), and drop some beyond that.
 const IN_FLIGHT_MAX: usize = 16;
 
 /// The gas of a transfer of the chain's own coin.
@@ -71,16 +72,16 @@ pub struct Evm {
     signers: Signers,
     fees: FeeOracle,
     blocks: BlockTimes,
-    /// Whether the nodes run a batch, by the last health check. Until the first one every payment is sent in
-    /// its own transaction.
+    /// Whether the nodes run a batch, by the last health check. Until the first one every payment
+    /// is sent in its own transaction.
     runs_batches: AtomicBool,
     /// Why this machine's clock cannot be trusted, by the last health check.
     clock_fault: Mutex<Option<Fault>>,
 }
 
 impl Evm {
-    /// The chain with this configuration. Nothing is sent: a node that is down now may be up later, and
-    /// [`health`](Chain::health) reports it.
+    /// The chain with this configuration. Nothing is sent: a node that is down now may be up later,
+    /// and [`health`](Chain::health) reports it.
     ///
     /// # Errors
     /// If the configuration is incomplete or contradictory.
@@ -141,7 +142,8 @@ impl Evm {
         over: &Transaction,
     ) -> Result<Option<Transaction>, Fault> {
         if self.rpc.nodes().all_stale() {
-            // No node shows new blocks, so the transaction may be included already. A higher fee does not help.
+            // No node shows new blocks, so the transaction may be included already. A higher fee
+            // does not help.
             return Ok(None);
         }
         let signer = self.signers.signer(&over.lane)?;
@@ -230,8 +232,8 @@ impl Chain for Evm {
 
     async fn next_sequence(&self, lane: &LaneId) -> Result<Option<u64>, Fault> {
         let request = Request::new("eth_getTransactionCount", json!([lane.address(), "latest"]));
-        // The lowest count is used. One that is too high would be kept by the journal and leave a nonce gap,
-        // which costs gas to fill. One that is too low costs another request.
+        // The lowest count is used. One that is too high would be kept by the journal and leave a
+        // nonce gap, which costs gas to fill. One that is too low costs another request.
         let mut lowest = Err(unavailable("no node reported the signer's next nonce"));
         for reply in self.rpc.nodes().ask_every_current(&request).await {
             lowest = match (lowest, decode_reply::<U64>(reply)) {

@@ -1,8 +1,9 @@
 //! Many questions about the chain in one `eth_call`, each answered as if it were the only one.
 //!
-//! The questions of many payments are appended to a small program (`contracts/Probe.yul`), which runs as the
-//! code of a call without a recipient. Nothing is deployed, and a node needs no method but `eth_call`. Each
-//! step runs in a frame that is reverted, so a simulated transfer never shows in another payment's balance.
+//! The questions of many payments are appended to a small program (`contracts/Probe.yul`), which
+//! runs as the code of a call without a recipient. Nothing is deployed, and a node needs no method
+//! but `eth_call`. Each step runs in a frame that is reverted, so a simulated transfer never shows
+//! in another payment's balance.
 
 use alloy::primitives::{Address, B256, Bytes, hex};
 use quittance_core::{LaneId, Timestamp};
@@ -16,25 +17,29 @@ const PROGRAM: &[u8] = &match hex::const_decode_to_array::<
     Err(_) => panic!("contracts/Probe.hex is not hexadecimal"),
 };
 
-/// How many bytes of a call's return data are reported (`ANSWER_MAX` of the program): five words, enough
-/// for a revert reason of 92 letters.
+/// How many bytes of a call's return data are reported (`ANSWER_MAX` of the program): five words,
+/// enough for a revert reason of 92 letters.
 const DATA_MAX: usize = 160;
 
-/// The longest program that is sent, with its steps, in bytes. EIP-3860 limits init code to 49,152 bytes.
+/// The longest program that is sent, with its steps, in bytes. EIP-3860 limits init code to 49,152
+/// bytes.
 pub(super) const CODE_MAX: usize = 48 * 1024;
 
 /// Steps that are run together, on the state of one block.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Probe {
     /// The steps.
     pub steps: Vec<Step>,
-    /// Whether to run the steps as in a real transaction: alone, from a signer, with fees. Set it if a contract
-    /// of the payer's choice is called: such a contract can detect a free simulation and act differently.
+    /// Whether to run the steps as in a real transaction: alone, from a signer, with fees. Set it
+    /// if a contract of the payer's choice is called: such a contract can detect a free simulation
+    /// and act differently.
     pub as_transaction: bool,
 }
 
 /// One step of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Step {
     /// Gets the length of this account's code.
     CodeSize(Address),
@@ -53,6 +58,7 @@ pub enum Step {
 
 /// Whether a call is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Condition {
     /// Always.
     Always,
@@ -64,6 +70,7 @@ pub enum Condition {
 
 /// The result of one [`Probe`].
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ProbeResult {
     /// The time of the block on whose state the steps ran.
     pub chain_time: Timestamp,
@@ -73,14 +80,27 @@ pub struct ProbeResult {
     pub block_secs: u64,
     /// The outcome of each step.
     pub outcomes: Vec<StepOutcome>,
-    /// The outcomes in the last block in which a transaction sent now is expected, for a probe that ran as a
-    /// transaction. `None` if the node cannot simulate a call with another block number and time.
+    /// The outcomes in the last block in which a transaction sent now is expected, for a probe that
+    /// ran as a transaction. `None` if the node cannot simulate a call with another block number
+    /// and time.
     pub later: Option<Vec<StepOutcome>>,
     /// The lane whose transaction was simulated, for a probe that ran as a transaction.
     pub sender: Option<LaneId>,
 }
 
 impl ProbeResult {
+    /// The outcomes of a probe on the state of this block. The other fields are unknown.
+    pub fn new(chain_time: Timestamp, block: u64, outcomes: Vec<StepOutcome>) -> Self {
+        Self {
+            chain_time,
+            block,
+            block_secs: 0,
+            outcomes,
+            later: None,
+            sender: None,
+        }
+    }
+
     /// The outcomes now and later. A payment must be valid in both.
     pub fn simulations(&self) -> impl Iterator<Item = &[StepOutcome]> {
         let later = self.later.as_deref();
@@ -90,6 +110,7 @@ impl ProbeResult {
 
 /// The outcome of one [`Step`].
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum StepOutcome {
     /// The length of the account's code, in bytes.
     CodeSize(u64),
@@ -186,11 +207,19 @@ impl Step {
 }
 
 impl Probe {
-    /// A probe that shares a call with others. [`as_transaction`](Self::as_transaction) is not set.
+    /// A probe that shares a call with others.
     pub fn new(steps: Vec<Step>) -> Self {
         Self {
             steps,
             as_transaction: false,
+        }
+    }
+
+    /// A probe that runs [`as_transaction`](Self::as_transaction).
+    pub fn new_transaction(steps: Vec<Step>) -> Self {
+        Self {
+            steps,
+            as_transaction: true,
         }
     }
 
@@ -207,7 +236,8 @@ impl Probe {
 
     /// The most gas that the probe can use, its overhead included.
     pub(super) fn gas(&self) -> u64 {
-        /// A cold account, the call into the frame, the call out of it, and copies. Measured: under 6,000.
+        /// A cold account, the call into the frame, the call out of it, and copies. Measured: under
+        /// 6,000.
         const OVERHEAD: u64 = 10_000;
         self.steps.iter().map(|step| step.gas() + OVERHEAD).sum()
     }
@@ -222,8 +252,8 @@ pub(super) fn program<'a>(probes: impl IntoIterator<Item = &'a Probe>) -> Bytes 
     code.into()
 }
 
-/// Decodes the program's return data: the chain id, and the result of each probe. The result is `None` if one
-/// of its steps ran out of the node's gas limit.
+/// Decodes the program's return data: the chain id, and the result of each probe. The result is
+/// `None` if one of its steps ran out of the node's gas limit.
 ///
 /// Returns `None` if the data is not from the program: the node is broken or did not run it.
 pub(super) fn decode_results<'a>(
@@ -242,14 +272,7 @@ pub(super) fn decode_results<'a>(
                 None => lost = true,
             }
         }
-        let result = ProbeResult {
-            chain_time: Timestamp::from_secs(time),
-            block,
-            block_secs: 0,
-            outcomes,
-            later: None,
-            sender: None,
-        };
+        let result = ProbeResult::new(Timestamp::from_secs(time), block, outcomes);
         results.push((!lost).then_some(result));
     }
     reader.0.is_empty().then_some((chain_id, results))

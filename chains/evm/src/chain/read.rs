@@ -21,8 +21,8 @@ use super::transport::fault;
 /// The gas of the probe's program itself: its code, the creation of the frame, and memory.
 const PROGRAM_GAS: u64 = 1_500_000;
 
-/// The highest sum of the gas limits in one `eth_call`. Most nodes allow 50 million and more; small nodes
-/// allow a block's 30 million.
+/// The highest sum of the gas limits in one `eth_call`. Most nodes allow 50 million and more; small
+/// nodes allow a block's 30 million.
 const CHUNK_GAS_MAX: u64 = 25_000_000;
 
 /// Runs probes, with what that needs of the chain.
@@ -68,8 +68,8 @@ impl Reader<'_> {
         self.decode(&data, probes)
     }
 
-    /// Runs a probe as a transaction: from a funded signer, with fees. It runs on the newest block, and on the
-    /// last block in which a transaction sent now is expected.
+    /// Runs a probe as a transaction: from a funded signer, with fees. It runs on the newest block,
+    /// and on the last block in which a transaction sent now is expected.
     async fn run_as_transaction(&self, probe: &Probe) -> Result<ProbeResult, Fault> {
         let (lane, sender) = self.signers.next_funded();
         let fees = self.fees.affordable(self.rpc).await?;
@@ -93,8 +93,8 @@ impl Reader<'_> {
         Ok(result)
     }
 
-    /// The outcomes in the last block in which a transaction sent now is expected; `None` if the node cannot
-    /// simulate a call with another block number and time.
+    /// The outcomes in the last block in which a transaction sent now is expected; `None` if the
+    /// node cannot simulate a call with another block number and time.
     async fn run_later(
         &self,
         probe: &Probe,

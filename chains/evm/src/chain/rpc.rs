@@ -1,7 +1,7 @@
 //! The client of an EVM chain's nodes.
 //!
-//! Requests and results are alloy's. What concerns several nodes at once is that of [`Nodes`]: submission, the
-//! check of each node, and questions to every node.
+//! Requests and results are alloy's. What concerns several nodes at once is that of [`Nodes`]:
+//! submission, the check of each node, and questions to every node.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -42,9 +42,9 @@ impl Identity for ChainId {
     }
 }
 
-/// The error codes of EVM gateways for rate limits. Those of proxyd, which Base's and Optimism's public nodes
-/// use: -32011 no backend, -32012 over capacity, -32014 too many calls, -32016 and -32017 over the limit.
-/// The others are of QuickNode, OnFinality and dRPC.
+/// The error codes of EVM gateways for rate limits. Those of proxyd, which Base's and Optimism's
+/// public nodes use: -32011 no backend, -32012 over capacity, -32014 too many calls, -32016 and
+/// -32017 over the limit. The others are of QuickNode, OnFinality and dRPC.
 const LIMIT_CODES: [i64; 9] = [
     -32011, -32012, -32014, -32016, -32017, -32007, -32029, -32097, 15,
 ];
@@ -95,8 +95,8 @@ impl Rpc {
         self.nodes.send(&request, refusal).await
     }
 
-    /// Checks each node: whether it is on the right chain, and whether its newest block is younger than
-    /// `head_age_max`.
+    /// Checks each node: whether it is on the right chain, and whether its newest block is younger
+    /// than `head_age_max`.
     pub(super) async fn check_nodes(
         &self,
         now: Timestamp,

@@ -31,7 +31,8 @@ pub(super) fn is_needed(above: &BTreeMap<Address, U256>, evidence: &Evidence) ->
 /// Asks every node that is up to date what a transaction did.
 ///
 /// # Errors
-/// While fewer than two nodes agree with `evidence`. This is not a verdict: a node may be a block behind.
+/// While fewer than two nodes agree with `evidence`. This is not a verdict: a node may be a block
+/// behind.
 pub(super) async fn confirm(
     nodes: &Nodes,
     id: &TransactionId,

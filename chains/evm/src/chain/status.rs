@@ -17,7 +17,8 @@ use crate::evidence::Evidence;
 /// Looks up the status of transactions.
 pub(super) struct Lookup<'rpc> {
     rpc: &'rpc Rpc,
-    /// The newest block with enough confirmations. A nonce that it does not count may become free again.
+    /// The newest block with enough confirmations. A nonce that it does not count may become free
+    /// again.
     confirmed_block: u64,
 }
 
@@ -43,8 +44,9 @@ impl<'rpc> Lookup<'rpc> {
 
     /// The status of these sequence numbers, by two batches.
     ///
-    /// The first batch asks for each lane's confirmed nonce and then for each transaction's receipt, so a
-    /// transaction that is included between both is found. The second asks for the blocks in the receipts.
+    /// The first batch asks for each lane's confirmed nonce and then for each transaction's
+    /// receipt, so a transaction that is included between both is found. The second asks for the
+    /// blocks in the receipts.
     ///
     /// # Errors
     /// If no node replies at all.
@@ -89,8 +91,8 @@ impl<'rpc> Lookup<'rpc> {
     }
 }
 
-/// The hashes of the chain's blocks with the numbers in the receipts, and the number of its newest block, fetched
-/// after the receipts.
+/// The hashes of the chain's blocks with the numbers in the receipts, and the number of its newest
+/// block, fetched after the receipts.
 struct Blocks {
     head: u64,
     by_number: BTreeMap<u64, Result<Option<B256>, Fault>>,
@@ -126,9 +128,10 @@ impl Blocks {
 
     /// The status of a transaction with this receipt.
     ///
-    /// A receipt alone is not a proof. Some nodes return receipts of the block that is being built, with a
-    /// zero hash (Base's Flashblocks) or with the expected hash. Some keep the receipts of replaced blocks
-    /// for a while. A receipt counts once the chain has a block with its number and hash.
+    /// A receipt alone is not a proof. Some nodes return receipts of the block that is being built,
+    /// with a zero hash (Base's Flashblocks) or with the expected hash. Some keep the receipts of
+    /// replaced blocks for a while. A receipt counts once the chain has a block with its number and
+    /// hash.
     fn status(&self, receipt: Receipt) -> StatusResult {
         let Some((number, hash)) = receipt.block else {
             return Ok(Status::Pending);
@@ -150,8 +153,8 @@ impl Blocks {
     }
 }
 
-/// The included transaction with this hash, which a log named. It has 0 confirmations if there is no receipt
-/// of a block that the chain has: then it is not known yet what the transaction did.
+/// The included transaction with this hash, which a log named. It has 0 confirmations if there is
+/// no receipt of a block that the chain has: then it is not known yet what the transaction did.
 pub(super) async fn inclusion(rpc: &Rpc, hash: B256) -> Found<Evidence> {
     match status(rpc, hash).await {
         Ok(Status::Included {

@@ -3,8 +3,8 @@
 use quittance_core::FaultKind;
 use quittance_nodes::{Meaning, Refusals};
 
-/// The words of nodes' errors to `eth_sendRawTransaction`. Node software agrees on no codes, and only
-/// roughly on words. What no entry matches counts as possibly sent.
+/// The words of nodes' errors to `eth_sendRawTransaction`. Node software agrees on no codes, and
+/// only roughly on words. What no entry matches counts as possibly sent.
 pub(crate) const REFUSALS: Refusals = Refusals::new(&[
     // Contains "known transaction", and means the opposite.
     (&["unknown transaction"], Meaning::Unknown),

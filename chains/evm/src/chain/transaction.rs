@@ -18,7 +18,8 @@ pub(super) struct Body {
 }
 
 impl Body {
-    /// A single call is the transaction itself. Several are made by a program that bounds the gas of each.
+    /// A single call is the transaction itself. Several are made by a program that bounds the gas
+    /// of each.
     pub(super) fn new(calls: &[&Call]) -> Self {
         match calls {
             [call] => Self {
@@ -52,7 +53,8 @@ impl Body {
                 0 => (zeros + 1, others),
                 _ => (zeros, others + 1),
             });
-        // Since EIP-7623 call data has a normal price and a floor price, which holds if little is executed.
+        // Since EIP-7623 call data has a normal price and a floor price, which holds if little is
+        // executed.
         let executed = BASE + 4 * zeros + 16 * others + made;
         executed.max(BASE + 10 * zeros + 40 * others)
     }

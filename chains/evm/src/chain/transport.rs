@@ -1,7 +1,8 @@
 //! Alloy's transport over [`Nodes`].
 //!
-//! Alloy's typed client writes requests and reads results. The transport keeps what settling payments needs:
-//! several nodes, their limits, batches in one round trip, and "not sent" distinguished from "no reply".
+//! Alloy's typed client writes requests and reads results. The transport keeps what settling
+//! payments needs: several nodes, their limits, batches in one round trip, and "not sent"
+//! distinguished from "no reply".
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -22,8 +23,8 @@ use tower_service::Service;
 
 /// The nodes of a chain as one transport.
 ///
-/// A single request goes to each node in turn, until one returns a result of the method's type. A batch is sent in
-/// one round trip, and what one node cannot answer goes to the next.
+/// A single request goes to each node in turn, until one returns a result of the method's type. A
+/// batch is sent in one round trip, and what one node cannot answer goes to the next.
 #[derive(Debug, Clone)]
 pub(super) struct NodesTransport(pub(super) Arc<Nodes>);
 
@@ -95,7 +96,8 @@ fn from_nodes(id: Id, reply: Reply) -> Result<Response, TransportError> {
     Ok(Response { id, payload })
 }
 
-/// Checks that a result has the type that the method returns, so that the next node is asked if it has not.
+/// Checks that a result has the type that the method returns, so that the next node is asked if it
+/// has not.
 fn has_type_of(method: &str, result: Value) -> Result<Value, Failure> {
     let checked = match method {
         "eth_call" => Bytes::deserialize(&result).map(drop),
@@ -131,5 +133,51 @@ pub(crate) fn fault(error: TransportError) -> Fault {
         error => unavailable(format_args!(
             "the node returned an unexpected result: {error}"
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quittance_core::FaultKind;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn failures_of_nodes_survive_the_transport() {
+        let mut source = unavailable("no node took the request");
+        source.retry_after = Some(std::time::Duration::from_secs(77));
+        for failure in [
+            Failure::NotSent(source.clone()),
+            Failure::NoReply(source.clone()),
+        ] {
+            assert_eq!(fault(TransportErrorKind::custom(failure)), source);
+        }
+        let reply = from_nodes(
+            Id::Number(5),
+            Err(NodeError::new(-32000, "header not found")),
+        );
+        let ResponsePayload::Failure(error) = reply.unwrap().payload else {
+            panic!("an error is not a result");
+        };
+        let fault = fault(RpcError::ErrorResp(error));
+        assert_eq!(fault.kind, FaultKind::ChainUnavailable);
+        assert!(fault.detail.contains("-32000") && fault.detail.contains("header not found"));
+    }
+
+    #[test]
+    fn result_of_another_type_is_not_accepted() {
+        for (method, good, bad) in [
+            ("eth_call", json!("0x01"), json!(null)),
+            ("eth_blockNumber", json!("0x10"), json!("ten")),
+            ("eth_estimateGas", json!("0x5208"), json!({})),
+            ("eth_getLogs", json!([]), json!([{ "address": "0x" }])),
+            ("eth_getBlockByNumber", json!(null), json!({ "hash": "0x" })),
+            ("eth_getTransactionReceipt", json!(null), json!([])),
+        ] {
+            assert!(has_type_of(method, good).is_ok(), "{method}");
+            let failure = has_type_of(method, bad).unwrap_err();
+            assert!(matches!(failure, Failure::NoReply(_)), "{method}");
+        }
     }
 }

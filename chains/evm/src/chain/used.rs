@@ -13,12 +13,12 @@ use crate::abi::Eip3009;
 use crate::eip3009::AuthorizationUse;
 use crate::evidence::Evidence;
 
-/// How many blocks one request searches: the first of these that the node accepts. Providers allow 10,000
-/// (many), 1,000, or 10 (some free plans).
+/// How many blocks one request searches: the first of these that the node accepts. Providers allow
+/// 10,000 (many), 1,000, or 10 (some free plans).
 const WIDTHS: [u64; 3] = [1_000, 100, 10];
 
-/// How many requests a search makes at most. The authorization was unused when its payment was claimed, so
-/// its use is recent, and the first request nearly always finds it.
+/// How many requests a search makes at most. The authorization was unused when its payment was
+/// claimed, so its use is recent, and the first request nearly always finds it.
 const WINDOWS_MAX: u64 = 5;
 
 /// The included transaction that used an authorization; `None` if the searched blocks have none.

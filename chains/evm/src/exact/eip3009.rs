@@ -20,12 +20,12 @@ use crate::evidence::Evidence;
 use crate::signature::{EcdsaSignature, PayerSignature};
 use crate::token::Token;
 
-/// The longest remaining lifetime of an authorization, in seconds. A payment takes minutes. An authorization
-/// that is valid for years would have to be remembered for years.
+/// The longest remaining lifetime of an authorization, in seconds. A payment takes minutes. An
+/// authorization that is valid for years would have to be remembered for years.
 pub(super) const LIFETIME_MAX_SECS: u64 = 7 * 24 * 3600;
 
-/// How much later than both clocks `validAfter` may be, in seconds. Clocks of wallets are wrong by as much, so
-/// the engine waits for such a payment.
+/// How much later than both clocks `validAfter` may be, in seconds. Clocks of wallets are wrong by
+/// as much, so the engine waits for such a payment.
 const NOT_YET_MAX_SECS: u64 = 15;
 
 /// The gas limit of a view of the token. Circle's proxy needs less than 10,000.
@@ -42,8 +42,8 @@ pub(super) struct Limits {
 
 /// A payment by an EIP-3009 authorization.
 pub(super) struct Eip3009Payment {
-    /// Made on first use: the checksums of its three addresses cost as many hashes as the digest, and the
-    /// verdict alone does not need them.
+    /// Made on first use: the checksums of its three addresses cost as many hashes as the digest,
+    /// and the verdict alone does not need them.
     info: OnceLock<PaymentInfo>,
     chain_id: u64,
     token: Address,
@@ -54,8 +54,8 @@ pub(super) struct Eip3009Payment {
     signature: PayerSignature,
     digest: B256,
     claims: Vec<SignatureClaim>,
-    /// The first failed check of the authorization. It is reported only if the signature is valid: an unsigned
-    /// payload says nothing about the payer.
+    /// The first failed check of the authorization. It is reported only if the signature is valid:
+    /// an unsigned payload says nothing about the payer.
     objection: Option<Rejection>,
 }
 
@@ -100,10 +100,7 @@ impl Eip3009Payment {
         let payer = self.authorization.from;
         let signature = self.signature.ecdsa().unwrap_or(EcdsaSignature([0; 65]));
         let transfer = self.authorization.transfer_with_key(&signature);
-        Probe {
-            steps: self.steps(transfer, Condition::NoCode(payer)),
-            as_transaction: false,
-        }
+        Probe::new(self.steps(transfer, Condition::NoCode(payer)))
     }
 
     /// The probe for a payer that may be a contract.
@@ -118,10 +115,7 @@ impl Eip3009Payment {
             &self.signature,
             gas,
         ));
-        Probe {
-            steps,
-            as_transaction: true,
-        }
+        Probe::new_transaction(steps)
     }
 
     fn steps(&self, transfer: Bytes, when: Condition) -> Vec<Step> {
@@ -208,8 +202,8 @@ impl Eip3009Payment {
         Ok(())
     }
 
-    /// The effect, by the logs of a token that logs the use of an authorization right before its transfer. The
-    /// nonce shows which transfer belongs to this payment, even if others are equal.
+    /// The effect, by the logs of a token that logs the use of an authorization right before its
+    /// transfer. The nonce shows which transfer belongs to this payment, even if others are equal.
     fn effect_by_nonce(&self, logs: &[&Log]) -> Effect {
         let mut uses = (0..logs.len()).filter(|at| self.authorization.is_used_by(logs[*at]));
         let is_transfer = |log: &&Log| self.authorization.is_transfer(log);
@@ -227,7 +221,8 @@ impl Eip3009Payment {
         }
     }
 
-    /// The effect, by the logs of any other token: there must be exactly one transfer like that of this payment.
+    /// The effect, by the logs of any other token: there must be exactly one transfer like that of
+    /// this payment.
     fn effect_by_transfer(&self, logs: &[&Log]) -> Effect {
         let used = logs.iter().any(|log| self.authorization.is_used_by(log));
         let transfers = logs
@@ -259,7 +254,8 @@ impl Payment<Evm> for Eip3009Payment {
         let has_code = |outcomes: &[StepOutcome]| account::has_code(outcomes.get(step::PAYER_CODE));
         let result = match (observed.answers, signed_by_key) {
             ([], true) => {
-                // The payer's key signed the authorization, so the objection needs no answer of the chain.
+                // The payer's key signed the authorization, so the objection needs no answer of the
+                // chain.
                 self.objection.clone().map_or(Ok(()), Err)?;
                 return Ok(Check::Ask(self.probe_key()));
             }
@@ -267,8 +263,8 @@ impl Payment<Evm> for Eip3009Payment {
                 self.check_wallets_allowed(reason::SIGNATURE)?;
                 return Ok(Check::Ask(self.probe_contract()));
             }
-            // If the payer has code, its isValidSignature decides, even if the key's signature is valid. The
-            // token does the same.
+            // If the payer has code, its isValidSignature decides, even if the key's signature is
+            // valid. The token does the same.
             ([first], true) if has_code(&first.outcomes) => {
                 self.check_wallets_allowed(reason::CONTRACT_WALLET_NOT_ALLOWED)?;
                 return Ok(Check::Ask(self.probe_contract()));
@@ -297,7 +293,8 @@ impl Payment<Evm> for Eip3009Payment {
     }
 
     fn sender(&self, observed: &Observed<'_, Evm>) -> Option<LaneId> {
-        // A contract wallet was simulated as a transaction of this lane, and could detect another sender.
+        // A contract wallet was simulated as a transaction of this lane, and could detect another
+        // sender.
         observed.answers.last()?.sender.clone()
     }
 
@@ -330,7 +327,8 @@ impl Payment<Evm> for Eip3009Payment {
                 None => self.authorization.transfer_with_contract(&self.signature),
             },
             gas: gas.into(),
-            // The code of a contract wallet runs in the transfer and could use the gas of other payments.
+            // The code of a contract wallet runs in the transfer and could use the gas of other
+            // payments.
             batchable: by_key.is_some(),
             effect_key: match self.logs_authorization_first {
                 true => self.authorization.use_key(self.token),
@@ -387,8 +385,8 @@ pub(super) fn objection(
     None
 }
 
-/// Checks that the authorization is valid now or soon, and for `remaining_min` seconds more, by the stricter of
-/// our clock and the chain's.
+/// Checks that the authorization is valid now or soon, and for `remaining_min` seconds more, by the
+/// stricter of our clock and the chain's.
 fn check_window(
     authorization: &Authorization,
     now: Timestamp,
@@ -420,8 +418,8 @@ fn check_window(
     Ok(())
 }
 
-/// The time until the authorization becomes valid, zero for the next block; `None` if it is valid. The token
-/// requires a block later than `validAfter`, and many wallets sign their present time.
+/// The time until the authorization becomes valid, zero for the next block; `None` if it is valid.
+/// The token requires a block later than `validAfter`, and many wallets sign their present time.
 fn opens_in(authorization: &Authorization, now: Timestamp, chain: Timestamp) -> Option<Duration> {
     let valid_after = u64::try_from(authorization.valid_after).unwrap_or(u64::MAX);
     let opens = Timestamp::from_secs(valid_after).plus_secs(1);

@@ -1,7 +1,7 @@
 //! The scheme `exact`: a payment of exactly the required amount to exactly the required recipient.
 //!
-//! The payment moves the token by an asset transfer method. This module supports `eip3009`: the payer signs
-//! the transfer, and anyone who holds the signature can submit it once.
+//! The payment moves the token by an asset transfer method. This module supports `eip3009`: the
+//! payer signs the transfer, and anyone who holds the signature can submit it once.
 
 mod eip3009;
 mod offer;
@@ -59,7 +59,8 @@ impl Exact {
         }
     }
 
-    /// The scheme without a chain, for checking payments offline. `None` if the network is not EIP-155.
+    /// The scheme without a chain, for checking payments offline. `None` if the network is not
+    /// EIP-155.
     pub fn offline(network: Network, tokens: &[Token]) -> Option<Self> {
         let chain_id = known::chain_id(&network)?;
         Some(Self::with_tokens(network, chain_id, tokens))
@@ -102,8 +103,8 @@ impl Exact {
         Rejection::new(Reason::UNSUPPORTED_ASSET, detail)
     }
 
-    /// Checks that a payment between these parties is possible. The engine checks the amount, and that the
-    /// payer does not pay itself.
+    /// Checks that a payment between these parties is possible. The engine checks the amount, and
+    /// that the payer does not pay itself.
     fn check_parties(
         &self,
         payer: Address,

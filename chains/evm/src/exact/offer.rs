@@ -30,16 +30,17 @@ pub struct ExactOffer {
     timeout_secs: u64,
 }
 
-/// The default time for a payment, in seconds. The specification's examples have a minute, which is enough for
-/// programs. The reference implementation allows five minutes, for people with a wallet in a browser.
+/// The default time for a payment, in seconds. The specification's examples have a minute, which is
+/// enough for programs. The reference implementation allows five minutes, for people with a wallet
+/// in a browser.
 const TIMEOUT_SECS: u64 = 60;
 
 impl ExactOffer {
     /// An offer of `price` in a token, such as `"0.01"`, paid to the address `pay_to`.
     ///
     /// # Errors
-    /// If the price is zero or has more decimal places than the token, the token does not support EIP-3009,
-    /// the network is not an EVM chain, or `pay_to` is not an address.
+    /// If the price is zero or has more decimal places than the token, the token does not support
+    /// EIP-3009, the network is not an EVM chain, or `pay_to` is not an address.
     pub fn new(
         network: Network,
         token: Token,

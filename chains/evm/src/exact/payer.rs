@@ -34,14 +34,14 @@ use crate::hex::address;
 use crate::known;
 use crate::token::{Token, TransferMethod};
 
-/// The longest validity that is signed, in seconds, whatever the seller asks for. An authorization is worth money
-/// as long as it is valid.
+/// The longest validity that is signed, in seconds, whatever the seller asks for. An authorization
+/// is worth money as long as it is valid.
 const VALIDITY_MAX_SECS: u64 = 3600;
 
-/// How far the newest block must be past an authorization's end before the authorization counts as expired without
-/// use, in seconds. Until then, a reorganisation could replace blocks before the end. The time is five blocks of
-/// Ethereum, where no reorganisation was deeper than two since proof of stake, and at least thirty on layer 2
-/// networks.
+/// How far the newest block must be past an authorization's end before the authorization counts as
+/// expired without use, in seconds. Until then, a reorganisation could replace blocks before the
+/// end. The time is five blocks of Ethereum, where no reorganisation was deeper than two since
+/// proof of stake, and at least thirty on layer 2 networks.
 const SETTLED_SECS: u64 = 60;
 
 /// The time limit for a node's reply.
@@ -49,11 +49,12 @@ const RPC_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Pays `exact` requirements on any EVM chain with one key.
 ///
-/// It knows the tokens that ship with the library, and those added by [`with_token`](Self::with_token). It signs what
-/// these tables say about a token, and quotes no requirements that differ from them.
+/// It knows the tokens that ship with the library, and those added by
+/// [`with_token`](Self::with_token). It signs what these tables say about a token, and quotes no
+/// requirements that differ from them.
 ///
-/// With a node of the network ([`with_rpc`](Self::with_rpc)) a buyer can find out what became of a payment whose
-/// response was lost. Without one, such a payment stays unresolved.
+/// With a node of the network ([`with_rpc`](Self::with_rpc)) a buyer can find out what became of a
+/// payment whose response was lost. Without one, such a payment stays unresolved.
 #[derive(Clone)]
 pub struct ExactPayer {
     signer: Arc<dyn Signer + Send + Sync>,
@@ -83,8 +84,8 @@ impl ExactPayer {
 
     /// The same payer, with nodes of a network that are asked what became of payments there.
     ///
-    /// They are asked only if a payment has expired and the seller did not report its outcome. Their replies decide
-    /// whether a second payment is signed.
+    /// They are asked only if a payment has expired and the seller did not report its outcome.
+    /// Their replies decide whether a second payment is signed.
     ///
     /// # Errors
     /// If the network is not an EVM network, or if no HTTP client can be made.
@@ -196,8 +197,9 @@ struct Transfer<'a> {
 
 /// Checks that the requirements mean the token's own EIP-712 domain.
 ///
-/// Batching wallets ask for `exact` payments of USDC that are signed for the domain of their own contract. Signed for
-/// the token instead, such a payment could be taken without paying for anything.
+/// Batching wallets ask for `exact` payments of USDC that are signed for the domain of their own
+/// contract. Signed for the token instead, such a payment could be taken without paying for
+/// anything.
 fn check_domain(requirements: &PaymentRequirements, token: &Token) -> Result<(), QuoteError> {
     let extra = requirements.extra.as_ref();
     let extra = extra.ok_or_else(|| {

@@ -33,7 +33,8 @@ pub(super) struct Extra {
     pub(super) version: Option<String>,
     #[serde(default)]
     pub(super) asset_transfer_method: Option<String>,
-    /// The contract whose EIP-712 domain is meant, if the seller names one: the token or another contract.
+    /// The contract whose EIP-712 domain is meant, if the seller names one: the token or another
+    /// contract.
     #[serde(default)]
     pub(super) verifying_contract: Option<serde_json::Value>,
 }

@@ -321,8 +321,8 @@ fn texts_of(number: u64) -> String {
 
 #[test]
 fn objection_to_an_unsigned_payload_is_not_reported() {
-    // Neither the recipient nor the signature is right. The signature is reported, once it is known that the payer
-    // is not a contract that accepts it.
+    // Neither the recipient nor the signature is right. The signature is reported, once it is known
+    // that the payer is not a contract that accepts it.
     let (request, _) = signed();
     let mut payload = request.payload.tree();
     payload["authorization"]["to"] = json!(Address::repeat_byte(5));

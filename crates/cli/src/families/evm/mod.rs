@@ -10,7 +10,7 @@ use alloy::primitives::{Address, U256};
 use alloy::signers::local::PrivateKeySigner;
 use async_trait::async_trait;
 use quittance_core::{Amount, Fault, Network};
-use quittance_evm::{Evm, EvmConfig, Exact, ExactPayer, Signer, Token, TransferMethod, known};
+use quittance_evm::{Evm, EvmConfig, Exact, ExactPayer, Signer, Token, known};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use url::Url;
@@ -282,16 +282,9 @@ fn token(described: &EvmToken, path: &str) -> Result<Token, ConfigError> {
         logs_authorization_first,
     } = described.clone();
     let parsed = address.parse();
-    Ok(Token {
-        address: parsed.map_err(|_| not_an_address(format!("{path}.address"), &address))?,
-        name,
-        version,
-        decimals,
-        symbol,
-        method: TransferMethod::Eip3009,
-        supports_eip2612: false,
-        logs_authorization_first,
-    })
+    let parsed = parsed.map_err(|_| not_an_address(format!("{path}.address"), &address))?;
+    let token = Token::new(parsed, &name, &version, &symbol, decimals);
+    Ok(token.with_logs_authorization_first(logs_authorization_first))
 }
 
 fn listed(tokens: &[Token]) -> Vec<ListedToken> {
