@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use axum::routing::get;
 use axum::{Extension, Router};
-use quittance_http::{PaidBy, PaymentLayer, RemoteFacilitator};
+use quittance_http::RemoteFacilitator;
+use quittance_seller::{PaidBy, PaymentLayer};
 use quittance_solana::Blockhashes;
 use tracing::{Level, error};
 
@@ -36,7 +37,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .accept(on_base)
         .accept(on_solana)
         .description("Tomorrow's weather")
-        .cors(quittance_http::cors());
+        .cors(quittance_seller::cors());
     // A facilitator may be down for a moment, so this is no reason not to start.
     if let Err(problem) = price.check().await {
         error!(%problem, "nothing can be sold now");

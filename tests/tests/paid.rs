@@ -19,7 +19,8 @@ use quittance_core::wire::{
 };
 use quittance_core::{Amount, Facilitator, FacilitatorError, Fault, FaultKind, PaymentRequest};
 use quittance_engine::Engine;
-use quittance_http::{PaidBy, PaymentLayer, RemoteFacilitator};
+use quittance_http::RemoteFacilitator;
+use quittance_seller::{PaidBy, PaymentLayer};
 use quittance_service::{Keys, ServiceOptions, router};
 use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::proxy::Fate;

@@ -21,7 +21,7 @@ use quittance_core::{
 };
 use quittance_devnet::{SOLANA_TOKEN_2022, SOLANA_USDC};
 use quittance_engine::{Engine, Event};
-use quittance_http::PaymentLayer;
+use quittance_seller::PaymentLayer;
 use quittance_solana::{
     Blockhashes, Commitment, ExactOffer, ExactPayer, Extension, Keypair, Pubkey, Solana,
     TokenProgram, reason,

@@ -13,7 +13,8 @@ use quittance_core::wire::{SettleResponse, SupportedResponse, VerifyResponse};
 use quittance_core::{Facilitator, FacilitatorError, Fault, FaultKind, PaymentRequest};
 use quittance_devnet::Evm;
 use quittance_evm::ExactOffer;
-use quittance_http::{PaymentLayer, RemoteFacilitator};
+use quittance_http::RemoteFacilitator;
+use quittance_seller::PaymentLayer;
 use serde_json::Value;
 use tokio::process::Command;
 

@@ -610,7 +610,7 @@ async fn pay_buys_within_its_limit() {
         &Evm::accounts()[1].address.to_string(),
     )
     .unwrap();
-    let price = quittance_http::PaymentLayer::new(facilitator).accept(offer);
+    let price = quittance_seller::PaymentLayer::new(facilitator).accept(offer);
     let app = axum::Router::new().route("/", axum::routing::get(|| async { "goods" }).layer(price));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
@@ -662,7 +662,7 @@ async fn pay_buys_on_solana_within_its_limit() {
         quittance_solana::ExactOffer::usdc("solana-devnet", "0.01", &seller.to_string()).unwrap();
     let facilitator =
         std::sync::Arc::new(quittance_http::RemoteFacilitator::new(&serving.url).unwrap());
-    let price = quittance_http::PaymentLayer::new(facilitator).accept(offer);
+    let price = quittance_seller::PaymentLayer::new(facilitator).accept(offer);
     let app = axum::Router::new().route("/", axum::routing::get(|| async { "goods" }).layer(price));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());

@@ -1,27 +1,23 @@
-//! Reading response bodies up to a limit.
+//! Reading the bodies of responses without trusting their length.
 
 use quittance_core::json::TEXT_MAX;
 
-/// Why a body cannot be read.
+/// Why a body was not read to its end.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BodyError {
-    /// The connection broke, or the body is not encoded as its headers say.
-    #[error("{error}")]
-    Broken {
-        /// What happened, without the URL.
-        #[source]
-        error: reqwest::Error,
-    },
+    /// The connection failed, or the body could not be decompressed.
+    #[error("the body ended early: {0}")]
+    Incomplete(#[source] reqwest::Error),
     /// The body is longer than any message of the protocol.
-    #[error("longer than {TEXT_MAX} bytes")]
+    #[error("the body is longer than {TEXT_MAX} bytes")]
     TooLong,
 }
 
-/// Reads the whole body.
+/// Reads a whole body.
 ///
 /// # Errors
-/// When the connection breaks, or the body is longer than [`TEXT_MAX`].
+/// When the body ends early or is longer than [`TEXT_MAX`] bytes, the longest message of the protocol.
 pub async fn read(response: reqwest::Response) -> Result<Vec<u8>, BodyError> {
     match read_part(response).await {
         (body, None) => Ok(body),
@@ -29,17 +25,16 @@ pub async fn read(response: reqwest::Response) -> Result<Vec<u8>, BodyError> {
     }
 }
 
-/// Reads the body up to [`TEXT_MAX`] bytes, or up to where it breaks off. The second value says why the body is incomplete.
+/// Reads a body up to [`TEXT_MAX`] bytes, or up to where it ends early. Returns the bytes that were
+/// read, and the reason if they are not the whole body.
 pub async fn read_part(mut response: reqwest::Response) -> (Vec<u8>, Option<BodyError>) {
     let mut body = Vec::new();
     loop {
         let chunk = match response.chunk().await {
             Ok(Some(chunk)) => chunk,
             Ok(None) => return (body, None),
-            Err(error) => {
-                let error = error.without_url();
-                return (body, Some(BodyError::Broken { error }));
-            }
+            // The URL may contain a key.
+            Err(error) => return (body, Some(BodyError::Incomplete(error.without_url()))),
         };
         let room = TEXT_MAX - body.len();
         body.extend_from_slice(&chunk[..chunk.len().min(room)]);

@@ -6,11 +6,11 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 /// What stands for one authorization: the hash of its payload, read.
-pub(crate) type Hash = [u8; 32];
+pub type Hash = [u8; 32];
 
 /// What stands for the authorization of a request. Where the seller's offer could tell which one it
 /// is, unknown fields in the payload make no difference; else all of the payload counts.
-pub(crate) fn authorization(request: &PaymentRequest) -> Hash {
+pub fn authorization(request: &PaymentRequest) -> Hash {
     match &request.authorization {
         Some(id) => *id.as_bytes(),
         None => hash(&request.payload),
@@ -20,7 +20,7 @@ pub(crate) fn authorization(request: &PaymentRequest) -> Hash {
 /// The hash of what a payload says, not of how it is written: white space, the order of keys and the case of letters make no
 /// difference. Addresses and signatures are hexadecimal in any case; where case does mean something, as in base64, two
 /// payloads that differ in nothing else are never both signed.
-pub(crate) fn hash(payload: &Object) -> Hash {
+pub fn hash(payload: &Object) -> Hash {
     let mut hash = Sha256::new();
     // Checked when it was made; an object that could not be read would stand for itself.
     match serde_json::from_str(payload.text()) {

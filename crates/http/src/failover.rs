@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use crate::canonical::{Hash as Key, authorization};
-use crate::verdict::is_fault_code;
+use crate::reason::is_fault_code;
 
 /// For how long it is remembered who has a payment: twice the longest that payers of this library sign for, an hour.
 const KEPT: Duration = Duration::from_secs(2 * 3600);
@@ -58,11 +58,12 @@ const PAYMENTS_MAX: usize = 100_000;
 ///
 /// ```
 /// use std::sync::Arc;
-/// use quittance_http::{Failover, PaymentLayer, RemoteFacilitator};
+/// use quittance_http::{Failover, RemoteFacilitator};
 ///
 /// let first = RemoteFacilitator::new("https://facilitator.example")?;
 /// let second = RemoteFacilitator::new("https://other.example")?;
-/// let price = PaymentLayer::new(Arc::new(Failover::new(Arc::new(first)).or(Arc::new(second))));
+/// let both = Failover::new(Arc::new(first)).or(Arc::new(second));
+/// # let _ = both;
 /// # Ok::<(), quittance_http::RemoteError>(())
 /// ```
 pub struct Failover {

@@ -1,21 +1,23 @@
-//! A paid HTTP request: the seller's end, and what both ends share.
+//! Facilitators behind HTTP, and what both ends of a paid request share.
 //!
-//! What it is: [`PaymentLayer`], a tower layer that puts a price on a route; [`RemoteFacilitator`], a facilitator behind
-//! HTTP; [`Failover`], several facilitators as one. The buyer's end is the crate `quittance-buyer`.
+//! [`RemoteFacilitator`] is a facilitator behind HTTP. [`Failover`] makes several facilitators one.
+//! The modules read what another party wrote: bodies, headers and payloads.
 //!
-//! What it is not: it names no chain. Offers and payers come from the chains' crates.
+//! The two ends are `quittance-buyer` and `quittance-seller`. No crate of these names a chain.
 
+#[cfg(feature = "client")]
 pub mod bounded;
-mod canonical;
+pub mod canonical;
 mod failover;
 mod printable;
 pub mod reason;
+#[cfg(feature = "client")]
 mod remote;
 pub mod retry;
-mod seller;
+#[cfg(feature = "client")]
 mod verdict;
 
 pub use failover::Failover;
 pub use printable::printable;
+#[cfg(feature = "client")]
 pub use remote::{RemoteError, RemoteFacilitator};
-pub use seller::{Longer, PaidBy, PaymentLayer, PaymentService, cors, exposed_headers};

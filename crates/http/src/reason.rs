@@ -1,10 +1,28 @@
-//! Reasons in the sellers' own words, of this library and of the reference implementation alike.
+//! Reason codes of sellers and of facilitators, beside those of the specification.
 
-/// The handler failed, and so nothing was settled.
+use quittance_core::FaultKind;
+
+/// The seller's handler failed, so nothing was settled.
 pub const HANDLER_FAILED: &str = "handler_failed";
 
-/// The payment is on other terms than are offered.
+/// The payment matches none of the seller's payment options. The reference implementation's words.
 pub const OTHER_TERMS: &str = "No matching payment requirements";
 
-/// No payment was presented.
+/// The request carries no payment. The reference implementation's words.
 pub const PAYMENT_REQUIRED: &str = "Payment required";
+
+/// Codes of facilitators for failures of their own, beside those of [`FaultKind`]. The first two are
+/// the specification's (section 9).
+pub(crate) const FAULT_CODES: [&str; 6] = [
+    "unexpected_verify_error",
+    "unexpected_settle_error",
+    "internal_server_error",
+    "rate_limited",
+    "timeout",
+    "unknown_error",
+];
+
+/// Whether a reason code reports the facilitator's own failure rather than a verdict on the payment.
+pub(crate) fn is_fault_code(reason: &str) -> bool {
+    FAULT_CODES.contains(&reason) || FaultKind::ALL.iter().any(|kind| kind.code() == reason)
+}

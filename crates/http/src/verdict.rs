@@ -8,21 +8,11 @@ use serde::Deserialize;
 use tracing::warn;
 
 use crate::printable::printable;
+use crate::reason::is_fault_code;
 use crate::retry::retry_after;
 
 /// What a buyer reads beside a transaction that the facilitator named in an unclear answer.
 const UNCLEAR: &str = "the facilitator named this transaction in an answer that is no verdict";
-
-/// Codes with which facilitators say that they failed, beside our own of [`FaultKind`]. The first two are the
-/// specification's (section 9).
-const FAULT_CODES: [&str; 6] = [
-    "unexpected_verify_error",
-    "unexpected_settle_error",
-    "internal_server_error",
-    "rate_limited",
-    "timeout",
-    "unknown_error",
-];
 
 /// An answer as it came.
 pub(crate) struct Answered {
@@ -82,11 +72,6 @@ impl Weight {
             Self::Nothing | Self::Door => false,
         }
     }
-}
-
-/// Whether a reason is a facilitator's own failure.
-pub(crate) fn is_fault_code(reason: &str) -> bool {
-    FAULT_CODES.contains(&reason) || FaultKind::ALL.iter().any(|kind| kind.code() == reason)
 }
 
 /// The verdict in an answer to /verify.

@@ -16,7 +16,8 @@ use quittance_devnet::{
 };
 use quittance_engine::{Engine, SqliteJournal};
 use quittance_evm::EvmConfig;
-use quittance_http::{PaymentLayer, RemoteFacilitator};
+use quittance_http::RemoteFacilitator;
+use quittance_seller::PaymentLayer;
 use quittance_service::{Keys, ServerOptions, ServiceOptions, router, serve};
 use quittance_solana::{SolanaConfig, TokenProgram};
 use serde_json::json;

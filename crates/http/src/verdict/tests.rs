@@ -3,6 +3,7 @@ use quittance_core::Network;
 use quittance_core::wire::{PaymentPayload, PaymentRequirements};
 
 use super::*;
+use crate::reason::FAULT_CODES;
 
 const TX: &str = "0xab";
 

@@ -14,7 +14,7 @@ use http::{HeaderValue, Request, Response, Version};
 use http_body_util::{BodyExt, Limited};
 use tokio::time::timeout;
 
-use super::buffered::{Body, BodyError};
+use crate::buffered::{Body, BodyError};
 
 /// How much of a refused body is read, in bytes: the bodies of API calls are shorter, and a longer
 /// one costs more than another connection.
@@ -25,7 +25,7 @@ const REST_MAX: usize = 64 * 1024;
 const REST_WITHIN: Duration = Duration::from_millis(500);
 
 /// The answer to a request whose body nothing reads.
-pub(super) async fn refuse<I>(request: Request<I>, mut answer: Response<Body>) -> Response<Body>
+pub(crate) async fn refuse<I>(request: Request<I>, mut answer: Response<Body>) -> Response<Body>
 where
     I: http_body::Body<Data = Bytes>,
     I::Error: Into<BodyError>,

@@ -6,7 +6,7 @@ use http::{Method, Request, StatusCode};
 
 /// Whether a browser asks by this what it may do (CORS). Any other `OPTIONS` is a request like all
 /// others.
-pub(super) fn is_preflight<I>(request: &Request<I>) -> bool {
+pub(crate) fn is_preflight<I>(request: &Request<I>) -> bool {
     request.method() == Method::OPTIONS
         && request.headers().contains_key(ORIGIN)
         && request
@@ -19,7 +19,7 @@ pub(super) fn is_preflight<I>(request: &Request<I>) -> bool {
 /// charge for. Their handler does not run either: headers can be what is sold.
 ///
 /// A method that this library does not know is sold like `GET`: only the handler knows what it does.
-pub(super) fn is_sold(method: &Method) -> bool {
+pub(crate) fn is_sold(method: &Method) -> bool {
     ![Method::HEAD, Method::OPTIONS, Method::TRACE].contains(method)
 }
 
@@ -31,7 +31,7 @@ pub(super) fn is_sold(method: &Method) -> bool {
 /// * 3xx: where it leads may be what is sold, such as a signed URL. It must not go out unpaid.
 /// * 304 is not charged for: it delivers nothing, and the client has what it needs.
 /// * 4xx, 5xx, and a 1xx that is no final answer: the handler failed.
-pub(super) fn is_charged(status: StatusCode) -> bool {
+pub(crate) fn is_charged(status: StatusCode) -> bool {
     match status {
         StatusCode::SWITCHING_PROTOCOLS => true,
         StatusCode::NOT_MODIFIED => false,

@@ -4,10 +4,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::OriginalUri;
 use bytes::Bytes;
 use http::header::HOST;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
 use quittance_core::wire::{ResourceInfo, Rest, SettleResponse, header};
 use quittance_core::{
@@ -19,40 +18,40 @@ use tower::Service;
 use tower_http::cors::CorsLayer;
 use tracing::{Instrument, Span, info, warn};
 
-use super::answers::{self, NoSale, Why};
-use super::buffered::{Body, BodyError, Buffered, Whole, buffer};
-use super::clients::{Attempt, Clients, Limit};
-use super::kept::{self, Asked, Kept, Ticket};
-use super::layer::{Longer, PaidBy};
-use super::presented::{Presented, presented, too_long};
-use super::receipts::Receipts;
-use super::rules;
-use super::settle::settle;
-use super::supported::Supported;
-use super::terms::{self, Term};
-use super::under_way::{Reserved, UnderWay};
-use super::unread;
-use crate::canonical;
-use crate::reason::{HANDLER_FAILED, OTHER_TERMS, PAYMENT_REQUIRED};
+use crate::answers::{self, NoSale, Why};
+use crate::buffered::{Body, BodyError, Buffered, Whole, buffer};
+use crate::clients::{Attempt, Clients, Limit};
+use crate::kept::{self, Asked, Kept, Ticket};
+use crate::layer::{Longer, PaidBy};
+use crate::presented::{Presented, presented, too_long};
+use crate::receipts::Receipts;
+use crate::rules;
+use crate::settle::settle;
+use crate::supported::Supported;
+use crate::terms::{self, Term};
+use crate::under_way::{Reserved, UnderWay};
+use crate::unread;
+use quittance_http::canonical;
+use quittance_http::reason::{HANDLER_FAILED, OTHER_TERMS, PAYMENT_REQUIRED};
 
 /// What all requests to a route share.
 #[derive(Clone)]
-pub(super) struct Shop {
-    pub(super) facilitator: Arc<dyn Facilitator>,
-    pub(super) offers: Vec<Arc<dyn Offer>>,
-    pub(super) description: Option<String>,
-    pub(super) mime_type: Option<String>,
-    pub(super) origin: Option<String>,
-    pub(super) buffer: usize,
-    pub(super) longer: Longer,
-    pub(super) limit: Limit,
-    pub(super) cors: Option<CorsLayer>,
-    pub(super) shared: Arc<Shared>,
+pub(crate) struct Shop {
+    pub(crate) facilitator: Arc<dyn Facilitator>,
+    pub(crate) offers: Vec<Arc<dyn Offer>>,
+    pub(crate) description: Option<String>,
+    pub(crate) mime_type: Option<String>,
+    pub(crate) origin: Option<String>,
+    pub(crate) buffer: usize,
+    pub(crate) longer: Longer,
+    pub(crate) limit: Limit,
+    pub(crate) cors: Option<CorsLayer>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// What clones of a layer share.
 #[derive(Default)]
-pub(super) struct Shared {
+pub(crate) struct Shared {
     supported: Supported,
     under_way: UnderWay,
     clients: Arc<Clients>,
@@ -91,7 +90,7 @@ enum Goods {
 }
 
 impl Shop {
-    pub(super) async fn sell<S, I, O>(
+    pub(crate) async fn sell<S, I, O>(
         self: Arc<Self>,
         handler: S,
         request: Request<I>,
@@ -363,11 +362,7 @@ impl Shop {
     }
 
     fn resource<I>(&self, request: &Request<I>) -> ResourceInfo {
-        // A router that this one is nested in has taken its part of the path away.
-        let uri = request
-            .extensions()
-            .get::<OriginalUri>()
-            .map_or(request.uri(), |original| &original.0);
+        let uri = original_uri(request);
         let origin = self.origin.clone().unwrap_or_else(|| {
             let host = request.headers().get(HOST);
             let host = host.and_then(|host| host.to_str().ok());
@@ -384,6 +379,15 @@ impl Shop {
             rest: Rest::default(),
         }
     }
+}
+
+/// The URI as the client wrote it. Routers remove the prefix under which they nest others.
+fn original_uri<I>(request: &Request<I>) -> &Uri {
+    #[cfg(feature = "axum")]
+    if let Some(axum::extract::OriginalUri(original)) = request.extensions().get() {
+        return original;
+    }
+    request.uri()
 }
 
 /// For how long a payment lives that is signed now, as far as the terms tell.

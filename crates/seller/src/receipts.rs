@@ -6,13 +6,13 @@ use std::sync::{Mutex, PoisonError};
 
 use lru::LruCache;
 
-use crate::canonical::Hash;
+use quittance_http::canonical::Hash;
 
 /// How many are remembered: those of a day at one sale in two seconds, in some ten megabytes.
 const RECEIPTS_MAX: NonZeroUsize = NonZeroUsize::new(50_000).expect("it is not zero");
 
 /// The newest settled payments with their transactions.
-pub(super) struct Receipts(Mutex<LruCache<Hash, Box<str>>>);
+pub(crate) struct Receipts(Mutex<LruCache<Hash, Box<str>>>);
 
 impl Default for Receipts {
     fn default() -> Self {
@@ -22,12 +22,12 @@ impl Default for Receipts {
 
 impl Receipts {
     /// Remembers in which transaction an authorization has settled.
-    pub(super) fn remember(&self, authorization: Hash, transaction: &str) {
+    pub(crate) fn remember(&self, authorization: Hash, transaction: &str) {
         self.change(|receipts| receipts.put(authorization, transaction.into()));
     }
 
     /// The transaction in which an authorization has settled, if it is remembered.
-    pub(super) fn transaction(&self, authorization: &Hash) -> Option<String> {
+    pub(crate) fn transaction(&self, authorization: &Hash) -> Option<String> {
         self.change(|receipts| receipts.get(authorization).map(|it| it.to_string()))
     }
 

@@ -10,10 +10,10 @@ use quittance_core::{Facilitator, FacilitatorError, Fault, FaultKind, Offer};
 use tower::{Layer, Service, service_fn};
 use tower_http::cors::CorsLayer;
 
-use super::buffered::{Body, BodyError};
-use super::clients::Limit;
-use super::sale::{Shared, Shop};
-use super::terms;
+use crate::buffered::{Body, BodyError};
+use crate::clients::Limit;
+use crate::sale::{Shared, Shop};
+use crate::terms;
 
 /// How much of a handler's answer is read before it is charged for, unless told otherwise: more than nearly all answers
 /// of APIs have, and little enough to hold for a thousand requests at once.
@@ -59,7 +59,8 @@ const BUFFER: usize = 1024 * 1024;
 /// use std::sync::Arc;
 /// use axum::{Router, routing::get};
 /// use quittance_core::Offer;
-/// use quittance_http::{PaymentLayer, RemoteFacilitator};
+/// use quittance_http::RemoteFacilitator;
+/// use quittance_seller::PaymentLayer;
 ///
 /// # fn shop(offer: impl Offer) -> Result<Router, Box<dyn std::error::Error>> {
 /// let facilitator = Arc::new(RemoteFacilitator::new("https://facilitator.example")?);

@@ -23,8 +23,8 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use tracing::info;
 
-use super::buffered::{Body, BodyError, Whole};
-use crate::canonical;
+use crate::buffered::{Body, BodyError, Whole};
+use quittance_http::canonical;
 
 /// For how long an answer is kept: a buyer presents its payment again within seconds, and one that
 /// was started again by a person within two minutes.
@@ -59,17 +59,17 @@ fn is_credential(name: &HeaderName) -> bool {
 
 /// What a request must be like to be given an answer that was kept for another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Ticket([u8; 32]);
+pub(crate) struct Ticket([u8; 32]);
 
 /// Which request an answer is for, before its payment is known.
-pub(super) struct Asked(Sha256);
+pub(crate) struct Asked(Sha256);
 
 impl Asked {
     /// What this request asks for, and who asks.
     ///
     /// `None` where it may have a body and the client's address is not known: bodies are not
     /// compared, so a reader of the chain could present the payment and ask for the answer.
-    pub(super) fn of<I>(request: &Request<I>, url: &str, client: Option<IpAddr>) -> Option<Self> {
+    pub(crate) fn of<I>(request: &Request<I>, url: &str, client: Option<IpAddr>) -> Option<Self> {
         if client.is_none() && may_have_body(request) {
             return None;
         }
@@ -106,7 +106,7 @@ impl Asked {
     }
 
     /// The same with its payment: all of its payload, the signature included.
-    pub(super) fn with(&self, payment: &PaymentRequest) -> Ticket {
+    pub(crate) fn with(&self, payment: &PaymentRequest) -> Ticket {
         let mut hash = self.0.clone();
         hash.update(payment.version.number().to_be_bytes());
         hash.update(canonical::authorization(payment));
@@ -125,7 +125,7 @@ fn may_have_body<I>(request: &Request<I>) -> bool {
 
 /// The answers that are kept, the oldest first.
 #[derive(Clone, Default)]
-pub(super) struct Kept(Arc<Mutex<Shelf>>);
+pub(crate) struct Kept(Arc<Mutex<Shelf>>);
 
 #[derive(Default)]
 struct Shelf {
@@ -199,7 +199,7 @@ impl Shelf {
 impl Kept {
     /// A paid answer on its way to its client. It is kept if the client goes away before it has all
     /// of it.
-    pub(super) fn hand_out(
+    pub(crate) fn hand_out(
         &self,
         ticket: Ticket,
         mut answer: Response<()>,
@@ -221,7 +221,7 @@ impl Kept {
     }
 
     /// The answer that is kept for this, on its way to its client once more.
-    pub(super) fn take(&self, ticket: Ticket) -> Option<Response<Body>> {
+    pub(crate) fn take(&self, ticket: Ticket) -> Option<Response<Body>> {
         let mut shelf = self.locked();
         shelf.forget_old();
         let (until, answer) = shelf.remove(ticket)?;
@@ -252,7 +252,7 @@ impl Kept {
 
 /// Takes note that an answer has reached the server that sends it. One with a body is delivered when
 /// its body was read to the end; one without is delivered now.
-pub(super) fn handed_over(answer: &mut Response<Body>) {
+pub(crate) fn handed_over(answer: &mut Response<Body>) {
     let slip = answer.extensions_mut().remove::<Arc<Slip>>();
     if let Some(slip) = slip
         && http_body::Body::is_end_stream(answer.body())

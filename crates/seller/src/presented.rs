@@ -7,12 +7,12 @@ use quittance_core::{Malformed, PaymentRequest, Reason, Refusal, Rejection, Vers
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::terms::Term;
-use crate::printable::printable;
+use crate::terms::Term;
+use quittance_http::printable;
 
 /// A client's payment, of either version.
 #[derive(Debug)]
-pub(super) enum Presented {
+pub(crate) enum Presented {
     /// In `PAYMENT-SIGNATURE`.
     V2(Box<PaymentPayload>),
     /// In `X-PAYMENT`.
@@ -20,7 +20,7 @@ pub(super) enum Presented {
 }
 
 impl Presented {
-    pub(super) fn version(&self) -> Version {
+    pub(crate) fn version(&self) -> Version {
         match self {
             Self::V2(_) => Version::V2,
             Self::V1(_) => Version::V1,
@@ -28,7 +28,7 @@ impl Presented {
     }
 
     /// The network, as the client names it.
-    pub(super) fn network(&self) -> &str {
+    pub(crate) fn network(&self) -> &str {
         match self {
             Self::V2(payload) => &payload.accepted.network,
             Self::V1(payload) => &payload.network,
@@ -36,7 +36,7 @@ impl Presented {
     }
 
     /// The request to the facilitator; `None` when the payment is for none of our terms.
-    pub(super) fn request(
+    pub(crate) fn request(
         self,
         terms: &[Term],
         resource: &ResourceInfo,
@@ -62,7 +62,7 @@ impl Presented {
 }
 
 /// The header whose payment is longer than any that is read.
-pub(super) fn too_long(headers: &HeaderMap) -> Option<&'static str> {
+pub(crate) fn too_long(headers: &HeaderMap) -> Option<&'static str> {
     [header::PAYMENT_SIGNATURE, header::X_PAYMENT]
         .into_iter()
         .find(|name| {
@@ -74,7 +74,7 @@ pub(super) fn too_long(headers: &HeaderMap) -> Option<&'static str> {
 /// The payment in a request's headers. Some wallets write one payment into both headers, to be understood by servers of
 /// either version: the first counts, version 2 before version 1. Two different ones are no payment, because a proxy in
 /// between might see another one than we do.
-pub(super) fn presented(headers: &HeaderMap) -> Result<Option<Presented>, Refusal> {
+pub(crate) fn presented(headers: &HeaderMap) -> Result<Option<Presented>, Refusal> {
     let names = [header::PAYMENT_SIGNATURE, header::X_PAYMENT];
     let mut values = names
         .into_iter()

@@ -26,7 +26,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the facilitator settles, asked by one request at a time for all.
 #[derive(Default)]
-pub(super) struct Supported {
+pub(crate) struct Supported {
     known: Cell<Known>,
     /// Held by who asks the facilitator. No lock on what is known is held meanwhile.
     asking: Mutex<()>,
@@ -80,7 +80,7 @@ impl Known {
 impl Supported {
     /// The facilitator's word. Whoever finds it old asks for a new one; the others go on with the old one, or, where there
     /// is none, wait for the one who asks.
-    pub(super) async fn get(
+    pub(crate) async fn get(
         &self,
         facilitator: &dyn Facilitator,
     ) -> Result<Arc<SupportedResponse>, Fault> {
@@ -104,7 +104,7 @@ impl Supported {
     }
 
     /// What it said before, the newest first, as far as buyers may still go by it.
-    pub(super) fn former(&self) -> Vec<Arc<SupportedResponse>> {
+    pub(crate) fn former(&self) -> Vec<Arc<SupportedResponse>> {
         let known = self.known();
         let former = known.former.iter();
         former

@@ -12,9 +12,9 @@ use tracing::warn;
 
 /// One offer that the facilitator can settle now.
 #[derive(Clone)]
-pub(super) struct Term {
+pub(crate) struct Term {
     offer: Arc<dyn Offer>,
-    pub(super) requirements: PaymentRequirements,
+    pub(crate) requirements: PaymentRequirements,
     /// Whether it can be paid in version 2.
     in_v2: bool,
     /// The network's name in version 1, where it can be paid in that.
@@ -26,7 +26,7 @@ pub(super) struct Term {
 ///
 /// # Errors
 /// When none is left; what is wrong with the last one.
-pub(super) fn current(
+pub(crate) fn current(
     offers: &[Arc<dyn Offer>],
     supported: &SupportedResponse,
 ) -> Result<Vec<Term>, Fault> {
@@ -46,7 +46,7 @@ pub(super) fn current(
 }
 
 /// What keeps each offer from being sold by, in the order they were added.
-pub(super) fn problems(offers: &[Arc<dyn Offer>], supported: &SupportedResponse) -> Vec<Fault> {
+pub(crate) fn problems(offers: &[Arc<dyn Offer>], supported: &SupportedResponse) -> Vec<Fault> {
     let terms = offers.iter().map(|offer| Term::of(offer, supported));
     let mut problems: Vec<Fault> = terms.filter_map(Result::err).collect();
     if offers.is_empty() {
@@ -56,7 +56,7 @@ pub(super) fn problems(offers: &[Arc<dyn Offer>], supported: &SupportedResponse)
 }
 
 /// The same terms with what else their offers tell a buyer now. What is presented is compared with the terms without it.
-pub(super) async fn with_hints(terms: Vec<Term>) -> Vec<Term> {
+pub(crate) async fn with_hints(terms: Vec<Term>) -> Vec<Term> {
     let asked = terms.into_iter().map(|mut term| async {
         if let Some(hints) = term.offer.hints().await {
             term.requirements.extra = with(term.requirements.extra, &hints);
@@ -108,7 +108,7 @@ impl Term {
     }
 
     /// The same requirements for a version 1 client; `None` on networks version 1 has no name for.
-    pub(super) fn v1(&self, resource: &ResourceInfo) -> Option<v1::PaymentRequirements> {
+    pub(crate) fn v1(&self, resource: &ResourceInfo) -> Option<v1::PaymentRequirements> {
         let PaymentRequirements {
             scheme,
             amount,
@@ -135,23 +135,23 @@ impl Term {
     }
 
     /// Where it is paid, by all names of the network.
-    pub(super) fn network(&self) -> &Network {
+    pub(crate) fn network(&self) -> &Network {
         self.offer.network()
     }
 
     /// Which authorization a payload for this term holds, where its offer can tell.
-    pub(super) fn authorization(&self, payload: &Object) -> Option<PaymentId> {
+    pub(crate) fn authorization(&self, payload: &Object) -> Option<PaymentId> {
         self.offer.authorization(payload)
     }
 
     /// Whether version 1 knows the network by this name.
-    pub(super) fn is_on_v1(&self, network: &str) -> bool {
+    pub(crate) fn is_on_v1(&self, network: &str) -> bool {
         self.alias.as_deref() == Some(network)
     }
 
     /// Whether a client that says it accepts these requirements means ours: everything the same, and all of our
     /// `extra`, to which clients may add.
-    pub(super) fn is_accepted_by(&self, accepted: &PaymentRequirements) -> bool {
+    pub(crate) fn is_accepted_by(&self, accepted: &PaymentRequirements) -> bool {
         let ours = &self.requirements;
         self.in_v2
             && ours.scheme == accepted.scheme
@@ -169,7 +169,7 @@ impl Term {
 }
 
 /// The terms as version 2 writes them; `None` where none can be paid in it.
-pub(super) fn required_v2(
+pub(crate) fn required_v2(
     terms: &[Term],
     resource: &ResourceInfo,
     error: &str,
@@ -187,7 +187,7 @@ pub(super) fn required_v2(
 }
 
 /// The terms as version 1 writes them; `None` where none can be paid in it.
-pub(super) fn required_v1(
+pub(crate) fn required_v1(
     terms: &[Term],
     resource: &ResourceInfo,
     error: &str,

@@ -28,7 +28,7 @@ const FOR_SHARED_CACHES: [&str; 4] = [
 const BY_PAYMENT: HeaderValue = HeaderValue::from_static("PAYMENT-SIGNATURE, X-PAYMENT");
 
 /// Marks an answer as one client's only.
-pub(super) fn make_private(headers: &mut HeaderMap) {
+pub(crate) fn make_private(headers: &mut HeaderMap) {
     let said: Vec<String> = headers
         .get_all(CACHE_CONTROL)
         .iter()

@@ -13,17 +13,17 @@ use http_body_util::combinators::UnsyncBoxBody;
 use tokio::time::{Instant, timeout_at};
 
 /// Whatever went wrong in a body.
-pub(super) type BodyError = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The body of an answer: the handler's, or ours.
-pub(super) type Body = UnsyncBoxBody<Bytes, BodyError>;
+pub(crate) type Body = UnsyncBoxBody<Bytes, BodyError>;
 
 /// How long a handler's answer is read before it counts as one that is too long. Payments are valid for a minute, and must
 /// still be when they are settled.
 const READ_WITHIN: Duration = Duration::from_secs(10);
 
 /// A handler's answer, as far as it was read.
-pub(super) enum Buffered {
+pub(crate) enum Buffered {
     /// All of it.
     Whole(Whole),
     /// The beginning of one that is too long, with the rest behind it.
@@ -33,7 +33,7 @@ pub(super) enum Buffered {
 }
 
 /// Reads a body up to `most` bytes.
-pub(super) async fn buffer(mut body: Body, most: usize) -> Buffered {
+pub(crate) async fn buffer(mut body: Body, most: usize) -> Buffered {
     let deadline = Instant::now() + READ_WITHIN;
     let mut read = VecDeque::new();
     let mut size = 0;
@@ -57,7 +57,7 @@ pub(super) async fn buffer(mut body: Body, most: usize) -> Buffered {
 
 /// A body that is here to its last byte. Clones share the bytes.
 #[derive(Debug, Clone)]
-pub(super) struct Whole {
+pub(crate) struct Whole {
     data: VecDeque<Bytes>,
     trailers: Option<HeaderMap>,
 }
@@ -77,7 +77,7 @@ impl Whole {
     }
 
     #[cfg(test)]
-    pub(super) fn of(data: Vec<Bytes>, trailers: Option<HeaderMap>) -> Self {
+    pub(crate) fn of(data: Vec<Bytes>, trailers: Option<HeaderMap>) -> Self {
         Self {
             data: data.into(),
             trailers,
@@ -85,7 +85,7 @@ impl Whole {
     }
 
     /// Takes the next part of it.
-    pub(super) fn next(&mut self) -> Option<Frame<Bytes>> {
+    pub(crate) fn next(&mut self) -> Option<Frame<Bytes>> {
         match self.data.pop_front() {
             Some(data) => Some(Frame::data(data)),
             None => self.trailers.take().map(Frame::trailers),
@@ -93,12 +93,12 @@ impl Whole {
     }
 
     /// Whether no part of it is left.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.data.is_empty() && self.trailers.is_none()
     }
 
     /// How many bytes of data are left.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.data.iter().map(Bytes::len).sum()
     }
 }

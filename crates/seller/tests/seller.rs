@@ -26,7 +26,8 @@ use quittance_core::wire::{
     VerifyResponse, header, v1,
 };
 use quittance_core::{Fault, FaultKind, Malformed, Network, Offer, OfferError, Reason, Rejection};
-use quittance_http::{Longer, PaymentLayer, RemoteError, RemoteFacilitator};
+use quittance_http::{RemoteError, RemoteFacilitator};
+use quittance_seller::{Longer, PaymentLayer};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -635,7 +636,7 @@ async fn a_client_whose_payments_do_not_settle_is_not_asked_about_for_long() {
 async fn a_page_in_a_browser_can_pay_where_the_layer_is_told_of_cors() {
     let puppet = Puppet::new();
     let (handler, runs) = counting("goods");
-    let price = layer(&puppet).cors(quittance_http::cors());
+    let price = layer(&puppet).cors(quittance_seller::cors());
     let url = listen(Router::new().route("/", handler.layer(price))).await;
     let client = reqwest::Client::new();
     let listed = |answer: &reqwest::Response, name: &str| -> Vec<String> {

@@ -21,7 +21,7 @@ const PREFLIGHT_KEPT: Duration = Duration::from_secs(600);
 /// use http::HeaderValue;
 ///
 /// let mine: HeaderValue = "https://app.example".parse()?;
-/// let cors = quittance_http::cors().allow_origin(mine).allow_credentials(true);
+/// let cors = quittance_seller::cors().allow_origin(mine).allow_credentials(true);
 /// # let _ = cors;
 /// # Ok::<(), http::header::InvalidHeaderValue>(())
 /// ```

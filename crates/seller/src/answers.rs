@@ -14,17 +14,17 @@ use serde::Serialize;
 use serde_json::json;
 use tracing::{error, info, warn};
 
-use super::buffered::Body;
-use super::caching;
-use super::terms::{self, Term};
-use crate::printable::printable;
-use crate::reason::HANDLER_FAILED;
+use crate::buffered::Body;
+use crate::caching;
+use crate::terms::{self, Term};
+use quittance_http::printable;
+use quittance_http::reason::HANDLER_FAILED;
 
 /// A sale that ended without the handler's answer.
-pub(super) struct NoSale(pub(super) Box<Response<Body>>);
+pub(crate) struct NoSale(pub(super) Box<Response<Body>>);
 
 /// An answer with a receipt in it.
-pub(super) fn with_receipt<B>(
+pub(crate) fn with_receipt<B>(
     mut answer: Response<B>,
     version: Version,
     settled: &SettleResponse,
@@ -44,7 +44,7 @@ fn encoded<T: Serialize>(message: &T) -> HeaderValue {
 }
 
 /// Marks an answer as one client's only.
-pub(super) fn private<B>(mut answer: Response<B>) -> Response<B> {
+pub(crate) fn private<B>(mut answer: Response<B>) -> Response<B> {
     caching::make_private(answer.headers_mut());
     answer
 }
@@ -63,22 +63,22 @@ fn answer<T: Serialize>(status: StatusCode, body: &T) -> Response<Body> {
 }
 
 /// 500: the handler's answer cannot be sent, and was not charged for.
-pub(super) fn not_served(message: &str) -> Response<Body> {
+pub(crate) fn not_served(message: &str) -> Response<Body> {
     let body = json!({ "error": "internal_error", "message": message });
     answer(StatusCode::INTERNAL_SERVER_ERROR, &body)
 }
 
 /// Why a request gets the terms instead of the handler's answer.
 #[derive(Debug, Clone)]
-pub(super) struct Why {
+pub(crate) struct Why {
     /// A reason code, or a sentence of the reference implementation.
-    pub(super) error: String,
+    pub(crate) error: String,
     /// More about it, for people.
-    pub(super) message: Option<String>,
+    pub(crate) message: Option<String>,
 }
 
 impl Why {
-    pub(super) fn new(error: &str, message: Option<&str>) -> Self {
+    pub(crate) fn new(error: &str, message: Option<&str>) -> Self {
         Self {
             error: error.to_owned(),
             // A facilitator may have written it.
@@ -107,7 +107,7 @@ struct Explained<'a, T> {
 ///
 /// Terms that can be paid in one version only are written in that one. An empty list in the other
 /// would hide them from a client that looks there first.
-pub(super) fn payment_required(
+pub(crate) fn payment_required(
     terms: &[Term],
     resource: &ResourceInfo,
     why: &Why,
@@ -140,7 +140,7 @@ pub(super) fn payment_required(
 
 /// 204: a browser's question what it may do (CORS), where the layer was not told what to say. It
 /// never reaches a handler, which would work unpaid.
-pub(super) fn preflight() -> Response<Body> {
+pub(crate) fn preflight() -> Response<Body> {
     let mut answer = Response::new(empty());
     *answer.status_mut() = StatusCode::NO_CONTENT;
     answer
@@ -151,13 +151,13 @@ fn empty() -> Body {
 }
 
 /// 400: the payment cannot be read.
-pub(super) fn bad_request(malformed: &Malformed) -> NoSale {
+pub(crate) fn bad_request(malformed: &Malformed) -> NoSale {
     let body = json!({ "error": "invalid_payload", "field": malformed.field, "message": malformed.problem });
     NoSale(Box::new(answer(StatusCode::BAD_REQUEST, &body)))
 }
 
 /// 431: the payment is longer than any is.
-pub(super) fn too_long(name: &str) -> NoSale {
+pub(crate) fn too_long(name: &str) -> NoSale {
     let message = format!("a payment is at most {} bytes long", header::VALUE_MAX);
     let body = json!({ "error": "invalid_payload", "field": name, "message": message });
     let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
@@ -165,7 +165,7 @@ pub(super) fn too_long(name: &str) -> NoSale {
 }
 
 /// 429: the client has presented too many payments that did not settle. This one was not looked at.
-pub(super) fn too_often(wait: Duration, payment: &PaymentRequest) -> NoSale {
+pub(crate) fn too_often(wait: Duration, payment: &PaymentRequest) -> NoSale {
     const WHAT: &str = "too many payments of this client did not settle";
     info!(?wait, "{WHAT}");
     let body = json!({ "error": "rate_limited", "message": WHAT });
@@ -180,7 +180,7 @@ pub(super) fn too_often(wait: Duration, payment: &PaymentRequest) -> NoSale {
 ///
 /// What is wrong in the seller's own configuration stands in the answer and in the log: a seller that
 /// keeps no log would not learn why it sells nothing.
-pub(super) fn unavailable(fault: &Fault) -> NoSale {
+pub(crate) fn unavailable(fault: &Fault) -> NoSale {
     let message = match fault.kind {
         FaultKind::Misconfigured => {
             error!(%fault, "payments cannot be taken until the seller is configured otherwise");
@@ -208,12 +208,12 @@ fn retry_after(answer: &mut Response<Body>, after: Duration) {
 
 /// 503: another request with this payment is being served. What becomes of it, the payment is as good then as that one
 /// leaves it.
-pub(super) fn under_way() -> NoSale {
+pub(crate) fn under_way() -> NoSale {
     let what = "another request with this payment is being served";
     unavailable(&Fault::new(FaultKind::Busy, what))
 }
 
-pub(super) fn no_verdict(error: FacilitatorError) -> NoSale {
+pub(crate) fn no_verdict(error: FacilitatorError) -> NoSale {
     match error {
         FacilitatorError::Malformed(malformed) => bad_request(&malformed),
         FacilitatorError::Fault(fault) => unavailable(&fault),

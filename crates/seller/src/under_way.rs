@@ -3,23 +3,23 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::canonical::Hash;
+use quittance_http::canonical::Hash;
 
 /// The payments that are being served just now. Between verifying and settling nobody else knows that a payment is spoken
 /// for: whoever presented one twenty times at once had twenty handlers run for it. Holds no more than there are requests.
 #[derive(Debug, Clone, Default)]
-pub(super) struct UnderWay(Arc<Mutex<HashSet<Hash>>>);
+pub(crate) struct UnderWay(Arc<Mutex<HashSet<Hash>>>);
 
 /// A payment's place among those that are being served, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Reserved {
+pub(crate) struct Reserved {
     under_way: UnderWay,
     payment: Hash,
 }
 
 impl UnderWay {
     /// Takes the payment's place; `None` where somebody has it.
-    pub(super) fn reserve(&self, payment: Hash) -> Option<Reserved> {
+    pub(crate) fn reserve(&self, payment: Hash) -> Option<Reserved> {
         self.change(|payments| payments.insert(payment))
             .then(|| Reserved {
                 under_way: self.clone(),

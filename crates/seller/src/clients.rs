@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+#[cfg(feature = "axum")]
 use axum::extract::ConnectInfo;
 use http::{HeaderMap, Request};
 use tokio::time::Instant;
@@ -26,13 +27,13 @@ const FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// How many payments one client may present without success, and how clients are told apart.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limit {
+pub(crate) struct Limit {
     /// In the long run; 0 for no limit.
-    pub(super) per_minute: u32,
+    pub(crate) per_minute: u32,
     /// At once, after a pause.
-    pub(super) burst: u32,
+    pub(crate) burst: u32,
     /// How many proxies stand in front that append to `X-Forwarded-For`.
-    pub(super) proxies: usize,
+    pub(crate) proxies: usize,
 }
 
 impl Default for Limit {
@@ -62,7 +63,7 @@ impl Limit {
 /// The clients' buckets. Each is the moment at which it will be full again (the generic cell rate
 /// algorithm), which is all that a bucket needs to remember.
 #[derive(Default)]
-pub(super) struct Clients {
+pub(crate) struct Clients {
     full_at: Mutex<HashMap<u64, Instant>>,
     secret: RandomState,
     /// Whether it was logged that clients cannot be told apart.
@@ -70,7 +71,7 @@ pub(super) struct Clients {
 }
 
 /// One payment that a client presents, counted until it has succeeded.
-pub(super) struct Attempt {
+pub(crate) struct Attempt {
     clients: Arc<Clients>,
     limit: Limit,
     /// `None` where clients are not counted.
@@ -95,7 +96,7 @@ impl Clients {
     ///
     /// # Errors
     /// How long the client has to wait.
-    pub(super) fn present(
+    pub(crate) fn present(
         self: &Arc<Self>,
         limit: Limit,
         client: Option<IpAddr>,
@@ -116,9 +117,8 @@ impl Clients {
     }
 
     /// The address of a request's client, where it is known. Logs once why it is not.
-    pub(super) fn address<I>(&self, limit: Limit, request: &Request<I>) -> Option<IpAddr> {
-        let connected = request.extensions().get::<ConnectInfo<SocketAddr>>();
-        let connected = connected.map(|ConnectInfo(address)| address.ip());
+    pub(crate) fn address<I>(&self, limit: Limit, request: &Request<I>) -> Option<IpAddr> {
+        let connected = connected(request).map(|address| address.ip());
         let found = match forwarded(request.headers(), limit.proxies) {
             Forwarded::For(address) => Some(address),
             Forwarded::Unreadable => None,
@@ -170,7 +170,7 @@ impl Clients {
 
 impl Attempt {
     /// The payment would settle.
-    pub(super) fn verified(&mut self) {
+    pub(crate) fn verified(&mut self) {
         if let (State::Asked, Some(bucket)) = (self.state, self.bucket) {
             self.clients.give_back(self.limit, bucket);
         }
@@ -178,7 +178,7 @@ impl Attempt {
     }
 
     /// The payment has settled.
-    pub(super) fn settled(&mut self) {
+    pub(crate) fn settled(&mut self) {
         self.verified();
         self.state = State::Settled;
     }
@@ -190,6 +190,16 @@ impl Drop for Attempt {
             self.clients.charge(self.limit, bucket);
         }
     }
+}
+
+/// The address that a request's connection comes from, where the server passed it on.
+fn connected<I>(request: &Request<I>) -> Option<SocketAddr> {
+    let extensions = request.extensions();
+    #[cfg(feature = "axum")]
+    if let Some(ConnectInfo(address)) = extensions.get::<ConnectInfo<SocketAddr>>() {
+        return Some(*address);
+    }
+    extensions.get::<SocketAddr>().copied()
 }
 
 /// What `X-Forwarded-For` says of a client.

@@ -21,7 +21,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// anew, does not throw the handler's answer away: the facilitator is asked again while the payment
 /// lives, which is always safe. Where the outcome is pending, it is asked once more: it waits for the
 /// transaction it has sent.
-pub(super) async fn settle(
+pub(crate) async fn settle(
     facilitator: &dyn Facilitator,
     payment: &PaymentRequest,
     deadline: Instant,
