@@ -1,6 +1,7 @@
 //! Tokens, as signatures and prices need to know them.
 
 use alloy::primitives::{Address, B256};
+use quittance_core::kit::TokenInfo;
 use serde::{Deserialize, Serialize};
 
 use crate::eip712;
@@ -34,6 +35,22 @@ pub struct Token {
     /// to which payment. Set it only for a token whose source shows it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub logs_authorization_first: bool,
+}
+
+impl TokenInfo for Token {
+    type Address = Address;
+
+    fn address(&self) -> &Address {
+        &self.address
+    }
+
+    fn symbol(&self) -> &str {
+        &self.symbol
+    }
+
+    fn decimals(&self) -> u8 {
+        self.decimals
+    }
 }
 
 impl Token {

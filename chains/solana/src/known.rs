@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use quittance_core::Network;
+use quittance_core::kit::TokenInfo;
 use serde::{Deserialize, Serialize};
 use solana_pubkey::Pubkey;
 
@@ -63,6 +64,22 @@ pub struct Token {
     pub program: TokenProgram,
     /// The extensions of its mint that are accepted although they can break a payment.
     pub allowed: BTreeSet<Extension>,
+}
+
+impl TokenInfo for Token {
+    type Address = Pubkey;
+
+    fn address(&self) -> &Pubkey {
+        &self.mint
+    }
+
+    fn symbol(&self) -> &str {
+        &self.symbol
+    }
+
+    fn decimals(&self) -> u8 {
+        self.decimals
+    }
 }
 
 impl Token {

@@ -294,9 +294,9 @@ impl Buyer {
             let quote = match payer.quote(terms) {
                 Ok(quote) => quote,
                 Err(QuoteError::NotSupported) => continue,
-                Err(QuoteError::Unpayable(what)) => {
+                Err(error) => {
                     // It may quote the server.
-                    objection = printable(&what);
+                    objection = printable(&error.to_string());
                     continue;
                 }
             };
@@ -338,7 +338,7 @@ impl Buyer {
             // No server takes the payments of a clock that is wrong by this much.
             Tried::Over => {
                 let what = "a new payment had run out before it was presented";
-                Err(PayerError::Requirements(what.to_owned()).into())
+                Err(PayerError::Requirements(QuoteError::unpayable(what)).into())
             }
         }
     }
@@ -447,7 +447,7 @@ impl Buyer {
         let signing = deal.payer.pay(deal.terms, clock.now());
         let signed = tokio::time::timeout_at(deadline.at(), signing)
             .await
-            .unwrap_or_else(|_| Err(PayerError::Signing("no signature in time".to_owned())));
+            .unwrap_or_else(|_| Err(PayerError::signing("there was no signature in time")));
         let (payload, expires) = signed.inspect_err(|_| purse.give_back(&deal.quote))?;
         let (version, value) = offered.pay(deal.terms, payload);
         let Quote {

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use crate::json::Object;
 use crate::wire::{PaymentRequirements, SupportedKind};
-use crate::{Amount, Network, PaymentId, Timestamp};
+use crate::{Amount, AmountError, Malformed, Network, PaymentId, Timestamp};
 
 /// A way to be paid: the seller's side of a scheme. Turns a price into [`PaymentRequirements`].
 #[async_trait]
@@ -43,19 +43,70 @@ pub trait Offer: Send + Sync + 'static {
 
 /// Why an offer cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum OfferError {
-    /// The price is not one, or not payable in this asset.
-    #[error("price: {0}")]
-    Price(String),
-    /// The asset is not known.
-    #[error("asset: {0}")]
-    Asset(String),
-    /// The recipient is not an address of this chain.
-    #[error("pay to: {0}")]
-    PayTo(String),
-    /// The facilitator does not say what the scheme needs.
-    #[error("the facilitator's /supported: {0}")]
-    Supported(String),
+    /// The price is not a decimal number, or is finer than the token's atomic unit.
+    #[error("the price {price:?} of {symbol} is not usable: {source}")]
+    Price {
+        /// The price as the seller wrote it.
+        price: String,
+        /// The token's ticker.
+        symbol: String,
+        /// What is wrong with it.
+        source: AmountError,
+    },
+    /// The price is zero.
+    #[error("the price must be greater than zero")]
+    ZeroPrice,
+    /// The price is more than an account can hold.
+    #[error("the price is {amount} atomic units, more than an account can hold ({max})")]
+    PriceTooHigh {
+        /// The price in atomic units.
+        amount: Amount,
+        /// The most that an account can hold.
+        max: Amount,
+    },
+    /// The network is not one of the offer's chain family.
+    #[error("{network} is not a network of {family}")]
+    Network {
+        /// The network as the seller named it.
+        network: String,
+        /// The chain family, such as `EVM`.
+        family: &'static str,
+    },
+    /// No token of this name is known on the network.
+    #[error("no token {asset} is known on {network}")]
+    UnknownAsset {
+        /// The token's ticker or address.
+        asset: String,
+        /// The network.
+        network: String,
+    },
+    /// The scheme cannot be paid in this token.
+    #[error("{symbol} cannot be used: {problem}")]
+    UnsupportedAsset {
+        /// The token's ticker.
+        symbol: String,
+        /// What the scheme needs and the token lacks.
+        problem: &'static str,
+    },
+    /// The recipient is not an address of the chain.
+    #[error("the recipient is not an address: {0}")]
+    PayTo(#[source] Malformed),
+    /// The memo is empty or too long.
+    #[error("the memo has {length} bytes; 1 to {max} are possible")]
+    Memo {
+        /// The memo's length in bytes.
+        length: usize,
+        /// The longest memo in bytes.
+        max: usize,
+    },
+    /// A field of the offer's `extra` cannot be written.
+    #[error("the offer's extra cannot be written: {0}")]
+    Extra(#[source] Malformed),
+    /// The facilitator's `/supported` does not have what the scheme needs.
+    #[error("the facilitator's /supported answer is not usable: {0}")]
+    Supported(#[source] Malformed),
 }
 
 /// What is known of an asset, for limits and for people.
@@ -85,17 +136,20 @@ pub struct Quote {
     pub amount: Amount,
 }
 
-/// Why a payer does not pay some requirements.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Why a payer has no quote for some requirements.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum QuoteError {
-    /// They are of another scheme or of another family of chains: another payer may pay them.
+    /// They are of another scheme or another chain family: another payer may support them.
+    #[error("this payer does not support the scheme and network")]
     NotSupported,
-    /// They are of this payer's scheme and chains, and this is missing or wrong. Written for people.
+    /// They are of this payer's scheme and chains, and a field is missing or wrong.
+    #[error("{0}")]
     Unpayable(String),
 }
 
 impl QuoteError {
-    /// Requirements that are this payer's, with what is missing or wrong.
+    /// Requirements that this payer supports, with what is missing or wrong.
     pub fn unpayable(what: impl Into<String>) -> Self {
         Self::Unpayable(what.into())
     }
@@ -159,15 +213,31 @@ pub trait Payer: Send + Sync + 'static {
 }
 
 /// Why a payer does not pay.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PayerError {
     /// The requirements lack something or contradict themselves.
-    #[error("the requirements cannot be met: {0}")]
-    Requirements(String),
+    #[error("the payment requirements cannot be met: {0}")]
+    Requirements(#[from] QuoteError),
+    /// A field of the payload cannot be written.
+    #[error("the payload cannot be written: {0}")]
+    Payload(#[source] Malformed),
     /// The key did not sign.
     #[error("signing failed: {0}")]
-    Signing(String),
-    /// Something the payment needs from the chain could not be learnt.
+    Signing(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The chain could not be read.
     #[error("the chain could not be read: {0}")]
-    Chain(String),
+    Chain(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl PayerError {
+    /// The key did not sign, for this reason.
+    pub fn signing(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Signing(source.into())
+    }
+
+    /// The chain could not be read, for this reason.
+    pub fn chain(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Chain(source.into())
+    }
 }

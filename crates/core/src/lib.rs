@@ -26,6 +26,7 @@ mod facilitator;
 mod identity;
 pub mod json;
 mod kept;
+pub mod kit;
 mod network;
 mod request;
 mod scheme;

@@ -720,7 +720,7 @@ impl Offer for BrokenOffer {
     }
 
     fn requirements(&self, _: &SupportedKind) -> Result<PaymentRequirements, OfferError> {
-        Err(OfferError::Supported("no fee payer".to_owned()))
+        Err(OfferError::ZeroPrice)
     }
 }
 

@@ -1,8 +1,8 @@
 //! The seller's side: a price as payment requirements.
 
-use alloy::primitives::Address;
 use quittance_core::json::Object;
-use quittance_core::wire::{PaymentRequirements, Rest, SupportedKind};
+use quittance_core::kit::FixedPrice;
+use quittance_core::wire::{PaymentRequirements, SupportedKind};
 use quittance_core::{Amount, Network, Offer, OfferError, PaymentId};
 use serde_json::json;
 
@@ -23,17 +23,9 @@ use crate::token::{Token, TransferMethod};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExactOffer {
-    network: Network,
+    price: FixedPrice,
     token: Token,
-    amount: Amount,
-    pay_to: Address,
-    timeout_secs: u64,
 }
-
-/// The default time for a payment, in seconds. The specification's examples have a minute, which is
-/// enough for programs. The reference implementation allows five minutes, for people with a wallet
-/// in a browser.
-const TIMEOUT_SECS: u64 = 60;
 
 impl ExactOffer {
     /// An offer of `price` in a token, such as `"0.01"`, paid to the address `pay_to`.
@@ -48,30 +40,18 @@ impl ExactOffer {
         pay_to: &str,
     ) -> Result<Self, OfferError> {
         if known::chain_id(&network).is_none() {
-            return Err(OfferError::Asset(format!("{network} is not an EVM chain")));
+            return Err(not_evm(network.id()));
         }
         if token.method != TransferMethod::Eip3009 {
-            return Err(OfferError::Asset(format!(
-                "{} does not support EIP-3009",
-                token.symbol
-            )));
+            return Err(OfferError::UnsupportedAsset {
+                symbol: token.symbol,
+                problem: "the token does not support EIP-3009",
+            });
         }
-        let amount = Amount::from_decimal(price, token.decimals).map_err(|error| {
-            OfferError::Price(format!("{price:?} of {}: {error}", token.symbol))
-        })?;
-        if amount.is_zero() {
-            return Err(OfferError::Price(
-                "the price must be greater than zero".to_owned(),
-            ));
-        }
-        let pay_to = address("payTo", pay_to).map_err(|error| OfferError::PayTo(error.problem))?;
-        Ok(Self {
-            network,
-            token,
-            amount,
-            pay_to,
-            timeout_secs: TIMEOUT_SECS,
-        })
+        let pay_to = address("payTo", pay_to).map_err(OfferError::PayTo)?;
+        let asset = token.address.to_checksum(None);
+        let price = FixedPrice::new(network, &token, asset, price, pay_to.to_checksum(None))?;
+        Ok(Self { price, token })
     }
 
     /// An offer in the USDC of a network, given by its CAIP-2 identifier or x402 version 1 name.
@@ -79,10 +59,12 @@ impl ExactOffer {
     /// # Errors
     /// As [`new`](Self::new), and if the library does not ship with the network's USDC.
     pub fn usdc(network: &str, price: &str, pay_to: &str) -> Result<Self, OfferError> {
-        let known = known::network(network)
-            .ok_or_else(|| OfferError::Asset(format!("{network} is not an EVM chain")))?;
-        let token = known::token(known.id(), "USDC")
-            .ok_or_else(|| OfferError::Asset(format!("no USDC is known on {network}")))?;
+        let known = known::network(network).ok_or_else(|| not_evm(network))?;
+        let unknown = || OfferError::UnknownAsset {
+            asset: "USDC".to_owned(),
+            network: network.to_owned(),
+        };
+        let token = known::token(known.id(), "USDC").ok_or_else(unknown)?;
         Self::new(known, token.clone(), price, pay_to)
     }
 
@@ -90,14 +72,21 @@ impl ExactOffer {
     #[must_use]
     pub fn with_timeout_secs(self, timeout_secs: u64) -> Self {
         Self {
-            timeout_secs,
+            price: self.price.with_timeout_secs(timeout_secs),
             ..self
         }
     }
 
     /// The price in the token's atomic units.
     pub fn amount(&self) -> Amount {
-        self.amount
+        self.price.amount()
+    }
+}
+
+fn not_evm(network: &str) -> OfferError {
+    OfferError::Network {
+        network: network.to_owned(),
+        family: "EVM",
     }
 }
 
@@ -107,27 +96,18 @@ impl Offer for ExactOffer {
     }
 
     fn network(&self) -> &Network {
-        &self.network
+        self.price.network()
     }
 
     fn requirements(&self, _: &SupportedKind) -> Result<PaymentRequirements, OfferError> {
         let extra = Object::of(&json!({ "name": self.token.name, "version": self.token.version }))
-            .map_err(|error| OfferError::Asset(error.to_string()))?;
-        Ok(PaymentRequirements {
-            scheme: NAME.to_owned(),
-            network: self.network.id().to_owned(),
-            amount: self.amount.to_string(),
-            asset: self.token.address.to_checksum(None),
-            pay_to: self.pay_to.to_checksum(None),
-            max_timeout_seconds: self.timeout_secs,
-            extra: Some(extra),
-            rest: Rest::default(),
-        })
+            .map_err(OfferError::Extra)?;
+        Ok(self.price.requirements(NAME, Some(extra)))
     }
 
     fn authorization(&self, payload: &Object) -> Option<PaymentId> {
         let payload: Payload = payload.read("payload").ok()?;
-        let chain_id = known::chain_id(&self.network)?;
+        let chain_id = known::chain_id(self.price.network())?;
         let id = payload
             .authorization?
             .payment_id(chain_id, self.token.address);
@@ -151,7 +131,7 @@ mod tests {
             assert!(
                 matches!(
                     ExactOffer::usdc("base", price, SELLER),
-                    Err(OfferError::Price(_))
+                    Err(OfferError::Price { .. } | OfferError::ZeroPrice)
                 ),
                 "{price}"
             );
@@ -166,17 +146,17 @@ mod tests {
         ));
         assert!(matches!(
             ExactOffer::usdc("solana:mainnet", "1", SELLER),
-            Err(OfferError::Asset(_))
+            Err(OfferError::Network { .. })
         ));
         assert!(matches!(
             ExactOffer::usdc("eip155:31337", "1", SELLER),
-            Err(OfferError::Asset(_))
+            Err(OfferError::UnknownAsset { .. })
         ));
         let permit2 = known::token("eip155:4326", "MegaUSD").unwrap().clone();
         let network = known::network("eip155:4326").unwrap();
         assert!(matches!(
             ExactOffer::new(network, permit2, "1", SELLER),
-            Err(OfferError::Asset(_))
+            Err(OfferError::UnsupportedAsset { .. })
         ));
     }
 }

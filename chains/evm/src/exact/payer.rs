@@ -13,6 +13,7 @@ use alloy::signers::Signer;
 use alloy::sol_types::SolCall;
 use async_trait::async_trait;
 use quittance_core::json::Object;
+use quittance_core::kit::KnownTokens;
 use quittance_core::wire::PaymentRequirements;
 use quittance_core::{
     Amount, Asset, AuthorizationState, Fault, Network, Payer, PayerError, Quote, QuoteError,
@@ -59,7 +60,7 @@ const RPC_TIMEOUT: Duration = Duration::from_secs(8);
 pub struct ExactPayer {
     signer: Arc<dyn Signer + Send + Sync>,
     address: String,
-    tokens: Vec<(String, Token)>,
+    tokens: KnownTokens<Token>,
     rpcs: BTreeMap<String, Rpc>,
 }
 
@@ -70,7 +71,7 @@ impl ExactPayer {
         Self {
             signer: Arc::new(signer),
             address,
-            tokens: Vec::new(),
+            tokens: KnownTokens::new(known::tokens),
             rpcs: BTreeMap::new(),
         }
     }
@@ -78,7 +79,7 @@ impl ExactPayer {
     /// The same payer, with another token of the network with this CAIP-2 identifier.
     #[must_use]
     pub fn with_token(mut self, network: &str, token: Token) -> Self {
-        self.tokens.push((network.to_owned(), token));
+        self.tokens.add(network, token);
         self
     }
 
@@ -91,21 +92,10 @@ impl ExactPayer {
     /// If the network is not an EVM network, or if no HTTP client can be made.
     pub fn with_rpc(mut self, network: &Network, urls: &[Url]) -> Result<Self, PayerError> {
         let chain_id = known::chain_id(network)
-            .ok_or_else(|| PayerError::Chain(format!("{network} is not an EVM network")))?;
-        let rpc = Rpc::new(chain_id, urls, RPC_TIMEOUT)
-            .map_err(|error| PayerError::Chain(error.to_string()))?;
+            .ok_or_else(|| PayerError::chain(format!("{network} is not an EVM network")))?;
+        let rpc = Rpc::new(chain_id, urls, RPC_TIMEOUT).map_err(PayerError::chain)?;
         self.rpcs.insert(network.id().to_owned(), rpc);
         Ok(self)
-    }
-
-    fn token(&self, network: &str, asset: Address) -> Option<&Token> {
-        let own = self
-            .tokens
-            .iter()
-            .filter(|(known, _)| known == network)
-            .map(|(_, token)| token);
-        own.chain(known::tokens(network))
-            .find(|token| token.address == asset)
     }
 
     /// What is signed for these requirements, if this payer can pay them.
@@ -119,7 +109,7 @@ impl ExactPayer {
             address(name, text).map_err(|error| QuoteError::unpayable(error.to_string()))
         };
         let asset = address("asset", &requirements.asset)?;
-        let token = self.token(network.id(), asset);
+        let token = self.tokens.find(network.id(), &asset);
         let token = token.ok_or_else(|| {
             QuoteError::unpayable(format!(
                 "the payer does not know the asset {asset} on {}: add it with with_token",
@@ -267,14 +257,7 @@ impl Payer for ExactPayer {
         requirements: &PaymentRequirements,
         now: Timestamp,
     ) -> Result<(Object, Timestamp), PayerError> {
-        let transfer = self.transfer(requirements).map_err(|why| {
-            PayerError::Requirements(match why {
-                QuoteError::NotSupported => {
-                    "the requirements are not `exact` on an EVM chain".to_owned()
-                }
-                QuoteError::Unpayable(what) => what,
-            })
-        })?;
+        let transfer = self.transfer(requirements)?;
         let expires = now.plus_secs(requirements.max_timeout_seconds.min(VALIDITY_MAX_SECS));
         let authorization = Authorization {
             from: self.signer.address(),
@@ -291,7 +274,7 @@ impl Payer for ExactPayer {
             .signer
             .sign_hash(&authorization.digest(&separator))
             .await
-            .map_err(|error| PayerError::Signing(error.to_string()))?;
+            .map_err(PayerError::signing)?;
         let payload = json!({
             "signature": Bytes::copy_from_slice(&signature.as_bytes()),
             "authorization": {
@@ -303,8 +286,7 @@ impl Payer for ExactPayer {
                 "nonce": authorization.nonce,
             }
         });
-        let payload =
-            Object::of(&payload).map_err(|error| PayerError::Requirements(error.to_string()))?;
+        let payload = Object::of(&payload).map_err(PayerError::Payload)?;
         Ok((payload, expires))
     }
 

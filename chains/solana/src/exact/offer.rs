@@ -2,8 +2,9 @@
 
 use async_trait::async_trait;
 use quittance_core::json::Object;
-use quittance_core::wire::{PaymentRequirements, Rest, SupportedKind};
-use quittance_core::{Amount, Network, Offer, OfferError, PaymentId};
+use quittance_core::kit::FixedPrice;
+use quittance_core::wire::{PaymentRequirements, SupportedKind};
+use quittance_core::{Amount, Malformed, Network, Offer, OfferError, PaymentId};
 use serde_json::json;
 use solana_pubkey::Pubkey;
 
@@ -11,9 +12,6 @@ use super::{Extra, NAME, payment_id, wire};
 use crate::blockhash::Blockhashes;
 use crate::instruction::MEMO_MAX;
 use crate::known::{self, NAMESPACE, Token};
-
-/// How long a payment may take unless the seller says otherwise: as long as a blockhash lives.
-const TIMEOUT_SECS: u64 = 60;
 
 /// An offer to be paid exactly so much of a token on a Solana cluster.
 ///
@@ -27,11 +25,8 @@ const TIMEOUT_SECS: u64 = 60;
 /// ```
 #[derive(Debug, Clone)]
 pub struct ExactOffer {
-    network: Network,
+    price: FixedPrice,
     token: Token,
-    amount: Amount,
-    pay_to: Pubkey,
-    timeout_secs: u64,
     memo: Option<String>,
     blockhashes: Option<Blockhashes>,
 }
@@ -41,8 +36,8 @@ impl ExactOffer {
     /// account: none is made for it.
     ///
     /// # Errors
-    /// When the price is zero or finer than the token's smallest unit or more than there can be, the network is not a
-    /// Solana cluster, or `pay_to` is not an address.
+    /// When the price is zero, finer than the token's atomic unit, or more than an account can hold; the network is not a
+    /// Solana cluster; or `pay_to` is not an address.
     pub fn new(
         network: Network,
         token: Token,
@@ -50,32 +45,24 @@ impl ExactOffer {
         pay_to: &str,
     ) -> Result<Self, OfferError> {
         if network.namespace() != NAMESPACE {
-            return Err(OfferError::Asset(format!(
-                "{network} is not a Solana cluster"
-            )));
+            return Err(not_solana(network.id()));
         }
-        let amount = Amount::from_decimal(price, token.decimals).map_err(|error| {
-            OfferError::Price(format!("{price:?} of {}: {error}", token.symbol))
-        })?;
-        if amount.is_zero() {
-            return Err(OfferError::Price(
-                "the price must be greater than zero".to_owned(),
-            ));
-        }
-        if amount > Amount::from(u64::MAX) {
-            return Err(OfferError::Price(
-                "more than a token account can hold".to_owned(),
-            ));
-        }
-        let pay_to = pay_to
+        let address = |_| Malformed::new("payTo", "not an address of 32 bytes in base58");
+        let pay_to: Pubkey = pay_to
             .parse()
-            .map_err(|_| OfferError::PayTo("not an address of 32 bytes in base58".to_owned()))?;
+            .map_err(|error| OfferError::PayTo(address(error)))?;
+        let asset = token.mint.to_string();
+        let price = FixedPrice::new(network, &token, asset, price, pay_to.to_string())?;
+        let max = Amount::from_units(u64::MAX);
+        if price.amount() > max {
+            return Err(OfferError::PriceTooHigh {
+                amount: price.amount(),
+                max,
+            });
+        }
         Ok(Self {
-            network,
+            price,
             token,
-            amount,
-            pay_to,
-            timeout_secs: TIMEOUT_SECS,
             memo: None,
             blockhashes: None,
         })
@@ -86,10 +73,12 @@ impl ExactOffer {
     /// # Errors
     /// As [`new`](Self::new), and when the cluster or its USDC is not known.
     pub fn usdc(network: &str, price: &str, pay_to: &str) -> Result<Self, OfferError> {
-        let known = known::network(network)
-            .ok_or_else(|| OfferError::Asset(format!("{network} is not a Solana cluster")))?;
-        let token = known::token(known.id(), "USDC")
-            .ok_or_else(|| OfferError::Asset(format!("no USDC is known on {network}")))?;
+        let known = known::network(network).ok_or_else(|| not_solana(network))?;
+        let unknown = || OfferError::UnknownAsset {
+            asset: "USDC".to_owned(),
+            network: network.to_owned(),
+        };
+        let token = known::token(known.id(), "USDC").ok_or_else(unknown)?;
         Self::new(known, token, price, pay_to)
     }
 
@@ -97,7 +86,7 @@ impl ExactOffer {
     #[must_use]
     pub fn with_timeout_secs(self, timeout_secs: u64) -> Self {
         Self {
-            timeout_secs,
+            price: self.price.with_timeout_secs(timeout_secs),
             ..self
         }
     }
@@ -108,8 +97,10 @@ impl ExactOffer {
     /// When the text is longer than a memo can be.
     pub fn with_memo(self, memo: &str) -> Result<Self, OfferError> {
         if memo.is_empty() || memo.len() > MEMO_MAX {
-            let what = format!("a memo has 1 to {MEMO_MAX} bytes");
-            return Err(OfferError::Asset(what));
+            return Err(OfferError::Memo {
+                length: memo.len(),
+                max: MEMO_MAX,
+            });
         }
         Ok(Self {
             memo: Some(memo.to_owned()),
@@ -128,7 +119,14 @@ impl ExactOffer {
 
     /// The price in the token's atomic units.
     pub fn amount(&self) -> Amount {
-        self.amount
+        self.price.amount()
+    }
+}
+
+fn not_solana(network: &str) -> OfferError {
+    OfferError::Network {
+        network: network.to_owned(),
+        family: "Solana",
     }
 }
 
@@ -139,18 +137,19 @@ impl Offer for ExactOffer {
     }
 
     fn network(&self) -> &Network {
-        &self.network
+        self.price.network()
     }
 
     fn requirements(&self, supported: &SupportedKind) -> Result<PaymentRequirements, OfferError> {
-        let missing = |what: &str| OfferError::Supported(what.to_owned());
+        let missing =
+            || OfferError::Supported(Malformed::new("extra.feePayer", "the field is missing"));
         let said: Extra = supported
             .extra
             .as_ref()
-            .ok_or_else(|| missing("says no feePayer"))?
+            .ok_or_else(missing)?
             .read("extra")
-            .map_err(|error| OfferError::Supported(error.to_string()))?;
-        let fee_payer = said.fee_payer.ok_or_else(|| missing("says no feePayer"))?;
+            .map_err(OfferError::Supported)?;
+        let fee_payer = said.fee_payer.ok_or_else(missing)?;
         let mut extra = json!({
             "feePayer": fee_payer,
             "tokenProgram": self.token.program.id().to_string(),
@@ -158,22 +157,13 @@ impl Offer for ExactOffer {
         if let Some(memo) = &self.memo {
             extra["memo"] = json!(memo);
         }
-        let extra = Object::of(&extra).map_err(|error| OfferError::Asset(error.to_string()))?;
-        Ok(PaymentRequirements {
-            scheme: NAME.to_owned(),
-            network: self.network.id().to_owned(),
-            amount: self.amount.to_string(),
-            asset: self.token.mint.to_string(),
-            pay_to: self.pay_to.to_string(),
-            max_timeout_seconds: self.timeout_secs,
-            extra: Some(extra),
-            rest: Rest::default(),
-        })
+        let extra = Object::of(&extra).map_err(OfferError::Extra)?;
+        Ok(self.price.requirements(NAME, Some(extra)))
     }
 
     fn authorization(&self, payload: &Object) -> Option<PaymentId> {
         let wire = wire(payload).ok()?;
-        Some(payment_id(&self.network, &wire))
+        Some(payment_id(self.price.network(), &wire))
     }
 
     async fn hints(&self) -> Option<Object> {

@@ -85,8 +85,7 @@ impl ExactPayer {
     /// When no HTTP client can be made.
     pub fn with_rpc(mut self, network: &Network, urls: &[Url]) -> Result<Self, PayerError> {
         // Whichever cluster a node is on, a blockhash of it can be used on no other.
-        let rpc = rpc::connect("", urls, RPC_TIMEOUT)
-            .map_err(|error| PayerError::Chain(error.to_string()))?;
+        let rpc = rpc::connect("", urls, RPC_TIMEOUT).map_err(PayerError::chain)?;
         self.nodes.insert(network.id().to_owned(), Arc::new(rpc));
         Ok(self)
     }
@@ -170,13 +169,13 @@ impl ExactPayer {
     /// it dies no later than what is signed with the newest.
     async fn blockhash(&self, order: &Order) -> Result<Hash, PayerError> {
         let Some(node) = self.nodes.get(order.network.id()) else {
-            let missing = || PayerError::Chain("no node to ask for a blockhash".to_owned());
+            let missing = || PayerError::chain("there is no node to ask for a blockhash");
             return order.blockhash.clone().ok_or_else(missing);
         };
         match (blockhash::latest(node).await, order.blockhash.clone()) {
             (Ok(latest), _) => Ok(latest.blockhash),
             (Err(_), Some(told)) => Ok(told),
-            (Err(fault), None) => Err(PayerError::Chain(fault.to_string())),
+            (Err(fault), None) => Err(PayerError::chain(fault)),
         }
     }
 }
@@ -255,28 +254,21 @@ impl Payer for ExactPayer {
         requirements: &PaymentRequirements,
         now: Timestamp,
     ) -> Result<(Object, Timestamp), PayerError> {
-        let order = self.order(requirements).map_err(|why| {
-            PayerError::Requirements(match why {
-                QuoteError::NotSupported => "not `exact` on Solana".to_owned(),
-                QuoteError::Unpayable(what) => what,
-            })
-        })?;
+        let order = self.order(requirements)?;
         let blockhash = self.blockhash(&order).await?;
         let message = message(&self.signer.pubkey(), &order, blockhash);
         let signature = self
             .signer
             .try_sign_message(&message.serialize())
-            .map_err(|error| PayerError::Signing(error.to_string()))?;
+            .map_err(PayerError::signing)?;
         let transaction = VersionedTransaction {
             // The fee payer's is the facilitator's to add.
             signatures: vec![Signature::default(), signature],
             message,
         };
-        let bytes = wincode::serialize(&transaction)
-            .map_err(|error| PayerError::Signing(error.to_string()))?;
+        let bytes = wincode::serialize(&transaction).map_err(PayerError::signing)?;
         let payload = json!({ "transaction": BASE64.encode(bytes) });
-        let payload =
-            Object::of(&payload).map_err(|error| PayerError::Requirements(error.to_string()))?;
+        let payload = Object::of(&payload).map_err(PayerError::Payload)?;
         Ok((payload, now.plus_secs(EXPIRES_SECS)))
     }
 

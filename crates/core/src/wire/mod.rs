@@ -162,6 +162,82 @@ message! {
     }
 }
 
+impl PaymentRequired {
+    /// The message that offers these payment options.
+    pub fn new(accepts: Vec<PaymentRequirements>) -> Self {
+        Self {
+            x402_version: 2,
+            error: None,
+            resource: None,
+            accepts,
+            extensions: None,
+            rest: Rest::default(),
+        }
+    }
+}
+
+impl PaymentRequirements {
+    /// The requirements with these values and without `extra`, in the order of the specification's table.
+    pub fn new(
+        scheme: &str,
+        network: &str,
+        amount: &str,
+        asset: &str,
+        pay_to: &str,
+        max_timeout_seconds: u64,
+    ) -> Self {
+        Self {
+            scheme: scheme.to_owned(),
+            network: network.to_owned(),
+            amount: amount.to_owned(),
+            asset: asset.to_owned(),
+            pay_to: pay_to.to_owned(),
+            max_timeout_seconds,
+            extra: None,
+            rest: Rest::default(),
+        }
+    }
+}
+
+impl PaymentPayload {
+    /// The payment that accepts these requirements with this authorization.
+    pub fn new(accepted: PaymentRequirements, payload: Object) -> Self {
+        Self {
+            x402_version: 2,
+            resource: None,
+            accepted,
+            payload,
+            extensions: None,
+            rest: Rest::default(),
+        }
+    }
+}
+
+impl SupportedResponse {
+    /// The answer with these kinds.
+    pub fn new(kinds: Vec<SupportedKind>) -> Self {
+        Self {
+            kinds,
+            extensions: None,
+            signers: None,
+            rest: Rest::default(),
+        }
+    }
+}
+
+impl SupportedKind {
+    /// The kind of this protocol version, scheme and network, without `extra`.
+    pub fn new(x402_version: u64, scheme: &str, network: &str) -> Self {
+        Self {
+            x402_version,
+            scheme: scheme.to_owned(),
+            network: network.to_owned(),
+            extra: None,
+            rest: Rest::default(),
+        }
+    }
+}
+
 impl VerifyResponse {
     /// A verdict for the payment of `payer`.
     pub fn valid(payer: Option<String>) -> Self {
