@@ -399,11 +399,11 @@ async fn payments_in_one_transaction_are_judged_separately() {
             "a transaction's id is never dropped"
         );
     }
-    let told = paid
+    let paid_sum = paid
         .iter()
         .filter_map(|answer| answer.amount.as_ref()?.parse::<u64>().ok())
         .sum::<u64>();
-    assert_eq!(setting.received().await, Amount::from(told));
+    assert_eq!(setting.received().await, Amount::from(paid_sum));
     assert!(setting.sent(Setting::signers()[0].address).await < COUNT / 2);
 }
 
@@ -507,11 +507,11 @@ async fn two_facilitators_report_one_success() {
     for _ in 0..5 {
         let request = Setting::request().await;
         let (a, b) = tokio::join!(first.settle(&request), second.settle(&request));
-        let told = [a, b]
+        let reported = [a, b]
             .iter()
             .filter(|answer| answer.as_ref().is_ok_and(|answer| answer.success))
             .count();
-        assert_eq!(told, 1);
+        assert_eq!(reported, 1);
     }
     assert_eq!(setting.received().await, amount(5));
 }

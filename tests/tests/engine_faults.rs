@@ -163,11 +163,11 @@ async fn a_receipt_without_a_block_is_not_an_inclusion() {
     let setting = Setting::with_mining(Mining::Manual).await;
     let engine = engine_with(&setting, setting.config()).await;
     let receipt = Arc::new(Mutex::new(Value::Null));
-    let told = Arc::clone(&receipt);
+    let answered = Arc::clone(&receipt);
     setting
         .node
         .rewrites("eth_getTransactionReceipt", move |_, _| {
-            told.lock().unwrap().clone()
+            answered.lock().unwrap().clone()
         });
     let asking = settling(&engine, &Setting::request().await);
     until("the node has it", || async {
@@ -204,7 +204,7 @@ async fn a_receipt_without_a_block_is_not_an_inclusion() {
     assert_eq!(setting.received().await, Amount::ZERO);
     *receipt.lock().unwrap() = real;
     setting.local.mine().await.unwrap();
-    not_yet("another block stands at its height").await;
+    not_yet("another block is at its height").await;
     setting.node.mend();
     setting.local.set_mining(Mining::Instant).await.unwrap();
     let answer = asking.await.unwrap().unwrap();
@@ -425,13 +425,13 @@ async fn the_books_agree(
     setting: &Setting,
     engine: &Engine,
     requests: &[PaymentRequest],
-    told: &[bool],
+    reported: &[bool],
 ) {
     let mut settled = 0;
     let mut known_transactions = BTreeSet::new();
-    for (request, told) in requests.iter().zip(told) {
+    for (request, reported) in requests.iter().zip(reported) {
         let Some(known) = engine.settlement(&id(setting, request)).await.unwrap() else {
-            assert!(!told, "told, and never claimed");
+            assert!(!reported, "reported, and never claimed");
             continue;
         };
         for (_, transaction) in &known.transactions {
@@ -439,8 +439,11 @@ async fn the_books_agree(
         }
         let is_settled = matches!(known.state, State::Concluded(Outcome::Settled { .. }));
         settled += u64::from(is_settled);
-        assert!(!told || is_settled, "told, and not settled: {known:?}");
-        assert_eq!(known.success_reported_at.is_some(), *told, "{known:?}");
+        assert!(
+            !reported || is_settled,
+            "reported, and not settled: {known:?}"
+        );
+        assert_eq!(known.success_reported_at.is_some(), *reported, "{known:?}");
     }
     assert_eq!(setting.received().await, amount(settled));
     let signer = Setting::signers()[0].address;
@@ -456,9 +459,9 @@ async fn the_books_agree(
     assert!(journal_has + 3 >= sent, "{sent} sent, {journal_has} known");
 }
 
-fn count(told: &mut [usize], answers: Vec<(usize, Result<SettleResponse, FacilitatorError>)>) {
+fn count(reported: &mut [usize], answers: Vec<(usize, Result<SettleResponse, FacilitatorError>)>) {
     for (at, answer) in answers {
-        told[at] += usize::from(answer.is_ok_and(|answer| answer.success));
+        reported[at] += usize::from(answer.is_ok_and(|answer| answer.success));
     }
 }
 
@@ -483,7 +486,7 @@ async fn survive(seed: u64) {
         let payer = ExactPayer::new(payer.signer.clone());
         requests.push(quittance_tests::pay(&payer, &Setting::requirements()).await);
     }
-    let mut told = vec![0; PAYMENTS];
+    let mut reported = vec![0; PAYMENTS];
     let mut engine = start().await;
     for _ in 0..6 {
         for _ in 0..random.below(4) {
@@ -496,7 +499,7 @@ async fn survive(seed: u64) {
             let request = requests[at].clone();
             async move { (at, engine.settle(&request).await) }
         });
-        count(&mut told, join_all(asking).await);
+        count(&mut reported, join_all(asking).await);
         match random.below(4) {
             0 => {
                 engine.shut_down(Duration::ZERO).await;
@@ -519,20 +522,23 @@ async fn survive(seed: u64) {
             let (engine, request) = (engine.clone(), requests[at].clone());
             async move { (at, engine.settle(&request).await) }
         });
-        count(&mut told, join_all(open).await);
-        if told.iter().all(|told| *told > 0) {
+        count(&mut reported, join_all(open).await);
+        if reported.iter().all(|reported| *reported > 0) {
             break;
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     assert_eq!(engine.in_progress(), 0, "seed {seed}");
-    assert!(told.iter().all(|told| *told <= 1), "seed {seed}: {told:?}");
-    let told: Vec<bool> = told.iter().map(|told| *told == 1).collect();
     assert!(
-        told.iter().all(|told| *told),
-        "seed {seed}: all are good: {told:?}"
+        reported.iter().all(|reported| *reported <= 1),
+        "seed {seed}: {reported:?}"
     );
-    the_books_agree(&setting, &engine, &requests, &told).await;
+    let reported: Vec<bool> = reported.iter().map(|reported| *reported == 1).collect();
+    assert!(
+        reported.iter().all(|reported| *reported),
+        "seed {seed}: all succeed: {reported:?}"
+    );
+    the_books_agree(&setting, &engine, &requests, &reported).await;
 }
 
 /// Any mix of node faults, engine restarts and missing blocks: no payment is lost, and none is paid or

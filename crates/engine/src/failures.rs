@@ -16,6 +16,7 @@ use quittance_core::{Reason, Rejection, Timestamp};
 /// How many settlements may fail with a transaction in an hour before further ones are refused. 0 is
 /// no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct FailureLimits {
     /// The limit for one payer.
     pub per_payer: u32,
@@ -23,6 +24,16 @@ pub struct FailureLimits {
     /// pay this recipient. Any payer can name any recipient, so without this exception an attacker
     /// could block a seller.
     pub per_recipient: u32,
+}
+
+impl FailureLimits {
+    /// Limits for one payer and for one recipient. 0 is no limit.
+    pub const fn new(per_payer: u32, per_recipient: u32) -> Self {
+        Self {
+            per_payer,
+            per_recipient,
+        }
+    }
 }
 
 impl Default for FailureLimits {

@@ -11,6 +11,23 @@ use quittance_core::{Amount, Network, PaymentInfo, Reason, Rejection};
 /// payer, it calls it again with that payer.
 ///
 /// **An implementation must** be pure and fast, because every payment waits for it.
+///
+/// ```
+/// use quittance_core::{Amount, Network, PaymentInfo, Reason, Rejection};
+/// use quittance_engine::Policy;
+///
+/// /// Settles at most this amount.
+/// struct AtMost(Amount);
+///
+/// impl Policy for AtMost {
+///     fn allows(&self, _: &Network, info: &PaymentInfo) -> Result<(), Rejection> {
+///         match info.amount <= self.0 {
+///             true => Ok(()),
+///             false => Err(Rejection::new(Reason::INVALID_PAYMENT_REQUIREMENTS, "too much")),
+///         }
+///     }
+/// }
+/// ```
 pub trait Policy: Send + Sync + 'static {
     /// Whether this payment may be settled.
     ///
@@ -48,6 +65,7 @@ impl Policy for AllowAll {
 
 /// Lists of recipients and minimum amounts. Networks and assets without an entry are not restricted.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct Rules {
     /// The recipients whose payments are settled, as the chain spells them. The key is the network's
     /// CAIP-2 identifier.

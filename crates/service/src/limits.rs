@@ -57,10 +57,7 @@ pub struct ServiceLimits {
 impl ServiceLimits {
     /// How many transactions may fail for one payer or recipient.
     pub fn failures(&self) -> FailureLimits {
-        FailureLimits {
-            per_payer: self.failed_per_payer,
-            per_recipient: self.failed_per_recipient,
-        }
+        FailureLimits::new(self.failed_per_payer, self.failed_per_recipient)
     }
 
     /// How often one address may ask that shows no key; `None` for as often as it likes.
