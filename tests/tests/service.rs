@@ -134,7 +134,7 @@ async fn a_payment_goes_the_whole_way_over_http() {
     let state = service.get(&format!("/settlements/{id}")).await;
     let (_, state) = described("/settlements/{id}", "get", state).await;
     assert_eq!(
-        (&state["state"], &state["told"]),
+        (&state["state"], &state["successReported"]),
         (&json!("settled"), &json!(true))
     );
     let by_transaction = format!(
@@ -972,7 +972,7 @@ async fn health_is_503_when_no_kind_of_payment_can_be_settled() {
     let (status, health) = described("/health", "get", service.get("/health").await).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{health}");
     assert_eq!(health["status"], "down");
-    assert_eq!(health["networks"][0]["works"], false);
+    assert_eq!(health["networks"][0]["usable"], false);
 }
 
 /// What is wrong names signers, nodes and balances: nobody's business but that of those who may call.
@@ -984,7 +984,7 @@ async fn what_is_wrong_is_told_only_to_those_who_may_call() {
     let options = ServiceOptions::new(Keys::new(&["sesame".into()]));
     let service = Service::on(setting, options, ServerOptions::default()).await;
     let (_, health) = described("/health", "get", service.get("/health").await).await;
-    let only = json!({ "status": "down", "journal": { "works": true }, "networks": [{ "network": "eip155:84532", "works": false }] });
+    let only = json!({ "status": "down", "journal": { "usable": true }, "networks": [{ "network": "eip155:84532", "usable": false }] });
     assert_eq!(health, only);
     let get = Client::new().get(format!("{}/health", service.url));
     let answer = get.bearer_auth("sesame").send().await.unwrap();
@@ -992,7 +992,7 @@ async fn what_is_wrong_is_told_only_to_those_who_may_call() {
     assert_eq!(health["inProgress"], 0);
     let problems = health["networks"][0]["problems"].as_array().unwrap();
     assert!(
-        problems[0]["concerns"]
+        problems[0]["scope"]
             .as_str()
             .unwrap()
             .starts_with("signer 0x"),

@@ -111,7 +111,7 @@ impl Serving {
         assert_eq!(supported["kinds"], Value::Array(vec![]), "{supported}");
         let (status, health) = self.get("/health").await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{health}");
-        assert_eq!(health["journal"]["works"], false, "{health}");
+        assert_eq!(health["journal"]["usable"], false, "{health}");
         let problem = health["journal"]["problem"].as_str().unwrap();
         assert!(problem.contains("cannot be written"), "{problem}");
     }

@@ -269,7 +269,7 @@ async fn a_payment_broadcast_before_kill_9_is_settled_once_after_the_restart() {
     })
     .await;
     assert_eq!(
-        (&settled["transaction"], &settled["told"]),
+        (&settled["transaction"], &settled["successReported"]),
         (&json!(waiting), &json!(false))
     );
     let told = serving.post("/settle", &request).await;
@@ -282,7 +282,7 @@ async fn a_payment_broadcast_before_kill_9_is_settled_once_after_the_restart() {
         "duplicate_settlement"
     );
     assert_eq!(
-        serving.settlement(settled["id"].as_str().unwrap()).await["told"],
+        serving.settlement(settled["id"].as_str().unwrap()).await["successReported"],
         true
     );
     let received = place

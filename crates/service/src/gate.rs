@@ -17,7 +17,8 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::client_address::ClientAddress;
-use crate::problem::{Endpoint, Problem};
+use crate::error::ErrorResponse;
+use crate::payments::Endpoint;
 use crate::rate::{Budget, Caller, Rates};
 
 /// Where a proxy says for whom it asks.
@@ -81,7 +82,7 @@ const REFUSALS_EVERY: Duration = Duration::from_secs(10);
 
 /// What stands before every path.
 #[derive(Clone)]
-pub(crate) struct Door {
+pub(crate) struct Gate {
     keys: Keys,
     rates: Arc<Rates>,
     /// How many proxies stand in front, whose word on the caller's address is taken.
@@ -90,7 +91,7 @@ pub(crate) struct Door {
     has_warned: Arc<AtomicBool>,
 }
 
-impl Door {
+impl Gate {
     pub(crate) fn new(keys: Keys, rates: Rates, proxies: usize) -> Self {
         Self {
             keys,
@@ -130,14 +131,14 @@ impl Door {
     }
 
     /// Takes one request from the caller's bucket, or says how long it is empty.
-    fn count(&self, request: &mut Request, budget: Budget) -> Result<(), Problem> {
+    fn count(&self, request: &mut Request, budget: Budget) -> Result<(), ErrorResponse> {
         let Some(caller) = self.caller(request) else {
             return Ok(());
         };
         request.extensions_mut().insert(caller);
         self.rates.take(caller, budget).map_err(|wait| {
             self.refusals.note();
-            Problem::rate_limited(wait, endpoint(request))
+            ErrorResponse::rate_limited(wait, endpoint(request))
         })
     }
 }
@@ -181,26 +182,26 @@ fn address_in(entry: &str) -> Option<IpAddr> {
 }
 
 /// Rejects requests over the rate, then those without a key where there are keys. Rejected requests count, too.
-pub(crate) async fn guard(State(door): State<Door>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn guard(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
     let budget = match endpoint(&request) {
         Some(Endpoint::Verify) => Budget::Verify,
         Some(Endpoint::Settle) => Budget::Settle,
         None => Budget::Lookup,
     };
-    if let Err(problem) = door.count(&mut request, budget) {
+    if let Err(problem) = gate.count(&mut request, budget) {
         return problem.into_response();
     }
-    if door.keys.allow(request.headers()) {
+    if gate.keys.allow(request.headers()) {
         next.run(request).await
     } else {
-        Problem::unauthorized().into_response()
+        ErrorResponse::unauthorized().into_response()
     }
 }
 
 /// Rejects requests over the rate. For what needs no key and for paths that do not exist: each of their answers costs a little
 /// work, and most of them a line in the log.
-pub(crate) async fn count(State(door): State<Door>, mut request: Request, next: Next) -> Response {
-    match door.count(&mut request, Budget::Open) {
+pub(crate) async fn count(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
+    match gate.count(&mut request, Budget::Open) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }
@@ -209,12 +210,12 @@ pub(crate) async fn count(State(door): State<Door>, mut request: Request, next: 
 /// Lets requests without a key pass: a supervisor must always get its answer. A key that is shown counts like any other call,
 /// because the answer tells whether it is one of ours.
 pub(crate) async fn count_keys(
-    State(door): State<Door>,
+    State(gate): State<Gate>,
     mut request: Request,
     next: Next,
 ) -> Response {
     if request.headers().contains_key(AUTHORIZATION)
-        && let Err(problem) = door.count(&mut request, Budget::Lookup)
+        && let Err(problem) = gate.count(&mut request, Budget::Lookup)
     {
         return problem.into_response();
     }

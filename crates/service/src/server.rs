@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 
 use crate::connections::{Connections, Place, UnderWay};
 use crate::limits::{DRAIN, ServiceLimits, WAIT_MAX};
+use crate::metrics::count_closed;
 
 /// The largest head of a request that is read, in bytes: keys and traces fit many times over.
 const HEAD_MAX: usize = 16 * 1024;
@@ -245,10 +246,6 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
             }
         }
     }
-}
-
-fn count_closed(why: &'static str) {
-    metrics::counter!("quittance_connections_closed_total", "why" => why).increment(1);
 }
 
 #[cfg(test)]
