@@ -1,4 +1,5 @@
-//! The service under load: a facilitator on a local chain, and requests to verify that come over HTTP.
+//! The service under load: a facilitator on a local chain, and requests to verify that come over
+//! HTTP.
 #![allow(clippy::expect_used, reason = "a benchmark that cannot go on stops")]
 
 use futures_util::{StreamExt, stream};

@@ -1,4 +1,5 @@
-//! What payments cost: every case of `quittance bench`, the service under load, and settling on both kinds of chains.
+//! What payments cost: every case of `quittance bench`, the service under load, and settling on
+//! both kinds of chains.
 //!
 //! `cargo bench -p quittance-benches`, or a part of it: `... -- service`.
 #![allow(
@@ -52,8 +53,8 @@ fn service(criterion: &mut Criterion) {
     }
 }
 
-/// Payments settled per second on a local Solana cluster with blocks every 400 milliseconds, as on mainnet, all handed in at once and
-/// paid for by one fee payer.
+/// Payments settled per second on a local Solana cluster with blocks every 400 milliseconds, as on
+/// mainnet, all handed in at once and paid for by one fee payer.
 fn settle(criterion: &mut Criterion) {
     const SLOT: Duration = Duration::from_millis(400);
     let runtime = Runtime::new().unwrap();
@@ -78,8 +79,9 @@ fn settle(criterion: &mut Criterion) {
     }
 }
 
-/// Payments settled per second on a local EVM chain with a block every two seconds, as on Base, all handed in at once and sent by
-/// one signer. One payer who pays one seller one price is what an agent does all day.
+/// Payments settled per second on a local EVM chain with a block every two seconds, as on Base, all
+/// handed in at once and sent by one signer. One payer who pays one seller one price is what an
+/// agent does all day.
 fn settle_evm(criterion: &mut Criterion) {
     const BLOCK: Duration = Duration::from_secs(2);
     const PAYMENTS: u64 = 200;

@@ -1,5 +1,6 @@
-//! `hostile-facilitator` counts how often one purchase is paid for when a facilitator misbehaves at the worst moment.
-//! Here `quittance pay` buys from our seller, and our seller asks that facilitator.
+//! `hostile-facilitator` counts how many times a purchase is paid when a facilitator misbehaves at
+//! the worst moment. Here `quittance pay` buys from a Quittance seller, which uses that
+//! facilitator.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::path::Path;
@@ -18,10 +19,10 @@ use quittance_seller::PaymentLayer;
 use serde_json::Value;
 use tokio::process::Command;
 
-/// The battery's facilitator hangs a little longer than this.
+/// The hostile facilitator hangs a little longer than this.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A facilitator that is waited for only so long.
+/// A facilitator with a time limit.
 struct Impatient(RemoteFacilitator);
 
 fn gave_up<T>(_: tokio::time::error::Elapsed) -> Result<T, FacilitatorError> {
@@ -45,7 +46,7 @@ impl Facilitator for Impatient {
 }
 
 #[tokio::test]
-async fn no_misbehaviour_of_a_facilitator_makes_a_purchase_be_paid_twice() {
+async fn no_facilitator_makes_a_purchase_be_paid_twice() {
     let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/interop/python/venv");
     let program = venv.join("bin/hostile-facilitator");
     assert!(program.exists(), "run `make test`: {}", program.display());
@@ -67,12 +68,14 @@ async fn no_misbehaviour_of_a_facilitator_makes_a_purchase_be_paid_twice() {
     let modes = report["results"].as_array().unwrap();
     assert_eq!(modes.len(), 10, "{report:#}");
     for mode in modes {
-        // Our buyer never asks the facilitator itself, so the modes of that name exercise its patience alone.
+        // The buyer never asks the facilitator itself, so the modes of that name only test its
+        // timeout.
         assert_eq!(mode["distinct"], 1, "{mode:#}");
     }
 }
 
-/// What the battery runs: one purchase, from a seller that asks the facilitator in `FACILITATOR_URL`.
+/// The program under test: one purchase, from a seller that uses the facilitator in
+/// `FACILITATOR_URL`.
 #[tokio::test]
 #[ignore = "the battery runs it"]
 async fn one_purchase() {

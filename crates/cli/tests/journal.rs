@@ -1,5 +1,5 @@
-//! The `quittance` program on a disk that fills up or fails: nothing is called valid that cannot be settled, and when the
-//! disk works again so does the program, without a restart.
+//! The `quittance` program on a disk that fills up or fails: no payment is reported valid that
+//! cannot be settled, and the program works again without a restart when the disk does.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
@@ -99,7 +99,7 @@ impl Serving {
         );
     }
 
-    /// What the program says of itself while nothing can be settled.
+    /// Asserts the answers of the program while no payment can be settled.
     async fn is_down(&self, request: &PaymentRequest) {
         let (status, answer) = self.post("/settle", request).await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{answer}");
@@ -162,11 +162,11 @@ async fn run(program: &str, arguments: &[&str]) -> bool {
     command.status().await.unwrap().success()
 }
 
-/// A small file system of its own.
+/// A small file system.
 struct Tmpfs(PathBuf);
 
 impl Tmpfs {
-    /// `None` where this user may not mount.
+    /// `None` if this user may not mount a file system.
     async fn mount(at: PathBuf) -> Option<Self> {
         fs::create_dir(&at).unwrap();
         let path = at.to_str().unwrap();
@@ -194,10 +194,11 @@ impl Drop for Tmpfs {
     }
 }
 
-/// A full disk stopped all settling until a restart, while `/health` said ok and `/verify` said valid. This one is full
-/// by a limit on the size of the program's files, which needs no rights.
+/// A full disk stopped all settlements until a restart, while `/health` said ok and `/verify` said
+/// valid. Here a limit on the size of the program's files acts as a full disk, which needs no
+/// rights.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_program_that_can_write_no_more_says_so_and_goes_on_when_it_can() {
+async fn a_full_journal_is_reported_and_used_again() {
     let stage = Stage::new().await;
     let serving = Serving::start(stage.command("serve", &stage.path("journal.db"))).await;
     let pid = serving.child.id().unwrap().to_string();
@@ -206,7 +207,7 @@ async fn a_program_that_can_write_no_more_says_so_and_goes_on_when_it_can() {
         let request = payment().await;
         assert!(run("prlimit", &["--pid", &pid, "--fsize=1:"]).await);
         serving.is_down(&request).await;
-        // Nor does time help.
+        // Nothing changes with time.
         tokio::time::sleep(Duration::from_secs(2)).await;
         serving.is_down(&request).await;
         assert!(run("prlimit", &["--pid", &pid, "--fsize=unlimited:"]).await);
@@ -214,12 +215,12 @@ async fn a_program_that_can_write_no_more_says_so_and_goes_on_when_it_can() {
     }
 }
 
-/// The same on a real file system, where this user may mount one.
+/// The same on a real file system, if this user may mount one.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_is_reported_and_an_emptied_one_is_used_without_a_restart() {
+async fn a_full_disk_is_reported_and_used_again() {
     let stage = Stage::new().await;
     let Some(disk) = Tmpfs::mount(stage.path("disk")).await else {
-        // The test above has covered the program's side by another limit.
+        // The test above covers the same code with another limit.
         eprintln!("not run: this user may not mount a file system");
         return;
     };
@@ -235,9 +236,9 @@ async fn a_full_disk_is_reported_and_an_emptied_one_is_used_without_a_restart() 
     drop(serving);
 }
 
-/// One write that failed was the last one ever.
+/// After a failed write, every further write failed.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_failed_write_is_one_refused_payment_and_not_the_end() {
+async fn one_failed_write_refuses_only_one_payment() {
     let stage = Stage::new().await;
     let library = stage.path("failing_write.so");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/failing_write.c");
@@ -261,7 +262,7 @@ async fn one_failed_write_is_one_refused_payment_and_not_the_end() {
         fs::write(&order, "").unwrap();
         let (status, answer) = serving.post("/settle", &request).await;
         assert!(!order.exists(), "the write did not fail");
-        // What failed was the claim, or a later write that was repeated.
+        // The claim failed, or a later write that was repeated.
         let refused = status == StatusCode::SERVICE_UNAVAILABLE;
         assert!(refused || answer["success"] == true, "{status} {answer}");
         if refused {

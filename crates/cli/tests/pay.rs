@@ -1,5 +1,5 @@
-//! `quittance pay` and `quittance payments`, as a shell runs them, before servers of all kinds. No chain is needed: a payer signs
-//! without one.
+//! `quittance pay` and `quittance payments` as a shell runs them, against servers of all kinds.
+//! They need no chain, because a payer signs without one.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::path::PathBuf;
@@ -49,7 +49,7 @@ fn with_receipt(answer: impl IntoResponse, receipt: &Value) -> Response {
     ([(header::PAYMENT_RESPONSE, value)], answer).into_response()
 }
 
-/// A server with these terms, which says this to a payment.
+/// A server with these requirements, and this answer to a payment.
 async fn shop(terms: Value, say: impl Fn() -> Response + Clone + Send + Sync + 'static) -> String {
     let answer = move |headers: HeaderMap| {
         let (terms, say) = (terms.clone(), say.clone());
@@ -113,9 +113,9 @@ struct Ran {
     said: String,
 }
 
-/// Each kind of end has a code of its own, and says what happened, what it was about, and what to do.
+/// Each result has its own exit code, and a message with the cause and with advice.
 #[tokio::test]
-async fn each_kind_of_end_has_its_code_and_its_words() {
+async fn each_result_has_its_code_and_message() {
     let goods = || "goods".into_response();
     let settled = json!({ "success": true, "transaction": "0xabc", "network": "eip155:84532" });
     let denied = json!({ "success": false, "errorReason": "insufficient_funds", "transaction": "",
@@ -219,7 +219,7 @@ async fn each_kind_of_end_has_its_code_and_its_words() {
         ),
     ] {
         let url = shop(terms, move || say()).await;
-        // A POST is not repeated by itself, which would take its time.
+        // A POST is not retried automatically; retries would take time.
         let ran = Place::new().pay(&url, &["--method", "POST"]).await;
         assert_eq!(
             (ran.code, ran.printed.as_str()),
@@ -231,7 +231,7 @@ async fn each_kind_of_end_has_its_code_and_its_words() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_before_anything_is_paid_is_told_as_what_it_is() {
+async fn errors_before_a_payment_have_their_own_messages() {
     let place = Place::new();
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = closed.local_addr().unwrap();
@@ -284,9 +284,9 @@ async fn what_is_wrong_before_anything_is_paid_is_told_as_what_it_is() {
     assert_eq!(ran.status.code(), Some(1), "{ran:?}");
 }
 
-/// A price that changes while the first payment can still move money.
+/// The price changes while the first payment can still settle.
 #[tokio::test]
-async fn a_changed_price_is_not_paid_beside_an_open_payment_unless_it_is_said() {
+async fn a_changed_price_is_paid_beside_an_open_payment_only_on_demand() {
     let amount = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(10_000));
     let own = amount.clone();
     let answer = move |headers: HeaderMap| {
@@ -336,7 +336,7 @@ async fn open_payments_are_listed_and_forgotten() {
         assert!(line.contains(part), "{part}: {ran:?}");
     }
     let id = line.split('\t').next().unwrap();
-    // All of a line but how long the payment can still be taken.
+    // The whole line except for the remaining time.
     let lasting = |line: &str| -> Vec<String> {
         let parts = line.trim_end().split('\t').map(str::to_owned);
         parts.filter(|part| !part.contains("expires in")).collect()
@@ -351,7 +351,7 @@ async fn open_payments_are_listed_and_forgotten() {
     assert_eq!(place.run(&["payments"]).await.printed, "");
 }
 
-/// The peak of a process's memory, in bytes.
+/// The peak memory of a process, in bytes.
 fn peak_memory(id: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
@@ -359,10 +359,10 @@ fn peak_memory(id: u32) -> Option<u64> {
     Some(kilobytes * 1024)
 }
 
-/// The whole answer was kept in memory before any of it was printed.
+/// The whole response was kept in memory before the first byte was printed.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_answer_is_printed_while_it_comes_and_takes_no_memory() {
+async fn a_long_response_is_printed_as_it_arrives() {
     const LENGTH: u64 = 400 * 1024 * 1024;
     const PIECE: usize = 256 * 1024;
     let say = || {
@@ -398,7 +398,7 @@ async fn a_long_answer_is_printed_while_it_comes_and_takes_no_memory() {
 }
 
 #[tokio::test]
-async fn a_compressed_answer_is_printed_as_it_was_meant() {
+async fn a_compressed_response_is_printed_decompressed() {
     use std::io::Write as _;
     let say = || {
         let level = flate2::Compression::best();
@@ -412,11 +412,11 @@ async fn a_compressed_answer_is_printed_as_it_was_meant() {
 }
 
 #[tokio::test]
-async fn an_answer_that_breaks_off_is_told_as_that() {
+async fn a_response_that_breaks_off_is_reported() {
     let say = || {
         use futures_util::StreamExt;
         let begins = futures_util::stream::once(async { Ok("go") });
-        // Long enough for the beginning to be on its way.
+        // Long enough for the first part to be sent.
         let ends = futures_util::stream::once(async {
             tokio::time::sleep(std::time::Duration::from_millis(300)).await;
             Err(std::io::Error::other("the cable is cut"))
@@ -430,9 +430,10 @@ async fn an_answer_that_breaks_off_is_told_as_that() {
     assert!(ran.said.contains("the response broke off"), "{ran:?}");
 }
 
-/// Payments to a server on this machine went through the environment's proxy, in clear.
+/// Payments to a server on this machine were sent in clear text through the proxy of the
+/// environment.
 #[tokio::test]
-async fn this_machine_is_asked_without_the_environments_proxy() {
+async fn a_server_on_this_machine_is_called_without_a_proxy() {
     let proxied = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let own = proxied.clone();
     let proxy = listen(Router::new().fallback(any(move || {
@@ -459,9 +460,9 @@ async fn this_machine_is_asked_without_the_environments_proxy() {
     assert_eq!(calls(), 1);
 }
 
-/// What is printed is what came: a new line at its end would be another file.
+/// An added line break would change a file.
 #[tokio::test]
-async fn what_is_not_printed_to_a_terminal_is_left_as_it_is() {
+async fn output_to_a_file_is_unchanged() {
     for body in ["", "a", "a\n"] {
         let app = Router::new().fallback(any(move |_: Request| async move { body }));
         let ran = Place::new().pay(&listen(app).await, &[]).await;

@@ -46,7 +46,7 @@ impl Place {
         std::fs::write(self.config(), text).unwrap();
     }
 
-    /// Adds to the end of the configuration.
+    /// Appends text to the configuration.
     fn append(&self, more: &str) {
         let text = std::fs::read_to_string(self.config()).unwrap();
         std::fs::write(self.config(), text + more).unwrap();
@@ -123,8 +123,8 @@ impl Serving {
 
 fn send(signal: &str, child: &Child) {
     let mut kill = std::process::Command::new("kill");
-    let told = kill.args([signal, &child.id().unwrap().to_string()]);
-    assert!(told.status().unwrap().success());
+    let kill = kill.args([signal, &child.id().unwrap().to_string()]);
+    assert!(kill.status().unwrap().success());
 }
 
 fn quittance(arguments: &[&str]) -> Command {
@@ -149,7 +149,7 @@ async fn solana() -> (Solana, String) {
     (local, entry)
 }
 
-/// The identifier of Solana's devnet, which the local cluster says it is.
+/// The identifier of Solana's devnet, which the local cluster reports.
 const SOLANA_DEVNET: &str = "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1";
 
 async fn output(mut command: Command) -> (Option<i32>, String, String) {
@@ -200,7 +200,7 @@ async fn paid_by(payer: &dyn Payer, requirements: PaymentRequirements) -> Paymen
     PaymentRequest::new(payload, requirements).unwrap()
 }
 
-/// A payment on the local Solana cluster, by what the facilitator says that it settles.
+/// A payment on the local Solana cluster, for a kind that the facilitator supports.
 async fn solana_payment(serving: &Serving, local: &Solana) -> PaymentRequest {
     let get = Client::new().get(format!("{}/supported", serving.url));
     let supported: SupportedResponse = get.send().await.unwrap().json().await.unwrap();
@@ -226,10 +226,10 @@ async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, look: impl Fn(
     panic!("never {what}")
 }
 
-/// The promise of the whole project: killed between broadcast and answer, and after the restart the payment is recorded
-/// as settled, once.
+/// The main promise of the project: the process is killed between broadcast and answer, and after
+/// the restart the payment is recorded as settled, once.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_payment_broadcast_before_kill_9_is_settled_once_after_the_restart() {
+async fn a_payment_broadcast_before_a_kill_settles_once() {
     let place = Place::new().await;
     let request = payment().await;
     place.evm.set_mining(Mining::Manual).await.unwrap();
@@ -242,7 +242,7 @@ async fn a_payment_broadcast_before_kill_9_is_settled_once_after_the_restart() {
             .send()
             .await
     });
-    // Broadcast: the node has it.
+    // The node has the transaction.
     let waiting = eventually("broadcast", || async {
         let pool: Value = place.evm.rpc("txpool_content", ()).await.ok()?;
         let pending = pool["pending"]
@@ -257,7 +257,7 @@ async fn a_payment_broadcast_before_kill_9_is_settled_once_after_the_restart() {
     .await;
     serving.signal("-9");
     serving.child.wait().await.unwrap();
-    assert!(asking.await.unwrap().is_err(), "nobody was answered");
+    assert!(asking.await.unwrap().is_err(), "a caller got an answer");
 
     place.evm.mine().await.unwrap();
     place.evm.set_mining(Mining::Instant).await.unwrap();
@@ -272,9 +272,9 @@ async fn a_payment_broadcast_before_kill_9_is_settled_once_after_the_restart() {
         (&settled["transaction"], &settled["successReported"]),
         (&json!(waiting), &json!(false))
     );
-    let told = serving.post("/settle", &request).await;
+    let answer = serving.post("/settle", &request).await;
     assert_eq!(
-        (&told["success"], &told["transaction"]),
+        (&answer["success"], &answer["transaction"]),
         (&json!(true), &json!(waiting))
     );
     assert_eq!(
@@ -293,18 +293,18 @@ async fn a_payment_broadcast_before_kill_9_is_settled_once_after_the_restart() {
     assert_eq!(received.to_string(), "1000000010000");
 }
 
-/// The same on Solana, where the transaction is the payer's own, and is sent again as it is.
+/// The same on Solana, where the payer's own transaction is sent again unchanged.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_payment_broadcast_on_solana_before_kill_9_is_settled_once_after_the_restart() {
+async fn a_solana_payment_broadcast_before_a_kill_settles_once() {
     let place = Place::new().await;
     let (local, entry) = solana().await;
     place.append(&entry);
     let mut serving = place.serve().await;
     let request = solana_payment(&serving, &local).await;
     local.set_slot_time(None).await.unwrap();
-    let told = serving.post("/settle", &request).await;
-    assert_eq!(told["errorReason"], "settlement_pending", "{told}");
-    let transaction = told["transaction"].as_str().unwrap();
+    let answer = serving.post("/settle", &request).await;
+    assert_eq!(answer["errorReason"], "settlement_pending", "{answer}");
+    let transaction = answer["transaction"].as_str().unwrap();
     serving.signal("-9");
     serving.child.wait().await.unwrap();
 
@@ -320,9 +320,9 @@ async fn a_payment_broadcast_on_solana_before_kill_9_is_settled_once_after_the_r
         (found["settlements"][0]["state"] == "settled").then_some(())
     })
     .await;
-    let told = serving.post("/settle", &request).await;
+    let answer = serving.post("/settle", &request).await;
     assert_eq!(
-        (&told["success"], &told["transaction"]),
+        (&answer["success"], &answer["transaction"]),
         (&json!(true), &json!(transaction))
     );
     let again = serving.post("/settle", &request).await;
@@ -330,7 +330,7 @@ async fn a_payment_broadcast_on_solana_before_kill_9_is_settled_once_after_the_r
     assert_eq!(sold(&local).await, 10_000);
 }
 
-/// What the seller has received on the local Solana cluster.
+/// The amount that the seller has received on the local Solana cluster.
 async fn sold(local: &Solana) -> u64 {
     let seller = Solana::accounts()[1].address;
     let program = quittance_solana::TokenProgram::SplToken.id();
@@ -338,9 +338,9 @@ async fn sold(local: &Solana) -> u64 {
     balance.unwrap() - 1_000_000_000_000
 }
 
-/// Killed again and again at any moment: in the end every payment that was claimed has settled exactly once.
+/// The process is killed repeatedly at random moments: every claimed payment settles exactly once.
 #[tokio::test(flavor = "multi_thread")]
-async fn payments_survive_a_process_that_is_killed_at_any_moment() {
+async fn payments_survive_a_kill_at_any_moment() {
     const PAYMENTS: usize = 24;
     let place = Place::new().await;
     place
@@ -374,13 +374,13 @@ async fn payments_survive_a_process_that_is_killed_at_any_moment() {
     }
     let serving = place.serve().await;
     for request in &requests {
-        let told = eventually("an answer", || async {
+        let answer = eventually("an answer", || async {
             let answer = serving.post("/settle", request).await;
             let over = answer["success"] == true || answer["errorReason"] == "duplicate_settlement";
             over.then_some(answer)
         })
         .await;
-        assert_ne!(told["transaction"], "");
+        assert_ne!(answer["transaction"], "");
     }
     let received = place
         .evm
@@ -394,7 +394,7 @@ async fn payments_survive_a_process_that_is_killed_at_any_moment() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn told_to_stop_it_finishes_and_says_nothing_secret() {
+async fn a_stop_finishes_requests_and_logs_no_secret() {
     let place = Place::new().await;
     place.configure("log.filter = \"trace\"");
     let serving = place.serve().await;
@@ -448,7 +448,7 @@ async fn two_processes_do_not_share_a_journal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_says_what_is_wrong_with_each_network() {
+async fn check_reports_the_problems_of_each_network() {
     let place = Place::new().await;
     let (code, said, _) = output(place.command(&["check"])).await;
     assert_eq!(code, Some(0), "{said}");
@@ -472,14 +472,14 @@ async fn check_says_what_is_wrong_with_each_network() {
         said.contains("eip155:84532: the token X at") && said.contains("there is no contract"),
         "{said}"
     );
-    for told in [
+    for line in [
         "eip155:84532: payments can be settled, except for the problems above\n",
         "eip155:137: no node works",
         "eip155:137: no payment can be settled\n",
     ] {
-        assert!(said.contains(told), "{told} is not in\n{said}");
+        assert!(said.contains(line), "{line} is not in\n{said}");
     }
-    // "settling goes on" stood beside "nothing is settled".
+    // The report contained "settling goes on" next to "nothing is settled".
     assert!(!said.contains("goes on"), "{said}");
     assert!(
         !said.contains("secret-key") && !errors.contains("secret-key"),
@@ -488,7 +488,7 @@ async fn check_says_what_is_wrong_with_each_network() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_says_what_is_wrong_with_a_solana_cluster() {
+async fn check_reports_the_problems_of_a_solana_cluster() {
     let place = Place::new().await;
     let (_local, entry) = solana().await;
     place.append(&entry);
@@ -498,7 +498,7 @@ async fn check_says_what_is_wrong_with_a_solana_cluster() {
     assert!(said.starts_with(&well), "{said}");
     assert!(said.contains("may cost up to 30000 lamports"), "{said}");
 
-    // A token that is not there, a fee payer with less than it should have, and a node of another cluster.
+    // A missing token, a fee payer with too low a balance, and a node of another cluster.
     place.append(
         "tokens = [{ mint = \"EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v\", symbol = \"X\", decimals = 6, program = \"spl-token\" }]\n\
          min_balance_lamports = 900_000_000_000\n",
@@ -520,7 +520,7 @@ async fn check_says_what_is_wrong_with_a_solana_cluster() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_configuration_that_makes_no_sense_is_refused_by_name() {
+async fn an_unusable_configuration_is_refused_with_its_key() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("quittance.toml");
     let try_it = |text: String| {
@@ -580,7 +580,7 @@ async fn a_configuration_that_makes_no_sense_is_refused_by_name() {
             "evm[0].signers[0]",
         ),
         (network(""), "evm[0].signers[0]"),
-        // Twice the same network, in two spellings: two lanes would use the same nonces.
+        // One network in two spellings: two lanes would use the same nonces.
         (
             network("[[evm]]\nnetwork = \"eip155:8453\"\nrpc = []\nsigners = []\n"),
             "evm[1].network: eip155:8453 is already configured by evm[0]",
@@ -635,7 +635,7 @@ async fn pay_buys_within_its_limit() {
     assert_eq!(code, Some(0));
 }
 
-/// A price in USDC on the local Solana cluster, from a facilitator that settles there; and the buyer's balance after.
+/// A price in USDC on the local Solana cluster, and the buyer's balance afterwards.
 #[tokio::test(flavor = "multi_thread")]
 async fn pay_buys_on_solana_within_its_limit() {
     let place = Place::new().await;
@@ -696,7 +696,7 @@ async fn pay_buys_on_solana_within_its_limit() {
     assert!(errors.contains("paid 0.01 USDC on "), "{errors}");
     assert!(!errors.contains(&key), "{errors}");
 
-    // As solana-keygen writes it.
+    // The format of solana-keygen.
     let bytes = Solana::accounts()[3].keypair.to_bytes();
     let file = place.folder.path().join("id.json");
     std::fs::write(&file, json!(bytes.as_slice()).to_string()).unwrap();
@@ -712,9 +712,9 @@ fn key_file(folder: &Path) -> String {
     file.display().to_string()
 }
 
-/// `check` looked at the networks alone; the rest was found out by who then tried to serve, one problem at a time.
+/// `check` tested only the networks. `serve` then reported the other problems, one at a time.
 #[tokio::test(flavor = "multi_thread")]
-async fn check_sees_everything_that_serve_would_trip_over() {
+async fn check_finds_everything_that_would_stop_serve() {
     let place = Place::new().await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
@@ -760,7 +760,7 @@ async fn check_sees_everything_that_serve_would_trip_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_sees_a_journal_that_somebody_has_and_makes_none() {
+async fn check_reports_a_journal_in_use_and_creates_none() {
     let place = Place::new().await;
     let (code, said, errors) = output(place.command(&["check"])).await;
     assert_eq!(code, Some(0), "{said}{errors}");
@@ -771,13 +771,14 @@ async fn check_sees_a_journal_that_somebody_has_and_makes_none() {
     assert!(said.contains("another process has this journal"), "{said}");
 }
 
-/// Every answer is counted, by what was asked and what was said; whatever callers make up shares one label.
+/// Every answer is counted by route and status. Names that callers invent share one label.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_answer_is_counted() {
     let place = Place::new().await;
     place.configure("limits.body_secs = 1");
     let serving = place.serve().await;
-    // A network has one label, by whatever name it is called; those that are not served share another.
+    // A network has one label for all of its names. Networks that are not served share another
+    // label.
     let payment: Value = serde_json::from_str(payment().await.text()).unwrap();
     let asked = payment.to_string();
     let v1 = asked.replace("eip155:84532", "base-sepolia");
@@ -847,12 +848,12 @@ async fn every_answer_is_counted() {
     ] {
         assert!(log.contains(said), "{said} is not in\n{log}");
     }
-    // What callers make up is not written down, either: it may be 60 KiB of anything.
+    // The log does not contain callers' own names, which may have 60 KiB.
     assert!(!log.contains("made-up-network"), "{log}");
     assert!(log.contains("\"request_id\":"), "{log}");
 }
 
-/// Each problem was logged by the engine and then once more by the program; and log files were full of colours.
+/// The engine and the program both logged each problem, and log files contained colour codes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_problem_at_the_start_is_logged_once_and_without_colours() {
     let place = Place::new().await;
@@ -874,7 +875,7 @@ async fn a_problem_at_the_start_is_logged_once_and_without_colours() {
     assert!(child.wait().await.unwrap().success());
 }
 
-/// Callers whose address could not be read shared the proxy's rate, and nothing said why.
+/// Callers with an unreadable address shared the rate of the proxy without a log line.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_from_a_proxy_that_cannot_be_read_is_logged_once() {
     let place = Place::new().await;
@@ -893,9 +894,10 @@ async fn an_address_from_a_proxy_that_cannot_be_read_is_logged_once() {
     assert!(log.contains("\"entry\":\"unknown\""), "{log}");
 }
 
-/// A proxy in the environment cannot reach this machine, and would see the keys in the URLs of its nodes.
+/// A proxy in the environment cannot reach this machine, and it would see the keys in the URLs of
+/// nodes.
 #[tokio::test(flavor = "multi_thread")]
-async fn nodes_on_this_machine_are_asked_without_the_environments_proxy() {
+async fn nodes_on_this_machine_are_called_without_a_proxy() {
     let place = Place::new().await;
     let mut check = place.command(&["check"]);
     for name in ["http_proxy", "HTTP_PROXY", "ALL_PROXY"] {
@@ -918,16 +920,17 @@ async fn the_help_of_every_command_has_an_example() {
     }
 }
 
-/// Without a key, one connection wrote 60 MB into the log in eight seconds: each path was written down whole, twice.
+/// A connection without a key wrote 60 MB into the log in eight seconds: each path was logged twice
+/// in full.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_callers_write_does_not_fill_the_log() {
+async fn callers_cannot_fill_the_log() {
     let place = Place::new().await;
     place.configure("limits.burst = 20");
     let serving = place.serve().await;
     let client = Client::new();
     let long = "a".repeat(10_000);
     for at in 0..200 {
-        // A control character that terminals act upon, as it would be in a path.
+        // A control character for terminals, as it can be in a path.
         let url = format!("{}/%C2%9B-{at}-{long}", serving.url);
         let method = format!("BREW{long}").parse().unwrap();
         let brewed = client.request(method, &url).send().await;

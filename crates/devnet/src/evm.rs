@@ -1,4 +1,4 @@
-//! A local EVM chain: an anvil node with the real USDC contract and accounts with money.
+//! A local EVM chain: an anvil node with the real USDC contract and funded accounts.
 
 use std::time::Duration;
 
@@ -17,30 +17,30 @@ use tokio::process::{Child, Command};
 use crate::node::{self, rpc_error};
 use crate::{DevnetError, Tools};
 
-/// Where USDC lives on Base Sepolia, and by default on the local chain.
+/// The address of USDC on Base Sepolia and on the local chain.
 pub const USDC: Address = address!("0x036CbD53842c5426634e7929541eC2318f3dCF7e");
 
-/// How a local EVM chain is started.
+/// The options of a local EVM chain.
 #[derive(Debug, Clone)]
 pub struct EvmOptions {
     /// The chain id. Base Sepolia's by default, so that every client knows the chain and its USDC.
     pub chain_id: u64,
     /// The port to listen on; 0 takes a free one.
     pub port: u16,
-    /// How blocks come about once the chain is set up.
+    /// When the node makes blocks after the setup.
     pub mining: Mining,
 }
 
-/// How blocks come about.
+/// When a node makes blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mining {
-    /// A block for each transaction, at once, and one every so often without any: there is no
-    /// waiting, and the newest block is recent. Payers sign from when on they pay, and a chain
-    /// whose newest block is older says "not yet".
+    /// A block for each transaction at once, and an empty block in this interval. Payments do not
+    /// wait, and the newest block is recent: `validAfter` of a payment is its payer's time, and the
+    /// token compares it with the time of the newest block.
     Mixed(Duration),
-    /// A block for each transaction, at once, and no others.
+    /// A block for each transaction at once, and no other blocks.
     Instant,
-    /// A block every so often, as on a real chain.
+    /// A block in this interval, as on a real chain.
     Every(Duration),
     /// Only when [`Evm::mine`] is called.
     Manual,
@@ -59,7 +59,7 @@ impl Default for EvmOptions {
 /// The time between blocks of Base.
 const BLOCK_TIME: Duration = Duration::from_secs(2);
 
-/// One of the node's development accounts. Everybody has these keys.
+/// A development account of the node. Its key is public.
 #[derive(Debug, Clone)]
 pub struct Account {
     /// Its address.
@@ -84,10 +84,10 @@ const KEYS: [&str; 10] = [
     "0x2a871d0798f97d79848a013d4936a73bf4cc922c825d33c1cf7073dff6d409c6",
 ];
 
-/// Which development account does what while the chain is set up: it owns the token and mints.
+/// The position of the development account that owns the token and mints it during the setup.
 const OWNER: usize = 9;
 
-/// A token contract of Circle's kind.
+/// The options of a token contract by Circle.
 #[derive(Debug, Clone)]
 pub struct TokenOptions {
     /// Its name, which is also its EIP-712 name.
@@ -123,7 +123,7 @@ sol! {
     }
 }
 
-/// A contract as Circle's build left it.
+/// A contract from Circle's build.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Artifact {
@@ -131,7 +131,7 @@ struct Artifact {
     deployed_bytecode: String,
 }
 
-/// A running local EVM chain. Stops when dropped.
+/// A running local EVM chain. It stops when this is dropped.
 #[derive(Debug)]
 pub struct Evm {
     node: Child,
@@ -141,11 +141,11 @@ pub struct Evm {
 }
 
 impl Evm {
-    /// Starts a node, puts Multicall3 and USDC where they are on Base Sepolia, and gives every development account a
-    /// million USDC.
+    /// Starts a node, puts Multicall3 and USDC at their addresses on Base Sepolia, and gives every
+    /// development account a million USDC.
     ///
     /// # Errors
-    /// When the node is not installed, does not start, or does not do what it is told.
+    /// When the node is not installed, does not start, or refuses a request.
     pub async fn start(tools: &Tools, options: &EvmOptions) -> Result<Self, DevnetError> {
         let (node, url) = spawn(tools, options).await?;
         let rpc = RpcClient::new_http(url.parse().expect("made from a port"));
@@ -162,14 +162,14 @@ impl Evm {
             evm.mint(USDC, account.address, U256::from(1_000_000_000_000_u64))
                 .await?;
         }
-        // That mode is the node's from its start.
+        // The node starts in the mixed mode.
         if !matches!(options.mining, Mining::Mixed(_)) {
             evm.set_mining(options.mining).await?;
         }
         Ok(evm)
     }
 
-    /// Where the node listens.
+    /// The URL of the node.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -198,10 +198,10 @@ impl Evm {
             .collect()
     }
 
-    /// Puts a token of Circle's kind (FiatToken 2.2, the one that is USDC) at `at`.
+    /// Puts a token contract by Circle (FiatToken 2.2, the contract of USDC) at the address `at`.
     ///
     /// # Errors
-    /// When the contract is not installed or the node does not take it.
+    /// When the contract is not installed, or the node refuses it.
     pub async fn put_token(
         &self,
         tools: &Tools,
@@ -267,7 +267,7 @@ impl Evm {
     /// Mints `amount` of a token that [`put_token`](Self::put_token) made.
     ///
     /// # Errors
-    /// When the node does not do it.
+    /// When the node refuses.
     pub async fn mint(&self, token: Address, to: Address, amount: U256) -> Result<(), DevnetError> {
         self.send(
             Self::accounts()[OWNER].address,
@@ -278,10 +278,10 @@ impl Evm {
         Ok(())
     }
 
-    /// How much of `token` an account has.
+    /// The balance of an account in `token`, in atomic units.
     ///
     /// # Errors
-    /// When the node does not say.
+    /// When the node refuses.
     pub async fn balance(&self, token: Address, account: Address) -> Result<U256, DevnetError> {
         let data = self
             .call(token, FiatToken::balanceOfCall { account }.abi_encode())
@@ -289,10 +289,10 @@ impl Evm {
         U256::abi_decode(&data).map_err(|error| rpc_error("balanceOf", error))
     }
 
-    /// Deploys a contract from its init code, in hex, and says where it is.
+    /// Deploys a contract from its init code in hexadecimal. Returns its address.
     ///
     /// # Errors
-    /// When the node does not do it.
+    /// When the node refuses.
     pub async fn deploy(&self, init_code: &str) -> Result<Address, DevnetError> {
         let code = hex::decode(init_code).map_err(|error| rpc_error("deploy", error))?;
         let owner = Self::accounts()[OWNER].address;
@@ -341,10 +341,10 @@ impl Evm {
         self.rpc("eth_call", (request, "latest")).await
     }
 
-    /// Replaces the code at an address by this runtime code, in hex.
+    /// Replaces the code at an address with this runtime code in hexadecimal.
     ///
     /// # Errors
-    /// When the node does not do it.
+    /// When the node refuses.
     pub async fn set_code(&self, at: Address, runtime: &str) -> Result<(), DevnetError> {
         let code = format!("0x{}", runtime.trim_start_matches("0x"));
         self.rpc::<_, Option<()>>("anvil_setCode", (at, code))
@@ -352,15 +352,15 @@ impl Evm {
             .map(drop)
     }
 
-    /// Changes how blocks come about.
+    /// Changes when the node makes blocks.
     ///
     /// # Errors
-    /// When the node does not do it: none changes to [`Mining::Mixed`] once it runs.
+    /// When the node refuses. A running node cannot change to [`Mining::Mixed`].
     pub async fn set_mining(&self, mining: Mining) -> Result<(), DevnetError> {
-        // Each of these ends the mode before it.
+        // Each of these requests ends the mode before it.
         let (method, value) = match mining {
             Mining::Instant => ("evm_setAutomine", serde_json::json!(true)),
-            // Ends the mixed mode as well, which the method for the instant mode does not.
+            // This also ends the mixed mode, which the method for the instant mode does not.
             Mining::Manual => ("evm_setIntervalMining", serde_json::json!(0)),
             Mining::Every(interval) => (
                 "evm_setIntervalMining",
@@ -374,20 +374,20 @@ impl Evm {
         self.rpc::<_, Option<()>>(method, (value,)).await.map(drop)
     }
 
-    /// Makes one block of everything that waits.
+    /// Makes a block of all pending transactions.
     ///
     /// # Errors
-    /// When the node does not do it.
+    /// When the node refuses.
     pub async fn mine(&self) -> Result<(), DevnetError> {
         self.rpc::<_, serde_json::Value>("evm_mine", ())
             .await
             .map(drop)
     }
 
-    /// Asks the node anything.
+    /// Sends a request to the node.
     ///
     /// # Errors
-    /// What the node says.
+    /// The error of the node.
     pub async fn rpc<P: RpcSend, R: RpcRecv>(
         &self,
         method: &'static str,
@@ -403,8 +403,8 @@ impl Evm {
         &self,
         request: TransactionRequest,
     ) -> Result<TransactionReceipt, DevnetError> {
-        /// An instant-mining node includes a transaction before it answers; half a minute covers a slow machine with
-        /// blocks every few seconds.
+        /// In the instant mode the node includes a transaction before it answers. Half a minute is
+        /// enough for a slow machine with blocks every few seconds.
         const WAIT: Duration = Duration::from_secs(30);
         let id: TxHash = self.rpc("eth_sendTransaction", (request,)).await?;
         let included = async {
@@ -424,7 +424,7 @@ impl Evm {
     }
 }
 
-/// Fills the place of the one library a contract links to.
+/// Links a contract to its only library.
 fn link(code: &str, library: Address) -> String {
     const PLACEHOLDER_LEN: usize = 40;
     let mut linked = code.to_owned();
@@ -435,12 +435,14 @@ fn link(code: &str, library: Address) -> String {
 }
 
 async fn spawn(tools: &Tools, options: &EvmOptions) -> Result<(Child, String), DevnetError> {
-    /// anvil answers within 150 ms on an idle machine; a loaded one may take a hundred times as long.
+    /// On an idle machine anvil starts within 150 ms. A loaded machine may need a hundred times as
+    /// long.
     const WAIT: Duration = Duration::from_secs(15);
     let mut node = Command::new(tools.anvil()?);
     node.args(["--host", "127.0.0.1", "--port", &options.port.to_string()])
         .args(["--chain-id", &options.chain_id.to_string()])
-        // Room for a few thousand transfers in one block, so that the gas limit never decides a measurement.
+        // Enough for a few thousand transfers in a block, so that the gas limit does not affect a
+        // measurement.
         .args(["--gas-limit", "300000000"]);
     if let Mining::Mixed(interval) = options.mining {
         let seconds = interval.as_secs().max(1).to_string();
@@ -468,7 +470,8 @@ mod tests {
         assert_eq!(id, U256::from(84532));
     }
 
-    /// A payer's `validAfter` is its own time, and the token compares it with the newest block's.
+    /// `validAfter` of a payment is its payer's time, and the token compares it with the newest
+    /// block.
     #[tokio::test]
     async fn an_idle_chain_keeps_up_with_the_time_and_includes_at_once() {
         let tools = Tools::find().unwrap();

@@ -1,8 +1,9 @@
-//! Real local chains for development, tests and demonstrations: a node started as a child process, the real token
-//! contracts, accounts with money.
+//! Real local chains for development, tests and demonstrations: a node as a child process, the real
+//! token contracts, and funded accounts.
 //!
-//! What the chains are made of comes from npm, by lock file: `npm ci` in this crate's `node` folder installs the anvil
-//! node, Circle's token contract and Solana's virtual machine. Nothing here is for production: the keys are printed in every tutorial.
+//! The nodes and the contracts come from npm with a lock file: `npm ci` in this crate's `node`
+//! folder installs the anvil node, Circle's token contract and Solana's virtual machine. Nothing
+//! here is for production: the keys are public.
 
 mod evm;
 mod node;
@@ -15,26 +16,26 @@ pub use solana::{
 };
 pub use tools::Tools;
 
-/// Why a local chain is not there.
+/// Why a local chain is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum DevnetError {
-    /// What the chain is made of is not installed.
+    /// A node or a contract is not installed.
     #[error("{what} is not installed: run `npm ci` in {folder}")]
     NotInstalled {
         /// What is missing.
         what: String,
-        /// Where to install it.
+        /// The folder to install it in.
         folder: String,
     },
     /// The node did not start, or stopped.
     #[error("the node: {0}")]
     Node(String),
-    /// The node did not do what it was asked.
+    /// A request to the node failed.
     #[error("{method}: {problem}")]
     Rpc {
-        /// What it was asked.
+        /// The method of the request.
         method: String,
-        /// What it said.
+        /// The error.
         problem: String,
     },
 }

@@ -1,4 +1,4 @@
-//! What the nodes of both chain families have in common: a child process that says where it listens.
+//! A node as a child process that prints the port on which it listens.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -8,7 +8,8 @@ use tokio::process::{Child, Command};
 
 use crate::DevnetError;
 
-/// Starts a node, and waits for the line of its output that begins like this; returns what comes after.
+/// Starts a node and waits for the line of its output that begins with `prefix`. Returns the rest
+/// of the line.
 pub(crate) async fn start(
     command: &mut Command,
     ready: &str,
@@ -39,12 +40,12 @@ pub(crate) async fn start(
     let place = tokio::time::timeout(wait, listening)
         .await
         .map_err(|_| DevnetError::Node("does not say where it listens".to_owned()))??;
-    // A node whose output nobody reads stops when the pipe is full.
+    // A node stops when the pipe of its output is full, so the output is read to the end.
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
     Ok((node, place))
 }
 
-/// That the node did not do what it was asked.
+/// The error of a failed request to the node.
 pub(crate) fn rpc_error(method: &str, problem: impl std::fmt::Display) -> DevnetError {
     DevnetError::Rpc {
         method: method.to_owned(),

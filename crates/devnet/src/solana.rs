@@ -1,5 +1,5 @@
-//! A local Solana cluster: Solana's virtual machine with the programs of mainnet, a token of each token program, and accounts
-//! with money.
+//! A local Solana cluster: Solana's virtual machine with the programs of mainnet, a token of each
+//! token program, and funded accounts.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 use crate::node::{self, rpc_error};
 use crate::{DevnetError, Tools};
 
-/// Where USDC lives on Solana's devnet, and on the local cluster: a token of SPL Token.
+/// The mint of USDC on Solana's devnet and on the local cluster, a token of SPL Token.
 pub const SOLANA_USDC: Pubkey =
     Pubkey::from_str_const("4zMMC9srt5Ri5X14GAgXhaHii3GnPAEERYPJgZJDncDU");
 
@@ -23,42 +23,42 @@ pub const SOLANA_USDC: Pubkey =
 pub const SOLANA_TOKEN_2022: Pubkey =
     Pubkey::from_str_const("2b1kV6DkPAnxd5ixfnxCpjxmKwqjjaYmCZfHsFu24GXo");
 
-/// The genesis hash of Solana's devnet, and of the local cluster: every client knows it, and its USDC.
+/// The genesis hash of Solana's devnet and of the local cluster, so that clients know its USDC.
 pub const SOLANA_GENESIS: &str = "EtWTRABZaYq6iMfeYKouRu166VU2xqa1wcaWoxPkrZBG";
 
 /// SPL Token.
 const TOKEN: Pubkey = Pubkey::from_str_const("TokenkegQfeZyiNwAJbNbGKPFXCWuBvf9Ss623VQ5DA");
 /// Token-2022.
 const TOKEN_2022: Pubkey = Pubkey::from_str_const("TokenzQdBNbLqP5VEhdkAS6EPFLC1PHnBqCXEpPxuEb");
-/// The program whose addresses associated token accounts are.
+/// The program of associated token accounts.
 const ASSOCIATED_TOKEN: Pubkey =
     Pubkey::from_str_const("ATokenGPvbdGVxr1b2hvZbsiqW5xWH25efTNsLJA8knL");
-/// The program that owns accounts that hold nothing but lamports.
+/// The system program. It owns accounts with only lamports.
 const SYSTEM: Pubkey = Pubkey::new_from_array([0; 32]);
 
 /// The program that owns lookup tables.
 const LOOKUP_TABLE: Pubkey = Pubkey::from_str_const("AddressLookupTab1e1111111111111111111111111");
 
-/// What stands before a lookup table's addresses, in bytes (`LOOKUP_TABLE_META_SIZE` of the runtime).
+/// The size of a lookup table's header in bytes (`LOOKUP_TABLE_META_SIZE` of the runtime).
 const LOOKUP_TABLE_META: usize = 56;
 
-/// How many accounts have money.
+/// The number of funded accounts.
 const ACCOUNTS: u8 = 10;
 
-/// What each account has of each token, in atomic units: a million, at six decimal places.
+/// The balance of each account in each token, in atomic units: a million with six decimal places.
 const TOKENS_EACH: u64 = 1_000_000_000_000;
 
-/// What each account has of the cluster's own coin, in lamports: a hundred.
+/// The balance of each account in lamports: a hundred SOL.
 const LAMPORTS_EACH: u64 = 100_000_000_000;
 
-/// How a local cluster is started.
+/// The options of a local cluster.
 #[derive(Debug, Clone)]
 pub struct SolanaOptions {
     /// The port to listen on; 0 takes a free one.
     pub port: u16,
-    /// The time between blocks; `None` makes them only when [`Solana::mine`] is called.
+    /// The time between blocks. With `None` only [`Solana::mine`] makes blocks.
     pub slot_time: Option<Duration>,
-    /// The genesis hash that the node tells. That of Solana's devnet by default.
+    /// The genesis hash that the node reports. By default that of Solana's devnet.
     pub genesis: String,
 }
 
@@ -72,7 +72,7 @@ impl Default for SolanaOptions {
     }
 }
 
-/// One of the development accounts. Everybody has these keys.
+/// A development account. Its key is public.
 #[derive(Debug)]
 pub struct SolanaAccount {
     /// Its address.
@@ -83,7 +83,7 @@ pub struct SolanaAccount {
     pub key: String,
 }
 
-/// A running local cluster. Stops when dropped.
+/// A running local cluster. It stops when this is dropped.
 #[derive(Debug)]
 pub struct Solana {
     rpc: RpcClient,
@@ -95,7 +95,7 @@ impl Solana {
     /// Starts a node, makes both tokens, and gives every development account a million of each.
     ///
     /// # Errors
-    /// When the node is not installed, does not start, or does not do what it is told.
+    /// When the node is not installed, does not start, or refuses a request.
     pub async fn start(tools: &Tools, options: &SolanaOptions) -> Result<Self, DevnetError> {
         let (node, url) = spawn(tools, options).await?;
         let rpc = RpcClient::new_http(url.parse().expect("made from a port"));
@@ -115,7 +115,7 @@ impl Solana {
         Ok(solana)
     }
 
-    /// Where the node listens.
+    /// The URL of the node.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -138,10 +138,10 @@ impl Solana {
         (1..=ACCOUNTS).map(account).collect()
     }
 
-    /// Makes a mint of a token program, with these bytes of extensions behind it.
+    /// Makes a mint of a token program, followed by these bytes of extensions.
     ///
     /// # Errors
-    /// When the node does not do it.
+    /// When the node refuses.
     pub async fn put_mint(
         &self,
         mint: Pubkey,
@@ -149,12 +149,13 @@ impl Solana {
         decimals: u8,
         extensions: &[u8],
     ) -> Result<(), DevnetError> {
-        // No mint authority, no supply that anybody counts, initialized, no freeze authority.
+        // No mint authority, a supply of 0, initialized, no freeze authority.
         let mut data = vec![0; 82];
         data[44] = decimals;
         data[45] = 1;
         if !extensions.is_empty() {
-            // A mint with extensions is padded to the length of a token account, and says what it is.
+            // A mint with extensions is padded to the length of a token account and has a type
+            // byte.
             data.resize(165, 0);
             data.push(1);
             data.extend_from_slice(extensions);
@@ -165,7 +166,7 @@ impl Solana {
     /// Makes the associated token account of `owner`, with `amount` atomic units in it.
     ///
     /// # Errors
-    /// When the node does not do it.
+    /// When the node refuses.
     pub async fn put_tokens(
         &self,
         owner: Pubkey,
@@ -182,18 +183,18 @@ impl Solana {
         self.put_account(at, program, &data, None).await
     }
 
-    /// Gives an address so many lamports.
+    /// Sets the balance of an address in lamports.
     ///
     /// # Errors
-    /// When the node does not do it.
+    /// When the node refuses.
     pub async fn put_lamports(&self, at: Pubkey, lamports: u64) -> Result<(), DevnetError> {
         self.put_account(at, SYSTEM, &[], Some(lamports)).await
     }
 
-    /// Puts a compiled program, an ELF file, at an address. One that is there already is replaced.
+    /// Puts a compiled program, an ELF file, at an address. It replaces an existing program.
     ///
     /// # Errors
-    /// When the node does not do it: the virtual machine refuses the file.
+    /// When the virtual machine refuses the file.
     pub async fn add_program(&self, address: Pubkey, elf: &[u8]) -> Result<(), DevnetError> {
         self.rpc::<_, Value>(
             "devnet_addProgram",
@@ -203,11 +204,11 @@ impl Solana {
         .map(drop)
     }
 
-    /// Makes an address lookup table with these addresses, which can be used at once, and says where it is. Nobody can
-    /// change it.
+    /// Makes an address lookup table with these addresses, and returns its address. It can be used
+    /// at once, and cannot be changed.
     ///
     /// # Errors
-    /// When the node does not do it.
+    /// When the node refuses.
     pub async fn lookup_table(&self, addresses: &[Pubkey]) -> Result<Pubkey, DevnetError> {
         // A table; never deactivated; last extended in slot 0, from entry 0; no authority; padding.
         let mut data = vec![0; LOOKUP_TABLE_META];
@@ -219,11 +220,11 @@ impl Solana {
         Ok(table)
     }
 
-    /// Makes an account, or changes one: what it has, whose it is, and its data. Without `lamports` it has what keeps it
-    /// alive.
+    /// Makes or replaces an account with this owner, data and balance. Without `lamports` the
+    /// balance is the minimum for rent exemption.
     ///
     /// # Errors
-    /// When the node does not do it.
+    /// When the node refuses.
     pub async fn put_account(
         &self,
         at: Pubkey,
@@ -244,10 +245,10 @@ impl Solana {
         Pubkey::find_program_address(&seeds, &ASSOCIATED_TOKEN).0
     }
 
-    /// How many atomic units an owner has in its associated token account.
+    /// The balance of the associated token account of an owner, in atomic units.
     ///
     /// # Errors
-    /// When the node does not say.
+    /// When the node refuses.
     pub async fn balance(
         &self,
         owner: &Pubkey,
@@ -264,20 +265,20 @@ impl Solana {
             .ok_or_else(|| rpc_error("getTokenAccountBalance", "no amount"))
     }
 
-    /// Makes this many blocks, with everything that waits in the first.
+    /// Makes this many blocks. The first contains all pending transactions.
     ///
     /// # Errors
-    /// When the node does not do it.
+    /// When the node refuses.
     pub async fn mine(&self, count: u64) -> Result<(), DevnetError> {
         self.rpc::<_, Value>("devnet_mine", json!([count]))
             .await
             .map(drop)
     }
 
-    /// Changes the time between blocks; `None` makes no more of them.
+    /// Changes the time between blocks. With `None` only [`Solana::mine`] makes blocks.
     ///
     /// # Errors
-    /// When the node does not do it.
+    /// When the node refuses.
     pub async fn set_slot_time(&self, slot_time: Option<Duration>) -> Result<(), DevnetError> {
         let milliseconds = slot_time.map_or(0, |time| time.as_millis() as u64);
         self.rpc::<_, Value>("devnet_setSlotTime", json!([milliseconds]))
@@ -285,10 +286,10 @@ impl Solana {
             .map(drop)
     }
 
-    /// Asks the node anything.
+    /// Sends a request to the node.
     ///
     /// # Errors
-    /// What the node says.
+    /// The error of the node.
     pub async fn rpc<P: RpcSend, R: RpcRecv>(
         &self,
         method: &'static str,
@@ -307,14 +308,15 @@ fn base64(data: &[u8]) -> String {
 }
 
 async fn spawn(tools: &Tools, options: &SolanaOptions) -> Result<(Child, String), DevnetError> {
-    /// The node answers within a second on an idle machine; a loaded one may take a hundred times as long.
+    /// On an idle machine the node starts within a second. A loaded machine may need a hundred
+    /// times as long.
     const WAIT: Duration = Duration::from_secs(60);
     let milliseconds = options.slot_time.map_or(0, |time| time.as_millis());
     let mut node = Command::new("node");
     node.arg(tools.solana()?)
         .args([options.port.to_string(), milliseconds.to_string()])
         .arg(&options.genesis)
-        // It stops when this is closed.
+        // The node stops when its standard input is closed.
         .stdin(Stdio::piped());
     let (node, port) = node::start(&mut node, "ready ", WAIT).await?;
     Ok((node, format!("http://127.0.0.1:{port}")))
@@ -325,7 +327,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_cluster_starts_with_money_in_every_account() {
+    async fn every_account_of_a_cluster_is_funded() {
         let tools = Tools::find().unwrap();
         let solana = Solana::start(&tools, &SolanaOptions::default())
             .await
@@ -338,7 +340,7 @@ mod tests {
         }
     }
 
-    /// Every number of an answer that is not a whole one of 64 bits, with where it stands.
+    /// Every number of an answer that is not a 64-bit integer, with its path.
     fn odd_numbers(at: &str, value: &Value, found: &mut Vec<String>) {
         match value {
             Value::Array(list) => list
@@ -347,7 +349,7 @@ mod tests {
             Value::Object(map) => map
                 .iter()
                 .for_each(|(name, one)| odd_numbers(&format!("{at}.{name}"), one, found)),
-            // The one number that a node writes as a float.
+            // The only number that a node writes as a float.
             Value::Number(_) if at.ends_with(".uiAmount") => {}
             Value::Number(number) if number.is_u64() || number.is_i64() => {}
             Value::Number(number) => found.push(format!("{at}: {number}")),
@@ -355,10 +357,10 @@ mod tests {
         }
     }
 
-    /// The Python SDK, and every client that reads a u64 as one, broke on a `rentEpoch` that was
-    /// rounded to a float's 53 bits.
+    /// The Python SDK and every client that parses a u64 failed at a `rentEpoch` that was rounded
+    /// to the 53 bits of a float.
     #[tokio::test]
-    async fn every_number_is_told_in_full() {
+    async fn every_number_is_reported_exactly() {
         const ODD: u64 = (1 << 53) + 1;
         let tools = Tools::find().unwrap();
         let solana = Solana::start(&tools, &SolanaOptions::default())

@@ -1,4 +1,4 @@
-//! Where the node and the contracts are found.
+//! The location of the nodes and the contracts.
 
 use std::path::{Path, PathBuf};
 
@@ -6,18 +6,19 @@ use serde::de::DeserializeOwned;
 
 use crate::DevnetError;
 
-/// The folder `node_modules` that `npm ci` has filled.
+/// A folder `node_modules` that `npm ci` filled.
 #[derive(Debug, Clone)]
 pub struct Tools {
     modules: PathBuf,
 }
 
 impl Tools {
-    /// Names the folder that holds `node_modules` and the Solana node's script, where it is not this crate's own.
+    /// The environment variable with the folder of `node_modules` and of the Solana node's script.
+    /// By default it is this crate's own folder.
     pub const FOLDER_VARIABLE: &str = "QUITTANCE_DEVNET_TOOLS";
 
-    /// The tools in the folder that [`FOLDER_VARIABLE`](Self::FOLDER_VARIABLE) names, else in this crate's `node`
-    /// folder as it stood when this was compiled.
+    /// The tools in the folder of [`FOLDER_VARIABLE`](Self::FOLDER_VARIABLE), or else in the `node`
+    /// folder of this crate's source.
     ///
     /// # Errors
     /// When nothing is installed there.
@@ -33,7 +34,7 @@ impl Tools {
         Ok(tools)
     }
 
-    /// The anvil program itself, not npm's wrapper around it: a signal to it reaches the node.
+    /// The anvil program itself and not npm's wrapper, so that a signal reaches the node.
     pub(crate) fn anvil(&self) -> Result<PathBuf, DevnetError> {
         let machine = match std::env::consts::ARCH {
             "aarch64" => "arm64",
@@ -46,7 +47,7 @@ impl Tools {
         self.existing(&format!("@foundry-rs/anvil-{system}-{machine}/bin/anvil"))
     }
 
-    /// The script that is the Solana node, which runs on what npm installed beside it.
+    /// The script of the Solana node, which uses the packages of npm beside it.
     pub(crate) fn solana(&self) -> Result<PathBuf, DevnetError> {
         self.existing("litesvm/package.json")?;
         let script = self.folder().join("solana.js");
@@ -57,7 +58,7 @@ impl Tools {
         }
     }
 
-    /// A contract as Circle's build left it.
+    /// A contract from Circle's build.
     pub(crate) fn circle_artifact<T: DeserializeOwned>(
         &self,
         contract: &str,
@@ -94,8 +95,8 @@ impl Tools {
 mod tests {
     use serde_json::Value;
 
-    /// `npm ci` refuses a lock that lacks an optional package of another platform, and `npm install` drops what its registry
-    /// does not serve.
+    /// `npm ci` refuses a lock without the optional packages of another platform, and `npm install`
+    /// removes packages that its registry does not have.
     #[test]
     fn the_lock_lists_the_packages_of_every_platform() {
         let lock: Value = serde_json::from_str(include_str!("../node/package-lock.json")).unwrap();

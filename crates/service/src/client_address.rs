@@ -1,8 +1,8 @@
-//! Who is on the other side of a connection, as far as an address says.
+//! The addresses of clients, as units for limits.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// What one subscriber of a network has: an IPv4 address, or all of an IPv6 network of 64 bits.
+/// The addresses that one client has at least: an IPv4 address, or an IPv6 network of 64 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct ClientAddress(IpAddr);
 
@@ -14,7 +14,8 @@ impl ClientAddress {
         })
     }
 
-    /// The IPv6 network of 48 bits that this one belongs to: the most that providers give one subscriber. `None` for IPv4.
+    /// The IPv6 network of 48 bits around this one: the largest that providers give one subscriber.
+    /// `None` for IPv4.
     pub(crate) fn site(self) -> Option<Self> {
         match self.0 {
             IpAddr::V4(_) => None,
@@ -33,17 +34,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_that_one_subscriber_can_choose_among_are_one_peer() {
-        let peer = |text: &str| ClientAddress::new(text.parse().unwrap());
-        assert_eq!(peer("2001:db8:1:2::1"), peer("2001:db8:1:2:ffff::9"));
-        assert_ne!(peer("2001:db8:1:2::1"), peer("2001:db8:1:3::1"));
-        assert_eq!(peer("::ffff:192.0.2.1"), peer("192.0.2.1"));
-        assert_ne!(peer("192.0.2.1"), peer("192.0.2.2"));
+    fn the_addresses_of_one_subscriber_are_equal() {
+        let address = |text: &str| ClientAddress::new(text.parse().unwrap());
+        assert_eq!(address("2001:db8:1:2::1"), address("2001:db8:1:2:ffff::9"));
+        assert_ne!(address("2001:db8:1:2::1"), address("2001:db8:1:3::1"));
+        assert_eq!(address("::ffff:192.0.2.1"), address("192.0.2.1"));
+        assert_ne!(address("192.0.2.1"), address("192.0.2.2"));
         assert_eq!(
-            peer("2001:db8:1:2::1").site(),
-            peer("2001:db8:1:3::1").site()
+            address("2001:db8:1:2::1").site(),
+            address("2001:db8:1:3::1").site()
         );
-        assert_ne!(peer("2001:db8:1::1").site(), peer("2001:db8:2::1").site());
-        assert_eq!(peer("::ffff:192.0.2.1").site(), None);
+        assert_ne!(
+            address("2001:db8:1::1").site(),
+            address("2001:db8:2::1").site()
+        );
+        assert_eq!(address("::ffff:192.0.2.1").site(), None);
     }
 }

@@ -1,4 +1,4 @@
-//! The connections that are open: how many each peer has, and which one makes room for a new one.
+//! The open connections: their number for each address, and which one makes room for a new one.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -10,12 +10,12 @@ use tokio::time::{Instant, timeout};
 
 use crate::client_address::ClientAddress;
 
-/// How many connections are taken beyond the limit when all others have a request under way. Each is there for one short
-/// answer, so this many are enough for a supervisor to get its own.
+/// The number of spare connections beyond the limit, for when all others have a request in
+/// progress. Each is for one short answer, so these are enough for a supervisor.
 const SPARE: usize = 64;
 
-/// How many times as many connections as one peer a whole /48 of IPv6 may have. Providers give one subscriber up to a /48,
-/// which is 65,536 peers.
+/// The number of connections of an IPv6 /48 as a multiple of that of a /64. Providers give one
+/// subscriber up to a /48, which contains 65,536 times a /64.
 const SITE_SHARE: usize = 2;
 
 /// The requests of a connection.
@@ -24,35 +24,40 @@ pub(crate) struct Requests(Arc<watch::Sender<Count>>);
 
 #[derive(Clone, Copy)]
 struct Count {
-    under_way: usize,
+    in_progress: usize,
     ever: usize,
-    /// When a request last began or ended.
+    /// When a request last started or ended.
     changed: Instant,
 }
 
-/// A request that is under way.
-pub(crate) struct UnderWay(Requests);
+/// A request in progress. It ends when this is dropped.
+pub(crate) struct InProgress(Requests);
 
 impl Requests {
     pub(crate) fn new() -> Self {
         Self(Arc::new(watch::Sender::new(Count {
-            under_way: 0,
+            in_progress: 0,
             ever: 0,
             changed: Instant::now(),
         })))
     }
 
-    pub(crate) fn begin(&self) -> UnderWay {
+    pub(crate) fn begin(&self) -> InProgress {
         self.0.send_modify(|count| {
-            count.under_way += 1;
+            count.in_progress += 1;
             count.ever += 1;
             count.changed = Instant::now();
         });
-        UnderWay(self.clone())
+        InProgress(self.clone())
     }
 
-    /// Until the connection has shown for too long that it is of no use, and in what way.
-    pub(crate) async fn useless(&self, first_within: Duration, idle_max: Duration) -> &'static str {
+    /// Completes when the connection sent no first request in time (`silent`) or was idle for too
+    /// long (`idle`).
+    pub(crate) async fn idle_for_too_long(
+        &self,
+        first_within: Duration,
+        idle_max: Duration,
+    ) -> &'static str {
         if timeout(first_within, self.first()).await.is_err() {
             return "silent";
         }
@@ -65,11 +70,11 @@ impl Requests {
         let _ = seen.wait_for(|count| count.ever > 0).await;
     }
 
-    /// Until no request has been under way for so long.
+    /// Completes when no request has been in progress for this long.
     pub(crate) async fn ended_for(&self, long: Duration) {
         let mut seen = self.0.subscribe();
         loop {
-            let idle = seen.wait_for(|count| count.under_way == 0).await;
+            let idle = seen.wait_for(|count| count.in_progress == 0).await;
             let Ok(ever) = idle.map(|count| count.ever) else {
                 return;
             };
@@ -80,85 +85,85 @@ impl Requests {
         }
     }
 
-    /// Since when no request has been under way; `None` while one is.
+    /// Since when no request is in progress; `None` while one is.
     fn idle_since(&self) -> Option<Instant> {
         let count = self.0.borrow();
-        (count.under_way == 0).then_some(count.changed)
+        (count.in_progress == 0).then_some(count.changed)
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for InProgress {
     fn drop(&mut self) {
         self.0.0.send_modify(|count| {
-            count.under_way -= 1;
+            count.in_progress -= 1;
             count.changed = Instant::now();
         });
     }
 }
 
-/// The connections that are open.
+/// The open connections.
 #[derive(Clone)]
 pub(crate) struct Connections {
-    most: usize,
-    per_peer: usize,
+    max: usize,
+    max_per_address: usize,
     open: Arc<Mutex<Open>>,
 }
 
 #[derive(Default)]
 struct Open {
     next: u64,
-    /// How many connections there are that are neither spare nor about to leave.
+    /// The number of connections that are neither spare nor about to close.
     staying: usize,
     connections: HashMap<u64, Entry>,
-    /// Holds no more peers than there are connections.
-    peers: HashMap<ClientAddress, usize>,
+    /// Has no more entries than there are connections.
+    addresses: HashMap<ClientAddress, usize>,
     sites: HashMap<ClientAddress, usize>,
 }
 
 struct Entry {
-    peer: ClientAddress,
+    address: ClientAddress,
     requests: Requests,
     leave: Arc<Notify>,
-    /// It was asked to leave, and no longer counts.
+    /// It was asked to close, and no longer counts.
     is_leaving: bool,
     is_spare: bool,
 }
 
-/// A connection's place among those that are open, until it is dropped.
-pub(crate) struct Place {
+/// The slot of an open connection. It becomes free when this is dropped.
+pub(crate) struct Slot {
     connections: Connections,
     id: u64,
     pub(crate) requests: Requests,
-    /// Told when the connection has to make room.
+    /// Notified when the connection has to make room.
     pub(crate) leave: Arc<Notify>,
-    /// All other connections are busy: this one is for one short answer.
+    /// All other connections are busy, and this one is for one short answer.
     pub(crate) is_spare: bool,
 }
 
-/// Why there is no place.
+/// Why there is no slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NoPlace {
-    /// The peer has too many.
-    Peer,
-    /// There are too many in all, and none can be spared.
+pub(crate) enum NoSlot {
+    /// The address has too many connections.
+    Address,
+    /// There are too many connections, and none can be closed.
     Full,
 }
 
-impl NoPlace {
+impl NoSlot {
     /// The label in the metrics.
     pub(crate) const fn label(self) -> &'static str {
         match self {
-            Self::Peer => "peer",
+            Self::Address => "address",
             Self::Full => "full",
         }
     }
 }
 
 impl Connections {
-    pub(crate) fn new(most: usize, per_peer: usize) -> Self {
+    pub(crate) fn new(max: usize, max_per_address: usize) -> Self {
         Self {
-            most,
-            per_peer,
+            max,
+            max_per_address,
             open: Arc::default(),
         }
     }
@@ -167,41 +172,41 @@ impl Connections {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a new connection. When all are taken, one without a request under way makes room.
-    pub(crate) fn enter(&self, address: SocketAddr) -> Result<Place, NoPlace> {
-        let peer = ClientAddress::new(address.ip());
+    /// A slot for a new connection. If all are taken, an idle connection makes room.
+    pub(crate) fn enter(&self, address: SocketAddr) -> Result<Slot, NoSlot> {
+        let address = ClientAddress::new(address.ip());
         let mut open = self.open();
-        // Where one peer may have all of them, as a proxy in front must, new ones only make room.
-        if self.per_peer < self.most && open.has_too_many(peer, self.per_peer) {
-            return Err(NoPlace::Peer);
+        // If one address can have all connections, as a proxy must, its new ones only make room.
+        if self.max_per_address < self.max && open.has_too_many(address, self.max_per_address) {
+            return Err(NoSlot::Address);
         }
-        if open.connections.len() >= self.most.saturating_add(SPARE) {
-            // Those that were asked to leave are on their way out.
+        if open.connections.len() >= self.max.saturating_add(SPARE) {
+            // The others were asked to close already.
             open.shed(|entry| entry.is_spare);
-            return Err(NoPlace::Full);
+            return Err(NoSlot::Full);
         }
-        let is_full = open.staying >= self.most;
+        let is_full = open.staying >= self.max;
         let is_spare = is_full && !open.shed(|entry| !entry.is_spare);
-        Ok(self.admit(&mut open, peer, is_spare))
+        Ok(self.admit(&mut open, address, is_spare))
     }
 
-    fn admit(&self, open: &mut Open, peer: ClientAddress, is_spare: bool) -> Place {
+    fn admit(&self, open: &mut Open, address: ClientAddress, is_spare: bool) -> Slot {
         let (id, requests, leave) = (open.next, Requests::new(), Arc::new(Notify::new()));
         open.next += 1;
         open.staying += usize::from(!is_spare);
-        *open.peers.entry(peer).or_default() += 1;
-        if let Some(site) = peer.site() {
+        *open.addresses.entry(address).or_default() += 1;
+        if let Some(site) = address.site() {
             *open.sites.entry(site).or_default() += 1;
         }
         let entry = Entry {
-            peer,
+            address,
             requests: requests.clone(),
             leave: Arc::clone(&leave),
             is_leaving: false,
             is_spare,
         };
         open.connections.insert(id, entry);
-        Place {
+        Slot {
             connections: self.clone(),
             id,
             requests,
@@ -212,20 +217,26 @@ impl Connections {
 }
 
 impl Open {
-    fn has_too_many(&self, peer: ClientAddress, per_peer: usize) -> bool {
-        let site = peer.site().and_then(|site| self.sites.get(&site));
-        self.peers.get(&peer).is_some_and(|has| *has >= per_peer)
-            || site.is_some_and(|has| *has >= per_peer.saturating_mul(SITE_SHARE))
+    fn has_too_many(&self, address: ClientAddress, max: usize) -> bool {
+        let site = address.site().and_then(|site| self.sites.get(&site));
+        self.addresses.get(&address).is_some_and(|has| *has >= max)
+            || site.is_some_and(|has| *has >= max.saturating_mul(SITE_SHARE))
     }
 
-    /// Asks one idle connection to leave: of the peer that has the most, the one that has been idle for longest. So a peer
-    /// that takes all places makes room by its own, and no other peer's are closed.
+    /// Asks an idle connection to close: the one that has been idle for longest, of the address
+    /// with the most connections. So an address that takes all slots makes room with its own
+    /// connections.
     fn shed(&mut self, may: impl Fn(&Entry) -> bool) -> bool {
         let idle = self.connections.values_mut().filter_map(|entry| {
             let since = entry.requests.idle_since()?;
             (!entry.is_leaving && may(entry)).then_some((since, entry))
         });
-        let has = |entry: &Entry| self.peers.get(&entry.peer).copied().unwrap_or_default();
+        let has = |entry: &Entry| {
+            self.addresses
+                .get(&entry.address)
+                .copied()
+                .unwrap_or_default()
+        };
         let found = idle.max_by_key(|(since, entry)| (has(entry), std::cmp::Reverse(*since)));
         let Some((_, entry)) = found else {
             return false;
@@ -241,8 +252,8 @@ impl Open {
             return;
         };
         self.staying -= usize::from(!entry.is_spare && !entry.is_leaving);
-        decrease(&mut self.peers, entry.peer);
-        if let Some(site) = entry.peer.site() {
+        decrease(&mut self.addresses, entry.address);
+        if let Some(site) = entry.address.site() {
             decrease(&mut self.sites, site);
         }
     }
@@ -257,7 +268,7 @@ fn decrease(counts: &mut HashMap<ClientAddress, usize>, peer: ClientAddress) {
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         self.connections.open().remove(self.id);
     }
@@ -271,29 +282,29 @@ mod tests {
         SocketAddr::new(text.parse().unwrap(), 7)
     }
 
-    fn has_to_leave(connections: &Connections, place: &Place) -> bool {
+    fn has_to_leave(connections: &Connections, slot: &Slot) -> bool {
         connections.open().connections[&place.id].is_leaving
     }
 
     #[test]
-    fn a_peer_has_no_more_places_than_it_may_and_leaves_nothing_behind() {
+    fn an_address_has_no_more_slots_than_its_limit() {
         let connections = Connections::new(100, 2);
         let [one, other] = ["192.0.2.1", "192.0.2.2"].map(at);
         let first = connections.enter(one).unwrap();
         let second = connections.enter(one).unwrap();
-        assert_eq!(connections.enter(one).err(), Some(NoPlace::Peer));
+        assert_eq!(connections.enter(one).err(), Some(NoSlot::Address));
         assert!(connections.enter(other).is_ok());
         drop(first);
         assert!(connections.enter(one).is_ok());
         drop(second);
         let open = connections.open();
-        assert!(open.peers.is_empty() && open.connections.is_empty());
+        assert!(open.addresses.is_empty() && open.connections.is_empty());
         assert_eq!(open.staying, 0);
     }
 
-    /// One subscriber with a /48 had 65,536 times what one peer may have.
+    /// One subscriber with a /48 could have 65,536 times the connections of one address.
     #[test]
-    fn a_site_of_ipv6_has_no_more_than_twice_what_one_peer_may_have() {
+    fn a_site_of_ipv6_has_twice_the_slots_of_an_address() {
         let connections = Connections::new(1000, 3);
         let enter = |text: String| connections.enter(at(&text));
         let networks = (0..20).map(|network| format!("2001:db8:1:{network:x}::1"));
@@ -305,7 +316,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_longest_idle_connection_of_the_greediest_peer_makes_room() {
+    async fn the_longest_idle_connection_of_the_largest_client_makes_room() {
         let connections = Connections::new(4, 100);
         let [greedy, honest] = ["192.0.2.1", "192.0.2.2"].map(at);
         let honest = connections.enter(honest).unwrap();
@@ -314,7 +325,7 @@ mod tests {
             tokio::time::advance(Duration::from_secs(1)).await;
             held.push(connections.enter(greedy).unwrap());
         }
-        // The first of the three has done something since.
+        // The first of the three has had a request since.
         tokio::time::advance(Duration::from_secs(1)).await;
         drop(held[0].requests.begin());
         let next = connections.enter(at("192.0.2.3")).unwrap();
@@ -328,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_may_have_every_connection_makes_room_by_its_own() {
+    fn an_address_that_can_have_all_slots_makes_room_itself() {
         let connections = Connections::new(2, 2);
         let proxy = at("192.0.2.1");
         let first = connections.enter(proxy).unwrap();
@@ -338,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn where_all_are_busy_there_are_spare_places_and_they_make_room_for_each_other() {
+    fn spare_slots_make_room_for_each_other() {
         let connections = Connections::new(2, usize::MAX);
         let busy: Vec<_> = (0..2)
             .map(|_| connections.enter(at("192.0.2.1")).unwrap())
@@ -349,11 +360,8 @@ mod tests {
             spare.push(connections.enter(at("192.0.2.2")).unwrap());
         }
         assert!(spare.iter().all(|place| place.is_spare));
-        assert_eq!(
-            connections.enter(at("192.0.2.3")).err(),
-            Some(NoPlace::Full)
-        );
-        // One of them was asked to leave, so that the next finds a place.
+        assert_eq!(connections.enter(at("192.0.2.3")).err(), Some(NoSlot::Full));
+        // One of them was asked to close, so that the next one gets a slot.
         let leaving = spare
             .iter()
             .position(|place| has_to_leave(&connections, place));

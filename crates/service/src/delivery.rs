@@ -1,4 +1,4 @@
-//! Whether an answer was handed to the connection.
+//! Notices when an answer is dropped before the connection took it.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,8 +11,8 @@ use quittance_core::PaymentId;
 use quittance_core::wire::SettleResponse;
 use quittance_engine::Engine;
 
-/// The answer to a /settle. Where it reports success and the connection breaks before it was handed over, the engine hears of
-/// it: the seller, which has not, asks again.
+/// The answer to `POST /settle`. If it reports success and the connection ends before it took the
+/// whole answer, the engine is notified: the seller has not received it and will ask again.
 pub(crate) fn settled(engine: &Engine, outcome: SettleResponse) -> Response {
     let extra = outcome.extra.as_ref().filter(|_| outcome.success);
     let id = extra.and_then(|extra| {
@@ -33,7 +33,7 @@ pub(crate) fn settled(engine: &Engine, outcome: SettleResponse) -> Response {
     })
 }
 
-/// A body that says so when it is dropped before all of it was taken.
+/// A body that calls `lost` when it is dropped before its last frame was taken.
 struct Watched<F: FnOnce()> {
     body: Body,
     lost: Option<F>,
@@ -48,7 +48,7 @@ impl<F: FnOnce() + Unpin> HttpBody for Watched<F> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(context);
-        // A server need not ask again after the last frame.
+        // After the last frame, a server may not poll again.
         if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
             self.lost = None;
         }
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_an_answer_that_is_dropped_before_it_was_taken_is_lost() {
+    async fn an_answer_dropped_before_its_end_is_lost() {
         let (body, is_lost) = watched();
         drop(body);
         assert!(is_lost.load(Ordering::SeqCst));

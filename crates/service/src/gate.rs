@@ -1,4 +1,4 @@
-//! Who may call, and how often.
+//! Access: the keys of callers, and their rates.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,44 +21,44 @@ use crate::error::ErrorResponse;
 use crate::payments::Endpoint;
 use crate::rate::{Budget, Caller, Rates};
 
-/// Where a proxy says for whom it asks.
+/// The header in which a proxy names its client.
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// The keys that callers may show. Only their hashes are kept.
+/// The keys that give access. Only their hashes are kept in memory.
 #[derive(Debug, Clone)]
 pub struct Keys(Option<Arc<[[u8; 32]]>>);
 
 impl Keys {
-    /// Anybody may call.
+    /// Every caller has access.
     pub const fn anyone() -> Self {
         Self(None)
     }
 
-    /// Those may call who show one of these.
+    /// Callers that send one of these keys have access.
     pub fn new(keys: &[SecretString]) -> Self {
         Self(Some(
             keys.iter().map(|key| hash(key.expose_secret())).collect(),
         ))
     }
 
-    /// Whether whoever sent these headers may call.
+    /// Whether the sender of these headers has access.
     pub(crate) fn allow(&self, headers: &HeaderMap) -> bool {
-        self.0.is_none() || self.shown(headers).is_some()
+        self.0.is_none() || self.key_in(headers).is_some()
     }
 
-    /// Which of the keys these headers show.
-    fn shown(&self, headers: &HeaderMap) -> Option<usize> {
+    /// The position of the key in these headers.
+    fn key_in(&self, headers: &HeaderMap) -> Option<usize> {
         self.find(bearer(headers)?)
     }
 
-    /// Which of the keys this is. Takes the same time for every wrong one.
-    fn find(&self, shown: &str) -> Option<usize> {
+    /// The position of a key. The comparison takes the same time for every wrong key.
+    fn find(&self, key: &str) -> Option<usize> {
         let keys = self.0.as_ref()?;
-        let shown = hash(shown);
-        // 0 for none.
+        let wanted = hash(key);
+        // 0 while no key is equal.
         let mut found = 0_u64;
-        for (place, key) in (1_u64..).zip(keys.iter()) {
-            found.conditional_assign(&place, key.ct_eq(&shown));
+        for (position, key) in (1_u64..).zip(keys.iter()) {
+            found.conditional_assign(&position, key.ct_eq(&wanted));
         }
         usize::try_from(found).ok()?.checked_sub(1)
     }
@@ -68,7 +68,7 @@ fn hash(key: &str) -> [u8; 32] {
     Sha256::digest(key).into()
 }
 
-/// The token after `Bearer`; a scheme's name has no case (RFC 9110, section 11.1).
+/// The token after `Bearer`. The name of a scheme has no case (RFC 9110, section 11.1).
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme
@@ -76,16 +76,16 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
         .then_some(token.trim_start_matches(' '))
 }
 
-/// How often refusals for the rate are logged, as one line with their number. A line for each would let any caller fill the
-/// disk.
+/// The time between two log lines about rate-limited requests. Each line has their number: with a
+/// line for each request, any caller could fill the disk.
 const REFUSALS_EVERY: Duration = Duration::from_secs(10);
 
-/// What stands before every path.
+/// Access control in front of every path.
 #[derive(Clone)]
 pub(crate) struct Gate {
     keys: Keys,
     rates: Arc<Rates>,
-    /// How many proxies stand in front, whose word on the caller's address is taken.
+    /// The number of proxies in front whose `X-Forwarded-For` is trusted.
     proxies: usize,
     refusals: Arc<Refusals>,
     has_warned: Arc<AtomicBool>,
@@ -102,10 +102,10 @@ impl Gate {
         }
     }
 
-    /// Who asks; `None` where neither a key nor an address is known.
+    /// The caller; `None` if neither a key nor an address is known.
     fn caller(&self, request: &Request) -> Option<Caller> {
         let headers = request.headers();
-        if let Some(at) = self.keys.shown(headers) {
+        if let Some(at) = self.keys.key_in(headers) {
             return Some(Caller::Key(at));
         }
         let connected = request.extensions().get::<ConnectInfo<SocketAddr>>();
@@ -115,8 +115,8 @@ impl Gate {
         Some(Caller::Peer(ClientAddress::new(address)))
     }
 
-    /// The address in `X-Forwarded-For` that our own proxies vouch for. One that cannot be read is the proxy's fault, and makes
-    /// all its callers one: the log says so, once.
+    /// The address that a trusted proxy wrote into `X-Forwarded-For`. If it cannot be parsed, all
+    /// callers of that proxy share one rate; the log says so once.
     fn forwarded(&self, headers: &HeaderMap) -> Option<IpAddr> {
         let entry = forwarded_for(headers, self.proxies)?;
         let address = address_in(entry);
@@ -130,7 +130,7 @@ impl Gate {
         address
     }
 
-    /// Takes one request from the caller's bucket, or says how long it is empty.
+    /// Takes one request from the caller's bucket. The error says when to retry.
     fn count(&self, request: &mut Request, budget: Budget) -> Result<(), ErrorResponse> {
         let Some(caller) = self.caller(request) else {
             return Ok(());
@@ -143,7 +143,7 @@ impl Gate {
     }
 }
 
-/// Refusals that the log does not have yet.
+/// Rate-limited requests that are not logged yet.
 #[derive(Default)]
 struct Refusals(Mutex<(u64, Option<Instant>)>);
 
@@ -161,7 +161,8 @@ impl Refusals {
     }
 }
 
-/// What the outermost of so many proxies wrote. What stands before it is the caller's own word.
+/// The entry that the outermost of the trusted proxies wrote. The caller can forge all entries
+/// before it.
 fn forwarded_for(headers: &HeaderMap, proxies: usize) -> Option<&str> {
     let seen: Vec<&str> = headers
         .get_all(FORWARDED_FOR)
@@ -173,7 +174,7 @@ fn forwarded_for(headers: &HeaderMap, proxies: usize) -> Option<&str> {
     Some(seen.get(at)?.trim())
 }
 
-/// An address as proxies write it: alone, in brackets, or with a port behind it.
+/// Parses an address as proxies write it: alone, in brackets, or with a port.
 fn address_in(entry: &str) -> Option<IpAddr> {
     let in_brackets = || entry.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
     let with_port = || Some(entry.parse::<SocketAddr>().ok()?.ip());
@@ -181,7 +182,8 @@ fn address_in(entry: &str) -> Option<IpAddr> {
     alone.or_else(in_brackets).or_else(with_port)
 }
 
-/// Rejects requests over the rate, then those without a key where there are keys. Rejected requests count, too.
+/// Rejects rate-limited requests, then requests without a key if there are keys. Rejected requests
+/// count against the limit.
 pub(crate) async fn guard(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
     let budget = match endpoint(&request) {
         Some(Endpoint::Verify) => Budget::Verify,
@@ -198,8 +200,8 @@ pub(crate) async fn guard(State(gate): State<Gate>, mut request: Request, next: 
     }
 }
 
-/// Rejects requests over the rate. For what needs no key and for paths that do not exist: each of their answers costs a little
-/// work, and most of them a line in the log.
+/// Rejects rate-limited requests to paths without a key and to unknown paths. Each answer costs
+/// some work, and most of them a log line.
 pub(crate) async fn count(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
     match gate.count(&mut request, Budget::Open) {
         Ok(()) => next.run(request).await,
@@ -207,8 +209,8 @@ pub(crate) async fn count(State(gate): State<Gate>, mut request: Request, next: 
     }
 }
 
-/// Lets requests without a key pass: a supervisor must always get its answer. A key that is shown counts like any other call,
-/// because the answer tells whether it is one of ours.
+/// Accepts every request without a key: a supervisor must always get an answer. A request with a
+/// key is rate-limited, because the answer reveals whether the key is valid.
 pub(crate) async fn count_keys(
     State(gate): State<Gate>,
     mut request: Request,
@@ -246,11 +248,11 @@ mod tests {
     }
 
     #[test]
-    fn only_a_key_on_the_list_opens() {
+    fn only_a_configured_key_gives_access() {
         let keys = Keys::new(&["one".into(), "two".into()]);
-        let shown = |value: &str| keys.shown(&headers(&[("authorization", value)]));
+        let position = |value: &str| keys.key_in(&headers(&[("authorization", value)]));
         assert_eq!(
-            (shown("Bearer one"), shown("Bearer two")),
+            (position("Bearer one"), position("Bearer two")),
             (Some(0), Some(1))
         );
         for wrong in [
@@ -261,7 +263,7 @@ mod tests {
             "Basic one",
             "Bearer one two",
         ] {
-            assert_eq!(shown(wrong), None, "{wrong}");
+            assert_eq!(position(wrong), None, "{wrong}");
         }
         assert!(!keys.allow(&HeaderMap::new()));
         assert!(Keys::anyone().allow(&HeaderMap::new()));
@@ -278,12 +280,12 @@ mod tests {
     }
 
     #[test]
-    fn of_what_stands_in_forwarded_for_only_what_ones_own_proxies_wrote_counts() {
-        let lied = headers(&[
+    fn only_entries_of_trusted_proxies_count() {
+        let forged = headers(&[
             ("x-forwarded-for", "10.0.0.1, 192.0.2.1"),
             ("x-forwarded-for", "192.0.2.2"),
         ]);
-        let at = |proxies| forwarded_for(&lied, proxies);
+        let at = |proxies| forwarded_for(&forged, proxies);
         assert_eq!(at(0), None);
         assert_eq!(at(1), Some("192.0.2.2"));
         assert_eq!(at(2), Some("192.0.2.1"));

@@ -71,7 +71,8 @@ struct NetworkReport {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = HealthProblem)]
 struct ProblemReport {
-    /// What the problem affects: `network`, `asset ...`, `signer ...`, or `advisory` for nothing yet.
+    /// What the problem affects: `network`, `asset ...`, `signer ...`, or `advisory` for nothing
+    /// yet.
     scope: String,
     /// The problem, for people.
     problem: String,

@@ -16,51 +16,53 @@ pub const WAIT_MAX: Duration = Duration::from_secs(3600);
 /// block of most chains.
 pub const DRAIN: Duration = Duration::from_secs(30);
 
-/// What the service bears. Beyond it callers get a clear refusal.
+/// How much the service accepts. Beyond a limit, callers get an error response.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServiceLimits {
-    /// Connections at once.
+    /// The number of concurrent connections.
     pub connections: usize,
-    /// Connections at once from one address: an IPv4 address or a /64 of IPv6. A /48 may have twice as many.
+    /// The number of concurrent connections from one address: an IPv4 address or an IPv6 /64. A /48
+    /// can have twice as many.
     pub connections_per_address: usize,
-    /// Payments that are worked on at once, by /verify and /settle. Waiting for a settlement does not count.
+    /// The number of payments that are processed concurrently by `/verify` and `/settle`. Waiting
+    /// for a settlement does not count.
     pub requests: usize,
-    /// Calls of /settle at once, those that only wait for their settlement included.
+    /// The number of concurrent `/settle` requests, those that wait for their settlement included.
     pub waiting: usize,
-    /// How long a new client may take to send its first request's headers, in seconds.
+    /// The time limit for the headers of the first request on a connection, in seconds.
     pub header_secs: u64,
-    /// How long a connection may stay without a request, in seconds.
+    /// How long a connection can stay open without a request, in seconds.
     pub idle_secs: u64,
-    /// How long a request's body may take to arrive, in seconds.
+    /// The time limit for a request's body, in seconds.
     pub body_secs: u64,
-    /// How long a request may take beyond `settle_wait_secs`, its body included, in seconds.
+    /// The time limit for a request beyond `settle_wait_secs`, its body included, in seconds.
     pub request_secs: u64,
-    /// Requests a minute from one address without a key in the long run; 0 for as many as it likes. /verify, /settle and
-    /// everything else count apart, here and below.
+    /// The average number of requests per minute from one address without a key; 0 for no limit.
+    /// `/verify`, `/settle` and all other paths count separately, here and below.
     pub per_minute: u32,
-    /// Requests at once from one address without a key, after a pause.
+    /// The number of requests from one address without a key that can follow a pause at once.
     pub burst: u32,
-    /// Requests a minute from one key in the long run; 0 for as many as it likes.
+    /// The average number of requests per minute with one key; 0 for no limit.
     pub key_per_minute: u32,
-    /// Requests at once from one key, after a pause.
+    /// The number of requests with one key that can follow a pause at once.
     pub key_burst: u32,
-    /// How many proxies stand in front whose `X-Forwarded-For` is believed.
+    /// The number of proxies in front of the service whose `X-Forwarded-For` is trusted.
     pub proxies: usize,
-    /// How many transactions may fail in an hour for one payer on one network before it is not served any more; 0 for any
-    /// number.
+    /// The number of failed transactions in an hour after which a payer is rejected on a network; 0
+    /// for no limit.
     pub failed_per_payer: u32,
     /// As `failed_per_payer`, for one recipient.
     pub failed_per_recipient: u32,
 }
 
 impl ServiceLimits {
-    /// How many transactions may fail for one payer or recipient.
+    /// The limits for failed transactions.
     pub fn failures(&self) -> FailureLimits {
         FailureLimits::new(self.failed_per_payer, self.failed_per_recipient)
     }
 
-    /// How often one address may ask that shows no key; `None` for as often as it likes.
+    /// The rate of an address without a key; `None` for no limit.
     pub fn rate(&self) -> Option<Rate> {
         Some(Rate {
             per_minute: NonZeroU32::new(self.per_minute)?,
@@ -68,7 +70,7 @@ impl ServiceLimits {
         })
     }
 
-    /// How often one key may ask; `None` for as often as it likes.
+    /// The rate of a key; `None` for no limit.
     pub fn key_rate(&self) -> Option<Rate> {
         Some(Rate {
             per_minute: NonZeroU32::new(self.key_per_minute)?,
@@ -81,27 +83,32 @@ impl Default for ServiceLimits {
     fn default() -> Self {
         let failures = FailureLimits::default();
         Self {
-            // Each costs some 10 KiB while idle.
+            // An idle connection needs about 10 KiB.
             connections: 4096,
-            // One seller at its full rate, with each payment on a connection of its own; and it takes eight addresses to
-            // fill the house.
+            // Enough for one seller at its full rate with a connection for each payment. Eight
+            // addresses are needed to use all connections.
             connections_per_address: 512,
-            // Each takes some milliseconds of signatures and a round trip to a node, so this is thousands a second; each
-            // holds one request of at most 64 KiB.
+            // A payment needs a few milliseconds for signatures and a round trip to a node, so this
+            // is thousands a second. Each holds a request of at most 64 KiB.
             requests: 2048,
-            // As many as wait for a block on a busy chain: 400 a second for 20 seconds. At most half a GiB of requests.
+            // 400 payments a second that wait 20 seconds for a block; at most half a GiB of
+            // requests.
             waiting: 8192,
-            // A request's headers are under a kilobyte: whoever needs longer is not a client.
+            // The headers of a request have less than a kilobyte; a slower client is not a real
+            // one.
             header_secs: 10,
-            // Sellers ask twice a payment: a connection that waits for the next one saves them a round trip or three.
+            // Sellers send two requests for each payment. An open connection saves them up to three
+            // round trips.
             idle_secs: 60,
-            // 64 KiB in ten seconds is a telephone line.
+            // 64 KiB in ten seconds is the speed of a telephone line.
             body_secs: 10,
             request_secs: 15,
-            // One address alone cannot fill `waiting`, even when each of its payments waits 20 seconds for a block.
+            // One address cannot use all of `waiting`, even if each payment waits 20 seconds for a
+            // block.
             per_minute: 3000,
             burst: 200,
-            // A key is a party that the operator knows: a seller that asks for all of its buyers, 500 a second.
+            // A key belongs to a known party: a seller with 500 requests a second for all of its
+            // buyers.
             key_per_minute: 30_000,
             key_burst: 2000,
             proxies: 0,

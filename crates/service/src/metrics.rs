@@ -12,8 +12,8 @@ use crate::openapi::{CommonErrors, NotFound};
 use crate::payments::Endpoint;
 use crate::router::Service;
 
-/// The time between two runs of the recorder's upkeep. At a thousand payments a second, five seconds
-/// collect a megabyte of samples.
+/// The time between two runs of the recorder's upkeep. At a thousand payments a second, five
+/// seconds collect a megabyte of samples.
 const UPKEEP: Duration = Duration::from_secs(5);
 
 /// The metrics in the text format of Prometheus.

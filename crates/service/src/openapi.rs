@@ -272,8 +272,8 @@ pub(crate) mod responses {
     }
 
     /// The body of `POST /verify` and `POST /settle`, in its usual spelling. An exact integer up to
-    /// 2^53 - 1 can be a number or a text in every field, and one of the two copies of `x402Version`
-    /// is enough.
+    /// 2^53 - 1 can be a number or a text in every field, and one of the two copies of
+    /// `x402Version` is enough.
     #[derive(Serialize, ToSchema)]
     #[serde(untagged)]
     pub(crate) enum FacilitatorRequest {

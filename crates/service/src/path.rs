@@ -1,11 +1,12 @@
-//! Paths as clients write them.
+//! Paths with redundant slashes.
 
 use axum::http::{Request, Uri};
 
-/// The same request with its path as this service writes it: `//verify` and `/verify/` mean `/verify`.
+/// The request with a normalized path: `//verify` and `/verify/` mean `/verify`.
 ///
-/// Clients join a base URL that ends in a slash with `/verify`, or add a slash of their own. A redirect would not help
-/// them: many do not follow one for a POST, and those that do send the payment twice.
+/// Some clients join a base URL that ends in a slash with `/verify`, or add a slash at the end. A
+/// redirect would not help: many clients do not follow one for a POST, and others send the payment
+/// twice.
 pub(crate) fn normalized<B>(mut request: Request<B>) -> Request<B> {
     if let Some(uri) = plain(request.uri()) {
         *request.uri_mut() = uri;
@@ -13,7 +14,7 @@ pub(crate) fn normalized<B>(mut request: Request<B>) -> Request<B> {
     request
 }
 
-/// `None` where nothing is to be changed.
+/// `None` if the path is normalized already.
 fn plain(uri: &Uri) -> Option<Uri> {
     let path = uri.path();
     let is_plain = !path.contains("//") && (path == "/" || !path.ends_with('/'));
@@ -46,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn slashes_too_many_are_left_out_and_everything_else_stays() {
+    fn redundant_slashes_are_removed() {
         for (written, meant) in [
             ("/verify", "/verify"),
             ("/verify/", "/verify"),
@@ -64,7 +65,7 @@ mod tests {
     }
 
     proptest! {
-        /// It is done once for all, and never makes a path of something else.
+        /// Normalizing twice changes nothing, and only slashes are removed.
         #[test]
         fn a_normalized_path_stays_as_it_is(text in "/[a-z/%2F.]{0,20}(\\?[a-z/]{0,5})?") {
             prop_assume!(text.parse::<Uri>().is_ok());

@@ -1,4 +1,4 @@
-//! How often each caller may ask.
+//! Rate limits for callers.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::num::NonZeroU32;
@@ -9,20 +9,21 @@ use governor::{DefaultKeyedRateLimiter, Quota};
 
 use crate::client_address::ClientAddress;
 
-/// How many buckets all addresses together have, so that whoever has many addresses cannot fill the memory: each takes
-/// some hundred bytes. Addresses that meet in one bucket share it; which do, nobody outside can know.
+/// The number of buckets for all addresses together. Each needs about a hundred bytes, so a caller
+/// with many addresses cannot fill the memory. Addresses with the same hash share a bucket; the
+/// hash is keyed with a secret, so a caller cannot choose them.
 const ADDRESSES: u64 = 1 << 16;
 
-/// How many times as much as one /64 a whole /48 of IPv6 may ask. Providers give one subscriber up to a /48, which is 65,536
-/// times a /64.
+/// The rate of an IPv6 /48 as a multiple of the rate of a /64. Providers give one subscriber up to
+/// a /48, which contains 65,536 times a /64.
 const SITE_SHARE: u32 = 2;
 
-/// How often one caller may ask: a bucket that holds `burst` requests and fills by `per_minute`.
+/// The rate of a caller: a bucket that holds `burst` requests and is refilled by `per_minute`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// Requests a minute in the long run.
+    /// The average number of requests per minute.
     pub per_minute: NonZeroU32,
-    /// Requests at once, after a pause.
+    /// The number of requests that can follow a pause at once.
     pub burst: NonZeroU32,
 }
 
@@ -44,30 +45,31 @@ fn site_share() -> NonZeroU32 {
     NonZeroU32::new(SITE_SHARE).expect("a constant that is not 0")
 }
 
-/// Who asks.
+/// A caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Caller {
-    /// Who showed this of the keys.
+    /// The caller with this key, by its position.
     Key(usize),
-    /// Somebody at this address.
-    Peer(ClientAddress),
+    /// A caller without a key, by its address.
+    Address(ClientAddress),
 }
 
-/// What a request is counted as. Each kind has a bucket of its own for every caller: a seller asks /verify for all of its
-/// clients, so one client without money can use up that bucket, and /settle must not be refused for it.
+/// The kind of a request. Each caller has a bucket for each kind: a seller sends /verify for all of
+/// its clients, so a client without money can empty that bucket, and /settle must not be refused
+/// for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Budget {
     /// `POST /verify`.
     Verify,
     /// `POST /settle`.
     Settle,
-    /// What needs a key besides, where there are keys.
+    /// The other paths that need a key, if there are keys.
     Lookup,
-    /// What needs no key, and paths that do not exist.
+    /// Paths that need no key, and unknown paths.
     Open,
 }
 
-/// The callers' buckets. `None` where there is no limit.
+/// The callers' buckets. `None` for no limit.
 pub(crate) struct Rates {
     keys: Option<DefaultKeyedRateLimiter<(Budget, usize)>>,
     addresses: Option<Addresses>,
@@ -93,21 +95,21 @@ impl Rates {
     /// Takes one request from the caller's bucket of this kind.
     ///
     /// # Errors
-    /// How long until there is one in it.
+    /// How long to wait until the bucket holds a request.
     pub(crate) fn take(&self, caller: Caller, budget: Budget) -> Result<(), Duration> {
         match (caller, &self.keys, &self.addresses) {
             (Caller::Key(at), Some(keys), _) => take(keys, &(budget, at)),
-            (Caller::Peer(peer), _, Some(addresses)) => addresses.take(peer, budget),
+            (Caller::Address(address), _, Some(addresses)) => addresses.take(address, budget),
             _ => Ok(()),
         }
     }
 }
 
 impl Addresses {
-    fn take(&self, peer: ClientAddress, budget: Budget) -> Result<(), Duration> {
-        let bucket = |peer: ClientAddress| self.secret.hash_one((budget, peer)) % ADDRESSES;
-        take(&self.networks, &bucket(peer))?;
-        match peer.site() {
+    fn take(&self, address: ClientAddress, budget: Budget) -> Result<(), Duration> {
+        let bucket = |address: ClientAddress| self.secret.hash_one((budget, address)) % ADDRESSES;
+        take(&self.networks, &bucket(address))?;
+        match address.site() {
             Some(site) => take(&self.sites, &bucket(site)),
             None => Ok(()),
         }
@@ -135,14 +137,14 @@ mod tests {
         Rates::new(Some(rate), Some(rate))
     }
 
-    fn peer(text: &str) -> Caller {
-        Caller::Peer(ClientAddress::new(text.parse().unwrap()))
+    fn address(text: &str) -> Caller {
+        Caller::Address(ClientAddress::new(text.parse().unwrap()))
     }
 
     #[test]
-    fn each_caller_has_a_bucket_of_its_own_and_is_told_how_long_to_wait() {
+    fn each_caller_has_its_own_bucket_and_gets_its_wait() {
         let rates = rates(1, 2);
-        for caller in [Caller::Key(0), Caller::Key(1), peer("192.0.2.1")] {
+        for caller in [Caller::Key(0), Caller::Key(1), address("192.0.2.1")] {
             assert_eq!(rates.take(caller, Budget::Verify), Ok(()));
             assert_eq!(rates.take(caller, Budget::Verify), Ok(()));
             let wait = rates.take(caller, Budget::Verify).unwrap_err();
@@ -153,7 +155,7 @@ mod tests {
     #[test]
     fn each_kind_of_request_has_a_bucket_of_its_own() {
         let rates = rates(1, 1);
-        for caller in [Caller::Key(0), peer("192.0.2.1")] {
+        for caller in [Caller::Key(0), address("192.0.2.1")] {
             for budget in [Budget::Verify, Budget::Settle, Budget::Lookup, Budget::Open] {
                 assert_eq!(rates.take(caller, budget), Ok(()), "{budget:?}");
                 assert!(rates.take(caller, budget).is_err(), "{budget:?}");
@@ -173,27 +175,27 @@ mod tests {
         };
         let both = Rates::new(Some(rate(2)), Some(rate(4)));
         assert_eq!(passed(&both, Caller::Key(0)), 4);
-        assert_eq!(passed(&both, peer("192.0.2.1")), 2);
+        assert_eq!(passed(&both, address("192.0.2.1")), 2);
         let keys_alone = Rates::new(None, Some(rate(4)));
         assert_eq!(passed(&keys_alone, Caller::Key(0)), 4);
-        assert_eq!(passed(&keys_alone, peer("192.0.2.1")), 9);
+        assert_eq!(passed(&keys_alone, address("192.0.2.1")), 9);
     }
 
     #[test]
-    fn a_site_of_ipv6_asks_no_more_than_twice_as_often_as_one_network() {
+    fn a_site_of_ipv6_has_twice_the_rate_of_a_network() {
         let rates = rates(1, 3);
-        let asked = (0..50).map(|at| peer(&format!("2001:db8:1:{at:x}::1")));
+        let asked = (0..50).map(|at| address(&format!("2001:db8:1:{at:x}::1")));
         let passed = asked.filter(|caller| rates.take(*caller, Budget::Verify).is_ok());
         assert_eq!(passed.count(), 6);
-        assert_eq!(rates.take(peer("2001:db8:2::1"), Budget::Verify), Ok(()));
+        assert_eq!(rates.take(address("2001:db8:2::1"), Budget::Verify), Ok(()));
     }
 
     #[test]
-    fn addresses_without_end_take_memory_with_an_end() {
+    fn any_number_of_addresses_needs_bounded_memory() {
         let rates = rates(1, 1);
         for bits in 0..3 * u32::try_from(ADDRESSES).unwrap() {
             let address = std::net::Ipv4Addr::from_bits(bits).into();
-            let _ = rates.take(Caller::Peer(ClientAddress::new(address)), Budget::Verify);
+            let _ = rates.take(Caller::Address(ClientAddress::new(address)), Budget::Verify);
         }
         let addresses = rates.addresses.unwrap();
         assert!(addresses.networks.len() as u64 <= ADDRESSES);

@@ -38,9 +38,10 @@ pub(crate) const HEALTH: &str = "/health";
 pub struct ServiceOptions {
     /// The keys of the callers.
     pub keys: Keys,
-    /// The rate of each address that sends no key; `None` for no limit. [`serve`](crate::serve) knows
-    /// the addresses. Another server must add [`ConnectInfo`](axum::extract::ConnectInfo) to each
-    /// request, or there is no limit. `/verify`, `/settle` and all other paths count separately.
+    /// The rate of each address that sends no key; `None` for no limit. [`serve`](crate::serve)
+    /// knows the addresses. Another server must add [`ConnectInfo`](axum::extract::ConnectInfo) to
+    /// each request, or there is no limit. `/verify`, `/settle` and all other paths count
+    /// separately.
     pub rate: Option<Rate>,
     /// The rate of each key; `None` for no limit. The paths count separately, as above.
     pub key_rate: Option<Rate>,
@@ -175,8 +176,8 @@ async fn unknown_path() -> ErrorResponse {
     ErrorResponse::not_found("there is no such path; see /openapi.json")
 }
 
-/// On a spare connection only `/health` is answered, and only once. The other connections are needed
-/// for payments.
+/// On a spare connection only `/health` is answered, and only once. The other connections are
+/// needed for payments.
 async fn only_health_on_spare(request: Request, next: Next) -> Response {
     if request.extensions().get::<Spare>().is_none() {
         return next.run(request).await;

@@ -1,4 +1,4 @@
-//! Serving: connections with limits, and stopping in good order.
+//! A server with limits on connections and a graceful stop.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -18,50 +18,53 @@ use tokio::time::{Instant, timeout_at};
 use tower::ServiceExt;
 use tracing::{debug, info, warn};
 
-use crate::connections::{Connections, Place, UnderWay};
+use crate::connections::{Connections, InProgress, Slot};
 use crate::limits::{DRAIN, ServiceLimits, WAIT_MAX};
 use crate::metrics::count_closed;
 
-/// The largest head of a request that is read, in bytes: keys and traces fit many times over.
+/// The size limit for the headers of a request, in bytes: many times that of real requests.
 const HEAD_MAX: usize = 16 * 1024;
 
-/// How many requests one HTTP/2 connection may have open at once.
+/// The number of concurrent requests on an HTTP/2 connection.
 const STREAMS_MAX: u32 = 256;
 
-/// How many requests an HTTP/2 client may have taken back before we came to look at them, before its connection is closed: who
-/// opens and takes back streams without end costs us work and itself nothing (CVE-2023-44487).
+/// The number of pending stream resets after which an HTTP/2 connection is closed: opening and
+/// resetting streams costs the server work and the client nothing (CVE-2023-44487).
 const RESETS_MAX: usize = 20;
 
-/// The pause after the operating system could not give a connection, because there are too many.
+/// The pause after the operating system refused to accept a connection, because there are too many.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long a connection that was told that it ends may take to end: its last answer is one small packet.
+/// The time limit for a graceful shutdown of a connection: its last answer is one small packet.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
 
-/// How long a connection may take to end that makes room for another: it has no request under way, and the other waits.
+/// The time limit for the end of an idle connection that makes room for a new one.
 const SHED_MAX: Duration = Duration::from_millis(250);
 
-/// How long a client on a spare connection may take to send its first request's head: others wait for the place.
+/// The time limit for the first request's headers on a spare connection: others wait for its slot.
 const SPARE_HEADER_MAX: Duration = Duration::from_secs(1);
 
-/// In a request's extensions: all other connections are busy, and this one is for one short answer.
+/// In a request's extensions: the request came on a spare connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Spare;
 
-/// How a server treats its connections.
+/// The options of a server.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct ServerOptions {
-    /// Connections at once. Beyond it one without a request under way is closed for each new one; where there is none, a few
-    /// more are taken, and [`router`](crate::router) answers nothing but `GET /health` on them.
+    /// The number of concurrent connections. Beyond it, an idle connection is closed for each new
+    /// one. If none is idle, a few spare connections are accepted, on which
+    /// [`router`](crate::router) answers only `GET /health`.
     pub connections_max: usize,
-    /// Connections at once from one peer: an IPv4 address, or an IPv6 network of 64 bits. An IPv6 network of 48 bits may
-    /// have twice as many. More are closed at once.
+    /// The number of concurrent connections from one address: an IPv4 address, or an IPv6 network
+    /// of 64 bits. An IPv6 network of 48 bits can have twice as many. Further ones are closed at
+    /// once.
     pub connections_per_address: usize,
-    /// How long a new client may take to say which HTTP it speaks and to send the head of its first request.
+    /// The time limit for the headers of the first request on a connection.
     pub header_max: Duration,
-    /// How long a connection may stay without a request under way after its first.
+    /// How long a connection can stay idle after its first request.
     pub idle_max: Duration,
-    /// How long stopping waits for requests under way.
+    /// How long a stop waits for requests in progress.
     pub drain: Duration,
 }
 
@@ -85,8 +88,8 @@ impl ServerOptions {
     }
 }
 
-/// Serves until `stop` is done; then finishes the requests under way, for no longer than `drain`. Answers what is left
-/// of `drain`, for whatever else must stop by then.
+/// Serves until `stop` completes, then finishes the requests in progress for at most `drain`.
+/// Returns the rest of `drain`, as the time limit for everything else that has to stop.
 pub async fn serve(
     router: Router,
     listener: TcpListener,
@@ -95,14 +98,14 @@ pub async fn serve(
 ) -> Duration {
     let server = Server::new(router, options);
     let mut tasks = JoinSet::new();
-    let (stopping, told) = watch::channel(false);
+    let (stop_sender, stopping) = watch::channel(false);
     let mut stop = pin!(stop);
     loop {
         tokio::select! {
             () = &mut stop => break,
             opened = server.open(&listener) => {
                 if let Some(opened) = opened {
-                    tasks.spawn(server.clone().hold(opened, told.clone()));
+                    tasks.spawn(server.clone().serve_connection(opened, stopping.clone()));
                 }
             }
             Some(_) = tasks.join_next() => {}
@@ -111,7 +114,7 @@ pub async fn serve(
     info!("no longer accepting connections");
     drop(listener);
     let deadline = Instant::now() + server.options.drain.min(WAIT_MAX);
-    stopping.send_replace(true);
+    stop_sender.send_replace(true);
     let finished = async { while tasks.join_next().await.is_some() {} };
     if timeout_at(deadline, finished).await.is_err() {
         warn!("some requests did not finish in time");
@@ -127,17 +130,18 @@ struct Server {
     connections: Connections,
 }
 
-/// A connection with what it holds as long as it lives.
+/// A connection with its slot.
 struct Opened {
     stream: TcpStream,
     address: SocketAddr,
-    place: Place,
+    slot: Slot,
 }
 
 impl Server {
     fn new(router: Router, options: ServerOptions) -> Self {
         let mut http = Builder::new(TokioExecutor::new());
-        // How long a head may take is counted here, for both versions and from before it is known which it is.
+        // This module limits the time for headers itself: for both versions of HTTP, and from the
+        // start of the connection.
         http.http1()
             .timer(TokioTimer::new())
             .header_read_timeout(None)
@@ -158,14 +162,14 @@ impl Server {
         }
     }
 
-    /// The next connection, or `None` for one that there is no place for. May be cancelled.
+    /// The next connection, or `None` for one without a slot. Cancel-safe.
     async fn open(&self, listener: &TcpListener) -> Option<Opened> {
         let (stream, address) = accept(listener).await;
         match self.connections.enter(address) {
-            Ok(place) => Some(Opened {
+            Ok(slot) => Some(Opened {
                 stream,
                 address,
-                place,
+                slot,
             }),
             Err(why) => {
                 count_closed(why.label());
@@ -174,17 +178,18 @@ impl Server {
         }
     }
 
-    /// Serves one connection until it ends, is of no more use, has to make room, or everything stops.
-    async fn hold(self, opened: Opened, mut stopping: watch::Receiver<bool>) {
+    /// Serves a connection until it ends, is idle for too long, has to make room, or the server
+    /// stops.
+    async fn serve_connection(self, opened: Opened, mut stopping: watch::Receiver<bool>) {
         let Opened {
             stream,
             address,
-            place,
+            slot,
         } = opened;
-        let requests = &place.requests;
+        let requests = &slot.requests;
         let service = {
             let (requests, router, is_spare) =
-                (requests.clone(), self.router.clone(), place.is_spare);
+                (requests.clone(), self.router.clone(), slot.is_spare);
             hyper::service::service_fn(move |mut request: Request<Incoming>| {
                 request.extensions_mut().insert(ConnectInfo(address));
                 if is_spare {
@@ -193,7 +198,7 @@ impl Server {
                 answer(router.clone(), requests.begin(), request)
             })
         };
-        let (first_within, idle_max) = match place.is_spare {
+        let (first_within, idle_max) = match slot.is_spare {
             true => (SPARE_HEADER_MAX, Duration::ZERO),
             false => (self.options.header_max, self.options.idle_max),
         };
@@ -201,12 +206,12 @@ impl Server {
         let (why, close_max) = tokio::select! {
             ended = connection.as_mut() => {
                 if let Err(error) = ended {
-                    debug!(%error, "a connection ended badly");
+                    debug!(%error, "a connection ended with an error");
                 }
                 return;
             }
-            why = requests.useless(first_within, idle_max) => (why, CLOSE_MAX),
-            () = place.leave.notified() => ("room", SHED_MAX),
+            why = requests.idle_for_too_long(first_within, idle_max) => (why, CLOSE_MAX),
+            () = slot.leave.notified() => ("room", SHED_MAX),
             _ = stopping.wait_for(|stopping| *stopping) => ("stopping", CLOSE_MAX),
         };
         count_closed(why);
@@ -224,11 +229,11 @@ impl Server {
 /// Answers one request of a connection.
 async fn answer(
     router: Router,
-    under_way: UnderWay,
+    in_progress: InProgress,
     request: Request<Incoming>,
 ) -> Result<Response<axum::body::Body>, Infallible> {
     let answer = router.oneshot(request.map(axum::body::Body::new)).await;
-    drop(under_way);
+    drop(in_progress);
     answer
 }
 
@@ -236,12 +241,12 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {
-                // Answers are one small packet; waiting to fill it would only delay them.
+                // An answer is one small packet, which Nagle's algorithm would only delay.
                 let _ = stream.set_nodelay(true);
                 return (stream, address);
             }
             Err(error) => {
-                warn!(%error, "a connection could not be accepted");
+                warn!(%error, "the operating system accepted no connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

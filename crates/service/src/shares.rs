@@ -1,15 +1,15 @@
-//! Places that callers share.
+//! A bounded number of places, shared between callers.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::rate::Caller;
 
-/// A bounded number of places. No caller may hold more of them than are still free, so one caller alone gets half, and as
-/// many as share the house leave a place for the next one.
+/// A bounded number of places. No caller can hold more places than are free. So a single caller
+/// gets half of them, and any number of callers leave a place for the next one.
 #[derive(Clone)]
 pub(crate) struct Shares {
-    most: usize,
+    max: usize,
     held: Arc<Mutex<Held>>,
 }
 
@@ -19,25 +19,25 @@ struct Held {
     by_caller: HashMap<Caller, usize>,
 }
 
-/// A place, held until it is dropped.
+/// A place. It becomes free when this is dropped.
 pub(crate) struct Share {
     shares: Shares,
     caller: Option<Caller>,
 }
 
 impl Shares {
-    pub(crate) fn new(most: usize) -> Self {
+    pub(crate) fn new(max: usize) -> Self {
         Self {
-            most,
+            max,
             held: Arc::default(),
         }
     }
 
-    /// A place for this caller, or `None` where it has its share or all are taken. Callers that are not known share as one
-    /// house: for them only the whole number counts.
+    /// A place for this caller; `None` if it has its share, or all places are taken. For an unknown
+    /// caller only the total counts.
     pub(crate) fn enter(&self, caller: Option<Caller>) -> Option<Share> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = self.most.saturating_sub(held.all);
+        let free = self.max.saturating_sub(held.all);
         let own = caller.and_then(|caller| held.by_caller.get(&caller));
         if free == 0 || own.is_some_and(|own| *own >= free) {
             return None;
@@ -104,7 +104,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes and goes: never more than there are, and the books are right in the end.
+        /// In any order of entering and leaving.
         #[test]
         fn the_places_held_never_exceed_those_there_are(
             most in 1_usize..40,

@@ -13,8 +13,8 @@ use crate::error::ErrorCode;
 use crate::metrics;
 use crate::router::HEALTH;
 
-/// The header with the request's id. The service makes the id: with an id of its own, a caller could
-/// forge log lines.
+/// The header with the request's id. The service makes the id: with an id of its own, a caller
+/// could forge log lines.
 const REQUEST_ID: &str = "x-request-id";
 
 /// How many characters of an unknown path are logged: enough to recognise a client's mistake.
@@ -82,8 +82,8 @@ impl RequestLog {
         let error = response.extensions().get().map(|ErrorCode(code)| *code);
         let took = self.started.elapsed();
         let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        // Successful payments have log lines of their own. Health is asked every few seconds, and its
-        // problems are logged once. Rate-limited requests are logged as a sum.
+        // Successful payments have log lines of their own. Health is asked every few seconds, and
+        // its problems are logged once. Rate-limited requests are logged as a sum.
         let is_health = self.route.as_deref() == Some(HEALTH);
         if status.is_success() || status == StatusCode::TOO_MANY_REQUESTS || is_health {
             debug!(status = status.as_u16(), ms, "answered");

@@ -1,9 +1,9 @@
-//! Answers that are given before a request's body was read.
+//! Answers before the end of the request's body.
 //!
-//! A refusal by head alone (401, 415, 429, ...) leaves the body on the connection, and in HTTP/1 the next request would be
-//! looked for in the middle of it. hyper then closes the connection without saying so, and the client's next request on it
-//! fails. So a short body is read and thrown away; where that does not end soon, the answer says `Connection: close`
-//! (RFC 9112, section 9.6).
+//! An answer to the headers alone (401, 415, 429, ...) leaves the body on the connection. In HTTP/1
+//! hyper then closes the connection without `Connection: close`, and the client's next request on
+//! it fails. So a short body is read and discarded. If that takes too long, the answer has
+//! `Connection: close` (RFC 9112, section 9.6).
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,11 +19,11 @@ use axum::response::Response;
 use quittance_core::json::TEXT_MAX;
 use tokio::time::timeout;
 
-/// How long the rest of a body is read that nothing needs. A client that has sent the head sends the body at once; this is
-/// time for packets that were lost.
+/// How long the rest of an unneeded body is read. A client sends the body directly after the
+/// headers, so this is time for lost packets.
 const REST_WITHIN: Duration = Duration::from_millis(500);
 
-/// Answers with what is left of the request's body read, or with `Connection: close`.
+/// Reads the rest of the request's body after the answer, or adds `Connection: close`.
 pub(crate) async fn read_or_close(request: Request, next: Next) -> Response {
     // HTTP/2 ends one stream and keeps the connection.
     if request.version() > Version::HTTP_11 || request.body().is_end_stream() {
@@ -43,7 +43,7 @@ pub(crate) async fn read_or_close(request: Request, next: Next) -> Response {
     response
 }
 
-/// A body that is lent to the handler and can be read on afterwards.
+/// A body that the handler reads, and that can be read further afterwards.
 #[derive(Clone)]
 struct Lent(Arc<Mutex<State>>);
 
@@ -65,7 +65,7 @@ impl Lent {
         self.with(|state| state.ended || state.body.is_end_stream())
     }
 
-    /// Reads on to the end; whether it came soon enough and was near enough.
+    /// Reads to the end of the body. False if the end is too far away or does not come in time.
     async fn skip(&self) -> bool {
         if self.with(|state| state.body.size_hint().lower()) > TEXT_MAX as u64 {
             return false;

@@ -110,7 +110,8 @@ pub(super) struct Pay {
     #[arg(long, conflicts_with = "abandon")]
     dry_run: bool,
     /// The file in which payments are kept until their end is known. Only you can read it. The same
-    /// command presents a kept payment again. By default quittance/purchases.json in your data folder.
+    /// command presents a kept payment again. By default quittance/purchases.json in your data
+    /// folder.
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
     /// Forget this open payment first. You may then pay twice.
@@ -367,8 +368,8 @@ fn describe(cost: &Cost) -> String {
     }
 }
 
-/// The amount in the notation of the payer's token list, with the network and the recipient that the
-/// server named.
+/// The amount in the notation of the payer's token list, with the network and the recipient that
+/// the server named.
 fn sum(amount: Amount, asset: &Asset, network: &str, pay_to: &str) -> String {
     let (amount, symbol) = (amount.to_decimal(asset.decimals), &asset.symbol);
     format!(
@@ -538,8 +539,8 @@ mod tests {
         }
     }
 
-    /// A receipt was printed as the server wrote it, and JSON passes control sequences that begin with
-    /// U+009B.
+    /// A receipt was printed as the server wrote it, and JSON passes control sequences that begin
+    /// with U+009B.
     #[test]
     fn a_receipt_is_printed_short_and_without_control_characters() {
         let said =

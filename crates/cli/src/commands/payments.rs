@@ -23,7 +23,8 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Payments {
-    /// The file in which `pay` keeps payments. By default quittance/purchases.json in your data folder.
+    /// The file in which `pay` keeps payments. By default quittance/purchases.json in your data
+    /// folder.
     #[arg(long, value_name = "FILE", global = true)]
     state: Option<PathBuf>,
     #[command(subcommand)]

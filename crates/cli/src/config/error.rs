@@ -72,7 +72,8 @@ impl ConfigError {
 }
 
 /// Errors of `figment`, with the path of each key. `root` is the path of the value that was read,
-/// empty for the whole configuration. `more_keys` are keys that exist beside those that serde knows.
+/// empty for the whole configuration. `more_keys` are keys that exist beside those that serde
+/// knows.
 ///
 /// Texts that were found are left out of the message: one of them may be a key in the wrong place.
 pub(super) fn describe(errors: figment::Error, root: &str, more_keys: &[&str]) -> ConfigError {

@@ -4,7 +4,8 @@ use serde::de::value::Error;
 use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
 use serde::forward_to_deserialize_any;
 
-/// The names of the fields that `T` deserializes from a table. Empty for a type that is not a struct.
+/// The names of the fields that `T` deserializes from a table. Empty for a type that is not a
+/// struct.
 pub(crate) fn keys_of<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
     let mut keys: &[&str] = &[];
     // The deserializer ends with an error in every case: only the names are wanted.

@@ -29,7 +29,8 @@ pub use secret::{Secret, Setting};
 /// would be no limit.
 ///
 /// Each value can also come from the environment, which has precedence over the file:
-/// `QUITTANCE_LISTEN`, or `QUITTANCE_ACCESS__ANYONE` with two underscores between the parts of a key.
+/// `QUITTANCE_LISTEN`, or `QUITTANCE_ACCESS__ANYONE` with two underscores between the parts of a
+/// key.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -130,7 +131,8 @@ pub enum LogFormat {
 impl Config {
     /// Reads a configuration file, with the environment over it.
     ///
-    /// The networks are only split by family here; [`Plan::read`](crate::plan::Plan::read) reads them.
+    /// The networks are only split by family here; [`Plan::read`](crate::plan::Plan::read) reads
+    /// them.
     ///
     /// # Errors
     /// When there is no such file, and everything that cannot be read in it.

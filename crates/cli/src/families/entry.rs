@@ -170,8 +170,8 @@ impl<'a, E> NetworkEntry<'a, E> {
     /// The tokens of this network: those that the table describes, then those of `shipped` that
     /// `assets` names, or all of them without that key. A described token replaces a shipped one.
     ///
-    /// `has_name` says whether a token has this ticker or address, `is_same` whether two tokens have
-    /// the same address.
+    /// `has_name` says whether a token has this ticker or address, `is_same` whether two tokens
+    /// have the same address.
     ///
     /// # Errors
     /// When `assets` names a token that is not in `shipped`, or no token is left.
@@ -208,8 +208,8 @@ impl<'a, E> NetworkEntry<'a, E> {
         Ok(tokens)
     }
 
-    /// Adds `recipients` and `min_amounts` to the rules. `canonical` gives an address in the chain's
-    /// canonical notation, or `None` for a text that is not one.
+    /// Adds `recipients` and `min_amounts` to the rules. `canonical` gives an address in the
+    /// chain's canonical notation, or `None` for a text that is not one.
     ///
     /// Returns the tickers of the tokens without a minimum amount.
     ///
@@ -243,8 +243,8 @@ impl<'a, E> NetworkEntry<'a, E> {
         Ok(without.map(|token| token.symbol.clone()).collect())
     }
 
-    /// The amounts of a table by token address or ticker, such as `min_amounts`: each token with its
-    /// amount in atomic units. `key` is the table's key in this entry.
+    /// The amounts of a table by token address or ticker, such as `min_amounts`: each token with
+    /// its amount in atomic units. `key` is the table's key in this entry.
     ///
     /// # Errors
     /// When a name is of no listed token, or an amount cannot be read.

@@ -30,8 +30,8 @@ use registered::AnyFamily;
 /// A family of chains: how the program reads its configuration and pays on it.
 ///
 /// The program promises: `network` and then `configure` are called once for each table of the list
-/// [`KEY`](Self::KEY), in the order of the file, and never concurrently. `payer` is called once in a
-/// run of `quittance pay`.
+/// [`KEY`](Self::KEY), in the order of the file, and never concurrently. `payer` is called once in
+/// a run of `quittance pay`.
 #[async_trait]
 pub trait Family: Send + Sync + 'static {
     /// The key of the family's list in the configuration: `evm` for `[[evm]]`. Lower case.

@@ -78,8 +78,8 @@ pub struct EvmToken {
     /// The ticker.
     pub symbol: String,
     /// Whether the contract logs `AuthorizationUsed` directly before the `Transfer` of the same
-    /// payment, as Circle's FiatToken does. Equal payments can then share a transaction. Set it only
-    /// if the contract's source shows it.
+    /// payment, as Circle's FiatToken does. Equal payments can then share a transaction. Set it
+    /// only if the contract's source shows it.
     #[serde(default)]
     pub logs_authorization_first: bool,
 }
