@@ -75,8 +75,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "quittance-seller",
             "quittance-service",
             "quittance-solana",
+            "quittance-testing",
         ],
     ),
+    ("quittance-testing", &["quittance-core", "quittance-engine"]),
 ];
 
 /// Crates that would make the core name a chain, wait, or do I/O.

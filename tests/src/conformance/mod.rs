@@ -8,8 +8,9 @@
 //! ```
 
 pub mod chain;
-pub mod journal;
 pub mod scheme;
+
+pub use quittance_testing::conformance::journal;
 
 /// Makes a test of each named property of a suite.
 #[macro_export]

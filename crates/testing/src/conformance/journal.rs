@@ -29,35 +29,29 @@ pub trait JournalFixture: Send + Sync + Sized {
     async fn crash(&self, journal: Self::Journal);
 }
 
-/// Makes one test of each property.
-#[macro_export]
-macro_rules! journal_conformance {
-    ($Fixture:ty) => {
-        $crate::conformance_tests!(journal, $Fixture:
-            a_claim_is_won_once_by_many_concurrent_requests
-            an_answered_write_survives_a_crash
-            a_transaction_belongs_to_its_own_attempt
-            a_withdrawn_transaction_frees_its_sequence_number
-            a_withdrawn_transaction_signed_again_counts_again
-            a_transaction_recorded_again_has_its_newest_number
-            an_ended_settlement_gets_no_transactions
-            transactions_are_found_by_sequence_number
-            a_settled_authorization_is_never_claimed_again
-            a_settled_payment_is_listed_until_it_is_final
-            a_reopened_settlement_settles_or_is_lost
-            a_failed_attempt_may_be_repeated_three_times
-            a_released_attempt_may_be_repeated_at_once
-            a_late_conclusion_does_not_change_a_later_attempt
-            open_settlements_are_listed_by_network
-            sequence_numbers_are_counted_by_network_and_lane
-            an_unknown_settlement_is_not_found
-            a_journal_that_can_be_written_has_no_problem
-            pages_list_every_matching_settlement_once
-            a_page_has_the_transactions_of_its_settlements
-            changes_between_pages_move_no_settlement
-        );
-    };
-}
+super::suite!($ journal, journal_conformance, JournalFixture:
+    a_claim_is_won_once_by_many_concurrent_requests
+    an_answered_write_survives_a_crash
+    a_transaction_belongs_to_its_own_attempt
+    a_withdrawn_transaction_frees_its_sequence_number
+    a_withdrawn_transaction_signed_again_counts_again
+    a_transaction_recorded_again_has_its_newest_number
+    an_ended_settlement_gets_no_transactions
+    transactions_are_found_by_sequence_number
+    a_settled_authorization_is_never_claimed_again
+    a_settled_payment_is_listed_until_it_is_final
+    a_reopened_settlement_settles_or_is_lost
+    a_failed_attempt_may_be_repeated_three_times
+    a_released_attempt_may_be_repeated_at_once
+    a_late_conclusion_does_not_change_a_later_attempt
+    open_settlements_are_listed_by_network
+    sequence_numbers_are_counted_by_network_and_lane
+    an_unknown_settlement_is_not_found
+    a_journal_that_can_be_written_has_no_problem
+    pages_list_every_matching_settlement_once
+    a_page_has_the_transactions_of_its_settlements
+    changes_between_pages_move_no_settlement
+);
 
 const NOW: Timestamp = Timestamp::from_secs(1_000);
 

@@ -121,10 +121,10 @@ impl<J: Journal> Journal for FlakyJournal<J> {
         if self.failing.takes_back.swap(false, Ordering::SeqCst) {
             self.inner.reopen(id, attempt).await?;
         }
-        let told = self.inner.report_success(id, attempt, now).await;
+        let reported = self.inner.report_success(id, attempt, now).await;
         let takes = self.failing.tell_takes.load(Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(takes)).await;
-        told
+        reported
     }
 
     async fn settlement(&self, id: &PaymentId) -> Result<Option<Settlement>, JournalError> {

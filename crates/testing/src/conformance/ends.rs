@@ -1,0 +1,177 @@
+//! The properties of the two ends of a payment: a seller's offer and a buyer's payer.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use quittance_core::json::Object;
+use quittance_core::wire::{PaymentRequirements, SupportedKind};
+use quittance_core::{Clock, Offer, Payer, PaymentInfo, PaymentRequest, QuoteError, SystemClock};
+
+use crate::{payload_of, request};
+
+/// An offer and a payer that can pay it.
+#[async_trait]
+pub trait EndsFixture: Send + Sync + Sized {
+    /// How many seconds later than the scheme the payer may expect the payment to expire. Zero where the
+    /// authorization has a time; more where the chain counts blocks.
+    const EXPIRY_SLACK_SECS: u64 = 0;
+
+    /// A payer with money, and a seller.
+    async fn new() -> Self;
+
+    /// The clock that the chain's blocks agree with.
+    fn clock(&self) -> Arc<dyn Clock> {
+        Arc::new(SystemClock)
+    }
+
+    /// The seller's offer.
+    fn offer(&self) -> Arc<dyn Offer>;
+
+    /// The payer.
+    fn payer(&self) -> Arc<dyn Payer>;
+
+    /// What the facilitator says of the scheme and the network.
+    fn supported(&self) -> SupportedKind;
+
+    /// The info of a payment, as the scheme decodes it.
+    fn info(&self, request: &PaymentRequest) -> PaymentInfo;
+
+    /// The same requirements, with every name in another spelling that the scheme accepts.
+    fn respelled(&self, requirements: &PaymentRequirements) -> PaymentRequirements;
+
+    /// The requirements in an asset that the payer does not know, described as if it were a known one.
+    fn in_unknown_asset(&self, requirements: &PaymentRequirements) -> PaymentRequirements;
+}
+
+super::suite!($ ends, offer_and_payer_conformance, EndsFixture:
+    an_offer_is_quoted_as_it_was_made
+    a_quote_uses_canonical_names
+    an_unknown_asset_is_not_paid
+    another_scheme_or_network_is_not_supported
+    what_is_quoted_is_what_is_paid
+    a_payment_expires_when_its_payer_says
+    a_payer_limits_the_lifetime
+    two_payments_are_two_authorizations
+    an_offer_knows_the_identity_of_its_payments
+);
+
+fn requirements<F: EndsFixture>(fixture: &F) -> PaymentRequirements {
+    let requirements = fixture.offer().requirements(&fixture.supported());
+    requirements.expect("requirements")
+}
+
+async fn pay<F: EndsFixture>(fixture: &F, requirements: &PaymentRequirements) -> PaymentRequest {
+    crate::pay(&*fixture.payer(), requirements, fixture.clock().now()).await
+}
+
+/// The buyer compares the quote with its limits.
+pub async fn an_offer_is_quoted_as_it_was_made<F: EndsFixture>() {
+    let fixture = F::new().await;
+    let (offer, requirements) = (fixture.offer(), requirements(&fixture));
+    assert_eq!(requirements.scheme, offer.scheme());
+    assert!(offer.network().is(&requirements.network));
+    assert!(requirements.max_timeout_seconds > 0);
+    let quote = fixture.payer().quote(&requirements).expect("a quote");
+    assert_eq!(quote.network, offer.network().id());
+    assert_eq!(quote.amount.to_string(), requirements.amount);
+    assert!(!quote.amount.is_zero());
+    assert_eq!(quote.asset.address, requirements.asset);
+    assert_eq!(quote.pay_to, requirements.pay_to);
+}
+
+/// A seller that can spell one recipient in two ways must not get two limits.
+pub async fn a_quote_uses_canonical_names<F: EndsFixture>() {
+    let fixture = F::new().await;
+    let requirements = requirements(&fixture);
+    let respelled = fixture.respelled(&requirements);
+    let payer = fixture.payer();
+    assert_eq!(payer.quote(&respelled), payer.quote(&requirements));
+}
+
+/// What the seller says of an asset is not a reason to pay in it.
+pub async fn an_unknown_asset_is_not_paid<F: EndsFixture>() {
+    let fixture = F::new().await;
+    let unknown = fixture.in_unknown_asset(&requirements(&fixture));
+    let payer = fixture.payer();
+    let quote = payer.quote(&unknown);
+    assert!(quote.is_err(), "{quote:?}");
+    let paid = payer.pay(&unknown, fixture.clock().now()).await;
+    assert!(paid.is_err(), "{unknown:?} was paid");
+}
+
+/// The buyer then asks its next payer.
+pub async fn another_scheme_or_network_is_not_supported<F: EndsFixture>() {
+    let fixture = F::new().await;
+    let (mut scheme, mut network) = (requirements(&fixture), requirements(&fixture));
+    scheme.scheme = "barter".to_owned();
+    network.network = "other:chain".to_owned();
+    for requirements in [scheme, network] {
+        let payer = fixture.payer();
+        assert_eq!(payer.quote(&requirements), Err(QuoteError::NotSupported));
+        let paid = payer.pay(&requirements, fixture.clock().now()).await;
+        assert!(paid.is_err(), "{requirements:?} was paid");
+    }
+}
+
+/// The scheme decodes what the payer has quoted.
+pub async fn what_is_quoted_is_what_is_paid<F: EndsFixture>() {
+    let fixture = F::new().await;
+    let requirements = requirements(&fixture);
+    let quote = fixture.payer().quote(&requirements).expect("a quote");
+    let info = fixture.info(&pay(&fixture, &requirements).await);
+    assert_eq!(info.payer, fixture.payer().address());
+    assert_eq!(info.amount, quote.amount);
+    assert_eq!(info.asset, quote.asset.address);
+    assert_eq!(info.pay_to, quote.pay_to);
+}
+
+/// The buyer signs another payment only after this time, so it must not be too early.
+pub async fn a_payment_expires_when_its_payer_says<F: EndsFixture>() {
+    let fixture = F::new().await;
+    let (requirements, now) = (requirements(&fixture), fixture.clock().now());
+    let paid = fixture.payer().pay(&requirements, now).await;
+    let (payload, expires) = paid.expect("a payment");
+    let info = fixture.info(&request(payload_of(&requirements, payload), &requirements));
+    assert!(expires >= info.expires, "{expires} < {}", info.expires);
+    let later = expires.secs_since(info.expires);
+    assert!(later <= F::EXPIRY_SLACK_SECS, "{later} s too late");
+}
+
+/// A seller that asks for a century does not get an authorization for a century.
+pub async fn a_payer_limits_the_lifetime<F: EndsFixture>() {
+    const DAY_SECS: u64 = 24 * 3600;
+    let fixture = F::new().await;
+    let mut requirements = requirements(&fixture);
+    requirements.max_timeout_seconds = 100 * 365 * DAY_SECS;
+    let now = fixture.clock().now();
+    let Ok((payload, _)) = fixture.payer().pay(&requirements, now).await else {
+        return;
+    };
+    let info = fixture.info(&request(payload_of(&requirements, payload), &requirements));
+    assert!(info.expires.secs_since(now) <= DAY_SECS, "{info:?}");
+}
+
+/// A second payment with the identity of the first would not be a payment.
+pub async fn two_payments_are_two_authorizations<F: EndsFixture>() {
+    let fixture = F::new().await;
+    let requirements = requirements(&fixture);
+    let first = fixture.info(&pay(&fixture, &requirements).await);
+    let second = fixture.info(&pay(&fixture, &requirements).await);
+    assert_ne!(first.id, second.id);
+}
+
+/// The seller serves one authorization to one request at a time, and goes by this identity.
+pub async fn an_offer_knows_the_identity_of_its_payments<F: EndsFixture>() {
+    let fixture = F::new().await;
+    let requirements = requirements(&fixture);
+    let paid = pay(&fixture, &requirements).await;
+    let id = fixture.info(&paid).id;
+    let offer = fixture.offer();
+    assert_eq!(offer.authorization(&paid.payload), Some(id));
+    let mut payload = paid.payload.tree();
+    payload.insert("unknown".to_owned(), 1.into());
+    let payload = Object::of(&payload).expect("an object");
+    assert_eq!(offer.authorization(&payload), Some(id), "an unknown field");
+    let empty = Object::of(&serde_json::json!({})).expect("an object");
+    assert_eq!(offer.authorization(&empty), None, "an empty payload");
+}

@@ -1,0 +1,213 @@
+//! An offer and a payer with one fault.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use quittance_core::json::Object;
+use quittance_core::wire::{PaymentRequirements, SupportedKind};
+use quittance_core::{
+    Amount, AuthorizationState, Network, Offer, OfferError, Payer, PayerError, PaymentId, Quote,
+    QuoteError, Timestamp,
+};
+
+/// What is wrong with a [`FaultyOffer`] or a [`FaultyPayer`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it; the two types show each")]
+pub enum EndsFault {
+    OffersAnotherScheme,
+    OffersNothing,
+    OffersNoTime,
+    KnowsNoIdentity,
+    IdentityOfTheText,
+    IdentityOfAnything,
+    QuotesTheSellersNetwork,
+    QuotesTheSellersRecipient,
+    QuotesTheSellersAsset,
+    QuotesLess,
+    QuotesEverything,
+    PaysEverything,
+    PaysMore,
+    PaysTheSamePaymentAgain,
+    ExpiresLater,
+    ExpiresEarlier,
+    AnotherAddress,
+}
+
+impl EndsFault {
+    /// All faults.
+    pub const ALL: [Self; 17] = [
+        Self::OffersAnotherScheme,
+        Self::OffersNothing,
+        Self::OffersNoTime,
+        Self::KnowsNoIdentity,
+        Self::IdentityOfTheText,
+        Self::IdentityOfAnything,
+        Self::QuotesTheSellersNetwork,
+        Self::QuotesTheSellersRecipient,
+        Self::QuotesTheSellersAsset,
+        Self::QuotesLess,
+        Self::QuotesEverything,
+        Self::PaysEverything,
+        Self::PaysMore,
+        Self::PaysTheSamePaymentAgain,
+        Self::ExpiresLater,
+        Self::ExpiresEarlier,
+        Self::AnotherAddress,
+    ];
+}
+
+/// An offer that does one thing wrong, and everything else as the offer inside it.
+pub struct FaultyOffer {
+    inner: Arc<dyn Offer>,
+    fault: Option<EndsFault>,
+}
+
+impl FaultyOffer {
+    /// The offer with this fault, or with none.
+    pub fn new(inner: Arc<dyn Offer>, fault: Option<EndsFault>) -> Self {
+        Self { inner, fault }
+    }
+}
+
+#[async_trait]
+impl Offer for FaultyOffer {
+    fn scheme(&self) -> &str {
+        self.inner.scheme()
+    }
+
+    fn network(&self) -> &Network {
+        self.inner.network()
+    }
+
+    fn requirements(&self, supported: &SupportedKind) -> Result<PaymentRequirements, OfferError> {
+        let mut requirements = self.inner.requirements(supported)?;
+        match self.fault {
+            Some(EndsFault::OffersAnotherScheme) => requirements.scheme.push('x'),
+            Some(EndsFault::OffersNothing) => "0".clone_into(&mut requirements.amount),
+            Some(EndsFault::OffersNoTime) => requirements.max_timeout_seconds = 0,
+            _ => {}
+        }
+        Ok(requirements)
+    }
+
+    fn authorization(&self, payload: &Object) -> Option<PaymentId> {
+        let text = payload.text().as_bytes();
+        match self.fault {
+            Some(EndsFault::KnowsNoIdentity) => None,
+            Some(EndsFault::IdentityOfTheText) => Some(PaymentId::from_parts(&[text])),
+            Some(EndsFault::IdentityOfAnything) => {
+                let known = self.inner.authorization(payload);
+                known.or_else(|| Some(PaymentId::from_parts(&[text])))
+            }
+            _ => self.inner.authorization(payload),
+        }
+    }
+
+    async fn hints(&self) -> Option<Object> {
+        self.inner.hints().await
+    }
+}
+
+/// A payer that does one thing wrong, and everything else as the payer inside it.
+pub struct FaultyPayer {
+    inner: Arc<dyn Payer>,
+    fault: Option<EndsFault>,
+    /// What a correct quote looks like: faulty quotes of other requirements are made from it.
+    known: PaymentRequirements,
+    paid: Arc<Mutex<Option<(Object, Timestamp)>>>,
+    address: String,
+}
+
+impl FaultyPayer {
+    /// The payer with this fault, or with none. It can pay the `known` requirements.
+    pub fn new(
+        inner: Arc<dyn Payer>,
+        fault: Option<EndsFault>,
+        known: PaymentRequirements,
+        paid: Arc<Mutex<Option<(Object, Timestamp)>>>,
+    ) -> Self {
+        let mut address = inner.address().to_owned();
+        if fault == Some(EndsFault::AnotherAddress) {
+            address.push('0');
+        }
+        Self {
+            inner,
+            fault,
+            known,
+            paid,
+            address,
+        }
+    }
+}
+
+#[async_trait]
+impl Payer for FaultyPayer {
+    fn address(&self) -> &str {
+        &self.address
+    }
+
+    fn quote(&self, requirements: &PaymentRequirements) -> Result<Quote, QuoteError> {
+        let quote = self.inner.quote(requirements);
+        if self.fault == Some(EndsFault::QuotesEverything) {
+            return quote.or_else(|_| self.inner.quote(&self.known));
+        }
+        let mut quote = quote?;
+        match self.fault {
+            Some(EndsFault::QuotesTheSellersNetwork) => {
+                quote.network.clone_from(&requirements.network);
+            }
+            Some(EndsFault::QuotesTheSellersRecipient) => {
+                quote.pay_to.clone_from(&requirements.pay_to);
+            }
+            Some(EndsFault::QuotesTheSellersAsset) => {
+                quote.asset.address.clone_from(&requirements.asset);
+            }
+            Some(EndsFault::QuotesLess) => {
+                let less = quote.amount.checked_sub(Amount::from(1));
+                quote.amount = less.unwrap_or_default();
+            }
+            _ => {}
+        }
+        Ok(quote)
+    }
+
+    async fn pay(
+        &self,
+        requirements: &PaymentRequirements,
+        now: Timestamp,
+    ) -> Result<(Object, Timestamp), PayerError> {
+        let mut order = requirements.clone();
+        if self.fault == Some(EndsFault::PaysMore) {
+            order.amount.push('0');
+        }
+        let mut paid = self.inner.pay(&order, now).await;
+        if self.fault == Some(EndsFault::PaysEverything) && paid.is_err() {
+            paid = self.inner.pay(&self.known, now).await;
+        }
+        let (payload, expires) = paid?;
+        match self.fault {
+            Some(EndsFault::ExpiresLater) => Ok((payload, expires.plus_secs(3600))),
+            Some(EndsFault::ExpiresEarlier) => {
+                Ok((payload, Timestamp::from_secs(now.secs().saturating_sub(1))))
+            }
+            Some(EndsFault::PaysTheSamePaymentAgain) => {
+                let mut first = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
+                Ok(first.get_or_insert((payload, expires)).clone())
+            }
+            _ => Ok((payload, expires)),
+        }
+    }
+
+    async fn authorization_state(
+        &self,
+        network: &str,
+        asset: &str,
+        payload: &Object,
+        expires: Timestamp,
+    ) -> AuthorizationState {
+        let inner = &self.inner;
+        inner
+            .authorization_state(network, asset, payload, expires)
+            .await
+    }
+}

@@ -1,0 +1,354 @@
+//! A scheme with one fault.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use quittance_core::json::Object;
+use quittance_core::{
+    Amount, Chain, Check, Effect, LaneId, Observed, Payment, PaymentId, PaymentInfo,
+    PaymentRequest, Reason, Refusal, Rejection, Scheme, SignatureClaim, Timestamp, Version,
+};
+
+use super::FaultyChain;
+
+/// What is wrong with a [`FaultyScheme`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it; `FaultyScheme` shows each")]
+pub enum SchemeFault {
+    AlwaysTransferred,
+    NeverTransferred,
+    TransferredMore,
+    NothingIsMismatch,
+    SameIdentityForAll,
+    IdentityOfThePayer,
+    IdentityOfTheNonce,
+    IdentityWithTheSignature,
+    IdentityOfTheRequest,
+    IdentityByCount,
+    ClaimsNoSignature,
+    AcceptsBadSignatures,
+    AsksNothing,
+    NeverValid,
+    AmountDoubled,
+    PartiesSwapped,
+    AnotherAsset,
+    ExpiresNever,
+    ExpiresAtOnce,
+    ExpiryIgnored,
+    TimeMattersNever,
+    TrustsTheRequirements,
+    TrustsTheEcho,
+    RejectsWithoutDetail,
+    AnotherReason,
+    NotUsedByOthers,
+    NoAssets,
+    AnotherName,
+    NoBalance,
+}
+
+impl SchemeFault {
+    /// All faults.
+    pub const ALL: [Self; 29] = [
+        Self::AlwaysTransferred,
+        Self::NeverTransferred,
+        Self::TransferredMore,
+        Self::NothingIsMismatch,
+        Self::SameIdentityForAll,
+        Self::IdentityOfThePayer,
+        Self::IdentityOfTheNonce,
+        Self::IdentityWithTheSignature,
+        Self::IdentityOfTheRequest,
+        Self::IdentityByCount,
+        Self::ClaimsNoSignature,
+        Self::AcceptsBadSignatures,
+        Self::AsksNothing,
+        Self::NeverValid,
+        Self::AmountDoubled,
+        Self::PartiesSwapped,
+        Self::AnotherAsset,
+        Self::ExpiresNever,
+        Self::ExpiresAtOnce,
+        Self::ExpiryIgnored,
+        Self::TimeMattersNever,
+        Self::TrustsTheRequirements,
+        Self::TrustsTheEcho,
+        Self::RejectsWithoutDetail,
+        Self::AnotherReason,
+        Self::NotUsedByOthers,
+        Self::NoAssets,
+        Self::AnotherName,
+        Self::NoBalance,
+    ];
+}
+
+/// A scheme that does one thing wrong, and everything else as the scheme inside it.
+pub struct FaultyScheme<C: Chain> {
+    inner: Arc<dyn Scheme<C>>,
+    fault: Option<SchemeFault>,
+    decoded: AtomicU64,
+}
+
+impl<C: Chain> FaultyScheme<C> {
+    /// The scheme with this fault, or with none.
+    pub fn new(inner: Arc<dyn Scheme<C>>, fault: Option<SchemeFault>) -> Self {
+        Self {
+            inner,
+            fault,
+            decoded: AtomicU64::new(0),
+        }
+    }
+
+    /// The request as the faulty scheme sees it.
+    fn seen(&self, request: &PaymentRequest) -> PaymentRequest {
+        let mut request = request.clone();
+        let echo = request.accepted.requirements.as_mut();
+        match (self.fault, echo) {
+            (Some(SchemeFault::TrustsTheRequirements), Some(echo)) => {
+                request
+                    .accepted
+                    .scheme
+                    .clone_from(&request.requirements.scheme);
+                request
+                    .accepted
+                    .network
+                    .clone_from(&request.requirements.network);
+                echo.asset.clone_from(&request.requirements.asset);
+                echo.pay_to.clone_from(&request.requirements.pay_to);
+                echo.amount = request.requirements.amount;
+                echo.max_timeout_secs = request.requirements.max_timeout_secs;
+            }
+            (Some(SchemeFault::TrustsTheEcho), Some(echo)) => {
+                request.requirements.asset.clone_from(&echo.asset);
+                request.requirements.pay_to.clone_from(&echo.pay_to);
+                request.requirements.amount = echo.amount;
+            }
+            _ => {}
+        }
+        request
+    }
+
+    fn info(&self, info: &PaymentInfo, request: &PaymentRequest, now: Timestamp) -> PaymentInfo {
+        let mut info = info.clone();
+        let payload = request.payload.text().as_bytes();
+        match self.fault {
+            Some(SchemeFault::SameIdentityForAll) => info.id = PaymentId::from_parts(&[]),
+            Some(SchemeFault::IdentityOfThePayer) => {
+                info.id = PaymentId::from_parts(&[info.payer.as_bytes()]);
+            }
+            Some(SchemeFault::IdentityOfTheNonce) => {
+                info.id = PaymentId::from_parts(&[&nonce(&request.payload)]);
+            }
+            Some(SchemeFault::IdentityWithTheSignature) => {
+                info.id = PaymentId::from_parts(&[payload]);
+            }
+            Some(SchemeFault::IdentityOfTheRequest) => {
+                info.id = PaymentId::from_parts(&[request.text().as_bytes()]);
+            }
+            Some(SchemeFault::IdentityByCount) => {
+                let count = self.decoded.fetch_add(1, Ordering::SeqCst);
+                info.id = PaymentId::from_parts(&[&count.to_be_bytes()]);
+            }
+            Some(SchemeFault::AmountDoubled) => {
+                let doubled = info.amount.checked_add(info.amount);
+                info.amount = doubled.unwrap_or_default();
+            }
+            Some(SchemeFault::PartiesSwapped) => {
+                std::mem::swap(&mut info.payer, &mut info.pay_to);
+            }
+            Some(SchemeFault::AnotherAsset) => info.asset.push('x'),
+            Some(SchemeFault::ExpiresNever) => info.expires = Timestamp::from_secs(u64::MAX),
+            Some(SchemeFault::ExpiresAtOnce) => info.expires = now,
+            _ => {}
+        }
+        info
+    }
+
+    fn rejection(&self, rejection: Rejection) -> Rejection {
+        match self.fault {
+            Some(SchemeFault::RejectsWithoutDetail) => rejection.reason.into(),
+            Some(SchemeFault::AnotherReason) => Rejection {
+                reason: Reason::new("invalid_planted"),
+                ..rejection
+            },
+            _ => rejection,
+        }
+    }
+}
+
+/// The payload's nonce, or all of the payload where it has none.
+fn nonce(payload: &Object) -> Vec<u8> {
+    let nonce = payload
+        .tree()
+        .get("authorization")
+        .map(|authorization| authorization["nonce"].clone());
+    nonce.map_or_else(
+        || payload.text().as_bytes().to_vec(),
+        |nonce| nonce.to_string().into_bytes(),
+    )
+}
+
+impl<C: Chain> Scheme<FaultyChain<C>> for FaultyScheme<C> {
+    fn name(&self) -> &str {
+        match self.fault {
+            Some(SchemeFault::AnotherName) => "planted",
+            _ => self.inner.name(),
+        }
+    }
+
+    fn versions(&self) -> &[Version] {
+        self.inner.versions()
+    }
+
+    fn extra(&self) -> Option<Object> {
+        self.inner.extra()
+    }
+
+    fn assets(&self) -> Vec<String> {
+        match self.fault {
+            Some(SchemeFault::NoAssets) => Vec::new(),
+            _ => self.inner.assets(),
+        }
+    }
+
+    fn decode(
+        &self,
+        request: &PaymentRequest,
+        now: Timestamp,
+    ) -> Result<Box<dyn Payment<FaultyChain<C>>>, Refusal> {
+        // A scheme that ignores the time sees every authorization as young.
+        let seen_now = match self.fault {
+            Some(SchemeFault::ExpiryIgnored) => Timestamp::from_secs(now.secs() - 3600),
+            _ => now,
+        };
+        let inner = self.inner.decode(&self.seen(request), seen_now);
+        let inner = inner.map_err(|refusal| match refusal {
+            Refusal::Rejected(rejection) => Refusal::Rejected(self.rejection(rejection)),
+            other => other,
+        })?;
+        Ok(Box::new(FaultyPayment {
+            info: self.info(inner.info(), request, now),
+            scheme: FaultyScheme::new(Arc::clone(&self.inner), self.fault),
+            inner,
+        }))
+    }
+}
+
+struct FaultyPayment<C: Chain> {
+    inner: Box<dyn Payment<C>>,
+    info: PaymentInfo,
+    scheme: FaultyScheme<C>,
+}
+
+impl<C: Chain> FaultyPayment<C> {
+    fn fault(&self) -> Option<SchemeFault> {
+        self.scheme.fault
+    }
+
+    /// What the scheme inside sees.
+    fn with_inner<T>(
+        &self,
+        observed: &Observed<'_, FaultyChain<C>>,
+        use_it: impl FnOnce(&Observed<'_, C>) -> T,
+    ) -> T {
+        let all_true = vec![true; self.inner.signatures().len()];
+        let signatures = match self.fault() {
+            Some(SchemeFault::ClaimsNoSignature | SchemeFault::AcceptsBadSignatures) => &all_true,
+            _ => observed.signatures,
+        };
+        use_it(&Observed {
+            signatures,
+            answers: observed.answers,
+            now: match self.fault() {
+                Some(SchemeFault::ExpiryIgnored) => {
+                    Timestamp::from_secs(observed.now.secs() - 3600)
+                }
+                _ => observed.now,
+            },
+        })
+    }
+}
+
+impl<C: Chain> Payment<FaultyChain<C>> for FaultyPayment<C> {
+    fn info(&self) -> &PaymentInfo {
+        &self.info
+    }
+
+    fn signatures(&self) -> &[SignatureClaim] {
+        match self.fault() {
+            Some(SchemeFault::ClaimsNoSignature) => &[],
+            _ => self.inner.signatures(),
+        }
+    }
+
+    fn check(
+        &self,
+        observed: &Observed<'_, FaultyChain<C>>,
+    ) -> Result<Check<FaultyChain<C>>, Rejection> {
+        let check = self.with_inner(observed, |observed| self.inner.check(observed));
+        let check = check.map_err(|rejection| self.scheme.rejection(rejection))?;
+        Ok(match (check, self.fault()) {
+            (_, Some(SchemeFault::AsksNothing)) => Check::Valid,
+            (Check::Valid, Some(SchemeFault::NeverValid)) => {
+                return Err(Rejection::new(Reason::INVALID_PAYLOAD, "planted"));
+            }
+            (Check::Ask(read), _) => Check::Ask(read),
+            (Check::Valid, _) => Check::Valid,
+            (Check::NotYet(time), _) => Check::NotYet(time),
+        })
+    }
+
+    fn depends_on_time(&self, rejection: &Rejection) -> bool {
+        self.fault() != Some(SchemeFault::TimeMattersNever) && self.inner.depends_on_time(rejection)
+    }
+
+    fn payer(&self, observed: &Observed<'_, FaultyChain<C>>) -> Option<String> {
+        self.with_inner(observed, |observed| self.inner.payer(observed))
+    }
+
+    fn action(
+        &self,
+        amount: Amount,
+        observed: &Observed<'_, FaultyChain<C>>,
+    ) -> Result<C::Action, Rejection> {
+        self.with_inner(observed, |observed| self.inner.action(amount, observed))
+    }
+
+    fn lane(&self) -> Option<&LaneId> {
+        self.inner.lane()
+    }
+
+    fn sender(&self, observed: &Observed<'_, FaultyChain<C>>) -> Option<LaneId> {
+        self.with_inner(observed, |observed| self.inner.sender(observed))
+    }
+
+    fn balance(&self, observed: &Observed<'_, FaultyChain<C>>) -> Option<Amount> {
+        match self.fault() {
+            Some(SchemeFault::NoBalance) => None,
+            _ => self.with_inner(observed, |observed| self.inner.balance(observed)),
+        }
+    }
+
+    fn used_by(&self, rejection: &Rejection) -> Option<C::Search> {
+        match self.fault() {
+            Some(SchemeFault::NotUsedByOthers) => None,
+            _ => self.inner.used_by(rejection),
+        }
+    }
+
+    fn effect(&self, amount: Amount, evidence: &C::Evidence) -> Effect {
+        let effect = self.inner.effect(amount, evidence);
+        match (effect, self.fault()) {
+            (_, Some(SchemeFault::AlwaysTransferred)) => Effect::Transferred(amount),
+            (Effect::Transferred(_), Some(SchemeFault::NeverTransferred)) => {
+                Effect::None(Rejection::new(Reason::INVALID_TRANSACTION_STATE, "planted"))
+            }
+            (Effect::Transferred(amount), Some(SchemeFault::TransferredMore)) => {
+                Effect::Transferred(amount.checked_add(amount).unwrap_or(amount))
+            }
+            (Effect::None(rejection), Some(SchemeFault::NothingIsMismatch)) => {
+                Effect::Mismatch(rejection)
+            }
+            (effect, _) => effect,
+        }
+    }
+}

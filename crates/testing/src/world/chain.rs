@@ -1,0 +1,319 @@
+//! The chain as the engine uses it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use ed25519_dalek::SigningKey;
+use quittance_core::{
+    Amount, Chain, Fault, FaultKind, Finality, Found, Health, LaneId, Network, Problem, Scope,
+    Status, Submission, Timestamp, Transaction, Watched,
+};
+
+use super::address::Address;
+use super::ledger::{COIN, Event, Included, Ledger, Refused, minimum_replacement_fee};
+use super::transaction::{Content, SignedContent, Transfer};
+use super::{FEE, SubmitError, World};
+
+/// The most transfers in one transaction. Small, so that tests fill one.
+const BATCH_MAX: usize = 16;
+
+/// The highest fee that the operator pays: ten replacements.
+const FEE_MAX: u64 = 1_000;
+
+/// A signer with fewer coins than this cannot send for long, and is reported.
+const COINS_MIN: u64 = 10 * FEE;
+
+/// A question about a payment: the payer's balance, and whether the nonce is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// The payer.
+    pub from: Address,
+    /// The name of the asset.
+    pub asset: String,
+    /// The authorization's nonce.
+    pub nonce: [u8; 32],
+}
+
+/// The answer to a [`Question`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateAnswer {
+    /// What the payer has, in atomic units.
+    pub balance: Amount,
+    /// Whether a transfer with this nonce is in a block.
+    pub is_used: bool,
+}
+
+/// What a transaction did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evidence {
+    /// One event for each transfer, in their order.
+    pub events: Vec<Event>,
+}
+
+/// What finds the transaction that used an authorization.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Search {
+    /// The payer.
+    pub from: Address,
+    /// The authorization's nonce.
+    pub nonce: [u8; 32],
+}
+
+/// The simulated chain, with the keys of its signers.
+pub struct SimulatedChain {
+    world: World,
+    keys: Vec<SigningKey>,
+    lanes: Vec<LaneId>,
+}
+
+impl SimulatedChain {
+    /// The chain with these signers, in order of preference.
+    ///
+    /// # Panics
+    /// When there is no signer.
+    pub fn new(world: World, keys: Vec<SigningKey>) -> Self {
+        assert!(!keys.is_empty(), "a chain has at least one signer");
+        let lanes = keys
+            .iter()
+            .map(|key| LaneId::new(&Address::from_key(key).to_string()))
+            .collect();
+        Self { world, keys, lanes }
+    }
+
+    /// The world that this chain is a part of.
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// The addresses of the signers.
+    pub fn signers(&self) -> BTreeSet<Address> {
+        self.keys.iter().map(Address::from_key).collect()
+    }
+
+    fn key(&self, lane: &LaneId) -> Result<&SigningKey, Fault> {
+        let at = self.lanes.iter().position(|known| known == lane);
+        at.and_then(|at| self.keys.get(at))
+            .ok_or_else(|| Fault::new(FaultKind::Internal, format_args!("{lane} is not a signer")))
+    }
+
+    fn ask<T>(&self, question: impl FnOnce(&Ledger) -> T) -> Result<T, Fault> {
+        self.world.ask(question).ok_or_else(node_down)
+    }
+
+    fn sign(
+        &self,
+        lane: &LaneId,
+        sequence: u64,
+        fee: u64,
+        transfers: Vec<Transfer>,
+    ) -> Result<Transaction, Fault> {
+        let key = self.key(lane)?;
+        let content = Content {
+            signer: Address::from_key(key),
+            sequence,
+            fee,
+            transfers,
+        };
+        let signed = SignedContent::sign(content, self.world.network(), key);
+        Ok(signed.to_transaction())
+    }
+
+    fn status_of(&self, ledger: &Ledger, watched: &Watched) -> Result<Status<Evidence>, Fault> {
+        let mut found = watched.transactions.iter();
+        if let Some((confirmations, included)) = found.find_map(|one| ledger.find(&one.id)) {
+            return Ok(Status::Included {
+                id: included.id.clone(),
+                confirmations,
+                evidence: evidence_of(included),
+            });
+        }
+        let signer = Address::from_key(self.key(&watched.lane)?);
+        let next = ledger.next_sequence_at(&signer, self.confirmations_required());
+        Ok(match watched.sequence < next {
+            true => Status::Dropped,
+            false => Status::Pending,
+        })
+    }
+}
+
+fn node_down() -> Fault {
+    Fault::new(FaultKind::ChainUnavailable, "the node does not answer")
+}
+
+fn evidence_of(included: &Included) -> Evidence {
+    Evidence {
+        events: included.events.clone(),
+    }
+}
+
+fn fee_of(transaction: &Transaction) -> Result<(u64, Vec<Transfer>), Fault> {
+    let signed = SignedContent::decode(&transaction.bytes)
+        .ok_or_else(|| Fault::new(FaultKind::Internal, "the bytes are not a transaction"))?;
+    Ok((signed.content.fee, signed.content.transfers))
+}
+
+#[async_trait]
+impl Chain for SimulatedChain {
+    type Read = Question;
+    type Answer = StateAnswer;
+    type Action = Transfer;
+    type Evidence = Evidence;
+    type Search = Search;
+
+    fn network(&self) -> &Network {
+        self.world.network()
+    }
+
+    fn lanes(&self) -> &[LaneId] {
+        &self.lanes
+    }
+
+    fn confirmations_required(&self) -> u64 {
+        1
+    }
+
+    fn finality(&self) -> Finality {
+        Finality {
+            confirmations: 10,
+            age: Duration::ZERO,
+        }
+    }
+
+    fn in_flight_max(&self) -> usize {
+        16
+    }
+
+    async fn read(&self, reads: &[Question]) -> Vec<Result<StateAnswer, Fault>> {
+        let answer = |question: &Question| {
+            self.ask(|ledger| StateAnswer {
+                balance: ledger.accounts.balance(&question.from, &question.asset),
+                is_used: ledger.accounts.is_used(&question.from, &question.nonce),
+            })
+        };
+        reads.iter().map(answer).collect()
+    }
+
+    /// Transfers do not disturb each other, unless they use the same authorization.
+    fn can_batch(&self, batch: &[&Transfer], next: &Transfer) -> bool {
+        let key = |transfer: &Transfer| {
+            let authorization = &transfer.authorization;
+            (authorization.from, authorization.nonce)
+        };
+        batch.len() < BATCH_MAX && batch.iter().all(|other| key(other) != key(next))
+    }
+
+    async fn next_sequence(&self, lane: &LaneId) -> Result<Option<u64>, Fault> {
+        let signer = Address::from_key(self.key(lane)?);
+        self.ask(|ledger| Some(ledger.accounts.next_sequence(&signer)))
+    }
+
+    async fn prepare(
+        &self,
+        lane: &LaneId,
+        sequence: u64,
+        actions: &[&Transfer],
+    ) -> Result<Transaction, Fault> {
+        if actions.len() > BATCH_MAX {
+            let detail = format_args!("{} transfers: at most {BATCH_MAX}", actions.len());
+            return Err(Fault::new(FaultKind::Misconfigured, detail));
+        }
+        let transfers = actions.iter().map(|&action| action.clone()).collect();
+        let fee = self.ask(|_| FEE)?;
+        self.sign(lane, sequence, fee, transfers)
+    }
+
+    async fn submit(&self, transaction: &Transaction) -> Submission {
+        match self.world.submit(&transaction.bytes) {
+            Ok(()) => Submission::Accepted,
+            // The connection was not made: the node has certainly not got the transaction.
+            Err(SubmitError::Down) => Submission::Refused(node_down()),
+            Err(SubmitError::AnswerLost) => Submission::Unknown(Fault::new(
+                FaultKind::ChainUnavailable,
+                "the node's answer was lost",
+            )),
+            Err(SubmitError::Refuses) => Submission::Refused(Fault::new(
+                FaultKind::ChainUnavailable,
+                "the node refuses transactions",
+            )),
+            Err(SubmitError::Refused(Refused::SequenceUsed)) => Submission::SequenceUsed,
+            Err(SubmitError::Refused(Refused::Funds)) => Submission::Refused(Fault::new(
+                FaultKind::FacilitatorFunds,
+                format_args!("{} cannot pay the fee", transaction.lane),
+            )),
+            Err(SubmitError::Refused(Refused::Invalid)) => Submission::Refused(Fault::new(
+                FaultKind::Internal,
+                "the bytes are not a transaction of this chain",
+            )),
+        }
+    }
+
+    async fn status(&self, watched: &[Watched]) -> Vec<Result<Status<Evidence>, Fault>> {
+        let status = |one| self.ask(|ledger| self.status_of(ledger, one))?;
+        watched.iter().map(status).collect()
+    }
+
+    async fn find(&self, search: &Search) -> Result<Option<Found<Evidence>>, Fault> {
+        let used = |event: &Event| {
+            let authorization = &event.authorization;
+            event.failure.is_none()
+                && (authorization.from, authorization.nonce) == (search.from, search.nonce)
+        };
+        self.ask(|ledger| {
+            let mut all = ledger.included();
+            let found = all.find(|(_, included)| included.events.iter().any(used));
+            found.map(|(confirmations, included)| Found {
+                id: included.id.clone(),
+                confirmations,
+                evidence: evidence_of(included),
+            })
+        })
+    }
+
+    async fn replace(&self, transaction: &Transaction) -> Result<Option<Transaction>, Fault> {
+        let (fee, transfers) = fee_of(transaction)?;
+        let fee = self.ask(|_| minimum_replacement_fee(fee))?;
+        if fee > FEE_MAX {
+            return Ok(None);
+        }
+        self.sign(&transaction.lane, transaction.sequence, fee, transfers)
+            .map(Some)
+    }
+
+    async fn noop(
+        &self,
+        lane: &LaneId,
+        sequence: u64,
+        over: Option<&Transaction>,
+    ) -> Result<Option<Transaction>, Fault> {
+        let minimum = match over {
+            Some(transaction) => minimum_replacement_fee(fee_of(transaction)?.0),
+            None => FEE,
+        };
+        let fee = self.ask(|_| minimum)?;
+        if fee > FEE_MAX {
+            return Ok(None);
+        }
+        self.sign(lane, sequence, fee, Vec::new()).map(Some)
+    }
+
+    async fn health(&self, _now: Timestamp) -> Health {
+        let problem = |scope, what: String| Problem { scope, what };
+        let coins = |lane: &LaneId| {
+            let signer = self.key(lane).map(Address::from_key)?;
+            self.ask(|ledger| ledger.accounts.balance(&signer, COIN))
+        };
+        let mut problems = Vec::new();
+        for lane in &self.lanes {
+            match coins(lane) {
+                Err(fault) => problems.push(problem(Scope::Network, fault.to_string())),
+                Ok(coins) if coins < Amount::from(COINS_MIN) => {
+                    let what = format!("{lane} has {coins} coins: send it at least {COINS_MIN}");
+                    problems.push(problem(Scope::Lane(lane.clone()), what));
+                }
+                Ok(_) => {}
+            }
+        }
+        Health { problems }
+    }
+}

@@ -1,0 +1,277 @@
+//! The scheme `exact` on the simulated chain.
+
+use std::collections::BTreeSet;
+
+use quittance_core::{
+    Amount, Check, Effect, Malformed, Network, Observed, Payment, PaymentInfo, PaymentRequest,
+    Reason, Refusal, Rejection, Scheme, SignatureClaim, Timestamp,
+};
+
+use super::address::Address;
+use super::chain::{Evidence, Question, Search, SimulatedChain};
+use super::transaction::{Authorization, Transfer};
+use super::{USD, World};
+
+/// The reasons of this scheme. A reason about a *used* authorization contains `nonce` or `already_`:
+/// buyers then do not conclude that nothing was paid.
+pub mod reason {
+    use quittance_core::Reason;
+
+    /// The payer did not sign the authorization.
+    pub const SIGNATURE: Reason = Reason::new("invalid_exact_simulated_signature");
+    /// The authorization is for another recipient.
+    pub const RECIPIENT: Reason = Reason::new("invalid_exact_simulated_recipient");
+    /// The authorization is for another amount.
+    pub const AMOUNT: Reason = Reason::new("invalid_exact_simulated_amount");
+    /// The authorization is for another asset.
+    pub const ASSET: Reason = Reason::new("invalid_exact_simulated_asset");
+    /// The authorization has expired, or expires too soon.
+    pub const EXPIRED: Reason = Reason::new("invalid_exact_simulated_expired");
+    /// The authorization is valid for too long.
+    pub const LIFETIME: Reason = Reason::new("invalid_exact_simulated_lifetime");
+    /// The payer is a signer of the facilitator.
+    pub const PAYER: Reason = Reason::new("invalid_exact_simulated_payer");
+    /// The authorization was already used.
+    pub const NONCE_ALREADY_USED: Reason =
+        Reason::new("invalid_exact_simulated_nonce_already_used");
+    /// The payer has too little of the asset.
+    pub const BALANCE: Reason = Reason::new("invalid_exact_simulated_insufficient_balance");
+}
+
+/// How long an authorization must still be valid, in seconds, to be signed into a block.
+const REMAINING_MIN_SECS: u64 = 6;
+
+/// How long an authorization may be valid, in seconds: a week. The journal keeps it as long.
+const LIFETIME_MAX_SECS: u64 = 7 * 24 * 3600;
+
+/// The scheme `exact`: the payer authorizes exactly the amount that the seller requires.
+pub struct SimulatedExact {
+    network: Network,
+    signers: BTreeSet<Address>,
+}
+
+impl SimulatedExact {
+    /// The scheme on this chain.
+    pub fn new(chain: &SimulatedChain) -> Self {
+        Self {
+            network: chain.world().network().clone(),
+            signers: chain.signers(),
+        }
+    }
+
+    /// Checks everything that needs only the request.
+    fn check_request(
+        &self,
+        request: &PaymentRequest,
+        authorization: &Authorization,
+    ) -> Result<(), Refusal> {
+        let (requirements, accepted) = (&request.requirements, &request.accepted);
+        if accepted.scheme != requirements.scheme || !self.network.is(&accepted.network) {
+            let detail = "the accepted scheme or network differs from the required";
+            return Err(Rejection::new(Reason::INVALID_PAYMENT_REQUIREMENTS, detail).into());
+        }
+        if requirements.asset != USD {
+            let detail = format_args!("the only asset is {USD}");
+            return Err(Rejection::new(Reason::UNSUPPORTED_ASSET, detail).into());
+        }
+        let pay_to: Address = address("paymentRequirements.payTo", &requirements.pay_to)?;
+        if let Some(echo) = &accepted.requirements {
+            // The asset is a name and the recipient an address, so both are compared as canonical text.
+            let canonical = |field: &str, text: &str| match field.ends_with("payTo") {
+                true => address(field, text).map(|address| address.to_string()),
+                false => Ok(text.to_owned()),
+            };
+            let (asset, recipient) = (USD.to_owned(), pay_to.to_string());
+            echo.check(canonical, &asset, &recipient, requirements.amount)?;
+            if echo.max_timeout_secs != requirements.max_timeout_secs {
+                let detail = "the accepted maxTimeoutSeconds differs from the required";
+                return Err(Rejection::new(Reason::INVALID_PAYMENT_REQUIREMENTS, detail).into());
+            }
+        }
+        let differs = |reason, what: &str| {
+            let detail = format!("the authorization's {what} is not the required one");
+            Err(Rejection::new(reason, detail).into())
+        };
+        if authorization.asset != requirements.asset {
+            return differs(reason::ASSET, "asset");
+        }
+        if authorization.to != pay_to {
+            return differs(reason::RECIPIENT, "recipient");
+        }
+        if authorization.amount != requirements.amount {
+            return differs(reason::AMOUNT, "amount");
+        }
+        if self.signers.contains(&authorization.from) || self.signers.contains(&pay_to) {
+            let detail = "a signer of the facilitator can neither pay nor be paid";
+            return Err(Rejection::new(reason::PAYER, detail).into());
+        }
+        Ok(())
+    }
+}
+
+fn address(field: &str, text: &str) -> Result<Address, Malformed> {
+    text.parse().map_err(|error| Malformed::new(field, error))
+}
+
+/// A decoded payment.
+struct SimulatedPayment {
+    info: PaymentInfo,
+    transfer: Transfer,
+    claims: [SignatureClaim; 1],
+}
+
+impl Scheme<SimulatedChain> for SimulatedExact {
+    fn name(&self) -> &str {
+        "exact"
+    }
+
+    fn assets(&self) -> Vec<String> {
+        vec![USD.to_owned()]
+    }
+
+    fn decode(
+        &self,
+        request: &PaymentRequest,
+        _now: Timestamp,
+    ) -> Result<Box<dyn Payment<SimulatedChain>>, Refusal> {
+        let transfer: Transfer = request.payload.read("paymentPayload.payload")?;
+        let authorization = &transfer.authorization;
+        self.check_request(request, authorization)?;
+        let info = PaymentInfo {
+            id: authorization.id(&self.network),
+            payer: authorization.from.to_string(),
+            pay_to: authorization.to.to_string(),
+            asset: authorization.asset.clone(),
+            amount: authorization.amount,
+            expires: Timestamp::from_secs(authorization.expires),
+        };
+        let claim = SignatureClaim::Ed25519 {
+            message: authorization.message(&self.network).into(),
+            signature: transfer.signature,
+            key: authorization.from.0,
+        };
+        Ok(Box::new(SimulatedPayment {
+            info,
+            claims: [claim],
+            transfer,
+        }))
+    }
+}
+
+impl SimulatedPayment {
+    fn check_time(&self, now: Timestamp) -> Result<(), Rejection> {
+        let left = self.info.expires.secs_since(now);
+        if left < REMAINING_MIN_SECS {
+            let detail = format_args!("valid for {left} s more: at least {REMAINING_MIN_SECS}");
+            return Err(Rejection::new(reason::EXPIRED, detail));
+        }
+        if left > LIFETIME_MAX_SECS {
+            let detail = format_args!("valid for {left} s more: at most {LIFETIME_MAX_SECS}");
+            return Err(Rejection::new(reason::LIFETIME, detail));
+        }
+        Ok(())
+    }
+}
+
+impl Payment<SimulatedChain> for SimulatedPayment {
+    fn info(&self) -> &PaymentInfo {
+        &self.info
+    }
+
+    fn signatures(&self) -> &[SignatureClaim] {
+        &self.claims
+    }
+
+    /// Asks one question: whether the nonce is free, and what the payer has.
+    fn check(
+        &self,
+        observed: &Observed<'_, SimulatedChain>,
+    ) -> Result<Check<SimulatedChain>, Rejection> {
+        if observed.signatures != [true] {
+            let detail = "the payer did not sign the authorization";
+            return Err(Rejection::new(reason::SIGNATURE, detail));
+        }
+        self.check_time(observed.now)?;
+        let authorization = &self.transfer.authorization;
+        let Some(state) = observed.answers.first() else {
+            return Ok(Check::Ask(Question {
+                from: authorization.from,
+                asset: authorization.asset.clone(),
+                nonce: authorization.nonce,
+            }));
+        };
+        if state.is_used {
+            let detail = "the authorization's nonce was already used";
+            return Err(Rejection::new(reason::NONCE_ALREADY_USED, detail));
+        }
+        if state.balance < authorization.amount {
+            let detail = format_args!("the payer has {}", state.balance);
+            return Err(Rejection::new(reason::BALANCE, detail));
+        }
+        Ok(Check::Valid)
+    }
+
+    fn depends_on_time(&self, rejection: &Rejection) -> bool {
+        [reason::EXPIRED, reason::LIFETIME].contains(&rejection.reason)
+    }
+
+    fn action(
+        &self,
+        _amount: Amount,
+        _observed: &Observed<'_, SimulatedChain>,
+    ) -> Result<Transfer, Rejection> {
+        Ok(self.transfer.clone())
+    }
+
+    fn balance(&self, observed: &Observed<'_, SimulatedChain>) -> Option<Amount> {
+        observed.answers.first().map(|state| state.balance)
+    }
+
+    fn used_by(&self, rejection: &Rejection) -> Option<Search> {
+        let authorization = &self.transfer.authorization;
+        (rejection.reason == reason::NONCE_ALREADY_USED).then_some(Search {
+            from: authorization.from,
+            nonce: authorization.nonce,
+        })
+    }
+
+    /// A success releases a resource, so the event must be this authorization's, and must have moved
+    /// exactly its amount.
+    fn effect(&self, amount: Amount, evidence: &Evidence) -> Effect {
+        let authorization = &self.transfer.authorization;
+        let is_ours = |nonce: &[u8; 32], from: &Address| {
+            (nonce, from) == (&authorization.nonce, &authorization.from)
+        };
+        let mut events = evidence
+            .events
+            .iter()
+            .filter(|event| is_ours(&event.authorization.nonce, &event.authorization.from));
+        let Some(event) = events.next() else {
+            let detail = "the transaction does not contain the transfer";
+            return Effect::None(Rejection::new(Reason::INVALID_TRANSACTION_STATE, detail));
+        };
+        if let Some(failure) = &event.failure {
+            return Effect::None(Rejection::new(Reason::INVALID_TRANSACTION_STATE, failure));
+        }
+        if event.authorization != *authorization || authorization.amount != amount {
+            let detail = "the nonce was used by another transfer";
+            return Effect::Mismatch(Rejection::new(Reason::INVALID_TRANSACTION_STATE, detail));
+        }
+        Effect::Transferred(amount)
+    }
+}
+
+/// The transfer in a payload.
+pub(crate) fn transfer_in(payload: &quittance_core::json::Object) -> Option<Transfer> {
+    payload.read("payload").ok()
+}
+
+impl World {
+    /// The transfer that a payment request carries.
+    ///
+    /// # Panics
+    /// When it carries none.
+    pub fn transfer_of(request: &PaymentRequest) -> Transfer {
+        transfer_in(&request.payload).expect("a payload of this chain")
+    }
+}

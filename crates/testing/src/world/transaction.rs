@@ -1,0 +1,133 @@
+//! What accounts sign: payers sign authorizations, and facilitators sign transactions.
+
+use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use quittance_core::{Amount, LaneId, Network, PaymentId, Transaction, TransactionId};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::address::{Address, hex_text};
+
+/// A payer's permission to move an amount once, before a time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Authorization {
+    /// The name of the asset.
+    pub asset: String,
+    /// The payer.
+    pub from: Address,
+    /// The recipient.
+    pub to: Address,
+    /// The amount in atomic units.
+    pub amount: Amount,
+    /// A number that the payer uses once. 32 bytes.
+    #[serde(with = "hex_text")]
+    pub nonce: [u8; 32],
+    /// The first second, since the Unix epoch, in which it is no longer valid.
+    pub expires: u64,
+}
+
+impl Authorization {
+    /// The bytes that the payer signs. They name the network, so that no other chain accepts them.
+    pub fn message(&self, network: &Network) -> Vec<u8> {
+        let text = serde_json::to_string(self).expect("an authorization can be written as JSON");
+        format!("transfer on {}: {text}", network.id()).into_bytes()
+    }
+
+    /// What makes this authorization unique on its chain: the network, the payer and the nonce. The
+    /// signature is not a part of it, because others could write it in another way.
+    pub fn id(&self, network: &Network) -> PaymentId {
+        PaymentId::from_parts(&[network.id().as_bytes(), &self.from.0, &self.nonce])
+    }
+
+    /// Signs it with the payer's key.
+    pub fn sign(self, network: &Network, key: &SigningKey) -> Transfer {
+        let signature = key.sign(&self.message(network)).to_bytes();
+        Transfer {
+            authorization: self,
+            signature,
+        }
+    }
+}
+
+/// A signed authorization: the action of this chain, and the payload of its payments.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transfer {
+    /// What is permitted.
+    pub authorization: Authorization,
+    /// The payer's Ed25519 signature.
+    #[serde(with = "hex_text")]
+    pub signature: [u8; 64],
+}
+
+impl Transfer {
+    /// Whether the payer signed it.
+    pub fn is_signed(&self, network: &Network) -> bool {
+        let message = self.authorization.message(network);
+        is_signed_by(&self.authorization.from, &message, &self.signature)
+    }
+}
+
+/// What a facilitator signs. A transaction without transfers only uses up its sequence number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Content {
+    pub(crate) signer: Address,
+    pub(crate) sequence: u64,
+    /// In units of the chain's coin.
+    pub(crate) fee: u64,
+    pub(crate) transfers: Vec<Transfer>,
+}
+
+/// A signed [`Content`], as nodes take it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SignedContent {
+    pub(crate) content: Content,
+    #[serde(with = "hex_text")]
+    pub(crate) signature: [u8; 64],
+}
+
+impl SignedContent {
+    pub(crate) fn sign(content: Content, network: &Network, key: &SigningKey) -> Self {
+        let signature = key.sign(&content_message(&content, network)).to_bytes();
+        Self { content, signature }
+    }
+
+    pub(crate) fn is_signed(&self, network: &Network) -> bool {
+        let message = content_message(&self.content, network);
+        is_signed_by(&self.content.signer, &message, &self.signature)
+    }
+
+    /// The bytes that are sent, the same every time.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a transaction can be written as JSON")
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
+
+    /// The transaction as the engine knows it. Its id is the hash of its bytes.
+    pub(crate) fn to_transaction(&self) -> Transaction {
+        let bytes = self.encode();
+        Transaction {
+            id: id_of(&bytes),
+            lane: LaneId::new(&self.content.signer.to_string()),
+            sequence: self.content.sequence,
+            bytes: bytes.into(),
+        }
+    }
+}
+
+pub(crate) fn id_of(bytes: &[u8]) -> TransactionId {
+    TransactionId::new(&hex::encode(Sha256::digest(bytes)))
+}
+
+fn content_message(content: &Content, network: &Network) -> Vec<u8> {
+    let text = serde_json::to_string(content).expect("a transaction can be written as JSON");
+    format!("transaction on {}: {text}", network.id()).into_bytes()
+}
+
+fn is_signed_by(address: &Address, message: &[u8], signature: &[u8; 64]) -> bool {
+    VerifyingKey::from_bytes(&address.0).is_ok_and(|key| {
+        key.verify_strict(message, &Signature::from_bytes(signature))
+            .is_ok()
+    })
+}

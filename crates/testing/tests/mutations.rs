@@ -1,0 +1,100 @@
+//! The conformance suites catch the faults that they are for: each fault is planted in a chain, a scheme, an offer or a
+//! payer, and a suite must fail.
+
+use futures_util::StreamExt;
+use futures_util::stream;
+use quittance_testing::conformance::{Property, chain, ends, scheme};
+use quittance_testing::faults::{
+    ChainFault, EndsFault, Fault, FaultyChainFixture, FaultyEndsFixture, FaultySchemeFixture,
+    SchemeFault, caught_by,
+};
+use quittance_testing::world::{
+    SimulatedChainFixture, SimulatedEndsFixture, SimulatedExactFixture,
+};
+
+/// Faults that no suite catches, and why. `docs/adding-a-chain.md` explains each.
+const NOT_CAUGHT: &[(Fault, &str)] = &[
+    (
+        Fault::Chain(ChainFault::NoReplacement),
+        "allowed: a chain need not have replacements",
+    ),
+    (
+        Fault::Scheme(SchemeFault::NoBalance),
+        "allowed: a scheme need not look at a balance",
+    ),
+];
+
+/// How many faults are tried at the same time. Each runs an engine.
+const AT_ONCE_MAX: usize = 4;
+
+fn all() -> Vec<Fault> {
+    let chain = ChainFault::ALL.map(Fault::Chain);
+    let scheme = SchemeFault::ALL.map(Fault::Scheme);
+    let ends = EndsFault::ALL.map(Fault::Ends);
+    chain.into_iter().chain(scheme).chain(ends).collect()
+}
+
+/// The properties that can catch a fault. The scheme's suite also runs with the faults of a chain.
+fn properties(fault: Fault) -> Vec<Property> {
+    let mut chain = chain::properties::<FaultyChainFixture<SimulatedChainFixture>>();
+    let scheme = scheme::properties::<FaultySchemeFixture<SimulatedExactFixture>>();
+    match fault {
+        Fault::Chain(_) => {
+            chain.extend(scheme);
+            chain
+        }
+        Fault::Scheme(_) => scheme,
+        Fault::Ends(_) => ends::properties::<FaultyEndsFixture<SimulatedEndsFixture>>(),
+    }
+}
+
+/// Nine tenths of all faults are caught, and each other one has a reason.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_suites_catch_planted_faults() {
+    // The failures are expected, and their messages would fill the output.
+    std::panic::set_hook(Box::new(|_| {}));
+    let all = all();
+    let results: Vec<_> = stream::iter(all.clone())
+        .map(|fault| {
+            tokio::spawn(async move { (fault, caught_by(fault, &properties(fault)).await) })
+        })
+        .buffer_unordered(AT_ONCE_MAX)
+        .collect()
+        .await;
+    drop(std::panic::take_hook());
+    let mut missed = Vec::new();
+    for result in results {
+        let (fault, caught_by) = result.expect("a task that does not panic");
+        println!("{fault:?}: {}", caught_by.unwrap_or("not caught"));
+        if caught_by.is_none() {
+            missed.push(fault);
+        }
+    }
+    let expected: Vec<Fault> = NOT_CAUGHT.iter().map(|(fault, _)| *fault).collect();
+    let unexpected: Vec<_> = missed
+        .iter()
+        .filter(|one| !expected.contains(one))
+        .collect();
+    assert!(unexpected.is_empty(), "not caught: {unexpected:?}");
+    let stale: Vec<_> = expected
+        .iter()
+        .filter(|one| !missed.contains(one))
+        .collect();
+    assert!(stale.is_empty(), "caught by now: {stale:?}");
+    assert!(all.len() >= 40 && 10 * missed.len() <= all.len());
+}
+
+/// Without a fault, the faulty fixtures pass every suite. Otherwise the test above would prove nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_fault_the_suites_pass() {
+    for suite in [
+        chain::properties::<FaultyChainFixture<SimulatedChainFixture>>(),
+        scheme::properties::<FaultySchemeFixture<SimulatedExactFixture>>(),
+        ends::properties::<FaultyEndsFixture<SimulatedEndsFixture>>(),
+    ] {
+        for property in suite {
+            println!("{}", property.name);
+            (property.run)().await;
+        }
+    }
+}
