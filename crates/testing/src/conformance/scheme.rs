@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use quittance_core::wire::SettleResponse;
 use quittance_core::{
-    Amount, Chain, Clock, Facilitator, FacilitatorError, Observed, PaymentRequest, Reason, Refusal,
-    Scheme, SystemClock,
+    Amount, Chain, Clock, Facilitator, FacilitatorError, FaultKind, Observed, PaymentRequest,
+    Reason, Refusal, Scheme, SystemClock,
 };
 use quittance_engine::Engine;
 use serde_json::Value;
@@ -111,7 +111,8 @@ async fn settled(engine: &Engine, request: &PaymentRequest) -> (bool, String, St
     )
 }
 
-/// Settles, and again while the answer is `settlement_pending`.
+/// Settles, and again while the outcome is not known or the engine is busy. Both answers ask the caller
+/// to retry with the same request.
 async fn decided(
     engine: &Engine,
     request: &PaymentRequest,
@@ -119,7 +120,12 @@ async fn decided(
     const TIMES: usize = 10;
     let mut answer = engine.settle(request).await;
     for _ in 1..TIMES {
-        if !answer.as_ref().is_ok_and(SettleResponse::is_pending) {
+        let retries = match &answer {
+            Ok(response) => response.is_pending(),
+            Err(FacilitatorError::Fault(fault)) => fault.kind == FaultKind::Busy,
+            Err(_) => false,
+        };
+        if !retries {
             break;
         }
         answer = engine.settle(request).await;
