@@ -92,6 +92,7 @@ super::suite!($ scheme, scheme_conformance, SchemeFixture:
     a_journaled_request_decodes_to_the_same_payment
     a_payment_with_any_value_changed_is_not_valid
     a_payment_for_other_terms_is_not_valid
+    a_payment_that_accepted_other_terms_is_not_valid
     a_twin_does_not_settle_beside_the_first
     a_transfer_without_effect_is_no_success
     a_payment_settled_elsewhere_names_its_transaction
@@ -473,6 +474,21 @@ pub async fn a_payment_for_other_terms_is_not_valid<F: SchemeFixture>() {
     assert_eq!(fixture.received().await, Amount::ZERO);
 }
 
+/// The buyer's copy of the requirements differs from the seller's: the buyer agreed to something else.
+pub async fn a_payment_that_accepted_other_terms_is_not_valid<F: SchemeFixture>() {
+    let fixture = F::new().await;
+    let engine = fixture.engine().await;
+    let request = fixture.request().await;
+    let money = ["amount", "asset", "payTo", "network", "scheme"];
+    for (path, changed) in changed(&request, "/paymentPayload/accepted") {
+        let is_money = money.iter().any(|field| path.ends_with(field));
+        if let (true, Ok(changed)) = (is_money, PaymentRequest::decode(changed.as_bytes())) {
+            assert!(!is_valid(&engine, &changed).await, "{path}");
+        }
+    }
+    assert!(is_valid(&engine, &request).await);
+}
+
 /// Another signature over the same authorization may be another caller's. One of the two settles, whether
 /// they arrive together or later. Which one arrives first is not determined.
 pub async fn a_twin_does_not_settle_beside_the_first<F: SchemeFixture>() {
@@ -537,7 +553,7 @@ pub async fn a_payment_that_outlives_its_caller_is_pending<F: SchemeFixture>() {
     // Its payer can still use it to get the answer.
     assert!(is_valid(&engine, &request).await);
     fixture.go_on().await;
-    let settled = engine.settle(&request).await.expect("an answer");
+    let settled = decided(&engine, &request).await.expect("an answer");
     assert!(settled.success, "{settled:?}");
     assert_eq!(settled.transaction, pending.transaction);
     assert_eq!(fixture.received().await, F::PRICE);
