@@ -2,10 +2,7 @@
 
 use quittance_core::{Fault, FaultKind};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
-
-use crate::Reply;
 
 /// The error object that a node returned instead of a result.
 #[derive(Debug, Clone, PartialEq, Deserialize, thiserror::Error)]
@@ -60,22 +57,4 @@ impl Failure {
 /// The fault of a chain that cannot be reached, with this detail.
 pub fn unavailable(detail: impl std::fmt::Display) -> Fault {
     Fault::new(FaultKind::ChainUnavailable, detail)
-}
-
-/// Decodes the result in a reply.
-///
-/// # Errors
-/// If the node replied with an error, or with a result of another type.
-pub fn decode_reply<T: DeserializeOwned>(reply: Reply) -> Result<T, Fault> {
-    reply
-        .map_err(Failure::Node)
-        .and_then(decode_result)
-        .map_err(Failure::fault)
-}
-
-pub(crate) fn decode_result<T: DeserializeOwned>(result: Value) -> Result<T, Failure> {
-    serde_json::from_value(result).map_err(|error| {
-        let detail = format_args!("the node returned an unexpected result: {error}");
-        Failure::NoReply(unavailable(detail))
-    })
 }

@@ -45,7 +45,7 @@ pub fn problem(scope: Scope, what: impl std::fmt::Display) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::unavailable;
+    use crate::failure::unavailable;
 
     #[test]
     fn one_working_node_keeps_the_network_usable() {

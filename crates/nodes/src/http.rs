@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::Value;
 use url::Url;
 
+use crate::failure::{Failure, unavailable};
 use crate::reply::ExchangeError;
-use crate::{Failure, unavailable};
 
 /// The longest response body that is read, in bytes. A batch of a hundred transactions with their
 /// logs is under 4 MiB.

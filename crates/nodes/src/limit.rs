@@ -1,6 +1,6 @@
 //! Recognizes errors that report a node's rate limit. Such a node did not act on the request.
 
-use crate::NodeError;
+use crate::failure::NodeError;
 
 /// Codes of every chain: "limit exceeded" of EIP-1474, and the HTTP status 429 in a JSON-RPC body.
 const CODES: [i64; 2] = [-32005, 429];

@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 use tracing::{debug, warn};
 use url::Url;
 
+use crate::failure::{Failure, unavailable};
 use crate::http::{RETRY_AFTER_MAX, post, redacted};
 use crate::reply::{ExchangeError, FIRST_ID, in_order};
-use crate::{Failure, Identity, Reply, Request, unavailable};
+use crate::request::{Identity, Reply, Request};
 
 /// For how long a node that failed is asked only after all others.
 const BACK_OFF: Duration = Duration::from_secs(15);

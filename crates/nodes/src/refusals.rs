@@ -2,7 +2,7 @@
 
 use quittance_core::{Fault, FaultKind, Submission};
 
-use crate::{Failure, NodeError};
+use crate::failure::{Failure, NodeError};
 
 /// What an error to a submitted transaction means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use crate::failure::{Failure, NodeError, unavailable};
 use crate::limit::is_limit;
-use crate::{Failure, NodeError, Reply, unavailable};
+use crate::request::Reply;
 
 /// The id of the first request. It is not 0, because some gateways treat a zero as a missing id.
 pub(crate) const FIRST_ID: u64 = 1;

@@ -2,9 +2,11 @@
 
 use std::borrow::Cow;
 
+use quittance_core::Fault;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::NodeError;
+use crate::failure::{Failure, NodeError, unavailable};
 
 /// A JSON-RPC request without its id, which the node's client assigns.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,4 +47,22 @@ pub trait Identity: std::fmt::Debug + Send + Sync + 'static {
     fn limit_codes(&self) -> &[i64] {
         &[]
     }
+}
+
+/// Decodes the result in a reply.
+///
+/// # Errors
+/// If the node replied with an error, or with a result of another type.
+pub fn decode_reply<T: DeserializeOwned>(reply: Reply) -> Result<T, Fault> {
+    reply
+        .map_err(Failure::Node)
+        .and_then(decode_result)
+        .map_err(Failure::fault)
+}
+
+pub(crate) fn decode_result<T: DeserializeOwned>(result: Value) -> Result<T, Failure> {
+    serde_json::from_value(result).map_err(|error| {
+        let detail = format_args!("the node returned an unexpected result: {error}");
+        Failure::NoReply(unavailable(detail))
+    })
 }

@@ -3,7 +3,7 @@
 use quittance_core::Submission;
 use serde_json::Value;
 
-use crate::{Failure, NodeError, unavailable};
+use crate::failure::{Failure, NodeError, unavailable};
 
 /// What one node's reply means. A node that took the transaction returns its id.
 pub(crate) fn from_reply(
