@@ -501,12 +501,10 @@ async fn closed(stream: &mut TcpStream) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_never_finish_a_request_are_let_go_and_keep_nobody_out() {
     const SLOTS: usize = 8;
-    let server = ServerOptions {
-        connections_max: SLOTS,
-        connections_per_address: SLOTS,
-        header_max: Duration::from_millis(300),
-        ..ServerOptions::default()
-    };
+    let mut server = ServerOptions::default();
+    server.connections_max = SLOTS;
+    server.connections_per_address = SLOTS;
+    server.header_max = Duration::from_millis(300);
     let service = Service::with(ServiceOptions::new(Keys::anyone()), server).await;
     let beginnings: [&[u8]; 4] = [
         b"",
@@ -533,10 +531,8 @@ async fn clients_that_never_finish_a_request_are_let_go_and_keep_nobody_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_peer_has_no_more_connections_than_it_may() {
-    let server = ServerOptions {
-        connections_per_address: 2,
-        ..ServerOptions::default()
-    };
+    let mut server = ServerOptions::default();
+    server.connections_per_address = 2;
     let service = Service::with(ServiceOptions::new(Keys::anyone()), server).await;
     let _first = TcpStream::connect(service.address()).await.unwrap();
     let second = TcpStream::connect(service.address()).await.unwrap();
@@ -552,11 +548,9 @@ async fn one_peer_has_no_more_connections_than_it_may() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_serves_many_requests_and_ends_when_it_is_idle() {
-    let server = ServerOptions {
-        header_max: Duration::from_secs(1),
-        idle_max: Duration::from_secs(4),
-        ..ServerOptions::default()
-    };
+    let mut server = ServerOptions::default();
+    server.header_max = Duration::from_secs(1);
+    server.idle_max = Duration::from_secs(4);
     let service = Service::with(ServiceOptions::new(Keys::anyone()), server).await;
     let mut stream = TcpStream::connect(service.address()).await.unwrap();
     let mut answer = vec![0; 4096];
@@ -605,10 +599,8 @@ async fn settling(service: &Service, many: usize) -> Vec<tokio::task::JoinHandle
 #[tokio::test(flavor = "multi_thread")]
 async fn more_than_it_bears_is_turned_away_and_nothing_is_lost() {
     // One caller may hold as many places as are still free.
-    let options = ServiceOptions {
-        waiting_max: 4,
-        ..ServiceOptions::new(Keys::anyone())
-    };
+    let mut options = ServiceOptions::new(Keys::anyone());
+    options.waiting_max = 4;
     let service = Service::with(options, ServerOptions::default()).await;
     let settling = settling(&service, 2).await;
     let body = Setting::request().await.text().to_owned();
@@ -631,10 +623,8 @@ async fn more_than_it_bears_is_turned_away_and_nothing_is_lost() {
 /// others out.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_settlement_that_is_only_waited_for_holds_no_place_among_those_worked_on() {
-    let options = ServiceOptions {
-        requests_max: 1,
-        ..ServiceOptions::new(Keys::anyone())
-    };
+    let mut options = ServiceOptions::new(Keys::anyone());
+    options.requests_max = 1;
     let service = Service::with(options, ServerOptions::default()).await;
     let settling = settling(&service, 1).await;
     let body = Setting::request().await.text().to_owned();
@@ -766,11 +756,9 @@ async fn a_refusal_leaves_a_connection_that_works_or_says_that_it_closes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_connection_of_the_greediest_makes_room_for_a_new_one() {
     const MOST: usize = 6;
-    let server = ServerOptions {
-        connections_max: MOST,
-        header_max: Duration::from_secs(60),
-        ..ServerOptions::default()
-    };
+    let mut server = ServerOptions::default();
+    server.connections_max = MOST;
+    server.header_max = Duration::from_secs(60);
     let service = Service::with(ServiceOptions::new(Keys::anyone()), server).await;
     let mut honest = Raw::connect_from(&service, "127.0.0.2:0").await;
     let get = "GET /supported HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -794,10 +782,8 @@ async fn an_idle_connection_of_the_greediest_makes_room_for_a_new_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn health_is_answered_when_every_connection_is_busy_and_nothing_else_is() {
     const MOST: usize = 4;
-    let server = ServerOptions {
-        connections_max: MOST,
-        ..ServerOptions::default()
-    };
+    let mut server = ServerOptions::default();
+    server.connections_max = MOST;
     let service = Service::with(ServiceOptions::new(Keys::anyone()), server).await;
     let mut busy = Vec::new();
     for _ in 0..MOST {
@@ -835,10 +821,8 @@ async fn health_is_answered_when_every_connection_is_busy_and_nothing_else_is() 
 /// A seller asks /verify for all of its clients. One client without money could use up what the seller's /settle needed.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_verify_used_up_is_not_missing_at_settle() {
-    let options = ServiceOptions {
-        rate: rate(1, 2),
-        ..ServiceOptions::new(Keys::anyone())
-    };
+    let mut options = ServiceOptions::new(Keys::anyone());
+    options.rate = rate(1, 2);
     let service = Service::with(options, ServerOptions::default()).await;
     let request = Setting::request().await;
     for _ in 0..2 {
@@ -855,10 +839,8 @@ async fn what_verify_used_up_is_not_missing_at_settle() {
 /// Paths that do not exist, and those that need no key, were answered and logged as often as one liked.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_needs_no_key_is_counted_and_health_is_not() {
-    let options = ServiceOptions {
-        rate: rate(1, 2),
-        ..ServiceOptions::new(Keys::anyone())
-    };
+    let mut options = ServiceOptions::new(Keys::anyone());
+    options.rate = rate(1, 2);
     let service = Service::with(options, ServerOptions::default()).await;
     for status in [404, 404, 429] {
         assert_eq!(service.get("/nothing").await.status(), status);
@@ -921,11 +903,9 @@ async fn a_callers_own_words_do_not_reach_the_log_as_lines() {
 /// Bodies that came a byte at a time kept a slot each, for as long as their senders liked.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_does_not_arrive_is_given_up_and_keeps_nobody_out() {
-    let options = ServiceOptions {
-        requests_max: 1,
-        body_max: Duration::from_millis(500),
-        ..ServiceOptions::new(Keys::anyone())
-    };
+    let mut options = ServiceOptions::new(Keys::anyone());
+    options.requests_max = 1;
+    options.body_max = Duration::from_millis(500);
     let service = Service::with(options, ServerOptions::default()).await;
     let mut slow = TcpStream::connect(service.address()).await.unwrap();
     let head = b"POST /settle HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{";
@@ -1009,11 +989,9 @@ fn rate(per_minute: u32, burst: u32) -> Option<Rate> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_asks_too_often_is_told_when_to_come_back_and_nobody_else_is() {
-    let options = ServiceOptions {
-        rate: rate(1, 2),
-        key_rate: rate(1, 2),
-        ..ServiceOptions::new(Keys::new(&["one".into(), "two".into()]))
-    };
+    let mut options = ServiceOptions::new(Keys::new(&["one".into(), "two".into()]));
+    options.rate = rate(1, 2);
+    options.key_rate = rate(1, 2);
     let service = Service::with(options, ServerOptions::default()).await;
     let post = |path: &'static str, key: &'static str| {
         let post = Client::new().post(format!("{}{path}", service.url));
@@ -1052,10 +1030,8 @@ async fn who_asks_too_often_is_told_when_to_come_back_and_nobody_else_is() {
 /// Whether a key is one of ours could be tried out at /health as often as one liked.
 #[tokio::test(flavor = "multi_thread")]
 async fn guessing_keys_at_health_is_counted_and_asking_without_one_is_not() {
-    let options = ServiceOptions {
-        rate: rate(1, 2),
-        ..ServiceOptions::new(Keys::new(&["one".into()]))
-    };
+    let mut options = ServiceOptions::new(Keys::new(&["one".into()]));
+    options.rate = rate(1, 2);
     let service = Service::with(options, ServerOptions::default()).await;
     let asked = async |key: &'static str| {
         let get = Client::new().get(format!("{}/health", service.url));
@@ -1124,11 +1100,9 @@ async fn a_connection_of_requests_that_are_taken_back_at_once_is_closed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_a_proxy_callers_are_told_apart_by_its_word() {
-    let options = ServiceOptions {
-        rate: rate(1, 1),
-        proxies: 1,
-        ..ServiceOptions::new(Keys::anyone())
-    };
+    let mut options = ServiceOptions::new(Keys::anyone());
+    options.rate = rate(1, 1);
+    options.proxies = 1;
     let service = Service::with(options, ServerOptions::default()).await;
     let asked = |forwarded: &'static str| {
         let get = Client::new().get(format!("{}/settlements", service.url));

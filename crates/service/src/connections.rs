@@ -283,7 +283,7 @@ mod tests {
     }
 
     fn has_to_leave(connections: &Connections, slot: &Slot) -> bool {
-        connections.open().connections[&place.id].is_leaving
+        connections.open().connections[&slot.id].is_leaving
     }
 
     #[test]

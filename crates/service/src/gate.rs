@@ -112,7 +112,7 @@ impl Gate {
         let address = self
             .forwarded(headers)
             .or_else(|| connected.map(|ConnectInfo(address)| address.ip()))?;
-        Some(Caller::Peer(ClientAddress::new(address)))
+        Some(Caller::Address(ClientAddress::new(address)))
     }
 
     /// The address that a trusted proxy wrote into `X-Forwarded-For`. If it cannot be parsed, all

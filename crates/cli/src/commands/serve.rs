@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::process::ExitCode;
 
 use clap::Args;
-use quittance_service::{ServiceOptions, keep_metrics, record_metrics, router, serve};
+use quittance_service::{keep_metrics, record_metrics, router, serve};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
@@ -52,10 +52,8 @@ impl Serve {
         info!(listen = %listener.local_addr()?, journal = %config.journal.display(), "serving");
 
         tokio::spawn(keep_metrics(metrics.clone()));
-        let service = ServiceOptions {
-            metrics: Some(metrics),
-            ..config.service_options(keys)
-        };
+        let mut service = config.service_options(keys);
+        service.metrics = Some(metrics);
         let left = serve(
             router(engine.clone(), service),
             listener,

@@ -98,7 +98,7 @@ impl Payer for TestPayer {
         now: Timestamp,
     ) -> Result<(Object, Timestamp), PayerError> {
         if self.broken.load(Ordering::SeqCst) {
-            return Err(PayerError::Signing("the key is away".to_owned()));
+            return Err(PayerError::signing("the key is away"));
         }
         // Signing takes time, and others go on meanwhile.
         tokio::task::yield_now().await;

@@ -5,8 +5,8 @@ use ed25519_dalek::SigningKey;
 use quittance_core::json::Object;
 use quittance_core::wire::{PaymentRequirements, Rest, SupportedKind};
 use quittance_core::{
-    Amount, Asset, AuthorizationState, Network, Offer, OfferError, Payer, PayerError, PaymentId,
-    Quote, QuoteError, Timestamp,
+    Amount, Asset, AuthorizationState, Malformed, Network, Offer, OfferError, Payer, PayerError,
+    PaymentId, Quote, QuoteError, Timestamp,
 };
 
 use super::address::Address;
@@ -40,15 +40,18 @@ impl SimulatedOffer {
         price: &str,
         pay_to: &str,
     ) -> Result<Self, OfferError> {
-        let amount = Amount::from_decimal(price, asset.decimals)
-            .map_err(|error| OfferError::Price(error.to_string()))?;
+        let amount =
+            Amount::from_decimal(price, asset.decimals).map_err(|source| OfferError::Price {
+                price: price.to_owned(),
+                symbol: asset.symbol.clone(),
+                source,
+            })?;
         if amount.is_zero() {
-            let what = "the price must be greater than zero";
-            return Err(OfferError::Price(what.to_owned()));
+            return Err(OfferError::ZeroPrice);
         }
-        let pay_to = pay_to
-            .parse()
-            .map_err(|error: super::AddressError| OfferError::PayTo(error.to_string()))?;
+        let pay_to = pay_to.parse().map_err(|error: super::AddressError| {
+            OfferError::PayTo(Malformed::new("payTo", error))
+        })?;
         Ok(Self {
             network,
             asset,
@@ -165,12 +168,7 @@ impl Payer for SimulatedPayer {
         requirements: &PaymentRequirements,
         now: Timestamp,
     ) -> Result<(Object, Timestamp), PayerError> {
-        let order = self.order(requirements).map_err(|why| {
-            PayerError::Requirements(match why {
-                QuoteError::NotSupported => "not `exact` on the simulated chain".to_owned(),
-                QuoteError::Unpayable(what) => what,
-            })
-        })?;
+        let order = self.order(requirements)?;
         let expires = now.plus_secs(order.timeout_secs);
         let transfer = self.sign(Authorization {
             asset: USD.to_owned(),
@@ -180,8 +178,7 @@ impl Payer for SimulatedPayer {
             nonce: self.world.new_nonce(),
             expires: expires.secs(),
         });
-        let payload =
-            Object::of(&transfer).map_err(|error| PayerError::Signing(error.to_string()))?;
+        let payload = Object::of(&transfer).map_err(PayerError::Payload)?;
         Ok((payload, expires))
     }
 
