@@ -1,21 +1,31 @@
 //! The buyer's end of a paid HTTP request: a client that pays within limits.
 //!
-//! It names no chain. Payers come from the chains' crates.
+//! The modules at the top know no HTTP library: which payment option to take, what may be spent, which payments are open and
+//! what a refusal means. The module `http` puts a client around them. The crate names no chain: payers come from the chains'
+//! crates.
 
-mod address;
-mod client;
+mod budget;
+mod choose;
+mod deadline;
 mod error;
-mod limits;
-mod offered;
-mod present;
+mod http;
+mod import;
+mod open;
+mod options;
+mod payment;
 mod purchases;
 mod receipt;
-mod redirect;
 mod refusal;
-mod state;
+mod sign;
+mod store;
 
-pub use client::{Bought, Buyer, BuyerBuilder, Cost, Price};
-pub use error::{BuyError, NoAnswer, Open};
-pub use limits::Limits;
+pub use budget::{LimitError, Limits};
+pub use choose::{Objection, ObjectionReason};
+pub use error::{DatabaseError, StateError};
+pub use http::{
+    BuyError, Buyer, BuyerBuilder, Cost, Purchase, PurchaseQuote, RedirectRefusal, RequestError,
+    TransportError,
+};
+pub use open::OpenPayment;
 pub use receipt::Receipt;
-pub use state::StateError;
+pub use reqwest;

@@ -1,45 +1,44 @@
-//! A server's receipt, taken as far as it can be read.
+//! A server's receipt, parsed as far as possible.
 //!
-//! Sellers write it in many ways: without the network, with `transaction: null`, with the transaction under the name that
-//! their chain's library uses. What is missing decides nothing; what is named is never dropped; and a receipt that is there and
-//! cannot be read is no proof of anything.
+//! Sellers write receipts in many ways: without the network, with `transaction: null`, or with the transaction under the name
+//! that their chain's library uses. A missing field decides nothing. A named transaction is never dropped. A receipt that
+//! cannot be parsed proves nothing.
 
-use http::HeaderMap;
 use quittance_core::Reason;
 use quittance_core::json::{self, Json};
 use quittance_core::wire::{header, transaction_named};
 use serde_json::{Map, Value};
 
-/// A server's receipt for a payment, as far as it can be read.
+/// A server's receipt for a payment, parsed as far as possible.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Receipt {
-    /// Whether it says that the money has moved. Only the JSON value `true` says so.
+    /// Whether the receipt says that the money has moved. Only the JSON value `true` counts.
     pub success: bool,
-    /// The reason code, where it is a text.
+    /// The reason code, if it is a string.
     pub error_reason: Option<String>,
-    /// For people: more about the reason.
+    /// More about the reason, for people.
     pub error_message: Option<String>,
-    /// Who paid.
+    /// The payer's address.
     pub payer: Option<String>,
-    /// The transaction, under whatever name the server tells it; empty where none is named.
+    /// The transaction, under any of its usual names; empty if the receipt names none.
     pub transaction: String,
-    /// The network; empty where it is not named.
+    /// The network; empty if the receipt names none.
     pub network: String,
-    /// What stood in the header: the JSON, or null where it is none.
-    pub said: Value,
-    /// What of it is not as the specification has it.
+    /// The header's JSON; null if the header is not JSON.
+    pub json: Value,
+    /// Where the receipt departs from the specification.
     pub unclear: Option<&'static str>,
 }
 
 impl Receipt {
-    /// The receipt in these headers: the first that is clear, or else the first. A transaction that only another one names
-    /// is taken from there.
-    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
-        let names = [header::PAYMENT_RESPONSE, header::X_PAYMENT_RESPONSE];
-        let found: Vec<Self> = names
+    /// Parses the receipt headers of a response, given by name and value. Returns the first receipt that is clear, or else the
+    /// first. If that one names no transaction, another one's transaction is used.
+    pub(crate) fn from_headers<'a>(
+        headers: impl IntoIterator<Item = (&'static str, &'a [u8])>,
+    ) -> Option<Self> {
+        let found: Vec<Self> = headers
             .into_iter()
-            .flat_map(|name| headers.get_all(name).iter().map(move |value| (name, value)))
-            .map(|(name, value)| Self::read(name, value.as_bytes()))
+            .map(|(name, value)| Self::parse(name, value))
             .collect();
         let chosen = found.iter().position(|receipt| receipt.unclear.is_none());
         let mut receipt = found.get(chosen.unwrap_or(0))?.clone();
@@ -51,17 +50,17 @@ impl Receipt {
         Some(receipt)
     }
 
-    fn read(name: &str, value: &[u8]) -> Self {
-        // Some servers leave the base64 out.
+    fn parse(name: &str, value: &[u8]) -> Self {
+        // Some servers send the JSON without base64.
         let text = header::text(name, value).unwrap_or_else(|_| value.to_vec());
-        let said: Value = serde_json::from_slice(&text).unwrap_or_default();
-        // Also from one that breaks off.
+        let json: Value = serde_json::from_slice(&text).unwrap_or_default();
+        // Works on truncated JSON too.
         let transaction = transaction_named(&text).unwrap_or_default();
-        let Value::Object(fields) = &said else {
-            return Self::unreadable(said, transaction);
+        let Value::Object(fields) = &json else {
+            return Self::unparsable(json, transaction);
         };
         let text_of = |name: &str| fields.get(name)?.as_str().map(str::to_owned);
-        // Readers of a repeated key may see two receipts.
+        // Two parsers may read a repeated key differently.
         let is_strict = json::read::<Json>(name, &text).is_ok();
         Self {
             success: fields.get("success") == Some(&Value::Bool(true)),
@@ -71,14 +70,14 @@ impl Receipt {
             transaction,
             network: text_of("network").unwrap_or_default(),
             unclear: match is_strict {
-                true => objection(fields),
-                false => Some("a key stands in it twice, or it nests too deep"),
+                true => departure(fields),
+                false => Some("a key is repeated, or it nests too deep"),
             },
-            said,
+            json,
         }
     }
 
-    fn unreadable(said: Value, transaction: String) -> Self {
+    fn unparsable(json: Value, transaction: String) -> Self {
         Self {
             success: false,
             error_reason: None,
@@ -86,24 +85,24 @@ impl Receipt {
             payer: None,
             transaction,
             network: String::new(),
-            said,
+            json,
             unclear: Some("it is not a JSON object in base64"),
         }
     }
 
-    /// Whether it says that the money has not moved: what a served answer beside it contradicts.
+    /// Whether the receipt says that the money has not moved. A successful response with such a receipt contradicts itself.
     pub fn denies(&self) -> bool {
         let says_why = self
-            .said
+            .json
             .get("errorReason")
             .is_some_and(|why| !why.is_null());
-        match self.said.get("success") {
+        match self.json.get("success") {
             Some(Value::Bool(success)) => !success,
             _ => says_why,
         }
     }
 
-    /// Whether it says "broadcast, outcome not known yet".
+    /// Whether the receipt says that the transaction was broadcast and its outcome is unknown.
     pub fn is_pending(&self) -> bool {
         !self.success
             && !self.transaction.is_empty()
@@ -111,18 +110,18 @@ impl Receipt {
     }
 }
 
-/// What of it is not as the specification has it.
-fn objection(fields: &Map<String, Value>) -> Option<&'static str> {
+/// Where the fields depart from the specification.
+fn departure(fields: &Map<String, Value>) -> Option<&'static str> {
     let is_text = |name: &str| matches!(fields.get(name), Some(Value::String(_)));
     let reason = fields.get("errorReason").unwrap_or(&Value::Null);
     if !matches!(fields.get("success"), Some(Value::Bool(_))) {
         Some("success is neither true nor false")
     } else if !is_text("transaction") {
-        Some("transaction is not a text")
+        Some("transaction is not a string")
     } else if !is_text("network") {
-        Some("network is not a text")
+        Some("network is not a string")
     } else if !matches!(reason, Value::Null | Value::String(_)) {
-        Some("errorReason is not a text")
+        Some("errorReason is not a string")
     } else {
         None
     }
@@ -130,27 +129,22 @@ fn objection(fields: &Map<String, Value>) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
     use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
 
-    fn headers(values: &[(&'static str, &Value)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in values {
-            let value: HeaderValue = header::encode(value).parse().unwrap();
-            headers.append(*name, value);
-        }
-        headers
+    fn parse(values: &[(&'static str, &str)]) -> Option<Receipt> {
+        let headers = values.iter().map(|(name, value)| (*name, value.as_bytes()));
+        Receipt::from_headers(headers)
     }
 
     fn receipt(value: &Value) -> Receipt {
-        Receipt::of(&headers(&[(header::PAYMENT_RESPONSE, value)])).unwrap()
+        parse(&[(header::PAYMENT_RESPONSE, &header::encode(value))]).unwrap()
     }
 
     #[test]
-    fn a_receipt_as_the_specification_has_it_is_clear() {
+    fn a_receipt_that_follows_the_specification_is_clear() {
         for value in [
             json!({ "success": true, "transaction": "0x1", "network": "a:1" }),
             json!({ "success": false, "errorReason": "no", "transaction": "", "network": "a:1" }),
@@ -164,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_read_of_an_unclear_receipt_is_read() {
+    fn the_readable_fields_of_an_unclear_receipt_are_kept() {
         for (value, reason, transaction) in [
             (
                 json!({ "success": false, "errorReason": "no", "transaction": "0x1" }),
@@ -204,47 +198,44 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_receipt_hides_no_readable_one() {
+    fn an_unclear_receipt_does_not_hide_a_clear_one() {
         let good = json!({ "success": true, "transaction": "0x1", "network": "a:1" });
-        let mut answer = headers(&[(header::X_PAYMENT_RESPONSE, &good)]);
-        answer.insert(
-            header::PAYMENT_RESPONSE,
-            HeaderValue::from_static("see below"),
-        );
-        let receipt = Receipt::of(&answer).unwrap();
+        let found = parse(&[
+            (header::PAYMENT_RESPONSE, "see below"),
+            (header::X_PAYMENT_RESPONSE, &header::encode(&good)),
+        ]);
+        let receipt = found.unwrap();
         assert!(receipt.success && receipt.unclear.is_none(), "{receipt:?}");
-        // Nor does a clear one hide the transaction that only the other names.
+        // A clear receipt does not hide the transaction that only the other one names.
         let clear =
             json!({ "success": false, "errorReason": "no", "transaction": "", "network": "a:1" });
-        let names = json!({ "hash": "0x2" });
-        let both = [
-            (header::PAYMENT_RESPONSE, &clear),
-            (header::X_PAYMENT_RESPONSE, &names),
-        ];
-        let receipt = Receipt::of(&headers(&both)).unwrap();
+        let found = parse(&[
+            (header::PAYMENT_RESPONSE, &header::encode(&clear)),
+            (
+                header::X_PAYMENT_RESPONSE,
+                &header::encode(&json!({ "hash": "0x2" })),
+            ),
+        ]);
+        let receipt = found.unwrap();
         assert_eq!(
             (receipt.transaction.as_str(), receipt.unclear),
             ("0x2", None)
         );
-        assert!(Receipt::of(&HeaderMap::new()).is_none());
+        assert!(parse(&[]).is_none());
     }
 
     #[test]
-    fn a_receipt_without_base64_is_read() {
-        let mut headers = HeaderMap::new();
-        let value =
-            HeaderValue::from_static(r#"{"success":true,"transaction":"0x1","network":"a:1"}"#);
-        headers.insert(header::PAYMENT_RESPONSE, value);
-        assert_eq!(Receipt::of(&headers).unwrap().transaction, "0x1");
+    fn a_receipt_without_base64_is_parsed() {
+        let value = r#"{"success":true,"transaction":"0x1","network":"a:1"}"#;
+        let receipt = parse(&[(header::PAYMENT_RESPONSE, value)]).unwrap();
+        assert_eq!(receipt.transaction, "0x1");
     }
 
     /// Some proxies cut long headers.
     #[test]
-    fn a_receipt_that_breaks_off_names_its_transaction() {
+    fn a_truncated_receipt_names_its_transaction() {
         let value = r#"{"success":true,"transaction":"0x1","network":"a"#;
-        let mut headers = HeaderMap::new();
-        headers.insert(header::PAYMENT_RESPONSE, HeaderValue::from_static(value));
-        let receipt = Receipt::of(&headers).unwrap();
+        let receipt = parse(&[(header::PAYMENT_RESPONSE, value)]).unwrap();
         assert!(!receipt.success && receipt.unclear.is_some(), "{receipt:?}");
         assert_eq!(receipt.transaction, "0x1");
     }
@@ -274,10 +265,10 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a server writes: only `true` is a success, a plain transaction is never dropped, and what the
-        /// specification does not know is never clear.
+        /// Only `true` is a success, a plain transaction is never dropped, and a receipt outside the specification is
+        /// never clear.
         #[test]
-        fn any_receipt_is_read_as_far_as_it_can_be(value in tree()) {
+        fn the_readable_fields_of_any_receipt_are_kept(value in tree()) {
             let receipt = receipt(&value);
             prop_assert_eq!(receipt.success, value.get("success") == Some(&json!(true)));
             let named = value.get("transaction").and_then(Value::as_str);
@@ -294,10 +285,9 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_a_receipt_or_an_unclear_one(bytes in prop::collection::vec(0x20_u8..0x7f, 0..64)) {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::PAYMENT_RESPONSE, HeaderValue::from_bytes(&bytes).unwrap());
-            prop_assert!(Receipt::of(&headers).is_some());
+        fn any_bytes_give_a_receipt(bytes in prop::collection::vec(0x20_u8..0x7f, 0..64)) {
+            let headers = [(header::PAYMENT_RESPONSE, bytes.as_slice())];
+            prop_assert!(Receipt::from_headers(headers).is_some());
         }
     }
 }

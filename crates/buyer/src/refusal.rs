@@ -1,45 +1,44 @@
-//! What a server's refusal says about the money: nothing, unless the caller trusts that server.
+//! What a server's refusal proves about the money: nothing, unless the caller trusts that server.
 //!
-//! A refusal is a server's word. Who has an authorization can use it and say that it did not, and a facilitator that is asked
-//! twice may judge a payment that its other half has just settled. So no reason code, however it is spelled, proves that
-//! nothing moved. The chain does, when the authorization has run out unused. A caller may also trust a server of its own.
+//! A server that has an authorization can use it and deny that. A facilitator that gets the same payment twice can reject one
+//! copy while the other one settles. So no reason code proves that nothing moved. The chain proves it, once the
+//! authorization has expired unused. A caller may also trust a server of its own.
 
 use quittance_core::Reason;
 
 use crate::receipt::Receipt;
 use quittance_http::reason::{HANDLER_FAILED, OTHER_TERMS};
 
-/// What a server's refusal says about the money.
+/// What a server's refusal means for the money.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Word {
-    /// This authorization has run out and has moved nothing, however often it was presented.
+pub(crate) enum RefusalMeaning {
+    /// The authorization has expired and moved nothing in any presentation.
     NeverSettled,
     /// This presentation moved nothing.
     NotNow,
-    /// Nothing for certain.
+    /// The refusal proves nothing.
     Unknown,
 }
 
-/// What this refusal says. Of a server that is trusted three words are believed, each defined by this library's own seller or
-/// facilitator: a journal says that the authorization ran out unsettled, or the seller says that it never asked to settle. A
-/// receipt that is unclear or names a transaction leaves everything open.
-pub(crate) fn word(reason: &str, receipt: Option<&Receipt>, trusted: bool) -> Word {
-    let is_doubtful = |receipt: &Receipt| {
+/// What a refusal with this reason and receipt means. Three reasons of a trusted server count, each defined by this library's
+/// seller or facilitator: the journal recorded that the authorization expired unsettled, the handler failed, or the
+/// requirements differed. A receipt that is unclear or names a transaction proves nothing.
+pub(crate) fn meaning_of(reason: &str, receipt: Option<&Receipt>, trusted: bool) -> RefusalMeaning {
+    let contradicts = |receipt: &Receipt| {
         receipt.success || receipt.unclear.is_some() || !receipt.transaction.is_empty()
     };
-    if !trusted || receipt.is_some_and(is_doubtful) {
-        return Word::Unknown;
+    if !trusted || receipt.is_some_and(contradicts) {
+        return RefusalMeaning::Unknown;
     }
     match reason {
-        reason if reason == Reason::SETTLEMENT_EXPIRED.code() => Word::NeverSettled,
-        HANDLER_FAILED | OTHER_TERMS => Word::NotNow,
-        _ => Word::Unknown,
+        reason if reason == Reason::SETTLEMENT_EXPIRED.code() => RefusalMeaning::NeverSettled,
+        HANDLER_FAILED | OTHER_TERMS => RefusalMeaning::NotNow,
+        _ => RefusalMeaning::Unknown,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, HeaderValue};
     use proptest::prelude::*;
     use quittance_core::wire::header;
     use serde_json::{Value, json};
@@ -47,16 +46,13 @@ mod tests {
     use super::*;
 
     fn receipt(value: &Value) -> Receipt {
-        let mut headers = HeaderMap::new();
-        let value: HeaderValue = header::encode(value).parse().unwrap();
-        headers.insert(header::PAYMENT_RESPONSE, value);
-        Receipt::of(&headers).unwrap()
+        let value = header::encode(value);
+        Receipt::from_headers([(header::PAYMENT_RESPONSE, value.as_bytes())]).unwrap()
     }
 
-    /// Codes were taken for verdicts of verification by their first words, and a code that no list had foreseen made a buyer pay
-    /// twice.
+    /// The buyer once recognised verdicts of verification by the prefix of the code. A code outside its list made it pay twice.
     #[test]
-    fn a_code_says_nothing_of_the_money_however_it_is_spelled() {
+    fn a_reason_code_proves_nothing_without_trust() {
         for reason in [
             "invalid_exact_evm_insufficient_balance",
             "invalid_exact_pebble_authorization_spent",
@@ -66,27 +62,35 @@ mod tests {
             "handler_failed",
             "",
         ] {
-            assert_eq!(word(reason, None, false), Word::Unknown, "{reason}");
+            assert_eq!(
+                meaning_of(reason, None, false),
+                RefusalMeaning::Unknown,
+                "{reason}"
+            );
         }
     }
 
     #[test]
-    fn a_trusted_server_is_believed_three_words() {
+    fn three_reasons_of_a_trusted_server_count() {
         for (reason, said) in [
-            ("settlement_expired", Word::NeverSettled),
-            ("handler_failed", Word::NotNow),
-            ("No matching payment requirements", Word::NotNow),
-            ("insufficient_funds", Word::Unknown),
-            ("settlement_expired_too", Word::Unknown),
+            ("settlement_expired", RefusalMeaning::NeverSettled),
+            ("handler_failed", RefusalMeaning::NotNow),
+            ("No matching payment requirements", RefusalMeaning::NotNow),
+            ("insufficient_funds", RefusalMeaning::Unknown),
+            ("settlement_expired_too", RefusalMeaning::Unknown),
         ] {
-            assert_eq!(word(reason, None, true), said, "{reason}");
+            assert_eq!(meaning_of(reason, None, true), said, "{reason}");
             let clear = json!({ "success": false, "errorReason": reason, "transaction": "", "network": "a:1" });
-            assert_eq!(word(reason, Some(&receipt(&clear)), true), said, "{reason}");
+            assert_eq!(
+                meaning_of(reason, Some(&receipt(&clear)), true),
+                said,
+                "{reason}"
+            );
         }
     }
 
     #[test]
-    fn a_named_transaction_or_an_unclear_receipt_leaves_everything_open() {
+    fn a_named_transaction_or_an_unclear_receipt_proves_nothing() {
         for value in [
             json!({ "success": false, "transaction": "0x1", "network": "a:1" }),
             json!({ "success": false, "transaction": "", "txHash": "0x1", "network": "a:1" }),
@@ -97,18 +101,18 @@ mod tests {
         ] {
             let receipt = receipt(&value);
             assert_eq!(
-                word("settlement_expired", Some(&receipt), true),
-                Word::Unknown,
+                meaning_of("settlement_expired", Some(&receipt), true),
+                RefusalMeaning::Unknown,
                 "{value}"
             );
         }
     }
 
     proptest! {
-        /// Whatever a server says that is not trusted, it proves nothing.
+        /// No reason of a server without trust proves anything.
         #[test]
-        fn no_words_of_a_server_that_is_not_trusted_prove_anything(reason in ".{0,40}") {
-            prop_assert_eq!(word(&reason, None, false), Word::Unknown);
+        fn any_reason_code_proves_nothing_without_trust(reason in ".{0,40}") {
+            prop_assert_eq!(meaning_of(&reason, None, false), RefusalMeaning::Unknown);
         }
     }
 }

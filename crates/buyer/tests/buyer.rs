@@ -15,7 +15,7 @@ use common::{
     LONG_AFTER_SECS, Say, Server, VALID_SECS, failed, listen, purchaser, refusal, required_of,
     terms, with_header, with_receipt,
 };
-use quittance_buyer::{Bought, BuyError, BuyerBuilder, Limits, NoAnswer};
+use quittance_buyer::{BuyError, BuyerBuilder, Limits, Purchase, TransportError};
 use quittance_core::AuthorizationState;
 use quittance_core::wire::{SettleResponse, header};
 use reqwest::{Method, Request};
@@ -44,7 +44,7 @@ async fn a_payment_whose_answer_was_lost_is_never_signed_anew_though_it_has_expi
     assert_eq!(server.seen(), (3, 1));
 
     // Who knows better says so.
-    assert!(shop.buyer.abandon(&open.id).await && shop.buyer.open().is_empty());
+    assert!(shop.buyer.abandon(&open.id).await && shop.buyer.open_payments().is_empty());
     server.says(|| "goods".into_response());
     shop.buyer.get(&server.url).await.unwrap();
     assert_eq!(server.seen(), (4, 2));
@@ -66,7 +66,7 @@ async fn an_expired_payment_that_settled_after_all_is_served() {
     server.says(|| "goods".into_response());
     shop.buyer.get(&server.url).await.unwrap();
     assert_eq!(server.seen(), (2, 1));
-    assert!(shop.buyer.open().is_empty());
+    assert!(shop.buyer.open_payments().is_empty());
 }
 
 /// What a server may say of a payment that it does not serve. Some of these were believed, for their first words or for a
@@ -116,7 +116,7 @@ async fn bought_again_after_expiry(
     say: Say,
     state: AuthorizationState,
     change: impl FnOnce(BuyerBuilder, &str) -> BuyerBuilder,
-) -> (Result<Bought, BuyError>, usize, Server) {
+) -> (Result<Purchase, BuyError>, usize, Server) {
     let server = Server::start().await;
     let shop = purchaser(|builder| change(builder, &server.url));
     let own = say.clone();
@@ -246,7 +246,7 @@ proptest::proptest! {
                 assert_eq!(server.seen().1, shop.payer.signed());
             }
             // Each that was signed is known, or was given up.
-            assert!(!shop.buyer.open().is_empty());
+            assert!(!shop.buyer.open_payments().is_empty());
         });
     }
 }
@@ -335,8 +335,12 @@ async fn goods_whose_receipt_denies_the_payment_leave_it_open() {
         let bought = shop.buyer.get(&server.url).await.unwrap();
         let cost = bought.cost.unwrap();
         assert_eq!(cost.open.is_some(), is_open, "{receipt}");
-        assert_eq!(shop.buyer.open().len(), usize::from(is_open), "{receipt}");
-        assert_eq!(cost.receipt.unwrap().said, receipt);
+        assert_eq!(
+            shop.buyer.open_payments().len(),
+            usize::from(is_open),
+            "{receipt}"
+        );
+        assert_eq!(cost.receipt.unwrap().json, receipt);
         assert_eq!(bought.response.text().await.unwrap(), "goods");
     }
 }
@@ -377,7 +381,7 @@ async fn a_payment_that_never_left_is_over_when_it_expires() {
     let lost = shop.buyer.execute(request()).await;
     assert!(matches!(lost, Err(BuyError::Lost { .. })), "{lost:?}");
     told.await.unwrap();
-    assert_eq!(shop.buyer.open().len(), 1);
+    assert_eq!(shop.buyer.open_payments().len(), 1);
     shop.clock.advance(LONG_AFTER_SECS);
     let server = Server::on(tokio::net::TcpListener::bind(address).await.unwrap());
     shop.buyer.execute(request()).await.unwrap();
@@ -420,7 +424,7 @@ async fn a_post_whose_answer_was_lost_is_not_repeated_unless_the_caller_allows_i
         });
         let request = || Request::new(method.clone(), url.parse().unwrap());
         match shop.buyer.execute(request()).await {
-            Err(BuyError::Lost { open, .. }) => assert_eq!(shop.buyer.open(), [*open]),
+            Err(BuyError::Lost { open, .. }) => assert_eq!(shop.buyer.open_payments(), [*open]),
             other => panic!("{other:?}"),
         }
         assert_eq!(count.load(Ordering::SeqCst), presentations, "{method}");
@@ -448,7 +452,7 @@ async fn a_post_whose_payment_is_pending_is_not_repeated_unless_the_caller_allow
             Err(BuyError::Refused { reason, open, .. }) => {
                 assert_eq!(reason, "settlement_pending");
                 assert_eq!(open.transaction.as_deref(), Some("0xabc"));
-                assert_eq!(shop.buyer.open(), [*open]);
+                assert_eq!(shop.buyer.open_payments(), [*open]);
             }
             other => panic!("{other:?}"),
         }
@@ -488,7 +492,7 @@ async fn a_transaction_is_taken_down_from_a_receipt_of_any_status() {
             }) => {
                 assert_eq!(open.transaction.as_deref(), Some("0xabc"), "{status}");
                 assert_eq!(told.success, receipt.success, "{status}");
-                assert_eq!(shop.buyer.open(), [*open]);
+                assert_eq!(shop.buyer.open_payments(), [*open]);
             }
             other => panic!("{status}: {other:?}"),
         }
@@ -530,11 +534,11 @@ async fn an_answer_that_does_not_begin_in_time_is_given_up() {
     };
     let shop = || purchaser(|builder| builder.timeout(Duration::from_millis(500))).buyer;
     match shop().get(&hangs(false).await).await {
-        Err(BuyError::Unanswered(NoAnswer::Late)) => {}
+        Err(BuyError::Transport(TransportError::Timeout)) => {}
         other => panic!("{other:?}"),
     }
     match shop().get(&hangs(true).await).await {
-        Err(BuyError::Lost { error, .. }) => assert!(matches!(error, NoAnswer::Late)),
+        Err(BuyError::Lost { source, .. }) => assert!(matches!(source, TransportError::Timeout)),
         other => panic!("{other:?}"),
     }
     // Terms are a part of what must come in time.
@@ -546,7 +550,7 @@ async fn an_answer_that_does_not_begin_in_time_is_given_up() {
     };
     let url = listen(Router::new().fallback(any(trickles))).await;
     match shop().get(&url).await {
-        Err(BuyError::Unanswered(NoAnswer::Late)) => {}
+        Err(BuyError::Transport(TransportError::Timeout)) => {}
         other => panic!("{other:?}"),
     }
 }
@@ -766,7 +770,7 @@ async fn a_served_payment_is_done_with() {
         with_receipt("goods".into_response(), &receipt)
     });
     let cost = shop.buyer.get(&server.url).await.unwrap().cost.unwrap();
-    assert_eq!((cost.open, shop.buyer.open()), (None, Vec::new()));
+    assert_eq!((cost.open, shop.buyer.open_payments()), (None, Vec::new()));
     shop.buyer.get(&server.url).await.unwrap();
     assert_eq!(server.seen(), (2, 2));
 }
@@ -800,16 +804,16 @@ async fn an_open_payment_outlives_its_buyer_in_a_file_that_only_its_owner_can_re
     drop(first);
 
     let second = run();
-    assert_eq!(second.buyer.open(), std::slice::from_ref(&open));
+    assert_eq!(second.buyer.open_payments(), std::slice::from_ref(&open));
     let request = Request::new(Method::GET, server.url.parse().unwrap());
-    let price = second.buyer.price(&request).await.unwrap().unwrap();
+    let price = second.buyer.quote(&request).await.unwrap().unwrap();
     assert_eq!(price.open, Some(open));
     server.says(|| "goods".into_response());
     second.buyer.get(&server.url).await.unwrap();
     assert_eq!(server.seen(), (2, 1));
     assert_eq!(second.payer.signed.load(Ordering::SeqCst), 0);
     drop(second);
-    assert!(run().buyer.open().is_empty());
+    assert!(run().buyer.open_payments().is_empty());
 }
 
 #[tokio::test]
@@ -829,7 +833,7 @@ async fn a_price_is_told_and_nothing_is_signed() {
     let server = Server::start().await;
     let shop = purchaser(|builder| builder);
     let request = Request::new(Method::GET, server.url.parse().unwrap());
-    let price = shop.buyer.price(&request).await.unwrap().unwrap();
+    let price = shop.buyer.quote(&request).await.unwrap().unwrap();
     assert_eq!(
         (price.amount.to_string().as_str(), price.open),
         ("10000", None)
@@ -871,7 +875,12 @@ async fn one_way_to_pay_that_cannot_be_read_does_not_spoil_the_others() {
     match purchaser(|builder| builder).buyer.get(&url).await {
         Err(BuyError::NotAcceptable(why)) => {
             assert_eq!(why.len(), 3);
-            assert!(why[1].starts_with("payment-required.accepts[1]"), "{why:?}");
+            assert!(
+                why[1]
+                    .to_string()
+                    .starts_with("payment-required.accepts[1]"),
+                "{why:?}"
+            );
         }
         other => panic!("{other:?}"),
     }
@@ -956,7 +965,7 @@ async fn terms_without_a_version_are_of_the_version_of_their_place_and_a_text_sa
         let url = offering(header::PAYMENT_REQUIRED, header::encode(&required), "").await;
         let bought = purchaser(|builder| builder).buyer.get(&url).await;
         assert!(
-            matches!(bought, Err(BuyError::Terms(_))),
+            matches!(bought, Err(BuyError::Requirements(_))),
             "{version}: {bought:?}"
         );
     }
@@ -976,7 +985,7 @@ async fn terms_of_an_unknown_version_are_refused_by_that_name() {
     for body in ["", "not found", "{}"] {
         let url = offering(header::PAYMENT_REQUIRED, value.clone(), body).await;
         match purchaser(|builder| builder).buyer.get(&url).await {
-            Err(BuyError::Terms(malformed)) => {
+            Err(BuyError::Requirements(malformed)) => {
                 assert_eq!(malformed.field, "payment-required.x402Version");
                 let said = "unsupported version 3; supported: 1 and 2";
                 assert_eq!(malformed.problem, said);
@@ -1022,7 +1031,7 @@ async fn compressed_terms_are_read_and_what_they_unpack_to_is_bounded() {
         let bought = purchaser(|builder| builder).buyer.get(&url).await;
         match bought {
             Ok(bought) if is_read => assert_eq!(bought.response.text().await.unwrap(), "goods"),
-            Err(BuyError::Terms(_)) if !is_read => {}
+            Err(BuyError::Requirements(_)) if !is_read => {}
             other => panic!("{other:?}"),
         }
     }
@@ -1040,7 +1049,7 @@ async fn nothing_is_paid_for_a_head_request_or_for_what_is_not_modified() {
     }
     // The price can be asked for.
     let head = Request::new(Method::HEAD, server.url.parse().unwrap());
-    let price = shop.buyer.price(&head).await.unwrap().unwrap();
+    let price = shop.buyer.quote(&head).await.unwrap().unwrap();
     assert_eq!(price.amount.to_string(), "10000");
     assert_eq!((shop.payer.signed(), server.seen()), (0, (0, 0)));
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Args};
-use quittance_buyer::{BuyError, Buyer, Cost, Limits, Open, Price, Receipt};
+use quittance_buyer::{BuyError, Buyer, Cost, Limits, OpenPayment, PurchaseQuote, Receipt};
 use quittance_core::{Amount, Asset, Clock, SystemClock};
 use quittance_http::printable;
 use reqwest::header::{HeaderName, HeaderValue};
@@ -59,9 +59,9 @@ enum End {
 impl End {
     fn of(error: &BuyError) -> Self {
         match error {
-            BuyError::Unanswered(_) => Self::Unanswered,
+            BuyError::Transport(_) => Self::Unanswered,
             BuyError::Request(_)
-            | BuyError::Terms(_)
+            | BuyError::Requirements(_)
             | BuyError::Redirect { .. }
             | BuyError::NotAcceptable(_)
             | BuyError::OverLimit(_)
@@ -149,7 +149,7 @@ impl Pay {
             return Err(format!("no open payment {}", printable(id)).into());
         }
         let ended = match self.dry_run {
-            true => buyer.price(&request).await.map(|price| {
+            true => buyer.quote(&request).await.map(|price| {
                 match price {
                     Some(price) => println!("{}", would_pay(&price)),
                     None => println!("nothing to pay"),
@@ -330,7 +330,7 @@ fn amount(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn would_pay(price: &Price) -> String {
+fn would_pay(price: &PurchaseQuote) -> String {
     let sum = sum(
         price.amount,
         &price.asset,
@@ -381,7 +381,7 @@ fn sum(amount: Amount, asset: &Asset, network: &str, pay_to: &str) -> String {
 
 /// A receipt as the server sent it, without control characters.
 fn settlement(receipt: &Receipt) -> String {
-    let text = format!("settlement: {}", plain(receipt.said.clone()));
+    let text = format!("settlement: {}", plain(receipt.json.clone()));
     match receipt.unclear {
         Some(unclear) => format!("{text} (the receipt is unclear: {unclear})"),
         None => text,
@@ -402,19 +402,19 @@ fn plain(tree: Value) -> Value {
 }
 
 /// The state of an open payment.
-fn state(open: &Open) -> String {
+fn state(open: &OpenPayment) -> String {
     let transaction = open.transaction.as_deref().map(printable);
     let transaction = transaction.unwrap_or_else(|| "unknown".to_owned());
     format!(
         "open payment {} of {}: transaction {transaction}; {}",
         open.id,
-        printable(&open.sum()),
+        printable(&open.display_amount()),
         validity(open)
     )
 }
 
 /// How long an open payment can still settle.
-pub(super) fn validity(open: &Open) -> String {
+pub(super) fn validity(open: &OpenPayment) -> String {
     match open.expires.secs_since(SystemClock.now()) {
         0 => "it has expired".to_owned(),
         left => format!("it expires in {left} seconds"),
@@ -423,7 +423,7 @@ pub(super) fn validity(open: &Open) -> String {
 
 /// An error with the state of the open payment, and with advice.
 fn explain(error: BuyError, families: &Families) -> String {
-    let Some(open) = error.open() else {
+    let Some(open) = error.open_payment() else {
         return error.to_string();
     };
     let answer = match &error {
@@ -447,7 +447,7 @@ fn explain(error: BuyError, families: &Families) -> String {
 /// The advice for an error.
 struct Advice<'a> {
     error: &'a BuyError,
-    open: &'a Open,
+    open: &'a OpenPayment,
     families: &'a Families,
 }
 
@@ -458,7 +458,7 @@ impl fmt::Display for Advice<'_> {
             open,
             families,
         } = self;
-        let Open { id, network, .. } = open;
+        let OpenPayment { id, network, .. } = open;
         let is_pending = End::of(error) == End::Lost;
         match error {
             BuyError::Unresolved { .. } => {
@@ -534,7 +534,7 @@ mod tests {
             payer: None,
             transaction: String::new(),
             network: String::new(),
-            said,
+            json: said,
             unclear: None,
         }
     }

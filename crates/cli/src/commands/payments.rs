@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use quittance_buyer::{Buyer, Open};
+use quittance_buyer::{Buyer, OpenPayment};
 use quittance_http::printable;
 
 use super::CommandResult;
@@ -50,7 +50,7 @@ impl Payments {
         let buyer = Buyer::builder().state_file(file).build()?;
         match self.action.unwrap_or(Action::List) {
             Action::List => {
-                let mut open = buyer.open();
+                let mut open = buyer.open_payments();
                 open.sort_by_key(|open| open.expires);
                 for open in &open {
                     println!("{}", line(open));
@@ -61,7 +61,7 @@ impl Payments {
             }
             Action::Forget { ids } => {
                 // All ids are checked first, so that either all payments are forgotten or none.
-                let open = buyer.open();
+                let open = buyer.open_payments();
                 let unknown = ids
                     .iter()
                     .find(|id| open.iter().all(|open| open.id != **id));
@@ -78,7 +78,7 @@ impl Payments {
 }
 
 /// One payment as a line, with tabs between the fields.
-fn line(open: &Open) -> String {
+fn line(open: &OpenPayment) -> String {
     let transaction = open.transaction.as_deref().map(printable);
     let transaction = transaction.map_or_else(
         || "transaction unknown".to_owned(),
@@ -87,7 +87,7 @@ fn line(open: &Open) -> String {
     // Another program may have written the file.
     let [id, sum, pay_to, network, origin] = [
         &open.id,
-        &open.sum(),
+        &open.display_amount(),
         &open.pay_to,
         &open.network,
         &open.origin,

@@ -1,4 +1,4 @@
-//! Whom a request goes to, and through what.
+//! The address of a request: proxies, credentials and the origin.
 
 use std::net::IpAddr;
 
@@ -7,10 +7,10 @@ use http::header::{AUTHORIZATION, IF_MODIFIED_SINCE, IF_NONE_MATCH};
 use reqwest::Request;
 use url::{Host, Url};
 
-use crate::error::BuyError;
+use super::error::BuyError;
 
-/// Two ways to send a request. Proxies from the environment (`HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`) are used,
-/// except for this machine itself: what runs here is not reached from elsewhere, and payments to it would leave it in clear.
+/// Two HTTP clients. One uses the proxies from the environment (`HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`). The
+/// other uses none, for servers on this machine: a proxy cannot reach them and would see their payments unencrypted.
 #[derive(Debug)]
 pub(crate) struct Clients {
     by_environment: reqwest::Client,
@@ -19,11 +19,11 @@ pub(crate) struct Clients {
 
 impl Clients {
     /// # Errors
-    /// When this machine cannot make an HTTP client, for want of certificates for instance.
+    /// When no HTTP client can be built, for example because there are no root certificates.
     pub(crate) fn new() -> Result<Self, BuyError> {
         let builder = || {
             reqwest::Client::builder()
-                // Redirects are followed by us, or not at all.
+                // `super::redirect` decides which redirects are followed.
                 .redirect(reqwest::redirect::Policy::none())
                 .user_agent(concat!("quittance/", env!("CARGO_PKG_VERSION")))
         };
@@ -41,7 +41,7 @@ impl Clients {
         &self,
         request: Request,
     ) -> Result<reqwest::Response, reqwest::Error> {
-        let client = match is_this_machine(request.url()) {
+        let client = match is_local(request.url()) {
             true => &self.direct,
             false => &self.by_environment,
         };
@@ -49,7 +49,7 @@ impl Clients {
     }
 }
 
-fn is_this_machine(url: &Url) -> bool {
+fn is_local(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
         Some(Host::Ipv4(address)) => address.is_loopback(),
@@ -61,8 +61,8 @@ fn is_this_machine(url: &Url) -> bool {
     }
 }
 
-/// Moves a name and a password out of the request's URL into `Authorization: Basic`, as browsers and other clients do. In the
-/// URL they would reach proxies and logs. A header that is there already wins.
+/// Moves the user name and the password in the request's URL to `Authorization: Basic`, as browsers do. In the URL they would
+/// reach proxies and logs. An `Authorization` header of the caller wins.
 pub(crate) fn move_credentials(request: &mut Request) {
     let (name, password) = (
         request.url().username().to_owned(),
@@ -88,21 +88,21 @@ pub(crate) fn move_credentials(request: &mut Request) {
     without_credentials(request.url_mut());
 }
 
-/// Takes a name and a password out of a URL.
+/// Removes the user name and the password from a URL.
 pub(crate) fn without_credentials(url: &mut Url) {
     // Fails only for URLs without a host, which have none.
     let _ = url.set_username("");
     let _ = url.set_password(None);
 }
 
-/// Leaves out what makes a server answer "not modified" to a request that pays: that answer delivers nothing, and is charged.
+/// Removes the conditions that a server answers with 304 Not Modified: a paid request would be charged and deliver nothing.
 pub(crate) fn unconditional(request: &mut Request) {
     for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE] {
         request.headers_mut().remove(name);
     }
 }
 
-/// Scheme, host and port, by which payments are counted.
+/// Scheme, host and port.
 pub(crate) fn origin(url: &Url) -> String {
     url.origin().ascii_serialization()
 }
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_is_known_by_all_its_names() {
+    fn all_names_of_this_machine_are_local() {
         for (url, own) in [
             ("http://127.0.0.1:1/", true),
             ("http://127.9.9.9/", true),
@@ -167,7 +167,7 @@ mod tests {
             ("http://10.0.0.1/", false),
             ("https://a.example/", false),
         ] {
-            assert_eq!(is_this_machine(&url.parse().unwrap()), own, "{url}");
+            assert_eq!(is_local(&url.parse().unwrap()), own, "{url}");
         }
     }
 }

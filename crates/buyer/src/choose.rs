@@ -1,0 +1,140 @@
+//! Choosing a payment option that a payer supports and the limits allow.
+
+use std::fmt;
+
+use quittance_core::wire::PaymentRequirements;
+use quittance_core::{Malformed, Payer, Quote, QuoteError, Timestamp};
+use quittance_http::printable;
+
+use crate::budget::{Budget, LimitError};
+use crate::options::PaymentOptions;
+use crate::payment::{PurchaseKey, RequestId};
+use crate::purchases::Purchases;
+
+/// Why one payment option cannot be taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Objection {
+    /// The option's scheme and network, printable; `None` if the option cannot be parsed.
+    pub option: Option<(String, String)>,
+    /// The reason.
+    pub reason: ObjectionReason,
+}
+
+/// The reason why a payment option cannot be taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ObjectionReason {
+    /// The option cannot be parsed.
+    #[error(transparent)]
+    Unreadable(#[from] Malformed),
+    /// No payer supports the option's scheme and network.
+    #[error("no payer for this scheme and network")]
+    NoPayer,
+    /// A payer supports the scheme and network, but the requirements lack something or name an unknown asset.
+    #[error("{0}")]
+    Unpayable(String),
+    /// The price is over the limit.
+    #[error(transparent)]
+    OverLimit(#[from] LimitError),
+    /// The server lists no payment option.
+    #[error("the server lists no payment option")]
+    NoOptions,
+}
+
+impl fmt::Display for Objection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.option {
+            Some((scheme, network)) => write!(f, "{scheme} on {network}: {}", self.reason),
+            None => write!(f, "{}", self.reason),
+        }
+    }
+}
+
+/// The chosen option: the payer, its quote, and the purchase that the payment is for.
+pub(crate) struct Selection<'a> {
+    pub(crate) payer: &'a dyn Payer,
+    pub(crate) requirements: &'a PaymentRequirements,
+    pub(crate) quote: Quote,
+    pub(crate) request: RequestId,
+    pub(crate) key: PurchaseKey,
+}
+
+/// Chooses an option that some payer supports and the limits allow. An option with an open payment wins, because presenting
+/// that one again costs nothing; otherwise the first in the server's list.
+///
+/// # Errors
+/// When no option can be taken: the objections, one for each option.
+pub(crate) fn choose<'a>(
+    payers: &'a [Box<dyn Payer>],
+    budget: &Budget,
+    purchases: &Purchases,
+    options: &'a PaymentOptions,
+    request: RequestId,
+    now: Timestamp,
+) -> Result<Selection<'a>, Vec<Objection>> {
+    let unreadable = |error: &Malformed| Objection {
+        option: None,
+        reason: error.clone().into(),
+    };
+    let mut objections: Vec<Objection> = options.unreadable.iter().map(unreadable).collect();
+    let mut selections = Vec::new();
+    for requirements in &options.accepts {
+        match select(payers, budget, requirements, request) {
+            Ok(selection) => selections.push(selection),
+            Err(reason) => {
+                let (scheme, network) = (&requirements.scheme, &requirements.network);
+                objections.push(Objection {
+                    option: Some((printable(scheme), printable(network))),
+                    reason,
+                });
+            }
+        }
+    }
+    let has_open = |selection: &Selection<'_>| purchases.waiting(selection.key, now).is_some();
+    let chosen = selections.iter().position(has_open).unwrap_or(0);
+    if chosen < selections.len() {
+        return Ok(selections.swap_remove(chosen));
+    }
+    if objections.is_empty() {
+        objections.push(Objection {
+            option: None,
+            reason: ObjectionReason::NoOptions,
+        });
+    }
+    Err(objections)
+}
+
+/// The first payer that supports these requirements within the limits, or the last objection.
+fn select<'a>(
+    payers: &'a [Box<dyn Payer>],
+    budget: &Budget,
+    requirements: &'a PaymentRequirements,
+    request: RequestId,
+) -> Result<Selection<'a>, ObjectionReason> {
+    let mut objection = ObjectionReason::NoPayer;
+    for payer in payers {
+        let quote = match payer.quote(requirements) {
+            Ok(quote) => quote,
+            Err(QuoteError::NotSupported) => continue,
+            Err(error) => {
+                // The text may quote the server.
+                objection = ObjectionReason::Unpayable(printable(&error.to_string()));
+                continue;
+            }
+        };
+        match budget.allows(&quote) {
+            Ok(()) => {
+                return Ok(Selection {
+                    key: PurchaseKey::new(request, &requirements.scheme, &quote),
+                    payer: payer.as_ref(),
+                    requirements,
+                    quote,
+                    request,
+                });
+            }
+            Err(over) => objection = over.into(),
+        }
+    }
+    Err(objection)
+}

@@ -1,0 +1,12 @@
+//! The HTTP client around the buyer, on `reqwest`.
+
+mod address;
+mod answer;
+mod builder;
+mod client;
+mod error;
+mod redirect;
+
+pub use builder::BuyerBuilder;
+pub use client::{Buyer, Cost, Purchase, PurchaseQuote};
+pub use error::{BuyError, RedirectRefusal, RequestError, TransportError};

@@ -1,0 +1,84 @@
+//! Signing a new payment within the limits.
+
+use quittance_core::{Clock, PayerError, Quote};
+use sha2::{Digest, Sha256};
+use tokio::time::timeout_at;
+
+use crate::budget::{Budget, LimitError};
+use crate::choose::Selection;
+use crate::deadline::Deadline;
+use crate::open::OpenPayment;
+use crate::options::PaymentOptions;
+use crate::payment::{Exposure, SignedForm, SignedPayment};
+use crate::purchases::{PaymentGuard, Purchases};
+
+/// Why no payment was signed.
+#[derive(Debug)]
+pub(crate) enum SignError {
+    /// Too many payments to this server, or to all servers, are open.
+    TooManyOpen { origin: String },
+    /// The limits do not allow the payment.
+    OverLimit(LimitError),
+    /// The payer did not sign.
+    Payer(PayerError),
+}
+
+/// Signs a payment for this selection to the server at `origin`, and adds it to the open payments.
+pub(crate) async fn sign(
+    budget: &Budget,
+    purchases: &Purchases,
+    clock: &dyn Clock,
+    options: &PaymentOptions,
+    selection: &Selection<'_>,
+    origin: String,
+    deadline: Deadline,
+) -> Result<PaymentGuard, SignError> {
+    if !purchases.has_room(&origin, clock.now()) {
+        return Err(SignError::TooManyOpen { origin });
+    }
+    budget
+        .spend(&selection.quote)
+        .map_err(SignError::OverLimit)?;
+    let signing = selection.payer.pay(selection.requirements, clock.now());
+    let signed = timeout_at(deadline.at(), signing)
+        .await
+        .unwrap_or_else(|_| Err(PayerError::signing("the payer did not sign in time")));
+    let (payload, expires) = signed.map_err(|error| {
+        budget.give_back(&selection.quote);
+        SignError::Payer(error)
+    })?;
+    let (version, header) = options.payment_header(selection.requirements, payload);
+    let Quote {
+        network,
+        pay_to,
+        asset,
+        amount,
+    } = selection.quote.clone();
+    let open = OpenPayment {
+        id: payment_id(&header),
+        network,
+        origin,
+        asset: asset.address,
+        symbol: asset.symbol,
+        decimals: Some(asset.decimals),
+        pay_to,
+        amount,
+        expires,
+        transaction: None,
+    };
+    let payment = SignedPayment {
+        request: Some(selection.request),
+        version,
+        form: SignedForm::Header(header),
+        exposure: Exposure::None,
+        open,
+        was_used: false,
+    };
+    Ok(purchases.insert(selection.key, payment))
+}
+
+/// The identifier of a payment: 8 bytes of a hash, which reveal nothing about it.
+fn payment_id(header: &str) -> String {
+    let hash: [u8; 32] = Sha256::digest(header).into();
+    hash[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
