@@ -957,7 +957,7 @@ async fn a_bad_blockhash_costs_a_buyer_no_more_than_a_failed_payment_and_one_wit
         matches!(refused, Err(BuyError::Refused { .. })),
         "{refused:?}"
     );
-    let open = poor.open();
+    let open = poor.open_payments();
     assert!(open[0].expires >= signed_at.plus_secs(150), "{open:?}");
     assert_eq!(setting.received().await, Amount::ZERO);
     for (url, count) in [(garbage, 1), (dead, 2)] {
