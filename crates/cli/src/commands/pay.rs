@@ -39,7 +39,7 @@ Exit codes:
   9  served, but the receipt says that the payment did not settle; it is kept
   10 the response broke off; the payment is complete";
 
-/// The exit codes. `HELP` and README.md list them.
+/// The exit codes. `HELP` and docs/buying.md list them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum End {
@@ -550,15 +550,15 @@ mod tests {
         assert!(!text.contains(char::is_control), "{text}");
     }
 
-    /// The help and README.md list every code.
+    /// The help and docs/buying.md list every code.
     #[test]
     fn every_exit_code_is_documented() {
-        let readme = include_str!("../../../../README.md");
+        let manual = include_str!("../../../../docs/buying.md");
         for code in 0..=End::BrokenOff as u8 {
             assert!(HELP.contains(&format!("\n  {code} ")), "{code} in --help");
             assert!(
-                readme.contains(&format!("| {code} |")),
-                "{code} in README.md"
+                manual.contains(&format!("| {code} |")),
+                "{code} in docs/buying.md"
             );
         }
     }
