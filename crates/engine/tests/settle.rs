@@ -1,7 +1,6 @@
 //! Settling on the simulated chain: one success for each authorization, and one answer for each caller.
 #![allow(clippy::unwrap_used, reason = "a test that cannot continue panics")]
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -240,28 +239,17 @@ async fn without_nodes_there_is_a_fault_and_no_verdict() {
     assert!(engine.settle(&request).await.unwrap().success);
 }
 
+/// The engine looks at its signers when it starts.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signer_without_coins_is_passed_over() {
     let setting = Setting::new();
-    let engine = setting.engine().await;
     let lanes: Vec<LaneId> = setting.world.chain().lanes().to_vec();
     let poor = lanes[0].address().parse().unwrap();
     setting.world.set_balance(poor, COIN, Amount::ZERO);
-    let mut transactions = BTreeSet::new();
+    let engine = setting.engine().await;
     for request in requests(&setting, 4).await {
-        let mut answer = engine.settle(&request).await;
-        // The first payments find out that the signer has no coins.
-        for _ in 0..3 {
-            if answer.as_ref().is_ok_and(|answer| answer.success) {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            answer = engine.settle(&request).await;
-        }
-        let answer = answer.unwrap();
+        let answer = engine.settle(&request).await.unwrap();
         assert!(answer.success, "{answer:?}");
-        transactions.insert(answer.transaction);
     }
-    assert_eq!(transactions.len(), 4);
     assert_eq!(setting.received(), amount(4));
 }
