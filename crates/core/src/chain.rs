@@ -120,7 +120,7 @@ pub enum Status<Evidence> {
     },
     /// Certain, at the depth the chain asks for: none of them is in a block and none ever will be. Their number may be taken
     /// by another transaction, or still be free because they have expired: then the engine uses it up with
-    /// [`Chain::fill`].
+    /// [`Chain::noop`].
     Dropped,
 }
 

@@ -22,7 +22,7 @@ pub trait Offer: Send + Sync + 'static {
     fn requirements(&self, supported: &SupportedKind) -> Result<PaymentRequirements, OfferError>;
 
     /// Which authorization a payload holds: the same [`PaymentId`] as the scheme's
-    /// [`Facts::id`](crate::Facts::id). Unknown fields, spelling and signature bytes make no
+    /// [`PaymentInfo::id`](crate::PaymentInfo::id). Unknown fields, spelling and signature bytes make no
     /// difference to it, because they make none to the chain.
     ///
     /// A seller serves one authorization to one request at a time, and goes by this. `None` where the

@@ -73,7 +73,7 @@ pub trait Payment<C: Chain + ?Sized>: Send + Sync {
     }
 
     /// Who pays, where only the chain can say; asked once [`check`](Self::check) was content with what was `seen`. `None`
-    /// where it is whom the [`facts`](Self::facts) name.
+    /// where it is whom the [`info`](Self::info) name.
     fn payer(&self, _seen: &Observed<'_, C>) -> Option<String> {
         None
     }

@@ -1,8 +1,6 @@
 //! Settling on the simulated chain: one success for each authorization, and one answer for each caller.
 #![allow(clippy::unwrap_used, reason = "a test that cannot continue panics")]
 
-use std::time::Duration;
-
 use futures_util::future::join_all;
 use quittance_core::{
     Amount, Chain, Facilitator, FacilitatorError, FaultKind, LaneId, PaymentId, PaymentRequest,

@@ -41,7 +41,7 @@ const PAYMENTS_MAX: usize = 100_000;
 /// the payment, no other is given it. Both would try to settle it. The chain allows only one, so the other would spend its
 /// gas on a transaction that fails, and report a failure for a payment that was made: the seller would serve nothing and
 /// the buyer would pay again. So the next facilitator is asked to settle only when the one before certainly did nothing
-/// ([`Fault::untouched`]): it was not reached, turned the request away at the door, or says that it settles nothing of the
+/// ([`Fault::not_attempted`]): it was not reached, turned the request away at the door, or says that it settles nothing of the
 /// kind. After a timeout, a lost answer or any other fault the same one is asked again, for as long as it takes; asking a
 /// facilitator again is always safe.
 ///

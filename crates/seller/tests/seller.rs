@@ -720,7 +720,8 @@ impl Offer for BrokenOffer {
     }
 
     fn requirements(&self, _: &SupportedKind) -> Result<PaymentRequirements, OfferError> {
-        Err(OfferError::ZeroPrice)
+        let missing = Malformed::new("extra.feePayer", "no fee payer");
+        Err(OfferError::Supported(missing))
     }
 }
 
