@@ -17,9 +17,10 @@
 //!
 //! The conformance suite in `tests/` runs it like any other scheme.
 
+use quittance_core::kit::Parties;
 use quittance_core::{
-    Amount, Check, Effect, Observed, Payment, PaymentInfo, PaymentRequest, Reason, Refusal,
-    Rejection, Scheme, SignatureClaim, Timestamp,
+    Amount, Chain, Check, Effect, Network, Observed, Payment, PaymentInfo, PaymentRequest, Reason,
+    Refusal, Rejection, Scheme, SignatureClaim, Timestamp,
 };
 use quittance_evm::alloy::primitives::{Address, U256};
 use quittance_evm::eip3009::Authorization;
@@ -44,6 +45,7 @@ const GAS_MAX: u32 = 300_000;
 
 /// The scheme, with what it needs to know about the chain.
 pub struct AtLeast {
+    network: Network,
     chain_id: u64,
     tokens: Vec<Token>,
 }
@@ -52,20 +54,17 @@ impl AtLeast {
     /// The scheme on this chain.
     pub fn new(evm: &Evm) -> Self {
         Self {
+            network: evm.network().clone(),
             chain_id: evm.chain_id(),
             tokens: evm.config().tokens.clone(),
         }
     }
 
-    /// The token and the recipient that the requirements name.
+    /// The token and the recipient that the requirements name, and that the payer accepted.
     fn parties(&self, request: &PaymentRequest) -> Result<(&Token, Address), Refusal> {
-        let (requirements, accepted) = (&request.requirements, &request.accepted);
-        if accepted.scheme != requirements.scheme || accepted.network != requirements.network {
-            let detail = "the scheme or the network of the payment is not the required one";
-            return Err(Rejection::new(Reason::INVALID_PAYMENT_REQUIREMENTS, detail).into());
-        }
-        let asset = hex::address("paymentRequirements.asset", &requirements.asset)?;
-        let pay_to = hex::address("paymentRequirements.payTo", &requirements.pay_to)?;
+        request.check_scheme(self.name(), Reason::INVALID_PAYMENT_REQUIREMENTS)?;
+        request.check_network(&self.network, Reason::INVALID_PAYMENT_REQUIREMENTS)?;
+        let Parties { asset, pay_to } = request.parties(hex::address)?;
         let token = self.tokens.iter().find(|token| token.address == asset);
         let unsupported = || Rejection::new(Reason::UNSUPPORTED_ASSET, "not a token of this chain");
         Ok((token.ok_or_else(unsupported)?, pay_to))

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alloy::hex::encode_prefixed;
-use alloy::primitives::{Address, U256};
+use alloy::primitives::{Address, B256, Bytes, U256};
 use alloy::signers::SignerSync;
 use alloy::signers::local::PrivateKeySigner;
-use alloy::sol_types::{SolStruct, eip712_domain};
+use alloy::sol_types::{SolCall, SolStruct, eip712_domain};
 use quittance_core::json::Object;
 use quittance_core::wire::{PaymentRequirements, Rest, SupportedKind};
 use quittance_core::{Amount, Offer, PaymentRequest};
@@ -24,6 +24,11 @@ alloy::sol! {
     struct TransferWithAuthorization {
         address from; address to; uint256 value; uint256 validAfter; uint256 validBefore; bytes32 nonce;
     }
+    function transfer(address to, uint256 amount) external returns (bool);
+    function transferWithAuthorization(
+        address from, address to, uint256 value, uint256 validAfter, uint256 validBefore, bytes32 nonce,
+        bytes signature
+    ) external;
 }
 
 /// A local Base Sepolia with everything around it.
@@ -149,14 +154,25 @@ impl Setting {
     /// A new payment that is valid after one moment and before another, in seconds since the epoch,
     /// as no payer of ours would sign it.
     pub fn request_within(valid_after: u64, valid_before: u64) -> PaymentRequest {
-        let (requirements, buyer) = (Self::requirements(), Self::buyer());
+        let nonce = PrivateKeySigner::random().to_bytes();
+        Self::request_by(&Self::buyer(), nonce, valid_after, valid_before)
+    }
+
+    /// As [`request_within`](Self::request_within), by any account and with any nonce.
+    pub fn request_by(
+        buyer: &Account,
+        nonce: B256,
+        valid_after: u64,
+        valid_before: u64,
+    ) -> PaymentRequest {
+        let requirements = Self::requirements();
         let message = TransferWithAuthorization {
             from: buyer.address,
             to: Self::seller().address,
             value: U256::from(PRICE),
             validAfter: U256::from(valid_after),
             validBefore: U256::from(valid_before),
-            nonce: PrivateKeySigner::random().to_bytes(),
+            nonce,
         };
         let domain = eip712_domain! {
             name: "USDC", version: "2", chain_id: 84532, verifying_contract: USDC,
@@ -197,6 +213,49 @@ impl Setting {
             .expect("a balance");
         // Every account starts with a million.
         Amount::new(balance - U256::from(1_000_000_000_000_u64))
+    }
+
+    /// Sends a transaction that takes all USDC from an account, first in its block.
+    pub async fn drain(&self, account: Address) {
+        let held = self.local.balance(USDC, account).await;
+        let call = transferCall {
+            to: Address::repeat_byte(0xaa),
+            amount: held.expect("a balance"),
+        };
+        let first = json!([{ "from": account, "to": USDC, "data": encode_prefixed(call.abi_encode()),
+            "maxFeePerGas": "0xd18c2e2800", "maxPriorityFeePerGas": "0xba43b74000" }]);
+        let _: B256 = self
+            .local
+            .rpc("eth_sendTransaction", first)
+            .await
+            .expect("a node that takes it");
+    }
+
+    /// Settles a payment without the engine, from another account.
+    pub async fn settle_elsewhere(&self, request: &PaymentRequest) {
+        let payload = request.payload.tree();
+        let field = |name: &str| payload["authorization"][name].clone();
+        let number = |name: &str| -> U256 {
+            let text = field(name);
+            text.as_str().expect("a text").parse().expect("a number")
+        };
+        let address =
+            |name: &str| -> Address { serde_json::from_value(field(name)).expect("an address") };
+        let call = transferWithAuthorizationCall {
+            from: address("from"),
+            to: address("to"),
+            value: number("value"),
+            validAfter: number("validAfter"),
+            validBefore: number("validBefore"),
+            nonce: serde_json::from_value(field("nonce")).expect("32 bytes"),
+            signature: serde_json::from_value::<Bytes>(payload["signature"].clone())
+                .expect("a signature"),
+        };
+        let sender = Local::accounts()[6].address;
+        self.local
+            .send(sender, USDC, call.abi_encode())
+            .await
+            .expect("a transaction that succeeds");
     }
 
     /// How many transactions an account has sent.

@@ -1,7 +1,6 @@
-//! The harness: local chains, nodes that misbehave on demand, and the conformance suites that every scheme and every
-//! chain runs.
+//! The end-to-end test environment: local chains, nodes that misbehave on demand, and the
+//! conformance suites.
 
-pub mod conformance;
 pub mod contracts;
 pub mod engine;
 pub mod evm;
@@ -13,9 +12,12 @@ pub mod wrapped;
 use quittance_core::wire::PaymentRequirements;
 use quittance_core::{Clock, Payer, PaymentRequest, SystemClock};
 
-pub use quittance_testing::{flaky, journal_conformance, open_journal, payload_of, request, until};
+pub use quittance_testing::{
+    chain_conformance, conformance, flaky, journal_conformance, offer_and_payer_conformance,
+    open_journal, payload_of, request, scheme_conformance, until,
+};
 
-/// The request a seller makes of a new payment for its requirements.
+/// A new payment, as the seller sends it to a facilitator.
 pub async fn pay(payer: &dyn Payer, requirements: &PaymentRequirements) -> PaymentRequest {
     quittance_testing::pay(payer, requirements, SystemClock.now()).await
 }

@@ -1,4 +1,4 @@
-//! The EVM chain holds what every chain must hold.
+//! The EVM chain has the properties of every chain.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::sync::Arc;
@@ -8,9 +8,9 @@ use alloy::rpc::types::TransactionRequest;
 use async_trait::async_trait;
 use quittance_core::{Chain, Check, Clock, LaneId, Observed, Scheme, SignatureClaim, SystemClock};
 use quittance_devnet::{Mining, USDC};
-use quittance_evm::{Call, Evm, Exact, Probe, Step};
+use quittance_evm::{Call, Evm, Exact, Probe, ProbeResult, Step, StepOutcome};
 use quittance_tests::conformance::chain::ChainFixture;
-use quittance_tests::evm::Setting;
+use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::proxy::Fate;
 
 struct EvmFixture {
@@ -30,7 +30,11 @@ impl ChainFixture for EvmFixture {
         let setting = Setting::with_mining(Mining::Manual).await;
         let hostile = Address::repeat_byte(0xbb);
         setting.local.set_code(hostile, GAS_BURNER).await.unwrap();
-        let chain = Arc::new(Evm::new(setting.config()).unwrap());
+        let mut config = setting.config();
+        config.signers = Setting::signers()
+            .map(|account| Arc::new(account.signer) as _)
+            .to_vec();
+        let chain = Arc::new(Evm::new(config).unwrap());
         Self {
             setting,
             chain,
@@ -42,7 +46,7 @@ impl ChainFixture for EvmFixture {
         Arc::clone(&self.chain)
     }
 
-    async fn action(&self) -> Call {
+    async fn action(&self, _: &LaneId) -> Call {
         let request = Setting::request().await;
         let payment = Exact::new(&self.chain)
             .decode(&request, SystemClock.now())
@@ -60,7 +64,7 @@ impl ChainFixture for EvmFixture {
             })
             .unwrap()
         else {
-            panic!("content without looking")
+            panic!("valid without a question")
         };
         let answers: Vec<_> = self
             .chain
@@ -77,8 +81,24 @@ impl ChainFixture for EvmFixture {
         payment.action(payment.info().amount, &observed).unwrap()
     }
 
-    fn question(&self) -> Probe {
-        Probe::new(vec![Step::CodeSize(USDC)])
+    async fn effects(&self) -> u64 {
+        let received = self.setting.received().await.units();
+        (received / U256::from(PRICE)).to()
+    }
+
+    /// A contract has code, and an account has none.
+    fn questions(&self) -> Vec<Probe> {
+        let account = Setting::buyer().address;
+        [USDC, account]
+            .map(|at| Probe::new(vec![Step::CodeSize(at)]))
+            .to_vec()
+    }
+
+    fn is_answer(&self, at: usize, answer: &ProbeResult) -> bool {
+        match answer.outcomes.as_slice() {
+            [StepOutcome::CodeSize(size)] => (at == 0) == (*size > 0),
+            _ => false,
+        }
     }
 
     fn hostile_question(&self) -> Probe {
@@ -90,7 +110,7 @@ impl ChainFixture for EvmFixture {
         self.setting.local.mine().await.unwrap();
     }
 
-    async fn take_place(&self, lane: &LaneId) {
+    async fn use_sequence(&self, lane: &LaneId) {
         let from: Address = lane.address().parse().unwrap();
         let transfer = TransactionRequest::default()
             .from(from)
@@ -105,7 +125,24 @@ impl ChainFixture for EvmFixture {
         self.include().await;
     }
 
-    fn nodes_down(&self) {
+    async fn drain_signer(&self, lane: &LaneId) {
+        let params = (lane.address(), "0x0");
+        let emptied: Option<()> = self
+            .setting
+            .local
+            .rpc("anvil_setBalance", params)
+            .await
+            .unwrap();
+        assert_eq!(emptied, None);
+    }
+
+    async fn lose_answers(&self) {
+        self.setting
+            .node
+            .breaks_for_good("eth_sendRawTransaction", Fate::AnswerLost);
+    }
+
+    async fn nodes_down(&self) {
         for method in [
             "eth_chainId",
             "eth_call",
@@ -118,7 +155,7 @@ impl ChainFixture for EvmFixture {
         }
     }
 
-    fn nodes_up(&self) {
+    async fn nodes_up(&self) {
         self.setting.node.mend();
     }
 }

@@ -1,4 +1,4 @@
-//! `exact` on EVM chains holds what every scheme must hold.
+//! `exact` on EVM chains has the properties of every scheme.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::sync::Arc;
@@ -63,9 +63,16 @@ impl SchemeFixture for ExactFixture {
         Setting::request().await
     }
 
+    async fn alike(&self) -> [PaymentRequest; 2] {
+        let accounts = quittance_devnet::Evm::accounts();
+        let nonce = alloy::signers::local::PrivateKeySigner::random().to_bytes();
+        let expires = SystemClock.now().secs() + 60;
+        [2, 3].map(|at: usize| Setting::request_by(&accounts[at], nonce, 0, expires))
+    }
+
     /// The other s, which signs the same (attacks.md 14).
-    fn twin(&self, request: &PaymentRequest) -> Option<PaymentRequest> {
-        Some(edited(request, |tree| {
+    fn twin(&self, request: &PaymentRequest) -> PaymentRequest {
+        edited(request, |tree| {
             let signature = tree
                 .pointer_mut("/paymentPayload/payload/signature")
                 .unwrap();
@@ -74,7 +81,7 @@ impl SchemeFixture for ExactFixture {
             bytes[32..64].copy_from_slice(&s.to_be_bytes::<32>());
             bytes[64] = 55 - bytes[64];
             *signature = json!(alloy::hex::encode_prefixed(bytes));
-        }))
+        })
     }
 
     async fn spoiled(&self) -> Vec<(&'static str, PaymentRequest, Reason)> {
@@ -233,7 +240,7 @@ impl SchemeFixture for ExactFixture {
                 ),
                 reason::SIGNATURE,
             ),
-            ("a high s", self.twin(&good).unwrap(), reason::SIGNATURE),
+            ("a high s", self.twin(&good), reason::SIGNATURE),
         ];
         // What the payer signed, presented for other terms: the signature holds, the terms do not.
         let more = set(
@@ -294,6 +301,16 @@ impl SchemeFixture for ExactFixture {
     async fn go_on(&self) {
         self.0.local.mine().await.unwrap();
         self.0.local.set_mining(Mining::Instant).await.unwrap();
+    }
+
+    async fn drain_payer(&self) -> bool {
+        self.0.drain(Setting::buyer().address).await;
+        true
+    }
+
+    async fn settle_elsewhere(&self, request: &PaymentRequest) -> bool {
+        self.0.settle_elsewhere(request).await;
+        true
     }
 }
 

@@ -1,4 +1,4 @@
-//! The scheme of the examples, one file, holds what every scheme must hold.
+//! The example scheme, which is one file, has the properties of every scheme.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::sync::Arc;
@@ -69,7 +69,20 @@ impl SchemeFixture for AtLeastFixture {
         payment(PRICE, PRICE).await
     }
 
-    fn twin(&self, request: &PaymentRequest) -> Option<PaymentRequest> {
+    async fn alike(&self) -> [PaymentRequest; 2] {
+        let accounts = quittance_devnet::Evm::accounts();
+        let nonce = alloy::signers::local::PrivateKeySigner::random().to_bytes();
+        let expires = SystemClock.now().secs() + 60;
+        [2, 3].map(|at: usize| {
+            let exact = Setting::request_by(&accounts[at], nonce, 0, expires);
+            let mut requirements = Setting::requirements();
+            requirements.scheme = "at-least".to_owned();
+            let payload = quittance_tests::payload_of(&requirements, exact.payload);
+            quittance_tests::request(payload, &requirements)
+        })
+    }
+
+    fn twin(&self, request: &PaymentRequest) -> PaymentRequest {
         let mut payload = request.payload.tree();
         let signature: Bytes = payload["signature"].as_str().unwrap().parse().unwrap();
         let mut bytes = signature.to_vec();
@@ -83,7 +96,7 @@ impl SchemeFixture for AtLeastFixture {
         let mut requirements = Setting::requirements();
         requirements.scheme = "at-least".to_owned();
         let payload = quittance_tests::payload_of(&requirements, Object::of(&payload).unwrap());
-        Some(quittance_tests::request(payload, &requirements))
+        quittance_tests::request(payload, &requirements)
     }
 
     async fn spoiled(&self) -> Vec<(&'static str, PaymentRequest, Reason)> {
@@ -111,6 +124,16 @@ impl SchemeFixture for AtLeastFixture {
     async fn go_on(&self) {
         self.0.local.mine().await.unwrap();
         self.0.local.set_mining(Mining::Instant).await.unwrap();
+    }
+
+    async fn drain_payer(&self) -> bool {
+        self.0.drain(Setting::buyer().address).await;
+        true
+    }
+
+    /// The example does not search for the transaction that used an authorization.
+    async fn settle_elsewhere(&self, _: &PaymentRequest) -> bool {
+        false
     }
 }
 

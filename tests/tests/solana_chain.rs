@@ -1,14 +1,16 @@
-//! Solana holds what every chain must hold.
+//! The Solana chain has the properties of every chain.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use quittance_core::json::Object;
 use quittance_core::{Chain, Check, Clock, LaneId, Observed, Scheme, SystemClock};
 use quittance_solana::{Inquiry, Partial, Pubkey, Solana, TokenProgram};
 use quittance_tests::conformance::chain::ChainFixture;
 use quittance_tests::proxy::Fate;
-use quittance_tests::solana::Setting;
+use quittance_tests::solana::{PRICE, Setting};
+use serde_json::json;
 
 struct SolanaFixture {
     setting: Setting,
@@ -19,15 +21,13 @@ struct SolanaFixture {
 /// How many blocks an inclusion makes: what is included is confirmed after the first, and final after the third.
 const BLOCKS: u64 = 12;
 
-impl SolanaFixture {
-    async fn inquiry(&self) -> Inquiry {
-        inquiry(&self.setting).await
-    }
-}
-
-/// What a payment asks.
-async fn inquiry(setting: &Setting) -> Inquiry {
-    let request = setting.request().await;
+/// The question of a payment whose fee payer is this lane.
+async fn inquiry(setting: &Setting, lane: &LaneId) -> Inquiry {
+    let mut requirements = setting.requirements();
+    let mut extra = requirements.extra.unwrap().tree();
+    extra["feePayer"] = json!(lane.address());
+    requirements.extra = Some(Object::of(&extra).unwrap());
+    let request = quittance_tests::pay(&setting.payer(), &requirements).await;
     let payment = setting
         .scheme()
         .decode(&request, SystemClock.now())
@@ -39,7 +39,7 @@ async fn inquiry(setting: &Setting) -> Inquiry {
     };
     match payment.check(&observed).unwrap() {
         Check::Ask(inquiry) => inquiry,
-        Check::Valid | Check::NotYet(_) => panic!("content without looking"),
+        Check::Valid | Check::NotYet(_) => panic!("valid without a question"),
     }
 }
 
@@ -50,7 +50,7 @@ impl ChainFixture for SolanaFixture {
     async fn new() -> Self {
         let setting = Setting::start(TokenProgram::SplToken, None).await;
         let chain = Arc::new(Solana::new(setting.config()).unwrap());
-        let hostile = inquiry(&setting).await;
+        let hostile = inquiry(&setting, &chain.lanes()[0]).await;
         Self {
             setting,
             chain,
@@ -62,28 +62,32 @@ impl ChainFixture for SolanaFixture {
         Arc::clone(&self.chain)
     }
 
-    async fn action(&self) -> Partial {
-        // Both fee payers are told in turn; the suite sends with the first.
-        loop {
-            let inquiry = self.inquiry().await;
-            let wire = inquiry.simulate.unwrap();
-            if wire.fee_payer().map(Pubkey::to_string).as_deref()
-                == Some(self.chain.lanes()[0].address())
-            {
-                return Partial {
-                    wire,
-                    loaded: Vec::new(),
-                };
-            }
+    async fn action(&self, lane: &LaneId) -> Partial {
+        let inquiry = inquiry(&self.setting, lane).await;
+        Partial {
+            wire: inquiry.simulate.unwrap(),
+            loaded: Vec::new(),
         }
     }
 
-    fn question(&self) -> Inquiry {
-        Inquiry {
-            accounts: vec![self.setting.token.mint],
-            simulate: None,
-            with_calls: false,
-        }
+    async fn effects(&self) -> u64 {
+        let received = self.setting.received().await.units();
+        received.to::<u64>() / PRICE
+    }
+
+    /// The mint is an account, and the other address is not.
+    fn questions(&self) -> Vec<Inquiry> {
+        [self.setting.token.mint, Pubkey::new_from_array([77; 32])]
+            .map(|account| Inquiry {
+                accounts: vec![account],
+                simulate: None,
+                with_calls: false,
+            })
+            .to_vec()
+    }
+
+    fn is_answer(&self, at: usize, answer: &<Solana as Chain>::Answer) -> bool {
+        answer.accounts.len() == 1 && answer.accounts[0].is_some() == (at == 0)
     }
 
     fn hostile_question(&self) -> Inquiry {
@@ -94,9 +98,20 @@ impl ChainFixture for SolanaFixture {
         self.setting.local.mine(BLOCKS).await.unwrap();
     }
 
-    async fn take_place(&self, _: &LaneId) {}
+    async fn use_sequence(&self, _: &LaneId) {}
 
-    fn nodes_down(&self) {
+    async fn drain_signer(&self, lane: &LaneId) {
+        let signer = lane.address().parse().unwrap();
+        self.setting.local.put_lamports(signer, 1).await.unwrap();
+    }
+
+    async fn lose_answers(&self) {
+        self.setting
+            .node
+            .breaks_for_good("sendTransaction", Fate::AnswerLost);
+    }
+
+    async fn nodes_down(&self) {
         for method in [
             "getGenesisHash",
             "getMultipleAccounts",
@@ -108,7 +123,7 @@ impl ChainFixture for SolanaFixture {
         }
     }
 
-    fn nodes_up(&self) {
+    async fn nodes_up(&self) {
         self.setting.node.mend();
     }
 }

@@ -100,9 +100,13 @@ impl<const TOKEN_2022: bool> SchemeFixture for Fixture<TOKEN_2022> {
         self.0.request().await
     }
 
-    /// Other bytes in the fee payer's place (attacks.md 88).
-    fn twin(&self, request: &PaymentRequest) -> Option<PaymentRequest> {
-        Some(with_bytes(request, |bytes| bytes[1] ^= 1))
+    async fn alike(&self) -> [PaymentRequest; 2] {
+        [self.request().await, by_another_payer(&self.0).await]
+    }
+
+    /// Other bytes in the place of the fee payer's signature (attacks.md 88).
+    fn twin(&self, request: &PaymentRequest) -> PaymentRequest {
+        with_bytes(request, |bytes| bytes[1] ^= 1)
     }
 
     async fn spoiled(&self) -> Vec<(&'static str, PaymentRequest, Reason)> {
@@ -171,6 +175,31 @@ impl<const TOKEN_2022: bool> SchemeFixture for Fixture<TOKEN_2022> {
     async fn go_on(&self) {
         self.0.local.set_slot_time(Some(SLOT)).await.unwrap();
     }
+
+    async fn drain_payer(&self) -> bool {
+        let (token, buyer) = (&self.0.token, Setting::account(3).address);
+        let local = &self.0.local;
+        local
+            .put_tokens(buyer, token.mint, token.program.id(), 0)
+            .await
+            .unwrap();
+        true
+    }
+
+    /// The authorization is the transaction, and only its fee payer can complete it.
+    async fn settle_elsewhere(&self, _: &PaymentRequest) -> bool {
+        false
+    }
+}
+
+/// A payment by another account than the buyer's.
+async fn by_another_payer(setting: &Setting) -> PaymentRequest {
+    let url = setting.local.url().parse().unwrap();
+    let payer = quittance_solana::ExactPayer::new(Setting::account(4).keypair)
+        .with_token(Setting::network().id(), setting.token.clone())
+        .with_rpc(&Setting::network(), &[url])
+        .unwrap();
+    quittance_tests::pay(&payer, &setting.requirements()).await
 }
 
 /// A payment of nothing, and one of the payer to itself.
@@ -259,9 +288,13 @@ impl SchemeFixture for BySmartWallet {
         self.request_for(Deed::Pay).await
     }
 
-    /// Other bytes in the fee payer's place (attacks.md 88).
-    fn twin(&self, request: &PaymentRequest) -> Option<PaymentRequest> {
-        Some(with_bytes(request, |bytes| bytes[1] ^= 1))
+    async fn alike(&self) -> [PaymentRequest; 2] {
+        [self.request().await, by_another_payer(&self.setting).await]
+    }
+
+    /// Other bytes in the place of the fee payer's signature (attacks.md 88).
+    fn twin(&self, request: &PaymentRequest) -> PaymentRequest {
+        with_bytes(request, |bytes| bytes[1] ^= 1)
     }
 
     async fn spoiled(&self) -> Vec<(&'static str, PaymentRequest, Reason)> {
@@ -302,6 +335,16 @@ impl SchemeFixture for BySmartWallet {
 
     async fn go_on(&self) {
         self.setting.local.set_slot_time(Some(SLOT)).await.unwrap();
+    }
+
+    /// The wallet's vault is not the payer's own account, and is not drained here.
+    async fn drain_payer(&self) -> bool {
+        false
+    }
+
+    /// The authorization is the transaction, and only its fee payer can complete it.
+    async fn settle_elsewhere(&self, _: &PaymentRequest) -> bool {
+        false
     }
 }
 

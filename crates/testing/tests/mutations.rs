@@ -99,10 +99,11 @@ async fn the_suites_catch_planted_faults() {
         .filter(|one| !expected.contains(one))
         .collect();
     assert!(unexpected.is_empty(), "not caught: {unexpected:?}");
-    let stale: Vec<_> = expected
-        .iter()
-        .filter(|one| !missed.contains(one))
-        .collect();
+    // Alone, because a property can also fail on a busy machine.
+    let mut stale = Vec::new();
+    for fault in expected.iter().filter(|one| !missed.contains(one)) {
+        stale.extend(caught_by(*fault, &properties(*fault)).await);
+    }
     assert!(stale.is_empty(), "caught by now: {stale:?}");
     assert!(all.len() >= 40 && 10 * missed.len() <= all.len());
 }

@@ -11,6 +11,7 @@ mod terms;
 
 use alloy::primitives::Address;
 use quittance_core::json::Object;
+use quittance_core::kit::Parties;
 use quittance_core::{
     Malformed, Network, Payment, PaymentRequest, Reason, Refusal, Rejection, Scheme, Timestamp,
     Version,
@@ -152,31 +153,15 @@ impl Scheme<Evm> for Exact {
         request: &PaymentRequest,
         now: Timestamp,
     ) -> Result<Box<dyn Payment<Evm>>, Refusal> {
-        let requirements = &request.requirements;
-        if request.accepted.scheme != NAME {
-            let detail = "the scheme of the payment is not exact";
-            return Err(Rejection::new(reason::SCHEME, detail).into());
-        }
+        request.check_scheme(NAME, reason::SCHEME)?;
         let (authorization, signature) = decode_payload(&request.payload)?;
-        let extra: Extra = requirements
-            .extra
-            .as_ref()
-            .map(|extra| extra.read("paymentRequirements.extra"))
-            .transpose()?
-            .unwrap_or_default();
+        let extra: Extra = request.extra()?;
         let (Some(name), Some(version)) = (&extra.name, &extra.version) else {
             let detail = "paymentRequirements.extra must have the name and the version of the token's EIP-712 domain";
             return Err(Rejection::new(reason::MISSING_EIP712_DOMAIN, detail).into());
         };
-        if !self.network.is(&request.accepted.network) {
-            let detail = format_args!("the network of the payment is not {}", self.network);
-            return Err(Rejection::new(reason::NETWORK_MISMATCH, detail).into());
-        }
-        let asset = address("paymentRequirements.asset", &requirements.asset)?;
-        let pay_to = address("paymentRequirements.payTo", &requirements.pay_to)?;
-        if let Some(accepted) = &request.accepted.requirements {
-            accepted.check(address, &asset, &pay_to, requirements.amount)?;
-        }
+        request.check_network(&self.network, reason::NETWORK_MISMATCH)?;
+        let Parties { asset, pay_to } = request.parties(address)?;
         let method = extra.asset_transfer_method.as_deref();
         if method.is_some_and(|method| method != EIP3009) {
             let detail = "extra.assetTransferMethod: only eip3009 is supported";
@@ -190,7 +175,8 @@ impl Scheme<Evm> for Exact {
                 "the signature is neither 65 bytes of ECDSA nor bytes that a contract could accept";
             return Err(Rejection::new(reason::SIGNATURE, detail).into());
         }
-        let objection = eip3009::objection(&authorization, pay_to, requirements.amount, now);
+        let objection =
+            eip3009::objection(&authorization, pay_to, request.requirements.amount, now);
         Ok(Box::new(Eip3009Payment::new(
             self.chain_id,
             &known.token,

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use quittance_core::json::{Object, where_readable};
+use quittance_core::kit::Parties;
 use quittance_core::{
     Amount, LaneId, Malformed, Network, Payment, PaymentId, PaymentInfo, PaymentRequest, Reason,
     Refusal, Rejection, Scheme, SignatureClaim, Timestamp, Version,
@@ -123,27 +124,14 @@ impl Scheme<Solana> for Exact {
         request: &PaymentRequest,
         now: Timestamp,
     ) -> Result<Box<dyn Payment<Solana>>, Refusal> {
-        let terms = &request.requirements;
-        if request.accepted.scheme != NAME {
-            let detail = "the payment is of another scheme than exact";
-            return Err(Rejection::new(reason::SCHEME, detail).into());
-        }
-        if !self.network.is(&request.accepted.network) {
-            let detail = format_args!("the payment is for another network than {}", self.network);
-            return Err(Rejection::new(reason::NETWORK_MISMATCH, detail).into());
-        }
-        let extra: Extra = terms
-            .extra
-            .as_ref()
-            .map(|extra| extra.read("paymentRequirements.extra"))
-            .transpose()?
-            .unwrap_or_default();
+        request.check_scheme(NAME, reason::SCHEME)?;
+        request.check_network(&self.network, reason::NETWORK_MISMATCH)?;
+        let extra: Extra = request.extra()?;
         let fee_payer = self.fee_payer(&extra)?;
-        let mint = address("paymentRequirements.asset", &terms.asset)?;
-        let pay_to = address("paymentRequirements.payTo", &terms.pay_to)?;
-        if let Some(accepted) = &request.accepted.requirements {
-            accepted.check(address, &mint, &pay_to, terms.amount)?;
-        }
+        let Parties {
+            asset: mint,
+            pay_to,
+        } = request.parties(address)?;
         let token = self.tokens.iter().find(|token| token.mint == mint);
         let token = token.ok_or_else(|| self.unsupported_asset())?;
         check_token_program(&extra, token)?;
@@ -160,7 +148,7 @@ impl Scheme<Solana> for Exact {
             token: token.clone(),
             pay_to,
             destination: token.account_of(&pay_to),
-            amount: terms.amount,
+            amount: request.requirements.amount,
         };
         let (path, objection) = self.path(&wire, &due, extra.memo.as_deref())?;
         Ok(Box::new(ExactPayment {

@@ -19,10 +19,10 @@ impl PaymentRequest {
     /// # Errors
     /// A rejection with `reason` otherwise.
     pub fn check_scheme(&self, name: &str, reason: Reason) -> Result<(), Rejection> {
-        if self.accepted.scheme == name && self.requirements.scheme == name {
+        if self.accepted.scheme == name {
             return Ok(());
         }
-        let detail = format_args!("the payment is of another scheme than {name}");
+        let detail = format_args!("the scheme of the payment is not {name}");
         Err(Rejection::new(reason, detail))
     }
 
@@ -34,7 +34,7 @@ impl PaymentRequest {
         if network.is(&self.accepted.network) {
             return Ok(());
         }
-        let detail = format_args!("the payment is for another network than {network}");
+        let detail = format_args!("the network of the payment is not {network}");
         Err(Rejection::new(reason, detail))
     }
 

@@ -112,21 +112,40 @@ async fn settled(engine: &Engine, request: &PaymentRequest) -> (bool, String, St
     )
 }
 
+/// The answer of an engine.
+type Answer = Result<SettleResponse, FacilitatorError>;
+
 /// Settles, and again while the outcome is not known or the engine is busy. Both answers ask the caller
 /// to retry with the same request.
-async fn decided(
+async fn decided(engine: &Engine, request: &PaymentRequest) -> Answer {
+    let is_pending = |answer: &Answer| answer.as_ref().is_ok_and(SettleResponse::is_pending);
+    settle_while(engine, request, |answer| {
+        is_pending(answer) || is_busy(answer)
+    })
+    .await
+}
+
+/// The answer of a chain on hold: sent, and not included. A busy machine may need several calls to send.
+async fn pending(engine: &Engine, request: &PaymentRequest) -> SettleResponse {
+    let answer = settle_while(engine, request, is_busy).await;
+    let response = answer.expect("an answer");
+    assert!(response.is_pending(), "{response:?}");
+    response
+}
+
+fn is_busy(answer: &Answer) -> bool {
+    matches!(answer, Err(FacilitatorError::Fault(fault)) if fault.kind == FaultKind::Busy)
+}
+
+async fn settle_while(
     engine: &Engine,
     request: &PaymentRequest,
-) -> Result<SettleResponse, FacilitatorError> {
+    retries: impl Fn(&Answer) -> bool,
+) -> Answer {
     const TIMES: usize = 10;
     let mut answer = engine.settle(request).await;
     for _ in 1..TIMES {
-        let retries = match &answer {
-            Ok(response) => response.is_pending(),
-            Err(FacilitatorError::Fault(fault)) => fault.kind == FaultKind::Busy,
-            Err(_) => false,
-        };
-        if !retries {
+        if !retries(&answer) {
             break;
         }
         answer = engine.settle(request).await;
@@ -324,8 +343,7 @@ pub async fn a_transfer_without_effect_is_no_success<F: SchemeFixture>() {
     let engine = fixture.engine().await;
     let request = fixture.request().await;
     fixture.hold().await;
-    let pending = engine.settle(&request).await.expect("an answer");
-    assert!(pending.is_pending(), "{pending:?}");
+    let pending = pending(&engine, &request).await;
     if !fixture.drain_payer().await {
         return;
     }
@@ -548,8 +566,7 @@ pub async fn a_payment_that_outlives_its_caller_is_pending<F: SchemeFixture>() {
     let engine = fixture.engine().await;
     let request = fixture.request().await;
     fixture.hold().await;
-    let pending = engine.settle(&request).await.expect("an answer");
-    assert!(pending.is_pending(), "{pending:?}");
+    let pending = pending(&engine, &request).await;
     // Its payer can still use it to get the answer.
     assert!(is_valid(&engine, &request).await);
     fixture.go_on().await;

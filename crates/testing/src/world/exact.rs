@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use quittance_core::kit::Parties;
 use quittance_core::{
     Amount, Check, Effect, Malformed, Network, Observed, Payment, PaymentInfo, PaymentRequest,
     Reason, Refusal, Rejection, Scheme, SignatureClaim, Timestamp,
@@ -65,28 +66,24 @@ impl SimulatedExact {
         request: &PaymentRequest,
         authorization: &Authorization,
     ) -> Result<(), Refusal> {
-        let (requirements, accepted) = (&request.requirements, &request.accepted);
-        if accepted.scheme != requirements.scheme || !self.network.is(&accepted.network) {
-            let detail = "the accepted scheme or network differs from the required";
-            return Err(Rejection::new(Reason::INVALID_PAYMENT_REQUIREMENTS, detail).into());
-        }
-        if requirements.asset != USD {
+        let requirements = &request.requirements;
+        request.check_scheme(self.name(), Reason::INVALID_PAYMENT_REQUIREMENTS)?;
+        request.check_network(&self.network, Reason::INVALID_PAYMENT_REQUIREMENTS)?;
+        // The asset is a name and the recipient an address, so both are compared as canonical text.
+        let canonical = |field: &str, text: &str| match field.ends_with("payTo") {
+            true => address(field, text).map(|address| address.to_string()),
+            false => Ok(text.to_owned()),
+        };
+        let Parties { asset, pay_to } = request.parties(canonical)?;
+        if asset != USD {
             let detail = format_args!("the only asset is {USD}");
             return Err(Rejection::new(Reason::UNSUPPORTED_ASSET, detail).into());
         }
-        let pay_to: Address = address("paymentRequirements.payTo", &requirements.pay_to)?;
-        if let Some(echo) = &accepted.requirements {
-            // The asset is a name and the recipient an address, so both are compared as canonical text.
-            let canonical = |field: &str, text: &str| match field.ends_with("payTo") {
-                true => address(field, text).map(|address| address.to_string()),
-                false => Ok(text.to_owned()),
-            };
-            let (asset, recipient) = (USD.to_owned(), pay_to.to_string());
-            echo.check(canonical, &asset, &recipient, requirements.amount)?;
-            if echo.max_timeout_secs != requirements.max_timeout_secs {
-                let detail = "the accepted maxTimeoutSeconds differs from the required";
-                return Err(Rejection::new(Reason::INVALID_PAYMENT_REQUIREMENTS, detail).into());
-            }
+        let pay_to: Address = address("paymentRequirements.payTo", &pay_to)?;
+        let accepted = request.accepted.requirements.as_ref();
+        if accepted.is_some_and(|terms| terms.max_timeout_secs != requirements.max_timeout_secs) {
+            let detail = "the accepted maxTimeoutSeconds differs from the required";
+            return Err(Rejection::new(Reason::INVALID_PAYMENT_REQUIREMENTS, detail).into());
         }
         let differs = |reason, what: &str| {
             let detail = format!("the authorization's {what} is not the required one");
