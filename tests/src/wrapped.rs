@@ -1,5 +1,7 @@
 //! An EVM chain with some of its methods changed, and the scheme `exact` on it.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use quittance_core::{
     Amount, Chain, Check, Effect, Fault, Finality, Found, Health, LaneId, Network, Observed,
@@ -15,6 +17,7 @@ pub trait LikeEvm:
         Answer = <Evm as Chain>::Answer,
         Action = <Evm as Chain>::Action,
         Evidence = <Evm as Chain>::Evidence,
+        Search = <Evm as Chain>::Search,
     >
 {
 }
@@ -25,6 +28,7 @@ impl<C> LikeEvm for C where
             Answer = <Evm as Chain>::Answer,
             Action = <Evm as Chain>::Action,
             Evidence = <Evm as Chain>::Evidence,
+            Search = <Evm as Chain>::Search,
         >
 {
 }
@@ -80,6 +84,30 @@ impl<C: LikeEvm> Payment<C> for WrappedPayment {
 
     fn action(&self, amount: Amount, observed: &Observed<'_, C>) -> Result<C::Action, Rejection> {
         self.0.action(amount, &on_evm(observed))
+    }
+
+    fn depends_on_time(&self, rejection: &Rejection) -> bool {
+        self.0.depends_on_time(rejection)
+    }
+
+    fn payer(&self, observed: &Observed<'_, C>) -> Option<String> {
+        self.0.payer(&on_evm(observed))
+    }
+
+    fn lane(&self) -> Option<&LaneId> {
+        self.0.lane()
+    }
+
+    fn sender(&self, observed: &Observed<'_, C>) -> Option<LaneId> {
+        self.0.sender(&on_evm(observed))
+    }
+
+    fn balance(&self, observed: &Observed<'_, C>) -> Option<Amount> {
+        self.0.balance(&on_evm(observed))
+    }
+
+    fn used_by(&self, rejection: &Rejection) -> Option<C::Search> {
+        self.0.used_by(rejection)
     }
 
     fn effect(&self, amount: Amount, evidence: &C::Evidence) -> Effect {
@@ -162,6 +190,14 @@ impl<T: Changes> Chain for Changed<T> {
 
     fn finality(&self) -> Finality {
         self.0.evm().finality()
+    }
+
+    fn inclusion_time(&self) -> Duration {
+        self.0.evm().inclusion_time()
+    }
+
+    fn clock_fault(&self) -> Option<Fault> {
+        self.0.evm().clock_fault()
     }
 
     fn in_flight_max(&self) -> usize {

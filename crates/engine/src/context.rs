@@ -4,8 +4,10 @@
 
 use std::sync::Arc;
 
-use quittance_core::{Chain, Fault, LaneId, Payment, Reason, Rejection, Timestamp, TransactionId};
-use quittance_journal::{Outcome, Settlement};
+use quittance_core::{
+    Chain, Fault, LaneId, Payment, PaymentId, Reason, Rejection, Timestamp, TransactionId,
+};
+use quittance_journal::{JournalError, Outcome, Settlement};
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
@@ -65,6 +67,19 @@ impl<C: Chain> Context<C> {
                 () = task => {}
             }
         });
+    }
+
+    /// Loads a settlement. `None` if there is none, or if its row cannot be read: an unreadable row is
+    /// reported, and keeps no other one waiting.
+    pub(crate) async fn load(&self, id: PaymentId) -> Result<Option<Settlement>, Fault> {
+        match self.writer.journal.settlement(&id).await {
+            Ok(found) => Ok(found),
+            Err(error @ JournalError::Unreadable { .. }) => {
+                self.health.skip_unreadable(id, &error.to_string());
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Reports an event to the subscribers.

@@ -198,6 +198,8 @@ impl EngineBuilder {
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
+        // A start that fails, or is cancelled, stops the tasks of the rails.
+        let stop = services.stopping.clone().drop_guard();
         let rails: Vec<_> = self
             .rails
             .into_iter()
@@ -208,7 +210,6 @@ impl EngineBuilder {
             .iter()
             .find(|rail| !networks.insert(rail.network().id()))
         {
-            services.stopping.cancel();
             let what = format_args!(
                 "the network {} was added twice: remove one",
                 twice.network()
@@ -232,7 +233,7 @@ impl EngineBuilder {
             journal,
             events,
             lost_answers,
-            _stop: Arc::new(stopping.clone().drop_guard()),
+            _stop: Arc::new(stop),
             stopping,
             tasks,
         })

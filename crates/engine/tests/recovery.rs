@@ -155,10 +155,7 @@ async fn a_reorganised_payment_without_money_is_lost() {
     setting.world.includes_at_once(true);
     until("the payment is lost", || async {
         let state = settlement(&setting, &engine, &request).await.state;
-        !matches!(
-            state,
-            State::Open | State::Concluded(Outcome::Settled { .. })
-        )
+        matches!(state, State::Concluded(Outcome::Lost { .. }))
     })
     .await;
     assert_eq!(setting.received(), Amount::ZERO);

@@ -156,8 +156,9 @@ impl Settlement {
 }
 
 /// Whether the current attempt has ended.
+///
+/// Callers match every state: a new one must not be handled by a default.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum State {
     /// In progress.
     Open,
@@ -170,17 +171,15 @@ impl State {
     pub fn kind(&self) -> StateKind {
         match self {
             Self::Open => StateKind::Open,
-            Self::Concluded(Outcome::Settled { .. }) => StateKind::Settled,
-            Self::Concluded(Outcome::Failed { .. }) => StateKind::Failed,
-            Self::Concluded(Outcome::Released { .. }) => StateKind::Released,
-            Self::Concluded(Outcome::Lost { .. }) => StateKind::Lost,
+            Self::Concluded(outcome) => outcome.kind(),
         }
     }
 }
 
 /// How an attempt ended.
+///
+/// Callers match every outcome: a new one must not be handled by a default.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Outcome {
     /// The money was transferred.
     Settled {
@@ -214,6 +213,18 @@ pub enum Outcome {
         /// The fault that prevented sending, with its advice on when to retry.
         fault: Fault,
     },
+}
+
+impl Outcome {
+    /// The outcome without its data.
+    pub fn kind(&self) -> StateKind {
+        match self {
+            Self::Settled { .. } => StateKind::Settled,
+            Self::Failed { .. } => StateKind::Failed,
+            Self::Released { .. } => StateKind::Released,
+            Self::Lost { .. } => StateKind::Lost,
+        }
+    }
 }
 
 /// A state without its data, for filters.

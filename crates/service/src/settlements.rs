@@ -74,7 +74,6 @@ pub(crate) struct SettlementBody {
 /// again. `settled`: the money was transferred. `failed`: it was not; the reason says why.
 /// `released`: the facilitator sent nothing, for a reason of its own. `lost`: success was reported,
 /// the chain removed the payment, and it cannot be settled again; the reason says why.
-/// `unknown`: a newer version wrote a state that this one does not know.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = SettlementState)]
@@ -84,7 +83,6 @@ enum StateName {
     Failed,
     Released,
     Lost,
-    Unknown,
 }
 
 /// The settlements of a transaction.
@@ -113,7 +111,6 @@ impl From<Settlement> for SettlementBody {
             State::Concluded(Outcome::Released { .. }) => {
                 (StateName::Released, None, Some(RELEASED.to_owned()))
             }
-            _ => (StateName::Unknown, None, None),
         };
         let transactions = settlement.transactions.iter();
         let transactions = transactions.map(|(_, sent)| sent.id.to_string()).collect();

@@ -20,10 +20,6 @@ use super::lost_answers::SuccessReport;
 use super::{Permit, Rail};
 use crate::in_flight::Progress;
 
-/// The detail of a fault about an outcome that this version does not know.
-const UNKNOWN_OUTCOME: &str =
-    "the journal has an outcome that this version does not know: use a newer version";
-
 impl<C: Chain> Rail<C> {
     /// The answer to /settle.
     ///
@@ -144,8 +140,6 @@ impl<C: Chain> Rail<C> {
                 Ok(failed(reason, &detail, named))
             }
             Outcome::Released { fault } => Err(fault.into()),
-            // No outcome of a newer journal is reported as success.
-            _ => Err(Fault::new(FaultKind::Internal, UNKNOWN_OUTCOME).into()),
         }
     }
 

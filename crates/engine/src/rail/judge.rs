@@ -3,7 +3,7 @@
 use quittance_core::{
     Chain, Fault, PaymentId, PaymentInfo, PaymentRequest, Rejection, TransactionId,
 };
-use quittance_journal::{Outcome, Settlement, State};
+use quittance_journal::{Settlement, StateKind};
 
 use super::Rail;
 use super::decoded::{Decoded, Verified, VerifyError};
@@ -45,7 +45,7 @@ impl<C: Chain> Rail<C> {
         let Some(settlement) = journal.settlement(&info.id).await? else {
             return Ok(Prior::Free(None));
         };
-        let is_settled = matches!(settlement.state, State::Concluded(Outcome::Settled { .. }));
+        let is_settled = settlement.state.kind() == StateKind::Settled;
         // Success was reported, and the answer did not reach its caller.
         let is_lost = is_settled && self.lost_answers.contains(&info.id);
         if is_lost && is_same(request, &settlement) {

@@ -45,8 +45,6 @@ impl Prior {
             State::Concluded(Outcome::Settled { .. }) => {
                 "this authorization has settled, and success was reported for it"
             }
-            // A newer journal may have more states. None of them may be claimed again.
-            _ => "the journal has this authorization in a state that this version does not know",
         };
         let duplicate = Rejection::new(Reason::DUPLICATE_SETTLEMENT, detail);
         Self::Over(duplicate, Box::new(settlement))

@@ -7,7 +7,7 @@ use std::time::Duration;
 use quittance_core::{
     Chain, Fault, FaultKind, LaneId, PaymentId, Reason, Rejection, TransactionId,
 };
-use quittance_journal::{JournalError, Settlement, State};
+use quittance_journal::{Settlement, State};
 use tokio::time::Instant;
 use tracing::{debug, info};
 
@@ -97,14 +97,8 @@ impl<C: Chain> Rail<C> {
 
     /// An open settlement from the journal. `None` if it has ended, or cannot be read.
     async fn load_open(&self, id: PaymentId) -> Result<Option<Settlement>, Fault> {
-        match self.context.writer.journal.settlement(&id).await {
-            Ok(found) => Ok(found.filter(|settlement| settlement.state == State::Open)),
-            Err(error @ JournalError::Unreadable { .. }) => {
-                self.context.health.skip_unreadable(id, &error.to_string());
-                Ok(None)
-            }
-            Err(error) => Err(error.into()),
-        }
+        let found = self.context.load(id).await?;
+        Ok(found.filter(|settlement| settlement.state == State::Open))
     }
 
     /// Brings a job to its end that no lane has. Finds out what its transactions have done, watches

@@ -13,7 +13,7 @@ use std::time::Duration;
 use quittance_core::{
     Chain, Effect, Fault, LaneId, Payment, PaymentId, Status, TransactionId, Watched,
 };
-use quittance_journal::{JournalError, Outcome, Settlement, State};
+use quittance_journal::{Settlement, StateKind};
 use tokio::time::Instant;
 use tracing::{error, warn};
 
@@ -168,19 +168,10 @@ impl SettledPayments {
 async fn load<C: Chain>(context: &Context<C>, ids: &[PaymentId]) -> Result<Vec<Settlement>, Fault> {
     let mut settled = Vec::new();
     for id in ids {
-        match context.writer.journal.settlement(id).await {
-            Ok(found) => settled.extend(found.filter(has_settled)),
-            Err(error @ JournalError::Unreadable { .. }) => {
-                context.health.skip_unreadable(*id, &error.to_string());
-            }
-            Err(error) => return Err(error.into()),
-        }
+        let found = context.load(*id).await?;
+        settled.extend(found.filter(|settlement| settlement.state.kind() == StateKind::Settled));
     }
     Ok(settled)
-}
-
-fn has_settled(settlement: &Settlement) -> bool {
-    matches!(settlement.state, State::Concluded(Outcome::Settled { .. }))
 }
 
 /// Every sequence number that a transaction of these settlements was signed for, once.

@@ -56,7 +56,7 @@ impl<'a> OutcomeColumns<'a> {
                 ..Self::default()
             },
         };
-        let state = State::Concluded(outcome.clone()).kind().as_str();
+        let state = outcome.kind().as_str();
         Self { state, ..columns }
     }
 }
@@ -172,7 +172,8 @@ pub(super) fn integer(value: u64) -> i64 {
 
 /// A wait in whole seconds, rounded up: a caller must not return too early.
 fn whole_seconds(wait: Duration) -> i64 {
-    integer(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
+    let rounded_up = u64::from(wait.subsec_nanos() > 0);
+    integer(wait.as_secs().saturating_add(rounded_up))
 }
 
 fn time(seconds: i64) -> Result<Timestamp, sqlx::Error> {
