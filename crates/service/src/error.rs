@@ -207,7 +207,10 @@ impl ErrorResponse {
     pub(crate) fn for_payment(error: FacilitatorError, endpoint: Endpoint) -> Self {
         match error {
             FacilitatorError::Malformed(malformed) => Self::malformed(&malformed, endpoint),
-            FacilitatorError::Fault(fault) => fault.into(),
+            FacilitatorError::Fault(fault) => {
+                warn!(%fault, "no verdict");
+                fault.into()
+            }
         }
     }
 }
@@ -219,15 +222,17 @@ impl From<FacilitatorError> for ErrorResponse {
             FacilitatorError::Malformed(malformed) => {
                 Self::bad_request(&malformed.field, malformed.problem.clone())
             }
-            FacilitatorError::Fault(fault) => fault.into(),
+            FacilitatorError::Fault(fault) => {
+                warn!(%fault, "no answer");
+                fault.into()
+            }
         }
     }
 }
 
 impl From<Fault> for ErrorResponse {
-    /// 503. The log has the whole fault; callers get its kind and when to retry.
+    /// 503. Callers get the fault's kind and when to retry. Its detail is for the log.
     fn from(fault: Fault) -> Self {
-        warn!(%fault, "no verdict");
         let message = "there is no verdict; sending the same request again is safe";
         let code = fault.kind.code();
         let mut response = Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message);
