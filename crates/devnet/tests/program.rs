@@ -113,6 +113,11 @@ async fn the_printed_configuration_works() {
         assert_eq!(report.networks.len(), networks, "{report:?}");
         let mut settle = report.networks.iter().map(|network| network.can_settle);
         assert!(settle.all(|can_settle| can_settle), "{report:?}");
+        let mut healths = report.networks.iter().map(|network| &network.health);
+        assert!(
+            healths.all(|health| health.problems.is_empty()),
+            "{report:?}"
+        );
         if let Some(node) = exported(&printed, "QUITTANCE_SOLANA_RPC") {
             assert!(text.contains(&node), "{text}");
         }

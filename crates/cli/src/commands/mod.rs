@@ -17,7 +17,7 @@ use crate::config::{ConfigError, Log, LogFormat};
 use crate::families::Families;
 
 /// The command line.
-#[derive(Debug, Parser)]
+#[derive(Parser)]
 #[command(
     name = "quittance",
     version,
@@ -28,7 +28,7 @@ struct CommandLine {
     command: Command,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand)]
 enum Command {
     /// Run the facilitator.
     Serve(serve::Serve),

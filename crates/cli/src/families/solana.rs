@@ -121,7 +121,7 @@ const PUBLIC_NODES: [(&str, &str); 3] = [
 ];
 
 /// The options of `quittance pay` for Solana.
-#[derive(Debug, clap::Args)]
+#[derive(clap::Args)]
 #[command(next_help_heading = "Solana")]
 pub struct SolanaPayerArgs {
     /// The environment variable that holds the payer's keypair; by default

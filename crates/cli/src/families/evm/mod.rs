@@ -99,7 +99,7 @@ const PUBLIC_NODES: [(&str, &str); 2] = [
 ];
 
 /// The options of `quittance pay` for EVM chains.
-#[derive(Debug, clap::Args)]
+#[derive(clap::Args)]
 #[command(next_help_heading = "EVM chains")]
 pub struct EvmPayerArgs {
     /// The environment variable that holds the payer's private key; by default
@@ -164,12 +164,18 @@ impl Family for EvmFamily {
     }
 }
 
+/// Parses a private key. `field` names it in the error.
+fn private_key(
+    field: impl Into<String>,
+    key: &SecretString,
+) -> Result<PrivateKeySigner, ConfigError> {
+    // The parser's error may quote the key.
+    let unreadable = |_| ConfigError::value(field, "not a private key in hexadecimal");
+    key.expose_secret().parse().map_err(unreadable)
+}
+
 fn payer(key: &SecretString, nodes: &[(Network, Url)]) -> Result<ExactPayer, PayError> {
-    let signer: PrivateKeySigner = key.expose_secret().parse().map_err(|_| {
-        // The parser's error may quote the key.
-        ConfigError::value("the payer's key", "not a private key in hexadecimal")
-    })?;
-    let mut payer = ExactPayer::new(signer);
+    let mut payer = ExactPayer::new(private_key("the payer's key", key)?);
     for (name, url) in PUBLIC_NODES {
         let network = known::network(name).expect("a constant names a known network");
         let url = url.parse().expect("a constant is a URL");
@@ -251,12 +257,7 @@ fn signers(entry: &NetworkEntry<'_, EvmEntry>, findings: &mut Findings) -> Optio
     let signer = |(at, secret): (usize, &Secret)| {
         let field = format!("{}.signers[{at}]", entry.path);
         let key = secret.read(&field)?;
-        // The parser's error may quote the key.
-        let signer: PrivateKeySigner = key
-            .expose_secret()
-            .parse()
-            .map_err(|_| ConfigError::value(field, "not a private key in hexadecimal"))?;
-        Ok(Arc::new(signer) as Signer)
+        Ok(Arc::new(private_key(field, &key)?) as Signer)
     };
     findings.take_all(entry.own.signers.iter().enumerate().map(signer))
 }
