@@ -1,5 +1,5 @@
-//! A facilitator for two chains. Start both with `quittance-devnet`, and in another shell export what it prints for `SIGNER` and
-//! `FEE_PAYER`; then `cargo run --example facilitator`.
+//! A facilitator for two chains. Start both chains with `quittance-devnet all`. In another shell, export the `SIGNER` and the
+//! `FEE_PAYER` that it prints, and run `cargo run --example facilitator`.
 
 use std::env::var;
 use std::sync::Arc;

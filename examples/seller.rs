@@ -1,5 +1,5 @@
-//! A paid API, for whoever has USDC on either chain. It wants a facilitator at port 4020: `quittance serve` with what `quittance
-//! devnet` says to write, or the example beside this one. Then `cargo run --example seller`.
+//! A paid API, sold for USDC on two chains. It needs a facilitator at port 4020: `quittance serve` with the configuration that
+//! `quittance-devnet all` prints, or the example `facilitator`. Then `cargo run --example seller`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
