@@ -27,13 +27,29 @@ pub enum StateError {
         /// The file.
         path: PathBuf,
     },
-    /// The file is neither a database of a buyer nor JSON of an older version.
-    #[error("{} is not a file of open payments: {source}", path.display())]
+    /// The file is missing, and SQLite's log of it is there. The log may have the only copy of a payment.
+    #[error("{} is missing, and its log {} is there: restore the file, or remove the log", path.display(), log.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// Its log.
+        log: PathBuf,
+    },
+    /// The file has more than one name (hard links), and SQLite's log would belong to one of them only.
+    #[error("{} has hard links: remove the other names, or use another file", path.display())]
+    HardLink {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is neither a database of a buyer nor JSON of an older version. The text is not repeated: it may be a key.
+    #[error("{} is not a file of open payments (line {line}, column {column})", path.display())]
     Json {
         /// The file.
         path: PathBuf,
-        /// Why it is not JSON of an older version.
-        source: serde_json::Error,
+        /// The line at which it stops being JSON of an older version, from 1.
+        line: usize,
+        /// The column.
+        column: usize,
     },
     /// The file is a database of another program.
     #[error("{} is a database of another program: use another file", path.display())]

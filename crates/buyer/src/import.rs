@@ -52,9 +52,10 @@ pub(crate) fn parse(
     path: &Path,
     text: &[u8],
 ) -> Result<Vec<(PurchaseKey, SignedPayment)>, StateError> {
-    let file: File = serde_json::from_slice(text).map_err(|source| StateError::Json {
+    let file: File = serde_json::from_slice(text).map_err(|error| StateError::Json {
         path: path.to_owned(),
-        source,
+        line: error.line(),
+        column: error.column(),
     })?;
     if !(1..=JSON_VERSION).contains(&file.version) {
         return Err(StateError::Version {

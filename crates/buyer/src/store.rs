@@ -1,19 +1,22 @@
 //! Open payments in an SQLite database, so that they survive the buyer's process.
 //!
 //! SQLite is used through `rusqlite`, which is synchronous: a buyer is built in synchronous code, and each write runs on a thread
-//! for blocking work. The write-ahead log is synced at every commit, so a commit costs one sync. Changes that wait for the
-//! disk at the same time share one commit.
+//! for blocking work. Changes that wait for the disk at the same time share one commit.
+//!
+//! Every commit is in the one file, as it was in the JSON file of earlier versions: a copy or a restored backup of it is
+//! complete, and a log beside it that is deleted takes no payment along. That is why the database has a rollback journal
+//! and not a write-ahead log, although a commit then costs two syncs or three instead of one.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quittance_core::{Timestamp, Version};
-use rusqlite::{Connection, Row, named_params, params};
-use tracing::info;
+use rusqlite::{Connection, Row, ffi, named_params, params};
+use tracing::{info, warn};
 
 use crate::error::StateError;
 use crate::import;
@@ -81,8 +84,10 @@ impl Store {
             TryLockError::WouldBlock => StateError::InUse { path: path.clone() },
         })?;
         prepare(&path)?;
-        let connection = connect(&path).map_err(|error| database_error(&path, error))?;
+        make_private(&path)?;
+        let connection = open_locked(&path).map_err(|error| database_error(&path, error))?;
         check(&path, &connection)?;
+        commit_to_one_file(&connection).map_err(|error| database_error(&path, error))?;
         let payments = load(&path, &connection)?;
         let store = Self {
             file: file_id(&path).map_err(|source| io_error(&path, source))?,
@@ -112,18 +117,17 @@ impl Store {
         if database.written >= change {
             return Ok(());
         }
+        // Taken from the queue only once they are on the disk: a failed or interrupted write loses none.
         let (last, changes) = {
-            let mut queue = unpoisoned(&self.queue);
-            (queue.last, std::mem::take(&mut queue.changes))
+            let queue = unpoisoned(&self.queue);
+            (queue.last, queue.changes.clone())
         };
-        if let Err(error) = self.write(&mut database.connection, &changes) {
-            let mut queue = unpoisoned(&self.queue);
-            for (id, payment) in changes {
-                // A change that was queued meanwhile is newer.
-                queue.changes.entry(id).or_insert(payment);
-            }
-            return Err(error);
-        }
+        self.write(&mut database.connection, &changes)?;
+        // A change that was queued meanwhile is newer, and stays.
+        let mut queue = unpoisoned(&self.queue);
+        queue
+            .changes
+            .retain(|id, payment| changes.get(id) != Some(payment));
         database.written = last;
         Ok(())
     }
@@ -140,6 +144,16 @@ impl Store {
     }
 }
 
+impl Drop for Store {
+    /// Writes what a stopped task or a full disk left in the queue.
+    fn drop(&mut self) {
+        let last = unpoisoned(&self.queue).last;
+        if let Err(error) = self.write_until(last) {
+            warn!(%error, "the last changes to open payments were not stored");
+        }
+    }
+}
+
 /// The lock's content is valid after a panic: each critical section makes one change, or SQLite rolls it back.
 fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -148,9 +162,9 @@ fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Makes sure that there is a database at `path`.
 fn prepare(path: &Path) -> Result<(), StateError> {
     let error = |source| io_error(path, source);
-    let text = match fs::read(path) {
-        Ok(content) if content.starts_with(SQLITE_MAGIC) => return Ok(()),
-        Ok(text) => text,
+    let text = match starts_with_magic(path) {
+        Ok(true) => return Ok(()),
+        Ok(false) => fs::read(path).map_err(error)?,
         Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
             return create(path, &[]);
         }
@@ -164,6 +178,13 @@ fn prepare(path: &Path) -> Result<(), StateError> {
     Ok(())
 }
 
+fn starts_with_magic(path: &Path) -> io::Result<bool> {
+    let mut start = Vec::new();
+    let length = SQLITE_MAGIC.len() as u64;
+    File::open(path)?.take(length).read_to_end(&mut start)?;
+    Ok(start == SQLITE_MAGIC)
+}
+
 /// Writes a copy of the JSON file beside it. An earlier copy with another content is not overwritten.
 fn keep_beside(path: &Path, text: &[u8]) -> io::Result<PathBuf> {
     for number in 0.. {
@@ -173,9 +194,12 @@ fn keep_beside(path: &Path, text: &[u8]) -> io::Result<PathBuf> {
         };
         match private().create_new(true).open(&kept) {
             Ok(mut file) => {
-                file.write_all(text)?;
-                file.sync_all()?;
-                return Ok(kept);
+                let written = file.write_all(text).and_then(|()| file.sync_all());
+                // Otherwise each attempt on a full disk would leave one more.
+                return match written {
+                    Ok(()) => Ok(kept),
+                    Err(failed) => fs::remove_file(&kept).and(Err(failed)),
+                };
             }
             // Left by an import that a crash interrupted.
             Err(exists) if exists.kind() == io::ErrorKind::AlreadyExists => {
@@ -194,8 +218,16 @@ fn keep_beside(path: &Path, text: &[u8]) -> io::Result<PathBuf> {
 fn create(path: &Path, payments: &[(PurchaseKey, SignedPayment)]) -> Result<(), StateError> {
     let new = with_suffix(path, ".new");
     let error = |source| io_error(path, source);
-    // A crash can leave these behind. SQLite would apply the log of a deleted database to the new one.
-    for suffix in [".new", ".new-journal", "-wal", "-shm"] {
+    // SQLite would apply the log of a missing database to the new one, and the log may have the only copy of a payment.
+    for suffix in ["-wal", "-journal"] {
+        let log = with_suffix(path, suffix);
+        if fs::metadata(&log).is_ok_and(|log| log.len() > 0) {
+            let path = path.to_owned();
+            return Err(StateError::Missing { path, log });
+        }
+    }
+    // A crash can leave these behind.
+    for suffix in [".new", ".new-journal", "-wal", "-shm", "-journal"] {
         match fs::remove_file(with_suffix(path, suffix)) {
             Err(failed) if failed.kind() != io::ErrorKind::NotFound => return Err(error(failed)),
             _ => {}
@@ -222,13 +254,48 @@ fn fill(new: &Path, payments: &[(PurchaseKey, SignedPayment)]) -> rusqlite::Resu
     connection.close().map_err(|(_, error)| error)
 }
 
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
+/// Makes the file readable for its owner only, and checks that it has one name: each name of a file has a log of its own.
+fn make_private(path: &Path) -> Result<(), StateError> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        let error = |source| io_error(path, source);
+        let metadata = fs::metadata(path).map_err(error)?;
+        if metadata.nlink() > 1 {
+            let path = path.to_owned();
+            return Err(StateError::HardLink { path });
+        }
+        if metadata.permissions().mode() & 0o077 != 0 {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(error)?;
+        }
+    }
+    Ok(())
+}
+
+/// Opens the database, and changes nothing. Its lock excludes every other process, whatever name the file has there.
+fn open_locked(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "trusted_schema", false)?;
+    connection.pragma_update_and_check(None, "locking_mode", "EXCLUSIVE", |_| Ok(()))?;
     Ok(connection)
+}
+
+/// Makes every commit durable, and in the database's own file.
+fn commit_to_one_file(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    // Without it, macOS leaves what was synced in the disk's cache.
+    connection.pragma_update(None, "fullfsync", true)?;
+    let mode = connection.pragma_update_and_check(None, "journal_mode", "TRUNCATE", |row| {
+        row.get::<_, String>(0)
+    })?;
+    match mode.as_str() {
+        "truncate" => Ok(()),
+        _ => Err(rusqlite::Error::SqliteFailure(
+            ffi::Error::new(ffi::SQLITE_CANTOPEN),
+            Some(format!("the journal mode is {mode}, not truncate")),
+        )),
+    }
 }
 
 /// Checks that the database is one of this library, of a version that it reads.

@@ -304,6 +304,8 @@ impl Buyer {
         match &guard.payment.form {
             SignedForm::Header(_) => self.present(request, selection, guard, deadline).await,
             SignedForm::Payload(_) => {
+                // The chain may have named its transaction.
+                guard.save().await;
                 let reason = "it expired too long ago to be presented".to_owned();
                 Err(unresolved(&guard, reason))
             }

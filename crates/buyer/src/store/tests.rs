@@ -264,18 +264,109 @@ fn a_deleted_or_replaced_file_is_an_error() {
     ));
 }
 
-/// The log of a deleted database was about to be applied to the new one.
+/// The log of a deleted database was about to be applied to the new one. It can also have the only copy of a payment, if
+/// the database was moved away.
 #[test]
-fn the_log_of_a_deleted_database_is_not_used() {
+fn the_log_of_a_missing_database_is_not_used_and_not_lost() {
+    for suffix in ["-wal", "-journal"] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("purchases.json");
+        let log = with_suffix(&path, suffix);
+        fs::write(&log, "a payment").unwrap();
+        let error = Store::open(&path).unwrap_err();
+        assert!(matches!(error, StateError::Missing { .. }), "{error:?}");
+        assert_eq!(fs::read(&log).unwrap(), b"a payment");
+        fs::write(&log, "").unwrap();
+        assert!(Store::open(&path).unwrap().1.is_empty());
+    }
+}
+
+/// A payment was in the write-ahead log only, so a copied or restored file lacked it and it was signed again.
+#[test]
+fn a_written_payment_is_in_the_one_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("purchases.json");
     let (store, _) = Store::open(&path).unwrap();
     write(&store, &payment("a")).unwrap();
-    let log = fs::read(with_suffix(&path, "-wal")).unwrap();
+    let copy = folder.path().join("copy.json");
+    fs::copy(&path, &copy).unwrap();
+    assert_eq!(Store::open(&copy).unwrap().1, [(KEY, payment("a"))]);
     drop(store);
-    fs::remove_file(&path).unwrap();
-    fs::write(with_suffix(&path, "-wal"), log).unwrap();
-    assert!(Store::open(&path).unwrap().1.is_empty());
+}
+
+/// Each name of a file has a lock and a log of its own.
+#[cfg(unix)]
+#[test]
+fn a_file_with_two_names_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("purchases.json");
+    drop(Store::open(&path).unwrap());
+    fs::hard_link(&path, folder.path().join("other.json")).unwrap();
+    let error = Store::open(&path).unwrap_err();
+    assert!(matches!(error, StateError::HardLink { .. }), "{error:?}");
+}
+
+/// A process that finds no lock file still meets the lock of the database.
+#[test]
+fn a_deleted_lock_file_lets_no_second_buyer_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("purchases.json");
+    let (store, _) = Store::open(&path).unwrap();
+    write(&store, &payment("a")).unwrap();
+    fs::remove_file(with_suffix(&path, ".lock")).unwrap();
+    let error = Store::open(&path).unwrap_err();
+    assert!(matches!(error, StateError::Database { .. }), "{error:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_restored_file_is_private_again() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("purchases.json");
+    drop(Store::open(&path).unwrap());
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    drop(Store::open(&path).unwrap());
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+/// A runtime that shuts down drops the tasks that have not begun.
+#[test]
+fn a_queued_change_is_written_at_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("purchases.json");
+    let (store, _) = Store::open(&path).unwrap();
+    let id = (KEY, "a".to_owned());
+    store.queue(Changes::from([(id, Some(payment("a")))]));
+    drop(store);
+    assert_eq!(Store::open(&path).unwrap().1, [(KEY, payment("a"))]);
+}
+
+/// The database of another program was converted before it was refused.
+#[test]
+fn the_database_of_another_program_stays_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("other.db");
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("CREATE TABLE t (x)").unwrap();
+    other.close().unwrap();
+    let before = fs::read(&path).unwrap();
+    assert!(Store::open(&path).is_err());
+    assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+/// A file that holds a key instead of payments was quoted in the error.
+#[test]
+fn an_unreadable_file_is_not_quoted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("purchases.json");
+    fs::write(&path, "\"hunter2\"").unwrap();
+    let error = Store::open(&path).unwrap_err();
+    assert!(
+        !format!("{error} {error:?}").contains("hunter2"),
+        "{error:?}"
+    );
 }
 
 fn any_payment() -> impl Strategy<Value = (PurchaseKey, SignedPayment)> {
