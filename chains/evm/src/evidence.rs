@@ -1,7 +1,5 @@
 //! What the chain says that a transaction did.
 
-use alloy::consensus::Eip658Value;
-use alloy::network::AnyTransactionReceipt;
 use alloy::primitives::{Address, Log};
 
 /// The outcome of an included transaction.
@@ -18,18 +16,6 @@ impl Evidence {
     /// The outcome of a transaction with these logs.
     pub fn new(succeeded: bool, logs: Vec<Log>) -> Self {
         Self { succeeded, logs }
-    }
-
-    /// The outcome by a receipt; `None` if the receipt has no status (EIP-658).
-    pub fn from_receipt(receipt: AnyTransactionReceipt) -> Option<Self> {
-        let receipt = receipt.0.inner.inner.inner.receipt;
-        let Eip658Value::Eip658(succeeded) = receipt.status else {
-            return None;
-        };
-        Some(Self {
-            succeeded,
-            logs: receipt.logs.into_iter().map(|log| log.inner).collect(),
-        })
     }
 
     /// The logs of one contract, in order.

@@ -5,11 +5,11 @@ use std::time::Duration;
 use alloy::eips::BlockNumberOrTag;
 use alloy::primitives::{U64, U128};
 use alloy::rpc::client::Waiter;
-use alloy::rpc::types::FeeHistory;
 use quittance_cached::{Cached, Lifetimes};
 use quittance_core::{Fault, FaultKind};
 use quittance_nodes::unavailable;
 
+use super::results::FeeHistory;
 use super::rpc::Rpc;
 
 /// The price of gas, in wei.
@@ -165,12 +165,12 @@ async fn fetch(rpc: &Rpc, tip_max: u128) -> Result<Fees, Fault> {
 /// Twice the next block's base fee, and the bounded median of the included tips. `None` on a chain
 /// without a base fee.
 fn dynamic_fees(history: &FeeHistory, suggested: Option<u128>, tip_max: u128) -> Option<Fees> {
-    let base = *history.base_fee_per_gas.last()?;
+    let base: u128 = history.base_fee_per_gas.last()?.to();
     if base == 0 {
         return None;
     }
-    let blocks = history.reward.iter().flatten();
-    let mut tips: Vec<u128> = blocks.filter_map(|tips| tips.first()).copied().collect();
+    let first = history.reward.iter().filter_map(|tips| tips.first());
+    let mut tips: Vec<u128> = first.map(|tip| tip.to()).collect();
     tips.sort_unstable();
     let median = tips.get(tips.len() / 2).copied().unwrap_or_default();
     let tip = bounded_tip(median, suggested, tip_max);
@@ -190,9 +190,8 @@ mod tests {
 
     fn history(base_fee_per_gas: Vec<u128>, tips: Vec<u128>) -> FeeHistory {
         FeeHistory {
-            base_fee_per_gas,
-            reward: Some(tips.into_iter().map(|tip| vec![tip]).collect()),
-            ..FeeHistory::default()
+            base_fee_per_gas: base_fee_per_gas.into_iter().map(U128::from).collect(),
+            reward: tips.into_iter().map(|tip| vec![U128::from(tip)]).collect(),
         }
     }
 

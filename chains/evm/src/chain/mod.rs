@@ -8,6 +8,7 @@ mod fees;
 mod health;
 mod probe;
 mod read;
+pub(crate) mod results;
 pub(crate) mod rpc;
 mod second;
 mod signers;

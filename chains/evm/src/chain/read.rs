@@ -4,9 +4,10 @@ use alloy::eips::BlockId;
 use alloy::network::AnyNetwork;
 use alloy::primitives::{Bytes, U256};
 use alloy::providers::{EthCall, Provider};
+use alloy::rpc::client::Waiter;
+use alloy::rpc::types::state::StateOverride;
 use alloy::rpc::types::{BlockOverrides, TransactionRequest};
 use alloy::serde::WithOtherFields;
-use alloy::transports::RpcError;
 use futures_util::future::join_all;
 use quittance_core::Fault;
 use quittance_nodes::unavailable;
@@ -110,10 +111,13 @@ impl Reader<'_> {
             time: Some(time),
             ..BlockOverrides::default()
         };
-        let data = match self.call(call).with_block_overrides(block).await {
-            Ok(data) => data,
-            Err(RpcError::ErrorResp(_)) => return Ok(None),
-            Err(error) => return Err(fault(error)),
+        // A batch of one: its result is taken as it is, and no node rests for one that is not bytes.
+        let mut batch = self.rpc.batch();
+        let params = (call, BlockId::latest(), StateOverride::default(), block);
+        let later: Waiter<Bytes> = batch.add("eth_call", &params)?;
+        batch.send().await?;
+        let Ok(data) = later.await else {
+            return Ok(None);
         };
         let results = probe::decode_results(&data, [probe]);
         let result = results.and_then(|(_, mut results)| results.pop().flatten());

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use alloy::network::{AnyNetwork, AnyRpcHeader};
+use alloy::network::AnyNetwork;
 use alloy::primitives::{Address, Bytes, TxKind, U64};
 use alloy::providers::{Provider, RootProvider};
 use alloy::rpc::client::{BatchRequest, RpcClient, Waiter};
@@ -17,6 +17,7 @@ use quittance_nodes::{Identity, Nodes, NodesHealth, Reply, Request, decode_reply
 use serde_json::{Value, json};
 use url::Url;
 
+use super::results::Head;
 use super::submission::REFUSALS;
 use super::transport::{NodesTransport, fault};
 
@@ -82,6 +83,19 @@ impl Rpc {
         &self.provider
     }
 
+    /// Sends one request, whose result has the type `R`.
+    ///
+    /// # Errors
+    /// If no node returns such a result.
+    pub(crate) async fn ask<P: RpcSend, R: RpcRecv>(
+        &self,
+        method: &'static str,
+        params: P,
+    ) -> Result<R, Fault> {
+        let request = self.provider.client().request(method, params);
+        request.await.map_err(fault)
+    }
+
     /// An empty batch.
     pub(super) fn batch(&self) -> Batch<'_> {
         Batch(BatchRequest::new(self.provider.client()))
@@ -106,8 +120,8 @@ impl Rpc {
         let newest = Request::new("eth_getBlockByNumber", json!(["latest", false]));
         let judge = |_, replies: Vec<Reply>| {
             let reply = replies.into_iter().next().unwrap_or(Ok(Value::Null));
-            let head: AnyRpcHeader = decode_reply(reply)?;
-            let time = Timestamp::from_secs(head.timestamp);
+            let head: Head = decode_reply(reply)?;
+            let time = Timestamp::from_secs(head.timestamp.to());
             // A list that only grows is whole after a panic.
             heads
                 .lock()

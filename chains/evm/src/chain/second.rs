@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use alloy::network::AnyTransactionReceipt;
 use alloy::primitives::{Address, Log, U256};
 use alloy::sol_types::SolEvent;
 use quittance_core::{Fault, TransactionId};
 use quittance_nodes::{Nodes, Reply, Request, decode_reply, unavailable};
 use serde_json::json;
 
+use super::results::Receipt;
 use crate::abi::Erc20;
 use crate::evidence::Evidence;
 
@@ -40,11 +40,11 @@ pub(super) async fn confirm(
 ) -> Result<(), Fault> {
     let request = Request::new("eth_getTransactionReceipt", json!([id.as_str()]));
     let agrees = |reply: Reply| {
-        let receipt = decode_reply::<Option<AnyTransactionReceipt>>(reply);
+        let receipt = decode_reply::<Option<Receipt>>(reply);
         let receipt = receipt.ok().flatten();
         receipt.is_some_and(|receipt| {
             let is_in_a_block = receipt.block_hash.is_some_and(|hash| !hash.is_zero());
-            is_in_a_block && Evidence::from_receipt(receipt).as_ref() == Some(evidence)
+            is_in_a_block && receipt.into_evidence() == *evidence
         })
     };
     let replies = nodes.ask_every_current(&request).await.into_iter();

@@ -3,13 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use alloy::eips::BlockId;
-use alloy::network::{AnyRpcHeader, AnyTransactionReceipt};
 use alloy::primitives::{B256, U64};
 use alloy::providers::Provider;
 use alloy::rpc::client::Waiter;
 use quittance_core::{Fault, Found, LaneId, Status, TransactionId, Watched};
-use quittance_nodes::unavailable;
 
+use super::results::{Block, Receipt};
 use super::rpc::Rpc;
 use super::transport::fault;
 use crate::evidence::Evidence;
@@ -25,8 +24,8 @@ pub(super) struct Lookup<'rpc> {
 /// The status of one sequence number, or why it is unknown.
 type StatusResult = Result<Status<Evidence>, Fault>;
 
-/// The needed parts of a receipt.
-struct Receipt {
+/// What a receipt says.
+struct Inclusion {
     transaction: TransactionId,
     /// The number and the hash of the block; `None` while the transaction is not in a block.
     block: Option<(u64, B256)>,
@@ -100,7 +99,7 @@ struct Blocks {
 
 impl Blocks {
     /// Fetches each block once.
-    async fn fetch(rpc: &Rpc, receipts: impl Iterator<Item = &Receipt>) -> Result<Self, Fault> {
+    async fn fetch(rpc: &Rpc, receipts: impl Iterator<Item = &Inclusion>) -> Result<Self, Fault> {
         let numbers: BTreeSet<u64> = receipts
             .filter_map(|receipt| receipt.block)
             .map(|(number, _)| number)
@@ -114,14 +113,17 @@ impl Blocks {
         let mut pending = Vec::with_capacity(numbers.len());
         for number in numbers {
             let params = (U64::from(number), false);
-            let block: Waiter<Option<AnyRpcHeader>> = batch.add("eth_getBlockByNumber", &params)?;
+            let block: Waiter<Option<Block>> = batch.add("eth_getBlockByNumber", &params)?;
             pending.push((number, block));
         }
         batch.send().await?;
         let head = head.await.map_err(fault)?.to();
         for (number, block) in pending {
             let block = block.await.map_err(fault);
-            by_number.insert(number, block.map(|block| block.map(|header| header.hash)));
+            by_number.insert(
+                number,
+                block.map(|block| block.and_then(|block| block.hash)),
+            );
         }
         Ok(Self { head, by_number })
     }
@@ -132,7 +134,7 @@ impl Blocks {
     /// with a zero hash (Base's Flashblocks) or with the expected hash. Some keep the receipts of
     /// replaced blocks for a while. A receipt counts once the chain has a block with its number and
     /// hash.
-    fn status(&self, receipt: Receipt) -> StatusResult {
+    fn status(&self, receipt: Inclusion) -> StatusResult {
         let Some((number, hash)) = receipt.block else {
             return Ok(Status::Pending);
         };
@@ -178,10 +180,10 @@ pub(super) async fn inclusion(rpc: &Rpc, hash: B256) -> Found<Evidence> {
 }
 
 async fn status(rpc: &Rpc, hash: B256) -> StatusResult {
-    let receipt = rpc.provider().get_transaction_receipt(hash).await;
-    match receipt.map_err(fault)? {
+    let receipt: Option<Receipt> = rpc.ask("eth_getTransactionReceipt", (hash,)).await?;
+    match receipt {
         Some(receipt) if receipt.transaction_hash == hash => {
-            let receipt = Receipt::new(receipt)?;
+            let receipt = Inclusion::from(receipt);
             let blocks = Blocks::fetch(rpc, std::iter::once(&receipt)).await?;
             blocks.status(receipt)
         }
@@ -195,12 +197,12 @@ async fn status(rpc: &Rpc, hash: B256) -> StatusResult {
 /// If none was found and one reply is missing, because that transaction may be included.
 async fn included_receipt(
     sequence: &Watched,
-    pending: Vec<Waiter<Option<AnyTransactionReceipt>>>,
-) -> Result<Option<Receipt>, Fault> {
+    pending: Vec<Waiter<Option<Receipt>>>,
+) -> Result<Option<Inclusion>, Fault> {
     let mut missing = None;
     for (transaction, pending) in sequence.transactions.iter().zip(pending) {
         let found = match pending.await {
-            Ok(Some(receipt)) => Receipt::new(receipt),
+            Ok(Some(receipt)) => Ok(Inclusion::from(receipt)),
             Ok(None) => continue,
             Err(error) => Err(fault(error)),
         };
@@ -214,27 +216,28 @@ async fn included_receipt(
     missing.map_or(Ok(None), Err)
 }
 
-impl Receipt {
-    fn new(receipt: AnyTransactionReceipt) -> Result<Self, Fault> {
-        let transaction = TransactionId::new(&format!("{:#x}", receipt.transaction_hash));
-        let block = receipt.block_number.zip(receipt.block_hash);
-        let no_status = || unavailable("the node returned a receipt without a status");
-        Ok(Self {
-            transaction,
-            block,
-            evidence: Evidence::from_receipt(receipt).ok_or_else(no_status)?,
-        })
+impl From<Receipt> for Inclusion {
+    fn from(receipt: Receipt) -> Self {
+        Self {
+            transaction: TransactionId::new(&format!("{:#x}", receipt.transaction_hash)),
+            block: receipt
+                .block_number
+                .map(|number| number.to())
+                .zip(receipt.block_hash),
+            evidence: receipt.into_evidence(),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use quittance_nodes::unavailable;
 
     use super::*;
 
-    fn receipt(number: Option<u64>, hash: Option<u8>) -> Receipt {
-        Receipt {
+    fn receipt(number: Option<u64>, hash: Option<u8>) -> Inclusion {
+        Inclusion {
             transaction: TransactionId::new("0x09"),
             block: number.zip(hash.map(B256::repeat_byte)),
             evidence: Evidence {

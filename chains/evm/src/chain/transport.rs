@@ -4,15 +4,14 @@
 //! payments needs: several nodes, their limits, batches in one round trip, and "not sent"
 //! distinguished from "no reply".
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use alloy::network::{AnyRpcHeader, AnyTransactionReceipt};
 use alloy::primitives::{Bytes, U64};
 use alloy::rpc::json_rpc::{
     ErrorPayload, Id, RequestPacket, Response, ResponsePacket, ResponsePayload, SerializedRequest,
 };
-use alloy::rpc::types::Log;
 use alloy::transports::{RpcError, TransportError, TransportErrorKind, TransportFut};
 use quittance_core::Fault;
 use quittance_nodes::{Failure, NodeError, Nodes, Reply, Request, unavailable};
@@ -20,6 +19,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::to_raw_value;
 use tower_service::Service;
+
+use super::results::{FoundLog, Head, Receipt};
 
 /// The nodes of a chain as one transport.
 ///
@@ -102,20 +103,21 @@ fn has_type_of(method: &str, result: Value) -> Result<Value, Failure> {
     let checked = match method {
         "eth_call" => Bytes::deserialize(&result).map(drop),
         "eth_blockNumber" | "eth_estimateGas" => U64::deserialize(&result).map(drop),
-        "eth_getLogs" => Vec::<Log>::deserialize(&result).map(drop),
-        "eth_getBlockByNumber" => Option::<AnyRpcHeader>::deserialize(&result).map(drop),
-        "eth_getTransactionReceipt" => {
-            Option::<AnyTransactionReceipt>::deserialize(&result).map(drop)
-        }
+        "eth_getLogs" => Vec::<FoundLog>::deserialize(&result).map(drop),
+        "eth_getBlockByNumber" => Option::<Head>::deserialize(&result).map(drop),
+        "eth_getTransactionReceipt" => Option::<Receipt>::deserialize(&result).map(drop),
         _ => Ok(()),
     };
     match checked {
         Ok(()) => Ok(result),
-        Err(error) => {
-            let detail = format_args!("the node returned an unexpected result: {error}");
-            Err(Failure::NoReply(unavailable(detail)))
-        }
+        Err(error) => Err(Failure::NoReply(unexpected(error))),
     }
+}
+
+fn unexpected(error: impl Display) -> Fault {
+    unavailable(format_args!(
+        "the node returned an unexpected result: {error}"
+    ))
 }
 
 /// The fault of a request that every working node can answer.
@@ -130,9 +132,9 @@ pub(crate) fn fault(error: TransportError) -> Fault {
                 Err(error) => unavailable(error),
             }
         }
-        error => unavailable(format_args!(
-            "the node returned an unexpected result: {error}"
-        )),
+        // Not the result itself, which may be a whole block.
+        RpcError::DeserError { err, .. } => unexpected(err),
+        error => unexpected(error),
     }
 }
 

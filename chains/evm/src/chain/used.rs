@@ -6,6 +6,7 @@ use alloy::rpc::types::Filter;
 use alloy::sol_types::SolEvent;
 use quittance_core::{Fault, Found};
 
+use super::results::FoundLog;
 use super::rpc::Rpc;
 use super::status;
 use super::transport::fault;
@@ -62,11 +63,9 @@ async fn search(
         };
         let from = to.saturating_sub(width - 1);
         let filter = filter.clone().from_block(from).to_block(to);
-        let logs = rpc.provider().get_logs(&filter).await.map_err(fault)?;
-        // A log is removed if its block was replaced.
-        let mut valid = logs.iter().filter(|log| !log.removed);
-        if let Some(hash) = valid.find_map(|log| log.transaction_hash) {
-            return Ok(Some(hash));
+        let logs: Vec<FoundLog> = rpc.ask("eth_getLogs", (filter,)).await?;
+        if let Some(log) = logs.iter().find(|log| !log.removed) {
+            return Ok(Some(log.transaction_hash));
         }
     }
     Ok(None)

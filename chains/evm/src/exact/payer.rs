@@ -27,6 +27,7 @@ use url::Url;
 
 use super::terms::{EIP3009, Extra, NAME};
 use crate::abi::Eip3009;
+use crate::chain::results::Head;
 use crate::chain::rpc::{self, Rpc};
 use crate::chain::transport::fault;
 use crate::chain::used;
@@ -135,13 +136,12 @@ impl ExactPayer {
         authorization: &Authorization,
     ) -> Result<AuthorizationState, Fault> {
         let provider = rpc.provider();
-        let newest = provider.get_block_by_number(BlockNumberOrTag::Latest);
-        let no_block = || unavailable("the node returned no newest block");
-        let newest = newest.await.map_err(fault)?.ok_or_else(no_block)?;
+        let newest = (BlockNumberOrTag::Latest, false);
+        let newest: Head = rpc.ask("eth_getBlockByNumber", newest).await?;
         let call = rpc::call(Some(asset), authorization.state_call());
         // The state of the same block as the time.
         let state = provider.call(WithOtherFields::new(call));
-        let block = BlockId::number(newest.header.number);
+        let block = BlockId::number(newest.number.to());
         let state = state.block(block).await.map_err(fault)?;
         let used = Eip3009::authorizationStateCall::abi_decode_returns_validate(&state);
         let used =
@@ -151,7 +151,7 @@ impl ExactPayer {
             .saturating_add(U256::from(SETTLED_SECS));
         Ok(if used {
             AuthorizationState::Used(transaction(rpc, asset, authorization).await)
-        } else if U256::from(newest.header.timestamp) >= end {
+        } else if U256::from(newest.timestamp) >= end {
             AuthorizationState::Expired
         } else {
             AuthorizationState::Usable
