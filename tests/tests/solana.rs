@@ -94,11 +94,11 @@ async fn a_settlement_is_really_there(program: TokenProgram) {
     let setting = Setting::start(program, Some(SLOT)).await;
     let engine = setting.engine(Duration::from_secs(10)).await;
     let request = setting.request().await;
-    let paying = (0..2)
+    let find_transfer = (0..2)
         .find(|at| Setting::account(*at).address.to_string() == fee_payer(&request))
         .unwrap();
     let (fee_before, buyer_before) = (
-        lamports(&setting, paying).await,
+        lamports(&setting, find_transfer).await,
         lamports(&setting, 3).await,
     );
     let answer = settled(&engine, &request).await;
@@ -120,7 +120,7 @@ async fn a_settlement_is_really_there(program: TokenProgram) {
         let own = setting.local.balance(&owner, &setting.token.mint, &id);
         assert_eq!(own.await.unwrap(), 1_000_000_000_000);
     }
-    assert!(lamports(&setting, paying).await < fee_before);
+    assert!(lamports(&setting, find_transfer).await < fee_before);
     assert_eq!(lamports(&setting, 3).await, buyer_before);
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use quittance_core::json::Object;
 use quittance_core::{Chain, Check, Clock, LaneId, Observed, Scheme, SystemClock};
-use quittance_solana::{Inquiry, Partial, Pubkey, Solana, TokenProgram};
+use quittance_solana::{PartiallySigned, Pubkey, Query, Solana, TokenProgram};
 use quittance_tests::conformance::chain::ChainFixture;
 use quittance_tests::proxy::Fate;
 use quittance_tests::solana::{PRICE, Setting};
@@ -15,14 +15,14 @@ use serde_json::json;
 struct SolanaFixture {
     setting: Setting,
     chain: Arc<Solana>,
-    hostile: Inquiry,
+    hostile: Query,
 }
 
 /// How many blocks an inclusion makes: what is included is confirmed after the first, and final after the third.
 const BLOCKS: u64 = 12;
 
 /// The question of a payment whose fee payer is this lane.
-async fn inquiry(setting: &Setting, lane: &LaneId) -> Inquiry {
+async fn query(setting: &Setting, lane: &LaneId) -> Query {
     let mut requirements = setting.requirements();
     let mut extra = requirements.extra.unwrap().tree();
     extra["feePayer"] = json!(lane.address());
@@ -38,7 +38,7 @@ async fn inquiry(setting: &Setting, lane: &LaneId) -> Inquiry {
         now: SystemClock.now(),
     };
     match payment.check(&observed).unwrap() {
-        Check::Ask(inquiry) => inquiry,
+        Check::Ask(query) => query,
         Check::Valid | Check::NotYet(_) => panic!("valid without a question"),
     }
 }
@@ -50,7 +50,7 @@ impl ChainFixture for SolanaFixture {
     async fn new() -> Self {
         let setting = Setting::start(TokenProgram::SplToken, None).await;
         let chain = Arc::new(Solana::new(setting.config()).unwrap());
-        let hostile = inquiry(&setting, &chain.lanes()[0]).await;
+        let hostile = query(&setting, &chain.lanes()[0]).await;
         Self {
             setting,
             chain,
@@ -62,10 +62,10 @@ impl ChainFixture for SolanaFixture {
         Arc::clone(&self.chain)
     }
 
-    async fn action(&self, lane: &LaneId) -> Partial {
-        let inquiry = inquiry(&self.setting, lane).await;
-        Partial {
-            wire: inquiry.simulate.unwrap(),
+    async fn action(&self, lane: &LaneId) -> PartiallySigned {
+        let query = query(&self.setting, lane).await;
+        PartiallySigned {
+            transaction: query.simulate.unwrap(),
             loaded: Vec::new(),
         }
     }
@@ -76,12 +76,12 @@ impl ChainFixture for SolanaFixture {
     }
 
     /// The mint is an account, and the other address is not.
-    fn questions(&self) -> Vec<Inquiry> {
+    fn questions(&self) -> Vec<Query> {
         [self.setting.token.mint, Pubkey::new_from_array([77; 32])]
-            .map(|account| Inquiry {
+            .map(|account| Query {
                 accounts: vec![account],
                 simulate: None,
-                with_calls: false,
+                with_inner_instructions: false,
             })
             .to_vec()
     }
@@ -90,7 +90,7 @@ impl ChainFixture for SolanaFixture {
         answer.accounts.len() == 1 && answer.accounts[0].is_some() == (at == 0)
     }
 
-    fn hostile_question(&self) -> Inquiry {
+    fn hostile_question(&self) -> Query {
         self.hostile.clone()
     }
 

@@ -30,16 +30,16 @@ pub(crate) struct Latest {
 pub(crate) async fn latest(nodes: &Nodes) -> Result<Latest, Fault> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct Told {
+    struct Found {
         blockhash: String,
         last_valid_block_height: u64,
     }
     let options = json!([{ "commitment": "confirmed" }]);
-    let told: InContext<Told> = nodes.ask("getLatestBlockhash", options).await?;
+    let found: InContext<Found> = nodes.ask("getLatestBlockhash", options).await?;
     let unreadable = |_| unavailable("the node answered nonsense about the newest blockhash");
     Ok(Latest {
-        blockhash: told.value.blockhash.parse().map_err(unreadable)?,
-        last_valid_block_height: told.value.last_valid_block_height,
+        blockhash: found.value.blockhash.parse().map_err(unreadable)?,
+        last_valid_block_height: found.value.last_valid_block_height,
     })
 }
 

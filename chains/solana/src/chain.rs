@@ -29,11 +29,11 @@ use crate::evidence::Evidence;
 use crate::exact::SmartWallets;
 use crate::known::{self, Token};
 use crate::mint;
-use crate::read::{self, Account, Answer, InContext, Inquiry};
+use crate::read::{self, Account, Answer, InContext, Query};
 use crate::rpc::{self, Heads};
 use crate::second;
-use crate::status::{self, Horizon};
-use crate::transaction::{Ours, Wire};
+use crate::status::{self, LastValidHeights};
+use crate::transaction::{FeePayers, PaymentTransaction};
 
 /// A key that signs transactions, wherever it lives.
 pub type Signer = Arc<dyn solana_signer::Signer + Send + Sync>;
@@ -80,7 +80,7 @@ pub struct SolanaConfig {
     pub smart_wallets: Option<SmartWallets>,
     /// Whether Lighthouse's assertions may be about a fee payer, as some wallets write them. The runtime hands that program an
     /// account that signs and can be written to: say yes only as long as you trust whoever can change it.
-    pub guards_of_fee_payers: bool,
+    pub allow_lighthouse_on_fee_payer: bool,
     /// The most compute units that a payment may ask for.
     pub compute_units_max: u32,
     /// The most that is paid for a compute unit, in millionths of a lamport.
@@ -107,7 +107,7 @@ impl SolanaConfig {
             commitment: Commitment::Confirmed,
             two_nodes_above: BTreeMap::new(),
             smart_wallets: None,
-            guards_of_fee_payers: false,
+            allow_lighthouse_on_fee_payer: false,
             // A transfer takes under 10,000, with a memo and guards under 100,000. The specification's limit for wallets that
             // are programs.
             compute_units_max: 400_000,
@@ -197,43 +197,43 @@ impl SolanaConfig {
 
 /// A transaction that lacks only the fee payer's signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Partial {
+pub struct PartiallySigned {
     /// The transaction.
-    pub wire: Wire,
+    pub transaction: PaymentTransaction,
     /// The addresses it takes from lookup tables, in the runtime's order.
     pub loaded: Vec<Pubkey>,
 }
 
 /// Whose turn it is to be told to buyers: the fee payers that can pay.
 #[derive(Debug)]
-pub(crate) struct Rota {
-    pub(crate) ours: Ours,
+pub(crate) struct FeePayerRotation {
+    pub(crate) fee_payers: FeePayers,
     /// One bit for each fee payer that was found without money. More than 64 are never left out.
-    poor: std::sync::atomic::AtomicU64,
+    unfunded: std::sync::atomic::AtomicU64,
     next: AtomicUsize,
 }
 
-impl Rota {
+impl FeePayerRotation {
     /// The next fee payer that can pay; any, where none can.
     pub(crate) fn next(&self) -> Option<&Pubkey> {
-        let (start, poor) = (
+        let (start, unfunded) = (
             self.next.fetch_add(1, Ordering::Relaxed),
-            self.poor.load(Ordering::Relaxed),
+            self.unfunded.load(Ordering::Relaxed),
         );
-        let fee_payers = &self.ours.fee_payers;
+        let fee_payers = &self.fee_payers.keys;
         let count = fee_payers.len();
         let in_turn = (0..count).map(|step| start.wrapping_add(step) % count);
-        let is_poor = |at: &usize| *at < 64 && poor >> at & 1 == 1;
-        let mut rich = in_turn.clone().filter(|at| !is_poor(at));
-        fee_payers.get(rich.next().or(in_turn.clone().next())?)
+        let is_unfunded = |at: &usize| *at < 64 && unfunded >> at & 1 == 1;
+        let mut funded = in_turn.clone().filter(|at| !is_unfunded(at));
+        fee_payers.get(funded.next().or(in_turn.clone().next())?)
     }
 
-    fn set_poor(&self, at: usize, is_poor: bool) {
+    fn set_unfunded(&self, at: usize, is_unfunded: bool) {
         let bit = 1_u64.checked_shl(at as u32).unwrap_or(0);
-        if is_poor {
-            self.poor.fetch_or(bit, Ordering::Relaxed);
+        if is_unfunded {
+            self.unfunded.fetch_or(bit, Ordering::Relaxed);
         } else {
-            self.poor.fetch_and(!bit, Ordering::Relaxed);
+            self.unfunded.fetch_and(!bit, Ordering::Relaxed);
         }
     }
 }
@@ -243,10 +243,10 @@ impl Rota {
 pub struct Solana {
     config: SolanaConfig,
     lanes: Vec<LaneId>,
-    rota: Arc<Rota>,
+    rotation: Arc<FeePayerRotation>,
     rpc: Nodes,
     heads: Heads,
-    horizon: Horizon,
+    last_valid_heights: LastValidHeights,
 }
 
 impl Solana {
@@ -300,17 +300,17 @@ impl Solana {
                 .iter()
                 .map(|key| LaneId::new(&key.to_string()))
                 .collect(),
-            rota: Arc::new(Rota {
-                ours: Ours {
-                    fee_payers,
-                    may_be_guarded: config.guards_of_fee_payers,
+            rotation: Arc::new(FeePayerRotation {
+                fee_payers: FeePayers {
+                    keys: fee_payers,
+                    allow_lighthouse: config.allow_lighthouse_on_fee_payer,
                 },
-                poor: 0.into(),
+                unfunded: 0.into(),
                 next: AtomicUsize::new(0),
             }),
             rpc: rpc::connect(&config.genesis, &config.rpc_urls, config.rpc_timeout)?,
             heads: Heads::default(),
-            horizon: Horizon::default(),
+            last_valid_heights: LastValidHeights::default(),
             config,
         })
     }
@@ -320,8 +320,8 @@ impl Solana {
         &self.config
     }
 
-    pub(crate) fn rota(&self) -> &Arc<Rota> {
-        &self.rota
+    pub(crate) fn rotation(&self) -> &Arc<FeePayerRotation> {
+        &self.rotation
     }
 
     fn fee_payer(&self, lane: &LaneId) -> Result<&Signer, Fault> {
@@ -338,9 +338,9 @@ impl Solana {
 
 #[async_trait]
 impl Chain for Solana {
-    type Read = Inquiry;
+    type Read = Query;
     type Answer = Answer;
-    type Action = Partial;
+    type Action = PartiallySigned;
     type Evidence = Evidence;
     /// Whoever sends it, a payment is one transaction, with one id: its status says all.
     type Search = Infallible;
@@ -373,11 +373,11 @@ impl Chain for Solana {
         IN_FLIGHT_MAX
     }
 
-    async fn read(&self, reads: &[Inquiry]) -> Vec<Result<Answer, Fault>> {
+    async fn read(&self, reads: &[Query]) -> Vec<Result<Answer, Fault>> {
         read::ask(&self.rpc, reads).await
     }
 
-    fn can_batch(&self, _: &[&Partial], _: &Partial) -> bool {
+    fn can_batch(&self, _: &[&PartiallySigned], _: &PartiallySigned) -> bool {
         false
     }
 
@@ -391,14 +391,20 @@ impl Chain for Solana {
         &self,
         lane: &LaneId,
         sequence: u64,
-        actions: &[&Partial],
+        actions: &[&PartiallySigned],
     ) -> Result<Transaction, Fault> {
-        let [Partial { wire, loaded }] = actions else {
+        let [
+            PartiallySigned {
+                transaction,
+                loaded,
+            },
+        ] = actions
+        else {
             let what = "a transaction of a payer's carries that payment and no other";
             return Err(Fault::new(FaultKind::Internal, what));
         };
         let signer = self.fee_payer(lane)?;
-        let (id, bytes) = wire.sign(signer.as_ref(), &self.rota.ours, loaded)?;
+        let (id, bytes) = transaction.sign(signer.as_ref(), &self.rotation.fee_payers, loaded)?;
         Ok(Transaction {
             id: TransactionId::new(&id.to_string()),
             lane: lane.clone(),
@@ -412,9 +418,9 @@ impl Chain for Solana {
     }
 
     async fn status(&self, watched: &[Watched]) -> Vec<Result<Status<Evidence>, Fault>> {
-        let found = status::look(
+        let found = status::fetch(
             &self.rpc,
-            &self.horizon,
+            &self.last_valid_heights,
             self.confirmations_required(),
             watched,
         )
@@ -440,7 +446,7 @@ impl Chain for Solana {
     }
 
     async fn health(&self, _: Timestamp) -> Health {
-        let nodes = self.heads.look(&self.rpc, self.config.head_age_max).await;
+        let nodes = self.heads.check(&self.rpc, self.config.head_age_max).await;
         let mut problems = nodes.problems;
         if nodes.working == 0 {
             return Health { problems };
@@ -485,9 +491,9 @@ impl Solana {
             .into_iter();
         for (at, lane) in self.lanes.iter().enumerate() {
             let balance: InContext<u64> = decode_reply(answers.next().unwrap_or(Ok(Value::Null)))?;
-            let is_poor = balance.value < self.config.balance_min;
-            self.rota.set_poor(at, is_poor);
-            if is_poor {
+            let is_unfunded = balance.value < self.config.balance_min;
+            self.rotation.set_unfunded(at, is_unfunded);
+            if is_unfunded {
                 let what = format!(
                     "the fee payer {lane} has {} lamports and needs at least {}: send it some SOL",
                     balance.value, self.config.balance_min
@@ -495,10 +501,10 @@ impl Solana {
                 problems.push(problem(Scope::Lane(lane.clone()), what));
             }
         }
-        let mints = Inquiry {
+        let mints = Query {
             accounts: self.config.tokens.iter().map(|token| token.mint).collect(),
             simulate: None,
-            with_calls: false,
+            with_inner_instructions: false,
         };
         let found = read::ask(&self.rpc, &[mints]).await.pop();
         let found = found.unwrap_or_else(|| Err(unavailable("an answer is missing")))?;

@@ -10,7 +10,7 @@ use solana_message::compiled_instruction::CompiledInstruction;
 use solana_pubkey::Pubkey;
 
 use crate::instruction::{TOKEN, TOKEN_2022, Transfer};
-use crate::transaction::{Instruction, Wire};
+use crate::transaction::{Instruction, PaymentTransaction};
 
 /// How long the data of a `TransferChecked` can be in base58: ten bytes.
 const TRANSFER_TEXT_MAX: usize = 14;
@@ -25,7 +25,7 @@ pub struct Evidence {
     pub balances: Option<Vec<Balance>>,
     /// The instructions that its own instructions called. `None` as with the balances, and where the node does not keep
     /// them.
-    pub calls: Option<Vec<Called>>,
+    pub inner_instructions: Option<Vec<InnerInstruction>>,
     /// The addresses it took from lookup tables, in the runtime's order.
     pub loaded: Vec<Pubkey>,
 }
@@ -47,30 +47,30 @@ pub struct Balance {
 
 /// An instruction that another one called, in the order in which they were called.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Called {
+pub struct InnerInstruction {
     /// By which of the transaction's own instructions, itself or through others.
-    pub within: usize,
+    pub outer: usize,
     /// How deep: 2 where that one called it itself. `None` where the node does not tell.
-    pub depth: Option<usize>,
+    pub stack_height: Option<usize>,
     /// What was called.
-    pub call: Call,
+    pub instruction: EncodedInstruction,
 }
 
 /// An instruction that another one called. Nodes write it in three ways. Its data is empty where it is longer than that of a
 /// transfer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Call {
+pub enum EncodedInstruction {
     /// With its accounts by their indexes among the transaction's.
     Compiled(CompiledInstruction),
     /// In full.
-    Whole(Instruction),
+    Full(Instruction),
     /// Taken apart, by a node that knows the program.
-    Parsed(ParsedCall),
+    Parsed(ParsedInstruction),
 }
 
 /// An instruction that a node has taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ParsedCall {
+pub struct ParsedInstruction {
     /// Who ran.
     pub program: Pubkey,
     /// The transfer, where it is a `TransferChecked` by one signer.
@@ -92,7 +92,7 @@ pub(crate) enum Caller {
 
 /// What an instruction, the transaction's own or a called one, did with tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum TokenCall {
+pub(crate) enum TokenInstruction {
     /// A `TransferChecked` by one signer.
     Transfer(Transfer),
     /// Anything else that a token program was told, with the accounts it was told of.
@@ -110,23 +110,35 @@ impl Evidence {
     /// By how much the balance of this account of this mint rose; `None` where that is not told or where it fell.
     pub(crate) fn received(
         &self,
-        wire: &Wire,
+        transaction: &PaymentTransaction,
         loaded: &[Pubkey],
         account: &Pubkey,
         mint: &str,
     ) -> Option<u64> {
-        let found = self.balance(wire, loaded, account);
+        let found = self.balance(transaction, loaded, account);
         let found = found.filter(|balance| balance.mint == mint)?;
         found.after.checked_sub(found.before)
     }
 
     /// Whose token account this is, or was before; `None` where that is not told.
-    pub(crate) fn owner(&self, wire: &Wire, loaded: &[Pubkey], account: &Pubkey) -> Option<&str> {
-        self.balance(wire, loaded, account)?.owner.as_deref()
+    pub(crate) fn owner(
+        &self,
+        transaction: &PaymentTransaction,
+        loaded: &[Pubkey],
+        account: &Pubkey,
+    ) -> Option<&str> {
+        self.balance(transaction, loaded, account)?.owner.as_deref()
     }
 
-    fn balance(&self, wire: &Wire, loaded: &[Pubkey], account: &Pubkey) -> Option<&Balance> {
-        let at = wire.accounts(loaded).position(|key| key == account)?;
+    fn balance(
+        &self,
+        transaction: &PaymentTransaction,
+        loaded: &[Pubkey],
+        account: &Pubkey,
+    ) -> Option<&Balance> {
+        let at = transaction
+            .accounts(loaded)
+            .position(|key| key == account)?;
         let mut balances = self.balances.iter().flatten();
         balances.find(|balance| balance.account == at)
     }
@@ -134,26 +146,30 @@ impl Evidence {
 
 /// Everything that the token programs were told, and by whom: by a transaction's own instructions and by the `calls` these made.
 /// `None` where an account is not among the transaction's, so that what happened cannot be known.
-pub(crate) fn token_calls(
-    wire: &Wire,
+pub(crate) fn token_instructions(
+    transaction: &PaymentTransaction,
     loaded: &[Pubkey],
-    calls: &[Called],
-) -> Option<Vec<(Caller, TokenCall)>> {
-    let own = wire.instructions(loaded)?;
-    let by_itself = own.iter().filter_map(TokenCall::of);
-    let mut found: Vec<_> = by_itself.map(|call| (Caller::Transaction, call)).collect();
+    inner: &[InnerInstruction],
+) -> Option<Vec<(Caller, TokenInstruction)>> {
+    let own = transaction.instructions(loaded)?;
+    let by_itself = own.iter().filter_map(TokenInstruction::of);
+    let mut found: Vec<_> = by_itself
+        .map(|instruction| (Caller::Transaction, instruction))
+        .collect();
     let mut stack = Stack::default();
-    for called in calls {
-        let (program, call) = match &called.call {
-            Call::Compiled(compiled) => {
-                let instruction = wire.instruction(compiled, loaded)?;
-                (instruction.program, TokenCall::of(&instruction))
+    for instruction in inner {
+        let (program, token) = match &instruction.instruction {
+            EncodedInstruction::Compiled(compiled) => {
+                let full = transaction.instruction(compiled, loaded)?;
+                (full.program, TokenInstruction::of(&full))
             }
-            Call::Whole(instruction) => (instruction.program, TokenCall::of(instruction)),
-            Call::Parsed(parsed) => (parsed.program, TokenCall::of_parsed(parsed)),
+            EncodedInstruction::Full(full) => (full.program, TokenInstruction::of(full)),
+            EncodedInstruction::Parsed(parsed) => {
+                (parsed.program, TokenInstruction::of_parsed(parsed))
+            }
         };
-        let caller = stack.enter(&own, called, program);
-        found.extend(call.map(|call| (caller, call)));
+        let caller = stack.enter(&own, instruction, program);
+        found.extend(token.map(|token| (caller, token)));
     }
     Some(found)
 }
@@ -161,20 +177,20 @@ pub(crate) fn token_calls(
 /// Which programs are running: one of the transaction's own instructions, what that has called, what that has called, and so on.
 #[derive(Default)]
 struct Stack {
-    within: Option<usize>,
+    outer: Option<usize>,
     programs: Vec<Pubkey>,
 }
 
 impl Stack {
     /// Who called this, which runs `program`.
-    fn enter(&mut self, own: &[Instruction], called: &Called, program: Pubkey) -> Caller {
-        if self.within != Some(called.within) {
-            self.within = Some(called.within);
-            let outermost = own.get(called.within).map(|own| own.program);
+    fn enter(&mut self, own: &[Instruction], found: &InnerInstruction, program: Pubkey) -> Caller {
+        if self.outer != Some(found.outer) {
+            self.outer = Some(found.outer);
+            let outermost = own.get(found.outer).map(|own| own.program);
             self.programs = outermost.into_iter().collect();
         }
         // As many run already. What was called before at this depth, and deeper, has ended.
-        let above = called.depth.unwrap_or_default().saturating_sub(1);
+        let above = found.stack_height.unwrap_or_default().saturating_sub(1);
         self.programs.truncate(above);
         match self.programs.last().copied() {
             Some(caller) if self.programs.len() == above => {
@@ -186,7 +202,7 @@ impl Stack {
     }
 }
 
-impl TokenCall {
+impl TokenInstruction {
     /// `None` for what other programs were told.
     fn of(instruction: &Instruction) -> Option<Self> {
         if ![TOKEN, TOKEN_2022].contains(&instruction.program) {
@@ -196,7 +212,7 @@ impl TokenCall {
         Some(Transfer::read(instruction).map_or_else(other, Self::Transfer))
     }
 
-    fn of_parsed(parsed: &ParsedCall) -> Option<Self> {
+    fn of_parsed(parsed: &ParsedInstruction) -> Option<Self> {
         if ![TOKEN, TOKEN_2022].contains(&parsed.program) {
             return None;
         }
@@ -221,23 +237,23 @@ impl TokenCall {
 
 /// The instructions called by one of the transaction's own, as nodes write them.
 #[derive(Deserialize)]
-pub(crate) struct InnerJson {
+pub(crate) struct InnerInstructionsJson {
     index: u8,
-    instructions: Vec<CalledJson>,
+    instructions: Vec<InnerInstructionJson>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct CalledJson {
+struct InnerInstructionJson {
     #[serde(default)]
     stack_height: Option<u8>,
     #[serde(flatten)]
-    call: CallJson,
+    instruction: EncodedJson,
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum CallJson {
+enum EncodedJson {
     #[serde(rename_all = "camelCase")]
     Compiled {
         program_id_index: u8,
@@ -245,7 +261,7 @@ enum CallJson {
         data: String,
     },
     #[serde(rename_all = "camelCase")]
-    Whole {
+    Full {
         program_id: String,
         accounts: Vec<String>,
         data: String,
@@ -281,46 +297,48 @@ pub(crate) struct LoadedJson {
 ///
 /// # Errors
 /// When the node's words make no sense.
-pub(crate) fn calls(groups: Vec<InnerJson>) -> Result<Vec<Called>, Fault> {
+pub(crate) fn inner_instructions(
+    groups: Vec<InnerInstructionsJson>,
+) -> Result<Vec<InnerInstruction>, Fault> {
     let nonsense = || unavailable("the node answered nonsense about called instructions");
     let all = groups.into_iter().flat_map(|group| {
-        let within = usize::from(group.index);
+        let outer = usize::from(group.index);
         group.instructions.into_iter().map(move |json| {
-            Some(Called {
-                within,
-                depth: json.stack_height.map(usize::from),
-                call: call(json.call)?,
+            Some(InnerInstruction {
+                outer,
+                stack_height: json.stack_height.map(usize::from),
+                instruction: decode(json.instruction)?,
             })
         })
     });
-    all.map(|called| called.ok_or_else(nonsense)).collect()
+    all.map(|found| found.ok_or_else(nonsense)).collect()
 }
 
-fn call(json: CallJson) -> Option<Call> {
+fn decode(json: EncodedJson) -> Option<EncodedInstruction> {
     Some(match json {
-        CallJson::Compiled {
+        EncodedJson::Compiled {
             program_id_index,
             accounts,
             data,
-        } => Call::Compiled(CompiledInstruction {
+        } => EncodedInstruction::Compiled(CompiledInstruction {
             program_id_index,
             accounts,
             data: data_of(&data)?,
         }),
-        CallJson::Whole {
+        EncodedJson::Full {
             program_id,
             accounts,
             data,
-        } => Call::Whole(Instruction {
+        } => EncodedInstruction::Full(Instruction {
             program: program_id.parse().ok()?,
             accounts: keys(&accounts)?,
             data: data_of(&data)?,
         }),
-        CallJson::Parsed { program_id, parsed } => {
+        EncodedJson::Parsed { program_id, parsed } => {
             let program = program_id.parse().ok()?;
             let mut accounts = Vec::new();
             addresses(&parsed, &mut accounts);
-            Call::Parsed(ParsedCall {
+            EncodedInstruction::Parsed(ParsedInstruction {
                 program,
                 transfer: parsed_transfer(program, &parsed),
                 accounts,

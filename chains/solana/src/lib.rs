@@ -29,12 +29,12 @@ mod submission;
 mod transaction;
 
 pub use blockhash::Blockhashes;
-pub use chain::{Commitment, ConfigError, Partial, Signer, Solana, SolanaConfig};
-pub use evidence::{Balance, Call, Called, Evidence, ParsedCall};
+pub use chain::{Commitment, ConfigError, PartiallySigned, Signer, Solana, SolanaConfig};
+pub use evidence::{Balance, EncodedInstruction, Evidence, InnerInstruction, ParsedInstruction};
 pub use exact::{Exact, ExactOffer, ExactPayer, SmartWallets, reason};
 pub use known::{Token, TokenProgram};
 pub use mint::Extension;
-pub use read::{Account, Answer, Inquiry};
+pub use read::{Account, Answer, Query};
 pub use solana_keypair::Keypair;
 pub use solana_pubkey::Pubkey;
-pub use transaction::{Instruction, Wire, WireError};
+pub use transaction::{Instruction, PaymentTransaction, PaymentTransactionError};

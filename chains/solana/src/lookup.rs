@@ -7,7 +7,7 @@
 use solana_pubkey::Pubkey;
 
 use crate::read::Account;
-use crate::transaction::Wire;
+use crate::transaction::PaymentTransaction;
 
 /// The program that keeps tables.
 const PROGRAM: Pubkey = Pubkey::from_str_const("AddressLookupTab1e1111111111111111111111111");
@@ -18,12 +18,15 @@ const ADDRESSES_AT: usize = 56;
 
 /// The addresses that a transaction takes from its tables, in the runtime's order: of all tables first those that it may write
 /// to, then the others. `None` where a table is not there, or too short.
-pub(crate) fn resolve(wire: &Wire, tables: &[Option<Account>]) -> Option<Vec<Pubkey>> {
+pub(crate) fn resolve(
+    transaction: &PaymentTransaction,
+    tables: &[Option<Account>],
+) -> Option<Vec<Pubkey>> {
     let tables: Vec<&[[u8; 32]]> = tables
         .iter()
         .map(|table| addresses(table.as_ref()?))
         .collect::<Option<_>>()?;
-    let lookups = wire.lookups();
+    let lookups = transaction.lookups();
     if lookups.len() != tables.len() {
         return None;
     }

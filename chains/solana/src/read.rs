@@ -12,8 +12,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use solana_pubkey::Pubkey;
 
-use crate::evidence::{self, BalanceJson, Evidence, InnerJson};
-use crate::transaction::Wire;
+use crate::evidence::{self, BalanceJson, Evidence, InnerInstructionsJson};
+use crate::transaction::PaymentTransaction;
 
 /// How many accounts a node looks up in one call (`MAX_MULTIPLE_ACCOUNTS` of the RPC interface).
 const ACCOUNTS_PER_CALL: usize = 100;
@@ -31,13 +31,13 @@ const LONG_PER_BATCH: usize = 8;
 
 /// A question: accounts, and how a transaction would end.
 #[derive(Debug, Clone)]
-pub struct Inquiry {
+pub struct Query {
     /// The accounts to look up.
     pub accounts: Vec<Pubkey>,
     /// The transaction to try, signed or not.
-    pub simulate: Option<Wire>,
+    pub simulate: Option<PaymentTransaction>,
     /// Whether to be told what the transaction's instructions would call.
-    pub with_calls: bool,
+    pub with_inner_instructions: bool,
 }
 
 /// The answer.
@@ -75,7 +75,7 @@ struct AccountJson {
 struct SimulationJson {
     err: Value,
     #[serde(default)]
-    inner_instructions: Option<Vec<InnerJson>>,
+    inner_instructions: Option<Vec<InnerInstructionsJson>>,
     /// Nodes before version 3 do not tell them.
     #[serde(default)]
     pre_token_balances: Option<Vec<BalanceJson>>,
@@ -86,26 +86,27 @@ struct SimulationJson {
 impl SimulationJson {
     /// Whether another node may know better. One that is a block behind does not know a new blockhash yet, and the payment is at
     /// fault only if no node does; some do not tell which instructions are called.
-    fn is_poor(&self, inquiry: &Inquiry) -> bool {
-        let lacks_calls = || inquiry.with_calls && self.inner_instructions.is_none();
-        self.err == json!("BlockhashNotFound") || self.err.is_null() && lacks_calls()
+    fn is_inconclusive(&self, query: &Query) -> bool {
+        let lacks_inner_instructions =
+            || query.with_inner_instructions && self.inner_instructions.is_none();
+        self.err == json!("BlockhashNotFound") || self.err.is_null() && lacks_inner_instructions()
     }
 }
 
 /// Asks everything in as few round trips as can be.
-pub(crate) async fn ask(rpc: &Nodes, inquiries: &[Inquiry]) -> Vec<Result<Answer, Fault>> {
-    let mut keys: Vec<Pubkey> = inquiries
+pub(crate) async fn ask(rpc: &Nodes, queries: &[Query]) -> Vec<Result<Answer, Fault>> {
+    let mut keys: Vec<Pubkey> = queries
         .iter()
-        .flat_map(|inquiry| inquiry.accounts.clone())
+        .flat_map(|query| query.accounts.clone())
         .collect();
     keys.sort_unstable();
     keys.dedup();
     let look_ups = keys.chunks(ACCOUNTS_PER_CALL).map(look_up);
-    let trials = inquiries.iter().filter_map(simulate);
+    let trials = queries.iter().filter_map(simulate);
     let calls: Vec<Request> = look_ups.chain(trials).collect();
     let look_ups = keys.chunks(ACCOUNTS_PER_CALL).len();
-    let long = inquiries.iter().filter(|it| it.simulate.is_some());
-    let long = long.map(|inquiry| inquiry.with_calls);
+    let long = queries.iter().filter(|it| it.simulate.is_some());
+    let long = long.map(|query| query.with_inner_instructions);
     let long: Vec<bool> = iter::repeat_n(false, look_ups).chain(long).collect();
     let mut answers = Vec::with_capacity(calls.len());
     for batch in batches(&calls, &long) {
@@ -123,9 +124,9 @@ pub(crate) async fn ask(rpc: &Nodes, inquiries: &[Inquiry]) -> Vec<Result<Answer
         accounts.extend(chunk.iter().copied().zip(accounts_of(found, chunk.len())));
     }
     let mut tried = calls.iter().skip(look_ups).zip(answers);
-    let answers = inquiries.iter().map(|inquiry| {
-        let tried = inquiry.simulate.as_ref().and_then(|_| tried.next());
-        answer_of(rpc, inquiry, tried, &accounts)
+    let answers = queries.iter().map(|query| {
+        let tried = query.simulate.as_ref().and_then(|_| tried.next());
+        answer_of(rpc, query, tried, &accounts)
     });
     join_all(answers).await
 }
@@ -160,18 +161,18 @@ fn batches<'c>(calls: &'c [Request], long: &[bool]) -> Vec<&'c [Request]> {
 /// The answer to one inquiry, given what was found: its accounts, and the answer to its trial, where there is one.
 async fn answer_of(
     rpc: &Nodes,
-    inquiry: &Inquiry,
+    query: &Query,
     tried: Option<(&Request, Result<quittance_nodes::Reply, Fault>)>,
     accounts: &BTreeMap<Pubkey, Result<Option<Account>, Fault>>,
 ) -> Result<Answer, Fault> {
-    let found = inquiry.accounts.iter().map(|key| {
+    let found = query.accounts.iter().map(|key| {
         let found = accounts.get(key).cloned();
         found.unwrap_or_else(|| Err(unavailable("an account is missing")))
     });
     let accounts = found.collect::<Result<Vec<_>, Fault>>()?;
-    let simulated = match (&inquiry.simulate, tried) {
+    let simulated = match (&query.simulate, tried) {
         (None, _) => None,
-        (Some(_), Some((trial, found))) => Some(simulation_of(rpc, trial, inquiry, found).await?),
+        (Some(_), Some((trial, found))) => Some(simulation_of(rpc, trial, query, found).await?),
         (Some(_), None) => return Err(unavailable("an answer is missing")),
     };
     Ok(Answer {
@@ -190,15 +191,15 @@ fn look_up(keys: &[Pubkey]) -> Request {
     Request::new("getMultipleAccounts", json!([keys, options]))
 }
 
-fn simulate(inquiry: &Inquiry) -> Option<Request> {
-    let transaction = BASE64.encode(inquiry.simulate.as_ref()?.bytes());
+fn simulate(query: &Query) -> Option<Request> {
+    let transaction = BASE64.encode(query.simulate.as_ref()?.bytes());
     let mut options = json!({
         "encoding": "base64",
         "commitment": "confirmed",
         // Ours is not there yet; the others were checked here, by stricter rules.
         "sigVerify": false,
     });
-    if inquiry.with_calls {
+    if query.with_inner_instructions {
         options["innerInstructions"] = json!(true);
     }
     Some(Request::new(
@@ -242,34 +243,34 @@ fn account(json: &AccountJson) -> Option<Account> {
 async fn simulation_of(
     rpc: &Nodes,
     trial: &Request,
-    inquiry: &Inquiry,
+    query: &Query,
     found: Result<quittance_nodes::Reply, Fault>,
 ) -> Result<Evidence, Fault> {
     let found = found?;
     if let Err(error) = &found
-        && lacks_tables(inquiry, error)
+        && lacks_tables(query, error)
     {
         return Ok(Evidence::failed(&json!(error.message)));
     }
     let found: InContext<Object<SimulationJson>> = decode_reply(found)?;
     let mut found = found.value.0;
-    if found.is_poor(inquiry) {
+    if found.is_inconclusive(query) {
         for other in rpc.ask_every(trial).await {
             if let Ok(other) = decode_reply::<InContext<Object<SimulationJson>>>(other)
-                && !other.value.0.is_poor(inquiry)
+                && !other.value.0.is_inconclusive(query)
             {
                 found = other.value.0;
             }
         }
     }
     let err = &found.err;
-    if let Some(kind) = ours(err) {
+    if let Some(kind) = not_of_payment(err) {
         return Err(Fault::new(kind, format_args!("a simulation says {err}")));
     }
     if !err.is_null() {
         return Ok(Evidence::failed(err));
     }
-    if found.is_poor(inquiry) {
+    if found.is_inconclusive(query) {
         return Err(unavailable(
             "the node does not tell which instructions are called",
         ));
@@ -279,7 +280,10 @@ async fn simulation_of(
     Ok(Evidence {
         error: None,
         balances: balances.transpose()?,
-        calls: found.inner_instructions.map(evidence::calls).transpose()?,
+        inner_instructions: found
+            .inner_instructions
+            .map(evidence::inner_instructions)
+            .transpose()?,
         // The tables themselves are asked.
         loaded: Vec::new(),
     })
@@ -288,19 +292,19 @@ async fn simulation_of(
 /// Whether a node says of a transaction that it cannot take from lookup tables what it wants. Nodes look for that before they try
 /// it, and answer as to a question that makes no sense, but that they name the transaction; what else they may find wrong with
 /// that was checked here. Where they name something else, they do not understand the question, which is no payment's fault.
-fn lacks_tables(inquiry: &Inquiry, error: &NodeError) -> bool {
+fn lacks_tables(query: &Query, error: &NodeError) -> bool {
     const INVALID_PARAMS: i64 = -32602;
-    let has_tables = |wire: &Wire| !wire.lookups().is_empty();
+    let has_tables = |transaction: &PaymentTransaction| !transaction.lookups().is_empty();
     let names_it = error
         .message
         .to_ascii_lowercase()
         .contains("invalid transaction");
-    error.code == INVALID_PARAMS && names_it && inquiry.simulate.as_ref().is_some_and(has_tables)
+    error.code == INVALID_PARAMS && names_it && query.simulate.as_ref().is_some_and(has_tables)
 }
 
 /// Whose fault a transaction's error is, when it is not the payment's: the fee payer is out of money, or the node cannot
 /// say now.
-pub(crate) fn ours(err: &Value) -> Option<FaultKind> {
+pub(crate) fn not_of_payment(err: &Value) -> Option<FaultKind> {
     let of_fee_payer = err
         .pointer("/InsufficientFundsForRent/account_index")
         .is_some_and(|index| *index == 0);
@@ -349,7 +353,11 @@ mod tests {
             json!("InsufficientFundsForFee"),
             json!({ "InsufficientFundsForRent": { "account_index": 0 } }),
         ] {
-            assert_eq!(ours(&err), Some(FaultKind::FacilitatorFunds), "{err}");
+            assert_eq!(
+                not_of_payment(&err),
+                Some(FaultKind::FacilitatorFunds),
+                "{err}"
+            );
         }
         for err in [
             json!(null),
@@ -359,7 +367,7 @@ mod tests {
             json!("TooManyAccountLocks"),
             json!({ "InstructionError": [2, { "Custom": 1 }] }),
         ] {
-            assert_eq!(ours(&err), None, "{err}");
+            assert_eq!(not_of_payment(&err), None, "{err}");
         }
     }
 }

@@ -54,8 +54,8 @@ pub(crate) fn connect(
 pub(crate) async fn send(nodes: &Nodes, transaction: &str) -> Submission {
     // The node only passes it on: what it would say of it was asked before, and sending it again is our business.
     let options = json!({ "encoding": "base64", "skipPreflight": true, "maxRetries": 0 });
-    let call = Request::new("sendTransaction", json!([transaction, options]));
-    nodes.send(&call, submission::refusal).await
+    let request = Request::new("sendTransaction", json!([transaction, options]));
+    nodes.send(&request, submission::refusal).await
 }
 
 /// The newest block of each node when it was last looked at, and when that was first seen. (A block here does not say reliably
@@ -65,8 +65,8 @@ pub(crate) struct Heads(Mutex<BTreeMap<usize, (u64, Instant)>>);
 
 impl Heads {
     /// Looks at each node: is it on the right cluster, is it behind, and does its newest block change?
-    pub(crate) async fn look(&self, nodes: &Nodes, age_max: Duration) -> NodesHealth {
-        let calls = [
+    pub(crate) async fn check(&self, nodes: &Nodes, age_max: Duration) -> NodesHealth {
+        let requests = [
             Request::new("getHealth", json!([])),
             Request::new("getSlot", json!([{ "commitment": "confirmed" }])),
         ];
@@ -82,7 +82,7 @@ impl Heads {
             }
             Ok(())
         };
-        nodes.health(&calls, judge).await
+        nodes.health(&requests, judge).await
     }
 
     /// For how long this has been the node's newest block, as far as was seen.

@@ -33,11 +33,15 @@ pub(crate) async fn confirm(
     evidence: &Evidence,
 ) -> Result<(), Fault> {
     let answers = rpc
-        .ask_every_current(&status::fetch_call(id.as_str()))
+        .ask_every_current(&status::evidence_request(id.as_str()))
         .await;
-    let agrees = |told: &Evidence| told.error.is_none() && told.balances == evidence.balances;
-    let told = answers.into_iter().map(status::evidence_of);
-    if told.filter(|told| told.as_ref().is_ok_and(agrees)).count() >= NODES {
+    let agrees = |found: &Evidence| found.error.is_none() && found.balances == evidence.balances;
+    let found = answers.into_iter().map(status::evidence_of);
+    if found
+        .filter(|found| found.as_ref().is_ok_and(agrees))
+        .count()
+        >= NODES
+    {
         return Ok(());
     }
     let what =

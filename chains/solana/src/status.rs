@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::chain::FINALIZED_DEPTH;
-use crate::evidence::{self, BalanceJson, Evidence, InnerJson, LoadedJson};
-use crate::transaction::Wire;
+use crate::evidence::{self, BalanceJson, Evidence, InnerInstructionsJson, LoadedJson};
+use crate::transaction::PaymentTransaction;
 
 /// How many blocks after its own a blockhash can be used: `MAX_PROCESSING_AGE` of the runtime.
 const BLOCKHASH_BLOCKS: u64 = 150;
@@ -34,14 +34,14 @@ const FETCHES_PER_BATCH: usize = 40;
 /// after the height of that moment, which another node may have reached before the one that is asked. Nothing of this needs to
 /// survive a restart: the next first look is only later, and certainty two minutes later.
 #[derive(Debug, Default)]
-pub(crate) struct Horizon(Mutex<HashMap<TransactionId, u64>>);
+pub(crate) struct LastValidHeights(Mutex<HashMap<TransactionId, u64>>);
 
-impl Horizon {
+impl LastValidHeights {
     fn of(&self, id: &TransactionId, height_now: u64) -> u64 {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= REMEMBERED_MAX {
             // Those that are long dead; one that is still asked about is only certain a little later.
-            known.retain(|_, dies_at| *dies_at > height_now);
+            known.retain(|_, last_valid| *last_valid > height_now);
         }
         *known
             .entry(id.clone())
@@ -102,14 +102,14 @@ struct Meta {
     post_token_balances: Vec<BalanceJson>,
     /// Missing where the node does not keep them.
     #[serde(default)]
-    inner_instructions: Option<Vec<InnerJson>>,
+    inner_instructions: Option<Vec<InnerInstructionsJson>>,
     /// Missing where the transaction has no lookup tables.
     #[serde(default)]
     loaded_addresses: Option<LoadedJson>,
 }
 
 /// What two block heights and many signatures looked like to one node.
-struct Look {
+struct Snapshot {
     /// The newest block's height.
     newest: u64,
     /// The height that cannot be undone.
@@ -118,48 +118,55 @@ struct Look {
 }
 
 /// Where these places stand.
-pub(crate) async fn look(
+pub(crate) async fn fetch(
     rpc: &Nodes,
-    horizon: &Horizon,
+    last_valid_heights: &LastValidHeights,
     confirmations_required: u64,
     watched: &[Watched],
 ) -> Vec<Result<Status<Evidence>, Fault>> {
     if watched.is_empty() {
         return Vec::new();
     }
-    let look = match Look::take(rpc, watched).await {
-        Ok(look) => look,
+    let snapshot = match Snapshot::take(rpc, watched).await {
+        Ok(snapshot) => snapshot,
         Err(fault) => return watched.iter().map(|_| Err(fault.clone())).collect(),
     };
-    let deep = look.deep_enough(confirmations_required);
-    let mut evidence = fetch(rpc, &deep).await;
+    let deep = snapshot.deep_enough(confirmations_required);
+    let mut evidence = fetch_evidence(rpc, &deep).await;
     watched
         .iter()
-        .map(|sequence| look.sequence(sequence, horizon, confirmations_required, &mut evidence))
+        .map(|watched| {
+            snapshot.status(
+                watched,
+                last_valid_heights,
+                confirmations_required,
+                &mut evidence,
+            )
+        })
         .collect()
 }
 
-impl Look {
+impl Snapshot {
     /// One round trip to one node for up to 256 signatures: first the heights, then the signatures, so that what is not found
     /// was not found at those heights.
     async fn take(rpc: &Nodes, watched: &[Watched]) -> Result<Self, Fault> {
         let mut ids: Vec<&str> = watched
             .iter()
-            .flat_map(|sequence| &sequence.transactions)
+            .flat_map(|watched| &watched.transactions)
             .map(|transaction| transaction.id.as_str())
             .collect();
         ids.sort_unstable();
         ids.dedup();
-        let mut calls: Vec<Request> = vec![
+        let mut requests: Vec<Request> = vec![
             Request::new("getBlockHeight", json!([{ "commitment": "processed" }])),
             Request::new("getEpochInfo", json!([{ "commitment": "finalized" }])),
         ];
         let options = json!({ "searchTransactionHistory": true });
         let chunks = ids.chunks(SIGNATURES_PER_CALL);
-        calls.extend(
+        requests.extend(
             chunks.map(|chunk| Request::new("getSignatureStatuses", json!([chunk, options]))),
         );
-        let answers = rpc.ask_one_node_in_doubt(&calls, knows_not_all).await?;
+        let answers = rpc.ask_one_node_in_doubt(&requests, knows_not_all).await?;
         let mut answers = answers.into_iter();
         let mut next = || answers.next().unwrap_or(Ok(Value::Null));
         let newest: u64 = decode_reply(next())?;
@@ -191,27 +198,27 @@ impl Look {
             .collect()
     }
 
-    fn sequence(
+    fn status(
         &self,
-        sequence: &Watched,
-        horizon: &Horizon,
+        watched: &Watched,
+        last_valid_heights: &LastValidHeights,
         confirmations_required: u64,
         evidence: &mut BTreeMap<String, Result<Evidence, Fault>>,
     ) -> Result<Status<Evidence>, Fault> {
-        let mut gone = true;
-        for transaction in &sequence.transactions {
+        let mut is_dropped = true;
+        for transaction in &watched.transactions {
             let id = &transaction.id;
             // Remembered from the first look on, whatever it finds.
-            let dies_at = horizon.of(id, self.newest);
+            let last_valid = last_valid_heights.of(id, self.newest);
             let found = self.by_id.get(id.as_str()).cloned();
             let found = found.unwrap_or_else(|| Err(unavailable("a status is missing")))?;
             let Some(status) = found else {
-                gone &= self.finalized > dies_at;
+                is_dropped &= self.finalized > last_valid;
                 continue;
             };
             // In a block that few have voted for yet.
             let Some(confirmations) = status.confirmations() else {
-                gone = false;
+                is_dropped = false;
                 continue;
             };
             let evidence = match evidence.get(id.as_str()) {
@@ -226,7 +233,7 @@ impl Look {
                 evidence,
             });
         }
-        Ok(if gone {
+        Ok(if is_dropped {
             Status::Dropped
         } else {
             Status::Pending
@@ -245,8 +252,8 @@ fn knows_not_all(answers: &[Reply]) -> bool {
 /// Evidence that says of each account which one it is. Without what a transaction took from lookup tables a payment that has
 /// moved would look as if it had not.
 fn whole(evidence: Evidence, transaction: &Transaction) -> Result<Evidence, Fault> {
-    let wire = Wire::read(&transaction.bytes);
-    match wire.is_ok_and(|wire| !wire.is_all_loaded(&evidence.loaded)) {
+    let parsed = PaymentTransaction::read(&transaction.bytes);
+    match parsed.is_ok_and(|parsed| !parsed.is_all_loaded(&evidence.loaded)) {
         true => Err(unavailable(
             "the node does not tell what a transaction took from lookup tables",
         )),
@@ -282,11 +289,11 @@ fn statuses(
 }
 
 /// What these transactions did, of those that succeeded.
-async fn fetch(rpc: &Nodes, ids: &[String]) -> BTreeMap<String, Result<Evidence, Fault>> {
+async fn fetch_evidence(rpc: &Nodes, ids: &[String]) -> BTreeMap<String, Result<Evidence, Fault>> {
     let mut evidence = BTreeMap::new();
     for chunk in ids.chunks(FETCHES_PER_BATCH) {
-        let calls: Vec<Request> = chunk.iter().map(|id| fetch_call(id)).collect();
-        let found = match rpc.ask_many(&calls).await {
+        let requests: Vec<Request> = chunk.iter().map(|id| evidence_request(id)).collect();
+        let found = match rpc.ask_many(&requests).await {
             Ok(answers) => answers.into_iter().map(evidence_of).collect(),
             Err(fault) => vec![Err(fault); chunk.len()],
         };
@@ -296,7 +303,7 @@ async fn fetch(rpc: &Nodes, ids: &[String]) -> BTreeMap<String, Result<Evidence,
 }
 
 /// The question what a transaction did.
-pub(crate) fn fetch_call(id: &str) -> Request {
+pub(crate) fn evidence_request(id: &str) -> Request {
     let options = json!({
         "encoding": "base64",
         "commitment": "confirmed",
@@ -318,7 +325,10 @@ pub(crate) fn evidence_of(answer: Reply) -> Result<Evidence, Fault> {
             meta.pre_token_balances,
             meta.post_token_balances,
         )?),
-        calls: meta.inner_instructions.map(evidence::calls).transpose()?,
+        inner_instructions: meta
+            .inner_instructions
+            .map(evidence::inner_instructions)
+            .transpose()?,
         loaded: evidence::loaded(meta.loaded_addresses.unwrap_or_default())?,
     })
 }
@@ -352,8 +362,8 @@ mod tests {
     }
 
     /// What is said of the transaction at these heights, when it is known like this.
-    fn told(
-        horizon: &Horizon,
+    fn status_at(
+        last_valid_heights: &LastValidHeights,
         newest: u64,
         finalized: u64,
         known: Option<(&str, Value)>,
@@ -362,39 +372,50 @@ mod tests {
             err,
             confirmation_status: Some(commitment.to_owned()),
         });
-        let look = Look {
+        let snapshot = Snapshot {
             newest,
             finalized,
             by_id: [(ID.to_owned(), Ok(status))].into(),
         };
         let mut evidence = [(ID.to_owned(), Ok(Evidence::default()))].into();
-        look.sequence(&watched(), horizon, 1, &mut evidence)
+        snapshot
+            .status(&watched(), last_valid_heights, 1, &mut evidence)
             .unwrap()
     }
 
     /// attacks.md 149: long after the first look, and only by what can no longer be undone.
     #[test]
     fn a_transaction_is_gone_when_every_block_that_could_have_it_is_final_and_none_has() {
-        let horizon = Horizon::default();
+        let last_valid_heights = LastValidHeights::default();
         let dead = 1000 + BLOCKHASH_BLOCKS + BLOCKS_APART;
-        assert!(matches!(told(&horizon, 1000, 968, None), Status::Pending));
-        let far = dead + 500;
-        assert!(matches!(told(&horizon, far, dead, None), Status::Pending));
         assert!(matches!(
-            told(&horizon, far, dead + 1, None),
+            status_at(&last_valid_heights, 1000, 968, None),
+            Status::Pending
+        ));
+        let far = dead + 500;
+        assert!(matches!(
+            status_at(&last_valid_heights, far, dead, None),
+            Status::Pending
+        ));
+        assert!(matches!(
+            status_at(&last_valid_heights, far, dead + 1, None),
             Status::Dropped
         ));
         // After a restart the first look is a later one.
-        let anew = Horizon::default();
-        assert!(matches!(told(&anew, far, dead + 1, None), Status::Pending));
+        let anew = LastValidHeights::default();
+        assert!(matches!(
+            status_at(&anew, far, dead + 1, None),
+            Status::Pending
+        ));
     }
 
     /// attacks.md 104 and 149.
     #[test]
     fn a_transaction_that_any_block_has_is_not_gone_and_counts_once_it_is_voted_for() {
-        let horizon = Horizon::default();
-        let at = |commitment, err| told(&horizon, 9_999, 9_900, Some((commitment, err)));
-        told(&horizon, 1, 0, None);
+        let last_valid_heights = LastValidHeights::default();
+        let at =
+            |commitment, err| status_at(&last_valid_heights, 9_999, 9_900, Some((commitment, err)));
+        status_at(&last_valid_heights, 1, 0, None);
         assert!(matches!(at("processed", Value::Null), Status::Pending));
         let Status::Included { confirmations, .. } = at("confirmed", Value::Null) else {
             panic!("confirmed is included");
@@ -432,13 +453,13 @@ mod tests {
             message: VersionedMessage::V0(message),
         };
         let [mut sent] = watched().transactions.try_into().unwrap();
-        let told = |loaded| Evidence {
+        let evidence = |loaded| Evidence {
             loaded,
             ..Evidence::default()
         };
         sent.bytes = wincode::serialize(&transaction).unwrap().into();
-        assert!(whole(told(vec![]), &sent).is_err());
-        assert!(whole(told(vec![Pubkey::default()]), &sent).is_ok());
+        assert!(whole(evidence(vec![]), &sent).is_err());
+        assert!(whole(evidence(vec![Pubkey::default()]), &sent).is_ok());
     }
 
     /// attacks.md 149: a node behind the one that was asked for heights knows too little to say that there is nothing.

@@ -48,12 +48,12 @@ mod tests {
         let processed =
             "Transaction simulation failed: This transaction has already been processed";
         assert_eq!(node_says(-32002, processed), Submission::Accepted);
-        let poor = node_says(
+        let unfunded = node_says(
             -32002,
             "Transaction simulation failed: Insufficient funds for fee",
         );
         assert!(
-            matches!(poor, Submission::Refused(fault) if fault.kind == FaultKind::FacilitatorFunds)
+            matches!(unfunded, Submission::Refused(fault) if fault.kind == FaultKind::FacilitatorFunds)
         );
         for (code, message) in [
             (-32602, "invalid transaction: index out of bounds"),

@@ -20,14 +20,14 @@ pub(crate) const SIZE_MAX: usize = 1232;
 
 /// A transaction that was read from bytes, and would be written as the same bytes.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Wire {
+pub struct PaymentTransaction {
     transaction: VersionedTransaction,
     message: Arc<[u8]>,
 }
 
 /// Why bytes are no transaction.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum WireError {
+pub enum PaymentTransactionError {
     /// More than a packet holds.
     #[error("{0} bytes, more than the possible {SIZE_MAX}")]
     TooLong(usize),
@@ -56,20 +56,20 @@ pub struct Instruction {
     pub data: Vec<u8>,
 }
 
-impl Wire {
+impl PaymentTransaction {
     /// Reads a transaction: every byte, and nothing but what is written the one way there is.
     ///
     /// # Errors
     /// What keeps the bytes from being one.
-    pub fn read(bytes: &[u8]) -> Result<Self, WireError> {
+    pub fn read(bytes: &[u8]) -> Result<Self, PaymentTransactionError> {
         if bytes.len() > SIZE_MAX {
-            return Err(WireError::TooLong(bytes.len()));
+            return Err(PaymentTransactionError::TooLong(bytes.len()));
         }
         let transaction: VersionedTransaction = wincode::deserialize_exact(bytes)
-            .map_err(|error| WireError::Unreadable(error.to_string()))?;
+            .map_err(|error| PaymentTransactionError::Unreadable(error.to_string()))?;
         let again = wincode::serialize(&transaction);
         if again.ok().as_deref() != Some(bytes) {
-            return Err(WireError::NotCanonical);
+            return Err(PaymentTransactionError::NotCanonical);
         }
         Self::of(transaction)
     }
@@ -78,12 +78,14 @@ impl Wire {
     ///
     /// # Errors
     /// As [`read`](Self::read).
-    pub fn of(transaction: VersionedTransaction) -> Result<Self, WireError> {
+    pub fn of(transaction: VersionedTransaction) -> Result<Self, PaymentTransactionError> {
         if matches!(transaction.message, VersionedMessage::V1(_)) {
-            return Err(WireError::Version);
+            return Err(PaymentTransactionError::Version);
         }
         if transaction.sanitize().is_err() {
-            return Err(WireError::NotSane("an index or a count is out of bounds"));
+            return Err(PaymentTransactionError::NotSane(
+                "an index or a count is out of bounds",
+            ));
         }
         let keys = transaction.message.static_account_keys();
         let twice = keys
@@ -91,7 +93,9 @@ impl Wire {
             .enumerate()
             .any(|(at, key)| keys.iter().take(at).any(|earlier| earlier == key));
         if twice {
-            return Err(WireError::NotSane("an account is named twice"));
+            return Err(PaymentTransactionError::NotSane(
+                "an account is named twice",
+            ));
         }
         Ok(Self {
             message: transaction.message.serialize().into(),
@@ -197,7 +201,7 @@ impl Wire {
     pub(crate) fn sign(
         &self,
         signer: &dyn Signer,
-        ours: &Ours,
+        fee_payers: &FeePayers,
         loaded: &[Pubkey],
     ) -> Result<(Signature, Vec<u8>), Fault> {
         let broken = |what: &str| Fault::new(FaultKind::Internal, what);
@@ -209,7 +213,7 @@ impl Wire {
         let instructions = self
             .instructions(loaded)
             .ok_or_else(|| broken("an instruction names an account that is not there"))?;
-        if ours.mentioned_in(&instructions).is_some() {
+        if fee_payers.mentioned_in(&instructions).is_some() {
             return Err(broken(
                 "a transaction that mentions a fee payer of ours is never signed",
             ));
@@ -231,24 +235,24 @@ impl Wire {
 
 /// The accounts of ours that no instruction may mention.
 #[derive(Debug)]
-pub(crate) struct Ours {
-    pub(crate) fee_payers: Vec<Pubkey>,
+pub(crate) struct FeePayers {
+    pub(crate) keys: Vec<Pubkey>,
     /// Whether Lighthouse's assertions may, all the same.
-    pub(crate) may_be_guarded: bool,
+    pub(crate) allow_lighthouse: bool,
 }
 
-impl Ours {
+impl FeePayers {
     /// The first of them that any instruction mentions, as its program or among its accounts.
     pub(crate) fn mentioned_in(&self, instructions: &[Instruction]) -> Option<&Pubkey> {
-        let spared = |found: &&Instruction| self.may_be_guarded && is_guard(found);
-        self.fee_payers.iter().find(|key| {
+        let spared = |found: &&Instruction| self.allow_lighthouse && is_guard(found);
+        self.keys.iter().find(|key| {
             let mut held = instructions.iter().filter(|found| !spared(found));
             held.any(|found| found.program == **key || found.accounts.contains(key))
         })
     }
 }
 
-impl fmt::Debug for Wire {
+impl fmt::Debug for PaymentTransaction {
     /// Leaves the bytes out: a signed transaction is worth money until it is included.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Wire")

@@ -6,7 +6,7 @@ use quittance_core::{Reason, Rejection};
 use super::reason;
 use crate::chain::fee;
 use crate::instruction::{MEMO, Transfer, compute_unit_limit, compute_unit_price, is_guard, memo};
-use crate::transaction::{Instruction, Ours, Wire};
+use crate::transaction::{FeePayers, Instruction, PaymentTransaction};
 
 /// How few instructions a payment can have: limit, price, transfer.
 const INSTRUCTIONS_MIN: usize = 3;
@@ -31,7 +31,7 @@ pub(crate) struct Caps {
 
 /// A transaction of the right form.
 #[derive(Debug)]
-pub(crate) struct Layout {
+pub(crate) struct StaticLayout {
     pub(crate) transfer: Transfer,
     pub(crate) memos: Memos,
 }
@@ -40,20 +40,24 @@ pub(crate) struct Layout {
 #[derive(Debug)]
 pub(crate) struct Memos(Vec<Option<String>>);
 
-impl Layout {
+impl StaticLayout {
     /// Reads the form of a transaction, and rejects what an account of ours is in, apart from paying the fee.
-    pub(crate) fn read(wire: &Wire, ours: &Ours, caps: Caps) -> Result<Self, Rejection> {
-        if !wire.lookups().is_empty() {
+    pub(crate) fn read(
+        transaction: &PaymentTransaction,
+        fee_payers: &FeePayers,
+        caps: Caps,
+    ) -> Result<Self, Rejection> {
+        if !transaction.lookups().is_empty() {
             return Err(Rejection::new(
                 reason::ALT_RESOLUTION_NOT_AVAILABLE,
                 "lookup tables are read only where smart wallets may pay, and none may here",
             ));
         }
-        let instructions = wire.instructions(&[]).ok_or_else(because(
+        let instructions = transaction.instructions(&[]).ok_or_else(because(
             reason::COULD_NOT_BE_DECODED,
             "an instruction names an account that the transaction does not have",
         ))?;
-        if wire.signers().count() > SIGNERS {
+        if transaction.signers().count() > SIGNERS {
             let detail = "others than the fee payer and the payer must sign";
             return Err(Rejection::new(reason::EXCESSIVE_SIGNERS, detail));
         }
@@ -84,17 +88,20 @@ impl Layout {
         ))?;
         // Only now: a smart wallet's transaction, which fails before this, has limits of its own.
         caps.check(units, price)?;
-        if ours.fee_payers.contains(&transfer.authority) {
+        if fee_payers.keys.contains(&transfer.authority) {
             return Err(Rejection::new(
                 reason::FEE_PAYER_TRANSFERRING_FUNDS,
                 "the money would be the facilitator's own",
             ));
         }
-        if let Some(key) = ours.mentioned_in(&instructions) {
+        if let Some(key) = fee_payers.mentioned_in(&instructions) {
             let detail = format!("an instruction mentions the fee payer {key}");
             return Err(Rejection::new(reason::FEE_PAYER_IN_INSTRUCTION, detail));
         }
-        if !wire.signers().any(|(key, _)| *key == transfer.authority) {
+        if !transaction
+            .signers()
+            .any(|(key, _)| *key == transfer.authority)
+        {
             let detail = "the transfer's authority does not sign";
             return Err(Rejection::new(reason::SIGNATURE_INVALID, detail));
         }

@@ -26,16 +26,16 @@ use serde_json::json;
 use solana_pubkey::Pubkey;
 use solana_signature::Signature;
 
-use self::layout::{Caps, Layout};
+use self::layout::{Caps, StaticLayout};
 pub use self::offer::ExactOffer;
 pub use self::payer::ExactPayer;
-use self::payment::{Due, ExactPayment, Path};
-use self::smart_wallet::Form;
+use self::payment::{ExactPayment, Expected, Path};
+use self::smart_wallet::SmartWalletLayout;
 pub use self::smart_wallet::SmartWallets;
-use crate::chain::{Rota, Solana};
+use crate::chain::{FeePayerRotation, Solana};
 use crate::instruction::Transfer;
 use crate::known::{Token, TokenProgram};
-use crate::transaction::{SIZE_MAX, Wire};
+use crate::transaction::{PaymentTransaction, SIZE_MAX};
 
 /// The scheme's name on the wire.
 const NAME: &str = "exact";
@@ -49,7 +49,7 @@ const LIFETIME_SECS: u64 = 60;
 pub struct Exact {
     network: Network,
     tokens: Vec<Token>,
-    rota: Arc<Rota>,
+    rotation: Arc<FeePayerRotation>,
     caps: Caps,
     smart_wallets: Option<Arc<SmartWallets>>,
 }
@@ -61,7 +61,7 @@ impl Exact {
         Self {
             network: config.network.clone(),
             tokens: config.tokens.clone(),
-            rota: Arc::clone(solana.rota()),
+            rotation: Arc::clone(solana.rotation()),
             caps: Caps {
                 compute_units: config.compute_units_max,
                 compute_unit_price: config.compute_unit_price_max,
@@ -104,7 +104,7 @@ impl Scheme<Solana> for Exact {
     }
 
     fn extra(&self) -> Option<Object> {
-        let fee_payer = self.rota.next()?.to_string();
+        let fee_payer = self.rotation.next()?.to_string();
         let mut extra = json!({ "feePayer": fee_payer });
         if self.smart_wallets.is_some() {
             extra["features"] = json!({ "smartWalletSupported": true });
@@ -136,30 +136,30 @@ impl Scheme<Solana> for Exact {
         let token = token.ok_or_else(|| self.unsupported_asset())?;
         check_token_program(&extra, token)?;
 
-        let wire = wire(&request.payload)?;
-        if wire.fee_payer() != Some(&fee_payer) {
+        let transaction = read_transaction(&request.payload)?;
+        if transaction.fee_payer() != Some(&fee_payer) {
             let detail = format_args!(
                 "the transaction's fee payer must be {fee_payer}, as extra.feePayer says"
             );
             return Err(Rejection::new(reason::FEE_PAYER_MISMATCH, detail).into());
         }
-        check_our_place(&wire)?;
-        let due = Due {
+        check_fee_payer_signature_is_empty(&transaction)?;
+        let expected = Expected {
             token: token.clone(),
             pay_to,
             destination: token.account_of(&pay_to),
             amount: request.requirements.amount,
         };
-        let (path, objection) = self.path(&wire, &due, extra.memo.as_deref())?;
+        let (path, objection) = self.path(&transaction, &expected, extra.memo.as_deref())?;
         Ok(Box::new(ExactPayment {
-            info: self.info(&wire, path.signer(), &due, now),
+            info: self.info(&transaction, path.signer(), &expected, now),
             lane: LaneId::new(&fee_payer.to_string()),
-            rota: Arc::clone(&self.rota),
-            claims: claims(&wire),
-            due,
+            rotation: Arc::clone(&self.rotation),
+            claims: claims(&transaction),
+            expected,
             path,
             objection,
-            wire,
+            transaction,
         }))
     }
 }
@@ -173,8 +173,8 @@ impl Exact {
             .fee_payer
             .as_deref()
             .ok_or_else(|| Rejection::new(reason::MISSING_FEE_PAYER, expected))?;
-        let ours = self.rota.ours.fee_payers.iter();
-        let found = ours.copied().find(|key| key.to_string() == named);
+        let fee_payers = self.rotation.fee_payers.keys.iter();
+        let found = fee_payers.copied().find(|key| key.to_string() == named);
         found.ok_or_else(|| Rejection::new(reason::FEE_PAYER_NOT_MANAGED, expected).into())
     }
 
@@ -192,14 +192,14 @@ impl Exact {
     /// signatures are known to hold.
     fn path(
         &self,
-        wire: &Wire,
-        due: &Due,
+        transaction: &PaymentTransaction,
+        expected: &Expected,
         memo: Option<&str>,
     ) -> Result<(Path, Option<Rejection>), Rejection> {
-        let ours = &self.rota.ours;
-        let refused = match Layout::read(wire, ours, self.caps) {
-            Ok(Layout { transfer, memos }) => {
-                let objection = check_transfer(&transfer, due)
+        let fee_payers = &self.rotation.fee_payers;
+        let refused = match StaticLayout::read(transaction, fee_payers, self.caps) {
+            Ok(StaticLayout { transfer, memos }) => {
+                let objection = check_transfer(&transfer, expected)
                     .and_then(|()| memos.check(memo))
                     .err();
                 return Ok((Path::Static(transfer), objection));
@@ -209,32 +209,39 @@ impl Exact {
         let Some(allowed) = &self.smart_wallets else {
             return Err(refused);
         };
-        if !Layout::is_about_form(&refused.reason) {
+        if !StaticLayout::is_about_form(&refused.reason) {
             return Err(refused);
         }
-        let Form { signer, memos } = Form::read(wire, ours, allowed, self.caps.fee)?;
-        let objection = check_amount(due.amount)
+        let SmartWalletLayout { signer, memos } =
+            SmartWalletLayout::read(transaction, fee_payers, allowed, self.caps.fee)?;
+        let objection = check_amount(expected.amount)
             .and_then(|()| memos.check(memo))
             .err();
         let allowed = Arc::clone(allowed);
         Ok((Path::SmartWallet { signer, allowed }, objection))
     }
 
-    fn info(&self, wire: &Wire, signer: &Pubkey, due: &Due, now: Timestamp) -> PaymentInfo {
+    fn info(
+        &self,
+        transaction: &PaymentTransaction,
+        signer: &Pubkey,
+        expected: &Expected,
+        now: Timestamp,
+    ) -> PaymentInfo {
         PaymentInfo {
-            id: payment_id(&self.network, wire),
+            id: payment_id(&self.network, transaction),
             payer: signer.to_string(),
-            pay_to: due.pay_to.to_string(),
-            asset: due.token.mint.to_string(),
-            amount: due.amount,
+            pay_to: expected.pay_to.to_string(),
+            asset: expected.token.mint.to_string(),
+            amount: expected.amount,
             expires: now.plus_secs(LIFETIME_SECS),
         }
     }
 }
 
 /// What makes a payment unique: the runtime includes a message once, whatever its signatures are.
-fn payment_id(network: &Network, wire: &Wire) -> PaymentId {
-    PaymentId::from_parts(&[b"exact svm", network.id().as_bytes(), wire.message()])
+fn payment_id(network: &Network, transaction: &PaymentTransaction) -> PaymentId {
+    PaymentId::from_parts(&[b"exact svm", network.id().as_bytes(), transaction.message()])
 }
 
 fn check_token_program(extra: &Extra, token: &Token) -> Result<(), Rejection> {
@@ -253,7 +260,7 @@ fn address(field: &str, text: &str) -> Result<Pubkey, Malformed> {
         .map_err(|_| Malformed::new(field, "not an address of 32 bytes in base58"))
 }
 
-fn wire(payload: &Object) -> Result<Wire, Refusal> {
+fn read_transaction(payload: &Object) -> Result<PaymentTransaction, Refusal> {
     /// The length of the longest transaction in base64.
     const TEXT_MAX: usize = SIZE_MAX.div_ceil(3) * 4;
     let payload: PayloadJson = payload.read("paymentPayload.payload")?;
@@ -267,14 +274,14 @@ fn wire(payload: &Object) -> Result<Wire, Refusal> {
     let bytes = BASE64
         .decode(text)
         .map_err(|error| undecodable(&format!("not base64: {error}")))?;
-    Wire::read(&bytes).map_err(|error| undecodable(&error.to_string()))
+    PaymentTransaction::read(&bytes).map_err(|error| undecodable(&error.to_string()))
 }
 
 /// The fee payer's place for a signature must be empty. Bytes there mean nothing and are replaced, so anybody could write
 /// some, present the payment as one of its own, and be told its success.
-fn check_our_place(wire: &Wire) -> Result<(), Rejection> {
+fn check_fee_payer_signature_is_empty(transaction: &PaymentTransaction) -> Result<(), Rejection> {
     let is_empty = |(_, signature): (_, &Signature)| *signature == Signature::default();
-    if wire.signers().next().is_some_and(is_empty) {
+    if transaction.signers().next().is_some_and(is_empty) {
         return Ok(());
     }
     let detail = "the place for the fee payer's signature is not empty";
@@ -282,23 +289,23 @@ fn check_our_place(wire: &Wire) -> Result<(), Rejection> {
 }
 
 /// What must hold of every signature but the fee payer's, which is ours to add.
-fn claims(wire: &Wire) -> Vec<SignatureClaim> {
+fn claims(transaction: &PaymentTransaction) -> Vec<SignatureClaim> {
     let claim = |(key, signature): (&Pubkey, &Signature)| SignatureClaim::Ed25519 {
-        message: Arc::clone(wire.message()),
+        message: Arc::clone(transaction.message()),
         signature: *signature.as_array(),
         key: key.to_bytes(),
     };
-    wire.signers().skip(1).map(claim).collect()
+    transaction.signers().skip(1).map(claim).collect()
 }
 
 /// The checks of a transfer in the transaction itself, in the reference implementation's order.
-fn check_transfer(transfer: &Transfer, due: &Due) -> Result<(), Rejection> {
-    let Due {
+fn check_transfer(transfer: &Transfer, expected: &Expected) -> Result<(), Rejection> {
+    let Expected {
         token,
         pay_to,
         destination,
         amount,
-    } = due;
+    } = expected;
     if transfer.mint != token.mint {
         let detail = format!(
             "the transfer is of {}, the required asset {}",

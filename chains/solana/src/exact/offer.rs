@@ -8,7 +8,7 @@ use quittance_core::{Amount, Malformed, Network, Offer, OfferError, PaymentId};
 use serde_json::json;
 use solana_pubkey::Pubkey;
 
-use super::{Extra, NAME, payment_id, wire};
+use super::{Extra, NAME, payment_id, read_transaction};
 use crate::blockhash::Blockhashes;
 use crate::instruction::MEMO_MAX;
 use crate::known::{self, NAMESPACE, Token};
@@ -162,8 +162,8 @@ impl Offer for ExactOffer {
     }
 
     fn authorization(&self, payload: &Object) -> Option<PaymentId> {
-        let wire = wire(payload).ok()?;
-        Some(payment_id(self.price.network(), &wire))
+        let transaction = read_transaction(payload).ok()?;
+        Some(payment_id(self.price.network(), &transaction))
     }
 
     async fn hints(&self) -> Option<Object> {

@@ -125,7 +125,7 @@ impl ExactPayer {
             amount: amount(&requirements.amount)?,
             fee_payer: self.fee_payer(&extra)?,
             memo: extra.memo.clone(),
-            blockhash: self.blockhash_told(&network, &extra)?,
+            blockhash: self.offered_blockhash(&network, &extra)?,
             token,
             network,
         };
@@ -144,15 +144,19 @@ impl ExactPayer {
     }
 
     /// The blockhash that the seller tells, which a payer with a node of the cluster can do without.
-    fn blockhash_told(&self, network: &Network, extra: &Extra) -> Result<Option<Hash>, QuoteError> {
-        let told = extra
+    fn offered_blockhash(
+        &self,
+        network: &Network,
+        extra: &Extra,
+    ) -> Result<Option<Hash>, QuoteError> {
+        let offered = extra
             .recent_blockhash
             .as_deref()
             .map(str::parse)
             .transpose();
-        match told {
+        match offered {
             Err(_) | Ok(None) if self.nodes.contains_key(network.id()) => Ok(None),
-            Ok(Some(told)) => Ok(Some(told)),
+            Ok(Some(offered)) => Ok(Some(offered)),
             Ok(None) => Err(QuoteError::unpayable(format!(
                 "no node of {network} is known to ask for a blockhash, and the seller tells none"
             ))),
@@ -174,7 +178,7 @@ impl ExactPayer {
         };
         match (blockhash::latest(node).await, order.blockhash.clone()) {
             (Ok(latest), _) => Ok(latest.blockhash),
-            (Err(_), Some(told)) => Ok(told),
+            (Err(_), Some(offered)) => Ok(offered),
             (Err(fault), None) => Err(PayerError::chain(fault)),
         }
     }

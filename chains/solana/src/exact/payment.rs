@@ -8,23 +8,23 @@ use quittance_core::{
 use solana_pubkey::Pubkey;
 
 use super::reason;
-use super::smart_wallet::{Outcome, SmartWallets, check_isolated};
-use crate::chain::{Partial, Rota, Solana};
+use super::smart_wallet::{ExpectedOutcome, SmartWallets, check_isolated};
+use crate::chain::{FeePayerRotation, PartiallySigned, Solana};
 use crate::evidence::Evidence;
 use crate::instruction::Transfer;
 use crate::known::Token;
 use crate::lookup;
 use crate::mint;
-use crate::read::{Account, Answer, Inquiry};
-use crate::transaction::Wire;
+use crate::read::{Account, Answer, Query};
+use crate::transaction::PaymentTransaction;
 
 /// One payment.
 pub(super) struct ExactPayment {
     pub(super) info: PaymentInfo,
-    pub(super) wire: Wire,
+    pub(super) transaction: PaymentTransaction,
     pub(super) lane: LaneId,
-    pub(super) rota: Arc<Rota>,
-    pub(super) due: Due,
+    pub(super) rotation: Arc<FeePayerRotation>,
+    pub(super) expected: Expected,
     pub(super) claims: Vec<SignatureClaim>,
     pub(super) path: Path,
     /// The first check after the signatures that failed. It is told only once the signatures are known to hold, because
@@ -34,7 +34,7 @@ pub(super) struct ExactPayment {
 
 /// What is to be paid.
 #[derive(Debug)]
-pub(super) struct Due {
+pub(super) struct Expected {
     pub(super) token: Token,
     pub(super) pay_to: Pubkey,
     /// The recipient's token account. Found once: to derive its address takes microseconds.
@@ -94,13 +94,13 @@ impl Payment<Solana> for ExactPayment {
         }
         self.objection.clone().map_or(Ok(()), Err)?;
         let [.., answer] = observed.answers else {
-            return Ok(Check::Ask(self.inquiry()));
+            return Ok(Check::Ask(self.query()));
         };
         self.check_token(answer)?;
         match &self.path {
             Path::Static(transfer) => self.check_static(transfer, answer)?,
             Path::SmartWallet { .. } => {
-                self.paying(answer)?;
+                self.find_transfer(answer)?;
             }
         }
         Ok(Check::Valid)
@@ -111,7 +111,7 @@ impl Payment<Solana> for ExactPayment {
         let Path::SmartWallet { .. } = self.path else {
             return None;
         };
-        let transfer = self.paying(observed.answers.last()?).ok()??;
+        let transfer = self.find_transfer(observed.answers.last()?).ok()??;
         Some(transfer.authority.to_string())
     }
 
@@ -119,7 +119,7 @@ impl Payment<Solana> for ExactPayment {
         &self,
         amount: Amount,
         observed: &Observed<'_, Solana>,
-    ) -> Result<Partial, Rejection> {
+    ) -> Result<PartiallySigned, Rejection> {
         if amount != self.info.amount {
             let detail = "exact settles exactly what was authorized";
             return Err(Rejection::new(reason::AMOUNT_MISMATCH, detail));
@@ -128,8 +128,8 @@ impl Payment<Solana> for ExactPayment {
             (Path::SmartWallet { .. }, [.., answer]) => self.loaded(answer)?,
             _ => Vec::new(),
         };
-        Ok(Partial {
-            wire: self.wire.clone(),
+        Ok(PartiallySigned {
+            transaction: self.transaction.clone(),
             loaded,
         })
     }
@@ -140,7 +140,7 @@ impl Payment<Solana> for ExactPayment {
             return None;
         };
         let source = account(observed.answers.last()?, asked::SOURCE)?;
-        mint::amount_in(source, self.due.token.program).map(Amount::from)
+        mint::amount_in(source, self.expected.token.program).map(Amount::from)
     }
 
     fn lane(&self) -> Option<&LaneId> {
@@ -166,24 +166,29 @@ impl Payment<Solana> for ExactPayment {
 
 /// What both paths ask.
 impl ExactPayment {
-    fn inquiry(&self) -> Inquiry {
-        let mut accounts = vec![self.due.token.mint, self.due.destination];
+    fn query(&self) -> Query {
+        let mut accounts = vec![self.expected.token.mint, self.expected.destination];
         match &self.path {
             Path::Static(transfer) => accounts.push(transfer.source),
             Path::SmartWallet { .. } => {
-                accounts.extend(self.wire.lookups().iter().map(|lookup| lookup.account_key));
+                accounts.extend(
+                    self.transaction
+                        .lookups()
+                        .iter()
+                        .map(|lookup| lookup.account_key),
+                );
             }
         }
-        Inquiry {
+        Query {
             accounts,
-            simulate: Some(self.wire.clone()),
-            with_calls: matches!(self.path, Path::SmartWallet { .. }),
+            simulate: Some(self.transaction.clone()),
+            with_inner_instructions: matches!(self.path, Path::SmartWallet { .. }),
         }
     }
 
     /// Whether the token and the recipient's account are what they seem to be.
     fn check_token(&self, answer: &Answer) -> Result<(), Rejection> {
-        let token = &self.due.token;
+        let token = &self.expected.token;
         let program = token.program;
         let mint = account(answer, asked::MINT).ok_or_else(|| {
             Rejection::new(
@@ -199,7 +204,7 @@ impl ExactPayment {
             return Err(Rejection::new(reason::RECEIVER_ACCOUNT_NOT_FOUND, detail));
         };
         // SPL Token lets an owner give an associated account away; its address stays.
-        if mint::owner_of(destination, program) != Some(self.due.pay_to) {
+        if mint::owner_of(destination, program) != Some(self.expected.pay_to) {
             let detail = "the recipient's token account belongs to another owner";
             return Err(Rejection::new(reason::RECIPIENT_MISMATCH, detail));
         }
@@ -211,7 +216,7 @@ impl ExactPayment {
 impl ExactPayment {
     fn check_static(&self, transfer: &Transfer, answer: &Answer) -> Result<(), Rejection> {
         let source = account(answer, asked::SOURCE);
-        let owner = source.and_then(|source| mint::owner_of(source, self.due.token.program));
+        let owner = source.and_then(|source| mint::owner_of(source, self.expected.token.program));
         if owner.is_some_and(|owner| owner != transfer.authority) {
             let detail = "the money is not the signer's own";
             return Err(Rejection::new(reason::SIGNATURE_INVALID, detail));
@@ -240,7 +245,7 @@ impl ExactPayment {
     ) -> String {
         let is_of_instruction = error.contains("\"InstructionError\"");
         let amount = transfer.amount;
-        match source.map(|source| mint::amount_in(source, self.due.token.program)) {
+        match source.map(|source| mint::amount_in(source, self.expected.token.program)) {
             None if is_of_instruction => {
                 "the payer has no token account for this asset: it has nothing to pay with"
                     .to_owned()
@@ -257,7 +262,7 @@ impl ExactPayment {
     /// Whether the recipient's balance rose by exactly the transfer; what happened where it did not.
     fn received(&self, transfer: &Transfer, evidence: &Evidence) -> Result<(), String> {
         let (loaded, mint) = (&evidence.loaded, &self.info.asset);
-        let received = evidence.received(&self.wire, loaded, &transfer.destination, mint);
+        let received = evidence.received(&self.transaction, loaded, &transfer.destination, mint);
         match received.unwrap_or_default() {
             received if received == transfer.amount => Ok(()),
             received => Err(format!("the recipient's account received {received}")),
@@ -270,23 +275,23 @@ impl ExactPayment {
     /// The addresses that the transaction takes from lookup tables; nothing of ours is among them.
     fn loaded(&self, answer: &Answer) -> Result<Vec<Pubkey>, Rejection> {
         let tables = answer.accounts.get(asked::TABLES..).unwrap_or_default();
-        let loaded = lookup::resolve(&self.wire, tables).ok_or_else(|| {
+        let loaded = lookup::resolve(&self.transaction, tables).ok_or_else(|| {
             let detail = "a lookup table is not there, or does not have what is taken from it";
             Rejection::new(reason::ALT_RESOLUTION_FAILED, detail)
         })?;
-        let instructions = self.wire.instructions(&loaded);
+        let instructions = self.transaction.instructions(&loaded);
         let instructions = instructions.ok_or_else(|| {
             Rejection::new(
                 reason::COULD_NOT_BE_DECODED,
                 "an instruction names an account that the transaction does not have",
             )
         })?;
-        check_isolated(&instructions, &self.rota.ours)?;
+        check_isolated(&instructions, &self.rotation.fee_payers)?;
         Ok(loaded)
     }
 
     /// The transfer that the transaction would make.
-    fn paying(&self, answer: &Answer) -> Result<Option<Transfer>, Rejection> {
+    fn find_transfer(&self, answer: &Answer) -> Result<Option<Transfer>, Rejection> {
         let loaded = self.loaded(answer)?;
         let simulated = answer.simulated.as_ref();
         let simulated = simulated.ok_or_else(|| {
@@ -299,9 +304,11 @@ impl ExactPayment {
             let why = why_it_fails(error);
             return Err(Rejection::new(reason::SMART_WALLET_SIMULATION_FAILED, why));
         }
-        let found = self.outcome().find(&self.wire, &loaded, simulated)?;
+        let found = self
+            .expected_outcome()
+            .find(&self.transaction, &loaded, simulated)?;
         if let Some(transfer) = &found {
-            let owner = simulated.owner(&self.wire, &loaded, &transfer.source);
+            let owner = simulated.owner(&self.transaction, &loaded, &transfer.source);
             if owner.is_some_and(|owner| owner != transfer.authority.to_string()) {
                 let detail = "the account that pays does not belong to the signer of the transfer";
                 return Err(Rejection::new(
@@ -315,20 +322,23 @@ impl ExactPayment {
 
     /// Whether the transaction has done what it did when it was tried; a program may have behaved then.
     fn paid(&self, evidence: &Evidence) -> Result<(), String> {
-        match self.outcome().find(&self.wire, &evidence.loaded, evidence) {
+        match self
+            .expected_outcome()
+            .find(&self.transaction, &evidence.loaded, evidence)
+        {
             Ok(_) => Ok(()),
             Err(rejection) => Err(rejection.to_string()),
         }
     }
 
-    fn outcome(&self) -> Outcome<'_> {
+    fn expected_outcome(&self) -> ExpectedOutcome<'_> {
         let wallets = match &self.path {
             Path::SmartWallet { allowed, .. } => allowed.programs.as_slice(),
             Path::Static(_) => &[],
         };
-        Outcome {
-            due: &self.due,
-            ours: &self.rota.ours.fee_payers,
+        ExpectedOutcome {
+            expected: &self.expected,
+            fee_payers: &self.rotation.fee_payers.keys,
             wallets,
         }
     }

@@ -8,14 +8,14 @@ use quittance_core::{Amount, Rejection};
 use solana_pubkey::Pubkey;
 
 use super::layout::{GUARDS_MAX, Memos, SIGNERS, check_fee};
-use super::payment::Due;
+use super::payment::Expected;
 use super::reason;
-use crate::evidence::{Caller, Evidence, TokenCall, token_calls};
+use crate::evidence::{Caller, Evidence, TokenInstruction, token_instructions};
 use crate::instruction::{
     self, COMPUTE_BUDGET, MEMO, TOKEN, TOKEN_2022, Transfer, compute_unit_limit,
     compute_unit_price, is_guard,
 };
-use crate::transaction::{Instruction, Ours, Wire};
+use crate::transaction::{FeePayers, Instruction, PaymentTransaction};
 
 /// How many lookup tables a payment may use. Wallets use one or two; each is up to eight kilobytes to be fetched.
 const TABLES_MAX: usize = 4;
@@ -71,33 +71,33 @@ impl SmartWallets {
 
 /// A transaction that may be tried.
 #[derive(Debug)]
-pub(super) struct Form {
+pub(super) struct SmartWalletLayout {
     /// Who signs, besides the fee payer.
     pub(super) signer: Pubkey,
     pub(super) memos: Memos,
 }
 
-impl Form {
+impl SmartWalletLayout {
     /// Reads the form of a transaction, and rejects what could cost a fee payer of ours more than the fee, as far as it shows
     /// before lookup tables are read.
     pub(super) fn read(
-        wire: &Wire,
-        ours: &Ours,
+        transaction: &PaymentTransaction,
+        fee_payers: &FeePayers,
         allowed: &SmartWallets,
         fee_max: u64,
     ) -> Result<Self, Rejection> {
-        let instructions = wire.instructions_shown();
+        let instructions = transaction.instructions_shown();
         let instructions = instructions.ok_or_else(|| {
             Rejection::new(
                 reason::COULD_NOT_BE_DECODED,
                 "an instruction names an account that the transaction does not have",
             )
         })?;
-        if wire.lookups().len() > TABLES_MAX {
+        if transaction.lookups().len() > TABLES_MAX {
             let detail = format!("more than {TABLES_MAX} lookup tables");
             return Err(Rejection::new(reason::ALT_RESOLUTION_FAILED, detail));
         }
-        let mut signers = wire.signers().skip(SIGNERS - 1).map(|(key, _)| *key);
+        let mut signers = transaction.signers().skip(SIGNERS - 1).map(|(key, _)| *key);
         let signer = signers.next().ok_or_else(|| {
             let detail = "the wallet's owner must sign the transaction itself, with an Ed25519 key";
             Rejection::new(reason::SIGNATURE_INVALID, detail)
@@ -106,7 +106,7 @@ impl Form {
             let detail = "others than the fee payer and the payer must sign";
             return Err(Rejection::new(reason::EXCESSIVE_SIGNERS, detail));
         }
-        check_isolated(&instructions, ours)?;
+        check_isolated(&instructions, fee_payers)?;
         check_programs(&instructions, allowed)?;
         check_signer(&signer, &instructions, allowed)?;
         check_budget(&instructions, allowed, fee_max)?;
@@ -119,8 +119,11 @@ impl Form {
 }
 
 /// Whether nothing of ours is in any of these instructions, neither as a program nor among the accounts.
-pub(super) fn check_isolated(instructions: &[Instruction], ours: &Ours) -> Result<(), Rejection> {
-    ours.mentioned_in(instructions).map_or(Ok(()), |key| {
+pub(super) fn check_isolated(
+    instructions: &[Instruction],
+    fee_payers: &FeePayers,
+) -> Result<(), Rejection> {
+    fee_payers.mentioned_in(instructions).map_or(Ok(()), |key| {
         let detail = format!("an instruction mentions the fee payer {key}");
         Err(Rejection::new(
             reason::SMART_WALLET_FEE_PAYER_NOT_ISOLATED,
@@ -253,15 +256,15 @@ fn check_budget(
 }
 
 /// What a transaction must bring about.
-pub(super) struct Outcome<'a> {
-    pub(super) due: &'a Due,
+pub(super) struct ExpectedOutcome<'a> {
+    pub(super) expected: &'a Expected,
     /// The fee payers, who must have no part in it.
-    pub(super) ours: &'a [Pubkey],
+    pub(super) fee_payers: &'a [Pubkey],
     /// The programs that may make the transfer.
     pub(super) wallets: &'a [Pubkey],
 }
 
-impl Outcome<'_> {
+impl ExpectedOutcome<'_> {
     /// The one transfer that pays the recipient, in what a transaction did or would do.
     ///
     /// Exactly one `TransferChecked` of at least the amount goes to the recipient's account, made by the transaction itself or by
@@ -272,17 +275,17 @@ impl Outcome<'_> {
     /// The verdict, where it is not so. Where it is not told which instructions were called, balances must do: `None`.
     pub(super) fn find(
         &self,
-        wire: &Wire,
+        transaction: &PaymentTransaction,
         loaded: &[Pubkey],
         evidence: &Evidence,
     ) -> Result<Option<Transfer>, Rejection> {
-        let destination = &self.due.destination;
-        let mint = self.due.token.mint.to_string();
+        let destination = &self.expected.destination;
+        let mint = self.expected.token.mint.to_string();
         let mismatch =
             |detail: &str| Rejection::new(reason::SMART_WALLET_TRANSFER_MISMATCH, detail);
-        let calls = evidence.calls.as_ref().map(|calls| {
+        let calls = evidence.inner_instructions.as_ref().map(|inner| {
             let nowhere = "a called instruction names an account that is not there";
-            token_calls(wire, loaded, calls).ok_or_else(|| mismatch(nowhere))
+            token_instructions(transaction, loaded, inner).ok_or_else(|| mismatch(nowhere))
         });
         let transfer = match calls.transpose()? {
             Some(calls) => Some(self.only(&calls)?),
@@ -295,9 +298,9 @@ impl Outcome<'_> {
             }
         };
         if evidence.balances.is_some() {
-            let received = evidence.received(wire, loaded, destination, &mint);
+            let received = evidence.received(transaction, loaded, destination, &mint);
             let received = received.unwrap_or_default();
-            if Amount::from(received) < self.due.amount {
+            if Amount::from(received) < self.expected.amount {
                 let detail = format!("the recipient's balance rises by {received}");
                 return Err(mismatch(&detail));
             }
@@ -306,7 +309,7 @@ impl Outcome<'_> {
     }
 
     /// The only transfer to the recipient's account, where nothing else happens to that.
-    fn only(&self, calls: &[(Caller, TokenCall)]) -> Result<Transfer, Rejection> {
+    fn only(&self, calls: &[(Caller, TokenInstruction)]) -> Result<Transfer, Rejection> {
         if calls.is_empty() {
             return Err(Rejection::new(
                 reason::SMART_WALLET_NO_TRANSFER,
@@ -314,7 +317,7 @@ impl Outcome<'_> {
             ));
         }
         let involves = |key: &Pubkey| calls.iter().filter(|(_, call)| call.mentions(key)).count();
-        if self.ours.iter().any(|key| involves(key) > 0) {
+        if self.fee_payers.iter().any(|key| involves(key) > 0) {
             return Err(Rejection::new(
                 reason::FEE_PAYER_TRANSFERRING_FUNDS,
                 "the money would be the facilitator's own",
@@ -337,11 +340,11 @@ impl Outcome<'_> {
         }
         let mismatch =
             |detail: &str| Rejection::new(reason::SMART_WALLET_TRANSFER_MISMATCH, detail);
-        if involves(&self.due.destination) > 1 {
+        if involves(&self.expected.destination) > 1 {
             let detail = "something else happens to the recipient's account";
             return Err(mismatch(detail));
         }
-        if transfer.authority == self.due.pay_to {
+        if transfer.authority == self.expected.pay_to {
             return Err(mismatch("the payer pays itself"));
         }
         self.check_caller(caller)?;
@@ -361,16 +364,16 @@ impl Outcome<'_> {
         Err(Rejection::new(reason, detail))
     }
 
-    fn matching<'c>(&self, call: &'c TokenCall) -> Option<&'c Transfer> {
-        let TokenCall::Transfer(transfer) = call else {
+    fn matching<'c>(&self, call: &'c TokenInstruction) -> Option<&'c Transfer> {
+        let TokenInstruction::Transfer(transfer) = call else {
             return None;
         };
-        let Due {
+        let Expected {
             token,
             destination,
             amount,
             ..
-        } = self.due;
+        } = self.expected;
         let matches = transfer.program == token.program.id()
             && transfer.mint == token.mint
             && transfer.decimals == token.decimals

@@ -16,7 +16,7 @@ use solana_signer::Signer;
 use solana_transaction::versioned::VersionedTransaction;
 
 use super::*;
-use crate::chain::{Partial, SolanaConfig};
+use crate::chain::{PartiallySigned, SolanaConfig};
 use crate::evidence::{Balance, Evidence};
 use crate::instruction::{COMPUTE_BUDGET, LIGHTHOUSE, MEMO, TOKEN, TOKEN_2022};
 use crate::known;
@@ -32,7 +32,7 @@ fn key(seed: u8) -> Keypair {
     Keypair::new_from_array([seed; 32])
 }
 
-fn ours() -> [Keypair; 2] {
+fn fee_payers() -> [Keypair; 2] {
     [key(1), key(2)]
 }
 
@@ -57,7 +57,9 @@ fn solana() -> &'static Solana {
 fn cluster() -> Solana {
     let network = known::network(NETWORK).unwrap();
     let url = "http://127.0.0.1:1".parse().unwrap();
-    let signers = ours().map(|key| Arc::new(key) as crate::Signer).to_vec();
+    let signers = fee_payers()
+        .map(|key| Arc::new(key) as crate::Signer)
+        .to_vec();
     Solana::new(SolanaConfig::new(network, vec![url], signers)).unwrap()
 }
 
@@ -157,7 +159,7 @@ fn signed_by(message: VersionedMessage, keys: &[&Keypair]) -> VersionedTransacti
 fn transaction(instructions: &[Instruction]) -> VersionedTransaction {
     let message = Message::new_with_blockhash(
         instructions,
-        Some(&ours()[0].pubkey()),
+        Some(&fee_payers()[0].pubkey()),
         &Hash::new_from_array([9; 32]),
     );
     signed_by(VersionedMessage::Legacy(message), &[&payer()])
@@ -166,7 +168,7 @@ fn transaction(instructions: &[Instruction]) -> VersionedTransaction {
 fn v0_transaction(instructions: &[Instruction]) -> VersionedTransaction {
     let blockhash = Hash::new_from_array([9; 32]);
     let message =
-        v0::Message::try_compile(&ours()[0].pubkey(), instructions, &[], blockhash).unwrap();
+        v0::Message::try_compile(&fee_payers()[0].pubkey(), instructions, &[], blockhash).unwrap();
     signed_by(VersionedMessage::V0(message), &[&payer()])
 }
 
@@ -178,7 +180,7 @@ fn request_with(bytes: &[u8], change: impl FnOnce(&mut serde_json::Value)) -> Pa
     let terms = json!({
         "scheme": "exact", "network": NETWORK, "amount": AMOUNT.to_string(), "asset": usdc().mint.to_string(),
         "payTo": pay_to().to_string(), "maxTimeoutSeconds": 60,
-        "extra": { "feePayer": ours()[0].pubkey().to_string() },
+        "extra": { "feePayer": fee_payers()[0].pubkey().to_string() },
     });
     let mut body = json!({
         "x402Version": 2,
@@ -198,12 +200,12 @@ fn decoded(request: &PaymentRequest) -> Box<dyn Payment<Solana>> {
 }
 
 /// What is said of a request before the chain is asked: the code, or that the chain is asked.
-fn verdict(request: &PaymentRequest) -> Result<(), String> {
-    verdict_of(&Exact::new(solana()), request)
+fn verdict_of(request: &PaymentRequest) -> Result<(), String> {
+    verdict_by(&Exact::new(solana()), request)
 }
 
 /// What this scheme says of a request before the chain is asked.
-fn verdict_of(exact: &Exact, request: &PaymentRequest) -> Result<(), String> {
+fn verdict_by(exact: &Exact, request: &PaymentRequest) -> Result<(), String> {
     let refusal = |refusal| match refusal {
         Refusal::Rejected(rejection) => rejection.reason.code().to_owned(),
         Refusal::Malformed(malformed) => format!("malformed {}", malformed.field),
@@ -233,8 +235,8 @@ fn verdict_of(exact: &Exact, request: &PaymentRequest) -> Result<(), String> {
     }
 }
 
-fn told(instructions: &[Instruction]) -> Result<(), String> {
-    verdict(&request(instructions))
+fn verdict(instructions: &[Instruction]) -> Result<(), String> {
+    verdict_of(&request(instructions))
 }
 
 fn rejected(reason: &Reason) -> Result<(), String> {
@@ -243,11 +245,11 @@ fn rejected(reason: &Reason) -> Result<(), String> {
 
 #[test]
 fn a_payment_that_is_as_it_should_be_is_taken_to_the_chain() {
-    assert_eq!(told(&good()), Ok(()));
-    assert_eq!(told(&good()[..3]), Ok(()));
+    assert_eq!(verdict(&good()), Ok(()));
+    assert_eq!(verdict(&good()[..3]), Ok(()));
     let v0 = v0_transaction(&good());
     assert_eq!(
-        verdict(&request_with(&wincode::serialize(&v0).unwrap(), |_| {})),
+        verdict_of(&request_with(&wincode::serialize(&v0).unwrap(), |_| {})),
         Ok(())
     );
 }
@@ -275,17 +277,17 @@ fn the_offer_and_the_scheme_agree_which_payment_it_is() {
 /// attacks.md 83.
 #[test]
 fn a_fee_payer_in_an_instruction_is_refused_whatever_it_is_there_for() {
-    let [first, second] = ours().map(|key| key.pubkey());
+    let [first, second] = fee_payers().map(|key| key.pubkey());
     for fee_payer in [first, second] {
         let of_ours = transfer(TOKEN, &fee_payer, &pay_to(), AMOUNT);
         assert_eq!(
-            told(&instead(2, of_ours)),
+            verdict(&instead(2, of_ours)),
             rejected(&reason::FEE_PAYER_TRANSFERRING_FUNDS)
         );
         let mut source = pays();
         source.accounts[0].pubkey = fee_payer;
         assert_eq!(
-            told(&instead(2, source)),
+            verdict(&instead(2, source)),
             rejected(&reason::FEE_PAYER_IN_INSTRUCTION)
         );
         let mut watched = memo(b"nonce");
@@ -293,11 +295,11 @@ fn a_fee_payer_in_an_instruction_is_refused_whatever_it_is_there_for() {
             .accounts
             .push(AccountMeta::new_readonly(fee_payer, false));
         assert_eq!(
-            told(&instead(3, watched)),
+            verdict(&instead(3, watched)),
             rejected(&reason::FEE_PAYER_IN_INSTRUCTION)
         );
         assert_eq!(
-            told(&with(2, guard(4, fee_payer))),
+            verdict(&with(2, guard(4, fee_payer))),
             rejected(&reason::FEE_PAYER_IN_INSTRUCTION)
         );
     }
@@ -319,11 +321,11 @@ fn an_instruction_of_another_kind_is_refused() {
     // CreateAccount, Assign, Transfer, WithdrawNonceAccount.
     for kind in [0, 1, 2, 5] {
         assert_eq!(
-            told(&with(3, system(kind))),
+            verdict(&with(3, system(kind))),
             rejected(&reason::UNKNOWN_FOURTH)
         );
         assert_eq!(
-            told(&with(4, system(kind))),
+            verdict(&with(4, system(kind))),
             rejected(&reason::UNKNOWN_FIFTH)
         );
     }
@@ -331,7 +333,7 @@ fn an_instruction_of_another_kind_is_refused() {
     for kind in [4, 6, 9] {
         let mut other = pays();
         other.data[0] = kind;
-        assert_eq!(told(&with(3, other)), rejected(&reason::UNKNOWN_FOURTH));
+        assert_eq!(verdict(&with(3, other)), rejected(&reason::UNKNOWN_FOURTH));
     }
 }
 
@@ -343,7 +345,7 @@ fn a_lookup_table_is_refused() {
         addresses: vec![pays().accounts[2].pubkey],
     };
     let message = v0::Message::try_compile(
-        &ours()[0].pubkey(),
+        &fee_payers()[0].pubkey(),
         &good(),
         &[table],
         Hash::new_from_array([9; 32]),
@@ -353,7 +355,7 @@ fn a_lookup_table_is_refused() {
     let hidden = signed_by(VersionedMessage::V0(message), &[&payer()]);
     let request = request_with(&wincode::serialize(&hidden).unwrap(), |_| {});
     assert_eq!(
-        verdict(&request),
+        verdict_of(&request),
         rejected(&reason::ALT_RESOLUTION_NOT_AVAILABLE)
     );
 }
@@ -367,12 +369,12 @@ fn further_signers_are_refused() {
         .push(AccountMeta::new_readonly(key(8).pubkey(), true));
     let message = Message::new_with_blockhash(
         &instead(3, other),
-        Some(&ours()[0].pubkey()),
+        Some(&fee_payers()[0].pubkey()),
         &Hash::new_from_array([9; 32]),
     );
     let signed = signed_by(VersionedMessage::Legacy(message), &[&payer(), &key(8)]);
     let request = request_with(&wincode::serialize(&signed).unwrap(), |_| {});
-    assert_eq!(verdict(&request), rejected(&reason::EXCESSIVE_SIGNERS));
+    assert_eq!(verdict_of(&request), rejected(&reason::EXCESSIVE_SIGNERS));
 }
 
 /// attacks.md 87.
@@ -386,7 +388,7 @@ fn a_missing_or_wrong_signature_is_refused_before_anything_is_asked() {
         let mut transaction = transaction(&good());
         transaction.signatures[1] = signature;
         let request = request_with(&wincode::serialize(&transaction).unwrap(), |_| {});
-        assert_eq!(verdict(&request), rejected(&reason::SIGNATURE_INVALID));
+        assert_eq!(verdict_of(&request), rejected(&reason::SIGNATURE_INVALID));
     }
 }
 
@@ -396,7 +398,7 @@ fn the_fee_payers_place_is_empty() {
     let mut twin = transaction(&good());
     twin.signatures[0] = Signature::from([7; 64]);
     let twin = request_with(&wincode::serialize(&twin).unwrap(), |_| {});
-    assert_eq!(verdict(&twin), rejected(&reason::SIGNATURE_INVALID));
+    assert_eq!(verdict_of(&twin), rejected(&reason::SIGNATURE_INVALID));
 }
 
 /// attacks.md 88.
@@ -420,13 +422,13 @@ fn bytes_that_are_not_written_as_the_runtime_writes_them_are_refused() {
     let undecodable = rejected(&reason::COULD_NOT_BE_DECODED);
     let mut trailing = good.clone();
     trailing.push(0);
-    assert_eq!(verdict(&request_with(&trailing, |_| {})), undecodable);
+    assert_eq!(verdict_of(&request_with(&trailing, |_| {})), undecodable);
     // The number of signatures in two bytes instead of one.
     let aliased = [&[0x82, 0x00], &good[1..]].concat();
-    assert_eq!(verdict(&request_with(&aliased, |_| {})), undecodable);
+    assert_eq!(verdict_of(&request_with(&aliased, |_| {})), undecodable);
     for end in 0..good.len() {
         assert_eq!(
-            verdict(&request_with(&good[..end], |_| {})),
+            verdict_of(&request_with(&good[..end], |_| {})),
             undecodable,
             "{end}"
         );
@@ -445,7 +447,7 @@ fn bytes_that_are_not_written_as_the_runtime_writes_them_are_refused() {
         let request = request_with(&[], |body| {
             body["paymentPayload"]["payload"]["transaction"] = json!(text)
         });
-        assert_eq!(verdict(&request), undecodable, "{text:?}");
+        assert_eq!(verdict_of(&request), undecodable, "{text:?}");
     }
 }
 
@@ -455,15 +457,15 @@ fn sizes_and_indexes_out_of_bounds_are_refused() {
     let undecodable = rejected(&reason::COULD_NOT_BE_DECODED);
     let long = bytes(&instead(3, memo(&[b'x'; 1200])));
     assert!(long.len() > SIZE_MAX);
-    assert_eq!(verdict(&request_with(&long, |_| {})), undecodable);
-    assert_eq!(told(&[]), rejected(&reason::INSTRUCTIONS_LENGTH));
+    assert_eq!(verdict_of(&request_with(&long, |_| {})), undecodable);
+    assert_eq!(verdict(&[]), rejected(&reason::INSTRUCTIONS_LENGTH));
     let mut outside = transaction(&good());
     let VersionedMessage::Legacy(message) = &mut outside.message else {
         unreachable!()
     };
     message.instructions[2].accounts[0] = 200;
     assert_eq!(
-        verdict(&request_with(
+        verdict_of(&request_with(
             &wincode::serialize(&outside).unwrap(),
             |_| {}
         )),
@@ -475,7 +477,7 @@ fn sizes_and_indexes_out_of_bounds_are_refused() {
     };
     message.account_keys[2] = message.account_keys[0];
     assert_eq!(
-        verdict(&request_with(&wincode::serialize(&twice).unwrap(), |_| {})),
+        verdict_of(&request_with(&wincode::serialize(&twice).unwrap(), |_| {})),
         undecodable
     );
 }
@@ -490,7 +492,7 @@ fn a_version_nobody_knows_is_refused() {
     for version in 0x81..=0xff {
         bytes[at] = version;
         assert_eq!(
-            verdict(&request_with(&bytes, |_| {})),
+            verdict_of(&request_with(&bytes, |_| {})),
             rejected(&reason::COULD_NOT_BE_DECODED)
         );
     }
@@ -502,14 +504,14 @@ fn a_second_transfer_is_refused_in_either_direction() {
     let back = transfer(TOKEN, &payer().pubkey(), &payer().pubkey(), AMOUNT);
     for second in [pays(), back] {
         assert_eq!(
-            told(&with(3, second.clone())),
+            verdict(&with(3, second.clone())),
             rejected(&reason::UNKNOWN_FOURTH)
         );
-        assert_eq!(told(&with(4, second)), rejected(&reason::UNKNOWN_FIFTH));
+        assert_eq!(verdict(&with(4, second)), rejected(&reason::UNKNOWN_FIFTH));
     }
     let halves = transfer(TOKEN, &payer().pubkey(), &pay_to(), AMOUNT / 2);
     let split = [limit(20_000), price(1), halves.clone(), halves];
-    assert_eq!(told(&split), rejected(&reason::UNKNOWN_FOURTH));
+    assert_eq!(verdict(&split), rejected(&reason::UNKNOWN_FOURTH));
 }
 
 /// attacks.md 93.
@@ -517,11 +519,14 @@ fn a_second_transfer_is_refused_in_either_direction() {
 fn an_unchecked_transfer_and_other_decimals_are_refused() {
     let mut unchecked = pays();
     unchecked.data = [&[3], AMOUNT.to_le_bytes().as_slice()].concat();
-    assert_eq!(told(&instead(2, unchecked)), rejected(&reason::NO_TRANSFER));
+    assert_eq!(
+        verdict(&instead(2, unchecked)),
+        rejected(&reason::NO_TRANSFER)
+    );
     let mut decimals = pays();
     decimals.data[9] = 9;
     assert_eq!(
-        told(&instead(2, decimals)),
+        verdict(&instead(2, decimals)),
         rejected(&reason::MINT_MISMATCH)
     );
 }
@@ -531,16 +536,19 @@ fn an_unchecked_transfer_and_other_decimals_are_refused() {
 fn another_mint_and_a_multisig_are_refused() {
     let mut mint = pays();
     mint.accounts[1].pubkey = key(9).pubkey();
-    assert_eq!(told(&instead(2, mint)), rejected(&reason::MINT_MISMATCH));
+    assert_eq!(verdict(&instead(2, mint)), rejected(&reason::MINT_MISMATCH));
     let mut multisig = pays();
     multisig
         .accounts
         .push(AccountMeta::new_readonly(payer().pubkey(), true));
-    assert_eq!(told(&instead(2, multisig)), rejected(&reason::NO_TRANSFER));
+    assert_eq!(
+        verdict(&instead(2, multisig)),
+        rejected(&reason::NO_TRANSFER)
+    );
     let mut unsigned = pays();
     unsigned.accounts[3] = AccountMeta::new_readonly(key(9).pubkey(), false);
     assert_eq!(
-        told(&instead(2, unsigned)),
+        verdict(&instead(2, unsigned)),
         rejected(&reason::SIGNATURE_INVALID)
     );
 }
@@ -551,19 +559,19 @@ fn an_account_that_is_not_the_recipients_own_is_refused() {
     let mut elsewhere = pays();
     elsewhere.accounts[2].pubkey = key(9).pubkey();
     assert_eq!(
-        told(&instead(2, elsewhere)),
+        verdict(&instead(2, elsewhere)),
         rejected(&reason::RECIPIENT_MISMATCH)
     );
     let mut wrong_program = pays();
     wrong_program.accounts[2].pubkey =
         known::associated_account(&pay_to(), &usdc().mint, TokenProgram::Token2022);
     assert_eq!(
-        told(&instead(2, wrong_program)),
+        verdict(&instead(2, wrong_program)),
         rejected(&reason::RECIPIENT_MISMATCH)
     );
     let other_program = transfer(TOKEN_2022, &payer().pubkey(), &pay_to(), AMOUNT);
     assert_eq!(
-        told(&instead(2, other_program)),
+        verdict(&instead(2, other_program)),
         rejected(&reason::MINT_MISMATCH)
     );
 }
@@ -571,29 +579,32 @@ fn an_account_that_is_not_the_recipients_own_is_refused() {
 /// attacks.md 98.
 #[test]
 fn the_compute_budget_is_two_instructions_within_caps() {
-    assert_eq!(told(&with(2, price(1))), rejected(&reason::NO_TRANSFER));
-    assert_eq!(told(&with(3, price(5))), rejected(&reason::UNKNOWN_FOURTH));
+    assert_eq!(verdict(&with(2, price(1))), rejected(&reason::NO_TRANSFER));
     assert_eq!(
-        told(&[price(1), limit(20_000), pays()]),
+        verdict(&with(3, price(5))),
+        rejected(&reason::UNKNOWN_FOURTH)
+    );
+    assert_eq!(
+        verdict(&[price(1), limit(20_000), pays()]),
         rejected(&reason::COMPUTE_LIMIT_INSTRUCTION)
     );
     assert_eq!(
-        told(&[limit(20_000), pays(), memo(b"x")]),
+        verdict(&[limit(20_000), pays(), memo(b"x")]),
         rejected(&reason::COMPUTE_PRICE_INSTRUCTION)
     );
     assert_eq!(
-        told(&instead(0, limit(400_001))),
+        verdict(&instead(0, limit(400_001))),
         rejected(&reason::COMPUTE_LIMIT_TOO_HIGH)
     );
     assert_eq!(
-        told(&instead(1, price(5_000_001))),
+        verdict(&instead(1, price(5_000_001))),
         rejected(&reason::COMPUTE_PRICE_TOO_HIGH)
     );
     // Each within its cap, and together 2,010,000 lamports for a payment of nothing.
     let dear = |units, millionths| {
         let mut all = instead(1, price(millionths));
         all[0] = limit(units);
-        told(&all)
+        verdict(&all)
     };
     assert_eq!(
         dear(400_000, 5_000_000),
@@ -608,14 +619,14 @@ fn the_compute_budget_is_two_instructions_within_caps() {
     // RequestHeapFrame, SetLoadedAccountsDataSizeLimit.
     for kind in [1, 4] {
         assert_eq!(
-            told(&with(3, budget(kind, &[0; 4]))),
+            verdict(&with(3, budget(kind, &[0; 4]))),
             rejected(&reason::UNKNOWN_FOURTH)
         );
     }
     let mut longer = limit(20_000);
     longer.data.push(0);
     assert_eq!(
-        told(&instead(0, longer)),
+        verdict(&instead(0, longer)),
         rejected(&reason::COMPUTE_LIMIT_INSTRUCTION)
     );
 }
@@ -629,7 +640,7 @@ proptest! {
         let mut all = instead(1, price(millionths));
         all[0] = limit(units);
         let cost = 10_000.0 + f64::from(units) * millionths as f64 / 1e6;
-        prop_assert_eq!(told(&all).is_ok(), cost <= 30_000.0, "{}", cost);
+        prop_assert_eq!(verdict(&all).is_ok(), cost <= 30_000.0, "{}", cost);
     }
 }
 
@@ -642,16 +653,16 @@ fn a_required_memo_is_there_exactly_once() {
             body["paymentPayload"]["accepted"]["extra"]["memo"] = json!("invoice 7");
         })
     };
-    let told = |instructions: &[Instruction]| verdict(&with_memo(instructions));
-    assert_eq!(told(&instead(3, memo(b"invoice 7"))), Ok(()));
-    assert_eq!(told(&good()[..3]), rejected(&reason::MEMO_COUNT));
-    assert_eq!(told(&good()), rejected(&reason::MEMO_MISMATCH));
+    let verdict = |instructions: &[Instruction]| verdict_of(&with_memo(instructions));
+    assert_eq!(verdict(&instead(3, memo(b"invoice 7"))), Ok(()));
+    assert_eq!(verdict(&good()[..3]), rejected(&reason::MEMO_COUNT));
+    assert_eq!(verdict(&good()), rejected(&reason::MEMO_MISMATCH));
     let mut twice = instead(3, memo(b"invoice 7"));
     twice.push(memo(b"invoice 7"));
-    assert_eq!(told(&twice), rejected(&reason::MEMO_COUNT));
+    assert_eq!(verdict(&twice), rejected(&reason::MEMO_COUNT));
     for text in [vec![b'x'; 257], vec![0xff, 0xfe]] {
         assert_eq!(
-            verdict(&request(&instead(3, memo(&text)))),
+            verdict_of(&request(&instead(3, memo(&text)))),
             rejected(&reason::MEMO_MISMATCH)
         );
     }
@@ -671,7 +682,7 @@ fn a_durable_nonce_is_refused() {
         data: 4_u32.to_le_bytes().to_vec(),
     };
     assert_eq!(
-        told(&with(0, advance)),
+        verdict(&with(0, advance)),
         rejected(&reason::COMPUTE_LIMIT_INSTRUCTION)
     );
 }
@@ -681,48 +692,51 @@ fn a_durable_nonce_is_refused() {
 fn guards_may_stand_anywhere_as_long_as_they_are_few_and_only_assert() {
     let source = pays().accounts[0].pubkey;
     for at in 0..=4 {
-        assert_eq!(told(&with(at, guard(8, source))), Ok(()), "{at}");
+        assert_eq!(verdict(&with(at, guard(8, source))), Ok(()), "{at}");
     }
     let many = |count: usize| {
         let mut all = good();
         (0..count).for_each(|_| all.insert(2, guard(4, source)));
         all
     };
-    assert_eq!(told(&many(4)), Ok(()));
-    assert_eq!(told(&many(5)), rejected(&reason::INSTRUCTIONS_LENGTH));
+    assert_eq!(verdict(&many(4)), Ok(()));
+    assert_eq!(verdict(&many(5)), rejected(&reason::INSTRUCTIONS_LENGTH));
     // Lighthouse can also write and close accounts, and may learn more.
     for kind in [0, 1, 17, 255] {
         assert_eq!(
-            told(&with(3, guard(kind, source))),
+            verdict(&with(3, guard(kind, source))),
             rejected(&reason::UNKNOWN_FOURTH)
         );
         assert_eq!(
-            told(&with(2, guard(kind, source))),
+            verdict(&with(2, guard(kind, source))),
             rejected(&reason::NO_TRANSFER)
         );
     }
     let mut empty = guard(2, source);
     empty.data.clear();
-    assert_eq!(told(&with(3, empty)), rejected(&reason::UNKNOWN_FOURTH));
+    assert_eq!(verdict(&with(3, empty)), rejected(&reason::UNKNOWN_FOURTH));
 }
 
 /// attacks.md 102: some wallets guard the fee payer too. The operator says whether they may.
 #[test]
 fn guards_of_a_fee_payer_are_taken_only_where_the_operator_says_so() {
-    let ours = ours()[0].pubkey();
-    let said =
-        |instructions: &[Instruction]| verdict_of(&Exact::new(guarded()), &request(instructions));
+    let fee_payer = fee_payers()[0].pubkey();
+    let verdict_when_allowed =
+        |instructions: &[Instruction]| verdict_by(&Exact::new(guarded()), &request(instructions));
     let in_instruction = rejected(&reason::FEE_PAYER_IN_INSTRUCTION);
-    assert_eq!(told(&with(2, guard(4, ours))), in_instruction);
-    assert_eq!(said(&with(2, guard(4, ours))), Ok(()));
-    assert!(sign_by(guarded(), &transaction(&with(2, guard(4, ours)))).is_ok());
+    assert_eq!(verdict(&with(2, guard(4, fee_payer))), in_instruction);
+    assert_eq!(verdict_when_allowed(&with(2, guard(4, fee_payer))), Ok(()));
+    assert!(sign_by(guarded(), &transaction(&with(2, guard(4, fee_payer)))).is_ok());
     // Nothing but assertions, and nothing but guards.
-    assert_eq!(said(&with(4, guard(0, ours))), in_instruction);
+    assert_eq!(
+        verdict_when_allowed(&with(4, guard(0, fee_payer))),
+        in_instruction
+    );
     let mut watched = memo(b"nonce");
     watched
         .accounts
-        .push(AccountMeta::new_readonly(ours, false));
-    assert_eq!(said(&instead(3, watched)), in_instruction);
+        .push(AccountMeta::new_readonly(fee_payer, false));
+    assert_eq!(verdict_when_allowed(&instead(3, watched)), in_instruction);
 }
 
 /// A token account of `owner` with this program, as the chain has it.
@@ -756,7 +770,7 @@ fn well() -> Answer {
 }
 
 /// What is said of a good payment when the chain answers this.
-fn told_after(answer: Answer) -> Result<(), Rejection> {
+fn verdict_after(answer: Answer) -> Result<(), Rejection> {
     let observed = Observed {
         signatures: &[true],
         answers: &[answer],
@@ -769,10 +783,10 @@ fn told_after(answer: Answer) -> Result<(), Rejection> {
 }
 
 /// What is said of a good payment when the chain answers almost what it should.
-fn told_with(change: impl FnOnce(&mut Answer)) -> Result<(), String> {
+fn verdict_with(change: impl FnOnce(&mut Answer)) -> Result<(), String> {
     let mut answer = well();
     change(&mut answer);
-    told_after(answer).map_err(|rejection| rejection.reason.code().to_owned())
+    verdict_after(answer).map_err(|rejection| rejection.reason.code().to_owned())
 }
 
 /// A trial that fails with this.
@@ -785,9 +799,9 @@ fn fails(error: &str) -> Option<Evidence> {
 
 #[test]
 fn a_payment_is_content_with_a_chain_where_all_is_well() {
-    assert_eq!(told_with(|_| {}), Ok(()));
+    assert_eq!(verdict_with(|_| {}), Ok(()));
     assert_eq!(
-        told_with(|answer| answer.simulated = None),
+        verdict_with(|answer| answer.simulated = None),
         rejected(&reason::SIMULATION_FAILED)
     );
 }
@@ -797,7 +811,7 @@ fn a_payment_is_content_with_a_chain_where_all_is_well() {
 fn money_that_is_not_the_signers_own_is_refused() {
     let other = token_account(TokenProgram::SplToken, &key(9).pubkey());
     assert_eq!(
-        told_with(|answer| answer.accounts[2] = Some(other)),
+        verdict_with(|answer| answer.accounts[2] = Some(other)),
         rejected(&reason::SIGNATURE_INVALID)
     );
 }
@@ -809,7 +823,7 @@ fn a_recipients_account_that_was_given_away_is_refused() {
     let of_other_program = token_account(TokenProgram::Token2022, &pay_to());
     for account in [given_away, of_other_program] {
         assert_eq!(
-            told_with(|answer| answer.accounts[1] = Some(account)),
+            verdict_with(|answer| answer.accounts[1] = Some(account)),
             rejected(&reason::RECIPIENT_MISMATCH)
         );
     }
@@ -819,7 +833,7 @@ fn a_recipients_account_that_was_given_away_is_refused() {
 #[test]
 fn a_recipient_without_a_token_account_is_told_and_none_is_made() {
     assert_eq!(
-        told_with(|answer| answer.accounts[1] = None),
+        verdict_with(|answer| answer.accounts[1] = None),
         rejected(&reason::RECEIVER_ACCOUNT_NOT_FOUND)
     );
     let associated: Pubkey = "ATokenGPvbdGVxr1b2hvZbsiqW5xWH25efTNsLJA8knL"
@@ -840,11 +854,14 @@ fn a_recipient_without_a_token_account_is_told_and_none_is_made() {
             data: vec![kind],
         };
         let own = create(payer().pubkey(), true);
-        assert_eq!(told(&with(2, own.clone())), rejected(&reason::NO_TRANSFER));
-        assert_eq!(told(&with(3, own)), rejected(&reason::UNKNOWN_FOURTH));
-        let ours = create(ours()[0].pubkey(), true);
         assert_eq!(
-            told(&with(3, ours)),
+            verdict(&with(2, own.clone())),
+            rejected(&reason::NO_TRANSFER)
+        );
+        assert_eq!(verdict(&with(3, own)), rejected(&reason::UNKNOWN_FOURTH));
+        let fee_payer = create(fee_payers()[0].pubkey(), true);
+        assert_eq!(
+            verdict(&with(3, fee_payer)),
             rejected(&reason::FEE_PAYER_IN_INSTRUCTION)
         );
     }
@@ -854,7 +871,7 @@ fn a_recipient_without_a_token_account_is_told_and_none_is_made() {
 #[test]
 fn a_mint_that_has_become_another_is_refused() {
     let mint = |change: &dyn Fn(&mut Account)| {
-        told_with(|answer| {
+        verdict_with(|answer| {
             if let Some(mint) = &mut answer.accounts[0] {
                 change(mint);
             }
@@ -864,7 +881,7 @@ fn a_mint_that_has_become_another_is_refused() {
     assert_eq!(mint(&|mint| mint.owner = TOKEN_2022), not_allowed);
     assert_eq!(mint(&|mint| mint.data[45] = 0), not_allowed);
     assert_eq!(
-        told_with(|answer| answer.accounts[0] = None),
+        verdict_with(|answer| answer.accounts[0] = None),
         rejected(&reason::MINT_MISMATCH)
     );
 }
@@ -872,29 +889,29 @@ fn a_mint_that_has_become_another_is_refused() {
 /// A payer without money was told `{"InstructionError":[2,{"Custom":1}]}`.
 #[test]
 fn a_payer_without_money_is_told_so_in_a_sentence() {
-    let said = |held: Option<u64>, error: &str| {
+    let detail_of = |held: Option<u64>, error: &str| {
         let mut answer = well();
         match (held, &mut answer.accounts[2]) {
             (Some(held), Some(source)) => source.data[64..72].copy_from_slice(&held.to_le_bytes()),
             (_, source) => *source = None,
         }
         answer.simulated = fails(error);
-        let rejection = told_after(answer).unwrap_err();
+        let rejection = verdict_after(answer).unwrap_err();
         assert_eq!(rejection.reason, reason::SIMULATION_FAILED);
         rejection.detail.unwrap()
     };
     let too_little = r#"{"InstructionError":[2,{"Custom":1}]}"#;
-    let detail = said(Some(17), too_little);
+    let detail = detail_of(Some(17), too_little);
     assert!(detail.contains("holds 17 atomic units"), "{detail}");
-    let detail = said(None, r#"{"InstructionError":[2,"InvalidAccountData"]}"#);
+    let detail = detail_of(None, r#"{"InstructionError":[2,"InvalidAccountData"]}"#);
     assert!(detail.contains("no token account"), "{detail}");
     // Enough money, and another reason: the node's own words are in the sentence.
-    let detail = said(Some(u64::MAX), r#"{"InstructionError":[2,{"Custom":17}]}"#);
+    let detail = detail_of(Some(u64::MAX), r#"{"InstructionError":[2,{"Custom":17}]}"#);
     assert!(
         detail.starts_with("the transaction would fail: {"),
         "{detail}"
     );
-    let detail = said(Some(0), "\"BlockhashNotFound\"");
+    let detail = detail_of(Some(0), "\"BlockhashNotFound\"");
     assert!(detail.contains("safe to pay anew"), "{detail}");
 }
 
@@ -903,7 +920,7 @@ fn a_payer_without_money_is_told_so_in_a_sentence() {
 fn an_expired_blockhash_is_told_as_one_and_that_it_is_safe_to_pay_anew() {
     let mut answer = well();
     answer.simulated = fails("\"BlockhashNotFound\"");
-    let rejection = told_after(answer).unwrap_err();
+    let rejection = verdict_after(answer).unwrap_err();
     assert_eq!(rejection.reason, reason::SIMULATION_FAILED);
     let detail = rejection.detail.unwrap();
     assert!(detail.contains("safe to pay anew"), "{detail}");
@@ -921,10 +938,13 @@ fn a_transfer_inside_another_program_is_refused() {
         .insert(0, AccountMeta::new_readonly(TOKEN, false));
     wrapped.program_id = squads;
     assert_eq!(
-        told(&instead(2, wrapped.clone())),
+        verdict(&instead(2, wrapped.clone())),
         rejected(&reason::NO_TRANSFER)
     );
-    assert_eq!(told(&with(3, wrapped)), rejected(&reason::UNKNOWN_FOURTH));
+    assert_eq!(
+        verdict(&with(3, wrapped)),
+        rejected(&reason::UNKNOWN_FOURTH)
+    );
 }
 
 /// attacks.md 104: what counts is what the recipient's account received, to the unit.
@@ -995,8 +1015,11 @@ fn an_account_of_anybodys_choosing_is_never_made() {
             ],
             data: [kind.to_le_bytes().as_slice(), &[0; 48]].concat(),
         };
-        assert_eq!(told(&with(2, make.clone())), rejected(&reason::NO_TRANSFER));
-        assert_eq!(told(&with(3, make)), rejected(&reason::UNKNOWN_FOURTH));
+        assert_eq!(
+            verdict(&with(2, make.clone())),
+            rejected(&reason::NO_TRANSFER)
+        );
+        assert_eq!(verdict(&with(3, make)), rejected(&reason::UNKNOWN_FOURTH));
     }
 }
 
@@ -1008,7 +1031,7 @@ fn an_amount_that_no_token_account_can_hold_is_not_matched() {
         body["paymentRequirements"]["amount"] = json!(more);
         body["paymentPayload"]["accepted"]["amount"] = json!(more);
     });
-    assert_eq!(verdict(&request), rejected(&reason::AMOUNT_MISMATCH));
+    assert_eq!(verdict_of(&request), rejected(&reason::AMOUNT_MISMATCH));
 }
 
 /// attacks.md 12 and 42.
@@ -1021,7 +1044,7 @@ fn a_payment_to_oneself_or_of_nothing_is_refused() {
         body["paymentPayload"]["accepted"]["payTo"] = json!(payer.to_string());
     });
     assert_eq!(
-        verdict(&request),
+        verdict_of(&request),
         rejected(&Reason::INVALID_PAYMENT_REQUIREMENTS)
     );
     let nothing = transfer(TOKEN, &payer, &pay_to(), 0);
@@ -1029,7 +1052,7 @@ fn a_payment_to_oneself_or_of_nothing_is_refused() {
         body["paymentRequirements"]["amount"] = json!("0");
         body["paymentPayload"]["accepted"]["amount"] = json!("0");
     });
-    assert_eq!(verdict(&request), rejected(&Reason::AMOUNT_TOO_LOW));
+    assert_eq!(verdict_of(&request), rejected(&Reason::AMOUNT_TOO_LOW));
 }
 
 /// attacks.md 3: one payment, whatever version it is spoken in and whatever the network is called there.
@@ -1039,7 +1062,7 @@ fn a_request_of_version_1_is_the_same_payment() {
         "scheme": "exact", "network": "solana-devnet", "maxAmountRequired": AMOUNT.to_string(),
         "asset": usdc().mint.to_string(), "payTo": pay_to().to_string(), "maxTimeoutSeconds": 60,
         "resource": "http://example.com/", "description": "", "mimeType": "",
-        "extra": { "feePayer": ours()[0].pubkey().to_string() },
+        "extra": { "feePayer": fee_payers()[0].pubkey().to_string() },
     });
     let payload = json!({ "transaction": BASE64.encode(bytes(&good())) });
     let body = json!({
@@ -1048,17 +1071,17 @@ fn a_request_of_version_1_is_the_same_payment() {
         "paymentRequirements": terms,
     });
     let first = PaymentRequest::decode(body.to_string().as_bytes()).unwrap();
-    assert_eq!(verdict(&first), Ok(()));
+    assert_eq!(verdict_of(&first), Ok(()));
     assert_eq!(decoded(&first).info(), decoded(&request(&good())).info());
 }
 
 #[test]
 fn the_terms_of_the_request_are_held_to() {
     let changed = |pointer: &str, value: serde_json::Value| {
-        verdict(&request_with(&bytes(&good()), |body| {
+        verdict_of(&request_with(&bytes(&good()), |body| {
             for root in ["/paymentRequirements", "/paymentPayload/accepted"] {
-                if let Some(sequence) = body.pointer_mut(&format!("{root}{pointer}")) {
-                    *sequence = value.clone();
+                if let Some(field) = body.pointer_mut(&format!("{root}{pointer}")) {
+                    *field = value.clone();
                 }
             }
         }))
@@ -1072,7 +1095,7 @@ fn the_terms_of_the_request_are_held_to() {
         changed("/extra/feePayer", stranger.clone()),
         rejected(&reason::FEE_PAYER_NOT_MANAGED)
     );
-    let second = json!(ours()[1].pubkey().to_string());
+    let second = json!(fee_payers()[1].pubkey().to_string());
     assert_eq!(
         changed("/extra/feePayer", second.clone()),
         rejected(&reason::FEE_PAYER_MISMATCH)
@@ -1094,7 +1117,7 @@ fn the_terms_of_the_request_are_held_to() {
         rejected(&reason::AMOUNT_MISMATCH)
     );
     let missing = request_with(&[], |body| body["paymentPayload"]["payload"] = json!({}));
-    assert_eq!(verdict(&missing), rejected(&reason::TRANSACTION));
+    assert_eq!(verdict_of(&missing), rejected(&reason::TRANSACTION));
 }
 
 /// Signs whatever it is given, if it can be made to.
@@ -1106,7 +1129,7 @@ fn sign(transaction: &VersionedTransaction) -> Result<(), quittance_core::Fault>
 fn guarded() -> &'static Solana {
     static SOLANA: LazyLock<Solana> = LazyLock::new(|| {
         let mut config = cluster().config().clone();
-        config.guards_of_fee_payers = true;
+        config.allow_lighthouse_on_fee_payer = true;
         Solana::new(config).unwrap()
     });
     &SOLANA
@@ -1116,14 +1139,14 @@ fn sign_by(
     chain: &Solana,
     transaction: &VersionedTransaction,
 ) -> Result<(), quittance_core::Fault> {
-    let Ok(wire) = Wire::of(transaction.clone()) else {
+    let Ok(transaction) = PaymentTransaction::of(transaction.clone()) else {
         return Err(quittance_core::Fault::new(
             quittance_core::FaultKind::Internal,
             "no transaction",
         ));
     };
-    let action = Partial {
-        wire,
+    let action = PartiallySigned {
+        transaction,
         loaded: Vec::new(),
     };
     let lane = chain.lanes()[0].clone();
@@ -1135,13 +1158,13 @@ fn sign_by(
 /// attacks.md 11: a seller may pay the fees of its own buyers (specification, `extra.feePayer`): it is never debited.
 #[test]
 fn a_fee_payer_may_be_the_recipient() {
-    let ours = ours()[0].pubkey();
-    let to_ours = transfer(TOKEN, &payer().pubkey(), &ours, AMOUNT);
-    let request = request_with(&bytes(&instead(2, to_ours)), |body| {
-        body["paymentRequirements"]["payTo"] = json!(ours.to_string());
-        body["paymentPayload"]["accepted"]["payTo"] = json!(ours.to_string());
+    let fee_payer = fee_payers()[0].pubkey();
+    let to_fee_payer = transfer(TOKEN, &payer().pubkey(), &fee_payer, AMOUNT);
+    let request = request_with(&bytes(&instead(2, to_fee_payer)), |body| {
+        body["paymentRequirements"]["payTo"] = json!(fee_payer.to_string());
+        body["paymentPayload"]["accepted"]["payTo"] = json!(fee_payer.to_string());
     });
-    assert_eq!(verdict(&request), Ok(()));
+    assert_eq!(verdict_of(&request), Ok(()));
 }
 
 /// attacks.md 85: nothing is signed of which it is not known what it takes from its tables.
@@ -1153,7 +1176,7 @@ fn a_transaction_whose_lookup_tables_were_not_read_is_never_signed() {
     };
     let blockhash = Hash::new_from_array([9; 32]);
     let message =
-        v0::Message::try_compile(&ours()[0].pubkey(), &good(), &[table], blockhash).unwrap();
+        v0::Message::try_compile(&fee_payers()[0].pubkey(), &good(), &[table], blockhash).unwrap();
     let hidden = signed_by(VersionedMessage::V0(message), &[&payer()]);
     assert!(sign(&hidden).is_err());
     assert!(sign(&v0_transaction(&good())).is_ok());
@@ -1193,10 +1216,10 @@ proptest! {
         instructions in prop::collection::vec(any_instruction(), 0..6),
         is_legacy: bool,
     ) {
-        let ours = ours().map(|key| key.pubkey());
+        let fee_payers = fee_payers().map(|key| key.pubkey());
         let mentions = |instruction: &Instruction| {
-            ours.contains(&instruction.program_id)
-                || instruction.accounts.iter().any(|account| ours.contains(&account.pubkey))
+            fee_payers.contains(&instruction.program_id)
+                || instruction.accounts.iter().any(|account| fee_payers.contains(&account.pubkey))
         };
         let mentioned = instructions.iter().any(mentions);
         let signed = match is_legacy {
@@ -1211,12 +1234,12 @@ proptest! {
     fn where_guards_may_mention_a_fee_payer_nothing_else_may(
         instructions in prop::collection::vec(any_instruction(), 0..6),
     ) {
-        let ours = ours().map(|key| key.pubkey());
+        let fee_payers = fee_payers().map(|key| key.pubkey());
         let is_guard = |found: &Instruction| {
             found.program_id == LIGHTHOUSE && found.data.first().is_some_and(|kind| (2..=16).contains(kind))
         };
         let mentions = |found: &Instruction| {
-            ours.contains(&found.program_id) || found.accounts.iter().any(|meta| ours.contains(&meta.pubkey))
+            fee_payers.contains(&found.program_id) || found.accounts.iter().any(|meta| fee_payers.contains(&meta.pubkey))
         };
         let held = instructions.iter().any(|found| !is_guard(found) && mentions(found));
         prop_assert_eq!(sign_by(guarded(), &transaction(&instructions)).is_ok(), !held);
@@ -1224,7 +1247,7 @@ proptest! {
 
     #[test]
     fn no_bytes_panic(bytes: Vec<u8>) {
-        let _ = Wire::read(&bytes);
+        let _ = PaymentTransaction::read(&bytes);
     }
 
     #[test]
@@ -1232,8 +1255,8 @@ proptest! {
         let mut damaged = bytes(&good());
         let at = at.index(damaged.len());
         damaged[at] ^= flip;
-        let verdict = verdict(&request_with(&damaged, |_| {}));
-        prop_assert!(verdict.is_err());
+        let verdict_of = verdict_of(&request_with(&damaged, |_| {}));
+        prop_assert!(verdict_of.is_err());
     }
 
     /// attacks.md 89: of all bytes that mean one transaction, one spelling is read.
@@ -1256,8 +1279,8 @@ proptest! {
         if let Some((at, byte)) = inserted {
             bytes.insert(at.index(bytes.len()), byte);
         }
-        if let Ok(wire) = Wire::read(&bytes) {
-            prop_assert_eq!(wire.bytes(), bytes);
+        if let Ok(transaction) = PaymentTransaction::read(&bytes) {
+            prop_assert_eq!(transaction.bytes(), bytes);
         }
     }
 }
@@ -1299,11 +1322,11 @@ fn a_hint_that_cannot_be_read_decides_nothing_and_numbers_may_be_texts() {
                 terms["maxTimeoutSeconds"] = json!("60");
             }
         });
-        assert_eq!(verdict(&request), Ok(()), "{hint}");
+        assert_eq!(verdict_of(&request), Ok(()), "{hint}");
     }
     let memo = request_with(&pay, |body| {
         body["paymentRequirements"]["extra"]["memo"] = json!(7)
     });
     let named = "malformed paymentRequirements.extra.memo";
-    assert_eq!(verdict(&memo), Err(named.to_owned()));
+    assert_eq!(verdict_of(&memo), Err(named.to_owned()));
 }

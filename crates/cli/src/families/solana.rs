@@ -228,7 +228,7 @@ fn chain(entry: &NetworkEntry<'_, SolanaEntry>, findings: &mut Findings) -> Opti
     config.tokens = tokens?;
     config.commitment = own.commitment.into();
     config.smart_wallets = wallets?;
-    config.guards_of_fee_payers = own.allow_lighthouse_on_fee_payer;
+    config.allow_lighthouse_on_fee_payer = own.allow_lighthouse_on_fee_payer;
     config.head_age_max = head_age_max?.unwrap_or(config.head_age_max);
     if let Some(genesis) = &own.genesis {
         config.genesis.clone_from(genesis);

@@ -1,6 +1,6 @@
 //! Payments by wallets that are programs: what is asked of the transaction, and of what it does.
 
-use crate::evidence::{Call, Called, ParsedCall};
+use crate::evidence::{EncodedInstruction, InnerInstruction, ParsedInstruction};
 use crate::instruction::NEVER_WALLETS;
 use solana_message::compiled_instruction::CompiledInstruction;
 
@@ -50,28 +50,28 @@ fn by_wallet() -> Vec<Instruction> {
     vec![limit(100_000), price(1), wrapped(&inner()), memo(b"nonce")]
 }
 
-fn told(instructions: &[Instruction]) -> Result<(), String> {
-    verdict_of(&exact(), &request(instructions))
+fn verdict(instructions: &[Instruction]) -> Result<(), String> {
+    verdict_by(&exact(), &request(instructions))
 }
 
 fn changed(change: impl FnOnce(&mut Vec<Instruction>)) -> Result<(), String> {
     let mut all = by_wallet();
     change(&mut all);
-    told(&all)
+    verdict(&all)
 }
 
 /// A call that the wallet makes itself.
-fn by_the_wallet(call: Call) -> Called {
-    Called {
-        within: 2,
-        depth: Some(2),
-        call,
+fn by_the_wallet(call: EncodedInstruction) -> InnerInstruction {
+    InnerInstruction {
+        outer: 2,
+        stack_height: Some(2),
+        instruction: call,
     }
 }
 
 /// What it calls, as a cluster tells of it in full.
-fn called(instruction: &Instruction) -> Call {
-    Call::Whole(crate::transaction::Instruction {
+fn called(instruction: &Instruction) -> EncodedInstruction {
+    EncodedInstruction::Full(crate::transaction::Instruction {
         program: instruction.program_id,
         accounts: instruction
             .accounts
@@ -101,7 +101,7 @@ fn answer(calls: &[Instruction]) -> Answer {
     let mut answer = well();
     answer.accounts.truncate(2);
     answer.simulated = Some(Evidence {
-        calls: Some(calls.iter().map(called).map(by_the_wallet).collect()),
+        inner_instructions: Some(calls.iter().map(called).map(by_the_wallet).collect()),
         ..Evidence::default()
     });
     answer
@@ -133,7 +133,7 @@ fn refused(reason: &Reason) -> Result<String, String> {
 
 #[test]
 fn a_wallet_that_is_allowed_is_tried_and_pays_with_its_own_money() {
-    assert_eq!(told(&by_wallet()), Ok(()));
+    assert_eq!(verdict(&by_wallet()), Ok(()));
     let payment = exact().decode(&request(&by_wallet()), NOW).unwrap();
     assert_eq!(payment.info().payer, payer().pubkey().to_string());
     assert_eq!(after(answer(&[inner()])), Ok(vault().to_string()));
@@ -142,7 +142,7 @@ fn a_wallet_that_is_allowed_is_tried_and_pays_with_its_own_money() {
 /// attacks.md 103.
 #[test]
 fn smart_wallets_are_off_unless_they_are_allowed() {
-    assert_eq!(super::told(&by_wallet()), rejected(&reason::NO_TRANSFER));
+    assert_eq!(super::verdict(&by_wallet()), rejected(&reason::NO_TRANSFER));
     let said = |exact: Exact| serde_json::to_value(exact.extra()).unwrap()["features"].clone();
     assert_eq!(said(Exact::new(solana())), json!(null));
     assert_eq!(said(exact()), json!({ "smartWalletSupported": true }));
@@ -150,17 +150,17 @@ fn smart_wallets_are_off_unless_they_are_allowed() {
 
 #[test]
 fn an_ordinary_payment_is_held_to_its_form_where_smart_wallets_may_pay() {
-    assert_eq!(told(&good()), Ok(()));
+    assert_eq!(verdict(&good()), Ok(()));
     let payment = exact().decode(&request(&good()), NOW).unwrap();
     assert_eq!(payment.info().payer, payer().pubkey().to_string());
     // What is wrong with the payment itself is told as that, and is not tried in another way.
     let wrong_amount = transfer(TOKEN, &payer().pubkey(), &pay_to(), AMOUNT + 1);
     assert_eq!(
-        told(&instead(2, wrong_amount)),
+        verdict(&instead(2, wrong_amount)),
         rejected(&reason::AMOUNT_MISMATCH)
     );
     assert_eq!(
-        told(&instead(1, price(5_000_001))),
+        verdict(&instead(1, price(5_000_001))),
         rejected(&reason::COMPUTE_PRICE_TOO_HIGH)
     );
 }
@@ -223,7 +223,7 @@ fn a_durable_nonce_is_refused_of_smart_wallets_too() {
 /// attacks.md 83.
 #[test]
 fn a_fee_payer_in_a_smart_wallets_instruction_is_refused() {
-    for fee_payer in ours().map(|key| key.pubkey()) {
+    for fee_payer in fee_payers().map(|key| key.pubkey()) {
         assert_eq!(
             changed(|all| all[2].accounts.push(AccountMeta::new(fee_payer, false))),
             rejected(&reason::SMART_WALLET_FEE_PAYER_NOT_ISOLATED)
@@ -256,13 +256,13 @@ fn the_key_that_signs_has_a_part_in_what_pays() {
         .push(AccountMeta::new_readonly(stranger.pubkey(), true));
     let message = Message::new_with_blockhash(
         &all,
-        Some(&ours()[0].pubkey()),
+        Some(&fee_payers()[0].pubkey()),
         &Hash::new_from_array([9; 32]),
     );
     let signed = signed_by(VersionedMessage::Legacy(message), &[&stranger]);
     let request = request_with(&wincode::serialize(&signed).unwrap(), |_| {});
     let refused = rejected(&reason::SIGNATURE_INVALID);
-    assert_eq!(verdict_of(&exact(), &request), refused);
+    assert_eq!(verdict_by(&exact(), &request), refused);
 }
 
 /// attacks.md 98.
@@ -282,7 +282,7 @@ fn a_smart_wallets_payment_costs_no_more_than_is_allowed() {
         (all[0], all[1]) = (limit(units), price(millionths));
         let mut exact = exact();
         exact.caps.fee = 20_000;
-        verdict_of(&exact, &request(&all))
+        verdict_by(&exact, &request(&all))
     };
     assert_eq!(poorer(200_000, 50_000), Ok(()));
     assert_eq!(
@@ -327,20 +327,20 @@ fn a_smart_wallets_payment_costs_no_more_than_is_allowed() {
 /// attacks.md 99: a required memo cannot be got around by paying through a program.
 #[test]
 fn a_smart_wallets_payment_carries_the_required_memo() {
-    let told = |instructions: &[Instruction]| {
+    let verdict = |instructions: &[Instruction]| {
         let request = request_with(&bytes(instructions), |body| {
             body["paymentRequirements"]["extra"]["memo"] = json!("invoice 7");
             body["paymentPayload"]["accepted"]["extra"]["memo"] = json!("invoice 7");
         });
-        verdict_of(&exact(), &request)
+        verdict_by(&exact(), &request)
     };
     let mut all = by_wallet();
-    assert_eq!(told(&all), rejected(&reason::MEMO_MISMATCH));
-    assert_eq!(told(&all[..3]), rejected(&reason::MEMO_COUNT));
+    assert_eq!(verdict(&all), rejected(&reason::MEMO_MISMATCH));
+    assert_eq!(verdict(&all[..3]), rejected(&reason::MEMO_COUNT));
     all[3] = memo(b"invoice 7");
-    assert_eq!(told(&all), Ok(()));
+    assert_eq!(verdict(&all), Ok(()));
     all.push(memo(b"invoice 7"));
-    assert_eq!(told(&all), rejected(&reason::MEMO_COUNT));
+    assert_eq!(verdict(&all), rejected(&reason::MEMO_COUNT));
 }
 
 #[test]
@@ -350,7 +350,7 @@ fn a_smart_wallets_payment_of_nothing_is_refused() {
         body["paymentPayload"]["accepted"]["amount"] = json!("0");
     });
     assert_eq!(
-        verdict_of(&exact(), &request),
+        verdict_by(&exact(), &request),
         rejected(&Reason::AMOUNT_TOO_LOW)
     );
 }
@@ -408,7 +408,12 @@ fn a_smart_wallet_pays_once_and_nothing_else_happens_to_the_recipients_account()
             mismatch.clone(),
         ),
         (
-            vec![transfer(TOKEN, &ours()[1].pubkey(), &pay_to(), AMOUNT)],
+            vec![transfer(
+                TOKEN,
+                &fee_payers()[1].pubkey(),
+                &pay_to(),
+                AMOUNT,
+            )],
             refused(&reason::FEE_PAYER_TRANSFERRING_FUNDS),
         ),
         (
@@ -458,21 +463,21 @@ fn transfers_of_the_transaction_itself_are_counted_with_those_that_are_called() 
 #[test]
 fn only_a_wallet_that_is_allowed_makes_the_transfer() {
     let stranger = key(40).pubkey();
-    let call = |depth: usize, call: Call| Called {
-        depth: Some(depth),
+    let call = |stack_height: usize, call: EncodedInstruction| InnerInstruction {
+        stack_height: Some(stack_height),
         ..by_the_wallet(call)
     };
     let runs = |program: Pubkey| {
-        Call::Whole(crate::transaction::Instruction {
+        EncodedInstruction::Full(crate::transaction::Instruction {
             program,
             accounts: vec![],
             data: vec![],
         })
     };
     let pays = || called(&inner());
-    let after = |calls: Vec<Called>| {
+    let after = |calls: Vec<InnerInstruction>| {
         let mut answer = answer(&[]);
-        answer.simulated.as_mut().unwrap().calls = Some(calls);
+        answer.simulated.as_mut().unwrap().inner_instructions = Some(calls);
         after(answer)
     };
     let not_allowed = refused(&reason::SMART_WALLET_PROGRAM_NOT_ALLOWED);
@@ -510,15 +515,15 @@ fn only_a_wallet_that_is_allowed_makes_the_transfer() {
         (vec![call(1, pays())], false),
         (vec![call(0, pays())], false),
         (
-            vec![Called {
-                depth: None,
+            vec![InnerInstruction {
+                stack_height: None,
                 ..by_the_wallet(pays())
             }],
             false,
         ),
         (
-            vec![Called {
-                within: 9,
+            vec![InnerInstruction {
+                outer: 9,
                 ..by_the_wallet(pays())
             }],
             false,
@@ -610,23 +615,20 @@ fn a_smart_wallets_payment_has_moved_only_if_the_chain_says_so() {
     let payment = exact().decode(&request, NOW).unwrap();
     let transaction = transaction(&by_wallet());
     let keys = transaction.message.static_account_keys();
-    let sequence = |key: &Pubkey| keys.iter().position(|found| found == key).unwrap() as u8;
+    let index = |key: &Pubkey| keys.iter().position(|found| found == key).unwrap() as u8;
     let compiled = |call: &Instruction| {
-        let accounts = call
-            .accounts
-            .iter()
-            .map(|account| sequence(&account.pubkey));
-        Call::Compiled(CompiledInstruction {
-            program_id_index: sequence(&call.program_id),
+        let accounts = call.accounts.iter().map(|account| index(&account.pubkey));
+        EncodedInstruction::Compiled(CompiledInstruction {
+            program_id_index: index(&call.program_id),
             accounts: accounts.collect(),
             data: call.data.clone(),
         })
     };
     let amount = Amount::from(AMOUNT);
-    let effect = |by: u64, calls: Option<Vec<Call>>| {
+    let effect = |by: u64, calls: Option<Vec<EncodedInstruction>>| {
         let evidence = Evidence {
             balances: Some(rises(&transaction, by)),
-            calls: calls.map(|calls| calls.into_iter().map(by_the_wallet).collect()),
+            inner_instructions: calls.map(|calls| calls.into_iter().map(by_the_wallet).collect()),
             ..Evidence::default()
         };
         payment.effect(amount, &evidence)
@@ -646,13 +648,13 @@ fn a_smart_wallets_payment_has_moved_only_if_the_chain_says_so() {
     assert!(is_other(effect(2 * AMOUNT, twice)));
     let mut outside = inner();
     outside.accounts.truncate(3);
-    let Call::Compiled(mut outside) = compiled(&outside) else {
+    let EncodedInstruction::Compiled(mut outside) = compiled(&outside) else {
         unreachable!()
     };
     outside.accounts.push(200);
     assert!(is_other(effect(
         AMOUNT,
-        Some(vec![Call::Compiled(outside)])
+        Some(vec![EncodedInstruction::Compiled(outside)])
     )));
     let failed = Evidence {
         error: Some("\"BlockhashNotFound\"".to_owned()),
@@ -683,14 +685,15 @@ fn through_table(addresses: &[Pubkey]) -> (VersionedTransaction, PaymentRequest)
     };
     let blockhash = Hash::new_from_array([9; 32]);
     let message =
-        v0::Message::try_compile(&ours()[0].pubkey(), &by_wallet(), &[table], blockhash).unwrap();
+        v0::Message::try_compile(&fee_payers()[0].pubkey(), &by_wallet(), &[table], blockhash)
+            .unwrap();
     let transaction = signed_by(VersionedMessage::V0(message), &[&payer()]);
     let request = request_with(&wincode::serialize(&transaction).unwrap(), |_| {});
     (transaction, request)
 }
 
 /// The action for a payment when the cluster answers this, or why there is none.
-fn action(request: &PaymentRequest, answer: Answer) -> Result<Partial, String> {
+fn action(request: &PaymentRequest, answer: Answer) -> Result<PartiallySigned, String> {
     let payment = exact().decode(request, NOW).unwrap();
     let observed = Observed {
         signatures: &[true],
@@ -704,7 +707,7 @@ fn action(request: &PaymentRequest, answer: Answer) -> Result<Partial, String> {
         .map_err(code)
 }
 
-fn signs(action: &Partial) -> bool {
+fn signs(action: &PartiallySigned) -> bool {
     let chain = solana();
     let actions = [action];
     let prepared = chain.prepare(&chain.lanes()[0], 0, &actions);
@@ -727,9 +730,9 @@ fn lookup_tables_are_read_before_anything_is_signed() {
         transaction.message.address_table_lookups().unwrap().len(),
         1
     );
-    assert_eq!(verdict_of(&exact(), &request), Ok(()));
+    assert_eq!(verdict_by(&exact(), &request), Ok(()));
     assert_eq!(
-        verdict(&request),
+        verdict_of(&request),
         rejected(&reason::ALT_RESOLUTION_NOT_AVAILABLE)
     );
     let with = |table: Option<Account>| {
@@ -742,7 +745,7 @@ fn lookup_tables_are_read_before_anything_is_signed() {
     assert_eq!(good.loaded.len(), 4);
     assert!(good.loaded[..2].contains(&hidden[0]) && good.loaded[..2].contains(&hidden[1]));
     assert!(signs(&good));
-    let unread = Partial {
+    let unread = PartiallySigned {
         loaded: Vec::new(),
         ..good
     };
@@ -767,7 +770,7 @@ fn lookup_tables_are_read_before_anything_is_signed() {
 fn a_fee_payer_that_hides_in_a_lookup_table_is_found() {
     let hidden = [inner().accounts[0].pubkey, vault()];
     let (_, request) = through_table(&hidden);
-    for fee_payer in ours().map(|key| key.pubkey()) {
+    for fee_payer in fee_payers().map(|key| key.pubkey()) {
         for at in 0..2 {
             let mut really = hidden;
             really[at] = fee_payer;
@@ -799,12 +802,13 @@ fn a_payment_that_takes_from_too_many_tables_is_refused() {
         })
         .collect();
     let blockhash = Hash::new_from_array([9; 32]);
-    let message = v0::Message::try_compile(&ours()[0].pubkey(), &all, &tables, blockhash).unwrap();
+    let message =
+        v0::Message::try_compile(&fee_payers()[0].pubkey(), &all, &tables, blockhash).unwrap();
     assert_eq!(message.address_table_lookups.len(), 5);
     let transaction = signed_by(VersionedMessage::V0(message), &[&payer()]);
     let request = request_with(&wincode::serialize(&transaction).unwrap(), |_| {});
     assert_eq!(
-        verdict_of(&exact(), &request),
+        verdict_by(&exact(), &request),
         rejected(&reason::ALT_RESOLUTION_FAILED)
     );
 }
@@ -822,14 +826,15 @@ fn called_instructions_are_read_however_a_node_writes_them() {
     let read = |instruction: serde_json::Value| {
         let group = json!([{ "index": 2, "instructions": [instruction] }]);
         let groups = serde_json::from_value(group).unwrap();
-        crate::evidence::calls(groups).map(|mut calls| calls.pop().unwrap().call)
+        crate::evidence::inner_instructions(groups)
+            .map(|mut calls| calls.pop().unwrap().instruction)
     };
     let whole =
         json!({ "programId": TOKEN.to_string(), "accounts": keys, "data": data, "stackHeight": 2 });
     assert_eq!(read(whole), Ok(called(&call)));
     let compiled =
         json!({ "programIdIndex": 7, "accounts": [3, 4], "data": data, "stackHeight": 2 });
-    let Ok(Call::Compiled(compiled)) = read(compiled) else {
+    let Ok(EncodedInstruction::Compiled(compiled)) = read(compiled) else {
         panic!("a compiled instruction");
     };
     assert_eq!(
@@ -844,7 +849,9 @@ fn called_instructions_are_read_however_a_node_writes_them() {
         let parsed = json!({ "type": kind, "info": info });
         read(json!({ "program": "spl-token", "programId": TOKEN.to_string(), "parsed": parsed }))
     };
-    let Ok(Call::Parsed(ParsedCall { transfer, .. })) = parsed("transferChecked", &info) else {
+    let Ok(EncodedInstruction::Parsed(ParsedInstruction { transfer, .. })) =
+        parsed("transferChecked", &info)
+    else {
         panic!("a parsed instruction");
     };
     let whole = crate::transaction::Instruction {
@@ -863,7 +870,7 @@ fn called_instructions_are_read_however_a_node_writes_them() {
     multisig["multisigAuthority"] = authority;
     multisig["signers"] = json!([keys[3]]);
     for (kind, info) in [("transferChecked", &multisig), ("burnChecked", &info)] {
-        let Ok(Call::Parsed(ParsedCall {
+        let Ok(EncodedInstruction::Parsed(ParsedInstruction {
             transfer, accounts, ..
         })) = parsed(kind, info)
         else {
@@ -887,8 +894,13 @@ fn what_is_too_long_for_a_transfer_is_not_read() {
         let call = json!({ "programId": TOKEN.to_string(), "accounts": [], "data": data });
         let group = json!([{ "index": 2, "instructions": [call] }]);
         let groups = serde_json::from_value(group).unwrap();
-        match crate::evidence::calls(groups).unwrap().pop().unwrap().call {
-            Call::Whole(instruction) => instruction.data,
+        match crate::evidence::inner_instructions(groups)
+            .unwrap()
+            .pop()
+            .unwrap()
+            .instruction
+        {
+            EncodedInstruction::Full(instruction) => instruction.data,
             other => panic!("{other:?}"),
         }
     };
@@ -918,20 +930,20 @@ proptest! {
         };
         let said = AddressLookupTableAccount { key: key(7).pubkey(), addresses: keys(&in_table) };
         let blockhash = Hash::new_from_array([9; 32]);
-        let compiled = v0::Message::try_compile(&ours()[0].pubkey(), &instructions, &[said], blockhash);
+        let compiled = v0::Message::try_compile(&fee_payers()[0].pubkey(), &instructions, &[said], blockhash);
         prop_assume!(compiled.is_ok());
         let message = VersionedMessage::V0(compiled.unwrap());
-        let Ok(wire) = Wire::of(signed_by(message, &[&payer()])) else {
+        let Ok(transaction) = PaymentTransaction::of(signed_by(message, &[&payer()])) else {
             return Ok(());
         };
-        let tables: Vec<_> = wire.lookups().iter().map(|_| Some(table(&keys(&really)))).collect();
-        let loaded = crate::lookup::resolve(&wire, &tables).unwrap();
-        let ours = ours().map(|key| key.pubkey());
-        let all = wire.instructions(&loaded).unwrap();
+        let tables: Vec<_> = transaction.lookups().iter().map(|_| Some(table(&keys(&really)))).collect();
+        let loaded = crate::lookup::resolve(&transaction, &tables).unwrap();
+        let fee_payers = fee_payers().map(|key| key.pubkey());
+        let all = transaction.instructions(&loaded).unwrap();
         let mentioned = all.iter().any(|found| {
-            ours.contains(&found.program) || found.accounts.iter().any(|key| ours.contains(key))
+            fee_payers.contains(&found.program) || found.accounts.iter().any(|key| fee_payers.contains(key))
         });
-        prop_assert_eq!(signs(&Partial { wire, loaded }), !mentioned);
+        prop_assert_eq!(signs(&PartiallySigned { transaction, loaded }), !mentioned);
     }
 
     #[test]
@@ -941,10 +953,10 @@ proptest! {
         if let VersionedMessage::V0(message) = &mut transaction.message {
             message.address_table_lookups[0].readonly_indexes = indexes;
         }
-        if let Ok(wire) = Wire::of(transaction) {
+        if let Ok(transaction) = PaymentTransaction::of(transaction) {
             let any = Account { owner: TABLES, data };
-            let _ = crate::lookup::resolve(&wire, &[Some(any)]);
-            let whole = crate::lookup::resolve(&wire, &[Some(table(&addresses))]);
+            let _ = crate::lookup::resolve(&transaction, &[Some(any)]);
+            let whole = crate::lookup::resolve(&transaction, &[Some(table(&addresses))]);
             prop_assert!(whole.is_some());
         }
     }
