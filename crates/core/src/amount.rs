@@ -8,11 +8,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::json::NUMBER_MAX;
 
-/// An amount of one asset in its atomic units (the smallest the chain can move), as in the `amount` of
-/// [`PaymentRequirements`](crate::wire::PaymentRequirements).
+/// An amount of one asset, in atomic units: the smallest unit of the asset on its chain. It is the
+/// `amount` of [`PaymentRequirements`](crate::wire::PaymentRequirements).
 ///
-/// Text becomes an amount by one strict grammar, `0|[1-9][0-9]{0,77}`, so that two readers of the same text can
-/// never see two amounts: no sign, no leading zero, no exponent, no hex, no white space, ASCII digits only.
+/// Text becomes an amount by one strict grammar, `0|[1-9][0-9]{0,77}`. It has no sign, no leading
+/// zero, no exponent, no hex, no white space, and only ASCII digits. So two readers of the same
+/// text never see two amounts.
 ///
 /// ```
 /// use quittance_core::Amount;
@@ -28,7 +29,7 @@ use crate::json::NUMBER_MAX;
 pub struct Amount(U256);
 
 impl Amount {
-    /// Nothing.
+    /// The zero amount.
     pub const ZERO: Self = Self(U256::ZERO);
 
     /// The amount of `units` atomic units.
@@ -36,7 +37,7 @@ impl Amount {
         Self(units)
     }
 
-    /// The amount of `units` atomic units, where 64 bits are enough for them.
+    /// The amount of `units` atomic units, for numbers that fit in 64 bits.
     pub const fn from_units(units: u64) -> Self {
         Self(U256::from_limbs([units, 0, 0, 0]))
     }
@@ -46,25 +47,26 @@ impl Amount {
         self.0
     }
 
-    /// Whether this is nothing at all.
+    /// Whether the amount is zero.
     pub fn is_zero(self) -> bool {
         self.0.is_zero()
     }
 
-    /// The sum, or `None` where it would not fit.
+    /// The sum, or `None` on overflow.
     pub fn checked_add(self, other: Self) -> Option<Self> {
         self.0.checked_add(other.0).map(Self)
     }
 
-    /// The difference, or `None` where `other` is the larger.
+    /// The difference, or `None` if `other` is larger.
     pub fn checked_sub(self, other: Self) -> Option<Self> {
         self.0.checked_sub(other.0).map(Self)
     }
 
-    /// Turns a decimal price such as `"0.01"` into atomic units of an asset with `decimals` decimal places.
+    /// Turns a decimal price such as `"0.01"` into atomic units of an asset with `decimals` decimal
+    /// places.
     ///
-    /// Never rounds: a price finer than the asset can express is an error, because rounding down gives goods away
-    /// and rounding up charges what was not quoted.
+    /// Never rounds: a price finer than the asset's smallest unit is an error. Rounding down would
+    /// give goods away, and rounding up would charge more than the quote.
     ///
     /// ```
     /// use quittance_core::Amount;
@@ -92,7 +94,8 @@ impl Amount {
         digits(shifted, &"0".repeat(padding)).map(Self)
     }
 
-    /// The amount as a decimal number of an asset with `decimals` decimal places, for people to read.
+    /// The amount as a decimal number of an asset with `decimals` decimal places, for people to
+    /// read.
     ///
     /// ```
     /// # use quittance_core::Amount;
@@ -125,18 +128,18 @@ fn digits(start: U256, text: &str) -> Result<U256, AmountError> {
 /// Why a text is not an amount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AmountError {
-    /// Not of the grammar `0|[1-9][0-9]{0,77}`.
+    /// The text does not match the grammar `0|[1-9][0-9]{0,77}`.
     #[error("not a plain decimal integer (0 or a digit 1-9 followed by at most 77 digits)")]
     Grammar,
-    /// At or over 2^256.
+    /// The number is 2^256 or more.
     #[error("does not fit in 256 bits")]
     TooLarge,
-    /// A decimal price with more places than the asset has.
+    /// The decimal price has more places than the asset.
     #[error("finer than the asset's smallest unit")]
     TooFine,
 }
 
-/// 2^256 has 78 decimal digits; anything longer is refused before it is read.
+/// 2^256 has 78 decimal digits. Longer text is refused before it is parsed.
 const DIGITS_MAX: usize = 78;
 
 impl FromStr for Amount {
@@ -154,7 +157,8 @@ impl FromStr for Amount {
         if !canonical {
             return Err(AmountError::Grammar);
         }
-        // Most amounts fit a machine word; reading them as one is several times faster than 256-bit steps.
+        // Most amounts fit in a machine word. Parsing them as one is several times faster than
+        // 256-bit steps.
         match text.parse::<u64>() {
             Ok(units) => Ok(Self(U256::from(units))),
             Err(_) => digits(U256::ZERO, text).map(Self),
@@ -187,8 +191,8 @@ impl Serialize for Amount {
 }
 
 impl<'de> Deserialize<'de> for Amount {
-    /// Reads a JSON string, or a JSON number that is an integer up to 2^53 - 1. Above it, and with a fraction or an
-    /// exponent, readers that keep numbers in floating point see another amount.
+    /// Reads a JSON string, or a JSON number that is an integer up to 2^53 - 1. For larger numbers,
+    /// fractions and exponents, parsers that use floating point see another amount.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Digits;
         impl de::Visitor<'_> for Digits {
@@ -217,13 +221,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_printed_is_parsed_back_to_the_same(limbs: [u64; 4]) {
+        fn printed_value_parses_back_to_itself(limbs: [u64; 4]) {
             let amount = Amount(U256::from_limbs(limbs));
             prop_assert_eq!(amount.to_string().parse(), Ok(amount));
         }
 
         #[test]
-        fn whatever_parses_was_printed_that_way(text in "[0-9]{1,80}|[-+ .0-9a-fx_]{0,10}") {
+        fn every_parsed_text_is_printed_unchanged(text in "[0-9]{1,80}|[-+ .0-9a-fx_]{0,10}") {
             if let Ok(amount) = text.parse::<Amount>() {
                 prop_assert_eq!(amount.to_string(), text);
             }
@@ -243,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_json_number_is_an_amount_only_where_all_readers_agree_on_it() {
+    fn json_number_above_2_53_is_not_an_amount() {
         let read = |text: &str| serde_json::from_str::<Amount>(text).ok();
         for (text, units) in [
             ("0", 0),

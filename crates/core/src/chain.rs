@@ -1,4 +1,5 @@
-//! A chain puts actions onto itself. It owns signers, numbering, fees and nodes; it knows no scheme.
+//! A chain signs and sends actions. It owns signers, sequence numbers, fees and nodes, and knows no
+//! scheme.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,8 +9,8 @@ use async_trait::async_trait;
 
 use crate::{Fault, Network, Timestamp};
 
-/// One signer on one chain, by its address: the place where actions wait, are grouped, numbered, paid for and
-/// followed.
+/// One signer on one chain, by its address. Settlements wait in its lane, where they are batched,
+/// numbered, sent and followed.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LaneId(Arc<str>);
 
@@ -25,7 +26,7 @@ impl LaneId {
     }
 }
 
-/// A transaction's id: what a block explorer finds it by.
+/// A transaction's id, as block explorers show it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TransactionId(Arc<str>);
 
@@ -41,16 +42,16 @@ impl TransactionId {
     }
 }
 
-/// A signed transaction. Its id is known; whether it was sent is not this type's business.
+/// A signed transaction. Its id is known; it may or may not have been sent.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Transaction {
-    /// What it will be found by.
+    /// The transaction's id.
     pub id: TransactionId,
-    /// Who signed it.
+    /// The signer.
     pub lane: LaneId,
-    /// Its number in the lane. Of all transactions with one number at most one is ever included.
+    /// Its sequence number in the lane. The chain includes at most one transaction of each number.
     pub sequence: u64,
-    /// The bytes that are sent, the same every time.
+    /// The signed bytes. Every submission sends the same bytes.
     pub bytes: Arc<[u8]>,
 }
 
@@ -79,7 +80,7 @@ impl fmt::Debug for TransactionId {
 }
 
 impl fmt::Debug for Transaction {
-    /// Leaves the bytes out: signed bytes are worth money until they are included.
+    /// Omits the bytes: signed bytes can move money until they are included.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -89,89 +90,94 @@ impl fmt::Debug for Transaction {
     }
 }
 
-/// What became of handing bytes to a node.
+/// The result of handing bytes to a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Submission {
-    /// A node took it, or has had it before.
+    /// A node accepted it, or had it already.
     Accepted,
-    /// Certain: no node has it, and this submission did not change that. The fault says why.
+    /// No node has the transaction, and this submission did not change that. This is certain. The
+    /// fault has the reason.
     Refused(Fault),
-    /// Its place in the lane is taken: by this very transaction, included a moment ago, or by another one, included or
-    /// waiting at a node. To be treated as sent; which of them it is, the chain's status tells. Where another one only
-    /// waits, this one may still be included in its stead; told as refused, the same place would be tried again and again.
+    /// The sequence number is used. Either this transaction was included a moment ago, or another
+    /// one is included or waits at a node. Treat the transaction as sent; [`Chain::status`] shows
+    /// which one the chain has.
+    ///
+    /// While another transaction only waits, this one may still replace it. If the chain reported
+    /// [`Refused`](Self::Refused) here, the engine would try the same number again and again.
     SequenceUsed,
-    /// It may be out there. To be treated as sent: watched, and the same bytes sent again.
+    /// A node may have the transaction. Treat it as sent: watch it, and send the same bytes again.
     Unknown(Fault),
 }
 
-/// Where the transactions for one place in a lane stand: the first one signed and its replacements.
+/// The state of the transactions for one sequence number of a lane: the first one signed, and its
+/// replacements.
 #[derive(Debug, Clone)]
 pub enum Status<Evidence> {
-    /// None of them is in a block, and one still can be.
+    /// No block has any of them, and a later block still can.
     Pending,
-    /// One of them is in a block of the canonical chain.
+    /// A block of the canonical chain has one of them.
     Included {
-        /// Which one.
+        /// The included transaction.
         id: TransactionId,
-        /// How many blocks deep: 1 in the newest block.
+        /// Its number of confirmations: 1 in the newest block.
         confirmations: u64,
-        /// What the chain says it did.
+        /// What it did, by the chain's records.
         evidence: Evidence,
     },
-    /// Certain, at the depth the chain asks for: none of them is in a block and none ever will be. Their number may be taken
-    /// by another transaction, or still be free because they have expired: then the engine uses it up with
-    /// [`Chain::noop`].
+    /// None of them is in a block, and none ever will be. This is certain, with the confirmations
+    /// that the chain requires. Another transaction may have used the number. It may also still be
+    /// free, because the transactions expired: then the engine uses it up with [`Chain::noop`].
     Dropped,
 }
 
 /// An included transaction, and what it did.
 #[derive(Debug, Clone)]
 pub struct Found<Evidence> {
-    /// Which one.
+    /// The transaction's id.
     pub id: TransactionId,
-    /// How many blocks deep: 1 in the newest block; 0 where what it did is not known yet.
+    /// Its number of confirmations: 1 in the newest block; 0 while its effect is unknown.
     pub confirmations: u64,
-    /// What the chain says it did.
+    /// What it did, by the chain's records.
     pub evidence: Evidence,
 }
 
-/// When the block of a settled payment counts as final, and the payment needs no more watching. Both must hold.
+/// When a settled payment is final and is no longer watched. Both conditions must hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Finality {
-    /// How many blocks deep the transaction must be.
+    /// How many confirmations the transaction needs.
     pub confirmations: u64,
-    /// How long ago the payment must have been settled.
+    /// How long ago the payment must have settled.
     pub age: Duration,
 }
 
-/// One place in a lane whose outcome is awaited.
+/// One sequence number of a lane whose outcome the engine waits for.
 #[derive(Debug, Clone)]
 pub struct Watched {
     /// The lane.
     pub lane: LaneId,
-    /// The number in the lane.
+    /// The sequence number.
     pub sequence: u64,
-    /// Every transaction ever signed for this place, the newest last.
+    /// Every transaction signed for this number, oldest first.
     pub transactions: Vec<Transaction>,
 }
 
-/// What stands between a chain and settling payments now. Empty means all is well.
+/// The problems that keep a chain from settling payments now. Empty if there are none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Health {
-    /// What is wrong, each with what it keeps from working.
+    /// The problems.
     pub problems: Vec<Problem>,
 }
 
-/// One thing that is wrong.
+/// One problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// What cannot be used because of it.
+    /// What cannot be used because of the problem.
     pub scope: Scope,
-    /// For operators: what was found, and where it can be seen what to do about it.
+    /// For operators: what was found, and how to fix it or where to look.
     pub what: String,
 }
 
-/// What a problem keeps from working.
+/// What a problem makes unusable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
     /// The whole network.
@@ -180,12 +186,12 @@ pub enum Scope {
     Asset(String),
     /// One signer.
     Lane(LaneId),
-    /// Nothing: somebody should look at it all the same.
+    /// Nothing yet: an operator should look at it.
     Advisory,
 }
 
 impl Health {
-    /// Whether the network as a whole can be used.
+    /// Whether the network as a whole is usable.
     pub fn network_works(&self) -> bool {
         !self
             .problems
@@ -193,7 +199,7 @@ impl Health {
             .any(|problem| problem.scope == Scope::Network)
     }
 
-    /// Whether this asset can be used, spelled as the chain spells it.
+    /// Whether this asset is usable. `asset` has the chain's own spelling.
     pub fn asset_works(&self, asset: &str) -> bool {
         self.network_works()
             && !self
@@ -202,7 +208,7 @@ impl Health {
                 .any(|problem| problem.scope == Scope::Asset(asset.to_owned()))
     }
 
-    /// Whether this signer can be used.
+    /// Whether this signer is usable.
     pub fn lane_works(&self, lane: &LaneId) -> bool {
         self.network_works()
             && !self
@@ -214,8 +220,9 @@ impl Health {
 
 /// A chain: signers, numbering, fees and nodes behind one interface.
 ///
-/// The associated types are what schemes of this chain speak: what can be asked of it, what it answers, what it can be
-/// told to do, and what it says has happened. The engine carries them and never looks inside.
+/// The associated types are what schemes of this chain speak: what can be asked of it, what it
+/// answers, what it can be told to do, and what it says has happened. The engine carries them and
+/// never looks inside.
 ///
 /// Every method may be called at any time, from many tasks at once, and any number of times.
 #[async_trait]
@@ -224,66 +231,70 @@ pub trait Chain: Send + Sync + 'static {
     type Read: Clone + Send + Sync + 'static;
     /// The answer to one question.
     type Answer: Send + Sync + 'static;
-    /// Something that must happen on the chain; signed by nobody yet.
+    /// An effect to be put on the chain, not signed yet.
     type Action: Send + Sync + 'static;
-    /// What the chain says a transaction did.
+    /// What a transaction did, by the chain's records.
     type Evidence: Send + Sync + 'static;
-    /// What finds the transaction that used an authorization. [`Infallible`](std::convert::Infallible) on chains where
-    /// the authorization is the transaction.
+    /// A query for the transaction that used an authorization.
+    /// [`Infallible`](std::convert::Infallible) on chains whose authorization is the transaction
+    /// itself.
     type Search: Send + Sync + 'static;
 
-    /// Which chain this is.
+    /// The network.
     fn network(&self) -> &Network;
 
-    /// Its signers, in order of preference. Never empty, never changes.
+    /// The signers, in order of preference. Never empty, and never changes.
     fn lanes(&self) -> &[LaneId];
 
-    /// How many blocks deep a transaction must be before its payment counts as settled: at least 1.
+    /// How many confirmations a payment's transaction needs before the payment counts as settled.
+    /// At least 1.
     fn confirmations_required(&self) -> u64;
 
     /// When a settled payment is final.
     fn finality(&self) -> Finality;
 
-    /// How many transactions of one signer may be out at once: at least 1, and no more than nodes keep of one signer. Where
-    /// they stand in no line, as many may be on their way to the nodes side by side.
+    /// How many transactions of one signer may be outstanding at once. At least 1, and not more
+    /// than nodes keep for one signer. On chains without sequence numbers, this is also the number
+    /// of concurrent submissions.
     fn in_flight_max(&self) -> usize;
 
-    /// How long a transaction that is sent now may take to be included, on an ordinary day. An authorization that runs out
-    /// sooner is not sent. Zero where a transaction that comes too late costs nothing.
+    /// How long a transaction that is sent now usually takes to be included. The engine does not
+    /// send an authorization that expires sooner. Zero if a late transaction costs nothing.
     fn inclusion_time(&self) -> Duration {
         Duration::ZERO
     }
 
-    /// Asks many questions in as few round trips as can be; the answers stand in the order of the questions.
+    /// Asks many questions in as few round trips as possible. The answers have the order of the
+    /// questions.
     ///
-    /// Changes nothing on the chain. Each answer is independent of the other questions: one that fails, or that was
-    /// made to consume everything it can, is an `Err` at its own place.
+    /// Changes nothing on the chain. Each answer is independent of the other questions. A question
+    /// that fails, or that uses all resources of a call, becomes an `Err` at its own index.
     ///
     /// # Errors
-    /// A [`Fault`] per question that could not be answered. That the chain's state speaks against a payment is not an
-    /// error: it is an answer.
+    /// A [`Fault`] for each question that could not be answered. A state of the chain that
+    /// contradicts a payment is an answer, not an error.
     async fn read(&self, reads: &[Self::Read]) -> Vec<Result<Self::Answer, Fault>>;
 
-    /// Whether `next` may travel in one transaction with `group` without any of them being able to change the outcome
-    /// of another. Pure.
+    /// Whether `next` can share a transaction with `batch`, so that no action can change the
+    /// outcome of another. Pure.
     ///
-    /// It also bounds the group: by count, gas, bytes and fee, so that [`prepare`](Self::prepare) can sign what was let
-    /// together. The engine's own bound is a few hundred. A group that `prepare` refuses nevertheless is tried once more,
-    /// each action alone.
+    /// It also limits the batch by count, gas, bytes and fee, so that [`prepare`](Self::prepare)
+    /// can sign every batch that it allows. The engine limits a batch to 256 actions. If `prepare`
+    /// refuses a batch, the engine tries each of its actions once alone.
     fn can_batch(&self, batch: &[&Self::Action], next: &Self::Action) -> bool;
 
-    /// The lowest number that the chain would still accept from this signer: every lower one is taken, and nothing above
-    /// is included before it. `None` where transactions stand in no line.
+    /// The signer's next sequence number (EVM: the confirmed nonce). The chain has used every lower
+    /// number, and includes no higher one first. `None` on chains without sequence numbers.
     ///
     /// # Errors
     /// When no node answers.
     async fn next_sequence(&self, lane: &LaneId) -> Result<Option<u64>, Fault>;
 
-    /// Signs one transaction that performs all `actions`. Nothing is sent, and no number is used up: whoever prepares
-    /// again may use the same `place`.
+    /// Signs one transaction with all `actions`. Sends nothing and uses up no number: a later call
+    /// may use the same `sequence`.
     ///
     /// # Errors
-    /// When fees cannot be learnt or are over the operator's limit, or the signer does not sign.
+    /// When fees cannot be read or exceed the operator's limit, or when signing fails.
     async fn prepare(
         &self,
         lane: &LaneId,
@@ -291,31 +302,35 @@ pub trait Chain: Send + Sync + 'static {
         actions: &[&Self::Action],
     ) -> Result<Transaction, Fault>;
 
-    /// Hands a transaction to the nodes: the same bytes, any number of times.
+    /// Sends a transaction to the nodes. May be called any number of times with the same
+    /// transaction.
     async fn submit(&self, transaction: &Transaction) -> Submission;
 
-    /// Where many places stand, in as few round trips as can be; in the order they were asked about.
+    /// The status of many sequence numbers, in as few round trips as possible. The results have the
+    /// order of `watched`.
     ///
     /// # Errors
-    /// For each place, when it cannot be learnt. Never [`Status::Dropped`] on a guess.
+    /// For each number whose status cannot be read. Never [`Status::Dropped`] by a guess.
     async fn status(&self, watched: &[Watched]) -> Vec<Result<Status<Self::Evidence>, Fault>>;
 
-    /// Finds the included transaction that used an authorization, from any sender. `None` where the nodes know of none, as
-    /// far back as they are asked.
+    /// Finds the included transaction that used an authorization, from any sender. `None` if the
+    /// nodes know no such transaction as far back as they are asked.
     ///
     /// # Errors
     /// When no node can search.
     async fn find(&self, search: &Self::Search) -> Result<Option<Found<Self::Evidence>>, Fault>;
 
-    /// Signs the same actions at the same place for a higher fee, high enough for nodes to take it in exchange.
-    /// `None` where that is not possible: the operator's fee limit is reached, or the chain has no such thing.
+    /// Signs the same actions for the same sequence number with a higher fee, high enough for nodes
+    /// to accept it as a replacement. `None` if the operator's fee limit is reached, or if the
+    /// chain has no replacements.
     ///
     /// # Errors
     /// As [`prepare`](Self::prepare).
     async fn replace(&self, transaction: &Transaction) -> Result<Option<Transaction>, Fault>;
 
-    /// Signs a transaction that does nothing but use up a place, so that those behind it can be included; in exchange for
-    /// `over`, where one is out there for this place already. `None` where that is not possible, or never needed.
+    /// Signs a transaction that only uses up a sequence number, so that the chain can include the
+    /// ones after it. It replaces `over`, the transaction that was sent for this number, if there
+    /// is one. `None` if this is not possible or never needed.
     ///
     /// # Errors
     /// As [`prepare`](Self::prepare).
@@ -326,14 +341,15 @@ pub trait Chain: Send + Sync + 'static {
         over: Option<&Transaction>,
     ) -> Result<Option<Transaction>, Fault>;
 
-    /// Looks at everything that settling depends on: nodes, chain id, signers' balances, assets.
+    /// Checks everything that settling depends on: nodes, chain id, signers' balances, assets.
     ///
     /// `now` is this machine's time. The chain compares it with the times of the newest blocks.
     async fn health(&self, now: Timestamp) -> Health;
 
-    /// Why this machine's clock cannot be trusted, as far as the last look at
-    /// [`health`](Self::health) showed. Pure. Verdicts that depend on the time are then faults.
-    /// `None` where it can, or where the chain's blocks do not tell the time.
+    /// Why this machine's clock cannot be trusted, by the last [`health`](Self::health). `None` if
+    /// it can be trusted, or if the chain's blocks have no time. Pure.
+    ///
+    /// While there is a reason, verdicts that depend on the time become faults.
     fn clock_fault(&self) -> Option<Fault> {
         None
     }

@@ -12,30 +12,33 @@ pub trait Offer: Send + Sync + 'static {
     /// The scheme's name.
     fn scheme(&self) -> &str;
 
-    /// Where it is paid. Its alias, if it has one, is how version 1 buyers know it.
+    /// The network on which the seller is paid. Its alias, if any, is its name for version 1
+    /// buyers.
     fn network(&self) -> &Network;
 
-    /// The requirements for a buyer, given what the facilitator says of this scheme and network.
+    /// The requirements for a buyer. `supported` is the facilitator's entry for this scheme and
+    /// network in `/supported`.
     ///
     /// # Errors
-    /// When the facilitator's word lacks something the scheme needs.
+    /// When the facilitator's entry lacks something that the scheme needs.
     fn requirements(&self, supported: &SupportedKind) -> Result<PaymentRequirements, OfferError>;
 
-    /// Which authorization a payload holds: the same [`PaymentId`] as the scheme's
-    /// [`PaymentInfo::id`](crate::PaymentInfo::id). Unknown fields, spelling and signature bytes make no
-    /// difference to it, because they make none to the chain.
+    /// The identity of the authorization in a payload: the same [`PaymentId`] as the scheme's
+    /// [`PaymentInfo::id`](crate::PaymentInfo::id). It ignores unknown fields, spelling and
+    /// signature bytes, because the chain ignores them too.
     ///
-    /// A seller serves one authorization to one request at a time, and goes by this. `None` where the
-    /// payload holds no authorization that this offer can read; then the whole payload counts.
+    /// A seller serves one authorization to one request at a time, and compares authorizations by
+    /// this identity. `None` if this offer cannot read an authorization from the payload. The
+    /// seller then compares whole payloads.
     fn authorization(&self, _payload: &Object) -> Option<PaymentId> {
         None
     }
 
-    /// What helps a buyer to pay and is another thing from one moment to the next, such as a recent blockhash: more fields
-    /// for `extra`. Nobody is held to them: what a buyer accepts is compared with the requirements alone, and so is its
-    /// payment.
+    /// Short-lived fields such as a recent blockhash, to be added to `extra`. They are not part of
+    /// the terms and are not compared, neither with the buyer's copy nor with its payment. `None`
+    /// if there are none now.
     ///
-    /// Whoever asks for the terms waits for it, so it comes soon, or not at all. `None` where there is nothing to tell.
+    /// The buyer's request waits for this call, so it must return quickly.
     async fn hints(&self) -> Option<Object> {
         None
     }
@@ -66,15 +69,15 @@ pub enum OfferError {
         /// The most that an account can hold.
         max: Amount,
     },
-    /// The network is not one of the offer's chain family.
+    /// The network does not belong to the offer's chain family.
     #[error("{network} is not a network of {family}")]
     Network {
-        /// The network as the seller named it.
+        /// The network, as the seller wrote it.
         network: String,
         /// The chain family, such as `EVM`.
         family: &'static str,
     },
-    /// No token of this name is known on the network.
+    /// The network has no known token of this name.
     #[error("no token {asset} is known on {network}")]
     UnknownAsset {
         /// The token's ticker or address.
@@ -82,12 +85,12 @@ pub enum OfferError {
         /// The network.
         network: String,
     },
-    /// The scheme cannot be paid in this token.
+    /// The scheme cannot use this token.
     #[error("{symbol} cannot be used: {problem}")]
     UnsupportedAsset {
         /// The token's ticker.
         symbol: String,
-        /// What the scheme needs and the token lacks.
+        /// What the scheme needs and the token does not have.
         problem: &'static str,
     },
     /// The recipient is not an address of the chain.
@@ -104,35 +107,35 @@ pub enum OfferError {
     /// A field of the offer's `extra` cannot be written.
     #[error("the offer's extra cannot be written: {0}")]
     Extra(#[source] Malformed),
-    /// The facilitator's `/supported` does not have what the scheme needs.
+    /// The facilitator's `/supported` response lacks what the scheme needs.
     #[error("the facilitator's /supported answer is not usable: {0}")]
     Supported(#[source] Malformed),
 }
 
-/// What is known of an asset, for limits and for people.
+/// An asset, as limits and people need it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asset {
-    /// Its address, as the chain spells it.
+    /// The asset's address, in the chain's own spelling.
     pub address: String,
-    /// Its ticker.
+    /// The asset's ticker.
     pub symbol: String,
-    /// How many decimal places people write it with.
+    /// How many decimal places its amounts have for people.
     pub decimals: u8,
 }
 
-/// What paying some requirements would cost, and whom.
+/// The cost and the recipient of a payment for some requirements.
 ///
-/// Names are the chain's own spelling, one for each thing: limits and purchases go by them, and what a seller can spell in
-/// two ways must not count as two.
+/// All names have the chain's canonical spelling. Limits and stored purchases compare these names,
+/// so one recipient or asset must not have two spellings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quote {
-    /// The network, by its CAIP-2 identifier, however the requirements name it.
+    /// The network's CAIP-2 identifier, whichever name the requirements use.
     pub network: String,
-    /// Who is paid.
+    /// The recipient's address.
     pub pay_to: String,
-    /// The asset, as the payer knows it from its own list. Never from what the seller says of it.
+    /// The asset, from the payer's own list. The seller's description of it is never used.
     pub asset: Asset,
-    /// How much of it, in atomic units, at most.
+    /// The largest amount that can be paid, in atomic units.
     pub amount: Amount,
 }
 
@@ -140,66 +143,70 @@ pub struct Quote {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum QuoteError {
-    /// They are of another scheme or another chain family: another payer may support them.
+    /// The scheme or the chain family is not this payer's. Another payer may support the
+    /// requirements.
     #[error("this payer does not support the scheme and network")]
     NotSupported,
-    /// They are of this payer's scheme and chains, and a field is missing or wrong.
+    /// The scheme and the chain family are this payer's, but a field is missing or wrong.
     #[error("{0}")]
     Unpayable(String),
 }
 
 impl QuoteError {
-    /// Requirements that this payer supports, with what is missing or wrong.
+    /// Requirements for this payer, with the field that is missing or wrong.
     pub fn unpayable(what: impl Into<String>) -> Self {
         Self::Unpayable(what.into())
     }
 }
 
-/// What the chain says of an authorization that was signed.
+/// The state of a signed authorization on the chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AuthorizationState {
-    /// It was used, or cancelled by its payer. The transaction that used it, where it was found.
+    /// It was used, or its payer cancelled it. Has the transaction that used it, if that was found.
     Used(Option<String>),
-    /// It was not used, and by the chain's own clock no block can take it any more.
+    /// It was not used, and no later block can accept it, by the chain's own clock.
     Expired,
-    /// It was not used yet, and still can be.
+    /// It was not used yet, and a later block can still accept it.
     Usable,
-    /// The chain was not asked, or has no answer.
+    /// The chain was not asked, or did not answer.
     Unknown,
 }
 
-/// A way to pay: the buyer's side of a scheme, with its key.
+/// A way to pay: the buyer's side of a scheme, with the buyer's key.
 #[async_trait]
 pub trait Payer: Send + Sync + 'static {
-    /// Who pays, as the chain spells it.
+    /// The payer's address, in the chain's own spelling.
     fn address(&self) -> &str;
 
-    /// What it would cost to pay these requirements. Signs nothing.
+    /// The cost of paying these requirements. Signs nothing.
     ///
-    /// Only what [`pay`](Self::pay) would sign, and what the chain would then take, is quoted: the next way to pay is not
-    /// tried once this one is chosen. What the payer's own list says of an asset wins over what the requirements say.
+    /// Quotes only what [`pay`](Self::pay) would sign and the chain would accept: once the buyer
+    /// has chosen a payment option, it does not try the next one. For the asset, the payer's own
+    /// list takes precedence over the requirements.
     ///
     /// # Errors
-    /// When this payer cannot pay them, and why.
+    /// When this payer cannot pay the requirements. The error has the reason.
     fn quote(&self, requirements: &PaymentRequirements) -> Result<Quote, QuoteError>;
 
-    /// Signs a payment: the `payload` of a [`PaymentPayload`](crate::wire::PaymentPayload), and when it expires.
+    /// Signs a payment. Returns the `payload` of a [`PaymentPayload`](crate::wire::PaymentPayload)
+    /// and the time when it expires.
     ///
-    /// Each call makes another authorization, which is worth money. To try again, present the first one again.
+    /// Each call makes a new authorization, which can move money. To retry, present the first one
+    /// again.
     ///
     /// # Errors
-    /// When the requirements cannot be met or the key does not sign.
+    /// When the requirements cannot be met, or signing fails.
     async fn pay(
         &self,
         requirements: &PaymentRequirements,
         now: Timestamp,
     ) -> Result<(Object, Timestamp), PayerError>;
 
-    /// What the chain says of an authorization that was signed before: `payload` and `expires` are what [`pay`](Self::pay)
-    /// returned, `network` and `asset` are spelled as in the [`Quote`].
+    /// The state of a signed authorization on the chain. `payload` and `expires` are the result of
+    /// [`pay`](Self::pay). `network` and `asset` have the spelling of the [`Quote`].
     ///
-    /// A buyer signs another payment on [`Expired`](AuthorizationState::Expired) alone, so it is said only when no
-    /// reorganisation that happens in practice can change it. A payer without a node says
+    /// A buyer signs another payment only after [`Expired`](AuthorizationState::Expired). So return
+    /// it only if no realistic reorganisation can change it. A payer without a node returns
     /// [`Unknown`](AuthorizationState::Unknown), as this default does.
     async fn authorization_state(
         &self,
@@ -216,7 +223,7 @@ pub trait Payer: Send + Sync + 'static {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PayerError {
-    /// The requirements lack something or contradict themselves.
+    /// The requirements lack something, or contradict each other.
     #[error("the payment requirements cannot be met: {0}")]
     Requirements(#[from] QuoteError),
     /// A field of the payload cannot be written.

@@ -1,11 +1,14 @@
-//! What can go wrong, told apart by whose fault it is.
+//! What can go wrong, by whose fault it is.
 //!
-//! * [`Malformed`]: the caller sent something that is not a request. Ask again differently. HTTP 400.
-//! * [`Rejection`]: a verdict. The request was understood and the payer's side does not hold up. HTTP 200 with
-//!   `isValid: false` or `success: false` and a reason code.
-//! * [`Fault`]: our side or the network failed; it says nothing about the payment. HTTP 503.
+//! * [`Malformed`]: the caller sent something that is not a request. The caller must change it
+//!   before it retries. HTTP 400.
+//! * [`Rejection`]: a verdict. The request was decoded, and the payment in it is not valid. HTTP
+//!   200 with `isValid: false` or `success: false`, and a reason code.
+//! * [`Fault`]: the facilitator or the network failed. It is not a verdict on the payment. HTTP
+//!   503.
 //!
-//! A fault is never told as a verdict: a payer whose RPC read timed out is not a payer without money.
+//! A fault is never reported as a verdict: if the RPC call for a payer's balance timed out, the
+//! payer may still have the money.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,53 +18,56 @@ use std::time::Duration;
 /// [`VerifyResponse`](crate::wire::VerifyResponse), the `errorReason` of a
 /// [`SettleResponse`](crate::wire::SettleResponse).
 ///
-/// Schemes keep their own codes as constants beside the checks that raise them; the constants here belong to the
-/// protocol itself (specification section 9) and to the engine.
+/// Schemes define their own codes as constants next to the checks that raise them. The constants
+/// here belong to the protocol (specification section 9) and to the engine.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Reason(Cow<'static, str>);
 
 impl Reason {
-    /// The payload or a field of it cannot be read.
+    /// The payload or one of its fields cannot be decoded.
     pub const INVALID_PAYLOAD: Self = Self::new("invalid_payload");
-    /// The requirements cannot be read, or the payload accepted others.
+    /// The requirements cannot be decoded, or the payload accepted different ones.
     pub const INVALID_PAYMENT_REQUIREMENTS: Self = Self::new("invalid_payment_requirements");
-    /// No chain of this name is served here.
+    /// The facilitator does not serve a network of this name.
     pub const INVALID_NETWORK: Self = Self::new("invalid_network");
-    /// No scheme of this name is served on this network.
+    /// The facilitator does not serve a scheme of this name on this network.
     pub const UNSUPPORTED_SCHEME: Self = Self::new("unsupported_scheme");
-    /// The protocol version is unknown, missing, or not the same everywhere in the request.
+    /// The protocol version is unknown or missing, or the request has two different ones.
     pub const INVALID_X402_VERSION: Self = Self::new("invalid_x402_version");
-    /// This authorization was already told a success, or belongs to another request that is under way.
+    /// Success was already reported for this authorization, or another request with it is in
+    /// progress.
     pub const DUPLICATE_SETTLEMENT: Self = Self::new("duplicate_settlement");
-    /// Broadcast, and its outcome is not known yet; not a failure. Always comes with a transaction id.
+    /// The transaction was sent, and its outcome is not known yet. Not a failure. Always has a
+    /// transaction id.
     pub const SETTLEMENT_PENDING: Self = Self::new("settlement_pending");
-    /// The authorization ran out before anything was broadcast, or before what was broadcast was included.
+    /// The authorization expired before a transaction was sent, or before one was included.
     pub const SETTLEMENT_EXPIRED: Self = Self::new("settlement_expired");
-    /// The recipient was paid, by a transaction that this facilitator did not send. Always comes with that transaction.
+    /// A transaction from another sender paid the recipient. Always has that transaction's id.
     pub const SETTLED_BY_OTHER_TRANSACTION: Self = Self::new("settled_by_other_transaction");
     /// The chain refused the transaction, or included it without effect.
     pub const INVALID_TRANSACTION_STATE: Self = Self::new("invalid_transaction_state");
-    /// The asset is not on the operator's list.
+    /// The asset is not in the operator's list.
     pub const UNSUPPORTED_ASSET: Self = Self::new("unsupported_asset");
-    /// The recipient is not on the operator's list.
+    /// The recipient is not in the operator's list.
     pub const RECIPIENT_NOT_ALLOWED: Self = Self::new("recipient_not_allowed");
-    /// The amount is below what the operator settles.
+    /// The amount is below the operator's minimum.
     pub const AMOUNT_TOO_LOW: Self = Self::new("amount_too_low");
 
-    /// Too many transactions of this payer, or for this recipient, were included in the last hour and settled nothing.
+    /// Too many transactions of this payer, or to this recipient, were included in the last hour
+    /// without settling a payment.
     pub const TOO_MANY_FAILURES: Self = Self::new("too_many_failed_settlements");
 
-    /// A code known when the program is written.
+    /// A code that is a constant of the program.
     pub const fn new(code: &'static str) -> Self {
         Self(Cow::Borrowed(code))
     }
 
-    /// A code that was read from somewhere: a journal, a remote facilitator.
+    /// A code from a journal or a remote facilitator.
     pub fn from_code(code: impl Into<String>) -> Self {
         Self(Cow::Owned(code.into()))
     }
 
-    /// The code as it stands on the wire.
+    /// The code, as on the wire.
     pub fn code(&self) -> &str {
         &self.0
     }
@@ -73,18 +79,19 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Input that is not what it should be: wrong JSON, a missing field, a number where a string belongs.
+/// Invalid input: wrong JSON, a missing field, a number in place of a string.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
 pub struct Malformed {
-    /// Where: a path such as `paymentPayload.payload.authorization.value`, or `body` for the whole.
+    /// The field: a path such as `paymentPayload.payload.authorization.value`, or `body` for the
+    /// whole body.
     pub field: String,
-    /// What is wrong with it.
+    /// What is wrong with the field.
     pub problem: String,
 }
 
 impl Malformed {
-    /// `field` has this `problem`.
+    /// The error that `field` has this `problem`.
     pub fn new(field: impl Into<String>, problem: impl fmt::Display) -> Self {
         Self {
             field: field.into(),
@@ -93,18 +100,19 @@ impl Malformed {
     }
 }
 
-/// A verdict against the payment, with the code the specification or the reference implementation has for it.
+/// A verdict against the payment, with the reason code of the specification or the reference
+/// implementation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}{}", detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default())]
 pub struct Rejection {
-    /// The code.
+    /// The reason code.
     pub reason: Reason,
-    /// For people: what was found, never a secret.
+    /// For people: what was found. Never has a secret.
     pub detail: Option<String>,
 }
 
 impl Rejection {
-    /// A rejection with a sentence for people.
+    /// A rejection with a detail for people.
     pub fn new(reason: Reason, detail: impl fmt::Display) -> Self {
         Self {
             reason,
@@ -122,13 +130,13 @@ impl From<Reason> for Rejection {
     }
 }
 
-/// Why a request is not a payment: it cannot be read, or it was read and refused.
+/// Why a request has no valid payment: it cannot be decoded, or it was decoded and rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The caller's message is at fault.
+    /// The caller's message is invalid.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// The payer's side is at fault.
+    /// The payment is invalid.
     #[error(transparent)]
     Rejected(#[from] Rejection),
 }
@@ -139,24 +147,24 @@ impl From<Reason> for Refusal {
     }
 }
 
-/// Our side or the network is at fault. Nothing is said about the payment.
+/// The facilitator or the network failed. Not a verdict on the payment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {detail}", kind.code())]
 pub struct Fault {
     /// What failed.
     pub kind: FaultKind,
-    /// For operators: what happened. Never holds a key, a credential, or the path and query of a URL.
+    /// For operators: what happened. Never has a key, a credential, or the path and query of a URL.
     pub detail: String,
-    /// When it makes sense to ask again with the same request; `None` where asking again cannot help until an
-    /// operator acts. Asking again is always safe: the same authorization settles at most once.
+    /// How long to wait before a retry with the same request. `None` if a retry cannot succeed
+    /// until an operator acts. A retry is always safe: one authorization settles at most once.
     pub retry_after: Option<Duration>,
-    /// Certain: this call did nothing with the payment and never will. Only then may another facilitator be asked to settle
-    /// it.
+    /// Whether it is certain that this call did nothing with the payment and never will. Only then
+    /// may the caller ask another facilitator to settle it.
     pub not_attempted: bool,
 }
 
 impl Fault {
-    /// A fault of this kind, with the kind's own advice on when to ask again.
+    /// A fault of this kind, with the retry delay of the kind.
     pub fn new(kind: FaultKind, detail: impl fmt::Display) -> Self {
         Self {
             kind,
@@ -166,7 +174,8 @@ impl Fault {
         }
     }
 
-    /// The same fault, of a call that certainly did nothing with the payment: it was turned away at the door.
+    /// The same fault, for a call that certainly did nothing with the payment because it was
+    /// refused first.
     #[must_use]
     pub fn not_attempted(self) -> Self {
         Self {
@@ -176,26 +185,26 @@ impl Fault {
     }
 }
 
-/// What failed, when it was not the payment.
+/// What failed, other than the payment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FaultKind {
-    /// A queue or a limit of ours is full.
+    /// One of our queues or limits is full.
     Busy,
-    /// No node of the chain answers, or what they answer cannot be right.
+    /// No node of the chain answers, or the nodes' answers cannot be correct.
     ChainUnavailable,
-    /// Every signer is out of the chain's own coin.
+    /// Every signer lacks the chain's native coin.
     FacilitatorFunds,
-    /// The journal cannot be written or read; nothing is signed without it.
+    /// The journal cannot be written or read. Nothing is signed without it.
     JournalUnavailable,
-    /// A facilitator behind this one does not answer, or does not answer with a verdict.
+    /// Another facilitator behind this one does not answer, or its answer is not a verdict.
     FacilitatorUnreachable,
-    /// The payment's first block is one that does not exist yet. It is expected within seconds, so
-    /// this is no verdict.
+    /// The payment becomes valid with a block that does not exist yet. That block is expected
+    /// within seconds, so this is not a verdict.
     NotYetValid,
-    /// A mistake in the configuration of this service.
+    /// The configuration of this service is wrong.
     Misconfigured,
-    /// A mistake in this program.
+    /// A bug in this program.
     Internal,
 }
 
@@ -226,11 +235,11 @@ impl FaultKind {
         }
     }
 
-    /// How long to wait before asking again, by how long such faults usually last.
+    /// How long to wait before a retry: as long as such faults usually last.
     const fn retry_after(self) -> Option<Duration> {
         match self {
             Self::Busy => Some(Duration::from_secs(1)),
-            // A block of most chains.
+            // The time between two blocks of most chains.
             Self::NotYetValid => Some(Duration::from_secs(2)),
             Self::ChainUnavailable
             | Self::FacilitatorUnreachable

@@ -1,45 +1,46 @@
-//! A facilitator, wherever it runs.
+//! A facilitator, in this process or behind HTTP.
 
 use async_trait::async_trait;
 
 use crate::wire::{SettleResponse, SupportedResponse, VerifyResponse};
 use crate::{Fault, Malformed, PaymentRequest};
 
-/// Verifies and settles payments: the engine in this process, a service behind HTTP, or several with failover. A
-/// seller need not know which.
+/// Verifies and settles payments: the engine in this process, a service behind HTTP, or several
+/// with failover. Sellers treat them all alike.
 ///
-/// A verdict against the payment is an `Ok` answer. An `Err` says nothing about the payment.
+/// A verdict against the payment is an `Ok` answer. An `Err` is not a verdict on the payment.
 #[async_trait]
 pub trait Facilitator: Send + Sync + 'static {
-    /// Whether the payment would settle now. Changes nothing.
+    /// Checks whether the payment would settle now. Changes nothing.
     ///
     /// # Errors
-    /// When no verdict could be reached.
+    /// When there is no verdict.
     async fn verify(&self, request: &PaymentRequest) -> Result<VerifyResponse, FacilitatorError>;
 
-    /// Moves the money.
+    /// Settles the payment: sends its transaction, and waits for the outcome.
     ///
-    /// May be called again with the same request after any answer and after none: an authorization settles at most
-    /// once, and of all calls at most one is ever told `success: true`. Dropping the future cancels nothing.
+    /// May be called again with the same request after any answer, and after none. An authorization
+    /// settles at most once, and of all calls at most one gets `success: true`. Dropping the future
+    /// cancels nothing.
     ///
     /// # Errors
-    /// When no verdict could be reached. Asking again is safe.
+    /// When there is no verdict. A retry is safe.
     async fn settle(&self, request: &PaymentRequest) -> Result<SettleResponse, FacilitatorError>;
 
-    /// What can be settled now.
+    /// The kinds of payment that can be settled now.
     ///
     /// # Errors
-    /// When that could not be learnt.
+    /// When they cannot be read.
     async fn supported(&self) -> Result<SupportedResponse, FacilitatorError>;
 }
 
 /// Why a facilitator has no verdict.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FacilitatorError {
-    /// The caller's message is at fault.
+    /// The caller's message is invalid.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// The facilitator's side is at fault.
+    /// The facilitator failed.
     #[error(transparent)]
     Fault(#[from] Fault),
 }

@@ -1,21 +1,21 @@
-//! What makes two requests the same payment.
+//! The identity of a payment.
 
 use std::fmt;
 use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
-/// The identity of one authorization by a payer: equal for every request that could move the same money, whatever its
-/// signature bytes. Signatures are malleable; identities are not.
+/// The identity of one authorization by a payer. It is equal for all requests that could move the
+/// same money, whatever their signature bytes: signatures are malleable, identities are not.
 ///
-/// It is the SHA-256 hash of the parts that make the authorization unique on its chain, so it can stand in public
-/// places without telling what it is about.
+/// It is the SHA-256 hash of the parts that make the authorization unique on its chain. It reveals
+/// nothing about them, so it may be public.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PaymentId([u8; 32]);
 
 impl PaymentId {
-    /// The identity made of `parts`, such as chain, asset, payer and nonce. Each part is hashed with its length, so
-    /// that no two lists of parts run together to the same bytes.
+    /// The identity of `parts`, such as chain, asset, payer and nonce. Each part is hashed with its
+    /// length, so that two different lists of parts never have the same bytes.
     pub fn from_parts(parts: &[&[u8]]) -> Self {
         let mut hash = Sha256::new();
         for part in parts {
@@ -25,7 +25,7 @@ impl PaymentId {
         Self(hash.finalize().into())
     }
 
-    /// The identity with these bytes, as a journal kept them.
+    /// The identity with these bytes, as a journal stored them.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
@@ -89,7 +89,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_printed_is_parsed_back_to_the_same(bytes: [u8; 32]) {
+        fn printed_value_parses_back_to_itself(bytes: [u8; 32]) {
             let id = PaymentId::from_bytes(bytes);
             prop_assert_eq!(id.to_string().parse(), Ok(id));
         }

@@ -1,8 +1,8 @@
-//! Strict JSON: no duplicate keys, no bottomless nesting, errors that name the field.
+//! Strict JSON: no duplicate keys, limited nesting, and errors that name the field.
 //!
-//! Two readers of one document must never see two values. Most JSON readers take the first or the last of two equal
-//! keys without a word; here such a document is refused. Text that we only pass on, such as an extension's data, is
-//! kept as it was written.
+//! Two readers of one document must never see two values. Most JSON parsers silently take the first
+//! or the last of two equal keys; this module refuses such a document. Text that we only pass on,
+//! such as an extension's data, keeps its exact bytes.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -14,23 +14,26 @@ use serde_json::value::RawValue;
 
 use crate::Malformed;
 
-/// How deep objects and lists may nest. The deepest message of any published scheme nests seven deep; 32 leaves room
-/// for extensions with JSON Schemas in them and keeps recursion far away from the end of any stack.
+/// How deep objects and lists may nest. The deepest message of any published scheme has seven
+/// levels. 32 leaves space for extensions with JSON Schemas in them, and recursion to this depth
+/// needs little stack.
 pub const DEPTH_MAX: usize = 32;
 
-/// The longest request or message that is read, in bytes. A payment is one to three kilobytes; the largest that
-/// exists (a smart wallet's signature with an extension or two) stays under 32 KiB.
+/// The longest request or message that is read, in bytes. A payment takes one to three kilobytes.
+/// The largest known one, a smart wallet's signature with an extension or two, takes less than 32
+/// KiB.
 pub const TEXT_MAX: usize = 64 * 1024;
 
-/// The largest integer that a JSON number may stand for where the protocol writes digits in a text: 2^53 - 1. Readers
-/// that keep numbers in floating point, as JavaScript does, see another value above it (RFC 7493 section 2.2).
+/// The largest integer that may be a JSON number in a field for which the protocol specifies digits
+/// in a string: 2^53 - 1. Parsers that use floating point, as JavaScript does, see another value
+/// above it (RFC 7493 section 2.2).
 pub const NUMBER_MAX: u64 = (1 << 53) - 1;
 
 /// Reads a `T` from JSON text, strictly.
 ///
 /// # Errors
-/// [`Malformed`], naming the field under `name`, when the text is longer than [`TEXT_MAX`], is not JSON, repeats a
-/// key, nests deeper than [`DEPTH_MAX`], or is not a `T`.
+/// [`Malformed`], naming the field under `name`, when the text is longer than [`TEXT_MAX`], is not
+/// JSON, repeats a key, nests deeper than [`DEPTH_MAX`], or is not a `T`.
 pub fn read<T: DeserializeOwned>(name: &str, text: &[u8]) -> Result<T, Malformed> {
     if text.len() > TEXT_MAX {
         return Err(Malformed::new(
@@ -38,7 +41,7 @@ pub fn read<T: DeserializeOwned>(name: &str, text: &[u8]) -> Result<T, Malformed
             format_args!("longer than {TEXT_MAX} bytes"),
         ));
     }
-    // Looked at once as a whole, which is several times as fast as once for every string.
+    // Validating the whole text once is several times faster than validating each string.
     let read = match std::str::from_utf8(text) {
         Ok(text) => serde_json::from_str(text),
         Err(_) => serde_json::from_slice(text),
@@ -46,11 +49,12 @@ pub fn read<T: DeserializeOwned>(name: &str, text: &[u8]) -> Result<T, Malformed
     read.map_err(|error| locate::<T>(name, text, error))
 }
 
-/// Reads a text, or an integer up to [`NUMBER_MAX`] as its digits, for fields that some senders write as a number, such as
-/// a token's EIP-712 version: `#[serde(default, deserialize_with = "text_or_integer")]`.
+/// Reads a string, or an integer up to [`NUMBER_MAX`] as its digits. For fields that some senders
+/// write as a number, such as a token's EIP-712 version: `#[serde(default, deserialize_with =
+/// "text_or_integer")]`.
 ///
 /// # Errors
-/// For everything else; a fraction or an exponent has more than one spelling.
+/// For everything else. A fraction or an exponent has more than one spelling.
 pub fn text_or_integer<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<String>, D::Error> {
@@ -60,11 +64,11 @@ pub fn text_or_integer<'de, D: Deserializer<'de>>(
     Ok(digits.flatten())
 }
 
-/// Reads a `T` where it is one, and anything else as `None`, for fields that decide nothing:
-/// `#[serde(default, deserialize_with = "where_readable")]`.
+/// Reads a `T`, or `None` if the value is not one. For informational fields: `#[serde(default,
+/// deserialize_with = "where_readable")]`.
 ///
 /// # Errors
-/// For what is not strict JSON.
+/// When the text is not strict JSON.
 pub fn where_readable<'de, T: DeserializeOwned, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
@@ -72,12 +76,13 @@ pub fn where_readable<'de, T: DeserializeOwned, D: Deserializer<'de>>(
     Ok(json.and_then(|json| json.read("value").ok()))
 }
 
-/// Finds out which field an error is about. Only failures pay for this second reading.
+/// Finds the field that an error is about. Only failures need this second reading.
 fn locate<T: DeserializeOwned>(name: &str, text: &[u8], error: serde_json::Error) -> Malformed {
     let mut reader = serde_json::Deserializer::from_slice(text);
     match serde_path_to_error::deserialize::<_, T>(&mut reader) {
         Err(located) => {
-            // A question mark stands for a field whose name could not be read; the object around it is named instead.
+            // A question mark is the path of a field whose name could not be read. The object
+            // around it is named instead.
             let path = located.path().to_string();
             let field = match path.trim_end_matches('?').trim_end_matches('.') {
                 "" => name.to_owned(),
@@ -86,12 +91,13 @@ fn locate<T: DeserializeOwned>(name: &str, text: &[u8], error: serde_json::Error
             };
             Malformed::new(field, located.into_inner())
         }
-        // Trailing characters: the value itself was fine.
+        // Trailing characters: the value itself is correct.
         Ok(_) => Malformed::new(name, error),
     }
 }
 
-/// A JSON value as it was written, checked: no object in it repeats a key, and it nests at most [`DEPTH_MAX`] deep.
+/// A JSON value with its exact text. No object in it has a duplicate key, and it has at most
+/// [`DEPTH_MAX`] levels.
 #[derive(Clone)]
 pub struct Json(Box<RawValue>);
 
@@ -107,7 +113,7 @@ impl Json {
         Ok(Self(raw))
     }
 
-    /// The text, as it was written.
+    /// The exact text.
     pub fn text(&self) -> &str {
         self.0.get()
     }
@@ -117,7 +123,7 @@ impl Json {
         serde_json::from_str(self.text()).expect("checked when it was made")
     }
 
-    /// Reads a `T` from it; `name` is where it stands, for errors.
+    /// Reads a `T` from it. `name` is the name of the value, for errors.
     ///
     /// # Errors
     /// When it is not a `T`.
@@ -127,7 +133,7 @@ impl Json {
 }
 
 impl PartialEq for Json {
-    /// Equal values, whatever the white space and the order of keys.
+    /// Whether the values are equal. White space and the order of keys do not matter.
     fn eq(&self, other: &Self) -> bool {
         self.text() == other.text() || self.tree() == other.tree()
     }
@@ -170,7 +176,7 @@ impl Object {
         json.text().starts_with('{').then_some(Self(json))
     }
 
-    /// The text, as it was written.
+    /// The exact text.
     pub fn text(&self) -> &str {
         self.0.text()
     }
@@ -183,7 +189,7 @@ impl Object {
         }
     }
 
-    /// Reads a `T` from it; `name` is where it stands, for errors.
+    /// Reads a `T` from it. `name` is the name of the value, for errors.
     ///
     /// # Errors
     /// When it is not a `T`.
@@ -191,9 +197,10 @@ impl Object {
         self.0.read(name)
     }
 
-    /// Whether everything `advertised` says is said here too, letter for letter; more may be said.
+    /// Whether this object has every field of `advertised` with exactly the same value. It may have
+    /// more fields.
     ///
-    /// This is how a client's echo of `extra` and of extensions is compared with what was advertised.
+    /// A client's copy of `extra` and of extensions is compared with the seller's in this way.
     pub fn contains(&self, advertised: &Self) -> bool {
         contains(&self.0.tree(), &advertised.0.tree())
     }
@@ -228,7 +235,7 @@ fn contains(whole: &serde_json::Value, part: &serde_json::Value) -> bool {
     }
 }
 
-/// Walks JSON text without building anything, and refuses repeated keys and deep nesting.
+/// Walks JSON text without building a value. Refuses duplicate keys and deep nesting.
 fn check(text: &str) -> Result<(), serde_json::Error> {
     let mut reader = serde_json::Deserializer::from_str(text);
     Walk {
@@ -238,7 +245,7 @@ fn check(text: &str) -> Result<(), serde_json::Error> {
     reader.end()
 }
 
-/// Visits one value and everything in it.
+/// Visits one value and all values in it.
 #[derive(Clone, Copy)]
 struct Walk {
     depth_left: usize,
@@ -308,7 +315,7 @@ impl<'de> Visitor<'de> for Walk {
     }
 }
 
-/// The keys of one object so far: a list while it is short, a set when somebody sends thousands.
+/// The keys of one object so far: a list for few keys, a set for thousands.
 #[derive(Default)]
 struct Keys<'de> {
     few: Vec<Cow<'de, str>>,
@@ -316,10 +323,10 @@ struct Keys<'de> {
 }
 
 impl<'de> Keys<'de> {
-    /// Up to this many keys, comparing each with each is faster than hashing.
+    /// Up to this number of keys, comparing each with each is faster than hashing.
     const FEW: usize = 16;
 
-    /// Adds a key; gives it back where it was there before.
+    /// Adds a key. Returns the key if it was present before.
     fn repeats(&mut self, key: Cow<'de, str>) -> Option<Cow<'de, str>> {
         if self.few.contains(&key) || self.many.contains(&key) {
             return Some(key);
@@ -333,7 +340,7 @@ impl<'de> Keys<'de> {
     }
 }
 
-/// Reads an object's key, borrowed from the text where it has no escapes.
+/// Reads an object's key, borrowed from the text if it has no escapes.
 pub(crate) struct Key;
 
 impl<'de> DeserializeSeed<'de> for Key {

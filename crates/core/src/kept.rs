@@ -1,20 +1,22 @@
-//! A request as a journal keeps it: what a scheme reads of it, and nothing else.
+//! The part of a request that a journal stores: what a scheme reads, and nothing else.
 
 use serde::Serialize;
 
 use crate::json::Object;
 use crate::{Malformed, PaymentRequest, Requirements, Version};
 
-/// The longest request that a journal keeps, in bytes. An EIP-3009 authorization with its terms takes 1 KB, a whole Solana
-/// transaction in base64 2 KB, and the signature of a contract wallet may take some more. Rows are kept for years, and a
-/// client chooses what stands in them.
+/// The longest request that a journal stores, in bytes. An EIP-3009 authorization with its
+/// requirements takes 1 KB, a whole Solana transaction in base64 takes 2 KB, and a contract
+/// wallet's signature may take more. The limit is low because rows stay for years and clients
+/// choose their content.
 pub const KEPT_MAX: usize = 8 * 1024;
 
 impl PaymentRequest {
-    /// The request as a journal keeps it: what [`Scheme::decode`](crate::Scheme::decode) may read. The resource, the
-    /// extensions and unknown fields are left out.
+    /// The request as a journal stores it: what [`Scheme::decode`](crate::Scheme::decode) may read.
+    /// Omits the resource, the extensions and unknown fields.
     ///
-    /// What is [decoded](Self::decode) from it has the same version, terms, echo and payload.
+    /// [Decoding](Self::decode) it gives the same version, requirements, accepted requirements and
+    /// payload.
     ///
     /// # Errors
     /// When it is longer than [`KEPT_MAX`].
@@ -93,7 +95,7 @@ struct RequirementsV1<'a> {
     scheme: &'a str,
     network: &'a str,
     max_amount_required: String,
-    /// Must be there, and decides nothing.
+    /// Required by the format; its value has no effect.
     resource: &'static str,
     asset: &'a str,
     pay_to: &'a str,
@@ -204,9 +206,9 @@ mod tests {
     }
 
     proptest! {
-        /// A payment that is decoded again after a crash is the one that was claimed.
+        /// A payment that is decoded again after a crash equals the payment that was claimed.
         #[test]
-        fn what_is_kept_decodes_to_the_same_payment(
+        fn stored_request_decodes_to_the_same_payment(
             version in 1..=2_u64,
             texts in prop::collection::btree_map("[a-z]{1,8}", any::<String>(), 0..6),
             number in any::<u64>(),
@@ -219,14 +221,15 @@ mod tests {
             prop_assert_eq!(&kept.requirements, &request.requirements);
             prop_assert_eq!(&kept.accepted, &request.accepted);
             prop_assert_eq!(&kept.payload, &request.payload);
-            // To keep what is kept changes nothing.
+            // Reducing twice changes nothing more.
             prop_assert_eq!(kept.kept_text(), request.kept_text());
         }
     }
 
-    /// A client put 60 kB beside a payment of a millionth, and every one of them was kept for ever.
+    /// A client added 60 kB to a payment of a millionth of a dollar, and the journal stored all of
+    /// it for ever.
     #[test]
-    fn what_decides_nothing_is_not_kept_however_long_it_is() {
+    fn stored_request_omits_long_informational_fields() {
         let padding = "x".repeat(10_000);
         for version in [1, 2] {
             let request = decoded(&body(version, &json!({}), &json!({}), &padding));

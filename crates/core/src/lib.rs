@@ -1,20 +1,21 @@
-//! The words of x402 settlement: what the wire carries, money, time, and the two traits that schemes and chains
-//! implement.
+//! Types and traits for x402 settlement: wire messages, amounts, time, and the traits that schemes
+//! and chains implement.
 //!
-//! What it is: types and contracts. [`PaymentRequest`] is what a facilitator is asked about, [`Scheme`] says what a
-//! payment is, [`Chain`] puts actions onto a chain, [`Facilitator`] is what a seller talks to, [`Offer`] and [`Payer`]
-//! are the two ends of a payment.
+//! A [`PaymentRequest`] is the request to a facilitator. A [`Scheme`] defines what a payment is,
+//! and a [`Chain`] signs and sends its actions. A seller calls a [`Facilitator`]. [`Offer`] and
+//! [`Payer`] are the seller's and the buyer's side of a payment.
 //!
-//! What it is not: it does no I/O, has no async runtime, knows no chain and cannot name one.
+//! This crate does no I/O, has no async runtime, and names no chain.
 //!
 //! ```
 //! use quittance_core::{PaymentRequest, Refusal};
 //!
-//! let Err(Refusal::Malformed(malformed)) = PaymentRequest::decode(br#"{"x402Version": "two"}"#) else { panic!() };
+//! let request = PaymentRequest::decode(br#"{"x402Version": "two"}"#);
+//! let Err(Refusal::Malformed(malformed)) = request else { panic!() };
 //! assert_eq!(malformed.field, "body.x402Version");
 //! ```
 
-// First, because its macro writes messages in other modules too.
+// This module is first because other modules use its macro.
 #[macro_use]
 pub mod wire;
 

@@ -5,10 +5,10 @@ use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// A blockchain network by its CAIP-2 identifier, `namespace:reference`, with the name version 1 of the protocol
-/// has for it, where it has one.
+/// A blockchain network: its CAIP-2 identifier, `namespace:reference`, and its protocol version 1
+/// name, if it has one.
 ///
-/// Two networks are equal when their identifiers are; the alias is only another spelling.
+/// Two networks are equal if their identifiers are. The alias is only another spelling.
 ///
 /// ```
 /// use quittance_core::Network;
@@ -66,17 +66,17 @@ impl Network {
         self.alias.as_deref()
     }
 
-    /// The part before the colon: the family of chains, such as `eip155`.
+    /// The part before the colon: the chain family, such as `eip155`.
     pub fn namespace(&self) -> &str {
         self.id.split(':').next().unwrap_or_default()
     }
 
-    /// The part after the colon: which chain of the family.
+    /// The part after the colon: the chain within its family.
     pub fn reference(&self) -> &str {
         self.id.split(':').nth(1).unwrap_or_default()
     }
 
-    /// Whether `name` is this network's identifier or its alias, letter for letter.
+    /// Whether `name` is exactly this network's identifier or its alias.
     pub fn is(&self, name: &str) -> bool {
         *self.id == *name || self.alias() == Some(name)
     }

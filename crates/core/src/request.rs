@@ -1,4 +1,4 @@
-//! A facilitator request, of either protocol version, lowered to one form.
+//! A facilitator request of either protocol version, decoded to one type.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +13,7 @@ use crate::wire::reading::exact;
 use crate::wire::{self, v1};
 use crate::{Amount, Malformed, Network, PaymentId, Reason, Refusal, Rejection};
 
-/// A version of the protocol. It says how messages are written, and nothing else.
+/// A version of the protocol. It determines only the format of messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Version {
     /// `x402Version: 1`.
@@ -41,58 +41,60 @@ impl Version {
     }
 }
 
-/// What a seller asks for, its amount and names parsed: [`wire::PaymentRequirements`] of either version, lowered.
+/// What a seller asks for: parsed [`wire::PaymentRequirements`] of either version.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Requirements {
-    /// How the payment is made.
+    /// The scheme.
     pub scheme: String,
-    /// The network, as the request named it: a CAIP-2 identifier or a version 1 name.
+    /// The network, as in the request: a CAIP-2 identifier or a version 1 name.
     pub network: String,
-    /// The asset, as the request spelled it.
+    /// The asset, as spelled in the request.
     pub asset: String,
-    /// The recipient, as the request spelled it.
+    /// The recipient, as spelled in the request.
     pub pay_to: String,
-    /// How much. For schemes that settle less than was authorized, a settle request says here how much to settle.
+    /// The amount in atomic units. For schemes that settle less than the authorized amount, a
+    /// settle request has the amount to settle here.
     pub amount: Amount,
-    /// How long the whole payment may take, in seconds.
+    /// The time limit for the whole payment, in seconds.
     pub max_timeout_secs: u64,
-    /// What only this scheme needs.
+    /// Fields of the scheme.
     pub extra: Option<Object>,
 }
 
-/// What the payload says it pays for. It is the client's echo: proof of nothing, compared with the [`Requirements`].
+/// What the client says that it pays. It proves nothing, and is only compared with the
+/// [`Requirements`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Accepted {
     /// The scheme the client chose.
     pub scheme: String,
-    /// The network the client chose, as it named it.
+    /// The network the client chose, by the client's name for it.
     pub network: String,
-    /// The rest of the terms; version 1 does not repeat them.
+    /// The other requirements. Version 1 has none here.
     pub requirements: Option<AcceptedRequirements>,
 }
 
-/// The client's echo of the seller's terms, whole. [`check`](Self::check) compares what decides for every scheme; a scheme
-/// for which more decides compares that itself.
+/// The client's copy of the seller's requirements. [`check`](Self::check) compares the fields that
+/// matter for every scheme. A scheme compares any further fields that matter to it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AcceptedRequirements {
-    /// The asset, as the client spelled it.
+    /// The asset, in the client's spelling.
     pub asset: String,
-    /// The recipient, as the client spelled it.
+    /// The recipient, in the client's spelling.
     pub pay_to: String,
-    /// How much.
+    /// The amount in atomic units.
     pub amount: Amount,
-    /// How long the whole payment may take, in seconds.
+    /// The time limit for the whole payment, in seconds.
     pub max_timeout_secs: u64,
-    /// What only this scheme needs. Clients may add to what the seller said.
+    /// Fields of the scheme. Clients may add to the seller's fields.
     pub extra: Option<Object>,
 }
 
 impl AcceptedRequirements {
-    /// Whether the client's echo says what the seller asked for. `address` reads an address as the chain spells it, of the
-    /// field that it is told first.
+    /// Checks that the client's copy equals what the seller asked for. `address` parses an address
+    /// of the chain. Its first argument is the field's name, for its error.
     ///
     /// # Errors
-    /// What `address` says, and [`Reason::INVALID_PAYMENT_REQUIREMENTS`] where the two differ.
+    /// The error of `address`, and [`Reason::INVALID_PAYMENT_REQUIREMENTS`] if the two differ.
     pub fn check<A: PartialEq>(
         &self,
         address: impl Fn(&str, &str) -> Result<A, Malformed>,
@@ -119,35 +121,37 @@ impl AcceptedRequirements {
     }
 }
 
-/// What a facilitator is asked to verify or settle: a payload and the requirements it must meet.
+/// A request to verify or settle: a payload, and the requirements that it must meet.
 ///
-/// Made by [`decode`](Self::decode) from the body of `POST /verify` and `POST /settle`, or by a seller from the
-/// messages it holds. It is read and bounded, and nothing more: no signature has been looked at.
+/// [`decode`](Self::decode) makes it from the body of `POST /verify` and `POST /settle`; a seller
+/// makes it from its own messages. The request is decoded and limited in size. Its signatures are
+/// not checked.
 #[derive(Clone)]
 pub struct PaymentRequest {
     text: Arc<str>,
-    /// The protocol version to answer in.
+    /// The protocol version of the response.
     pub version: Version,
-    /// What must be paid; always the seller's word.
+    /// What must be paid. Always from the seller.
     pub requirements: Requirements,
-    /// What the client says it pays.
+    /// What the client says that it pays.
     pub accepted: Accepted,
-    /// The authorization, in the scheme's own form.
+    /// The authorization, in the scheme's own format.
     pub payload: Object,
-    /// Which authorization the payload holds, where the seller's
-    /// [`Offer::authorization`](crate::Offer::authorization) could tell. It stays in this process: a
-    /// facilitator reads the payload itself.
+    /// The identity of the authorization in the payload, if the seller's
+    /// [`Offer::authorization`](crate::Offer::authorization) could read it. Not sent to a
+    /// facilitator, which reads the payload itself.
     pub authorization: Option<PaymentId>,
-    /// What is being paid for, as the client said: a [`wire::ResourceInfo`], or any other JSON.
+    /// What is paid for, from the client: a [`wire::ResourceInfo`], or any other JSON.
     pub resource: Option<Json>,
     /// Extension data by extension identifier, or any other JSON.
     pub extensions: Option<Json>,
-    /// The network by all its names, where the maker of the request knows them; see [`on`](Self::on).
+    /// The network with all its names, if the caller set it; see [`on`](Self::on).
     network: Option<Network>,
 }
 
 message! {
-    /// The body of `POST /verify` and `POST /settle`, its parts still text: which form they have depends on the version.
+    /// The body of `POST /verify` and `POST /settle`. Its parts are still text, because their
+    /// format depends on the version.
     struct Envelope {
         /// The protocol version.
         optional x402_version as "x402Version" by exact::count: u64,
@@ -159,14 +163,14 @@ message! {
 }
 
 message! {
-    /// The one field of a payload that says how to read the others.
+    /// The field of a payload that determines the format of the others.
     struct Versioned {
         /// The protocol version.
         optional x402_version as "x402Version" by exact::count: u64,
     }
 }
 
-/// Raw JSON text that compares by letter; [`RawValue`] does not compare.
+/// Raw JSON text that compares its bytes. [`RawValue`] has no comparison.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 struct Text(Box<RawValue>);
@@ -180,15 +184,16 @@ impl PartialEq for Text {
 impl PaymentRequest {
     /// Reads the body of `POST /verify` or `POST /settle`.
     ///
-    /// The request and its payload both have an `x402Version`, and the reference implementation reads only the payload's.
-    /// One of them is enough.
+    /// The request and its payload both have an `x402Version`, and the reference implementation
+    /// reads only the payload's. One of them is enough.
     ///
     /// # Errors
-    /// [`Refusal::Malformed`] for what is no request at all, naming the field. [`Refusal::Rejected`] for a protocol
-    /// version that is missing, unknown, or differs between the request and its payload.
+    /// [`Refusal::Malformed`] if the body is not a request; the error names the field.
+    /// [`Refusal::Rejected`] if the protocol version is missing or unknown, or differs between the
+    /// request and its payload.
     pub fn decode(body: &[u8]) -> Result<Self, Refusal> {
         let envelope: Envelope = json::read("body", body)?;
-        // `read` has seen valid UTF-8 in every string and structure elsewhere.
+        // `read` has validated the UTF-8 of every string, and JSON outside of strings is ASCII.
         let text = std::str::from_utf8(body).map_err(|error| Malformed::new("body", error))?;
         let payload = envelope.payment_payload.0.get().as_bytes();
         let outer = envelope.x402_version;
@@ -211,7 +216,7 @@ impl PaymentRequest {
         }
     }
 
-    /// The request a seller makes of a payload and the requirements it must meet.
+    /// The seller's request for a payload and the requirements that it must meet.
     ///
     /// # Errors
     /// As [`decode`](Self::decode).
@@ -235,15 +240,16 @@ impl PaymentRequest {
         Self::lower_v1(text, payload, requirements)
     }
 
-    /// The same request, whose network is this one. It lets a facilitator's answer name the network by its other name.
+    /// The same request with all names of its network. A facilitator's response may then use the
+    /// other name.
     #[must_use]
     pub fn on(mut self, network: Network) -> Self {
         self.network = Some(network);
         self
     }
 
-    /// Whether `name` may be the network of this request. Where the maker of the request has not said all its names, a
-    /// CAIP-2 identifier and a version 1 name may be two names of one network.
+    /// Whether `name` may be the network of this request. If the caller did not set all names, a
+    /// CAIP-2 identifier and a version 1 name may name the same network.
     pub fn may_be_on(&self, name: &str) -> bool {
         let own = self.requirements.network.as_str();
         match &self.network {
@@ -253,7 +259,7 @@ impl PaymentRequest {
         }
     }
 
-    /// The request as the JSON text it came in, for a journal or a facilitator behind this one.
+    /// The exact JSON text of the request, for a journal or for another facilitator.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -332,7 +338,7 @@ impl PaymentRequest {
 }
 
 impl fmt::Debug for PaymentRequest {
-    /// Leaves the payload out: it holds a signature that is worth money until it is settled.
+    /// Omits the payload: its signature can move money until the payment is settled.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PaymentRequest")
             .field("version", &self.version)
@@ -352,7 +358,8 @@ fn version(number: Option<u64>) -> Result<Version, Rejection> {
     })
 }
 
-/// Reads a payload of this version. Of one that cannot be read, because it is of another, that is what is wrong.
+/// Reads a payload of this version. If that fails because the payload has another version, the
+/// error says so.
 fn read_payload<P: DeserializeOwned>(version: Version, text: &[u8]) -> Result<P, Refusal> {
     const NAME: &str = "paymentPayload";
     json::read(NAME, text).map_err(|malformed| {
@@ -376,7 +383,7 @@ fn same_version(outer: Version, inner: u64) -> Result<(), Rejection> {
     Err(Rejection::new(Reason::INVALID_X402_VERSION, detail))
 }
 
-/// What version 1 requirements say is being paid for, as version 2 says it.
+/// The resource of version 1 requirements, in the format of version 2.
 fn resource_v1(url: &str) -> Option<Json> {
     Json::of(&BTreeMap::from([("url", url)])).ok()
 }
@@ -464,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_made_of_messages_reads_like_the_one_that_came_over_the_wire() {
+    fn request_from_messages_equals_decoded_request() {
         let payload: wire::PaymentPayload = json::read("payload", PAYLOAD.as_bytes()).unwrap();
         let requirements = payload.accepted.clone();
         let made = PaymentRequest::new(payload, requirements).unwrap();
@@ -513,7 +520,8 @@ mod tests {
         }
     }
 
-    /// The reference facilitator reads only the payload's, and whole seller libraries write only that.
+    /// The reference facilitator reads only the payload's version, and some seller libraries write
+    /// only that one.
     #[test]
     fn one_copy_of_the_version_is_enough() {
         let [v2, v1] = [body("2"), body_v1()];
@@ -557,7 +565,7 @@ mod tests {
     fn a_network_has_the_names_that_are_known_of_it() {
         let request = PaymentRequest::decode(body("2").as_bytes()).unwrap();
         assert!(request.may_be_on("eip155:84532") && !request.may_be_on("eip155:1"));
-        // Its version 1 name is not known.
+        // The request's own version 1 name is not known.
         assert!(request.may_be_on("base"));
         let known = Network::new("eip155:84532")
             .unwrap()
@@ -597,7 +605,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_request_is_malformed_and_says_where() {
+    fn body_without_a_request_is_malformed_with_its_field() {
         for (body, field) in [
             ("", "body"),
             ("null", "body"),

@@ -1,4 +1,5 @@
-//! A scheme says what a payment is. It never signs, never sends, and keeps no state between calls.
+//! A scheme defines what a payment is. It never signs, never sends, and keeps no state between
+//! calls.
 
 use std::time::Duration;
 
@@ -10,34 +11,36 @@ use crate::{
 
 /// A way to pay on chains of type `C`, such as `exact`.
 ///
-/// Who adds a scheme writes this trait and [`Payment`] and registers it; verification in batches, the journal, lanes,
-/// fees, recovery, limits and metrics come from the engine.
+/// To add a scheme, implement this trait and [`Payment`], and register the scheme with the engine.
+/// The engine provides batch verification, the journal, lanes, fees, recovery, limits and metrics.
 pub trait Scheme<C: Chain + ?Sized>: Send + Sync + 'static {
-    /// The name on the wire.
+    /// The scheme's name on the wire.
     fn name(&self) -> &str;
 
-    /// The protocol versions it is spoken in.
+    /// The protocol versions that the scheme supports.
     fn versions(&self) -> &[Version] {
         &[Version::V2]
     }
 
-    /// What sellers need to know to offer it: the `extra` of `GET /supported`.
+    /// The `extra` of `GET /supported`: what sellers need in order to offer the scheme.
     fn extra(&self) -> Option<Object> {
         None
     }
 
-    /// The assets it settles, as the chain spells them. An asset nobody listed is not settled.
+    /// The assets that the scheme settles, in the chain's own spelling. Payments in other assets
+    /// are rejected.
     fn assets(&self) -> Vec<String>;
 
-    /// Reads a payment from a request.
+    /// Decodes the payment of a request.
     ///
-    /// Pure: the same request at the same time gives the same payment, on any machine and in any later run. The
-    /// journal keeps requests and reads them again after a crash; it keeps the version, `terms`, `accepted` and `payload`
-    /// ([`PaymentRequest::kept_text`]), and nothing else may be read here.
+    /// Pure: the same request at the same time gives the same payment, on any machine and in any
+    /// later run. The journal stores requests, and the engine decodes them again after a crash. It
+    /// stores the version, `requirements`, `accepted` and `payload`
+    /// ([`PaymentRequest::kept_text`]), so this method may read only these.
     ///
     /// # Errors
-    /// [`Refusal::Malformed`] for what cannot be read, naming the field; [`Refusal::Rejected`] for a check of the
-    /// scheme that needs nothing but the request.
+    /// [`Refusal::Malformed`] if the request cannot be decoded; the error names the field.
+    /// [`Refusal::Rejected`] if a check that needs only the request fails.
     fn decode(
         &self,
         request: &PaymentRequest,
@@ -45,108 +48,111 @@ pub trait Scheme<C: Chain + ?Sized>: Send + Sync + 'static {
     ) -> Result<Box<dyn Payment<C>>, Refusal>;
 }
 
-/// One authorization by a payer, decoded. Holds everything the scheme needs to judge and settle it; all methods are
-/// pure and may be called any number of times.
+/// One decoded authorization by a payer. It has everything that the scheme needs to check and
+/// settle it.
 pub trait Payment<C: Chain + ?Sized>: Send + Sync {
-    /// What every scheme can say of a payment.
+    /// The facts that every scheme knows of a payment.
     fn info(&self) -> &PaymentInfo;
 
-    /// The signatures the verdict depends on. They are checked together with those of other payments; what follows
-    /// from each is for [`check`](Self::check) to say, because on some chains an account can be a program with rules of
-    /// its own.
+    /// The signatures that the verdict depends on. The engine checks them together with those of
+    /// other payments. [`check`](Self::check) decides what each result means, because on some
+    /// chains an account can be a program with rules of its own.
     fn signatures(&self) -> &[SignatureClaim];
 
-    /// Judges the payment by what has been seen so far: asks a question, or is content.
+    /// Checks the payment by what was observed so far: asks a question, or returns a verdict.
     ///
-    /// Called first with no answers, then again with one more answer after each question, until it is content or
-    /// rejects. What needs no answer is checked in the first call, so that a payment that cannot be valid costs no
-    /// round trip.
+    /// Called first without answers, then with one more answer after each question, until it
+    /// returns [`Check::Valid`] or a rejection. The first call checks everything that needs no
+    /// answer, so that an invalid payment costs no round trip.
     ///
     /// # Errors
-    /// The verdict, when it is against the payment.
+    /// The verdict, if the payment is not valid.
     fn check(&self, observed: &Observed<'_, C>) -> Result<Check<C>, Rejection>;
 
-    /// Whether a verdict of [`check`](Self::check) depends on what time it is. Where this machine's
-    /// clock cannot be trusted, it does not count.
+    /// Whether a verdict of [`check`](Self::check) depends on the current time. The engine ignores
+    /// such a verdict while this machine's clock cannot be trusted.
     fn depends_on_time(&self, _rejection: &Rejection) -> bool {
         false
     }
 
-    /// Who pays, where only the chain can say; asked once [`check`](Self::check) was content with what was `seen`. `None`
-    /// where it is whom the [`info`](Self::info) name.
+    /// The payer, if only the chain can determine it. Called after [`check`](Self::check) returned
+    /// [`Check::Valid`]. `None` means the payer in [`info`](Self::info).
     fn payer(&self, _seen: &Observed<'_, C>) -> Option<String> {
         None
     }
 
-    /// The action that moves `amount`, once [`check`](Self::check) was content with what was `seen`.
+    /// The action that transfers `amount`. Called after [`check`](Self::check) returned
+    /// [`Check::Valid`] for `observed`.
     ///
     /// # Errors
     /// When the scheme does not allow settling this amount.
     fn action(&self, amount: Amount, observed: &Observed<'_, C>) -> Result<C::Action, Rejection>;
 
-    /// Which signer must send the action; `None` where any may.
+    /// The signer that must send the action. `None` if any signer may.
     fn lane(&self) -> Option<&LaneId> {
         None
     }
 
-    /// Which signer must send the action because of what was `seen`: the one whose transaction it was tried as, where that
-    /// can make a difference. `None` where any may.
+    /// The signer that must send the action because of what was observed: the sender of the
+    /// simulation, if the sender can change its result. `None` if any signer may.
     fn sender(&self, _seen: &Observed<'_, C>) -> Option<LaneId> {
         self.lane().cloned()
     }
 
-    /// How much of the asset the payer was `seen` to have. What a payer has under way must fit into it, all payments together:
-    /// each alone would pass its simulation. `None` where the scheme does not look at a balance.
+    /// The payer's observed balance of the asset. The sum of the payer's open payments must not
+    /// exceed it, because each payment alone would pass its simulation. `None` if the scheme does
+    /// not read a balance.
     fn balance(&self, _seen: &Observed<'_, C>) -> Option<Amount> {
         None
     }
 
-    /// What finds the transaction that used this authorization, if `rejection` says that it was used. `None` where it
-    /// says something else, and where the authorization is itself a transaction.
+    /// The query for the transaction that used this authorization, if `rejection` says that it was
+    /// used. `None` for other rejections, and if the authorization is itself a transaction.
     fn used_by(&self, _rejection: &Rejection) -> Option<C::Search> {
         None
     }
 
-    /// What really happened, as far as this payment is concerned: did the money move, all of it?
+    /// What the transaction did for this payment: whether it transferred the money, and all of it.
     fn effect(&self, amount: Amount, evidence: &C::Evidence) -> Effect;
 }
 
-/// What every scheme can say of a payment.
+/// The facts that every scheme knows of a payment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PaymentInfo {
     /// The authorization's identity.
     pub id: PaymentId,
-    /// Who pays, as the chain spells it: whoever has signed, where [`Payment::payer`] tells more.
+    /// The payer's address, in the chain's own spelling. If [`Payment::payer`] can determine the
+    /// payer, this is the signer.
     pub payer: String,
-    /// Who receives, as the chain spells it.
+    /// The recipient's address, in the chain's own spelling.
     pub pay_to: String,
-    /// The asset, as the chain spells it.
+    /// The asset, in the chain's own spelling.
     pub asset: String,
-    /// How much is authorized, at most.
+    /// The largest authorized amount, in atomic units.
     pub amount: Amount,
-    /// The first moment at which the authorization can no longer be used.
+    /// The first moment at which the authorization is no longer valid.
     pub expires: Timestamp,
 }
 
-/// What has been seen of a payment so far.
+/// What was observed for a payment so far.
 #[derive(Debug)]
 pub struct Observed<'a, C: Chain + ?Sized> {
-    /// Whether each of the payment's signatures holds, in their order.
+    /// Whether each of the payment's signatures is valid, in the order of the claims.
     pub signatures: &'a [bool],
-    /// The answers to the questions asked so far, in their order.
+    /// The answers to the questions so far, in the order of the questions.
     pub answers: &'a [C::Answer],
-    /// The time now.
+    /// The current time.
     pub now: Timestamp,
 }
 
-/// What a payment needs next.
+/// The next step for a payment.
 pub enum Check<C: Chain + ?Sized> {
-    /// The answer to this question.
+    /// The answer to this question is needed.
     Ask(C::Read),
-    /// Nothing: it is valid, as far as can be known before it settles.
+    /// The payment is valid, as far as this can be known before it settles.
     Valid,
-    /// A later block: nothing speaks against the payment but that it opens this much later, or with
-    /// the next block where that is zero. The check begins anew then.
+    /// The payment becomes valid in a later block. There is no other reason against it. The block
+    /// is due after this delay; zero means the next block. The check then starts again.
     NotYet(Duration),
 }
 
@@ -163,10 +169,11 @@ impl<C: Chain + ?Sized> std::fmt::Debug for Check<C> {
 /// What an included transaction did for one payment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// The payee received this much from the payer.
+    /// The recipient received this amount from the payer.
     Transferred(Amount),
-    /// Nothing, with the code for that. What the chain says of the payment now may tell why.
+    /// Nothing, for this reason. A check against the chain's current state may give a more precise
+    /// one.
     None(Rejection),
-    /// Something else than it should have. That is all there is to say.
+    /// Something other than this payment.
     Mismatch(Rejection),
 }

@@ -1,13 +1,13 @@
-//! Signatures as data: what must hold, without saying how it is checked.
+//! Signatures as data: what must be valid, not how to check it.
 
 use std::sync::Arc;
 
-/// A statement "this key signed this", to be checked together with many others by a batch verifier.
+/// The claim that a key signed a message, for a batch verifier.
 ///
-/// Making a claim costs nothing and proves nothing. The verdict on one claim never depends on another.
+/// Creating a claim checks nothing. The verdict on a claim never depends on other claims.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum SignatureClaim {
-    /// An ECDSA signature over secp256k1 whose public key hashes to an address, as Ethereum has it.
+    /// An ECDSA signature over secp256k1 by the key of an address, as on Ethereum.
     Secp256k1 {
         /// The 32-byte message digest that was signed.
         digest: [u8; 32],
@@ -16,7 +16,7 @@ pub enum SignatureClaim {
         /// The last 20 bytes of the Keccak-256 hash of the signer's public key.
         address: [u8; 20],
     },
-    /// An Ed25519 signature, as Solana has it.
+    /// An Ed25519 signature, as on Solana.
     Ed25519 {
         /// The signed message.
         message: Arc<[u8]>,

@@ -1,4 +1,4 @@
-//! Time in whole seconds, read from a clock that tests can own.
+//! Time in whole seconds, from a clock that tests can control.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,13 +19,13 @@ impl Timestamp {
         self.0
     }
 
-    /// The moment `secs` seconds later; the end of time where that would not fit.
+    /// The moment `secs` seconds later, or the latest possible moment on overflow.
     #[must_use]
     pub const fn plus_secs(self, secs: u64) -> Self {
         Self(self.0.saturating_add(secs))
     }
 
-    /// Seconds from `earlier` until this moment; zero where `earlier` is the later one.
+    /// Seconds from `earlier` until this moment. Zero if `earlier` is later.
     pub const fn secs_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
@@ -37,8 +37,8 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// Where the time comes from. Nothing in this workspace asks the operating system directly, so a test decides what
-/// time it is.
+/// A source of the current time. All code of this workspace uses it instead of the operating
+/// system's clock, so tests can set the time.
 pub trait Clock: Send + Sync + 'static {
     /// The time now.
     fn now(&self) -> Timestamp;
@@ -50,7 +50,8 @@ pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
-        // A clock set before 1970 reads as the epoch: every authorization is then not yet valid, and nothing settles.
+        // A clock set before 1970 reads as the epoch. Then every authorization is not yet valid,
+        // and nothing settles.
         Timestamp(
             SystemTime::now()
                 .duration_since(UNIX_EPOCH)
@@ -59,12 +60,12 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until it is told the time; for tests and replays.
+/// A clock that changes only when it is set, for tests and replays.
 #[derive(Debug, Default)]
 pub struct ManualClock(AtomicU64);
 
 impl ManualClock {
-    /// A clock standing at `now`.
+    /// A clock that is set to `now`.
     pub const fn new(now: Timestamp) -> Self {
         Self(AtomicU64::new(now.0))
     }

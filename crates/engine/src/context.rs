@@ -69,8 +69,8 @@ impl<C: Chain> Context<C> {
         });
     }
 
-    /// Loads a settlement. `None` if there is none, or if its row cannot be read: an unreadable row is
-    /// reported, and keeps no other one waiting.
+    /// Loads a settlement. `None` if there is none, or if its row cannot be read: an unreadable row
+    /// is reported, and keeps no other one waiting.
     pub(crate) async fn load(&self, id: PaymentId) -> Result<Option<Settlement>, Fault> {
         match self.writer.journal.settlement(&id).await {
             Ok(found) => Ok(found),
@@ -161,8 +161,8 @@ impl<C: Chain> Context<C> {
         self.conclude(job, outcome).await;
     }
 
-    /// Ends a job whose success was reported, whose transaction the chain took back, and which can no
-    /// longer be settled.
+    /// Ends a job whose success was reported, whose transaction the chain took back, and which can
+    /// no longer be settled.
     async fn lose(&self, job: Job<C>, rejection: Rejection, transaction: Option<TransactionId>) {
         let (settlement, network) = (job.id(), self.network().to_owned());
         error!(%settlement, network, %rejection, ?transaction,
@@ -182,8 +182,8 @@ impl<C: Chain> Context<C> {
         });
     }
 
-    /// Releases a job of which nothing was sent. A job whose success was reported stays open, and the
-    /// next sweep tries again.
+    /// Releases a job of which nothing was sent. A job whose success was reported stays open, and
+    /// the next sweep tries again.
     pub(crate) async fn release(&self, job: Job<C>, fault: Fault) {
         if job.success_reported() {
             return warn!(settlement = %job.id(), %fault, "cannot be sent again yet");

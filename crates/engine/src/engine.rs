@@ -32,7 +32,8 @@ use crate::timing::Timing;
 /// wait 30 to 90 seconds for their facilitator, and blocks take 0.2 to 12 seconds.
 pub const SETTLE_WAIT: Duration = Duration::from_secs(20);
 
-/// The longest time that /settle may wait. No client waits longer, and a deadline must be a valid time.
+/// The longest time that /settle may wait. No client waits longer, and a deadline must be a valid
+/// time.
 const SETTLE_WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long the tasks may take to stop: one round trip to a node that does not answer.
@@ -40,8 +41,8 @@ const STOP_MAX: Duration = Duration::from_secs(10);
 
 /// Verifies and settles payments on the networks that it was built with.
 ///
-/// Cheap to clone. All clones are one engine, which stops when the last clone is dropped. The engine
-/// works in its own tasks, so a caller that disconnects cancels nothing.
+/// Cheap to clone. All clones are one engine, which stops when the last clone is dropped. The
+/// engine works in its own tasks, so a caller that disconnects cancels nothing.
 #[derive(Clone)]
 pub struct Engine {
     rails: Arc<Vec<Arc<dyn AnyRail>>>,
@@ -254,10 +255,11 @@ impl Engine {
         }
     }
 
-    /// As [`Facilitator::settle`], with a permit. The engine drops the permit as soon as the payment
-    /// waits in a lane. A server can so limit how many payments are worked on at once. Waiting for the
-    /// outcome costs almost nothing and takes up to [`settle_wait`](EngineBuilder::settle_wait). A
-    /// caller that disconnects does not free its permit earlier.
+    /// As [`Facilitator::settle`], with a permit. The engine drops the permit as soon as the
+    /// payment waits in a lane. A server can so limit how many payments are worked on at once.
+    /// Waiting for the outcome costs almost nothing and takes up to
+    /// [`settle_wait`](EngineBuilder::settle_wait). A caller that disconnects does not free its
+    /// permit earlier.
     ///
     /// # Errors
     /// As [`Facilitator::settle`].
@@ -302,8 +304,8 @@ impl Engine {
 
     /// Notes that an answer which reported success did not reach its caller. For a minute, the next
     /// caller with the same request gets success again. Servers call this if the connection broke
-    /// before the answer was handed to it. Called for an answer that did arrive, it lets one payment be
-    /// reported twice.
+    /// before the answer was handed to it. Called for an answer that did arrive, it lets one
+    /// payment be reported twice.
     pub fn answer_was_lost(&self, settlement: PaymentId) {
         self.lost_answers.note(settlement);
     }

@@ -25,16 +25,17 @@ pub enum Event {
         /// The transaction that the chain has now.
         transaction: TransactionId,
     },
-    /// A payment that was undone cannot be settled again. The seller has delivered and was not paid.
+    /// A payment that was undone cannot be settled again. The seller has delivered and was not
+    /// paid.
     Lost {
         /// The network's CAIP-2 identifier.
         network: String,
-        /// The payment. [`Engine::settlement`](crate::Engine::settlement) has the reason, the payer,
-        /// the recipient and the amount.
+        /// The payment. [`Engine::settlement`](crate::Engine::settlement) has the reason, the
+        /// payer, the recipient and the amount.
         settlement: PaymentId,
     },
 }
 
-/// How many events a subscriber may be behind before it loses the oldest. One reorganisation may undo
-/// some hundreds of payments.
+/// How many events a subscriber may be behind before it loses the oldest. One reorganisation may
+/// undo some hundreds of payments.
 pub(crate) const EVENTS_MAX: usize = 1024;

@@ -3,8 +3,8 @@
 //!
 //! Most failures are found before a transaction is sent. The others cost gas each time: a contract
 //! wallet that changes its answer, or money that leaves between the check and the block. A new
-//! authorization costs its payer nothing. So failures are counted, and after too many in an hour the
-//! account is refused for the rest of that hour.
+//! authorization costs its payer nothing. So failures are counted, and after too many in an hour
+//! the account is refused for the rest of that hour.
 //!
 //! The counts are in memory and start at zero with the process.
 
@@ -13,16 +13,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use quittance_core::{Reason, Rejection, Timestamp};
 
-/// How many settlements may fail with a transaction in an hour before further ones are refused. 0 is
-/// no limit.
+/// How many settlements may fail with a transaction in an hour before further ones are refused. 0
+/// is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FailureLimits {
     /// The limit for one payer.
     pub per_payer: u32,
-    /// The limit for one recipient. Above it, only payers that settled a payment in the last hour can
-    /// pay this recipient. Any payer can name any recipient, so without this exception an attacker
-    /// could block a seller.
+    /// The limit for one recipient. Above it, only payers that settled a payment in the last hour
+    /// can pay this recipient. Any payer can name any recipient, so without this exception an
+    /// attacker could block a seller.
     pub per_recipient: u32,
 }
 
@@ -39,8 +39,8 @@ impl FailureLimits {
 impl Default for FailureLimits {
     fn default() -> Self {
         Self {
-            // An honest payer's settlement fails if it spends its last money twice at once, or moves
-            // it. That is rare, and does not happen five times an hour.
+            // An honest payer's settlement fails if it spends its last money twice at once, or
+            // moves it. That is rare, and does not happen five times an hour.
             per_payer: 5,
             // As many as six payers at their limit.
             per_recipient: 30,
@@ -55,9 +55,9 @@ const WINDOW_SECS: u64 = 3600;
 /// thousands of payments an hour has a few failures.
 const SETTLED_PER_FAILURE: u32 = 10;
 
-/// How many accounts of each kind are remembered. Each takes about a hundred bytes, and each failed one
-/// has cost a transaction. When the memory is full, failures of further accounts are not counted until
-/// an hour has passed.
+/// How many accounts of each kind are remembered. Each takes about a hundred bytes, and each failed
+/// one has cost a transaction. When the memory is full, failures of further accounts are not
+/// counted until an hour has passed.
 const ACCOUNTS_MAX: usize = 20_000;
 
 /// Counts failures.
@@ -159,8 +159,8 @@ impl Failures {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        // A thread that panicked with the lock left complete values: each change is one count or one
-        // insertion.
+        // A thread that panicked with the lock left complete values: each change is one count or
+        // one insertion.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_is_no_limit() {
+    fn limit_of_zero_allows_every_failure() {
         let failures = Failures::new(FailureLimits {
             per_payer: 0,
             per_recipient: 0,
@@ -269,7 +269,8 @@ mod tests {
     }
 
     proptest! {
-        /// One payer can cost this many transactions in an hour: the limit and a tenth of its settlements.
+        /// One payer can cost this many transactions in an hour: the limit and a tenth of its
+        /// settlements.
         #[test]
         fn failures_are_bounded_by_limit_and_settlements(outcomes in prop::collection::vec(any::<bool>(), 0..300), limit in 1_u32..8) {
             let failures = Failures::new(FailureLimits { per_payer: limit, per_recipient: 0 });

@@ -1,9 +1,9 @@
 //! The sum of each payer's open payments in an asset.
 //!
-//! A simulation checks a payment against the balance on the chain, as if it were the payer's only one.
-//! A payer with money for one payment could submit a hundred at once, and each would pass. Ninety-nine
-//! would fail on the chain, at the operator's cost. So before a payment is claimed, it must fit into
-//! the observed balance together with all open payments of its payer.
+//! A simulation checks a payment against the balance on the chain, as if it were the payer's only
+//! one. A payer with money for one payment could submit a hundred at once, and each would pass.
+//! Ninety-nine would fail on the chain, at the operator's cost. So before a payment is claimed, it
+//! must fit into the observed balance together with all open payments of its payer.
 //!
 //! The sums are in memory. A start adds the journal's open settlements before anything is claimed.
 
@@ -40,12 +40,12 @@ pub(crate) struct Reservation {
 }
 
 impl Ledger {
-    /// Whether a payment of `amount` fits into the payer's observed `balance`, together with its open
-    /// payments.
+    /// Whether a payment of `amount` fits into the payer's observed `balance`, together with its
+    /// open payments.
     ///
     /// # Errors
-    /// [`FaultKind::Busy`], which is not a verdict. Some of the open payments may have left the balance
-    /// already, or may never leave it. Once they have ended, the chain decides.
+    /// [`FaultKind::Busy`], which is not a verdict. Some of the open payments may have left the
+    /// balance already, or may never leave it. Once they have ended, the chain decides.
     pub(crate) fn check(
         &self,
         payer: &str,
@@ -94,7 +94,8 @@ impl Ledger {
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<Key, Open>> {
-        // A thread that panicked with the lock left the map complete: each change replaces one value.
+        // A thread that panicked with the lock left the map complete: each change replaces one
+        // value.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

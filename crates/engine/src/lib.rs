@@ -1,8 +1,8 @@
 //! Verifies and settles x402 payments.
 //!
-//! An [`Engine`] is a [`Facilitator`](quittance_core::Facilitator) for the chains and schemes that it
-//! is built with. With its [`Journal`] it keeps two promises. No outcome is ever unknown. And for each
-//! authorization, success is reported at most once.
+//! An [`Engine`] is a [`Facilitator`](quittance_core::Facilitator) for the chains and schemes that
+//! it is built with. With its [`Journal`] it keeps two promises. No outcome is ever unknown. And
+//! for each authorization, success is reported at most once.
 //!
 //! This crate contains no HTTP and names no chain.
 //!
@@ -11,7 +11,8 @@
 //! use quittance_core::{Chain, Scheme};
 //! use quittance_engine::{Engine, SqliteJournal};
 //!
-//! # async fn start<C: Chain>(chain: C, exact: Arc<dyn Scheme<C>>) -> Result<(), Box<dyn std::error::Error>> {
+//! # use std::error::Error;
+//! # async fn start<C: Chain>(chain: C, exact: Arc<dyn Scheme<C>>) -> Result<(), Box<dyn Error>> {
 //! let journal = SqliteJournal::open("quittance.db").await?;
 //! let engine = Engine::builder(journal).chain(chain, vec![exact]).start().await?;
 //! # Ok(())

@@ -45,8 +45,8 @@ pub enum Offline {
     /// Every signature is valid, and the request shows no reason to reject it. Only the chain knows
     /// whether the payer has the money.
     Holds,
-    /// A signature is not from the payer's key. Only the chain knows whether the payer is a contract
-    /// that accepts it.
+    /// A signature is not from the payer's key. Only the chain knows whether the payer is a
+    /// contract that accepts it.
     Undecided,
     /// The payment is rejected because of the request itself.
     Rejected(Rejection),
@@ -111,8 +111,8 @@ impl<C: Chain> AnyPayment for OnChain<C> {
 }
 
 impl Verifier {
-    /// A verifier without schemes yet, with this many threads. 0 means one thread per core. There are
-    /// never more than [`quittance_verify::WORKERS_MAX`].
+    /// A verifier without schemes yet, with this many threads. 0 means one thread per core. There
+    /// are never more than [`quittance_verify::WORKERS_MAX`].
     ///
     /// # Errors
     /// When the operating system gives no threads.

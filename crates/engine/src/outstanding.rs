@@ -12,8 +12,8 @@ use crate::in_flight::Progress;
 use crate::job::Job;
 use crate::writer::Journaled;
 
-/// How long a lane's first transaction may wait before the lane counts as stuck: ten blocks of a slow
-/// chain, with replacements on the way.
+/// How long a lane's first transaction may wait before the lane counts as stuck: ten blocks of a
+/// slow chain, with replacements on the way.
 const STUCK_AFTER: Duration = Duration::from_secs(120);
 
 /// A lane and a sequence number in it.

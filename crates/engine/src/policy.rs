@@ -36,8 +36,8 @@ pub trait Policy: Send + Sync + 'static {
     fn allows(&self, network: &Network, info: &PaymentInfo) -> Result<(), Rejection>;
 }
 
-/// Rejects a payment of zero, and one from an account to itself, whatever the scheme and the operator
-/// say. Both would cost the operator a fee and pay no seller.
+/// Rejects a payment of zero, and one from an account to itself, whatever the scheme and the
+/// operator say. Both would cost the operator a fee and pay no seller.
 ///
 /// # Errors
 /// The verdict against it.
@@ -63,15 +63,16 @@ impl Policy for AllowAll {
     }
 }
 
-/// Lists of recipients and minimum amounts. Networks and assets without an entry are not restricted.
+/// Lists of recipients and minimum amounts. Networks and assets without an entry are not
+/// restricted.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Rules {
-    /// The recipients whose payments are settled, as the chain spells them. The key is the network's
-    /// CAIP-2 identifier.
+    /// The recipients whose payments are settled, as the chain spells them. The key is the
+    /// network's CAIP-2 identifier.
     pub recipients: BTreeMap<String, BTreeSet<String>>,
-    /// The smallest amount that is settled. The key is the network and the asset, as the chain spells
-    /// it.
+    /// The smallest amount that is settled. The key is the network and the asset, as the chain
+    /// spells it.
     pub amounts_min: BTreeMap<(String, String), Amount>,
 }
 

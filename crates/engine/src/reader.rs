@@ -16,7 +16,8 @@ const QUEUE_MAX: usize = 4096;
 /// How many questions one batch has at most. The chain splits it further as its nodes need.
 const BATCH_MAX: usize = 256;
 
-/// How many batches are in progress at once. Two would keep a node busy; four also hide a slow node.
+/// How many batches are in progress at once. Two would keep a node busy; four also hide a slow
+/// node.
 const IN_FLIGHT_MAX: usize = 4;
 
 /// Collects questions and asks them in batches.

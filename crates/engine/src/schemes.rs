@@ -44,8 +44,8 @@ impl<C: Chain> Schemes<C> {
         })
     }
 
-    /// The payment of a settlement, as it was decoded when it was claimed. `None` if no scheme reads
-    /// it any more.
+    /// The payment of a settlement, as it was decoded when it was claimed. `None` if no scheme
+    /// reads it any more.
     pub(crate) fn decode_again(&self, settlement: &Settlement) -> Option<Arc<dyn Payment<C>>> {
         let claim = &settlement.claim;
         let request = PaymentRequest::decode(claim.request.as_bytes()).ok()?;

@@ -20,7 +20,8 @@ use tracing::error;
 /// would only delay all callers.
 const WAITING_MAX: usize = 8192;
 
-/// How many claims one batch has at most. Larger batches gain little, and the limit bounds their memory.
+/// How many claims one batch has at most. Larger batches gain little, and the limit bounds their
+/// memory.
 const BATCH_MAX: usize = 1024;
 
 /// How long a caller waits: far longer than a full queue takes.
@@ -134,7 +135,8 @@ impl Workers {
             let claims: Vec<&SignatureClaim> =
                 batch.iter().flat_map(|waiting| &waiting.claims).collect();
             metrics::histogram!("quittance_signature_batch_size").record(claims.len() as f64);
-            // A panic in the verifier must not end the thread. The callers of this batch get a fault.
+            // A panic in the verifier must not end the thread. The callers of this batch get a
+            // fault.
             let Ok(verdicts) = catch_unwind(AssertUnwindSafe(|| (self.check)(&claims))) else {
                 error!("the signature verifier panicked");
                 continue;
@@ -175,7 +177,8 @@ impl Workers {
     }
 
     fn locked(&self) -> MutexGuard<'_, Queue> {
-        // A thread that panicked with the lock left the queue complete: each change is one push or pop.
+        // A thread that panicked with the lock left the queue complete: each change is one push or
+        // pop.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -43,7 +43,8 @@ impl Timing {
             look_every: Duration::from_secs(1),
             // Nodes rarely lose a transaction, and sending it again is cheap.
             resubmit_after: Duration::from_secs(5),
-            // Slow chains need twelve seconds for a block. Two full blocks do not justify a higher fee.
+            // Slow chains need twelve seconds for a block. Two full blocks do not justify a higher
+            // fee.
             replace_after: Duration::from_secs(30),
             // The nodes behind one URL may be a few blocks apart.
             dropped_after: Duration::from_secs(5),

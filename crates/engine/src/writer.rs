@@ -54,8 +54,8 @@ pub(crate) fn watched(transactions: &[Journaled]) -> Watched {
     }
 }
 
-/// Writes to the journal. A write is repeated until it succeeds or this process stops. After a stop,
-/// the next process reads what was written.
+/// Writes to the journal. A write is repeated until it succeeds or this process stops. After a
+/// stop, the next process reads what was written.
 pub(crate) struct JournalWriter {
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -98,8 +98,8 @@ impl JournalWriter {
         .await
     }
 
-    /// Marks settlements as final. A mark that is not written is set later: the settlement is looked
-    /// at again.
+    /// Marks settlements as final. A mark that is not written is set later: the settlement is
+    /// looked at again.
     pub(crate) async fn finalize(&self, ids: &[PaymentId]) -> Result<(), JournalError> {
         self.journal.finalize(ids, self.clock.now()).await
     }

@@ -1,4 +1,5 @@
-//! Recovery on the simulated chain: crashes, reorganisations, expiry, and payments settled elsewhere.
+//! Recovery on the simulated chain: crashes, reorganisations, expiry, and payments settled
+//! elsewhere.
 #![allow(clippy::unwrap_used, reason = "a test that cannot continue panics")]
 
 use std::sync::Arc;
@@ -141,7 +142,8 @@ async fn a_reorganised_payment_settles_again() {
     assert!(!again.success, "success was already reported: {again:?}");
 }
 
-/// The block is taken back, and the payer's money is gone: the payment is lost, and the journal says so.
+/// The block is taken back, and the payer's money is gone: the payment is lost, and the journal
+/// says so.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reorganised_payment_without_money_is_lost() {
     let setting = Setting::new();
@@ -173,8 +175,8 @@ async fn an_authorization_that_expires_unsent_is_not_settled() {
     assert_eq!(setting.received(), Amount::ZERO);
 }
 
-/// The transaction waits until its authorization has expired, and is then included without effect, or
-/// its number is used up.
+/// The transaction waits until its authorization has expired, and is then included without effect,
+/// or its number is used up.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_authorization_that_expires_while_it_waits_fails() {
     let setting = Setting::new();

@@ -1,4 +1,5 @@
-//! Settling on the simulated chain: one success for each authorization, and one answer for each caller.
+//! Settling on the simulated chain: one success for each authorization, and one answer for each
+//! caller.
 #![allow(clippy::unwrap_used, reason = "a test that cannot continue panics")]
 
 use futures_util::future::join_all;

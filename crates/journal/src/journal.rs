@@ -18,8 +18,8 @@ use crate::settlement::{Claim, Claimed, Outcome, Settlement};
 /// **The engine guarantees** that it signs nothing before [`claim`](Self::claim) returned
 /// [`Claimed::Won`], and that it sends no transaction before [`record`](Self::record) returned. It
 /// repeats `record`, [`withdraw`](Self::withdraw) and [`conclude`](Self::conclude) until they
-/// succeed or the process stops, so each must be safe to repeat. Every time it passes comes from the
-/// engine's own clock.
+/// succeed or the process stops, so each must be safe to repeat. Every time it passes comes from
+/// the engine's own clock.
 ///
 /// ```
 /// use quittance_core::{Amount, PaymentId, PaymentInfo, Timestamp};
@@ -54,16 +54,16 @@ use crate::settlement::{Claim, Claimed, Outcome, Settlement};
 #[async_trait]
 pub trait Journal: Send + Sync + 'static {
     /// What is wrong with the journal now, as a sentence for the operator. `None` while it can be
-    /// written, as far as is known. Returns at once. A journal that failed must itself find out when
-    /// it can be written again.
+    /// written, as far as is known. Returns at once. A journal that failed must itself find out
+    /// when it can be written again.
     fn problem(&self) -> Option<String> {
         None
     }
 
     /// Claims an authorization if it is free. It is free if it was never claimed, if its last
     /// attempt ended as [`Outcome::Released`], or if its last attempt ended as [`Outcome::Failed`]
-    /// and fewer than [`FAILURES_MAX`](crate::FAILURES_MAX) attempts failed with a transaction. Atomic among all users of
-    /// the journal.
+    /// and fewer than [`FAILURES_MAX`](crate::FAILURES_MAX) attempts failed with a transaction.
+    /// Atomic among all users of the journal.
     ///
     /// # Errors
     /// When the claim could not be written.

@@ -7,9 +7,9 @@ use quittance_core::{
     Amount, Fault, PaymentId, PaymentInfo, Reason, Timestamp, Transaction, TransactionId,
 };
 
-/// How many attempts may end with a transaction that had no effect. After that, the authorization is
-/// not tried again. Each such attempt costs the operator gas, and an authorization that passes the
-/// simulation three times and fails each time is probably an attack.
+/// How many attempts may end with a transaction that had no effect. After that, the authorization
+/// is not tried again. Each such attempt costs the operator gas, and an authorization that passes
+/// the simulation three times and fails each time is probably an attack.
 pub const FAILURES_MAX: u32 = 3;
 
 /// The content of a claim. It is written before anything is signed.
@@ -33,8 +33,8 @@ pub struct Claim {
     /// The first moment at which the authorization can no longer be used.
     pub expires: Timestamp,
     /// The parts of the request that a scheme reads
-    /// ([`PaymentRequest::kept_text`](quittance_core::PaymentRequest::kept_text)). After a crash, the
-    /// engine decodes the payment again from this text and `decoded_at`.
+    /// ([`PaymentRequest::kept_text`](quittance_core::PaymentRequest::kept_text)). After a crash,
+    /// the engine decodes the payment again from this text and `decoded_at`.
     pub request: String,
     /// The time for which the payment was decoded.
     pub decoded_at: Timestamp,
@@ -197,8 +197,8 @@ pub enum Outcome {
         /// The transaction that was included without effect, if there is one.
         transaction: Option<TransactionId>,
     },
-    /// The money was transferred and success was reported. Then the chain took the transaction back,
-    /// and it cannot be sent again. The seller has delivered and was not paid.
+    /// The money was transferred and success was reported. Then the chain took the transaction
+    /// back, and it cannot be sent again. The seller has delivered and was not paid.
     Lost {
         /// The reason why it cannot be sent again.
         reason: Reason,

@@ -1,5 +1,5 @@
-//! The conformance suites catch the faults that they are for: each fault is planted in a chain, a scheme, an offer or a
-//! payer, and a suite must fail.
+//! The conformance suites catch the faults that they are for: each fault is planted in a chain, a
+//! scheme, an offer or a payer, and a suite must fail.
 
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -60,8 +60,8 @@ fn properties(fault: Fault) -> Vec<Property> {
     }
 }
 
-/// First, without a fault, the faulty fixtures pass: otherwise a failure with one would prove nothing.
-/// Then nine tenths of all faults are caught, and each other one has a reason.
+/// First, without a fault, the faulty fixtures pass: otherwise a failure with one would prove
+/// nothing. Then nine tenths of all faults are caught, and each other one has a reason.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_suites_catch_planted_faults() {
     for suite in [

@@ -5,14 +5,15 @@ use crate::json::Object;
 use crate::wire::PaymentRequirements;
 use crate::{Amount, Network, OfferError};
 
-/// How long a payment may take unless the seller says otherwise, in seconds. The reference implementation gives five
-/// minutes, for people with a wallet in a browser. A minute is what the specification's examples have, and is plenty
-/// for programs.
+/// How long a payment may take by default, in seconds. The reference implementation allows five
+/// minutes, for people with a wallet in a browser. The specification's examples allow a minute,
+/// which is enough for programs.
 pub const TIMEOUT_SECS: u64 = 60;
 
-/// A fixed price in one token of one network, for one recipient: what an [`Offer`](crate::Offer) needs beside its scheme.
+/// A fixed price in one token of one network, for one recipient: what an [`Offer`](crate::Offer)
+/// needs besides its scheme.
 ///
-/// Addresses are in the chain's own spelling.
+/// Addresses have the chain's canonical spelling.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FixedPrice {
     network: Network,
@@ -23,12 +24,12 @@ pub struct FixedPrice {
 }
 
 impl FixedPrice {
-    /// The price as a decimal number of the token, such as `"0.01"`. `asset` and `pay_to` are addresses that the caller
-    /// has parsed and printed again.
+    /// The price as a decimal number of the token, such as `"0.01"`. The caller has parsed `asset`
+    /// and `pay_to`, and passes them in canonical spelling.
     ///
     /// # Errors
-    /// [`OfferError::Price`] when the price is not a decimal number or is finer than the token's atomic unit, and
-    /// [`OfferError::ZeroPrice`].
+    /// [`OfferError::Price`] when the price is not a decimal number or is finer than the token's
+    /// atomic unit, and [`OfferError::ZeroPrice`].
     pub fn new(
         network: Network,
         token: &impl TokenInfo,
@@ -54,7 +55,7 @@ impl FixedPrice {
         })
     }
 
-    /// The same price, with this many seconds for the whole payment.
+    /// The same price, with this time limit for the whole payment, in seconds.
     #[must_use]
     pub fn with_timeout_secs(self, timeout_secs: u64) -> Self {
         Self {

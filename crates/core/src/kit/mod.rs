@@ -1,10 +1,11 @@
-//! Pieces that most schemes need, so that each is written once.
+//! Shared code for schemes: pieces that most of them need.
 //!
-//! * [`Parties`]: the asset and the recipient of a request, with the checks that every scheme begins with.
-//! * [`FixedPrice`]: a seller's price in one token, and the requirements made of it.
-//! * [`KnownTokens`]: the tokens that a payer knows by itself.
+//! * [`Parties`]: the asset and the recipient of a request, with the checks that every scheme
+//!   starts with.
+//! * [`FixedPrice`]: a seller's price in one token, and the requirements for it.
+//! * [`KnownTokens`]: the tokens that a payer signs for.
 //!
-//! None of them knows a chain. A scheme may use them or not; the engine never asks.
+//! None of them knows a chain. They are optional: the engine does not use them.
 
 mod fixed_price;
 mod parties;

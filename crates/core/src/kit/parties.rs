@@ -1,4 +1,4 @@
-//! What every scheme reads of a request before it reads its own payload.
+//! What every scheme reads from a request before it reads its own payload.
 
 use serde::de::DeserializeOwned;
 
@@ -38,10 +38,11 @@ impl PaymentRequest {
         Err(Rejection::new(reason, detail))
     }
 
-    /// The `extra` of the requirements as a type of the scheme. The type's default stands for an absent one.
+    /// The `extra` of the requirements, as a type of the scheme. If `extra` is absent, the type's
+    /// default.
     ///
     /// # Errors
-    /// When a field of it cannot be read; the error names the field.
+    /// When a field of `extra` cannot be read. The error names the field.
     pub fn extra<E: DeserializeOwned + Default>(&self) -> Result<E, Malformed> {
         match &self.requirements.extra {
             Some(extra) => extra.read("paymentRequirements.extra"),
@@ -49,12 +50,14 @@ impl PaymentRequest {
         }
     }
 
-    /// The asset and the recipient, if what the client accepted names the same ones and the same amount.
+    /// The asset and the recipient, if the client accepted the same ones and the same amount.
     ///
-    /// `address` reads an address of the chain. Its first argument is the field's name, for its error.
+    /// `address` parses an address of the chain. Its first argument is the field's name, for its
+    /// error.
     ///
     /// # Errors
-    /// The error of `address`, and [`Reason::INVALID_PAYMENT_REQUIREMENTS`] where the accepted requirements differ.
+    /// The error of `address`, and [`Reason::INVALID_PAYMENT_REQUIREMENTS`] if the accepted
+    /// requirements differ.
     pub fn parties<A: PartialEq>(
         &self,
         address: impl Fn(&str, &str) -> Result<A, Malformed>,

@@ -1,8 +1,8 @@
-//! Tokens by network: those that ship with a chain's crate, and those that a user added.
+//! Known tokens by network: those of a chain's crate, and those that a user added.
 
 use std::fmt;
 
-/// What prices and quotes need to know of a token.
+/// The properties of a token that prices and quotes need.
 pub trait TokenInfo {
     /// An address of the token's chain.
     type Address: PartialEq;
@@ -17,9 +17,10 @@ pub trait TokenInfo {
     fn decimals(&self) -> u8;
 }
 
-/// The tokens that a payer knows by itself: its own first, then those that ship with the chain's crate.
+/// The tokens that a payer signs for: first those that its user added, then those of the chain's
+/// crate.
 ///
-/// A payer signs for known tokens only. What a seller says of a token decides nothing.
+/// A payer signs for known tokens only. It never uses a seller's description of a token.
 #[derive(Clone)]
 pub struct KnownTokens<T: 'static> {
     added: Vec<(String, T)>,
@@ -27,7 +28,7 @@ pub struct KnownTokens<T: 'static> {
 }
 
 impl<T: TokenInfo> KnownTokens<T> {
-    /// The tokens that ship with a chain's crate, by a network's CAIP-2 identifier.
+    /// The tokens of a chain's crate, by a network's CAIP-2 identifier.
     pub fn new(shipped: fn(&str) -> &'static [T]) -> Self {
         Self {
             added: Vec::new(),
@@ -35,7 +36,8 @@ impl<T: TokenInfo> KnownTokens<T> {
         }
     }
 
-    /// Adds a token of the network with this CAIP-2 identifier. It wins over a shipped one with its address.
+    /// Adds a token on the network with this CAIP-2 identifier. It takes precedence over a token of
+    /// the chain's crate with the same address.
     pub fn add(&mut self, network: &str, token: T) {
         self.added.push((network.to_owned(), token));
     }

@@ -1,15 +1,16 @@
-//! One macro that writes a wire message's type, reader and printer.
+//! The macro that defines a wire message: its type, its parser and its serializer.
 //!
-//! Derived readers either drop unknown fields or buffer the whole message to keep them, and they let unknown fields
-//! repeat. Messages here are read in one pass, keep what they do not know, and refuse any repeated key.
+//! Derived parsers either drop unknown fields or buffer the whole message to keep them, and they
+//! accept duplicate unknown fields. The parsers here read a message in one pass, keep unknown
+//! fields, and refuse every duplicate key.
 
 use super::reading::Reader;
 use crate::json::Json;
 
-/// What a message's own fields do not hold: fields that this library does not know, as they were written, in the order
-/// they came; and the spelling of known fields that came in an unusual one.
+/// The unknown fields of a message, with their exact text and in their order. It also has the
+/// spelling of known fields that came in an unusual one.
 ///
-/// Two of them are equal where the unknown fields are: a spelling changes no meaning.
+/// Two values are equal if their unknown fields are: a spelling changes no meaning.
 #[derive(Debug, Clone, Default)]
 pub struct Rest {
     unknown: Vec<(String, Json)>,
@@ -23,7 +24,8 @@ impl PartialEq for Rest {
 }
 
 impl Rest {
-    /// No message of the protocol has this many fields in all; somebody who sends more is not speaking it.
+    /// The largest number of unknown fields. No message of the protocol has this many fields in
+    /// all.
     pub const FIELDS_MAX: usize = 64;
 
     /// The unknown field of this name.
@@ -34,7 +36,7 @@ impl Rest {
             .map(|(_, value)| value)
     }
 
-    /// Whether every field is known.
+    /// Whether there are no unknown fields.
     pub fn is_empty(&self) -> bool {
         self.unknown.is_empty()
     }
@@ -60,12 +62,12 @@ impl Rest {
         Ok(())
     }
 
-    /// Remembers how a known field was written.
+    /// Remembers the spelling of a known field.
     pub(crate) fn remember(&mut self, field: &'static str, written: Option<Json>) {
         self.unusual.extend(written.map(|written| (field, written)));
     }
 
-    /// How a known field was written, as long as it still has the value that was read from it.
+    /// The spelling of a known field, if the field still has the value that was parsed from it.
     pub(crate) fn written<T: PartialEq>(
         &self,
         field: &str,
@@ -78,14 +80,15 @@ impl Rest {
     }
 }
 
-/// The type of a field: itself where required or implied, an `Option` where optional. A JSON `null` counts as absent.
+/// The type of a field: the value itself if required or implied, an `Option` if optional. A JSON
+/// `null` counts as absent.
 macro_rules! message_field {
     (required $type:ty) => { $type };
     (implied $type:ty) => { $type };
     (optional $type:ty) => { Option<$type> };
 }
 
-/// Reads a field's value; one with a reader may have an unusual spelling, which is kept.
+/// Reads a field's value. A field with a reader may have an unusual spelling, which is kept.
 macro_rules! message_read {
     (required $entries:ident $rest:ident $wire:literal $type:ty) => {
         Some($entries.next_value::<$type>()?)
@@ -101,7 +104,7 @@ macro_rules! message_read {
     }};
 }
 
-/// What a field is when the message has ended. An implied one has a default where it was not said.
+/// The value of a field at the end of the message. An implied field has a default.
 macro_rules! message_finish {
     (required $found:ident $wire:literal) => {
         $found
@@ -116,7 +119,7 @@ macro_rules! message_finish {
     };
 }
 
-/// A field's value, where there is one.
+/// A field's value, if there is one.
 macro_rules! message_value {
     (optional $self:ident $field:ident) => {
         $self.$field.as_ref()
@@ -126,7 +129,8 @@ macro_rules! message_value {
     };
 }
 
-/// Prints a field as it came where that is remembered; an absent optional one is left out.
+/// Serializes a field, with its original spelling if that is remembered. An absent optional field
+/// is omitted.
 macro_rules! message_print {
     ($need:ident $map:ident $self:ident $field:ident $wire:literal) => {
         if let Some(value) = message_value!($need $self $field) {
@@ -142,8 +146,8 @@ macro_rules! message_print {
     };
 }
 
-/// Declares a wire message: `required`, `optional` or `implied(default)`, the field, its name on the wire, its reader
-/// where it may be spelled in more than one way, its type.
+/// Defines a wire message. Each field has `required`, `optional` or `implied(default)`, a name, a
+/// name on the wire, optionally a reader for other spellings, and a type.
 macro_rules! message {
     (
         $(#[$about:meta])*

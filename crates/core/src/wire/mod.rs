@@ -1,13 +1,14 @@
-//! What the wire carries: the messages of protocol version 2 here, those of version 1 in [`v1`], and their HTTP
+//! Wire messages: those of protocol version 2 here, those of version 1 in [`v1`], and their HTTP
 //! headers in [`header`].
 //!
-//! These types keep what was sent: text stays text, and fields this library does not know are kept in `rest` and
-//! printed again, because a client must echo what a server advertised. They decide nothing. Meaning begins with
-//! [`PaymentRequest`](crate::PaymentRequest), to which both versions are lowered.
+//! These types keep what was sent. Text stays text. Unknown fields are kept in `rest` and
+//! serialized again, because a client must echo what a server advertised. They are not interpreted
+//! here: [`PaymentRequest`](crate::PaymentRequest) does that for both versions.
 //!
-//! Fields that decide are read strictly: one field that cannot be read makes the message unreadable, and the error names
-//! it. A number in place of a text, or a text in place of a number, is accepted where its value is exact. Fields that
-//! decide nothing never make a message unreadable. Both kinds are printed again as they came.
+//! Fields that affect a payment are parsed strictly: an invalid one makes the message invalid, and
+//! the error names it. A number in place of a string, or a string in place of a number, is accepted
+//! if its value is exact. Informational fields never make a message invalid. Both kinds are
+//! serialized as they came.
 
 #[macro_use]
 mod message;
@@ -25,69 +26,70 @@ use self::reading::{exact, loose};
 use crate::json::{Json, Object};
 
 message! {
-    /// The server's answer 402: what it accepts for a resource. Specification section 5.1.
+    /// The server's 402 response: the payment options for a resource. Specification section 5.1.
     pub struct PaymentRequired {
-        /// Always 2, also where it is left out.
+        /// Always 2; may be absent.
         implied(2) x402_version as "x402Version" by exact::count: u64,
-        /// For people: why payment is required. Also carries the reason why an earlier payment was refused.
+        /// For people: why payment is required, or why an earlier payment was refused.
         optional error as "error" by loose::words: String,
-        /// What is being paid for: a [`ResourceInfo`]. It decides nothing, so it may be any JSON.
+        /// What is paid for: a [`ResourceInfo`]. Informational, so it may be any JSON.
         optional resource as "resource": Json,
-        /// The ways to pay; the client chooses one.
+        /// The payment options. The client chooses one.
         required accepts as "accepts": Vec<PaymentRequirements>,
-        /// Extension data by extension identifier. It decides nothing here, so it may be any JSON.
+        /// Extension data by extension identifier. Not interpreted here, so it may be any JSON.
         optional extensions as "extensions": Json,
     }
 }
 
 message! {
-    /// One way to pay. Specification section 5.1.2.
+    /// One payment option. Specification section 5.1.2.
     pub struct PaymentRequirements {
-        /// How the payment is made, such as `exact`.
+        /// The scheme, such as `exact`.
         required scheme as "scheme": String,
-        /// Where: a CAIP-2 network.
+        /// The network's CAIP-2 identifier.
         required network as "network": String,
-        /// How much, in atomic units of the asset.
+        /// The amount, in atomic units of the asset.
         required amount as "amount" by exact::digits: String,
-        /// Which asset: a token contract or mint.
+        /// The asset: a token contract or mint.
         required asset as "asset": String,
-        /// Who receives it.
+        /// The recipient.
         required pay_to as "payTo": String,
-        /// How long the whole payment may take, in seconds.
+        /// The time limit for the whole payment, in seconds.
         required max_timeout_seconds as "maxTimeoutSeconds" by exact::count: u64,
-        /// What only this scheme needs, such as the name and version a token signs with.
+        /// Fields of the scheme, such as the name and version of a token's EIP-712 domain.
         optional extra as "extra": Object,
     }
 }
 
 message! {
-    /// What is being paid for. Specification section 5.1.2.
+    /// What is paid for. Specification section 5.1.2.
     pub struct ResourceInfo {
         /// The resource's URL.
         required url as "url": String,
         /// For people: what it is.
         optional description as "description": String,
-        /// The MIME type of the answer.
+        /// The MIME type of the response.
         optional mime_type as "mimeType": String,
-        /// For people: who serves it.
+        /// For people: the name of the service.
         optional service_name as "serviceName": String,
-        /// For discovery: what it is about.
+        /// For discovery: its topics.
         optional tags as "tags": Vec<String>,
-        /// An image for it.
+        /// The URL of an image for it.
         optional icon_url as "iconUrl": String,
     }
 }
 
 message! {
-    /// The client's payment: the requirements it chose and its signed authorization. Specification section 5.2.
+    /// The client's payment: the requirements it chose, and its signed authorization. Specification
+    /// section 5.2.
     pub struct PaymentPayload {
-        /// Always 2, also where it is left out.
+        /// Always 2; may be absent.
         implied(2) x402_version as "x402Version" by exact::count: u64,
-        /// What is being paid for, as the server said: a [`ResourceInfo`], or any other JSON.
+        /// What is paid for, as the server sent it: a [`ResourceInfo`], or any other JSON.
         optional resource as "resource": Json,
-        /// The requirements the client chose, as the server said them.
+        /// The requirements the client chose, as the server sent them.
         required accepted as "accepted": PaymentRequirements,
-        /// The authorization, in the scheme's own form.
+        /// The authorization, in the scheme's own format.
         required payload as "payload": Object,
         /// Extension data by extension identifier, or any other JSON.
         optional extensions as "extensions": Json,
@@ -95,75 +97,76 @@ message! {
 }
 
 message! {
-    /// A facilitator's answer to `POST /verify`. Specification section 5.4.
+    /// A facilitator's response to `POST /verify`. Specification section 5.4.
     pub struct VerifyResponse {
         /// Whether the payment would settle now.
         required is_valid as "isValid": bool,
-        /// The reason code where it would not.
+        /// The reason code, if the payment would not settle.
         optional invalid_reason as "invalidReason" by loose::words: String,
-        /// For people: more about the reason.
+        /// For people: details of the reason.
         optional invalid_message as "invalidMessage" by loose::words: String,
-        /// Who pays.
+        /// The payer.
         optional payer as "payer" by loose::value: String,
         /// Extension data.
         optional extensions as "extensions" by loose::value: Object,
-        /// Scheme data.
+        /// Data of the scheme.
         optional extra as "extra" by loose::value: Object,
     }
 }
 
 message! {
-    /// A facilitator's answer to `POST /settle`, and the server's receipt to its client. Specification section 5.3.
+    /// A facilitator's response to `POST /settle`, and the server's receipt to its client.
+    /// Specification section 5.3.
     pub struct SettleResponse {
-        /// Whether the money has moved. Only the JSON value `true` is a success.
+        /// Whether the money was transferred. Only the JSON value `true` is a success.
         required success as "success": bool,
-        /// The reason code where it has not.
+        /// The reason code, if the money was not transferred.
         optional error_reason as "errorReason" by loose::words: String,
-        /// For people: more about the reason.
+        /// For people: details of the reason.
         optional error_message as "errorMessage" by loose::words: String,
-        /// Who pays.
+        /// The payer.
         optional payer as "payer" by loose::value: String,
-        /// The transaction, or nothing where none is known.
+        /// The transaction; empty if none is known.
         implied(String::new()) transaction as "transaction" by partial::transaction: String,
-        /// The network, as the request named it; nothing where it is left out.
+        /// The network, as in the request; empty if it is omitted.
         implied(String::new()) network as "network" by loose::value: String,
-        /// How much has moved, in atomic units.
+        /// The transferred amount, in atomic units.
         optional amount as "amount" by loose::words: String,
         /// Extension data.
         optional extensions as "extensions" by loose::value: Object,
-        /// Scheme data, and where to ask for the settlement's state later.
+        /// Data of the scheme, and the address where the settlement's state can be read later.
         optional extra as "extra" by loose::value: Object,
     }
 }
 
 message! {
-    /// A facilitator's answer to `GET /supported`. Specification section 7.3.
+    /// A facilitator's response to `GET /supported`. Specification section 7.3.
     pub struct SupportedResponse {
-        /// What it settles. A kind that cannot be read is left out and spoils no other.
+        /// The kinds of payment it settles. An invalid kind is omitted; the others stay.
         required kinds as "kinds" by loose::items: Vec<SupportedKind>,
         /// The extensions it implements.
         optional extensions as "extensions" by loose::value: Vec<String>,
-        /// The addresses it signs with, by network pattern such as `eip155:*`.
+        /// Its signers' addresses, by network pattern such as `eip155:*`.
         optional signers as "signers" by loose::value: BTreeMap<String, Vec<String>>,
     }
 }
 
 message! {
-    /// One thing a facilitator settles. Specification section 7.3.1.
+    /// One kind of payment that a facilitator settles. Specification section 7.3.1.
     pub struct SupportedKind {
-        /// For which protocol version.
+        /// The protocol version.
         required x402_version as "x402Version" by exact::count: u64,
-        /// Which scheme.
+        /// The scheme.
         required scheme as "scheme": String,
-        /// On which network; version 1 kinds use its version 1 name.
+        /// The network. Version 1 kinds use its version 1 name.
         required network as "network": String,
-        /// What a server needs to know to offer it.
+        /// What a server needs in order to offer it.
         optional extra as "extra" by loose::value: Object,
     }
 }
 
 impl PaymentRequired {
-    /// The message that offers these payment options.
+    /// The message with these payment options.
     pub fn new(accepts: Vec<PaymentRequirements>) -> Self {
         Self {
             x402_version: 2,
@@ -177,7 +180,8 @@ impl PaymentRequired {
 }
 
 impl PaymentRequirements {
-    /// The requirements with these values and without `extra`, in the order of the specification's table.
+    /// The requirements with these values and without `extra`. The arguments have the order of the
+    /// specification's table.
     pub fn new(
         scheme: &str,
         network: &str,
@@ -214,7 +218,7 @@ impl PaymentPayload {
 }
 
 impl SupportedResponse {
-    /// The answer with these kinds.
+    /// The response with these kinds.
     pub fn new(kinds: Vec<SupportedKind>) -> Self {
         Self {
             kinds,
@@ -226,7 +230,7 @@ impl SupportedResponse {
 }
 
 impl SupportedKind {
-    /// The kind of this protocol version, scheme and network, without `extra`.
+    /// The kind with this protocol version, scheme and network, without `extra`.
     pub fn new(x402_version: u64, scheme: &str, network: &str) -> Self {
         Self {
             x402_version,
@@ -239,7 +243,7 @@ impl SupportedKind {
 }
 
 impl VerifyResponse {
-    /// A verdict for the payment of `payer`.
+    /// The verdict that the payment of `payer` is valid.
     pub fn valid(payer: Option<String>) -> Self {
         Self {
             is_valid: true,
@@ -264,7 +268,7 @@ impl VerifyResponse {
 }
 
 impl SettleResponse {
-    /// The money has moved, in this transaction.
+    /// The response that this transaction transferred the money.
     pub fn settled(network: &str, payer: Option<String>, transaction: &str) -> Self {
         Self {
             success: true,
@@ -280,7 +284,8 @@ impl SettleResponse {
         }
     }
 
-    /// The money has not moved, or not for this caller; `transaction` is the one that is known, or nothing.
+    /// The response that the money was not transferred, or that this caller gets no success for it.
+    /// `transaction` is the known transaction, or empty.
     pub fn failed(
         network: &str,
         rejection: &crate::Rejection,
@@ -295,7 +300,8 @@ impl SettleResponse {
         }
     }
 
-    /// Whether this says "broadcast, outcome not known yet": to be asked again, never to be paid again.
+    /// Whether the transaction was sent and its outcome is not known yet. The caller must ask again
+    /// and must not pay again.
     pub fn is_pending(&self) -> bool {
         !self.success
             && !self.transaction.is_empty()
@@ -303,7 +309,7 @@ impl SettleResponse {
     }
 }
 
-/// What a rejection says for people; an empty text says nothing and is left out.
+/// The text of a rejection for people. An empty text is omitted.
 fn message(rejection: &crate::Rejection) -> Option<String> {
     let detail = rejection.detail.as_ref();
     detail.filter(|detail| !detail.is_empty()).cloned()

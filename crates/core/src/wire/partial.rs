@@ -1,7 +1,8 @@
-//! Messages as far as they can be read.
+//! Invalid messages, as far as they can be parsed.
 //!
-//! A facilitator that names a transaction may have moved money, whatever else its answer says. So the transaction is
-//! read also from an answer that breaks off, repeats a field, or has something behind its end.
+//! A facilitator that names a transaction may have transferred money, whatever the rest of its
+//! response says. So the transaction is also read from a response that is cut off, has a duplicate
+//! field, or has trailing text.
 
 use std::fmt;
 
@@ -13,8 +14,8 @@ use crate::Malformed;
 use crate::json::Json;
 use crate::json::{self, Key, TEXT_MAX};
 
-/// Under which names facilitators and sellers tell a transaction, the specification's first. Compared without case,
-/// underscores and hyphens.
+/// The field names that facilitators and sellers use for a transaction, the specification's first.
+/// Compared without case, underscores and hyphens.
 const TRANSACTION_NAMES: [&str; 10] = [
     "transaction",
     "transactionhash",
@@ -28,32 +29,34 @@ const TRANSACTION_NAMES: [&str; 10] = [
     "signature",
 ];
 
-/// How deep a transaction is looked for in the field that names it: `{"transaction": {"tx": [{"hash": …}]}}` is deeper than
-/// any that was seen.
+/// How many levels below its field a transaction is searched. `{"transaction": {"tx": [{"hash":
+/// …}]}}` is deeper than any that was seen.
 const NESTED_MAX: usize = 3;
 
-/// The longest transaction id that is one, in characters: Solana's have 88, in base58, and no chain's are twice as long.
+/// The longest transaction id, in characters. Solana's have 88, in base58, and no chain's have
+/// twice as many.
 const TRANSACTION_MAX: usize = 128;
 
-/// The longest network name that is one, in characters: CAIP-2 allows 8, a colon and 32.
+/// The longest network name, in characters. CAIP-2 allows 8, a colon and 32.
 const NETWORK_MAX: usize = 41;
 
-/// An answer about a settlement that cannot be read as one.
+/// A response about a settlement that is not valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnreadableSettlement {
     /// What is wrong with it.
     pub malformed: Malformed,
-    /// The transaction that it still names. Money may have moved in it.
+    /// The transaction that it names nevertheless. It may have transferred money.
     pub transaction: Option<String>,
 }
 
 impl SettleResponse {
-    /// Reads a facilitator's answer to `POST /settle`, or a server's receipt; `name` is where it stands, for errors. A
-    /// transaction under another name than the specification's is taken over.
+    /// Reads a facilitator's response to `POST /settle`, or a server's receipt. `name` is the name
+    /// of the message, for errors. Accepts a transaction under another name than the
+    /// specification's.
     ///
     /// # Errors
-    /// When `success` is not the JSON value `true` or `false`, or the text is not strict JSON. The error keeps the
-    /// transaction that the readable part names.
+    /// When `success` is not the JSON value `true` or `false`, or the text is not strict JSON. The
+    /// error has the transaction that the readable part names.
     pub fn read(name: &str, text: &[u8]) -> Result<Self, UnreadableSettlement> {
         match json::read::<Self>(name, text) {
             Ok(mut settled) => {
@@ -70,13 +73,13 @@ impl SettleResponse {
     }
 }
 
-/// The transaction that an answer to `POST /settle` or a receipt names, under any of the names that are in use, also where
-/// the text cannot be read as a whole.
+/// The transaction in a response to `POST /settle` or in a receipt, under any of its known names.
+/// The text need not be valid as a whole.
 pub fn transaction_named(text: &[u8]) -> Option<String> {
     transaction_in(&Fields::read(text), NESTED_MAX)
 }
 
-/// Reads the field `transaction`: a text, or an object with an id in it.
+/// Reads the field `transaction`: a string, or an object with an id in it.
 pub(super) fn transaction(json: &Json) -> Result<Option<String>, &'static str> {
     match json.text() {
         "null" => Ok(None),
@@ -92,8 +95,8 @@ fn transaction_in(fields: &Fields, nested: usize) -> Option<String> {
     })
 }
 
-/// The transaction's id in a field that names it: a text of letters and digits, as on every chain, or one in an object or
-/// a list.
+/// The transaction id in a field that names it: a string of letters and digits, as on every chain,
+/// or one in an object or a list.
 fn id(json: &str, nested: usize) -> Option<String> {
     match json.as_bytes().first()? {
         b'"' => serde_json::from_str(json)
@@ -120,8 +123,8 @@ fn plain(name: &str) -> String {
     name.replace(['_', '-'], "").to_ascii_lowercase()
 }
 
-/// The network that a facilitator request names, also where the request cannot be read as a whole: what its
-/// requirements say, or else its payload.
+/// The network of a facilitator request: that of its requirements, or else that of its payload. The
+/// request need not be valid as a whole.
 pub fn network_named(body: &[u8]) -> Option<String> {
     let fields = Fields::read(body.get(..TEXT_MAX).unwrap_or(body));
     let inner = |name| Some(Fields::read(fields.get(name)?.get().as_bytes()));
@@ -130,24 +133,24 @@ pub fn network_named(body: &[u8]) -> Option<String> {
         let accepted = payload.get("accepted")?;
         Some(Fields::read(accepted.get().as_bytes()))
     });
-    let places = [inner("paymentRequirements"), accepted, payload];
+    let sources = [inner("paymentRequirements"), accepted, payload];
     let network = |fields: &Fields| {
         let network: String = serde_json::from_str(fields.get("network")?.get()).ok()?;
         (network.len() <= NETWORK_MAX).then_some(network)
     };
-    places.iter().flatten().find_map(network)
+    sources.iter().flatten().find_map(network)
 }
 
-/// The fields of an object, in the order they came, as far as they can be read.
+/// The fields of an object in their order, as far as they can be read.
 #[derive(Default)]
 struct Fields(Vec<(String, Box<RawValue>)>);
 
 impl Fields {
-    /// Never fails: what comes before the first error is what there is.
+    /// Never fails: returns the fields before the first error.
     fn read(text: &[u8]) -> Self {
         let mut fields = Self::default();
         let mut reader = serde_json::Deserializer::from_slice(text);
-        // An error ends the reading, and what was read before it counts.
+        // An error ends the reading. The fields before it stay.
         let _ = Reading(&mut fields).deserialize(&mut reader);
         fields
     }
@@ -160,7 +163,7 @@ impl Fields {
     }
 }
 
-/// Reads an object's fields into a place that outlives an error.
+/// Reads an object's fields into a value that remains after an error.
 struct Reading<'a>(&'a mut Fields);
 
 impl<'de> DeserializeSeed<'de> for Reading<'_> {

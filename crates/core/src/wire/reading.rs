@@ -1,8 +1,9 @@
-//! Readers of fields that some senders write in another way than the specification does.
+//! Readers of fields that some senders write differently from the specification.
 //!
-//! Two kinds. The readers in [`exact`] are for fields that decide: they accept a second spelling only where every JSON
-//! reader sees the same value in it. The readers in [`loose`] are for fields that decide nothing: they accept anything.
-//! Either way the message prints the field again as it came.
+//! There are two kinds. The readers in [`exact`] are for fields that affect a payment: they accept
+//! a second spelling only if every JSON parser sees the same value in it. The readers in [`loose`]
+//! are for informational fields: they accept anything. Both keep the original spelling for
+//! serialization.
 
 use std::marker::PhantomData;
 
@@ -11,10 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::json::Json;
 
-/// Reads one field. `Ok(None)` is an absent value; an error says what was expected.
+/// Reads one field. `Ok(None)` is an absent value. An error says what was expected.
 pub(crate) type Reader<T> = fn(&Json) -> Result<Option<T>, &'static str>;
 
-/// A field's value, and the text it was written in where that differs from the text we would print.
+/// A field's value, and its original text if we would serialize it differently.
 pub(crate) struct Spelled<T> {
     pub(crate) value: Option<T>,
     pub(crate) unusual: Option<Json>,
@@ -44,12 +45,12 @@ fn is_null(json: &Json) -> bool {
     json.text() == "null"
 }
 
-/// Fields that decide.
+/// Fields that affect a payment.
 pub(crate) mod exact {
     use super::{Json, is_null};
     use crate::json::NUMBER_MAX;
 
-    /// A text of digits; a number where it is an integer that every reader sees alike.
+    /// A string of digits, or a number if it is an integer that every parser reads alike.
     pub(crate) fn digits(json: &Json) -> Result<Option<String>, &'static str> {
         const EXPECTED: &str =
             "expected a text, or an integer up to 2^53 - 1 without fraction or exponent";
@@ -65,7 +66,7 @@ pub(crate) mod exact {
         }
     }
 
-    /// An integer; a text where it is one in canonical decimal digits.
+    /// An integer, or a string if it is an integer in canonical decimal digits.
     pub(crate) fn count(json: &Json) -> Result<Option<u64>, &'static str> {
         if is_null(json) {
             return Ok(None);
@@ -89,13 +90,13 @@ pub(crate) mod exact {
     }
 }
 
-/// Fields that decide nothing.
+/// Informational fields.
 pub(crate) mod loose {
     use serde::de::DeserializeOwned;
 
     use super::{Json, is_null};
 
-    /// Words for people: a text, or else the JSON itself.
+    /// Text for people: a string, or else the JSON itself.
     pub(crate) fn words(json: &Json) -> Result<Option<String>, &'static str> {
         if is_null(json) {
             return Ok(None);
@@ -104,12 +105,12 @@ pub(crate) mod loose {
         Ok(Some(text.unwrap_or_else(|_| json.text().to_owned())))
     }
 
-    /// The value where it is a `T`; anything else counts as absent.
+    /// The value if it is a `T`. Anything else counts as absent.
     pub(crate) fn value<T: DeserializeOwned>(json: &Json) -> Result<Option<T>, &'static str> {
         Ok(json.read("value").ok())
     }
 
-    /// Those items of a list that are a `T`.
+    /// The items of a list that are a `T`.
     pub(crate) fn items<T: DeserializeOwned>(json: &Json) -> Result<Option<Vec<T>>, &'static str> {
         let items: Vec<Json> = json.read("list").map_err(|_| "expected a list")?;
         let readable = items.iter().filter_map(|item| item.read("item").ok());

@@ -6,7 +6,7 @@ use super::*;
 use crate::Malformed;
 use crate::json::{self, Json};
 
-/// The examples of the specification, as they stand there.
+/// The examples of the specification, unchanged.
 const VECTORS: [&str; 4] = [
     include_str!("../../vectors/payment_required.json"),
     include_str!("../../vectors/payment_payload.json"),
@@ -267,7 +267,7 @@ proptest! {
     }
 }
 
-/// The specification's example of a message, with another text for one field.
+/// The specification's example of a message, with other text for one field.
 fn changed(vector: &str, field: &str, text: &str) -> String {
     let at = vector.find(&format!("\"{field}\":")).unwrap() + field.len() + 3;
     let end = at + vector[at..].find([',', '\n']).unwrap();
@@ -331,7 +331,7 @@ fn a_field_that_was_changed_is_printed_as_it_is_now() {
 }
 
 #[test]
-fn a_message_without_its_version_is_of_the_version_it_is_read_in() {
+fn message_without_version_gets_the_default_version() {
     let message = VECTORS[1].replace("\"x402Version\": 2,", "");
     let payload: PaymentPayload = json::read("payload", message.as_bytes()).unwrap();
     assert_eq!(payload.x402_version, 2);
@@ -374,7 +374,7 @@ fn an_odd_kind_spoils_no_other_and_odd_signers_spoil_none() {
 }
 
 #[test]
-fn an_answer_is_read_whatever_stands_where_it_decides_nothing() {
+fn informational_fields_never_make_a_response_invalid() {
     let text = r#"{"success":false,"errorReason":{"type":"NoFunds"},"errorMessage":["a"],"payer":7,
         "transaction":null,"amount":5,"extensions":[],"extra":"x"}"#;
     let settled = SettleResponse::read("answer", text.as_bytes()).unwrap();
@@ -393,7 +393,7 @@ fn an_answer_is_read_whatever_stands_where_it_decides_nothing() {
 }
 
 #[test]
-fn a_transaction_is_known_by_whatever_name_it_comes() {
+fn transaction_is_read_under_every_known_name() {
     const ID: &str = "0xab";
     for named in [
         r#""transaction":"0xab""#,
@@ -441,7 +441,7 @@ fn a_transaction_is_known_by_whatever_name_it_comes() {
 }
 
 #[test]
-fn an_empty_detail_is_no_message() {
+fn empty_detail_gives_no_message() {
     let rejection = crate::Rejection::new(crate::Reason::INVALID_PAYLOAD, "");
     assert_eq!(
         SettleResponse::failed("", &rejection, None, "").error_message,
@@ -454,9 +454,9 @@ fn an_empty_detail_is_no_message() {
 }
 
 proptest! {
-    /// The same amount, as a number and as a text, is one value, and each is printed as it came.
+    /// The same amount as a number and as a string is one value. Each is serialized as it came.
     #[test]
-    fn exact_numbers_and_texts_are_one_value_and_keep_their_spelling(amount in 0u64..=json::NUMBER_MAX, secs: u64) {
+    fn equal_numbers_and_strings_keep_their_spelling(amount in 0u64..=json::NUMBER_MAX, secs: u64) {
         for (amount_text, secs_text) in [
             (amount.to_string(), format!("\"{secs}\"")),
             (format!("\"{amount}\""), secs.to_string()),
@@ -474,9 +474,9 @@ proptest! {
         }
     }
 
-    /// Whatever JSON stands in them, the message is read, and the very bytes are printed again.
+    /// A message is valid whatever JSON these fields have, and its bytes are serialized again.
     #[test]
-    fn fields_that_decide_nothing_are_kept_byte_for_byte(odd in any_json()) {
+    fn informational_fields_keep_their_bytes(odd in any_json()) {
         let odd = odd.text();
         let vector = |at: usize, names: [&str; 2]| {
             let mut whole: serde_json::Map<_, _> = serde_json::from_str(VECTORS[at]).unwrap();
@@ -498,7 +498,7 @@ proptest! {
         prop_assert!(printed.contains(&resource) && printed.contains(&extensions), "{}", printed);
     }
 
-    /// An answer may break off anywhere: a transaction that stood in it whole is known.
+    /// A response may be cut off anywhere. A transaction that it has in full is known.
     #[test]
     fn a_transaction_in_an_answer_that_breaks_off_is_known(id in "[0-9a-zA-Z]{1,88}", cut in any::<prop::sample::Index>(), tail in any_json()) {
         let head = format!(r#"{{"transaction":"{id}","#);
@@ -511,7 +511,7 @@ proptest! {
     }
 
     #[test]
-    fn no_answer_panics_and_none_names_what_is_no_id(bytes: Vec<u8>, text in r#"[\[\]{}",:0-9a-z ]{0,80}"#) {
+    fn invalid_response_gives_no_invalid_transaction_id(bytes: Vec<u8>, text in r#"[\[\]{}",:0-9a-z ]{0,80}"#) {
         for bytes in [bytes, text.into_bytes()] {
             let named = match SettleResponse::read("answer", &bytes) {
                 Ok(settled) => Some(settled.transaction),

@@ -30,12 +30,12 @@ use crate::job::Ready;
 /// How many settlements may wait in one lane.
 const QUEUE_MAX: usize = 8192;
 
-/// How many waiting settlements are examined for one batch. The largest batches have some dozens. To
-/// examine a whole long queue for each transaction is work that grows with its square.
+/// How many waiting settlements are examined for one batch. The largest batches have some dozens.
+/// To examine a whole long queue for each transaction is work that grows with its square.
 const LOOK_AHEAD_MAX: usize = 256;
 
-/// How long a batch waits until the lane has fewer outstanding transactions. Callers wait as long for
-/// a settlement.
+/// How long a batch waits until the lane has fewer outstanding transactions. Callers wait as long
+/// for a settlement.
 const ROOM_WAIT: Duration = Duration::from_secs(20);
 
 /// The entrance of a lane.
@@ -99,8 +99,8 @@ impl<C: Chain> Worker<C> {
     /// Works until the lane's entrance is dropped.
     pub(crate) async fn run(mut self, context: Arc<Context<C>>) {
         loop {
-            // A panic in a chain or a scheme must not end the lane. The settlements of the batch stay
-            // open in the journal, and the next sweep finds them.
+            // A panic in a chain or a scheme must not end the lane. The settlements of the batch
+            // stay open in the journal, and the next sweep finds them.
             let worked = AssertUnwindSafe(self.work(&context)).catch_unwind().await;
             match worked {
                 Ok(true) => {}
@@ -134,8 +134,8 @@ impl<C: Chain> Worker<C> {
         true
     }
 
-    /// Releases all waiting settlements, because no transaction was included for long. Their callers
-    /// may try another facilitator, or another lane later.
+    /// Releases all waiting settlements, because no transaction was included for long. Their
+    /// callers may try another facilitator, or another lane later.
     async fn release_waiting(&mut self, context: &Arc<Context<C>>) {
         while let Ok(ready) = self.jobs.try_recv() {
             self.hold(ready);
@@ -169,9 +169,9 @@ impl<C: Chain> Worker<C> {
         Some(self.held.next_batch(LOOK_AHEAD_MAX, fits))
     }
 
-    /// Sends a batch with the next sequence number. The number after that is known only once this one
-    /// is sent. Without sequence numbers, many batches are sent concurrently, and share the journal's
-    /// commits and the network's time.
+    /// Sends a batch with the next sequence number. The number after that is known only once this
+    /// one is sent. Without sequence numbers, many batches are sent concurrently, and share the
+    /// journal's commits and the network's time.
     async fn send(&mut self, context: &Arc<Context<C>>, batch: Vec<Ready<C>>) {
         let batch = send::drop_late(context, batch);
         if batch.is_empty() {

@@ -11,8 +11,8 @@ use crate::job::Ready;
 use crate::outstanding::SendGuard;
 use crate::writer::Journaled;
 
-/// Signs a batch for the reserved sequence number, records the transaction, and sends it. Returns the
-/// next sequence number, if it is known then.
+/// Signs a batch for the reserved sequence number, records the transaction, and sends it. Returns
+/// the next sequence number, if it is known then.
 pub(super) async fn send<C: Chain>(
     context: Arc<Context<C>>,
     reserved: SendGuard<C>,
@@ -101,9 +101,9 @@ async fn end_late<C: Chain>(context: Arc<Context<C>>, late: Vec<Ready<C>>) {
     }
 }
 
-/// Handles a batch that the chain does not sign. The number of its payments may be the cause, or one
-/// of them. So each is tried once alone, with the same signer. If the nodes do not answer, this would
-/// not help, and all are released.
+/// Handles a batch that the chain does not sign. The number of its payments may be the cause, or
+/// one of them. So each is tried once alone, with the same signer. If the nodes do not answer, this
+/// would not help, and all are released.
 async fn retry_alone<C: Chain>(
     context: &Arc<Context<C>>,
     lane: &LaneId,

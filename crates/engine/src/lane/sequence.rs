@@ -5,9 +5,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::warn;
 
-/// How far the chain's number may be ahead of the journal's and still be accepted at once. Nodes keep
-/// up to 64 transactions of one signer, so another program that uses it has rarely sent more in
-/// between.
+/// How far the chain's number may be ahead of the journal's and still be accepted at once. Nodes
+/// keep up to 64 transactions of one signer, so another program that uses it has rarely sent more
+/// in between.
 const AHEAD_MAX: u64 = 64;
 
 /// How long nodes must report a number before a larger jump is accepted. A node's error is over by
@@ -16,8 +16,8 @@ const AHEAD_MAX: u64 = 64;
 const ACCEPTED_AFTER: Duration = Duration::from_secs(60);
 
 /// Doubts a number that is far ahead of the journal's. The journal would record it, and all later
-/// transactions would wait until the gap is filled at a price. The number is accepted once nodes have
-/// reported no lower one for a while.
+/// transactions would wait until the gap is filled at a price. The number is accepted once nodes
+/// have reported no lower one for a while.
 #[derive(Debug, Default)]
 pub(super) struct Jumps {
     /// The number in doubt, and since when it has been reported.

@@ -40,9 +40,9 @@ impl<T> Turns<T> {
         items.flatten().collect()
     }
 
-    /// Takes the first payer's first item and all items that fit into its batch, one of each payer in
-    /// each round. Examines at most `looks_max` items. `fits` says whether an item can join a batch.
-    /// An item that does not fit into a batch must not fit into a larger one.
+    /// Takes the first payer's first item and all items that fit into its batch, one of each payer
+    /// in each round. Examines at most `looks_max` items. `fits` says whether an item can join a
+    /// batch. An item that does not fit into a batch must not fit into a larger one.
     pub(crate) fn next_batch(
         &mut self,
         looks_max: usize,

@@ -143,7 +143,8 @@ impl<C: Chain> Rail<C> {
         }
     }
 
-    /// Whether the chain took a payment back before its success was reported. It is in progress again.
+    /// Whether the chain took a payment back before its success was reported. It is in progress
+    /// again.
     async fn was_taken_back(&self, id: &PaymentId) -> Result<bool, Fault> {
         let settlement = self.context.writer.journal.settlement(id).await?;
         Ok(settlement

@@ -1,4 +1,5 @@
-//! Claiming: from a request to a settlement that is in progress, or to the reason why there is none.
+//! Claiming: from a request to a settlement that is in progress, or to the reason why there is
+//! none.
 
 use std::sync::Arc;
 
@@ -16,11 +17,12 @@ use crate::in_flight::{InFlightGuard, Progress};
 use crate::job::Job;
 use crate::ledger::Reservation;
 
-/// How many settlements may be in progress on one network. At hundreds a second this is half a minute
-/// of work, which is as long as callers wait.
+/// How many settlements may be in progress on one network. At hundreds a second this is half a
+/// minute of work, which is as long as callers wait.
 const IN_FLIGHT_MAX: usize = 10_000;
 
-/// How many concurrent requests with the same authorization a request waits for, one after the other.
+/// How many concurrent requests with the same authorization a request waits for, one after the
+/// other.
 const ROUNDS_MAX: usize = 8;
 
 /// A settlement that is in progress or has ended, and how to follow it.
@@ -118,7 +120,8 @@ impl<C: Chain> Rail<C> {
         let id = settlement.claim.id;
         let (settlement, follow) = match self.context.in_flight.follow(&id) {
             Some(progress) => (settlement, Follow::InFlight(progress)),
-            // The task may have ended since the settlement was read. Then the journal has the outcome.
+            // The task may have ended since the settlement was read. Then the journal has the
+            // outcome.
             None => {
                 let newer = self.context.writer.journal.settlement(&id).await?;
                 let settlement = newer.map_or(settlement, Box::new);
@@ -133,8 +136,8 @@ impl<C: Chain> Rail<C> {
         })
     }
 
-    /// Claims a payment. Hands a verified one to a lane. An unfinished one already has a transaction,
-    /// and is resumed.
+    /// Claims a payment. Hands a verified one to a lane. An unfinished one already has a
+    /// transaction, and is resumed.
     async fn claim(
         self: &Arc<Self>,
         request: &PaymentRequest,
@@ -218,7 +221,8 @@ impl<C: Chain> Rail<C> {
     }
 }
 
-/// Waits until a concurrent request has claimed. Then the journal says whether it is the same request.
+/// Waits until a concurrent request has claimed. Then the journal says whether it is the same
+/// request.
 async fn wait_until_claimed(mut other: watch::Receiver<Progress>) {
     let is_claimed = |progress: &Progress| !matches!(progress, Progress::Claiming);
     // An error means that the other request has given up.

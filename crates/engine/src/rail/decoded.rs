@@ -13,7 +13,8 @@ pub(super) struct Decoded<C: Chain> {
     pub(super) signatures: Vec<bool>,
 }
 
-/// A payment that would settle now, with the answers that show it. Only a verified payment is settled.
+/// A payment that would settle now, with the answers that show it. Only a verified payment is
+/// settled.
 pub(super) struct Verified<'a, C: Chain> {
     pub(super) decoded: &'a Decoded<C>,
     pub(super) answers: Vec<C::Answer>,

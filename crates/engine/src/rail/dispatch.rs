@@ -18,8 +18,8 @@ impl<C: Chain> Rail<C> {
         }
     }
 
-    /// Hands a job to a lane, or releases it if no lane can take it. If `sender` is given, only that
-    /// signer may send it.
+    /// Hands a job to a lane, or releases it if no lane can take it. If `sender` is given, only
+    /// that signer may send it.
     pub(super) async fn queue(&self, ready: Ready<C>, sender: Option<LaneId>) {
         let lane = match self.lane_for(sender.as_ref()) {
             Ok(lane) => lane,

@@ -16,8 +16,8 @@ pub(super) enum Judgement<'a, C: Chain> {
     Valid(Verified<'a, C>),
     /// This very request is in progress, or has settled without a success report.
     Same(Box<Settlement>),
-    /// Its last attempt failed, but one of its transactions has transferred the money since, or still
-    /// may.
+    /// Its last attempt failed, but one of its transactions has transferred the money since, or
+    /// still may.
     Unfinished(Box<Settlement>),
     /// It belongs to another request, or has ended for good.
     Over(Rejection, Box<Settlement>),
@@ -73,8 +73,8 @@ impl<C: Chain> Rail<C> {
             Err(VerifyError::Rejected(rejection, payer)) => (rejection, payer),
             Err(error) => return Err(error),
         };
-        // The verdict may be the effect of a concurrent request with the same authorization. Then the
-        // journal knows more than the chain.
+        // The verdict may be the effect of a concurrent request with the same authorization. Then
+        // the journal knows more than the chain.
         match self.prior(request, decoded.info()).await? {
             Prior::Same(settlement) => Ok(Judgement::Same(settlement)),
             Prior::Over(rejection, settlement) => Ok(Judgement::Over(rejection, settlement)),
@@ -82,7 +82,8 @@ impl<C: Chain> Rail<C> {
         }
     }
 
-    /// Judges a payment that the chain rejects. The journal may have an attempt of it that `failed`.
+    /// Judges a payment that the chain rejects. The journal may have an attempt of it that
+    /// `failed`.
     async fn judge_rejected<'a>(
         &self,
         decoded: &'a Decoded<C>,

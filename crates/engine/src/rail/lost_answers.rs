@@ -16,8 +16,8 @@ const LOST_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LostAnswers(Arc<DashMap<PaymentId, Instant>>);
 
-/// The right to report success in one answer. If it is dropped unused, for example because the caller
-/// disconnects, the next caller with the same request can get it.
+/// The right to report success in one answer. If it is dropped unused, for example because the
+/// caller disconnects, the next caller with the same request can get it.
 #[derive(Debug)]
 pub(crate) struct SuccessReport {
     id: PaymentId,

@@ -41,26 +41,26 @@ use crate::timing::Timing;
 use crate::watch::{self, GapFiller, SettledPayments};
 use crate::writer::JournalWriter;
 
-/// The pause between two looks at a working network: short enough that /supported is right, and long
-/// enough to cost nothing.
+/// The pause between two looks at a working network: short enough that /supported is right, and
+/// long enough to cost nothing.
 const HEALTH_EVERY: Duration = Duration::from_secs(10);
 
-/// The pause between two looks at a network that does not work. Its payments are refused until a look
-/// finds that it works again.
+/// The pause between two looks at a network that does not work. Its payments are refused until a
+/// look finds that it works again.
 const HEALTH_EVERY_DOWN: Duration = Duration::from_secs(2);
 
 /// How many open settlements are examined concurrently: as many as share one batch of questions.
 /// After a crash there may be thousands.
 const RECOVERING_MAX: usize = 256;
 
-/// How many payments may be waited for on one network because they are not valid yet. Each keeps its
-/// caller's permit, and a payer can sign any number of them. The callers of further ones are asked to
-/// retry.
+/// How many payments may be waited for on one network because they are not valid yet. Each keeps
+/// its caller's permit, and a payer can sign any number of them. The callers of further ones are
+/// asked to retry.
 const NOT_YET_WAITING_MAX: usize = 64;
 
-/// How many searches run at once for requests that were never claimed here. Each costs the nodes more
-/// than other questions, and the owner of a used authorization can present it as often as the rate
-/// limits allow.
+/// How many searches run at once for requests that were never claimed here. Each costs the nodes
+/// more than other questions, and the owner of a used authorization can present it as often as the
+/// rate limits allow.
 const SEARCHES_MAX: usize = 8;
 
 /// What a caller keeps while its payment is worked on. The engine only drops it.
@@ -155,8 +155,8 @@ impl<C: Chain> Rail<C> {
         self.context.health.look().await;
     }
 
-    /// What can be settled now: the kinds with a working asset, if a signer works. Nothing while the
-    /// journal cannot be written.
+    /// What can be settled now: the kinds with a working asset, if a signer works. Nothing while
+    /// the journal cannot be written.
     pub(crate) fn kinds(&self) -> Vec<SupportedKind> {
         let health = self.health();
         let lanes = self.chain().lanes();
@@ -201,8 +201,9 @@ impl<C: Chain> Rail<C> {
         }
     }
 
-    /// Sweeps regularly. The first sweep is at once: what an earlier process left must not wait. This
-    /// is a task of its own, because a long search must not delay the look at the network's health.
+    /// Sweeps regularly. The first sweep is at once: what an earlier process left must not wait.
+    /// This is a task of its own, because a long search must not delay the look at the network's
+    /// health.
     async fn sweep_regularly(self: Arc<Self>) {
         let mut sweep = tokio::time::interval(self.context.timing.sweep_every);
         // After a long sweep the next one is not at once.
@@ -217,8 +218,8 @@ impl<C: Chain> Rail<C> {
         }
     }
 
-    /// Searches for open settlements without a task, for gaps, and for payments that were taken back.
-    /// Finds nothing unless something went wrong.
+    /// Searches for open settlements without a task, for gaps, and for payments that were taken
+    /// back. Finds nothing unless something went wrong.
     async fn sweep(
         self: &Arc<Self>,
         gaps: &mut GapFiller,

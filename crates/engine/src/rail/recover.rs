@@ -48,8 +48,8 @@ enum Resumption<C: Chain> {
         /// Whether to send it without other payments.
         alone: bool,
     },
-    /// Wait until the nodes know which transaction used its authorization. If they never do, conclude
-    /// it without success.
+    /// Wait until the nodes know which transaction used its authorization. If they never do,
+    /// conclude it without success.
     Wait { rejection: Rejection },
     /// Conclude it without success. If a transaction was only found dropped, look a second time
     /// before that.
@@ -104,8 +104,8 @@ impl<C: Chain> Rail<C> {
     /// Brings a job to its end that no lane has. Finds out what its transactions have done, watches
     /// those that are not decided, and sends a payment again that is still valid.
     ///
-    /// It fails only if none of its transactions can have transferred the money and the chain itself
-    /// rejects the payment.
+    /// It fails only if none of its transactions can have transferred the money and the chain
+    /// itself rejects the payment.
     pub(super) async fn resume(self: Arc<Self>, job: Job<C>) {
         let (mut looked_twice, mut pause) = (false, PAUSE);
         let mut unknown_since = None;

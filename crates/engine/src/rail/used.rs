@@ -1,9 +1,10 @@
 //! Which transaction used an authorization that the chain reports as used: one of ours, or another
 //! sender's.
 //!
-//! Anyone who has seen an authorization can submit it. So the verdict "used" is not final before the
-//! transaction is known. It may be one of ours whose receipt the nodes do not have yet, or one that a
-//! node accepted and reported as refused. If another sender was faster, the recipient is paid too.
+//! Anyone who has seen an authorization can submit it. So the verdict "used" is not final before
+//! the transaction is known. It may be one of ours whose receipt the nodes do not have yet, or one
+//! that a node accepted and reported as refused. If another sender was faster, the recipient is
+//! paid too.
 
 use quittance_core::{
     Amount, Chain, Effect, Fault, FaultKind, Payment, Reason, Rejection, TransactionId,
@@ -38,8 +39,8 @@ pub(super) enum Explained {
 }
 
 impl<C: Chain> Rail<C> {
-    /// Which transaction used an authorization, if `rejection` says that it is used. `signed` are all
-    /// transactions that were ever signed for it.
+    /// Which transaction used an authorization, if `rejection` says that it is used. `signed` are
+    /// all transactions that were ever signed for it.
     ///
     /// # Errors
     /// When the nodes know the transaction and do not yet know what it did.

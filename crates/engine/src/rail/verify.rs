@@ -86,10 +86,11 @@ impl<C: Chain> Rail<C> {
         }
     }
 
-    /// Reads a payment and checks what needs no round trip. The policy comes before the signatures: a
-    /// payment that it rejects costs no arithmetic.
+    /// Reads a payment and checks what needs no round trip. The policy comes before the signatures:
+    /// a payment that it rejects costs no arithmetic.
     pub(super) async fn decode(&self, request: &PaymentRequest) -> Result<Decoded<C>, VerifyError> {
-        // A request that is too long for the journal is refused at /verify, before any harm is done.
+        // A request that is too long for the journal is refused at /verify, before any harm is
+        // done.
         request.kept_text().map_err(VerifyError::Malformed)?;
         let scheme = self.context.schemes.for_request(request);
         let scheme = scheme.map_err(|rejection| VerifyError::Rejected(rejection, None))?;
@@ -143,8 +144,8 @@ impl<C: Chain> Rail<C> {
         Ok(verified)
     }
 
-    /// Asks the chain until the payment is valid or rejected. Waits for a payment that becomes valid
-    /// within seconds: with a request to retry, a seller usually loses the sale.
+    /// Asks the chain until the payment is valid or rejected. Waits for a payment that becomes
+    /// valid within seconds: with a request to retry, a seller usually loses the sale.
     pub(super) async fn check<'a>(
         &self,
         decoded: &'a Decoded<C>,
@@ -189,7 +190,8 @@ impl<C: Chain> Rail<C> {
         }
     }
 
-    /// A valid payment. If only the chain could name the payer, the policy is asked about that payer.
+    /// A valid payment. If only the chain could name the payer, the policy is asked about that
+    /// payer.
     fn verified<'a>(
         &self,
         decoded: &'a Decoded<C>,

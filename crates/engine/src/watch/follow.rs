@@ -120,8 +120,8 @@ fn resume_all<C: Chain>(context: &Context<C>, jobs: Vec<Job<C>>) {
 /// did for it.
 ///
 /// A payment is judged only by a transaction that was made for it. If two payments had one sequence
-/// number by mistake, the transaction of one could look like the other's: the same price and the same
-/// recipient.
+/// number by mistake, the transaction of one could look like the other's: the same price and the
+/// same recipient.
 async fn conclude_all<C: Chain>(
     context: &Arc<Context<C>>,
     jobs: Vec<Job<C>>,

@@ -1,11 +1,11 @@
 //! Gaps in a lane: sequence numbers below all outstanding ones for which the chain has no
 //! transaction.
 //!
-//! A chain includes a signer's transactions in order, so a missing one blocks all later ones. It can
-//! go missing after its payment was concluded, when the chain is reorganised. Or another program used
-//! the signer, and its transaction was dropped. The transactions that the journal has for the number
-//! are sent again, which also repairs what a reorganisation undid. If the journal has none, a
-//! transaction that does nothing uses up the number.
+//! A chain includes a signer's transactions in order, so a missing one blocks all later ones. It
+//! can go missing after its payment was concluded, when the chain is reorganised. Or another
+//! program used the signer, and its transaction was dropped. The transactions that the journal has
+//! for the number are sent again, which also repairs what a reorganisation undid. If the journal
+//! has none, a transaction that does nothing uses up the number.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -18,15 +18,15 @@ use super::replace::fill_gap;
 use crate::context::Context;
 use crate::writer::{Journaled, watched};
 
-/// How many sequence numbers of one lane are repaired at a time. Nodes keep 16 to 64 transactions of
-/// one signer.
+/// How many sequence numbers of one lane are repaired at a time. Nodes keep 16 to 64 transactions
+/// of one signer.
 const AT_ONCE_MAX: u64 = 16;
 
 /// Finds gaps and fills them.
 #[derive(Default)]
 pub(crate) struct GapFiller {
-    /// The gaps found in the last search. A node that is behind shows gaps that do not exist, but not
-    /// for long.
+    /// The gaps found in the last search. A node that is behind shows gaps that do not exist, but
+    /// not for long.
     found: BTreeMap<LaneId, Range<u64>>,
 }
 

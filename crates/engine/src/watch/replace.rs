@@ -11,8 +11,8 @@ use crate::context::Context;
 use crate::outstanding::{Entry, SendGuard, SequenceKey};
 use crate::writer::Journaled;
 
-/// How many transactions are signed for one sequence number at most. Twenty increases of a tenth make
-/// six times the fee.
+/// How many transactions are signed for one sequence number at most. Twenty increases of a tenth
+/// make six times the fee.
 const REPLACEMENTS_MAX: usize = 20;
 
 /// What to do next about a transaction that is not included.
@@ -109,8 +109,8 @@ async fn sign<C: Chain>(
     }
 }
 
-/// Sends the newest bytes again. If the nodes refuse them, sends the older ones, whose fee may still
-/// be sufficient.
+/// Sends the newest bytes again. If the nodes refuse them, sends the older ones, whose fee may
+/// still be sufficient.
 async fn resubmit<C: Chain>(context: &Context<C>, newest: &Journaled, older: &[Journaled]) {
     for again in std::iter::once(newest).chain(older.iter().rev()) {
         let submission = again.submit(&*context.chain).await;

@@ -1,9 +1,9 @@
 //! Settled payments that the chain could still take back. They are looked at until they are final.
 //!
-//! A reorganisation can take back a payment whose success was reported. If its sequence number is free
-//! again, the gap filler sends the same bytes again. If another transaction used the number, or the
-//! same one was included again without effect, the settlement is opened again, and the authorization
-//! is sent in a new transaction.
+//! A reorganisation can take back a payment whose success was reported. If its sequence number is
+//! free again, the gap filler sends the same bytes again. If another transaction used the number,
+//! or the same one was included again without effect, the settlement is opened again, and the
+//! authorization is sent in a new transaction.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,9 +23,9 @@ use crate::event::Event;
 /// How many settlements are looked at together. Each takes about ten kilobytes of memory.
 const AT_ONCE_MAX: usize = 256;
 
-/// The longest pause between two looks at one settlement. Most reorganisations are a few blocks deep,
-/// so the first looks find them, and these come close together. Authorizations that are sent again are
-/// often valid for an hour.
+/// The longest pause between two looks at one settlement. Most reorganisations are a few blocks
+/// deep, so the first looks find them, and these come close together. Authorizations that are sent
+/// again are often valid for an hour.
 const PAUSE_MAX: Duration = Duration::from_secs(240);
 
 /// After this time a settled payment is final whatever the nodes report: they may not remember it.
@@ -191,7 +191,8 @@ fn sequences(settled: &[Settlement]) -> Vec<Watched> {
     sequences.into_values().collect()
 }
 
-/// Whether one of a settlement's transactions has transferred the money, according to these statuses.
+/// Whether one of a settlement's transactions has transferred the money, according to these
+/// statuses.
 fn find<C: Chain>(
     context: &Context<C>,
     settlement: &Settlement,

@@ -20,8 +20,8 @@ impl Condition {
             .clone()
     }
 
-    /// What is wrong now, if that makes reads wrong too. After a failed write alone, everything that
-    /// was written before can be read.
+    /// What is wrong now, if that makes reads wrong too. After a failed write alone, everything
+    /// that was written before can be read.
     pub(super) fn unreadable(&self) -> Option<JournalError> {
         let now = self.now()?;
         (!matches!(now, JournalError::Unwritable { .. })).then_some(now)

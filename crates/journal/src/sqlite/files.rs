@@ -1,5 +1,5 @@
-//! The files of a SQLite journal: their real path, their lock, their permissions, and changes to them
-//! while they are in use.
+//! The files of a SQLite journal: their real path, their lock, their permissions, and changes to
+//! them while they are in use.
 //!
 //! SQLite keeps writing to a file that was removed or replaced under its path, and reports success.
 //! The written data is gone at the next start. So the files are checked before every commit.
@@ -51,7 +51,8 @@ impl Files {
     /// or is not a file.
     pub(super) fn open(path: &Path) -> Result<Self, JournalError> {
         let failed = |error| JournalError::file(path, error);
-        // An existing file is not opened: closing it again would end SQLite's locks in this process.
+        // An existing file is not opened: closing it again would end SQLite's locks in this
+        // process.
         if !path.exists() {
             private().open(path).map_err(failed)?;
         }

@@ -91,8 +91,8 @@ async fn path(connection: &mut SqliteConnection) -> std::path::PathBuf {
     path.unwrap_or_default().into()
 }
 
-/// Runs a migration. It is one SQLite transaction, so a process that dies in it leaves the file as it
-/// was.
+/// Runs a migration. It is one SQLite transaction, so a process that dies in it leaves the file as
+/// it was.
 async fn migrate(
     connection: &mut SqliteConnection,
     steps: &'static str,

@@ -287,8 +287,8 @@ pub async fn a_used_sequence_is_reported_and_then_dropped<F: ChainFixture>() {
     );
 }
 
-/// Another program's transaction waits at the number. If the chain reported a refusal, the lane would
-/// offer the same number again and again, for as long as the other transaction waits.
+/// Another program's transaction waits at the number. If the chain reported a refusal, the lane
+/// would offer the same number again and again, for as long as the other transaction waits.
 pub async fn a_sequence_where_another_transaction_waits_is_used<F: ChainFixture>() {
     let fixture = F::new().await;
     let (rival, ours) = (prepare(&fixture).await, prepare(&fixture).await);
@@ -322,7 +322,8 @@ pub async fn an_unused_sequence_is_not_dropped<F: ChainFixture>() {
     is_included(&fixture, &[&signed], 0).await;
 }
 
-/// A replacement is accepted instead of the first transaction, and does what the first would have done.
+/// A replacement is accepted instead of the first transaction, and does what the first would have
+/// done.
 pub async fn a_replacement_has_the_same_sequence_and_actions<F: ChainFixture>() {
     let fixture = F::new().await;
     let chain = fixture.chain();
@@ -566,7 +567,8 @@ pub async fn without_nodes_there_are_faults_and_no_verdicts<F: ChainFixture>() {
     assert_eq!(chain.submit(&signed).await, Submission::Accepted);
 }
 
-/// A payment whose transaction is reported as refused is paid again. The transaction may be in a block.
+/// A payment whose transaction is reported as refused is paid again. The transaction may be in a
+/// block.
 pub async fn a_lost_answer_is_not_a_refusal<F: ChainFixture>() {
     let fixture = F::new().await;
     let chain = fixture.chain();

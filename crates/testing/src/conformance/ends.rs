@@ -12,8 +12,8 @@ use crate::{payload_of, request};
 /// An offer and a payer that can pay it.
 #[async_trait]
 pub trait EndsFixture: Send + Sync + Sized {
-    /// How many seconds later than the scheme the payer may expect the payment to expire. Zero where the
-    /// authorization has a time; more where the chain counts blocks.
+    /// How many seconds later than the scheme the payer may expect the payment to expire. Zero
+    /// where the authorization has a time; more where the chain counts blocks.
     const EXPIRY_SLACK_SECS: u64 = 0;
 
     /// A payer with money, and a seller.
@@ -39,7 +39,8 @@ pub trait EndsFixture: Send + Sync + Sized {
     /// The same requirements, with every name in another spelling that the scheme accepts.
     fn respelled(&self, requirements: &PaymentRequirements) -> PaymentRequirements;
 
-    /// The requirements in an asset that the payer does not know, described as if it were a known one.
+    /// The requirements in an asset that the payer does not know, described as if it were a known
+    /// one.
     fn in_unknown_asset(&self, requirements: &PaymentRequirements) -> PaymentRequirements;
 }
 

@@ -756,7 +756,8 @@ pub async fn changes_between_pages_move_no_settlement<F: JournalFixture>() {
     }
     let filter = Filter::new().limit(3);
     let first = journal.page(&filter, None).await.expect("a page");
-    // One of the listed settlements and one of the others are claimed again, and a new one is added.
+    // One of the listed settlements and one of the others are claimed again, and a new one is
+    // added.
     for again in [&claims[0], &claims[4], &claim("new")] {
         win(&journal, again).await;
     }

@@ -42,8 +42,8 @@ pub trait SchemeFixture: Send + Sync + Sized {
     /// A new payment that is valid, always by the same payer.
     async fn request(&self) -> PaymentRequest;
 
-    /// New valid payments by two payers, otherwise as equal as they can be: with the same nonce, where
-    /// payers choose one.
+    /// New valid payments by two payers, otherwise as equal as they can be: with the same nonce,
+    /// where payers choose one.
     async fn alike(&self) -> [PaymentRequest; 2];
 
     /// The same authorization with other signature bytes. It need not be valid.
@@ -52,8 +52,8 @@ pub trait SchemeFixture: Send + Sync + Sized {
     /// Payments that are wrong in one way each, with the reason that the scheme gives.
     async fn spoiled(&self) -> Vec<(&'static str, PaymentRequest, Reason)>;
 
-    /// Properly authorized payments that pay no seller, with the reason: one of a zero amount, and one
-    /// from the payer to itself.
+    /// Properly authorized payments that pay no seller, with the reason: one of a zero amount, and
+    /// one from the payer to itself.
     async fn pointless(&self) -> [(PaymentRequest, Reason); 2];
 
     /// What the seller has received in all.
@@ -94,15 +94,15 @@ super::suite!($ scheme, scheme_conformance, SchemeFixture:
     a_payment_for_other_terms_is_not_valid
     a_payment_that_accepted_other_terms_is_not_valid
     a_twin_does_not_settle_beside_the_first
-    a_transfer_without_effect_is_no_success
+    transfer_without_effect_is_not_a_success
     a_payment_settled_elsewhere_names_its_transaction
     a_payment_sent_before_a_crash_settles_once_after_it
     a_payment_that_outlives_its_caller_is_pending
     a_caller_that_disconnects_cancels_nothing
 );
 
-/// The final outcome of a payment: success, reason and transaction. A busy machine may need longer than
-/// the engine waits.
+/// The final outcome of a payment: success, reason and transaction. A busy machine may need longer
+/// than the engine waits.
 async fn settled(engine: &Engine, request: &PaymentRequest) -> (bool, String, String) {
     let answer = decided(engine, request).await.expect("an answer");
     (
@@ -115,8 +115,8 @@ async fn settled(engine: &Engine, request: &PaymentRequest) -> (bool, String, St
 /// The answer of an engine.
 type Answer = Result<SettleResponse, FacilitatorError>;
 
-/// Settles, and again while the outcome is not known or the engine is busy. Both answers ask the caller
-/// to retry with the same request.
+/// Settles, and again while the outcome is not known or the engine is busy. Both answers ask the
+/// caller to retry with the same request.
 async fn decided(engine: &Engine, request: &PaymentRequest) -> Answer {
     let is_pending = |answer: &Answer| answer.as_ref().is_ok_and(SettleResponse::is_pending);
     settle_while(engine, request, |answer| {
@@ -125,7 +125,8 @@ async fn decided(engine: &Engine, request: &PaymentRequest) -> Answer {
     .await
 }
 
-/// The answer of a chain on hold: sent, and not included. A busy machine may need several calls to send.
+/// The answer of a chain on hold: sent, and not included. A busy machine may need several calls to
+/// send.
 async fn pending(engine: &Engine, request: &PaymentRequest) -> SettleResponse {
     let answer = settle_while(engine, request, is_busy).await;
     let response = answer.expect("an answer");
@@ -186,7 +187,8 @@ pub async fn decoding_is_pure<F: SchemeFixture>() {
     assert_eq!(first.info().amount, F::PRICE);
 }
 
-/// Others can rewrite a signature so that it is another text. They must not make another payment of it.
+/// Others can rewrite a signature so that it is another text. They must not make another payment of
+/// it.
 pub async fn an_identity_does_not_depend_on_the_signature<F: SchemeFixture>() {
     let fixture = F::new().await;
     let (scheme, now) = (fixture.scheme(), fixture.clock().now());
@@ -336,9 +338,9 @@ pub async fn two_payers_do_not_share_an_identity<F: SchemeFixture>() {
     assert_eq!(fixture.received().await, times(F::PRICE, 2));
 }
 
-/// The chain includes the transaction, and the transfer in it fails. A success would release a resource
-/// that was not paid for.
-pub async fn a_transfer_without_effect_is_no_success<F: SchemeFixture>() {
+/// The chain includes the transaction, and the transfer in it fails. A success would release a
+/// resource that was not paid for.
+pub async fn transfer_without_effect_is_not_a_success<F: SchemeFixture>() {
     let fixture = F::new().await;
     let engine = fixture.engine().await;
     let request = fixture.request().await;
@@ -492,7 +494,8 @@ pub async fn a_payment_for_other_terms_is_not_valid<F: SchemeFixture>() {
     assert_eq!(fixture.received().await, Amount::ZERO);
 }
 
-/// The buyer's copy of the requirements differs from the seller's: the buyer agreed to something else.
+/// The buyer's copy of the requirements differs from the seller's: the buyer agreed to something
+/// else.
 pub async fn a_payment_that_accepted_other_terms_is_not_valid<F: SchemeFixture>() {
     let fixture = F::new().await;
     let engine = fixture.engine().await;
@@ -507,8 +510,8 @@ pub async fn a_payment_that_accepted_other_terms_is_not_valid<F: SchemeFixture>(
     assert!(is_valid(&engine, &request).await);
 }
 
-/// Another signature over the same authorization may be another caller's. One of the two settles, whether
-/// they arrive together or later. Which one arrives first is not determined.
+/// Another signature over the same authorization may be another caller's. One of the two settles,
+/// whether they arrive together or later. Which one arrives first is not determined.
 pub async fn a_twin_does_not_settle_beside_the_first<F: SchemeFixture>() {
     let fixture = F::new().await;
     let engine = fixture.engine().await;

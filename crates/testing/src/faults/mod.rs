@@ -1,7 +1,8 @@
 //! Faults to plant in a chain, a scheme, an offer or a payer, one at a time.
 //!
-//! They show what a conformance suite is worth: a suite that passes with a fault in place does not test
-//! for it. The wrappers work with any chain and scheme, so that authors can try their own fixtures.
+//! They show what a conformance suite is worth: a suite that passes with a fault in place does not
+//! test for it. The wrappers work with any chain and scheme, so that authors can try their own
+//! fixtures.
 
 mod chain;
 mod ends;

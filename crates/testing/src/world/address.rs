@@ -9,7 +9,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// An account of the simulated chain: an Ed25519 public key.
 ///
-/// The chain writes addresses as 64 lower-case hexadecimal digits, and also reads upper-case digits.
+/// The chain writes addresses as 64 lower-case hexadecimal digits, and also reads upper-case
+/// digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address(pub(crate) [u8; 32]);
 

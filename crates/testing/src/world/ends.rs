@@ -33,7 +33,8 @@ impl SimulatedOffer {
     /// An offer of a decimal `price`, such as `"0.01"`.
     ///
     /// # Errors
-    /// When the price is zero or finer than the asset's smallest unit, or `pay_to` is not an address.
+    /// When the price is zero or finer than the asset's smallest unit, or `pay_to` is not an
+    /// address.
     pub fn new(
         network: Network,
         asset: Asset,
@@ -104,7 +105,8 @@ struct Order {
 }
 
 impl SimulatedPayer {
-    /// The payer with this key. The world gives it nonces, and answers what became of an authorization.
+    /// The payer with this key. The world gives it nonces, and answers what became of an
+    /// authorization.
     pub fn new(world: World, key: SigningKey) -> Self {
         let address = Address::from_key(&key).to_string();
         Self {

@@ -13,8 +13,8 @@ use super::chain::{Evidence, Question, Search, SimulatedChain};
 use super::transaction::{Authorization, Transfer};
 use super::{USD, World};
 
-/// The reasons of this scheme. A reason about a *used* authorization contains `nonce` or `already_`:
-/// buyers then do not conclude that nothing was paid.
+/// The reasons of this scheme. A reason about a *used* authorization contains `nonce` or
+/// `already_`: buyers then do not conclude that nothing was paid.
 pub mod reason {
     use quittance_core::Reason;
 
@@ -232,8 +232,8 @@ impl Payment<SimulatedChain> for SimulatedPayment {
         })
     }
 
-    /// A success releases a resource, so the event must be this authorization's, and must have moved
-    /// exactly its amount.
+    /// A success releases a resource, so the event must be this authorization's, and must have
+    /// moved exactly its amount.
     fn effect(&self, amount: Amount, evidence: &Evidence) -> Effect {
         let authorization = &self.transfer.authorization;
         let is_ours = |nonce: &[u8; 32], from: &Address| {

@@ -115,8 +115,8 @@ impl Ledger {
         }
     }
 
-    /// Takes a transaction, which then waits for a block. It replaces a waiting transaction of the same
-    /// sequence number when its fee is at least a tenth higher.
+    /// Takes a transaction, which then waits for a block. It replaces a waiting transaction of the
+    /// same sequence number when its fee is at least a tenth higher.
     pub(crate) fn submit(&mut self, bytes: &[u8]) -> Result<(), Refused> {
         let signed = SignedContent::decode(bytes).ok_or(Refused::Invalid)?;
         if !signed.is_signed(&self.network) {
@@ -186,7 +186,8 @@ impl Ledger {
         });
     }
 
-    /// Takes back the newest `depth` blocks. Their transactions wait again, unless nodes forget them.
+    /// Takes back the newest `depth` blocks. Their transactions wait again, unless nodes forget
+    /// them.
     pub(crate) fn take_back(&mut self, depth: usize, forget: bool) {
         let start = self.blocks.len().saturating_sub(depth);
         let undone = self.blocks.split_off(start);
@@ -226,8 +227,8 @@ impl Ledger {
         self.included().find(|(_, included)| included.id == *id)
     }
 
-    /// The next sequence number of a signer, as it was when the newest `confirmations - 1` blocks were
-    /// not there yet.
+    /// The next sequence number of a signer, as it was when the newest `confirmations - 1` blocks
+    /// were not there yet.
     pub(crate) fn next_sequence_at(&self, signer: &Address, confirmations: u64) -> u64 {
         let newer = usize::try_from(confirmations.saturating_sub(1)).unwrap_or(usize::MAX);
         let start = self.blocks.len().saturating_sub(newer);

@@ -1,8 +1,9 @@
 //! A simulated chain: accounts, authorizations, transactions and blocks in memory.
 //!
 //! [`World`] is the chain itself, with its node and its clock. [`SimulatedChain`] is the
-//! [`Chain`](quittance_core::Chain) through which the engine uses it, [`SimulatedExact`] is the scheme
-//! `exact` on it, and [`SimulatedOffer`] and [`SimulatedPayer`] are the two ends of a payment.
+//! [`Chain`](quittance_core::Chain) through which the engine uses it, [`SimulatedExact`] is the
+//! scheme `exact` on it, and [`SimulatedOffer`] and [`SimulatedPayer`] are the two ends of a
+//! payment.
 //!
 //! Nothing happens by itself. A test moves the clock, makes blocks, and breaks the node.
 //!
@@ -288,8 +289,8 @@ impl World {
         self.state().node.refuses = true;
     }
 
-    /// Sends a transaction without effect at the signer's next sequence number, as another program with
-    /// the same key would. It waits for a block.
+    /// Sends a transaction without effect at the signer's next sequence number, as another program
+    /// with the same key would. It waits for a block.
     ///
     /// # Panics
     /// When the lane is not one of this world's signers, or another transaction waits there.
