@@ -1,7 +1,8 @@
-//! Signatures per second: one and many, of payers known and unknown, honest and not, beside libsecp256k1 and k256.
+//! Signatures per second: single and batched, of known and new payers, good and bad, compared with
+//! libsecp256k1 and k256.
 //!
-//! `cargo bench -p quittance-verify --bench verify`, or a part of it: `... -- known`. Every group's baseline is measured
-//! in the same run; compare medians.
+//! Run `cargo bench -p quittance-verify --bench verify`, or a part of it: `... -- known`. Each
+//! group measures its baseline in the same run. Compare medians.
 #![allow(
     clippy::unwrap_used,
     missing_docs,
@@ -42,7 +43,7 @@ fn address(key: &VerifyingKey) -> [u8; 20] {
         .unwrap()
 }
 
-/// `count` good claims, by payers in turn. `series` makes them differ from those of another call.
+/// `count` good claims, by payers in turn. Claims of different `series` differ.
 fn secp256k1(series: u64, count: usize, payers: usize) -> Vec<SignatureClaim> {
     let keys: Vec<_> = (0..payers as u64)
         .map(|payer| SigningKey::from_slice(&hash(&[payer])).unwrap())
@@ -67,8 +68,8 @@ fn secret_one() -> SigningKey {
     SigningKey::from_bytes(&Scalar::ONE.to_bytes()).unwrap()
 }
 
-/// A bad signature of the payer whose secret is 1, in whose sum two table points are the same: u₁ is just above 2⁵⁶ and
-/// u₂ is 2⁵⁶, and both tables are the generator's.
+/// A bad signature of the payer whose secret is 1. Its sum has the same table point twice: u₁ is
+/// just above 2⁵⁶, u₂ is 2⁵⁶, and both tables are the generator's.
 fn colliding(index: u64) -> SignatureClaim {
     let power = Scalar::from(1u64 << 56);
     let digest = hash(&[index]);
@@ -113,7 +114,8 @@ fn ed25519(count: usize, payers: usize) -> Vec<SignatureClaim> {
         .collect()
 }
 
-/// Spoils every `every`th claim: its digest, so that the signature is in order and still wrong.
+/// Changes the digest of every `every`th claim, so that the signature is well-formed and still
+/// wrong.
 fn spoil(mut claims: Vec<SignatureClaim>, every: usize) -> Vec<SignatureClaim> {
     for claim in claims.iter_mut().step_by(every) {
         if let SignatureClaim::Secp256k1 { digest, .. } = claim {
@@ -138,14 +140,14 @@ fn verifier_with(arithmetic: Arithmetic, known: &[SignatureClaim]) -> Verifier {
 fn knowing(mut config: Config, known: &[SignatureClaim]) -> Verifier {
     config.table_bytes = 512 << 20;
     let verifier = Verifier::new(config).unwrap();
-    // More often than it takes for a table to be made.
+    // More recoveries than a table needs.
     for _ in 0..48 {
         assert!(verifier.verify(known).iter().all(|holds| *holds));
     }
     verifier
 }
 
-/// As alloy checks by default: k256's recovery, then the address.
+/// The default check of alloy: k256's recovery, then the address.
 fn by_k256(claim: &SignatureClaim) -> bool {
     let SignatureClaim::Secp256k1 {
         digest,
@@ -188,7 +190,7 @@ fn good(verdicts: impl IntoIterator<Item = bool>) -> usize {
     verdicts.into_iter().filter(|holds| *holds).count()
 }
 
-/// One signature at a time, by others and by us.
+/// One signature at a time, with other libraries and with this crate.
 fn one(criterion: &mut Criterion) {
     let mut group = group(criterion, "one");
     let claims = secp256k1(0, 64, 1);
@@ -245,7 +247,7 @@ fn known(criterion: &mut Criterion) {
     }
 }
 
-/// So few that places side by side may stay empty.
+/// Batches so small that some of the eight lanes stay empty.
 fn few(criterion: &mut Criterion) {
     let mut group = group(criterion, "few");
     for arithmetic in Arithmetic::available() {
@@ -291,7 +293,7 @@ fn hostile(criterion: &mut Criterion) {
             good(claims.iter().map(quittance_verify::holds))
         });
     }
-    // Nobody is ever learnt of whom everything is bad.
+    // A payer whose signatures are all bad never becomes known.
     let stranger = self::verifier(1, &[]);
     let claims = spoil(claims, 1);
     measure(
@@ -302,7 +304,7 @@ fn hostile(criterion: &mut Criterion) {
     );
 }
 
-/// Payers who are new, and the worst that payers can do: to come just until there is a table, and never again.
+/// New payers, and the worst case: payers that sign until they have a table and never again.
 fn unknown(criterion: &mut Criterion) {
     let mut group = group(criterion, "unknown");
     let claims = secp256k1(0, 1024, 1024);
@@ -339,7 +341,7 @@ fn cores(criterion: &mut Criterion) {
     }
 }
 
-/// Ed25519: strict, alone and in a batch on all cores.
+/// Ed25519, strict: single signatures, and a batch on all cores.
 fn solana(criterion: &mut Criterion) {
     let mut group = group(criterion, "ed25519");
     let claims = ed25519(256, 100);

@@ -1,11 +1,15 @@
 //! Ed25519, by the strict rules of Solana's runtime.
 //!
-//! Solana's runtime says what `ed25519_dalek::VerifyingKey::verify_strict` says, so that function is what answers here,
-//! for each signature by itself. Batches are *not* checked by one randomised equation, as is usual: that equation must
-//! multiply by the cofactor, 8, or a pair of signatures with points of small order in their R could cancel, and a
-//! cofactored equation holds for signatures that the strict, uncofactored one refuses. To tell those apart, each R would
-//! have to be proved to have no part of small order, which costs as much as checking the signature. So what a batch has
-//! here is many cores, and keys that are decompressed once.
+//! Solana's runtime accepts exactly the signatures that
+//! `ed25519_dalek::VerifyingKey::verify_strict` accepts. So this module calls that function for
+//! each signature.
+//!
+//! It does *not* check a batch by one randomised equation, as is usual. That equation must be
+//! multiplied by the cofactor, 8; otherwise two signatures with points of small order in their R
+//! could cancel each other. But the cofactored equation accepts signatures that the strict,
+//! uncofactored one refuses. To exclude those, each R must be proved to have no component of small
+//! order, which costs as much as checking the signature. So a batch gains only from several cores
+//! and from keys that are decompressed once.
 
 use std::hash::RandomState;
 use std::num::NonZeroUsize;
@@ -14,7 +18,8 @@ use std::sync::{Mutex, PoisonError};
 use ed25519_dalek::{Signature, VerifyingKey};
 use lru::LruCache;
 
-/// How many keys are remembered in decompressed form: about 300 bytes each, so about 1.2 MiB.
+/// How many keys are stored in decompressed form. Each takes about 300 bytes, so all take about 1.2
+/// MiB.
 const KEYS: NonZeroUsize = NonZeroUsize::new(1 << 12).unwrap();
 
 /// Whether `key` signed `message`.
@@ -27,7 +32,7 @@ fn is_signed_by(message: &[u8], signature: &[u8; 64], key: &VerifyingKey) -> boo
         .is_ok()
 }
 
-/// Keys that have signed well before.
+/// Decompressed keys that have signed correctly before.
 pub(crate) struct Keys(Mutex<LruCache<[u8; 32], VerifyingKey, RandomState>>);
 
 impl Keys {
@@ -35,14 +40,14 @@ impl Keys {
         Self(Mutex::new(LruCache::with_hasher(KEYS, RandomState::new())))
     }
 
-    /// As [`holds`], but without decompressing a key that has signed before.
+    /// As [`holds`], but does not decompress a key that has signed before.
     pub(crate) fn holds(&self, message: &[u8], signature: &[u8; 64], key: &[u8; 32]) -> bool {
         let known = self.lock().get(key).copied();
         let Some(decompressed) = known.or_else(|| VerifyingKey::from_bytes(key).ok()) else {
             return false;
         };
         let holds = is_signed_by(message, signature, &decompressed);
-        // Bad signatures cost nothing to make up, so they must not push others out.
+        // Anyone can send bad signatures at no cost, so their keys must not replace others.
         if holds && known.is_none() {
             self.lock().put(*key, decompressed);
         }
@@ -50,7 +55,7 @@ impl Keys {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<[u8; 32], VerifyingKey, RandomState>> {
-        // A cache is a cache whatever happened while it was locked.
+        // A panic while the lock was held leaves a valid cache.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

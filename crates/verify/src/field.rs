@@ -1,10 +1,11 @@
 //! The field of the curve's coordinates: integers modulo p = 2^256 − 2^32 − 977.
 //!
-//! An element is four limbs of 64 bits, the least first. Any value below 2^256 stands for its residue, so most residues
-//! have one representation and the smallest 2^32 + 977 have two; [`FieldElement::normalize`] picks the one below p.
-//! Because 2^256 ≡ 2^32 + 977 =: [`FOLD`], what overflows 256 bits is multiplied by `FOLD` and added below.
+//! An element has four limbs of 64 bits, the least significant first. Every value below 2^256
+//! represents its residue. So most residues have one representation, and the smallest 2^32 + 977
+//! have two; [`FieldElement::normalize`] selects the one below p. Because 2^256 ≡ 2^32 + 977 =:
+//! [`FOLD`], the part above 256 bits is multiplied by `FOLD` and added to the rest.
 //!
-//! Nothing here touches a secret: time may depend on values.
+//! No value here is secret, so the time may depend on values.
 
 use crate::inverse::Modulus;
 
@@ -22,7 +23,7 @@ impl FieldElement {
     pub(crate) const ZERO: Self = Self([0; 4]);
     pub(crate) const ONE: Self = Self([1, 0, 0, 0]);
 
-    /// Any 32 bytes, big endian, stand for their residue.
+    /// The residue of 32 bytes, big endian.
     pub(crate) fn from_be_bytes(bytes: &[u8; 32]) -> Self {
         Self(limbs_from_be_bytes(bytes))
     }
@@ -35,7 +36,7 @@ impl FieldElement {
     /// The representation below p.
     #[inline(always)]
     pub(crate) fn normalize(&self) -> Self {
-        // value ≥ p exactly when value + FOLD overflows, and then what is left is value − p.
+        // value ≥ p exactly if value + FOLD overflows. Then the remaining 256 bits are value − p.
         let (reduced, overflow) = add_word(self.0, FOLD);
         if overflow { Self(reduced) } else { *self }
     }
@@ -53,7 +54,7 @@ impl FieldElement {
     pub(crate) fn add(&self, other: &Self) -> Self {
         let (sum, overflow) = add_limbs(self.0, other.0);
         let (mut sum, overflow) = add_word(sum, FOLD * u64::from(overflow));
-        // After a second overflow the value is below FOLD, so the lowest limb has room for another one.
+        // After a second overflow the value is below FOLD, so the lowest limb can take another one.
         sum[0] = sum[0].wrapping_add(FOLD * u64::from(overflow));
         Self(sum)
     }
@@ -62,7 +63,8 @@ impl FieldElement {
     pub(crate) fn sub(&self, other: &Self) -> Self {
         let (difference, borrow) = sub_limbs(self.0, other.0);
         let (mut difference, borrow) = sub_word(difference, FOLD * u64::from(borrow));
-        // After a second borrow the value is above 2^256 − FOLD, so the lowest limb has room for another one.
+        // After a second borrow the value is above 2^256 − FOLD, so the lowest limb can take
+        // another one.
         difference[0] = difference[0].wrapping_sub(FOLD * u64::from(borrow));
         Self(difference)
     }
@@ -153,7 +155,7 @@ pub(crate) fn mul_wide(left: &[u64; 4], right: &[u64; 4]) -> [u64; 8] {
     product
 }
 
-/// The square: the products of different limbs once, doubled, and the squares of the limbs.
+/// The square: the products of different limbs, doubled, and the squares of the limbs.
 #[inline(always)]
 fn square_wide(a: &[u64; 4]) -> [u64; 8] {
     let (t1, carry) = a[0].carrying_mul(a[1], 0);
@@ -187,8 +189,8 @@ fn square_wide(a: &[u64; 4]) -> [u64; 8] {
     [s0, s1, s2, s3, s4, s5, s6, s7]
 }
 
-/// 512 bits to a representation below 2^256: the upper half is folded into the lower, then the 34 bits that overflow,
-/// then the one bit that overflows.
+/// Reduces 512 bits to a representation below 2^256. Adds the folded upper half, then the 34 bits
+/// that overflow, then the one bit that overflows.
 #[inline(always)]
 fn reduce(wide: [u64; 8]) -> [u64; 4] {
     let (a, carry) = wide[4].carrying_mul_add(FOLD, wide[0], 0);
@@ -197,7 +199,8 @@ fn reduce(wide: [u64; 8]) -> [u64; 4] {
     let (d, carry) = wide[7].carrying_mul_add(FOLD, wide[3], carry);
     let (low, high) = carry.carrying_mul(FOLD, 0);
     let (mut folded, overflow) = add_limbs([a, b, c, d], [low, high, 0, 0]);
-    // After an overflow the value is below 2^68, so its lowest limb may be anything, but the next has room for a carry.
+    // After an overflow the value is below 2^68. So its lowest limb can have any value, but the
+    // next one can take a carry.
     let (lowest, carry) = folded[0].overflowing_add(FOLD * u64::from(overflow));
     folded[0] = lowest;
     folded[1] = folded[1].wrapping_add(u64::from(carry));
@@ -212,9 +215,9 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// What the arithmetic is compared with: whole numbers of 512 bits, reduced by subtraction.
+    /// The reference for the arithmetic: integers of 512 bits, reduced by subtraction.
     mod reference {
-        /// p, with room above.
+        /// p, as 512 bits.
         const P: [u64; 4] = [0xffff_fffe_ffff_fc2f, u64::MAX, u64::MAX, u64::MAX];
 
         /// The remainder of 512 bits by p, by long division bit by bit.
@@ -263,7 +266,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// Limbs at the edges as often as in the middle: carries are made there.
+    /// Limbs at the limits of 64 bits as often as others, because carries occur there.
     pub(crate) fn element() -> impl Strategy<Value = FieldElement> {
         let limb = prop_oneof![
             any::<u64>(),

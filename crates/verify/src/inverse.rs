@@ -1,33 +1,36 @@
 //! Inverses modulo an odd number, by division steps.
 //!
-//! The method is that of Bernstein and Yang ("Fast constant-time gcd computation and modular inversion", 2019) in the
-//! form that libsecp256k1 gave it (its `doc/safegcd_implementation.md` has the derivation and the bounds), without the
-//! constant time, as nothing here is secret. It takes a third of the time of raising to the power m − 2.
+//! The method is that of Bernstein and Yang ("Fast constant-time gcd computation and modular
+//! inversion", 2019), as in libsecp256k1. Its `doc/safegcd_implementation.md` has the derivation
+//! and the bounds. This implementation is not constant-time, because no value here is secret. It
+//! takes a third of the time of raising to the power m − 2.
 //!
-//! f and g start as the modulus m and the element x. A step makes g even, by adding f or by adding g to f and swapping
-//! them, and halves it. That changes no common divisor, and f stays odd, so when g is zero f is ±1. Beside them d and e
-//! keep d·x ≡ f and e·x ≡ g modulo m, so at the end ±d is the inverse.
+//! f and g start as the modulus m and the element x. A step first makes g even, by adding f, if
+//! needed after swapping the two with a change of sign. Then it halves g. This changes no common
+//! divisor, and f stays odd, so f is ±1 when g is zero. The numbers d and e always satisfy d·x ≡ f
+//! and e·x ≡ g modulo m, so ±d is the inverse at the end.
 //!
-//! What a step does depends on the lowest bits of f and g only. So [`STEPS`] of them are done on words, which gives a matrix
-//! T with 2^62·(f′, g′) = T·(f, g), and then once on the whole numbers.
+//! A step depends only on the lowest bits of f and g. So [`STEPS`] steps are computed on words,
+//! which gives a matrix T with 2^62·(f′, g′) = T·(f, g). T is then applied once to the whole
+//! numbers.
 
-/// How many steps are done on words; also how many bits a limb has.
+/// How many steps are computed on words. Also the number of bits in a limb.
 const STEPS: u32 = 62;
 
 /// The bits of a limb.
 const LIMB: u64 = u64::MAX >> 2;
 
-/// An integer as limbs of 62 bits, the least first; the last has the sign.
+/// An integer as limbs of 62 bits, the least significant first. The last limb has the sign.
 type Signed = [i64; 5];
 
-/// What must be known of a modulus.
+/// A modulus with its constants.
 pub(crate) struct Modulus {
     limbs: Signed,
     /// Its inverse modulo 2^62.
     inverse: u64,
 }
 
-/// What some steps do to (f, g), times 2^62.
+/// The effect of some steps on (f, g), times 2^62.
 struct Steps {
     u: i64,
     v: i64,
@@ -36,13 +39,14 @@ struct Steps {
 }
 
 impl Modulus {
-    /// An odd modulus, in limbs of 64 bits, the least first.
+    /// An odd modulus, in limbs of 64 bits, the least significant first.
     pub(crate) const fn new(modulus: [u64; 4]) -> Self {
         assert!(
             modulus[0] & 1 == 1,
             "only an odd modulus has what is needed"
         );
-        // Newton's iteration doubles the bits that are right, of which an odd number has three as its own inverse.
+        // Newton's iteration doubles the number of correct bits. An odd number is its own inverse
+        // in the lowest three.
         let mut inverse = modulus[0];
         let mut right = 3;
         while right < 64 {
@@ -55,12 +59,13 @@ impl Modulus {
         }
     }
 
-    /// The inverse of a number below the modulus; zero for zero. The number must have no divisor in common with the modulus.
+    /// The inverse of a number below the modulus, or zero for zero. The number must have no common
+    /// divisor with the modulus.
     pub(crate) fn invert(&self, number: [u64; 4]) -> [u64; 4] {
         let (mut f, mut g) = (self.limbs, to_limbs(number));
         let (mut d, mut e) = ([0; 5], [1, 0, 0, 0, 0]);
         let mut eta = -1;
-        // Limbs above this are zero in both f and g.
+        // Higher limbs are zero in both f and g.
         let mut length = 5;
         loop {
             let steps = steps(&mut eta, f[0] as u64, g[0] as u64);
@@ -73,8 +78,8 @@ impl Modulus {
         }
     }
 
-    /// (d, e) becomes T·(d, e) / 2^62 modulo the modulus. Multiples of it are added so that the division leaves no rest.
-    /// Both stay between −2m and m.
+    /// Replaces (d, e) by T·(d, e) / 2^62 modulo the modulus. Adds multiples of the modulus so that
+    /// the division is exact. Both stay between −2m and m.
     fn apply_modulo(&self, steps: &Steps, d: &mut Signed, e: &mut Signed) {
         let Steps { u, v, q, r } = *steps;
         let (sign_d, sign_e) = (d[4] >> 63, e[4] >> 63);
@@ -101,7 +106,7 @@ impl Modulus {
         (d[4], e[4]) = (carry_d as i64, carry_e as i64);
     }
 
-    /// A number between −2m and m, negated where `negate` says so, as one from 0 to below m.
+    /// Maps a number between −2m and m, negated if `negate`, to its residue from 0 to below m.
     fn normalize(&self, mut number: Signed, negate: bool) -> [u64; 4] {
         if number[4] < 0 {
             self.add_to(&mut number);
@@ -124,13 +129,13 @@ impl Modulus {
     }
 }
 
-/// What the next [`STEPS`] steps do, as the lowest bits of f and g say. `eta` is what is kept from step to step: how many
-/// halvings f is ahead of g, negated.
+/// The effect of the next [`STEPS`] steps, from the lowest bits of f and g. `eta` is passed from
+/// call to call: how many halvings f is ahead of g, negated.
 fn steps(eta: &mut i64, mut f: u64, mut g: u64) -> Steps {
     let (mut u, mut v, mut q, mut r) = (1u64, 0u64, 0u64, 1u64);
     let mut left = STEPS;
     loop {
-        // All halvings of an even g at once. The bits above what is left stop the count.
+        // All halvings of an even g at once. The bits above the remaining steps stop the count.
         let zeros = (g | u64::MAX << left).trailing_zeros();
         g >>= zeros;
         u <<= zeros;
@@ -148,8 +153,9 @@ fn steps(eta: &mut i64, mut f: u64, mut g: u64) -> Steps {
             (u, q) = (q, u.wrapping_neg());
             (v, r) = (r, v.wrapping_neg());
         }
-        // How much of f makes the lowest bits of g zero: of as many bits as there are steps before the next swap, and as
-        // a short formula gives. f·(f² − 2) is −1/f modulo 64, and f + 8·[f ≡ 3 or 5 modulo 8] is 1/f modulo 16.
+        // The multiple of f that makes the lowest bits of g zero. It covers the steps before the
+        // next swap, as far as a short formula is exact. f·(f² − 2) is −1/f modulo 64, and f + 8·[f
+        // ≡ 3 or 5 modulo 8] is 1/f modulo 16.
         let bits = u64::MAX >> (64 - (*eta + 1).min(i64::from(left)));
         let times = if swap {
             f.wrapping_mul(g)
@@ -166,7 +172,7 @@ fn steps(eta: &mut i64, mut f: u64, mut g: u64) -> Steps {
     }
 }
 
-/// (f, g) becomes T·(f, g) / 2^62, which leaves no rest.
+/// Replaces (f, g) by T·(f, g) / 2^62. The division is exact.
 fn apply(steps: &Steps, f: &mut [i64], g: &mut [i64]) {
     let Steps { u, v, q, r } = *steps;
     let mut carry_f = (mul(u, f[0]) + mul(v, g[0])) >> STEPS;
@@ -182,7 +188,8 @@ fn apply(steps: &Steps, f: &mut [i64], g: &mut [i64]) {
     (f[last], g[last]) = (carry_f as i64, carry_g as i64);
 }
 
-/// Drops the last limb where it is only the sign of both, which moves to the limb before. The new length.
+/// Removes the last limb if it is only the sign of both numbers, and moves the sign to the limb
+/// before. Returns the new length.
 fn shorten(f: &mut Signed, g: &mut Signed, length: usize) -> usize {
     let (last_f, last_g) = (f[length - 1], g[length - 1]);
     let is_sign = |limb: i64| limb == 0 || limb == -1;
@@ -194,7 +201,7 @@ fn shorten(f: &mut Signed, g: &mut Signed, length: usize) -> usize {
     length - 1
 }
 
-/// Brings all limbs but the last back to 62 bits without a sign.
+/// Reduces all limbs but the last to 62 bits without a sign.
 fn carry(number: &mut Signed) {
     for limb in 0..4 {
         number[limb + 1] += number[limb] >> STEPS;
@@ -236,7 +243,8 @@ mod tests {
 
     use super::*;
 
-    /// A prime small enough for other ways, and one that fills all limbs is tested where it is used.
+    /// A prime that is small enough for other methods. A modulus of full length is tested in the
+    /// modules that use it.
     #[test]
     fn every_inverse_modulo_a_small_prime_is_right() {
         const PRIME: u64 = 8191;

@@ -1,13 +1,14 @@
-//! What is remembered of payers: tables of the keys of those who pay often.
+//! The keys of payers: tables for those that pay often.
 //!
-//! A payer is named by an address, the hash of a key, so a key can be learnt only from a signature: recovery gives a
-//! key, and if it hashes to the address, it is the payer's. Only then does [`Keys`] hear of it. A bad signature that names a
-//! payer teaches nothing and forgets nothing.
+//! A payer is named by an address, which is the hash of a key. So the key can only come from a
+//! signature: recovery gives a key, and if its hash is the address, it is the payer's key. Only
+//! then is [`Keys`] called. A bad signature that names a payer changes nothing here.
 //!
-//! A table is made when a payer has been recovered [`RECOVERIES_BEFORE_TABLE`] times, and the count starts again. So whoever
-//! makes up payers to have tables made, signing well by each, adds a bounded share to the cost of the recoveries that it
-//! also causes. Both memories are bounded and forget what was not used for longest. So whoever does that for many payers
-//! in a row can push others' tables out; they cost recovery again, and no more, until they have new ones.
+//! A payer gets a table when its key was recovered [`RECOVERIES_BEFORE_TABLE`] times; then the
+//! count starts again. An attacker can create payers and sign correctly with each, to have tables
+//! made. That adds a bounded share to the cost of its own recoveries. Both memories are bounded,
+//! and the least recently used entries are removed first. So an attacker with many payers can
+//! remove the tables of others. Those payers then cost a recovery again until they have new tables.
 
 use std::hash::RandomState;
 use std::num::NonZeroUsize;
@@ -18,19 +19,20 @@ use lru::LruCache;
 use crate::point::Point;
 use crate::tables::Table;
 
-/// How many bits of a scalar one look-up in a payer's table takes in.
+/// How many bits of a scalar one look-up in a payer's table covers.
 pub(crate) const WIDTH: u32 = 7;
 
-/// How often a payer is recovered before a table is made. A table takes as long as about six recoveries
-/// (docs/benchmarks.md), so tables add at most a fifth to what payers cost who are never seen again.
+/// How often a key is recovered before its table is made. A table takes as long as about six
+/// recoveries (docs/benchmarks.md). So tables add at most a fifth to the cost of payers that never
+/// return.
 pub(crate) const RECOVERIES_BEFORE_TABLE: u32 = 32;
 
-/// How many payers without a table are counted: some 80 bytes each, so about 5 MiB.
+/// How many payers without a table are counted. Each takes some 80 bytes, so all take about 5 MiB.
 const COUNTED: NonZeroUsize = NonZeroUsize::new(1 << 16).unwrap();
 
 type Address = [u8; 20];
 
-/// The bounded memory of payers.
+/// The bounded memory of payers' keys.
 pub(crate) struct Keys {
     tables_max: usize,
     tables: Mutex<LruCache<Address, Arc<Table>, RandomState>>,
@@ -38,17 +40,17 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
-    /// A memory whose tables take at most so many bytes, but one table in any case.
+    /// A memory whose tables take at most this many bytes, but always has space for one table.
     pub(crate) fn new(bytes: usize) -> Self {
         Self {
             tables_max: (bytes / Table::bytes(WIDTH)).max(1),
-            // A bounded cache would take the memory for all its entries now, however many were allowed.
+            // A bounded cache would allocate all its entries now, whatever their number.
             tables: Mutex::new(LruCache::unbounded_with_hasher(RandomState::new())),
             recoveries: Mutex::new(LruCache::with_hasher(COUNTED, RandomState::new())),
         }
     }
 
-    /// The tables of these payers, where there are any.
+    /// The tables of these payers, for those that have one.
     pub(crate) fn tables<'a>(
         &self,
         addresses: impl Iterator<Item = Option<&'a Address>>,
@@ -59,9 +61,9 @@ impl Keys {
             .collect()
     }
 
-    /// Takes note that a good signature was recovered to this key, which hashes to this address.
+    /// Counts a good signature whose recovered key has this address.
     pub(crate) fn recovered(&self, address: &Address, key: &Point) {
-        // Others may have made it since this signature was found to need recovery.
+        // Another thread may have made the table meanwhile.
         if self.locked().contains(address) || !self.is_due(address) {
             return;
         }
@@ -74,11 +76,11 @@ impl Keys {
     }
 
     fn locked(&self) -> MutexGuard<'_, LruCache<Address, Arc<Table>, RandomState>> {
-        // Nothing panics while holding the lock; were it so, a cache would still be a cache.
+        // No code panics with the lock held. If it did, the cache would still be valid.
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a recovery, and says whether it is the one to make a table at.
+    /// Counts a recovery. Returns whether the table is due.
     fn is_due(&self, address: &Address) -> bool {
         let mut recoveries = self
             .recoveries
@@ -114,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_take_no_more_than_they_may_and_the_least_used_goes_first() {
+    fn full_memory_forgets_the_least_recent_table() {
         let keys = Keys::new(2 * Table::bytes(WIDTH) + 1);
         for payer in [1, 2, 3] {
             for _ in 0..RECOVERIES_BEFORE_TABLE {

@@ -1,21 +1,25 @@
-//! Signatures of payers whose key is known, each by its own equation.
+//! Signatures of payers whose key is known. Each has its own equation.
 //!
-//! Ethereum's `v` says which of the two points with x = r the signer's R was. So a signature (r, s, v) over a digest z
-//! by the key Q is good exactly when
+//! Ethereum's `v` says which of the two points with x = r is the signer's R. So a signature (r, s,
+//! v) over a digest z by the key Q is valid exactly if
 //!
 //! ```text
 //! u₁·G + u₂·Q = R,  where u₁ = z/s and u₂ = r/s modulo n,
 //! ```
 //!
-//! and R is the point with x = r and the parity that v says. That is the same as what recovery asks: it computes R from
-//! r and v and then Q' = (s·R − z·G)/r, and Q' = Q is that equation solved for Q. Here the left side is computed and
-//! compared with r and v, so no square root is needed to find R, and an r that is the x of no point fails by itself.
+//! and R is the point with x = r and the parity of v. Recovery checks the same: it computes R from
+//! r and v and then Q' = (s·R − z·G)/r, and Q' = Q is that equation solved for Q. Here the left
+//! side is computed and compared with r and v. So no square root is needed for R, and an r that is
+//! not the x of a point fails the comparison.
 //!
-//! Both u are split in halves and looked up in the tables of G and Q ([`Table`]), so the left side is a sum of a few
-//! dozen table points. What many signatures share is only inversions: of all s here, of denominators in [`Sums`]. Each
-//! is compared with its own r, so no signature can lend its validity to another or take it away. A bad signature costs what
-//! a good one does; one made up by a payer whose own secret makes table points meet costs its neighbours a second pass
-//! (see `sums.rs`), which is still less than recovery.
+//! Both u are split in halves and looked up in the tables of G and Q ([`Table`]). So the left side
+//! is a sum of a few dozen table points. Signatures share only inversions: of all s here, and of
+//! denominators in [`Sums`]. Each sum is compared with its own r, so no signature can change the
+//! verdict on another.
+//!
+//! A bad signature costs as much as a good one. A payer can choose its own secret so that table
+//! points are equal in the sum. Such a signature costs the batch a second pass (see `sums.rs`),
+//! which is still less than recovery.
 
 use std::sync::Arc;
 
@@ -27,14 +31,14 @@ use crate::signature::Signature;
 use crate::sums::Terms;
 use crate::tables::Table;
 
-/// "The key of this table signed this digest."
+/// The claim that the key of this table signed this digest.
 pub(crate) struct Claim<'a> {
     pub(crate) digest: &'a [u8; 32],
     pub(crate) signature: Signature,
     pub(crate) table: Arc<Table>,
 }
 
-/// The verdict on each claim. The tables must all be of the same width.
+/// The verdict on each claim. All tables must have the same width.
 pub(crate) fn verify(sums: &mut Sums, generator: &Table, claims: &[Claim<'_>]) -> Vec<bool> {
     let points = sums.sums(&left_sides(generator, claims));
     let claimed = claims.iter().map(|claim| &claim.signature);
@@ -45,7 +49,8 @@ pub(crate) fn verify(sums: &mut Sums, generator: &Table, claims: &[Claim<'_>]) -
         .collect()
 }
 
-/// Whether a point is the R that a signature says. (An x between n and p would need a `v` that Ethereum does not have.)
+/// Whether a point is the R of a signature. (An x between n and p would need a `v` that Ethereum
+/// does not have.)
 fn is_r(point: &Point, signature: &Signature) -> bool {
     let x = point.x.normalize();
     !point.is_infinity()
@@ -53,8 +58,8 @@ fn is_r(point: &Point, signature: &Signature) -> bool {
         && point.y.is_odd() == signature.odd
 }
 
-/// The left sides of the equations: of each, for both halves, those of u₁ in the generator's table, then those of u₂ in
-/// the payer's.
+/// The terms of the left sides. For each half: first those of u₁ in the generator's table, then
+/// those of u₂ in the payer's.
 fn left_sides<'a>(generator: &'a Table, claims: &'a [Claim<'_>]) -> Terms<'a> {
     let of_u1 = generator.places();
     let of_u2 = claims.first().map_or(0, |claim| claim.table.places());
@@ -70,7 +75,7 @@ fn left_sides<'a>(generator: &'a Table, claims: &'a [Claim<'_>]) -> Terms<'a> {
     terms
 }
 
-/// 1/s of each claim, with one inversion for all. No s is zero: a [`Signature`] has none.
+/// 1/s of each claim, with one inversion for all. No s is zero, because a [`Signature`] has none.
 fn inverses_of_s(claims: &[Claim<'_>]) -> Vec<Scalar> {
     let mut product = Scalar::ONE;
     let mut inverses = Vec::with_capacity(claims.len());
@@ -97,10 +102,11 @@ mod tests {
     use crate::point::tests::ours;
     use crate::secp256k1;
 
-    /// Narrower than what is used, so that tables are quickly made.
+    /// Narrower than in production, so that the tests make tables quickly.
     const WIDTH: u32 = 5;
 
-    /// A number that is as often special as not: small, near the order, or of a form that makes terms collide.
+    /// A number that is special half of the time: small, near the order, or of a form that makes
+    /// terms collide.
     fn number() -> impl Strategy<Value = Number> {
         let from_limbs = |limbs: [u64; 4]| {
             limbs.iter().fold(Number::ZERO, |number, limb| {
@@ -115,8 +121,8 @@ mod tests {
         ]
     }
 
-    /// Everything that makes up a claim, but in numbers, so that degenerate ones can be made: the payer's secret, the
-    /// secret of R, and s. The digest follows: z = s·k − r·d.
+    /// All parts of a claim as numbers, so that degenerate claims can be made: the payer's secret,
+    /// the secret of R, and s. The digest follows from them: z = s·k − r·d.
     #[derive(Debug, Clone)]
     struct Made {
         digest: [u8; 32],
@@ -160,7 +166,7 @@ mod tests {
             .unwrap()
     }
 
-    /// Each path's verdicts are those of recovery.
+    /// Each implementation's verdicts are those of recovery.
     fn agree(claims: &[Made]) {
         let expected: Vec<bool> = claims
             .iter()
@@ -225,7 +231,8 @@ mod tests {
         );
     }
 
-    /// Here table points of the two tables are equal, opposite, or cancel to infinity on the way.
+    /// Table points of the two tables that are equal, opposite, or cancel to infinity within the
+    /// sum.
     #[test]
     fn terms_that_collide_are_added_exactly() {
         let small: Vec<Number> = (1u64..6)
@@ -246,7 +253,7 @@ mod tests {
     #[test]
     fn a_zero_digest_and_a_digest_at_the_order_are_read_as_zero() {
         let [d, k] = [3u64, 9].map(Number::from);
-        // z = 0 when s = r·d/k.
+        // z = 0 if s = r·d/k.
         let r = made(d, k, Number::ONE).unwrap();
         let r = Number::from_repr((*r.signature.first_chunk::<32>().unwrap()).into()).unwrap();
         let mut claim = made(d, k, r * d * k.invert().unwrap()).unwrap();
@@ -262,9 +269,9 @@ mod tests {
         agree(&[claim]);
     }
 
-    /// u₁·G + u₂·Q is infinite when z = −r·d.
+    /// u₁·G + u₂·Q is infinite if z = −r·d.
     #[test]
-    fn a_left_side_that_is_infinite_is_nobodys_r() {
+    fn infinite_left_side_is_never_a_valid_r() {
         let [d, k, s] = [3u64, 9, 4].map(Number::from);
         let mut claim = made(d, k, s).unwrap();
         let r = Number::from_repr((*claim.signature.first_chunk::<32>().unwrap()).into()).unwrap();

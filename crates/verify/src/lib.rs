@@ -1,22 +1,24 @@
-//! Signatures in, verdicts out: of one, or of many at once.
+//! Verifies signatures of payments, one or many at once.
 //!
-//! The rules are those of the chains, so that nothing is accepted here that a chain would refuse:
+//! The rules are those of the chains: a signature that a chain refuses is not accepted here.
 //!
-//! * secp256k1, as Ethereum's tokens check it: `v` is 0, 1, 27 or 28; `r` and `s` are neither zero nor as large as the
-//!   group's order; `s` is in the lower half (EIP-2); the recovered key hashes to the expected address, which is not
-//!   zero.
-//! * Ed25519, as Solana's runtime checks it: strict, with small-order points and non-canonical encodings refused.
+//! * secp256k1, as Ethereum's tokens check it: `v` is 0, 1, 27 or 28; `r` and `s` are neither zero
+//!   nor at least the group's order; `s` is in the lower half (EIP-2); the recovered key has the
+//!   expected address, which is not zero.
+//! * Ed25519, as Solana's runtime checks it: strict, so small-order points and non-canonical
+//!   encodings are refused.
 //!
-//! [`holds`] checks one claim and remembers nothing. A [`Verifier`] checks many, on threads of its own, and gets faster with
-//! payers that it sees often:
+//! [`holds`] checks one claim and stores nothing. A [`Verifier`] checks many, on its own threads,
+//! and is faster for payers that it sees often:
 //!
-//! * Of a payer that is new, the key is recovered from the signature by libsecp256k1. After some good signatures a table of multiples of
-//!   that key is kept.
-//! * With a table, a signature's equation is a sum of a few dozen table points, and the additions of many signatures
-//!   share their divisions. Each signature is still checked by its own equation: there is no randomness, no batch that can
-//!   fail, and so nothing that could be told wrongly of its neighbours, nor an order in which bad ones would have to be sought.
+//! * For a new payer, libsecp256k1 recovers the key from the signature. After some good signatures,
+//!   the verifier makes a table of multiples of that key.
+//! * With a table, a signature's equation is a sum of a few dozen table points, and the additions
+//!   of many signatures share their divisions. Each signature still has its own equation. There is
+//!   no randomness, and no batch that fails as a whole. So a bad signature cannot change the
+//!   verdict on another, and no search for bad ones is needed.
 //!
-//! Nothing here touches a secret, so nothing takes constant time.
+//! No value here is secret, so no code needs constant time.
 //!
 //! ```
 //! use quittance_core::SignatureClaim;
@@ -48,7 +50,7 @@ mod verifier;
 
 pub use verifier::{Arithmetic, Config, StartError, Verifier, WORKERS_MAX};
 
-/// Whether a claim holds. Depends on the claim and nothing else.
+/// Whether a claim is valid. Depends only on the claim.
 pub fn holds(claim: &SignatureClaim) -> bool {
     match claim {
         SignatureClaim::Secp256k1 {

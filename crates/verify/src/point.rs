@@ -1,19 +1,21 @@
-//! Points of the curve y² = x³ + 7, and exact addition of many pairs of them at once.
+//! Points of the curve y² = x³ + 7, and exact addition of many pairs at once.
 //!
-//! Two affine points are added by the slope of the line through them: with
+//! Two affine points are added with the slope of the line through them:
 //!
 //! ```text
 //! slope = (y₂ − y₁) / (x₂ − x₁), or 3x² / 2y for a point and itself,
 //! x₃ = slope² − x₁ − x₂,  y₃ = slope·(x₁ − x₃) − y₁,
 //! ```
 //!
-//! that is two multiplications, one squaring and a division. The divisions of many independent additions share one
-//! inversion (Montgomery's trick: invert the product, then peel the inverses off one by one, three multiplications
-//! each), which makes an addition six multiplications in all. Coordinates without division need eleven.
+//! This takes two multiplications, one squaring and a division. The divisions of many independent
+//! additions share one inversion, by Montgomery's trick: invert the product, then separate the
+//! inverses one by one with three multiplications each. So an addition takes six multiplications in
+//! all. Coordinates without division need eleven.
 
 use crate::field::FieldElement;
 
-/// A cube root of 1 modulo p: (BETA·x, y) is λ times (x, y), where λ is a cube root of 1 modulo the group's order.
+/// A cube root of 1 modulo p: (BETA·x, y) is λ times (x, y), where λ is a cube root of 1 modulo the
+/// group's order.
 pub(crate) const BETA: FieldElement = FieldElement([
     0xc139_6c28_7195_01ee,
     0x9cf0_4975_12f5_8995,
@@ -23,7 +25,7 @@ pub(crate) const BETA: FieldElement = FieldElement([
 
 /// A point, or the point at infinity as (0, 0), which is not on the curve.
 ///
-/// Aligned so that a look-up in a table touches one cache line.
+/// The alignment makes a look-up in a table touch one cache line.
 #[derive(Debug, Clone, Copy)]
 #[repr(align(64))]
 pub(crate) struct Point {
@@ -53,7 +55,8 @@ impl Point {
         ]),
     };
 
-    /// The point with these coordinates, unless they are not below p or not on the curve.
+    /// The point with these coordinates. `None` if a coordinate is not below p or the point is not
+    /// on the curve.
     pub(crate) fn from_be_bytes(x: &[u8; 32], y: &[u8; 32]) -> Option<Self> {
         let [x, y] = [x, y].map(FieldElement::from_be_bytes);
         let seven = FieldElement([7, 0, 0, 0]);
@@ -61,7 +64,8 @@ impl Point {
         (x.is_canonical() && y.is_canonical() && on_curve).then_some(Self { x, y })
     }
 
-    /// No point of the curve has y = 0, because its order is odd; so this asks for the representation alone.
+    /// Whether the point is infinite. No point of the curve has y = 0, because its order is odd, so
+    /// a look at the representation is enough.
     #[inline(always)]
     pub(crate) fn is_infinity(&self) -> bool {
         self.y.0 == [0; 4]
@@ -88,11 +92,11 @@ pub(crate) fn add_pairs(pairs: &[(Point, Point)]) -> Vec<Point> {
         .collect()
 }
 
-/// What an addition still needs.
+/// The remaining work of an addition.
 enum Addition {
-    /// Nothing: one of the two was infinite, or they cancel.
+    /// None: one of the points is infinite, or they cancel.
     Done(Point),
-    /// The slope's division.
+    /// The division of the slope.
     Line {
         left: Point,
         right_x: FieldElement,
@@ -126,7 +130,7 @@ impl Addition {
         line(square.double().add(&square), left.y.double())
     }
 
-    /// Never zero: an addition that needs no division divides by one.
+    /// The denominator; never zero, because an addition without a division divides by one.
     fn denominator(&self) -> FieldElement {
         match self {
             Self::Done(_) => FieldElement::ONE,
@@ -168,7 +172,7 @@ pub(crate) fn invert_all(elements: &mut [FieldElement]) {
     }
 }
 
-/// (x / z², y / z³): what doubles a point many times without dividing.
+/// The point (x / z², y / z³). It can be doubled many times without a division.
 #[derive(Clone, Copy)]
 pub(crate) struct Jacobian {
     x: FieldElement,
@@ -225,7 +229,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// A point of k256 as ours.
+    /// A point of k256, converted.
     pub(crate) fn ours(point: ProjectivePoint) -> Point {
         let encoded = point.to_affine().to_encoded_point(false);
         match (encoded.x(), encoded.y()) {
@@ -234,7 +238,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// A small multiple of the generator, so that equal and opposite points meet often.
+    /// A small multiple of the generator, so that equal and opposite points are frequent.
     fn small(multiple: i64) -> ProjectivePoint {
         let magnitude = ProjectivePoint::GENERATOR * k256::Scalar::from(multiple.unsigned_abs());
         if multiple < 0 { -magnitude } else { magnitude }
@@ -261,7 +265,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_endomorphism_permutes_three_points_that_add_up_to_nothing() {
+    fn endomorphism_permutes_three_points_with_sum_zero() {
         let point = ours(small(5));
         let endomorphism = |point: &Point| Point {
             x: point.x.mul(&BETA),

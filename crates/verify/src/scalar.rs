@@ -1,7 +1,8 @@
 //! Integers modulo n, the order of the curve's group, and their halves under the endomorphism.
 //!
-//! A scalar is four limbs of 64 bits, the least first, always below n. 2^256 ≡ 2^256 − n =: [`FOLD`], a number of 129
-//! bits, so three folds bring a product of 512 bits below 2^256.
+//! A scalar has four limbs of 64 bits, the least significant first, and is always below n. 2^256 ≡
+//! 2^256 − n =: [`FOLD`], a number of 129 bits. So three folds reduce a product of 512 bits to less
+//! than 2^256.
 
 use crate::field::{add_limbs, limbs_from_be_bytes, mul_wide, sub_limbs};
 use crate::inverse::Modulus;
@@ -16,7 +17,7 @@ const ORDER: [u64; 4] = [
 
 const N: Modulus = Modulus::new(ORDER);
 
-/// 2^256 − n, of which the third limb is 1.
+/// 2^256 − n. Its third limb is 1.
 const FOLD: [u64; 4] = [0x402d_a173_2fc9_bebf, 0x4551_2319_50b7_5fc4, 1, 0];
 
 /// An integer modulo n, below n.
@@ -26,14 +27,14 @@ pub(crate) struct Scalar([u64; 4]);
 impl Scalar {
     pub(crate) const ONE: Self = Self([1, 0, 0, 0]);
 
-    /// The number that 32 bytes say, big endian, if it is below n.
+    /// The number in 32 bytes, big endian. `None` if it is not below n.
     pub(crate) fn from_be_bytes(bytes: &[u8; 32]) -> Option<Self> {
         let limbs = limbs_from_be_bytes(bytes);
         let (_, below) = sub_limbs(limbs, ORDER);
         below.then_some(Self(limbs))
     }
 
-    /// The residue of the number that 32 bytes say, big endian. This is how ECDSA reads a digest.
+    /// The residue of the number in 32 bytes, big endian. ECDSA reads a digest in this way.
     pub(crate) fn from_be_bytes_reduced(bytes: &[u8; 32]) -> Self {
         Self::subtract_order_once(limbs_from_be_bytes(bytes))
     }
@@ -49,7 +50,7 @@ impl Scalar {
         self.0 == [0; 4]
     }
 
-    /// Whether the scalar is above n / 2, as `s` must not be.
+    /// Whether the scalar is above n / 2. The `s` of a signature must not be.
     pub(crate) fn is_high(&self) -> bool {
         /// (n − 1) / 2.
         const HALF: [u64; 4] = [
@@ -72,19 +73,20 @@ impl Scalar {
         Self(N.invert(self.0))
     }
 
-    /// Two half-length numbers a and b with self ≡ a + b·λ, where λ is the cube root of 1 modulo n with λ·(x, y) =
-    /// (β·x, y) for every point.
+    /// Two half-length numbers a and b with self ≡ a + b·λ. λ is the cube root of 1 modulo n with
+    /// λ·(x, y) = (β·x, y) for every point.
     ///
-    /// The pairs (a, b) with a + b·λ ≡ 0 form a lattice with the short basis (A1, B1), (A2, B2) below. Subtracting from
-    /// (self, 0) the lattice point nearest to it leaves a short pair. The coordinates of that point, c1 and c2, are
-    /// self·B2/n and −self·B1/n rounded; G1 and G2 are the constants scaled by 2^384, so a product and a shift do. The
-    /// method and its error bounds, |a| ≤ [`Half::MAX`] and |b| ≤ the same, are those of libsecp256k1
+    /// The pairs (a, b) with a + b·λ ≡ 0 form a lattice with the short basis (A1, B1), (A2, B2)
+    /// below. The difference of (self, 0) and the nearest lattice point is a short pair. The
+    /// coordinates of that point, c1 and c2, are self·B2/n and −self·B1/n, rounded. G1 and G2 are
+    /// these constants scaled by 2^384, so that a product and a shift are enough. The method and
+    /// its error bounds, |a| ≤ [`Half::MAX`] and |b| ≤ the same, are those of libsecp256k1
     /// (`scalar_split_lambda`, with a proof in its comments).
     pub(crate) fn split(&self) -> [Half; 2] {
         let c1 = mul_shift_384(&self.0, &G1);
         let c2 = mul_shift_384(&self.0, &G2);
-        // Both results are below 2^128 in absolute value, so three limbs of two's complement hold them, whatever the
-        // terms are.
+        // Both results are below 2^128 in absolute value. So three limbs of two's complement are
+        // enough, whatever the terms are.
         let a = sub3(
             sub3([self.0[0], self.0[1], self.0[2]], mul3(c1, A1)),
             mul3(c2, A2),
@@ -106,7 +108,7 @@ const G2: [u64; 4] = [
     0x6f54_7fa9_0abf_e4c4,
     0xe443_7ed6_010e_8828,
 ];
-/// A1, which is also B2.
+/// A1. B2 has the same value.
 const A1: [u64; 3] = [0xe86c_90e4_9284_eb15, 0x3086_d221_a7d4_6bcd, 0];
 const MINUS_B1: [u64; 3] = [0x6f54_7fa9_0abf_e4c3, 0xe443_7ed6_010e_8828, 0];
 const A2: [u64; 3] = [0x57c1_108d_9d44_cfd8, 0x14ca_50f7_a8e2_f3f6, 1];
@@ -119,7 +121,7 @@ pub(crate) struct Half {
 }
 
 impl Half {
-    /// No half is larger.
+    /// The largest half.
     pub(crate) const MAX: u128 = 0xa2a8_918c_a85b_afe2_2016_d0b9_17e4_dd77;
 
     fn from_twos_complement(limbs: [u64; 3]) -> Self {
@@ -165,7 +167,7 @@ fn reduce(wide: [u64; 8]) -> Scalar {
     let [w0, w1, w2, w3, high @ ..] = wide;
     // high < 2^256, so high·FOLD + low < 2^386.
     let [a0, a1, a2, a3, a4, a5, a6, _] = fold(high, [w0, w1, w2, w3]);
-    // What is above 2^256 is below 2^130 now, and after this fold below 2^4.
+    // The part above 2^256 is below 2^130 here, and below 2^4 after this fold.
     let [b0, b1, b2, b3, b4, ..] = fold([a4, a5, a6, 0], [a0, a1, a2, a3]);
     let [c0, c1, c2, c3, overflow, ..] = fold([b4, 0, 0, 0], [b0, b1, b2, b3]);
     let (limbs, _) = add_limbs([c0, c1, c2, c3], if overflow == 0 { [0; 4] } else { FOLD });
@@ -207,7 +209,7 @@ mod tests {
         Scalar::from_be_bytes(&scalar.to_repr().into()).unwrap()
     }
 
-    /// Words of bytes at the edges as often as in the middle.
+    /// Words of bytes at the limits as often as others.
     fn word() -> impl Strategy<Value = [u8; 32]> {
         let limb = prop_oneof![
             any::<u64>(),
@@ -274,7 +276,7 @@ mod tests {
     fn s_is_high_from_half_the_order_plus_one() {
         let half =
             (ours(-k256::Scalar::ONE)).mul(&ours(k256::Scalar::from(2u64).invert().unwrap()));
-        // −1/2 = (n − 1)/2 is the largest low one, and 1/2 = (n + 1)/2 the smallest high one.
+        // −1/2 = (n − 1)/2 is the largest low scalar, and 1/2 = (n + 1)/2 is the smallest high one.
         assert!(!half.is_high());
         assert!(ours(k256::Scalar::from(2u64).invert().unwrap()).is_high());
     }

@@ -1,4 +1,4 @@
-//! ECDSA over secp256k1 with recovery, by libsecp256k1: for payers of whom nothing is known yet.
+//! ECDSA over secp256k1 with recovery, by libsecp256k1: for payers without a table.
 
 use secp256k1::ecdsa::{RecoverableSignature, RecoveryId};
 use secp256k1::{Message, PublicKey};
@@ -7,7 +7,8 @@ use sha3::{Digest, Keccak256};
 use crate::point::Point;
 use crate::signature::Signature;
 
-/// The address whose key signed; `None` where no key can have, or no token would accept it.
+/// The address whose key signed. `None` if there is no such key, or if no token would accept the
+/// signature.
 pub(crate) fn recover(digest: &[u8; 32], signature: &[u8; 65]) -> Option<[u8; 20]> {
     let parsed = Signature::from_bytes(signature)?;
     Some(address(&recover_key(digest, signature, &parsed)?))
@@ -69,7 +70,7 @@ mod tests {
         *hash.last_chunk().unwrap()
     }
 
-    /// The same rules, by another implementation.
+    /// The same rules in another implementation.
     fn recover_otherwise(digest: &[u8; 32], signature: &[u8; 65]) -> Option<[u8; 20]> {
         let parity = OtherRecoveryId::from_byte(match signature[64] {
             v @ (0 | 1) => v,
@@ -94,7 +95,7 @@ mod tests {
         Some((bytes, address(key.verifying_key())))
     }
 
-    /// The twin of a signature with the other `s`.
+    /// The signature with the other `s`.
     fn twin(signature: [u8; 65]) -> [u8; 65] {
         let (mut twin, mut borrow) = (signature, 0i16);
         for at in (0..32).rev() {

@@ -2,7 +2,7 @@
 
 use crate::scalar::Scalar;
 
-/// A signature that breaks no rule by itself: `r` and `s` are neither zero nor as large as the group's order, `s` is in
+/// A well-formed signature: `r` and `s` are neither zero nor at least the group's order, `s` is in
 /// the lower half (EIP-2), and `v` is 0, 1, 27 or 28.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Signature {

@@ -1,33 +1,36 @@
 //! Sums of many table points for many signatures at once.
 //!
-//! Every signature needs the sum of the same number of table points ([`Terms`]). They are laid out in rows, one for each
-//! term, and halved: the lower half of the rows is added to the upper half, element by element, until one row is left.
-//! All additions of a halving are independent, so they are done side by side in [`Lanes`] and share one inversion.
+//! Every signature needs the sum of the same number of table points ([`Terms`]). The points have
+//! one row for each term. In each round, the lower half of the rows is added to the upper half,
+//! element by element, until one row remains. All additions of a round are independent, so they run
+//! side by side in [`Lanes`] and share one inversion.
 //!
-//! Each term is there twice, for the two halves of its scalar (see `Scalar::split`): S₁ + λ·S₂ is wanted, where S₁ and
-//! S₂ are the sums of the first and of the second halves' terms. Both are summed as one row of double length, and λ is
-//! applied once at the end.
+//! Each term has two points, for the two halves of its scalar (see `Scalar::split`). The result is
+//! S₁ + λ·S₂, where S₁ and S₂ are the sums of the first and of the second halves' terms. Both are
+//! summed as one row of double length, and λ is applied once at the end.
 //!
-//! The fast addition does not see equal or opposite points: they make a denominator zero, and with it the product of
-//! all denominators. No honest signature comes near that; a made-up one may. Such pairs are then added by the exact
-//! [`add_pairs`], and the others once more without them: a halving that meets any costs about twice as much.
+//! The fast addition does not detect equal or opposite points: their denominator is zero, and so is
+//! the product of all denominators. This does not happen with honest signatures, but a payer can
+//! construct such a signature. The exact [`add_pairs`] then adds these pairs, and the fast addition
+//! runs again without them. Such a round takes about twice as long.
 
 use crate::field::FieldElement;
 use crate::lanes::{Lanes, prefetch};
 use crate::point::{BETA, Point, add_pairs, invert_all};
 
-/// A point of a table, and whether it must be negated; the point at infinity never.
+/// A point of a table, and whether it must be negated. The point at infinity is never negated.
 pub(crate) type Term<'a> = (&'a Point, bool);
 
-/// What is to be summed: for each item, for both halves, the same number of points.
+/// The terms of many sums: for each half of each item, the same number of points.
 pub(crate) struct Terms<'a> {
     items: usize,
-    /// A row for the first halves' first terms, then one for the second halves'; then the second terms'; and so on.
+    /// A row for the first halves' first terms, then one for the second halves'. Then the second
+    /// terms' rows, and so on.
     rows: Vec<Term<'a>>,
 }
 
 impl<'a> Terms<'a> {
-    /// So many terms for each half of so many items, all infinite.
+    /// This many terms for each half of this many items, all infinite.
     pub(crate) fn new(items: usize, terms: usize) -> Self {
         Self {
             items,
@@ -35,12 +38,12 @@ impl<'a> Terms<'a> {
         }
     }
 
-    /// How many items there are.
+    /// The number of items.
     pub(crate) fn items(&self) -> usize {
         self.items
     }
 
-    /// Says what terms an item's half has, from term `first` on.
+    /// Sets the terms of an item's half, from term `first` on.
     #[inline(always)]
     pub(crate) fn set(
         &mut self,
@@ -58,7 +61,7 @@ impl<'a> Terms<'a> {
     }
 }
 
-/// Memory for sums, to be used again.
+/// Reusable memory for sums.
 pub(crate) struct Workspace<L> {
     points: Vec<LanePoint<L>>,
     prefixes: Vec<L>,
@@ -73,15 +76,15 @@ impl<L> Default for Workspace<L> {
     }
 }
 
-/// As many points as there are lanes; infinity is the plain (0, 0).
+/// As many points as there are lanes. Infinity is the plain (0, 0).
 #[derive(Clone, Copy)]
 struct LanePoint<L> {
     x: L,
     y: L,
 }
 
-/// How many products of denominators are kept going at the same time, because each alone would wait for its last
-/// multiplication to end.
+/// How many products of denominators are computed at the same time. One alone would wait for its
+/// last multiplication.
 const CHAINS: usize = 4;
 
 /// The sum of each item's terms.
@@ -111,7 +114,7 @@ pub(crate) fn sums<L: Lanes>(workspace: &mut Workspace<L>, terms: &Terms<'_>) ->
     sums
 }
 
-/// Lays the terms out: each row in groups of the lanes' width.
+/// Copies the terms: each row in groups of the lanes' width.
 #[inline(always)]
 fn fill<L: Lanes>(points: &mut Vec<LanePoint<L>>, terms: &Terms<'_>) {
     points.clear();
@@ -136,7 +139,7 @@ fn fill<L: Lanes>(points: &mut Vec<LanePoint<L>>, terms: &Terms<'_>) {
     }
 }
 
-/// Adds the points on the right to those on the left, of which there are as many.
+/// Adds the points on the right to those on the left. Both sides have the same number.
 #[inline(always)]
 fn add_assign<L: Lanes>(left: &mut [LanePoint<L>], right: &[LanePoint<L>], prefixes: &mut Vec<L>) {
     if add_unless_zero::<L, false>(left, right, prefixes) {
@@ -147,11 +150,12 @@ fn add_assign<L: Lanes>(left: &mut [LanePoint<L>], right: &[LanePoint<L>], prefi
     exceptions.add_to(left);
 }
 
-/// Adds what is on the right, or does nothing when a denominator is zero, and says whether it did. With `REPLACE`, one
-/// stands for every denominator that is zero, and what comes of that is left to the caller.
+/// Adds the right side, or does nothing if a denominator is zero. Returns whether it added. With
+/// `REPLACE`, every denominator that is zero is replaced by one, and the caller corrects the
+/// results.
 ///
-/// (A constant and no closure for the denominator: a closure may not be inlined, and what is not is not compiled for the
-/// processor's vectors.)
+/// (`REPLACE` is a constant and not a closure: a closure may not be inlined, and then it is not
+/// compiled for the processor's vectors.)
 #[inline(always)]
 fn add_unless_zero<L: Lanes, const REPLACE: bool>(
     left: &mut [LanePoint<L>],
@@ -180,7 +184,7 @@ fn add_unless_zero<L: Lanes, const REPLACE: bool>(
 
 /// The pairs that the fast addition cannot add.
 struct Exceptions {
-    /// Which group, and which lane of it.
+    /// The group, and the lane in it.
     places: Vec<(usize, usize)>,
     pairs: Vec<(Point, Point)>,
 }
@@ -222,7 +226,7 @@ impl Exceptions {
     }
 }
 
-/// The inverses, unless one is zero. One inversion is shared by all.
+/// The inverses, or `None` if an element is zero. All share one inversion.
 #[inline(always)]
 fn invert_products<L: Lanes>(products: [L; CHAINS]) -> Option<[L; CHAINS]> {
     let mut before = products;
@@ -263,7 +267,7 @@ impl<L: Lanes> LanePoint<L> {
         points.extend(x.into_iter().zip(y).map(|(x, y)| Point { x, y }));
     }
 
-    /// What the slope's division divides by; one where there is nothing to add, and with `REPLACE` also for zero.
+    /// The divisor of the slope. One if there is nothing to add, and with `REPLACE` also for zero.
     #[inline(always)]
     fn denominator<const REPLACE: bool>(&self, other: &Self, one: &L) -> L {
         let nothing_to_add = L::or(self.y.are_plain_zero(), other.y.are_plain_zero());
@@ -274,7 +278,7 @@ impl<L: Lanes> LanePoint<L> {
         denominator
     }
 
-    /// The sum, given the inverse of the denominator (see `point.rs` for the formulas).
+    /// The sum, for the inverse of the denominator (see `point.rs` for the formulas).
     #[inline(always)]
     fn add(&self, other: &Self, inverse: &L) -> Self {
         let slope = other.y.sub(&self.y).mul(inverse);

@@ -1,9 +1,10 @@
-//! Multiples of one point, kept so that any multiple is a sum of a few of them.
+//! Tables of multiples of one point. Any multiple is a sum of a few table points.
 //!
-//! A half-length number is written in signed digits of `width` bits, number = Σ digit_j · 2^(width·j) with
-//! |digit_j| ≤ 2^(width−1). The table keeps d · 2^(width·j) · P for every digit value d ≥ 1 and every place j, so number·P
-//! is one table point for each place, negated where the digit is: no doublings. The highest place takes what is left, which is never
-//! negative; as [`Half::MAX`] is below 2^128, few values can be left there.
+//! A half-length number has signed digits of `width` bits: number = Σ digit_j · 2^(width·j), with
+//! every digit from −2^(width−1) to 2^(width−1). The table has d · 2^(width·j) · P for every digit
+//! value d ≥ 1 and every position j. So number·P is the sum of one table point for each position,
+//! negated if the digit is negative. No doublings are needed. The highest digit takes the rest,
+//! which is never negative. It has few values, because [`Half::MAX`] is below 2^128.
 
 use crate::point::{Jacobian, Point, add_pairs};
 use crate::scalar::Half;
@@ -12,7 +13,8 @@ use crate::sums::Term;
 /// The table of one point.
 pub(crate) struct Table {
     width: u32,
-    /// First the point at infinity, for the digit zero; then the multiples for each place in turn.
+    /// First the point at infinity, for the digit zero; then the multiples for each position in
+    /// turn.
     points: Box<[Point]>,
 }
 
@@ -35,7 +37,7 @@ impl Table {
         }
     }
 
-    /// How many table points make up a multiple by a half-length number.
+    /// How many table points a multiple by a half-length number needs.
     pub(crate) fn places(&self) -> usize {
         places(self.width)
     }
@@ -65,7 +67,7 @@ impl Table {
         })
     }
 
-    /// What a table of digits of `width` bits takes.
+    /// The size of a table with digits of `width` bits.
     pub(crate) fn bytes(width: u32) -> usize {
         let places = places(width);
         let points: usize = (0..places)
@@ -80,17 +82,17 @@ fn places(width: u32) -> usize {
     128u32.div_ceil(width) as usize
 }
 
-/// The largest digit at a place.
+/// The largest digit at a position.
 fn multiples(width: u32, place: usize, places: usize) -> usize {
     if place + 1 < places {
         return 1 << (width - 1);
     }
-    // What is left of the largest number, and a carry.
+    // The rest of the largest number, and a carry.
     (Half::MAX >> (width as usize * place)) as usize + 1
 }
 
-/// Makes the multiples 1 to k of each place's base into 1 to 2k, as far as they are wanted, by one addition each.
-/// Whether any was missing.
+/// Extends the multiples 1 to k of each position's base to 1 to 2k, as far as they are needed, by
+/// one addition each. Returns whether any was missing.
 fn extend(places: &mut [Vec<Point>], width: u32) -> bool {
     let count = places.len();
     let missing = |place: usize, have: usize| (multiples(width, place, count) - have).min(have);
@@ -117,7 +119,7 @@ mod tests {
     use super::*;
     use crate::point::tests::ours;
 
-    /// The sum of what the table is asked for, by additions one after the other.
+    /// The sum of the table points, by one addition after the other.
     fn multiple(table: &Table, half: Half) -> Point {
         table.terms(half).fold(Point::INFINITY, |sum, term| {
             let (point, negative) = term;

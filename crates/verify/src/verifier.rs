@@ -17,38 +17,41 @@ use crate::signature::Signature;
 use crate::tables::Table;
 use crate::{ed25519, secp256k1};
 
-/// How many claims a thread takes at a time. More share their divisions better, fewer share the threads better; and the
-/// points of so many, about 300 KiB, fit in a processor's second cache.
+/// How many claims a thread takes at a time. More claims share their divisions better; fewer are
+/// distributed over the threads better. The points of this many claims, about 300 KiB, fit in a
+/// processor's second-level cache.
 const CHUNK: usize = 64;
 
-/// The smallest part of a batch that is worth another thread: with fewer, waking it costs more than it saves.
+/// The smallest part of a batch for which another thread is used. With fewer claims, waking a
+/// thread costs more than it saves.
 const CHUNK_MIN: usize = 16;
 
-/// The most threads a pool may have. Each holds less than 512 KiB while it works, so a batch of any size takes less than
-/// 16 MiB.
+/// The most threads of a pool. Each uses less than 512 KiB while it works, so a batch of any size
+/// uses less than 16 MiB.
 pub const WORKERS_MAX: usize = 32;
 
-/// How many bits of a scalar one look-up in the generator's table takes in: the table takes 1.3 MiB, which fits in a
-/// processor's second cache where that has 2 MiB, and is shared by all verifiers.
+/// How many bits of a scalar one look-up in the generator's table covers. The table takes 1.3 MiB,
+/// which fits in a second-level cache of 2 MiB. All verifiers share it.
 const GENERATOR_WIDTH: u32 = 12;
 
 static GENERATOR: LazyLock<Table> =
     LazyLock::new(|| Table::new(&Point::GENERATOR, GENERATOR_WIDTH));
 
-/// How a [`Verifier`] is to work. Whatever it says, the verdicts are the same.
+/// The configuration of a [`Verifier`]. It never changes a verdict.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Config {
-    /// How many threads; 0 for one for each core. Never more than [`WORKERS_MAX`].
+    /// The number of threads, at most [`WORKERS_MAX`]. 0 means one for each core.
     pub workers: usize,
     /// How many bytes the tables of known payers may take. One payer takes about 75 kB.
     pub table_bytes: usize,
-    /// How sums of points are computed: the fastest that this processor has, unless set otherwise for comparison.
+    /// How sums of points are computed. The default is the fastest that this processor supports;
+    /// others are for comparison.
     pub arithmetic: Arithmetic,
 }
 
 impl Default for Config {
-    /// A thread for each core, and tables for about 900 payers.
+    /// One thread for each core, and tables for about 900 payers.
     fn default() -> Self {
         Self {
             workers: 0,
@@ -58,21 +61,22 @@ impl Default for Config {
     }
 }
 
-/// The threads of a [`Verifier`] could not be started. That is the machine's fault, and may pass.
+/// The threads of a [`Verifier`] could not be started. The cause is the operating system, and may
+/// be temporary.
 #[derive(Debug, Error)]
 #[error("cannot start the threads that verify signatures: {0}")]
 pub struct StartError(#[from] rayon::ThreadPoolBuildError);
 
-/// Checks many claims at once, and remembers the keys of those who pay often.
+/// Checks many claims at once, and stores the keys of payers that pay often.
 ///
-/// It is meant to be made once and shared. Its memory is bounded by its configuration and 8 MiB, and by 16 MiB more while it
-/// works, whatever it is given.
+/// Create one and share it. Its memory is bounded by its configuration and 8 MiB, plus 16 MiB while
+/// it works, for any input.
 pub struct Verifier {
     pool: ThreadPool,
     keys: Keys,
     ed25519_keys: ed25519::Keys,
     arithmetic: Arithmetic,
-    /// Memory that no thread is using, at most one for each.
+    /// Memory that no thread is using, at most one for each thread.
     idle: Mutex<Vec<Sums>>,
 }
 
@@ -102,10 +106,11 @@ impl Verifier {
         })
     }
 
-    /// The verdict on each claim, in the claims' order. A verdict depends on its claim and nothing else.
+    /// The verdict on each claim, in the claims' order. A verdict depends only on its claim.
     ///
-    /// Blocks until all are there, so async code calls it from a thread that may block. A few claims are checked at once on
-    /// the caller's own thread; more are spread over the verifier's.
+    /// Blocks until all verdicts are known, so async code must call it from a thread that may
+    /// block. A few claims are checked on the caller's own thread; more are distributed over the
+    /// verifier's threads.
     pub fn verify<C: Borrow<SignatureClaim> + Sync>(&self, claims: &[C]) -> Vec<bool> {
         if claims.len() <= CHUNK_MIN {
             return self.verify_chunk(claims);
@@ -184,7 +189,8 @@ impl Verifier {
         let mut sums = idle.unwrap_or_else(|| Sums::new(self.arithmetic));
         let verdicts = known::verify(&mut sums, &GENERATOR, claims);
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        // Callers with few claims work on their own threads, of which there may be any number.
+        // Callers with few claims work on their own threads, and the number of such callers is not
+        // limited.
         if idle.len() < WORKERS_MAX {
             idle.push(sums);
         }
@@ -204,13 +210,13 @@ impl Verifier {
     }
 }
 
-/// How many of so many claims each thread takes at a time: as many each time, as far as that goes.
+/// How many of the claims each thread takes at a time: equal parts, as far as possible.
 fn chunk(claims: usize, threads: usize) -> usize {
     let turns = claims.div_ceil(threads * CHUNK);
     claims.div_ceil(threads * turns).max(CHUNK_MIN)
 }
 
-/// Whose key a claim is about, where tables are kept for such.
+/// The address of a claim, if its kind of key has tables.
 fn payer(claim: &SignatureClaim) -> Option<&[u8; 20]> {
     match claim {
         SignatureClaim::Secp256k1 { address, .. } => Some(address),
@@ -252,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payer_who_signs_often_is_checked_by_a_table_and_by_the_same_rules() {
+    fn table_of_a_frequent_payer_changes_no_verdict() {
         for arithmetic in Arithmetic::available() {
             for together in [1, 2, 3, 8, 9, 64, 65] {
                 let config = Config {

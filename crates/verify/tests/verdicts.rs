@@ -1,4 +1,4 @@
-//! What every verdict must hold, whoever asks and in whatever company.
+//! The properties of every verdict, for any caller and any batch.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::sync::{Arc, LazyLock};
@@ -13,7 +13,7 @@ use sha3::{Digest, Keccak256};
 
 const PAYERS: u8 = 6;
 
-/// The payers' number is small, so that the same is met often; half of them are known from the start.
+/// There are few payers, so that each signs often. Half of them are known from the start.
 static VERIFIER: LazyLock<Verifier> = LazyLock::new(|| {
     let verifier = Verifier::new(Config::default()).unwrap();
     for payer in 0..PAYERS / 2 {
@@ -41,7 +41,7 @@ fn signed(payer: u8, digest: [u8; 32]) -> SignatureClaim {
     }
 }
 
-/// The rules again, by k256 and by dalek.
+/// The same rules, by k256 and by dalek.
 fn holds_otherwise(claim: &SignatureClaim) -> bool {
     match claim {
         SignatureClaim::Secp256k1 {
@@ -74,7 +74,7 @@ fn holds_otherwise(claim: &SignatureClaim) -> bool {
     }
 }
 
-/// n − s, and the other v: a signature as good as the first but for EIP-2.
+/// n − s, and the other v: a valid signature except for EIP-2.
 fn twin(signature: &mut [u8; 65]) {
     let numbers = Signature::from_slice(&signature[..64]).unwrap();
     let (r, s) = numbers.split_scalars();
@@ -88,7 +88,7 @@ const ORDER: [u8; 32] = [
     0xba, 0xae, 0xdc, 0xe6, 0xaf, 0x48, 0xa0, 0x3b, 0xbf, 0xd2, 0x5e, 0x8c, 0xd0, 0x36, 0x41, 0x41,
 ];
 
-/// One way to harm a claim, or none.
+/// One change to a claim, or none.
 fn harm(claim: SignatureClaim, kind: u8, byte: u8) -> SignatureClaim {
     let SignatureClaim::Secp256k1 {
         mut digest,
@@ -113,7 +113,7 @@ fn harm(claim: SignatureClaim, kind: u8, byte: u8) -> SignatureClaim {
         9 => address = [0; 20],
         10 => address = [byte; 20],
         11 => digest = ORDER,
-        // Other numbers in order, of which half are no point's x.
+        // Other valid numbers. Half of them are not the x of a point.
         12 => signature[..32].copy_from_slice(&Keccak256::digest([byte])),
         13 => signature[64] -= 27,
         _ => {}
@@ -151,11 +151,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn a_verdict_is_its_claims_own_and_that_of_another_implementation(
+    fn verdict_equals_that_of_another_implementation(
         claims in prop::collection::vec(claim(), 1..90), again in 0usize..90,
     ) {
         let mut claims = claims;
-        // The same signature twice is the same signature.
+        // A repeated claim gets the same verdict.
         claims.push(claims[again % claims.len()].clone());
         let expected: Vec<bool> = claims.iter().map(holds_otherwise).collect();
         prop_assert_eq!(&VERIFIER.verify(&claims), &expected);
@@ -163,7 +163,8 @@ proptest! {
     }
 }
 
-/// Two wrong signatures whose errors cancel would pass a batch that adds equations up with equal weights.
+/// Two wrong signatures whose errors cancel. A batch that adds the equations with equal weights
+/// would accept them.
 #[test]
 fn bad_signatures_whose_errors_cancel_are_both_refused() {
     let [one, other] = [signed(0, [1; 32]), signed(0, [2; 32])];
@@ -193,8 +194,8 @@ fn bad_signatures_whose_errors_cancel_are_both_refused() {
     assert_eq!(VERIFIER.verify(&[one, other]), [true, true]);
 }
 
-/// Keys and points R of small order, in all their encodings, and an s that is not below the group's order: what a
-/// cofactored batch would let through.
+/// Keys and points R of small order, in all their encodings, and an s that is not below the group's
+/// order. A cofactored batch would accept these.
 #[test]
 fn ed25519_verdicts_on_small_orders_are_strict() {
     let message: Arc<[u8]> = vec![1; 40].into();
@@ -202,7 +203,7 @@ fn ed25519_verdicts_on_small_orders_are_strict() {
         .iter()
         .map(|point| point.compress().to_bytes())
         .collect();
-    // y = p and y = p + 1 are other ways to write 0 and 1; and the sign bit of x = 0.
+    // y = p and y = p + 1 are other encodings of 0 and 1, and x = 0 has two sign bits.
     for (low, sign) in [(0xed, 0), (0xee, 0), (0xed, 0x80), (0xee, 0x80)] {
         let mut encoding = [0xff; 32];
         (encoding[0], encoding[31]) = (low, 0x7f | sign);
@@ -258,8 +259,9 @@ fn ed25519_verdicts_on_small_orders_are_strict() {
     assert_eq!(verdicts.iter().filter(|holds| **holds).count(), 1);
 }
 
-/// Adds the order of Ed25519's group, 2²⁵² + 27742317777372353535851937790883648493, to an s: the same residue otherwise
-/// written, with its highest three bits clear, so that only a comparison with the order can tell.
+/// Adds the order of Ed25519's group, 2²⁵² + 27742317777372353535851937790883648493, to an s. The
+/// result is another encoding of the same residue, with its highest three bits clear. Only a
+/// comparison with the order detects it.
 fn add_order(s: &mut [u8]) {
     let order = (27_742_317_777_372_353_535_851_937_790_883_648_493_u128).to_le_bytes();
     let mut carry = 0;

@@ -1,6 +1,6 @@
-//! Signatures of known payers, harmed in any way, get from a verifier the verdict that recovery gives.
+//! A verifier gives changed signatures of known payers the same verdict as recovery.
 //!
-//! `cargo fuzz run differential`, in `crates/verify`.
+//! Run `cargo fuzz run differential` in `crates/verify`.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -25,7 +25,8 @@ static VERIFIER: LazyLock<Verifier> = LazyLock::new(|| {
     verifier
 });
 
-/// Secrets of which two make table points meet: 1 and n − 1, whose tables are the generator's own.
+/// Secrets, two of which make table points equal or opposite: 1 and n − 1, whose tables are the
+/// generator's own.
 fn key(payer: u8) -> SigningKey {
     let mut secret = match payer {
         1 => (-Scalar::ONE).to_bytes(),
@@ -55,7 +56,8 @@ fn signed(payer: u8, digest: [u8; 32]) -> SignatureClaim {
     }
 }
 
-/// A bad signature with chosen u₁ and u₂, both powers of two, so that table points meet in the sum: s = z/u₁, r = u₂·s.
+/// A bad signature with chosen u₁ and u₂, both powers of two, so that the sum adds equal table
+/// points: s = z/u₁, r = u₂·s.
 fn colliding(payer: u8, [u1, u2]: [u8; 2]) -> SignatureClaim {
     let power = |bit: u8| (0..bit).fold(Scalar::ONE, |power, _| power.double());
     let SignatureClaim::Secp256k1 {
@@ -78,7 +80,7 @@ fn colliding(payer: u8, [u1, u2]: [u8; 2]) -> SignatureClaim {
     }
 }
 
-/// 97 bytes that are laid over a digest and a signature, and which payer's.
+/// 97 bytes that change a digest and a signature, and the payer's index.
 fn claim(bytes: &[u8]) -> SignatureClaim {
     let (payer, over) = bytes.split_first().unwrap_or((&0, &[]));
     if let ([u1, u2, ..], true) = (over, *payer >= 128) {

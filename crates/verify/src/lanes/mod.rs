@@ -1,9 +1,9 @@
 //! Field elements side by side.
 //!
-//! What is done to many signatures at once is written once, over [`Lanes`]: some number of field elements on which the same
-//! operation is done at the same time. One element ([`FieldElement`] itself) is the portable implementation; eight in
-//! vector registers are another. They share everything but the arithmetic, and the arithmetic of each is held to the
-//! portable one by the same tests.
+//! Operations on many signatures at once are written once, over [`Lanes`]: a number of field
+//! elements with the same operation on each. The portable implementation has one element,
+//! [`FieldElement`] itself; another has eight in vector registers. They share all code except the
+//! arithmetic. The same tests compare each arithmetic with the portable one.
 
 use crate::field::FieldElement;
 use crate::point::Point;
@@ -12,34 +12,35 @@ use crate::sums::{Terms, Workspace, sums};
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86;
 
-/// Some field elements on which the same is done at the same time.
+/// A number of field elements with the same operation on each.
 ///
-/// The methods that do arithmetic are inlined into their caller, so that they are compiled for the processor that it is
-/// compiled for.
+/// The arithmetic methods are inlined into their caller, so that the compiler uses the instructions
+/// of the caller's target.
 pub(crate) trait Lanes: Copy {
-    /// How many elements.
+    /// The number of elements.
     const WIDTH: usize;
-    /// One yes or no for each element.
+    /// One boolean for each element.
     type Mask: Copy;
 
-    /// The elements that `lane` says, each in any representation.
+    /// The elements that `lane` returns, in any representation.
     fn gather(lane: impl FnMut(usize) -> FieldElement) -> Self;
-    /// Puts all elements, in their order, behind those that are there.
+    /// Appends all elements to a list, in order.
     fn scatter(&self, elements: &mut Vec<FieldElement>);
     fn sub(&self, other: &Self) -> Self;
     fn mul(&self, other: &Self) -> Self;
     fn square(&self) -> Self;
-    /// Which elements are the representation of zero that `gather` makes of [`FieldElement::ZERO`].
+    /// Which elements have the representation of zero that `gather` makes of
+    /// [`FieldElement::ZERO`].
     fn are_plain_zero(&self) -> Self::Mask;
-    /// Which elements are zero, in whatever representation.
+    /// Which elements are zero, in any representation.
     fn are_zero(&self) -> Self::Mask;
-    /// Which elements `lane` says.
+    /// The mask with the values that `lane` returns.
     fn mask(lane: impl FnMut(usize) -> bool) -> Self::Mask;
     fn or(left: Self::Mask, right: Self::Mask) -> Self::Mask;
-    /// The elements of `yes` where the mask says yes, the others of `no`.
+    /// The elements of `yes` where the mask is set, and the others of `no`.
     fn select(mask: Self::Mask, yes: &Self, no: &Self) -> Self;
 
-    /// The same element in every place.
+    /// The same element in every lane.
     #[inline(always)]
     fn splat(element: FieldElement) -> Self {
         Self::gather(|_| element)
@@ -104,7 +105,8 @@ impl Lanes for FieldElement {
     }
 }
 
-/// How sums of points are computed. The verdict is the same with each; only a processor that has it can be given one.
+/// The implementation that computes sums of points. All give the same verdicts. A value exists only
+/// if the processor supports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Arithmetic(Path);
 
@@ -116,10 +118,10 @@ enum Path {
 }
 
 impl Arithmetic {
-    /// One after the other, on any processor.
+    /// One element at a time, on any processor.
     pub const PORTABLE: Self = Self(Path::Portable);
 
-    /// All that this processor has, the fastest last.
+    /// All implementations that this processor supports, the fastest last.
     pub fn available() -> Vec<Self> {
         let mut available = vec![Self::PORTABLE];
         #[cfg(target_arch = "x86_64")]
@@ -127,14 +129,14 @@ impl Arithmetic {
         available
     }
 
-    /// The fastest that this processor has.
+    /// The fastest implementation that this processor supports.
     pub fn fastest() -> Self {
         Self::available().pop().unwrap_or(Self::PORTABLE)
     }
 }
 
 impl std::fmt::Display for Arithmetic {
-    /// "portable", "AVX-512 IFMA".
+    /// The name: "portable" or "AVX-512 IFMA".
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self.0 {
             Path::Portable => "portable",
@@ -144,11 +146,12 @@ impl std::fmt::Display for Arithmetic {
     }
 }
 
-/// With fewer items than this, eight places side by side are too empty to win (`cargo bench -p quittance-verify -- few`).
+/// With fewer items than this, too many of the eight lanes stay empty to be faster (`cargo bench -p
+/// quittance-verify -- few`).
 #[cfg(target_arch = "x86_64")]
 const ITEMS_FOR_EIGHT: usize = 3;
 
-/// What computes sums, with memory to be used again.
+/// An implementation with its reusable memory.
 pub(crate) struct Sums {
     arithmetic: Arithmetic,
     portable: Workspace<FieldElement>,
@@ -178,8 +181,8 @@ impl Sums {
     }
 }
 
-/// Begins to bring a table's point into the cache: tables are larger than the caches that are near, and which points are
-/// needed is known long before they are.
+/// Prefetches a table's point. Tables do not fit in the nearest caches, and the points are known
+/// long before they are used.
 #[inline(always)]
 pub(crate) fn prefetch(point: &Point) {
     #[cfg(target_arch = "x86_64")]

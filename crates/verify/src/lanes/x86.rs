@@ -1,17 +1,20 @@
-//! What x86 processors have beyond the portable path: eight field elements side by side in AVX-512 with its integer
+//! The x86 implementation: eight field elements side by side in AVX-512 with its integer
 //! multiplication (IFMA).
 //!
-//! This is the one module with `unsafe`. It is needed for two things only: to call functions compiled for a processor
-//! with certain instructions, and to use those instructions. Both are sound exactly when the processor has them, which
-//! [`Ifma`] stands for: one is made only after the processor was asked. (Prefetching is there on every x86-64.)
+//! This is the only module with `unsafe`. It needs it to call functions that are compiled for
+//! certain instructions, and to use those instructions. Both are sound exactly if the processor
+//! supports the instructions. An [`Ifma`] proves this: it is created only after a check of the
+//! processor. (Every x86-64 supports prefetching.)
 //!
 //! # The arithmetic of eight
 //!
-//! An element is five limbs of 52 bits, which is what the multiplication instructions take: they multiply the lowest 52
-//! bits of two 64-bit numbers and add the lower or the upper 52 bits of the product to a third. Between operations the
-//! lower four limbs are below 2^52 and the highest is at most 2^48 + 2^8, so a value is little above 2^256, and a
-//! product is below 2^513. What is above 2^256 is folded as in `field.rs`; what is above 2^260 by 2^260 ≡ 16·(2^256
-//! mod p).
+//! An element has five limbs of 52 bits, as the multiplication instructions require. They multiply
+//! the lowest 52 bits of two 64-bit numbers, and add the lower or the upper 52 bits of the product
+//! to a third number.
+//!
+//! Between operations, the lower four limbs are below 2^52 and the highest is at most 2^48 + 2^8.
+//! So a value is little above 2^256, and a product is below 2^513. The part above 2^256 is folded
+//! as in `field.rs`, and the part above 2^260 by 2^260 ≡ 16·(2^256 mod p).
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
@@ -21,7 +24,7 @@ use crate::field::FieldElement;
 use crate::point::Point;
 use crate::sums::{Terms, Workspace, sums};
 
-/// The processor has AVX-512 F and IFMA.
+/// Proof that the processor supports AVX-512 F and IFMA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ifma(());
 
@@ -31,27 +34,27 @@ impl Ifma {
             .then_some(Self(()))
     }
 
-    /// As the portable path, eight at a time.
+    /// The portable algorithm, with eight elements at a time.
     pub(crate) fn sums(self, workspace: &mut Workspace<Eight>, terms: &Terms<'_>) -> Vec<Point> {
         #[target_feature(enable = "avx512f,avx512ifma")]
         fn compiled(workspace: &mut Workspace<Eight>, terms: &Terms<'_>) -> Vec<Point> {
             sums(workspace, terms)
         }
-        // SAFETY: `self` says that the processor has them all.
+        // SAFETY: `self` proves that the processor supports the instructions.
         unsafe { compiled(workspace, terms) }
     }
 }
 
-/// Eight field elements: the same limb of each in one vector.
+/// Eight field elements: each vector has the same limb of all eight.
 ///
-/// Its methods use AVX-512 without asking for it, so they may be called only where there is an [`Ifma`]: that is in
-/// [`Ifma::sums`], which owns the only use of this type, and in tests.
+/// Its methods use AVX-512 without a check. So they may be called only if there is an [`Ifma`]: in
+/// [`Ifma::sums`], which is the only user of this type, and in tests.
 #[derive(Clone, Copy)]
 pub(crate) struct Eight([__m512i; 5]);
 
 /// The lowest 52 bits.
 const LIMB: i64 = (1 << 52) - 1;
-/// The lowest 48 bits: those of the highest limb that are below 2^256.
+/// The lowest 48 bits: the part of the highest limb below 2^256.
 const HIGHEST_LIMB: i64 = (1 << 48) - 1;
 /// 2^256 mod p.
 const FOLD: i64 = 0x1_0000_03d1;
@@ -59,7 +62,8 @@ const FOLD: i64 = 0x1_0000_03d1;
 const FOLD_260: i64 = FOLD << 4;
 /// p.
 const P: [i64; 5] = [(1 << 52) - FOLD, LIMB, LIMB, LIMB, HIGHEST_LIMB];
-/// 4p, with each limb but the highest made larger than any limb can be, by borrowing from the next.
+/// 4p. Each limb but the highest borrows from the next, so that it is larger than any limb of an
+/// element.
 const FOUR_P: [i64; 5] = [
     (1 << 53) - 4 * FOLD,
     (1 << 53) - 2,
@@ -70,12 +74,12 @@ const FOUR_P: [i64; 5] = [
 
 #[inline(always)]
 pub(super) fn prefetch(point: &Point) {
-    // SAFETY: prefetching reads nothing, and every x86-64 has it.
+    // SAFETY: prefetching has no effect on memory, and every x86-64 supports it.
     unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(point).cast()) };
 }
 
 impl Eight {
-    /// Brings limbs of less than 2^60 back to their bounds.
+    /// Reduces limbs of less than 2^60 to their bounds.
     #[inline(always)]
     fn carry(mut limbs: [__m512i; 5]) -> Self {
         // SAFETY: see `Eight`.
@@ -93,7 +97,8 @@ impl Eight {
         Self(limbs)
     }
 
-    /// The element of ten columns: sums of at most ten 52-bit numbers, column k counting 2^(52k).
+    /// The element of ten columns. A column is a sum of at most ten 52-bit numbers; column k has
+    /// weight 2^(52k).
     #[inline(always)]
     fn reduce(mut columns: [__m512i; 10]) -> Self {
         // SAFETY: see `Eight`.
@@ -127,14 +132,14 @@ impl Lanes for Eight {
     fn gather(lane: impl FnMut(usize) -> FieldElement) -> Self {
         let mut lane = lane;
         let rows: [FieldElement; 8] = std::array::from_fn(&mut lane);
-        // SAFETY: see `Eight`; each load reads the 32 bytes of one element.
+        // SAFETY: see `Eight`. Each load reads the 32 bytes of one element.
         unsafe {
             let row = |index: usize| _mm256_loadu_si256(rows[index].0.as_ptr().cast());
             let two = |low: usize| {
                 _mm512_inserti64x4::<1>(_mm512_castsi256_si512(row(low)), row(low + 4))
             };
             let [r0, r1, r2, r3] = [two(0), two(1), two(2), two(3)];
-            // Four rows of four limbs become four limbs of four rows, in both halves at once.
+            // Transposes four rows of four limbs, in both halves at once.
             let [even01, odd01] = [_mm512_unpacklo_epi64(r0, r1), _mm512_unpackhi_epi64(r0, r1)];
             let [even23, odd23] = [_mm512_unpacklo_epi64(r2, r3), _mm512_unpackhi_epi64(r2, r3)];
             let lower = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13);
@@ -143,7 +148,7 @@ impl Lanes for Eight {
             let w1 = _mm512_permutex2var_epi64(odd01, lower, odd23);
             let w2 = _mm512_permutex2var_epi64(even01, upper, even23);
             let w3 = _mm512_permutex2var_epi64(odd01, upper, odd23);
-            // 64-bit limbs to 52-bit limbs.
+            // From 64-bit limbs to 52-bit limbs.
             let mask = _mm512_set1_epi64(LIMB);
             let l1 = _mm512_or_si512(_mm512_srli_epi64::<52>(w0), _mm512_slli_epi64::<12>(w1));
             let l2 = _mm512_or_si512(_mm512_srli_epi64::<40>(w1), _mm512_slli_epi64::<24>(w2));
@@ -163,7 +168,7 @@ impl Lanes for Eight {
     fn scatter(&self, elements: &mut Vec<FieldElement>) {
         let mut limbs = [[0u64; 8]; 5];
         for (limb, vector) in limbs.iter_mut().zip(self.0) {
-            // SAFETY: see `Eight`; the store writes the 64 bytes of one array.
+            // SAFETY: see `Eight`. The store writes the 64 bytes of one array.
             unsafe { _mm512_storeu_si512(limb.as_mut_ptr().cast(), vector) };
         }
         elements.extend((0..Self::WIDTH).map(|lane| {
@@ -181,8 +186,7 @@ impl Lanes for Eight {
 
     #[inline(always)]
     fn sub(&self, other: &Self) -> Self {
-        // 4p is added first, so no limb of the difference is negative.
-        // SAFETY: see `Eight`.
+        // 4p is added first, so that no limb of the difference is negative. SAFETY: see `Eight`.
         Self::carry(std::array::from_fn(|limb| unsafe {
             let larger = _mm512_add_epi64(self.0[limb], _mm512_set1_epi64(FOUR_P[limb]));
             _mm512_sub_epi64(larger, other.0[limb])
@@ -242,8 +246,7 @@ impl Lanes for Eight {
 
     #[inline(always)]
     fn are_zero(&self) -> __mmask8 {
-        // Values are little above 2^256, so zero is 0 or p.
-        // SAFETY: see `Eight`.
+        // Values are little above 2^256, so zero is 0 or p. SAFETY: see `Eight`.
         let are_p = (0..5).fold(u8::MAX, |mask, limb| unsafe {
             mask & _mm512_cmpeq_epi64_mask(self.0[limb], _mm512_set1_epi64(P[limb]))
         });
@@ -295,7 +298,7 @@ mod tests {
             same(x.sub(&y), |index| a[index].sub(&b[index]));
             same(x.mul(&y), |index| a[index].mul(&b[index]));
             same(x.square(), |index| a[index].square());
-            // Again with what operations leave behind, which no `gather` makes.
+            // Again with results of operations, which have limbs that `gather` never makes.
             let (u, v) = (x.sub(&y), y.sub(&x));
             let [s, t] = [0, 1].map(|sign| move |index: usize| match sign {
                 0 => a[index].sub(&b[index]),
