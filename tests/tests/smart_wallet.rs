@@ -130,19 +130,19 @@ async fn a_wallet_pays(program: TokenProgram) {
 }
 
 #[tokio::test]
-async fn a_smart_wallet_pays_in_spl_token() {
+async fn smart_wallet_pays_in_spl_token() {
     a_wallet_pays(TokenProgram::SplToken).await;
 }
 
 #[tokio::test]
-async fn a_smart_wallet_pays_in_token_2022() {
+async fn smart_wallet_pays_in_token_2022() {
     a_wallet_pays(TokenProgram::Token2022).await;
 }
 
 /// attacks.md 103: whatever a wallet calls, the transfer is made by one that is allowed. A stranger's program may pay the recipient
 /// what is the recipient's, whoever asks.
 #[tokio::test]
-async fn a_payment_may_be_made_by_another_wallet_that_the_wallet_calls_and_by_no_stranger() {
+async fn transfer_may_be_made_by_an_allowed_inner_wallet_only() {
     let scene = Scene::new(TokenProgram::SplToken).await;
     let owner = scene.owner.pubkey();
     let token = &scene.payment.token;
@@ -163,7 +163,7 @@ async fn a_payment_may_be_made_by_another_wallet_that_the_wallet_calls_and_by_no
 
 /// attacks.md 85.
 #[tokio::test]
-async fn a_payment_may_take_its_accounts_from_a_lookup_table() {
+async fn payment_may_use_a_lookup_table() {
     let scene = Scene::new(TokenProgram::SplToken).await;
     let pays = scene.pay(Deed::Pay);
     let addresses: Vec<Pubkey> = pays.accounts.iter().map(|account| account.pubkey).collect();
@@ -176,7 +176,7 @@ async fn a_payment_may_take_its_accounts_from_a_lookup_table() {
 
 /// attacks.md 85: the payer says one thing of a table and the table holds another, or there is none.
 #[tokio::test]
-async fn a_lookup_table_is_believed_and_not_the_payer() {
+async fn lookup_table_of_the_chain_decides_not_the_payers() {
     let scene = Scene::new(TokenProgram::SplToken).await;
     let pays = scene.pay(Deed::Pay);
     let addresses: Vec<Pubkey> = pays.accounts.iter().map(|account| account.pubkey).collect();
@@ -206,7 +206,7 @@ async fn a_lookup_table_is_believed_and_not_the_payer() {
 /// Whose accounts are tables is for the payer to say. Two of ten megabytes were more than is read of one answer: it was a fault,
 /// for everybody whose payment travelled along, and the node counted as broken.
 #[tokio::test]
-async fn accounts_of_megabytes_that_pass_for_tables_are_a_verdict_and_spoil_nothing() {
+async fn huge_accounts_named_as_tables_are_rejected() {
     let scene = Scene::new(TokenProgram::SplToken).await;
     let pays = scene.pay(Deed::Pay);
     let mut tables = Vec::new();
@@ -236,7 +236,7 @@ async fn accounts_of_megabytes_that_pass_for_tables_are_a_verdict_and_spoil_noth
 
 /// The defect: whatever a node did not understand was told as what is wrong with the payment, where it had a lookup table.
 #[tokio::test]
-async fn a_node_that_does_not_understand_the_question_is_at_fault_and_not_the_payment() {
+async fn unsupported_simulation_is_a_fault_of_the_node() {
     let scene = Scene::new(TokenProgram::SplToken).await;
     let pays = scene.pay(Deed::Pay);
     let addresses: Vec<Pubkey> = pays.accounts.iter().map(|account| account.pubkey).collect();
@@ -255,7 +255,7 @@ async fn a_node_that_does_not_understand_the_question_is_at_fault_and_not_the_pa
 
 /// attacks.md 92.
 #[tokio::test]
-async fn a_wallet_that_pays_twice_or_takes_back_is_refused() {
+async fn smart_wallet_that_pays_twice_or_takes_back_is_rejected() {
     let scene = Scene::new(TokenProgram::SplToken).await;
     scene
         .assert_refused(
@@ -296,7 +296,7 @@ async fn a_wallet_that_pays_twice_or_takes_back_is_refused() {
 
 /// attacks.md 103: a program that pays while it is tried, and not when it counts.
 #[tokio::test]
-async fn a_wallet_that_pays_only_while_it_is_tried_is_found_out() {
+async fn payment_made_only_in_simulation_fails() {
     let scene = Scene::new(TokenProgram::SplToken).await;
     let local = &scene.setting.local;
     let switch = Pubkey::new_unique();
@@ -329,7 +329,7 @@ async fn a_wallet_that_pays_only_while_it_is_tried_is_found_out() {
 
 /// attacks.md 103 and 151: what a transaction did instead is told even where it was included while nobody looked.
 #[tokio::test]
-async fn a_wallet_that_pays_only_while_it_is_tried_is_found_out_after_a_crash_too() {
+async fn payment_made_only_in_simulation_fails_after_a_crash() {
     let scene = Scene::new(TokenProgram::SplToken).await;
     let switch = Pubkey::new_unique();
     wallet::set_switch(&scene.setting.local, switch, true).await;
@@ -377,7 +377,7 @@ async fn a_wallet_that_pays_only_while_it_is_tried_is_found_out_after_a_crash_to
 /// A node left out what a transaction did, and the payment was told failed; asked again, it tells. The payment was then told as
 /// that of the key that signs: the wallet had been forgotten.
 #[tokio::test]
-async fn a_payment_that_moved_after_all_is_still_the_wallets() {
+async fn late_settlement_is_still_attributed_to_the_wallet() {
     let scene = Scene::new(TokenProgram::SplToken).await;
     let request = scene.request(&scene.pay(Deed::Pay)).await;
     let nothing = json!({ "err": null, "preTokenBalances": [], "postTokenBalances": [], "innerInstructions": [] });
@@ -400,7 +400,7 @@ async fn a_payment_that_moved_after_all_is_still_the_wallets() {
 
 /// attacks.md 83: whatever a wallet is told to do with the fee payer's account, it is not tried.
 #[tokio::test]
-async fn a_wallet_that_is_handed_a_fee_payer_is_refused() {
+async fn smart_wallet_that_gets_a_fee_payer_is_rejected() {
     let scene = Scene::new(TokenProgram::SplToken).await;
     let fee_payer = Setting::account(0).address;
     let steal = Instruction {
@@ -428,7 +428,7 @@ async fn a_wallet_that_is_handed_a_fee_payer_is_refused() {
 
 /// attacks.md 103: default deny, even for a program that does just the same.
 #[tokio::test]
-async fn a_wallet_that_is_not_on_the_list_is_refused() {
+async fn smart_wallet_that_is_not_listed_is_rejected() {
     let scene = Scene::new(TokenProgram::SplToken).await;
     let stranger = Wallet::deploy(&scene.setting.local, Pubkey::new_unique()).await;
     let owner = scene.owner.pubkey();
@@ -450,7 +450,7 @@ async fn a_wallet_that_is_not_on_the_list_is_refused() {
 }
 
 #[tokio::test]
-async fn a_wallet_that_cannot_pay_is_refused() {
+async fn smart_wallet_without_funds_is_rejected() {
     let scene = Scene::new(TokenProgram::SplToken).await;
     let failed = &reason::SMART_WALLET_SIMULATION_FAILED;
     let more = Payment {
@@ -483,7 +483,7 @@ async fn a_wallet_that_cannot_pay_is_refused() {
 
 /// More than is asked for is the payer's to give; what is told is what was asked for.
 #[tokio::test]
-async fn a_wallet_may_pay_more_than_is_asked_for() {
+async fn smart_wallet_may_pay_more_than_required() {
     let scene = Scene::new(TokenProgram::SplToken).await;
     let more = Payment {
         amount: PRICE + 5,
@@ -513,7 +513,7 @@ impl Policy for NotBy {
 }
 
 #[tokio::test]
-async fn a_policy_is_asked_about_the_key_that_signs_and_about_the_wallet() {
+async fn policy_checks_the_signing_key_and_the_wallet() {
     let mut scene = Scene::new(TokenProgram::SplToken).await;
     let request = scene.request(&scene.pay(Deed::Pay)).await;
     for unwanted in [scene.owner.pubkey(), scene.vault()] {
@@ -533,7 +533,7 @@ async fn a_policy_is_asked_about_the_key_that_signs_and_about_the_wallet() {
 
 /// attacks.md 103: what is not asked for is not done.
 #[tokio::test]
-async fn smart_wallets_are_off_unless_they_are_allowed() {
+async fn smart_wallets_are_off_by_default() {
     let mut scene = Scene::new(TokenProgram::SplToken).await;
     let features = |engine: Engine| async move {
         let supported = json!(engine.supported().await.unwrap().kinds);
@@ -551,7 +551,7 @@ async fn smart_wallets_are_off_unless_they_are_allowed() {
 }
 
 #[tokio::test]
-async fn an_ordinary_payment_settles_where_smart_wallets_may_pay() {
+async fn ordinary_payment_settles_with_smart_wallets_on() {
     let scene = Scene::new(TokenProgram::SplToken).await;
     let request = scene.setting.request().await;
     let outcome = scene.engine.settle(&request).await.unwrap();

@@ -90,7 +90,7 @@ fn fee_payer(request: &PaymentRequest) -> String {
 
 /// The whole of it, seen from outside: the transaction that was told is there, it succeeded, the money went from the buyer to
 /// the seller and nowhere else, and the fee came from the fee payer.
-async fn a_settlement_is_really_there(program: TokenProgram) {
+async fn settlement_is_on_the_cluster(program: TokenProgram) {
     let setting = Setting::start(program, Some(SLOT)).await;
     let engine = setting.engine(Duration::from_secs(10)).await;
     let request = setting.request().await;
@@ -125,18 +125,18 @@ async fn a_settlement_is_really_there(program: TokenProgram) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_settlement_in_spl_token_is_really_there() {
-    a_settlement_is_really_there(TokenProgram::SplToken).await;
+async fn spl_token_settlement_is_on_the_cluster() {
+    settlement_is_on_the_cluster(TokenProgram::SplToken).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_settlement_in_token_2022_is_really_there() {
-    a_settlement_is_really_there(TokenProgram::Token2022).await;
+async fn token_2022_settlement_is_on_the_cluster() {
+    settlement_is_on_the_cluster(TokenProgram::Token2022).await;
 }
 
 /// attacks.md 131 and 151: the node took it, its answer was lost, the process died, and the money moved while it was dead.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crash_between_broadcast_and_answer_settles_once() {
+async fn crash_between_broadcast_and_answer_settles_once_on_solana() {
     let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
     let engine = hasty(&setting).await;
     let request = setting.request().await;
@@ -176,7 +176,7 @@ async fn a_crash_between_broadcast_and_answer_settles_once() {
 /// attacks.md 104, 149 and 150: a node that says it has a transaction and passes it on to nobody. It is never told settled;
 /// once its blockhash has died it is told as what it is, and the bytes are worth nothing to whoever has them.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_payment_whose_blockhash_died_is_final_and_paying_anew_is_safe() {
+async fn payment_with_a_dead_blockhash_can_be_paid_again() {
     let setting = Setting::start(TokenProgram::SplToken, None).await;
     let engine = hasty(&setting).await;
     let request = setting.request().await;
@@ -226,7 +226,7 @@ async fn a_payment_whose_blockhash_died_is_final_and_paying_anew_is_safe() {
 /// place, which another payment had by then. After a restart both stood at one place, and both were told success for the one
 /// transaction that was included.
 #[tokio::test(flavor = "multi_thread")]
-async fn after_restarts_no_payment_succeeds_by_the_transaction_of_another() {
+async fn payments_never_share_a_transaction_after_a_restart() {
     let setting = Setting::start(TokenProgram::SplToken, None).await;
     let [x, y] = setting.requests(2).await.try_into().unwrap();
     let restarted = async |engine: Engine| {
@@ -274,7 +274,7 @@ async fn after_restarts_no_payment_succeeds_by_the_transaction_of_another() {
 /// A fork that was confirmed and dropped: the cluster no longer knows a payment whose success was reported. It is sent again,
 /// settles again, and is not reported twice; once it is finalized it is watched no more.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_settled_payment_that_the_cluster_loses_is_sent_again_until_it_is_final() {
+async fn settled_payment_lost_by_the_cluster_is_sent_again() {
     let setting = Setting::start(TokenProgram::SplToken, None).await;
     let engine = hasty(&setting).await;
     let request = setting.request().await;
@@ -322,7 +322,7 @@ async fn a_settled_payment_that_the_cluster_loses_is_sent_again_until_it_is_fina
 
 /// attacks.md 131: the same bytes, until somebody has them.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_the_node_forgot_is_sent_again() {
+async fn transaction_that_the_node_forgot_is_sent_again() {
     let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
     let engine = hasty(&setting).await;
     setting
@@ -353,7 +353,7 @@ async fn two_payments(setting: &Setting, covered: u64) -> (Pubkey, [PaymentReque
 /// The defect: of two payments with money for one, the other was included and failed, and was told that it had been included
 /// before, because that is what its trial said by then.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_payment_that_was_included_and_failed_is_told_so_with_its_transaction() {
+async fn failed_transaction_is_reported_with_its_id() {
     let setting = Setting::start(TokenProgram::SplToken, None).await;
     let engine = setting.engine(Duration::from_secs(10)).await;
     let (owner, [one, other]) = two_payments(&setting, 2).await;
@@ -418,7 +418,7 @@ async fn open_payments_cannot_exceed_the_balance() {
 /// The defect: a chain that has nothing to offer in exchange was asked for it at every look, and each time the bytes were sent
 /// once more.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_replaced_is_sent_no_oftener_than_patience_says() {
+async fn resubmission_keeps_to_the_configured_interval() {
     let setting = Setting::start(TokenProgram::SplToken, None).await;
     let timing = HASTY
         .with_look_every(Duration::from_millis(20))
@@ -439,7 +439,7 @@ async fn what_cannot_be_replaced_is_sent_no_oftener_than_patience_says() {
 
 /// The defect: sixteen at a time and one after the other, one fee payer settled forty payments a second.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_fee_payer_has_as_many_payments_out_as_the_chain_allows_and_no_more() {
+async fn payments_in_flight_of_a_fee_payer_are_bounded() {
     let setting = Setting::start(TokenProgram::SplToken, None).await;
     let most = Solana::new(setting.config()).unwrap().in_flight_max();
     let timing = HASTY
@@ -479,7 +479,7 @@ async fn one_fee_payer_has_as_many_payments_out_as_the_chain_allows_and_no_more(
 
 /// Those that are on their way side by side keep to themselves what becomes of them.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_is_told_of_one_payment_and_no_other() {
+async fn refused_submission_affects_only_its_payment() {
     let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
     let engine = hasty(&setting).await;
     let requests = setting.requests(20).await;
@@ -506,7 +506,7 @@ async fn a_refusal_is_told_of_one_payment_and_no_other() {
 
 /// A key that panics once: what was in hand is taken up from the journal, and nobody else is kept waiting.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_signer_that_panics_loses_no_payment() {
+async fn panicking_signer_loses_no_payment() {
     let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
     let mut config = setting.config();
     config.fee_payers[0] = Arc::new(PanicsOnce {
@@ -549,7 +549,7 @@ impl Signer for PanicsOnce {
 
 /// attacks.md 104: deep enough is what the operator says is.
 #[tokio::test(flavor = "multi_thread")]
-async fn where_final_is_asked_for_confirmed_is_not_enough() {
+async fn finalized_commitment_waits_beyond_confirmed() {
     let setting = Setting::start(TokenProgram::SplToken, None).await;
     let mut config = setting.config();
     config.commitment = Commitment::Finalized;
@@ -572,7 +572,7 @@ async fn where_final_is_asked_for_confirmed_is_not_enough() {
 
 /// attacks.md 105: a fee payer without money is nobody's fault but ours, and buyers are told the other one.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fee_payer_without_money_is_a_fault_and_is_left_out() {
+async fn unfunded_fee_payer_is_a_fault_and_is_skipped() {
     let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
     let poor = Setting::account(0).address;
     let of_the_poor = loop {
@@ -601,7 +601,7 @@ async fn a_fee_payer_without_money_is_a_fault_and_is_left_out() {
 
 /// attacks.md 137 and 144: what a node does is never told as what a payer did.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failing_node_is_a_fault_and_never_a_verdict() {
+async fn failing_solana_node_is_a_fault_and_never_a_verdict() {
     let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
     let engine = setting.engine(Duration::from_secs(5)).await;
     let fates = [
@@ -641,7 +641,7 @@ async fn a_failing_node_is_a_fault_and_never_a_verdict() {
 
 /// attacks.md 137: a node of another cluster is asked nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_of_another_cluster_is_not_believed() {
+async fn node_of_another_cluster_is_not_used() {
     let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
     let mainnet = json!("5eykt4UsFv8P8NJdTREpY1vzqKqZKvdpKuc147dw2N9d");
     setting
@@ -670,7 +670,7 @@ fn extension(number: u16, body: &[u8]) -> Vec<u8> {
 
 /// attacks.md 97: what a mint can do is read from the cluster, and it may change between two payments.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mint_that_can_break_a_payment_is_refused_unless_it_is_allowed() {
+async fn mint_that_can_break_a_payment_must_be_allowed() {
     const TRANSFER_FEE: u16 = 1;
     const PERMANENT_DELEGATE: u16 = 12;
     let setting = Setting::start(TokenProgram::Token2022, Some(SLOT)).await;
@@ -725,7 +725,7 @@ async fn a_mint_that_can_break_a_payment_is_refused_unless_it_is_allowed() {
 
 /// attacks.md 95: SPL Token lets an owner give its associated account away.
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_is_paid_into_an_account_that_was_given_away() {
+async fn payment_into_an_account_given_away_is_rejected() {
     let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
     let engine = setting.engine(Duration::from_secs(5)).await;
     let seller = Setting::account(2).address;
@@ -758,7 +758,7 @@ async fn give_away(setting: &Setting, from: Pubkey, to: Pubkey) {
 
 /// attacks.md 90 and 111: a payment costs one round trip to the node, and one that cannot be valid costs none.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_payment_is_verified_in_one_round_trip() {
+async fn solana_payment_is_verified_in_one_round_trip() {
     let setting = Setting::start(TokenProgram::SplToken, None).await;
     let engine = setting.engine(Duration::from_secs(5)).await;
     let request = setting.request().await;
@@ -780,7 +780,7 @@ async fn a_payment_is_verified_in_one_round_trip() {
 
 /// attacks.md 88 and 129: whoever presents a settled payment again is told that it was, and by which transaction.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_settled_payment_presented_again_is_a_duplicate_even_without_the_journal() {
+async fn settled_payment_is_a_duplicate_even_without_the_journal() {
     let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
     let engine = setting.engine(Duration::from_secs(5)).await;
     let request = setting.request().await;
@@ -835,7 +835,7 @@ async fn told(url: &str) -> [serde_json::Map<String, Value>; 2] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_buyer_without_a_node_pays_a_seller_that_tells_a_blockhash() {
+async fn buyer_without_a_node_pays_with_the_sellers_blockhash() {
     let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
     let engine = setting.engine(Duration::from_secs(10)).await;
     let silent = shop(&engine, setting.offer()).await;
@@ -873,7 +873,7 @@ async fn a_buyer_without_a_node_pays_a_seller_that_tells_a_blockhash() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crowd_that_asks_for_the_terms_costs_the_sellers_node_a_call_a_second() {
+async fn many_buyers_cost_the_sellers_node_one_call_a_second() {
     let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
     let engine = setting.engine(Duration::from_secs(10)).await;
     let url = shop(&engine, hinting(&setting)).await;
@@ -892,7 +892,7 @@ async fn a_crowd_that_asks_for_the_terms_costs_the_sellers_node_a_call_a_second(
 
 /// A node that hangs delays one answer in seven seconds, and spoils none.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_seller_whose_node_is_down_sells_all_the_same() {
+async fn seller_sells_while_its_node_is_down() {
     let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
     let engine = setting.engine(Duration::from_secs(10)).await;
     let url = shop(&engine, hinting(&setting)).await;
@@ -939,7 +939,7 @@ impl Offer for Telling {
 
 /// A blockhash of nowhere makes a payment that nobody can include; it counts for as long as any other all the same.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_blockhash_costs_a_buyer_no_more_than_a_failed_payment_and_one_with_a_node_nothing() {
+async fn bad_blockhash_costs_a_failed_payment_at_most() {
     let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
     let engine = setting.engine(Duration::from_secs(10)).await;
     let garbage = shop(&engine, Telling(setting.offer(), "never".to_owned())).await;

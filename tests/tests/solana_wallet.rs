@@ -414,7 +414,7 @@ fn sorted(keys: [Pubkey; 2]) -> [String; 2] {
 
 /// The input writes an account that is given twice only once.
 #[tokio::test]
-async fn a_wallet_may_be_given_an_account_twice() {
+async fn instruction_may_name_an_account_twice() {
     let scene = Scene::new(TokenProgram::SplToken).await;
     let mut pay = scene.pay(Deed::Pay);
     // The recipient's token account, which is paid as the last of all accounts and not where it stood first.
@@ -431,7 +431,7 @@ async fn a_wallet_may_be_given_an_account_twice() {
 
 /// The vault of somebody else is nobody's: its signature cannot be had, whoever signs.
 #[tokio::test]
-async fn only_its_owner_moves_what_a_vault_has() {
+async fn only_its_owner_moves_a_vaults_tokens() {
     let scene = Scene::new(TokenProgram::SplToken).await;
     let thief = &scene.payer;
     let theft = scene
@@ -461,7 +461,7 @@ async fn only_its_owner_moves_what_a_vault_has() {
 
 /// A node reads a transaction's tables before anything else: what is wrong with them is an error of the request.
 #[tokio::test]
-async fn tables_that_cannot_be_used_are_told_as_a_node_tells_them() {
+async fn unusable_lookup_tables_give_a_nodes_errors() {
     const NOT_FOUND: &str = "Transaction loads an address table account that doesn't exist";
     const OWNER: &str = "Transaction loads an address table account with an invalid owner";
     const DATA: &str = "Transaction loads an address table account with invalid data";
@@ -501,7 +501,7 @@ async fn tables_that_cannot_be_used_are_told_as_a_node_tells_them() {
 
 /// What was added in this very slot cannot be looked up before the next one.
 #[tokio::test]
-async fn an_entry_of_a_table_can_be_used_in_the_next_slot() {
+async fn lookup_table_entry_is_usable_in_the_next_slot() {
     let scene = Scene::new(TokenProgram::SplToken).await;
     let local = &scene.setting.local;
     let mint = scene.payment.token.mint;

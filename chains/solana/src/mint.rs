@@ -235,7 +235,7 @@ mod tests {
 
     /// attacks.md 97.
     #[test]
-    fn every_extension_that_can_break_a_payment_is_refused_unless_it_is_allowed() {
+    fn extension_that_can_break_a_payment_must_be_allowed() {
         assert!(is_accepted(&[], &[]));
         assert!(is_accepted(&[10, 18, 19, 20, 21, 22, 23, 25], &[]));
         for (number, risk) in [
@@ -257,7 +257,7 @@ mod tests {
 
     /// attacks.md 97: the recipient would get less than the amount.
     #[test]
-    fn a_fee_on_transfers_is_refused_even_where_the_extension_is_allowed() {
+    fn transfer_fee_is_rejected_even_if_its_extension_is_allowed() {
         let allowed = [Extension::TransferFeeConfig].into();
         let verdict = |older: (u64, u16), newer: (u64, u16)| {
             let mut config = vec![9; 72];
@@ -279,7 +279,7 @@ mod tests {
 
     /// attacks.md 97.
     #[test]
-    fn what_nobody_knows_and_what_never_transfers_is_refused_whatever_is_allowed() {
+    fn unknown_and_nontransferable_extensions_are_always_rejected() {
         for number in [2, 5, 7, 8, 9, 11, 13, 15, 17, 27, 29, 1000, u16::MAX] {
             assert!(
                 !is_accepted(&[number], &[Extension::TransferHook]),
@@ -290,7 +290,7 @@ mod tests {
 
     /// attacks.md 97.
     #[test]
-    fn a_list_of_extensions_that_does_not_end_where_it_should_is_refused() {
+    fn malformed_extension_list_is_rejected() {
         let whole = mint(&[18]);
         for end in MINT_LEN + 1..whole.data.len() {
             let cut = Account {
@@ -313,7 +313,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_account_panics(data: Vec<u8>) {
+        fn arbitrary_account_data_never_panics(data: Vec<u8>) {
             let account = Account { owner: TokenProgram::Token2022.id(), data };
             let _ = judge(&account, TokenProgram::Token2022, &BTreeSet::new());
             let _ = owner_of(&account, TokenProgram::Token2022);

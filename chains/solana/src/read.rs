@@ -333,7 +333,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_has_no_more_calls_and_no_more_long_answers_than_a_round_trip_takes() {
+    fn batches_are_bounded_in_requests_and_in_long_replies() {
         let calls = vec![Request::new("getHealth", json!([])); 100];
         let sizes = |long: &[bool]| -> Vec<usize> {
             let batches = batches(&calls[..long.len()], long);
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_fee_payer_lacks_is_not_the_payers_fault() {
+    fn unfunded_fee_payer_is_a_fault_of_the_facilitator() {
         for err in [
             json!("InsufficientFundsForFee"),
             json!({ "InsufficientFundsForRent": { "account_index": 0 } }),

@@ -385,7 +385,7 @@ mod tests {
 
     /// attacks.md 149: long after the first look, and only by what can no longer be undone.
     #[test]
-    fn a_transaction_is_gone_when_every_block_that_could_have_it_is_final_and_none_has() {
+    fn unincluded_transaction_is_dropped_after_its_last_valid_block() {
         let last_valid_heights = LastValidHeights::default();
         let dead = 1000 + BLOCKHASH_BLOCKS + BLOCKS_APART;
         assert!(matches!(
@@ -411,7 +411,7 @@ mod tests {
 
     /// attacks.md 104 and 149.
     #[test]
-    fn a_transaction_that_any_block_has_is_not_gone_and_counts_once_it_is_voted_for() {
+    fn included_transaction_counts_once_its_block_is_confirmed() {
         let last_valid_heights = LastValidHeights::default();
         let at =
             |commitment, err| status_at(&last_valid_heights, 9_999, 9_900, Some((commitment, err)));
@@ -436,7 +436,7 @@ mod tests {
 
     /// The defect: a node that leaves out what was loaded made a payment that had moved look as if it had not.
     #[test]
-    fn what_happened_is_not_believed_of_accounts_that_are_not_told() {
+    fn evidence_without_loaded_addresses_is_a_fault() {
         let table = MessageAddressTableLookup {
             account_key: Pubkey::new_from_array([1; 32]),
             writable_indexes: vec![0],
@@ -464,7 +464,7 @@ mod tests {
 
     /// attacks.md 149: a node behind the one that was asked for heights knows too little to say that there is nothing.
     #[test]
-    fn a_node_that_is_behind_is_not_believed_about_signatures() {
+    fn statuses_of_a_lagging_node_are_faults() {
         let answer = |slot: u64| json!({ "context": { "slot": slot }, "value": [null] });
         assert!(statuses(Ok(answer(100)), 1, 100)[0].is_ok());
         assert!(statuses(Ok(answer(99)), 1, 100)[0].is_err());

@@ -44,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nodes_say_of_a_transaction_is_told_apart() {
+    fn node_errors_on_submission_are_classified() {
         let processed =
             "Transaction simulation failed: This transaction has already been processed";
         assert_eq!(node_says(-32002, processed), Submission::Accepted);

@@ -244,7 +244,7 @@ fn rejected(reason: &Reason) -> Result<(), String> {
 }
 
 #[test]
-fn a_payment_that_is_as_it_should_be_is_taken_to_the_chain() {
+fn correct_payment_is_checked_on_the_chain() {
     assert_eq!(verdict(&good()), Ok(()));
     assert_eq!(verdict(&good()[..3]), Ok(()));
     let v0 = v0_transaction(&good());
@@ -256,7 +256,7 @@ fn a_payment_that_is_as_it_should_be_is_taken_to_the_chain() {
 
 /// The seller's guard goes by what the engine goes by.
 #[test]
-fn the_offer_and_the_scheme_agree_which_payment_it_is() {
+fn offer_and_scheme_identify_a_payment_alike() {
     let offer = ExactOffer::usdc("solana-devnet", "0.01", &pay_to().to_string()).unwrap();
     let id = |request: &PaymentRequest| offer.authorization(&request.payload).unwrap();
     let plain = request(&good());
@@ -276,7 +276,7 @@ fn the_offer_and_the_scheme_agree_which_payment_it_is() {
 
 /// attacks.md 83.
 #[test]
-fn a_fee_payer_in_an_instruction_is_refused_whatever_it_is_there_for() {
+fn instruction_that_mentions_a_fee_payer_is_rejected() {
     let [first, second] = fee_payers().map(|key| key.pubkey());
     for fee_payer in [first, second] {
         let of_ours = transfer(TOKEN, &fee_payer, &pay_to(), AMOUNT);
@@ -307,7 +307,7 @@ fn a_fee_payer_in_an_instruction_is_refused_whatever_it_is_there_for() {
 
 /// attacks.md 84.
 #[test]
-fn an_instruction_of_another_kind_is_refused() {
+fn instruction_of_another_kind_is_rejected() {
     let payer = payer().pubkey();
     let account = pays().accounts[0].pubkey;
     let system = |kind: u32| Instruction {
@@ -339,7 +339,7 @@ fn an_instruction_of_another_kind_is_refused() {
 
 /// attacks.md 85.
 #[test]
-fn a_lookup_table_is_refused() {
+fn lookup_table_is_rejected() {
     let table = AddressLookupTableAccount {
         key: key(7).pubkey(),
         addresses: vec![pays().accounts[2].pubkey],
@@ -362,7 +362,7 @@ fn a_lookup_table_is_refused() {
 
 /// attacks.md 86.
 #[test]
-fn further_signers_are_refused() {
+fn further_signers_are_rejected() {
     let mut other = memo(b"nonce");
     other
         .accounts
@@ -379,7 +379,7 @@ fn further_signers_are_refused() {
 
 /// attacks.md 87.
 #[test]
-fn a_missing_or_wrong_signature_is_refused_before_anything_is_asked() {
+fn wrong_signature_is_rejected_before_the_chain_is_asked() {
     for signature in [
         Signature::default(),
         Signature::from([0xff; 64]),
@@ -394,7 +394,7 @@ fn a_missing_or_wrong_signature_is_refused_before_anything_is_asked() {
 
 /// attacks.md 88: whoever could write there could make a twin of somebody else's payment, and be told its success.
 #[test]
-fn the_fee_payers_place_is_empty() {
+fn fee_payers_signature_must_be_empty() {
     let mut twin = transaction(&good());
     twin.signatures[0] = Signature::from([7; 64]);
     let twin = request_with(&wincode::serialize(&twin).unwrap(), |_| {});
@@ -403,7 +403,7 @@ fn the_fee_payers_place_is_empty() {
 
 /// attacks.md 88.
 #[test]
-fn signature_bytes_are_no_part_of_a_payments_identity() {
+fn payment_id_does_not_depend_on_signature_bytes() {
     let id = |request: &PaymentRequest| decoded(request).info().id;
     let mut twin = transaction(&good());
     twin.signatures[1] = Signature::from([7; 64]);
@@ -417,7 +417,7 @@ fn signature_bytes_are_no_part_of_a_payments_identity() {
 
 /// attacks.md 89.
 #[test]
-fn bytes_that_are_not_written_as_the_runtime_writes_them_are_refused() {
+fn noncanonical_transaction_bytes_are_rejected() {
     let good = bytes(&good());
     let undecodable = rejected(&reason::COULD_NOT_BE_DECODED);
     let mut trailing = good.clone();
@@ -453,7 +453,7 @@ fn bytes_that_are_not_written_as_the_runtime_writes_them_are_refused() {
 
 /// attacks.md 90.
 #[test]
-fn sizes_and_indexes_out_of_bounds_are_refused() {
+fn sizes_and_indexes_out_of_bounds_are_rejected() {
     let undecodable = rejected(&reason::COULD_NOT_BE_DECODED);
     let long = bytes(&instead(3, memo(&[b'x'; 1200])));
     assert!(long.len() > SIZE_MAX);
@@ -484,7 +484,7 @@ fn sizes_and_indexes_out_of_bounds_are_refused() {
 
 /// attacks.md 91.
 #[test]
-fn a_version_nobody_knows_is_refused() {
+fn unknown_transaction_version_is_rejected() {
     let v0 = v0_transaction(&good());
     let mut bytes = wincode::serialize(&v0).unwrap();
     let at = 1 + 2 * 64;
@@ -500,7 +500,7 @@ fn a_version_nobody_knows_is_refused() {
 
 /// attacks.md 92.
 #[test]
-fn a_second_transfer_is_refused_in_either_direction() {
+fn second_transfer_in_either_direction_is_rejected() {
     let back = transfer(TOKEN, &payer().pubkey(), &payer().pubkey(), AMOUNT);
     for second in [pays(), back] {
         assert_eq!(
@@ -516,7 +516,7 @@ fn a_second_transfer_is_refused_in_either_direction() {
 
 /// attacks.md 93.
 #[test]
-fn an_unchecked_transfer_and_other_decimals_are_refused() {
+fn unchecked_transfer_and_wrong_decimals_are_rejected() {
     let mut unchecked = pays();
     unchecked.data = [&[3], AMOUNT.to_le_bytes().as_slice()].concat();
     assert_eq!(
@@ -533,7 +533,7 @@ fn an_unchecked_transfer_and_other_decimals_are_refused() {
 
 /// attacks.md 94.
 #[test]
-fn another_mint_and_a_multisig_are_refused() {
+fn another_mint_and_a_multisig_are_rejected() {
     let mut mint = pays();
     mint.accounts[1].pubkey = key(9).pubkey();
     assert_eq!(verdict(&instead(2, mint)), rejected(&reason::MINT_MISMATCH));
@@ -555,7 +555,7 @@ fn another_mint_and_a_multisig_are_refused() {
 
 /// attacks.md 95.
 #[test]
-fn an_account_that_is_not_the_recipients_own_is_refused() {
+fn transfer_to_another_account_is_rejected() {
     let mut elsewhere = pays();
     elsewhere.accounts[2].pubkey = key(9).pubkey();
     assert_eq!(
@@ -578,7 +578,7 @@ fn an_account_that_is_not_the_recipients_own_is_refused() {
 
 /// attacks.md 98.
 #[test]
-fn the_compute_budget_is_two_instructions_within_caps() {
+fn compute_budget_is_two_instructions_within_limits() {
     assert_eq!(verdict(&with(2, price(1))), rejected(&reason::NO_TRANSFER));
     assert_eq!(
         verdict(&with(3, price(5))),
@@ -636,7 +636,7 @@ proptest! {
 
     /// Whatever a payment asks for: it costs the fee payer no more than is allowed, and is refused only where it would.
     #[test]
-    fn no_payment_costs_more_than_is_allowed(units in 0_u32..=400_000, millionths in 0_u64..=5_000_000) {
+    fn payment_never_costs_more_than_the_limit(units in 0_u32..=400_000, millionths in 0_u64..=5_000_000) {
         let mut all = instead(1, price(millionths));
         all[0] = limit(units);
         let cost = 10_000.0 + f64::from(units) * millionths as f64 / 1e6;
@@ -646,7 +646,7 @@ proptest! {
 
 /// attacks.md 99.
 #[test]
-fn a_required_memo_is_there_exactly_once() {
+fn required_memo_must_appear_exactly_once() {
     let with_memo = |instructions: &[Instruction]| {
         request_with(&bytes(instructions), |body| {
             body["paymentRequirements"]["extra"]["memo"] = json!("invoice 7");
@@ -670,7 +670,7 @@ fn a_required_memo_is_there_exactly_once() {
 
 /// attacks.md 100.
 #[test]
-fn a_durable_nonce_is_refused() {
+fn durable_nonce_is_rejected() {
     let accounts = vec![
         AccountMeta::new(key(9).pubkey(), false),
         AccountMeta::new_readonly(key(10).pubkey(), false),
@@ -689,7 +689,7 @@ fn a_durable_nonce_is_refused() {
 
 /// attacks.md 102.
 #[test]
-fn guards_may_stand_anywhere_as_long_as_they_are_few_and_only_assert() {
+fn few_assertions_of_lighthouse_are_allowed_anywhere() {
     let source = pays().accounts[0].pubkey;
     for at in 0..=4 {
         assert_eq!(verdict(&with(at, guard(8, source))), Ok(()), "{at}");
@@ -719,7 +719,7 @@ fn guards_may_stand_anywhere_as_long_as_they_are_few_and_only_assert() {
 
 /// attacks.md 102: some wallets guard the fee payer too. The operator says whether they may.
 #[test]
-fn guards_of_a_fee_payer_are_taken_only_where_the_operator_says_so() {
+fn lighthouse_on_a_fee_payer_needs_the_operators_permission() {
     let fee_payer = fee_payers()[0].pubkey();
     let verdict_when_allowed =
         |instructions: &[Instruction]| verdict_by(&Exact::new(guarded()), &request(instructions));
@@ -798,7 +798,7 @@ fn fails(error: &str) -> Option<Evidence> {
 }
 
 #[test]
-fn a_payment_is_content_with_a_chain_where_all_is_well() {
+fn correct_payment_is_valid_after_the_chains_answer() {
     assert_eq!(verdict_with(|_| {}), Ok(()));
     assert_eq!(
         verdict_with(|answer| answer.simulated = None),
@@ -808,7 +808,7 @@ fn a_payment_is_content_with_a_chain_where_all_is_well() {
 
 /// attacks.md 94: a delegate may sign for money that is not its own; it is not the payer.
 #[test]
-fn money_that_is_not_the_signers_own_is_refused() {
+fn delegates_transfer_is_rejected() {
     let other = token_account(TokenProgram::SplToken, &key(9).pubkey());
     assert_eq!(
         verdict_with(|answer| answer.accounts[2] = Some(other)),
@@ -818,7 +818,7 @@ fn money_that_is_not_the_signers_own_is_refused() {
 
 /// attacks.md 95: the owner of an associated account can be another one than whom its address is made of.
 #[test]
-fn a_recipients_account_that_was_given_away_is_refused() {
+fn recipient_account_with_another_owner_is_rejected() {
     let given_away = token_account(TokenProgram::SplToken, &key(9).pubkey());
     let of_other_program = token_account(TokenProgram::Token2022, &pay_to());
     for account in [given_away, of_other_program] {
@@ -831,7 +831,7 @@ fn a_recipients_account_that_was_given_away_is_refused() {
 
 /// attacks.md 96.
 #[test]
-fn a_recipient_without_a_token_account_is_told_and_none_is_made() {
+fn missing_recipient_account_is_rejected_and_not_created() {
     assert_eq!(
         verdict_with(|answer| answer.accounts[1] = None),
         rejected(&reason::RECEIVER_ACCOUNT_NOT_FOUND)
@@ -869,7 +869,7 @@ fn a_recipient_without_a_token_account_is_told_and_none_is_made() {
 
 /// attacks.md 97: what a mint may do is read at every verify.
 #[test]
-fn a_mint_that_has_become_another_is_refused() {
+fn changed_mint_is_rejected() {
     let mint = |change: &dyn Fn(&mut Account)| {
         verdict_with(|answer| {
             if let Some(mint) = &mut answer.accounts[0] {
@@ -888,7 +888,7 @@ fn a_mint_that_has_become_another_is_refused() {
 
 /// A payer without money was told `{"InstructionError":[2,{"Custom":1}]}`.
 #[test]
-fn a_payer_without_money_is_told_so_in_a_sentence() {
+fn rejection_says_that_the_payer_has_too_little() {
     let detail_of = |held: Option<u64>, error: &str| {
         let mut answer = well();
         match (held, &mut answer.accounts[2]) {
@@ -917,7 +917,7 @@ fn a_payer_without_money_is_told_so_in_a_sentence() {
 
 /// attacks.md 101.
 #[test]
-fn an_expired_blockhash_is_told_as_one_and_that_it_is_safe_to_pay_anew() {
+fn expired_blockhash_is_named_and_paying_again_is_safe() {
     let mut answer = well();
     answer.simulated = fails("\"BlockhashNotFound\"");
     let rejection = verdict_after(answer).unwrap_err();
@@ -928,7 +928,7 @@ fn an_expired_blockhash_is_told_as_one_and_that_it_is_safe_to_pay_anew() {
 
 /// attacks.md 103: a transfer that another program would make for the payer is refused, whatever it would move.
 #[test]
-fn a_transfer_inside_another_program_is_refused() {
+fn transfer_by_another_program_is_rejected() {
     let squads: Pubkey = "SQDS4ep65T869zMMBKyuUq6aD6EgTu8psMjkvj52pCf"
         .parse()
         .unwrap();
@@ -949,7 +949,7 @@ fn a_transfer_inside_another_program_is_refused() {
 
 /// attacks.md 104: what counts is what the recipient's account received, to the unit.
 #[test]
-fn a_payment_has_moved_only_if_the_recipient_has_received_exactly_its_amount() {
+fn payment_is_transferred_only_if_the_exact_amount_arrived() {
     let request = request(&good());
     let payment = decoded(&request);
     let keys = transaction(&good()).message.static_account_keys().to_vec();
@@ -1003,7 +1003,7 @@ fn a_payment_has_moved_only_if_the_recipient_has_received_exactly_its_amount() {
 
 /// attacks.md 106: no account is made, and none is paid for.
 #[test]
-fn an_account_of_anybodys_choosing_is_never_made() {
+fn instruction_that_creates_an_account_is_rejected() {
     let made = key(9).pubkey();
     // CreateAccount, CreateAccountWithSeed, InitializeNonceAccount, Allocate.
     for kind in [0_u32, 3, 6, 8] {
@@ -1025,7 +1025,7 @@ fn an_account_of_anybodys_choosing_is_never_made() {
 
 /// attacks.md 107.
 #[test]
-fn an_amount_that_no_token_account_can_hold_is_not_matched() {
+fn amount_above_u64_is_rejected() {
     let request = request_with(&bytes(&good()), |body| {
         let more = format!("{}", u128::from(AMOUNT) + (1_u128 << 64));
         body["paymentRequirements"]["amount"] = json!(more);
@@ -1036,7 +1036,7 @@ fn an_amount_that_no_token_account_can_hold_is_not_matched() {
 
 /// attacks.md 12 and 42.
 #[test]
-fn a_payment_to_oneself_or_of_nothing_is_refused() {
+fn payment_to_oneself_or_of_zero_is_rejected() {
     let payer = payer().pubkey();
     let to_itself = transfer(TOKEN, &payer, &payer, AMOUNT);
     let request = request_with(&bytes(&instead(2, to_itself)), |body| {
@@ -1057,7 +1057,7 @@ fn a_payment_to_oneself_or_of_nothing_is_refused() {
 
 /// attacks.md 3: one payment, whatever version it is spoken in and whatever the network is called there.
 #[test]
-fn a_request_of_version_1_is_the_same_payment() {
+fn version_1_request_is_the_same_payment() {
     let terms = json!({
         "scheme": "exact", "network": "solana-devnet", "maxAmountRequired": AMOUNT.to_string(),
         "asset": usdc().mint.to_string(), "payTo": pay_to().to_string(), "maxTimeoutSeconds": 60,
@@ -1076,7 +1076,7 @@ fn a_request_of_version_1_is_the_same_payment() {
 }
 
 #[test]
-fn the_terms_of_the_request_are_held_to() {
+fn changed_requirements_are_rejected() {
     let changed = |pointer: &str, value: serde_json::Value| {
         verdict_of(&request_with(&bytes(&good()), |body| {
             for root in ["/paymentRequirements", "/paymentPayload/accepted"] {
@@ -1157,7 +1157,7 @@ fn sign_by(
 
 /// attacks.md 11: a seller may pay the fees of its own buyers (specification, `extra.feePayer`): it is never debited.
 #[test]
-fn a_fee_payer_may_be_the_recipient() {
+fn fee_payer_may_be_the_recipient() {
     let fee_payer = fee_payers()[0].pubkey();
     let to_fee_payer = transfer(TOKEN, &payer().pubkey(), &fee_payer, AMOUNT);
     let request = request_with(&bytes(&instead(2, to_fee_payer)), |body| {
@@ -1169,7 +1169,7 @@ fn a_fee_payer_may_be_the_recipient() {
 
 /// attacks.md 85: nothing is signed of which it is not known what it takes from its tables.
 #[test]
-fn a_transaction_whose_lookup_tables_were_not_read_is_never_signed() {
+fn transaction_with_unread_lookup_tables_is_never_signed() {
     let table = AddressLookupTableAccount {
         key: key(7).pubkey(),
         addresses: vec![pays().accounts[2].pubkey],
@@ -1212,7 +1212,7 @@ fn any_instruction() -> impl Strategy<Value = Instruction> {
 proptest! {
     /// attacks.md 83 to 85.
     #[test]
-    fn no_transaction_that_mentions_a_fee_payer_in_any_instruction_is_ever_signed(
+    fn transaction_that_mentions_a_fee_payer_is_never_signed(
         instructions in prop::collection::vec(any_instruction(), 0..6),
         is_legacy: bool,
     ) {
@@ -1231,7 +1231,7 @@ proptest! {
 
     /// attacks.md 102.
     #[test]
-    fn where_guards_may_mention_a_fee_payer_nothing_else_may(
+    fn only_lighthouse_may_mention_a_fee_payer_if_allowed(
         instructions in prop::collection::vec(any_instruction(), 0..6),
     ) {
         let fee_payers = fee_payers().map(|key| key.pubkey());
@@ -1246,12 +1246,12 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_panic(bytes: Vec<u8>) {
+    fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
         let _ = PaymentTransaction::read(&bytes);
     }
 
     #[test]
-    fn damage_to_a_payment_never_panics_and_is_never_taken_to_the_chain(at: prop::sample::Index, flip in 1_u8..) {
+    fn damaged_payment_is_rejected_without_the_chain(at: prop::sample::Index, flip in 1_u8..) {
         let mut damaged = bytes(&good());
         let at = at.index(damaged.len());
         damaged[at] ^= flip;
@@ -1261,7 +1261,7 @@ proptest! {
 
     /// attacks.md 89: of all bytes that mean one transaction, one spelling is read.
     #[test]
-    fn whatever_is_read_is_written_as_the_same_bytes(
+    fn parsed_transaction_serializes_to_the_same_bytes(
         instructions in prop::collection::vec(any_instruction(), 0..6),
         is_legacy: bool,
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
@@ -1286,7 +1286,7 @@ proptest! {
 }
 
 #[test]
-fn an_offer_knows_a_payment_by_what_the_engine_knows_it_by() {
+fn offer_and_engine_derive_the_same_payment_id() {
     use quittance_core::Offer as _;
 
     let offer = ExactOffer::usdc(NETWORK, "0.01", &pay_to().to_string()).unwrap();
@@ -1311,7 +1311,7 @@ fn an_offer_knows_a_payment_by_what_the_engine_knows_it_by() {
 }
 
 #[test]
-fn a_hint_that_cannot_be_read_decides_nothing_and_numbers_may_be_texts() {
+fn unreadable_hint_is_ignored_and_numbers_may_be_strings() {
     let pay = bytes(&[limit(20_000), price(1), pays()]);
     for hint in [json!(7), json!([1]), json!({ "a": 1 }), json!("not base58")] {
         let request = request_with(&pay, |body| {

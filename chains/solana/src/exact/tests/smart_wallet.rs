@@ -132,7 +132,7 @@ fn refused(reason: &Reason) -> Result<String, String> {
 }
 
 #[test]
-fn a_wallet_that_is_allowed_is_tried_and_pays_with_its_own_money() {
+fn allowed_smart_wallet_pays_with_its_own_money() {
     assert_eq!(verdict(&by_wallet()), Ok(()));
     let payment = exact().decode(&request(&by_wallet()), NOW).unwrap();
     assert_eq!(payment.info().payer, payer().pubkey().to_string());
@@ -141,7 +141,7 @@ fn a_wallet_that_is_allowed_is_tried_and_pays_with_its_own_money() {
 
 /// attacks.md 103.
 #[test]
-fn smart_wallets_are_off_unless_they_are_allowed() {
+fn smart_wallets_are_off_by_default() {
     assert_eq!(super::verdict(&by_wallet()), rejected(&reason::NO_TRANSFER));
     let said = |exact: Exact| serde_json::to_value(exact.extra()).unwrap()["features"].clone();
     assert_eq!(said(Exact::new(solana())), json!(null));
@@ -149,7 +149,7 @@ fn smart_wallets_are_off_unless_they_are_allowed() {
 }
 
 #[test]
-fn an_ordinary_payment_is_held_to_its_form_where_smart_wallets_may_pay() {
+fn ordinary_payment_keeps_its_rules_with_smart_wallets_on() {
     assert_eq!(verdict(&good()), Ok(()));
     let payment = exact().decode(&request(&good()), NOW).unwrap();
     assert_eq!(payment.info().payer, payer().pubkey().to_string());
@@ -167,7 +167,7 @@ fn an_ordinary_payment_is_held_to_its_form_where_smart_wallets_may_pay() {
 
 /// attacks.md 103: default deny.
 #[test]
-fn a_program_that_is_not_allowed_is_refused() {
+fn program_that_is_not_allowed_is_rejected() {
     let not_allowed = rejected(&reason::SMART_WALLET_PROGRAM_NOT_ALLOWED);
     for program in [key(40).pubkey(), SYSTEM, TABLES] {
         assert_eq!(changed(|all| all[2].program_id = program), not_allowed);
@@ -190,7 +190,7 @@ fn a_program_that_is_not_allowed_is_refused() {
 
 /// attacks.md 98 and 100: what would cost more than is reckoned with, or live for ever, cannot be allowed by mistake.
 #[test]
-fn what_is_no_wallet_cannot_be_allowed_as_one() {
+fn system_programs_cannot_be_allowed_as_wallets() {
     for program in NEVER_WALLETS {
         let mut config = solana().config().clone();
         let mut wallets = SmartWallets::default();
@@ -208,7 +208,7 @@ fn what_is_no_wallet_cannot_be_allowed_as_one() {
 
 /// attacks.md 100.
 #[test]
-fn a_durable_nonce_is_refused_of_smart_wallets_too() {
+fn durable_nonce_of_a_smart_wallet_is_rejected() {
     let advance = Instruction {
         program_id: SYSTEM,
         accounts: vec![AccountMeta::new(key(9).pubkey(), false)],
@@ -222,7 +222,7 @@ fn a_durable_nonce_is_refused_of_smart_wallets_too() {
 
 /// attacks.md 83.
 #[test]
-fn a_fee_payer_in_a_smart_wallets_instruction_is_refused() {
+fn smart_wallet_instruction_with_a_fee_payer_is_rejected() {
     for fee_payer in fee_payers().map(|key| key.pubkey()) {
         assert_eq!(
             changed(|all| all[2].accounts.push(AccountMeta::new(fee_payer, false))),
@@ -233,7 +233,7 @@ fn a_fee_payer_in_a_smart_wallets_instruction_is_refused() {
 
 /// attacks.md 86.
 #[test]
-fn a_smart_wallets_payment_is_signed_by_one_and_no_more() {
+fn smart_wallet_payment_has_exactly_one_signer() {
     let more = changed(|all| {
         let other = AccountMeta::new_readonly(key(8).pubkey(), true);
         all[2].accounts.push(other);
@@ -247,7 +247,7 @@ fn a_smart_wallets_payment_is_signed_by_one_and_no_more() {
 
 /// attacks.md 103. The defect: what anybody may execute could be bought with by whoever had any key sign a memo beside it.
 #[test]
-fn the_key_that_signs_has_a_part_in_what_pays() {
+fn signer_must_be_an_account_of_the_paying_instruction() {
     let stranger = key(8);
     let mut all = by_wallet();
     all[2].accounts.pop();
@@ -267,7 +267,7 @@ fn the_key_that_signs_has_a_part_in_what_pays() {
 
 /// attacks.md 98.
 #[test]
-fn a_smart_wallets_payment_costs_no_more_than_is_allowed() {
+fn smart_wallet_payment_is_held_to_the_fee_limits() {
     let too_many = rejected(&reason::SMART_WALLET_COMPUTE_UNITS_TOO_HIGH);
     assert_eq!(changed(|all| all[0] = limit(400_000)), Ok(()));
     assert_eq!(changed(|all| all[0] = limit(400_001)), too_many);
@@ -326,7 +326,7 @@ fn a_smart_wallets_payment_costs_no_more_than_is_allowed() {
 
 /// attacks.md 99: a required memo cannot be got around by paying through a program.
 #[test]
-fn a_smart_wallets_payment_carries_the_required_memo() {
+fn smart_wallet_payment_needs_the_required_memo() {
     let verdict = |instructions: &[Instruction]| {
         let request = request_with(&bytes(instructions), |body| {
             body["paymentRequirements"]["extra"]["memo"] = json!("invoice 7");
@@ -344,7 +344,7 @@ fn a_smart_wallets_payment_carries_the_required_memo() {
 }
 
 #[test]
-fn a_smart_wallets_payment_of_nothing_is_refused() {
+fn smart_wallet_payment_of_zero_is_rejected() {
     let request = request_with(&bytes(&by_wallet()), |body| {
         body["paymentRequirements"]["amount"] = json!("0");
         body["paymentPayload"]["accepted"]["amount"] = json!("0");
@@ -357,7 +357,7 @@ fn a_smart_wallets_payment_of_nothing_is_refused() {
 
 /// attacks.md 92 and 103.
 #[test]
-fn a_smart_wallet_pays_once_and_nothing_else_happens_to_the_recipients_account() {
+fn smart_wallet_pays_the_recipient_once_and_does_nothing_else() {
     let none = refused(&reason::SMART_WALLET_NO_TRANSFER);
     let mismatch = refused(&reason::SMART_WALLET_TRANSFER_MISMATCH);
     let destination = inner().accounts[2].pubkey;
@@ -445,7 +445,7 @@ fn a_smart_wallet_pays_once_and_nothing_else_happens_to_the_recipients_account()
 
 /// attacks.md 92: a transfer in the transaction itself counts like one that is called.
 #[test]
-fn transfers_of_the_transaction_itself_are_counted_with_those_that_are_called() {
+fn top_level_and_inner_transfers_are_counted_together() {
     let mut all = by_wallet();
     all.push(pays());
     let twice = request(&all);
@@ -461,7 +461,7 @@ fn transfers_of_the_transaction_itself_are_counted_with_those_that_are_called() 
 /// attacks.md 103: a wallet calls what it is told to, and an escrow pays the recipient what is the recipient's, whoever asks.
 /// Somebody was told to have paid with that.
 #[test]
-fn only_a_wallet_that_is_allowed_makes_the_transfer() {
+fn transfer_by_a_program_that_is_not_allowed_is_rejected() {
     let stranger = key(40).pubkey();
     let call = |stack_height: usize, call: EncodedInstruction| InnerInstruction {
         stack_height: Some(stack_height),
@@ -538,7 +538,7 @@ fn only_a_wallet_that_is_allowed_makes_the_transfer() {
 }
 
 #[test]
-fn balances_that_a_simulation_tells_must_show_the_payment() {
+fn simulated_balances_must_show_the_payment() {
     let transaction = transaction(&by_wallet());
     let with = |by| {
         let mut answer = answer(&[inner()]);
@@ -556,7 +556,7 @@ fn balances_that_a_simulation_tells_must_show_the_payment() {
 
 /// attacks.md 94: as on the static path, which leaving out the compute budget had been enough to get around.
 #[test]
-fn a_delegate_does_not_pay_with_what_is_somebody_elses() {
+fn smart_wallet_path_rejects_a_delegates_transfer() {
     let all = [pays(), memo(b"nonce")];
     let transaction = transaction(&all);
     let keys = transaction.message.static_account_keys();
@@ -585,7 +585,7 @@ fn a_delegate_does_not_pay_with_what_is_somebody_elses() {
 }
 
 #[test]
-fn a_smart_wallets_payment_that_would_fail_is_refused() {
+fn smart_wallet_payment_that_fails_simulation_is_rejected() {
     let mut answer = answer(&[inner()]);
     answer.simulated = fails("{\"InstructionError\":[2,{\"Custom\":1}]}");
     assert_eq!(
@@ -596,7 +596,7 @@ fn a_smart_wallets_payment_that_would_fail_is_refused() {
 
 /// attacks.md 96 and 97: what holds for any recipient and any mint.
 #[test]
-fn a_smart_wallet_pays_into_an_account_that_is_there_in_a_token_that_is_allowed() {
+fn smart_wallet_needs_a_recipient_account_and_an_allowed_mint() {
     let mut without_account = answer(&[inner()]);
     without_account.accounts[1] = None;
     assert_eq!(
@@ -610,7 +610,7 @@ fn a_smart_wallet_pays_into_an_account_that_is_there_in_a_token_that_is_allowed(
 
 /// attacks.md 103: a program may have behaved only while it was tried.
 #[test]
-fn a_smart_wallets_payment_has_moved_only_if_the_chain_says_so() {
+fn smart_wallet_payment_is_judged_by_its_real_effect() {
     let request = request(&by_wallet());
     let payment = exact().decode(&request, NOW).unwrap();
     let transaction = transaction(&by_wallet());
@@ -718,7 +718,7 @@ fn signs(action: &PartiallySigned) -> bool {
 
 /// attacks.md 85.
 #[test]
-fn lookup_tables_are_read_before_anything_is_signed() {
+fn lookup_tables_are_resolved_before_signing() {
     let hidden = [
         inner().accounts[0].pubkey,
         inner().accounts[2].pubkey,
@@ -767,7 +767,7 @@ fn lookup_tables_are_read_before_anything_is_signed() {
 
 /// attacks.md 83 and 85: what a table really holds counts, not what a payer says that it does.
 #[test]
-fn a_fee_payer_that_hides_in_a_lookup_table_is_found() {
+fn fee_payer_in_a_lookup_table_is_rejected() {
     let hidden = [inner().accounts[0].pubkey, vault()];
     let (_, request) = through_table(&hidden);
     for fee_payer in fee_payers().map(|key| key.pubkey()) {
@@ -787,7 +787,7 @@ fn a_fee_payer_that_hides_in_a_lookup_table_is_found() {
 }
 
 #[test]
-fn a_payment_that_takes_from_too_many_tables_is_refused() {
+fn payment_with_too_many_lookup_tables_is_rejected() {
     let mut all = by_wallet();
     let extra: Vec<Pubkey> = (50..55).map(|seed| key(seed).pubkey()).collect();
     let metas = extra
@@ -815,7 +815,7 @@ fn a_payment_that_takes_from_too_many_tables_is_refused() {
 
 /// What nodes write of called instructions, in each of the three ways.
 #[test]
-fn called_instructions_are_read_however_a_node_writes_them() {
+fn inner_instructions_are_read_in_all_three_encodings() {
     let call = inner();
     let keys: Vec<String> = call
         .accounts
@@ -888,7 +888,7 @@ fn called_instructions_are_read_however_a_node_writes_them() {
 /// A payer's program can make sixty calls with ten kilobytes each. To read that from base58 took seconds, on a thread that all
 /// payments share; no byte of it matters, because no transfer is that long.
 #[test]
-fn what_is_too_long_for_a_transfer_is_not_read() {
+fn inner_data_longer_than_a_transfer_is_not_decoded() {
     let read = |data: &[u8]| {
         let data = bs58::encode(data).into_string();
         let call = json!({ "programId": TOKEN.to_string(), "accounts": [], "data": data });
@@ -920,7 +920,7 @@ fn what_is_too_long_for_a_transfer_is_not_read() {
 proptest! {
     /// attacks.md 83 to 85, for whatever a smart wallet is told to do.
     #[test]
-    fn no_smart_wallets_transaction_that_mentions_a_fee_payer_is_ever_signed(
+    fn smart_wallet_transaction_with_a_fee_payer_is_never_signed(
         instructions in prop::collection::vec(any_instruction(), 0..4),
         in_table in prop::collection::vec(0_u8..6, 0..4),
         really in prop::collection::vec(0_u8..6, 4),
@@ -947,7 +947,7 @@ proptest! {
     }
 
     #[test]
-    fn no_table_panics(data: Vec<u8>, indexes: Vec<u8>) {
+    fn arbitrary_lookup_tables_never_panic(data: Vec<u8>, indexes: Vec<u8>) {
         let addresses: Vec<Pubkey> = (0..=255).map(|seed| Pubkey::new_from_array([seed; 32])).collect();
         let mut transaction = through_table(&[inner().accounts[0].pubkey]).0;
         if let VersionedMessage::V0(message) = &mut transaction.message {
