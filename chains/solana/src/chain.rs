@@ -1,8 +1,9 @@
-//! Solana: nodes, fee payers, blockhashes.
+//! Solana: nodes, fee payers and blockhashes.
 //!
-//! A payment is a transaction that its payer has made and signed; all that is left to do is to sign it as the fee payer and to
-//! send it until it is included, or its blockhash has died. So nothing is numbered, nothing is grouped, and nothing can be
-//! replaced or filled: a transaction out there is included, once, or it dies within two minutes.
+//! The payer makes and signs the transaction of a payment. This program adds the fee payer's
+//! signature and submits the transaction until it is included or its blockhash has expired. So
+//! transactions have no sequence numbers, are never batched, and cannot be replaced or cancelled: a
+//! transaction is included once, or it expires within two minutes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -35,62 +36,68 @@ use crate::second;
 use crate::status::{self, LastValidHeights};
 use crate::transaction::{FeePayers, PaymentTransaction};
 
-/// A key that signs transactions, wherever it lives.
+/// A key that signs transactions, in memory or in a service.
 pub type Signer = Arc<dyn solana_signer::Signer + Send + Sync>;
 
-/// How sure the cluster must be of a transaction before its payment counts as settled.
+/// The commitment that a transaction needs before its payment counts as settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Commitment {
-    /// A supermajority of the stake has voted for its block. No confirmed block was ever undone on mainnet.
+    /// A supermajority of the stake has voted for its block. No confirmed block was ever undone on
+    /// mainnet.
     Confirmed,
-    /// More than 31 confirmed blocks stand on it.
+    /// More than 31 confirmed blocks follow its block.
     Finalized,
 }
 
-/// The depth of a transaction that is finalized: its own block and the 31 that a vote is locked out for.
-pub(crate) const FINALIZED_DEPTH: u64 = 32;
+/// The confirmations of a finalized transaction: its own block and the 31 that a vote is locked out
+/// for.
+pub(crate) const FINALIZED_CONFIRMATIONS: u64 = 32;
 
-/// How many transactions of one fee payer may be out at once. Nodes keep no line of them and would take any number; but as
-/// many as this a node is asked about in one call, and a second or two until they are confirmed makes that a hundred and more
-/// payments a second.
+/// The most transactions of one fee payer in flight at once. Nodes have no limit of their own. One
+/// request returns the status of this many signatures; with one or two seconds until a transaction
+/// is confirmed, that allows more than a hundred payments a second.
 const IN_FLIGHT_MAX: usize = status::SIGNATURES_PER_CALL;
 
-/// How a cluster is reached and what it may cost.
+/// How to reach a cluster, and what it may cost.
 #[derive(Clone)]
 pub struct SolanaConfig {
-    /// Which cluster: a network of the namespace `solana`.
+    /// The cluster: a network of the namespace `solana`.
     pub network: Network,
-    /// What the nodes' genesis hash must begin with. By default the network's reference, which on public clusters is its
-    /// first 32 letters.
+    /// The prefix of the nodes' genesis hash. By default it is the network's reference; on public
+    /// clusters that is the first 32 characters.
     pub genesis: String,
     /// Its nodes, in order of preference.
     pub rpc_urls: Vec<Url>,
-    /// How long a node may take to answer. Under the time a caller waits, so that a second node can be asked.
+    /// The time limit for a node's reply. It is below the time that a caller waits, so that a
+    /// second node can be asked.
     pub rpc_timeout: Duration,
-    /// Who pays fees. Each is a lane of its own, and buyers are told of them in turn.
+    /// The keys that pay fees. Each is a lane of its own, and the offers name them in turn.
     pub fee_payers: Vec<Signer>,
-    /// The tokens that may be settled, and no others.
+    /// The tokens that may be settled. No other token is.
     pub tokens: Vec<Token>,
-    /// How sure the cluster must be.
+    /// The commitment at which a payment counts as settled.
     pub commitment: Commitment,
-    /// For each mint, above which amount a payment counts as settled only once two nodes say so, in
-    /// atomic units. For mints that are not in it one node's word is enough.
+    /// The amount in atomic units, by mint, above which two nodes must agree on a payment before it
+    /// counts as settled. For other mints one node is enough.
     pub two_nodes_above: BTreeMap<Pubkey, u64>,
-    /// The wallets that may pay although they are programs. Without it none: a payment is a transfer that its payer signs.
+    /// The smart wallets that may pay; `None` for none. Without it every payment is a transfer that
+    /// its payer signs.
     pub smart_wallets: Option<SmartWallets>,
-    /// Whether Lighthouse's assertions may be about a fee payer, as some wallets write them. The runtime hands that program an
-    /// account that signs and can be written to: say yes only as long as you trust whoever can change it.
+    /// Whether assertions of Lighthouse may mention a fee payer, as some wallets write them. The
+    /// runtime passes that program a writable account that signs. Allow it only if you trust the
+    /// program's upgrade authority.
     pub allow_lighthouse_on_fee_payer: bool,
-    /// The most compute units that a payment may ask for.
+    /// The most compute units that a payment may request.
     pub compute_units_max: u32,
-    /// The most that is paid for a compute unit, in millionths of a lamport.
+    /// The highest price for a compute unit, in micro-lamports.
     pub compute_unit_price_max: u64,
-    /// The most that a payment may cost a fee payer, in lamports: its signatures, and what it asks for as priority fee. It
-    /// holds beside the two limits above, which are harmless each and together ask for a hundred times as much.
+    /// The most that a payment may cost a fee payer, in lamports: its signatures and its priority
+    /// fee. The two limits above do not bound the fee enough: together they allow a hundred times
+    /// as much.
     pub fee_max: u64,
-    /// How old the newest block may be before a node counts as stuck.
+    /// The age of the newest block above which a node counts as stuck.
     pub head_age_max: Duration,
-    /// How much a fee payer must have to count as funded, in lamports.
+    /// The balance below which a fee payer counts as unfunded, in lamports.
     pub balance_min: u64,
 }
 
@@ -108,17 +115,19 @@ impl SolanaConfig {
             two_nodes_above: BTreeMap::new(),
             smart_wallets: None,
             allow_lighthouse_on_fee_payer: false,
-            // A transfer takes under 10,000, with a memo and guards under 100,000. The specification's limit for wallets that
-            // are programs.
+            // A transfer takes less than 10,000, with a memo and guards less than 100,000. This is
+            // the specification's limit for smart wallets.
             compute_units_max: 400_000,
             // The specification's limit.
             compute_unit_price_max: 5_000_000,
-            // Two signatures (10,000), and the highest priority fee that the specification lets a smart wallet ask for: 400,000
-            // units at 50,000 millionths (20,000). The reference client asks for less than 1, ours for 400 at most; a
-            // wallet that sets its own price for a transfer of 100,000 units may go up to 200,000 millionths.
+            // Two signatures (10,000) and the highest priority fee that the specification allows
+            // smart wallets: 400,000 units at 50,000 micro-lamports (20,000). The reference client
+            // pays less than 1 as priority fee, ours at most 400. A wallet that sets its own price
+            // for a transfer of 100,000 units may use up to 200,000 micro-lamports.
             fee_max: 30_000,
             head_age_max: Duration::from_secs(60),
-            // Rent exemption (890,880), and a hundred payments with two signatures and the priority fee that wallets pay.
+            // Rent exemption (890,880), and a hundred payments with two signatures and the priority
+            // fee that wallets pay.
             balance_min: 10_000_000,
         }
     }
@@ -140,45 +149,48 @@ impl fmt::Debug for SolanaConfig {
     }
 }
 
-/// Why a configuration is not one.
+/// A fault in a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The network is of another family.
+    /// The network is not in the namespace `solana`.
     #[error("{0} is not a Solana cluster")]
     Network(Network),
-    /// There is nobody to ask.
-    #[error("no RPC URL")]
+    /// There is no node.
+    #[error("there is no RPC URL")]
     NoRpc,
-    /// Two nodes are to agree, and there is one.
-    #[error("two nodes must agree on large payments, and there is only one RPC URL")]
-    OneNode,
-    /// There is nobody to pay fees.
-    #[error("no fee payer")]
-    NoFeePayer,
-    /// The same fee payer twice.
-    #[error("the fee payer {0} is given twice")]
-    FeePayerTwice(Pubkey),
-    /// No payment could cost so little.
+    /// Two nodes must agree on large payments, and there is only one.
     #[error(
-        "the most that a payment may cost is {0} lamports, and its signatures alone cost {SIGNATURES_FEE}"
+        "two nodes must agree on large payments, but only one RPC URL is configured: add another"
+    )]
+    OneNode,
+    /// There is no fee payer.
+    #[error("there is no fee payer")]
+    NoFeePayer,
+    /// A fee payer is listed twice.
+    #[error("the fee payer {0} is listed twice")]
+    FeePayerTwice(Pubkey),
+    /// The limit for fees is below what the signatures cost.
+    #[error(
+        "a payment may cost at most {0} lamports, but its signatures alone cost {SIGNATURES_FEE}: raise the limit"
     )]
     FeeMax(u64),
-    /// What is listed as a smart wallet is something else.
-    #[error("{0} is no wallet, and cannot be allowed as one")]
-    NoWallet(Pubkey),
-    /// Any cluster would do.
-    #[error("the genesis hash is empty")]
+    /// A program in the list of smart wallets can never be one.
+    #[error("{0} is a system program and cannot be allowed as a smart wallet")]
+    NotAWallet(Pubkey),
+    /// The prefix of the genesis hash is empty, so any cluster would match.
+    #[error("the prefix of the genesis hash is empty: any cluster would match")]
     NoGenesis,
     /// The HTTP client could not be built.
     #[error("HTTP: {0}")]
     Http(#[from] reqwest::Error),
 }
 
-/// What the two signatures of a payment cost, in lamports (Solana's documentation, "Fees": 5,000 each).
+/// The cost of a payment's two signatures, in lamports (Solana's documentation, "Fees": 5,000
+/// each).
 pub(crate) const SIGNATURES_FEE: u64 = 2 * 5_000;
 
-/// What a payment costs its fee payer, in lamports, when it asks for so many compute units at so many millionths of a
-/// lamport: what is asked for is paid, not what is used.
+/// The fee of a payment in lamports, for the compute units it requests and their price in
+/// micro-lamports. The runtime charges for requested units, not for used ones.
 pub(crate) fn fee(units: u32, price: u64) -> u64 {
     const MILLIONTHS: u128 = 1_000_000;
     let priority = (u128::from(units) * u128::from(price)).div_ceil(MILLIONTHS);
@@ -188,7 +200,7 @@ pub(crate) fn fee(units: u32, price: u64) -> u64 {
 }
 
 impl SolanaConfig {
-    /// What a payment can cost a fee payer at most, in lamports.
+    /// The highest possible fee of a payment, in lamports.
     pub fn fee_highest(&self) -> u64 {
         self.fee_max
             .min(fee(self.compute_units_max, self.compute_unit_price_max))
@@ -200,21 +212,21 @@ impl SolanaConfig {
 pub struct PartiallySigned {
     /// The transaction.
     pub transaction: PaymentTransaction,
-    /// The addresses it takes from lookup tables, in the runtime's order.
+    /// The addresses that it loads from lookup tables, in the runtime's order.
     pub loaded: Vec<Pubkey>,
 }
 
-/// Whose turn it is to be told to buyers: the fee payers that can pay.
+/// The fee payers that offers name in turn. Unfunded ones are skipped.
 #[derive(Debug)]
 pub(crate) struct FeePayerRotation {
     pub(crate) fee_payers: FeePayers,
-    /// One bit for each fee payer that was found without money. More than 64 are never left out.
+    /// One bit for each unfunded fee payer. Those after the 64th are never skipped.
     unfunded: std::sync::atomic::AtomicU64,
     next: AtomicUsize,
 }
 
 impl FeePayerRotation {
-    /// The next fee payer that can pay; any, where none can.
+    /// The next funded fee payer; if none is funded, the next of all.
     pub(crate) fn next(&self) -> Option<&Pubkey> {
         let (start, unfunded) = (
             self.next.fetch_add(1, Ordering::Relaxed),
@@ -250,8 +262,8 @@ pub struct Solana {
 }
 
 impl Solana {
-    /// The cluster of this configuration. Asks nobody anything yet: a node that is down now may be up later, and
-    /// [`health`](Chain::health) says how things are.
+    /// The cluster of this configuration. It asks no node yet: a node that is down now may be up
+    /// later, and [`health`](Chain::health) reports it.
     ///
     /// # Errors
     /// When the configuration contradicts itself.
@@ -268,17 +280,17 @@ impl Solana {
         if config.fee_max < SIGNATURES_FEE {
             return Err(ConfigError::FeeMax(config.fee_max));
         }
-        // One node that is listed twice would agree with itself.
+        // A node that is listed twice would only agree with itself.
         let nodes: BTreeSet<&Url> = config.rpc_urls.iter().collect();
         if !config.two_nodes_above.is_empty() && nodes.len() < 2 {
             return Err(ConfigError::OneNode);
         }
-        if let Some(no_wallet) = config
+        if let Some(not_a_wallet) = config
             .smart_wallets
             .as_ref()
-            .and_then(SmartWallets::no_wallet)
+            .and_then(SmartWallets::not_a_wallet)
         {
-            return Err(ConfigError::NoWallet(no_wallet));
+            return Err(ConfigError::NotAWallet(not_a_wallet));
         }
         let fee_payers: Vec<Pubkey> = config
             .fee_payers
@@ -330,7 +342,7 @@ impl Solana {
             .ok_or_else(|| {
                 Fault::new(
                     FaultKind::Misconfigured,
-                    format_args!("there is no key for {lane}"),
+                    format_args!("no fee payer is configured with the address {lane}"),
                 )
             })
     }
@@ -342,7 +354,8 @@ impl Chain for Solana {
     type Answer = Answer;
     type Action = PartiallySigned;
     type Evidence = Evidence;
-    /// Whoever sends it, a payment is one transaction, with one id: its status says all.
+    /// A payment is one transaction with one id, so its status says everything and there is nothing
+    /// to search for.
     type Search = Infallible;
 
     fn network(&self) -> &Network {
@@ -353,18 +366,18 @@ impl Chain for Solana {
         &self.lanes
     }
 
-    /// 1 for `confirmed`, 32 for `finalized`: between the two a node does not say more.
+    /// 1 for `confirmed`, 32 for `finalized`: nodes report nothing between the two.
     fn confirmations_required(&self) -> u64 {
         match self.config.commitment {
             Commitment::Confirmed => 1,
-            Commitment::Finalized => FINALIZED_DEPTH,
+            Commitment::Finalized => FINALIZED_CONFIRMATIONS,
         }
     }
 
-    /// What the cluster calls finalized cannot be undone, however short a time ago it was.
+    /// A finalized block cannot be undone, however recent it is.
     fn finality(&self) -> Finality {
         Finality {
-            confirmations: FINALIZED_DEPTH,
+            confirmations: FINALIZED_CONFIRMATIONS,
             age: Duration::ZERO,
         }
     }
@@ -382,7 +395,8 @@ impl Chain for Solana {
     }
 
     async fn next_sequence(&self, _: &LaneId) -> Result<Option<u64>, Fault> {
-        // Whoever is about to send learns now that nobody is there.
+        // There are no sequence numbers. The request tells the lane before it signs whether a node
+        // answers.
         let _: u64 = self.rpc.ask("getBlockHeight", json!([])).await?;
         Ok(None)
     }
@@ -400,7 +414,7 @@ impl Chain for Solana {
             },
         ] = actions
         else {
-            let what = "a transaction of a payer's carries that payment and no other";
+            let what = "a Solana transaction settles exactly one payment";
             return Err(Fault::new(FaultKind::Internal, what));
         };
         let signer = self.fee_payer(lane)?;
@@ -451,7 +465,7 @@ impl Chain for Solana {
         if nodes.working == 0 {
             return Health { problems };
         }
-        if let Err(fault) = self.look_at_state(&mut problems).await {
+        if let Err(fault) = self.check_state(&mut problems).await {
             problems.push(problem(Scope::Network, fault.detail));
         }
         Health { problems }
@@ -459,7 +473,7 @@ impl Chain for Solana {
 }
 
 impl Solana {
-    /// A status, once as many nodes have said it as the amount asks for.
+    /// The status, confirmed by a second node if the amount requires it.
     async fn confirmed(
         &self,
         found: Result<Status<Evidence>, Fault>,
@@ -478,8 +492,8 @@ impl Solana {
         Ok(found)
     }
 
-    /// Balances and mints, in one round trip.
-    async fn look_at_state(&self, problems: &mut Vec<Problem>) -> Result<(), Fault> {
+    /// Checks balances in one round trip, and mints in another.
+    async fn check_state(&self, problems: &mut Vec<Problem>) -> Result<(), Fault> {
         let options = json!({ "commitment": "confirmed" });
         let balances = self.lanes.iter().map(|lane| {
             quittance_nodes::Request::new("getBalance", json!([lane.address(), options]))
@@ -495,7 +509,7 @@ impl Solana {
             self.rotation.set_unfunded(at, is_unfunded);
             if is_unfunded {
                 let what = format!(
-                    "the fee payer {lane} has {} lamports and needs at least {}: send it some SOL",
+                    "the fee payer {lane} has {} lamports and needs at least {}: send SOL to it",
                     balance.value, self.config.balance_min
                 );
                 problems.push(problem(Scope::Lane(lane.clone()), what));
@@ -507,7 +521,7 @@ impl Solana {
             with_inner_instructions: false,
         };
         let found = read::ask(&self.rpc, &[mints]).await.pop();
-        let found = found.unwrap_or_else(|| Err(unavailable("an answer is missing")))?;
+        let found = found.unwrap_or_else(|| Err(unavailable("the node left out a reply")))?;
         let tokens = self.config.tokens.iter().zip(&found.accounts);
         problems
             .extend(tokens.filter_map(|(token, account)| token_problem(token, account.as_ref())));
@@ -515,17 +529,17 @@ impl Solana {
     }
 }
 
-/// Whether the mint is there, is what is configured, and cannot break payments.
+/// Checks that the mint exists, matches the configuration and cannot break payments.
 fn token_problem(token: &Token, account: Option<&Account>) -> Option<Problem> {
     let what = match account {
-        None => "there is no mint; is the address right for this cluster?".to_owned(),
+        None => "the mint does not exist; check the address and the cluster".to_owned(),
         Some(account) => match mint::judge(account, token.program, &token.allowed) {
             Ok(found) if found.decimals == token.decimals => return None,
             Ok(found) => format!(
                 "has {} decimal places, not the configured {}",
                 found.decimals, token.decimals
             ),
-            Err(problem) => format!("is refused: {problem}"),
+            Err(problem) => format!("payments are rejected: {problem}"),
         },
     };
     let what = format!("the token {} at {}: {what}", token.symbol, token.mint);

@@ -1,4 +1,4 @@
-//! What a transaction did, or would do, as nodes tell of it.
+//! What a transaction did, or would do, as nodes report it.
 
 use std::collections::BTreeMap;
 
@@ -12,90 +12,91 @@ use solana_pubkey::Pubkey;
 use crate::instruction::{TOKEN, TOKEN_2022, Transfer};
 use crate::transaction::{Instruction, PaymentTransaction};
 
-/// How long the data of a `TransferChecked` can be in base58: ten bytes.
+/// The longest base58 text of the data of a `TransferChecked`, which has ten bytes.
 const TRANSFER_TEXT_MAX: usize = 14;
 
-/// What the chain says a transaction did, or would do.
+/// The effect of a transaction, real or simulated.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Evidence {
-    /// What it failed with, as the runtime writes it; `None` where it succeeded.
+    /// The error, as the runtime writes it; `None` if the transaction succeeded.
     pub error: Option<String>,
-    /// The balances of the token accounts it touched. `None` while it is not deep enough, where it failed, and where a
-    /// simulation does not tell.
+    /// The balances of its token accounts. `None` before the transaction has enough confirmations,
+    /// if it failed, and if a simulation does not report them.
     pub balances: Option<Vec<Balance>>,
-    /// The instructions that its own instructions called. `None` as with the balances, and where the node does not keep
-    /// them.
+    /// Its inner instructions. `None` like the balances, and if the node does not store them.
     pub inner_instructions: Option<Vec<InnerInstruction>>,
-    /// The addresses it took from lookup tables, in the runtime's order.
+    /// The addresses that it loaded from lookup tables, in the runtime's order.
     pub loaded: Vec<Pubkey>,
 }
 
 /// A token account's balance before and after a transaction, in atomic units.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Balance {
-    /// The account, by its index among the transaction's accounts.
+    /// The account's index among the transaction's accounts.
     pub account: usize,
     /// The mint.
     pub mint: String,
-    /// Whose account it is, or was before; `None` where the node does not tell.
+    /// The account's owner; `None` if the node does not report it.
     pub owner: Option<String>,
-    /// Before.
+    /// The balance before the transaction.
     pub before: u64,
-    /// After.
+    /// The balance after the transaction.
     pub after: u64,
 }
 
-/// An instruction that another one called, in the order in which they were called.
+/// An inner instruction: one that another instruction invoked (CPI). They are in the order of their
+/// execution.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InnerInstruction {
-    /// By which of the transaction's own instructions, itself or through others.
+    /// The index of the top-level instruction that invoked it, directly or through others.
     pub outer: usize,
-    /// How deep: 2 where that one called it itself. `None` where the node does not tell.
+    /// The stack height: 2 if the top-level instruction invoked it directly. `None` if the node
+    /// does not report it.
     pub stack_height: Option<usize>,
-    /// What was called.
+    /// The instruction.
     pub instruction: EncodedInstruction,
 }
 
-/// An instruction that another one called. Nodes write it in three ways. Its data is empty where it is longer than that of a
-/// transfer.
+/// An inner instruction in one of the three encodings that nodes use. Its data is empty if it is
+/// longer than that of a transfer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EncodedInstruction {
-    /// With its accounts by their indexes among the transaction's.
+    /// Program and accounts are indexes among the transaction's accounts.
     Compiled(CompiledInstruction),
-    /// In full.
+    /// Program and accounts are addresses.
     Full(Instruction),
-    /// Taken apart, by a node that knows the program.
+    /// Parsed by a node that knows the program.
     Parsed(ParsedInstruction),
 }
 
-/// An instruction that a node has taken apart.
+/// An instruction that a node has parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParsedInstruction {
-    /// Who ran.
+    /// The program.
     pub program: Pubkey,
-    /// The transfer, where it is a `TransferChecked` by one signer.
+    /// The transfer, if it is a `TransferChecked` with one signer.
     pub transfer: Option<Transfer>,
-    /// Every address in it.
+    /// Every address that it mentions.
     pub accounts: Vec<Pubkey>,
 }
 
-/// Who told a token program something.
+/// The invoker of a token instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Caller {
-    /// The transaction itself.
+    /// It is a top-level instruction.
     Transaction,
-    /// This program, which it called, or which was called by what it called.
+    /// A program invoked it.
     Program(Pubkey),
-    /// Nodes do not tell.
+    /// Nodes do not report it.
     Unknown,
 }
 
-/// What an instruction, the transaction's own or a called one, did with tokens.
+/// A top-level or inner instruction of a token program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum TokenInstruction {
-    /// A `TransferChecked` by one signer.
+    /// A `TransferChecked` with one signer.
     Transfer(Transfer),
-    /// Anything else that a token program was told, with the accounts it was told of.
+    /// Any other instruction, with its accounts.
     Other(Vec<Pubkey>),
 }
 
@@ -107,7 +108,8 @@ impl Evidence {
         }
     }
 
-    /// By how much the balance of this account of this mint rose; `None` where that is not told or where it fell.
+    /// The increase of this account's balance of this mint; `None` if it is not reported or the
+    /// balance fell.
     pub(crate) fn received(
         &self,
         transaction: &PaymentTransaction,
@@ -120,7 +122,7 @@ impl Evidence {
         found.after.checked_sub(found.before)
     }
 
-    /// Whose token account this is, or was before; `None` where that is not told.
+    /// The owner of this token account; `None` if it is not reported.
     pub(crate) fn owner(
         &self,
         transaction: &PaymentTransaction,
@@ -144,8 +146,9 @@ impl Evidence {
     }
 }
 
-/// Everything that the token programs were told, and by whom: by a transaction's own instructions and by the `calls` these made.
-/// `None` where an account is not among the transaction's, so that what happened cannot be known.
+/// All token instructions with their invokers: the transaction's own and the `inner` ones. `None`
+/// if one of them refers to an account that the transaction does not have, because then its effect
+/// is unknown.
 pub(crate) fn token_instructions(
     transaction: &PaymentTransaction,
     loaded: &[Pubkey],
@@ -174,7 +177,7 @@ pub(crate) fn token_instructions(
     Some(found)
 }
 
-/// Which programs are running: one of the transaction's own instructions, what that has called, what that has called, and so on.
+/// The programs on the call stack, beginning with that of a top-level instruction.
 #[derive(Default)]
 struct Stack {
     outer: Option<usize>,
@@ -182,14 +185,15 @@ struct Stack {
 }
 
 impl Stack {
-    /// Who called this, which runs `program`.
+    /// The invoker of this instruction, which runs `program`.
     fn enter(&mut self, own: &[Instruction], found: &InnerInstruction, program: Pubkey) -> Caller {
         if self.outer != Some(found.outer) {
             self.outer = Some(found.outer);
             let outermost = own.get(found.outer).map(|own| own.program);
             self.programs = outermost.into_iter().collect();
         }
-        // As many run already. What was called before at this depth, and deeper, has ended.
+        // This many programs are still on the stack. Earlier instructions at this height or above
+        // have returned.
         let above = found.stack_height.unwrap_or_default().saturating_sub(1);
         self.programs.truncate(above);
         match self.programs.last().copied() {
@@ -203,7 +207,7 @@ impl Stack {
 }
 
 impl TokenInstruction {
-    /// `None` for what other programs were told.
+    /// `None` for an instruction of another program.
     fn of(instruction: &Instruction) -> Option<Self> {
         if ![TOKEN, TOKEN_2022].contains(&instruction.program) {
             return None;
@@ -220,7 +224,7 @@ impl TokenInstruction {
         Some(parsed.transfer.clone().map_or_else(other, Self::Transfer))
     }
 
-    /// Whether this account has a part in it.
+    /// Whether it mentions this account.
     pub(crate) fn mentions(&self, account: &Pubkey) -> bool {
         match self {
             Self::Transfer(transfer) => [
@@ -235,7 +239,7 @@ impl TokenInstruction {
     }
 }
 
-/// The instructions called by one of the transaction's own, as nodes write them.
+/// The inner instructions of one top-level instruction, as nodes write them.
 #[derive(Deserialize)]
 pub(crate) struct InnerInstructionsJson {
     index: u8,
@@ -293,14 +297,14 @@ pub(crate) struct LoadedJson {
     readonly: Vec<String>,
 }
 
-/// The calls, in the order they were made.
+/// The inner instructions, in the order of their execution.
 ///
 /// # Errors
-/// When the node's words make no sense.
+/// When the node's answer is unreadable.
 pub(crate) fn inner_instructions(
     groups: Vec<InnerInstructionsJson>,
 ) -> Result<Vec<InnerInstruction>, Fault> {
-    let nonsense = || unavailable("the node answered nonsense about called instructions");
+    let nonsense = || unavailable("the node returned unreadable inner instructions");
     let all = groups.into_iter().flat_map(|group| {
         let outer = usize::from(group.index);
         group.instructions.into_iter().map(move |json| {
@@ -347,8 +351,9 @@ fn decode(json: EncodedJson) -> Option<EncodedInstruction> {
     })
 }
 
-/// A called instruction's data; nothing of it where it is too long for a transfer. Reading base58 takes time by the square of
-/// its length, and a payer's program can make sixty calls with ten kilobytes each.
+/// The data of an inner instruction, or nothing if it is too long for a transfer. Decoding base58
+/// takes quadratic time, and a payer's program can make sixty inner instructions of ten kilobytes
+/// each.
 fn data_of(base58: &str) -> Option<Vec<u8>> {
     if base58.len() > TRANSFER_TEXT_MAX {
         return Some(Vec::new());
@@ -360,7 +365,8 @@ fn keys(texts: &[String]) -> Option<Vec<Pubkey>> {
     texts.iter().map(|text| text.parse().ok()).collect()
 }
 
-/// Every address in a text taken apart, wherever it stands: which field means what is the node's business.
+/// Every address in a parsed instruction, in any field: the names of the fields differ between
+/// programs and nodes.
 fn addresses(parsed: &Value, found: &mut Vec<Pubkey>) {
     match parsed {
         Value::String(text) => found.extend(text.parse::<Pubkey>()),
@@ -370,7 +376,8 @@ fn addresses(parsed: &Value, found: &mut Vec<Pubkey>) {
     }
 }
 
-/// A `TransferChecked` by one signer, as nodes take it apart. One by several names a `multisigAuthority` instead.
+/// A parsed `TransferChecked` with one signer. With several signers it has the field
+/// `multisigAuthority` instead of `authority`.
 fn parsed_transfer(program: Pubkey, parsed: &Value) -> Option<Transfer> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -401,10 +408,10 @@ fn parsed_transfer(program: Pubkey, parsed: &Value) -> Option<Transfer> {
     })
 }
 
-/// The balances before and after, by account. One that is not told on a side was nothing there.
+/// The balances before and after, by account. An account that is missing on one side has 0 there.
 ///
 /// # Errors
-/// When the node's words make no sense.
+/// When the node's answer is unreadable.
 pub(crate) fn balances(
     before: Vec<BalanceJson>,
     after: Vec<BalanceJson>,
@@ -417,7 +424,7 @@ pub(crate) fn balances(
                 .ui_token_amount
                 .amount
                 .parse()
-                .map_err(|_| unavailable("the node answered nonsense about balances"))?;
+                .map_err(|_| unavailable("the node returned unreadable balances"))?;
             let balance = balances
                 .entry(found.account_index)
                 .or_insert_with(|| Balance {
@@ -436,11 +443,12 @@ pub(crate) fn balances(
     Ok(balances.into_values().collect())
 }
 
-/// The addresses from lookup tables in the runtime's order: all that can be written to, then the others.
+/// The addresses from lookup tables in the runtime's order: all writable ones, then the others.
 ///
 /// # Errors
-/// When the node's words make no sense.
+/// When the node's answer is unreadable.
 pub(crate) fn loaded(json: LoadedJson) -> Result<Vec<Pubkey>, Fault> {
     let texts = [json.writable, json.readonly].concat();
-    keys(&texts).ok_or_else(|| unavailable("the node answered nonsense about lookup tables"))
+    keys(&texts)
+        .ok_or_else(|| unavailable("the node returned unreadable addresses of lookup tables"))
 }

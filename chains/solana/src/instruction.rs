@@ -1,10 +1,11 @@
-//! The instructions a payment is made of.
+//! The programs and instructions of a payment.
 
 use solana_pubkey::Pubkey;
 
 use crate::transaction::Instruction;
 
-/// Sets what a transaction may compute and pays for its priority.
+/// The compute budget program. It limits the compute units of a transaction and sets its priority
+/// fee.
 pub const COMPUTE_BUDGET: Pubkey =
     Pubkey::from_str_const("ComputeBudget111111111111111111111111111111");
 /// SPL Token.
@@ -12,18 +13,18 @@ pub const TOKEN: Pubkey = Pubkey::from_str_const("TokenkegQfeZyiNwAJbNbGKPFXCWuB
 /// Token-2022.
 pub const TOKEN_2022: Pubkey =
     Pubkey::from_str_const("TokenzQdBNbLqP5VEhdkAS6EPFLC1PHnBqCXEpPxuEb");
-/// Writes a text into the log.
+/// The memo program. It writes a text into the log.
 pub const MEMO: Pubkey = Pubkey::from_str_const("MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr");
-/// Assertions that wallets put around what they sign.
+/// Lighthouse. Wallets add its assertions to the transactions that they sign.
 pub const LIGHTHOUSE: Pubkey =
     Pubkey::from_str_const("L2TExMFKdjpN9kozasaurPirfHy9P8sbXoAN1qA3S95");
 
 /// The longest memo, in bytes: the reference implementation's limit.
 pub const MEMO_MAX: usize = 256;
 
-/// What can never be allowed as a smart wallet. The System program begins durable nonces, and moves the money of whoever
-/// signs; the three precompiles check signatures, each paid for like the transaction's own; the loaders and the lookup
-/// tables' program make accounts.
+/// Programs that can never be allowed as smart wallets. The System program starts durable nonces
+/// and moves the lamports of signers. Each signature of the three precompiles costs as much as one
+/// of the transaction's own. The loaders and the program of lookup tables create accounts.
 pub(crate) const NEVER_WALLETS: [Pubkey; 9] = [
     Pubkey::from_str_const("11111111111111111111111111111111"),
     Pubkey::from_str_const("Ed25519SigVerify111111111111111111111111111"),
@@ -40,11 +41,11 @@ pub(crate) const NEVER_WALLETS: [Pubkey; 9] = [
 pub(crate) const COMPUTE_UNIT_LIMIT: u8 = 2;
 /// `SetComputeUnitPrice`.
 pub(crate) const COMPUTE_UNIT_PRICE: u8 = 3;
-/// `TransferChecked`, of both token programs.
+/// `TransferChecked` of both token programs.
 pub(crate) const TRANSFER_CHECKED: u8 = 12;
 
-/// Lighthouse's assertions, `AssertAccountData` to `AssertBubblegumTreeConfigAccount`. Those before them write and close
-/// accounts.
+/// Lighthouse's assertions: `AssertAccountData` to `AssertBubblegumTreeConfigAccount`. The
+/// instructions before them write and close accounts.
 const LIGHTHOUSE_ASSERTIONS: std::ops::RangeInclusive<u8> = 2..=16;
 
 /// A `TransferChecked` of either token program.
@@ -54,21 +55,21 @@ pub struct Transfer {
     pub program: Pubkey,
     /// The token account that pays.
     pub source: Pubkey,
-    /// The token.
+    /// The token's mint.
     pub mint: Pubkey,
     /// The token account that is paid.
     pub destination: Pubkey,
-    /// Who says so: the owner of the source, or somebody the owner let.
+    /// The signer: the owner of the source, or its delegate.
     pub authority: Pubkey,
-    /// How much, in atomic units.
+    /// The amount, in atomic units.
     pub amount: u64,
-    /// The mint's decimal places, as the payer knows them.
+    /// The mint's decimal places, according to the payer.
     pub decimals: u8,
 }
 
 impl Transfer {
-    /// The instruction as a transfer by one signer. One with further accounts has several signers, or a hook that runs: it
-    /// is not read.
+    /// Parses a transfer with one signer; `None` for any other instruction. Further accounts would
+    /// be the signers of a multisig or the accounts of a transfer hook.
     pub fn read(instruction: &Instruction) -> Option<Self> {
         let Instruction {
             program,
@@ -96,7 +97,7 @@ impl Transfer {
     }
 }
 
-/// The limit that a `SetComputeUnitLimit` sets, in compute units.
+/// The limit of a `SetComputeUnitLimit`, in compute units.
 pub(crate) fn compute_unit_limit(instruction: &Instruction) -> Option<u32> {
     match budget(instruction)? {
         [COMPUTE_UNIT_LIMIT, limit @ ..] => Some(u32::from_le_bytes(limit.try_into().ok()?)),
@@ -104,7 +105,7 @@ pub(crate) fn compute_unit_limit(instruction: &Instruction) -> Option<u32> {
     }
 }
 
-/// The price that a `SetComputeUnitPrice` sets, in millionths of a lamport for a compute unit.
+/// The price of a `SetComputeUnitPrice`, in micro-lamports for a compute unit.
 pub(crate) fn compute_unit_price(instruction: &Instruction) -> Option<u64> {
     match budget(instruction)? {
         [COMPUTE_UNIT_PRICE, price @ ..] => Some(u64::from_le_bytes(price.try_into().ok()?)),
@@ -117,13 +118,14 @@ fn budget(instruction: &Instruction) -> Option<&[u8]> {
     is_budget.then_some(instruction.data.as_slice())
 }
 
-/// The text of a memo; `None` for another instruction, and for a memo that is no text or too long.
+/// The text of a memo; `None` for another instruction, and for a memo that is not UTF-8 or is too
+/// long.
 pub(crate) fn memo(instruction: &Instruction) -> Option<&str> {
     let is_memo = instruction.program == MEMO && instruction.data.len() <= MEMO_MAX;
     is_memo.then(|| std::str::from_utf8(&instruction.data).ok())?
 }
 
-/// Whether the instruction is one of Lighthouse's assertions: it changes nothing, it can only fail.
+/// Whether the instruction is an assertion of Lighthouse, which changes nothing and can only fail.
 pub(crate) fn is_guard(instruction: &Instruction) -> bool {
     let kind = instruction.data.first();
     instruction.program == LIGHTHOUSE

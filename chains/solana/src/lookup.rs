@@ -1,23 +1,24 @@
-//! Address lookup tables: accounts that hold addresses, which transactions take from them by index.
+//! Address lookup tables: accounts that hold addresses. Transactions refer to these by index.
 //!
-//! What stands in a table stands there for good: entries are only ever added, and a table that was closed cannot be made
-//! again at its address, which is derived from a slot that must be recent. So addresses that were read once, from a block
-//! that a supermajority has voted for, are those that a transaction will find, if it finds any.
+//! Entries of a table are only ever added. A closed table cannot be made again at its address,
+//! which is derived from a recent slot. So addresses read once from a confirmed block are those
+//! that the transaction will load, if it loads any.
 
 use solana_pubkey::Pubkey;
 
 use crate::read::Account;
 use crate::transaction::PaymentTransaction;
 
-/// The program that keeps tables.
+/// The program that owns lookup tables.
 const PROGRAM: Pubkey = Pubkey::from_str_const("AddressLookupTab1e1111111111111111111111111");
 
-/// What a table begins with (`ProgramState::LookupTable`), and where its addresses begin (`LOOKUP_TABLE_META_SIZE`).
+/// The first bytes of a table (`ProgramState::LookupTable`), and the offset of its addresses
+/// (`LOOKUP_TABLE_META_SIZE`).
 const KIND: [u8; 4] = [1, 0, 0, 0];
 const ADDRESSES_AT: usize = 56;
 
-/// The addresses that a transaction takes from its tables, in the runtime's order: of all tables first those that it may write
-/// to, then the others. `None` where a table is not there, or too short.
+/// The addresses that a transaction loads from its tables, in the runtime's order: the writable
+/// ones of all tables, then the others. `None` if a table is missing or too short.
 pub(crate) fn resolve(
     transaction: &PaymentTransaction,
     tables: &[Option<Account>],

@@ -1,4 +1,4 @@
-//! What a payment asks of the chain: accounts, and how a transaction would end.
+//! Reads for the verification of payments: accounts, and the simulation of a transaction.
 
 use std::collections::BTreeMap;
 use std::iter;
@@ -15,50 +15,51 @@ use solana_pubkey::Pubkey;
 use crate::evidence::{self, BalanceJson, Evidence, InnerInstructionsJson};
 use crate::transaction::PaymentTransaction;
 
-/// How many accounts a node looks up in one call (`MAX_MULTIPLE_ACCOUNTS` of the RPC interface).
+/// The most accounts in one request (`MAX_MULTIPLE_ACCOUNTS` of the RPC interface).
 const ACCOUNTS_PER_CALL: usize = 100;
 
-/// How much of an account is read. A lookup table has 8,248 bytes at most, and a mint with extensions some hundred. What is
-/// longer is cut off, and then it is neither: the payer says which accounts are tables, and could name one of ten megabytes.
+/// The most bytes of an account that are read. A lookup table has at most 8,248, and a mint with
+/// extensions some hundred. A longer account is truncated and then is neither. The payer names the
+/// lookup tables, and could name an account of ten megabytes.
 const ACCOUNT_BYTES_MAX: usize = 8_248;
 
-/// How many calls travel together: the strictest gateways allow 100 in a batch, and simulations are long.
+/// The most requests in a batch: the strictest gateways allow 100, and simulations are long.
 const CALLS_PER_BATCH: usize = 40;
 
-/// How many of them may be simulations that tell what is called: each answer may be close to a megabyte, and payers make them
-/// so long.
+/// The most simulations with inner instructions in a batch: a payer can make a reply almost a
+/// megabyte long.
 const LONG_PER_BATCH: usize = 8;
 
-/// A question: accounts, and how a transaction would end.
+/// A question: accounts, and the simulation of a transaction.
 #[derive(Debug, Clone)]
 pub struct Query {
-    /// The accounts to look up.
+    /// The accounts to read.
     pub accounts: Vec<Pubkey>,
-    /// The transaction to try, signed or not.
+    /// The transaction to simulate, signed or not.
     pub simulate: Option<PaymentTransaction>,
-    /// Whether to be told what the transaction's instructions would call.
+    /// Whether the simulation must report inner instructions.
     pub with_inner_instructions: bool,
 }
 
-/// The answer.
+/// The answer to a [`Query`].
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// The accounts, in the order asked; `None` where there is none.
+    /// The accounts, in the order of the query; `None` for one that does not exist.
     pub accounts: Vec<Option<Account>>,
-    /// How the transaction would end, where one was to be tried.
+    /// The result of the simulation, if there was one.
     pub simulated: Option<Evidence>,
 }
 
-/// An account as it is now.
+/// The present state of an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
-    /// The program it belongs to.
+    /// The program that owns it.
     pub owner: Pubkey,
-    /// What it holds.
+    /// Its data.
     pub data: Vec<u8>,
 }
 
-/// An answer with the block it is from.
+/// The value of a reply that also names its slot.
 #[derive(Deserialize)]
 pub(crate) struct InContext<T> {
     pub(crate) value: T,
@@ -76,7 +77,7 @@ struct SimulationJson {
     err: Value,
     #[serde(default)]
     inner_instructions: Option<Vec<InnerInstructionsJson>>,
-    /// Nodes before version 3 do not tell them.
+    /// Nodes before version 3 do not report balances.
     #[serde(default)]
     pre_token_balances: Option<Vec<BalanceJson>>,
     #[serde(default)]
@@ -84,8 +85,9 @@ struct SimulationJson {
 }
 
 impl SimulationJson {
-    /// Whether another node may know better. One that is a block behind does not know a new blockhash yet, and the payment is at
-    /// fault only if no node does; some do not tell which instructions are called.
+    /// Whether another node may know more. A node that is a block behind does not know a new
+    /// blockhash yet; the payment is at fault only if no node does. Some nodes do not report inner
+    /// instructions.
     fn is_inconclusive(&self, query: &Query) -> bool {
         let lacks_inner_instructions =
             || query.with_inner_instructions && self.inner_instructions.is_none();
@@ -93,7 +95,7 @@ impl SimulationJson {
     }
 }
 
-/// Asks everything in as few round trips as can be.
+/// Answers the queries in as few round trips as possible.
 pub(crate) async fn ask(rpc: &Nodes, queries: &[Query]) -> Vec<Result<Answer, Fault>> {
     let mut keys: Vec<Pubkey> = queries
         .iter()
@@ -101,16 +103,18 @@ pub(crate) async fn ask(rpc: &Nodes, queries: &[Query]) -> Vec<Result<Answer, Fa
         .collect();
     keys.sort_unstable();
     keys.dedup();
-    let look_ups = keys.chunks(ACCOUNTS_PER_CALL).map(look_up);
-    let trials = queries.iter().filter_map(simulate);
-    let calls: Vec<Request> = look_ups.chain(trials).collect();
-    let look_ups = keys.chunks(ACCOUNTS_PER_CALL).len();
+    let account_requests = keys.chunks(ACCOUNTS_PER_CALL).map(account_request);
+    let simulations = queries.iter().filter_map(simulation_request);
+    let calls: Vec<Request> = account_requests.chain(simulations).collect();
+    let account_requests = keys.chunks(ACCOUNTS_PER_CALL).len();
     let long = queries.iter().filter(|it| it.simulate.is_some());
     let long = long.map(|query| query.with_inner_instructions);
-    let long: Vec<bool> = iter::repeat_n(false, look_ups).chain(long).collect();
+    let long: Vec<bool> = iter::repeat_n(false, account_requests)
+        .chain(long)
+        .collect();
     let mut answers = Vec::with_capacity(calls.len());
     for batch in batches(&calls, &long) {
-        match rpc.ask_many_in_doubt(batch, speak_against).await {
+        match rpc.ask_many_in_doubt(batch, count_against).await {
             Ok(found) => answers.extend(found.into_iter().map(Ok)),
             Err(fault) => answers.extend(batch.iter().map(|_| Err(fault.clone()))),
         }
@@ -120,10 +124,10 @@ pub(crate) async fn ask(rpc: &Nodes, queries: &[Query]) -> Vec<Result<Answer, Fa
     for chunk in keys.chunks(ACCOUNTS_PER_CALL) {
         let found = answers
             .next()
-            .unwrap_or_else(|| Err(unavailable("an answer is missing")));
+            .unwrap_or_else(|| Err(unavailable("the node left out a reply")));
         accounts.extend(chunk.iter().copied().zip(accounts_of(found, chunk.len())));
     }
-    let mut tried = calls.iter().skip(look_ups).zip(answers);
+    let mut tried = calls.iter().skip(account_requests).zip(answers);
     let answers = queries.iter().map(|query| {
         let tried = query.simulate.as_ref().and_then(|_| tried.next());
         answer_of(rpc, query, tried, &accounts)
@@ -131,10 +135,10 @@ pub(crate) async fn ask(rpc: &Nodes, queries: &[Query]) -> Vec<Result<Answer, Fa
     join_all(answers).await
 }
 
-/// Whether the answers speak against a payment: an account is not there, or a transaction fails. A
-/// node of another cluster would say so of every payment, and nothing in its answers names the
+/// Whether the replies count against a payment: an account does not exist, or a transaction fails.
+/// A node of another cluster would say so of every payment, and its replies do not name the
 /// cluster.
-fn speak_against(answers: &[quittance_nodes::Reply]) -> bool {
+fn count_against(answers: &[quittance_nodes::Reply]) -> bool {
     let mut values = answers.iter().flatten().map(|answer| &answer["value"]);
     values.any(|value| match value {
         Value::Array(accounts) => accounts.iter().any(Value::is_null),
@@ -142,7 +146,7 @@ fn speak_against(answers: &[quittance_nodes::Reply]) -> bool {
     })
 }
 
-/// The calls by batches, none of which has more calls, or more with long answers, than a round trip can take.
+/// Splits the requests into batches with a bounded number of requests and of long replies.
 fn batches<'c>(calls: &'c [Request], long: &[bool]) -> Vec<&'c [Request]> {
     let mut batches = Vec::new();
     let (mut begin, mut long_ones) = (0, 0);
@@ -158,7 +162,7 @@ fn batches<'c>(calls: &'c [Request], long: &[bool]) -> Vec<&'c [Request]> {
     batches
 }
 
-/// The answer to one inquiry, given what was found: its accounts, and the answer to its trial, where there is one.
+/// The answer to one query, from its accounts and the reply to its simulation, if it has one.
 async fn answer_of(
     rpc: &Nodes,
     query: &Query,
@@ -167,13 +171,13 @@ async fn answer_of(
 ) -> Result<Answer, Fault> {
     let found = query.accounts.iter().map(|key| {
         let found = accounts.get(key).cloned();
-        found.unwrap_or_else(|| Err(unavailable("an account is missing")))
+        found.unwrap_or_else(|| Err(unavailable("the node left out an account")))
     });
     let accounts = found.collect::<Result<Vec<_>, Fault>>()?;
     let simulated = match (&query.simulate, tried) {
         (None, _) => None,
         (Some(_), Some((trial, found))) => Some(simulation_of(rpc, trial, query, found).await?),
-        (Some(_), None) => return Err(unavailable("an answer is missing")),
+        (Some(_), None) => return Err(unavailable("the node left out a reply")),
     };
     Ok(Answer {
         accounts,
@@ -181,7 +185,7 @@ async fn answer_of(
     })
 }
 
-fn look_up(keys: &[Pubkey]) -> Request {
+fn account_request(keys: &[Pubkey]) -> Request {
     let keys: Vec<String> = keys.iter().map(Pubkey::to_string).collect();
     let options = json!({
         "encoding": "base64",
@@ -191,12 +195,13 @@ fn look_up(keys: &[Pubkey]) -> Request {
     Request::new("getMultipleAccounts", json!([keys, options]))
 }
 
-fn simulate(query: &Query) -> Option<Request> {
+fn simulation_request(query: &Query) -> Option<Request> {
     let transaction = BASE64.encode(query.simulate.as_ref()?.bytes());
     let mut options = json!({
         "encoding": "base64",
         "commitment": "confirmed",
-        // Ours is not there yet; the others were checked here, by stricter rules.
+        // The fee payer's signature does not exist yet. The engine verifies the others, by stricter
+        // rules.
         "sigVerify": false,
     });
     if query.with_inner_instructions {
@@ -224,7 +229,7 @@ fn accounts_of(
             .collect();
         accounts
             .filter(|accounts| accounts.len() == count)
-            .ok_or_else(|| unavailable("the node answered nonsense about accounts"))
+            .ok_or_else(|| unavailable("the node returned unreadable accounts"))
     };
     match read() {
         Ok(accounts) => accounts.into_iter().map(Ok).collect(),
@@ -248,7 +253,7 @@ async fn simulation_of(
 ) -> Result<Evidence, Fault> {
     let found = found?;
     if let Err(error) = &found
-        && lacks_tables(query, error)
+        && is_about_lookup_tables(query, error)
     {
         return Ok(Evidence::failed(&json!(error.message)));
     }
@@ -265,15 +270,16 @@ async fn simulation_of(
     }
     let err = &found.err;
     if let Some(kind) = not_of_payment(err) {
-        return Err(Fault::new(kind, format_args!("a simulation says {err}")));
+        return Err(Fault::new(
+            kind,
+            format_args!("the simulation failed with {err}"),
+        ));
     }
     if !err.is_null() {
         return Ok(Evidence::failed(err));
     }
     if found.is_inconclusive(query) {
-        return Err(unavailable(
-            "the node does not tell which instructions are called",
-        ));
+        return Err(unavailable("the node does not report inner instructions"));
     }
     let balances = found.pre_token_balances.zip(found.post_token_balances);
     let balances = balances.map(|(before, after)| evidence::balances(before, after));
@@ -284,15 +290,16 @@ async fn simulation_of(
             .inner_instructions
             .map(evidence::inner_instructions)
             .transpose()?,
-        // The tables themselves are asked.
+        // The query reads the lookup tables themselves.
         loaded: Vec::new(),
     })
 }
 
-/// Whether a node says of a transaction that it cannot take from lookup tables what it wants. Nodes look for that before they try
-/// it, and answer as to a question that makes no sense, but that they name the transaction; what else they may find wrong with
-/// that was checked here. Where they name something else, they do not understand the question, which is no payment's fault.
-fn lacks_tables(query: &Query, error: &NodeError) -> bool {
+/// Whether a node rejects a transaction because of its lookup tables. Nodes load them before the
+/// simulation and then report invalid parameters with a message about the transaction. The decoder
+/// has checked everything else that they could reject. Another message means that the node does not
+/// support the request, which is not the payment's fault.
+fn is_about_lookup_tables(query: &Query, error: &NodeError) -> bool {
     const INVALID_PARAMS: i64 = -32602;
     let has_tables = |transaction: &PaymentTransaction| !transaction.lookups().is_empty();
     let names_it = error
@@ -302,8 +309,8 @@ fn lacks_tables(query: &Query, error: &NodeError) -> bool {
     error.code == INVALID_PARAMS && names_it && query.simulate.as_ref().is_some_and(has_tables)
 }
 
-/// Whose fault a transaction's error is, when it is not the payment's: the fee payer is out of money, or the node cannot
-/// say now.
+/// The kind of fault for an error that is not the payment's: the fee payer is unfunded, or the node
+/// cannot simulate now.
 pub(crate) fn not_of_payment(err: &Value) -> Option<FaultKind> {
     let of_fee_payer = err
         .pointer("/InsufficientFundsForRent/account_index")
@@ -312,7 +319,7 @@ pub(crate) fn not_of_payment(err: &Value) -> Option<FaultKind> {
         return Some(FaultKind::FacilitatorFunds);
     }
     match err.as_str()? {
-        // All three are said of the fee payer only.
+        // The runtime reports all three of the fee payer only.
         "InsufficientFundsForFee" | "InvalidAccountForFee" | "AccountNotFound" => {
             Some(FaultKind::FacilitatorFunds)
         }
@@ -363,7 +370,7 @@ mod tests {
             json!(null),
             json!("BlockhashNotFound"),
             json!({ "InsufficientFundsForRent": { "account_index": 1 } }),
-            // With lookup tables a transaction can name more accounts than may be locked.
+            // With lookup tables a transaction can lock too many accounts.
             json!("TooManyAccountLocks"),
             json!({ "InstructionError": [2, { "Custom": 1 }] }),
         ] {

@@ -1,4 +1,4 @@
-//! What Solana's nodes are asked about themselves, and how they are handed transactions.
+//! Requests to Solana's nodes about themselves, and the submission of transactions.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -11,7 +11,8 @@ use url::Url;
 
 use crate::submission;
 
-/// What the genesis hash must begin with that every node of the cluster must tell; nothing for any cluster.
+/// The prefix of the genesis hash that every node of the cluster must report; empty for any
+/// cluster.
 #[derive(Debug)]
 struct Genesis(String);
 
@@ -27,7 +28,7 @@ impl Identity for Genesis {
                 "on the cluster with the genesis hash {found}, not {}",
                 self.0
             )),
-            None => Err("no Solana node: it does not say its genesis hash".to_owned()),
+            None => Err("not a Solana node: it does not report its genesis hash".to_owned()),
         }
     }
 
@@ -36,12 +37,12 @@ impl Identity for Genesis {
     }
 }
 
-/// What gateways of Solana say when they are asked too much. (-32005 is a node that says it is
-/// behind, and is left alone alike. Codes that EVM gateways use for it, such as -32007 and -32016,
-/// mean something else here.)
+/// The error codes with which Solana's gateways report a rate limit. (-32005 is a node that is
+/// behind, and is avoided in the same way. Codes of EVM gateways, such as -32007 and -32016, mean
+/// something else here.)
 const LIMIT_CODES: [i64; 1] = [-32429];
 
-/// The nodes of the cluster whose genesis hash begins like this.
+/// The nodes of the cluster whose genesis hash has this prefix.
 pub(crate) fn connect(
     genesis: &str,
     urls: &[Url],
@@ -50,21 +51,22 @@ pub(crate) fn connect(
     Nodes::new(urls, timeout, Genesis(genesis.to_owned()))
 }
 
-/// Hands a signed transaction, in base64, to the nodes.
+/// Submits a signed transaction, in base64.
 pub(crate) async fn send(nodes: &Nodes, transaction: &str) -> Submission {
-    // The node only passes it on: what it would say of it was asked before, and sending it again is our business.
+    // The node only forwards the transaction. It was simulated before, and the engine submits it
+    // again.
     let options = json!({ "encoding": "base64", "skipPreflight": true, "maxRetries": 0 });
     let request = Request::new("sendTransaction", json!([transaction, options]));
     nodes.send(&request, submission::refusal).await
 }
 
-/// The newest block of each node when it was last looked at, and when that was first seen. (A block here does not say reliably
-/// when it was made.)
+/// The newest slot of each node at the last check, and when it was first seen. (Nodes do not report
+/// reliably when a block was made.)
 #[derive(Debug, Default)]
 pub(crate) struct Heads(Mutex<BTreeMap<usize, (u64, Instant)>>);
 
 impl Heads {
-    /// Looks at each node: is it on the right cluster, is it behind, and does its newest block change?
+    /// Checks of each node that it is on the right cluster, is not behind, and has new blocks.
     pub(crate) async fn check(&self, nodes: &Nodes, age_max: Duration) -> NodesHealth {
         let requests = [
             Request::new("getHealth", json!([])),
@@ -77,7 +79,7 @@ impl Heads {
             let age = self.age(node, decode_reply(next())?);
             if age > age_max {
                 let age = age.as_secs();
-                let what = format!("the newest block is {age} seconds old: the node is stuck");
+                let what = format!("the node is stuck: its newest block is {age} seconds old");
                 return Err(unavailable(what));
             }
             Ok(())
@@ -85,9 +87,9 @@ impl Heads {
         nodes.health(&requests, judge).await
     }
 
-    /// For how long this has been the node's newest block, as far as was seen.
+    /// The time since this slot was first seen as the node's newest.
     fn age(&self, node: usize, slot: u64) -> Duration {
-        // What is kept is whole after every change.
+        // The map is consistent after every change, so a poisoned lock does no harm.
         let mut heads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let head = heads.entry(node).or_insert((slot, Instant::now()));
         if head.0 != slot {

@@ -1,4 +1,4 @@
-//! Where transactions stand.
+//! The status of submitted transactions.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
@@ -8,31 +8,35 @@ use quittance_nodes::{Nodes, Object, Reply, Request, decode_reply, unavailable};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::chain::FINALIZED_DEPTH;
+use crate::chain::FINALIZED_CONFIRMATIONS;
 use crate::evidence::{self, BalanceJson, Evidence, InnerInstructionsJson, LoadedJson};
 use crate::transaction::PaymentTransaction;
 
-/// How many blocks after its own a blockhash can be used: `MAX_PROCESSING_AGE` of the runtime.
+/// The number of blocks for which a blockhash is valid: `MAX_PROCESSING_AGE` of the runtime.
 const BLOCKHASH_BLOCKS: u64 = 150;
 
-/// How many blocks the node that knew a blockhash first may have been ahead of the one that is asked about the transaction:
-/// a minute's worth, after which a node that is behind counts as stuck and is asked last.
+/// The most blocks that the node which knew a blockhash first may be ahead of the node that is
+/// asked about the transaction. It is a minute's worth; a node further behind counts as stuck and
+/// is asked last.
 const BLOCKS_APART: u64 = 150;
 
-/// How many signatures a node is asked about in one call (`MAX_GET_SIGNATURE_STATUSES_QUERY_ITEMS` of the RPC interface).
+/// The most signatures in one request (`MAX_GET_SIGNATURE_STATUSES_QUERY_ITEMS` of the RPC
+/// interface).
 pub(crate) const SIGNATURES_PER_CALL: usize = 256;
 
-/// How many transactions are remembered before those that died are forgotten: some hours of work, a few megabytes.
+/// The number of remembered transactions above which expired ones are forgotten: some hours of work
+/// and a few megabytes.
 const REMEMBERED_MAX: usize = 20_000;
 
-/// How many included transactions are fetched in one round trip: each may be some ten kilobytes with its logs.
+/// The most included transactions in one batch: each may have ten kilobytes with its logs.
 const FETCHES_PER_BATCH: usize = 40;
 
-/// Until which block height each transaction that is out can still be included, at the latest.
+/// The last block height at which each pending transaction can still be included.
 ///
-/// A blockhash says nothing of its age. But it existed when it was first seen here, so it dies at the latest 150 blocks
-/// after the height of that moment, which another node may have reached before the one that is asked. Nothing of this needs to
-/// survive a restart: the next first look is only later, and certainty two minutes later.
+/// A blockhash does not show its age. But it existed when this program first saw it, so it expires
+/// at most 150 blocks after the height of that moment. Another node may have been ahead of the one
+/// that is asked. The heights need not survive a restart: then they only become certain two minutes
+/// later.
 #[derive(Debug, Default)]
 pub(crate) struct LastValidHeights(Mutex<HashMap<TransactionId, u64>>);
 
@@ -40,7 +44,8 @@ impl LastValidHeights {
     fn of(&self, id: &TransactionId, height_now: u64) -> u64 {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= REMEMBERED_MAX {
-            // Those that are long dead; one that is still asked about is only certain a little later.
+            // Expired transactions. If one of them is asked about again, it only becomes certain
+            // later.
             known.retain(|_, last_valid| *last_valid > height_now);
         }
         *known
@@ -49,7 +54,7 @@ impl LastValidHeights {
     }
 }
 
-/// `getEpochInfo`, as much of it as is needed.
+/// The fields of `getEpochInfo` that are used.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Epoch {
@@ -77,18 +82,18 @@ struct SignatureStatus {
 }
 
 impl SignatureStatus {
-    /// How deep it is: 1 from when a supermajority has voted for its block, [`FINALIZED_DEPTH`] from when that cannot be
+    /// 1 once a supermajority has voted for its block, [`FINALIZED_CONFIRMATIONS`] once that cannot be
     /// undone; `None` before.
     fn confirmations(&self) -> Option<u64> {
         match self.confirmation_status.as_deref() {
-            Some("finalized") => Some(FINALIZED_DEPTH),
+            Some("finalized") => Some(FINALIZED_CONFIRMATIONS),
             Some("confirmed") => Some(1),
             _ => None,
         }
     }
 }
 
-/// `getTransaction`, as much of it as is needed. A field that is missing is an answer that cannot be used.
+/// The fields of `getTransaction` that are used. A reply without one of them is a fault.
 #[derive(Deserialize)]
 struct Fetched {
     meta: Object<Meta>,
@@ -100,24 +105,24 @@ struct Meta {
     err: Value,
     pre_token_balances: Vec<BalanceJson>,
     post_token_balances: Vec<BalanceJson>,
-    /// Missing where the node does not keep them.
+    /// Missing if the node does not store them.
     #[serde(default)]
     inner_instructions: Option<Vec<InnerInstructionsJson>>,
-    /// Missing where the transaction has no lookup tables.
+    /// Missing if the transaction has no lookup tables.
     #[serde(default)]
     loaded_addresses: Option<LoadedJson>,
 }
 
-/// What two block heights and many signatures looked like to one node.
+/// Two block heights and many signatures, as one node reported them at one moment.
 struct Snapshot {
     /// The newest block's height.
     newest: u64,
-    /// The height that cannot be undone.
+    /// The newest finalized block's height.
     finalized: u64,
     by_id: BTreeMap<String, Result<Option<SignatureStatus>, Fault>>,
 }
 
-/// Where these places stand.
+/// The status of each transaction.
 pub(crate) async fn fetch(
     rpc: &Nodes,
     last_valid_heights: &LastValidHeights,
@@ -147,8 +152,8 @@ pub(crate) async fn fetch(
 }
 
 impl Snapshot {
-    /// One round trip to one node for up to 256 signatures: first the heights, then the signatures, so that what is not found
-    /// was not found at those heights.
+    /// One round trip to one node for up to 256 signatures. The heights come first, so that a
+    /// signature that is not found was not found at those heights.
     async fn take(rpc: &Nodes, watched: &[Watched]) -> Result<Self, Fault> {
         let mut ids: Vec<&str> = watched
             .iter()
@@ -183,7 +188,7 @@ impl Snapshot {
         })
     }
 
-    /// Those of which it is worth fetching what they did.
+    /// The transactions whose evidence is needed.
     fn deep_enough(&self, confirmations_required: u64) -> Vec<String> {
         let deep = |status: &SignatureStatus| {
             status.err.is_null()
@@ -208,15 +213,15 @@ impl Snapshot {
         let mut is_dropped = true;
         for transaction in &watched.transactions {
             let id = &transaction.id;
-            // Remembered from the first look on, whatever it finds.
+            // Remembered at the first request, whatever its result is.
             let last_valid = last_valid_heights.of(id, self.newest);
             let found = self.by_id.get(id.as_str()).cloned();
-            let found = found.unwrap_or_else(|| Err(unavailable("a status is missing")))?;
+            let found = found.unwrap_or_else(|| Err(unavailable("the node left out a status")))?;
             let Some(status) = found else {
                 is_dropped &= self.finalized > last_valid;
                 continue;
             };
-            // In a block that few have voted for yet.
+            // Its block is not confirmed yet.
             let Some(confirmations) = status.confirmations() else {
                 is_dropped = false;
                 continue;
@@ -225,7 +230,11 @@ impl Snapshot {
                 _ if !status.err.is_null() => Evidence::failed(&status.err),
                 _ if confirmations < confirmations_required => Evidence::default(),
                 Some(found) => whole(found.clone()?, transaction)?,
-                None => return Err(unavailable("an included transaction was not fetched")),
+                None => {
+                    return Err(unavailable(
+                        "the evidence of an included transaction is missing",
+                    ));
+                }
             };
             return Ok(Status::Included {
                 id: id.clone(),
@@ -241,21 +250,21 @@ impl Snapshot {
     }
 }
 
-/// Whether a signature is not known, as a node of another cluster would say of every one. Its block
-/// heights would end the payment.
+/// Whether a signature is unknown. A node of another cluster would say so of every signature, and
+/// its block heights would end the payment.
 fn knows_not_all(answers: &[Reply]) -> bool {
     let lists = answers.iter().flatten().map(|answer| &answer["value"]);
     let mut statuses = lists.filter_map(Value::as_array).flatten();
     statuses.any(Value::is_null)
 }
 
-/// Evidence that says of each account which one it is. Without what a transaction took from lookup tables a payment that has
-/// moved would look as if it had not.
+/// Rejects evidence that omits loaded addresses: a payment whose money moved would look as if it
+/// had not.
 fn whole(evidence: Evidence, transaction: &Transaction) -> Result<Evidence, Fault> {
     let parsed = PaymentTransaction::read(&transaction.bytes);
     match parsed.is_ok_and(|parsed| !parsed.is_all_loaded(&evidence.loaded)) {
         true => Err(unavailable(
-            "the node does not tell what a transaction took from lookup tables",
+            "the node does not report the addresses that a transaction loaded from lookup tables",
         )),
         false => Ok(evidence),
     }
@@ -269,12 +278,14 @@ fn statuses(
     let read = || {
         let found: Statuses = decode_reply(answer)?;
         if found.value.len() != count {
-            return Err(unavailable("the node answered nonsense about signatures"));
+            return Err(unavailable(
+                "the node returned a wrong number of signature statuses",
+            ));
         }
-        // Behind one URL there may be several nodes.
+        // There may be several nodes behind one URL.
         if found.context.slot < finalized_slot {
             return Err(unavailable(
-                "the node that knows signatures is behind the one that knows heights",
+                "the node that reported signatures is behind the one that reported block heights",
             ));
         }
         let found = found.value.into_iter();
@@ -288,7 +299,7 @@ fn statuses(
     }
 }
 
-/// What these transactions did, of those that succeeded.
+/// The evidence of these transactions, all of which succeeded.
 async fn fetch_evidence(rpc: &Nodes, ids: &[String]) -> BTreeMap<String, Result<Evidence, Fault>> {
     let mut evidence = BTreeMap::new();
     for chunk in ids.chunks(FETCHES_PER_BATCH) {
@@ -302,7 +313,7 @@ async fn fetch_evidence(rpc: &Nodes, ids: &[String]) -> BTreeMap<String, Result<
     evidence
 }
 
-/// The question what a transaction did.
+/// The request for a transaction's evidence.
 pub(crate) fn evidence_request(id: &str) -> Request {
     let options = json!({
         "encoding": "base64",
@@ -314,7 +325,7 @@ pub(crate) fn evidence_request(id: &str) -> Request {
 
 pub(crate) fn evidence_of(answer: Reply) -> Result<Evidence, Fault> {
     let Fetched { meta: Object(meta) } = decode_reply::<Option<Fetched>>(answer)?
-        // A node can know a signature before it knows the transaction.
+        // A node can know a signature before it has the transaction.
         .ok_or_else(|| unavailable("the node does not have an included transaction yet"))?;
     if !meta.err.is_null() {
         return Ok(Evidence::failed(&meta.err));
@@ -361,7 +372,7 @@ mod tests {
         }
     }
 
-    /// What is said of the transaction at these heights, when it is known like this.
+    /// The status of a transaction at these heights, when its signature is known like this.
     fn status_at(
         last_valid_heights: &LastValidHeights,
         newest: u64,
@@ -383,7 +394,7 @@ mod tests {
             .unwrap()
     }
 
-    /// attacks.md 149: long after the first look, and only by what can no longer be undone.
+    /// attacks.md 149: only by finalized heights, and long after the first request.
     #[test]
     fn unincluded_transaction_is_dropped_after_its_last_valid_block() {
         let last_valid_heights = LastValidHeights::default();
@@ -401,7 +412,7 @@ mod tests {
             status_at(&last_valid_heights, far, dead + 1, None),
             Status::Dropped
         ));
-        // After a restart the first look is a later one.
+        // After a restart the first request is a later one.
         let anew = LastValidHeights::default();
         assert!(matches!(
             status_at(&anew, far, dead + 1, None),
@@ -430,11 +441,12 @@ mod tests {
         else {
             panic!("what failed is included, too");
         };
-        assert_eq!(confirmations, FINALIZED_DEPTH);
+        assert_eq!(confirmations, FINALIZED_CONFIRMATIONS);
         assert!(evidence.error.is_some() && evidence.balances.is_none());
     }
 
-    /// The defect: a node that leaves out what was loaded made a payment that had moved look as if it had not.
+    /// Regression: a node that omitted loaded addresses made a payment look as if its money had not
+    /// moved.
     #[test]
     fn evidence_without_loaded_addresses_is_a_fault() {
         let table = MessageAddressTableLookup {
@@ -462,7 +474,8 @@ mod tests {
         assert!(whole(evidence(vec![Pubkey::default()]), &sent).is_ok());
     }
 
-    /// attacks.md 149: a node behind the one that was asked for heights knows too little to say that there is nothing.
+    /// attacks.md 149: a node behind the one that reported the heights cannot prove that a
+    /// signature is unknown.
     #[test]
     fn statuses_of_a_lagging_node_are_faults() {
         let answer = |slot: u64| json!({ "context": { "slot": slot }, "value": [null] });

@@ -1,15 +1,16 @@
-//! What nodes say of a transaction that they do not take, and what that means.
+//! The meaning of nodes' errors on submission.
 
 use quittance_core::{Fault, FaultKind, Submission};
 use quittance_nodes::{Failure, NodeError};
 
-/// JSON-RPC's own codes for a question that was not understood: the node did nothing.
+/// The error codes of JSON-RPC for a request that was not understood: the node did nothing.
 const NOT_UNDERSTOOD: [i64; 4] = [-32700, -32600, -32601, -32602];
 
-/// The node looked at the signatures and found one wrong.
+/// The node found an invalid signature.
 const SIGNATURE_VERIFICATION_FAILURE: i64 = -32003;
 
-/// What a node's refusal of a transaction means. Whatever is not known for certain counts as possibly sent.
+/// Classifies a node's error on submission. If the effect is not certain, the transaction counts as
+/// possibly sent.
 pub(crate) fn refusal(error: &NodeError) -> Submission {
     let message = error.message.to_ascii_lowercase();
     let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
@@ -24,7 +25,7 @@ pub(crate) fn refusal(error: &NodeError) -> Submission {
     } else if says(&["insufficient funds for fee", "insufficientfundsforfee"]) {
         refused(FaultKind::FacilitatorFunds)
     } else if says(&["address table", "address lookup table"]) {
-        // It was there when the transaction was tried: this node is behind.
+        // The table existed during the simulation, so this node is behind.
         refused(FaultKind::ChainUnavailable)
     } else if error.code == SIGNATURE_VERIFICATION_FAILURE || NOT_UNDERSTOOD.contains(&error.code) {
         refused(FaultKind::Internal)

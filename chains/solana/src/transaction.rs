@@ -1,4 +1,5 @@
-//! Transactions as they travel: bytes in, a structure out that can be trusted to mean what the runtime takes it to mean.
+//! Transactions of payments: bytes are parsed into a structure that means what the runtime takes it
+//! to mean.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,52 +16,54 @@ use solana_transaction::versioned::VersionedTransaction;
 
 use crate::instruction::is_guard;
 
-/// The longest a transaction may be: what fits one packet of IPv6 (`PACKET_DATA_SIZE` of the runtime).
+/// The longest transaction in bytes: what fits into one IPv6 packet (`PACKET_DATA_SIZE` of the
+/// runtime).
 pub(crate) const SIZE_MAX: usize = 1232;
 
-/// A transaction that was read from bytes, and would be written as the same bytes.
+/// A transaction that was parsed from bytes and serializes to the same bytes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PaymentTransaction {
     transaction: VersionedTransaction,
     message: Arc<[u8]>,
 }
 
-/// Why bytes are no transaction.
+/// Why bytes are not a transaction.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PaymentTransactionError {
-    /// More than a packet holds.
-    #[error("{0} bytes, more than the possible {SIZE_MAX}")]
+    /// The bytes do not fit into a packet.
+    #[error("{0} bytes, more than the maximum of {SIZE_MAX}")]
     TooLong(usize),
-    /// Not the encoding of a transaction, or not to the last byte.
+    /// The bytes are not the encoding of a transaction, or are longer.
     #[error("not a transaction: {0}")]
     Unreadable(String),
-    /// Read leniently it is a transaction, but it is not written as the runtime writes it.
+    /// A lenient parser reads a transaction, but the runtime would encode it differently.
     #[error("not in canonical form")]
     NotCanonical,
-    /// A version of which it is not known what it means.
-    #[error("neither a legacy transaction nor one of version 0")]
+    /// The version is unknown, so its meaning is too.
+    #[error("the version is neither legacy nor 0")]
     Version,
-    /// Indexes out of bounds, signers that do not fit the header, an account named twice.
-    #[error("contradicts itself: {0}")]
+    /// An index is out of bounds, the signers do not match the header, or an account is listed
+    /// twice.
+    #[error("inconsistent: {0}")]
     NotSane(&'static str),
 }
 
-/// One instruction with its accounts in full.
+/// An instruction with the addresses of its accounts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instruction {
-    /// Who runs.
+    /// The program.
     pub program: Pubkey,
-    /// On what.
+    /// Its accounts.
     pub accounts: Vec<Pubkey>,
-    /// With what.
+    /// Its data.
     pub data: Vec<u8>,
 }
 
 impl PaymentTransaction {
-    /// Reads a transaction: every byte, and nothing but what is written the one way there is.
+    /// Parses a transaction: every byte, and only the canonical encoding.
     ///
     /// # Errors
-    /// What keeps the bytes from being one.
+    /// When the bytes are not a transaction.
     pub fn read(bytes: &[u8]) -> Result<Self, PaymentTransactionError> {
         if bytes.len() > SIZE_MAX {
             return Err(PaymentTransactionError::TooLong(bytes.len()));
@@ -74,7 +77,7 @@ impl PaymentTransaction {
         Self::of(transaction)
     }
 
-    /// The transaction in the form that is checked and sent.
+    /// Checks a transaction.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -94,7 +97,7 @@ impl PaymentTransaction {
             .any(|(at, key)| keys.iter().take(at).any(|earlier| earlier == key));
         if twice {
             return Err(PaymentTransactionError::NotSane(
-                "an account is named twice",
+                "an account is listed twice",
             ));
         }
         Ok(Self {
@@ -103,38 +106,38 @@ impl PaymentTransaction {
         })
     }
 
-    /// The bytes that are signed.
+    /// The bytes that the signers sign.
     pub fn message(&self) -> &Arc<[u8]> {
         &self.message
     }
 
-    /// The whole, as it is sent.
+    /// The transaction as it is submitted.
     pub fn bytes(&self) -> Vec<u8> {
-        // What was read from bytes can be written to bytes; an empty transaction would be refused by every node.
+        // A parsed transaction always serializes; every node would refuse an empty one.
         wincode::serialize(&self.transaction).unwrap_or_default()
     }
 
-    /// Who pays the fee: the first account.
+    /// The fee payer: the first account.
     pub fn fee_payer(&self) -> Option<&Pubkey> {
         self.keys().first()
     }
 
-    /// Who must sign, the fee payer first, each with the signature that is there.
+    /// The signers, the fee payer first, each with its signature.
     pub fn signers(&self) -> impl Iterator<Item = (&Pubkey, &Signature)> {
         self.keys().iter().zip(&self.transaction.signatures)
     }
 
-    /// The accounts named in the transaction itself, those that sign first.
+    /// The accounts listed in the transaction itself, signers first.
     pub fn keys(&self) -> &[Pubkey] {
         self.transaction.message.static_account_keys()
     }
 
-    /// The blockhash that bounds how long it can be included.
+    /// The recent blockhash. It bounds the time until inclusion.
     pub fn blockhash(&self) -> &Hash {
         self.transaction.message.recent_blockhash()
     }
 
-    /// The lookup tables it takes addresses from.
+    /// The lookup tables that it uses.
     pub fn lookups(&self) -> &[MessageAddressTableLookup] {
         self.transaction
             .message
@@ -142,7 +145,7 @@ impl PaymentTransaction {
             .unwrap_or_default()
     }
 
-    /// Whether these are as many addresses as it takes from lookup tables.
+    /// Whether `loaded` has as many addresses as the transaction loads from lookup tables.
     pub(crate) fn is_all_loaded(&self, loaded: &[Pubkey]) -> bool {
         let taken = |lookup: &MessageAddressTableLookup| {
             lookup.writable_indexes.len() + lookup.readonly_indexes.len()
@@ -150,20 +153,21 @@ impl PaymentTransaction {
         self.lookups().iter().map(taken).sum::<usize>() == loaded.len()
     }
 
-    /// All its accounts: those named in the transaction itself, then those `loaded` from lookup tables. Instructions name them
-    /// by their indexes here.
+    /// All its accounts: those listed in the transaction itself, then those `loaded` from lookup
+    /// tables. Instructions refer to them by index.
     pub fn accounts<'a>(&'a self, loaded: &'a [Pubkey]) -> impl Iterator<Item = &'a Pubkey> {
         self.keys().iter().chain(loaded)
     }
 
-    /// The instructions in full, given what is `loaded` from lookup tables; `None` where an account is in neither.
+    /// The instructions with addresses, given the addresses `loaded` from lookup tables; `None` if
+    /// an index is out of bounds.
     pub fn instructions(&self, loaded: &[Pubkey]) -> Option<Vec<Instruction>> {
         let compiled = self.transaction.message.instructions();
         let whole = compiled.iter().map(|found| self.instruction(found, loaded));
         whole.collect()
     }
 
-    /// One instruction in full, the transaction's own or one that was called.
+    /// One instruction with addresses, top-level or inner.
     pub(crate) fn instruction(
         &self,
         compiled: &CompiledInstruction,
@@ -177,8 +181,8 @@ impl PaymentTransaction {
         })
     }
 
-    /// The instructions as they show before any lookup table is read: without the accounts that stand there. `None` where a
-    /// program would, which the runtime does not allow.
+    /// The instructions without the accounts that only a lookup table has. `None` if a program
+    /// would be in a table, which the runtime does not allow.
     pub(crate) fn instructions_shown(&self) -> Option<Vec<Instruction>> {
         let key = |index: &u8| self.keys().get(usize::from(*index)).copied();
         let compiled = self.transaction.message.instructions().iter();
@@ -192,12 +196,14 @@ impl PaymentTransaction {
         shown.collect()
     }
 
-    /// Signs as the fee payer. This is the only place where a key of ours touches a transaction, and the last check that
-    /// the transaction can do nothing to any of `ours`: paying the fee is all an account of ours is in it for.
+    /// Signs as the fee payer. This is the only place where a key of this program signs a
+    /// transaction. It is also the last check that no instruction mentions any of the `fee_payers`:
+    /// they only pay the fee.
     ///
     /// # Errors
-    /// When it is not this signer's to pay for, any of `ours` is mentioned in an instruction or could hide in a lookup table
-    /// because not everything is `loaded` that it takes from there, or the key does not sign.
+    /// When the signer is not the transaction's fee payer; an instruction mentions one of the
+    /// `fee_payers`; `loaded` is incomplete, so a lookup table could hide one; or the key does not
+    /// sign.
     pub(crate) fn sign(
         &self,
         signer: &dyn Signer,
@@ -207,42 +213,46 @@ impl PaymentTransaction {
         let broken = |what: &str| Fault::new(FaultKind::Internal, what);
         if !self.is_all_loaded(loaded) {
             return Err(broken(
-                "a transaction is never signed before all of its lookup tables are read",
+                "not signed: the addresses of lookup tables are incomplete",
             ));
         }
         let instructions = self
             .instructions(loaded)
-            .ok_or_else(|| broken("an instruction names an account that is not there"))?;
+            .ok_or_else(|| broken("not signed: an instruction refers to a missing account"))?;
         if fee_payers.mentioned_in(&instructions).is_some() {
-            return Err(broken(
-                "a transaction that mentions a fee payer of ours is never signed",
-            ));
+            return Err(broken("not signed: an instruction mentions a fee payer"));
         }
         if self.fee_payer() != Some(&signer.pubkey()) {
-            return Err(broken("the transaction is not this signer's to pay for"));
+            return Err(broken(
+                "not signed: the signer is not the fee payer of the transaction",
+            ));
         }
         let signature = signer
             .try_sign_message(&self.message)
-            .map_err(|error| broken(&format!("the signer does not sign: {error}")))?;
+            .map_err(|error| broken(&format!("the fee payer's signer failed: {error}")))?;
         let mut signed = self.clone();
         match signed.transaction.signatures.first_mut() {
             Some(first) => *first = signature,
-            None => return Err(broken("a transaction without a place for the signature")),
+            None => {
+                return Err(broken(
+                    "the transaction has no slot for the fee payer's signature",
+                ));
+            }
         }
         Ok((signature, signed.bytes()))
     }
 }
 
-/// The accounts of ours that no instruction may mention.
+/// The fee payers of this facilitator, which no instruction may mention.
 #[derive(Debug)]
 pub(crate) struct FeePayers {
     pub(crate) keys: Vec<Pubkey>,
-    /// Whether Lighthouse's assertions may, all the same.
+    /// Whether assertions of Lighthouse may mention them.
     pub(crate) allow_lighthouse: bool,
 }
 
 impl FeePayers {
-    /// The first of them that any instruction mentions, as its program or among its accounts.
+    /// The first of them that an instruction mentions, as its program or among its accounts.
     pub(crate) fn mentioned_in(&self, instructions: &[Instruction]) -> Option<&Pubkey> {
         let spared = |found: &&Instruction| self.allow_lighthouse && is_guard(found);
         self.keys.iter().find(|key| {
@@ -253,7 +263,7 @@ impl FeePayers {
 }
 
 impl fmt::Debug for PaymentTransaction {
-    /// Leaves the bytes out: a signed transaction is worth money until it is included.
+    /// Omits the bytes: a signed transaction is worth money until it is included.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Wire")
             .field("keys", &self.keys())

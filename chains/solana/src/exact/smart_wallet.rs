@@ -63,7 +63,7 @@ impl Default for SmartWallets {
 impl SmartWallets {
     /// The first of the programs that must not be allowed here: the System program starts durable nonces, signature checks are
     /// paid for one by one, and the others have rules of their own.
-    pub(crate) fn no_wallet(&self) -> Option<Pubkey> {
+    pub(crate) fn not_a_wallet(&self) -> Option<Pubkey> {
         let never = |program: &&Pubkey| instruction::NEVER_WALLETS.contains(program);
         self.programs.iter().find(never).copied()
     }
