@@ -1,5 +1,5 @@
-//! The static path: what a payment's transaction must look like. A limit and a price for what it computes, one transfer, and around it
-//! nothing but memos and assertions.
+//! The static path: a compute unit limit, a compute unit price and one transfer, with memos and
+//! assertions around them.
 
 use quittance_core::{Reason, Rejection};
 
@@ -8,40 +8,40 @@ use crate::chain::fee;
 use crate::instruction::{MEMO, Transfer, compute_unit_limit, compute_unit_price, is_guard, memo};
 use crate::transaction::{FeePayers, Instruction, PaymentTransaction};
 
-/// How few instructions a payment can have: limit, price, transfer.
+/// The fewest instructions of a payment: limit, price, transfer.
 const INSTRUCTIONS_MIN: usize = 3;
 
-/// How many instructions a payment may have besides guards: the reference implementation's limit.
+/// The most instructions of a payment besides guards: the reference implementation's limit.
 const INSTRUCTIONS_MAX: usize = 7;
 
-/// How many guards a wallet may put around them. Phantom puts two or three.
+/// The most guards that a wallet may add. Phantom adds two or three.
 pub(super) const GUARDS_MAX: usize = 4;
 
-/// Who signs a payment: the fee payer and the payer.
+/// The signers of a payment: the fee payer and the payer.
 pub(super) const SIGNERS: usize = 2;
 
-/// What an operator allows a payment to cost.
+/// The most that a payment may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Caps {
     pub(crate) compute_units: u32,
     pub(crate) compute_unit_price: u64,
-    /// In lamports, all of it.
+    /// The whole fee, in lamports.
     pub(crate) fee: u64,
 }
 
-/// A transaction of the right form.
+/// A transaction with the layout of the static path.
 #[derive(Debug)]
 pub(crate) struct StaticLayout {
     pub(crate) transfer: Transfer,
     pub(crate) memos: Memos,
 }
 
-/// The memos of a transaction, in order; `None` for one that is no text or too long.
+/// The memos of a transaction, in order; `None` for one that is not UTF-8 or is too long.
 #[derive(Debug)]
 pub(crate) struct Memos(Vec<Option<String>>);
 
 impl StaticLayout {
-    /// Reads the form of a transaction, and rejects what an account of ours is in, apart from paying the fee.
+    /// Parses the layout of a transaction. Rejects it if an instruction mentions a fee payer.
     pub(crate) fn read(
         transaction: &PaymentTransaction,
         fee_payers: &FeePayers,
@@ -50,15 +50,15 @@ impl StaticLayout {
         if !transaction.lookups().is_empty() {
             return Err(Rejection::new(
                 reason::ALT_RESOLUTION_NOT_AVAILABLE,
-                "lookup tables are read only where smart wallets may pay, and none may here",
+                "lookup tables are allowed only for smart wallets, and this facilitator allows none",
             ));
         }
         let instructions = transaction.instructions(&[]).ok_or_else(because(
             reason::COULD_NOT_BE_DECODED,
-            "an instruction names an account that the transaction does not have",
+            "an instruction refers to an account that the transaction does not have",
         ))?;
         if transaction.signers().count() > SIGNERS {
-            let detail = "others than the fee payer and the payer must sign";
+            let detail = "there are signers besides the fee payer and the payer";
             return Err(Rejection::new(reason::EXCESSIVE_SIGNERS, detail));
         }
         let (guards, rest): (Vec<_>, Vec<_>) =
@@ -71,7 +71,7 @@ impl StaticLayout {
         let [limit, price, transfer, optional @ ..] = rest.as_slice() else {
             return Err(Rejection::new(
                 reason::INSTRUCTIONS_LENGTH,
-                "expected are a compute unit limit, a compute unit price, TransferChecked, and memos",
+                "expected: a compute unit limit, a compute unit price, TransferChecked, and memos",
             ));
         };
         let units = compute_unit_limit(limit).ok_or_else(because(
@@ -86,12 +86,12 @@ impl StaticLayout {
             reason::NO_TRANSFER,
             "the third instruction must be TransferChecked of SPL Token or Token-2022",
         ))?;
-        // Only now: a smart wallet's transaction, which fails before this, has limits of its own.
+        // Checked late, because a smart wallet's transaction fails above and has limits of its own.
         caps.check(units, price)?;
         if fee_payers.keys.contains(&transfer.authority) {
             return Err(Rejection::new(
                 reason::FEE_PAYER_TRANSFERRING_FUNDS,
-                "the money would be the facilitator's own",
+                "the transfer's authority is a fee payer of the facilitator",
             ));
         }
         if let Some(key) = fee_payers.mentioned_in(&instructions) {
@@ -102,7 +102,7 @@ impl StaticLayout {
             .signers()
             .any(|(key, _)| *key == transfer.authority)
         {
-            let detail = "the transfer's authority does not sign";
+            let detail = "the transfer's authority is not a signer";
             return Err(Rejection::new(reason::SIGNATURE_INVALID, detail));
         }
         Ok(Self {
@@ -111,9 +111,9 @@ impl StaticLayout {
         })
     }
 
-    /// Whether the transaction was refused for its form alone. It may pay all the same, in a way that only shows when it runs
-    /// (specification, section 3.3).
-    pub(crate) fn is_about_form(reason: &Reason) -> bool {
+    /// Whether a transaction was rejected for its layout alone. It may still pay, in a way that
+    /// only a simulation shows (specification, section 3.3).
+    pub(crate) fn is_about_layout(reason: &Reason) -> bool {
         [
             reason::ALT_RESOLUTION_NOT_AVAILABLE,
             reason::INSTRUCTIONS_LENGTH,
@@ -130,13 +130,13 @@ impl StaticLayout {
     }
 }
 
-/// Makes a rejection only where it is needed.
+/// Builds a rejection only when it is needed.
 fn because(reason: Reason, detail: &'static str) -> impl FnOnce() -> Rejection {
     move || Rejection::new(reason, detail)
 }
 
 impl Memos {
-    /// The memos among these instructions, all of which must be to the memo program.
+    /// The memos among these instructions, all of which must run the memo program.
     pub(super) fn of<'i>(instructions: impl Iterator<Item = &'i Instruction>) -> Self {
         Self(
             instructions
@@ -145,11 +145,11 @@ impl Memos {
         )
     }
 
-    /// Whether they are what the requirements ask for.
+    /// Checks the memos against the one that the requirements name.
     pub(crate) fn check(&self, required: Option<&str>) -> Result<(), Rejection> {
         let Self(memos) = self;
         if memos.contains(&None) {
-            let detail = "a memo is no text, or too long";
+            let detail = "a memo is not UTF-8, or too long";
             return Err(Rejection::new(reason::MEMO_MISMATCH, detail));
         }
         let Some(required) = required else {
@@ -162,7 +162,7 @@ impl Memos {
                 "the memo is not the text in extra.memo",
             )),
             memos => {
-                let detail = format!("{} memos, and one is required", memos.len());
+                let detail = format!("{} memos, but exactly one is required", memos.len());
                 Err(Rejection::new(reason::MEMO_COUNT, detail))
             }
         }
@@ -172,19 +172,23 @@ impl Memos {
 impl Caps {
     fn check(self, units: u32, price: u64) -> Result<(), Rejection> {
         if units > self.compute_units {
-            let detail = format!("{units} compute units, {} are allowed", self.compute_units);
+            let detail = format!(
+                "{units} compute units requested, at most {} are allowed",
+                self.compute_units
+            );
             return Err(Rejection::new(reason::COMPUTE_LIMIT_TOO_HIGH, detail));
         }
         if price > self.compute_unit_price {
             let allowed = self.compute_unit_price;
-            let detail = format!("{price} microlamports a compute unit, {allowed} are allowed");
+            let detail =
+                format!("{price} micro-lamports for a compute unit, at most {allowed} are allowed");
             return Err(Rejection::new(reason::COMPUTE_PRICE_TOO_HIGH, detail));
         }
         check_fee(units, price, self.fee, reason::COMPUTE_PRICE_TOO_HIGH)
     }
 }
 
-/// Whether what a transaction asks for costs its fee payer no more than `most` lamports.
+/// Checks that the fee of a transaction is at most `most` lamports.
 pub(super) fn check_fee(
     units: u32,
     price: u64,
@@ -196,13 +200,14 @@ pub(super) fn check_fee(
         return Ok(());
     }
     let detail = format!(
-        "{units} compute units at {price} microlamports each cost {fee} lamports with the signatures, {most} are allowed: ask \
-         for fewer units, or offer less for each"
+        "{units} compute units at {price} micro-lamports each cost {fee} lamports with the signatures, at most {most} are allowed: \
+         request fewer units or a lower price"
     );
     Err(Rejection::new(refusal, detail))
 }
 
-/// What comes after the transfer: memos, and nothing else. In particular no second transfer, and none back.
+/// The memos after the transfer. Any other instruction is rejected, in particular a second transfer
+/// or one back to the payer.
 fn memos(optional: &[&Instruction]) -> Result<Memos, Rejection> {
     const UNKNOWN: [Reason; 4] = [
         reason::UNKNOWN_FOURTH,
@@ -213,8 +218,7 @@ fn memos(optional: &[&Instruction]) -> Result<Memos, Rejection> {
     match optional.iter().position(|found| found.program != MEMO) {
         Some(at) => {
             let unknown = UNKNOWN.get(at).cloned().unwrap_or(reason::UNKNOWN_OPTIONAL);
-            let detail =
-                "after the transfer come memos and the guards of wallets, and nothing else";
+            let detail = "only memos and guards of wallets may follow the transfer";
             Err(Rejection::new(unknown, detail))
         }
         None => Ok(Memos::of(optional.iter().copied())),

@@ -1,5 +1,5 @@
-//! The scheme `exact`: the payer makes and signs a transaction that transfers the required amount to the recipient's token
-//! account, and leaves the fee and the sending to the facilitator.
+//! The scheme `exact`: the payer makes and signs a transaction that transfers the required amount
+//! to the recipient's token account. The facilitator pays the fee and submits it.
 //!
 //! Specification: `exact` on SVM.
 
@@ -40,8 +40,9 @@ use crate::transaction::{PaymentTransaction, SIZE_MAX};
 /// The scheme's name on the wire.
 const NAME: &str = "exact";
 
-/// For how long a payment that was read is worth sending, in seconds: its blockhash dies after 150 blocks of 0.4 seconds.
-/// What was sent before is followed until it is certain, however long that takes.
+/// The seconds for which a decoded payment may be submitted: its blockhash expires after 150 blocks
+/// of 0.4 seconds. A submitted transaction is watched until its end is certain, however long that
+/// takes.
 const LIFETIME_SECS: u64 = 60;
 
 /// The scheme `exact` on one Solana cluster.
@@ -89,7 +90,7 @@ struct Extra {
     token_program: Option<String>,
     #[serde(default)]
     memo: Option<String>,
-    /// Helps a payer, and decides nothing.
+    /// A hint for payers. It decides nothing.
     #[serde(default, deserialize_with = "where_readable")]
     recent_blockhash: Option<String>,
 }
@@ -139,7 +140,7 @@ impl Scheme<Solana> for Exact {
         let transaction = read_transaction(&request.payload)?;
         if transaction.fee_payer() != Some(&fee_payer) {
             let detail = format_args!(
-                "the transaction's fee payer must be {fee_payer}, as extra.feePayer says"
+                "the transaction's fee payer must be {fee_payer}, as in extra.feePayer"
             );
             return Err(Rejection::new(reason::FEE_PAYER_MISMATCH, detail).into());
         }
@@ -165,10 +166,10 @@ impl Scheme<Solana> for Exact {
 }
 
 impl Exact {
-    /// Who is to pay the fee: one of ours.
+    /// The fee payer that the requirements name, which must be one of this facilitator.
     fn fee_payer(&self, extra: &Extra) -> Result<Pubkey, Refusal> {
         let expected =
-            "extra.feePayer must be a fee payer of this facilitator, as /supported names it";
+            "extra.feePayer must be a fee payer of this facilitator, as listed by /supported";
         let named = extra
             .fee_payer
             .as_deref()
@@ -188,8 +189,8 @@ impl Exact {
         Rejection::new(Reason::UNSUPPORTED_ASSET, detail)
     }
 
-    /// In which of the two ways a transaction pays; and the first thing that speaks against it which is told only once its
-    /// signatures are known to hold.
+    /// The path by which a transaction pays. The rejection, if any, is reported only if the
+    /// signatures are valid.
     fn path(
         &self,
         transaction: &PaymentTransaction,
@@ -209,7 +210,7 @@ impl Exact {
         let Some(allowed) = &self.smart_wallets else {
             return Err(refused);
         };
-        if !StaticLayout::is_about_form(&refused.reason) {
+        if !StaticLayout::is_about_layout(&refused.reason) {
             return Err(refused);
         }
         let SmartWalletLayout { signer, memos } =
@@ -239,7 +240,7 @@ impl Exact {
     }
 }
 
-/// What makes a payment unique: the runtime includes a message once, whatever its signatures are.
+/// The identity of a payment: the runtime includes a message once, whatever its signatures are.
 fn payment_id(network: &Network, transaction: &PaymentTransaction) -> PaymentId {
     PaymentId::from_parts(&[b"exact svm", network.id().as_bytes(), transaction.message()])
 }
@@ -248,7 +249,7 @@ fn check_token_program(extra: &Extra, token: &Token) -> Result<(), Rejection> {
     let program = token.program.id().to_string();
     match &extra.token_program {
         Some(named) if *named != program => {
-            let what = "extra.tokenProgram is not the program that keeps the asset";
+            let what = "extra.tokenProgram is not the program of the asset";
             Err(Rejection::new(Reason::INVALID_PAYMENT_REQUIREMENTS, what))
         }
         _ => Ok(()),
@@ -264,7 +265,7 @@ fn read_transaction(payload: &Object) -> Result<PaymentTransaction, Refusal> {
     /// The length of the longest transaction in base64.
     const TEXT_MAX: usize = SIZE_MAX.div_ceil(3) * 4;
     let payload: PayloadJson = payload.read("paymentPayload.payload")?;
-    let missing = || Rejection::new(reason::TRANSACTION, "the payload has no transaction");
+    let missing = || Rejection::new(reason::TRANSACTION, "the payload has no field transaction");
     let text = payload.transaction.ok_or_else(missing)?;
     let undecodable =
         |what: &str| Refusal::from(Rejection::new(reason::COULD_NOT_BE_DECODED, what));
@@ -277,18 +278,18 @@ fn read_transaction(payload: &Object) -> Result<PaymentTransaction, Refusal> {
     PaymentTransaction::read(&bytes).map_err(|error| undecodable(&error.to_string()))
 }
 
-/// The fee payer's place for a signature must be empty. Bytes there mean nothing and are replaced, so anybody could write
-/// some, present the payment as one of its own, and be told its success.
+/// The fee payer's signature must be empty. Any bytes there are replaced, so anyone could change
+/// them, present the payment of another payer as a new one and be reported its success.
 fn check_fee_payer_signature_is_empty(transaction: &PaymentTransaction) -> Result<(), Rejection> {
     let is_empty = |(_, signature): (_, &Signature)| *signature == Signature::default();
     if transaction.signers().next().is_some_and(is_empty) {
         return Ok(());
     }
-    let detail = "the place for the fee payer's signature is not empty";
+    let detail = "the fee payer's signature is not empty";
     Err(Rejection::new(reason::SIGNATURE_INVALID, detail))
 }
 
-/// What must hold of every signature but the fee payer's, which is ours to add.
+/// The signatures to verify: all but the fee payer's, which is added later.
 fn claims(transaction: &PaymentTransaction) -> Vec<SignatureClaim> {
     let claim = |(key, signature): (&Pubkey, &Signature)| SignatureClaim::Ed25519 {
         message: Arc::clone(transaction.message()),
@@ -298,7 +299,7 @@ fn claims(transaction: &PaymentTransaction) -> Vec<SignatureClaim> {
     transaction.signers().skip(1).map(claim).collect()
 }
 
-/// The checks of a transfer in the transaction itself, in the reference implementation's order.
+/// Checks a top-level transfer, in the reference implementation's order.
 fn check_transfer(transfer: &Transfer, expected: &Expected) -> Result<(), Rejection> {
     let Expected {
         token,
@@ -308,7 +309,7 @@ fn check_transfer(transfer: &Transfer, expected: &Expected) -> Result<(), Reject
     } = expected;
     if transfer.mint != token.mint {
         let detail = format!(
-            "the transfer is of {}, the required asset {}",
+            "the transfer has the mint {}, the required asset is {}",
             transfer.mint, token.mint
         );
         return Err(Rejection::new(reason::MINT_MISMATCH, detail));
@@ -332,7 +333,10 @@ fn check_transfer(transfer: &Transfer, expected: &Expected) -> Result<(), Reject
         return Err(Rejection::new(Reason::INVALID_PAYMENT_REQUIREMENTS, detail));
     }
     if Amount::from(transfer.amount) != *amount {
-        let detail = format!("transfers {}, required {amount}", transfer.amount);
+        let detail = format!(
+            "the transfer is of {}, the required amount is {amount}",
+            transfer.amount
+        );
         return Err(Rejection::new(reason::AMOUNT_MISMATCH, detail));
     }
     check_amount(*amount)

@@ -1,4 +1,4 @@
-//! The seller's side: a price becomes requirements.
+//! The seller's side: a price becomes payment requirements.
 
 use async_trait::async_trait;
 use quittance_core::json::Object;
@@ -13,7 +13,7 @@ use crate::blockhash::Blockhashes;
 use crate::instruction::MEMO_MAX;
 use crate::known::{self, NAMESPACE, Token};
 
-/// An offer to be paid exactly so much of a token on a Solana cluster.
+/// An offer for a fixed amount of a token on a Solana cluster.
 ///
 /// ```
 /// use quittance_core::Offer;
@@ -32,12 +32,12 @@ pub struct ExactOffer {
 }
 
 impl ExactOffer {
-    /// An offer of `price` in a token, such as `"0.01"`, to be paid to an address. The recipient needs an associated token
-    /// account: none is made for it.
+    /// An offer of `price` in a token, such as `"0.01"`, to be paid to an address. The recipient
+    /// needs an associated token account: none is created for it.
     ///
     /// # Errors
-    /// When the price is zero, finer than the token's atomic unit, or more than an account can hold; the network is not a
-    /// Solana cluster; or `pay_to` is not an address.
+    /// When the price is zero, finer than the token's atomic unit, or more than an account can
+    /// hold; the network is not a Solana cluster; or `pay_to` is not an address.
     pub fn new(
         network: Network,
         token: Token,
@@ -68,7 +68,8 @@ impl ExactOffer {
         })
     }
 
-    /// An offer in the USDC of a cluster that ships with the library, by CAIP-2 identifier or version 1 name.
+    /// An offer in USDC on a cluster that ships with the library, by CAIP-2 identifier or version 1
+    /// name.
     ///
     /// # Errors
     /// As [`new`](Self::new), and when the cluster or its USDC is not known.
@@ -91,10 +92,10 @@ impl ExactOffer {
         }
     }
 
-    /// The same offer, with a text that the payment must carry, such as an invoice number.
+    /// The same offer, with a memo that the payment must carry, such as an invoice number.
     ///
     /// # Errors
-    /// When the text is longer than a memo can be.
+    /// When the memo is empty or longer than a memo can be.
     pub fn with_memo(self, memo: &str) -> Result<Self, OfferError> {
         if memo.is_empty() || memo.len() > MEMO_MAX {
             return Err(OfferError::Memo {
@@ -108,7 +109,7 @@ impl ExactOffer {
         })
     }
 
-    /// The same offer, which tells buyers a recent blockhash: they need no node to pay.
+    /// The same offer, with a recent blockhash for buyers, so that they need no node.
     #[must_use]
     pub fn with_blockhashes(self, blockhashes: &Blockhashes) -> Self {
         Self {

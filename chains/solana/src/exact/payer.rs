@@ -1,4 +1,4 @@
-//! The buyer's side: requirements become a signed transaction.
+//! The buyer's side: payment requirements become a signed transaction.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -32,26 +32,30 @@ use crate::instruction::{COMPUTE_BUDGET, MEMO, MEMO_MAX};
 use crate::known::{self, NAMESPACE, Token};
 use crate::rpc;
 
-/// How many compute units are asked for: a transfer, a memo and the budget itself take under 20,000 with either program.
+/// The requested compute units: a transfer, a memo and the compute budget itself take less than
+/// 20,000 with either token program.
 const COMPUTE_UNITS: u32 = 40_000;
 
-/// The highest price offered for a compute unit, in millionths of a lamport: 400 lamports a payment at most.
+/// The highest price for a compute unit, in micro-lamports: at most 400 lamports for a payment.
 const COMPUTE_UNIT_PRICE_MAX: u64 = 10_000;
 
-/// After how many seconds no block takes a signed payment any more: its blockhash dies after 150 blocks, which take 0.4
-/// seconds each when all is well. Twice and a half as long, because whoever signs again too early pays twice.
+/// The seconds after which no block can include a signed payment. Its blockhash expires after 150
+/// blocks, normally of 0.4 seconds each. This is 2.5 times as long, because a payer that signs
+/// again too early pays twice.
 pub(super) const EXPIRES_SECS: u64 = 150;
 
-/// How long a node may take to answer.
+/// The time limit for a node's reply.
 const RPC_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Pays `exact` requirements on Solana with one key.
 ///
-/// Tokens that ship with the library are known from its own table; what a seller says of a token decides nothing but what
-/// is signed. Add tokens of your own with [`with_token`](Self::with_token), and for each cluster a node to ask for a
-/// blockhash with [`with_rpc`](Self::with_rpc); without one only sellers that tell a blockhash can be paid, and theirs is
-/// believed: one that is dead costs a failed payment, and one of another cluster lets a payment be included there, where
-/// it is worth something only if the same mint is there, too.
+/// The payer has its own table of tokens, which begins with those that ship with the library. The
+/// seller's description of a token never changes what is signed. Add tokens with
+/// [`with_token`](Self::with_token), and a node for each cluster with [`with_rpc`](Self::with_rpc).
+///
+/// Without a node the payer can pay only sellers that offer a blockhash, and trusts it. An expired
+/// one costs a failed payment. With one of another cluster the payment can be included there, where
+/// it has value only if the same mint exists there.
 #[derive(Clone)]
 pub struct ExactPayer {
     signer: Signer,
@@ -71,20 +75,20 @@ impl ExactPayer {
         }
     }
 
-    /// The same payer, which also knows this token of the network with this CAIP-2 identifier.
+    /// The same payer, with a token of the network with this CAIP-2 identifier.
     #[must_use]
     pub fn with_token(mut self, network: &str, token: Token) -> Self {
         self.tokens.push((network.to_owned(), token));
         self
     }
 
-    /// The same payer, which asks these nodes of a cluster for blockhashes, and what became of its payments there when they
-    /// have run out and their seller does not say.
+    /// The same payer, with nodes of a cluster. It asks them for blockhashes, and for the state of
+    /// expired payments that the seller does not report.
     ///
     /// # Errors
     /// When no HTTP client can be made.
     pub fn with_rpc(mut self, network: &Network, urls: &[Url]) -> Result<Self, PayerError> {
-        // Whichever cluster a node is on, a blockhash of it can be used on no other.
+        // The cluster is not checked: a blockhash is valid on its own cluster only.
         let rpc = rpc::connect("", urls, RPC_TIMEOUT).map_err(PayerError::chain)?;
         self.nodes.insert(network.id().to_owned(), Arc::new(rpc));
         Ok(self)
@@ -100,7 +104,7 @@ impl ExactPayer {
             .find(|token| token.mint == *mint)
     }
 
-    /// What these requirements ask for, if this payer can pay it.
+    /// The order for these requirements, if this payer can pay them.
     fn order(&self, requirements: &PaymentRequirements) -> Result<Order, QuoteError> {
         if requirements.scheme != NAME {
             return Err(QuoteError::NotSupported);
@@ -112,11 +116,12 @@ impl ExactPayer {
         let mint = address("asset", &requirements.asset)?;
         let token = self.token(network.id(), &mint);
         let token = token.ok_or_else(|| {
-            QuoteError::unpayable(format!("the payer's own list has no asset {mint} there"))
+            QuoteError::unpayable(format!(
+                "the payer has no token with the mint {mint} on this network; add it to the payer"
+            ))
         })?;
         let extra = requirements.extra.as_ref();
-        let extra =
-            extra.ok_or_else(|| QuoteError::unpayable("extra is missing: the fee payer"))?;
+        let extra = extra.ok_or_else(|| QuoteError::unpayable("extra.feePayer is missing"))?;
         let extra: Extra = extra
             .read("extra")
             .map_err(|error| QuoteError::unpayable(error.to_string()))?;
@@ -143,7 +148,7 @@ impl ExactPayer {
         Ok(fee_payer)
     }
 
-    /// The blockhash that the seller tells, which a payer with a node of the cluster can do without.
+    /// The seller's blockhash. A payer with a node of the cluster needs none.
     fn offered_blockhash(
         &self,
         network: &Network,
@@ -158,22 +163,23 @@ impl ExactPayer {
             Err(_) | Ok(None) if self.nodes.contains_key(network.id()) => Ok(None),
             Ok(Some(offered)) => Ok(Some(offered)),
             Ok(None) => Err(QuoteError::unpayable(format!(
-                "no node of {network} is known to ask for a blockhash, and the seller tells none"
+                "the payer has no node of {network}, and the seller offers no blockhash: add a node"
             ))),
             Err(_) => Err(QuoteError::unpayable(
-                "extra.recentBlockhash is no blockhash: not 32 bytes in base58",
+                "extra.recentBlockhash is not 32 bytes in base58",
             )),
         }
     }
 
-    /// A blockhash that can be used now: a node's of our own, else the seller's.
+    /// A valid blockhash: from the payer's own node, else the seller's.
     ///
-    /// Ours first, because nobody can be fooled by it. With a dead one of a seller's a payment is refused again and again
-    /// until it has run out, and a round trip is little beside a settlement. Either exists already, so what is signed with
-    /// it dies no later than what is signed with the newest.
+    /// The own node comes first because a seller cannot deceive it. With an expired blockhash of a
+    /// seller, a payment is rejected until it has expired, and a round trip is short compared with
+    /// a settlement. Both blockhashes exist already, so the payment expires no later than with the
+    /// newest.
     async fn blockhash(&self, order: &Order) -> Result<Hash, PayerError> {
         let Some(node) = self.nodes.get(order.network.id()) else {
-            let missing = || PayerError::chain("there is no node to ask for a blockhash");
+            let missing = || PayerError::chain("the payer has no node to ask for a blockhash");
             return order.blockhash.clone().ok_or_else(missing);
         };
         match (blockhash::latest(node).await, order.blockhash.clone()) {
@@ -190,7 +196,7 @@ impl fmt::Debug for ExactPayer {
     }
 }
 
-/// What is needed to sign, read from requirements and from the payer's own list.
+/// What the payer signs, from the requirements and from its own table of tokens.
 struct Order {
     network: Network,
     token: Token,
@@ -202,11 +208,11 @@ struct Order {
 }
 
 fn address(field: &str, text: &str) -> Result<Pubkey, QuoteError> {
-    let wrong = |_| QuoteError::unpayable(format!("{field} is not an address of Solana"));
+    let wrong = |_| QuoteError::unpayable(format!("{field} is not a Solana address"));
     text.parse().map_err(wrong)
 }
 
-/// A token account holds no more than a u64.
+/// A token account holds at most a u64.
 fn amount(text: &str) -> Result<u64, QuoteError> {
     let amount: Result<quittance_core::Amount, _> = text.parse();
     let amount = amount.map_err(|error| QuoteError::unpayable(format!("amount: {error}")))?;
@@ -214,7 +220,7 @@ fn amount(text: &str) -> Result<u64, QuoteError> {
         .map_err(|_| QuoteError::unpayable("amount: more than a token account can hold"))
 }
 
-/// What could only be found out while paying, when the other ways to pay are forgotten.
+/// Checks that must fail before a payment is chosen, when other payment options are still open.
 fn check_order(order: &Order, extra: &Extra) -> Result<(), QuoteError> {
     let program = order.token.program.id().to_string();
     if extra
@@ -222,7 +228,7 @@ fn check_order(order: &Order, extra: &Extra) -> Result<(), QuoteError> {
         .as_ref()
         .is_some_and(|said| *said != program)
     {
-        let what = "extra.tokenProgram is not the program that keeps the token";
+        let what = "extra.tokenProgram is not the program of the token";
         return Err(QuoteError::unpayable(what));
     }
     let memo = extra.memo.as_ref().map_or(0, String::len);
@@ -266,7 +272,7 @@ impl Payer for ExactPayer {
             .try_sign_message(&message.serialize())
             .map_err(PayerError::signing)?;
         let transaction = VersionedTransaction {
-            // The fee payer's is the facilitator's to add.
+            // The facilitator adds the fee payer's signature.
             signatures: vec![Signature::default(), signature],
             message,
         };
@@ -288,14 +294,14 @@ impl Payer for ExactPayer {
         };
         let state = state::of(nodes, &self.signer.pubkey(), payload, expires).await;
         state.unwrap_or_else(|fault| {
-            warn!(%fault, network, "what became of a payment could not be learnt");
+            warn!(%fault, network, "the state of a payment is unknown");
             AuthorizationState::Unknown
         })
     }
 }
 
-/// The whole message: limit, price, transfer, memo. The memo or, where the seller sets it, the price makes two payments of
-/// one amount in one block two transactions.
+/// The message: limit, price, transfer, memo. The random memo makes two equal payments in one block
+/// different transactions; with the seller's memo, the random price does.
 fn message(payer: &Pubkey, order: &Order, blockhash: Hash) -> VersionedMessage {
     let token = &order.token;
     let memo = order

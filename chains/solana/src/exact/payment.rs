@@ -1,4 +1,4 @@
-//! One payment, decoded: what is asked of the chain, what speaks against it, and what must have happened.
+//! One decoded payment: its questions to the chain, its checks, and the effect it must have.
 
 use std::sync::Arc;
 
@@ -27,36 +27,36 @@ pub(super) struct ExactPayment {
     pub(super) expected: Expected,
     pub(super) claims: Vec<SignatureClaim>,
     pub(super) path: Path,
-    /// The first check after the signatures that failed. It is told only once the signatures are known to hold, because
-    /// what somebody else wrote is nobody's verdict.
+    /// The first failed check after the signatures. It is reported only if the signatures are
+    /// valid: an unsigned payload says nothing about the payer.
     pub(super) objection: Option<Rejection>,
 }
 
-/// What is to be paid.
+/// The transfer that the requirements expect.
 #[derive(Debug)]
 pub(super) struct Expected {
     pub(super) token: Token,
     pub(super) pay_to: Pubkey,
-    /// The recipient's token account. Found once: to derive its address takes microseconds.
+    /// The recipient's token account. It is stored because its derivation takes microseconds.
     pub(super) destination: Pubkey,
     pub(super) amount: Amount,
 }
 
-/// In which way a transaction pays (specification, section 3).
+/// The path by which a transaction pays (specification, section 3).
 pub(super) enum Path {
-    /// By an instruction of its own.
+    /// A top-level instruction makes the transfer.
     Static(Transfer),
-    /// By whatever it calls, which shows only when it runs.
+    /// A program makes the transfer, which only a simulation shows.
     SmartWallet {
-        /// Who signs for the wallet.
+        /// The key that signs for the wallet.
         signer: Pubkey,
-        /// Which wallets may make the transfer.
+        /// The wallets that may make the transfer.
         allowed: Arc<SmartWallets>,
     },
 }
 
 impl Path {
-    /// Who signs, besides the fee payer.
+    /// The signer besides the fee payer.
     pub(super) fn signer(&self) -> &Pubkey {
         match self {
             Self::Static(transfer) => &transfer.authority,
@@ -65,13 +65,13 @@ impl Path {
     }
 }
 
-/// The accounts that are asked about, by place.
+/// The indexes of the accounts in a query.
 mod asked {
     pub(super) const MINT: usize = 0;
     pub(super) const DESTINATION: usize = 1;
     /// On the static path.
     pub(super) const SOURCE: usize = 2;
-    /// On the smart-wallet path: the lookup tables from here on.
+    /// On the smart-wallet path: the first of the lookup tables.
     pub(super) const TABLES: usize = 2;
 }
 
@@ -88,8 +88,7 @@ impl Payment<Solana> for ExactPayment {
         let signed = observed.signatures.len() == self.claims.len()
             && observed.signatures.iter().all(|holds| *holds);
         if !signed {
-            let detail =
-                "a signature is missing, or is not its signer's over this transaction's message";
+            let detail = "a signature over the transaction's message is missing or invalid";
             return Err(Rejection::new(reason::SIGNATURE_INVALID, detail));
         }
         self.objection.clone().map_or(Ok(()), Err)?;
@@ -106,7 +105,7 @@ impl Payment<Solana> for ExactPayment {
         Ok(Check::Valid)
     }
 
-    /// The wallet, whose money it is; not who signs for it.
+    /// The wallet that owns the money, not the key that signs for it.
     fn payer(&self, observed: &Observed<'_, Solana>) -> Option<String> {
         let Path::SmartWallet { .. } = self.path else {
             return None;
@@ -134,7 +133,8 @@ impl Payment<Solana> for ExactPayment {
         })
     }
 
-    /// What is in the account that pays. Which one a smart wallet pays from shows only when it runs.
+    /// The balance of the paying account. For a smart wallet only the simulation shows which
+    /// account pays.
     fn balance(&self, observed: &Observed<'_, Solana>) -> Option<Amount> {
         let Path::Static(_) = self.path else {
             return None;
@@ -149,7 +149,7 @@ impl Payment<Solana> for ExactPayment {
 
     fn effect(&self, amount: Amount, evidence: &Evidence) -> Effect {
         if let Some(error) = &evidence.error {
-            // A message is included once: it cannot be tried again, and to try it only tells that it was included.
+            // A message is included only once, so it cannot be submitted again.
             let detail = format!("the transaction was included and failed: {error}");
             return Effect::Mismatch(Rejection::new(reason::TRANSACTION_FAILED, detail));
         }
@@ -164,7 +164,7 @@ impl Payment<Solana> for ExactPayment {
     }
 }
 
-/// What both paths ask.
+/// Both paths.
 impl ExactPayment {
     fn query(&self) -> Query {
         let mut accounts = vec![self.expected.token.mint, self.expected.destination];
@@ -186,24 +186,25 @@ impl ExactPayment {
         }
     }
 
-    /// Whether the token and the recipient's account are what they seem to be.
+    /// Checks the mint and the recipient's token account.
     fn check_token(&self, answer: &Answer) -> Result<(), Rejection> {
         let token = &self.expected.token;
         let program = token.program;
         let mint = account(answer, asked::MINT).ok_or_else(|| {
             Rejection::new(
                 reason::MINT_MISMATCH,
-                "there is no mint at the asset's address",
+                "no mint exists at the asset's address",
             )
         })?;
         mint::judge(mint, program, &token.allowed)
             .map_err(|problem| Rejection::new(reason::MINT_NOT_ALLOWED, problem))?;
         let Some(destination) = account(answer, asked::DESTINATION) else {
             let detail =
-                "the recipient has no token account for this asset, and none is made for it";
+                "the recipient has no token account for this asset, and none is created for it";
             return Err(Rejection::new(reason::RECEIVER_ACCOUNT_NOT_FOUND, detail));
         };
-        // SPL Token lets an owner give an associated account away; its address stays.
+        // SPL Token lets an owner transfer the ownership of an associated account, which keeps its
+        // address.
         if mint::owner_of(destination, program) != Some(self.expected.pay_to) {
             let detail = "the recipient's token account belongs to another owner";
             return Err(Rejection::new(reason::RECIPIENT_MISMATCH, detail));
@@ -218,13 +219,13 @@ impl ExactPayment {
         let source = account(answer, asked::SOURCE);
         let owner = source.and_then(|source| mint::owner_of(source, self.expected.token.program));
         if owner.is_some_and(|owner| owner != transfer.authority) {
-            let detail = "the money is not the signer's own";
+            let detail = "the signer does not own the paying account";
             return Err(Rejection::new(reason::SIGNATURE_INVALID, detail));
         }
         let simulated = answer.simulated.as_ref().ok_or_else(|| {
             Rejection::new(
                 reason::SIMULATION_FAILED,
-                "no node said what the transaction would do",
+                "no node simulated the transaction",
             )
         })?;
         match &simulated.error {
@@ -236,7 +237,8 @@ impl ExactPayment {
         }
     }
 
-    /// Why the trial failed, for people. Where an instruction fails and the payer has too little, that is why.
+    /// The reason for a failed simulation, in words. If an instruction fails and the payer's
+    /// balance is too low, that is the reason.
     fn why_transfer_fails(
         &self,
         transfer: &Transfer,
@@ -246,10 +248,7 @@ impl ExactPayment {
         let is_of_instruction = error.contains("\"InstructionError\"");
         let amount = transfer.amount;
         match source.map(|source| mint::amount_in(source, self.expected.token.program)) {
-            None if is_of_instruction => {
-                "the payer has no token account for this asset: it has nothing to pay with"
-                    .to_owned()
-            }
+            None if is_of_instruction => "the payer has no token account for this asset".to_owned(),
             Some(Some(held)) if is_of_instruction && held < amount => {
                 format!(
                     "the payer's token account holds {held} atomic units, and the payment is of {amount}"
@@ -259,7 +258,7 @@ impl ExactPayment {
         }
     }
 
-    /// Whether the recipient's balance rose by exactly the transfer; what happened where it did not.
+    /// Checks that the recipient's balance rose by exactly the amount of the transfer.
     fn received(&self, transfer: &Transfer, evidence: &Evidence) -> Result<(), String> {
         let (loaded, mint) = (&evidence.loaded, &self.info.asset);
         let received = evidence.received(&self.transaction, loaded, &transfer.destination, mint);
@@ -272,32 +271,34 @@ impl ExactPayment {
 
 /// The smart-wallet path.
 impl ExactPayment {
-    /// The addresses that the transaction takes from lookup tables; nothing of ours is among them.
+    /// The addresses that the transaction loads from lookup tables. Rejects it if a fee payer is
+    /// among them.
     fn loaded(&self, answer: &Answer) -> Result<Vec<Pubkey>, Rejection> {
         let tables = answer.accounts.get(asked::TABLES..).unwrap_or_default();
         let loaded = lookup::resolve(&self.transaction, tables).ok_or_else(|| {
-            let detail = "a lookup table is not there, or does not have what is taken from it";
+            let detail =
+                "a lookup table does not exist, or lacks an entry that the transaction loads";
             Rejection::new(reason::ALT_RESOLUTION_FAILED, detail)
         })?;
         let instructions = self.transaction.instructions(&loaded);
         let instructions = instructions.ok_or_else(|| {
             Rejection::new(
                 reason::COULD_NOT_BE_DECODED,
-                "an instruction names an account that the transaction does not have",
+                "an instruction refers to an account that the transaction does not have",
             )
         })?;
         check_isolated(&instructions, &self.rotation.fee_payers)?;
         Ok(loaded)
     }
 
-    /// The transfer that the transaction would make.
+    /// The transfer that the simulation shows; `None` if it shows only balances.
     fn find_transfer(&self, answer: &Answer) -> Result<Option<Transfer>, Rejection> {
         let loaded = self.loaded(answer)?;
         let simulated = answer.simulated.as_ref();
         let simulated = simulated.ok_or_else(|| {
             Rejection::new(
                 reason::SMART_WALLET_SIMULATION_FAILED,
-                "no node said what the transaction would do",
+                "no node simulated the transaction",
             )
         })?;
         if let Some(error) = &simulated.error {
@@ -310,7 +311,7 @@ impl ExactPayment {
         if let Some(transfer) = &found {
             let owner = simulated.owner(&self.transaction, &loaded, &transfer.source);
             if owner.is_some_and(|owner| owner != transfer.authority.to_string()) {
-                let detail = "the account that pays does not belong to the signer of the transfer";
+                let detail = "the authority of the transfer does not own the paying account";
                 return Err(Rejection::new(
                     reason::SMART_WALLET_TRANSFER_MISMATCH,
                     detail,
@@ -320,7 +321,8 @@ impl ExactPayment {
         Ok(found)
     }
 
-    /// Whether the transaction has done what it did when it was tried; a program may have behaved then.
+    /// Checks the effect of the included transaction, because a program may behave differently in a
+    /// simulation.
     fn paid(&self, evidence: &Evidence) -> Result<(), String> {
         match self
             .expected_outcome()
@@ -348,13 +350,13 @@ fn account(answer: &Answer, at: usize) -> Option<&Account> {
     answer.accounts.get(at).and_then(Option::as_ref)
 }
 
-/// Why a transaction fails when it is tried, for people.
+/// The reason for a failed simulation, in words.
 fn why_it_fails(error: &str) -> String {
     match error {
         "\"BlockhashNotFound\"" => {
-            "the blockhash has expired, or is of another cluster: nothing can be sent, so it is safe to pay anew".to_owned()
+            "the blockhash has expired, or is of another cluster: nothing can be sent, so it is safe to pay again".to_owned()
         }
-        "\"AlreadyProcessed\"" => "this very transaction was included before".to_owned(),
+        "\"AlreadyProcessed\"" => "this transaction was included before".to_owned(),
         other => format!("the transaction would fail: {other}"),
     }
 }

@@ -1,4 +1,5 @@
-//! The reason codes of `exact` on Solana, spelled as the reference implementation spells them. Those that are ours say so.
+//! The reason codes of `exact` on Solana, as the reference implementation spells them. The two that
+//! it does not have say so.
 
 use quittance_core::Reason;
 
@@ -6,17 +7,17 @@ use quittance_core::Reason;
 pub const SCHEME: Reason = Reason::new("invalid_exact_svm_unsupported_scheme");
 /// The payload is for another network than the requirements.
 pub const NETWORK_MISMATCH: Reason = Reason::new("invalid_exact_svm_network_mismatch");
-/// The requirements do not say who pays the fee.
+/// The requirements have no fee payer.
 pub const MISSING_FEE_PAYER: Reason = Reason::new("invalid_exact_svm_payload_missing_fee_payer");
-/// Somebody else than this facilitator is to pay the fee.
+/// The fee payer is not one of this facilitator.
 pub const FEE_PAYER_NOT_MANAGED: Reason =
     Reason::new("invalid_exact_svm_fee_payer_not_managed_by_facilitator");
-/// The payload holds no transaction.
+/// The payload has no transaction.
 pub const TRANSACTION: Reason = Reason::new("invalid_exact_svm_payload_transaction");
-/// The bytes are no transaction, or are written otherwise than the runtime writes them.
+/// The bytes are not a transaction in the runtime's encoding.
 pub const COULD_NOT_BE_DECODED: Reason =
     Reason::new("invalid_exact_svm_payload_transaction_could_not_be_decoded");
-/// Others than the fee payer and the payer must sign.
+/// There are signers besides the fee payer and the payer.
 pub const EXCESSIVE_SIGNERS: Reason = Reason::new("invalid_exact_svm_payload_excessive_signers");
 /// The transaction's fee payer is not the one that the requirements name.
 pub const FEE_PAYER_MISMATCH: Reason = Reason::new("invalid_exact_svm_fee_payer_mismatch");
@@ -39,19 +40,19 @@ pub const COMPUTE_PRICE_INSTRUCTION: Reason =
 pub const COMPUTE_PRICE_TOO_HIGH: Reason = Reason::new(
     "invalid_exact_svm_payload_transaction_instructions_compute_price_instruction_too_high",
 );
-/// There is no `TransferChecked` where it belongs.
+/// The third instruction is not a `TransferChecked`.
 pub const NO_TRANSFER: Reason = Reason::new("invalid_exact_svm_payload_no_transfer_instruction");
-/// The money would be the facilitator's own.
+/// The transfer's authority is a fee payer.
 pub const FEE_PAYER_TRANSFERRING_FUNDS: Reason =
     Reason::new("invalid_exact_svm_payload_transaction_fee_payer_transferring_funds");
 /// An instruction mentions a fee payer (specification, section 2.1.1).
 pub const FEE_PAYER_IN_INSTRUCTION: Reason =
     Reason::new("invalid_exact_svm_payload_transaction_fee_payer_included_in_instruction_accounts");
-/// Another token.
+/// The transfer has another mint, token program or number of decimal places.
 pub const MINT_MISMATCH: Reason = Reason::new("invalid_exact_svm_payload_mint_mismatch");
-/// The money does not go to the recipient's associated token account.
+/// The destination is not the recipient's associated token account.
 pub const RECIPIENT_MISMATCH: Reason = Reason::new("invalid_exact_svm_payload_recipient_mismatch");
-/// Not exactly the required amount.
+/// The amount is not exactly the required one.
 pub const AMOUNT_MISMATCH: Reason = Reason::new("invalid_exact_svm_payload_amount_mismatch");
 /// The fourth instruction is neither a guard nor a memo.
 pub const UNKNOWN_FOURTH: Reason =
@@ -68,21 +69,21 @@ pub const UNKNOWN_SEVENTH: Reason =
 /// An instruction beyond the seventh is neither a guard nor a memo.
 pub const UNKNOWN_OPTIONAL: Reason =
     Reason::new("invalid_exact_svm_payload_unknown_optional_instruction");
-/// The requirements have a memo, and the transaction not exactly one.
+/// The requirements have a memo, but the transaction does not have exactly one.
 pub const MEMO_COUNT: Reason = Reason::new("invalid_exact_svm_payload_memo_count");
-/// The memo is not the required one, not a text, or too long.
+/// The memo is not the required one, not UTF-8, or too long.
 pub const MEMO_MISMATCH: Reason = Reason::new("invalid_exact_svm_payload_memo_mismatch");
 /// The transaction would fail.
 pub const SIMULATION_FAILED: Reason =
     Reason::new("invalid_exact_svm_transaction_simulation_failed");
 /// The transaction was included and failed.
 pub const TRANSACTION_FAILED: Reason = Reason::new("invalid_exact_svm_transaction_failed");
-/// The transaction was included, and the money did not move as it should have.
+/// The transaction was included, but it did not transfer the payment.
 pub const TRANSFER_NOT_CONFIRMED: Reason = Reason::new("post_settlement_transfer_not_confirmed");
-/// The transaction takes addresses from lookup tables, which are resolved only where smart wallets may pay.
+/// The transaction uses lookup tables, but no smart wallet may pay.
 pub const ALT_RESOLUTION_NOT_AVAILABLE: Reason =
     Reason::new("invalid_exact_svm_smart_wallet_alt_resolution_not_available");
-/// A lookup table is not there, does not have what is taken from it, or there are too many of them.
+/// A lookup table does not exist or lacks an entry, or there are too many tables.
 pub const ALT_RESOLUTION_FAILED: Reason =
     Reason::new("invalid_exact_svm_smart_wallet_alt_resolution_failed");
 /// A smart wallet's transaction calls a program that is not allowed.
@@ -91,38 +92,40 @@ pub const SMART_WALLET_PROGRAM_NOT_ALLOWED: Reason =
 /// A smart wallet's transaction mentions a fee payer (specification, section 2.1.1).
 pub const SMART_WALLET_FEE_PAYER_NOT_ISOLATED: Reason =
     Reason::new("invalid_exact_svm_smart_wallet_fee_payer_not_isolated");
-/// An instruction to the compute budget that says nothing.
+/// An instruction of the compute budget program has no data.
 pub const SMART_WALLET_MALFORMED_COMPUTE_BUDGET: Reason =
     Reason::new("invalid_exact_svm_smart_wallet_malformed_compute_budget");
-/// A limit of compute units that cannot be read.
+/// A compute unit limit is malformed.
 pub const SMART_WALLET_MALFORMED_COMPUTE_LIMIT: Reason =
     Reason::new("invalid_exact_svm_smart_wallet_malformed_compute_limit");
-/// A price of compute units that cannot be read.
+/// A compute unit price is malformed.
 pub const SMART_WALLET_MALFORMED_COMPUTE_PRICE: Reason =
     Reason::new("invalid_exact_svm_smart_wallet_malformed_compute_price");
-/// An instruction to the compute budget that neither limits nor prices compute units.
+/// An instruction of the compute budget program sets neither the limit nor the price.
 pub const SMART_WALLET_UNSUPPORTED_COMPUTE_BUDGET: Reason =
     Reason::new("invalid_exact_svm_smart_wallet_unsupported_compute_budget_instruction");
-/// More compute units than the operator allows smart wallets, or than the runtime allows where no limit is set.
+/// The compute units exceed the limit for smart wallets; without a limit instruction the runtime's
+/// default counts.
 pub const SMART_WALLET_COMPUTE_UNITS_TOO_HIGH: Reason =
     Reason::new("invalid_exact_svm_smart_wallet_compute_units_too_high");
-/// A higher price for compute units than the operator allows smart wallets.
+/// The compute unit price exceeds the limit for smart wallets.
 pub const SMART_WALLET_PRIORITY_FEE_TOO_HIGH: Reason =
     Reason::new("invalid_exact_svm_smart_wallet_priority_fee_too_high");
-/// A smart wallet's transaction would fail.
+/// The simulation of a smart wallet's transaction fails.
 pub const SMART_WALLET_SIMULATION_FAILED: Reason =
     Reason::new("invalid_exact_svm_smart_wallet_simulation_failed");
-/// A smart wallet's transaction would succeed and transfer nothing.
+/// The simulation of a smart wallet's transaction transfers nothing.
 pub const SMART_WALLET_NO_TRANSFER: Reason =
     Reason::new("invalid_exact_svm_smart_wallet_no_transfer_in_simulation");
-/// What a smart wallet's transaction would transfer is not what is required.
+/// The simulated transfer of a smart wallet does not match the requirements.
 pub const SMART_WALLET_TRANSFER_MISMATCH: Reason =
     Reason::new("invalid_exact_svm_smart_wallet_transfer_mismatch");
 /// A smart wallet's transaction would pay more than once.
 pub const SMART_WALLET_MULTIPLE_TRANSFERS: Reason =
     Reason::new("invalid_exact_svm_smart_wallet_multiple_matching_transfers");
-/// The recipient has no associated token account. Ours; nobody else has a code for it.
+/// The recipient has no associated token account. The reference implementation has no code for it.
 pub const RECEIVER_ACCOUNT_NOT_FOUND: Reason =
     Reason::new("invalid_exact_svm_payload_receiver_ata_not_found");
-/// The mint can take back, tax or hold up what is paid. Ours; nobody else has a code for it.
+/// The mint has an extension that can take back, tax or block payments. The reference
+/// implementation has no code for it.
 pub const MINT_NOT_ALLOWED: Reason = Reason::new("invalid_exact_svm_mint_extension_not_allowed");

@@ -1,6 +1,6 @@
-//! The smart-wallet path: a program makes the transfer, so that only running the transaction shows it. What is
-//! asked of the transaction itself is that it cannot hurt its fee payer; what is asked of its outcome, before it is signed and
-//! again when it is included, is that the recipient is paid, once.
+//! The smart-wallet path: a program makes the transfer, which only a simulation shows. The
+//! transaction must not be able to harm its fee payer. Its effect must be that the recipient is
+//! paid once; this is checked in a simulation before it is signed, and again after it is included.
 //!
 //! Specification: `exact` on SVM, sections 2 and 3.2 to 3.4.
 
@@ -17,36 +17,38 @@ use crate::instruction::{
 };
 use crate::transaction::{FeePayers, Instruction, PaymentTransaction};
 
-/// How many lookup tables a payment may use. Wallets use one or two; each is up to eight kilobytes to be fetched.
+/// The most lookup tables of a payment. Wallets use one or two, and each has up to eight kilobytes
+/// to fetch.
 const TABLES_MAX: usize = 4;
 
-/// What the runtime lets each instruction compute where a transaction sets no limit, and what it lets all of them
-/// (`DEFAULT_INSTRUCTION_COMPUTE_UNIT_LIMIT`, `MAX_COMPUTE_UNIT_LIMIT`).
+/// The runtime's default limit of compute units for an instruction, and its maximum for a
+/// transaction (`DEFAULT_INSTRUCTION_COMPUTE_UNIT_LIMIT`, `MAX_COMPUTE_UNIT_LIMIT`).
 const UNITS_PER_INSTRUCTION: u32 = 200_000;
 const UNITS_MAX: u32 = 1_400_000;
 
-/// Wallets that are programs: which of them may pay, and what a payment of theirs may cost.
+/// The smart wallets that may pay, and the limits for their payments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SmartWallets {
-    /// The programs that a payment may call, and that may make its transfer. What else they call is for their owners to say: any
-    /// of these can make payments that succeed when they are tried and fail when they are sent, at the cost of the fee.
+    /// The programs that a payment may call and that may make its transfer. A wallet may call any
+    /// program. Each wallet listed here can make payments that succeed in simulation and fail when
+    /// included, which costs the fee.
     pub programs: Vec<Pubkey>,
-    /// The most compute units that a payment may ask for.
+    /// The most compute units that a payment may request.
     pub compute_units_max: u32,
-    /// The most that is paid for a compute unit, in millionths of a lamport.
+    /// The highest price for a compute unit, in micro-lamports.
     pub compute_unit_price_max: u64,
 }
 
 impl Default for SmartWallets {
-    /// The specification's wallets and limits (sections 2.2.1 and 2.2.2), but for SPL Governance: what was voted for there
-    /// anybody may execute, so whoever hands in such a transaction could buy with it.
+    /// The specification's wallets and limits (sections 2.2.1 and 2.2.2) without SPL Governance:
+    /// anyone may execute an approved proposal there, and could use it to buy something.
     fn default() -> Self {
         Self {
             programs: [
                 // Squads: Multisig version 4, Smart Account.
                 "SQDS4ep65T869zMMBKyuUq6aD6EgTu8psMjkvj52pCf",
                 "SMRTzfY6DfH5ik3TKiyLFfXexV8uSG3d2UksSCYdunG",
-                // Swig: the first, and version 2.
+                // Swig: versions 1 and 2.
                 "SWiGmQedKzMz1tiTqoJCWeGDnGXfNBp2PkXLkpCAtQo",
                 "swigypWHEksbC64pWKwah1WTeh9JXwx8H1rJHLdbQMB",
                 // Metaplex Core.
@@ -61,25 +63,25 @@ impl Default for SmartWallets {
 }
 
 impl SmartWallets {
-    /// The first of the programs that must not be allowed here: the System program starts durable nonces, signature checks are
-    /// paid for one by one, and the others have rules of their own.
+    /// The first of the programs that can never be allowed: the System program starts durable
+    /// nonces, each signature check costs a fee, and the others have rules of their own.
     pub(crate) fn not_a_wallet(&self) -> Option<Pubkey> {
         let never = |program: &&Pubkey| instruction::NEVER_WALLETS.contains(program);
         self.programs.iter().find(never).copied()
     }
 }
 
-/// A transaction that may be tried.
+/// A transaction that may be simulated.
 #[derive(Debug)]
 pub(super) struct SmartWalletLayout {
-    /// Who signs, besides the fee payer.
+    /// The signer besides the fee payer.
     pub(super) signer: Pubkey,
     pub(super) memos: Memos,
 }
 
 impl SmartWalletLayout {
-    /// Reads the form of a transaction, and rejects what could cost a fee payer of ours more than the fee, as far as it shows
-    /// before lookup tables are read.
+    /// Parses the layout of a transaction. Rejects it if it could cost a fee payer more than the
+    /// fee, as far as that shows before its lookup tables are read.
     pub(super) fn read(
         transaction: &PaymentTransaction,
         fee_payers: &FeePayers,
@@ -90,7 +92,7 @@ impl SmartWalletLayout {
         let instructions = instructions.ok_or_else(|| {
             Rejection::new(
                 reason::COULD_NOT_BE_DECODED,
-                "an instruction names an account that the transaction does not have",
+                "an instruction refers to an account that the transaction does not have",
             )
         })?;
         if transaction.lookups().len() > TABLES_MAX {
@@ -103,7 +105,7 @@ impl SmartWalletLayout {
             Rejection::new(reason::SIGNATURE_INVALID, detail)
         })?;
         if signers.next().is_some() {
-            let detail = "others than the fee payer and the payer must sign";
+            let detail = "there are signers besides the fee payer and the payer";
             return Err(Rejection::new(reason::EXCESSIVE_SIGNERS, detail));
         }
         check_isolated(&instructions, fee_payers)?;
@@ -118,7 +120,7 @@ impl SmartWalletLayout {
     }
 }
 
-/// Whether nothing of ours is in any of these instructions, neither as a program nor among the accounts.
+/// Checks that no instruction mentions a fee payer, as its program or among its accounts.
 pub(super) fn check_isolated(
     instructions: &[Instruction],
     fee_payers: &FeePayers,
@@ -137,8 +139,8 @@ fn is_transfer(found: &Instruction) -> bool {
         && found.data.first() == Some(&instruction::TRANSFER_CHECKED)
 }
 
-/// Whether what pays names the key that signs. A payment that any key can be put beside, in a memo for instance, is anybody's who
-/// has seen it.
+/// Checks that a paying instruction names the signer. Otherwise anyone who saw the payment could
+/// add an unrelated signer, in a memo for example, and claim it.
 fn check_signer(
     signer: &Pubkey,
     instructions: &[Instruction],
@@ -150,11 +152,11 @@ fn check_signer(
     if names_it.any(|found| found.accounts.contains(signer)) {
         return Ok(());
     }
-    let detail = "the key that signs has no part in what pays";
+    let detail = "the signer is not an account of a paying instruction";
     Err(Rejection::new(reason::SIGNATURE_INVALID, detail))
 }
 
-/// Only wallets, budgets, memos, a few guards, and transfers as ordinary payers make them.
+/// Allows wallets, the compute budget, memos, a few guards and ordinary transfers.
 fn check_programs(instructions: &[Instruction], allowed: &SmartWallets) -> Result<(), Rejection> {
     let is_known = |found: &&Instruction| {
         [COMPUTE_BUDGET, MEMO].contains(&found.program)
@@ -163,7 +165,7 @@ fn check_programs(instructions: &[Instruction], allowed: &SmartWallets) -> Resul
             || allowed.programs.contains(&found.program)
     };
     if let Some(stranger) = instructions.iter().find(|found| !is_known(found)) {
-        let detail = format!("{} is not allowed here", stranger.program);
+        let detail = format!("the program {} is not allowed", stranger.program);
         return Err(Rejection::new(
             reason::SMART_WALLET_PROGRAM_NOT_ALLOWED,
             detail,
@@ -171,14 +173,14 @@ fn check_programs(instructions: &[Instruction], allowed: &SmartWallets) -> Resul
     }
     let guards = instructions.iter().filter(|found| is_guard(found)).count();
     if guards > GUARDS_MAX {
-        let detail = format!("{guards} guards");
+        let detail = format!("{guards} guards, at most {GUARDS_MAX} are allowed");
         return Err(Rejection::new(reason::INSTRUCTIONS_LENGTH, detail));
     }
     Ok(())
 }
 
-/// What the transaction may compute and pays for it, wherever it says so. Where it pays and sets no limit, it may compute what the
-/// runtime allows; where it pays nothing for that, it costs nothing.
+/// Checks the compute budget, wherever its instructions are. With a price and without a limit, the
+/// runtime's default limit counts; without a price the compute units cost nothing.
 fn check_budget(
     instructions: &[Instruction],
     allowed: &SmartWallets,
@@ -189,12 +191,13 @@ fn check_budget(
         .partition(|found| found.program == COMPUTE_BUDGET);
     let (mut units, mut price) = (None, None);
     for budget in budgets {
-        // The runtime refuses the same twice. What is longer than it should be it reads all the same; here it is malformed.
+        // The runtime rejects repeated instructions. It ignores bytes after the value; here they
+        // make it malformed.
         match budget.data.first() {
             None => {
                 return Err(Rejection::new(
                     reason::SMART_WALLET_MALFORMED_COMPUTE_BUDGET,
-                    "an instruction to the compute budget has no data",
+                    "an instruction of the compute budget program has no data",
                 ));
             }
             Some(&instruction::COMPUTE_UNIT_LIMIT) => {
@@ -202,7 +205,7 @@ fn check_budget(
                 units = Some(limit.ok_or_else(|| {
                     Rejection::new(
                         reason::SMART_WALLET_MALFORMED_COMPUTE_LIMIT,
-                        "SetComputeUnitLimit cannot be read",
+                        "SetComputeUnitLimit is malformed",
                     )
                 })?);
             }
@@ -211,12 +214,12 @@ fn check_budget(
                 price = Some(found.ok_or_else(|| {
                     Rejection::new(
                         reason::SMART_WALLET_MALFORMED_COMPUTE_PRICE,
-                        "SetComputeUnitPrice cannot be read",
+                        "SetComputeUnitPrice is malformed",
                     )
                 })?);
             }
             Some(kind) => {
-                let detail = format!("compute budget instruction {kind}");
+                let detail = format!("the compute budget instruction {kind} is not supported");
                 return Err(Rejection::new(
                     reason::SMART_WALLET_UNSUPPORTED_COMPUTE_BUDGET,
                     detail,
@@ -231,7 +234,7 @@ fn check_budget(
     });
     if units > allowed.compute_units_max {
         let most = allowed.compute_units_max;
-        let detail = format!("{units} compute units, {most} are allowed");
+        let detail = format!("{units} compute units requested, at most {most} are allowed");
         return Err(Rejection::new(
             reason::SMART_WALLET_COMPUTE_UNITS_TOO_HIGH,
             detail,
@@ -240,7 +243,8 @@ fn check_budget(
     match price {
         Some(price) if price > allowed.compute_unit_price_max => {
             let most = allowed.compute_unit_price_max;
-            let detail = format!("{price} microlamports a compute unit, {most} are allowed");
+            let detail =
+                format!("{price} micro-lamports for a compute unit, at most {most} are allowed");
             Err(Rejection::new(
                 reason::SMART_WALLET_PRIORITY_FEE_TOO_HIGH,
                 detail,
@@ -255,24 +259,26 @@ fn check_budget(
     }
 }
 
-/// What a transaction must bring about.
+/// The effect that a transaction must have.
 pub(super) struct ExpectedOutcome<'a> {
     pub(super) expected: &'a Expected,
-    /// The fee payers, who must have no part in it.
+    /// The fee payers, which must not take part.
     pub(super) fee_payers: &'a [Pubkey],
     /// The programs that may make the transfer.
     pub(super) wallets: &'a [Pubkey],
 }
 
 impl ExpectedOutcome<'_> {
-    /// The one transfer that pays the recipient, in what a transaction did or would do.
+    /// The one transfer to the recipient in the effect of a transaction.
     ///
-    /// Exactly one `TransferChecked` of at least the amount goes to the recipient's account, made by the transaction itself or by
-    /// a wallet that is allowed; nothing else that the token programs were told is about that account; and where balances are
-    /// told, its balance rose by at least the amount.
+    /// Exactly one `TransferChecked` of at least the amount goes to the recipient's account. It is
+    /// a top-level instruction or is made by an allowed wallet. No other token instruction mentions
+    /// the account. If balances are reported, the account's balance rises by at least the amount.
+    ///
+    /// `None` if inner instructions are not reported; then the balances alone decide.
     ///
     /// # Errors
-    /// The verdict, where it is not so. Where it is not told which instructions were called, balances must do: `None`.
+    /// The verdict, if the effect is different.
     pub(super) fn find(
         &self,
         transaction: &PaymentTransaction,
@@ -284,7 +290,7 @@ impl ExpectedOutcome<'_> {
         let mismatch =
             |detail: &str| Rejection::new(reason::SMART_WALLET_TRANSFER_MISMATCH, detail);
         let calls = evidence.inner_instructions.as_ref().map(|inner| {
-            let nowhere = "a called instruction names an account that is not there";
+            let nowhere = "an inner instruction refers to a missing account";
             token_instructions(transaction, loaded, inner).ok_or_else(|| mismatch(nowhere))
         });
         let transfer = match calls.transpose()? {
@@ -293,7 +299,7 @@ impl ExpectedOutcome<'_> {
             None => {
                 return Err(Rejection::new(
                     reason::SMART_WALLET_NO_TRANSFER,
-                    "the transaction would call no token program",
+                    "the transaction has no token instruction",
                 ));
             }
         };
@@ -308,19 +314,19 @@ impl ExpectedOutcome<'_> {
         Ok(transfer)
     }
 
-    /// The only transfer to the recipient's account, where nothing else happens to that.
+    /// The only transfer to the recipient's account, if no other instruction mentions it.
     fn only(&self, calls: &[(Caller, TokenInstruction)]) -> Result<Transfer, Rejection> {
         if calls.is_empty() {
             return Err(Rejection::new(
                 reason::SMART_WALLET_NO_TRANSFER,
-                "the transaction would call no token program",
+                "the transaction has no token instruction",
             ));
         }
         let involves = |key: &Pubkey| calls.iter().filter(|(_, call)| call.mentions(key)).count();
         if self.fee_payers.iter().any(|key| involves(key) > 0) {
             return Err(Rejection::new(
                 reason::FEE_PAYER_TRANSFERRING_FUNDS,
-                "the money would be the facilitator's own",
+                "a token instruction mentions a fee payer of the facilitator",
             ));
         }
         let mut matching = calls
@@ -341,7 +347,7 @@ impl ExpectedOutcome<'_> {
         let mismatch =
             |detail: &str| Rejection::new(reason::SMART_WALLET_TRANSFER_MISMATCH, detail);
         if involves(&self.expected.destination) > 1 {
-            let detail = "something else happens to the recipient's account";
+            let detail = "another instruction mentions the recipient's account";
             return Err(mismatch(detail));
         }
         if transfer.authority == self.expected.pay_to {
@@ -351,14 +357,14 @@ impl ExpectedOutcome<'_> {
         Ok(transfer.clone())
     }
 
-    /// A wallet calls whatever it is told to call, and there are programs that pay somebody what is theirs whoever asks: an escrow,
-    /// a stream, a channel. To set off a transfer of what the recipient was to get anyway is not to pay.
+    /// A wallet may call any program, and some programs, such as escrows, pay a recipient what it
+    /// already owns, at anyone's request. Such a transfer is not a payment.
     fn check_caller(&self, caller: &Caller) -> Result<(), Rejection> {
         let detail = match caller {
             Caller::Transaction => return Ok(()),
             Caller::Program(program) if self.wallets.contains(program) => return Ok(()),
             Caller::Program(program) => format!("the transfer is made by {program}"),
-            Caller::Unknown => "nodes do not tell which program makes the transfer".to_owned(),
+            Caller::Unknown => "nodes do not report which program makes the transfer".to_owned(),
         };
         let reason = reason::SMART_WALLET_PROGRAM_NOT_ALLOWED;
         Err(Rejection::new(reason, detail))

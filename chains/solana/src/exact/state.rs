@@ -1,7 +1,8 @@
-//! What the cluster says of a payment that was signed before: whether it was included, or never will be.
+//! The state of a signed payment on the cluster: included, expired, or still usable.
 //!
-//! A payment's transaction has its id from the fee payer's signature, which the payer never sees. So its own signature is
-//! looked for among the transactions of its account since the payment was signed.
+//! The id of a payment's transaction is the fee payer's signature, which the payer never sees. So
+//! this module searches for the payer's own signature among the transactions of its account since
+//! the payment was signed.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -18,20 +19,22 @@ use super::payer::EXPIRES_SECS;
 use crate::instruction::MEMO;
 use crate::read::InContext;
 
-/// How far the time of the newest final block must be past a payment's end, in seconds: a block's time is an estimate, which may
-/// be this far off.
+/// The seconds by which the newest finalized block must be later than a payment's end: the time of
+/// a block is an estimate, which may be this far off.
 const SETTLED_SECS: u64 = 60;
 
-/// How many transactions a node lists in one answer, the most that the RPC interface allows.
+/// The most transactions in one reply, a limit of the RPC interface.
 const PAGE: usize = 1000;
 
-/// How many pages are read. A payer with more transactions since the payment was signed has to look it up itself.
+/// The most pages that are read. The state of a payer with more transactions since the payment was
+/// signed is unknown.
 const PAGES_MAX: usize = 5;
 
-/// How many transactions are fetched whole. Memos leave one, as a rule: each payment has its own.
+/// The most transactions that are fetched whole. Usually there is one, because each payment has its
+/// own memo.
 const FETCHES_MAX: usize = 50;
 
-/// The payment as it was signed.
+/// The payment as its payer signed it.
 struct Signed {
     blockhash: String,
     signature: [u8; 64],
@@ -68,19 +71,19 @@ fn memo(message: &VersionedMessage) -> Option<String> {
     String::from_utf8(instruction.data.clone()).ok()
 }
 
-/// `getSignaturesForAddress`, as much of it as is needed.
+/// The fields of `getSignaturesForAddress` that are used.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Listed {
     signature: String,
     #[serde(default)]
     block_time: Option<u64>,
-    /// The transaction's memos, each with its length before it; missing where the node does not keep them.
+    /// The transaction's memos, each after its length; missing if the node does not store them.
     #[serde(default)]
     memo: Option<String>,
 }
 
-/// What a cluster says of the payment with this payload, which its payer took for expired from `expires` on.
+/// The state of the payment with this payload, whose payer considered it expired from `expires` on.
 ///
 /// # Errors
 /// When no node answers.
@@ -109,15 +112,16 @@ pub(super) async fn of(
     })
 }
 
-/// Whether no block takes the payment any more. The node's final block must be newer than the payment, or else it may not
-/// know the blockhash yet.
+/// Whether no block can include the payment any more. The node's finalized block must be later than
+/// the payment, or the node may not know the blockhash yet.
 async fn is_dead(nodes: &Nodes, signed: &Signed, expires: Timestamp) -> Result<bool, Fault> {
     let finalized = json!({ "commitment": "finalized" });
     let calls: [Request; 2] = [
         Request::new("getSlot", json!([finalized])),
         Request::new("isBlockhashValid", json!([signed.blockhash, finalized])),
     ];
-    // A node of another cluster knows no blockhash of this one, and would say that the payment is dead.
+    // A node of another cluster knows no blockhash of this one, and would report that the payment
+    // has expired.
     let answers = nodes.ask_one_node_in_doubt(&calls, |_| true).await?;
     let mut answers = answers.into_iter();
     let slot: u64 = decode_reply(next(&mut answers))?;
@@ -131,13 +135,14 @@ fn next(answers: &mut impl Iterator<Item = Reply>) -> Reply {
     answers.next().unwrap_or(Ok(Value::Null))
 }
 
-/// The final transactions of an account since a moment; `None` where the node does not have them all, or there are too many.
+/// The finalized transactions of an account since a time; `None` if the node does not have them all
+/// or there are too many.
 async fn since_then(
     nodes: &Nodes,
     payer: &Pubkey,
     since: u64,
 ) -> Result<Option<Vec<Listed>>, Fault> {
-    // Nodes forget old blocks, and then leave their transactions out without a word.
+    // Nodes delete old blocks and then omit their transactions without an error.
     let first: u64 = nodes.ask("getFirstAvailableBlock", json!([])).await?;
     if first > 0 {
         let oldest: Option<u64> = nodes.ask("getBlockTime", json!([first])).await?;
@@ -164,7 +169,8 @@ async fn since_then(
     Ok(None)
 }
 
-/// The id of the transaction that has the payment, if it was carried out; and whether all were seen that could be it.
+/// The id of the transaction that carried out the payment, if there is one, and whether all
+/// candidates were seen.
 async fn find(
     nodes: &Nodes,
     signed: &Signed,
@@ -185,7 +191,7 @@ async fn find(
         let bytes = BASE64.decode(text).unwrap_or_default();
         all_seen &= !bytes.is_empty();
         let is_it = bytes.windows(64).any(|window| window == signed.signature);
-        // One that failed has moved nothing, and is not included a second time.
+        // A failed transaction transferred nothing and is not included again.
         if is_it && fetched["meta"]["err"].is_null() {
             return Ok((Some(candidate.signature.clone()), all_seen));
         }

@@ -1,4 +1,4 @@
-//! What needs no cluster: every row of attacks on Solana payments that shows in the transaction itself.
+//! Tests without a cluster: every attack on Solana payments that shows in the transaction itself.
 
 mod smart_wallet;
 
@@ -87,7 +87,7 @@ fn memo(text: &[u8]) -> Instruction {
     }
 }
 
-/// A guard that asserts something about an account.
+/// An instruction of Lighthouse about an account.
 fn guard(kind: u8, account: Pubkey) -> Instruction {
     let accounts = vec![AccountMeta::new_readonly(account, false)];
     Instruction {
@@ -120,19 +120,19 @@ fn pays() -> Instruction {
     transfer(TOKEN, &payer().pubkey(), &pay_to(), AMOUNT)
 }
 
-/// A transaction that is as it should be.
+/// A correct transaction.
 fn good() -> Vec<Instruction> {
     vec![limit(20_000), price(1), pays(), memo(b"nonce")]
 }
 
-/// `good` with something put at a place.
+/// `good` with an instruction inserted.
 fn with(at: usize, instruction: Instruction) -> Vec<Instruction> {
     let mut all = good();
     all.insert(at, instruction);
     all
 }
 
-/// `good` with something else at a place.
+/// `good` with an instruction replaced.
 fn instead(at: usize, instruction: Instruction) -> Vec<Instruction> {
     let mut all = good();
     all[at] = instruction;
@@ -199,12 +199,12 @@ fn decoded(request: &PaymentRequest) -> Box<dyn Payment<Solana>> {
     Exact::new(solana()).decode(request, NOW).unwrap()
 }
 
-/// What is said of a request before the chain is asked: the code, or that the chain is asked.
+/// The verdict before the chain is asked: a reason code, or `Ok` if the chain would be asked.
 fn verdict_of(request: &PaymentRequest) -> Result<(), String> {
     verdict_by(&Exact::new(solana()), request)
 }
 
-/// What this scheme says of a request before the chain is asked.
+/// The verdict of this scheme before the chain is asked.
 fn verdict_by(exact: &Exact, request: &PaymentRequest) -> Result<(), String> {
     let refusal = |refusal| match refusal {
         Refusal::Rejected(rejection) => rejection.reason.code().to_owned(),
@@ -230,7 +230,7 @@ fn verdict_by(exact: &Exact, request: &PaymentRequest) -> Result<(), String> {
     };
     match payment.check(&observed) {
         Ok(Check::Ask(_)) => Ok(()),
-        Ok(Check::Valid | Check::NotYet(_)) => panic!("content without looking"),
+        Ok(Check::Valid | Check::NotYet(_)) => panic!("valid without asking the chain"),
         Err(rejection) => Err(rejection.reason.code().to_owned()),
     }
 }
@@ -254,7 +254,7 @@ fn correct_payment_is_checked_on_the_chain() {
     );
 }
 
-/// The seller's guard goes by what the engine goes by.
+/// The seller and the engine identify a payment by the same id.
 #[test]
 fn offer_and_scheme_identify_a_payment_alike() {
     let offer = ExactOffer::usdc("solana-devnet", "0.01", &pay_to().to_string()).unwrap();
@@ -392,7 +392,8 @@ fn wrong_signature_is_rejected_before_the_chain_is_asked() {
     }
 }
 
-/// attacks.md 88: whoever could write there could make a twin of somebody else's payment, and be told its success.
+/// attacks.md 88: anyone could change these bytes, present the payment of another payer as a new
+/// one and be reported its success.
 #[test]
 fn fee_payers_signature_must_be_empty() {
     let mut twin = transaction(&good());
@@ -600,7 +601,7 @@ fn compute_budget_is_two_instructions_within_limits() {
         verdict(&instead(1, price(5_000_001))),
         rejected(&reason::COMPUTE_PRICE_TOO_HIGH)
     );
-    // Each within its cap, and together 2,010,000 lamports for a payment of nothing.
+    // Each value is within its limit; together they cost 2,010,000 lamports.
     let dear = |units, millionths| {
         let mut all = instead(1, price(millionths));
         all[0] = limit(units);
@@ -634,7 +635,7 @@ fn compute_budget_is_two_instructions_within_limits() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever a payment asks for: it costs the fee payer no more than is allowed, and is refused only where it would.
+    /// A payment costs the fee payer at most the limit, and is rejected only above it.
     #[test]
     fn payment_never_costs_more_than_the_limit(units in 0_u32..=400_000, millionths in 0_u64..=5_000_000) {
         let mut all = instead(1, price(millionths));
@@ -701,7 +702,7 @@ fn few_assertions_of_lighthouse_are_allowed_anywhere() {
     };
     assert_eq!(verdict(&many(4)), Ok(()));
     assert_eq!(verdict(&many(5)), rejected(&reason::INSTRUCTIONS_LENGTH));
-    // Lighthouse can also write and close accounts, and may learn more.
+    // Lighthouse can also write and close accounts, and may get further instructions.
     for kind in [0, 1, 17, 255] {
         assert_eq!(
             verdict(&with(3, guard(kind, source))),
@@ -717,7 +718,7 @@ fn few_assertions_of_lighthouse_are_allowed_anywhere() {
     assert_eq!(verdict(&with(3, empty)), rejected(&reason::UNKNOWN_FOURTH));
 }
 
-/// attacks.md 102: some wallets guard the fee payer too. The operator says whether they may.
+/// attacks.md 102: some wallets also add assertions about the fee payer.
 #[test]
 fn lighthouse_on_a_fee_payer_needs_the_operators_permission() {
     let fee_payer = fee_payers()[0].pubkey();
@@ -727,7 +728,7 @@ fn lighthouse_on_a_fee_payer_needs_the_operators_permission() {
     assert_eq!(verdict(&with(2, guard(4, fee_payer))), in_instruction);
     assert_eq!(verdict_when_allowed(&with(2, guard(4, fee_payer))), Ok(()));
     assert!(sign_by(guarded(), &transaction(&with(2, guard(4, fee_payer)))).is_ok());
-    // Nothing but assertions, and nothing but guards.
+    // Only assertions are allowed, and only those of Lighthouse.
     assert_eq!(
         verdict_when_allowed(&with(4, guard(0, fee_payer))),
         in_instruction
@@ -739,7 +740,7 @@ fn lighthouse_on_a_fee_payer_needs_the_operators_permission() {
     assert_eq!(verdict_when_allowed(&instead(3, watched)), in_instruction);
 }
 
-/// A token account of `owner` with this program, as the chain has it.
+/// A token account of `owner` under this program, as the chain stores it.
 fn token_account(program: TokenProgram, owner: &Pubkey) -> Account {
     let mut data = vec![0; 165];
     data[..32].copy_from_slice(usdc().mint.as_ref());
@@ -751,8 +752,8 @@ fn token_account(program: TokenProgram, owner: &Pubkey) -> Account {
     }
 }
 
-/// What the chain answers where all is well.
-fn well() -> Answer {
+/// The chain's answer for a correct payment.
+fn correct_answer() -> Answer {
     let mut mint = vec![0; 82];
     (mint[44], mint[45]) = (6, 1);
     let mint = Account {
@@ -769,7 +770,7 @@ fn well() -> Answer {
     }
 }
 
-/// What is said of a good payment when the chain answers this.
+/// The verdict on a correct payment after this answer of the chain.
 fn verdict_after(answer: Answer) -> Result<(), Rejection> {
     let observed = Observed {
         signatures: &[true],
@@ -782,14 +783,14 @@ fn verdict_after(answer: Answer) -> Result<(), Rejection> {
     }
 }
 
-/// What is said of a good payment when the chain answers almost what it should.
+/// The verdict on a correct payment after a changed answer of the chain.
 fn verdict_with(change: impl FnOnce(&mut Answer)) -> Result<(), String> {
-    let mut answer = well();
+    let mut answer = correct_answer();
     change(&mut answer);
     verdict_after(answer).map_err(|rejection| rejection.reason.code().to_owned())
 }
 
-/// A trial that fails with this.
+/// A simulation that fails with this error.
 fn fails(error: &str) -> Option<Evidence> {
     Some(Evidence {
         error: Some(error.to_owned()),
@@ -806,7 +807,7 @@ fn correct_payment_is_valid_after_the_chains_answer() {
     );
 }
 
-/// attacks.md 94: a delegate may sign for money that is not its own; it is not the payer.
+/// attacks.md 94: a delegate may sign for money that it does not own; it is not the payer.
 #[test]
 fn delegates_transfer_is_rejected() {
     let other = token_account(TokenProgram::SplToken, &key(9).pubkey());
@@ -816,7 +817,8 @@ fn delegates_transfer_is_rejected() {
     );
 }
 
-/// attacks.md 95: the owner of an associated account can be another one than whom its address is made of.
+/// attacks.md 95: an associated account's owner can differ from the one that its address is derived
+/// from.
 #[test]
 fn recipient_account_with_another_owner_is_rejected() {
     let given_away = token_account(TokenProgram::SplToken, &key(9).pubkey());
@@ -839,7 +841,8 @@ fn missing_recipient_account_is_rejected_and_not_created() {
     let associated: Pubkey = "ATokenGPvbdGVxr1b2hvZbsiqW5xWH25efTNsLJA8knL"
         .parse()
         .unwrap();
-    // Create and CreateIdempotent, paid by the payer; by a fee payer of ours they are refused for that alone.
+    // Create and CreateIdempotent, funded by the payer. Funded by a fee payer, they are rejected
+    // for that alone.
     for kind in [0, 1] {
         let create = |funder: Pubkey, signs: bool| Instruction {
             program_id: associated,
@@ -867,7 +870,7 @@ fn missing_recipient_account_is_rejected_and_not_created() {
     }
 }
 
-/// attacks.md 97: what a mint may do is read at every verify.
+/// attacks.md 97: the mint is read at every verification.
 #[test]
 fn changed_mint_is_rejected() {
     let mint = |change: &dyn Fn(&mut Account)| {
@@ -886,11 +889,11 @@ fn changed_mint_is_rejected() {
     );
 }
 
-/// A payer without money was told `{"InstructionError":[2,{"Custom":1}]}`.
+/// Regression: the detail was `{"InstructionError":[2,{"Custom":1}]}`.
 #[test]
 fn rejection_says_that_the_payer_has_too_little() {
     let detail_of = |held: Option<u64>, error: &str| {
-        let mut answer = well();
+        let mut answer = correct_answer();
         match (held, &mut answer.accounts[2]) {
             (Some(held), Some(source)) => source.data[64..72].copy_from_slice(&held.to_le_bytes()),
             (_, source) => *source = None,
@@ -905,28 +908,28 @@ fn rejection_says_that_the_payer_has_too_little() {
     assert!(detail.contains("holds 17 atomic units"), "{detail}");
     let detail = detail_of(None, r#"{"InstructionError":[2,"InvalidAccountData"]}"#);
     assert!(detail.contains("no token account"), "{detail}");
-    // Enough money, and another reason: the node's own words are in the sentence.
+    // The balance is high enough, so the detail has the node's own error.
     let detail = detail_of(Some(u64::MAX), r#"{"InstructionError":[2,{"Custom":17}]}"#);
     assert!(
         detail.starts_with("the transaction would fail: {"),
         "{detail}"
     );
     let detail = detail_of(Some(0), "\"BlockhashNotFound\"");
-    assert!(detail.contains("safe to pay anew"), "{detail}");
+    assert!(detail.contains("safe to pay again"), "{detail}");
 }
 
 /// attacks.md 101.
 #[test]
 fn expired_blockhash_is_named_and_paying_again_is_safe() {
-    let mut answer = well();
+    let mut answer = correct_answer();
     answer.simulated = fails("\"BlockhashNotFound\"");
     let rejection = verdict_after(answer).unwrap_err();
     assert_eq!(rejection.reason, reason::SIMULATION_FAILED);
     let detail = rejection.detail.unwrap();
-    assert!(detail.contains("safe to pay anew"), "{detail}");
+    assert!(detail.contains("safe to pay again"), "{detail}");
 }
 
-/// attacks.md 103: a transfer that another program would make for the payer is refused, whatever it would move.
+/// attacks.md 103: a program's transfer is rejected on the static path, whatever its amount is.
 #[test]
 fn transfer_by_another_program_is_rejected() {
     let squads: Pubkey = "SQDS4ep65T869zMMBKyuUq6aD6EgTu8psMjkvj52pCf"
@@ -947,7 +950,7 @@ fn transfer_by_another_program_is_rejected() {
     );
 }
 
-/// attacks.md 104: what counts is what the recipient's account received, to the unit.
+/// attacks.md 104: only the increase of the recipient's balance counts, to the unit.
 #[test]
 fn payment_is_transferred_only_if_the_exact_amount_arrived() {
     let request = request(&good());
@@ -1001,7 +1004,7 @@ fn payment_is_transferred_only_if_the_exact_amount_arrived() {
     ));
 }
 
-/// attacks.md 106: no account is made, and none is paid for.
+/// attacks.md 106: no account is created.
 #[test]
 fn instruction_that_creates_an_account_is_rejected() {
     let made = key(9).pubkey();
@@ -1055,7 +1058,8 @@ fn payment_to_oneself_or_of_zero_is_rejected() {
     assert_eq!(verdict_of(&request), rejected(&Reason::AMOUNT_TOO_LOW));
 }
 
-/// attacks.md 3: one payment, whatever version it is spoken in and whatever the network is called there.
+/// attacks.md 3: the payment is the same in both protocol versions and under both names of the
+/// network.
 #[test]
 fn version_1_request_is_the_same_payment() {
     let terms = json!({
@@ -1120,12 +1124,12 @@ fn changed_requirements_are_rejected() {
     assert_eq!(verdict_of(&missing), rejected(&reason::TRANSACTION));
 }
 
-/// Signs whatever it is given, if it can be made to.
+/// Tries to sign a transaction with the first fee payer.
 fn sign(transaction: &VersionedTransaction) -> Result<(), quittance_core::Fault> {
     sign_by(solana(), transaction)
 }
 
-/// A cluster where Lighthouse's assertions may be about fee payers.
+/// A cluster that allows assertions of Lighthouse about fee payers.
 fn guarded() -> &'static Solana {
     static SOLANA: LazyLock<Solana> = LazyLock::new(|| {
         let mut config = cluster().config().clone();
@@ -1155,7 +1159,8 @@ fn sign_by(
         .map(|_| ())
 }
 
-/// attacks.md 11: a seller may pay the fees of its own buyers (specification, `extra.feePayer`): it is never debited.
+/// attacks.md 11: a seller may pay the fees of its own buyers (specification, `extra.feePayer`).
+/// The fee payer is never debited by a transfer.
 #[test]
 fn fee_payer_may_be_the_recipient() {
     let fee_payer = fee_payers()[0].pubkey();
@@ -1167,7 +1172,7 @@ fn fee_payer_may_be_the_recipient() {
     assert_eq!(verdict_of(&request), Ok(()));
 }
 
-/// attacks.md 85: nothing is signed of which it is not known what it takes from its tables.
+/// attacks.md 85: a transaction is signed only if all its loaded addresses are known.
 #[test]
 fn transaction_with_unread_lookup_tables_is_never_signed() {
     let table = AddressLookupTableAccount {
@@ -1259,7 +1264,7 @@ proptest! {
         prop_assert!(verdict_of.is_err());
     }
 
-    /// attacks.md 89: of all bytes that mean one transaction, one spelling is read.
+    /// attacks.md 89: of all encodings of a transaction, only the canonical one is read.
     #[test]
     fn parsed_transaction_serializes_to_the_same_bytes(
         instructions in prop::collection::vec(any_instruction(), 0..6),
@@ -1297,7 +1302,7 @@ fn offer_and_engine_derive_the_same_payment_id() {
     payload.insert("unknown".to_owned(), json!([1]));
     let unknown = Object::of(&payload).unwrap();
     assert_eq!(offer.authorization(&unknown), Some(info.id));
-    // Other bytes in the place of a signature are no other payment.
+    // Other signature bytes do not make another payment.
     let mut signed = transaction(&[limit(20_000), price(1), pays()]);
     signed.signatures[1] = Signature::from([7; 64]);
     let resigned = json!({ "transaction": BASE64.encode(wincode::serialize(&signed).unwrap()) });

@@ -1,4 +1,4 @@
-//! Payments by wallets that are programs: what is asked of the transaction, and of what it does.
+//! Payments by smart wallets: the checks of the transaction and of its effect.
 
 use crate::evidence::{EncodedInstruction, InnerInstruction, ParsedInstruction};
 use crate::instruction::NEVER_WALLETS;
@@ -15,7 +15,7 @@ fn vault() -> Pubkey {
     key(30).pubkey()
 }
 
-/// A scheme that lets smart wallets pay.
+/// A scheme that allows smart wallets.
 fn exact() -> Exact {
     static SOLANA: LazyLock<Solana> = LazyLock::new(|| {
         let mut config = cluster().config().clone();
@@ -25,12 +25,13 @@ fn exact() -> Exact {
     Exact::new(&SOLANA)
 }
 
-/// The wallet's transfer, as it calls it.
+/// The wallet's transfer, as an inner instruction.
 fn inner() -> Instruction {
     transfer(TOKEN, &vault(), &pay_to(), AMOUNT)
 }
 
-/// An instruction to a wallet that is to call `inner`: it names the same accounts, and nobody but the owner signs.
+/// An instruction to a wallet that invokes `inner`: it has the same accounts, and only the owner
+/// signs.
 fn wrapped(inner: &Instruction) -> Instruction {
     let mut accounts = inner.accounts.clone();
     accounts
@@ -45,7 +46,7 @@ fn wrapped(inner: &Instruction) -> Instruction {
     }
 }
 
-/// A smart wallet's payment that is as it should be.
+/// A correct payment of a smart wallet.
 fn by_wallet() -> Vec<Instruction> {
     vec![limit(100_000), price(1), wrapped(&inner()), memo(b"nonce")]
 }
@@ -60,7 +61,7 @@ fn changed(change: impl FnOnce(&mut Vec<Instruction>)) -> Result<(), String> {
     verdict(&all)
 }
 
-/// A call that the wallet makes itself.
+/// An inner instruction that the wallet itself invokes.
 fn by_the_wallet(call: EncodedInstruction) -> InnerInstruction {
     InnerInstruction {
         outer: 2,
@@ -69,7 +70,7 @@ fn by_the_wallet(call: EncodedInstruction) -> InnerInstruction {
     }
 }
 
-/// What it calls, as a cluster tells of it in full.
+/// An inner instruction in full, as a cluster reports it.
 fn called(instruction: &Instruction) -> EncodedInstruction {
     EncodedInstruction::Full(crate::transaction::Instruction {
         program: instruction.program_id,
@@ -82,7 +83,7 @@ fn called(instruction: &Instruction) -> EncodedInstruction {
     })
 }
 
-/// The recipient's balance, as it changes in this transaction.
+/// The change of the recipient's balance in this transaction.
 fn rises(transaction: &VersionedTransaction, by: u64) -> Vec<Balance> {
     let destination = inner().accounts[2].pubkey;
     let keys = transaction.message.static_account_keys();
@@ -96,9 +97,9 @@ fn rises(transaction: &VersionedTransaction, by: u64) -> Vec<Balance> {
     }]
 }
 
-/// What a cluster answers where the wallet calls these.
+/// The cluster's answer if the wallet invokes these instructions.
 fn answer(calls: &[Instruction]) -> Answer {
-    let mut answer = well();
+    let mut answer = correct_answer();
     answer.accounts.truncate(2);
     answer.simulated = Some(Evidence {
         inner_instructions: Some(calls.iter().map(called).map(by_the_wallet).collect()),
@@ -107,12 +108,12 @@ fn answer(calls: &[Instruction]) -> Answer {
     answer
 }
 
-/// What is said of a smart wallet's payment when the cluster answers this.
+/// The verdict on a smart wallet's payment after this answer.
 fn after(answer: Answer) -> Result<String, String> {
     judged(&request(&by_wallet()), answer)
 }
 
-/// Who pays, or why it is refused.
+/// The payer, or the reason code.
 fn judged(request: &PaymentRequest, answer: Answer) -> Result<String, String> {
     let payment = exact().decode(request, NOW).unwrap();
     let observed = Observed {
@@ -153,7 +154,7 @@ fn ordinary_payment_keeps_its_rules_with_smart_wallets_on() {
     assert_eq!(verdict(&good()), Ok(()));
     let payment = exact().decode(&request(&good()), NOW).unwrap();
     assert_eq!(payment.info().payer, payer().pubkey().to_string());
-    // What is wrong with the payment itself is told as that, and is not tried in another way.
+    // A fault of the payment itself keeps its own reason code; the smart-wallet path is not tried.
     let wrong_amount = transfer(TOKEN, &payer().pubkey(), &pay_to(), AMOUNT + 1);
     assert_eq!(
         verdict(&instead(2, wrong_amount)),
@@ -172,13 +173,13 @@ fn program_that_is_not_allowed_is_rejected() {
     for program in [key(40).pubkey(), SYSTEM, TABLES] {
         assert_eq!(changed(|all| all[2].program_id = program), not_allowed);
     }
-    // Of the token programs nothing but the transfer: no Approve, SetAuthority, CloseAccount.
+    // Of the token programs, only the transfer is allowed: no Approve, SetAuthority, CloseAccount.
     for kind in [3, 4, 6, 9] {
         let mut other = pays();
         other.data[0] = kind;
         assert_eq!(changed(|all| all.push(other)), not_allowed);
     }
-    // Of Lighthouse nothing but assertions, and few.
+    // Of Lighthouse, only a few assertions are allowed.
     let source = pays().accounts[0].pubkey;
     for kind in [0, 1, 17] {
         assert_eq!(changed(|all| all.push(guard(kind, source))), not_allowed);
@@ -188,7 +189,8 @@ fn program_that_is_not_allowed_is_rejected() {
     assert_eq!(guards(5), rejected(&reason::INSTRUCTIONS_LENGTH));
 }
 
-/// attacks.md 98 and 100: what would cost more than is reckoned with, or live for ever, cannot be allowed by mistake.
+/// attacks.md 98 and 100: programs that add costs or make a transaction live for ever cannot be
+/// allowed by mistake.
 #[test]
 fn system_programs_cannot_be_allowed_as_wallets() {
     for program in NEVER_WALLETS {
@@ -245,7 +247,8 @@ fn smart_wallet_payment_has_exactly_one_signer() {
     assert_eq!(nobody, rejected(&reason::SIGNATURE_INVALID));
 }
 
-/// attacks.md 103. The defect: what anybody may execute could be bought with by whoever had any key sign a memo beside it.
+/// attacks.md 103. Regression: anyone could add a memo with an unrelated signer to a transaction
+/// that everyone may execute, and buy with it.
 #[test]
 fn signer_must_be_an_account_of_the_paying_instruction() {
     let stranger = key(8);
@@ -276,7 +279,7 @@ fn smart_wallet_payment_is_held_to_the_fee_limits() {
         changed(|all| all[1] = price(50_001)),
         rejected(&reason::SMART_WALLET_PRIORITY_FEE_TOO_HIGH)
     );
-    // What it costs in all holds for wallets that are programs, too.
+    // The limit of the whole fee also holds for smart wallets.
     let poorer = |units, millionths| {
         let mut all = by_wallet();
         (all[0], all[1]) = (limit(units), price(millionths));
@@ -289,7 +292,7 @@ fn smart_wallet_payment_is_held_to_the_fee_limits() {
         poorer(200_001, 50_000),
         rejected(&reason::SMART_WALLET_PRIORITY_FEE_TOO_HIGH)
     );
-    // Without a limit the runtime allows 200,000 for each instruction.
+    // Without a limit instruction, the runtime allows 200,000 for each instruction.
     let without_limit = |others: usize| {
         changed(|all| {
             all.remove(0);
@@ -299,7 +302,7 @@ fn smart_wallet_payment_is_held_to_the_fee_limits() {
     };
     assert_eq!(without_limit(2), Ok(()));
     assert_eq!(without_limit(3), too_many);
-    // What costs nothing may be as much as the runtime allows.
+    // Without a price the compute units cost nothing, so the runtime's maximum is allowed.
     let without_price = changed(|all| {
         all.drain(..2);
         (0..5).for_each(|_| all.push(memo(b"more")));
@@ -324,7 +327,7 @@ fn smart_wallet_payment_is_held_to_the_fee_limits() {
     }
 }
 
-/// attacks.md 99: a required memo cannot be got around by paying through a program.
+/// attacks.md 99: paying through a program does not avoid a required memo.
 #[test]
 fn smart_wallet_payment_needs_the_required_memo() {
     let verdict = |instructions: &[Instruction]| {
@@ -378,7 +381,8 @@ fn smart_wallet_pays_the_recipient_once_and_does_nothing_else() {
         (vec![pays(AMOUNT - 1)], mismatch.clone()),
         (vec![pays(AMOUNT / 2), pays(AMOUNT / 2)], mismatch.clone()),
         (vec![inner(), back], mismatch.clone()),
-        // A close, a burn, a batch (which nodes do not take apart) that name the recipient's account.
+        // A close, a burn and a batch (which nodes do not parse) that mention the recipient's
+        // account.
         (
             vec![inner(), of_token(vec![9], about.clone())],
             mismatch.clone(),
@@ -437,13 +441,13 @@ fn smart_wallet_pays_the_recipient_once_and_does_nothing_else() {
         change(&mut call);
         assert_eq!(after(answer(&[call])), mismatch);
     }
-    // More than is asked for, and what has nothing to do with the recipient.
+    // A larger amount, and a transfer without the recipient.
     let elsewhere = transfer(TOKEN, &vault(), &key(9).pubkey(), 7);
     let fine = [pays(AMOUNT + 1), elsewhere];
     assert_eq!(after(answer(&fine)), Ok(vault().to_string()));
 }
 
-/// attacks.md 92: a transfer in the transaction itself counts like one that is called.
+/// attacks.md 92: top-level and inner transfers count alike.
 #[test]
 fn top_level_and_inner_transfers_are_counted_together() {
     let mut all = by_wallet();
@@ -453,13 +457,13 @@ fn top_level_and_inner_transfers_are_counted_together() {
         judged(&twice, answer(&[inner()])),
         refused(&reason::SMART_WALLET_MULTIPLE_TRANSFERS)
     );
-    // An ordinary wallet whose transaction has another form than ordinary ones.
+    // An ordinary payer whose transaction lacks the static layout.
     let odd = request(&[pays(), memo(b"nonce")]);
     assert_eq!(judged(&odd, answer(&[])), Ok(payer().pubkey().to_string()));
 }
 
-/// attacks.md 103: a wallet calls what it is told to, and an escrow pays the recipient what is the recipient's, whoever asks.
-/// Somebody was told to have paid with that.
+/// attacks.md 103. Regression: a wallet can invoke any program, and an escrow pays the recipient
+/// what it already owns, at anyone's request. Such a transfer counted as a payment.
 #[test]
 fn transfer_by_a_program_that_is_not_allowed_is_rejected() {
     let stranger = key(40).pubkey();
@@ -484,7 +488,7 @@ fn transfer_by_a_program_that_is_not_allowed_is_rejected() {
     for (calls, expected) in [
         (vec![call(2, runs(stranger)), call(3, pays())], false),
         (vec![call(2, runs(stranger)), call(2, pays())], true),
-        // Another wallet that is allowed will do, however deep.
+        // Another allowed wallet may make the transfer, at any stack height.
         (vec![call(2, runs(SQUADS)), call(3, pays())], true),
         (
             vec![
@@ -510,7 +514,7 @@ fn transfer_by_a_program_that_is_not_allowed_is_rejected() {
             ],
             false,
         ),
-        // What makes no sense, or is not told, is nobody's.
+        // Without a consistent call stack the invoker is unknown.
         (vec![call(3, pays())], false),
         (vec![call(1, pays())], false),
         (vec![call(0, pays())], false),
@@ -554,7 +558,8 @@ fn simulated_balances_must_show_the_payment() {
     assert_eq!(after(empty), mismatch);
 }
 
-/// attacks.md 94: as on the static path, which leaving out the compute budget had been enough to get around.
+/// attacks.md 94. Regression: a payment without a compute budget avoided the check of the static
+/// path.
 #[test]
 fn smart_wallet_path_rejects_a_delegates_transfer() {
     let all = [pays(), memo(b"nonce")];
@@ -580,7 +585,7 @@ fn smart_wallet_path_rejects_a_delegates_transfer() {
         paid_from(Some(key(9).pubkey())),
         refused(&reason::SMART_WALLET_TRANSFER_MISMATCH)
     );
-    // Nodes before version 3 do not tell.
+    // Nodes before version 3 do not report the owner.
     assert_eq!(paid_from(None), Ok(payer.to_string()));
 }
 
@@ -594,7 +599,7 @@ fn smart_wallet_payment_that_fails_simulation_is_rejected() {
     );
 }
 
-/// attacks.md 96 and 97: what holds for any recipient and any mint.
+/// attacks.md 96 and 97: the checks of the recipient and the mint hold on this path too.
 #[test]
 fn smart_wallet_needs_a_recipient_account_and_an_allowed_mint() {
     let mut without_account = answer(&[inner()]);
@@ -608,7 +613,7 @@ fn smart_wallet_needs_a_recipient_account_and_an_allowed_mint() {
     assert_eq!(after(other_mint), refused(&reason::MINT_NOT_ALLOWED));
 }
 
-/// attacks.md 103: a program may have behaved only while it was tried.
+/// attacks.md 103: a program may behave differently in a simulation.
 #[test]
 fn smart_wallet_payment_is_judged_by_its_real_effect() {
     let request = request(&by_wallet());
@@ -639,7 +644,7 @@ fn smart_wallet_payment_is_judged_by_its_real_effect() {
     };
     let once = || Some(vec![compiled(&inner())]);
     assert_eq!(effect(AMOUNT, once()), Effect::Transferred(amount));
-    // A node that keeps no inner instructions still tells balances.
+    // A node that stores no inner instructions still reports balances.
     assert_eq!(effect(AMOUNT, None), Effect::Transferred(amount));
     assert!(is_other(effect(AMOUNT - 1, None)));
     assert!(is_other(effect(0, once())));
@@ -666,7 +671,7 @@ fn smart_wallet_payment_is_judged_by_its_real_effect() {
     ));
 }
 
-/// What a table with these addresses holds.
+/// A lookup table with these addresses.
 fn table(addresses: &[Pubkey]) -> Account {
     let mut data = vec![0; 56];
     data[0] = 1;
@@ -677,7 +682,7 @@ fn table(addresses: &[Pubkey]) -> Account {
     }
 }
 
-/// The same payment with what it can take from a table taken from there, and the action that signs it.
+/// The same payment with its accounts in a lookup table, and its request.
 fn through_table(addresses: &[Pubkey]) -> (VersionedTransaction, PaymentRequest) {
     let table = AddressLookupTableAccount {
         key: key(7).pubkey(),
@@ -692,7 +697,7 @@ fn through_table(addresses: &[Pubkey]) -> (VersionedTransaction, PaymentRequest)
     (transaction, request)
 }
 
-/// The action for a payment when the cluster answers this, or why there is none.
+/// The action for a payment after this answer, or the reason code.
 fn action(request: &PaymentRequest, answer: Answer) -> Result<PartiallySigned, String> {
     let payment = exact().decode(request, NOW).unwrap();
     let observed = Observed {
@@ -741,7 +746,7 @@ fn lookup_tables_are_resolved_before_signing() {
         action(&request, answer)
     };
     let good = with(Some(table(&hidden))).unwrap();
-    // Those that are written to come first.
+    // Writable addresses come first.
     assert_eq!(good.loaded.len(), 4);
     assert!(good.loaded[..2].contains(&hidden[0]) && good.loaded[..2].contains(&hidden[1]));
     assert!(signs(&good));
@@ -765,7 +770,7 @@ fn lookup_tables_are_resolved_before_signing() {
     assert_eq!(with(Some(uninitialized)), failed);
 }
 
-/// attacks.md 83 and 85: what a table really holds counts, not what a payer says that it does.
+/// attacks.md 83 and 85: the table's contents on the chain count, not the payer's claim.
 #[test]
 fn fee_payer_in_a_lookup_table_is_rejected() {
     let hidden = [inner().accounts[0].pubkey, vault()];
@@ -813,7 +818,7 @@ fn payment_with_too_many_lookup_tables_is_rejected() {
     );
 }
 
-/// What nodes write of called instructions, in each of the three ways.
+/// The three encodings that nodes use for inner instructions.
 #[test]
 fn inner_instructions_are_read_in_all_three_encodings() {
     let call = inner();
@@ -860,7 +865,7 @@ fn inner_instructions_are_read_in_all_three_encodings() {
         data: call.data.clone(),
     };
     assert_eq!(transfer, Transfer::read(&whole));
-    // A transfer by several, and anything else: only whom it is about is known of it.
+    // Of a transfer by several signers, and of any other instruction, only the addresses are read.
     let mut multisig = info.clone();
     let authority = multisig
         .as_object_mut()
@@ -885,8 +890,8 @@ fn inner_instructions_are_read_in_all_three_encodings() {
     assert!(read(json!({ "programIdIndex": 1, "accounts": [], "data": "0" })).is_err());
 }
 
-/// A payer's program can make sixty calls with ten kilobytes each. To read that from base58 took seconds, on a thread that all
-/// payments share; no byte of it matters, because no transfer is that long.
+/// Regression: decoding sixty inner instructions of ten kilobytes from base58 took seconds on a
+/// shared thread. No transfer is that long, so the data is not needed.
 #[test]
 fn inner_data_longer_than_a_transfer_is_not_decoded() {
     let read = |data: &[u8]| {
@@ -908,7 +913,7 @@ fn inner_data_longer_than_a_transfer_is_not_decoded() {
         assert_eq!(read(&transfer), transfer);
     }
     assert!(read(&[0xAB; 10 * 1024]).is_empty());
-    // A batch is still known to be about its accounts, whatever it does with them.
+    // The accounts of a batch are known, whatever it does with them.
     let mut batch = inner();
     batch.data = Vec::new();
     assert_eq!(
@@ -918,7 +923,7 @@ fn inner_data_longer_than_a_transfer_is_not_decoded() {
 }
 
 proptest! {
-    /// attacks.md 83 to 85, for whatever a smart wallet is told to do.
+    /// attacks.md 83 to 85, for any transaction of a smart wallet.
     #[test]
     fn smart_wallet_transaction_with_a_fee_payer_is_never_signed(
         instructions in prop::collection::vec(any_instruction(), 0..4),
