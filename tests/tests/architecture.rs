@@ -79,6 +79,19 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("quittance-testing", &["quittance-core", "quittance-engine"]),
+    (
+        "quittance",
+        &[
+            "quittance-buyer",
+            "quittance-core",
+            "quittance-engine",
+            "quittance-evm",
+            "quittance-http",
+            "quittance-seller",
+            "quittance-service",
+            "quittance-solana",
+        ],
+    ),
 ];
 
 /// Crates that would make the core name a chain, wait, or do I/O.

@@ -36,6 +36,7 @@ pub mod token;
 pub use alloy;
 
 pub use alloy::primitives::Log;
+pub use alloy::signers::local::PrivateKeySigner;
 pub use call::Call;
 pub use chain::{
     Condition, Evm, EvmConfig, EvmConfigError, GasLimit, Probe, ProbeResult, Signer, Step,
