@@ -981,10 +981,10 @@ async fn what_is_wrong_is_told_only_to_those_who_may_call() {
 }
 
 fn rate(per_minute: u32, burst: u32) -> Option<Rate> {
-    Some(Rate {
-        per_minute: per_minute.try_into().unwrap(),
-        burst: burst.try_into().unwrap(),
-    })
+    Some(Rate::new(
+        per_minute.try_into().unwrap(),
+        burst.try_into().unwrap(),
+    ))
 }
 
 #[tokio::test(flavor = "multi_thread")]

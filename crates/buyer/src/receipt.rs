@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 /// A server's receipt for a payment, parsed as far as possible.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Receipt {
     /// Whether the receipt says that the money has moved. Only the JSON value `true` counts.
     pub success: bool,

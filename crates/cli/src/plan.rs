@@ -24,6 +24,7 @@ pub enum StartError {
 }
 
 /// A configuration in which everything was read and is usable.
+#[non_exhaustive]
 pub struct Plan {
     /// The keys of the callers.
     pub keys: Keys,
@@ -110,6 +111,7 @@ pub struct CheckReport {
 
 /// The state of a network.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct NetworkReport {
     /// The network.
     pub network: Network,

@@ -127,6 +127,7 @@ fn digits(start: U256, text: &str) -> Result<U256, AmountError> {
 
 /// Why a text is not an amount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum AmountError {
     /// The text does not match the grammar `0|[1-9][0-9]{0,77}`.
     #[error("not a plain decimal integer (0 or a digit 1-9 followed by at most 77 digits)")]

@@ -19,6 +19,7 @@ pub const DRAIN: Duration = Duration::from_secs(30);
 /// How much the service accepts. Beyond a limit, callers get an error response.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct ServiceLimits {
     /// The number of concurrent connections.
     pub connections: usize,
@@ -64,18 +65,18 @@ impl ServiceLimits {
 
     /// The rate of an address without a key; `None` for no limit.
     pub fn rate(&self) -> Option<Rate> {
-        Some(Rate {
-            per_minute: NonZeroU32::new(self.per_minute)?,
-            burst: NonZeroU32::new(self.burst)?,
-        })
+        Some(Rate::new(
+            NonZeroU32::new(self.per_minute)?,
+            NonZeroU32::new(self.burst)?,
+        ))
     }
 
     /// The rate of a key; `None` for no limit.
     pub fn key_rate(&self) -> Option<Rate> {
-        Some(Rate {
-            per_minute: NonZeroU32::new(self.key_per_minute)?,
-            burst: NonZeroU32::new(self.key_burst)?,
-        })
+        Some(Rate::new(
+            NonZeroU32::new(self.key_per_minute)?,
+            NonZeroU32::new(self.key_burst)?,
+        ))
     }
 }
 

@@ -20,6 +20,7 @@ const SITE_SHARE: u32 = 2;
 
 /// The rate of a caller: a bucket that holds `burst` requests and is refilled by `per_minute`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Rate {
     /// The average number of requests per minute.
     pub per_minute: NonZeroU32,
@@ -28,6 +29,11 @@ pub struct Rate {
 }
 
 impl Rate {
+    /// A rate.
+    pub fn new(per_minute: NonZeroU32, burst: NonZeroU32) -> Self {
+        Self { per_minute, burst }
+    }
+
     fn quota(self) -> Quota {
         Quota::per_minute(self.per_minute).allow_burst(self.burst)
     }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Args};
-use quittance_buyer::{BuyError, Buyer, Cost, Limits, OpenPayment, PurchaseQuote, Receipt};
+use quittance_buyer::{BuyError, Buyer, Cost, Limits, OpenPayment, PurchaseQuote};
 use quittance_core::{Amount, Asset, Clock, SystemClock};
 use quittance_http::printable;
 use reqwest::header::{HeaderName, HeaderValue};
@@ -352,7 +352,7 @@ fn describe(cost: &Cost) -> String {
         &cost.requirements.pay_to,
     );
     let said = match &cost.receipt {
-        Some(receipt) => settlement(receipt),
+        Some(receipt) => settlement(&receipt.json, receipt.unclear),
         None => "the server sent no receipt".to_owned(),
     };
     match (&cost.open, &cost.receipt) {
@@ -381,9 +381,9 @@ fn sum(amount: Amount, asset: &Asset, network: &str, pay_to: &str) -> String {
 }
 
 /// A receipt as the server sent it, without control characters.
-fn settlement(receipt: &Receipt) -> String {
-    let text = format!("settlement: {}", plain(receipt.json.clone()));
-    match receipt.unclear {
+fn settlement(receipt: &Value, unclear: Option<&str>) -> String {
+    let text = format!("settlement: {}", plain(receipt.clone()));
+    match unclear {
         Some(unclear) => format!("{text} (the receipt is unclear: {unclear})"),
         None => text,
     }
@@ -431,7 +431,7 @@ fn explain(error: BuyError, families: &Families) -> String {
         BuyError::Refused {
             receipt: Some(receipt),
             ..
-        } => format!("\n{}", settlement(receipt)),
+        } => format!("\n{}", settlement(&receipt.json, receipt.unclear)),
         _ => String::new(),
     };
     format!(
@@ -527,26 +527,13 @@ mod tests {
         assert!(!error.contains("hunter2"), "{error}");
     }
 
-    fn receipt(said: Value) -> Receipt {
-        Receipt {
-            success: false,
-            error_reason: None,
-            error_message: None,
-            payer: None,
-            transaction: String::new(),
-            network: String::new(),
-            json: said,
-            unclear: None,
-        }
-    }
-
     /// A receipt was printed as the server wrote it, and JSON passes control sequences that begin
     /// with U+009B.
     #[test]
     fn a_receipt_is_printed_short_and_without_control_characters() {
         let said =
             json!({ "errorReason": "\u{9b}2J\u{1b}[Hno", "transaction": "x".repeat(10_000) });
-        let text = settlement(&receipt(said));
+        let text = settlement(&said, None);
         assert!(text.contains("2J[Hno") && text.len() < 1_000, "{text}");
         assert!(!text.contains(char::is_control), "{text}");
     }

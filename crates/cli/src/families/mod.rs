@@ -93,6 +93,7 @@ pub trait Family: Send + Sync + 'static {
 }
 
 /// A chain with the schemes that are settled on it.
+#[non_exhaustive]
 pub struct ChainWithSchemes<C: Chain> {
     /// The chain.
     pub chain: C,
