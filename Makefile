@@ -5,7 +5,7 @@ INTEROP := tests/interop
 PEERS := benches/peers
 INSTALLED := node_modules/.package-lock.json
 
-.PHONY: demo test interop soak fuzz lint doc contracts bench-peers clean
+.PHONY: demo test interop soak fuzz lint package published deny doc contracts bench-peers clean
 
 demo: $(DEVNET)/$(INSTALLED)
 	cargo run --locked --quiet --bin quittance-devnet -- demo
@@ -37,6 +37,21 @@ lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+# Each crate as it would be published. `make published` also builds each one from its own archive: fifteen minutes.
+PUBLISHED := --workspace --locked --exclude quittance-tests --exclude quittance-examples --exclude quittance-benches
+package:
+	cargo package $(PUBLISHED) --no-verify
+
+published:
+	cargo package $(PUBLISHED)
+
+# Advisories, licences and sources of every dependency, by deny.toml. Needs the network: the advisories change daily.
+deny: target/tools/bin/cargo-deny
+	target/tools/bin/cargo-deny check
+
+target/tools/bin/cargo-deny:
+	cargo install cargo-deny --version 0.20.2 --locked --root target/tools
 
 doc:
 	cargo doc --workspace --no-deps --locked --open

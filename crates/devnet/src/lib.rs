@@ -18,6 +18,7 @@ pub use tools::Tools;
 
 /// Why a local chain is not available.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DevnetError {
     /// A node or a contract is not installed.
     #[error("{what} is not installed: run `npm ci` in {folder}")]
