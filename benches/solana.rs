@@ -1,8 +1,8 @@
-//! Payments per second without a chain: what the scheme itself costs, and a whole verification from the bytes of a request
-//! to its verdict.
+//! Solana payments per second without a chain: the scheme alone, and the whole verification from
+//! the bytes of a request to its verdict.
 //!
-//! `cargo bench -p quittance-solana --bench exact`, or a part of it: `... -- offline`. Every payment is another transaction,
-//! by one of a hundred payers.
+//! `cargo bench -p quittance-benches --bench solana`, or a part of it: `... -- offline`. All
+//! payments are different transactions, by a hundred payers.
 #![allow(
     clippy::unwrap_used,
     missing_docs,
@@ -41,7 +41,7 @@ fn seller() -> Pubkey {
     key(1_000_001).pubkey()
 }
 
-/// A cluster that nobody is asked about.
+/// A cluster whose node is never asked.
 fn solana() -> Solana {
     let network = known::network(NETWORK).unwrap();
     let url = "http://127.0.0.1:1".parse().unwrap();
@@ -49,7 +49,7 @@ fn solana() -> Solana {
     Solana::new(SolanaConfig::new(network, vec![url], vec![fee_payer])).unwrap()
 }
 
-/// What a seller asks for, with a blockhash, so that no buyer asks a node.
+/// A seller's requirements with a blockhash, so that no buyer needs a node.
 fn requirements(exact: &Exact) -> PaymentRequirements {
     let offer = ExactOffer::usdc(NETWORK, "0.01", &seller().to_string()).unwrap();
     let kind = SupportedKind {
@@ -66,7 +66,7 @@ fn requirements(exact: &Exact) -> PaymentRequirements {
     requirements
 }
 
-/// Payments by [`PAYERS`] in turn, each of them another.
+/// Different payments, by [`PAYERS`] payers in turn.
 fn requests(requirements: &PaymentRequirements) -> Vec<PaymentRequest> {
     let payers: Vec<ExactPayer> = (0..PAYERS).map(|at| ExactPayer::new(key(at))).collect();
     let request = |payer: &ExactPayer| {
@@ -94,7 +94,7 @@ fn token_account(owner: &Pubkey) -> Account {
     }
 }
 
-/// What a cluster says of a payment that is good.
+/// The cluster's answer for a correct payment.
 fn answer(payer: &Pubkey) -> Answer {
     let mut mint = vec![0; 82];
     (mint[44], mint[45]) = (6, 1);
@@ -112,7 +112,7 @@ fn answer(payer: &Pubkey) -> Answer {
     }
 }
 
-/// All of the scheme: a payment read, checked before and after the chain was asked, and its action.
+/// The whole scheme: decoding, both checks and the action.
 fn judge(exact: &Exact, request: &PaymentRequest, answer: &Answer) {
     let payment = exact.decode(request, NOW).unwrap();
     let mut observed = Observed {
