@@ -10,8 +10,8 @@ use quittance_devnet::{
 };
 use quittance_engine::{Engine, EngineBuilder, SqliteJournal, Timing};
 use quittance_solana::{
-    Exact, ExactOffer, ExactPayer, Signer, SmartWallets, Solana, SolanaConfig, Token, TokenProgram,
-    known,
+    Exact, ExactConfig, ExactOffer, ExactPayer, Signer, SmartWallets, Solana, SolanaConfig, Token,
+    TokenProgram, known,
 };
 use tempfile::TempDir;
 
@@ -104,13 +104,20 @@ impl Setting {
         config.genesis = self.genesis.clone();
         config.rpc_timeout = Duration::from_secs(2);
         config.tokens = vec![self.token.clone()];
-        config.smart_wallets.clone_from(&self.smart_wallets);
         config
     }
 
     /// The scheme, as an engine of this setting has it.
     pub fn scheme(&self) -> Exact {
-        Exact::new(&Solana::new(self.config()).expect("a configuration that makes sense"))
+        self.scheme_on(&Solana::new(self.config()).expect("a valid configuration"))
+    }
+
+    /// The scheme on this chain, with the smart wallets of this setting.
+    pub fn scheme_on(&self, chain: &Solana) -> Exact {
+        let mut config = ExactConfig::default();
+        config.smart_wallets.clone_from(&self.smart_wallets);
+        let exact = Exact::new(chain).with_config(config);
+        exact.expect("valid settings")
     }
 
     /// The journal. Each engine that starts takes the same one up.
@@ -134,7 +141,7 @@ impl Setting {
         change: impl FnOnce(EngineBuilder) -> EngineBuilder,
     ) -> Engine {
         let solana = Solana::new(config).expect("a configuration that makes sense");
-        let exact = Arc::new(Exact::new(&solana));
+        let exact = Arc::new(self.scheme_on(&solana));
         let builder = Engine::builder(self.journal().await).chain(solana, vec![exact]);
         change(builder).start().await.expect("an engine")
     }

@@ -64,10 +64,7 @@ impl ChainFixture for SolanaFixture {
 
     async fn action(&self, lane: &LaneId) -> PartiallySigned {
         let query = query(&self.setting, lane).await;
-        PartiallySigned {
-            transaction: query.simulate.unwrap(),
-            loaded: Vec::new(),
-        }
+        PartiallySigned::new(query.simulate.unwrap(), Vec::new())
     }
 
     async fn effects(&self) -> u64 {

@@ -2,7 +2,16 @@
 
 use solana_pubkey::Pubkey;
 
-use crate::transaction::Instruction;
+/// An instruction with the addresses of its accounts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instruction {
+    /// The program.
+    pub program: Pubkey,
+    /// Its accounts.
+    pub accounts: Vec<Pubkey>,
+    /// Its data.
+    pub data: Vec<u8>,
+}
 
 /// The compute budget program. It limits the compute units of a transaction and sets its priority
 /// fee.
@@ -38,11 +47,11 @@ pub(crate) const NEVER_WALLETS: [Pubkey; 9] = [
 ];
 
 /// `SetComputeUnitLimit`.
-pub(crate) const COMPUTE_UNIT_LIMIT: u8 = 2;
+pub const COMPUTE_UNIT_LIMIT: u8 = 2;
 /// `SetComputeUnitPrice`.
-pub(crate) const COMPUTE_UNIT_PRICE: u8 = 3;
+pub const COMPUTE_UNIT_PRICE: u8 = 3;
 /// `TransferChecked` of both token programs.
-pub(crate) const TRANSFER_CHECKED: u8 = 12;
+pub const TRANSFER_CHECKED: u8 = 12;
 
 /// Lighthouse's assertions: `AssertAccountData` to `AssertBubblegumTreeConfigAccount`. The
 /// instructions before them write and close accounts.
@@ -98,7 +107,7 @@ impl Transfer {
 }
 
 /// The limit of a `SetComputeUnitLimit`, in compute units.
-pub(crate) fn compute_unit_limit(instruction: &Instruction) -> Option<u32> {
+pub fn compute_unit_limit(instruction: &Instruction) -> Option<u32> {
     match budget(instruction)? {
         [COMPUTE_UNIT_LIMIT, limit @ ..] => Some(u32::from_le_bytes(limit.try_into().ok()?)),
         _ => None,
@@ -106,7 +115,7 @@ pub(crate) fn compute_unit_limit(instruction: &Instruction) -> Option<u32> {
 }
 
 /// The price of a `SetComputeUnitPrice`, in micro-lamports for a compute unit.
-pub(crate) fn compute_unit_price(instruction: &Instruction) -> Option<u64> {
+pub fn compute_unit_price(instruction: &Instruction) -> Option<u64> {
     match budget(instruction)? {
         [COMPUTE_UNIT_PRICE, price @ ..] => Some(u64::from_le_bytes(price.try_into().ok()?)),
         _ => None,
@@ -120,13 +129,13 @@ fn budget(instruction: &Instruction) -> Option<&[u8]> {
 
 /// The text of a memo; `None` for another instruction, and for a memo that is not UTF-8 or is too
 /// long.
-pub(crate) fn memo(instruction: &Instruction) -> Option<&str> {
+pub fn memo(instruction: &Instruction) -> Option<&str> {
     let is_memo = instruction.program == MEMO && instruction.data.len() <= MEMO_MAX;
     is_memo.then(|| std::str::from_utf8(&instruction.data).ok())?
 }
 
 /// Whether the instruction is an assertion of Lighthouse, which changes nothing and can only fail.
-pub(crate) fn is_guard(instruction: &Instruction) -> bool {
+pub fn is_guard(instruction: &Instruction) -> bool {
     let kind = instruction.data.first();
     instruction.program == LIGHTHOUSE
         && kind.is_some_and(|kind| LIGHTHOUSE_ASSERTIONS.contains(kind))

@@ -1,8 +1,15 @@
-//! x402 schemes on Solana, and the chain they settle on.
+//! x402 payments on Solana: the chain, the scheme `exact`, and a toolbox for other schemes.
 //!
-//! [`Solana`] is the [`Chain`](quittance_core::Chain): nodes, fee payers, blockhashes. [`Exact`] is the scheme `exact` for
-//! SPL Token and Token-2022; [`ExactOffer`] and [`ExactPayer`] are its two ends, [`Blockhashes`] what an offer can tell buyers without a node. Clusters and tokens are data: [`known`] has
-//! those that ship with the library, and a configuration can add any other.
+//! [`Solana`] is the [`Chain`](quittance_core::Chain): its nodes, fee payers and blockhashes.
+//! [`Exact`] is the scheme `exact` for SPL Token and Token-2022. [`ExactOffer`] is its seller's side
+//! and [`ExactPayer`] its buyer's side; [`Blockhashes`] gives buyers a recent blockhash with the
+//! offer. [`known`] has the clusters and tokens that ship with the library; a configuration can add
+//! any other.
+//!
+//! The other modules are what a scheme on Solana is made of: [`transaction`], [`instruction`] and
+//! [`lookup`] for what payers sign, [`token`] and [`mint`] for what they transfer, [`fee_payers`]
+//! and [`fee`] for who pays for it. A scheme asks the chain by a [`Query`], settles by a
+//! [`PartiallySigned`] transaction and recognizes its effect in the [`Evidence`].
 //!
 //! ```
 //! use quittance_solana::known;
@@ -10,31 +17,35 @@
 //! let mainnet = known::network("solana").expect("ships with the library");
 //! assert_eq!(mainnet.id(), "solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp");
 //! let usdc = known::token(mainnet.id(), "USDC").expect("ships with the library");
-//! assert_eq!((usdc.mint.to_string().as_str(), usdc.decimals), ("EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v", 6));
+//! assert_eq!(usdc.mint.to_string(), "EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v");
+//! assert_eq!(usdc.decimals, 6);
 //! ```
 
-mod blockhash;
+mod account;
+mod action;
 mod chain;
-mod evidence;
+pub mod evidence;
 mod exact;
+pub mod fee;
+pub mod fee_payers;
 pub mod instruction;
 pub mod known;
-mod lookup;
-mod mint;
-mod read;
-mod rpc;
-mod second;
-mod status;
-mod submission;
-mod transaction;
+pub mod lookup;
+pub mod mint;
+pub mod token;
+pub mod transaction;
 
-pub use blockhash::Blockhashes;
-pub use chain::{Commitment, ConfigError, PartiallySigned, Signer, Solana, SolanaConfig};
-pub use evidence::{Balance, EncodedInstruction, Evidence, InnerInstruction, ParsedInstruction};
-pub use exact::{Exact, ExactOffer, ExactPayer, SmartWallets, reason};
-pub use known::{Token, TokenProgram};
-pub use mint::Extension;
-pub use read::{Account, Answer, Query};
+pub use account::Account;
+pub use action::PartiallySigned;
+pub use chain::{
+    Answer, Blockhashes, Commitment, Query, Signer, Solana, SolanaConfig, SolanaConfigError,
+};
+pub use evidence::Evidence;
+pub use exact::{
+    Exact, ExactConfig, ExactConfigError, ExactOffer, ExactPayer, SmartWallets, reason,
+};
+pub use instruction::Instruction;
 pub use solana_keypair::Keypair;
 pub use solana_pubkey::Pubkey;
-pub use transaction::{Instruction, PaymentTransaction, PaymentTransactionError};
+pub use token::{Extension, Token, TokenProgram};
+pub use transaction::PaymentTransaction;

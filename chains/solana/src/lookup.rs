@@ -6,7 +6,7 @@
 
 use solana_pubkey::Pubkey;
 
-use crate::read::Account;
+use crate::account::Account;
 use crate::transaction::PaymentTransaction;
 
 /// The program that owns lookup tables.
@@ -19,7 +19,7 @@ const ADDRESSES_AT: usize = 56;
 
 /// The addresses that a transaction loads from its tables, in the runtime's order: the writable
 /// ones of all tables, then the others. `None` if a table is missing or too short.
-pub(crate) fn resolve(
+pub fn resolve(
     transaction: &PaymentTransaction,
     tables: &[Option<Account>],
 ) -> Option<Vec<Pubkey>> {

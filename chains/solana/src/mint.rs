@@ -5,39 +5,10 @@
 
 use std::collections::BTreeSet;
 
-use serde::{Deserialize, Serialize};
 use solana_pubkey::Pubkey;
 
-use crate::known::TokenProgram;
-use crate::read::Account;
-
-/// An extension of Token-2022 that can break "the recipient has the amount, for good", and that an operator may accept
-/// for one token all the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Extension {
-    /// Somebody may have part of each transfer withheld. As long as that is nothing the extension can be accepted; once it is
-    /// something, or is going to be, payments are refused whatever is accepted.
-    TransferFeeConfig,
-    /// A program of the issuer's runs in each transfer, or may one day.
-    TransferHook,
-    /// Somebody may move anybody's tokens.
-    PermanentDelegate,
-    /// Amounts and balances can be hidden.
-    ConfidentialTransferMint,
-    /// Fees of confidential transfers.
-    ConfidentialTransferFeeConfig,
-    /// Confidential minting and burning.
-    ConfidentialMintBurn,
-    /// Somebody may stop all transfers.
-    Pausable,
-    /// New accounts may begin frozen.
-    DefaultAccountState,
-    /// The mint can be closed, and made anew with other rules.
-    MintCloseAuthority,
-    /// Burning needs somebody's consent.
-    PermissionedBurn,
-}
+use crate::account::Account;
+use crate::token::{Extension, TokenProgram};
 
 /// What an extension means for payments.
 enum Meaning {
@@ -51,8 +22,9 @@ enum Meaning {
 
 /// What is needed of a mint's account.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct MintFacts {
-    pub(crate) decimals: u8,
+pub struct MintFacts {
+    /// Its decimal places.
+    pub decimals: u8,
 }
 
 /// The length of a mint without extensions; where its decimal places and the mark that it is initialized stand.
@@ -146,7 +118,7 @@ fn extensions(data: &[u8]) -> Option<Vec<(u16, &[u8])>> {
 ///
 /// # Errors
 /// For people: why payments of this mint are refused. An extension nobody here knows is a reason.
-pub(crate) fn judge(
+pub fn judge(
     account: &Account,
     program: TokenProgram,
     allowed: &BTreeSet<Extension>,
@@ -176,7 +148,7 @@ pub(crate) fn judge(
 }
 
 /// Who owns a token account, where it is one of this program.
-pub(crate) fn owner_of(account: &Account, program: TokenProgram) -> Option<Pubkey> {
+pub fn owner_of(account: &Account, program: TokenProgram) -> Option<Pubkey> {
     let kind = account.data.get(ACCOUNT_LEN);
     let is_account = account.owner == program.id()
         && account.data.len() >= ACCOUNT_LEN
@@ -186,7 +158,7 @@ pub(crate) fn owner_of(account: &Account, program: TokenProgram) -> Option<Pubke
 }
 
 /// How much a token account holds, in atomic units, where it is one of this program.
-pub(crate) fn amount_in(account: &Account, program: TokenProgram) -> Option<u64> {
+pub fn amount_in(account: &Account, program: TokenProgram) -> Option<u64> {
     owner_of(account, program)?;
     let amount: [u8; 8] = account.data.get(AMOUNT_AT)?.try_into().ok()?;
     Some(u64::from_le_bytes(amount))

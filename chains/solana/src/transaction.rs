@@ -14,7 +14,8 @@ use solana_signature::Signature;
 use solana_signer::Signer;
 use solana_transaction::versioned::VersionedTransaction;
 
-use crate::instruction::is_guard;
+use crate::fee_payers::FeePayers;
+use crate::instruction::Instruction;
 
 /// The longest transaction in bytes: what fits into one IPv6 packet (`PACKET_DATA_SIZE` of the
 /// runtime).
@@ -46,17 +47,6 @@ pub enum PaymentTransactionError {
     /// twice.
     #[error("inconsistent: {0}")]
     NotSane(&'static str),
-}
-
-/// An instruction with the addresses of its accounts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Instruction {
-    /// The program.
-    pub program: Pubkey,
-    /// Its accounts.
-    pub accounts: Vec<Pubkey>,
-    /// Its data.
-    pub data: Vec<u8>,
 }
 
 impl PaymentTransaction {
@@ -209,6 +199,7 @@ impl PaymentTransaction {
         signer: &dyn Signer,
         fee_payers: &FeePayers,
         loaded: &[Pubkey],
+        allow_lighthouse: bool,
     ) -> Result<(Signature, Vec<u8>), Fault> {
         let broken = |what: &str| Fault::new(FaultKind::Internal, what);
         if !self.is_all_loaded(loaded) {
@@ -219,7 +210,10 @@ impl PaymentTransaction {
         let instructions = self
             .instructions(loaded)
             .ok_or_else(|| broken("not signed: an instruction refers to a missing account"))?;
-        if fee_payers.mentioned_in(&instructions).is_some() {
+        if fee_payers
+            .mentioned_in(&instructions, allow_lighthouse)
+            .is_some()
+        {
             return Err(broken("not signed: an instruction mentions a fee payer"));
         }
         if self.fee_payer() != Some(&signer.pubkey()) {
@@ -240,25 +234,6 @@ impl PaymentTransaction {
             }
         }
         Ok((signature, signed.bytes()))
-    }
-}
-
-/// The fee payers of this facilitator, which no instruction may mention.
-#[derive(Debug)]
-pub(crate) struct FeePayers {
-    pub(crate) keys: Vec<Pubkey>,
-    /// Whether assertions of Lighthouse may mention them.
-    pub(crate) allow_lighthouse: bool,
-}
-
-impl FeePayers {
-    /// The first of them that an instruction mentions, as its program or among its accounts.
-    pub(crate) fn mentioned_in(&self, instructions: &[Instruction]) -> Option<&Pubkey> {
-        let spared = |found: &&Instruction| self.allow_lighthouse && is_guard(found);
-        self.keys.iter().find(|key| {
-            let mut held = instructions.iter().filter(|found| !spared(found));
-            held.any(|found| found.program == **key || found.accounts.contains(key))
-        })
     }
 }
 

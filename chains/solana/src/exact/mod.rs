@@ -3,42 +3,42 @@
 //!
 //! Specification: `exact` on SVM.
 
-mod layout;
+mod config;
+mod expected;
 mod offer;
 mod payer;
 mod payment;
 pub mod reason;
 mod smart_wallet;
 mod state;
+mod static_layout;
+mod terms;
 
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use quittance_core::json::{Object, where_readable};
+use quittance_core::json::Object;
 use quittance_core::kit::Parties;
 use quittance_core::{
-    Amount, LaneId, Malformed, Network, Payment, PaymentId, PaymentInfo, PaymentRequest, Reason,
-    Refusal, Rejection, Scheme, SignatureClaim, Timestamp, Version,
+    Amount, LaneId, Malformed, Network, Payment, PaymentInfo, PaymentRequest, Reason, Refusal,
+    Rejection, Scheme, SignatureClaim, Timestamp, Version,
 };
-use serde::Deserialize;
 use serde_json::json;
 use solana_pubkey::Pubkey;
 use solana_signature::Signature;
 
-use self::layout::{Caps, StaticLayout};
+pub use self::config::{ExactConfig, ExactConfigError, SmartWallets};
+use self::expected::Expected;
 pub use self::offer::ExactOffer;
 pub use self::payer::ExactPayer;
-use self::payment::{ExactPayment, Expected, Path};
+use self::payment::{ExactPayment, Path};
 use self::smart_wallet::SmartWalletLayout;
-pub use self::smart_wallet::SmartWallets;
-use crate::chain::{FeePayerRotation, Solana};
+use self::static_layout::StaticLayout;
+use self::terms::{Extra, NAME, payment_id, read_transaction};
+use crate::chain::Solana;
+use crate::fee_payers::FeePayerRotation;
 use crate::instruction::Transfer;
-use crate::known::{Token, TokenProgram};
-use crate::transaction::{PaymentTransaction, SIZE_MAX};
-
-/// The scheme's name on the wire.
-const NAME: &str = "exact";
+use crate::token::{Token, TokenProgram};
+use crate::transaction::PaymentTransaction;
 
 /// The seconds for which a decoded payment may be submitted: its blockhash expires after 150 blocks
 /// of 0.4 seconds. A submitted transaction is watched until its end is certain, however long that
@@ -51,48 +51,32 @@ pub struct Exact {
     network: Network,
     tokens: Vec<Token>,
     rotation: Arc<FeePayerRotation>,
-    caps: Caps,
-    smart_wallets: Option<Arc<SmartWallets>>,
+    config: Arc<ExactConfig>,
 }
 
 impl Exact {
-    /// The scheme on this cluster, for its tokens.
+    /// The scheme on this cluster, for its tokens, with the default settings.
     pub fn new(solana: &Solana) -> Self {
-        let config = solana.config();
+        let chain = solana.config();
         Self {
-            network: config.network.clone(),
-            tokens: config.tokens.clone(),
+            network: chain.network.clone(),
+            tokens: chain.tokens.clone(),
             rotation: Arc::clone(solana.rotation()),
-            caps: Caps {
-                compute_units: config.compute_units_max,
-                compute_unit_price: config.compute_unit_price_max,
-                fee: config.fee_max,
-            },
-            smart_wallets: config.smart_wallets.clone().map(Arc::new),
+            config: Arc::default(),
         }
     }
-}
 
-/// The payload: a transaction in base64.
-#[derive(Deserialize)]
-struct PayloadJson {
-    #[serde(default)]
-    transaction: Option<String>,
-}
-
-/// The requirements' `extra`.
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase")]
-struct Extra {
-    #[serde(default)]
-    fee_payer: Option<String>,
-    #[serde(default)]
-    token_program: Option<String>,
-    #[serde(default)]
-    memo: Option<String>,
-    /// A hint for payers. It decides nothing.
-    #[serde(default, deserialize_with = "where_readable")]
-    recent_blockhash: Option<String>,
+    /// The same scheme with other settings.
+    ///
+    /// # Errors
+    /// When the settings contradict themselves.
+    pub fn with_config(self, config: ExactConfig) -> Result<Self, ExactConfigError> {
+        config.check()?;
+        Ok(Self {
+            config: Arc::new(config),
+            ..self
+        })
+    }
 }
 
 impl Scheme<Solana> for Exact {
@@ -107,7 +91,7 @@ impl Scheme<Solana> for Exact {
     fn extra(&self) -> Option<Object> {
         let fee_payer = self.rotation.next()?.to_string();
         let mut extra = json!({ "feePayer": fee_payer });
-        if self.smart_wallets.is_some() {
+        if self.config.smart_wallets.is_some() {
             extra["features"] = json!({ "smartWalletSupported": true });
         }
         Object::of(&extra).ok()
@@ -156,6 +140,7 @@ impl Scheme<Solana> for Exact {
             info: self.info(&transaction, path.signer(), &expected, now),
             lane: LaneId::new(&fee_payer.to_string()),
             rotation: Arc::clone(&self.rotation),
+            config: Arc::clone(&self.config),
             claims: claims(&transaction),
             expected,
             path,
@@ -174,7 +159,7 @@ impl Exact {
             .fee_payer
             .as_deref()
             .ok_or_else(|| Rejection::new(reason::MISSING_FEE_PAYER, expected))?;
-        let fee_payers = self.rotation.fee_payers.keys.iter();
+        let fee_payers = self.rotation.fee_payers().keys().iter();
         let found = fee_payers.copied().find(|key| key.to_string() == named);
         found.ok_or_else(|| Rejection::new(reason::FEE_PAYER_NOT_MANAGED, expected).into())
     }
@@ -197,8 +182,8 @@ impl Exact {
         expected: &Expected,
         memo: Option<&str>,
     ) -> Result<(Path, Option<Rejection>), Rejection> {
-        let fee_payers = &self.rotation.fee_payers;
-        let refused = match StaticLayout::read(transaction, fee_payers, self.caps) {
+        let (fee_payers, config) = (self.rotation.fee_payers(), &self.config);
+        let refused = match StaticLayout::read(transaction, fee_payers, config) {
             Ok(StaticLayout { transfer, memos }) => {
                 let objection = check_transfer(&transfer, expected)
                     .and_then(|()| memos.check(memo))
@@ -207,19 +192,18 @@ impl Exact {
             }
             Err(refused) => refused,
         };
-        let Some(allowed) = &self.smart_wallets else {
+        let Some(allowed) = &config.smart_wallets else {
             return Err(refused);
         };
         if !StaticLayout::is_about_layout(&refused.reason) {
             return Err(refused);
         }
-        let SmartWalletLayout { signer, memos } =
-            SmartWalletLayout::read(transaction, fee_payers, allowed, self.caps.fee)?;
+        let layout = SmartWalletLayout::read(transaction, fee_payers, allowed, config)?;
+        let SmartWalletLayout { signer, memos } = layout;
         let objection = check_amount(expected.amount)
             .and_then(|()| memos.check(memo))
             .err();
-        let allowed = Arc::clone(allowed);
-        Ok((Path::SmartWallet { signer, allowed }, objection))
+        Ok((Path::SmartWallet { signer }, objection))
     }
 
     fn info(
@@ -240,11 +224,6 @@ impl Exact {
     }
 }
 
-/// The identity of a payment: the runtime includes a message once, whatever its signatures are.
-fn payment_id(network: &Network, transaction: &PaymentTransaction) -> PaymentId {
-    PaymentId::from_parts(&[b"exact svm", network.id().as_bytes(), transaction.message()])
-}
-
 fn check_token_program(extra: &Extra, token: &Token) -> Result<(), Rejection> {
     let program = token.program.id().to_string();
     match &extra.token_program {
@@ -259,23 +238,6 @@ fn check_token_program(extra: &Extra, token: &Token) -> Result<(), Rejection> {
 fn address(field: &str, text: &str) -> Result<Pubkey, Malformed> {
     text.parse()
         .map_err(|_| Malformed::new(field, "not an address of 32 bytes in base58"))
-}
-
-fn read_transaction(payload: &Object) -> Result<PaymentTransaction, Refusal> {
-    /// The length of the longest transaction in base64.
-    const TEXT_MAX: usize = SIZE_MAX.div_ceil(3) * 4;
-    let payload: PayloadJson = payload.read("paymentPayload.payload")?;
-    let missing = || Rejection::new(reason::TRANSACTION, "the payload has no field transaction");
-    let text = payload.transaction.ok_or_else(missing)?;
-    let undecodable =
-        |what: &str| Refusal::from(Rejection::new(reason::COULD_NOT_BE_DECODED, what));
-    if text.len() > TEXT_MAX {
-        return Err(undecodable("longer than a transaction can be"));
-    }
-    let bytes = BASE64
-        .decode(text)
-        .map_err(|error| undecodable(&format!("not base64: {error}")))?;
-    PaymentTransaction::read(&bytes).map_err(|error| undecodable(&error.to_string()))
 }
 
 /// The fee payer's signature must be empty. Any bytes there are replaced, so anyone could change

@@ -8,10 +8,11 @@ use quittance_core::{Amount, Malformed, Network, Offer, OfferError, PaymentId};
 use serde_json::json;
 use solana_pubkey::Pubkey;
 
-use super::{Extra, NAME, payment_id, read_transaction};
-use crate::blockhash::Blockhashes;
+use super::terms::{Extra, NAME, payment_id, read_transaction};
+use crate::chain::Blockhashes;
 use crate::instruction::MEMO_MAX;
-use crate::known::{self, NAMESPACE, Token};
+use crate::known::{self, NAMESPACE};
+use crate::token::Token;
 
 /// An offer for a fixed amount of a token on a Solana cluster.
 ///

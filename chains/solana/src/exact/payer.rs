@@ -25,12 +25,12 @@ use solana_transaction::versioned::VersionedTransaction;
 use tracing::warn;
 use url::Url;
 
-use super::{Extra, NAME, state};
-use crate::blockhash;
-use crate::chain::Signer;
+use super::state::{self, EXPIRES_SECS};
+use super::terms::{Extra, NAME};
+use crate::chain::{Signer, blockhash, rpc};
 use crate::instruction::{COMPUTE_BUDGET, MEMO, MEMO_MAX};
-use crate::known::{self, NAMESPACE, Token};
-use crate::rpc;
+use crate::known::{self, NAMESPACE};
+use crate::token::Token;
 
 /// The requested compute units: a transfer, a memo and the compute budget itself take less than
 /// 20,000 with either token program.
@@ -38,11 +38,6 @@ const COMPUTE_UNITS: u32 = 40_000;
 
 /// The highest price for a compute unit, in micro-lamports: at most 400 lamports for a payment.
 const COMPUTE_UNIT_PRICE_MAX: u64 = 10_000;
-
-/// The seconds after which no block can include a signed payment. Its blockhash expires after 150
-/// blocks, normally of 0.4 seconds each. This is 2.5 times as long, because a payer that signs
-/// again too early pays twice.
-pub(super) const EXPIRES_SECS: u64 = 150;
 
 /// The time limit for a node's reply.
 const RPC_TIMEOUT: Duration = Duration::from_secs(8);

@@ -7,15 +7,18 @@ use quittance_core::{
 };
 use solana_pubkey::Pubkey;
 
+use super::config::ExactConfig;
+use super::expected::Expected;
 use super::reason;
-use super::smart_wallet::{ExpectedOutcome, SmartWallets, check_isolated};
-use crate::chain::{FeePayerRotation, PartiallySigned, Solana};
+use super::smart_wallet::{ExpectedOutcome, check_isolated};
+use crate::account::Account;
+use crate::action::PartiallySigned;
+use crate::chain::{Answer, Query, Solana};
 use crate::evidence::Evidence;
+use crate::fee_payers::FeePayerRotation;
 use crate::instruction::Transfer;
-use crate::known::Token;
 use crate::lookup;
 use crate::mint;
-use crate::read::{Account, Answer, Query};
 use crate::transaction::PaymentTransaction;
 
 /// One payment.
@@ -24,22 +27,13 @@ pub(super) struct ExactPayment {
     pub(super) transaction: PaymentTransaction,
     pub(super) lane: LaneId,
     pub(super) rotation: Arc<FeePayerRotation>,
+    pub(super) config: Arc<ExactConfig>,
     pub(super) expected: Expected,
     pub(super) claims: Vec<SignatureClaim>,
     pub(super) path: Path,
     /// The first failed check after the signatures. It is reported only if the signatures are
     /// valid: an unsigned payload says nothing about the payer.
     pub(super) objection: Option<Rejection>,
-}
-
-/// The transfer that the requirements expect.
-#[derive(Debug)]
-pub(super) struct Expected {
-    pub(super) token: Token,
-    pub(super) pay_to: Pubkey,
-    /// The recipient's token account. It is stored because its derivation takes microseconds.
-    pub(super) destination: Pubkey,
-    pub(super) amount: Amount,
 }
 
 /// The path by which a transaction pays (specification, section 3).
@@ -50,8 +44,6 @@ pub(super) enum Path {
     SmartWallet {
         /// The key that signs for the wallet.
         signer: Pubkey,
-        /// The wallets that may make the transfer.
-        allowed: Arc<SmartWallets>,
     },
 }
 
@@ -60,7 +52,7 @@ impl Path {
     pub(super) fn signer(&self) -> &Pubkey {
         match self {
             Self::Static(transfer) => &transfer.authority,
-            Self::SmartWallet { signer, .. } => signer,
+            Self::SmartWallet { signer } => signer,
         }
     }
 }
@@ -128,8 +120,8 @@ impl Payment<Solana> for ExactPayment {
             _ => Vec::new(),
         };
         Ok(PartiallySigned {
-            transaction: self.transaction.clone(),
-            loaded,
+            allow_lighthouse_on_fee_payer: self.config.allow_lighthouse_on_fee_payer,
+            ..PartiallySigned::new(self.transaction.clone(), loaded)
         })
     }
 
@@ -287,7 +279,7 @@ impl ExactPayment {
                 "an instruction refers to an account that the transaction does not have",
             )
         })?;
-        check_isolated(&instructions, &self.rotation.fee_payers)?;
+        check_isolated(&instructions, self.rotation.fee_payers(), &self.config)?;
         Ok(loaded)
     }
 
@@ -334,14 +326,12 @@ impl ExactPayment {
     }
 
     fn expected_outcome(&self) -> ExpectedOutcome<'_> {
-        let wallets = match &self.path {
-            Path::SmartWallet { allowed, .. } => allowed.programs.as_slice(),
-            Path::Static(_) => &[],
-        };
+        let wallets = self.config.smart_wallets.as_ref();
+        let wallets = wallets.map(|wallets| wallets.programs.as_slice());
         ExpectedOutcome {
             expected: &self.expected,
-            fee_payers: &self.rotation.fee_payers.keys,
-            wallets,
+            fee_payers: self.rotation.fee_payers().keys(),
+            wallets: wallets.unwrap_or_default(),
         }
     }
 }

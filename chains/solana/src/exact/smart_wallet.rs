@@ -7,15 +7,17 @@
 use quittance_core::{Amount, Rejection};
 use solana_pubkey::Pubkey;
 
-use super::layout::{GUARDS_MAX, Memos, SIGNERS, check_fee};
-use super::payment::Expected;
+use super::config::{ExactConfig, SmartWallets};
+use super::expected::Expected;
 use super::reason;
+use super::static_layout::{GUARDS_MAX, Memos, SIGNERS, check_fee};
 use crate::evidence::{Caller, Evidence, TokenInstruction, token_instructions};
+use crate::fee_payers::FeePayers;
 use crate::instruction::{
-    self, COMPUTE_BUDGET, MEMO, TOKEN, TOKEN_2022, Transfer, compute_unit_limit,
+    self, COMPUTE_BUDGET, Instruction, MEMO, TOKEN, TOKEN_2022, Transfer, compute_unit_limit,
     compute_unit_price, is_guard,
 };
-use crate::transaction::{FeePayers, Instruction, PaymentTransaction};
+use crate::transaction::PaymentTransaction;
 
 /// The most lookup tables of a payment. Wallets use one or two, and each has up to eight kilobytes
 /// to fetch.
@@ -25,51 +27,6 @@ const TABLES_MAX: usize = 4;
 /// transaction (`DEFAULT_INSTRUCTION_COMPUTE_UNIT_LIMIT`, `MAX_COMPUTE_UNIT_LIMIT`).
 const UNITS_PER_INSTRUCTION: u32 = 200_000;
 const UNITS_MAX: u32 = 1_400_000;
-
-/// The smart wallets that may pay, and the limits for their payments.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SmartWallets {
-    /// The programs that a payment may call and that may make its transfer. A wallet may call any
-    /// program. Each wallet listed here can make payments that succeed in simulation and fail when
-    /// included, which costs the fee.
-    pub programs: Vec<Pubkey>,
-    /// The most compute units that a payment may request.
-    pub compute_units_max: u32,
-    /// The highest price for a compute unit, in micro-lamports.
-    pub compute_unit_price_max: u64,
-}
-
-impl Default for SmartWallets {
-    /// The specification's wallets and limits (sections 2.2.1 and 2.2.2) without SPL Governance:
-    /// anyone may execute an approved proposal there, and could use it to buy something.
-    fn default() -> Self {
-        Self {
-            programs: [
-                // Squads: Multisig version 4, Smart Account.
-                "SQDS4ep65T869zMMBKyuUq6aD6EgTu8psMjkvj52pCf",
-                "SMRTzfY6DfH5ik3TKiyLFfXexV8uSG3d2UksSCYdunG",
-                // Swig: versions 1 and 2.
-                "SWiGmQedKzMz1tiTqoJCWeGDnGXfNBp2PkXLkpCAtQo",
-                "swigypWHEksbC64pWKwah1WTeh9JXwx8H1rJHLdbQMB",
-                // Metaplex Core.
-                "CoREENxT6tW1HoK8ypY1SxRMZTcVPm7R94rH4PZNhX7d",
-            ]
-            .map(Pubkey::from_str_const)
-            .to_vec(),
-            compute_units_max: 400_000,
-            compute_unit_price_max: 50_000,
-        }
-    }
-}
-
-impl SmartWallets {
-    /// The first of the programs that can never be allowed: the System program starts durable
-    /// nonces, each signature check costs a fee, and the others have rules of their own.
-    pub(crate) fn not_a_wallet(&self) -> Option<Pubkey> {
-        let never = |program: &&Pubkey| instruction::NEVER_WALLETS.contains(program);
-        self.programs.iter().find(never).copied()
-    }
-}
 
 /// A transaction that may be simulated.
 #[derive(Debug)]
@@ -86,7 +43,7 @@ impl SmartWalletLayout {
         transaction: &PaymentTransaction,
         fee_payers: &FeePayers,
         allowed: &SmartWallets,
-        fee_max: u64,
+        config: &ExactConfig,
     ) -> Result<Self, Rejection> {
         let instructions = transaction.instructions_shown();
         let instructions = instructions.ok_or_else(|| {
@@ -108,10 +65,10 @@ impl SmartWalletLayout {
             let detail = "there are signers besides the fee payer and the payer";
             return Err(Rejection::new(reason::EXCESSIVE_SIGNERS, detail));
         }
-        check_isolated(&instructions, fee_payers)?;
+        check_isolated(&instructions, fee_payers, config)?;
         check_programs(&instructions, allowed)?;
         check_signer(&signer, &instructions, allowed)?;
-        check_budget(&instructions, allowed, fee_max)?;
+        check_budget(&instructions, allowed, config.fee_max)?;
         let memos = instructions.iter().filter(|found| found.program == MEMO);
         Ok(Self {
             signer,
@@ -124,8 +81,10 @@ impl SmartWalletLayout {
 pub(super) fn check_isolated(
     instructions: &[Instruction],
     fee_payers: &FeePayers,
+    config: &ExactConfig,
 ) -> Result<(), Rejection> {
-    fee_payers.mentioned_in(instructions).map_or(Ok(()), |key| {
+    let mentioned = fee_payers.mentioned_in(instructions, config.allow_lighthouse_on_fee_payer);
+    mentioned.map_or(Ok(()), |key| {
         let detail = format!("an instruction mentions the fee payer {key}");
         Err(Rejection::new(
             reason::SMART_WALLET_FEE_PAYER_NOT_ISOLATED,

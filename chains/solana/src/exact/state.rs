@@ -15,9 +15,13 @@ use solana_message::VersionedMessage;
 use solana_pubkey::Pubkey;
 use solana_transaction::versioned::VersionedTransaction;
 
-use super::payer::EXPIRES_SECS;
+use crate::chain::read::InContext;
 use crate::instruction::MEMO;
-use crate::read::InContext;
+
+/// The seconds after which no block can include a signed payment. Its blockhash expires after 150
+/// blocks, normally of 0.4 seconds each. This is 2.5 times as long, because a payer that signs
+/// again too early pays twice.
+pub(super) const EXPIRES_SECS: u64 = 150;
 
 /// The seconds by which the newest finalized block must be later than a payment's end: the time of
 /// a block is an estimate, which may be this far off.

@@ -4,6 +4,8 @@ mod smart_wallet;
 
 use std::sync::LazyLock;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use ed25519_dalek::{Signature as Ed25519, VerifyingKey};
 use proptest::prelude::*;
 use quittance_core::{Chain, Check, Effect, Observed, Offer};
@@ -16,11 +18,14 @@ use solana_signer::Signer;
 use solana_transaction::versioned::VersionedTransaction;
 
 use super::*;
-use crate::chain::{PartiallySigned, SolanaConfig};
+use crate::account::Account;
+use crate::action::PartiallySigned;
+use crate::chain::{Answer, SolanaConfig};
 use crate::evidence::{Balance, Evidence};
 use crate::instruction::{COMPUTE_BUDGET, LIGHTHOUSE, MEMO, TOKEN, TOKEN_2022};
 use crate::known;
-use crate::read::{Account, Answer};
+use crate::token::associated_account;
+use crate::transaction::SIZE_MAX;
 
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 const NETWORK: &str = "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1";
@@ -104,12 +109,9 @@ fn transfer(program: Pubkey, authority: &Pubkey, to: &Pubkey, amount: u64) -> In
     Instruction {
         program_id: program,
         accounts: vec![
-            AccountMeta::new(
-                known::associated_account(authority, &token.mint, kind),
-                false,
-            ),
+            AccountMeta::new(associated_account(authority, &token.mint, kind), false),
             AccountMeta::new_readonly(token.mint, false),
-            AccountMeta::new(known::associated_account(to, &token.mint, kind), false),
+            AccountMeta::new(associated_account(to, &token.mint, kind), false),
             AccountMeta::new_readonly(*authority, true),
         ],
         data: [&[12], amount.to_le_bytes().as_slice(), &[6]].concat(),
@@ -565,7 +567,7 @@ fn transfer_to_another_account_is_rejected() {
     );
     let mut wrong_program = pays();
     wrong_program.accounts[2].pubkey =
-        known::associated_account(&pay_to(), &usdc().mint, TokenProgram::Token2022);
+        associated_account(&pay_to(), &usdc().mint, TokenProgram::Token2022);
     assert_eq!(
         verdict(&instead(2, wrong_program)),
         rejected(&reason::RECIPIENT_MISMATCH)
@@ -723,11 +725,11 @@ fn few_assertions_of_lighthouse_are_allowed_anywhere() {
 fn lighthouse_on_a_fee_payer_needs_the_operators_permission() {
     let fee_payer = fee_payers()[0].pubkey();
     let verdict_when_allowed =
-        |instructions: &[Instruction]| verdict_by(&Exact::new(guarded()), &request(instructions));
+        |instructions: &[Instruction]| verdict_by(&exact_with_lighthouse(), &request(instructions));
     let in_instruction = rejected(&reason::FEE_PAYER_IN_INSTRUCTION);
     assert_eq!(verdict(&with(2, guard(4, fee_payer))), in_instruction);
     assert_eq!(verdict_when_allowed(&with(2, guard(4, fee_payer))), Ok(()));
-    assert!(sign_by(guarded(), &transaction(&with(2, guard(4, fee_payer)))).is_ok());
+    assert!(sign_with(true, &transaction(&with(2, guard(4, fee_payer)))).is_ok());
     // Only assertions are allowed, and only those of Lighthouse.
     assert_eq!(
         verdict_when_allowed(&with(4, guard(0, fee_payer))),
@@ -1126,33 +1128,33 @@ fn changed_requirements_are_rejected() {
 
 /// Tries to sign a transaction with the first fee payer.
 fn sign(transaction: &VersionedTransaction) -> Result<(), quittance_core::Fault> {
-    sign_by(solana(), transaction)
+    sign_with(false, transaction)
 }
 
-/// A cluster that allows assertions of Lighthouse about fee payers.
-fn guarded() -> &'static Solana {
-    static SOLANA: LazyLock<Solana> = LazyLock::new(|| {
-        let mut config = cluster().config().clone();
-        config.allow_lighthouse_on_fee_payer = true;
-        Solana::new(config).unwrap()
-    });
-    &SOLANA
+/// A scheme that allows assertions of Lighthouse about fee payers.
+fn exact_with_lighthouse() -> Exact {
+    let config = ExactConfig {
+        allow_lighthouse_on_fee_payer: true,
+        ..ExactConfig::default()
+    };
+    Exact::new(solana()).with_config(config).unwrap()
 }
 
-fn sign_by(
-    chain: &Solana,
+fn sign_with(
+    allow_lighthouse_on_fee_payer: bool,
     transaction: &VersionedTransaction,
 ) -> Result<(), quittance_core::Fault> {
     let Ok(transaction) = PaymentTransaction::of(transaction.clone()) else {
         return Err(quittance_core::Fault::new(
             quittance_core::FaultKind::Internal,
-            "no transaction",
+            "not a transaction",
         ));
     };
     let action = PartiallySigned {
-        transaction,
-        loaded: Vec::new(),
+        allow_lighthouse_on_fee_payer,
+        ..PartiallySigned::new(transaction, Vec::new())
     };
+    let chain = solana();
     let lane = chain.lanes()[0].clone();
     futures_util::FutureExt::now_or_never(chain.prepare(&lane, 0, &[&action]))
         .unwrap()
@@ -1247,7 +1249,7 @@ proptest! {
             fee_payers.contains(&found.program_id) || found.accounts.iter().any(|meta| fee_payers.contains(&meta.pubkey))
         };
         let held = instructions.iter().any(|found| !is_guard(found) && mentions(found));
-        prop_assert_eq!(sign_by(guarded(), &transaction(&instructions)).is_ok(), !held);
+        prop_assert_eq!(sign_with(true, &transaction(&instructions)).is_ok(), !held);
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use quittance_core::{Amount, Network};
 use quittance_solana::{
-    Commitment, Exact, ExactPayer, Extension, Keypair, Pubkey, Signer, SmartWallets, Solana,
-    SolanaConfig, Token, TokenProgram, known,
+    Commitment, Exact, ExactConfig, ExactPayer, Extension, Keypair, Pubkey, Signer, SmartWallets,
+    Solana, SolanaConfig, Token, TokenProgram, known,
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -161,8 +161,14 @@ impl Family for SolanaFamily {
         entry: &NetworkEntry<'_, SolanaEntry>,
         findings: &mut Findings,
     ) -> Option<ChainWithSchemes<Solana>> {
-        let chain = chain(entry, findings)?;
-        let exact = Arc::new(Exact::new(&chain));
+        let exact = exact(entry, findings);
+        let chain = chain(entry, findings);
+        let (chain, config) = (chain?, exact?);
+        let listed = listed(&chain.config().tokens);
+        restrict(entry, &listed, &config, findings)?;
+        let exact = Exact::new(&chain).with_config(config);
+        let exact = exact.map_err(|error| ConfigError::value(&entry.path, error));
+        let exact = Arc::new(findings.take(exact)?);
         Some(ChainWithSchemes::new(chain, vec![exact]))
     }
 
@@ -221,40 +227,56 @@ fn chain(entry: &NetworkEntry<'_, SolanaEntry>, findings: &mut Findings) -> Opti
     let fee_payers = fee_payers(entry, findings);
     let tokens = findings.take(tokens(entry));
     let head_age_max = findings.take(head_age_max(entry));
-    let wallets = own.smart_wallets.as_ref();
-    let wallets = wallets.map(|wallets| smart_wallets(wallets, &entry.path));
-    let wallets = findings.take(wallets.transpose());
     let mut config = SolanaConfig::new(entry.network.clone(), urls?, fee_payers?);
     config.tokens = tokens?;
     config.commitment = own.commitment.into();
-    config.smart_wallets = wallets?;
-    config.allow_lighthouse_on_fee_payer = own.allow_lighthouse_on_fee_payer;
     config.head_age_max = head_age_max?.unwrap_or(config.head_age_max);
     if let Some(genesis) = &own.genesis {
         config.genesis.clone_from(genesis);
     }
+    config.balance_min = own.min_balance_lamports.unwrap_or(config.balance_min);
+    let listed = listed(&config.tokens);
+    config.two_nodes_above = findings.take(two_nodes_above(entry, &listed))?;
+    findings.take(Solana::new(config).map_err(|error| ConfigError::value(&entry.path, error)))
+}
+
+/// The settings of the scheme `exact`.
+fn exact(entry: &NetworkEntry<'_, SolanaEntry>, findings: &mut Findings) -> Option<ExactConfig> {
+    let own = entry.own;
+    let wallets = own.smart_wallets.as_ref();
+    let wallets = wallets.map(|wallets| smart_wallets(wallets, &entry.path));
+    let mut config = ExactConfig::default();
+    config.smart_wallets = findings.take(wallets.transpose())?;
+    config.allow_lighthouse_on_fee_payer = own.allow_lighthouse_on_fee_payer;
     config.compute_units_max = own.max_compute_units.unwrap_or(config.compute_units_max);
     config.compute_unit_price_max = own
         .max_compute_unit_price
         .unwrap_or(config.compute_unit_price_max);
     config.fee_max = own.max_fee_lamports.unwrap_or(config.fee_max);
-    config.balance_min = own.min_balance_lamports.unwrap_or(config.balance_min);
-    let listed = listed(&config.tokens);
-    config.two_nodes_above = findings.take(two_nodes_above(entry, &listed))?;
-    let restricted = entry.restrict(&listed, canonical, &mut findings.rules);
+    Some(config)
+}
+
+/// Adds the entry's rules, and warns of tokens without a minimum amount.
+fn restrict(
+    entry: &NetworkEntry<'_, SolanaEntry>,
+    listed: &[ListedToken],
+    config: &ExactConfig,
+    findings: &mut Findings,
+) -> Option<()> {
+    let restricted = entry.restrict(listed, canonical, &mut findings.rules);
     let without_min = findings.take(restricted)?;
     if !without_min.is_empty() {
         let path = &entry.path;
         findings.warn(format!(
             "{}: there is no minimum amount for {}: a payment of one atomic unit may cost up to {} lamports in fees. Set \
              {path}.min_amounts, such as {{ {} = \"0.01\" }}, or lower {path}.max_fee_lamports",
-            config.network,
+            entry.network,
             without_min.join(", "),
             config.fee_highest(),
             without_min[0],
         ));
     }
-    findings.take(Solana::new(config).map_err(|error| ConfigError::value(&entry.path, error)))
+    Some(())
 }
 
 fn smart_wallets(entry: &SmartWalletEntry, path: &str) -> Result<SmartWallets, ConfigError> {
@@ -421,6 +443,25 @@ mod tests {
             wrong.starts_with("solana[0].smart_wallets.programs[0]"),
             "{wrong}"
         );
+    }
+
+    #[test]
+    fn entry_sets_the_limits_of_the_scheme() {
+        let exact = |more: &str| {
+            mainnet(more, |entry| exact(entry, &mut Findings::default())).expect("valid settings")
+        };
+        assert_eq!(exact(""), ExactConfig::default());
+        let config = exact(
+            "allow_lighthouse_on_fee_payer = true\nmax_compute_units = 1\nmax_compute_unit_price = 2\n\
+             max_fee_lamports = 3\nsmart_wallets = {}",
+        );
+        let mut expected = ExactConfig::default();
+        expected.allow_lighthouse_on_fee_payer = true;
+        expected.compute_units_max = 1;
+        expected.compute_unit_price_max = 2;
+        expected.fee_max = 3;
+        expected.smart_wallets = Some(SmartWallets::default());
+        assert_eq!(config, expected);
     }
 
     #[test]

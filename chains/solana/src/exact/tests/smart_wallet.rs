@@ -4,7 +4,6 @@ use crate::evidence::{EncodedInstruction, InnerInstruction, ParsedInstruction};
 use crate::instruction::NEVER_WALLETS;
 use solana_message::compiled_instruction::CompiledInstruction;
 
-use super::super::smart_wallet::SmartWallets;
 use super::*;
 
 const SQUADS: Pubkey = Pubkey::from_str_const("SQDS4ep65T869zMMBKyuUq6aD6EgTu8psMjkvj52pCf");
@@ -17,12 +16,17 @@ fn vault() -> Pubkey {
 
 /// A scheme that allows smart wallets.
 fn exact() -> Exact {
-    static SOLANA: LazyLock<Solana> = LazyLock::new(|| {
-        let mut config = cluster().config().clone();
-        config.smart_wallets = Some(SmartWallets::default());
-        Solana::new(config).unwrap()
-    });
-    Exact::new(&SOLANA)
+    exact_with(|_| {})
+}
+
+/// The same with changed settings.
+fn exact_with(change: impl FnOnce(&mut ExactConfig)) -> Exact {
+    let mut config = ExactConfig {
+        smart_wallets: Some(SmartWallets::default()),
+        ..ExactConfig::default()
+    };
+    change(&mut config);
+    Exact::new(solana()).with_config(config).unwrap()
 }
 
 /// The wallet's transfer, as an inner instruction.
@@ -72,7 +76,7 @@ fn by_the_wallet(call: EncodedInstruction) -> InnerInstruction {
 
 /// An inner instruction in full, as a cluster reports it.
 fn called(instruction: &Instruction) -> EncodedInstruction {
-    EncodedInstruction::Full(crate::transaction::Instruction {
+    EncodedInstruction::Full(crate::instruction::Instruction {
         program: instruction.program_id,
         accounts: instruction
             .accounts
@@ -194,12 +198,14 @@ fn program_that_is_not_allowed_is_rejected() {
 #[test]
 fn system_programs_cannot_be_allowed_as_wallets() {
     for program in NEVER_WALLETS {
-        let mut config = solana().config().clone();
         let mut wallets = SmartWallets::default();
         wallets.programs.push(program);
-        config.smart_wallets = Some(wallets);
-        let found = Solana::new(config).unwrap_err().to_string();
-        assert!(found.starts_with(&program.to_string()), "{found}");
+        let config = ExactConfig {
+            smart_wallets: Some(wallets),
+            ..ExactConfig::default()
+        };
+        let found = Exact::new(solana()).with_config(config).unwrap_err();
+        assert_eq!(found, ExactConfigError::NotAWallet(program));
     }
     assert!(
         [TOKEN, TOKEN_2022]
@@ -283,8 +289,7 @@ fn smart_wallet_payment_is_held_to_the_fee_limits() {
     let poorer = |units, millionths| {
         let mut all = by_wallet();
         (all[0], all[1]) = (limit(units), price(millionths));
-        let mut exact = exact();
-        exact.caps.fee = 20_000;
+        let exact = exact_with(|config| config.fee_max = 20_000);
         verdict_by(&exact, &request(&all))
     };
     assert_eq!(poorer(200_000, 50_000), Ok(()));
@@ -472,7 +477,7 @@ fn transfer_by_a_program_that_is_not_allowed_is_rejected() {
         ..by_the_wallet(call)
     };
     let runs = |program: Pubkey| {
-        EncodedInstruction::Full(crate::transaction::Instruction {
+        EncodedInstruction::Full(crate::instruction::Instruction {
             program,
             accounts: vec![],
             data: vec![],
@@ -831,7 +836,7 @@ fn inner_instructions_are_read_in_all_three_encodings() {
     let read = |instruction: serde_json::Value| {
         let group = json!([{ "index": 2, "instructions": [instruction] }]);
         let groups = serde_json::from_value(group).unwrap();
-        crate::evidence::inner_instructions(groups)
+        crate::chain::meta::inner_instructions(groups)
             .map(|mut calls| calls.pop().unwrap().instruction)
     };
     let whole =
@@ -859,7 +864,7 @@ fn inner_instructions_are_read_in_all_three_encodings() {
     else {
         panic!("a parsed instruction");
     };
-    let whole = crate::transaction::Instruction {
+    let whole = crate::instruction::Instruction {
         program: TOKEN,
         accounts: call.accounts.iter().map(|account| account.pubkey).collect(),
         data: call.data.clone(),
@@ -899,7 +904,7 @@ fn inner_data_longer_than_a_transfer_is_not_decoded() {
         let call = json!({ "programId": TOKEN.to_string(), "accounts": [], "data": data });
         let group = json!([{ "index": 2, "instructions": [call] }]);
         let groups = serde_json::from_value(group).unwrap();
-        match crate::evidence::inner_instructions(groups)
+        match crate::chain::meta::inner_instructions(groups)
             .unwrap()
             .pop()
             .unwrap()
@@ -948,7 +953,7 @@ proptest! {
         let mentioned = all.iter().any(|found| {
             fee_payers.contains(&found.program) || found.accounts.iter().any(|key| fee_payers.contains(key))
         });
-        prop_assert_eq!(signs(&PartiallySigned { transaction, loaded }), !mentioned);
+        prop_assert_eq!(signs(&PartiallySigned::new(transaction, loaded)), !mentioned);
     }
 
     #[test]

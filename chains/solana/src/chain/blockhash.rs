@@ -14,9 +14,9 @@ use tokio::time::timeout;
 use tracing::warn;
 use url::Url;
 
-use crate::chain::ConfigError;
-use crate::read::InContext;
-use crate::rpc;
+use super::config::SolanaConfigError;
+use super::read::InContext;
+use super::rpc;
 
 /// A blockhash, and until when it can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,9 +105,9 @@ impl Blockhashes {
     ///
     /// # Errors
     /// When no node is named, or no HTTP client can be made.
-    pub fn of(nodes: &[Url]) -> Result<Self, ConfigError> {
+    pub fn of(nodes: &[Url]) -> Result<Self, SolanaConfigError> {
         if nodes.is_empty() {
-            return Err(ConfigError::NoRpc);
+            return Err(SolanaConfigError::NoRpc);
         }
         Ok(Self(Arc::new(Shared {
             nodes: rpc::connect("", nodes, RPC_TIMEOUT)?,

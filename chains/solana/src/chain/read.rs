@@ -12,7 +12,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use solana_pubkey::Pubkey;
 
-use crate::evidence::{self, BalanceJson, Evidence, InnerInstructionsJson};
+use super::meta::{self, BalanceJson, InnerInstructionsJson};
+use crate::account::Account;
+use crate::evidence::Evidence;
 use crate::transaction::PaymentTransaction;
 
 /// The most accounts in one request (`MAX_MULTIPLE_ACCOUNTS` of the RPC interface).
@@ -48,15 +50,6 @@ pub struct Answer {
     pub accounts: Vec<Option<Account>>,
     /// The result of the simulation, if there was one.
     pub simulated: Option<Evidence>,
-}
-
-/// The present state of an account.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Account {
-    /// The program that owns it.
-    pub owner: Pubkey,
-    /// Its data.
-    pub data: Vec<u8>,
 }
 
 /// The value of a reply that also names its slot.
@@ -282,13 +275,13 @@ async fn simulation_of(
         return Err(unavailable("the node does not report inner instructions"));
     }
     let balances = found.pre_token_balances.zip(found.post_token_balances);
-    let balances = balances.map(|(before, after)| evidence::balances(before, after));
+    let balances = balances.map(|(before, after)| meta::balances(before, after));
     Ok(Evidence {
         error: None,
         balances: balances.transpose()?,
         inner_instructions: found
             .inner_instructions
-            .map(evidence::inner_instructions)
+            .map(meta::inner_instructions)
             .transpose()?,
         // The query reads the lookup tables themselves.
         loaded: Vec::new(),

@@ -8,9 +8,13 @@ use quittance_nodes::{Nodes, Object, Reply, Request, decode_reply, unavailable};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::chain::FINALIZED_CONFIRMATIONS;
-use crate::evidence::{self, BalanceJson, Evidence, InnerInstructionsJson, LoadedJson};
+use super::meta::{self, BalanceJson, InnerInstructionsJson, LoadedJson};
+use crate::evidence::Evidence;
 use crate::transaction::PaymentTransaction;
+
+/// The confirmations of a finalized transaction: its own block and the 31 that a vote is locked out
+/// for.
+pub(super) const FINALIZED_CONFIRMATIONS: u64 = 32;
 
 /// The number of blocks for which a blockhash is valid: `MAX_PROCESSING_AGE` of the runtime.
 const BLOCKHASH_BLOCKS: u64 = 150;
@@ -324,23 +328,25 @@ pub(crate) fn evidence_request(id: &str) -> Request {
 }
 
 pub(crate) fn evidence_of(answer: Reply) -> Result<Evidence, Fault> {
-    let Fetched { meta: Object(meta) } = decode_reply::<Option<Fetched>>(answer)?
+    let Fetched {
+        meta: Object(reply),
+    } = decode_reply::<Option<Fetched>>(answer)?
         // A node can know a signature before it has the transaction.
         .ok_or_else(|| unavailable("the node does not have an included transaction yet"))?;
-    if !meta.err.is_null() {
-        return Ok(Evidence::failed(&meta.err));
+    if !reply.err.is_null() {
+        return Ok(Evidence::failed(&reply.err));
     }
     Ok(Evidence {
         error: None,
-        balances: Some(evidence::balances(
-            meta.pre_token_balances,
-            meta.post_token_balances,
+        balances: Some(meta::balances(
+            reply.pre_token_balances,
+            reply.post_token_balances,
         )?),
-        inner_instructions: meta
+        inner_instructions: reply
             .inner_instructions
-            .map(evidence::inner_instructions)
+            .map(meta::inner_instructions)
             .transpose()?,
-        loaded: evidence::loaded(meta.loaded_addresses.unwrap_or_default())?,
+        loaded: meta::loaded(reply.loaded_addresses.unwrap_or_default())?,
     })
 }
 

@@ -9,7 +9,7 @@ use quittance_nodes::{Identity, Nodes, NodesHealth, Reply, Request, decode_reply
 use serde_json::{Value, json};
 use url::Url;
 
-use crate::submission;
+use super::submission;
 
 /// The prefix of the genesis hash that every node of the cluster must report; empty for any
 /// cluster.

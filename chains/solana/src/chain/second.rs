@@ -7,8 +7,8 @@ use quittance_core::{Fault, TransactionId};
 use quittance_nodes::{Nodes, unavailable};
 use solana_pubkey::Pubkey;
 
+use super::status;
 use crate::evidence::{Balance, Evidence};
-use crate::status;
 
 /// How many nodes must say the same.
 const NODES: usize = 2;

@@ -3,10 +3,14 @@
 
 use quittance_core::{Reason, Rejection};
 
+use super::config::ExactConfig;
 use super::reason;
-use crate::chain::fee;
-use crate::instruction::{MEMO, Transfer, compute_unit_limit, compute_unit_price, is_guard, memo};
-use crate::transaction::{FeePayers, Instruction, PaymentTransaction};
+use crate::fee::fee;
+use crate::fee_payers::FeePayers;
+use crate::instruction::{
+    Instruction, MEMO, Transfer, compute_unit_limit, compute_unit_price, is_guard, memo,
+};
+use crate::transaction::PaymentTransaction;
 
 /// The fewest instructions of a payment: limit, price, transfer.
 const INSTRUCTIONS_MIN: usize = 3;
@@ -19,15 +23,6 @@ pub(super) const GUARDS_MAX: usize = 4;
 
 /// The signers of a payment: the fee payer and the payer.
 pub(super) const SIGNERS: usize = 2;
-
-/// The most that a payment may cost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Caps {
-    pub(crate) compute_units: u32,
-    pub(crate) compute_unit_price: u64,
-    /// The whole fee, in lamports.
-    pub(crate) fee: u64,
-}
 
 /// A transaction with the layout of the static path.
 #[derive(Debug)]
@@ -45,7 +40,7 @@ impl StaticLayout {
     pub(crate) fn read(
         transaction: &PaymentTransaction,
         fee_payers: &FeePayers,
-        caps: Caps,
+        config: &ExactConfig,
     ) -> Result<Self, Rejection> {
         if !transaction.lookups().is_empty() {
             return Err(Rejection::new(
@@ -87,14 +82,16 @@ impl StaticLayout {
             "the third instruction must be TransferChecked of SPL Token or Token-2022",
         ))?;
         // Checked late, because a smart wallet's transaction fails above and has limits of its own.
-        caps.check(units, price)?;
-        if fee_payers.keys.contains(&transfer.authority) {
+        check_compute_budget(units, price, config)?;
+        if fee_payers.keys().contains(&transfer.authority) {
             return Err(Rejection::new(
                 reason::FEE_PAYER_TRANSFERRING_FUNDS,
                 "the transfer's authority is a fee payer of the facilitator",
             ));
         }
-        if let Some(key) = fee_payers.mentioned_in(&instructions) {
+        if let Some(key) =
+            fee_payers.mentioned_in(&instructions, config.allow_lighthouse_on_fee_payer)
+        {
             let detail = format!("an instruction mentions the fee payer {key}");
             return Err(Rejection::new(reason::FEE_PAYER_IN_INSTRUCTION, detail));
         }
@@ -169,23 +166,18 @@ impl Memos {
     }
 }
 
-impl Caps {
-    fn check(self, units: u32, price: u64) -> Result<(), Rejection> {
-        if units > self.compute_units {
-            let detail = format!(
-                "{units} compute units requested, at most {} are allowed",
-                self.compute_units
-            );
-            return Err(Rejection::new(reason::COMPUTE_LIMIT_TOO_HIGH, detail));
-        }
-        if price > self.compute_unit_price {
-            let allowed = self.compute_unit_price;
-            let detail =
-                format!("{price} micro-lamports for a compute unit, at most {allowed} are allowed");
-            return Err(Rejection::new(reason::COMPUTE_PRICE_TOO_HIGH, detail));
-        }
-        check_fee(units, price, self.fee, reason::COMPUTE_PRICE_TOO_HIGH)
+fn check_compute_budget(units: u32, price: u64, config: &ExactConfig) -> Result<(), Rejection> {
+    let (units_max, price_max) = (config.compute_units_max, config.compute_unit_price_max);
+    if units > units_max {
+        let detail = format!("{units} compute units requested, at most {units_max} are allowed");
+        return Err(Rejection::new(reason::COMPUTE_LIMIT_TOO_HIGH, detail));
     }
+    if price > price_max {
+        let detail =
+            format!("{price} micro-lamports for a compute unit, at most {price_max} are allowed");
+        return Err(Rejection::new(reason::COMPUTE_PRICE_TOO_HIGH, detail));
+    }
+    check_fee(units, price, config.fee_max, reason::COMPUTE_PRICE_TOO_HIGH)
 }
 
 /// Checks that the fee of a transaction is at most `most` lamports.

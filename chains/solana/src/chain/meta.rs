@@ -1,0 +1,230 @@
+//! The parts of a transaction's or a simulation's metadata that are evidence, as nodes write them.
+
+use std::collections::BTreeMap;
+
+use quittance_core::Fault;
+use quittance_nodes::unavailable;
+use serde::Deserialize;
+use serde_json::Value;
+use solana_message::compiled_instruction::CompiledInstruction;
+use solana_pubkey::Pubkey;
+
+use crate::evidence::{Balance, EncodedInstruction, InnerInstruction, ParsedInstruction};
+use crate::instruction::{Instruction, Transfer};
+
+/// The longest base58 text of the data of a `TransferChecked`, which has ten bytes.
+const TRANSFER_TEXT_MAX: usize = 14;
+
+/// The inner instructions of one top-level instruction, as nodes write them.
+#[derive(Deserialize)]
+pub(crate) struct InnerInstructionsJson {
+    index: u8,
+    instructions: Vec<InnerInstructionJson>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct InnerInstructionJson {
+    #[serde(default)]
+    stack_height: Option<u8>,
+    #[serde(flatten)]
+    instruction: EncodedJson,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum EncodedJson {
+    #[serde(rename_all = "camelCase")]
+    Compiled {
+        program_id_index: u8,
+        accounts: Vec<u8>,
+        data: String,
+    },
+    #[serde(rename_all = "camelCase")]
+    Full {
+        program_id: String,
+        accounts: Vec<String>,
+        data: String,
+    },
+    #[serde(rename_all = "camelCase")]
+    Parsed { program_id: String, parsed: Value },
+}
+
+/// A token account's balance, as nodes write it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct BalanceJson {
+    account_index: u8,
+    mint: String,
+    #[serde(default)]
+    owner: Option<String>,
+    ui_token_amount: UiAmount,
+}
+
+#[derive(Deserialize)]
+struct UiAmount {
+    amount: String,
+}
+
+/// The addresses from lookup tables, as nodes write them.
+#[derive(Deserialize, Default)]
+pub(crate) struct LoadedJson {
+    writable: Vec<String>,
+    readonly: Vec<String>,
+}
+
+/// The inner instructions, in the order of their execution.
+///
+/// # Errors
+/// When the node's answer is unreadable.
+pub(crate) fn inner_instructions(
+    groups: Vec<InnerInstructionsJson>,
+) -> Result<Vec<InnerInstruction>, Fault> {
+    let nonsense = || unavailable("the node returned unreadable inner instructions");
+    let all = groups.into_iter().flat_map(|group| {
+        let outer = usize::from(group.index);
+        group.instructions.into_iter().map(move |json| {
+            Some(InnerInstruction {
+                outer,
+                stack_height: json.stack_height.map(usize::from),
+                instruction: decode(json.instruction)?,
+            })
+        })
+    });
+    all.map(|found| found.ok_or_else(nonsense)).collect()
+}
+
+fn decode(json: EncodedJson) -> Option<EncodedInstruction> {
+    Some(match json {
+        EncodedJson::Compiled {
+            program_id_index,
+            accounts,
+            data,
+        } => EncodedInstruction::Compiled(CompiledInstruction {
+            program_id_index,
+            accounts,
+            data: data_of(&data)?,
+        }),
+        EncodedJson::Full {
+            program_id,
+            accounts,
+            data,
+        } => EncodedInstruction::Full(Instruction {
+            program: program_id.parse().ok()?,
+            accounts: keys(&accounts)?,
+            data: data_of(&data)?,
+        }),
+        EncodedJson::Parsed { program_id, parsed } => {
+            let program = program_id.parse().ok()?;
+            let mut accounts = Vec::new();
+            addresses(&parsed, &mut accounts);
+            EncodedInstruction::Parsed(ParsedInstruction {
+                program,
+                transfer: parsed_transfer(program, &parsed),
+                accounts,
+            })
+        }
+    })
+}
+
+/// The data of an inner instruction, or nothing if it is too long for a transfer. Decoding base58
+/// takes quadratic time, and a payer's program can make sixty inner instructions of ten kilobytes
+/// each.
+fn data_of(base58: &str) -> Option<Vec<u8>> {
+    if base58.len() > TRANSFER_TEXT_MAX {
+        return Some(Vec::new());
+    }
+    bs58::decode(base58).into_vec().ok()
+}
+
+fn keys(texts: &[String]) -> Option<Vec<Pubkey>> {
+    texts.iter().map(|text| text.parse().ok()).collect()
+}
+
+/// Every address in a parsed instruction, in any field: the names of the fields differ between
+/// programs and nodes.
+fn addresses(parsed: &Value, found: &mut Vec<Pubkey>) {
+    match parsed {
+        Value::String(text) => found.extend(text.parse::<Pubkey>()),
+        Value::Array(values) => values.iter().for_each(|value| addresses(value, found)),
+        Value::Object(values) => values.values().for_each(|value| addresses(value, found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// A parsed `TransferChecked` with one signer. With several signers it has the field
+/// `multisigAuthority` instead of `authority`.
+fn parsed_transfer(program: Pubkey, parsed: &Value) -> Option<Transfer> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Info {
+        source: String,
+        mint: String,
+        destination: String,
+        authority: String,
+        token_amount: TokenAmount,
+    }
+    #[derive(Deserialize)]
+    struct TokenAmount {
+        amount: String,
+        decimals: u8,
+    }
+    if parsed.get("type")? != "transferChecked" {
+        return None;
+    }
+    let info = Info::deserialize(parsed.get("info")?).ok()?;
+    Some(Transfer {
+        program,
+        source: info.source.parse().ok()?,
+        mint: info.mint.parse().ok()?,
+        destination: info.destination.parse().ok()?,
+        authority: info.authority.parse().ok()?,
+        amount: info.token_amount.amount.parse().ok()?,
+        decimals: info.token_amount.decimals,
+    })
+}
+
+/// The balances before and after, by account. An account that is missing on one side has 0 there.
+///
+/// # Errors
+/// When the node's answer is unreadable.
+pub(crate) fn balances(
+    before: Vec<BalanceJson>,
+    after: Vec<BalanceJson>,
+) -> Result<Vec<Balance>, Fault> {
+    let mut balances: BTreeMap<u8, Balance> = BTreeMap::new();
+    let both = [(false, before), (true, after)];
+    for (is_after, side) in both {
+        for found in side {
+            let amount: u64 = found
+                .ui_token_amount
+                .amount
+                .parse()
+                .map_err(|_| unavailable("the node returned unreadable balances"))?;
+            let balance = balances
+                .entry(found.account_index)
+                .or_insert_with(|| Balance {
+                    account: usize::from(found.account_index),
+                    mint: found.mint,
+                    owner: found.owner,
+                    before: 0,
+                    after: 0,
+                });
+            match is_after {
+                false => balance.before = amount,
+                true => balance.after = amount,
+            }
+        }
+    }
+    Ok(balances.into_values().collect())
+}
+
+/// The addresses from lookup tables in the runtime's order: all writable ones, then the others.
+///
+/// # Errors
+/// When the node's answer is unreadable.
+pub(crate) fn loaded(json: LoadedJson) -> Result<Vec<Pubkey>, Fault> {
+    let texts = [json.writable, json.readonly].concat();
+    keys(&texts)
+        .ok_or_else(|| unavailable("the node returned unreadable addresses of lookup tables"))
+}
