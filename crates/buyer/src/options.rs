@@ -1,7 +1,7 @@
 //! The payment options of a 402 response, of either protocol version.
 
 use quittance_core::json::{self, Json, Object};
-use quittance_core::wire::{PaymentPayload, PaymentRequirements, Rest, header, v1};
+use quittance_core::wire::{PaymentPayload, PaymentRequirements, header, v1};
 use quittance_core::{Malformed, Version};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -33,17 +33,6 @@ struct Required {
     accepts: Vec<Box<RawValue>>,
     #[serde(default)]
     extensions: Option<Json>,
-}
-
-/// The one field that all versions have.
-#[derive(Deserialize)]
-struct Versioned {
-    #[serde(
-        rename = "x402Version",
-        default,
-        deserialize_with = "json::text_or_integer"
-    )]
-    x402_version: Option<String>,
 }
 
 impl PaymentOptions {
@@ -90,8 +79,7 @@ impl PaymentOptions {
     }
 
     fn parse(name: &str, text: &[u8]) -> Result<Self, Malformed> {
-        let Versioned { x402_version } = json::read(name, text)?;
-        let version = version(name, x402_version)?;
+        let version = version(name, header::stated_version(name, text)?)?;
         let required: Required = json::read(name, text)?;
         let mut options = Self {
             version,
@@ -105,7 +93,10 @@ impl PaymentOptions {
             let (name, text) = (format!("{name}.accepts[{at}]"), option.get().as_bytes());
             let parsed = match version {
                 Version::V2 => json::read(&name, text),
-                Version::V1 => json::read(&name, text).map(to_version_2),
+                Version::V1 => {
+                    let parsed = json::read::<v1::PaymentRequirements>(&name, text);
+                    parsed.map(PaymentRequirements::from)
+                }
             };
             match parsed {
                 Ok(requirements) => options.accepts.push(requirements),
@@ -123,24 +114,13 @@ impl PaymentOptions {
     ) -> (Version, String) {
         let value = match self.version {
             Version::V2 => {
-                let payment = PaymentPayload {
-                    x402_version: Version::V2.number(),
-                    resource: self.resource.clone(),
-                    accepted: chosen.clone(),
-                    payload,
-                    extensions: self.extensions.clone(),
-                    rest: Rest::default(),
-                };
+                let mut payment = PaymentPayload::new(chosen.clone(), payload);
+                payment.resource.clone_from(&self.resource);
+                payment.extensions.clone_from(&self.extensions);
                 header::encode(&payment)
             }
             Version::V1 => {
-                let payment = v1::PaymentPayload {
-                    x402_version: Version::V1.number(),
-                    scheme: chosen.scheme.clone(),
-                    network: chosen.network.clone(),
-                    payload,
-                    rest: Rest::default(),
-                };
+                let payment = v1::PaymentPayload::new(&chosen.scheme, &chosen.network, payload);
                 header::encode(&payment)
             }
         };
@@ -168,20 +148,6 @@ fn version(name: &str, stated: Option<String>) -> Result<Version, Malformed> {
 fn reason_text(error: Json) -> String {
     let text = error.read("error");
     text.unwrap_or_else(|_| error.text().to_owned())
-}
-
-/// Version 1 requirements in the form of version 2.
-fn to_version_2(requirements: v1::PaymentRequirements) -> PaymentRequirements {
-    PaymentRequirements {
-        scheme: requirements.scheme,
-        network: requirements.network,
-        amount: requirements.max_amount_required,
-        asset: requirements.asset,
-        pay_to: requirements.pay_to,
-        max_timeout_seconds: requirements.max_timeout_seconds,
-        extra: requirements.extra,
-        rest: Rest::default(),
-    }
 }
 
 /// The error without control characters: it may quote the server.

@@ -1,11 +1,11 @@
-//! The HTTP headers of the protocol, and how messages travel in them: base64 of JSON text.
+//! The HTTP headers of the protocol. Their values are messages: base64 of JSON text.
 
 use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use base64::engine::{DecodePaddingMode, general_purpose};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::{Malformed, json};
 
@@ -20,11 +20,11 @@ pub const X_PAYMENT: &str = "x-payment";
 /// Server to client, version 1: a [`SettleResponse`](super::SettleResponse).
 pub const X_PAYMENT_RESPONSE: &str = "x-payment-response";
 
-/// The longest header value that is read, in bytes. Twice the largest known payment in base64; common servers and
-/// proxies refuse headers over 8 to 16 KiB anyway.
+/// The longest header value that is parsed, in bytes: twice the largest known payment in base64.
+/// Common servers and proxies refuse headers over 8 to 16 KiB anyway.
 pub const VALUE_MAX: usize = 32 * 1024;
 
-/// Standard alphabet; padding may be missing, as it is from some clients, but nothing else may differ.
+/// The standard alphabet. Padding may be missing, because some clients omit it.
 const READER: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
@@ -61,4 +61,24 @@ pub fn text(name: &str, value: &[u8]) -> Result<Vec<u8>, Malformed> {
 /// [`Malformed`], naming the header and the field.
 pub fn decode<T: DeserializeOwned>(name: &str, value: &[u8]) -> Result<T, Malformed> {
     json::read(name, &text(name, value)?)
+}
+
+/// The `x402Version` that a message states, as a string, because it may be any integer; `None` if it is
+/// missing. Parse it before the message, because other versions may have other fields.
+///
+/// # Errors
+/// [`Malformed`], with `name` as the prefix of the field, if the text is not a JSON object or its
+/// version is neither a string nor an integer.
+pub fn stated_version(name: &str, text: &[u8]) -> Result<Option<String>, Malformed> {
+    #[derive(Deserialize)]
+    struct StatedVersion {
+        #[serde(
+            rename = "x402Version",
+            default,
+            deserialize_with = "json::text_or_integer"
+        )]
+        x402_version: Option<String>,
+    }
+    let StatedVersion { x402_version } = json::read(name, text)?;
+    Ok(x402_version)
 }
