@@ -1,7 +1,5 @@
 //! The address of a request: proxies, credentials and the origin.
 
-use std::net::IpAddr;
-
 use http::HeaderValue;
 use http::header::{AUTHORIZATION, IF_MODIFIED_SINCE, IF_NONE_MATCH};
 use reqwest::Request;
@@ -53,10 +51,7 @@ fn is_local(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
         Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => {
-            let v4 = address.to_ipv4_mapped();
-            IpAddr::from(address).is_loopback() || v4.is_some_and(|it| it.is_loopback())
-        }
+        Some(Host::Ipv6(address)) => address.to_canonical().is_loopback(),
         None => false,
     }
 }
