@@ -12,49 +12,54 @@ use quittance_core::{Facilitator, FacilitatorError, Fault, FaultKind, PaymentReq
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
-use crate::canonical::{Hash as Key, authorization};
+use crate::canonical::{AuthorizationHash, authorization};
 use crate::reason::is_fault_code;
 
-/// For how long it is remembered who has a payment: twice the longest that payers of this library sign for, an hour.
-const KEPT: Duration = Duration::from_secs(2 * 3600);
+/// How long the facilitator of a payment is remembered: twice the longest time for which payers of
+/// this library sign, an hour.
+const REMEMBERED_FOR: Duration = Duration::from_secs(2 * 3600);
 
-/// For how long a payment that has settled stays where it settled. Elsewhere it might still look valid, to a node that is
-/// some blocks behind; a replay would be served there, and its transaction would fail.
-const SETTLED_KEPT: Duration = Duration::from_secs(5 * 60);
+/// How long a settled payment stays with its facilitator. To another one, whose node may be some
+/// blocks behind, it could still look valid. It would be served again, and its transaction would fail.
+const SETTLED_REMEMBERED_FOR: Duration = Duration::from_secs(5 * 60);
 
-/// For how long a facilitator that could not be reached is asked after the others. Finding out that a host is down takes
-/// three seconds, and a sale asks twice.
-const REST: Duration = Duration::from_secs(10);
+/// How long an unreachable facilitator is asked after the others. It takes three seconds to find that
+/// a host is down, and a sale makes two requests.
+const BACKOFF: Duration = Duration::from_secs(10);
 
-/// How long one facilitator may take to say what it settles: less than sellers wait for all of them.
-const SUPPORTED_WITHIN: Duration = Duration::from_secs(3);
+/// How long one facilitator may take for `/supported`. It is less than sellers wait for all of them.
+const SUPPORTED_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How many payments are remembered, some 20 MiB of them: fourteen a second that do not settle, for as long as [`KEPT`].
-/// Beyond that those that have settled make room, then those that were refused for certain, and then new ones are refused,
-/// because forgetting one that is open could settle it in two places. Without the second a client whose payments are all
-/// refused could stop every sale for hours.
+/// How many payments are remembered, in about 20 MiB: 14 per second that do not settle, for
+/// [`REMEMBERED_FOR`].
+///
+/// If there is no room, settled payments are removed first, then payments that were certainly refused.
+/// Otherwise one client's refused payments could stop all sales for hours. If none is left, new
+/// payments are refused: removing a payment in progress could settle it at two facilitators.
 const PAYMENTS_MAX: usize = 100_000;
 
 /// Several facilitators as one, in order of preference.
 ///
-/// **Verifying** changes nothing, so whoever answers will do. **Settling** is another matter: once one facilitator may have
-/// the payment, no other is given it. Both would try to settle it. The chain allows only one, so the other would spend its
-/// gas on a transaction that fails, and report a failure for a payment that was made: the seller would serve nothing and
-/// the buyer would pay again. So the next facilitator is asked to settle only when the one before certainly did nothing
-/// ([`Fault::not_attempted`]): it was not reached, turned the request away at the door, or says that it settles nothing of the
-/// kind. After a timeout, a lost answer or any other fault the same one is asked again, for as long as it takes; asking a
-/// facilitator again is always safe.
+/// **Verification** changes nothing, so the first facilitator that answers is enough.
 ///
-/// A facilitator that could not be reached is asked after the others for ten seconds, so that not every sale waits for
-/// it.
+/// **Settlement** is different: once one facilitator may have a payment, no other gets it. Both would
+/// send a transaction, and the chain accepts only one. The other facilitator would lose its gas and
+/// report a failure for a payment that was made: the seller would serve nothing, and the buyer would
+/// pay again. So the next facilitator is asked to settle only if the one before certainly did not
+/// attempt it ([`Fault::not_attempted`]): it could not be reached, refused the request before reading
+/// it, or does not support the scheme or the network. After a timeout, a lost response or any other
+/// fault, the same facilitator is asked again, which is always safe.
 ///
-/// A payment is known by its authorization ([`PaymentRequest::authorization`]), or where that is not known by what its payload says.
-/// Which facilitator has it is remembered in this process, until five minutes after it has settled or for two hours.
-/// Several processes that sell for one recipient each
-/// remember their own: send a buyer's retries to the same one.
+/// A facilitator that could not be reached is asked after the others for ten seconds, so that not every
+/// sale waits for it.
 ///
-/// It is for facilitators that can stand in for each other. Where requirements name one, such as the fee payer on Solana,
-/// only that one can settle them.
+/// A payment is identified by its authorization ([`PaymentRequest::authorization`]), or by its payload
+/// if that is unknown. Its facilitator is remembered in this process: for five minutes after the
+/// settlement, or for two hours. If several processes sell for one recipient, send a buyer's retries to
+/// the same process.
+///
+/// The facilitators must be interchangeable. If the requirements name one, such as the fee payer on
+/// Solana, only that one can settle them.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -68,159 +73,161 @@ const PAYMENTS_MAX: usize = 100_000;
 /// ```
 pub struct Failover {
     members: Vec<Member>,
-    places: Mutex<Places>,
+    assignments: Mutex<Assignments>,
 }
 
 /// One facilitator.
 struct Member {
     facilitator: Arc<dyn Facilitator>,
-    /// Until when it is asked after the others.
-    rests_until: Mutex<Option<Instant>>,
+    /// Until then it is asked after the others.
+    backs_off_until: Mutex<Option<Instant>>,
 }
 
 impl Member {
     fn new(facilitator: Arc<dyn Facilitator>) -> Self {
         Self {
             facilitator,
-            rests_until: Mutex::default(),
+            backs_off_until: Mutex::default(),
         }
     }
 
-    fn rests(&self) -> bool {
-        locked(&self.rests_until).is_some_and(|until| Instant::now() < until)
+    fn is_backing_off(&self) -> bool {
+        locked(&self.backs_off_until).is_some_and(|until| Instant::now() < until)
     }
 
-    /// Takes note of whether it could be reached.
+    /// Records whether it could be reached.
     fn note(&self, is_reached: bool) {
-        *locked(&self.rests_until) = match is_reached {
+        *locked(&self.backs_off_until) = match is_reached {
             true => None,
-            false => Some(Instant::now() + REST),
+            false => Some(Instant::now() + BACKOFF),
         };
     }
 }
 
-/// Who has which payment.
+/// The facilitators of the remembered payments.
 #[derive(Default)]
-struct Places {
-    by_payment: HashMap<Key, Place>,
-    /// The same payments, by the moment at which they are forgotten.
-    by_end: BTreeSet<(Instant, Key)>,
-    /// Those among them that may be forgotten to make room: they have settled, or were refused.
-    settled: BTreeSet<(Instant, Key)>,
+struct Assignments {
+    by_payment: HashMap<AuthorizationHash, Assignment>,
+    /// The same payments in the order in which they expire.
+    by_end: BTreeSet<(Instant, AuthorizationHash)>,
+    /// The payments that may be removed to make room: they have settled, or were refused.
+    settled: BTreeSet<(Instant, AuthorizationHash)>,
 }
 
-/// Who has a payment.
-struct Place {
-    /// Which facilitator is the only one that may have it.
+/// The facilitator of a payment.
+struct Assignment {
+    /// The index of the only facilitator that may have the payment.
     at: usize,
-    /// How many calls are under way there.
+    /// The number of calls in progress.
     calls: usize,
-    /// Whether it may have done something.
-    touched: bool,
-    /// Whether the payment has settled: it can settle nowhere else.
+    /// Whether the facilitator may have acted on it.
+    attempted: bool,
+    /// Whether the payment has settled. Then it can settle nowhere else.
     settled: bool,
-    /// Whether some call ended without a word on what became of the payment.
-    doubtful: bool,
-    /// Whether the facilitator refused it, and nothing is doubtful.
+    /// Whether some call ended with an unknown outcome.
+    has_unknown_outcome: bool,
+    /// Whether the facilitator refused it, and no call has an unknown outcome.
     refused: bool,
     until: Instant,
 }
 
-impl Place {
-    fn may_go(&self) -> bool {
+impl Assignment {
+    fn may_be_removed(&self) -> bool {
         self.settled || self.refused
     }
 }
 
-impl Places {
-    /// The payment's place, at the facilitator `first` for one that is new; `None` when there is no room.
-    fn enter(&mut self, key: Key, first: usize) -> Option<&mut Place> {
-        self.forget_old();
+impl Assignments {
+    /// The payment's assignment. A new payment is assigned to the facilitator `first`. `None` if there
+    /// is no room.
+    fn enter(&mut self, key: AuthorizationHash, first: usize) -> Option<&mut Assignment> {
+        self.remove_expired();
         if !self.by_payment.contains_key(&key) {
-            if self.by_payment.len() >= PAYMENTS_MAX && !self.forget_settled() {
+            if self.by_payment.len() >= PAYMENTS_MAX && !self.make_room() {
                 return None;
             }
-            let until = Instant::now() + KEPT;
+            let until = Instant::now() + REMEMBERED_FOR;
             self.by_end.insert((until, key));
-            let place = Place {
+            let assignment = Assignment {
                 at: first,
                 calls: 0,
-                touched: false,
+                attempted: false,
                 settled: false,
-                doubtful: false,
+                has_unknown_outcome: false,
                 refused: false,
                 until,
             };
-            self.by_payment.insert(key, place);
+            self.by_payment.insert(key, assignment);
         }
         self.by_payment.get_mut(&key)
     }
 
-    /// Looks only at those whose time is over: they stand first.
-    fn forget_old(&mut self) {
+    /// Removes the assignments that have expired; they come first.
+    fn remove_expired(&mut self) {
         while let Some((until, key)) = self.by_end.first().copied()
             && until <= Instant::now()
         {
             match self.by_payment.get(&key) {
-                // A call is still under way there.
-                Some(place) if place.calls > 0 => self.keep(key, KEPT),
-                _ => self.forget(&key),
+                // A call is still in progress.
+                Some(assignment) if assignment.calls > 0 => self.set_lifetime(key, REMEMBERED_FOR),
+                _ => self.remove_assignment(&key),
             }
         }
     }
 
-    /// Makes room by forgetting the payment that settled first, or else the one that was refused first; whether there was
-    /// one.
-    fn forget_settled(&mut self) -> bool {
-        let is_idle = |key: &Key| self.by_payment.get(key).is_some_and(|it| it.calls == 0);
+    /// Removes the payment that settled first, or else the one that was refused first. Returns
+    /// whether there was one.
+    fn make_room(&mut self) -> bool {
+        let is_idle =
+            |key: &AuthorizationHash| self.by_payment.get(key).is_some_and(|it| it.calls == 0);
         let oldest = self.settled.iter().find(|(_, key)| is_idle(key));
         let oldest = oldest.map(|(_, key)| *key);
-        oldest.inspect(|key| self.forget(key)).is_some()
+        oldest.inspect(|key| self.remove_assignment(key)).is_some()
     }
 
-    /// Forgets a payment at another time than was planned.
-    fn keep(&mut self, key: Key, kept: Duration) {
-        let Some(place) = self.by_payment.get_mut(&key) else {
+    /// Changes when a payment expires.
+    fn set_lifetime(&mut self, key: AuthorizationHash, kept: Duration) {
+        let Some(assignment) = self.by_payment.get_mut(&key) else {
             return;
         };
-        self.by_end.remove(&(place.until, key));
-        self.settled.remove(&(place.until, key));
-        place.until = Instant::now() + kept;
-        self.by_end.insert((place.until, key));
-        if place.may_go() {
-            self.settled.insert((place.until, key));
+        self.by_end.remove(&(assignment.until, key));
+        self.settled.remove(&(assignment.until, key));
+        assignment.until = Instant::now() + kept;
+        self.by_end.insert((assignment.until, key));
+        if assignment.may_be_removed() {
+            self.settled.insert((assignment.until, key));
         }
     }
 
-    /// Takes note of whether a payment may be forgotten to make room.
-    fn mark(&mut self, key: Key) {
-        let Some(place) = self.by_payment.get(&key) else {
+    /// Updates whether a payment may be removed to make room.
+    fn update_removable(&mut self, key: AuthorizationHash) {
+        let Some(assignment) = self.by_payment.get(&key) else {
             return;
         };
-        match place.may_go() {
-            true => self.settled.insert((place.until, key)),
-            false => self.settled.remove(&(place.until, key)),
+        match assignment.may_be_removed() {
+            true => self.settled.insert((assignment.until, key)),
+            false => self.settled.remove(&(assignment.until, key)),
         };
     }
 
-    fn forget(&mut self, key: &Key) {
-        if let Some(place) = self.by_payment.remove(key) {
-            self.by_end.remove(&(place.until, *key));
-            self.settled.remove(&(place.until, *key));
+    fn remove_assignment(&mut self, key: &AuthorizationHash) {
+        if let Some(assignment) = self.by_payment.remove(key) {
+            self.by_end.remove(&(assignment.until, *key));
+            self.settled.remove(&(assignment.until, *key));
         }
     }
 }
 
 impl Failover {
-    /// This facilitator, as long as it answers.
+    /// Starts with the preferred facilitator.
     pub fn new(first: Arc<dyn Facilitator>) -> Self {
         Self {
             members: vec![Member::new(first)],
-            places: Mutex::default(),
+            assignments: Mutex::default(),
         }
     }
 
-    /// Another one, for when those before do not answer.
+    /// Adds a facilitator, which is used if those before it cannot be.
     #[must_use]
     pub fn or(mut self, next: Arc<dyn Facilitator>) -> Self {
         self.members.push(Member::new(next));
@@ -228,38 +235,44 @@ impl Failover {
     }
 
     fn member(&self, at: usize) -> Result<&Member, Fault> {
-        self.members.get(at).ok_or_else(nobody)
+        self.members.get(at).ok_or_else(no_facilitator)
     }
 
-    /// All facilitators in the order in which they are asked: those that rest come last.
+    /// The indexes of all facilitators in the order in which they are asked: those that back off come
+    /// last.
     fn order(&self) -> Vec<usize> {
         let (resting, awake): (Vec<_>, Vec<_>) =
-            (0..self.members.len()).partition(|at| self.members[*at].rests());
+            (0..self.members.len()).partition(|at| self.members[*at].is_backing_off());
         awake.into_iter().chain(resting).collect()
     }
 
-    /// The one that has the payment, if one has.
-    fn place(&self, key: &Key) -> Option<usize> {
-        let mut places = locked(&self.places);
-        places.forget_old();
-        let place = places.by_payment.get(key)?;
-        (place.touched || place.calls > 0).then_some(place.at)
+    /// The index of the facilitator that has the payment.
+    fn assignment(&self, key: &AuthorizationHash) -> Option<usize> {
+        let mut assignments = locked(&self.assignments);
+        assignments.remove_expired();
+        let assignment = assignments.by_payment.get(key)?;
+        (assignment.attempted || assignment.calls > 0).then_some(assignment.at)
     }
 
-    /// Goes to the facilitator that has the payment, or to the first in order.
-    fn begin(&self, key: Key) -> Result<Call<'_>, Fault> {
+    /// Begins a call at the facilitator that has the payment, or at the first one in order.
+    fn begin(&self, key: AuthorizationHash) -> Result<SettleCall<'_>, Fault> {
         let mut others = self.order();
-        let first = *others.first().ok_or_else(nobody)?;
-        let mut places = locked(&self.places);
-        let full =
-            || Fault::new(FaultKind::Busy, "too many payments are remembered").not_attempted();
-        let place = places.enter(key, first).ok_or_else(full)?;
-        place.calls += 1;
-        others.retain(|other| *other != place.at);
-        Ok(Call {
+        let first = *others.first().ok_or_else(no_facilitator)?;
+        let mut assignments = locked(&self.assignments);
+        let full = || {
+            Fault::new(
+                FaultKind::Busy,
+                "too many payments are in progress; retry later",
+            )
+            .not_attempted()
+        };
+        let assignment = assignments.enter(key, first).ok_or_else(full)?;
+        assignment.calls += 1;
+        others.retain(|other| *other != assignment.at);
+        Ok(SettleCall {
             failover: self,
             key,
-            at: place.at,
+            at: assignment.at,
             others: others.into(),
             not_attempted: false,
             settled: false,
@@ -269,39 +282,40 @@ impl Failover {
 }
 
 fn locked<T>(cell: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics between two changes of what is in it; a panic with the lock left it whole.
+    // A panic of another task leaves the value consistent: nothing panics between two changes.
     cell.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A settle call at one facilitator. Unless it is said to have done nothing it counts as having done something, also when
-/// its caller goes away.
-struct Call<'a> {
+/// A settle call at one facilitator. Unless `not_attempted` is set, the facilitator counts as having
+/// the payment, also if the caller drops the call.
+struct SettleCall<'a> {
     failover: &'a Failover,
-    key: Key,
+    key: AuthorizationHash,
     at: usize,
-    /// Where it may go next, in this order.
+    /// The facilitators that may be asked next, in order.
     others: VecDeque<usize>,
     not_attempted: bool,
     settled: bool,
     refused: bool,
 }
 
-impl<'a> Call<'a> {
-    /// The call at the next facilitator, where this one did nothing and nobody else is or was here with the payment.
-    fn next(mut self) -> Option<Call<'a>> {
+impl<'a> SettleCall<'a> {
+    /// The call at the next facilitator. `None` if there is none, or if this facilitator may have the
+    /// payment from another call.
+    fn next(mut self) -> Option<SettleCall<'a>> {
         self.not_attempted = true;
         let next = self.others.pop_front()?;
-        let mut places = locked(&self.failover.places);
-        let place = places.by_payment.get_mut(&self.key)?;
-        if place.touched || place.calls > 1 {
-            drop(places);
+        let mut assignments = locked(&self.failover.assignments);
+        let assignment = assignments.by_payment.get_mut(&self.key)?;
+        if assignment.attempted || assignment.calls > 1 {
+            drop(assignments);
             return None;
         }
-        // This call's count goes with it: dropping this one takes one away.
-        place.at = next;
-        place.calls += 1;
-        drop(places);
-        Some(Call {
+        // The count moves with the call, because dropping this one subtracts one.
+        assignment.at = next;
+        assignment.calls += 1;
+        drop(assignments);
+        Some(SettleCall {
             failover: self.failover,
             key: self.key,
             at: next,
@@ -313,37 +327,39 @@ impl<'a> Call<'a> {
     }
 }
 
-impl Drop for Call<'_> {
+impl Drop for SettleCall<'_> {
     fn drop(&mut self) {
-        let mut places = locked(&self.failover.places);
-        let Some(place) = places.by_payment.get_mut(&self.key) else {
+        let mut assignments = locked(&self.failover.assignments);
+        let Some(assignment) = assignments.by_payment.get_mut(&self.key) else {
             return;
         };
-        place.calls -= 1;
-        place.touched |= !self.not_attempted;
-        place.settled |= self.settled;
-        place.doubtful |= !(self.not_attempted || self.settled || self.refused);
-        place.refused = (place.refused || self.refused) && !place.doubtful;
+        assignment.calls -= 1;
+        assignment.attempted |= !self.not_attempted;
+        assignment.settled |= self.settled;
+        assignment.has_unknown_outcome |= !(self.not_attempted || self.settled || self.refused);
+        assignment.refused =
+            (assignment.refused || self.refused) && !assignment.has_unknown_outcome;
         if self.settled {
-            places.keep(self.key, SETTLED_KEPT);
-        } else if place.calls == 0 && !place.touched {
-            // No facilitator has it: the next call begins with the first again.
-            places.forget(&self.key);
+            assignments.set_lifetime(self.key, SETTLED_REMEMBERED_FOR);
+        } else if assignment.calls == 0 && !assignment.attempted {
+            // No facilitator has it, so the next call begins with the first one again.
+            assignments.remove_assignment(&self.key);
         } else {
-            places.mark(self.key);
+            assignments.update_removable(self.key);
         }
     }
 }
 
-/// Whether an answer says "not mine" rather than anything about the payment.
-fn is_foreign(reason: Option<&str>) -> bool {
+/// Whether a reason says that the facilitator does not support the scheme or the network. That is
+/// not a verdict on the payment.
+fn is_unsupported_kind(reason: Option<&str>) -> bool {
     [Reason::INVALID_NETWORK, Reason::UNSUPPORTED_SCHEME]
         .iter()
-        .any(|foreign| reason == Some(foreign.code()))
+        .any(|unsupported| reason == Some(unsupported.code()))
 }
 
-/// Whether a facilitator says for certain that it did not and will not settle a payment: with a reason that is not its own
-/// failure, and that knows of no transaction and of no other call.
+/// Whether a facilitator certainly did not and will not settle a payment. Its reason is not a failure
+/// of its own, and it knows neither a transaction nor another call.
 fn is_refusal(answer: &Result<SettleResponse, FacilitatorError>) -> bool {
     let Ok(settled) = answer else {
         return false;
@@ -363,15 +379,15 @@ fn is_reached<T>(answer: &Result<T, FacilitatorError>) -> bool {
     !matches!(answer, Err(FacilitatorError::Fault(fault)) if unreached(fault))
 }
 
-fn is_untouched(answer: &Result<SettleResponse, FacilitatorError>) -> bool {
+fn is_not_attempted(answer: &Result<SettleResponse, FacilitatorError>) -> bool {
     match answer {
         Ok(settled) => {
             !settled.success
                 && settled.transaction.is_empty()
-                && is_foreign(settled.error_reason.as_deref())
+                && is_unsupported_kind(settled.error_reason.as_deref())
         }
         Err(FacilitatorError::Fault(fault)) => fault.not_attempted,
-        // It could not be read, and the next reads the same.
+        // The next facilitator would find the same request malformed.
         Err(FacilitatorError::Malformed(_)) => false,
     }
 }
@@ -380,7 +396,7 @@ fn is_untouched(answer: &Result<SettleResponse, FacilitatorError>) -> bool {
 impl Facilitator for Failover {
     async fn verify(&self, request: &PaymentRequest) -> Result<VerifyResponse, FacilitatorError> {
         // The facilitator that settles a payment knows more of it than the chain does.
-        if let Some(at) = self.place(&authorization(request)) {
+        if let Some(at) = self.assignment(&authorization(request)) {
             return self.member(at)?.facilitator.verify(request).await;
         }
         let mut last = None;
@@ -389,30 +405,30 @@ impl Facilitator for Failover {
             let answer = member.facilitator.verify(request).await;
             member.note(is_reached(&answer));
             match answer {
-                Ok(verdict) if !is_foreign(verdict.invalid_reason.as_deref()) => {
+                Ok(verdict) if !is_unsupported_kind(verdict.invalid_reason.as_deref()) => {
                     return Ok(verdict);
                 }
                 Err(FacilitatorError::Fault(fault)) => {
-                    warn!(%fault, "a facilitator has no verdict");
+                    warn!(%fault, "a facilitator returned no verdict");
                     last = Some(Err(fault.into()));
                 }
                 Err(malformed) => return Err(malformed),
-                Ok(foreign) => last = last.or(Some(Ok(foreign))),
+                Ok(unsupported) => last = last.or(Some(Ok(unsupported))),
             }
         }
-        last.unwrap_or_else(|| Err(nobody().into()))
+        last.unwrap_or_else(|| Err(no_facilitator().into()))
     }
 
     async fn settle(&self, request: &PaymentRequest) -> Result<SettleResponse, FacilitatorError> {
         let mut call = self.begin(authorization(request))?;
-        // What one that settles it says when it cannot, such as when to ask again. That another one does not settle the kind
-        // takes nothing back.
+        // The fault of a facilitator that supports the kind, such as when to retry. It outranks the
+        // response of another one that does not support the kind.
         let mut fault = None;
         loop {
             let member = self.member(call.at)?;
             let answer = member.facilitator.settle(request).await;
             member.note(is_reached(&answer));
-            if !is_untouched(&answer) {
+            if !is_not_attempted(&answer) {
                 call.settled = answer.as_ref().is_ok_and(|settled| settled.success);
                 call.refused = is_refusal(&answer);
                 return answer;
@@ -431,14 +447,14 @@ impl Facilitator for Failover {
 
     async fn supported(&self) -> Result<SupportedResponse, FacilitatorError> {
         let mut all: Option<SupportedResponse> = None;
-        let mut last = Err(nobody().into());
+        let mut last = Err(no_facilitator().into());
         let asked = self.members.iter().map(|one| supported(&*one.facilitator));
         for answer in join_all(asked).await {
             match (answer, &mut all) {
                 (Ok(supported), None) => all = Some(supported),
                 (Ok(supported), Some(all)) => add(all, supported),
                 (Err(error), _) => {
-                    warn!(%error, "a facilitator does not say what it settles");
+                    warn!(%error, "the /supported of a facilitator is unavailable");
                     last = Err(error);
                 }
             }
@@ -447,21 +463,24 @@ impl Facilitator for Failover {
     }
 }
 
-/// What one facilitator settles. One that does not answer must not keep the others from the seller.
+/// What one facilitator settles. The time limit keeps it from delaying the others.
 async fn supported(one: &dyn Facilitator) -> Result<SupportedResponse, FacilitatorError> {
-    let slow = || {
-        let what = "/supported: no answer in time";
-        Err(Fault::new(FaultKind::FacilitatorUnreachable, what).into())
-    };
-    let answer = timeout(SUPPORTED_WITHIN, one.supported()).await;
-    answer.unwrap_or_else(|_| slow())
+    let answer = timeout(SUPPORTED_TIMEOUT, one.supported()).await;
+    answer.unwrap_or_else(|_| {
+        let seconds = SUPPORTED_TIMEOUT.as_secs();
+        let problem = format!("/supported: no response within {seconds} s");
+        Err(Fault::new(FaultKind::FacilitatorUnreachable, problem).into())
+    })
 }
 
-fn nobody() -> Fault {
-    Fault::new(FaultKind::FacilitatorUnreachable, "there is no facilitator")
+fn no_facilitator() -> Fault {
+    Fault::new(
+        FaultKind::FacilitatorUnreachable,
+        "no facilitator is configured",
+    )
 }
 
-/// Adds what only the second settles: of what both do, the first one's word counts.
+/// Adds what only the second settles. For a kind that both settle, the first one's entry counts.
 fn add(all: &mut SupportedResponse, more: SupportedResponse) {
     let same = |one: &SupportedKind, other: &SupportedKind| {
         (one.x402_version, &one.scheme, &one.network)
@@ -493,57 +512,57 @@ mod tests {
     use quittance_core::Rejection;
     use tokio::time::advance;
 
-    fn key(number: u64) -> Key {
+    fn key(number: u64) -> AuthorizationHash {
         let mut key = [0; 32];
         key[..8].copy_from_slice(&number.to_be_bytes());
         key
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_oldest_are_forgotten_in_time_and_none_that_is_under_way() {
-        let mut places = Places::default();
-        places.enter(key(0), 0).unwrap().calls = 1;
-        places.enter(key(1), 0).unwrap();
-        advance(KEPT / 2).await;
-        places.enter(key(2), 0).unwrap();
-        advance(KEPT / 2).await;
-        places.enter(key(3), 0).unwrap();
-        let mut kept: Vec<_> = places.by_payment.keys().copied().collect();
+    async fn assignments_expire_in_order_and_not_during_a_call() {
+        let mut assignments = Assignments::default();
+        assignments.enter(key(0), 0).unwrap().calls = 1;
+        assignments.enter(key(1), 0).unwrap();
+        advance(REMEMBERED_FOR / 2).await;
+        assignments.enter(key(2), 0).unwrap();
+        advance(REMEMBERED_FOR / 2).await;
+        assignments.enter(key(3), 0).unwrap();
+        let mut kept: Vec<_> = assignments.by_payment.keys().copied().collect();
         kept.sort_unstable();
         assert_eq!(kept, [key(0), key(2), key(3)]);
-        assert_eq!(places.by_end.len(), 3);
-        places.forget(&key(0));
-        places.forget(&key(2));
-        places.forget(&key(3));
-        assert!(places.by_payment.is_empty() && places.by_end.is_empty());
+        assert_eq!(assignments.by_end.len(), 3);
+        assignments.remove_assignment(&key(0));
+        assignments.remove_assignment(&key(2));
+        assignments.remove_assignment(&key(3));
+        assert!(assignments.by_payment.is_empty() && assignments.by_end.is_empty());
     }
 
-    /// Settled payments were remembered for hours: at fourteen a second there was no room for new ones.
+    /// Once, settled payments were remembered for hours, and 14 per second left no room for new ones.
     #[tokio::test(start_paused = true)]
-    async fn payments_that_have_settled_make_room_and_open_ones_do_not() {
-        let mut places = Places::default();
+    async fn settled_payments_make_room_and_open_ones_do_not() {
+        let mut assignments = Assignments::default();
         for number in 0..PAYMENTS_MAX as u64 {
-            places.enter(key(number), 0).unwrap();
+            assignments.enter(key(number), 0).unwrap();
         }
         for (number, calls) in [(7, 1), (8, 0), (9, 0)] {
-            let place = places.enter(key(number), 0).unwrap();
-            (place.settled, place.calls) = (true, calls);
-            places.keep(key(number), SETTLED_KEPT);
+            let assignment = assignments.enter(key(number), 0).unwrap();
+            (assignment.settled, assignment.calls) = (true, calls);
+            assignments.set_lifetime(key(number), SETTLED_REMEMBERED_FOR);
             advance(Duration::from_secs(1)).await;
         }
-        assert!(places.enter(key(u64::MAX), 0).is_some());
-        let is_kept = |number| places.by_payment.contains_key(&key(number));
+        assert!(assignments.enter(key(u64::MAX), 0).is_some());
+        let is_kept = |number| assignments.by_payment.contains_key(&key(number));
         assert!(is_kept(7) && !is_kept(8) && is_kept(9));
-        assert!(places.enter(key(u64::MAX - 1), 0).is_some());
-        assert!(places.enter(key(u64::MAX - 2), 0).is_none());
-        assert_eq!(places.settled.len(), 1);
+        assert!(assignments.enter(key(u64::MAX - 1), 0).is_some());
+        assert!(assignments.enter(key(u64::MAX - 2), 0).is_none());
+        assert_eq!(assignments.settled.len(), 1);
     }
 
-    /// A client with many addresses and one balance filled the room with payments that were refused, and no sale was
-    /// possible for two hours.
+    /// Once, a client with many addresses and one balance could fill the memory with refused payments, and
+    /// stop all sales for two hours.
     #[tokio::test(start_paused = true)]
-    async fn payments_that_were_refused_for_certain_make_room_and_those_in_doubt_do_not() {
-        let failover = Failover::new(Arc::new(Nobody)).or(Arc::new(Nobody));
+    async fn refused_payments_make_room_and_unknown_ones_do_not() {
+        let failover = Failover::new(Arc::new(NeverAsked)).or(Arc::new(NeverAsked));
         let no = |reason: &'static str, transaction: &str| {
             let rejection = Rejection::new(Reason::new(reason), "");
             Ok(SettleResponse::failed("a:1", &rejection, None, transaction))
@@ -568,37 +587,41 @@ mod tests {
                 let mut call = failover.begin(key).unwrap();
                 call.refused = is_refusal(answer);
             }
-            let forgotten = locked(&failover.places).forget_settled();
+            let forgotten = locked(&failover.assignments).make_room();
             assert_eq!(forgotten, makes_room, "{answers:?}");
-            assert_eq!(failover.place(&key).is_none(), makes_room, "{answers:?}");
+            assert_eq!(
+                failover.assignment(&key).is_none(),
+                makes_room,
+                "{answers:?}"
+            );
         }
     }
 
-    /// One that is never asked.
-    struct Nobody;
+    /// A facilitator that no test asks.
+    struct NeverAsked;
 
     #[async_trait]
-    impl Facilitator for Nobody {
+    impl Facilitator for NeverAsked {
         async fn verify(&self, _: &PaymentRequest) -> Result<VerifyResponse, FacilitatorError> {
-            Err(nobody().into())
+            Err(no_facilitator().into())
         }
         async fn settle(&self, _: &PaymentRequest) -> Result<SettleResponse, FacilitatorError> {
-            Err(nobody().into())
+            Err(no_facilitator().into())
         }
         async fn supported(&self) -> Result<SupportedResponse, FacilitatorError> {
-            Err(nobody().into())
+            Err(no_facilitator().into())
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn there_is_no_room_for_more_than_are_remembered_and_in_time_there_is_again() {
-        let mut places = Places::default();
+    async fn full_memory_refuses_new_payments_until_some_expire() {
+        let mut assignments = Assignments::default();
         for number in 0..PAYMENTS_MAX as u64 {
-            places.enter(key(number), 0).unwrap();
+            assignments.enter(key(number), 0).unwrap();
         }
-        assert!(places.enter(key(0), 0).is_some());
-        assert!(places.enter(key(u64::MAX), 0).is_none());
-        advance(KEPT).await;
-        assert!(places.enter(key(u64::MAX), 0).is_some());
+        assert!(assignments.enter(key(0), 0).is_some());
+        assert!(assignments.enter(key(u64::MAX), 0).is_none());
+        advance(REMEMBERED_FOR).await;
+        assert!(assignments.enter(key(u64::MAX), 0).is_some());
     }
 }

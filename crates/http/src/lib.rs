@@ -1,9 +1,9 @@
 //! Facilitators behind HTTP, and what both ends of a paid request share.
 //!
-//! [`RemoteFacilitator`] is a facilitator behind HTTP. [`Failover`] makes several facilitators one.
-//! The modules read what another party wrote: bodies, headers and payloads.
+//! [`RemoteFacilitator`] is a facilitator behind HTTP. [`Failover`] combines several facilitators. The
+//! modules parse the bodies, headers and payloads of other parties.
 //!
-//! The two ends are `quittance-buyer` and `quittance-seller`. No crate of these names a chain.
+//! The two ends are `quittance-buyer` and `quittance-seller`. None of these crates names a chain.
 
 #[cfg(feature = "client")]
 pub mod bounded;

@@ -1,24 +1,27 @@
-//! Text that somebody else wrote, for people to read.
+//! Text from another party, for people to read.
 
-/// How much is shown of one text, in characters.
-const SHOWN_MAX: usize = 200;
+/// The maximum length of a printed text, in characters.
+const PRINTED_MAX: usize = 200;
 
-/// Text from a server, fit for a terminal, for a log and for a language model: no control characters, none that are not seen,
-/// none that turn the direction of writing round or break lines, and at most 200 characters. Whatever a server wrote is
-/// shown by this or not at all.
+/// The text without control characters, invisible characters, line breaks and changes of the writing
+/// direction, and at most 200 characters of it. The result is safe for terminals, logs and language
+/// models. Apply it to every text of another party before printing.
 ///
 /// ```
 /// assert_eq!(quittance_http::printable("no\x1b[2J\nmoney"), "no[2Jmoney");
 /// ```
 pub fn printable(text: &str) -> String {
-    let plain = text.chars().filter(|c| !c.is_control() && !is_unseen(*c));
-    plain.take(SHOWN_MAX).collect()
+    let plain = text
+        .chars()
+        .filter(|c| !c.is_control() && !is_invisible(*c));
+    plain.take(PRINTED_MAX).collect()
 }
 
-/// Characters that are not seen and change what is, or carry text of their own: Unicode's general categories Cf (format), Zl and
-/// Zp (line and paragraph separators), and the property Default_Ignorable_Code_Point, which adds variation selectors, fillers
-/// and the tags. As of Unicode 16; a test compares with the tables of another library.
-const UNSEEN: [std::ops::RangeInclusive<char>; 31] = [
+/// Invisible characters that change other text or carry text of their own: Unicode's general categories
+/// Cf (format), Zl and Zp (line and paragraph separators), and the property
+/// Default_Ignorable_Code_Point, which adds variation selectors, fillers and tags. As of Unicode 16; a
+/// test compares them with the tables of another library.
+const INVISIBLE: [std::ops::RangeInclusive<char>; 31] = [
     '\u{ad}'..='\u{ad}',
     '\u{34f}'..='\u{34f}',
     '\u{600}'..='\u{605}',
@@ -44,19 +47,19 @@ const UNSEEN: [std::ops::RangeInclusive<char>; 31] = [
     '\u{1bca0}'..='\u{1bca3}',
     '\u{1d173}'..='\u{1d17a}',
     '\u{e0000}'..='\u{e0fff}',
-    // Private: what they look like is decided by whoever made the font.
+    // Private use: their appearance depends on the font.
     '\u{e000}'..='\u{f8ff}',
     '\u{f0000}'..='\u{ffffd}',
     '\u{100000}'..='\u{10fffd}',
-    // Characters that never will be.
+    // Noncharacters.
     '\u{fdd0}'..='\u{fdef}',
     '\u{fffe}'..='\u{ffff}',
     '\u{10fffe}'..='\u{10ffff}',
 ];
 
-fn is_unseen(c: char) -> bool {
-    // Nearly every character is none of them.
-    !c.is_ascii() && UNSEEN.iter().any(|range| range.contains(&c))
+fn is_invisible(c: char) -> bool {
+    // ASCII contains none, and nearly all text is ASCII.
+    !c.is_ascii() && INVISIBLE.iter().any(|range| range.contains(&c))
 }
 
 #[cfg(test)]
@@ -64,22 +67,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_a_terminal_acts_upon_is_left() {
-        let nasty = "a\x1b]0;title\x07b\r\n\u{9b}2Jc\u{202e}d\u{2066}e\u{200b}";
-        assert_eq!(printable(nasty), "a]0;titleb2Jcde");
+    fn control_characters_are_removed() {
+        let hostile = "a\x1b]0;title\x07b\r\n\u{9b}2Jc\u{202e}d\u{2066}e\u{200b}";
+        assert_eq!(printable(hostile), "a]0;titleb2Jcde");
         assert_eq!(printable("Betrag: 5 €"), "Betrag: 5 €");
-        assert_eq!(printable(&"x".repeat(100_000)).len(), SHOWN_MAX);
+        assert_eq!(printable(&"x".repeat(100_000)).len(), PRINTED_MAX);
     }
 
-    /// Invisible marks and tags went through; messages are read by language models, which read the tags.
+    /// Once, invisible marks and tags were printed. Language models read tags.
     #[test]
-    fn no_character_that_is_not_seen_is_shown() {
-        let unseen = r"[\p{Cc}\p{Cf}\p{Co}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]";
-        let unseen = regex::Regex::new(unseen).unwrap();
+    fn invisible_characters_are_removed() {
+        let invisible = r"[\p{Cc}\p{Cf}\p{Co}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]";
+        let invisible = regex::Regex::new(invisible).unwrap();
         let mut text = [0; 4];
         for c in '\0'..=char::MAX {
             let text = c.encode_utf8(&mut text);
-            if unseen.is_match(text) {
+            if invisible.is_match(text) {
                 assert_eq!(printable(text), "", "U+{:04X}", c as u32);
             }
         }

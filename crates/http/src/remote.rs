@@ -11,20 +11,21 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use crate::bounded;
-use crate::verdict::{self, Answered, unreachable};
+use crate::verdict::{self, FacilitatorResponse, unreachable};
 
-/// How long a connection may take, TLS included, to all addresses of a host together. A host that is switched off does
-/// not even refuse; without this limit the operating system waits for half a minute at each address, which is half of
-/// the time that a payment is valid.
-const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+/// How long a connection may take, including TLS, to all addresses of a host together. A host that is
+/// switched off does not answer. The operating system would wait half a minute for each address, which
+/// is half of the time for which a payment is valid.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long settling may take. Longer than a facilitator waits for a transaction, so that it can say "pending" itself.
-const SETTLE_WITHIN: Duration = Duration::from_secs(60);
+/// How long settling may take: longer than a facilitator waits for a transaction, so that it can answer
+/// "pending" itself.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long everything else may take: a few reads of a chain, each of which is given up after seconds.
-const ANSWER_WITHIN: Duration = Duration::from_secs(15);
+/// How long other requests may take: a few reads of a chain, each of which has a limit of seconds.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A facilitator behind HTTP: any that speaks the specification's section 7.
+/// A facilitator behind HTTP that implements section 7 of the specification.
 pub struct RemoteFacilitator {
     http: reqwest::Client,
     url: Url,
@@ -33,37 +34,36 @@ pub struct RemoteFacilitator {
 
 fn client() -> ClientBuilder {
     reqwest::Client::builder()
-        .connect_timeout(CONNECT_WITHIN)
-        .timeout(ANSWER_WITHIN)
-        // A payment is sent to the facilitator that was named, and to no other one that it points to.
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(RESPONSE_TIMEOUT)
+        // A payment goes only to the configured facilitator.
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("quittance/", env!("CARGO_PKG_VERSION")))
 }
 
 impl RemoteFacilitator {
-    /// The facilitator whose `/verify`, `/settle` and `/supported` stand under this URL.
+    /// The facilitator whose `/verify`, `/settle` and `/supported` are under this URL.
     ///
     /// # Errors
     /// When it is not an HTTP URL or no HTTP client can be built.
     pub fn new(url: &str) -> Result<Self, RemoteError> {
-        let mut url: Url = url
-            .parse()
-            .map_err(|_| RemoteError::Url("what was given".to_owned()))?;
+        let mut url: Url = url.parse().map_err(RemoteError::InvalidUrl)?;
         if !matches!(url.scheme(), "http" | "https") {
-            let shown = format!("{}://{}", url.scheme(), url.host_str().unwrap_or_default());
-            return Err(RemoteError::Url(shown));
+            return Err(RemoteError::UnsupportedScheme {
+                scheme: url.scheme().to_owned(),
+            });
         }
         if !url.path().ends_with('/') {
             url.set_path(&format!("{}/", url.path()));
         }
-        // The environment's proxy could not reach this machine, and would see the key.
+        // A proxy of the environment could not reach this machine, and would see the key.
         let builder = match is_local(&url) {
             true => client().no_proxy(),
             false => client(),
         };
         let http = builder
             .build()
-            .map_err(|error| RemoteError::Http(error.without_url()))?;
+            .map_err(|error| RemoteError::Client(error.without_url()))?;
         Ok(Self {
             http,
             url,
@@ -71,7 +71,7 @@ impl RemoteFacilitator {
         })
     }
 
-    /// The same facilitator, asked with this key: `Authorization: Bearer …`.
+    /// The same facilitator, with this key in `Authorization: Bearer …`.
     #[must_use]
     pub fn with_key(self, key: SecretString) -> Self {
         Self {
@@ -91,44 +91,51 @@ impl RemoteFacilitator {
         path: &'static str,
         within: Duration,
         request: &PaymentRequest,
-    ) -> Result<Answered, Fault> {
+    ) -> Result<FacilitatorResponse, Fault> {
         let post = self.http.post(self.url(path)).timeout(within);
         let post = post
             .header("content-type", "application/json")
             .body(request.text().to_owned());
-        self.ask(path, post).await
+        self.send(path, post).await
     }
 
-    async fn ask(&self, path: &'static str, ask: RequestBuilder) -> Result<Answered, Fault> {
-        let ask = match &self.key {
-            Some(key) => ask.bearer_auth(key.expose_secret()),
-            None => ask,
+    async fn send(
+        &self,
+        path: &'static str,
+        request: RequestBuilder,
+    ) -> Result<FacilitatorResponse, Fault> {
+        let request = match &self.key {
+            Some(key) => request.bearer_auth(key.expose_secret()),
+            None => request,
         };
-        let answered = ask.send().await.map_err(|error| unsent(path, error))?;
-        let (status, headers) = (answered.status(), answered.headers().clone());
-        let (body, broken) = bounded::read_part(answered).await;
-        Ok(Answered {
+        let response = request
+            .send()
+            .await
+            .map_err(|error| no_response(path, error))?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let (body, incomplete) = bounded::read_part(response).await;
+        Ok(FacilitatorResponse {
             path,
             status,
             headers,
             body,
-            broken: broken.map(|broken| broken.to_string()),
+            incomplete: incomplete.map(|error| error.to_string()),
         })
     }
 }
 
-/// Whether a URL is of this machine (RFC 6761, section 6.3, and the loopback addresses).
+/// Whether a URL's host is this machine (RFC 6761, section 6.3, and the loopback addresses).
 fn is_local(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
         Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.to_canonical().is_loopback(),
         None => false,
     }
 }
 
-/// What an answer is that never came. Without a connection not one byte of the payment was sent.
-fn unsent(path: &str, error: reqwest::Error) -> Fault {
+/// The fault of a request without a response. Without a connection, nothing of the payment was sent.
+fn no_response(path: &str, error: reqwest::Error) -> Fault {
     let never_sent = error.is_connect();
     let fault = unreachable(path, error.without_url());
     match never_sent {
@@ -137,15 +144,22 @@ fn unsent(path: &str, error: reqwest::Error) -> Fault {
     }
 }
 
-/// Why there is no such facilitator.
+/// Why a remote facilitator could not be created. No variant contains the URL, which may contain a key.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RemoteError {
-    /// The URL is none, or not for HTTP. Only scheme and host are told: the rest may hold a key.
-    #[error("{0} is not an HTTP URL")]
-    Url(String),
-    /// The HTTP client could not be built.
-    #[error("HTTP: {0}")]
-    Http(reqwest::Error),
+    /// The URL cannot be parsed.
+    #[error("the facilitator's URL is invalid: {0}; use an http or https URL")]
+    InvalidUrl(#[source] url::ParseError),
+    /// The URL's scheme is neither `http` nor `https`.
+    #[error("the facilitator's URL has the scheme {scheme}; use http or https")]
+    UnsupportedScheme {
+        /// The URL's scheme.
+        scheme: String,
+    },
+    /// The HTTP client could not be built, for example because there are no root certificates.
+    #[error("the HTTP client could not be built: {0}")]
+    Client(#[source] reqwest::Error),
 }
 
 impl fmt::Debug for RemoteFacilitator {
@@ -159,23 +173,23 @@ impl fmt::Debug for RemoteFacilitator {
 #[async_trait]
 impl Facilitator for RemoteFacilitator {
     async fn verify(&self, request: &PaymentRequest) -> Result<VerifyResponse, FacilitatorError> {
-        let answered = self.post("verify", ANSWER_WITHIN, request).await?;
-        Ok(verdict::of_verify(&answered)?)
+        let response = self.post("verify", RESPONSE_TIMEOUT, request).await?;
+        Ok(verdict::of_verify(&response)?)
     }
 
     async fn settle(&self, request: &PaymentRequest) -> Result<SettleResponse, FacilitatorError> {
-        let answered = self.post("settle", SETTLE_WITHIN, request).await?;
-        Ok(verdict::of_settle(request, &answered)?)
+        let response = self.post("settle", SETTLE_TIMEOUT, request).await?;
+        Ok(verdict::of_settle(request, &response)?)
     }
 
     async fn supported(&self) -> Result<SupportedResponse, FacilitatorError> {
         let get = self.http.get(self.url("supported"));
-        let answered = self.ask("supported", get).await?;
-        if !answered.status.is_success() {
-            return Err(answered.problem().into());
+        let response = self.send("supported", get).await?;
+        if !response.status.is_success() {
+            return Err(response.problem().into());
         }
-        let read = answered.read();
-        read.map_err(|malformed| answered.nonsense(&malformed).into())
+        let parsed = response.parse();
+        parsed.map_err(|malformed| response.invalid(&malformed).into())
     }
 }
 

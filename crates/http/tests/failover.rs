@@ -24,7 +24,7 @@ fn both(first: &Arc<Puppet>, second: &Arc<Puppet>) -> Failover {
 }
 
 #[tokio::test]
-async fn whoever_answers_verifies() {
+async fn any_facilitator_that_answers_verifies() {
     let (first, second) = (Puppet::new(), Puppet::new());
     first.verifies(Err(fault().into()));
     let verdict = both(&first, &second).verify(&request(0)).await.unwrap();
@@ -35,7 +35,7 @@ async fn whoever_answers_verifies() {
 
 /// One authorization with another unknown field each time was given to two facilitators.
 #[tokio::test]
-async fn one_authorization_is_with_one_facilitator_whatever_stands_beside_it() {
+async fn authorization_stays_with_one_facilitator() {
     let offer = TestOffer::new();
     let spelled = |payload: &str| {
         let mut request = request_of(payload);
@@ -58,7 +58,7 @@ async fn one_authorization_is_with_one_facilitator_whatever_stands_beside_it() {
 }
 
 #[tokio::test]
-async fn a_verdict_of_the_first_is_a_verdict() {
+async fn first_verdict_counts_unless_the_kind_is_unsupported() {
     let (first, second) = (Puppet::new(), Puppet::new());
     first.rejects("invalid_exact_evm_insufficient_balance");
     assert!(
@@ -81,7 +81,7 @@ async fn a_verdict_of_the_first_is_a_verdict() {
 
 /// Both would try to settle it; the chain allows one, and the other would report a failure for a payment that was made.
 #[tokio::test]
-async fn after_an_unknown_outcome_no_other_facilitator_is_asked_to_settle_ever() {
+async fn unknown_outcome_stays_with_its_facilitator() {
     let unknown = [
         Err(fault().into()),
         Err(Fault::new(FaultKind::Busy, "it waits to be sent").into()),
@@ -110,7 +110,7 @@ async fn after_an_unknown_outcome_no_other_facilitator_is_asked_to_settle_ever()
 }
 
 #[tokio::test]
-async fn a_facilitator_that_certainly_did_nothing_is_passed_over() {
+async fn unattempted_payment_goes_to_the_next_facilitator() {
     for nothing in [
         Err(fault().not_attempted().into()),
         Ok(failed("unsupported_scheme", "")),
@@ -131,7 +131,7 @@ async fn a_facilitator_that_certainly_did_nothing_is_passed_over() {
 
 /// The buyer was told that its payment was for no network, and the sale was lost, because one facilitator started anew.
 #[tokio::test]
-async fn that_one_settles_other_kinds_does_not_hide_that_another_cannot_be_reached() {
+async fn unsupported_kind_does_not_hide_an_unreachable_member() {
     let unreached = Err(fault().not_attempted().into());
     let foreign = Ok(failed("invalid_network", ""));
     for (one, other) in [(&unreached, &foreign), (&foreign, &unreached)] {
@@ -150,7 +150,7 @@ async fn that_one_settles_other_kinds_does_not_hide_that_another_cannot_be_reach
 
 /// It was forgotten at once: a replay went to a facilitator that had never seen it, and to which it may still look valid.
 #[tokio::test(start_paused = true)]
-async fn a_payment_that_has_settled_stays_where_it_settled_for_some_minutes() {
+async fn settled_payment_stays_with_its_facilitator_for_minutes() {
     let (first, second) = (Puppet::new(), Puppet::new());
     let failover = both(&first, &second);
     first.settles(Err(fault().not_attempted().into()));
@@ -177,7 +177,7 @@ async fn a_payment_that_has_settled_stays_where_it_settled_for_some_minutes() {
 
 /// Each sale waited for it twice, to verify and to settle.
 #[tokio::test(start_paused = true)]
-async fn a_facilitator_that_could_not_be_reached_rests_and_is_asked_again_in_time() {
+async fn unreachable_facilitator_is_asked_last_for_a_while() {
     let (first, second) = (Puppet::new(), Puppet::new());
     let failover = both(&first, &second);
     first.verifies(Err(fault().not_attempted().into()));
@@ -207,7 +207,7 @@ async fn a_facilitator_that_could_not_be_reached_rests_and_is_asked_again_in_tim
 
 /// A payment was known by its letters: with a space in it, it was given to the other one as well.
 #[tokio::test]
-async fn another_spelling_of_a_payment_goes_where_the_payment_is() {
+async fn respelled_payment_goes_to_the_same_facilitator() {
     let (first, second) = (Puppet::new(), Puppet::new());
     let failover = both(&first, &second);
     let payment = request_of(r#"{"nonce":"0xAB","to":{"a":1,"b":2}}"#);
@@ -225,7 +225,7 @@ async fn another_spelling_of_a_payment_goes_where_the_payment_is() {
 }
 
 #[tokio::test]
-async fn a_call_that_was_given_up_may_have_settled() {
+async fn abandoned_call_may_have_settled() {
     let (first, second) = (Puppet::new(), Puppet::new());
     let failover = both(&first, &second);
     first.hangs();
@@ -239,7 +239,7 @@ async fn a_call_that_was_given_up_may_have_settled() {
 
 /// One call is turned away while another with the same payment is under way at the same facilitator.
 #[tokio::test]
-async fn a_twin_that_is_under_way_keeps_a_payment_where_it_is() {
+async fn concurrent_call_keeps_the_payment_at_its_facilitator() {
     let (first, second) = (Puppet::new(), Puppet::new());
     let failover = Arc::new(both(&first, &second));
     first.hangs();
@@ -255,7 +255,7 @@ async fn a_twin_that_is_under_way_keeps_a_payment_where_it_is() {
 }
 
 #[tokio::test]
-async fn what_any_of_them_settles_is_supported() {
+async fn supported_kinds_of_all_facilitators_are_combined() {
     let (first, second) = (Puppet::new(), Puppet::new());
     first.supports(&[(2, "test:1")]);
     second.supports(&[(2, "test:1"), (2, "test:2")]);

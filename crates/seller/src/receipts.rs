@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use lru::LruCache;
 
-use quittance_http::canonical::Hash;
+use quittance_http::canonical::AuthorizationHash as Hash;
 
 /// How many are remembered: those of a day at one sale in two seconds, in some ten megabytes.
 const RECEIPTS_MAX: NonZeroUsize = NonZeroUsize::new(50_000).expect("it is not zero");

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use quittance_http::canonical::Hash;
+use quittance_http::canonical::AuthorizationHash as Hash;
 
 /// The payments that are being served just now. Between verifying and settling nobody else knows that a payment is spoken
 /// for: whoever presented one twenty times at once had twenty handlers run for it. Holds no more than there are requests.

@@ -7,15 +7,15 @@ use socket2::{Domain, Socket, Type};
 
 use super::*;
 
-/// A host that is switched off, as seen from outside: no answer to a connection, not even a refusal.
-struct Silent {
+/// A host that behaves as if it were switched off: it neither accepts nor refuses connections.
+struct SilentHost {
     address: SocketAddr,
     _listener: Socket,
-    /// They fill the queue of connections that wait to be accepted; the next ones are dropped.
+    /// These connections fill the backlog, so the next ones are dropped.
     _waiting: Vec<TcpStream>,
 }
 
-impl Silent {
+impl SilentHost {
     fn on(address: SocketAddr) -> Self {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         listener.bind(&address.into()).unwrap();
@@ -26,7 +26,7 @@ impl Silent {
             waiting.push(stream);
             assert!(
                 waiting.len() < 100,
-                "this system has no bound on waiting connections"
+                "this system has no limit for waiting connections"
             );
         }
         Self {
@@ -45,12 +45,12 @@ fn request() -> PaymentRequest {
     PaymentRequest::new(payment, terms).unwrap()
 }
 
-/// It was waited for 30 seconds for each address, and with two addresses the payment counted as sent.
+/// Once, each address took 30 seconds, and with two addresses the payment counted as sent.
 #[tokio::test]
-async fn a_host_that_does_not_answer_is_given_up_soon_and_was_sent_nothing() {
-    let first = Silent::on("127.0.0.1:0".parse().unwrap());
+async fn silent_host_fails_soon_and_was_sent_nothing() {
+    let first = SilentHost::on("127.0.0.1:0".parse().unwrap());
     let port = first.address.port();
-    let second = Silent::on(SocketAddr::from(([127, 0, 0, 2], port)));
+    let second = SilentHost::on(SocketAddr::from(([127, 0, 0, 2], port)));
     let both = [first.address, second.address];
     for addresses in [&both[..1], &both] {
         let url = format!("http://silent.test:{port}");
@@ -61,21 +61,21 @@ async fn a_host_that_does_not_answer_is_given_up_soon_and_was_sent_nothing() {
         };
         let asked = Instant::now();
         let Err(FacilitatorError::Fault(fault)) = silent.settle(&request()).await else {
-            panic!("a silent host has an answer")
+            panic!("a silent host has answered")
         };
         assert!(fault.not_attempted, "{fault}");
         assert_eq!(fault.kind, FaultKind::FacilitatorUnreachable);
         assert!(
-            asked.elapsed() < CONNECT_WITHIN * 2,
+            asked.elapsed() < CONNECT_TIMEOUT * 2,
             "{:?}",
             asked.elapsed()
         );
     }
 }
 
-/// A host that takes the payment and then says nothing may do anything with it.
+/// A host that received the payment and did not answer may have settled it.
 #[tokio::test]
-async fn a_host_that_took_the_payment_and_broke_off_is_not_untouched() {
+async fn connection_lost_after_sending_is_an_unknown_outcome() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
@@ -85,14 +85,14 @@ async fn a_host_that_took_the_payment_and_broke_off_is_not_untouched() {
     });
     let remote = RemoteFacilitator::new(&url).unwrap();
     let Err(FacilitatorError::Fault(fault)) = remote.settle(&request()).await else {
-        panic!("a broken connection has an answer")
+        panic!("a broken connection has a response")
     };
     assert!(!fault.not_attempted, "{fault}");
 }
 
-/// The connection breaks off in the middle of an answer that has named its transaction.
+/// The connection ends in the middle of a response that has named its transaction.
 #[tokio::test]
-async fn a_transaction_in_an_answer_that_breaks_off_is_pending() {
+async fn transaction_in_a_truncated_response_is_pending() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
@@ -110,4 +110,38 @@ async fn a_transaction_in_an_answer_that_breaks_off_is_pending() {
         settled.is_pending() && settled.transaction == "0xab",
         "{settled:?}"
     );
+}
+
+#[test]
+fn all_names_of_this_machine_are_local() {
+    for (url, local) in [
+        ("http://127.0.0.1:1/", true),
+        ("http://127.9.9.9/", true),
+        ("http://localhost/", true),
+        ("http://facilitator.localhost/", true),
+        ("http://[::1]:1/", true),
+        ("http://[::ffff:127.0.0.1]/", true),
+        ("http://[::ffff:10.0.0.1]/", false),
+        ("http://localhost.example/", false),
+        ("http://10.0.0.1/", false),
+        ("https://a.example/", false),
+    ] {
+        assert_eq!(is_local(&url.parse().unwrap()), local, "{url}");
+    }
+}
+
+#[test]
+fn url_errors_carry_their_cause() {
+    use std::error::Error;
+    let invalid = RemoteFacilitator::new("http://[").unwrap_err();
+    assert!(
+        invalid
+            .source()
+            .is_some_and(|it| it.is::<url::ParseError>())
+    );
+    let other = RemoteFacilitator::new("ftp://a.example/").unwrap_err();
+    let RemoteError::UnsupportedScheme { scheme } = other else {
+        panic!("{other}")
+    };
+    assert_eq!(scheme, "ftp");
 }

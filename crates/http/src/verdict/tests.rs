@@ -16,70 +16,74 @@ fn request() -> PaymentRequest {
     request.on(Network::new("test:1").unwrap().with_alias("test"))
 }
 
-fn answered(status: u16, body: &str) -> Answered {
-    Answered {
+fn response(status: u16, body: &str) -> FacilitatorResponse {
+    FacilitatorResponse {
         path: "settle",
         status: StatusCode::from_u16(status).unwrap(),
         headers: HeaderMap::new(),
         body: body.as_bytes().to_vec(),
-        broken: None,
+        incomplete: None,
     }
 }
 
-/// What becomes of an answer, in a word.
+/// The interpretation of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Means {
-    Yes,
-    No,
-    /// Pending, in the transaction that was named.
+enum Interpretation {
+    Success,
+    Refusal,
+    /// Pending in the named transaction.
     Pending,
     Fault,
-    /// A fault, and nothing was done.
-    Untouched,
+    /// A fault; the payment was not attempted.
+    NotAttempted,
 }
-use Means::{Fault as Faulty, No, Pending, Untouched, Yes};
+use Interpretation::{Fault as Faulty, NotAttempted, Pending, Refusal, Success};
 
-fn settle(status: u16, body: &str) -> Means {
-    match of_settle(&request(), &answered(status, body)) {
-        Ok(settled) if settled.success => Yes,
+fn settle(status: u16, body: &str) -> Interpretation {
+    match of_settle(&request(), &response(status, body)) {
+        Ok(settled) if settled.success => Success,
         Ok(settled) if settled.is_pending() => Pending,
-        Ok(_) => No,
-        Err(fault) if fault.not_attempted => Untouched,
+        Ok(_) => Refusal,
+        Err(fault) if fault.not_attempted => NotAttempted,
         Err(_) => Faulty,
     }
 }
 
-fn verify(status: u16, body: &str) -> Means {
-    match of_verify(&answered(status, body)) {
-        Ok(verdict) if verdict.is_valid => Yes,
-        Ok(_) => No,
-        Err(fault) if fault.not_attempted => Untouched,
+fn verify(status: u16, body: &str) -> Interpretation {
+    match of_verify(&response(status, body)) {
+        Ok(verdict) if verdict.is_valid => Success,
+        Ok(_) => Refusal,
+        Err(fault) if fault.not_attempted => NotAttempted,
         Err(_) => Faulty,
     }
 }
 
-/// The table of docs/operating.md. In a row: a yes, a no with a reason, a no without, and what is no verdict.
-const TABLE: [(&[u16], [Means; 4]); 8] = [
-    (&[200, 201, 202, 207, 299], [Yes, No, No, Faulty]),
+/// The table of docs/operating.md. The columns: a success, a refusal with a reason, a refusal without one,
+/// and a body without a verdict.
+const TABLE: [(&[u16], [Interpretation; 4]); 8] = [
+    (
+        &[200, 201, 202, 207, 299],
+        [Success, Refusal, Refusal, Faulty],
+    ),
     (
         &[400, 402, 406, 409, 410, 412, 418, 422, 424, 451, 499],
-        [Faulty, No, No, Faulty],
+        [Faulty, Refusal, Refusal, Faulty],
     ),
     (
         &[
             401, 403, 404, 405, 407, 411, 413, 414, 415, 421, 425, 426, 429, 431,
         ],
-        [Untouched; 4],
+        [NotAttempted; 4],
     ),
     (&[408], [Faulty; 4]),
-    (&[500], [Faulty, No, Faulty, Faulty]),
+    (&[500], [Faulty, Refusal, Faulty, Faulty]),
     (&[501, 502, 503, 504, 507, 520, 524, 599], [Faulty; 4]),
-    (&[301, 302, 307, 308], [Untouched; 4]),
+    (&[301, 302, 307, 308], [NotAttempted; 4]),
     (&[300, 303, 304, 399], [Faulty; 4]),
 ];
 
 #[test]
-fn an_answer_to_verify_means_what_the_table_says() {
+fn verify_responses_mean_what_the_table_says() {
     for (statuses, means) in TABLE {
         for status in statuses {
             for (body, means) in [
@@ -107,7 +111,7 @@ fn an_answer_to_verify_means_what_the_table_says() {
 }
 
 #[test]
-fn an_answer_to_settle_means_what_the_table_says() {
+fn settle_responses_mean_what_the_table_says() {
     for (statuses, means) in TABLE {
         for status in statuses {
             for (body, means) in [
@@ -123,7 +127,7 @@ fn an_answer_to_settle_means_what_the_table_says() {
             for body in ["", "<html>", "[]", r#"{"success":1}"#, r#"{"success":true"#] {
                 assert_eq!(settle(*status, body), means[3], "{status} {body}");
             }
-            // A success that names its transaction is one, or else pending: the name is never lost.
+            // A success with a transaction is a success or pending: the transaction is never dropped.
             for network in [
                 r#","network":"test:1""#,
                 r#","network":"test""#,
@@ -131,7 +135,11 @@ fn an_answer_to_settle_means_what_the_table_says() {
                 "",
             ] {
                 let body = format!(r#"{{"success":true,"transaction":"{TX}"{network}}}"#);
-                let means = if means[0] == Yes { Yes } else { Pending };
+                let means = if means[0] == Success {
+                    Success
+                } else {
+                    Pending
+                };
                 assert_eq!(settle(*status, &body), means, "{status} {body}");
             }
         }
@@ -139,17 +147,17 @@ fn an_answer_to_settle_means_what_the_table_says() {
 }
 
 #[test]
-fn a_success_that_contradicts_itself_is_nonsense_and_not_untouched() {
+fn contradictory_success_is_an_unknown_outcome() {
     for body in [
         r#"{"success":true,"network":"test:1"}"#,
         r#"{"success":true,"transaction":"","network":""}"#,
         r#"{"success":true,"transaction":null,"network":"test:2"}"#,
     ] {
-        let Err(fault) = of_settle(&request(), &answered(200, body)) else {
+        let Err(fault) = of_settle(&request(), &response(200, body)) else {
             panic!("{body} is a success")
         };
         assert!(
-            !fault.not_attempted && fault.detail.contains("nonsense"),
+            !fault.not_attempted && fault.detail.contains("invalid response"),
             "{fault}"
         );
     }
@@ -160,9 +168,9 @@ fn a_success_that_contradicts_itself_is_nonsense_and_not_untouched() {
 }
 
 #[test]
-fn what_is_left_out_is_completed_and_what_is_said_is_passed_on() {
-    let told = |status, body: &str| of_settle(&request(), &answered(status, body)).unwrap();
-    let settled = told(
+fn missing_network_is_completed_and_the_rest_is_kept() {
+    let parsed = |status, body: &str| of_settle(&request(), &response(status, body)).unwrap();
+    let settled = parsed(
         201,
         r#"{"success":true,"transactionHash":"0xab","payer":"0x1"}"#,
     );
@@ -172,15 +180,15 @@ fn what_is_left_out_is_completed_and_what_is_said_is_passed_on() {
     );
     assert_eq!(settled.payer.as_deref(), Some("0x1"));
     let body = r#"{"success":false,"errorReason":"invalid_payload","errorMessage":"no gas","network":"base-sepolia"}"#;
-    let refused = told(400, body);
+    let refused = parsed(400, body);
     assert_eq!(refused.error_reason.as_deref(), Some("invalid_payload"));
     assert_eq!(refused.error_message.as_deref(), Some("no gas"));
     assert_eq!(refused.network, "base-sepolia");
 }
 
-/// 500 is what many frameworks answer to whatever a handler throws, and what they answer when they are broken.
+/// Many frameworks answer 500 to every exception of a handler, and to their own failures.
 #[test]
-fn a_500_refuses_a_payment_only_with_a_reason_that_is_not_its_own_failure() {
+fn status_500_refuses_only_with_a_reason_about_the_payment() {
     for code in FAULT_CODES
         .into_iter()
         .chain(FaultKind::ALL.map(FaultKind::code))
@@ -192,14 +200,14 @@ fn a_500_refuses_a_payment_only_with_a_reason_that_is_not_its_own_failure() {
     }
 }
 
-/// The buyer heard of a payment that opens in seconds as of a facilitator that does not answer.
+/// Once, a payment that was valid in seconds was reported as an unreachable facilitator.
 #[test]
-fn a_facilitator_that_asks_for_patience_is_passed_on_with_its_code_and_its_pause() {
-    let mut answered = answered(503, r#"{"error":"not_yet_valid"}"#);
-    answered.headers.insert("retry-after", "2".parse().unwrap());
+fn fault_keeps_the_facilitators_code_and_retry_after() {
+    let mut response = response(503, r#"{"error":"not_yet_valid"}"#);
+    response.headers.insert("retry-after", "2".parse().unwrap());
     for fault in [
-        of_verify(&answered).unwrap_err(),
-        of_settle(&request(), &answered).unwrap_err(),
+        of_verify(&response).unwrap_err(),
+        of_settle(&request(), &response).unwrap_err(),
     ] {
         assert_eq!(fault.kind, FaultKind::NotYetValid);
         assert_eq!(fault.retry_after, Some(std::time::Duration::from_secs(2)));
@@ -207,11 +215,11 @@ fn a_facilitator_that_asks_for_patience_is_passed_on_with_its_code_and_its_pause
 }
 
 #[test]
-fn a_fault_tells_the_operator_what_stood_under_the_status() {
+fn fault_contains_the_facilitators_reason() {
     let body =
         r#"{"success":false,"errorReason":"rate_limited","error":{"a":1},"notAttempted":true}"#;
-    let Err(fault) = of_settle(&request(), &answered(503, body)) else {
-        panic!("503 is no verdict")
+    let Err(fault) = of_settle(&request(), &response(503, body)) else {
+        panic!("503 is not a verdict")
     };
     assert!(
         fault.not_attempted && fault.detail.contains("rate_limited"),
@@ -220,31 +228,31 @@ fn a_fault_tells_the_operator_what_stood_under_the_status() {
 }
 
 proptest! {
-    /// Whatever the status, and wherever the answer breaks off: a transaction that it names reaches the seller, and what
-    /// the buyer hears of it is never that nothing moved.
+    /// Under any status, and in a truncated response: a named transaction reaches the seller, and the
+    /// payment is never reported as unsettled.
     #[test]
-    fn a_named_transaction_is_never_dropped(
-        status in 200u16..600, success in prop::option::of(any::<bool>()), cut in any::<prop::sample::Index>(), broken: bool,
+    fn named_transaction_is_never_dropped(
+        status in 200u16..600, success in prop::option::of(any::<bool>()), cut in any::<prop::sample::Index>(), incomplete: bool,
     ) {
         let head = format!(r#"{{"transaction":"{TX}","#);
         let success = success.map_or("null".to_owned(), |success| success.to_string());
         let body = format!(r#"{head}"errorReason":"any","network":"elsewhere","success":{success}}}"#);
         let cut = head.len() - 1 + cut.index(body.len() - head.len() + 2);
-        let answered = Answered {
-            broken: broken.then(|| "the connection broke off".to_owned()),
-            ..answered(status, &body[..cut])
+        let response = FacilitatorResponse {
+            incomplete: incomplete.then(|| "the connection broke off".to_owned()),
+            ..response(status, &body[..cut])
         };
-        let settled = of_settle(&request(), &answered);
+        let settled = of_settle(&request(), &response);
         let settled = settled.unwrap();
         prop_assert_eq!(settled.transaction, TX);
         prop_assert!(!settled.success);
     }
 
     #[test]
-    fn no_answer_panics_and_none_but_a_success_is_one(status in 200u16..600, body in any::<Vec<u8>>()) {
-        let answered = Answered { body, ..answered(status, "") };
-        let settled = of_settle(&request(), &answered);
+    fn any_response_is_parsed_and_garbage_is_no_success(status in 200u16..600, body in any::<Vec<u8>>()) {
+        let response = FacilitatorResponse { body, ..response(status, "") };
+        let settled = of_settle(&request(), &response);
         prop_assert!(!settled.is_ok_and(|settled| settled.success));
-        prop_assert!(!of_verify(&answered).is_ok_and(|verdict| verdict.is_valid));
+        prop_assert!(!of_verify(&response).is_ok_and(|verdict| verdict.is_valid));
     }
 }
