@@ -20,7 +20,7 @@ use quittance_core::wire::{
 use quittance_core::{Amount, Facilitator, FacilitatorError, Fault, FaultKind, PaymentRequest};
 use quittance_engine::Engine;
 use quittance_http::RemoteFacilitator;
-use quittance_seller::{PaidBy, PaymentLayer};
+use quittance_seller::{PaymentLayer, VerifiedPayment};
 use quittance_service::{Keys, ServiceOptions, router};
 use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::proxy::Fate;
@@ -48,7 +48,7 @@ async fn shop(facilitator: Arc<dyn Facilitator>) -> Shop {
             .accept(Setting::offer())
             .description("Goods")
     };
-    let goods = move |Extension(paid_by): Extension<PaidBy>| {
+    let goods = move |Extension(paid_by): Extension<VerifiedPayment>| {
         count.fetch_add(1, Ordering::SeqCst);
         async move { format!("goods for {}", paid_by.payer.unwrap_or_default()) }
     };

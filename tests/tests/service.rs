@@ -719,7 +719,7 @@ impl Raw {
 /// A refusal by head alone left the body on the connection. The connection was then closed without a word, and the client's next
 /// request on it failed: 60 of 60 with the body 20 ms behind.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_leaves_a_connection_that_works_or_says_that_it_closes() {
+async fn refusal_keeps_the_connection_usable_or_closes_it() {
     let options = ServiceOptions::new(Keys::new(&["sesame".into()]));
     let service = Service::with(options, ServerOptions::default()).await;
     let head = |more: &str| format!("POST /settle HTTP/1.1\r\nHost: x\r\n{more}\r\n");

@@ -1,21 +1,19 @@
-//! The seller's end: a tower layer that puts a price on a route.
+//! The seller's end: a tower layer that puts an x402 price on a route.
+//!
+//! The decisions about a payment (which options to offer, which payment to accept, when to settle)
+//! use no HTTP library. The module `http` connects them to tower.
 
-mod answers;
-mod buffered;
-mod caching;
-mod clients;
-mod cors;
-mod kept;
-mod layer;
-mod presented;
-mod receipts;
-mod rules;
+mod http;
+mod limit;
+mod options;
+mod payment;
+mod refusal;
+mod reservations;
 mod sale;
 mod settle;
+mod settled;
 mod supported;
-mod terms;
-mod under_way;
-mod unread;
 
-pub use cors::{cors, exposed_headers};
-pub use layer::{Longer, PaidBy, PaymentLayer, PaymentService};
+pub use http::cors::{cors, exposed_headers};
+pub use http::layer::{LargeBody, PaymentLayer, PaymentService};
+pub use sale::VerifiedPayment;

@@ -1,4 +1,4 @@
-//! Settling, after the handler: patiently, because its work is done.
+//! Settlement after the handler, with retries, because the handler's work is done.
 
 use std::time::Duration;
 
@@ -7,31 +7,32 @@ use quittance_core::{Facilitator, FacilitatorError, PaymentRequest};
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
-/// How often /settle is asked again after a fault. With [`PAUSE_MAX`] that is fifteen seconds, as long
-/// as a client waits without a thought.
-const AGAIN_MAX: usize = 3;
+/// How often settling is tried again after a fault. With [`PAUSE_MAX`] this takes 15 seconds, which
+/// clients wait.
+const RETRIES_MAX: usize = 3;
 
-/// The longest pause before asking again. A facilitator that wants more is not back in time.
+/// The longest pause before a retry. A facilitator that asks for more will not recover in time.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// The shortest pause, for facilitators that say `Retry-After: 0`.
+/// The shortest pause, for facilitators that send `Retry-After: 0`.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 
-/// Settles. A fault that will be over in a moment, such as a full bucket or a facilitator that starts
-/// anew, does not throw the handler's answer away: the facilitator is asked again while the payment
-/// lives, which is always safe. Where the outcome is pending, it is asked once more: it waits for the
-/// transaction it has sent.
+/// Settles a payment.
+///
+/// A temporary fault, such as a rate limit or a restart of the facilitator, does not discard the
+/// handler's response: settling is tried again while the payment is valid, which is always safe. If
+/// the outcome is pending, the facilitator is asked once more, and waits for its transaction.
 pub(crate) async fn settle(
     facilitator: &dyn Facilitator,
     payment: &PaymentRequest,
     deadline: Instant,
 ) -> Result<SettleResponse, FacilitatorError> {
     let mut first = facilitator.settle(payment).await;
-    for _ in 0..AGAIN_MAX {
+    for _ in 0..RETRIES_MAX {
         let Some(pause) = pause(&first, deadline) else {
             break;
         };
-        warn!(?first, ?pause, "asking again to settle");
+        warn!(?first, ?pause, "settling is tried again");
         sleep(pause).await;
         first = facilitator.settle(payment).await;
     }
@@ -39,11 +40,10 @@ pub(crate) async fn settle(
     if !first.is_pending() {
         return Ok(first);
     }
-    Ok(newer(first, facilitator.settle(payment).await))
+    Ok(combine(first, facilitator.settle(payment).await))
 }
 
-/// How long to wait before asking again; `None` where there is a verdict, or asking will not help in
-/// time.
+/// The pause before a retry; `None` if there is a verdict, or a retry cannot help in time.
 fn pause(answer: &Result<SettleResponse, FacilitatorError>, deadline: Instant) -> Option<Duration> {
     let Err(FacilitatorError::Fault(fault)) = answer else {
         return None;
@@ -53,10 +53,11 @@ fn pause(answer: &Result<SettleResponse, FacilitatorError>, deadline: Instant) -
     (Instant::now() + after < deadline).then_some(after)
 }
 
-/// What is known of a payment whose transaction is out, when its facilitator was asked again. A fault, or a verdict that
-/// knows of no transaction, comes from an instance that does not know of the first answer, such as
-/// another one behind the same address: it takes nothing back.
-fn newer(
+/// Combines the response that named a pending transaction with the response to the second request.
+///
+/// A fault or a verdict without a transaction comes from an instance that does not know the first
+/// response, such as another one at the same address. It does not override the first.
+fn combine(
     first: SettleResponse,
     second: Result<SettleResponse, FacilitatorError>,
 ) -> SettleResponse {
@@ -71,7 +72,7 @@ fn newer(
             warn!(
                 transaction,
                 ?second,
-                "asked again, the facilitator does not know of a transaction it named"
+                "the facilitator's second response does not name its transaction"
             );
             first
         }
@@ -84,7 +85,7 @@ mod tests {
     use quittance_core::{Fault, FaultKind, Malformed};
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_is_asked_again_that_asking_cannot_help_or_that_comes_too_late() {
+    async fn only_a_retry_that_can_help_in_time_is_made() {
         let fault = |after: Option<u64>| {
             let fault = Fault::new(FaultKind::Busy, "busy");
             let retry_after = after.map(Duration::from_secs);

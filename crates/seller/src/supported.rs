@@ -1,144 +1,119 @@
-//! What the facilitator settles, as it said a moment ago.
+//! What the facilitator settles, cached.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex as Cell, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use quittance_cached::{Cached, Lifetimes};
 use quittance_core::wire::SupportedResponse;
 use quittance_core::{Facilitator, FacilitatorError, Fault, FaultKind};
-use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
-/// For how long the facilitator's word is believed.
-const KEPT: Duration = Duration::from_secs(30);
+/// How long a response is used.
+const FRESH: Duration = Duration::from_secs(30);
 
-/// For how long a failure, or the word that nothing can be settled, is believed: long enough that a burst of requests asks
-/// once, short enough that nobody notices when the facilitator is back.
-const FAILURE_KEPT: Duration = Duration::from_secs(2);
+/// How long a failure, or a response without any kind, is used. A burst of requests then causes one
+/// request to the facilitator, and a facilitator that recovers is noticed soon.
+const FAILURE: Duration = Duration::from_secs(2);
 
-/// For how long after it was replaced a former word still counts for payments that come now: a buyer was told its terms, and
-/// has a minute to pay by the schemes whose payments live shortest.
-const FORMER_KEPT: Duration = Duration::from_secs(60);
+/// How long payments for options of a replaced response are accepted. A buyer that got them has a
+/// minute to pay, with the schemes whose payments expire soonest.
+const REPLACED_FOR: Duration = Duration::from_secs(60);
 
-/// How long the facilitator may take to say it. It answers from memory; a buyer waits for this.
+/// How long a request for `/supported` may take. The facilitator answers from memory, and buyers wait.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the facilitator settles, asked by one request at a time for all.
+/// What the facilitator settles. One request at a time asks it for all. An old response is used while
+/// it is asked, and for as long as it does not answer: its own refusals would come soon enough.
+pub(crate) struct SupportedCache {
+    cached: Cached<Arc<SupportedResponse>, Fault>,
+    history: Mutex<ResponseHistory>,
+}
+
 #[derive(Default)]
-pub(crate) struct Supported {
-    known: Cell<Known>,
-    /// Held by who asks the facilitator. No lock on what is known is held meanwhile.
-    asking: Mutex<()>,
+struct ResponseHistory {
+    latest: Option<Arc<SupportedResponse>>,
+    /// Earlier responses with the time of their replacement, the newest first. They differ if, for
+    /// example, a facilitator has several fee payers and names them in turn.
+    replaced: VecDeque<(Instant, Arc<SupportedResponse>)>,
 }
 
-#[derive(Clone, Default)]
-struct Known {
-    word: Option<(Instant, Arc<SupportedResponse>)>,
-    /// Those that were replaced, the newest first, with when they were. They differ where a facilitator has, say, several
-    /// fee payers, and names them in turn.
-    former: VecDeque<(Instant, Arc<SupportedResponse>)>,
-    failure: Option<(Instant, Fault)>,
-}
-
-impl Known {
-    /// Takes a new word.
-    fn hear(&mut self, word: Arc<SupportedResponse>) {
-        let now = Instant::now();
-        let replaced = self.word.replace((now, word));
-        if let Some((_, replaced)) = replaced {
-            self.former.push_front((now, replaced));
+impl ResponseHistory {
+    fn add(&mut self, response: Arc<SupportedResponse>) {
+        if let Some(replaced) = self.latest.replace(response) {
+            self.replaced.push_front((Instant::now(), replaced));
         }
-        self.former
-            .retain(|(replaced, _)| replaced.elapsed() < FORMER_KEPT);
-        self.failure = None;
+        self.replaced
+            .retain(|(replaced, _)| replaced.elapsed() < REPLACED_FOR);
     }
+}
 
-    /// What can be answered without asking the facilitator; `stale` says whether an old word will do.
-    fn answer(&self, stale: bool) -> Option<Result<Arc<SupportedResponse>, Fault>> {
-        if let Some((said, word)) = &self.word {
-            let kept = match word.kinds.is_empty() {
-                true => FAILURE_KEPT,
-                false => KEPT,
-            };
-            if stale || said.elapsed() < kept {
-                return Some(Ok(Arc::clone(word)));
-            }
-        }
-        let (failed, fault) = self.failure.as_ref()?;
-        if failed.elapsed() >= FAILURE_KEPT {
-            return None;
-        }
-        // What it said before stands: its own refusal would come soon enough.
-        match &self.word {
-            Some((_, word)) => Some(Ok(Arc::clone(word))),
-            None => Some(Err(fault.clone())),
+impl Default for SupportedCache {
+    fn default() -> Self {
+        let lifetimes = Lifetimes::fresh(FRESH)
+            .stale(Duration::MAX)
+            .failure(FAILURE);
+        Self {
+            cached: Cached::new(lifetimes).with_freshness(freshness),
+            history: Mutex::default(),
         }
     }
 }
 
-impl Supported {
-    /// The facilitator's word. Whoever finds it old asks for a new one; the others go on with the old one, or, where there
-    /// is none, wait for the one who asks.
+fn freshness(response: &Arc<SupportedResponse>) -> Duration {
+    match response.kinds.is_empty() {
+        true => FAILURE,
+        false => FRESH,
+    }
+}
+
+impl SupportedCache {
+    /// The facilitator's response.
+    ///
+    /// # Errors
+    /// When the facilitator has never answered, and did not answer now.
     pub(crate) async fn get(
         &self,
         facilitator: &dyn Facilitator,
     ) -> Result<Arc<SupportedResponse>, Fault> {
-        if let Some(answer) = self.known().answer(false) {
-            return answer;
-        }
-        let _asking = match self.asking.try_lock() {
-            Ok(asking) => asking,
-            Err(_) => {
-                if let Some(answer) = self.known().answer(true) {
-                    return answer;
-                }
-                self.asking.lock().await
-            }
-        };
-        // Somebody else may have asked in the meantime.
-        if let Some(answer) = self.known().answer(false) {
-            return answer;
-        }
-        self.ask(facilitator).await
+        self.cached.get(|| self.fetch(facilitator)).await
     }
 
-    /// What it said before, the newest first, as far as buyers may still go by it.
-    pub(crate) fn former(&self) -> Vec<Arc<SupportedResponse>> {
-        let known = self.known();
-        let former = known.former.iter();
-        former
-            .filter(|(replaced, _)| replaced.elapsed() < FORMER_KEPT)
-            .map(|(_, word)| Arc::clone(word))
+    /// The replaced responses whose options buyers may still have, the newest first.
+    pub(crate) fn replaced(&self) -> Vec<Arc<SupportedResponse>> {
+        let history = self.history();
+        let replaced = history.replaced.iter();
+        replaced
+            .filter(|(replaced, _)| replaced.elapsed() < REPLACED_FOR)
+            .map(|(_, response)| Arc::clone(response))
             .collect()
     }
 
-    async fn ask(&self, facilitator: &dyn Facilitator) -> Result<Arc<SupportedResponse>, Fault> {
-        let asked = timeout(TIMEOUT, facilitator.supported()).await;
-        let fault = match asked {
+    async fn fetch(&self, facilitator: &dyn Facilitator) -> Result<Arc<SupportedResponse>, Fault> {
+        let answered = timeout(TIMEOUT, facilitator.supported()).await;
+        let fault = match answered {
             Ok(Ok(supported)) => {
-                let word = Arc::new(supported);
-                self.known().hear(Arc::clone(&word));
-                return Ok(word);
+                let response = Arc::new(supported);
+                self.history().add(Arc::clone(&response));
+                return Ok(response);
             }
             Ok(Err(FacilitatorError::Fault(fault))) => fault,
             Ok(Err(FacilitatorError::Malformed(malformed))) => {
                 Fault::new(FaultKind::FacilitatorUnreachable, malformed)
             }
-            Err(_) => Fault::new(
-                FaultKind::FacilitatorUnreachable,
-                "/supported: no answer in time",
-            ),
+            Err(_) => {
+                let problem = format!("/supported: no response within {} s", TIMEOUT.as_secs());
+                Fault::new(FaultKind::FacilitatorUnreachable, problem)
+            }
         };
-        warn!(%fault, "the facilitator does not say what it settles");
-        let mut known = self.known();
-        known.failure = Some((Instant::now(), fault.clone()));
-        known.answer(true).unwrap_or(Err(fault))
+        warn!(%fault, "the facilitator's /supported is unavailable");
+        Err(fault)
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
-        // Each change is one assignment; whoever panicked with the lock left it whole.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn history(&self) -> MutexGuard<'_, ResponseHistory> {
+        // A panic between two changes leaves at most a response that is replaced too early.
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -151,26 +126,26 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     use tokio::time::{advance, sleep};
 
-    /// A facilitator that takes a second to say what it settles, or hangs.
+    /// A facilitator whose `/supported` takes a second, fails or hangs.
     #[derive(Default)]
-    struct Slow {
-        asked: AtomicUsize,
+    struct SlowFacilitator {
+        requests: AtomicUsize,
         down: AtomicBool,
         hangs: AtomicBool,
     }
 
     #[async_trait]
-    impl Facilitator for Slow {
+    impl Facilitator for SlowFacilitator {
         async fn verify(&self, _: &PaymentRequest) -> Result<VerifyResponse, FacilitatorError> {
-            unreachable!("nobody verifies")
+            unreachable!("no test verifies")
         }
 
         async fn settle(&self, _: &PaymentRequest) -> Result<SettleResponse, FacilitatorError> {
-            unreachable!("nobody settles")
+            unreachable!("no test settles")
         }
 
         async fn supported(&self) -> Result<SupportedResponse, FacilitatorError> {
-            self.asked.fetch_add(1, Ordering::SeqCst);
+            self.requests.fetch_add(1, Ordering::SeqCst);
             if self.hangs.load(Ordering::SeqCst) {
                 std::future::pending::<()>().await;
             }
@@ -183,7 +158,7 @@ mod tests {
         }
     }
 
-    async fn ask_50(supported: &Supported, slow: &Slow) -> Vec<bool> {
+    async fn get_50(supported: &SupportedCache, slow: &SlowFacilitator) -> Vec<bool> {
         let asks = (0..50).map(|_| supported.get(slow));
         let mut answers = Vec::new();
         let mut asks: Vec<_> = asks.map(Box::pin).collect();
@@ -204,64 +179,64 @@ mod tests {
         answers
     }
 
-    /// The defect: requests queued up for a lock and each asked again when it was its turn.
+    /// Once, requests waited for a lock, and each asked the facilitator again in its turn.
     #[tokio::test(start_paused = true)]
-    async fn a_burst_of_requests_asks_a_facilitator_once_whether_it_answers_or_not() {
+    async fn burst_of_requests_asks_the_facilitator_once() {
         for down in [false, true] {
-            let (supported, slow) = (Supported::default(), Slow::default());
+            let (supported, slow) = (SupportedCache::default(), SlowFacilitator::default());
             slow.down.store(down, Ordering::SeqCst);
-            let answers = ask_50(&supported, &slow).await;
+            let answers = get_50(&supported, &slow).await;
             assert_eq!(answers, [!down; 50]);
-            assert_eq!(ask_50(&supported, &slow).await, [!down; 50]);
-            assert_eq!(slow.asked.load(Ordering::SeqCst), 1);
+            assert_eq!(get_50(&supported, &slow).await, [!down; 50]);
+            assert_eq!(slow.requests.load(Ordering::SeqCst), 1);
             advance(match down {
-                true => FAILURE_KEPT,
-                false => KEPT,
+                true => FAILURE,
+                false => FRESH,
             })
             .await;
-            ask_50(&supported, &slow).await;
-            assert_eq!(slow.asked.load(Ordering::SeqCst), 2);
+            get_50(&supported, &slow).await;
+            assert_eq!(slow.requests.load(Ordering::SeqCst), 2);
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_old_word_is_served_while_the_facilitator_is_asked_and_when_it_fails() {
-        let (supported, slow) = (Supported::default(), Slow::default());
+    async fn old_response_is_used_during_and_after_a_failed_request() {
+        let (supported, slow) = (SupportedCache::default(), SlowFacilitator::default());
         supported.get(&slow).await.unwrap();
-        advance(KEPT).await;
+        advance(FRESH).await;
         slow.hangs.store(true, Ordering::SeqCst);
         let began = Instant::now();
-        assert_eq!(ask_50(&supported, &slow).await, [true; 50]);
+        assert_eq!(get_50(&supported, &slow).await, [true; 50]);
         assert_eq!(began.elapsed(), TIMEOUT);
-        // 49 of them waited for nothing: the one who asked is the last.
+        // 49 of them did not wait: the one that asked came last.
         let (first, second) = (supported.get(&slow), supported.get(&slow));
         assert!(first.await.is_ok() && second.await.is_ok());
-        assert_eq!(slow.asked.load(Ordering::SeqCst), 2);
+        assert_eq!(slow.requests.load(Ordering::SeqCst), 2);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_former_word_counts_for_as_long_as_a_buyer_may_go_by_it() {
-        let (supported, slow) = (Supported::default(), Slow::default());
+    async fn replaced_response_is_kept_while_buyers_may_use_it() {
+        let (supported, slow) = (SupportedCache::default(), SlowFacilitator::default());
         let first = supported.get(&slow).await.unwrap();
-        assert!(supported.former().is_empty());
-        advance(KEPT).await;
+        assert!(supported.replaced().is_empty());
+        advance(FRESH).await;
         let second = supported.get(&slow).await.unwrap();
-        assert!(Arc::ptr_eq(&supported.former()[0], &first));
-        advance(KEPT).await;
+        assert!(Arc::ptr_eq(&supported.replaced()[0], &first));
+        advance(FRESH).await;
         supported.get(&slow).await.unwrap();
-        let former = supported.former();
-        assert!(Arc::ptr_eq(&former[0], &second) && Arc::ptr_eq(&former[1], &first));
-        advance(FORMER_KEPT).await;
-        assert!(supported.former().is_empty());
+        let replaced = supported.replaced();
+        assert!(Arc::ptr_eq(&replaced[0], &second) && Arc::ptr_eq(&replaced[1], &first));
+        advance(REPLACED_FOR).await;
+        assert!(supported.replaced().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_facilitator_that_hangs_is_given_up_and_no_request_hangs_with_it() {
-        let (supported, slow) = (Supported::default(), Slow::default());
+    async fn request_to_a_hanging_facilitator_ends_in_time() {
+        let (supported, slow) = (SupportedCache::default(), SlowFacilitator::default());
         slow.hangs.store(true, Ordering::SeqCst);
         assert!(supported.get(&slow).await.is_err());
         slow.hangs.store(false, Ordering::SeqCst);
-        advance(FAILURE_KEPT).await;
+        advance(FAILURE).await;
         assert!(supported.get(&slow).await.is_ok());
     }
 }

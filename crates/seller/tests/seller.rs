@@ -1,4 +1,5 @@
-//! The seller's layer: nobody pays for a failure, nobody is served for nothing, and browsers and routers get along with it.
+//! The seller's layer: failures are not charged, unpaid requests are not served, and the layer works
+//! with browsers, routers and connections.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 mod common;
@@ -27,7 +28,7 @@ use quittance_core::wire::{
 };
 use quittance_core::{Fault, FaultKind, Malformed, Network, Offer, OfferError, Reason, Rejection};
 use quittance_http::{RemoteError, RemoteFacilitator};
-use quittance_seller::{Longer, PaymentLayer};
+use quittance_seller::{LargeBody, PaymentLayer};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -38,7 +39,7 @@ fn layer(facilitator: &Arc<Puppet>) -> PaymentLayer {
     PaymentLayer::new(facilitator.clone()).accept(TestOffer::new())
 }
 
-/// A payment as it stands in its header. Each is another one.
+/// The value of a payment header. Each call makes another payment.
 fn payment(version: u64) -> String {
     static NUMBER: AtomicUsize = AtomicUsize::new(1000);
     let payload = json!({ "number": NUMBER.fetch_add(1, Ordering::SeqCst) });
@@ -55,42 +56,42 @@ async fn pay_with(url: &str, payment: &str) -> reqwest::Response {
     request.send().await.unwrap()
 }
 
-fn receipt(headers: &HeaderMap) -> SettleResponse {
+fn receipt_in(headers: &HeaderMap) -> SettleResponse {
     header::decode("receipt", headers[header::PAYMENT_RESPONSE].as_bytes()).unwrap()
 }
 
-/// A handler's answer in pieces of a kilobyte; the last one may be an error.
-fn pieces(count: usize, breaks: bool) -> Body {
+/// A body of `count` pieces of 1 KiB, and possibly an error at its end.
+fn pieces(count: usize, fails: bool) -> Body {
     let whole = (0..count).map(|_| Ok(Bytes::from(vec![b'x'; 1024])));
-    let end = breaks.then(|| Err(std::io::Error::other("the disk is gone")));
+    let end = fails.then(|| Err(std::io::Error::other("the disk failed")));
     Body::from_stream(stream::iter(whole.chain(end)))
 }
 
 #[tokio::test]
-async fn an_answer_that_breaks_off_is_not_charged_for() {
+async fn response_that_ends_early_is_not_charged() {
     let puppet = Puppet::new();
     let handler = || async { pieces(3, true) };
     let url = listen(Router::new().route("/", get(handler).layer(layer(&puppet)))).await;
     let answer = pay(&url).await;
     assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
-    let word = receipt(answer.headers());
+    let receipt = receipt_in(answer.headers());
     assert_eq!(
-        (word.success, word.error_reason.as_deref()),
+        (receipt.success, receipt.error_reason.as_deref()),
         (false, Some("handler_failed"))
     );
     assert_eq!(puppet.settle_calls(), 0);
 }
 
 #[tokio::test]
-async fn an_answer_is_whole_up_to_the_buffer_and_beyond_it_settled_first_or_refused() {
-    for (count, longer, status, charged) in [
-        (4, Longer::Refuse, StatusCode::OK, 1),
-        (5, Longer::Refuse, StatusCode::INTERNAL_SERVER_ERROR, 0),
-        (500, Longer::SettleFirst, StatusCode::OK, 1),
+async fn large_response_is_settled_first_or_refused() {
+    for (count, large_body, status, charged) in [
+        (4, LargeBody::Refuse, StatusCode::OK, 1),
+        (5, LargeBody::Refuse, StatusCode::INTERNAL_SERVER_ERROR, 0),
+        (500, LargeBody::SettleFirst, StatusCode::OK, 1),
     ] {
         let puppet = Puppet::new();
         let handler = move || async move { pieces(count, false) };
-        let layer = layer(&puppet).buffer(4096, longer);
+        let layer = layer(&puppet).buffer(4096, large_body);
         let url = listen(Router::new().route("/", get(handler).layer(layer))).await;
         let answer = pay(&url).await;
         assert_eq!(answer.status(), status);
@@ -102,13 +103,14 @@ async fn an_answer_is_whole_up_to_the_buffer_and_beyond_it_settled_first_or_refu
 }
 
 #[tokio::test]
-async fn a_handler_that_fails_says_that_nothing_was_settled_to_a_buyer_that_trusts_it() {
+async fn trusting_buyer_pays_again_after_a_failed_handler() {
     let puppet = Puppet::new();
     let handler = || async { StatusCode::INTERNAL_SERVER_ERROR };
     let url = listen(Router::new().route("/", any(handler).layer(layer(&puppet)))).await;
-    let shop = purchaser(|builder| builder.trust(&url));
+    let purchaser = purchaser(|builder| builder.trust(&url));
     assert!(
-        shop.buyer
+        purchaser
+            .buyer
             .get(&url)
             .await
             .unwrap()
@@ -117,15 +119,15 @@ async fn a_handler_that_fails_says_that_nothing_was_settled_to_a_buyer_that_trus
             .open
             .is_some()
     );
-    shop.clock.advance(common::LONG_AFTER_SECS);
-    // The old one is over: nothing stands in the way of a new one.
-    shop.buyer.get(&url).await.unwrap();
-    assert_eq!(shop.payer.signed.load(Ordering::SeqCst), 2);
+    purchaser.clock.advance(common::LONG_AFTER_SECS);
+    // The first payment has expired unused, so the buyer signs a second one.
+    purchaser.buyer.get(&url).await.unwrap();
+    assert_eq!(purchaser.payer.signed.load(Ordering::SeqCst), 2);
     assert_eq!(puppet.settle_calls(), 0);
 }
 
 #[tokio::test]
-async fn under_a_nested_router_the_resource_is_what_the_client_asked_for() {
+async fn resource_url_includes_the_nested_routers_prefix() {
     let puppet = Puppet::new();
     let inner = Router::new().route("/goods", get(|| async { "goods" }).layer(layer(&puppet)));
     let url = listen(Router::new().nest("/api", inner)).await;
@@ -138,7 +140,7 @@ async fn under_a_nested_router_the_resource_is_what_the_client_asked_for() {
     assert_eq!(resource.url, format!("{url}/api/goods?x=1"));
 }
 
-/// A handler that counts how often it runs.
+/// A handler with this response that counts its runs.
 fn counting(answer: impl IntoResponse + Clone + Send + Sync + 'static) -> (MethodRouter, Runs) {
     let runs = Runs::default();
     let own = runs.clone();
@@ -166,10 +168,10 @@ async fn pay_by(method: &str, url: &str) -> reqwest::Response {
     request.send().await.unwrap()
 }
 
-/// attacks.md 121, 187. A browser asks first, without payment. Its question ran the handler of an `any`
-/// route, with a body of the asker's: a handler that does deeds did them for nothing.
+/// attacks.md 121, 187. A browser sends a preflight first, without payment. Once, the preflight ran the
+/// handler of an `any` route, with a body, unpaid.
 #[tokio::test]
-async fn a_preflight_never_reaches_a_handler() {
+async fn preflight_never_reaches_the_handler() {
     let puppet = Puppet::new();
     let goods = (
         [("access-control-allow-origin", "*"), ("x-goods", "goods")],
@@ -199,9 +201,9 @@ async fn a_preflight_never_reaches_a_handler() {
     assert_eq!((runs.count(), puppet.verify_calls()), (0, 0));
 }
 
-/// attacks.md 187. A paid HEAD ran the handler, was charged, and delivered no byte.
+/// attacks.md 187. Once, a paid HEAD ran the handler and was charged, but delivered nothing.
 #[tokio::test]
-async fn a_method_that_delivers_nothing_is_neither_served_nor_charged() {
+async fn method_without_content_is_neither_served_nor_charged() {
     let puppet = Puppet::new();
     let (handler, runs) = counting("goods");
     let url = listen(Router::new().route("/", handler.layer(layer(&puppet)))).await;
@@ -209,24 +211,24 @@ async fn a_method_that_delivers_nothing_is_neither_served_nor_charged() {
         let answer = pay_by(method, &url).await;
         assert_eq!(answer.status(), StatusCode::PAYMENT_REQUIRED, "{method}");
         assert!(answer.headers().contains_key(header::PAYMENT_REQUIRED));
-        let word = receipt(answer.headers());
-        assert_eq!(word.error_reason.as_deref(), Some("handler_failed"));
-        assert!(word.error_message.unwrap().starts_with(method));
+        let receipt = receipt_in(answer.headers());
+        assert_eq!(receipt.error_reason.as_deref(), Some("handler_failed"));
+        assert!(receipt.error_message.unwrap().starts_with(method));
     }
     assert_eq!(
         (runs.count(), puppet.verify_calls(), puppet.settle_calls()),
         (0, 0, 0)
     );
-    // Only its handler knows what another method does.
+    // Only the handler knows what other methods do.
     for method in ["GET", "DELETE", "FOO"] {
         assert_eq!(pay_by(method, &url).await.text().await.unwrap(), "goods");
     }
     assert_eq!((runs.count(), puppet.settle_calls()), (3, 3));
 }
 
-/// A 304 was charged, and its client had bought what it held already.
+/// Once, a 304 was charged, although the client already had the content.
 #[tokio::test]
-async fn an_answer_is_charged_for_when_it_delivers_or_does_something() {
+async fn response_is_charged_by_its_status() {
     for (status, charged) in [
         (200, 1),
         (204, 1),
@@ -243,18 +245,18 @@ async fn an_answer_is_charged_for_when_it_delivers_or_does_something() {
         let answer = pay(&url).await;
         assert_eq!(answer.status(), status);
         assert_eq!(puppet.settle_calls(), charged, "{status}");
-        let word = receipt(answer.headers());
+        let receipt = receipt_in(answer.headers());
         let reason = (charged == 0).then_some("handler_failed");
         assert_eq!(
-            (word.success, word.error_reason.as_deref()),
+            (receipt.success, receipt.error_reason.as_deref()),
             (charged == 1, reason)
         );
     }
 }
 
-/// The facilitator's sentence was dropped, and the buyer had a bare code.
+/// Once, the facilitator's message was dropped, and the buyer got only the code.
 #[tokio::test]
-async fn what_a_facilitator_says_of_a_refusal_reaches_the_client() {
+async fn facilitators_refusal_message_reaches_the_client() {
     let puppet = Puppet::new();
     let url =
         listen(Router::new().route("/", get(|| async { "goods" }).layer(layer(&puppet)))).await;
@@ -269,9 +271,9 @@ async fn what_a_facilitator_says_of_a_refusal_reaches_the_client() {
         let v2: Value = header::decode("402", value).unwrap();
         let receipt = answer.headers().get(header::PAYMENT_RESPONSE).cloned();
         let v1: Value = answer.json().await.unwrap();
-        for told in [v1, v2] {
-            assert_eq!(told["error"], "invalid_exact_evm_insufficient_balance");
-            assert_eq!(told["errorMessage"], "has 5, [2Jrequired 10000");
+        for required in [v1, v2] {
+            assert_eq!(required["error"], "invalid_exact_evm_insufficient_balance");
+            assert_eq!(required["errorMessage"], "has 5, [2Jrequired 10000");
         }
         receipt
     };
@@ -280,18 +282,18 @@ async fn what_a_facilitator_says_of_a_refusal_reaches_the_client() {
     puppet.verifies(Ok(VerifyResponse::valid(None)));
     puppet.settles(Ok(SettleResponse::failed("test:1", &rejection(), None, "")));
     let value = refused().await.unwrap();
-    let told: SettleResponse = header::decode("receipt", value.as_bytes()).unwrap();
-    assert_eq!(told.error_message, rejection().detail);
+    let receipt: SettleResponse = header::decode("receipt", value.as_bytes()).unwrap();
+    assert_eq!(receipt.error_message, rejection().detail);
 }
 
 fn pending() -> SettleResponse {
     failed("settlement_pending", "0xabc")
 }
 
-/// The second answer replaced the first whole: a fault left the buyer without the transaction's id, and the verdict of another
-/// instance of the facilitator, which did not know of it, read as if nothing had been sent.
+/// Once, the second response replaced the first. After a fault the buyer did not get the transaction,
+/// and the verdict of another instance of the facilitator looked as if nothing had been sent.
 #[tokio::test]
-async fn a_transaction_that_was_named_is_not_dropped_when_asking_again_names_none() {
+async fn second_settle_response_keeps_the_named_transaction() {
     for second in [
         Err(Fault::new(FaultKind::ChainUnavailable, "down").into()),
         Err(Malformed::new("paymentPayload", "no").into()),
@@ -304,7 +306,7 @@ async fn a_transaction_that_was_named_is_not_dropped_when_asking_again_names_non
             listen(Router::new().route("/", get(|| async { "goods" }).layer(layer(&puppet)))).await;
         let answer = pay(&url).await;
         assert_eq!(answer.status(), StatusCode::PAYMENT_REQUIRED);
-        assert_eq!(receipt(answer.headers()), pending());
+        assert_eq!(receipt_in(answer.headers()), pending());
     }
     for (second, transaction) in [
         (SettleResponse::settled("test:1", None, "0xdef"), "0xdef"),
@@ -316,13 +318,14 @@ async fn a_transaction_that_was_named_is_not_dropped_when_asking_again_names_non
             listen(Router::new().route("/", get(|| async { "goods" }).layer(layer(&puppet)))).await;
         let answer = pay(&url).await;
         assert_eq!(answer.status(), StatusCode::OK);
-        assert_eq!(receipt(answer.headers()).transaction, transaction);
+        assert_eq!(receipt_in(answer.headers()).transaction, transaction);
     }
 }
 
-/// Nothing was reserved between verifying and settling: one payment, presented twenty times at once, ran twenty handlers.
+/// Once, nothing was reserved between verification and settlement. One payment that was presented 20
+/// times at once ran 20 handlers.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_payment_that_is_being_served_is_served_to_nobody_else() {
+async fn payment_in_use_is_refused_to_other_requests() {
     let puppet = Puppet::new();
     let (count, released) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
     let (own, wait) = (count.clone(), released.clone());
@@ -350,22 +353,25 @@ async fn a_payment_that_is_being_served_is_served_to_nobody_else() {
         (count.load(Ordering::SeqCst), puppet.settle_calls()),
         (1, 1)
     );
-    // It has bought its answer, whatever the facilitator says of it now.
+    // It has bought its response, so it is refused without the facilitator.
     let again = pay_with(&url, &payment).await;
     assert_eq!(again.status(), StatusCode::PAYMENT_REQUIRED);
-    let word = receipt(again.headers());
-    assert_eq!(word.error_reason.as_deref(), Some("duplicate_settlement"));
-    assert_eq!(word.transaction, "0x1");
+    let receipt = receipt_in(again.headers());
+    assert_eq!(
+        receipt.error_reason.as_deref(),
+        Some("duplicate_settlement")
+    );
+    assert_eq!(receipt.transaction, "0x1");
     assert_eq!(
         (count.load(Ordering::SeqCst), puppet.verify_calls()),
         (1, 1)
     );
 }
 
-/// attacks.md 186. An unknown field in the payload, another one each time, made one authorization look like twenty:
-/// twenty handlers ran, and one was paid.
+/// attacks.md 186. Once, different unknown fields in the payload made one authorization look like 20
+/// payments: 20 handlers ran, and one was paid.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_authorization_runs_one_handler_whatever_stands_beside_it() {
+async fn unknown_payload_fields_do_not_make_another_payment() {
     let puppet = Puppet::new();
     let (runs, released) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
     let (own, wait) = (runs.clone(), released.clone());
@@ -386,7 +392,7 @@ async fn one_authorization_runs_one_handler_whatever_stands_beside_it() {
     while runs.load(Ordering::SeqCst) == 0 {
         tokio::task::yield_now().await;
     }
-    // With a handler for each it would never end.
+    // If a handler ran for each, this would wait for ever.
     let others = join_all((1..20).map(spelled));
     let others = tokio::time::timeout(Duration::from_secs(10), others).await;
     for status in others.unwrap() {
@@ -398,13 +404,13 @@ async fn one_authorization_runs_one_handler_whatever_stands_beside_it() {
 }
 
 #[tokio::test]
-async fn a_handler_that_panics_leaves_its_payments_place() {
+async fn panic_of_the_handler_releases_the_reservation() {
     let puppet = Puppet::new();
     let panics = Arc::new(AtomicBool::new(true));
     let own = panics.clone();
     let handler = move || {
         let panics = own.swap(false, Ordering::SeqCst);
-        async move { assert!(!panics, "as it was told") }
+        async move { assert!(!panics, "the handler panics once") }
     };
     let url = listen(Router::new().route("/", get(handler).layer(layer(&puppet)))).await;
     let payment = payment(2);
@@ -415,9 +421,10 @@ async fn a_handler_that_panics_leaves_its_payments_place() {
     assert_eq!(puppet.settle_calls(), 1);
 }
 
-/// attacks.md 127. The sale lived in its client's connection: who hung up once the handler had done its deed paid nothing.
+/// attacks.md 127. Once, a sale ended with its client's connection, so a client that disconnected after
+/// the handler had acted was not charged.
 #[tokio::test]
-async fn a_client_that_hangs_up_while_the_handler_runs_has_paid_all_the_same() {
+async fn client_that_disconnects_during_the_handler_is_charged() {
     let puppet = Puppet::new();
     let (begun, released) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (begins, wait) = (begun.clone(), released.clone());
@@ -433,7 +440,7 @@ async fn a_client_that_hangs_up_while_the_handler_runs_has_paid_all_the_same() {
     begun.notified().await;
     client.abort();
     assert!(client.await.unwrap_err().is_cancelled());
-    // Time enough for the server to see that the connection is gone.
+    // The server notices the closed connection in this time.
     tokio::time::sleep(Duration::from_millis(200)).await;
     released.notify_one();
     let settled = async {
@@ -445,9 +452,10 @@ async fn a_client_that_hangs_up_while_the_handler_runs_has_paid_all_the_same() {
     assert!(settled.is_ok(), "the payment was not settled");
 }
 
-/// attacks.md 129, 188. The answer was lost with its client, and the payment, presented again, bought nothing.
+/// attacks.md 129, 188. Once, the response was lost when its client disconnected, and the payment bought
+/// nothing when it was presented again.
 #[tokio::test]
-async fn an_answer_whose_client_went_away_is_given_out_once_to_the_same_request() {
+async fn undelivered_response_goes_once_to_the_same_request() {
     let puppet = Puppet::new();
     let (begun, released) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (begins, wait, runs) = (begun.clone(), released.clone(), Runs::default());
@@ -480,28 +488,34 @@ async fn an_answer_whose_client_went_away_is_given_out_once_to_the_same_request(
     let again = pay_with(&url, &payment).await;
     assert_eq!(again.status(), StatusCode::OK);
     assert_eq!(again.headers()["cache-control"], "no-store");
-    let word = receipt(again.headers());
-    assert_eq!((word.success, word.transaction.as_str()), (true, "0x1"));
+    let receipt = receipt_in(again.headers());
+    assert_eq!(
+        (receipt.success, receipt.transaction.as_str()),
+        (true, "0x1")
+    );
     assert_eq!(again.text().await.unwrap(), "goods");
-    // Once: the next answer says where the money went.
+    // It is delivered once. The next response names the transaction.
     let third = pay_with(&url, &payment).await;
     assert_eq!(third.status(), StatusCode::PAYMENT_REQUIRED);
-    let word = receipt(third.headers());
-    assert_eq!((word.success, word.transaction.as_str()), (false, "0x1"));
+    let receipt = receipt_in(third.headers());
+    assert_eq!(
+        (receipt.success, receipt.transaction.as_str()),
+        (false, "0x1")
+    );
     assert_eq!((runs.count(), puppet.settle_calls()), (1, 1));
 }
 
-/// A client may also go away in the middle of an answer.
+/// A client may also disconnect in the middle of a response.
 #[tokio::test]
-async fn an_answer_that_was_cut_off_on_its_way_is_given_out_again() {
-    // More than all sockets between hold.
+async fn response_cut_off_in_delivery_is_delivered_again() {
+    // More than the buffers of all sockets on the way.
     const MEBIBYTES: usize = 32;
     let puppet = Puppet::new();
     let goods = || async {
         let piece = Bytes::from(vec![b'x'; 1024 * 1024]);
         Body::from_stream(stream::iter(vec![Ok::<_, Infallible>(piece); MEBIBYTES]))
     };
-    let price = layer(&puppet).buffer(2 * MEBIBYTES * 1024 * 1024, Longer::Refuse);
+    let price = layer(&puppet).buffer(2 * MEBIBYTES * 1024 * 1024, LargeBody::Refuse);
     let url = listen(Router::new().route("/", get(goods).layer(price))).await;
     let payment = payment(2);
     let mut cut_off = pay_with(&url, &payment).await;
@@ -525,9 +539,9 @@ async fn an_answer_that_was_cut_off_on_its_way_is_given_out_again() {
     assert_eq!(puppet.settle_calls(), 1);
 }
 
-/// A full bucket or a facilitator that starts anew threw the handler's work away.
+/// Once, a rate limit or a restart of the facilitator discarded the handler's response.
 #[tokio::test(start_paused = true)]
-async fn a_moments_fault_of_settling_does_not_throw_the_answer_away() {
+async fn temporary_fault_of_settlement_keeps_the_response() {
     let busy = || Err(Fault::new(FaultKind::Busy, "busy").into());
     let down = || Err(Fault::new(FaultKind::FacilitatorUnreachable, "down").into());
     let far = || {
@@ -550,12 +564,12 @@ async fn a_moments_fault_of_settling_does_not_throw_the_answer_away() {
     ] {
         let puppet = Puppet::new();
         puppet.settles_first(faults);
-        let mut shop = layer(&puppet).layer(tower::service_fn(async |_: Request<Body>| {
+        let mut service = layer(&puppet).layer(tower::service_fn(async |_: Request<Body>| {
             Ok::<_, Infallible>(Response::new(Body::from("goods")))
         }));
-        let request = Request::builder().uri("http://shop.example/");
+        let request = Request::builder().uri("http://seller.example/");
         let request = request.header(header::PAYMENT_SIGNATURE, payment(2));
-        let answer = shop
+        let answer = service
             .call(request.body(Body::empty()).unwrap())
             .await
             .unwrap();
@@ -563,7 +577,7 @@ async fn a_moments_fault_of_settling_does_not_throw_the_answer_away() {
     }
 }
 
-async fn listen_knowing_clients(app: Router) -> String {
+async fn listen_with_addresses(app: Router) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let app = app.into_make_service_with_connect_info::<SocketAddr>();
@@ -571,7 +585,7 @@ async fn listen_knowing_clients(app: Router) -> String {
     url
 }
 
-/// Presents the payment with this number, from this address.
+/// Presents the payment with this number and this `X-Forwarded-For`.
 async fn present_for(url: &str, number: u64, address: &str) -> reqwest::Response {
     let payload = json!({ "number": number });
     let payment = json!({ "x402Version": 2, "accepted": terms(), "payload": payload });
@@ -581,9 +595,10 @@ async fn present_for(url: &str, number: u64, address: &str) -> reqwest::Response
     request.send().await.unwrap()
 }
 
-/// attacks.md 213, 221. One client without money used up what the facilitator allows the seller, and no sale was possible.
+/// attacks.md 213, 221. Once, one client without money could use up the facilitator's rate limit for the
+/// seller, and stop all sales.
 #[tokio::test]
-async fn a_client_whose_payments_do_not_settle_is_not_asked_about_for_long() {
+async fn client_with_unsettled_payments_is_rate_limited() {
     let puppet = Puppet::new();
     let handler = || async { "goods" };
     let app = Router::new()
@@ -592,7 +607,7 @@ async fn a_client_whose_payments_do_not_settle_is_not_asked_about_for_long() {
             "/proxied",
             get(handler).layer(layer(&puppet).clients(1, 3, 1)),
         );
-    let url = listen_knowing_clients(app).await;
+    let url = listen_with_addresses(app).await;
     // Sales are not limited.
     for number in 0..10 {
         assert_eq!(present_for(&url, number, "").await.status(), StatusCode::OK);
@@ -600,7 +615,7 @@ async fn a_client_whose_payments_do_not_settle_is_not_asked_about_for_long() {
     puppet.rejects("invalid_exact_evm_insufficient_balance");
     let before = puppet.verify_calls();
     for number in 100..110 {
-        // Without a proxy the header is the client's own word.
+        // Without a proxy, the client itself sent the header.
         let answer = present_for(&url, number, &format!("192.0.2.{number}")).await;
         if number < 103 {
             assert_eq!(answer.status(), StatusCode::PAYMENT_REQUIRED);
@@ -613,11 +628,11 @@ async fn a_client_whose_payments_do_not_settle_is_not_asked_about_for_long() {
             .parse()
             .unwrap();
         assert!((1..=60).contains(&after), "{after}");
-        let word = receipt(answer.headers());
-        assert_eq!(word.error_reason.as_deref(), Some("handler_failed"));
+        let receipt = receipt_in(answer.headers());
+        assert_eq!(receipt.error_reason.as_deref(), Some("handler_failed"));
     }
     assert_eq!(puppet.verify_calls(), before + 3);
-    // A request without payment costs nothing.
+    // A request without payment does not count.
     assert_eq!(
         reqwest::get(&url).await.unwrap().status(),
         StatusCode::PAYMENT_REQUIRED
@@ -630,10 +645,10 @@ async fn a_client_whose_payments_do_not_settle_is_not_asked_about_for_long() {
     }
 }
 
-/// What a page in a browser does: it asks, reads the terms, pays, reads the receipt. Clients of the
-/// reference implementation send `Access-Control-Expose-Headers` with the payment.
+/// A page in a browser sends a preflight, reads the payment options, pays, and reads the receipt.
+/// Clients of the reference implementation send `Access-Control-Expose-Headers` with the payment.
 #[tokio::test]
-async fn a_page_in_a_browser_can_pay_where_the_layer_is_told_of_cors() {
+async fn page_in_a_browser_can_pay_with_cors() {
     let puppet = Puppet::new();
     let (handler, runs) = counting("goods");
     let price = layer(&puppet).cors(quittance_seller::cors());
@@ -684,9 +699,9 @@ async fn a_page_in_a_browser_can_pay_where_the_layer_is_told_of_cors() {
     assert_eq!(runs.count(), 1);
 }
 
-/// What is wrong with the configuration stood in a log that was not kept.
+/// Once, configuration problems were only in the log.
 #[tokio::test]
-async fn a_seller_that_is_misconfigured_says_so_at_the_start_and_in_its_answers() {
+async fn misconfigured_seller_says_so_in_check_and_responses() {
     let puppet = Puppet::new();
     assert_eq!(layer(&puppet).check().await, Ok(()));
     let broken = PaymentLayer::new(puppet.clone()).accept(BrokenOffer(TestOffer::new()));
@@ -698,16 +713,16 @@ async fn a_seller_that_is_misconfigured_says_so_at_the_start_and_in_its_answers(
         let url = listen(Router::new().route("/", get(|| async { "goods" }).layer(layer))).await;
         let answer = reqwest::get(&url).await.unwrap();
         assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
-        let told: Value = answer.json().await.unwrap();
-        assert_eq!(told["error"], "misconfigured");
-        assert!(told["message"].as_str().unwrap().contains(says), "{told}");
+        let body: Value = answer.json().await.unwrap();
+        assert_eq!(body["error"], "misconfigured");
+        assert!(body["message"].as_str().unwrap().contains(says), "{body}");
     }
     puppet.supports(&[(2, "other:1")]);
     let fault = layer(&puppet).check().await.unwrap_err();
     assert!(fault.detail.contains("test:1"), "{fault}");
 }
 
-/// An offer that its facilitator says too little of.
+/// An offer that lacks a field in the facilitator's response.
 struct BrokenOffer(TestOffer);
 
 impl Offer for BrokenOffer {
@@ -725,7 +740,7 @@ impl Offer for BrokenOffer {
     }
 }
 
-/// An offer that tells another number each time.
+/// An offer whose hints contain another number each time.
 struct HintingOffer(TestOffer, AtomicUsize);
 
 #[async_trait]
@@ -744,15 +759,15 @@ impl Offer for HintingOffer {
 
     async fn hints(&self) -> Option<Object> {
         let number = self.1.fetch_add(1, Ordering::SeqCst);
-        Object::of(&json!({ "number": number, "feePayer": "nobody" })).ok()
+        Object::of(&json!({ "number": number, "feePayer": "other" })).ok()
     }
 }
 
 #[tokio::test]
-async fn what_an_offer_hints_at_is_told_and_nobody_is_held_to_it() {
+async fn hints_are_offered_and_not_required() {
     let puppet = Puppet::new();
-    let facts = json!({ "feePayer": "somebody" });
-    puppet.says_of_all(&facts);
+    let extra = json!({ "feePayer": "known" });
+    puppet.says_of_all(&extra);
     let price = PaymentLayer::new(puppet.clone());
     let price = price.accept(HintingOffer(TestOffer::new(), AtomicUsize::new(0)));
     let url = listen(Router::new().route("/", get(|| async { "goods" }).layer(price))).await;
@@ -761,9 +776,9 @@ async fn what_an_offer_hints_at_is_told_and_nobody_is_held_to_it() {
         let value = answer.headers()[header::PAYMENT_REQUIRED].as_bytes();
         let v2: PaymentRequired = header::decode("402", value).unwrap();
         let v1: v1::PaymentRequired = answer.json().await.unwrap();
-        let told = json!({ "feePayer": "somebody", "number": number });
+        let expected = json!({ "feePayer": "known", "number": number });
         for extra in [&v2.accepts[0].extra, &v1.accepts[0].extra] {
-            assert_eq!(json!(extra.as_ref().unwrap().tree()), told);
+            assert_eq!(json!(extra.as_ref().unwrap().tree()), expected);
         }
     }
     let with = |extra: &Value| {
@@ -773,13 +788,10 @@ async fn what_an_offer_hints_at_is_told_and_nobody_is_held_to_it() {
         header::encode(&json!({ "x402Version": 2, "accepted": accepted, "payload": payload }))
     };
     for (extra, status) in [
+        (json!({ "feePayer": "known", "number": 1 }), StatusCode::OK),
+        (extra, StatusCode::OK),
         (
-            json!({ "feePayer": "somebody", "number": 1 }),
-            StatusCode::OK,
-        ),
-        (facts, StatusCode::OK),
-        (
-            json!({ "feePayer": "nobody", "number": 2 }),
+            json!({ "feePayer": "other", "number": 2 }),
             StatusCode::PAYMENT_REQUIRED,
         ),
     ] {
@@ -789,9 +801,9 @@ async fn what_an_offer_hints_at_is_told_and_nobody_is_held_to_it() {
     }
 }
 
-/// One offer that could not be made took the route down with all others.
+/// Once, one failing offer made the route unavailable.
 #[tokio::test]
-async fn an_offer_that_cannot_be_made_spoils_no_other() {
+async fn failing_offer_does_not_affect_the_others() {
     let puppet = Puppet::new();
     let broken = || PaymentLayer::new(puppet.clone()).accept(BrokenOffer(TestOffer::new()));
     let app = Router::new()
@@ -803,14 +815,14 @@ async fn an_offer_that_cannot_be_made_spoils_no_other() {
     let url = listen(app).await;
     let broken = pay(&format!("{url}/broken")).await;
     assert_eq!(broken.status(), StatusCode::SERVICE_UNAVAILABLE);
-    let told: Value = broken.json().await.unwrap();
-    assert_eq!(told["error"], "misconfigured");
+    let body: Value = broken.json().await.unwrap();
+    assert_eq!(body["error"], "misconfigured");
     assert_eq!(pay(&format!("{url}/both")).await.status(), StatusCode::OK);
 }
 
-/// attacks.md 115: what was paid for must not lie in a cache, nor what was not paid for.
+/// attacks.md 115. No cache may store a paid response, nor a refusal.
 #[tokio::test]
-async fn every_answer_forbids_caches_and_says_by_what_it_differs() {
+async fn every_response_forbids_caching_and_varies_by_payment() {
     let puppet = Puppet::new();
     let handler = || async {
         let headers = [
@@ -832,7 +844,7 @@ async fn every_answer_forbids_caches_and_says_by_what_it_differs() {
 
 /// attacks.md 118.
 #[tokio::test]
-async fn a_payment_longer_than_any_is_431() {
+async fn overlong_payment_header_is_431() {
     let puppet = Puppet::new();
     let url =
         listen(Router::new().route("/", get(|| async { "goods" }).layer(layer(&puppet)))).await;
@@ -852,7 +864,7 @@ async fn a_payment_longer_than_any_is_431() {
 }
 
 #[tokio::test]
-async fn a_payment_of_an_unknown_version_is_refused_by_that_name() {
+async fn unknown_version_is_refused_by_its_code() {
     let puppet = Puppet::new();
     let url =
         listen(Router::new().route("/", get(|| async { "goods" }).layer(layer(&puppet)))).await;
@@ -871,7 +883,7 @@ async fn a_payment_of_an_unknown_version_is_refused_by_that_name() {
 }
 
 #[tokio::test]
-async fn a_layer_can_be_changed_after_it_was_cloned() {
+async fn cloned_layer_can_be_changed() {
     let puppet = Puppet::new();
     let plain = PaymentLayer::new(puppet.clone());
     let priced = plain.clone().accept(TestOffer::new());
@@ -884,10 +896,10 @@ async fn a_layer_can_be_changed_after_it_was_cloned() {
     assert_eq!(status("/priced").await, StatusCode::PAYMENT_REQUIRED);
 }
 
-/// An empty `PAYMENT-REQUIRED` stood over good terms in the body, and a client of version 2 found
-/// no way to pay.
+/// Once, an empty `PAYMENT-REQUIRED` header hid the options in the body, and a version 2 client found
+/// none.
 #[tokio::test]
-async fn only_the_versions_the_facilitator_speaks_are_offered_and_no_empty_list_hides_them() {
+async fn only_versions_of_the_facilitator_are_offered() {
     for (kinds, in_header, in_body) in [
         (&[(2, "test:1")][..], Some(2), 2),
         (&[(1, "test")], None, 1),
@@ -912,9 +924,9 @@ async fn only_the_versions_the_facilitator_speaks_are_offered_and_no_empty_list_
     }
 }
 
-/// A buyer of either version pays where the facilitator speaks one only.
+/// The buyer chooses the version that the facilitator supports.
 #[tokio::test]
-async fn a_facilitator_of_one_version_is_no_obstacle() {
+async fn buyer_pays_a_facilitator_of_either_version() {
     for kinds in [&[(2, "test:1")][..], &[(1, "test")]] {
         let puppet = Puppet::new();
         puppet.supports(kinds);
@@ -925,17 +937,17 @@ async fn a_facilitator_of_one_version_is_no_obstacle() {
     }
 }
 
-/// A facilitator with several fee payers names them in turn: whoever was told one just before the seller asked again was
-/// refused as if it had paid on other terms.
+/// A facilitator with several fee payers names them in turn. Once, a buyer that got one just before the
+/// seller asked again was refused, as if it had paid for other options.
 #[tokio::test(start_paused = true)]
-async fn a_buyer_may_pay_on_the_terms_it_was_told_when_the_facilitator_has_others_by_now() {
+async fn recently_replaced_options_are_accepted() {
     let puppet = Puppet::new();
-    let mut shop = layer(&puppet).layer(tower::service_fn(async |_: Request<Body>| {
+    let mut service = layer(&puppet).layer(tower::service_fn(async |_: Request<Body>| {
         Ok::<_, Infallible>(Response::new(Body::from("goods")))
     }));
     let mut number = 0;
     let mut ask = async |fee_payer: Option<&str>| {
-        let mut request = Request::builder().uri("http://shop.example/");
+        let mut request = Request::builder().uri("http://seller.example/");
         if let Some(fee_payer) = fee_payer {
             let mut accepted = terms();
             accepted["extra"] = json!({ "feePayer": fee_payer });
@@ -945,7 +957,7 @@ async fn a_buyer_may_pay_on_the_terms_it_was_told_when_the_facilitator_has_other
             request = request.header(header::PAYMENT_SIGNATURE, header::encode(&payment));
         }
         let request = request.body(Body::empty()).unwrap();
-        shop.call(request).await.unwrap().status()
+        service.call(request).await.unwrap().status()
     };
     let minute = Duration::from_secs(60);
     for fee_payer in ["one", "two", "three"] {
@@ -963,7 +975,7 @@ async fn a_buyer_may_pay_on_the_terms_it_was_told_when_the_facilitator_has_other
 }
 
 #[tokio::test]
-async fn a_payment_is_hidden_from_what_prints_headers() {
+async fn payment_header_is_marked_sensitive() {
     let puppet = Puppet::new();
     let handler = |headers: HeaderMap| async move { format!("{headers:?}") };
     let url = listen(Router::new().route("/", get(handler).layer(layer(&puppet)))).await;
@@ -981,10 +993,10 @@ async fn remote(status: StatusCode, body: &'static str) -> RemoteFacilitator {
     RemoteFacilitator::new(&listen(app).await).unwrap()
 }
 
-/// A 502 with `settlement_pending` and a transaction was a plain fault: its id was lost on the way to the buyer. A success
-/// under such a status is none, and its transaction is known all the same.
+/// Once, a 502 response with `settlement_pending` was a fault, and its transaction did not reach the
+/// buyer. A success under such a status does not count, but its transaction does.
 #[tokio::test]
-async fn a_transaction_is_taken_from_an_answer_of_any_status_and_a_success_is_not() {
+async fn transaction_counts_under_any_status_and_success_does_not() {
     use quittance_core::Facilitator;
     const PENDING: &str = r#"{"success":false,"errorReason":"settlement_pending","transaction":"0xabc","network":"test:1"}"#;
     const NONE: &str = r#"{"success":false,"errorReason":"settlement_pending","transaction":"","network":"test:1"}"#;
@@ -995,22 +1007,25 @@ async fn a_transaction_is_taken_from_an_answer_of_any_status_and_a_success_is_no
         StatusCode::SERVICE_UNAVAILABLE,
         StatusCode::GATEWAY_TIMEOUT,
     ] {
-        let told = remote(status, PENDING).await.settle(&payment).await;
-        assert_eq!(told, Ok(pending()));
-        let told = remote(status, NONE).await.settle(&payment).await;
-        assert!(told.is_err(), "{status}");
-        let told = remote(status, SETTLED)
+        let settled = remote(status, PENDING).await.settle(&payment).await;
+        assert_eq!(settled, Ok(pending()));
+        let settled = remote(status, NONE).await.settle(&payment).await;
+        assert!(settled.is_err(), "{status}");
+        let settled = remote(status, SETTLED)
             .await
             .settle(&payment)
             .await
             .unwrap();
-        assert!(told.is_pending() && told.transaction == "0xabc", "{told:?}");
+        assert!(
+            settled.is_pending() && settled.transaction == "0xabc",
+            "{settled:?}"
+        );
     }
 }
 
-/// Some facilitators answer 400 to what other ones settle: that says nothing about the buyer.
+/// Some facilitators answer 400 to payments that others settle. That is not a verdict on the payment.
 #[tokio::test]
-async fn what_a_facilitator_cannot_read_is_not_the_buyers_fault_and_its_patience_is_passed_on() {
+async fn facilitators_failure_is_503_with_its_retry_after() {
     for (status, body) in [
         (
             StatusCode::BAD_REQUEST,
@@ -1029,7 +1044,7 @@ async fn what_a_facilitator_cannot_read_is_not_the_buyers_fault_and_its_patience
 }
 
 #[tokio::test]
-async fn only_what_was_turned_away_at_the_door_is_said_to_be_untouched() {
+async fn only_unprocessed_requests_are_not_attempted() {
     use quittance_core::{Facilitator, FacilitatorError};
     let payment = common::request(0);
     for (status, body, not_attempted) in [
@@ -1057,15 +1072,15 @@ async fn only_what_was_turned_away_at_the_door_is_said_to_be_untouched() {
             other => panic!("{other:?}"),
         }
     }
-    let nobody = RemoteFacilitator::new("http://127.0.0.1:1").unwrap();
-    let Err(FacilitatorError::Fault(fault)) = nobody.settle(&payment).await else {
-        panic!("somebody is there")
+    let unreachable = RemoteFacilitator::new("http://127.0.0.1:1").unwrap();
+    let Err(FacilitatorError::Fault(fault)) = unreachable.settle(&payment).await else {
+        panic!("port 1 answers")
     };
     assert!(fault.not_attempted);
 }
 
 #[test]
-fn an_error_about_a_url_does_not_tell_what_is_secret_in_it() {
+fn url_error_reveals_no_secret() {
     for url in [
         "ftp://user:hunter2@a.example/hunter2?key=hunter2",
         "hunter2",
@@ -1080,15 +1095,15 @@ fn an_error_about_a_url_does_not_tell_what_is_secret_in_it() {
 }
 
 #[test]
-fn what_is_printed_of_a_facilitator_is_its_origin() {
+fn debug_of_a_remote_facilitator_is_its_origin() {
     let url = "https://user:hunter2@a.example/hunter2/?key=hunter2";
     let printed = format!("{:?}", RemoteFacilitator::new(url).unwrap());
     assert_eq!(printed, "RemoteFacilitator(https://a.example)");
 }
 
-/// What the engine in this process cannot read in a payload is the buyer's.
+/// An engine in this process reports a payload that it cannot parse as malformed.
 #[tokio::test]
-async fn a_payload_that_cannot_be_read_is_the_buyers_fault() {
+async fn malformed_payload_is_400_and_a_fault_is_503() {
     let puppet = Puppet::new();
     let url =
         listen(Router::new().route("/", get(|| async { "goods" }).layer(layer(&puppet)))).await;
@@ -1098,9 +1113,9 @@ async fn a_payload_that_cannot_be_read_is_the_buyers_fault() {
     assert_eq!(pay(&url).await.status(), StatusCode::SERVICE_UNAVAILABLE);
 }
 
-/// Some wallets write one payment into both headers, as it is or in the form of each version.
+/// Some wallets write one payment into both headers, in one form or in the form of each version.
 #[tokio::test]
-async fn one_payment_in_both_headers_is_one_payment_and_two_are_none() {
+async fn equal_payments_in_both_headers_are_one_payment() {
     let puppet = Puppet::new();
     let url =
         listen(Router::new().route("/", get(|| async { "goods" }).layer(layer(&puppet)))).await;
@@ -1120,7 +1135,7 @@ async fn one_payment_in_both_headers_is_one_payment_and_two_are_none() {
         request.send().await.unwrap().status()
     };
     let (signature, x_payment) = (header::PAYMENT_SIGNATURE, header::X_PAYMENT);
-    // Each case has a payment of its own: one that was sold for is not sold for again.
+    // Each case has a payment of its own, because a payment buys one response.
     let one = |case: u64| json!({ "case": case, "b": "2" });
     let respelled = |case: u64| json!({ "b": "2", "case": case });
     let other = |case: u64| json!({ "case": case, "b": "3" });
@@ -1150,7 +1165,7 @@ async fn one_payment_in_both_headers_is_one_payment_and_two_are_none() {
 }
 
 #[tokio::test]
-async fn a_payment_without_its_version_is_of_the_version_of_its_header() {
+async fn payment_without_version_has_its_headers_version() {
     let puppet = Puppet::new();
     let url =
         listen(Router::new().route("/", get(|| async { "goods" }).layer(layer(&puppet)))).await;
@@ -1163,7 +1178,7 @@ async fn a_payment_without_its_version_is_of_the_version_of_its_header() {
     }
 }
 
-/// The head of an answer on a connection, in lower case, once the body that it announces has come.
+/// The head of a response on a connection, in lower case, after its whole body has arrived.
 async fn answer_on(connection: &mut TcpStream) -> String {
     let mut read = Vec::new();
     loop {
@@ -1180,10 +1195,10 @@ async fn answer_on(connection: &mut TcpStream) -> String {
     }
 }
 
-/// A 402 to a POST left its body on the connection. The server closed that without a word, and the
-/// buyer's next request on it failed: the one with the payment.
+/// Once, a 402 response to a POST left the body on the connection. The server closed it, and the buyer's
+/// next request on it, the one with the payment, failed.
 #[tokio::test]
-async fn a_refusal_leaves_a_connection_that_works_or_says_that_it_closes() {
+async fn refusal_keeps_the_connection_usable_or_closes_it() {
     let facilitator = Puppet::new();
     let goods = post(|_: Bytes| async { "goods" }).layer(layer(&facilitator));
     let url = listen(Router::new().route("/goods", goods)).await;
@@ -1204,7 +1219,7 @@ async fn a_refusal_leaves_a_connection_that_works_or_says_that_it_closes() {
             assert!(!said.contains("connection: close"), "{late}: {said}");
         }
     }
-    // A body that does not come, one that is too long to be dropped, and one that waits for a word.
+    // A body that does not arrive, one that is too long to be read, and one that waits for 100.
     for more in [
         "Content-Length: 10\r\n",
         "Content-Length: 10000000000\r\n",

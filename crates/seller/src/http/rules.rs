@@ -1,11 +1,9 @@
-//! What HTTP's own rules mean for a sale: which requests are sold, and which answers are charged
-//! for.
+//! HTTP semantics: which requests are sold, and which responses are charged.
 
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
 use http::{Method, Request, StatusCode};
 
-/// Whether a browser asks by this what it may do (CORS). Any other `OPTIONS` is a request like all
-/// others.
+/// Whether a request is a CORS preflight. Any other `OPTIONS` request is not special.
 pub(crate) fn is_preflight<I>(request: &Request<I>) -> bool {
     request.method() == Method::OPTIONS
         && request.headers().contains_key(ORIGIN)
@@ -14,23 +12,23 @@ pub(crate) fn is_preflight<I>(request: &Request<I>) -> bool {
             .contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// Whether requests with this method are sold. `HEAD`, `OPTIONS` and `TRACE` ask about a resource
-/// and deliver nothing of it (RFC 9110, sections 9.3.2, 9.3.7 and 9.3.8), so there is nothing to
-/// charge for. Their handler does not run either: headers can be what is sold.
+/// Whether requests with this method are sold. `HEAD`, `OPTIONS` and `TRACE` deliver nothing of a
+/// resource (RFC 9110, sections 9.3.2, 9.3.7 and 9.3.8), so they are not charged. Their handler does
+/// not run either, because its headers may be what is sold.
 ///
-/// A method that this library does not know is sold like `GET`: only the handler knows what it does.
+/// An unknown method is sold like `GET`: only the handler knows what it does.
 pub(crate) fn is_sold(method: &Method) -> bool {
     ![Method::HEAD, Method::OPTIONS, Method::TRACE].contains(method)
 }
 
-/// Whether an answer with this status is charged for.
+/// Whether a response with this status is charged.
 ///
-/// * 2xx: the request was fulfilled (RFC 9110, section 15.3). 204 and 205 too: the deed was paid
-///   for, not its description.
-/// * 101: the connection is handed over; this is how a WebSocket is sold.
-/// * 3xx: where it leads may be what is sold, such as a signed URL. It must not go out unpaid.
-/// * 304 is not charged for: it delivers nothing, and the client has what it needs.
-/// * 4xx, 5xx, and a 1xx that is no final answer: the handler failed.
+/// * 2xx is charged: the request was fulfilled (RFC 9110, section 15.3). This includes 204 and 205,
+///   where the action was paid for.
+/// * 101 is charged: the connection changes its protocol, for example to WebSocket.
+/// * 3xx is charged: the location may be what is sold, such as a signed URL.
+/// * 304 is not charged: it delivers nothing, and the client already has the content.
+/// * 4xx, 5xx and other 1xx are not charged: the handler failed.
 pub(crate) fn is_charged(status: StatusCode) -> bool {
     match status {
         StatusCode::SWITCHING_PROTOCOLS => true,
@@ -44,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_charged_for_when_it_fulfils_the_request() {
+    fn only_fulfilling_statuses_are_charged() {
         for status in [
             101, 200, 201, 202, 204, 205, 206, 299, 301, 302, 303, 307, 308,
         ] {
@@ -64,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn methods_that_deliver_nothing_are_not_sold() {
+    fn methods_without_content_are_not_sold() {
         for method in ["HEAD", "OPTIONS", "TRACE"] {
             assert!(!is_sold(&method.parse().unwrap()), "{method}");
         }

@@ -1,11 +1,11 @@
-//! What an answer that one client paid for says to caches and browsers on its way.
+//! Cache headers of paid responses.
 
 use http::header::{CACHE_CONTROL, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// What else a handler's own `Cache-Control` may say beside `no-store`. Everything else allows something: `public`, an age,
-/// or `must-understand`, with which a cache may pass over `no-store`.
-const STRICTER: [&str; 5] = [
+/// The directives of a handler's `Cache-Control` that remain beside `no-store`. All others weaken it:
+/// `public`, an age, or `must-understand`, which lets a cache ignore `no-store`.
+const RESTRICTIVE: [&str; 5] = [
     "private",
     "no-cache",
     "no-transform",
@@ -13,10 +13,9 @@ const STRICTER: [&str; 5] = [
     "proxy-revalidate",
 ];
 
-/// The end of each header that tells a shared cache to keep an answer whatever `Cache-Control` says:
-/// RFC 9213's targeted fields (`CDN-Cache-Control`, and those of Cloudflare, Netlify, Vercel and
-/// others, which put their name in front), `Surrogate-Control` (Varnish, Fastly), `Edge-Control`
-/// (Akamai), `X-Accel-Expires` (nginx).
+/// The suffixes of headers that override `Cache-Control` in a shared cache: RFC 9213's targeted
+/// fields (`CDN-Cache-Control`, and those of Cloudflare, Netlify, Vercel and others with a prefix),
+/// `Surrogate-Control` (Varnish, Fastly), `Edge-Control` (Akamai), `X-Accel-Expires` (nginx).
 const FOR_SHARED_CACHES: [&str; 4] = [
     "cdn-cache-control",
     "surrogate-control",
@@ -24,33 +23,34 @@ const FOR_SHARED_CACHES: [&str; 4] = [
     "x-accel-expires",
 ];
 
-/// By what answers differ: a cache that keeps one all the same must not give it to who paid otherwise, or not at all.
-const BY_PAYMENT: HeaderValue = HeaderValue::from_static("PAYMENT-SIGNATURE, X-PAYMENT");
+/// `Vary`: a cache that stores the response anyway must not serve it to a request with another
+/// payment, or with none.
+const PAYMENT_HEADERS: HeaderValue = HeaderValue::from_static("PAYMENT-SIGNATURE, X-PAYMENT");
 
-/// Marks an answer as one client's only.
+/// Forbids caches to store a response.
 pub(crate) fn make_private(headers: &mut HeaderMap) {
-    let said: Vec<String> = headers
+    let kept: Vec<String> = headers
         .get_all(CACHE_CONTROL)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .map(|directive| directive.trim().to_ascii_lowercase())
-        .filter(|directive| STRICTER.contains(&directive.as_str()))
+        .filter(|directive| RESTRICTIVE.contains(&directive.as_str()))
         .collect();
-    let all = said.iter().fold("no-store".to_owned(), |all, directive| {
+    let all = kept.iter().fold("no-store".to_owned(), |all, directive| {
         format!("{all}, {directive}")
     });
-    let value = HeaderValue::try_from(all).expect("words of our own list");
+    let value = HeaderValue::try_from(all).expect("the directives are valid header values");
     headers.insert(CACHE_CONTROL, value);
     remove_targeted(headers);
-    headers.append(VARY, BY_PAYMENT);
+    headers.append(VARY, PAYMENT_HEADERS);
 }
 
-/// Removes what a shared cache obeys before `Cache-Control`.
+/// Removes the headers that override `Cache-Control` in a shared cache.
 fn remove_targeted(headers: &mut HeaderMap) {
     let is_targeted = |name: &&HeaderName| {
-        let mut ends = FOR_SHARED_CACHES.iter();
-        ends.any(|end| name.as_str().ends_with(end))
+        let mut suffixes = FOR_SHARED_CACHES.iter();
+        suffixes.any(|suffix| name.as_str().ends_with(suffix))
     };
     let targeted: Vec<HeaderName> = headers.keys().filter(is_targeted).cloned().collect();
     for name in targeted {
@@ -62,9 +62,9 @@ fn remove_targeted(headers: &mut HeaderMap) {
 mod tests {
     use super::*;
 
-    fn private(said: &[(&'static str, &'static str)]) -> HeaderMap {
+    fn private(stated: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        for (name, value) in said {
+        for (name, value) in stated {
             headers.append(*name, HeaderValue::from_static(value));
         }
         make_private(&mut headers);
@@ -72,8 +72,8 @@ mod tests {
     }
 
     #[test]
-    fn what_forbids_caches_more_stays_and_what_allows_them_anything_goes() {
-        for (said, then) in [
+    fn only_restrictive_cache_directives_remain() {
+        for (stated, kept) in [
             (None, "no-store"),
             (Some("public, max-age=60, s-maxage=60"), "no-store"),
             (Some("must-understand, immutable"), "no-store"),
@@ -82,14 +82,14 @@ mod tests {
                 "no-store, no-transform, private",
             ),
         ] {
-            let said: Vec<_> = said.iter().map(|said| ("cache-control", *said)).collect();
-            assert_eq!(private(&said)[CACHE_CONTROL], then);
+            let headers: Vec<_> = stated.iter().map(|it| ("cache-control", *it)).collect();
+            assert_eq!(private(&headers)[CACHE_CONTROL], kept);
         }
     }
 
     /// attacks.md 219.
     #[test]
-    fn no_header_that_a_shared_cache_obeys_is_left() {
+    fn headers_for_shared_caches_are_removed() {
         for name in [
             "cdn-cache-control",
             "cloudflare-cdn-cache-control",
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_answers_differ_by_is_added_to_what_they_differ_by_already() {
+    fn payment_headers_are_added_to_vary() {
         let headers = private(&[("vary", "accept")]);
         let all: Vec<_> = headers.get_all(VARY).iter().collect();
         assert_eq!(all, ["accept", "PAYMENT-SIGNATURE, X-PAYMENT"]);

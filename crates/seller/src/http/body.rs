@@ -1,4 +1,4 @@
-//! The handler's answer, read before it is charged for.
+//! Response bodies, and reading a handler's body before the payment is settled.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -12,58 +12,58 @@ use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use tokio::time::{Instant, timeout_at};
 
-/// Whatever went wrong in a body.
-pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
+/// The error of a request's or a response's body.
+pub(crate) type BoxedBodyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The body of an answer: the handler's, or ours.
-pub(crate) type Body = UnsyncBoxBody<Bytes, BodyError>;
+/// The body of a response: the handler's, or one of this crate.
+pub(crate) type ResponseBody = UnsyncBoxBody<Bytes, BoxedBodyError>;
 
-/// How long a handler's answer is read before it counts as one that is too long. Payments are valid for a minute, and must
-/// still be when they are settled.
-const READ_WITHIN: Duration = Duration::from_secs(10);
+/// How long a handler's body is read before it counts as large. Payments are usually valid for a
+/// minute, and must still be valid when they are settled.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A handler's answer, as far as it was read.
-pub(crate) enum Buffered {
-    /// All of it.
-    Whole(Whole),
-    /// The beginning of one that is too long, with the rest behind it.
-    Longer(Body),
-    /// It broke off.
-    Broken(BodyError),
+/// The result of reading a handler's body.
+pub(crate) enum BufferOutcome {
+    /// The whole body.
+    Complete(BufferedBody),
+    /// A body that is larger or slower than the limits. It still yields all of its bytes.
+    Large(ResponseBody),
+    /// The body ended with an error.
+    Failed(BoxedBodyError),
 }
 
-/// Reads a body up to `most` bytes.
-pub(crate) async fn buffer(mut body: Body, most: usize) -> Buffered {
-    let deadline = Instant::now() + READ_WITHIN;
+/// Reads a body up to `bytes_max` bytes.
+pub(crate) async fn buffer(mut body: ResponseBody, bytes_max: usize) -> BufferOutcome {
+    let deadline = Instant::now() + READ_TIMEOUT;
     let mut read = VecDeque::new();
     let mut size = 0;
-    while body.size_hint().lower() <= (most - size) as u64 {
+    while body.size_hint().lower() <= (bytes_max - size) as u64 {
         match timeout_at(deadline, body.frame()).await {
             Ok(Some(Ok(frame))) => {
                 let length = frame.data_ref().map_or(0, Bytes::len);
                 read.push_back(frame);
-                if length > most - size {
+                if length > bytes_max - size {
                     break;
                 }
                 size += length;
             }
-            Ok(Some(Err(error))) => return Buffered::Broken(error),
-            Ok(None) => return Buffered::Whole(Whole::read(read)),
+            Ok(Some(Err(error))) => return BufferOutcome::Failed(error),
+            Ok(None) => return BufferOutcome::Complete(BufferedBody::from_frames(read)),
             Err(_) => break,
         }
     }
-    Buffered::Longer(Replayed { read, rest: body }.boxed_unsync())
+    BufferOutcome::Large(PrefixedBody { read, rest: body }.boxed_unsync())
 }
 
-/// A body that is here to its last byte. Clones share the bytes.
+/// A complete body in memory. Clones share the bytes.
 #[derive(Debug, Clone)]
-pub(crate) struct Whole {
+pub(crate) struct BufferedBody {
     data: VecDeque<Bytes>,
     trailers: Option<HeaderMap>,
 }
 
-impl Whole {
-    fn read(frames: VecDeque<Frame<Bytes>>) -> Self {
+impl BufferedBody {
+    fn from_frames(frames: VecDeque<Frame<Bytes>>) -> Self {
         let mut trailers = None;
         let data = |frame: Frame<Bytes>| match frame.into_data() {
             Ok(data) => Some(data),
@@ -77,41 +77,41 @@ impl Whole {
     }
 
     #[cfg(test)]
-    pub(crate) fn of(data: Vec<Bytes>, trailers: Option<HeaderMap>) -> Self {
+    pub(crate) fn new(data: Vec<Bytes>, trailers: Option<HeaderMap>) -> Self {
         Self {
             data: data.into(),
             trailers,
         }
     }
 
-    /// Takes the next part of it.
-    pub(crate) fn next(&mut self) -> Option<Frame<Bytes>> {
+    /// Removes the next frame.
+    pub(crate) fn next_frame(&mut self) -> Option<Frame<Bytes>> {
         match self.data.pop_front() {
             Some(data) => Some(Frame::data(data)),
             None => self.trailers.take().map(Frame::trailers),
         }
     }
 
-    /// Whether no part of it is left.
+    /// Whether no frame is left.
     pub(crate) fn is_empty(&self) -> bool {
         self.data.is_empty() && self.trailers.is_none()
     }
 
-    /// How many bytes of data are left.
+    /// The number of data bytes that are left.
     pub(crate) fn len(&self) -> usize {
         self.data.iter().map(Bytes::len).sum()
     }
 }
 
-impl http_body::Body for Whole {
+impl http_body::Body for BufferedBody {
     type Data = Bytes;
-    type Error = BodyError;
+    type Error = BoxedBodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Poll::Ready(self.next().map(Ok))
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxedBodyError>>> {
+        Poll::Ready(self.next_frame().map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -123,20 +123,20 @@ impl http_body::Body for Whole {
     }
 }
 
-/// A body of which the beginning was read already.
-struct Replayed {
+/// A body whose first frames were already read.
+struct PrefixedBody {
     read: VecDeque<Frame<Bytes>>,
-    rest: Body,
+    rest: ResponseBody,
 }
 
-impl http_body::Body for Replayed {
+impl http_body::Body for PrefixedBody {
     type Data = Bytes;
-    type Error = BodyError;
+    type Error = BoxedBodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxedBodyError>>> {
         match self.read.pop_front() {
             Some(frame) => Poll::Ready(Some(Ok(frame))),
             None => Pin::new(&mut self.rest).poll_frame(context),

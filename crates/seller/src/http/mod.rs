@@ -1,0 +1,12 @@
+//! The tower layer: everything that knows an HTTP library.
+
+mod address;
+mod body;
+mod caching;
+pub(crate) mod cors;
+pub(crate) mod layer;
+mod responses;
+mod rules;
+mod service;
+mod undelivered;
+mod unread_body;

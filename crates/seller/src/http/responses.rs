@@ -1,0 +1,187 @@
+//! The responses of the layer itself: payment options, receipts and refusals.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+use http_body_util::{BodyExt, Empty, Full};
+use quittance_core::wire::header;
+use quittance_core::{Fault, FaultKind, Malformed, Version};
+use quittance_http::printable;
+use serde::Serialize;
+use serde_json::json;
+use tracing::{error, warn};
+
+use super::body::ResponseBody;
+use super::caching;
+use crate::options;
+use crate::refusal::{RequiredPayment, SaleReceipt, SaleRefusal};
+use crate::sale::RATE_LIMITED;
+
+/// The reference implementation's code for a payer that has to approve Permit2 first. Its status is
+/// 412.
+const ALLOWANCE_REQUIRED: &str = "permit2_allowance_required";
+
+/// The response with a receipt.
+pub(crate) fn with_receipt<B>(mut response: Response<B>, receipt: &SaleReceipt) -> Response<B> {
+    let name = match receipt.version {
+        Version::V2 => header::PAYMENT_RESPONSE,
+        Version::V1 => header::X_PAYMENT_RESPONSE,
+    };
+    let value = encoded(&receipt.response);
+    response.headers_mut().insert(name, value);
+    response
+}
+
+fn encoded<T: Serialize>(message: &T) -> HeaderValue {
+    header::encode(message)
+        .parse()
+        .expect("base64 is a header value")
+}
+
+/// The response, which caches must not store.
+pub(crate) fn private<B>(mut response: Response<B>) -> Response<B> {
+    caching::make_private(response.headers_mut());
+    response
+}
+
+fn json_response<T: Serialize>(status: StatusCode, body: &T) -> Response<ResponseBody> {
+    let text = serde_json::to_vec(body).expect("messages print as JSON");
+    let body = Full::new(Bytes::from(text))
+        .map_err(|never| match never {})
+        .boxed_unsync();
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    private(response)
+}
+
+/// 500: the handler's response cannot be sent, and was not charged.
+pub(crate) fn not_served(message: &str) -> Response<ResponseBody> {
+    let body = json!({ "error": "internal_error", "message": message });
+    json_response(StatusCode::INTERNAL_SERVER_ERROR, &body)
+}
+
+/// 204: a preflight if the layer has no CORS rules. It never reaches the handler, which would run
+/// unpaid.
+pub(crate) fn preflight() -> Response<ResponseBody> {
+    let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
+
+/// 431: the payment header is longer than the limit.
+pub(crate) fn too_long(name: &str) -> Response<ResponseBody> {
+    let message = format!("a payment is at most {} bytes long", header::VALUE_MAX);
+    let body = json!({ "error": "invalid_payload", "field": name, "message": message });
+    json_response(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &body)
+}
+
+/// The response to a request that was refused.
+pub(crate) fn refusal(refusal: SaleRefusal) -> Response<ResponseBody> {
+    match refusal {
+        SaleRefusal::Malformed(malformed) => bad_request(&malformed),
+        SaleRefusal::PaymentRequired(required) => payment_required(&required),
+        SaleRefusal::RateLimited {
+            retry_after,
+            receipt,
+        } => with_receipt(rate_limited(retry_after), &receipt),
+        SaleRefusal::Unavailable(fault) => unavailable(&fault),
+    }
+}
+
+/// A message with a sentence for people beside its `error`.
+#[derive(Serialize)]
+struct WithMessage<'a, T> {
+    #[serde(flatten)]
+    required: &'a T,
+    #[serde(rename = "errorMessage", skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
+}
+
+/// 402: the payment options, in a header for version 2 and in the body for version 1, with the receipt
+/// of a payment that failed.
+///
+/// Options that can be paid in one version only are written in that one. An empty list in the other
+/// would hide them from a client that looks there first.
+fn payment_required(required: &RequiredPayment) -> Response<ResponseBody> {
+    let RequiredPayment {
+        options,
+        resource,
+        reason,
+        receipt,
+    } = required;
+    let status = match reason.error.as_str() {
+        ALLOWANCE_REQUIRED => StatusCode::PRECONDITION_FAILED,
+        _ => StatusCode::PAYMENT_REQUIRED,
+    };
+    let message = reason.message.as_deref();
+    let v2 = options::required_v2(options, resource, &reason.error);
+    let v1 = options::required_v1(options, resource, &reason.error);
+    let v2 = v2
+        .as_ref()
+        .map(|required| WithMessage { required, message });
+    let v1 = v1
+        .as_ref()
+        .map(|required| WithMessage { required, message });
+    let mut response = match (&v1, &v2) {
+        (Some(v1), _) => json_response(status, v1),
+        (None, v2) => json_response(status, v2),
+    };
+    if let Some(v2) = &v2 {
+        let headers = response.headers_mut();
+        headers.insert(header::PAYMENT_REQUIRED, encoded(v2));
+    }
+    match receipt {
+        Some(receipt) => with_receipt(response, receipt),
+        None => response,
+    }
+}
+
+/// 400: the payment cannot be parsed.
+fn bad_request(malformed: &Malformed) -> Response<ResponseBody> {
+    let body = json!({ "error": "invalid_payload", "field": malformed.field, "message": malformed.problem });
+    json_response(StatusCode::BAD_REQUEST, &body)
+}
+
+/// 429: the client is over its limit. Its payment was not verified.
+fn rate_limited(wait: Duration) -> Response<ResponseBody> {
+    let body = json!({ "error": "rate_limited", "message": RATE_LIMITED });
+    let mut response = json_response(StatusCode::TOO_MANY_REQUESTS, &body);
+    insert_retry_after(&mut response, wait);
+    response
+}
+
+/// 503: there is no verdict on the payment.
+///
+/// A configuration problem of the seller is in the response as well as in the log, because some
+/// sellers have no log.
+fn unavailable(fault: &Fault) -> Response<ResponseBody> {
+    let message = match fault.kind {
+        FaultKind::Misconfigured => {
+            error!(%fault, "payments cannot be accepted: the seller's configuration is wrong");
+            format!("payments cannot be accepted: {}", printable(&fault.detail))
+        }
+        _ => {
+            warn!(%fault, "there is no verdict on a payment");
+            "payments cannot be accepted now; try again".to_owned()
+        }
+    };
+    let body = json!({ "error": fault.kind.code(), "message": message });
+    let mut response = json_response(StatusCode::SERVICE_UNAVAILABLE, &body);
+    if let Some(after) = fault.retry_after {
+        insert_retry_after(&mut response, after);
+    }
+    response
+}
+
+/// Sets `Retry-After` in whole seconds, rounded up.
+fn insert_retry_after(response: &mut Response<ResponseBody>, after: Duration) {
+    let seconds = after.as_millis().div_ceil(1000).max(1);
+    let seconds = u64::try_from(seconds).unwrap_or(u64::MAX);
+    response.headers_mut().insert(RETRY_AFTER, seconds.into());
+}

@@ -1,0 +1,189 @@
+//! The payment options that a seller offers, in both protocol versions.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use quittance_core::json::{Json, Object};
+use quittance_core::wire::{
+    PaymentRequired, PaymentRequirements, ResourceInfo, SupportedKind, SupportedResponse, v1,
+};
+use quittance_core::{Fault, FaultKind, Network, Offer, PaymentId, Version};
+use tracing::warn;
+
+/// An offer that the facilitator can settle now, as one entry of `accepts`.
+#[derive(Clone)]
+pub(crate) struct PaymentOption {
+    offer: Arc<dyn Offer>,
+    pub(crate) requirements: PaymentRequirements,
+    /// Whether the facilitator settles it in version 2.
+    in_v2: bool,
+    /// The network's version 1 name, if the facilitator settles it in version 1.
+    v1_network: Option<String>,
+}
+
+/// The offers that the facilitator can settle now, in the versions that it supports. An offer that
+/// fails does not affect the others.
+///
+/// # Errors
+/// When none is left: the problem of the last one.
+pub(crate) fn current(
+    offers: &[Arc<dyn Offer>],
+    supported: &SupportedResponse,
+) -> Result<Vec<PaymentOption>, Fault> {
+    let problem = "the seller has no offer: PaymentLayer::accept adds one";
+    let mut last = Fault::new(FaultKind::Misconfigured, problem);
+    let mut options = Vec::new();
+    for offer in offers {
+        match PaymentOption::new(offer, supported) {
+            Ok(option) => options.push(option),
+            Err(fault) => last = fault,
+        }
+    }
+    match options.is_empty() {
+        true => Err(last),
+        false => Ok(options),
+    }
+}
+
+/// The problems of the offers, in the order in which the offers were added.
+pub(crate) fn problems(offers: &[Arc<dyn Offer>], supported: &SupportedResponse) -> Vec<Fault> {
+    let options = offers
+        .iter()
+        .map(|offer| PaymentOption::new(offer, supported));
+    let mut problems: Vec<Fault> = options.filter_map(Result::err).collect();
+    if offers.is_empty() {
+        problems.extend(current(offers, supported).err());
+    }
+    problems
+}
+
+/// The options with the hints of their offers. Payments are compared with the options without them.
+pub(crate) async fn with_hints(options: Vec<PaymentOption>) -> Vec<PaymentOption> {
+    let hinted = options.into_iter().map(|mut option| async {
+        if let Some(hints) = option.offer.hints().await {
+            option.requirements.extra = merged(option.requirements.extra, &hints);
+        }
+        option
+    });
+    join_all(hinted).await
+}
+
+/// `extra` with those fields of `hints` that it does not have.
+fn merged(extra: Option<Object>, hints: &Object) -> Option<Object> {
+    let Some(extra) = extra else {
+        return Some(hints.clone());
+    };
+    let mut fields = hints.tree();
+    fields.extend(extra.tree());
+    Some(Object::of(&fields).unwrap_or(extra))
+}
+
+/// The facilitator's entry for an offer in one protocol version.
+fn find_kind<'a>(
+    supported: &'a SupportedResponse,
+    version: Version,
+    scheme: &str,
+    network: &str,
+) -> Option<&'a SupportedKind> {
+    let number = version.number();
+    let mut kinds = supported.kinds.iter();
+    kinds.find(|it| it.x402_version == number && it.scheme == scheme && it.network == network)
+}
+
+impl PaymentOption {
+    /// The option of an offer.
+    ///
+    /// # Errors
+    /// When the facilitator does not settle the offer, or the offer lacks something.
+    fn new(offer: &Arc<dyn Offer>, supported: &SupportedResponse) -> Result<Self, Fault> {
+        let (scheme, network) = (offer.scheme(), offer.network());
+        let in_v2 = find_kind(supported, Version::V2, scheme, network.id());
+        let in_v1 = network
+            .alias()
+            .and_then(|alias| find_kind(supported, Version::V1, scheme, alias));
+        let Some(kind) = in_v2.or(in_v1) else {
+            let problem = format!("the facilitator does not settle {scheme} on {network} now");
+            return Err(Fault::new(FaultKind::FacilitatorUnreachable, problem));
+        };
+        let requirements = offer.requirements(kind).map_err(|error| {
+            warn!(%network, scheme, %error, "an offer has no payment requirements");
+            let problem = format!("{scheme} on {network} cannot be offered: {error}");
+            Fault::new(FaultKind::Misconfigured, problem)
+        })?;
+        Ok(Self {
+            offer: Arc::clone(offer),
+            requirements,
+            in_v2: in_v2.is_some(),
+            v1_network: in_v1.map(|kind| kind.network.clone()),
+        })
+    }
+
+    /// The version 1 requirements; `None` if the option cannot be paid in version 1.
+    pub(crate) fn v1(&self, resource: &ResourceInfo) -> Option<v1::PaymentRequirements> {
+        let network = self.v1_network.as_deref()?;
+        let requirements = self.requirements.clone();
+        Some(v1::PaymentRequirements::from_v2(
+            requirements,
+            network,
+            resource,
+        ))
+    }
+
+    /// The network with all of its names.
+    pub(crate) fn network(&self) -> &Network {
+        self.offer.network()
+    }
+
+    /// The authorization in a payload for this option, if the offer can identify it.
+    pub(crate) fn authorization(&self, payload: &Object) -> Option<PaymentId> {
+        self.offer.authorization(payload)
+    }
+
+    /// Whether a version 1 payment with this scheme and network is for this option.
+    pub(crate) fn is_paid_in_v1(&self, scheme: &str, network: &str) -> bool {
+        self.requirements.scheme == scheme && self.v1_network.as_deref() == Some(network)
+    }
+
+    /// Whether a version 2 payment that accepts these requirements is for this option. All fields are
+    /// equal, except that clients may add fields to `extra`.
+    pub(crate) fn is_accepted_by(&self, accepted: &PaymentRequirements) -> bool {
+        let own = &self.requirements;
+        self.in_v2
+            && own.scheme == accepted.scheme
+            && own.network == accepted.network
+            && own.amount == accepted.amount
+            && own.asset == accepted.asset
+            && own.pay_to == accepted.pay_to
+            && own.max_timeout_seconds == accepted.max_timeout_seconds
+            && match (&own.extra, &accepted.extra) {
+                (None, _) => true,
+                (Some(own), Some(accepted)) => accepted.contains(own),
+                (Some(_), None) => false,
+            }
+    }
+}
+
+/// The options in the form of version 2; `None` if none can be paid in version 2.
+pub(crate) fn required_v2(
+    options: &[PaymentOption],
+    resource: &ResourceInfo,
+    error: &str,
+) -> Option<PaymentRequired> {
+    let in_v2 = options.iter().filter(|option| option.in_v2);
+    let accepts: Vec<_> = in_v2.map(|option| option.requirements.clone()).collect();
+    (!accepts.is_empty()).then(|| PaymentRequired {
+        error: Some(error.to_owned()),
+        resource: Json::of(resource).ok(),
+        ..PaymentRequired::new(accepts)
+    })
+}
+
+/// The options in the form of version 1; `None` if none can be paid in version 1.
+pub(crate) fn required_v1(
+    options: &[PaymentOption],
+    resource: &ResourceInfo,
+    error: &str,
+) -> Option<v1::PaymentRequired> {
+    let accepts: Vec<_> = options.iter().filter_map(|it| it.v1(resource)).collect();
+    (!accepts.is_empty()).then(|| v1::PaymentRequired::new(error, accepts))
+}

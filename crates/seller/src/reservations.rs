@@ -1,0 +1,59 @@
+//! The payments whose requests are being served.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use quittance_http::canonical::AuthorizationHash;
+
+/// The authorizations whose requests are being served. No facilitator knows of them between
+/// verification and settlement, so one payment could otherwise start any number of handlers.
+///
+/// There is at most one entry for each request in progress.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Reservations(Arc<Mutex<HashSet<AuthorizationHash>>>);
+
+/// The exclusive right to serve one authorization. Dropping it releases the authorization.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    reservations: Reservations,
+    authorization: AuthorizationHash,
+}
+
+impl Reservations {
+    /// Reserves an authorization; `None` if another request has reserved it.
+    pub(crate) fn reserve(&self, authorization: AuthorizationHash) -> Option<Reservation> {
+        self.change(|reserved| reserved.insert(authorization))
+            .then(|| Reservation {
+                reservations: self.clone(),
+                authorization,
+            })
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut HashSet<AuthorizationHash>) -> T) -> T {
+        // Each change is one call, so a panic of another task leaves the set consistent.
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.reservations
+            .change(|reserved| reserved.remove(&self.authorization));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reservation_is_exclusive_until_it_is_dropped() {
+        let reservations = Reservations::default();
+        let first = reservations.reserve([1; 32]);
+        assert!(first.is_some() && reservations.reserve([1; 32]).is_none());
+        assert!(reservations.reserve([2; 32]).is_some());
+        drop(first);
+        assert!(reservations.reserve([1; 32]).is_some());
+        assert!(reservations.0.lock().unwrap().is_empty());
+    }
+}
