@@ -12,6 +12,7 @@
 //! What a chain's nodes are asked is left to the chain. Chains use the typed client of their
 //! ecosystem on top of [`Nodes`].
 
+mod confirm;
 mod failure;
 mod health;
 mod http;

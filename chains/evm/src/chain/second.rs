@@ -5,15 +5,12 @@ use std::collections::BTreeMap;
 use alloy::primitives::{Address, Log, U256};
 use alloy::sol_types::SolEvent;
 use quittance_core::{Fault, TransactionId};
-use quittance_nodes::{Nodes, Reply, Request, decode_reply, unavailable};
+use quittance_nodes::{Nodes, Reply, Request, decode_reply};
 use serde_json::json;
 
 use super::results::Receipt;
 use crate::abi::Erc20;
 use crate::evidence::Evidence;
-
-/// How many nodes must agree.
-const NODES: usize = 2;
 
 /// Whether a transaction moved more of a token than its entry in `above`.
 pub(super) fn is_needed(above: &BTreeMap<Address, U256>, evidence: &Evidence) -> bool {
@@ -28,7 +25,7 @@ pub(super) fn is_needed(above: &BTreeMap<Address, U256>, evidence: &Evidence) ->
     evidence.succeeded && evidence.logs.iter().any(is_large)
 }
 
-/// Asks every node that is up to date what a transaction did.
+/// Checks that two nodes have the same receipt.
 ///
 /// # Errors
 /// While fewer than two nodes agree with `evidence`. This is not a verdict: a node may be a block
@@ -47,12 +44,5 @@ pub(super) async fn confirm(
             is_in_a_block && receipt.into_evidence() == *evidence
         })
     };
-    let replies = nodes.ask_every_current(&request).await.into_iter();
-    if replies.map(agrees).filter(|agrees| *agrees).count() >= NODES {
-        return Ok(());
-    }
-    let detail = format!(
-        "the payment in {id} is large and needs two nodes that confirm it; fewer do so far"
-    );
-    Err(unavailable(detail))
+    nodes.confirm(id, &request, agrees).await
 }

@@ -1,50 +1,37 @@
-//! A second node's word on what a transaction did, where so much was paid that one node's is not
-//! enough.
+//! Confirms large payments by a second node.
 
 use std::collections::BTreeMap;
 
 use quittance_core::{Fault, TransactionId};
-use quittance_nodes::{Nodes, unavailable};
+use quittance_nodes::Nodes;
 use solana_pubkey::Pubkey;
 
 use super::status;
 use crate::evidence::{Balance, Evidence};
 
-/// How many nodes must say the same.
-const NODES: usize = 2;
-
-/// Whether a transaction moved more of a token than one node's word is enough `above`.
-pub(crate) fn is_needed(above: &BTreeMap<Pubkey, u64>, evidence: &Evidence) -> bool {
+/// Whether a transaction moved more of a token than its entry in `above`.
+pub(super) fn is_needed(above: &BTreeMap<Pubkey, u64>, evidence: &Evidence) -> bool {
     let is_large = |balance: &Balance| {
         let bound = balance.mint.parse().ok().and_then(|mint| above.get(&mint));
-        let risen = balance.after.saturating_sub(balance.before);
-        bound.is_some_and(|bound| risen > *bound)
+        let increase = balance.after.saturating_sub(balance.before);
+        bound.is_some_and(|bound| increase > *bound)
     };
     evidence.error.is_none() && evidence.balances.iter().flatten().any(is_large)
 }
 
-/// Asks every node that is up to date what a transaction did.
+/// Checks that two nodes report the same balances.
 ///
 /// # Errors
-/// While fewer than two say of every balance what the `evidence` says. Nothing follows from that: a node may be behind.
-pub(crate) async fn confirm(
-    rpc: &Nodes,
+/// While fewer than two nodes agree with `evidence`. This is not a verdict: a node may be behind.
+pub(super) async fn confirm(
+    nodes: &Nodes,
     id: &TransactionId,
     evidence: &Evidence,
 ) -> Result<(), Fault> {
-    let answers = rpc
-        .ask_every_current(&status::evidence_request(id.as_str()))
-        .await;
-    let agrees = |found: &Evidence| found.error.is_none() && found.balances == evidence.balances;
-    let found = answers.into_iter().map(status::evidence_of);
-    if found
-        .filter(|found| found.as_ref().is_ok_and(agrees))
-        .count()
-        >= NODES
-    {
-        return Ok(());
-    }
-    let what =
-        format!("the payment in {id} is so large that two nodes must have it, and two do not");
-    Err(unavailable(what))
+    let request = status::evidence_request(id.as_str());
+    let agrees = |reply| {
+        let found = status::evidence_of(reply);
+        found.is_ok_and(|found| found.error.is_none() && found.balances == evidence.balances)
+    };
+    nodes.confirm(id, &request, agrees).await
 }
