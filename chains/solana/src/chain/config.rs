@@ -57,7 +57,7 @@ impl SolanaConfig {
     /// The defaults for a network, with the tokens that ship with the library.
     pub fn new(network: Network, rpc_urls: Vec<Url>, fee_payers: Vec<Signer>) -> Self {
         Self {
-            tokens: known::tokens(network.id()),
+            tokens: known::tokens(network.id()).to_vec(),
             genesis: network.reference().to_owned(),
             network,
             rpc_urls,

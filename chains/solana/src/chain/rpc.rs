@@ -9,7 +9,7 @@ use quittance_nodes::{Identity, Nodes, NodesHealth, Reply, Request, decode_reply
 use serde_json::{Value, json};
 use url::Url;
 
-use super::submission;
+use super::submission::REFUSALS;
 
 /// The prefix of the genesis hash that every node of the cluster must report; empty for any
 /// cluster.
@@ -57,7 +57,9 @@ pub(crate) async fn send(nodes: &Nodes, transaction: &str) -> Submission {
     // again.
     let options = json!({ "encoding": "base64", "skipPreflight": true, "maxRetries": 0 });
     let request = Request::new("sendTransaction", json!([transaction, options]));
-    nodes.send(&request, submission::refusal).await
+    nodes
+        .send(&request, |error| REFUSALS.submission(error))
+        .await
 }
 
 /// The newest slot of each node at the last check, and when it was first seen. (Nodes do not report

@@ -1,70 +1,87 @@
-//! The meaning of nodes' errors on submission.
+//! How Solana's nodes refuse transactions, and what that means.
 
-use quittance_core::{Fault, FaultKind, Submission};
-use quittance_nodes::{Failure, NodeError};
+use quittance_core::FaultKind;
+use quittance_nodes::{Meaning, Refusals};
 
-/// The error codes of JSON-RPC for a request that was not understood: the node did nothing.
-const NOT_UNDERSTOOD: [i64; 4] = [-32700, -32600, -32601, -32602];
-
-/// The node found an invalid signature.
-const SIGNATURE_VERIFICATION_FAILURE: i64 = -32003;
-
-/// Classifies a node's error on submission. If the effect is not certain, the transaction counts as
+/// The words and codes of nodes' errors to `sendTransaction`. What no entry matches counts as
 /// possibly sent.
-pub(crate) fn refusal(error: &NodeError) -> Submission {
-    let message = error.message.to_ascii_lowercase();
-    let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
-    let refused = |kind| {
-        Submission::Refused(Fault::new(
-            kind,
-            format_args!("the node refuses the transaction: {message}"),
-        ))
-    };
-    if says(&["already been processed", "alreadyprocessed"]) {
-        Submission::Accepted
-    } else if says(&["insufficient funds for fee", "insufficientfundsforfee"]) {
-        refused(FaultKind::FacilitatorFunds)
-    } else if says(&["address table", "address lookup table"]) {
-        // The table existed during the simulation, so this node is behind.
-        refused(FaultKind::ChainUnavailable)
-    } else if error.code == SIGNATURE_VERIFICATION_FAILURE || NOT_UNDERSTOOD.contains(&error.code) {
-        refused(FaultKind::Internal)
-    } else if says(&["blockhash not found", "blockhashnotfound"]) {
-        refused(FaultKind::ChainUnavailable)
-    } else {
-        Submission::Unknown(Failure::Node(error.clone()).fault())
-    }
-}
+pub(super) const REFUSALS: Refusals = Refusals::new(&[
+    (
+        &["already been processed", "alreadyprocessed"],
+        Meaning::Accepted,
+    ),
+    (
+        &["insufficient funds for fee", "insufficientfundsforfee"],
+        Meaning::Refused(FaultKind::FacilitatorFunds),
+    ),
+    (
+        &[
+            // The table existed during the simulation, so this node is behind.
+            "address table",
+            "address lookup table",
+            "blockhash not found",
+            "blockhashnotfound",
+        ],
+        Meaning::Refused(FaultKind::ChainUnavailable),
+    ),
+])
+.with_codes(&[
+    // JSON-RPC's codes for a request that was not understood: the node did nothing.
+    (-32700, Meaning::Refused(FaultKind::Internal)),
+    (-32600, Meaning::Refused(FaultKind::Internal)),
+    (-32601, Meaning::Refused(FaultKind::Internal)),
+    (-32602, Meaning::Refused(FaultKind::Internal)),
+    // The node found an invalid signature.
+    (-32003, Meaning::Refused(FaultKind::Internal)),
+]);
 
 #[cfg(test)]
 mod tests {
+    use quittance_core::Submission;
+    use quittance_nodes::NodeError;
+
     use super::*;
 
-    fn node_says(code: i64, message: &str) -> Submission {
-        refusal(&NodeError::new(code, message))
+    fn submission(code: i64, message: &str) -> Submission {
+        REFUSALS.submission(&NodeError::new(code, message))
     }
 
     #[test]
     fn node_errors_on_submission_are_classified() {
         let processed =
             "Transaction simulation failed: This transaction has already been processed";
-        assert_eq!(node_says(-32002, processed), Submission::Accepted);
-        let unfunded = node_says(
-            -32002,
-            "Transaction simulation failed: Insufficient funds for fee",
-        );
-        assert!(
-            matches!(unfunded, Submission::Refused(fault) if fault.kind == FaultKind::FacilitatorFunds)
-        );
-        for (code, message) in [
-            (-32602, "invalid transaction: index out of bounds"),
-            (-32003, "Transaction signature verification failure"),
-            (-32002, "Transaction simulation failed: Blockhash not found"),
+        assert_eq!(submission(-32002, processed), Submission::Accepted);
+        for (code, message, kind) in [
+            (
+                -32002,
+                "Transaction simulation failed: Insufficient funds for fee",
+                FaultKind::FacilitatorFunds,
+            ),
+            (
+                -32602,
+                "invalid transaction: index out of bounds",
+                FaultKind::Internal,
+            ),
+            (
+                -32003,
+                "Transaction signature verification failure",
+                FaultKind::Internal,
+            ),
+            (
+                -32002,
+                "Transaction simulation failed: Blockhash not found",
+                FaultKind::ChainUnavailable,
+            ),
+            (
+                -32602,
+                "invalid transaction: Transaction loads an address table account that doesn't exist",
+                FaultKind::ChainUnavailable,
+            ),
         ] {
-            assert!(
-                matches!(node_says(code, message), Submission::Refused(_)),
-                "{message}"
-            );
+            let Submission::Refused(fault) = submission(code, message) else {
+                panic!("{message}");
+            };
+            assert_eq!(fault.kind, kind, "{message}");
         }
         for (code, message) in [
             (-32603, "Internal error"),
@@ -72,7 +89,7 @@ mod tests {
             (0, ""),
         ] {
             assert!(
-                matches!(node_says(code, message), Submission::Unknown(_)),
+                matches!(submission(code, message), Submission::Unknown(_)),
                 "{message}"
             );
         }

@@ -81,7 +81,7 @@ impl ExactOffer {
             network: network.to_owned(),
         };
         let token = known::token(known.id(), "USDC").ok_or_else(unknown)?;
-        Self::new(known, token, price, pay_to)
+        Self::new(known, token.clone(), price, pay_to)
     }
 
     /// The same offer, with this many seconds for the whole payment.

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use quittance_core::json::Object;
+use quittance_core::kit::KnownTokens;
 use quittance_core::wire::PaymentRequirements;
 use quittance_core::{
     Asset, AuthorizationState, Network, Payer, PayerError, Quote, QuoteError, Timestamp,
@@ -55,7 +56,7 @@ const RPC_TIMEOUT: Duration = Duration::from_secs(8);
 pub struct ExactPayer {
     signer: Signer,
     address: String,
-    tokens: Vec<(String, Token)>,
+    tokens: KnownTokens<Token>,
     nodes: BTreeMap<String, Arc<Nodes>>,
 }
 
@@ -65,7 +66,7 @@ impl ExactPayer {
         Self {
             address: signer.pubkey().to_string(),
             signer: Arc::new(signer),
-            tokens: Vec::new(),
+            tokens: KnownTokens::new(known::tokens),
             nodes: BTreeMap::new(),
         }
     }
@@ -73,7 +74,7 @@ impl ExactPayer {
     /// The same payer, with a token of the network with this CAIP-2 identifier.
     #[must_use]
     pub fn with_token(mut self, network: &str, token: Token) -> Self {
-        self.tokens.push((network.to_owned(), token));
+        self.tokens.add(network, token);
         self
     }
 
@@ -89,16 +90,6 @@ impl ExactPayer {
         Ok(self)
     }
 
-    fn token(&self, network: &str, mint: &Pubkey) -> Option<Token> {
-        let own = self
-            .tokens
-            .iter()
-            .filter(|(known, _)| known == network)
-            .map(|(_, token)| token.clone());
-        own.chain(known::tokens(network))
-            .find(|token| token.mint == *mint)
-    }
-
     /// The order for these requirements, if this payer can pay them.
     fn order(&self, requirements: &PaymentRequirements) -> Result<Order, QuoteError> {
         if requirements.scheme != NAME {
@@ -109,7 +100,7 @@ impl ExactPayer {
             return Err(QuoteError::NotSupported);
         }
         let mint = address("asset", &requirements.asset)?;
-        let token = self.token(network.id(), &mint);
+        let token = self.tokens.find(network.id(), &mint).cloned();
         let token = token.ok_or_else(|| {
             QuoteError::unpayable(format!(
                 "the payer has no token with the mint {mint} on this network; add it to the payer"

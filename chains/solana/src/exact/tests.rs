@@ -50,7 +50,7 @@ fn pay_to() -> Pubkey {
 }
 
 fn usdc() -> Token {
-    known::token(NETWORK, "USDC").unwrap()
+    known::token(NETWORK, "USDC").unwrap().clone()
 }
 
 /// One for all tests: each has an HTTP client.
