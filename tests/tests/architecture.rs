@@ -44,10 +44,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "quittance-solana",
         ],
     ),
-    (
-        "quittance-service",
-        &["quittance-core", "quittance-engine", "quittance-http"],
-    ),
+    ("quittance-service", &["quittance-core", "quittance-engine"]),
     (
         "quittance-cli",
         &[

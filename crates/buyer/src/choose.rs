@@ -3,8 +3,7 @@
 use std::fmt;
 
 use quittance_core::wire::PaymentRequirements;
-use quittance_core::{Malformed, Payer, Quote, QuoteError, Timestamp};
-use quittance_http::printable;
+use quittance_core::{Malformed, Payer, Quote, QuoteError, Timestamp, printable};
 
 use crate::budget::{Budget, LimitError};
 use crate::options::PaymentOptions;

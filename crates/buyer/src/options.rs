@@ -2,11 +2,9 @@
 
 use quittance_core::json::{self, Json, Object};
 use quittance_core::wire::{PaymentPayload, PaymentRequirements, header, v1};
-use quittance_core::{Malformed, Version};
+use quittance_core::{Malformed, Version, printable};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-
-use quittance_http::printable;
 
 /// The payment options of a 402 response.
 #[derive(Debug)]

@@ -9,7 +9,6 @@
 pub mod bounded;
 pub mod canonical;
 mod failover;
-mod printable;
 pub mod reason;
 #[cfg(feature = "client")]
 mod remote;
@@ -18,6 +17,5 @@ pub mod retry;
 mod verdict;
 
 pub use failover::Failover;
-pub use printable::printable;
 #[cfg(feature = "client")]
 pub use remote::{RemoteError, RemoteFacilitator};

@@ -1,13 +1,14 @@
 //! The meaning of a facilitator's response. `docs/operating.md` has the table.
 
 use quittance_core::wire::{SettleResponse, VerifyResponse};
-use quittance_core::{Fault, FaultKind, Malformed, PaymentRequest, Reason, Rejection, json};
+use quittance_core::{
+    Fault, FaultKind, Malformed, PaymentRequest, Reason, Rejection, json, printable,
+};
 use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
 use serde::Deserialize;
 use tracing::warn;
 
-use crate::printable::printable;
 use crate::reason::is_fault_code;
 use crate::retry::retry_after;
 

@@ -2,8 +2,9 @@
 
 use quittance_core::json::Object;
 use quittance_core::wire::{PaymentPayload, ResourceInfo, header, v1};
-use quittance_core::{Malformed, PaymentRequest, Reason, Refusal, Rejection, Version, json};
-use quittance_http::printable;
+use quittance_core::{
+    Malformed, PaymentRequest, Reason, Refusal, Rejection, Version, json, printable,
+};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 

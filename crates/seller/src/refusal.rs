@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use quittance_core::wire::{ResourceInfo, SettleResponse};
-use quittance_core::{FacilitatorError, Fault, Malformed, Rejection, Version};
-use quittance_http::printable;
+use quittance_core::{FacilitatorError, Fault, Malformed, Rejection, Version, printable};
 
 use crate::options::PaymentOption;
 

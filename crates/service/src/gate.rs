@@ -121,7 +121,7 @@ impl Gate {
         let entry = forwarded_for(headers, self.proxies)?;
         let address = address_in(entry);
         if address.is_none() && !self.has_warned.swap(true, Ordering::Relaxed) {
-            let entry = quittance_http::printable(entry);
+            let entry = quittance_core::printable(entry);
             warn!(
                 entry,
                 "X-Forwarded-For has no address where limits.proxies says that there is one: these callers share one rate"

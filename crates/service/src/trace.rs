@@ -97,6 +97,6 @@ impl RequestLog {
 
 /// The beginning of a path, without control characters.
 fn beginning(path: &str) -> String {
-    let plain = quittance_http::printable(path);
+    let plain = quittance_core::printable(path);
     plain.chars().take(PATH_SHOWN_MAX).collect()
 }

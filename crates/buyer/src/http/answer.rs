@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use quittance_core::Malformed;
 use quittance_core::wire::header;
+use quittance_core::{Malformed, printable};
+use quittance_http::bounded;
 use quittance_http::retry::retry_after;
-use quittance_http::{bounded, printable};
 use reqwest::Response;
 use tokio::time::timeout_at;
 

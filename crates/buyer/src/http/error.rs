@@ -3,8 +3,7 @@
 use std::error::Error;
 use std::fmt::Write;
 
-use quittance_core::{Malformed, PayerError};
-use quittance_http::printable;
+use quittance_core::{Malformed, PayerError, printable};
 use reqwest::Method;
 
 use crate::budget::LimitError;

@@ -6,7 +6,7 @@ use url::Url;
 
 use super::address::without_credentials;
 use super::error::{BuyError, RedirectRefusal};
-use quittance_http::printable;
+use quittance_core::printable;
 
 /// The target of a redirect; `None` if the response is not a redirect.
 pub(crate) fn target(response: &Response) -> Option<Url> {

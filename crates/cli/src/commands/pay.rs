@@ -8,8 +8,7 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Args};
 use quittance_buyer::{BuyError, Buyer, Cost, Limits, OpenPayment, PurchaseQuote};
-use quittance_core::{Amount, Asset, Clock, SystemClock};
-use quittance_http::printable;
+use quittance_core::{Amount, Asset, Clock, SystemClock, printable};
 use reqwest::header::{HeaderName, HeaderValue};
 use reqwest::{Request, Response};
 use serde_json::Value;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use quittance_buyer::{Buyer, OpenPayment};
-use quittance_http::printable;
+use quittance_core::printable;
 
 use super::CommandResult;
 use super::pay::{state_file, validity};

@@ -8,7 +8,7 @@ const PRINTED_MAX: usize = 200;
 /// models. Apply it to every text of another party before printing.
 ///
 /// ```
-/// assert_eq!(quittance_http::printable("no\x1b[2J\nmoney"), "no[2Jmoney");
+/// assert_eq!(quittance_core::printable("no\x1b[2J\nmoney"), "no[2Jmoney");
 /// ```
 pub fn printable(text: &str) -> String {
     let plain = text
