@@ -12,12 +12,13 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::any;
 use common::{
-    LONG_AFTER_SECS, Say, Server, VALID_SECS, failed, listen, purchaser, refusal, required_of,
-    terms, with_header, with_receipt,
+    LONG_AFTER_SECS, Say, Server, listen, purchaser, refusal, required_of, terms, with_header,
+    with_receipt,
 };
 use quittance_buyer::{BuyError, BuyerBuilder, Limits, Purchase, TransportError};
 use quittance_core::AuthorizationState;
 use quittance_core::wire::{SettleResponse, header};
+use quittance_testing::scripted::{VALID_SECS, failed};
 use reqwest::{Method, Request};
 use serde_json::json;
 
@@ -127,7 +128,7 @@ async fn bought_again_after_expiry(
         "{refused:?}"
     );
     shop.clock.advance(LONG_AFTER_SECS);
-    shop.payer.chain_says(0, state);
+    shop.payer.set_state(0, state);
     let ended = shop.buyer.get(&server.url).await;
     (ended, shop.payer.signed(), server)
 }
@@ -238,7 +239,7 @@ proptest::proptest! {
                 }
                 let last = shop.payer.signed().saturating_sub(1) as u64;
                 if is_late && is_given_up && shop.payer.signed() > 0 {
-                    shop.payer.chain_says(last, AuthorizationState::Expired);
+                    shop.payer.set_state(last, AuthorizationState::Expired);
                     allowed = last as usize + 2;
                 }
                 let _ = shop.buyer.get(&server.url).await;
@@ -385,10 +386,7 @@ async fn a_payment_that_never_left_is_over_when_it_expires() {
     shop.clock.advance(LONG_AFTER_SECS);
     let server = Server::on(tokio::net::TcpListener::bind(address).await.unwrap());
     shop.buyer.execute(request()).await.unwrap();
-    assert_eq!(
-        (shop.payer.signed.load(Ordering::SeqCst), server.seen()),
-        (2, (1, 1))
-    );
+    assert_eq!((shop.payer.signed(), server.seen()), (2, (1, 1)));
 }
 
 /// A server that reads a request and hangs up.
@@ -428,7 +426,7 @@ async fn a_post_whose_answer_was_lost_is_not_repeated_unless_the_caller_allows_i
             other => panic!("{other:?}"),
         }
         assert_eq!(count.load(Ordering::SeqCst), presentations, "{method}");
-        assert_eq!(shop.payer.signed.load(Ordering::SeqCst), 1);
+        assert_eq!(shop.payer.signed(), 1);
     }
 }
 
@@ -619,7 +617,7 @@ async fn the_resource_that_a_server_names_decides_nothing() {
     assert_eq!(server.seen(), (2, 2));
     let other = Server::start().await;
     shop.buyer.get(&format!("{}/a", other.url)).await.unwrap();
-    assert_eq!(shop.payer.signed.load(Ordering::SeqCst), 3);
+    assert_eq!(shop.payer.signed(), 3);
 }
 
 /// A seller that spells one thing in two ways is paid once, and one limit holds for both.
@@ -724,19 +722,19 @@ async fn an_open_payment_is_presented_whatever_is_offered_before_it() {
     shop.buyer.get(&url).await.unwrap();
     *offers.lock().unwrap() = vec![dear("10001"), terms()];
     shop.buyer.get(&url).await.unwrap();
-    assert_eq!(shop.payer.signed.load(Ordering::SeqCst), 1);
+    assert_eq!(shop.payer.signed(), 1);
 }
 
 #[tokio::test]
 async fn a_signer_that_fails_costs_nothing_of_the_limit() {
     let server = Server::start().await;
     let shop = purchaser(|builder| builder.limits(Limits::default().in_total("0.01")));
-    shop.payer.broken.store(true, Ordering::SeqCst);
+    shop.payer.set_broken(true);
     for _ in 0..3 {
         let failed = shop.buyer.get(&server.url).await;
         assert!(matches!(failed, Err(BuyError::Payer(_))), "{failed:?}");
     }
-    shop.payer.broken.store(false, Ordering::SeqCst);
+    shop.payer.set_broken(false);
     shop.buyer.get(&server.url).await.unwrap();
     let over = shop.buyer.get(&server.url).await;
     assert!(matches!(over, Err(BuyError::OverLimit(_))), "{over:?}");
@@ -811,7 +809,7 @@ async fn an_open_payment_outlives_its_buyer_in_a_file_that_only_its_owner_can_re
     server.says(|| "goods".into_response());
     second.buyer.get(&server.url).await.unwrap();
     assert_eq!(server.seen(), (2, 1));
-    assert_eq!(second.payer.signed.load(Ordering::SeqCst), 0);
+    assert_eq!(second.payer.signed(), 0);
     drop(second);
     assert!(run().buyer.open_payments().is_empty());
 }
@@ -838,10 +836,7 @@ async fn a_price_is_told_and_nothing_is_signed() {
         (price.amount.to_string().as_str(), price.open),
         ("10000", None)
     );
-    assert_eq!(
-        (shop.payer.signed.load(Ordering::SeqCst), server.seen()),
-        (0, (0, 0))
-    );
+    assert_eq!((shop.payer.signed(), server.seen()), (0, (0, 0)));
 }
 
 async fn offering(name: &'static str, value: String, body: &'static str) -> String {
@@ -1155,7 +1150,7 @@ async fn a_second_payment_for_one_request_needs_the_callers_word_while_the_first
     shop.buyer.get(&format!("{url}/2")).await.unwrap();
     assert_eq!(shop.payer.signed(), 2);
     // The chain says that the first is over.
-    shop.payer.chain_says(0, AuthorizationState::Expired);
+    shop.payer.set_state(0, AuthorizationState::Expired);
     shop.buyer.get(&url).await.unwrap();
     assert_eq!(shop.payer.signed(), 3);
     let bold = purchaser(|builder| builder.allow_second_payments());
@@ -1271,5 +1266,5 @@ async fn redirects_are_followed_within_the_origin_and_where_the_request_stays_wh
         call(Method::GET, "/round").await,
         Err(BuyError::Request(_))
     ));
-    assert_eq!(shop.payer.signed.load(Ordering::SeqCst), 4);
+    assert_eq!(shop.payer.signed(), 4);
 }

@@ -5,12 +5,14 @@
 //! * [`conformance`] has the properties that every scheme, chain and journal must have.
 //! * [`faults`] has wrappers that do one thing wrong, to test the suites.
 //! * [`flaky`] is a journal whose writes fail on demand.
+//! * [`scripted`] has a facilitator, an offer and a payer that a test scripts, without a chain.
 //!
 //! This crate is for tests. It panics where a test cannot continue.
 
 pub mod conformance;
 pub mod faults;
 pub mod flaky;
+pub mod scripted;
 pub mod world;
 
 use std::path::Path;

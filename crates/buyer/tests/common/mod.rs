@@ -1,4 +1,4 @@
-//! A payer without a chain, and servers that do as they are told.
+//! A server whose responses a test sets, and a buyer with a scripted payer.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -6,34 +6,24 @@
     reason = "each test binary uses its part, and stops where it cannot go on"
 )]
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use async_trait::async_trait;
 use axum::Router;
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use quittance_buyer::{Buyer, BuyerBuilder};
-use quittance_core::json::Object;
-use quittance_core::wire::{PaymentRequired, PaymentRequirements, SettleResponse, header};
-use quittance_core::{
-    Amount, Asset, AuthorizationState, ManualClock, Payer, PayerError, Quote, QuoteError, Reason,
-    Timestamp,
-};
-
+use quittance_core::wire::{PaymentRequired, SettleResponse, header};
+use quittance_core::{ManualClock, Timestamp};
+use quittance_testing::scripted::{TestPayer, requirements};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-/// When every test begins.
+/// When the clock of every test starts.
 pub const START: Timestamp = Timestamp::from_secs(1_000_000);
 
-/// How long a payment of these tests is valid.
-pub const VALID_SECS: u64 = 60;
-
-/// Longer than any block could take a payment that was signed at the start.
+/// After this time, no block accepts a payment that was signed at the start.
 pub const LONG_AFTER_SECS: u64 = 10_000;
 
 pub async fn listen(app: Router) -> String {
@@ -43,86 +33,9 @@ pub async fn listen(app: Router) -> String {
     url
 }
 
-/// Signs payments that differ in a number, on the network `test:1` that version 1 calls `test`. Names are spelled in any
-/// case, as addresses are.
-#[derive(Clone, Default)]
-pub struct TestPayer {
-    pub signed: Arc<AtomicUsize>,
-    pub broken: Arc<AtomicBool>,
-    /// What the chain says of each payment, by its number; of the others it says nothing.
-    pub states: Arc<Mutex<BTreeMap<u64, AuthorizationState>>>,
-}
-
-impl TestPayer {
-    pub fn signed(&self) -> usize {
-        self.signed.load(Ordering::SeqCst)
-    }
-
-    pub fn chain_says(&self, number: u64, state: AuthorizationState) {
-        self.states.lock().unwrap().insert(number, state);
-    }
-}
-
-#[async_trait]
-impl Payer for TestPayer {
-    fn address(&self) -> &str {
-        "payer"
-    }
-
-    fn quote(&self, terms: &PaymentRequirements) -> Result<Quote, QuoteError> {
-        if terms.scheme != "exact" || !["test", "test:1"].contains(&&*terms.network) {
-            return Err(QuoteError::NotSupported);
-        }
-        if !terms.asset.eq_ignore_ascii_case("coin") {
-            return Err(QuoteError::unpayable(
-                "the asset is not on the payer's own list",
-            ));
-        }
-        Ok(Quote {
-            network: "test:1".to_owned(),
-            pay_to: terms.pay_to.to_lowercase(),
-            asset: Asset {
-                address: "coin".to_owned(),
-                symbol: "COIN".to_owned(),
-                decimals: 6,
-            },
-            amount: terms.amount.parse().unwrap_or(Amount::from(u64::MAX)),
-        })
-    }
-
-    async fn pay(
-        &self,
-        terms: &PaymentRequirements,
-        now: Timestamp,
-    ) -> Result<(Object, Timestamp), PayerError> {
-        if self.broken.load(Ordering::SeqCst) {
-            return Err(PayerError::signing("the key is away"));
-        }
-        // Signing takes time, and others go on meanwhile.
-        tokio::task::yield_now().await;
-        let number = self.signed.fetch_add(1, Ordering::SeqCst);
-        let payload = Object::of(&json!({ "number": number })).unwrap();
-        Ok((payload, now.plus_secs(terms.max_timeout_seconds)))
-    }
-
-    async fn authorization_state(
-        &self,
-        network: &str,
-        asset: &str,
-        payload: &Object,
-        _expires: Timestamp,
-    ) -> AuthorizationState {
-        assert_eq!((network, asset), ("test:1", "coin"));
-        let number = payload.tree()["number"].as_u64().unwrap();
-        let states = self.states.lock().unwrap();
-        let state = states.get(&number).cloned();
-        state.unwrap_or(AuthorizationState::Unknown)
-    }
-}
-
+/// The requirements of the server, as JSON.
 pub fn terms() -> Value {
-    json!({ "scheme": "exact", "network": "test:1", "amount": "10000", "asset": "coin", "payTo": "seller",
-        "maxTimeoutSeconds": VALID_SECS })
+    serde_json::to_value(requirements()).unwrap()
 }
 
 pub fn required_of(accepts: &[Value]) -> String {
@@ -131,7 +44,7 @@ pub fn required_of(accepts: &[Value]) -> String {
     header::encode(&text)
 }
 
-/// An answer 402 with these terms and this reason.
+/// A 402 response with this reason.
 pub fn refusal(error: &str) -> Response {
     let mut required: PaymentRequired =
         header::decode("402", required_of(&[terms()]).as_bytes()).unwrap();
@@ -144,26 +57,21 @@ pub fn refusal(error: &str) -> Response {
         .into_response()
 }
 
-/// An answer with a receipt.
+/// The response with a receipt.
 pub fn with_receipt(answer: Response, receipt: &SettleResponse) -> Response {
     with_header(answer, header::PAYMENT_RESPONSE, &header::encode(receipt))
 }
 
-/// An answer with a header.
+/// The response with a header.
 pub fn with_header(mut answer: Response, name: &'static str, value: &str) -> Response {
     answer.headers_mut().insert(name, value.parse().unwrap());
     answer
 }
 
-pub fn failed(reason: &'static str, transaction: &str) -> SettleResponse {
-    let rejection = Reason::new(reason).into();
-    SettleResponse::failed("test:1", &rejection, None, transaction)
-}
-
-/// What a server says to a payment.
+/// The response to a payment.
 pub type Say = Arc<dyn Fn() -> Response + Send + Sync>;
 
-/// A server whose answer to a payment can be changed. It remembers the payments it was shown.
+/// A server whose response to a payment a test sets. It remembers the payments it received.
 #[derive(Clone)]
 pub struct Server {
     pub url: String,
@@ -210,7 +118,7 @@ impl Server {
         *self.say.lock().unwrap() = Arc::new(say);
     }
 
-    /// How many payments it was shown, and how many different ones.
+    /// The number of payments it received, and of different ones.
     pub fn seen(&self) -> (usize, usize) {
         let seen = self.seen.lock().unwrap().clone();
         let different: std::collections::BTreeSet<_> = seen.iter().collect();

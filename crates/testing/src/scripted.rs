@@ -1,0 +1,294 @@
+//! The parties of a payment, scripted by a test and without a chain: a facilitator, an offer and a
+//! payer, on the network `test:1`.
+//!
+//! [`ScriptedFacilitator`] returns what the test sets. [`TestOffer`] and [`TestPayer`] agree on
+//! payments that differ in a number.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use quittance_core::json::Object;
+use quittance_core::wire::{
+    PaymentPayload, PaymentRequirements, SettleResponse, SupportedKind, SupportedResponse,
+    VerifyResponse,
+};
+use quittance_core::{
+    Amount, Asset, AuthorizationState, Facilitator, FacilitatorError, Network, Offer, OfferError,
+    Payer, PayerError, PaymentId, PaymentRequest, Quote, QuoteError, Reason, Timestamp,
+};
+use serde_json::{Value, json};
+
+/// How long a payment for [`requirements`] is valid, in seconds.
+pub const VALID_SECS: u64 = 60;
+
+/// What [`TestOffer`] asks for: 10000 units of `coin` on `test:1`.
+pub fn requirements() -> PaymentRequirements {
+    PaymentRequirements::new("exact", "test:1", "10000", "coin", "seller", VALID_SECS)
+}
+
+/// A request with the payment of this number.
+pub fn request(number: u64) -> PaymentRequest {
+    request_with_payload(&format!("{{\"number\":{number}}}"))
+}
+
+/// A request with this payload, in this spelling.
+///
+/// # Panics
+/// When the payload is not a JSON object.
+pub fn request_with_payload(payload: &str) -> PaymentRequest {
+    let payload: Object = serde_json::from_str(payload).expect("a JSON object");
+    let payment = PaymentPayload::new(requirements(), payload);
+    PaymentRequest::new(payment, requirements()).expect("a valid request")
+}
+
+/// A settle response that failed for this reason.
+pub fn failed(reason: &'static str, transaction: &str) -> SettleResponse {
+    let rejection = Reason::new(reason).into();
+    SettleResponse::failed("test:1", &rejection, None, transaction)
+}
+
+fn locked<T>(cell: &Mutex<T>) -> MutexGuard<'_, T> {
+    cell.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The result of a settle request.
+pub type SettleResult = Result<SettleResponse, FacilitatorError>;
+
+/// A facilitator that returns what the test sets, and counts its requests. At first it verifies and
+/// settles every payment, in both protocol versions.
+pub struct ScriptedFacilitator {
+    verify: Mutex<Result<VerifyResponse, FacilitatorError>>,
+    /// `None` never returns.
+    settle: Mutex<Option<SettleResult>>,
+    /// The results of the next settle requests, in this order.
+    queued: Mutex<VecDeque<SettleResult>>,
+    supported: Mutex<SupportedResponse>,
+    verify_calls: AtomicUsize,
+    settle_calls: AtomicUsize,
+}
+
+impl ScriptedFacilitator {
+    /// A facilitator that accepts every payment.
+    pub fn new() -> Arc<Self> {
+        let facilitator = Arc::new(Self {
+            verify: Mutex::new(Ok(VerifyResponse::valid(Some("payer".to_owned())))),
+            settle: Mutex::new(Some(Ok(SettleResponse::settled("test:1", None, "0x1")))),
+            queued: Mutex::default(),
+            supported: Mutex::new(SupportedResponse::new(Vec::new())),
+            verify_calls: AtomicUsize::new(0),
+            settle_calls: AtomicUsize::new(0),
+        });
+        facilitator.set_kinds(&[(2, "test:1"), (1, "test")]);
+        facilitator
+    }
+
+    /// Sets the result of verify requests.
+    pub fn set_verify(&self, result: Result<VerifyResponse, FacilitatorError>) {
+        *locked(&self.verify) = result;
+    }
+
+    /// Refuses payments in verify requests, for this reason.
+    pub fn reject(&self, reason: &'static str) {
+        let rejection = Reason::new(reason).into();
+        self.set_verify(Ok(VerifyResponse::invalid(&rejection, None)));
+    }
+
+    /// Sets the result of settle requests.
+    pub fn set_settle(&self, result: SettleResult) {
+        *locked(&self.settle) = Some(result);
+    }
+
+    /// Sets the results of the next settle requests, before the permanent one.
+    pub fn queue_settle(&self, results: impl IntoIterator<Item = SettleResult>) {
+        *locked(&self.queued) = results.into_iter().collect();
+    }
+
+    /// Never answers a settle request from now on.
+    pub fn hang_settle(&self) {
+        *locked(&self.settle) = None;
+    }
+
+    /// Sets the supported versions and networks of the scheme `exact`.
+    pub fn set_kinds(&self, kinds: &[(u64, &str)]) {
+        let kind =
+            |(version, network): &(u64, &str)| SupportedKind::new(*version, "exact", network);
+        *locked(&self.supported) = SupportedResponse::new(kinds.iter().map(kind).collect());
+    }
+
+    /// Sets the `extra` of all supported kinds, which offers pass on.
+    ///
+    /// # Panics
+    /// When `extra` is not an object.
+    pub fn set_extra(&self, extra: &Value) {
+        for kind in &mut locked(&self.supported).kinds {
+            kind.extra = Some(Object::of(extra).expect("a JSON object"));
+        }
+    }
+
+    /// The number of verify requests.
+    pub fn verify_calls(&self) -> usize {
+        self.verify_calls.load(Ordering::SeqCst)
+    }
+
+    /// The number of settle requests.
+    pub fn settle_calls(&self) -> usize {
+        self.settle_calls.load(Ordering::SeqCst)
+    }
+}
+
+impl fmt::Debug for ScriptedFacilitator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ScriptedFacilitator")
+    }
+}
+
+#[async_trait]
+impl Facilitator for ScriptedFacilitator {
+    async fn verify(&self, _: &PaymentRequest) -> Result<VerifyResponse, FacilitatorError> {
+        self.verify_calls.fetch_add(1, Ordering::SeqCst);
+        locked(&self.verify).clone()
+    }
+
+    async fn settle(&self, _: &PaymentRequest) -> SettleResult {
+        self.settle_calls.fetch_add(1, Ordering::SeqCst);
+        if let Some(queued) = locked(&self.queued).pop_front() {
+            return queued;
+        }
+        let result = locked(&self.settle).clone();
+        match result {
+            Some(result) => result,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn supported(&self) -> Result<SupportedResponse, FacilitatorError> {
+        Ok(locked(&self.supported).clone())
+    }
+}
+
+/// An offer for [`requirements`], with the `extra` that the facilitator supports.
+#[derive(Debug)]
+pub struct TestOffer(Network);
+
+impl TestOffer {
+    /// The offer on `test:1`, which version 1 calls `test`.
+    #[expect(clippy::new_without_default, reason = "a test names what it builds")]
+    pub fn new() -> Self {
+        let network = Network::new("test:1").expect("a valid network");
+        Self(network.with_alias("test"))
+    }
+}
+
+impl Offer for TestOffer {
+    fn scheme(&self) -> &str {
+        "exact"
+    }
+
+    fn network(&self) -> &Network {
+        &self.0
+    }
+
+    fn requirements(&self, kind: &SupportedKind) -> Result<PaymentRequirements, OfferError> {
+        Ok(PaymentRequirements {
+            extra: kind.extra.clone(),
+            ..requirements()
+        })
+    }
+
+    /// The number identifies a payment. Other fields make no difference.
+    fn authorization(&self, payload: &Object) -> Option<PaymentId> {
+        let tree = payload.tree();
+        let number = tree.get("number")?.to_string();
+        Some(PaymentId::from_parts(&[number.as_bytes()]))
+    }
+}
+
+/// A payer whose payments differ in a number, on the network `test:1`, which version 1 calls `test`.
+/// It compares names without case, as chains compare addresses. Clones share their state.
+#[derive(Debug, Clone, Default)]
+pub struct TestPayer {
+    signed: Arc<AtomicUsize>,
+    broken: Arc<AtomicBool>,
+    /// The state of each authorization on the chain, by its number. Others are unknown.
+    states: Arc<Mutex<BTreeMap<u64, AuthorizationState>>>,
+}
+
+impl TestPayer {
+    /// The number of payments it has signed.
+    pub fn signed(&self) -> usize {
+        self.signed.load(Ordering::SeqCst)
+    }
+
+    /// Makes signing fail, or work again.
+    pub fn set_broken(&self, broken: bool) {
+        self.broken.store(broken, Ordering::SeqCst);
+    }
+
+    /// Sets the state of the authorization with this number on the chain.
+    pub fn set_state(&self, number: u64, state: AuthorizationState) {
+        locked(&self.states).insert(number, state);
+    }
+}
+
+#[async_trait]
+impl Payer for TestPayer {
+    fn address(&self) -> &str {
+        "payer"
+    }
+
+    fn quote(&self, requirements: &PaymentRequirements) -> Result<Quote, QuoteError> {
+        if requirements.scheme != "exact" || !["test", "test:1"].contains(&&*requirements.network) {
+            return Err(QuoteError::NotSupported);
+        }
+        if !requirements.asset.eq_ignore_ascii_case("coin") {
+            return Err(QuoteError::unpayable(
+                "the asset is not on the payer's own list",
+            ));
+        }
+        Ok(Quote {
+            network: "test:1".to_owned(),
+            pay_to: requirements.pay_to.to_lowercase(),
+            asset: Asset {
+                address: "coin".to_owned(),
+                symbol: "COIN".to_owned(),
+                decimals: 6,
+            },
+            amount: requirements
+                .amount
+                .parse()
+                .unwrap_or(Amount::from(u64::MAX)),
+        })
+    }
+
+    async fn pay(
+        &self,
+        requirements: &PaymentRequirements,
+        now: Timestamp,
+    ) -> Result<(Object, Timestamp), PayerError> {
+        if self.broken.load(Ordering::SeqCst) {
+            return Err(PayerError::signing("the key is missing"));
+        }
+        // Other tasks run while a payment is signed.
+        tokio::task::yield_now().await;
+        let number = self.signed.fetch_add(1, Ordering::SeqCst);
+        let payload = Object::of(&json!({ "number": number })).expect("a JSON object");
+        Ok((payload, now.plus_secs(requirements.max_timeout_seconds)))
+    }
+
+    async fn authorization_state(
+        &self,
+        network: &str,
+        asset: &str,
+        payload: &Object,
+        _expires: Timestamp,
+    ) -> AuthorizationState {
+        assert_eq!((network, asset), ("test:1", "coin"));
+        let number = payload.tree()["number"].as_u64().expect("a number");
+        let states = locked(&self.states);
+        let state = states.get(&number).cloned();
+        state.unwrap_or(AuthorizationState::Unknown)
+    }
+}
