@@ -88,6 +88,8 @@ fn requests(requirements: &PaymentRequirements) -> Vec<PaymentRequest> {
 fn token_account(owner: &Pubkey) -> Account {
     let mut data = vec![0; 165];
     data[32..64].copy_from_slice(owner.as_ref());
+    // Its state: initialized.
+    data[108] = 1;
     Account {
         owner: TokenProgram::SplToken.id(),
         data,

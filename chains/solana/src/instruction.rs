@@ -1,6 +1,9 @@
 //! The programs and instructions of a payment.
 
+use borsh::BorshDeserialize;
+use solana_compute_budget_interface::ComputeBudgetInstruction;
 use solana_pubkey::Pubkey;
+use spl_token_2022_interface::instruction::TokenInstruction;
 
 /// An instruction with the addresses of its accounts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,15 +18,13 @@ pub struct Instruction {
 
 /// The compute budget program. It limits the compute units of a transaction and sets its priority
 /// fee.
-pub const COMPUTE_BUDGET: Pubkey =
-    Pubkey::from_str_const("ComputeBudget111111111111111111111111111111");
+pub const COMPUTE_BUDGET: Pubkey = solana_sdk_ids::compute_budget::ID;
 /// SPL Token.
-pub const TOKEN: Pubkey = Pubkey::from_str_const("TokenkegQfeZyiNwAJbNbGKPFXCWuBvf9Ss623VQ5DA");
+pub const TOKEN: Pubkey = spl_token_2022_interface::inline_spl_token::ID;
 /// Token-2022.
-pub const TOKEN_2022: Pubkey =
-    Pubkey::from_str_const("TokenzQdBNbLqP5VEhdkAS6EPFLC1PHnBqCXEpPxuEb");
+pub const TOKEN_2022: Pubkey = spl_token_2022_interface::ID;
 /// The memo program. It writes a text into the log.
-pub const MEMO: Pubkey = Pubkey::from_str_const("MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr");
+pub const MEMO: Pubkey = spl_memo_interface::v3::ID;
 /// Lighthouse. Wallets add its assertions to the transactions that they sign.
 pub const LIGHTHOUSE: Pubkey =
     Pubkey::from_str_const("L2TExMFKdjpN9kozasaurPirfHy9P8sbXoAN1qA3S95");
@@ -35,13 +36,13 @@ pub const MEMO_MAX: usize = 256;
 /// and moves the lamports of signers. Each signature of the three precompiles costs as much as one
 /// of the transaction's own. The loaders and the program of lookup tables create accounts.
 pub(crate) const NEVER_WALLETS: [Pubkey; 9] = [
-    Pubkey::from_str_const("11111111111111111111111111111111"),
-    Pubkey::from_str_const("Ed25519SigVerify111111111111111111111111111"),
-    Pubkey::from_str_const("KeccakSecp256k11111111111111111111111111111"),
-    Pubkey::from_str_const("Secp256r1SigVerify1111111111111111111111111"),
-    Pubkey::from_str_const("BPFLoaderUpgradeab1e11111111111111111111111"),
-    Pubkey::from_str_const("LoaderV411111111111111111111111111111111111"),
-    Pubkey::from_str_const("AddressLookupTab1e1111111111111111111111111"),
+    solana_sdk_ids::system_program::ID,
+    solana_sdk_ids::ed25519_program::ID,
+    solana_sdk_ids::secp256k1_program::ID,
+    solana_sdk_ids::secp256r1_program::ID,
+    solana_sdk_ids::bpf_loader_upgradeable::ID,
+    solana_sdk_ids::loader_v4::ID,
+    solana_sdk_ids::address_lookup_table::ID,
     TOKEN,
     TOKEN_2022,
 ];
@@ -50,8 +51,8 @@ pub(crate) const NEVER_WALLETS: [Pubkey; 9] = [
 pub const COMPUTE_UNIT_LIMIT: u8 = 2;
 /// `SetComputeUnitPrice`.
 pub const COMPUTE_UNIT_PRICE: u8 = 3;
-/// `TransferChecked` of both token programs.
-pub const TRANSFER_CHECKED: u8 = 12;
+/// The bytes of a `TransferChecked`: its number, the amount and the decimal places.
+pub(crate) const TRANSFER_CHECKED_LEN: usize = 10;
 
 /// Lighthouse's assertions: `AssertAccountData` to `AssertBubblegumTreeConfigAccount`. The
 /// instructions before them write and close accounts.
@@ -88,9 +89,15 @@ impl Transfer {
         if ![TOKEN, TOKEN_2022].contains(program) {
             return None;
         }
-        let [TRANSFER_CHECKED, amount @ .., decimals] = data.as_slice() else {
+        let TokenInstruction::TransferChecked { amount, decimals } =
+            TokenInstruction::unpack(data).ok()?
+        else {
             return None;
         };
+        // The token programs ignore further bytes; a payment has none.
+        if data.len() != TRANSFER_CHECKED_LEN {
+            return None;
+        }
         let [source, mint, destination, authority] = *accounts.as_slice() else {
             return None;
         };
@@ -100,31 +107,39 @@ impl Transfer {
             mint,
             destination,
             authority,
-            amount: u64::from_le_bytes(amount.try_into().ok()?),
-            decimals: *decimals,
+            amount,
+            decimals,
         })
     }
 }
 
+/// Whether the instruction is a `TransferChecked` of a token program, with any accounts.
+pub fn is_transfer(instruction: &Instruction) -> bool {
+    let parsed = TokenInstruction::unpack(&instruction.data);
+    [TOKEN, TOKEN_2022].contains(&instruction.program)
+        && matches!(parsed, Ok(TokenInstruction::TransferChecked { .. }))
+}
+
 /// The limit of a `SetComputeUnitLimit`, in compute units.
 pub fn compute_unit_limit(instruction: &Instruction) -> Option<u32> {
-    match budget(instruction)? {
-        [COMPUTE_UNIT_LIMIT, limit @ ..] => Some(u32::from_le_bytes(limit.try_into().ok()?)),
+    match compute_budget(instruction)? {
+        ComputeBudgetInstruction::SetComputeUnitLimit(limit) => Some(limit),
         _ => None,
     }
 }
 
 /// The price of a `SetComputeUnitPrice`, in micro-lamports for a compute unit.
 pub fn compute_unit_price(instruction: &Instruction) -> Option<u64> {
-    match budget(instruction)? {
-        [COMPUTE_UNIT_PRICE, price @ ..] => Some(u64::from_le_bytes(price.try_into().ok()?)),
+    match compute_budget(instruction)? {
+        ComputeBudgetInstruction::SetComputeUnitPrice(price) => Some(price),
         _ => None,
     }
 }
 
-fn budget(instruction: &Instruction) -> Option<&[u8]> {
+/// The runtime ignores further bytes. Here they make the instruction malformed.
+fn compute_budget(instruction: &Instruction) -> Option<ComputeBudgetInstruction> {
     let is_budget = instruction.program == COMPUTE_BUDGET && instruction.accounts.is_empty();
-    is_budget.then_some(instruction.data.as_slice())
+    is_budget.then(|| ComputeBudgetInstruction::try_from_slice(&instruction.data).ok())?
 }
 
 /// The text of a memo; `None` for another instruction, and for a memo that is not UTF-8 or is too

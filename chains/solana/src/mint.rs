@@ -1,167 +1,156 @@
-//! What a mint may do to a payment: its extensions, and which of them an operator accepts.
-//!
-//! Only the numbers of the extensions are read, by the layout that `spl-token-2022-interface` defines: that crate brings a
-//! fifth again as many dependencies, for structures nobody here looks into.
+//! Mints and token accounts: what an issuer can do to a payment, and which of that is accepted.
 
 use std::collections::BTreeSet;
 
+use solana_program_pack::Pack as _;
 use solana_pubkey::Pubkey;
+use spl_token_2022_interface::extension::transfer_fee::{TransferFee, TransferFeeConfig};
+use spl_token_2022_interface::extension::{
+    BaseStateWithExtensions, ExtensionType, StateWithExtensions,
+};
+use spl_token_2022_interface::state;
 
-use crate::account::Account;
+use crate::account::{Account, DATA_MAX};
 use crate::token::{Extension, TokenProgram};
 
-/// What an extension means for payments.
+/// The meaning of an extension for payments.
 enum Meaning {
-    /// It changes nothing of who has how much.
+    /// It changes no balance.
     Harmless,
-    /// It must be accepted by the operator.
+    /// The operator must accept it.
     Risk(Extension),
-    /// No payment can be made with it.
+    /// No payment is possible with it.
     Never,
 }
 
-/// What is needed of a mint's account.
+/// The properties of a mint that payments need.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct MintFacts {
     /// Its decimal places.
     pub decimals: u8,
 }
 
-/// The length of a mint without extensions; where its decimal places and the mark that it is initialized stand.
-const MINT_LEN: usize = 82;
-const DECIMALS_AT: usize = 44;
-const INITIALIZED_AT: usize = 45;
+/// Why payments of a mint are rejected.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MintError {
+    /// Another program owns the account.
+    #[error("the mint does not belong to {0}")]
+    Owner(TokenProgram),
+    /// The account is not a mint.
+    #[error("the account is not a mint")]
+    NotAMint,
+    /// The mint is so long that only its beginning was read.
+    #[error("the mint has {DATA_MAX} bytes or more")]
+    TooLong,
+    /// The list of extensions is malformed, or an extension is newer than this library.
+    #[error("the mint has an unknown or malformed extension")]
+    UnknownExtension,
+    /// The mint withholds a fee from transfers, or is going to.
+    #[error("the mint withholds part of each transfer")]
+    TransferFee,
+    /// The operator has not accepted an extension.
+    #[error("the mint has the extension {0:?}, which is not allowed for this token")]
+    NotAllowed(Extension),
+    /// No payment is possible with the extension of this number (`ExtensionType`).
+    #[error("the mint has the extension number {0}, with which no payment is possible")]
+    Never(u16),
+}
 
-/// The length of a token account without extensions, to which a mint with extensions is padded; then comes its type.
-const ACCOUNT_LEN: usize = 165;
-const TYPE_MINT: u8 = 1;
-const TYPE_ACCOUNT: u8 = 2;
-
-/// The owner of a token account stands behind its mint.
-const OWNER_AT: std::ops::Range<usize> = 32..64;
-
-/// Where its amount is, the least significant byte first.
-const AMOUNT_AT: std::ops::Range<usize> = 64..72;
-
-/// What the extension with this number (`ExtensionType`) means.
-fn meaning(extension: u16) -> Meaning {
+fn meaning(extension: ExtensionType) -> Meaning {
+    use ExtensionType as Found;
     match extension {
-        TRANSFER_FEE_CONFIG => Meaning::Risk(Extension::TransferFeeConfig),
-        3 => Meaning::Risk(Extension::MintCloseAuthority),
-        4 => Meaning::Risk(Extension::ConfidentialTransferMint),
-        6 => Meaning::Risk(Extension::DefaultAccountState),
-        12 => Meaning::Risk(Extension::PermanentDelegate),
-        14 => Meaning::Risk(Extension::TransferHook),
-        16 => Meaning::Risk(Extension::ConfidentialTransferFeeConfig),
-        24 => Meaning::Risk(Extension::ConfidentialMintBurn),
-        26 => Meaning::Risk(Extension::Pausable),
-        28 => Meaning::Risk(Extension::PermissionedBurn),
-        // InterestBearingConfig and ScaledUiAmount: what people are shown changes; atomic units do not. The others point to
-        // descriptions, or are ones: MetadataPointer to TokenGroupMember.
-        10 | 18..=23 | 25 => Meaning::Harmless,
-        // NonTransferable (9); whatever belongs to token accounts; and whatever comes after this was written.
+        Found::TransferFeeConfig => Meaning::Risk(Extension::TransferFeeConfig),
+        Found::MintCloseAuthority => Meaning::Risk(Extension::MintCloseAuthority),
+        Found::ConfidentialTransferMint => Meaning::Risk(Extension::ConfidentialTransferMint),
+        Found::DefaultAccountState => Meaning::Risk(Extension::DefaultAccountState),
+        Found::PermanentDelegate => Meaning::Risk(Extension::PermanentDelegate),
+        Found::TransferHook => Meaning::Risk(Extension::TransferHook),
+        Found::ConfidentialTransferFeeConfig => {
+            Meaning::Risk(Extension::ConfidentialTransferFeeConfig)
+        }
+        Found::ConfidentialMintBurn => Meaning::Risk(Extension::ConfidentialMintBurn),
+        Found::Pausable => Meaning::Risk(Extension::Pausable),
+        Found::PermissionedBurn => Meaning::Risk(Extension::PermissionedBurn),
+        // These change only the displayed amount.
+        Found::InterestBearingConfig | Found::ScaledUiAmount => Meaning::Harmless,
+        // These are descriptions, or point to one.
+        Found::MetadataPointer
+        | Found::TokenMetadata
+        | Found::GroupPointer
+        | Found::TokenGroup
+        | Found::GroupMemberPointer
+        | Found::TokenGroupMember => Meaning::Harmless,
+        // NonTransferable, and the extensions of token accounts.
         _ => Meaning::Never,
     }
 }
 
-/// The number of `TransferFeeConfig`, and where its two fees stand: the one until an epoch, and the one from then on.
-const TRANSFER_FEE_CONFIG: u16 = 1;
-const FEES_AT: [usize; 2] = [72, 90];
-
-/// Whether a `TransferFeeConfig` withholds something now, or is going to; also when it cannot be read.
-fn charges(config: &[u8]) -> bool {
-    let charges = |at: &usize| {
-        // The epoch it begins in, the most that is withheld, and the share, in basis points.
-        let fee = config.get(*at..*at + 18).and_then(|fee| fee.get(8..));
-        fee.is_none_or(|fee| {
-            let (most, share) = fee.split_at(8);
-            most.iter().any(|byte| *byte != 0) && share.iter().any(|byte| *byte != 0)
-        })
+/// Whether a mint withholds a fee from transfers, now or from a later epoch on. A malformed
+/// configuration counts as a fee.
+fn withholds_fee(mint: &StateWithExtensions<'_, state::Mint>) -> bool {
+    let charges = |fee: &TransferFee| {
+        u64::from(fee.maximum_fee) != 0 && u16::from(fee.transfer_fee_basis_points) != 0
     };
-    FEES_AT.iter().any(charges)
+    let config = mint.get_extension::<TransferFeeConfig>();
+    config.map_or(true, |config| {
+        charges(&config.older_transfer_fee) || charges(&config.newer_transfer_fee)
+    })
 }
 
-/// A mint's extensions by their numbers; `None` for what is no mint.
-fn extensions(data: &[u8]) -> Option<Vec<(u16, &[u8])>> {
-    if data.get(INITIALIZED_AT) != Some(&1) {
-        return None;
-    }
-    if data.len() == MINT_LEN {
-        return Some(Vec::new());
-    }
-    let is_padding = |byte: &u8| *byte == 0;
-    if !data.get(MINT_LEN..ACCOUNT_LEN)?.iter().all(is_padding) {
-        return None;
-    }
-    let [TYPE_MINT, rest @ ..] = data.get(ACCOUNT_LEN..)? else {
-        return None;
-    };
-    let mut rest = rest;
-    let mut found = Vec::new();
-    // Type and length, two bytes each, then the extension. A zero, or less than a type, ends the list.
-    while let [low, high, after @ ..] = rest {
-        let extension = u16::from_le_bytes([*low, *high]);
-        if extension == 0 {
-            return rest.iter().all(is_padding).then_some(found);
-        }
-        let [low, high, after @ ..] = after else {
-            return None;
-        };
-        let (body, behind) = after.split_at_checked(u16::from_le_bytes([*low, *high]).into())?;
-        rest = behind;
-        found.push((extension, body));
-    }
-    rest.iter().all(is_padding).then_some(found)
-}
-
-/// Reads a mint's account, as the program that owns it does, and holds its extensions to what is `allowed`.
+/// Parses a mint, and checks that all its extensions are harmless or `allowed`.
 ///
 /// # Errors
-/// For people: why payments of this mint are refused. An extension nobody here knows is a reason.
+/// Why payments of this mint are rejected. An unknown extension is a reason.
 pub fn judge(
     account: &Account,
     program: TokenProgram,
     allowed: &BTreeSet<Extension>,
-) -> Result<MintFacts, String> {
+) -> Result<MintFacts, MintError> {
     if account.owner != program.id() {
-        return Err(format!("it does not belong to {program}"));
+        return Err(MintError::Owner(program));
     }
-    let extensions = extensions(&account.data).ok_or("it is no mint")?;
-    if program == TokenProgram::SplToken && account.data.len() != MINT_LEN {
-        return Err("it is no mint".to_owned());
+    // Extensions could be missing from truncated data.
+    if account.data.len() >= DATA_MAX {
+        return Err(MintError::TooLong);
     }
-    for (extension, body) in extensions {
-        if extension == TRANSFER_FEE_CONFIG && charges(body) {
-            return Err("part of each transfer is withheld".to_owned());
+    if program == TokenProgram::SplToken && account.data.len() != state::Mint::LEN {
+        return Err(MintError::NotAMint);
+    }
+    let mint = StateWithExtensions::<state::Mint>::unpack(&account.data);
+    let mint = mint.map_err(|_| MintError::NotAMint)?;
+    let extensions = mint.get_extension_types();
+    let extensions = extensions.map_err(|_| MintError::UnknownExtension)?;
+    for extension in extensions {
+        if extension == ExtensionType::TransferFeeConfig && withholds_fee(&mint) {
+            return Err(MintError::TransferFee);
         }
         match meaning(extension) {
             Meaning::Harmless => {}
             Meaning::Risk(risk) if allowed.contains(&risk) => {}
-            Meaning::Risk(risk) => return Err(format!("it has the extension {risk:?}")),
-            Meaning::Never => return Err(format!("it has the extension number {extension}")),
+            Meaning::Risk(risk) => return Err(MintError::NotAllowed(risk)),
+            Meaning::Never => return Err(MintError::Never(extension.into())),
         }
     }
-    let decimals = account.data.get(DECIMALS_AT).ok_or("it is no mint")?;
     Ok(MintFacts {
-        decimals: *decimals,
+        decimals: mint.base.decimals,
     })
 }
 
-/// Who owns a token account, where it is one of this program.
-pub fn owner_of(account: &Account, program: TokenProgram) -> Option<Pubkey> {
-    let kind = account.data.get(ACCOUNT_LEN);
-    let is_account = account.owner == program.id()
-        && account.data.len() >= ACCOUNT_LEN
-        && kind.is_none_or(|kind| *kind == TYPE_ACCOUNT);
-    let owner: [u8; 32] = account.data.get(OWNER_AT)?.try_into().ok()?;
-    is_account.then_some(owner.into())
+fn token_account(account: &Account, program: TokenProgram) -> Option<state::Account> {
+    let found = StateWithExtensions::<state::Account>::unpack(&account.data).ok()?;
+    (account.owner == program.id()).then_some(found.base)
 }
 
-/// How much a token account holds, in atomic units, where it is one of this program.
+/// The owner of a token account of this program; `None` for any other account.
+pub fn owner_of(account: &Account, program: TokenProgram) -> Option<Pubkey> {
+    token_account(account, program).map(|account| account.owner)
+}
+
+/// The balance of a token account of this program, in atomic units; `None` for any other account.
 pub fn amount_in(account: &Account, program: TokenProgram) -> Option<u64> {
-    owner_of(account, program)?;
-    let amount: [u8; 8] = account.data.get(AMOUNT_AT)?.try_into().ok()?;
-    Some(u64::from_le_bytes(amount))
+    token_account(account, program).map(|account| account.amount)
 }
 
 #[cfg(test)]
@@ -169,6 +158,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// The offsets of a mint's fields, and of the type of an account with extensions.
+    const DECIMALS_AT: usize = 44;
+    const INITIALIZED_AT: usize = 45;
+    const TYPE_AT: usize = state::Account::LEN;
+    const TYPE_MINT: u8 = 1;
+    const TRANSFER_FEE_CONFIG: u16 = ExtensionType::TransferFeeConfig as u16;
 
     /// A Token-2022 mint with these extensions, each of eight bytes, except that one is as long as it must be.
     fn mint(extensions: &[u16]) -> Account {
@@ -182,11 +178,11 @@ mod tests {
 
     /// A Token-2022 mint with these extensions.
     fn mint_with(extensions: &[(u16, Vec<u8>)]) -> Account {
-        let mut data = vec![0; MINT_LEN];
+        let mut data = vec![0; state::Mint::LEN];
         data[DECIMALS_AT] = 6;
         data[INITIALIZED_AT] = 1;
         if !extensions.is_empty() {
-            data.resize(ACCOUNT_LEN, 0);
+            data.resize(TYPE_AT, 0);
             data.push(TYPE_MINT);
         }
         for (extension, body) in extensions {
@@ -263,24 +259,48 @@ mod tests {
     /// attacks.md 97.
     #[test]
     fn malformed_extension_list_is_rejected() {
+        let judge = |account: &Account| judge(account, TokenProgram::Token2022, &BTreeSet::new());
         let whole = mint(&[18]);
-        for end in MINT_LEN + 1..whole.data.len() {
+        for end in state::Mint::LEN + 1..whole.data.len() {
             let cut = Account {
                 data: whole.data[..end].to_vec(),
                 ..whole.clone()
             };
-            // Cut off behind the mark of what it is, it is a mint without extensions.
-            let is_whole = end == ACCOUNT_LEN + 1;
-            assert_eq!(
-                judge(&cut, TokenProgram::Token2022, &BTreeSet::new()).is_ok(),
-                is_whole,
-                "{end}"
-            );
+            // Without a whole type after the account's own type, it is a mint without extensions.
+            let is_mint = end == TYPE_AT + 1 || end == TYPE_AT + 2;
+            assert_eq!(judge(&cut).is_ok(), is_mint, "{end}");
         }
-        let mut hidden = mint(&[18, 0, 14]);
-        hidden.data.push(9);
-        assert!(judge(&hidden, TokenProgram::Token2022, &BTreeSet::new()).is_err());
-        assert!(judge(&mint(&[18]), TokenProgram::SplToken, &BTreeSet::new()).is_err());
+        let mut without_length = mint(&[18]);
+        without_length.data.extend([14, 0, 1]);
+        assert_eq!(judge(&without_length), Err(MintError::UnknownExtension));
+        let of_spl_token = Account {
+            owner: TokenProgram::SplToken.id(),
+            ..whole
+        };
+        let judged = super::judge(&of_spl_token, TokenProgram::SplToken, &BTreeSet::new());
+        assert_eq!(judged, Err(MintError::NotAMint));
+    }
+
+    /// The token program reads no extension behind the end of the list, so there is none.
+    #[test]
+    fn extension_list_ends_at_the_first_zero() {
+        let mut ended = mint(&[18]);
+        ended.data.extend([0, 0, 0, 0]);
+        ended.data.extend([14, 0, 0, 0]);
+        assert!(judge(&ended, TokenProgram::Token2022, &BTreeSet::new()).is_ok());
+    }
+
+    /// Regression: an extension could begin exactly where the data is truncated.
+    #[test]
+    fn mint_that_may_be_truncated_is_rejected() {
+        let with_length = |length: usize| {
+            let body = length - (TYPE_AT + 1) - 4;
+            let account = mint_with(&[(19, vec![1; body])]);
+            assert_eq!(account.data.len(), length);
+            judge(&account, TokenProgram::Token2022, &BTreeSet::new())
+        };
+        assert!(with_length(DATA_MAX - 1).is_ok());
+        assert_eq!(with_length(DATA_MAX), Err(MintError::TooLong));
     }
 
     proptest! {

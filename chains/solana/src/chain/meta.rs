@@ -10,10 +10,10 @@ use solana_message::compiled_instruction::CompiledInstruction;
 use solana_pubkey::Pubkey;
 
 use crate::evidence::{Balance, EncodedInstruction, InnerInstruction, ParsedInstruction};
-use crate::instruction::{Instruction, Transfer};
+use crate::instruction::{Instruction, TRANSFER_CHECKED_LEN, Transfer};
 
-/// The longest base58 text of the data of a `TransferChecked`, which has ten bytes.
-const TRANSFER_TEXT_MAX: usize = 14;
+/// The longest base58 text of the data of a `TransferChecked`: a byte takes less than 1.4 letters.
+const TRANSFER_TEXT_MAX: usize = TRANSFER_CHECKED_LEN * 14 / 10;
 
 /// The inner instructions of one top-level instruction, as nodes write them.
 #[derive(Deserialize)]

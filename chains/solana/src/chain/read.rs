@@ -13,17 +13,12 @@ use serde_json::{Value, json};
 use solana_pubkey::Pubkey;
 
 use super::meta::{self, BalanceJson, InnerInstructionsJson};
-use crate::account::Account;
+use crate::account::{Account, DATA_MAX};
 use crate::evidence::Evidence;
 use crate::transaction::PaymentTransaction;
 
 /// The most accounts in one request (`MAX_MULTIPLE_ACCOUNTS` of the RPC interface).
 const ACCOUNTS_PER_CALL: usize = 100;
-
-/// The most bytes of an account that are read. A lookup table has at most 8,248, and a mint with
-/// extensions some hundred. A longer account is truncated and then is neither. The payer names the
-/// lookup tables, and could name an account of ten megabytes.
-const ACCOUNT_BYTES_MAX: usize = 8_248;
 
 /// The most requests in a batch: the strictest gateways allow 100, and simulations are long.
 const CALLS_PER_BATCH: usize = 40;
@@ -183,7 +178,7 @@ fn account_request(keys: &[Pubkey]) -> Request {
     let options = json!({
         "encoding": "base64",
         "commitment": "confirmed",
-        "dataSlice": { "offset": 0, "length": ACCOUNT_BYTES_MAX },
+        "dataSlice": { "offset": 0, "length": DATA_MAX },
     });
     Request::new("getMultipleAccounts", json!([keys, options]))
 }

@@ -16,20 +16,22 @@ use quittance_core::{
 };
 use quittance_nodes::Nodes;
 use serde_json::json;
+use solana_compute_budget_interface::ComputeBudgetInstruction;
 use solana_hash::Hash;
-use solana_message::compiled_instruction::CompiledInstruction;
-use solana_message::{MessageHeader, VersionedMessage, v0};
+use solana_message::{VersionedMessage, v0};
 use solana_pubkey::Pubkey;
 use solana_signature::Signature;
 use solana_signer::Signer as _;
 use solana_transaction::versioned::VersionedTransaction;
+use spl_memo_interface::instruction::build_memo;
+use spl_token_2022_interface::instruction::transfer_checked;
 use tracing::warn;
 use url::Url;
 
 use super::state::{self, EXPIRES_SECS};
 use super::terms::{Extra, NAME};
 use crate::chain::{Signer, blockhash, rpc};
-use crate::instruction::{COMPUTE_BUDGET, MEMO, MEMO_MAX};
+use crate::instruction::{MEMO, MEMO_MAX};
 use crate::known::{self, NAMESPACE};
 use crate::token::Token;
 
@@ -252,7 +254,7 @@ impl Payer for ExactPayer {
     ) -> Result<(Object, Timestamp), PayerError> {
         let order = self.order(requirements)?;
         let blockhash = self.blockhash(&order).await?;
-        let message = message(&self.signer.pubkey(), &order, blockhash);
+        let message = message(&self.signer.pubkey(), &order, blockhash)?;
         let signature = self
             .signer
             .try_sign_message(&message.serialize())
@@ -288,49 +290,29 @@ impl Payer for ExactPayer {
 
 /// The message: limit, price, transfer, memo. The random memo makes two equal payments in one block
 /// different transactions; with the seller's memo, the random price does.
-fn message(payer: &Pubkey, order: &Order, blockhash: Hash) -> VersionedMessage {
+fn message(payer: &Pubkey, order: &Order, blockhash: Hash) -> Result<VersionedMessage, PayerError> {
     let token = &order.token;
     let memo = order
         .memo
         .clone()
         .unwrap_or_else(|| format!("{:032x}", rand::random::<u128>()));
     let price = rand::random_range(1..=COMPUTE_UNIT_PRICE_MAX);
-    let accounts = [
-        order.fee_payer,
-        *payer,
-        token.account_of(payer),
-        token.account_of(&order.pay_to),
-        token.mint,
-        token.program.id(),
-        COMPUTE_BUDGET,
-        MEMO,
+    let transfer = transfer_checked(
+        &token.program.id(),
+        &token.account_of(payer),
+        &token.mint,
+        &token.account_of(&order.pay_to),
+        payer,
+        &[],
+        order.amount,
+        token.decimals,
+    );
+    let instructions = [
+        ComputeBudgetInstruction::set_compute_unit_limit(COMPUTE_UNITS),
+        ComputeBudgetInstruction::set_compute_unit_price(price),
+        transfer.map_err(PayerError::signing)?,
+        build_memo(&MEMO, memo.as_bytes(), &[]),
     ];
-    let instruction = |program_id_index, accounts: &[u8], data: Vec<u8>| CompiledInstruction {
-        program_id_index,
-        accounts: accounts.to_vec(),
-        data,
-    };
-    let budget = |kind: u8, value: &[u8]| instruction(6, &[], [&[kind], value].concat());
-    let transfer = [
-        &[12],
-        order.amount.to_le_bytes().as_slice(),
-        &[token.decimals],
-    ]
-    .concat();
-    VersionedMessage::V0(v0::Message {
-        header: MessageHeader {
-            num_required_signatures: 2,
-            num_readonly_signed_accounts: 1,
-            num_readonly_unsigned_accounts: 4,
-        },
-        account_keys: accounts.to_vec(),
-        recent_blockhash: blockhash,
-        instructions: vec![
-            budget(2, &COMPUTE_UNITS.to_le_bytes()),
-            budget(3, &price.to_le_bytes()),
-            instruction(5, &[2, 4, 3, 1], transfer),
-            instruction(7, &[], memo.into_bytes()),
-        ],
-        address_table_lookups: Vec::new(),
-    })
+    let message = v0::Message::try_compile(&order.fee_payer, &instructions, &[], blockhash);
+    Ok(VersionedMessage::V0(message.map_err(PayerError::signing)?))
 }

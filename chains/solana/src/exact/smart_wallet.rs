@@ -14,8 +14,8 @@ use super::static_layout::{GUARDS_MAX, Memos, SIGNERS, check_fee};
 use crate::evidence::{Caller, Evidence, TokenInstruction, token_instructions};
 use crate::fee_payers::FeePayers;
 use crate::instruction::{
-    self, COMPUTE_BUDGET, Instruction, MEMO, TOKEN, TOKEN_2022, Transfer, compute_unit_limit,
-    compute_unit_price, is_guard,
+    self, COMPUTE_BUDGET, Instruction, MEMO, Transfer, compute_unit_limit, compute_unit_price,
+    is_guard, is_transfer,
 };
 use crate::transaction::PaymentTransaction;
 
@@ -91,11 +91,6 @@ pub(super) fn check_isolated(
             detail,
         ))
     })
-}
-
-fn is_transfer(found: &Instruction) -> bool {
-    [TOKEN, TOKEN_2022].contains(&found.program)
-        && found.data.first() == Some(&instruction::TRANSFER_CHECKED)
 }
 
 /// Checks that a paying instruction names the signer. Otherwise anyone who saw the payment could
