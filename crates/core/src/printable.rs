@@ -3,9 +3,9 @@
 /// The maximum length of a printed text, in characters.
 const PRINTED_MAX: usize = 200;
 
-/// The text without control characters, invisible characters, line breaks and changes of the writing
-/// direction, and at most 200 characters of it. The result is safe for terminals, logs and language
-/// models. Apply it to every text of another party before printing.
+/// The text without control characters, invisible characters, line breaks and changes of the
+/// writing direction, and at most 200 characters of it. The result is safe for terminals, logs and
+/// language models. Apply it to every text of another party before printing.
 ///
 /// ```
 /// assert_eq!(quittance_core::printable("no\x1b[2J\nmoney"), "no[2Jmoney");
@@ -17,10 +17,10 @@ pub fn printable(text: &str) -> String {
     plain.take(PRINTED_MAX).collect()
 }
 
-/// Invisible characters that change other text or carry text of their own: Unicode's general categories
-/// Cf (format), Zl and Zp (line and paragraph separators), and the property
-/// Default_Ignorable_Code_Point, which adds variation selectors, fillers and tags. As of Unicode 16; a
-/// test compares them with the tables of another library.
+/// Invisible characters that change other text or carry text of their own: Unicode's general
+/// categories Cf (format), Zl and Zp (line and paragraph separators), and the property
+/// Default_Ignorable_Code_Point, which adds variation selectors, fillers and tags. As of Unicode
+/// 16; a test compares them with the tables of another library.
 const INVISIBLE: [std::ops::RangeInclusive<char>; 31] = [
     '\u{ad}'..='\u{ad}',
     '\u{34f}'..='\u{34f}',

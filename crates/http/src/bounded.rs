@@ -17,7 +17,8 @@ pub enum BodyError {
 /// Reads a whole body.
 ///
 /// # Errors
-/// When the body ends early or is longer than [`TEXT_MAX`] bytes, the longest message of the protocol.
+/// When the body ends early or is longer than [`TEXT_MAX`] bytes, the longest message of the
+/// protocol.
 pub async fn read(response: reqwest::Response) -> Result<Vec<u8>, BodyError> {
     match read_part(response).await {
         (body, None) => Ok(body),

@@ -8,8 +8,8 @@ use sha2::{Digest, Sha256};
 /// Identifies one authorization.
 pub type AuthorizationHash = [u8; 32];
 
-/// The identity of a request's authorization. If the seller's offer identified it, unknown fields in
-/// the payload make no difference; otherwise the whole payload counts.
+/// The identity of a request's authorization. If the seller's offer identified it, unknown fields
+/// in the payload make no difference; otherwise the whole payload counts.
 pub fn authorization(request: &PaymentRequest) -> AuthorizationHash {
     match &request.authorization {
         Some(id) => *id.as_bytes(),
@@ -20,8 +20,8 @@ pub fn authorization(request: &PaymentRequest) -> AuthorizationHash {
 /// The hash of a payload's values, independent of white space, the order of keys and the case of
 /// letters.
 ///
-/// Addresses and signatures may be hexadecimal in either case. Where case matters, as in base64, no two
-/// payloads that differ only in case are both signed.
+/// Addresses and signatures may be hexadecimal in either case. Where case matters, as in base64, no
+/// two payloads that differ only in case are both signed.
 pub fn hash(payload: &Object) -> AuthorizationHash {
     let mut hash = Sha256::new();
     // The object was parsed before. If it could not be parsed again, its text would count.
@@ -32,7 +32,8 @@ pub fn hash(payload: &Object) -> AuthorizationHash {
     hash.finalize().into()
 }
 
-/// Hashes a value. Its kind and its length come first, so that no two values have the same encoding.
+/// Hashes a value. Its kind and its length come first, so that no two values have the same
+/// encoding.
 fn hash_value(hash: &mut Sha256, value: &Value) {
     match value {
         Value::Null => head(hash, b'n', 0),

@@ -20,43 +20,46 @@ use crate::reason::is_fault_code;
 const REMEMBERED_FOR: Duration = Duration::from_secs(2 * 3600);
 
 /// How long a settled payment stays with its facilitator. To another one, whose node may be some
-/// blocks behind, it could still look valid. It would be served again, and its transaction would fail.
+/// blocks behind, it could still look valid. It would be served again, and its transaction would
+/// fail.
 const SETTLED_REMEMBERED_FOR: Duration = Duration::from_secs(5 * 60);
 
-/// How long an unreachable facilitator is asked after the others. It takes three seconds to find that
-/// a host is down, and a sale makes two requests.
+/// How long an unreachable facilitator is asked after the others. It takes three seconds to find
+/// that a host is down, and a sale makes two requests.
 const BACKOFF: Duration = Duration::from_secs(10);
 
-/// How long one facilitator may take for `/supported`. It is less than sellers wait for all of them.
+/// How long one facilitator may take for `/supported`. It is less than sellers wait for all of
+/// them.
 const SUPPORTED_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How many payments are remembered, in about 20 MiB: 14 per second that do not settle, for
 /// [`REMEMBERED_FOR`].
 ///
-/// If there is no room, settled payments are removed first, then payments that were certainly refused.
-/// Otherwise one client's refused payments could stop all sales for hours. If none is left, new
-/// payments are refused: removing a payment in progress could settle it at two facilitators.
+/// If there is no room, settled payments are removed first, then payments that were certainly
+/// refused. Otherwise one client's refused payments could stop all sales for hours. If none is
+/// left, new payments are refused: removing a payment in progress could settle it at two
+/// facilitators.
 const PAYMENTS_MAX: usize = 100_000;
 
 /// Several facilitators as one, in order of preference.
 ///
 /// **Verification** changes nothing, so the first facilitator that answers is enough.
 ///
-/// **Settlement** is different: once one facilitator may have a payment, no other gets it. Both would
-/// send a transaction, and the chain accepts only one. The other facilitator would lose its gas and
-/// report a failure for a payment that was made: the seller would serve nothing, and the buyer would
-/// pay again. So the next facilitator is asked to settle only if the one before certainly did not
-/// attempt it ([`Fault::not_attempted`]): it could not be reached, refused the request before reading
-/// it, or does not support the scheme or the network. After a timeout, a lost response or any other
-/// fault, the same facilitator is asked again, which is always safe.
+/// **Settlement** is different: once one facilitator may have a payment, no other gets it. Both
+/// would send a transaction, and the chain accepts only one. The other facilitator would lose its
+/// gas and report a failure for a payment that was made: the seller would serve nothing, and the
+/// buyer would pay again. So the next facilitator is asked to settle only if the one before
+/// certainly did not attempt it ([`Fault::not_attempted`]): it could not be reached, refused the
+/// request before reading it, or does not support the scheme or the network. After a timeout, a
+/// lost response or any other fault, the same facilitator is asked again, which is always safe.
 ///
-/// A facilitator that could not be reached is asked after the others for ten seconds, so that not every
-/// sale waits for it.
+/// A facilitator that could not be reached is asked after the others for ten seconds, so that not
+/// every sale waits for it.
 ///
-/// A payment is identified by its authorization ([`PaymentRequest::authorization`]), or by its payload
-/// if that is unknown. Its facilitator is remembered in this process: for five minutes after the
-/// settlement, or for two hours. If several processes sell for one recipient, send a buyer's retries to
-/// the same process.
+/// A payment is identified by its authorization ([`PaymentRequest::authorization`]), or by its
+/// payload if that is unknown. Its facilitator is remembered in this process: for five minutes
+/// after the settlement, or for two hours. If several processes sell for one recipient, send a
+/// buyer's retries to the same process.
 ///
 /// The facilitators must be interchangeable. If the requirements name one, such as the fee payer on
 /// Solana, only that one can settle them.
@@ -138,8 +141,8 @@ impl Assignment {
 }
 
 impl Assignments {
-    /// The payment's assignment. A new payment is assigned to the facilitator `first`. `None` if there
-    /// is no room.
+    /// The payment's assignment. A new payment is assigned to the facilitator `first`. `None` if
+    /// there is no room.
     fn enter(&mut self, key: AuthorizationHash, first: usize) -> Option<&mut Assignment> {
         self.remove_expired();
         if !self.by_payment.contains_key(&key) {
@@ -238,8 +241,8 @@ impl Failover {
         self.members.get(at).ok_or_else(no_facilitator)
     }
 
-    /// The indexes of all facilitators in the order in which they are asked: those that back off come
-    /// last.
+    /// The indexes of all facilitators in the order in which they are asked: those that back off
+    /// come last.
     fn order(&self) -> Vec<usize> {
         let (resting, awake): (Vec<_>, Vec<_>) =
             (0..self.members.len()).partition(|at| self.members[*at].is_backing_off());
@@ -286,8 +289,8 @@ fn locked<T>(cell: &Mutex<T>) -> MutexGuard<'_, T> {
     cell.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A settle call at one facilitator. Unless `not_attempted` is set, the facilitator counts as having
-/// the payment, also if the caller drops the call.
+/// A settle call at one facilitator. Unless `not_attempted` is set, the facilitator counts as
+/// having the payment, also if the caller drops the call.
 struct SettleCall<'a> {
     failover: &'a Failover,
     key: AuthorizationHash,
@@ -300,8 +303,8 @@ struct SettleCall<'a> {
 }
 
 impl<'a> SettleCall<'a> {
-    /// The call at the next facilitator. `None` if there is none, or if this facilitator may have the
-    /// payment from another call.
+    /// The call at the next facilitator. `None` if there is none, or if this facilitator may have
+    /// the payment from another call.
     fn next(mut self) -> Option<SettleCall<'a>> {
         self.not_attempted = true;
         let next = self.others.pop_front()?;
@@ -358,8 +361,8 @@ fn is_unsupported_kind(reason: Option<&str>) -> bool {
         .any(|unsupported| reason == Some(unsupported.code()))
 }
 
-/// Whether a facilitator certainly did not and will not settle a payment. Its reason is not a failure
-/// of its own, and it knows neither a transaction nor another call.
+/// Whether a facilitator certainly did not and will not settle a payment. Its reason is not a
+/// failure of its own, and it knows neither a transaction nor another call.
 fn is_refusal(answer: &Result<SettleResponse, FacilitatorError>) -> bool {
     let Ok(settled) = answer else {
         return false;
@@ -537,7 +540,8 @@ mod tests {
         assert!(assignments.by_payment.is_empty() && assignments.by_end.is_empty());
     }
 
-    /// Once, settled payments were remembered for hours, and 14 per second left no room for new ones.
+    /// Once, settled payments were remembered for hours, and 14 per second left no room for new
+    /// ones.
     #[tokio::test(start_paused = true)]
     async fn settled_payments_make_room_and_open_ones_do_not() {
         let mut assignments = Assignments::default();
@@ -558,8 +562,8 @@ mod tests {
         assert_eq!(assignments.settled.len(), 1);
     }
 
-    /// Once, a client with many addresses and one balance could fill the memory with refused payments, and
-    /// stop all sales for two hours.
+    /// Once, a client with many addresses and one balance could fill the memory with refused
+    /// payments, and stop all sales for two hours.
     #[tokio::test(start_paused = true)]
     async fn refused_payments_make_room_and_unknown_ones_do_not() {
         let failover = Failover::new(Arc::new(NeverAsked)).or(Arc::new(NeverAsked));

@@ -1,7 +1,7 @@
 //! Facilitators behind HTTP, and what both ends of a paid request share.
 //!
-//! [`RemoteFacilitator`] is a facilitator behind HTTP. [`Failover`] combines several facilitators. The
-//! modules parse the bodies, headers and payloads of other parties.
+//! [`RemoteFacilitator`] is a facilitator behind HTTP. [`Failover`] combines several facilitators.
+//! The modules parse the bodies, headers and payloads of other parties.
 //!
 //! The two ends are `quittance-buyer` and `quittance-seller`. None of these crates names a chain.
 

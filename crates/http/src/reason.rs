@@ -11,8 +11,8 @@ pub const OTHER_TERMS: &str = "No matching payment requirements";
 /// The request carries no payment. The reference implementation's words.
 pub const PAYMENT_REQUIRED: &str = "Payment required";
 
-/// Codes of facilitators for failures of their own, beside those of [`FaultKind`]. The first two are
-/// the specification's (section 9).
+/// Codes of facilitators for failures of their own, beside those of [`FaultKind`]. The first two
+/// are the specification's (section 9).
 pub(crate) const FAULT_CODES: [&str; 6] = [
     "unexpected_verify_error",
     "unexpected_settle_error",
@@ -22,7 +22,8 @@ pub(crate) const FAULT_CODES: [&str; 6] = [
     "unknown_error",
 ];
 
-/// Whether a reason code reports the facilitator's own failure rather than a verdict on the payment.
+/// Whether a reason code reports the facilitator's own failure rather than a verdict on the
+/// payment.
 pub(crate) fn is_fault_code(reason: &str) -> bool {
     FAULT_CODES.contains(&reason) || FaultKind::ALL.iter().any(|kind| kind.code() == reason)
 }

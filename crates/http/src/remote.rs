@@ -13,13 +13,13 @@ use url::Url;
 use crate::bounded;
 use crate::verdict::{self, FacilitatorResponse, unreachable};
 
-/// How long a connection may take, including TLS, to all addresses of a host together. A host that is
-/// switched off does not answer. The operating system would wait half a minute for each address, which
-/// is half of the time for which a payment is valid.
+/// How long a connection may take, including TLS, to all addresses of a host together. A host that
+/// is switched off does not answer. The operating system would wait half a minute for each address,
+/// which is half of the time for which a payment is valid.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long settling may take: longer than a facilitator waits for a transaction, so that it can answer
-/// "pending" itself.
+/// How long settling may take: longer than a facilitator waits for a transaction, so that it can
+/// answer "pending" itself.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long other requests may take: a few reads of a chain, each of which has a limit of seconds.
@@ -134,7 +134,8 @@ fn is_local(url: &Url) -> bool {
     }
 }
 
-/// The fault of a request without a response. Without a connection, nothing of the payment was sent.
+/// The fault of a request without a response. Without a connection, nothing of the payment was
+/// sent.
 fn no_response(path: &str, error: reqwest::Error) -> Fault {
     let never_sent = error.is_connect();
     let fault = unreachable(path, error.without_url());
@@ -144,7 +145,8 @@ fn no_response(path: &str, error: reqwest::Error) -> Fault {
     }
 }
 
-/// Why a remote facilitator could not be created. No variant contains the URL, which may contain a key.
+/// Why a remote facilitator could not be created. No variant contains the URL, which may contain a
+/// key.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RemoteError {

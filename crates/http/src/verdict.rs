@@ -33,8 +33,8 @@ enum StatusMeaning {
     Verdict,
     /// Only a refusal: a success contradicts the status.
     Refusal,
-    /// Only a refusal whose reason is not a failure of the facilitator. Many frameworks answer 500 to
-    /// every exception of a handler, including a refused payment.
+    /// Only a refusal whose reason is not a failure of the facilitator. Many frameworks answer 500
+    /// to every exception of a handler, including a refused payment.
     RefusalWithReason,
     /// No verdict. A failure that names a transaction still counts.
     NoVerdict,
@@ -54,14 +54,14 @@ fn status_meaning(status: StatusCode) -> StatusMeaning {
     }
 }
 
-/// Whether the request was refused before the payment was read. 408 does not prove that, because some
-/// frameworks send it if their own handler takes too long.
+/// Whether the request was refused before the payment was read. 408 does not prove that, because
+/// some frameworks send it if their own handler takes too long.
 fn is_refused_unread(status: StatusCode) -> bool {
     status_meaning(status) == StatusMeaning::NotProcessed && status != StatusCode::REQUEST_TIMEOUT
 }
 
-/// Whether a redirect means that the request was not processed. 303 means that it was processed; 300 and
-/// 304 have no meaning for a POST.
+/// Whether a redirect means that the request was not processed. 303 means that it was processed;
+/// 300 and 304 have no meaning for a POST.
 fn is_redirected_unprocessed(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 307 | 308)
 }
@@ -92,8 +92,8 @@ pub(crate) fn of_verify(response: &FacilitatorResponse) -> Result<VerifyResponse
     }
 }
 
-/// The outcome in a response to `/settle`. A named transaction is never dropped: if the response is not
-/// a verdict, the payment is pending in that transaction.
+/// The outcome in a response to `/settle`. A named transaction is never dropped: if the response is
+/// not a verdict, the payment is pending in that transaction.
 pub(crate) fn of_settle(
     request: &PaymentRequest,
     response: &FacilitatorResponse,
@@ -192,7 +192,8 @@ impl FacilitatorResponse {
         }
     }
 
-    /// Parses the body of a response to `/settle`. The error contains the transaction that the body names.
+    /// Parses the body of a response to `/settle`. The error contains the transaction that the body
+    /// names.
     fn settlement(&self) -> Result<SettleResponse, (Malformed, Option<String>)> {
         match (
             SettleResponse::read("response", &self.body),
@@ -212,8 +213,8 @@ impl FacilitatorResponse {
         unreachable(self.path, format_args!("invalid response: {problem}"))
     }
 
-    /// The fault of a response that is not a verdict. It does not concern the payer: the seller wrote the
-    /// request and chose the facilitator.
+    /// The fault of a response that is not a verdict. It does not concern the payer: the seller
+    /// wrote the request and chose the facilitator.
     pub(crate) fn problem(&self) -> Fault {
         let body = self.parse::<UnclearBody>().unwrap_or_default();
         let mut detail = format!("/{}: HTTP {}", self.path, self.status.as_u16());

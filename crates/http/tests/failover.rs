@@ -79,8 +79,8 @@ async fn first_verdict_counts_unless_the_kind_is_unsupported() {
     );
 }
 
-/// Both would try to settle it. The chain accepts one, and the other would report a failure for a payment
-/// that was made.
+/// Both would try to settle it. The chain accepts one, and the other would report a failure for a
+/// payment that was made.
 #[tokio::test]
 async fn unknown_outcome_stays_with_its_facilitator() {
     let unknown = [
@@ -130,7 +130,8 @@ async fn unattempted_payment_goes_to_the_next_facilitator() {
     }
 }
 
-/// Once, the buyer got "invalid network" because one facilitator was restarting, and the sale was lost.
+/// Once, the buyer got "invalid network" because one facilitator was restarting, and the sale was
+/// lost.
 #[tokio::test]
 async fn unsupported_kind_does_not_hide_an_unreachable_member() {
     let unreached = Err(fault().not_attempted().into());
@@ -206,7 +207,8 @@ async fn unreachable_facilitator_is_asked_last_for_a_while() {
     assert!(failover.settle(&request(7)).await.unwrap().success);
 }
 
-/// Once, a payment was identified by its text, and with another space it went to the other facilitator.
+/// Once, a payment was identified by its text, and with another space it went to the other
+/// facilitator.
 #[tokio::test]
 async fn respelled_payment_goes_to_the_same_facilitator() {
     let (first, second) = (ScriptedFacilitator::new(), ScriptedFacilitator::new());
@@ -243,7 +245,8 @@ async fn abandoned_call_may_have_settled() {
     assert_eq!(second.settle_calls(), 0);
 }
 
-/// One call is refused while another one with the same payment is in progress at the same facilitator.
+/// One call is refused while another one with the same payment is in progress at the same
+/// facilitator.
 #[tokio::test]
 async fn concurrent_call_keeps_the_payment_at_its_facilitator() {
     let (first, second) = (ScriptedFacilitator::new(), ScriptedFacilitator::new());

@@ -27,8 +27,8 @@ async fn remote(status: StatusCode, body: &'static str) -> RemoteFacilitator {
     RemoteFacilitator::new(&listen(app).await).unwrap()
 }
 
-/// Once, a 502 response with `settlement_pending` was a fault, and its transaction did not reach the
-/// buyer. A success under such a status does not count, but its transaction does.
+/// Once, a 502 response with `settlement_pending` was a fault, and its transaction did not reach
+/// the buyer. A success under such a status does not count, but its transaction does.
 #[tokio::test]
 async fn transaction_counts_under_any_status_and_success_does_not() {
     const PENDING: &str = r#"{"success":false,"errorReason":"settlement_pending","transaction":"0xabc","network":"test:1"}"#;

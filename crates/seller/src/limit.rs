@@ -1,8 +1,8 @@
 //! A limit on the unsuccessful payments of each client.
 //!
-//! The seller cannot verify a payment. It asks the facilitator, which counts all clients of a seller
-//! as one caller. Without this limit, one client could use up the facilitator's rate limit with
-//! payments that never settle, and stop the sales to all others.
+//! The seller cannot verify a payment. It asks the facilitator, which counts all clients of a
+//! seller as one caller. Without this limit, one client could use up the facilitator's rate limit
+//! with payments that never settle, and stop the sales to all others.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -51,8 +51,8 @@ impl ClientLimit {
     }
 }
 
-/// The clients' buckets. Each is stored as the time at which it will be full again (the generic cell
-/// rate algorithm).
+/// The clients' buckets. Each is stored as the time at which it will be full again (the generic
+/// cell rate algorithm).
 #[derive(Default)]
 pub(crate) struct ClientLimiter {
     full_at: Mutex<HashMap<u64, Instant>>,

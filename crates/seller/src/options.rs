@@ -144,8 +144,8 @@ impl PaymentOption {
         self.requirements.scheme == scheme && self.v1_network.as_deref() == Some(network)
     }
 
-    /// Whether a version 2 payment that accepts these requirements is for this option. All fields are
-    /// equal, except that clients may add fields to `extra`.
+    /// Whether a version 2 payment that accepts these requirements is for this option. All fields
+    /// are equal, except that clients may add fields to `extra`.
     pub(crate) fn is_accepted_by(&self, accepted: &PaymentRequirements) -> bool {
         let own = &self.requirements;
         self.in_v2

@@ -26,8 +26,8 @@ impl ClientPayment {
     /// Parses the payment in these headers, version 2 before version 1. Names are those of
     /// [`PAYMENT_HEADERS`].
     ///
-    /// Some wallets write one payment into both headers, for servers of either version: the first one
-    /// counts. Two different payments are an error, because a proxy may choose the other one.
+    /// Some wallets write one payment into both headers, for servers of either version: the first
+    /// one counts. Two different payments are an error, because a proxy may choose the other one.
     ///
     /// # Errors
     /// When the payment cannot be parsed, or its version is not the header's.
@@ -62,8 +62,8 @@ impl ClientPayment {
         }
     }
 
-    /// The request to the facilitator, with the option that the payment is for; `None` if it matches
-    /// no option.
+    /// The request to the facilitator, with the option that the payment is for; `None` if it
+    /// matches no option.
     pub(crate) fn request(
         self,
         options: &[PaymentOption],
@@ -101,8 +101,8 @@ fn is_same(one: &[u8], other: &[u8]) -> bool {
     one == other || payload(one).is_some_and(|one| payload(other) == Some(one))
 }
 
-/// Parses a payment of one version. Another version is a rejection rather than malformed, because its
-/// other fields may be anything. Without `x402Version`, the header's name decides the version.
+/// Parses a payment of one version. Another version is a rejection rather than malformed, because
+/// its other fields may be anything. Without `x402Version`, the header's name decides the version.
 fn parse<T: DeserializeOwned>(name: &str, value: &[u8], version: Version) -> Result<T, Refusal> {
     let text = header::text(name, value)?;
     if let Some(stated) = header::stated_version(name, &text)?

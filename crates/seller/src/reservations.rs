@@ -14,16 +14,19 @@ pub(crate) struct Reservations(Arc<Mutex<HashSet<AuthorizationHash>>>);
 
 /// The exclusive right to serve one authorization. Dropping it releases the authorization.
 #[derive(Debug)]
-pub(crate) struct Reservation {
+pub(crate) struct ReservedAuthorization {
     reservations: Reservations,
     authorization: AuthorizationHash,
 }
 
 impl Reservations {
     /// Reserves an authorization; `None` if another request has reserved it.
-    pub(crate) fn reserve(&self, authorization: AuthorizationHash) -> Option<Reservation> {
+    pub(crate) fn reserve(
+        &self,
+        authorization: AuthorizationHash,
+    ) -> Option<ReservedAuthorization> {
         self.change(|reserved| reserved.insert(authorization))
-            .then(|| Reservation {
+            .then(|| ReservedAuthorization {
                 reservations: self.clone(),
                 authorization,
             })
@@ -35,7 +38,7 @@ impl Reservations {
     }
 }
 
-impl Drop for Reservation {
+impl Drop for ReservedAuthorization {
     fn drop(&mut self) {
         self.reservations
             .change(|reserved| reserved.remove(&self.authorization));

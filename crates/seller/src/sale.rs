@@ -18,9 +18,9 @@ use crate::limit::{ClientLimit, ClientLimiter, CountedAttempt};
 use crate::options::{self, PaymentOption};
 use crate::payment::ClientPayment;
 use crate::refusal::{RefusalReason, RequiredPayment, SaleReceipt, SaleRefusal};
-use crate::reservations::{Reservation, Reservations};
+use crate::reservations::{Reservations, ReservedAuthorization};
 use crate::settle::settle;
-use crate::settled::SettledPayments;
+use crate::settled::SettledTransactions;
 use crate::supported::SupportedCache;
 
 /// The longest time for which settling is tried again, longer than any handler and client wait.
@@ -70,7 +70,7 @@ struct SellerState {
     supported: SupportedCache,
     reservations: Reservations,
     clients: Arc<ClientLimiter>,
-    settled: SettledPayments,
+    settled: SettledTransactions,
 }
 
 /// A payment for one of the seller's options, reserved for one request and not verified yet.
@@ -80,7 +80,7 @@ pub(crate) struct ReservedPayment {
     option: PaymentOption,
     options: Vec<PaymentOption>,
     resource: ResourceInfo,
-    reservation: Reservation,
+    reservation: ReservedAuthorization,
 }
 
 /// A verified payment whose handler runs.
@@ -94,7 +94,7 @@ pub(crate) struct Sale {
     /// Counts against the client unless the payment settles.
     attempt: CountedAttempt,
     /// Released when the sale is dropped.
-    _reservation: Reservation,
+    _reservation: ReservedAuthorization,
 }
 
 impl ReservedPayment {
@@ -164,8 +164,8 @@ impl Seller {
         self.state.clients.check_address(self.limit, client);
     }
 
-    /// Refuses a request whose method is not sold, with the payment options. No facilitator verifies
-    /// its payment; the receipt says that nothing was settled.
+    /// Refuses a request whose method is not sold, with the payment options. No facilitator
+    /// verifies its payment; the receipt says that nothing was settled.
     pub(crate) async fn decline(
         &self,
         method: &str,
@@ -227,8 +227,8 @@ impl Seller {
         })
     }
 
-    /// Has a reserved payment verified. Payments that have settled, and clients over their limit, are
-    /// refused without the facilitator.
+    /// Has a reserved payment verified. Payments that have settled, and clients over their limit,
+    /// are refused without the facilitator.
     ///
     /// # Errors
     /// When the payment is refused, or there is no verdict.
@@ -318,8 +318,8 @@ impl Seller {
         Ok((payment, option))
     }
 
-    /// The current options, and the recent ones that a buyer may still have. They differ only in what
-    /// the facilitator adds, and the facilitator decides whether it still accepts that.
+    /// The current options, and the recent ones that a buyer may still have. They differ only in
+    /// what the facilitator adds, and the facilitator decides whether it still accepts that.
     fn acceptable(&self, current: &[PaymentOption]) -> Vec<PaymentOption> {
         let replaced = self.state.supported.replaced();
         let recent = replaced
@@ -344,8 +344,8 @@ fn required(
     }))
 }
 
-/// The refusal of a payment that has settled before: one payment buys one response. The receipt names
-/// its transaction.
+/// The refusal of a payment that has settled before: one payment buys one response. The receipt
+/// names its transaction.
 fn already_settled(reserved: &ReservedPayment, transaction: &str) -> SaleRefusal {
     info!(transaction, "a settled payment is presented again");
     let message = "this payment has settled, and its response was sent";

@@ -12,15 +12,15 @@ use quittance_http::canonical::AuthorizationHash;
 const PAYMENTS_MAX: NonZeroUsize = NonZeroUsize::new(50_000).expect("it is not zero");
 
 /// The latest settled authorizations with their transactions.
-pub(crate) struct SettledPayments(Mutex<LruCache<AuthorizationHash, Box<str>>>);
+pub(crate) struct SettledTransactions(Mutex<LruCache<AuthorizationHash, Box<str>>>);
 
-impl Default for SettledPayments {
+impl Default for SettledTransactions {
     fn default() -> Self {
         Self(Mutex::new(LruCache::new(PAYMENTS_MAX)))
     }
 }
 
-impl SettledPayments {
+impl SettledTransactions {
     /// Stores the transaction that settled an authorization.
     pub(crate) fn insert(&self, authorization: AuthorizationHash, transaction: &str) {
         self.change(|settled| settled.put(authorization, transaction.into()));

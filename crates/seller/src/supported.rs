@@ -21,11 +21,13 @@ const FAILURE: Duration = Duration::from_secs(2);
 /// minute to pay, with the schemes whose payments expire soonest.
 const REPLACED_FOR: Duration = Duration::from_secs(60);
 
-/// How long a request for `/supported` may take. The facilitator answers from memory, and buyers wait.
+/// How long a request for `/supported` may take. The facilitator answers from memory, and buyers
+/// wait.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the facilitator settles. One request at a time asks it for all. An old response is used while
-/// it is asked, and for as long as it does not answer: its own refusals would come soon enough.
+/// What the facilitator settles. One request at a time asks it for all. An old response is used
+/// while it is asked, and for as long as it does not answer: its own refusals would come soon
+/// enough.
 pub(crate) struct SupportedCache {
     cached: Cached<Arc<SupportedResponse>, Fault>,
     history: Mutex<ResponseHistory>,

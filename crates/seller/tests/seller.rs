@@ -1,5 +1,5 @@
-//! The seller's layer: failures are not charged, unpaid requests are not served, and the layer works
-//! with browsers, routers and connections.
+//! The seller's layer: failures are not charged, unpaid requests are not served, and the layer
+//! works with browsers, routers and connections.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::convert::Infallible;
@@ -182,8 +182,8 @@ async fn pay_by(method: &str, url: &str) -> reqwest::Response {
     request.send().await.unwrap()
 }
 
-/// attacks.md 121, 187. A browser sends a preflight first, without payment. Once, the preflight ran the
-/// handler of an `any` route, with a body, unpaid.
+/// attacks.md 121, 187. A browser sends a preflight first, without payment. Once, the preflight ran
+/// the handler of an `any` route, with a body, unpaid.
 #[tokio::test]
 async fn preflight_never_reaches_the_handler() {
     let facilitator = ScriptedFacilitator::new();
@@ -309,8 +309,9 @@ fn pending() -> SettleResponse {
     failed("settlement_pending", "0xabc")
 }
 
-/// Once, the second response replaced the first. After a fault the buyer did not get the transaction,
-/// and the verdict of another instance of the facilitator looked as if nothing had been sent.
+/// Once, the second response replaced the first. After a fault the buyer did not get the
+/// transaction, and the verdict of another instance of the facilitator looked as if nothing had
+/// been sent.
 #[tokio::test]
 async fn second_settle_response_keeps_the_named_transaction() {
     for second in [
@@ -343,8 +344,8 @@ async fn second_settle_response_keeps_the_named_transaction() {
     }
 }
 
-/// Once, nothing was reserved between verification and settlement. One payment that was presented 20
-/// times at once ran 20 handlers.
+/// Once, nothing was reserved between verification and settlement. One payment that was presented
+/// 20 times at once ran 20 handlers.
 #[tokio::test(flavor = "multi_thread")]
 async fn payment_in_use_is_refused_to_other_requests() {
     let facilitator = ScriptedFacilitator::new();
@@ -389,8 +390,8 @@ async fn payment_in_use_is_refused_to_other_requests() {
     );
 }
 
-/// attacks.md 186. Once, different unknown fields in the payload made one authorization look like 20
-/// payments: 20 handlers ran, and one was paid.
+/// attacks.md 186. Once, different unknown fields in the payload made one authorization look like
+/// 20 payments: 20 handlers ran, and one was paid.
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_payload_fields_do_not_make_another_payment() {
     let facilitator = ScriptedFacilitator::new();
@@ -445,8 +446,8 @@ async fn panic_of_the_handler_releases_the_reservation() {
     assert_eq!(facilitator.settle_calls(), 1);
 }
 
-/// attacks.md 127. Once, a sale ended with its client's connection, so a client that disconnected after
-/// the handler had acted was not charged.
+/// attacks.md 127. Once, a sale ended with its client's connection, so a client that disconnected
+/// after the handler had acted was not charged.
 #[tokio::test]
 async fn client_that_disconnects_during_the_handler_is_charged() {
     let facilitator = ScriptedFacilitator::new();
@@ -476,8 +477,8 @@ async fn client_that_disconnects_during_the_handler_is_charged() {
     assert!(settled.is_ok(), "the payment was not settled");
 }
 
-/// attacks.md 129, 188. Once, the response was lost when its client disconnected, and the payment bought
-/// nothing when it was presented again.
+/// attacks.md 129, 188. Once, the response was lost when its client disconnected, and the payment
+/// bought nothing when it was presented again.
 #[tokio::test]
 async fn undelivered_response_goes_once_to_the_same_request() {
     let facilitator = ScriptedFacilitator::new();
@@ -622,8 +623,8 @@ async fn present_for(url: &str, number: u64, address: &str) -> reqwest::Response
     request.send().await.unwrap()
 }
 
-/// attacks.md 213, 221. Once, one client without money could use up the facilitator's rate limit for the
-/// seller, and stop all sales.
+/// attacks.md 213, 221. Once, one client without money could use up the facilitator's rate limit
+/// for the seller, and stop all sales.
 #[tokio::test]
 async fn client_with_unsettled_payments_is_rate_limited() {
     let facilitator = ScriptedFacilitator::new();
@@ -928,8 +929,8 @@ async fn cloned_layer_can_be_changed() {
     assert_eq!(status("/priced").await, StatusCode::PAYMENT_REQUIRED);
 }
 
-/// Once, an empty `PAYMENT-REQUIRED` header hid the options in the body, and a version 2 client found
-/// none.
+/// Once, an empty `PAYMENT-REQUIRED` header hid the options in the body, and a version 2 client
+/// found none.
 #[tokio::test]
 async fn only_versions_of_the_facilitator_are_offered() {
     for (kinds, in_header, in_body) in [
@@ -974,8 +975,8 @@ async fn buyer_pays_a_facilitator_of_either_version() {
     }
 }
 
-/// A facilitator with several fee payers names them in turn. Once, a buyer that got one just before the
-/// seller asked again was refused, as if it had paid for other options.
+/// A facilitator with several fee payers names them in turn. Once, a buyer that got one just before
+/// the seller asked again was refused, as if it had paid for other options.
 #[tokio::test(start_paused = true)]
 async fn recently_replaced_options_are_accepted() {
     let facilitator = ScriptedFacilitator::new();
@@ -1031,7 +1032,8 @@ async fn remote(status: StatusCode, body: &'static str) -> RemoteFacilitator {
     RemoteFacilitator::new(&listen(app).await).unwrap()
 }
 
-/// Some facilitators answer 400 to payments that others settle. That is not a verdict on the payment.
+/// Some facilitators answer 400 to payments that others settle. That is not a verdict on the
+/// payment.
 #[tokio::test]
 async fn facilitators_failure_is_503_with_its_retry_after() {
     for (status, body) in [
@@ -1151,8 +1153,8 @@ async fn answer_on(connection: &mut TcpStream) -> String {
     }
 }
 
-/// Once, a 402 response to a POST left the body on the connection. The server closed it, and the buyer's
-/// next request on it, the one with the payment, failed.
+/// Once, a 402 response to a POST left the body on the connection. The server closed it, and the
+/// buyer's next request on it, the one with the payment, failed.
 #[tokio::test]
 async fn refusal_keeps_the_connection_usable_or_closes_it() {
     let facilitator = ScriptedFacilitator::new();

@@ -206,8 +206,8 @@ impl Offer for TestOffer {
     }
 }
 
-/// A payer whose payments differ in a number, on the network `test:1`, which version 1 calls `test`.
-/// It compares names without case, as chains compare addresses. Clones share their state.
+/// A payer whose payments differ in a number, on the network `test:1`, which version 1 calls
+/// `test`. It compares names without case, as chains compare addresses. Clones share their state.
 #[derive(Debug, Clone, Default)]
 pub struct TestPayer {
     signed: Arc<AtomicUsize>,

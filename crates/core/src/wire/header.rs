@@ -63,8 +63,8 @@ pub fn decode<T: DeserializeOwned>(name: &str, value: &[u8]) -> Result<T, Malfor
     json::read(name, &text(name, value)?)
 }
 
-/// The `x402Version` that a message states, as a string, because it may be any integer; `None` if it is
-/// missing. Parse it before the message, because other versions may have other fields.
+/// The `x402Version` that a message states, as a string, because it may be any integer; `None` if
+/// it is missing. Parse it before the message, because other versions may have other fields.
 ///
 /// # Errors
 /// [`Malformed`], with `name` as the prefix of the field, if the text is not a JSON object or its

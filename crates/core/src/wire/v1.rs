@@ -1,6 +1,6 @@
 //! The messages of protocol version 1 that differ from version 2. Version 1 names networks
-//! (`base-sepolia`), puts the resource into the requirements, and does not repeat the requirements in
-//! the payload.
+//! (`base-sepolia`), puts the resource into the requirements, and does not repeat the requirements
+//! in the payload.
 
 use super::message::Rest;
 use super::reading::{exact, loose};
@@ -74,9 +74,9 @@ impl PaymentRequired {
 }
 
 impl PaymentRequirements {
-    /// Version 2 requirements in the form of version 1, with the network's version 1 name and with the
-    /// resource. The reference implementation requires `description` and `mimeType`, so that they are
-    /// empty if the resource has none.
+    /// Version 2 requirements in the form of version 1, with the network's version 1 name and with
+    /// the resource. The reference implementation requires `description` and `mimeType`, so that
+    /// they are empty if the resource has none.
     pub fn from_v2(requirements: RequirementsV2, network: &str, resource: &ResourceInfo) -> Self {
         Self {
             scheme: requirements.scheme,

@@ -58,8 +58,8 @@ fn verify(status: u16, body: &str) -> Interpretation {
     }
 }
 
-/// The table of docs/operating.md. The columns: a success, a refusal with a reason, a refusal without one,
-/// and a body without a verdict.
+/// The table of docs/operating.md. The columns: a success, a refusal with a reason, a refusal
+/// without one, and a body without a verdict.
 const TABLE: [(&[u16], [Interpretation; 4]); 8] = [
     (
         &[200, 201, 202, 207, 299],
@@ -127,7 +127,8 @@ fn settle_responses_mean_what_the_table_says() {
             for body in ["", "<html>", "[]", r#"{"success":1}"#, r#"{"success":true"#] {
                 assert_eq!(settle(*status, body), means[3], "{status} {body}");
             }
-            // A success with a transaction is a success or pending: the transaction is never dropped.
+            // A success with a transaction is a success or pending: the transaction is never
+            // dropped.
             for network in [
                 r#","network":"test:1""#,
                 r#","network":"test""#,
@@ -228,8 +229,8 @@ fn fault_contains_the_facilitators_reason() {
 }
 
 proptest! {
-    /// Under any status, and in a truncated response: a named transaction reaches the seller, and the
-    /// payment is never reported as unsettled.
+    /// Under any status, and in a truncated response: a named transaction reaches the seller, and
+    /// the payment is never reported as unsettled.
     #[test]
     fn named_transaction_is_never_dropped(
         status in 200u16..600, success in prop::option::of(any::<bool>()), cut in any::<prop::sample::Index>(), incomplete: bool,

@@ -3,8 +3,8 @@
 use http::header::{CACHE_CONTROL, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// The directives of a handler's `Cache-Control` that remain beside `no-store`. All others weaken it:
-/// `public`, an age, or `must-understand`, which lets a cache ignore `no-store`.
+/// The directives of a handler's `Cache-Control` that remain beside `no-store`. All others weaken
+/// it: `public`, an age, or `must-understand`, which lets a cache ignore `no-store`.
 const RESTRICTIVE: [&str; 5] = [
     "private",
     "no-cache",

@@ -7,8 +7,8 @@ use http::header::RETRY_AFTER;
 use quittance_core::wire::header;
 use tower_http::cors::{AllowHeaders, AllowMethods, Any, CorsLayer};
 
-/// How long a browser may cache the response to a preflight. Browsers limit it to between ten minutes
-/// and two hours.
+/// How long a browser may cache the response to a preflight. Browsers limit it to between ten
+/// minutes and two hours.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(600);
 
 /// A CORS layer that lets pages in browsers pay, for [`PaymentLayer::cors`]. It allows any origin,

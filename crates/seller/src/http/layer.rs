@@ -20,41 +20,44 @@ use crate::sale::Seller;
 /// responses of APIs have, and small enough for a thousand requests at once.
 const BUFFER: usize = 1024 * 1024;
 
-/// A layer that accepts a request only with a payment, and sends its response only after settlement.
+/// A layer that accepts a request only with a payment, and sends its response only after
+/// settlement.
 ///
-/// A request without a payment is answered 402 with the payment options. A payment is verified before
-/// the handler runs. It is settled after the handler, and only if the response is not an error and
-/// could be read completely: a failure costs the client nothing. If settlement fails, the handler's
-/// response is discarded. Responses are marked `Cache-Control: no-store`, because a shared cache
-/// would serve them to other clients.
+/// A request without a payment is answered 402 with the payment options. A payment is verified
+/// before the handler runs. It is settled after the handler, and only if the response is not an
+/// error and could be read completely: a failure costs the client nothing. If settlement fails, the
+/// handler's response is discarded. Responses are marked `Cache-Control: no-store`, because a
+/// shared cache would serve them to other clients.
 ///
-/// A sale continues without its client. The handler, reading its response and settlement run in a task
-/// of their own, so a client that disconnects after the handler began is charged. Its response is
-/// stored for two minutes, and delivered once, to a client that presents the same payment with the same
-/// request (URL, credentials, and address if it is known). A payment that is presented again while it
-/// is being served is answered 503 with `Retry-After: 1`. A payment that was not settled may be
-/// presented again. If it is still valid, **its handler runs again**: a handler that must not act
-/// twice needs an idempotency key of its own.
+/// A sale continues without its client. The handler, reading its response and settlement run in a
+/// task of their own, so a client that disconnects after the handler began is charged. Its response
+/// is stored for two minutes, and delivered once, to a client that presents the same payment with
+/// the same request (URL, credentials, and address if it is known). A payment that is presented
+/// again while it is being served is answered 503 with `Retry-After: 1`. A payment that was not
+/// settled may be presented again. If it is still valid, **its handler runs again**: a handler that
+/// must not act twice needs an idempotency key of its own.
 ///
-/// Payments are identified by their authorization ([`Offer::authorization`]), in this process and among
-/// clones of this layer. If a client presents one payment to several routes with layers of their own,
-/// or to several servers, each runs its handler, and one of them is paid.
+/// Payments are identified by their authorization ([`Offer::authorization`]), in this process and
+/// among clones of this layer. If a client presents one payment to several routes with layers of
+/// their own, or to several servers, each runs its handler, and one of them is paid.
 ///
-/// A response is buffered up to 1 MiB, or up to [your limit](Self::buffer), before settlement. A larger
-/// one, or one that takes more than ten seconds, is settled first and then streamed: it is charged
-/// even if it ends early. [`LargeBody::Refuse`] answers 500 instead, without a charge.
+/// A response is buffered up to 1 MiB, or up to [your limit](Self::buffer), before settlement. A
+/// larger one, or one that takes more than ten seconds, is settled first and then streamed: it is
+/// charged even if it ends early. [`LargeBody::Refuse`] answers 500 instead, without a charge.
 ///
-/// `HEAD`, `OPTIONS` and `TRACE` deliver nothing. They are answered with the payment options and never
-/// reach the handler. Responses with status 304, 4xx or 5xx are sent without a charge. All others are
-/// charged: 204 because the action is what was paid for, and redirects because their location may be.
+/// `HEAD`, `OPTIONS` and `TRACE` deliver nothing. They are answered with the payment options and
+/// never reach the handler. Responses with status 304, 4xx or 5xx are sent without a charge. All
+/// others are charged: 204 because the action is what was paid for, and redirects because their
+/// location may be.
 ///
-/// A preflight (`OPTIONS` with `Origin` and `Access-Control-Request-Method`) never reaches the handler
-/// either. [`cors`](Self::cors) sets its response.
+/// A preflight (`OPTIONS` with `Origin` and `Access-Control-Request-Method`) never reaches the
+/// handler either. [`cors`](Self::cors) sets its response.
 ///
-/// A client whose payments do not settle is answered 429 after a while, so that it does not use up the
-/// facilitator's rate limit for this seller: see [`clients`](Self::clients).
+/// A client whose payments do not settle is answered 429 after a while, so that it does not use up
+/// the facilitator's rate limit for this seller: see [`clients`](Self::clients).
 ///
-/// Clones share the cached state of the facilitator, the limits of clients and the reserved payments.
+/// Clones share the cached state of the facilitator, the limits of clients and the reserved
+/// payments.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -104,8 +107,8 @@ impl PaymentLayer {
         }
     }
 
-    /// Adds a payment option. The client chooses one. Options that the facilitator cannot settle now are
-    /// not offered.
+    /// Adds a payment option. The client chooses one. Options that the facilitator cannot settle
+    /// now are not offered.
     #[must_use]
     pub fn accept(self, offer: impl Offer) -> Self {
         self.change(|config| config.seller.offers.push(Arc::new(offer)))
@@ -130,8 +133,8 @@ impl PaymentLayer {
         self.change(|config| config.origin = Some(origin.trim_end_matches('/').to_owned()))
     }
 
-    /// Sets how many bytes of a handler's response are buffered before settlement, and what happens to a
-    /// larger one.
+    /// Sets how many bytes of a handler's response are buffered before settlement, and what happens
+    /// to a larger one.
     #[must_use]
     pub fn buffer(self, bytes: usize, large_body: LargeBody) -> Self {
         self.change(|config| {
@@ -142,16 +145,16 @@ impl PaymentLayer {
 
     /// Limits the unsuccessful payments of one client.
     ///
-    /// `per_minute` and `burst` (60 and 60 by default; 0 per minute for no limit) count payments that the
-    /// facilitator verified and that did not settle. A client over the limit is answered 429 with
-    /// `Retry-After`, without a request to the facilitator.
+    /// `per_minute` and `burst` (60 and 60 by default; 0 per minute for no limit) count payments
+    /// that the facilitator verified and that did not settle. A client over the limit is answered
+    /// 429 with `Retry-After`, without a request to the facilitator.
     ///
-    /// A client is an IPv4 address or an IPv6 network of 64 bits. Its address is the connection's, which
-    /// the server must provide: `axum::serve(listener,
-    /// app.into_make_service_with_connect_info::<SocketAddr>())`. Behind proxies, all clients would have
-    /// one address: `proxies` is the number of proxies in a row that append to `X-Forwarded-For`. Without
-    /// proxies leave it at 0, because clients can send that header themselves. Clients without a known
-    /// address are not limited, and a warning is logged once.
+    /// A client is an IPv4 address or an IPv6 network of 64 bits. Its address is the connection's,
+    /// which the server must provide: `axum::serve(listener,
+    /// app.into_make_service_with_connect_info::<SocketAddr>())`. Behind proxies, all clients would
+    /// have one address: `proxies` is the number of proxies in a row that append to
+    /// `X-Forwarded-For`. Without proxies leave it at 0, because clients can send that header
+    /// themselves. Clients without a known address are not limited, and a warning is logged once.
     #[must_use]
     pub fn clients(self, per_minute: u32, burst: u32, proxies: usize) -> Self {
         self.change(|config| {
@@ -164,12 +167,12 @@ impl PaymentLayer {
     /// [`cors()`](crate::cors).
     ///
     /// Your own CORS layer works too, if it is *outside* of this one (added after it) and exposes
-    /// [`exposed_headers`](crate::exposed_headers). Inside, it would get neither preflights nor the 402
-    /// responses.
+    /// [`exposed_headers`](crate::exposed_headers). Inside, it would get neither preflights nor the
+    /// 402 responses.
     ///
     /// # Panics
-    /// If the CORS layer allows credentials together with any origin, method, header or exposed header,
-    /// which browsers refuse.
+    /// If the CORS layer allows credentials together with any origin, method, header or exposed
+    /// header, which browsers refuse.
     #[must_use]
     pub fn cors(self, cors: CorsLayer) -> Self {
         // Without this call, the check would panic at the first request.
@@ -181,8 +184,8 @@ impl PaymentLayer {
     /// Otherwise, problems appear only in 503 responses and in the log.
     ///
     /// # Errors
-    /// The first problem: the facilitator does not answer, there is no offer, the facilitator does not
-    /// settle an offer, or an offer lacks something in the facilitator's response.
+    /// The first problem: the facilitator does not answer, there is no offer, the facilitator does
+    /// not settle an offer, or an offer lacks something in the facilitator's response.
     pub async fn check(&self) -> Result<(), Fault> {
         self.config.seller.check().await
     }

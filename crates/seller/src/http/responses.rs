@@ -102,8 +102,8 @@ struct WithMessage<'a, T> {
     message: Option<&'a str>,
 }
 
-/// 402: the payment options, in a header for version 2 and in the body for version 1, with the receipt
-/// of a payment that failed.
+/// 402: the payment options, in a header for version 2 and in the body for version 1, with the
+/// receipt of a payment that failed.
 ///
 /// Options that can be paid in one version only are written in that one. An empty list in the other
 /// would hide them from a client that looks there first.

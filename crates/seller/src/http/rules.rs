@@ -13,8 +13,8 @@ pub(crate) fn is_preflight<I>(request: &Request<I>) -> bool {
 }
 
 /// Whether requests with this method are sold. `HEAD`, `OPTIONS` and `TRACE` deliver nothing of a
-/// resource (RFC 9110, sections 9.3.2, 9.3.7 and 9.3.8), so they are not charged. Their handler does
-/// not run either, because its headers may be what is sold.
+/// resource (RFC 9110, sections 9.3.2, 9.3.7 and 9.3.8), so they are not charged. Their handler
+/// does not run either, because its headers may be what is sold.
 ///
 /// An unknown method is sold like `GET`: only the handler knows what it does.
 pub(crate) fn is_sold(method: &Method) -> bool {

@@ -92,8 +92,8 @@ impl SellerConfig {
             Ok(admitted) => admitted,
             Err(response) => return Ok(unread_body::refuse(request, *response).await),
         };
-        // The sale runs in a task of its own: once the handler has begun, the client is charged even if
-        // it disconnects.
+        // The sale runs in a task of its own: once the handler has begun, the client is charged
+        // even if it disconnects.
         let sale = async move { self.serve(handler, request, admitted).await };
         let served = tokio::spawn(sale.instrument(Span::current())).await;
         served.unwrap_or_else(|error| Ok(task_failed(error)))

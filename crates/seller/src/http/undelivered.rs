@@ -26,12 +26,12 @@ use tracing::info;
 use super::body::{BoxedBodyError, BufferedBody, ResponseBody};
 use quittance_http::canonical;
 
-/// How long a response is stored. A buyer presents its payment again within seconds; if a person has
-/// to restart it, within two minutes.
+/// How long a response is stored. A buyer presents its payment again within seconds; if a person
+/// has to restart it, within two minutes.
 const STORED_FOR: Duration = Duration::from_secs(120);
 
-/// How many bytes all stored responses may take: 60 of the largest that are buffered by default. The
-/// oldest are removed first. Their buyers then get the transaction in a 402 response.
+/// How many bytes all stored responses may take: 60 of the largest that are buffered by default.
+/// The oldest are removed first. Their buyers then get the transaction in a 402 response.
 const BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// The estimated overhead of a response beside its body and headers, in bytes.

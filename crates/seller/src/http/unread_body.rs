@@ -19,8 +19,8 @@ use super::body::{BoxedBodyError, ResponseBody};
 /// longer one costs more than another connection.
 const UNREAD_BODY_MAX: usize = 64 * 1024;
 
-/// How long a refused request's body is read. A client sends it right after the headers; the rest of
-/// this time is for lost packets.
+/// How long a refused request's body is read. A client sends it right after the headers; the rest
+/// of this time is for lost packets.
 const UNREAD_BODY_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The response to a request whose body no handler reads.
