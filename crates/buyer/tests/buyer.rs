@@ -1,4 +1,4 @@
-//! The buyer before servers that refuse, lie, lose answers and come back: it signs once for one purchase.
+//! The buyer signs one payment for a purchase, even if servers refuse it, lie, or lose responses.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 mod common;
@@ -22,56 +22,56 @@ use quittance_testing::scripted::{VALID_SECS, failed};
 use reqwest::{Method, Request};
 use serde_json::json;
 
-/// The defect: after the kept payment had expired the buyer signed another one, although the first had been presented, the
-/// answer was lost, and the chain had not been asked.
+/// Once, the buyer signed another payment after the first had expired, although the first one had
+/// been presented, its response was lost, and the chain was not asked.
 #[tokio::test]
-async fn a_payment_whose_answer_was_lost_is_never_signed_anew_though_it_has_expired() {
+async fn expired_payment_with_lost_response_is_not_signed_again() {
     let server = Server::start().await;
-    let shop = purchaser(|builder| builder);
+    let fixture = purchaser(|builder| builder);
     server.says(|| StatusCode::INTERNAL_SERVER_ERROR.into_response());
-    let broken = shop.buyer.get(&server.url).await.unwrap();
+    let broken = fixture.buyer.get(&server.url).await.unwrap();
     let open = broken.cost.unwrap().open.unwrap();
     assert_eq!(open.expires, common::START.plus_secs(VALID_SECS));
 
-    shop.clock.advance(LONG_AFTER_SECS);
-    // What a facilitator says of any expired payment, settled or not.
+    fixture.clock.advance(LONG_AFTER_SECS);
+    // Facilitators answer this to every expired payment, settled or not.
     server.says(|| refusal("invalid_exact_evm_payload_authorization_valid_before"));
     for _ in 0..2 {
-        match shop.buyer.get(&server.url).await {
+        match fixture.buyer.get(&server.url).await {
             Err(BuyError::Unresolved { open: same, .. }) => assert_eq!(*same, open),
             other => panic!("{other:?}"),
         }
     }
     assert_eq!(server.seen(), (3, 1));
 
-    // Who knows better says so.
-    assert!(shop.buyer.abandon(&open.id).await && shop.buyer.open_payments().is_empty());
+    // A facilitator that knows the settlement names it.
+    assert!(fixture.buyer.abandon(&open.id).await && fixture.buyer.open_payments().is_empty());
     server.says(|| "goods".into_response());
-    shop.buyer.get(&server.url).await.unwrap();
+    fixture.buyer.get(&server.url).await.unwrap();
     assert_eq!(server.seen(), (4, 2));
 }
 
-/// An expired payment that has settled and was not told is served when it is presented again.
+/// An expired payment that has settled without a receipt is served when it is presented again.
 #[tokio::test]
-async fn an_expired_payment_that_settled_after_all_is_served() {
+async fn expired_payment_that_has_settled_is_served() {
     let server = Server::start().await;
-    let shop = purchaser(|builder| builder);
+    let fixture = purchaser(|builder| builder);
     server.says(|| with_receipt(refusal("x"), &failed("settlement_failed", "0xabc")));
-    match shop.buyer.get(&server.url).await {
+    match fixture.buyer.get(&server.url).await {
         Err(BuyError::Refused { open, .. }) => {
             assert_eq!(open.transaction.as_deref(), Some("0xabc"))
         }
         other => panic!("{other:?}"),
     }
-    shop.clock.advance(LONG_AFTER_SECS);
+    fixture.clock.advance(LONG_AFTER_SECS);
     server.says(|| "goods".into_response());
-    shop.buyer.get(&server.url).await.unwrap();
+    fixture.buyer.get(&server.url).await.unwrap();
     assert_eq!(server.seen(), (2, 1));
-    assert!(shop.buyer.open_payments().is_empty());
+    assert!(fixture.buyer.open_payments().is_empty());
 }
 
-/// What a server may say of a payment that it does not serve. Some of these were believed, for their first words or for a
-/// receipt that could not be read, and another payment was signed while the first one's money had moved.
+/// Refusals of a payment. Once, the buyer believed some of them, because of their reason or of an
+/// invalid receipt, and signed another payment although the first one had settled.
 fn refusals() -> Vec<(String, Say)> {
     let reasons = [
         "invalid_exact_evm_insufficient_balance",
@@ -112,30 +112,30 @@ fn refusals() -> Vec<(String, Say)> {
     all
 }
 
-/// A payment that a server has seen, refused and may have settled runs out, and the same is bought again.
+/// Buys the same again after a payment expired that the server has refused and may have settled.
 async fn bought_again_after_expiry(
     say: Say,
     state: AuthorizationState,
     change: impl FnOnce(BuyerBuilder, &str) -> BuyerBuilder,
 ) -> (Result<Purchase, BuyError>, usize, Server) {
     let server = Server::start().await;
-    let shop = purchaser(|builder| change(builder, &server.url));
+    let fixture = purchaser(|builder| change(builder, &server.url));
     let own = say.clone();
     server.says(move || own());
-    let refused = shop.buyer.get(&server.url).await;
+    let refused = fixture.buyer.get(&server.url).await;
     assert!(
         matches!(refused, Err(BuyError::Refused { .. })),
         "{refused:?}"
     );
-    shop.clock.advance(LONG_AFTER_SECS);
-    shop.payer.set_state(0, state);
-    let ended = shop.buyer.get(&server.url).await;
-    (ended, shop.payer.signed(), server)
+    fixture.clock.advance(LONG_AFTER_SECS);
+    fixture.payer.set_state(0, state);
+    let ended = fixture.buyer.get(&server.url).await;
+    (ended, fixture.payer.signed(), server)
 }
 
-/// No words and no receipt of a server, in whatever spelling, make a buyer sign a second authorization.
+/// No reason and no receipt of a server makes a buyer sign a second authorization.
 #[tokio::test]
-async fn no_refusal_proves_that_nothing_moved() {
+async fn refusal_proves_nothing_about_the_money() {
     for (what, say) in refusals() {
         let (ended, signed, _) =
             bought_again_after_expiry(say.clone(), AuthorizationState::Unknown, |it, _| it).await;
@@ -155,12 +155,12 @@ async fn no_refusal_proves_that_nothing_moved() {
 }
 
 #[tokio::test]
-async fn the_chain_decides_whether_another_payment_is_signed() {
+async fn chain_decides_whether_another_payment_is_signed() {
     for (what, say) in refusals() {
         let unused = AuthorizationState::Expired;
         let (ended, signed, server) =
             bought_again_after_expiry(say.clone(), unused, |it, _| it).await;
-        // The first one, which is over, was not presented again.
+        // The first payment, which has ended, was not presented again.
         assert!(
             matches!(ended, Err(BuyError::Refused { .. })),
             "{what}: {ended:?}"
@@ -175,7 +175,7 @@ async fn the_chain_decides_whether_another_payment_is_signed() {
         }
         assert_eq!(signed, 1, "{what}");
 
-        // The chain's clock is behind ours.
+        // The chain's clock is behind the buyer's.
         let usable = AuthorizationState::Usable;
         let (ended, signed, _) = bought_again_after_expiry(say, usable, |it, _| it).await;
         assert!(
@@ -186,7 +186,7 @@ async fn the_chain_decides_whether_another_payment_is_signed() {
     }
 }
 
-/// What else a server may answer to a payment.
+/// Other responses to a payment.
 fn answers() -> Vec<(String, Say)> {
     let mut all = refusals();
     let denied = header::encode(&json!({ "success": false, "errorReason": "no" }));
@@ -219,43 +219,43 @@ fn answers() -> Vec<(String, Say)> {
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(48))]
 
-    /// The rule about money: whatever a server answers, in whatever order, and however much time passes, the buyer has signed
-    /// one authorization, and one more for each that the chain said to have run out unused.
+    /// After any responses in any order and at any time, the buyer has signed one authorization,
+    /// and one more for each that expired unused on the chain.
     #[test]
-    fn a_buyer_signs_one_authorization_and_one_more_for_each_that_the_chain_gives_up(
+    fn buyer_signs_again_only_after_expiry_on_the_chain(
         steps in proptest::collection::vec((0_usize..64, proptest::bool::ANY, proptest::bool::weighted(0.2)), 1..8)
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let (server, answers) = (Server::start().await, answers());
-            // No time for a second presentation in one call.
-            let shop = purchaser(|builder| builder.timeout(Duration::from_millis(900)));
+            // The timeout allows one presentation in a call.
+            let fixture = purchaser(|builder| builder.timeout(Duration::from_millis(900)));
             let mut allowed = 1;
             for (answer, is_late, is_given_up) in steps {
                 let (what, say) = answers[answer % answers.len()].clone();
                 server.says(move || say());
                 if is_late {
-                    shop.clock.advance(LONG_AFTER_SECS);
+                    fixture.clock.advance(LONG_AFTER_SECS);
                 }
-                let last = shop.payer.signed().saturating_sub(1) as u64;
-                if is_late && is_given_up && shop.payer.signed() > 0 {
-                    shop.payer.set_state(last, AuthorizationState::Expired);
+                let last = fixture.payer.signed().saturating_sub(1) as u64;
+                if is_late && is_given_up && fixture.payer.signed() > 0 {
+                    fixture.payer.set_state(last, AuthorizationState::Expired);
                     allowed = last as usize + 2;
                 }
-                let _ = shop.buyer.get(&server.url).await;
-                assert!(shop.payer.signed() <= allowed, "{what}: {} signed", shop.payer.signed());
-                assert_eq!(server.seen().1, shop.payer.signed());
+                let _ = fixture.buyer.get(&server.url).await;
+                assert!(fixture.payer.signed() <= allowed, "{what}: {} signed", fixture.payer.signed());
+                assert_eq!(server.seen().1, fixture.payer.signed());
             }
-            // Each that was signed is known, or was given up.
-            assert!(!shop.buyer.open_payments().is_empty());
+            // Each signed payment is open, or has ended.
+            assert!(!fixture.buyer.open_payments().is_empty());
         });
     }
 }
 
-/// A server of one's own may be trusted, with what its seller and its facilitator's journal say, and with no receipt that is
-/// unclear or names a transaction.
+/// A trusted server is believed for the reasons of its seller and of its facilitator's journal, and
+/// not if its receipt is unclear or names a transaction.
 #[tokio::test]
-async fn a_trusted_server_is_believed_what_its_journal_says_and_no_more() {
+async fn trusted_server_is_believed_only_for_clear_reasons() {
     let receipt = |reason: &str| json!({ "success": false, "errorReason": reason, "transaction": "", "network": "test:1" });
     let mut unclear = receipt("settlement_expired");
     unclear["transaction"] = json!(null);
@@ -292,28 +292,29 @@ async fn a_trusted_server_is_believed_what_its_journal_says_and_no_more() {
     }
 }
 
-/// A payment in doubt stays in doubt: a trusted word about one presentation says nothing of another, whose answer was lost.
+/// A trusted refusal of one presentation does not cover another one, whose response was lost.
 #[tokio::test]
-async fn a_trusted_word_about_one_presentation_says_nothing_of_another() {
+async fn trusted_refusal_covers_one_presentation_only() {
     let server = Server::start().await;
-    let shop = purchaser(|builder| builder.trust(&server.url));
+    let fixture = purchaser(|builder| builder.trust(&server.url));
     server.says(|| StatusCode::INTERNAL_SERVER_ERROR.into_response());
-    shop.buyer.get(&server.url).await.unwrap();
+    fixture.buyer.get(&server.url).await.unwrap();
     server.says(|| refusal("handler_failed"));
     for advanced in [0, LONG_AFTER_SECS] {
-        shop.clock.advance(advanced);
-        assert!(shop.buyer.get(&server.url).await.is_err());
+        fixture.clock.advance(advanced);
+        assert!(fixture.buyer.get(&server.url).await.is_err());
     }
-    assert_eq!(shop.payer.signed(), 1);
-    // The journal's word is about all of them.
+    assert_eq!(fixture.payer.signed(), 1);
+    // The journal's reason covers all presentations.
     server.says(|| refusal("settlement_expired"));
-    assert!(shop.buyer.get(&server.url).await.is_err());
-    assert_eq!(shop.payer.signed(), 2);
+    assert!(fixture.buyer.get(&server.url).await.is_err());
+    assert_eq!(fixture.payer.signed(), 2);
 }
 
-/// Goods that come with a receipt that says `success: false` were told as paid, and the payment was forgotten.
+/// Once, a served response with the receipt `success: false` counted as paid, and the payment was
+/// forgotten.
 #[tokio::test]
-async fn goods_whose_receipt_denies_the_payment_leave_it_open() {
+async fn served_payment_with_a_failed_receipt_stays_open() {
     for (receipt, is_open) in [
         (
             json!({ "success": false, "errorReason": "insufficient_funds", "transaction": "", "network": "test:1" }),
@@ -325,19 +326,19 @@ async fn goods_whose_receipt_denies_the_payment_leave_it_open() {
             json!({ "success": true, "transaction": "0x1", "network": "test:1" }),
             false,
         ),
-        // Older servers.
+        // Older servers send this header.
         (json!({ "txHash": "0x1", "networkId": "1" }), false),
         (json!("thanks"), false),
     ] {
         let server = Server::start().await;
-        let shop = purchaser(|builder| builder);
+        let fixture = purchaser(|builder| builder);
         let value = header::encode(&receipt);
         server.says(move || with_header("goods".into_response(), header::PAYMENT_RESPONSE, &value));
-        let bought = shop.buyer.get(&server.url).await.unwrap();
+        let bought = fixture.buyer.get(&server.url).await.unwrap();
         let cost = bought.cost.unwrap();
         assert_eq!(cost.open.is_some(), is_open, "{receipt}");
         assert_eq!(
-            shop.buyer.open_payments().len(),
+            fixture.buyer.open_payments().len(),
             usize::from(is_open),
             "{receipt}"
         );
@@ -347,23 +348,23 @@ async fn goods_whose_receipt_denies_the_payment_leave_it_open() {
 }
 
 #[tokio::test]
-async fn an_unreadable_receipt_does_not_hide_a_good_one() {
+async fn invalid_receipt_does_not_hide_a_valid_one() {
     let server = Server::start().await;
-    let shop = purchaser(|builder| builder);
+    let fixture = purchaser(|builder| builder);
     server.says(|| {
         let good = header::encode(&SettleResponse::settled("test:1", None, "0x1"));
         let answer = with_header("goods".into_response(), header::PAYMENT_RESPONSE, "nothing");
         with_header(answer, header::X_PAYMENT_RESPONSE, &good)
     });
-    let cost = shop.buyer.get(&server.url).await.unwrap().cost.unwrap();
+    let cost = fixture.buyer.get(&server.url).await.unwrap().cost.unwrap();
     let receipt = cost.receipt.unwrap();
     assert!(receipt.success && receipt.transaction == "0x1" && cost.open.is_none());
 }
 
 #[tokio::test]
-async fn a_payment_that_never_left_is_over_when_it_expires() {
-    let shop = purchaser(|builder| builder);
-    // The price is told, and then nobody listens any more.
+async fn payment_that_was_never_sent_ends_when_it_expires() {
+    let fixture = purchaser(|builder| builder);
+    // The server sends its payment options, and then stops listening.
     let once = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = once.local_addr().unwrap();
     let told = tokio::spawn(async move {
@@ -379,17 +380,17 @@ async fn a_payment_that_never_left_is_over_when_it_expires() {
         connection.write_all(answer.as_bytes()).await.unwrap();
     });
     let request = || Request::new(Method::POST, format!("http://{address}/").parse().unwrap());
-    let lost = shop.buyer.execute(request()).await;
+    let lost = fixture.buyer.execute(request()).await;
     assert!(matches!(lost, Err(BuyError::Lost { .. })), "{lost:?}");
     told.await.unwrap();
-    assert_eq!(shop.buyer.open_payments().len(), 1);
-    shop.clock.advance(LONG_AFTER_SECS);
+    assert_eq!(fixture.buyer.open_payments().len(), 1);
+    fixture.clock.advance(LONG_AFTER_SECS);
     let server = Server::on(tokio::net::TcpListener::bind(address).await.unwrap());
-    shop.buyer.execute(request()).await.unwrap();
-    assert_eq!((shop.payer.signed(), server.seen()), (2, (1, 1)));
+    fixture.buyer.execute(request()).await.unwrap();
+    assert_eq!((fixture.payer.signed(), server.seen()), (2, (1, 1)));
 }
 
-/// A server that reads a request and hangs up.
+/// A server that reads a request and closes the connection.
 async fn hangs_up_on_payments() -> (String, Arc<std::sync::atomic::AtomicUsize>) {
     let count = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let own = count.clone();
@@ -406,9 +407,9 @@ async fn hangs_up_on_payments() -> (String, Arc<std::sync::atomic::AtomicUsize>)
     (listen(app).await, count)
 }
 
-/// The deed may be done; only the caller can know whether twice is as good as once.
+/// The request may have been processed. Only the caller knows whether it may be repeated.
 #[tokio::test]
-async fn a_post_whose_answer_was_lost_is_not_repeated_unless_the_caller_allows_it() {
+async fn post_with_a_lost_response_is_repeated_only_if_allowed() {
     for (method, allowed, presentations) in [
         (Method::POST, false, 1),
         (Method::PATCH, false, 1),
@@ -416,29 +417,29 @@ async fn a_post_whose_answer_was_lost_is_not_repeated_unless_the_caller_allows_i
         (Method::POST, true, 3),
     ] {
         let (url, count) = hangs_up_on_payments().await;
-        let shop = purchaser(|builder| match allowed {
+        let fixture = purchaser(|builder| match allowed {
             true => builder.repeat_any_method(),
             false => builder,
         });
         let request = || Request::new(method.clone(), url.parse().unwrap());
-        match shop.buyer.execute(request()).await {
-            Err(BuyError::Lost { open, .. }) => assert_eq!(shop.buyer.open_payments(), [*open]),
+        match fixture.buyer.execute(request()).await {
+            Err(BuyError::Lost { open, .. }) => assert_eq!(fixture.buyer.open_payments(), [*open]),
             other => panic!("{other:?}"),
         }
         assert_eq!(count.load(Ordering::SeqCst), presentations, "{method}");
-        assert_eq!(shop.payer.signed(), 1);
+        assert_eq!(fixture.payer.signed(), 1);
     }
 }
 
-/// While its payment was pending, a POST was repeated by itself up to three times.
+/// Once, a POST was repeated up to three times while its payment was pending.
 #[tokio::test]
-async fn a_post_whose_payment_is_pending_is_not_repeated_unless_the_caller_allows_it() {
+async fn post_with_a_pending_payment_is_repeated_only_if_allowed() {
     let pending = || with_receipt(refusal("x"), &failed("settlement_pending", "0xabc"));
     for (allowed, presentations) in [(false, 1), (true, 2)] {
         let server = Server::start().await;
         server.says(pending);
-        // Time for one pause.
-        let shop = purchaser(|builder| {
+        // The timeout allows one pause.
+        let fixture = purchaser(|builder| {
             let builder = builder.timeout(Duration::from_millis(3_500));
             match allowed {
                 true => builder.repeat_any_method(),
@@ -446,11 +447,11 @@ async fn a_post_whose_payment_is_pending_is_not_repeated_unless_the_caller_allow
             }
         });
         let request = Request::new(Method::POST, server.url.parse().unwrap());
-        match shop.buyer.execute(request).await {
+        match fixture.buyer.execute(request).await {
             Err(BuyError::Refused { reason, open, .. }) => {
                 assert_eq!(reason, "settlement_pending");
                 assert_eq!(open.transaction.as_deref(), Some("0xabc"));
-                assert_eq!(shop.buyer.open_payments(), [*open]);
+                assert_eq!(fixture.buyer.open_payments(), [*open]);
             }
             other => panic!("{other:?}"),
         }
@@ -459,7 +460,7 @@ async fn a_post_whose_payment_is_pending_is_not_repeated_unless_the_caller_allow
 }
 
 #[tokio::test]
-async fn a_transaction_is_taken_down_from_a_receipt_of_any_status() {
+async fn transaction_of_a_receipt_counts_under_any_status() {
     let statuses = [
         StatusCode::PAYMENT_REQUIRED,
         StatusCode::PRECONDITION_FAILED,
@@ -467,7 +468,7 @@ async fn a_transaction_is_taken_down_from_a_receipt_of_any_status() {
         StatusCode::SERVICE_UNAVAILABLE,
         StatusCode::GATEWAY_TIMEOUT,
     ];
-    // A proxy may put its own status over a receipt of any kind.
+    // A proxy may replace the status of a response with a receipt.
     let receipts = [
         failed("settlement_pending", "0xabc"),
         failed("duplicate_settlement", "0xabc"),
@@ -480,9 +481,9 @@ async fn a_transaction_is_taken_down_from_a_receipt_of_any_status() {
         let server = Server::start().await;
         let told = receipt.clone();
         server.says(move || with_receipt(status.into_response(), &told));
-        let shop = purchaser(|builder| builder);
+        let fixture = purchaser(|builder| builder);
         let request = Request::new(Method::POST, server.url.parse().unwrap());
-        match shop.buyer.execute(request).await {
+        match fixture.buyer.execute(request).await {
             Err(BuyError::Refused {
                 open,
                 receipt: Some(told),
@@ -490,14 +491,14 @@ async fn a_transaction_is_taken_down_from_a_receipt_of_any_status() {
             }) => {
                 assert_eq!(open.transaction.as_deref(), Some("0xabc"), "{status}");
                 assert_eq!(told.success, receipt.success, "{status}");
-                assert_eq!(shop.buyer.open_payments(), [*open]);
+                assert_eq!(fixture.buyer.open_payments(), [*open]);
             }
             other => panic!("{status}: {other:?}"),
         }
     }
 }
 
-/// An answer in two pieces with a pause between them.
+/// A body of two pieces with a pause between them.
 fn slowly(pause: Duration) -> axum::body::Body {
     use futures_util::StreamExt;
     let first = futures_util::stream::once(async { Ok::<_, std::io::Error>("go") });
@@ -508,19 +509,19 @@ fn slowly(pause: Duration) -> axum::body::Body {
     axum::body::Body::from_stream(first.chain(second))
 }
 
-/// The call's deadline ran on through the body: a stream that was paid for was cut, and the next call paid again.
+/// Once, the timeout included the body: a paid stream was cut off, and the next call paid again.
 #[tokio::test]
-async fn a_body_that_was_paid_for_may_take_longer_than_the_call() {
+async fn paid_body_may_take_longer_than_the_timeout() {
     let server = Server::start().await;
     let timeout = Duration::from_secs(2);
-    let shop = purchaser(|builder| builder.timeout(timeout));
+    let fixture = purchaser(|builder| builder.timeout(timeout));
     server.says(move || slowly(timeout + Duration::from_millis(500)).into_response());
-    let bought = shop.buyer.get(&server.url).await.unwrap();
+    let bought = fixture.buyer.get(&server.url).await.unwrap();
     assert_eq!(bought.response.text().await.unwrap(), "goods");
 }
 
 #[tokio::test]
-async fn an_answer_that_does_not_begin_in_time_is_given_up() {
+async fn response_that_does_not_begin_in_time_is_an_error() {
     let hangs = |paid: bool| async move {
         let app = Router::new().fallback(any(move |headers: HeaderMap| async move {
             if headers.contains_key(header::PAYMENT_SIGNATURE) == paid {
@@ -530,16 +531,16 @@ async fn an_answer_that_does_not_begin_in_time_is_given_up() {
         }));
         listen(app).await
     };
-    let shop = || purchaser(|builder| builder.timeout(Duration::from_millis(500))).buyer;
-    match shop().get(&hangs(false).await).await {
+    let fixture = || purchaser(|builder| builder.timeout(Duration::from_millis(500))).buyer;
+    match fixture().get(&hangs(false).await).await {
         Err(BuyError::Transport(TransportError::Timeout)) => {}
         other => panic!("{other:?}"),
     }
-    match shop().get(&hangs(true).await).await {
+    match fixture().get(&hangs(true).await).await {
         Err(BuyError::Lost { source, .. }) => assert!(matches!(source, TransportError::Timeout)),
         other => panic!("{other:?}"),
     }
-    // Terms are a part of what must come in time.
+    // The timeout includes the body of a 402 response.
     let trickles = || async {
         (
             StatusCode::PAYMENT_REQUIRED,
@@ -547,15 +548,15 @@ async fn an_answer_that_does_not_begin_in_time_is_given_up() {
         )
     };
     let url = listen(Router::new().fallback(any(trickles))).await;
-    match shop().get(&url).await {
+    match fixture().get(&url).await {
         Err(BuyError::Transport(TransportError::Timeout)) => {}
         other => panic!("{other:?}"),
     }
 }
 
-/// What a server writes went to terminals as it was.
+/// Once, texts of servers were printed with their control characters.
 #[tokio::test]
-async fn a_servers_words_are_fit_for_a_terminal() {
+async fn server_texts_are_safe_for_a_terminal() {
     const NASTY: &str = "\u{1b}[2J\u{9b}H\n\u{202e}no";
     let plain = |text: &str| {
         assert!(!text.contains(char::is_control), "{text:?}");
@@ -583,7 +584,7 @@ async fn a_servers_words_are_fit_for_a_terminal() {
 }
 
 #[tokio::test]
-async fn what_is_printed_of_a_purchase_holds_no_query_and_no_payment() {
+async fn debug_of_a_purchase_has_no_query_and_no_payment() {
     let server = Server::start().await;
     let buyer = purchaser(|builder| builder).buyer;
     let bought = buyer.get(&format!("{}/?key=hunter2", server.url)).await;
@@ -599,30 +600,35 @@ async fn what_is_printed_of_a_purchase_holds_no_query_and_no_payment() {
     );
 }
 
-/// attacks.md, resource_spoof. Sellers behind proxies name themselves by other origins than they are asked by, so a foreign
-/// name is no reason not to pay; it is no reason for anything. A purchase is what was asked for, and whoever names another
-/// one's resource is not shown that one's payment.
+/// attacks.md, resource_spoof. Sellers behind proxies may state another origin than the request's,
+/// so a foreign URL has no effect. A purchase is identified by the request: a server that states
+/// another server's resource does not get that one's payment.
 #[tokio::test]
-async fn the_resource_that_a_server_names_decides_nothing() {
+async fn stated_resource_url_has_no_effect() {
     let server = Server::start().await;
-    let shop = purchaser(|builder| builder);
+    let fixture = purchaser(|builder| builder);
     server.says(|| StatusCode::INTERNAL_SERVER_ERROR.into_response());
-    // Every page of this server says that it is `http://a.example/`.
+    // Every page of this server states the resource `http://a.example/`.
     for page in ["/a", "/b"] {
-        shop.buyer
+        fixture
+            .buyer
             .get(&format!("{}{page}", server.url))
             .await
             .unwrap();
     }
     assert_eq!(server.seen(), (2, 2));
     let other = Server::start().await;
-    shop.buyer.get(&format!("{}/a", other.url)).await.unwrap();
-    assert_eq!(shop.payer.signed(), 3);
+    fixture
+        .buyer
+        .get(&format!("{}/a", other.url))
+        .await
+        .unwrap();
+    assert_eq!(fixture.payer.signed(), 3);
 }
 
-/// A seller that spells one thing in two ways is paid once, and one limit holds for both.
+/// Two spellings of the same requirements are paid once, and share one limit.
 #[tokio::test]
-async fn another_spelling_of_the_same_terms_is_the_same_purchase_and_the_same_limit() {
+async fn respelled_requirements_share_the_purchase_and_the_limit() {
     let spelt = |network: &str, asset: &str, pay_to: &str| {
         let mut terms = terms();
         terms["network"] = json!(network);
@@ -649,14 +655,14 @@ async fn another_spelling_of_the_same_terms_is_the_same_purchase_and_the_same_li
         }
     }));
     let url = listen(app).await;
-    let shop = purchaser(|builder| builder.limits(Limits::default().in_total("0.02")));
+    let fixture = purchaser(|builder| builder.limits(Limits::default().in_total("0.02")));
     for (network, asset, pay_to) in [
         ("test:1", "coin", "seller"),
         ("test", "coin", "seller"),
         ("test:1", "COIN", "Seller"),
     ] {
         *offers.lock().unwrap() = spelt(network, asset, pay_to);
-        shop.buyer.get(&url).await.unwrap();
+        fixture.buyer.get(&url).await.unwrap();
     }
     let seen: std::collections::BTreeSet<_> = seen
         .lock()
@@ -665,23 +671,23 @@ async fn another_spelling_of_the_same_terms_is_the_same_purchase_and_the_same_li
         .map(|value| value.as_bytes().to_vec())
         .collect();
     assert_eq!(seen.len(), 1);
-    // Another page each time, another spelling each time.
+    // Each request has another page and another spelling.
     *offers.lock().unwrap() = spelt("test", "Coin", "seller");
-    shop.buyer.get(&format!("{url}/2")).await.unwrap();
+    fixture.buyer.get(&format!("{url}/2")).await.unwrap();
     *offers.lock().unwrap() = spelt("test:1", "cOIN", "SELLER");
-    let over = shop.buyer.get(&format!("{url}/3")).await;
+    let over = fixture.buyer.get(&format!("{url}/3")).await;
     assert!(matches!(over, Err(BuyError::OverLimit(_))), "{over:?}");
 }
 
 /// attacks.md 200: the amount is reserved before the payment is signed.
 #[tokio::test]
-async fn concurrent_purchases_do_not_pass_the_total_limit_together() {
+async fn concurrent_purchases_stay_within_the_total_limit() {
     let server = Server::start().await;
-    let shop = purchaser(|builder| builder.limits(Limits::default().in_total("0.03")));
+    let fixture = purchaser(|builder| builder.limits(Limits::default().in_total("0.03")));
     let urls: Vec<_> = (0..10)
         .map(|number| format!("{}/{number}", server.url))
         .collect();
-    let buying = urls.iter().map(|url| shop.buyer.get(url));
+    let buying = urls.iter().map(|url| fixture.buyer.get(url));
     let bought = futures_util::future::join_all(buying).await;
     for outcome in bought.iter().filter(|outcome| outcome.is_err()) {
         assert!(
@@ -690,12 +696,12 @@ async fn concurrent_purchases_do_not_pass_the_total_limit_together() {
         );
     }
     assert_eq!(bought.iter().filter(|outcome| outcome.is_ok()).count(), 3);
-    assert_eq!(shop.payer.signed(), 3);
+    assert_eq!(fixture.payer.signed(), 3);
 }
 
-/// attacks.md, accepts_ordering and rail_switch: the order of the offers makes no second payment.
+/// attacks.md, accepts_ordering and rail_switch: the order of the options causes no second payment.
 #[tokio::test]
-async fn an_open_payment_is_presented_whatever_is_offered_before_it() {
+async fn open_payment_is_presented_before_other_options() {
     let dear = |amount: &str| {
         let mut terms = terms();
         terms["amount"] = json!(amount);
@@ -718,64 +724,67 @@ async fn an_open_payment_is_presented_whatever_is_offered_before_it() {
         }
     }));
     let url = listen(app).await;
-    let shop = purchaser(|builder| builder);
-    shop.buyer.get(&url).await.unwrap();
+    let fixture = purchaser(|builder| builder);
+    fixture.buyer.get(&url).await.unwrap();
     *offers.lock().unwrap() = vec![dear("10001"), terms()];
-    shop.buyer.get(&url).await.unwrap();
-    assert_eq!(shop.payer.signed(), 1);
+    fixture.buyer.get(&url).await.unwrap();
+    assert_eq!(fixture.payer.signed(), 1);
 }
 
 #[tokio::test]
-async fn a_signer_that_fails_costs_nothing_of_the_limit() {
+async fn failed_signature_does_not_use_the_limit() {
     let server = Server::start().await;
-    let shop = purchaser(|builder| builder.limits(Limits::default().in_total("0.01")));
-    shop.payer.set_broken(true);
+    let fixture = purchaser(|builder| builder.limits(Limits::default().in_total("0.01")));
+    fixture.payer.set_broken(true);
     for _ in 0..3 {
-        let failed = shop.buyer.get(&server.url).await;
+        let failed = fixture.buyer.get(&server.url).await;
         assert!(matches!(failed, Err(BuyError::Payer(_))), "{failed:?}");
     }
-    shop.payer.set_broken(false);
-    shop.buyer.get(&server.url).await.unwrap();
-    let over = shop.buyer.get(&server.url).await;
+    fixture.payer.set_broken(false);
+    fixture.buyer.get(&server.url).await.unwrap();
+    let over = fixture.buyer.get(&server.url).await;
     assert!(matches!(over, Err(BuyError::OverLimit(_))), "{over:?}");
 }
 
 #[tokio::test]
-async fn one_deadline_holds_for_the_whole_call() {
+async fn deadline_covers_the_whole_call() {
     let server = Server::start().await;
     server.says(|| {
         let answer = (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "1")]);
         answer.into_response()
     });
-    let shop = purchaser(|builder| builder.timeout(Duration::from_millis(1_500)));
+    let fixture = purchaser(|builder| builder.timeout(Duration::from_millis(1_500)));
     let began = std::time::Instant::now();
-    let refused = shop.buyer.get(&server.url).await;
+    let refused = fixture.buyer.get(&server.url).await;
     assert!(
         matches!(refused, Err(BuyError::Refused { .. })),
         "{refused:?}"
     );
-    // The server's own second was kept, and the third presentation would have come too late.
+    // The buyer waited the server's one second, and a third presentation would be too late.
     assert!((1_000..1_500).contains(&began.elapsed().as_millis()));
     assert_eq!(server.seen(), (2, 1));
 }
 
 #[tokio::test]
-async fn a_served_payment_is_done_with() {
+async fn served_payment_is_not_presented_again() {
     let server = Server::start().await;
-    let shop = purchaser(|builder| builder);
+    let fixture = purchaser(|builder| builder);
     server.says(|| {
         let receipt = SettleResponse::settled("test:1", None, "0x1");
         with_receipt("goods".into_response(), &receipt)
     });
-    let cost = shop.buyer.get(&server.url).await.unwrap().cost.unwrap();
-    assert_eq!((cost.open, shop.buyer.open_payments()), (None, Vec::new()));
-    shop.buyer.get(&server.url).await.unwrap();
+    let cost = fixture.buyer.get(&server.url).await.unwrap().cost.unwrap();
+    assert_eq!(
+        (cost.open, fixture.buyer.open_payments()),
+        (None, Vec::new())
+    );
+    fixture.buyer.get(&server.url).await.unwrap();
     assert_eq!(server.seen(), (2, 2));
 }
 
-/// A buyer that does not live long signs once for one purchase, too.
+/// A buyer in a new process presents the stored payment instead of signing another one.
 #[tokio::test]
-async fn an_open_payment_outlives_its_buyer_in_a_file_that_only_its_owner_can_read() {
+async fn open_payment_survives_in_a_private_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("data/purchases.json");
     let server = Server::start().await;
@@ -815,28 +824,28 @@ async fn an_open_payment_outlives_its_buyer_in_a_file_that_only_its_owner_can_re
 }
 
 #[tokio::test]
-async fn a_payment_that_cannot_be_written_down_is_not_presented() {
+async fn payment_that_cannot_be_stored_is_not_presented() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("data/purchases.json");
     let server = Server::start().await;
-    let shop = purchaser(|builder| builder.state_file(&path));
+    let fixture = purchaser(|builder| builder.state_file(&path));
     std::fs::remove_dir_all(folder.path().join("data")).unwrap();
-    let refused = shop.buyer.get(&server.url).await;
+    let refused = fixture.buyer.get(&server.url).await;
     assert!(matches!(refused, Err(BuyError::State(_))), "{refused:?}");
     assert_eq!(server.seen(), (0, 0));
 }
 
 #[tokio::test]
-async fn a_price_is_told_and_nothing_is_signed() {
+async fn price_is_quoted_without_a_signature() {
     let server = Server::start().await;
-    let shop = purchaser(|builder| builder);
+    let fixture = purchaser(|builder| builder);
     let request = Request::new(Method::GET, server.url.parse().unwrap());
-    let price = shop.buyer.quote(&request).await.unwrap().unwrap();
+    let price = fixture.buyer.quote(&request).await.unwrap().unwrap();
     assert_eq!(
         (price.amount.to_string().as_str(), price.open),
         ("10000", None)
     );
-    assert_eq!((shop.payer.signed(), server.seen()), (0, (0, 0)));
+    assert_eq!((fixture.payer.signed(), server.seen()), (0, (0, 0)));
 }
 
 async fn offering(name: &'static str, value: String, body: &'static str) -> String {
@@ -853,9 +862,9 @@ async fn offering(name: &'static str, value: String, body: &'static str) -> Stri
     listen(Router::new().fallback(any(answer))).await
 }
 
-/// What this version does not know may stand beside what it does.
+/// Unknown options may be listed beside known ones.
 #[tokio::test]
-async fn one_way_to_pay_that_cannot_be_read_does_not_spoil_the_others() {
+async fn invalid_option_does_not_affect_the_others() {
     let odd = [
         json!(null),
         json!({ "scheme": "exact" }),
@@ -884,10 +893,10 @@ async fn one_way_to_pay_that_cannot_be_read_does_not_spoil_the_others() {
 const BODY: &str = r#"{"x402Version":1,"accepts":[{"scheme":"exact","network":"test","maxAmountRequired":"1",
     "resource":"r","payTo":"seller","maxTimeoutSeconds":60,"asset":"coin"},{}]}"#;
 
-/// Facilitators of version 1 make sellers send an empty header over good terms, and some servers use the header for something
-/// else. The header hid the body.
+/// With version 1 facilitators, sellers send an empty header and options in the body. Some servers
+/// use the header for something else. Once, the header hid the body.
 #[tokio::test]
-async fn a_header_without_terms_does_not_hide_those_in_the_body() {
+async fn header_without_options_does_not_hide_the_body() {
     let version_1: serde_json::Value = serde_json::from_str(BODY).unwrap();
     for value in [
         header::encode(&json!({ "x402Version": 2, "error": "Payment required", "accepts": [] })),
@@ -901,7 +910,7 @@ async fn a_header_without_terms_does_not_hide_those_in_the_body() {
         let bought = purchaser(|builder| builder).buyer.get(&url).await.unwrap();
         assert_eq!(bought.cost.unwrap().amount.to_string(), "1", "{value}");
     }
-    // No header at all, terms of version 1 in the header, and those of version 2 in the body.
+    // No header, version 1 options in the header, and version 2 options in the body.
     let url = offering("x-other", "x".to_owned(), BODY).await;
     let bought = purchaser(|builder| builder).buyer.get(&url).await.unwrap();
     assert_eq!(bought.cost.unwrap().amount.to_string(), "1");
@@ -923,15 +932,16 @@ async fn a_header_without_terms_does_not_hide_those_in_the_body() {
     assert_eq!(bought.cost.unwrap().amount.to_string(), "10000");
 }
 
-/// What decides nothing made whole terms unreadable: sellers that came from version 1 write the resource as a text.
+/// Once, an informative field made all options invalid: some sellers write the resource as a
+/// string.
 #[tokio::test]
-async fn fields_that_decide_nothing_make_no_terms_unreadable() {
+async fn invalid_informative_fields_are_ignored() {
     for (field, value) in [
-        ("resource", json!("http://shop.example/a")),
+        ("resource", json!("http://fixture.example/a")),
         ("resource", json!({ "description": "a" })),
         (
             "resource",
-            json!({ "url": "http://shop.example/a", "tags": "a,b" }),
+            json!({ "url": "http://fixture.example/a", "tags": "a,b" }),
         ),
         ("extensions", json!(["a"])),
         ("error", json!({ "code": 1 })),
@@ -940,15 +950,15 @@ async fn fields_that_decide_nothing_make_no_terms_unreadable() {
             json!({ "x402Version": 2, "resource": { "url": "r" }, "accepts": [terms()] });
         required[field] = value.clone();
         let url = offering(header::PAYMENT_REQUIRED, header::encode(&required), "").await;
-        let shop = purchaser(|builder| builder);
-        let bought = shop.buyer.get(&url).await;
+        let fixture = purchaser(|builder| builder);
+        let bought = fixture.buyer.get(&url).await;
         assert!(bought.is_ok(), "{field}: {value}: {bought:?}");
     }
 }
 
-/// Sellers read payments like these, and the buyer did not read such terms.
+/// Sellers accept such payments. Once, the buyer did not accept such options.
 #[tokio::test]
-async fn terms_without_a_version_are_of_the_version_of_their_place_and_a_text_says_one_too() {
+async fn missing_version_follows_from_header_or_body() {
     for version in [json!(2), json!("2"), serde_json::Value::Null] {
         let required = json!({ "x402Version": version, "accepts": [terms()] });
         let url = offering(header::PAYMENT_REQUIRED, header::encode(&required), "").await;
@@ -966,16 +976,16 @@ async fn terms_without_a_version_are_of_the_version_of_their_place_and_a_text_sa
     }
 }
 
-/// A header with terms is the server's word, whatever stands in the body.
+/// If the header lists options, the body is ignored.
 #[tokio::test]
-async fn a_header_with_terms_wins_over_the_body() {
+async fn header_with_options_outranks_the_body() {
     let url = offering(header::PAYMENT_REQUIRED, required_of(&[terms()]), BODY).await;
     let bought = purchaser(|builder| builder).buyer.get(&url).await.unwrap();
     assert_eq!(bought.cost.unwrap().amount.to_string(), "10000");
 }
 
 #[tokio::test]
-async fn terms_of_an_unknown_version_are_refused_by_that_name() {
+async fn unknown_version_is_an_error_that_names_it() {
     let value = header::encode(&json!({ "x402Version": 3, "other": true }));
     for body in ["", "not found", "{}"] {
         let url = offering(header::PAYMENT_REQUIRED, value.clone(), body).await;
@@ -990,9 +1000,9 @@ async fn terms_of_an_unknown_version_are_refused_by_that_name() {
     }
 }
 
-/// Terms that are sent compressed could not be read; and what comes out of a small answer may be endless.
+/// Once, compressed options could not be parsed. A small body may decompress to any length.
 #[tokio::test]
-async fn compressed_terms_are_read_and_what_they_unpack_to_is_bounded() {
+async fn compressed_body_is_decompressed_up_to_a_limit() {
     use flate2::{Compression, write::GzEncoder};
     use std::io::Write as _;
     let gzip = |text: &[u8]| {
@@ -1032,21 +1042,21 @@ async fn compressed_terms_are_read_and_what_they_unpack_to_is_bounded() {
     }
 }
 
-/// Neither delivers anything, and both were paid for.
+/// Once, both were paid, although neither delivers anything.
 #[tokio::test]
-async fn nothing_is_paid_for_a_head_request_or_for_what_is_not_modified() {
+async fn head_and_conditional_requests_are_not_paid() {
     let server = Server::start().await;
-    let shop = purchaser(|builder| builder);
+    let fixture = purchaser(|builder| builder);
     for method in [Method::HEAD, Method::OPTIONS, Method::TRACE] {
         let request = Request::new(method, server.url.parse().unwrap());
-        let refused = shop.buyer.execute(request).await;
+        let refused = fixture.buyer.execute(request).await;
         assert!(matches!(refused, Err(BuyError::Request(_))), "{refused:?}");
     }
-    // The price can be asked for.
+    // The price can be quoted.
     let head = Request::new(Method::HEAD, server.url.parse().unwrap());
-    let price = shop.buyer.quote(&head).await.unwrap().unwrap();
+    let price = fixture.buyer.quote(&head).await.unwrap().unwrap();
     assert_eq!(price.amount.to_string(), "10000");
-    assert_eq!((shop.payer.signed(), server.seen()), (0, (0, 0)));
+    assert_eq!((fixture.payer.signed(), server.seen()), (0, (0, 0)));
 
     let answer = |headers: HeaderMap| async move {
         let conditional = ["if-none-match", "if-modified-since"];
@@ -1066,13 +1076,13 @@ async fn nothing_is_paid_for_a_head_request_or_for_what_is_not_modified() {
         "if-modified-since",
         "Thu, 26 Nov 2026 00:00:00 GMT".parse().unwrap(),
     );
-    let bought = shop.buyer.execute(request).await.unwrap();
+    let bought = fixture.buyer.execute(request).await.unwrap();
     assert_eq!(bought.response.text().await.unwrap(), "goods");
 }
 
-/// A server that sent each call elsewhere got another authorization for the same thing each time.
+/// Once, a server that redirected each call to another URL got another authorization each time.
 #[tokio::test]
-async fn a_redirect_makes_no_other_purchase_of_a_request() {
+async fn redirected_request_is_the_same_purchase() {
     use axum::response::Redirect;
     let count = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
@@ -1095,19 +1105,19 @@ async fn a_redirect_makes_no_other_purchase_of_a_request() {
         }
     }));
     let url = format!("{}/report", listen(app).await);
-    let shop = purchaser(|builder| builder);
+    let fixture = purchaser(|builder| builder);
     for _ in 0..3 {
-        shop.buyer.get(&url).await.unwrap();
+        fixture.buyer.get(&url).await.unwrap();
     }
     let seen = seen.lock().unwrap();
     assert_eq!((count.load(Ordering::SeqCst), seen.len()), (3, 3));
-    assert_eq!(shop.payer.signed(), 1);
+    assert_eq!(fixture.payer.signed(), 1);
     assert!(seen.iter().all(|payment| *payment == seen[0]));
 }
 
-/// A server whose price is another one at each call could collect each of them.
+/// Without the rule, a server with another price at each call could collect each of them.
 #[tokio::test]
-async fn a_second_payment_for_one_request_needs_the_callers_word_while_the_first_is_in_doubt() {
+async fn second_payment_for_a_request_needs_permission() {
     let price = Arc::new(std::sync::atomic::AtomicUsize::new(10_000));
     let own = price.clone();
     let app = Router::new().fallback(any(move |headers: HeaderMap| {
@@ -1125,8 +1135,8 @@ async fn a_second_payment_for_one_request_needs_the_callers_word_while_the_first
         }
     }));
     let url = listen(app).await;
-    let shop = purchaser(|builder| builder);
-    let first = shop
+    let fixture = purchaser(|builder| builder);
+    let first = fixture
         .buyer
         .get(&url)
         .await
@@ -1136,8 +1146,8 @@ async fn a_second_payment_for_one_request_needs_the_callers_word_while_the_first
         .open
         .unwrap();
     let clear = |advance: u64| {
-        shop.clock.advance(advance);
-        shop.buyer.get(&url)
+        fixture.clock.advance(advance);
+        fixture.buyer.get(&url)
     };
     for advance in [0, LONG_AFTER_SECS] {
         match clear(advance).await {
@@ -1145,14 +1155,14 @@ async fn a_second_payment_for_one_request_needs_the_callers_word_while_the_first
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(shop.payer.signed(), 1);
+    assert_eq!(fixture.payer.signed(), 1);
     // Another page is another request.
-    shop.buyer.get(&format!("{url}/2")).await.unwrap();
-    assert_eq!(shop.payer.signed(), 2);
-    // The chain says that the first is over.
-    shop.payer.set_state(0, AuthorizationState::Expired);
-    shop.buyer.get(&url).await.unwrap();
-    assert_eq!(shop.payer.signed(), 3);
+    fixture.buyer.get(&format!("{url}/2")).await.unwrap();
+    assert_eq!(fixture.payer.signed(), 2);
+    // The first payment has expired on the chain.
+    fixture.payer.set_state(0, AuthorizationState::Expired);
+    fixture.buyer.get(&url).await.unwrap();
+    assert_eq!(fixture.payer.signed(), 3);
     let bold = purchaser(|builder| builder.allow_second_payments());
     for signed in 1..3 {
         bold.buyer.get(&url).await.unwrap();
@@ -1160,9 +1170,9 @@ async fn a_second_payment_for_one_request_needs_the_callers_word_while_the_first
     }
 }
 
-/// Where a connection fails, the host and the cause are told, and no more of the URL.
+/// A connection error names the host and the cause, and no other part of the URL.
 #[tokio::test]
-async fn a_server_that_is_not_there_is_named_with_the_cause() {
+async fn connection_error_names_host_and_cause() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
@@ -1179,13 +1189,13 @@ async fn a_server_that_is_not_there_is_named_with_the_cause() {
 }
 
 #[tokio::test]
-async fn credentials_in_a_url_are_sent_as_a_header_and_are_no_part_of_the_purchase() {
+async fn url_credentials_are_sent_as_a_header() {
     let server = Server::start().await;
-    let shop = purchaser(|builder| builder);
+    let fixture = purchaser(|builder| builder);
     server.says(|| StatusCode::INTERNAL_SERVER_ERROR.into_response());
     let with = server.url.replace("http://", "http://user:hunter2@");
-    shop.buyer.get(&with).await.unwrap();
-    shop.buyer.get(&server.url).await.unwrap();
+    fixture.buyer.get(&with).await.unwrap();
+    fixture.buyer.get(&server.url).await.unwrap();
     assert_eq!(server.seen(), (2, 1));
     let app = Router::new().fallback(any(|headers: HeaderMap| async move {
         let sent = headers
@@ -1194,16 +1204,16 @@ async fn credentials_in_a_url_are_sent_as_a_header_and_are_no_part_of_the_purcha
         sent.unwrap_or_default()
     }));
     let url = listen(app).await.replace("http://", "http://user:hunter2@");
-    let bought = shop.buyer.get(&url).await.unwrap();
+    let bought = fixture.buyer.get(&url).await.unwrap();
     assert_eq!(
         bought.response.text().await.unwrap(),
         "Basic dXNlcjpodW50ZXIy"
     );
 }
 
-/// A payment goes only to the origin that was asked, and for the request that was made.
+/// A payment goes only to the origin of the request, and only for that request.
 #[tokio::test]
-async fn redirects_are_followed_within_the_origin_and_where_the_request_stays_what_it_is() {
+async fn redirects_are_followed_within_the_origin() {
     use axum::response::Redirect;
     use axum::routing::MethodRouter;
     let priced = || {
@@ -1231,11 +1241,11 @@ async fn redirects_are_followed_within_the_origin_and_where_the_request_stays_wh
             to(|| Redirect::temporary("http://127.0.0.1:1/x?key=hunter2").into_response()),
         );
     let url = listen(app).await;
-    let shop = purchaser(|builder| builder);
+    let fixture = purchaser(|builder| builder);
     let call = |method: Method, path: &str| {
         let mut request = Request::new(method, format!("{url}{path}").parse().unwrap());
         *request.body_mut() = Some("body".into());
-        shop.buyer.execute(request)
+        fixture.buyer.execute(request)
     };
     for (method, path) in [
         (Method::POST, "/307"),
@@ -1266,5 +1276,5 @@ async fn redirects_are_followed_within_the_origin_and_where_the_request_stays_wh
         call(Method::GET, "/round").await,
         Err(BuyError::Request(_))
     ));
-    assert_eq!(shop.payer.signed(), 4);
+    assert_eq!(fixture.payer.signed(), 4);
 }
