@@ -676,6 +676,23 @@ async fn client_with_unsettled_payments_is_rate_limited() {
     }
 }
 
+/// A payment that verifies and does not settle runs the handler unpaid, so it counts.
+#[tokio::test]
+async fn verified_payments_that_do_not_settle_are_rate_limited() {
+    let facilitator = ScriptedFacilitator::new();
+    facilitator.set_settle(Ok(failed("insufficient_funds", "")));
+    let handler = get(|| async { "goods" });
+    let layer = layer(&facilitator).clients(1, 3, 0);
+    let url = listen_with_addresses(Router::new().route("/", handler.layer(layer))).await;
+    for number in 0..3 {
+        let response = present_for(&url, number, "").await;
+        assert_eq!(response.status(), StatusCode::PAYMENT_REQUIRED);
+    }
+    let response = present_for(&url, 3, "").await;
+    assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(facilitator.verify_calls(), 3);
+}
+
 /// A page in a browser sends a preflight, reads the payment options, pays, and reads the receipt.
 /// Clients of the reference implementation send `Access-Control-Expose-Headers` with the payment.
 #[tokio::test]
@@ -951,8 +968,8 @@ async fn only_versions_of_the_facilitator_are_offered() {
             in_header.map(Value::from)
         );
         assert_eq!(body["x402Version"], in_body);
-        for said in [Some(body), header].into_iter().flatten() {
-            assert_eq!(said["accepts"].as_array().unwrap().len(), 1);
+        for required in [Some(body), header].into_iter().flatten() {
+            assert_eq!(required["accepts"].as_array().unwrap().len(), 1);
         }
     }
 }
@@ -1137,7 +1154,7 @@ async fn payment_without_version_has_its_headers_version() {
 }
 
 /// The head of a response on a connection, in lower case, after its whole body has arrived.
-async fn answer_on(connection: &mut TcpStream) -> String {
+async fn response_head(connection: &mut TcpStream) -> String {
     let mut read = Vec::new();
     loop {
         let text = String::from_utf8_lossy(&read).to_lowercase();
@@ -1171,10 +1188,13 @@ async fn refusal_keeps_the_connection_usable_or_closes_it() {
             connection.write_all(head(more).as_bytes()).await.unwrap();
             tokio::time::sleep(Duration::from_millis(late)).await;
             connection.write_all(&[b'x'; 4000]).await.unwrap();
-            let said = answer_on(&mut connection).await;
+            let received = response_head(&mut connection).await;
             let expected = format!("http/1.1 {status}");
-            assert!(said.starts_with(&expected), "{late}: {said}");
-            assert!(!said.contains("connection: close"), "{late}: {said}");
+            assert!(received.starts_with(&expected), "{late}: {received}");
+            assert!(
+                !received.contains("connection: close"),
+                "{late}: {received}"
+            );
         }
     }
     // A body that does not arrive, one that is too long to be read, and one that waits for 100.
@@ -1186,8 +1206,8 @@ async fn refusal_keeps_the_connection_usable_or_closes_it() {
     ] {
         let mut connection = TcpStream::connect(address).await.unwrap();
         connection.write_all(head(more).as_bytes()).await.unwrap();
-        let said = answer_on(&mut connection).await;
-        assert!(said.starts_with("http/1.1 402"), "{more}: {said}");
-        assert!(said.contains("connection: close"), "{more}: {said}");
+        let received = response_head(&mut connection).await;
+        assert!(received.starts_with("http/1.1 402"), "{more}: {received}");
+        assert!(received.contains("connection: close"), "{more}: {received}");
     }
 }
