@@ -1,4 +1,4 @@
-//! A whole Solana setting: a local cluster, a node that can misbehave, an engine, a seller and a buyer.
+//! A Solana test setting: a local cluster, a proxied node, an engine, a seller and a buyer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,22 +17,22 @@ use tempfile::TempDir;
 
 use crate::proxy::Proxy;
 
-/// The time between blocks where they come by themselves: a blockhash lives for half a minute.
+/// The time between automatic blocks: with it, a blockhash is valid for half a minute.
 pub const SLOT: Duration = Duration::from_millis(200);
 
 /// The price of everything, in atomic units.
 pub const PRICE: u64 = 10_000;
 
-/// What each account begins with, in atomic units.
+/// The first balance of each account, in atomic units.
 const TOKENS_EACH: u64 = 1_000_000_000_000;
 
 /// A local cluster that looks like Solana's devnet, with everything around it.
 pub struct Setting {
     /// The cluster itself.
     pub local: Local,
-    /// The node through which it is reached.
+    /// The proxy in front of its node.
     pub node: Proxy,
-    /// The token that everything is paid in.
+    /// The token of all payments.
     pub token: Token,
     /// The smart wallets that may pay.
     pub smart_wallets: Option<SmartWallets>,
@@ -41,7 +41,7 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// A cluster that makes blocks by itself, or only when told to.
+    /// A cluster that makes blocks by itself, or only on request.
     pub async fn start(program: TokenProgram, slot_time: Option<Duration>) -> Self {
         let tools = Tools::find().expect("installed: npm ci in crates/devnet/node");
         let options = SolanaOptions {
@@ -70,7 +70,7 @@ impl Setting {
         }
     }
 
-    /// The network it is known as.
+    /// Its network.
     pub fn network() -> Network {
         known::network("solana-devnet").expect("known")
     }
@@ -88,13 +88,13 @@ impl Setting {
             .expect("an HTTP client")
     }
 
-    /// The same, which signs with the blockhash that a seller tells.
+    /// The same without a node: it signs with the blockhash of the seller.
     pub fn payer_without_a_node(&self) -> ExactPayer {
         ExactPayer::new(Self::account(3).keypair)
             .with_token(Self::network().id(), self.token.clone())
     }
 
-    /// The chain's configuration, by way of the node that can misbehave, with both fee payers.
+    /// The chain's configuration with the proxied node and both fee payers.
     pub fn config(&self) -> SolanaConfig {
         let url = self.node.url().parse().expect("a URL");
         let fee_payers: Vec<Signer> = [0, 1]
@@ -120,7 +120,7 @@ impl Setting {
         exact.expect("valid settings")
     }
 
-    /// The journal. Each engine that starts takes the same one up.
+    /// The journal. Each new engine opens the same one.
     pub async fn journal(&self) -> SqliteJournal {
         crate::open_journal(&self.folder.path().join("journal.db")).await
     }
@@ -152,7 +152,7 @@ impl Setting {
         ExactOffer::new(Self::network(), self.token.clone(), "0.01", &seller).expect("an offer")
     }
 
-    /// What the seller asks for.
+    /// The seller's payment requirements.
     pub fn requirements(&self) -> PaymentRequirements {
         let kind = SupportedKind {
             x402_version: 2,
@@ -170,7 +170,7 @@ impl Setting {
         crate::pay(&self.payer(), &self.requirements()).await
     }
 
-    /// Many new payments, all by one fee payer.
+    /// Many new payments with the same fee payer.
     pub async fn requests(&self, count: usize) -> Vec<PaymentRequest> {
         let (payer, requirements) = (self.payer(), self.requirements());
         let mut requests = Vec::new();
@@ -180,7 +180,7 @@ impl Setting {
         requests
     }
 
-    /// What the seller has received.
+    /// The seller's balance of the token.
     pub async fn received(&self) -> Amount {
         let seller = Self::account(2).address;
         let program = self.token.program.id();

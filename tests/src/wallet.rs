@@ -1,5 +1,5 @@
-//! A smart wallet on Solana: a program that makes whatever calls its owner signs, from a vault that no key can sign for.
-//! `contracts/Wallet.s` is the program.
+//! A smart wallet on Solana: a program that makes any calls that its owner signs, from a vault that
+//! no key can sign for. The program is `contracts/Wallet.s`.
 
 use std::path::Path;
 use std::sync::LazyLock;
@@ -22,13 +22,13 @@ use solana_transaction::versioned::VersionedTransaction;
 
 use crate::solana::Setting;
 
-/// Where Squads v4 lives: a wallet deployed there passes for a known one.
+/// The address of Squads version 4: a wallet deployed there passes for it.
 pub const SQUADS: Pubkey = Pubkey::from_str_const("SQDS4ep65T869zMMBKyuUq6aD6EgTu8psMjkvj52pCf");
 
-/// Where Swig lives.
+/// The address of Swig.
 pub const SWIG: Pubkey = Pubkey::from_str_const("swigypWHEksbC64pWKwah1WTeh9JXwx8H1rJHLdbQMB");
 
-/// Who owns accounts that belong to no program.
+/// The owner of accounts that belong to no program.
 const SYSTEM: Pubkey = Pubkey::new_from_array([0; 32]);
 
 /// `Approve`, of both token programs.
@@ -38,18 +38,18 @@ const BATCH: u8 = 255;
 /// `TransferChecked`, of both token programs.
 const TRANSFER_CHECKED: u8 = 12;
 
-/// What a payment by a wallet asks for, in compute units.
+/// The compute units that a wallet's payment requests.
 const UNITS: u32 = 200_000;
 
-/// The wallet's word for no switch.
+/// The wallet's encoding of "no switch".
 const NO_SWITCH: u8 = 255;
 
-/// The wallet's mark of an account that a call writes to.
+/// The wallet's mark of a writable account.
 const WRITABLE: u8 = 1;
 /// The wallet's mark of an account that signs a call.
 const SIGNS: u8 = 2;
 
-/// The program, assembled to the first version of the bytecode, which mainnet's programs are in.
+/// The program, assembled to the first version of the bytecode, which mainnet's programs have.
 static PROGRAM: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("contracts/Wallet.s");
     let assembler = Assembler::new(AssemblerOption::default().with_arch(SbpfArch::V0));
@@ -58,41 +58,43 @@ static PROGRAM: LazyLock<Vec<u8>> = LazyLock::new(|| {
         .unwrap_or_else(|failed| panic!("{:?}", failed.errors))
 });
 
-/// A payment, whoever makes it.
+/// A payment of any wallet.
 #[derive(Debug, Clone)]
 pub struct Payment {
-    /// The token it is in.
+    /// Its token.
     pub token: Token,
-    /// Whose associated token account is paid.
+    /// The owner of the recipient's associated token account.
     pub pay_to: Pubkey,
-    /// How much, in atomic units.
+    /// The amount, in atomic units.
     pub amount: u64,
 }
 
-/// What a wallet does when it is asked to pay.
+/// The wallet's behaviour when it is to pay.
 #[derive(Debug, Clone, Copy)]
 pub enum Deed {
     /// It pays.
     Pay,
-    /// It pays the same twice.
+    /// It pays twice.
     PayTwice,
-    /// It pays, and takes the same amount back: the recipient must have [approved](approve) the vault.
+    /// It pays, and takes the same amount back: the recipient must have [approved](approve) the
+    /// vault.
     PayAndTakeBack,
-    /// It pays while this account's data begins with 0, and else does nothing, and succeeds.
+    /// It pays while this account's data begins with 0. Otherwise it does nothing, and succeeds.
     PayUnless(Pubkey),
-    /// It has another wallet pay, of the same owner, or calls itself: the payment is one level deeper.
+    /// It has another wallet of the same owner pay, or calls itself: the payment is one level
+    /// deeper.
     Nested(Wallet),
 }
 
 /// A smart wallet program on the local cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wallet {
-    /// Where it lives.
+    /// Its address.
     pub program: Pubkey,
 }
 
 impl Wallet {
-    /// Puts the program at an address.
+    /// Deploys the program at an address.
     pub async fn deploy(local: &Local, program: Pubkey) -> Self {
         local
             .add_program(program, &PROGRAM)
@@ -101,7 +103,7 @@ impl Wallet {
         Self { program }
     }
 
-    /// The address that has an owner's money.
+    /// The address that holds an owner's money.
     pub fn vault(&self, owner: &Pubkey) -> Pubkey {
         self.vault_and_bump(owner).0
     }
@@ -110,7 +112,7 @@ impl Wallet {
         Pubkey::find_program_address(&[b"vault", owner.as_ref()], &self.program)
     }
 
-    /// Makes the vault's associated token account, with so many atomic units in it.
+    /// Creates the vault's associated token account with this balance in atomic units.
     pub async fn fund(&self, local: &Local, owner: &Pubkey, token: &Token, amount: u64) {
         local
             .put_tokens(self.vault(owner), token.mint, token.program.id(), amount)
@@ -118,7 +120,7 @@ impl Wallet {
             .expect("an account");
     }
 
-    /// The instruction that has the wallet pay, in its way.
+    /// The instruction that has the wallet pay, with its behaviour.
     pub fn pay(&self, owner: &Pubkey, payment: &Payment, deed: Deed) -> Instruction {
         let vault = self.vault(owner);
         let pay = payment.by(&vault);
@@ -131,12 +133,13 @@ impl Wallet {
         }
     }
 
-    /// The instruction that has the wallet make these calls, one after the other; the vault signs where a call says so.
+    /// The instruction that has the wallet make these calls in order; the vault signs those that
+    /// say so.
     pub fn execute(&self, owner: &Pubkey, calls: &[Instruction]) -> Instruction {
         self.instruction(owner, None, calls)
     }
 
-    /// The same, where nothing is done while the data of the account `switch` does not begin with 0.
+    /// The same, but nothing happens while the data of the account `switch` does not begin with 0.
     pub fn execute_unless(
         &self,
         owner: &Pubkey,
@@ -164,7 +167,7 @@ impl Wallet {
             for meta in &call.accounts {
                 let marks =
                     u8::from(meta.is_writable) * WRITABLE + u8::from(meta.is_signer) * SIGNS;
-                // For the vault only the wallet can sign.
+                // Only the wallet can sign for the vault.
                 let is_signer = meta.is_signer && meta.pubkey != vault;
                 let outside = AccountMeta {
                     is_signer,
@@ -183,11 +186,11 @@ impl Wallet {
     }
 }
 
-/// The accounts of an instruction, each once.
+/// The accounts of an instruction without repetitions.
 struct Accounts(Vec<AccountMeta>);
 
 impl Accounts {
-    /// Where an account stands, with at least these rights.
+    /// The index of an account, with at least these rights.
     fn index(&mut self, meta: AccountMeta) -> u8 {
         let found = self.0.iter().position(|known| known.pubkey == meta.pubkey);
         let at = found.unwrap_or(self.0.len());
@@ -207,12 +210,13 @@ fn byte(count: usize) -> u8 {
 }
 
 impl Payment {
-    /// The `TransferChecked` that pays from the associated token account of `payer`, who signs.
+    /// The `TransferChecked` from the associated token account of `payer`, who signs.
     pub fn by(&self, payer: &Pubkey) -> Instruction {
         self.transfer(payer, &self.pay_to, payer)
     }
 
-    /// The `TransferChecked` that takes the payment back, signed by the payer as the recipient's delegate.
+    /// The `TransferChecked` that takes the payment back, signed by the payer as the recipient's
+    /// delegate.
     pub fn back_to(&self, payer: &Pubkey) -> Instruction {
         self.transfer(&self.pay_to, payer, payer)
     }
@@ -234,12 +238,13 @@ impl Payment {
     }
 }
 
-/// Where an owner has a token.
+/// The token account of an owner.
 pub fn token_account(owner: &Pubkey, token: &Token) -> Pubkey {
     Local::token_account(owner, &token.mint, &token.program.id())
 }
 
-/// The `Approve` that lets `delegate` move so many atomic units out of the associated token account of `owner`, who signs.
+/// The `Approve` that lets `delegate` move this amount, in atomic units, from the associated token
+/// account of `owner`, who signs.
 pub fn approve(owner: &Pubkey, delegate: &Pubkey, token: &Token, amount: u64) -> Instruction {
     let mut data = vec![APPROVE];
     data.extend(amount.to_le_bytes());
@@ -254,7 +259,7 @@ pub fn approve(owner: &Pubkey, delegate: &Pubkey, token: &Token, amount: u64) ->
     }
 }
 
-/// The `Batch` of these instructions of one token program: it does them all, and a chain tells them as one.
+/// The `Batch` of these instructions of one token program. Nodes report it as one instruction.
 pub fn batch(instructions: &[Instruction]) -> Instruction {
     let mut batch = Instruction {
         program_id: instructions.first().expect("some").program_id,
@@ -284,7 +289,7 @@ pub fn budget(units: u32, price: u64) -> [Instruction; 2] {
     ]
 }
 
-/// A memo that nobody signs.
+/// A memo without signers.
 pub fn memo(text: &str) -> Instruction {
     Instruction {
         program_id: MEMO,
@@ -293,7 +298,7 @@ pub fn memo(text: &str) -> Instruction {
     }
 }
 
-/// Turns a switch: the wallet does nothing while it is off.
+/// Sets a switch: the wallet does nothing while it is off.
 pub async fn set_switch(local: &Local, switch: Pubkey, is_on: bool) {
     let data = [u8::from(!is_on)];
     local
@@ -302,7 +307,7 @@ pub async fn set_switch(local: &Local, switch: Pubkey, is_on: bool) {
         .expect("an account");
 }
 
-/// Makes a lookup table with these addresses, for [`transaction`] to take them from.
+/// Creates a lookup table with these addresses, for [`transaction`] to use.
 pub async fn lookup_table(local: &Local, addresses: &[Pubkey]) -> AddressLookupTableAccount {
     AddressLookupTableAccount {
         key: local.lookup_table(addresses).await.expect("a table"),
@@ -310,8 +315,8 @@ pub async fn lookup_table(local: &Local, addresses: &[Pubkey]) -> AddressLookupT
     }
 }
 
-/// A payment of a smart wallet: a request with a transaction that limits and prices what it computes, does this, and is like no
-/// other.
+/// A payment of a smart wallet: a request with a new transaction of these instructions, with
+/// compute budget.
 pub async fn request(
     setting: &Setting,
     owner: &Keypair,
@@ -332,7 +337,7 @@ pub async fn request(
     crate::request(crate::payload_of(&requirements, payload), &requirements)
 }
 
-/// Has a signed transaction included in the next block.
+/// Includes a signed transaction in the next block.
 pub async fn include(local: &Local, bytes: &[u8]) {
     let options = json!({ "encoding": "base64" });
     let params = json!([BASE64.encode(bytes), options]);
@@ -352,8 +357,9 @@ pub async fn blockhash(local: &Local) -> Hash {
         .expect("a blockhash that can be read")
 }
 
-/// A transaction of version 0, as it is sent: whoever is not among `signers` (of a payment, the fee payer) has zeros for a
-/// signature. What a table has is taken from there, except programs and signers.
+/// A serialized transaction of version 0. Signers that are not in `signers` (such as a payment's
+/// fee payer) have zeros as their signature. Accounts of the table are loaded from it, except
+/// programs and signers.
 pub fn transaction(
     fee_payer: &Pubkey,
     signers: &[&Keypair],

@@ -1,4 +1,5 @@
-//! Payments by smart wallets, whole: a program on the local cluster pays, well or badly, and what is told is what happened.
+//! Payments by smart wallets, end to end: a program on the local cluster pays, correctly or not,
+//! and the facilitator reports what happened.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::time::Duration;
@@ -17,10 +18,10 @@ use solana_instruction::{AccountMeta, Instruction};
 use solana_message::AddressLookupTableAccount;
 use solana_signer::Signer as _;
 
-/// What a vault begins with, in atomic units.
+/// The first balance of a vault, in atomic units.
 const FUNDS: u64 = 1_000_000;
 
-/// A cluster with a wallet on it that passes for Squads, and a facilitator that lets such wallets pay.
+/// A cluster with a wallet at the address of Squads, and a facilitator that allows such wallets.
 struct Scene {
     setting: Setting,
     engine: Engine,
@@ -52,9 +53,9 @@ impl Scene {
         }
     }
 
-    /// The same with another engine.
+    /// The same with a new engine.
     async fn anew(self, change: impl FnOnce(EngineBuilder) -> EngineBuilder) -> Self {
-        // One engine at a time has the journal.
+        // Only one engine at a time can open the journal.
         drop(self.engine);
         let config = self.setting.config();
         let engine = self.setting.engine_with(config, change).await;
@@ -87,7 +88,8 @@ impl Scene {
         wallet::request(&self.setting, &self.owner, pays, &[]).await
     }
 
-    /// Why a payment is refused, before and after it would be sent; nothing moves.
+    /// Checks that a payment is rejected with this reason, by both endpoints, and that no money
+    /// moves.
     async fn assert_refused(&self, pays: &Instruction, reason: &Reason) {
         let request = self.request(pays).await;
         self.assert_request_refused(&request, reason).await;
@@ -106,7 +108,7 @@ impl Scene {
         assert_eq!((self.received().await, self.left().await), (0, FUNDS));
     }
 
-    /// Verifies and settles a payment that is good.
+    /// Verifies and settles a correct payment.
     async fn assert_settles(&self, request: &PaymentRequest) {
         let vault = self.vault().to_string();
         let verdict = self.engine.verify(request).await.unwrap();
@@ -120,7 +122,7 @@ impl Scene {
     }
 }
 
-/// attacks.md 103: the wallet's own money moves, once, and it is the wallet that is told as the payer.
+/// attacks.md 103: the wallet's own money moves once, and the wallet is reported as the payer.
 async fn a_wallet_pays(program: TokenProgram) {
     let scene = Scene::new(program).await;
     let request = scene.request(&scene.pay(Deed::Pay)).await;
@@ -139,8 +141,8 @@ async fn smart_wallet_pays_in_token_2022() {
     a_wallet_pays(TokenProgram::Token2022).await;
 }
 
-/// attacks.md 103: whatever a wallet calls, the transfer is made by one that is allowed. A stranger's program may pay the recipient
-/// what is the recipient's, whoever asks.
+/// attacks.md 103: an allowed wallet must make the transfer, whatever else it calls. Another
+/// program may pay the recipient what it already owns, at anyone's request.
 #[tokio::test]
 async fn transfer_may_be_made_by_an_allowed_inner_wallet_only() {
     let scene = Scene::new(TokenProgram::SplToken).await;
@@ -174,7 +176,8 @@ async fn payment_may_use_a_lookup_table() {
     assert_eq!(scene.received().await, PRICE);
 }
 
-/// attacks.md 85: the payer says one thing of a table and the table holds another, or there is none.
+/// attacks.md 85: the payer's claim about a table differs from its contents, or the table does not
+/// exist.
 #[tokio::test]
 async fn lookup_table_of_the_chain_decides_not_the_payers() {
     let scene = Scene::new(TokenProgram::SplToken).await;
@@ -203,8 +206,8 @@ async fn lookup_table_of_the_chain_decides_not_the_payers() {
         .await;
 }
 
-/// Whose accounts are tables is for the payer to say. Two of ten megabytes were more than is read of one answer: it was a fault,
-/// for everybody whose payment travelled along, and the node counted as broken.
+/// The payer names the tables. Regression: two accounts of ten megabytes exceeded the limit of a
+/// reply. That was a fault for every payment in the batch, and the node counted as broken.
 #[tokio::test]
 async fn huge_accounts_named_as_tables_are_rejected() {
     let scene = Scene::new(TokenProgram::SplToken).await;
@@ -234,7 +237,8 @@ async fn huge_accounts_named_as_tables_are_rejected() {
     assert!(good.unwrap().is_valid);
 }
 
-/// The defect: whatever a node did not understand was told as what is wrong with the payment, where it had a lookup table.
+/// Regression: any request that a node did not understand was reported as the payment's fault if it
+/// had a lookup table.
 #[tokio::test]
 async fn unsupported_simulation_is_a_fault_of_the_node() {
     let scene = Scene::new(TokenProgram::SplToken).await;
@@ -263,7 +267,7 @@ async fn smart_wallet_that_pays_twice_or_takes_back_is_rejected() {
             &reason::SMART_WALLET_MULTIPLE_TRANSFERS,
         )
         .await;
-    // The recipient lets the wallet move what it has, as one might who is deceived.
+    // The recipient approves the vault as its delegate, as a deceived recipient might.
     let seller = Setting::account(2).keypair;
     let allow = approve(
         &seller.pubkey(),
@@ -283,18 +287,18 @@ async fn smart_wallet_that_pays_twice_or_takes_back_is_rejected() {
     let mismatch = &reason::SMART_WALLET_TRANSFER_MISMATCH;
     let back = scene.pay(Deed::PayAndTakeBack);
     scene.assert_refused(&back, mismatch).await;
-    // The same as one call, which nodes do not tell in parts.
+    // The same as one instruction, which nodes do not parse.
     let (vault, owner) = (scene.vault(), scene.owner.pubkey());
     let both = [scene.payment.by(&vault), scene.payment.back_to(&vault)];
     let in_one = scene.wallet.execute(&owner, &[batch(&both)]);
     scene.assert_refused(&in_one, mismatch).await;
-    // And a payment that comes in such a batch together with nothing else.
+    // A payment that is alone in such a batch.
     let alone = batch(&[scene.payment.by(&vault)]);
     let alone = scene.wallet.execute(&owner, &[alone]);
     scene.assert_refused(&alone, mismatch).await;
 }
 
-/// attacks.md 103: a program that pays while it is tried, and not when it counts.
+/// attacks.md 103: a program that pays in simulations only.
 #[tokio::test]
 async fn payment_made_only_in_simulation_fails() {
     let scene = Scene::new(TokenProgram::SplToken).await;
@@ -308,7 +312,7 @@ async fn payment_made_only_in_simulation_fails() {
         let (engine, request) = (scene.engine.clone(), request.clone());
         tokio::spawn(async move { engine.settle(&request).await.unwrap() })
     };
-    // It is tried once more and sent; only then the wallet changes its mind.
+    // It is simulated once more and sent; only then the wallet changes its behaviour.
     quittance_tests::until("it is sent", || async {
         scene.setting.node.calls("sendTransaction") > 0
     })
@@ -327,7 +331,8 @@ async fn payment_made_only_in_simulation_fails() {
     assert!(!again.success, "{again:?}");
 }
 
-/// attacks.md 103 and 151: what a transaction did instead is told even where it was included while nobody looked.
+/// attacks.md 103 and 151: the real effect is reported even if the transaction was included while
+/// no process watched it.
 #[tokio::test]
 async fn payment_made_only_in_simulation_fails_after_a_crash() {
     let scene = Scene::new(TokenProgram::SplToken).await;
@@ -374,8 +379,8 @@ async fn payment_made_only_in_simulation_fails_after_a_crash() {
     assert_eq!((scene.received().await, scene.left().await), (0, FUNDS));
 }
 
-/// A node left out what a transaction did, and the payment was told failed; asked again, it tells. The payment was then told as
-/// that of the key that signs: the wallet had been forgotten.
+/// Regression: a node omitted the metadata of a transaction, and the payment was reported as
+/// failed. When the node had it, the payer was reported as the signing key, not as the wallet.
 #[tokio::test]
 async fn late_settlement_is_still_attributed_to_the_wallet() {
     let scene = Scene::new(TokenProgram::SplToken).await;
@@ -398,7 +403,7 @@ async fn late_settlement_is_still_attributed_to_the_wallet() {
     assert_eq!(scene.received().await, PRICE);
 }
 
-/// attacks.md 83: whatever a wallet is told to do with the fee payer's account, it is not tried.
+/// attacks.md 83: a transaction that gives the fee payer's account to the wallet is not simulated.
 #[tokio::test]
 async fn smart_wallet_that_gets_a_fee_payer_is_rejected() {
     let scene = Scene::new(TokenProgram::SplToken).await;
@@ -415,7 +420,8 @@ async fn smart_wallet_that_gets_a_fee_payer_is_rejected() {
     let steals = [scene.payment.by(&scene.vault()), steal];
     let steals = scene.wallet.execute(&owner, &steals);
     let request = scene.request(&steals).await;
-    // With the other fee payer's account further signatures would be needed, which is refused as well.
+    // With the other fee payer's account it would need further signatures, which is rejected as
+    // well.
     let refused = [
         reason::SMART_WALLET_FEE_PAYER_NOT_ISOLATED,
         reason::EXCESSIVE_SIGNERS,
@@ -426,7 +432,7 @@ async fn smart_wallet_that_gets_a_fee_payer_is_rejected() {
     assert_eq!((scene.received().await, scene.left().await), (0, FUNDS));
 }
 
-/// attacks.md 103: default deny, even for a program that does just the same.
+/// attacks.md 103: a wallet that is not listed is rejected, even if it does the same.
 #[tokio::test]
 async fn smart_wallet_that_is_not_listed_is_rejected() {
     let scene = Scene::new(TokenProgram::SplToken).await;
@@ -439,7 +445,7 @@ async fn smart_wallet_that_is_not_listed_is_rejected() {
     let pays = stranger.pay(&owner, &scene.payment, Deed::Pay);
     let not_allowed = &reason::SMART_WALLET_PROGRAM_NOT_ALLOWED;
     scene.assert_refused(&pays, not_allowed).await;
-    // Another one that is on the list will do.
+    // Another listed wallet is accepted.
     let swig = Wallet::deploy(&scene.setting.local, SWIG).await;
     swig.fund(&scene.setting.local, &owner, token, FUNDS).await;
     let request = scene
@@ -460,7 +466,7 @@ async fn smart_wallet_without_funds_is_rejected() {
     let owner = scene.owner.pubkey();
     let pays = scene.wallet.pay(&owner, &more, Deed::Pay);
     scene.assert_refused(&pays, failed).await;
-    // Somebody else's vault.
+    // The vault of another owner.
     let other = Keypair::new().pubkey();
     let theirs = scene.payment.by(&scene.wallet.vault(&other));
     let steals = scene.wallet.execute(&owner, &[theirs]);
@@ -481,7 +487,7 @@ async fn smart_wallet_without_funds_is_rejected() {
         .await;
 }
 
-/// More than is asked for is the payer's to give; what is told is what was asked for.
+/// The payer may transfer more than the required amount; the required amount is reported.
 #[tokio::test]
 async fn smart_wallet_may_pay_more_than_required() {
     let scene = Scene::new(TokenProgram::SplToken).await;
@@ -497,7 +503,7 @@ async fn smart_wallet_may_pay_more_than_required() {
     assert_eq!(scene.received().await, PRICE + 5);
 }
 
-/// A policy that knows one payer whom it does not want.
+/// A policy that rejects one payer.
 struct NotBy(String);
 
 impl Policy for NotBy {
@@ -531,7 +537,7 @@ async fn policy_checks_the_signing_key_and_the_wallet() {
     assert_eq!(scene.received().await, 0);
 }
 
-/// attacks.md 103: what is not asked for is not done.
+/// attacks.md 103: smart wallets are off by default.
 #[tokio::test]
 async fn smart_wallets_are_off_by_default() {
     let mut scene = Scene::new(TokenProgram::SplToken).await;

@@ -1,5 +1,5 @@
-//! Money on Solana: what is really on the cluster after a settlement, and what becomes of it when nodes lose things and
-//! processes die.
+//! Money on Solana: what is on the cluster after a settlement, and what happens when nodes lose
+//! transactions and processes die.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::sync::Arc;
@@ -35,7 +35,8 @@ use solana_signature::Signature;
 use solana_signer::{Signer, SignerError};
 use tokio::net::TcpListener;
 
-/// More blocks than a blockhash lives, nodes may be apart, and finality takes, together.
+/// More blocks than a blockhash's lifetime, the allowed distance between nodes, and finality
+/// together.
 const LIFETIMES: u64 = 400;
 
 async fn hasty(setting: &Setting) -> Engine {
@@ -61,7 +62,7 @@ fn id(setting: &Setting, request: &PaymentRequest) -> quittance_core::PaymentId 
     payment.unwrap().info().id
 }
 
-/// What the cluster itself says of a transaction.
+/// The cluster's own report of a transaction.
 async fn on_the_cluster(setting: &Setting, id: &str) -> Value {
     let options = json!({ "encoding": "base64", "maxSupportedTransactionVersion": 0 });
     let found: Value = setting
@@ -82,14 +83,14 @@ async fn lamports(setting: &Setting, account: usize) -> u64 {
     found["value"].as_u64().unwrap()
 }
 
-/// The fee payer named in a payment.
+/// The fee payer in a payment's requirements.
 fn fee_payer(request: &PaymentRequest) -> String {
     let extra = request.requirements.extra.as_ref().unwrap().tree();
     extra["feePayer"].as_str().unwrap().to_owned()
 }
 
-/// The whole of it, seen from outside: the transaction that was told is there, it succeeded, the money went from the buyer to
-/// the seller and nowhere else, and the fee came from the fee payer.
+/// A settlement seen from outside: the reported transaction exists and succeeded, the money went
+/// from the buyer to the seller only, and the fee payer paid the fee.
 async fn settlement_is_on_the_cluster(program: TokenProgram) {
     let setting = Setting::start(program, Some(SLOT)).await;
     let engine = setting.engine(Duration::from_secs(10)).await;
@@ -134,7 +135,8 @@ async fn token_2022_settlement_is_on_the_cluster() {
     settlement_is_on_the_cluster(TokenProgram::Token2022).await;
 }
 
-/// attacks.md 131 and 151: the node took it, its answer was lost, the process died, and the money moved while it was dead.
+/// attacks.md 131 and 151: the node took the transaction, its answer was lost, the process died,
+/// and the money moved meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn crash_between_broadcast_and_answer_settles_once_on_solana() {
     let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
@@ -173,8 +175,9 @@ async fn crash_between_broadcast_and_answer_settles_once_on_solana() {
     assert_eq!(setting.received().await, amount(1));
 }
 
-/// attacks.md 104, 149 and 150: a node that says it has a transaction and passes it on to nobody. It is never told settled;
-/// once its blockhash has died it is told as what it is, and the bytes are worth nothing to whoever has them.
+/// attacks.md 104, 149 and 150: a node accepts a transaction and forwards it to no other node. It
+/// is never reported as settled. Once its blockhash has expired, the failure is reported and the
+/// bytes have no value.
 #[tokio::test(flavor = "multi_thread")]
 async fn payment_with_a_dead_blockhash_can_be_paid_again() {
     let setting = Setting::start(TokenProgram::SplToken, None).await;
@@ -186,7 +189,7 @@ async fn payment_with_a_dead_blockhash_can_be_paid_again() {
     let pending = engine.settle(&request).await.unwrap();
     assert!(pending.is_pending(), "{pending:?}");
     assert!(!pending.transaction.is_empty());
-    // Old enough to die if nodes were never apart, and not yet certain.
+    // Old enough to have expired if nodes were never apart, but not yet certain.
     setting.local.mine(200).await.unwrap();
     let pending = engine.settle(&request).await.unwrap();
     assert!(pending.is_pending(), "{pending:?}");
@@ -222,9 +225,9 @@ async fn payment_with_a_dead_blockhash_can_be_paid_again() {
     assert_eq!(setting.received().await, amount(1));
 }
 
-/// The defect: a payment that was refused was signed again, with the same bytes, at another place. The journal kept its old
-/// place, which another payment had by then. After a restart both stood at one place, and both were told success for the one
-/// transaction that was included.
+/// Regression: a rejected payment was signed again with the same bytes at another sequence number.
+/// The journal stored its old number, which another payment had by then. After a restart both had
+/// one number, and one transaction was reported as the success of both.
 #[tokio::test(flavor = "multi_thread")]
 async fn payments_never_share_a_transaction_after_a_restart() {
     let setting = Setting::start(TokenProgram::SplToken, None).await;
@@ -239,7 +242,7 @@ async fn payments_never_share_a_transaction_after_a_restart() {
     setting.node.breaks("sendTransaction", refusal, 1);
     assert!(engine.settle(&x).await.is_err());
     let engine = restarted(engine).await;
-    // From here on the node says that it takes what it is sent, and passes it on to nobody.
+    // From here on the node accepts transactions and forwards none.
     let taken = Fate::Result(json!("taken"));
     setting.node.breaks_for_good("sendTransaction", taken);
     for request in [&y, &x] {
@@ -271,8 +274,8 @@ async fn payments_never_share_a_transaction_after_a_restart() {
     assert_eq!(setting.received().await, amount(2));
 }
 
-/// A fork that was confirmed and dropped: the cluster no longer knows a payment whose success was reported. It is sent again,
-/// settles again, and is not reported twice; once it is finalized it is watched no more.
+/// A confirmed fork is dropped: the cluster loses a payment whose success was reported. It is sent
+/// again, settles again and is not reported twice. Once it is final, it is not watched any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn settled_payment_lost_by_the_cluster_is_sent_again() {
     let setting = Setting::start(TokenProgram::SplToken, None).await;
@@ -320,7 +323,7 @@ async fn settled_payment_lost_by_the_cluster_is_sent_again() {
     assert_eq!(setting.received().await, amount(1));
 }
 
-/// attacks.md 131: the same bytes, until somebody has them.
+/// attacks.md 131: the same bytes are sent until a node has them.
 #[tokio::test(flavor = "multi_thread")]
 async fn transaction_that_the_node_forgot_is_sent_again() {
     let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
@@ -333,7 +336,7 @@ async fn transaction_that_the_node_forgot_is_sent_again() {
     assert_eq!(setting.received().await, amount(1));
 }
 
-/// Two payments of a buyer of the test's own, who has money for this many.
+/// Two payments of a new buyer that has money for this many.
 async fn two_payments(setting: &Setting, covered: u64) -> (Pubkey, [PaymentRequest; 2]) {
     let buyer = Keypair::new();
     let (owner, token) = (buyer.pubkey(), &setting.token);
@@ -350,8 +353,8 @@ async fn two_payments(setting: &Setting, covered: u64) -> (Pubkey, [PaymentReque
     (owner, [one, other])
 }
 
-/// The defect: of two payments with money for one, the other was included and failed, and was told that it had been included
-/// before, because that is what its trial said by then.
+/// Regression: of two payments with money for one, the second was included and failed. Its
+/// rejection said that it had been included before, which its second simulation reported.
 #[tokio::test(flavor = "multi_thread")]
 async fn failed_transaction_is_reported_with_its_id() {
     let setting = Setting::start(TokenProgram::SplToken, None).await;
@@ -383,7 +386,8 @@ async fn failed_transaction_is_reported_with_its_id() {
     assert_eq!(setting.received().await, amount(1));
 }
 
-/// Two payments with money for one: the second is not sent while the first is under way, and costs no fee.
+/// Two payments with money for one: the second is not sent while the first is in flight, and costs
+/// no fee.
 #[tokio::test(flavor = "multi_thread")]
 async fn open_payments_cannot_exceed_the_balance() {
     let setting = Setting::start(TokenProgram::SplToken, None).await;
@@ -404,10 +408,13 @@ async fn open_payments_cannot_exceed_the_balance() {
         fault.kind == FaultKind::Busy && fault.not_attempted,
         "{fault}"
     );
-    assert!(engine.verify(&other).await.is_err(), "nor is it told valid");
+    assert!(
+        engine.verify(&other).await.is_err(),
+        "the second payment is not valid either"
+    );
     setting.local.set_slot_time(Some(SLOT)).await.unwrap();
     assert!(first.await.unwrap().unwrap().success);
-    // Now the cluster itself says that there is no more.
+    // Now the cluster reports the lower balance.
     let answer = engine.settle(&other).await.unwrap();
     assert!(
         !answer.success && answer.transaction.is_empty(),
@@ -415,8 +422,8 @@ async fn open_payments_cannot_exceed_the_balance() {
     );
 }
 
-/// The defect: a chain that has nothing to offer in exchange was asked for it at every look, and each time the bytes were sent
-/// once more.
+/// Regression: a chain without replacements was asked for one at every look, and the bytes were
+/// sent again each time.
 #[tokio::test(flavor = "multi_thread")]
 async fn resubmission_keeps_to_the_configured_interval() {
     let setting = Setting::start(TokenProgram::SplToken, None).await;
@@ -432,12 +439,13 @@ async fn resubmission_keeps_to_the_configured_interval() {
     let request = setting.request().await;
     let answer = engine.settle(&request).await.unwrap();
     assert!(answer.is_pending(), "{answer:?}");
-    // At once, after the tenth of a second in which nothing can be offered, and then every half second.
+    // At once, after a tenth of a second without a replacement, and then every half second.
     let sent = setting.node.calls("sendTransaction");
     assert!((3..=6).contains(&sent), "{sent} times");
 }
 
-/// The defect: sixteen at a time and one after the other, one fee payer settled forty payments a second.
+/// Regression: with sixteen at a time, one after the other, a fee payer settled forty payments a
+/// second.
 #[tokio::test(flavor = "multi_thread")]
 async fn payments_in_flight_of_a_fee_payer_are_bounded() {
     let setting = Setting::start(TokenProgram::SplToken, None).await;
@@ -477,7 +485,7 @@ async fn payments_in_flight_of_a_fee_payer_are_bounded() {
     assert_eq!(setting.received().await, amount(count));
 }
 
-/// Those that are on their way side by side keep to themselves what becomes of them.
+/// Submissions that run at the same time keep their results apart.
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_submission_affects_only_its_payment() {
     let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
@@ -504,7 +512,7 @@ async fn refused_submission_affects_only_its_payment() {
     assert_eq!(setting.received().await, amount(20));
 }
 
-/// A key that panics once: what was in hand is taken up from the journal, and nobody else is kept waiting.
+/// A signer panics once: recovery resumes the payment from the journal, and no other payment waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn panicking_signer_loses_no_payment() {
     let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
@@ -526,7 +534,7 @@ async fn panicking_signer_loses_no_payment() {
     .await;
 }
 
-/// A key with a mistake in it.
+/// A signer that panics.
 struct PanicsOnce {
     key: Keypair,
     panics: AtomicBool,
@@ -547,7 +555,7 @@ impl Signer for PanicsOnce {
     }
 }
 
-/// attacks.md 104: deep enough is what the operator says is.
+/// attacks.md 104: the operator sets the required commitment.
 #[tokio::test(flavor = "multi_thread")]
 async fn finalized_commitment_waits_beyond_confirmed() {
     let setting = Setting::start(TokenProgram::SplToken, None).await;
@@ -570,18 +578,19 @@ async fn finalized_commitment_waits_beyond_confirmed() {
     assert_eq!(answer.transaction, pending.transaction);
 }
 
-/// attacks.md 105: a fee payer without money is nobody's fault but ours, and buyers are told the other one.
+/// attacks.md 105: an unfunded fee payer is a fault of the facilitator, and buyers get the other
+/// one.
 #[tokio::test(flavor = "multi_thread")]
 async fn unfunded_fee_payer_is_a_fault_and_is_skipped() {
     let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
-    let poor = Setting::account(0).address;
-    let of_the_poor = loop {
+    let unfunded = Setting::account(0).address;
+    let of_the_unfunded = loop {
         let request = setting.request().await;
-        if fee_payer(&request) == poor.to_string() {
+        if fee_payer(&request) == unfunded.to_string() {
             break request;
         }
     };
-    setting.local.put_lamports(poor, 900_000).await.unwrap();
+    setting.local.put_lamports(unfunded, 900_000).await.unwrap();
     let engine = setting.engine(Duration::from_secs(5)).await;
     for _ in 0..4 {
         let kinds = engine.supported().await.unwrap().kinds;
@@ -590,16 +599,20 @@ async fn unfunded_fee_payer_is_a_fault_and_is_skipped() {
             .map(|kind| kind.extra.unwrap().tree()["feePayer"].to_string())
             .collect();
         assert!(!named.is_empty());
-        assert!(!named.iter().any(|named| named.contains(&poor.to_string())));
+        assert!(
+            !named
+                .iter()
+                .any(|named| named.contains(&unfunded.to_string()))
+        );
     }
-    match engine.settle(&of_the_poor).await {
+    match engine.settle(&of_the_unfunded).await {
         Err(FacilitatorError::Fault(fault)) => assert_eq!(fault.kind, FaultKind::FacilitatorFunds),
         other => panic!("not a fault: {other:?}"),
     }
     assert_eq!(setting.received().await, Amount::ZERO);
 }
 
-/// attacks.md 137 and 144: what a node does is never told as what a payer did.
+/// attacks.md 137 and 144: a node's fault is never reported as the payer's.
 #[tokio::test(flavor = "multi_thread")]
 async fn failing_solana_node_is_a_fault_and_never_a_verdict() {
     let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
@@ -639,7 +652,7 @@ async fn failing_solana_node_is_a_fault_and_never_a_verdict() {
     .await;
 }
 
-/// attacks.md 137: a node of another cluster is asked nothing.
+/// attacks.md 137: a node of another cluster gets no requests.
 #[tokio::test(flavor = "multi_thread")]
 async fn node_of_another_cluster_is_not_used() {
     let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
@@ -662,13 +675,13 @@ async fn node_of_another_cluster_is_not_used() {
     }
 }
 
-/// One extension as a mint has it: its number, its length, its bytes.
+/// An extension in a mint's data: its number, its length, its bytes.
 fn extension(number: u16, body: &[u8]) -> Vec<u8> {
     let length = (body.len() as u16).to_le_bytes();
     [number.to_le_bytes().as_slice(), &length, body].concat()
 }
 
-/// attacks.md 97: what a mint can do is read from the cluster, and it may change between two payments.
+/// attacks.md 97: the mint is read from the cluster and may change between two payments.
 #[tokio::test(flavor = "multi_thread")]
 async fn mint_that_can_break_a_payment_must_be_allowed() {
     const TRANSFER_FEE: u16 = 1;
@@ -697,7 +710,7 @@ async fn mint_that_can_break_a_payment_must_be_allowed() {
     with(extension(PERMANENT_DELEGATE, &[7; 32])).await;
     let refused = Some(reason::MINT_NOT_ALLOWED.to_string());
     assert_eq!(reason_of(strict.clone()).await, refused);
-    // Whoever looks at the whole sees it too.
+    // The health check reports it too.
     strict.shut_down(Duration::from_secs(1)).await;
     drop(strict);
     let strict = setting.engine(Duration::from_secs(5)).await;
@@ -723,7 +736,7 @@ async fn mint_that_can_break_a_payment_must_be_allowed() {
     assert_eq!(setting.received().await, amount(1));
 }
 
-/// attacks.md 95: SPL Token lets an owner give its associated account away.
+/// attacks.md 95: SPL Token lets an owner transfer the ownership of its associated account.
 #[tokio::test(flavor = "multi_thread")]
 async fn payment_into_an_account_given_away_is_rejected() {
     let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
@@ -738,7 +751,7 @@ async fn payment_into_an_account_given_away_is_rejected() {
     );
 }
 
-/// Makes the associated account of one owner belong to another.
+/// Transfers the ownership of one owner's associated account to another.
 async fn give_away(setting: &Setting, from: Pubkey, to: Pubkey) {
     use base64::Engine as _;
     let program = TokenProgram::SplToken.id();
@@ -756,7 +769,8 @@ async fn give_away(setting: &Setting, from: Pubkey, to: Pubkey) {
         .unwrap();
 }
 
-/// attacks.md 90 and 111: a payment costs one round trip to the node, and one that cannot be valid costs none.
+/// attacks.md 90 and 111: a payment costs one round trip to the node, and an invalid one costs
+/// none.
 #[tokio::test(flavor = "multi_thread")]
 async fn solana_payment_is_verified_in_one_round_trip() {
     let setting = Setting::start(TokenProgram::SplToken, None).await;
@@ -778,7 +792,7 @@ async fn solana_payment_is_verified_in_one_round_trip() {
     assert_eq!(setting.node.round_trips(), before + 1);
 }
 
-/// attacks.md 88 and 129: whoever presents a settled payment again is told that it was, and by which transaction.
+/// attacks.md 88 and 129: a settled payment that is presented again gets the id of its transaction.
 #[tokio::test(flavor = "multi_thread")]
 async fn settled_payment_is_a_duplicate_even_without_the_journal() {
     let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
@@ -791,18 +805,18 @@ async fn settled_payment_is_a_duplicate_even_without_the_journal() {
         Some(Reason::DUPLICATE_SETTLEMENT.code())
     );
     assert_eq!(again.transaction, answer.transaction);
-    // The cluster knows it by itself.
+    // The cluster alone shows it.
     let other = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
     let forgetful = other.engine_with(setting.config(), |builder| builder).await;
-    let told = forgetful.settle(&request).await.unwrap();
+    let answer = forgetful.settle(&request).await.unwrap();
     assert_eq!(
-        (told.success, told.error_reason.as_deref()),
+        (answer.success, answer.error_reason.as_deref()),
         (false, Some(reason::SIMULATION_FAILED.code()))
     );
     assert_eq!(setting.received().await, amount(1));
 }
 
-/// A shop with this offer; where its goods are.
+/// A shop with this offer, and the URL of its goods.
 async fn shop(engine: &Engine, offer: impl Offer) -> String {
     let price = PaymentLayer::new(Arc::new(engine.clone())).accept(offer);
     let app = Router::new().route("/goods", get(|| async { "goods" }).layer(price));
@@ -812,21 +826,21 @@ async fn shop(engine: &Engine, offer: impl Offer) -> String {
     url
 }
 
-/// An offer with blockhashes of the node that can misbehave.
+/// An offer with blockhashes of the proxied node.
 fn hinting(setting: &Setting) -> ExactOffer {
     let node = setting.node.url().parse().unwrap();
     let blockhashes = Blockhashes::of(&[node]).unwrap();
     setting.offer().with_blockhashes(&blockhashes)
 }
 
-/// A buyer whose payer knows no node.
+/// A buyer whose payer has no node.
 fn buyer_without_a_node(setting: &Setting) -> Buyer {
     let payer = setting.payer_without_a_node();
     Buyer::builder().payer(payer).build().unwrap()
 }
 
-/// What is told in `extra` to whoever asks for the terms, in both versions.
-async fn told(url: &str) -> [serde_json::Map<String, Value>; 2] {
+/// The `extra` of the payment requirements, in both versions.
+async fn offered_extra(url: &str) -> [serde_json::Map<String, Value>; 2] {
     let answer = reqwest::get(url).await.unwrap();
     let v2 = answer.headers()[header::PAYMENT_REQUIRED].as_bytes();
     let v2: PaymentRequired = header::decode("402", v2).unwrap();
@@ -845,7 +859,7 @@ async fn buyer_without_a_node_pays_with_the_sellers_blockhash() {
         "{refused:?}"
     );
     let url = shop(&engine, hinting(&setting)).await;
-    for extra in told(&url).await {
+    for extra in offered_extra(&url).await {
         assert_eq!(
             extra["recentBlockhash"]
                 .as_str()
@@ -867,7 +881,7 @@ async fn buyer_without_a_node_pays_with_the_sellers_blockhash() {
         let bought = buyer_without_a_node(&setting).get(&url).await.unwrap();
         assert!(bought.cost.unwrap().receipt.unwrap().success);
         assert_eq!(setting.received().await, amount(count));
-        // The seller has another blockhash by then, and stands by the terms it told.
+        // The seller has a newer blockhash by then, and accepts the terms that it offered.
         tokio::time::sleep(Duration::from_millis(600)).await;
     }
 }
@@ -879,7 +893,7 @@ async fn many_buyers_cost_the_sellers_node_one_call_a_second() {
     let url = shop(&engine, hinting(&setting)).await;
     let began = Instant::now();
     for _ in 0..4 {
-        for [v2, v1] in join_all((0..50).map(|_| told(&url))).await {
+        for [v2, v1] in join_all((0..50).map(|_| offered_extra(&url))).await {
             assert!(v2.contains_key("recentBlockhash") && v2 == v1);
         }
     }
@@ -890,7 +904,7 @@ async fn many_buyers_cost_the_sellers_node_one_call_a_second() {
     );
 }
 
-/// A node that hangs delays one answer in seven seconds, and spoils none.
+/// A node that hangs delays one answer in seven seconds and breaks none.
 #[tokio::test(flavor = "multi_thread")]
 async fn seller_sells_while_its_node_is_down() {
     let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
@@ -901,7 +915,7 @@ async fn seller_sells_while_its_node_is_down() {
         .breaks_for_good("getLatestBlockhash", Fate::Hangs);
     let began = Instant::now();
     for _ in 0..5 {
-        for extra in told(&url).await {
+        for extra in offered_extra(&url).await {
             assert!(!extra.contains_key("recentBlockhash"));
         }
     }
@@ -915,7 +929,7 @@ async fn seller_sells_while_its_node_is_down() {
     assert!(bought.cost.unwrap().receipt.unwrap().success);
 }
 
-/// An offer that tells what it is told to.
+/// An offer with given hints.
 struct Telling(ExactOffer, String);
 
 #[async_trait]
@@ -937,7 +951,7 @@ impl Offer for Telling {
     }
 }
 
-/// A blockhash of nowhere makes a payment that nobody can include; it counts for as long as any other all the same.
+/// No block can include a payment with this blockhash; it counts as open for as long as any other.
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_blockhash_costs_a_failed_payment_at_most() {
     let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
@@ -950,14 +964,14 @@ async fn bad_blockhash_costs_a_failed_payment_at_most() {
     );
     let nowhere = Pubkey::new_from_array([7; 32]).to_string();
     let dead = shop(&engine, Telling(setting.offer(), nowhere)).await;
-    let poor = buyer_without_a_node(&setting);
+    let buyer = buyer_without_a_node(&setting);
     let signed_at = SystemClock.now();
-    let refused = poor.get(&dead).await;
+    let refused = buyer.get(&dead).await;
     assert!(
         matches!(refused, Err(BuyError::Refused { .. })),
         "{refused:?}"
     );
-    let open = poor.open_payments();
+    let open = buyer.open_payments();
     assert!(open[0].expires >= signed_at.plus_secs(150), "{open:?}");
     assert_eq!(setting.received().await, Amount::ZERO);
     for (url, count) in [(garbage, 1), (dead, 2)] {

@@ -18,10 +18,11 @@ struct SolanaFixture {
     hostile: Query,
 }
 
-/// How many blocks an inclusion makes: what is included is confirmed after the first, and final after the third.
+/// The blocks of an inclusion: a transaction is confirmed after the first, and finalized after the
+/// third.
 const BLOCKS: u64 = 12;
 
-/// The question of a payment whose fee payer is this lane.
+/// The query of a payment with this lane as its fee payer.
 async fn query(setting: &Setting, lane: &LaneId) -> Query {
     let mut requirements = setting.requirements();
     let mut extra = requirements.extra.unwrap().tree();
@@ -72,7 +73,7 @@ impl ChainFixture for SolanaFixture {
         received.to::<u64>() / PRICE
     }
 
-    /// The mint is an account, and the other address is not.
+    /// The mint exists, and the other account does not.
     fn questions(&self) -> Vec<Query> {
         [self.setting.token.mint, Pubkey::new_from_array([77; 32])]
             .map(|account| Query {

@@ -1,4 +1,5 @@
-//! `exact` on Solana holds what every scheme must hold, with either token program, and where a smart wallet pays.
+//! `exact` on Solana has the properties of every scheme, with either token program, and with smart
+//! wallets.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::sync::Arc;
@@ -31,7 +32,7 @@ fn edited(request: &PaymentRequest, change: impl FnOnce(&mut Value)) -> PaymentR
     PaymentRequest::decode(tree.to_string().as_bytes()).unwrap()
 }
 
-/// A request with one value of its terms changed, in the requirements and in the echo.
+/// A request with one value of its terms changed, in the requirements and in the payload.
 fn with_terms(request: &PaymentRequest, pointer: &str, value: Value) -> PaymentRequest {
     edited(request, |tree| {
         for root in ["/paymentRequirements", "/paymentPayload/accepted"] {
@@ -52,7 +53,7 @@ fn with_bytes(request: &PaymentRequest, change: impl FnOnce(&mut Vec<u8>)) -> Pa
     })
 }
 
-/// A good payment spoiled in the ways that are the same on both paths.
+/// Spoiled payments that are the same on both paths.
 fn spoiled_anyhow(good: &PaymentRequest) -> Vec<(&'static str, PaymentRequest, Reason)> {
     let stranger = Setting::account(9).address.to_string();
     vec![
@@ -104,7 +105,7 @@ impl<const TOKEN_2022: bool> SchemeFixture for Fixture<TOKEN_2022> {
         [self.request().await, by_another_payer(&self.0).await]
     }
 
-    /// Other bytes in the place of the fee payer's signature (attacks.md 88).
+    /// Other bytes as the fee payer's signature (attacks.md 88).
     fn twin(&self, request: &PaymentRequest) -> PaymentRequest {
         with_bytes(request, |bytes| bytes[1] ^= 1)
     }
@@ -112,7 +113,7 @@ impl<const TOKEN_2022: bool> SchemeFixture for Fixture<TOKEN_2022> {
     async fn spoiled(&self) -> Vec<(&'static str, PaymentRequest, Reason)> {
         let good = self.0.request().await;
         let stranger = Setting::account(9).address.to_string();
-        let poor = quittance_solana::ExactPayer::new(Keypair::new())
+        let unfunded = quittance_solana::ExactPayer::new(Keypair::new())
             .with_token(Setting::network().id(), self.0.token.clone())
             .with_rpc(&Setting::network(), &[self.0.local.url().parse().unwrap()])
             .unwrap();
@@ -122,22 +123,22 @@ impl<const TOKEN_2022: bool> SchemeFixture for Fixture<TOKEN_2022> {
             extra["recentBlockhash"] = json!(stranger);
             quittance_core::json::Object::of(&extra).unwrap()
         });
-        let mut nobody = self.0.requirements();
-        nobody.pay_to = quittance_solana::Pubkey::new_from_array([77; 32]).to_string();
+        let mut without_account = self.0.requirements();
+        without_account.pay_to = quittance_solana::Pubkey::new_from_array([77; 32]).to_string();
         let mut spoiled = vec![
             (
                 "a payer without money",
-                quittance_tests::pay(&poor, &self.0.requirements()).await,
+                quittance_tests::pay(&unfunded, &self.0.requirements()).await,
                 reason::SIMULATION_FAILED,
             ),
             (
-                "row 101: a blockhash nobody knows",
+                "row 101: an unknown blockhash",
                 quittance_tests::pay(&self.0.payer_without_a_node(), &unknown_blockhash).await,
                 reason::SIMULATION_FAILED,
             ),
             (
                 "row 96: a recipient without a token account",
-                quittance_tests::pay(&self.0.payer(), &nobody).await,
+                quittance_tests::pay(&self.0.payer(), &without_account).await,
                 reason::RECEIVER_ACCOUNT_NOT_FOUND,
             ),
             (
@@ -202,7 +203,7 @@ async fn by_another_payer(setting: &Setting) -> PaymentRequest {
     quittance_tests::pay(&payer, &setting.requirements()).await
 }
 
-/// A payment of nothing, and one of the payer to itself.
+/// A payment of zero, and one of the payer to itself.
 async fn pointless(setting: &Setting) -> [(PaymentRequest, Reason); 2] {
     let (mut nothing, mut to_itself) = (setting.requirements(), setting.requirements());
     nothing.amount = "0".to_owned();
@@ -215,13 +216,13 @@ async fn pointless(setting: &Setting) -> [(PaymentRequest, Reason); 2] {
         ),
         (
             quittance_tests::pay(&payer, &to_itself).await,
-            // Two of a transfer's accounts are one then, which no layout of a payment has.
+            // Two accounts of the transfer are the same then, which no payment's layout has.
             reason::COULD_NOT_BE_DECODED,
         ),
     ]
 }
 
-/// Payments that a smart wallet makes, with what it can take from a lookup table taken from there.
+/// Payments of a smart wallet that use a lookup table.
 struct BySmartWallet {
     setting: Setting,
     wallet: Wallet,
@@ -230,7 +231,7 @@ struct BySmartWallet {
 }
 
 impl BySmartWallet {
-    /// What the wallet begins with, in atomic units: enough for every test.
+    /// The wallet's first balance, in atomic units: enough for every test.
     const FUNDS: u64 = 1000 * PRICE;
 
     fn pays(&self, deed: Deed) -> Instruction {
@@ -292,7 +293,7 @@ impl SchemeFixture for BySmartWallet {
         [self.request().await, by_another_payer(&self.setting).await]
     }
 
-    /// Other bytes in the place of the fee payer's signature (attacks.md 88).
+    /// Other bytes as the fee payer's signature (attacks.md 88).
     fn twin(&self, request: &PaymentRequest) -> PaymentRequest {
         with_bytes(request, |bytes| bytes[1] ^= 1)
     }

@@ -1,4 +1,4 @@
-//! The smart wallet does what it says, and the local cluster says what it did.
+//! The smart wallet of the tests does what it says, and the local cluster reports it correctly.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use base64::Engine as _;
@@ -12,7 +12,7 @@ use solana_instruction::{AccountMeta, Instruction};
 use solana_message::AddressLookupTableAccount;
 use solana_signer::Signer as _;
 
-/// What a vault begins with, in atomic units.
+/// The first balance of a vault, in atomic units.
 const FUNDS: u64 = 1_000_000;
 
 /// The fee of a transaction with two signatures, in lamports.
@@ -27,7 +27,7 @@ struct Scene {
     owner: Keypair,
 }
 
-/// What a transaction does: in simulation, and on chain.
+/// The effect of a transaction: in simulation, and on chain.
 struct Observed {
     simulated: Value,
     included: Value,
@@ -69,7 +69,7 @@ impl Scene {
         self.wallet.vault(&self.owner.pubkey())
     }
 
-    /// What the recipient has received, and what the vault of a wallet has left.
+    /// The balances of the recipient and of the wallet's vault.
     async fn balances(&self, wallet: &Wallet) -> (u64, u64) {
         let vault = wallet.vault(&self.owner.pubkey());
         let token = &self.payment.token;
@@ -79,7 +79,7 @@ impl Scene {
         (received.to_string().parse().unwrap(), left.await.unwrap())
     }
 
-    /// A transaction in base64, signed by the owner, and by the fee payer or not.
+    /// A transaction in base64, signed by the owner, and optionally by the fee payer.
     async fn transaction(
         &self,
         is_paid_for: bool,
@@ -114,7 +114,7 @@ impl Scene {
         Ok(answer["value"].clone())
     }
 
-    /// Has a transaction included, and says what its block says of it.
+    /// Includes a transaction, and returns its metadata.
     async fn include(
         &self,
         instruction: &Instruction,
@@ -147,7 +147,7 @@ impl Scene {
         }
     }
 
-    /// A transfer of the price, as a simulation writes it.
+    /// A transfer of the price, as a simulation reports it.
     fn transfer(&self, from: &Pubkey, to: &Pubkey, by: &Pubkey, height: u32) -> Value {
         let token = &self.payment.token;
         json!({
@@ -167,7 +167,7 @@ impl Scene {
         })
     }
 
-    /// The payment, as a simulation writes it.
+    /// The payment, as a simulation reports it.
     fn payment(&self, wallet: &Wallet, height: u32) -> Value {
         let vault = wallet.vault(&self.owner.pubkey());
         self.transfer(&vault, &self.payment.pay_to, &vault, height)
@@ -175,7 +175,8 @@ impl Scene {
 }
 
 impl Observed {
-    /// Both succeeded, did the same, and the simulation says that it was these calls.
+    /// Checks that both succeeded with the same effect, and that the simulation reports these inner
+    /// instructions.
     fn assert_calls(&self, calls: &[Value]) {
         let Self {
             simulated,
@@ -204,7 +205,7 @@ impl Observed {
         assert_eq!(included["fee"], json!(FEE));
     }
 
-    /// How much the tokens of an owner grew, by the balances before and after.
+    /// The increase of an owner's tokens, by the balances before and after.
     fn gain(&self, owner: &Pubkey) -> i64 {
         let amount = |balances: &Value| -> i64 {
             let all = balances.as_array().unwrap();
@@ -298,7 +299,8 @@ async fn nests(scene: Scene) {
         let pay = scene.pay(Deed::Nested(inner));
         let observed = scene.run(&pay, &[]).await;
         let calls = &observed.simulated["innerInstructions"][0]["instructions"];
-        // What is not spelled out has its accounts by name, and its data in base58.
+        // Instructions that are not parsed have their accounts as addresses and their data in
+        // base58.
         assert_eq!(calls[0]["programId"], inner.program.to_string());
         assert_eq!(calls[0]["accounts"][0], scene.owner.pubkey().to_string());
         assert!(calls[0]["data"].is_string());
@@ -314,7 +316,7 @@ async fn nests(scene: Scene) {
 async fn looks_up(scene: Scene) {
     let token = &scene.payment.token;
     let [from, to] = [scene.vault(), scene.payment.pay_to].map(|of| token_account(&of, token));
-    // The unused first entry keeps indexes in the table apart from those in the transaction.
+    // The unused first entry makes indexes in the table differ from those in the transaction.
     let addresses = [Keypair::new().pubkey(), from, token.mint, to, scene.vault()];
     let table = wallet::lookup_table(&scene.setting.local, &addresses).await;
     let observed = scene.run(&scene.pay(Deed::Pay), &[table]).await;
@@ -326,17 +328,18 @@ async fn looks_up(scene: Scene) {
     readonly.sort();
     assert_eq!(writable, sorted([from, to]));
     assert_eq!(readonly, sorted([token.mint, scene.vault()]));
-    // The transaction itself names the fee payer, the owner, the wallet and the token program. What is loaded counts after them.
+    // The transaction itself lists the fee payer, the owner, the wallet and the token program.
+    // Loaded addresses follow them.
     let named = |index: &Value| {
         let at = usize::try_from(index.as_u64().unwrap()).unwrap();
         loaded.concat()[at - 4].clone()
     };
     let balances = meta["postTokenBalances"].as_array().unwrap();
-    let told: Vec<_> = balances
+    let reported: Vec<_> = balances
         .iter()
         .map(|one| named(&one["accountIndex"]))
         .collect();
-    assert_eq!(told, loaded[0]);
+    assert_eq!(reported, loaded[0]);
     let call = &meta["innerInstructions"][0]["instructions"][0];
     let accounts: Vec<_> = call["accounts"]
         .as_array()
@@ -394,8 +397,8 @@ async fn is_spelled_out(scene: Scene) {
     let calls = simulated["innerInstructions"][0]["instructions"]
         .as_array()
         .unwrap();
-    let told: Vec<_> = calls.iter().map(|call| call["parsed"].clone()).collect();
-    assert_eq!(told, expected);
+    let reported: Vec<_> = calls.iter().map(|call| call["parsed"].clone()).collect();
+    assert_eq!(reported, expected);
     assert_eq!(calls[0]["program"], "spl-memo");
 }
 
@@ -412,24 +415,25 @@ fn sorted(keys: [Pubkey; 2]) -> [String; 2] {
     texts
 }
 
-/// The input writes an account that is given twice only once.
+/// The input has an account that is listed twice only once.
 #[tokio::test]
 async fn instruction_may_name_an_account_twice() {
     let scene = Scene::new(TokenProgram::SplToken).await;
     let mut pay = scene.pay(Deed::Pay);
-    // The recipient's token account, which is paid as the last of all accounts and not where it stood first.
+    // The recipient's token account, which is now the last of all accounts.
     let to = token_account(&scene.payment.pay_to, &scene.payment.token);
     let first = pay.accounts.iter().position(|meta| meta.pubkey == to);
     let (first, last) = (first.unwrap(), pay.accounts.len());
     pay.accounts.push(pay.accounts[first].clone());
-    // Bump, switch, program, count, then each account with its rights: the recipient's is the third.
+    // Bump, switch, program, count, then each account with its rights: the recipient's is the
+    // third.
     assert_eq!(usize::from(pay.data[8]), first);
     pay.data[8] = u8::try_from(last).unwrap();
     let observed = scene.run(&pay, &[]).await;
     observed.assert_calls(&[scene.payment(&scene.wallet, 2)]);
 }
 
-/// The vault of somebody else is nobody's: its signature cannot be had, whoever signs.
+/// The vault of another owner: its signature is impossible for every signer.
 #[tokio::test]
 async fn only_its_owner_moves_a_vaults_tokens() {
     let scene = Scene::new(TokenProgram::SplToken).await;
@@ -459,7 +463,7 @@ async fn only_its_owner_moves_a_vaults_tokens() {
     assert_eq!(scene.balances(&scene.wallet).await, (0, FUNDS));
 }
 
-/// A node reads a transaction's tables before anything else: what is wrong with them is an error of the request.
+/// A node loads the tables first, and reports their faults as errors of the request.
 #[tokio::test]
 async fn unusable_lookup_tables_give_a_nodes_errors() {
     const NOT_FOUND: &str = "Transaction loads an address table account that doesn't exist";
@@ -499,7 +503,7 @@ async fn unusable_lookup_tables_give_a_nodes_errors() {
     }
 }
 
-/// What was added in this very slot cannot be looked up before the next one.
+/// An entry cannot be looked up in the slot in which it was added.
 #[tokio::test]
 async fn lookup_table_entry_is_usable_in_the_next_slot() {
     let scene = Scene::new(TokenProgram::SplToken).await;

@@ -247,10 +247,10 @@ fn smart_wallet_payment_has_exactly_one_signer() {
         all[2].accounts.push(other);
     });
     assert_eq!(more, rejected(&reason::EXCESSIVE_SIGNERS));
-    let nobody = changed(|all| {
+    let unsigned = changed(|all| {
         all[2].accounts.pop();
     });
-    assert_eq!(nobody, rejected(&reason::SIGNATURE_INVALID));
+    assert_eq!(unsigned, rejected(&reason::SIGNATURE_INVALID));
 }
 
 /// attacks.md 103. Regression: anyone could add a memo with an unrelated signer to a transaction
