@@ -27,7 +27,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         "0x70997970C51812dc3A010C7d01b50e0d17dc79C8",
     )?;
     // A payment on Solana needs a recent blockhash. With one in the offer, buyers need no node.
-    let blockhashes = Blockhashes::of(&["http://127.0.0.1:8899".parse()?])?;
+    let blockhashes = Blockhashes::new(&["http://127.0.0.1:8899".parse()?])?;
     let on_solana = quittance_solana::ExactOffer::usdc(
         "solana-devnet",
         "0.01",

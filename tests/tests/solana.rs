@@ -829,7 +829,7 @@ async fn shop(engine: &Engine, offer: impl Offer) -> String {
 /// An offer with blockhashes of the proxied node.
 fn hinting(setting: &Setting) -> ExactOffer {
     let node = setting.node.url().parse().unwrap();
-    let blockhashes = Blockhashes::of(&[node]).unwrap();
+    let blockhashes = Blockhashes::new(&[node]).unwrap();
     setting.offer().with_blockhashes(&blockhashes)
 }
 

@@ -147,7 +147,7 @@ pub fn token_instructions(
     inner: &[InnerInstruction],
 ) -> Option<Vec<(Caller, TokenInstruction)>> {
     let own = transaction.instructions(loaded)?;
-    let by_itself = own.iter().filter_map(TokenInstruction::of);
+    let by_itself = own.iter().filter_map(TokenInstruction::parse);
     let mut found: Vec<_> = by_itself
         .map(|instruction| (Caller::Transaction, instruction))
         .collect();
@@ -156,11 +156,11 @@ pub fn token_instructions(
         let (program, token) = match &instruction.instruction {
             EncodedInstruction::Compiled(compiled) => {
                 let full = transaction.instruction(compiled, loaded)?;
-                (full.program, TokenInstruction::of(&full))
+                (full.program, TokenInstruction::parse(&full))
             }
-            EncodedInstruction::Full(full) => (full.program, TokenInstruction::of(full)),
+            EncodedInstruction::Full(full) => (full.program, TokenInstruction::parse(full)),
             EncodedInstruction::Parsed(parsed) => {
-                (parsed.program, TokenInstruction::of_parsed(parsed))
+                (parsed.program, TokenInstruction::from_parsed(parsed))
             }
         };
         let caller = stack.enter(&own, instruction, program);
@@ -200,15 +200,15 @@ impl Stack {
 
 impl TokenInstruction {
     /// `None` for an instruction of another program.
-    fn of(instruction: &Instruction) -> Option<Self> {
+    fn parse(instruction: &Instruction) -> Option<Self> {
         if ![TOKEN, TOKEN_2022].contains(&instruction.program) {
             return None;
         }
         let other = || Self::Other(instruction.accounts.clone());
-        Some(Transfer::read(instruction).map_or_else(other, Self::Transfer))
+        Some(Transfer::parse(instruction).map_or_else(other, Self::Transfer))
     }
 
-    fn of_parsed(parsed: &ParsedInstruction) -> Option<Self> {
+    fn from_parsed(parsed: &ParsedInstruction) -> Option<Self> {
         if ![TOKEN, TOKEN_2022].contains(&parsed.program) {
             return None;
         }

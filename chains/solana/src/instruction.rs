@@ -80,7 +80,7 @@ pub struct Transfer {
 impl Transfer {
     /// Parses a transfer with one signer; `None` for any other instruction. Further accounts would
     /// be the signers of a multisig or the accounts of a transfer hook.
-    pub fn read(instruction: &Instruction) -> Option<Self> {
+    pub fn parse(instruction: &Instruction) -> Option<Self> {
         let Instruction {
             program,
             accounts,

@@ -54,7 +54,7 @@ impl PaymentTransaction {
     ///
     /// # Errors
     /// When the bytes are not a transaction.
-    pub fn read(bytes: &[u8]) -> Result<Self, PaymentTransactionError> {
+    pub fn parse(bytes: &[u8]) -> Result<Self, PaymentTransactionError> {
         if bytes.len() > SIZE_MAX {
             return Err(PaymentTransactionError::TooLong(bytes.len()));
         }
@@ -64,14 +64,14 @@ impl PaymentTransaction {
         if again.ok().as_deref() != Some(bytes) {
             return Err(PaymentTransactionError::NotCanonical);
         }
-        Self::of(transaction)
+        Self::new(transaction)
     }
 
     /// Checks a transaction.
     ///
     /// # Errors
-    /// As [`read`](Self::read).
-    pub fn of(transaction: VersionedTransaction) -> Result<Self, PaymentTransactionError> {
+    /// As [`parse`](Self::parse).
+    pub fn new(transaction: VersionedTransaction) -> Result<Self, PaymentTransactionError> {
         if matches!(transaction.message, VersionedMessage::V1(_)) {
             return Err(PaymentTransactionError::Version);
         }

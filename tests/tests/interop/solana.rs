@@ -119,7 +119,7 @@ async fn the_official_client_pays_our_seller() {
 async fn the_official_client_pays_with_the_blockhash_that_our_seller_tells() {
     let hinting = |setting: &Setting, offer: ExactOffer| {
         let node = setting.local.url().parse().unwrap();
-        offer.with_blockhashes(&Blockhashes::of(&[node]).unwrap())
+        offer.with_blockhashes(&Blockhashes::new(&[node]).unwrap())
     };
     for program in BOTH {
         let town = town_with(program, hinting).await;

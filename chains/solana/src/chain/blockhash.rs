@@ -82,7 +82,7 @@ impl Blockhashes {
     ///
     /// # Errors
     /// When there is no node, or no HTTP client can be made.
-    pub fn of(nodes: &[Url]) -> Result<Self, SolanaConfigError> {
+    pub fn new(nodes: &[Url]) -> Result<Self, SolanaConfigError> {
         if nodes.is_empty() {
             return Err(SolanaConfigError::NoRpc);
         }

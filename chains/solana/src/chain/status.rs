@@ -45,7 +45,7 @@ const FETCHES_PER_BATCH: usize = 40;
 pub(crate) struct LastValidHeights(Mutex<HashMap<TransactionId, u64>>);
 
 impl LastValidHeights {
-    fn of(&self, id: &TransactionId, height_now: u64) -> u64 {
+    fn get_or_insert(&self, id: &TransactionId, height_now: u64) -> u64 {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= REMEMBERED_MAX {
             // Expired transactions. If one of them is asked about again, it only becomes certain
@@ -218,7 +218,7 @@ impl Snapshot {
         for transaction in &watched.transactions {
             let id = &transaction.id;
             // Remembered at the first request, whatever its result is.
-            let last_valid = last_valid_heights.of(id, self.newest);
+            let last_valid = last_valid_heights.get_or_insert(id, self.newest);
             let found = self.by_id.get(id.as_str()).cloned();
             let found = found.unwrap_or_else(|| Err(unavailable("the node left out a status")))?;
             let Some(status) = found else {
@@ -265,7 +265,7 @@ fn knows_not_all(answers: &[Reply]) -> bool {
 /// Rejects evidence that omits loaded addresses: a payment whose money moved would look as if it
 /// had not.
 fn whole(evidence: Evidence, transaction: &Transaction) -> Result<Evidence, Fault> {
-    let parsed = PaymentTransaction::read(&transaction.bytes);
+    let parsed = PaymentTransaction::parse(&transaction.bytes);
     match parsed.is_ok_and(|parsed| !parsed.is_all_loaded(&evidence.loaded)) {
         true => Err(unavailable(
             "the node does not report the addresses that a transaction loaded from lookup tables",

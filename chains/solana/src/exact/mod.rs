@@ -183,7 +183,7 @@ impl Exact {
         memo: Option<&str>,
     ) -> Result<(Path, Option<Rejection>), Rejection> {
         let (fee_payers, config) = (self.rotation.fee_payers(), &self.config);
-        let refused = match StaticLayout::read(transaction, fee_payers, config) {
+        let refused = match StaticLayout::parse(transaction, fee_payers, config) {
             Ok(StaticLayout { transfer, memos }) => {
                 let objection = check_transfer(&transfer, expected)
                     .and_then(|()| memos.check(memo))
@@ -198,7 +198,7 @@ impl Exact {
         if !StaticLayout::is_about_layout(&refused.reason) {
             return Err(refused);
         }
-        let layout = SmartWalletLayout::read(transaction, fee_payers, allowed, config)?;
+        let layout = SmartWalletLayout::parse(transaction, fee_payers, allowed, config)?;
         let SmartWalletLayout { signer, memos } = layout;
         let objection = check_amount(expected.amount)
             .and_then(|()| memos.check(memo))

@@ -280,7 +280,7 @@ impl Payer for ExactPayer {
         let Some(nodes) = self.nodes.get(network) else {
             return AuthorizationState::Unknown;
         };
-        let state = state::of(nodes, &self.signer.pubkey(), payload, expires).await;
+        let state = state::fetch(nodes, &self.signer.pubkey(), payload, expires).await;
         state.unwrap_or_else(|fault| {
             warn!(%fault, network, "the state of a payment is unknown");
             AuthorizationState::Unknown

@@ -39,7 +39,7 @@ pub(super) struct SmartWalletLayout {
 impl SmartWalletLayout {
     /// Parses the layout of a transaction. Rejects it if it could cost a fee payer more than the
     /// fee, as far as that shows before its lookup tables are read.
-    pub(super) fn read(
+    pub(super) fn parse(
         transaction: &PaymentTransaction,
         fee_payers: &FeePayers,
         allowed: &SmartWallets,
@@ -72,7 +72,7 @@ impl SmartWalletLayout {
         let memos = instructions.iter().filter(|found| found.program == MEMO);
         Ok(Self {
             signer,
-            memos: Memos::of(memos),
+            memos: Memos::new(memos),
         })
     }
 }

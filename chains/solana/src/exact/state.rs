@@ -46,7 +46,7 @@ struct Signed {
 }
 
 impl Signed {
-    fn read(payer: &Pubkey, payload: &Object) -> Option<Self> {
+    fn parse(payer: &Pubkey, payload: &Object) -> Option<Self> {
         #[derive(Deserialize)]
         struct Payload {
             transaction: String,
@@ -91,13 +91,13 @@ struct Listed {
 ///
 /// # Errors
 /// When no node answers.
-pub(super) async fn of(
+pub(super) async fn fetch(
     nodes: &Nodes,
     payer: &Pubkey,
     payload: &Object,
     expires: Timestamp,
 ) -> Result<AuthorizationState, Fault> {
-    let Some(signed) = Signed::read(payer, payload) else {
+    let Some(signed) = Signed::parse(payer, payload) else {
         return Ok(AuthorizationState::Unknown);
     };
     let Some(since) = expires.secs().checked_sub(EXPIRES_SECS + SETTLED_SECS) else {

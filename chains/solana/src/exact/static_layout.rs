@@ -37,7 +37,7 @@ pub(crate) struct Memos(Vec<Option<String>>);
 
 impl StaticLayout {
     /// Parses the layout of a transaction. Rejects it if an instruction mentions a fee payer.
-    pub(crate) fn read(
+    pub(crate) fn parse(
         transaction: &PaymentTransaction,
         fee_payers: &FeePayers,
         config: &ExactConfig,
@@ -77,7 +77,7 @@ impl StaticLayout {
             reason::COMPUTE_PRICE_INSTRUCTION,
             "the second instruction must be SetComputeUnitPrice",
         ))?;
-        let transfer = Transfer::read(transfer).ok_or_else(because(
+        let transfer = Transfer::parse(transfer).ok_or_else(because(
             reason::NO_TRANSFER,
             "the third instruction must be TransferChecked of SPL Token or Token-2022",
         ))?;
@@ -134,7 +134,7 @@ fn because(reason: Reason, detail: &'static str) -> impl FnOnce() -> Rejection {
 
 impl Memos {
     /// The memos among these instructions, all of which must run the memo program.
-    pub(super) fn of<'i>(instructions: impl Iterator<Item = &'i Instruction>) -> Self {
+    pub(super) fn new<'i>(instructions: impl Iterator<Item = &'i Instruction>) -> Self {
         Self(
             instructions
                 .map(|found| memo(found).map(str::to_owned))
@@ -213,6 +213,6 @@ fn memos(optional: &[&Instruction]) -> Result<Memos, Rejection> {
             let detail = "only memos and guards of wallets may follow the transfer";
             Err(Rejection::new(unknown, detail))
         }
-        None => Ok(Memos::of(optional.iter().copied())),
+        None => Ok(Memos::new(optional.iter().copied())),
     }
 }

@@ -54,5 +54,5 @@ pub(super) fn read_transaction(payload: &Object) -> Result<PaymentTransaction, R
     let bytes = BASE64
         .decode(text)
         .map_err(|error| undecodable(&format!("not base64: {error}")))?;
-    PaymentTransaction::read(&bytes).map_err(|error| undecodable(&error.to_string()))
+    PaymentTransaction::parse(&bytes).map_err(|error| undecodable(&error.to_string()))
 }

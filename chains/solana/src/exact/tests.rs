@@ -526,6 +526,9 @@ fn unchecked_transfer_and_wrong_decimals_are_rejected() {
         verdict(&instead(2, unchecked)),
         rejected(&reason::NO_TRANSFER)
     );
+    let mut longer = pays();
+    longer.data.push(0);
+    assert_eq!(verdict(&instead(2, longer)), rejected(&reason::NO_TRANSFER));
     let mut decimals = pays();
     decimals.data[9] = 9;
     assert_eq!(
@@ -634,6 +637,19 @@ fn compute_budget_is_two_instructions_within_limits() {
     );
 }
 
+#[test]
+fn fee_limit_below_the_signatures_is_an_error() {
+    let with_limit = |fee_max: u64| {
+        let config = ExactConfig {
+            fee_max,
+            ..ExactConfig::default()
+        };
+        Exact::new(solana()).with_config(config).map(|_| ())
+    };
+    assert_eq!(with_limit(10_000), Ok(()));
+    assert_eq!(with_limit(9_999), Err(ExactConfigError::FeeMax(9_999)));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -730,6 +746,21 @@ fn lighthouse_on_a_fee_payer_needs_the_operators_permission() {
     assert_eq!(verdict(&with(2, guard(4, fee_payer))), in_instruction);
     assert_eq!(verdict_when_allowed(&with(2, guard(4, fee_payer))), Ok(()));
     assert!(sign_with(true, &transaction(&with(2, guard(4, fee_payer)))).is_ok());
+    // The action carries the permission to the chain, which signs.
+    let action = |exact: &Exact, instructions: &[Instruction]| {
+        let payment = exact.decode(&request(instructions), NOW).unwrap();
+        let answers = [correct_answer()];
+        let observed = Observed {
+            signatures: &[true],
+            answers: &answers,
+            now: NOW,
+        };
+        let action = payment.action(Amount::from(AMOUNT), &observed).unwrap();
+        action.allow_lighthouse_on_fee_payer
+    };
+    let guarded = with(2, guard(4, fee_payer));
+    assert!(action(&exact_with_lighthouse(), &guarded));
+    assert!(!action(&Exact::new(solana()), &good()));
     // Only assertions are allowed, and only those of Lighthouse.
     assert_eq!(
         verdict_when_allowed(&with(4, guard(0, fee_payer))),
@@ -1144,7 +1175,7 @@ fn sign_with(
     allow_lighthouse_on_fee_payer: bool,
     transaction: &VersionedTransaction,
 ) -> Result<(), quittance_core::Fault> {
-    let Ok(transaction) = PaymentTransaction::of(transaction.clone()) else {
+    let Ok(transaction) = PaymentTransaction::new(transaction.clone()) else {
         return Err(quittance_core::Fault::new(
             quittance_core::FaultKind::Internal,
             "not a transaction",
@@ -1254,7 +1285,7 @@ proptest! {
 
     #[test]
     fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
-        let _ = PaymentTransaction::read(&bytes);
+        let _ = PaymentTransaction::parse(&bytes);
     }
 
     #[test]
@@ -1286,7 +1317,7 @@ proptest! {
         if let Some((at, byte)) = inserted {
             bytes.insert(at.index(bytes.len()), byte);
         }
-        if let Ok(transaction) = PaymentTransaction::read(&bytes) {
+        if let Ok(transaction) = PaymentTransaction::parse(&bytes) {
             prop_assert_eq!(transaction.bytes(), bytes);
         }
     }

@@ -869,7 +869,7 @@ fn inner_instructions_are_read_in_all_three_encodings() {
         accounts: call.accounts.iter().map(|account| account.pubkey).collect(),
         data: call.data.clone(),
     };
-    assert_eq!(transfer, Transfer::read(&whole));
+    assert_eq!(transfer, Transfer::parse(&whole));
     // Of a transfer by several signers, and of any other instruction, only the addresses are read.
     let mut multisig = info.clone();
     let authority = multisig
@@ -943,7 +943,7 @@ proptest! {
         let compiled = v0::Message::try_compile(&fee_payers()[0].pubkey(), &instructions, &[said], blockhash);
         prop_assume!(compiled.is_ok());
         let message = VersionedMessage::V0(compiled.unwrap());
-        let Ok(transaction) = PaymentTransaction::of(signed_by(message, &[&payer()])) else {
+        let Ok(transaction) = PaymentTransaction::new(signed_by(message, &[&payer()])) else {
             return Ok(());
         };
         let tables: Vec<_> = transaction.lookups().iter().map(|_| Some(table(&keys(&really)))).collect();
@@ -963,7 +963,7 @@ proptest! {
         if let VersionedMessage::V0(message) = &mut transaction.message {
             message.address_table_lookups[0].readonly_indexes = indexes;
         }
-        if let Ok(transaction) = PaymentTransaction::of(transaction) {
+        if let Ok(transaction) = PaymentTransaction::new(transaction) {
             let any = Account { owner: TABLES, data };
             let _ = crate::lookup::resolve(&transaction, &[Some(any)]);
             let whole = crate::lookup::resolve(&transaction, &[Some(table(&addresses))]);
