@@ -58,10 +58,10 @@ doc:
 
 # The bytes that ship, from their source. A test compiles them again and compares.
 contracts: $(DEVNET)/$(INSTALLED)
-	cd $(DEVNET) && for name in Probe Batch; do \
-		node compile.js ../../../chains/evm/contracts/$$name.yul \
-			| NAME=$$name node -e 'process.stdin.on("data", (text) => process.stdout.write(JSON.parse(text)[process.env.NAME]))' \
-			> ../../../chains/evm/contracts/$$name.hex || exit 1; done
+	cd $(DEVNET) && for source in ../../../chains/evm/contracts/*.yul ../contracts/*.sol; do \
+		node compile.js $$source \
+			| NAME=$$(basename $${source%.*}) node -e 'process.stdin.on("data", (text) => process.stdout.write(JSON.parse(text)[process.env.NAME]))' \
+			> $${source%.*}.hex || exit 1; done
 
 # Quittance beside other implementations, into docs/benchmarks.md: eight minutes on a machine that does nothing else. One
 # package at a time, so that none is built with the features another one asks for.

@@ -4,11 +4,19 @@ use std::path::Path;
 
 #[test]
 fn the_programs_that_ship_are_the_ones_that_are_written() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../chains/evm/contracts");
-    for name in ["Probe", "Batch"] {
-        let source = folder.join(name).with_extension("yul");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let contracts = [
+        ("Probe", "chains/evm/contracts/Probe.yul"),
+        ("Batch", "chains/evm/contracts/Batch.yul"),
+        (
+            "ExactPermit2Proxy",
+            "crates/devnet/contracts/ExactPermit2Proxy.sol",
+        ),
+    ];
+    for (name, source) in contracts {
+        let source = root.join(source);
         let compiled = quittance_tests::contracts::compile(&source);
-        let shipped = std::fs::read_to_string(folder.join(name).with_extension("hex"));
+        let shipped = std::fs::read_to_string(source.with_extension("hex"));
         assert_eq!(compiled.get(name), shipped.ok().as_ref(), "{name}");
     }
 }

@@ -20,6 +20,16 @@ use crate::{DevnetError, Tools};
 /// The address of USDC on Base Sepolia and on the local chain.
 pub const USDC: Address = address!("0x036CbD53842c5426634e7929541eC2318f3dCF7e");
 
+/// The address of Permit2, the same on every chain.
+pub const PERMIT2: Address = address!("000000000022D473030F116dDEE9F6B43aC78BA3");
+
+/// The address of the x402 proxy for exact payments by Permit2, the same on every chain.
+pub const EXACT_PERMIT2_PROXY: Address = address!("402085c248EeA27D92E8b30b2C58ed07f9E20001");
+
+/// The init code of the proxy, from `contracts/ExactPermit2Proxy.sol`. A test compiles the source
+/// and compares.
+const PROXY_CODE: &str = include_str!("../contracts/ExactPermit2Proxy.hex");
+
 /// The options of a local EVM chain.
 #[derive(Debug, Clone)]
 pub struct EvmOptions {
@@ -119,6 +129,7 @@ sol! {
         function initializeV2_2(address[] accountsToBlacklist, string newSymbol) external;
         function configureMinter(address minter, uint256 minterAllowedAmount) external returns (bool);
         function mint(address to, uint256 amount) external returns (bool);
+        function approve(address spender, uint256 amount) external returns (bool);
         function balanceOf(address account) external view returns (uint256);
     }
 }
@@ -141,8 +152,8 @@ pub struct Evm {
 }
 
 impl Evm {
-    /// Starts a node, puts Multicall3 and USDC at their addresses on Base Sepolia, and gives every
-    /// development account a million USDC.
+    /// Starts a node, puts Multicall3, Permit2, the x402 proxy and USDC at their addresses on Base
+    /// Sepolia, and gives every development account a million USDC.
     ///
     /// # Errors
     /// When the node is not installed, does not start, or refuses a request.
@@ -157,6 +168,8 @@ impl Evm {
         };
         let runtime = hex::encode(&IMulticall3::BYTECODE[32..]);
         evm.set_code(MULTICALL3_ADDRESS, &runtime).await?;
+        evm.set_code(PERMIT2, &tools.permit2()?).await?;
+        evm.put_code(EXACT_PERMIT2_PROXY, PROXY_CODE).await?;
         evm.put_token(tools, USDC, &TokenOptions::default()).await?;
         for account in Self::accounts() {
             evm.mint(USDC, account.address, U256::from(1_000_000_000_000_u64))
@@ -264,6 +277,20 @@ impl Evm {
         Ok(())
     }
 
+    /// Approves Permit2 to move any amount of a token of a development account.
+    ///
+    /// # Errors
+    /// When the node refuses.
+    pub async fn approve_permit2(&self, token: Address, owner: Address) -> Result<(), DevnetError> {
+        let approve = FiatToken::approveCall {
+            spender: PERMIT2,
+            amount: U256::MAX,
+        };
+        self.send(owner, token, approve.abi_encode())
+            .await
+            .map(drop)
+    }
+
     /// Mints `amount` of a token that [`put_token`](Self::put_token) made.
     ///
     /// # Errors
@@ -305,6 +332,16 @@ impl Evm {
         receipt
             .contract_address
             .ok_or_else(|| rpc_error("deploy", "no contract came of it"))
+    }
+
+    /// Puts the contract with this init code in hexadecimal at the address `at`.
+    ///
+    /// # Errors
+    /// When the node refuses.
+    pub async fn put_code(&self, at: Address, init_code: &str) -> Result<(), DevnetError> {
+        let deployed = self.deploy(init_code).await?;
+        let code: String = self.rpc("eth_getCode", (deployed, "latest")).await?;
+        self.set_code(at, &code).await
     }
 
     /// Sends a transaction from a development account and waits until it is in a block.

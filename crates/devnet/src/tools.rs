@@ -70,6 +70,30 @@ impl Tools {
         serde_json::from_slice(&text).map_err(|error| self.missing(contract, error))
     }
 
+    /// The runtime code of Permit2 in hexadecimal, as its authors put it into other chains.
+    ///
+    /// The code keeps the chain id and the EIP-712 separator of the chain on which it was made. With
+    /// another chain id it makes the separator anew for each call. So the chain id is replaced by
+    /// zero, which is the id of no chain.
+    pub(crate) fn permit2(&self) -> Result<String, DevnetError> {
+        const SOURCE: &str = "@uniswap/v4-periphery/lib/permit2/test/utils/DeployPermit2.sol";
+        /// The chain on which the code was made: anvil's default.
+        const MADE_ON: u64 = 31337;
+        let path = self.existing(SOURCE)?;
+        let text = std::fs::read_to_string(&path).map_err(|error| self.missing(SOURCE, error))?;
+        let code = text
+            .split_once("hex\"")
+            .and_then(|(_, rest)| rest.split_once('"'))
+            .map(|(code, _)| code)
+            .ok_or_else(|| self.missing(SOURCE, "it has no code"))?;
+        // PUSH32 and the chain id.
+        let made_on = format!("7f{MADE_ON:064x}");
+        if code.matches(&made_on).count() != 1 {
+            return Err(self.missing(SOURCE, "its code has no chain id"));
+        }
+        Ok(code.replace(&made_on, &format!("7f{:064x}", 0)))
+    }
+
     fn existing(&self, path: &str) -> Result<PathBuf, DevnetError> {
         let path = self.modules.join(path);
         if path.is_file() {
