@@ -231,8 +231,8 @@ async fn terms_for_another_contract_are_passed_over() {
         (json!({ "name": "USDC" }), "extra.version is missing"),
         (json!({ "version": "2" }), "extra.name is missing"),
         (
-            json!({ "name": "USDC", "version": "2", "assetTransferMethod": "permit2" }),
-            "permit2",
+            json!({ "name": "USDC", "version": "2", "assetTransferMethod": "barter" }),
+            "barter",
         ),
     ] {
         let shop = |accepts: Vec<Value>| async move {

@@ -158,11 +158,11 @@ impl SchemeFixture for ExactFixture {
                 Reason::INVALID_PAYMENT_REQUIREMENTS,
             ),
             (
-                "Permit2",
+                "no authorization",
                 set(
                     &good,
                     "/paymentPayload/payload",
-                    json!({ "signature": "0x00", "permit2Authorization": {} }),
+                    json!({ "signature": "0x00" }),
                 ),
                 reason::UNSUPPORTED_PAYLOAD_TYPE,
             ),

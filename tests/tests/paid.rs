@@ -720,7 +720,7 @@ async fn a_buyer_signs_nothing_it_was_not_allowed_to() {
         (
             "another way to transfer",
             offers(|required| {
-                let extra = serde_json::json!({ "name": "USDC", "version": "2", "assetTransferMethod": "permit2" });
+                let extra = serde_json::json!({ "name": "USDC", "version": "2", "assetTransferMethod": "barter" });
                 required.accepts[0].extra = Some(quittance_core::json::Object::of(&extra).unwrap());
             }),
         ),

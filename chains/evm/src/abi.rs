@@ -28,12 +28,30 @@ sol! {
     interface Erc20 {
         event Transfer(address indexed from, address indexed to, uint256 value);
         function balanceOf(address account) external view returns (uint256);
+        function allowance(address owner, address spender) external view returns (uint256);
     }
 
     /// The EIP-712 domain of a token, as EIP-3009 and EIP-2612 tokens publish it.
     #[derive(Debug)]
     interface Eip712Token {
         function DOMAIN_SEPARATOR() external view returns (bytes32);
+    }
+
+    /// Permit2: the words of used nonces.
+    #[derive(Debug)]
+    interface Permit2 {
+        function nonceBitmap(address owner, uint256 word) external view returns (uint256);
+    }
+
+    /// The proxy through which `exact` payments use Permit2.
+    #[derive(Debug)]
+    interface ExactPermit2Proxy {
+        struct TokenPermissions { address token; uint256 amount; }
+        struct PermitTransferFrom { TokenPermissions permitted; uint256 nonce; uint256 deadline; }
+        struct Witness { address to; uint256 validAfter; }
+        function settle(
+            PermitTransferFrom permit, address owner, Witness witness, bytes signature
+        ) external;
     }
 
     /// ERC-1271: signatures of contracts.

@@ -30,6 +30,7 @@ mod evidence;
 mod exact;
 pub mod hex;
 pub mod known;
+pub mod permit2;
 pub mod signature;
 pub mod token;
 

@@ -79,6 +79,12 @@ impl Token {
         }
     }
 
+    /// The same token, moved by this method in payments that name none.
+    #[must_use]
+    pub fn with_method(self, method: TransferMethod) -> Self {
+        Self { method, ..self }
+    }
+
     /// The separator of the token's EIP-712 domain on the chain with this id.
     pub fn domain_separator(&self, chain_id: u64) -> B256 {
         eip712::domain_separator(&self.name, &self.version, chain_id, self.address)
@@ -95,4 +101,21 @@ pub enum TransferMethod {
     Eip3009,
     /// The Permit2 contract moves the token.
     Permit2,
+}
+
+impl TransferMethod {
+    /// The method that `extra.assetTransferMethod` names; `None` for any other name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Eip3009, Self::Permit2]
+            .into_iter()
+            .find(|method| method.name() == name)
+    }
+
+    /// The method as `extra.assetTransferMethod` names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Eip3009 => "eip3009",
+            Self::Permit2 => "permit2",
+        }
+    }
 }

@@ -21,6 +21,7 @@ use super::rpc::{Rpc, call};
 use super::signers::Signers;
 use super::transport::fault;
 use crate::abi::Eip712Token;
+use crate::permit2::{EXACT_PERMIT2_PROXY, PERMIT2};
 use crate::token::{Token, TransferMethod};
 
 /// How many payments a funded signer can pay for.
@@ -77,14 +78,28 @@ impl HealthCheck<'_> {
             let separator: Waiter<B256> = batch.add("eth_call", &(domain, newest))?;
             tokens.push((token, code, separator));
         }
+        let mut permit2 = Vec::new();
+        for contract in [PERMIT2, EXACT_PERMIT2_PROXY] {
+            let code: Waiter<Bytes> = batch.add("eth_getCode", &(contract, newest))?;
+            permit2.push((contract, code));
+        }
         batch.send().await?;
+        let mut missing = None;
+        for (contract, code) in permit2 {
+            if code.await.map_err(fault)?.is_empty() {
+                missing.get_or_insert(contract);
+            }
+        }
         for (lane, balance) in balances {
             let balance = balance.await.map_err(fault)?;
             problems.extend(self.check_balance(lane, balance, fees));
         }
         for (token, code, separator) in tokens {
             let code = code.await.map_err(fault)?;
-            problems.extend(self.check_token(token, &code, separator.await));
+            problems.extend(match token.method {
+                TransferMethod::Eip3009 => self.check_token(token, &code, separator.await),
+                TransferMethod::Permit2 => check_permit2_token(token, &code, missing),
+            });
         }
         let excess = self.fees.excess(fees);
         problems.extend(excess.map(|excess| problem(Scope::Network, excess)));
@@ -131,16 +146,9 @@ impl HealthCheck<'_> {
         code: &Bytes,
         separator: TransportResult<B256>,
     ) -> Option<Problem> {
-        let found = |what: &str| {
-            let address = token.address.to_checksum(None);
-            let what = format!("the token {} at {address}: {what}", token.symbol);
-            Some(problem(Scope::Asset(address), what))
-        };
+        let found = |what: &str| Some(token_problem(token, what));
         if code.is_empty() {
-            return found("there is no contract; check that the address is of this network");
-        }
-        if token.method == TransferMethod::Permit2 {
-            return None;
+            return found(NO_CONTRACT);
         }
         let expected = token.domain_separator(self.chain_id);
         match separator {
@@ -156,6 +164,25 @@ impl HealthCheck<'_> {
             Err(_) => found("it does not report its EIP-712 domain (DOMAIN_SEPARATOR)"),
         }
     }
+}
+
+const NO_CONTRACT: &str = "there is no contract; check that the address is of this network";
+
+/// Checks that a token exists, and the contracts that move it. `missing` is one of them that is not
+/// on this network.
+fn check_permit2_token(token: &Token, code: &Bytes, missing: Option<Address>) -> Option<Problem> {
+    if code.is_empty() {
+        return Some(token_problem(token, NO_CONTRACT));
+    }
+    let missing = missing?;
+    let what = format!("its payments need the contract {missing}, which is not on this network");
+    Some(token_problem(token, &what))
+}
+
+fn token_problem(token: &Token, what: &str) -> Problem {
+    let address = token.address.to_checksum(None);
+    let what = format!("the token {} at {address}: {what}", token.symbol);
+    problem(Scope::Asset(address), what)
 }
 
 /// Whether the node failed to make a call, and not the contract to return. Nodes agree on no code

@@ -1,26 +1,32 @@
 //! The scheme `exact`: a payment of exactly the required amount to exactly the required recipient.
 //!
-//! The payment moves the token by an asset transfer method. This module supports `eip3009`: the
-//! payer signs the transfer, and anyone who holds the signature can submit it once.
+//! The payment moves the token by an asset transfer method. With `eip3009` the token itself makes a
+//! transfer that the payer signed. With `permit2` the payer approved the Permit2 contract once, and
+//! signs a permit for each payment. Anyone who holds the signature can submit it once.
 
 mod eip3009;
 mod offer;
 mod payer;
+mod payment;
+mod permit2;
 pub mod reason;
 mod terms;
+mod window;
 
-use alloy::primitives::Address;
+use alloy::primitives::{Address, U256};
 use quittance_core::json::Object;
 use quittance_core::kit::Parties;
 use quittance_core::{
-    Malformed, Network, Payment, PaymentRequest, Reason, Refusal, Rejection, Scheme, Timestamp,
-    Version,
+    Malformed, Network, Payment, PaymentId, PaymentRequest, Reason, Refusal, Rejection, Scheme,
+    Timestamp, Version,
 };
 
-use self::eip3009::{Eip3009Payment, Limits};
+use self::eip3009::Eip3009;
 pub use self::offer::ExactOffer;
 pub use self::payer::ExactPayer;
-use self::terms::{EIP3009, Extra, NAME, Payload};
+use self::payment::{ExactPayment, Limits};
+use self::permit2::{ExactPermit, Permit2Transfer};
+use self::terms::{Extra, NAME, Payload};
 use crate::chain::Evm;
 use crate::eip3009::Authorization;
 use crate::hex::address;
@@ -46,7 +52,7 @@ struct SignedToken {
 }
 
 impl Exact {
-    /// The scheme on this chain, for those of its tokens that support EIP-3009.
+    /// The scheme on this chain, for all of its tokens.
     pub fn new(evm: &Evm) -> Self {
         let config = evm.config();
         let signers = config.signers.iter().map(|signer| signer.address());
@@ -75,11 +81,7 @@ impl Exact {
         Self {
             network,
             chain_id,
-            tokens: tokens
-                .iter()
-                .filter(|token| token.method == TransferMethod::Eip3009)
-                .map(signed)
-                .collect(),
+            tokens: tokens.iter().map(signed).collect(),
             signers: Vec::new(),
             limits: Limits {
                 gas_max: 0,
@@ -156,51 +158,119 @@ impl Scheme<Evm> for Exact {
         request.check_scheme(NAME, reason::SCHEME)?;
         let (authorization, signature) = decode_payload(&request.payload)?;
         let extra: Extra = request.extra()?;
-        let (Some(name), Some(version)) = (&extra.name, &extra.version) else {
-            let detail = "paymentRequirements.extra must have the name and the version of the token's EIP-712 domain";
-            return Err(Rejection::new(reason::MISSING_EIP712_DOMAIN, detail).into());
+        let method = authorization.method();
+        let domain = match method {
+            TransferMethod::Eip3009 => Some(extra.domain()?),
+            TransferMethod::Permit2 => None,
         };
         request.check_network(&self.network, reason::NETWORK_MISMATCH)?;
         let Parties { asset, pay_to } = request.parties(address)?;
-        let method = extra.asset_transfer_method.as_deref();
-        if method.is_some_and(|method| method != EIP3009) {
-            let detail = "extra.assetTransferMethod: only eip3009 is supported";
-            return Err(Rejection::new(reason::UNSUPPORTED_PAYLOAD_TYPE, detail).into());
-        }
+        check_method(extra.asset_transfer_method.as_deref(), method)?;
         let known = self.token(asset).ok_or_else(|| self.unsupported_asset())?;
-        check_domain(&known.token, name, version)?;
-        self.check_parties(authorization.from, asset, pay_to)?;
+        if let Some((name, version)) = domain {
+            check_domain(&known.token, name, version)?;
+        }
+        self.check_parties(authorization.payer(), asset, pay_to)?;
         if signature.is_never_valid() {
             let detail =
                 "the signature is neither 65 bytes of ECDSA nor bytes that a contract could accept";
-            return Err(Rejection::new(reason::SIGNATURE, detail).into());
+            return Err(Rejection::new(authorization.signature_reason(), detail).into());
         }
-        let objection =
-            eip3009::objection(&authorization, pay_to, request.requirements.amount, now);
-        Ok(Box::new(Eip3009Payment::new(
-            self.chain_id,
-            &known.token,
-            &known.domain_separator,
-            self.limits,
-            authorization,
-            signature,
-            objection,
-        )))
+        let amount = request.requirements.amount;
+        let (chain_id, limits) = (self.chain_id, self.limits);
+        Ok(match authorization {
+            Signed::Eip3009(signed) => {
+                let separator = known.domain_separator;
+                let method = Eip3009::new(chain_id, &known.token, separator, signed);
+                let payment = ExactPayment::new(method, limits, signature, pay_to, amount, now);
+                Box::new(payment)
+            }
+            Signed::Permit2(authorization) => {
+                authorization.check_scope(asset)?;
+                let method = Permit2Transfer {
+                    chain_id,
+                    logs_authorization_first: known.token.logs_authorization_first,
+                    authorization,
+                };
+                let payment = ExactPayment::new(method, limits, signature, pay_to, amount, now);
+                Box::new(payment)
+            }
+        })
+    }
+}
+
+/// What the payer signed.
+enum Signed {
+    Eip3009(Authorization),
+    Permit2(ExactPermit),
+}
+
+impl Signed {
+    fn method(&self) -> TransferMethod {
+        match self {
+            Self::Eip3009(_) => TransferMethod::Eip3009,
+            Self::Permit2(_) => TransferMethod::Permit2,
+        }
+    }
+
+    fn payer(&self) -> Address {
+        match self {
+            Self::Eip3009(authorization) => authorization.from,
+            Self::Permit2(authorization) => authorization.permit.owner,
+        }
+    }
+
+    /// The time before which the block must be that uses it, in seconds since 1970.
+    fn valid_before(&self) -> U256 {
+        match self {
+            Self::Eip3009(authorization) => authorization.valid_before,
+            // A block at the deadline itself may still use a permit.
+            Self::Permit2(authorization) => {
+                let deadline = authorization.permit.deadline;
+                deadline.saturating_add(U256::ONE)
+            }
+        }
+    }
+
+    fn signature_reason(&self) -> Reason {
+        match self {
+            Self::Eip3009(_) => reason::SIGNATURE,
+            Self::Permit2(_) => reason::PERMIT2_SIGNATURE,
+        }
+    }
+
+    /// The identity of a payment by this authorization.
+    fn payment_id(&self, chain_id: u64, token: Address) -> PaymentId {
+        match self {
+            Self::Eip3009(authorization) => authorization.payment_id(chain_id, token),
+            Self::Permit2(authorization) => authorization.permit.payment_id(chain_id),
+        }
     }
 }
 
 /// The payload's authorization and its signature.
-fn decode_payload(payload: &Object) -> Result<(Authorization, PayerSignature), Refusal> {
+fn decode_payload(payload: &Object) -> Result<(Signed, PayerSignature), Refusal> {
     let payload: Payload = payload.read("paymentPayload.payload")?;
-    let Some(authorization) = payload.authorization else {
-        let detail = "the payload has no EIP-3009 authorization";
-        return Err(Rejection::new(reason::UNSUPPORTED_PAYLOAD_TYPE, detail).into());
-    };
     let field = "paymentPayload.payload.signature";
+    let authorization = payload.signed()?;
     let signature = payload
         .signature
         .ok_or_else(|| Malformed::new(field, "missing"))?;
     Ok((authorization, PayerSignature::decode(field, signature.0)?))
+}
+
+/// Checks that the requirements ask for the method by which the payer signed. Requirements without
+/// a method ask for EIP-3009.
+fn check_method(required: Option<&str>, signed: TransferMethod) -> Result<(), Rejection> {
+    let required = required.unwrap_or(TransferMethod::Eip3009.name());
+    if required == signed.name() {
+        return Ok(());
+    }
+    let detail = format!(
+        "the payload is signed for {}, extra.assetTransferMethod requires {required}",
+        signed.name()
+    );
+    Err(Rejection::new(reason::UNSUPPORTED_PAYLOAD_TYPE, detail))
 }
 
 /// Checks that the requirements name the EIP-712 domain of the token.

@@ -20,13 +20,14 @@ use quittance_core::{
     Timestamp,
 };
 use quittance_nodes::unavailable;
-use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tracing::warn;
 use url::Url;
 
-use super::terms::{EIP3009, Extra, NAME};
-use crate::abi::Eip3009;
+use super::Signed;
+use super::permit2::ExactPermit;
+use super::terms::{Extra, NAME, Payload};
+use crate::abi;
 use crate::chain::results::Head;
 use crate::chain::rpc::{self, Rpc};
 use crate::chain::transport::fault;
@@ -34,6 +35,7 @@ use crate::chain::used;
 use crate::eip3009::{Authorization, AuthorizationUse};
 use crate::hex::address;
 use crate::known;
+use crate::permit2::{EXACT_PERMIT2_PROXY, PERMIT2, WitnessPermit};
 use crate::token::{Token, TransferMethod};
 
 /// The longest validity that is signed, in seconds, whatever the seller asks for. An authorization
@@ -50,6 +52,10 @@ const SETTLED_SECS: u64 = 60;
 const RPC_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Pays `exact` requirements on any EVM chain with one key.
+///
+/// It pays by the asset transfer method that the requirements name. For `permit2`, the account must
+/// have approved the Permit2 contract at the token; otherwise the seller refuses the payment with
+/// `permit2_allowance_required`.
 ///
 /// It knows the tokens that ship with the library, and those added by
 /// [`with_token`](Self::with_token). It signs what these tables say about a token, and quotes no
@@ -117,10 +123,11 @@ impl ExactPayer {
                 network.id()
             ))
         })?;
-        check_domain(requirements, token)?;
+        let method = check_extra(requirements, token)?;
         let amount = requirements.amount.parse();
         Ok(Transfer {
             chain_id,
+            method,
             token,
             pay_to: address("payTo", &requirements.pay_to)?,
             amount: amount.map_err(|error| QuoteError::unpayable(format!("amount: {error}")))?,
@@ -128,29 +135,100 @@ impl ExactPayer {
         })
     }
 
+    /// A payload with an EIP-3009 authorization that is valid until `expires`.
+    async fn sign_authorization(
+        &self,
+        transfer: &Transfer<'_>,
+        expires: Timestamp,
+    ) -> Result<Value, PayerError> {
+        let authorization = Authorization {
+            from: self.signer.address(),
+            to: transfer.pay_to,
+            value: transfer.amount.units(),
+            // Valid at once, even if the chain's clock is behind.
+            valid_after: U256::ZERO,
+            valid_before: U256::from(expires.secs()),
+            nonce: B256::from(rand::random::<[u8; 32]>()),
+        };
+        let separator = transfer.token.domain_separator(transfer.chain_id);
+        Ok(json!({
+            "signature": self.sign(authorization.digest(&separator)).await?,
+            "authorization": {
+                "from": authorization.from.to_checksum(None),
+                "to": authorization.to.to_checksum(None),
+                "value": transfer.amount,
+                "validAfter": authorization.valid_after.to_string(),
+                "validBefore": authorization.valid_before.to_string(),
+                "nonce": authorization.nonce,
+            }
+        }))
+    }
+
+    /// A payload with a permit for the x402 proxy that is valid until `expires`.
+    async fn sign_permit(
+        &self,
+        transfer: &Transfer<'_>,
+        expires: Timestamp,
+    ) -> Result<Value, PayerError> {
+        let permitted = (transfer.token.address, transfer.amount.units());
+        let nonce = U256::from_be_bytes(rand::random::<[u8; 32]>());
+        let (owner, deadline) = (self.signer.address(), U256::from(expires.secs()));
+        let authorization = ExactPermit {
+            permit: WitnessPermit::new(owner, permitted, EXACT_PERMIT2_PROXY, nonce, deadline),
+            to: transfer.pay_to,
+            // Valid at once, even if the chain's clock is behind.
+            valid_after: U256::ZERO,
+        };
+        Ok(json!({
+            "signature": self.sign(authorization.digest(transfer.chain_id)).await?,
+            "permit2Authorization": {
+                "from": owner.to_checksum(None),
+                "permitted": {
+                    "token": transfer.token.address.to_checksum(None),
+                    "amount": transfer.amount,
+                },
+                "spender": EXACT_PERMIT2_PROXY.to_checksum(None),
+                "nonce": nonce.to_string(),
+                "deadline": deadline.to_string(),
+                "witness": {
+                    "to": transfer.pay_to.to_checksum(None),
+                    "validAfter": authorization.valid_after.to_string(),
+                },
+            }
+        }))
+    }
+
+    async fn sign(&self, digest: B256) -> Result<Bytes, PayerError> {
+        let signature = self.signer.sign_hash(&digest).await;
+        let signature = signature.map_err(PayerError::signing)?;
+        Ok(Bytes::copy_from_slice(&signature.as_bytes()))
+    }
+
     /// The state of an authorization, by the nodes of its network.
     async fn ask_state(
         &self,
         rpc: &Rpc,
         asset: Address,
-        authorization: &Authorization,
+        signed: &Signed,
     ) -> Result<AuthorizationState, Fault> {
         let provider = rpc.provider();
         let newest = (BlockNumberOrTag::Latest, false);
         let newest: Head = rpc.ask("eth_getBlockByNumber", newest).await?;
-        let call = rpc::call(Some(asset), authorization.state_call());
+        let (contract, question) = match signed {
+            Signed::Eip3009(authorization) => (asset, authorization.state_call()),
+            Signed::Permit2(authorization) => (PERMIT2, authorization.permit.nonce_call()),
+        };
+        let call = rpc::call(Some(contract), question);
         // The state of the same block as the time.
         let state = provider.call(WithOtherFields::new(call));
         let block = BlockId::number(newest.number.to());
         let state = state.block(block).await.map_err(fault)?;
-        let used = Eip3009::authorizationStateCall::abi_decode_returns_validate(&state);
-        let used =
-            used.map_err(|_| unavailable("the token did not report the authorization's state"))?;
-        let end = authorization
-            .valid_before
-            .saturating_add(U256::from(SETTLED_SECS));
+        let used = is_used(signed, &state)
+            .ok_or_else(|| unavailable("the contract did not report the authorization's state"))?;
+        let end = signed.valid_before();
+        let end = end.saturating_add(U256::from(SETTLED_SECS));
         Ok(if used {
-            AuthorizationState::Used(transaction(rpc, asset, authorization).await)
+            AuthorizationState::Used(transaction(rpc, asset, signed).await)
         } else if U256::from(newest.timestamp) >= end {
             AuthorizationState::Expired
         } else {
@@ -159,8 +237,24 @@ impl ExactPayer {
     }
 }
 
-/// The transaction that used an authorization, if the nodes find it.
-async fn transaction(rpc: &Rpc, token: Address, authorization: &Authorization) -> Option<String> {
+/// Whether the contract says that the authorization was used; `None` if it does not say.
+fn is_used(signed: &Signed, state: &[u8]) -> Option<bool> {
+    match signed {
+        Signed::Eip3009(_) => {
+            abi::Eip3009::authorizationStateCall::abi_decode_returns_validate(state).ok()
+        }
+        Signed::Permit2(authorization) => {
+            let word = B256::from(<[u8; 32]>::try_from(state).ok()?);
+            Some(authorization.permit.is_used(word))
+        }
+    }
+}
+
+/// The transaction that used an authorization, if the nodes find it. Permit2 logs no use.
+async fn transaction(rpc: &Rpc, token: Address, signed: &Signed) -> Option<String> {
+    let Signed::Eip3009(authorization) = signed else {
+        return None;
+    };
     let used = AuthorizationUse {
         token,
         authorizer: authorization.from,
@@ -179,18 +273,23 @@ impl fmt::Debug for ExactPayer {
 /// What is signed, from the requirements and from the payer's own tokens.
 struct Transfer<'a> {
     network: Network,
+    method: TransferMethod,
     chain_id: u64,
     token: &'a Token,
     pay_to: Address,
     amount: Amount,
 }
 
-/// Checks that the requirements mean the token's own EIP-712 domain.
+/// The method that the requirements ask for.
 ///
-/// Batching wallets ask for `exact` payments of USDC that are signed for the domain of their own
-/// contract. Signed for the token instead, such a payment could be taken without paying for
-/// anything.
-fn check_domain(requirements: &PaymentRequirements, token: &Token) -> Result<(), QuoteError> {
+/// For EIP-3009 they must mean the token's own EIP-712 domain. Batching wallets ask for `exact`
+/// payments of USDC that are signed for the domain of their own contract. Signed for the token
+/// instead, such a payment could be taken without paying for anything. A permit is signed for the
+/// domain of Permit2, which is the same for every token.
+fn check_extra(
+    requirements: &PaymentRequirements,
+    token: &Token,
+) -> Result<TransferMethod, QuoteError> {
     let extra = requirements.extra.as_ref();
     let extra = extra.ok_or_else(|| {
         QuoteError::unpayable("extra is missing: it must have the token's name and version")
@@ -198,15 +297,26 @@ fn check_domain(requirements: &PaymentRequirements, token: &Token) -> Result<(),
     let extra: Extra = extra
         .read("extra")
         .map_err(|error| QuoteError::unpayable(error.to_string()))?;
-    let method = extra.asset_transfer_method.as_deref().unwrap_or(EIP3009);
-    if method != EIP3009 {
-        let what = format!("the transfer method {method} is not supported, only eip3009");
-        return Err(QuoteError::unpayable(what));
+    let method = extra.asset_transfer_method.as_deref();
+    let method = TransferMethod::from_name(method.unwrap_or(TransferMethod::Eip3009.name()))
+        .ok_or_else(|| {
+            let method = method.unwrap_or_default();
+            QuoteError::unpayable(format!("the transfer method {method} is not supported"))
+        })?;
+    match (method, token.method) {
+        (TransferMethod::Permit2, _) => Ok(method),
+        (TransferMethod::Eip3009, TransferMethod::Eip3009) => {
+            check_domain(extra, token).map(|()| method)
+        }
+        (TransferMethod::Eip3009, TransferMethod::Permit2) => {
+            let what = format!("{} does not support EIP-3009", token.symbol);
+            Err(QuoteError::unpayable(what))
+        }
     }
-    if token.method != TransferMethod::Eip3009 {
-        let what = format!("{} does not support EIP-3009", token.symbol);
-        return Err(QuoteError::unpayable(what));
-    }
+}
+
+/// Checks that `extra` names the token's own EIP-712 domain.
+fn check_domain(extra: Extra, token: &Token) -> Result<(), QuoteError> {
     let fields = [
         ("name", extra.name, &token.name),
         ("version", extra.version, &token.version),
@@ -259,33 +369,10 @@ impl Payer for ExactPayer {
     ) -> Result<(Object, Timestamp), PayerError> {
         let transfer = self.transfer(requirements)?;
         let expires = now.plus_secs(requirements.max_timeout_seconds.min(VALIDITY_MAX_SECS));
-        let authorization = Authorization {
-            from: self.signer.address(),
-            to: transfer.pay_to,
-            value: transfer.amount.units(),
-            // Valid at once, even if the chain's clock is behind.
-            valid_after: U256::ZERO,
-            valid_before: U256::from(expires.secs()),
-            nonce: B256::from(rand::random::<[u8; 32]>()),
+        let payload = match transfer.method {
+            TransferMethod::Eip3009 => self.sign_authorization(&transfer, expires).await?,
+            TransferMethod::Permit2 => self.sign_permit(&transfer, expires).await?,
         };
-        let token = transfer.token;
-        let separator = token.domain_separator(transfer.chain_id);
-        let signature = self
-            .signer
-            .sign_hash(&authorization.digest(&separator))
-            .await
-            .map_err(PayerError::signing)?;
-        let payload = json!({
-            "signature": Bytes::copy_from_slice(&signature.as_bytes()),
-            "authorization": {
-                "from": authorization.from.to_checksum(None),
-                "to": authorization.to.to_checksum(None),
-                "value": transfer.amount,
-                "validAfter": authorization.valid_after.to_string(),
-                "validBefore": authorization.valid_before.to_string(),
-                "nonce": authorization.nonce,
-            }
-        });
         let payload = Object::of(&payload).map_err(PayerError::Payload)?;
         Ok((payload, expires))
     }
@@ -297,19 +384,16 @@ impl Payer for ExactPayer {
         payload: &Object,
         _expires: Timestamp,
     ) -> AuthorizationState {
-        #[derive(Deserialize)]
-        struct Payload {
-            authorization: Authorization,
-        }
+        let payload = payload.read::<Payload>("payload").ok();
         let known = (
             self.rpcs.get(network),
             address("asset", asset),
-            payload.read::<Payload>("payload"),
+            payload.and_then(|payload| payload.signed().ok()),
         );
-        let (Some(rpc), Ok(asset), Ok(payload)) = known else {
+        let (Some(rpc), Ok(asset), Some(signed)) = known else {
             return AuthorizationState::Unknown;
         };
-        let state = self.ask_state(rpc, asset, &payload.authorization).await;
+        let state = self.ask_state(rpc, asset, &signed).await;
         state.unwrap_or_else(|fault| {
             warn!(%fault, network, "the state of an authorization could not be read");
             AuthorizationState::Unknown

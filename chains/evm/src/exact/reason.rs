@@ -47,3 +47,27 @@ pub const TRANSACTION_FAILED: Reason = Reason::new("invalid_exact_evm_transactio
 /// The transaction was included, and its logs do not show the transfer of this payment.
 pub const TRANSFER_EVENT_MISMATCH: Reason =
     Reason::new("invalid_exact_evm_transfer_event_mismatch");
+/// A permit's spender is not the x402 proxy.
+pub const PERMIT2_SPENDER: Reason = Reason::new("invalid_permit2_spender");
+/// A permit pays another recipient.
+pub const PERMIT2_RECIPIENT_MISMATCH: Reason = Reason::new("invalid_permit2_recipient_mismatch");
+/// A permit has expired, expires before it can be included, or is valid for too long.
+pub const PERMIT2_DEADLINE_EXPIRED: Reason = Reason::new("permit2_deadline_expired");
+/// A permit is not valid yet.
+pub const PERMIT2_NOT_YET_VALID: Reason = Reason::new("permit2_not_yet_valid");
+/// A permit is not for exactly the required amount.
+pub const PERMIT2_AMOUNT_MISMATCH: Reason = Reason::new("permit2_amount_mismatch");
+/// A permit is for another token.
+pub const PERMIT2_TOKEN_MISMATCH: Reason = Reason::new("permit2_token_mismatch");
+/// The payer's account does not accept the signature of a permit.
+pub const PERMIT2_SIGNATURE: Reason = Reason::new("invalid_permit2_signature");
+/// Permit2 may not move enough of the payer's tokens.
+pub const PERMIT2_ALLOWANCE_REQUIRED: Reason = Reason::new("permit2_allowance_required");
+/// The transfer by a permit would revert.
+pub const PERMIT2_SIMULATION_FAILED: Reason = Reason::new("permit2_simulation_failed");
+/// The payer of a permit has less than the amount.
+pub const PERMIT2_INSUFFICIENT_BALANCE: Reason = Reason::new("permit2_insufficient_balance");
+/// The x402 proxy is not deployed on the network.
+pub const PERMIT2_PROXY_NOT_DEPLOYED: Reason = Reason::new("permit2_proxy_not_deployed");
+/// The permit was used or invalidated.
+pub const PERMIT2_NONCE_USED: Reason = Reason::new("permit2_invalid_nonce");

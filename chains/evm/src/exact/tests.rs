@@ -9,7 +9,7 @@ use quittance_core::wire::{PaymentPayload, PaymentRequirements, Rest, SupportedK
 use quittance_core::{Amount, Check, Effect, Observed, Offer, Payer};
 use serde_json::json;
 
-use super::eip3009::LIFETIME_MAX_SECS;
+use super::window::LIFETIME_MAX_SECS;
 use super::*;
 use crate::abi::{Eip3009, Erc20};
 use crate::account::ERC1271_MAGIC;
@@ -120,7 +120,7 @@ fn may_settle(answer: &ProbeResult, signed_by_key: bool) -> bool {
 }
 
 fn is_payable(outcomes: &[StepOutcome], signed_by_key: bool) -> bool {
-    let [asset, payer, used, balance, transfer, rest @ ..] = outcomes else {
+    let [asset, payer, balance, transfer, used, rest @ ..] = outcomes else {
         return false;
     };
     let word = |outcome: &StepOutcome| match outcome {
@@ -373,7 +373,6 @@ fn equal_payments_batch_only_if_logs_distinguish_them() {
         let answers = [result_of(vec![
             StepOutcome::CodeSize(1),
             StepOutcome::CodeSize(0),
-            StepOutcome::NotMade,
             StepOutcome::NotMade,
             StepOutcome::Returned {
                 data: Bytes::new(),

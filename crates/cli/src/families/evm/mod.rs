@@ -10,7 +10,7 @@ use alloy::primitives::{Address, U256};
 use alloy::signers::local::PrivateKeySigner;
 use async_trait::async_trait;
 use quittance_core::{Amount, Fault, Network};
-use quittance_evm::{Evm, EvmConfig, Exact, ExactPayer, Signer, Token, known};
+use quittance_evm::{Evm, EvmConfig, Exact, ExactPayer, Signer, Token, TransferMethod, known};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use url::Url;
@@ -82,6 +82,9 @@ pub struct EvmToken {
     /// only if the contract's source shows it.
     #[serde(default)]
     pub logs_authorization_first: bool,
+    /// The asset transfer method of payments that name none: `eip3009` or `permit2`.
+    #[serde(default)]
+    pub transfer_method: TransferMethod,
 }
 
 const fn default_confirmations() -> u64 {
@@ -281,11 +284,14 @@ fn token(described: &EvmToken, path: &str) -> Result<Token, ConfigError> {
         decimals,
         symbol,
         logs_authorization_first,
+        transfer_method,
     } = described.clone();
     let parsed = address.parse();
     let parsed = parsed.map_err(|_| not_an_address(format!("{path}.address"), &address))?;
     let token = Token::new(parsed, &name, &version, &symbol, decimals);
-    Ok(token.with_logs_authorization_first(logs_authorization_first))
+    Ok(token
+        .with_logs_authorization_first(logs_authorization_first)
+        .with_method(transfer_method))
 }
 
 fn listed(tokens: &[Token]) -> Vec<ListedToken> {

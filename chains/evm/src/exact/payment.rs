@@ -1,0 +1,444 @@
+//! A payment of the scheme `exact`, by any asset transfer method.
+//!
+//! The method says what was signed and which call moves the token. Everything else is the same:
+//! whose signature it is, in which order the checks are, and when the payer's contract is asked.
+
+use std::sync::OnceLock;
+
+use alloy::primitives::{Address, B256, Bytes, Log, U256};
+use alloy::sol_types::SolCall;
+use quittance_core::{
+    Amount, Check, Effect, LaneId, Observed, Payment, PaymentInfo, Reason, Rejection,
+    SignatureClaim, Timestamp,
+};
+
+use super::reason;
+use super::window::Window;
+use crate::abi::Erc20;
+use crate::account;
+use crate::call::Call;
+use crate::chain::{Condition, Evm, INCLUSION_MIN_SECS, Probe, Step, StepOutcome, inclusion_secs};
+use crate::eip3009::AuthorizationUse;
+use crate::evidence::Evidence;
+use crate::signature::{EcdsaSignature, PayerSignature};
+
+/// The gas limit of a view of a contract. Circle's proxy needs less than 10,000.
+const VIEW_GAS: u32 = 100_000;
+
+/// What the operator allows a payment.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// The most gas that a payment may use.
+    pub(super) gas_max: u32,
+    /// Whether accounts with code may pay.
+    pub(super) contract_wallets: bool,
+}
+
+/// The reason codes in which the asset transfer methods differ.
+#[derive(Debug)]
+pub(super) struct Reasons {
+    pub(super) signature: Reason,
+    pub(super) recipient_mismatch: Reason,
+    pub(super) value_mismatch: Reason,
+    pub(super) insufficient_balance: Reason,
+    pub(super) simulation_failed: Reason,
+}
+
+/// A call to a contract: the contract, and the call data.
+pub(super) type ContractCall = (Address, Bytes);
+
+/// An authorization by one asset transfer method.
+pub(super) trait Method: Send + Sync {
+    /// The number of [`state_steps`](Self::state_steps).
+    const STATE_STEPS: usize;
+
+    /// The codes of its rejections.
+    fn reasons(&self) -> &'static Reasons;
+
+    /// The identity, the parties, the amount and the expiry.
+    fn info(&self) -> PaymentInfo;
+
+    /// The token.
+    fn token(&self) -> Address;
+
+    /// The account whose tokens move.
+    fn payer(&self) -> Address;
+
+    /// The account that gets them.
+    fn pay_to(&self) -> Address;
+
+    /// The amount in atomic units.
+    fn value(&self) -> U256;
+
+    /// The digest that the payer signs.
+    fn digest(&self) -> B256;
+
+    /// What the payer signs, for the detail of a rejection.
+    fn signed_message(&self) -> String;
+
+    /// When it is valid.
+    fn window(&self) -> Window;
+
+    /// The steps that read the state of the chain on which only this method depends.
+    fn state_steps(&self) -> Vec<Step>;
+
+    /// The call that makes the transfer for a payer with a key.
+    fn transfer_with_key(&self, signature: &EcdsaSignature) -> ContractCall;
+
+    /// The call that makes the transfer for a payer that is a contract.
+    fn transfer_with_contract(&self, signature: &PayerSignature) -> ContractCall;
+
+    /// Checks the outcomes of [`state_steps`](Self::state_steps) that come before the balance in
+    /// the order of the reference implementation.
+    fn check_usable(&self, outcomes: &[StepOutcome]) -> Result<(), Rejection>;
+
+    /// Checks the outcomes that come after the balance.
+    fn check_funded(&self, _outcomes: &[StepOutcome]) -> Result<(), Rejection> {
+        Ok(())
+    }
+
+    /// Identifies the transfer in the logs of a transaction; see [`Call::effect_key`].
+    fn effect_key(&self) -> B256;
+
+    /// What the logs of the token say about this payment.
+    fn effect(&self, logs: &[&Log]) -> Effect;
+
+    /// The query for the transaction that used the authorization, if the token logs it.
+    fn used_by(&self, _rejection: &Rejection) -> Option<AuthorizationUse> {
+        None
+    }
+}
+
+/// A payment by an authorization of the method `M`.
+pub(super) struct ExactPayment<M> {
+    /// Made on first use: the checksums of its three addresses cost as many hashes as the digest,
+    /// and the verdict alone does not need them.
+    info: OnceLock<PaymentInfo>,
+    method: M,
+    limits: Limits,
+    signature: PayerSignature,
+    digest: B256,
+    claims: Vec<SignatureClaim>,
+    /// The first failed check of the authorization. It is reported only if the signature is valid:
+    /// an unsigned payload says nothing about the payer.
+    objection: Option<Rejection>,
+}
+
+/// The steps of a probe, by index. The method's own steps come after them, and then the question to
+/// the payer's contract.
+mod step {
+    pub(super) const ASSET_CODE: usize = 0;
+    pub(super) const PAYER_CODE: usize = 1;
+    pub(super) const BALANCE: usize = 2;
+    pub(super) const TRANSFER: usize = 3;
+    pub(super) const STATE: usize = 4;
+}
+
+impl<M: Method> ExactPayment<M> {
+    /// The payment, and what is already known to be wrong with it.
+    pub(super) fn new(
+        method: M,
+        limits: Limits,
+        signature: PayerSignature,
+        pay_to: Address,
+        amount: Amount,
+        now: Timestamp,
+    ) -> Self {
+        let digest = method.digest();
+        let payer = method.payer();
+        let claim = |ecdsa: EcdsaSignature| ecdsa.claim(digest, payer);
+        Self {
+            info: OnceLock::new(),
+            limits,
+            digest,
+            claims: signature.ecdsa().map(claim).into_iter().collect(),
+            objection: objection(&method, pay_to, amount, now),
+            method,
+            signature,
+        }
+    }
+
+    /// The probe for a payer whose key signed.
+    fn probe_key(&self) -> Probe {
+        let signature = self.signature.ecdsa().unwrap_or(EcdsaSignature([0; 65]));
+        let transfer = self.method.transfer_with_key(&signature);
+        Probe::new(self.steps(transfer, Condition::NoCode(self.method.payer())))
+    }
+
+    /// The probe for a payer that may be a contract.
+    fn probe_contract(&self) -> Probe {
+        let payer = self.method.payer();
+        let transfer = self.method.transfer_with_contract(&self.signature);
+        let mut steps = self.steps(transfer, Condition::HasCode(payer));
+        let gas = self.limits.gas_max;
+        steps.push(account::ask_signature(
+            payer,
+            self.digest,
+            &self.signature,
+            gas,
+        ));
+        Probe::new_transaction(steps)
+    }
+
+    fn steps(&self, (to, data): ContractCall, when: Condition) -> Vec<Step> {
+        let (token, payer) = (self.method.token(), self.method.payer());
+        let balance = Erc20::balanceOfCall { account: payer }.abi_encode();
+        let transfer = Step::Call {
+            to,
+            data,
+            gas: self.limits.gas_max,
+            when,
+        };
+        let mut steps = Vec::with_capacity(step::STATE + M::STATE_STEPS + 1);
+        steps.push(Step::CodeSize(token));
+        steps.push(Step::CodeSize(payer));
+        steps.push(view(token, balance.into()));
+        steps.push(transfer);
+        steps.extend(self.method.state_steps());
+        steps
+    }
+
+    /// Checks that the operator allows accounts with code; `reason` is that of the rejection.
+    fn check_wallets_allowed(&self, reason: Reason) -> Result<(), Rejection> {
+        if self.limits.contract_wallets {
+            return Ok(());
+        }
+        let detail = "this facilitator accepts payments by key only, not from contract wallets or delegated accounts";
+        Err(Rejection::new(reason, detail))
+    }
+
+    /// Checks that a payer that did not sign by key is a contract that accepts the signature.
+    fn check_wallet(&self, outcomes: &[StepOutcome]) -> Result<(), Rejection> {
+        let signature = || self.method.reasons().signature.clone();
+        if account::has_code(outcomes.get(step::PAYER_CODE)) {
+            if account::accepts_signature(outcomes.get(step::STATE + M::STATE_STEPS)) {
+                return Ok(());
+            }
+            let detail = "the payer's contract does not accept the signature";
+            return Err(Rejection::new(signature(), detail));
+        }
+        Err(match self.signature.factory {
+            Some(_) => Rejection::new(
+                reason::FACTORY_NOT_ALLOWED,
+                "the payer's account is not deployed, and this facilitator does not deploy accounts (ERC-6492)",
+            ),
+            None => Rejection::new(signature(), self.expected_signature()),
+        })
+    }
+
+    fn expected_signature(&self) -> String {
+        format!(
+            "not signed by the payer {}: expected is its signature over {}",
+            self.method.payer(),
+            self.method.signed_message()
+        )
+    }
+
+    /// Checks that the token exists and that the payer can pay with this authorization.
+    fn check_state(&self, outcomes: &[StepOutcome]) -> Result<(), Rejection> {
+        if !is_deployed(outcomes.get(step::ASSET_CODE)) {
+            let detail = "there is no contract at the asset's address";
+            return Err(Rejection::new(reason::ASSET_NOT_DEPLOYED, detail));
+        }
+        let state = outcomes.get(step::STATE..).unwrap_or_default();
+        self.method.check_usable(state)?;
+        let balance = outcomes.get(step::BALANCE).and_then(StepOutcome::word);
+        let balance = balance.map(|balance| U256::from_be_bytes(balance.0));
+        let value = self.method.value();
+        if let Some(balance) = balance.filter(|balance| *balance < value) {
+            let detail =
+                format!("the payer has {balance} atomic units, and the payment is of {value}");
+            let reason = self.method.reasons().insufficient_balance.clone();
+            return Err(Rejection::new(reason, detail));
+        }
+        self.method.check_funded(state)
+    }
+
+    /// Checks that the token made the transfer in the simulation.
+    fn check_transfer(&self, outcomes: &[StepOutcome]) -> Result<(), Rejection> {
+        let detail = match outcomes.get(step::TRANSFER) {
+            Some(StepOutcome::Returned { .. }) => return Ok(()),
+            Some(StepOutcome::Reverted { data }) => revert_reason(data),
+            _ => "the simulation of the transfer has no result".to_owned(),
+        };
+        let reason = self.method.reasons().simulation_failed.clone();
+        Err(Rejection::new(reason, detail))
+    }
+}
+
+impl<M: Method> Payment<Evm> for ExactPayment<M> {
+    fn info(&self) -> &PaymentInfo {
+        self.info.get_or_init(|| self.method.info())
+    }
+
+    fn signatures(&self) -> &[SignatureClaim] {
+        &self.claims
+    }
+
+    fn check(&self, observed: &Observed<'_, Evm>) -> Result<Check<Evm>, Rejection> {
+        let signed_by_key = observed.signatures == [true];
+        let has_code = |outcomes: &[StepOutcome]| account::has_code(outcomes.get(step::PAYER_CODE));
+        let result = match (observed.answers, signed_by_key) {
+            ([], true) => {
+                // The payer's key signed the authorization, so the objection needs no answer of the
+                // chain.
+                self.objection.clone().map_or(Ok(()), Err)?;
+                return Ok(Check::Ask(self.probe_key()));
+            }
+            ([], false) => {
+                self.check_wallets_allowed(self.method.reasons().signature.clone())?;
+                return Ok(Check::Ask(self.probe_contract()));
+            }
+            // If the payer has code, its isValidSignature decides, even if the key's signature is
+            // valid. The token does the same.
+            ([first], true) if has_code(&first.outcomes) => {
+                self.check_wallets_allowed(reason::CONTRACT_WALLET_NOT_ALLOWED)?;
+                return Ok(Check::Ask(self.probe_contract()));
+            }
+            ([.., last], _) => last,
+        };
+        for outcomes in result.simulations() {
+            if !signed_by_key || has_code(outcomes) {
+                self.check_wallet(outcomes)?;
+            }
+        }
+        self.objection.clone().map_or(Ok(()), Err)?;
+        let (now, chain_time) = (observed.now, result.chain_time);
+        let window = self.method.window();
+        window.check(now, chain_time, inclusion_secs(result.block_secs))?;
+        for outcomes in result.simulations() {
+            self.check_state(outcomes)?;
+        }
+        if let Some(time) = window.opens_in(now, chain_time) {
+            return Ok(Check::NotYet(time));
+        }
+        for outcomes in result.simulations() {
+            self.check_transfer(outcomes)?;
+        }
+        Ok(Check::Valid)
+    }
+
+    fn sender(&self, observed: &Observed<'_, Evm>) -> Option<LaneId> {
+        // A contract wallet was simulated as a transaction of this lane, and could detect another
+        // sender.
+        observed.answers.last()?.sender.clone()
+    }
+
+    fn balance(&self, observed: &Observed<'_, Evm>) -> Option<Amount> {
+        let outcomes = &observed.answers.last()?.outcomes;
+        let balance = outcomes.get(step::BALANCE)?.word()?;
+        Some(Amount::new(U256::from_be_bytes(balance.0)))
+    }
+
+    fn depends_on_time(&self, rejection: &Rejection) -> bool {
+        self.method.window().decides(rejection)
+    }
+
+    fn action(&self, amount: Amount, observed: &Observed<'_, Evm>) -> Result<Call, Rejection> {
+        let reasons = self.method.reasons();
+        if amount.units() != self.method.value() {
+            let detail = "exact settles exactly the authorized amount";
+            return Err(Rejection::new(reasons.value_mismatch.clone(), detail));
+        }
+        let simulation_failed = || reasons.simulation_failed.clone();
+        let result = observed.answers.last().ok_or_else(simulation_failed)?;
+        let transfer_gas =
+            |outcomes: &[StepOutcome]| outcomes.get(step::TRANSFER).and_then(StepOutcome::gas);
+        let gas = result.simulations().filter_map(transfer_gas).max();
+        let gas = gas.ok_or_else(simulation_failed)?;
+        let has_code = account::has_code(result.outcomes.get(step::PAYER_CODE));
+        let by_key = self.signature.ecdsa().filter(|_| !has_code);
+        let (to, data) = match &by_key {
+            Some(signature) => self.method.transfer_with_key(signature),
+            None => self.method.transfer_with_contract(&self.signature),
+        };
+        // The code of a contract wallet runs in the transfer and could use the gas of other
+        // payments.
+        let call = Call::new(to, data, gas.into(), self.method.effect_key());
+        Ok(call.with_batchable(by_key.is_some()))
+    }
+
+    fn used_by(&self, rejection: &Rejection) -> Option<AuthorizationUse> {
+        self.method.used_by(rejection)
+    }
+
+    fn effect(&self, _: Amount, evidence: &Evidence) -> Effect {
+        if !evidence.succeeded {
+            let detail = "the transaction was included and reverted";
+            return Effect::None(Rejection::new(reason::TRANSACTION_FAILED, detail));
+        }
+        let logs: Vec<&Log> = evidence.logs_of(self.method.token()).collect();
+        self.method.effect(&logs)
+    }
+}
+
+/// The step that calls a view of a contract.
+pub(super) fn view(to: Address, data: Bytes) -> Step {
+    Step::Call {
+        to,
+        data,
+        gas: VIEW_GAS,
+        when: Condition::Always,
+    }
+}
+
+/// Whether an account has code, by the outcome of [`Step::CodeSize`]. An outcome that does not say
+/// so counts as no code.
+pub(super) fn is_deployed(outcome: Option<&StepOutcome>) -> bool {
+    outcome
+        .and_then(StepOutcome::code_size)
+        .is_some_and(|size| size > 0)
+}
+
+/// The effect when the logs must hold exactly one transfer like this payment's.
+pub(super) fn effect_by_transfers(transfers: usize, value: U256) -> Effect {
+    match transfers {
+        1 => Effect::Transferred(Amount::new(value)),
+        0 => Effect::None(mismatch("the token logged no such transfer")),
+        _ => Effect::Mismatch(mismatch("the token logged the transfer more than once")),
+    }
+}
+
+pub(super) fn mismatch(detail: &str) -> Rejection {
+    Rejection::new(reason::TRANSFER_EVENT_MISMATCH, detail)
+}
+
+/// The first failed check of the authorization, in the specification's order.
+fn objection(
+    method: &impl Method,
+    pay_to: Address,
+    amount: Amount,
+    now: Timestamp,
+) -> Option<Rejection> {
+    let reasons = method.reasons();
+    if method.pay_to() != pay_to {
+        let detail = format!(
+            "the authorization pays {}, required is {pay_to}",
+            method.pay_to()
+        );
+        return Some(Rejection::new(reasons.recipient_mismatch.clone(), detail));
+    }
+    if let Err(rejection) = method.window().check(now, now, INCLUSION_MIN_SECS) {
+        return Some(rejection);
+    }
+    if method.value() != amount.units() {
+        let detail = format!(
+            "the authorization is for {}, required is {amount}",
+            method.value()
+        );
+        return Some(Rejection::new(reasons.value_mismatch.clone(), detail));
+    }
+    None
+}
+
+/// Why a call reverted: the text of `Error(string)`, if there is one.
+fn revert_reason(data: &[u8]) -> String {
+    alloy::sol_types::decode_revert_reason(data)
+        .map(|reason| {
+            reason
+                .chars()
+                .filter(|letter| !letter.is_control())
+                .collect()
+        })
+        .unwrap_or_else(|| "the transfer would revert".to_owned())
+}

@@ -1,0 +1,374 @@
+//! The asset transfer method `permit2`: the x402 proxy for exact payments makes a transfer by a
+//! Permit2 permit. The recipient is in the permit's witness, so that the proxy can pay no other.
+
+use alloy::primitives::{Address, B256, Log, U256, b256, keccak256};
+use alloy::sol_types::{SolCall, SolEvent, SolValue};
+use quittance_core::{Amount, Effect, PaymentInfo, Rejection, Timestamp};
+use serde::Deserialize;
+
+use super::payment::{ContractCall, Method, Reasons, effect_by_transfers, is_deployed, view};
+use super::reason;
+use super::window::Window;
+use crate::abi::{Eip3009, Erc20, ExactPermit2Proxy as Proxy};
+use crate::chain::{Step, StepOutcome};
+use crate::hex::Hex;
+use crate::permit2::{EXACT_PERMIT2_PROXY, PERMIT2, WitnessPermit, WitnessType, domain_separator};
+use crate::signature::{EcdsaSignature, PayerSignature};
+
+/// The hashes of `PermitWitnessTransferFrom(TokenPermissions permitted,address spender,uint256
+/// nonce,uint256 deadline,Witness witness)TokenPermissions(address token,uint256 amount)Witness(
+/// address to,uint256 validAfter)` and of its `Witness`.
+const WITNESS: WitnessType = WitnessType {
+    permit_type_hash: b256!("ebc156cd23678a74c94df13d772ef5478420637f0c94bd10d509e1dc98f521c7"),
+    witness_type_hash: b256!("d97b3239a7f32295517bd14cb074edfdd188dfe5eb42f802bb26d4fd1eb12c37"),
+};
+
+static REASONS: Reasons = Reasons {
+    signature: reason::PERMIT2_SIGNATURE,
+    recipient_mismatch: reason::PERMIT2_RECIPIENT_MISMATCH,
+    value_mismatch: reason::PERMIT2_AMOUNT_MISMATCH,
+    insufficient_balance: reason::PERMIT2_INSUFFICIENT_BALANCE,
+    simulation_failed: reason::PERMIT2_SIMULATION_FAILED,
+};
+
+/// A permit for the proxy, as the payload's `permit2Authorization` has it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(from = "PermitJson")]
+pub(super) struct ExactPermit {
+    pub(super) permit: WitnessPermit,
+    /// The recipient.
+    pub(super) to: Address,
+    /// The first block time at which it can be used, in seconds since 1970.
+    pub(super) valid_after: U256,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PermitJson {
+    from: Hex<20>,
+    permitted: PermittedJson,
+    spender: Hex<20>,
+    nonce: Amount,
+    deadline: Amount,
+    witness: WitnessJson,
+}
+
+#[derive(Deserialize)]
+struct PermittedJson {
+    token: Hex<20>,
+    amount: Amount,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WitnessJson {
+    to: Hex<20>,
+    valid_after: Amount,
+}
+
+impl From<PermitJson> for ExactPermit {
+    fn from(json: PermitJson) -> Self {
+        let permitted = (json.permitted.token.0.into(), json.permitted.amount.units());
+        Self {
+            permit: WitnessPermit::new(
+                json.from.0.into(),
+                permitted,
+                json.spender.0.into(),
+                json.nonce.units(),
+                json.deadline.units(),
+            ),
+            to: json.witness.to.0.into(),
+            valid_after: json.witness.valid_after.units(),
+        }
+    }
+}
+
+impl ExactPermit {
+    /// The digest that the owner signs.
+    pub(super) fn digest(&self, chain_id: u64) -> B256 {
+        let witness = [self.to.into_word(), self.valid_after.into()];
+        self.permit
+            .digest(&domain_separator(chain_id), &WITNESS, witness)
+    }
+
+    /// Checks that the permit is for this token, and that only the proxy can use it: another
+    /// spender could pay another recipient.
+    pub(super) fn check_scope(&self, asset: Address) -> Result<(), Rejection> {
+        let spender = self.permit.spender;
+        if spender != EXACT_PERMIT2_PROXY {
+            let detail = format!(
+                "permit2Authorization.spender is {spender}, required is the proxy {EXACT_PERMIT2_PROXY}"
+            );
+            return Err(Rejection::new(reason::PERMIT2_SPENDER, detail));
+        }
+        let token = self.permit.token;
+        if token != asset {
+            let detail =
+                format!("permit2Authorization.permitted.token is {token}, required is {asset}");
+            return Err(Rejection::new(reason::PERMIT2_TOKEN_MISMATCH, detail));
+        }
+        Ok(())
+    }
+
+    fn settle(&self, signature: impl AsRef<[u8]>) -> ContractCall {
+        let permit = &self.permit;
+        let call = Proxy::settleCall {
+            permit: Proxy::PermitTransferFrom {
+                permitted: Proxy::TokenPermissions {
+                    token: permit.token,
+                    amount: permit.amount,
+                },
+                nonce: permit.nonce,
+                deadline: permit.deadline,
+            },
+            owner: permit.owner,
+            witness: Proxy::Witness {
+                to: self.to,
+                validAfter: self.valid_after,
+            },
+            signature: signature.as_ref().to_vec().into(),
+        };
+        (EXACT_PERMIT2_PROXY, call.abi_encode().into())
+    }
+}
+
+/// A permit on one chain.
+pub(super) struct Permit2Transfer {
+    pub(super) chain_id: u64,
+    /// See [`Token::logs_authorization_first`](crate::Token::logs_authorization_first).
+    pub(super) logs_authorization_first: bool,
+    pub(super) authorization: ExactPermit,
+}
+
+/// The state steps, by index.
+mod state {
+    pub(super) const PROXY_CODE: usize = 0;
+    pub(super) const NONCES: usize = 1;
+    pub(super) const ALLOWANCE: usize = 2;
+}
+
+impl Method for Permit2Transfer {
+    const STATE_STEPS: usize = 3;
+
+    fn reasons(&self) -> &'static Reasons {
+        &REASONS
+    }
+
+    fn info(&self) -> PaymentInfo {
+        let ExactPermit { permit, to, .. } = &self.authorization;
+        PaymentInfo {
+            id: permit.payment_id(self.chain_id),
+            payer: permit.owner.to_checksum(None),
+            pay_to: to.to_checksum(None),
+            asset: permit.token.to_checksum(None),
+            amount: Amount::new(permit.amount),
+            expires: Timestamp::from_secs(permit.deadline.try_into().unwrap_or(u64::MAX)),
+        }
+    }
+
+    fn token(&self) -> Address {
+        self.authorization.permit.token
+    }
+
+    fn payer(&self) -> Address {
+        self.authorization.permit.owner
+    }
+
+    fn pay_to(&self) -> Address {
+        self.authorization.to
+    }
+
+    fn value(&self) -> U256 {
+        self.authorization.permit.amount
+    }
+
+    fn digest(&self) -> B256 {
+        self.authorization.digest(self.chain_id)
+    }
+
+    fn signed_message(&self) -> String {
+        format!(
+            "PermitWitnessTransferFrom in the EIP-712 domain of Permit2, chain id {} and contract {PERMIT2}",
+            self.chain_id
+        )
+    }
+
+    /// The proxy accepts a block at `validAfter` itself, and Permit2 one at the deadline itself.
+    fn window(&self) -> Window {
+        let deadline = self.authorization.permit.deadline;
+        Window {
+            valid_after: self.authorization.valid_after.saturating_sub(U256::ONE),
+            valid_before: deadline.saturating_add(U256::ONE),
+            not_yet: reason::PERMIT2_NOT_YET_VALID,
+            expired: reason::PERMIT2_DEADLINE_EXPIRED,
+        }
+    }
+
+    fn state_steps(&self) -> Vec<Step> {
+        let permit = &self.authorization.permit;
+        vec![
+            Step::CodeSize(EXACT_PERMIT2_PROXY),
+            view(PERMIT2, permit.nonce_call()),
+            view(permit.token, permit.allowance_call()),
+        ]
+    }
+
+    fn transfer_with_key(&self, signature: &EcdsaSignature) -> ContractCall {
+        // Permit2 takes `v` as it is, and some wallets write 0 or 1.
+        let mut bytes = signature.0;
+        bytes[64] = signature.v();
+        self.authorization.settle(bytes)
+    }
+
+    fn transfer_with_contract(&self, signature: &PayerSignature) -> ContractCall {
+        self.authorization.settle(&signature.bytes)
+    }
+
+    fn check_usable(&self, outcomes: &[StepOutcome]) -> Result<(), Rejection> {
+        if !is_deployed(outcomes.get(state::PROXY_CODE)) {
+            let detail = format!(
+                "there is no contract at {EXACT_PERMIT2_PROXY}, the x402 proxy for Permit2, on this network"
+            );
+            return Err(Rejection::new(reason::PERMIT2_PROXY_NOT_DEPLOYED, detail));
+        }
+        let word = outcomes.get(state::NONCES).and_then(StepOutcome::word);
+        let word = word.ok_or_else(|| {
+            let detail = format!("there is no Permit2 contract at {PERMIT2} on this network");
+            Rejection::new(reason::PERMIT2_SIMULATION_FAILED, detail)
+        })?;
+        if self.authorization.permit.is_used(word) {
+            let detail = "the permit's nonce was used or invalidated";
+            return Err(Rejection::new(reason::PERMIT2_NONCE_USED, detail));
+        }
+        Ok(())
+    }
+
+    fn check_funded(&self, outcomes: &[StepOutcome]) -> Result<(), Rejection> {
+        let allowance = outcomes.get(state::ALLOWANCE).and_then(StepOutcome::word);
+        let allowance = allowance.map(|word| U256::from_be_bytes(word.0));
+        let amount = self.authorization.permit.amount;
+        match allowance.filter(|allowance| *allowance < amount) {
+            Some(allowance) => {
+                let detail = format!(
+                    "Permit2 may move {allowance} atomic units of the payer's tokens, and the payment is of {amount}: the payer has to approve {PERMIT2} at the token"
+                );
+                Err(Rejection::new(reason::PERMIT2_ALLOWANCE_REQUIRED, detail))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Equal to that of an EIP-3009 transfer between the same accounts of the same amount, if the
+    /// token does not log authorizations first: then nothing in the logs tells them apart, and they
+    /// never share a transaction.
+    fn effect_key(&self) -> B256 {
+        let ExactPermit { permit, to, .. } = &self.authorization;
+        keccak256((permit.token, permit.owner, *to, permit.amount).abi_encode())
+    }
+
+    /// The proxy's own event has no fields. The token's transfer shows that the money moved. One
+    /// right after `AuthorizationUsed` belongs to an EIP-3009 payment in the same transaction.
+    fn effect(&self, logs: &[&Log]) -> Effect {
+        let ExactPermit { permit, to, .. } = &self.authorization;
+        let is_transfer = |log: &Log| {
+            Erc20::Transfer::decode_log_data(&log.data).is_ok_and(|transfer| {
+                (transfer.from, transfer.to, transfer.value) == (permit.owner, *to, permit.amount)
+            })
+        };
+        let is_use = |log: &&Log| Eip3009::AuthorizationUsed::decode_log_data(&log.data).is_ok();
+        let by_eip3009 = |at: usize| {
+            let before = at.checked_sub(1).and_then(|before| logs.get(before));
+            self.logs_authorization_first && before.is_some_and(is_use)
+        };
+        let transfers = logs.iter().enumerate();
+        let transfers = transfers.filter(|(at, log)| is_transfer(log) && !by_eip3009(*at));
+        effect_by_transfers(transfers.count(), permit.amount)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloy::sol;
+    use alloy::sol_types::{SolStruct, eip712_domain};
+    use proptest::prelude::*;
+
+    sol! {
+        struct TokenPermissions { address token; uint256 amount; }
+        struct Witness { address to; uint256 validAfter; }
+        struct PermitWitnessTransferFrom {
+            TokenPermissions permitted; address spender; uint256 nonce; uint256 deadline;
+            Witness witness;
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn digest_equals_that_of_an_independent_implementation(
+            accounts: [[u8; 20]; 4], numbers: [[u64; 4]; 4], chain_id: u64,
+        ) {
+            let [owner, token, spender, to] = accounts.map(Address::from);
+            let [amount, nonce, deadline, valid_after] = numbers.map(U256::from_limbs);
+            let permit = WitnessPermit::new(owner, (token, amount), spender, nonce, deadline);
+            let ours = ExactPermit { permit, to, valid_after };
+            let other = PermitWitnessTransferFrom {
+                permitted: TokenPermissions { token, amount }, spender, nonce, deadline,
+                witness: Witness { to, validAfter: valid_after },
+            };
+            let domain = eip712_domain! {
+                name: "Permit2", chain_id: chain_id, verifying_contract: PERMIT2,
+            };
+            prop_assert_eq!(ours.digest(chain_id), other.eip712_signing_hash(&domain));
+        }
+    }
+
+    fn transfer_of(authorization: &ExactPermit) -> Log {
+        let event = Erc20::Transfer {
+            from: authorization.permit.owner,
+            to: authorization.to,
+            value: authorization.permit.amount,
+        };
+        log(authorization, &event)
+    }
+
+    fn log(authorization: &ExactPermit, event: &impl SolEvent) -> Log {
+        Log {
+            address: authorization.permit.token,
+            data: event.encode_log_data(),
+        }
+    }
+
+    /// A permit's payment and an EIP-3009 payment of the same amount between the same accounts
+    /// shared a transaction. The permit's counted both transfers as its own, and failed.
+    #[test]
+    fn transfer_of_an_authorization_is_not_the_permits() {
+        let [owner, token, to] = [1, 2, 3].map(Address::repeat_byte);
+        let amount = (token, U256::from(5));
+        let permit = WitnessPermit::new(owner, amount, to, U256::ZERO, U256::MAX);
+        let authorization = ExactPermit {
+            permit,
+            to,
+            valid_after: U256::ZERO,
+        };
+        let own = transfer_of(&authorization);
+        let used = Eip3009::AuthorizationUsed {
+            authorizer: owner,
+            nonce: B256::ZERO,
+        };
+        let used = log(&authorization, &used);
+        let payment = |logs_authorization_first| Permit2Transfer {
+            chain_id: 1,
+            logs_authorization_first,
+            authorization: authorization.clone(),
+        };
+        let moved = Effect::Transferred(Amount::from(5));
+        assert_eq!(payment(true).effect(&[&used, &own, &own]), moved);
+        assert_eq!(payment(true).effect(&[&own, &used, &own]), moved);
+        let is_mismatch = |effect| matches!(effect, Effect::Mismatch(_));
+        assert!(is_mismatch(payment(true).effect(&[&own, &own])));
+        assert!(is_mismatch(payment(false).effect(&[&used, &own, &own])));
+        let is_none = |effect| matches!(effect, Effect::None(_));
+        assert!(is_none(payment(true).effect(&[&used, &own])));
+        assert!(is_none(payment(true).effect(&[])));
+    }
+}

@@ -1,0 +1,167 @@
+//! Permit2: a contract that moves any token for its owner, by signed permits.
+//!
+//! The owner approves the contract once for a token, and then signs a permit for each transfer. A
+//! permit names the contract that may use it (the spender), and can bind a witness: what the
+//! spender has to do with it. Source: Uniswap's `permit2`, `SignatureTransfer.sol`.
+
+use alloy::primitives::{Address, B256, Bytes, U256, address, b256, keccak256};
+use alloy::sol_types::{Eip712Domain, SolCall, SolValue};
+use quittance_core::PaymentId;
+
+use crate::abi::{Erc20, Permit2};
+use crate::eip712;
+
+/// The address of Permit2, the same on every chain.
+pub const PERMIT2: Address = address!("000000000022D473030F116dDEE9F6B43aC78BA3");
+
+/// The address of `x402ExactPermit2Proxy`, through which payments of the scheme `exact` use Permit2.
+/// It is the same on every chain.
+pub const EXACT_PERMIT2_PROXY: Address = address!("402085c248EeA27D92E8b30b2C58ed07f9E20001");
+
+/// `keccak256("TokenPermissions(address token,uint256 amount)")`.
+const TOKEN_PERMISSIONS_TYPE_HASH: B256 =
+    b256!("618358ac3db8dc274f0cd8829da7e234bd48cd73c4a740aede1adec9846d06a1");
+
+/// A permit that the owner of tokens signs together with a witness: `PermitWitnessTransferFrom`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WitnessPermit {
+    /// The account whose tokens move.
+    pub owner: Address,
+    /// The token.
+    pub token: Address,
+    /// The most that may be moved, in the token's atomic units.
+    pub amount: U256,
+    /// The contract that may use the permit.
+    pub spender: Address,
+    /// Makes the permit unique among those of the owner, over all tokens and spenders.
+    pub nonce: U256,
+    /// The last block time at which it can be used, in seconds since 1970.
+    pub deadline: U256,
+}
+
+/// The type of a witness, as the hash of the permit's type names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WitnessType {
+    /// The hash of the type `PermitWitnessTransferFrom` with this witness.
+    pub permit_type_hash: B256,
+    /// The hash of the witness's own type.
+    pub witness_type_hash: B256,
+}
+
+impl WitnessPermit {
+    /// A permit of `owner` for this amount of a token, which only `spender` may use.
+    pub fn new(
+        owner: Address,
+        (token, amount): (Address, U256),
+        spender: Address,
+        nonce: U256,
+        deadline: U256,
+    ) -> Self {
+        Self {
+            owner,
+            token,
+            amount,
+            spender,
+            nonce,
+            deadline,
+        }
+    }
+
+    /// The digest that the owner signs. `witness` are the fields of the witness, each as a word.
+    pub fn digest<const N: usize>(
+        &self,
+        domain_separator: &B256,
+        witness_type: &WitnessType,
+        witness: [B256; N],
+    ) -> B256 {
+        let permitted = (TOKEN_PERMISSIONS_TYPE_HASH, self.token, self.amount).abi_encode();
+        let witness = (witness_type.witness_type_hash, witness).abi_encode();
+        let permit = (
+            witness_type.permit_type_hash,
+            keccak256(permitted),
+            self.spender,
+            self.nonce,
+            self.deadline,
+            keccak256(witness),
+        );
+        eip712::digest(domain_separator, &keccak256(permit.abi_encode()))
+    }
+
+    /// The identity of a payment by this permit. Permit2 has one set of nonces for each owner, over
+    /// all tokens and spenders, so a permit is the same payment under every scheme.
+    pub fn payment_id(&self, chain_id: u64) -> PaymentId {
+        PaymentId::from_parts(&[
+            b"permit2",
+            &chain_id.to_be_bytes(),
+            self.owner.as_slice(),
+            &self.nonce.to_be_bytes::<32>(),
+        ])
+    }
+
+    /// The call data that asks Permit2 for the word of used nonces with this nonce in it.
+    pub fn nonce_call(&self) -> Bytes {
+        let word = self.nonce >> 8;
+        let call = Permit2::nonceBitmapCall {
+            owner: self.owner,
+            word,
+        };
+        call.abi_encode().into()
+    }
+
+    /// Whether the nonce was used or invalidated, by the word that [`nonce_call`](Self::nonce_call)
+    /// asks for.
+    pub fn is_used(&self, word: B256) -> bool {
+        let bit = self.nonce.byte(0);
+        U256::from_be_bytes(word.0).bit(bit.into())
+    }
+
+    /// The call data that asks the token how much of the owner's tokens Permit2 may move.
+    pub fn allowance_call(&self) -> Bytes {
+        let call = Erc20::allowanceCall {
+            owner: self.owner,
+            spender: PERMIT2,
+        };
+        call.abi_encode().into()
+    }
+}
+
+/// The separator of Permit2's EIP-712 domain, which has no version, on the chain with this id.
+pub fn domain_separator(chain_id: u64) -> B256 {
+    Eip712Domain {
+        name: Some("Permit2".into()),
+        version: None,
+        chain_id: Some(U256::from(chain_id)),
+        verifying_contract: Some(PERMIT2),
+        salt: None,
+    }
+    .separator()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn type_hash_is_that_of_the_type() {
+        let expected = keccak256("TokenPermissions(address token,uint256 amount)");
+        assert_eq!(TOKEN_PERMISSIONS_TYPE_HASH, expected);
+    }
+
+    /// Permit2 keeps 256 nonces in a word; the low byte of the nonce is the bit.
+    #[test]
+    fn nonce_is_one_bit_of_its_word() {
+        let permit = |nonce: U256| {
+            let token = (Address::ZERO, U256::ZERO);
+            WitnessPermit::new(Address::ZERO, token, Address::ZERO, nonce, U256::MAX)
+        };
+        for bit in [0_u64, 1, 8, 255] {
+            let permit = permit((U256::from(7) << 8) | U256::from(bit));
+            let word = U256::from(1) << bit;
+            assert!(permit.is_used(B256::from(word.to_be_bytes())), "{bit}");
+            assert!(!permit.is_used(B256::from((!word).to_be_bytes())), "{bit}");
+            let call = Permit2::nonceBitmapCall::abi_decode(&permit.nonce_call()).unwrap();
+            assert_eq!(call.word, U256::from(7));
+        }
+    }
+}
