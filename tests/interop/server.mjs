@@ -17,6 +17,9 @@ const server = new x402ResourceServer(facilitator).register(network, scheme);
 
 const price = asset ? { asset, amount: "10000" } : "$0.01";
 const accepts = { scheme: "exact", network, price, payTo };
+// USDC of Base Sepolia, moved by Permit2.
+const permit2 = { name: "USDC", version: "2", assetTransferMethod: "permit2" };
+const byPermit2 = { asset: "0x036CbD53842c5426634e7929541eC2318f3dCF7e", amount: "10000", extra: permit2 };
 const app = express();
 app.use(
   paymentMiddleware(
@@ -24,11 +27,13 @@ app.use(
       "GET /goods": { accepts, description: "Goods", mimeType: "application/json" },
       "GET /upfront": { accepts: { ...accepts, extra: { paymentFlow: "upfront" } } },
       "GET /broken": { accepts },
+      ...(network === "eip155:84532" && { "GET /permit2": { accepts: { ...accepts, price: byPermit2 } } }),
     },
     server,
   ),
 );
 app.get("/goods", (request, response) => response.json({ goods: true }));
 app.get("/upfront", (request, response) => response.json({ goods: "upfront" }));
+app.get("/permit2", (request, response) => response.json({ goods: "permit2" }));
 app.get("/broken", (request, response) => response.status(500).json({ goods: false }));
 const listening = app.listen(0, "127.0.0.1", () => console.log(listening.address().port));

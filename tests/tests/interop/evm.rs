@@ -5,7 +5,8 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use quittance_buyer::{BuyError, Buyer};
 use quittance_core::Amount;
-use quittance_devnet::{Account, Evm as Local};
+use quittance_devnet::{Account, Evm as Local, USDC};
+use quittance_evm::{ExactOffer, TransferMethod, known};
 use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::proxy::Fate;
 use serde_json::{Value, json};
@@ -75,6 +76,63 @@ async fn the_official_client_pays_our_seller() {
     assert_eq!(town.setting.received().await, Amount::from(2 * PRICE));
 }
 
+/// A town that sells for USDC by Permit2, which the buyer has approved.
+async fn permit2_town() -> EvmTown {
+    let setting = Setting::start().await;
+    let approved = setting
+        .local
+        .approve_permit2(USDC, Setting::buyer().address);
+    approved.await.unwrap();
+    let engine = setting.engine().await;
+    let offer = || {
+        let network = known::network("base-sepolia").unwrap();
+        let usdc = known::token(network.id(), "USDC").unwrap().clone();
+        let token = usdc.with_method(TransferMethod::Permit2);
+        let seller = Setting::seller().address.to_string();
+        ExactOffer::new(network, token, "0.01", &seller).unwrap()
+    };
+    let town = Town::new(engine, offer).await;
+    EvmTown { setting, town }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn official_client_pays_our_seller_by_permit2() {
+    let town = permit2_town().await;
+    let goods = [format!("{}/goods", town.town.shop)];
+    let bought = &buy(&Setting::buyer(), &goods).await[0];
+    assert_eq!(
+        (&bought["status"], &bought["receipt"]["success"]),
+        (&json!(200), &json!(true)),
+        "{bought}"
+    );
+    let unapproved = &buy(&Local::accounts()[4], &goods).await[0];
+    assert_eq!(
+        (&unapproved["status"], &unapproved["terms"]["error"]),
+        (&json!(412), &json!("permit2_allowance_required")),
+        "{unapproved}"
+    );
+    assert_eq!(town.setting.received().await, Amount::from(PRICE));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn official_server_sells_by_permit2_to_both_clients() {
+    let town = permit2_town().await;
+    let (_server, url) = server(&town.town.facilitator).await;
+    let url = format!("{url}/permit2");
+    let bought = buyer().get(&url).await.unwrap();
+    let receipt = bought.cost.unwrap().receipt.unwrap();
+    assert!(receipt.success, "{receipt:?}");
+    let body = bought.response.json::<Value>().await.unwrap();
+    assert_eq!(body, json!({ "goods": "permit2" }));
+    let official = &buy(&Setting::buyer(), &[url]).await[0];
+    assert_eq!(
+        (&official["status"], &official["receipt"]["success"]),
+        (&json!(200), &json!(true)),
+        "{official}"
+    );
+    assert_eq!(town.setting.received().await, Amount::from(2 * PRICE));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_official_client_understands_our_refusals() {
     let town = town().await;
@@ -87,7 +145,7 @@ async fn the_official_client_understands_our_refusals() {
     let all = town
         .setting
         .local
-        .balance(quittance_devnet::USDC, poor.address)
+        .balance(USDC, poor.address)
         .await
         .unwrap();
     alloy::sol! { function transfer(address to, uint256 amount) external returns (bool); }
@@ -98,7 +156,7 @@ async fn the_official_client_understands_our_refusals() {
     let call = alloy::sol_types::SolCall::abi_encode(&gone);
     town.setting
         .local
-        .send(poor.address, quittance_devnet::USDC, call)
+        .send(poor.address, USDC, call)
         .await
         .unwrap();
     let refused = &buy(&poor, std::slice::from_ref(&goods)).await[0];
