@@ -52,6 +52,7 @@ pub struct InnerInstruction {
 /// An inner instruction in one of the three encodings that nodes use. Its data is empty if it is
 /// longer than that of a transfer.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum EncodedInstruction {
     /// Program and accounts are indexes among the transaction's accounts.
     Compiled(CompiledInstruction),
@@ -74,6 +75,7 @@ pub struct ParsedInstruction {
 
 /// The invoker of a token instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Caller {
     /// It is a top-level instruction.
     Transaction,
@@ -85,6 +87,7 @@ pub enum Caller {
 
 /// A top-level or inner instruction of a token program.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum TokenInstruction {
     /// A `TransferChecked` with one signer.
     Transfer(Transfer),

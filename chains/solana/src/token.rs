@@ -48,6 +48,7 @@ impl fmt::Display for TokenProgram {
 
 /// A token, as a payment and a price need to know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Token {
     /// The mint.
     pub mint: Pubkey,
@@ -113,6 +114,7 @@ pub fn associated_account(owner: &Pubkey, mint: &Pubkey, program: TokenProgram) 
 /// for one token all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub enum Extension {
     /// Somebody may have part of each transfer withheld. As long as that is nothing the extension can be accepted; once it is
     /// something, or is going to be, payments are refused whatever is accepted.

@@ -30,6 +30,7 @@ pub struct PaymentTransaction {
 
 /// Why bytes are not a transaction.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PaymentTransactionError {
     /// The bytes do not fit into a packet.
     #[error("{0} bytes, more than the maximum of {SIZE_MAX}")]

@@ -17,6 +17,7 @@ pub type Signer = Arc<dyn solana_signer::Signer + Send + Sync>;
 
 /// The commitment that a transaction needs before its payment counts as settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Commitment {
     /// A supermajority of the stake has voted for its block. No confirmed block was ever undone on
     /// mainnet.
@@ -27,6 +28,7 @@ pub enum Commitment {
 
 /// How to reach a cluster.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct SolanaConfig {
     /// The cluster: a network of the namespace `solana`.
     pub network: Network,

@@ -80,6 +80,7 @@ impl ExactConfig {
 
 /// The smart wallets that may pay, and the limits for their payments.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SmartWallets {
     /// The programs that a payment may call and that may make its transfer. A wallet may call any
     /// program. Each wallet listed here can make payments that succeed in simulation and fail when
