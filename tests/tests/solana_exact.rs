@@ -216,8 +216,7 @@ async fn pointless(setting: &Setting) -> [(PaymentRequest, Reason); 2] {
         ),
         (
             quittance_tests::pay(&payer, &to_itself).await,
-            // Two accounts of the transfer are the same then, which no payment's layout has.
-            reason::COULD_NOT_BE_DECODED,
+            Reason::INVALID_PAYMENT_REQUIREMENTS,
         ),
     ]
 }
