@@ -225,6 +225,46 @@ impl Health {
 /// never looks inside.
 ///
 /// Every method may be called at any time, from many tasks at once, and any number of times.
+///
+/// **The engine** promises more than that for signing and sending:
+///
+/// * On chains with sequence numbers, it calls [`prepare`](Self::prepare) for one lane from one task
+///   at a time, with the next free number.
+/// * It calls [`submit`](Self::submit) only after the journal has the transaction on disk. So a
+///   chain never has a transaction that the journal does not know.
+/// * It has at most [`in_flight_max`](Self::in_flight_max) transactions of a lane outstanding.
+/// * It calls [`read`](Self::read) and [`status`](Self::status) with up to 256 questions, from a few
+///   tasks at once, and [`health`](Self::health) from one task.
+///
+/// **An implementation must** tell "not sent" from "no answer": [`Submission::Refused`] only if no
+/// node can have the transaction. It must not drop a question, and must answer in the order of the
+/// questions. A node's failure is a [`Fault`], never a state of the chain.
+///
+/// What the engine does with one payment, by hand:
+///
+/// ```
+/// use quittance_core::{Chain, Status, Submission, Watched};
+/// use quittance_testing::world::{Setting, World};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let setting = Setting::new();
+/// let chain = setting.world.chain();
+/// let lane = chain.lanes()[0].clone();
+/// let transfer = World::transfer_of(&setting.request().await);
+///
+/// let sequence = chain.next_sequence(&lane).await?.ok_or("it numbers its transactions")?;
+/// let transaction = chain.prepare(&lane, sequence, &[&transfer]).await?;
+/// // Here the engine writes the transaction to the journal.
+/// assert!(matches!(chain.submit(&transaction).await, Submission::Accepted));
+///
+/// let transactions = vec![transaction];
+/// let watched = [Watched { lane, sequence, transactions }];
+/// let status = chain.status(&watched).await.remove(0)?;
+/// assert!(matches!(status, Status::Included { .. }));
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 pub trait Chain: Send + Sync + 'static {
     /// A question about the chain's state.

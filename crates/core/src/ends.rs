@@ -7,6 +7,27 @@ use crate::wire::{PaymentRequirements, SupportedKind};
 use crate::{Amount, AmountError, Malformed, Network, PaymentId, Timestamp};
 
 /// A way to be paid: the seller's side of a scheme. Turns a price into [`PaymentRequirements`].
+///
+/// **The seller's layer** calls [`requirements`](Self::requirements) for each 402 response and for
+/// each payment, from many tasks at once, with a `/supported` answer that may be a few minutes old.
+///
+/// **An implementation must** give equal requirements for an equal entry of `/supported`: a buyer
+/// returns them with the payment, and the layer compares.
+///
+/// ```
+/// use quittance_core::{Offer, Payer, PaymentInfo, Scheme};
+/// use quittance_testing::world::{Setting, SimulatedExact};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let world = Setting::new().world;
+/// let (offer, request) = (world.offer(), world.request(&world.payer(0)).await);
+/// let payment = SimulatedExact::new(&world.chain()).decode(&request, world.now())?;
+/// // The layer and the facilitator agree on which authorization this is.
+/// assert_eq!(offer.authorization(&request.payload), Some(payment.info().id));
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 pub trait Offer: Send + Sync + 'static {
     /// The scheme's name.
@@ -173,6 +194,33 @@ pub enum AuthorizationState {
 }
 
 /// A way to pay: the buyer's side of a scheme, with the buyer's key.
+///
+/// **The buyer** calls [`quote`](Self::quote) for each payment option, compares the quote with its
+/// limits, and writes the payment to its store before it presents it. It calls
+/// [`pay`](Self::pay) once for a purchase, and [`authorization_state`](Self::authorization_state)
+/// before it signs another.
+///
+/// **An implementation must** sign exactly what it quoted: the same recipient, asset and amount, for
+/// no longer than the requirements ask for.
+///
+/// ```
+/// use quittance_core::{AuthorizationState, Payer};
+/// use quittance_testing::world::Setting;
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let world = Setting::new().world;
+/// let (payer, requirements) = (world.payer(0), world.requirements());
+/// let quote = payer.quote(&requirements)?;
+/// assert_eq!(quote.amount.to_string(), requirements.amount);
+///
+/// let (payload, expires) = payer.pay(&requirements, world.now()).await?;
+/// let (network, asset) = (&quote.network, &quote.asset.address);
+/// let state = payer.authorization_state(network, asset, &payload, expires).await;
+/// assert_eq!(state, AuthorizationState::Usable);
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 pub trait Payer: Send + Sync + 'static {
     /// The payer's address, in the chain's own spelling.

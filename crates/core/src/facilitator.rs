@@ -9,6 +9,30 @@ use crate::{Fault, Malformed, PaymentRequest};
 /// with failover. Sellers treat them all alike.
 ///
 /// A verdict against the payment is an `Ok` answer. An `Err` is not a verdict on the payment.
+///
+/// **The caller** may call every method from many tasks at once, and repeats [`settle`](Self::settle)
+/// with the same request until it has an outcome. It delivers only after `success: true`.
+///
+/// **An implementation must** report success at most once for an authorization, over all calls and
+/// restarts, and only after the money has moved.
+///
+/// ```
+/// use quittance_core::Facilitator;
+/// use quittance_testing::world::Setting;
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let setting = Setting::new();
+/// let facilitator = setting.engine().await;
+/// let request = setting.request().await;
+/// assert!(facilitator.verify(&request).await?.is_valid);
+/// assert!(facilitator.settle(&request).await?.success);
+///
+/// let again = facilitator.settle(&request).await?;
+/// assert_eq!(again.error_reason.as_deref(), Some("duplicate_settlement"));
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 pub trait Facilitator: Send + Sync + 'static {
     /// Checks whether the payment would settle now. Changes nothing.

@@ -13,6 +13,59 @@ use crate::{
 ///
 /// To add a scheme, implement this trait and [`Payment`], and register the scheme with the engine.
 /// The engine provides batch verification, the journal, lanes, fees, recovery, limits and metrics.
+///
+/// **The engine** calls [`decode`](Self::decode) once for each request to /verify and /settle, from
+/// many tasks at once. After a restart it calls it again for each open settlement. It compares the
+/// version and the asset with [`versions`](Self::versions) and [`assets`](Self::assets) itself.
+///
+/// **An implementation must** keep nothing between calls, and give the same authorization the same
+/// [`PaymentId`] whatever its signature bytes, spelling and unknown fields are.
+///
+/// This scheme is `exact`, for payments of at most a cent:
+///
+/// ```
+/// use std::sync::Arc;
+/// use quittance_core::{
+///     Amount, Facilitator, Payment, PaymentRequest, Reason, Refusal, Rejection, Scheme, Timestamp,
+/// };
+/// use quittance_testing::world::{PRICE, Setting, SimulatedChain, SimulatedExact};
+///
+/// struct Small(SimulatedExact);
+///
+/// impl Scheme<SimulatedChain> for Small {
+///     fn name(&self) -> &str {
+///         self.0.name()
+///     }
+///
+///     fn assets(&self) -> Vec<String> {
+///         self.0.assets()
+///     }
+///
+///     fn decode(
+///         &self,
+///         request: &PaymentRequest,
+///         now: Timestamp,
+///     ) -> Result<Box<dyn Payment<SimulatedChain>>, Refusal> {
+///         let payment = self.0.decode(request, now)?;
+///         if payment.info().amount > Amount::from(PRICE) {
+///             let detail = "this facilitator settles at most a cent";
+///             return Err(Rejection::new(Reason::new("too_large"), detail).into());
+///         }
+///         Ok(payment)
+///     }
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let setting = Setting::new();
+/// let chain = setting.world.chain();
+/// let small = Arc::new(Small(SimulatedExact::new(&chain)));
+/// let engine = setting.builder().await.chain(chain, vec![small]).start().await?;
+/// let answer = engine.settle(&setting.request().await).await?;
+/// assert!(answer.success);
+/// # Ok(())
+/// # }
+/// ```
 pub trait Scheme<C: Chain + ?Sized>: Send + Sync + 'static {
     /// The scheme's name on the wire.
     fn name(&self) -> &str;
@@ -50,6 +103,41 @@ pub trait Scheme<C: Chain + ?Sized>: Send + Sync + 'static {
 
 /// One decoded authorization by a payer. It has everything that the scheme needs to check and
 /// settle it.
+///
+/// **The engine** asks in this order: [`info`](Self::info), [`signatures`](Self::signatures),
+/// [`check`](Self::check) until there is a verdict, and at /settle [`action`](Self::action). It
+/// checks a payment again, with new answers, right before it is sent and after a restart. It calls
+/// [`effect`](Self::effect) for every included transaction that was recorded for the payment, and
+/// again after a reorganisation. At most one settlement of an authorization is open at a time.
+///
+/// **An implementation must** be pure: each method depends on the payment and its arguments only.
+/// No method may block, because payments share the engine's tasks.
+///
+/// The engine's calls, by hand:
+///
+/// ```
+/// use quittance_core::{Amount, Chain, Check, Observed, Payment, Scheme};
+/// use quittance_testing::world::{PRICE, Setting, SimulatedExact};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let setting = Setting::new();
+/// let (chain, now) = (setting.world.chain(), setting.world.now());
+/// let payment = SimulatedExact::new(&chain).decode(&setting.request().await, now)?;
+/// assert_eq!(payment.info().amount, Amount::from(PRICE));
+///
+/// // The engine has checked the one signature, and asks what the payment wants to know.
+/// let observed = Observed { signatures: &[true], answers: &[], now };
+/// let Check::Ask(question) = payment.check(&observed)? else {
+///     panic!("it depends on the payer's balance");
+/// };
+/// let answers: Result<Vec<_>, _> = chain.read(&[question]).await.into_iter().collect();
+/// let observed = Observed { answers: &answers?, ..observed };
+/// assert!(matches!(payment.check(&observed)?, Check::Valid));
+/// payment.action(payment.info().amount, &observed)?;
+/// # Ok(())
+/// # }
+/// ```
 pub trait Payment<C: Chain + ?Sized>: Send + Sync {
     /// The facts that every scheme knows of a payment.
     fn info(&self) -> &PaymentInfo;
