@@ -807,8 +807,8 @@ async fn settled_payment_is_a_duplicate_even_without_the_journal() {
     assert_eq!(again.transaction, answer.transaction);
     // The cluster alone shows it.
     let other = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
-    let forgetful = other.engine_with(setting.config(), |builder| builder).await;
-    let answer = forgetful.settle(&request).await.unwrap();
+    let without_journal = other.engine_with(setting.config(), |builder| builder).await;
+    let answer = without_journal.settle(&request).await.unwrap();
     assert_eq!(
         (answer.success, answer.error_reason.as_deref()),
         (false, Some(reason::SIMULATION_FAILED.code()))

@@ -10,7 +10,7 @@ use crate::account::Account;
 use crate::transaction::PaymentTransaction;
 
 /// The program that owns lookup tables.
-const PROGRAM: Pubkey = Pubkey::from_str_const("AddressLookupTab1e1111111111111111111111111");
+const PROGRAM: Pubkey = solana_sdk_ids::address_lookup_table::ID;
 
 /// The first bytes of a table (`ProgramState::LookupTable`), and the offset of its addresses
 /// (`LOOKUP_TABLE_META_SIZE`).

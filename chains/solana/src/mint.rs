@@ -166,7 +166,8 @@ mod tests {
     const TYPE_MINT: u8 = 1;
     const TRANSFER_FEE_CONFIG: u16 = ExtensionType::TransferFeeConfig as u16;
 
-    /// A Token-2022 mint with these extensions, each of eight bytes, except that one is as long as it must be.
+    /// A Token-2022 mint with these extensions, of eight bytes each. The transfer fee has its real
+    /// length.
     fn mint(extensions: &[u16]) -> Account {
         let body = |extension: &u16| match *extension {
             TRANSFER_FEE_CONFIG => vec![0; 108],

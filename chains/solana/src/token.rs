@@ -9,7 +9,7 @@ use solana_pubkey::Pubkey;
 
 use crate::instruction::{TOKEN, TOKEN_2022};
 
-/// Which program keeps a token.
+/// A token program: it owns the mints and the accounts of its tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TokenProgram {
@@ -46,7 +46,7 @@ impl fmt::Display for TokenProgram {
     }
 }
 
-/// A token, as a payment and a price need to know it.
+/// A token, as payments and prices need to know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Token {
@@ -54,11 +54,11 @@ pub struct Token {
     pub mint: Pubkey,
     /// Its ticker.
     pub symbol: String,
-    /// How many decimal places people write it with.
+    /// The number of decimal places in displayed amounts.
     pub decimals: u8,
-    /// Which program keeps it.
+    /// The program that owns the mint.
     pub program: TokenProgram,
-    /// The extensions of its mint that are accepted although they can break a payment.
+    /// The extensions of the mint that are accepted although they can break a payment.
     pub allowed: BTreeSet<Extension>,
 }
 
@@ -79,7 +79,7 @@ impl TokenInfo for Token {
 }
 
 impl Token {
-    /// A token none of whose extensions may break a payment.
+    /// A token without accepted extensions.
     pub fn new(mint: Pubkey, symbol: &str, decimals: u8, program: TokenProgram) -> Self {
         Self {
             mint,
@@ -90,7 +90,7 @@ impl Token {
         }
     }
 
-    /// The token account that holds what `owner` is paid: its associated account under the token's own program.
+    /// The token account of `owner` for this token: its associated account.
     pub fn account_of(&self, owner: &Pubkey) -> Pubkey {
         associated_account(owner, &self.mint, self.program)
     }
@@ -110,18 +110,18 @@ pub fn associated_account(owner: &Pubkey, mint: &Pubkey, program: TokenProgram) 
     Pubkey::find_program_address(&seeds, &ASSOCIATED_TOKEN).0
 }
 
-/// An extension of Token-2022 that can break "the recipient has the amount, for good", and that an operator may accept
-/// for one token all the same.
+/// An extension of Token-2022 that can break "the recipient has the amount, for good". An operator
+/// may accept it for a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub enum Extension {
-    /// Somebody may have part of each transfer withheld. As long as that is nothing the extension can be accepted; once it is
-    /// something, or is going to be, payments are refused whatever is accepted.
+    /// An authority may withhold a fee from transfers. A fee that is not zero, now or later, is
+    /// rejected even if the extension is accepted.
     TransferFeeConfig,
-    /// A program of the issuer's runs in each transfer, or may one day.
+    /// A program of the issuer runs in each transfer, or may later.
     TransferHook,
-    /// Somebody may move anybody's tokens.
+    /// An authority may move the tokens of every account.
     PermanentDelegate,
     /// Amounts and balances can be hidden.
     ConfidentialTransferMint,
@@ -129,12 +129,12 @@ pub enum Extension {
     ConfidentialTransferFeeConfig,
     /// Confidential minting and burning.
     ConfidentialMintBurn,
-    /// Somebody may stop all transfers.
+    /// An authority may stop all transfers.
     Pausable,
     /// New accounts may begin frozen.
     DefaultAccountState,
-    /// The mint can be closed, and made anew with other rules.
+    /// An authority may close the mint, which can then be created again with other rules.
     MintCloseAuthority,
-    /// Burning needs somebody's consent.
+    /// An authority must approve each burn.
     PermissionedBurn,
 }

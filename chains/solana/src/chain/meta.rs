@@ -80,7 +80,7 @@ pub(crate) struct LoadedJson {
 pub(crate) fn inner_instructions(
     groups: Vec<InnerInstructionsJson>,
 ) -> Result<Vec<InnerInstruction>, Fault> {
-    let nonsense = || unavailable("the node returned unreadable inner instructions");
+    let unreadable = || unavailable("the node returned unreadable inner instructions");
     let all = groups.into_iter().flat_map(|group| {
         let outer = usize::from(group.index);
         group.instructions.into_iter().map(move |json| {
@@ -91,7 +91,7 @@ pub(crate) fn inner_instructions(
             })
         })
     });
-    all.map(|found| found.ok_or_else(nonsense)).collect()
+    all.map(|found| found.ok_or_else(unreadable)).collect()
 }
 
 fn decode(json: EncodedJson) -> Option<EncodedInstruction> {
