@@ -1,6 +1,7 @@
 //! `exact` by Permit2 has the properties of every scheme, on the real Permit2 contract.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ alloy::sol! {
     function settle(
         PermitTransferFrom permit, address owner, Witness witness, bytes signature
     ) external;
+    function invalidateUnorderedNonces(uint256 wordPos, uint256 mask) external;
+    function approve(address spender, uint256 amount) external returns (bool);
 }
 
 struct Permit2Fixture(Setting);
@@ -320,10 +323,9 @@ impl SchemeFixture for Permit2Fixture {
         true
     }
 
-    /// Anyone can settle a permit. But Permit2 logs no nonce, so nothing shows which transaction
-    /// used it; the test below says what the engine answers.
-    async fn settle_elsewhere(&self, _: &PaymentRequest) -> bool {
-        false
+    async fn settle_elsewhere(&self, request: &PaymentRequest) -> bool {
+        settle_elsewhere(&self.0, request).await;
+        true
     }
 }
 
@@ -358,25 +360,78 @@ async fn settle_elsewhere(setting: &Setting, request: &PaymentRequest) {
     sent.await.unwrap();
 }
 
-/// The seller is paid once, and the facilitator does not claim that success.
+/// Another sender was faster: the seller is paid once, and the facilitator does not claim that
+/// success. Equal transfers of other permits are not mistaken for this one.
 #[tokio::test(flavor = "multi_thread")]
-async fn permit_settled_elsewhere_is_refused_as_used() {
+async fn transaction_of_another_sender_is_found_among_equal_ones() {
     let setting = approved().await;
     let engine = setting.engine().await;
-    let request = signed_for(|_| ()).await;
-    settle_elsewhere(&setting, &request).await;
-    let verified = engine.verify(&request).await.unwrap();
-    assert_eq!(
-        verified.invalid_reason.as_deref(),
-        Some("permit2_invalid_nonce")
-    );
+    let requests = [(); 3].map(|()| signed_for(|_| ()));
+    let requests = futures_util::future::join_all(requests).await;
+    for request in &requests {
+        settle_elsewhere(&setting, request).await;
+    }
+    let mut transactions = BTreeSet::new();
+    for request in &requests {
+        let settled = engine.settle(request).await.unwrap();
+        assert!(!settled.success);
+        let reason = settled.error_reason.as_deref();
+        assert_eq!(reason, Some(Reason::SETTLED_BY_OTHER_TRANSACTION.code()));
+        transactions.insert(settled.transaction);
+    }
+    assert_eq!(transactions.len(), requests.len());
+    assert_eq!(setting.received().await, Amount::from(3 * PRICE));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn permit_that_its_owner_invalidated_is_refused() {
+    let setting = approved().await;
+    let engine = setting.engine().await;
+    let nonce = U256::from(0x1234);
+    let request = permit_by(&Setting::buyer(), |permit| permit.nonce = nonce);
+    let invalidate = invalidateUnorderedNoncesCall {
+        wordPos: nonce >> 8,
+        mask: U256::from(1) << 0x34,
+    };
+    let buyer = Setting::buyer().address;
+    let sent = setting.local.send(buyer, PERMIT2, invalidate.abi_encode());
+    sent.await.unwrap();
     let settled = engine.settle(&request).await.unwrap();
-    assert!(!settled.success);
     assert_eq!(
         settled.error_reason.as_deref(),
         Some("permit2_invalid_nonce")
     );
+    let message = settled.error_message.unwrap();
+    assert!(message.contains("cancelled by its payer"), "{message}");
+    assert_eq!(setting.received().await, Amount::ZERO);
+}
+
+/// A payer approved one payment and signed many. Each passed its own simulation, and all but one
+/// reverted at the operator's cost.
+#[tokio::test(flavor = "multi_thread")]
+async fn permits_beyond_the_allowance_cost_no_gas() {
+    let setting = Setting::start().await;
+    let buyer = Setting::buyer().address;
+    let approve = approveCall {
+        spender: PERMIT2,
+        amount: U256::from(PRICE),
+    };
+    let sent = setting.local.send(buyer, USDC, approve.abi_encode());
+    sent.await.unwrap();
+    let engine = setting.engine().await;
+    let requests = [(); 8].map(|()| signed_for(|_| ()));
+    let requests = futures_util::future::join_all(requests).await;
+    let settled = requests.iter().map(|request| engine.settle(request));
+    let settled = futures_util::future::join_all(settled).await;
+    let successes = settled.iter().flatten().filter(|answer| answer.success);
+    assert_eq!(successes.count(), 1);
     assert_eq!(setting.received().await, Amount::from(PRICE));
+    let signer = Setting::signers()[0].address;
+    assert_eq!(
+        setting.sent(signer).await,
+        1,
+        "one transaction for one payment"
+    );
 }
 
 /// Payments by both methods between the same accounts have equal transfers in their logs.
@@ -414,7 +469,10 @@ async fn payer_with_a_node_learns_the_state_of_a_permit() {
     let fresh = signed_for(|_| ()).await;
     assert_eq!(state(&fresh).await, AuthorizationState::Usable);
     settle_elsewhere(&setting, &fresh).await;
-    assert_eq!(state(&fresh).await, AuthorizationState::Used(None));
+    assert!(matches!(
+        state(&fresh).await,
+        AuthorizationState::Used(Some(_))
+    ));
     let past = setting.block_time().await - 100;
     let expired = permit_by(&Setting::buyer(), |permit| {
         permit.deadline = U256::from(past)

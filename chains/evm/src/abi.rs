@@ -37,9 +37,10 @@ sol! {
         function DOMAIN_SEPARATOR() external view returns (bytes32);
     }
 
-    /// Permit2: the words of used nonces.
+    /// Permit2: the words of used nonces, and the log of nonces that their owner invalidated.
     #[derive(Debug)]
     interface Permit2 {
+        event UnorderedNonceInvalidation(address indexed owner, uint256 word, uint256 mask);
         function nonceBitmap(address owner, uint256 word) external view returns (uint256);
     }
 

@@ -40,8 +40,8 @@ pub use alloy::primitives::Log;
 pub use alloy::signers::local::PrivateKeySigner;
 pub use call::Call;
 pub use chain::{
-    Condition, Evm, EvmConfig, EvmConfigError, GasLimit, Probe, ProbeResult, Signer, Step,
-    StepOutcome,
+    AuthorizationSearch, Condition, Evm, EvmConfig, EvmConfigError, GasLimit, Probe, ProbeResult,
+    Signer, Step, StepOutcome,
 };
 pub use eip3009::AuthorizationUse;
 pub use evidence::Evidence;

@@ -4,8 +4,8 @@
 //! permit names the contract that may use it (the spender), and can bind a witness: what the
 //! spender has to do with it. Source: Uniswap's `permit2`, `SignatureTransfer.sol`.
 
-use alloy::primitives::{Address, B256, Bytes, U256, address, b256, keccak256};
-use alloy::sol_types::{Eip712Domain, SolCall, SolValue};
+use alloy::primitives::{Address, B256, Bytes, Log, U256, address, b256, keccak256};
+use alloy::sol_types::{Eip712Domain, SolCall, SolEvent, SolValue};
 use quittance_core::PaymentId;
 
 use crate::abi::{Erc20, Permit2};
@@ -38,6 +38,59 @@ pub struct WitnessPermit {
     pub nonce: U256,
     /// The last block time at which it can be used, in seconds since 1970.
     pub deadline: U256,
+}
+
+/// The use of a permit for a transfer, as the chain shows it. Permit2 logs no nonce.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PermitUse {
+    /// The token.
+    pub token: Address,
+    /// The account whose tokens moved.
+    pub owner: Address,
+    /// The account that got them.
+    pub to: Address,
+    /// The amount in atomic units.
+    pub amount: U256,
+    /// The nonce of the permit.
+    pub nonce: U256,
+}
+
+impl PermitUse {
+    /// The transfer of this permit to this account.
+    pub fn new(permit: &WitnessPermit, to: Address) -> Self {
+        Self {
+            token: permit.token,
+            owner: permit.owner,
+            to,
+            amount: permit.amount,
+            nonce: permit.nonce,
+        }
+    }
+
+    /// Whether a log is a transfer like this one: same token, owner, recipient and amount.
+    pub fn is_transfer(&self, log: &Log) -> bool {
+        let expected = (self.owner, self.to, self.amount);
+        log.address == self.token
+            && Erc20::Transfer::decode_log_data(&log.data)
+                .is_ok_and(|found| (found.from, found.to, found.value) == expected)
+    }
+
+    /// Whether a log of Permit2 says that the owner invalidated the nonce.
+    pub fn is_invalidated(&self, log: &Log) -> bool {
+        log.address == PERMIT2
+            && Permit2::UnorderedNonceInvalidation::decode_log_data(&log.data).is_ok_and(|found| {
+                found.owner == self.owner
+                    && found.word == self.nonce >> 8
+                    && found.mask.bit(self.nonce.byte(0).into())
+            })
+    }
+
+    /// Whether the data of a transaction contains the nonce, as a call that uses the permit does.
+    pub fn is_named_in(&self, data: &[u8]) -> bool {
+        let nonce = self.nonce.to_be_bytes::<32>();
+        data.windows(nonce.len()).any(|word| word == nonce)
+    }
 }
 
 /// The type of a witness, as the hash of the permit's type names it.

@@ -22,7 +22,7 @@ pub struct Token {
     pub decimals: u8,
     /// The ticker.
     pub symbol: String,
-    /// How a payment moves the token.
+    /// How a payment moves the token, where the seller has the choice: offers ask for this method.
     #[serde(default, rename = "assetTransferMethod")]
     pub method: TransferMethod,
     /// Whether the token accepts signed approvals (EIP-2612).
@@ -79,7 +79,7 @@ impl Token {
         }
     }
 
-    /// The same token, moved by this method in payments that name none.
+    /// The same token, for which offers ask for this method.
     #[must_use]
     pub fn with_method(self, method: TransferMethod) -> Self {
         Self { method, ..self }

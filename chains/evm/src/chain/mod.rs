@@ -48,8 +48,8 @@ use self::signers::Signers;
 use self::status::Lookup;
 use self::transaction::{Body, Unsigned};
 use self::transport::fault;
+pub use self::used::AuthorizationSearch;
 use crate::call::Call;
-use crate::eip3009::AuthorizationUse;
 use crate::evidence::Evidence;
 
 /// How many sequence numbers are looked up in one round trip. With a replacement each, and the
@@ -177,7 +177,7 @@ impl Chain for Evm {
     type Answer = ProbeResult;
     type Action = Call;
     type Evidence = Evidence;
-    type Search = AuthorizationUse;
+    type Search = AuthorizationSearch;
 
     fn network(&self) -> &Network {
         &self.config.network
@@ -299,7 +299,7 @@ impl Chain for Evm {
         statuses
     }
 
-    async fn find(&self, used: &AuthorizationUse) -> Result<Option<Found<Evidence>>, Fault> {
+    async fn find(&self, used: &AuthorizationSearch) -> Result<Option<Found<Evidence>>, Fault> {
         used::find(&self.rpc, used).await
     }
 

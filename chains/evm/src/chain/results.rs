@@ -5,7 +5,7 @@
 //! that decides nothing must not leave a payment undecided for ever, so these types have the needed
 //! fields only.
 
-use alloy::primitives::{B256, Log, U64, U128};
+use alloy::primitives::{B256, Bytes, Log, U64, U128};
 use serde::Deserialize;
 
 use crate::evidence::Evidence;
@@ -49,9 +49,17 @@ pub(crate) struct Head {
 #[serde(rename_all = "camelCase")]
 pub(super) struct FoundLog {
     pub(super) transaction_hash: B256,
+    #[serde(flatten)]
+    pub(super) log: Log,
     /// Whether the log's block was replaced.
     #[serde(default)]
     pub(super) removed: bool,
+}
+
+/// A result of `eth_getTransactionByHash`.
+#[derive(Debug, Deserialize)]
+pub(super) struct Sent {
+    pub(super) input: Bytes,
 }
 
 /// A result of `eth_feeHistory`.

@@ -6,7 +6,7 @@ use quittance_core::{Amount, Effect, PaymentInfo, Rejection};
 use super::payment::{ContractCall, Method, Reasons, effect_by_transfers, mismatch, view};
 use super::reason;
 use super::window::Window;
-use crate::chain::{Step, StepOutcome};
+use crate::chain::{AuthorizationSearch, Step, StepOutcome};
 use crate::eip3009::{Authorization, AuthorizationUse};
 use crate::signature::{EcdsaSignature, PayerSignature};
 use crate::token::Token;
@@ -167,11 +167,10 @@ impl Method for Eip3009 {
         }
     }
 
-    fn used_by(&self, rejection: &Rejection) -> Option<AuthorizationUse> {
-        (rejection.reason == reason::NONCE_ALREADY_USED).then_some(AuthorizationUse {
-            token: self.token,
-            authorizer: self.authorization.from,
-            nonce: self.authorization.nonce,
-        })
+    fn used_by(&self, rejection: &Rejection) -> Option<AuthorizationSearch> {
+        let Authorization { from, nonce, .. } = self.authorization;
+        let used = AuthorizationUse::new(self.token, from, nonce);
+        let is_used = rejection.reason == reason::NONCE_ALREADY_USED;
+        is_used.then_some(AuthorizationSearch::Eip3009(used))
     }
 }

@@ -168,6 +168,10 @@ impl Scheme<Evm> for Exact {
         check_method(extra.asset_transfer_method.as_deref(), method)?;
         let known = self.token(asset).ok_or_else(|| self.unsupported_asset())?;
         if let Some((name, version)) = domain {
+            if known.token.method == TransferMethod::Permit2 {
+                let detail = format!("{} does not support EIP-3009", known.token.symbol);
+                return Err(Rejection::new(reason::EIP3009_NOT_SUPPORTED, detail).into());
+            }
             check_domain(&known.token, name, version)?;
         }
         self.check_parties(authorization.payer(), asset, pay_to)?;

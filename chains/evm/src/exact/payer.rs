@@ -31,11 +31,11 @@ use crate::abi;
 use crate::chain::results::Head;
 use crate::chain::rpc::{self, Rpc};
 use crate::chain::transport::fault;
-use crate::chain::used;
+use crate::chain::{AuthorizationSearch, used};
 use crate::eip3009::{Authorization, AuthorizationUse};
 use crate::hex::address;
 use crate::known;
-use crate::permit2::{EXACT_PERMIT2_PROXY, PERMIT2, WitnessPermit};
+use crate::permit2::{EXACT_PERMIT2_PROXY, PERMIT2, PermitUse, WitnessPermit};
 use crate::token::{Token, TransferMethod};
 
 /// The longest validity that is signed, in seconds, whatever the seller asks for. An authorization
@@ -172,7 +172,9 @@ impl ExactPayer {
     ) -> Result<Value, PayerError> {
         let permitted = (transfer.token.address, transfer.amount.units());
         let nonce = U256::from_be_bytes(rand::random::<[u8; 32]>());
-        let (owner, deadline) = (self.signer.address(), U256::from(expires.secs()));
+        let owner = self.signer.address();
+        // A block at the deadline itself may still use the permit.
+        let deadline = U256::from(expires.secs().saturating_sub(1));
         let authorization = ExactPermit {
             permit: WitnessPermit::new(owner, permitted, EXACT_PERMIT2_PROXY, nonce, deadline),
             to: transfer.pay_to,
@@ -250,15 +252,15 @@ fn is_used(signed: &Signed, state: &[u8]) -> Option<bool> {
     }
 }
 
-/// The transaction that used an authorization, if the nodes find it. Permit2 logs no use.
+/// The transaction that used an authorization, if the nodes find it.
 async fn transaction(rpc: &Rpc, token: Address, signed: &Signed) -> Option<String> {
-    let Signed::Eip3009(authorization) = signed else {
-        return None;
-    };
-    let used = AuthorizationUse {
-        token,
-        authorizer: authorization.from,
-        nonce: authorization.nonce,
+    let used = match signed {
+        Signed::Eip3009(Authorization { from, nonce, .. }) => {
+            AuthorizationSearch::Eip3009(AuthorizationUse::new(token, *from, *nonce))
+        }
+        Signed::Permit2(ExactPermit { permit, to, .. }) => {
+            AuthorizationSearch::Permit2(PermitUse::new(permit, *to))
+        }
     };
     let found = used::find(rpc, &used).await.ok().flatten();
     found.map(|found| found.id.to_string())
@@ -304,7 +306,9 @@ fn check_extra(
             QuoteError::unpayable(format!("the transfer method {method} is not supported"))
         })?;
     match (method, token.method) {
-        (TransferMethod::Permit2, _) => Ok(method),
+        (TransferMethod::Permit2, _) => {
+            check_contract(extra.verifying_contract, PERMIT2).map(|()| method)
+        }
         (TransferMethod::Eip3009, TransferMethod::Eip3009) => {
             check_domain(extra, token).map(|()| method)
         }
@@ -330,13 +334,18 @@ fn check_domain(extra: Extra, token: &Token) -> Result<(), QuoteError> {
             return Err(QuoteError::unpayable(what));
         }
     }
-    let other = extra.verifying_contract.filter(|contract| {
+    check_contract(extra.verifying_contract, token.address)
+}
+
+/// Checks that the requirements, if they name a contract whose domain is signed, name this one.
+fn check_contract(named: Option<Value>, signed: Address) -> Result<(), QuoteError> {
+    let other = named.filter(|contract| {
         let contract = contract.as_str().and_then(|text| address("", text).ok());
-        contract != Some(token.address)
+        contract != Some(signed)
     });
     match other {
         Some(other) => Err(QuoteError::unpayable(format!(
-            "extra.verifyingContract is {other}: the signature would be for another contract than the token"
+            "extra.verifyingContract is {other}: the signature would be for another contract than {signed}"
         ))),
         None => Ok(()),
     }

@@ -17,8 +17,10 @@ use super::window::Window;
 use crate::abi::Erc20;
 use crate::account;
 use crate::call::Call;
-use crate::chain::{Condition, Evm, INCLUSION_MIN_SECS, Probe, Step, StepOutcome, inclusion_secs};
-use crate::eip3009::AuthorizationUse;
+use crate::chain::{
+    AuthorizationSearch, Condition, Evm, INCLUSION_MIN_SECS, Probe, Step, StepOutcome,
+    inclusion_secs,
+};
 use crate::evidence::Evidence;
 use crate::signature::{EcdsaSignature, PayerSignature};
 
@@ -103,9 +105,13 @@ pub(super) trait Method: Send + Sync {
     /// What the logs of the token say about this payment.
     fn effect(&self, logs: &[&Log]) -> Effect;
 
-    /// The query for the transaction that used the authorization, if the token logs it.
-    fn used_by(&self, _rejection: &Rejection) -> Option<AuthorizationUse> {
-        None
+    /// The query for the transaction that used the authorization, if `rejection` says that it was
+    /// used.
+    fn used_by(&self, rejection: &Rejection) -> Option<AuthorizationSearch>;
+
+    /// How much the payer can pay by this method: at most its balance.
+    fn spendable(&self, balance: U256, _outcomes: &[StepOutcome]) -> U256 {
+        balance
     }
 }
 
@@ -327,7 +333,9 @@ impl<M: Method> Payment<Evm> for ExactPayment<M> {
     fn balance(&self, observed: &Observed<'_, Evm>) -> Option<Amount> {
         let outcomes = &observed.answers.last()?.outcomes;
         let balance = outcomes.get(step::BALANCE)?.word()?;
-        Some(Amount::new(U256::from_be_bytes(balance.0)))
+        let state = outcomes.get(step::STATE..).unwrap_or_default();
+        let spendable = self.method.spendable(U256::from_be_bytes(balance.0), state);
+        Some(Amount::new(spendable))
     }
 
     fn depends_on_time(&self, rejection: &Rejection) -> bool {
@@ -358,7 +366,7 @@ impl<M: Method> Payment<Evm> for ExactPayment<M> {
         Ok(call.with_batchable(by_key.is_some()))
     }
 
-    fn used_by(&self, rejection: &Rejection) -> Option<AuthorizationUse> {
+    fn used_by(&self, rejection: &Rejection) -> Option<AuthorizationSearch> {
         self.method.used_by(rejection)
     }
 

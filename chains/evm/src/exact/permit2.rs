@@ -9,10 +9,12 @@ use serde::Deserialize;
 use super::payment::{ContractCall, Method, Reasons, effect_by_transfers, is_deployed, view};
 use super::reason;
 use super::window::Window;
-use crate::abi::{Eip3009, Erc20, ExactPermit2Proxy as Proxy};
-use crate::chain::{Step, StepOutcome};
+use crate::abi::{Eip3009, ExactPermit2Proxy as Proxy};
+use crate::chain::{AuthorizationSearch, Step, StepOutcome};
 use crate::hex::Hex;
-use crate::permit2::{EXACT_PERMIT2_PROXY, PERMIT2, WitnessPermit, WitnessType, domain_separator};
+use crate::permit2::{
+    EXACT_PERMIT2_PROXY, PERMIT2, PermitUse, WitnessPermit, WitnessType, domain_separator,
+};
 use crate::signature::{EcdsaSignature, PayerSignature};
 
 /// The hashes of `PermitWitnessTransferFrom(TokenPermissions permitted,address spender,uint256
@@ -162,7 +164,9 @@ impl Method for Permit2Transfer {
             pay_to: to.to_checksum(None),
             asset: permit.token.to_checksum(None),
             amount: Amount::new(permit.amount),
-            expires: Timestamp::from_secs(permit.deadline.try_into().unwrap_or(u64::MAX)),
+            // A block at the deadline itself may still use the permit.
+            expires: Timestamp::from_secs(permit.deadline.try_into().unwrap_or(u64::MAX))
+                .plus_secs(1),
         }
     }
 
@@ -243,6 +247,19 @@ impl Method for Permit2Transfer {
         Ok(())
     }
 
+    /// Permits that exceed the allowance together would revert at the operator's cost, as those that
+    /// exceed the balance.
+    fn spendable(&self, balance: U256, outcomes: &[StepOutcome]) -> U256 {
+        let allowance = outcomes.get(state::ALLOWANCE).and_then(StepOutcome::word);
+        allowance.map_or(balance, |word| balance.min(U256::from_be_bytes(word.0)))
+    }
+
+    fn used_by(&self, rejection: &Rejection) -> Option<AuthorizationSearch> {
+        let ExactPermit { permit, to, .. } = &self.authorization;
+        let is_used = rejection.reason == reason::PERMIT2_NONCE_USED;
+        is_used.then(|| AuthorizationSearch::Permit2(PermitUse::new(permit, *to)))
+    }
+
     fn check_funded(&self, outcomes: &[StepOutcome]) -> Result<(), Rejection> {
         let allowance = outcomes.get(state::ALLOWANCE).and_then(StepOutcome::word);
         let allowance = allowance.map(|word| U256::from_be_bytes(word.0));
@@ -258,9 +275,8 @@ impl Method for Permit2Transfer {
         }
     }
 
-    /// Equal to that of an EIP-3009 transfer between the same accounts of the same amount, if the
-    /// token does not log authorizations first: then nothing in the logs tells them apart, and they
-    /// never share a transaction.
+    /// If the token does not log authorizations first, an equal EIP-3009 transfer has the same key,
+    /// so the two never share a transaction.
     fn effect_key(&self) -> B256 {
         let ExactPermit { permit, to, .. } = &self.authorization;
         keccak256((permit.token, permit.owner, *to, permit.amount).abi_encode())
@@ -270,18 +286,14 @@ impl Method for Permit2Transfer {
     /// right after `AuthorizationUsed` belongs to an EIP-3009 payment in the same transaction.
     fn effect(&self, logs: &[&Log]) -> Effect {
         let ExactPermit { permit, to, .. } = &self.authorization;
-        let is_transfer = |log: &Log| {
-            Erc20::Transfer::decode_log_data(&log.data).is_ok_and(|transfer| {
-                (transfer.from, transfer.to, transfer.value) == (permit.owner, *to, permit.amount)
-            })
-        };
+        let transfer = PermitUse::new(permit, *to);
         let is_use = |log: &&Log| Eip3009::AuthorizationUsed::decode_log_data(&log.data).is_ok();
         let by_eip3009 = |at: usize| {
             let before = at.checked_sub(1).and_then(|before| logs.get(before));
             self.logs_authorization_first && before.is_some_and(is_use)
         };
         let transfers = logs.iter().enumerate();
-        let transfers = transfers.filter(|(at, log)| is_transfer(log) && !by_eip3009(*at));
+        let transfers = transfers.filter(|(at, log)| transfer.is_transfer(log) && !by_eip3009(*at));
         effect_by_transfers(transfers.count(), permit.amount)
     }
 }
@@ -289,6 +301,7 @@ impl Method for Permit2Transfer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::abi::Erc20;
     use alloy::sol;
     use alloy::sol_types::{SolStruct, eip712_domain};
     use proptest::prelude::*;

@@ -82,7 +82,7 @@ pub struct EvmToken {
     /// only if the contract's source shows it.
     #[serde(default)]
     pub logs_authorization_first: bool,
-    /// The asset transfer method of payments that name none: `eip3009` or `permit2`.
+    /// Whether the token supports EIP-3009 (`eip3009`), or is moved by Permit2 only (`permit2`).
     #[serde(default)]
     pub transfer_method: TransferMethod,
 }
