@@ -188,8 +188,8 @@ pub trait Payment<C: Chain + ?Sized>: Send + Sync {
     }
 
     /// The payer's observed balance of the asset, or what the scheme may move of it if that is less,
-    /// such as an allowance. The sum of the payer's open payments must not exceed it, because each payment alone would pass its simulation. `None` if the scheme does
-    /// not read a balance.
+    /// such as an allowance. The sum of the payer's open payments must not exceed it, because each
+    /// payment alone would pass its simulation. `None` if the scheme does not read a balance.
     fn balance(&self, _seen: &Observed<'_, C>) -> Option<Amount> {
         None
     }
