@@ -75,7 +75,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "quittance-testing",
         ],
     ),
-    ("quittance-testing", &["quittance-core", "quittance-engine"]),
+    (
+        "quittance-testing",
+        &["quittance-core", "quittance-engine", "quittance-verify"],
+    ),
     (
         "quittance",
         &[

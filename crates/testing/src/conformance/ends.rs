@@ -5,13 +5,20 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use quittance_core::json::Object;
 use quittance_core::wire::{PaymentRequirements, SupportedKind};
-use quittance_core::{Clock, Offer, Payer, PaymentInfo, PaymentRequest, QuoteError, SystemClock};
+use quittance_core::{
+    Chain, Clock, Observed, Offer, Payer, Payment, PaymentInfo, PaymentRequest, QuoteError, Scheme,
+    SystemClock,
+};
+use quittance_verify::holds;
 
 use crate::{payload_of, request};
 
 /// An offer and a payer that can pay it.
 #[async_trait]
 pub trait EndsFixture: Send + Sync + Sized {
+    /// The chain of the scheme.
+    type Chain: Chain;
+
     /// How many seconds later than the scheme the payer may expect the payment to expire. Zero
     /// where the authorization has a time; more where the chain counts blocks.
     const EXPIRY_SLACK_SECS: u64 = 0;
@@ -33,8 +40,8 @@ pub trait EndsFixture: Send + Sync + Sized {
     /// What the facilitator says of the scheme and the network.
     fn supported(&self) -> SupportedKind;
 
-    /// The info of a payment, as the scheme decodes it.
-    fn info(&self, request: &PaymentRequest) -> PaymentInfo;
+    /// The scheme that decodes and checks the payments.
+    fn scheme(&self) -> Arc<dyn Scheme<Self::Chain>>;
 
     /// The same requirements, with every name in another spelling that the scheme accepts.
     fn respelled(&self, requirements: &PaymentRequirements) -> PaymentRequirements;
@@ -45,12 +52,16 @@ pub trait EndsFixture: Send + Sync + Sized {
 }
 
 super::suite!($ ends, offer_and_payer_conformance, EndsFixture:
+    an_offer_repeats_its_requirements
     an_offer_is_quoted_as_it_was_made
     a_quote_uses_canonical_names
     an_unknown_asset_is_not_paid
     another_scheme_or_network_is_not_supported
+    unreadable_requirements_are_not_paid
     what_is_quoted_is_what_is_paid
+    a_scheme_accepts_what_its_payer_signs
     a_payment_expires_when_its_payer_says
+    a_payment_is_valid_for_the_required_time_at_most
     a_payer_limits_the_lifetime
     two_payments_are_two_authorizations
     an_offer_knows_the_identity_of_its_payments
@@ -63,6 +74,24 @@ fn requirements<F: EndsFixture>(fixture: &F) -> PaymentRequirements {
 
 async fn pay<F: EndsFixture>(fixture: &F, requirements: &PaymentRequirements) -> PaymentRequest {
     crate::pay(&*fixture.payer(), requirements, fixture.clock().now()).await
+}
+
+fn decoded<F: EndsFixture>(fixture: &F, request: &PaymentRequest) -> Box<dyn Payment<F::Chain>> {
+    let payment = fixture.scheme().decode(request, fixture.clock().now());
+    payment.unwrap_or_else(|refusal| panic!("the scheme refuses the payment: {refusal:?}"))
+}
+
+fn info<F: EndsFixture>(fixture: &F, request: &PaymentRequest) -> PaymentInfo {
+    decoded(fixture, request).info().clone()
+}
+
+/// A buyer returns the requirements with its payment, and the seller's layer compares them.
+pub async fn an_offer_repeats_its_requirements<F: EndsFixture>() {
+    let fixture = F::new().await;
+    let (offer, supported) = (fixture.offer(), fixture.supported());
+    let first = offer.requirements(&supported).expect("requirements");
+    let second = offer.requirements(&supported).expect("requirements");
+    assert_eq!(first, second);
 }
 
 /// The buyer compares the quote with its limits.
@@ -114,16 +143,59 @@ pub async fn another_scheme_or_network_is_not_supported<F: EndsFixture>() {
     }
 }
 
+/// A quote chooses the payment option, and the buyer tries no other one after it.
+pub async fn unreadable_requirements_are_not_paid<F: EndsFixture>() {
+    let fixture = F::new().await;
+    let good = requirements(&fixture);
+    let mut all: Vec<PaymentRequirements> = Vec::new();
+    for amount in ["", "-1", "1.5", "0x10", "one"] {
+        all.push(PaymentRequirements {
+            amount: amount.to_owned(),
+            ..good.clone()
+        });
+    }
+    for pay_to in ["", "merchant"] {
+        all.push(PaymentRequirements {
+            pay_to: pay_to.to_owned(),
+            ..good.clone()
+        });
+    }
+    let payer = fixture.payer();
+    for requirements in all {
+        let quote = payer.quote(&requirements);
+        let is_refused = matches!(quote, Err(QuoteError::Unpayable(_)));
+        assert!(is_refused, "{requirements:?}: {quote:?}");
+        let paid = payer.pay(&requirements, fixture.clock().now()).await;
+        assert!(paid.is_err(), "{requirements:?} was paid");
+    }
+}
+
 /// The scheme decodes what the payer has quoted.
 pub async fn what_is_quoted_is_what_is_paid<F: EndsFixture>() {
     let fixture = F::new().await;
     let requirements = requirements(&fixture);
     let quote = fixture.payer().quote(&requirements).expect("a quote");
-    let info = fixture.info(&pay(&fixture, &requirements).await);
+    let info = info(&fixture, &pay(&fixture, &requirements).await);
     assert_eq!(info.payer, fixture.payer().address());
     assert_eq!(info.amount, quote.amount);
     assert_eq!(info.asset, quote.asset.address);
     assert_eq!(info.pay_to, quote.pay_to);
+}
+
+/// A facilitator settles nothing else. Some schemes take the amount and the recipient of the info
+/// from the requirements, and only their checks compare them with what the payer signed.
+pub async fn a_scheme_accepts_what_its_payer_signs<F: EndsFixture>() {
+    let fixture = F::new().await;
+    let requirements = requirements(&fixture);
+    let payment = decoded(&fixture, &pay(&fixture, &requirements).await);
+    let signatures: Vec<bool> = payment.signatures().iter().map(holds).collect();
+    assert!(!signatures.is_empty(), "the payer signed nothing");
+    let checked = payment.check(&Observed {
+        signatures: &signatures,
+        answers: &[],
+        now: fixture.clock().now(),
+    });
+    assert!(checked.is_ok(), "{signatures:?}: {checked:?}");
 }
 
 /// The buyer signs another payment only after this time, so it must not be too early.
@@ -132,10 +204,31 @@ pub async fn a_payment_expires_when_its_payer_says<F: EndsFixture>() {
     let (requirements, now) = (requirements(&fixture), fixture.clock().now());
     let paid = fixture.payer().pay(&requirements, now).await;
     let (payload, expires) = paid.expect("a payment");
-    let info = fixture.info(&request(payload_of(&requirements, payload), &requirements));
+    let info = info(
+        &fixture,
+        &request(payload_of(&requirements, payload), &requirements),
+    );
     assert!(expires >= info.expires, "{expires} < {}", info.expires);
     let later = expires.secs_since(info.expires);
     assert!(later <= F::EXPIRY_SLACK_SECS, "{later} s too late");
+}
+
+/// A seller with a short timeout does not get an authorization that others can use for longer.
+pub async fn a_payment_is_valid_for_the_required_time_at_most<F: EndsFixture>() {
+    const TIMEOUT_SECS: u64 = 30;
+    let fixture = F::new().await;
+    let mut requirements = requirements(&fixture);
+    requirements.max_timeout_seconds = TIMEOUT_SECS;
+    let now = fixture.clock().now();
+    let paid = fixture.payer().pay(&requirements, now).await;
+    let (payload, _) = paid.expect("a payment");
+    let info = info(
+        &fixture,
+        &request(payload_of(&requirements, payload), &requirements),
+    );
+    let valid = info.expires.secs_since(now);
+    let valid_max = TIMEOUT_SECS + F::EXPIRY_SLACK_SECS;
+    assert!(valid <= valid_max, "valid for {valid} s, not {valid_max}");
 }
 
 /// A seller that asks for a century does not get an authorization for a century.
@@ -148,7 +241,10 @@ pub async fn a_payer_limits_the_lifetime<F: EndsFixture>() {
     let Ok((payload, _)) = fixture.payer().pay(&requirements, now).await else {
         return;
     };
-    let info = fixture.info(&request(payload_of(&requirements, payload), &requirements));
+    let info = info(
+        &fixture,
+        &request(payload_of(&requirements, payload), &requirements),
+    );
     assert!(info.expires.secs_since(now) <= DAY_SECS, "{info:?}");
 }
 
@@ -156,8 +252,8 @@ pub async fn a_payer_limits_the_lifetime<F: EndsFixture>() {
 pub async fn two_payments_are_two_authorizations<F: EndsFixture>() {
     let fixture = F::new().await;
     let requirements = requirements(&fixture);
-    let first = fixture.info(&pay(&fixture, &requirements).await);
-    let second = fixture.info(&pay(&fixture, &requirements).await);
+    let first = info(&fixture, &pay(&fixture, &requirements).await);
+    let second = info(&fixture, &pay(&fixture, &requirements).await);
     assert_ne!(first.id, second.id);
 }
 
@@ -166,7 +262,7 @@ pub async fn an_offer_knows_the_identity_of_its_payments<F: EndsFixture>() {
     let fixture = F::new().await;
     let requirements = requirements(&fixture);
     let paid = pay(&fixture, &requirements).await;
-    let id = fixture.info(&paid).id;
+    let id = info(&fixture, &paid).id;
     let offer = fixture.offer();
     assert_eq!(offer.authorization(&paid.payload), Some(id));
     let mut payload = paid.payload.tree();

@@ -1,5 +1,6 @@
 //! An offer and a payer with one fault.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -17,6 +18,7 @@ pub enum EndsFault {
     OffersAnotherScheme,
     OffersNothing,
     OffersNoTime,
+    OffersAnotherTimeEachTime,
     KnowsNoIdentity,
     IdentityOfTheText,
     IdentityOfAnything,
@@ -27,6 +29,7 @@ pub enum EndsFault {
     QuotesEverything,
     PaysEverything,
     PaysMore,
+    PaysForLonger,
     PaysTheSamePaymentAgain,
     ExpiresLater,
     ExpiresEarlier,
@@ -35,10 +38,11 @@ pub enum EndsFault {
 
 impl EndsFault {
     /// All faults.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::OffersAnotherScheme,
         Self::OffersNothing,
         Self::OffersNoTime,
+        Self::OffersAnotherTimeEachTime,
         Self::KnowsNoIdentity,
         Self::IdentityOfTheText,
         Self::IdentityOfAnything,
@@ -49,6 +53,7 @@ impl EndsFault {
         Self::QuotesEverything,
         Self::PaysEverything,
         Self::PaysMore,
+        Self::PaysForLonger,
         Self::PaysTheSamePaymentAgain,
         Self::ExpiresLater,
         Self::ExpiresEarlier,
@@ -60,12 +65,18 @@ impl EndsFault {
 pub struct FaultyOffer {
     inner: Arc<dyn Offer>,
     fault: Option<EndsFault>,
+    /// How many times it made requirements.
+    offered: AtomicU64,
 }
 
 impl FaultyOffer {
     /// The offer with this fault, or with none.
     pub fn new(inner: Arc<dyn Offer>, fault: Option<EndsFault>) -> Self {
-        Self { inner, fault }
+        Self {
+            inner,
+            fault,
+            offered: AtomicU64::new(0),
+        }
     }
 }
 
@@ -85,6 +96,9 @@ impl Offer for FaultyOffer {
             Some(EndsFault::OffersAnotherScheme) => requirements.scheme.push('x'),
             Some(EndsFault::OffersNothing) => "0".clone_into(&mut requirements.amount),
             Some(EndsFault::OffersNoTime) => requirements.max_timeout_seconds = 0,
+            Some(EndsFault::OffersAnotherTimeEachTime) => {
+                requirements.max_timeout_seconds += self.offered.fetch_add(1, Ordering::SeqCst);
+            }
             _ => {}
         }
         Ok(requirements)
@@ -179,6 +193,9 @@ impl Payer for FaultyPayer {
         let mut order = requirements.clone();
         if self.fault == Some(EndsFault::PaysMore) {
             order.amount.push('0');
+        }
+        if self.fault == Some(EndsFault::PaysForLonger) {
+            order.max_timeout_seconds *= 10;
         }
         let mut paid = self.inner.pay(&order, now).await;
         if self.fault == Some(EndsFault::PaysEverything) && paid.is_err() {

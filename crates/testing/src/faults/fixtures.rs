@@ -6,8 +6,7 @@ use async_trait::async_trait;
 use quittance_core::json::Object;
 use quittance_core::wire::{PaymentRequirements, SupportedKind};
 use quittance_core::{
-    Amount, Chain, Clock, LaneId, Offer, Payer, PaymentInfo, PaymentRequest, Reason, Scheme,
-    Timestamp,
+    Amount, Chain, Clock, LaneId, Offer, Payer, PaymentRequest, Reason, Scheme, Timestamp,
 };
 use quittance_engine::{Engine, EngineBuilder};
 
@@ -197,6 +196,8 @@ pub struct FaultyEndsFixture<F> {
 
 #[async_trait]
 impl<F: EndsFixture> EndsFixture for FaultyEndsFixture<F> {
+    type Chain = F::Chain;
+
     const EXPIRY_SLACK_SECS: u64 = F::EXPIRY_SLACK_SECS;
 
     async fn new() -> Self {
@@ -228,8 +229,8 @@ impl<F: EndsFixture> EndsFixture for FaultyEndsFixture<F> {
         self.inner.supported()
     }
 
-    fn info(&self, request: &PaymentRequest) -> PaymentInfo {
-        self.inner.info(request)
+    fn scheme(&self) -> Arc<dyn Scheme<F::Chain>> {
+        self.inner.scheme()
     }
 
     fn respelled(&self, requirements: &PaymentRequirements) -> PaymentRequirements {

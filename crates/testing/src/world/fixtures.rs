@@ -6,9 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use quittance_core::json::Object;
 use quittance_core::wire::{PaymentRequirements, Rest, SupportedKind};
-use quittance_core::{
-    Amount, Clock, LaneId, Offer, Payer, PaymentInfo, PaymentRequest, Reason, Scheme,
-};
+use quittance_core::{Amount, Clock, LaneId, Offer, Payer, PaymentRequest, Reason, Scheme};
 use quittance_engine::{Engine, EngineBuilder};
 
 use super::{
@@ -271,6 +269,8 @@ pub struct SimulatedEndsFixture(World);
 
 #[async_trait]
 impl EndsFixture for SimulatedEndsFixture {
+    type Chain = SimulatedChain;
+
     async fn new() -> Self {
         Self(World::new())
     }
@@ -297,10 +297,8 @@ impl EndsFixture for SimulatedEndsFixture {
         }
     }
 
-    fn info(&self, request: &PaymentRequest) -> PaymentInfo {
-        let scheme = SimulatedExact::new(&self.0.chain());
-        let payment = scheme.decode(request, self.0.now());
-        payment.expect("a payment").info().clone()
+    fn scheme(&self) -> Arc<dyn Scheme<SimulatedChain>> {
+        Arc::new(SimulatedExact::new(&self.0.chain()))
     }
 
     fn respelled(&self, requirements: &PaymentRequirements) -> PaymentRequirements {
