@@ -1,4 +1,4 @@
-//! Contracts compiled for tests, by the compiler that npm brings.
+//! Contracts compiled for tests, with the compiler from npm.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What tests of the engine share.
+//! Shared code of the engine's tests.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use quittance_core::{Facilitator, FacilitatorError, PaymentRequest};
 use quittance_engine::{Engine, Timing};
 use tokio::task::JoinHandle;
 
-/// Short waits, so that what takes a minute in production takes a second in a test.
+/// Short waiting times, so that what takes a minute in production takes a second in a test.
 pub const HASTY: Timing = Timing::new()
     .with_look_every(Duration::from_millis(50))
     .with_resubmit_after(Duration::from_millis(300))

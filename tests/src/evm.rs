@@ -1,4 +1,5 @@
-//! A whole EVM setting: a local chain, a node that can misbehave, an engine, a seller and a buyer.
+//! A complete EVM environment: a local chain, a node that can misbehave, an engine, a seller and a
+//! buyer.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,16 +32,16 @@ alloy::sol! {
     ) external;
 }
 
-/// A local Base Sepolia with everything around it.
+/// A local Base Sepolia with its environment.
 pub struct Setting {
     /// The chain itself.
     pub local: Local,
-    /// The node through which it is reached.
+    /// The proxy in front of its node.
     pub node: Proxy,
     folder: TempDir,
 }
 
-/// The price of everything, in atomic units.
+/// The price of every payment, in atomic units.
 pub const PRICE: u64 = 10_000;
 
 impl Setting {
@@ -49,7 +50,7 @@ impl Setting {
         Self::with_mining(Mining::Instant).await
     }
 
-    /// A chain that makes blocks in its own way.
+    /// A chain with its own mode of making blocks.
     pub async fn with_mining(mining: Mining) -> Self {
         let tools = Tools::find().expect("installed: npm ci in crates/devnet/node");
         let options = EvmOptions {
@@ -73,12 +74,12 @@ impl Setting {
         [first.clone(), second.clone()]
     }
 
-    /// Who sells.
+    /// The seller.
     pub fn seller() -> Account {
         Local::accounts()[1].clone()
     }
 
-    /// Who buys.
+    /// The buyer.
     pub fn buyer() -> Account {
         Local::accounts()[2].clone()
     }
@@ -88,7 +89,7 @@ impl Setting {
         ExactPayer::new(Self::buyer().signer)
     }
 
-    /// The chain's configuration, by way of the node that can misbehave, with one signer.
+    /// The chain's configuration with one signer, through the node that can misbehave.
     pub fn config(&self) -> EvmConfig {
         let network = known::network("base-sepolia").expect("known");
         let url = self.node.url().parse().expect("a URL");
@@ -105,7 +106,7 @@ impl Setting {
         self.folder.path().join("journal.db")
     }
 
-    /// The journal. Each engine that starts takes the same one up.
+    /// The journal. Each new engine resumes the settlements of the one before.
     pub async fn journal(&self) -> SqliteJournal {
         crate::open_journal(&self.journal_path()).await
     }
@@ -127,7 +128,7 @@ impl Setting {
         change(builder).start().await.expect("an engine")
     }
 
-    /// What the seller asks for.
+    /// The seller's requirements.
     pub fn requirements() -> PaymentRequirements {
         let offer = Self::offer();
         let kind = SupportedKind {
@@ -151,8 +152,8 @@ impl Setting {
         crate::pay(&Self::payer(), &Self::requirements()).await
     }
 
-    /// A new payment that is valid after one moment and before another, in seconds since the epoch,
-    /// as no payer of ours would sign it.
+    /// A new payment that is valid after one moment and before another, in seconds since the epoch.
+    /// Our payers do not sign such times.
     pub fn request_within(valid_after: u64, valid_before: u64) -> PaymentRequest {
         let nonce = PrivateKeySigner::random().to_bytes();
         Self::request_by(&Self::buyer(), nonce, valid_after, valid_before)
@@ -204,18 +205,18 @@ impl Setting {
         time.to()
     }
 
-    /// What the seller has received.
+    /// What the seller has received, in atomic units.
     pub async fn received(&self) -> Amount {
         let balance = self
             .local
             .balance(USDC, Self::seller().address)
             .await
             .expect("a balance");
-        // Every account starts with a million.
+        // Every account starts with a million atomic units.
         Amount::new(balance - U256::from(1_000_000_000_000_u64))
     }
 
-    /// Sends a transaction that takes all USDC from an account, first in its block.
+    /// Sends a transaction that takes all USDC from an account and comes first in its block.
     pub async fn drain(&self, account: Address) {
         let held = self.local.balance(USDC, account).await;
         let call = transferCall {

@@ -1,4 +1,5 @@
-//! A node that misbehaves on demand: it stands before a real one and breaks what it is told to break.
+//! A node that misbehaves on demand: a proxy in front of a real node, which breaks what a test
+//! sets.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,37 +13,37 @@ use axum::routing::post;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-/// What happens to a call.
+/// The fate of a call.
 #[derive(Debug, Clone)]
 pub enum Fate {
-    /// Turned away at the door, with this status; the node never sees it.
+    /// Refused with this HTTP status. The node never gets it.
     Status(u16),
-    /// The node does it; the answer never comes.
+    /// The node executes it, and the answer never arrives.
     AnswerLost,
-    /// The node does it; the answer comes this much later.
+    /// The node executes it, and the answer arrives this much later.
     Slow(Duration),
-    /// Nobody does it, and no answer comes.
+    /// The node never gets it, and no answer arrives.
     Hangs,
-    /// The node does it, and this is the answer's `error`.
+    /// The node executes it, and this is the `error` of the answer.
     DoneAndRefused(i64, &'static str),
-    /// Nobody does it; this is the answer's `result`.
+    /// The node never gets it. This is the `result` of the answer.
     Result(Value),
-    /// Nobody does it; this is the answer's `error`.
+    /// The node never gets it. This is the `error` of the answer.
     Error(i64, &'static str),
-    /// Nobody does it; this is the answer's whole text.
+    /// The node never gets it. This is the whole text of the answer.
     Text(&'static str),
 }
 
-/// How a gateway treats everything that it is asked.
+/// How a gateway treats every request.
 #[derive(Debug, Clone)]
 pub enum Habit {
-    /// Gives back `id: null` for `id: 0`, as gateways in JavaScript do that test `id ? … : null`.
+    /// Answers `id: 0` with `id: null`, as gateways in JavaScript do that test `id ? … : null`.
     LosesIdZero,
     /// Refuses every batch of more calls than this.
     RefusesBatchesOver(usize, BatchRefusal),
-    /// Answers as many calls of a batch, and turns the others away with this code, each by itself.
+    /// Answers this many calls of a batch, and refuses each of the others with this error code.
     AnswersAtMost(usize, i64),
-    /// Turns every call of this method away with this error, in a batch or not.
+    /// Refuses every call of this method with this error, in a batch or alone.
     Limits(&'static str, i64, &'static str),
 }
 
@@ -63,7 +64,7 @@ struct Rule {
     times: usize,
 }
 
-/// Makes another result of a node's, given the call's parameters.
+/// Makes another result from a node's result and the call's parameters.
 type Rewrite = Arc<dyn Fn(&Value, Value) -> Value + Send + Sync>;
 
 #[derive(Default)]
@@ -72,7 +73,7 @@ struct Rules {
     rewrites: Vec<(&'static str, Rewrite)>,
     habits: Vec<Habit>,
     observed: Vec<String>,
-    /// How many calls each request had.
+    /// The number of calls in each request.
     sizes: Vec<usize>,
 }
 
@@ -90,7 +91,7 @@ struct Node {
 }
 
 impl Proxy {
-    /// Stands before the node at this URL.
+    /// A proxy in front of the node at this URL.
     pub async fn before(url: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let rules = Arc::<Mutex<Rules>>::default();
@@ -105,12 +106,13 @@ impl Proxy {
         Self { url: own, rules }
     }
 
-    /// Where it listens.
+    /// The proxy's URL.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The next `times` calls of a method have this fate. A batch has the fate of its first call with one.
+    /// Sets the fate of the next `times` calls of a method. A batch has the fate of its first call
+    /// with one.
     pub fn breaks(&self, method: &'static str, fate: Fate, times: usize) {
         self.locked().rules.push(Rule {
             method,
@@ -119,13 +121,13 @@ impl Proxy {
         });
     }
 
-    /// All calls of a method have this fate, until [`mend`](Self::mend).
+    /// Sets the fate of all calls of a method, until [`mend`](Self::mend).
     pub fn breaks_for_good(&self, method: &'static str, fate: Fate) {
         self.breaks(method, fate, usize::MAX);
     }
 
-    /// The node answers all calls of a method, also in batches, and this makes another result of its own, given the
-    /// call's parameters; until [`mend`](Self::mend).
+    /// The node answers all calls of a method, also in batches, and `change` makes another result
+    /// from its result and the call's parameters; until [`mend`](Self::mend).
     pub fn rewrites(
         &self,
         method: &'static str,
@@ -134,7 +136,7 @@ impl Proxy {
         self.locked().rewrites.push((method, Arc::new(rewrite)));
     }
 
-    /// From now on it treats everything like this.
+    /// Treats every request like this from now on.
     pub fn takes_on(&self, habit: Habit) {
         self.locked().habits.push(habit);
     }
@@ -147,12 +149,12 @@ impl Proxy {
         rules.habits.clear();
     }
 
-    /// How many calls each HTTP request had, since the start.
+    /// The number of calls in each HTTP request since the start.
     pub fn sizes(&self) -> Vec<usize> {
         self.locked().sizes.clone()
     }
 
-    /// How often a method was called, broken or not.
+    /// How often a method was called, with a fate or without.
     pub fn calls(&self, method: &str) -> usize {
         self.locked()
             .observed
@@ -161,7 +163,7 @@ impl Proxy {
             .count()
     }
 
-    /// How many HTTP requests have come in.
+    /// The number of HTTP requests since the start.
     pub fn round_trips(&self) -> usize {
         self.locked()
             .observed
@@ -170,7 +172,7 @@ impl Proxy {
             .count()
     }
 
-    /// How many HTTP requests with a call of this method have come in.
+    /// The number of HTTP requests with a call of this method.
     pub fn round_trips_with(&self, method: &str) -> usize {
         let rules = self.locked();
         let requests = rules.observed.split(String::is_empty);
@@ -267,7 +269,7 @@ fn answer(request: &Value, calls: &[Value], field: &str, value: &Value) -> Respo
 }
 
 impl Habit {
-    /// Why a whole request is refused, if it is.
+    /// The refusal of a whole request, if there is one.
     fn refuses(&self, calls: usize) -> Option<BatchRefusal> {
         match self {
             Self::RefusesBatchesOver(most, refusal) if calls > *most => Some(*refusal),
@@ -275,7 +277,7 @@ impl Habit {
         }
     }
 
-    /// The error that the call at this place of a request is answered with, if it is.
+    /// The error for the call at this index of a request, if there is one.
     fn turns_away(&self, at: usize, call: &Value) -> Option<Value> {
         let error = |code: i64, message: &str| Some(json!({ "code": code, "message": message }));
         match self {
@@ -348,7 +350,7 @@ impl Node {
         }
     }
 
-    /// The node's answers, changed where a rule says so.
+    /// Applies the rules for changed results to the node's answers.
     fn rewritten(&self, calls: &[Value], text: Bytes) -> Bytes {
         let rewrites = {
             let rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! The arrows between crates point one way.
+//! The dependencies between crates have one direction.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// Which crates of this workspace each crate may use in its own code.
+/// The crates of this workspace that each crate may use, outside of its tests.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("quittance-cached", &[]),
     ("quittance-core", &[]),
@@ -94,7 +94,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Crates that would make the core name a chain, wait, or do I/O.
+/// Crates by which the core would name a chain, wait, or do I/O.
 const NEVER_IN_CORE: [&str; 12] = [
     "alloy",
     "alloy-primitives",
@@ -124,7 +124,7 @@ fn metadata() -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Each crate of the workspace with what its own code uses.
+/// Each crate of the workspace with its dependencies, outside of its tests.
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let metadata = metadata();
     let name = |value: &Value| value["name"].as_str().unwrap().to_owned();
@@ -143,7 +143,7 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
 }
 
 #[test]
-fn no_arrow_between_crates_turns_round() {
+fn crates_depend_only_on_allowed_crates() {
     let allowed: BTreeMap<&str, &[&str]> = ALLOWED.iter().copied().collect();
     for (package, used) in dependencies() {
         let ours: BTreeSet<&str> = used
@@ -167,7 +167,7 @@ fn no_arrow_between_crates_turns_round() {
 }
 
 #[test]
-fn the_core_cannot_name_a_chain_nor_wait_nor_do_io() {
+fn core_depends_on_no_chain_runtime_or_io() {
     let core = &dependencies()["quittance-core"];
     for name in NEVER_IN_CORE {
         assert!(!core.contains(name), "the core uses {name}");

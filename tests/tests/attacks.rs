@@ -7,20 +7,21 @@ use std::path::{Path, PathBuf};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// The name of the table in citations: "attacks.md" and then a row's number.
+/// The name of the table in citations. A row number follows it.
 const CITED: &str = "attacks.md";
 
-/// Folders with sources that are not ours, or that are built.
+/// Folders with other people's sources or with build output.
 const NOT_OURS: [&str; 2] = ["node_modules", "target"];
 
 /// A row of the table.
 struct Row {
     number: u32,
-    /// The last column: which test covers it, why it does not apply, or what is missing.
+    /// The last column: the test that covers the attack, the reason why it does not apply, or what
+    /// is missing.
     cover: String,
 }
 
-/// The rows of the table, in their order.
+/// The rows of the table, in order.
 fn rows(table: &str) -> Vec<Row> {
     let row = |line: &str| {
         let cells: Vec<&str> = line.trim().trim_matches('|').split('|').collect();
@@ -33,12 +34,12 @@ fn rows(table: &str) -> Vec<Row> {
     lines.filter_map(row).collect()
 }
 
-/// What stands between backticks.
+/// The texts between backticks.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
-/// Our Rust sources, with their paths.
+/// Our Rust sources with their paths.
 fn sources() -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     for folder in ["benches", "chains", "crates", "examples", "tests"] {
@@ -61,7 +62,8 @@ fn collect(folder: &Path, found: &mut Vec<(PathBuf, String)>) {
     }
 }
 
-/// The functions of this source that are tests. Each function of a conformance suite becomes a test of every fixture.
+/// The test functions of this source. Each function of a conformance suite becomes a test of every
+/// fixture.
 fn tests_of(path: &Path, text: &str) -> Vec<String> {
     let conformance = path
         .components()
@@ -151,7 +153,7 @@ fn every_row_that_the_code_cites_exists() {
     for (path, text) in sources() {
         for number in cited(&text) {
             count += 1;
-            // What stands in this file's own texts is not a citation.
+            // The examples in this file are not citations.
             let own = path.ends_with("tests/tests/attacks.rs");
             assert!(
                 own || rows.contains(&number),

@@ -1,5 +1,5 @@
-//! The buyer with real payers and real chains, before servers that refuse what they may have settled, and that ask for
-//! signatures to other contracts.
+//! The buyer with real payers and real chains. The servers refuse payments that they may have
+//! settled, and ask for signatures for other contracts.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::sync::{Arc, Mutex};
@@ -29,7 +29,7 @@ fn terms() -> Value {
     serde_json::to_value(Setting::requirements()).unwrap()
 }
 
-/// An answer 402 with these ways to pay.
+/// A 402 response with these payment options.
 fn required(accepts: &[Value], error: &str) -> Response {
     let required = json!({ "x402Version": 2, "error": error, "resource": { "url": "http://a.example/" },
         "accepts": accepts });
@@ -38,7 +38,7 @@ fn required(accepts: &[Value], error: &str) -> Response {
     (StatusCode::PAYMENT_REQUIRED, [(name, value)]).into_response()
 }
 
-/// The payments that a server was shown.
+/// The payments that a server has received.
 #[derive(Clone, Default)]
 struct Shown(Arc<Mutex<Vec<PaymentPayload>>>);
 
@@ -57,7 +57,8 @@ impl Shown {
     }
 }
 
-/// A server that settles each payment or keeps it, and says that the payer has no money, in a receipt that names no network.
+/// A server that settles each payment or stores it. Its receipt says that the payer has no money,
+/// and names no network.
 async fn liar(terms: PaymentRequirements, engine: Option<Engine>, shown: Shown) -> String {
     let answer = move |headers: HeaderMap| {
         let (terms, engine, shown) = (terms.clone(), engine.clone(), shown.clone());
@@ -69,7 +70,7 @@ async fn liar(terms: PaymentRequirements, engine: Option<Engine>, shown: Shown) 
             };
             if let Some(engine) = engine {
                 let request = quittance_tests::request(payment, &terms);
-                // The second time it is told that it has settled.
+                // The second response says that the payment has settled.
                 let _ = engine.settle(&request).await;
             }
             let receipt = json!({ "success": false, "errorReason": reason, "transaction": null });
@@ -83,10 +84,10 @@ async fn liar(terms: PaymentRequirements, engine: Option<Engine>, shown: Shown) 
     listen(Router::new().fallback(any(answer))).await
 }
 
-/// The defect: a verdict in a receipt that could not be read was believed, and when the authorization had run out another one
-/// was signed: charged twice. Now the chain is asked, by its own clock.
+/// A verdict in an unreadable receipt was believed, and another authorization was signed when the
+/// first had expired: the buyer paid twice. Now the chain is asked, by its own clock.
 #[tokio::test(flavor = "multi_thread")]
-async fn whether_a_refused_payment_is_paid_again_is_the_chains_word() {
+async fn refused_payment_is_paid_again_only_if_the_chain_shows_expiry() {
     for settles in [true, false] {
         let setting = Setting::start().await;
         let engine = match settles {
@@ -109,7 +110,8 @@ async fn whether_a_refused_payment_is_paid_again_is_the_chains_word() {
         );
         let passes = Setting::requirements().max_timeout_seconds + 61;
         clock.advance(passes);
-        // Our clock says that it has run out. Where it was not used, the chain's clock does not say so yet.
+        // Our clock says that the authorization has expired. If it is unused, the chain's clock
+        // does not say so yet.
         match buyer.get(&url).await {
             Err(BuyError::Used { .. }) if settles => {}
             Err(BuyError::Unresolved { .. }) if !settles => {}
@@ -136,9 +138,9 @@ async fn whether_a_refused_payment_is_paid_again_is_the_chains_word() {
 
 /// The same on Solana, where a payer does not know its transaction's id.
 #[tokio::test(flavor = "multi_thread")]
-async fn whether_a_refused_payment_on_solana_is_paid_again_is_the_clusters_word() {
+async fn refused_solana_payment_is_paid_again_only_after_expiry() {
     use quittance_tests::solana::{PRICE, SLOT, Setting};
-    /// How long a payer takes a payment to be valid.
+    /// How long a payer considers a payment valid.
     const VALID_SECS: u64 = 150;
     for settles in [true, false] {
         let setting = Setting::start(TokenProgram::SplToken, Some(SLOT)).await;
@@ -148,7 +150,8 @@ async fn whether_a_refused_payment_on_solana_is_paid_again_is_the_clusters_word(
         };
         let shown = Shown::default();
         let url = liar(setting.requirements(), engine, shown.clone()).await;
-        // Long ago by our clock, so that the cluster's is past the payment's end when its blocks are.
+        // Long ago by our clock, so that the cluster's next blocks are after the end of the
+        // payment.
         let begin = SystemClock.now().secs() - 400;
         let clock = Arc::new(ManualClock::new(Timestamp::from_secs(begin)));
         let buyer = Buyer::builder().payer(setting.payer()).clock(clock.clone());
@@ -159,7 +162,7 @@ async fn whether_a_refused_payment_on_solana_is_paid_again_is_the_clusters_word(
             "{refused:?}"
         );
         clock.advance(VALID_SECS + 61);
-        // Blocks still take it, unless it was used; and what is not final yet is not known.
+        // Blocks still accept it, unless it is used. And what is not final is not known.
         let ended = buyer.get(&url).await;
         let is_in_doubt = matches!(
             ended,
@@ -203,10 +206,10 @@ async fn a_buyer_whose_node_does_not_answer_signs_nothing_new() {
     }
 }
 
-/// Batching wallets ask for USDC signed for their own contract. Such a payment was signed for the token, shown, and could not
-/// be taken; the payable way behind it was never tried.
+/// Batching wallets ask for USDC signed for their own contract. Such a payment was signed for the
+/// token and could not be settled. The payable option after it was never tried.
 #[tokio::test]
-async fn terms_for_another_contract_are_passed_over() {
+async fn requirements_for_another_contract_are_skipped() {
     let other = |extra: Value| {
         let mut terms = terms();
         terms["amount"] = json!("100");
@@ -267,7 +270,7 @@ async fn terms_for_another_contract_are_passed_over() {
             other => panic!("{extra}: {other:?}"),
         }
     }
-    // The token's own address may be named.
+    // The token's own address may be given.
     let mut own = terms();
     own["extra"]["verifyingContract"] = own["asset"].clone();
     let own: PaymentRequirements = serde_json::from_value(own).unwrap();

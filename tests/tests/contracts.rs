@@ -3,7 +3,7 @@
 use std::path::Path;
 
 #[test]
-fn the_programs_that_ship_are_the_ones_that_are_written() {
+fn shipped_bytecode_matches_its_source() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let contracts = [
         ("Probe", "chains/evm/contracts/Probe.yul"),

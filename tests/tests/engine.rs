@@ -1,5 +1,5 @@
-//! The engine on a real chain whose node fails: no outcome is ever unknown, one authorization settles
-//! at most once, and a fault of the network is never answered as a verdict.
+//! The engine on a real chain whose node fails: no outcome is ever unknown, one authorization
+//! settles at most once, and a fault of the network is never answered as a verdict.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::sync::Arc;

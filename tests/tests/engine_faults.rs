@@ -62,7 +62,8 @@ async fn a_second_nodes_refusal_does_not_release_a_payment() {
     assert_eq!(setting.received().await, amount(1));
 }
 
-/// A node that is behind answers with an error for a state that it does not have. The next node has it.
+/// A node that is behind answers with an error for a state that it does not have. The next node has
+/// it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_question_without_an_answer_goes_to_the_next_node() {
     let setting = Setting::start().await;
@@ -101,8 +102,8 @@ async fn a_stale_node_is_asked_last() {
     assert_eq!(setting.node.calls("eth_getTransactionReceipt"), 0);
 }
 
-/// A refused transaction was withdrawn, and the same bytes were signed again. They stayed withdrawn,
-/// so the engine did not look for them after a crash.
+/// A refused transaction was withdrawn, and the same bytes were signed again. They stayed
+/// withdrawn, so the engine did not look for them after a crash.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_signed_again_is_known_after_a_crash() {
     let setting = Setting::with_mining(Mining::Manual).await;
@@ -251,8 +252,9 @@ async fn a_gap_without_known_bytes_is_filled() {
     assert_eq!(setting.sent(signer).await, 2);
 }
 
-/// A payer gave its account code after verification (EIP-7702). The code used up the gas of the whole
-/// transaction, and all payments in it were reported as failed although the others were valid.
+/// A payer gave its account code after verification (EIP-7702). The code used up the gas of the
+/// whole transaction, and all payments in it were reported as failed although the others were
+/// valid.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payer_that_burns_gas_spoils_no_other_payment() {
     const COUNT: usize = 5;
@@ -418,9 +420,9 @@ fn fault(random: &mut Random) -> (&'static str, Fate, usize) {
     (method, fate, 1 + random.below(3))
 }
 
-/// Checks the books after a schedule. Each authorization settled at most once and was reported at most
-/// once. The journal has every success, every transfer to the seller, and every transaction of the
-/// signer.
+/// Checks the books after a schedule. Each authorization settled at most once and was reported at
+/// most once. The journal has every success, every transfer to the seller, and every transaction of
+/// the signer.
 async fn the_books_agree(
     setting: &Setting,
     engine: &Engine,
@@ -541,8 +543,8 @@ async fn survive(seed: u64) {
     the_books_agree(&setting, &engine, &requests, &reported).await;
 }
 
-/// Any mix of node faults, engine restarts and missing blocks: no payment is lost, and none is paid or
-/// reported twice. `QUITTANCE_SOAK` sets the number of schedules; `make soak` runs many.
+/// Any mix of node faults, engine restarts and missing blocks: no payment is lost, and none is paid
+/// or reported twice. `QUITTANCE_SOAK` sets the number of schedules; `make soak` runs many.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_books_agree_after_any_schedule_of_faults() {
     let schedules = std::env::var("QUITTANCE_SOAK")

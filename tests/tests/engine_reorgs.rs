@@ -1,5 +1,5 @@
-//! Payments that the chain takes back after success was reported: they settle again, or are reported
-//! lost. And lanes whose transactions expire.
+//! Payments that the chain takes back after success was reported: they settle again, or are
+//! reported lost. And lanes whose transactions expire.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::collections::BTreeMap;
@@ -86,8 +86,8 @@ fn events(receiver: &mut Receiver<Event>) -> BTreeMap<&'static str, Vec<PaymentI
 }
 
 /// The success of ten payments was reported, and the chain took their blocks back. Another program
-/// used three of their numbers. These three were lost without notice: the journal had them as settled,
-/// and their authorizations were unused.
+/// used three of their numbers. These three were lost without notice: the journal had them as
+/// settled, and their authorizations were unused.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payment_whose_number_was_used_is_sent_again() {
     const COUNT: u64 = 10;
@@ -166,8 +166,8 @@ async fn an_unreadable_settled_payment_stops_no_watching() {
     drop(engine);
 }
 
-/// The block was taken back, and the payer spent the money before the transaction was included again.
-/// So the same transaction had no effect.
+/// The block was taken back, and the payer spent the money before the transaction was included
+/// again. So the same transaction had no effect.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payment_that_cannot_be_settled_again_is_reported_lost() {
     let setting = Setting::start().await;
@@ -225,8 +225,8 @@ fn transfer(to: Address, amount: U256) -> String {
     alloy::hex::encode_prefixed(transferCall { to, amount }.abi_encode())
 }
 
-/// Only a gap seen twice was repaired, and a restart forgot the first time. With a restart every few
-/// seconds, no payment was sent again.
+/// Only a gap seen twice was repaired, and a restart forgot the first time. With a restart every
+/// few seconds, no payment was sent again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_sends_reorganised_payments_again_at_once() {
     const COUNT: u64 = 5;
@@ -286,8 +286,9 @@ async fn a_settled_payment_is_watched_until_it_is_final() {
     assert_eq!(setting.node.calls("eth_getTransactionReceipt"), asked);
 }
 
-/// A chain whose transactions have sequence numbers and expire, as on Stellar and the XRP Ledger. It is
-/// an EVM chain that drops transactions which are not included in time, and refuses expired ones.
+/// A chain whose transactions have sequence numbers and expire, as on Stellar and the XRP Ledger.
+/// It is an EVM chain that drops transactions which are not included in time, and refuses expired
+/// ones.
 struct Expiring {
     evm: Evm,
     lifetime: Duration,
@@ -370,8 +371,9 @@ impl Changes for Expiring {
     }
 }
 
-/// The number of an expired transaction was free, and the payment was sent with a later one. The journal
-/// had only expired bytes for the gap. Neither that payment nor any later one of the lane settled.
+/// The number of an expired transaction was free, and the payment was sent with a later one. The
+/// journal had only expired bytes for the gap. Neither that payment nor any later one of the lane
+/// settled.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expired_numbered_transaction_blocks_no_lane() {
     let setting = Setting::start().await;

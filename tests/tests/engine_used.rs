@@ -1,5 +1,5 @@
-//! Used authorizations: which transaction used them, and the answers until that is known. And success
-//! whose answer was lost.
+//! Used authorizations: which transaction used them, and the answers until that is known. And
+//! success whose answer was lost.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::sync::Arc;
@@ -77,7 +77,8 @@ fn pending(answer: &SettleResponse) -> &str {
     &answer.transaction
 }
 
-/// The seller was paid. The answer only said that the authorization is used, without the transaction.
+/// The seller was paid. The answer only said that the authorization is used, without the
+/// transaction.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_front_run_payment_is_answered_with_its_transaction() {
     let setting = Setting::start().await;
@@ -150,8 +151,8 @@ async fn a_used_authorization_is_pending_until_its_user_is_known() {
     }
 }
 
-/// A gateway forwarded the transaction and answered with an error of another backend. The payment was
-/// released as never sent, and its success was reported as the payer's mistake.
+/// A gateway forwarded the transaction and answered with an error of another backend. The payment
+/// was released as never sent, and its success was reported as the payer's mistake.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_accepted_and_refused_is_found() {
     for refusal in ["insufficient funds", "nonce too high", "txpool is full"] {
@@ -185,8 +186,8 @@ async fn a_transaction_accepted_and_refused_is_found() {
     }
 }
 
-/// The caller disconnected, or the service's time limit passed, while the report was being written. No
-/// caller got the success.
+/// The caller disconnected, or the service's time limit passed, while the report was being written.
+/// No caller got the success.
 #[tokio::test(flavor = "multi_thread")]
 async fn success_with_a_lost_answer_goes_to_the_next_caller() {
     let setting = Setting::with_mining(Mining::Instant).await;
@@ -205,7 +206,7 @@ async fn success_with_a_lost_answer_goes_to_the_next_caller() {
         .unwrap();
     let request = Setting::request().await;
     let id = id(&setting, &request);
-    let is_told = async || {
+    let is_reported = async || {
         let known = engine.settlement(&id).await.unwrap();
         known.is_some_and(|known| known.success_reported_at.is_some())
     };
@@ -214,7 +215,7 @@ async fn success_with_a_lost_answer_goes_to_the_next_caller() {
         let (engine, request) = (engine.clone(), request.clone());
         tokio::spawn(async move { engine.settle(&request).await })
     };
-    until("it is written", is_told).await;
+    until("it is written", is_reported).await;
     asking.abort();
     assert!(asking.await.unwrap_err().is_cancelled());
     failing.tell_takes.store(0, Ordering::SeqCst);

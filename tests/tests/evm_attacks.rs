@@ -1,4 +1,4 @@
-//! What a payer, a token or a caller may try on an EVM chain, against real contracts on a real node.
+//! What a payer, a token or a caller may try on an EVM chain, with real contracts on a real node.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::time::Duration;
@@ -29,7 +29,7 @@ sol! {
     function cancelAuthorization(address authorizer, bytes32 nonce, uint8 v, bytes32 r, bytes32 s) external;
 }
 
-/// A nonce nobody has used: a new key's address.
+/// An unused nonce: a new key's address.
 fn nonce() -> B256 {
     PrivateKeySigner::random().address().into_word()
 }
@@ -88,7 +88,7 @@ fn with_signature(
     quittance_tests::request(payload, requirements)
 }
 
-/// A contract wallet of the buyer's, with money.
+/// A contract wallet of the buyer, with money.
 async fn wallet(setting: &Setting, name: &str) -> Address {
     let owner = Setting::buyer().address;
     let code = format!(
@@ -126,7 +126,7 @@ async fn settled(engine: &Engine, request: &PaymentRequest) -> SettleResponse {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deployed_contract_wallet_pays_like_anybody() {
+async fn deployed_contract_wallet_can_pay() {
     let setting = Setting::start().await;
     let engine = setting.engine().await;
     let wallet = wallet(&setting, "Wallet").await;
@@ -138,7 +138,7 @@ async fn a_deployed_contract_wallet_pays_like_anybody() {
     .await;
     assert_eq!(answer.payer, Some(wallet.to_checksum(None)));
     assert_eq!(setting.received().await, Amount::from(PRICE));
-    // A key that is not the owner's.
+    // The key of an account that is not the owner.
     let stranger = payment(wallet, &Setting::seller().signer, &requirements);
     assert_eq!(
         reason_of(&engine, &stranger).await,
@@ -146,7 +146,7 @@ async fn a_deployed_contract_wallet_pays_like_anybody() {
     );
 }
 
-/// attacks.md 36 and 39: an account with code is asked itself, and its key's signature does not count.
+/// attacks.md 36 and 39: the code of an account decides, and its key's signature does not count.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_with_code_never_falls_back_to_its_key() {
     let setting = Setting::start().await;
@@ -154,7 +154,7 @@ async fn an_account_with_code_never_falls_back_to_its_key() {
     let buyer = Setting::buyer();
     let request = payment(buyer.address, &buyer.signer, &Setting::requirements());
     assert!(engine.verify(&request).await.unwrap().is_valid);
-    // EIP-7702: the account delegates to a wallet whose owner is nobody.
+    // EIP-7702: the account delegates to a wallet without an owner.
     let delegate = setting
         .local
         .deploy(&format!(
@@ -171,14 +171,14 @@ async fn an_account_with_code_never_falls_back_to_its_key() {
         .await
         .unwrap();
     assert_eq!(reason_of(&engine, &request).await, reason::SIGNATURE.code());
-    // The delegation is set, the code says yes: then the contract's word counts.
+    // The delegation is set and the code accepts, so the contract decides.
     setting.local.set_code(buyer.address, "").await.unwrap();
     settled(&engine, &request).await;
 }
 
-/// attacks.md 32: a wallet that can tell a simulation from a transaction.
+/// attacks.md 32: a wallet that can distinguish a simulation from a transaction.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wallet_that_can_tell_a_simulation_is_not_believed() {
+async fn wallet_that_detects_simulation_is_not_believed() {
     let setting = Setting::start().await;
     let engine = setting.engine().await;
     let wallet = wallet(&setting, "WalletThatTellsSimulations").await;
@@ -187,9 +187,10 @@ async fn a_wallet_that_can_tell_a_simulation_is_not_believed() {
     assert_eq!(setting.node.calls("eth_sendRawTransaction"), 0);
 }
 
-/// attacks.md 33 and 34: wallets that burn, flood, or answer almost right.
+/// attacks.md 33 and 34: wallets that burn gas, return too much data, or return almost the right
+/// word.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wallet_that_answers_badly_has_not_signed_and_harms_nobody() {
+async fn wrong_wallet_answer_is_no_signature_and_harms_no_other() {
     let setting = Setting::start().await;
     let engine = setting.engine().await;
     let requirements = Setting::requirements();
@@ -215,13 +216,14 @@ async fn a_wallet_that_answers_badly_has_not_signed_and_harms_nobody() {
             "{name}"
         );
     }
-    // The right word with 60,000 bytes behind it: whether that counts is for the token to say, not for us to copy.
+    // The right word with 60,000 bytes after it. The token decides whether that counts, so the
+    // facilitator simulates instead of copying the rule.
     let wallet = wallet(&setting, "WalletThatFloods").await;
     let flood = payment(wallet, &Setting::buyer().signer, &requirements);
     assert!(!engine.verify(&flood).await.unwrap().is_valid);
 }
 
-/// attacks.md 35: a wallet that changes its mind between verify and settle.
+/// attacks.md 35: a wallet that gives another answer at /settle than at /verify.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wallet_is_asked_again_before_it_settles() {
     let setting = Setting::start().await;
@@ -236,7 +238,7 @@ async fn a_wallet_is_asked_again_before_it_settles() {
 
 /// attacks.md 25 to 29: ERC-6492 wrappers.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrapper_is_taken_off_for_accounts_that_exist_and_refused_for_others() {
+async fn wrapped_signature_is_accepted_only_for_deployed_accounts() {
     let setting = Setting::start().await;
     let engine = setting.engine().await;
     let (requirements, buyer) = (Setting::requirements(), Setting::buyer());
@@ -263,7 +265,8 @@ async fn a_wrapper_is_taken_off_for_accounts_that_exist_and_refused_for_others()
     };
     let deployed = wallet(&setting, "Wallet").await;
     settled(&engine, &wrapped(deployed, Address::repeat_byte(9))).await;
-    // The "factory" is the token and the "deployment" a transfer out of the facilitator's account.
+    // The "factory" is the token, and the "deployment" is a transfer out of the facilitator's
+    // account.
     for from in [
         Address::repeat_byte(0x44),
         PrivateKeySigner::random().address(),
@@ -276,7 +279,7 @@ async fn a_wrapper_is_taken_off_for_accounts_that_exist_and_refused_for_others()
     assert_eq!(setting.received().await, Amount::from(PRICE));
 }
 
-/// A token of the tests' own, on the operator's list.
+/// A token of the tests, in the operator's list.
 async fn with_token(
     setting: &Setting,
     name: &str,
@@ -323,7 +326,8 @@ async fn a_token_added_by_configuration_alone_settles() {
     assert!(outcome_with("Token").await.success);
 }
 
-/// attacks.md 60 to 62 and pains A13: a receipt that says success, and money that did not move.
+/// attacks.md 60 to 62 and pains A13: the receipt has status success, and the money was not
+/// transferred.
 #[tokio::test(flavor = "multi_thread")]
 async fn success_needs_the_transfer_and_not_only_a_receipt() {
     for name in [
@@ -345,10 +349,10 @@ async fn success_needs_the_transfer_and_not_only_a_receipt() {
     }
 }
 
-/// A token is listed as logging AuthorizationUsed right before its Transfer, as Circle's does. Where that is not so, the
-/// order proves nothing, and no success is told.
+/// A token is listed as logging AuthorizationUsed right before its Transfer, as Circle's does. If
+/// it does not, the order proves nothing, and no success is reported.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_logs_in_another_order_than_listed_is_not_believed() {
+async fn token_with_another_log_order_than_listed_is_not_believed() {
     for (name, logs_in_order, success) in [
         ("Token", true, true),
         ("Token", false, true),
@@ -368,9 +372,10 @@ async fn a_token_that_logs_in_another_order_than_listed_is_not_believed() {
     }
 }
 
-/// Equal payments of a token of which no order is known cannot be told apart in one transaction.
+/// Equal payments in one transaction cannot be distinguished if the token's order of logs is
+/// unknown.
 #[tokio::test(flavor = "multi_thread")]
-async fn equal_payments_of_a_token_without_a_known_order_travel_alone() {
+async fn equal_payments_without_known_log_order_are_sent_alone() {
     const COUNT: u64 = 5;
     for name in ["Token", "TokenThatLogsTheTransferFirst"] {
         let setting = Setting::start().await;
@@ -395,7 +400,7 @@ async fn equal_payments_of_a_token_without_a_known_order_travel_alone() {
 
 /// attacks.md 59 and 63.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_would_not_make_the_transfer_is_not_sent_to() {
+async fn token_that_fails_the_simulation_gets_no_transaction() {
     let without = outcome_with("TokenWithoutAuthorizations").await;
     assert_eq!(
         (
@@ -414,7 +419,7 @@ async fn a_token_that_would_not_make_the_transfer_is_not_sent_to() {
 
 /// attacks.md 58.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_without_code_is_not_sent_to() {
+async fn token_without_code_gets_no_transaction() {
     let setting = Setting::start().await;
     let (engine, requirements) = with_token(&setting, "Token", false).await;
     let request = payment(
@@ -495,7 +500,7 @@ async fn a_cancelled_authorization_is_used() {
     );
 }
 
-/// attacks.md 24: signatures over other messages of the same token are no authorizations.
+/// attacks.md 24: signatures over other messages of the same token are not authorizations.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signature_over_another_message_authorizes_nothing() {
     sol! {
@@ -540,7 +545,7 @@ async fn a_signature_over_another_message_authorizes_nothing() {
     }
     let digest = message.eip712_signing_hash(&right);
     let mut signature = buyer.signer.sign_hash_sync(&digest).unwrap().as_bytes();
-    // attacks.md 15: v may be written as 0 or 1; the token is told 27 or 28.
+    // attacks.md 15: v may be 0 or 1 in the payload; the token gets 27 or 28.
     signature[64] -= 27;
     settled(
         &engine,
@@ -549,7 +554,7 @@ async fn a_signature_over_another_message_authorizes_nothing() {
     .await;
 }
 
-/// attacks.md 56: nonces are the payer's own.
+/// attacks.md 56: each payer has its own nonces.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_payers_may_use_one_nonce() {
     let setting = Setting::start().await;
@@ -579,9 +584,9 @@ async fn two_payers_may_use_one_nonce() {
     }
 }
 
-/// attacks.md 64: the balance was there when it was looked at.
+/// attacks.md 64: the balance was sufficient when it was read.
 #[tokio::test(flavor = "multi_thread")]
-async fn money_that_leaves_before_it_settles_costs_a_bounded_amount_of_gas() {
+async fn balance_spent_before_settlement_costs_bounded_gas() {
     let setting = Setting::start().await;
     let hasty = Timing::new().with_look_every(Duration::from_millis(50));
     let engine = setting
@@ -625,7 +630,7 @@ async fn money_that_leaves_before_it_settles_costs_a_bounded_amount_of_gas() {
         .unwrap();
     let gas: U256 = serde_json::from_value(receipt["gasUsed"].clone()).unwrap();
     assert!(gas < U256::from(100_000));
-    // Once there is money again, the same authorization may be tried again.
+    // When the payer has money again, the same authorization may be tried again.
     setting
         .local
         .mint(USDC, payer.address, U256::from(PRICE))
@@ -634,14 +639,15 @@ async fn money_that_leaves_before_it_settles_costs_a_bounded_amount_of_gas() {
     assert!(engine.settle(&request).await.unwrap().success);
 }
 
-/// Circle's proxy delegates; a wallet's call cannot reach the facilitator's own account by way of the probe.
+/// Circle's proxy delegates. A wallet's call cannot reach the facilitator's own account through the
+/// probe.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_simulation_changes_nothing_for_the_next_one() {
     let setting = Setting::start().await;
     let engine = setting.engine().await;
     let payer = Local::accounts()[4].clone();
     let all = setting.local.balance(USDC, payer.address).await.unwrap();
-    // Each payment alone takes everything the payer has; each alone is valid.
+    // Each payment takes the payer's whole balance, and each alone is valid.
     let mut requirements = Setting::requirements();
     requirements.amount = all.to_string();
     let requests: Vec<_> = (0..10)
@@ -655,12 +661,12 @@ async fn a_simulation_changes_nothing_for_the_next_one() {
             .all(|verdict| verdict.as_ref().is_ok_and(|verdict| verdict.is_valid)),
         "{verdicts:?}"
     );
-    // Together they are not: one settles.
+    // Together they are not valid: one settles.
     let answers =
         futures_util::future::join_all(requests.iter().map(|request| engine.settle(request))).await;
-    let told = answers
+    let reported = answers
         .iter()
         .filter(|answer| answer.as_ref().is_ok_and(|answer| answer.success))
         .count();
-    assert_eq!(told, 1, "{answers:?}");
+    assert_eq!(reported, 1, "{answers:?}");
 }

@@ -19,7 +19,7 @@ struct EvmFixture {
     hostile: Address,
 }
 
-/// Loops until the gas is gone, whatever it is called with: JUMPDEST, PUSH1 0, JUMP.
+/// An endless loop until the gas is used up, for any input: JUMPDEST, PUSH1 0, JUMP.
 const GAS_BURNER: &str = "5b600056";
 
 #[async_trait]

@@ -19,14 +19,14 @@ struct ExactFixture(Setting);
 
 const ORDER: U256 = uint!(0xfffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141_U256);
 
-/// The request with something changed in its text, and not signed again.
+/// The request with a change in its text that was not signed again.
 fn edited(request: &PaymentRequest, edit: impl FnOnce(&mut Value)) -> PaymentRequest {
     let mut tree: Value = serde_json::from_str(request.text()).unwrap();
     edit(&mut tree);
     PaymentRequest::decode(tree.to_string().as_bytes()).unwrap()
 }
 
-/// A request for other requirements, properly signed.
+/// A request for other requirements, correctly signed.
 async fn signed_for(change: impl FnOnce(&mut PaymentRequirements)) -> PaymentRequest {
     let mut requirements = Setting::requirements();
     change(&mut requirements);
@@ -70,7 +70,7 @@ impl SchemeFixture for ExactFixture {
         [2, 3].map(|at: usize| Setting::request_by(&accounts[at], nonce, 0, expires))
     }
 
-    /// The other s, which signs the same (attacks.md 14).
+    /// The other s, which is the same signature (attacks.md 14).
     fn twin(&self, request: &PaymentRequest) -> PaymentRequest {
         edited(request, |tree| {
             let signature = tree
@@ -213,7 +213,7 @@ impl SchemeFixture for ExactFixture {
                 Reason::INVALID_PAYMENT_REQUIREMENTS,
             ),
             (
-                "a recipient that is nobody",
+                "a recipient without an account",
                 signed_for(|terms| terms.pay_to = format!("0x{:040x}", 9)).await,
                 Reason::INVALID_PAYMENT_REQUIREMENTS,
             ),
@@ -223,7 +223,7 @@ impl SchemeFixture for ExactFixture {
                 Reason::INVALID_PAYMENT_REQUIREMENTS,
             ),
             (
-                "a token nobody listed",
+                "a token that is not listed",
                 edited(&good, |tree| {
                     let unlisted = json!(format!("0x{:040x}", 0xdead_beef_u64));
                     tree["paymentRequirements"]["asset"] = unlisted.clone();
@@ -242,7 +242,8 @@ impl SchemeFixture for ExactFixture {
             ),
             ("a high s", self.twin(&good), reason::SIGNATURE),
         ];
-        // What the payer signed, presented for other terms: the signature holds, the terms do not.
+        // A payment presented for other requirements: its signature is valid, and the requirements
+        // differ.
         let more = set(
             &set(&good, "/paymentRequirements/amount", json!("10001")),
             "/paymentPayload/accepted/amount",
@@ -261,7 +262,11 @@ impl SchemeFixture for ExactFixture {
             "/paymentPayload/accepted/payTo",
             other,
         );
-        all.push(("for somebody else", elsewhere, reason::RECIPIENT_MISMATCH));
+        all.push((
+            "for another recipient",
+            elsewhere,
+            reason::RECIPIENT_MISMATCH,
+        ));
         let window = Setting::request_within;
         all.push((
             "not yet valid",

@@ -1,5 +1,5 @@
-//! Gas without payment: what a payer can do to make the facilitator send transactions that settle nothing, and what that
-//! can cost at most.
+//! Gas without payment: how a payer can make the facilitator send transactions that settle nothing,
+//! and the highest cost of that.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use quittance_tests::until;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-/// Short waits, for tests.
+/// Short waiting times, for tests.
 const HASTY: Timing = engine::HASTY
     .with_resubmit_after(Duration::from_secs(2))
     .with_replace_after(Duration::from_secs(60))
@@ -40,7 +40,7 @@ sol! {
     }
 }
 
-/// A payment out of `from`, signed by `key`, valid until `expires`; `tail` stands behind the signature.
+/// A payment from `from`, signed by `key`, valid until `expires`. `tail` follows the signature.
 fn payment(from: Address, key: &PrivateKeySigner, expires: u64, tail: &[u8]) -> PaymentRequest {
     let requirements = Setting::requirements();
     let message = TransferWithAuthorization {
@@ -76,7 +76,7 @@ fn in_a_minute() -> u64 {
     SystemClock.now().secs() + 60
 }
 
-/// A contract wallet of the buyer's, with money.
+/// A contract wallet of the buyer, with money.
 async fn wallet(setting: &Setting, name: &str, arguments: impl SolValue) -> Address {
     let code = format!(
         "{}{}",
@@ -142,8 +142,8 @@ async fn mine_after(setting: &Setting, secs: u64) {
     setting.local.mine().await.unwrap();
 }
 
-/// The signature says until which block it is good: the newest one, in which it is tried, and not the next, in which it
-/// would be included.
+/// The signature has the last block in which it is valid: the newest one, in which it is simulated,
+/// and not the next one, in which it would be included.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wallet_that_agrees_only_until_the_next_block_is_not_sent() {
     let setting = Setting::start().await;
@@ -163,7 +163,8 @@ async fn a_wallet_that_agrees_only_until_the_next_block_is_not_sent() {
     assert!(engine.settle(&lasting).await.unwrap().success);
 }
 
-/// A node that lets no call say which block it is in: contract wallets are tried in the newest block alone, and pay.
+/// A node that does not let a call set the block. Contract wallets are then simulated in the newest
+/// block only, and can pay.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wallet_pays_through_a_node_that_knows_no_later_block() {
     let setting = Setting::start().await;
@@ -178,14 +179,14 @@ async fn a_wallet_pays_through_a_node_that_knows_no_later_block() {
     assert!(engine.settle(&request).await.unwrap().success);
 }
 
-/// A wallet can tell which of the facilitator's signers sends a transaction. It is tried as the transaction of the one that
-/// will send it.
+/// A wallet can see which signer of the facilitator sends a transaction. So it is simulated as a
+/// transaction of the signer that will send it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wallet_is_tried_as_the_transaction_of_the_signer_that_sends_it() {
+async fn wallet_is_simulated_with_its_real_sender() {
     let setting = Setting::start().await;
     let [first, second] = Setting::signers();
     let buyer = Setting::buyer();
-    // The one that the engine would not choose by itself: of lanes with nothing to do, the first is taken.
+    // The signer that the engine would not choose: it takes the first of several idle lanes.
     let parties = (buyer.address, second.address);
     let wallet = wallet(&setting, "WalletOfOneSender", parties).await;
     let mut config = setting.config();
@@ -211,7 +212,8 @@ async fn a_wallet_is_tried_as_the_transaction_of_the_signer_that_sends_it() {
     assert_eq!(setting.sent(first.address).await, 0);
 }
 
-/// attacks.md 80: the first signer has no money; contract wallets are tried as another one's transaction.
+/// attacks.md 80: the first signer has no money. Contract wallets are simulated as transactions of
+/// another signer.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wallet_pays_although_the_first_signer_has_no_money() {
     let setting = Setting::start().await;
@@ -232,7 +234,7 @@ async fn a_wallet_pays_although_the_first_signer_has_no_money() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_contract_wallets_are_off_only_keys_pay() {
+async fn disabled_contract_wallets_cannot_pay() {
     let setting = Setting::start().await;
     let buyer = Setting::buyer();
     let wallet = wallet(&setting, "Wallet", buyer.address).await;
@@ -256,9 +258,10 @@ async fn where_contract_wallets_are_off_only_keys_pay() {
     assert!(engine.settle(&by_key).await.unwrap().success);
 }
 
-/// A chain with a block every twelve seconds: what runs out before two of them is refused, by /verify and by /settle.
+/// A chain with a block every twelve seconds. /verify and /settle refuse an authorization that
+/// expires within two blocks.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_authorization_that_runs_out_before_the_next_blocks_costs_no_gas() {
+async fn authorization_that_expires_before_two_blocks_costs_no_gas() {
     let setting = Setting::start().await;
     let engine = setting.engine().await;
     let buyer = Setting::buyer();
@@ -282,9 +285,9 @@ async fn an_authorization_that_runs_out_before_the_next_blocks_costs_no_gas() {
     assert!(engine.verify(&in_time).await.unwrap().is_valid);
 }
 
-/// A payment was good when it was claimed, and waited in the lane until hardly anything was left of its life.
+/// A payment was valid when it was claimed. It waited in the lane until it had almost expired.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waited_too_long_in_its_lane_is_not_sent() {
+async fn payment_that_expires_in_its_lane_is_not_sent() {
     let setting = Setting::start().await;
     let clock = Arc::new(ManualClock::new(SystemClock.now()));
     let engine = hasty(&setting, |builder| builder.clock(clock.clone())).await;
@@ -312,7 +315,7 @@ async fn what_waited_too_long_in_its_lane_is_not_sent() {
     assert_eq!(setting.sent(Setting::signers()[0].address).await, 1);
 }
 
-/// A payer with money for one payment has twenty settled at once. Each alone is covered.
+/// A payer with money for one payment submits twenty at once. Each alone is covered.
 #[tokio::test(flavor = "multi_thread")]
 async fn open_payments_cannot_exceed_the_balance() {
     const COUNT: usize = 20;
@@ -338,7 +341,8 @@ async fn open_payments_cannot_exceed_the_balance() {
                 assert_eq!(code, Some(reason::INSUFFICIENT_BALANCE.code()));
                 assert_eq!(answer.transaction, "", "no gas is spent on it");
             }
-            // What is under way may come to nothing: that is no verdict against the next one.
+            // The open payments may transfer nothing, so this is not a verdict against the next
+            // one.
             Err(FacilitatorError::Fault(fault)) => {
                 assert!(
                     fault.kind == FaultKind::Busy && fault.not_attempted,
@@ -351,7 +355,7 @@ async fn open_payments_cannot_exceed_the_balance() {
     assert_eq!(settled, 1, "{answers:?}");
     assert_eq!(setting.sent(Setting::signers()[0].address).await, 1);
     assert_eq!(setting.received().await, Amount::from(PRICE));
-    // Asked again, the chain itself says that there is no more.
+    // On a retry, the chain itself shows that the money is gone.
     for (request, before) in requests.iter().zip(&answers) {
         if before.is_err() {
             let answer = engine.settle(request).await.unwrap();
@@ -361,7 +365,8 @@ async fn open_payments_cannot_exceed_the_balance() {
     }
 }
 
-/// A wallet that agrees to everything and breaks before it is included. After five times in an hour, no gas is spent on it.
+/// A wallet that accepts in every simulation and fails when it is included. After five times in an
+/// hour, no more gas is spent on it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payer_whose_transactions_keep_failing_is_not_served() {
     let setting = Setting::start().await;
@@ -408,7 +413,7 @@ async fn a_payer_whose_transactions_keep_failing_is_not_served() {
     assert!(engine.settle(&by_key).await.unwrap().success);
 }
 
-/// One payer fills a lane; another one's only payment has its turn at once.
+/// One payer fills a lane. Another payer's only payment still has its turn at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payer_with_one_payment_does_not_wait_behind_one_with_many() {
     let setting = Setting::start().await;
@@ -446,7 +451,8 @@ async fn a_payer_with_one_payment_does_not_wait_behind_one_with_many() {
     .await;
     let known = engine.settlement(&id).await.unwrap().unwrap();
     let sequence = known.transaction().unwrap().sequence;
-    // One of the many may have been taken from the queue already; behind it, and one more, it is this payer's turn.
+    // One payment of the first payer may be out of the queue already. After that one and one more,
+    // the other payer has its turn.
     assert!(
         sequence <= 16 + 2,
         "sent at place {sequence}, behind those that came first"

@@ -1,4 +1,5 @@
-//! Payments that share a transaction: each is told by its own logs, and none can take anything from the others.
+//! Payments that share a transaction: each is judged by its own logs, and none can take anything
+//! from the others.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::collections::BTreeMap;
@@ -21,7 +22,7 @@ use quittance_tests::until;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-/// Short waits, for tests.
+/// Short waiting times, for tests.
 const HASTY: Timing = engine::HASTY
     .with_resubmit_after(Duration::from_secs(2))
     .with_replace_after(Duration::from_secs(60))
@@ -37,8 +38,8 @@ async fn pay(payer: &Account) -> PaymentRequest {
     quittance_tests::pay(&payer, &Setting::requirements()).await
 }
 
-/// Settles all of these beside the test, on a chain that makes no block: the first alone, and all others together, because
-/// the node takes its time with the first. Returns once all are sent.
+/// Settles all of these in tasks of their own, on a chain that makes no block: the first alone and
+/// all others together, because the node is slow for the first. Returns when all are sent.
 async fn sent_together(
     setting: &Setting,
     engine: &Engine,
@@ -73,7 +74,7 @@ async fn answers(settling: Vec<JoinHandle<SettleResponse>>) -> Vec<SettleRespons
     answers.into_iter().map(Result::unwrap).collect()
 }
 
-/// How much gas the facilitator's transactions have used, and how many there were.
+/// The gas that the facilitator's transactions have used, and their number.
 async fn gas_used(setting: &Setting, answers: &[SettleResponse]) -> (u64, usize) {
     let mut ids: Vec<&str> = answers.iter().map(|answer| &*answer.transaction).collect();
     ids.sort_unstable();
@@ -91,7 +92,7 @@ async fn gas_used(setting: &Setting, answers: &[SettleResponse]) -> (u64, usize)
     (gas, ids.len())
 }
 
-/// The payer takes one authorization back, by a transaction that comes first in the block.
+/// The payer cancels one authorization in a transaction that comes first in the block.
 async fn cancel(setting: &Setting, payer: &Account, request: &PaymentRequest) {
     sol! {
         struct CancelAuthorization { address authorizer; bytes32 nonce; }
@@ -129,9 +130,10 @@ async fn cancel(setting: &Setting, payer: &Account, request: &PaymentRequest) {
         .unwrap();
 }
 
-/// What an agent does all day: one payer, one seller, one price. Circle's token says by its nonce whose each transfer is.
+/// Typical for an agent: one payer, one seller, one price. Circle's token logs the nonce of each
+/// transfer.
 #[tokio::test(flavor = "multi_thread")]
-async fn equal_payments_share_a_transaction_and_each_is_told_its_own_outcome() {
+async fn equal_payments_in_one_transaction_have_own_outcomes() {
     const COUNT: usize = 12;
     let setting = Setting::start().await;
     let engine = hasty(&setting).await;
@@ -155,7 +157,7 @@ async fn equal_payments_share_a_transaction_and_each_is_told_its_own_outcome() {
     assert!(transactions <= 3, "{transactions} for {COUNT} payments");
 }
 
-/// Which payment stands first in the transaction that most of them share.
+/// The payment that is first in the transaction that most of them share.
 async fn first_of_those_together(
     setting: &Setting,
     engine: &Engine,
@@ -183,17 +185,17 @@ async fn first_of_those_together(
     members.into_iter().min_by_key(sequence).unwrap()
 }
 
-/// A payer's account gets code after its payment was tried (EIP-7702), and the code uses all the gas it is given. It is
-/// given its own share and nothing else.
+/// A payer's account gets code after its payment was simulated (EIP-7702), and the code uses all
+/// the gas of its call. It gets its own share and nothing more.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_payer_whose_code_burns_gas_burns_no_more_than_its_own_share() {
+async fn payer_code_that_burns_gas_uses_only_its_own_share() {
     const COUNT: usize = 6;
     let setting = Setting::start().await;
     let engine = hasty(&setting).await;
     let payers = &Local::accounts()[2..2 + COUNT];
     let requests = join_all(payers.iter().map(pay)).await;
     let settling = sent_together(&setting, &engine, &requests).await;
-    // Jumps in a circle. Of those that were sent together, it is the first.
+    // An endless loop. Of those that were sent together, it is the first.
     let burner = first_of_those_together(&setting, &engine, &requests, payers).await;
     let code = "0x5b600056";
     setting
@@ -212,18 +214,20 @@ async fn a_payer_whose_code_burns_gas_burns_no_more_than_its_own_share() {
     assert_eq!(setting.received().await, Amount::from(paid));
     let (gas, transactions) = gas_used(&setting, &answers).await;
     assert!(transactions <= 3, "the honest ones settle where they were");
-    // A transfer takes some 70,000 with its share of the transaction; its limit is at most twice that.
+    // A transfer takes some 70,000 with its share of the transaction. Its limit is at most twice
+    // that.
     assert!(gas < COUNT as u64 * 110_000, "{gas}");
 }
 
-/// What sharing saves, with what creating an account costs.
+/// What sharing a transaction saves, including the cost of creating an account.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payment_in_a_shared_transaction_costs_less_than_alone() {
     for count in [4, 40] {
         let setting = Setting::start().await;
         let engine = hasty(&setting).await;
         let buyer = Setting::buyer();
-        // Once, so that the seller's balance is no new slot for any of those that are compared.
+        // Once, so that the seller's balance is not a new storage slot in any of the compared
+        // payments.
         assert!(engine.settle(&pay(&buyer).await).await.unwrap().success);
         let alone = engine.settle(&pay(&buyer).await).await.unwrap();
         let (alone, _) = gas_used(&setting, &[alone]).await;
@@ -247,7 +251,7 @@ async fn a_payment_in_a_shared_transaction_costs_less_than_alone() {
     }
 }
 
-/// The program of a shared transaction leaves nothing behind that could be called.
+/// The program of a shared transaction leaves no contract behind that could be called.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shared_transaction_leaves_no_code_behind() {
     let setting = Setting::start().await;
@@ -280,9 +284,10 @@ async fn a_shared_transaction_leaves_no_code_behind() {
     assert!(created >= 2, "{answers:?}");
 }
 
-/// A node, or a chain, that does not let the signer create contracts: every payment travels alone, and settles.
+/// A node, or a chain, does not let the signer create contracts. Every payment is sent alone, and
+/// settles.
 #[tokio::test(flavor = "multi_thread")]
-async fn where_contracts_may_not_be_created_each_payment_travels_alone() {
+async fn without_contract_creation_payments_are_sent_alone() {
     let setting = Setting::start().await;
     let refusal = Fate::Error(-32000, "the account may not create contracts");
     setting.node.breaks_for_good("eth_estimateGas", refusal);

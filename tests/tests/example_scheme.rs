@@ -18,7 +18,7 @@ use serde_json::json;
 
 struct AtLeastFixture(Setting);
 
-/// A payment of `authorized` for something that costs `required`.
+/// A payment of `authorized` for requirements of `required`.
 async fn payment(authorized: u64, required: u64) -> PaymentRequest {
     let recipient = Setting::requirements().pay_to;
     payment_to(recipient, authorized, required).await
@@ -86,7 +86,7 @@ impl SchemeFixture for AtLeastFixture {
         let mut payload = request.payload.tree();
         let signature: Bytes = payload["signature"].as_str().unwrap().parse().unwrap();
         let mut bytes = signature.to_vec();
-        // v may be written in two ways.
+        // v has two encodings.
         bytes[64] = if bytes[64] >= 27 {
             bytes[64] - 27
         } else {

@@ -159,7 +159,7 @@ fn mode(path: &Path) -> u32 {
 /// A second process that opened a symbolic link had its own lock. It used the same journal with the
 /// same signer.
 #[tokio::test]
-async fn every_spelling_of_the_path_has_the_same_lock() {
+async fn every_path_to_the_journal_has_the_same_lock() {
     let sqlite = Sqlite::new().await;
     let first = sqlite.open().await;
     let (link, folder) = (sqlite.file("link.db"), sqlite.file("folder"));
@@ -618,8 +618,8 @@ impl Claims {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
-    /// A listing shows each settlement of a network once, in the order of the first claims, whatever
-    /// happens between its pages.
+    /// A listing shows each settlement of a network once, in the order of the first claims,
+    /// whatever happens between its pages.
     #[test]
     fn a_listing_shows_each_settlement_once(
         before in prop::collection::vec(change(), 0..20),

@@ -1,4 +1,4 @@
-//! What verifying many payments at once takes of memory.
+//! The memory that verifying many payments at once takes.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use quittance_tests::evm::Setting;
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
-/// What a batch may take beside its own bytes.
+/// The memory that a batch may take beyond its own bytes.
 const LIMIT: usize = 16 << 20;
 
 #[tokio::test]
@@ -26,7 +26,7 @@ async fn a_batch_of_4096_payments_takes_no_more_than_16_mib() {
     let verifier = Verifier::new(2).unwrap();
     let verifier = verifier.scheme::<Evm>(network, Arc::new(exact));
     let now = SystemClock.now();
-    // What is remembered from batch to batch is no part of one.
+    // Memory that is kept from batch to batch is not a part of one.
     verifier.verify_bodies(&bodies, now);
 
     let batch: Vec<&String> = bodies.iter().cycle().take(4096).collect();

@@ -1,5 +1,5 @@
-//! Gateways as they are: they lose ids, refuse batches, limit callers, and route to another chain
-//! without a word.
+//! Gateways with their faults: they lose ids, refuse batches, limit callers, and silently route to
+//! another chain.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -26,10 +26,10 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 /// How long a caller waits for a settlement here.
 const SETTLE_WAIT: Duration = Duration::from_secs(8);
 
-/// Longer than a node's word on its chain is believed.
+/// Longer than a node's chain identity stays valid.
 const PROOF_IS_OLD: Duration = Duration::from_millis(2200);
 
-/// What gateways do with batches that they do not like.
+/// What gateways do with batches that they refuse.
 fn refusals() -> Vec<Habit> {
     let limit = "you have exceeded the maximum batch size";
     vec![
@@ -46,7 +46,7 @@ fn refusals() -> Vec<Habit> {
     ]
 }
 
-/// Ways to say "too much" in HTTP 200.
+/// Forms of "too many requests" in HTTP 200.
 const EVM_LIMITS: [(i64, &str); 7] = [
     (-32016, "slow, please"),
     (-32005, "limit"),
@@ -57,7 +57,7 @@ const EVM_LIMITS: [(i64, &str); 7] = [
     (-32603, "too many requests"),
 ];
 
-/// As many places as fill a whole batch, of which the chain knows nothing.
+/// As many sequence numbers as fill a whole batch, all unknown to the chain.
 fn many_places(chain: &impl Chain, id: &str) -> Vec<Watched> {
     let lane = chain.lanes()[0].clone();
     let sequence = |sequence| Watched {
@@ -81,7 +81,7 @@ fn says(health: &Health, words: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gateway_that_loses_an_id_of_zero_is_a_node_like_any_other() {
+async fn gateway_that_loses_id_zero_is_usable() {
     let setting = Setting::start().await;
     setting.node.takes_on(Habit::LosesIdZero);
     let engine = setting.engine().await;
@@ -95,10 +95,10 @@ async fn a_gateway_that_loses_an_id_of_zero_is_a_node_like_any_other() {
     assert!(answer.success, "{answer:?}");
 }
 
-/// Health asked for everything in one batch, and the network was dead although every single
-/// question had an answer.
+/// The health check sent all its questions in one batch. The network counted as down, although
+/// every single question had an answer.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gateway_that_limits_batches_is_asked_in_smaller_ones() {
+async fn gateway_with_a_batch_limit_gets_small_batches() {
     let setting = Setting::start().await;
     for habit in refusals() {
         let node = Proxy::before(setting.local.url()).await;
@@ -115,7 +115,7 @@ async fn a_gateway_that_limits_batches_is_asked_in_smaller_ones() {
         for found in chain.status(&many_places(&chain, &unknown)).await {
             assert!(found.is_ok(), "{habit:?}: {found:?}");
         }
-        // What was learnt is remembered: the second time it costs no refusal.
+        // The limit is remembered: the second look has no refusal.
         let before = node.sizes().len();
         chain.status(&many_places(&chain, &unknown)).await;
         let largest = *node.sizes()[before..].iter().max().unwrap();
@@ -124,7 +124,7 @@ async fn a_gateway_that_limits_batches_is_asked_in_smaller_ones() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gateway_that_limits_batches_is_asked_in_smaller_ones_on_solana() {
+async fn gateway_with_a_batch_limit_gets_small_batches_on_solana() {
     let setting = SolanaSetting::start(TokenProgram::SplToken, None).await;
     for habit in refusals() {
         let node = Proxy::before(setting.local.url()).await;
@@ -158,10 +158,10 @@ async fn payments_settle_through_a_gateway_without_batches() {
     assert!(answer.success, "{answer:?}");
 }
 
-/// The token was said to have no EIP-712 domain, because a node would not make the call that asks
-/// for it.
+/// A node refused the call for the token's EIP-712 domain. The engine concluded that the token has
+/// none.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_in_http_200_is_the_nodes_and_says_nothing_of_token_or_payment() {
+async fn rate_limit_in_http_200_is_no_verdict() {
     let setting = Setting::start().await;
     for (code, message) in EVM_LIMITS {
         let node = Proxy::before(setting.local.url()).await;
@@ -178,7 +178,7 @@ async fn a_limit_in_http_200_is_the_nodes_and_says_nothing_of_token_or_payment()
         assert!(!scopes.any(is_of_token), "{code} {message}: {health:?}");
         assert!(!health.network_works());
 
-        // Another node does not limit: it is asked, and everything works.
+        // Another node does not limit. It is asked, and everything works.
         config.rpc_urls.push(setting.local.url().parse().unwrap());
         let health = Evm::new(config).unwrap().health(SystemClock.now()).await;
         assert!(health.network_works(), "{health:?}");
@@ -186,7 +186,7 @@ async fn a_limit_in_http_200_is_the_nodes_and_says_nothing_of_token_or_payment()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_payment_that_a_node_would_not_look_at_is_to_be_asked_about_again() {
+async fn refused_simulation_is_a_fault_with_a_retry() {
     let setting = Setting::start().await;
     let engine = setting.engine().await;
     let request = Setting::request().await;
@@ -216,10 +216,10 @@ async fn a_payment_that_a_node_would_not_look_at_is_to_be_asked_about_again() {
     }
 }
 
-/// It had been on the right chain once, which was believed for ever; the good second node was never
-/// asked.
+/// The node was on the right chain once, and this was believed for ever. The second node, a good
+/// one, was never asked.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_changes_its_chain_is_not_asked_any_more() {
+async fn node_that_changes_its_chain_is_not_asked() {
     let setting = Setting::start().await;
     let second = Proxy::before(setting.local.url()).await;
     let mut config = setting.config();
@@ -262,7 +262,7 @@ async fn a_node_that_changes_its_chain_is_not_asked_any_more() {
     ];
     assert_eq!(before, after, "asked after it was known to be wrong");
 
-    // Not even when the other one is down.
+    // Also not while the other one is down.
     for method in ["eth_chainId", "eth_call"] {
         second.breaks_for_good(method, Fate::Status(503));
     }
@@ -274,7 +274,7 @@ async fn a_node_that_changes_its_chain_is_not_asked_any_more() {
     );
     assert_eq!(asked("eth_call"), calls, "asked, since no other answers");
 
-    // It is not lost: once it is right again it is asked again.
+    // It is asked again when it is on the right chain again.
     setting.node.mend();
     until("the first node is asked again", || async {
         let verdict = engine.verify(&Setting::request().await).await;
@@ -283,10 +283,10 @@ async fn a_node_that_changes_its_chain_is_not_asked_any_more() {
     .await;
 }
 
-/// Nothing in a Solana node's answers names the cluster: every good payment was told that its mint
-/// is wrong.
+/// A Solana node's answers do not name the cluster. Every good payment was rejected for a wrong
+/// mint.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_of_another_cluster_makes_no_verdict_from_its_first_answer_on() {
+async fn node_of_another_cluster_never_makes_a_verdict() {
     let setting = SolanaSetting::start(TokenProgram::SplToken, Some(SLOT)).await;
     let second = Proxy::before(setting.local.url()).await;
     let mut config = setting.config();
@@ -311,8 +311,8 @@ async fn a_node_of_another_cluster_makes_no_verdict_from_its_first_answer_on() {
     assert!(answer.success, "{answer:?}");
 }
 
-/// A transaction is gone when the finalized height says so. The height of another cluster says
-/// nothing.
+/// A transaction is dropped if the finalized height says so. The height of another cluster does not
+/// count.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_height_of_another_cluster_ends_no_transaction() {
     let setting = SolanaSetting::start(TokenProgram::SplToken, None).await;
@@ -327,8 +327,8 @@ async fn the_height_of_another_cluster_ends_no_transaction() {
     assert!(found.iter().all(Result::is_err), "{found:?}");
 }
 
-/// A host that is gone refuses nothing. The whole time limit was waited for, and then it might have
-/// taken the transaction.
+/// A host that does not exist does not refuse. The whole time limit passed, and then the
+/// transaction counted as possibly sent.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_takes_no_connection_was_not_asked() {
     let setting = Setting::with_mining(Mining::Manual).await;
@@ -352,8 +352,8 @@ async fn a_host_that_takes_no_connection_was_not_asked() {
     assert!(started.elapsed() < Duration::from_secs(10));
 }
 
-/// One node said once that the signer's next number is 201. The journal kept it, and all behind it
-/// waited for 200 fillers.
+/// One node reported 201 as the signer's next number, once. The journal stored it, and all later
+/// transactions waited for 200 fillers.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_nodes_slip_moves_no_lane() {
     let setting = Setting::start().await;
@@ -369,7 +369,7 @@ async fn one_nodes_slip_moves_no_lane() {
     engine.shut_down(Duration::ZERO).await;
     drop(engine);
 
-    // It is the only one: its word is in doubt.
+    // It is the only node, so its number is in doubt.
     slip(&setting.node);
     let engine = setting.engine().await;
     let request = Setting::request().await;
@@ -382,7 +382,8 @@ async fn one_nodes_slip_moves_no_lane() {
     engine.shut_down(Duration::ZERO).await;
     drop(engine);
 
-    // Another one says less: the first is not believed, even where the journal is new.
+    // Another node reports a lower number, so the first is not believed, even if the journal is
+    // new.
     slip(&setting.node);
     let mut config = setting.config();
     config.rpc_urls.push(setting.local.url().parse().unwrap());
@@ -399,9 +400,9 @@ async fn one_nodes_slip_moves_no_lane() {
     assert_eq!(setting.sent(Setting::signers()[0].address).await, 2);
 }
 
-/// A node that lies about tips, or whose chain is nearly empty, set what every transaction paid.
+/// A node with wrong tips, or with an almost empty chain, determined the tip of every transaction.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_node_sets_a_tip_over_the_networks() {
+async fn tip_never_exceeds_the_networks_bound() {
     const GWEI: u64 = 1_000_000_000;
     let setting = Setting::start().await;
     let high = format!("{:#x}", 90 * GWEI);
@@ -434,8 +435,8 @@ async fn no_node_sets_a_tip_over_the_networks() {
     }
 }
 
-/// Hash and logs of one node are a success, and above an amount that the operator names that is one
-/// word too few.
+/// Hash and logs from one node are a success. Above the operator's `two_nodes_above`, a second node
+/// must confirm.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_payment_is_settled_once_two_nodes_say_so() {
     let setting = Setting::start().await;
@@ -457,7 +458,7 @@ async fn a_large_payment_is_settled_once_two_nodes_say_so() {
     engine.shut_down(Duration::ZERO).await;
     drop(engine);
 
-    // One that is not larger needs no second word.
+    // A payment that is not above it needs no second node.
     config.two_nodes_above = bound(PRICE);
     let engine = setting.engine_with(config.clone(), build).await;
     second.rewrites("eth_getTransactionReceipt", |_, _| Value::Null);
@@ -497,7 +498,7 @@ async fn a_large_payment_is_settled_once_two_nodes_say_so_on_solana() {
     assert!(engine.settle(&request).await.unwrap().success);
 }
 
-/// An address that answers no SYN: its accept queue is full, and nobody takes from it.
+/// An address that answers no SYN: its accept queue is full, and no process accepts from it.
 async fn silent_host() -> (String, (TcpListener, Vec<TcpStream>)) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();

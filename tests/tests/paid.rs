@@ -1,5 +1,5 @@
-//! Paid HTTP requests: our seller and our buyer, with a facilitator and a real chain behind them, and with liars before
-//! them.
+//! Paid HTTP requests: our seller and our buyer, with a facilitator and a real chain, and with
+//! dishonest servers and facilitators.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,7 +34,7 @@ async fn listen(app: Router) -> String {
     url
 }
 
-/// A shop whose goods cost the price, with a counter of what it handed to its handlers.
+/// A shop whose goods cost the price, with a count of the requests that its handlers got.
 struct Shop {
     url: String,
     served: Arc<AtomicUsize>,
@@ -191,14 +191,14 @@ async fn one_payment_serves_one_request() {
     assert_eq!(setting.received().await, paid(2));
 }
 
-/// The buyer's machine dies while the payment settles. It had paid, and was never served.
+/// The buyer's machine stops while the payment settles. It had paid, and was never served.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_buyer_that_went_away_is_served_once_when_it_presents_its_payment_again() {
+async fn disconnected_buyer_is_served_once_on_retry() {
     let (setting, _engine, shop) = town().await;
     let url = format!("{}/goods", shop.url);
     let headers = [(header::PAYMENT_SIGNATURE, signed(&Setting::request().await))];
     let first = tokio::time::timeout(Duration::from_millis(300), present(&url, &headers)).await;
-    // It is being settled, or it was fast.
+    // It is being settled, or was settled quickly.
     let again = async {
         loop {
             let answer = present(&url, &headers).await;
@@ -216,18 +216,18 @@ async fn a_buyer_that_went_away_is_served_once_when_it_presents_its_payment_agai
     };
     assert_eq!(served.status(), StatusCode::OK);
     let value = served.headers()[header::PAYMENT_RESPONSE].clone();
-    let told: SettleResponse = header::decode("receipt", value.as_bytes()).unwrap();
-    assert!(told.success);
+    let receipt: SettleResponse = header::decode("receipt", value.as_bytes()).unwrap();
+    assert!(receipt.success);
     let goods = served.text().await.unwrap();
     assert_eq!(goods, format!("goods for {}", Setting::buyer().address));
-    // Presented once more, it buys nothing, and names the transaction.
+    // Presented once more, it buys nothing, and the response names the transaction.
     let third = present(&url, &headers).await;
     assert_eq!(third.status(), StatusCode::PAYMENT_REQUIRED);
     let value = third.headers()[header::PAYMENT_RESPONSE].clone();
     let refused: SettleResponse = header::decode("receipt", value.as_bytes()).unwrap();
     assert_eq!(
         (refused.success, refused.transaction),
-        (false, told.transaction)
+        (false, receipt.transaction)
     );
     assert_eq!(shop.served.load(Ordering::SeqCst), 1);
     assert_eq!(setting.received().await, paid(1));
@@ -257,7 +257,7 @@ async fn twenty_spellings_of_one_authorization_run_one_handler() {
             .count()
     };
     assert_eq!(count(StatusCode::OK), 1);
-    // One that comes when the sale is over is refused.
+    // A request after the sale is refused.
     let refused = count(StatusCode::SERVICE_UNAVAILABLE) + count(StatusCode::PAYMENT_REQUIRED);
     assert_eq!(refused, 19);
     assert_eq!(shop.served.load(Ordering::SeqCst), 1);
@@ -292,7 +292,7 @@ async fn a_payment_header_that_cannot_be_read_is_400() {
         );
     }
     assert_eq!(shop.served.load(Ordering::SeqCst), 0);
-    // Wallets that speak both versions present one payment in both headers.
+    // Wallets that support both versions present one payment in both headers.
     let headers = [
         (header::PAYMENT_SIGNATURE, good.clone()),
         (header::X_PAYMENT, good),
@@ -301,7 +301,7 @@ async fn a_payment_header_that_cannot_be_read_is_400() {
     assert_eq!(shop.served.load(Ordering::SeqCst), 1);
 }
 
-/// attacks.md 1: the client's echo names a lower price.
+/// attacks.md 1: the client's copy has a lower price.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payment_for_other_terms_buys_nothing() {
     let (setting, _engine, shop) = town().await;
@@ -347,12 +347,12 @@ async fn version_1_clients_are_served_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_pays_for_a_failure_and_the_payment_is_good_for_the_next_try() {
+async fn failed_handler_settles_nothing_and_payment_stays_valid() {
     let (setting, _engine, shop) = town().await;
     let buyer = buyer();
     let broken = buyer.get(&format!("{}/broken", shop.url)).await.unwrap();
     assert_eq!(broken.response.status(), StatusCode::INTERNAL_SERVER_ERROR);
-    // The seller says so, and the payment is still there.
+    // The seller says so, and the payment can still be used.
     let cost = broken.cost.unwrap();
     let word = cost.receipt.unwrap();
     assert_eq!(
@@ -365,13 +365,13 @@ async fn nobody_pays_for_a_failure_and_the_payment_is_good_for_the_next_try() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_paid_for_is_for_no_cache() {
+async fn paid_responses_forbid_caching() {
     let (_setting, _engine, shop) = town().await;
     let bought = buyer().get(&format!("{}/cached", shop.url)).await.unwrap();
     assert_eq!(bought.response.headers()["cache-control"], "no-store");
 }
 
-/// A facilitator that says what it is told to.
+/// A facilitator with set answers.
 struct Puppet {
     engine: Engine,
     settle: Mutex<Vec<Result<SettleResponse, FacilitatorError>>>,
@@ -406,7 +406,7 @@ async fn nothing_is_served_unless_the_money_has_moved() {
         error_reason: Some("settlement_pending".to_owned()),
         ..failed.clone()
     };
-    // Asking again will not help, so it is not asked again.
+    // A retry cannot help, so there is none.
     let fault = Fault {
         retry_after: None,
         ..Fault::new(FaultKind::ChainUnavailable, "down")
@@ -417,7 +417,7 @@ async fn nothing_is_served_unless_the_money_has_moved() {
             vec![Err(fault.clone().into())],
             StatusCode::SERVICE_UNAVAILABLE,
         ),
-        // Pending is asked about once more.
+        // A pending settlement is asked about once more.
         (
             vec![Ok(pending.clone()), Ok(pending.clone())],
             StatusCode::PAYMENT_REQUIRED,
@@ -426,7 +426,7 @@ async fn nothing_is_served_unless_the_money_has_moved() {
             vec![Ok(failed), Ok(pending.clone())],
             StatusCode::PAYMENT_REQUIRED,
         ),
-        // The transaction is known, whatever is said when it is asked about.
+        // The transaction stays known, whatever the second answer says.
         (
             vec![Err(fault.into()), Ok(pending.clone())],
             StatusCode::PAYMENT_REQUIRED,
@@ -458,11 +458,11 @@ async fn nothing_is_served_unless_the_money_has_moved() {
 
 /// attacks.md 9: only the JSON value true is a success.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_facilitator_that_says_success_in_another_way_has_not_said_it() {
+async fn only_json_true_is_a_success_of_a_facilitator() {
     let setting = Setting::start().await;
     let supported =
         serde_json::to_string(&setting.engine().await.supported().await.unwrap()).unwrap();
-    let told = async |answer: &'static str| {
+    let answered = async |answer: &'static str| {
         let supported = supported.clone();
         let facilitator = Router::new()
             .route("/supported", get(move || async { supported }))
@@ -474,22 +474,23 @@ async fn a_facilitator_that_says_success_in_another_way_has_not_said_it() {
         let headers = [(header::PAYMENT_SIGNATURE, payment)];
         present(&format!("{}/goods", shop.url), &headers).await
     };
-    // All at once: each is asked about again before the handler's answer is thrown away.
+    // All at once. Each is asked about again before the handler's response is discarded.
     let naming = [
         r#"{"success":"true","transaction":"0x1","network":"eip155:84532"}"#,
         r#"{"success":1,"transaction":"0x1","network":"eip155:84532"}"#,
         r#"{"transaction":"0x1","network":"eip155:84532"}"#,
         r#"{"success":false,"success":true,"transaction":"0x1","network":"eip155:84532"}"#,
     ];
-    // No verdict, but a transaction: it may have moved the money, and the buyer has to know it.
-    for answer in futures_util::future::join_all(naming.map(&told)).await {
+    // The answer is not a verdict but has a transaction. It may have transferred the money, and the
+    // buyer must know it.
+    for answer in futures_util::future::join_all(naming.map(&answered)).await {
         assert_eq!(answer.status(), StatusCode::PAYMENT_REQUIRED);
         let receipt = &answer.headers()[header::PAYMENT_RESPONSE];
         let receipt: SettleResponse = header::decode("receipt", receipt.as_bytes()).unwrap();
         let said = (receipt.success, &*receipt.transaction, receipt.error_reason);
         assert_eq!(said, (false, "0x1", Some("settlement_pending".to_owned())));
     }
-    for answer in futures_util::future::join_all(["true", ""].map(told)).await {
+    for answer in futures_util::future::join_all(["true", ""].map(answered)).await {
         assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(answer.headers().contains_key("retry-after"));
     }
@@ -511,7 +512,7 @@ async fn a_shop_without_its_facilitator_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_chain_that_is_down_is_no_verdict_for_the_buyer() {
+async fn chain_that_is_down_gives_no_verdict() {
     let (setting, _engine, shop) = town().await;
     setting.node.breaks("eth_call", Fate::Status(500), 2);
     // The buyer presents the same payment again, and is served.
@@ -544,7 +545,7 @@ async fn a_pending_payment_is_presented_again_and_not_signed_again() {
     assert_eq!(setting.sent(Setting::signers()[0].address).await, 1);
 }
 
-/// A server that takes payments and never serves; it remembers what it was given.
+/// A server that accepts payments and never serves. It stores the payments.
 #[derive(Clone, Default)]
 struct Thief(Arc<Mutex<Vec<String>>>);
 
@@ -615,7 +616,7 @@ async fn a_server_that_never_serves_gets_one_authorization() {
     }
 }
 
-/// A payment goes to whom it was meant for.
+/// A payment goes only to the origin that it is for.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payment_follows_no_redirect_and_no_foreign_price() {
     let thief = Thief::default();
@@ -625,7 +626,7 @@ async fn a_payment_follows_no_redirect_and_no_foreign_price() {
         get(move |headers| own.serve(headers, "x".into_response())),
     ))
     .await;
-    // The price itself comes from elsewhere.
+    // The price comes from another origin.
     let to = elsewhere.clone();
     let lure =
         listen(Router::new().route("/", get(move || async move { Redirect::temporary(&to) })))
@@ -635,7 +636,7 @@ async fn a_payment_follows_no_redirect_and_no_foreign_price() {
         matches!(refused, Err(BuyError::Redirect { .. })),
         "{refused:?}"
     );
-    // The price is here, and the paid request is sent elsewhere.
+    // The price comes from here, and the paid request is redirected to another origin.
     let to = elsewhere.clone();
     let here = move |headers: HeaderMap| async move {
         match headers.contains_key(header::PAYMENT_SIGNATURE) {
@@ -650,7 +651,7 @@ async fn a_payment_follows_no_redirect_and_no_foreign_price() {
         "{refused:?}"
     );
     assert_eq!(thief.payments(), Vec::<String>::new());
-    // Within an origin, redirects before the payment are followed.
+    // Redirects within an origin are followed before the payment.
     let app = Router::new()
         .route("/old", get(|| async { Redirect::permanent("/new") }))
         .route(
@@ -676,9 +677,9 @@ async fn a_payment_follows_no_redirect_and_no_foreign_price() {
     );
 }
 
-/// Terms a buyer must not meet, each by itself (attacks.md 177 and the categories before it).
+/// Requirements that a buyer must refuse, one by one (attacks.md 177 and the categories before it).
 #[tokio::test(flavor = "multi_thread")]
-async fn a_buyer_signs_nothing_it_was_not_allowed_to() {
+async fn buyer_signs_only_what_its_limits_allow() {
     let offers = |change: fn(&mut PaymentRequired)| {
         let resource = serde_json::from_str(r#"{"url":"http://a.example/"}"#).unwrap();
         let mut required = PaymentRequired {
@@ -726,7 +727,7 @@ async fn a_buyer_signs_nothing_it_was_not_allowed_to() {
         ),
         ("nothing", offers(|required| required.accepts.clear())),
         (
-            "nobody",
+            "a recipient that is not an address",
             offers(|required| required.accepts[0].pay_to = "merchant".to_owned()),
         ),
     ] {
@@ -757,7 +758,7 @@ async fn a_buyer_signs_nothing_it_was_not_allowed_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_affordable_way_to_pay_is_taken_whatever_the_order() {
+async fn affordable_option_is_taken_in_any_order() {
     let (setting, _engine, shop) = town().await;
     drop(shop);
     let dear = quittance_evm::ExactOffer::usdc(
@@ -809,7 +810,7 @@ async fn many_buyers_at_once_are_each_served_for_their_own_payment() {
     assert_eq!(setting.received().await, paid(20));
 }
 
-/// A version 1 server: terms in the body, the payment in X-PAYMENT.
+/// A version 1 server: requirements in the body, the payment in X-PAYMENT.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_1_server_is_paid_in_version_1() {
     let terms = r#"{"x402Version":1,"error":"pay","accepts":[{"scheme":"exact","network":"base-sepolia","maxAmountRequired":"10000",

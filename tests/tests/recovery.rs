@@ -1,5 +1,5 @@
-//! The engine and its journal: one judgement at /verify and /settle, and a recovery that is bounded and
-//! skips unreadable rows.
+//! The engine and its journal: one judgement at /verify and /settle, and a recovery that is bounded
+//! and skips unreadable rows.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::sync::Arc;
@@ -85,8 +85,9 @@ fn fault<T: std::fmt::Debug>(answer: Result<T, FacilitatorError>) -> FaultKind {
     }
 }
 
-/// Because of a node without receipts, the engine reported a settled payment as failed. Sellers verify
-/// first, and /verify answered "used". So no seller called /settle, which would have found it settled.
+/// Because of a node without receipts, the engine reported a settled payment as failed. Sellers
+/// verify first, and /verify answered "used". So no seller called /settle, which would have found
+/// it settled.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payment_settled_after_a_wrong_verdict_is_served_once() {
     let setting = Setting::start().await;
@@ -112,8 +113,8 @@ async fn a_payment_settled_after_a_wrong_verdict_is_served_once() {
     assert!(!verify(&engine, &request).await.is_valid);
 }
 
-/// After three failures that cost gas, /settle refused the payment and /verify still called it valid. An
-/// attacker could run a seller's handler for free, any number of times.
+/// After three failures that cost gas, /settle refused the payment and /verify still called it
+/// valid. An attacker could run a seller's handler for free, any number of times.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_authorization_that_failed_too_often_is_not_valid() {
     let setting = Setting::start().await;
@@ -153,7 +154,8 @@ async fn an_authorization_that_failed_too_often_is_not_valid() {
     assert!(settle(&engine, &seldom).await.success);
 }
 
-/// The disk was full. /verify called payments valid, sellers ran their handlers, and could not settle.
+/// The disk was full. /verify called payments valid, sellers ran their handlers, and could not
+/// settle.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_valid_while_the_journal_has_a_problem() {
     let setting = Setting::start().await;
@@ -337,8 +339,8 @@ async fn a_payment_taken_back_before_its_report_is_pending() {
     .await;
 }
 
-/// A long search for payments that were taken back delayed the health check. Payments were accepted for
-/// a network that was down.
+/// A long search for payments that were taken back delayed the health check. Payments were accepted
+/// for a network that was down.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_search_does_not_delay_the_health_check() {
     let setting = Setting::start().await;
@@ -404,8 +406,8 @@ impl Changes for Narrow {
     }
 }
 
-/// Of 200 concurrent payments two settled. The others failed together, because the chain did not sign
-/// so many in one transaction.
+/// Of 200 concurrent payments two settled. The others failed together, because the chain did not
+/// sign so many in one transaction.
 #[tokio::test(flavor = "multi_thread")]
 async fn payments_the_chain_does_not_batch_are_sent_alone() {
     const COUNT: usize = 6;

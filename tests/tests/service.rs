@@ -1,4 +1,4 @@
-//! The HTTP service, from outside.
+//! The HTTP service, seen by its clients.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::time::Duration;
@@ -38,14 +38,11 @@ impl Service {
         let engine = setting.engine().await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let (stop, told) = oneshot::channel::<()>();
+        let (stop, stopped) = oneshot::channel::<()>();
         let router = router(engine, service);
-        let stopped = tokio::spawn(serve(
-            router,
-            listener,
-            server,
-            async move { drop(told.await) },
-        ));
+        let stopped = tokio::spawn(serve(router, listener, server, async move {
+            drop(stopped.await)
+        }));
         Self {
             url,
             setting,
@@ -76,7 +73,7 @@ impl Service {
     }
 }
 
-/// Asserts that an answer is what the interface's description says it is.
+/// Asserts that a response matches the interface's description.
 fn assert_described(path: &str, method: &str, status: StatusCode, body: &Value) {
     let description = openapi();
     let responses = &description["paths"][path][method]["responses"];
@@ -190,7 +187,7 @@ async fn what_it_says_of_itself_is_true() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_read_is_400_and_names_the_field() {
+async fn malformed_request_is_400_and_names_the_field() {
     let service = Service::start().await;
     let good = Setting::request().await.text().to_owned();
     let amount = "\"amount\":\"10000\"";
@@ -255,9 +252,10 @@ async fn what_cannot_be_read_is_400_and_names_the_field() {
     assert_eq!(latin1.status(), StatusCode::BAD_REQUEST);
 }
 
-/// The specification requires `network` in every answer to /settle. A refusal of the message itself had none.
+/// The specification requires `network` in every answer to /settle. A refusal of the message itself
+/// had none.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_that_is_refused_is_answered_with_the_network_that_it_names() {
+async fn refused_message_is_answered_with_its_network() {
     let service = Service::start().await;
     let good = Setting::request().await.text().to_owned();
     for (body, status, network) in [
@@ -283,7 +281,7 @@ async fn a_message_that_is_refused_is_answered_with_the_network_that_it_names() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_understood_and_refused_is_200_with_its_reason() {
+async fn rejected_payment_is_200_with_its_reason() {
     let service = Service::start().await;
     const ANOTHER: &str = "0x00000000000000000000000000000000000000Aa";
     let good = Setting::request().await.text().to_owned();
@@ -356,7 +354,7 @@ async fn what_is_understood_and_refused_is_200_with_its_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_is_down_is_503_with_a_time_to_come_back() {
+async fn node_that_is_down_is_503_with_retry_after() {
     let service = Service::start().await;
     let request = Setting::request().await;
     service
@@ -372,14 +370,14 @@ async fn a_node_that_is_down_is_503_with_a_time_to_come_back() {
             (&problem["error"], &problem["retryable"]),
             (&json!("chain_unavailable"), &json!(true))
         );
-        // Nobody can take it for a verdict, nor learn where the node is.
+        // It cannot be mistaken for a verdict, and does not reveal the node's address.
         assert!(problem.get("isValid").is_none() && problem.get("success").is_none());
         assert!(!problem.to_string().contains("127.0.0.1"), "{problem}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn version_1_is_spoken_with_its_own_names() {
+async fn version_1_requests_get_version_1_names() {
     let service = Service::start().await;
     let v2: Value = serde_json::from_str(Setting::request().await.text()).unwrap();
     let terms = &v2["paymentRequirements"];
@@ -488,7 +486,7 @@ async fn service_get_with_header(service: &Service, value: &str) -> Option<Statu
     get.send().await.ok().map(|answer| answer.status())
 }
 
-/// Waits until the server closes a connection, and gives back what it said before.
+/// Waits until the server closes a connection. Returns what the server sent before.
 async fn closed(stream: &mut TcpStream) -> String {
     let mut said = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut said)).await;
@@ -497,9 +495,9 @@ async fn closed(stream: &mut TcpStream) -> String {
     String::from_utf8(said).unwrap()
 }
 
-/// Anybody could open a thousand connections, say nothing on them, and keep everybody else out.
+/// A client could open a thousand connections, send nothing on them, and block all others.
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_that_never_finish_a_request_are_let_go_and_keep_nobody_out() {
+async fn unfinished_requests_are_closed_and_block_no_client() {
     const SLOTS: usize = 8;
     let mut server = ServerOptions::default();
     server.connections_max = SLOTS;
@@ -530,7 +528,7 @@ async fn clients_that_never_finish_a_request_are_let_go_and_keep_nobody_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_peer_has_no_more_connections_than_it_may() {
+async fn connections_of_one_peer_are_limited() {
     let mut server = ServerOptions::default();
     server.connections_per_address = 2;
     let service = Service::with(ServiceOptions::new(Keys::anyone()), server).await;
@@ -559,13 +557,14 @@ async fn a_connection_serves_many_requests_and_ends_when_it_is_idle() {
         stream.write_all(get).await.unwrap();
         let read = stream.read(&mut answer).await.unwrap();
         assert!(answer[..read].starts_with(b"HTTP/1.1 404"));
-        // Longer than a new client has, shorter than a known one.
+        // Longer than the limit for a new client, shorter than that for a known one.
         tokio::time::sleep(Duration::from_millis(1200)).await;
     }
     assert_eq!(closed(&mut stream).await, "");
 }
 
-/// Makes blocks until all are answered: a block that comes before a transaction has reached the node does not have it.
+/// Makes blocks until all are answered. A block made before a transaction reached the node does not
+/// have it.
 async fn mine_until_all_end(service: &Service, settling: &[tokio::task::JoinHandle<Value>]) {
     until("all are answered", || async {
         service.setting.local.mine().await.unwrap();
@@ -574,7 +573,7 @@ async fn mine_until_all_end(service: &Service, settling: &[tokio::task::JoinHand
     .await;
 }
 
-/// Settles as many new payments, and waits until all of them are under way.
+/// Settles this many new payments. Waits until all of them are in progress.
 async fn settling(service: &Service, many: usize) -> Vec<tokio::task::JoinHandle<Value>> {
     let manual = quittance_devnet::Mining::Manual;
     service.setting.local.set_mining(manual).await.unwrap();
@@ -597,8 +596,8 @@ async fn settling(service: &Service, many: usize) -> Vec<tokio::task::JoinHandle
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_than_it_bears_is_turned_away_and_nothing_is_lost() {
-    // One caller may hold as many places as are still free.
+async fn overload_is_refused_and_loses_no_payment() {
+    // One caller may use all places that are free.
     let mut options = ServiceOptions::new(Keys::anyone());
     options.waiting_max = 4;
     let service = Service::with(options, ServerOptions::default()).await;
@@ -609,7 +608,7 @@ async fn more_than_it_bears_is_turned_away_and_nothing_is_lost() {
     let (status, problem) = described("/settle", "post", busy).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(problem["error"], "busy");
-    // How it is can be asked all the same.
+    // The health check still gets an answer.
     for path in ["/health", "/supported", "/openapi.json"] {
         assert_eq!(service.get(path).await.status(), StatusCode::OK, "{path}");
     }
@@ -619,10 +618,10 @@ async fn more_than_it_bears_is_turned_away_and_nothing_is_lost() {
     }
 }
 
-/// Each /settle kept a place for up to `settle_wait`, while nothing was done but waiting for a block: who came first kept all
-/// others out.
+/// Each /settle held a permit for up to `settle_wait`, while it only waited for a block. The first
+/// callers blocked all others.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_settlement_that_is_only_waited_for_holds_no_place_among_those_worked_on() {
+async fn waiting_for_a_settlement_holds_no_permit() {
     let mut options = ServiceOptions::new(Keys::anyone());
     options.requests_max = 1;
     let service = Service::with(options, ServerOptions::default()).await;
@@ -639,9 +638,9 @@ async fn a_settlement_that_is_only_waited_for_holds_no_place_among_those_worked_
     }
 }
 
-/// Base URLs that end in a slash, and clients that add one, were answered 404.
+/// Base URLs with a trailing slash, and clients that add one, got 404.
 #[tokio::test(flavor = "multi_thread")]
-async fn slashes_too_many_do_not_change_which_path_is_meant() {
+async fn additional_slashes_do_not_change_the_path() {
     let service = Service::start().await;
     let request = Setting::request().await;
     for path in ["/verify/", "//verify", "//verify//"] {
@@ -659,7 +658,7 @@ async fn slashes_too_many_do_not_change_which_path_is_meant() {
     assert_eq!(service.get("//health/").await.status(), StatusCode::OK);
 }
 
-/// A slash too many is no way round a key.
+/// An additional slash does not bypass the key.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_spelling_of_a_path_needs_the_key() {
     let options = ServiceOptions::new(Keys::new(&["sesame".into()]));
@@ -697,7 +696,7 @@ impl Raw {
         self.0.write_all(text.as_bytes()).await.unwrap();
     }
 
-    /// One answer: its head in lower case, and its body by the length it says.
+    /// One response: its lower-case head, and a body of the length it states.
     async fn answer(&mut self) -> (String, String) {
         let read = async {
             let mut head = Vec::new();
@@ -716,8 +715,8 @@ impl Raw {
     }
 }
 
-/// A refusal by head alone left the body on the connection. The connection was then closed without a word, and the client's next
-/// request on it failed: 60 of 60 with the body 20 ms behind.
+/// A refusal after the head left the body on the connection. The connection was then closed without
+/// a response, and the client's next request on it failed: 60 of 60 with the body 20 ms later.
 #[tokio::test(flavor = "multi_thread")]
 async fn refusal_keeps_the_connection_usable_or_closes_it() {
     let options = ServiceOptions::new(Keys::new(&["sesame".into()]));
@@ -736,7 +735,8 @@ async fn refusal_keeps_the_connection_usable_or_closes_it() {
             assert!(problem.contains("unauthorized"), "{problem}");
         }
     }
-    // A body that does not come, one that is too long to be thrown away, and one that waits for a word from us.
+    // A body that never arrives, one that is too long to be read, and one that waits for `100
+    // Continue`.
     for more in [
         "Content-Length: 10\r\n",
         "Content-Length: 10000000000\r\n",
@@ -752,9 +752,9 @@ async fn refusal_keeps_the_connection_usable_or_closes_it() {
     }
 }
 
-/// With all connections taken not even `/health` was answered until the first of them ran out.
+/// With all connections in use, `/health` got no answer until the first of them timed out.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_connection_of_the_greediest_makes_room_for_a_new_one() {
+async fn idle_connection_of_the_busiest_peer_is_closed_for_a_new_one() {
     const MOST: usize = 6;
     let mut server = ServerOptions::default();
     server.connections_max = MOST;
@@ -774,13 +774,13 @@ async fn an_idle_connection_of_the_greediest_makes_room_for_a_new_one() {
         .await;
     let (said, _) = supervisor.answer().await;
     assert!(said.starts_with("http/1.1 200"), "{said}");
-    // The connection that was there before, and does little, is still there.
+    // The older connection with few requests is still open.
     honest.send(get).await;
     assert!(honest.answer().await.0.starts_with("http/1.1 200"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_is_answered_when_every_connection_is_busy_and_nothing_else_is() {
+async fn only_health_is_answered_when_all_connections_are_busy() {
     const MOST: usize = 4;
     let mut server = ServerOptions::default();
     server.connections_max = MOST;
@@ -811,16 +811,17 @@ async fn health_is_answered_when_every_connection_is_busy_and_nothing_else_is() 
         assert!(said.contains("connection: close"), "{path}: {said}");
         assert_eq!(closed(&mut client.0).await, "", "{path}");
     }
-    // None of those that were at work was cut off.
+    // No connection with a request in progress was closed.
     for mut client in busy {
         client.send("12345678").await;
         assert!(client.answer().await.0.starts_with("http/1.1 400"));
     }
 }
 
-/// A seller asks /verify for all of its clients. One client without money could use up what the seller's /settle needed.
+/// A seller sends the payments of all its clients to /verify. One client without money could use up
+/// the rate that the seller's /settle needed.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_verify_used_up_is_not_missing_at_settle() {
+async fn verify_does_not_use_up_the_rate_of_settle() {
     let mut options = ServiceOptions::new(Keys::anyone());
     options.rate = rate(1, 2);
     let service = Service::with(options, ServerOptions::default()).await;
@@ -836,9 +837,9 @@ async fn what_verify_used_up_is_not_missing_at_settle() {
     assert_eq!(outcome["success"], true, "{outcome}");
 }
 
-/// Paths that do not exist, and those that need no key, were answered and logged as often as one liked.
+/// Paths that do not exist, and those that need no key, were answered and logged without a limit.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_needs_no_key_is_counted_and_health_is_not() {
+async fn requests_without_a_key_are_counted_except_health() {
     let mut options = ServiceOptions::new(Keys::anyone());
     options.rate = rate(1, 2);
     let service = Service::with(options, ServerOptions::default()).await;
@@ -854,7 +855,7 @@ async fn what_needs_no_key_is_counted_and_health_is_not() {
     for _ in 0..5 {
         assert_eq!(service.get("/health").await.status(), StatusCode::OK);
     }
-    // Another method than the path has is counted like the path itself.
+    // A method that the path does not have counts like the path itself.
     for status in [405, 405, 429] {
         assert_eq!(service.get("/settle").await.status(), status);
     }
@@ -863,7 +864,7 @@ async fn what_needs_no_key_is_counted_and_health_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stopping_finishes_what_is_under_way() {
+async fn shutdown_finishes_requests_in_progress() {
     let mut service = Service::start().await;
     service
         .setting
@@ -891,7 +892,7 @@ async fn stopping_finishes_what_is_under_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_callers_own_words_do_not_reach_the_log_as_lines() {
+async fn callers_cannot_add_lines_to_the_log() {
     let service = Service::start().await;
     let get = Client::new()
         .get(format!("{}/health", service.url))
@@ -900,9 +901,9 @@ async fn a_callers_own_words_do_not_reach_the_log_as_lines() {
     assert_ne!(answer.headers()["x-request-id"], "forged\tline");
 }
 
-/// Bodies that came a byte at a time kept a slot each, for as long as their senders liked.
+/// Bodies that arrived byte by byte each held a permit, for as long as their senders chose.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_does_not_arrive_is_given_up_and_keeps_nobody_out() {
+async fn slow_body_times_out_and_blocks_no_client() {
     let mut options = ServiceOptions::new(Keys::anyone());
     options.requests_max = 1;
     options.body_max = Duration::from_millis(500);
@@ -933,7 +934,8 @@ async fn a_body_that_does_not_arrive_is_given_up_and_keeps_nobody_out() {
     assert!(said.starts_with("HTTP/1.1 408"), "{said}");
 }
 
-/// A network whose only signer had no gas was reported as working: nothing could be settled, and /health said 200.
+/// A network whose only signer had no gas was reported as usable. Nothing could be settled, and
+/// /health returned 200.
 #[tokio::test(flavor = "multi_thread")]
 async fn health_is_503_when_no_kind_of_payment_can_be_settled() {
     let setting = Setting::start().await;
@@ -955,9 +957,9 @@ async fn health_is_503_when_no_kind_of_payment_can_be_settled() {
     assert_eq!(health["networks"][0]["usable"], false);
 }
 
-/// What is wrong names signers, nodes and balances: nobody's business but that of those who may call.
+/// Problems name signers, nodes and balances, so only authorized callers see them.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_is_told_only_to_those_who_may_call() {
+async fn problems_are_shown_only_to_authorized_callers() {
     let setting = Setting::start().await;
     let params = (Setting::signers()[0].address, "0x0");
     let _: Option<()> = setting.local.rpc("anvil_setBalance", params).await.unwrap();
@@ -988,7 +990,7 @@ fn rate(per_minute: u32, burst: u32) -> Option<Rate> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_asks_too_often_is_told_when_to_come_back_and_nobody_else_is() {
+async fn rate_limit_affects_one_caller_and_has_retry_after() {
     let mut options = ServiceOptions::new(Keys::new(&["one".into(), "two".into()]));
     options.rate = rate(1, 2);
     options.key_rate = rate(1, 2);
@@ -1008,10 +1010,10 @@ async fn who_asks_too_often_is_told_when_to_come_back_and_nobody_else_is() {
         assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(problem["error"], "rate_limited");
         assert_eq!(problem[reason], "rate_limited");
-        // No verdict: the payer has done nothing wrong.
+        // This is not a verdict: the payer has done nothing wrong.
         assert!(problem.get("isValid").is_none() && problem.get("success").is_none());
     }
-    // Another key has a bucket of its own, and so has an address that guesses keys.
+    // Another key has its own bucket, and so has an address that guesses keys.
     assert_eq!(
         post("/verify", "two").await.status(),
         StatusCode::BAD_REQUEST
@@ -1027,9 +1029,9 @@ async fn who_asks_too_often_is_told_when_to_come_back_and_nobody_else_is() {
     assert_eq!(service.get("/supported").await.status(), StatusCode::OK);
 }
 
-/// Whether a key is one of ours could be tried out at /health as often as one liked.
+/// Whether a key is valid could be tested at /health without a limit.
 #[tokio::test(flavor = "multi_thread")]
-async fn guessing_keys_at_health_is_counted_and_asking_without_one_is_not() {
+async fn wrong_keys_at_health_are_counted_and_no_key_is_not() {
     let mut options = ServiceOptions::new(Keys::new(&["one".into()]));
     options.rate = rate(1, 2);
     let service = Service::with(options, ServerOptions::default()).await;
@@ -1044,7 +1046,7 @@ async fn guessing_keys_at_health_is_counted_and_asking_without_one_is_not() {
     assert!(answer.headers().contains_key("retry-after"));
     let (status, _) = described("/health", "get", answer).await;
     assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
-    // Who has a key has a bucket of its own; who shows none is no guesser.
+    // A caller with a valid key has its own bucket. A caller without a key is not guessing.
     assert_eq!(asked("one").await.status(), StatusCode::OK);
     for _ in 0..5 {
         assert_eq!(service.get("/health").await.status(), StatusCode::OK);
@@ -1061,9 +1063,10 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// attacks.md 122, CVE-2023-44487: streams that are opened and taken back at once, without end, on one connection.
+/// attacks.md 122, CVE-2023-44487: endless streams on one connection, each reset right after it was
+/// opened.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_of_requests_that_are_taken_back_at_once_is_closed() {
+async fn connection_that_resets_its_streams_is_closed() {
     const HEADERS: u8 = 1;
     const RESET: u8 = 3;
     const SETTINGS: u8 = 4;
@@ -1099,7 +1102,7 @@ async fn a_connection_of_requests_that_are_taken_back_at_once_is_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn behind_a_proxy_callers_are_told_apart_by_its_word() {
+async fn proxy_header_distinguishes_callers() {
     let mut options = ServiceOptions::new(Keys::anyone());
     options.rate = rate(1, 1);
     options.proxies = 1;
@@ -1113,12 +1116,12 @@ async fn behind_a_proxy_callers_are_told_apart_by_its_word() {
     };
     assert_eq!(asked("192.0.2.1").await, StatusCode::BAD_REQUEST);
     assert_eq!(asked("192.0.2.2").await, StatusCode::BAD_REQUEST);
-    // What the caller itself put before the proxy's word changes nothing.
+    // Text that the caller itself put before the proxy's entry changes nothing.
     assert_eq!(
         asked("192.0.2.9, 192.0.2.1").await,
         StatusCode::TOO_MANY_REQUESTS
     );
-    // Some proxies write a port, or brackets: those callers shared the proxy's own bucket.
+    // Some proxies add a port, or brackets. Those callers shared the proxy's own bucket.
     for entry in [
         "192.0.2.3:4711",
         "192.0.2.4:4711",

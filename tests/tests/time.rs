@@ -1,4 +1,4 @@
-//! Payments that open with the next block, and machines whose clock is wrong.
+//! Payments that become valid with the next block, and machines whose clock is wrong.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -26,10 +26,10 @@ fn fault<T: std::fmt::Debug>(answer: Result<T, FacilitatorError>) -> Fault {
     }
 }
 
-/// Wallets sign their own time as `validAfter`, and the token wants the block to be later. It was
-/// told that the simulation failed, for good, of a payment that the next block takes.
+/// Wallets sign their own time as `validAfter`, and the token requires a later block. Such a
+/// payment was rejected for a failed simulation, although the next block accepts it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_payment_that_opens_with_the_next_block_is_waited_for() {
+async fn payment_valid_from_the_next_block_is_waited_for() {
     let setting = Setting::with_mining(Mining::Every(Duration::from_secs(1))).await;
     let engine = setting.engine().await;
     for ahead in [0, 1] {
@@ -40,15 +40,15 @@ async fn a_payment_that_opens_with_the_next_block_is_waited_for() {
         let answer = engine.settle(&request).await.unwrap();
         assert!(answer.success, "{ahead}: {answer:?}");
     }
-    // The first to ask may be /settle.
+    // The first request may be /settle.
     let request = Setting::request_within(now(), now() + 60);
     let answer = engine.settle(&request).await.unwrap();
     assert!(answer.success, "{answer:?}");
 }
 
-/// A caller does not wait longer than for two blocks, and is told when to come back.
+/// A caller waits for two blocks at most, and then gets a time to retry.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_payment_that_opens_later_is_not_yet_valid_and_no_verdict() {
+async fn payment_valid_much_later_is_not_yet_valid_without_a_verdict() {
     let setting = Setting::with_mining(Mining::Manual).await;
     setting.local.mine().await.unwrap();
     let engine = setting.engine().await;
@@ -66,7 +66,8 @@ async fn a_payment_that_opens_later_is_not_yet_valid_and_no_verdict() {
     setting.local.mine().await.unwrap();
     assert!(engine.verify(&request).await.unwrap().is_valid);
 
-    // Nobody waits for what opens in ten seconds; the caller is told to.
+    // The engine does not wait for a payment that becomes valid in ten seconds. The caller is asked
+    // to retry.
     let request = Setting::request_within(now() + 10, now() + 60);
     let started = Instant::now();
     let later = fault(engine.verify(&request).await);
@@ -78,9 +79,9 @@ async fn a_payment_that_opens_later_is_not_yet_valid_and_no_verdict() {
     assert!(started.elapsed() < Duration::from_secs(4));
 }
 
-/// What else speaks against it is told at once, and by its own code.
+/// Another reason against the payment is reported at once, with its own code.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_payment_that_is_not_valid_yet_and_never_will_be_is_refused_at_once() {
+async fn payment_with_another_fault_is_refused_before_it_is_valid() {
     let setting = Setting::with_mining(Mining::Manual).await;
     let engine = setting.engine().await;
     let far = Setting::request_within(now() + 60, now() + 120);
@@ -98,7 +99,7 @@ async fn a_payment_that_is_not_valid_yet_and_never_will_be_is_refused_at_once() 
     );
 }
 
-/// An engine on a machine whose clock says this.
+/// An engine on a machine with this time.
 async fn engine_at(setting: &Setting, clock: u64, head_age_max: Option<Duration>) -> Engine {
     let clock = Arc::new(ManualClock::new(quittance_core::Timestamp::from_secs(
         clock,
@@ -116,10 +117,10 @@ fn says(engine: &Engine, words: &str) -> bool {
     problems.any(|problem| problem.what.contains(words))
 }
 
-/// Two hours ahead, every payment was told that it had expired; 400 days behind, that it is not
-/// valid yet.
+/// With a clock two hours ahead, every payment was reported as expired. With a clock 400 days
+/// behind, none was valid yet.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_clock_is_our_fault_and_not_the_payers() {
+async fn wrong_clock_is_a_fault_and_not_a_verdict() {
     const LIVE: Option<Duration> = Some(Duration::from_secs(180));
     let setting = Setting::start().await;
     setting.local.mine().await.unwrap();
@@ -131,7 +132,7 @@ async fn a_wrong_clock_is_our_fault_and_not_the_payers() {
     assert!(says(&ahead, "clock is ahead"));
     drop(ahead);
 
-    // Not far enough for the nodes to count as stuck.
+    // Not enough for the nodes to count as stale.
     let little = engine_at(&setting, now() + 100, LIVE).await;
     fault(little.verify(&request).await);
     assert!(says(&little, "clock is ahead"));
@@ -139,8 +140,8 @@ async fn a_wrong_clock_is_our_fault_and_not_the_payers() {
 
     for age_max in [LIVE, None] {
         let behind = engine_at(&setting, now() - 400 * 24 * 3600, age_max).await;
-        let told = fault(behind.verify(&request).await);
-        assert_eq!(told.kind, FaultKind::Misconfigured);
+        let fault_answer = fault(behind.verify(&request).await);
+        assert_eq!(fault_answer.kind, FaultKind::Misconfigured);
         assert!(says(&behind, "behind the chain's newest block"));
         drop(behind);
     }
@@ -157,8 +158,8 @@ async fn a_wrong_clock_is_our_fault_and_not_the_payers() {
     assert!(!says(&right, "clock"));
 }
 
-/// While a payment waited in its lane the clock jumped: it was told `settlement_expired`, after which buyers sign another
-/// payment, and its authorization was good for minutes.
+/// The clock jumped while a payment waited in its lane. The answer was `settlement_expired`, after
+/// which buyers sign another payment, although the authorization was valid for minutes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_jumps_while_a_payment_waits_expires_nothing() {
     const OUT: usize = 16;
@@ -196,10 +197,10 @@ async fn a_clock_that_jumps_while_a_payment_waits_expires_nothing() {
     assert_eq!((settled, given_back.len()), (OUT, 1));
 }
 
-/// Any payer can sign any number of payments that open in a moment; each that was waited for held a place of its caller's
-/// for five seconds.
+/// A payer can sign any number of payments that become valid in a moment. Each waiting one held its
+/// caller's permit for five seconds.
 #[tokio::test(flavor = "multi_thread")]
-async fn only_so_many_payments_are_waited_for_at_once() {
+async fn payments_waited_for_are_limited() {
     const COUNT: usize = 80;
     const WAITED_FOR_MAX: usize = 64;
     let setting = Setting::with_mining(Mining::Manual).await;
@@ -211,9 +212,9 @@ async fn only_so_many_payments_are_waited_for_at_once() {
             let (engine, request) = (engine.clone(), Setting::request_within(opens, now() + 60));
             tokio::spawn(async move {
                 let started = Instant::now();
-                let told = fault(engine.verify(&request).await);
-                assert_eq!(told.kind, FaultKind::NotYetValid);
-                assert!(told.retry_after.is_some());
+                let fault_answer = fault(engine.verify(&request).await);
+                assert_eq!(fault_answer.kind, FaultKind::NotYetValid);
+                assert!(fault_answer.retry_after.is_some());
                 started.elapsed()
             })
         })

@@ -23,7 +23,7 @@ pub(crate) async fn town() -> EvmTown {
     town_that_waits(quittance_engine::SETTLE_WAIT).await
 }
 
-/// A town whose facilitator answers "pending" after this long.
+/// A shop whose facilitator answers "pending" after this long.
 async fn town_that_waits(wait: Duration) -> EvmTown {
     let setting = Setting::start().await;
     let engine = setting
@@ -38,7 +38,7 @@ async fn buy(payer: &Account, urls: &[String]) -> Vec<Value> {
     official_client(&[("PAYER_KEY", &payer.key)], urls).await
 }
 
-/// The official server, and where it listens.
+/// The official server, and its address.
 async fn server(facilitator: &str) -> (Child, String) {
     let seller = Setting::seller().address.to_string();
     official_server(&[facilitator, "eip155:84532", &seller]).await
@@ -140,7 +140,7 @@ async fn the_official_client_understands_our_refusals() {
         format!("{}/goods", town.town.shop),
         format!("{}/broken", town.town.shop),
     );
-    // An account whose money is gone.
+    // An account that has spent its money.
     let poor = Local::accounts()[4].clone();
     let all = town
         .setting
@@ -173,7 +173,7 @@ async fn the_official_client_understands_our_refusals() {
         "{failed}"
     );
 
-    // A facilitator without its chain has no verdict, and the client is not told one.
+    // A facilitator without its chain gives no verdict, and the client gets none.
     town.setting
         .node
         .breaks_for_good("eth_call", Fate::Status(500));
@@ -183,7 +183,7 @@ async fn the_official_client_understands_our_refusals() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn our_buyer_pays_the_official_server_with_our_facilitator_behind_it() {
+async fn our_buyer_pays_the_official_server() {
     let town = town().await;
     let (_server, url) = server(&town.town.facilitator).await;
     for (path, goods) in [
@@ -218,7 +218,7 @@ async fn our_buyer_understands_the_official_servers_refusals() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_official_client_and_the_official_server_settle_through_our_facilitator() {
+async fn official_client_and_server_use_our_facilitator() {
     let town = town().await;
     let (_server, url) = server(&town.town.facilitator).await;
     let bought = buy(
@@ -236,9 +236,10 @@ async fn the_official_client_and_the_official_server_settle_through_our_facilita
     assert_eq!(town.setting.received().await, Amount::from(2 * PRICE));
 }
 
-/// The official server asks once more about a pending settlement, and must then be told the outcome of the first one.
+/// The official server asks once more about a pending settlement, and must then get the outcome of
+/// the first request.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_official_server_is_told_the_outcome_of_what_was_pending() {
+async fn official_server_gets_the_outcome_of_a_pending_payment() {
     let town = town_that_waits(Duration::from_millis(1_500)).await;
     let (_server, url) = server(&town.town.facilitator).await;
     town.setting

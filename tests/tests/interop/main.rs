@@ -1,5 +1,5 @@
-//! Other implementations on the other side: their clients buy from our seller, their servers sell to our buyer, with our
-//! facilitator behind both, on a real chain of each family.
+//! Interoperability with other implementations: their clients buy from our seller, and their
+//! servers sell to our buyer. Our facilitator serves both, on a real chain of each family.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 mod evm;
@@ -34,7 +34,7 @@ fn interop() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("interop")
 }
 
-/// A script for Node in a folder of `tests/interop`, which has packages of its own.
+/// A script for Node in a folder of `tests/interop`, which has its own packages.
 fn node_in(folder: &str, script: &str) -> Command {
     let folder = interop().join(folder);
     assert!(
@@ -67,7 +67,7 @@ fn python(script: &str) -> Command {
 /// The facilitator's key, which the official server shows.
 const KEY: &str = "open sesame";
 
-/// Our facilitator and our shop, by their URLs.
+/// The URLs of our facilitator and our shop.
 struct Town {
     facilitator: String,
     shop: String,
@@ -117,14 +117,14 @@ async fn lines_of(mut command: Command) -> Vec<Value> {
         .collect()
 }
 
-/// The official server with these arguments, and where it listens.
+/// The official server with these arguments, and its address.
 async fn official_server(arguments: &[&str]) -> (Child, String) {
     let mut command = node_in("", "server.mjs");
     command.args(arguments).env("FACILITATOR_KEY", KEY);
     serving(command).await
 }
 
-/// A server that prints its port, and where it listens.
+/// A server that prints its port, and its address.
 async fn serving(mut command: Command) -> (Child, String) {
     let mut server = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();

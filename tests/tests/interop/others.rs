@@ -1,5 +1,6 @@
-//! Clients and servers that other people run today: the Python SDK, axios and Hono, the packages of version 1, and those of
-//! other authors. Each client buys from our seller; each server sells to our buyer. Our facilitator stands behind all.
+//! Other clients and servers in use: the Python SDK, axios and Hono, the packages of version 1, and
+//! those of other authors. Each client buys from our seller, and each server sells to our buyer.
+//! Our facilitator serves all.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -17,7 +18,7 @@ use super::{KEY, evm, lines_of, node_in, python, python_tool, serving, solana};
 /// A script of `tests/interop`, with its first arguments.
 type Script = &'static [&'static str];
 
-/// Clients that buy on an EVM chain, each of which understands one version of the protocol or both.
+/// Clients that buy on an EVM chain. Each supports one version of the protocol or both.
 const EVM_CLIENTS: [Script; 5] = [
     &["python/client.py", "httpx"],
     &["python/client.py", "requests"],
@@ -45,7 +46,7 @@ const SOLANA_SERVERS: [Script; 2] = [
     &["python/server.py", "flask"],
 ];
 
-/// What runs a script: Node, or the Python of the folder it is in.
+/// The interpreter of a script: Node, or the Python of its folder.
 fn run(script: Script) -> Command {
     let (script, arguments) = script.split_first().expect("a script's name");
     let path = Path::new(script);
@@ -167,7 +168,8 @@ async fn every_server_sells_to_our_buyer_on_solana() {
     assert_eq!(town.setting.received().await, all);
 }
 
-/// The packages of other authors take a gigabyte: `make interop` installs them and runs what is ignored here.
+/// The packages of other authors take a gigabyte. `make interop` installs them and runs the ignored
+/// tests.
 mod slow {
     use super::*;
 
@@ -212,7 +214,7 @@ mod slow {
 mod conformance {
     use super::*;
 
-    /// Runs a check of the `x402conf` program, which must find nothing wrong.
+    /// Runs a check of the `x402conf` program. It must find no fault.
     async fn passes(check: &str, url: &str) {
         let mut command = python_tool("x402conf");
         let output = command

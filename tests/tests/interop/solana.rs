@@ -116,7 +116,7 @@ async fn the_official_client_pays_our_seller() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_official_client_pays_with_the_blockhash_that_our_seller_tells() {
+async fn official_client_uses_our_sellers_blockhash() {
     let hinting = |setting: &Setting, offer: ExactOffer| {
         let node = setting.local.url().parse().unwrap();
         offer.with_blockhashes(&Blockhashes::new(&[node]).unwrap())
@@ -140,7 +140,7 @@ async fn the_official_client_pays_with_the_blockhash_that_our_seller_tells() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn our_buyer_pays_with_the_blockhash_that_the_official_server_tells() {
+async fn our_buyer_uses_the_official_servers_blockhash() {
     for program in BOTH {
         let town = town(program).await;
         let node = town.setting.local.url();
@@ -187,7 +187,7 @@ async fn the_official_client_understands_our_refusals() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn our_buyer_pays_the_official_server_with_our_facilitator_behind_it() {
+async fn our_buyer_pays_the_official_server() {
     for program in BOTH {
         let town = town(program).await;
         let (_server, url) = town.server().await;
@@ -223,7 +223,7 @@ async fn our_buyer_understands_the_official_servers_refusals() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_official_client_and_the_official_server_settle_through_our_facilitator() {
+async fn official_client_and_server_use_our_facilitator() {
     for program in BOTH {
         let town = town(program).await;
         let (_server, url) = town.server().await;
