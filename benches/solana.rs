@@ -17,7 +17,7 @@ use futures_util::FutureExt;
 use quittance_core::json::Object;
 use quittance_core::wire::{PaymentPayload, PaymentRequirements, Rest, SupportedKind};
 use quittance_core::{Check, Observed, Offer, Payer, PaymentRequest, Scheme, Timestamp};
-use quittance_engine::{Offline, Verifier};
+use quittance_engine::{Offline, OfflineVerifier};
 use quittance_solana::{
     Account, Answer, Evidence, Exact, ExactOffer, ExactPayer, Keypair, Pubkey, Signer, Solana,
     SolanaConfig, TokenProgram, known,
@@ -162,7 +162,7 @@ fn offline(c: &mut Criterion) {
     let mut group = c.benchmark_group("offline");
     group.throughput(Throughput::Elements(PAYMENTS as u64));
     for (name, threads) in [("one thread", 1), ("every core", 0)] {
-        let verifier = Verifier::new(threads)
+        let verifier = OfflineVerifier::new(threads)
             .unwrap()
             .scheme(network.clone(), exact.clone());
         let verdicts = verifier.verify_bodies(&bodies, NOW);

@@ -1,6 +1,7 @@
-//! A buyer with a key on each chain, that spends at most five cents a time and a dollar in all, on both together. On the
-//! local chains, export what `quittance-devnet` prints for `QUITTANCE_PAYER_KEY` and `QUITTANCE_SOLANA_PAYER_KEY`, or only one of
-//! them, which pays then; and `cargo run --example buyer`, beside the seller.
+//! A buyer with a key on each chain, that spends at most five cents a time and a dollar in all, on
+//! both together. On the local chains, export what `quittance-devnet` prints for
+//! `QUITTANCE_PAYER_KEY` and `QUITTANCE_SOLANA_PAYER_KEY`, or only one of them, which pays then;
+//! and `cargo run --example buyer`, beside the seller.
 
 use std::env::var;
 
@@ -14,12 +15,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut buyer = Buyer::builder().limits(limits);
     if let Ok(key) = var("QUITTANCE_PAYER_KEY") {
         let key: PrivateKeySigner = key.parse()?;
-        // With a node, which `with_rpc` names, it can learn what became of a payment whose answer was lost.
+        // With a node, which `with_rpc` names, it can learn what became of a payment whose answer
+        // was lost.
         buyer = buyer.payer(quittance_evm::ExactPayer::new(key));
     }
     if let Ok(key) = var("QUITTANCE_SOLANA_PAYER_KEY") {
         let key = Keypair::try_from_base58_string(&key)?;
-        // Without a node it pays sellers that tell a blockhash; `with_rpc` names one for the others.
+        // Without a node it pays sellers that tell a blockhash; `with_rpc` names one for the
+        // others.
         buyer = buyer.payer(quittance_solana::ExactPayer::new(key));
     }
     let buyer = buyer.build()?;

@@ -1,5 +1,6 @@
-//! A facilitator for two chains. Start both chains with `quittance-devnet all`. In another shell, export the `SIGNER` and the
-//! `FEE_PAYER` that it prints, and run `cargo run --example facilitator`.
+//! A facilitator for two chains. Start both chains with `quittance-devnet all`. In another shell,
+//! export the `SIGNER` and the `FEE_PAYER` that it prints, and run `cargo run --example
+//! facilitator`.
 
 use std::env::var;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! A paid API, sold for USDC on two chains. It needs a facilitator at port 4020: `quittance serve`
-//! with the configuration that `quittance-devnet all` prints, or the example `facilitator`. Then run
-//! `cargo run --example seller`.
+//! with the configuration that `quittance-devnet all` prints, or the example `facilitator`. Then
+//! run `cargo run --example seller`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -6,6 +6,7 @@ pub mod engine;
 pub mod evm;
 pub mod proxy;
 pub mod solana;
+pub mod sources;
 pub mod wallet;
 pub mod wrapped;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use peak_alloc::PeakAlloc;
 use quittance_core::{Clock, SystemClock};
-use quittance_engine::{Offline, Verifier};
+use quittance_engine::{Offline, OfflineVerifier};
 use quittance_evm::{Evm, Exact, known};
 use quittance_tests::evm::Setting;
 
@@ -23,7 +23,7 @@ async fn a_batch_of_4096_payments_takes_no_more_than_16_mib() {
     }
     let network = known::network("base-sepolia").unwrap();
     let exact = Exact::offline(network.clone(), known::tokens(network.id())).unwrap();
-    let verifier = Verifier::new(2).unwrap();
+    let verifier = OfflineVerifier::new(2).unwrap();
     let verifier = verifier.scheme::<Evm>(network, Arc::new(exact));
     let now = SystemClock.now();
     // Memory that is kept from batch to batch is not a part of one.

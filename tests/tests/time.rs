@@ -186,15 +186,15 @@ async fn a_clock_that_jumps_while_a_payment_waits_expires_nothing() {
     .await;
     clock.advance(7200);
     setting.local.mine().await.unwrap();
-    let (mut settled, mut given_back) = (0, Vec::new());
+    let (mut settled, mut released) = (0, Vec::new());
     for (asking, request) in asking.into_iter().zip(requests) {
         match asking.await.unwrap() {
             Ok(answer) if answer.success => settled += 1,
             Ok(verdict) => panic!("{verdict:?}"),
-            Err(_) => given_back.push(request),
+            Err(_) => released.push(request),
         }
     }
-    assert_eq!((settled, given_back.len()), (OUT, 1));
+    assert_eq!((settled, released.len()), (OUT, 1));
 }
 
 /// A payer can sign any number of payments that become valid in a moment. Each waiting one held its

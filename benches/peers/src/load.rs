@@ -1,4 +1,5 @@
-//! Whole facilitators with the same chain behind them: requests per second, one facilitator at a time, round after round.
+//! Whole facilitators with the same chain behind them: requests per second, one facilitator at a
+//! time, round after round.
 
 use std::io::Write;
 use std::path::Path;
@@ -33,11 +34,12 @@ const TIME: Duration = Duration::from_secs(3);
 /// Enough for the fastest facilitator: signing more would take longer than measuring.
 const VERIFY_POOL: usize = 40_000;
 
-/// How many payments there are to settle, for each number in flight. When they run out, the time is shorter.
+/// How many payments there are to settle, for each number in flight. When they run out, the time is
+/// shorter.
 const SETTLE_POOL: [usize; 3] = [1_000, 4_000, 6_000];
 
-/// Contracts that x402-rs wants to see before it starts, and does not call for these payments: the validator of EIP-6492
-/// signatures, Permit2, and its proxy.
+/// Contracts that x402-rs wants to see before it starts, and does not call for these payments: the
+/// validator of EIP-6492 signatures, Permit2, and its proxy.
 const WANTED: [&str; 3] = [
     "0xdAcD51A54883eb67D95FAEb2BBfdC4a9a6BD2a3B",
     "0x000000000022D473030F116dDEE9F6B43aC78BA3",
@@ -200,10 +202,10 @@ async fn one_round(
         let (rate, used) = load(&running, "settle", &pool, 0, in_flight, good_settlement).await?;
         let rate = rate.with_cpu(before, cpu_micros(processes)?);
         let paid = (evm.balance(USDC, SELLER).await? - balance).to::<u64>() / AMOUNT;
-        let told = (used as f64 * (1.0 - rate.failed)).round() as u64;
-        if paid < told {
+        let reported = (used as f64 * (1.0 - rate.failed)).round() as u64;
+        if paid < reported {
             return Err(format!(
-                "{}: told of {told} payments, and {paid} were made",
+                "{}: {reported} payments were reported, and {paid} were made",
                 facilitator.name
             )
             .into());
@@ -284,7 +286,8 @@ fn cpu_micros(processes: [u32; 2]) -> Result<[f64; 2]> {
     let mut micros = [0.0; 2];
     for (process, micros) in processes.into_iter().zip(&mut micros) {
         let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
-        // The name, in brackets, may hold spaces; user and system time are the 12th and 13th field after it.
+        // The name, in brackets, may hold spaces; user and system time are the 12th and 13th field
+        // after it.
         let (_, fields) = stat.rsplit_once(") ").ok_or("no such process")?;
         for ticks in fields.split(' ').skip(11).take(2) {
             *micros += ticks.parse::<f64>()? * MICROS_PER_TICK;
@@ -301,8 +304,8 @@ async fn ask(client: &Client, url: &str, body: &str) -> reqwest::Result<Value> {
     request.send().await?.json().await
 }
 
-/// Calls to the chain for each `/verify` and each `/settle`, one after the other, less what the facilitator asks when it
-/// has nothing to do.
+/// Calls to the chain for each `/verify` and each `/settle`, one after the other, less what the
+/// facilitator asks when it has nothing to do.
 async fn count_calls(
     facilitator: &Facilitator,
     evm: &Evm,

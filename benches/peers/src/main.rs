@@ -1,5 +1,6 @@
-//! Quittance beside other implementations of x402, in one run on one machine: `peers [offline] [load]`, both if none is
-//! named. See the Makefile's `bench-peers` for what must be built and installed before.
+//! Quittance beside other implementations of x402, in one run on one machine: `peers [offline]
+//! [load]`, both if none is named. See the Makefile's `bench-peers` for what must be built and
+//! installed before.
 //!
 //! It writes tables between marks into `docs/benchmarks.md`, and a plot beside it.
 

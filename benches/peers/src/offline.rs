@@ -1,4 +1,5 @@
-//! From the bytes of a request to the verdict, without a chain: every candidate in turn, round after round, on one core.
+//! From the bytes of a request to the verdict, without a chain: every candidate in turn, round
+//! after round, on one core.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -17,8 +18,8 @@ pub const PAYERS: [u64; 3] = [1, 100, PAYMENTS as u64];
 /// How long is measured for each number of payers: some 50 rounds.
 const TIME: Duration = Duration::from_secs(30);
 
-/// A candidate is warm after having verified every payment so often: Quittance knows a payer after 20 of them, and the
-/// just-in-time compiler has seen the others' code often enough.
+/// A candidate is warm after having verified every payment so often: Quittance knows a payer after
+/// 20 of them, and the just-in-time compiler has seen the others' code often enough.
 const WARM_UPS: usize = 24;
 
 /// The one core that the candidates share.
@@ -27,8 +28,8 @@ const CORE: &str = "1";
 /// What is measured.
 struct Candidate {
     name: &'static str,
-    /// How many payments one round takes: about a tenth of a second, and for those that take them one by one, more would
-    /// change nothing.
+    /// How many payments one round takes: about a tenth of a second, and for those that take them
+    /// one by one, more would change nothing.
     round: usize,
     /// How many payments warm it up.
     warm_up: usize,
@@ -36,8 +37,8 @@ struct Candidate {
     arguments: &'static [&'static str],
 }
 
-/// Quittance first, at once and one by one: the others are compared with these two. Paths are relative to this crate's folder, and FOLDER is where the
-/// payments are.
+/// Quittance first, at once and one by one: the others are compared with these two. Paths are
+/// relative to this crate's folder, and FOLDER is where the payments are.
 const CANDIDATES: [Candidate; 8] = [
     Candidate {
         name: "Quittance, 1024 at once",
@@ -101,7 +102,8 @@ const CANDIDATES: [Candidate; 8] = [
 pub struct Measured {
     /// Which one it is.
     pub name: &'static str,
-    /// For each number of payers, microseconds for a payment: lower quartile, median, upper quartile.
+    /// For each number of payers, microseconds for a payment: lower quartile, median, upper
+    /// quartile.
     pub micros: Vec<[f64; 3]>,
     /// How often it asked the chain, for each payment.
     pub calls: f64,

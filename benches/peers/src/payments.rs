@@ -44,7 +44,8 @@ pub struct Payments {
 impl Payments {
     /// Payments of so many payers.
     pub fn new(payers: u64) -> Result<Self> {
-        /// Valid at any time of the day they are made on, and shorter than the week that Quittance allows.
+        /// Valid at any time of the day they are made on, and shorter than the week that Quittance
+        /// allows.
         const DAY: u64 = 24 * 3600;
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
         let payers = (0..payers)
@@ -129,8 +130,8 @@ fn changed(body: &str) -> Result<String> {
     Ok(body.to_string())
 }
 
-/// Writes requests for the candidates that verify offline: `count` for each number of payers, and one that was changed after
-/// it was signed.
+/// Writes requests for the candidates that verify offline: `count` for each number of payers, and
+/// one that was changed after it was signed.
 pub fn write(folder: &Path, payers: &[u64], count: usize) -> Result<()> {
     std::fs::create_dir_all(folder)?;
     for payers in payers {

@@ -286,7 +286,7 @@ async fn errors_before_a_payment_have_their_own_messages() {
 
 /// The price changes while the first payment can still settle.
 #[tokio::test]
-async fn a_changed_price_is_paid_beside_an_open_payment_only_on_demand() {
+async fn changed_price_beside_open_payment_is_paid_only_on_demand() {
     let amount = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(10_000));
     let own = amount.clone();
     let answer = move |headers: HeaderMap| {

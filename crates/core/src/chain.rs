@@ -220,9 +220,8 @@ impl Health {
 
 /// A chain: signers, numbering, fees and nodes behind one interface.
 ///
-/// The associated types are what schemes of this chain speak: what can be asked of it, what it
-/// answers, what it can be told to do, and what it says has happened. The engine carries them and
-/// never looks inside.
+/// The associated types are for the schemes of this chain: a question, its answer, an action, and
+/// the record of what a transaction did. The engine passes them on and never looks inside.
 ///
 /// Every method may be called at any time, from many tasks at once, and any number of times.
 ///

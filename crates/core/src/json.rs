@@ -59,7 +59,7 @@ pub fn text_or_integer<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<String>, D::Error> {
     let json = Option::<Json>::deserialize(deserializer)?;
-    let digits = json.map(|json| crate::wire::reading::exact::digits(&json));
+    let digits = json.map(|json| text_digits(&json));
     let digits = digits.transpose().map_err(de::Error::custom)?;
     Ok(digits.flatten())
 }
@@ -74,6 +74,32 @@ pub fn where_readable<'de, T: DeserializeOwned, D: Deserializer<'de>>(
 ) -> Result<Option<T>, D::Error> {
     let json = Option::<Json>::deserialize(deserializer)?;
     Ok(json.and_then(|json| json.read("value").ok()))
+}
+
+/// A string of digits, or a number if it is an integer that every parser reads alike.
+pub(crate) fn text_digits(json: &Json) -> Result<Option<String>, &'static str> {
+    const EXPECTED: &str =
+        "expected a text, or an integer up to 2^53 - 1 without fraction or exponent";
+    if json.text() == "null" {
+        return Ok(None);
+    }
+    if json.text().starts_with('"') {
+        return json.read("text").map(Some).map_err(|_| EXPECTED);
+    }
+    match integer(json.text()) {
+        Some(number) if number <= NUMBER_MAX => Ok(Some(json.text().to_owned())),
+        _ => Err(EXPECTED),
+    }
+}
+
+/// The value of digits without a sign, a leading zero, a fraction or an exponent.
+pub(crate) fn integer(text: &str) -> Option<u64> {
+    let is_canonical = match text.as_bytes() {
+        [b'0'] => true,
+        [b'1'..=b'9', rest @ ..] => rest.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    text.parse().ok().filter(|_| is_canonical)
 }
 
 /// Finds the field that an error is about. Only failures need this second reading.

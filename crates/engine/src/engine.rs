@@ -183,7 +183,7 @@ impl EngineBuilder {
     /// sequence numbers of each signer.
     pub async fn start(self) -> Result<Engine, Fault> {
         let threads = available_parallelism().map_or(1, usize::from);
-        let verifier = quittance_verify::Verifier::new(quittance_verify::Config::default())
+        let verifier = quittance_verify::Verifier::new(quittance_verify::VerifierConfig::default())
             .map_err(|error| Fault::new(FaultKind::Internal, error))?;
         let check = move |claims: &[&SignatureClaim]| verifier.verify(claims);
         let services = Services {

@@ -42,7 +42,7 @@ mod writer;
 pub use engine::{Engine, EngineBuilder, SETTLE_WAIT};
 pub use event::Event;
 pub use failures::FailureLimits;
-pub use offline::{Offline, Verifier};
+pub use offline::{Offline, OfflineVerifier};
 pub use policy::{AllowAll, Policy, Rules};
 pub use quittance_journal::{
     Cause, Claim, Claimed, Cursor, FAILURES_MAX, FileChange, FileProblem, Filter, InvalidCursor,

@@ -9,7 +9,7 @@ use quittance_core::{
     Chain, Fault, FaultKind, Malformed, Network, Observed, Payment, PaymentRequest, Reason,
     Refusal, Rejection, Scheme, SignatureClaim, Timestamp,
 };
-use quittance_verify::Config;
+use quittance_verify::VerifierConfig;
 
 use crate::policy::check_info;
 
@@ -24,15 +24,15 @@ const BATCH_MIN: usize = 32;
 /// research, and other large sets of payments.
 ///
 /// ```
-/// use quittance_engine::{Offline, Verifier};
+/// use quittance_engine::{Offline, OfflineVerifier};
 /// use quittance_core::Timestamp;
 ///
-/// let verifier = Verifier::new(0)?;
+/// let verifier = OfflineVerifier::new(0)?;
 /// let verdicts = verifier.verify_bodies(&[b"{}".as_slice()], Timestamp::from_secs(1));
 /// assert!(matches!(verdicts[0], Offline::Malformed(_)));
 /// # Ok::<(), quittance_core::Fault>(())
 /// ```
-pub struct Verifier {
+pub struct OfflineVerifier {
     schemes: Vec<Box<dyn AnyScheme>>,
     signatures: quittance_verify::Verifier,
     threads: usize,
@@ -110,7 +110,7 @@ impl<C: Chain> AnyPayment for OnChain<C> {
     }
 }
 
-impl Verifier {
+impl OfflineVerifier {
     /// A verifier without schemes yet, with this many threads. 0 means one thread per core. There
     /// are never more than [`quittance_verify::WORKERS_MAX`].
     ///
@@ -120,7 +120,7 @@ impl Verifier {
         let cores = || thread::available_parallelism().map_or(1, usize::from);
         let threads = if threads == 0 { cores() } else { threads };
         let threads = threads.min(quittance_verify::WORKERS_MAX);
-        let mut config = Config::default();
+        let mut config = VerifierConfig::default();
         config.workers = threads;
         let signatures = quittance_verify::Verifier::new(config)
             .map_err(|error| Fault::new(FaultKind::Internal, error))?;

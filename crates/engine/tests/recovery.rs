@@ -9,20 +9,24 @@ use quittance_core::{Amount, Facilitator, PaymentId, PaymentRequest, Reason};
 use quittance_engine::{Engine, Outcome, Settlement, State};
 use quittance_testing::flaky::{Failing, FlakyJournal};
 use quittance_testing::until;
-use quittance_testing::world::{PRICE, Setting, SimulatedExact, TIMING, USD, World};
+use quittance_testing::world::{Environment, PRICE, SimulatedExact, TIMING, USD, World};
 
-fn id(setting: &Setting, request: &PaymentRequest) -> PaymentId {
+fn id(setting: &Environment, request: &PaymentRequest) -> PaymentId {
     let authorization = World::transfer_of(request).authorization;
     authorization.id(setting.world.network())
 }
 
-async fn settlement(setting: &Setting, engine: &Engine, request: &PaymentRequest) -> Settlement {
+async fn settlement(
+    setting: &Environment,
+    engine: &Engine,
+    request: &PaymentRequest,
+) -> Settlement {
     let settlement = engine.settlement(&id(setting, request)).await.unwrap();
     settlement.unwrap()
 }
 
 /// Settles a payment that no block takes, and stops the engine without warning.
-async fn crash_after_sending(setting: &Setting) -> PaymentRequest {
+async fn crash_after_sending(setting: &Environment) -> PaymentRequest {
     setting.world.includes_at_once(false);
     let engine = setting.engine().await;
     let request = setting.request().await;
@@ -55,7 +59,7 @@ async fn settles(engine: &Engine, request: &PaymentRequest) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_included_before_the_restart_settles() {
-    let setting = Setting::new();
+    let setting = Environment::new();
     let request = crash_after_sending(&setting).await;
     setting.world.include();
     let engine = setting.engine().await;
@@ -65,7 +69,7 @@ async fn a_transaction_included_before_the_restart_settles() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_that_waits_over_a_restart_settles() {
-    let setting = Setting::new();
+    let setting = Environment::new();
     let request = crash_after_sending(&setting).await;
     let engine = setting.engine().await;
     setting.world.includes_at_once(true);
@@ -75,7 +79,7 @@ async fn a_transaction_that_waits_over_a_restart_settles() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_forgotten_over_a_restart_settles() {
-    let setting = Setting::new();
+    let setting = Environment::new();
     let request = crash_after_sending(&setting).await;
     setting.world.forget_waiting();
     setting.world.includes_at_once(true);
@@ -87,7 +91,7 @@ async fn a_transaction_forgotten_over_a_restart_settles() {
 /// The claim was written, and the transaction could not be: nothing is sent.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_that_is_not_journaled_is_not_sent() {
-    let setting = Setting::new();
+    let setting = Environment::new();
     let failing = Arc::new(Failing::default());
     let chain = setting.world.chain();
     let exact = Arc::new(SimulatedExact::new(&chain));
@@ -126,7 +130,7 @@ async fn a_transaction_that_is_not_journaled_is_not_sent() {
 /// The block is taken back, and its transaction is included again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reorganised_payment_settles_again() {
-    let setting = Setting::new();
+    let setting = Environment::new();
     let engine = setting.engine().await;
     let request = setting.request().await;
     assert!(engine.settle(&request).await.unwrap().success);
@@ -146,7 +150,7 @@ async fn a_reorganised_payment_settles_again() {
 /// says so.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reorganised_payment_without_money_is_lost() {
-    let setting = Setting::new();
+    let setting = Environment::new();
     let engine = setting.engine().await;
     let request = setting.request().await;
     assert!(engine.settle(&request).await.unwrap().success);
@@ -165,7 +169,7 @@ async fn a_reorganised_payment_without_money_is_lost() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_authorization_that_expires_unsent_is_not_settled() {
-    let setting = Setting::new();
+    let setting = Environment::new();
     let engine = setting.engine().await;
     let request = setting.request().await;
     setting.world.clock().advance(3600);
@@ -179,7 +183,7 @@ async fn an_authorization_that_expires_unsent_is_not_settled() {
 /// or its number is used up.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_authorization_that_expires_while_it_waits_fails() {
-    let setting = Setting::new();
+    let setting = Environment::new();
     let request = crash_after_sending(&setting).await;
     let engine = setting.engine().await;
     setting.world.clock().advance(3600);
@@ -198,7 +202,7 @@ async fn an_authorization_that_expires_while_it_waits_fails() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payment_settled_elsewhere_names_that_transaction() {
-    let setting = Setting::new();
+    let setting = Environment::new();
     let engine = setting.engine().await;
     let request = setting.request().await;
     setting.world.settle_elsewhere(World::transfer_of(&request));

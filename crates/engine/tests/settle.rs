@@ -9,9 +9,9 @@ use quittance_core::{
 };
 use quittance_engine::{Engine, Outcome, State};
 use quittance_testing::until;
-use quittance_testing::world::{COIN, PRICE, Setting, USD, World};
+use quittance_testing::world::{COIN, Environment, PRICE, USD, World};
 
-fn id(setting: &Setting, request: &PaymentRequest) -> PaymentId {
+fn id(setting: &Environment, request: &PaymentRequest) -> PaymentId {
     let authorization = World::transfer_of(request).authorization;
     authorization.id(setting.world.network())
 }
@@ -20,7 +20,7 @@ fn amount(count: u64) -> Amount {
     Amount::from(count * PRICE)
 }
 
-async fn requests(setting: &Setting, count: usize) -> Vec<PaymentRequest> {
+async fn requests(setting: &Environment, count: usize) -> Vec<PaymentRequest> {
     let payer = setting.world.payer(0);
     join_all((0..count).map(|_| setting.world.request(&payer))).await
 }
@@ -34,7 +34,7 @@ fn settling(
     tokio::spawn(async move { engine.settle(&request).await.unwrap() })
 }
 
-async fn until_sent(setting: &Setting, engine: &Engine, request: &PaymentRequest) {
+async fn until_sent(setting: &Environment, engine: &Engine, request: &PaymentRequest) {
     let id = id(setting, request);
     until("the payment was sent", || async {
         let settlement = engine.settlement(&id).await.unwrap();
@@ -45,7 +45,7 @@ async fn until_sent(setting: &Setting, engine: &Engine, request: &PaymentRequest
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_callers_one_gets_the_success() {
-    let setting = Setting::new();
+    let setting = Environment::new();
     let engine = setting.engine().await;
     let request = setting.request().await;
     let answers = join_all((0..100).map(|_| engine.settle(&request))).await;
@@ -63,7 +63,7 @@ async fn of_many_callers_one_gets_the_success() {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_payments_share_few_transactions() {
     const COUNT: usize = 200;
-    let setting = Setting::new();
+    let setting = Environment::new();
     setting.world.includes_at_once(false);
     let engine = setting.engine().await;
     let requests = requests(&setting, COUNT).await;
@@ -83,7 +83,7 @@ async fn many_payments_share_few_transactions() {
 /// The payer's balance is enough for one of the two.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payer_with_money_for_one_payment_pays_one() {
-    let setting = Setting::new();
+    let setting = Environment::new();
     let engine = setting.engine().await;
     let payer = setting.world.payer(0).account();
     setting.world.set_balance(payer, USD, amount(1));
@@ -97,7 +97,7 @@ async fn a_payer_with_money_for_one_payment_pays_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_without_effect_is_sent_one_by_one() {
     const COUNT: usize = 5;
-    let setting = Setting::new();
+    let setting = Environment::new();
     setting.world.includes_at_once(false);
     let engine = setting.engine().await;
     let requests = requests(&setting, COUNT).await;
@@ -123,7 +123,7 @@ async fn a_batch_without_effect_is_sent_one_by_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_that_waits_is_replaced() {
-    let setting = Setting::new();
+    let setting = Environment::new();
     setting.world.includes_at_once(false);
     let engine = setting.engine().await;
     let request = setting.request().await;
@@ -143,7 +143,7 @@ async fn a_transaction_that_waits_is_replaced() {
 /// Another program with the signer's key takes the sequence number that the engine would use.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payment_settles_behind_a_rival_transaction() {
-    let setting = Setting::new();
+    let setting = Environment::new();
     setting.world.includes_at_once(false);
     let chain = setting.world.chain();
     for lane in chain.lanes() {
@@ -170,7 +170,7 @@ async fn a_payment_settles_behind_a_rival_transaction() {
 /// The node was restarted and knows no transaction any more. Later payments must not wait for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forgotten_transaction_is_sent_again() {
-    let setting = Setting::new();
+    let setting = Environment::new();
     setting.world.includes_at_once(false);
     let engine = setting.engine().await;
     let request = setting.request().await;
@@ -187,7 +187,7 @@ async fn a_forgotten_transaction_is_sent_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_answer_is_settled_once() {
-    let setting = Setting::new();
+    let setting = Environment::new();
     let engine = setting.engine().await;
     setting.world.lose_answers();
     let requests = requests(&setting, 3).await;
@@ -201,7 +201,7 @@ async fn a_lost_answer_is_settled_once() {
 /// Certainly nothing was sent, so the caller may ask another facilitator, or this one again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_transaction_releases_the_payment() {
-    let setting = Setting::new();
+    let setting = Environment::new();
     let engine = setting.engine().await;
     setting.world.refuse_transactions();
     let request = setting.request().await;
@@ -223,7 +223,7 @@ async fn a_refused_transaction_releases_the_payment() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_nodes_there_is_a_fault_and_no_verdict() {
-    let setting = Setting::new();
+    let setting = Environment::new();
     let engine = setting.engine().await;
     let request = setting.request().await;
     setting.world.nodes_down();
@@ -241,7 +241,7 @@ async fn without_nodes_there_is_a_fault_and_no_verdict() {
 /// The engine looks at its signers when it starts.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signer_without_coins_is_passed_over() {
-    let setting = Setting::new();
+    let setting = Environment::new();
     let lanes: Vec<LaneId> = setting.world.chain().lanes().to_vec();
     let poor = lanes[0].address().parse().unwrap();
     setting.world.set_balance(poor, COIN, Amount::ZERO);

@@ -125,8 +125,8 @@ impl ErrorResponse {
         Self::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message)
     }
 
-    /// HTTP 429. The body has the endpoint's field for a reason code and not its field for a verdict,
-    /// because the response is not a verdict on the payment.
+    /// HTTP 429. The body has the endpoint's field for a reason code and not its field for a
+    /// verdict, because the response is not a verdict on the payment.
     pub(crate) fn rate_limited(wait: Duration, endpoint: Option<Endpoint>) -> Self {
         const CODE: &str = "rate_limited";
         let message = "this caller sent too many requests; retrying later is safe";

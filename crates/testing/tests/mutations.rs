@@ -5,33 +5,33 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use quittance_testing::conformance::{Property, chain, ends, scheme};
 use quittance_testing::faults::{
-    ChainFault, EndsFault, Fault, FaultyChainFixture, FaultyEndsFixture, FaultySchemeFixture,
-    SchemeFault, caught_by,
+    ChainFault, EndsFault, FaultyChainFixture, FaultyEndsFixture, FaultySchemeFixture,
+    PlantedFault, SchemeFault, caught_by,
 };
 use quittance_testing::world::{
     SimulatedChainFixture, SimulatedEndsFixture, SimulatedExactFixture,
 };
 
 /// Faults that no suite catches, and why.
-const NOT_CAUGHT: &[(Fault, &str)] = &[
+const NOT_CAUGHT: &[(PlantedFault, &str)] = &[
     (
-        Fault::Chain(ChainFault::NoReplacement),
+        PlantedFault::Chain(ChainFault::NoReplacement),
         "allowed: a chain need not have replacements",
     ),
     (
-        Fault::Chain(ChainFault::OneFaultSpoilsAllAnswers),
+        PlantedFault::Chain(ChainFault::OneFaultSpoilsAllAnswers),
         "no difference here: no question to the simulated chain can fail alone",
     ),
     (
-        Fault::Scheme(SchemeFault::NothingIsMismatch),
+        PlantedFault::Scheme(SchemeFault::NothingIsMismatch),
         "no payment is lost: the caller gets a less exact reason",
     ),
     (
-        Fault::Ends(EndsFault::QuotesTheSellersAsset),
+        PlantedFault::Ends(EndsFault::QuotesTheSellersAsset),
         "no difference here: an asset of the simulated chain has one spelling",
     ),
     (
-        Fault::Scheme(SchemeFault::NoBalance),
+        PlantedFault::Scheme(SchemeFault::NoBalance),
         "allowed: a scheme need not look at a balance",
     ),
 ];
@@ -39,24 +39,24 @@ const NOT_CAUGHT: &[(Fault, &str)] = &[
 /// How many faults are tried at the same time. Each runs an engine.
 const AT_ONCE_MAX: usize = 4;
 
-fn all() -> Vec<Fault> {
-    let chain = ChainFault::ALL.map(Fault::Chain);
-    let scheme = SchemeFault::ALL.map(Fault::Scheme);
-    let ends = EndsFault::ALL.map(Fault::Ends);
+fn all() -> Vec<PlantedFault> {
+    let chain = ChainFault::ALL.map(PlantedFault::Chain);
+    let scheme = SchemeFault::ALL.map(PlantedFault::Scheme);
+    let ends = EndsFault::ALL.map(PlantedFault::Ends);
     chain.into_iter().chain(scheme).chain(ends).collect()
 }
 
 /// The properties that can catch a fault. The scheme's suite also runs with the faults of a chain.
-fn properties(fault: Fault) -> Vec<Property> {
+fn properties(fault: PlantedFault) -> Vec<Property> {
     let mut chain = chain::properties::<FaultyChainFixture<SimulatedChainFixture>>();
     let scheme = scheme::properties::<FaultySchemeFixture<SimulatedExactFixture>>();
     match fault {
-        Fault::Chain(_) => {
+        PlantedFault::Chain(_) => {
             chain.extend(scheme);
             chain
         }
-        Fault::Scheme(_) => scheme,
-        Fault::Ends(_) => ends::properties::<FaultyEndsFixture<SimulatedEndsFixture>>(),
+        PlantedFault::Scheme(_) => scheme,
+        PlantedFault::Ends(_) => ends::properties::<FaultyEndsFixture<SimulatedEndsFixture>>(),
     }
 }
 
@@ -93,7 +93,7 @@ async fn the_suites_catch_planted_faults() {
             missed.push(fault);
         }
     }
-    let expected: Vec<Fault> = NOT_CAUGHT.iter().map(|(fault, _)| *fault).collect();
+    let expected: Vec<PlantedFault> = NOT_CAUGHT.iter().map(|(fault, _)| *fault).collect();
     let unexpected: Vec<_> = missed
         .iter()
         .filter(|one| !expected.contains(one))

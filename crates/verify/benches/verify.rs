@@ -24,7 +24,7 @@ use k256::elliptic_curve::bigint::U256;
 use k256::elliptic_curve::ops::Reduce;
 use k256::elliptic_curve::scalar::IsHigh;
 use quittance_core::SignatureClaim;
-use quittance_verify::{Arithmetic, Config, Verifier};
+use quittance_verify::{Arithmetic, Verifier, VerifierConfig};
 use sha3::{Digest, Keccak256};
 
 fn hash(words: &[u64]) -> [u8; 32] {
@@ -126,18 +126,18 @@ fn spoil(mut claims: Vec<SignatureClaim>, every: usize) -> Vec<SignatureClaim> {
 }
 
 fn verifier(workers: usize, known: &[SignatureClaim]) -> Verifier {
-    let mut config = Config::default();
+    let mut config = VerifierConfig::default();
     config.workers = workers;
     knowing(config, known)
 }
 
 fn verifier_with(arithmetic: Arithmetic, known: &[SignatureClaim]) -> Verifier {
-    let mut config = Config::default();
+    let mut config = VerifierConfig::default();
     (config.workers, config.arithmetic) = (1, arithmetic);
     knowing(config, known)
 }
 
-fn knowing(mut config: Config, known: &[SignatureClaim]) -> Verifier {
+fn knowing(mut config: VerifierConfig, known: &[SignatureClaim]) -> Verifier {
     config.table_bytes = 512 << 20;
     let verifier = Verifier::new(config).unwrap();
     // More recoveries than a table needs.
@@ -308,7 +308,7 @@ fn hostile(criterion: &mut Criterion) {
 fn unknown(criterion: &mut Criterion) {
     let mut group = group(criterion, "unknown");
     let claims = secp256k1(0, 1024, 1024);
-    let mut config = Config::default();
+    let mut config = VerifierConfig::default();
     (config.workers, config.table_bytes) = (1, 0);
     let forgetful = Verifier::new(config).unwrap();
     measure(

@@ -22,14 +22,14 @@
 //!
 //! ```
 //! use quittance_core::SignatureClaim;
-//! use quittance_verify::{Config, Verifier};
+//! use quittance_verify::{VerifierConfig, Verifier};
 //!
 //! let claim = SignatureClaim::Secp256k1 { digest: [1; 32], signature: [0; 65], address: [2; 20] };
 //! assert!(!quittance_verify::holds(&claim));
 //!
-//! let verifier = Verifier::new(Config::default())?;
+//! let verifier = Verifier::new(VerifierConfig::default())?;
 //! assert_eq!(verifier.verify(&[claim.clone(), claim]), [false, false]);
-//! # Ok::<(), quittance_verify::StartError>(())
+//! # Ok::<(), quittance_verify::VerifierError>(())
 //! ```
 
 use quittance_core::SignatureClaim;
@@ -48,7 +48,7 @@ mod sums;
 mod tables;
 mod verifier;
 
-pub use verifier::{Arithmetic, Config, StartError, Verifier, WORKERS_MAX};
+pub use verifier::{Arithmetic, Verifier, VerifierConfig, VerifierError, WORKERS_MAX};
 
 /// Whether a claim is valid. Depends only on the claim.
 pub fn holds(claim: &SignatureClaim) -> bool {

@@ -40,7 +40,7 @@ static GENERATOR: LazyLock<Table> =
 /// The configuration of a [`Verifier`]. It never changes a verdict.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct Config {
+pub struct VerifierConfig {
     /// The number of threads, at most [`WORKERS_MAX`]. 0 means one for each core.
     pub workers: usize,
     /// How many bytes the tables of known payers may take. One payer takes about 75 kB.
@@ -50,7 +50,7 @@ pub struct Config {
     pub arithmetic: Arithmetic,
 }
 
-impl Default for Config {
+impl Default for VerifierConfig {
     /// One thread for each core, and tables for about 900 payers.
     fn default() -> Self {
         Self {
@@ -65,7 +65,7 @@ impl Default for Config {
 /// be temporary.
 #[derive(Debug, Error)]
 #[error("cannot start the threads that verify signatures: {0}")]
-pub struct StartError(#[from] rayon::ThreadPoolBuildError);
+pub struct VerifierError(#[from] rayon::ThreadPoolBuildError);
 
 /// Checks many claims at once, and stores the keys of payers that pay often.
 ///
@@ -86,7 +86,7 @@ impl Verifier {
     /// # Errors
     ///
     /// When the operating system gives no threads.
-    pub fn new(config: Config) -> Result<Self, StartError> {
+    pub fn new(config: VerifierConfig) -> Result<Self, VerifierError> {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let workers = if config.workers == 0 {
             cores()
@@ -261,10 +261,10 @@ mod tests {
     fn table_of_a_frequent_payer_changes_no_verdict() {
         for arithmetic in Arithmetic::available() {
             for together in [1, 2, 3, 8, 9, 64, 65] {
-                let config = Config {
+                let config = VerifierConfig {
                     workers: 1,
                     arithmetic,
-                    ..Config::default()
+                    ..VerifierConfig::default()
                 };
                 let verifier = Verifier::new(config).unwrap();
                 let (address, _) = signed([0; 32]);

@@ -8,14 +8,14 @@ use ed25519_dalek::{Signer, VerifyingKey};
 use k256::ecdsa::{RecoveryId, Signature, SigningKey, VerifyingKey as EcdsaKey};
 use proptest::prelude::*;
 use quittance_core::SignatureClaim;
-use quittance_verify::{Config, Verifier, holds};
+use quittance_verify::{Verifier, VerifierConfig, holds};
 use sha3::{Digest, Keccak256};
 
 const PAYERS: u8 = 6;
 
 /// There are few payers, so that each signs often. Half of them are known from the start.
 static VERIFIER: LazyLock<Verifier> = LazyLock::new(|| {
-    let verifier = Verifier::new(Config::default()).unwrap();
+    let verifier = Verifier::new(VerifierConfig::default()).unwrap();
     for payer in 0..PAYERS / 2 {
         let claims: Vec<_> = (0..64).map(|index| signed(payer, [index; 32])).collect();
         assert_eq!(verifier.verify(&claims), [true; 64]);

@@ -11,9 +11,9 @@ use alloy_transport::{TransportError, TransportErrorKind, TransportFut};
 use serde_json::value::RawValue;
 use tower::Service;
 
-/// Answers what a facilitator asks about a payment as a chain would on which every payer is rich and has no code, the token
-/// is a contract, no authorization is used and every transfer succeeds. Everything else is an error, so that nothing is
-/// measured that did not happen.
+/// Answers what a facilitator asks about a payment as a chain would on which every payer is rich
+/// and has no code, the token is a contract, no authorization is used and every transfer succeeds.
+/// Everything else is an error, so that nothing is measured that did not happen.
 #[derive(Debug, Clone, Default)]
 pub struct InstantChain {
     calls: Arc<AtomicU64>,
@@ -22,8 +22,8 @@ pub struct InstantChain {
 /// The token, as a request spells it.
 const TOKEN: &str = "0x036cbd53842c5426634e7929541ec2318f3dcf7e";
 
-/// `balanceOf(address)`, `authorizationState(address,bytes32)`, and `transferWithAuthorization` with its signature in three
-/// parts and in one.
+/// `balanceOf(address)`, `authorizationState(address,bytes32)`, and `transferWithAuthorization`
+/// with its signature in three parts and in one.
 const BALANCE_OF: &str = "0x70a08231";
 const AUTHORIZATION_STATE: &str = "0xe94a0102";
 const TRANSFER: [&str; 2] = ["0xe3ee160e", "0xcf092995"];

@@ -1,7 +1,9 @@
-//! What the candidates written in Rust share: the loop that is measured, and a chain that answers at once.
+//! What the candidates written in Rust share: the loop that is measured, and a chain that answers
+//! at once.
 //!
-//! A candidate is a process of its own, so that no two of them share a build, a cache or an allocator. It is told over
-//! its standard input what to verify, and answers how long that took: see [`rounds`].
+//! A candidate is a process of its own, so that no two of them share a build, a cache or an
+//! allocator. Its standard input says what to verify, and its standard output how long that took:
+//! see [`rounds`].
 
 #[cfg(feature = "chain")]
 mod chain;
@@ -34,8 +36,9 @@ struct Set {
     next: usize,
 }
 
-/// Verifies what it is told to until its standard input ends. A line `SET COUNT` asks for the next so many requests of the
-/// file `SET.jsonl` in this folder, starting anew at its end; the answer is a line `NANOSECONDS GOOD CALLS`.
+/// Verifies the payments of each line, until its standard input ends. A line `SET COUNT` asks for
+/// the next so many requests of the file `SET.jsonl` in this folder, starting anew at its end; the
+/// answer is a line `NANOSECONDS GOOD CALLS`.
 ///
 /// # Errors
 /// When a line or a file cannot be read.

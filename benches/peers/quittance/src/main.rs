@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use peers_common::{Candidate, rounds};
 use quittance_core::{Clock, SystemClock};
-use quittance_engine::{Offline, Verifier};
+use quittance_engine::{Offline, OfflineVerifier};
 use quittance_evm::{Evm, Exact, known};
 
 const NETWORK: &str = "base-sepolia";
@@ -25,7 +25,7 @@ enum Mode {
 }
 
 struct Quittance {
-    verifier: Verifier,
+    verifier: OfflineVerifier,
     mode: Mode,
 }
 
@@ -53,11 +53,11 @@ impl Candidate for Quittance {
 }
 
 /// A verifier that works on one thread.
-fn verifier() -> Result<Verifier, Box<dyn Error>> {
+fn verifier() -> Result<OfflineVerifier, Box<dyn Error>> {
     let network = known::network(NETWORK).ok_or("the network is not known")?;
     let exact = Exact::offline(network.clone(), known::tokens(network.id()))
         .ok_or("the network has no tokens")?;
-    Ok(Verifier::new(1)?.scheme::<Evm>(network, Arc::new(exact)))
+    Ok(OfflineVerifier::new(1)?.scheme::<Evm>(network, Arc::new(exact)))
 }
 
 fn main() -> Result<(), Box<dyn Error>> {

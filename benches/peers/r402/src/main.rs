@@ -1,6 +1,7 @@
 //! r402: `offline FOLDER`, or `serve PORT RPC KEY`.
 //!
-//! The crates have no server for a facilitator, so the routes are written here, with nothing in them but the two calls.
+//! The crates have no server for a facilitator, so the routes are written here, with nothing in
+//! them but the two calls.
 
 use std::error::Error;
 use std::net::Ipv4Addr;

@@ -1,6 +1,7 @@
 //! x402-rs: `offline FOLDER`, or `serve PORT RPC KEY`.
 //!
-//! Both put the published libraries together as the project's own facilitator does, without its tracing.
+//! Both put the published libraries together as the project's own facilitator does, without its
+//! tracing.
 
 use std::collections::HashMap;
 use std::error::Error;

@@ -111,7 +111,8 @@ impl Reader<'_> {
             time: Some(time),
             ..BlockOverrides::default()
         };
-        // A batch of one: its result is taken as it is, and no node rests for one that is not bytes.
+        // A batch of one: its result is taken as it is, and no node rests for one that is not
+        // bytes.
         let mut batch = self.rpc.batch();
         let params = (call, BlockId::latest(), StateOverride::default(), block);
         let later: Waiter<Bytes> = batch.add("eth_call", &params)?;

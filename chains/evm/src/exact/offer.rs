@@ -17,7 +17,8 @@ use crate::token::{Token, TransferMethod};
 /// use quittance_core::Offer;
 /// use quittance_evm::ExactOffer;
 ///
-/// let offer = ExactOffer::usdc("eip155:8453", "0.01", "0x70997970C51812dc3A010C7d01b50e0d17dc79C8")?;
+/// let seller = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8";
+/// let offer = ExactOffer::usdc("eip155:8453", "0.01", seller)?;
 /// assert_eq!(offer.amount().to_string(), "10000");
 /// # Ok::<(), quittance_core::OfferError>(())
 /// ```

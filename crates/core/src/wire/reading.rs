@@ -48,23 +48,8 @@ fn is_null(json: &Json) -> bool {
 /// Fields that affect a payment.
 pub(crate) mod exact {
     use super::{Json, is_null};
-    use crate::json::NUMBER_MAX;
-
-    /// A string of digits, or a number if it is an integer that every parser reads alike.
-    pub(crate) fn digits(json: &Json) -> Result<Option<String>, &'static str> {
-        const EXPECTED: &str =
-            "expected a text, or an integer up to 2^53 - 1 without fraction or exponent";
-        if is_null(json) {
-            return Ok(None);
-        }
-        if json.text().starts_with('"') {
-            return json.read("text").map(Some).map_err(|_| EXPECTED);
-        }
-        match integer(json.text()) {
-            Some(number) if number <= NUMBER_MAX => Ok(Some(json.text().to_owned())),
-            _ => Err(EXPECTED),
-        }
-    }
+    use crate::json::integer;
+    pub(crate) use crate::json::text_digits as digits;
 
     /// An integer, or a string if it is an integer in canonical decimal digits.
     pub(crate) fn count(json: &Json) -> Result<Option<u64>, &'static str> {
@@ -77,16 +62,6 @@ pub(crate) mod exact {
         number
             .map(Some)
             .ok_or("expected an integer without sign, fraction or exponent")
-    }
-
-    /// The value of digits without a sign, a leading zero, a fraction or an exponent.
-    fn integer(text: &str) -> Option<u64> {
-        let is_canonical = match text.as_bytes() {
-            [b'0'] => true,
-            [b'1'..=b'9', rest @ ..] => rest.iter().all(u8::is_ascii_digit),
-            _ => false,
-        };
-        text.parse().ok().filter(|_| is_canonical)
     }
 }
 

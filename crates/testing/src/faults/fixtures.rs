@@ -11,8 +11,8 @@ use quittance_core::{
 use quittance_engine::{Engine, EngineBuilder};
 
 use super::{
-    ChainFault, EndsFault, Fault, FaultyChain, FaultyOffer, FaultyPayer, FaultyScheme, SchemeFault,
-    planted,
+    ChainFault, EndsFault, FaultyChain, FaultyOffer, FaultyPayer, FaultyScheme, PlantedFault,
+    SchemeFault, planted,
 };
 use crate::conformance::chain::ChainFixture;
 use crate::conformance::ends::EndsFixture;
@@ -20,21 +20,21 @@ use crate::conformance::scheme::SchemeFixture;
 
 fn chain_fault() -> Option<ChainFault> {
     match planted() {
-        Some(Fault::Chain(fault)) => Some(fault),
+        Some(PlantedFault::Chain(fault)) => Some(fault),
         _ => None,
     }
 }
 
 fn scheme_fault() -> Option<SchemeFault> {
     match planted() {
-        Some(Fault::Scheme(fault)) => Some(fault),
+        Some(PlantedFault::Scheme(fault)) => Some(fault),
         _ => None,
     }
 }
 
 fn ends_fault() -> Option<EndsFault> {
     match planted() {
-        Some(Fault::Ends(fault)) => Some(fault),
+        Some(PlantedFault::Ends(fault)) => Some(fault),
         _ => None,
     }
 }

@@ -23,7 +23,7 @@ pub use scheme::{FaultyScheme, SchemeFault};
 
 /// A fault in one of the parts that the suites test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub enum PlantedFault {
     /// In the chain.
     Chain(ChainFault),
     /// In the scheme.
@@ -34,17 +34,17 @@ pub enum Fault {
 
 tokio::task_local! {
     /// The fault that the faulty fixtures of this task plant.
-    static PLANTED: Fault;
+    static PLANTED: PlantedFault;
 }
 
-fn planted() -> Option<Fault> {
+fn planted() -> Option<PlantedFault> {
     PLANTED.try_with(|fault| *fault).ok()
 }
 
 /// Runs properties with a fault planted in their faulty fixtures, until one fails.
 ///
 /// The name of the property that failed; `None` when all passed.
-pub async fn caught_by(fault: Fault, properties: &[Property]) -> Option<&'static str> {
+pub async fn caught_by(fault: PlantedFault, properties: &[Property]) -> Option<&'static str> {
     // Longer than any property takes. A property that hangs has found something, too.
     const TIME_MAX: Duration = Duration::from_secs(60);
     for property in properties {

@@ -11,7 +11,7 @@ use quittance_core::{
 };
 
 use super::address::Address;
-use super::ledger::{COIN, Event, Included, Ledger, Refused, minimum_replacement_fee};
+use super::ledger::{COIN, Included, Ledger, Refused, TransferEvent, minimum_replacement_fee};
 use super::transaction::{Content, SignedContent, Transfer};
 use super::{FEE, SubmitError, World};
 
@@ -48,7 +48,7 @@ pub struct StateAnswer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Evidence {
     /// One event for each transfer, in their order.
-    pub events: Vec<Event>,
+    pub events: Vec<TransferEvent>,
 }
 
 /// What finds the transaction that used an authorization.
@@ -254,7 +254,7 @@ impl Chain for SimulatedChain {
     }
 
     async fn find(&self, search: &Search) -> Result<Option<Found<Evidence>>, Fault> {
-        let used = |event: &Event| {
+        let used = |event: &TransferEvent| {
             let authorization = &event.authorization;
             event.failure.is_none()
                 && (authorization.from, authorization.nonce) == (search.from, search.nonce)

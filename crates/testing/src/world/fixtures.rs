@@ -10,7 +10,7 @@ use quittance_core::{Amount, Clock, LaneId, Offer, Payer, PaymentRequest, Reason
 use quittance_engine::{Engine, EngineBuilder};
 
 use super::{
-    Address, Authorization, COIN, PRICE, Question, Setting, SimulatedChain, SimulatedExact,
+    Address, Authorization, COIN, Environment, PRICE, Question, SimulatedChain, SimulatedExact,
     StateAnswer, Transfer, USD, World, reason,
 };
 use crate::conformance::chain::ChainFixture;
@@ -108,7 +108,7 @@ impl ChainFixture for SimulatedChainFixture {
 }
 
 /// `exact` on the simulated chain, in a world of its own.
-pub struct SimulatedExactFixture(Setting);
+pub struct SimulatedExactFixture(Environment);
 
 impl SimulatedExactFixture {
     /// A request with the seller's requirements and another transfer.
@@ -126,7 +126,7 @@ impl SchemeFixture for SimulatedExactFixture {
     const PRICE: Amount = Amount::from_units(PRICE);
 
     async fn new() -> Self {
-        Self(Setting::new())
+        Self(Environment::new())
     }
 
     fn clock(&self) -> Arc<dyn Clock> {

@@ -12,7 +12,7 @@ pub const COIN: &str = "coin";
 
 /// What a block did with one transfer of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
+pub struct TransferEvent {
     /// The transfer's authorization.
     pub authorization: Authorization,
     /// Why nothing was moved; `None` when the amount was moved.
@@ -74,7 +74,7 @@ impl Accounts {
 pub(crate) struct Included {
     pub(crate) id: TransactionId,
     pub(crate) transaction: SignedContent,
-    pub(crate) events: Vec<Event>,
+    pub(crate) events: Vec<TransferEvent>,
 }
 
 #[derive(Debug, Clone)]
@@ -168,7 +168,7 @@ impl Ledger {
             let transfers = content.transfers.clone();
             let events = transfers
                 .iter()
-                .map(|transfer| Event {
+                .map(|transfer| TransferEvent {
                     authorization: transfer.authorization.clone(),
                     failure: self.accounts.transfer(&self.network, transfer, time).err(),
                 })

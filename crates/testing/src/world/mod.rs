@@ -23,10 +23,10 @@
 mod address;
 mod chain;
 mod ends;
+mod environment;
 mod exact;
 mod fixtures;
 mod ledger;
-mod setting;
 mod transaction;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,10 +42,10 @@ pub use address::{Address, AddressError};
 pub use chain::{Evidence, Question, Search, SimulatedChain, StateAnswer};
 pub use ed25519_dalek;
 pub use ends::{SimulatedOffer, SimulatedPayer};
+pub use environment::{Environment, TIMING};
 pub use exact::{SimulatedExact, reason};
 pub use fixtures::{SimulatedChainFixture, SimulatedEndsFixture, SimulatedExactFixture};
-pub use ledger::{COIN, Event};
-pub use setting::{Setting, TIMING};
+pub use ledger::{COIN, TransferEvent};
 pub use transaction::{Authorization, Transfer};
 
 use ledger::{Ledger, Refused};

@@ -13,11 +13,11 @@ use k256::elliptic_curve::ops::Reduce;
 use k256::elliptic_curve::scalar::IsHigh;
 use libfuzzer_sys::fuzz_target;
 use quittance_core::SignatureClaim;
-use quittance_verify::{Config, Verifier, holds};
+use quittance_verify::{VerifierConfig, Verifier, holds};
 use sha3::{Digest, Keccak256};
 
 static VERIFIER: LazyLock<Verifier> = LazyLock::new(|| {
-    let verifier = Verifier::new(Config::default()).expect("threads");
+    let verifier = Verifier::new(VerifierConfig::default()).expect("threads");
     for payer in 0..4 {
         let claims: Vec<_> = (0..64).map(|index| signed(payer, [index; 32])).collect();
         assert!(verifier.verify(&claims).into_iter().all(|holds| holds));

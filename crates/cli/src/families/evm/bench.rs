@@ -11,9 +11,9 @@ use quittance_core::{
     Clock, Fault, FaultKind, Offer, Payer, PaymentRequest, Scheme, SignatureClaim, SystemClock,
     Timestamp,
 };
-use quittance_engine::Verifier;
+use quittance_engine::OfflineVerifier;
 use quittance_evm::{Evm, Exact, ExactOffer, ExactPayer, known};
-use quittance_verify::{Arithmetic, Config, holds};
+use quittance_verify::{Arithmetic, VerifierConfig, holds};
 
 use crate::bench::Case;
 
@@ -100,7 +100,7 @@ fn batch(inputs: &Inputs, threads: usize, arithmetic: Arithmetic) -> Result<Case
         payers.len(),
         if payers.len() == 1 { "payer" } else { "payers" }
     );
-    let mut config = Config::default();
+    let mut config = VerifierConfig::default();
     config.workers = threads;
     config.arithmetic = arithmetic;
     // Enough for the tables of all payers.
@@ -118,7 +118,7 @@ fn odd(inputs: &Inputs) -> Result<Vec<Case>, Fault> {
             digest[0] ^= 1;
         }
     }
-    let known = verifier(1, Config::default().table_bytes)?;
+    let known = verifier(1, VerifierConfig::default().table_bytes)?;
     // Valid payments make the payers known.
     for _ in 0..WARM_UP {
         known.verify(&inputs.claims);
@@ -143,7 +143,7 @@ fn odd(inputs: &Inputs) -> Result<Vec<Case>, Fault> {
 /// The whole offline verification, from JSON.
 fn whole(inputs: &Inputs, threads: usize) -> Result<Case, Fault> {
     let network = known::network(NETWORK).ok_or_else(unknown_network)?;
-    let verifier = Verifier::new(threads)?.scheme::<Evm>(network, Arc::new(exact()?));
+    let verifier = OfflineVerifier::new(threads)?.scheme::<Evm>(network, Arc::new(exact()?));
     let (bodies, now) = (inputs.bodies.clone(), inputs.now);
     let name = format!("{} payments from JSON, whole", bodies.len());
     for _ in 0..WARM_UP {
@@ -173,12 +173,12 @@ fn case_of(
 }
 
 fn verifier(workers: usize, table_bytes: usize) -> Result<quittance_verify::Verifier, Fault> {
-    let mut config = Config::default();
+    let mut config = VerifierConfig::default();
     (config.workers, config.table_bytes) = (workers, table_bytes);
     start(config)
 }
 
-fn start(config: Config) -> Result<quittance_verify::Verifier, Fault> {
+fn start(config: VerifierConfig) -> Result<quittance_verify::Verifier, Fault> {
     quittance_verify::Verifier::new(config).map_err(|error| Fault::new(FaultKind::Internal, error))
 }
 

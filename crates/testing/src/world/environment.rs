@@ -20,19 +20,19 @@ pub const TIMING: Timing = Timing::new()
     .with_sweep_every(Duration::from_millis(100));
 
 /// A world with a journal, in which engines are started one after the other.
-pub struct Setting {
+pub struct Environment {
     /// The chain with its node and its clock.
     pub world: World,
     folder: TempDir,
 }
 
-impl Default for Setting {
+impl Default for Environment {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Setting {
+impl Environment {
     /// A world that makes a block for each transaction, and an empty journal.
     ///
     /// # Panics
