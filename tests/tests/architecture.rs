@@ -173,3 +173,29 @@ fn core_depends_on_no_chain_runtime_or_io() {
         assert!(!core.contains(name), "the core uses {name}");
     }
 }
+
+#[test]
+fn engine_names_no_scheme_and_no_chain() {
+    let sources = quittance_tests::sources::sources("rs");
+    let is_engine = |path: &str| path.starts_with("crates/engine/src/");
+    let engine = sources.iter().filter(|source| is_engine(&source.path));
+    let mut violations = Vec::new();
+    for source in engine {
+        let lines = source.text.lines().enumerate();
+        // Comments may have examples. Unit tests name a scheme where any name would do.
+        let code = lines.take_while(|(_, line)| !line.starts_with("#[cfg(test)]"));
+        for (at, line) in code.filter(|(_, line)| !line.trim_start().starts_with("//")) {
+            let words = line.to_lowercase();
+            let mut words = words.split(|end: char| !end.is_alphanumeric());
+            let named = words.find(|word| NAMES.contains(word));
+            violations.extend(named.map(|name| format!("{}:{}: {name}", source.path, at + 1)));
+        }
+    }
+    assert!(violations.is_empty(), "{violations:?}");
+}
+
+/// Names of schemes, and of chains and their parts, that the engine must not have.
+const NAMES: [&str; 11] = [
+    "exact", "upto", "evm", "eip155", "ethereum", "solana", "alloy", "erc20", "eip3009", "usdc",
+    "spl",
+];

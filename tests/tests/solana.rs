@@ -163,7 +163,7 @@ async fn crash_between_broadcast_and_answer_settles_once_on_solana() {
 
     setting.node.mend();
     let engine = hasty(&setting).await;
-    until("it is taken up", || async { engine.in_progress() == 0 }).await;
+    until("it is resumed", || async { engine.in_progress() == 0 }).await;
     let answer = settled(&engine, &request).await;
     let found = on_the_cluster(&setting, &answer.transaction).await;
     assert_eq!(found["meta"]["err"], Value::Null);

@@ -14,8 +14,8 @@ use crate::eip712;
 /// The address of Permit2, the same on every chain.
 pub const PERMIT2: Address = address!("000000000022D473030F116dDEE9F6B43aC78BA3");
 
-/// The address of `x402ExactPermit2Proxy`, through which payments of the scheme `exact` use Permit2.
-/// It is the same on every chain.
+/// The address of `x402ExactPermit2Proxy`, through which payments of the scheme `exact` use
+/// Permit2. It is the same on every chain.
 pub const EXACT_PERMIT2_PROXY: Address = address!("402085c248EeA27D92E8b30b2C58ed07f9E20001");
 
 /// `keccak256("TokenPermissions(address token,uint256 amount)")`.

@@ -1,10 +1,10 @@
 //! x402 payments on Solana: the chain, the scheme `exact`, and a toolbox for other schemes.
 //!
 //! [`Solana`] is the [`Chain`](quittance_core::Chain): its nodes, fee payers and blockhashes.
-//! [`Exact`] is the scheme `exact` for SPL Token and Token-2022. [`ExactOffer`] is its seller's side
-//! and [`ExactPayer`] its buyer's side; [`Blockhashes`] gives buyers a recent blockhash with the
-//! offer. [`known`] has the clusters and tokens that ship with the library; a configuration can add
-//! any other.
+//! [`Exact`] is the scheme `exact` for SPL Token and Token-2022. [`ExactOffer`] is its seller's
+//! side and [`ExactPayer`] its buyer's side; [`Blockhashes`] gives buyers a recent blockhash with
+//! the offer. [`known`] has the clusters and tokens that ship with the library; a configuration can
+//! add any other.
 //!
 //! The other modules are what a scheme on Solana is made of: [`transaction`], [`instruction`] and
 //! [`lookup`] for what payers sign, [`token`] and [`mint`] for what they transfer, [`fee_payers`]

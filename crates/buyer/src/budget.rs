@@ -6,8 +6,9 @@ use quittance_core::{Amount, AmountError, Asset, Quote};
 
 /// What a buyer may spend, in whole coins of any asset.
 ///
-/// The assets that ship with the library are all dollars, so one limit fits them all. A buyer never pays with an asset that
-/// is missing from its payer's own list, whatever the seller says about it. Add such an asset to the payer first.
+/// The assets that ship with the library are all dollars, so one limit fits them all. A buyer never
+/// pays with an asset that is missing from its payer's own list, whatever the seller says about it.
+/// Add such an asset to the payer first.
 ///
 /// ```
 /// use quittance_buyer::Limits;
@@ -40,9 +41,10 @@ impl Limits {
         }
     }
 
-    /// Sets the most that all payments of this buyer may cost together, on all networks and in all assets, until the buyer is
-    /// dropped. One coin of any asset counts as one, whatever it is worth, so asking for another asset does not raise the
-    /// limit. Every signed authorization counts, used or not.
+    /// Sets the most that all payments of this buyer may cost together, on all networks and in all
+    /// assets, until the buyer is dropped. One coin of any asset counts as one, whatever it is
+    /// worth, so asking for another asset does not raise the limit. Every signed authorization
+    /// counts, used or not.
     #[must_use]
     pub fn in_total(self, most: &str) -> Self {
         Self {
@@ -66,7 +68,8 @@ impl Limits {
     }
 }
 
-/// The decimal places that a limit may have. No common coin has more, so a finer limit is a typing error.
+/// The decimal places that a limit may have. No common coin has more, so a finer limit is a typing
+/// error.
 const LIMIT_DECIMALS_MAX: u8 = 18;
 
 /// Why the limits do not allow a payment, or are not limits.
@@ -171,8 +174,8 @@ impl Budget {
     }
 }
 
-/// The decimal places of the sum over all assets. The finest known coins have 24. With 36 places, an [`Amount`] still holds 41
-/// digits of whole coins.
+/// The decimal places of the sum over all assets. The finest known coins have 24. With 36 places,
+/// an [`Amount`] still holds 41 digits of whole coins.
 const PLACES: u8 = 36;
 
 /// An amount with [`PLACES`] decimal places. `None` if it is finer than that, or too large.
@@ -234,7 +237,8 @@ mod tests {
         quote
     }
 
-    /// Each network and asset once had a total of its own, so a seller could collect the limit on each of them.
+    /// Each network and asset once had a total of its own, so a seller could collect the limit on
+    /// each of them.
     #[test]
     fn one_total_limit_covers_all_networks_and_assets() {
         let budget = Budget::new(Limits::default().in_total("3"));

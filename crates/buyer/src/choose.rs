@@ -30,7 +30,8 @@ pub enum ObjectionReason {
     /// No payer supports the option's scheme and network.
     #[error("no payer for this scheme and network")]
     NoPayer,
-    /// A payer supports the scheme and network, but the requirements lack something or name an unknown asset.
+    /// A payer supports the scheme and network, but the requirements lack something or name an
+    /// unknown asset.
     #[error("{0}")]
     Unpayable(String),
     /// The price is over the limit.
@@ -59,8 +60,8 @@ pub(crate) struct Selection<'a> {
     pub(crate) key: PurchaseKey,
 }
 
-/// Chooses an option that some payer supports and the limits allow. An option with an open payment wins, because presenting
-/// that one again costs nothing; otherwise the first in the server's list.
+/// Chooses an option that some payer supports and the limits allow. An option with an open payment
+/// wins, because presenting that one again costs nothing; otherwise the first in the server's list.
 ///
 /// # Errors
 /// When no option can be taken: the objections, one for each option.

@@ -30,7 +30,8 @@ impl Deadline {
 mod tests {
     use super::*;
 
-    /// The longest duration, which callers write for "no limit", overflowed the clock and panicked at every call.
+    /// The longest duration, which callers write for "no limit", overflowed the clock and panicked
+    /// at every call.
     #[tokio::test]
     async fn the_longest_timeouts_do_not_overflow() {
         for timeout in [

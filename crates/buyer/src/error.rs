@@ -27,7 +27,8 @@ pub enum StateError {
         /// The file.
         path: PathBuf,
     },
-    /// The file is missing, and SQLite's log of it is there. The log may have the only copy of a payment.
+    /// The file is missing, and SQLite's log of it is there. The log may have the only copy of a
+    /// payment.
     #[error("{} is missing, and its log {} is there: restore the file, or remove the log", path.display(), log.display())]
     Missing {
         /// The file.
@@ -35,13 +36,15 @@ pub enum StateError {
         /// Its log.
         log: PathBuf,
     },
-    /// The file has more than one name (hard links), and SQLite's log would belong to one of them only.
+    /// The file has more than one name (hard links), and SQLite's log would belong to one of them
+    /// only.
     #[error("{} has hard links: remove the other names, or use another file", path.display())]
     HardLink {
         /// The file.
         path: PathBuf,
     },
-    /// The file is neither a database of a buyer nor JSON of an older version. The text is not repeated: it may be a key.
+    /// The file is neither a database of a buyer nor JSON of an older version. The text is not
+    /// repeated: it may be a key.
     #[error("{} is not a file of open payments (line {line}, column {column})", path.display())]
     Json {
         /// The file.

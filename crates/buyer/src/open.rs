@@ -3,11 +3,12 @@
 use quittance_core::{Amount, Timestamp};
 use serde::{Deserialize, Serialize};
 
-/// A payment that was signed and is not known to be over: anyone who has seen it may still move the money, or has moved it.
+/// A payment that was signed and is not known to be over: anyone who has seen it may still move the
+/// money, or has moved it.
 ///
-/// The buyer keeps the payment and presents it again with the next call for the same purchase. It signs another one for that
-/// purchase only in three cases: the chain shows that this one can never move money, a trusted server says so, or the caller
-/// [abandons](crate::Buyer::abandon) it.
+/// The buyer keeps the payment and presents it again with the next call for the same purchase. It
+/// signs another one for that purchase only in three cases: the chain shows that this one can never
+/// move money, a trusted server says so, or the caller [abandons](crate::Buyer::abandon) it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -31,7 +32,8 @@ pub struct OpenPayment {
     pub pay_to: String,
     /// The amount, in atomic units.
     pub amount: Amount,
-    /// The first moment at which no block may include the payment any more, in seconds since the Unix epoch.
+    /// The first moment at which no block may include the payment any more, in seconds since the
+    /// Unix epoch.
     #[serde(with = "secs")]
     pub expires: Timestamp,
     /// The transaction that may have moved the money, where the server or the chain named one.

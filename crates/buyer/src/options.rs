@@ -12,8 +12,8 @@ pub(crate) struct PaymentOptions {
     version: Version,
     /// The server's reason for requiring payment or for refusing the last one. Not printable.
     pub(crate) error: Option<String>,
-    /// The options that could be parsed. Version 1 requirements are converted to version 2, but keep their version 1 network
-    /// name.
+    /// The options that could be parsed. Version 1 requirements are converted to version 2, but
+    /// keep their version 1 network name.
     pub(crate) accepts: Vec<PaymentRequirements>,
     /// Why the other options could not be parsed.
     pub(crate) unreadable: Vec<Malformed>,
@@ -53,9 +53,9 @@ impl PaymentOptions {
         Self::parse("body", body).map_err(printable_error)
     }
 
-    /// Chooses between the header, if there is one, and the body. Either may be of either version: some servers write
-    /// version 1 requirements into the header, and others write version 2 requirements into the body. The header wins unless
-    /// it lists no option that can be parsed.
+    /// Chooses between the header, if there is one, and the body. Either may be of either version:
+    /// some servers write version 1 requirements into the header, and others write version 2
+    /// requirements into the body. The header wins unless it lists no option that can be parsed.
     ///
     /// # Errors
     /// When neither can be parsed: the header's error, if there is a header.
@@ -126,7 +126,8 @@ impl PaymentOptions {
     }
 }
 
-/// The protocol version in `x402Version`. If it is missing, a header is version 2 and a body is version 1.
+/// The protocol version in `x402Version`. If it is missing, a header is version 2 and a body is
+/// version 1.
 fn version(name: &str, stated: Option<String>) -> Result<Version, Malformed> {
     let Some(stated) = stated else {
         return Ok(match name {

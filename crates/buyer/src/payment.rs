@@ -11,11 +11,12 @@ use sha2::{Digest, Sha256};
 use crate::open::OpenPayment;
 use crate::refusal::RefusalMeaning;
 
-/// How long after its expiry a payment may still be included, in seconds: block times can lag behind all clocks.
+/// How long after its expiry a payment may still be included, in seconds: block times can lag
+/// behind all clocks.
 pub(crate) const INCLUDED_AFTER_EXPIRY_SECS: u64 = 60;
 
-/// The identity of a request: method, URL and body, as the caller made it. Redirects do not change it, because the server
-/// chooses where they lead.
+/// The identity of a request: method, URL and body, as the caller made it. Redirects do not change
+/// it, because the server chooses where they lead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct RequestId(pub(crate) [u8; 32]);
 
@@ -26,8 +27,8 @@ impl RequestId {
     }
 }
 
-/// The identity of a purchase: the request, the recipient and the amount. The requirements' `extra` is left out, because
-/// sellers put fields into it that change with every answer.
+/// The identity of a purchase: the request, the recipient and the amount. The requirements' `extra`
+/// is left out, because sellers put fields into it that change with every answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct PurchaseKey(pub(crate) [u8; 32]);
 
@@ -46,7 +47,8 @@ impl PurchaseKey {
     }
 }
 
-/// The hash of several texts. Each is preceded by its length, so that moving a border changes the hash.
+/// The hash of several texts. Each is preceded by its length, so that moving a border changes the
+/// hash.
 fn hash(parts: &[&[u8]]) -> [u8; 32] {
     let mut hash = Sha256::new();
     for part in parts {
@@ -61,7 +63,8 @@ fn hash(parts: &[&[u8]]) -> [u8; 32] {
 pub(crate) enum SignedForm {
     /// The value of the header that presents the payment.
     Header(String),
-    /// The payload alone, as JSON text. The payment has expired and is not presented again, but the chain can still be asked.
+    /// The payload alone, as JSON text. The payment has expired and is not presented again, but the
+    /// chain can still be asked.
     Payload(String),
 }
 
@@ -100,7 +103,8 @@ impl SignedForm {
     }
 }
 
-/// How far a payment is exposed: whether a server may have used it, as far as is known without the chain.
+/// How far a payment is exposed: whether a server may have used it, as far as is known without the
+/// chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exposure {
     /// No server has seen the payment.
@@ -135,8 +139,9 @@ impl fmt::Debug for SignedPayment {
 }
 
 impl SignedPayment {
-    /// Whether the payment has moved no money and never will, as far as is known without the chain. Until it expires this
-    /// cannot be ruled out: a server that has seen the payment can still submit it.
+    /// Whether the payment has moved no money and never will, as far as is known without the chain.
+    /// Until it expires this cannot be ruled out: a server that has seen the payment can still
+    /// submit it.
     pub(crate) fn is_over(&self, now: Timestamp) -> bool {
         self.exposure != Exposure::Possible && self.has_expired(now)
     }
@@ -155,7 +160,8 @@ impl SignedPayment {
         }
     }
 
-    /// Records what a server said. `before` is the exposure before the payment was presented to that server.
+    /// Records what a server said. `before` is the exposure before the payment was presented to
+    /// that server.
     pub(crate) fn record_meaning(&mut self, meaning: RefusalMeaning, before: Exposure) {
         self.exposure = match (meaning, before) {
             (RefusalMeaning::NeverSettled, _) => Exposure::Refused,

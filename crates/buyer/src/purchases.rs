@@ -1,9 +1,10 @@
 //! The open payments: signed, and neither delivered for nor known to be over.
 //!
-//! An authorization is money. When a paid request fails, signing a second one would pay twice as soon as the first one
-//! settles after all. So each purchase keeps its authorization and presents it again until the response is delivered or the
-//! authorization is over. It is over in three cases: the chain shows that it expired unused, no server has seen it, or a
-//! trusted server says that it moved nothing.
+//! An authorization is money. When a paid request fails, signing a second one would pay twice as
+//! soon as the first one settles after all. So each purchase keeps its authorization and presents
+//! it again until the response is delivered or the authorization is over. It is over in three
+//! cases: the chain shows that it expired unused, no server has seen it, or a trusted server says
+//! that it moved nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
@@ -22,21 +23,23 @@ use crate::receipt::Receipt;
 use crate::refusal::RefusalMeaning;
 use crate::store::{Store, StoredId};
 
-/// The most payments with a header. A working server delivers within a minute, so a buyer with this many is out of control.
+/// The most payments with a header. A working server delivers within a minute, so a buyer with this
+/// many is out of control.
 const OPEN_MAX: usize = 10_000;
 
-/// The most bytes of headers. Honest headers have one to three kilobytes, so [`OPEN_MAX`] is reached first. A server can
-/// inflate a header to 32 KiB.
+/// The most bytes of headers. Honest headers have one to three kilobytes, so [`OPEN_MAX`] is
+/// reached first. A server can inflate a header to 32 KiB.
 const BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// The most payments without a header, of some 700 bytes each.
 const WITHOUT_HEADER_MAX: usize = 2_000;
 
-/// How long after its expiry a payment keeps its header, in seconds. A server that settled it late may still deliver.
+/// How long after its expiry a payment keeps its header, in seconds. A server that settled it late
+/// may still deliver.
 const HEADER_KEPT_SECS: u64 = 24 * 3600;
 
-/// Payments to one server may take one part in this many of each maximum. A server that loses every answer then blocks only
-/// the purchases from itself.
+/// Payments to one server may take one part in this many of each maximum. A server that loses every
+/// answer then blocks only the purchases from itself.
 const SHARE: usize = 4;
 
 /// An open payment, and whether a call presents it now.
@@ -68,8 +71,8 @@ impl Save {
         }
     }
 
-    /// Waits, and logs a failure. For changes that the store may miss: it then has more open payments than there are, and
-    /// the buyer pays nothing twice.
+    /// Waits, and logs a failure. For changes that the store may miss: it then has more open
+    /// payments than there are, and the buyer pays nothing twice.
     async fn or_warn(self) {
         if let Err(error) = self.done().await {
             warn!(%error, "the outcome of a payment was not stored");
@@ -81,13 +84,15 @@ impl Save {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Purchases(Arc<Mutex<Entries>>);
 
-/// A payment that one call presents. Dropping the guard frees the payment for the next call; [`Self::remove`] forgets it.
+/// A payment that one call presents. Dropping the guard frees the payment for the next call;
+/// [`Self::remove`] forgets it.
 #[derive(Debug)]
 pub(crate) struct PaymentGuard {
     purchases: Purchases,
     key: PurchaseKey,
     pub(crate) payment: SignedPayment,
-    /// The exposure before the presentation that is being stored now: no server has seen that presentation yet.
+    /// The exposure before the presentation that is being stored now: no server has seen that
+    /// presentation yet.
     before_presentation: Option<Exposure>,
 }
 
@@ -104,7 +109,8 @@ impl Purchases {
         Ok(Self(Arc::new(Mutex::new(entries))))
     }
 
-    /// Takes a payment of this purchase that no other call presents, and forgets those that are over.
+    /// Takes a payment of this purchase that no other call presents, and forgets those that are
+    /// over.
     pub(crate) fn take(&self, key: PurchaseKey, now: Timestamp) -> Option<PaymentGuard> {
         let mut entries = self.lock();
         entries.retain(Some(key), |entry| {
@@ -151,8 +157,8 @@ impl Purchases {
         Some(waiting.payment.open.clone())
     }
 
-    /// Whether there is room for one more payment to this server. Makes room first: forgets payments that are over, and drops
-    /// the headers of expired ones.
+    /// Whether there is room for one more payment to this server. Makes room first: forgets
+    /// payments that are over, and drops the headers of expired ones.
     pub(crate) fn has_room(&self, origin: &str, now: Timestamp) -> bool {
         let mut entries = self.lock();
         entries.retain(None, |entry| entry.in_use || !entry.payment.is_over(now));
@@ -195,7 +201,8 @@ impl Purchases {
     }
 
     fn lock(&self) -> MutexGuard<'_, Entries> {
-        // A panic with the lock held leaves the map valid: no method panics between two changes that belong together.
+        // A panic with the lock held leaves the map valid: no method panics between two changes
+        // that belong together.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -258,7 +265,8 @@ impl Entries {
         is_full(all, 1) || is_full(own, SHARE)
     }
 
-    /// Drops the headers of payments that expired this many seconds ago. The size of the rest depends on the payer alone.
+    /// Drops the headers of payments that expired this many seconds ago. The size of the rest
+    /// depends on the payer alone.
     fn drop_headers(&mut self, now: Timestamp, seconds: u64) {
         for (key, entry) in entries_mut(&mut self.by_purchase) {
             let payment = &mut entry.payment;
@@ -274,7 +282,8 @@ impl Entries {
         }
     }
 
-    /// Forgets the oldest payments without a header, if there are too many: to this server, or to all.
+    /// Forgets the oldest payments without a header, if there are too many: to this server, or to
+    /// all.
     fn forget_oldest(&mut self, origin: &str) {
         let mut candidates: Vec<(Timestamp, String, bool)> = Vec::new();
         for payment in self.payments() {
@@ -357,7 +366,8 @@ fn entries_mut(
 }
 
 impl PaymentGuard {
-    /// Records what a server said about the payment. `before` is the exposure before the payment was presented to it.
+    /// Records what a server said about the payment. `before` is the exposure before the payment
+    /// was presented to it.
     pub(crate) fn record_answer(
         &mut self,
         meaning: RefusalMeaning,
@@ -371,8 +381,8 @@ impl PaymentGuard {
         }
     }
 
-    /// Stores that a server is about to see the payment, and returns the exposure before. A caller that stops waiting for
-    /// this must not present the payment.
+    /// Stores that a server is about to see the payment, and returns the exposure before. A caller
+    /// that stops waiting for this must not present the payment.
     pub(crate) async fn mark_presented(&mut self) -> Result<Exposure, StateError> {
         let before = std::mem::replace(&mut self.payment.exposure, Exposure::Possible);
         self.before_presentation = Some(before);
@@ -418,7 +428,8 @@ impl Drop for PaymentGuard {
         entry.in_use = false;
         if let Some(before) = self.before_presentation {
             entry.payment.exposure = before;
-            // The next save corrects the store. Until then it only says that more may have happened.
+            // The next save corrects the store. Until then it only says that more may have
+            // happened.
             entries.mark_changed(self.key, &self.payment);
         }
     }
@@ -513,7 +524,8 @@ mod tests {
         assert!(waiting().is_none() && purchases.take(key, NOW).is_none());
     }
 
-    /// The caller stopped waiting while the presentation was being stored, so no server has seen the payment.
+    /// The caller stopped waiting while the presentation was being stored, so no server has seen
+    /// the payment.
     #[tokio::test]
     async fn a_presentation_that_was_cancelled_leaves_no_exposure() {
         let folder = tempfile::tempdir().unwrap();
@@ -564,7 +576,8 @@ mod tests {
         }
     }
 
-    /// Payments with an unknown outcome once kept their headers for ever, and in the end no purchase was possible.
+    /// Payments with an unknown outcome once kept their headers for ever, and in the end no
+    /// purchase was possible.
     #[test]
     fn lost_answers_of_one_server_take_only_its_own_room() {
         let purchases = Purchases::default();
@@ -617,7 +630,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_payments_of_the_server_with_too_many_are_forgotten() {
+    fn oldest_payments_of_the_largest_server_are_forgotten() {
         let purchases = Purchases::default();
         lost_answers(&purchases, "http://b.example", 0..10);
         let first = 100;

@@ -1,8 +1,8 @@
 //! A server's receipt, parsed as far as possible.
 //!
-//! Sellers write receipts in many ways: without the network, with `transaction: null`, or with the transaction under the name
-//! that their chain's library uses. A missing field decides nothing. A named transaction is never dropped. A receipt that
-//! cannot be parsed proves nothing.
+//! Sellers write receipts in many ways: without the network, with `transaction: null`, or with the
+//! transaction under the name that their chain's library uses. A missing field decides nothing. A
+//! named transaction is never dropped. A receipt that cannot be parsed proves nothing.
 
 use quittance_core::Reason;
 use quittance_core::json::{self, Json};
@@ -32,8 +32,9 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// Parses the receipt headers of a response, given by name and value. Returns the first receipt that is clear, or else the
-    /// first. If that one names no transaction, another one's transaction is used.
+    /// Parses the receipt headers of a response, given by name and value. Returns the first receipt
+    /// that is clear, or else the first. If that one names no transaction, another one's
+    /// transaction is used.
     pub(crate) fn from_headers<'a>(
         headers: impl IntoIterator<Item = (&'static str, &'a [u8])>,
     ) -> Option<Self> {
@@ -91,7 +92,8 @@ impl Receipt {
         }
     }
 
-    /// Whether the receipt says that the money has not moved. A successful response with such a receipt contradicts itself.
+    /// Whether the receipt says that the money has not moved. A successful response with such a
+    /// receipt contradicts itself.
     pub fn denies(&self) -> bool {
         let says_why = self
             .json
@@ -266,8 +268,8 @@ mod tests {
     }
 
     proptest! {
-        /// Only `true` is a success, a plain transaction is never dropped, and a receipt outside the specification is
-        /// never clear.
+        /// Only `true` is a success, a plain transaction is never dropped, and a receipt outside
+        /// the specification is never clear.
         #[test]
         fn the_readable_fields_of_any_receipt_are_kept(value in tree()) {
             let receipt = receipt(&value);

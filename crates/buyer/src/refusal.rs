@@ -1,8 +1,9 @@
 //! What a server's refusal proves about the money: nothing, unless the caller trusts that server.
 //!
-//! A server that has an authorization can use it and deny that. A facilitator that gets the same payment twice can reject one
-//! copy while the other one settles. So no reason code proves that nothing moved. The chain proves it, once the
-//! authorization has expired unused. A caller may also trust a server of its own.
+//! A server that has an authorization can use it and deny that. A facilitator that gets the same
+//! payment twice can reject one copy while the other one settles. So no reason code proves that
+//! nothing moved. The chain proves it, once the authorization has expired unused. A caller may also
+//! trust a server of its own.
 
 use quittance_core::Reason;
 
@@ -20,9 +21,10 @@ pub(crate) enum RefusalMeaning {
     Unknown,
 }
 
-/// What a refusal with this reason and receipt means. Three reasons of a trusted server count, each defined by this library's
-/// seller or facilitator: the journal recorded that the authorization expired unsettled, the handler failed, or the
-/// requirements differed. A receipt that is unclear or names a transaction proves nothing.
+/// What a refusal with this reason and receipt means. Three reasons of a trusted server count, each
+/// defined by this library's seller or facilitator: the journal recorded that the authorization
+/// expired unsettled, the handler failed, or the requirements differed. A receipt that is unclear
+/// or names a transaction proves nothing.
 pub(crate) fn meaning_of(reason: &str, receipt: Option<&Receipt>, trusted: bool) -> RefusalMeaning {
     let contradicts = |receipt: &Receipt| {
         receipt.success || receipt.unclear.is_some() || !receipt.transaction.is_empty()
@@ -50,7 +52,8 @@ mod tests {
         Receipt::from_headers([(header::PAYMENT_RESPONSE, value.as_bytes())]).unwrap()
     }
 
-    /// The buyer once recognised verdicts of verification by the prefix of the code. A code outside its list made it pay twice.
+    /// The buyer once recognised verdicts of verification by the prefix of the code. A code outside
+    /// its list made it pay twice.
     #[test]
     fn a_reason_code_proves_nothing_without_trust() {
         for reason in [

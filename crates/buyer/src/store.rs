@@ -1,11 +1,13 @@
 //! Open payments in an SQLite database, so that they survive the buyer's process.
 //!
-//! SQLite is used through `rusqlite`, which is synchronous: a buyer is built in synchronous code, and each write runs on a thread
-//! for blocking work. Changes that wait for the disk at the same time share one commit.
+//! SQLite is used through `rusqlite`, which is synchronous: a buyer is built in synchronous code,
+//! and each write runs on a thread for blocking work. Changes that wait for the disk at the same
+//! time share one commit.
 //!
-//! Every commit is in the one file, as it was in the JSON file of earlier versions: a copy or a restored backup of it is
-//! complete, and a log beside it that is deleted takes no payment along. That is why the database has a rollback journal
-//! and not a write-ahead log, although a commit then costs two syncs or three instead of one.
+//! Every commit is in the one file, as it was in the JSON file of earlier versions: a copy or a
+//! restored backup of it is complete, and a log beside it that is deleted takes no payment along.
+//! That is why the database has a rollback journal and not a write-ahead log, although a commit
+//! then costs two syncs or three instead of one.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -72,8 +74,9 @@ struct Database {
 }
 
 impl Store {
-    /// Opens the database and loads its payments. Creates it if there is no file, and imports a JSON file of an earlier
-    /// version: the JSON stays beside the database, with `.imported` after its name.
+    /// Opens the database and loads its payments. Creates it if there is no file, and imports a
+    /// JSON file of an earlier version: the JSON stays beside the database, with `.imported` after
+    /// its name.
     pub(crate) fn open(
         path: &Path,
     ) -> Result<(Self, Vec<(PurchaseKey, SignedPayment)>), StateError> {
@@ -102,8 +105,8 @@ impl Store {
         Ok((store, payments))
     }
 
-    /// Queues changes, and returns the number with which [`Self::write_until`] waits for them. Later changes to the same
-    /// payment replace earlier ones.
+    /// Queues changes, and returns the number with which [`Self::write_until`] waits for them.
+    /// Later changes to the same payment replace earlier ones.
     pub(crate) fn queue(&self, changes: Changes) -> u64 {
         let mut queue = unpoisoned(&self.queue);
         queue.last += 1;
@@ -111,13 +114,15 @@ impl Store {
         queue.last
     }
 
-    /// Writes the queue until the change with this number is on the disk. Blocks. Changes that cannot be written stay queued.
+    /// Writes the queue until the change with this number is on the disk. Blocks. Changes that
+    /// cannot be written stay queued.
     pub(crate) fn write_until(&self, change: u64) -> Result<(), StateError> {
         let mut database = unpoisoned(&self.database);
         if database.written >= change {
             return Ok(());
         }
-        // Taken from the queue only once they are on the disk: a failed or interrupted write loses none.
+        // Taken from the queue only once they are on the disk: a failed or interrupted write loses
+        // none.
         let (last, changes) = {
             let queue = unpoisoned(&self.queue);
             (queue.last, queue.changes.clone())
@@ -154,7 +159,8 @@ impl Drop for Store {
     }
 }
 
-/// The lock's content is valid after a panic: each critical section makes one change, or SQLite rolls it back.
+/// The lock's content is valid after a panic: each critical section makes one change, or SQLite
+/// rolls it back.
 fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -185,7 +191,8 @@ fn starts_with_magic(path: &Path) -> io::Result<bool> {
     Ok(start == SQLITE_MAGIC)
 }
 
-/// Writes a copy of the JSON file beside it. An earlier copy with another content is not overwritten.
+/// Writes a copy of the JSON file beside it. An earlier copy with another content is not
+/// overwritten.
 fn keep_beside(path: &Path, text: &[u8]) -> io::Result<PathBuf> {
     for number in 0.. {
         let kept = match number {
@@ -213,12 +220,13 @@ fn keep_beside(path: &Path, text: &[u8]) -> io::Result<PathBuf> {
     unreachable!("the loop has no end")
 }
 
-/// Creates a database with these payments under another name, and moves it to `path` once it is complete on the disk. After
-/// a crash, `path` is either as before or the whole database.
+/// Creates a database with these payments under another name, and moves it to `path` once it is
+/// complete on the disk. After a crash, `path` is either as before or the whole database.
 fn create(path: &Path, payments: &[(PurchaseKey, SignedPayment)]) -> Result<(), StateError> {
     let new = with_suffix(path, ".new");
     let error = |source| io_error(path, source);
-    // SQLite would apply the log of a missing database to the new one, and the log may have the only copy of a payment.
+    // SQLite would apply the log of a missing database to the new one, and the log may have the
+    // only copy of a payment.
     for suffix in ["-wal", "-journal"] {
         let log = with_suffix(path, suffix);
         if fs::metadata(&log).is_ok_and(|log| log.len() > 0) {
@@ -254,7 +262,8 @@ fn fill(new: &Path, payments: &[(PurchaseKey, SignedPayment)]) -> rusqlite::Resu
     connection.close().map_err(|(_, error)| error)
 }
 
-/// Makes the file readable for its owner only, and checks that it has one name: each name of a file has a log of its own.
+/// Makes the file readable for its owner only, and checks that it has one name: each name of a file
+/// has a log of its own.
 fn make_private(path: &Path) -> Result<(), StateError> {
     #[cfg(unix)]
     {
@@ -272,7 +281,8 @@ fn make_private(path: &Path) -> Result<(), StateError> {
     Ok(())
 }
 
-/// Opens the database, and changes nothing. Its lock excludes every other process, whatever name the file has there.
+/// Opens the database, and changes nothing. Its lock excludes every other process, whatever name
+/// the file has there.
 fn open_locked(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
@@ -500,7 +510,8 @@ fn lock(path: &Path) -> Result<File, TryLockError> {
     Ok(lock)
 }
 
-/// The absolute path of a file that need not exist, with symbolic links followed. Creates the folder.
+/// The absolute path of a file that need not exist, with symbolic links followed. Creates the
+/// folder.
 fn resolve(path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_owned();
     for _ in 0..LINKS_MAX {

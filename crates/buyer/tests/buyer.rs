@@ -367,7 +367,7 @@ async fn payment_that_was_never_sent_ends_when_it_expires() {
     // The server sends its payment options, and then stops listening.
     let once = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = once.local_addr().unwrap();
-    let told = tokio::spawn(async move {
+    let responded = tokio::spawn(async move {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let (mut connection, _) = once.accept().await.unwrap();
         drop(once);
@@ -382,7 +382,7 @@ async fn payment_that_was_never_sent_ends_when_it_expires() {
     let request = || Request::new(Method::POST, format!("http://{address}/").parse().unwrap());
     let lost = fixture.buyer.execute(request()).await;
     assert!(matches!(lost, Err(BuyError::Lost { .. })), "{lost:?}");
-    told.await.unwrap();
+    responded.await.unwrap();
     assert_eq!(fixture.buyer.open_payments().len(), 1);
     fixture.clock.advance(LONG_AFTER_SECS);
     let server = Server::on(tokio::net::TcpListener::bind(address).await.unwrap());
@@ -479,18 +479,18 @@ async fn transaction_of_a_receipt_counts_under_any_status() {
         .flat_map(|status| receipts.iter().map(move |receipt| (status, receipt)))
     {
         let server = Server::start().await;
-        let told = receipt.clone();
-        server.says(move || with_receipt(status.into_response(), &told));
+        let sent = receipt.clone();
+        server.says(move || with_receipt(status.into_response(), &sent));
         let fixture = purchaser(|builder| builder);
         let request = Request::new(Method::POST, server.url.parse().unwrap());
         match fixture.buyer.execute(request).await {
             Err(BuyError::Refused {
                 open,
-                receipt: Some(told),
+                receipt: Some(received),
                 ..
             }) => {
                 assert_eq!(open.transaction.as_deref(), Some("0xabc"), "{status}");
-                assert_eq!(told.success, receipt.success, "{status}");
+                assert_eq!(received.success, receipt.success, "{status}");
                 assert_eq!(fixture.buyer.open_payments(), [*open]);
             }
             other => panic!("{status}: {other:?}"),

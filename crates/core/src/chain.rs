@@ -227,13 +227,13 @@ impl Health {
 ///
 /// **The engine** promises more than that for signing and sending:
 ///
-/// * On chains with sequence numbers, it calls [`prepare`](Self::prepare) for one lane from one task
-///   at a time, with the next free number.
+/// * On chains with sequence numbers, it calls [`prepare`](Self::prepare) for one lane from one
+///   task at a time, with the next free number.
 /// * It calls [`submit`](Self::submit) only after the journal has the transaction on disk. So a
 ///   chain never has a transaction that the journal does not know.
 /// * It has at most [`in_flight_max`](Self::in_flight_max) transactions of a lane outstanding.
-/// * It calls [`read`](Self::read) and [`status`](Self::status) with up to 256 questions, from a few
-///   tasks at once, and [`health`](Self::health) from one task.
+/// * It calls [`read`](Self::read) and [`status`](Self::status) with up to 256 questions, from a
+///   few tasks at once, and [`health`](Self::health) from one task.
 ///
 /// **An implementation must** tell "not sent" from "no answer": [`Submission::Refused`] only if no
 /// node can have the transaction. It must not drop a question, and must answer in the order of the
@@ -243,11 +243,11 @@ impl Health {
 ///
 /// ```
 /// use quittance_core::{Chain, Status, Submission, Watched};
-/// use quittance_testing::world::{Setting, World};
+/// use quittance_testing::world::{Environment, World};
 ///
 /// # #[tokio::main]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let setting = Setting::new();
+/// let setting = Environment::new();
 /// let chain = setting.world.chain();
 /// let lane = chain.lanes()[0].clone();
 /// let transfer = World::transfer_of(&setting.request().await);

@@ -16,11 +16,11 @@ use crate::{Amount, AmountError, Malformed, Network, PaymentId, Timestamp};
 ///
 /// ```
 /// use quittance_core::{Offer, Payer, PaymentInfo, Scheme};
-/// use quittance_testing::world::{Setting, SimulatedExact};
+/// use quittance_testing::world::{Environment, SimulatedExact};
 ///
 /// # #[tokio::main]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let world = Setting::new().world;
+/// let world = Environment::new().world;
 /// let (offer, request) = (world.offer(), world.request(&world.payer(0)).await);
 /// let payment = SimulatedExact::new(&world.chain()).decode(&request, world.now())?;
 /// // The layer and the facilitator agree on which authorization this is.
@@ -200,16 +200,16 @@ pub enum AuthorizationState {
 /// [`pay`](Self::pay) once for a purchase, and [`authorization_state`](Self::authorization_state)
 /// before it signs another.
 ///
-/// **An implementation must** sign exactly what it quoted: the same recipient, asset and amount, for
-/// no longer than the requirements ask for.
+/// **An implementation must** sign exactly what it quoted: the same recipient, asset and amount,
+/// for no longer than the requirements ask for.
 ///
 /// ```
 /// use quittance_core::{AuthorizationState, Payer};
-/// use quittance_testing::world::Setting;
+/// use quittance_testing::world::Environment;
 ///
 /// # #[tokio::main]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let world = Setting::new().world;
+/// let world = Environment::new().world;
 /// let (payer, requirements) = (world.payer(0), world.requirements());
 /// let quote = payer.quote(&requirements)?;
 /// assert_eq!(quote.amount.to_string(), requirements.amount);

@@ -10,19 +10,20 @@ use crate::{Fault, Malformed, PaymentRequest};
 ///
 /// A verdict against the payment is an `Ok` answer. An `Err` is not a verdict on the payment.
 ///
-/// **The caller** may call every method from many tasks at once, and repeats [`settle`](Self::settle)
-/// with the same request until it has an outcome. It delivers only after `success: true`.
+/// **The caller** may call every method from many tasks at once, and repeats
+/// [`settle`](Self::settle) with the same request until it has an outcome. It delivers only after
+/// `success: true`.
 ///
 /// **An implementation must** report success at most once for an authorization, over all calls and
 /// restarts, and only after the money has moved.
 ///
 /// ```
 /// use quittance_core::Facilitator;
-/// use quittance_testing::world::Setting;
+/// use quittance_testing::world::Environment;
 ///
 /// # #[tokio::main]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let setting = Setting::new();
+/// let setting = Environment::new();
 /// let facilitator = setting.engine().await;
 /// let request = setting.request().await;
 /// assert!(facilitator.verify(&request).await?.is_valid);

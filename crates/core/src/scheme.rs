@@ -28,7 +28,7 @@ use crate::{
 /// use quittance_core::{
 ///     Amount, Facilitator, Payment, PaymentRequest, Reason, Refusal, Rejection, Scheme, Timestamp,
 /// };
-/// use quittance_testing::world::{PRICE, Setting, SimulatedChain, SimulatedExact};
+/// use quittance_testing::world::{PRICE, Environment, SimulatedChain, SimulatedExact};
 ///
 /// struct Small(SimulatedExact);
 ///
@@ -57,7 +57,7 @@ use crate::{
 ///
 /// # #[tokio::main]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let setting = Setting::new();
+/// let setting = Environment::new();
 /// let chain = setting.world.chain();
 /// let small = Arc::new(Small(SimulatedExact::new(&chain)));
 /// let engine = setting.builder().await.chain(chain, vec![small]).start().await?;
@@ -117,11 +117,11 @@ pub trait Scheme<C: Chain + ?Sized>: Send + Sync + 'static {
 ///
 /// ```
 /// use quittance_core::{Amount, Chain, Check, Observed, Payment, Scheme};
-/// use quittance_testing::world::{PRICE, Setting, SimulatedExact};
+/// use quittance_testing::world::{PRICE, Environment, SimulatedExact};
 ///
 /// # #[tokio::main]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let setting = Setting::new();
+/// let setting = Environment::new();
 /// let (chain, now) = (setting.world.chain(), setting.world.now());
 /// let payment = SimulatedExact::new(&chain).decode(&setting.request().await, now)?;
 /// assert_eq!(payment.info().amount, Amount::from(PRICE));
@@ -187,9 +187,9 @@ pub trait Payment<C: Chain + ?Sized>: Send + Sync {
         self.lane().cloned()
     }
 
-    /// The payer's observed balance of the asset, or what the scheme may move of it if that is less,
-    /// such as an allowance. The sum of the payer's open payments must not exceed it, because each
-    /// payment alone would pass its simulation. `None` if the scheme does not read a balance.
+    /// The payer's observed balance of the asset, or what the scheme may move of it if that is
+    /// less, such as an allowance. The sum of the payer's open payments must not exceed it, because
+    /// each payment alone would pass its simulation. `None` if the scheme does not read a balance.
     fn balance(&self, _seen: &Observed<'_, C>) -> Option<Amount> {
         None
     }

@@ -72,9 +72,9 @@ impl Tools {
 
     /// The runtime code of Permit2 in hexadecimal, as its authors put it into other chains.
     ///
-    /// The code keeps the chain id and the EIP-712 separator of the chain on which it was made. With
-    /// another chain id it makes the separator anew for each call. So the chain id is replaced by
-    /// zero, which is the id of no chain.
+    /// The code keeps the chain id and the EIP-712 separator of the chain on which it was made.
+    /// With another chain id it makes the separator anew for each call. So the chain id is replaced
+    /// by zero, which is the id of no chain.
     pub(crate) fn permit2(&self) -> Result<String, DevnetError> {
         const SOURCE: &str = "@uniswap/v4-periphery/lib/permit2/test/utils/DeployPermit2.sol";
         /// The chain on which the code was made: anvil's default.

@@ -176,7 +176,7 @@ async fn the_official_client_understands_our_refusals() {
             "{failed}"
         );
 
-        // A facilitator without its chain has no verdict, and the client is not told one.
+        // A facilitator without its chain gives no verdict, and the client gets none.
         let down = Fate::Status(500);
         let node = &town.setting.node;
         node.breaks_for_good("getMultipleAccounts", down);

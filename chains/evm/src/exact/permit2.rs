@@ -247,8 +247,8 @@ impl Method for Permit2Transfer {
         Ok(())
     }
 
-    /// Permits that exceed the allowance together would revert at the operator's cost, as those that
-    /// exceed the balance.
+    /// Permits that exceed the allowance together would revert at the operator's cost, as those
+    /// that exceed the balance.
     fn spendable(&self, balance: U256, outcomes: &[StepOutcome]) -> U256 {
         let allowance = outcomes.get(state::ALLOWANCE).and_then(StepOutcome::word);
         allowance.map_or(balance, |word| balance.min(U256::from_be_bytes(word.0)))

@@ -86,8 +86,8 @@ struct SignatureStatus {
 }
 
 impl SignatureStatus {
-    /// 1 once a supermajority has voted for its block, [`FINALIZED_CONFIRMATIONS`] once that cannot be
-    /// undone; `None` before.
+    /// 1 once a supermajority has voted for its block, [`FINALIZED_CONFIRMATIONS`] once that cannot
+    /// be undone; `None` before.
     fn confirmations(&self) -> Option<u64> {
         match self.confirmation_status.as_deref() {
             Some("finalized") => Some(FINALIZED_CONFIRMATIONS),

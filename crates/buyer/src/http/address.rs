@@ -7,8 +7,9 @@ use url::{Host, Url};
 
 use super::error::BuyError;
 
-/// Two HTTP clients. One uses the proxies from the environment (`HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`). The
-/// other uses none, for servers on this machine: a proxy cannot reach them and would see their payments unencrypted.
+/// Two HTTP clients. One uses the proxies from the environment (`HTTP_PROXY`, `HTTPS_PROXY`,
+/// `ALL_PROXY`, `NO_PROXY`). The other uses none, for servers on this machine: a proxy cannot reach
+/// them and would see their payments unencrypted.
 #[derive(Debug)]
 pub(crate) struct Clients {
     by_environment: reqwest::Client,
@@ -56,8 +57,8 @@ fn is_local(url: &Url) -> bool {
     }
 }
 
-/// Moves the user name and the password in the request's URL to `Authorization: Basic`, as browsers do. In the URL they would
-/// reach proxies and logs. An `Authorization` header of the caller wins.
+/// Moves the user name and the password in the request's URL to `Authorization: Basic`, as browsers
+/// do. In the URL they would reach proxies and logs. An `Authorization` header of the caller wins.
 pub(crate) fn move_credentials(request: &mut Request) {
     let (name, password) = (
         request.url().username().to_owned(),
@@ -90,7 +91,8 @@ pub(crate) fn without_credentials(url: &mut Url) {
     let _ = url.set_password(None);
 }
 
-/// Removes the conditions that a server answers with 304 Not Modified: a paid request would be charged and deliver nothing.
+/// Removes the conditions that a server answers with 304 Not Modified: a paid request would be
+/// charged and deliver nothing.
 pub(crate) fn unconditional(request: &mut Request) {
     for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE] {
         request.headers_mut().remove(name);

@@ -15,14 +15,15 @@ use crate::deadline::Deadline;
 use crate::options::PaymentOptions;
 use crate::receipt::Receipt;
 
-/// How often one call presents one payment. The server may wait for its facilitator each time, so more would take too long;
-/// the payment is kept for the next call.
+/// How often one call presents one payment. The server may wait for its facilitator each time, so
+/// more would take too long; the payment is kept for the next call.
 pub(super) const PRESENTATIONS_MAX: u32 = 3;
 
 /// The pause before a payment is presented again, if the server sends no `Retry-After`.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// The longest pause that a server can ask for. A longer one ends the call, and the payment is kept.
+/// The longest pause that a server can ask for. A longer one ends the call, and the payment is
+/// kept.
 const PAUSE_MAX: Duration = Duration::from_secs(600);
 
 /// A server's response to a payment.
@@ -32,7 +33,8 @@ pub(super) enum Answer {
     Served(Box<Response>, Option<Receipt>),
     /// The payment is not decided yet: the same payment must be presented again.
     Pending(Option<Receipt>),
-    /// The server or a proxy is unavailable: the reason, the time to wait, and the receipt if there is one.
+    /// The server or a proxy is unavailable: the reason, the time to wait, and the receipt if there
+    /// is one.
     Unavailable(String, Option<Duration>, Option<Receipt>),
     /// The server refused the payment: the reason, and the receipt if there is one.
     Refused(String, Option<Receipt>),
@@ -80,7 +82,8 @@ impl Answer {
     }
 }
 
-/// The server's reason for a refusal, printable: from the receipt, or else from the new payment requirements.
+/// The server's reason for a refusal, printable: from the receipt, or else from the new payment
+/// requirements.
 async fn refusal_reason(
     response: Response,
     receipt: Option<&Receipt>,
@@ -117,7 +120,8 @@ fn receipt(response: &Response) -> Option<Receipt> {
     Receipt::from_headers(receipts)
 }
 
-/// The payment options of a 402 response: those in the header, or those in the body if the header lists none.
+/// The payment options of a 402 response: those in the header, or those in the body if the header
+/// lists none.
 ///
 /// # Errors
 /// When neither can be parsed.

@@ -13,7 +13,8 @@ use super::error::{BuyError, RequestError};
 use crate::budget::{Budget, Limits};
 use crate::purchases::Purchases;
 
-/// The default time that a call may take until the response headers arrive. It includes the settlement on the chain.
+/// The default time that a call may take until the response headers arrive. It includes the
+/// settlement on the chain.
 const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Configures and builds a [`Buyer`].
@@ -55,8 +56,8 @@ impl BuyerBuilder {
         Self { limits, ..self }
     }
 
-    /// Sets the time that a call may take until the response headers arrive, with all repetitions; 90 seconds without it. The
-    /// response's body has no time limit: it may be a stream.
+    /// Sets the time that a call may take until the response headers arrive, with all repetitions;
+    /// 90 seconds without it. The response's body has no time limit: it may be a stream.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
@@ -68,8 +69,9 @@ impl BuyerBuilder {
         Self { clock, ..self }
     }
 
-    /// Repeats requests of any method if the response is lost or the payment is pending, not only those of idempotent methods.
-    /// Without it, such a POST ends with [`BuyError::Lost`] or [`BuyError::Refused`], and the payment is kept.
+    /// Repeats requests of any method if the response is lost or the payment is pending, not only
+    /// those of idempotent methods. Without it, such a POST ends with [`BuyError::Lost`] or
+    /// [`BuyError::Refused`], and the payment is kept.
     #[must_use]
     pub fn repeat_any_method(self) -> Self {
         Self {
@@ -78,9 +80,9 @@ impl BuyerBuilder {
         }
     }
 
-    /// Signs another payment for a request even if an earlier one, with other requirements, may still move money. Without it,
-    /// such a call ends with [`BuyError::AlreadyOpen`], because a server that changes its price at each call could collect
-    /// every payment.
+    /// Signs another payment for a request even if an earlier one, with other requirements, may
+    /// still move money. Without it, such a call ends with [`BuyError::AlreadyOpen`], because a
+    /// server that changes its price at each call could collect every payment.
     #[must_use]
     pub fn allow_second_payments(self) -> Self {
         Self {
@@ -89,20 +91,23 @@ impl BuyerBuilder {
         }
     }
 
-    /// Trusts the server with this origin (`https://api.example.com`) when it says that a payment moved nothing. Three reasons
-    /// count, and only without a transaction: the handler failed, the requirements differed, or the facilitator's journal
-    /// recorded `settlement_expired`. Use it for your own servers only. For other servers, a payer with a node asks the chain.
+    /// Trusts the server with this origin (`https://api.example.com`) when it says that a payment
+    /// moved nothing. Three reasons count, and only without a transaction: the handler failed, the
+    /// requirements differed, or the facilitator's journal recorded `settlement_expired`. Use it
+    /// for your own servers only. For other servers, a payer with a node asks the chain.
     #[must_use]
     pub fn trust(mut self, origin: &str) -> Self {
         self.trusted.push(origin.to_owned());
         self
     }
 
-    /// Stores open payments in this file, an SQLite database, so that the next buyer with the file presents them again. Without
-    /// it, they are lost when the buyer is dropped. One buyer can have the file open at a time. Only the file's owner can read
-    /// it, because the authorizations in it are worth money. Each change is synced to the disk before a server sees the payment.
+    /// Stores open payments in this file, an SQLite database, so that the next buyer with the file
+    /// presents them again. Without it, they are lost when the buyer is dropped. One buyer can have
+    /// the file open at a time. Only the file's owner can read it, because the authorizations in it
+    /// are worth money. Each change is synced to the disk before a server sees the payment.
     ///
-    /// A JSON file of an earlier version is imported, and kept beside the database with `.imported` after its name.
+    /// A JSON file of an earlier version is imported, and kept beside the database with `.imported`
+    /// after its name.
     #[must_use]
     pub fn state_file(self, path: impl Into<PathBuf>) -> Self {
         let state_file = Some(path.into());
@@ -112,8 +117,8 @@ impl BuyerBuilder {
     /// Builds the buyer.
     ///
     /// # Errors
-    /// When a limit is not an amount, a trusted origin is not a URL, no HTTP client can be built, or the state file cannot be
-    /// used.
+    /// When a limit is not an amount, a trusted origin is not a URL, no HTTP client can be built,
+    /// or the state file cannot be used.
     pub fn build(self) -> Result<Buyer, BuyError> {
         self.limits.check().map_err(BuyError::OverLimit)?;
         let mut trusted: Vec<Url> = Vec::new();

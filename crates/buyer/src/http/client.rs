@@ -1,4 +1,5 @@
-//! The client: requests, pays once, and repeats the request with the same payment until the server delivers.
+//! The client: requests, pays once, and repeats the request with the same payment until the server
+//! delivers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -38,12 +39,15 @@ const REDIRECTS_MAX: usize = 5;
 ///
 /// * It pays only with assets that its payers know, and only up to its [`Limits`](crate::Limits).
 /// * It pays only the origin of the request. Redirects do not change that.
-/// * It signs once for one purchase. If the response is lost, or the payment is pending or refused, it presents the same
-///   authorization again, in this call or in a later one with the same request. It signs another one only if the chain
-///   shows that the first expired unused, if no server ever saw it, or if a [trusted](BuyerBuilder::trust) server says that
-///   it moved nothing. If that is unknown, the call ends with [`BuyError::Unresolved`]. A payer with a node can ask the chain.
-/// * It does not pay for HEAD, OPTIONS and TRACE requests, whose responses have no content. It removes conditions
-///   (`If-None-Match`) from a paid request, because 304 Not Modified has no content either.
+/// * It signs once for one purchase. If the response is lost, or the payment is pending or refused,
+///   it presents the same authorization again, in this call or in a later one with the same
+///   request. It signs another one only if the chain shows that the first expired unused, if no
+///   server ever saw it, or if a [trusted](BuyerBuilder::trust) server says that it moved nothing.
+///   If that is unknown, the call ends with [`BuyError::Unresolved`]. A payer with a node can ask
+///   the chain.
+/// * It does not pay for HEAD, OPTIONS and TRACE requests, whose responses have no content. It
+///   removes conditions (`If-None-Match`) from a paid request, because 304 Not Modified has no
+///   content either.
 /// * It repeats a request by itself only if the method is idempotent, or if the caller
 ///   [allows it](BuyerBuilder::repeat_any_method).
 ///
@@ -51,7 +55,8 @@ const REDIRECTS_MAX: usize = 5;
 /// # async fn buy(payer: impl quittance_core::Payer) -> Result<(), Box<dyn std::error::Error>> {
 /// use quittance_buyer::{Buyer, Limits};
 ///
-/// let buyer = Buyer::builder().payer(payer).limits(Limits::default().per_payment("0.05")).build()?;
+/// let limits = Limits::default().per_payment("0.05");
+/// let buyer = Buyer::builder().payer(payer).limits(limits).build()?;
 /// let purchase = buyer.get("https://api.example.com/forecast").await?;
 /// println!("{} for {:?}", purchase.response.text().await?, purchase.cost);
 /// # Ok(())
@@ -77,8 +82,8 @@ pub(super) struct Shared {
 /// A response, and what it cost.
 #[non_exhaustive]
 pub struct Purchase {
-    /// The server's response. Its body may still arrive, without a timeout. If the body is cut off, the purchase still counts
-    /// as complete, and another call pays again.
+    /// The server's response. Its body may still arrive, without a timeout. If the body is cut off,
+    /// the purchase still counts as complete, and another call pays again.
     pub response: Response,
     /// The cost; `None` if the server asked for no payment.
     pub cost: Option<Cost>,
@@ -96,8 +101,9 @@ pub struct Cost {
     pub asset: Asset,
     /// The server's receipt, parsed as far as possible.
     pub receipt: Option<Receipt>,
-    /// The payment, if its outcome is open: the response is an error without a successful receipt, or the receipt denies the
-    /// payment. It is kept, and the next call with this request presents it again.
+    /// The payment, if its outcome is open: the response is an error without a successful receipt,
+    /// or the receipt denies the payment. It is kept, and the next call with this request presents
+    /// it again.
     pub open: Option<OpenPayment>,
 }
 
@@ -147,7 +153,8 @@ impl Buyer {
     /// Sends a GET request, and pays if the server asks for it.
     ///
     /// # Errors
-    /// When nothing was bought. [`BuyError::open_payment`] names the payment that is open then, if there is one.
+    /// When nothing was bought. [`BuyError::open_payment`] names the payment that is open then, if
+    /// there is one.
     pub async fn get(&self, url: &str) -> Result<Purchase, BuyError> {
         let url: Url = url
             .parse()
@@ -179,8 +186,8 @@ impl Buyer {
             .await
     }
 
-    /// What [`execute`](Self::execute) would pay now; `None` if the server asks for no payment. Sends the request without
-    /// payment, and signs nothing.
+    /// What [`execute`](Self::execute) would pay now; `None` if the server asks for no payment.
+    /// Sends the request without payment, and signs nothing.
     ///
     /// # Errors
     /// As `execute`, if that would not pay.
@@ -206,8 +213,9 @@ impl Buyer {
         self.shared.purchases.open(self.shared.clock.now())
     }
 
-    /// Forgets the open payment with this id, so that the next call for the same purchase signs another one. For callers that
-    /// know its outcome, or that accept to pay twice. Returns whether there was such a payment.
+    /// Forgets the open payment with this id, so that the next call for the same purchase signs
+    /// another one. For callers that know its outcome, or that accept to pay twice. Returns whether
+    /// there was such a payment.
     pub async fn abandon(&self, id: &str) -> bool {
         self.shared.purchases.abandon(id).await
     }
@@ -217,7 +225,8 @@ impl Buyer {
         self.shared.purchases.waiting(selection.key, self.now())
     }
 
-    /// Sends the request without payment. Follows redirects within the origin, which change the request's URL.
+    /// Sends the request without payment. Follows redirects within the origin, which change the
+    /// request's URL.
     async fn ask(&self, request: &mut Request, deadline: Deadline) -> Result<Response, BuyError> {
         for _ in 0..=REDIRECTS_MAX {
             let copy = request.try_clone().ok_or(RequestError::StreamingBody)?;
@@ -245,7 +254,8 @@ impl Buyer {
             .map_err(BuyError::NotAcceptable)
     }
 
-    /// Presents the open payments of this purchase. If there is none, or all are over, signs a new one.
+    /// Presents the open payments of this purchase. If there is none, or all are over, signs a new
+    /// one.
     async fn buy(
         &self,
         request: &Request,
@@ -312,8 +322,8 @@ impl Buyer {
         }
     }
 
-    /// Makes sure that no payment for the same request with other requirements can still move money, unless the caller allows
-    /// second payments.
+    /// Makes sure that no payment for the same request with other requirements can still move
+    /// money, unless the caller allows second payments.
     async fn clear_other_purchases(
         &self,
         selection: &Selection<'_>,
@@ -405,7 +415,8 @@ impl Buyer {
                     (refusal(&reason, receipt, &guard), after)
                 }
                 Err(error) if may_repeat => (lost(error, &guard), None),
-                // Repeating is safe for the money. Whether it is safe for the server's side effects, only the caller knows.
+                // Repeating is safe for the money. Whether it is safe for the server's side
+                // effects, only the caller knows.
                 Ok(Answer::Pending(receipt)) => return Err(pending(receipt, &guard)),
                 Ok(Answer::Unavailable(reason, _, receipt)) => {
                     return Err(refusal(&reason, receipt, &guard));
@@ -539,8 +550,8 @@ async fn record_answer(
     answer
 }
 
-/// The purchase from a delivered response. The payment stays open after an error without a successful receipt, and after a
-/// receipt that denies the payment.
+/// The purchase from a delivered response. The payment stays open after an error without a
+/// successful receipt, and after a receipt that denies the payment.
 async fn deliver(
     selection: &Selection<'_>,
     guard: PaymentGuard,

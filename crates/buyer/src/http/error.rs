@@ -127,7 +127,8 @@ pub enum BuyError {
     /// The server's payment requirements cannot be parsed. Nothing was signed.
     #[error("the server's payment requirements are invalid: {0}")]
     Requirements(#[from] Malformed),
-    /// The server redirects the request, and the redirect is not followed. Nothing was signed. To buy there, call that URL.
+    /// The server redirects the request, and the redirect is not followed. Nothing was signed. To
+    /// buy there, call that URL.
     #[error("{from} redirects to {to}, which is not followed: {reason}")]
     Redirect {
         /// The URL that redirects, without query.
@@ -149,9 +150,10 @@ pub enum BuyError {
         /// The server: scheme, host and port.
         origin: String,
     },
-    /// The server has changed its requirements, and an earlier payment for the same request may still move money. Nothing was
-    /// signed. Wait until that one has expired, [abandon](crate::Buyer::abandon) it, or allow
-    /// [second payments](crate::BuyerBuilder::allow_second_payments).
+    /// The server has changed its requirements, and an earlier payment for the same request may
+    /// still move money. Nothing was signed. Wait until that one has expired,
+    /// [abandon](crate::Buyer::abandon) it, or allow [second
+    /// payments](crate::BuyerBuilder::allow_second_payments).
     #[error(
         "the requirements have changed, and an earlier payment for this request may still move {}; nothing new was signed",
         open.display_amount()
@@ -166,7 +168,8 @@ pub enum BuyError {
     /// The payer did not sign.
     #[error(transparent)]
     Payer(#[from] PayerError),
-    /// The response to the paid request was lost. Whether the server delivered and charged is unknown.
+    /// The response to the paid request was lost. Whether the server delivered and charged is
+    /// unknown.
     #[error("the answer to the paid request was lost ({source}); the payment is kept")]
     Lost {
         /// Why there is no response.
@@ -174,18 +177,21 @@ pub enum BuyError {
         /// The payment.
         open: Box<OpenPayment>,
     },
-    /// The server refused the payment. The payment can still be used, and the next call presents it again.
+    /// The server refused the payment. The payment can still be used, and the next call presents it
+    /// again.
     #[error("the payment was not accepted: {reason}")]
     Refused {
         /// The server's reason.
         reason: String,
-        /// The receipt, if there is one. Its transaction may have moved the money despite the refusal.
+        /// The receipt, if there is one. Its transaction may have moved the money despite the
+        /// refusal.
         receipt: Option<Box<Receipt>>,
         /// The payment.
         open: Box<OpenPayment>,
     },
-    /// An earlier payment for this purchase has expired, and no payer has a node that says whether it moved the money. Nothing
-    /// new was signed. Look up its outcome, and [abandon](crate::Buyer::abandon) it to pay again.
+    /// An earlier payment for this purchase has expired, and no payer has a node that says whether
+    /// it moved the money. Nothing new was signed. Look up its outcome, and
+    /// [abandon](crate::Buyer::abandon) it to pay again.
     #[error(
         "an earlier payment for this has expired and may have moved the money ({reason}); nothing new was signed"
     )]
@@ -195,8 +201,9 @@ pub enum BuyError {
         /// The earlier payment.
         open: Box<OpenPayment>,
     },
-    /// The chain says that an earlier payment for this purchase was used, and the server does not deliver. Nothing new was
-    /// signed. Claim the delivery from the seller, and [abandon](crate::Buyer::abandon) the payment to pay again.
+    /// The chain says that an earlier payment for this purchase was used, and the server does not
+    /// deliver. Nothing new was signed. Claim the delivery from the seller, and
+    /// [abandon](crate::Buyer::abandon) the payment to pay again.
     #[error(
         "an earlier payment for this was used on the chain, and the server does not deliver ({reason}); nothing new was signed"
     )]

@@ -1,4 +1,5 @@
-//! Redirects. A buyer follows them before it pays, within the origin, and only if they keep the request's method.
+//! Redirects. A buyer follows them before it pays, within the origin, and only if they keep the
+//! request's method.
 
 use http::header::LOCATION;
 use reqwest::{Method, Response, StatusCode};

@@ -264,8 +264,8 @@ fn a_deleted_or_replaced_file_is_an_error() {
     ));
 }
 
-/// The log of a deleted database was about to be applied to the new one. It can also have the only copy of a payment, if
-/// the database was moved away.
+/// The log of a deleted database was about to be applied to the new one. It can also have the only
+/// copy of a payment, if the database was moved away.
 #[test]
 fn the_log_of_a_missing_database_is_not_used_and_not_lost() {
     for suffix in ["-wal", "-journal"] {
@@ -281,7 +281,8 @@ fn the_log_of_a_missing_database_is_not_used_and_not_lost() {
     }
 }
 
-/// A payment was in the write-ahead log only, so a copied or restored file lacked it and it was signed again.
+/// A payment was in the write-ahead log only, so a copied or restored file lacked it and it was
+/// signed again.
 #[test]
 fn a_written_payment_is_in_the_one_file() {
     let folder = tempfile::tempdir().unwrap();
