@@ -1,7 +1,7 @@
 //! A buyer with a key on each chain, that spends at most five cents a time and a dollar in all, on
-//! both together. On the local chains, export what `quittance-devnet` prints for
-//! `QUITTANCE_PAYER_KEY` and `QUITTANCE_SOLANA_PAYER_KEY`, or only one of them, which pays then;
-//! and `cargo run --example buyer`, beside the seller.
+//! both together. On the local chains, export `QUITTANCE_PAYER_KEY` and
+//! `QUITTANCE_SOLANA_PAYER_KEY` as `quittance-devnet` prints them. One of them is enough. Then run
+//! `cargo run --example buyer` while the example `seller` runs.
 
 use std::env::var;
 
@@ -15,8 +15,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut buyer = Buyer::builder().limits(limits);
     if let Ok(key) = var("QUITTANCE_PAYER_KEY") {
         let key: PrivateKeySigner = key.parse()?;
-        // With a node, which `with_rpc` names, it can learn what became of a payment whose answer
-        // was lost.
+        // With a node (`with_rpc`), the payer can find the outcome of a payment whose response was
+        // lost.
         buyer = buyer.payer(quittance_evm::ExactPayer::new(key));
     }
     if let Ok(key) = var("QUITTANCE_SOLANA_PAYER_KEY") {

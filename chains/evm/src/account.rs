@@ -15,8 +15,8 @@ pub const ERC1271_MAGIC: [u8; 32] = {
     word
 };
 
-/// Whether the account has code, by the outcome of [`Step::CodeSize`]. An outcome that does not say
-/// so counts as code.
+/// Whether the account has code, by the outcome of [`Step::CodeSize`]. Any other outcome counts as
+/// code.
 pub fn has_code(outcome: Option<&StepOutcome>) -> bool {
     let size = outcome.and_then(StepOutcome::code_size);
     size.is_none_or(|size| size > 0)

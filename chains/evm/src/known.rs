@@ -83,8 +83,9 @@ const FEE_LIMITS: FeeLimits = FeeLimits {
     max_tip_gwei: 100,
 };
 
-/// The limits of networks that differ: at least a hundred times the ordinary price, and never below
-/// the network's own minimum (Polygon: 25 gwei of tip, IoTeX: 1,000 gwei in all).
+/// The limits of networks that differ from the default. Each is at least a hundred times the
+/// ordinary price, and never below the network's minimum (Polygon: 25 gwei of tip, IoTeX: 1,000
+/// gwei in all).
 static FEE_LIMITS_BY_NETWORK: LazyLock<BTreeMap<String, FeeLimits>> = LazyLock::new(|| {
     serde_json::from_str(include_str!("../data/fees.json"))
         .expect("the file ships with this crate, and a test reads it")

@@ -6,10 +6,10 @@
 //! side. [`known`] has the networks and tokens that ship with the library; a configuration can add
 //! any other.
 //!
-//! The other modules are what a scheme on EVM chains is made of: [`eip712`] and [`eip3009`] for
-//! what payers sign, [`signature`] and [`account`] for who signed it, [`abi`], [`hex`] and
-//! [`token`] for what is written. A scheme asks the chain by a [`Probe`], settles by a [`Call`] and
-//! recognizes its effect in the [`Evidence`].
+//! The other modules are the toolbox for schemes. [`eip712`] and [`eip3009`] define the messages
+//! that payers sign. [`signature`] and [`account`] are for checking the signer. [`abi`], [`hex`]
+//! and [`token`] are for encoding. A scheme asks the chain by a [`Probe`], settles by a [`Call`]
+//! and recognizes its effect in the [`Evidence`].
 //!
 //! ```
 //! use quittance_evm::known;

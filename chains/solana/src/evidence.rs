@@ -77,11 +77,11 @@ pub struct ParsedInstruction {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Caller {
-    /// It is a top-level instruction.
+    /// The instruction is top-level.
     Transaction,
-    /// A program invoked it.
+    /// A program invoked the instruction.
     Program(Pubkey),
-    /// Nodes do not report it.
+    /// Nodes do not report the invoker.
     Unknown,
 }
 

@@ -6,10 +6,10 @@
 //! the offer. [`known`] has the clusters and tokens that ship with the library; a configuration can
 //! add any other.
 //!
-//! The other modules are what a scheme on Solana is made of: [`transaction`], [`instruction`] and
-//! [`lookup`] for what payers sign, [`token`] and [`mint`] for what they transfer, [`fee_payers`]
-//! and [`fee`] for who pays for it. A scheme asks the chain by a [`Query`], settles by a
-//! [`PartiallySigned`] transaction and recognizes its effect in the [`Evidence`].
+//! The other modules are the toolbox for schemes. [`transaction`], [`instruction`] and [`lookup`]
+//! parse the transactions that payers sign. [`token`] and [`mint`] describe the assets.
+//! [`fee_payers`] and [`fee`] are for the transaction fee. A scheme asks the chain by a [`Query`],
+//! settles by a [`PartiallySigned`] transaction and recognizes its effect in the [`Evidence`].
 //!
 //! ```
 //! use quittance_solana::known;

@@ -15,11 +15,11 @@ use crate::token::{Extension, TokenProgram};
 
 /// The meaning of an extension for payments.
 enum Meaning {
-    /// It changes no balance.
+    /// The extension changes no balance.
     Harmless,
-    /// The operator must accept it.
+    /// The operator must allow the extension.
     Risk(Extension),
-    /// No payment is possible with it.
+    /// No payment is possible with the extension.
     Never,
 }
 

@@ -1,8 +1,8 @@
 //! The buyer's end of a paid HTTP request: a client that pays within limits.
 //!
-//! The modules at the top know no HTTP library: which payment option to take, what may be spent,
-//! which payments are open and what a refusal means. The module `http` puts a client around them.
-//! The crate names no chain: payers come from the chains' crates.
+//! The top-level modules use no HTTP library. They choose the payment option, limit the spending,
+//! store open payments and interpret refusals. The module `http` puts a client around them. The
+//! crate names no chain: payers come from the chains' crates.
 
 mod budget;
 mod choose;

@@ -3,12 +3,13 @@
 use quittance_core::{Amount, Timestamp};
 use serde::{Deserialize, Serialize};
 
-/// A payment that was signed and is not known to be over: anyone who has seen it may still move the
-/// money, or has moved it.
+/// A signed payment whose outcome is unknown. Anyone who has seen it may have moved the money, or
+/// may still move it.
 ///
 /// The buyer keeps the payment and presents it again with the next call for the same purchase. It
-/// signs another one for that purchase only in three cases: the chain shows that this one can never
-/// move money, a trusted server says so, or the caller [abandons](crate::Buyer::abandon) it.
+/// signs another one for that purchase only in three cases. The chain shows that the first can
+/// never move money, a trusted server reports that it moved nothing, or the caller
+/// [abandons](crate::Buyer::abandon) it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]

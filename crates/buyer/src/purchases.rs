@@ -3,7 +3,7 @@
 //! An authorization is money. When a paid request fails, signing a second one would pay twice as
 //! soon as the first one settles after all. So each purchase keeps its authorization and presents
 //! it again until the response is delivered or the authorization is over. It is over in three
-//! cases: the chain shows that it expired unused, no server has seen it, or a trusted server says
+//! cases. The chain shows that it expired unused, no server has seen it, or a trusted server says
 //! that it moved nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};

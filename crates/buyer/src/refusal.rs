@@ -22,7 +22,7 @@ pub(crate) enum RefusalMeaning {
 }
 
 /// What a refusal with this reason and receipt means. Three reasons of a trusted server count, each
-/// defined by this library's seller or facilitator: the journal recorded that the authorization
+/// defined by this library's seller or facilitator. The journal recorded that the authorization
 /// expired unsettled, the handler failed, or the requirements differed. A receipt that is unclear
 /// or names a transaction proves nothing.
 pub(crate) fn meaning_of(reason: &str, receipt: Option<&Receipt>, trusted: bool) -> RefusalMeaning {

@@ -4,10 +4,10 @@
 //! and each write runs on a thread for blocking work. Changes that wait for the disk at the same
 //! time share one commit.
 //!
-//! Every commit is in the one file, as it was in the JSON file of earlier versions: a copy or a
-//! restored backup of it is complete, and a log beside it that is deleted takes no payment along.
-//! That is why the database has a rollback journal and not a write-ahead log, although a commit
-//! then costs two syncs or three instead of one.
+//! Every commit is in one file, as with the JSON file of earlier versions. A copy or a restored
+//! backup of it is complete, and deleting a log beside it loses no payment. For this reason the
+//! database has a rollback journal and not a write-ahead log. A commit then costs two or three
+//! syncs instead of one.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -75,8 +75,8 @@ struct Database {
 
 impl Store {
     /// Opens the database and loads its payments. Creates it if there is no file, and imports a
-    /// JSON file of an earlier version: the JSON stays beside the database, with `.imported` after
-    /// its name.
+    /// JSON file of an earlier version. The JSON file stays in the same folder, with `.imported`
+    /// after its name.
     pub(crate) fn open(
         path: &Path,
     ) -> Result<(Self, Vec<(PurchaseKey, SignedPayment)>), StateError> {
@@ -262,8 +262,8 @@ fn fill(new: &Path, payments: &[(PurchaseKey, SignedPayment)]) -> rusqlite::Resu
     connection.close().map_err(|(_, error)| error)
 }
 
-/// Makes the file readable for its owner only, and checks that it has one name: each name of a file
-/// has a log of its own.
+/// Makes the file readable for its owner only, and checks that it has one name, because each name
+/// of a file has a separate log.
 fn make_private(path: &Path) -> Result<(), StateError> {
     #[cfg(unix)]
     {

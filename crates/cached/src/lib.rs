@@ -1,9 +1,8 @@
-//! A value that comes from elsewhere, is read by many tasks, and is fetched by one at a time.
+//! A cache for one value. Many tasks read it, and one task at a time fetches it.
 //!
-//! [`Cached`] keeps the last value and the last failure, each for a time of its own
-//! ([`Lifetimes`]). A burst of readers causes one fetch, whether that succeeds or fails. While it
-//! runs, the other readers get the previous value, if it may still be used; otherwise they wait for
-//! the fetch.
+//! [`Cached`] keeps the last value and the last failure, each for its own lifetime ([`Lifetimes`]).
+//! A burst of readers causes one fetch, whether that succeeds or fails. While it runs, the other
+//! readers get the previous value, if it may still be used; otherwise they wait for the fetch.
 //!
 //! ```
 //! use std::time::Duration;
@@ -142,7 +141,7 @@ impl<T: Clone, E: Clone> Cached<T, E> {
                 }
                 let waiting_since = Instant::now();
                 let fetching = self.fetching.lock().await;
-                // The fetch that was waited for answers this caller, too.
+                // If the fetch for which this caller waited has failed, it does not fetch again.
                 if let Some(failure) = self.failure_since(waiting_since) {
                     return self.usable().ok_or(failure);
                 }

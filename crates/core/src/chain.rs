@@ -146,7 +146,7 @@ pub struct Found<Evidence> {
 pub struct Finality {
     /// How many confirmations the transaction needs.
     pub confirmations: u64,
-    /// How long ago the payment must have settled.
+    /// The time that must have passed since the payment settled.
     pub age: Duration,
 }
 
@@ -186,7 +186,7 @@ pub enum Scope {
     Asset(String),
     /// One signer.
     Lane(LaneId),
-    /// Nothing yet: an operator should look at it.
+    /// Nothing yet, but an operator should check it.
     Advisory,
 }
 

@@ -9,7 +9,7 @@ use crate::{Amount, AmountError, Malformed, Network, PaymentId, Timestamp};
 /// A way to be paid: the seller's side of a scheme. Turns a price into [`PaymentRequirements`].
 ///
 /// **The seller's layer** calls [`requirements`](Self::requirements) for each 402 response and for
-/// each payment, from many tasks at once, with a `/supported` answer that may be a few minutes old.
+/// each payment, from many tasks at once. The `/supported` answer may be a few minutes old.
 ///
 /// **An implementation must** give equal requirements for an equal entry of `/supported`: a buyer
 /// returns them with the payment, and the layer compares.
@@ -183,11 +183,11 @@ impl QuoteError {
 /// The state of a signed authorization on the chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AuthorizationState {
-    /// It was used, or its payer cancelled it. Has the transaction that used it, if that was found.
+    /// The authorization was used, or its payer cancelled it. Has the transaction, if it was found.
     Used(Option<String>),
-    /// It was not used, and no later block can accept it, by the chain's own clock.
+    /// The authorization was not used, and no later block can accept it, by the chain's own clock.
     Expired,
-    /// It was not used yet, and a later block can still accept it.
+    /// The authorization was not used yet, and a later block can still accept it.
     Usable,
     /// The chain was not asked, or did not answer.
     Unknown,
@@ -228,7 +228,7 @@ pub trait Payer: Send + Sync + 'static {
 
     /// The cost of paying these requirements. Signs nothing.
     ///
-    /// Quotes only what [`pay`](Self::pay) would sign and the chain would accept: once the buyer
+    /// Quotes only what [`pay`](Self::pay) would sign and the chain would accept. Once the buyer
     /// has chosen a payment option, it does not try the next one. For the asset, the payer's own
     /// list takes precedence over the requirements.
     ///

@@ -1,4 +1,4 @@
-//! What can go wrong, by whose fault it is.
+//! The errors, by the side at fault: the caller, the payer, or this program and the network.
 //!
 //! * [`Malformed`]: the caller sent something that is not a request. The caller must change it
 //!   before it retries. HTTP 400.

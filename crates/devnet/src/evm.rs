@@ -45,7 +45,7 @@ pub struct EvmOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mining {
     /// A block for each transaction at once, and an empty block in this interval. Payments do not
-    /// wait, and the newest block is recent: `validAfter` of a payment is its payer's time, and the
+    /// wait, and the newest block is recent. The payer sets `validAfter` by its own clock, and the
     /// token compares it with the time of the newest block.
     Mixed(Duration),
     /// A block for each transaction at once, and no other blocks.

@@ -17,7 +17,7 @@ pub(crate) struct Monitor<C: Chain> {
     known: RwLock<Health>,
     /// Settlements in the journal that this program cannot read.
     unreadable: Mutex<BTreeSet<PaymentId>>,
-    /// When the last look because of the clock began. Locked during such a look.
+    /// When the last health check because of the clock began. Locked during such a check.
     looked_at_clock: tokio::sync::Mutex<Option<Instant>>,
 }
 

@@ -8,7 +8,7 @@ use quittance_core::{Fault, PaymentId, TransactionId};
 use quittance_journal::Outcome;
 use tokio::sync::watch;
 
-/// How far a settlement has come.
+/// The progress of a settlement.
 #[derive(Debug, Clone)]
 pub(crate) enum Progress {
     /// The claim is not in the journal yet.

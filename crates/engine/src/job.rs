@@ -10,7 +10,7 @@ use crate::ledger::Reservation;
 
 /// A claimed settlement with all that is needed to finish it.
 ///
-/// There are two ways to a job: a claim that was won, and an open settlement from the journal.
+/// A job comes from a claim that was won, or from an open settlement in the journal.
 pub(crate) struct Job<C: Chain> {
     id: PaymentId,
     attempt: u32,
@@ -21,7 +21,7 @@ pub(crate) struct Job<C: Chain> {
     /// The part of the payer's balance that this payment needs until it ends.
     reservation: Reservation,
     payment: Arc<dyn Payment<C>>,
-    /// Whether it shares no transaction with other payments.
+    /// Whether the payment must be alone in its transaction.
     alone: bool,
     /// Whether success was reported before the chain took the payment back.
     success_reported: bool,
@@ -107,13 +107,13 @@ impl<C: Chain> Job<C> {
         &self.payment
     }
 
-    /// Whether it shares no transaction with other payments. Its last transaction had no effect for
-    /// it, or the chain did not sign its batch.
+    /// Whether the payment must be alone in its transaction: its last transaction had no effect for
+    /// it, or its batch could not be signed.
     pub(crate) fn is_alone(&self) -> bool {
         self.alone
     }
 
-    /// Sets whether it shares no transaction with other payments.
+    /// Sets whether the payment must be alone in its transaction.
     #[must_use]
     pub(crate) fn with_alone(self, alone: bool) -> Self {
         Self { alone, ..self }

@@ -198,7 +198,8 @@ impl<C: Chain> Outstanding<C> {
         taken.map(|entry| entry.jobs).unwrap_or_default()
     }
 
-    /// Notes whether a look found a sequence number dropped. Returns for how long every look has.
+    /// Records whether a check found a sequence number dropped. Returns for how long every check
+    /// has.
     pub(crate) fn dropped_for(&self, watched: &Watched, is_dropped: bool) -> Option<Duration> {
         let key = (watched.lane.clone(), watched.sequence);
         self.at(&key, |entry| {

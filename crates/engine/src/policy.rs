@@ -47,7 +47,7 @@ pub(crate) fn check_info(info: &PaymentInfo) -> Result<(), Rejection> {
         return Err(Rejection::new(Reason::AMOUNT_TOO_LOW, detail));
     }
     if info.payer == info.pay_to {
-        let detail = "the payer pays itself";
+        let detail = "the payer is the recipient";
         return Err(Rejection::new(Reason::INVALID_PAYMENT_REQUIREMENTS, detail));
     }
     Ok(())

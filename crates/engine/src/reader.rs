@@ -63,9 +63,12 @@ impl<Question: Send + 'static, Answer: Send + 'static> Batches<Question, Answer>
     /// The answer to one question.
     pub(crate) async fn ask(&self, question: Question) -> Result<Answer, Fault> {
         let (reply, answer) = oneshot::channel();
-        self.questions
-            .try_send((question, reply))
-            .map_err(|_| Fault::new(FaultKind::Busy, "too many questions to the chain wait"))?;
+        self.questions.try_send((question, reply)).map_err(|_| {
+            Fault::new(
+                FaultKind::Busy,
+                "too many questions to the chain are queued: retry",
+            )
+        })?;
         let dropped = || {
             let what = "a question to the chain was dropped";
             Err(Fault::new(FaultKind::Internal, what))

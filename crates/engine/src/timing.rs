@@ -14,7 +14,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timing {
-    /// The longest pause between two looks at the sent transactions.
+    /// The longest pause between two checks of the sent transactions.
     pub look_every: Duration,
     /// How long before the same bytes are sent again.
     pub resubmit_after: Duration,
@@ -25,7 +25,7 @@ pub struct Timing {
     pub dropped_after: Duration,
     /// The pause between two sweeps. A sweep searches for gaps in a lane's sequence numbers, open
     /// settlements that no task works on, and settled payments that the chain took back. A settled
-    /// payment is looked at after this time, and then ever less often until it is final.
+    /// payment is checked after this time, and then less and less often until it is final.
     pub sweep_every: Duration,
 }
 

@@ -98,8 +98,8 @@ impl JournalWriter {
         .await
     }
 
-    /// Marks settlements as final. A mark that is not written is set later: the settlement is
-    /// looked at again.
+    /// Marks settlements as final. A mark that is not written is set later, when the settlement is
+    /// checked again.
     pub(crate) async fn finalize(&self, ids: &[PaymentId]) -> Result<(), JournalError> {
         self.journal.finalize(ids, self.clock.now()).await
     }

@@ -47,11 +47,12 @@ const PAYMENTS_MAX: usize = 100_000;
 ///
 /// **Settlement** is different: once one facilitator may have a payment, no other gets it. Both
 /// would send a transaction, and the chain accepts only one. The other facilitator would lose its
-/// gas and report a failure for a payment that was made: the seller would serve nothing, and the
-/// buyer would pay again. So the next facilitator is asked to settle only if the one before
-/// certainly did not attempt it ([`Fault::not_attempted`]): it could not be reached, refused the
-/// request before reading it, or does not support the scheme or the network. After a timeout, a
-/// lost response or any other fault, the same facilitator is asked again, which is always safe.
+/// gas and report a failure for a payment that was made. The seller would serve nothing, and the
+/// buyer would pay again. So the next facilitator is asked only if the previous one certainly did
+/// not attempt the settlement ([`Fault::not_attempted`]). The previous one could not be reached,
+/// refused the request before reading it, or does not support the scheme or network. After a
+/// timeout, a lost response or any other fault, the same facilitator is asked again, which is
+/// always safe.
 ///
 /// A facilitator that could not be reached is asked after the others for ten seconds, so that not
 /// every sale waits for it.

@@ -123,11 +123,11 @@ impl From<JournalError> for Fault {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FileProblem {
-    /// It is a folder or a device.
+    /// The path is a folder or a device.
     NotAFile,
-    /// It has a second name. SQLite would not find its log under that name.
+    /// The file has a second name (a hard link). SQLite would not find its log under that name.
     HardLink,
-    /// It is the database of another program.
+    /// The file is the database of another program.
     Foreign,
 }
 
@@ -145,11 +145,11 @@ impl fmt::Display for FileProblem {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FileChange {
-    /// Its name is gone.
+    /// The file's name no longer exists.
     Removed,
-    /// Its name leads to another file.
+    /// The file's name leads to another file.
     Replaced,
-    /// It became shorter.
+    /// The file became shorter.
     Truncated {
         /// Its size before, in bytes.
         before: u64,

@@ -60,10 +60,10 @@ pub trait Journal: Send + Sync + 'static {
         None
     }
 
-    /// Claims an authorization if it is free. It is free if it was never claimed, if its last
-    /// attempt ended as [`Outcome::Released`], or if its last attempt ended as [`Outcome::Failed`]
-    /// and fewer than [`FAILURES_MAX`](crate::FAILURES_MAX) attempts failed with a transaction.
-    /// Atomic among all users of the journal.
+    /// Claims an authorization if it is free. It is free if it was never claimed, or if its last
+    /// attempt ended as [`Outcome::Released`]. After [`Outcome::Failed`] it is free while fewer
+    /// than [`FAILURES_MAX`](crate::FAILURES_MAX) attempts failed with a transaction. Atomic among
+    /// all users of the journal.
     ///
     /// # Errors
     /// When the claim could not be written.

@@ -98,7 +98,7 @@ pub(crate) enum HttpError {
     NotJson(#[source] serde_json::Error),
 }
 
-/// An error's text with those of its causes: by itself it only says that a request failed.
+/// An error's text with those of its causes. Alone it says only that a request failed.
 fn causes(error: &reqwest::Error) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);

@@ -4,13 +4,13 @@
 //!
 //! * It distinguishes a request that was certainly not sent ([`Failure::NotSent`]) from one whose
 //!   reply is missing ([`Failure::NoReply`]). A transaction of the second kind may be included.
-//! * It sends many requests in one round trip. Each gets its own reply, and what one node cannot
-//!   answer is asked of the next.
+//! * It sends many requests in one round trip. Each gets its own reply. A request that one node
+//!   cannot answer goes to the next.
 //! * It bounds what it reads, waits for nodes that limit their clients, and sends nothing to a node
 //!   of another chain ([`Identity`]).
 //!
-//! What a chain's nodes are asked is left to the chain. Chains use the typed client of their
-//! ecosystem on top of [`Nodes`].
+//! The chain defines the requests. Chains use the typed client of their ecosystem on top of
+//! [`Nodes`].
 
 mod confirm;
 mod failure;

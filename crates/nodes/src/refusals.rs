@@ -67,7 +67,7 @@ impl Refusals {
         by_words.or_else(by_code).unwrap_or(Meaning::Unknown)
     }
 
-    /// What became of a transaction to which a node replied with this error.
+    /// The outcome of a submission to which a node replied with this error.
     pub fn submission(&self, error: &NodeError) -> Submission {
         match self.meaning(error) {
             Meaning::Accepted => Submission::Accepted,

@@ -1,4 +1,4 @@
-//! What nodes are asked, and what they reply.
+//! Requests to nodes, and their replies.
 
 use std::borrow::Cow;
 

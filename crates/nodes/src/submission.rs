@@ -1,4 +1,4 @@
-//! What became of a transaction that was submitted to several nodes.
+//! The outcome of submitting one transaction to several nodes.
 
 use quittance_core::Submission;
 use serde_json::Value;

@@ -73,12 +73,12 @@ pub(crate) struct CountedAttempt {
 /// The progress of a presented payment.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum AttemptState {
-    /// The facilitator verifies it. It counts.
+    /// The facilitator verifies the payment, which counts.
     Presented,
-    /// It was verified. It does not count during the sale, so that a client may have many sales at
-    /// once. It counts again if the sale ends without settlement.
+    /// The payment was verified. It does not count during the sale, so that a client may have many
+    /// sales at once. It counts again if the sale ends without settlement.
     Verified,
-    /// It has settled. It does not count.
+    /// The payment has settled and does not count.
     Settled,
 }
 

@@ -20,7 +20,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// Settles a payment.
 ///
 /// A temporary fault, such as a rate limit or a restart of the facilitator, does not discard the
-/// handler's response: settling is tried again while the payment is valid, which is always safe. If
+/// handler's response. Settling is tried again while the payment is valid, which is always safe. If
 /// the outcome is pending, the facilitator is asked once more, and waits for its transaction.
 pub(crate) async fn settle(
     facilitator: &dyn Facilitator,

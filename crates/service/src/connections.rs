@@ -124,7 +124,7 @@ struct Entry {
     address: ClientAddress,
     requests: Requests,
     leave: Arc<Notify>,
-    /// It was asked to close, and no longer counts.
+    /// The connection was asked to close, and no longer counts.
     is_leaving: bool,
     is_spare: bool,
 }

@@ -11,8 +11,8 @@ use quittance_core::PaymentId;
 use quittance_core::wire::SettleResponse;
 use quittance_engine::Engine;
 
-/// The answer to `POST /settle`. If it reports success and the connection ends before it took the
-/// whole answer, the engine is notified: the seller has not received it and will ask again.
+/// The answer to `POST /settle`. If it reports success and the connection ends before the whole
+/// answer was sent, the engine is notified. The seller has not received it and will ask again.
 pub(crate) fn settled(engine: &Engine, outcome: SettleResponse) -> Response {
     let extra = outcome.extra.as_ref().filter(|_| outcome.success);
     let id = extra.and_then(|extra| {

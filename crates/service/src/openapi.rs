@@ -94,7 +94,7 @@ pub(crate) struct NoVerdict(#[to_schema] ErrorBody);
 /// The error of the paths that look something up.
 #[derive(IntoResponses)]
 #[allow(dead_code, reason = "only the description uses the type")]
-#[response(status = 404, description = "There is no such thing.")]
+#[response(status = 404, description = "The requested object does not exist.")]
 pub(crate) struct NotFound(#[to_schema] ErrorBody);
 
 /// The error of a query that lacks its parameter.

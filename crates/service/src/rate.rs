@@ -60,9 +60,9 @@ pub(crate) enum Caller {
     Address(ClientAddress),
 }
 
-/// The kind of a request. Each caller has a bucket for each kind: a seller sends /verify for all of
-/// its clients, so a client without money can empty that bucket, and /settle must not be refused
-/// for it.
+/// The kind of a request. Each caller has a bucket for each kind. A seller sends /verify for all of
+/// its clients, so a client without money can empty that bucket. /settle must still be accepted
+/// then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Budget {
     /// `POST /verify`.

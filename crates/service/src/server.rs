@@ -28,7 +28,7 @@ const HEAD_MAX: usize = 16 * 1024;
 /// The number of concurrent requests on an HTTP/2 connection.
 const STREAMS_MAX: u32 = 256;
 
-/// The number of pending stream resets after which an HTTP/2 connection is closed: opening and
+/// The number of pending stream resets after which an HTTP/2 connection is closed. Opening and
 /// resetting streams costs the server work and the client nothing (CVE-2023-44487).
 const RESETS_MAX: usize = 20;
 

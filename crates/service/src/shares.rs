@@ -19,7 +19,7 @@ struct Held {
     by_caller: HashMap<Caller, usize>,
 }
 
-/// A place. It becomes free when this is dropped.
+/// A slot. It becomes free when this is dropped.
 pub(crate) struct Share {
     shares: Shares,
     caller: Option<Caller>,

@@ -18,7 +18,7 @@ pub struct Failing {
     pub claims: AtomicBool,
     /// Everything after a claim.
     pub rest: AtomicBool,
-    /// Whether the journal says so of itself.
+    /// Whether the journal reports that it is unusable.
     pub is_known: AtomicBool,
     /// How long it takes until it is known that "reported" was written, in milliseconds.
     pub tell_takes: AtomicU64,

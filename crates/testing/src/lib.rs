@@ -1,7 +1,7 @@
 //! A simulated chain and conformance suites, for authors of schemes, chains and journals.
 //!
-//! * [`world`] is a chain in memory with a scheme on it: the example to copy, and the ground on
-//!   which the engine's settlement flow is tested. It needs no node and no network.
+//! * [`world`] is a chain in memory with a scheme on it. It is the example to copy, and the
+//!   engine's settlement flow is tested on it. It needs no node and no network.
 //! * [`conformance`] has the properties that every scheme, chain and journal must have.
 //! * [`faults`] has wrappers that do one thing wrong, to test the suites.
 //! * [`flaky`] is a journal whose writes fail on demand.

@@ -41,10 +41,7 @@ struct Steps {
 impl Modulus {
     /// An odd modulus, in limbs of 64 bits, the least significant first.
     pub(crate) const fn new(modulus: [u64; 4]) -> Self {
-        assert!(
-            modulus[0] & 1 == 1,
-            "only an odd modulus has what is needed"
-        );
+        assert!(modulus[0] & 1 == 1, "the modulus must be odd");
         // Newton's iteration doubles the number of correct bits. An odd number is its own inverse
         // in the lowest three.
         let mut inverse = modulus[0];

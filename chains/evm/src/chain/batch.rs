@@ -39,8 +39,8 @@ const CREATE: u64 = 32_000;
 /// each other.
 const OVERHEAD: u64 = 3_500;
 
-/// The gas that a call may need in addition to that of its simulation: the recipient may have been
-/// emptied since, so that its balance is a new slot (EIP-2200: 20,000 instead of 2,900).
+/// The gas that a call may need beyond its simulation. If the recipient's balance has become zero
+/// since, the transfer writes a new slot (EIP-2200: 20,000 gas instead of 2,900).
 pub(super) const EMPTIED_RECIPIENT: u64 = 20_000;
 
 /// How much gas a call may use in a batch: that of its simulation, an eighth of it, and

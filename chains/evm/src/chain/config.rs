@@ -109,8 +109,8 @@ impl EvmConfig {
             // 32 transfers take 1.5 million gas, a twentieth of the smallest block limit in use.
             max_batch: 32,
             // Smart accounts and delegated accounts are a large part of payers. The gas that they
-            // can waste is bounded: their payment is simulated for the block it will be in, and the
-            // engine stops serving a payer whose transactions keep failing.
+            // can waste is bounded. Each payment is simulated for the block in which it is
+            // expected. The engine stops serving a payer whose transactions keep failing.
             contract_wallets: true,
             two_nodes_above: BTreeMap::new(),
             head_age_max: Some(Duration::from_secs(180)),
@@ -162,7 +162,7 @@ pub enum EvmConfigError {
     #[error("{0} is not an EIP-155 network: use an identifier such as eip155:8453")]
     Network(Network),
     /// There is no node.
-    #[error("no RPC URL is configured")]
+    #[error("no RPC URL is configured: add one")]
     NoRpc,
     /// Two nodes must confirm large payments, and there is one.
     #[error(
@@ -170,13 +170,13 @@ pub enum EvmConfigError {
     )]
     OneNode,
     /// There is no signer.
-    #[error("no signer is configured")]
+    #[error("no signer is configured: add one")]
     NoSigner,
     /// Two lanes of the same signer would use every nonce twice.
-    #[error("the signer {0} is configured twice")]
+    #[error("the signer {0} is configured twice: remove one")]
     SignerTwice(Address),
     /// Nodes do not keep state for so many blocks.
-    #[error("{required} confirmations are required; at most {CONFIRMATIONS_MAX} are possible")]
+    #[error("{required} confirmations are configured: configure at most {CONFIRMATIONS_MAX}")]
     Confirmations {
         /// The configured number.
         required: u64,

@@ -94,7 +94,7 @@ impl Reader<'_> {
         Ok(result)
     }
 
-    /// The outcomes in the last block in which a transaction sent now is expected; `None` if the
+    /// The outcomes in the last block in which a transaction sent now is expected. `None` if the
     /// node cannot simulate a call with another block number and time.
     async fn run_later(
         &self,
@@ -140,7 +140,7 @@ impl Reader<'_> {
     ) -> Result<Vec<Result<ProbeResult, Fault>>, Fault> {
         let results = probe::decode_results(data, probes.iter().copied());
         let (chain_id, results) = results.ok_or_else(|| {
-            unavailable("the node did not run a call without a recipient as it should")
+            unavailable("the node did not run the code of a call without a recipient")
         })?;
         if chain_id != self.chain_id {
             let expected = self.chain_id;

@@ -1,6 +1,6 @@
 //! The client of an EVM chain's nodes.
 //!
-//! Requests and results are alloy's. What concerns several nodes at once is that of [`Nodes`]:
+//! Requests and results are alloy's. Requests to several nodes at once use [`Nodes`] directly:
 //! submission, the check of each node, and questions to every node.
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -155,8 +155,8 @@ impl Blocks {
     }
 }
 
-/// The included transaction with this hash, which a log named. It has 0 confirmations if there is
-/// no receipt of a block that the chain has: then it is not known yet what the transaction did.
+/// The included transaction with this hash, which a log named. It has 0 confirmations if no receipt
+/// is from a block of the chain. The transaction's effect is then unknown.
 pub(super) async fn inclusion(rpc: &Rpc, hash: B256) -> Found<Evidence> {
     match status(rpc, hash).await {
         Ok(Status::Included {

@@ -44,8 +44,8 @@ const VALIDITY_MAX_SECS: u64 = 3600;
 
 /// How far the newest block must be past an authorization's end before the authorization counts as
 /// expired without use, in seconds. Until then, a reorganisation could replace blocks before the
-/// end. The time is five blocks of Ethereum, where no reorganisation was deeper than two since
-/// proof of stake, and at least thirty on layer 2 networks.
+/// end. The time is five blocks of Ethereum, where no reorganisation since proof of stake was
+/// deeper than two. On layer 2 networks it is at least thirty blocks.
 const SETTLED_SECS: u64 = 60;
 
 /// The time limit for a node's reply.
@@ -61,7 +61,7 @@ const RPC_TIMEOUT: Duration = Duration::from_secs(8);
 /// [`with_token`](Self::with_token). It signs what these tables say about a token, and quotes no
 /// requirements that differ from them.
 ///
-/// With a node of the network ([`with_rpc`](Self::with_rpc)) a buyer can find out what became of a
+/// With a node of the network ([`with_rpc`](Self::with_rpc)) a buyer can find the outcome of a
 /// payment whose response was lost. Without one, such a payment stays unresolved.
 #[derive(Clone)]
 pub struct ExactPayer {
@@ -90,7 +90,7 @@ impl ExactPayer {
         self
     }
 
-    /// The same payer, with nodes of a network that are asked what became of payments there.
+    /// The same payer, with nodes of a network that are asked for the outcome of payments there.
     ///
     /// They are asked only if a payment has expired and the seller did not report its outcome.
     /// Their replies decide whether a second payment is signed.

@@ -1,7 +1,8 @@
 //! A payment of the scheme `exact`, by any asset transfer method.
 //!
-//! The method says what was signed and which call moves the token. Everything else is the same:
-//! whose signature it is, in which order the checks are, and when the payer's contract is asked.
+//! The method defines the signed message and the call that moves the token. Everything else is the
+//! same: whose signature it is, in which order the checks are, and when the payer's contract is
+//! asked.
 
 use std::sync::OnceLock;
 
@@ -90,11 +91,11 @@ pub(super) trait Method: Send + Sync {
     /// The call that makes the transfer for a payer that is a contract.
     fn transfer_with_contract(&self, signature: &PayerSignature) -> ContractCall;
 
-    /// Checks the outcomes of [`state_steps`](Self::state_steps) that come before the balance in
-    /// the order of the reference implementation.
+    /// Checks the outcomes of [`state_steps`](Self::state_steps) that the reference implementation
+    /// checks before the balance.
     fn check_usable(&self, outcomes: &[StepOutcome]) -> Result<(), Rejection>;
 
-    /// Checks the outcomes that come after the balance.
+    /// Checks the outcomes that the reference implementation checks after the balance.
     fn check_funded(&self, _outcomes: &[StepOutcome]) -> Result<(), Rejection> {
         Ok(())
     }
@@ -130,8 +131,8 @@ pub(super) struct ExactPayment<M> {
     objection: Option<Rejection>,
 }
 
-/// The steps of a probe, by index. The method's own steps come after them, and then the question to
-/// the payer's contract.
+/// The steps of a probe, by index. The method's own steps come next, and then the call of the
+/// payer's contract.
 mod step {
     pub(super) const ASSET_CODE: usize = 0;
     pub(super) const PAYER_CODE: usize = 1;
@@ -390,8 +391,8 @@ pub(super) fn view(to: Address, data: Bytes) -> Step {
     }
 }
 
-/// Whether an account has code, by the outcome of [`Step::CodeSize`]. An outcome that does not say
-/// so counts as no code.
+/// Whether an account has code, by the outcome of [`Step::CodeSize`]. Any other outcome counts as
+/// no code.
 pub(super) fn is_deployed(outcome: Option<&StepOutcome>) -> bool {
     outcome
         .and_then(StepOutcome::code_size)
@@ -421,7 +422,7 @@ fn objection(
     let reasons = method.reasons();
     if method.pay_to() != pay_to {
         let detail = format!(
-            "the authorization pays {}, required is {pay_to}",
+            "the authorization pays {}, but payTo is {pay_to}",
             method.pay_to()
         );
         return Some(Rejection::new(reasons.recipient_mismatch.clone(), detail));
@@ -431,7 +432,7 @@ fn objection(
     }
     if method.value() != amount.units() {
         let detail = format!(
-            "the authorization is for {}, required is {amount}",
+            "the authorization is for {} atomic units, but the required amount is {amount}",
             method.value()
         );
         return Some(Rejection::new(reasons.value_mismatch.clone(), detail));

@@ -99,14 +99,15 @@ impl ExactPermit {
         let spender = self.permit.spender;
         if spender != EXACT_PERMIT2_PROXY {
             let detail = format!(
-                "permit2Authorization.spender is {spender}, required is the proxy {EXACT_PERMIT2_PROXY}"
+                "permit2Authorization.spender is {spender}, but must be the proxy {EXACT_PERMIT2_PROXY}"
             );
             return Err(Rejection::new(reason::PERMIT2_SPENDER, detail));
         }
         let token = self.permit.token;
         if token != asset {
-            let detail =
-                format!("permit2Authorization.permitted.token is {token}, required is {asset}");
+            let detail = format!(
+                "permit2Authorization.permitted.token is {token}, but the required asset is {asset}"
+            );
             return Err(Rejection::new(reason::PERMIT2_TOKEN_MISMATCH, detail));
         }
         Ok(())

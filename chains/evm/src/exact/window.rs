@@ -44,17 +44,20 @@ impl Window {
         let seconds = |moment: Timestamp| U256::from(moment.secs());
         if *valid_before < seconds(later.plus_secs(remaining_min)) {
             let detail = format!(
-                "valid before {valid_before}, and it is {later}; at least {remaining_min} seconds must be left"
+                "the authorization is valid before {valid_before}, and the time is {later}: at least {remaining_min} seconds must be left"
             );
             return Err(Rejection::new(self.expired.clone(), detail));
         }
         if *valid_before > seconds(later.plus_secs(LIFETIME_MAX_SECS)) {
-            let detail = format!("valid for longer than {LIFETIME_MAX_SECS} seconds");
+            let detail = format!(
+                "the authorization is valid for more than {LIFETIME_MAX_SECS} seconds: sign an earlier end"
+            );
             return Err(Rejection::new(self.expired.clone(), detail));
         }
-        // The engine waits for an authorization that becomes valid sooner.
+        // If the authorization becomes valid sooner, the engine waits for it.
         if *valid_after > seconds(later.plus_secs(NOT_YET_MAX_SECS)) {
-            let detail = format!("valid after {valid_after}, and it is {later}");
+            let detail =
+                format!("the authorization is valid after {valid_after}, and the time is {later}");
             return Err(Rejection::new(self.not_yet.clone(), detail));
         }
         Ok(())

@@ -96,10 +96,10 @@ impl fmt::Debug for SolanaConfig {
 #[non_exhaustive]
 pub enum SolanaConfigError {
     /// The network is not in the namespace `solana`.
-    #[error("{0} is not a Solana cluster")]
+    #[error("{0} is not a Solana cluster: use an identifier of the namespace solana")]
     Network(Network),
     /// There is no node.
-    #[error("there is no RPC URL")]
+    #[error("no RPC URL is configured: add one")]
     NoRpc,
     /// Two nodes must agree on large payments, and there is only one.
     #[error(
@@ -107,10 +107,10 @@ pub enum SolanaConfigError {
     )]
     OneNode,
     /// There is no fee payer.
-    #[error("there is no fee payer")]
+    #[error("no fee payer is configured: add one")]
     NoFeePayer,
     /// A fee payer is listed twice.
-    #[error("the fee payer {0} is listed twice")]
+    #[error("the fee payer {0} is configured twice: remove one")]
     FeePayerTwice(Pubkey),
     /// The prefix of the genesis hash is empty, so any cluster would match.
     #[error("the prefix of the genesis hash is empty: any cluster would match")]

@@ -2,7 +2,7 @@
 //!
 //! The payer makes and signs the transaction of a payment. This program adds the fee payer's
 //! signature and submits the transaction until it is included or its blockhash has expired. So
-//! transactions have no sequence numbers, are never batched, and cannot be replaced or cancelled: a
+//! transactions have no sequence numbers, are never batched, and cannot be replaced or cancelled. A
 //! transaction is included once, or it expires within two minutes.
 
 pub(crate) mod blockhash;
@@ -46,8 +46,8 @@ use crate::fee_payers::{FeePayerRotation, FeePayers};
 use crate::known;
 
 /// The most transactions of one fee payer in flight at once. Nodes have no limit of their own. One
-/// request returns the status of this many signatures; with one or two seconds until a transaction
-/// is confirmed, that allows more than a hundred payments a second.
+/// request returns the status of this many signatures. A transaction is confirmed within one or two
+/// seconds, so this allows more than a hundred payments a second.
 const IN_FLIGHT_MAX: usize = status::SIGNATURES_PER_CALL;
 
 /// A Solana cluster.

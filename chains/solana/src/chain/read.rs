@@ -124,7 +124,7 @@ pub(crate) async fn ask(rpc: &Nodes, queries: &[Query]) -> Vec<Result<Answer, Fa
 }
 
 /// Whether the replies count against a payment: an account does not exist, or a transaction fails.
-/// A node of another cluster would say so of every payment, and its replies do not name the
+/// A node of another cluster would report this for every payment, and its replies do not name the
 /// cluster.
 fn count_against(answers: &[quittance_nodes::Reply]) -> bool {
     let mut values = answers.iter().flatten().map(|answer| &answer["value"]);

@@ -254,8 +254,8 @@ impl Snapshot {
     }
 }
 
-/// Whether a signature is unknown. A node of another cluster would say so of every signature, and
-/// its block heights would end the payment.
+/// Whether a signature is unknown. A node of another cluster would report this for every signature,
+/// and its block heights would end the payment.
 fn knows_not_all(answers: &[Reply]) -> bool {
     let lists = answers.iter().flatten().map(|answer| &answer["value"]);
     let mut statuses = lists.filter_map(Value::as_array).flatten();

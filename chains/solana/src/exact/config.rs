@@ -93,8 +93,8 @@ pub struct SmartWallets {
 }
 
 impl Default for SmartWallets {
-    /// The specification's wallets and limits (sections 2.2.1 and 2.2.2) without SPL Governance:
-    /// anyone may execute an approved proposal there, and could use it to buy something.
+    /// The specification's wallets and limits (sections 2.2.1 and 2.2.2) without SPL Governance.
+    /// Anyone may execute an approved proposal there, and could use it to buy something.
     fn default() -> Self {
         Self {
             programs: [
@@ -116,8 +116,8 @@ impl Default for SmartWallets {
 }
 
 impl SmartWallets {
-    /// The first of the programs that can never be allowed: the System program starts durable
-    /// nonces, each signature check costs a fee, and the others have rules of their own.
+    /// The first of the programs that can never be allowed. The System program starts durable
+    /// nonces, and each signature check costs a fee. The other programs have separate rules.
     fn not_a_wallet(&self) -> Option<Pubkey> {
         let never = |program: &&Pubkey| instruction::NEVER_WALLETS.contains(program);
         self.programs.iter().find(never).copied()

@@ -247,7 +247,7 @@ fn check_fee_payer_signature_is_empty(transaction: &PaymentTransaction) -> Resul
     if transaction.signers().next().is_some_and(is_empty) {
         return Ok(());
     }
-    let detail = "the fee payer's signature is not empty";
+    let detail = "the fee payer's signature must be all zeros: the facilitator signs later";
     Err(Rejection::new(reason::SIGNATURE_INVALID, detail))
 }
 
@@ -277,11 +277,17 @@ fn check_transfer(transfer: &Transfer, expected: &Expected) -> Result<(), Reject
         return Err(Rejection::new(reason::MINT_MISMATCH, detail));
     }
     if TokenProgram::with_id(&transfer.program) != Some(token.program) {
-        let detail = format!("the asset belongs to {}", token.program);
+        let detail = format!(
+            "the transfer must call {}, the token program of the asset",
+            token.program
+        );
         return Err(Rejection::new(reason::MINT_MISMATCH, detail));
     }
     if transfer.decimals != token.decimals {
-        let detail = format!("the asset has {} decimal places", token.decimals);
+        let detail = format!(
+            "the transfer must have the {} decimal places of the asset",
+            token.decimals
+        );
         return Err(Rejection::new(reason::MINT_MISMATCH, detail));
     }
     if transfer.destination != *destination {
@@ -291,7 +297,7 @@ fn check_transfer(transfer: &Transfer, expected: &Expected) -> Result<(), Reject
         return Err(Rejection::new(reason::RECIPIENT_MISMATCH, detail));
     }
     if transfer.authority == *pay_to || transfer.source == transfer.destination {
-        let detail = "the payer pays itself";
+        let detail = "the payer is the recipient";
         return Err(Rejection::new(Reason::INVALID_PAYMENT_REQUIREMENTS, detail));
     }
     if Amount::from(transfer.amount) != *amount {

@@ -256,7 +256,10 @@ impl ExactPayment {
         let received = evidence.received(&self.transaction, loaded, &transfer.destination, mint);
         match received.unwrap_or_default() {
             received if received == transfer.amount => Ok(()),
-            received => Err(format!("the recipient's account received {received}")),
+            received => Err(format!(
+                "the recipient's account received {received} instead of {}",
+                transfer.amount
+            )),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The reason codes of `exact` on Solana, as the reference implementation spells them. The two that
-//! it does not have say so.
+//! The reason codes of `exact` on Solana, as the reference implementation spells them. Two codes
+//! are not in the reference implementation, and their comments say it.
 
 use quittance_core::Reason;
 

@@ -1,6 +1,7 @@
 //! The smart-wallet path: a program makes the transfer, which only a simulation shows. The
-//! transaction must not be able to harm its fee payer. Its effect must be that the recipient is
-//! paid once; this is checked in a simulation before it is signed, and again after it is included.
+//! transaction must not be able to harm its fee payer. Its effect must be one payment to the
+//! recipient. This is checked in a simulation before the fee payer signs, and again after
+//! inclusion.
 //!
 //! Specification: `exact` on SVM, sections 2 and 3.2 to 3.4.
 
@@ -127,7 +128,7 @@ fn check_programs(instructions: &[Instruction], allowed: &SmartWallets) -> Resul
     }
     let guards = instructions.iter().filter(|found| is_guard(found)).count();
     if guards > GUARDS_MAX {
-        let detail = format!("{guards} guards, at most {GUARDS_MAX} are allowed");
+        let detail = format!("{guards} guard instructions, at most {GUARDS_MAX} are allowed");
         return Err(Rejection::new(reason::INSTRUCTIONS_LENGTH, detail));
     }
     Ok(())
@@ -261,7 +262,10 @@ impl ExpectedOutcome<'_> {
             let received = evidence.received(transaction, loaded, destination, &mint);
             let received = received.unwrap_or_default();
             if Amount::from(received) < self.expected.amount {
-                let detail = format!("the recipient's balance rises by {received}");
+                let detail = format!(
+                    "the recipient's balance rises by {received}, less than {}",
+                    self.expected.amount
+                );
                 return Err(mismatch(&detail));
             }
         }
@@ -305,7 +309,7 @@ impl ExpectedOutcome<'_> {
             return Err(mismatch(detail));
         }
         if transfer.authority == self.expected.pay_to {
-            return Err(mismatch("the payer pays itself"));
+            return Err(mismatch("the payer is the recipient"));
         }
         self.check_caller(caller)?;
         Ok(transfer.clone())
@@ -317,7 +321,9 @@ impl ExpectedOutcome<'_> {
         let detail = match caller {
             Caller::Transaction => return Ok(()),
             Caller::Program(program) if self.wallets.contains(program) => return Ok(()),
-            Caller::Program(program) => format!("the transfer is made by {program}"),
+            Caller::Program(program) => format!(
+                "the program {program} makes the transfer, and is not an allowed smart wallet"
+            ),
             Caller::Unknown => "nodes do not report which program makes the transfer".to_owned(),
         };
         let reason = reason::SMART_WALLET_PROGRAM_NOT_ALLOWED;

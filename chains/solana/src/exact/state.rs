@@ -23,8 +23,8 @@ use crate::instruction::MEMO;
 /// again too early pays twice.
 pub(super) const EXPIRES_SECS: u64 = 150;
 
-/// The seconds by which the newest finalized block must be later than a payment's end: the time of
-/// a block is an estimate, which may be this far off.
+/// The seconds by which the newest finalized block must be later than a payment's end. A block's
+/// time is an estimate and may be wrong by this much.
 const SETTLED_SECS: u64 = 60;
 
 /// The most transactions in one reply, a limit of the RPC interface.

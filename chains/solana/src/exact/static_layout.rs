@@ -60,7 +60,11 @@ impl StaticLayout {
             instructions.iter().partition(|found| is_guard(found));
         if guards.len() > GUARDS_MAX || !(INSTRUCTIONS_MIN..=INSTRUCTIONS_MAX).contains(&rest.len())
         {
-            let detail = format!("{} instructions and {} guards", rest.len(), guards.len());
+            let detail = format!(
+                "{} instructions ({INSTRUCTIONS_MIN} to {INSTRUCTIONS_MAX} are allowed) and {} guards (at most {GUARDS_MAX})",
+                rest.len(),
+                guards.len()
+            );
             return Err(Rejection::new(reason::INSTRUCTIONS_LENGTH, detail));
         }
         let [limit, price, transfer, optional @ ..] = rest.as_slice() else {

@@ -1,4 +1,4 @@
-//! What a server's response to a payment means.
+//! The meaning of a server's response to a payment.
 
 use std::time::Duration;
 

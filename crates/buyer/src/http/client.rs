@@ -40,11 +40,11 @@ const REDIRECTS_MAX: usize = 5;
 /// * It pays only with assets that its payers know, and only up to its [`Limits`](crate::Limits).
 /// * It pays only the origin of the request. Redirects do not change that.
 /// * It signs once for one purchase. If the response is lost, or the payment is pending or refused,
-///   it presents the same authorization again, in this call or in a later one with the same
-///   request. It signs another one only if the chain shows that the first expired unused, if no
-///   server ever saw it, or if a [trusted](BuyerBuilder::trust) server says that it moved nothing.
-///   If that is unknown, the call ends with [`BuyError::Unresolved`]. A payer with a node can ask
-///   the chain.
+///   it presents the same authorization again. It does so in this call, or in a later one with the
+///   same request. It signs another one in three cases: the chain shows that the first expired
+///   unused, no server ever saw it, or a [trusted](BuyerBuilder::trust) server says that it moved
+///   nothing. If that is unknown, the call ends with [`BuyError::Unresolved`]. A payer with a node
+///   can ask the chain.
 /// * It does not pay for HEAD, OPTIONS and TRACE requests, whose responses have no content. It
 ///   removes conditions (`If-None-Match`) from a paid request, because 304 Not Modified has no
 ///   content either.
@@ -589,7 +589,7 @@ fn refusal(reason: &str, receipt: Option<Receipt>, guard: &PaymentGuard) -> BuyE
     }
 }
 
-/// The error for an expired payment that stands in the way of a new one.
+/// The error for an expired payment that prevents a new one.
 fn unresolved(guard: &PaymentGuard, reason: String) -> BuyError {
     let open = Box::new(guard.payment.open.clone());
     match guard.payment.was_used {

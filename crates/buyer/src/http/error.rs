@@ -1,4 +1,4 @@
-//! Why a call bought nothing, and which payment is open then.
+//! The errors of a call that bought nothing. They name the payment that is still open.
 
 use std::error::Error;
 use std::fmt::Write;
@@ -103,10 +103,11 @@ pub enum RequestError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RedirectRefusal {
-    /// It leads to another origin. A payment goes only to the origin that the caller named.
+    /// The redirect leads to another origin. A payment goes only to the origin that the caller
+    /// named.
     #[error("a payment goes only to the origin of the request")]
     OtherOrigin,
-    /// It would change the request's method.
+    /// The redirect would change the request's method.
     #[error("it would change the request's method")]
     ChangesMethod,
 }

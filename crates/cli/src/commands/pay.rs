@@ -468,7 +468,7 @@ impl fmt::Display for Advice<'_> {
                 });
                 write!(
                     f,
-                    "look up what became of it{node}. To pay again, and perhaps twice, add --abandon {id}"
+                    "look up its outcome on the chain{node}. To pay again, and perhaps twice, add --abandon {id}"
                 )
             }
             BuyError::Used { .. } => write!(

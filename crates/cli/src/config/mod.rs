@@ -28,9 +28,9 @@ pub use secret::{Secret, Setting};
 /// The content of `quittance.toml`. Every unknown key is an error: with a misspelled limit there
 /// would be no limit.
 ///
-/// Each value can also come from the environment, which has precedence over the file:
-/// `QUITTANCE_LISTEN`, or `QUITTANCE_ACCESS__ANYONE` with two underscores between the parts of a
-/// key.
+/// Each value can also come from the environment, which has precedence over the file. The variable
+/// of `listen` is `QUITTANCE_LISTEN`. Two underscores separate the parts of a key, as in
+/// `QUITTANCE_ACCESS__ANYONE`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]

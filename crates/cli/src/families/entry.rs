@@ -1,4 +1,4 @@
-//! What the tables of all families have in common, and how it is read.
+//! The keys that the tables of all families share, and their parser.
 
 use std::collections::BTreeMap;
 
@@ -68,7 +68,7 @@ impl ListedToken {
     }
 }
 
-/// What is found while a configuration is read.
+/// The rules, problems and warnings that are collected while a configuration is read.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Findings {

@@ -29,9 +29,9 @@ use registered::AnyFamily;
 
 /// A family of chains: how the program reads its configuration and pays on it.
 ///
-/// The program promises: `network` and then `configure` are called once for each table of the list
-/// [`KEY`](Self::KEY), in the order of the file, and never concurrently. `payer` is called once in
-/// a run of `quittance pay`.
+/// The program calls `network` and then `configure` once for each table of the list
+/// [`KEY`](Self::KEY). It does so in the order of the file and never concurrently. `payer` is
+/// called once in a run of `quittance pay`.
 #[async_trait]
 pub trait Family: Send + Sync + 'static {
     /// The key of the family's list in the configuration: `evm` for `[[evm]]`. Lower case.
@@ -77,8 +77,8 @@ pub trait Family: Send + Sync + 'static {
     /// When an option or the key cannot be used.
     fn payer(&self, args: &Self::PayerArgs) -> Result<Option<Self::Payer>, PayError>;
 
-    /// The option of `quittance pay` by which a node of this network is named, so that the node can
-    /// say what became of an earlier payment. `None` for a network of another family.
+    /// The option of `quittance pay` that names a node of this network. The node is asked about the
+    /// outcome of an earlier payment. `None` for a network of another family.
     fn node_option(&self, _network: &str) -> Option<String> {
         None
     }

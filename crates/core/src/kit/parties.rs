@@ -1,4 +1,4 @@
-//! What every scheme reads from a request before it reads its own payload.
+//! The fields that every scheme reads from a request before its own payload.
 
 use serde::de::DeserializeOwned;
 

@@ -1,6 +1,6 @@
 //! Readers of fields that some senders write differently from the specification.
 //!
-//! There are two kinds. The readers in [`exact`] are for fields that affect a payment: they accept
+//! There are two kinds. The readers in [`exact`] are for fields that affect a payment. They accept
 //! a second spelling only if every JSON parser sees the same value in it. The readers in [`loose`]
 //! are for informational fields: they accept anything. Both keep the original spelling for
 //! serialization.

@@ -114,7 +114,7 @@ async fn retry_alone<C: Chain>(
     if batch.len() == 1 || is_temporary {
         return context.release_all(batch, fault).await;
     }
-    warn!(payments = batch.len(), %fault, "the chain does not sign this batch: each is tried alone");
+    warn!(payments = batch.len(), %fault, "this batch could not be signed: each payment is sent alone");
     for Ready { job, action } in batch {
         let job = job.with_alone(true);
         context.hand_back(Returned::Requeue(Ready { job, action }, lane.clone()));

@@ -36,7 +36,7 @@ impl Jumps {
             Some((first, since)) if on_chain >= first => {
                 let is_accepted = now.duration_since(since) >= ACCEPTED_AFTER;
                 if is_accepted {
-                    warn!(on_chain, journaled, "a signer has been used elsewhere");
+                    warn!(on_chain, journaled, "another program has used this signer");
                     self.doubted = None;
                 }
                 is_accepted

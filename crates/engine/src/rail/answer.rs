@@ -73,7 +73,7 @@ impl<C: Chain> Rail<C> {
                     .await?
             }
             Progress::Sent(transaction) => {
-                let detail = "broadcast, and not decided yet: retry with the same request";
+                let detail = "the transaction is broadcast, and its outcome is not known yet: retry with the same request";
                 let pending = Rejection::new(Reason::SETTLEMENT_PENDING, detail);
                 SettleResponse::failed(network, &pending, Some(payer), transaction.as_str())
             }

@@ -38,7 +38,7 @@ pub(super) struct Started {
 pub(super) enum Follow {
     /// A task of this process works on it.
     InFlight(watch::Receiver<Progress>),
-    /// No task works on it. This is its entry in the journal.
+    /// No task works on the settlement. This is its entry in the journal.
     Journal(Box<Settlement>),
 }
 
@@ -73,7 +73,7 @@ enum Candidate<'a, C: Chain> {
 }
 
 impl<C: Chain> Rail<C> {
-    /// Verifies a payment, claims it and hands it to a lane. If another task works on this very
+    /// Verifies a payment, claims it and hands it to a lane. If another task works on the same
     /// request, follows that task.
     pub(super) async fn start_settlement(
         self: &Arc<Self>,
@@ -115,7 +115,7 @@ impl<C: Chain> Rail<C> {
         }
     }
 
-    /// Follows a settlement of this very request.
+    /// Follows a settlement of the same request.
     async fn follow_existing(&self, settlement: Box<Settlement>) -> Result<Started, Fault> {
         let id = settlement.claim.id;
         let (settlement, follow) = match self.context.in_flight.follow(&id) {
@@ -196,7 +196,7 @@ impl<C: Chain> Rail<C> {
         match Prior::new(request, settlement) {
             Prior::Same(settlement) => Ok(self.follow_existing(settlement).await?),
             Prior::Over(rejection, settlement) => Err(NotStarted::Over(rejection, settlement)),
-            // It was taken a moment ago, and is free again.
+            // Another process claimed the authorization a moment ago, and it is free again.
             Prior::Free(_) => {
                 let what = "another process claimed this authorization: retry";
                 Err(Fault::new(FaultKind::Busy, what).into())

@@ -1,4 +1,4 @@
-//! What has become of all transactions that were ever signed for a settlement.
+//! The outcomes of all transactions that were ever signed for a settlement.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,13 +12,13 @@ use quittance_journal::Settlement;
 use super::Rail;
 use crate::writer::Journaled;
 
-/// What the transactions of a settlement have done.
+/// The outcome of a settlement's transactions.
 pub(super) enum History {
-    /// This one transferred the money.
+    /// This transaction transferred the money.
     Settled(TransactionId),
-    /// These, all of one sequence number, may still transfer it.
+    /// These transactions, all of one sequence number, may still transfer the money.
     InFlight(Vec<Journaled>),
-    /// None transferred it, and none ever will.
+    /// No transaction transferred the money, and none ever will.
     NoEffect(NoEffect),
 }
 
@@ -28,9 +28,10 @@ pub(super) struct NoEffect {
     /// Whether some are known only to be dropped: their sequence number was used by another
     /// transaction.
     pub(super) is_dropped: bool,
-    /// Those of the current attempt that were included without effect, with what was found in each.
+    /// The transactions of the current attempt that were included without effect, each with the
+    /// reason.
     pub(super) without_effect: Vec<(TransactionId, Rejection)>,
-    /// One of the current attempt that did something else than it should have.
+    /// A transaction of the current attempt that had another effect than the payment.
     pub(super) mismatch: Option<(TransactionId, Rejection)>,
     /// Every transaction that was ever signed for the settlement, withdrawn ones included.
     pub(super) signed: Vec<TransactionId>,
@@ -39,14 +40,14 @@ pub(super) struct NoEffect {
 /// The transactions that were signed for one sequence number.
 #[derive(Default)]
 struct Signed {
-    /// All of them, withdrawn ones included.
+    /// All transactions, withdrawn ones included.
     all: Vec<Transaction>,
-    /// Those that are not withdrawn.
+    /// The transactions that are not withdrawn.
     sent: Vec<Journaled>,
 }
 
 impl<C: Chain> Rail<C> {
-    /// What has become of every transaction that was ever signed for a settlement, in any attempt.
+    /// The outcome of every transaction that was ever signed for a settlement, in any attempt.
     ///
     /// # Errors
     /// When the journal or the nodes cannot say.

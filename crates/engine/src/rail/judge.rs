@@ -12,16 +12,16 @@ use super::used::Explained;
 
 /// The judgement of a payment.
 pub(super) enum Judgement<'a, C: Chain> {
-    /// It would settle now.
+    /// The payment would settle now.
     Valid(Verified<'a, C>),
-    /// This very request is in progress, or has settled without a success report.
+    /// The same request is in progress, or has settled without a success report.
     Same(Box<Settlement>),
-    /// Its last attempt failed, but one of its transactions has transferred the money since, or
+    /// The last attempt failed, but one of its transactions has transferred the money since, or
     /// still may.
     Unfinished(Box<Settlement>),
-    /// It belongs to another request, or has ended for good.
+    /// The settlement belongs to another request, or has ended for good.
     Over(Rejection, Box<Settlement>),
-    /// It cannot be settled, because its authorization is used.
+    /// The payment cannot be settled, because its authorization is used.
     Used(Box<Used>),
 }
 

@@ -41,12 +41,12 @@ use crate::timing::Timing;
 use crate::watch::{self, GapFiller, SettledPayments};
 use crate::writer::JournalWriter;
 
-/// The pause between two looks at a working network: short enough that /supported is right, and
-/// long enough to cost nothing.
+/// The pause between two health checks of a working network: short enough that /supported is right,
+/// and long enough to cost nothing.
 const HEALTH_EVERY: Duration = Duration::from_secs(10);
 
-/// The pause between two looks at a network that does not work. Its payments are refused until a
-/// look finds that it works again.
+/// The pause between two health checks of a network that does not work. Its payments are refused
+/// until a look finds that it works again.
 const HEALTH_EVERY_DOWN: Duration = Duration::from_secs(2);
 
 /// How many open settlements are examined concurrently: as many as share one batch of questions.
@@ -202,8 +202,7 @@ impl<C: Chain> Rail<C> {
     }
 
     /// Sweeps regularly. The first sweep is at once: what an earlier process left must not wait.
-    /// This is a task of its own, because a long search must not delay the look at the network's
-    /// health.
+    /// This is a separate task, because a long search must not delay the health check.
     async fn sweep_regularly(self: Arc<Self>) {
         let mut sweep = tokio::time::interval(self.context.timing.sweep_every);
         // After a long sweep the next one is not at once.

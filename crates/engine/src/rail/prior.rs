@@ -7,16 +7,18 @@ use quittance_journal::{FAILURES_MAX, Outcome, Settlement, State};
 pub(super) enum Prior {
     /// There is none, or it ended without a transfer. The request is verified like any other.
     Free(Option<Box<Settlement>>),
-    /// It is of this very request. It is in progress, or has settled without a success report.
+    /// The settlement belongs to the same request. It is in progress, or has settled without a
+    /// success report.
     Same(Box<Settlement>),
-    /// It is of another request, or has ended for good. This is the verdict.
+    /// The settlement belongs to another request, or has ended for good. The rejection is the
+    /// verdict.
     Over(Rejection, Box<Settlement>),
 }
 
 impl Prior {
     /// What a settlement means for a request with the same authorization.
     ///
-    /// Only the very same payload may share a settlement. Another signature over the same
+    /// Only an identical payload may share a settlement. Another signature over the same
     /// authorization may be from a caller without a right to it.
     pub(super) fn new(request: &PaymentRequest, settlement: Settlement) -> Self {
         let is_same = is_same(request, &settlement);

@@ -209,8 +209,8 @@ impl<C: Chain> Rail<C> {
         }
         let rejection = match judged {
             _ if is_late => Some(Reason::SETTLEMENT_EXPIRED.into()),
-            // It was valid before and is valid now: send it once more, and then without other
-            // payments that could spoil it.
+            // The payment was valid before and is valid now, so it is sent again. After the first
+            // failure it is sent alone, because other payments could make its transaction fail.
             Ok(plan) if tried < WITHOUT_EFFECT_MAX => {
                 let alone = tried > 0;
                 return Ok(Resumption::Send { plan, alone });

@@ -1,4 +1,4 @@
-//! Which transaction used an authorization that the chain reports as used: one of ours, or another
+//! Finds the transaction that used an authorization: one of this facilitator's, or another
 //! sender's.
 //!
 //! Anyone who has seen an authorization can submit it. So the verdict "used" is not final before
@@ -18,19 +18,20 @@ use super::history::History;
 
 /// Which transaction used an authorization.
 pub(super) enum UsedBy {
-    /// None, according to the verdict.
+    /// The verdict is not about a used authorization.
     Unused,
-    /// This one of the transactions signed for the payment. It transferred the money.
+    /// This transaction, which was signed for the payment. It transferred the money.
     Ours(TransactionId),
-    /// This one, with the verdict that follows from it.
+    /// This transaction of another sender, with the verdict that follows from it.
     Other(TransactionId, Rejection),
-    /// No transfer: the payer cancelled it. The verdict names the transaction that did.
+    /// No transfer: the payer cancelled the authorization. The verdict names the cancelling
+    /// transaction.
     Cancelled(Rejection),
     /// A transaction that the nodes do not know.
     Unknown,
 }
 
-/// What a closer look at a verdict against a payment found.
+/// The explanation of a verdict against a payment.
 pub(super) enum Explained {
     /// The verdict is wrong: one of our transactions has transferred the money, or still may.
     Unfinished,
@@ -64,7 +65,9 @@ impl<C: Chain> Rail<C> {
         };
         let id = found.id;
         if found.confirmations < self.chain().confirmations_required() {
-            let what = format_args!("{id} used the authorization and needs more confirmations");
+            let what = format_args!(
+                "the transaction {id} used the authorization and needs more confirmations"
+            );
             return Err(Fault::new(FaultKind::ChainUnavailable, what));
         }
         Ok(match payment.effect(amount, &found.evidence) {
@@ -72,17 +75,21 @@ impl<C: Chain> Rail<C> {
                 UsedBy::Ours(id)
             }
             Effect::Transferred(moved) if moved == amount => {
-                let detail = format!("paid by {id}, which this facilitator did not send");
+                let detail =
+                    format!("the transaction {id} paid, and this facilitator did not send it");
                 let reason = Reason::SETTLED_BY_OTHER_TRANSACTION;
                 UsedBy::Other(id, Rejection::new(reason, detail))
             }
             Effect::Transferred(_) | Effect::Mismatch(_) => {
-                let detail = format!("used by {id}, which did not pay the recipient the amount");
+                let detail = format!(
+                    "the transaction {id} used the authorization, and did not pay the recipient the amount"
+                );
                 let rejection = Rejection::new(rejection.reason.clone(), detail);
                 UsedBy::Other(id, rejection)
             }
             Effect::None(_) => {
-                let detail = format!("cancelled by its payer in {id}");
+                let detail =
+                    format!("the authorization was cancelled by its payer in the transaction {id}");
                 UsedBy::Cancelled(Rejection::new(rejection.reason.clone(), detail))
             }
         })

@@ -15,22 +15,23 @@ use super::decoded::{Decoded, Verified, VerifyError};
 use super::judge::Judgement;
 use crate::policy::check_info;
 
-/// How many questions a payment may ask the chain: one look, one look at a contract wallet, one at
-/// lookup tables, and one to spare. A scheme that asks more has a mistake.
+/// The maximum number of questions of one payment to the chain. One is for its state, one for a
+/// contract wallet, one for lookup tables, and one is in reserve. A scheme that asks more has a
+/// mistake.
 const QUESTIONS_MAX: usize = 4;
 
 /// How long to wait for a payment that is not valid yet: two blocks of Base, and far less than a
 /// seller waits for /verify.
 const NOT_YET_WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// The pause between looks at the chain meanwhile: the block time of a fast chain.
+/// The pause between reads of the chain meanwhile: the block time of a fast chain.
 const NOT_YET_LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// What one look at the chain says about a payment.
+/// The result of one read of the chain about a payment.
 enum Look<C: Chain> {
-    /// It would settle now, according to these answers.
+    /// The payment would settle now, according to these answers.
     Valid(Vec<C::Answer>),
-    /// It becomes valid after this time.
+    /// The payment becomes valid after this time.
     NotYet(Duration),
 }
 
@@ -165,7 +166,7 @@ impl<C: Chain> Rail<C> {
         }
     }
 
-    /// One look at the chain's current state.
+    /// Reads the chain's current state once.
     async fn look_at(&self, decoded: &Decoded<C>) -> Result<Look<C>, VerifyError> {
         let mut answers = Vec::new();
         for _ in 0..=QUESTIONS_MAX {

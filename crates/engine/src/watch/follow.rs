@@ -18,7 +18,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(10);
 
 /// Follows all outstanding transactions, as long as this process runs.
 ///
-/// The pause grows after a look that finds nothing decided, and shrinks after one that does. So it
+/// The pause grows after a check that finds nothing decided, and shrinks after one that does. So it
 /// adapts to the time between the chain's blocks.
 pub(crate) async fn run<C: Chain>(context: Arc<Context<C>>) {
     let mut pause = PAUSE_MIN;
@@ -39,7 +39,10 @@ pub(crate) async fn run<C: Chain>(context: Arc<Context<C>>) {
             Ok(_) => pause / 2,
             Err(_) => {
                 let network = context.network();
-                error!(network, "a look at the outstanding transactions panicked");
+                error!(
+                    network,
+                    "the check of the outstanding transactions panicked"
+                );
                 context.timing.look_every
             }
         };
@@ -56,7 +59,7 @@ async fn look<C: Chain>(context: &Arc<Context<C>>, watched: &[Watched]) -> usize
         match status {
             Ok(status) => follows.push(follow(context, watched, status)),
             Err(fault) => {
-                // One log line for all faults of a look.
+                // One log line for all faults of a check.
                 if faults == 0 {
                     let network = context.network();
                     warn!(network, %fault, "the status of sent transactions is unknown");
@@ -97,7 +100,7 @@ async fn follow<C: Chain>(
         Status::Included { .. } => false,
         Status::Dropped if dropped_for.is_some_and(|time| time >= context.timing.dropped_after) => {
             let (lane, sequence) = (&watched.lane, watched.sequence);
-            warn!(%lane, sequence, "a transaction of ours can no longer be included");
+            warn!(%lane, sequence, "a sent transaction can no longer be included");
             resume_all(context, context.outstanding.take(watched));
             true
         }

@@ -1,5 +1,5 @@
-//! Transactions that are sent and not included: sent again, replaced by one with a higher fee, or
-//! replaced by a transaction that only uses up the sequence number.
+//! Handles transactions that are sent and not included. Each is sent again, replaced by one with a
+//! higher fee, or replaced by one that only uses up the sequence number.
 
 use std::sync::Arc;
 

@@ -1,9 +1,9 @@
-//! Settled payments that the chain could still take back. They are looked at until they are final.
+//! Settled payments that the chain could still take back. They are checked until they are final.
 //!
 //! A reorganisation can take back a payment whose success was reported. If its sequence number is
-//! free again, the gap filler sends the same bytes again. If another transaction used the number,
-//! or the same one was included again without effect, the settlement is opened again, and the
-//! authorization is sent in a new transaction.
+//! free again, the gap filler sends the same bytes again. The settlement is reopened if another
+//! transaction used the number, or if the same one was included again without effect. The
+//! authorization is then sent in a new transaction.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,11 +20,11 @@ use tracing::{error, warn};
 use crate::context::{Context, Returned};
 use crate::event::Event;
 
-/// How many settlements are looked at together. Each takes about ten kilobytes of memory.
+/// The number of settlements that are checked together. Each takes about ten kilobytes of memory.
 const AT_ONCE_MAX: usize = 256;
 
-/// The longest pause between two looks at one settlement. Most reorganisations are a few blocks
-/// deep, so the first looks find them, and these come close together. Authorizations that are sent
+/// The longest pause between two checks of one settlement. Most reorganisations are a few blocks
+/// deep, so the first checks find them, and their pauses are short. Authorizations that are sent
 /// again are often valid for an hour.
 const PAUSE_MAX: Duration = Duration::from_secs(240);
 
@@ -38,16 +38,16 @@ pub(crate) struct SettledPayments {
     looks: HashMap<PaymentId, Look>,
 }
 
-/// The last look at a settlement.
+/// The last check of a settlement.
 struct Look {
     at: Instant,
-    /// The pause until the next look.
+    /// The pause until the next check.
     pause: Duration,
     /// Since when the chain has not had the payment.
     missing_since: Option<Instant>,
 }
 
-/// What a look found.
+/// The result of a check.
 enum Found {
     /// The money was transferred, by this transaction.
     Included {
@@ -64,7 +64,7 @@ enum Found {
 type Statuses<C> = BTreeMap<(LaneId, u64), Result<Status<<C as Chain>::Evidence>, Fault>>;
 
 impl SettledPayments {
-    /// Looks at every settlement that is due, or at `all` of them. After a start, all are due.
+    /// Checks every settlement that is due, or `all` of them. After a start, all are due.
     pub(crate) async fn search<C: Chain>(
         &mut self,
         context: &Arc<Context<C>>,
@@ -126,7 +126,7 @@ impl SettledPayments {
         }
     }
 
-    /// Acts on what a look found. Returns whether the settlement is final.
+    /// Acts on the result of a check. Returns whether the settlement is final.
     async fn judge<C: Chain>(
         &mut self,
         context: &Arc<Context<C>>,

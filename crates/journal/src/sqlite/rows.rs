@@ -131,7 +131,7 @@ fn state(row: &SqliteRow) -> Result<State, sqlx::Error> {
 fn fault(row: &SqliteRow, detail: &str) -> Result<Fault, sqlx::Error> {
     let code: &str = row.try_get("fault")?;
     let kind = FaultKind::ALL.into_iter().find(|kind| kind.code() == code);
-    let kind = kind.ok_or_else(|| invalid(&format!("the fault {code:?}")))?;
+    let kind = kind.ok_or_else(|| invalid(&format!("the unknown fault {code:?}")))?;
     let retry_after: Option<i64> = row.try_get("retry_after")?;
     let retry_after = retry_after.map(number).transpose()?;
     Ok(Fault {
@@ -157,7 +157,7 @@ fn optional_time(row: &SqliteRow, column: &str) -> Result<Option<Timestamp>, sql
 fn parsed<T: FromStr>(row: &SqliteRow, column: &str) -> Result<T, sqlx::Error> {
     let text: &str = row.try_get(column)?;
     text.parse()
-        .map_err(|_| invalid(&format!("{text:?} in the column {column}")))
+        .map_err(|_| invalid(&format!("the invalid text {text:?} in the column {column}")))
 }
 
 /// SQLite's integers are signed. A time or number beyond their range is stored as the largest one.

@@ -1,4 +1,4 @@
-//! The writing side: one connection, the lock, and a look at the files before each commit.
+//! The writing side: one connection, the lock, and a check of the files before each commit.
 
 use std::sync::Arc;
 

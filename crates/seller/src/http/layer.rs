@@ -25,21 +25,21 @@ const BUFFER: usize = 1024 * 1024;
 ///
 /// A request without a payment is answered 402 with the payment options. A payment is verified
 /// before the handler runs. It is settled after the handler, and only if the response is not an
-/// error and could be read completely: a failure costs the client nothing. If settlement fails, the
+/// error and could be read completely. A failure costs the client nothing. If settlement fails, the
 /// handler's response is discarded. Responses are marked `Cache-Control: no-store`, because a
 /// shared cache would serve them to other clients.
 ///
 /// A sale continues without its client. The handler, reading its response and settlement run in a
 /// task of their own, so a client that disconnects after the handler began is charged. Its response
-/// is stored for two minutes, and delivered once, to a client that presents the same payment with
+/// is stored for two minutes. It is delivered once, to a client that presents the same payment with
 /// the same request (URL, credentials, and address if it is known). A payment that is presented
 /// again while it is being served is answered 503 with `Retry-After: 1`. A payment that was not
 /// settled may be presented again. If it is still valid, **its handler runs again**: a handler that
 /// must not act twice needs an idempotency key of its own.
 ///
 /// Payments are identified by their authorization ([`Offer::authorization`]), in this process and
-/// among clones of this layer. If a client presents one payment to several routes with layers of
-/// their own, or to several servers, each runs its handler, and one of them is paid.
+/// among clones of this layer. A client can present one payment to several routes with separate
+/// layers, or to several servers. Each then runs its handler, and only one of them is paid.
 ///
 /// A response is buffered up to 1 MiB, or up to [your limit](Self::buffer), before settlement. A
 /// larger one, or one that takes more than ten seconds, is settled first and then streamed: it is
@@ -47,14 +47,14 @@ const BUFFER: usize = 1024 * 1024;
 ///
 /// `HEAD`, `OPTIONS` and `TRACE` deliver nothing. They are answered with the payment options and
 /// never reach the handler. Responses with status 304, 4xx or 5xx are sent without a charge. All
-/// others are charged: 204 because the action is what was paid for, and redirects because their
-/// location may be.
+/// others are charged: 204 because the client paid for the action, and redirects because it may
+/// have paid for their location.
 ///
 /// A preflight (`OPTIONS` with `Origin` and `Access-Control-Request-Method`) never reaches the
 /// handler either. [`cors`](Self::cors) sets its response.
 ///
-/// A client whose payments do not settle is answered 429 after a while, so that it does not use up
-/// the facilitator's rate limit for this seller: see [`clients`](Self::clients).
+/// A client whose payments do not settle gets 429 after a while. Otherwise it could use up the
+/// facilitator's rate limit for this seller: see [`clients`](Self::clients).
 ///
 /// Clones share the cached state of the facilitator, the limits of clients and the reserved
 /// payments.
@@ -82,15 +82,15 @@ pub struct PaymentLayer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum LargeBody {
-    /// It is settled first, and then streamed.
+    /// The payment is settled first, and then the response is streamed.
     #[default]
     SettleFirst,
-    /// It is not sent, and not charged.
+    /// The response is not sent, and not charged.
     Refuse,
 }
 
 impl PaymentLayer {
-    /// A layer without a price yet. This facilitator settles its payments.
+    /// A layer without a price yet. The given facilitator settles its payments.
     pub fn new(facilitator: Arc<dyn Facilitator>) -> Self {
         Self {
             config: Arc::new(SellerConfig {

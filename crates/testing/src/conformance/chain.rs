@@ -1,4 +1,4 @@
-//! What every chain must hold.
+//! The conformance suite for chains: the properties that each implementation must have.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -590,7 +590,7 @@ pub async fn a_lost_answer_is_not_a_refusal<F: ChainFixture>() {
     .await;
 }
 
-/// A chain that works reports no problem, and what it says of itself makes sense.
+/// A chain that works reports no problem, and its descriptions of itself are consistent.
 pub async fn a_chain_that_works_reports_no_problem<F: ChainFixture>() {
     let fixture = F::new().await;
     let chain = fixture.chain();

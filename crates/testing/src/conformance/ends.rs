@@ -118,7 +118,7 @@ pub async fn a_quote_uses_canonical_names<F: EndsFixture>() {
     assert_eq!(payer.quote(&respelled), payer.quote(&requirements));
 }
 
-/// What the seller says of an asset is not a reason to pay in it.
+/// A seller's description of an asset is not a reason to pay in it.
 pub async fn an_unknown_asset_is_not_paid<F: EndsFixture>() {
     let fixture = F::new().await;
     let unknown = fixture.in_unknown_asset(&requirements(&fixture));

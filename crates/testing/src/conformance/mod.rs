@@ -1,6 +1,6 @@
 //! The conformance suites: the properties that every scheme, chain and journal must have.
 //!
-//! A fixture prepares an environment, and a macro makes one test of each property:
+//! A fixture prepares an environment, and a macro makes one test for each property:
 //!
 //! ```text
 //! quittance_testing::chain_conformance!(MyChainFixture);
@@ -52,7 +52,7 @@ macro_rules! conformance_tests {
 /// Defines a suite's macro, and `properties`, from one list of its properties.
 macro_rules! suite {
     ($dollar:tt $suite:ident, $conformance:ident, $Fixture:ident: $($property:ident)*) => {
-        /// Makes one test of each property.
+        /// Makes one test for each property.
         #[macro_export]
         macro_rules! $conformance {
             ($dollar Fixture:ty) => {

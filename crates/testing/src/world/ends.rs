@@ -105,7 +105,7 @@ struct Order {
 }
 
 impl SimulatedPayer {
-    /// The payer with this key. The world gives it nonces, and answers what became of an
+    /// The payer with this key. The world gives it nonces, and reports the outcome of an
     /// authorization.
     pub fn new(world: World, key: SigningKey) -> Self {
         let address = Address::from_key(&key).to_string();

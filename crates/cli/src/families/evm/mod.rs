@@ -94,8 +94,8 @@ const fn default_confirmations() -> u64 {
 /// The number of wei in a gwei.
 const GWEI: u128 = 1_000_000_000;
 
-/// Networks with the public node of their operators. Such a node is only asked what became of an
-/// expired payment.
+/// Networks with the public node of their operators. Such a node is only asked for the outcome of
+/// an expired payment.
 const PUBLIC_NODES: [(&str, &str); 2] = [
     ("base", "https://mainnet.base.org"),
     ("base-sepolia", "https://sepolia.base.org"),
@@ -112,7 +112,7 @@ pub struct EvmPayerArgs {
     /// The file that holds the payer's private key.
     #[arg(long, value_name = "FILE")]
     key_file: Option<std::path::PathBuf>,
-    /// A node that is asked what became of an expired payment; can be repeated. By default the
+    /// A node that is asked for the outcome of an expired payment; can be repeated. By default the
     /// public nodes of Base and Base Sepolia.
     // Parsed later: the parser of the command line would print a value that it cannot read, and a
     // URL may contain a key.
