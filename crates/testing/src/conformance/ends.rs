@@ -184,18 +184,21 @@ pub async fn what_is_quoted_is_what_is_paid<F: EndsFixture>() {
 
 /// A facilitator settles nothing else. Some schemes take the amount and the recipient of the info
 /// from the requirements, and only their checks compare them with what the payer signed.
+///
+/// The signatures are verified by themselves as well: a scheme that also accepts contracts as payers
+/// asks the chain about a signature that is not the key's.
 pub async fn a_scheme_accepts_what_its_payer_signs<F: EndsFixture>() {
     let fixture = F::new().await;
     let requirements = requirements(&fixture);
     let payment = decoded(&fixture, &pay(&fixture, &requirements).await);
     let signatures: Vec<bool> = payment.signatures().iter().map(holds).collect();
-    assert!(!signatures.is_empty(), "the payer signed nothing");
+    assert!(!signatures.contains(&false), "{signatures:?}");
     let checked = payment.check(&Observed {
         signatures: &signatures,
         answers: &[],
         now: fixture.clock().now(),
     });
-    assert!(checked.is_ok(), "{signatures:?}: {checked:?}");
+    assert!(checked.is_ok(), "{checked:?}");
 }
 
 /// The buyer signs another payment only after this time, so it must not be too early.
