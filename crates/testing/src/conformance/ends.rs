@@ -185,8 +185,8 @@ pub async fn what_is_quoted_is_what_is_paid<F: EndsFixture>() {
 /// A facilitator settles nothing else. Some schemes take the amount and the recipient of the info
 /// from the requirements, and only their checks compare them with what the payer signed.
 ///
-/// The signatures are verified by themselves as well: a scheme that also accepts contracts as payers
-/// asks the chain about a signature that is not the key's.
+/// The signatures are verified by themselves as well. A scheme that accepts contracts as payers
+/// does not refuse a signature that is not the key's: it asks the chain.
 pub async fn a_scheme_accepts_what_its_payer_signs<F: EndsFixture>() {
     let fixture = F::new().await;
     let requirements = requirements(&fixture);
