@@ -5,7 +5,7 @@ INTEROP := tests/interop
 PEERS := benches/peers
 INSTALLED := node_modules/.package-lock.json
 
-.PHONY: demo test interop soak fuzz lint package published deny doc contracts bench-peers clean
+.PHONY: demo test interop soak mutations fuzz lint package published deny doc contracts bench-peers clean
 
 demo: $(DEVNET)/$(INSTALLED)
 	cargo run --locked --quiet --bin quittance-devnet -- demo
@@ -22,6 +22,12 @@ interop: $(DEVNET)/$(INSTALLED) $(INTEROP)/$(INSTALLED) $(INTEROP)/v1/$(INSTALLE
 # Hundreds of random schedules of faults; about an hour. Outside the gate.
 soak: $(DEVNET)/$(INSTALLED)
 	QUITTANCE_SOAK=200 cargo test -p quittance-tests --locked --test engine_faults in_any_schedule -- --nocapture
+
+# Each fault of quittance-testing planted in the EVM chain and in the real schemes: about fifteen minutes. Outside the
+# gate.
+mutations: $(DEVNET)/$(INSTALLED)
+	cargo test -p quittance-tests --locked --no-fail-fast --test evm_exact --test evm_permit2 --test evm_chain \
+		--test solana_exact planted_faults_are_caught -- --ignored --nocapture --test-threads 1
 
 # Made-up signatures by four payers against libsecp256k1's verdicts, steered by what code they reach. Outside the gate.
 # The longest input is 64 signatures of 98 bytes each, as many as the target reads.

@@ -4,6 +4,7 @@
 pub mod contracts;
 pub mod engine;
 pub mod evm;
+pub mod mutations;
 pub mod proxy;
 pub mod solana;
 pub mod sources;

@@ -9,8 +9,10 @@ use async_trait::async_trait;
 use quittance_core::{Chain, Check, Clock, LaneId, Observed, Scheme, SignatureClaim, SystemClock};
 use quittance_devnet::{Mining, USDC};
 use quittance_evm::{Call, Evm, Exact, Probe, ProbeResult, Step, StepOutcome};
-use quittance_tests::conformance::chain::ChainFixture;
+use quittance_testing::faults::{ChainFault, FaultyChainFixture, PlantedFault};
+use quittance_tests::conformance::chain::{self, ChainFixture};
 use quittance_tests::evm::{PRICE, Setting};
+use quittance_tests::mutations::assert_caught;
 use quittance_tests::proxy::Fate;
 
 struct EvmFixture {
@@ -161,3 +163,32 @@ impl ChainFixture for EvmFixture {
 }
 
 quittance_tests::chain_conformance!(EvmFixture);
+
+/// Some minutes: `make mutations`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes"]
+async fn planted_faults_are_caught() {
+    let properties = chain::properties::<FaultyChainFixture<EvmFixture>>();
+    let sent_again = "no payment is lost: the engine sends alone what a transaction left out";
+    let not_caught = [
+        (
+            PlantedFault::Chain(ChainFault::NoReplacement),
+            "allowed: a chain need not have replacements",
+        ),
+        (
+            PlantedFault::Chain(ChainFault::OneFaultSpoilsAllAnswers),
+            "no difference here: a call that fails is an answer",
+        ),
+        (PlantedFault::Chain(ChainFault::FirstActionOnly), sent_again),
+        (
+            PlantedFault::Chain(ChainFault::FirstActionTwice),
+            sent_again,
+        ),
+        (
+            PlantedFault::Chain(ChainFault::FindsNothing),
+            "the suite of the scheme catches it",
+        ),
+    ];
+    let faults = ChainFault::ALL.map(PlantedFault::Chain);
+    assert_caught(&properties, faults, &not_caught).await;
+}

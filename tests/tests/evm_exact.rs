@@ -9,10 +9,14 @@ use async_trait::async_trait;
 use quittance_core::wire::PaymentRequirements;
 use quittance_core::{Amount, Clock, PaymentRequest, Reason, Scheme, SystemClock};
 use quittance_devnet::Mining;
-use quittance_engine::Engine;
+use quittance_engine::{Engine, EngineBuilder};
 use quittance_evm::{Evm, Exact, reason};
-use quittance_tests::conformance::scheme::SchemeFixture;
+use quittance_testing::faults::{
+    ChainFault, EngineParts, FaultySchemeFixture, PlantedFault, SchemeFault,
+};
+use quittance_tests::conformance::scheme::{self, SchemeFixture};
 use quittance_tests::evm::{PRICE, Setting};
+use quittance_tests::mutations::assert_caught;
 use serde_json::{Value, json};
 
 struct ExactFixture(Setting);
@@ -320,3 +324,38 @@ impl SchemeFixture for ExactFixture {
 }
 
 quittance_tests::scheme_conformance!(ExactFixture);
+
+#[async_trait]
+impl EngineParts for ExactFixture {
+    fn parts(&self) -> (Evm, Arc<dyn Scheme<Evm>>) {
+        let evm = Evm::new(self.0.config()).unwrap();
+        let exact = Exact::new(&evm);
+        (evm, Arc::new(exact))
+    }
+
+    async fn builder(&self) -> EngineBuilder {
+        let builder = Engine::builder(self.0.journal().await);
+        builder.settle_wait(Duration::from_secs(2))
+    }
+}
+
+/// Some minutes: `make mutations`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes"]
+async fn planted_faults_are_caught() {
+    let properties = scheme::properties::<FaultySchemeFixture<ExactFixture>>();
+    let not_caught = [
+        (
+            PlantedFault::Scheme(SchemeFault::NothingIsMismatch),
+            "no payment is lost: the caller gets a less exact reason",
+        ),
+        (
+            PlantedFault::Scheme(SchemeFault::NoBalance),
+            "allowed: a scheme need not read a balance",
+        ),
+    ];
+    // The suite of the chain does not search for used authorizations.
+    let faults = std::iter::once(PlantedFault::Chain(ChainFault::FindsNothing));
+    let faults = faults.chain(SchemeFault::ALL.map(PlantedFault::Scheme));
+    assert_caught(&properties, faults, &not_caught).await;
+}

@@ -18,10 +18,12 @@ use quittance_core::{
     SystemClock, Timestamp,
 };
 use quittance_devnet::{Account, EXACT_PERMIT2_PROXY, Mining, PERMIT2, USDC};
-use quittance_engine::Engine;
+use quittance_engine::{Engine, EngineBuilder};
 use quittance_evm::{Evm, Exact, ExactPayer, reason};
-use quittance_tests::conformance::scheme::SchemeFixture;
+use quittance_testing::faults::{EngineParts, FaultySchemeFixture, PlantedFault, SchemeFault};
+use quittance_tests::conformance::scheme::{self, SchemeFixture};
 use quittance_tests::evm::{PRICE, Setting};
+use quittance_tests::mutations::assert_caught;
 use serde_json::{Value, json};
 
 alloy::sol! {
@@ -330,6 +332,39 @@ impl SchemeFixture for Permit2Fixture {
 }
 
 quittance_tests::scheme_conformance!(Permit2Fixture);
+
+#[async_trait]
+impl EngineParts for Permit2Fixture {
+    fn parts(&self) -> (Evm, Arc<dyn Scheme<Evm>>) {
+        let evm = Evm::new(self.0.config()).unwrap();
+        let exact = Exact::new(&evm);
+        (evm, Arc::new(exact))
+    }
+
+    async fn builder(&self) -> EngineBuilder {
+        let builder = Engine::builder(self.0.journal().await);
+        builder.settle_wait(Duration::from_secs(2))
+    }
+}
+
+/// Some minutes: `make mutations`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes"]
+async fn planted_faults_are_caught() {
+    let properties = scheme::properties::<FaultySchemeFixture<Permit2Fixture>>();
+    let not_caught = [
+        (
+            PlantedFault::Scheme(SchemeFault::NothingIsMismatch),
+            "no payment is lost: the caller gets a less exact reason",
+        ),
+        (
+            PlantedFault::Scheme(SchemeFault::NoBalance),
+            "allowed: a scheme need not read a balance",
+        ),
+    ];
+    let faults = SchemeFault::ALL.map(PlantedFault::Scheme);
+    assert_caught(&properties, faults, &not_caught).await;
+}
 
 /// Settles a permit as any other account can.
 async fn settle_elsewhere(setting: &Setting, request: &PaymentRequest) {

@@ -10,9 +10,11 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use quittance_core::{Amount, PaymentRequest, Reason, Scheme};
-use quittance_engine::Engine;
+use quittance_engine::{Engine, EngineBuilder, Timing};
 use quittance_solana::{Keypair, SmartWallets, Solana, TokenProgram, reason};
-use quittance_tests::conformance::scheme::SchemeFixture;
+use quittance_testing::faults::{EngineParts, FaultySchemeFixture, PlantedFault, SchemeFault};
+use quittance_tests::conformance::scheme::{self, SchemeFixture};
+use quittance_tests::mutations::assert_caught;
 use quittance_tests::solana::{PRICE, SLOT, Setting};
 use quittance_tests::wallet::{self, Deed, Payment, SQUADS, Wallet};
 use serde_json::{Value, json};
@@ -21,6 +23,52 @@ use solana_message::AddressLookupTableAccount;
 use solana_signer::Signer as _;
 
 struct Fixture<const TOKEN_2022: bool>(Setting);
+
+#[async_trait]
+impl EngineParts for Fixture<false> {
+    fn parts(&self) -> (Solana, Arc<dyn Scheme<Solana>>) {
+        let solana = Solana::new(self.0.config()).unwrap();
+        let scheme = self.0.scheme_on(&solana);
+        (solana, Arc::new(scheme))
+    }
+
+    async fn builder(&self) -> EngineBuilder {
+        let builder = Engine::builder(self.0.journal().await);
+        let timing = Timing::new().with_look_every(SLOT);
+        builder.settle_wait(Duration::from_secs(5)).timing(timing)
+    }
+}
+
+/// Some minutes: `make mutations`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes"]
+async fn planted_faults_are_caught() {
+    let properties = scheme::properties::<FaultySchemeFixture<Fixture<false>>>();
+    let not_caught = [
+        (
+            PlantedFault::Scheme(SchemeFault::NothingIsMismatch),
+            "no payment is lost: the caller gets a less exact reason",
+        ),
+        (
+            PlantedFault::Scheme(SchemeFault::NoBalance),
+            "allowed: a scheme need not read a balance",
+        ),
+        (
+            PlantedFault::Scheme(SchemeFault::IdentityOfTheNonce),
+            "no difference here: a payload is one transaction, and has no nonce",
+        ),
+        (
+            PlantedFault::Scheme(SchemeFault::IdentityOfTheRequest),
+            "a gap: the suite changes only signature bytes, and this scheme rejects others",
+        ),
+        (
+            PlantedFault::Scheme(SchemeFault::IdentityWithTheSignature),
+            "no difference here: the scheme rejects other signature bytes",
+        ),
+    ];
+    let faults = SchemeFault::ALL.map(PlantedFault::Scheme);
+    assert_caught(&properties, faults, &not_caught).await;
+}
 
 type SplToken = Fixture<false>;
 type Token2022 = Fixture<true>;
