@@ -509,7 +509,7 @@ async fn check_reports_the_problems_of_a_solana_cluster() {
     let testnet = "solana:4uhcVJyU9pJkvQyS88uRDiswHXSCkY3z";
     for named in [
         format!("{SOLANA_DEVNET}: the token X at"),
-        "there is no mint".to_owned(),
+        "the mint does not exist".to_owned(),
         format!("{SOLANA_DEVNET}: the fee payer"),
         format!("{SOLANA_DEVNET}: no payment can be settled"),
         "is on the cluster with the genesis hash EtWTRAB".to_owned(),
