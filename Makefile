@@ -45,7 +45,7 @@ lint:
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
 # Each crate as it would be published. `make published` also builds each one from its own archive: fifteen minutes.
-PUBLISHED := --workspace --locked --exclude quittance-tests --exclude quittance-examples --exclude quittance-benches
+PUBLISHED := --workspace --locked --allow-dirty --exclude quittance-tests --exclude quittance-examples --exclude quittance-benches
 package:
 	cargo package $(PUBLISHED) --no-verify
 
