@@ -86,10 +86,12 @@ impl PermitUse {
             })
     }
 
-    /// Whether the data of a transaction contains the nonce, as a call that uses the permit does.
+    /// Whether the data of a transaction contains the permit: the words of its token, its amount
+    /// and its nonce, one after the other, as every call that uses a permit encodes them. The nonce
+    /// alone would not do: payers choose it, and a small number is in the data of many calls.
     pub fn is_named_in(&self, data: &[u8]) -> bool {
-        let nonce = self.nonce.to_be_bytes::<32>();
-        data.windows(nonce.len()).any(|word| word == nonce)
+        let permit = (self.token, self.amount, self.nonce).abi_encode();
+        data.windows(permit.len()).any(|words| words == permit)
     }
 }
 
@@ -199,6 +201,28 @@ mod tests {
     fn type_hash_is_that_of_the_type() {
         let expected = keccak256("TokenPermissions(address token,uint256 amount)");
         assert_eq!(TOKEN_PERMISSIONS_TYPE_HASH, expected);
+    }
+
+    /// The search compared the nonce alone. With the nonce zero it took the first equal transfer for
+    /// the permit's, because a call without `validAfter` has a word of zeros, too.
+    #[test]
+    fn small_nonce_is_not_found_in_the_data_of_another_permit() {
+        let permit = |nonce: u64| PermitUse {
+            token: Address::repeat_byte(1),
+            owner: Address::repeat_byte(2),
+            to: Address::repeat_byte(3),
+            amount: U256::from(5),
+            nonce: U256::from(nonce),
+        };
+        let data = |used: &PermitUse| {
+            let valid_after = U256::ZERO;
+            let call = (used.token, used.amount, used.nonce, used.to, valid_after);
+            [[0x13, 0xcd, 0x3b, 0x53].as_slice(), &call.abi_encode()].concat()
+        };
+        for nonce in [0, 1, 5] {
+            assert!(permit(nonce).is_named_in(&data(&permit(nonce))));
+            assert!(!permit(nonce).is_named_in(&data(&permit(7))), "{nonce}");
+        }
     }
 
     /// Permit2 keeps 256 nonces in a word; the low byte of the nonce is the bit.

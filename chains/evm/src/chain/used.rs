@@ -116,7 +116,7 @@ fn filter(used: &AuthorizationSearch) -> Filter {
     }
 }
 
-/// The newest transaction that made the permit's transfer and has its nonce in its data.
+/// The newest transaction that made the permit's transfer and has the permit in its data.
 async fn find_transfer(
     rpc: &Rpc,
     permit: &PermitUse,
