@@ -13,7 +13,7 @@ pub mod reason;
 mod terms;
 mod window;
 
-use alloy::primitives::{Address, U256};
+use alloy::primitives::{Address, B256, U256};
 use quittance_core::json::Object;
 use quittance_core::kit::Parties;
 use quittance_core::{
@@ -40,6 +40,8 @@ pub struct Exact {
     network: Network,
     chain_id: u64,
     tokens: Vec<SignedToken>,
+    /// The separator of Permit2's EIP-712 domain, hashed once and not for each payment.
+    permit2_separator: B256,
     signers: Vec<Address>,
     limits: Limits,
 }
@@ -48,7 +50,7 @@ pub struct Exact {
 #[derive(Debug, Clone)]
 struct SignedToken {
     token: Token,
-    domain_separator: alloy::primitives::B256,
+    domain_separator: B256,
 }
 
 impl Exact {
@@ -82,6 +84,7 @@ impl Exact {
             network,
             chain_id,
             tokens: tokens.iter().map(signed).collect(),
+            permit2_separator: crate::permit2::domain_separator(chain_id),
             signers: Vec::new(),
             limits: Limits {
                 gas_max: 0,
@@ -193,6 +196,7 @@ impl Scheme<Evm> for Exact {
                 authorization.check_scope(asset)?;
                 let method = Permit2Transfer {
                     chain_id,
+                    domain_separator: self.permit2_separator,
                     logs_authorization_first: known.token.logs_authorization_first,
                     authorization,
                 };
@@ -256,10 +260,8 @@ impl Signed {
 fn decode_payload(payload: &Object) -> Result<(Signed, PayerSignature), Refusal> {
     let payload: Payload = payload.read("paymentPayload.payload")?;
     let field = "paymentPayload.payload.signature";
-    let authorization = payload.signed()?;
-    let signature = payload
-        .signature
-        .ok_or_else(|| Malformed::new(field, "missing"))?;
+    let (authorization, signature) = payload.into_signed()?;
+    let signature = signature.ok_or_else(|| Malformed::new(field, "missing"))?;
     Ok((authorization, PayerSignature::decode(field, signature.0)?))
 }
 

@@ -109,7 +109,7 @@ impl Offer for ExactOffer {
     fn authorization(&self, payload: &Object) -> Option<PaymentId> {
         let payload: Payload = payload.read("payload").ok()?;
         let chain_id = known::chain_id(self.price.network())?;
-        let signed = payload.signed().ok()?;
+        let (signed, _) = payload.into_signed().ok()?;
         Some(signed.payment_id(chain_id, self.token.address))
     }
 }

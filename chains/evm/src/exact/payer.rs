@@ -35,7 +35,7 @@ use crate::chain::{AuthorizationSearch, used};
 use crate::eip3009::{Authorization, AuthorizationUse};
 use crate::hex::address;
 use crate::known;
-use crate::permit2::{EXACT_PERMIT2_PROXY, PERMIT2, PermitUse, WitnessPermit};
+use crate::permit2::{EXACT_PERMIT2_PROXY, PERMIT2, PermitUse, WitnessPermit, domain_separator};
 use crate::token::{Token, TransferMethod};
 
 /// The longest validity that is signed, in seconds, whatever the seller asks for. An authorization
@@ -182,7 +182,7 @@ impl ExactPayer {
             valid_after: U256::ZERO,
         };
         Ok(json!({
-            "signature": self.sign(authorization.digest(transfer.chain_id)).await?,
+            "signature": self.sign(authorization.digest(&domain_separator(transfer.chain_id))).await?,
             "permit2Authorization": {
                 "from": owner.to_checksum(None),
                 "permitted": {
@@ -397,9 +397,9 @@ impl Payer for ExactPayer {
         let known = (
             self.rpcs.get(network),
             address("asset", asset),
-            payload.and_then(|payload| payload.signed().ok()),
+            payload.and_then(|payload| payload.into_signed().ok()),
         );
-        let (Some(rpc), Ok(asset), Some(signed)) = known else {
+        let (Some(rpc), Ok(asset), Some((signed, _))) = known else {
             return AuthorizationState::Unknown;
         };
         let state = self.ask_state(rpc, asset, &signed).await;

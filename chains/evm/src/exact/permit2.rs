@@ -12,9 +12,7 @@ use super::window::Window;
 use crate::abi::{Eip3009, ExactPermit2Proxy as Proxy};
 use crate::chain::{AuthorizationSearch, Step, StepOutcome};
 use crate::hex::Hex;
-use crate::permit2::{
-    EXACT_PERMIT2_PROXY, PERMIT2, PermitUse, WitnessPermit, WitnessType, domain_separator,
-};
+use crate::permit2::{EXACT_PERMIT2_PROXY, PERMIT2, PermitUse, WitnessPermit, WitnessType};
 use crate::signature::{EcdsaSignature, PayerSignature};
 
 /// The hashes of `PermitWitnessTransferFrom(TokenPermissions permitted,address spender,uint256
@@ -87,10 +85,9 @@ impl From<PermitJson> for ExactPermit {
 
 impl ExactPermit {
     /// The digest that the owner signs.
-    pub(super) fn digest(&self, chain_id: u64) -> B256 {
+    pub(super) fn digest(&self, domain_separator: &B256) -> B256 {
         let witness = [self.to.into_word(), self.valid_after.into()];
-        self.permit
-            .digest(&domain_separator(chain_id), &WITNESS, witness)
+        self.permit.digest(domain_separator, &WITNESS, witness)
     }
 
     /// Checks that the permit is for this token, and that only the proxy can use it: another
@@ -138,6 +135,8 @@ impl ExactPermit {
 /// A permit on one chain.
 pub(super) struct Permit2Transfer {
     pub(super) chain_id: u64,
+    /// The separator of Permit2's EIP-712 domain on this chain.
+    pub(super) domain_separator: B256,
     /// See [`Token::logs_authorization_first`](crate::Token::logs_authorization_first).
     pub(super) logs_authorization_first: bool,
     pub(super) authorization: ExactPermit,
@@ -188,7 +187,7 @@ impl Method for Permit2Transfer {
     }
 
     fn digest(&self) -> B256 {
-        self.authorization.digest(self.chain_id)
+        self.authorization.digest(&self.domain_separator)
     }
 
     fn signed_message(&self) -> String {
@@ -303,6 +302,7 @@ impl Method for Permit2Transfer {
 mod tests {
     use super::*;
     use crate::abi::Erc20;
+    use crate::permit2::domain_separator;
     use alloy::sol;
     use alloy::sol_types::{SolStruct, eip712_domain};
     use proptest::prelude::*;
@@ -332,7 +332,7 @@ mod tests {
             let domain = eip712_domain! {
                 name: "Permit2", chain_id: chain_id, verifying_contract: PERMIT2,
             };
-            prop_assert_eq!(ours.digest(chain_id), other.eip712_signing_hash(&domain));
+            prop_assert_eq!(ours.digest(&domain_separator(chain_id)), other.eip712_signing_hash(&domain));
         }
     }
 
@@ -372,6 +372,7 @@ mod tests {
         let used = log(&authorization, &used);
         let payment = |logs_authorization_first| Permit2Transfer {
             chain_id: 1,
+            domain_separator: domain_separator(1),
             logs_authorization_first,
             authorization: authorization.clone(),
         };

@@ -24,14 +24,17 @@ pub(super) struct Payload {
     pub(super) permit2: Option<ExactPermit>,
 }
 
+/// What the payer signed, and the signature if there is one.
+pub(super) type SignedPayload = (Signed, Option<HexBytes<SIGNATURE_MAX>>);
+
 impl Payload {
-    /// The authorization. A payload with two of them does not say which one the payer means.
-    pub(super) fn signed(&self) -> Result<Signed, Refusal> {
+    /// The authorization and its signature. A payload with two of them does not say which one the payer means.
+    pub(super) fn into_signed(self) -> Result<SignedPayload, Refusal> {
         let unsupported =
             |detail: &str| Rejection::new(reason::UNSUPPORTED_PAYLOAD_TYPE, detail).into();
-        match (&self.authorization, &self.permit2) {
-            (Some(authorization), None) => Ok(Signed::Eip3009(authorization.clone())),
-            (None, Some(permit)) => Ok(Signed::Permit2(permit.clone())),
+        match (self.authorization, self.permit2) {
+            (Some(authorization), None) => Ok((Signed::Eip3009(authorization), self.signature)),
+            (None, Some(permit)) => Ok((Signed::Permit2(permit), self.signature)),
             (None, None) => Err(unsupported(
                 "the payload has neither an EIP-3009 authorization nor a permit2Authorization",
             )),
