@@ -154,6 +154,12 @@ impl WitnessPermit {
         ])
     }
 
+    /// The first block time at which it can no longer be used, in seconds since 1970: one after the
+    /// deadline, because Permit2 accepts a block at the deadline itself.
+    pub fn valid_before(&self) -> U256 {
+        self.deadline.saturating_add(U256::ONE)
+    }
+
     /// The call data that asks Permit2 for the word of used nonces with this nonce in it.
     pub fn nonce_call(&self) -> Bytes {
         let word = self.nonce >> 8;
@@ -203,8 +209,8 @@ mod tests {
         assert_eq!(TOKEN_PERMISSIONS_TYPE_HASH, expected);
     }
 
-    /// The search compared the nonce alone. With the nonce zero it took the first equal transfer for
-    /// the permit's, because a call without `validAfter` has a word of zeros, too.
+    /// The search compared the nonce alone. With the nonce zero it took the first equal transfer
+    /// for the permit's, because a call without `validAfter` has a word of zeros, too.
     #[test]
     fn small_nonce_is_not_found_in_the_data_of_another_permit() {
         let permit = |nonce: u64| PermitUse {

@@ -232,11 +232,7 @@ impl Signed {
     fn valid_before(&self) -> U256 {
         match self {
             Self::Eip3009(authorization) => authorization.valid_before,
-            // A block at the deadline itself may still use a permit.
-            Self::Permit2(authorization) => {
-                let deadline = authorization.permit.deadline;
-                deadline.saturating_add(U256::ONE)
-            }
+            Self::Permit2(authorization) => authorization.permit.valid_before(),
         }
     }
 

@@ -164,9 +164,7 @@ impl Method for Permit2Transfer {
             pay_to: to.to_checksum(None),
             asset: permit.token.to_checksum(None),
             amount: Amount::new(permit.amount),
-            // A block at the deadline itself may still use the permit.
-            expires: Timestamp::from_secs(permit.deadline.try_into().unwrap_or(u64::MAX))
-                .plus_secs(1),
+            expires: Timestamp::from_secs(permit.valid_before().try_into().unwrap_or(u64::MAX)),
         }
     }
 
@@ -197,12 +195,11 @@ impl Method for Permit2Transfer {
         )
     }
 
-    /// The proxy accepts a block at `validAfter` itself, and Permit2 one at the deadline itself.
+    /// The proxy accepts a block at `validAfter` itself.
     fn window(&self) -> Window {
-        let deadline = self.authorization.permit.deadline;
         Window {
             valid_after: self.authorization.valid_after.saturating_sub(U256::ONE),
-            valid_before: deadline.saturating_add(U256::ONE),
+            valid_before: self.authorization.permit.valid_before(),
             not_yet: reason::PERMIT2_NOT_YET_VALID,
             expired: reason::PERMIT2_DEADLINE_EXPIRED,
         }

@@ -28,7 +28,8 @@ pub(super) struct Payload {
 pub(super) type SignedPayload = (Signed, Option<HexBytes<SIGNATURE_MAX>>);
 
 impl Payload {
-    /// The authorization and its signature. A payload with two of them does not say which one the payer means.
+    /// The authorization and its signature. A payload with two of them does not say which one the
+    /// payer means.
     pub(super) fn into_signed(self) -> Result<SignedPayload, Refusal> {
         let unsupported =
             |detail: &str| Rejection::new(reason::UNSUPPORTED_PAYLOAD_TYPE, detail).into();
