@@ -12,7 +12,7 @@ use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::{SolCall, SolStruct, eip712_domain};
 use quittance_core::json::Object;
 use quittance_core::wire::{PaymentRequirements, Rest, SupportedKind};
-use quittance_core::{Amount, Offer, PaymentRequest};
+use quittance_core::{Amount, Offer, PaymentRequest, Scheme};
 use quittance_devnet::{Account, Evm as Local, EvmOptions, Mining, Tools, USDC};
 use quittance_engine::{Engine, EngineBuilder, SqliteJournal};
 use quittance_evm::{Evm, EvmConfig, Exact, ExactOffer, ExactPayer, known};
@@ -126,6 +126,18 @@ impl Setting {
         let exact = Arc::new(Exact::new(&evm));
         let builder = Engine::builder(self.journal().await).chain(evm, vec![exact]);
         change(builder).start().await.expect("an engine")
+    }
+
+    /// The chain and the scheme of [`engine`](Self::engine), for an engine with faults in them.
+    pub fn parts(&self) -> (Evm, Arc<dyn Scheme<Evm>>) {
+        let evm = Evm::new(self.config()).expect("a configuration that makes sense");
+        let exact = Exact::new(&evm);
+        (evm, Arc::new(exact))
+    }
+
+    /// A builder with the journal and without a chain, whose engine answers "pending" soon.
+    pub async fn builder(&self) -> EngineBuilder {
+        Engine::builder(self.journal().await).settle_wait(Duration::from_secs(2))
     }
 
     /// The seller's requirements.
@@ -257,6 +269,19 @@ impl Setting {
             .send(sender, USDC, call.abi_encode())
             .await
             .expect("a transaction that succeeds");
+    }
+
+    /// From now on the chain includes nothing.
+    pub async fn hold(&self) {
+        let held = self.local.set_mining(Mining::Manual).await;
+        held.expect("a node that accepts it");
+    }
+
+    /// The chain includes what waits, and continues with a block for each transaction.
+    pub async fn go_on(&self) {
+        self.local.mine().await.expect("a block");
+        let continued = self.local.set_mining(Mining::Instant).await;
+        continued.expect("a node that accepts it");
     }
 
     /// How many transactions an account has sent.

@@ -3,7 +3,19 @@
 use std::collections::BTreeMap;
 
 use quittance_testing::conformance::Property;
-use quittance_testing::faults::{PlantedFault, caught_by};
+use quittance_testing::faults::{PlantedFault, SchemeFault, caught_by};
+
+/// Faults in a scheme `exact` that its suite does not catch, with the reasons.
+pub const NOT_CAUGHT_IN_EXACT: [(PlantedFault, &str); 2] = [
+    (
+        PlantedFault::Scheme(SchemeFault::NothingIsMismatch),
+        "no payment is lost: the caller gets a less exact reason",
+    ),
+    (
+        PlantedFault::Scheme(SchemeFault::NoBalance),
+        "allowed: a scheme need not read a balance",
+    ),
+];
 
 /// Runs the properties without a fault, and then with each fault, one after the other.
 ///

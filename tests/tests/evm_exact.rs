@@ -8,7 +8,7 @@ use alloy::primitives::{U256, uint};
 use async_trait::async_trait;
 use quittance_core::wire::PaymentRequirements;
 use quittance_core::{Amount, Clock, PaymentRequest, Reason, Scheme, SystemClock};
-use quittance_devnet::Mining;
+
 use quittance_engine::{Engine, EngineBuilder};
 use quittance_evm::{Evm, Exact, reason};
 use quittance_testing::faults::{
@@ -16,7 +16,7 @@ use quittance_testing::faults::{
 };
 use quittance_tests::conformance::scheme::{self, SchemeFixture};
 use quittance_tests::evm::{PRICE, Setting};
-use quittance_tests::mutations::assert_caught;
+use quittance_tests::mutations::{NOT_CAUGHT_IN_EXACT, assert_caught};
 use serde_json::{Value, json};
 
 struct ExactFixture(Setting);
@@ -304,12 +304,11 @@ impl SchemeFixture for ExactFixture {
     }
 
     async fn hold(&self) {
-        self.0.local.set_mining(Mining::Manual).await.unwrap();
+        self.0.hold().await;
     }
 
     async fn go_on(&self) {
-        self.0.local.mine().await.unwrap();
-        self.0.local.set_mining(Mining::Instant).await.unwrap();
+        self.0.go_on().await;
     }
 
     async fn drain_payer(&self) -> bool {
@@ -328,14 +327,11 @@ quittance_tests::scheme_conformance!(ExactFixture);
 #[async_trait]
 impl EngineParts for ExactFixture {
     fn parts(&self) -> (Evm, Arc<dyn Scheme<Evm>>) {
-        let evm = Evm::new(self.0.config()).unwrap();
-        let exact = Exact::new(&evm);
-        (evm, Arc::new(exact))
+        self.0.parts()
     }
 
     async fn builder(&self) -> EngineBuilder {
-        let builder = Engine::builder(self.0.journal().await);
-        builder.settle_wait(Duration::from_secs(2))
+        self.0.builder().await
     }
 }
 
@@ -344,18 +340,8 @@ impl EngineParts for ExactFixture {
 #[ignore = "takes minutes"]
 async fn planted_faults_are_caught() {
     let properties = scheme::properties::<FaultySchemeFixture<ExactFixture>>();
-    let not_caught = [
-        (
-            PlantedFault::Scheme(SchemeFault::NothingIsMismatch),
-            "no payment is lost: the caller gets a less exact reason",
-        ),
-        (
-            PlantedFault::Scheme(SchemeFault::NoBalance),
-            "allowed: a scheme need not read a balance",
-        ),
-    ];
     // The suite of the chain does not search for used authorizations.
     let faults = std::iter::once(PlantedFault::Chain(ChainFault::FindsNothing));
     let faults = faults.chain(SchemeFault::ALL.map(PlantedFault::Scheme));
-    assert_caught(&properties, faults, &not_caught).await;
+    assert_caught(&properties, faults, &NOT_CAUGHT_IN_EXACT).await;
 }

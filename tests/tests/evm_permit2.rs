@@ -17,13 +17,13 @@ use quittance_core::{
     Amount, AuthorizationState, Clock, Facilitator, Payer, PaymentRequest, Reason, Scheme,
     SystemClock, Timestamp,
 };
-use quittance_devnet::{Account, EXACT_PERMIT2_PROXY, Mining, PERMIT2, USDC};
+use quittance_devnet::{Account, EXACT_PERMIT2_PROXY, PERMIT2, USDC};
 use quittance_engine::{Engine, EngineBuilder};
 use quittance_evm::{Evm, Exact, ExactPayer, reason};
 use quittance_testing::faults::{EngineParts, FaultySchemeFixture, PlantedFault, SchemeFault};
 use quittance_tests::conformance::scheme::{self, SchemeFixture};
 use quittance_tests::evm::{PRICE, Setting};
-use quittance_tests::mutations::assert_caught;
+use quittance_tests::mutations::{NOT_CAUGHT_IN_EXACT, assert_caught};
 use serde_json::{Value, json};
 
 alloy::sol! {
@@ -312,12 +312,11 @@ impl SchemeFixture for Permit2Fixture {
     }
 
     async fn hold(&self) {
-        self.0.local.set_mining(Mining::Manual).await.unwrap();
+        self.0.hold().await;
     }
 
     async fn go_on(&self) {
-        self.0.local.mine().await.unwrap();
-        self.0.local.set_mining(Mining::Instant).await.unwrap();
+        self.0.go_on().await;
     }
 
     async fn drain_payer(&self) -> bool {
@@ -336,14 +335,11 @@ quittance_tests::scheme_conformance!(Permit2Fixture);
 #[async_trait]
 impl EngineParts for Permit2Fixture {
     fn parts(&self) -> (Evm, Arc<dyn Scheme<Evm>>) {
-        let evm = Evm::new(self.0.config()).unwrap();
-        let exact = Exact::new(&evm);
-        (evm, Arc::new(exact))
+        self.0.parts()
     }
 
     async fn builder(&self) -> EngineBuilder {
-        let builder = Engine::builder(self.0.journal().await);
-        builder.settle_wait(Duration::from_secs(2))
+        self.0.builder().await
     }
 }
 
@@ -352,18 +348,8 @@ impl EngineParts for Permit2Fixture {
 #[ignore = "takes minutes"]
 async fn planted_faults_are_caught() {
     let properties = scheme::properties::<FaultySchemeFixture<Permit2Fixture>>();
-    let not_caught = [
-        (
-            PlantedFault::Scheme(SchemeFault::NothingIsMismatch),
-            "no payment is lost: the caller gets a less exact reason",
-        ),
-        (
-            PlantedFault::Scheme(SchemeFault::NoBalance),
-            "allowed: a scheme need not read a balance",
-        ),
-    ];
     let faults = SchemeFault::ALL.map(PlantedFault::Scheme);
-    assert_caught(&properties, faults, &not_caught).await;
+    assert_caught(&properties, faults, &NOT_CAUGHT_IN_EXACT).await;
 }
 
 /// Settles a permit as any other account can.

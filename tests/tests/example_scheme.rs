@@ -8,7 +8,6 @@ use alloy::primitives::{Bytes, U256};
 use async_trait::async_trait;
 use quittance_core::json::Object;
 use quittance_core::{Amount, Clock, Payer, PaymentRequest, Reason, Scheme, SystemClock};
-use quittance_devnet::Mining;
 use quittance_engine::Engine;
 use quittance_evm::Evm;
 use quittance_examples::AtLeast;
@@ -118,12 +117,11 @@ impl SchemeFixture for AtLeastFixture {
     }
 
     async fn hold(&self) {
-        self.0.local.set_mining(Mining::Manual).await.unwrap();
+        self.0.hold().await;
     }
 
     async fn go_on(&self) {
-        self.0.local.mine().await.unwrap();
-        self.0.local.set_mining(Mining::Instant).await.unwrap();
+        self.0.go_on().await;
     }
 
     async fn drain_payer(&self) -> bool {

@@ -14,7 +14,7 @@ use quittance_engine::{Engine, EngineBuilder, Timing};
 use quittance_solana::{Keypair, SmartWallets, Solana, TokenProgram, reason};
 use quittance_testing::faults::{EngineParts, FaultySchemeFixture, PlantedFault, SchemeFault};
 use quittance_tests::conformance::scheme::{self, SchemeFixture};
-use quittance_tests::mutations::assert_caught;
+use quittance_tests::mutations::{NOT_CAUGHT_IN_EXACT, assert_caught};
 use quittance_tests::solana::{PRICE, SLOT, Setting};
 use quittance_tests::wallet::{self, Deed, Payment, SQUADS, Wallet};
 use serde_json::{Value, json};
@@ -45,14 +45,8 @@ impl EngineParts for Fixture<false> {
 async fn planted_faults_are_caught() {
     let properties = scheme::properties::<FaultySchemeFixture<Fixture<false>>>();
     let not_caught = [
-        (
-            PlantedFault::Scheme(SchemeFault::NothingIsMismatch),
-            "no payment is lost: the caller gets a less exact reason",
-        ),
-        (
-            PlantedFault::Scheme(SchemeFault::NoBalance),
-            "allowed: a scheme need not read a balance",
-        ),
+        NOT_CAUGHT_IN_EXACT[0],
+        NOT_CAUGHT_IN_EXACT[1],
         (
             PlantedFault::Scheme(SchemeFault::IdentityOfTheNonce),
             "no difference here: a payload is one transaction, and has no nonce",
