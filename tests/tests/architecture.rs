@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
+use quittance_tests::sources::sources;
 use serde_json::Value;
 
 /// The crates of this workspace that each crate may use, outside of its tests.
@@ -176,7 +177,7 @@ fn core_depends_on_no_chain_runtime_or_io() {
 
 #[test]
 fn engine_names_no_scheme_and_no_chain() {
-    let sources = quittance_tests::sources::sources("rs");
+    let sources = sources("rs");
     let is_engine = |path: &str| path.starts_with("crates/engine/src/");
     let engine = sources.iter().filter(|source| is_engine(&source.path));
     let mut violations = Vec::new();
@@ -199,3 +200,36 @@ const NAMES: [&str; 11] = [
     "exact", "upto", "evm", "eip155", "ethereum", "solana", "alloy", "erc20", "eip3009", "usdc",
     "spl",
 ];
+
+/// The crates of HTTP clients, servers and types, and the module of a crate that uses them.
+const HTTP: [&str; 7] = [
+    "reqwest",
+    "http::",
+    "http_body",
+    "hyper",
+    "axum",
+    "tower",
+    "crate::http",
+];
+
+/// The modules that decide about payments at both ends use no HTTP library.
+#[test]
+fn only_the_module_http_uses_an_http_library() {
+    for folder in ["crates/buyer/src/", "crates/seller/src/"] {
+        let sources = sources("rs").into_iter().filter(|source| {
+            let name = source.path.strip_prefix(folder);
+            name.is_some_and(|name| !name.contains('/') && name != "lib.rs")
+        });
+        let mut checked = 0;
+        for source in sources {
+            checked += 1;
+            let lines = source.text.lines();
+            for line in lines.filter(|line| !line.trim_start().starts_with("//")) {
+                let line = line.replace("quittance_http::", "");
+                let found = HTTP.iter().find(|name| line.contains(*name));
+                assert_eq!(found, None, "{}: {line}", source.path);
+            }
+        }
+        assert!(checked > 8, "{folder}: {checked}");
+    }
+}
