@@ -70,12 +70,12 @@ fn requirements(exact: &Exact) -> PaymentRequirements {
 fn requests(requirements: &PaymentRequirements) -> Vec<PaymentRequest> {
     let payers: Vec<ExactPayer> = (0..PAYERS).map(|at| ExactPayer::new(key(at))).collect();
     let request = |payer: &ExactPayer| {
-        let signed = payer.pay(requirements, NOW).now_or_never().unwrap();
+        let signed = payer.pay(requirements, None, NOW).now_or_never().unwrap();
         let payload = PaymentPayload {
             x402_version: 2,
             resource: None,
             accepted: requirements.clone(),
-            payload: signed.unwrap().0,
+            payload: signed.unwrap().payload,
             extensions: None,
             rest: Rest::default(),
         };

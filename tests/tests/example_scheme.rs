@@ -27,10 +27,10 @@ async fn payment_to(pay_to: String, authorized: u64, required: u64) -> PaymentRe
     let mut requirements = Setting::requirements();
     requirements.pay_to = pay_to;
     requirements.amount = authorized.to_string();
-    let (payload, _) = Setting::payer()
-        .pay(&requirements, SystemClock.now())
-        .await
-        .unwrap();
+    let paid = Setting::payer()
+        .pay(&requirements, None, SystemClock.now())
+        .await;
+    let payload = paid.unwrap().payload;
     requirements.scheme = "at-least".to_owned();
     requirements.amount = required.to_string();
     quittance_tests::request(

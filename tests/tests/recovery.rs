@@ -199,10 +199,10 @@ async fn the_journal_keeps_only_what_a_scheme_reads() {
     let setting = Setting::start().await;
     let engine = start(&setting).await;
     let requirements = Setting::requirements();
-    let (payload, _) = Setting::payer()
-        .pay(&requirements, SystemClock.now())
-        .await
-        .unwrap();
+    let paid = Setting::payer()
+        .pay(&requirements, None, SystemClock.now())
+        .await;
+    let payload = paid.unwrap().payload;
     let mut long = quittance_tests::payload_of(&requirements, payload.clone());
     let padding = "x".repeat(50_000);
     long.extensions = Some(Json::of(&json!({ "anything": { "padding": padding } })).unwrap());

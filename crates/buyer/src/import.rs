@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::error::StateError;
 use crate::open::OpenPayment;
-use crate::payment::{Exposure, PurchaseKey, RequestId, SignedForm, SignedPayment};
+use crate::payment::{Exposure, KeptPayment, PurchaseKey, RequestId, SignedForm};
 
 /// The last version of the JSON format. Version 1 lacks some fields and is read too.
 const JSON_VERSION: u64 = 2;
@@ -51,7 +51,7 @@ enum Standing {
 pub(crate) fn parse(
     path: &Path,
     text: &[u8],
-) -> Result<Vec<(PurchaseKey, SignedPayment)>, StateError> {
+) -> Result<Vec<(PurchaseKey, KeptPayment)>, StateError> {
     let file: File = serde_json::from_slice(text).map_err(|error| StateError::Json {
         path: path.to_owned(),
         line: error.line(),
@@ -78,7 +78,7 @@ pub(crate) fn parse(
 }
 
 /// The payment, or the name of its invalid field.
-fn convert(payment: Payment) -> Result<(PurchaseKey, SignedPayment), &'static str> {
+fn convert(payment: Payment) -> Result<(PurchaseKey, KeptPayment), &'static str> {
     let key = hash(&payment.purchase).ok_or("purchase")?;
     let request = match payment.asked {
         Some(text) => Some(RequestId(hash(&text).ok_or("asked")?)),
@@ -94,7 +94,7 @@ fn convert(payment: Payment) -> Result<(PurchaseKey, SignedPayment), &'static st
         Standing::Cleared => Exposure::Refused,
         Standing::Doubtful => Exposure::Possible,
     };
-    let payment = SignedPayment {
+    let payment = KeptPayment {
         request,
         version: Version::from_number(payment.x402_version).ok_or("x402Version")?,
         form,

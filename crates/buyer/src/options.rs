@@ -1,9 +1,12 @@
 //! The payment options of a 402 response, of either protocol version.
 
+use std::collections::BTreeMap;
+
 use quittance_core::json::{self, Json, Object};
 use quittance_core::wire::{PaymentPayload, PaymentRequirements, header, v1};
-use quittance_core::{Malformed, Version, printable};
+use quittance_core::{Malformed, SignedPayment, Version, printable};
 use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 /// The payment options of a 402 response.
@@ -18,7 +21,10 @@ pub(crate) struct PaymentOptions {
     /// Why the other options could not be parsed.
     pub(crate) unreadable: Vec<Malformed>,
     resource: Option<Json>,
+    /// The offered extensions, by identifier. Not interpreted, so they may be any JSON.
     extensions: Option<Json>,
+    /// The same, if they are an object, as payers need them.
+    offered: Option<Object>,
 }
 
 /// A 402 response with unparsed options, so that an invalid one does not affect the others.
@@ -79,13 +85,17 @@ impl PaymentOptions {
     fn parse(name: &str, text: &[u8]) -> Result<Self, Malformed> {
         let version = version(name, header::stated_version(name, text)?)?;
         let required: Required = json::read(name, text)?;
+        // Version 1 has no place for them in a payment.
+        let extensions = required.extensions.filter(|_| version == Version::V2);
+        let offered = extensions.as_ref().and_then(|it| it.read(name).ok());
         let mut options = Self {
             version,
             error: required.error.map(reason_text),
             accepts: Vec::new(),
             unreadable: Vec::new(),
             resource: required.resource,
-            extensions: required.extensions,
+            extensions,
+            offered,
         };
         for (at, option) in required.accepts.iter().enumerate() {
             let (name, text) = (format!("{name}.accepts[{at}]"), option.get().as_bytes());
@@ -104,17 +114,38 @@ impl PaymentOptions {
         Ok(options)
     }
 
+    /// The offered extensions, for a payer.
+    pub(crate) fn extensions(&self) -> Option<&Object> {
+        self.offered.as_ref()
+    }
+
+    /// The extensions of a payment: the offered ones, with what the payer signed. What it did not
+    /// sign keeps its exact text.
+    fn with_signed(&self, signed: Option<&Object>) -> Option<Json> {
+        let (Some(signed), Some(offered)) = (signed, &self.offered) else {
+            return self.extensions.clone();
+        };
+        let mut all: BTreeMap<String, Json> = offered.read("extensions").ok()?;
+        for (name, signed) in signed.tree() {
+            let mut value = all.get(&name).map_or(Value::Null, Json::tree);
+            merge(&mut value, signed);
+            all.insert(name, Json::of(&value).ok()?);
+        }
+        Json::of(&all).ok()
+    }
+
     /// The payment header for the chosen option: its protocol version and its value.
     pub(crate) fn payment_header(
         &self,
         chosen: &PaymentRequirements,
-        payload: Object,
+        signed: &SignedPayment,
     ) -> (Version, String) {
+        let payload = signed.payload.clone();
         let value = match self.version {
             Version::V2 => {
                 let mut payment = PaymentPayload::new(chosen.clone(), payload);
                 payment.resource.clone_from(&self.resource);
-                payment.extensions.clone_from(&self.extensions);
+                payment.extensions = self.with_signed(signed.extensions.as_ref());
                 header::encode(&payment)
             }
             Version::V1 => {
@@ -123,6 +154,19 @@ impl PaymentOptions {
             }
         };
         (self.version, value)
+    }
+}
+
+/// Adds `more` to a value. Objects keep the fields that `more` does not have, because a server
+/// compares the fields that it has offered with their echo.
+fn merge(value: &mut Value, more: Value) {
+    match (value, more) {
+        (Value::Object(fields), Value::Object(more)) => {
+            for (name, more) in more {
+                merge(fields.entry(name).or_insert(Value::Null), more);
+            }
+        }
+        (value, more) => *value = more,
     }
 }
 
@@ -152,4 +196,72 @@ fn reason_text(error: Json) -> String {
 /// The error without control characters: it may quote the server.
 fn printable_error(error: Malformed) -> Malformed {
     Malformed::new(printable(&error.field), printable(&error.problem))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use quittance_core::Timestamp;
+    use serde_json::json;
+
+    fn options(extensions: &str) -> PaymentOptions {
+        let text = format!(r#"{{"x402Version":2,"accepts":[],"extensions":{extensions}}}"#);
+        PaymentOptions::from_body(text.as_bytes()).unwrap()
+    }
+
+    fn presented(options: &PaymentOptions, signed: Option<Value>) -> String {
+        let payment = SignedPayment {
+            payload: Object::of(&json!({})).unwrap(),
+            extensions: signed.map(|signed| Object::of(&signed).unwrap()),
+            expires: Timestamp::from_secs(1),
+        };
+        let chosen = PaymentRequirements::new("exact", "a:1", "1", "b", "c", 60);
+        let (_, header) = options.payment_header(&chosen, &payment);
+        let sent: PaymentPayload = header::decode("payment", header.as_bytes()).unwrap();
+        sent.extensions
+            .map_or(String::new(), |it| it.text().to_owned())
+    }
+
+    #[test]
+    fn signed_extension_keeps_the_offered_fields() {
+        let options = options(r#"{"b":{"info":{"version":"1"},"schema":{ "x":1e0 }},"a":[ 1e0 ]}"#);
+        assert_eq!(options.extensions().unwrap().tree().len(), 2);
+        let signed = json!({ "b": { "info": { "from": "0x1" } } });
+        let sent = presented(&options, Some(signed));
+        assert!(sent.contains(r#""a":[ 1e0 ]"#), "{sent}");
+        let sent: Value = serde_json::from_str(&sent).unwrap();
+        let info = json!({ "version": "1", "from": "0x1" });
+        assert_eq!(sent["b"], json!({ "info": info, "schema": { "x": 1.0 } }));
+    }
+
+    #[test]
+    fn extensions_that_are_no_object_are_echoed() {
+        let options = options("[ 7.50 ]");
+        assert_eq!(options.extensions(), None);
+        for signed in [None, Some(json!({ "a": 1 }))] {
+            assert_eq!(presented(&options, signed), "[ 7.50 ]");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_payer_does_not_sign_is_echoed_untouched(
+            names in prop::collection::btree_set("[a-z]{1,4}", 1..6),
+            spaces in "[ ]{0,3}",
+            number in "[1-9][0-9]{0,3}(\\.[0-9]{1,3})?(e[0-9])?",
+            signed: bool,
+        ) {
+            let value = format!("{{{spaces}\"n\":{spaces}[{number}{spaces}]}}");
+            let fields: Vec<_> = names.iter().map(|name| format!("\"{name}\":{value}")).collect();
+            let offered = format!("{{{}}}", fields.join(","));
+            let signed = signed.then(|| json!({ "SIGNED": {} }));
+            let sent = presented(&options(&offered), signed.clone());
+            let fields: BTreeMap<String, Json> = serde_json::from_str(&sent).unwrap();
+            prop_assert_eq!(fields.len(), names.len() + usize::from(signed.is_some()));
+            for name in names {
+                prop_assert_eq!(fields[&name].text(), &value);
+            }
+        }
+    }
 }

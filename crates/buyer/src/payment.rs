@@ -117,7 +117,7 @@ pub(crate) enum Exposure {
 
 /// A signed payment.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct SignedPayment {
+pub(crate) struct KeptPayment {
     /// The request that the payment was signed for; `None` in files of version 1.
     pub(crate) request: Option<RequestId>,
     pub(crate) version: Version,
@@ -128,17 +128,17 @@ pub(crate) struct SignedPayment {
     pub(crate) was_used: bool,
 }
 
-impl fmt::Debug for SignedPayment {
+impl fmt::Debug for KeptPayment {
     /// Omits the header: it is worth money.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SignedPayment")
+        f.debug_struct("KeptPayment")
             .field("exposure", &self.exposure)
             .field("open", &self.open)
             .finish_non_exhaustive()
     }
 }
 
-impl SignedPayment {
+impl KeptPayment {
     /// Whether the payment has moved no money and never will, as far as is known without the chain.
     /// Until it expires this cannot be ruled out: a server that has seen the payment can still
     /// submit it.

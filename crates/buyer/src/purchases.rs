@@ -17,7 +17,7 @@ use tracing::warn;
 use crate::error::StateError;
 use crate::open::OpenPayment;
 use crate::payment::{
-    Exposure, INCLUDED_AFTER_EXPIRY_SECS, PurchaseKey, RequestId, SignedForm, SignedPayment,
+    Exposure, INCLUDED_AFTER_EXPIRY_SECS, KeptPayment, PurchaseKey, RequestId, SignedForm,
 };
 use crate::receipt::Receipt;
 use crate::refusal::RefusalMeaning;
@@ -45,7 +45,7 @@ const SHARE: usize = 4;
 /// An open payment, and whether a call presents it now.
 #[derive(Debug)]
 struct Entry {
-    payment: SignedPayment,
+    payment: KeptPayment,
     in_use: bool,
 }
 
@@ -90,7 +90,7 @@ pub(crate) struct Purchases(Arc<Mutex<Entries>>);
 pub(crate) struct PaymentGuard {
     purchases: Purchases,
     key: PurchaseKey,
-    pub(crate) payment: SignedPayment,
+    pub(crate) payment: KeptPayment,
     /// The exposure before the presentation that is being stored now: no server has seen that
     /// presentation yet.
     before_presentation: Option<Exposure>,
@@ -171,7 +171,7 @@ impl Purchases {
     }
 
     /// Adds a new payment, in use by the caller.
-    pub(crate) fn insert(&self, key: PurchaseKey, payment: SignedPayment) -> PaymentGuard {
+    pub(crate) fn insert(&self, key: PurchaseKey, payment: KeptPayment) -> PaymentGuard {
         self.lock().add(key, payment.clone(), true);
         PaymentGuard {
             purchases: self.clone(),
@@ -208,13 +208,13 @@ impl Purchases {
 }
 
 impl Entries {
-    fn add(&mut self, key: PurchaseKey, payment: SignedPayment, in_use: bool) {
+    fn add(&mut self, key: PurchaseKey, payment: KeptPayment, in_use: bool) {
         self.mark_changed(key, &payment);
         let entry = Entry { payment, in_use };
         self.by_purchase.entry(key).or_default().push(entry);
     }
 
-    fn mark_changed(&mut self, key: PurchaseKey, payment: &SignedPayment) {
+    fn mark_changed(&mut self, key: PurchaseKey, payment: &KeptPayment) {
         self.changed.insert((key, payment.open.id.clone()));
     }
 
@@ -237,7 +237,7 @@ impl Entries {
         })))
     }
 
-    fn payments(&self) -> impl Iterator<Item = &SignedPayment> {
+    fn payments(&self) -> impl Iterator<Item = &KeptPayment> {
         let entries = self.by_purchase.values().flatten();
         entries.map(|entry| &entry.payment)
     }
@@ -342,7 +342,7 @@ impl Entries {
         }
     }
 
-    fn replace(&mut self, key: PurchaseKey, payment: &SignedPayment) {
+    fn replace(&mut self, key: PurchaseKey, payment: &KeptPayment) {
         if let Some(entry) = self.entry(key, &payment.open.id) {
             entry.payment = payment.clone();
             self.mark_changed(key, payment);
@@ -442,8 +442,8 @@ mod tests {
     use quittance_core::{Amount, Version};
     use serde_json::json;
 
-    fn payment(id: &str, expires: u64) -> SignedPayment {
-        SignedPayment {
+    fn payment(id: &str, expires: u64) -> KeptPayment {
+        KeptPayment {
             request: Some(REQUEST),
             version: Version::V2,
             form: SignedForm::Header(header::encode(&json!({ "payload": { "nonce": id } }))),
@@ -553,7 +553,7 @@ mod tests {
 
     #[test]
     fn the_debug_text_of_a_payment_omits_its_header() {
-        let secret = SignedPayment {
+        let secret = KeptPayment {
             form: SignedForm::Header("hunter2".to_owned()),
             ..payment("a", 160)
         };

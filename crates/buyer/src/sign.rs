@@ -9,7 +9,7 @@ use crate::choose::Selection;
 use crate::deadline::Deadline;
 use crate::open::OpenPayment;
 use crate::options::PaymentOptions;
-use crate::payment::{Exposure, SignedForm, SignedPayment};
+use crate::payment::{Exposure, KeptPayment, SignedForm};
 use crate::purchases::{PaymentGuard, Purchases};
 
 /// Why no payment was signed.
@@ -39,15 +39,17 @@ pub(crate) async fn sign(
     budget
         .spend(&selection.quote)
         .map_err(SignError::OverLimit)?;
-    let signing = selection.payer.pay(selection.requirements, clock.now());
+    let signing = selection
+        .payer
+        .pay(selection.requirements, options.extensions(), clock.now());
     let signed = timeout_at(deadline.at(), signing)
         .await
         .unwrap_or_else(|_| Err(PayerError::signing("the payer did not sign in time")));
-    let (payload, expires) = signed.map_err(|error| {
+    let signed = signed.map_err(|error| {
         budget.give_back(&selection.quote);
         SignError::Payer(error)
     })?;
-    let (version, header) = options.payment_header(selection.requirements, payload);
+    let (version, header) = options.payment_header(selection.requirements, &signed);
     let Quote {
         network,
         pay_to,
@@ -63,10 +65,10 @@ pub(crate) async fn sign(
         decimals: Some(asset.decimals),
         pay_to,
         amount,
-        expires,
+        expires: signed.expires,
         transaction: None,
     };
-    let payment = SignedPayment {
+    let payment = KeptPayment {
         request: Some(selection.request),
         version,
         form: SignedForm::Header(header),

@@ -23,7 +23,7 @@ use tracing::{info, warn};
 use crate::error::StateError;
 use crate::import;
 use crate::open::OpenPayment;
-use crate::payment::{Exposure, PurchaseKey, RequestId, SignedForm, SignedPayment};
+use crate::payment::{Exposure, KeptPayment, PurchaseKey, RequestId, SignedForm};
 
 /// The first bytes of every SQLite database.
 const SQLITE_MAGIC: &[u8] = b"SQLite format 3\0";
@@ -44,7 +44,7 @@ const LINKS_MAX: usize = 40;
 pub(crate) type StoredId = (PurchaseKey, String);
 
 /// Changes by payment; `None` deletes the payment.
-type Changes = BTreeMap<StoredId, Option<SignedPayment>>;
+type Changes = BTreeMap<StoredId, Option<KeptPayment>>;
 
 /// A database of open payments. One buyer has it open at a time.
 #[derive(Debug)]
@@ -77,9 +77,7 @@ impl Store {
     /// Opens the database and loads its payments. Creates it if there is no file, and imports a
     /// JSON file of an earlier version. The JSON file stays in the same folder, with `.imported`
     /// after its name.
-    pub(crate) fn open(
-        path: &Path,
-    ) -> Result<(Self, Vec<(PurchaseKey, SignedPayment)>), StateError> {
+    pub(crate) fn open(path: &Path) -> Result<(Self, Vec<(PurchaseKey, KeptPayment)>), StateError> {
         // All names of a file lead to one lock.
         let path = resolve(path).map_err(|source| io_error(path, source))?;
         let lock = lock(&path).map_err(|error| match error {
@@ -222,7 +220,7 @@ fn keep_beside(path: &Path, text: &[u8]) -> io::Result<PathBuf> {
 
 /// Creates a database with these payments under another name, and moves it to `path` once it is
 /// complete on the disk. After a crash, `path` is either as before or the whole database.
-fn create(path: &Path, payments: &[(PurchaseKey, SignedPayment)]) -> Result<(), StateError> {
+fn create(path: &Path, payments: &[(PurchaseKey, KeptPayment)]) -> Result<(), StateError> {
     let new = with_suffix(path, ".new");
     let error = |source| io_error(path, source);
     // SQLite would apply the log of a missing database to the new one, and the log may have the
@@ -249,7 +247,7 @@ fn create(path: &Path, payments: &[(PurchaseKey, SignedPayment)]) -> Result<(), 
         .map_err(error)
 }
 
-fn fill(new: &Path, payments: &[(PurchaseKey, SignedPayment)]) -> rusqlite::Result<()> {
+fn fill(new: &Path, payments: &[(PurchaseKey, KeptPayment)]) -> rusqlite::Result<()> {
     let mut connection = Connection::open(new)?;
     connection.pragma_update(None, "application_id", APPLICATION_ID)?;
     connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
@@ -345,7 +343,7 @@ fn apply(connection: &mut Connection, changes: &Changes) -> rusqlite::Result<()>
 fn insert(
     connection: &Connection,
     key: &PurchaseKey,
-    payment: &SignedPayment,
+    payment: &KeptPayment,
 ) -> rusqlite::Result<()> {
     let open = &payment.open;
     let (header, payload) = match &payment.form {
@@ -382,7 +380,7 @@ fn insert(
 fn load(
     path: &Path,
     connection: &Connection,
-) -> Result<Vec<(PurchaseKey, SignedPayment)>, StateError> {
+) -> Result<Vec<(PurchaseKey, KeptPayment)>, StateError> {
     let error = |error| database_error(path, error);
     let mut select = connection
         .prepare("SELECT * FROM payments")
@@ -400,7 +398,7 @@ fn load(
     Ok(payments)
 }
 
-type Parsed = Result<(PurchaseKey, SignedPayment), (String, &'static str)>;
+type Parsed = Result<(PurchaseKey, KeptPayment), (String, &'static str)>;
 
 /// The payment in a row, or its id and the name of its invalid field.
 fn parse_row(row: &Row<'_>) -> rusqlite::Result<Parsed> {
@@ -438,7 +436,7 @@ fn parse_row(row: &Row<'_>) -> rusqlite::Result<Parsed> {
         transaction: row.get("transaction_id")?,
     };
     let request: Option<[u8; 32]> = row.get("request")?;
-    let payment = SignedPayment {
+    let payment = KeptPayment {
         request: request.map(RequestId),
         version,
         form,

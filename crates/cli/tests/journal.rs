@@ -144,7 +144,8 @@ async fn payment() -> PaymentRequest {
     };
     let requirements = offer.requirements(&kind).unwrap();
     let payer = ExactPayer::new(Evm::accounts()[2].signer.clone());
-    let (payload, _) = payer.pay(&requirements, SystemClock.now()).await.unwrap();
+    let paid = payer.pay(&requirements, None, SystemClock.now()).await;
+    let payload = paid.unwrap().payload;
     let payload = PaymentPayload {
         x402_version: 2,
         resource: None,

@@ -187,7 +187,8 @@ async fn payment() -> PaymentRequest {
 
 /// A request with a new payment for these requirements.
 async fn paid_by(payer: &dyn Payer, requirements: PaymentRequirements) -> PaymentRequest {
-    let (payload, _) = payer.pay(&requirements, SystemClock.now()).await.unwrap();
+    let paid = payer.pay(&requirements, None, SystemClock.now()).await;
+    let payload = paid.unwrap().payload;
     let accepted = requirements.clone();
     let payload = PaymentPayload {
         x402_version: 2,

@@ -55,6 +55,19 @@ pub trait Offer: Send + Sync + 'static {
         None
     }
 
+    /// What the 402 response says of this offer under `extensions`, by extension identifier.
+    /// `supported` has the extensions in the facilitator's `/supported` response.
+    ///
+    /// The seller's layer writes the extensions of all offers into one object. The first offer that
+    /// has an identifier decides its value, so two offers should say the same about one extension.
+    ///
+    /// **An implementation must** name an extension that the facilitator acts on, such as
+    /// `eip2612GasSponsoring`, only if `supported` names it too. A buyer that signs one for another
+    /// facilitator cannot pay.
+    fn extensions(&self, _supported: &[String]) -> Option<Object> {
+        None
+    }
+
     /// Short-lived fields such as a recent blockhash, to be added to `extra`. They are not part of
     /// the terms and are not compared, neither with the buyer's copy nor with its payment. `None`
     /// if there are none now.
@@ -180,6 +193,38 @@ impl QuoteError {
     }
 }
 
+/// A payment that a [`Payer`] has signed.
+#[derive(Clone, PartialEq)]
+pub struct SignedPayment {
+    /// The `payload` of a [`PaymentPayload`](crate::wire::PaymentPayload).
+    pub payload: Object,
+    /// The payer's own fields of offered extensions, by extension identifier. The buyer adds them
+    /// to the fields that the 402 response offered.
+    pub extensions: Option<Object>,
+    /// When the payment expires.
+    pub expires: Timestamp,
+}
+
+impl SignedPayment {
+    /// A payment without extensions.
+    pub fn new(payload: Object, expires: Timestamp) -> Self {
+        Self {
+            payload,
+            extensions: None,
+            expires,
+        }
+    }
+}
+
+impl std::fmt::Debug for SignedPayment {
+    /// Omits the payload and the extensions: their signatures can move money.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SignedPayment")
+            .field("expires", &self.expires)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The state of a signed authorization on the chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AuthorizationState {
@@ -214,9 +259,9 @@ pub enum AuthorizationState {
 /// let quote = payer.quote(&requirements)?;
 /// assert_eq!(quote.amount.to_string(), requirements.amount);
 ///
-/// let (payload, expires) = payer.pay(&requirements, world.now()).await?;
+/// let paid = payer.pay(&requirements, None, world.now()).await?;
 /// let (network, asset) = (&quote.network, &quote.asset.address);
-/// let state = payer.authorization_state(network, asset, &payload, expires).await;
+/// let state = payer.authorization_state(network, asset, &paid.payload, paid.expires).await;
 /// assert_eq!(state, AuthorizationState::Usable);
 /// # Ok(())
 /// # }
@@ -236,8 +281,10 @@ pub trait Payer: Send + Sync + 'static {
     /// When this payer cannot pay the requirements. The error has the reason.
     fn quote(&self, requirements: &PaymentRequirements) -> Result<Quote, QuoteError>;
 
-    /// Signs a payment. Returns the `payload` of a [`PaymentPayload`](crate::wire::PaymentPayload)
-    /// and the time when it expires.
+    /// Signs a payment. `offered` has the extensions in the 402 response, if there are any.
+    ///
+    /// A payer signs only extensions that were offered and that it knows. The buyer echoes the
+    /// others untouched.
     ///
     /// Each call makes a new authorization, which can move money. To retry, present the first one
     /// again.
@@ -247,11 +294,12 @@ pub trait Payer: Send + Sync + 'static {
     async fn pay(
         &self,
         requirements: &PaymentRequirements,
+        offered: Option<&Object>,
         now: Timestamp,
-    ) -> Result<(Object, Timestamp), PayerError>;
+    ) -> Result<SignedPayment, PayerError>;
 
-    /// The state of a signed authorization on the chain. `payload` and `expires` are the result of
-    /// [`pay`](Self::pay). `network` and `asset` have the spelling of the [`Quote`].
+    /// The state of a signed authorization on the chain. `payload` and `expires` are from the
+    /// result of [`pay`](Self::pay). `network` and `asset` have the spelling of the [`Quote`].
     ///
     /// A buyer signs another payment only after [`Expired`](AuthorizationState::Expired). So return
     /// it only if no realistic reorganisation can change it. A payer without a node returns

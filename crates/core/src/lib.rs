@@ -42,6 +42,7 @@ pub use chain::{
 };
 pub use ends::{
     Asset, AuthorizationState, Offer, OfferError, Payer, PayerError, Quote, QuoteError,
+    SignedPayment,
 };
 pub use error::{Fault, FaultKind, Malformed, Reason, Refusal, Rejection};
 pub use facilitator::{Facilitator, FacilitatorError};

@@ -495,6 +495,11 @@ fn add(all: &mut SupportedResponse, more: SupportedResponse) {
             all.kinds.push(kind);
         }
     }
+    // Any of them may get a payment that uses an extension, so all of them must support it.
+    let others = more.extensions.unwrap_or_default();
+    if let Some(extensions) = &mut all.extensions {
+        extensions.retain(|extension| others.contains(extension));
+    }
     let known = all.signers.get_or_insert_default();
     for (network, signers) in more.signers.unwrap_or_default() {
         let known = known.entry(network).or_default();

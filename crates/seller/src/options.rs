@@ -1,5 +1,6 @@
 //! The payment options that a seller offers, in both protocol versions.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
@@ -15,6 +16,8 @@ use tracing::warn;
 pub(crate) struct PaymentOption {
     offer: Arc<dyn Offer>,
     pub(crate) requirements: PaymentRequirements,
+    /// What the 402 response says of it under `extensions`.
+    extensions: Option<Object>,
     /// Whether the facilitator settles it in version 2.
     in_v2: bool,
     /// The network's version 1 name, if the facilitator settles it in version 1.
@@ -110,8 +113,10 @@ impl PaymentOption {
             let problem = format!("{scheme} on {network} cannot be offered: {error}");
             Fault::new(FaultKind::Misconfigured, problem)
         })?;
+        let extensions = supported.extensions.as_deref().unwrap_or_default();
         Ok(Self {
             offer: Arc::clone(offer),
+            extensions: offer.extensions(extensions),
             requirements,
             in_v2: in_v2.is_some(),
             v1_network: in_v1.map(|kind| kind.network.clone()),
@@ -169,13 +174,27 @@ pub(crate) fn required_v2(
     resource: &ResourceInfo,
     error: &str,
 ) -> Option<PaymentRequired> {
-    let in_v2 = options.iter().filter(|option| option.in_v2);
-    let accepts: Vec<_> = in_v2.map(|option| option.requirements.clone()).collect();
+    let in_v2: Vec<_> = options.iter().filter(|option| option.in_v2).collect();
+    let accepts: Vec<_> = in_v2.iter().map(|it| it.requirements.clone()).collect();
     (!accepts.is_empty()).then(|| PaymentRequired {
         error: Some(error.to_owned()),
         resource: Json::of(resource).ok(),
+        extensions: merged_extensions(&in_v2),
         ..PaymentRequired::new(accepts)
     })
+}
+
+/// The extensions of all options. The first option that has an identifier decides its value.
+fn merged_extensions(options: &[&PaymentOption]) -> Option<Json> {
+    let mut all: BTreeMap<String, Json> = BTreeMap::new();
+    for extensions in options.iter().filter_map(|it| it.extensions.as_ref()) {
+        let extensions: BTreeMap<String, Json> = extensions.read("extensions").ok()?;
+        for (name, value) in extensions {
+            all.entry(name).or_insert(value);
+        }
+    }
+    let all = Some(all).filter(|all| !all.is_empty())?;
+    Json::of(&all).ok()
 }
 
 /// The options in the form of version 1; `None` if none can be paid in version 1.

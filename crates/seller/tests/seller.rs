@@ -850,6 +850,56 @@ async fn hints_are_offered_and_not_required() {
 }
 
 /// Once, one failing offer made the route unavailable.
+/// An offer with an extension of its own, and one that the facilitator must support.
+struct SponsoredOffer(TestOffer);
+
+impl Offer for SponsoredOffer {
+    fn scheme(&self) -> &str {
+        self.0.scheme()
+    }
+
+    fn network(&self) -> &Network {
+        self.0.network()
+    }
+
+    fn requirements(&self, kind: &SupportedKind) -> Result<PaymentRequirements, OfferError> {
+        self.0.requirements(kind)
+    }
+
+    fn extensions(&self, supported: &[String]) -> Option<Object> {
+        let mut all = json!({ "own": { "info": 1 } });
+        if supported.iter().any(|name| name == "eip2612GasSponsoring") {
+            all["eip2612GasSponsoring"] = json!({ "info": { "version": "1" } });
+        }
+        Object::of(&all).ok()
+    }
+}
+
+#[tokio::test]
+async fn extension_is_offered_if_the_facilitator_supports_it() {
+    for (supported, names) in [
+        (None, vec!["own"]),
+        (Some("other"), vec!["own"]),
+        (
+            Some("eip2612GasSponsoring"),
+            vec!["eip2612GasSponsoring", "own"],
+        ),
+    ] {
+        let facilitator = ScriptedFacilitator::new();
+        facilitator.set_extensions(supported);
+        let layer = PaymentLayer::new(facilitator.clone())
+            .accept(TestOffer::new())
+            .accept(SponsoredOffer(TestOffer::new()));
+        let url = listen(Router::new().route("/", get(|| async { "ok" }).layer(layer))).await;
+        let answer = reqwest::get(&url).await.unwrap();
+        let offered = answer.headers()[header::PAYMENT_REQUIRED].as_bytes();
+        let offered: PaymentRequired = header::decode("offered", offered).unwrap();
+        let extensions: Object = offered.extensions.unwrap().read("extensions").unwrap();
+        let offered: Vec<_> = extensions.tree().keys().cloned().collect();
+        assert_eq!(offered, names);
+    }
+}
+
 #[tokio::test]
 async fn failing_offer_does_not_affect_the_others() {
     let facilitator = ScriptedFacilitator::new();

@@ -69,9 +69,9 @@ pub async fn pay(
     requirements: &PaymentRequirements,
     now: Timestamp,
 ) -> PaymentRequest {
-    let paid = payer.pay(requirements, now).await;
-    let (payload, _) = paid.expect("the payer pays");
-    request(payload_of(requirements, payload), requirements)
+    let paid = payer.pay(requirements, None, now).await;
+    let paid = paid.expect("the payer pays");
+    request(payload_of(requirements, paid.payload), requirements)
 }
 
 /// A version 2 payload.

@@ -17,7 +17,8 @@ use quittance_core::wire::{
 };
 use quittance_core::{
     Amount, Asset, AuthorizationState, Facilitator, FacilitatorError, Network, Offer, OfferError,
-    Payer, PayerError, PaymentId, PaymentRequest, Quote, QuoteError, Reason, Timestamp,
+    Payer, PayerError, PaymentId, PaymentRequest, Quote, QuoteError, Reason, SignedPayment,
+    Timestamp,
 };
 use serde_json::{Value, json};
 
@@ -126,6 +127,12 @@ impl ScriptedFacilitator {
         for kind in &mut locked(&self.supported).kinds {
             kind.extra = Some(Object::of(extra).expect("a JSON object"));
         }
+    }
+
+    /// Sets the supported extensions.
+    pub fn set_extensions<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
+        let names = names.into_iter().map(str::to_owned).collect();
+        locked(&self.supported).extensions = Some(names);
     }
 
     /// The number of verify requests.
@@ -266,8 +273,9 @@ impl Payer for TestPayer {
     async fn pay(
         &self,
         requirements: &PaymentRequirements,
+        _offered: Option<&Object>,
         now: Timestamp,
-    ) -> Result<(Object, Timestamp), PayerError> {
+    ) -> Result<SignedPayment, PayerError> {
         if self.broken.load(Ordering::SeqCst) {
             return Err(PayerError::signing("the key is missing"));
         }
@@ -275,7 +283,8 @@ impl Payer for TestPayer {
         tokio::task::yield_now().await;
         let number = self.signed.fetch_add(1, Ordering::SeqCst);
         let payload = Object::of(&json!({ "number": number })).expect("a JSON object");
-        Ok((payload, now.plus_secs(requirements.max_timeout_seconds)))
+        let expires = now.plus_secs(requirements.max_timeout_seconds);
+        Ok(SignedPayment::new(payload, expires))
     }
 
     async fn authorization_state(

@@ -17,7 +17,7 @@ use quittance_core::kit::KnownTokens;
 use quittance_core::wire::PaymentRequirements;
 use quittance_core::{
     Amount, Asset, AuthorizationState, Fault, Network, Payer, PayerError, Quote, QuoteError,
-    Timestamp,
+    SignedPayment, Timestamp,
 };
 use quittance_nodes::unavailable;
 use serde_json::{Value, json};
@@ -374,8 +374,9 @@ impl Payer for ExactPayer {
     async fn pay(
         &self,
         requirements: &PaymentRequirements,
+        _offered: Option<&Object>,
         now: Timestamp,
-    ) -> Result<(Object, Timestamp), PayerError> {
+    ) -> Result<SignedPayment, PayerError> {
         let transfer = self.transfer(requirements)?;
         let expires = now.plus_secs(requirements.max_timeout_seconds.min(VALIDITY_MAX_SECS));
         let payload = match transfer.method {
@@ -383,7 +384,7 @@ impl Payer for ExactPayer {
             TransferMethod::Permit2 => self.sign_permit(&transfer, expires).await?,
         };
         let payload = Object::of(&payload).map_err(PayerError::Payload)?;
-        Ok((payload, expires))
+        Ok(SignedPayment::new(payload, expires))
     }
 
     async fn authorization_state(
@@ -434,10 +435,11 @@ mod tests {
                 "extra": { "name": "USDC", "version": "2" },
             });
             let requirements = Json::of(&requirements).unwrap().read("terms").unwrap();
-            let (payload, expires) = payer.pay(&requirements, now).await.unwrap();
-            assert_eq!(expires, now.plus_secs(valid));
-            let before = format!("\"validBefore\":\"{}\"", expires.secs());
-            assert!(payload.text().contains(&before), "{}", payload.text());
+            let paid = payer.pay(&requirements, None, now).await.unwrap();
+            assert_eq!(paid.expires, now.plus_secs(valid));
+            let before = format!("\"validBefore\":\"{}\"", paid.expires.secs());
+            let payload = paid.payload.text();
+            assert!(payload.contains(&before), "{payload}");
         }
     }
 }

@@ -70,8 +70,8 @@ fn signed() -> (PaymentRequest, Address) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();
-        let (payload, _) = runtime.block_on(payer.pay(&requirements(), NOW)).unwrap();
-        (request_with(payload), address)
+        let paid = runtime.block_on(payer.pay(&requirements(), None, NOW));
+        (request_with(paid.unwrap().payload), address)
     });
     SIGNED.clone()
 }

@@ -12,7 +12,8 @@ use quittance_core::json::Object;
 use quittance_core::kit::KnownTokens;
 use quittance_core::wire::PaymentRequirements;
 use quittance_core::{
-    Asset, AuthorizationState, Network, Payer, PayerError, Quote, QuoteError, Timestamp,
+    Asset, AuthorizationState, Network, Payer, PayerError, Quote, QuoteError, SignedPayment,
+    Timestamp,
 };
 use quittance_nodes::Nodes;
 use serde_json::json;
@@ -250,8 +251,9 @@ impl Payer for ExactPayer {
     async fn pay(
         &self,
         requirements: &PaymentRequirements,
+        _offered: Option<&Object>,
         now: Timestamp,
-    ) -> Result<(Object, Timestamp), PayerError> {
+    ) -> Result<SignedPayment, PayerError> {
         let order = self.order(requirements)?;
         let blockhash = self.blockhash(&order).await?;
         let message = message(&self.signer.pubkey(), &order, blockhash)?;
@@ -267,7 +269,7 @@ impl Payer for ExactPayer {
         let bytes = wincode::serialize(&transaction).map_err(PayerError::signing)?;
         let payload = json!({ "transaction": BASE64.encode(bytes) });
         let payload = Object::of(&payload).map_err(PayerError::Payload)?;
-        Ok((payload, now.plus_secs(EXPIRES_SECS)))
+        Ok(SignedPayment::new(payload, now.plus_secs(EXPIRES_SECS)))
     }
 
     async fn authorization_state(

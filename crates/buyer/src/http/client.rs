@@ -26,7 +26,7 @@ use crate::choose::{Selection, choose};
 use crate::deadline::Deadline;
 use crate::open::OpenPayment;
 use crate::options::PaymentOptions;
-use crate::payment::{Exposure, RequestId, SignedForm, SignedPayment};
+use crate::payment::{Exposure, KeptPayment, RequestId, SignedForm};
 use crate::purchases::{PaymentGuard, Purchases};
 use crate::receipt::Receipt;
 use crate::refusal::{RefusalMeaning, meaning_of};
@@ -351,7 +351,7 @@ impl Buyer {
     }
 
     /// The chain's state of a payment, from the first payer that has a node to ask.
-    async fn state_of(&self, payment: &SignedPayment, deadline: Deadline) -> AuthorizationState {
+    async fn state_of(&self, payment: &KeptPayment, deadline: Deadline) -> AuthorizationState {
         let Some(payload) = payment.form.payload() else {
             return AuthorizationState::Unknown;
         };
@@ -433,7 +433,7 @@ impl Buyer {
     async fn send(
         &self,
         request: &Request,
-        payment: &SignedPayment,
+        payment: &KeptPayment,
         deadline: Deadline,
     ) -> Result<Response, TransportError> {
         let mut paid = request.try_clone().expect("the request was cloned before");

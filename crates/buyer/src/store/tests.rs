@@ -7,8 +7,8 @@ use super::*;
 /// A file that the last version with JSON files wrote.
 const JSON_FILE: &str = include_str!("../../tests/fixtures/purchases-v2.json");
 
-fn payment(id: &str) -> SignedPayment {
-    SignedPayment {
+fn payment(id: &str) -> KeptPayment {
+    KeptPayment {
         request: Some(RequestId([9; 32])),
         version: Version::V2,
         form: SignedForm::Header("e30=".to_owned()),
@@ -31,19 +31,19 @@ fn payment(id: &str) -> SignedPayment {
 
 const KEY: PurchaseKey = PurchaseKey([1; 32]);
 
-fn write(store: &Store, payment: &SignedPayment) -> Result<(), StateError> {
+fn write(store: &Store, payment: &KeptPayment) -> Result<(), StateError> {
     let id = (KEY, payment.open.id.clone());
     let change = store.queue(Changes::from([(id, Some(payment.clone()))]));
     store.write_until(change)
 }
 
-fn sorted(mut payments: Vec<(PurchaseKey, SignedPayment)>) -> Vec<(PurchaseKey, SignedPayment)> {
+fn sorted(mut payments: Vec<(PurchaseKey, KeptPayment)>) -> Vec<(PurchaseKey, KeptPayment)> {
     payments.sort_by_key(|(key, payment)| (*key, payment.open.id.clone()));
     payments
 }
 
 /// One payment as the JSON of version 2 has it.
-fn to_json(key: &PurchaseKey, payment: &SignedPayment) -> Value {
+fn to_json(key: &PurchaseKey, payment: &KeptPayment) -> Value {
     let hexadecimal =
         |hash: &[u8; 32]| -> String { hash.iter().map(|byte| format!("{byte:02x}")).collect() };
     let standing = match payment.exposure {
@@ -370,7 +370,7 @@ fn an_unreadable_file_is_not_quoted() {
     );
 }
 
-fn any_payment() -> impl Strategy<Value = (PurchaseKey, SignedPayment)> {
+fn any_payment() -> impl Strategy<Value = (PurchaseKey, KeptPayment)> {
     let exposure =
         prop::sample::select(vec![Exposure::None, Exposure::Refused, Exposure::Possible]);
     let form = prop_oneof![
@@ -403,7 +403,7 @@ fn any_payment() -> impl Strategy<Value = (PurchaseKey, SignedPayment)> {
     let ids = (any::<[u8; 32]>(), any::<Option<[u8; 32]>>());
     (ids, version, form, exposure, open).prop_map(
         |((key, request), version, form, exposure, open)| {
-            let payment = SignedPayment {
+            let payment = KeptPayment {
                 request: request.map(RequestId),
                 version,
                 form,

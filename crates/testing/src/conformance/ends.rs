@@ -7,7 +7,7 @@ use quittance_core::json::Object;
 use quittance_core::wire::{PaymentRequirements, SupportedKind};
 use quittance_core::{
     Chain, Clock, Observed, Offer, Payer, Payment, PaymentInfo, PaymentRequest, QuoteError, Scheme,
-    SystemClock,
+    SignedPayment, SystemClock,
 };
 use quittance_verify::holds;
 
@@ -65,6 +65,8 @@ super::suite!($ ends, offer_and_payer_conformance, EndsFixture:
     a_payer_limits_the_lifetime
     two_payments_are_two_authorizations
     an_offer_knows_the_identity_of_its_payments
+    a_payer_signs_no_unknown_extension
+    an_offer_names_no_unsupported_extension
 );
 
 fn requirements<F: EndsFixture>(fixture: &F) -> PaymentRequirements {
@@ -125,7 +127,7 @@ pub async fn an_unknown_asset_is_not_paid<F: EndsFixture>() {
     let payer = fixture.payer();
     let quote = payer.quote(&unknown);
     assert!(quote.is_err(), "{quote:?}");
-    let paid = payer.pay(&unknown, fixture.clock().now()).await;
+    let paid = payer.pay(&unknown, None, fixture.clock().now()).await;
     assert!(paid.is_err(), "{unknown:?} was paid");
 }
 
@@ -138,7 +140,7 @@ pub async fn another_scheme_or_network_is_not_supported<F: EndsFixture>() {
     for requirements in [scheme, network] {
         let payer = fixture.payer();
         assert_eq!(payer.quote(&requirements), Err(QuoteError::NotSupported));
-        let paid = payer.pay(&requirements, fixture.clock().now()).await;
+        let paid = payer.pay(&requirements, None, fixture.clock().now()).await;
         assert!(paid.is_err(), "{requirements:?} was paid");
     }
 }
@@ -165,7 +167,7 @@ pub async fn unreadable_requirements_are_not_paid<F: EndsFixture>() {
         let quote = payer.quote(&requirements);
         let is_refused = matches!(quote, Err(QuoteError::Unpayable(_)));
         assert!(is_refused, "{requirements:?}: {quote:?}");
-        let paid = payer.pay(&requirements, fixture.clock().now()).await;
+        let paid = payer.pay(&requirements, None, fixture.clock().now()).await;
         assert!(paid.is_err(), "{requirements:?} was paid");
     }
 }
@@ -205,8 +207,10 @@ pub async fn a_scheme_accepts_what_its_payer_signs<F: EndsFixture>() {
 pub async fn a_payment_expires_when_its_payer_says<F: EndsFixture>() {
     let fixture = F::new().await;
     let (requirements, now) = (requirements(&fixture), fixture.clock().now());
-    let paid = fixture.payer().pay(&requirements, now).await;
-    let (payload, expires) = paid.expect("a payment");
+    let paid = fixture.payer().pay(&requirements, None, now).await;
+    let SignedPayment {
+        payload, expires, ..
+    } = paid.expect("a payment");
     let info = info(
         &fixture,
         &request(payload_of(&requirements, payload), &requirements),
@@ -223,8 +227,8 @@ pub async fn a_payment_is_valid_for_the_required_time_at_most<F: EndsFixture>() 
     let mut requirements = requirements(&fixture);
     requirements.max_timeout_seconds = TIMEOUT_SECS;
     let now = fixture.clock().now();
-    let paid = fixture.payer().pay(&requirements, now).await;
-    let (payload, _) = paid.expect("a payment");
+    let paid = fixture.payer().pay(&requirements, None, now).await;
+    let payload = paid.expect("a payment").payload;
     let info = info(
         &fixture,
         &request(payload_of(&requirements, payload), &requirements),
@@ -241,12 +245,12 @@ pub async fn a_payer_limits_the_lifetime<F: EndsFixture>() {
     let mut requirements = requirements(&fixture);
     requirements.max_timeout_seconds = 100 * 365 * DAY_SECS;
     let now = fixture.clock().now();
-    let Ok((payload, _)) = fixture.payer().pay(&requirements, now).await else {
+    let Ok(paid) = fixture.payer().pay(&requirements, None, now).await else {
         return;
     };
     let info = info(
         &fixture,
-        &request(payload_of(&requirements, payload), &requirements),
+        &request(payload_of(&requirements, paid.payload), &requirements),
     );
     assert!(info.expires.secs_since(now) <= DAY_SECS, "{info:?}");
 }
@@ -274,4 +278,30 @@ pub async fn an_offer_knows_the_identity_of_its_payments<F: EndsFixture>() {
     assert_eq!(offer.authorization(&payload), Some(id), "an unknown field");
     let empty = Object::of(&serde_json::json!({})).expect("an object");
     assert_eq!(offer.authorization(&empty), None, "an empty payload");
+}
+
+/// The buyer echoes what its payer does not know. A payer that wrote to an extension of another
+/// meaning could sign away more than the payment.
+pub async fn a_payer_signs_no_unknown_extension<F: EndsFixture>() {
+    let fixture = F::new().await;
+    let (requirements, now) = (requirements(&fixture), fixture.clock().now());
+    let offered = serde_json::json!({ "unheard-of": { "info": { "sign": "everything" } } });
+    let offered = Object::of(&offered).expect("an object");
+    for offered in [None, Some(&offered)] {
+        let paid = fixture.payer().pay(&requirements, offered, now).await;
+        let signed = paid.expect("a payment").extensions;
+        let names = signed.map(|signed| signed.tree().len()).unwrap_or_default();
+        assert_eq!(names, 0, "of {offered:?}");
+    }
+}
+
+/// A buyer signs for what the facilitator does. With a facilitator that supports no extension, only
+/// those of the seller itself are left.
+pub async fn an_offer_names_no_unsupported_extension<F: EndsFixture>() {
+    let fixture = F::new().await;
+    let offered = fixture.offer().extensions(&[]);
+    let names = offered.map(|offered| offered.tree()).unwrap_or_default();
+    let sponsoring = ["eip2612GasSponsoring", "erc20ApprovalGasSponsoring"];
+    let unsupported = sponsoring.iter().find(|name| names.contains_key(**name));
+    assert_eq!(unsupported, None);
 }

@@ -8,7 +8,7 @@ use quittance_core::json::Object;
 use quittance_core::wire::{PaymentRequirements, SupportedKind};
 use quittance_core::{
     Amount, AuthorizationState, Network, Offer, OfferError, Payer, PayerError, PaymentId, Quote,
-    QuoteError, Timestamp,
+    QuoteError, SignedPayment, Timestamp,
 };
 
 /// What is wrong with a [`FaultyOffer`] or a [`FaultyPayer`].
@@ -34,11 +34,14 @@ pub enum EndsFault {
     ExpiresLater,
     ExpiresEarlier,
     AnotherAddress,
+    SignsUnknownExtensions,
+    SignsWhatWasNotOffered,
+    OffersUnsupportedExtensions,
 }
 
 impl EndsFault {
     /// All faults.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 22] = [
         Self::OffersAnotherScheme,
         Self::OffersNothing,
         Self::OffersNoTime,
@@ -58,6 +61,9 @@ impl EndsFault {
         Self::ExpiresLater,
         Self::ExpiresEarlier,
         Self::AnotherAddress,
+        Self::SignsUnknownExtensions,
+        Self::SignsWhatWasNotOffered,
+        Self::OffersUnsupportedExtensions,
     ];
 }
 
@@ -117,6 +123,15 @@ impl Offer for FaultyOffer {
         }
     }
 
+    fn extensions(&self, supported: &[String]) -> Option<Object> {
+        match self.fault {
+            Some(EndsFault::OffersUnsupportedExtensions) => {
+                Object::of(&serde_json::json!({ "eip2612GasSponsoring": {} })).ok()
+            }
+            _ => self.inner.extensions(supported),
+        }
+    }
+
     async fn hints(&self) -> Option<Object> {
         self.inner.hints().await
     }
@@ -128,7 +143,7 @@ pub struct FaultyPayer {
     fault: Option<EndsFault>,
     /// What a correct quote looks like: faulty quotes of other requirements are made from it.
     known: PaymentRequirements,
-    paid: Arc<Mutex<Option<(Object, Timestamp)>>>,
+    paid: Arc<Mutex<Option<SignedPayment>>>,
     address: String,
 }
 
@@ -138,7 +153,7 @@ impl FaultyPayer {
         inner: Arc<dyn Payer>,
         fault: Option<EndsFault>,
         known: PaymentRequirements,
-        paid: Arc<Mutex<Option<(Object, Timestamp)>>>,
+        paid: Arc<Mutex<Option<SignedPayment>>>,
     ) -> Self {
         let mut address = inner.address().to_owned();
         if fault == Some(EndsFault::AnotherAddress) {
@@ -188,8 +203,9 @@ impl Payer for FaultyPayer {
     async fn pay(
         &self,
         requirements: &PaymentRequirements,
+        offered: Option<&Object>,
         now: Timestamp,
-    ) -> Result<(Object, Timestamp), PayerError> {
+    ) -> Result<SignedPayment, PayerError> {
         let mut order = requirements.clone();
         if self.fault == Some(EndsFault::PaysMore) {
             order.amount.push('0');
@@ -197,22 +213,28 @@ impl Payer for FaultyPayer {
         if self.fault == Some(EndsFault::PaysForLonger) {
             order.max_timeout_seconds *= 10;
         }
-        let mut paid = self.inner.pay(&order, now).await;
+        let mut paid = self.inner.pay(&order, offered, now).await;
         if self.fault == Some(EndsFault::PaysEverything) && paid.is_err() {
-            paid = self.inner.pay(&self.known, now).await;
+            paid = self.inner.pay(&self.known, offered, now).await;
         }
-        let (payload, expires) = paid?;
+        let mut paid = paid?;
         match self.fault {
-            Some(EndsFault::ExpiresLater) => Ok((payload, expires.plus_secs(3600))),
+            Some(EndsFault::ExpiresLater) => paid.expires = paid.expires.plus_secs(3600),
             Some(EndsFault::ExpiresEarlier) => {
-                Ok((payload, Timestamp::from_secs(now.secs().saturating_sub(1))))
+                paid.expires = Timestamp::from_secs(now.secs().saturating_sub(1));
+            }
+            Some(EndsFault::SignsUnknownExtensions) => paid.extensions = offered.cloned(),
+            Some(EndsFault::SignsWhatWasNotOffered) => {
+                let extension = serde_json::json!({ "surprise": {} });
+                paid.extensions = Object::of(&extension).ok();
             }
             Some(EndsFault::PaysTheSamePaymentAgain) => {
                 let mut first = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
-                Ok(first.get_or_insert((payload, expires)).clone())
+                paid = first.get_or_insert(paid).clone();
             }
-            _ => Ok((payload, expires)),
+            _ => {}
         }
+        Ok(paid)
     }
 
     async fn authorization_state(

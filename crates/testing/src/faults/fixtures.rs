@@ -3,10 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use quittance_core::json::Object;
 use quittance_core::wire::{PaymentRequirements, SupportedKind};
 use quittance_core::{
-    Amount, Chain, Clock, LaneId, Offer, Payer, PaymentRequest, Reason, Scheme, Timestamp,
+    Amount, Chain, Clock, LaneId, Offer, Payer, PaymentRequest, Reason, Scheme, SignedPayment,
 };
 use quittance_engine::{Engine, EngineBuilder};
 
@@ -191,7 +190,7 @@ impl<F: EngineParts> SchemeFixture for FaultySchemeFixture<F> {
 /// A fixture of the two ends whose offer and payer have the planted fault.
 pub struct FaultyEndsFixture<F> {
     inner: F,
-    paid: Arc<Mutex<Option<(Object, Timestamp)>>>,
+    paid: Arc<Mutex<Option<SignedPayment>>>,
 }
 
 #[async_trait]

@@ -6,7 +6,7 @@ use quittance_core::json::Object;
 use quittance_core::wire::{PaymentRequirements, Rest, SupportedKind};
 use quittance_core::{
     Amount, Asset, AuthorizationState, Malformed, Network, Offer, OfferError, Payer, PayerError,
-    PaymentId, Quote, QuoteError, Timestamp,
+    PaymentId, Quote, QuoteError, SignedPayment, Timestamp,
 };
 
 use super::address::Address;
@@ -168,8 +168,9 @@ impl Payer for SimulatedPayer {
     async fn pay(
         &self,
         requirements: &PaymentRequirements,
+        _offered: Option<&Object>,
         now: Timestamp,
-    ) -> Result<(Object, Timestamp), PayerError> {
+    ) -> Result<SignedPayment, PayerError> {
         let order = self.order(requirements)?;
         let expires = now.plus_secs(order.timeout_secs);
         let transfer = self.sign(Authorization {
@@ -181,7 +182,7 @@ impl Payer for SimulatedPayer {
             expires: expires.secs(),
         });
         let payload = Object::of(&transfer).map_err(PayerError::Payload)?;
-        Ok((payload, expires))
+        Ok(SignedPayment::new(payload, expires))
     }
 
     async fn authorization_state(

@@ -219,8 +219,8 @@ impl Inputs {
             now,
         };
         for payer in payers.iter().cycle().take(payments) {
-            let paid = payer.pay(&requirements, now).await;
-            let (payload, _) = paid.map_err(|error| internal(&error))?;
+            let paid = payer.pay(&requirements, None, now).await;
+            let payload = paid.map_err(|error| internal(&error))?.payload;
             let payload = PaymentPayload {
                 x402_version: 2,
                 resource: None,
