@@ -4,7 +4,9 @@ use async_trait::async_trait;
 
 use crate::json::Object;
 use crate::wire::{PaymentRequirements, SupportedKind};
-use crate::{Amount, AmountError, Malformed, Network, PaymentId, Timestamp};
+use crate::{
+    Amount, AmountError, Flow, Malformed, Network, PaymentId, PaymentRequest, Phase, Timestamp,
+};
 
 /// A way to be paid: the seller's side of a scheme. Turns a price into [`PaymentRequirements`].
 ///
@@ -53,6 +55,47 @@ pub trait Offer: Send + Sync + 'static {
     /// seller then compares whole payloads.
     fn authorization(&self, _payload: &Object) -> Option<PaymentId> {
         None
+    }
+
+    /// When the money moves. The seller's layer writes it into the requirements' `extra`, and asks
+    /// the facilitator in that order. The flow of an offer does not change.
+    fn flow(&self) -> Flow {
+        Flow::Authorization
+    }
+
+    /// The request to the facilitator at this moment of a sale; `None` if it is not asked.
+    /// `payment` is the client's payment, and `terms` are the requirements that it accepted.
+    ///
+    /// The default sends the client's payload, with the charged amount after the handler. It asks
+    /// nothing on [`Phase::Cancel`]. After the handler of a [`Flow::Upfront`] sale it asks nothing
+    /// either.
+    ///
+    /// **The seller's layer** runs its handler only after a success before it. Afterwards it asks
+    /// once for [`Phase::AfterHandler`] or once for [`Phase::Cancel`], or for the second after the
+    /// first was refused.
+    ///
+    /// **An implementation must** return a request before the handler, and after the handler of a
+    /// [`Flow::Authorization`] sale. It makes a request with other content by
+    /// [`PaymentRequest::completed`], so that the facilitator of the first request gets it.
+    ///
+    /// # Errors
+    /// When the request cannot be made. The sale then ends without a charge.
+    async fn request(
+        &self,
+        phase: Phase<'_>,
+        payment: &PaymentRequest,
+        _terms: &PaymentRequirements,
+    ) -> Result<Option<PaymentRequest>, OfferError> {
+        let flow = self.flow();
+        Ok(match phase {
+            Phase::Verify => (!flow.settles_first()).then(|| payment.clone()),
+            Phase::BeforeHandler => flow.settles_first().then(|| payment.clone()),
+            Phase::AfterHandler { .. } if flow == Flow::Upfront => None,
+            Phase::AfterHandler { charged, .. } => {
+                Some(payment.charging(charged).map_err(OfferError::Request)?)
+            }
+            Phase::Cancel { .. } => None,
+        })
     }
 
     /// What the 402 response says of this offer under `extensions`, by extension identifier.
@@ -141,6 +184,9 @@ pub enum OfferError {
     /// A field of the offer's `extra` cannot be written.
     #[error("the offer's extra cannot be written: {0}")]
     Extra(#[source] Malformed),
+    /// A request to the facilitator cannot be written.
+    #[error("the request to the facilitator cannot be written: {0}")]
+    Request(#[source] Malformed),
     /// The facilitator's `/supported` response lacks what the scheme needs.
     #[error("the facilitator's /supported answer is not usable: {0}")]
     Supported(#[source] Malformed),

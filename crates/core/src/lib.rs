@@ -20,10 +20,12 @@
 pub mod wire;
 
 mod amount;
+mod canonical;
 mod chain;
 mod ends;
 mod error;
 mod facilitator;
+mod flow;
 mod identity;
 pub mod json;
 mod kept;
@@ -46,6 +48,7 @@ pub use ends::{
 };
 pub use error::{Fault, FaultKind, Malformed, Reason, Refusal, Rejection};
 pub use facilitator::{Facilitator, FacilitatorError};
+pub use flow::{CancelReason, Flow, Phase};
 pub use identity::{PaymentId, PaymentIdError};
 pub use kept::KEPT_MAX;
 pub use network::{Network, NetworkError};

@@ -147,6 +147,10 @@ pub struct PaymentRequest {
     pub extensions: Option<Json>,
     /// The network with all its names, if the caller set it; see [`on`](Self::on).
     network: Option<Network>,
+    /// The identity of the client's payment, if a server has completed its payload.
+    origin: Option<PaymentId>,
+    /// Whether the seller asks again with this payment.
+    is_followed: bool,
 }
 
 message! {
@@ -264,6 +268,80 @@ impl PaymentRequest {
         &self.text
     }
 
+    /// The identity of the client's payment: one value for all requests of one sale, whatever the
+    /// seller has added to the payload since. It is the [`authorization`](Self::authorization) if
+    /// that is known, and otherwise a hash of the payload.
+    pub fn origin(&self) -> PaymentId {
+        let of_payload = || PaymentId::from_bytes(self.payload.canonical_hash());
+        self.origin
+            .or(self.authorization)
+            .unwrap_or_else(of_payload)
+    }
+
+    /// The same payment with a payload that the seller has completed, and with another amount to
+    /// settle. Everything else stays as it was sent, and so does the [`origin`](Self::origin).
+    ///
+    /// # Errors
+    /// When the request would be too long.
+    pub fn completed(&self, payload: Object, amount: Amount) -> Result<Self, Malformed> {
+        let envelope: Envelope = json::read("body", self.text.as_bytes())?;
+        let sent = envelope.payment_payload.0.get().as_bytes();
+        let required = envelope.payment_requirements.0.get().as_bytes();
+        let amount = amount.to_string();
+        let request = match self.version {
+            Version::V2 => {
+                let mut sent: wire::PaymentPayload = json::read("paymentPayload", sent)?;
+                let mut required: wire::PaymentRequirements =
+                    json::read("paymentRequirements", required)?;
+                sent.payload = payload;
+                required.amount = amount;
+                Self::new(sent, required)
+            }
+            Version::V1 => {
+                let mut sent: v1::PaymentPayload = json::read("paymentPayload", sent)?;
+                let mut required: v1::PaymentRequirements =
+                    json::read("paymentRequirements", required)?;
+                sent.payload = payload;
+                required.max_amount_required = amount;
+                Self::new_v1(sent, required)
+            }
+        };
+        let request = request.map_err(|refusal| match refusal {
+            Refusal::Malformed(malformed) => malformed,
+            Refusal::Rejected(rejection) => Malformed::new("body", rejection),
+        })?;
+        Ok(Self {
+            authorization: self.authorization,
+            network: self.network.clone(),
+            origin: Some(self.origin()),
+            ..request
+        })
+    }
+
+    /// The same payment with another amount to settle. With its own amount it is the same request.
+    ///
+    /// # Errors
+    /// As [`completed`](Self::completed).
+    pub fn charging(&self, amount: Amount) -> Result<Self, Malformed> {
+        match amount == self.requirements.amount {
+            true => Ok(self.clone()),
+            false => self.completed(self.payload.clone(), amount),
+        }
+    }
+
+    /// The same request, which another one of the same payment follows. The facilitator that has
+    /// settled this one must get the next one, too.
+    #[must_use]
+    pub fn with_successor(mut self) -> Self {
+        self.is_followed = true;
+        self
+    }
+
+    /// Whether another request of the same payment follows.
+    pub fn has_successor(&self) -> bool {
+        self.is_followed
+    }
+
     fn lower(
         text: Arc<str>,
         payload: wire::PaymentPayload,
@@ -299,6 +377,8 @@ impl PaymentRequest {
             resource: payload.resource,
             extensions: payload.extensions,
             network: None,
+            origin: None,
+            is_followed: false,
         })
     }
 
@@ -333,6 +413,8 @@ impl PaymentRequest {
             resource: requirements.resource.and_then(|url| resource_v1(&url)),
             extensions: None,
             network: None,
+            origin: None,
+            is_followed: false,
         })
     }
 }
@@ -480,6 +562,49 @@ mod tests {
             (made.requirements, made.accepted, made.payload),
             (read.requirements, read.accepted, read.payload)
         );
+    }
+
+    /// The unknown fields, the spelling and the names of what the seller does not change stay.
+    #[test]
+    fn completed_payment_keeps_its_origin_and_all_else() {
+        let known = Network::new("eip155:84532").unwrap();
+        for body in [body("2"), body_v1()] {
+            let body = body.replacen("\"payload\":", "\"later\":[1e0],\"payload\":", 1);
+            let request = PaymentRequest::decode(body.as_bytes()).unwrap();
+            let request = request.on(known.clone());
+            let payload: Object = serde_json::from_str(r#"{"type":"claim"}"#).unwrap();
+            let completed = request.completed(payload.clone(), Amount::from(7));
+            let completed = completed.unwrap();
+            assert_eq!(completed.origin(), request.origin());
+            assert_eq!(completed.payload, payload);
+            assert_eq!(completed.requirements.amount, Amount::from(7));
+            assert_eq!(completed.accepted, request.accepted);
+            assert!(completed.text().contains("[1e0]"), "{}", completed.text());
+            assert_eq!(completed.network, request.network);
+            let back = completed.completed(request.payload.clone(), request.requirements.amount);
+            let back = back.unwrap();
+            assert_eq!(
+                (back.payload, back.requirements),
+                (request.payload.clone(), request.requirements.clone())
+            );
+            let same = request.charging(request.requirements.amount).unwrap();
+            assert_eq!(same.text(), request.text());
+            assert_ne!(
+                request.charging(Amount::ZERO).unwrap().text(),
+                request.text()
+            );
+        }
+    }
+
+    #[test]
+    fn origin_is_the_authorization_if_that_is_known() {
+        let mut request = PaymentRequest::decode(body("2").as_bytes()).unwrap();
+        let spelled = body("2").replace("0x", "0X");
+        let spelled = PaymentRequest::decode(spelled.as_bytes()).unwrap();
+        assert_eq!(spelled.origin(), request.origin());
+        let id = PaymentId::from_parts(&[b"one"]);
+        request.authorization = Some(id);
+        assert_eq!(request.origin(), id);
     }
 
     #[test]

@@ -8,11 +8,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use quittance_core::wire::{SettleResponse, SupportedKind, SupportedResponse, VerifyResponse};
-use quittance_core::{Facilitator, FacilitatorError, Fault, FaultKind, PaymentRequest, Reason};
+use quittance_core::{
+    Facilitator, FacilitatorError, Fault, FaultKind, PaymentId, PaymentRequest, Reason,
+};
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
-use crate::canonical::{AuthorizationHash, authorization};
 use crate::reason::is_fault_code;
 
 /// How long the facilitator of a payment is remembered: twice the longest time for which payers of
@@ -57,10 +58,10 @@ const PAYMENTS_MAX: usize = 100_000;
 /// A facilitator that could not be reached is asked after the others for ten seconds, so that not
 /// every sale waits for it.
 ///
-/// A payment is identified by its authorization ([`PaymentRequest::authorization`]), or by its
-/// payload if that is unknown. Its facilitator is remembered in this process: for five minutes
-/// after the settlement, or for two hours. If several processes sell for one recipient, send a
-/// buyer's retries to the same process.
+/// A payment is identified by its [`PaymentRequest::origin`], so that all requests of one sale go
+/// to the facilitator that got the first one. Its facilitator is remembered in this process: for
+/// five minutes after the settlement, or for two hours. If several processes sell for one
+/// recipient, send a buyer's retries to the same process.
 ///
 /// The facilitators must be interchangeable. If the requirements name one, such as the fee payer on
 /// Solana, only that one can settle them.
@@ -111,11 +112,11 @@ impl Member {
 /// The facilitators of the remembered payments.
 #[derive(Default)]
 struct Assignments {
-    by_payment: HashMap<AuthorizationHash, Assignment>,
+    by_payment: HashMap<PaymentId, Assignment>,
     /// The same payments in the order in which they expire.
-    by_end: BTreeSet<(Instant, AuthorizationHash)>,
+    by_end: BTreeSet<(Instant, PaymentId)>,
     /// The payments that may be removed to make room: they have settled, or were refused.
-    settled: BTreeSet<(Instant, AuthorizationHash)>,
+    settled: BTreeSet<(Instant, PaymentId)>,
 }
 
 /// The facilitator of a payment.
@@ -144,7 +145,7 @@ impl Assignment {
 impl Assignments {
     /// The payment's assignment. A new payment is assigned to the facilitator `first`. `None` if
     /// there is no room.
-    fn enter(&mut self, key: AuthorizationHash, first: usize) -> Option<&mut Assignment> {
+    fn enter(&mut self, key: PaymentId, first: usize) -> Option<&mut Assignment> {
         self.remove_expired();
         if !self.by_payment.contains_key(&key) {
             if self.by_payment.len() >= PAYMENTS_MAX && !self.make_room() {
@@ -182,15 +183,14 @@ impl Assignments {
     /// Removes the payment that settled first, or else the one that was refused first. Returns
     /// whether there was one.
     fn make_room(&mut self) -> bool {
-        let is_idle =
-            |key: &AuthorizationHash| self.by_payment.get(key).is_some_and(|it| it.calls == 0);
+        let is_idle = |key: &PaymentId| self.by_payment.get(key).is_some_and(|it| it.calls == 0);
         let oldest = self.settled.iter().find(|(_, key)| is_idle(key));
         let oldest = oldest.map(|(_, key)| *key);
         oldest.inspect(|key| self.remove_assignment(key)).is_some()
     }
 
     /// Changes when a payment expires.
-    fn set_lifetime(&mut self, key: AuthorizationHash, kept: Duration) {
+    fn set_lifetime(&mut self, key: PaymentId, kept: Duration) {
         let Some(assignment) = self.by_payment.get_mut(&key) else {
             return;
         };
@@ -204,7 +204,7 @@ impl Assignments {
     }
 
     /// Updates whether a payment may be removed to make room.
-    fn update_removable(&mut self, key: AuthorizationHash) {
+    fn update_removable(&mut self, key: PaymentId) {
         let Some(assignment) = self.by_payment.get(&key) else {
             return;
         };
@@ -214,7 +214,7 @@ impl Assignments {
         };
     }
 
-    fn remove_assignment(&mut self, key: &AuthorizationHash) {
+    fn remove_assignment(&mut self, key: &PaymentId) {
         if let Some(assignment) = self.by_payment.remove(key) {
             self.by_end.remove(&(assignment.until, *key));
             self.settled.remove(&(assignment.until, *key));
@@ -251,7 +251,7 @@ impl Failover {
     }
 
     /// The index of the facilitator that has the payment.
-    fn assignment(&self, key: &AuthorizationHash) -> Option<usize> {
+    fn assignment(&self, key: &PaymentId) -> Option<usize> {
         let mut assignments = locked(&self.assignments);
         assignments.remove_expired();
         let assignment = assignments.by_payment.get(key)?;
@@ -259,7 +259,7 @@ impl Failover {
     }
 
     /// Begins a call at the facilitator that has the payment, or at the first one in order.
-    fn begin(&self, key: AuthorizationHash) -> Result<SettleCall<'_>, Fault> {
+    fn begin(&self, key: PaymentId) -> Result<SettleCall<'_>, Fault> {
         let mut others = self.order();
         let first = *others.first().ok_or_else(no_facilitator)?;
         let mut assignments = locked(&self.assignments);
@@ -294,7 +294,7 @@ fn locked<T>(cell: &Mutex<T>) -> MutexGuard<'_, T> {
 /// having the payment, also if the caller drops the call.
 struct SettleCall<'a> {
     failover: &'a Failover,
-    key: AuthorizationHash,
+    key: PaymentId,
     at: usize,
     /// The facilitators that may be asked next, in order.
     others: VecDeque<usize>,
@@ -400,7 +400,7 @@ fn is_not_attempted(answer: &Result<SettleResponse, FacilitatorError>) -> bool {
 impl Facilitator for Failover {
     async fn verify(&self, request: &PaymentRequest) -> Result<VerifyResponse, FacilitatorError> {
         // The facilitator that settles a payment knows more of it than the chain does.
-        if let Some(at) = self.assignment(&authorization(request)) {
+        if let Some(at) = self.assignment(&request.origin()) {
             return self.member(at)?.facilitator.verify(request).await;
         }
         let mut last = None;
@@ -424,7 +424,7 @@ impl Facilitator for Failover {
     }
 
     async fn settle(&self, request: &PaymentRequest) -> Result<SettleResponse, FacilitatorError> {
-        let mut call = self.begin(authorization(request))?;
+        let mut call = self.begin(request.origin())?;
         // The fault of a facilitator that supports the kind, such as when to retry. It outranks the
         // response of another one that does not support the kind.
         let mut fault = None;
@@ -433,7 +433,9 @@ impl Facilitator for Failover {
             let answer = member.facilitator.settle(request).await;
             member.note(is_reached(&answer));
             if !is_not_attempted(&answer) {
-                call.settled = answer.as_ref().is_ok_and(|settled| settled.success);
+                // A payment with a request to come is not over, and its facilitator is remembered.
+                let is_success = answer.as_ref().is_ok_and(|settled| settled.success);
+                call.settled = is_success && !request.has_successor();
                 call.refused = is_refusal(&answer);
                 return answer;
             }
@@ -521,10 +523,10 @@ mod tests {
     use quittance_core::Rejection;
     use tokio::time::advance;
 
-    fn key(number: u64) -> AuthorizationHash {
+    fn key(number: u64) -> PaymentId {
         let mut key = [0; 32];
         key[..8].copy_from_slice(&number.to_be_bytes());
-        key
+        PaymentId::from_bytes(key)
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,7 +7,6 @@
 
 #[cfg(feature = "client")]
 pub mod bounded;
-pub mod canonical;
 mod failover;
 pub mod reason;
 #[cfg(feature = "client")]

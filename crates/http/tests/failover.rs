@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quittance_core::wire::SettleResponse;
-use quittance_core::{Facilitator, FacilitatorError, Fault, FaultKind, Offer};
+use quittance_core::{Amount, Facilitator, FacilitatorError, Fault, FaultKind, Offer};
 use quittance_http::Failover;
 use quittance_testing::scripted::{
     ScriptedFacilitator, TestOffer, failed, request, request_with_payload,
@@ -21,6 +21,31 @@ fn settled() -> Result<SettleResponse, FacilitatorError> {
 
 fn both(first: &Arc<ScriptedFacilitator>, second: &Arc<ScriptedFacilitator>) -> Failover {
     Failover::new(first.clone()).or(second.clone())
+}
+
+/// In an escrow flow the seller settles a deposit first and a claim with another payload later.
+/// Only the facilitator that has the deposit can settle the claim.
+#[tokio::test(start_paused = true)]
+async fn second_request_of_a_payment_goes_where_the_first_went() {
+    let (first, second) = (ScriptedFacilitator::new(), ScriptedFacilitator::new());
+    let failover = both(&first, &second);
+    let unreached = fault().not_attempted();
+    first.set_settle(Err(unreached.clone().into()));
+    let deposit = request(1);
+    let followed = deposit.clone().with_successor();
+    assert_eq!(failover.settle(&followed).await, settled());
+    // The handler takes longer than a settled payment is remembered.
+    tokio::time::advance(Duration::from_secs(3600)).await;
+    first.set_settle(settled());
+    let payload = serde_json::from_str(r#"{"number":1,"type":"claim"}"#).unwrap();
+    let claim = deposit.completed(payload, Amount::from(7)).unwrap();
+    assert_ne!(claim.payload, deposit.payload);
+    assert_eq!(failover.settle(&claim).await, settled());
+    assert_eq!((first.settle_calls(), second.settle_calls()), (1, 2));
+    // The payment is over, and is forgotten like any other.
+    tokio::time::advance(Duration::from_secs(600)).await;
+    assert_eq!(failover.settle(&deposit).await, settled());
+    assert_eq!((first.settle_calls(), second.settle_calls()), (2, 2));
 }
 
 #[tokio::test]

@@ -9,7 +9,6 @@ use quittance_core::{
     Facilitator, FacilitatorError, Fault, FaultKind, Offer, PaymentRequest, Reason, Refusal,
     Rejection,
 };
-use quittance_http::canonical;
 use quittance_http::reason::{HANDLER_FAILED, OTHER_TERMS, PAYMENT_REQUIRED};
 use tokio::time::Instant;
 use tracing::info;
@@ -212,7 +211,7 @@ impl Seller {
                 return Err(required(&options, &resource, rejection.into(), None));
             }
         };
-        let authorization = canonical::authorization(&payment);
+        let authorization = payment.origin();
         let reservation = self.state.reservations.reserve(authorization);
         let reservation = reservation.ok_or_else(|| {
             let problem = "another request with this payment is being served";
@@ -238,7 +237,7 @@ impl Seller {
         client: Option<IpAddr>,
     ) -> Result<Sale, SaleRefusal> {
         let payment = &reserved.payment;
-        let authorization = canonical::authorization(payment);
+        let authorization = payment.origin();
         if let Some(transaction) = self.state.settled.transaction(&authorization) {
             return Err(already_settled(&reserved, &transaction));
         }
@@ -290,7 +289,7 @@ impl Seller {
             return Err(unsettled(sale, receipt));
         }
         sale.attempt.settled();
-        let authorization = canonical::authorization(payment);
+        let authorization = payment.origin();
         let settled = &self.state.settled;
         settled.insert(authorization, &receipt.response.transaction);
         Ok(receipt)

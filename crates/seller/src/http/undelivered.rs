@@ -24,7 +24,6 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::body::{BoxedBodyError, BufferedBody, ResponseBody};
-use quittance_http::canonical;
 
 /// How long a response is stored. A buyer presents its payment again within seconds; if a person
 /// has to restart it, within two minutes.
@@ -111,8 +110,8 @@ impl RequestFingerprint {
     pub(crate) fn with_payment(&self, payment: &PaymentRequest) -> RedeliveryKey {
         let mut hash = self.0.clone();
         hash.update(payment.version.number().to_be_bytes());
-        hash.update(canonical::authorization(payment));
-        hash.update(canonical::hash(&payment.payload));
+        hash.update(payment.origin().as_bytes());
+        hash.update(payment.payload.canonical_hash());
         RedeliveryKey(hash.finalize().into())
     }
 }

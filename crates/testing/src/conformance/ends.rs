@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use quittance_core::json::Object;
 use quittance_core::wire::{PaymentRequirements, SupportedKind};
 use quittance_core::{
-    Chain, Clock, Observed, Offer, Payer, Payment, PaymentInfo, PaymentRequest, QuoteError, Scheme,
-    SignedPayment, SystemClock,
+    Amount, CancelReason, Chain, Clock, Flow, Observed, Offer, Payer, Payment, PaymentInfo,
+    PaymentRequest, Phase, QuoteError, Scheme, SignedPayment, SystemClock,
 };
 use quittance_verify::holds;
 
@@ -67,6 +67,8 @@ super::suite!($ ends, offer_and_payer_conformance, EndsFixture:
     an_offer_knows_the_identity_of_its_payments
     a_payer_signs_no_unknown_extension
     an_offer_names_no_unsupported_extension
+    an_offer_asks_once_before_the_handler
+    an_offer_asks_for_what_is_charged_of_one_payment
 );
 
 fn requirements<F: EndsFixture>(fixture: &F) -> PaymentRequirements {
@@ -304,4 +306,59 @@ pub async fn an_offer_names_no_unsupported_extension<F: EndsFixture>() {
     let sponsoring = ["eip2612GasSponsoring", "erc20ApprovalGasSponsoring"];
     let unsupported = sponsoring.iter().find(|name| names.contains_key(**name));
     assert_eq!(unsupported, None);
+}
+
+/// The seller's layer runs its handler after a success, so exactly one request must come before it.
+pub async fn an_offer_asks_once_before_the_handler<F: EndsFixture>() {
+    let fixture = F::new().await;
+    let (offer, terms) = (fixture.offer(), requirements(&fixture));
+    let payment = pay(&fixture, &terms).await;
+    let verify = offer.request(Phase::Verify, &payment, &terms).await;
+    let before = offer.request(Phase::BeforeHandler, &payment, &terms).await;
+    let asked = (verify.expect("no error"), before.expect("no error"));
+    let is_first = (asked.0.is_some(), asked.1.is_some());
+    let settles_first = offer.flow().settles_first();
+    assert_eq!(is_first, (!settles_first, settles_first));
+    for request in [asked.0, asked.1].into_iter().flatten() {
+        assert_eq!(request.origin(), payment.origin());
+        assert_eq!(request.requirements.amount, payment.requirements.amount);
+    }
+}
+
+/// All requests of a sale go to one facilitator, which finds them by their origin. None of them
+/// asks for more than the charge.
+pub async fn an_offer_asks_for_what_is_charged_of_one_payment<F: EndsFixture>() {
+    let fixture = F::new().await;
+    let (offer, terms) = (fixture.offer(), requirements(&fixture));
+    let mut payment = pay(&fixture, &terms).await;
+    payment.authorization = offer.authorization(&payment.payload);
+    let price = payment.requirements.amount;
+    let less = price.checked_sub(Amount::from(1)).expect("a price");
+    let (verdict, before) = (None, None);
+    for charged in [price, less] {
+        let after = Phase::AfterHandler {
+            charged,
+            verdict,
+            before,
+        };
+        let request = offer.request(after, &payment, &terms).await;
+        match request.expect("no error") {
+            Some(request) => {
+                assert_eq!(request.origin(), payment.origin());
+                assert_eq!(request.requirements.amount, charged);
+            }
+            None => assert_ne!(offer.flow(), Flow::Authorization, "it is not paid"),
+        }
+    }
+    let reason = CancelReason::HandlerFailed;
+    let cancel = Phase::Cancel {
+        reason,
+        verdict,
+        before,
+    };
+    let request = offer.request(cancel, &payment, &terms).await;
+    if let Some(request) = request.expect("no error") {
+        assert_eq!(request.origin(), payment.origin());
+        assert!(request.requirements.amount.is_zero(), "{request:?}");
+    }
 }

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use quittance_core::json::Object;
 use quittance_core::wire::{PaymentRequirements, SupportedKind};
 use quittance_core::{
-    Amount, AuthorizationState, Network, Offer, OfferError, Payer, PayerError, PaymentId, Quote,
-    QuoteError, SignedPayment, Timestamp,
+    Amount, AuthorizationState, Flow, Network, Offer, OfferError, Payer, PayerError, PaymentId,
+    PaymentRequest, Phase, Quote, QuoteError, SignedPayment, Timestamp,
 };
 
 /// What is wrong with a [`FaultyOffer`] or a [`FaultyPayer`].
@@ -37,11 +37,15 @@ pub enum EndsFault {
     SignsUnknownExtensions,
     SignsWhatWasNotOffered,
     OffersUnsupportedExtensions,
+    AsksTwiceBefore,
+    AsksNothingBefore,
+    ForgetsTheOrigin,
+    ChargesThePrice,
 }
 
 impl EndsFault {
     /// All faults.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 26] = [
         Self::OffersAnotherScheme,
         Self::OffersNothing,
         Self::OffersNoTime,
@@ -64,6 +68,10 @@ impl EndsFault {
         Self::SignsUnknownExtensions,
         Self::SignsWhatWasNotOffered,
         Self::OffersUnsupportedExtensions,
+        Self::AsksTwiceBefore,
+        Self::AsksNothingBefore,
+        Self::ForgetsTheOrigin,
+        Self::ChargesThePrice,
     ];
 }
 
@@ -121,6 +129,34 @@ impl Offer for FaultyOffer {
             }
             _ => self.inner.authorization(payload),
         }
+    }
+
+    fn flow(&self) -> Flow {
+        self.inner.flow()
+    }
+
+    async fn request(
+        &self,
+        phase: Phase<'_>,
+        payment: &PaymentRequest,
+        terms: &PaymentRequirements,
+    ) -> Result<Option<PaymentRequest>, OfferError> {
+        let request = self.inner.request(phase, payment, terms).await?;
+        Ok(match (self.fault, phase) {
+            (Some(EndsFault::AsksTwiceBefore), Phase::Verify | Phase::BeforeHandler) => {
+                Some(payment.clone())
+            }
+            (Some(EndsFault::AsksNothingBefore), Phase::Verify | Phase::BeforeHandler) => None,
+            (Some(EndsFault::ForgetsTheOrigin), Phase::AfterHandler { .. }) => {
+                let mut other = payment.clone();
+                other.authorization = Some(PaymentId::from_parts(&[b"another"]));
+                Some(other)
+            }
+            (Some(EndsFault::ChargesThePrice), Phase::AfterHandler { .. }) => {
+                request.map(|_| payment.clone())
+            }
+            _ => request,
+        })
     }
 
     fn extensions(&self, supported: &[String]) -> Option<Object> {

@@ -1,35 +1,21 @@
-//! The identity of a payment's authorization, independent of its spelling.
+//! A hash of JSON that does not depend on its spelling.
 
-use quittance_core::PaymentRequest;
-use quittance_core::json::Object;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// Identifies one authorization.
-pub type AuthorizationHash = [u8; 32];
+use crate::json::Object;
 
-/// The identity of a request's authorization. If the seller's offer identified it, unknown fields
-/// in the payload make no difference; otherwise the whole payload counts.
-pub fn authorization(request: &PaymentRequest) -> AuthorizationHash {
-    match &request.authorization {
-        Some(id) => *id.as_bytes(),
-        None => hash(&request.payload),
+impl Object {
+    /// The hash of the object's values, independent of white space, the order of keys and the case
+    /// of letters. Two payloads with one hash can move the same money only once.
+    ///
+    /// Addresses and signatures may be hexadecimal in either case. Where case matters, as in
+    /// base64, no two payloads that differ only in case are both signed.
+    pub fn canonical_hash(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        hash_value(&mut hash, &Value::Object(self.tree()));
+        hash.finalize().into()
     }
-}
-
-/// The hash of a payload's values, independent of white space, the order of keys and the case of
-/// letters.
-///
-/// Addresses and signatures may be hexadecimal in either case. Where case matters, as in base64, no
-/// two payloads that differ only in case are both signed.
-pub fn hash(payload: &Object) -> AuthorizationHash {
-    let mut hash = Sha256::new();
-    // The object was parsed before. If it could not be parsed again, its text would count.
-    match serde_json::from_str(payload.text()) {
-        Ok(tree) => hash_value(&mut hash, &tree),
-        Err(_) => hash.update(payload.text()),
-    }
-    hash.finalize().into()
 }
 
 /// Hashes a value. Its kind and its length come first, so that no two values have the same
@@ -70,8 +56,9 @@ fn text(hash: &mut Sha256, kind: u8, text: &str) {
 mod tests {
     use super::*;
 
-    fn hash_of(text: &str) -> AuthorizationHash {
-        hash(&serde_json::from_str(text).unwrap())
+    fn hash_of(text: &str) -> [u8; 32] {
+        let object: Object = serde_json::from_str(text).unwrap();
+        object.canonical_hash()
     }
 
     #[test]

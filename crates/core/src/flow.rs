@@ -1,0 +1,115 @@
+//! The payment flows: at which moments of a sale the seller asks its facilitator.
+
+use crate::Amount;
+use crate::wire::{SettleResponse, VerifyResponse};
+
+/// When the money moves, seen from the seller's handler. Core specification, section 6.1; on the
+/// wire it is `extra.paymentFlow`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Flow {
+    /// Verify, handler, settle. A handler that fails costs the buyer nothing.
+    #[default]
+    Authorization,
+    /// Settle, handler. A handler that fails is paid, too.
+    Upfront,
+    /// Settle a deposit, handler, settle what is charged. A handler that fails gives the deposit
+    /// back.
+    Escrow,
+}
+
+impl Flow {
+    /// All flows.
+    pub const ALL: [Self; 3] = [Self::Authorization, Self::Upfront, Self::Escrow];
+
+    /// The field of `extra` that names a flow.
+    pub const FIELD: &'static str = "paymentFlow";
+
+    /// The flow's name on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Authorization => "authorization",
+            Self::Upfront => "upfront",
+            Self::Escrow => "escrow",
+        }
+    }
+
+    /// The flow with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|flow| flow.name() == name)
+    }
+
+    /// Whether the facilitator settles something before the handler runs.
+    pub const fn settles_first(self) -> bool {
+        match self {
+            Self::Authorization => false,
+            Self::Upfront | Self::Escrow => true,
+        }
+    }
+}
+
+/// A moment of a sale at which the facilitator may be asked.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Phase<'a> {
+    /// Before the handler, in [`Flow::Authorization`]: the request is for `/verify`.
+    Verify,
+    /// Before the handler, in the other flows: the request is for `/settle`.
+    BeforeHandler,
+    /// After the handler has succeeded: the request is for `/settle`.
+    AfterHandler {
+        /// What the seller charges, in atomic units. It is never more than the price.
+        charged: Amount,
+        /// The verdict of [`Verify`](Self::Verify), if that was asked.
+        verdict: Option<&'a VerifyResponse>,
+        /// The success of [`BeforeHandler`](Self::BeforeHandler), if that was asked.
+        before: Option<&'a SettleResponse>,
+    },
+    /// The sale ends without a charge: the request is for `/settle`, and gives back what is held.
+    ///
+    /// It comes only after a success before the handler. It never comes after a request
+    /// [after the handler](Self::AfterHandler) whose outcome is unknown or that names a
+    /// transaction: that one may still settle.
+    Cancel {
+        /// Why there is no charge.
+        reason: CancelReason,
+        /// The verdict of [`Verify`](Self::Verify), if that was asked.
+        verdict: Option<&'a VerifyResponse>,
+        /// The success of [`BeforeHandler`](Self::BeforeHandler), if that was asked.
+        before: Option<&'a SettleResponse>,
+    },
+}
+
+/// Why a sale ends without a charge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CancelReason {
+    /// The handler panicked, or its service returned an error.
+    HandlerThrew,
+    /// The handler's response is an error or incomplete, or its charge is not possible.
+    HandlerFailed,
+    /// The request after the handler was refused, and names no transaction.
+    SettlementRefused,
+}
+
+impl CancelReason {
+    /// The reason as a code. The first two are the reference implementation's.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::HandlerThrew => "handler_threw",
+            Self::HandlerFailed => "handler_failed",
+            Self::SettlementRefused => "settlement_refused",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flow_is_found_by_its_name() {
+        for flow in Flow::ALL {
+            assert_eq!(Flow::from_name(flow.name()), Some(flow));
+        }
+        assert_eq!(Flow::from_name("Upfront"), None);
+    }
+}
