@@ -4,6 +4,7 @@
 //! which is derived from a recent slot. So addresses read once from a confirmed block are those
 //! that the transaction will load, if it loads any.
 
+use solana_address_lookup_table_interface::state::AddressLookupTable;
 use solana_pubkey::Pubkey;
 
 use crate::account::Account;
@@ -12,20 +13,15 @@ use crate::transaction::PaymentTransaction;
 /// The program that owns lookup tables.
 const PROGRAM: Pubkey = solana_sdk_ids::address_lookup_table::ID;
 
-/// The first bytes of a table (`ProgramState::LookupTable`), and the offset of its addresses
-/// (`LOOKUP_TABLE_META_SIZE`).
-const KIND: [u8; 4] = [1, 0, 0, 0];
-const ADDRESSES_AT: usize = 56;
-
 /// The addresses that a transaction loads from its tables, in the runtime's order: the writable
 /// ones of all tables, then the others. `None` if a table is missing or too short.
 pub fn resolve(
     transaction: &PaymentTransaction,
     tables: &[Option<Account>],
 ) -> Option<Vec<Pubkey>> {
-    let tables: Vec<&[[u8; 32]]> = tables
+    let tables: Vec<AddressLookupTable<'_>> = tables
         .iter()
-        .map(|table| addresses(table.as_ref()?))
+        .map(|found| table(found.as_ref()?))
         .collect::<Option<_>>()?;
     let lookups = transaction.lookups();
     if lookups.len() != tables.len() {
@@ -35,14 +31,13 @@ pub fn resolve(
     let writable = with_tables().map(|(lookup, table)| (&lookup.writable_indexes, table));
     let readonly = with_tables().map(|(lookup, table)| (&lookup.readonly_indexes, table));
     let taken = writable.chain(readonly).flat_map(|(indexes, table)| {
-        let address = |index: &u8| table.get(usize::from(*index)).copied().map(Pubkey::from);
+        let address = |index: &u8| table.addresses.get(usize::from(*index)).copied();
         indexes.iter().map(address)
     });
     taken.collect()
 }
 
-fn addresses(table: &Account) -> Option<&[[u8; 32]]> {
-    let is_table = table.owner == PROGRAM && table.data.starts_with(&KIND);
-    let (addresses, rest) = table.data.get(ADDRESSES_AT..)?.as_chunks();
-    (is_table && rest.is_empty()).then_some(addresses)
+fn table(account: &Account) -> Option<AddressLookupTable<'_>> {
+    let table = AddressLookupTable::deserialize(&account.data).ok();
+    table.filter(|_| account.owner == PROGRAM)
 }

@@ -6,17 +6,16 @@ use std::time::Duration;
 
 use quittance_cached::{Cached, Lifetimes};
 use quittance_core::Fault;
-use quittance_nodes::{Nodes, unavailable};
-use serde::Deserialize;
-use serde_json::json;
+use quittance_nodes::unavailable;
+use solana_commitment_config::CommitmentConfig;
 use solana_hash::Hash;
 use tokio::time::timeout;
 use tracing::warn;
 use url::Url;
 
 use super::config::SolanaConfigError;
-use super::read::InContext;
-use super::rpc;
+use super::rpc::Rpc;
+use super::sender::fault;
 
 /// A blockhash with its lifetime.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,19 +26,13 @@ pub(crate) struct Latest {
 }
 
 /// The newest confirmed blockhash.
-pub(crate) async fn latest(nodes: &Nodes) -> Result<Latest, Fault> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Found {
-        blockhash: String,
-        last_valid_block_height: u64,
-    }
-    let options = json!([{ "commitment": "confirmed" }]);
-    let found: InContext<Found> = nodes.ask("getLatestBlockhash", options).await?;
-    let unreadable = |_| unavailable("the node returned an unreadable blockhash");
+pub(crate) async fn latest(rpc: &Rpc) -> Result<Latest, Fault> {
+    let confirmed = CommitmentConfig::confirmed();
+    let found = rpc.client().get_latest_blockhash_with_commitment(confirmed);
+    let (blockhash, last_valid_block_height) = found.await.map_err(fault)?;
     Ok(Latest {
-        blockhash: found.value.blockhash.parse().map_err(unreadable)?,
-        last_valid_block_height: found.value.last_valid_block_height,
+        blockhash,
+        last_valid_block_height,
     })
 }
 
@@ -72,7 +65,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Blockhashes(Arc<Shared>);
 
 struct Shared {
-    nodes: Nodes,
+    rpc: Rpc,
     latest: Cached<Latest, Fault>,
 }
 
@@ -91,7 +84,7 @@ impl Blockhashes {
             .failure(FAILURE)
             .no_wait_after_failure();
         Ok(Self(Arc::new(Shared {
-            nodes: rpc::connect("", nodes, RPC_TIMEOUT)?,
+            rpc: Rpc::new("", nodes, RPC_TIMEOUT)?,
             latest: Cached::new(lifetimes),
         })))
     }
@@ -103,7 +96,7 @@ impl Blockhashes {
 
     async fn fetch(&self) -> Result<Latest, Fault> {
         let late = |_| Err(unavailable("no node answered in time"));
-        let fetched = timeout(TIMEOUT, latest(&self.0.nodes)).await;
+        let fetched = timeout(TIMEOUT, latest(&self.0.rpc)).await;
         fetched.unwrap_or_else(late).inspect_err(|fault| {
             warn!(%fault, "the offers have no new blockhash");
         })

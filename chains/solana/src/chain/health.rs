@@ -1,12 +1,15 @@
 //! Checks everything that settling depends on.
 
 use quittance_core::{Fault, Health, LaneId, Problem, Scope};
-use quittance_nodes::{Nodes, Request, decode_reply, problem, unavailable};
+use quittance_nodes::{Nodes, Request, problem, unavailable};
 use serde_json::{Value, json};
+use solana_commitment_config::CommitmentConfig;
+use solana_rpc_client_api::request::RpcRequest;
 
 use super::config::SolanaConfig;
-use super::read::{self, InContext, Query};
-use super::rpc::Heads;
+use super::read::{self, Query};
+use super::results::decode_response;
+use super::rpc::{Heads, request};
 use crate::account::Account;
 use crate::fee_payers::FeePayerRotation;
 use crate::mint;
@@ -36,18 +39,15 @@ impl HealthCheck<'_> {
 
     /// Checks balances in one round trip, and mints in another.
     async fn check_state(&self, problems: &mut Vec<Problem>) -> Result<(), Fault> {
-        let options = json!({ "commitment": "confirmed" });
-        let balances = self
-            .lanes
-            .iter()
-            .map(|lane| Request::new("getBalance", json!([lane.address(), options])));
-        let mut answers = self
-            .rpc
-            .ask_many(&balances.collect::<Vec<_>>())
-            .await?
-            .into_iter();
+        let confirmed = CommitmentConfig::confirmed();
+        let balance = |lane: &LaneId| {
+            let params = json!([lane.address(), confirmed]);
+            request(RpcRequest::GetBalance, params)
+        };
+        let balances: Vec<Request> = self.lanes.iter().map(balance).collect();
+        let mut answers = self.rpc.ask_many(&balances).await?.into_iter();
         for (at, lane) in self.lanes.iter().enumerate() {
-            let balance: InContext<u64> = decode_reply(answers.next().unwrap_or(Ok(Value::Null)))?;
+            let balance = decode_response::<u64>(answers.next().unwrap_or(Ok(Value::Null)))?;
             let is_unfunded = balance.value < self.config.balance_min;
             self.rotation.set_unfunded(at, is_unfunded);
             if is_unfunded {

@@ -8,6 +8,10 @@ use serde::Deserialize;
 use serde_json::Value;
 use solana_message::compiled_instruction::CompiledInstruction;
 use solana_pubkey::Pubkey;
+use solana_transaction_status_client_types::{
+    ParsedInstruction as NodeParsed, UiInnerInstructions, UiInstruction, UiLoadedAddresses,
+    UiParsedInstruction, UiTransactionTokenBalance,
+};
 
 use crate::evidence::{Balance, EncodedInstruction, InnerInstruction, ParsedInstruction};
 use crate::instruction::{Instruction, TRANSFER_CHECKED_LEN, Transfer};
@@ -15,115 +19,61 @@ use crate::instruction::{Instruction, TRANSFER_CHECKED_LEN, Transfer};
 /// The longest base58 text of the data of a `TransferChecked`: a byte takes less than 1.4 letters.
 const TRANSFER_TEXT_MAX: usize = TRANSFER_CHECKED_LEN * 14 / 10;
 
-/// The inner instructions of one top-level instruction, as nodes write them.
-#[derive(Deserialize)]
-pub(crate) struct InnerInstructionsJson {
-    index: u8,
-    instructions: Vec<InnerInstructionJson>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct InnerInstructionJson {
-    #[serde(default)]
-    stack_height: Option<u8>,
-    #[serde(flatten)]
-    instruction: EncodedJson,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum EncodedJson {
-    #[serde(rename_all = "camelCase")]
-    Compiled {
-        program_id_index: u8,
-        accounts: Vec<u8>,
-        data: String,
-    },
-    #[serde(rename_all = "camelCase")]
-    Full {
-        program_id: String,
-        accounts: Vec<String>,
-        data: String,
-    },
-    #[serde(rename_all = "camelCase")]
-    Parsed { program_id: String, parsed: Value },
-}
-
-/// A token account's balance, as nodes write it.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct BalanceJson {
-    account_index: u8,
-    mint: String,
-    #[serde(default)]
-    owner: Option<String>,
-    ui_token_amount: UiAmount,
-}
-
-#[derive(Deserialize)]
-struct UiAmount {
-    amount: String,
-}
-
-/// The addresses from lookup tables, as nodes write them.
-#[derive(Deserialize, Default)]
-pub(crate) struct LoadedJson {
-    writable: Vec<String>,
-    readonly: Vec<String>,
-}
-
 /// The inner instructions, in the order of their execution.
 ///
 /// # Errors
 /// When the node's answer is unreadable.
 pub(crate) fn inner_instructions(
-    groups: Vec<InnerInstructionsJson>,
+    groups: Vec<UiInnerInstructions>,
 ) -> Result<Vec<InnerInstruction>, Fault> {
     let unreadable = || unavailable("the node returned unreadable inner instructions");
     let all = groups.into_iter().flat_map(|group| {
         let outer = usize::from(group.index);
-        group.instructions.into_iter().map(move |json| {
-            Some(InnerInstruction {
-                outer,
-                stack_height: json.stack_height.map(usize::from),
-                instruction: decode(json.instruction)?,
-            })
-        })
+        let decode = move |instruction| inner_instruction(outer, instruction);
+        group.instructions.into_iter().map(decode)
     });
     all.map(|found| found.ok_or_else(unreadable)).collect()
 }
 
-fn decode(json: EncodedJson) -> Option<EncodedInstruction> {
-    Some(match json {
-        EncodedJson::Compiled {
-            program_id_index,
-            accounts,
-            data,
-        } => EncodedInstruction::Compiled(CompiledInstruction {
-            program_id_index,
-            accounts,
-            data: data_of(&data)?,
-        }),
-        EncodedJson::Full {
-            program_id,
-            accounts,
-            data,
-        } => EncodedInstruction::Full(Instruction {
-            program: program_id.parse().ok()?,
-            accounts: keys(&accounts)?,
-            data: data_of(&data)?,
-        }),
-        EncodedJson::Parsed { program_id, parsed } => {
-            let program = program_id.parse().ok()?;
-            let mut accounts = Vec::new();
-            addresses(&parsed, &mut accounts);
-            EncodedInstruction::Parsed(ParsedInstruction {
-                program,
-                transfer: parsed_transfer(program, &parsed),
-                accounts,
-            })
+fn inner_instruction(outer: usize, found: UiInstruction) -> Option<InnerInstruction> {
+    let (stack_height, instruction) = match found {
+        UiInstruction::Compiled(compiled) => {
+            let instruction = CompiledInstruction {
+                program_id_index: compiled.program_id_index,
+                accounts: compiled.accounts,
+                data: data_of(&compiled.data)?,
+            };
+            let instruction = EncodedInstruction::Compiled(instruction);
+            (compiled.stack_height, instruction)
         }
+        UiInstruction::Parsed(UiParsedInstruction::PartiallyDecoded(full)) => {
+            let instruction = Instruction {
+                program: full.program_id.parse().ok()?,
+                accounts: keys(&full.accounts)?,
+                data: data_of(&full.data)?,
+            };
+            (full.stack_height, EncodedInstruction::Full(instruction))
+        }
+        UiInstruction::Parsed(UiParsedInstruction::Parsed(parsed)) => {
+            let instruction = EncodedInstruction::Parsed(parsed_instruction(&parsed)?);
+            (parsed.stack_height, instruction)
+        }
+    };
+    Some(InnerInstruction {
+        outer,
+        stack_height: stack_height.and_then(|height| usize::try_from(height).ok()),
+        instruction,
+    })
+}
+
+fn parsed_instruction(found: &NodeParsed) -> Option<ParsedInstruction> {
+    let program = found.program_id.parse().ok()?;
+    let mut accounts = Vec::new();
+    addresses(&found.parsed, &mut accounts);
+    Some(ParsedInstruction {
+        program,
+        transfer: parsed_transfer(program, &found.parsed),
+        accounts,
     })
 }
 
@@ -189,8 +139,8 @@ fn parsed_transfer(program: Pubkey, parsed: &Value) -> Option<Transfer> {
 /// # Errors
 /// When the node's answer is unreadable.
 pub(crate) fn balances(
-    before: Vec<BalanceJson>,
-    after: Vec<BalanceJson>,
+    before: Vec<UiTransactionTokenBalance>,
+    after: Vec<UiTransactionTokenBalance>,
 ) -> Result<Vec<Balance>, Fault> {
     let mut balances: BTreeMap<u8, Balance> = BTreeMap::new();
     let both = [(false, before), (true, after)];
@@ -206,7 +156,7 @@ pub(crate) fn balances(
                 .or_insert_with(|| Balance {
                     account: usize::from(found.account_index),
                     mint: found.mint,
-                    owner: found.owner,
+                    owner: found.owner.into(),
                     before: 0,
                     after: 0,
                 });
@@ -223,8 +173,8 @@ pub(crate) fn balances(
 ///
 /// # Errors
 /// When the node's answer is unreadable.
-pub(crate) fn loaded(json: LoadedJson) -> Result<Vec<Pubkey>, Fault> {
-    let texts = [json.writable, json.readonly].concat();
+pub(crate) fn loaded(found: UiLoadedAddresses) -> Result<Vec<Pubkey>, Fault> {
+    let texts = [found.writable, found.readonly].concat();
     keys(&texts)
         .ok_or_else(|| unavailable("the node returned unreadable addresses of lookup tables"))
 }

@@ -10,8 +10,10 @@ mod config;
 mod health;
 pub(crate) mod meta;
 pub(crate) mod read;
+pub(crate) mod results;
 pub(crate) mod rpc;
 mod second;
+pub(crate) mod sender;
 mod status;
 mod submission;
 
@@ -21,15 +23,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use futures_util::future::join_all;
 use quittance_core::{
     Chain, Fault, FaultKind, Finality, Found, Health, LaneId, Network, Status, Submission,
     Timestamp, Transaction, TransactionId, Watched,
 };
-use quittance_nodes::Nodes;
-use serde_json::json;
 use solana_pubkey::Pubkey;
 use solana_signer::Signer as _;
 use url::Url;
@@ -38,7 +36,8 @@ pub use self::blockhash::Blockhashes;
 pub use self::config::{Commitment, Signer, SolanaConfig, SolanaConfigError};
 use self::health::HealthCheck;
 pub use self::read::{Answer, Query};
-use self::rpc::Heads;
+use self::rpc::{Heads, Rpc};
+use self::sender::fault;
 use self::status::{FINALIZED_CONFIRMATIONS, LastValidHeights};
 use crate::action::PartiallySigned;
 use crate::evidence::Evidence;
@@ -56,7 +55,7 @@ pub struct Solana {
     config: SolanaConfig,
     lanes: Vec<LaneId>,
     rotation: Arc<FeePayerRotation>,
-    rpc: Nodes,
+    rpc: Rpc,
     heads: Heads,
     last_valid_heights: LastValidHeights,
 }
@@ -103,7 +102,7 @@ impl Solana {
                 .map(|key| LaneId::new(&key.to_string()))
                 .collect(),
             rotation: Arc::new(FeePayerRotation::new(FeePayers::new(fee_payers))),
-            rpc: rpc::connect(&config.genesis, &config.rpc_urls, config.rpc_timeout)?,
+            rpc: Rpc::new(&config.genesis, &config.rpc_urls, config.rpc_timeout)?,
             heads: Heads::default(),
             last_valid_heights: LastValidHeights::default(),
             config,
@@ -171,7 +170,7 @@ impl Chain for Solana {
     }
 
     async fn read(&self, reads: &[Query]) -> Vec<Result<Answer, Fault>> {
-        read::ask(&self.rpc, reads).await
+        read::ask(self.rpc.nodes(), reads).await
     }
 
     fn can_batch(&self, _: &[&PartiallySigned], _: &PartiallySigned) -> bool {
@@ -181,8 +180,8 @@ impl Chain for Solana {
     async fn next_sequence(&self, _: &LaneId) -> Result<Option<u64>, Fault> {
         // There are no sequence numbers. The request tells the lane before it signs whether a node
         // answers.
-        let _: u64 = self.rpc.ask("getBlockHeight", json!([])).await?;
-        Ok(None)
+        let height = self.rpc.client().get_block_height().await;
+        height.map(|_| None).map_err(fault)
     }
 
     async fn prepare(
@@ -211,12 +210,12 @@ impl Chain for Solana {
     }
 
     async fn submit(&self, transaction: &Transaction) -> Submission {
-        rpc::send(&self.rpc, &BASE64.encode(&transaction.bytes)).await
+        self.rpc.submit(&transaction.bytes).await
     }
 
     async fn status(&self, watched: &[Watched]) -> Vec<Result<Status<Evidence>, Fault>> {
         let found = status::fetch(
-            &self.rpc,
+            self.rpc.nodes(),
             &self.last_valid_heights,
             self.confirmations_required(),
             watched,
@@ -247,7 +246,7 @@ impl Chain for Solana {
             config: &self.config,
             lanes: &self.lanes,
             rotation: &self.rotation,
-            rpc: &self.rpc,
+            rpc: self.rpc.nodes(),
             heads: &self.heads,
         };
         check.run().await
@@ -269,7 +268,7 @@ impl Solana {
             && *confirmations >= self.confirmations_required()
             && second::is_needed(&self.config.two_nodes_above, evidence)
         {
-            second::confirm(&self.rpc, id, evidence).await?;
+            second::confirm(self.rpc.nodes(), id, evidence).await?;
         }
         Ok(found)
     }

@@ -7,18 +7,26 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use futures_util::future::join_all;
 use quittance_core::{Fault, FaultKind};
-use quittance_nodes::{NodeError, Nodes, Object, Request, decode_reply, unavailable};
+use quittance_nodes::{NodeError, Nodes, Object, Request, unavailable};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use solana_account_decoder_client_types::{UiAccountEncoding, UiDataSliceConfig};
+use solana_commitment_config::CommitmentConfig;
 use solana_pubkey::Pubkey;
+use solana_rpc_client_api::client_error::TransactionError;
+use solana_rpc_client_api::config::{RpcAccountInfoConfig, RpcSimulateTransactionConfig};
+use solana_rpc_client_api::request::{MAX_MULTIPLE_ACCOUNTS, RpcRequest};
+use solana_transaction_status_client_types::{UiTransactionEncoding, UiTransactionError};
 
-use super::meta::{self, BalanceJson, InnerInstructionsJson};
+use super::meta;
+use super::results::{FoundAccount, Simulation, decode_response};
+use super::rpc::request;
 use crate::account::{Account, DATA_MAX};
 use crate::evidence::Evidence;
 use crate::transaction::PaymentTransaction;
 
-/// The most accounts in one request (`MAX_MULTIPLE_ACCOUNTS` of the RPC interface).
-const ACCOUNTS_PER_CALL: usize = 100;
+/// The most accounts in one request.
+const ACCOUNTS_PER_CALL: usize = MAX_MULTIPLE_ACCOUNTS;
 
 /// The most requests in a batch: the strictest gateways allow 100, and simulations are long.
 const CALLS_PER_BATCH: usize = 40;
@@ -47,39 +55,15 @@ pub struct Answer {
     pub simulated: Option<Evidence>,
 }
 
-/// The value of a reply that also names its slot.
-#[derive(Deserialize)]
-pub(crate) struct InContext<T> {
-    pub(crate) value: T,
-}
-
-#[derive(Deserialize)]
-struct AccountJson {
-    owner: String,
-    data: (String, String),
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct SimulationJson {
-    err: Value,
-    #[serde(default)]
-    inner_instructions: Option<Vec<InnerInstructionsJson>>,
-    /// Nodes before version 3 do not report balances.
-    #[serde(default)]
-    pre_token_balances: Option<Vec<BalanceJson>>,
-    #[serde(default)]
-    post_token_balances: Option<Vec<BalanceJson>>,
-}
-
-impl SimulationJson {
+impl Simulation {
     /// Whether another node may know more. A node that is a block behind does not know a new
     /// blockhash yet; the payment is at fault only if no node does. Some nodes do not report inner
     /// instructions.
     fn is_inconclusive(&self, query: &Query) -> bool {
         let lacks_inner_instructions =
             || query.with_inner_instructions && self.inner_instructions.is_none();
-        self.err == json!("BlockhashNotFound") || self.err.is_null() && lacks_inner_instructions()
+        transaction_error(&self.err) == Some(TransactionError::BlockhashNotFound)
+            || self.err.is_null() && lacks_inner_instructions()
     }
 }
 
@@ -175,30 +159,31 @@ async fn answer_of(
 
 fn account_request(keys: &[Pubkey]) -> Request {
     let keys: Vec<String> = keys.iter().map(Pubkey::to_string).collect();
-    let options = json!({
-        "encoding": "base64",
-        "commitment": "confirmed",
-        "dataSlice": { "offset": 0, "length": DATA_MAX },
-    });
-    Request::new("getMultipleAccounts", json!([keys, options]))
+    let options = RpcAccountInfoConfig {
+        encoding: Some(UiAccountEncoding::Base64),
+        data_slice: Some(UiDataSliceConfig {
+            offset: 0,
+            length: DATA_MAX,
+        }),
+        commitment: Some(CommitmentConfig::confirmed()),
+        min_context_slot: None,
+    };
+    request(RpcRequest::GetMultipleAccounts, json!([keys, options]))
 }
 
 fn simulation_request(query: &Query) -> Option<Request> {
     let transaction = BASE64.encode(query.simulate.as_ref()?.bytes());
-    let mut options = json!({
-        "encoding": "base64",
-        "commitment": "confirmed",
+    let options = RpcSimulateTransactionConfig {
+        encoding: Some(UiTransactionEncoding::Base64),
+        commitment: Some(CommitmentConfig::confirmed()),
         // The fee payer's signature does not exist yet. The engine verifies the others, by stricter
         // rules.
-        "sigVerify": false,
-    });
-    if query.with_inner_instructions {
-        options["innerInstructions"] = json!(true);
-    }
-    Some(Request::new(
-        "simulateTransaction",
-        json!([transaction, options]),
-    ))
+        sig_verify: false,
+        inner_instructions: query.with_inner_instructions,
+        ..RpcSimulateTransactionConfig::default()
+    };
+    let params = json!([transaction, options]);
+    Some(request(RpcRequest::SimulateTransaction, params))
 }
 
 fn accounts_of(
@@ -206,13 +191,13 @@ fn accounts_of(
     count: usize,
 ) -> Vec<Result<Option<Account>, Fault>> {
     let read = || {
-        let found: InContext<Vec<Option<AccountJson>>> = decode_reply(found?)?;
+        let found = decode_response::<Vec<Option<FoundAccount>>>(found?)?;
         let accounts: Option<Vec<_>> = found
             .value
             .into_iter()
             .map(|found| match found {
                 None => Some(None),
-                Some(found) => account(&found).map(Some),
+                Some(found) => found.account().map(Some),
             })
             .collect();
         accounts
@@ -223,14 +208,6 @@ fn accounts_of(
         Ok(accounts) => accounts.into_iter().map(Ok).collect(),
         Err(fault) => vec![Err(fault); count],
     }
-}
-
-fn account(json: &AccountJson) -> Option<Account> {
-    let (data, encoding) = &json.data;
-    Some(Account {
-        owner: json.owner.parse().ok()?,
-        data: (encoding == "base64").then(|| BASE64.decode(data).ok())??,
-    })
 }
 
 async fn simulation_of(
@@ -245,11 +222,10 @@ async fn simulation_of(
     {
         return Ok(Evidence::failed(&json!(error.message)));
     }
-    let found: InContext<Object<SimulationJson>> = decode_reply(found)?;
-    let mut found = found.value.0;
+    let mut found = decode_response::<Object<Simulation>>(found)?.value.0;
     if found.is_inconclusive(query) {
         for other in rpc.ask_every(trial).await {
-            if let Ok(other) = decode_reply::<InContext<Object<SimulationJson>>>(other)
+            if let Ok(other) = decode_response::<Object<Simulation>>(other)
                 && !other.value.0.is_inconclusive(query)
             {
                 found = other.value.0;
@@ -300,27 +276,28 @@ fn is_about_lookup_tables(query: &Query, error: &NodeError) -> bool {
 /// The kind of fault for an error that is not the payment's: the fee payer is unfunded, or the node
 /// cannot simulate now.
 pub(crate) fn not_of_payment(err: &Value) -> Option<FaultKind> {
-    let of_fee_payer = err
-        .pointer("/InsufficientFundsForRent/account_index")
-        .is_some_and(|index| *index == 0);
-    if of_fee_payer {
-        return Some(FaultKind::FacilitatorFunds);
-    }
-    match err.as_str()? {
-        // The runtime reports all three of the fee payer only.
-        "InsufficientFundsForFee" | "InvalidAccountForFee" | "AccountNotFound" => {
-            Some(FaultKind::FacilitatorFunds)
-        }
-        "AccountInUse"
-        | "ClusterMaintenance"
-        | "CommitCancelled"
-        | "ProgramCacheHitMaxLimit"
-        | "WouldExceedMaxBlockCostLimit"
-        | "WouldExceedMaxAccountCostLimit"
-        | "WouldExceedMaxVoteCostLimit"
-        | "WouldExceedAccountDataBlockLimit" => Some(FaultKind::ChainUnavailable),
+    match transaction_error(err)? {
+        // The runtime reports the last three of the fee payer only.
+        TransactionError::InsufficientFundsForRent { account_index: 0 }
+        | TransactionError::InsufficientFundsForFee
+        | TransactionError::InvalidAccountForFee
+        | TransactionError::AccountNotFound => Some(FaultKind::FacilitatorFunds),
+        TransactionError::AccountInUse
+        | TransactionError::ClusterMaintenance
+        | TransactionError::CommitCancelled
+        | TransactionError::ProgramCacheHitMaxLimit
+        | TransactionError::WouldExceedMaxBlockCostLimit
+        | TransactionError::WouldExceedMaxAccountCostLimit
+        | TransactionError::WouldExceedMaxVoteCostLimit
+        | TransactionError::WouldExceedAccountDataBlockLimit => Some(FaultKind::ChainUnavailable),
         _ => None,
     }
+}
+
+/// The runtime's error; `None` if there is none, or if the library does not know it.
+fn transaction_error(err: &Value) -> Option<TransactionError> {
+    let found = UiTransactionError::deserialize(err).ok()?;
+    Some(found.into())
 }
 
 #[cfg(test)]
@@ -329,7 +306,7 @@ mod tests {
 
     #[test]
     fn batches_are_bounded_in_requests_and_in_long_replies() {
-        let calls = vec![Request::new("getHealth", json!([])); 100];
+        let calls = vec![request(RpcRequest::GetHealth, json!([])); 100];
         let sizes = |long: &[bool]| -> Vec<usize> {
             let batches = batches(&calls[..long.len()], long);
             batches.iter().map(|batch| batch.len()).collect()

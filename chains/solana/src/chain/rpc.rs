@@ -1,14 +1,29 @@
-//! Requests to Solana's nodes about themselves, and the submission of transactions.
+//! The client of a cluster's nodes.
+//!
+//! Requests and results are those of `solana-rpc-client`. Requests in batches, and to several nodes
+//! at once, use [`Nodes`] directly: submission, the check of each node, and questions that need one
+//! round trip or one node.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use quittance_core::Submission;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use quittance_core::{Fault, Submission};
 use quittance_nodes::{Identity, Nodes, NodesHealth, Reply, Request, decode_reply, unavailable};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use solana_commitment_config::CommitmentConfig;
+use solana_rpc_client::nonblocking::rpc_client::RpcClient;
+use solana_rpc_client::rpc_client::RpcClientConfig;
+use solana_rpc_client_api::config::RpcSendTransactionConfig;
+use solana_rpc_client_api::request::RpcRequest;
+use solana_transaction_status_client_types::UiTransactionEncoding;
 use url::Url;
 
+use super::sender::{NodesSender, fault};
 use super::submission::REFUSALS;
 
 /// The prefix of the genesis hash that every node of the cluster must report; empty for any
@@ -18,7 +33,7 @@ struct Genesis(String);
 
 impl Identity for Genesis {
     fn request(&self) -> Request {
-        Request::new("getGenesisHash", json!([]))
+        request(RpcRequest::GetGenesisHash, json!([]))
     }
 
     fn check(&self, answer: &Value) -> Result<(), String> {
@@ -42,24 +57,78 @@ impl Identity for Genesis {
 /// something else here.)
 const LIMIT_CODES: [i64; 1] = [-32429];
 
-/// The nodes of the cluster whose genesis hash has this prefix.
-pub(crate) fn connect(
-    genesis: &str,
-    urls: &[Url],
-    timeout: Duration,
-) -> Result<Nodes, reqwest::Error> {
-    Nodes::new(urls, timeout, Genesis(genesis.to_owned()))
+/// A request of the library's client, for a batch.
+pub(crate) fn request(request: RpcRequest, params: Value) -> Request {
+    Request::new(request.as_str(), params)
 }
 
-/// Submits a signed transaction, in base64.
-pub(crate) async fn send(nodes: &Nodes, transaction: &str) -> Submission {
-    // The node only forwards the transaction. It was simulated before, and the engine submits it
-    // again.
-    let options = json!({ "encoding": "base64", "skipPreflight": true, "maxRetries": 0 });
-    let request = Request::new("sendTransaction", json!([transaction, options]));
-    nodes
-        .send(&request, |error| REFUSALS.submission(error))
-        .await
+/// The nodes of a cluster, and the library's client over them.
+pub(crate) struct Rpc {
+    nodes: Arc<Nodes>,
+    client: RpcClient,
+}
+
+impl Rpc {
+    /// The nodes of the cluster whose genesis hash has this prefix. Nothing is sent.
+    pub(crate) fn new(
+        genesis: &str,
+        urls: &[Url],
+        timeout: Duration,
+    ) -> Result<Self, reqwest::Error> {
+        let nodes = Arc::new(Nodes::new(urls, timeout, Genesis(genesis.to_owned()))?);
+        let sender = NodesSender(Arc::clone(&nodes));
+        let config = RpcClientConfig::with_commitment(CommitmentConfig::confirmed());
+        Ok(Self {
+            nodes,
+            client: RpcClient::new_sender(sender, config),
+        })
+    }
+
+    /// The nodes, for batches and for what concerns several of them at once.
+    pub(crate) fn nodes(&self) -> &Nodes {
+        &self.nodes
+    }
+
+    /// The library's client. Its commitment is `confirmed`. It sends no transactions;
+    /// [`submit`](Self::submit) does.
+    pub(crate) fn client(&self) -> &RpcClient {
+        &self.client
+    }
+
+    /// Sends one request, whose result has the type `R`.
+    ///
+    /// # Errors
+    /// If no node returns such a result.
+    pub(crate) async fn ask<R: DeserializeOwned>(
+        &self,
+        request: RpcRequest,
+        params: Value,
+    ) -> Result<R, Fault> {
+        self.client.send(request, params).await.map_err(fault)
+    }
+
+    /// Submits a signed transaction to the nodes.
+    pub(crate) async fn submit(&self, transaction: &[u8]) -> Submission {
+        // The node only forwards the transaction. It was simulated before, and the engine submits
+        // it again.
+        let options = RpcSendTransactionConfig {
+            skip_preflight: true,
+            encoding: Some(UiTransactionEncoding::Base64),
+            max_retries: Some(0),
+            ..RpcSendTransactionConfig::default()
+        };
+        let params = json!([BASE64.encode(transaction), options]);
+        let request = request(RpcRequest::SendTransaction, params);
+        let refusal = |error: &_| REFUSALS.submission(error);
+        self.nodes.send(&request, refusal).await
+    }
+}
+
+impl fmt::Debug for Rpc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The library's client has no `Debug`.
+        f.debug_tuple("Rpc").field(&self.nodes).finish()
+    }
 }
 
 /// The newest slot of each node at the last check, and when it was first seen. (Nodes do not report
@@ -71,8 +140,8 @@ impl Heads {
     /// Checks of each node that it is on the right cluster, is not behind, and has new blocks.
     pub(crate) async fn check(&self, nodes: &Nodes, age_max: Duration) -> NodesHealth {
         let requests = [
-            Request::new("getHealth", json!([])),
-            Request::new("getSlot", json!([{ "commitment": "confirmed" }])),
+            request(RpcRequest::GetHealth, json!([])),
+            request(RpcRequest::GetSlot, json!([CommitmentConfig::confirmed()])),
         ];
         let judge = |node, answers: Vec<Reply>| {
             let mut answers = answers.into_iter();

@@ -5,10 +5,18 @@ use std::sync::{Mutex, PoisonError};
 
 use quittance_core::{Fault, Status, Transaction, TransactionId, Watched};
 use quittance_nodes::{Nodes, Object, Reply, Request, decode_reply, unavailable};
-use serde::Deserialize;
 use serde_json::{Value, json};
+use solana_commitment_config::CommitmentConfig;
+use solana_epoch_info::EpochInfo;
+use solana_rpc_client_api::config::{RpcSignatureStatusConfig, RpcTransactionConfig};
+use solana_rpc_client_api::request::{MAX_GET_SIGNATURE_STATUSES_QUERY_ITEMS, RpcRequest};
+use solana_transaction_status_client_types::{
+    TransactionConfirmationStatus, UiTransactionEncoding,
+};
 
-use super::meta::{self, BalanceJson, InnerInstructionsJson, LoadedJson};
+use super::meta;
+use super::results::{IncludedTransaction, SignatureStatus, decode_response};
+use super::rpc::request;
 use crate::evidence::Evidence;
 use crate::transaction::PaymentTransaction;
 
@@ -24,9 +32,8 @@ const BLOCKHASH_BLOCKS: u64 = 150;
 /// is asked last.
 const BLOCKS_APART: u64 = 150;
 
-/// The most signatures in one request (`MAX_GET_SIGNATURE_STATUSES_QUERY_ITEMS` of the RPC
-/// interface).
-pub(crate) const SIGNATURES_PER_CALL: usize = 256;
+/// The most signatures in one request.
+pub(crate) const SIGNATURES_PER_CALL: usize = MAX_GET_SIGNATURE_STATUSES_QUERY_ITEMS;
 
 /// The number of remembered transactions above which expired ones are forgotten: some hours of work
 /// and a few megabytes.
@@ -58,63 +65,16 @@ impl LastValidHeights {
     }
 }
 
-/// The fields of `getEpochInfo` that are used.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Epoch {
-    absolute_slot: u64,
-    block_height: u64,
-}
-
-#[derive(Deserialize)]
-struct Context {
-    slot: u64,
-}
-
-#[derive(Deserialize)]
-struct Statuses {
-    context: Context,
-    value: Vec<Option<Object<SignatureStatus>>>,
-}
-
-#[derive(Deserialize, Clone)]
-#[serde(rename_all = "camelCase")]
-struct SignatureStatus {
-    #[serde(default)]
-    err: Value,
-    confirmation_status: Option<String>,
-}
-
 impl SignatureStatus {
     /// 1 once a supermajority has voted for its block, [`FINALIZED_CONFIRMATIONS`] once that cannot
     /// be undone; `None` before.
     fn confirmations(&self) -> Option<u64> {
-        match self.confirmation_status.as_deref() {
-            Some("finalized") => Some(FINALIZED_CONFIRMATIONS),
-            Some("confirmed") => Some(1),
-            _ => None,
+        match self.confirmation_status.as_ref()? {
+            TransactionConfirmationStatus::Finalized => Some(FINALIZED_CONFIRMATIONS),
+            TransactionConfirmationStatus::Confirmed => Some(1),
+            TransactionConfirmationStatus::Processed => None,
         }
     }
-}
-
-/// The fields of `getTransaction` that are used. A reply without one of them is a fault.
-#[derive(Deserialize)]
-struct Fetched {
-    meta: Object<Meta>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Meta {
-    err: Value,
-    pre_token_balances: Vec<BalanceJson>,
-    post_token_balances: Vec<BalanceJson>,
-    /// Missing if the node does not store them.
-    #[serde(default)]
-    inner_instructions: Option<Vec<InnerInstructionsJson>>,
-    /// Missing if the transaction has no lookup tables.
-    #[serde(default)]
-    loaded_addresses: Option<LoadedJson>,
 }
 
 /// Two block heights and many signatures, as one node reported them at one moment.
@@ -166,20 +126,24 @@ impl Snapshot {
             .collect();
         ids.sort_unstable();
         ids.dedup();
+        let (processed, finalized) = (CommitmentConfig::processed(), CommitmentConfig::finalized());
         let mut requests: Vec<Request> = vec![
-            Request::new("getBlockHeight", json!([{ "commitment": "processed" }])),
-            Request::new("getEpochInfo", json!([{ "commitment": "finalized" }])),
+            request(RpcRequest::GetBlockHeight, json!([processed])),
+            request(RpcRequest::GetEpochInfo, json!([finalized])),
         ];
-        let options = json!({ "searchTransactionHistory": true });
-        let chunks = ids.chunks(SIGNATURES_PER_CALL);
-        requests.extend(
-            chunks.map(|chunk| Request::new("getSignatureStatuses", json!([chunk, options]))),
-        );
+        let options = RpcSignatureStatusConfig {
+            search_transaction_history: true,
+        };
+        let statuses_of = |chunk: &[&str]| {
+            let params = json!([chunk, options]);
+            request(RpcRequest::GetSignatureStatuses, params)
+        };
+        requests.extend(ids.chunks(SIGNATURES_PER_CALL).map(statuses_of));
         let answers = rpc.ask_one_node_in_doubt(&requests, knows_not_all).await?;
         let mut answers = answers.into_iter();
         let mut next = || answers.next().unwrap_or(Ok(Value::Null));
         let newest: u64 = decode_reply(next())?;
-        let finalized: Epoch = decode_reply(next())?;
+        let finalized: EpochInfo = decode_reply(next())?;
         let mut by_id = BTreeMap::new();
         for chunk in ids.chunks(SIGNATURES_PER_CALL) {
             let found = statuses(next(), chunk.len(), finalized.absolute_slot);
@@ -280,7 +244,7 @@ fn statuses(
     finalized_slot: u64,
 ) -> Vec<Result<Option<SignatureStatus>, Fault>> {
     let read = || {
-        let found: Statuses = decode_reply(answer)?;
+        let found = decode_response::<Vec<Value>>(answer)?;
         if found.value.len() != count {
             return Err(unavailable(
                 "the node returned a wrong number of signature statuses",
@@ -292,15 +256,18 @@ fn statuses(
                 "the node that reported signatures is behind the one that reported block heights",
             ));
         }
-        let found = found.value.into_iter();
-        Ok(found
-            .map(|status| status.map(|Object(status)| status))
-            .collect::<Vec<_>>())
+        Ok(found.value)
     };
     match read() {
-        Ok(found) => found.into_iter().map(Ok).collect(),
+        Ok(found) => found.into_iter().map(status).collect(),
         Err(fault) => vec![Err(fault); count],
     }
+}
+
+/// Each status is read by itself, so that one unreadable status does not hide the others.
+fn status(found: Value) -> Result<Option<SignatureStatus>, Fault> {
+    let found: Option<Object<SignatureStatus>> = decode_reply(Ok(found))?;
+    Ok(found.map(|Object(status)| status))
 }
 
 /// The evidence of these transactions, all of which succeeded.
@@ -319,18 +286,18 @@ async fn fetch_evidence(rpc: &Nodes, ids: &[String]) -> BTreeMap<String, Result<
 
 /// The request for a transaction's evidence.
 pub(crate) fn evidence_request(id: &str) -> Request {
-    let options = json!({
-        "encoding": "base64",
-        "commitment": "confirmed",
-        "maxSupportedTransactionVersion": 0,
-    });
-    Request::new("getTransaction", json!([id, options]))
+    let options = RpcTransactionConfig {
+        encoding: Some(UiTransactionEncoding::Base64),
+        commitment: Some(CommitmentConfig::confirmed()),
+        max_supported_transaction_version: Some(0),
+    };
+    request(RpcRequest::GetTransaction, json!([id, options]))
 }
 
 pub(crate) fn evidence_of(answer: Reply) -> Result<Evidence, Fault> {
-    let Fetched {
+    let IncludedTransaction {
         meta: Object(reply),
-    } = decode_reply::<Option<Fetched>>(answer)?
+    } = decode_reply::<Option<IncludedTransaction>>(answer)?
         // A node can know a signature before it has the transaction.
         .ok_or_else(|| unavailable("the node does not have an included transaction yet"))?;
     if !reply.err.is_null() {
@@ -346,7 +313,10 @@ pub(crate) fn evidence_of(answer: Reply) -> Result<Evidence, Fault> {
             .inner_instructions
             .map(meta::inner_instructions)
             .transpose()?,
-        loaded: meta::loaded(reply.loaded_addresses.unwrap_or_default())?,
+        loaded: match reply.loaded_addresses {
+            Some(found) => meta::loaded(found)?,
+            None => Vec::new(),
+        },
     })
 }
 
@@ -383,11 +353,11 @@ mod tests {
         last_valid_heights: &LastValidHeights,
         newest: u64,
         finalized: u64,
-        known: Option<(&str, Value)>,
+        known: Option<(TransactionConfirmationStatus, Value)>,
     ) -> Status<Evidence> {
         let status = known.map(|(commitment, err)| SignatureStatus {
             err,
-            confirmation_status: Some(commitment.to_owned()),
+            confirmation_status: Some(commitment),
         });
         let snapshot = Snapshot {
             newest,
@@ -433,8 +403,13 @@ mod tests {
         let at =
             |commitment, err| status_at(&last_valid_heights, 9_999, 9_900, Some((commitment, err)));
         status_at(&last_valid_heights, 1, 0, None);
-        assert!(matches!(at("processed", Value::Null), Status::Pending));
-        let Status::Included { confirmations, .. } = at("confirmed", Value::Null) else {
+        assert!(matches!(
+            at(TransactionConfirmationStatus::Processed, Value::Null),
+            Status::Pending
+        ));
+        let Status::Included { confirmations, .. } =
+            at(TransactionConfirmationStatus::Confirmed, Value::Null)
+        else {
             panic!("confirmed is included");
         };
         assert_eq!(confirmations, 1);
@@ -443,7 +418,7 @@ mod tests {
             confirmations,
             evidence,
             ..
-        } = at("finalized", error)
+        } = at(TransactionConfirmationStatus::Finalized, error)
         else {
             panic!("what failed is included, too");
         };
@@ -488,5 +463,16 @@ mod tests {
         assert!(statuses(Ok(answer(100)), 1, 100)[0].is_ok());
         assert!(statuses(Ok(answer(99)), 1, 100)[0].is_err());
         assert!(statuses(Ok(answer(100)), 2, 100).iter().all(Result::is_err));
+    }
+
+    #[test]
+    fn unreadable_status_does_not_hide_the_others() {
+        let unreadable = json!({ "err": null, "confirmationStatus": "of a later version" });
+        let value = json!([null, unreadable, [null, null], { "err": null }]);
+        let answer = json!({ "context": { "slot": 100 }, "value": value });
+        let found = statuses(Ok(answer), 4, 100);
+        assert!(matches!(found[0], Ok(None)));
+        assert!(found[1].is_err() && found[2].is_err());
+        assert!(matches!(found[3], Ok(Some(_))));
     }
 }

@@ -2,6 +2,7 @@
 
 use quittance_core::FaultKind;
 use quittance_nodes::{Meaning, Refusals};
+use solana_rpc_client_api::custom_error::JSON_RPC_SERVER_ERROR_TRANSACTION_SIGNATURE_VERIFICATION_FAILURE;
 
 /// The words and codes of nodes' errors to `sendTransaction`. What no entry matches counts as
 /// possibly sent.
@@ -31,8 +32,10 @@ pub(super) const REFUSALS: Refusals = Refusals::new(&[
     (-32600, Meaning::Refused(FaultKind::Internal)),
     (-32601, Meaning::Refused(FaultKind::Internal)),
     (-32602, Meaning::Refused(FaultKind::Internal)),
-    // The node found an invalid signature.
-    (-32003, Meaning::Refused(FaultKind::Internal)),
+    (
+        JSON_RPC_SERVER_ERROR_TRANSACTION_SIGNATURE_VERIFICATION_FAILURE,
+        Meaning::Refused(FaultKind::Internal),
+    ),
 ]);
 
 #[cfg(test)]

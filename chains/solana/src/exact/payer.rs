@@ -15,7 +15,6 @@ use quittance_core::{
     Asset, AuthorizationState, Network, Payer, PayerError, Quote, QuoteError, SignedPayment,
     Timestamp,
 };
-use quittance_nodes::Nodes;
 use serde_json::json;
 use solana_compute_budget_interface::ComputeBudgetInstruction;
 use solana_hash::Hash;
@@ -31,7 +30,8 @@ use url::Url;
 
 use super::state::{self, EXPIRES_SECS};
 use super::terms::{Extra, NAME};
-use crate::chain::{Signer, blockhash, rpc};
+use crate::chain::rpc::Rpc;
+use crate::chain::{Signer, blockhash};
 use crate::instruction::{MEMO, MEMO_MAX};
 use crate::known::{self, NAMESPACE};
 use crate::token::Token;
@@ -60,7 +60,7 @@ pub struct ExactPayer {
     signer: Signer,
     address: String,
     tokens: KnownTokens<Token>,
-    nodes: BTreeMap<String, Arc<Nodes>>,
+    nodes: BTreeMap<String, Arc<Rpc>>,
 }
 
 impl ExactPayer {
@@ -88,7 +88,7 @@ impl ExactPayer {
     /// When no HTTP client can be made.
     pub fn with_rpc(mut self, network: &Network, urls: &[Url]) -> Result<Self, PayerError> {
         // The cluster is not checked: a blockhash is valid on its own cluster only.
-        let rpc = rpc::connect("", urls, RPC_TIMEOUT).map_err(PayerError::chain)?;
+        let rpc = Rpc::new("", urls, RPC_TIMEOUT).map_err(PayerError::chain)?;
         self.nodes.insert(network.id().to_owned(), Arc::new(rpc));
         Ok(self)
     }
@@ -169,9 +169,9 @@ impl ExactPayer {
     async fn blockhash(&self, order: &Order) -> Result<Hash, PayerError> {
         let Some(node) = self.nodes.get(order.network.id()) else {
             let missing = || PayerError::chain("the payer has no node to ask for a blockhash");
-            return order.blockhash.clone().ok_or_else(missing);
+            return order.blockhash.ok_or_else(missing);
         };
-        match (blockhash::latest(node).await, order.blockhash.clone()) {
+        match (blockhash::latest(node).await, order.blockhash) {
             (Ok(latest), _) => Ok(latest.blockhash),
             (Err(_), Some(offered)) => Ok(offered),
             (Err(fault), None) => Err(PayerError::chain(fault)),

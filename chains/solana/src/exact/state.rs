@@ -8,14 +8,21 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use quittance_core::json::Object;
 use quittance_core::{AuthorizationState, Fault, Timestamp};
-use quittance_nodes::{Nodes, Reply, Request, decode_reply};
+use quittance_nodes::{Reply, Request, decode_reply};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use solana_commitment_config::CommitmentConfig;
 use solana_message::VersionedMessage;
 use solana_pubkey::Pubkey;
+use solana_rpc_client_api::config::{RpcSignaturesForAddressConfig, RpcTransactionConfig};
+use solana_rpc_client_api::request::{MAX_GET_CONFIRMED_SIGNATURES_FOR_ADDRESS2_LIMIT, RpcRequest};
+use solana_signature::Signature;
 use solana_transaction::versioned::VersionedTransaction;
+use solana_transaction_status_client_types::UiTransactionEncoding;
 
-use crate::chain::read::InContext;
+use crate::chain::results::{FetchedTransaction, ListedTransaction, decode_response};
+use crate::chain::rpc::{Rpc, request};
+use crate::chain::sender::fault;
 use crate::instruction::MEMO;
 
 /// The seconds after which no block can include a signed payment. Its blockhash expires after 150
@@ -27,8 +34,8 @@ pub(super) const EXPIRES_SECS: u64 = 150;
 /// time is an estimate and may be wrong by this much.
 const SETTLED_SECS: u64 = 60;
 
-/// The most transactions in one reply, a limit of the RPC interface.
-const PAGE: usize = 1000;
+/// The most transactions in one reply.
+const PAGE: usize = MAX_GET_CONFIRMED_SIGNATURES_FOR_ADDRESS2_LIMIT;
 
 /// The most pages that are read. The state of a payer with more transactions since the payment was
 /// signed is unknown.
@@ -41,7 +48,7 @@ const FETCHES_MAX: usize = 50;
 /// The payment as its payer signed it.
 struct Signed {
     blockhash: String,
-    signature: [u8; 64],
+    signature: Signature,
     memo: Option<String>,
 }
 
@@ -59,7 +66,7 @@ impl Signed {
         let at = keys.iter().position(|key| key == payer)?;
         Some(Self {
             blockhash: message.recent_blockhash().to_string(),
-            signature: (*transaction.signatures.get(at)?).into(),
+            signature: *transaction.signatures.get(at)?,
             memo: memo(message),
         })
     }
@@ -75,24 +82,12 @@ fn memo(message: &VersionedMessage) -> Option<String> {
     String::from_utf8(instruction.data.clone()).ok()
 }
 
-/// The fields of `getSignaturesForAddress` that are used.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Listed {
-    signature: String,
-    #[serde(default)]
-    block_time: Option<u64>,
-    /// The transaction's memos, each after its length; missing if the node does not store them.
-    #[serde(default)]
-    memo: Option<String>,
-}
-
 /// The state of the payment with this payload, whose payer considered it expired from `expires` on.
 ///
 /// # Errors
 /// When no node answers.
 pub(super) async fn fetch(
-    nodes: &Nodes,
+    rpc: &Rpc,
     payer: &Pubkey,
     payload: &Object,
     expires: Timestamp,
@@ -103,11 +98,11 @@ pub(super) async fn fetch(
     let Some(since) = expires.secs().checked_sub(EXPIRES_SECS + SETTLED_SECS) else {
         return Ok(AuthorizationState::Unknown);
     };
-    let is_dead = is_dead(nodes, &signed, expires).await?;
-    let Some(listed) = since_then(nodes, payer, since).await? else {
+    let is_dead = is_dead(rpc, &signed, expires).await?;
+    let Some(listed) = since_then(rpc, payer, since).await? else {
         return Ok(AuthorizationState::Unknown);
     };
-    let (included, all_seen) = find(nodes, &signed, &listed).await?;
+    let (included, all_seen) = find(rpc, &signed, &listed).await?;
     Ok(match (included, is_dead, all_seen) {
         (Some(id), ..) => AuthorizationState::Used(Some(id)),
         (None, true, true) => AuthorizationState::Expired,
@@ -118,20 +113,20 @@ pub(super) async fn fetch(
 
 /// Whether no block can include the payment any more. The node's finalized block must be later than
 /// the payment, or the node may not know the blockhash yet.
-async fn is_dead(nodes: &Nodes, signed: &Signed, expires: Timestamp) -> Result<bool, Fault> {
-    let finalized = json!({ "commitment": "finalized" });
+async fn is_dead(rpc: &Rpc, signed: &Signed, expires: Timestamp) -> Result<bool, Fault> {
+    let finalized = CommitmentConfig::finalized();
+    let valid = json!([signed.blockhash, finalized]);
     let calls: [Request; 2] = [
-        Request::new("getSlot", json!([finalized])),
-        Request::new("isBlockhashValid", json!([signed.blockhash, finalized])),
+        request(RpcRequest::GetSlot, json!([finalized])),
+        request(RpcRequest::IsBlockhashValid, valid),
     ];
     // A node of another cluster knows no blockhash of this one, and would report that the payment
     // has expired.
-    let answers = nodes.ask_one_node_in_doubt(&calls, |_| true).await?;
-    let mut answers = answers.into_iter();
+    let answers = rpc.nodes().ask_one_node_in_doubt(&calls, |_| true);
+    let mut answers = answers.await?.into_iter();
     let slot: u64 = decode_reply(next(&mut answers))?;
-    let valid: InContext<bool> = decode_reply(next(&mut answers))?;
-    let time: u64 = nodes.ask("getBlockTime", json!([slot])).await?;
-    let is_past = time >= expires.plus_secs(SETTLED_SECS).secs();
+    let valid = decode_response::<bool>(next(&mut answers))?;
+    let is_past = block_time(rpc, slot).await? >= expires.plus_secs(SETTLED_SECS).secs();
     Ok(is_past && !valid.value)
 }
 
@@ -139,32 +134,41 @@ fn next(answers: &mut impl Iterator<Item = Reply>) -> Reply {
     answers.next().unwrap_or(Ok(Value::Null))
 }
 
+/// When a block was made, in seconds since 1970.
+async fn block_time(rpc: &Rpc, slot: u64) -> Result<u64, Fault> {
+    let time = rpc.client().get_block_time(slot).await.map_err(fault)?;
+    // A block from before 1970 is older than any payment.
+    Ok(u64::try_from(time).unwrap_or(0))
+}
+
 /// The finalized transactions of an account since a time; `None` if the node does not have them all
 /// or there are too many.
 async fn since_then(
-    nodes: &Nodes,
+    rpc: &Rpc,
     payer: &Pubkey,
     since: u64,
-) -> Result<Option<Vec<Listed>>, Fault> {
+) -> Result<Option<Vec<ListedTransaction>>, Fault> {
     // Nodes delete old blocks and then omit their transactions without an error.
-    let first: u64 = nodes.ask("getFirstAvailableBlock", json!([])).await?;
-    if first > 0 {
-        let oldest: Option<u64> = nodes.ask("getBlockTime", json!([first])).await?;
-        if oldest.is_none_or(|oldest| oldest > since) {
-            return Ok(None);
-        }
+    let first = rpc.client().get_first_available_block();
+    let first = first.await.map_err(fault)?;
+    if first > 0 && block_time(rpc, first).await? > since {
+        return Ok(None);
     }
-    let mut all: Vec<Listed> = Vec::new();
+    let mut all: Vec<ListedTransaction> = Vec::new();
     for _ in 0..PAGES_MAX {
-        let mut options = json!({ "commitment": "finalized", "limit": PAGE });
-        if let Some(last) = all.last() {
-            options["before"] = json!(last.signature);
-        }
+        let options = RpcSignaturesForAddressConfig {
+            before: all.last().map(|last| last.signature.clone()),
+            limit: Some(PAGE),
+            commitment: Some(CommitmentConfig::finalized()),
+            ..RpcSignaturesForAddressConfig::default()
+        };
         let asked = json!([payer.to_string(), options]);
-        let page: Vec<Listed> = nodes.ask("getSignaturesForAddress", asked).await?;
+        let page: Vec<ListedTransaction> =
+            rpc.ask(RpcRequest::GetSignaturesForAddress, asked).await?;
         let is_last = page.len() < PAGE;
         all.extend(page);
-        let is_older = |listed: &Listed| listed.block_time.is_some_and(|time| time < since);
+        let is_older =
+            |listed: &ListedTransaction| listed.block_time.is_some_and(|time| time < since);
         if is_last || all.last().is_some_and(is_older) {
             all.retain(|listed| !is_older(listed));
             return Ok(Some(all));
@@ -176,27 +180,33 @@ async fn since_then(
 /// The id of the transaction that carried out the payment, if there is one, and whether all
 /// candidates were seen.
 async fn find(
-    nodes: &Nodes,
+    rpc: &Rpc,
     signed: &Signed,
-    listed: &[Listed],
+    listed: &[ListedTransaction],
 ) -> Result<(Option<String>, bool), Fault> {
-    let may_be = |listed: &&Listed| match (&listed.memo, &signed.memo) {
+    let may_be = |listed: &&ListedTransaction| match (&listed.memo, &signed.memo) {
         (Some(found), Some(own)) => found.contains(own.as_str()),
         _ => true,
     };
-    let mut candidates: Vec<&Listed> = listed.iter().filter(may_be).collect();
+    let mut candidates: Vec<&ListedTransaction> = listed.iter().filter(may_be).collect();
     let mut all_seen = candidates.len() <= FETCHES_MAX;
     candidates.truncate(FETCHES_MAX);
-    let options = json!({ "commitment": "finalized", "encoding": "base64", "maxSupportedTransactionVersion": 0 });
+    let options = RpcTransactionConfig {
+        encoding: Some(UiTransactionEncoding::Base64),
+        commitment: Some(CommitmentConfig::finalized()),
+        max_supported_transaction_version: Some(0),
+    };
     for candidate in candidates {
         let asked = json!([candidate.signature, options]);
-        let fetched: Value = nodes.ask("getTransaction", asked).await?;
-        let text = fetched["transaction"][0].as_str().unwrap_or_default();
-        let bytes = BASE64.decode(text).unwrap_or_default();
-        all_seen &= !bytes.is_empty();
-        let is_it = bytes.windows(64).any(|window| window == signed.signature);
+        let fetched: Option<FetchedTransaction> =
+            rpc.ask(RpcRequest::GetTransaction, asked).await?;
+        let decoded = fetched.and_then(|found| Some((found.transaction.decode()?, found.meta)));
+        let Some((transaction, meta)) = decoded else {
+            all_seen = false;
+            continue;
+        };
         // A failed transaction transferred nothing and is not included again.
-        if is_it && fetched["meta"]["err"].is_null() {
+        if transaction.signatures.contains(&signed.signature) && meta["err"].is_null() {
             return Ok((Some(candidate.signature.clone()), all_seen));
         }
     }
