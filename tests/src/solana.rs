@@ -13,6 +13,8 @@ use quittance_solana::{
     Exact, ExactConfig, ExactOffer, ExactPayer, Signer, SmartWallets, Solana, SolanaConfig, Token,
     TokenProgram, known,
 };
+use solana_rpc_client_api::config::RpcSendTransactionConfig;
+use solana_transaction::versioned::VersionedTransaction;
 use tempfile::TempDir;
 
 use crate::proxy::Proxy;
@@ -51,10 +53,7 @@ impl Setting {
         let local = Local::start(&tools, &options)
             .await
             .expect("a local cluster");
-        let genesis = local
-            .rpc("getGenesisHash", ())
-            .await
-            .expect("a genesis hash");
+        let genesis = local.client().get_genesis_hash().await;
         let node = Proxy::before(local.url()).await;
         let mint = match program {
             TokenProgram::SplToken => SOLANA_USDC,
@@ -65,7 +64,7 @@ impl Setting {
             smart_wallets: None,
             local,
             node,
-            genesis,
+            genesis: genesis.expect("a genesis hash").to_string(),
             folder: tempfile::tempdir().expect("a folder"),
         }
     }
@@ -178,6 +177,19 @@ impl Setting {
             requests.push(crate::pay(&payer, &requirements).await);
         }
         requests
+    }
+
+    /// Sends a signed transaction to the cluster, without a simulation before.
+    pub async fn send(&self, transaction: &[u8]) {
+        let transaction: VersionedTransaction =
+            wincode::deserialize(transaction).expect("a transaction");
+        let options = RpcSendTransactionConfig {
+            skip_preflight: true,
+            ..RpcSendTransactionConfig::default()
+        };
+        let client = self.local.client();
+        let sent = client.send_transaction_with_config(&transaction, options);
+        sent.await.expect("a transaction that the node takes");
     }
 
     /// The seller's balance of the token.

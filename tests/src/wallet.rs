@@ -12,7 +12,7 @@ use quittance_devnet::Solana as Local;
 use quittance_solana::instruction::{COMPUTE_BUDGET, MEMO};
 use quittance_solana::{Keypair, Pubkey, Token};
 use sbpf_assembler::{Assembler, AssemblerOption, SbpfArch};
-use serde_json::{Value, json};
+use serde_json::json;
 use solana_hash::Hash;
 use solana_instruction::{AccountMeta, Instruction};
 use solana_message::{AddressLookupTableAccount, VersionedMessage, v0};
@@ -339,22 +339,16 @@ pub async fn request(
 
 /// Includes a signed transaction in the next block.
 pub async fn include(local: &Local, bytes: &[u8]) {
-    let options = json!({ "encoding": "base64" });
-    let params = json!([BASE64.encode(bytes), options]);
-    let sent: Result<String, _> = local.rpc("sendTransaction", params).await;
+    let transaction: VersionedTransaction = wincode::deserialize(bytes).expect("a transaction");
+    let sent = local.client().send_transaction(&transaction).await;
     sent.expect("a transaction that succeeds");
     local.mine(1).await.expect("a block");
 }
 
 /// The newest blockhash.
 pub async fn blockhash(local: &Local) -> Hash {
-    let latest: Value = local
-        .rpc("getLatestBlockhash", json!([]))
-        .await
-        .expect("a blockhash");
-    let text = latest.pointer("/value/blockhash").and_then(Value::as_str);
-    text.and_then(|text| text.parse().ok())
-        .expect("a blockhash that can be read")
+    let latest = local.client().get_latest_blockhash().await;
+    latest.expect("a blockhash")
 }
 
 /// A serialized transaction of version 0. Signers that are not in `signers` (such as a payment's

@@ -171,7 +171,7 @@ async fn refused_solana_payment_is_paid_again_only_after_expiry() {
         assert!(is_in_doubt, "settles: {settles}: {ended:?}");
         assert_eq!(shown.different(), 1);
 
-        let _: u64 = setting.local.rpc("devnet_mine", (250_u64,)).await.unwrap();
+        setting.local.mine(250).await.unwrap();
         match buyer.get(&url).await {
             Err(BuyError::Used { open, .. }) if settles => assert!(open.transaction.is_some()),
             Err(BuyError::Refused { .. }) if !settles => {}

@@ -74,13 +74,9 @@ async fn on_the_cluster(setting: &Setting, id: &str) -> Value {
 }
 
 async fn lamports(setting: &Setting, account: usize) -> u64 {
-    let address = Setting::account(account).address.to_string();
-    let found: Value = setting
-        .local
-        .rpc("getBalance", json!([address]))
-        .await
-        .unwrap();
-    found["value"].as_u64().unwrap()
+    let address = Setting::account(account).address;
+    let balance = setting.local.client().get_balance(&address).await;
+    balance.unwrap()
 }
 
 /// The fee payer in a payment's requirements.
@@ -206,16 +202,7 @@ async fn payment_with_a_dead_blockhash_can_be_paid_again() {
     let bytes = settlement.unwrap().transactions.pop().unwrap().1.bytes;
 
     setting.node.mend();
-    let late = {
-        use base64::Engine as _;
-        base64::engine::general_purpose::STANDARD.encode(&bytes)
-    };
-    let options = json!({ "encoding": "base64", "skipPreflight": true });
-    let _: Value = setting
-        .local
-        .rpc("sendTransaction", json!([late, options]))
-        .await
-        .unwrap();
+    setting.send(&bytes).await;
     setting.local.mine(3).await.unwrap();
     assert_eq!(setting.received().await, Amount::ZERO);
 
@@ -250,18 +237,9 @@ async fn payments_never_share_a_transaction_after_a_restart() {
         assert!(answer.is_pending(), "{answer:?}");
     }
     let known = engine.settlement(&id(&setting, &x)).await.unwrap().unwrap();
-    let bytes = {
-        use base64::Engine as _;
-        let sent = known.transaction().unwrap();
-        base64::engine::general_purpose::STANDARD.encode(&sent.bytes)
-    };
+    let bytes = known.transaction().unwrap().bytes.clone();
     let engine = restarted(engine).await;
-    let options = json!({ "encoding": "base64", "skipPreflight": true });
-    let _: Value = setting
-        .local
-        .rpc("sendTransaction", json!([bytes, options]))
-        .await
-        .unwrap();
+    setting.send(&bytes).await;
     setting.local.mine(3).await.unwrap();
     let first = settled(&engine, &x).await;
     let pending = engine.settle(&y).await.unwrap();
@@ -753,20 +731,14 @@ async fn payment_into_an_account_given_away_is_rejected() {
 
 /// Transfers the ownership of one owner's associated account to another.
 async fn give_away(setting: &Setting, from: Pubkey, to: Pubkey) {
-    use base64::Engine as _;
     let program = TokenProgram::SplToken.id();
     let at = quittance_devnet::Solana::token_account(&from, &SOLANA_USDC, &program);
     let mut data = vec![0; 165];
     data[..32].copy_from_slice(SOLANA_USDC.as_ref());
     data[32..64].copy_from_slice(to.as_ref());
     data[108] = 1;
-    let data = base64::engine::general_purpose::STANDARD.encode(data);
-    let account = json!({ "owner": program.to_string(), "data": data, "lamports": null });
-    let _: Value = setting
-        .local
-        .rpc("devnet_setAccount", json!([at.to_string(), account]))
-        .await
-        .unwrap();
+    let put = setting.local.put_account(at, program, &data, None).await;
+    put.unwrap();
 }
 
 /// attacks.md 90 and 111: a payment costs one round trip to the node, and an invalid one costs

@@ -8,6 +8,7 @@ use quittance_solana::{Keypair, Pubkey, TokenProgram};
 use quittance_tests::solana::{PRICE, Setting};
 use quittance_tests::wallet::{self, Deed, Payment, SQUADS, SWIG, Wallet, token_account};
 use serde_json::{Value, json};
+use solana_commitment_config::CommitmentConfig;
 use solana_instruction::{AccountMeta, Instruction};
 use solana_message::AddressLookupTableAccount;
 use solana_signer::Signer as _;
@@ -264,10 +265,7 @@ async fn takes_back(scene: Scene) {
         &[],
         wallet::blockhash(&scene.setting.local).await,
     );
-    let local = &scene.setting.local;
-    let params = json!([BASE64.encode(bytes), { "encoding": "base64" }]);
-    let _: String = local.rpc("sendTransaction", params).await.unwrap();
-    local.mine(1).await.unwrap();
+    wallet::include(&scene.setting.local, &bytes).await;
 
     let observed = scene.run(&scene.pay(Deed::PayAndTakeBack), &[]).await;
     let back = scene.transfer(&seller.address, &scene.vault(), &scene.vault(), 2);
@@ -509,8 +507,9 @@ async fn lookup_table_entry_is_usable_in_the_next_slot() {
     let scene = Scene::new(TokenProgram::SplToken).await;
     let local = &scene.setting.local;
     let mint = scene.payment.token.mint;
-    let options = json!([{ "commitment": "processed" }]);
-    let slot: u64 = local.rpc("getSlot", options).await.unwrap();
+    let processed = CommitmentConfig::processed();
+    let slot = local.client().get_slot_with_commitment(processed).await;
+    let slot = slot.unwrap();
     let mut data = vec![0; 56];
     data[0] = 1;
     data[4..12].fill(0xff);

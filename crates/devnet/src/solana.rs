@@ -1,14 +1,17 @@
 //! A local Solana cluster: Solana's virtual machine with the programs of mainnet, a token of each
 //! token program, and funded accounts.
 
+use std::fmt;
 use std::process::Stdio;
 use std::time::Duration;
 
-use alloy::rpc::client::RpcClient;
-use alloy::rpc::json_rpc::{RpcRecv, RpcSend};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use solana_commitment_config::CommitmentConfig;
 use solana_keypair::Keypair;
 use solana_pubkey::Pubkey;
+use solana_rpc_client::nonblocking::rpc_client::RpcClient;
+use solana_rpc_client_api::request::RpcRequest;
 use solana_signer::Signer as _;
 use tokio::process::{Child, Command};
 
@@ -84,9 +87,8 @@ pub struct SolanaAccount {
 }
 
 /// A running local cluster. It stops when this is dropped.
-#[derive(Debug)]
 pub struct Solana {
-    rpc: RpcClient,
+    client: RpcClient,
     url: String,
     node: Child,
 }
@@ -98,8 +100,9 @@ impl Solana {
     /// When the node is not installed, does not start, or refuses a request.
     pub async fn start(tools: &Tools, options: &SolanaOptions) -> Result<Self, DevnetError> {
         let (node, url) = spawn(tools, options).await?;
-        let rpc = RpcClient::new_http(url.parse().expect("made from a port"));
-        let solana = Self { rpc, url, node };
+        let confirmed = CommitmentConfig::confirmed();
+        let client = RpcClient::new_with_commitment(url.clone(), confirmed);
+        let solana = Self { client, url, node };
         solana.put_mint(SOLANA_USDC, TOKEN, 6, &[]).await?;
         solana
             .put_mint(SOLANA_TOKEN_2022, TOKEN_2022, 6, &[])
@@ -118,6 +121,11 @@ impl Solana {
     /// The URL of the node.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// The client of the node. Its commitment is `confirmed`.
+    pub fn client(&self) -> &RpcClient {
+        &self.client
     }
 
     /// The node's process id, for tests that stop and continue it.
@@ -196,12 +204,10 @@ impl Solana {
     /// # Errors
     /// When the virtual machine refuses the file.
     pub async fn add_program(&self, address: Pubkey, elf: &[u8]) -> Result<(), DevnetError> {
-        self.rpc::<_, Value>(
-            "devnet_addProgram",
-            json!([address.to_string(), base64(elf)]),
-        )
-        .await
-        .map(drop)
+        let params = json!([address.to_string(), base64(elf)]);
+        self.rpc::<Value>("devnet_addProgram", params)
+            .await
+            .map(drop)
     }
 
     /// Makes an address lookup table with these addresses, and returns its address. It can be used
@@ -234,7 +240,7 @@ impl Solana {
     ) -> Result<(), DevnetError> {
         let account =
             json!({ "owner": owner.to_string(), "data": base64(data), "lamports": lamports });
-        self.rpc::<_, Value>("devnet_setAccount", json!([at.to_string(), account]))
+        self.rpc::<Value>("devnet_setAccount", json!([at.to_string(), account]))
             .await
             .map(drop)
     }
@@ -256,13 +262,11 @@ impl Solana {
         program: &Pubkey,
     ) -> Result<u64, DevnetError> {
         let at = Self::token_account(owner, mint, program);
-        let found: Value = self
-            .rpc("getTokenAccountBalance", json!([at.to_string()]))
-            .await?;
-        let amount = found.pointer("/value/amount").and_then(Value::as_str);
-        amount
-            .and_then(|amount| amount.parse().ok())
-            .ok_or_else(|| rpc_error("getTokenAccountBalance", "no amount"))
+        let method = RpcRequest::GetTokenAccountBalance.as_str();
+        let found = self.client.get_token_account_balance(&at).await;
+        let found = found.map_err(|error| rpc_error(method, error))?;
+        let amount = found.amount.parse();
+        amount.map_err(|error| rpc_error(method, error))
     }
 
     /// Makes this many blocks. The first contains all pending transactions.
@@ -270,7 +274,7 @@ impl Solana {
     /// # Errors
     /// When the node refuses.
     pub async fn mine(&self, count: u64) -> Result<(), DevnetError> {
-        self.rpc::<_, Value>("devnet_mine", json!([count]))
+        self.rpc::<Value>("devnet_mine", json!([count]))
             .await
             .map(drop)
     }
@@ -281,24 +285,33 @@ impl Solana {
     /// When the node refuses.
     pub async fn set_slot_time(&self, slot_time: Option<Duration>) -> Result<(), DevnetError> {
         let milliseconds = slot_time.map_or(0, |time| time.as_millis() as u64);
-        self.rpc::<_, Value>("devnet_setSlotTime", json!([milliseconds]))
+        self.rpc::<Value>("devnet_setSlotTime", json!([milliseconds]))
             .await
             .map(drop)
     }
 
-    /// Sends a request to the node.
+    /// Sends a request that the client has no function for, or whose result is read as it is.
+    /// `params` is a list.
     ///
     /// # Errors
     /// The error of the node.
-    pub async fn rpc<P: RpcSend, R: RpcRecv>(
+    pub async fn rpc<R: DeserializeOwned>(
         &self,
         method: &'static str,
-        params: P,
+        params: Value,
     ) -> Result<R, DevnetError> {
-        self.rpc
-            .request(method, params)
-            .await
-            .map_err(|error| rpc_error(method, error))
+        let request = RpcRequest::Custom { method };
+        let result = self.client.send(request, params).await;
+        result.map_err(|error| rpc_error(method, error))
+    }
+}
+
+impl fmt::Debug for Solana {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The client has no `Debug`.
+        f.debug_struct("Solana")
+            .field("url", &self.url)
+            .finish_non_exhaustive()
     }
 }
 
