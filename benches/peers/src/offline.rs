@@ -107,8 +107,8 @@ pub struct Measured {
     pub micros: Vec<[f64; 3]>,
     /// How often it asked the chain, for each payment.
     pub calls: f64,
-    /// Whether it takes a payment for good whose nonce was changed after it was signed.
-    pub takes_changed: bool,
+    /// Whether it accepts a payment as valid whose nonce was changed after it was signed.
+    pub accepts_changed: bool,
 }
 
 /// Measures everything.
@@ -126,7 +126,7 @@ pub fn measure(folder: &Path) -> Result<Vec<Measured>> {
             name: running.candidate.name,
             micros: Vec::new(),
             calls: 0.0,
-            takes_changed: good == 1,
+            accepts_changed: good == 1,
         });
     }
     for payers in PAYERS {

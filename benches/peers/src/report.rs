@@ -118,8 +118,8 @@ fn offline_table(measured: &[Measured]) -> String {
             median / at_once,
             median / one_by_one,
             row.calls,
-            if row.takes_changed {
-                "taken for good"
+            if row.accepts_changed {
+                "accepted as valid"
             } else {
                 "refused"
             }

@@ -23,7 +23,7 @@ pub(crate) async fn town() -> EvmTown {
     town_that_waits(quittance_engine::SETTLE_WAIT).await
 }
 
-/// A shop whose facilitator answers "pending" after this long.
+/// A seller whose facilitator answers "pending" after this time.
 async fn town_that_waits(wait: Duration) -> EvmTown {
     let setting = Setting::start().await;
     let engine = setting
@@ -76,7 +76,7 @@ async fn the_official_client_pays_our_seller() {
     assert_eq!(town.setting.received().await, Amount::from(2 * PRICE));
 }
 
-/// A town that sells for USDC by Permit2, which the buyer has approved.
+/// A setting whose seller takes USDC by Permit2, which the buyer has approved.
 async fn permit2_town() -> EvmTown {
     let setting = Setting::start().await;
     let approved = setting

@@ -67,7 +67,7 @@ fn python(script: &str) -> Command {
 /// The facilitator's key, which the official server shows.
 const KEY: &str = "open sesame";
 
-/// The URLs of our facilitator and our shop.
+/// The URLs of our facilitator and our seller.
 struct Town {
     facilitator: String,
     shop: String,
@@ -96,7 +96,7 @@ impl Town {
     }
 }
 
-/// What the official client, in this environment, gets for each URL.
+/// The result of the official client for each URL, in this environment.
 async fn official_client(environment: &[(&str, &str)], urls: &[String]) -> Vec<Value> {
     let mut command = node_in("", "client.mjs");
     command.args(urls).envs(environment.iter().copied());

@@ -1,4 +1,4 @@
-//! On Solana, with a token of each token program.
+//! Clients and servers of other projects on Solana, with a token of each token program.
 
 use quittance_buyer::{BuyError, Buyer};
 use quittance_core::Amount;
@@ -26,7 +26,7 @@ pub(crate) async fn town(program: TokenProgram) -> SolanaTown {
     town_with(program, |_, offer| offer).await
 }
 
-/// A town whose shop has another offer.
+/// The setting with another offer of our seller.
 async fn town_with(
     program: TokenProgram,
     change: impl Fn(&Setting, ExactOffer) -> ExactOffer,
@@ -38,23 +38,23 @@ async fn town_with(
 }
 
 impl SolanaTown {
-    /// What the official client with this keypair gets for each URL.
+    /// The result of the official client for each URL. This keypair pays.
     async fn buy(&self, key: &str, urls: &[String]) -> Vec<Value> {
         self.buy_by(self.setting.local.url(), key, urls).await
     }
 
-    /// The same, with this node.
+    /// As [`buy`](Self::buy), with this node.
     async fn buy_by(&self, node: &str, key: &str, urls: &[String]) -> Vec<Value> {
         let environment = [("SOLANA_PAYER_KEY", key), ("SOLANA_RPC", node)];
         official_client(&environment, urls).await
     }
 
-    /// The official server, and where it listens.
+    /// The official server, and its URL.
     async fn server(&self) -> (Child, String) {
         self.server_with(&[]).await
     }
 
-    /// The same, with more arguments.
+    /// As [`server`](Self::server), with more arguments.
     async fn server_with(&self, more: &[&str]) -> (Child, String) {
         let network = Setting::network();
         let (seller, mint) = (seller(), self.setting.token.mint.to_string());
@@ -67,13 +67,13 @@ impl SolanaTown {
         Buyer::builder().payer(payer).build().unwrap()
     }
 
-    /// A buyer whose payer knows no node.
+    /// A buyer whose payer has no node to ask.
     fn buyer_without_a_node(&self) -> Buyer {
         let payer = self.setting.payer_without_a_node();
         Buyer::builder().payer(payer).build().unwrap()
     }
 
-    /// A buyer with a keypair that has nothing.
+    /// A buyer with a new keypair, which has no money.
     fn poor_buyer(&self) -> Buyer {
         let node = self.setting.local.url().parse().unwrap();
         let payer = ExactPayer::new(Keypair::new())
@@ -123,7 +123,7 @@ async fn official_client_uses_our_sellers_blockhash() {
     };
     for program in BOTH {
         let town = town_with(program, hinting).await;
-        // The client's node knows mints, and no blockhash.
+        // The client's node answers requests for mints, and fails those for blockhashes.
         let node = &town.setting.node;
         node.breaks_for_good("getLatestBlockhash", Fate::Status(500));
         let goods = format!("{}/goods", town.town.shop);
@@ -176,7 +176,7 @@ async fn the_official_client_understands_our_refusals() {
             "{failed}"
         );
 
-        // A facilitator without its chain gives no verdict, and the client gets none.
+        // A facilitator that cannot reach its chain returns no verdict, so the seller has none.
         let down = Fate::Status(500);
         let node = &town.setting.node;
         node.breaks_for_good("getMultipleAccounts", down);
