@@ -117,6 +117,43 @@ contract WalletThatReverts is Wallet {
     }
 }
 
+/// Accepts every signature.
+contract WalletThatAcceptsAll is Wallet {
+    constructor(address owner_) Wallet(owner_) {}
+
+    function isValidSignature(bytes32, bytes calldata) external pure override returns (bytes4) {
+        return 0x1626ba7e;
+    }
+}
+
+/// A factory that an operator should never allow: it does what its caller says.
+contract AnyFactory {
+    /// Deploys a contract, and burns its gas if there is one already.
+    function deploy(bytes memory code, bytes32 salt) public {
+        address account;
+        assembly { account := create2(0, add(code, 32), mload(code), salt) }
+        require(account != address(0));
+    }
+
+    function forward(address to, bytes calldata data) public {
+        (bool ok, ) = to.call(data);
+        require(ok);
+    }
+
+    function deployAndForward(bytes memory code, bytes32 salt, address to, bytes calldata data) external {
+        deploy(code, salt);
+        forward(to, data);
+    }
+
+    function fail() external pure {
+        revert("no");
+    }
+
+    function burn() external pure {
+        for (uint256 i = 0; ; i++) {}
+    }
+}
+
 /// A token with EIP-3009 that takes transfers as it likes; by itself, an honest one.
 contract Token {
     event Transfer(address indexed from, address indexed to, uint256 value);

@@ -15,7 +15,7 @@ use quittance_core::wire::{PaymentRequirements, Rest, SupportedKind};
 use quittance_core::{Amount, Offer, PaymentRequest, Scheme};
 use quittance_devnet::{Account, Evm as Local, EvmOptions, Mining, Tools, USDC};
 use quittance_engine::{Engine, EngineBuilder, SqliteJournal};
-use quittance_evm::{Evm, EvmConfig, Exact, ExactOffer, ExactPayer, known};
+use quittance_evm::{Evm, EvmConfig, Exact, ExactConfig, ExactOffer, ExactPayer, known};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -126,6 +126,15 @@ impl Setting {
         let exact = Arc::new(Exact::new(&evm));
         let builder = Engine::builder(self.journal().await).chain(evm, vec![exact]);
         change(builder).start().await.expect("an engine")
+    }
+
+    /// An engine whose scheme has these settings.
+    pub async fn engine_with_exact(&self, config: EvmConfig, settings: ExactConfig) -> Engine {
+        let evm = Evm::new(config).expect("a configuration that makes sense");
+        let exact = Exact::new(&evm).with_config(settings);
+        let exact = Arc::new(exact.expect("settings that make sense"));
+        let builder = Engine::builder(self.journal().await).chain(evm, vec![exact]);
+        builder.start().await.expect("an engine")
     }
 
     /// The chain and the scheme of [`engine`](Self::engine), for an engine with faults in them.

@@ -12,6 +12,10 @@ fn shipped_bytecode_matches_its_source() {
             "ExactPermit2Proxy",
             "crates/devnet/contracts/ExactPermit2Proxy.sol",
         ),
+        (
+            "SmartWalletFactory",
+            "crates/devnet/contracts/SmartWalletFactory.sol",
+        ),
     ];
     for (name, source) in contracts {
         let source = root.join(source);

@@ -31,6 +31,8 @@ const SHARED_NAMES: &[(&str, &str)] = &[
     // Each chain's crate has the same types, and the crate's name says which chain.
     ("Evidence", "one for each chain"),
     ("Exact", "one for each chain"),
+    ("ExactConfig", "one for each chain"),
+    ("ExactConfigError", "one for each chain"),
     ("ExactOffer", "one for each chain"),
     ("ExactPayer", "one for each chain"),
     ("Signer", "one for each chain"),

@@ -10,6 +10,9 @@
 //             kind 1: call `target`, with at most this much gas.
 //             kind 2: the same, if there is code at `subject`.
 //             kind 3: the same, if there is none.
+//             kind 4: call `target` after another call. The data is the size of the first call's data (2), its data,
+//                     and the data of the call to `target`. The first call goes to `subject`, with the same limit,
+//                     and its outcome does not matter.
 //   Answers:  chain id (32) | block number (32) | block timestamp (32), then for each step
 //             status (1) | gas used (4) | size of data (1) | data
 //             status 0: reverted.  1: succeeded.  2: not run.  3: did not come back.
@@ -51,9 +54,7 @@ object "Probe" {
                 switch run
                 case 0 { answer := answerNothing(answer, 2) }
                 default {
-                    // The frame wants gas, target and data in one piece: close the gap where the size stood.
-                    mstore(add(step, 15), mload(add(step, 13)))
-                    pop(call(gas(), frame, 0, add(step, 23), add(24, size), 0, 0))
+                    pop(call(gas(), frame, 0, step, add(47, size), 0, 0))
                     answer := answerFrame(answer)
                 }
             }
@@ -91,7 +92,7 @@ object "Probe" {
     // Runs one step and always reverts with its answer, so that nothing the step did survives: the next step sees the
     // chain as if this one had never run, and finds everything as cold as it was.
     //
-    //   Call data:    gas (4) | target (20) | the call's data
+    //   Call data:    the step
     //   Revert data:  succeeded (1) | gas used (4) | the first 160 bytes of what came back
     object "Frame" {
         code {
@@ -100,12 +101,19 @@ object "Probe" {
         }
         object "runtime" {
             code {
-                let head := calldataload(0)
-                let size := sub(calldatasize(), 24)
-                calldatacopy(0, 24, size)
+                let limit := shr(224, calldataload(21))
+                let data := 47
+                if eq(byte(0, calldataload(0)), 4) {
+                    let firstSize := shr(240, calldataload(47))
+                    calldatacopy(0, 49, firstSize)
+                    pop(call(limit, shr(96, calldataload(1)), 0, 0, firstSize, 0, 0))
+                    data := add(49, firstSize)
+                }
+                let size := sub(calldatasize(), data)
+                calldatacopy(0, data, size)
 
                 let before := gas()
-                let succeeded := call(shr(224, head), shr(96, shl(32, head)), 0, 0, size, 0, 0)
+                let succeeded := call(limit, shr(96, calldataload(25)), 0, 0, size, 0, 0)
                 let used := sub(before, gas())
 
                 // Bounded, so that a hostile target cannot make the copy cost more than its own limit.

@@ -55,6 +55,14 @@ sol! {
         ) external;
     }
 
+    /// Multicall3: several calls in one transaction.
+    #[derive(Debug)]
+    interface Multicall3 {
+        struct Call3 { address target; bool allowFailure; bytes callData; }
+        struct Result { bool success; bytes returnData; }
+        function aggregate3(Call3[] calls) external payable returns (Result[] returnData);
+    }
+
     /// ERC-1271: signatures of contracts.
     #[derive(Debug)]
     interface Erc1271 {

@@ -1,15 +1,15 @@
 //! x402 payments on EIP-155 chains: the chain, the scheme `exact`, and a toolbox for other schemes.
 //!
 //! [`Evm`] is the [`Chain`](quittance_core::Chain): its nodes, signers, nonces and fees. [`Exact`]
-//! is the scheme `exact` by EIP-3009 `transferWithAuthorization`, for accounts with a key and for
-//! deployed contract wallets. [`ExactOffer`] is its seller's side and [`ExactPayer`] its buyer's
-//! side. [`known`] has the networks and tokens that ship with the library; a configuration can add
-//! any other.
+//! is the scheme `exact` by EIP-3009 `transferWithAuthorization` and by Permit2, for accounts with
+//! a key and for contract wallets. [`ExactOffer`] is its seller's side and [`ExactPayer`] its
+//! buyer's side. [`known`] has the networks and tokens that ship with the library; a configuration
+//! can add any other.
 //!
 //! The other modules are the toolbox for schemes. [`eip712`] and [`eip3009`] define the messages
-//! that payers sign. [`signature`] and [`account`] are for checking the signer. [`abi`], [`hex`]
-//! and [`token`] are for encoding. A scheme asks the chain by a [`Probe`], settles by a [`Call`]
-//! and recognizes its effect in the [`Evidence`].
+//! that payers sign. [`signature`] and [`account`] are for checking the signer. [`abi`], [`hex`],
+//! [`multicall`] and [`token`] are for encoding. A scheme asks the chain by a [`Probe`], settles by
+//! a [`Call`] and recognizes its effect in the [`Evidence`].
 //!
 //! ```
 //! use quittance_evm::known;
@@ -30,6 +30,7 @@ mod evidence;
 mod exact;
 pub mod hex;
 pub mod known;
+pub mod multicall;
 pub mod permit2;
 pub mod signature;
 pub mod token;
@@ -45,5 +46,5 @@ pub use chain::{
 };
 pub use eip3009::AuthorizationUse;
 pub use evidence::Evidence;
-pub use exact::{Exact, ExactOffer, ExactPayer, reason};
+pub use exact::{Exact, ExactConfig, ExactConfigError, ExactOffer, ExactPayer, reason};
 pub use token::{Token, TransferMethod};

@@ -24,8 +24,18 @@ const ERC6492_MAGIC: [u8; 32] =
 pub struct PayerSignature {
     /// The bytes that the payer's account has to accept.
     pub bytes: Bytes,
-    /// The factory in the ERC-6492 wrapper, if there is one: the account may not exist yet.
-    pub factory: Option<Address>,
+    /// The deployment in the ERC-6492 wrapper, if there is one: the account may not exist yet.
+    pub deployment: Option<Deployment>,
+}
+
+/// The call in an ERC-6492 wrapper that deploys the payer's account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Deployment {
+    /// The contract that deploys the account. The payer chose it: it may be any contract.
+    pub factory: Address,
+    /// The call data.
+    pub data: Bytes,
 }
 
 impl PayerSignature {
@@ -34,14 +44,15 @@ impl PayerSignature {
     /// # Errors
     /// If it is longer than [`DEPLOYED_SIGNATURE_MAX`], or if its wrapper cannot be decoded.
     pub fn decode(field: &str, bytes: Vec<u8>) -> Result<Self, Malformed> {
-        let (inner, factory) = match bytes.strip_suffix(&ERC6492_MAGIC) {
+        let (inner, deployment) = match bytes.strip_suffix(&ERC6492_MAGIC) {
             None => (Bytes::from(bytes), None),
             Some(wrapper) => {
-                let (factory, _, inner) = <(Address, Bytes, Bytes)>::abi_decode_params(wrapper)
+                let (factory, data, inner) = <(Address, Bytes, Bytes)>::abi_decode_params(wrapper)
                     .map_err(|_| Malformed::new(field, "the ERC-6492 wrapper cannot be decoded"))?;
                 // A wrapper without a factory has no meaning; the inner signature is checked as
                 // usual.
-                (inner, Some(factory).filter(|factory| !factory.is_zero()))
+                let deployment = Deployment { factory, data };
+                (inner, (!factory.is_zero()).then_some(deployment))
             }
         };
         if inner.len() > DEPLOYED_SIGNATURE_MAX {
@@ -52,12 +63,16 @@ impl PayerSignature {
         }
         Ok(Self {
             bytes: inner,
-            factory,
+            deployment,
         })
     }
 
-    /// The signature as an ECDSA signature; `None` if it does not have 65 bytes.
+    /// The signature as an ECDSA signature; `None` if it does not have 65 bytes, and for a wrapped
+    /// one. Who wraps a signature says that a contract checks it, and no key.
     pub fn ecdsa(&self) -> Option<EcdsaSignature> {
+        if self.deployment.is_some() {
+            return None;
+        }
         Some(EcdsaSignature(self.bytes.as_ref().try_into().ok()?))
     }
 
@@ -127,16 +142,17 @@ mod tests {
     }
 
     #[test]
-    fn wrapper_is_removed_and_its_factory_kept() {
+    fn wrapper_is_removed_and_its_deployment_kept() {
         let factory = Address::repeat_byte(7);
         let signature = PayerSignature::decode("signature", wrapped(factory, &[1; 65])).unwrap();
-        assert_eq!(
-            (signature.bytes.len(), signature.factory),
-            (65, Some(factory))
-        );
+        let data = Bytes::from_static(b"deploy");
+        assert_eq!(signature.bytes.len(), 65);
+        assert_eq!(signature.deployment, Some(Deployment { factory, data }));
+        assert_eq!(signature.ecdsa(), None);
         let signature =
             PayerSignature::decode("signature", wrapped(Address::ZERO, &[1; 65])).unwrap();
-        assert_eq!(signature.factory, None);
+        assert_eq!(signature.deployment, None);
+        assert_eq!(signature.ecdsa(), Some(EcdsaSignature([1; 65])));
     }
 
     #[test]

@@ -30,6 +30,13 @@ pub const EXACT_PERMIT2_PROXY: Address = address!("402085c248EeA27D92E8b30b2C58e
 /// and compares.
 const PROXY_CODE: &str = include_str!("../contracts/ExactPermit2Proxy.hex");
 
+/// The address of a factory of smart wallets on the local chain, from
+/// `contracts/SmartWalletFactory.sol`.
+pub const SMART_WALLET_FACTORY: Address = address!("5a17Fac70000000000000000000000000000cafe");
+
+/// The init code of the factory. A test compiles the source and compares.
+const FACTORY_CODE: &str = include_str!("../contracts/SmartWalletFactory.hex");
+
 /// The options of a local EVM chain.
 #[derive(Debug, Clone)]
 pub struct EvmOptions {
@@ -153,7 +160,8 @@ pub struct Evm {
 
 impl Evm {
     /// Starts a node, puts Multicall3, Permit2, the x402 proxy and USDC at their addresses on Base
-    /// Sepolia, and gives every development account a million USDC.
+    /// Sepolia and a factory of smart wallets at [`SMART_WALLET_FACTORY`], and gives every
+    /// development account a million USDC.
     ///
     /// # Errors
     /// When the node is not installed, does not start, or refuses a request.
@@ -170,6 +178,7 @@ impl Evm {
         evm.set_code(MULTICALL3_ADDRESS, &runtime).await?;
         evm.set_code(PERMIT2, &tools.permit2()?).await?;
         evm.put_code(EXACT_PERMIT2_PROXY, PROXY_CODE).await?;
+        evm.put_code(SMART_WALLET_FACTORY, FACTORY_CODE).await?;
         evm.put_token(tools, USDC, &TokenOptions::default()).await?;
         for account in Self::accounts() {
             evm.mint(USDC, account.address, U256::from(1_000_000_000_000_u64))

@@ -10,7 +10,10 @@ mod node;
 mod solana;
 mod tools;
 
-pub use evm::{Account, EXACT_PERMIT2_PROXY, Evm, EvmOptions, Mining, PERMIT2, TokenOptions, USDC};
+pub use evm::{
+    Account, EXACT_PERMIT2_PROXY, Evm, EvmOptions, Mining, PERMIT2, SMART_WALLET_FACTORY,
+    TokenOptions, USDC,
+};
 pub use solana::{
     SOLANA_GENESIS, SOLANA_TOKEN_2022, SOLANA_USDC, Solana, SolanaAccount, SolanaOptions,
 };

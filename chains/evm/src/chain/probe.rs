@@ -54,6 +54,20 @@ pub enum Step {
         /// Whether the call is made.
         when: Condition,
     },
+    /// Simulates a call after another one, whose changes it sees. The outcome is that of the second
+    /// call; the first one may revert.
+    CallAfter {
+        /// The contract of the first call.
+        first_to: Address,
+        /// The data of the first call.
+        first_data: Bytes,
+        /// The contract of the second call.
+        to: Address,
+        /// The data of the second call.
+        data: Bytes,
+        /// The gas limit of each of the two.
+        gas: u32,
+    },
 }
 
 /// Whether a call is made.
@@ -172,8 +186,9 @@ impl Step {
     const HEAD: usize = 1 + 20 + 4 + 20 + 2;
 
     fn encode(&self, into: &mut Vec<u8>) {
-        let (kind, subject, gas, to, data): (u8, _, _, _, &[u8]) = match self {
-            Self::CodeSize(account) => (0, *account, 0, Address::ZERO, &[]),
+        let (kind, subject, gas, to, first, data): (u8, _, _, _, Option<&[u8]>, &[u8]) = match self
+        {
+            Self::CodeSize(account) => (0, *account, 0, Address::ZERO, None, &[]),
             Self::Call {
                 to,
                 data,
@@ -185,23 +200,49 @@ impl Step {
                     Condition::HasCode(account) => (2, *account),
                     Condition::NoCode(account) => (3, *account),
                 };
-                (kind, subject, *gas, *to, data)
+                (kind, subject, *gas, *to, None, data)
             }
+            Self::CallAfter {
+                first_to,
+                first_data,
+                to,
+                data,
+                gas,
+            } => (4, *first_to, *gas, *to, Some(first_data), data),
         };
-        let size =
-            u16::try_from(data.len()).expect("the longest accepted signature is far below 64 KiB");
+        let size = |data: usize| {
+            let size = u16::try_from(data);
+            let size = size.expect("the longest accepted signature is far below 64 KiB");
+            size.to_be_bytes()
+        };
         into.push(kind);
         into.extend_from_slice(subject.as_slice());
         into.extend_from_slice(&gas.to_be_bytes());
         into.extend_from_slice(to.as_slice());
-        into.extend_from_slice(&size.to_be_bytes());
+        into.extend_from_slice(&size(self.data_size()));
+        if let Some(first) = first {
+            into.extend_from_slice(&size(first.len()));
+            into.extend_from_slice(first);
+        }
         into.extend_from_slice(data);
+    }
+
+    /// How many bytes come after the head.
+    fn data_size(&self) -> usize {
+        match self {
+            Self::CodeSize(_) => 0,
+            Self::Call { data, .. } => data.len(),
+            Self::CallAfter {
+                first_data, data, ..
+            } => 2 + first_data.len() + data.len(),
+        }
     }
 
     fn gas(&self) -> u64 {
         match self {
             Self::CodeSize(_) => 0,
             Self::Call { gas, .. } => (*gas).into(),
+            Self::CallAfter { gas, .. } => 2 * u64::from(*gas),
         }
     }
 }
@@ -225,13 +266,8 @@ impl Probe {
 
     /// How many bytes the probe adds to a program.
     pub(super) fn size(&self) -> usize {
-        self.steps
-            .iter()
-            .map(|step| match step {
-                Step::CodeSize(_) => Step::HEAD,
-                Step::Call { data, .. } => Step::HEAD + data.len(),
-            })
-            .sum()
+        let sizes = self.steps.iter().map(|step| Step::HEAD + step.data_size());
+        sizes.sum()
     }
 
     /// The most gas that the probe can use, its overhead included.
@@ -310,10 +346,11 @@ impl<'a> Reader<'a> {
         let data = || Bytes::copy_from_slice(data);
         Some(match (step, status) {
             (Step::CodeSize(_), 1) => Some(StepOutcome::CodeSize(Reader(&data()).number()?)),
-            (Step::Call { .. }, 0) => Some(StepOutcome::Reverted { data: data() }),
-            (Step::Call { .. }, 1) => Some(StepOutcome::Returned { data: data(), gas }),
+            (Step::CodeSize(_), _) => return None,
+            (_, 0) => Some(StepOutcome::Reverted { data: data() }),
+            (_, 1) => Some(StepOutcome::Returned { data: data(), gas }),
             (Step::Call { .. }, 2) => Some(StepOutcome::NotMade),
-            (Step::Call { .. }, 3) => None,
+            (_, 3) => None,
             _ => return None,
         })
     }
@@ -337,6 +374,17 @@ mod tests {
         }
     }
 
+    fn after() -> Probe {
+        let step = Step::CallAfter {
+            first_to: Address::ZERO,
+            first_data: Bytes::from_static(&[2; 70]),
+            to: Address::ZERO,
+            data: Bytes::from_static(&[1; 30]),
+            gas: 7,
+        };
+        Probe::new(vec![step])
+    }
+
     fn word(number: u64) -> [u8; 32] {
         let mut word = [0; 32];
         word[24..].copy_from_slice(&number.to_be_bytes());
@@ -354,11 +402,9 @@ mod tests {
 
     #[test]
     fn computed_size_equals_the_encoded_size() {
-        let probe = probe();
-        assert_eq!(
-            program([&probe, &probe]).len(),
-            PROGRAM.len() + 2 * probe.size()
-        );
+        let (probe, after) = (probe(), after());
+        let expected = PROGRAM.len() + 2 * probe.size() + after.size();
+        assert_eq!(program([&probe, &after, &probe]).len(), expected);
     }
 
     #[test]

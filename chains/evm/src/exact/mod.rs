@@ -4,6 +4,8 @@
 //! transfer that the payer signed. With `permit2` the payer approved the Permit2 contract once, and
 //! signs a permit for each payment. Anyone who holds the signature can submit it once.
 
+mod config;
+mod deployment;
 mod eip3009;
 mod offer;
 mod payer;
@@ -21,6 +23,8 @@ use quittance_core::{
     Timestamp, Version,
 };
 
+pub use self::config::{ExactConfig, ExactConfigError};
+use self::deployment::AccountDeployment;
 use self::eip3009::Eip3009;
 pub use self::offer::ExactOffer;
 pub use self::payer::ExactPayer;
@@ -44,6 +48,7 @@ pub struct Exact {
     permit2_separator: B256,
     signers: Vec<Address>,
     limits: Limits,
+    config: ExactConfig,
 }
 
 /// A token with the separator of its EIP-712 domain.
@@ -68,6 +73,15 @@ impl Exact {
         }
     }
 
+    /// The scheme with these settings.
+    ///
+    /// # Errors
+    /// If the settings allow what can never be allowed.
+    pub fn with_config(self, config: ExactConfig) -> Result<Self, ExactConfigError> {
+        config.check(self.tokens.iter().map(|known| &known.token))?;
+        Ok(Self { config, ..self })
+    }
+
     /// The scheme without a chain, for checking payments offline. `None` if the network is not
     /// EIP-155.
     pub fn offline(network: Network, tokens: &[Token]) -> Option<Self> {
@@ -90,6 +104,7 @@ impl Exact {
                 gas_max: 0,
                 contract_wallets: true,
             },
+            config: ExactConfig::default(),
         }
     }
 
@@ -185,6 +200,8 @@ impl Scheme<Evm> for Exact {
         }
         let amount = request.requirements.amount;
         let (chain_id, limits) = (self.chain_id, self.limits);
+        let deployment = AccountDeployment::new(&signature, &self.config.account_factories);
+        let signature = (signature, deployment);
         Ok(match authorization {
             Signed::Eip3009(signed) => {
                 let separator = known.domain_separator;

@@ -13,6 +13,7 @@ use quittance_core::{
     SignatureClaim, Timestamp,
 };
 
+use super::deployment::AccountDeployment;
 use super::reason;
 use super::window::Window;
 use crate::abi::Erc20;
@@ -124,6 +125,7 @@ pub(super) struct ExactPayment<M> {
     method: M,
     limits: Limits,
     signature: PayerSignature,
+    deployment: AccountDeployment,
     digest: B256,
     claims: Vec<SignatureClaim>,
     /// The first failed check of the authorization. It is reported only if the signature is valid:
@@ -131,8 +133,8 @@ pub(super) struct ExactPayment<M> {
     objection: Option<Rejection>,
 }
 
-/// The steps of a probe, by index. The method's own steps come next, and then the call of the
-/// payer's contract.
+/// The steps of a probe, by index. The method's own steps come next, then the call of the payer's
+/// contract, and then those of its deployment.
 mod step {
     pub(super) const ASSET_CODE: usize = 0;
     pub(super) const PAYER_CODE: usize = 1;
@@ -142,11 +144,14 @@ mod step {
 }
 
 impl<M: Method> ExactPayment<M> {
+    /// The index of the call of the payer's contract.
+    const SIGNATURE: usize = step::STATE + M::STATE_STEPS;
+
     /// The payment, and what is already known to be wrong with it.
     pub(super) fn new(
         method: M,
         limits: Limits,
-        signature: PayerSignature,
+        (signature, deployment): (PayerSignature, AccountDeployment),
         pay_to: Address,
         amount: Amount,
         now: Timestamp,
@@ -162,6 +167,7 @@ impl<M: Method> ExactPayment<M> {
             objection: objection(&method, pay_to, amount, now),
             method,
             signature,
+            deployment,
         }
     }
 
@@ -176,14 +182,17 @@ impl<M: Method> ExactPayment<M> {
     fn probe_contract(&self) -> Probe {
         let payer = self.method.payer();
         let transfer = self.method.transfer_with_contract(&self.signature);
-        let mut steps = self.steps(transfer, Condition::HasCode(payer));
         let gas = self.limits.gas_max;
+        let signed = (self.digest, &self.signature);
+        let deployment = self.deployment.steps(payer, signed, transfer.clone(), gas);
+        let mut steps = self.steps(transfer, Condition::HasCode(payer));
         steps.push(account::ask_signature(
             payer,
             self.digest,
             &self.signature,
             gas,
         ));
+        steps.extend(deployment);
         Probe::new_transaction(steps)
     }
 
@@ -214,23 +223,38 @@ impl<M: Method> ExactPayment<M> {
         Err(Rejection::new(reason, detail))
     }
 
-    /// Checks that a payer that did not sign by key is a contract that accepts the signature.
+    /// Checks that a payer that did not sign by key is a contract that accepts the signature, or
+    /// will be one.
     fn check_wallet(&self, outcomes: &[StepOutcome]) -> Result<(), Rejection> {
-        let signature = || self.method.reasons().signature.clone();
-        if account::has_code(outcomes.get(step::PAYER_CODE)) {
-            if account::accepts_signature(outcomes.get(step::STATE + M::STATE_STEPS)) {
-                return Ok(());
-            }
-            let detail = "the payer's contract does not accept the signature";
-            return Err(Rejection::new(signature(), detail));
+        let reason = self.method.reasons().signature.clone();
+        if !account::has_code(outcomes.get(step::PAYER_CODE)) {
+            let expected = || self.expected_signature();
+            let deployed = Self::deployment_outcomes(outcomes);
+            return self.deployment.check(deployed, reason, expected);
         }
-        Err(match self.signature.factory {
-            Some(_) => Rejection::new(
-                reason::FACTORY_NOT_ALLOWED,
-                "the payer's account is not deployed, and this facilitator does not deploy accounts (ERC-6492)",
-            ),
-            None => Rejection::new(signature(), self.expected_signature()),
-        })
+        if account::accepts_signature(outcomes.get(Self::SIGNATURE)) {
+            return Ok(());
+        }
+        let detail = "the payer's contract does not accept the signature";
+        Err(Rejection::new(reason, detail))
+    }
+
+    fn deployment_outcomes(outcomes: &[StepOutcome]) -> &[StepOutcome] {
+        outcomes.get(Self::SIGNATURE + 1..).unwrap_or_default()
+    }
+
+    /// Whether the transfer needs a transaction that also deploys the payer's account.
+    fn deploys(&self, outcomes: &[StepOutcome]) -> bool {
+        self.signature.deployment.is_some() && !account::has_code(outcomes.get(step::PAYER_CODE))
+    }
+
+    /// The outcome of the transfer in the simulation.
+    fn transfer_outcome<'a>(&self, outcomes: &'a [StepOutcome]) -> Option<&'a StepOutcome> {
+        if !self.deploys(outcomes) {
+            return outcomes.get(step::TRANSFER);
+        }
+        let deployed = Self::deployment_outcomes(outcomes);
+        self.deployment.transfer_outcome(deployed)
     }
 
     fn expected_signature(&self) -> String {
@@ -263,7 +287,7 @@ impl<M: Method> ExactPayment<M> {
 
     /// Checks that the token made the transfer in the simulation.
     fn check_transfer(&self, outcomes: &[StepOutcome]) -> Result<(), Rejection> {
-        let detail = match outcomes.get(step::TRANSFER) {
+        let detail = match self.transfer_outcome(outcomes) {
             Some(StepOutcome::Returned { .. }) => return Ok(()),
             Some(StepOutcome::Reverted { data }) => revert_reason(data),
             _ => "the simulation of the transfer has no result".to_owned(),
@@ -351,15 +375,21 @@ impl<M: Method> Payment<Evm> for ExactPayment<M> {
         }
         let simulation_failed = || reasons.simulation_failed.clone();
         let result = observed.answers.last().ok_or_else(simulation_failed)?;
-        let transfer_gas =
-            |outcomes: &[StepOutcome]| outcomes.get(step::TRANSFER).and_then(StepOutcome::gas);
+        let transfer_gas = |outcomes: &[StepOutcome]| self.transfer_outcome(outcomes)?.gas();
         let gas = result.simulations().filter_map(transfer_gas).max();
         let gas = gas.ok_or_else(simulation_failed)?;
         let has_code = account::has_code(result.outcomes.get(step::PAYER_CODE));
         let by_key = self.signature.ecdsa().filter(|_| !has_code);
-        let (to, data) = match &by_key {
+        let transfer = match &by_key {
             Some(signature) => self.method.transfer_with_key(signature),
             None => self.method.transfer_with_contract(&self.signature),
+        };
+        let (to, data) = match self.deploys(&result.outcomes) {
+            true => self
+                .deployment
+                .call(transfer)
+                .ok_or_else(simulation_failed)?,
+            false => transfer,
         };
         // The code of a contract wallet runs in the transfer and could use the gas of other
         // payments.

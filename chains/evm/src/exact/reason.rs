@@ -14,8 +14,11 @@ pub const UNSUPPORTED_PAYLOAD_TYPE: Reason = Reason::new("unsupported_payload_ty
 pub const TOKEN_NAME_MISMATCH: Reason = Reason::new("invalid_exact_evm_token_name_mismatch");
 /// The requirements have another EIP-712 version than the token.
 pub const TOKEN_VERSION_MISMATCH: Reason = Reason::new("invalid_exact_evm_token_version_mismatch");
-/// The payer's account is not deployed, and this facilitator does not deploy accounts (ERC-6492).
+/// The payer's account is not deployed, and the operator does not allow the contract that would
+/// deploy it (ERC-6492).
 pub const FACTORY_NOT_ALLOWED: Reason = Reason::new("eip6492_factory_not_allowed");
+/// The factory of an ERC-6492 signature does not deploy the payer's account.
+pub const DEPLOYMENT_FAILED: Reason = Reason::new("smart_wallet_deployment_failed");
 /// The payer's account does not accept the signature.
 pub const SIGNATURE: Reason = Reason::new("invalid_exact_evm_signature");
 /// The payer's account has code, and the operator accepts payments by key only.

@@ -2,7 +2,7 @@ use std::sync::{Arc, LazyLock};
 
 use alloy::primitives::{B256, Bytes, Log, LogData, U256};
 use alloy::signers::local::PrivateKeySigner;
-use alloy::sol_types::SolEvent;
+use alloy::sol_types::{SolEvent, SolValue};
 use proptest::prelude::*;
 use quittance_core::json::Object;
 use quittance_core::wire::{PaymentPayload, PaymentRequirements, Rest, SupportedKind};
@@ -15,6 +15,7 @@ use crate::abi::{Eip3009, Erc20};
 use crate::account::ERC1271_MAGIC;
 use crate::chain::{EvmConfig, INCLUSION_MIN_SECS, ProbeResult, Step, StepOutcome};
 use crate::evidence::Evidence;
+use crate::multicall::MULTICALL3;
 
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 const SELLER: &str = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8";
@@ -141,6 +142,58 @@ fn is_payable(outcomes: &[StepOutcome], signed_by_key: bool) -> bool {
         && matches!(transfer, StepOutcome::Returned { .. })
 }
 
+/// The outcomes for an account that the payment deploys, each of them right in most cases.
+fn outcomes_of_a_new_account() -> impl Strategy<Value = Vec<StepOutcome>> {
+    let returned = |data: &[u8]| StepOutcome::Returned {
+        data: Bytes::copy_from_slice(data),
+        gas: 200_000,
+    };
+    let good = [
+        StepOutcome::CodeSize(1),
+        StepOutcome::CodeSize(0),
+        returned(&U256::from(PRICE).to_be_bytes::<32>()),
+        StepOutcome::NotMade,
+        returned(&[0; 32]),
+        StepOutcome::NotMade,
+        returned(&ERC1271_MAGIC),
+        returned(&[]),
+    ];
+    let size = (0..10_u64).prop_map(|size| StepOutcome::CodeSize(size.saturating_sub(8)));
+    let mut outcomes = good.map(|good| prop_oneof![9 => Just(good), 1 => any_outcome()].boxed());
+    outcomes[1] = size.boxed();
+    outcomes.to_vec()
+}
+
+/// A second formulation of what must hold for an account that the payment deploys.
+fn is_payable_by_new_account(outcomes: &[StepOutcome]) -> bool {
+    let [asset, payer, balance, _, used, _, accepts, transfer] = outcomes else {
+        return false;
+    };
+    if !matches!(payer, StepOutcome::CodeSize(0)) {
+        return is_payable(outcomes, false);
+    }
+    // The same as for an account with code, by the steps after the deployment.
+    let code = StepOutcome::CodeSize(1);
+    let deployed = [asset, &code, balance, transfer, used, accepts].map(Clone::clone);
+    is_payable(&deployed, false)
+}
+
+/// The scheme with one allowed factory, and a payment that it may deploy the account for.
+fn new_account() -> (Exact, PaymentRequest) {
+    let factory = Address::repeat_byte(0xfa);
+    let account_factories = [factory].into();
+    let scheme = SCHEME
+        .clone()
+        .with_config(ExactConfig { account_factories });
+    let (request, _) = signed();
+    let mut payload = request.payload.tree();
+    let inner: Bytes = payload["signature"].as_str().unwrap().parse().unwrap();
+    let wrapper = (factory, Bytes::from_static(b"deploy"), inner).abi_encode_params();
+    let wrapped = Bytes::from([wrapper, [0x64, 0x92].repeat(16)].concat());
+    payload["signature"] = json!(wrapped.to_string());
+    (scheme.unwrap(), request_with(Object::of(&payload).unwrap()))
+}
+
 fn result_of(outcomes: Vec<StepOutcome>) -> ProbeResult {
     ProbeResult {
         chain_time: NOW,
@@ -202,6 +255,27 @@ proptest! {
                 prop_assert!(may_settle(&answers[count - 1], signed_by_key), "{answers:?}");
                 prop_assert!(payment.action(Amount::from(PRICE), &observed).is_ok());
             }
+        }
+    }
+
+    #[test]
+    fn valid_payment_of_a_new_account_may_always_settle(
+        now in outcomes_of_a_new_account(), later in prop::option::of(outcomes_of_a_new_account()),
+    ) {
+        let (scheme, request) = new_account();
+        let payment = scheme.decode(&request, NOW).unwrap();
+        let payable = [Some(&now), later.as_ref()].into_iter().flatten();
+        let expected = payable.clone().all(|outcomes| is_payable_by_new_account(outcomes));
+        let mixed = payable.clone().any(|outcomes| outcomes[1] != StepOutcome::CodeSize(0));
+        let answers = [ProbeResult { later: later.clone(), ..result_of(now.clone()) }];
+        let observed = Observed { signatures: &[], answers: &answers, now: NOW };
+        let valid = matches!(payment.check(&observed), Ok(Check::Valid));
+        prop_assert_eq!(valid, expected);
+        if valid && !mixed {
+            let call = payment.action(Amount::from(PRICE), &observed).unwrap();
+            let gas = payable.filter_map(|outcomes| outcomes[7].gas()).max().unwrap();
+            prop_assert_eq!((call.to, call.batchable), (MULTICALL3, false));
+            prop_assert_eq!(call.gas, u64::from(gas));
         }
     }
 
@@ -361,6 +435,27 @@ fn possible_contract_is_simulated_as_a_transaction() {
     assert!(contract.as_transaction);
     let asks_payer = |step: &Step| matches!(step, Step::Call { to, .. } if *to == payer);
     assert!(contract.steps.iter().any(asks_payer) && !ask(&[true]).steps.iter().any(asks_payer));
+}
+
+/// attacks.md 26: without the operator's word, no step calls a factory.
+#[test]
+fn only_an_allowed_factory_is_in_the_probe() {
+    let (scheme, request) = new_account();
+    let probes = |scheme: &Exact| {
+        let payment = scheme.decode(&request, NOW).unwrap();
+        let claims = payment.signatures().len();
+        let observed = Observed {
+            signatures: &[],
+            answers: &[],
+            now: NOW,
+        };
+        match payment.check(&observed) {
+            Ok(Check::Ask(probe)) => (probe.steps.len(), claims, probe.as_transaction),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(probes(&SCHEME), (6, 0, true));
+    assert_eq!(probes(&scheme), (8, 0, true));
 }
 
 #[test]

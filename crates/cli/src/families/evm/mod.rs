@@ -10,7 +10,9 @@ use alloy::primitives::{Address, U256};
 use alloy::signers::local::PrivateKeySigner;
 use async_trait::async_trait;
 use quittance_core::{Amount, Fault, Network};
-use quittance_evm::{Evm, EvmConfig, Exact, ExactPayer, Signer, Token, TransferMethod, known};
+use quittance_evm::{
+    Evm, EvmConfig, Exact, ExactConfig, ExactPayer, Signer, Token, TransferMethod, known,
+};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use url::Url;
@@ -48,6 +50,10 @@ pub struct EvmEntry {
     /// Whether contract wallets and accounts with a delegation (EIP-7702) may pay. Their code runs
     /// on the signer's gas.
     pub contract_wallets: Option<bool>,
+    /// The contracts that may deploy a payer's account in its payment (ERC-6492). The payer chooses
+    /// the data of the call, and the signer pays for its gas.
+    #[serde(default)]
+    pub account_factories: Vec<String>,
     /// The largest amount that is settled on the evidence of a single node, by token address or
     /// ticker, in decimal notation: `{ USDC = "100" }`. For a larger amount two nodes must agree.
     #[serde(default)]
@@ -142,8 +148,11 @@ impl Family for EvmFamily {
         entry: &NetworkEntry<'_, EvmEntry>,
         findings: &mut Findings,
     ) -> Option<ChainWithSchemes<Evm>> {
+        let settings = findings.take(exact(entry));
         let chain = chain(entry, findings)?;
-        let exact = Arc::new(Exact::new(&chain));
+        let exact = Exact::new(&chain).with_config(settings?);
+        let exact = exact.map_err(|error| ConfigError::value(&entry.path, error));
+        let exact = Arc::new(findings.take(exact)?);
         Some(ChainWithSchemes::new(chain, vec![exact]))
     }
 
@@ -256,6 +265,18 @@ fn chain(entry: &NetworkEntry<'_, EvmEntry>, findings: &mut Findings) -> Option<
     findings.take(Evm::new(config).map_err(|error| ConfigError::value(&entry.path, error)))
 }
 
+/// The settings of the scheme `exact`.
+fn exact(entry: &NetworkEntry<'_, EvmEntry>) -> Result<ExactConfig, ConfigError> {
+    let address = |(at, text): (usize, &String)| {
+        let field = || format!("{}.account_factories[{at}]", entry.path);
+        text.parse().map_err(|_| not_an_address(field(), text))
+    };
+    let factories = entry.own.account_factories.iter().enumerate();
+    let mut config = ExactConfig::default();
+    config.account_factories = factories.map(address).collect::<Result<_, _>>()?;
+    Ok(config)
+}
+
 fn signers(entry: &NetworkEntry<'_, EvmEntry>, findings: &mut Findings) -> Option<Vec<Signer>> {
     let signer = |(at, secret): (usize, &Secret)| {
         let field = format!("{}.signers[{at}]", entry.path);
@@ -366,6 +387,22 @@ mod tests {
         let (usdc, _, unset) = rules_of(&format!("min_amounts = {{ {other:?} = \"1\" }}"));
         assert_eq!(usdc, None);
         assert!(unset.contains(&"USDC".to_owned()), "{unset:?}");
+    }
+
+    #[test]
+    fn account_factories_are_addresses() {
+        let settings = |factories: &str| {
+            let text =
+                format!("[[evm]]\nnetwork = \"base-sepolia\"\nrpc = []\nsigners = []\n{factories}");
+            with_entry(EvmFamily, &text, exact)
+        };
+        assert_eq!(settings("").unwrap(), ExactConfig::default());
+        let good = "0x00000000000000000000000000000000000000aa";
+        let listed = settings(&format!("account_factories = [{good:?}]")).unwrap();
+        assert_eq!(listed.account_factories, [good.parse().unwrap()].into());
+        let error = settings(&format!("account_factories = [{good:?}, \"0x5\"]")).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains(".account_factories[1]"), "{error}");
     }
 
     #[test]
