@@ -117,15 +117,11 @@ fn answer(payer: &Pubkey) -> Answer {
 /// The whole scheme: decoding, both checks and the action.
 fn judge(exact: &Exact, request: &PaymentRequest, answer: &Answer) {
     let payment = exact.decode(request, NOW).unwrap();
-    let mut observed = Observed {
-        signatures: &[true],
-        answers: &[],
-        now: NOW,
-    };
+    let mut observed = Observed::new(&[true], &[], NOW);
     assert!(matches!(payment.check(&observed), Ok(Check::Ask(_))));
     observed.answers = std::slice::from_ref(answer);
     assert!(matches!(payment.check(&observed), Ok(Check::Valid)));
-    black_box(payment.action(payment.info().amount, &observed).unwrap());
+    black_box(payment.plan(payment.info().amount, &observed).unwrap());
 }
 
 fn scheme(c: &mut Criterion) {

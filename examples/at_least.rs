@@ -19,8 +19,8 @@
 
 use quittance_core::kit::Parties;
 use quittance_core::{
-    Amount, Chain, Check, Effect, Network, Observed, Payment, PaymentInfo, PaymentRequest, Reason,
-    Refusal, Rejection, Scheme, SignatureClaim, Timestamp,
+    Amount, Chain, Check, Effect, Network, Observed, Payment, PaymentInfo, PaymentRequest, Plan,
+    Reason, Refusal, Rejection, Scheme, SignatureClaim, Timestamp,
 };
 use quittance_evm::alloy::primitives::{Address, U256};
 use quittance_evm::eip3009::Authorization;
@@ -173,13 +173,14 @@ impl Payment<Evm> for AtLeastPayment {
     }
 
     /// The transfer, with the gas that the simulation used.
-    fn action(&self, _: Amount, observed: &Observed<'_, Evm>) -> Result<Call, Rejection> {
+    fn plan(&self, _: Amount, observed: &Observed<'_, Evm>) -> Result<Plan<Call>, Rejection> {
         let result = observed.answers.first();
         let gas = result.and_then(|result| result.outcomes.get(1)?.gas());
         let gas = gas.ok_or(WOULD_FAIL)?.into();
         let transfer = self.authorization.transfer_with_key(&self.signature);
         let key = self.authorization.transfer_key(self.token);
-        Ok(Call::new(self.token, transfer, gas, key).with_batchable(true))
+        let call = Call::new(self.token, transfer, gas, key);
+        Ok(Plan::Submit(call.with_batchable(true)))
     }
 
     /// The authorized amount must have moved exactly once. It is at least the required one.

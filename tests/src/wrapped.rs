@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use quittance_core::{
     Amount, Chain, Check, Effect, Fault, Finality, Found, Health, LaneId, Network, Observed,
-    Payment, PaymentInfo, PaymentRequest, Refusal, Rejection, Scheme, SignatureClaim, Status,
+    Payment, PaymentInfo, PaymentRequest, Plan, Refusal, Rejection, Scheme, SignatureClaim, Status,
     Submission, Timestamp, Transaction, Watched,
 };
 use quittance_evm::{Evm, Exact};
@@ -58,10 +58,10 @@ impl<C: LikeEvm> Scheme<C> for Wrapped {
 }
 
 fn on_evm<'a, C: LikeEvm>(observed: &Observed<'a, C>) -> Observed<'a, Evm> {
-    Observed {
-        signatures: observed.signatures,
-        answers: observed.answers,
-        now: observed.now,
+    let on_evm = Observed::new(observed.signatures, observed.answers, observed.now);
+    match observed.settling {
+        true => on_evm.settling(),
+        false => on_evm,
     }
 }
 
@@ -82,8 +82,12 @@ impl<C: LikeEvm> Payment<C> for WrappedPayment {
         })
     }
 
-    fn action(&self, amount: Amount, observed: &Observed<'_, C>) -> Result<C::Action, Rejection> {
-        self.0.action(amount, &on_evm(observed))
+    fn plan(
+        &self,
+        amount: Amount,
+        observed: &Observed<'_, C>,
+    ) -> Result<Plan<C::Action>, Rejection> {
+        self.0.plan(amount, &on_evm(observed))
     }
 
     fn depends_on_time(&self, rejection: &Rejection) -> bool {

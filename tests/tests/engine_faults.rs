@@ -11,8 +11,8 @@ use futures_util::future::join_all;
 use quittance_core::wire::SettleResponse;
 use quittance_core::{
     Amount, Chain, Check, Effect, Facilitator, FacilitatorError, FaultKind, LaneId, Observed,
-    Payment, PaymentId, PaymentInfo, PaymentRequest, Refusal, Rejection, Scheme, SignatureClaim,
-    SystemClock, Timestamp,
+    Payment, PaymentId, PaymentInfo, PaymentRequest, Plan, Refusal, Rejection, Scheme,
+    SignatureClaim, SystemClock, Timestamp,
 };
 use quittance_devnet::{Evm as Local, Mining};
 use quittance_engine::{Engine, Outcome, State};
@@ -332,12 +332,12 @@ impl Payment<Evm> for PanickyPayment {
     fn check(&self, observed: &Observed<'_, Evm>) -> Result<Check<Evm>, Rejection> {
         self.payment.check(observed)
     }
-    fn action(
+    fn plan(
         &self,
         amount: Amount,
         observed: &Observed<'_, Evm>,
-    ) -> Result<<Evm as Chain>::Action, Rejection> {
-        self.payment.action(amount, observed)
+    ) -> Result<Plan<<Evm as Chain>::Action>, Rejection> {
+        self.payment.plan(amount, observed)
     }
     fn lane(&self) -> Option<&LaneId> {
         self.payment.lane()

@@ -46,11 +46,7 @@ fn id(setting: &Setting, request: &PaymentRequest) -> PaymentId {
 fn transfer(setting: &Setting, request: &PaymentRequest) -> Bytes {
     let now = SystemClock.now();
     let payment = exact(setting).decode(request, now).unwrap();
-    let observed = Observed {
-        signatures: &[true],
-        answers: &[],
-        now,
-    };
+    let observed = Observed::new(&[true], &[], now);
     let Check::Ask(probe) = payment.check(&observed).unwrap() else {
         panic!("valid without a look");
     };

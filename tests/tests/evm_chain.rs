@@ -58,14 +58,7 @@ impl ChainFixture for EvmFixture {
             [SignatureClaim::Secp256k1 { .. }]
         ));
         let now = SystemClock.now();
-        let Check::Ask(probe) = payment
-            .check(&Observed {
-                signatures: &[true],
-                answers: &[],
-                now,
-            })
-            .unwrap()
-        else {
+        let Check::Ask(probe) = payment.check(&Observed::new(&[true], &[], now)).unwrap() else {
             panic!("valid without a question")
         };
         let answers: Vec<_> = self
@@ -75,12 +68,9 @@ impl ChainFixture for EvmFixture {
             .into_iter()
             .map(Result::unwrap)
             .collect();
-        let observed = Observed {
-            signatures: &[true],
-            answers: &answers,
-            now,
-        };
-        payment.action(payment.info().amount, &observed).unwrap()
+        let observed = Observed::new(&[true], &answers, now);
+        let plan = payment.plan(payment.info().amount, &observed).unwrap();
+        plan.into_action().unwrap()
     }
 
     async fn effects(&self) -> u64 {

@@ -33,11 +33,7 @@ async fn query(setting: &Setting, lane: &LaneId) -> Query {
         .scheme()
         .decode(&request, SystemClock.now())
         .unwrap();
-    let observed = Observed {
-        signatures: &[true],
-        answers: &[],
-        now: SystemClock.now(),
-    };
+    let observed = Observed::new(&[true], &[], SystemClock.now());
     match payment.check(&observed).unwrap() {
         Check::Ask(query) => query,
         Check::Valid | Check::NotYet(_) => panic!("valid without a question"),

@@ -16,7 +16,7 @@ pub mod bench;
 mod commands;
 pub mod config;
 pub mod families;
-pub mod plan;
+pub mod startup;
 
 use std::process::ExitCode;
 

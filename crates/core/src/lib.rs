@@ -54,6 +54,6 @@ pub use kept::KEPT_MAX;
 pub use network::{Network, NetworkError};
 pub use printable::printable;
 pub use request::{Accepted, AcceptedRequirements, PaymentRequest, Requirements, Version};
-pub use scheme::{Check, Effect, Observed, Payment, PaymentInfo, Scheme};
+pub use scheme::{Check, Effect, Observed, Payment, PaymentInfo, Plan, Scheme};
 pub use signature::SignatureClaim;
 pub use time::{Clock, ManualClock, SystemClock, Timestamp};

@@ -105,7 +105,7 @@ pub trait Scheme<C: Chain + ?Sized>: Send + Sync + 'static {
 /// settle it.
 ///
 /// **The engine** asks in this order: [`info`](Self::info), [`signatures`](Self::signatures),
-/// [`check`](Self::check) until there is a verdict, and at /settle [`action`](Self::action). It
+/// [`check`](Self::check) until there is a verdict, and at /settle [`plan`](Self::plan). It
 /// checks a payment again, with new answers, right before it is sent and after a restart. It calls
 /// [`effect`](Self::effect) for every included transaction that was recorded for the payment, and
 /// again after a reorganisation. At most one settlement of an authorization is open at a time.
@@ -116,7 +116,7 @@ pub trait Scheme<C: Chain + ?Sized>: Send + Sync + 'static {
 /// The engine's calls, by hand:
 ///
 /// ```
-/// use quittance_core::{Amount, Chain, Check, Observed, Payment, Scheme};
+/// use quittance_core::{Amount, Chain, Check, Observed, Payment, Plan, Scheme};
 /// use quittance_testing::world::{PRICE, Environment, SimulatedExact};
 ///
 /// # #[tokio::main]
@@ -127,14 +127,16 @@ pub trait Scheme<C: Chain + ?Sized>: Send + Sync + 'static {
 /// assert_eq!(payment.info().amount, Amount::from(PRICE));
 ///
 /// // The engine has checked the one signature, and asks what the payment wants to know.
-/// let observed = Observed { signatures: &[true], answers: &[], now };
+/// let observed = Observed::new(&[true], &[], now).settling();
 /// let Check::Ask(question) = payment.check(&observed)? else {
 ///     panic!("it depends on the payer's balance");
 /// };
 /// let answers: Result<Vec<_>, _> = chain.read(&[question]).await.into_iter().collect();
-/// let observed = Observed { answers: &answers?, ..observed };
+/// let answers = answers?;
+/// let observed = Observed::new(&[true], &answers, now).settling();
 /// assert!(matches!(payment.check(&observed)?, Check::Valid));
-/// payment.action(payment.info().amount, &observed)?;
+/// let plan = payment.plan(payment.info().amount, &observed)?;
+/// assert!(matches!(plan, Plan::Submit(_)));
 /// # Ok(())
 /// # }
 /// ```
@@ -169,12 +171,16 @@ pub trait Payment<C: Chain + ?Sized>: Send + Sync {
         None
     }
 
-    /// The action that transfers `amount`. Called after [`check`](Self::check) returned
-    /// [`Check::Valid`] for `observed`.
+    /// What settling `amount` takes now. Called after [`check`](Self::check) returned
+    /// [`Check::Valid`] for `observed`, in which [`settling`](Observed::settling) is set.
     ///
     /// # Errors
     /// When the scheme does not allow settling this amount.
-    fn action(&self, amount: Amount, observed: &Observed<'_, C>) -> Result<C::Action, Rejection>;
+    fn plan(
+        &self,
+        amount: Amount,
+        observed: &Observed<'_, C>,
+    ) -> Result<Plan<C::Action>, Rejection>;
 
     /// The signer that must send the action. `None` if any signer may.
     fn lane(&self) -> Option<&LaneId> {
@@ -224,6 +230,7 @@ pub struct PaymentInfo {
 
 /// What was observed for a payment so far.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Observed<'a, C: Chain + ?Sized> {
     /// Whether each of the payment's signatures is valid, in the order of the claims.
     pub signatures: &'a [bool],
@@ -231,6 +238,45 @@ pub struct Observed<'a, C: Chain + ?Sized> {
     pub answers: &'a [C::Answer],
     /// The current time.
     pub now: Timestamp,
+    /// Whether the payment is to be settled. Otherwise it is only verified.
+    pub settling: bool,
+}
+
+impl<'a, C: Chain + ?Sized> Observed<'a, C> {
+    /// What was observed for a payment that is only verified.
+    pub fn new(signatures: &'a [bool], answers: &'a [C::Answer], now: Timestamp) -> Self {
+        Self {
+            signatures,
+            answers,
+            now,
+            settling: false,
+        }
+    }
+
+    /// The same, for a payment that is to be settled.
+    #[must_use]
+    pub fn settling(self) -> Self {
+        Self {
+            settling: true,
+            ..self
+        }
+    }
+}
+
+/// What settling a payment takes.
+#[derive(Debug)]
+pub enum Plan<Action> {
+    /// To send this action. Its [`effect`](Payment::effect) settles the payment.
+    Submit(Action),
+}
+
+impl<Action> Plan<Action> {
+    /// The action to be sent.
+    pub fn into_action(self) -> Option<Action> {
+        match self {
+            Self::Submit(action) => Some(action),
+        }
+    }
 }
 
 /// The next step for a payment.

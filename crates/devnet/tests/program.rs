@@ -5,7 +5,7 @@ use std::process::{Output, Stdio};
 
 use quittance_cli::config::Config;
 use quittance_cli::families::Families;
-use quittance_cli::plan;
+use quittance_cli::startup;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
@@ -108,7 +108,7 @@ async fn the_printed_configuration_works() {
         let text = configuration(&printed, folder.path());
         let families = Families::shipped();
         let config = Config::parse(&text, &families).unwrap();
-        let report = plan::check(&config, &families).await;
+        let report = startup::check(&config, &families).await;
         assert!(report.problems.is_empty(), "{report:?}");
         assert_eq!(report.networks.len(), networks, "{report:?}");
         let mut settle = report.networks.iter().map(|network| network.can_settle);

@@ -101,11 +101,7 @@ impl<C: Chain> AnyPayment for OnChain<C> {
     }
 
     fn check(&self, signatures: &[bool], now: Timestamp) -> Result<(), Rejection> {
-        let observed = Observed {
-            signatures,
-            answers: &[],
-            now,
-        };
+        let observed = Observed::new(signatures, &[], now);
         self.0.check(&observed).map(|_| ())
     }
 }

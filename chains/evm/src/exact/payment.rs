@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use alloy::primitives::{Address, B256, Bytes, Log, U256};
 use alloy::sol_types::SolCall;
 use quittance_core::{
-    Amount, Check, Effect, LaneId, Observed, Payment, PaymentInfo, Reason, Rejection,
+    Amount, Check, Effect, LaneId, Observed, Payment, PaymentInfo, Plan, Reason, Rejection,
     SignatureClaim, Timestamp,
 };
 
@@ -367,7 +367,7 @@ impl<M: Method> Payment<Evm> for ExactPayment<M> {
         self.method.window().decides(rejection)
     }
 
-    fn action(&self, amount: Amount, observed: &Observed<'_, Evm>) -> Result<Call, Rejection> {
+    fn plan(&self, amount: Amount, observed: &Observed<'_, Evm>) -> Result<Plan<Call>, Rejection> {
         let reasons = self.method.reasons();
         if amount.units() != self.method.value() {
             let detail = "exact settles exactly the authorized amount";
@@ -394,7 +394,7 @@ impl<M: Method> Payment<Evm> for ExactPayment<M> {
         // The code of a contract wallet runs in the transfer and could use the gas of other
         // payments.
         let call = Call::new(to, data, gas.into(), self.method.effect_key());
-        Ok(call.with_batchable(by_key.is_some()))
+        Ok(Plan::Submit(call.with_batchable(by_key.is_some())))
     }
 
     fn used_by(&self, rejection: &Rejection) -> Option<AuthorizationSearch> {

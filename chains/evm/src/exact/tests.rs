@@ -250,10 +250,11 @@ proptest! {
         let payment = SCHEME.decode(&request, NOW).unwrap();
         let answers = [first, second];
         for count in 1..=2 {
-            let observed = Observed { signatures: &[signed_by_key], answers: &answers[..count], now: NOW };
+            let signed = [signed_by_key];
+            let observed = Observed::new(&signed, &answers[..count], NOW);
             if let Ok(Check::Valid) = payment.check(&observed) {
                 prop_assert!(may_settle(&answers[count - 1], signed_by_key), "{answers:?}");
-                prop_assert!(payment.action(Amount::from(PRICE), &observed).is_ok());
+                prop_assert!(payment.plan(Amount::from(PRICE), &observed).is_ok());
             }
         }
     }
@@ -268,11 +269,12 @@ proptest! {
         let expected = payable.clone().all(|outcomes| is_payable_by_new_account(outcomes));
         let mixed = payable.clone().any(|outcomes| outcomes[1] != StepOutcome::CodeSize(0));
         let answers = [ProbeResult { later: later.clone(), ..result_of(now.clone()) }];
-        let observed = Observed { signatures: &[], answers: &answers, now: NOW };
+        let observed = Observed::new(&[], &answers, NOW);
         let valid = matches!(payment.check(&observed), Ok(Check::Valid));
         prop_assert_eq!(valid, expected);
         if valid && !mixed {
-            let call = payment.action(Amount::from(PRICE), &observed).unwrap();
+            let plan = payment.plan(Amount::from(PRICE), &observed).unwrap();
+            let call = plan.into_action().unwrap();
             let gas = payable.filter_map(|outcomes| outcomes[7].gas()).max().unwrap();
             prop_assert_eq!((call.to, call.batchable), (MULTICALL3, false));
             prop_assert_eq!(call.gas, u64::from(gas));
@@ -284,9 +286,9 @@ proptest! {
         let (request, _) = signed();
         let payment = SCHEME.decode(&request, NOW).unwrap();
         let answers = [answer];
-        let observed = Observed { signatures: &[true], answers: &answers, now: NOW };
+        let observed = Observed::new(&[true], &answers, NOW);
         if amount != PRICE {
-            prop_assert!(payment.action(Amount::from(amount), &observed).is_err());
+            prop_assert!(payment.plan(Amount::from(amount), &observed).is_err());
         }
     }
 
@@ -382,7 +384,7 @@ proptest! {
     fn payment_is_valid_only_within_its_window(now in 0u64..4_000_000_000) {
         let (request, _) = signed();
         let payment = SCHEME.decode(&request, Timestamp::from_secs(now)).unwrap();
-        let observed = Observed { signatures: &[true], answers: &[], now: Timestamp::from_secs(now) };
+        let observed = Observed::new(&[true], &[], Timestamp::from_secs(now));
         let expires = NOW.plus_secs(60).secs();
         let valid = now + INCLUSION_MIN_SECS <= expires && expires <= now + LIFETIME_MAX_SECS;
         prop_assert_eq!(payment.check(&observed).is_ok(), valid);
@@ -405,11 +407,7 @@ fn objection_to_an_unsigned_payload_is_not_reported() {
         .unwrap();
     let look = |signatures: &'static [bool], answers: &[ProbeResult]| {
         payment
-            .check(&Observed {
-                signatures,
-                answers,
-                now: NOW,
-            })
+            .check(&Observed::new(signatures, answers, NOW))
             .map_err(|rejection| rejection.reason)
     };
     assert!(matches!(look(&[false], &[]), Ok(Check::Ask(_))));
@@ -422,14 +420,11 @@ fn objection_to_an_unsigned_payload_is_not_reported() {
 fn possible_contract_is_simulated_as_a_transaction() {
     let (request, payer) = signed();
     let payment = SCHEME.decode(&request, NOW).unwrap();
-    let ask = |signatures: &'static [bool]| match payment.check(&Observed {
-        signatures,
-        answers: &[],
-        now: NOW,
-    }) {
-        Ok(Check::Ask(probe)) => probe,
-        other => panic!("{other:?}"),
-    };
+    let ask =
+        |signatures: &'static [bool]| match payment.check(&Observed::new(signatures, &[], NOW)) {
+            Ok(Check::Ask(probe)) => probe,
+            other => panic!("{other:?}"),
+        };
     assert!(!ask(&[true]).as_transaction);
     let contract = ask(&[false]);
     assert!(contract.as_transaction);
@@ -444,11 +439,7 @@ fn only_an_allowed_factory_is_in_the_probe() {
     let probes = |scheme: &Exact| {
         let payment = scheme.decode(&request, NOW).unwrap();
         let claims = payment.signatures().len();
-        let observed = Observed {
-            signatures: &[],
-            answers: &[],
-            now: NOW,
-        };
+        let observed = Observed::new(&[], &[], NOW);
         match payment.check(&observed) {
             Ok(Check::Ask(probe)) => (probe.steps.len(), claims, probe.as_transaction),
             other => panic!("{other:?}"),
@@ -474,15 +465,13 @@ fn equal_payments_batch_only_if_logs_distinguish_them() {
                 gas: 50_000,
             },
         ])];
-        let observed = Observed {
-            signatures: &[true],
-            answers: &answers,
-            now: NOW,
-        };
+        let observed = Observed::new(&[true], &answers, NOW);
         [first, second].map(|request| {
             let payment = scheme.decode(&request, NOW).unwrap();
             payment
-                .action(Amount::from(PRICE), &observed)
+                .plan(Amount::from(PRICE), &observed)
+                .unwrap()
+                .into_action()
                 .unwrap()
                 .effect_key
         })
@@ -505,11 +494,7 @@ fn operator_can_accept_payments_by_key_only() {
     let payment = by_key_only.decode(&signed().0, NOW).unwrap();
     let look = |signatures: &'static [bool], answers: &[ProbeResult]| {
         payment
-            .check(&Observed {
-                signatures,
-                answers,
-                now: NOW,
-            })
+            .check(&Observed::new(signatures, answers, NOW))
             .map_err(|rejection| rejection.reason)
     };
     assert_eq!(look(&[false], &[]).err(), Some(reason::SIGNATURE));

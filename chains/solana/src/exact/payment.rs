@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use quittance_core::{
-    Amount, Check, Effect, LaneId, Observed, Payment, PaymentInfo, Rejection, SignatureClaim,
+    Amount, Check, Effect, LaneId, Observed, Payment, PaymentInfo, Plan, Rejection, SignatureClaim,
 };
 use solana_pubkey::Pubkey;
 
@@ -106,11 +106,11 @@ impl Payment<Solana> for ExactPayment {
         Some(transfer.authority.to_string())
     }
 
-    fn action(
+    fn plan(
         &self,
         amount: Amount,
         observed: &Observed<'_, Solana>,
-    ) -> Result<PartiallySigned, Rejection> {
+    ) -> Result<Plan<PartiallySigned>, Rejection> {
         if amount != self.info.amount {
             let detail = "exact settles exactly what was authorized";
             return Err(Rejection::new(reason::AMOUNT_MISMATCH, detail));
@@ -119,10 +119,10 @@ impl Payment<Solana> for ExactPayment {
             (Path::SmartWallet { .. }, [.., answer]) => self.loaded(answer)?,
             _ => Vec::new(),
         };
-        Ok(PartiallySigned {
+        Ok(Plan::Submit(PartiallySigned {
             allow_lighthouse_on_fee_payer: self.config.allow_lighthouse_on_fee_payer,
             ..PartiallySigned::new(self.transaction.clone(), loaded)
-        })
+        }))
     }
 
     /// The balance of the paying account. For a smart wallet only the simulation shows which

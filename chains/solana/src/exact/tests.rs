@@ -225,11 +225,7 @@ fn verdict_by(exact: &Exact, request: &PaymentRequest) -> Result<(), String> {
         SignatureClaim::Secp256k1 { .. } => false,
     };
     let signatures: Vec<bool> = payment.signatures().iter().map(holds).collect();
-    let observed = Observed {
-        signatures: &signatures,
-        answers: &[],
-        now: NOW,
-    };
+    let observed = Observed::new(&signatures, &[], NOW);
     match payment.check(&observed) {
         Ok(Check::Ask(_)) => Ok(()),
         Ok(Check::Valid | Check::NotYet(_)) => panic!("valid without asking the chain"),
@@ -750,13 +746,9 @@ fn lighthouse_on_a_fee_payer_needs_the_operators_permission() {
     let action = |exact: &Exact, instructions: &[Instruction]| {
         let payment = exact.decode(&request(instructions), NOW).unwrap();
         let answers = [correct_answer()];
-        let observed = Observed {
-            signatures: &[true],
-            answers: &answers,
-            now: NOW,
-        };
-        let action = payment.action(Amount::from(AMOUNT), &observed).unwrap();
-        action.allow_lighthouse_on_fee_payer
+        let observed = Observed::new(&[true], &answers, NOW);
+        let plan = payment.plan(Amount::from(AMOUNT), &observed).unwrap();
+        plan.into_action().unwrap().allow_lighthouse_on_fee_payer
     };
     let guarded = with(2, guard(4, fee_payer));
     assert!(action(&exact_with_lighthouse(), &guarded));
@@ -805,11 +797,8 @@ fn correct_answer() -> Answer {
 
 /// The verdict on a correct payment after this answer of the chain.
 fn verdict_after(answer: Answer) -> Result<(), Rejection> {
-    let observed = Observed {
-        signatures: &[true],
-        answers: &[answer],
-        now: NOW,
-    };
+    let answers = [answer];
+    let observed = Observed::new(&[true], &answers, NOW);
     match decoded(&request(&good())).check(&observed)? {
         Check::Valid => Ok(()),
         Check::Ask(_) | Check::NotYet(_) => panic!("asks without end"),

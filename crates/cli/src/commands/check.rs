@@ -9,7 +9,7 @@ use quittance_core::{Problem, Scope};
 use super::CommandResult;
 use crate::config::Config;
 use crate::families::Families;
-use crate::plan::{self, CheckReport, NetworkReport};
+use crate::startup::{self, CheckReport, NetworkReport};
 
 /// The examples below the options in `--help`.
 pub(super) const EXAMPLE: &str = "\
@@ -31,7 +31,7 @@ impl Check {
     /// Prints every problem. The exit code is 1 when there is one.
     pub(super) async fn run(self, families: &Families) -> CommandResult {
         let config = Config::read(&self.config, families)?;
-        let checked = plan::check(&config, families).await;
+        let checked = startup::check(&config, families).await;
         print!("{}", report(&checked));
         let networks = &checked.networks;
         let is_well = networks.iter().all(|it| it.health.problems.is_empty());

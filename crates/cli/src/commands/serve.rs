@@ -12,7 +12,7 @@ use tracing::info;
 use super::{CommandResult, log};
 use crate::config::Config;
 use crate::families::Families;
-use crate::plan::{self, Plan};
+use crate::startup::{self, Startup};
 
 /// The examples below the options in `--help`.
 const EXAMPLE: &str = "\
@@ -38,14 +38,14 @@ pub(super) struct Serve {
 impl Serve {
     pub(super) async fn run(self, families: &Families) -> CommandResult {
         let config = Config::read(&self.config, families)?;
-        let plan = Plan::read(&config, families)?;
+        let startup = Startup::read(&config, families)?;
         log(&config.log)?;
         let mut stop = pin!(shutdown_signal()?);
         let metrics = record_metrics()?;
-        let keys = plan.keys.clone();
-        let listener = plan::listen(&config).await?;
+        let keys = startup.keys.clone();
+        let listener = startup::listen(&config).await?;
         let engine = tokio::select! {
-            started = plan.start(&config) => started?,
+            started = startup.start(&config) => started?,
             // The next start resumes the settlements that the journal has open.
             () = &mut stop => return Ok(ExitCode::SUCCESS),
         };

@@ -131,11 +131,10 @@ pub enum LogFormat {
 impl Config {
     /// Reads a configuration file, with the environment over it.
     ///
-    /// The networks are only split by family here; [`Plan::read`](crate::plan::Plan::read) reads
-    /// them.
+    /// The networks are only split by family here; [`Startup::read`](crate::startup::Startup::read)
+    /// reads them.
     ///
-    /// # Errors
-    /// When there is no such file, and everything that cannot be read in it.
+    /// # Errors When there is no such file, and everything that cannot be read in it.
     pub fn read(path: &Path, families: &Families) -> Result<Self, ConfigError> {
         if !path.is_file() {
             let problem = "there is no such file; `quittance serve --help` shows a minimal configuration, and \
@@ -415,7 +414,7 @@ const fn default_drain_secs() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Plan;
+    use crate::startup::Startup;
 
     const MINIMAL: &str = r#"
         access.anyone = true
@@ -440,7 +439,7 @@ mod tests {
     /// Every error, one a line, but for secrets: none of these tests sets one.
     fn error(text: &str) -> String {
         let families = Families::shipped();
-        let read = parse(text).and_then(|config| Plan::read(&config, &families).map(drop));
+        let read = parse(text).and_then(|config| Startup::read(&config, &families).map(drop));
         let text = read
             .err()
             .map_or_else(String::new, |error| error.to_string());

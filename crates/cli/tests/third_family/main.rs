@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use quittance_cli::config::Config;
 use quittance_cli::families::{Families, Family};
-use quittance_cli::plan::{self, CheckReport, Plan};
+use quittance_cli::startup::{self, CheckReport, Startup};
 use quittance_core::{Amount, Clock, Payer, PaymentRequest, Scope, SystemClock};
 use quittance_service::{router, serve};
 use quittance_testing::world::{COIN, NETWORK, PRICE, USD, World};
@@ -68,7 +68,7 @@ impl Setting {
     }
 
     async fn check(&self, more: &str) -> CheckReport {
-        plan::check(&self.config(more), &self.families()).await
+        startup::check(&self.config(more), &self.families()).await
     }
 
     fn received(&self) -> Amount {
@@ -87,12 +87,12 @@ impl Serving {
     /// Starts the facilitator, as `quittance serve` does.
     async fn start(setting: &Setting, more: &str) -> Self {
         let config = setting.config(more);
-        let plan = Plan::read(&config, &setting.families()).unwrap();
-        let service = config.service_options(plan.keys.clone());
+        let startup = Startup::read(&config, &setting.families()).unwrap();
+        let service = config.service_options(startup.keys.clone());
         let server = config.server_options();
-        let listener = plan::listen(&config).await.unwrap();
+        let listener = startup::listen(&config).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let engine = plan.start(&config).await.unwrap();
+        let engine = startup.start(&config).await.unwrap();
         let (stop, stopping) = oneshot::channel();
         let stopped = tokio::spawn(async move {
             let stopping = async { drop(stopping.await) };
@@ -203,8 +203,8 @@ async fn mistakes_in_the_table_of_a_third_family_are_named() {
     let families = setting.families();
     let problem = |text: &str| {
         let config = Config::parse(text, &families);
-        let planned = config.and_then(|config| Plan::read(&config, &families));
-        planned.err().unwrap().to_string()
+        let read = config.and_then(|config| Startup::read(&config, &families));
+        read.err().unwrap().to_string()
     };
     let table = setting.text("");
     for (text, expected) in [

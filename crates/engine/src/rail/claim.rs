@@ -79,7 +79,7 @@ impl<C: Chain> Rail<C> {
         self: &Arc<Self>,
         request: &PaymentRequest,
     ) -> Result<Started, NotStarted> {
-        let decoded = self.decode(request).await?;
+        let decoded = self.decode(request).await?.settling();
         for _ in 0..ROUNDS_MAX {
             let prior = self.prior(request, decoded.info()).await?;
             self.check_room(&prior)?;

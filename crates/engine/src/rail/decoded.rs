@@ -11,6 +11,8 @@ pub(super) struct Decoded<C: Chain> {
     pub(super) payment: Arc<dyn Payment<C>>,
     pub(super) decoded_at: Timestamp,
     pub(super) signatures: Vec<bool>,
+    /// Whether the payment is to be settled, not only verified.
+    pub(super) settling: bool,
 }
 
 /// A payment that would settle now, with the answers that show it. Only a verified payment is
@@ -43,6 +45,14 @@ impl<C: Chain> Decoded<C> {
         self.payment.info()
     }
 
+    /// The same payment, which is to be settled.
+    pub(super) fn settling(self) -> Self {
+        Self {
+            settling: true,
+            ..self
+        }
+    }
+
     /// A verdict against this payment.
     pub(super) fn rejected(&self, rejection: Rejection) -> VerifyError {
         VerifyError::Rejected(rejection, Some(self.info().payer.clone()))
@@ -53,10 +63,10 @@ impl<C: Chain> Decoded<C> {
         answers: &'a [C::Answer],
         now: Timestamp,
     ) -> Observed<'a, C> {
-        Observed {
-            signatures: &self.signatures,
-            answers,
-            now,
+        let observed = Observed::new(&self.signatures, answers, now);
+        match self.settling {
+            true => observed.settling(),
+            false => observed,
         }
     }
 }

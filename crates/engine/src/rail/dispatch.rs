@@ -1,6 +1,6 @@
 //! Handing a job to a lane.
 
-use quittance_core::{Chain, Fault, FaultKind, LaneId};
+use quittance_core::{Chain, Fault, FaultKind, LaneId, Plan};
 
 use super::Rail;
 use super::decoded::Verified;
@@ -12,8 +12,8 @@ impl<C: Chain> Rail<C> {
     pub(super) async fn dispatch(&self, job: Job<C>, verified: &Verified<'_, C>) {
         let observed = verified.observed(self.context.now());
         let sender = job.payment().sender(&observed);
-        match job.payment().action(job.amount(), &observed) {
-            Ok(action) => self.queue(Ready { job, action }, sender).await,
+        match job.payment().plan(job.amount(), &observed) {
+            Ok(Plan::Submit(action)) => self.queue(Ready { job, action }, sender).await,
             Err(rejection) => self.context.fail(job, rejection, None).await,
         }
     }

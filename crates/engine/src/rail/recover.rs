@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quittance_core::{
-    Chain, Fault, FaultKind, LaneId, PaymentId, Reason, Rejection, TransactionId,
+    Chain, Fault, FaultKind, LaneId, PaymentId, Plan, Reason, Rejection, TransactionId,
 };
 use quittance_journal::{Settlement, State};
 use tokio::time::Instant;
@@ -44,7 +44,7 @@ enum Resumption<C: Chain> {
     Watch(Vec<Journaled>),
     /// Send it.
     Send {
-        plan: Plan<C>,
+        action: Directed<C>,
         /// Whether to send it without other payments.
         alone: bool,
     },
@@ -61,7 +61,7 @@ enum Resumption<C: Chain> {
 }
 
 /// An action, and the signer that must send it, if only one may.
-type Plan<C> = (<C as Chain>::Action, Option<LaneId>);
+type Directed<C> = (<C as Chain>::Action, Option<LaneId>);
 
 impl<C: Chain> Rail<C> {
     /// Resumes every open settlement in the journal that no task works on.
@@ -118,8 +118,8 @@ impl<C: Chain> Rail<C> {
                     let outstanding = &self.context.outstanding;
                     return outstanding.watch_journaled(Some(job), transactions);
                 }
-                Ok(Resumption::Send { plan, alone }) => {
-                    let (action, sender) = plan;
+                Ok(Resumption::Send { action, alone }) => {
+                    let (action, sender) = action;
                     let job = job.with_alone(alone);
                     return self.queue(Ready { job, action }, sender).await;
                 }
@@ -211,9 +211,9 @@ impl<C: Chain> Rail<C> {
             _ if is_late => Some(Reason::SETTLEMENT_EXPIRED.into()),
             // The payment was valid before and is valid now, so it is sent again. After the first
             // failure it is sent alone, because other payments could make its transaction fail.
-            Ok(plan) if tried < WITHOUT_EFFECT_MAX => {
+            Ok(action) if tried < WITHOUT_EFFECT_MAX => {
                 let alone = tried > 0;
-                return Ok(Resumption::Send { plan, alone });
+                return Ok(Resumption::Send { action, alone });
             }
             Ok(_) => None,
             Err(rejection) => Some(rejection),
@@ -228,15 +228,16 @@ impl<C: Chain> Rail<C> {
     }
 
     /// The action that settles a job's payment now, with its signer; or the verdict against it.
-    async fn judge_again(&self, job: &Job<C>) -> Result<Result<Plan<C>, Rejection>, Fault> {
+    async fn judge_again(&self, job: &Job<C>) -> Result<Result<Directed<C>, Rejection>, Fault> {
         let payment = job.payment();
         let now = self.context.now();
         let decoded = self.check_signatures(Arc::clone(payment), now).await?;
+        let decoded = decoded.settling();
         match self.check(&decoded).await {
             Ok(verified) => {
                 let observed = verified.observed(self.context.now());
-                let action = payment.action(job.amount(), &observed);
-                Ok(action.map(|action| (action, payment.sender(&observed))))
+                let plan = payment.plan(job.amount(), &observed);
+                Ok(plan.map(|Plan::Submit(action)| (action, payment.sender(&observed))))
             }
             Err(VerifyError::Rejected(rejection, _)) => Ok(Err(rejection)),
             Err(VerifyError::Malformed(malformed)) => {

@@ -124,6 +124,7 @@ impl<C: Chain> Rail<C> {
             payment,
             decoded_at,
             signatures,
+            settling: false,
         })
     }
 

@@ -197,11 +197,7 @@ pub async fn a_scheme_accepts_what_its_payer_signs<F: EndsFixture>() {
     let payment = decoded(&fixture, &pay(&fixture, &requirements).await);
     let signatures: Vec<bool> = payment.signatures().iter().map(holds).collect();
     assert!(!signatures.contains(&false), "{signatures:?}");
-    let checked = payment.check(&Observed {
-        signatures: &signatures,
-        answers: &[],
-        now: fixture.clock().now(),
-    });
+    let checked = payment.check(&Observed::new(&signatures, &[], fixture.clock().now()));
     assert!(checked.is_ok(), "{checked:?}");
 }
 

@@ -307,11 +307,7 @@ pub async fn an_expired_payment_is_not_valid<F: SchemeFixture>() {
         return;
     }
     let signatures = vec![true; payment.signatures().len()];
-    let verdict = payment.check(&Observed {
-        signatures: &signatures,
-        answers: &[],
-        now: expires,
-    });
+    let verdict = payment.check(&Observed::new(&signatures, &[], expires));
     let rejection = verdict.expect_err("a rejection, because the payment has expired");
     assert!(
         payment.depends_on_time(&rejection),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use quittance_core::json::Object;
 use quittance_core::{
     Amount, Chain, Check, Effect, LaneId, Observed, Payment, PaymentId, PaymentInfo,
-    PaymentRequest, Reason, Refusal, Rejection, Scheme, SignatureClaim, Timestamp, Version,
+    PaymentRequest, Plan, Reason, Refusal, Rejection, Scheme, SignatureClaim, Timestamp, Version,
 };
 
 use super::FaultyChain;
@@ -255,15 +255,14 @@ impl<C: Chain> FaultyPayment<C> {
             Some(SchemeFault::ClaimsNoSignature | SchemeFault::AcceptsBadSignatures) => &all_true,
             _ => observed.signatures,
         };
-        use_it(&Observed {
-            signatures,
-            answers: observed.answers,
-            now: match self.fault() {
-                Some(SchemeFault::ExpiryIgnored) => {
-                    Timestamp::from_secs(observed.now.secs() - 3600)
-                }
-                _ => observed.now,
-            },
+        let now = match self.fault() {
+            Some(SchemeFault::ExpiryIgnored) => Timestamp::from_secs(observed.now.secs() - 3600),
+            _ => observed.now,
+        };
+        let inner = Observed::new(signatures, observed.answers, now);
+        use_it(&match observed.settling {
+            true => inner.settling(),
+            false => inner,
         })
     }
 }
@@ -305,12 +304,12 @@ impl<C: Chain> Payment<FaultyChain<C>> for FaultyPayment<C> {
         self.with_inner(observed, |observed| self.inner.payer(observed))
     }
 
-    fn action(
+    fn plan(
         &self,
         amount: Amount,
         observed: &Observed<'_, FaultyChain<C>>,
-    ) -> Result<C::Action, Rejection> {
-        self.with_inner(observed, |observed| self.inner.action(amount, observed))
+    ) -> Result<Plan<C::Action>, Rejection> {
+        self.with_inner(observed, |observed| self.inner.plan(amount, observed))
     }
 
     fn lane(&self) -> Option<&LaneId> {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use quittance_core::kit::Parties;
 use quittance_core::{
     Amount, Check, Effect, Malformed, Network, Observed, Payment, PaymentInfo, PaymentRequest,
-    Reason, Refusal, Rejection, Scheme, SignatureClaim, Timestamp,
+    Plan, Reason, Refusal, Rejection, Scheme, SignatureClaim, Timestamp,
 };
 
 use super::address::Address;
@@ -212,12 +212,12 @@ impl Payment<SimulatedChain> for SimulatedPayment {
         [reason::EXPIRED, reason::LIFETIME].contains(&rejection.reason)
     }
 
-    fn action(
+    fn plan(
         &self,
         _amount: Amount,
         _observed: &Observed<'_, SimulatedChain>,
-    ) -> Result<Transfer, Rejection> {
-        Ok(self.transfer.clone())
+    ) -> Result<Plan<Transfer>, Rejection> {
+        Ok(Plan::Submit(self.transfer.clone()))
     }
 
     fn balance(&self, observed: &Observed<'_, SimulatedChain>) -> Option<Amount> {

@@ -120,11 +120,8 @@ fn after(answer: Answer) -> Result<String, String> {
 /// The payer, or the reason code.
 fn judged(request: &PaymentRequest, answer: Answer) -> Result<String, String> {
     let payment = exact().decode(request, NOW).unwrap();
-    let observed = Observed {
-        signatures: &[true],
-        answers: &[answer],
-        now: NOW,
-    };
+    let answers = [answer];
+    let observed = Observed::new(&[true], &answers, NOW);
     match payment.check(&observed) {
         Ok(Check::Valid) => Ok(payment.payer(&observed).unwrap()),
         Ok(Check::Ask(_) | Check::NotYet(_)) => panic!("asks without end"),
@@ -705,16 +702,14 @@ fn through_table(addresses: &[Pubkey]) -> (VersionedTransaction, PaymentRequest)
 /// The action for a payment after this answer, or the reason code.
 fn action(request: &PaymentRequest, answer: Answer) -> Result<PartiallySigned, String> {
     let payment = exact().decode(request, NOW).unwrap();
-    let observed = Observed {
-        signatures: &[true],
-        answers: &[answer],
-        now: NOW,
-    };
+    let answers = [answer];
+    let observed = Observed::new(&[true], &answers, NOW);
     let code = |rejection: Rejection| rejection.reason.code().to_owned();
     payment.check(&observed).map_err(code)?;
-    payment
-        .action(Amount::from(AMOUNT), &observed)
-        .map_err(code)
+    let plan = payment
+        .plan(Amount::from(AMOUNT), &observed)
+        .map_err(code)?;
+    Ok(plan.into_action().unwrap())
 }
 
 fn signs(action: &PartiallySigned) -> bool {

@@ -25,14 +25,14 @@ pub enum StartError {
 
 /// A configuration in which everything was read and is usable.
 #[non_exhaustive]
-pub struct Plan {
+pub struct Startup {
     /// The keys of the callers.
     pub keys: Keys,
     chains: Vec<Box<dyn ConfiguredChain>>,
     rules: Rules,
 }
 
-impl Plan {
+impl Startup {
     /// Reads everything that a configuration names, such as secrets. Opens no journal and asks no
     /// node.
     ///
