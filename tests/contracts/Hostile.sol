@@ -126,6 +126,27 @@ contract WalletThatAcceptsAll is Wallet {
     }
 }
 
+/// Makes an act possible for one sender only.
+contract OneSender {
+    error NotTheSender(address sender);
+
+    address sender;
+    uint256 acts;
+
+    constructor(address sender_) {
+        sender = sender_;
+    }
+
+    function act() external {
+        if (msg.sender != sender) revert NotTheSender(msg.sender);
+        acts++;
+    }
+
+    function burn() external {
+        for (uint256 i = 0; ; i++) acts = i;
+    }
+}
+
 /// A factory that an operator should never allow: it does what its caller says.
 contract AnyFactory {
     /// Deploys a contract, and burns its gas if there is one already.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use alloy::eips::BlockNumberOrTag;
 use alloy::primitives::{U64, U128};
 use alloy::rpc::client::Waiter;
+use alloy::rpc::types::TransactionRequest;
 use quittance_cached::{Cached, Lifetimes};
 use quittance_core::{Fault, FaultKind};
 use quittance_nodes::unavailable;
@@ -35,6 +36,17 @@ impl Fees {
         match self {
             Self::Dynamic { max, .. } => max,
             Self::Legacy { price } => price,
+        }
+    }
+
+    /// Sets the fees of a simulated call.
+    pub(super) fn put(self, call: &mut TransactionRequest) {
+        match self {
+            Self::Dynamic { max, tip } => {
+                call.max_fee_per_gas = Some(max);
+                call.max_priority_fee_per_gas = Some(tip);
+            }
+            Self::Legacy { price } => call.gas_price = Some(price),
         }
     }
 

@@ -6,6 +6,7 @@ mod clock;
 mod config;
 mod fees;
 mod health;
+mod named;
 mod probe;
 mod read;
 pub(crate) mod results;

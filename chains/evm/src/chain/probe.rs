@@ -19,7 +19,7 @@ const PROGRAM: &[u8] = &match hex::const_decode_to_array::<
 
 /// How many bytes of a call's return data are reported (`ANSWER_MAX` of the program): five words,
 /// enough for a revert reason of 92 letters.
-const DATA_MAX: usize = 160;
+pub(super) const DATA_MAX: usize = 160;
 
 /// The longest program that is sent, with its steps, in bytes. EIP-3860 limits init code to 49,152
 /// bytes.
@@ -66,6 +66,20 @@ pub enum Step {
         /// The data of the second call.
         data: Bytes,
         /// The gas limit of each of the two.
+        gas: u32,
+    },
+    /// Simulates a call by this sender. Other simulated calls have a sender that no contract knows.
+    /// It is a request of its own in the same round trip, so its block may be another one than that
+    /// of the other steps. The outcome has no return data. A node that leaves out revert data gives
+    /// a revert without data.
+    CallAs {
+        /// The sender.
+        from: Address,
+        /// The contract.
+        to: Address,
+        /// The call data.
+        data: Bytes,
+        /// The gas limit of the call, in addition to the gas of any transaction with this data.
         gas: u32,
     },
 }
@@ -185,6 +199,12 @@ impl Step {
     /// The bytes before the data: kind, subject, gas, target and size.
     const HEAD: usize = 1 + 20 + 4 + 20 + 2;
 
+    /// Whether the program runs the step.
+    fn is_in_program(&self) -> bool {
+        !matches!(self, Self::CallAs { .. })
+    }
+
+    /// Appends the step to a program. One that is not in the program adds nothing.
     fn encode(&self, into: &mut Vec<u8>) {
         let (kind, subject, gas, to, first, data): (u8, _, _, _, Option<&[u8]>, &[u8]) = match self
         {
@@ -209,6 +229,7 @@ impl Step {
                 data,
                 gas,
             } => (4, *first_to, *gas, *to, Some(first_data), data),
+            Self::CallAs { .. } => return,
         };
         let size = |data: usize| {
             let size = u16::try_from(data);
@@ -230,7 +251,7 @@ impl Step {
     /// How many bytes come after the head.
     fn data_size(&self) -> usize {
         match self {
-            Self::CodeSize(_) => 0,
+            Self::CodeSize(_) | Self::CallAs { .. } => 0,
             Self::Call { data, .. } => data.len(),
             Self::CallAfter {
                 first_data, data, ..
@@ -240,7 +261,7 @@ impl Step {
 
     fn gas(&self) -> u64 {
         match self {
-            Self::CodeSize(_) => 0,
+            Self::CodeSize(_) | Self::CallAs { .. } => 0,
             Self::Call { gas, .. } => (*gas).into(),
             Self::CallAfter { gas, .. } => 2 * u64::from(*gas),
         }
@@ -266,8 +287,14 @@ impl Probe {
 
     /// How many bytes the probe adds to a program.
     pub(super) fn size(&self) -> usize {
-        let sizes = self.steps.iter().map(|step| Step::HEAD + step.data_size());
-        sizes.sum()
+        let steps = self.steps.iter().filter(|step| step.is_in_program());
+        steps.map(|step| Step::HEAD + step.data_size()).sum()
+    }
+
+    /// How many requests the probe needs beside the program.
+    pub(super) fn named_calls(&self) -> usize {
+        let named = self.steps.iter().filter(|step| !step.is_in_program());
+        named.count()
     }
 
     /// The most gas that the probe can use, its overhead included.
@@ -288,8 +315,9 @@ pub(super) fn program<'a>(probes: impl IntoIterator<Item = &'a Probe>) -> Bytes 
     code.into()
 }
 
-/// Decodes the program's return data: the chain id, and the result of each probe. The result is
-/// `None` if one of its steps ran out of the node's gas limit.
+/// Decodes the program's return data: the chain id, and the result of each probe, with the outcomes
+/// of the steps in the program. The result is `None` if one of them ran out of the node's gas
+/// limit.
 ///
 /// Returns `None` if the data is not from the program: the node is broken or did not run it.
 pub(super) fn decode_results<'a>(
@@ -302,7 +330,7 @@ pub(super) fn decode_results<'a>(
     for probe in probes {
         let mut outcomes = Vec::with_capacity(probe.steps.len());
         let mut lost = false;
-        for step in &probe.steps {
+        for step in probe.steps.iter().filter(|step| step.is_in_program()) {
             match reader.outcome(step)? {
                 Some(outcome) => outcomes.push(outcome),
                 None => lost = true,
@@ -346,7 +374,7 @@ impl<'a> Reader<'a> {
         let data = || Bytes::copy_from_slice(data);
         Some(match (step, status) {
             (Step::CodeSize(_), 1) => Some(StepOutcome::CodeSize(Reader(&data()).number()?)),
-            (Step::CodeSize(_), _) => return None,
+            (Step::CodeSize(_) | Step::CallAs { .. }, _) => return None,
             (_, 0) => Some(StepOutcome::Reverted { data: data() }),
             (_, 1) => Some(StepOutcome::Returned { data: data(), gas }),
             (Step::Call { .. }, 2) => Some(StepOutcome::NotMade),
@@ -382,7 +410,13 @@ mod tests {
             data: Bytes::from_static(&[1; 30]),
             gas: 7,
         };
-        Probe::new(vec![step])
+        let named = Step::CallAs {
+            from: Address::ZERO,
+            to: Address::ZERO,
+            data: Bytes::from_static(&[3; 9]),
+            gas: 7,
+        };
+        Probe::new(vec![step, named])
     }
 
     fn word(number: u64) -> [u8; 32] {

@@ -4,17 +4,16 @@ use alloy::eips::BlockId;
 use alloy::network::AnyNetwork;
 use alloy::primitives::{Bytes, U256};
 use alloy::providers::{EthCall, Provider};
-use alloy::rpc::client::Waiter;
-use alloy::rpc::types::state::StateOverride;
 use alloy::rpc::types::{BlockOverrides, TransactionRequest};
 use alloy::serde::WithOtherFields;
 use futures_util::future::join_all;
 use quittance_core::Fault;
-use quittance_nodes::unavailable;
+use quittance_nodes::{Reply, decode_reply, unavailable};
 
 use super::blocks::{BlockTimes, INCLUSION_BLOCKS};
-use super::fees::{FeeOracle, Fees};
-use super::probe::{self, Probe, ProbeResult};
+use super::fees::FeeOracle;
+use super::named::{self, NamedCall};
+use super::probe::{self, Probe, ProbeResult, StepOutcome};
 use super::rpc::{Rpc, call};
 use super::signers::Signers;
 use super::transport::fault;
@@ -25,6 +24,10 @@ const PROGRAM_GAS: u64 = 1_500_000;
 /// The highest sum of the gas limits in one `eth_call`. Most nodes allow 50 million and more; small
 /// nodes allow a block's 30 million.
 const CHUNK_GAS_MAX: u64 = 25_000_000;
+
+/// The most calls by a named sender in one batch. With the program they are fewer than the 100
+/// requests that the strictest gateways allow in a batch.
+const CHUNK_CALLS_MAX: usize = 50;
 
 /// Runs probes, with what that needs of the chain.
 pub(super) struct Reader<'a> {
@@ -65,8 +68,36 @@ impl Reader<'_> {
             gas: Some(gas),
             ..call(None, program)
         };
-        let data = self.call(call).await.map_err(fault)?;
-        self.decode(&data, probes)
+        let calls: Vec<NamedCall> = probes
+            .iter()
+            .flat_map(|probe| NamedCall::all(probe, None))
+            .collect();
+        let (data, replies) = self.run(call, &calls).await?;
+        let outcomes = calls.iter().zip(replies);
+        let mut outcomes = outcomes.map(|(call, reply)| call.outcome(reply));
+        let results = self.decode(&data, probes)?.into_iter().zip(probes);
+        let merged = results.map(|(result, probe)| {
+            let named: Vec<_> = outcomes.by_ref().take(probe.named_calls()).collect();
+            merged(probe, result?, named)
+        });
+        Ok(merged.collect())
+    }
+
+    /// Runs a program and calls by a named sender in one round trip. One node replies to all, and
+    /// the program's result proves which chain it is on.
+    async fn run(
+        &self,
+        program: TransactionRequest,
+        calls: &[NamedCall],
+    ) -> Result<(Bytes, Vec<Reply>), Fault> {
+        if calls.is_empty() {
+            let data = self.call(program).await.map_err(fault)?;
+            return Ok((data, Vec::new()));
+        }
+        let requests = named::batch(&program, None, calls);
+        let mut replies = self.rpc.nodes().ask_one_node(&requests).await?.into_iter();
+        let program = replies.next().ok_or_else(missing)?;
+        Ok((decode_reply(program)?, replies.collect()))
     }
 
     /// Runs a probe as a transaction: from a funded signer, with fees. It runs on the newest block,
@@ -79,17 +110,18 @@ impl Reader<'_> {
             gas: Some(PROGRAM_GAS + probe.gas()),
             ..call(None, probe::program([probe]))
         };
-        match fees {
-            Fees::Dynamic { max, tip } => {
-                call.max_fee_per_gas = Some(max);
-                call.max_priority_fee_per_gas = Some(tip);
-            }
-            Fees::Legacy { price } => call.gas_price = Some(price),
-        }
-        let data = self.call(call.clone()).await.map_err(fault)?;
+        fees.put(&mut call);
+        let calls: Vec<NamedCall> = NamedCall::all(probe, Some(fees)).collect();
+        let (data, replies) = self.run(call.clone(), &calls).await?;
+        let named = calls.iter().zip(replies);
+        let named = named.map(|(call, reply)| call.outcome(reply));
+        let named: Vec<StepOutcome> = named.collect::<Result<_, _>>()?;
         let result = self.decode(&data, &[probe])?.pop();
-        let mut result = result.unwrap_or_else(|| Err(unavailable("a result is missing")))?;
-        result.later = self.run_later(probe, &result, call).await?;
+        let mut result = result.unwrap_or_else(|| Err(missing()))?;
+        result.later = self
+            .run_later(probe, &result, call, (&calls, &named))
+            .await?;
+        let mut result = merged(probe, result, named.into_iter().map(Ok))?;
         result.sender = Some(lane.clone());
         Ok(result)
     }
@@ -101,7 +133,8 @@ impl Reader<'_> {
         probe: &Probe,
         now: &ProbeResult,
         call: TransactionRequest,
-    ) -> Result<Option<Vec<probe::StepOutcome>>, Fault> {
+        (calls, named): (&[NamedCall], &[StepOutcome]),
+    ) -> Result<Option<Vec<StepOutcome>>, Fault> {
         // The numbers are the node's statement and may have any value.
         let number = now.block.saturating_add(INCLUSION_BLOCKS);
         let ahead = INCLUSION_BLOCKS.saturating_mul(now.block_secs.max(1));
@@ -111,20 +144,22 @@ impl Reader<'_> {
             time: Some(time),
             ..BlockOverrides::default()
         };
-        // A batch of one: its result is taken as it is, and no node rests for one that is not
-        // bytes.
-        let mut batch = self.rpc.batch();
-        let params = (call, BlockId::latest(), StateOverride::default(), block);
-        let later: Waiter<Bytes> = batch.add("eth_call", &params)?;
-        batch.send().await?;
-        let Ok(data) = later.await else {
+        // A batch, even of one request: its results are taken as they are, and no node rests for
+        // one that is not bytes.
+        let requests = named::batch(&call, Some(&block), calls);
+        let replies = self.rpc.nodes().ask_many(&requests).await?;
+        let mut replies = replies.into_iter();
+        let Some(Ok(data)) = replies.next().map(decode_reply::<Bytes>) else {
             return Ok(None);
         };
         let results = probe::decode_results(&data, [probe]);
         let result = results.and_then(|(_, mut results)| results.pop().flatten());
-        Ok(result
-            .filter(|result| result.block == number)
-            .map(|result| result.outcomes))
+        let Some(result) = result.filter(|result| result.block == number) else {
+            return Ok(None);
+        };
+        let replies = calls.iter().zip(named).zip(replies);
+        let later = replies.map(|((call, now), reply)| call.later_outcome(reply, now));
+        named::merge(probe, result.outcomes, later).map(Some)
     }
 
     /// A call on the state of the newest block.
@@ -165,19 +200,35 @@ impl Reader<'_> {
     }
 }
 
+/// A result with the outcomes of the calls by a named sender.
+fn merged(
+    probe: &Probe,
+    result: ProbeResult,
+    named: impl IntoIterator<Item = Result<StepOutcome, Fault>>,
+) -> Result<ProbeResult, Fault> {
+    let outcomes = named::merge(probe, result.outcomes, named)?;
+    Ok(ProbeResult { outcomes, ..result })
+}
+
+fn missing() -> Fault {
+    unavailable("a result is missing")
+}
+
 /// Splits probes into chunks that fit one call each. A probe that runs as a transaction is alone.
 fn chunks(probes: &[Probe]) -> Vec<Vec<&Probe>> {
     let mut chunks: Vec<Vec<&Probe>> = Vec::new();
-    let (mut size, mut gas) = (usize::MAX, u64::MAX);
+    let (mut size, mut gas, mut calls) = (usize::MAX, u64::MAX, 0);
     for probe in probes {
-        let (probe_size, probe_gas) = (probe.size(), probe.gas());
+        let (probe_size, probe_gas, probe_calls) = (probe.size(), probe.gas(), probe.named_calls());
         let fits = !probe.as_transaction
             && size.saturating_add(probe_size) <= probe::CODE_MAX
-            && gas.saturating_add(probe_gas) <= CHUNK_GAS_MAX;
+            && gas.saturating_add(probe_gas) <= CHUNK_GAS_MAX
+            && calls + probe_calls <= CHUNK_CALLS_MAX;
         match chunks.last_mut() {
             Some(chunk) if fits => {
                 chunk.push(probe);
                 (size, gas) = (size + probe_size, gas + probe_gas);
+                calls += probe_calls;
             }
             _ => {
                 chunks.push(vec![probe]);
@@ -188,6 +239,7 @@ fn chunks(probes: &[Probe]) -> Vec<Vec<&Probe>> {
                     probe::program([]).len() + probe_size
                 };
                 gas = if alone { u64::MAX } else { probe_gas };
+                calls = probe_calls;
             }
         }
     }
@@ -226,6 +278,14 @@ mod tests {
         ];
         assert_eq!(lengths(&mixed), [1, 1, 2, 1, 1]);
         assert_eq!(lengths(&vec![probe(10_000_000, false); 5]), [2, 2, 1]);
+        let named = Step::CallAs {
+            from: Address::ZERO,
+            to: Address::ZERO,
+            data: Bytes::new(),
+            gas: 1000,
+        };
+        let named = Probe::new(vec![named; 20]);
+        assert_eq!(lengths(&vec![named; 5]), [2, 2, 1]);
         let many = vec![probe(1000, false); 300];
         assert!(lengths(&many).len() > 2 && lengths(&many).iter().sum::<usize>() == 300);
     }

@@ -35,8 +35,6 @@ impl Body {
 
     /// The gas limit, if each call uses as much as in its simulation.
     pub(super) fn gas(&self, calls: &[&Call]) -> u64 {
-        /// The gas of every transaction.
-        const BASE: u64 = 21_000;
         /// The gas of the call itself, which the simulation does not measure: a cold contract.
         const CALL: u64 = 6_000;
         let made = match calls {
@@ -46,18 +44,29 @@ impl Body {
             }
             calls => batch::gas(calls, &self.data),
         };
-        let (zeros, others) = self
-            .data
-            .iter()
-            .fold((0, 0), |(zeros, others), byte| match byte {
-                0 => (zeros + 1, others),
-                _ => (zeros, others + 1),
-            });
+        let (zeros, others) = bytes(&self.data);
         // Since EIP-7623 call data has a normal price and a floor price, which holds if little is
         // executed.
-        let executed = BASE + 4 * zeros + 16 * others + made;
-        executed.max(BASE + 10 * zeros + 40 * others)
+        (intrinsic_gas(&self.data) + made).max(BASE + 10 * zeros + 40 * others)
     }
+}
+
+/// The gas of every transaction.
+const BASE: u64 = 21_000;
+
+/// The gas of a transaction with this data before it executes anything.
+pub(super) fn intrinsic_gas(data: &[u8]) -> u64 {
+    let (zeros, others) = bytes(data);
+    BASE + 4 * zeros + 16 * others
+}
+
+/// The number of bytes that are zero, and that of the others.
+fn bytes(data: &[u8]) -> (u64, u64) {
+    data.iter()
+        .fold((0, 0), |(zeros, others), byte| match byte {
+            0 => (zeros + 1, others),
+            _ => (zeros, others + 1),
+        })
 }
 
 /// A transaction without a signature.
