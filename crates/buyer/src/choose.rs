@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use quittance_core::json::Object;
 use quittance_core::wire::PaymentRequirements;
-use quittance_core::{Malformed, Payer, Quote, QuoteError, Timestamp, printable};
+use quittance_core::{Flow, Malformed, Payer, Quote, QuoteError, Timestamp, printable};
 
 use crate::budget::{Budget, LimitError};
 use crate::options::PaymentOptions;
@@ -37,6 +38,9 @@ pub enum ObjectionReason {
     /// The price is over the limit.
     #[error(transparent)]
     OverLimit(#[from] LimitError),
+    /// The option's payment flow is unknown, so it is not known when the money would move.
+    #[error("the payment flow {0} is unknown")]
+    UnknownFlow(String),
     /// The server lists no payment option.
     #[error("the server lists no payment option")]
     NoOptions,
@@ -61,7 +65,8 @@ pub(crate) struct Selection<'a> {
 }
 
 /// Chooses an option that some payer supports and the limits allow. An option with an open payment
-/// wins, because presenting that one again costs nothing; otherwise the first in the server's list.
+/// wins, because presenting that one again costs nothing. Otherwise an option wins that charges
+/// only after its handler has succeeded. Of several, the first in the server's list wins.
 ///
 /// # Errors
 /// When no option can be taken: the objections, one for each option.
@@ -92,7 +97,10 @@ pub(crate) fn choose<'a>(
         }
     }
     let has_open = |selection: &Selection<'_>| purchases.waiting(selection.key, now).is_some();
-    let chosen = selections.iter().position(has_open).unwrap_or(0);
+    let is_safest = |it: &Selection<'_>| flow(it.requirements) == Ok(Flow::Authorization);
+    let open = selections.iter().position(has_open);
+    let chosen = open.or_else(|| selections.iter().position(is_safest));
+    let chosen = chosen.unwrap_or(0);
     if chosen < selections.len() {
         return Ok(selections.swap_remove(chosen));
     }
@@ -112,6 +120,7 @@ fn select<'a>(
     requirements: &'a PaymentRequirements,
     request: RequestId,
 ) -> Result<Selection<'a>, ObjectionReason> {
+    flow(requirements)?;
     let mut objection = ObjectionReason::NoPayer;
     for payer in payers {
         let quote = match payer.quote(requirements) {
@@ -137,4 +146,61 @@ fn select<'a>(
         }
     }
     Err(objection)
+}
+
+/// When the money moves, by `extra.paymentFlow`.
+fn flow(requirements: &PaymentRequirements) -> Result<Flow, ObjectionReason> {
+    let extra = requirements.extra.as_ref().map(Object::tree);
+    let Some(stated) = extra.as_ref().and_then(|extra| extra.get(Flow::FIELD)) else {
+        return Ok(Flow::Authorization);
+    };
+    let known = stated.as_str().and_then(Flow::from_name);
+    known.ok_or_else(|| ObjectionReason::UnknownFlow(printable(&stated.to_string())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::Limits;
+    use quittance_testing::scripted::{TestPayer, requirements};
+    use serde_json::json;
+
+    fn chosen(extras: &[serde_json::Value]) -> Result<usize, String> {
+        let accepts = extras.iter().map(|extra| {
+            let mut requirements = serde_json::to_value(requirements()).unwrap();
+            requirements["extra"] = extra.clone();
+            requirements
+        });
+        let accepts = accepts.collect::<Vec<_>>();
+        let body = json!({ "x402Version": 2, "accepts": accepts }).to_string();
+        let options = PaymentOptions::from_body(body.as_bytes()).unwrap();
+        let payers: Vec<Box<dyn Payer>> = vec![Box::new(TestPayer::default())];
+        let budget = Budget::new(Limits::default());
+        let purchases = Purchases::default();
+        let request = RequestId::new("GET", "http://a.example/", b"");
+        let now = Timestamp::from_secs(1);
+        let selection = choose(&payers, &budget, &purchases, &options, request, now);
+        match selection {
+            Ok(selection) => {
+                let mut all = options.accepts.iter();
+                let at = all.position(|it| std::ptr::eq(it, selection.requirements));
+                Ok(at.unwrap())
+            }
+            Err(objections) => Err(objections[0].reason.to_string()),
+        }
+    }
+
+    #[test]
+    fn unknown_flow_is_not_taken_and_authorization_is_preferred() {
+        let flow = |name: &str| json!({ "paymentFlow": name });
+        let none = serde_json::Value::Null;
+        assert_eq!(chosen(&[flow("upfront"), none.clone()]), Ok(1));
+        assert_eq!(chosen(&[flow("upfront"), flow("authorization")]), Ok(1));
+        assert_eq!(chosen(&[flow("escrow"), flow("upfront")]), Ok(0));
+        assert_eq!(chosen(&[flow("later"), flow("upfront")]), Ok(1));
+        for unknown in [flow("later"), flow(""), json!({ "paymentFlow": 1 })] {
+            let problem = chosen(&[unknown]).unwrap_err();
+            assert!(problem.contains("payment flow"), "{problem}");
+        }
+    }
 }

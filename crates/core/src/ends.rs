@@ -98,6 +98,18 @@ pub trait Offer: Send + Sync + 'static {
         })
     }
 
+    /// The amount that a handler charges by these words, in atomic units: `1500`, `12.34%` or
+    /// `$0.002`. `None` if the scheme always settles its price, as it is by default.
+    ///
+    /// [`kit::charged`](crate::kit::charged) reads the words. The seller's layer refuses a charge
+    /// over the price.
+    ///
+    /// # Errors
+    /// When the words cannot be read, or the charge is over the price. It is the handler's error.
+    fn charge(&self, _words: &str, _price: Amount) -> Option<Result<Amount, OfferError>> {
+        None
+    }
+
     /// What the 402 response says of this offer under `extensions`, by extension identifier.
     /// `supported` has the extensions in the facilitator's `/supported` response.
     ///
@@ -184,6 +196,28 @@ pub enum OfferError {
     /// A field of the offer's `extra` cannot be written.
     #[error("the offer's extra cannot be written: {0}")]
     Extra(#[source] Malformed),
+    /// What the handler charges cannot be read.
+    #[error(
+        "the charge {words:?} is not an amount in atomic units, a percentage (12.34%), or dollars ($0.002)"
+    )]
+    Charge {
+        /// The charge as the handler wrote it.
+        words: String,
+    },
+    /// The handler charges more than the buyer has authorized.
+    #[error("the charge is {charged} atomic units, more than the price of {price}")]
+    ChargeTooHigh {
+        /// What the handler charges, in atomic units.
+        charged: Amount,
+        /// The price in atomic units.
+        price: Amount,
+    },
+    /// The scheme always settles its price.
+    #[error("the scheme {scheme} settles its price: a handler cannot charge less")]
+    FixedPrice {
+        /// The scheme.
+        scheme: String,
+    },
     /// A request to the facilitator cannot be written.
     #[error("the request to the facilitator cannot be written: {0}")]
     Request(#[source] Malformed),

@@ -14,7 +14,7 @@ use quittance_core::{
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
-use crate::reason::is_fault_code;
+use crate::reason::is_certain_refusal;
 
 /// How long the facilitator of a payment is remembered: twice the longest time for which payers of
 /// this library sign, an hour.
@@ -362,20 +362,6 @@ fn is_unsupported_kind(reason: Option<&str>) -> bool {
         .any(|unsupported| reason == Some(unsupported.code()))
 }
 
-/// Whether a facilitator certainly did not and will not settle a payment. Its reason is not a
-/// failure of its own, and it knows neither a transaction nor another call.
-fn is_refusal(answer: &Result<SettleResponse, FacilitatorError>) -> bool {
-    let Ok(settled) = answer else {
-        return false;
-    };
-    let open = [Reason::SETTLEMENT_PENDING, Reason::DUPLICATE_SETTLEMENT];
-    let is_clear =
-        |reason: &str| !is_fault_code(reason) && open.iter().all(|open| open.code() != reason);
-    !settled.success
-        && settled.transaction.is_empty()
-        && settled.error_reason.as_deref().is_some_and(is_clear)
-}
-
 /// Whether a facilitator could be reached.
 fn is_reached<T>(answer: &Result<T, FacilitatorError>) -> bool {
     let unreached =
@@ -436,7 +422,7 @@ impl Facilitator for Failover {
                 // A payment with a request to come is not over, and its facilitator is remembered.
                 let is_success = answer.as_ref().is_ok_and(|settled| settled.success);
                 call.settled = is_success && !request.has_successor();
-                call.refused = is_refusal(&answer);
+                call.refused = answer.as_ref().is_ok_and(is_certain_refusal);
                 return answer;
             }
             let answer = match (answer, fault) {
@@ -577,7 +563,7 @@ mod tests {
         let failover = Failover::new(Arc::new(NeverAsked)).or(Arc::new(NeverAsked));
         let no = |reason: &'static str, transaction: &str| {
             let rejection = Rejection::new(Reason::new(reason), "");
-            Ok(SettleResponse::failed("a:1", &rejection, None, transaction))
+            Ok::<_, FacilitatorError>(SettleResponse::failed("a:1", &rejection, None, transaction))
         };
         let fault = || Err(Fault::new(FaultKind::Busy, "busy").into());
         let clear = || no("insufficient_funds", "");
@@ -597,7 +583,7 @@ mod tests {
             let key = key(number as u64);
             for answer in &answers {
                 let mut call = failover.begin(key).unwrap();
-                call.refused = is_refusal(answer);
+                call.refused = answer.as_ref().is_ok_and(is_certain_refusal);
             }
             let forgotten = locked(&failover.assignments).make_room();
             assert_eq!(forgotten, makes_room, "{answers:?}");

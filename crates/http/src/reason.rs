@@ -1,6 +1,7 @@
 //! Reason codes of sellers and of facilitators, beside those of the specification.
 
-use quittance_core::FaultKind;
+use quittance_core::wire::SettleResponse;
+use quittance_core::{FaultKind, Reason};
 
 /// The seller's handler failed, so nothing was settled.
 pub const HANDLER_FAILED: &str = "handler_failed";
@@ -26,4 +27,15 @@ pub(crate) const FAULT_CODES: [&str; 6] = [
 /// payment.
 pub(crate) fn is_fault_code(reason: &str) -> bool {
     FAULT_CODES.contains(&reason) || FaultKind::ALL.iter().any(|kind| kind.code() == reason)
+}
+
+/// Whether a facilitator certainly did not and will not settle a payment. Its reason is not a
+/// failure of its own, and it knows neither a transaction nor another call.
+pub fn is_certain_refusal(settled: &SettleResponse) -> bool {
+    let open = [Reason::SETTLEMENT_PENDING, Reason::DUPLICATE_SETTLEMENT];
+    let is_clear =
+        |reason: &str| !is_fault_code(reason) && open.iter().all(|open| open.code() != reason);
+    !settled.success
+        && settled.transaction.is_empty()
+        && settled.error_reason.as_deref().is_some_and(is_clear)
 }

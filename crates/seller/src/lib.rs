@@ -3,6 +3,7 @@
 //! The decisions about a payment (which options to offer, which payment to accept, when to settle)
 //! use no HTTP library. The module `http` connects them to tower.
 
+mod charge;
 mod http;
 mod limit;
 mod options;
@@ -12,8 +13,10 @@ mod reservations;
 mod sale;
 mod settle;
 mod settled;
+mod steps;
 mod supported;
 
+pub use charge::Charge;
 pub use http::cors::{cors, exposed_headers};
 pub use http::layer::{LargeBody, PaymentLayer, PaymentService};
 pub use sale::VerifiedPayment;

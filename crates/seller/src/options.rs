@@ -8,8 +8,11 @@ use quittance_core::json::{Json, Object};
 use quittance_core::wire::{
     PaymentRequired, PaymentRequirements, ResourceInfo, SupportedKind, SupportedResponse, v1,
 };
-use quittance_core::{Fault, FaultKind, Network, Offer, PaymentId, Version};
-use tracing::warn;
+use quittance_core::{
+    Amount, Fault, FaultKind, Flow, Malformed, Network, Offer, OfferError, PaymentId,
+    PaymentRequest, Phase, Version,
+};
+use tracing::{error, warn};
 
 /// An offer that the facilitator can settle now, as one entry of `accepts`.
 #[derive(Clone)]
@@ -108,7 +111,11 @@ impl PaymentOption {
             let problem = format!("the facilitator does not settle {scheme} on {network} now");
             return Err(Fault::new(FaultKind::FacilitatorUnreachable, problem));
         };
-        let requirements = offer.requirements(kind).map_err(|error| {
+        let requirements = offer.requirements(kind).and_then(|requirements| {
+            let flow = offer.flow();
+            with_flow(requirements, flow).map_err(OfferError::Extra)
+        });
+        let requirements = requirements.map_err(|error| {
             warn!(%network, scheme, %error, "an offer has no payment requirements");
             let problem = format!("{scheme} on {network} cannot be offered: {error}");
             Fault::new(FaultKind::Misconfigured, problem)
@@ -119,7 +126,10 @@ impl PaymentOption {
             extensions: offer.extensions(extensions),
             requirements,
             in_v2: in_v2.is_some(),
-            v1_network: in_v1.map(|kind| kind.network.clone()),
+            // Clients of version 1 know only this flow: a handler that fails costs them nothing.
+            v1_network: in_v1
+                .filter(|_| !offer.flow().settles_first())
+                .map(|kind| kind.network.clone()),
         })
     }
 
@@ -139,6 +149,40 @@ impl PaymentOption {
         self.offer.network()
     }
 
+    /// When the money moves.
+    pub(crate) fn flow(&self) -> Flow {
+        self.offer.flow()
+    }
+
+    /// The request to the facilitator at this moment; `None` if it is not asked.
+    ///
+    /// # Errors
+    /// When the offer cannot make it.
+    pub(crate) async fn request(
+        &self,
+        phase: Phase<'_>,
+        payment: &PaymentRequest,
+    ) -> Result<Option<PaymentRequest>, Fault> {
+        let request = self.offer.request(phase, payment, &self.requirements).await;
+        request.map_err(|error| {
+            let (scheme, network) = (self.offer.scheme(), self.offer.network());
+            error!(%network, scheme, %error, "an offer cannot ask its facilitator");
+            let problem = format!("{scheme} on {network}: {error}");
+            Fault::new(FaultKind::Misconfigured, problem)
+        })
+    }
+
+    /// The amount that a handler charges by these words.
+    ///
+    /// # Errors
+    /// When the offer's scheme settles its price, or the words are not a charge.
+    pub(crate) fn charge(&self, words: &str, price: Amount) -> Result<Amount, OfferError> {
+        let fixed = || OfferError::FixedPrice {
+            scheme: self.offer.scheme().to_owned(),
+        };
+        self.offer.charge(words, price).ok_or_else(fixed)?
+    }
+
     /// The authorization in a payload for this option, if the offer can identify it.
     pub(crate) fn authorization(&self, payload: &Object) -> Option<PaymentId> {
         self.offer.authorization(payload)
@@ -150,9 +194,11 @@ impl PaymentOption {
     }
 
     /// Whether a version 2 payment that accepts these requirements is for this option. All fields
-    /// are equal, except that clients may add fields to `extra`.
-    pub(crate) fn is_accepted_by(&self, accepted: &PaymentRequirements) -> bool {
+    /// are equal, except that clients may add fields to `extra`. `stated` is the flow that the
+    /// client means.
+    fn is_accepted_by(&self, accepted: &PaymentRequirements, stated: Flow) -> bool {
         let own = &self.requirements;
+        let extra = without_flow(own.extra.as_ref());
         self.in_v2
             && own.scheme == accepted.scheme
             && own.network == accepted.network
@@ -160,11 +206,51 @@ impl PaymentOption {
             && own.asset == accepted.asset
             && own.pay_to == accepted.pay_to
             && own.max_timeout_seconds == accepted.max_timeout_seconds
-            && match (&own.extra, &accepted.extra) {
+            && self.flow() == stated
+            && match (&extra, &accepted.extra) {
                 (None, _) => true,
                 (Some(own), Some(accepted)) => accepted.contains(own),
                 (Some(_), None) => false,
             }
+    }
+}
+
+/// The option that a version 2 payment is for.
+///
+/// Clients may drop the flow from their copy. So a payment without one is for the option without
+/// one, or else for the first that equals it in everything else.
+pub(crate) fn find_accepted<'a>(
+    options: &'a [PaymentOption],
+    accepted: &PaymentRequirements,
+) -> Option<&'a PaymentOption> {
+    let find = |flow| options.iter().find(|it| it.is_accepted_by(accepted, flow));
+    let extra = accepted.extra.as_ref().map(Object::tree);
+    match extra.as_ref().and_then(|extra| extra.get(Flow::FIELD)) {
+        Some(stated) => find(Flow::from_name(stated.as_str()?)?),
+        None => Flow::ALL.into_iter().find_map(find),
+    }
+}
+
+/// The requirements with their flow in `extra`. The flow that all clients know is left out.
+fn with_flow(
+    mut requirements: PaymentRequirements,
+    flow: Flow,
+) -> Result<PaymentRequirements, Malformed> {
+    if flow != Flow::Authorization {
+        let mut extra = requirements.extra.map(|it| it.tree()).unwrap_or_default();
+        extra.insert(Flow::FIELD.to_owned(), flow.name().into());
+        requirements.extra = Some(Object::of(&extra)?);
+    }
+    Ok(requirements)
+}
+
+/// `extra` without the flow; `None` if nothing is left.
+fn without_flow(extra: Option<&Object>) -> Option<Object> {
+    let mut fields = extra?.tree();
+    match fields.remove(Flow::FIELD) {
+        Some(_) if fields.is_empty() => None,
+        Some(_) => Object::of(&fields).ok(),
+        None => extra.cloned(),
     }
 }
 

@@ -8,7 +8,7 @@ use quittance_core::{
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::options::PaymentOption;
+use crate::options::{self, PaymentOption};
 
 /// The headers that carry payments. Version 2 comes first.
 pub(crate) const PAYMENT_HEADERS: [&str; 2] = [header::PAYMENT_SIGNATURE, header::X_PAYMENT];
@@ -69,16 +69,16 @@ impl ClientPayment {
         options: &[PaymentOption],
         resource: &ResourceInfo,
     ) -> Option<Result<(PaymentRequest, PaymentOption), Refusal>> {
-        let mut candidates = options.iter();
         let (option, request) = match self {
             Self::V2(payload) => {
-                let option = candidates.find(|it| it.is_accepted_by(&payload.accepted))?;
+                let option = options::find_accepted(options, &payload.accepted)?;
                 let requirements = option.requirements.clone();
                 (option, PaymentRequest::new(*payload, requirements))
             }
             Self::V1(payload) => {
+                let mut options = options.iter();
                 let option =
-                    candidates.find(|it| it.is_paid_in_v1(&payload.scheme, &payload.network))?;
+                    options.find(|it| it.is_paid_in_v1(&payload.scheme, &payload.network))?;
                 let requirements = option.v1(resource)?;
                 (option, PaymentRequest::new_v1(payload, requirements))
             }

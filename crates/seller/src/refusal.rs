@@ -22,6 +22,9 @@ pub(crate) enum SaleRefusal {
     },
     /// There is no verdict on the payment now.
     Unavailable(Fault),
+    /// The payment's transaction is sent, and its outcome is not known. The handler did not run,
+    /// and the client has to present the same payment again.
+    Pending(Box<SaleReceipt>),
 }
 
 /// The payment options for a client, and why it gets them.

@@ -1,8 +1,7 @@
-//! A sale: offer, reserve, verify, settle or cancel. No step knows HTTP.
+//! The beginning of a sale: offer and reserve. No step knows HTTP.
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use quittance_core::wire::{ResourceInfo, SettleResponse};
 use quittance_core::{
@@ -10,25 +9,20 @@ use quittance_core::{
     Rejection,
 };
 use quittance_http::reason::{HANDLER_FAILED, OTHER_TERMS, PAYMENT_REQUIRED};
-use tokio::time::Instant;
-use tracing::info;
 
-use crate::limit::{ClientLimit, ClientLimiter, CountedAttempt};
+use crate::limit::{ClientLimit, ClientLimiter};
 use crate::options::{self, PaymentOption};
 use crate::payment::ClientPayment;
 use crate::refusal::{RefusalReason, RequiredPayment, SaleReceipt, SaleRefusal};
 use crate::reservations::{Reservations, ReservedAuthorization};
-use crate::settle::settle;
 use crate::settled::SettledTransactions;
 use crate::supported::SupportedCache;
-
-/// The longest time for which settling is tried again, longer than any handler and client wait.
-const VALID_MAX: Duration = Duration::from_secs(3600);
 
 /// The message for a client that is over its limit.
 pub(crate) const RATE_LIMITED: &str = "too many payments of this client did not settle";
 
-/// The verified payment of a request, for its handler. It is in the request's extensions.
+/// The payment of a request, verified or settled, for its handler. It is in the request's
+/// extensions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VerifiedPayment {
@@ -38,7 +32,7 @@ pub struct VerifiedPayment {
     pub network: String,
     /// The asset.
     pub asset: String,
-    /// The amount in atomic units.
+    /// The price in atomic units.
     pub amount: String,
 }
 
@@ -60,40 +54,26 @@ pub(crate) struct Seller {
     pub(crate) facilitator: Arc<dyn Facilitator>,
     pub(crate) offers: Vec<Arc<dyn Offer>>,
     pub(crate) limit: ClientLimit,
-    state: Arc<SellerState>,
+    pub(crate) state: Arc<SellerState>,
 }
 
 /// The state that clones share.
 #[derive(Default)]
-struct SellerState {
+pub(crate) struct SellerState {
     supported: SupportedCache,
     reservations: Reservations,
-    clients: Arc<ClientLimiter>,
-    settled: SettledTransactions,
+    pub(crate) clients: Arc<ClientLimiter>,
+    pub(crate) settled: SettledTransactions,
 }
 
 /// A payment for one of the seller's options, reserved for one request and not verified yet.
 pub(crate) struct ReservedPayment {
-    payment: PaymentRequest,
+    pub(crate) payment: PaymentRequest,
     /// The option that it pays.
-    option: PaymentOption,
-    options: Vec<PaymentOption>,
-    resource: ResourceInfo,
-    reservation: ReservedAuthorization,
-}
-
-/// A verified payment whose handler runs.
-pub(crate) struct Sale {
-    payment: PaymentRequest,
-    options: Vec<PaymentOption>,
-    resource: ResourceInfo,
-    verified: VerifiedPayment,
-    /// The payment expires here at the latest, if it was signed when it was presented.
-    deadline: Instant,
-    /// Counts against the client unless the payment settles.
-    attempt: CountedAttempt,
-    /// Released when the sale is dropped.
-    _reservation: ReservedAuthorization,
+    pub(crate) option: PaymentOption,
+    pub(crate) options: Vec<PaymentOption>,
+    pub(crate) resource: ResourceInfo,
+    pub(crate) reservation: ReservedAuthorization,
 }
 
 impl ReservedPayment {
@@ -102,7 +82,16 @@ impl ReservedPayment {
         &self.payment
     }
 
-    fn refuse(&self, reason: RefusalReason, receipt: Option<SettleResponse>) -> SaleRefusal {
+    /// Whether money moves before the handler runs.
+    pub(crate) fn settles_first(&self) -> bool {
+        self.option.flow().settles_first()
+    }
+
+    pub(crate) fn refuse(
+        &self,
+        reason: RefusalReason,
+        receipt: Option<SettleResponse>,
+    ) -> SaleRefusal {
         required(
             &self.options,
             &self.resource,
@@ -112,23 +101,6 @@ impl ReservedPayment {
                 response,
             }),
         )
-    }
-}
-
-impl Sale {
-    /// What the handler may know of the payment.
-    pub(crate) fn verified(&self) -> &VerifiedPayment {
-        &self.verified
-    }
-
-    /// Ends the sale without settlement. The receipt says so, with this detail for people.
-    pub(crate) fn cancel(self, detail: String) -> SaleReceipt {
-        let rejection = Rejection::new(Reason::new(HANDLER_FAILED), detail);
-        let network = &self.payment.requirements.network;
-        SaleReceipt {
-            version: self.payment.version,
-            response: SettleResponse::failed(network, &rejection, self.verified.payer.clone(), ""),
-        }
     }
 }
 
@@ -226,75 +198,6 @@ impl Seller {
         })
     }
 
-    /// Has a reserved payment verified. Payments that have settled, and clients over their limit,
-    /// are refused without the facilitator.
-    ///
-    /// # Errors
-    /// When the payment is refused, or there is no verdict.
-    pub(crate) async fn verify(
-        &self,
-        reserved: ReservedPayment,
-        client: Option<IpAddr>,
-    ) -> Result<Sale, SaleRefusal> {
-        let payment = &reserved.payment;
-        let authorization = payment.origin();
-        if let Some(transaction) = self.state.settled.transaction(&authorization) {
-            return Err(already_settled(&reserved, &transaction));
-        }
-        let attempt = self.state.clients.present(self.limit, client);
-        let mut attempt = attempt.map_err(|retry_after| rate_limited(payment, retry_after))?;
-        let valid_for = Duration::from_secs(payment.requirements.max_timeout_secs).min(VALID_MAX);
-        let deadline = Instant::now() + valid_for;
-        let verdict = self.facilitator.verify(payment).await?;
-        if !verdict.is_valid {
-            let reason = verdict.invalid_reason.as_deref();
-            let reason = reason.unwrap_or("Verification failed");
-            let message = verdict.invalid_message.as_deref();
-            let payer = &verdict.payer;
-            info!(reason, message, payer, "a payment was refused");
-            return Err(reserved.refuse(RefusalReason::new(reason, message), None));
-        }
-        attempt.verified();
-        let requirements = reserved.option.requirements;
-        Ok(Sale {
-            verified: VerifiedPayment {
-                payer: verdict.payer,
-                network: requirements.network,
-                asset: requirements.asset,
-                amount: requirements.amount,
-            },
-            payment: reserved.payment,
-            options: reserved.options,
-            resource: reserved.resource,
-            deadline,
-            attempt,
-            _reservation: reserved.reservation,
-        })
-    }
-
-    /// Settles the payment of a sale whose handler has succeeded.
-    ///
-    /// # Errors
-    /// When the payment was not settled, or the outcome is unknown. The handler's response must not
-    /// be sent.
-    pub(crate) async fn settle(&self, sale: &mut Sale) -> Result<SaleReceipt, SaleRefusal> {
-        let payment = &sale.payment;
-        let response = settle(&*self.facilitator, payment, sale.deadline).await?;
-        let success = response.success;
-        let receipt = SaleReceipt {
-            version: payment.version,
-            response,
-        };
-        if !success {
-            return Err(unsettled(sale, receipt));
-        }
-        sale.attempt.settled();
-        let authorization = payment.origin();
-        let settled = &self.state.settled;
-        settled.insert(authorization, &receipt.response.transaction);
-        Ok(receipt)
-    }
-
     /// The options that can be settled now.
     async fn options(&self) -> Result<Vec<PaymentOption>, Fault> {
         let supported = self.state.supported.get(&*self.facilitator).await?;
@@ -329,7 +232,7 @@ impl Seller {
     }
 }
 
-fn required(
+pub(crate) fn required(
     options: &[PaymentOption],
     resource: &ResourceInfo,
     reason: RefusalReason,
@@ -341,43 +244,4 @@ fn required(
         reason,
         receipt,
     }))
-}
-
-/// The refusal of a payment that has settled before: one payment buys one response. The receipt
-/// names its transaction.
-fn already_settled(reserved: &ReservedPayment, transaction: &str) -> SaleRefusal {
-    info!(transaction, "a settled payment is presented again");
-    let message = "this payment has settled, and its response was sent";
-    let rejection = Rejection::new(Reason::DUPLICATE_SETTLEMENT, message);
-    let network = &reserved.payment.requirements.network;
-    let receipt = SettleResponse::failed(network, &rejection, None, transaction);
-    reserved.refuse(rejection.into(), Some(receipt))
-}
-
-fn rate_limited(payment: &PaymentRequest, retry_after: Duration) -> SaleRefusal {
-    info!(?retry_after, "{RATE_LIMITED}");
-    let rejection = Rejection::new(Reason::new(HANDLER_FAILED), RATE_LIMITED);
-    let network = &payment.requirements.network;
-    SaleRefusal::RateLimited {
-        retry_after,
-        receipt: Box::new(SaleReceipt {
-            version: payment.version,
-            response: SettleResponse::failed(network, &rejection, None, ""),
-        }),
-    }
-}
-
-/// The refusal of a payment that was not settled. The handler's response is discarded.
-fn unsettled(sale: &Sale, receipt: SaleReceipt) -> SaleRefusal {
-    let settled = &receipt.response;
-    let reason = settled.error_reason.as_deref();
-    let reason = reason.unwrap_or("Settlement failed");
-    let message = settled.error_message.as_deref();
-    let (payer, transaction) = (&settled.payer, &settled.transaction);
-    info!(
-        reason,
-        message, payer, transaction, "a payment was not settled"
-    );
-    let reason = RefusalReason::new(reason, message);
-    required(&sale.options, &sale.resource, reason, Some(receipt))
 }

@@ -16,9 +16,9 @@ use quittance_core::wire::{
     VerifyResponse,
 };
 use quittance_core::{
-    Amount, Asset, AuthorizationState, Facilitator, FacilitatorError, Network, Offer, OfferError,
-    Payer, PayerError, PaymentId, PaymentRequest, Quote, QuoteError, Reason, SignedPayment,
-    Timestamp,
+    Amount, Asset, AuthorizationState, Facilitator, FacilitatorError, Flow, Network, Offer,
+    OfferError, Payer, PayerError, PaymentId, PaymentRequest, Phase, Quote, QuoteError, Reason,
+    SignedPayment, Timestamp, kit,
 };
 use serde_json::{Value, json};
 
@@ -69,6 +69,8 @@ pub struct ScriptedFacilitator {
     supported: Mutex<SupportedResponse>,
     verify_calls: AtomicUsize,
     settle_calls: AtomicUsize,
+    /// What was asked, oldest first.
+    log: Mutex<Vec<String>>,
 }
 
 impl ScriptedFacilitator {
@@ -81,6 +83,7 @@ impl ScriptedFacilitator {
             supported: Mutex::new(SupportedResponse::new(Vec::new())),
             verify_calls: AtomicUsize::new(0),
             settle_calls: AtomicUsize::new(0),
+            log: Mutex::default(),
         });
         facilitator.set_kinds(&[(2, "test:1"), (1, "test")]);
         facilitator
@@ -135,6 +138,18 @@ impl ScriptedFacilitator {
         locked(&self.supported).extensions = Some(names);
     }
 
+    /// What was asked, oldest first: `verify`, or the payload's `type` (`settle` without one), and
+    /// the amount.
+    pub fn log(&self) -> Vec<String> {
+        locked(&self.log).clone()
+    }
+
+    /// Adds a request to the log.
+    fn note(&self, what: &str, request: &PaymentRequest) {
+        let entry = format!("{what} {}", request.requirements.amount);
+        locked(&self.log).push(entry);
+    }
+
     /// The number of verify requests.
     pub fn verify_calls(&self) -> usize {
         self.verify_calls.load(Ordering::SeqCst)
@@ -154,12 +169,16 @@ impl fmt::Debug for ScriptedFacilitator {
 
 #[async_trait]
 impl Facilitator for ScriptedFacilitator {
-    async fn verify(&self, _: &PaymentRequest) -> Result<VerifyResponse, FacilitatorError> {
+    async fn verify(&self, request: &PaymentRequest) -> Result<VerifyResponse, FacilitatorError> {
+        self.note("verify", request);
         self.verify_calls.fetch_add(1, Ordering::SeqCst);
         locked(&self.verify).clone()
     }
 
-    async fn settle(&self, _: &PaymentRequest) -> SettleResult {
+    async fn settle(&self, request: &PaymentRequest) -> SettleResult {
+        let payload = request.payload.tree();
+        let act = payload.get("type").and_then(Value::as_str);
+        self.note(act.unwrap_or("settle"), request);
         self.settle_calls.fetch_add(1, Ordering::SeqCst);
         if let Some(queued) = locked(&self.queued).pop_front() {
             return queued;
@@ -177,17 +196,68 @@ impl Facilitator for ScriptedFacilitator {
 }
 
 /// An offer for [`requirements`], with the `extra` that the facilitator supports.
+///
+/// Its escrow flow settles a payload of the type `claim` after the handler.
 #[derive(Debug)]
-pub struct TestOffer(Network);
+pub struct TestOffer {
+    network: Network,
+    flow: Flow,
+    is_metered: bool,
+    gives_back: bool,
+}
 
 impl TestOffer {
     /// The offer on `test:1`, which version 1 calls `test`.
     #[expect(clippy::new_without_default, reason = "a test names what it builds")]
     pub fn new() -> Self {
         let network = Network::new("test:1").expect("a valid network");
-        Self(network.with_alias("test"))
+        Self {
+            network: network.with_alias("test"),
+            flow: Flow::Authorization,
+            is_metered: false,
+            gives_back: false,
+        }
+    }
+
+    /// Sets when the money moves.
+    #[must_use]
+    pub fn with_flow(self, flow: Flow) -> Self {
+        Self { flow, ..self }
+    }
+
+    /// Lets handlers charge less than the price.
+    #[must_use]
+    pub fn metered(self) -> Self {
+        Self {
+            is_metered: true,
+            ..self
+        }
+    }
+
+    /// Asks the facilitator on a cancel, with a payload of the type `cancel` and an amount of zero.
+    #[must_use]
+    pub fn giving_back(self) -> Self {
+        Self {
+            gives_back: true,
+            ..self
+        }
     }
 }
+
+/// The payment with a payload of this type.
+fn act(
+    name: &str,
+    payment: &PaymentRequest,
+    amount: Amount,
+) -> Result<Option<PaymentRequest>, OfferError> {
+    let mut payload = payment.payload.tree();
+    payload.insert("type".to_owned(), name.into());
+    let payload = Object::of(&payload).map_err(OfferError::Request)?;
+    let act = payment.completed(payload, amount);
+    act.map(Some).map_err(OfferError::Request)
+}
+
+#[async_trait]
 
 impl Offer for TestOffer {
     fn scheme(&self) -> &str {
@@ -195,7 +265,41 @@ impl Offer for TestOffer {
     }
 
     fn network(&self) -> &Network {
-        &self.0
+        &self.network
+    }
+
+    fn flow(&self) -> Flow {
+        self.flow
+    }
+
+    async fn request(
+        &self,
+        phase: Phase<'_>,
+        payment: &PaymentRequest,
+        _terms: &PaymentRequirements,
+    ) -> Result<Option<PaymentRequest>, OfferError> {
+        match (phase, self.flow) {
+            (Phase::Verify, Flow::Authorization) => Ok(Some(payment.clone())),
+            (Phase::BeforeHandler, Flow::Upfront | Flow::Escrow) => Ok(Some(payment.clone())),
+            (Phase::AfterHandler { charged, .. }, Flow::Authorization) => {
+                let request = payment.charging(charged).map_err(OfferError::Request)?;
+                Ok(Some(request))
+            }
+            (Phase::AfterHandler { charged, .. }, Flow::Escrow) => act("claim", payment, charged),
+            (Phase::Cancel { .. }, _) if self.gives_back => act("cancel", payment, Amount::ZERO),
+            _ => Ok(None),
+        }
+    }
+
+    fn charge(&self, words: &str, price: Amount) -> Option<Result<Amount, OfferError>> {
+        /// The decimal places of `coin`.
+        const DECIMALS: u8 = 6;
+        // It compares no amount with the price: the seller's layer must.
+        let charged = match words.parse() {
+            Ok(amount) => Ok(amount),
+            Err(_) => kit::charged(words, price, DECIMALS),
+        };
+        self.is_metered.then_some(charged)
     }
 
     fn requirements(&self, kind: &SupportedKind) -> Result<PaymentRequirements, OfferError> {

@@ -5,6 +5,7 @@ mod body;
 mod caching;
 pub(crate) mod cors;
 pub(crate) mod layer;
+mod overrides;
 mod responses;
 mod rules;
 mod service;

@@ -7,7 +7,7 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
 use quittance_core::wire::header;
-use quittance_core::{Fault, FaultKind, Malformed, Version, printable};
+use quittance_core::{Fault, FaultKind, Malformed, Reason, Version, printable};
 use serde::Serialize;
 use serde_json::json;
 use tracing::{error, warn};
@@ -90,6 +90,7 @@ pub(crate) fn refusal(refusal: SaleRefusal) -> Response<ResponseBody> {
             receipt,
         } => with_receipt(rate_limited(retry_after), &receipt),
         SaleRefusal::Unavailable(fault) => unavailable(&fault),
+        SaleRefusal::Pending(receipt) => with_receipt(pending(), &receipt),
     }
 }
 
@@ -175,6 +176,18 @@ fn unavailable(fault: &Fault) -> Response<ResponseBody> {
     if let Some(after) = fault.retry_after {
         insert_retry_after(&mut response, after);
     }
+    response
+}
+
+/// How long a client waits before it presents a pending payment again: a few blocks of most chains.
+const PENDING_RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// 503: the payment is on its way, and the handler runs once it has settled.
+fn pending() -> Response<ResponseBody> {
+    let message = "the payment is not settled yet; present the same payment again";
+    let body = json!({ "error": Reason::SETTLEMENT_PENDING.code(), "message": message });
+    let mut response = json_response(StatusCode::SERVICE_UNAVAILABLE, &body);
+    insert_retry_after(&mut response, PENDING_RETRY_AFTER);
     response
 }
 

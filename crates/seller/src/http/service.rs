@@ -1,26 +1,30 @@
-//! The steps of a paid request: admit, run the handler, settle, respond.
+//! The steps of a paid request: admit, open the sale, run the handler, charge, respond.
 
 use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::header::HOST;
 use http::{HeaderMap, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
 use quittance_core::wire::{ResourceInfo, Rest};
-use quittance_core::{Fault, FaultKind};
+use quittance_core::{CancelReason, Fault, FaultKind};
 use tokio::task::JoinError;
 use tower::Service;
 use tower_http::cors::CorsLayer;
-use tracing::{Instrument, Span, warn};
+use tracing::{Instrument, Span, error, warn};
 
 use super::body::{BoxedBodyError, BufferOutcome, BufferedBody, ResponseBody, buffer};
 use super::layer::LargeBody;
 use super::undelivered::{self, RedeliveryKey, RequestFingerprint, UndeliveredResponses};
-use super::{address, responses, rules, unread_body};
+use super::{address, overrides, responses, rules, unread_body};
+use crate::charge::Charge;
 use crate::payment::{ClientPayment, PAYMENT_HEADERS};
 use crate::refusal::SaleRefusal;
-use crate::sale::{Sale, Seller};
+use crate::sale::{ReservedPayment, Seller};
+use crate::steps::{ChargeError, Sale};
 
 /// The settings of a layer, which all of its requests share.
 #[derive(Clone)]
@@ -38,11 +42,29 @@ pub(crate) struct SellerConfig {
     pub(crate) undelivered: UndeliveredResponses,
 }
 
-/// A request whose handler may run.
+/// A request whose payment is reserved for it.
 struct AdmittedRequest {
-    sale: Sale,
+    admission: Admission,
     /// `None` if the response is not stored when the client disconnects.
     key: Option<RedeliveryKey>,
+}
+
+/// How far a payment has come while its client waits.
+enum Admission {
+    /// It is verified. The handler may run.
+    Open(Box<Sale>),
+    /// It is settled next, whether or not its client waits for that.
+    Reserved(Box<ReservedPayment>, Option<IpAddr>),
+}
+
+/// What a handler has produced.
+enum HandlerResult<E> {
+    /// A response to sell, and what the handler charges for it.
+    Sold(Response<()>, SaleBody, Option<Charge>),
+    /// A response that is not charged, and why not.
+    NotSold(Response<ResponseBody>, String),
+    /// The handler's service failed.
+    Threw(E),
 }
 
 /// The body of a response that may be sold.
@@ -92,14 +114,20 @@ impl SellerConfig {
             Ok(admitted) => admitted,
             Err(response) => return Ok(unread_body::refuse(request, *response).await),
         };
-        // The sale runs in a task of its own: once the handler has begun, the client is charged
-        // even if it disconnects.
-        let sale = async move { self.serve(handler, request, admitted).await };
+        // The sale runs in a task of its own: once the handler has begun, or money moves, the sale
+        // continues even if the client disconnects.
+        let sale = async move {
+            let AdmittedRequest { admission, key } = admitted;
+            match self.open(admission).await {
+                Ok(sale) => self.serve(handler, request, sale, key).await,
+                Err(response) => Ok(unread_body::refuse(request, *response).await),
+            }
+        };
         let served = tokio::spawn(sale.instrument(Span::current())).await;
         served.unwrap_or_else(|error| Ok(task_failed(error)))
     }
 
-    /// The sale that a request opens, or the response if its handler does not run.
+    /// The payment of a request, or the response if its handler does not run.
     async fn admit<I>(&self, request: &mut Request<I>) -> Result<AdmittedRequest, BoxedResponse> {
         if rules::is_preflight(request) {
             return Err(Box::new(responses::preflight()));
@@ -124,40 +152,94 @@ impl SellerConfig {
         if let Some(response) = key.and_then(|key| self.undelivered.take(key)) {
             return Err(Box::new(response));
         }
-        let sale = self.seller.verify(reserved, client).await;
-        let sale = sale.map_err(refused)?;
-        Ok(AdmittedRequest { sale, key })
+        let admission = match reserved.settles_first() {
+            true => Admission::Reserved(Box::new(reserved), client),
+            // A client that disconnects before its handler begins is not charged.
+            false => {
+                let sale = self.seller.open(reserved, client).await;
+                Admission::Open(Box::new(sale.map_err(refused)?))
+            }
+        };
+        Ok(AdmittedRequest { admission, key })
     }
 
-    /// Runs the handler, and settles the payment if the handler succeeds.
+    async fn open(&self, admission: Admission) -> Result<Sale, BoxedResponse> {
+        match admission {
+            Admission::Open(sale) => Ok(*sale),
+            Admission::Reserved(reserved, client) => {
+                self.seller.open(*reserved, client).await.map_err(refused)
+            }
+        }
+    }
+
+    /// Runs the handler, and charges the sale if the handler succeeds. Otherwise cancels the sale.
     async fn serve<S, I, O>(
         &self,
-        mut handler: S,
+        handler: S,
         mut request: Request<I>,
-        admitted: AdmittedRequest,
+        sale: Sale,
+        key: Option<RedeliveryKey>,
     ) -> Result<Response<ResponseBody>, S::Error>
     where
         S: Service<Request<I>, Response = Response<O>>,
         O: http_body::Body<Data = Bytes> + Send + 'static,
         O::Error: Into<BoxedBodyError>,
     {
-        let verified = admitted.sale.verified().clone();
-        request.extensions_mut().insert(verified);
-        let response = handler
-            .call(request)
-            .await?
-            .map(|body| body.map_err(Into::into).boxed_unsync());
-        if !rules::is_charged(response.status()) {
-            return Ok(not_charged(admitted.sale, response));
-        }
-        let (head, body) = response.into_parts();
-        Ok(match self.read(body).await {
-            Ok(body) => {
-                let response = Response::from_parts(head, ());
-                self.settle(admitted, response, body).await
+        request.extensions_mut().insert(sale.verified().clone());
+        let seller = &self.seller;
+        let running = AssertUnwindSafe(self.run(handler, request)).catch_unwind();
+        match running.await {
+            Ok(HandlerResult::Sold(response, body, charge)) => {
+                Ok(self.charge(sale, key, response, body, charge).await)
             }
-            Err(message) => not_charged(admitted.sale, responses::not_served(message)),
-        })
+            Ok(HandlerResult::NotSold(response, detail)) => {
+                Ok(not_charged(seller, sale, response, detail).await)
+            }
+            Ok(HandlerResult::Threw(error)) => {
+                let detail = "the handler failed".to_owned();
+                let reason = CancelReason::HandlerThrew;
+                seller.cancel(&sale, reason, detail).await;
+                Err(error)
+            }
+            Err(panic) => {
+                let detail = "the handler panicked".to_owned();
+                let reason = CancelReason::HandlerThrew;
+                seller.cancel(&sale, reason, detail).await;
+                // A layer outside of this one may catch panics.
+                std::panic::resume_unwind(panic)
+            }
+        }
+    }
+
+    /// Runs the handler, and reads its response as far as the charge has to wait for it.
+    async fn run<S, I, O>(&self, mut handler: S, request: Request<I>) -> HandlerResult<S::Error>
+    where
+        S: Service<Request<I>, Response = Response<O>>,
+        O: http_body::Body<Data = Bytes> + Send + 'static,
+        O::Error: Into<BoxedBodyError>,
+    {
+        let response = match handler.call(request).await {
+            Ok(response) => response.map(|body| body.map_err(Into::into).boxed_unsync()),
+            Err(error) => return HandlerResult::Threw(error),
+        };
+        let (mut head, body) = response.into_parts();
+        let charge = overrides::take_charge(&mut head.headers, &mut head.extensions);
+        if !rules::is_charged(head.status) {
+            let status = head.status.as_u16();
+            let detail = format!("a response with status {status} is not charged");
+            return HandlerResult::NotSold(Response::from_parts(head, body), detail);
+        }
+        let charge = match charge {
+            Ok(charge) => charge,
+            Err(error) => {
+                error!(error, "a handler's charge cannot be read");
+                return HandlerResult::not_served("the handler's charge cannot be read");
+            }
+        };
+        match self.read(body).await {
+            Ok(body) => HandlerResult::Sold(Response::from_parts(head, ()), body, charge),
+            Err(message) => HandlerResult::not_served(message),
+        }
     }
 
     /// Reads the body of a handler's response, as far as settlement has to wait for it.
@@ -175,17 +257,24 @@ impl SellerConfig {
         }
     }
 
-    /// Settles the payment. The handler's response is sent only if that succeeds.
-    async fn settle(
+    /// Charges the sale. The handler's response is sent only if that succeeds.
+    async fn charge(
         &self,
-        admitted: AdmittedRequest,
+        mut sale: Sale,
+        key: Option<RedeliveryKey>,
         response: Response<()>,
         body: SaleBody,
+        charge: Option<Charge>,
     ) -> Response<ResponseBody> {
-        let AdmittedRequest { mut sale, key } = admitted;
-        let receipt = match self.seller.settle(&mut sale).await {
+        let receipt = match self.seller.charge(&mut sale, charge.as_ref()).await {
             Ok(receipt) => receipt,
-            Err(refusal) => return responses::refusal(refusal),
+            Err(ChargeError::Refused(refusal)) => return responses::refusal(refusal),
+            Err(ChargeError::Impossible(error)) => {
+                error!(%error, "a handler's charge is not possible");
+                let message = "the handler's charge is not possible";
+                let response = responses::not_served(message);
+                return not_charged(&self.seller, sale, response, message.to_owned()).await;
+            }
         };
         let response = responses::private(response);
         let response = responses::with_receipt(response, &receipt);
@@ -255,10 +344,22 @@ fn refused(refusal: SaleRefusal) -> BoxedResponse {
     Box::new(responses::refusal(refusal))
 }
 
-/// A response that is not charged. Its receipt says that nothing was settled.
-fn not_charged(sale: Sale, response: Response<ResponseBody>) -> Response<ResponseBody> {
-    let status = response.status().as_u16();
-    let receipt = sale.cancel(format!("a response with status {status} is not charged"));
+impl<E> HandlerResult<E> {
+    /// A response that cannot be sent.
+    fn not_served(message: &str) -> Self {
+        Self::NotSold(responses::not_served(message), message.to_owned())
+    }
+}
+
+/// A response that is not charged. Its receipt says what became of the payment.
+async fn not_charged(
+    seller: &Seller,
+    sale: Sale,
+    response: Response<ResponseBody>,
+    detail: String,
+) -> Response<ResponseBody> {
+    let reason = CancelReason::HandlerFailed;
+    let receipt = seller.cancel(&sale, reason, detail).await;
     responses::with_receipt(responses::private(response), &receipt)
 }
 

@@ -69,6 +69,7 @@ super::suite!($ ends, offer_and_payer_conformance, EndsFixture:
     an_offer_names_no_unsupported_extension
     an_offer_asks_once_before_the_handler
     an_offer_asks_for_what_is_charged_of_one_payment
+    an_offer_charges_at_most_the_price
 );
 
 fn requirements<F: EndsFixture>(fixture: &F) -> PaymentRequirements {
@@ -356,5 +357,22 @@ pub async fn an_offer_asks_for_what_is_charged_of_one_payment<F: EndsFixture>() 
     if let Some(request) = request.expect("no error") {
         assert_eq!(request.origin(), payment.origin());
         assert!(request.requirements.amount.is_zero(), "{request:?}");
+    }
+}
+
+/// A charge over the price is an error of the handler, and so are words that are no charge.
+pub async fn an_offer_charges_at_most_the_price<F: EndsFixture>() {
+    let fixture = F::new().await;
+    let (offer, terms) = (fixture.offer(), requirements(&fixture));
+    let price: Amount = terms.amount.parse().expect("an amount");
+    let more = price.checked_add(Amount::from(1)).expect("a price");
+    for words in ["", "free", "-1", "100.01%", &more.to_string()] {
+        let charged = offer.charge(words, price);
+        assert!(!matches!(charged, Some(Ok(_))), "{words}: {charged:?}");
+    }
+    for (words, amount) in [("0", Amount::ZERO), ("100%", price)] {
+        let charged = offer.charge(words, price);
+        let is_right = charged.is_none_or(|charged| charged == Ok(amount));
+        assert!(is_right, "{words}");
     }
 }

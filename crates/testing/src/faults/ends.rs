@@ -41,11 +41,13 @@ pub enum EndsFault {
     AsksNothingBefore,
     ForgetsTheOrigin,
     ChargesThePrice,
+    ChargesOverThePrice,
+    ChargesAnything,
 }
 
 impl EndsFault {
     /// All faults.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 28] = [
         Self::OffersAnotherScheme,
         Self::OffersNothing,
         Self::OffersNoTime,
@@ -72,6 +74,8 @@ impl EndsFault {
         Self::AsksNothingBefore,
         Self::ForgetsTheOrigin,
         Self::ChargesThePrice,
+        Self::ChargesOverThePrice,
+        Self::ChargesAnything,
     ];
 }
 
@@ -157,6 +161,17 @@ impl Offer for FaultyOffer {
             }
             _ => request,
         })
+    }
+
+    fn charge(&self, words: &str, price: Amount) -> Option<Result<Amount, OfferError>> {
+        match self.fault {
+            Some(EndsFault::ChargesOverThePrice) => Some(words.parse().map_err(|_| {
+                let words = words.to_owned();
+                OfferError::Charge { words }
+            })),
+            Some(EndsFault::ChargesAnything) => Some(Ok(price)),
+            _ => self.inner.charge(words, price),
+        }
     }
 
     fn extensions(&self, supported: &[String]) -> Option<Object> {

@@ -5,8 +5,8 @@ use ed25519_dalek::SigningKey;
 use quittance_core::json::Object;
 use quittance_core::wire::{PaymentRequirements, Rest, SupportedKind};
 use quittance_core::{
-    Amount, Asset, AuthorizationState, Malformed, Network, Offer, OfferError, Payer, PayerError,
-    PaymentId, Quote, QuoteError, SignedPayment, Timestamp,
+    Amount, Asset, AuthorizationState, Flow, Malformed, Network, Offer, OfferError, Payer,
+    PayerError, PaymentId, Quote, QuoteError, SignedPayment, Timestamp, kit,
 };
 
 use super::address::Address;
@@ -27,6 +27,8 @@ pub struct SimulatedOffer {
     asset: Asset,
     amount: Amount,
     pay_to: Address,
+    flow: Flow,
+    is_metered: bool,
 }
 
 impl SimulatedOffer {
@@ -58,7 +60,24 @@ impl SimulatedOffer {
             asset,
             amount,
             pay_to,
+            flow: Flow::Authorization,
+            is_metered: false,
         })
+    }
+
+    /// Sets when the money moves.
+    #[must_use]
+    pub fn with_flow(self, flow: Flow) -> Self {
+        Self { flow, ..self }
+    }
+
+    /// Lets handlers charge less than the price.
+    #[must_use]
+    pub fn metered(self) -> Self {
+        Self {
+            is_metered: true,
+            ..self
+        }
     }
 }
 
@@ -70,6 +89,15 @@ impl Offer for SimulatedOffer {
 
     fn network(&self) -> &Network {
         &self.network
+    }
+
+    fn flow(&self) -> Flow {
+        self.flow
+    }
+
+    fn charge(&self, words: &str, price: Amount) -> Option<Result<Amount, OfferError>> {
+        self.is_metered
+            .then(|| kit::charged(words, price, self.asset.decimals))
     }
 
     fn requirements(&self, _supported: &SupportedKind) -> Result<PaymentRequirements, OfferError> {

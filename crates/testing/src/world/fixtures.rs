@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use quittance_core::json::Object;
 use quittance_core::wire::{PaymentRequirements, Rest, SupportedKind};
-use quittance_core::{Amount, Clock, LaneId, Offer, Payer, PaymentRequest, Reason, Scheme};
+use quittance_core::{Amount, Clock, Flow, LaneId, Offer, Payer, PaymentRequest, Reason, Scheme};
 use quittance_engine::{Engine, EngineBuilder};
 
 use super::{
@@ -264,11 +264,12 @@ impl SchemeFixture for SimulatedExactFixture {
     }
 }
 
-/// The simulated chain's offer and payer, in a world of their own.
-pub struct SimulatedEndsFixture(World);
+/// The simulated chain's offer and payer, in a world of their own. The offer has the flow with
+/// this index in [`Flow::ALL`], and lets handlers charge less in the escrow flow.
+pub struct SimulatedEndsFixture<const FLOW: usize = 0>(World);
 
 #[async_trait]
-impl EndsFixture for SimulatedEndsFixture {
+impl<const FLOW: usize> EndsFixture for SimulatedEndsFixture<FLOW> {
     type Chain = SimulatedChain;
 
     async fn new() -> Self {
@@ -280,7 +281,12 @@ impl EndsFixture for SimulatedEndsFixture {
     }
 
     fn offer(&self) -> Arc<dyn Offer> {
-        Arc::new(self.0.offer())
+        let flow = Flow::ALL[FLOW];
+        let offer = self.0.offer().with_flow(flow);
+        match flow {
+            Flow::Authorization | Flow::Upfront => Arc::new(offer),
+            Flow::Escrow => Arc::new(offer.metered()),
+        }
     }
 
     fn payer(&self) -> Arc<dyn Payer> {

@@ -1,0 +1,389 @@
+//! The steps of a sale after its reservation: open it, charge it, or cancel it. No step knows HTTP.
+//!
+//! The order is the flow's, and each request is the offer's. The rules hold for every flow:
+//!
+//! * No handler runs before a success of the facilitator.
+//! * After that success, every sale is charged or cancelled.
+//! * A charge whose outcome is unknown, or that names a transaction, is never cancelled: it may
+//!   still settle.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use quittance_core::json::Object;
+use quittance_core::wire::{ResourceInfo, SettleResponse, VerifyResponse};
+use quittance_core::{
+    Amount, CancelReason, Fault, FaultKind, Flow, OfferError, PaymentRequest, Phase, Reason,
+    Rejection,
+};
+use quittance_http::reason::{HANDLER_FAILED, is_certain_refusal};
+use serde_json::{Map, Value};
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use crate::charge::Charge;
+use crate::limit::CountedAttempt;
+use crate::options::PaymentOption;
+use crate::refusal::{RefusalReason, SaleReceipt, SaleRefusal};
+use crate::reservations::ReservedAuthorization;
+use crate::sale::{RATE_LIMITED, ReservedPayment, Seller, VerifiedPayment, required};
+use crate::settle::settle;
+
+/// The longest time for which settling is tried again, longer than any handler and client wait.
+const VALID_MAX: Duration = Duration::from_secs(3600);
+
+/// A sale whose handler may run: its payment is verified, or settled as far as it must be before.
+pub(crate) struct Sale {
+    /// The client's payment.
+    payment: PaymentRequest,
+    option: PaymentOption,
+    options: Vec<PaymentOption>,
+    resource: ResourceInfo,
+    verified: VerifiedPayment,
+    /// The verdict, if the flow asks for one.
+    verdict: Option<VerifyResponse>,
+    /// The success before the handler, if the flow settles first.
+    before: Option<SettleResponse>,
+    /// The payment expires here at the latest, if it was signed when it was presented.
+    deadline: Instant,
+    /// Counts against the client unless the payment settles.
+    attempt: CountedAttempt,
+    /// Released when the sale is dropped.
+    _reservation: ReservedAuthorization,
+}
+
+/// Why a sale is not charged after its handler succeeded.
+pub(crate) enum ChargeError {
+    /// The handler's charge is not possible. The sale is not over: it is to be cancelled.
+    Impossible(OfferError),
+    /// The facilitator did not settle. The sale is over.
+    Refused(SaleRefusal),
+}
+
+impl Sale {
+    /// What the handler may know of the payment.
+    pub(crate) fn verified(&self) -> &VerifiedPayment {
+        &self.verified
+    }
+
+    fn price(&self) -> Amount {
+        self.payment.requirements.amount
+    }
+
+    fn receipt(&self, response: SettleResponse) -> SaleReceipt {
+        SaleReceipt {
+            version: self.payment.version,
+            response,
+        }
+    }
+
+    /// The amount for what the handler charges.
+    fn amount(&self, charge: Option<&Charge>) -> Result<Amount, OfferError> {
+        let Some(charge) = charge else {
+            return Ok(self.price());
+        };
+        let charged = self.option.charge(charge.words(), self.price())?;
+        match charged > self.price() {
+            true => Err(OfferError::ChargeTooHigh {
+                charged,
+                price: self.price(),
+            }),
+            false => Ok(charged),
+        }
+    }
+
+    /// The receipt of a sale that ended without a charge. `back` is the facilitator's response to
+    /// the cancellation.
+    ///
+    /// If the deposit was not returned, the receipt names its transaction. A payment that was
+    /// settled up front stays settled, and its receipt says so.
+    fn uncharged(&self, detail: String, back: Option<SettleResponse>) -> SaleReceipt {
+        if let (Flow::Upfront, Some(before)) = (self.option.flow(), &self.before) {
+            return self.receipt(before.clone());
+        }
+        let is_back = back.as_ref().is_some_and(|back| back.success);
+        let kept = self.before.as_ref().filter(|_| !is_back);
+        let transaction = kept.map_or("", |before| before.transaction.as_str());
+        let rejection = Rejection::new(Reason::new(HANDLER_FAILED), detail);
+        let network = &self.payment.requirements.network;
+        let payer = self.verified.payer.clone();
+        let mut response = SettleResponse::failed(network, &rejection, payer, transaction);
+        response.extra = self.deposit(back);
+        self.receipt(response)
+    }
+
+    /// What a receipt says of a deposit, beside what the facilitator says of its return.
+    fn deposit(&self, back: Option<SettleResponse>) -> Option<Object> {
+        let before = self.before.as_ref()?;
+        let extra = back.and_then(|back| back.extra);
+        let mut fields: Map<String, Value> = extra.map(|it| it.tree()).unwrap_or_default();
+        let transaction = before.transaction.as_str().into();
+        fields.insert("depositTransaction".to_owned(), transaction);
+        if let Some(amount) = &before.amount {
+            fields.insert("depositAmount".to_owned(), amount.as_str().into());
+        }
+        Object::of(&fields).ok()
+    }
+}
+
+impl Seller {
+    /// Opens a sale: has its payment verified, or settled if the flow settles first. Payments that
+    /// have settled, and clients over their limit, are refused without the facilitator.
+    ///
+    /// # Errors
+    /// When the payment is refused, or there is no verdict. Nothing is cancelled: where a payment
+    /// is presented twice, the other request may be served now.
+    pub(crate) async fn open(
+        &self,
+        reserved: ReservedPayment,
+        client: Option<IpAddr>,
+    ) -> Result<Sale, SaleRefusal> {
+        let payment = &reserved.payment;
+        if let Some(transaction) = self.state.settled.transaction(&payment.origin()) {
+            return Err(already_settled(&reserved, &transaction));
+        }
+        let attempt = self.state.clients.present(self.limit, client);
+        let attempt = attempt.map_err(|retry_after| rate_limited(payment, retry_after))?;
+        let valid_for = Duration::from_secs(payment.requirements.max_timeout_secs).min(VALID_MAX);
+        let deadline = Instant::now() + valid_for;
+        match reserved.settles_first() {
+            false => self.verify(reserved, attempt, deadline).await,
+            true => self.collect(reserved, attempt, deadline).await,
+        }
+    }
+
+    async fn verify(
+        &self,
+        reserved: ReservedPayment,
+        mut attempt: CountedAttempt,
+        deadline: Instant,
+    ) -> Result<Sale, SaleRefusal> {
+        let request = first_request(&reserved, Phase::Verify).await?;
+        let verdict = self.facilitator.verify(&request).await?;
+        if !verdict.is_valid {
+            let reason = verdict.invalid_reason.as_deref();
+            let reason = reason.unwrap_or("Verification failed");
+            let message = verdict.invalid_message.as_deref();
+            let payer = &verdict.payer;
+            info!(reason, message, payer, "a payment was refused");
+            return Err(reserved.refuse(RefusalReason::new(reason, message), None));
+        }
+        attempt.verified();
+        let payer = verdict.payer.clone();
+        let sale = sale(reserved, payer, attempt, deadline);
+        Ok(Sale {
+            verdict: Some(verdict),
+            ..sale
+        })
+    }
+
+    /// Settles what the flow settles before the handler.
+    async fn collect(
+        &self,
+        reserved: ReservedPayment,
+        mut attempt: CountedAttempt,
+        deadline: Instant,
+    ) -> Result<Sale, SaleRefusal> {
+        let request = first_request(&reserved, Phase::BeforeHandler).await?;
+        let request = match reserved.option.flow() {
+            Flow::Escrow => request.with_successor(),
+            Flow::Authorization | Flow::Upfront => request,
+        };
+        let response = settle(&*self.facilitator, &request, deadline).await?;
+        if response.is_pending() {
+            let version = reserved.payment.version;
+            return Err(SaleRefusal::Pending(Box::new(SaleReceipt {
+                version,
+                response,
+            })));
+        }
+        if !response.success {
+            let reason = settlement_reason(&response);
+            return Err(reserved.refuse(reason, Some(response)));
+        }
+        attempt.verified();
+        if reserved.option.flow() == Flow::Upfront {
+            attempt.settled();
+        }
+        let origin = reserved.payment.origin();
+        self.state.settled.insert(origin, &response.transaction);
+        let payer = response.payer.clone();
+        let sale = sale(reserved, payer, attempt, deadline);
+        Ok(Sale {
+            before: Some(response),
+            ..sale
+        })
+    }
+
+    /// Charges a sale whose handler has succeeded: its price, or what the handler says.
+    ///
+    /// # Errors
+    /// When the handler's charge is impossible, the payment was not settled, or the outcome is
+    /// unknown. The handler's response must not be sent.
+    pub(crate) async fn charge(
+        &self,
+        sale: &mut Sale,
+        charge: Option<&Charge>,
+    ) -> Result<SaleReceipt, ChargeError> {
+        let charged = sale.amount(charge).map_err(ChargeError::Impossible)?;
+        let phase = Phase::AfterHandler {
+            charged,
+            verdict: sale.verdict.as_ref(),
+            before: sale.before.as_ref(),
+        };
+        let request = sale.option.request(phase, &sale.payment).await;
+        let request = match (request, &sale.before) {
+            (Ok(Some(request)), _) => request,
+            (Ok(None), Some(before)) => {
+                if charged != sale.price() {
+                    error!(%charged, "the price was settled before the handler said its charge");
+                }
+                let receipt = sale.receipt(before.clone());
+                sale.attempt.settled();
+                return Ok(receipt);
+            }
+            (Ok(None), None) => {
+                let problem = "the offer asks for no settlement";
+                let fault = Fault::new(FaultKind::Misconfigured, problem);
+                return Err(self.not_asked(sale, fault).await);
+            }
+            (Err(fault), _) => return Err(self.not_asked(sale, fault).await),
+        };
+        let response = settle(&*self.facilitator, &request, sale.deadline).await;
+        // An error is not a verdict: the charge may still settle, so nothing is cancelled.
+        let response = response.map_err(|error| ChargeError::Refused(error.into()))?;
+        if !response.success {
+            if is_certain_refusal(&response) {
+                self.give_back(sale, CancelReason::SettlementRefused).await;
+            }
+            return Err(ChargeError::Refused(unsettled(sale, response)));
+        }
+        sale.attempt.settled();
+        let settled = &self.state.settled;
+        settled.insert(sale.payment.origin(), &response.transaction);
+        Ok(sale.receipt(response))
+    }
+
+    /// Ends a sale without a charge. The receipt says so, with this detail for people.
+    pub(crate) async fn cancel(
+        &self,
+        sale: &Sale,
+        reason: CancelReason,
+        detail: String,
+    ) -> SaleReceipt {
+        let back = self.give_back(sale, reason).await;
+        sale.uncharged(detail, back)
+    }
+
+    async fn not_asked(&self, sale: &Sale, fault: Fault) -> ChargeError {
+        self.give_back(sale, CancelReason::HandlerFailed).await;
+        ChargeError::Refused(SaleRefusal::Unavailable(fault))
+    }
+
+    /// Asks the facilitator to give back what it holds for a sale, if the offer has a request for
+    /// that.
+    async fn give_back(&self, sale: &Sale, reason: CancelReason) -> Option<SettleResponse> {
+        let phase = Phase::Cancel {
+            reason,
+            verdict: sale.verdict.as_ref(),
+            before: sale.before.as_ref(),
+        };
+        let request = sale.option.request(phase, &sale.payment).await.ok()??;
+        let reason = reason.code();
+        match settle(&*self.facilitator, &request, sale.deadline).await {
+            Ok(response) => {
+                if !response.success {
+                    warn!(reason, ?response, "a cancelled payment is not returned yet");
+                }
+                Some(response)
+            }
+            Err(fault) => {
+                error!(reason, %fault, "a cancelled payment may not be returned");
+                None
+            }
+        }
+    }
+}
+
+/// The request before the handler, without which no handler runs.
+async fn first_request(
+    reserved: &ReservedPayment,
+    phase: Phase<'_>,
+) -> Result<PaymentRequest, SaleRefusal> {
+    let request = reserved.option.request(phase, &reserved.payment).await;
+    let request = request.map_err(SaleRefusal::Unavailable)?;
+    request.ok_or_else(|| {
+        let problem = "the offer asks for nothing before the handler";
+        SaleRefusal::Unavailable(Fault::new(FaultKind::Misconfigured, problem))
+    })
+}
+
+fn sale(
+    reserved: ReservedPayment,
+    payer: Option<String>,
+    attempt: CountedAttempt,
+    deadline: Instant,
+) -> Sale {
+    let requirements = &reserved.option.requirements;
+    Sale {
+        verified: VerifiedPayment {
+            payer,
+            network: requirements.network.clone(),
+            asset: requirements.asset.clone(),
+            amount: requirements.amount.clone(),
+        },
+        payment: reserved.payment,
+        option: reserved.option,
+        options: reserved.options,
+        resource: reserved.resource,
+        verdict: None,
+        before: None,
+        deadline,
+        attempt,
+        _reservation: reserved.reservation,
+    }
+}
+
+/// The refusal of a payment that has settled before: one payment buys one response. The receipt
+/// names its transaction.
+fn already_settled(reserved: &ReservedPayment, transaction: &str) -> SaleRefusal {
+    info!(transaction, "a settled payment is presented again");
+    let message = "this payment has settled, and its response was sent";
+    let rejection = Rejection::new(Reason::DUPLICATE_SETTLEMENT, message);
+    let network = &reserved.payment.requirements.network;
+    let receipt = SettleResponse::failed(network, &rejection, None, transaction);
+    reserved.refuse(rejection.into(), Some(receipt))
+}
+
+fn rate_limited(payment: &PaymentRequest, retry_after: Duration) -> SaleRefusal {
+    info!(?retry_after, "{RATE_LIMITED}");
+    let rejection = Rejection::new(Reason::new(HANDLER_FAILED), RATE_LIMITED);
+    let network = &payment.requirements.network;
+    SaleRefusal::RateLimited {
+        retry_after,
+        receipt: Box::new(SaleReceipt {
+            version: payment.version,
+            response: SettleResponse::failed(network, &rejection, None, ""),
+        }),
+    }
+}
+
+/// The refusal of a payment that was not settled. The handler's response is discarded.
+fn unsettled(sale: &Sale, response: SettleResponse) -> SaleRefusal {
+    let reason = settlement_reason(&response);
+    let receipt = sale.receipt(response);
+    required(&sale.options, &sale.resource, reason, Some(receipt))
+}
+
+/// Why the facilitator did not settle a payment.
+fn settlement_reason(settled: &SettleResponse) -> RefusalReason {
+    let reason = settled.error_reason.as_deref();
+    let reason = reason.unwrap_or("Settlement failed");
+    let message = settled.error_message.as_deref();
+    let (payer, transaction) = (&settled.payer, &settled.transaction);
+    info!(
+        reason,
+        message, payer, transaction, "a payment was not settled"
+    );
+    RefusalReason::new(reason, message)
+}

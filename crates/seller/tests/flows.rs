@@ -1,0 +1,568 @@
+//! The payment flows: in every case, who is asked what, in which order, and whether the handler
+//! runs.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::body::Body;
+use futures_util::FutureExt;
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use quittance_core::json::Object;
+use quittance_core::wire::{PaymentPayload, SettleResponse, VerifyResponse, header};
+use quittance_core::{Amount, Fault, FaultKind, Flow, Payer as _, Reason};
+use quittance_seller::{Charge, PaymentLayer};
+use quittance_testing::scripted::{
+    ScriptedFacilitator, SettleResult, TestOffer, failed, requirements,
+};
+use quittance_testing::world::Environment;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tower::{Layer as _, ServiceExt as _, service_fn};
+
+/// The price of [`TestOffer`].
+const PRICE: &str = "10000";
+
+/// What the facilitator answers to one request, with all of its repetitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Success,
+    /// A verdict that names no transaction.
+    Refused,
+    /// A verdict that names a transaction.
+    Failed,
+    /// Success was reported to another caller.
+    Duplicate,
+    Pending,
+    PendingThenSuccess,
+    /// A fault that a retry cannot mend in time.
+    Fault,
+    FaultThenSuccess,
+    /// No answer arrives, and the outcome is unknown.
+    Lost,
+}
+
+impl Answer {
+    const ALL: [Self; 9] = [
+        Self::Success,
+        Self::Refused,
+        Self::Failed,
+        Self::Duplicate,
+        Self::Pending,
+        Self::PendingThenSuccess,
+        Self::Fault,
+        Self::FaultThenSuccess,
+        Self::Lost,
+    ];
+
+    fn results(self) -> Vec<SettleResult> {
+        let success = || Ok(SettleResponse::settled("test:1", None, "0x1"));
+        let pending = || Ok(failed("settlement_pending", "0x1"));
+        let fault = |after: Option<u64>| {
+            let mut fault = Fault::new(FaultKind::Busy, "busy");
+            fault.retry_after = after.map(Duration::from_secs);
+            Err(fault.into())
+        };
+        let lost = Fault::new(FaultKind::FacilitatorUnreachable, "no answer");
+        let lost = Fault {
+            retry_after: None,
+            ..lost
+        };
+        match self {
+            Self::Success => vec![success()],
+            Self::Refused => vec![Ok(failed("insufficient_funds", ""))],
+            Self::Failed => vec![Ok(failed("invalid_transaction_state", "0x1"))],
+            Self::Duplicate => vec![Ok(failed("duplicate_settlement", ""))],
+            Self::Pending => vec![pending(), pending()],
+            Self::PendingThenSuccess => vec![pending(), success()],
+            Self::Fault => vec![fault(None)],
+            Self::FaultThenSuccess => vec![fault(Some(1)), success()],
+            Self::Lost => vec![Err(lost.into())],
+        }
+    }
+
+    fn is_success(self) -> bool {
+        self.results()
+            .last()
+            .is_some_and(|last| last.as_ref().is_ok_and(|response| response.success))
+    }
+
+    /// The verdict that answers a verify request; `None` if there is no such verdict.
+    fn verdict(self) -> Option<Result<VerifyResponse, quittance_core::FacilitatorError>> {
+        let rejection = Reason::new("insufficient_funds").into();
+        match self {
+            Self::Success => Some(Ok(VerifyResponse::valid(None))),
+            Self::Refused => Some(Ok(VerifyResponse::invalid(&rejection, None))),
+            Self::Lost => Some(Err(self.results().remove(0).unwrap_err())),
+            _ => None,
+        }
+    }
+}
+
+/// What the handler does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Handler {
+    Ok,
+    /// Charges a quarter of the price.
+    ChargesLess,
+    ChargesMore,
+    ErrorStatus,
+    ServiceError,
+    Panics,
+    /// Succeeds after its client has disconnected.
+    IsLeft,
+}
+
+impl Handler {
+    const ALL: [Self; 7] = [
+        Self::Ok,
+        Self::ChargesLess,
+        Self::ChargesMore,
+        Self::ErrorStatus,
+        Self::ServiceError,
+        Self::Panics,
+        Self::IsLeft,
+    ];
+
+    fn is_ok(self) -> bool {
+        matches!(self, Self::Ok | Self::ChargesLess | Self::IsLeft)
+    }
+
+    fn charge(self) -> &'static str {
+        match self {
+            Self::ChargesLess => "2500",
+            _ => PRICE,
+        }
+    }
+}
+
+/// What is observed of one request.
+struct Observed {
+    log: Vec<String>,
+    runs: usize,
+    /// `None` if there is no response: the handler panicked or failed, or the client was gone.
+    response: Option<Response<Vec<u8>>>,
+}
+
+fn payment(flow: Flow) -> String {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let mut accepted = serde_json::to_value(requirements()).unwrap();
+    if flow != Flow::Authorization {
+        accepted["extra"] = json!({ "paymentFlow": flow.name() });
+    }
+    let payload = json!({ "number": NUMBER.fetch_add(1, Ordering::SeqCst) });
+    header::encode(&json!({ "x402Version": 2, "accepted": accepted, "payload": payload }))
+}
+
+fn paid(payment: &str) -> Request<Body> {
+    let request = Request::get("http://shop.example/");
+    let request = request.header(header::PAYMENT_SIGNATURE, payment);
+    request.body(Body::empty()).unwrap()
+}
+
+async fn observe(
+    flow: Flow,
+    first: Answer,
+    handler: Handler,
+    second: Answer,
+    back: Answer,
+) -> Observed {
+    let (facilitator, mut answers) = (ScriptedFacilitator::new(), Vec::new());
+    match (flow, first.verdict()) {
+        (Flow::Authorization, verdict) => facilitator.set_verify(verdict.unwrap()),
+        (Flow::Upfront | Flow::Escrow, _) => answers.push(first),
+    }
+    match (handler.is_ok(), flow) {
+        (false, _) => answers.push(back),
+        (true, Flow::Upfront) => {}
+        (true, Flow::Authorization | Flow::Escrow) => answers.extend([second, back]),
+    }
+    facilitator.queue_settle(answers.into_iter().flat_map(Answer::results));
+    let offer = TestOffer::new().with_flow(flow).metered().giving_back();
+    let layer = PaymentLayer::new(facilitator.clone()).accept(offer);
+    let (runs, began, may_end) = <(Arc<AtomicUsize>, Arc<Notify>, Arc<Notify>)>::default();
+    let (counted, start, end) = (runs.clone(), began.clone(), may_end.clone());
+    let service = service_fn(move |_: Request<Body>| {
+        let (counted, start, end) = (counted.clone(), start.clone(), end.clone());
+        async move {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let mut response = Response::new(Body::from("sold"));
+            match handler {
+                Handler::Ok => {}
+                Handler::ChargesLess => {
+                    response.extensions_mut().insert(Charge::percent("25"));
+                }
+                Handler::ChargesMore => {
+                    let overrides = r#"{"amount":"10001"}"#.parse().unwrap();
+                    response
+                        .headers_mut()
+                        .insert("settlement-overrides", overrides);
+                }
+                Handler::ErrorStatus => *response.status_mut() = StatusCode::BAD_GATEWAY,
+                Handler::ServiceError => return Err("the service failed"),
+                Handler::Panics => panic!("the handler panics"),
+                Handler::IsLeft => {
+                    start.notify_one();
+                    end.notified().await;
+                }
+            }
+            Ok(response)
+        }
+    });
+    let call = layer.layer(service).oneshot(paid(&payment(flow)));
+    let response = match handler {
+        Handler::IsLeft => {
+            let mut call = Box::pin(call);
+            tokio::select! {
+                response = &mut call => response.ok(),
+                () = began.notified() => {
+                    drop(call);
+                    may_end.notify_one();
+                    // The clock is paused: this lets every other task come to its end.
+                    tokio::time::sleep(Duration::from_secs(60)).await;
+                    None
+                }
+            }
+        }
+        _ => AssertUnwindSafe(call)
+            .catch_unwind()
+            .await
+            .ok()
+            .and_then(Result::ok),
+    };
+    let response = match response {
+        None => None,
+        Some(response) => {
+            let (head, body) = response.into_parts();
+            let body = body.collect().await.unwrap().to_bytes().to_vec();
+            Some(Response::from_parts(head, body))
+        }
+    };
+    Observed {
+        log: facilitator.log(),
+        runs: runs.load(Ordering::SeqCst),
+        response,
+    }
+}
+
+/// The requests that the rules of the flows allow, written down a second time.
+fn expected(
+    flow: Flow,
+    first: Answer,
+    handler: Handler,
+    second: Answer,
+    back: Answer,
+) -> (Vec<String>, bool) {
+    let times = |what: &str, amount: &str, answer: Answer| {
+        vec![format!("{what} {amount}"); answer.results().len()]
+    };
+    let mut log = match flow {
+        Flow::Authorization => vec![format!("verify {PRICE}")],
+        Flow::Upfront | Flow::Escrow => times("settle", PRICE, first),
+    };
+    if !first.is_success() {
+        return (log, false);
+    }
+    if !handler.is_ok() {
+        log.extend(times("cancel", "0", back));
+        return (log, true);
+    }
+    match flow {
+        Flow::Authorization => log.extend(times("settle", handler.charge(), second)),
+        Flow::Upfront => return (log, true),
+        Flow::Escrow => log.extend(times("claim", handler.charge(), second)),
+    }
+    if second == Answer::Refused {
+        log.extend(times("cancel", "0", back));
+    }
+    (log, true)
+}
+
+fn receipt(response: &Response<Vec<u8>>) -> Option<SettleResponse> {
+    let value = response.headers().get(header::PAYMENT_RESPONSE)?;
+    Some(header::decode("receipt", value.as_bytes()).unwrap())
+}
+
+/// Who gets what: a response is delivered if and only if it is paid for, and each receipt says
+/// whether money moved.
+fn check_response(flow: Flow, first: Answer, handler: Handler, second: Answer, seen: &Observed) {
+    let case = format!("{flow:?} {first:?} {handler:?} {second:?}");
+    let Some(response) = &seen.response else {
+        let is_silent =
+            [Handler::ServiceError, Handler::Panics, Handler::IsLeft].contains(&handler);
+        assert!(is_silent && seen.runs == 1, "{case}: no response");
+        return;
+    };
+    let is_charged =
+        first.is_success() && handler.is_ok() && (flow == Flow::Upfront || second.is_success());
+    let is_sold = response.status() == StatusCode::OK && response.body() == b"sold";
+    assert_eq!(is_sold, is_charged, "{case}: {response:?}");
+    assert!(
+        !response.headers().contains_key("settlement-overrides"),
+        "{case}"
+    );
+    let moved = is_charged || (flow == Flow::Upfront && first.is_success());
+    let success = receipt(response).map(|receipt| receipt.success);
+    assert_eq!(success.unwrap_or_default(), moved, "{case}: {response:?}");
+    if !first.is_success() {
+        let status = match (flow, first) {
+            (_, Answer::Refused | Answer::Failed | Answer::Duplicate) => 402,
+            _ => 503,
+        };
+        assert_eq!(response.status(), status, "{case}");
+        let names = receipt(response).map(|receipt| receipt.transaction);
+        let expected = match first {
+            Answer::Pending | Answer::Failed => Some("0x1"),
+            Answer::Refused | Answer::Duplicate if flow != Flow::Authorization => Some(""),
+            _ => None,
+        };
+        assert_eq!(names.as_deref(), expected, "{case}");
+    }
+}
+
+/// Every flow, with every outcome of the first request, of the handler, of the second request and
+/// of the cancellation.
+#[tokio::test(start_paused = true)]
+async fn every_outcome_of_every_flow_follows_the_rules() {
+    let mut cases = 0;
+    for flow in Flow::ALL {
+        for first in Answer::ALL {
+            if flow == Flow::Authorization && first.verdict().is_none() {
+                continue;
+            }
+            for handler in Handler::ALL {
+                for second in Answer::ALL {
+                    for back in [Answer::Success, Answer::Refused, Answer::Lost] {
+                        let seen = observe(flow, first, handler, second, back).await;
+                        let (log, ran) = expected(flow, first, handler, second, back);
+                        let case = format!("{flow:?} {first:?} {handler:?} {second:?} {back:?}");
+                        assert_eq!(seen.log, log, "{case}");
+                        assert_eq!(seen.runs, usize::from(ran), "{case}");
+                        check_response(flow, first, handler, second, &seen);
+                        cases += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(cases, (3 + 9 + 9) * 7 * 9 * 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn charge_of_zero_is_settled_without_a_transaction() {
+    let facilitator = ScriptedFacilitator::new();
+    facilitator.set_settle(Ok(SettleResponse::settled("test:1", None, "")));
+    let offer = TestOffer::new().metered();
+    let layer = PaymentLayer::new(facilitator.clone()).accept(offer);
+    let handler = service_fn(async |_: Request<Body>| {
+        let mut response = Response::new(Body::from("free"));
+        response
+            .extensions_mut()
+            .insert(Charge::units(Amount::ZERO));
+        Ok::<_, Infallible>(response)
+    });
+    let payment = payment(Flow::Authorization);
+    let service = layer.layer(handler);
+    let response = service.clone().oneshot(paid(&payment)).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(facilitator.log(), ["verify 10000", "settle 0"]);
+    // The response was delivered, and the payment buys nothing else.
+    response.into_body().collect().await.unwrap();
+    let again = service.oneshot(paid(&payment)).await.unwrap();
+    assert_eq!(again.status(), StatusCode::PAYMENT_REQUIRED);
+    assert_eq!(facilitator.settle_calls(), 1);
+}
+
+/// A buyer must not be charged the price where the handler meant less.
+#[tokio::test(start_paused = true)]
+async fn charge_that_the_scheme_or_the_words_do_not_allow_is_500() {
+    for (offer, overrides) in [
+        (TestOffer::new(), r#"{"amount":"1"}"#),
+        (TestOffer::new(), r#"{"amount":"10000"}"#),
+        (TestOffer::new().metered(), r#"{"amount":"-1"}"#),
+        (TestOffer::new().metered(), r#"{"amount":"200%"}"#),
+        (TestOffer::new().metered(), "five"),
+    ] {
+        let facilitator = ScriptedFacilitator::new();
+        let layer = PaymentLayer::new(facilitator.clone()).accept(offer.giving_back());
+        let handler = service_fn(move |_: Request<Body>| {
+            let response = Response::builder().header("settlement-overrides", overrides);
+            std::future::ready(response.body(Body::from("sold")))
+        });
+        let payment = payment(Flow::Authorization);
+        let response = layer.layer(handler).oneshot(paid(&payment)).await.unwrap();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(!response.headers().contains_key("settlement-overrides"));
+        assert_eq!(
+            facilitator.log(),
+            ["verify 10000", "cancel 0"],
+            "{overrides}"
+        );
+    }
+}
+
+/// A client that disconnects while its money moves is served, because it has paid.
+#[tokio::test(start_paused = true)]
+async fn client_that_leaves_during_first_settlement_is_served_later() {
+    for flow in [Flow::Upfront, Flow::Escrow] {
+        let facilitator = ScriptedFacilitator::new();
+        let busy = Fault {
+            retry_after: Some(Duration::from_secs(1)),
+            ..Fault::new(FaultKind::Busy, "busy")
+        };
+        facilitator.queue_settle([Err(busy.into())]);
+        let offer = TestOffer::new().with_flow(flow);
+        let layer = PaymentLayer::new(facilitator.clone()).accept(offer);
+        let handler =
+            async |_: Request<Body>| Ok::<_, Infallible>(Response::new(Body::from("sold")));
+        let service = layer.layer(service_fn(handler));
+        let payment = payment(flow);
+        let left = service.clone().oneshot(paid(&payment));
+        let left = tokio::time::timeout(Duration::from_millis(100), left).await;
+        assert!(left.is_err());
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let asked = facilitator.log();
+        let response = service.oneshot(paid(&payment)).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(facilitator.log(), asked, "{flow:?}: it was not asked again");
+    }
+}
+
+async fn answer_to(offers: Vec<TestOffer>, stated: Value) -> (StatusCode, Vec<String>) {
+    let facilitator = ScriptedFacilitator::new();
+    let mut layer = PaymentLayer::new(facilitator.clone());
+    for offer in offers {
+        layer = layer.accept(offer);
+    }
+    let handler = async |_: Request<Body>| Ok::<_, Infallible>(Response::new(Body::from("sold")));
+    let mut accepted = serde_json::to_value(requirements()).unwrap();
+    if stated != Value::Null {
+        accepted["extra"] = stated;
+    }
+    let payment = json!({ "x402Version": 2, "accepted": accepted, "payload": { "number": 7 } });
+    let request = paid(&header::encode(&payment));
+    let response = layer
+        .layer(service_fn(handler))
+        .oneshot(request)
+        .await
+        .unwrap();
+    (response.status(), facilitator.log())
+}
+
+/// Clients may drop the flow from their copy, but may not choose one that is not offered.
+#[tokio::test(start_paused = true)]
+async fn accepted_flow_is_compared_and_may_be_left_out() {
+    let offer = |flow| TestOffer::new().with_flow(flow);
+    let (verified, upfront) = (vec!["verify 10000", "settle 10000"], vec!["settle 10000"]);
+    let named = |flow: &str| json!({ "paymentFlow": flow, "more": 1 });
+    for (offers, stated, log) in [
+        (vec![Flow::Upfront], named("upfront"), Some(&upfront)),
+        (vec![Flow::Upfront], Value::Null, Some(&upfront)),
+        (vec![Flow::Upfront], json!({ "more": 1 }), Some(&upfront)),
+        (vec![Flow::Upfront], named("authorization"), None),
+        (vec![Flow::Upfront], named("escrow"), None),
+        (vec![Flow::Upfront], named("Upfront"), None),
+        (vec![Flow::Upfront], json!({ "paymentFlow": null }), None),
+        (vec![Flow::Authorization], named("upfront"), None),
+        (
+            vec![Flow::Authorization],
+            named("authorization"),
+            Some(&verified),
+        ),
+        (
+            vec![Flow::Upfront, Flow::Authorization],
+            Value::Null,
+            Some(&verified),
+        ),
+        (
+            vec![Flow::Upfront, Flow::Authorization],
+            named("upfront"),
+            Some(&upfront),
+        ),
+        (
+            vec![Flow::Authorization, Flow::Upfront],
+            named("upfront"),
+            Some(&upfront),
+        ),
+    ] {
+        let case = format!("{offers:?} {stated}");
+        let (status, asked) = answer_to(offers.into_iter().map(offer).collect(), stated).await;
+        let nothing = vec![];
+        assert_eq!(asked, *log.unwrap_or(&nothing), "{case}");
+        let expected = if log.is_some() { 200 } else { 402 };
+        assert_eq!(status, expected, "{case}");
+    }
+}
+
+/// A client of version 1 knows one flow: a handler that fails costs it nothing.
+#[tokio::test(start_paused = true)]
+async fn other_flows_are_offered_in_version_2_only() {
+    for flow in Flow::ALL {
+        let facilitator = ScriptedFacilitator::new();
+        let layer = PaymentLayer::new(facilitator).accept(TestOffer::new().with_flow(flow));
+        let handler =
+            async |_: Request<Body>| Ok::<_, Infallible>(Response::new(Body::from("sold")));
+        let request = Request::new(Body::empty());
+        let response = layer
+            .layer(service_fn(handler))
+            .oneshot(request)
+            .await
+            .unwrap();
+        let offered = response.headers()[header::PAYMENT_REQUIRED].as_bytes();
+        let offered: Value = header::decode("offered", offered).unwrap();
+        let stated = &offered["accepts"][0]["extra"]["paymentFlow"];
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        match flow {
+            Flow::Authorization => {
+                assert_eq!((stated, &body["x402Version"]), (&Value::Null, &json!(1)));
+            }
+            Flow::Upfront | Flow::Escrow => {
+                assert_eq!(
+                    (stated, &body["x402Version"]),
+                    (&json!(flow.name()), &json!(2))
+                );
+            }
+        }
+    }
+}
+
+/// The engine settles up front what the simulated chain's offer sells.
+#[tokio::test]
+async fn engine_settles_before_the_handler_and_once() {
+    let environment = Environment::new();
+    let (world, engine) = (environment.world.clone(), environment.engine().await);
+    let offer = world.offer().with_flow(Flow::Upfront);
+    let layer = PaymentLayer::new(Arc::new(engine)).accept(offer);
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counted = runs.clone();
+    let service = layer.layer(service_fn(move |_: Request<Body>| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        std::future::ready(Ok::<_, Infallible>(Response::new(Body::from("sold"))))
+    }));
+    let mut accepted = world.requirements();
+    accepted.extra = Some(Object::of(&json!({ "paymentFlow": "upfront" })).unwrap());
+    let paid_by = world
+        .payer(0)
+        .pay(&accepted, None, world.now())
+        .await
+        .unwrap();
+    let payment = header::encode(&PaymentPayload::new(accepted, paid_by.payload));
+    for (status, success) in [
+        (StatusCode::OK, true),
+        (StatusCode::PAYMENT_REQUIRED, false),
+    ] {
+        let response = service.clone().oneshot(paid(&payment)).await.unwrap();
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let response = Response::from_parts(head, body.to_vec());
+        let receipt = receipt(&response).unwrap();
+        assert_eq!((response.status(), receipt.success), (status, success));
+        assert!(!receipt.transaction.is_empty());
+    }
+    assert_eq!(runs.load(Ordering::SeqCst), 1);
+}
