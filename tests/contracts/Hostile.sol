@@ -156,6 +156,12 @@ contract AnyFactory {
         require(account != address(0));
     }
 
+    /// Deploys a contract, and reverts if there is one already.
+    function deployNew(bytes memory code, bytes32 salt, address account) external {
+        require(account.code.length == 0);
+        deploy(code, salt);
+    }
+
     function forward(address to, bytes calldata data) public {
         (bool ok, ) = to.call(data);
         require(ok);

@@ -35,6 +35,7 @@ sol! {
     }
     interface AnyFactory {
         function deploy(bytes code, bytes32 salt) external;
+        function deployNew(bytes code, bytes32 salt, address account) external;
         function forward(address to, bytes data) external;
         function deployAndForward(bytes code, bytes32 salt, address to, bytes data) external;
         function fail() external pure;
@@ -381,8 +382,20 @@ async fn account_deployed_right_before_the_payment_pays_once() {
     let careful = Future::of_buyer(&setting, 1).await.funded(&setting).await;
     let careless = Future::hostile(&setting, "Wallet").await;
     let careless = careless.funded(&setting).await;
-    let engine = engine(&setting, &[careful.factory, careless.factory]).await;
-    for (at, (wallet, transactions)) in [(careful, 1), (careless, 2)].into_iter().enumerate() {
+    let strict = Future::hostile(&setting, "WalletThatAcceptsAll").await;
+    let AnyFactory::deployCall { code, salt } =
+        AnyFactory::deployCall::abi_decode(&strict.data).unwrap();
+    let account = strict.account;
+    let strict = strict.with_data(AnyFactory::deployNewCall {
+        code,
+        salt,
+        account,
+    });
+    let strict = strict.funded(&setting).await;
+    let factories = [careful.factory, careless.factory, strict.factory];
+    let engine = engine(&setting, &factories).await;
+    let wallets = [(careful, 1), (strict, 1), (careless, 2)];
+    for (at, (wallet, transactions)) in wallets.into_iter().enumerate() {
         let sent = setting.node.calls("eth_sendRawTransaction");
         let payment = wallet.payment(&Setting::buyer().signer);
         setting.hold().await;
