@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use crate::json::{self, Json, Object};
 use crate::wire::reading::exact;
 use crate::wire::{self, v1};
-use crate::{Amount, Malformed, Network, PaymentId, Reason, Refusal, Rejection};
+use crate::{Amount, Malformed, Network, PaymentId, Reason, Refusal, Rejection, SaleId};
 
 /// A version of the protocol. It determines only the format of messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -151,6 +151,8 @@ pub struct PaymentRequest {
     origin: Option<PaymentId>,
     /// Whether the seller asks again with this payment.
     is_followed: bool,
+    /// The seller's sale.
+    sale: Option<SaleId>,
 }
 
 message! {
@@ -314,6 +316,7 @@ impl PaymentRequest {
             authorization: self.authorization,
             network: self.network.clone(),
             origin: Some(self.origin()),
+            sale: self.sale.clone(),
             ..request
         })
     }
@@ -327,6 +330,18 @@ impl PaymentRequest {
             true => Ok(self.clone()),
             false => self.completed(self.payload.clone(), amount),
         }
+    }
+
+    /// The same request, for this sale. It is not part of the [`text`](Self::text).
+    #[must_use]
+    pub fn with_sale(mut self, sale: SaleId) -> Self {
+        self.sale = Some(sale);
+        self
+    }
+
+    /// The seller's sale, if it is known.
+    pub fn sale(&self) -> Option<&SaleId> {
+        self.sale.as_ref()
     }
 
     /// The same request, which another one of the same payment follows. The facilitator that has
@@ -379,6 +394,7 @@ impl PaymentRequest {
             network: None,
             origin: None,
             is_followed: false,
+            sale: None,
         })
     }
 
@@ -415,6 +431,7 @@ impl PaymentRequest {
             network: None,
             origin: None,
             is_followed: false,
+            sale: None,
         })
     }
 }
@@ -571,7 +588,8 @@ mod tests {
         for body in [body("2"), body_v1()] {
             let body = body.replacen("\"payload\":", "\"later\":[1e0],\"payload\":", 1);
             let request = PaymentRequest::decode(body.as_bytes()).unwrap();
-            let request = request.on(known.clone());
+            let sale = SaleId::from_bytes([7; 16]);
+            let request = request.on(known.clone()).with_sale(sale);
             let payload: Object = serde_json::from_str(r#"{"type":"claim"}"#).unwrap();
             let completed = request.completed(payload.clone(), Amount::from(7));
             let completed = completed.unwrap();
@@ -581,6 +599,8 @@ mod tests {
             assert_eq!(completed.accepted, request.accepted);
             assert!(completed.text().contains("[1e0]"), "{}", completed.text());
             assert_eq!(completed.network, request.network);
+            assert_eq!(completed.sale(), request.sale());
+            assert!(!completed.text().contains("07070707"));
             let back = completed.completed(request.payload.clone(), request.requirements.amount);
             let back = back.unwrap();
             assert_eq!(

@@ -25,6 +25,12 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long other requests may take: a few reads of a chain, each of which has a limit of seconds.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// The path of settle requests.
+const SETTLE: &str = "settle";
+
+/// The header with the seller's sale, of settle requests.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
 /// A facilitator behind HTTP that implements section 7 of the specification.
 pub struct RemoteFacilitator {
     http: reqwest::Client,
@@ -96,6 +102,11 @@ impl RemoteFacilitator {
         let post = post
             .header("content-type", "application/json")
             .body(request.text().to_owned());
+        // Verifying changes nothing, and needs no identity.
+        let post = match request.sale().filter(|_| path == SETTLE) {
+            Some(sale) => post.header(IDEMPOTENCY_KEY, sale.as_str()),
+            None => post,
+        };
         self.send(path, post).await
     }
 
@@ -180,7 +191,7 @@ impl Facilitator for RemoteFacilitator {
     }
 
     async fn settle(&self, request: &PaymentRequest) -> Result<SettleResponse, FacilitatorError> {
-        let response = self.post("settle", SETTLE_TIMEOUT, request).await?;
+        let response = self.post(SETTLE, SETTLE_TIMEOUT, request).await?;
         Ok(verdict::of_settle(request, &response)?)
     }
 

@@ -2,12 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use axum::Router;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::{any, get};
-use quittance_core::{Facilitator, FacilitatorError};
+use quittance_core::{Facilitator, FacilitatorError, SaleId};
 use quittance_http::{RemoteError, RemoteFacilitator};
 use quittance_testing::scripted::{failed, request};
+use serde_json::json;
 use tokio::net::TcpListener;
 
 async fn listen(app: Router) -> String {
@@ -111,4 +112,23 @@ fn debug_of_a_remote_facilitator_is_its_origin() {
     let url = "https://user:hunter2@a.example/hunter2/?key=hunter2";
     let printed = format!("{:?}", RemoteFacilitator::new(url).unwrap());
     assert_eq!(printed, "RemoteFacilitator(https://a.example)");
+}
+
+#[tokio::test]
+async fn sale_is_sent_with_settle_requests_only() {
+    let answer = async |headers: HeaderMap| {
+        let key = headers.get("idempotency-key");
+        let key = key.map_or("none", |key| key.to_str().unwrap());
+        let body = json!({ "isValid": true, "payer": key, "success": true, "transaction": key });
+        body.to_string()
+    };
+    let url = listen(Router::new().fallback(any(answer))).await;
+    let facilitator = RemoteFacilitator::new(&url).unwrap();
+    let sold = request(0).with_sale(SaleId::new("sale-1").unwrap());
+    let verdict = facilitator.verify(&sold).await.unwrap();
+    assert_eq!(verdict.payer.as_deref(), Some("none"));
+    for (request, key) in [(sold, "sale-1"), (request(0), "none")] {
+        let settled = facilitator.settle(&request).await.unwrap();
+        assert_eq!(settled.transaction, key);
+    }
 }

@@ -11,6 +11,7 @@ mod payment;
 mod refusal;
 mod reservations;
 mod sale;
+mod sale_ids;
 mod settle;
 mod settled;
 mod steps;

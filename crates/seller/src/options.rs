@@ -164,6 +164,12 @@ impl PaymentOption {
         payment: &PaymentRequest,
     ) -> Result<Option<PaymentRequest>, Fault> {
         let request = self.offer.request(phase, payment, &self.requirements).await;
+        // The offer may have made the request from nothing.
+        let of_sale = |request: PaymentRequest| match payment.sale() {
+            Some(sale) => request.with_sale(sale.clone()),
+            None => request,
+        };
+        let request = request.map(|request| request.map(of_sale));
         request.map_err(|error| {
             let (scheme, network) = (self.offer.scheme(), self.offer.network());
             error!(%network, scheme, %error, "an offer cannot ask its facilitator");

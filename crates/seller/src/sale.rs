@@ -15,6 +15,7 @@ use crate::options::{self, PaymentOption};
 use crate::payment::ClientPayment;
 use crate::refusal::{RefusalReason, RequiredPayment, SaleReceipt, SaleRefusal};
 use crate::reservations::{Reservations, ReservedAuthorization};
+use crate::sale_ids::SaleIds;
 use crate::settled::SettledTransactions;
 use crate::supported::SupportedCache;
 
@@ -64,6 +65,7 @@ pub(crate) struct SellerState {
     reservations: Reservations,
     pub(crate) clients: Arc<ClientLimiter>,
     pub(crate) settled: SettledTransactions,
+    pub(crate) sale_ids: SaleIds,
 }
 
 /// A payment for one of the seller's options, reserved for one request and not verified yet.

@@ -135,7 +135,7 @@ impl Seller {
     /// is presented twice, the other request may be served now.
     pub(crate) async fn open(
         &self,
-        reserved: ReservedPayment,
+        mut reserved: ReservedPayment,
         client: Option<IpAddr>,
     ) -> Result<Sale, SaleRefusal> {
         let payment = &reserved.payment;
@@ -146,6 +146,8 @@ impl Seller {
         let attempt = attempt.map_err(|retry_after| rate_limited(payment, retry_after))?;
         let valid_for = Duration::from_secs(payment.requirements.max_timeout_secs).min(VALID_MAX);
         let deadline = Instant::now() + valid_for;
+        let sale = self.state.sale_ids.of(payment.origin());
+        reserved.payment = reserved.payment.with_sale(sale);
         match reserved.settles_first() {
             false => self.verify(reserved, attempt, deadline).await,
             true => self.collect(reserved, attempt, deadline).await,
@@ -207,6 +209,7 @@ impl Seller {
         }
         let origin = reserved.payment.origin();
         self.state.settled.insert(origin, &response.transaction);
+        self.state.sale_ids.forget(&origin);
         let payer = response.payer.clone();
         let sale = sale(reserved, payer, attempt, deadline);
         Ok(Sale {
@@ -261,6 +264,7 @@ impl Seller {
         sale.attempt.settled();
         let settled = &self.state.settled;
         settled.insert(sale.payment.origin(), &response.transaction);
+        self.state.sale_ids.forget(&sale.payment.origin());
         Ok(sale.receipt(response))
     }
 

@@ -566,3 +566,39 @@ async fn engine_settles_before_the_handler_and_once() {
     }
     assert_eq!(runs.load(Ordering::SeqCst), 1);
 }
+
+/// A facilitator reports a success again only to the sale that it belongs to. So a sale keeps its
+/// identity over retries, also over those of its client while the outcome is unknown.
+#[tokio::test(start_paused = true)]
+async fn sale_keeps_its_identity_until_its_outcome_is_known() {
+    let facilitator = ScriptedFacilitator::new();
+    let answers = [
+        Answer::FaultThenSuccess,
+        Answer::Success,
+        Answer::Lost,
+        Answer::Pending,
+    ];
+    facilitator.queue_settle(answers.into_iter().flat_map(Answer::results));
+    let offer = TestOffer::new().with_flow(Flow::Escrow);
+    let layer = PaymentLayer::new(facilitator.clone()).accept(offer);
+    let handler = async |_: Request<Body>| Ok::<_, Infallible>(Response::new(Body::from("sold")));
+    let service = layer.layer(service_fn(handler));
+    let buy = async |payment: &str| {
+        let response = service.clone().oneshot(paid(payment)).await.unwrap();
+        response.status().as_u16()
+    };
+    let (one, two) = (payment(Flow::Escrow), payment(Flow::Escrow));
+    assert_eq!(buy(&one).await, 200);
+    // The second payment's answer is lost, then pending, and then a success.
+    assert_eq!(
+        [buy(&two).await, buy(&two).await, buy(&two).await],
+        [503, 503, 200]
+    );
+    let sales = facilitator.sales();
+    let ids: Vec<_> = sales.into_iter().map(Option::unwrap).collect();
+    let (first, second) = ids.split_at(3);
+    assert_eq!((first.len(), second.len()), (3, 5));
+    assert!(first.iter().all(|id| *id == first[0]));
+    assert!(second.iter().all(|id| *id == second[0]));
+    assert_ne!(first[0], second[0]);
+}

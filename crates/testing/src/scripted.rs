@@ -18,7 +18,7 @@ use quittance_core::wire::{
 use quittance_core::{
     Amount, Asset, AuthorizationState, Facilitator, FacilitatorError, Flow, Network, Offer,
     OfferError, Payer, PayerError, PaymentId, PaymentRequest, Phase, Quote, QuoteError, Reason,
-    SignedPayment, Timestamp, kit,
+    SaleId, SignedPayment, Timestamp, kit,
 };
 use serde_json::{Value, json};
 
@@ -71,6 +71,8 @@ pub struct ScriptedFacilitator {
     settle_calls: AtomicUsize,
     /// What was asked, oldest first.
     log: Mutex<Vec<String>>,
+    /// The sale of each settle request, oldest first.
+    sales: Mutex<Vec<Option<SaleId>>>,
 }
 
 impl ScriptedFacilitator {
@@ -84,6 +86,7 @@ impl ScriptedFacilitator {
             verify_calls: AtomicUsize::new(0),
             settle_calls: AtomicUsize::new(0),
             log: Mutex::default(),
+            sales: Mutex::default(),
         });
         facilitator.set_kinds(&[(2, "test:1"), (1, "test")]);
         facilitator
@@ -144,6 +147,11 @@ impl ScriptedFacilitator {
         locked(&self.log).clone()
     }
 
+    /// The sale of each settle request, oldest first.
+    pub fn sales(&self) -> Vec<Option<SaleId>> {
+        locked(&self.sales).clone()
+    }
+
     /// Adds a request to the log.
     fn note(&self, what: &str, request: &PaymentRequest) {
         let entry = format!("{what} {}", request.requirements.amount);
@@ -176,6 +184,7 @@ impl Facilitator for ScriptedFacilitator {
     }
 
     async fn settle(&self, request: &PaymentRequest) -> SettleResult {
+        locked(&self.sales).push(request.sale().cloned());
         let payload = request.payload.tree();
         let act = payload.get("type").and_then(Value::as_str);
         self.note(act.unwrap_or("settle"), request);
