@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use crate::json::Object;
-use crate::wire::{PaymentRequirements, SupportedKind};
+use crate::wire::{PaymentRequirements, SupportedKind, VerifyResponse};
 use crate::{
     Amount, AmountError, Flow, Malformed, Network, PaymentId, PaymentRequest, Phase, Timestamp,
 };
@@ -120,6 +120,24 @@ pub trait Offer: Send + Sync + 'static {
     /// `eip2612GasSponsoring`, only if `supported` names it too. A buyer that signs one for another
     /// facilitator cannot pay.
     fn extensions(&self, _supported: &[String]) -> Option<Object> {
+        None
+    }
+
+    /// What the payload uses beside its authorization and only one request may use at a time, such
+    /// as a channel. `None` if there is nothing.
+    ///
+    /// The seller's layer serves one request at a time for each value. It compares the values of
+    /// one scheme and network, so they must have one spelling.
+    fn serial(&self, _payload: &Object) -> Option<String> {
+        None
+    }
+
+    /// What a 402 response adds to `extra` of this offer after this verdict against a payment, such
+    /// as the state of the buyer's channel. The buyer can then sign a payment that is valid. `None`
+    /// if there is nothing to correct.
+    ///
+    /// The requirements' own fields stay as they are, because the layer compares them.
+    fn correct(&self, _verdict: &VerifyResponse) -> Option<Object> {
         None
     }
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use quittance_core::json::{Json, Object};
 use quittance_core::wire::{
-    PaymentRequired, PaymentRequirements, ResourceInfo, SupportedKind, SupportedResponse, v1,
+    PaymentRequired, PaymentRequirements, ResourceInfo, SupportedKind, SupportedResponse,
+    VerifyResponse, v1,
 };
 use quittance_core::{
     Amount, Fault, FaultKind, Flow, Malformed, Network, Offer, OfferError, PaymentId,
@@ -187,6 +188,28 @@ impl PaymentOption {
             scheme: self.offer.scheme().to_owned(),
         };
         self.offer.charge(words, price).ok_or_else(fixed)?
+    }
+
+    /// What the payload uses beside its authorization and only one request may use at a time.
+    pub(crate) fn serial(&self, payload: &Object) -> Option<PaymentId> {
+        let serial = self.offer.serial(payload)?;
+        let network = self.requirements.network.as_bytes();
+        let scheme = self.requirements.scheme.as_bytes();
+        let parts = [b"serial", scheme, network, serial.as_bytes()];
+        Some(PaymentId::from_parts(&parts))
+    }
+
+    /// What the 402 response says of this option after this verdict.
+    pub(crate) fn correct(&mut self, verdict: &VerifyResponse) {
+        if let Some(correction) = self.offer.correct(verdict) {
+            let extra = self.requirements.extra.take();
+            self.requirements.extra = merged(extra, &correction);
+        }
+    }
+
+    /// Whether both are of one offer.
+    pub(crate) fn is_of_offer(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.offer, &other.offer)
     }
 
     /// The authorization in a payload for this option, if the offer can identify it.

@@ -76,6 +76,8 @@ pub(crate) struct ReservedPayment {
     pub(crate) options: Vec<PaymentOption>,
     pub(crate) resource: ResourceInfo,
     pub(crate) reservation: ReservedAuthorization,
+    /// Of what the payment uses besides, such as a channel.
+    pub(crate) serial: Option<ReservedAuthorization>,
 }
 
 impl ReservedPayment {
@@ -185,18 +187,23 @@ impl Seller {
                 return Err(required(&options, &resource, rejection.into(), None));
             }
         };
-        let authorization = payment.origin();
-        let reservation = self.state.reservations.reserve(authorization);
-        let reservation = reservation.ok_or_else(|| {
-            let problem = "another request with this payment is being served";
-            SaleRefusal::Unavailable(Fault::new(FaultKind::Busy, problem))
-        })?;
+        let reserve = |id, problem| {
+            let reservation = self.state.reservations.reserve(id);
+            let busy = || SaleRefusal::Unavailable(Fault::new(FaultKind::Busy, problem));
+            reservation.ok_or_else(busy)
+        };
+        let problem = "another request with this payment is being served";
+        let reservation = reserve(payment.origin(), problem)?;
+        let problem = "another request of this channel is being served";
+        let serial = option.serial(&payment.payload);
+        let serial = serial.map(|id| reserve(id, problem)).transpose()?;
         Ok(ReservedPayment {
             payment,
             option,
             options,
             resource,
             reservation,
+            serial,
         })
     }
 

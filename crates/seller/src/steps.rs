@@ -49,7 +49,7 @@ pub(crate) struct Sale {
     /// Counts against the client unless the payment settles.
     attempt: CountedAttempt,
     /// Released when the sale is dropped.
-    _reservation: ReservedAuthorization,
+    _reservations: (ReservedAuthorization, Option<ReservedAuthorization>),
 }
 
 /// Why a sale is not charged after its handler succeeded.
@@ -156,7 +156,7 @@ impl Seller {
 
     async fn verify(
         &self,
-        reserved: ReservedPayment,
+        mut reserved: ReservedPayment,
         mut attempt: CountedAttempt,
         deadline: Instant,
     ) -> Result<Sale, SaleRefusal> {
@@ -168,7 +168,12 @@ impl Seller {
             let message = verdict.invalid_message.as_deref();
             let payer = &verdict.payer;
             info!(reason, message, payer, "a payment was refused");
-            return Err(reserved.refuse(RefusalReason::new(reason, message), None));
+            let reason = RefusalReason::new(reason, message);
+            let mut options = reserved.options.iter_mut();
+            if let Some(option) = options.find(|it| it.is_of_offer(&reserved.option)) {
+                option.correct(&verdict);
+            }
+            return Err(reserved.refuse(reason, None));
         }
         attempt.verified();
         let payer = verdict.payer.clone();
@@ -344,7 +349,7 @@ fn sale(
         before: None,
         deadline,
         attempt,
-        _reservation: reserved.reservation,
+        _reservations: (reserved.reservation, reserved.serial),
     }
 }
 

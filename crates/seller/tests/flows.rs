@@ -602,3 +602,63 @@ async fn sale_keeps_its_identity_until_its_outcome_is_known() {
     assert!(second.iter().all(|id| *id == second[0]));
     assert_ne!(first[0], second[0]);
 }
+
+/// A request with this payload.
+fn paid_with(payload: &Value) -> Request<Body> {
+    let accepted = serde_json::to_value(requirements()).unwrap();
+    let payment = json!({ "x402Version": 2, "accepted": accepted, "payload": payload });
+    paid(&header::encode(&payment))
+}
+
+/// Two vouchers of one channel are two payments, and the second depends on the first.
+#[tokio::test(start_paused = true)]
+async fn payments_of_one_channel_are_served_one_at_a_time() {
+    let facilitator = ScriptedFacilitator::new();
+    let layer = PaymentLayer::new(facilitator.clone()).accept(TestOffer::new());
+    let service = layer.layer(service_fn(async |_: Request<Body>| {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        Ok::<_, Infallible>(Response::new(Body::from("sold")))
+    }));
+    let buy = async |number: u64, channel: &str| {
+        let request = paid_with(&json!({ "number": number, "channel": channel }));
+        let response = service.clone().oneshot(request).await.unwrap();
+        response.status().as_u16()
+    };
+    let (first, second, other) = tokio::join!(buy(1, "a"), buy(2, "a"), buy(3, "b"));
+    assert_eq!([first, second, other], [200, 503, 200]);
+    assert_eq!(buy(2, "a").await, 200);
+    assert_eq!(facilitator.settle_calls(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusal_corrects_only_the_option_that_was_paid() {
+    let facilitator = ScriptedFacilitator::new();
+    facilitator.set_extra(&json!({ "own": 1 }));
+    let rejection = Reason::new("cumulative_amount_mismatch").into();
+    let correction = json!({ "own": 2, "channelState": { "charged": "7" } });
+    facilitator.set_verify(Ok(VerifyResponse {
+        extra: Some(Object::of(&correction).unwrap()),
+        ..VerifyResponse::invalid(&rejection, None)
+    }));
+    let layer = PaymentLayer::new(facilitator)
+        .accept(TestOffer::new())
+        .accept(TestOffer::new().with_flow(Flow::Upfront));
+    let handler = async |_: Request<Body>| Ok::<_, Infallible>(Response::new(Body::from("sold")));
+    let mut accepted = serde_json::to_value(requirements()).unwrap();
+    accepted["extra"] = json!({ "own": 1 });
+    let payment = json!({ "x402Version": 2, "accepted": accepted, "payload": { "number": 1 } });
+    let request = paid(&header::encode(&payment));
+    let response = layer
+        .layer(service_fn(handler))
+        .oneshot(request)
+        .await
+        .unwrap();
+    let offered = response.headers()[header::PAYMENT_REQUIRED].as_bytes();
+    let offered: Value = header::decode("offered", offered).unwrap();
+    let extras = [0, 1].map(|at| offered["accepts"][at]["extra"].clone());
+    let corrected = json!({ "own": 1, "channelState": { "charged": "7" } });
+    assert_eq!(
+        extras,
+        [corrected, json!({ "own": 1, "paymentFlow": "upfront" })]
+    );
+}

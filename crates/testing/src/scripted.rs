@@ -311,6 +311,17 @@ impl Offer for TestOffer {
         self.is_metered.then_some(charged)
     }
 
+    /// The payload's channel.
+    fn serial(&self, payload: &Object) -> Option<String> {
+        let channel = payload.tree().get("channel")?.as_str()?.to_owned();
+        Some(channel)
+    }
+
+    /// The facilitator's own correction.
+    fn correct(&self, verdict: &VerifyResponse) -> Option<Object> {
+        verdict.extra.clone()
+    }
+
     fn requirements(&self, kind: &SupportedKind) -> Result<PaymentRequirements, OfferError> {
         Ok(PaymentRequirements {
             extra: kind.extra.clone(),

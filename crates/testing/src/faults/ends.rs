@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use quittance_core::json::Object;
-use quittance_core::wire::{PaymentRequirements, SupportedKind};
+use quittance_core::wire::{PaymentRequirements, SupportedKind, VerifyResponse};
 use quittance_core::{
     Amount, AuthorizationState, Flow, Network, Offer, OfferError, Payer, PayerError, PaymentId,
     PaymentRequest, Phase, Quote, QuoteError, SignedPayment, Timestamp,
@@ -172,6 +172,14 @@ impl Offer for FaultyOffer {
             Some(EndsFault::ChargesAnything) => Some(Ok(price)),
             _ => self.inner.charge(words, price),
         }
+    }
+
+    fn serial(&self, payload: &Object) -> Option<String> {
+        self.inner.serial(payload)
+    }
+
+    fn correct(&self, verdict: &VerifyResponse) -> Option<Object> {
+        self.inner.correct(verdict)
     }
 
     fn extensions(&self, supported: &[String]) -> Option<Object> {
