@@ -18,7 +18,7 @@ use quittance_core::{
 };
 use quittance_http::reason::{HANDLER_FAILED, is_certain_refusal};
 use serde_json::{Map, Value};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 
 use crate::charge::Charge;
@@ -31,6 +31,13 @@ use crate::settle::settle;
 
 /// The longest time for which settling is tried again, longer than any handler and client wait.
 const VALID_MAX: Duration = Duration::from_secs(3600);
+
+/// How long the outcome of a pending charge is awaited after the response: the longest time for
+/// which payments are usually valid, and as much again for late blocks.
+const AWAITED_FOR: Duration = Duration::from_secs(120);
+
+/// The pause between two requests for the outcome of a pending charge: a few blocks of most chains.
+pub(crate) const PENDING_PAUSE: Duration = Duration::from_secs(5);
 
 /// A sale whose handler may run: its payment is verified, or settled as far as it must be before.
 pub(crate) struct Sale {
@@ -58,9 +65,25 @@ pub(crate) enum ChargeError {
     Impossible(OfferError),
     /// The facilitator did not settle. The sale is over.
     Refused(SaleRefusal),
+    /// The outcome of this request is not known yet.
+    Pending(Box<PendingCharge>),
+}
+
+/// A charge whose transaction is sent, and whose outcome is not known yet.
+pub(crate) struct PendingCharge {
+    request: PaymentRequest,
+    /// Names the transaction.
+    pub(crate) receipt: SaleReceipt,
+    /// The refusal of a sale that does not wait any longer.
+    pub(crate) refusal: SaleRefusal,
 }
 
 impl Sale {
+    /// The address at which the sale's response can be requested again.
+    pub(crate) fn url(&self) -> &str {
+        &self.resource.url
+    }
+
     /// What the handler may know of the payment.
     pub(crate) fn verified(&self) -> &VerifiedPayment {
         &self.verified
@@ -260,11 +283,48 @@ impl Seller {
         let response = settle(&*self.facilitator, &request, sale.deadline).await;
         // An error is not a verdict: the charge may still settle, so nothing is cancelled.
         let response = response.map_err(|error| ChargeError::Refused(error.into()))?;
+        if response.is_pending() {
+            return Err(ChargeError::Pending(Box::new(PendingCharge {
+                request,
+                receipt: sale.receipt(response.clone()),
+                refusal: unsettled(sale, response),
+            })));
+        }
+        self.conclude(sale, response)
+            .await
+            .map_err(ChargeError::Refused)
+    }
+
+    /// Asks for the outcome of a pending charge until it is known; `None` if the payment was not
+    /// settled, or its outcome stays unknown.
+    pub(crate) async fn await_charge(
+        &self,
+        sale: &mut Sale,
+        pending: &PendingCharge,
+    ) -> Option<SaleReceipt> {
+        let until = Instant::now() + AWAITED_FOR;
+        while Instant::now() < until {
+            sleep(PENDING_PAUSE).await;
+            match settle(&*self.facilitator, &pending.request, until).await {
+                Ok(response) if response.is_pending() => {}
+                Ok(response) => return self.conclude(sale, response).await.ok(),
+                Err(fault) => warn!(%fault, "the outcome of a pending charge is unknown"),
+            }
+        }
+        None
+    }
+
+    /// Ends a sale by the facilitator's verdict on its charge.
+    async fn conclude(
+        &self,
+        sale: &mut Sale,
+        response: SettleResponse,
+    ) -> Result<SaleReceipt, SaleRefusal> {
         if !response.success {
             if is_certain_refusal(&response) {
                 self.give_back(sale, CancelReason::SettlementRefused).await;
             }
-            return Err(ChargeError::Refused(unsettled(sale, response)));
+            return Err(unsettled(sale, response));
         }
         sale.attempt.settled();
         let settled = &self.state.settled;

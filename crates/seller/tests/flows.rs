@@ -662,3 +662,72 @@ async fn refusal_corrects_only_the_option_that_was_paid() {
         [corrected, json!({ "own": 1, "paymentFlow": "upfront" })]
     );
 }
+
+/// A job takes longer than a request: its response waits for the settlement, and only the client
+/// that has paid gets it.
+#[tokio::test(start_paused = true)]
+async fn pending_charge_is_accepted_and_delivered_once() {
+    let later = [
+        Answer::Pending,
+        Answer::Pending,
+        Answer::Lost,
+        Answer::Success,
+    ];
+    for (waits, flow) in [
+        (true, Flow::Authorization),
+        (true, Flow::Escrow),
+        (false, Flow::Escrow),
+    ] {
+        let facilitator = ScriptedFacilitator::new();
+        let first = (flow == Flow::Escrow).then_some(Answer::Success);
+        let answers = first.into_iter().chain(later);
+        facilitator.queue_settle(answers.flat_map(Answer::results));
+        let layer = PaymentLayer::new(facilitator.clone());
+        let layer = layer.accept(TestOffer::new().with_flow(flow).giving_back());
+        let layer = if waits { layer.answer_pending() } else { layer };
+        let runs = Arc::new(AtomicUsize::new(0));
+        let counted = runs.clone();
+        let service = layer.layer(service_fn(move |_: Request<Body>| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            std::future::ready(Ok::<_, Infallible>(Response::new(Body::from("sold"))))
+        }));
+        let payment = payment(flow);
+        let buy = async |payment: &str, key: &'static str| {
+            let mut request = paid(payment);
+            request
+                .headers_mut()
+                .insert("x-api-key", key.parse().unwrap());
+            let response = service.clone().oneshot(request).await.unwrap();
+            let (head, body) = response.into_parts();
+            let body = body.collect().await.unwrap().to_bytes();
+            Response::from_parts(head, body.to_vec())
+        };
+        let accepted = buy(&payment, "mine").await;
+        assert!(accepted.body() != b"sold");
+        assert_eq!(receipt(&accepted).unwrap().transaction, "0x1");
+        if !waits {
+            assert_eq!(accepted.status(), StatusCode::PAYMENT_REQUIRED);
+            continue;
+        }
+        assert_eq!(accepted.status(), StatusCode::ACCEPTED);
+        assert_eq!(accepted.headers()["location"], "http://shop.example/");
+        assert_eq!(
+            buy(&payment, "mine").await.status(),
+            StatusCode::SERVICE_UNAVAILABLE
+        );
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(buy(&payment, "stranger's").await.body() != b"sold");
+        let delivered = buy(&payment, "mine").await;
+        assert_eq!(
+            (delivered.status(), delivered.body().as_slice()),
+            (StatusCode::OK, &b"sold"[..])
+        );
+        assert!(receipt(&delivered).unwrap().success);
+        assert_eq!(
+            buy(&payment, "mine").await.status(),
+            StatusCode::PAYMENT_REQUIRED
+        );
+        assert_eq!(runs.load(Ordering::SeqCst), 1);
+        assert!(!facilitator.log().contains(&"cancel 0".to_owned()));
+    }
+}

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{Request, Response};
 use quittance_core::{Facilitator, Fault, Offer};
+use tokio::sync::Semaphore;
 use tower::{Layer, Service, service_fn};
 use tower_http::cors::CorsLayer;
 
@@ -19,6 +20,10 @@ use crate::sale::Seller;
 /// How many bytes of a handler's response are buffered by default. It is more than nearly all
 /// responses of APIs have, and small enough for a thousand requests at once.
 const BUFFER: usize = 1024 * 1024;
+
+/// How many responses wait for their pending payments: as many of the largest that are buffered by
+/// default as are stored for clients that have disconnected.
+const PENDING_MAX: usize = 60;
 
 /// A layer that accepts a request only with a payment, and sends its response only after
 /// settlement.
@@ -103,6 +108,7 @@ impl PaymentLayer {
                 proxies: 0,
                 cors: None,
                 undelivered: UndeliveredResponses::default(),
+                pending: None,
             }),
         }
     }
@@ -161,6 +167,18 @@ impl PaymentLayer {
             config.seller.limit = ClientLimit { per_minute, burst };
             config.proxies = proxies;
         })
+    }
+
+    /// Answers 202 if a payment is still pending after its handler has succeeded. Without this, the
+    /// answer is 402 and the handler's response is discarded.
+    ///
+    /// The response has the receipt, `Location` and `Retry-After`. The layer goes on asking for the
+    /// outcome, for two minutes. Meanwhile, the same request with the same payment is answered 503.
+    /// After the settlement it gets the handler's response, once, as a client that had disconnected
+    /// does. At most 60 responses wait at a time; they are those that fit into the buffer.
+    #[must_use]
+    pub fn answer_pending(self) -> Self {
+        self.change(|config| config.pending = Some(Arc::new(Semaphore::new(PENDING_MAX))))
     }
 
     /// Answers preflights, and lets pages in browsers read the protocol's headers: usually

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
 use quittance_core::wire::header;
@@ -17,6 +17,7 @@ use super::caching;
 use crate::options;
 use crate::refusal::{RequiredPayment, SaleReceipt, SaleRefusal};
 use crate::sale::RATE_LIMITED;
+use crate::steps::PENDING_PAUSE;
 
 /// The reference implementation's code for a payer that has to approve Permit2 first. Its status is
 /// 412.
@@ -179,15 +180,25 @@ fn unavailable(fault: &Fault) -> Response<ResponseBody> {
     response
 }
 
-/// How long a client waits before it presents a pending payment again: a few blocks of most chains.
-const PENDING_RETRY_AFTER: Duration = Duration::from_secs(5);
+/// 202: the handler has succeeded and the payment is on its way. The response can be requested at
+/// this address with the same payment.
+pub(crate) fn accepted(url: &str, receipt: &SaleReceipt) -> Response<ResponseBody> {
+    let message = "the payment is not settled yet; repeat this request with the same payment";
+    let body = json!({ "error": Reason::SETTLEMENT_PENDING.code(), "message": message });
+    let mut response = json_response(StatusCode::ACCEPTED, &body);
+    insert_retry_after(&mut response, PENDING_PAUSE);
+    if let Ok(url) = HeaderValue::from_str(url) {
+        response.headers_mut().insert(LOCATION, url);
+    }
+    with_receipt(response, receipt)
+}
 
 /// 503: the payment is on its way, and the handler runs once it has settled.
 fn pending() -> Response<ResponseBody> {
     let message = "the payment is not settled yet; present the same payment again";
     let body = json!({ "error": Reason::SETTLEMENT_PENDING.code(), "message": message });
     let mut response = json_response(StatusCode::SERVICE_UNAVAILABLE, &body);
-    insert_retry_after(&mut response, PENDING_RETRY_AFTER);
+    insert_retry_after(&mut response, PENDING_PAUSE);
     response
 }
 

@@ -11,6 +11,7 @@ use http::{HeaderMap, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
 use quittance_core::wire::{ResourceInfo, Rest};
 use quittance_core::{CancelReason, Fault, FaultKind};
+use tokio::sync::Semaphore;
 use tokio::task::JoinError;
 use tower::Service;
 use tower_http::cors::CorsLayer;
@@ -22,9 +23,9 @@ use super::undelivered::{self, RedeliveryKey, RequestFingerprint, UndeliveredRes
 use super::{address, overrides, responses, rules, unread_body};
 use crate::charge::Charge;
 use crate::payment::{ClientPayment, PAYMENT_HEADERS};
-use crate::refusal::SaleRefusal;
+use crate::refusal::{SaleReceipt, SaleRefusal};
 use crate::sale::{ReservedPayment, Seller};
-use crate::steps::{ChargeError, Sale};
+use crate::steps::{ChargeError, PendingCharge, Sale};
 
 /// The settings of a layer, which all of its requests share.
 #[derive(Clone)]
@@ -40,6 +41,8 @@ pub(crate) struct SellerConfig {
     pub(crate) proxies: usize,
     pub(crate) cors: Option<CorsLayer>,
     pub(crate) undelivered: UndeliveredResponses,
+    /// The room for responses whose payment is pending; `None` if they are discarded.
+    pub(crate) pending: Option<Arc<Semaphore>>,
 }
 
 /// A request whose payment is reserved for it.
@@ -269,6 +272,14 @@ impl SellerConfig {
         let receipt = match self.seller.charge(&mut sale, charge.as_ref()).await {
             Ok(receipt) => receipt,
             Err(ChargeError::Refused(refusal)) => return responses::refusal(refusal),
+            Err(ChargeError::Pending(pending)) => {
+                return match (key, body) {
+                    (Some(key), SaleBody::Complete(body)) => {
+                        self.deliver_later(sale, *pending, key, response, body)
+                    }
+                    _ => responses::refusal(pending.refusal),
+                };
+            }
             Err(ChargeError::Impossible(error)) => {
                 error!(%error, "a handler's charge is not possible");
                 let message = "the handler's charge is not possible";
@@ -276,8 +287,7 @@ impl SellerConfig {
                 return not_charged(&self.seller, sale, response, message.to_owned()).await;
             }
         };
-        let response = responses::private(response);
-        let response = responses::with_receipt(response, &receipt);
+        let response = with_receipt(response, &receipt);
         // A connection that has changed its protocol cannot be delivered twice.
         let is_final = response.status() != StatusCode::SWITCHING_PROTOCOLS;
         match (body, key.filter(|_| is_final)) {
@@ -285,6 +295,34 @@ impl SellerConfig {
             (SaleBody::Complete(body), None) => response.map(|()| body.boxed_unsync()),
             (SaleBody::Complete(body), Some(key)) => self.undelivered.track(key, response, body),
         }
+    }
+
+    /// 202, if the seller wants that: the response is stored once its payment has settled, and is
+    /// delivered to the client that presents the same payment again.
+    fn deliver_later(
+        &self,
+        mut sale: Sale,
+        pending: PendingCharge,
+        key: RedeliveryKey,
+        response: Response<()>,
+        body: BufferedBody,
+    ) -> Response<ResponseBody> {
+        let room = self.pending.as_ref();
+        let room = room.and_then(|room| Arc::clone(room).try_acquire_owned().ok());
+        let Some(room) = room else {
+            return responses::refusal(pending.refusal);
+        };
+        let accepted = responses::accepted(sale.url(), &pending.receipt);
+        let (seller, undelivered) = (self.seller.clone(), self.undelivered.clone());
+        let wait = async move {
+            if let Some(receipt) = seller.await_charge(&mut sale, &pending).await {
+                // Dropping a response that is not delivered stores it.
+                drop(undelivered.track(key, with_receipt(response, &receipt), body));
+            }
+            drop((sale, room));
+        };
+        tokio::spawn(wait.instrument(Span::current()));
+        accepted
     }
 
     fn resource<I>(&self, request: &Request<I>) -> ResourceInfo {
@@ -342,6 +380,11 @@ fn hide_payments<I>(request: &mut Request<I>) {
 
 fn refused(refusal: SaleRefusal) -> BoxedResponse {
     Box::new(responses::refusal(refusal))
+}
+
+/// A paid response with its receipt.
+fn with_receipt(response: Response<()>, receipt: &SaleReceipt) -> Response<()> {
+    responses::with_receipt(responses::private(response), receipt)
 }
 
 impl<E> HandlerResult<E> {
