@@ -134,7 +134,8 @@ impl Config {
     /// The networks are only split by family here; [`Startup::read`](crate::startup::Startup::read)
     /// reads them.
     ///
-    /// # Errors When there is no such file, and everything that cannot be read in it.
+    /// # Errors
+    /// When there is no such file, and everything that cannot be read in it.
     pub fn read(path: &Path, families: &Families) -> Result<Self, ConfigError> {
         if !path.is_file() {
             let problem = "there is no such file; `quittance serve --help` shows a minimal configuration, and \
