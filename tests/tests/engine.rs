@@ -193,7 +193,7 @@ async fn a_transaction_with_a_low_fee_is_replaced_once() {
         known
             .transactions
             .iter()
-            .all(|(attempt, sent)| *attempt == 1 && sent.sequence == 0)
+            .all(|signed| signed.attempt == 1 && signed.transaction.sequence == 0)
     );
 }
 

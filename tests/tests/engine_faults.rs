@@ -436,7 +436,8 @@ async fn the_books_agree(
             assert!(!reported, "reported, and never claimed");
             continue;
         };
-        for (_, transaction) in &known.transactions {
+        for signed in &known.transactions {
+            let transaction = &signed.transaction;
             known_transactions.insert((transaction.sequence, transaction.id.clone()));
         }
         let is_settled = matches!(known.state, State::Concluded(Outcome::Settled { .. }));

@@ -203,7 +203,7 @@ async fn a_payment_that_cannot_be_settled_again_is_reported_lost() {
         known
             .transactions
             .iter()
-            .any(|(_, sent)| sent.id.as_str() == first.transaction)
+            .any(|signed| signed.transaction.id.as_str() == first.transaction)
     );
     let again = engine.settle(&request).await.unwrap();
     assert_eq!(

@@ -174,7 +174,7 @@ async fn a_transaction_accepted_and_refused_is_found() {
         assert_eq!(setting.received().await, PRICE.into());
         let answer = engine.settle(&request).await.unwrap();
         assert!(answer.success, "{refusal}: {answer:?}");
-        let (_, withdrawn) = &known.withdrawn[0];
+        let withdrawn = &known.withdrawn[0].transaction;
         assert_eq!(answer.transaction, withdrawn.id.to_string());
         let again = engine.settle(&request).await.unwrap();
         assert!(!again.success, "{again:?}");

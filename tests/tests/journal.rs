@@ -10,11 +10,12 @@ use async_trait::async_trait;
 use futures_util::future::join;
 use proptest::prelude::*;
 use quittance_core::{
-    Amount, Fault, FaultKind, LaneId, PaymentId, PaymentInfo, Reason, Timestamp, TransactionId,
+    Amount, Fault, FaultKind, LaneId, PaymentId, PaymentInfo, Reason, Receipt, Timestamp,
+    TransactionId,
 };
 use quittance_engine::{
-    Claim, Claimed, Cursor, FileProblem, Filter, Journal, JournalError, Outcome, SqliteJournal,
-    State, StateKind,
+    Claim, Claimed, Cursor, Ended, FileProblem, Filter, Journal, JournalError, Outcome,
+    SettlementStep, SqliteJournal, State, StateKind,
 };
 use quittance_tests::conformance::journal::JournalFixture;
 use quittance_tests::until;
@@ -106,7 +107,7 @@ async fn a_journal_of_a_newer_format_is_refused() {
     let refused = SqliteJournal::open(&path).await.unwrap_err();
     let expected = JournalError::NewerFormat {
         found: 99,
-        newest: 3,
+        newest: 4,
     };
     assert_eq!(refused, expected);
 }
@@ -375,7 +376,10 @@ async fn an_unreadable_entry_affects_no_other_entry() {
     assert_eq!(open, expected);
     let page = journal.page(&Filter::new(), None).await.unwrap();
     assert_eq!((page.settlements.len(), page.unreadable), (2, 2));
-    assert_eq!(journal.conclude(&a.id, 1, &no_gas(), NOW).await, Ok(true));
+    assert_eq!(
+        journal.conclude(&a.id, 1, &no_gas(), None, NOW).await,
+        Ok(Ended::Yes)
+    );
 }
 
 /// Runs the commands of docs/operating.md exactly as they are there.
@@ -393,15 +397,19 @@ async fn old_rows_can_be_archived_as_documented() {
         };
         let id = claim(name).id;
         journal
-            .record("test:1", &transaction, &[id], NOW)
+            .record("test:1", &transaction, &[SettlementStep::settling(id)], NOW)
             .await
             .unwrap();
         let outcome = Outcome::Settled {
-            transaction: transaction.id,
+            transaction: Some(transaction.id),
             amount: Amount::from(7),
+            receipt: Receipt::default(),
         };
         if name != "open" {
-            assert_eq!(journal.conclude(&id, 1, &outcome, NOW).await, Ok(true));
+            assert_eq!(
+                journal.conclude(&id, 1, &outcome, None, NOW).await,
+                Ok(Ended::Yes)
+            );
         }
     }
     drop(journal);
@@ -494,8 +502,9 @@ async fn a_journal_of_format_1_is_migrated() {
     let states: Vec<State> = found.iter().map(|known| known.state.clone()).collect();
     let settled = |transaction: &str| {
         State::Concluded(Outcome::Settled {
-            transaction: TransactionId::new(transaction),
+            transaction: Some(TransactionId::new(transaction)),
             amount: Amount::from(7),
+            receipt: Receipt::default(),
         })
     };
     let failed = State::Concluded(Outcome::Failed {
@@ -532,8 +541,11 @@ async fn a_journal_of_format_1_is_migrated() {
         .await;
     assert_eq!(next, Ok(6));
     let now = Timestamp::from_secs(200_000);
-    assert_eq!(journal.report_success(&id(3), 1, now).await, Ok(false));
-    assert_eq!(journal.report_success(&id(4), 2, now).await, Ok(true));
+    assert_eq!(
+        journal.report_success(&id(3), 1, None, now).await,
+        Ok(false)
+    );
+    assert_eq!(journal.report_success(&id(4), 2, None, now).await, Ok(true));
     drop(journal);
 
     let fresh = Sqlite::new().await;
@@ -605,8 +617,14 @@ impl Claims {
                     _ => {
                         let known = journal.settlement(&claim.id).await.unwrap().unwrap();
                         let attempt = known.attempt;
-                        let released = journal.conclude(&claim.id, attempt, &no_gas(), NOW).await;
-                        assert_eq!(released, Ok(known.state == State::Open));
+                        let released = journal
+                            .conclude(&claim.id, attempt, &no_gas(), None, NOW)
+                            .await;
+                        let ended = match known.state {
+                            State::Open => Ended::Yes,
+                            State::Concluded(_) => Ended::No,
+                        };
+                        assert_eq!(released, Ok(ended));
                     }
                 }
             }
@@ -687,6 +705,6 @@ async fn a_file_written_by_the_first_format_opens() {
     let detail = "the node refuses the transaction: insufficient funds for gas * price + value";
     assert_eq!(*fault, Fault::new(FaultKind::FacilitatorFunds, detail));
     assert_eq!(released.withdrawn.len(), 1);
-    assert_eq!(recorded.transactions[0].1.sequence, 2);
+    assert_eq!(recorded.transactions[0].transaction.sequence, 2);
     assert_eq!(claimed.transactions, vec![]);
 }

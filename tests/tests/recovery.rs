@@ -12,13 +12,13 @@ use quittance_core::json::{Json, Object};
 use quittance_core::wire::{SettleResponse, VerifyResponse};
 use quittance_core::{
     Amount, Chain, Clock, Facilitator, FacilitatorError, Fault, FaultKind, LaneId, Payer,
-    PaymentInfo, PaymentRequest, Reason, Scheme, SystemClock, Timestamp, Transaction,
+    PaymentInfo, PaymentRequest, Reason, Receipt, Scheme, SystemClock, Timestamp, Transaction,
     TransactionId,
 };
 use quittance_devnet::Evm as Local;
 use quittance_engine::{
-    Claim, Claimed, Engine, FAILURES_MAX, Filter, Journal, Outcome, Settlement, State, StateKind,
-    Timing,
+    Claim, Claimed, Ended, Engine, FAILURES_MAX, Filter, Journal, Outcome, Settlement,
+    SettlementStep, State, StateKind, Timing,
 };
 use quittance_evm::{Evm, Exact, ExactPayer};
 use quittance_tests::engine;
@@ -132,8 +132,10 @@ async fn an_authorization_that_failed_too_often_is_not_valid() {
             };
             let now = SystemClock.now();
             assert_eq!(
-                journal.conclude(&claim.id, attempt, &failed, now).await,
-                Ok(true)
+                journal
+                    .conclude(&claim.id, attempt, &failed, None, now)
+                    .await,
+                Ok(Ended::Yes)
             );
         }
     }
@@ -273,7 +275,12 @@ async fn recovery_batches_questions_and_skips_unreadable_rows() {
         };
         let now = SystemClock.now();
         journal
-            .record("eip155:84532", &lost, &[claim.id], now)
+            .record(
+                "eip155:84532",
+                &lost,
+                &[SettlementStep::settling(claim.id)],
+                now,
+            )
             .await
             .unwrap();
         if at > 0 {
@@ -501,8 +508,9 @@ async fn open_settlements_of_a_format_1_file_are_finished() {
     })
     .await;
     let settled = State::Concluded(Outcome::Settled {
-        transaction: recorded_id.clone(),
+        transaction: Some(recorded_id.clone()),
         amount: Amount::from(PRICE),
+        receipt: Receipt::default(),
     });
     assert_eq!(state(recorded).await, settled);
     let received = setting.received().await.units() - received_before.units();

@@ -199,7 +199,13 @@ async fn payment_with_a_dead_blockhash_can_be_paid_again() {
         Some(reason::SIMULATION_FAILED.code())
     );
     let settlement = engine.settlement(&id(&setting, &request)).await.unwrap();
-    let bytes = settlement.unwrap().transactions.pop().unwrap().1.bytes;
+    let bytes = settlement
+        .unwrap()
+        .transactions
+        .pop()
+        .unwrap()
+        .transaction
+        .bytes;
 
     setting.node.mend();
     setting.send(&bytes).await;

@@ -32,6 +32,9 @@ impl Amount {
     /// The zero amount.
     pub const ZERO: Self = Self(U256::ZERO);
 
+    /// The largest amount: 2^256 - 1.
+    pub const MAX: Self = Self(U256::MAX);
+
     /// The amount of `units` atomic units.
     pub const fn new(units: U256) -> Self {
         Self(units)

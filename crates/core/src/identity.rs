@@ -1,4 +1,4 @@
-//! The identity of a payment.
+//! The identity of a payment, and what all identities have in common.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,12 +17,7 @@ impl PaymentId {
     /// The identity of `parts`, such as chain, asset, payer and nonce. Each part is hashed with its
     /// length, so that two different lists of parts never have the same bytes.
     pub fn from_parts(parts: &[&[u8]]) -> Self {
-        let mut hash = Sha256::new();
-        for part in parts {
-            hash.update((part.len() as u64).to_be_bytes());
-            hash.update(part);
-        }
-        Self(hash.finalize().into())
+        Self(hash_parts(parts))
     }
 
     /// The identity with these bytes, as a journal stored them.
@@ -38,7 +33,7 @@ impl PaymentId {
 
 impl fmt::Display for PaymentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        write_hex(&self.0, f)
     }
 }
 
@@ -57,17 +52,37 @@ impl FromStr for PaymentId {
     type Err = PaymentIdError;
 
     fn from_str(text: &str) -> Result<Self, PaymentIdError> {
-        let digits = text.as_bytes();
-        let mut bytes = [0; 32];
-        if digits.len() != 2 * bytes.len() {
-            return Err(PaymentIdError);
-        }
-        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-            let digit = |at: usize| char::from(pair[at]).to_digit(16).ok_or(PaymentIdError);
-            *byte = (digit(0)? * 16 + digit(1)?) as u8;
-        }
-        Ok(Self(bytes))
+        read_hex(text).map(Self).ok_or(PaymentIdError)
     }
+}
+
+/// The SHA-256 hash of `parts`, each with its length before it.
+pub(crate) fn hash_parts(parts: &[&[u8]]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
+}
+
+/// Writes 64 hexadecimal digits.
+pub(crate) fn write_hex(bytes: &[u8; 32], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+}
+
+/// Reads 64 hexadecimal digits, of either case.
+pub(crate) fn read_hex(text: &str) -> Option<[u8; 32]> {
+    let digits = text.as_bytes();
+    let mut bytes = [0; 32];
+    if digits.len() != 2 * bytes.len() {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        let digit = |at: usize| char::from(pair[at]).to_digit(16);
+        *byte = (digit(0)? * 16 + digit(1)?) as u8;
+    }
+    Some(bytes)
 }
 
 #[cfg(test)]

@@ -165,6 +165,8 @@ impl PartialEq for Json {
     }
 }
 
+impl Eq for Json {}
+
 impl fmt::Debug for Json {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.text())
@@ -186,7 +188,7 @@ impl<'de> Deserialize<'de> for Json {
 }
 
 /// A [`Json`] value that is an object.
-#[derive(Clone, PartialEq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Object(Json);
 
 impl Object {

@@ -36,6 +36,7 @@ mod request;
 mod sale;
 mod scheme;
 mod signature;
+mod state;
 mod time;
 
 pub use amount::{Amount, AmountError};
@@ -58,4 +59,5 @@ pub use request::{Accepted, AcceptedRequirements, PaymentRequest, Requirements, 
 pub use sale::SaleId;
 pub use scheme::{Check, Effect, Observed, Payment, PaymentInfo, Plan, Scheme};
 pub use signature::SignatureClaim;
+pub use state::{Receipt, SchemeState, StateId, StateIdError, StateStore};
 pub use time::{Clock, ManualClock, SystemClock, Timestamp};

@@ -5,9 +5,9 @@
 use std::sync::Arc;
 
 use quittance_core::{
-    Chain, Fault, LaneId, Payment, PaymentId, Reason, Rejection, Timestamp, TransactionId,
+    Chain, Fault, LaneId, Payment, PaymentId, Reason, Receipt, Rejection, Timestamp, TransactionId,
 };
-use quittance_journal::{JournalError, Outcome, Settlement};
+use quittance_journal::{Ended, JournalError, Outcome, Settlement};
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
@@ -130,8 +130,9 @@ impl<C: Chain> Context<C> {
         }
         let amount = job.amount();
         let outcome = Outcome::Settled {
-            transaction,
+            transaction: Some(transaction),
             amount,
+            receipt: Receipt::default(),
         };
         self.conclude(job, outcome).await;
     }
@@ -214,12 +215,13 @@ impl<C: Chain> Context<C> {
     /// Writes how a job ended. Only if this returns `true`, the outcome may be reported.
     async fn write_conclusion(&self, job: &Job<C>, outcome: &Outcome) -> bool {
         let (settlement, attempt) = (job.id(), job.attempt());
-        let written = self.writer.conclude(&settlement, attempt, outcome).await;
+        let conclusion = self.writer.conclude(&settlement, attempt, outcome, None);
+        let written = conclusion.await;
         // Before the outcome is reported: the caller may send the payer's next payment at once.
         job.free_balance();
-        if written == Some(false) {
+        if written.is_some_and(|ended| ended != Ended::Yes) {
             error!(%settlement, attempt, ?outcome, "the journal has another outcome of this attempt");
         }
-        written == Some(true)
+        written == Some(Ended::Yes)
     }
 }

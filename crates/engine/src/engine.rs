@@ -296,8 +296,9 @@ impl Engine {
         transaction: &TransactionId,
     ) -> Result<Vec<Settlement>, Fault> {
         let mut settlements = Vec::new();
-        for id in self.journal.settlements_of(transaction).await? {
-            settlements.extend(self.journal.settlement(&id).await?);
+        for made_for in self.journal.settlements_of(transaction).await? {
+            let settlement = self.journal.settlement(&made_for.settlement).await?;
+            settlements.extend(settlement);
         }
         Ok(settlements)
     }

@@ -45,8 +45,9 @@ pub use failures::FailureLimits;
 pub use offline::{Offline, OfflineVerifier};
 pub use policy::{AllowAll, Policy, Rules};
 pub use quittance_journal::{
-    Cause, Claim, Claimed, Cursor, FAILURES_MAX, FileChange, FileProblem, Filter, InvalidCursor,
-    Journal, JournalError, Outcome, PAGE_MAX, Page, Settlement, SqliteJournal, State, StateKind,
-    UnknownState,
+    Cause, Claim, Claimed, Cursor, Ended, FAILURES_MAX, FileChange, FileProblem, Filter,
+    InvalidCursor, Journal, JournalError, Outcome, PAGE_MAX, Page, Place, REPORTED_AGAIN_FOR,
+    RETRY_PAUSE, RETRY_PAUSE_MAX, RefundProblem, Settlement, SettlementStep, SignedFor,
+    SqliteJournal, State, StateKind, UnknownState,
 };
 pub use timing::Timing;

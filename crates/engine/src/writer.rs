@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quittance_core::{
-    Chain, Clock, Fault, LaneId, PaymentId, Submission, Transaction, TransactionId, Watched,
+    Chain, Clock, Fault, LaneId, PaymentId, SchemeState, Submission, Transaction, TransactionId,
+    Watched,
 };
-use quittance_journal::{Journal, JournalError, Outcome, Settlement};
+use quittance_journal::{Ended, Journal, JournalError, Outcome, Settlement, SettlementStep};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
@@ -26,8 +27,10 @@ impl Journaled {
     /// The transactions of a settlement that was read from the journal, oldest first, without
     /// withdrawn ones.
     pub(crate) fn from_settlement(settlement: Settlement) -> Vec<Self> {
-        let each = |(_, transaction)| Self(transaction);
-        settlement.transactions.into_iter().map(each).collect()
+        let transactions = settlement.transactions.into_iter();
+        transactions
+            .map(|signed| Self(signed.transaction))
+            .collect()
     }
 
     /// The lane and the sequence number that it was signed for.
@@ -68,7 +71,7 @@ impl JournalWriter {
         &self,
         network: &str,
         signed: Transaction,
-        settlements: &[PaymentId],
+        settlements: &[SettlementStep],
     ) -> Option<Journaled> {
         self.retry_until_written(|| {
             self.journal
@@ -84,16 +87,18 @@ impl JournalWriter {
             .await
     }
 
-    /// Ends an attempt. Returns whether it was still open, or `None` if this process stops first.
+    /// Ends an attempt, and writes the state record's next content. `None` if this process stops
+    /// first.
     pub(crate) async fn conclude(
         &self,
         id: &PaymentId,
         attempt: u32,
         outcome: &Outcome,
-    ) -> Option<bool> {
+        state: Option<&SchemeState>,
+    ) -> Option<Ended> {
         self.retry_until_written(|| {
             self.journal
-                .conclude(id, attempt, outcome, self.clock.now())
+                .conclude(id, attempt, outcome, state, self.clock.now())
         })
         .await
     }

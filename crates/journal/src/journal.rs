@@ -3,13 +3,15 @@
 use std::ops::Range;
 
 use async_trait::async_trait;
-use quittance_core::{LaneId, PaymentId, Timestamp, Transaction, TransactionId};
+use quittance_core::{
+    LaneId, PaymentId, SchemeState, StateStore, Timestamp, Transaction, TransactionId,
+};
 
 use crate::error::JournalError;
 use crate::page::{Cursor, Filter, Page};
-use crate::settlement::{Claim, Claimed, Outcome, Settlement};
+use crate::settlement::{Claim, Claimed, Ended, Outcome, Settlement, SettlementStep};
 
-/// Stores settlements.
+/// Stores settlements, and the state records of schemes.
 ///
 /// **An implementation must** return from a method that writes only when the write survives a crash
 /// of the machine. It must apply each write completely or not at all. It may be called from many
@@ -52,7 +54,7 @@ use crate::settlement::{Claim, Claimed, Outcome, Settlement};
 /// # }
 /// ```
 #[async_trait]
-pub trait Journal: Send + Sync + 'static {
+pub trait Journal: StateStore {
     /// What is wrong with the journal now, as a sentence for the operator. `None` while it can be
     /// written, as far as is known. Returns at once. A journal that failed must itself find out
     /// when it can be written again.
@@ -62,8 +64,16 @@ pub trait Journal: Send + Sync + 'static {
 
     /// Claims an authorization if it is free. It is free if it was never claimed, or if its last
     /// attempt ended as [`Outcome::Released`]. After [`Outcome::Failed`] it is free while fewer
-    /// than [`FAILURES_MAX`](crate::FAILURES_MAX) attempts failed with a transaction. Atomic among
-    /// all users of the journal.
+    /// than [`FAILURES_MAX`](crate::FAILURES_MAX) attempts failed with a transaction, or always,
+    /// after a pause, if the claim retries without limit
+    /// ([`Settlement::claimable_from`]). Atomic among all users of the journal.
+    ///
+    /// A refund is won only if the original payment has settled, on the same network and in the
+    /// same asset, with its payer and its recipient exchanged. Its amount must be left of what
+    /// settled, less all open and settled refunds.
+    ///
+    /// An exclusive claim is won only if no other settlement has the state record exclusively, and
+    /// the record still has the claim's revision.
     ///
     /// # Errors
     /// When the claim could not be written.
@@ -79,7 +89,7 @@ pub trait Journal: Send + Sync + 'static {
         &self,
         network: &str,
         transaction: &Transaction,
-        settlements: &[PaymentId],
+        settlements: &[SettlementStep],
         now: Timestamp,
     ) -> Result<(), JournalError>;
 
@@ -90,8 +100,12 @@ pub trait Journal: Send + Sync + 'static {
     /// When the mark could not be written.
     async fn withdraw(&self, transaction: &TransactionId) -> Result<(), JournalError>;
 
-    /// Ends the attempt of an open settlement. Returns `false`, and changes nothing, if the
-    /// settlement is not open or is at another attempt.
+    /// Ends the attempt of an open settlement, and with the same write gives its state record the
+    /// next content, if there is one. A state record that the settlement had exclusively is free
+    /// again, whatever the outcome is. A settlement that settled without a transaction is final.
+    ///
+    /// `state` must be the record of the claim's access. Whether another settlement has it
+    /// exclusively does not matter here: the money has moved.
     ///
     /// # Errors
     /// When the outcome could not be written.
@@ -100,12 +114,14 @@ pub trait Journal: Send + Sync + 'static {
         id: &PaymentId,
         attempt: u32,
         outcome: &Outcome,
+        state: Option<&SchemeState>,
         now: Timestamp,
-    ) -> Result<bool, JournalError>;
+    ) -> Result<Ended, JournalError>;
 
     /// Opens a settlement again whose transaction the chain no longer has. Returns `false`, and
     /// changes nothing, unless it settled in this attempt and is not final. The time of the success
-    /// report is kept.
+    /// report is kept. An exclusive state record is taken again, unless another settlement has it
+    /// by now.
     ///
     /// # Errors
     /// When the change could not be written.
@@ -118,7 +134,9 @@ pub trait Journal: Send + Sync + 'static {
     async fn finalize(&self, ids: &[PaymentId], now: Timestamp) -> Result<(), JournalError>;
 
     /// Asks for the right to answer `success: true` for an authorization that settled in this
-    /// attempt. Returns `true` once, ever.
+    /// attempt. Returns `true` the first time. `key` names the caller's sale: within a day of the
+    /// first report ([`REPORTED_AGAIN_FOR`](crate::REPORTED_AGAIN_FOR)) the answer is `true` again
+    /// for the same key. It is `false` for another key, for none, and for an empty one.
     ///
     /// # Errors
     /// When the report could not be written. Then success must not be answered.
@@ -126,6 +144,7 @@ pub trait Journal: Send + Sync + 'static {
         &self,
         id: &PaymentId,
         attempt: u32,
+        key: Option<&str>,
         now: Timestamp,
     ) -> Result<bool, JournalError>;
 
@@ -135,14 +154,14 @@ pub trait Journal: Send + Sync + 'static {
     /// When it cannot be read.
     async fn settlement(&self, id: &PaymentId) -> Result<Option<Settlement>, JournalError>;
 
-    /// The settlements that a transaction was recorded for.
+    /// The settlements that a transaction was recorded for, each with its step.
     ///
     /// # Errors
     /// When they cannot be read.
     async fn settlements_of(
         &self,
         transaction: &TransactionId,
-    ) -> Result<Vec<PaymentId>, JournalError>;
+    ) -> Result<Vec<SettlementStep>, JournalError>;
 
     /// The open settlements of a network, oldest first. Load each settlement only after taking its
     /// in-flight guard: it may have changed.

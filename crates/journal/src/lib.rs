@@ -28,6 +28,8 @@ pub use error::{Cause, FileChange, FileProblem, JournalError};
 pub use journal::Journal;
 pub use page::{Cursor, Filter, InvalidCursor, PAGE_MAX, Page};
 pub use settlement::{
-    Claim, Claimed, FAILURES_MAX, Outcome, Settlement, State, StateKind, UnknownState,
+    Claim, Claimed, Ended, FAILURES_MAX, Outcome, Place, REPORTED_AGAIN_FOR, RETRY_PAUSE,
+    RETRY_PAUSE_MAX, RefundProblem, Settlement, SettlementStep, SignedFor, State, StateKind,
+    UnknownState,
 };
 pub use sqlite::SqliteJournal;

@@ -4,6 +4,8 @@ use std::fmt;
 use std::num::NonZeroU64;
 use std::str::FromStr;
 
+use quittance_core::{PaymentId, StateId};
+
 use crate::settlement::{Settlement, StateKind};
 
 /// The most settlements on one page. A settlement takes about ten kilobytes of memory.
@@ -20,6 +22,10 @@ pub struct Filter {
     pub network: Option<String>,
     /// Only settlements in this state. `None` lists all states.
     pub state: Option<StateKind>,
+    /// Only refunds of this settlement.
+    pub refund_of: Option<PaymentId>,
+    /// Only settlements with access to this state record.
+    pub state_record: Option<StateId>,
     /// How many settlements a page has at most: from 1 to [`PAGE_MAX`].
     pub limit: u32,
 }
@@ -29,6 +35,8 @@ impl Default for Filter {
         Self {
             network: None,
             state: None,
+            refund_of: None,
+            state_record: None,
             limit: PAGE_DEFAULT,
         }
     }
@@ -58,6 +66,20 @@ impl Filter {
     #[must_use]
     pub fn open_only(self) -> Self {
         self.state(StateKind::Open)
+    }
+
+    /// Only refunds of this settlement.
+    #[must_use]
+    pub fn refund_of(mut self, original: PaymentId) -> Self {
+        self.refund_of = Some(original);
+        self
+    }
+
+    /// Only settlements with access to this state record.
+    #[must_use]
+    pub fn state_record(mut self, id: StateId) -> Self {
+        self.state_record = Some(id);
+        self
     }
 
     /// At most this many settlements on a page. Values outside 1 to [`PAGE_MAX`] become the nearest

@@ -113,7 +113,9 @@ impl From<Settlement> for SettlementBody {
             }
         };
         let transactions = settlement.transactions.iter();
-        let transactions = transactions.map(|(_, sent)| sent.id.to_string()).collect();
+        let transactions = transactions
+            .map(|signed| signed.transaction.id.to_string())
+            .collect();
         let claim = settlement.claim;
         Self {
             id: claim.id.to_string(),

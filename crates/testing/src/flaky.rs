@@ -6,9 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use quittance_core::{LaneId, PaymentId, Timestamp, Transaction, TransactionId};
+use quittance_core::{
+    Fault, LaneId, PaymentId, SchemeState, StateId, StateStore, Timestamp, Transaction,
+    TransactionId,
+};
 use quittance_engine::{
-    Claim, Claimed, Cursor, Filter, Journal, JournalError, Outcome, Page, Settlement,
+    Claim, Claimed, Cursor, Ended, Filter, Journal, JournalError, Outcome, Page, Settlement,
+    SettlementStep,
 };
 
 /// Which writes fail. Reads never do.
@@ -53,6 +57,36 @@ fn full(failing: &AtomicBool) -> Result<(), JournalError> {
 }
 
 #[async_trait]
+impl<J: Journal> StateStore for FlakyJournal<J> {
+    async fn state(&self, id: &StateId) -> Result<Option<SchemeState>, Fault> {
+        self.inner.state(id).await
+    }
+
+    async fn write_state(&self, state: &SchemeState) -> Result<bool, Fault> {
+        full(&self.failing.rest)?;
+        self.inner.write_state(state).await
+    }
+
+    async fn due_states(
+        &self,
+        network: &str,
+        scheme: &str,
+        now: Timestamp,
+        again: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<SchemeState>, Fault> {
+        full(&self.failing.rest)?;
+        let due = self.inner.due_states(network, scheme, now, again, limit);
+        due.await
+    }
+
+    async fn put_off_states(&self, seen: &[(SchemeState, Option<Timestamp>)]) -> Result<(), Fault> {
+        full(&self.failing.rest)?;
+        self.inner.put_off_states(seen).await
+    }
+}
+
+#[async_trait]
 impl<J: Journal> Journal for FlakyJournal<J> {
     fn problem(&self) -> Option<String> {
         match self.failing.is_known.load(Ordering::SeqCst) {
@@ -70,7 +104,7 @@ impl<J: Journal> Journal for FlakyJournal<J> {
         &self,
         network: &str,
         transaction: &Transaction,
-        settlements: &[PaymentId],
+        settlements: &[SettlementStep],
         now: Timestamp,
     ) -> Result<(), JournalError> {
         full(&self.failing.rest)?;
@@ -89,10 +123,11 @@ impl<J: Journal> Journal for FlakyJournal<J> {
         id: &PaymentId,
         attempt: u32,
         outcome: &Outcome,
+        state: Option<&SchemeState>,
         now: Timestamp,
-    ) -> Result<bool, JournalError> {
+    ) -> Result<Ended, JournalError> {
         full(&self.failing.rest)?;
-        self.inner.conclude(id, attempt, outcome, now).await
+        self.inner.conclude(id, attempt, outcome, state, now).await
     }
 
     async fn reopen(&self, id: &PaymentId, attempt: u32) -> Result<bool, JournalError> {
@@ -115,13 +150,14 @@ impl<J: Journal> Journal for FlakyJournal<J> {
         &self,
         id: &PaymentId,
         attempt: u32,
+        key: Option<&str>,
         now: Timestamp,
     ) -> Result<bool, JournalError> {
         full(&self.failing.rest)?;
         if self.failing.takes_back.swap(false, Ordering::SeqCst) {
             self.inner.reopen(id, attempt).await?;
         }
-        let reported = self.inner.report_success(id, attempt, now).await;
+        let reported = self.inner.report_success(id, attempt, key, now).await;
         let takes = self.failing.tell_takes.load(Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(takes)).await;
         reported
@@ -131,7 +167,10 @@ impl<J: Journal> Journal for FlakyJournal<J> {
         self.inner.settlement(id).await
     }
 
-    async fn settlements_of(&self, id: &TransactionId) -> Result<Vec<PaymentId>, JournalError> {
+    async fn settlements_of(
+        &self,
+        id: &TransactionId,
+    ) -> Result<Vec<SettlementStep>, JournalError> {
         self.inner.settlements_of(id).await
     }
 

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use quittance_core::{Chain, Fault, FaultKind, LaneId, PaymentId, Reason, Submission};
+use quittance_core::{Chain, Fault, FaultKind, LaneId, Reason, Submission};
+use quittance_journal::SettlementStep;
 use tracing::{debug, warn};
 
 use crate::context::{Context, Returned};
@@ -27,8 +28,12 @@ pub(super) async fn send<C: Chain>(
             return Some(*sequence);
         }
     };
-    let ids: Vec<PaymentId> = batch.iter().map(|ready| ready.job.id()).collect();
-    let recorded = context.writer.record(context.network(), signed, &ids).await;
+    let step = |ready: &Ready<C>| SettlementStep::settling(ready.job.id());
+    let steps: Vec<SettlementStep> = batch.iter().map(step).collect();
+    let recorded = context
+        .writer
+        .record(context.network(), signed, &steps)
+        .await;
     let Some(journaled) = recorded else {
         return Some(*sequence);
     };

@@ -103,8 +103,9 @@ impl<C: Chain> Rail<C> {
             Outcome::Settled {
                 transaction,
                 amount,
+                receipt: _,
             } => {
-                let transaction = transaction.as_str();
+                let transaction = transaction.as_ref().map_or("", TransactionId::as_str);
                 let Some(report) = self.report_success(id, attempt).await? else {
                     if self.was_taken_back(&id).await? {
                         let detail =
@@ -169,7 +170,7 @@ impl<C: Chain> Rail<C> {
         let journal = Arc::clone(&self.context.writer.journal);
         let (now, lost_answers) = (self.context.now(), self.lost_answers.clone());
         let write = self.context.tasks.spawn(async move {
-            let is_first = journal.report_success(&id, attempt, now).await?;
+            let is_first = journal.report_success(&id, attempt, None, now).await?;
             Ok(is_first.then(|| lost_answers.report(id)))
         });
         let written: Result<_, Fault> = write.await.unwrap_or_else(|error| {

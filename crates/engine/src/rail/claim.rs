@@ -158,6 +158,14 @@ impl<C: Chain> Rail<C> {
             Claimed::Won { attempt } => attempt,
             // Another process with this journal was faster.
             Claimed::Taken(settlement) => return self.taken(request, *settlement).await,
+            Claimed::StateMoved
+            | Claimed::StateTaken(_)
+            | Claimed::RefundsExceed { .. }
+            | Claimed::NotRefundable(_)
+            | Claimed::TooSoon { .. } => {
+                let what = "the journal cannot take this payment now: retry";
+                return Err(Fault::new(FaultKind::Busy, what).into());
+            }
         };
         let follow = Follow::InFlight(guard.follow());
         let payment = Arc::clone(&decoded.payment);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use quittance_core::{Chain, Effect, Reason, Rejection, Status, TransactionId, Watched};
+use quittance_journal::SettlementStep;
 use tracing::{error, warn};
 
 use super::replace::start_next_step;
@@ -140,7 +141,7 @@ async fn conclude_all<C: Chain>(
     };
     let (jobs, others): (Vec<_>, Vec<_>) = jobs
         .into_iter()
-        .partition(|job| made_for.contains(&job.id()));
+        .partition(|job| made_for.contains(&SettlementStep::settling(job.id())));
     resume_all(context, others);
     let ends = jobs
         .into_iter()

@@ -4,11 +4,14 @@
 //! describes the file's format.
 
 mod condition;
+
 mod errors;
 mod files;
 mod format;
 mod reads;
+mod refusals;
 mod rows;
+mod states;
 mod store;
 mod writes;
 
@@ -19,7 +22,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use quittance_core::{LaneId, PaymentId, Timestamp, Transaction, TransactionId};
+use quittance_core::{
+    Fault, LaneId, PaymentId, SchemeState, StateId, StateStore, Timestamp, Transaction,
+    TransactionId,
+};
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
@@ -35,7 +41,7 @@ use crate::error::JournalError;
 use crate::group::Queue;
 use crate::journal::Journal;
 use crate::page::{Cursor, Filter, Page};
-use crate::settlement::{Claim, Claimed, Outcome, Settlement};
+use crate::settlement::{Claim, Claimed, Ended, Outcome, Settlement, SettlementStep};
 
 /// The number of read connections. A read takes microseconds; four keep two cores busy.
 const READERS: u32 = 4;
@@ -174,6 +180,43 @@ fn options(path: &Path) -> SqliteConnectOptions {
 }
 
 #[async_trait]
+impl StateStore for SqliteJournal {
+    async fn state(&self, id: &StateId) -> Result<Option<SchemeState>, Fault> {
+        let mut reader = self.reader().await?;
+        let read = reads::state(&mut reader, id).await;
+        Ok(self.checked(reader, read).await?)
+    }
+
+    async fn write_state(&self, state: &SchemeState) -> Result<bool, Fault> {
+        let write = states::WriteState(state.clone());
+        Ok(self.writes.write(write).await?)
+    }
+
+    async fn due_states(
+        &self,
+        network: &str,
+        scheme: &str,
+        now: Timestamp,
+        again: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<SchemeState>, Fault> {
+        let take = states::TakeDue {
+            network: network.to_owned(),
+            scheme: scheme.to_owned(),
+            now,
+            again,
+            limit,
+        };
+        Ok(self.writes.write(take).await?)
+    }
+
+    async fn put_off_states(&self, seen: &[(SchemeState, Option<Timestamp>)]) -> Result<(), Fault> {
+        let put_off = states::PutOff(seen.to_vec());
+        Ok(self.writes.write(put_off).await?)
+    }
+}
+
+#[async_trait]
 impl Journal for SqliteJournal {
     fn problem(&self) -> Option<String> {
         self.condition.now().map(|problem| problem.to_string())
@@ -188,7 +231,7 @@ impl Journal for SqliteJournal {
         &self,
         network: &str,
         transaction: &Transaction,
-        settlements: &[PaymentId],
+        settlements: &[SettlementStep],
         now: Timestamp,
     ) -> Result<(), JournalError> {
         let record = writes::Record {
@@ -210,12 +253,14 @@ impl Journal for SqliteJournal {
         id: &PaymentId,
         attempt: u32,
         outcome: &Outcome,
+        state: Option<&SchemeState>,
         now: Timestamp,
-    ) -> Result<bool, JournalError> {
+    ) -> Result<Ended, JournalError> {
         let conclude = writes::Conclude {
             id: *id,
             attempt,
             outcome: outcome.clone(),
+            state: state.cloned(),
             now,
         };
         self.writes.write(conclude).await
@@ -234,11 +279,13 @@ impl Journal for SqliteJournal {
         &self,
         id: &PaymentId,
         attempt: u32,
+        key: Option<&str>,
         now: Timestamp,
     ) -> Result<bool, JournalError> {
         let report = writes::ReportSuccess {
             id: *id,
             attempt,
+            key: key.filter(|key| !key.is_empty()).map(str::to_owned),
             now,
         };
         self.writes.write(report).await
@@ -253,7 +300,7 @@ impl Journal for SqliteJournal {
     async fn settlements_of(
         &self,
         transaction: &TransactionId,
-    ) -> Result<Vec<PaymentId>, JournalError> {
+    ) -> Result<Vec<SettlementStep>, JournalError> {
         let mut reader = self.reader().await?;
         let read = reads::settlements_of(&mut reader, transaction).await;
         self.checked(reader, read).await

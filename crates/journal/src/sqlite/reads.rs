@@ -2,31 +2,37 @@
 
 use std::ops::Range;
 
-use quittance_core::{LaneId, PaymentId, Transaction, TransactionId};
+use quittance_core::{LaneId, PaymentId, SchemeState, StateId, Transaction, TransactionId};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
-use sqlx::{Connection, Row};
+use sqlx::{Connection, QueryBuilder, Row, Sqlite};
 use tracing::error;
 
 use super::errors::concerns_one_entry;
-use super::rows::{integer, number, payment_id, settlement, transaction};
+use super::rows::{integer, number, payment_id, scheme_state, settlement, signed_for, transaction};
 use crate::page::{Cursor, Filter, PAGE_MAX, Page};
-use crate::settlement::Settlement;
+use crate::settlement::{Settlement, SettlementStep};
 
 /// One settlement with its transactions.
 pub(super) async fn fetch(
     connection: &mut SqliteConnection,
     id: &PaymentId,
 ) -> Result<Option<Settlement>, sqlx::Error> {
-    let row = sqlx::query("SELECT * FROM settlements WHERE id = ?1")
-        .bind(id.as_bytes().as_slice())
-        .fetch_optional(&mut *connection)
-        .await?;
-    match row {
-        Some(row) => with_transactions(connection, settlement(&row)?)
-            .await
-            .map(Some),
+    match fetch_alone(connection, id).await? {
+        Some(settlement) => with_transactions(connection, settlement).await.map(Some),
         None => Ok(None),
     }
+}
+
+/// One settlement, without its transactions.
+pub(super) async fn fetch_alone(
+    connection: &mut SqliteConnection,
+    id: &PaymentId,
+) -> Result<Option<Settlement>, sqlx::Error> {
+    let row = sqlx::query("SELECT * FROM settlements WHERE id = ?1")
+        .bind(id.as_bytes().as_slice())
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(settlement).transpose()
 }
 
 /// As [`fetch`], in one read transaction: the settlement and its transactions are of one moment.
@@ -45,7 +51,7 @@ async fn with_transactions(
     mut settlement: Settlement,
 ) -> Result<Settlement, sqlx::Error> {
     let rows = sqlx::query(
-        "SELECT s.attempt, t.id, t.lane, t.sequence, t.bytes, t.withdrawn
+        "SELECT s.attempt, s.step, t.id, t.lane, t.sequence, t.bytes, t.withdrawn
          FROM settlement_transactions s JOIN transactions t ON t.id = s.transaction_id
          WHERE s.settlement = ?1 ORDER BY s.attempt, t.number",
     )
@@ -57,7 +63,7 @@ async fn with_transactions(
             false => &mut settlement.transactions,
             true => &mut settlement.withdrawn,
         };
-        list.push((number(row.try_get("attempt")?)?, transaction(row)?));
+        list.push(signed_for(row)?);
     }
     Ok(settlement)
 }
@@ -71,17 +77,10 @@ pub(super) async fn page(
     let mut moment = connection.begin().await?;
     let limit = filter.limit.clamp(1, PAGE_MAX) as usize;
     // One row more than the page has says whether there is a next page.
-    let rows = sqlx::query(
-        "SELECT * FROM settlements
-         WHERE number > ?1 AND (?2 IS NULL OR network = ?2) AND (?3 IS NULL OR state = ?3)
-         ORDER BY number LIMIT ?4",
-    )
-    .bind(after.map_or(0, |cursor| integer(cursor.number())))
-    .bind(filter.network.as_deref())
-    .bind(filter.state.map(|state| state.as_str()))
-    .bind(integer(limit as u64 + 1))
-    .fetch_all(&mut *moment)
-    .await?;
+    let rows = listing(filter, after, limit)
+        .build()
+        .fetch_all(&mut *moment)
+        .await?;
     let mut page = Page::default();
     if rows.len() > limit {
         let last: i64 = rows[limit - 1].try_get("number")?;
@@ -102,19 +101,62 @@ pub(super) async fn page(
     Ok(page)
 }
 
+/// The query for one page, with a condition only for what the filter has: SQLite chooses an index
+/// before it knows the values.
+fn listing(filter: &Filter, after: Option<Cursor>, limit: usize) -> QueryBuilder<Sqlite> {
+    let mut query = QueryBuilder::new("SELECT * FROM settlements WHERE number > ");
+    query.push_bind(after.map_or(0, |cursor| integer(cursor.number())));
+    if let Some(network) = &filter.network {
+        query.push(" AND network = ").push_bind(network);
+    }
+    if let Some(state) = filter.state {
+        query.push(" AND state = ").push_bind(state.as_str());
+    }
+    if let Some(original) = &filter.refund_of {
+        let original = original.as_bytes().as_slice();
+        query.push(" AND refund_of = ").push_bind(original);
+    }
+    if let Some(id) = &filter.state_record {
+        let id = id.as_bytes().as_slice();
+        query.push(" AND state_id = ").push_bind(id);
+    }
+    // One row more than the page has says whether there is a next page.
+    query.push(" ORDER BY number LIMIT ");
+    query.push_bind(integer(limit as u64 + 1));
+    query
+}
+
+/// A state record that was written.
+pub(super) async fn state(
+    connection: &mut SqliteConnection,
+    id: &StateId,
+) -> Result<Option<SchemeState>, sqlx::Error> {
+    // A record of revision 0 only marks that a settlement has it exclusively.
+    let row = sqlx::query("SELECT * FROM scheme_states WHERE id = ?1 AND revision > 0")
+        .bind(id.as_bytes().as_slice())
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(scheme_state).transpose()
+}
+
 /// The settlements that a transaction was recorded for.
 pub(super) async fn settlements_of(
     connection: &mut SqliteConnection,
     transaction: &TransactionId,
-) -> Result<Vec<PaymentId>, sqlx::Error> {
-    let rows =
-        sqlx::query("SELECT settlement FROM settlement_transactions WHERE transaction_id = ?1")
-            .bind(transaction.as_str())
-            .fetch_all(connection)
-            .await?;
-    rows.iter()
-        .map(|row| payment_id(row, "settlement"))
-        .collect()
+) -> Result<Vec<SettlementStep>, sqlx::Error> {
+    let rows = sqlx::query(
+        "SELECT settlement, step FROM settlement_transactions WHERE transaction_id = ?1",
+    )
+    .bind(transaction.as_str())
+    .fetch_all(connection)
+    .await?;
+    let step = |row| {
+        Ok(SettlementStep {
+            settlement: payment_id(row, "settlement")?,
+            step: number(row.try_get("step")?)?,
+        })
+    };
+    rows.iter().map(step).collect()
 }
 
 /// The open settlements of a network, oldest first.

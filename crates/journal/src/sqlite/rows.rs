@@ -4,12 +4,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use quittance_core::{
-    Fault, FaultKind, LaneId, PaymentId, Reason, Timestamp, Transaction, TransactionId,
+    Fault, FaultKind, LaneId, PaymentId, Reason, Receipt, SchemeState, StateId, Timestamp,
+    Transaction, TransactionId,
 };
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-use crate::settlement::{Claim, Outcome, Settlement, State, StateKind};
+use crate::settlement::{Claim, Outcome, Place, Settlement, SignedFor, State, StateKind};
 
 /// The columns that an outcome is stored in.
 #[derive(Default)]
@@ -21,6 +22,9 @@ pub(super) struct OutcomeColumns<'a> {
     pub(super) amount: Option<String>,
     pub(super) fault: Option<&'static str>,
     pub(super) retry_after: Option<i64>,
+    pub(super) receipt: Option<String>,
+    /// Whether the outcome cannot change any more: nothing was sent.
+    pub(super) is_final: bool,
 }
 
 impl<'a> OutcomeColumns<'a> {
@@ -29,9 +33,12 @@ impl<'a> OutcomeColumns<'a> {
             Outcome::Settled {
                 transaction,
                 amount,
+                receipt,
             } => Self {
-                transaction: Some(transaction.as_str()),
+                transaction: transaction.as_ref().map(TransactionId::as_str),
                 amount: Some(amount.to_string()),
+                receipt: (!receipt.is_empty()).then(|| receipt.to_text()),
+                is_final: transaction.is_none(),
                 ..Self::default()
             },
             Outcome::Failed {
@@ -71,6 +78,27 @@ pub(super) fn transaction(row: &SqliteRow) -> Result<Transaction, sqlx::Error> {
     })
 }
 
+/// A transaction of a settlement, from the row of both.
+pub(super) fn signed_for(row: &SqliteRow) -> Result<SignedFor, sqlx::Error> {
+    Ok(SignedFor {
+        attempt: number(row.try_get("attempt")?)?,
+        step: number(row.try_get("step")?)?,
+        transaction: transaction(row)?,
+    })
+}
+
+/// A state record from its row.
+pub(super) fn scheme_state(row: &SqliteRow) -> Result<SchemeState, sqlx::Error> {
+    Ok(SchemeState {
+        id: state_id(row.try_get("id")?)?,
+        network: row.try_get("network")?,
+        scheme: row.try_get("scheme")?,
+        revision: number(row.try_get("revision")?)?,
+        state: row.try_get("state")?,
+        due: optional_time(row, "due")?,
+    })
+}
+
 /// A settlement from its row, without its transactions.
 pub(super) fn settlement(row: &SqliteRow) -> Result<Settlement, sqlx::Error> {
     Ok(Settlement {
@@ -85,6 +113,10 @@ pub(super) fn settlement(row: &SqliteRow) -> Result<Settlement, sqlx::Error> {
             expires: time(row.try_get("expires")?)?,
             request: row.try_get("request")?,
             decoded_at: time(row.try_get("decoded_at")?)?,
+            caller: row.try_get("caller")?,
+            access: access(row)?,
+            refund_of: optional_payment_id(row, "refund_of")?,
+            retries_without_limit: row.try_get("retries_without_limit")?,
         },
         attempt: number(row.try_get("attempt")?)?,
         failures: number(row.try_get("failures")?)?,
@@ -94,8 +126,30 @@ pub(super) fn settlement(row: &SqliteRow) -> Result<Settlement, sqlx::Error> {
         claimed_at: time(row.try_get("claimed_at")?)?,
         concluded_at: optional_time(row, "concluded_at")?,
         success_reported_at: optional_time(row, "success_reported_at")?,
+        reported_to: row.try_get("reported_to")?,
         final_at: optional_time(row, "final_at")?,
     })
+}
+
+/// A settlement's access to a state record, if it has one.
+fn access(row: &SqliteRow) -> Result<Option<Place>, sqlx::Error> {
+    let Some(id) = row.try_get::<Option<&[u8]>, _>("state_id")? else {
+        return Ok(None);
+    };
+    Ok(Some(Place {
+        state: state_id(id)?,
+        revision: number(row.try_get("state_revision")?)?,
+        exclusive: row.try_get("state_exclusive")?,
+    }))
+}
+
+/// What a settlement's answer says in the scheme's own way.
+fn receipt(row: &SqliteRow) -> Result<Receipt, sqlx::Error> {
+    match row.try_get::<Option<&str>, _>("receipt")? {
+        None => Ok(Receipt::default()),
+        Some(text) => Receipt::from_text(text)
+            .map_err(|error| invalid(&format!("an unreadable receipt: {error}"))),
+    }
 }
 
 fn state(row: &SqliteRow) -> Result<State, sqlx::Error> {
@@ -108,8 +162,9 @@ fn state(row: &SqliteRow) -> Result<State, sqlx::Error> {
     Ok(match kind {
         StateKind::Open => State::Open,
         StateKind::Settled => State::Concluded(Outcome::Settled {
-            transaction: transaction.ok_or_else(|| invalid("no transaction_id"))?,
+            transaction,
             amount: parsed(row, "settled_amount")?,
+            receipt: receipt(row)?,
         }),
         StateKind::Failed => State::Concluded(Outcome::Failed {
             reason: reason()?,
@@ -142,11 +197,26 @@ fn fault(row: &SqliteRow, detail: &str) -> Result<Fault, sqlx::Error> {
 
 /// A payment's identity: 32 bytes.
 pub(super) fn payment_id(row: &SqliteRow, column: &str) -> Result<PaymentId, sqlx::Error> {
-    let bytes = row.try_get::<&[u8], _>(column)?;
-    bytes
-        .try_into()
-        .map(PaymentId::from_bytes)
-        .map_err(|_| invalid("an identity that is not 32 bytes"))
+    identity(row.try_get(column)?).map(PaymentId::from_bytes)
+}
+
+/// As [`payment_id`], for a column that may be empty.
+pub(super) fn optional_payment_id(
+    row: &SqliteRow,
+    column: &str,
+) -> Result<Option<PaymentId>, sqlx::Error> {
+    let bytes: Option<&[u8]> = row.try_get(column)?;
+    let bytes = bytes.map(identity).transpose()?;
+    Ok(bytes.map(PaymentId::from_bytes))
+}
+
+fn state_id(bytes: &[u8]) -> Result<StateId, sqlx::Error> {
+    identity(bytes).map(StateId::from_bytes)
+}
+
+fn identity(bytes: &[u8]) -> Result<[u8; 32], sqlx::Error> {
+    let identity = bytes.try_into();
+    identity.map_err(|_| invalid("an identity that is not 32 bytes"))
 }
 
 fn optional_time(row: &SqliteRow, column: &str) -> Result<Option<Timestamp>, sqlx::Error> {
@@ -154,7 +224,7 @@ fn optional_time(row: &SqliteRow, column: &str) -> Result<Option<Timestamp>, sql
     seconds.map(time).transpose()
 }
 
-fn parsed<T: FromStr>(row: &SqliteRow, column: &str) -> Result<T, sqlx::Error> {
+pub(super) fn parsed<T: FromStr>(row: &SqliteRow, column: &str) -> Result<T, sqlx::Error> {
     let text: &str = row.try_get(column)?;
     text.parse()
         .map_err(|_| invalid(&format!("the invalid text {text:?} in the column {column}")))

@@ -1,4 +1,4 @@
--- Format 3. See docs/journal.md.
+-- Format 4. See docs/journal.md.
 BEGIN;
 
 CREATE TABLE settlements (
@@ -17,7 +17,7 @@ CREATE TABLE settlements (
     state          TEXT NOT NULL CHECK (state IN ('open', 'settled', 'failed', 'released', 'lost')),
     reason         TEXT,                      -- the reason code of a failure or a loss
     detail         TEXT,
-    transaction_id TEXT,                      -- the deciding transaction
+    transaction_id TEXT,                      -- the deciding transaction; NULL if nothing was sent
     settled_amount TEXT,
     claimed_at     INTEGER NOT NULL,          -- of the current attempt
     concluded_at   INTEGER,
@@ -26,15 +26,28 @@ CREATE TABLE settlements (
     fault          TEXT,                      -- the kind of fault of a release
     retry_after    INTEGER,                   -- seconds: when to retry after a release
     number         INTEGER NOT NULL DEFAULT 0, -- from 1, in the order of the first claim
-    CHECK (state <> 'settled' OR (transaction_id IS NOT NULL AND settled_amount IS NOT NULL)),
+    caller         TEXT,                      -- the name of the caller's key; NULL: any caller
+    state_id       BLOB,                      -- the state record that it uses
+    state_revision INTEGER,                   -- the revision that it was judged by
+    state_exclusive INTEGER NOT NULL DEFAULT 0, -- 1: it has the record for itself while it is open
+    refund_of      BLOB REFERENCES settlements (id),
+    retries_without_limit INTEGER NOT NULL DEFAULT 0,
+    receipt        TEXT,                      -- JSON: the answer's amount and more fields of extra
+    reported_to    TEXT,                      -- the key of the caller that success was reported to
+    CHECK (state <> 'settled' OR settled_amount IS NOT NULL),
     CHECK (success_reported_at IS NULL OR state IN ('settled', 'open', 'lost')),
     CHECK (state <> 'lost' OR success_reported_at IS NOT NULL),
-    CHECK (final_at IS NULL OR state = 'settled')
+    CHECK (final_at IS NULL OR state = 'settled'),
+    CHECK (reported_to IS NULL OR success_reported_at IS NOT NULL),
+    CHECK ((state_id IS NULL) = (state_revision IS NULL)),
+    CHECK (state_id IS NOT NULL OR NOT state_exclusive)
 ) STRICT;
 
 CREATE INDEX settlements_open ON settlements (network) WHERE state = 'open';
 CREATE INDEX settlements_not_final ON settlements (network) WHERE state = 'settled' AND final_at IS NULL;
 CREATE UNIQUE INDEX settlements_number ON settlements (number);
+CREATE INDEX settlements_refunds ON settlements (refund_of, number) WHERE refund_of IS NOT NULL;
+CREATE INDEX settlements_state ON settlements (state_id, number) WHERE state_id IS NOT NULL;
 
 CREATE TABLE transactions (
     number         INTEGER PRIMARY KEY,       -- in the order in which they were signed
@@ -53,10 +66,23 @@ CREATE TABLE settlement_transactions (
     settlement     BLOB NOT NULL REFERENCES settlements (id),
     attempt        INTEGER NOT NULL,
     transaction_id TEXT NOT NULL REFERENCES transactions (id),
+    step           INTEGER NOT NULL DEFAULT 0, -- 0: the action that settles
     PRIMARY KEY (settlement, transaction_id)
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX settlement_transactions_of ON settlement_transactions (transaction_id);
 
-PRAGMA user_version = 3;
+CREATE TABLE scheme_states (
+    id             BLOB PRIMARY KEY,          -- 32 bytes
+    network        TEXT NOT NULL,             -- CAIP-2
+    scheme         TEXT NOT NULL,
+    revision       INTEGER NOT NULL,          -- how many times it was written; 0: only taken
+    state          BLOB NOT NULL,             -- the scheme's own content
+    due            INTEGER,                   -- when the scheme wants to look after it
+    exclusive      BLOB REFERENCES settlements (id) -- the open settlement that has it for itself
+) STRICT;
+
+CREATE INDEX scheme_states_due ON scheme_states (network, scheme, due) WHERE due IS NOT NULL;
+
+PRAGMA user_version = 4;
 COMMIT;

@@ -1,14 +1,19 @@
 //! The writes, each one SQL change with an answer of its own type.
 
 use async_trait::async_trait;
-use quittance_core::{PaymentId, Timestamp, Transaction, TransactionId};
+use quittance_core::{PaymentId, SchemeState, Timestamp, Transaction, TransactionId};
+use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 
 use super::reads::fetch;
+use super::refusals;
 use super::rows::{OutcomeColumns, integer, number, seconds};
+use super::states::{self, Holder};
 use super::store::Writer;
 use crate::group::Write;
-use crate::settlement::{Claim, Claimed, FAILURES_MAX, Outcome};
+use crate::settlement::{
+    Claim, Claimed, Ended, FAILURES_MAX, Outcome, REPORTED_AGAIN_FOR, SettlementStep,
+};
 
 /// [`Journal::claim`](crate::Journal::claim).
 pub(super) struct InsertClaim {
@@ -21,21 +26,30 @@ impl Write<Writer> for InsertClaim {
     type Answer = Claimed;
 
     async fn execute(&self, connection: &mut SqliteConnection) -> Result<Claimed, sqlx::Error> {
-        let claim = &self.claim;
+        let (claim, place) = (&self.claim, self.claim.access.as_ref());
+        if let Some(refused) = refusals::refuse(connection, claim, self.now).await? {
+            return Ok(refused);
+        }
         // The number is the position in listings. It stays with the first claim.
         let won = sqlx::query_scalar::<_, i64>(
             "INSERT INTO settlements (id, network, scheme, payer, pay_to, asset, amount, expires,
-                 request, decoded_at, attempt, failures, state, claimed_at, number)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 1, 0, 'open', ?11,
-                 (SELECT coalesce(max(number), 0) + 1 FROM settlements))
+                 request, decoded_at, attempt, failures, state, claimed_at, caller, state_id,
+                 state_revision, state_exclusive, refund_of, retries_without_limit, number)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 1, 0, 'open', ?11, ?12, ?13, ?14,
+                 ?15, ?16, ?17, (SELECT coalesce(max(number), 0) + 1 FROM settlements))
              ON CONFLICT (id) DO UPDATE SET
                  network = excluded.network, scheme = excluded.scheme, payer = excluded.payer,
                  pay_to = excluded.pay_to, asset = excluded.asset, amount = excluded.amount,
                  expires = excluded.expires, request = excluded.request,
                  decoded_at = excluded.decoded_at, attempt = attempt + 1, state = 'open',
                  reason = NULL, detail = NULL, transaction_id = NULL, fault = NULL,
-                 retry_after = NULL, claimed_at = excluded.claimed_at, concluded_at = NULL
-             WHERE state IN ('failed', 'released') AND failures < ?12
+                 retry_after = NULL, claimed_at = excluded.claimed_at, concluded_at = NULL,
+                 caller = excluded.caller, state_id = excluded.state_id,
+                 state_revision = excluded.state_revision,
+                 state_exclusive = excluded.state_exclusive, refund_of = excluded.refund_of,
+                 retries_without_limit = excluded.retries_without_limit
+             WHERE state IN ('failed', 'released')
+                 AND (failures < ?18 OR excluded.retries_without_limit)
              RETURNING attempt",
         )
         .bind(claim.id.as_bytes().as_slice())
@@ -49,18 +63,32 @@ impl Write<Writer> for InsertClaim {
         .bind(&claim.request)
         .bind(seconds(claim.decoded_at))
         .bind(seconds(self.now))
+        .bind(&claim.caller)
+        .bind(place.map(|place| place.state.as_bytes().as_slice()))
+        .bind(place.map(|place| integer(place.revision)))
+        .bind(place.is_some_and(|place| place.exclusive))
+        .bind(claim.refund_of.as_ref().map(|id| id.as_bytes().as_slice()))
+        .bind(claim.retries_without_limit)
         .bind(FAILURES_MAX)
         .fetch_optional(&mut *connection)
         .await?;
-        match won {
-            Some(attempt) => Ok(Claimed::Won {
-                attempt: number(attempt)?,
-            }),
-            None => match fetch(connection, &claim.id).await? {
+        let Some(attempt) = won else {
+            return match fetch(connection, &claim.id).await? {
                 Some(settlement) => Ok(Claimed::Taken(Box::new(settlement))),
                 None => Err(sqlx::Error::RowNotFound),
-            },
+            };
+        };
+        if let Some(place) = claim.exclusive() {
+            let holder = Holder {
+                settlement: claim.id.as_bytes().as_slice(),
+                network: &claim.network,
+                scheme: &claim.scheme,
+            };
+            let state = place.state.as_bytes().as_slice();
+            states::take(connection, state, &holder).await?;
         }
+        let attempt = number(attempt)?;
+        Ok(Claimed::Won { attempt })
     }
 }
 
@@ -68,7 +96,7 @@ impl Write<Writer> for InsertClaim {
 pub(super) struct Record {
     pub(super) network: String,
     pub(super) transaction: Transaction,
-    pub(super) settlements: Vec<PaymentId>,
+    pub(super) settlements: Vec<SettlementStep>,
     pub(super) now: Timestamp,
 }
 
@@ -94,14 +122,15 @@ impl Write<Writer> for Record {
         .bind(seconds(self.now))
         .execute(&mut *connection)
         .await?;
-        for id in &self.settlements {
+        for SettlementStep { settlement, step } in &self.settlements {
             sqlx::query(
-                "INSERT INTO settlement_transactions (settlement, attempt, transaction_id)
-                 SELECT id, attempt, ?2 FROM settlements WHERE id = ?1 AND state = 'open'
-                 ON CONFLICT DO UPDATE SET attempt = excluded.attempt",
+                "INSERT INTO settlement_transactions (settlement, attempt, transaction_id, step)
+                 SELECT id, attempt, ?2, ?3 FROM settlements WHERE id = ?1 AND state = 'open'
+                 ON CONFLICT DO UPDATE SET attempt = excluded.attempt, step = excluded.step",
             )
-            .bind(id.as_bytes().as_slice())
+            .bind(settlement.as_bytes().as_slice())
             .bind(transaction.id.as_str())
+            .bind(*step)
             .execute(&mut *connection)
             .await?;
         }
@@ -130,14 +159,38 @@ pub(super) struct Conclude {
     pub(super) id: PaymentId,
     pub(super) attempt: u32,
     pub(super) outcome: Outcome,
+    pub(super) state: Option<SchemeState>,
     pub(super) now: Timestamp,
+}
+
+impl Conclude {
+    /// Whether the attempt is open. Asked before the state record is written: one write of a batch
+    /// cannot be undone alone.
+    async fn is_open(&self, connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+        sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM settlements
+             WHERE id = ?1 AND attempt = ?2 AND state = 'open')",
+        )
+        .bind(self.id.as_bytes().as_slice())
+        .bind(self.attempt)
+        .fetch_one(connection)
+        .await
+    }
 }
 
 #[async_trait]
 impl Write<Writer> for Conclude {
-    type Answer = bool;
+    type Answer = Ended;
 
-    async fn execute(&self, connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    async fn execute(&self, connection: &mut SqliteConnection) -> Result<Ended, sqlx::Error> {
+        if let Some(state) = &self.state {
+            if !self.is_open(&mut *connection).await? {
+                return Ok(Ended::No);
+            }
+            if !states::write_next(&mut *connection, state, true).await? {
+                return Ok(Ended::StateMoved);
+            }
+        }
         let columns = OutcomeColumns::new(&self.outcome);
         // Only a failure with a transaction cost gas, so only those are counted.
         let cost_gas = matches!(
@@ -147,11 +200,12 @@ impl Write<Writer> for Conclude {
                 ..
             }
         );
-        let concluded = sqlx::query(
+        let concluded: Option<Option<Vec<u8>>> = sqlx::query_scalar(
             "UPDATE settlements SET state = ?3, reason = ?4, detail = ?5, transaction_id = ?6,
                  settled_amount = ?7, failures = failures + ?8, concluded_at = ?9, fault = ?10,
-                 retry_after = ?11
-             WHERE id = ?1 AND attempt = ?2 AND state = 'open'",
+                 retry_after = ?11, receipt = ?12, final_at = ?13
+             WHERE id = ?1 AND attempt = ?2 AND state = 'open'
+             RETURNING CASE WHEN state_exclusive THEN state_id END",
         )
         .bind(self.id.as_bytes().as_slice())
         .bind(self.attempt)
@@ -164,9 +218,17 @@ impl Write<Writer> for Conclude {
         .bind(seconds(self.now))
         .bind(columns.fault)
         .bind(columns.retry_after)
-        .execute(connection)
+        .bind(columns.receipt)
+        .bind(columns.is_final.then(|| seconds(self.now)))
+        .fetch_optional(&mut *connection)
         .await?;
-        Ok(concluded.rows_affected() == 1)
+        let Some(exclusive) = concluded else {
+            return Ok(Ended::No);
+        };
+        if let Some(state) = exclusive {
+            states::free(connection, &state, &self.id).await?;
+        }
+        Ok(Ended::Yes)
     }
 }
 
@@ -183,14 +245,26 @@ impl Write<Writer> for Reopen {
     async fn execute(&self, connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
         let reopened = sqlx::query(
             "UPDATE settlements SET state = 'open', transaction_id = NULL, settled_amount = NULL,
-                 concluded_at = NULL
-             WHERE id = ?1 AND attempt = ?2 AND state = 'settled' AND final_at IS NULL",
+                 concluded_at = NULL, receipt = NULL
+             WHERE id = ?1 AND attempt = ?2 AND state = 'settled' AND final_at IS NULL
+             RETURNING CASE WHEN state_exclusive THEN state_id END AS taken, network, scheme",
         )
         .bind(self.id.as_bytes().as_slice())
         .bind(self.attempt)
-        .execute(connection)
+        .fetch_optional(&mut *connection)
         .await?;
-        Ok(reopened.rows_affected() == 1)
+        let Some(row) = reopened else {
+            return Ok(false);
+        };
+        if let Some(state) = row.try_get::<Option<&[u8]>, _>("taken")? {
+            let holder = Holder {
+                settlement: self.id.as_bytes().as_slice(),
+                network: row.try_get("network")?,
+                scheme: row.try_get("scheme")?,
+            };
+            states::take(connection, state, &holder).await?;
+        }
+        Ok(true)
     }
 }
 
@@ -220,6 +294,8 @@ impl Write<Writer> for Finalize {
 pub(super) struct ReportSuccess {
     pub(super) id: PaymentId,
     pub(super) attempt: u32,
+    /// Not empty.
+    pub(super) key: Option<String>,
     pub(super) now: Timestamp,
 }
 
@@ -229,12 +305,16 @@ impl Write<Writer> for ReportSuccess {
 
     async fn execute(&self, connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
         let reported = sqlx::query(
-            "UPDATE settlements SET success_reported_at = ?3
-             WHERE id = ?1 AND attempt = ?2 AND state = 'settled' AND success_reported_at IS NULL",
+            "UPDATE settlements SET success_reported_at = coalesce(success_reported_at, ?3),
+                 reported_to = iif(success_reported_at IS NULL, ?4, reported_to)
+             WHERE id = ?1 AND attempt = ?2 AND state = 'settled' AND (success_reported_at IS NULL
+                 OR (reported_to = ?4 AND ?3 < success_reported_at + ?5))",
         )
         .bind(self.id.as_bytes().as_slice())
         .bind(self.attempt)
         .bind(seconds(self.now))
+        .bind(&self.key)
+        .bind(integer(REPORTED_AGAIN_FOR))
         .execute(connection)
         .await?;
         Ok(reported.rows_affected() == 1)

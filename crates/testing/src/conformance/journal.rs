@@ -6,11 +6,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use quittance_core::{
-    Amount, Fault, FaultKind, LaneId, PaymentId, PaymentInfo, Reason, Timestamp, Transaction,
-    TransactionId,
+    Amount, Fault, FaultKind, LaneId, PaymentId, PaymentInfo, Reason, Receipt, Timestamp,
+    Transaction, TransactionId,
 };
 use quittance_engine::{
-    Claim, Claimed, FAILURES_MAX, Filter, Journal, Outcome, Settlement, State, StateKind,
+    Claim, Claimed, Ended, FAILURES_MAX, Filter, Journal, Outcome, Settlement, SettlementStep,
+    SignedFor, State, StateKind,
 };
 
 /// A journal in an environment of its own.
@@ -82,10 +83,23 @@ fn transaction(id: &str, sequence: u64) -> Transaction {
     }
 }
 
+const fn settling(settlement: PaymentId) -> SettlementStep {
+    SettlementStep::settling(settlement)
+}
+
+const fn signed_for(attempt: u32, transaction: Transaction) -> SignedFor {
+    SignedFor {
+        attempt,
+        step: 0,
+        transaction,
+    }
+}
+
 fn settled(id: &str) -> Outcome {
     Outcome::Settled {
-        transaction: TransactionId::new(id),
+        transaction: Some(TransactionId::new(id)),
         amount: Amount::from(7),
+        receipt: Receipt::default(),
     }
 }
 
@@ -109,14 +123,14 @@ fn released() -> Outcome {
 async fn win<J: Journal>(journal: &J, claim: &Claim) -> u32 {
     match journal.claim(claim, NOW).await.expect("a claim") {
         Claimed::Won { attempt } => attempt,
-        Claimed::Taken(settlement) => panic!("taken: {settlement:?}"),
+        other => panic!("not won: {other:?}"),
     }
 }
 
 async fn taken<J: Journal>(journal: &J, claim: &Claim) -> Settlement {
     match journal.claim(claim, NOW).await.expect("a claim") {
         Claimed::Taken(settlement) => *settlement,
-        Claimed::Won { attempt } => panic!("won attempt {attempt}"),
+        other => panic!("not taken: {other:?}"),
     }
 }
 
@@ -158,18 +172,18 @@ pub async fn an_answered_write_survives_a_crash<F: JournalFixture>() {
         let attempt = win(&journal, claim).await;
         let signed = transaction(&format!("0x{at}"), at as u64);
         journal
-            .record("test:1", &signed, &[claim.id], NOW)
+            .record("test:1", &signed, &[settling(claim.id)], NOW)
             .await
             .expect("a record");
         if at % 2 == 0 {
             let outcome = settled(signed.id.as_str());
             journal
-                .conclude(&claim.id, attempt, &outcome, NOW)
+                .conclude(&claim.id, attempt, &outcome, None, NOW)
                 .await
                 .expect("a conclusion");
             assert!(
                 journal
-                    .report_success(&claim.id, attempt, NOW)
+                    .report_success(&claim.id, attempt, None, NOW)
                     .await
                     .expect("a report")
             );
@@ -182,7 +196,7 @@ pub async fn an_answered_write_survives_a_crash<F: JournalFixture>() {
         assert_eq!(&settlement.claim, claim);
         assert_eq!(
             settlement.transactions,
-            vec![(1, transaction(&format!("0x{at}"), at as u64))]
+            vec![signed_for(1, transaction(&format!("0x{at}"), at as u64))]
         );
         assert_eq!(settlement.success_reported_at, (at % 2 == 0).then_some(NOW));
         assert!(!matches!(
@@ -191,7 +205,7 @@ pub async fn an_answered_write_survives_a_crash<F: JournalFixture>() {
         ));
         assert!(
             !journal
-                .report_success(&claim.id, 1, NOW)
+                .report_success(&claim.id, 1, None, NOW)
                 .await
                 .expect("a report")
         );
@@ -215,30 +229,30 @@ pub async fn a_transaction_belongs_to_its_own_attempt<F: JournalFixture>() {
     let first = transaction("0x1", 0);
     for _ in 0..2 {
         journal
-            .record("test:1", &first, &[a.id, b.id], NOW)
+            .record("test:1", &first, &[settling(a.id), settling(b.id)], NOW)
             .await
             .expect("a record");
     }
     let mut both = journal.settlements_of(&first.id).await.expect("a read");
     both.sort();
-    let mut expected = vec![a.id, b.id];
+    let mut expected = vec![settling(a.id), settling(b.id)];
     expected.sort();
     assert_eq!(both, expected);
 
     journal
-        .conclude(&a.id, attempt, &failed(Some("0x1")), NOW)
+        .conclude(&a.id, attempt, &failed(Some("0x1")), None, NOW)
         .await
         .expect("a conclusion");
     assert_eq!(win(&journal, &a).await, 2);
     let second = transaction("0x2", 1);
     journal
-        .record("test:1", &second, &[a.id], NOW)
+        .record("test:1", &second, &[settling(a.id)], NOW)
         .await
         .expect("a record");
     let settlement = known(&journal, &a).await;
     assert_eq!(
         settlement.transactions,
-        vec![(1, first), (2, second.clone())]
+        vec![signed_for(1, first), signed_for(2, second.clone())]
     );
     assert_eq!(settlement.transaction(), Some(&second));
     assert_eq!(settlement.state, State::Open);
@@ -251,7 +265,7 @@ pub async fn a_withdrawn_transaction_frees_its_sequence_number<F: JournalFixture
     let (a, lane) = (claim("a"), LaneId::new("signer"));
     win(&journal, &a).await;
     journal
-        .record("test:1", &transaction("0x1", 5), &[a.id], NOW)
+        .record("test:1", &transaction("0x1", 5), &[settling(a.id)], NOW)
         .await
         .expect("a record");
     assert_eq!(journal.next_sequence("test:1", &lane).await, Ok(6));
@@ -263,7 +277,10 @@ pub async fn a_withdrawn_transaction_frees_its_sequence_number<F: JournalFixture
     let withdrawn = known(&journal, &a).await;
     assert_eq!(withdrawn.transactions, vec![]);
     // The node that refused it may have been wrong, so the engine still asks about it.
-    assert_eq!(withdrawn.withdrawn, vec![(1, transaction("0x1", 5))]);
+    assert_eq!(
+        withdrawn.withdrawn,
+        vec![signed_for(1, transaction("0x1", 5))]
+    );
     let recorded = journal.transactions_at("test:1", &lane, 0..10).await;
     assert_eq!(recorded, Ok(vec![]));
 }
@@ -277,7 +294,7 @@ pub async fn a_withdrawn_transaction_signed_again_counts_again<F: JournalFixture
     let attempt = win(&journal, &a).await;
     let record = async || {
         journal
-            .record("test:1", &signed, &[a.id], NOW)
+            .record("test:1", &signed, &[settling(a.id)], NOW)
             .await
             .expect("a record");
     };
@@ -285,14 +302,14 @@ pub async fn a_withdrawn_transaction_signed_again_counts_again<F: JournalFixture
     journal.withdraw(&signed.id).await.expect("a withdrawal");
     let released = released();
     assert_eq!(
-        journal.conclude(&a.id, attempt, &released, NOW).await,
-        Ok(true)
+        journal.conclude(&a.id, attempt, &released, None, NOW).await,
+        Ok(Ended::Yes)
     );
     assert_eq!(win(&journal, &a).await, 2);
     record().await;
     assert_eq!(journal.next_sequence("test:1", &lane).await, Ok(6));
     let settlement = known(&journal, &a).await;
-    assert_eq!(settlement.transactions, vec![(2, signed.clone())]);
+    assert_eq!(settlement.transactions, vec![signed_for(2, signed.clone())]);
     let there = journal.transactions_at("test:1", &lane, 5..6).await;
     assert_eq!(there, Ok(vec![signed]));
 }
@@ -306,13 +323,13 @@ pub async fn a_transaction_recorded_again_has_its_newest_number<F: JournalFixtur
     let (first, again) = (transaction("0x1", 5), transaction("0x1", 9));
     let attempt = win(&journal, &a).await;
     journal
-        .record("test:1", &first, &[a.id], NOW)
+        .record("test:1", &first, &[settling(a.id)], NOW)
         .await
         .expect("a record");
     journal.withdraw(&first.id).await.expect("a withdrawal");
     let released = released();
     journal
-        .conclude(&a.id, attempt, &released, NOW)
+        .conclude(&a.id, attempt, &released, None, NOW)
         .await
         .expect("a conclusion");
     win(&journal, &a).await;
@@ -322,11 +339,14 @@ pub async fn a_transaction_recorded_again_has_its_newest_number<F: JournalFixtur
     };
     for recorded in [&moved, &again] {
         journal
-            .record("test:1", recorded, &[a.id], NOW)
+            .record("test:1", recorded, &[settling(a.id)], NOW)
             .await
             .expect("a record");
         let settlement = known(&journal, &a).await;
-        assert_eq!(settlement.transactions, vec![(2, recorded.clone())]);
+        assert_eq!(
+            settlement.transactions,
+            vec![signed_for(2, recorded.clone())]
+        );
         let there = journal
             .transactions_at("test:1", &recorded.lane, 9..10)
             .await;
@@ -346,16 +366,19 @@ pub async fn an_ended_settlement_gets_no_transactions<F: JournalFixture>() {
     win(&journal, &b).await;
     let outcome = settled("0x0");
     assert_eq!(
-        journal.conclude(&a.id, attempt, &outcome, NOW).await,
-        Ok(true)
+        journal.conclude(&a.id, attempt, &outcome, None, NOW).await,
+        Ok(Ended::Yes)
     );
     let late = transaction("0x1", 0);
     journal
-        .record("test:1", &late, &[a.id, b.id], NOW)
+        .record("test:1", &late, &[settling(a.id), settling(b.id)], NOW)
         .await
         .expect("a record");
     assert_eq!(known(&journal, &a).await.transactions, vec![]);
-    assert_eq!(known(&journal, &b).await.transactions, vec![(1, late)]);
+    assert_eq!(
+        known(&journal, &b).await.transactions,
+        vec![signed_for(1, late)]
+    );
 }
 
 /// Includes replacements, and no transactions of other lanes and networks.
@@ -392,20 +415,21 @@ pub async fn a_settled_authorization_is_never_claimed_again<F: JournalFixture>()
     let attempt = win(&journal, &a).await;
     assert!(
         !journal
-            .report_success(&a.id, attempt, NOW)
+            .report_success(&a.id, attempt, None, NOW)
             .await
             .expect("a report"),
         "reported before it settled"
     );
     journal
-        .conclude(&a.id, attempt, &settled("0x1"), NOW)
+        .conclude(&a.id, attempt, &settled("0x1"), None, NOW)
         .await
         .expect("a conclusion");
     assert_eq!(
         taken(&journal, &a).await.state,
         State::Concluded(settled("0x1"))
     );
-    let reported = join_all((0..50).map(|_| journal.report_success(&a.id, attempt, NOW))).await;
+    let reported =
+        join_all((0..50).map(|_| journal.report_success(&a.id, attempt, None, NOW))).await;
     let granted = reported.iter().filter(|answer| **answer == Ok(true));
     assert_eq!(granted.count(), 1);
     assert_eq!(taken(&journal, &a).await.success_reported_at, Some(NOW));
@@ -420,7 +444,7 @@ pub async fn a_settled_payment_is_listed_until_it_is_final<F: JournalFixture>() 
     for (claim, end) in claims.iter().zip(&ends) {
         let attempt = win(&journal, claim).await;
         journal
-            .conclude(&claim.id, attempt, end, NOW)
+            .conclude(&claim.id, attempt, end, None, NOW)
             .await
             .expect("a conclusion");
     }
@@ -452,18 +476,24 @@ pub async fn a_reopened_settlement_settles_or_is_lost<F: JournalFixture>() {
         let attempt = win(&journal, claim).await;
         assert_eq!(journal.reopen(&claim.id, attempt).await, Ok(false));
         let end = settled("0x1");
-        let concluded = journal.conclude(&claim.id, attempt, &end, NOW).await;
-        assert_eq!(concluded, Ok(true));
+        let concluded = journal.conclude(&claim.id, attempt, &end, None, NOW).await;
+        assert_eq!(concluded, Ok(Ended::Yes));
     }
-    assert_eq!(journal.report_success(&reported.id, 1, NOW).await, Ok(true));
+    assert_eq!(
+        journal.report_success(&reported.id, 1, None, NOW).await,
+        Ok(true)
+    );
     for claim in [&reported, &unreported] {
         assert_eq!(journal.reopen(&claim.id, 2).await, Ok(false));
         assert_eq!(journal.reopen(&claim.id, 1).await, Ok(true));
         assert_eq!(known(&journal, claim).await.state, State::Open);
-        assert_eq!(journal.report_success(&claim.id, 1, NOW).await, Ok(false));
+        assert_eq!(
+            journal.report_success(&claim.id, 1, None, NOW).await,
+            Ok(false)
+        );
         let again = transaction("0x2", 7);
         journal
-            .record("test:1", &again, &[claim.id], NOW)
+            .record("test:1", &again, &[settling(claim.id)], NOW)
             .await
             .expect("a record");
     }
@@ -476,14 +506,17 @@ pub async fn a_reopened_settlement_settles_or_is_lost<F: JournalFixture>() {
     // Both settle again. Success is reported once for each.
     let end = settled("0x2");
     for claim in [&reported, &unreported] {
-        assert_eq!(journal.conclude(&claim.id, 1, &end, NOW).await, Ok(true));
+        assert_eq!(
+            journal.conclude(&claim.id, 1, &end, None, NOW).await,
+            Ok(Ended::Yes)
+        );
     }
     assert_eq!(
-        journal.report_success(&reported.id, 1, NOW).await,
+        journal.report_success(&reported.id, 1, None, NOW).await,
         Ok(false)
     );
     assert_eq!(
-        journal.report_success(&unreported.id, 1, NOW).await,
+        journal.report_success(&unreported.id, 1, None, NOW).await,
         Ok(true)
     );
     // One of them is then lost, for good.
@@ -494,14 +527,14 @@ pub async fn a_reopened_settlement_settles_or_is_lost<F: JournalFixture>() {
         transaction: Some(TransactionId::new("0x2")),
     };
     assert_eq!(
-        journal.conclude(&reported.id, 1, &lost, NOW).await,
-        Ok(true)
+        journal.conclude(&reported.id, 1, &lost, None, NOW).await,
+        Ok(Ended::Yes)
     );
     let settlement = taken(&journal, &reported).await;
     assert_eq!(settlement.state, State::Concluded(lost));
     assert_eq!(settlement.success_reported_at, Some(NOW));
     assert_eq!(
-        journal.report_success(&reported.id, 1, NOW).await,
+        journal.report_success(&reported.id, 1, None, NOW).await,
         Ok(false)
     );
 }
@@ -515,7 +548,7 @@ pub async fn a_failed_attempt_may_be_repeated_three_times<F: JournalFixture>() {
     for attempt in 1..=10 {
         assert_eq!(win(&journal, &a).await, attempt);
         journal
-            .conclude(&a.id, attempt, &failed(None), NOW)
+            .conclude(&a.id, attempt, &failed(None), None, NOW)
             .await
             .expect("a conclusion");
     }
@@ -524,7 +557,7 @@ pub async fn a_failed_attempt_may_be_repeated_three_times<F: JournalFixture>() {
         assert_eq!(win(&journal, &a).await, attempt);
         assert_eq!(known(&journal, &a).await.failures, attempt - 11);
         journal
-            .conclude(&a.id, attempt, &failed(Some("0x1")), NOW)
+            .conclude(&a.id, attempt, &failed(Some("0x1")), None, NOW)
             .await
             .expect("a conclusion");
     }
@@ -553,7 +586,7 @@ pub async fn a_released_attempt_may_be_repeated_at_once<F: JournalFixture>() {
     let attempt = win(&journal, &a).await;
     let released = released();
     journal
-        .conclude(&a.id, attempt, &released, NOW)
+        .conclude(&a.id, attempt, &released, None, NOW)
         .await
         .expect("a conclusion");
     assert_eq!(known(&journal, &a).await.state, State::Concluded(released));
@@ -576,25 +609,25 @@ pub async fn a_late_conclusion_does_not_change_a_later_attempt<F: JournalFixture
     let a = claim("a");
     win(&journal, &a).await;
     journal
-        .conclude(&a.id, 1, &failed(None), NOW)
+        .conclude(&a.id, 1, &failed(None), None, NOW)
         .await
         .expect("a conclusion");
     win(&journal, &a).await;
-    let late = journal.conclude(&a.id, 1, &settled("0x1"), NOW).await;
-    assert_eq!(late, Ok(false));
+    let late = journal.conclude(&a.id, 1, &settled("0x1"), None, NOW).await;
+    assert_eq!(late, Ok(Ended::No));
     assert_eq!(known(&journal, &a).await.state, State::Open);
     journal
-        .conclude(&a.id, 2, &settled("0x2"), NOW)
+        .conclude(&a.id, 2, &settled("0x2"), None, NOW)
         .await
         .expect("a conclusion");
-    let late = journal.conclude(&a.id, 2, &failed(None), NOW).await;
-    assert_eq!(late, Ok(false));
+    let late = journal.conclude(&a.id, 2, &failed(None), None, NOW).await;
+    assert_eq!(late, Ok(Ended::No));
     assert_eq!(
         known(&journal, &a).await.state,
         State::Concluded(settled("0x2"))
     );
-    assert_eq!(journal.report_success(&a.id, 1, NOW).await, Ok(false));
-    assert_eq!(journal.report_success(&a.id, 2, NOW).await, Ok(true));
+    assert_eq!(journal.report_success(&a.id, 1, None, NOW).await, Ok(false));
+    assert_eq!(journal.report_success(&a.id, 2, None, NOW).await, Ok(true));
 }
 
 /// These are the settlements that a start resumes.
@@ -607,11 +640,11 @@ pub async fn open_settlements_are_listed_by_network<F: JournalFixture>() {
         win(&journal, claim).await;
     }
     journal
-        .record("test:1", &transaction("0x1", 0), &[b.id], NOW)
+        .record("test:1", &transaction("0x1", 0), &[settling(b.id)], NOW)
         .await
         .expect("a record");
     journal
-        .conclude(&a.id, 1, &settled("0x0"), NOW)
+        .conclude(&a.id, 1, &settled("0x0"), None, NOW)
         .await
         .expect("a conclusion");
     let open = journal.open("test:1").await.expect("a read");
@@ -654,7 +687,7 @@ pub async fn an_unknown_settlement_is_not_found<F: JournalFixture>() {
     );
     assert_eq!(journal.open("test:1").await, Ok(vec![]));
     assert_eq!(
-        journal.report_success(&claim("a").id, 1, NOW).await,
+        journal.report_success(&claim("a").id, 1, None, NOW).await,
         Ok(false)
     );
 }
@@ -692,8 +725,10 @@ pub async fn pages_list_every_matching_settlement_once<F: JournalFixture>() {
         let attempt = win(&journal, &claim).await;
         let outcome = &outcomes[at % 4];
         if let Some(outcome) = outcome {
-            let concluded = journal.conclude(&claim.id, attempt, outcome, NOW).await;
-            assert_eq!(concluded, Ok(true));
+            let concluded = journal
+                .conclude(&claim.id, attempt, outcome, None, NOW)
+                .await;
+            assert_eq!(concluded, Ok(Ended::Yes));
         }
         let state = known(&journal, &claim).await.state.kind();
         all.push((claim.id, network, state));
@@ -730,7 +765,7 @@ pub async fn a_page_has_the_transactions_of_its_settlements<F: JournalFixture>()
         win(&journal, claim).await;
         let signed = transaction(&format!("0x{at}"), at as u64);
         journal
-            .record("test:1", &signed, &[claim.id], NOW)
+            .record("test:1", &signed, &[settling(claim.id)], NOW)
             .await
             .expect("a record");
     }
@@ -751,8 +786,10 @@ pub async fn changes_between_pages_move_no_settlement<F: JournalFixture>() {
     let claims: Vec<Claim> = (0..6).map(|at| claim(&format!("claim {at}"))).collect();
     for claim in &claims {
         let attempt = win(&journal, claim).await;
-        let concluded = journal.conclude(&claim.id, attempt, &released(), NOW).await;
-        assert_eq!(concluded, Ok(true));
+        let concluded = journal
+            .conclude(&claim.id, attempt, &released(), None, NOW)
+            .await;
+        assert_eq!(concluded, Ok(Ended::Yes));
     }
     let filter = Filter::new().limit(3);
     let first = journal.page(&filter, None).await.expect("a page");
