@@ -59,6 +59,7 @@ impl<C: LikeEvm> Scheme<C> for Wrapped {
 
 fn on_evm<'a, C: LikeEvm>(observed: &Observed<'a, C>) -> Observed<'a, Evm> {
     let on_evm = Observed::new(observed.signatures, observed.answers, observed.now);
+    let on_evm = on_evm.after(observed.completed);
     match observed.settling {
         true => on_evm.settling(),
         false => on_evm,

@@ -57,7 +57,9 @@ pub use network::{Network, NetworkError};
 pub use printable::printable;
 pub use request::{Accepted, AcceptedRequirements, PaymentRequest, Requirements, Version};
 pub use sale::SaleId;
-pub use scheme::{Check, Effect, Observed, Payment, PaymentInfo, Plan, Scheme};
+pub use scheme::{
+    Check, CompletedStep, Effect, Observed, Payment, PaymentInfo, Plan, STEPS_MAX, Scheme,
+};
 pub use signature::SignatureClaim;
 pub use state::{Receipt, SchemeState, StateId, StateIdError, StateStore};
 pub use time::{Clock, ManualClock, SystemClock, Timestamp};

@@ -1,12 +1,13 @@
 //! A scheme defines what a payment is. It never signs, never sends, and keeps no state between
 //! calls.
 
+use std::num::NonZeroU8;
 use std::time::Duration;
 
 use crate::json::Object;
 use crate::{
     Amount, Chain, LaneId, PaymentId, PaymentRequest, Refusal, Rejection, SignatureClaim,
-    Timestamp, Version,
+    Timestamp, TransactionId, Version,
 };
 
 /// A way to pay on chains of type `C`, such as `exact`.
@@ -207,6 +208,10 @@ pub trait Payment<C: Chain + ?Sized>: Send + Sync {
     }
 
     /// What the transaction did for this payment: whether it transferred the money, and all of it.
+    ///
+    /// The engine trusts the amount of [`Effect::Transferred`] and reports it. So a transfer of
+    /// less or more than the scheme allows is a [`Effect::Mismatch`]. It is never asked about the
+    /// transaction of a step.
     fn effect(&self, amount: Amount, evidence: &C::Evidence) -> Effect;
 }
 
@@ -240,6 +245,9 @@ pub struct Observed<'a, C: Chain + ?Sized> {
     pub now: Timestamp,
     /// Whether the payment is to be settled. Otherwise it is only verified.
     pub settling: bool,
+    /// The steps of this payment that were included, in the order of their numbers. A step whose
+    /// transaction failed is among them too: its evidence says so.
+    pub completed: &'a [CompletedStep<C::Evidence>],
 }
 
 impl<'a, C: Chain + ?Sized> Observed<'a, C> {
@@ -250,6 +258,7 @@ impl<'a, C: Chain + ?Sized> Observed<'a, C> {
             answers,
             now,
             settling: false,
+            completed: &[],
         }
     }
 
@@ -261,6 +270,12 @@ impl<'a, C: Chain + ?Sized> Observed<'a, C> {
             ..self
         }
     }
+
+    /// The same, after these steps.
+    #[must_use]
+    pub fn after(self, completed: &'a [CompletedStep<C::Evidence>]) -> Self {
+        Self { completed, ..self }
+    }
 }
 
 /// What settling a payment takes.
@@ -268,15 +283,44 @@ impl<'a, C: Chain + ?Sized> Observed<'a, C> {
 pub enum Plan<Action> {
     /// To send this action. Its [`effect`](Payment::effect) settles the payment.
     Submit(Action),
+    /// To send this action first, such as an approval that the payment needs. Once it is included,
+    /// the payment is checked and planned again, with the step among those
+    /// [`completed`](Observed::completed). After a crash too, so a scheme must not plan a completed
+    /// step again. The engine sends at most [`STEPS_MAX`] steps for a payment.
+    Step {
+        /// The number of the step. Different steps of a payment have different numbers.
+        step: NonZeroU8,
+        /// The action.
+        action: Action,
+    },
+    /// Nothing, or nothing more: the payment is settled with the steps so far. An authorization
+    /// that is settled for nothing is used up all the same.
+    OffChain,
 }
 
+/// How many steps the engine sends for one payment, without replacements for a higher fee. Two steps that are needed
+/// and a failure of each: more is a scheme that never ends, at the operator's cost.
+pub const STEPS_MAX: usize = 4;
+
 impl<Action> Plan<Action> {
-    /// The action to be sent.
+    /// The action to be sent, if there is one.
     pub fn into_action(self) -> Option<Action> {
         match self {
-            Self::Submit(action) => Some(action),
+            Self::Submit(action) | Self::Step { action, .. } => Some(action),
+            Self::OffChain => None,
         }
     }
+}
+
+/// A step of a payment that is on the chain, with the required confirmations.
+#[derive(Debug, Clone)]
+pub struct CompletedStep<Evidence> {
+    /// The number of the step.
+    pub step: NonZeroU8,
+    /// Its transaction.
+    pub transaction: TransactionId,
+    /// What the transaction did. It may have failed.
+    pub evidence: Evidence,
 }
 
 /// The next step for a payment.
@@ -303,7 +347,7 @@ impl<C: Chain + ?Sized> std::fmt::Debug for Check<C> {
 /// What an included transaction did for one payment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// The recipient received this amount from the payer.
+    /// The recipient received this amount from the payer, and the scheme allows no other amount.
     Transferred(Amount),
     /// Nothing, for this reason. A check against the chain's current state may give a more precise
     /// one.

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use quittance_core::{
-    Chain, Fault, LaneId, Payment, PaymentId, Reason, Receipt, Rejection, Timestamp, TransactionId,
+    Amount, Chain, Fault, LaneId, Payment, PaymentId, Reason, Receipt, Rejection, Timestamp,
+    TransactionId,
 };
 use quittance_journal::{Ended, JournalError, Outcome, Settlement};
 use tokio::sync::{broadcast, mpsc};
@@ -117,20 +118,24 @@ impl<C: Chain> Context<C> {
         self.now() >= job.expires()
     }
 
-    /// Ends a job whose money was transferred.
-    pub(crate) async fn settled(&self, job: Job<C>, transaction: TransactionId) {
-        info!(settlement = %job.id(), %transaction, "settled");
+    /// Ends a job that settled this amount: by this transaction, or without one.
+    pub(crate) async fn settled(
+        &self,
+        job: Job<C>,
+        transaction: Option<TransactionId>,
+        amount: Amount,
+    ) {
+        info!(settlement = %job.id(), ?transaction, %amount, "settled");
         self.failures.settled(job.payer(), job.pay_to(), self.now());
-        if job.success_reported() {
+        if let (true, Some(transaction)) = (job.success_reported(), &transaction) {
             self.report(Event::Restored {
                 network: self.network().to_owned(),
                 settlement: job.id(),
                 transaction: transaction.clone(),
             });
         }
-        let amount = job.amount();
         let outcome = Outcome::Settled {
-            transaction: Some(transaction),
+            transaction,
             amount,
             receipt: Receipt::default(),
         };

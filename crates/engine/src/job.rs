@@ -136,8 +136,10 @@ impl<C: Chain> Job<C> {
     }
 }
 
-/// A job with an action that settled it in a simulation a moment ago.
+/// A job with an action that settled it in a simulation a moment ago, or with a step before that.
 pub(crate) struct Ready<C: Chain> {
     pub(crate) job: Job<C>,
     pub(crate) action: C::Action,
+    /// The number of the step; 0 for the action that settles.
+    pub(crate) step: u8,
 }

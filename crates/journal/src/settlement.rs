@@ -312,6 +312,19 @@ impl Settlement {
         all.map(|signed| &signed.transaction)
     }
 
+    /// As [`all_transactions`](Self::all_transactions), without those of steps.
+    pub fn settling_transactions(&self) -> impl Iterator<Item = &Transaction> {
+        let all = self.transactions.iter().chain(&self.withdrawn);
+        all.filter(|signed| signed.step == 0)
+            .map(|signed| &signed.transaction)
+    }
+
+    /// Whether a transaction was ever signed for one of its steps.
+    pub fn has_steps(&self) -> bool {
+        let mut all = self.transactions.iter().chain(&self.withdrawn);
+        all.any(|signed| signed.step > 0)
+    }
+
     /// The transaction that a caller should look up: the deciding one, else the newest one sent.
     pub fn evidence(&self) -> Option<&TransactionId> {
         let newest = || self.transaction().map(|transaction| &transaction.id);

@@ -28,7 +28,10 @@ pub(super) async fn send<C: Chain>(
             return Some(*sequence);
         }
     };
-    let step = |ready: &Ready<C>| SettlementStep::settling(ready.job.id());
+    let step = |ready: &Ready<C>| SettlementStep {
+        settlement: ready.job.id(),
+        step: ready.step,
+    };
     let steps: Vec<SettlementStep> = batch.iter().map(step).collect();
     let recorded = context
         .writer
@@ -120,8 +123,8 @@ async fn retry_alone<C: Chain>(
         return context.release_all(batch, fault).await;
     }
     warn!(payments = batch.len(), %fault, "this batch could not be signed: each payment is sent alone");
-    for Ready { job, action } in batch {
-        let job = job.with_alone(true);
-        context.hand_back(Returned::Requeue(Ready { job, action }, lane.clone()));
+    for ready in batch {
+        let job = ready.job.with_alone(true);
+        context.hand_back(Returned::Requeue(Ready { job, ..ready }, lane.clone()));
     }
 }

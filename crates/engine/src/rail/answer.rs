@@ -9,7 +9,6 @@ use quittance_core::{
     TransactionId,
 };
 use quittance_journal::{Outcome, Settlement, State};
-use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
@@ -103,7 +102,7 @@ impl<C: Chain> Rail<C> {
             Outcome::Settled {
                 transaction,
                 amount,
-                receipt: _,
+                receipt,
             } => {
                 let transaction = transaction.as_ref().map_or("", TransactionId::as_str);
                 let Some(report) = self.report_success(id, attempt).await? else {
@@ -117,7 +116,8 @@ impl<C: Chain> Rail<C> {
                 };
                 report.used();
                 Ok(SettleResponse {
-                    amount: Some(amount.to_string()),
+                    amount: Some(receipt.amount.unwrap_or_else(|| amount.to_string())),
+                    extra: receipt.extra,
                     ..SettleResponse::settled(network, payer, transaction)
                 })
             }
@@ -224,14 +224,14 @@ fn progress_of(settlement: &Settlement) -> Progress {
     }
 }
 
-/// The answer with a reference to the settlement in `extra`, by which its state can be requested.
+/// The answer with a reference to the settlement in `extra`, by which its state can be requested. It
+/// replaces a field of that name.
 fn with_reference(response: SettleResponse, id: Option<&PaymentId>) -> SettleResponse {
+    let Some(id) = id else { return response };
+    let mut extra = response.extra.map(|extra| extra.tree()).unwrap_or_default();
+    extra.insert("settlement".to_owned(), id.to_string().into());
     SettleResponse {
-        extra: id.and_then(settlement_reference),
+        extra: Object::of(&extra).ok(),
         ..response
     }
-}
-
-fn settlement_reference(id: &PaymentId) -> Option<Object> {
-    Object::of(&json!({ "settlement": id.to_string() })).ok()
 }

@@ -167,12 +167,16 @@ impl<C: Chain> Rail<C> {
                 return Err(Fault::new(FaultKind::Busy, what).into());
             }
         };
+        // Steps of an earlier attempt must not be made twice.
+        let has_steps = attempt > 1 && self.has_steps(&claim.id).await?;
         let follow = Follow::InFlight(guard.follow());
         let payment = Arc::clone(&decoded.payment);
         let job = Job::claimed(&claim, attempt, payment, reservation, guard);
         match candidate {
-            Candidate::Verified(verified) => self.dispatch(job, &verified).await,
-            Candidate::Unfinished(_) => self.context.spawn(Arc::clone(self).resume(job)),
+            Candidate::Verified(verified) if !has_steps => self.dispatch(job, &verified).await,
+            Candidate::Verified(_) | Candidate::Unfinished(_) => {
+                self.context.spawn(Arc::clone(self).resume(job));
+            }
         }
         Ok(Started {
             id: claim.id,
@@ -193,6 +197,12 @@ impl<C: Chain> Rail<C> {
             }
             Candidate::Unfinished(_) => Ok(ledger.add(&claim.payer, &claim.asset, claim.amount)),
         }
+    }
+
+    /// Whether a transaction was ever signed for a step of this settlement.
+    async fn has_steps(&self, id: &PaymentId) -> Result<bool, Fault> {
+        let settlement = self.context.writer.journal.settlement(id).await?;
+        Ok(settlement.is_some_and(|known| known.has_steps()))
     }
 
     /// What an authorization means that another process has claimed.

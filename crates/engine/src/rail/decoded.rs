@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use quittance_core::{
-    Amount, Chain, Fault, Malformed, Observed, Payment, PaymentInfo, Rejection, Timestamp,
+    Amount, Chain, CompletedStep, Fault, Malformed, Observed, Payment, PaymentInfo, Rejection,
+    Timestamp,
 };
 
 /// A payment whose signatures were checked. The payment itself says what follows from them.
@@ -13,6 +14,8 @@ pub(super) struct Decoded<C: Chain> {
     pub(super) signatures: Vec<bool>,
     /// Whether the payment is to be settled, not only verified.
     pub(super) settling: bool,
+    /// The steps that were included for it.
+    pub(super) completed: Vec<CompletedStep<C::Evidence>>,
 }
 
 /// A payment that would settle now, with the answers that show it. Only a verified payment is
@@ -53,6 +56,11 @@ impl<C: Chain> Decoded<C> {
         }
     }
 
+    /// The same payment, after these steps.
+    pub(super) fn after(self, completed: Vec<CompletedStep<C::Evidence>>) -> Self {
+        Self { completed, ..self }
+    }
+
     /// A verdict against this payment.
     pub(super) fn rejected(&self, rejection: Rejection) -> VerifyError {
         VerifyError::Rejected(rejection, Some(self.info().payer.clone()))
@@ -63,7 +71,7 @@ impl<C: Chain> Decoded<C> {
         answers: &'a [C::Answer],
         now: Timestamp,
     ) -> Observed<'a, C> {
-        let observed = Observed::new(&self.signatures, answers, now);
+        let observed = Observed::new(&self.signatures, answers, now).after(&self.completed);
         match self.settling {
             true => observed.settling(),
             false => observed,

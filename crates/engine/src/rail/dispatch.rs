@@ -1,6 +1,6 @@
 //! Handing a job to a lane.
 
-use quittance_core::{Chain, Fault, FaultKind, LaneId, Plan};
+use quittance_core::{Chain, Fault, FaultKind, LaneId, Plan, TransactionId};
 
 use super::Rail;
 use super::decoded::Verified;
@@ -8,14 +8,33 @@ use crate::job::{Job, Ready};
 use crate::lane::Lane;
 
 impl<C: Chain> Rail<C> {
-    /// Finds the action that settles a job's payment, and hands both to a lane.
+    /// Finds what settling a job's payment takes, and does it or hands it to a lane.
     pub(super) async fn dispatch(&self, job: Job<C>, verified: &Verified<'_, C>) {
         let observed = verified.observed(self.context.now());
         let sender = job.payment().sender(&observed);
         match job.payment().plan(job.amount(), &observed) {
-            Ok(Plan::Submit(action)) => self.queue(Ready { job, action }, sender).await,
+            Ok(plan) => self.carry_out(job, plan, sender, None).await,
             Err(rejection) => self.context.fail(job, rejection, None).await,
         }
+    }
+
+    /// Carries out a plan. If it sends nothing more, `last` is the transaction of the last step.
+    pub(super) async fn carry_out(
+        &self,
+        job: Job<C>,
+        plan: Plan<C::Action>,
+        sender: Option<LaneId>,
+        last: Option<TransactionId>,
+    ) {
+        let (action, step) = match plan {
+            Plan::Submit(action) => (action, 0),
+            Plan::Step { step, action } => (action, step.get()),
+            Plan::OffChain => {
+                let amount = job.amount();
+                return self.context.settled(job, last, amount).await;
+            }
+        };
+        self.queue(Ready { job, action, step }, sender).await;
     }
 
     /// Hands a job to a lane, or releases it if no lane can take it. If `sender` is given, only

@@ -1,30 +1,30 @@
 //! The outcomes of all transactions that were ever signed for a settlement.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU8;
 
 use futures_util::future::join_all;
 use quittance_core::{
-    Amount, Chain, Effect, Fault, FaultKind, LaneId, Payment, PaymentId, Rejection, Status,
-    Transaction, TransactionId, Watched,
+    Amount, Chain, CompletedStep, Effect, Fault, FaultKind, LaneId, Payment, PaymentId, Rejection,
+    Status, Transaction, TransactionId, Watched,
 };
-use quittance_journal::Settlement;
+use quittance_journal::{Settlement, SignedFor};
 
 use super::Rail;
 use crate::writer::Journaled;
 
 /// The outcome of a settlement's transactions.
-pub(super) enum History {
-    /// This transaction transferred the money.
-    Settled(TransactionId),
+pub(super) enum History<C: Chain> {
+    /// This transaction transferred this amount.
+    Settled(TransactionId, Amount),
     /// These transactions, all of one sequence number, may still transfer the money.
     InFlight(Vec<Journaled>),
     /// No transaction transferred the money, and none ever will.
-    NoEffect(NoEffect),
+    NoEffect(NoEffect<C>),
 }
 
 /// What is known of transactions of which none transferred the money.
-#[derive(Default)]
-pub(super) struct NoEffect {
+pub(super) struct NoEffect<C: Chain> {
     /// Whether some are known only to be dropped: their sequence number was used by another
     /// transaction.
     pub(super) is_dropped: bool,
@@ -35,6 +35,45 @@ pub(super) struct NoEffect {
     pub(super) mismatch: Option<(TransactionId, Rejection)>,
     /// Every transaction that was ever signed for the settlement, withdrawn ones included.
     pub(super) signed: Vec<TransactionId>,
+    /// How many sequence numbers were used for steps. A transaction and its replacements have one.
+    pub(super) steps_sent: usize,
+    /// The steps that were included, in any attempt.
+    pub(super) completed: Vec<CompletedStep<C::Evidence>>,
+}
+
+impl<C: Chain> NoEffect<C> {
+    /// What is known before the chain is asked.
+    fn new(signed_for: &BTreeMap<TransactionId, SignedFor>) -> Self {
+        let of_steps = signed_for.values().filter(|signed| signed.step > 0);
+        let numbers =
+            of_steps.map(|signed| (&signed.transaction.lane, signed.transaction.sequence));
+        Self {
+            is_dropped: false,
+            without_effect: Vec::new(),
+            mismatch: None,
+            signed: signed_for.keys().cloned().collect(),
+            steps_sent: numbers.collect::<BTreeSet<_>>().len(),
+            completed: Vec::new(),
+        }
+    }
+
+    /// Adds what an included transaction of this settlement did without transferring the money.
+    fn add(&mut self, id: TransactionId, effect: Effect, is_current: bool) {
+        match effect {
+            Effect::None(found) if is_current => self.without_effect.push((id, found)),
+            Effect::Mismatch(found) if is_current => self.mismatch = Some((id, found)),
+            _ => {}
+        }
+    }
+
+    fn add_step(&mut self, step: NonZeroU8, transaction: TransactionId, evidence: C::Evidence) {
+        self.completed.push(CompletedStep {
+            step,
+            transaction,
+            evidence,
+        });
+        self.completed.sort_by_key(|completed| completed.step);
+    }
 }
 
 /// The transactions that were signed for one sequence number.
@@ -56,19 +95,13 @@ impl<C: Chain> Rail<C> {
         id: &PaymentId,
         payment: &dyn Payment<C>,
         amount: Amount,
-    ) -> Result<History, Fault> {
+    ) -> Result<History<C>, Fault> {
         let Some(settlement) = self.context.writer.journal.settlement(id).await? else {
-            return Ok(History::NoEffect(NoEffect::default()));
+            return Ok(History::NoEffect(NoEffect::new(&BTreeMap::new())));
         };
-        let of_this_attempt: BTreeSet<TransactionId> = settlement
-            .current_transactions()
-            .map(|transaction| transaction.id.clone())
-            .collect();
-        let signed = settlement.all_transactions();
-        let mut no_effect = NoEffect {
-            signed: signed.map(|transaction| transaction.id.clone()).collect(),
-            ..NoEffect::default()
-        };
+        let attempt = settlement.attempt;
+        let signed_for = signed_for(&settlement);
+        let mut no_effect = NoEffect::new(&signed_for);
         let sequences = by_sequence(settlement);
         let questions = sequences.iter().map(watched_all);
         let statuses = join_all(questions.map(|watched| self.statuses.ask(watched))).await;
@@ -80,17 +113,16 @@ impl<C: Chain> Rail<C> {
                     confirmations,
                     evidence,
                 } if confirmations >= self.chain().confirmations_required() => {
+                    let signed = signed_for.get(&id);
+                    let step = signed.and_then(|signed| NonZeroU8::new(signed.step));
+                    if let Some(step) = step {
+                        no_effect.add_step(step, id, evidence);
+                        continue;
+                    }
+                    let is_current = signed.is_some_and(|signed| signed.attempt == attempt);
                     match payment.effect(amount, &evidence) {
-                        Effect::Transferred(moved) if moved == amount => {
-                            return Ok(History::Settled(id));
-                        }
-                        Effect::None(found) if of_this_attempt.contains(&id) => {
-                            no_effect.without_effect.push((id, found));
-                        }
-                        Effect::Mismatch(found) if of_this_attempt.contains(&id) => {
-                            no_effect.mismatch = Some((id, found));
-                        }
-                        _ => {}
+                        Effect::Transferred(moved) => return Ok(History::Settled(id, moved)),
+                        effect => no_effect.add(id, effect, is_current),
                     }
                 }
                 Status::Dropped => no_effect.is_dropped = true,
@@ -106,6 +138,17 @@ impl<C: Chain> Rail<C> {
         }
         Ok(in_flight.map_or(History::NoEffect(no_effect), History::InFlight))
     }
+}
+
+/// What each transaction was signed for. A withdrawn one counts as of no attempt.
+fn signed_for(settlement: &Settlement) -> BTreeMap<TransactionId, SignedFor> {
+    let withdrawn = settlement.withdrawn.iter().map(|signed| SignedFor {
+        attempt: 0,
+        ..signed.clone()
+    });
+    let all = withdrawn.chain(settlement.transactions.iter().cloned());
+    all.map(|signed| (signed.transaction.id.clone(), signed))
+        .collect()
 }
 
 /// A settlement's transactions, by sequence number.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quittance_core::{
-    Chain, Fault, FaultKind, LaneId, PaymentId, Plan, Reason, Rejection, TransactionId,
+    Amount, Chain, CompletedStep, Fault, FaultKind, LaneId, PaymentId, Plan, Reason, Rejection,
+    STEPS_MAX, TransactionId,
 };
 use quittance_journal::{Settlement, State};
 use tokio::time::Instant;
@@ -15,7 +16,7 @@ use super::Rail;
 use super::decoded::VerifyError;
 use super::history::{History, NoEffect};
 use super::used::UsedBy;
-use crate::job::{Job, Ready};
+use crate::job::Job;
 use crate::writer::Journaled;
 
 /// The pause before a chain that does not answer is asked again about a settlement.
@@ -38,13 +39,15 @@ const WITHOUT_EFFECT_MAX: usize = 2;
 
 /// What to do about a job that no lane has.
 enum Resumption<C: Chain> {
-    /// Conclude it: this transaction transferred the money.
-    Settled(TransactionId),
+    /// Conclude it: this transaction transferred this amount.
+    Settled(TransactionId, Amount),
     /// Watch these transactions, which may still transfer it.
     Watch(Vec<Journaled>),
-    /// Send it.
-    Send {
-        action: Directed<C>,
+    /// Carry out this plan.
+    Go {
+        planned: Planned<C>,
+        /// The transaction of the last step so far.
+        last: Option<TransactionId>,
         /// Whether to send it without other payments.
         alone: bool,
     },
@@ -60,8 +63,8 @@ enum Resumption<C: Chain> {
     },
 }
 
-/// An action, and the signer that must send it, if only one may.
-type Directed<C> = (<C as Chain>::Action, Option<LaneId>);
+/// A plan, and the signer that must send its action, if only one may.
+type Planned<C> = (Plan<<C as Chain>::Action>, Option<LaneId>);
 
 impl<C: Chain> Rail<C> {
     /// Resumes every open settlement in the journal that no task works on.
@@ -111,17 +114,20 @@ impl<C: Chain> Rail<C> {
         let mut unknown_since = None;
         loop {
             match self.next_resumption(&job).await {
-                Ok(Resumption::Settled(transaction)) => {
-                    return self.context.settled(job, transaction).await;
+                Ok(Resumption::Settled(transaction, amount)) => {
+                    return self.context.settled(job, Some(transaction), amount).await;
                 }
                 Ok(Resumption::Watch(transactions)) => {
                     let outstanding = &self.context.outstanding;
                     return outstanding.watch_journaled(Some(job), transactions);
                 }
-                Ok(Resumption::Send { action, alone }) => {
-                    let (action, sender) = action;
+                Ok(Resumption::Go {
+                    planned: (plan, sender),
+                    last,
+                    alone,
+                }) => {
                     let job = job.with_alone(alone);
-                    return self.queue(Ready { job, action }, sender).await;
+                    return self.carry_out(job, plan, sender, last).await;
                 }
                 Ok(Resumption::Wait { rejection }) => {
                     let since = *unknown_since.get_or_insert_with(Instant::now);
@@ -160,7 +166,7 @@ impl<C: Chain> Rail<C> {
         let id = job.id();
         let history = self.history(&id, &**job.payment(), job.amount());
         match history.await? {
-            History::Settled(transaction) => Ok(Resumption::Settled(transaction)),
+            History::Settled(transaction, amount) => Ok(Resumption::Settled(transaction, amount)),
             History::InFlight(transactions) => Ok(Resumption::Watch(transactions)),
             History::NoEffect(no_effect) => self.resumption_without_effect(job, no_effect).await,
         }
@@ -170,7 +176,7 @@ impl<C: Chain> Rail<C> {
     async fn resumption_without_effect(
         &self,
         job: &Job<C>,
-        mut no_effect: NoEffect,
+        mut no_effect: NoEffect<C>,
     ) -> Result<Resumption<C>, Fault> {
         let is_dropped = no_effect.is_dropped;
         // The transaction explains what the chain says about the payment now.
@@ -181,14 +187,19 @@ impl<C: Chain> Rail<C> {
                 is_dropped,
             });
         }
-        let mut judged = self.judge_again(job).await?;
+        let last = no_effect.completed.last();
+        let last = last.map(|completed| completed.transaction.clone());
+        let (steps_sent, completed) = (no_effect.steps_sent, no_effect.completed);
+        let mut judged = self.judge_again(job, steps_sent, completed).await?;
         if let Err(rejection) = &judged {
             let (payment, signed) = (&**job.payment(), &no_effect.signed);
             let user = self.find_user(payment, job.amount(), rejection, signed);
             match user.await? {
                 UsedBy::Unused => {}
                 UsedBy::Cancelled(rejection) => judged = Err(rejection),
-                UsedBy::Ours(transaction) => return Ok(Resumption::Settled(transaction)),
+                UsedBy::Ours(transaction, amount) => {
+                    return Ok(Resumption::Settled(transaction, amount));
+                }
                 UsedBy::Other(transaction, rejection) => {
                     return Ok(Resumption::Fail {
                         rejection,
@@ -211,9 +222,12 @@ impl<C: Chain> Rail<C> {
             _ if is_late => Some(Reason::SETTLEMENT_EXPIRED.into()),
             // The payment was valid before and is valid now, so it is sent again. After the first
             // failure it is sent alone, because other payments could make its transaction fail.
-            Ok(action) if tried < WITHOUT_EFFECT_MAX => {
-                let alone = tried > 0;
-                return Ok(Resumption::Send { action, alone });
+            Ok(planned) if tried < WITHOUT_EFFECT_MAX => {
+                return Ok(Resumption::Go {
+                    planned,
+                    last,
+                    alone: tried > 0,
+                });
             }
             Ok(_) => None,
             Err(rejection) => Some(rejection),
@@ -227,17 +241,23 @@ impl<C: Chain> Rail<C> {
         })
     }
 
-    /// The action that settles a job's payment now, with its signer; or the verdict against it.
-    async fn judge_again(&self, job: &Job<C>) -> Result<Result<Directed<C>, Rejection>, Fault> {
+    /// What settling a job's payment takes now, after these steps; or the verdict against it.
+    async fn judge_again(
+        &self,
+        job: &Job<C>,
+        steps_sent: usize,
+        completed: Vec<CompletedStep<C::Evidence>>,
+    ) -> Result<Result<Planned<C>, Rejection>, Fault> {
         let payment = job.payment();
         let now = self.context.now();
         let decoded = self.check_signatures(Arc::clone(payment), now).await?;
-        let decoded = decoded.settling();
+        let decoded = decoded.settling().after(completed);
         match self.check(&decoded).await {
             Ok(verified) => {
                 let observed = verified.observed(self.context.now());
                 let plan = payment.plan(job.amount(), &observed);
-                Ok(plan.map(|Plan::Submit(action)| (action, payment.sender(&observed))))
+                let plan = plan.and_then(|plan| allow_step(plan, steps_sent));
+                Ok(plan.map(|plan| (plan, payment.sender(&observed))))
             }
             Err(VerifyError::Rejected(rejection, _)) => Ok(Err(rejection)),
             Err(VerifyError::Malformed(malformed)) => {
@@ -245,5 +265,16 @@ impl<C: Chain> Rail<C> {
             }
             Err(VerifyError::Fault(fault)) => Err(fault),
         }
+    }
+}
+
+/// Refuses one more step of a payment that had too many.
+fn allow_step<Action>(plan: Plan<Action>, sent: usize) -> Result<Plan<Action>, Rejection> {
+    match plan {
+        Plan::Step { .. } if sent >= STEPS_MAX => {
+            let detail = format_args!("the payment needs more than {STEPS_MAX} steps");
+            Err(Rejection::new(Reason::INVALID_TRANSACTION_STATE, detail))
+        }
+        plan => Ok(plan),
     }
 }

@@ -20,8 +20,8 @@ use super::history::History;
 pub(super) enum UsedBy {
     /// The verdict is not about a used authorization.
     Unused,
-    /// This transaction, which was signed for the payment. It transferred the money.
-    Ours(TransactionId),
+    /// This transaction, which was signed for the payment. It transferred this amount.
+    Ours(TransactionId, Amount),
     /// This transaction of another sender, with the verdict that follows from it.
     Other(TransactionId, Rejection),
     /// No transfer: the payer cancelled the authorization. The verdict names the cancelling
@@ -71,16 +71,14 @@ impl<C: Chain> Rail<C> {
             return Err(Fault::new(FaultKind::ChainUnavailable, what));
         }
         Ok(match payment.effect(amount, &found.evidence) {
-            Effect::Transferred(moved) if moved == amount && signed.contains(&id) => {
-                UsedBy::Ours(id)
-            }
-            Effect::Transferred(moved) if moved == amount => {
+            Effect::Transferred(moved) if signed.contains(&id) => UsedBy::Ours(id, moved),
+            Effect::Transferred(_) => {
                 let detail =
                     format!("the transaction {id} paid, and this facilitator did not send it");
                 let reason = Reason::SETTLED_BY_OTHER_TRANSACTION;
                 UsedBy::Other(id, Rejection::new(reason, detail))
             }
-            Effect::Transferred(_) | Effect::Mismatch(_) => {
+            Effect::Mismatch(_) => {
                 let detail = format!(
                     "the transaction {id} used the authorization, and did not pay the recipient the amount"
                 );
@@ -112,7 +110,11 @@ impl<C: Chain> Rail<C> {
                 .await);
         };
         let signed = match self.history(&info.id, payment, info.amount).await? {
-            History::Settled(_) | History::InFlight(_) => return Ok(Explained::Unfinished),
+            History::Settled(..) | History::InFlight(_) => return Ok(Explained::Unfinished),
+            // The verdict does not know of its steps.
+            History::NoEffect(no_effect) if !no_effect.completed.is_empty() => {
+                return Ok(Explained::Unfinished);
+            }
             History::NoEffect(no_effect) => no_effect.signed,
         };
         let used = self
@@ -120,7 +122,7 @@ impl<C: Chain> Rail<C> {
             .await?;
         let evidence = || failed.evidence().cloned();
         Ok(match (used, &failed.state) {
-            (UsedBy::Ours(_), _) => Explained::Unfinished,
+            (UsedBy::Ours(..), _) => Explained::Unfinished,
             (UsedBy::Other(id, rejection), _) => Explained::Rejected(rejection, Some(id)),
             (UsedBy::Cancelled(rejection), _) => Explained::Rejected(rejection, evidence()),
             // An earlier search found it, when the nodes still knew it.
@@ -159,7 +161,7 @@ impl<C: Chain> Rail<C> {
         match self.find_user(payment, amount, &rejection, &[]).await {
             Ok(UsedBy::Other(id, rejection)) => Explained::Rejected(rejection, Some(id)),
             Ok(UsedBy::Cancelled(rejection)) => Explained::Rejected(rejection, None),
-            Ok(UsedBy::Unused | UsedBy::Unknown | UsedBy::Ours(_)) | Err(_) => {
+            Ok(UsedBy::Unused | UsedBy::Unknown | UsedBy::Ours(..)) | Err(_) => {
                 Explained::Rejected(rejection, None)
             }
         }

@@ -125,6 +125,7 @@ impl<C: Chain> Rail<C> {
             decoded_at,
             signatures,
             settling: false,
+            completed: Vec::new(),
         })
     }
 

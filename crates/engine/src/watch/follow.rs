@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
-use quittance_core::{Chain, Effect, Reason, Rejection, Status, TransactionId, Watched};
+use quittance_core::{Chain, Effect, Status, TransactionId, Watched};
 use quittance_journal::SettlementStep;
 use tracing::{error, warn};
 
@@ -123,9 +123,9 @@ fn resume_all<C: Chain>(context: &Context<C>, jobs: Vec<Job<C>>) {
 /// Concludes the jobs of a transaction that has enough confirmations, each by what the transaction
 /// did for it.
 ///
-/// A payment is judged only by a transaction that was made for it. If two payments had one sequence
-/// number by mistake, the transaction of one could look like the other's: the same price and the
-/// same recipient.
+/// A payment is judged only by a transaction that was made to settle it. If two payments had one
+/// sequence number by mistake, the transaction of one could look like the other's: the same price
+/// and the same recipient. A payment whose step was included goes on from there.
 async fn conclude_all<C: Chain>(
     context: &Arc<Context<C>>,
     jobs: Vec<Job<C>>,
@@ -156,19 +156,11 @@ async fn conclude<C: Chain>(
     id: &TransactionId,
     evidence: &C::Evidence,
 ) {
-    let expected = job.amount();
     let effect = catch_unwind(AssertUnwindSafe(|| {
-        job.payment().effect(expected, evidence)
+        job.payment().effect(job.amount(), evidence)
     }));
     match effect {
-        Ok(Effect::Transferred(amount)) if amount == expected => {
-            context.settled(job, id.clone()).await;
-        }
-        Ok(Effect::Transferred(amount)) => {
-            let detail = format!("{amount} was transferred instead of {expected}");
-            let found = Rejection::new(Reason::INVALID_TRANSACTION_STATE, detail);
-            context.fail(job, found, Some(id.clone())).await;
-        }
+        Ok(Effect::Transferred(amount)) => context.settled(job, Some(id.clone()), amount).await,
         Ok(Effect::Mismatch(found)) => context.fail(job, found, Some(id.clone())).await,
         // To find out why takes round trips. The other jobs do not wait for that.
         Ok(Effect::None(_)) => context.hand_back(Returned::Resume(job)),

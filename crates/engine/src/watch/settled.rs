@@ -200,7 +200,7 @@ fn find<C: Chain>(
     statuses: &Statuses<C>,
 ) -> Found {
     let mut found = Found::Missing;
-    for transaction in settlement.all_transactions() {
+    for transaction in settlement.settling_transactions() {
         let status = statuses.get(&(transaction.lane.clone(), transaction.sequence));
         match status {
             Some(Ok(Status::Included {
@@ -215,7 +215,7 @@ fn find<C: Chain>(
                 let amount = settlement.claim.amount;
                 let effect = catch_unwind(AssertUnwindSafe(|| payment.effect(amount, evidence)));
                 match effect {
-                    Ok(Effect::Transferred(moved)) if moved == amount => {
+                    Ok(Effect::Transferred(_)) => {
                         return Found::Included {
                             id: id.clone(),
                             confirmations: *confirmations,

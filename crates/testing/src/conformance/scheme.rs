@@ -211,8 +211,11 @@ pub async fn a_valid_payment_settles_once<F: SchemeFixture>() {
     let engine = fixture.engine().await;
     let request = fixture.request().await;
     assert!(is_valid(&engine, &request).await);
-    let (success, reason, transaction) = settled(&engine, &request).await;
-    assert!(success, "{reason}");
+    let answer = decided(&engine, &request).await.expect("an answer");
+    assert!(answer.success, "{answer:?}");
+    // The engine reports what the scheme says was transferred.
+    assert_eq!(answer.amount, Some(F::PRICE.to_string()));
+    let transaction = answer.transaction;
     assert!(!transaction.is_empty());
     for _ in 0..3 {
         let again = settled(&engine, &request).await;

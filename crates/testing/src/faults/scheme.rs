@@ -259,7 +259,7 @@ impl<C: Chain> FaultyPayment<C> {
             Some(SchemeFault::ExpiryIgnored) => Timestamp::from_secs(observed.now.secs() - 3600),
             _ => observed.now,
         };
-        let inner = Observed::new(signatures, observed.answers, now);
+        let inner = Observed::new(signatures, observed.answers, now).after(observed.completed);
         use_it(&match observed.settling {
             true => inner.settling(),
             false => inner,
