@@ -59,6 +59,7 @@ pub use request::{Accepted, AcceptedRequirements, PaymentRequest, Requirements, 
 pub use sale::SaleId;
 pub use scheme::{
     Check, CompletedStep, Effect, Observed, Payment, PaymentInfo, Plan, STEPS_MAX, Scheme,
+    StateAccess, StateChange,
 };
 pub use signature::SignatureClaim;
 pub use state::{Receipt, SchemeState, StateId, StateIdError, StateStore};

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::json::Object;
 use crate::{
-    Amount, Chain, LaneId, PaymentId, PaymentRequest, Refusal, Rejection, SignatureClaim,
-    Timestamp, TransactionId, Version,
+    Amount, Chain, LaneId, PaymentId, PaymentRequest, Reason, Receipt, Refusal, Rejection,
+    SchemeState, SignatureClaim, StateId, Timestamp, TransactionId, Version,
 };
 
 /// A way to pay on chains of type `C`, such as `exact`.
@@ -207,6 +207,33 @@ pub trait Payment<C: Chain + ?Sized>: Send + Sync {
         None
     }
 
+    /// The state record that the payment uses, such as its channel's. `None` if its scheme keeps no
+    /// state, as most schemes.
+    fn state_access(&self) -> Option<&StateAccess> {
+        None
+    }
+
+    /// What the payment leaves behind now that `amount` has settled: the next content of its state
+    /// record, and what its receipt says.
+    ///
+    /// `state` is the record as it is now. `evidence` is what the settling transaction did; `None`
+    /// if nothing was sent. The engine asks again if another payment changes the record meanwhile.
+    /// The money has moved, so nothing can be refused here.
+    fn state_after(
+        &self,
+        _amount: Amount,
+        _state: Option<&SchemeState>,
+        _evidence: Option<&C::Evidence>,
+        _now: Timestamp,
+    ) -> StateChange {
+        StateChange::default()
+    }
+
+    /// What the verdict of a valid payment says in `extra`.
+    fn verify_extra(&self, _observed: &Observed<'_, C>) -> Option<Object> {
+        None
+    }
+
     /// What the transaction did for this payment: whether it transferred the money, and all of it.
     ///
     /// The engine trusts the amount of [`Effect::Transferred`] and reports it. So a transfer of
@@ -248,6 +275,9 @@ pub struct Observed<'a, C: Chain + ?Sized> {
     /// The steps of this payment that were included, in the order of their numbers. A step whose
     /// transaction failed is among them too: its evidence says so.
     pub completed: &'a [CompletedStep<C::Evidence>],
+    /// The payment's state record, as it is now. `None` if it was never written, or if the payment
+    /// uses none.
+    pub state: Option<&'a SchemeState>,
 }
 
 impl<'a, C: Chain + ?Sized> Observed<'a, C> {
@@ -259,6 +289,7 @@ impl<'a, C: Chain + ?Sized> Observed<'a, C> {
             now,
             settling: false,
             completed: &[],
+            state: None,
         }
     }
 
@@ -271,11 +302,71 @@ impl<'a, C: Chain + ?Sized> Observed<'a, C> {
         }
     }
 
+    /// The same, with the payment's state record.
+    #[must_use]
+    pub fn with_state(self, state: Option<&'a SchemeState>) -> Self {
+        Self { state, ..self }
+    }
+
     /// The same, after these steps.
     #[must_use]
     pub fn after(self, completed: &'a [CompletedStep<C::Evidence>]) -> Self {
         Self { completed, ..self }
     }
+}
+
+/// A payment's use of a state record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StateAccess {
+    /// The record.
+    pub state: StateId,
+    /// Whether the payment has the record for itself from its claim to its conclusion. Meanwhile no
+    /// other payment that needs it exclusively is claimed, and none changes it off chain.
+    pub exclusive: bool,
+    /// For how long a verified payment keeps the record to itself, so that no other payment of it
+    /// is verified until this one is settled. Zero if verifying changes nothing. A restart of the
+    /// facilitator ends it. That costs no money, because the record's revision decides.
+    pub hold: Duration,
+    /// The reason for the others meanwhile.
+    pub busy: Reason,
+}
+
+impl StateAccess {
+    /// Shared use of a record. `busy` is the reason for a payment that must wait for another one.
+    pub const fn new(state: StateId, busy: Reason) -> Self {
+        Self {
+            state,
+            exclusive: false,
+            hold: Duration::ZERO,
+            busy,
+        }
+    }
+
+    /// The same, exclusively.
+    #[must_use]
+    pub fn exclusive(self) -> Self {
+        Self {
+            exclusive: true,
+            ..self
+        }
+    }
+
+    /// The same, kept by a verified payment for this long.
+    #[must_use]
+    pub fn held_for(self, hold: Duration) -> Self {
+        Self { hold, ..self }
+    }
+}
+
+/// What a settled payment leaves behind.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StateChange {
+    /// The next content of the state record, and when the scheme wants to look after it. `None`
+    /// leaves the record as it is.
+    pub state: Option<(Vec<u8>, Option<Timestamp>)>,
+    /// What the answer says besides. It is kept with the settlement.
+    pub receipt: Receipt,
 }
 
 /// What settling a payment takes.
@@ -295,6 +386,9 @@ pub enum Plan<Action> {
     },
     /// Nothing, or nothing more: the payment is settled with the steps so far. An authorization
     /// that is settled for nothing is used up all the same.
+    ///
+    /// If the payment changes a state record, that one write settles it, as for a voucher: the
+    /// journal has no settlement of it, and the record must refuse the payment from then on.
     OffChain,
 }
 

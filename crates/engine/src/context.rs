@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use quittance_core::{
-    Amount, Chain, Fault, LaneId, Payment, PaymentId, Reason, Receipt, Rejection, Timestamp,
-    TransactionId,
+    Amount, Chain, Fault, LaneId, Payment, PaymentId, Reason, Rejection, SchemeState, StateAccess,
+    StateChange, Timestamp, TransactionId,
 };
 use quittance_journal::{Ended, JournalError, Outcome, Settlement};
 use tokio::sync::{broadcast, mpsc};
@@ -16,6 +16,7 @@ use tracing::{error, info, warn};
 use crate::event::Event;
 use crate::failures::Failures;
 use crate::health::Monitor;
+use crate::holds::Holds;
 use crate::in_flight::{InFlight, InFlightGuard, Progress};
 use crate::job::{Job, Ready};
 use crate::ledger::Ledger;
@@ -34,6 +35,7 @@ pub(crate) struct Context<C: Chain> {
     pub(crate) outstanding: Arc<Outstanding<C>>,
     pub(crate) health: Monitor<C>,
     pub(crate) ledger: Ledger,
+    pub(crate) holds: Holds,
     pub(crate) failures: Failures,
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) tasks: TaskTracker,
@@ -124,6 +126,7 @@ impl<C: Chain> Context<C> {
         job: Job<C>,
         transaction: Option<TransactionId>,
         amount: Amount,
+        evidence: Option<&C::Evidence>,
     ) {
         info!(settlement = %job.id(), ?transaction, %amount, "settled");
         self.failures.settled(job.payer(), job.pay_to(), self.now());
@@ -134,12 +137,44 @@ impl<C: Chain> Context<C> {
                 transaction: transaction.clone(),
             });
         }
-        let outcome = Outcome::Settled {
-            transaction,
+        let settled = |receipt| Outcome::Settled {
+            transaction: transaction.clone(),
             amount,
-            receipt: Receipt::default(),
+            receipt,
         };
-        self.conclude(job, outcome).await;
+        loop {
+            let Some((change, next)) = self.state_after(&job, amount, evidence).await else {
+                return;
+            };
+            let outcome = settled(change.receipt);
+            match self.write_conclusion(&job, &outcome, next.as_ref()).await {
+                Some(Ended::StateMoved) => {}
+                Some(Ended::Yes) => return job.report(Progress::Concluded(outcome)),
+                Some(Ended::No) | None => return,
+            }
+        }
+    }
+
+    /// What a settled job leaves behind, and the next state record, if it changes. `None` if this
+    /// process stops first.
+    async fn state_after(
+        &self,
+        job: &Job<C>,
+        amount: Amount,
+        evidence: Option<&C::Evidence>,
+    ) -> Option<(StateChange, Option<SchemeState>)> {
+        let payment = job.payment();
+        let access = payment.state_access();
+        let state = match access {
+            None => None,
+            Some(access) => self.writer.state(&access.state).await?,
+        };
+        let change = payment.state_after(amount, state.as_ref(), evidence, self.now());
+        let next = access.and_then(|access| {
+            let (scheme, network) = (job.scheme(), self.network());
+            next_state(access, state.as_ref(), &change, network, scheme)
+        });
+        Some((change, next))
     }
 
     /// Ends a job whose money was not transferred.
@@ -198,7 +233,7 @@ impl<C: Chain> Context<C> {
         let outcome = Outcome::Released {
             fault: fault.clone(),
         };
-        if self.write_conclusion(&job, &outcome).await {
+        if self.write_conclusion(&job, &outcome, None).await == Some(Ended::Yes) {
             job.report(Progress::Released(fault));
         }
     }
@@ -212,21 +247,50 @@ impl<C: Chain> Context<C> {
     }
 
     async fn conclude(&self, job: Job<C>, outcome: Outcome) {
-        if self.write_conclusion(&job, &outcome).await {
+        if self.write_conclusion(&job, &outcome, None).await == Some(Ended::Yes) {
             job.report(Progress::Concluded(outcome));
         }
     }
 
-    /// Writes how a job ended. Only if this returns `true`, the outcome may be reported.
-    async fn write_conclusion(&self, job: &Job<C>, outcome: &Outcome) -> bool {
+    /// Writes how a job ended. Only after [`Ended::Yes`] the outcome may be reported. `None` if this
+    /// process stops first.
+    async fn write_conclusion(
+        &self,
+        job: &Job<C>,
+        outcome: &Outcome,
+        state: Option<&SchemeState>,
+    ) -> Option<Ended> {
         let (settlement, attempt) = (job.id(), job.attempt());
-        let conclusion = self.writer.conclude(&settlement, attempt, outcome, None);
-        let written = conclusion.await;
-        // Before the outcome is reported: the caller may send the payer's next payment at once.
-        job.free_balance();
-        if written.is_some_and(|ended| ended != Ended::Yes) {
+        let conclusion = self.writer.conclude(&settlement, attempt, outcome, state);
+        let ended = conclusion.await;
+        if ended != Some(Ended::StateMoved) {
+            // Before the outcome is reported: the caller may send the payer's next payment at once.
+            job.free_balance();
+            if let Some(access) = job.payment().state_access() {
+                self.holds.release(&access.state, &settlement);
+            }
+        }
+        if ended == Some(Ended::No) {
             error!(%settlement, attempt, ?outcome, "the journal has another outcome of this attempt");
         }
-        written == Some(Ended::Yes)
+        ended
     }
+}
+
+/// The record that a change leads to, one revision later. `None` if it does not change.
+pub(crate) fn next_state(
+    access: &StateAccess,
+    state: Option<&SchemeState>,
+    change: &StateChange,
+    network: &str,
+    scheme: &str,
+) -> Option<SchemeState> {
+    let (content, due) = change.state.clone()?;
+    Some(match state {
+        Some(state) => state.next(content, due),
+        None => SchemeState {
+            due,
+            ..SchemeState::new(access.state, network, scheme, content)
+        },
+    })
 }

@@ -16,6 +16,7 @@ pub(crate) struct Job<C: Chain> {
     attempt: u32,
     amount: Amount,
     expires: Timestamp,
+    scheme: Arc<str>,
     payer: Arc<str>,
     pay_to: Arc<str>,
     /// The part of the payer's balance that this payment needs until it ends.
@@ -43,6 +44,7 @@ impl<C: Chain> Job<C> {
             attempt,
             amount: claim.amount,
             expires: claim.expires,
+            scheme: claim.scheme.as_str().into(),
             payer: claim.payer.as_str().into(),
             pay_to: claim.pay_to.as_str().into(),
             reservation,
@@ -90,6 +92,11 @@ impl<C: Chain> Job<C> {
     /// The first moment at which the authorization can no longer be used.
     pub(crate) fn expires(&self) -> Timestamp {
         self.expires
+    }
+
+    /// The scheme's name.
+    pub(crate) fn scheme(&self) -> &str {
+        &self.scheme
     }
 
     /// The payer's address. Payers take turns in a lane.

@@ -24,6 +24,7 @@ mod engine;
 mod event;
 mod failures;
 mod health;
+mod holds;
 mod in_flight;
 mod job;
 mod lane;

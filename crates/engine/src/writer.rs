@@ -1,12 +1,13 @@
 //! Writes to the journal that must succeed: they are repeated until they are written.
 
+use std::fmt::Display;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use quittance_core::{
-    Chain, Clock, Fault, LaneId, PaymentId, SchemeState, Submission, Transaction, TransactionId,
-    Watched,
+    Chain, Clock, Fault, LaneId, PaymentId, SchemeState, StateId, Submission, Transaction,
+    TransactionId, Watched,
 };
 use quittance_journal::{Ended, Journal, JournalError, Outcome, Settlement, SettlementStep};
 use tokio_util::sync::CancellationToken;
@@ -123,14 +124,20 @@ impl JournalWriter {
         Ok(found.into_iter().map(Journaled).collect())
     }
 
-    async fn retry_until_written<T, F: Future<Output = Result<T, JournalError>>>(
+    /// A state record, which is read until the journal can be read. `None` if this process stops
+    /// first.
+    pub(crate) async fn state(&self, id: &StateId) -> Option<Option<SchemeState>> {
+        self.retry_until_written(|| self.journal.state(id)).await
+    }
+
+    async fn retry_until_written<T, E: Display, F: Future<Output = Result<T, E>>>(
         &self,
         write: impl Fn() -> F,
     ) -> Option<T> {
         loop {
             match write().await {
                 Ok(written) => return Some(written),
-                Err(error) => error!(%error, "the journal cannot be written: trying again"),
+                Err(error) => error!(%error, "the journal cannot be used: trying again"),
             }
             tokio::select! {
                 () = self.stopping.cancelled() => return None,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use quittance_core::json::Object;
 use quittance_core::wire::SettleResponse;
 use quittance_core::{
-    Chain, FacilitatorError, Fault, FaultKind, PaymentId, PaymentRequest, Reason, Rejection,
-    TransactionId,
+    Amount, Chain, FacilitatorError, Fault, FaultKind, PaymentId, PaymentRequest, Reason, Receipt,
+    Rejection, TransactionId,
 };
 use quittance_journal::{Outcome, Settlement, State};
 use tokio::sync::watch;
@@ -65,6 +65,10 @@ impl<C: Chain> Rail<C> {
         let progress = match follow {
             Follow::InFlight(progress) => wait_for_end(progress, deadline).await,
             Follow::Journal(settlement) => progress_of(&settlement),
+            // Reported once: the record refuses the payment from now on.
+            Follow::Written { amount, receipt } => {
+                return Ok(settled(network, Some(payer), "", (amount, receipt)));
+            }
         };
         let response = match progress {
             Progress::Concluded(outcome) => {
@@ -82,7 +86,7 @@ impl<C: Chain> Rail<C> {
                 return Err(Fault::new(FaultKind::Busy, what).into());
             }
         };
-        Ok(with_reference(response, Some(&id)))
+        Ok(with_reference(response, &id))
     }
 
     /// The answer for a settlement that has ended. The first caller gets success.
@@ -115,11 +119,7 @@ impl<C: Chain> Rail<C> {
                     return Ok(failed(Reason::DUPLICATE_SETTLEMENT, detail, transaction));
                 };
                 report.used();
-                Ok(SettleResponse {
-                    amount: Some(receipt.amount.unwrap_or_else(|| amount.to_string())),
-                    extra: receipt.extra,
-                    ..SettleResponse::settled(network, payer, transaction)
-                })
+                Ok(settled(network, payer, transaction, (amount, receipt)))
             }
             Outcome::Failed {
                 reason,
@@ -181,6 +181,20 @@ impl<C: Chain> Rail<C> {
     }
 }
 
+/// The answer for a payment that has settled this amount, with what its scheme adds.
+fn settled(
+    network: &str,
+    payer: Option<String>,
+    transaction: &str,
+    (amount, receipt): (Amount, Receipt),
+) -> SettleResponse {
+    SettleResponse {
+        amount: Some(receipt.amount.unwrap_or_else(|| amount.to_string())),
+        extra: receipt.extra,
+        ..SettleResponse::settled(network, payer, transaction)
+    }
+}
+
 /// The answer for a request that started no settlement.
 fn answer_not_started(
     network: &str,
@@ -191,12 +205,15 @@ fn answer_not_started(
             let payer = Some(settlement.claim.payer.clone());
             let transaction = settlement.evidence().map_or("", TransactionId::as_str);
             let failed = SettleResponse::failed(network, &rejection, payer, transaction);
-            Ok(with_reference(failed, Some(&settlement.claim.id)))
+            Ok(with_reference(failed, &settlement.claim.id))
         }
         NotStarted::Used(used) => {
             let (payer, transaction) = (Some(used.payer), used.transaction.as_str());
             let failed = SettleResponse::failed(network, &used.rejection, payer, transaction);
-            Ok(with_reference(failed, used.settlement.as_ref()))
+            Ok(match &used.settlement {
+                Some(id) => with_reference(failed, id),
+                None => failed,
+            })
         }
         NotStarted::Unverified(VerifyError::Rejected(rejection, payer)) => {
             Ok(SettleResponse::failed(network, &rejection, payer, ""))
@@ -226,8 +243,7 @@ fn progress_of(settlement: &Settlement) -> Progress {
 
 /// The answer with a reference to the settlement in `extra`, by which its state can be requested. It
 /// replaces a field of that name.
-fn with_reference(response: SettleResponse, id: Option<&PaymentId>) -> SettleResponse {
-    let Some(id) = id else { return response };
+fn with_reference(response: SettleResponse, id: &PaymentId) -> SettleResponse {
     let mut extra = response.extra.map(|extra| extra.tree()).unwrap_or_default();
     extra.insert("settlement".to_owned(), id.to_string().into());
     SettleResponse {

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use quittance_core::{
-    Chain, Fault, FaultKind, Malformed, PaymentId, PaymentInfo, PaymentRequest, Rejection,
+    Amount, Chain, Fault, FaultKind, Malformed, PaymentId, PaymentInfo, PaymentRequest, Plan,
+    Reason, Receipt, Rejection,
 };
 use quittance_journal::{Claim, Claimed, Settlement};
 use tokio::sync::watch;
@@ -13,6 +14,7 @@ use super::Rail;
 use super::decoded::{Decoded, Verified, VerifyError};
 use super::judge::{Judgement, Used};
 use super::prior::Prior;
+use crate::context::next_state;
 use crate::in_flight::{InFlightGuard, Progress};
 use crate::job::Job;
 use crate::ledger::Reservation;
@@ -40,6 +42,18 @@ pub(super) enum Follow {
     InFlight(watch::Receiver<Progress>),
     /// No task works on the settlement. This is its entry in the journal.
     Journal(Box<Settlement>),
+    /// It was settled by a write of its state record. The journal has no entry of its own for it.
+    Written { amount: Amount, receipt: Receipt },
+}
+
+/// Whether a payment was settled by a write of its state record.
+enum OffChain {
+    /// It was.
+    Settled(Started),
+    /// Another payment has changed the record meanwhile, or has it for itself.
+    Refused,
+    /// It is settled in another way.
+    No,
 }
 
 /// Why no settlement was started.
@@ -79,8 +93,11 @@ impl<C: Chain> Rail<C> {
         self: &Arc<Self>,
         request: &PaymentRequest,
     ) -> Result<Started, NotStarted> {
-        let decoded = self.decode(request).await?.settling();
-        for _ in 0..ROUNDS_MAX {
+        let mut decoded = self.decode(request).await?.settling();
+        for round in 0..ROUNDS_MAX {
+            if round > 0 {
+                decoded = self.with_state(decoded).await?;
+            }
             let prior = self.prior(request, decoded.info()).await?;
             self.check_room(&prior)?;
             let candidate = match self.judge(request, &decoded, prior).await? {
@@ -93,12 +110,30 @@ impl<C: Chain> Rail<C> {
                 Judgement::Unfinished(settlement) => Candidate::Unfinished(settlement),
                 Judgement::Valid(verified) => Candidate::Verified(verified),
             };
-            match self.context.in_flight.guard(decoded.info().id) {
-                Ok(guard) => return self.claim(request, &decoded, candidate, guard).await,
-                Err(other) => wait_until_claimed(other).await,
+            let started = match self.change_state(request, &decoded, &candidate).await? {
+                OffChain::Settled(started) => Some(started),
+                OffChain::Refused => {
+                    let read = decoded.place();
+                    decoded = self.with_state(decoded).await?;
+                    // Nobody has changed the record, so a settlement has it for itself.
+                    if decoded.place() == read {
+                        return Err(is_busy(&decoded).into());
+                    }
+                    None
+                }
+                OffChain::No => match self.context.in_flight.guard(decoded.info().id) {
+                    Ok(guard) => self.claim(request, &decoded, candidate, guard).await?,
+                    Err(other) => {
+                        wait_until_claimed(other).await;
+                        None
+                    }
+                },
+            };
+            if let Some(started) = started {
+                return Ok(started);
             }
         }
-        let what = "many concurrent requests claim this authorization: retry";
+        let what = "many concurrent requests need what this payment needs: retry";
         Err(Fault::new(FaultKind::Busy, what).into())
     }
 
@@ -136,15 +171,55 @@ impl<C: Chain> Rail<C> {
         })
     }
 
+    /// Settles a payment by one write of its state record, if nothing has to be sent for it.
+    async fn change_state(
+        &self,
+        request: &PaymentRequest,
+        decoded: &Decoded<C>,
+        candidate: &Candidate<'_, C>,
+    ) -> Result<OffChain, NotStarted> {
+        let payment = &decoded.payment;
+        let (Some(access), Candidate::Verified(verified)) = (payment.state_access(), candidate)
+        else {
+            return Ok(OffChain::No);
+        };
+        let (amount, now) = (request.requirements.amount, self.context.now());
+        let plan = payment.plan(amount, &verified.observed(now));
+        if !matches!(plan, Ok(Plan::OffChain)) {
+            return Ok(OffChain::No);
+        }
+        let change = payment.state_after(amount, decoded.state.as_ref(), None, now);
+        let (network, scheme) = (self.context.network(), &request.requirements.scheme);
+        let next = next_state(access, decoded.state.as_ref(), &change, network, scheme);
+        let Some(next) = next else {
+            return Ok(OffChain::No);
+        };
+        if !self.context.writer.journal.write_state(&next).await? {
+            return Ok(OffChain::Refused);
+        }
+        let id = decoded.info().id;
+        self.context.holds.release(&access.state, &id);
+        Ok(OffChain::Settled(Started {
+            id,
+            payer: verified.payer.clone(),
+            attempt: 0,
+            follow: Follow::Written {
+                amount,
+                receipt: change.receipt,
+            },
+        }))
+    }
+
     /// Claims a payment. Hands a verified one to a lane. An unfinished one already has a
-    /// transaction, and is resumed.
+    /// transaction, and is resumed. `None` if the payment must be judged again, because its state
+    /// record has changed.
     async fn claim(
         self: &Arc<Self>,
         request: &PaymentRequest,
         decoded: &Decoded<C>,
         candidate: Candidate<'_, C>,
         guard: InFlightGuard,
-    ) -> Result<Started, NotStarted> {
+    ) -> Result<Option<Started>, NotStarted> {
         let payer = match &candidate {
             Candidate::Verified(verified) => &verified.payer,
             Candidate::Unfinished(settlement) => &settlement.claim.payer,
@@ -157,12 +232,12 @@ impl<C: Chain> Rail<C> {
         let attempt = match claimed.map_err(Fault::from)? {
             Claimed::Won { attempt } => attempt,
             // Another process with this journal was faster.
-            Claimed::Taken(settlement) => return self.taken(request, *settlement).await,
-            Claimed::StateMoved
-            | Claimed::StateTaken(_)
-            | Claimed::RefundsExceed { .. }
-            | Claimed::NotRefundable(_)
-            | Claimed::TooSoon { .. } => {
+            Claimed::Taken(settlement) => {
+                return self.taken(request, *settlement).await.map(Some);
+            }
+            Claimed::StateMoved => return Ok(None),
+            Claimed::StateTaken(_) => return Err(is_busy(decoded).into()),
+            Claimed::RefundsExceed { .. } | Claimed::NotRefundable(_) | Claimed::TooSoon { .. } => {
                 let what = "the journal cannot take this payment now: retry";
                 return Err(Fault::new(FaultKind::Busy, what).into());
             }
@@ -178,12 +253,12 @@ impl<C: Chain> Rail<C> {
                 self.context.spawn(Arc::clone(self).resume(job));
             }
         }
-        Ok(Started {
+        Ok(Some(Started {
             id: claim.id,
             payer: claim.payer,
             attempt,
             follow,
-        })
+        }))
     }
 
     /// Reserves the amount of a claim in its payer's balance. An unfinished payment is not checked
@@ -235,8 +310,20 @@ impl<C: Chain> Rail<C> {
         };
         let (scheme, text) = (&request.requirements.scheme, request.kept_text()?);
         let network = self.context.network();
-        Ok(Claim::new(network, scheme, &info, text, decoded.decoded_at))
+        let claim = Claim::new(network, scheme, &info, text, decoded.decoded_at);
+        Ok(match decoded.place() {
+            Some(place) => claim.access(place),
+            None => claim,
+        })
     }
+}
+
+/// The verdict on a payment whose state record another settlement has for itself.
+fn is_busy<C: Chain>(decoded: &Decoded<C>) -> VerifyError {
+    let busy = decoded.payment.state_access().map(|access| &access.busy);
+    let busy = busy.cloned().unwrap_or(Reason::DUPLICATE_SETTLEMENT);
+    let detail = "another settlement of this payer is in progress: retry after it";
+    decoded.rejected(Rejection::new(busy, detail))
 }
 
 /// Waits until a concurrent request has claimed. Then the journal says whether it is the same

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use quittance_core::json::Object;
 use quittance_core::{
     Amount, Chain, CompletedStep, Fault, Malformed, Observed, Payment, PaymentInfo, Rejection,
-    Timestamp,
+    SchemeState, Timestamp,
 };
+use quittance_journal::Place;
 
 /// A payment whose signatures were checked. The payment itself says what follows from them.
 pub(super) struct Decoded<C: Chain> {
@@ -16,6 +18,8 @@ pub(super) struct Decoded<C: Chain> {
     pub(super) settling: bool,
     /// The steps that were included for it.
     pub(super) completed: Vec<CompletedStep<C::Evidence>>,
+    /// Its state record, as it was read last.
+    pub(super) state: Option<SchemeState>,
 }
 
 /// A payment that would settle now, with the answers that show it. Only a verified payment is
@@ -61,6 +65,15 @@ impl<C: Chain> Decoded<C> {
         Self { completed, ..self }
     }
 
+    /// How the payment uses its state record, if it uses one.
+    pub(super) fn place(&self) -> Option<Place> {
+        self.payment.state_access().map(|access| Place {
+            state: access.state,
+            revision: self.state.as_ref().map_or(0, |state| state.revision),
+            exclusive: access.exclusive,
+        })
+    }
+
     /// A verdict against this payment.
     pub(super) fn rejected(&self, rejection: Rejection) -> VerifyError {
         VerifyError::Rejected(rejection, Some(self.info().payer.clone()))
@@ -72,6 +85,7 @@ impl<C: Chain> Decoded<C> {
         now: Timestamp,
     ) -> Observed<'a, C> {
         let observed = Observed::new(&self.signatures, answers, now).after(&self.completed);
+        let observed = observed.with_state(self.state.as_ref());
         match self.settling {
             true => observed.settling(),
             false => observed,
@@ -82,6 +96,11 @@ impl<C: Chain> Decoded<C> {
 impl<C: Chain> Verified<'_, C> {
     pub(super) fn observed(&self, now: Timestamp) -> Observed<'_, C> {
         self.decoded.observed(&self.answers, now)
+    }
+
+    /// What its verdict says in `extra`.
+    pub(super) fn extra(&self, now: Timestamp) -> Option<Object> {
+        self.decoded.payment.verify_extra(&self.observed(now))
     }
 
     /// The payer's observed balance of the asset.

@@ -31,7 +31,7 @@ impl<C: Chain> Rail<C> {
             Plan::Step { step, action } => (action, step.get()),
             Plan::OffChain => {
                 let amount = job.amount();
-                return self.context.settled(job, last, amount).await;
+                return self.context.settled(job, last, amount, None).await;
             }
         };
         self.queue(Ready { job, action, step }, sender).await;

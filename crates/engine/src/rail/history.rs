@@ -15,12 +15,21 @@ use crate::writer::Journaled;
 
 /// The outcome of a settlement's transactions.
 pub(super) enum History<C: Chain> {
-    /// This transaction transferred this amount.
-    Settled(TransactionId, Amount),
+    /// A transaction transferred the money.
+    Settled(Transferred<C>),
     /// These transactions, all of one sequence number, may still transfer the money.
     InFlight(Vec<Journaled>),
     /// No transaction transferred the money, and none ever will.
     NoEffect(NoEffect<C>),
+}
+
+/// A transaction that settled a payment.
+pub(super) struct Transferred<C: Chain> {
+    pub(super) transaction: TransactionId,
+    /// The transferred amount.
+    pub(super) amount: Amount,
+    /// What the transaction did.
+    pub(super) evidence: C::Evidence,
 }
 
 /// What is known of transactions of which none transferred the money.
@@ -121,7 +130,13 @@ impl<C: Chain> Rail<C> {
                     }
                     let is_current = signed.is_some_and(|signed| signed.attempt == attempt);
                     match payment.effect(amount, &evidence) {
-                        Effect::Transferred(moved) => return Ok(History::Settled(id, moved)),
+                        Effect::Transferred(moved) => {
+                            return Ok(History::Settled(Transferred {
+                                transaction: id,
+                                amount: moved,
+                                evidence,
+                            }));
+                        }
                         effect => no_effect.add(id, effect, is_current),
                     }
                 }

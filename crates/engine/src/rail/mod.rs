@@ -29,6 +29,7 @@ use crate::context::{Context, Returned};
 use crate::event::Event;
 use crate::failures::{FailureLimits, Failures};
 use crate::health::Monitor;
+use crate::holds::Holds;
 use crate::in_flight::InFlight;
 use crate::lane::{self, Lane};
 use crate::ledger::Ledger;
@@ -257,6 +258,7 @@ fn context<C: Chain>(
         in_flight: InFlight::default(),
         outstanding,
         ledger: Ledger::default(),
+        holds: Holds::default(),
         failures: Failures::new(services.failure_limits),
         events: services.events.clone(),
         tasks: services.tasks.clone(),

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quittance_core::{
-    Amount, Chain, CompletedStep, Fault, FaultKind, LaneId, PaymentId, Plan, Reason, Rejection,
-    STEPS_MAX, TransactionId,
+    Chain, CompletedStep, Fault, FaultKind, LaneId, PaymentId, Plan, Reason, Rejection, STEPS_MAX,
+    TransactionId,
 };
 use quittance_journal::{Settlement, State};
 use tokio::time::Instant;
@@ -14,7 +14,7 @@ use tracing::{debug, info};
 
 use super::Rail;
 use super::decoded::VerifyError;
-use super::history::{History, NoEffect};
+use super::history::{History, NoEffect, Transferred};
 use super::used::UsedBy;
 use crate::job::Job;
 use crate::writer::Journaled;
@@ -39,8 +39,8 @@ const WITHOUT_EFFECT_MAX: usize = 2;
 
 /// What to do about a job that no lane has.
 enum Resumption<C: Chain> {
-    /// Conclude it: this transaction transferred this amount.
-    Settled(TransactionId, Amount),
+    /// Conclude it: this transaction transferred the money.
+    Settled(Transferred<C>),
     /// Watch these transactions, which may still transfer it.
     Watch(Vec<Journaled>),
     /// Carry out this plan.
@@ -114,8 +114,16 @@ impl<C: Chain> Rail<C> {
         let mut unknown_since = None;
         loop {
             match self.next_resumption(&job).await {
-                Ok(Resumption::Settled(transaction, amount)) => {
-                    return self.context.settled(job, Some(transaction), amount).await;
+                Ok(Resumption::Settled(transferred)) => {
+                    let Transferred {
+                        transaction,
+                        amount,
+                        evidence,
+                    } = transferred;
+                    let (context, transaction) = (&self.context, Some(transaction));
+                    return context
+                        .settled(job, transaction, amount, Some(&evidence))
+                        .await;
                 }
                 Ok(Resumption::Watch(transactions)) => {
                     let outstanding = &self.context.outstanding;
@@ -166,7 +174,7 @@ impl<C: Chain> Rail<C> {
         let id = job.id();
         let history = self.history(&id, &**job.payment(), job.amount());
         match history.await? {
-            History::Settled(transaction, amount) => Ok(Resumption::Settled(transaction, amount)),
+            History::Settled(transferred) => Ok(Resumption::Settled(transferred)),
             History::InFlight(transactions) => Ok(Resumption::Watch(transactions)),
             History::NoEffect(no_effect) => self.resumption_without_effect(job, no_effect).await,
         }
@@ -197,9 +205,7 @@ impl<C: Chain> Rail<C> {
             match user.await? {
                 UsedBy::Unused => {}
                 UsedBy::Cancelled(rejection) => judged = Err(rejection),
-                UsedBy::Ours(transaction, amount) => {
-                    return Ok(Resumption::Settled(transaction, amount));
-                }
+                UsedBy::Ours(transferred) => return Ok(Resumption::Settled(transferred)),
                 UsedBy::Other(transaction, rejection) => {
                     return Ok(Resumption::Fail {
                         rejection,
@@ -252,6 +258,7 @@ impl<C: Chain> Rail<C> {
         let now = self.context.now();
         let decoded = self.check_signatures(Arc::clone(payment), now).await?;
         let decoded = decoded.settling().after(completed);
+        let decoded = self.with_state(decoded).await?;
         match self.check(&decoded).await {
             Ok(verified) => {
                 let observed = verified.observed(self.context.now());

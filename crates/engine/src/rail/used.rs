@@ -14,14 +14,14 @@ use tracing::debug;
 
 use super::Rail;
 use super::decoded::Decoded;
-use super::history::History;
+use super::history::{History, Transferred};
 
 /// Which transaction used an authorization.
-pub(super) enum UsedBy {
+pub(super) enum UsedBy<C: Chain> {
     /// The verdict is not about a used authorization.
     Unused,
-    /// This transaction, which was signed for the payment. It transferred this amount.
-    Ours(TransactionId, Amount),
+    /// This transaction, which was signed for the payment. It transferred the money.
+    Ours(Transferred<C>),
     /// This transaction of another sender, with the verdict that follows from it.
     Other(TransactionId, Rejection),
     /// No transfer: the payer cancelled the authorization. The verdict names the cancelling
@@ -51,7 +51,7 @@ impl<C: Chain> Rail<C> {
         amount: Amount,
         rejection: &Rejection,
         signed: &[TransactionId],
-    ) -> Result<UsedBy, Fault> {
+    ) -> Result<UsedBy<C>, Fault> {
         let Some(search) = payment.used_by(rejection) else {
             return Ok(UsedBy::Unused);
         };
@@ -71,7 +71,11 @@ impl<C: Chain> Rail<C> {
             return Err(Fault::new(FaultKind::ChainUnavailable, what));
         }
         Ok(match payment.effect(amount, &found.evidence) {
-            Effect::Transferred(moved) if signed.contains(&id) => UsedBy::Ours(id, moved),
+            Effect::Transferred(moved) if signed.contains(&id) => UsedBy::Ours(Transferred {
+                transaction: id,
+                amount: moved,
+                evidence: found.evidence,
+            }),
             Effect::Transferred(_) => {
                 let detail =
                     format!("the transaction {id} paid, and this facilitator did not send it");

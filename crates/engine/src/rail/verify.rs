@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use quittance_core::json::Object;
 use quittance_core::wire::VerifyResponse;
 use quittance_core::{
     Chain, Check, FacilitatorError, Fault, FaultKind, Payment, PaymentInfo, PaymentRequest,
@@ -52,7 +53,10 @@ impl<C: Chain> Rail<C> {
         request: &PaymentRequest,
     ) -> Result<VerifyResponse, FacilitatorError> {
         match self.verdict(request).await {
-            Ok(payer) => Ok(VerifyResponse::valid(Some(payer))),
+            Ok((payer, extra)) => Ok(VerifyResponse {
+                extra,
+                ..VerifyResponse::valid(Some(payer))
+            }),
             Err(VerifyError::Rejected(verdict, payer)) => {
                 Ok(VerifyResponse::invalid(&verdict, payer))
             }
@@ -61,7 +65,10 @@ impl<C: Chain> Rail<C> {
         }
     }
 
-    async fn verdict(&self, request: &PaymentRequest) -> Result<String, VerifyError> {
+    async fn verdict(
+        &self,
+        request: &PaymentRequest,
+    ) -> Result<(String, Option<Object>), VerifyError> {
         let decoded = self.decode(request).await?;
         // A valid payment can be settled, and nothing can be settled without the journal.
         if let Some(problem) = self.context.writer.journal.problem() {
@@ -76,11 +83,13 @@ impl<C: Chain> Rail<C> {
                 let balance = verified.balance(self.context.now());
                 let ledger = &self.context.ledger;
                 ledger.check(&verified.payer, &info.asset, info.amount, balance)?;
-                Ok(verified.payer)
+                self.hold_state(&decoded)?;
+                let extra = verified.extra(self.context.now());
+                Ok((verified.payer, extra))
             }
             // It was valid when it was claimed, and success was not reported for it yet.
             Judgement::Same(settlement) | Judgement::Unfinished(settlement) => {
-                Ok(settlement.claim.payer)
+                Ok((settlement.claim.payer, None))
             }
             Judgement::Over(rejection, _) => Err(decoded.rejected(rejection)),
             Judgement::Used(used) => Err(decoded.rejected(used.rejection)),
@@ -103,10 +112,35 @@ impl<C: Chain> Rail<C> {
                 Refusal::Rejected(rejection) => VerifyError::Rejected(rejection, None),
             })?;
         self.check_policy(payment.info())?;
-        Ok(self.check_signatures(payment.into(), now).await?)
+        let decoded = self.check_signatures(payment.into(), now).await?;
+        Ok(self.with_state(decoded).await?)
+    }
+
+    /// The same payment with its state record as it is now.
+    pub(super) async fn with_state(&self, decoded: Decoded<C>) -> Result<Decoded<C>, Fault> {
+        let state = match decoded.payment.state_access() {
+            None => None,
+            Some(access) => self.context.writer.journal.state(&access.state).await?,
+        };
+        Ok(Decoded { state, ..decoded })
     }
 
     /// Whether the engine and the operator's policy allow a payment.
+    /// Keeps the payment's state record for it until it is settled, if its scheme asks for that.
+    fn hold_state(&self, decoded: &Decoded<C>) -> Result<(), VerifyError> {
+        let (info, holds) = (decoded.info(), &self.context.holds);
+        match decoded.payment.state_access() {
+            Some(access)
+                if !access.hold.is_zero() && !holds.take(access.state, info.id, access.hold) =>
+            {
+                let detail = "another request of this payer is being served: retry after it";
+                let busy = Rejection::new(access.busy.clone(), detail);
+                Err(decoded.rejected(busy))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn check_policy(&self, info: &PaymentInfo) -> Result<(), VerifyError> {
         check_info(info)
             .and_then(|()| self.policy.allows(self.chain().network(), info))
@@ -126,6 +160,7 @@ impl<C: Chain> Rail<C> {
             signatures,
             settling: false,
             completed: Vec::new(),
+            state: None,
         })
     }
 

@@ -160,7 +160,12 @@ async fn conclude<C: Chain>(
         job.payment().effect(job.amount(), evidence)
     }));
     match effect {
-        Ok(Effect::Transferred(amount)) => context.settled(job, Some(id.clone()), amount).await,
+        Ok(Effect::Transferred(amount)) => {
+            let transaction = Some(id.clone());
+            context
+                .settled(job, transaction, amount, Some(evidence))
+                .await;
+        }
         Ok(Effect::Mismatch(found)) => context.fail(job, found, Some(id.clone())).await,
         // To find out why takes round trips. The other jobs do not wait for that.
         Ok(Effect::None(_)) => context.hand_back(Returned::Resume(job)),

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use quittance_core::json::Object;
 use quittance_core::{
     Amount, Chain, Check, Effect, LaneId, Observed, Payment, PaymentId, PaymentInfo,
-    PaymentRequest, Plan, Reason, Refusal, Rejection, Scheme, SignatureClaim, Timestamp, Version,
+    PaymentRequest, Plan, Reason, Refusal, Rejection, Scheme, SchemeState, SignatureClaim,
+    StateAccess, StateChange, Timestamp, Version,
 };
 
 use super::FaultyChain;
@@ -260,6 +261,7 @@ impl<C: Chain> FaultyPayment<C> {
             _ => observed.now,
         };
         let inner = Observed::new(signatures, observed.answers, now).after(observed.completed);
+        let inner = inner.with_state(observed.state);
         use_it(&match observed.settling {
             true => inner.settling(),
             false => inner,
@@ -332,6 +334,24 @@ impl<C: Chain> Payment<FaultyChain<C>> for FaultyPayment<C> {
             Some(SchemeFault::NotUsedByOthers) => None,
             _ => self.inner.used_by(rejection),
         }
+    }
+
+    fn state_access(&self) -> Option<&StateAccess> {
+        self.inner.state_access()
+    }
+
+    fn state_after(
+        &self,
+        amount: Amount,
+        state: Option<&SchemeState>,
+        evidence: Option<&C::Evidence>,
+        now: Timestamp,
+    ) -> StateChange {
+        self.inner.state_after(amount, state, evidence, now)
+    }
+
+    fn verify_extra(&self, observed: &Observed<'_, FaultyChain<C>>) -> Option<Object> {
+        self.with_inner(observed, |observed| self.inner.verify_extra(observed))
     }
 
     fn effect(&self, amount: Amount, evidence: &C::Evidence) -> Effect {

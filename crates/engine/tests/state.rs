@@ -1,0 +1,342 @@
+//! Payments that share a state record: vouchers of a channel, and the deposits into it.
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue panics")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use quittance_core::json::Object;
+use quittance_core::wire::SettleResponse;
+use quittance_core::{
+    Amount, Check, Effect, Facilitator, Observed, Payment, PaymentInfo, PaymentRequest, Plan,
+    Reason, Receipt, Refusal, Rejection, Scheme, SchemeState, SignatureClaim, StateAccess,
+    StateChange, StateId, StateStore, Timestamp,
+};
+use quittance_engine::Engine;
+use quittance_testing::world::{
+    Environment, Evidence, PRICE, SimulatedChain, SimulatedExact, Transfer, USD, World,
+};
+use serde_json::{Value, json};
+
+const BUSY: Reason = Reason::new("invalid_channel_busy");
+const MISMATCH: Reason = Reason::new("invalid_channel_ceiling_mismatch");
+
+/// Channels without a contract: a voucher charges the price off chain if its ceiling is all that
+/// was charged before and the price; a deposit pays the seller on the chain.
+struct Channels {
+    exact: SimulatedExact,
+    hold: Duration,
+}
+
+struct Act {
+    payment: Box<dyn Payment<SimulatedChain>>,
+    access: StateAccess,
+    /// `None` for a deposit.
+    ceiling: Option<u64>,
+}
+
+/// The content of a channel's record.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Channel {
+    deposited: u64,
+    charged: u64,
+}
+
+impl Channel {
+    fn read(state: Option<&SchemeState>) -> Self {
+        let fields =
+            |state: &SchemeState| -> Value { serde_json::from_slice(&state.state).unwrap() };
+        state.map(fields).map_or_else(Self::default, |fields| Self {
+            deposited: fields["deposited"].as_u64().unwrap(),
+            charged: fields["charged"].as_u64().unwrap(),
+        })
+    }
+
+    fn json(self) -> Value {
+        json!({ "deposited": self.deposited, "charged": self.charged })
+    }
+}
+
+fn channel_of(payer: &str) -> StateId {
+    StateId::from_parts(&[b"channel", payer.as_bytes()])
+}
+
+impl Scheme<SimulatedChain> for Channels {
+    fn name(&self) -> &str {
+        "exact"
+    }
+
+    fn assets(&self) -> Vec<String> {
+        self.exact.assets()
+    }
+
+    fn decode(
+        &self,
+        request: &PaymentRequest,
+        now: Timestamp,
+    ) -> Result<Box<dyn Payment<SimulatedChain>>, Refusal> {
+        let payment = self.exact.decode(request, now)?;
+        let nonce = World::transfer_of(request).authorization.nonce;
+        let ceiling =
+            (nonce[0] == VOUCHER).then(|| u64::from_be_bytes(nonce[1..9].try_into().unwrap()));
+        let access = StateAccess::new(channel_of(&payment.info().payer), BUSY);
+        let access = match ceiling {
+            Some(_) => access.held_for(self.hold),
+            None => access.exclusive(),
+        };
+        Ok(Box::new(Act {
+            payment,
+            access,
+            ceiling,
+        }))
+    }
+}
+
+impl Payment<SimulatedChain> for Act {
+    fn info(&self) -> &PaymentInfo {
+        self.payment.info()
+    }
+
+    fn signatures(&self) -> &[SignatureClaim] {
+        self.payment.signatures()
+    }
+
+    fn state_access(&self) -> Option<&StateAccess> {
+        Some(&self.access)
+    }
+
+    fn check(
+        &self,
+        observed: &Observed<'_, SimulatedChain>,
+    ) -> Result<Check<SimulatedChain>, Rejection> {
+        let Some(ceiling) = self.ceiling else {
+            return self.payment.check(observed);
+        };
+        assert_eq!(observed.signatures, [true]);
+        let charged = Channel::read(observed.state).charged;
+        match ceiling == charged + PRICE {
+            true => Ok(Check::Valid),
+            false => Err(Rejection::new(
+                MISMATCH,
+                format_args!("{charged} were charged"),
+            )),
+        }
+    }
+
+    fn plan(
+        &self,
+        amount: Amount,
+        observed: &Observed<'_, SimulatedChain>,
+    ) -> Result<Plan<Transfer>, Rejection> {
+        match self.ceiling {
+            Some(_) => Ok(Plan::OffChain),
+            None => self.payment.plan(amount, observed),
+        }
+    }
+
+    fn state_after(
+        &self,
+        _: Amount,
+        state: Option<&SchemeState>,
+        evidence: Option<&Evidence>,
+        _: Timestamp,
+    ) -> StateChange {
+        assert_eq!(evidence.is_some(), self.ceiling.is_none());
+        let mut channel = Channel::read(state);
+        match self.ceiling {
+            Some(_) => channel.charged += PRICE,
+            None => channel.deposited += PRICE,
+        }
+        StateChange {
+            state: Some((channel.json().to_string().into_bytes(), None)),
+            receipt: Receipt {
+                amount: Some(String::new()),
+                extra: Some(Object::of(&channel.json()).unwrap()),
+            },
+        }
+    }
+
+    fn verify_extra(&self, observed: &Observed<'_, SimulatedChain>) -> Option<Object> {
+        Object::of(&Channel::read(observed.state).json()).ok()
+    }
+
+    fn effect(&self, amount: Amount, evidence: &Evidence) -> Effect {
+        self.payment.effect(amount, evidence)
+    }
+}
+
+const VOUCHER: u8 = 0;
+const DEPOSIT: u8 = 1;
+
+/// An act of payer 0. The number makes it different from others of its kind.
+async fn act(setting: &Environment, kind: u8, ceiling: u64, number: u8) -> PaymentRequest {
+    let request = setting.request().await;
+    let mut authorization = World::transfer_of(&request).authorization;
+    authorization.nonce = [number; 32];
+    authorization.nonce[0] = kind;
+    authorization.nonce[1..9].copy_from_slice(&ceiling.to_be_bytes());
+    let transfer = authorization.sign(setting.world.network(), &World::payer_key(0));
+    let mut text: Value = serde_json::from_str(request.text()).unwrap();
+    text["paymentPayload"]["payload"] = serde_json::to_value(&transfer).unwrap();
+    PaymentRequest::decode(text.to_string().as_bytes()).unwrap()
+}
+
+async fn voucher(setting: &Environment, ceiling: u64, number: u8) -> PaymentRequest {
+    act(setting, VOUCHER, ceiling * PRICE, number).await
+}
+
+async fn engine(setting: &Environment, hold: Duration) -> Engine {
+    let chain = setting.world.chain();
+    let exact = SimulatedExact::new(&chain);
+    let scheme = Arc::new(Channels { exact, hold });
+    let builder = setting.builder().await.chain(chain, vec![scheme]);
+    builder.start().await.unwrap()
+}
+
+async fn stop(engine: Engine) {
+    engine.shut_down(Duration::ZERO).await;
+}
+
+/// The channel of payer 0 in the journal, once no engine has the journal open.
+async fn channel(setting: &Environment) -> (Channel, u64) {
+    let id = channel_of(&setting.world.payer(0).account().to_string());
+    let state = setting.journal().await.state(&id).await.unwrap();
+    let revision = state.as_ref().map_or(0, |state| state.revision);
+    (Channel::read(state.as_ref()), revision)
+}
+
+fn reason(answer: &SettleResponse) -> Option<&str> {
+    answer.error_reason.as_deref()
+}
+
+#[tokio::test]
+async fn each_voucher_is_charged_once_without_a_transaction() {
+    let setting = Environment::new();
+    for (run, number) in [(0, 1), (1, 2)] {
+        let engine = engine(&setting, Duration::ZERO).await;
+        for ceiling in run * 3 + 1..=run * 3 + 3 {
+            let voucher = voucher(&setting, ceiling, number).await;
+            let verdict = engine.verify(&voucher).await.unwrap();
+            let before = json!({ "deposited": 0, "charged": (ceiling - 1) * PRICE });
+            assert!(verdict.is_valid, "{verdict:?}");
+            assert_eq!(Value::from(verdict.extra.unwrap().tree()), before);
+            let answer = engine.settle(&voucher).await.unwrap();
+            assert!(answer.success, "{answer:?}");
+            assert_eq!(
+                (answer.transaction.as_str(), answer.amount.as_deref()),
+                ("", Some(""))
+            );
+            assert_eq!(answer.extra.unwrap().tree()["charged"], ceiling * PRICE);
+            let again = engine.settle(&voucher).await.unwrap();
+            assert_eq!(reason(&again), Some(MISMATCH.code()));
+        }
+        stop(engine).await;
+    }
+    let charged = Channel {
+        deposited: 0,
+        charged: 6 * PRICE,
+    };
+    assert_eq!(channel(&setting).await, (charged, 6));
+    assert_eq!(setting.world.included_count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_concurrent_vouchers_with_one_ceiling_one_is_charged() {
+    let setting = Environment::new();
+    let engine = engine(&setting, Duration::ZERO).await;
+    let vouchers = join_all((0..20).map(|number| voucher(&setting, 1, number))).await;
+    let answers = join_all(vouchers.iter().map(|voucher| engine.settle(voucher))).await;
+    let answers: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
+    let charged = answers.iter().filter(|answer| answer.success).count();
+    let refused = answers
+        .iter()
+        .filter(|answer| reason(answer) == Some(MISMATCH.code()));
+    assert_eq!((charged, refused.count()), (1, 19), "{answers:?}");
+    stop(engine).await;
+    assert_eq!(channel(&setting).await.0.charged, PRICE);
+}
+
+#[tokio::test]
+async fn a_deposit_has_its_channel_for_itself_until_it_ends() {
+    let setting = Environment::new();
+    setting.world.includes_at_once(false);
+    let first = engine(&setting, Duration::ZERO).await;
+    let deposit = act(&setting, DEPOSIT, 0, 1).await;
+    assert!(first.settle(&deposit).await.unwrap().is_pending());
+    stop(first).await;
+    // Over a restart too.
+    let engine = engine(&setting, Duration::ZERO).await;
+    for other in [
+        voucher(&setting, 1, 1).await,
+        act(&setting, DEPOSIT, 0, 2).await,
+    ] {
+        let answer = engine.settle(&other).await.unwrap();
+        assert_eq!(reason(&answer), Some(BUSY.code()), "{answer:?}");
+    }
+    setting.world.includes_at_once(true);
+    setting.world.include();
+    let answer = engine.settle(&deposit).await.unwrap();
+    assert!(answer.success, "{answer:?}");
+    let extra = answer.extra.unwrap().tree();
+    assert_eq!(extra["deposited"], PRICE);
+    assert!(extra["settlement"].is_string());
+    assert!(
+        engine
+            .settle(&voucher(&setting, 1, 1).await)
+            .await
+            .unwrap()
+            .success
+    );
+    stop(engine).await;
+    let expected = Channel {
+        deposited: PRICE,
+        charged: PRICE,
+    };
+    assert_eq!(channel(&setting).await, (expected, 2));
+    assert_eq!(setting.received(), Amount::from(PRICE));
+}
+
+/// A deposit that fails gives its channel back, and changes nothing.
+#[tokio::test]
+async fn a_failed_deposit_frees_its_channel() {
+    let setting = Environment::new();
+    setting.world.includes_at_once(false);
+    let engine = engine(&setting, Duration::ZERO).await;
+    let deposit = act(&setting, DEPOSIT, 0, 1).await;
+    assert!(engine.settle(&deposit).await.unwrap().is_pending());
+    let payer = setting.world.payer(0).account();
+    setting.world.set_balance(payer, USD, Amount::ZERO);
+    setting.world.includes_at_once(true);
+    setting.world.include();
+    let answer = engine.settle(&deposit).await.unwrap();
+    assert!(!answer.success && !answer.is_pending(), "{answer:?}");
+    assert!(
+        engine
+            .settle(&voucher(&setting, 1, 1).await)
+            .await
+            .unwrap()
+            .success
+    );
+    stop(engine).await;
+    assert_eq!(channel(&setting).await.0.deposited, 0);
+}
+
+#[tokio::test]
+async fn a_verified_voucher_holds_its_channel_until_it_settles() {
+    let setting = Environment::new();
+    let engine = engine(&setting, Duration::from_secs(60)).await;
+    let [first, second] = [voucher(&setting, 1, 1).await, voucher(&setting, 1, 2).await];
+    assert!(engine.verify(&first).await.unwrap().is_valid);
+    for other in [&second, &first] {
+        let verdict = engine.verify(other).await.unwrap();
+        assert_eq!(verdict.invalid_reason.as_deref(), Some(BUSY.code()));
+    }
+    assert!(engine.settle(&first).await.unwrap().success);
+    assert!(
+        engine
+            .verify(&voucher(&setting, 2, 1).await)
+            .await
+            .unwrap()
+            .is_valid
+    );
+}
