@@ -80,8 +80,9 @@ impl Scheme<SimulatedChain> for Channels {
         let ceiling =
             (nonce[0] == VOUCHER).then(|| u64::from_be_bytes(nonce[1..9].try_into().unwrap()));
         let access = StateAccess::new(channel_of(&payment.info().payer), BUSY);
+        let access = access.held_for(self.hold);
         let access = match ceiling {
-            Some(_) => access.held_for(self.hold),
+            Some(_) => access,
             None => access.exclusive(),
         };
         Ok(Box::new(Act {
@@ -332,11 +333,10 @@ async fn a_verified_voucher_holds_its_channel_until_it_settles() {
         assert_eq!(verdict.invalid_reason.as_deref(), Some(BUSY.code()));
     }
     assert!(engine.settle(&first).await.unwrap().success);
-    assert!(
-        engine
-            .verify(&voucher(&setting, 2, 1).await)
-            .await
-            .unwrap()
-            .is_valid
-    );
+    // A payment with a transaction too.
+    let deposit = act(&setting, DEPOSIT, 0, 1).await;
+    assert!(engine.verify(&deposit).await.unwrap().is_valid);
+    assert!(engine.settle(&deposit).await.unwrap().success);
+    let next = voucher(&setting, 2, 1).await;
+    assert!(engine.verify(&next).await.unwrap().is_valid);
 }
