@@ -217,8 +217,9 @@ pub trait Payment<C: Chain + ?Sized>: Send + Sync {
     /// record, and what its receipt says.
     ///
     /// `state` is the record as it is now. `evidence` is what the settling transaction did; `None`
-    /// if nothing was sent. The engine asks again if another payment changes the record meanwhile.
-    /// The money has moved, so nothing can be refused here.
+    /// if nothing was sent. The engine asks again if another payment changes the record meanwhile,
+    /// and after a reorganisation that included the payment again: then the record may have this
+    /// change already. The money has moved, so nothing can be refused here.
     fn state_after(
         &self,
         _amount: Amount,
