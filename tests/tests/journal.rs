@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use futures_util::future::join;
 use proptest::prelude::*;
 use quittance_core::{
-    Amount, Fault, FaultKind, LaneId, PaymentId, PaymentInfo, Reason, Receipt, Timestamp,
+    Amount, Fault, FaultKind, LaneId, PaymentId, PaymentInfo, Reason, SchemeReceipt, Timestamp,
     TransactionId,
 };
 use quittance_engine::{
@@ -403,7 +403,7 @@ async fn old_rows_can_be_archived_as_documented() {
         let outcome = Outcome::Settled {
             transaction: Some(transaction.id),
             amount: Amount::from(7),
-            receipt: Receipt::default(),
+            receipt: SchemeReceipt::default(),
         };
         if name != "open" {
             assert_eq!(
@@ -504,7 +504,7 @@ async fn a_journal_of_format_1_is_migrated() {
         State::Concluded(Outcome::Settled {
             transaction: Some(TransactionId::new(transaction)),
             amount: Amount::from(7),
-            receipt: Receipt::default(),
+            receipt: SchemeReceipt::default(),
         })
     };
     let failed = State::Concluded(Outcome::Failed {

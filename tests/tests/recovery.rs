@@ -12,8 +12,8 @@ use quittance_core::json::{Json, Object};
 use quittance_core::wire::{SettleResponse, VerifyResponse};
 use quittance_core::{
     Amount, Chain, Clock, Facilitator, FacilitatorError, Fault, FaultKind, LaneId, Payer,
-    PaymentInfo, PaymentRequest, Reason, Receipt, Scheme, SystemClock, Timestamp, Transaction,
-    TransactionId,
+    PaymentInfo, PaymentRequest, Reason, Scheme, SchemeReceipt, SystemClock, Timestamp,
+    Transaction, TransactionId,
 };
 use quittance_devnet::Evm as Local;
 use quittance_engine::{
@@ -510,7 +510,7 @@ async fn open_settlements_of_a_format_1_file_are_finished() {
     let settled = State::Concluded(Outcome::Settled {
         transaction: Some(recorded_id.clone()),
         amount: Amount::from(PRICE),
-        receipt: Receipt::default(),
+        receipt: SchemeReceipt::default(),
     });
     assert_eq!(state(recorded).await, settled);
     let received = setting.received().await.units() - received_before.units();

@@ -62,5 +62,5 @@ pub use scheme::{
     StateAccess, StateChange,
 };
 pub use signature::SignatureClaim;
-pub use state::{Receipt, SchemeState, StateId, StateIdError, StateStore};
+pub use state::{SchemeReceipt, SchemeState, StateId, StateIdError, StateStore};
 pub use time::{Clock, ManualClock, SystemClock, Timestamp};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::json::Object;
 use crate::{
-    Amount, Chain, LaneId, PaymentId, PaymentRequest, Reason, Receipt, Refusal, Rejection,
+    Amount, Chain, LaneId, PaymentId, PaymentRequest, Reason, Refusal, Rejection, SchemeReceipt,
     SchemeState, SignatureClaim, StateId, Timestamp, TransactionId, Version,
 };
 
@@ -367,7 +367,7 @@ pub struct StateChange {
     /// leaves the record as it is.
     pub state: Option<(Vec<u8>, Option<Timestamp>)>,
     /// What the answer says besides. It is kept with the settlement.
-    pub receipt: Receipt,
+    pub receipt: SchemeReceipt,
 }
 
 /// What settling a payment takes.
@@ -386,15 +386,16 @@ pub enum Plan<Action> {
         action: Action,
     },
     /// Nothing, or nothing more: the payment is settled with the steps so far. An authorization
-    /// that is settled for nothing is used up all the same.
+    /// that is settled for nothing is used up nevertheless.
     ///
     /// If the payment changes a state record, that one write settles it, as for a voucher: the
     /// journal has no settlement of it, and the record must refuse the payment from then on.
     OffChain,
 }
 
-/// How many steps the engine sends for one payment, without replacements for a higher fee. Two steps that are needed
-/// and a failure of each: more is a scheme that never ends, at the operator's cost.
+/// How many steps the engine sends for one payment, without replacements for a higher fee. Two
+/// steps that are needed and a failure of each: more is a scheme that never ends, at the operator's
+/// cost.
 pub const STEPS_MAX: usize = 4;
 
 impl<Action> Plan<Action> {

@@ -116,7 +116,7 @@ impl SchemeState {
 /// settlement, so that a later answer says the same.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Receipt {
+pub struct SchemeReceipt {
     /// The answer's `amount`, if it is not the settled amount: empty for a voucher.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub amount: Option<String>,
@@ -125,7 +125,7 @@ pub struct Receipt {
     pub extra: Option<Object>,
 }
 
-impl Receipt {
+impl SchemeReceipt {
     /// Whether the answer needs nothing from it.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_receipt_is_read_strictly() {
-        assert_eq!(Receipt::from_text("{}"), Ok(Receipt::default()));
+        assert_eq!(SchemeReceipt::from_text("{}"), Ok(SchemeReceipt::default()));
         for odd in [
             "",
             "[]",
@@ -258,7 +258,7 @@ mod tests {
             "{\"extra\":[]}",
             "{} {}",
         ] {
-            assert!(Receipt::from_text(odd).is_err(), "{odd}");
+            assert!(SchemeReceipt::from_text(odd).is_err(), "{odd}");
         }
     }
 
@@ -278,9 +278,9 @@ mod tests {
         ) {
             let extra = extra.map(|fields| json!({ "fields": fields, "long": "x".repeat(length) }));
             let extra = extra.map(|extra| Object::of(&extra).unwrap());
-            let receipt = Receipt { amount, extra };
+            let receipt = SchemeReceipt { amount, extra };
             let text = receipt.to_text();
-            prop_assert_eq!(Receipt::from_text(&text), Ok(receipt));
+            prop_assert_eq!(SchemeReceipt::from_text(&text), Ok(receipt));
         }
     }
 }

@@ -252,8 +252,8 @@ impl<C: Chain> Context<C> {
         }
     }
 
-    /// Writes how a job ended. Only after [`Ended::Yes`] the outcome may be reported. `None` if this
-    /// process stops first.
+    /// Writes how a job ended. Only after [`Ended::Yes`] the outcome may be reported. `None` if
+    /// this process stops first.
     async fn write_conclusion(
         &self,
         job: &Job<C>,

@@ -9,7 +9,7 @@ use quittance_core::json::Object;
 use quittance_core::wire::SettleResponse;
 use quittance_core::{
     Amount, Check, Effect, Facilitator, Observed, Payment, PaymentInfo, PaymentRequest, Plan,
-    Reason, Receipt, Refusal, Rejection, Scheme, SchemeState, SignatureClaim, StateAccess,
+    Reason, Refusal, Rejection, Scheme, SchemeReceipt, SchemeState, SignatureClaim, StateAccess,
     StateChange, StateId, StateStore, Timestamp,
 };
 use quittance_engine::Engine;
@@ -150,7 +150,7 @@ impl Payment<SimulatedChain> for Act {
         }
         StateChange {
             state: Some((channel.json().to_string().into_bytes(), None)),
-            receipt: Receipt {
+            receipt: SchemeReceipt {
                 amount: Some(String::new()),
                 extra: Some(Object::of(&channel.json()).unwrap()),
             },

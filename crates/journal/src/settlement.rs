@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use quittance_core::{
-    Amount, Fault, PaymentId, PaymentInfo, Reason, Receipt, StateId, Timestamp, Transaction,
+    Amount, Fault, PaymentId, PaymentInfo, Reason, SchemeReceipt, StateId, Timestamp, Transaction,
     TransactionId,
 };
 
@@ -411,7 +411,7 @@ pub enum Outcome {
         /// The transferred amount, in atomic units.
         amount: Amount,
         /// What the answer says in the scheme's own way.
-        receipt: Receipt,
+        receipt: SchemeReceipt,
     },
     /// The money was not transferred, and this attempt will not transfer it.
     Failed {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use quittance_core::json::Object;
 use quittance_core::wire::SettleResponse;
 use quittance_core::{
-    Amount, Chain, FacilitatorError, Fault, FaultKind, PaymentId, PaymentRequest, Reason, Receipt,
-    Rejection, TransactionId,
+    Amount, Chain, FacilitatorError, Fault, FaultKind, PaymentId, PaymentRequest, Reason,
+    Rejection, SchemeReceipt, TransactionId,
 };
 use quittance_journal::{Outcome, Settlement, State};
 use tokio::sync::watch;
@@ -186,7 +186,7 @@ fn settled(
     network: &str,
     payer: Option<String>,
     transaction: &str,
-    (amount, receipt): (Amount, Receipt),
+    (amount, receipt): (Amount, SchemeReceipt),
 ) -> SettleResponse {
     SettleResponse {
         amount: Some(receipt.amount.unwrap_or_else(|| amount.to_string())),
@@ -241,8 +241,8 @@ fn progress_of(settlement: &Settlement) -> Progress {
     }
 }
 
-/// The answer with a reference to the settlement in `extra`, by which its state can be requested. It
-/// replaces a field of that name.
+/// The answer with a reference to the settlement in `extra`, by which its state can be requested.
+/// It replaces a field of that name.
 fn with_reference(response: SettleResponse, id: &PaymentId) -> SettleResponse {
     let mut extra = response.extra.map(|extra| extra.tree()).unwrap_or_default();
     extra.insert("settlement".to_owned(), id.to_string().into());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use quittance_core::{
     Amount, Chain, Fault, FaultKind, Malformed, PaymentId, PaymentInfo, PaymentRequest, Plan,
-    Reason, Receipt, Rejection,
+    Reason, Rejection, SchemeReceipt,
 };
 use quittance_journal::{Claim, Claimed, Settlement};
 use tokio::sync::watch;
@@ -43,7 +43,10 @@ pub(super) enum Follow {
     /// No task works on the settlement. This is its entry in the journal.
     Journal(Box<Settlement>),
     /// It was settled by a write of its state record. The journal has no entry of its own for it.
-    Written { amount: Amount, receipt: Receipt },
+    Written {
+        amount: Amount,
+        receipt: SchemeReceipt,
+    },
 }
 
 /// Whether a payment was settled by a write of its state record.
@@ -115,7 +118,7 @@ impl<C: Chain> Rail<C> {
                 OffChain::Refused => {
                     let read = decoded.place();
                     decoded = self.with_state(decoded).await?;
-                    // Nobody has changed the record, so a settlement has it for itself.
+                    // No payment has changed the record, so a settlement has it for itself.
                     if decoded.place() == read {
                         return Err(is_busy(&decoded).into());
                     }

@@ -23,8 +23,8 @@ pub(super) async fn refuse(
     if original.is_none() && place.is_none() && !claim.retries_without_limit {
         return Ok(None);
     }
-    // An authorization that was claimed before has its own answer: its refund is in the sum already,
-    // and its state record may be its own.
+    // An authorization that was claimed before has its own answer: its refund is in the sum
+    // already, and its state record may be its own.
     if let Some(known) = fetch(connection, &claim.id).await? {
         match known.claimable_from(claim.retries_without_limit) {
             None => return Ok(Some(Claimed::Taken(Box::new(known)))),

@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use quittance_core::{
-    Fault, FaultKind, LaneId, PaymentId, Reason, Receipt, SchemeState, StateId, Timestamp,
+    Fault, FaultKind, LaneId, PaymentId, Reason, SchemeReceipt, SchemeState, StateId, Timestamp,
     Transaction, TransactionId,
 };
 use sqlx::Row;
@@ -144,10 +144,10 @@ fn access(row: &SqliteRow) -> Result<Option<Place>, sqlx::Error> {
 }
 
 /// What a settlement's answer says in the scheme's own way.
-fn receipt(row: &SqliteRow) -> Result<Receipt, sqlx::Error> {
+fn receipt(row: &SqliteRow) -> Result<SchemeReceipt, sqlx::Error> {
     match row.try_get::<Option<&str>, _>("receipt")? {
-        None => Ok(Receipt::default()),
-        Some(text) => Receipt::from_text(text)
+        None => Ok(SchemeReceipt::default()),
+        Some(text) => SchemeReceipt::from_text(text)
             .map_err(|error| invalid(&format!("an unreadable receipt: {error}"))),
     }
 }

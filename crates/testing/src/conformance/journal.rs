@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use quittance_core::{
-    Amount, Fault, FaultKind, LaneId, PaymentId, PaymentInfo, Reason, Receipt, Timestamp,
+    Amount, Fault, FaultKind, LaneId, PaymentId, PaymentInfo, Reason, SchemeReceipt, Timestamp,
     Transaction, TransactionId,
 };
 use quittance_engine::{
@@ -99,7 +99,7 @@ fn settled(id: &str) -> Outcome {
     Outcome::Settled {
         transaction: Some(TransactionId::new(id)),
         amount: Amount::from(7),
-        receipt: Receipt::default(),
+        receipt: SchemeReceipt::default(),
     }
 }
 
