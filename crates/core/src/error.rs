@@ -53,6 +53,11 @@ impl Reason {
     /// The amount is below the operator's minimum.
     pub const AMOUNT_TOO_LOW: Self = Self::new("amount_too_low");
 
+    /// The payment is not a refund of the settlement that the request names.
+    pub const INVALID_REFUND: Self = Self::new("invalid_refund");
+    /// The refund is larger than what is left of the original payment.
+    pub const REFUND_EXCEEDS_PAYMENT: Self = Self::new("refund_exceeds_payment");
+
     /// Too many transactions of this payer, or to this recipient, were included in the last hour
     /// without settling a payment.
     pub const TOO_MANY_FAILURES: Self = Self::new("too_many_failed_settlements");

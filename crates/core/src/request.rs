@@ -153,6 +153,8 @@ pub struct PaymentRequest {
     is_followed: bool,
     /// The seller's sale.
     sale: Option<SaleId>,
+    /// The settlement that the payment refunds.
+    refund_of: Option<PaymentId>,
 }
 
 message! {
@@ -317,6 +319,7 @@ impl PaymentRequest {
             network: self.network.clone(),
             origin: Some(self.origin()),
             sale: self.sale.clone(),
+            refund_of: self.refund_of,
             ..request
         })
     }
@@ -342,6 +345,22 @@ impl PaymentRequest {
     /// The seller's sale, if it is known.
     pub fn sale(&self) -> Option<&SaleId> {
         self.sale.as_ref()
+    }
+
+    /// The same request, as a refund of this settlement: a payment by its recipient to its payer.
+    /// It is not part of the [`text`](Self::text).
+    ///
+    /// A facilitator settles it only if the settlement has settled, and if the amount is left of
+    /// it: all its refunds together never exceed it.
+    #[must_use]
+    pub fn as_refund_of(mut self, settlement: PaymentId) -> Self {
+        self.refund_of = Some(settlement);
+        self
+    }
+
+    /// The settlement that the payment refunds, if it is a refund.
+    pub fn refund_of(&self) -> Option<PaymentId> {
+        self.refund_of
     }
 
     /// The same request, which another one of the same payment follows. The facilitator that has
@@ -395,6 +414,7 @@ impl PaymentRequest {
             origin: None,
             is_followed: false,
             sale: None,
+            refund_of: None,
         })
     }
 
@@ -432,6 +452,7 @@ impl PaymentRequest {
             origin: None,
             is_followed: false,
             sale: None,
+            refund_of: None,
         })
     }
 }

@@ -34,6 +34,15 @@ pub trait Policy: Send + Sync + 'static {
     /// # Errors
     /// The verdict against it.
     fn allows(&self, network: &Network, info: &PaymentInfo) -> Result<(), Rejection>;
+
+    /// Whether this refund may be settled. Its payer is a seller and its recipient a buyer. The
+    /// journal limits its amount.
+    ///
+    /// # Errors
+    /// The verdict against it.
+    fn allows_refund(&self, _network: &Network, _info: &PaymentInfo) -> Result<(), Rejection> {
+        Ok(())
+    }
 }
 
 /// Rejects a payment of zero, and one from an account to itself, whatever the scheme and the
@@ -91,6 +100,17 @@ impl Policy for Rules {
             Some(least) if info.amount < *least => Err(Rejection::new(
                 Reason::AMOUNT_TOO_LOW,
                 format_args!("the minimum amount is {least}"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// A listed recipient may pay back any amount, to any buyer.
+    fn allows_refund(&self, network: &Network, info: &PaymentInfo) -> Result<(), Rejection> {
+        match self.recipients.get(network.id()) {
+            Some(recipients) if !recipients.contains(&info.payer) => Err(Rejection::new(
+                Reason::RECIPIENT_NOT_ALLOWED,
+                "this facilitator does not settle for the seller that refunds",
             )),
             _ => Ok(()),
         }

@@ -94,7 +94,8 @@ impl RemoteFacilitator {
 
     async fn post(
         &self,
-        path: &'static str,
+        name: &'static str,
+        path: &str,
         within: Duration,
         request: &PaymentRequest,
     ) -> Result<FacilitatorResponse, Fault> {
@@ -103,11 +104,11 @@ impl RemoteFacilitator {
             .header("content-type", "application/json")
             .body(request.text().to_owned());
         // Verifying changes nothing, and needs no identity.
-        let post = match request.sale().filter(|_| path == SETTLE) {
+        let post = match request.sale().filter(|_| name == SETTLE) {
             Some(sale) => post.header(IDEMPOTENCY_KEY, sale.as_str()),
             None => post,
         };
-        self.send(path, post).await
+        self.send(name, post).await
     }
 
     async fn send(
@@ -186,12 +187,18 @@ impl fmt::Debug for RemoteFacilitator {
 #[async_trait]
 impl Facilitator for RemoteFacilitator {
     async fn verify(&self, request: &PaymentRequest) -> Result<VerifyResponse, FacilitatorError> {
-        let response = self.post("verify", RESPONSE_TIMEOUT, request).await?;
+        let response = self
+            .post("verify", "verify", RESPONSE_TIMEOUT, request)
+            .await?;
         Ok(verdict::of_verify(&response)?)
     }
 
     async fn settle(&self, request: &PaymentRequest) -> Result<SettleResponse, FacilitatorError> {
-        let response = self.post(SETTLE, SETTLE_TIMEOUT, request).await?;
+        let path = match request.refund_of() {
+            None => SETTLE.to_owned(),
+            Some(settlement) => format!("settlements/{settlement}/refunds"),
+        };
+        let response = self.post(SETTLE, &path, SETTLE_TIMEOUT, request).await?;
         Ok(verdict::of_settle(request, &response)?)
     }
 

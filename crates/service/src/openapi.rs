@@ -22,6 +22,7 @@ use crate::error::ErrorBody;
     paths(
         crate::payments::verify,
         crate::payments::settle,
+        crate::payments::refund,
         crate::settlements::by_id,
         crate::settlements::by_transaction,
         crate::health::supported,

@@ -2,14 +2,14 @@
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::rejection::{BytesRejection, PathRejection};
+use axum::extract::{FromRequest, Path, Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use quittance_core::wire::{SettleResponse, VerifyResponse, network_named};
 use quittance_core::{
-    Facilitator, FacilitatorError, Malformed, PaymentRequest, Refusal, Rejection,
+    Facilitator, FacilitatorError, Malformed, PaymentId, PaymentRequest, Refusal, Rejection, SaleId,
 };
 use quittance_engine::Engine;
 use tokio::time::{Instant, timeout};
@@ -18,10 +18,13 @@ use tracing::info;
 use crate::delivery;
 use crate::error::{ErrorResponse, error_code};
 use crate::metrics;
-use crate::openapi::{PaymentErrors, responses};
+use crate::openapi::{NotFound, PaymentErrors, responses};
 use crate::rate::Caller;
 use crate::router::Service;
 use crate::shares::{Share, Shares};
+
+/// The header with the identity of the caller's sale.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// An endpoint that takes a payment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +67,7 @@ pub(crate) async fn verify(
     State(service): State<Service>,
     request: Request,
 ) -> Result<Response, ErrorResponse> {
-    service.answer(Endpoint::Verify, request).await
+    service.answer(Endpoint::Verify, request, None).await
 }
 
 /// Transfers the money. The request can be repeated: an authorization settles at most once.
@@ -82,7 +85,31 @@ pub(crate) async fn settle(
     State(service): State<Service>,
     request: Request,
 ) -> Result<Response, ErrorResponse> {
-    service.answer(Endpoint::Settle, request).await
+    service.answer(Endpoint::Settle, request, None).await
+}
+
+/// Settles a refund: a payment by the seller back to the payer of a settlement. All refunds of a
+/// settlement together never exceed it.
+#[utoipa::path(
+    post,
+    path = "/settlements/{id}/refunds",
+    security((), ("key" = [])),
+    params(("id" = String, Path, description = "The id of the settlement that is refunded.")),
+    request_body(content = responses::FacilitatorRequest, content_type = "application/json"),
+    responses(
+        (status = 200, description = "The outcome, or settlement_pending.", body = responses::SettleResponse),
+        NotFound,
+        PaymentErrors,
+    ),
+)]
+pub(crate) async fn refund(
+    State(service): State<Service>,
+    id: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Result<Response, ErrorResponse> {
+    let id: Option<PaymentId> = id.ok().and_then(|Path(id)| id.parse().ok());
+    let id = id.ok_or_else(|| ErrorResponse::not_found("the path has no settlement id"))?;
+    service.answer(Endpoint::Settle, request, Some(id)).await
 }
 
 /// The engine's answer to a payment.
@@ -129,13 +156,27 @@ impl Service {
         &self,
         endpoint: Endpoint,
         request: Request,
+        refund_of: Option<PaymentId>,
     ) -> Result<Response, ErrorResponse> {
         let caller = request.extensions().get().copied();
+        let sale = match endpoint {
+            Endpoint::Verify => None,
+            Endpoint::Settle => sale(request.headers())
+                .map_err(|malformed| ErrorResponse::malformed(&malformed, endpoint))?,
+        };
         let request = match self.read(request, endpoint).await? {
             Ok(request) => request,
             Err(Rejected { rejection, network }) => {
                 return Ok(endpoint.reject(&rejection, &network));
             }
+        };
+        let request = match sale {
+            Some(sale) => request.with_sale(sale),
+            None => request,
+        };
+        let request = match refund_of {
+            Some(settlement) => request.as_refund_of(settlement),
+            None => request,
         };
         let started = Instant::now();
         // The place among the waiting calls is kept until the answer.
@@ -239,6 +280,15 @@ fn place(shares: &Shares, caller: Option<Caller>) -> Result<Share, ErrorResponse
 struct Rejected {
     rejection: Rejection,
     network: String,
+}
+
+/// The caller's sale, by the header `Idempotency-Key`.
+fn sale(headers: &HeaderMap) -> Result<Option<SaleId>, Malformed> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else {
+        return Ok(None);
+    };
+    // A value that is no text is not visible ASCII either.
+    SaleId::new(value.to_str().unwrap_or_default()).map(Some)
 }
 
 /// Accepts a missing content type, and no other than JSON. The name of a media type has no case,

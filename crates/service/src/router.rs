@@ -143,6 +143,7 @@ fn routes_with_key(gate: &Gate) -> Router<Service> {
         .route("/verify", post(payments::verify))
         .route("/settle", post(payments::settle))
         .route("/settlements/{id}", get(settlements::by_id))
+        .route("/settlements/{id}/refunds", post(payments::refund))
         .route("/settlements", get(settlements::by_transaction))
         .method_not_allowed_fallback(method_not_allowed)
         .route_layer(middleware::from_fn_with_state(gate.clone(), gate::guard))

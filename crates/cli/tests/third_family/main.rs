@@ -10,7 +10,10 @@ use std::path::PathBuf;
 use quittance_cli::config::Config;
 use quittance_cli::families::{Families, Family};
 use quittance_cli::startup::{self, CheckReport, Startup};
-use quittance_core::{Amount, Clock, Payer, PaymentRequest, Scope, SystemClock};
+use quittance_core::{
+    Amount, Clock, Facilitator, Payer, PaymentId, PaymentRequest, Reason, SaleId, Scope,
+    SystemClock,
+};
 use quittance_service::{router, serve};
 use quittance_testing::world::{COIN, NETWORK, PRICE, USD, World};
 use reqwest::Client;
@@ -271,4 +274,38 @@ fn a_family_cannot_be_registered_twice() {
     let _ = setting
         .families()
         .with(SimulatedFamily(setting.world.clone()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refund_over_http_never_exceeds_its_payment() {
+    let setting = Setting::new();
+    let serving = Serving::start(&setting, "").await;
+    let facilitator = quittance_http::RemoteFacilitator::new(&serving.url).unwrap();
+    let world = &setting.world;
+    // The seller has more than this payment.
+    world.set_balance(world.seller(), USD, Amount::from(9 * PRICE));
+    let request = world.request(&world.payer(0)).await;
+    let sale = SaleId::new("a-sale").unwrap();
+    let request = request.with_sale(sale);
+    let settled = facilitator.settle(&request).await.unwrap();
+    assert!(settled.success, "{settled:?}");
+    // The header `Idempotency-Key` says which sale it is.
+    assert!(facilitator.settle(&request).await.unwrap().success);
+    let id = settled.extra.unwrap().tree()["settlement"].clone();
+    let id: PaymentId = id.as_str().unwrap().parse().unwrap();
+    for (amount, expected) in [(PRICE, None), (1, Some(Reason::REFUND_EXCEEDS_PAYMENT))] {
+        let refund = world.refund(&request, amount).await.as_refund_of(id);
+        let answer = facilitator.settle(&refund).await.unwrap();
+        let reason = answer.error_reason.map(Reason::from_code);
+        assert_eq!((answer.success, reason), (expected.is_none(), expected));
+    }
+    let path = "/settlements/no-id/refunds";
+    let refused = serving.post(path, &request).await;
+    assert!(refused.to_string().contains("settlement id"), "{refused}");
+    let post = Client::new().post(format!("{}/settle", serving.url));
+    let post = post.header("idempotency-key", "two words");
+    let refused = post.body(request.text().to_owned()).send().await.unwrap();
+    assert_eq!(refused.status(), 400);
+    assert!(refused.text().await.unwrap().contains("Idempotency-Key"));
+    serving.stop().await;
 }

@@ -6,7 +6,7 @@ use quittance_core::json::Object;
 use quittance_core::wire::SettleResponse;
 use quittance_core::{
     Amount, Chain, FacilitatorError, Fault, FaultKind, PaymentId, PaymentRequest, Reason,
-    Rejection, SchemeReceipt, TransactionId,
+    Rejection, SaleId, SchemeReceipt, TransactionId,
 };
 use quittance_journal::{Outcome, Settlement, State};
 use tokio::sync::watch;
@@ -44,7 +44,10 @@ impl<C: Chain> Rail<C> {
         };
         let network = request.requirements.network.as_str();
         match started.unwrap_or_else(panicked) {
-            Ok(started) => self.wait_and_answer(network, started, deadline).await,
+            Ok(started) => {
+                let sale = request.sale();
+                self.wait_and_answer(network, started, sale, deadline).await
+            }
             Err(not_started) => answer_not_started(network, not_started),
         }
     }
@@ -54,6 +57,7 @@ impl<C: Chain> Rail<C> {
         &self,
         network: &str,
         started: Started,
+        sale: Option<&SaleId>,
         deadline: Instant,
     ) -> Result<SettleResponse, FacilitatorError> {
         let Started {
@@ -72,7 +76,7 @@ impl<C: Chain> Rail<C> {
         };
         let response = match progress {
             Progress::Concluded(outcome) => {
-                self.answer_outcome(network, payer, (id, attempt), outcome)
+                self.answer_outcome(network, payer, (id, attempt, sale), outcome)
                     .await?
             }
             Progress::Sent(transaction) => {
@@ -94,7 +98,7 @@ impl<C: Chain> Rail<C> {
         &self,
         network: &str,
         payer: String,
-        (id, attempt): (PaymentId, u32),
+        (id, attempt, sale): (PaymentId, u32, Option<&SaleId>),
         outcome: Outcome,
     ) -> Result<SettleResponse, FacilitatorError> {
         let payer = Some(payer);
@@ -109,7 +113,7 @@ impl<C: Chain> Rail<C> {
                 receipt,
             } => {
                 let transaction = transaction.as_ref().map_or("", TransactionId::as_str);
-                let Some(report) = self.report_success(id, attempt).await? else {
+                let Some(report) = self.report_success(id, attempt, sale).await? else {
                     if self.was_taken_back(&id).await? {
                         let detail =
                             "the chain took the transaction back: retry with the same request";
@@ -158,7 +162,8 @@ impl<C: Chain> Rail<C> {
         Ok(settlement.and_then(|settlement| settlement.evidence().cloned()))
     }
 
-    /// The right to report success. `None` if success was reported before and the answer arrived.
+    /// The right to report success. `None` if success was reported before and the answer arrived,
+    /// except to a caller of the same sale.
     ///
     /// The write is a task of its own, so a timeout or a disconnect does not cut it short. If the
     /// caller is gone when it is done, the next caller with the same request can get the right.
@@ -166,12 +171,15 @@ impl<C: Chain> Rail<C> {
         &self,
         id: PaymentId,
         attempt: u32,
+        sale: Option<&SaleId>,
     ) -> Result<Option<SuccessReport>, Fault> {
+        let sale = sale.cloned();
         let journal = Arc::clone(&self.context.writer.journal);
         let (now, lost_answers) = (self.context.now(), self.lost_answers.clone());
         let write = self.context.tasks.spawn(async move {
-            let is_first = journal.report_success(&id, attempt, None, now).await?;
-            Ok(is_first.then(|| lost_answers.report(id)))
+            let sale = sale.as_ref().map(SaleId::as_str);
+            let is_granted = journal.report_success(&id, attempt, sale, now).await?;
+            Ok(is_granted.then(|| lost_answers.report(id)))
         });
         let written: Result<_, Fault> = write.await.unwrap_or_else(|error| {
             let what = format_args!("reporting stopped: {error}");

@@ -2,6 +2,7 @@
 //! none.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use quittance_core::{
     Amount, Chain, Fault, FaultKind, Malformed, PaymentId, PaymentInfo, PaymentRequest, Plan,
@@ -240,9 +241,24 @@ impl<C: Chain> Rail<C> {
             }
             Claimed::StateMoved => return Ok(None),
             Claimed::StateTaken(_) => return Err(is_busy(decoded).into()),
-            Claimed::RefundsExceed { .. } | Claimed::NotRefundable(_) | Claimed::TooSoon { .. } => {
-                let what = "the journal cannot take this payment now: retry";
-                return Err(Fault::new(FaultKind::Busy, what).into());
+            Claimed::RefundsExceed { left } => {
+                let detail = format_args!("{left} are left of the payment, without its refunds");
+                let rejection = Rejection::new(Reason::REFUND_EXCEEDS_PAYMENT, detail);
+                return Err(decoded.rejected(rejection).into());
+            }
+            Claimed::NotRefundable(problem) => {
+                let rejection = Rejection::new(Reason::INVALID_REFUND, problem);
+                return Err(decoded.rejected(rejection).into());
+            }
+            Claimed::TooSoon { until } => {
+                let wait = until.secs_since(self.context.now());
+                let what = "the last attempt failed a short time ago: retry later";
+                let fault = Fault::new(FaultKind::Busy, what);
+                return Err(Fault {
+                    retry_after: Some(Duration::from_secs(wait)),
+                    ..fault
+                }
+                .into());
             }
         };
         // Steps of an earlier attempt must not be made twice.
@@ -314,8 +330,12 @@ impl<C: Chain> Rail<C> {
         let (scheme, text) = (&request.requirements.scheme, request.kept_text()?);
         let network = self.context.network();
         let claim = Claim::new(network, scheme, &info, text, decoded.decoded_at);
-        Ok(match decoded.place() {
+        let claim = match decoded.place() {
             Some(place) => claim.access(place),
+            None => claim,
+        };
+        Ok(match request.refund_of() {
+            Some(original) => claim.refund_of(original),
             None => claim,
         })
     }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use quittance_core::json::Object;
 use quittance_core::{
-    Amount, Chain, CompletedStep, Fault, Malformed, Observed, Payment, PaymentInfo, Rejection,
-    SchemeState, Timestamp,
+    Amount, Chain, CompletedStep, Fault, Malformed, Observed, Payment, PaymentId, PaymentInfo,
+    Rejection, SchemeState, Timestamp,
 };
 use quittance_journal::Place;
 
@@ -20,6 +20,8 @@ pub(super) struct Decoded<C: Chain> {
     pub(super) completed: Vec<CompletedStep<C::Evidence>>,
     /// Its state record, as it was read last.
     pub(super) state: Option<SchemeState>,
+    /// The settlement that it refunds.
+    pub(super) refund_of: Option<PaymentId>,
 }
 
 /// A payment that would settle now, with the answers that show it. Only a verified payment is

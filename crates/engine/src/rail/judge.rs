@@ -1,7 +1,7 @@
 //! One judgement for /verify and /settle: what one calls valid, the other settles.
 
 use quittance_core::{
-    Chain, Fault, PaymentId, PaymentInfo, PaymentRequest, Rejection, TransactionId,
+    Chain, Fault, PaymentId, PaymentInfo, PaymentRequest, Rejection, SaleId, TransactionId,
 };
 use quittance_journal::{Settlement, StateKind};
 
@@ -48,7 +48,10 @@ impl<C: Chain> Rail<C> {
         let is_settled = settlement.state.kind() == StateKind::Settled;
         // Success was reported, and the answer did not reach its caller.
         let is_lost = is_settled && self.lost_answers.contains(&info.id);
-        if is_lost && is_same(request, &settlement) {
+        // The caller of the same sale may have lost it, too.
+        let sale = request.sale().map(SaleId::as_str);
+        let is_repeated = settlement.reports_again(sale, self.context.now());
+        if (is_lost || is_repeated) && is_same(request, &settlement) {
             return Ok(Prior::Same(Box::new(settlement)));
         }
         Ok(Prior::new(request, settlement))

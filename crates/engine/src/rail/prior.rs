@@ -58,6 +58,7 @@ pub(super) fn is_same(request: &PaymentRequest, settlement: &Settlement) -> bool
     PaymentRequest::decode(settlement.claim.request.as_bytes()).is_ok_and(|claimed| {
         let [ours, theirs] = [&request.requirements, &claimed.requirements];
         claimed.payload == request.payload
+            && settlement.claim.refund_of == request.refund_of()
             && (&ours.scheme, &ours.asset, &ours.pay_to)
                 == (&theirs.scheme, &theirs.asset, &theirs.pay_to)
             && ours.amount == theirs.amount

@@ -6,8 +6,8 @@ use std::time::Duration;
 use quittance_core::json::Object;
 use quittance_core::wire::VerifyResponse;
 use quittance_core::{
-    Chain, Check, FacilitatorError, Fault, FaultKind, Payment, PaymentInfo, PaymentRequest,
-    Refusal, Rejection, Timestamp,
+    Chain, Check, FacilitatorError, Fault, FaultKind, Payment, PaymentId, PaymentInfo,
+    PaymentRequest, Refusal, Rejection, Timestamp,
 };
 use tokio::time::{Instant, sleep};
 
@@ -111,8 +111,12 @@ impl<C: Chain> Rail<C> {
                 Refusal::Malformed(malformed) => VerifyError::Malformed(malformed),
                 Refusal::Rejected(rejection) => VerifyError::Rejected(rejection, None),
             })?;
-        self.check_policy(payment.info())?;
+        self.check_policy(payment.info(), request.refund_of())?;
         let decoded = self.check_signatures(payment.into(), now).await?;
+        let decoded = Decoded {
+            refund_of: request.refund_of(),
+            ..decoded
+        };
         Ok(self.with_state(decoded).await?)
     }
 
@@ -141,9 +145,17 @@ impl<C: Chain> Rail<C> {
         }
     }
 
-    fn check_policy(&self, info: &PaymentInfo) -> Result<(), VerifyError> {
+    fn check_policy(
+        &self,
+        info: &PaymentInfo,
+        refund_of: Option<PaymentId>,
+    ) -> Result<(), VerifyError> {
+        let network = self.chain().network();
         check_info(info)
-            .and_then(|()| self.policy.allows(self.chain().network(), info))
+            .and_then(|()| match refund_of {
+                None => self.policy.allows(network, info),
+                Some(_) => self.policy.allows_refund(network, info),
+            })
             .map_err(|rejection| VerifyError::Rejected(rejection, Some(info.payer.clone())))
     }
 
@@ -161,6 +173,7 @@ impl<C: Chain> Rail<C> {
             settling: false,
             completed: Vec::new(),
             state: None,
+            refund_of: None,
         })
     }
 
@@ -244,7 +257,7 @@ impl<C: Chain> Rail<C> {
                     payer,
                     ..info.clone()
                 };
-                self.check_policy(&info)?;
+                self.check_policy(&info, decoded.refund_of)?;
                 info.payer
             }
         };

@@ -186,6 +186,11 @@ impl World {
         Address::from_key(&key(1))
     }
 
+    /// The seller as a payer, such as of refunds.
+    pub fn paying_seller(&self) -> SimulatedPayer {
+        SimulatedPayer::new(self.clone(), key(1))
+    }
+
     /// A chain with both signers, as the engine uses it.
     pub fn chain(&self) -> SimulatedChain {
         SimulatedChain::new(self.clone(), Self::signer_keys().to_vec())
@@ -217,6 +222,17 @@ impl World {
     /// A new payment by this payer, as a seller sends it to a facilitator.
     pub async fn request(&self, payer: &SimulatedPayer) -> PaymentRequest {
         crate::pay(payer, &self.requirements(), self.now()).await
+    }
+
+    /// A new payment of this amount by the seller to the payer of a request.
+    pub async fn refund(&self, request: &PaymentRequest, amount: u64) -> PaymentRequest {
+        let payer = Self::transfer_of(request).authorization.from;
+        let requirements = PaymentRequirements {
+            amount: amount.to_string(),
+            pay_to: payer.to_string(),
+            ..self.requirements()
+        };
+        crate::pay(&self.paying_seller(), &requirements, self.now()).await
     }
 
     /// The balance of an account, in atomic units.
