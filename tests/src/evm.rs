@@ -9,14 +9,14 @@ use alloy::hex::encode_prefixed;
 use alloy::primitives::{Address, B256, Bytes, U256};
 use alloy::signers::SignerSync;
 use alloy::signers::local::PrivateKeySigner;
-use alloy::sol_types::{SolCall, SolStruct, eip712_domain};
+use alloy::sol_types::{SolCall, SolStruct, SolValue, eip712_domain};
 use quittance_core::json::Object;
 use quittance_core::wire::{PaymentRequirements, Rest, SupportedKind};
 use quittance_core::{Amount, Offer, PaymentRequest, Scheme};
 use quittance_devnet::{Account, Evm as Local, EvmOptions, Mining, Tools, USDC};
 use quittance_engine::{Engine, EngineBuilder, SqliteJournal};
 use quittance_evm::{Evm, EvmConfig, Exact, ExactConfig, ExactOffer, ExactPayer, known};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::proxy::Proxy;
@@ -217,7 +217,7 @@ impl Setting {
 
     /// The time of the newest block, in seconds since the epoch.
     pub async fn block_time(&self) -> u64 {
-        let head: serde_json::Value = self
+        let head: Value = self
             .local
             .rpc("eth_getBlockByNumber", ("latest", false))
             .await
@@ -302,4 +302,28 @@ impl Setting {
             .expect("a count");
         count.to()
     }
+}
+
+/// The request with a value changed in its text, and not signed again.
+pub fn set(request: &PaymentRequest, path: &str, value: Value) -> PaymentRequest {
+    let mut tree: Value = serde_json::from_str(request.text()).expect("a change that can be made");
+    *tree.pointer_mut(path).expect("a change that can be made") = value;
+    PaymentRequest::decode(tree.to_string().as_bytes()).expect("a change that can be made")
+}
+
+/// The request with requirements that the payer did not sign for, and accepted.
+pub fn set_required(request: &PaymentRequest, field: &str, value: Value) -> PaymentRequest {
+    let required = format!("/paymentRequirements/{field}");
+    let accepted = format!("/paymentPayload/accepted/{field}");
+    set(&set(request, &required, value.clone()), &accepted, value)
+}
+
+/// The signature of an account that a factory would have to make first (ERC-6492). It is not the
+/// key's, so only the account could accept it.
+pub fn wrapped() -> String {
+    const MAGIC: [u8; 32] =
+        alloy::hex!("6492649264926492649264926492649264926492649264926492649264926492");
+    let inner = Bytes::from(vec![7; 66]);
+    let wrapper = (Address::repeat_byte(7), Bytes::new(), inner).abi_encode_params();
+    encode_prefixed([wrapper.as_slice(), &MAGIC].concat())
 }

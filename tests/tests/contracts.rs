@@ -13,6 +13,10 @@ fn shipped_bytecode_matches_its_source() {
             "crates/devnet/contracts/ExactPermit2Proxy.sol",
         ),
         (
+            "UptoPermit2Proxy",
+            "crates/devnet/contracts/UptoPermit2Proxy.sol",
+        ),
+        (
             "SmartWalletFactory",
             "crates/devnet/contracts/SmartWalletFactory.sol",
         ),

@@ -9,7 +9,7 @@ use alloy::hex::encode_prefixed;
 use alloy::primitives::{Address, Bytes, U256, uint};
 use alloy::signers::SignerSync;
 use alloy::signers::local::PrivateKeySigner;
-use alloy::sol_types::{SolCall, SolStruct, SolValue, eip712_domain};
+use alloy::sol_types::{SolCall, SolStruct, eip712_domain};
 use async_trait::async_trait;
 use quittance_core::json::Object;
 use quittance_core::wire::PaymentRequirements;
@@ -22,7 +22,7 @@ use quittance_engine::{Engine, EngineBuilder};
 use quittance_evm::{Evm, Exact, ExactPayer, reason};
 use quittance_testing::faults::{EngineParts, FaultySchemeFixture, PlantedFault, SchemeFault};
 use quittance_tests::conformance::scheme::{self, SchemeFixture};
-use quittance_tests::evm::{PRICE, Setting};
+use quittance_tests::evm::{PRICE, Setting, set, set_required, wrapped};
 use quittance_tests::mutations::{NOT_CAUGHT_IN_EXACT, assert_caught};
 use serde_json::{Value, json};
 
@@ -116,30 +116,6 @@ fn permit_by(
         quittance_tests::payload_of(&requirements, payload),
         &requirements,
     )
-}
-
-/// The request with a value changed in its text, and not signed again.
-fn set(request: &PaymentRequest, path: &str, value: Value) -> PaymentRequest {
-    let mut tree: Value = serde_json::from_str(request.text()).unwrap();
-    *tree.pointer_mut(path).unwrap() = value;
-    PaymentRequest::decode(tree.to_string().as_bytes()).unwrap()
-}
-
-/// The request with requirements that the payer did not sign for, and accepted.
-fn set_required(request: &PaymentRequest, field: &str, value: Value) -> PaymentRequest {
-    let required = format!("/paymentRequirements/{field}");
-    let accepted = format!("/paymentPayload/accepted/{field}");
-    set(&set(request, &required, value.clone()), &accepted, value)
-}
-
-/// The signature of an account that a factory would have to make first (ERC-6492). It is not the
-/// key's, so only the account could accept it.
-fn wrapped() -> String {
-    const MAGIC: [u8; 32] =
-        alloy::hex!("6492649264926492649264926492649264926492649264926492649264926492");
-    let inner = Bytes::from(vec![7; 66]);
-    let wrapper = (Address::repeat_byte(7), Bytes::new(), inner).abi_encode_params();
-    encode_prefixed([wrapper.as_slice(), &MAGIC].concat())
 }
 
 const SIGNATURE: &str = "/paymentPayload/payload/signature";

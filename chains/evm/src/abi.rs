@@ -55,6 +55,18 @@ sol! {
         ) external;
     }
 
+    /// The proxy through which `upto` payments use Permit2.
+    #[derive(Debug)]
+    interface UptoPermit2Proxy {
+        struct TokenPermissions { address token; uint256 amount; }
+        struct PermitTransferFrom { TokenPermissions permitted; uint256 nonce; uint256 deadline; }
+        struct Witness { address to; address facilitator; uint256 validAfter; }
+        function settle(
+            PermitTransferFrom permit, uint256 amount, address owner, Witness witness,
+            bytes signature
+        ) external;
+    }
+
     /// Multicall3: several calls in one transaction.
     #[derive(Debug)]
     interface Multicall3 {

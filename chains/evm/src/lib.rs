@@ -1,9 +1,11 @@
-//! x402 payments on EIP-155 chains: the chain, the scheme `exact`, and a toolbox for other schemes.
+//! x402 payments on EIP-155 chains: the chain, the schemes `exact` and `upto`, and a toolbox for
+//! other schemes.
 //!
 //! [`Evm`] is the [`Chain`](quittance_core::Chain): its nodes, signers, nonces and fees. [`Exact`]
 //! is the scheme `exact` by EIP-3009 `transferWithAuthorization` and by Permit2, for accounts with
 //! a key and for contract wallets. [`ExactOffer`] is its seller's side and [`ExactPayer`] its
-//! buyer's side. [`known`] has the networks and tokens that ship with the library; a configuration
+//! buyer's side. [`Upto`] is the scheme `upto` by Permit2, by which a seller charges after its
+//! handler; [`UptoOffer`] and [`UptoPayer`] are its two sides. [`known`] has the networks and tokens that ship with the library; a configuration
 //! can add any other.
 //!
 //! The other modules are the toolbox for schemes. [`eip712`] and [`eip3009`] define the messages
@@ -34,6 +36,7 @@ pub mod multicall;
 pub mod permit2;
 pub mod signature;
 pub mod token;
+mod upto;
 
 pub use alloy;
 
@@ -48,3 +51,4 @@ pub use eip3009::AuthorizationUse;
 pub use evidence::Evidence;
 pub use exact::{Exact, ExactConfig, ExactConfigError, ExactOffer, ExactPayer, reason};
 pub use token::{Token, TransferMethod};
+pub use upto::{Upto, UptoOffer, UptoPayer, reason as upto_reason};

@@ -6,10 +6,12 @@
 
 use alloy::primitives::{Address, B256, Bytes, Log, U256, address, b256, keccak256};
 use alloy::sol_types::{Eip712Domain, SolCall, SolEvent, SolValue};
-use quittance_core::PaymentId;
+use quittance_core::{Amount, PaymentId};
+use serde::Deserialize;
 
 use crate::abi::{Erc20, Permit2};
 use crate::eip712;
+use crate::hex::Hex;
 
 /// The address of Permit2, the same on every chain.
 pub const PERMIT2: Address = address!("000000000022D473030F116dDEE9F6B43aC78BA3");
@@ -17,6 +19,10 @@ pub const PERMIT2: Address = address!("000000000022D473030F116dDEE9F6B43aC78BA3"
 /// The address of `x402ExactPermit2Proxy`, through which payments of the scheme `exact` use
 /// Permit2. It is the same on every chain.
 pub const EXACT_PERMIT2_PROXY: Address = address!("402085c248EeA27D92E8b30b2C58ed07f9E20001");
+
+/// The address of `x402UptoPermit2Proxy`, through which payments of the scheme `upto` use Permit2.
+/// It is the same on every chain.
+pub const UPTO_PERMIT2_PROXY: Address = address!("4020A4f3b7b90ccA423B9fabCc0CE57C6C240002");
 
 /// `keccak256("TokenPermissions(address token,uint256 amount)")`.
 const TOKEN_PERMISSIONS_TYPE_HASH: B256 =
@@ -40,6 +46,38 @@ pub struct WitnessPermit {
     pub deadline: U256,
 }
 
+/// A permit as a payload's `permit2Authorization` has it, with a witness of the type `W`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PermitJson<W> {
+    from: Hex<20>,
+    permitted: PermittedJson,
+    spender: Hex<20>,
+    nonce: Amount,
+    deadline: Amount,
+    pub(crate) witness: W,
+}
+
+#[derive(Deserialize)]
+struct PermittedJson {
+    token: Hex<20>,
+    amount: Amount,
+}
+
+impl<W> PermitJson<W> {
+    /// The permit without its witness.
+    pub(crate) fn permit(&self) -> WitnessPermit {
+        let permitted = (self.permitted.token.0.into(), self.permitted.amount.units());
+        WitnessPermit::new(
+            self.from.0.into(),
+            permitted,
+            self.spender.0.into(),
+            self.nonce.units(),
+            self.deadline.units(),
+        )
+    }
+}
+
 /// The use of a permit for a transfer, as the chain shows it. Permit2 logs no nonce.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -50,8 +88,10 @@ pub struct PermitUse {
     pub owner: Address,
     /// The account that got them.
     pub to: Address,
-    /// The amount in atomic units.
+    /// The permitted amount in atomic units.
     pub amount: U256,
+    /// Whether the transfer may be of less than the permitted amount.
+    pub may_be_less: bool,
     /// The nonce of the permit.
     pub nonce: U256,
 }
@@ -64,16 +104,30 @@ impl PermitUse {
             owner: permit.owner,
             to,
             amount: permit.amount,
+            may_be_less: false,
             nonce: permit.nonce,
+        }
+    }
+
+    /// The same, of at most the permitted amount.
+    #[must_use]
+    pub fn of_at_most(self) -> Self {
+        Self {
+            may_be_less: true,
+            ..self
         }
     }
 
     /// Whether a log is a transfer like this one: same token, owner, recipient and amount.
     pub fn is_transfer(&self, log: &Log) -> bool {
-        let expected = (self.owner, self.to, self.amount);
+        let expected = (self.owner, self.to);
+        let is_amount = |value: U256| match self.may_be_less {
+            true => value <= self.amount,
+            false => value == self.amount,
+        };
         log.address == self.token
             && Erc20::Transfer::decode_log_data(&log.data)
-                .is_ok_and(|found| (found.from, found.to, found.value) == expected)
+                .is_ok_and(|found| (found.from, found.to) == expected && is_amount(found.value))
     }
 
     /// Whether a log of Permit2 says that the owner invalidated the nonce.
@@ -219,6 +273,7 @@ mod tests {
             to: Address::repeat_byte(3),
             amount: U256::from(5),
             nonce: U256::from(nonce),
+            may_be_less: false,
         };
         let data = |used: &PermitUse| {
             let valid_after = U256::ZERO;

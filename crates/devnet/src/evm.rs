@@ -30,6 +30,12 @@ pub const EXACT_PERMIT2_PROXY: Address = address!("402085c248EeA27D92E8b30b2C58e
 /// and compares.
 const PROXY_CODE: &str = include_str!("../contracts/ExactPermit2Proxy.hex");
 
+/// The address of the x402 proxy for `upto` payments by Permit2, the same on every chain.
+pub const UPTO_PERMIT2_PROXY: Address = address!("4020A4f3b7b90ccA423B9fabCc0CE57C6C240002");
+
+/// The init code of that proxy. A test compiles the source and compares.
+const UPTO_PROXY_CODE: &str = include_str!("../contracts/UptoPermit2Proxy.hex");
+
 /// The address of a factory of smart wallets on the local chain, from
 /// `contracts/SmartWalletFactory.sol`.
 pub const SMART_WALLET_FACTORY: Address = address!("5a17Fac70000000000000000000000000000cafe");
@@ -178,6 +184,7 @@ impl Evm {
         evm.set_code(MULTICALL3_ADDRESS, &runtime).await?;
         evm.set_code(PERMIT2, &tools.permit2()?).await?;
         evm.put_code(EXACT_PERMIT2_PROXY, PROXY_CODE).await?;
+        evm.put_code(UPTO_PERMIT2_PROXY, UPTO_PROXY_CODE).await?;
         evm.put_code(SMART_WALLET_FACTORY, FACTORY_CODE).await?;
         evm.put_token(tools, USDC, &TokenOptions::default()).await?;
         for account in Self::accounts() {

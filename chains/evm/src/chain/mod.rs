@@ -12,7 +12,7 @@ mod read;
 pub(crate) mod results;
 pub(crate) mod rpc;
 mod second;
-mod signers;
+pub(crate) mod signers;
 mod status;
 mod submission;
 mod transaction;
@@ -20,7 +20,7 @@ pub(crate) mod transport;
 pub(crate) mod used;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use alloy::eips::BlockId;
@@ -71,7 +71,7 @@ pub struct Evm {
     config: EvmConfig,
     chain_id: u64,
     rpc: Rpc,
-    signers: Signers,
+    signers: Arc<Signers>,
     fees: FeeOracle,
     blocks: BlockTimes,
     /// Whether the nodes run a batch, by the last health check. Until the first one every payment
@@ -92,7 +92,7 @@ impl Evm {
         Ok(Self {
             chain_id,
             rpc: Rpc::new(chain_id, &config.rpc_urls, config.rpc_timeout)?,
-            signers: Signers::new(&config.signers)?,
+            signers: Arc::new(Signers::new(&config.signers)?),
             fees: FeeOracle::new(config.gas_price_max, config.tip_max),
             blocks: BlockTimes::default(),
             runs_batches: AtomicBool::new(false),
@@ -109,6 +109,11 @@ impl Evm {
     /// The configuration.
     pub fn config(&self) -> &EvmConfig {
         &self.config
+    }
+
+    /// The signers, which a scheme may name in its `extra`.
+    pub(crate) fn signers(&self) -> Arc<Signers> {
+        Arc::clone(&self.signers)
     }
 
     /// A status, after as many nodes have confirmed it as the amount requires.

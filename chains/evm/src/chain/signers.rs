@@ -9,7 +9,7 @@ use super::config::{EvmConfigError, Signer};
 
 /// The signers in order of preference, and which of them can pay for transactions.
 #[derive(Debug)]
-pub(super) struct Signers {
+pub(crate) struct Signers {
     signers: Vec<SignerLane>,
     lanes: Vec<LaneId>,
     /// The turn of the next simulation.
@@ -73,7 +73,7 @@ impl Signers {
     }
 
     /// A funded lane, each in turn. Any lane if none is funded.
-    pub(super) fn next_funded(&self) -> (&LaneId, Address) {
+    pub(crate) fn next_funded(&self) -> (&LaneId, Address) {
         let start = self.next.fetch_add(1, Ordering::Relaxed);
         let count = self.lanes.len();
         let in_turn = (0..count).map(|step| start.wrapping_add(step) % count);

@@ -20,7 +20,7 @@ use crate::signature::{Deployment, PayerSignature};
 
 /// Whether the payment can deploy the payer's account.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum AccountDeployment {
+pub(crate) enum AccountDeployment {
     /// The signature names no factory.
     None,
     /// The operator does not allow this factory. It is never called.
@@ -31,13 +31,13 @@ pub(super) enum AccountDeployment {
 
 /// The steps about an account that the payment deploys, by index.
 mod step {
-    pub(super) const SIGNATURE: usize = 0;
-    pub(super) const TRANSFER: usize = 1;
+    pub(crate) const SIGNATURE: usize = 0;
+    pub(crate) const TRANSFER: usize = 1;
 }
 
 impl AccountDeployment {
     /// The deployment that the signature asks for.
-    pub(super) fn new(signature: &PayerSignature, allowed: &BTreeSet<Address>) -> Self {
+    pub(crate) fn new(signature: &PayerSignature, allowed: &BTreeSet<Address>) -> Self {
         match &signature.deployment {
             None => Self::None,
             Some(deployment) if allowed.contains(&deployment.factory) => {
@@ -49,7 +49,7 @@ impl AccountDeployment {
 
     /// The steps that deploy the account in a simulation, each by itself: one asks it for the
     /// signature, and one makes the transfer. None if the account cannot be deployed.
-    pub(super) fn steps(
+    pub(crate) fn steps(
         &self,
         payer: Address,
         (digest, signature): (B256, &PayerSignature),
@@ -84,7 +84,7 @@ impl AccountDeployment {
     /// Checks that the deployed account accepts the signature, by the outcomes of
     /// [`steps`](Self::steps). `signature` is the reason code of one that it does not accept, and
     /// `expected` says what the payer has to sign.
-    pub(super) fn check(
+    pub(crate) fn check(
         &self,
         outcomes: &[StepOutcome],
         signature: Reason,
@@ -119,7 +119,7 @@ impl AccountDeployment {
 
     /// The outcome of the transfer in the transaction that also deploys the account, by the
     /// outcomes of [`steps`](Self::steps).
-    pub(super) fn transfer_outcome<'a>(
+    pub(crate) fn transfer_outcome<'a>(
         &self,
         outcomes: &'a [StepOutcome],
     ) -> Option<&'a StepOutcome> {
@@ -127,7 +127,7 @@ impl AccountDeployment {
     }
 
     /// The call that deploys the account and makes the transfer; `None` if it cannot be deployed.
-    pub(super) fn call(&self, transfer: ContractCall) -> Option<ContractCall> {
+    pub(crate) fn call(&self, transfer: ContractCall) -> Option<ContractCall> {
         match self {
             Self::Allowed(deployment) => Some(with_deployment(deployment, transfer)),
             Self::None | Self::NotAllowed(_) => None,

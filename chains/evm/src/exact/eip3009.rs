@@ -17,6 +17,8 @@ static REASONS: Reasons = Reasons {
     value_mismatch: reason::VALUE_MISMATCH,
     insufficient_balance: reason::INSUFFICIENT_BALANCE,
     simulation_failed: reason::SIMULATION_FAILED,
+    transaction_failed: reason::TRANSACTION_FAILED,
+    wallet_not_allowed: reason::CONTRACT_WALLET_NOT_ALLOWED,
 };
 
 /// An EIP-3009 authorization for one token.
@@ -129,11 +131,11 @@ impl Method for Eip3009 {
         vec![view(self.token, self.authorization.state_call())]
     }
 
-    fn transfer_with_key(&self, signature: &EcdsaSignature) -> ContractCall {
+    fn transfer_with_key(&self, _: U256, signature: &EcdsaSignature) -> ContractCall {
         (self.token, self.authorization.transfer_with_key(signature))
     }
 
-    fn transfer_with_contract(&self, signature: &PayerSignature) -> ContractCall {
+    fn transfer_with_contract(&self, _: U256, signature: &PayerSignature) -> ContractCall {
         let data = self.authorization.transfer_with_contract(signature);
         (self.token, data)
     }
@@ -160,7 +162,7 @@ impl Method for Eip3009 {
         }
     }
 
-    fn effect(&self, logs: &[&Log]) -> Effect {
+    fn effect(&self, _: Amount, logs: &[&Log]) -> Effect {
         match self.logs_authorization_first {
             true => self.effect_by_nonce(logs),
             false => self.effect_by_transfer(logs),

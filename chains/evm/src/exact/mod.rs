@@ -5,17 +5,17 @@
 //! signs a permit for each payment. Anyone who holds the signature can submit it once.
 
 mod config;
-mod deployment;
+pub(crate) mod deployment;
 mod eip3009;
 mod offer;
-mod payer;
-mod payment;
-mod permit2;
+pub(crate) mod payer;
+pub(crate) mod payment;
+pub(crate) mod permit2;
 pub mod reason;
 mod terms;
-mod window;
+pub(crate) mod window;
 
-use alloy::primitives::{Address, B256, U256};
+use alloy::primitives::{Address, B256};
 use quittance_core::json::Object;
 use quittance_core::kit::Parties;
 use quittance_core::{
@@ -29,7 +29,7 @@ use self::eip3009::Eip3009;
 pub use self::offer::ExactOffer;
 pub use self::payer::ExactPayer;
 use self::payment::{ExactPayment, Limits};
-use self::permit2::{ExactPermit, Permit2Transfer};
+use self::permit2::{ExactPermit, Permit2Transfer, check_scope};
 use self::terms::{Extra, NAME, Payload};
 use crate::chain::Evm;
 use crate::eip3009::Authorization;
@@ -113,43 +113,44 @@ impl Exact {
             .iter()
             .find(|known| known.token.address == address)
     }
+}
 
-    fn unsupported_asset(&self) -> Rejection {
-        let supported = self.tokens.iter().map(|known| &known.token);
-        let supported: Vec<_> = supported
-            .map(|token| format!("{} {}", token.symbol, token.address))
-            .collect();
-        let supported = supported.join(", ");
-        let detail = format_args!("tokens supported on {}: {supported}", self.network);
-        Rejection::new(Reason::UNSUPPORTED_ASSET, detail)
+/// Checks that a payment between these parties is possible. The engine checks the amount, and that
+/// the payer does not pay itself.
+pub(crate) fn check_parties(
+    signers: &[Address],
+    payer: Address,
+    asset: Address,
+    pay_to: Address,
+) -> Result<(), Rejection> {
+    let unusable = |detail| Err(Rejection::new(Reason::INVALID_PAYMENT_REQUIREMENTS, detail));
+    // The first 65,535 addresses are reserved for precompiled contracts.
+    let is_reserved = |address: Address| address.iter().take(18).all(|byte| *byte == 0);
+    if is_reserved(pay_to) {
+        return unusable("payTo is the zero address or a precompiled contract");
     }
+    if pay_to == asset {
+        return unusable("payTo is the token itself");
+    }
+    if signers.contains(&pay_to) {
+        return unusable("payTo is the facilitator itself");
+    }
+    if is_reserved(payer) {
+        let detail = "the payer is the zero address or a precompiled contract";
+        return Err(Rejection::new(reason::SIGNATURE, detail));
+    }
+    Ok(())
+}
 
-    /// Checks that a payment between these parties is possible. The engine checks the amount, and
-    /// that the payer does not pay itself.
-    fn check_parties(
-        &self,
-        payer: Address,
-        asset: Address,
-        pay_to: Address,
-    ) -> Result<(), Rejection> {
-        let unusable = |detail| Err(Rejection::new(Reason::INVALID_PAYMENT_REQUIREMENTS, detail));
-        // The first 65,535 addresses are reserved for precompiled contracts.
-        let is_reserved = |address: Address| address.iter().take(18).all(|byte| *byte == 0);
-        if is_reserved(pay_to) {
-            return unusable("payTo is the zero address or a precompiled contract");
-        }
-        if pay_to == asset {
-            return unusable("payTo is the token itself");
-        }
-        if self.signers.contains(&pay_to) {
-            return unusable("payTo is the facilitator itself");
-        }
-        if is_reserved(payer) {
-            let detail = "the payer is the zero address or a precompiled contract";
-            return Err(Rejection::new(reason::SIGNATURE, detail));
-        }
-        Ok(())
-    }
+/// The rejection of a token that the operator has not configured.
+pub(crate) fn unsupported_asset<'a>(
+    network: &Network,
+    tokens: impl Iterator<Item = &'a Token>,
+) -> Rejection {
+    let supported = tokens.map(|token| format!("{} {}", token.symbol, token.address));
+    let supported = supported.collect::<Vec<_>>().join(", ");
+    let detail = format_args!("tokens supported on {network}: {supported}");
+    Rejection::new(Reason::UNSUPPORTED_ASSET, detail)
 }
 
 impl Scheme<Evm> for Exact {
@@ -184,7 +185,10 @@ impl Scheme<Evm> for Exact {
         request.check_network(&self.network, reason::NETWORK_MISMATCH)?;
         let Parties { asset, pay_to } = request.parties(address)?;
         check_method(extra.asset_transfer_method.as_deref(), method)?;
-        let known = self.token(asset).ok_or_else(|| self.unsupported_asset())?;
+        let known = self.token(asset).ok_or_else(|| {
+            let tokens = self.tokens.iter().map(|known| &known.token);
+            unsupported_asset(&self.network, tokens)
+        })?;
         if let Some((name, version)) = domain {
             if known.token.method == TransferMethod::Permit2 {
                 let detail = format!("{} does not support EIP-3009", known.token.symbol);
@@ -192,7 +196,7 @@ impl Scheme<Evm> for Exact {
             }
             check_domain(&known.token, name, version)?;
         }
-        self.check_parties(authorization.payer(), asset, pay_to)?;
+        check_parties(&self.signers, authorization.payer(), asset, pay_to)?;
         if signature.is_never_valid() {
             let detail =
                 "the signature is neither 65 bytes of ECDSA nor bytes that a contract could accept";
@@ -210,7 +214,7 @@ impl Scheme<Evm> for Exact {
                 Box::new(payment)
             }
             Signed::Permit2(authorization) => {
-                authorization.check_scope(asset)?;
+                check_scope(&authorization, asset)?;
                 let method = Permit2Transfer {
                     chain_id,
                     domain_separator: self.permit2_separator,
@@ -242,14 +246,6 @@ impl Signed {
         match self {
             Self::Eip3009(authorization) => authorization.from,
             Self::Permit2(authorization) => authorization.permit.owner,
-        }
-    }
-
-    /// The time before which the block must be that uses it, in seconds since 1970.
-    fn valid_before(&self) -> U256 {
-        match self {
-            Self::Eip3009(authorization) => authorization.valid_before,
-            Self::Permit2(authorization) => authorization.permit.valid_before(),
         }
     }
 

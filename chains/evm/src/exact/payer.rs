@@ -25,7 +25,7 @@ use tracing::warn;
 use url::Url;
 
 use super::Signed;
-use super::permit2::ExactPermit;
+use super::permit2::{ExactPermit, ProxyPermit as _};
 use super::terms::{Extra, NAME, Payload};
 use crate::abi;
 use crate::chain::results::Head;
@@ -105,9 +105,19 @@ impl ExactPayer {
         Ok(self)
     }
 
-    /// What is signed for these requirements, if this payer can pay them.
+    /// What is signed for these requirements of `exact`, if this payer can pay them.
     fn transfer(&self, requirements: &PaymentRequirements) -> Result<Transfer<'_>, QuoteError> {
-        if requirements.scheme != NAME {
+        self.transfer_by(NAME, requirements, |token| check_extra(requirements, token))
+    }
+
+    /// What is signed for these requirements of a scheme. `method` checks their `extra`.
+    pub(crate) fn transfer_by(
+        &self,
+        scheme: &str,
+        requirements: &PaymentRequirements,
+        method: impl FnOnce(&Token) -> Result<TransferMethod, QuoteError>,
+    ) -> Result<Transfer<'_>, QuoteError> {
+        if requirements.scheme != scheme {
             return Err(QuoteError::NotSupported);
         }
         let network = known::network(&requirements.network).ok_or(QuoteError::NotSupported)?;
@@ -123,7 +133,7 @@ impl ExactPayer {
                 network.id()
             ))
         })?;
-        let method = check_extra(requirements, token)?;
+        let method = method(token)?;
         let amount = requirements.amount.parse();
         Ok(Transfer {
             chain_id,
@@ -170,13 +180,10 @@ impl ExactPayer {
         transfer: &Transfer<'_>,
         expires: Timestamp,
     ) -> Result<Value, PayerError> {
-        let permitted = (transfer.token.address, transfer.amount.units());
-        let nonce = U256::from_be_bytes(rand::random::<[u8; 32]>());
-        let owner = self.signer.address();
-        // A block at the deadline itself may still use the permit.
-        let deadline = U256::from(expires.secs().saturating_sub(1));
+        let permit = self.new_permit(transfer, EXACT_PERMIT2_PROXY, expires);
+        let (owner, nonce, deadline) = (permit.owner, permit.nonce, permit.deadline);
         let authorization = ExactPermit {
-            permit: WitnessPermit::new(owner, permitted, EXACT_PERMIT2_PROXY, nonce, deadline),
+            permit,
             to: transfer.pay_to,
             // Valid at once, even if the chain's clock is behind.
             valid_after: U256::ZERO,
@@ -200,70 +207,119 @@ impl ExactPayer {
         }))
     }
 
-    async fn sign(&self, digest: B256) -> Result<Bytes, PayerError> {
+    /// A new permit of this amount for a proxy, until `expires`.
+    pub(crate) fn new_permit(
+        &self,
+        transfer: &Transfer<'_>,
+        proxy: Address,
+        expires: Timestamp,
+    ) -> WitnessPermit {
+        let permitted = (transfer.token.address, transfer.amount.units());
+        let nonce = U256::from_be_bytes(rand::random::<[u8; 32]>());
+        // A block at the deadline itself may still use the permit.
+        let deadline = U256::from(expires.secs().saturating_sub(1));
+        WitnessPermit::new(self.signer.address(), permitted, proxy, nonce, deadline)
+    }
+
+    pub(crate) async fn sign(&self, digest: B256) -> Result<Bytes, PayerError> {
         let signature = self.signer.sign_hash(&digest).await;
         let signature = signature.map_err(PayerError::signing)?;
         Ok(Bytes::copy_from_slice(&signature.as_bytes()))
     }
 
     /// The state of an authorization, by the nodes of its network.
-    async fn ask_state(
-        &self,
-        rpc: &Rpc,
-        asset: Address,
-        signed: &Signed,
-    ) -> Result<AuthorizationState, Fault> {
+    pub(crate) async fn state_of(&self, network: &str, used: Use) -> AuthorizationState {
+        let Some(rpc) = self.rpcs.get(network) else {
+            return AuthorizationState::Unknown;
+        };
+        let state = used.state(rpc).await;
+        state.unwrap_or_else(|fault| {
+            warn!(%fault, network, "the state of an authorization could not be read");
+            AuthorizationState::Unknown
+        })
+    }
+}
+
+/// A signed authorization, as the chain shows its use.
+pub(crate) struct Use {
+    contract: Address,
+    question: Bytes,
+    /// The permit, whose state is a bit of the answer. Without one the answer is a truth value.
+    permit: Option<WitnessPermit>,
+    /// The first block time at which it cannot be used, in seconds since 1970.
+    valid_before: U256,
+    search: AuthorizationSearch,
+}
+
+impl Use {
+    fn of(asset: Address, signed: &Signed) -> Self {
+        match signed {
+            Signed::Eip3009(authorization) => {
+                let Authorization { from, nonce, .. } = authorization;
+                let search = AuthorizationUse::new(asset, *from, *nonce);
+                Self {
+                    contract: asset,
+                    question: authorization.state_call(),
+                    permit: None,
+                    valid_before: authorization.valid_before,
+                    search: AuthorizationSearch::Eip3009(search),
+                }
+            }
+            Signed::Permit2(ExactPermit { permit, to, .. }) => {
+                Self::of_permit(permit, PermitUse::new(permit, *to))
+            }
+        }
+    }
+
+    /// The use of a permit by this transfer.
+    pub(crate) fn of_permit(permit: &WitnessPermit, transfer: PermitUse) -> Self {
+        Self {
+            contract: PERMIT2,
+            question: permit.nonce_call(),
+            permit: Some(permit.clone()),
+            valid_before: permit.valid_before(),
+            search: AuthorizationSearch::Permit2(transfer),
+        }
+    }
+
+    async fn state(&self, rpc: &Rpc) -> Result<AuthorizationState, Fault> {
         let provider = rpc.provider();
         let newest = (BlockNumberOrTag::Latest, false);
         let newest: Head = rpc.ask("eth_getBlockByNumber", newest).await?;
-        let (contract, question) = match signed {
-            Signed::Eip3009(authorization) => (asset, authorization.state_call()),
-            Signed::Permit2(authorization) => (PERMIT2, authorization.permit.nonce_call()),
-        };
-        let call = rpc::call(Some(contract), question);
+        let call = rpc::call(Some(self.contract), self.question.clone());
         // The state of the same block as the time.
         let state = provider.call(WithOtherFields::new(call));
         let block = BlockId::number(newest.number.to());
         let state = state.block(block).await.map_err(fault)?;
-        let used = is_used(signed, &state)
+        let used = self
+            .is_used(&state)
             .ok_or_else(|| unavailable("the contract did not report the authorization's state"))?;
-        let end = signed.valid_before();
-        let end = end.saturating_add(U256::from(SETTLED_SECS));
+        let end = self.valid_before.saturating_add(U256::from(SETTLED_SECS));
         Ok(if used {
-            AuthorizationState::Used(transaction(rpc, asset, signed).await)
+            AuthorizationState::Used(self.transaction(rpc).await)
         } else if U256::from(newest.timestamp) >= end {
             AuthorizationState::Expired
         } else {
             AuthorizationState::Usable
         })
     }
-}
 
-/// Whether the contract says that the authorization was used; `None` if it does not say.
-fn is_used(signed: &Signed, state: &[u8]) -> Option<bool> {
-    match signed {
-        Signed::Eip3009(_) => {
-            abi::Eip3009::authorizationStateCall::abi_decode_returns_validate(state).ok()
-        }
-        Signed::Permit2(authorization) => {
-            let word = B256::from(<[u8; 32]>::try_from(state).ok()?);
-            Some(authorization.permit.is_used(word))
+    /// Whether the contract says that the authorization was used; `None` if it does not say.
+    fn is_used(&self, state: &[u8]) -> Option<bool> {
+        match &self.permit {
+            None => abi::Eip3009::authorizationStateCall::abi_decode_returns_validate(state).ok(),
+            Some(permit) => {
+                let word = B256::from(<[u8; 32]>::try_from(state).ok()?);
+                Some(permit.is_used(word))
+            }
         }
     }
-}
 
-/// The transaction that used an authorization, if the nodes find it.
-async fn transaction(rpc: &Rpc, token: Address, signed: &Signed) -> Option<String> {
-    let used = match signed {
-        Signed::Eip3009(Authorization { from, nonce, .. }) => {
-            AuthorizationSearch::Eip3009(AuthorizationUse::new(token, *from, *nonce))
-        }
-        Signed::Permit2(ExactPermit { permit, to, .. }) => {
-            AuthorizationSearch::Permit2(PermitUse::new(permit, *to))
-        }
-    };
-    let found = used::find(rpc, &used).await.ok().flatten();
-    found.map(|found| found.id.to_string())
+    /// The transaction that used the authorization, if the nodes find it.
+    async fn transaction(&self, rpc: &Rpc) -> Option<String> {
+        let found = used::find(rpc, &self.search).await.ok().flatten();
+        found.map(|found| found.id.to_string())
+    }
 }
 
 impl fmt::Debug for ExactPayer {
@@ -273,13 +329,33 @@ impl fmt::Debug for ExactPayer {
 }
 
 /// What is signed, from the requirements and from the payer's own tokens.
-struct Transfer<'a> {
+pub(crate) struct Transfer<'a> {
     network: Network,
     method: TransferMethod,
-    chain_id: u64,
+    pub(crate) chain_id: u64,
     token: &'a Token,
-    pay_to: Address,
+    pub(crate) pay_to: Address,
     amount: Amount,
+}
+
+impl Transfer<'_> {
+    pub(crate) fn quote(self) -> Quote {
+        Quote {
+            network: self.network.id().to_owned(),
+            pay_to: self.pay_to.to_checksum(None),
+            asset: Asset {
+                address: self.token.address.to_checksum(None),
+                symbol: self.token.symbol.clone(),
+                decimals: self.token.decimals,
+            },
+            amount: self.amount,
+        }
+    }
+}
+
+/// When a payment for these requirements expires.
+pub(crate) fn expiry(requirements: &PaymentRequirements, now: Timestamp) -> Timestamp {
+    now.plus_secs(requirements.max_timeout_seconds.min(VALIDITY_MAX_SECS))
 }
 
 /// The method that the requirements ask for.
@@ -338,7 +414,7 @@ fn check_domain(extra: Extra, token: &Token) -> Result<(), QuoteError> {
 }
 
 /// Checks that the requirements, if they name a contract whose domain is signed, name this one.
-fn check_contract(named: Option<Value>, signed: Address) -> Result<(), QuoteError> {
+pub(crate) fn check_contract(named: Option<Value>, signed: Address) -> Result<(), QuoteError> {
     let other = named.filter(|contract| {
         let contract = contract.as_str().and_then(|text| address("", text).ok());
         contract != Some(signed)
@@ -358,17 +434,7 @@ impl Payer for ExactPayer {
     }
 
     fn quote(&self, requirements: &PaymentRequirements) -> Result<Quote, QuoteError> {
-        let transfer = self.transfer(requirements)?;
-        Ok(Quote {
-            network: transfer.network.id().to_owned(),
-            pay_to: transfer.pay_to.to_checksum(None),
-            asset: Asset {
-                address: transfer.token.address.to_checksum(None),
-                symbol: transfer.token.symbol.clone(),
-                decimals: transfer.token.decimals,
-            },
-            amount: transfer.amount,
-        })
+        self.transfer(requirements).map(Transfer::quote)
     }
 
     async fn pay(
@@ -378,7 +444,7 @@ impl Payer for ExactPayer {
         now: Timestamp,
     ) -> Result<SignedPayment, PayerError> {
         let transfer = self.transfer(requirements)?;
-        let expires = now.plus_secs(requirements.max_timeout_seconds.min(VALIDITY_MAX_SECS));
+        let expires = expiry(requirements, now);
         let payload = match transfer.method {
             TransferMethod::Eip3009 => self.sign_authorization(&transfer, expires).await?,
             TransferMethod::Permit2 => self.sign_permit(&transfer, expires).await?,
@@ -395,19 +461,11 @@ impl Payer for ExactPayer {
         _expires: Timestamp,
     ) -> AuthorizationState {
         let payload = payload.read::<Payload>("payload").ok();
-        let known = (
-            self.rpcs.get(network),
-            address("asset", asset),
-            payload.and_then(|payload| payload.into_signed().ok()),
-        );
-        let (Some(rpc), Ok(asset), Some((signed, _))) = known else {
+        let signed = payload.and_then(|payload| payload.into_signed().ok());
+        let (Ok(asset), Some((signed, _))) = (address("asset", asset), signed) else {
             return AuthorizationState::Unknown;
         };
-        let state = self.ask_state(rpc, asset, &signed).await;
-        state.unwrap_or_else(|fault| {
-            warn!(%fault, network, "the state of an authorization could not be read");
-            AuthorizationState::Unknown
-        })
+        self.state_of(network, Use::of(asset, &signed)).await
     }
 }
 

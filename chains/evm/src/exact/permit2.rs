@@ -1,9 +1,9 @@
 //! The asset transfer method `permit2`: the x402 proxy for exact payments makes a transfer by a
 //! Permit2 permit. The recipient is in the permit's witness, so that the proxy can pay no other.
 
-use alloy::primitives::{Address, B256, Log, U256, b256, keccak256};
+use alloy::primitives::{Address, B256, Bytes, Log, U256, b256, keccak256};
 use alloy::sol_types::{SolCall, SolEvent, SolValue};
-use quittance_core::{Amount, Effect, PaymentInfo, Rejection, Timestamp};
+use quittance_core::{Amount, Effect, PaymentInfo, Reason, Rejection, Timestamp};
 use serde::Deserialize;
 
 use super::payment::{ContractCall, Method, Reasons, effect_by_transfers, is_deployed, view};
@@ -12,7 +12,9 @@ use super::window::Window;
 use crate::abi::{Eip3009, ExactPermit2Proxy as Proxy};
 use crate::chain::{AuthorizationSearch, Step, StepOutcome};
 use crate::hex::Hex;
-use crate::permit2::{EXACT_PERMIT2_PROXY, PERMIT2, PermitUse, WitnessPermit, WitnessType};
+use crate::permit2::{
+    EXACT_PERMIT2_PROXY, PERMIT2, PermitJson, PermitUse, WitnessPermit, WitnessType,
+};
 use crate::signature::{EcdsaSignature, PayerSignature};
 
 /// The hashes of `PermitWitnessTransferFrom(TokenPermissions permitted,address spender,uint256
@@ -23,18 +25,92 @@ const WITNESS: WitnessType = WitnessType {
     witness_type_hash: b256!("d97b3239a7f32295517bd14cb074edfdd188dfe5eb42f802bb26d4fd1eb12c37"),
 };
 
-static REASONS: Reasons = Reasons {
-    signature: reason::PERMIT2_SIGNATURE,
-    recipient_mismatch: reason::PERMIT2_RECIPIENT_MISMATCH,
-    value_mismatch: reason::PERMIT2_AMOUNT_MISMATCH,
-    insufficient_balance: reason::PERMIT2_INSUFFICIENT_BALANCE,
-    simulation_failed: reason::PERMIT2_SIMULATION_FAILED,
-};
+static REASONS: Reasons = permit_reasons(
+    reason::TRANSACTION_FAILED,
+    reason::CONTRACT_WALLET_NOT_ALLOWED,
+);
+
+/// The reason codes of a payment by a permit. All but these two are the same in every scheme.
+pub(crate) const fn permit_reasons(
+    transaction_failed: Reason,
+    wallet_not_allowed: Reason,
+) -> Reasons {
+    Reasons {
+        signature: reason::PERMIT2_SIGNATURE,
+        recipient_mismatch: reason::PERMIT2_RECIPIENT_MISMATCH,
+        value_mismatch: reason::PERMIT2_AMOUNT_MISMATCH,
+        insufficient_balance: reason::PERMIT2_INSUFFICIENT_BALANCE,
+        simulation_failed: reason::PERMIT2_SIMULATION_FAILED,
+        transaction_failed,
+        wallet_not_allowed,
+    }
+}
+
+/// A permit with the witness of an x402 proxy, which alone can use it.
+pub(crate) trait ProxyPermit: Send + Sync {
+    /// The address of the proxy.
+    const PROXY: Address;
+
+    /// The codes of its rejections.
+    fn reasons(&self) -> &'static Reasons;
+
+    /// The permit.
+    fn permit(&self) -> &WitnessPermit;
+
+    /// The recipient, which the witness names.
+    fn to(&self) -> Address;
+
+    /// The first block time at which it can be used, in seconds since 1970.
+    fn valid_after(&self) -> U256;
+
+    /// The digest that the owner signs.
+    fn digest(&self, domain_separator: &B256) -> B256;
+
+    /// The data of the call of the proxy that transfers `amount`.
+    fn settle(&self, amount: U256, signature: Bytes) -> Bytes;
+
+    /// The transfer, as the chain shows it.
+    fn transfer(&self) -> PermitUse;
+
+    /// See [`Method::sender`].
+    fn sender(&self) -> Option<Address> {
+        None
+    }
+
+    /// See [`Method::check_amount`]. `None` for the default.
+    fn check_amount(&self, _amount: Amount, _settling: bool) -> Option<Result<(), Rejection>> {
+        None
+    }
+
+    /// See [`Method::effect`]. `None` for the default.
+    fn effect(&self, _amount: Amount, _logs: &[&Log]) -> Option<Effect> {
+        None
+    }
+}
+
+/// Checks that the permit is for this token, and that only the proxy can use it: another spender
+/// could pay another recipient.
+pub(crate) fn check_scope<P: ProxyPermit>(signed: &P, asset: Address) -> Result<(), Rejection> {
+    let (spender, proxy) = (signed.permit().spender, P::PROXY);
+    if spender != proxy {
+        let detail =
+            format!("permit2Authorization.spender is {spender}, but must be the proxy {proxy}");
+        return Err(Rejection::new(reason::PERMIT2_SPENDER, detail));
+    }
+    let token = signed.permit().token;
+    if token != asset {
+        let detail = format!(
+            "permit2Authorization.permitted.token is {token}, but the required asset is {asset}"
+        );
+        return Err(Rejection::new(reason::PERMIT2_TOKEN_MISMATCH, detail));
+    }
+    Ok(())
+}
 
 /// A permit for the proxy, as the payload's `permit2Authorization` has it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(from = "PermitJson")]
-pub(super) struct ExactPermit {
+#[serde(from = "PermitJson<WitnessJson>")]
+pub(crate) struct ExactPermit {
     pub(super) permit: WitnessPermit,
     /// The recipient.
     pub(super) to: Address,
@@ -44,73 +120,47 @@ pub(super) struct ExactPermit {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct PermitJson {
-    from: Hex<20>,
-    permitted: PermittedJson,
-    spender: Hex<20>,
-    nonce: Amount,
-    deadline: Amount,
-    witness: WitnessJson,
-}
-
-#[derive(Deserialize)]
-struct PermittedJson {
-    token: Hex<20>,
-    amount: Amount,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct WitnessJson {
     to: Hex<20>,
     valid_after: Amount,
 }
 
-impl From<PermitJson> for ExactPermit {
-    fn from(json: PermitJson) -> Self {
-        let permitted = (json.permitted.token.0.into(), json.permitted.amount.units());
+impl From<PermitJson<WitnessJson>> for ExactPermit {
+    fn from(json: PermitJson<WitnessJson>) -> Self {
         Self {
-            permit: WitnessPermit::new(
-                json.from.0.into(),
-                permitted,
-                json.spender.0.into(),
-                json.nonce.units(),
-                json.deadline.units(),
-            ),
+            permit: json.permit(),
             to: json.witness.to.0.into(),
             valid_after: json.witness.valid_after.units(),
         }
     }
 }
 
-impl ExactPermit {
-    /// The digest that the owner signs.
-    pub(super) fn digest(&self, domain_separator: &B256) -> B256 {
+impl ProxyPermit for ExactPermit {
+    const PROXY: Address = EXACT_PERMIT2_PROXY;
+
+    fn reasons(&self) -> &'static Reasons {
+        &REASONS
+    }
+
+    fn permit(&self) -> &WitnessPermit {
+        &self.permit
+    }
+
+    fn to(&self) -> Address {
+        self.to
+    }
+
+    fn valid_after(&self) -> U256 {
+        self.valid_after
+    }
+
+    fn digest(&self, domain_separator: &B256) -> B256 {
         let witness = [self.to.into_word(), self.valid_after.into()];
         self.permit.digest(domain_separator, &WITNESS, witness)
     }
 
-    /// Checks that the permit is for this token, and that only the proxy can use it: another
-    /// spender could pay another recipient.
-    pub(super) fn check_scope(&self, asset: Address) -> Result<(), Rejection> {
-        let spender = self.permit.spender;
-        if spender != EXACT_PERMIT2_PROXY {
-            let detail = format!(
-                "permit2Authorization.spender is {spender}, but must be the proxy {EXACT_PERMIT2_PROXY}"
-            );
-            return Err(Rejection::new(reason::PERMIT2_SPENDER, detail));
-        }
-        let token = self.permit.token;
-        if token != asset {
-            let detail = format!(
-                "permit2Authorization.permitted.token is {token}, but the required asset is {asset}"
-            );
-            return Err(Rejection::new(reason::PERMIT2_TOKEN_MISMATCH, detail));
-        }
-        Ok(())
-    }
-
-    fn settle(&self, signature: impl AsRef<[u8]>) -> ContractCall {
+    /// The proxy transfers exactly what is permitted.
+    fn settle(&self, _: U256, signature: Bytes) -> Bytes {
         let permit = &self.permit;
         let call = Proxy::settleCall {
             permit: Proxy::PermitTransferFrom {
@@ -126,20 +176,24 @@ impl ExactPermit {
                 to: self.to,
                 validAfter: self.valid_after,
             },
-            signature: signature.as_ref().to_vec().into(),
+            signature,
         };
-        (EXACT_PERMIT2_PROXY, call.abi_encode().into())
+        call.abi_encode().into()
+    }
+
+    fn transfer(&self) -> PermitUse {
+        PermitUse::new(&self.permit, self.to)
     }
 }
 
 /// A permit on one chain.
-pub(super) struct Permit2Transfer {
-    pub(super) chain_id: u64,
+pub(crate) struct Permit2Transfer<P> {
+    pub(crate) chain_id: u64,
     /// The separator of Permit2's EIP-712 domain on this chain.
-    pub(super) domain_separator: B256,
+    pub(crate) domain_separator: B256,
     /// See [`Token::logs_authorization_first`](crate::Token::logs_authorization_first).
-    pub(super) logs_authorization_first: bool,
-    pub(super) authorization: ExactPermit,
+    pub(crate) logs_authorization_first: bool,
+    pub(crate) authorization: P,
 }
 
 /// The state steps, by index.
@@ -149,19 +203,40 @@ mod state {
     pub(super) const ALLOWANCE: usize = 2;
 }
 
-impl Method for Permit2Transfer {
+impl<P: ProxyPermit> Permit2Transfer<P> {
+    fn permit(&self) -> &WitnessPermit {
+        self.authorization.permit()
+    }
+
+    /// The effect if the proxy transfers all that is permitted. Its own event has no fields. The
+    /// token's transfer shows that the money moved. One right after `AuthorizationUsed` belongs to
+    /// an EIP-3009 payment in the same transaction.
+    fn effect_of_all(&self, logs: &[&Log]) -> Effect {
+        let transfer = self.authorization.transfer();
+        let is_use = |log: &&Log| Eip3009::AuthorizationUsed::decode_log_data(&log.data).is_ok();
+        let by_eip3009 = |at: usize| {
+            let before = at.checked_sub(1).and_then(|before| logs.get(before));
+            self.logs_authorization_first && before.is_some_and(is_use)
+        };
+        let transfers = logs.iter().enumerate();
+        let transfers = transfers.filter(|(at, log)| transfer.is_transfer(log) && !by_eip3009(*at));
+        effect_by_transfers(transfers.count(), self.permit().amount)
+    }
+}
+
+impl<P: ProxyPermit> Method for Permit2Transfer<P> {
     const STATE_STEPS: usize = 3;
 
     fn reasons(&self) -> &'static Reasons {
-        &REASONS
+        self.authorization.reasons()
     }
 
     fn info(&self) -> PaymentInfo {
-        let ExactPermit { permit, to, .. } = &self.authorization;
+        let permit = self.permit();
         PaymentInfo {
             id: permit.payment_id(self.chain_id),
             payer: permit.owner.to_checksum(None),
-            pay_to: to.to_checksum(None),
+            pay_to: self.pay_to().to_checksum(None),
             asset: permit.token.to_checksum(None),
             amount: Amount::new(permit.amount),
             expires: Timestamp::from_secs(permit.valid_before().try_into().unwrap_or(u64::MAX)),
@@ -169,19 +244,28 @@ impl Method for Permit2Transfer {
     }
 
     fn token(&self) -> Address {
-        self.authorization.permit.token
+        self.permit().token
     }
 
     fn payer(&self) -> Address {
-        self.authorization.permit.owner
+        self.permit().owner
     }
 
     fn pay_to(&self) -> Address {
-        self.authorization.to
+        self.authorization.to()
     }
 
     fn value(&self) -> U256 {
-        self.authorization.permit.amount
+        self.permit().amount
+    }
+
+    fn sender(&self) -> Option<Address> {
+        self.authorization.sender()
+    }
+
+    fn check_amount(&self, amount: Amount, settling: bool) -> Result<(), Rejection> {
+        let own = self.authorization.check_amount(amount, settling);
+        own.unwrap_or_else(|| self.check_equal(amount))
     }
 
     fn digest(&self) -> B256 {
@@ -197,38 +281,42 @@ impl Method for Permit2Transfer {
 
     /// The proxy accepts a block at `validAfter` itself.
     fn window(&self) -> Window {
+        let valid_after = self.authorization.valid_after();
         Window {
-            valid_after: self.authorization.valid_after.saturating_sub(U256::ONE),
-            valid_before: self.authorization.permit.valid_before(),
+            valid_after: valid_after.saturating_sub(U256::ONE),
+            valid_before: self.permit().valid_before(),
             not_yet: reason::PERMIT2_NOT_YET_VALID,
             expired: reason::PERMIT2_DEADLINE_EXPIRED,
         }
     }
 
     fn state_steps(&self) -> Vec<Step> {
-        let permit = &self.authorization.permit;
+        let permit = self.permit();
         vec![
-            Step::CodeSize(EXACT_PERMIT2_PROXY),
+            Step::CodeSize(P::PROXY),
             view(PERMIT2, permit.nonce_call()),
             view(permit.token, permit.allowance_call()),
         ]
     }
 
-    fn transfer_with_key(&self, signature: &EcdsaSignature) -> ContractCall {
+    fn transfer_with_key(&self, amount: U256, signature: &EcdsaSignature) -> ContractCall {
         // Permit2 takes `v` as it is, and some wallets write 0 or 1.
         let mut bytes = signature.0;
         bytes[64] = signature.v();
-        self.authorization.settle(bytes)
+        let signature = bytes.to_vec().into();
+        (P::PROXY, self.authorization.settle(amount, signature))
     }
 
-    fn transfer_with_contract(&self, signature: &PayerSignature) -> ContractCall {
-        self.authorization.settle(&signature.bytes)
+    fn transfer_with_contract(&self, amount: U256, signature: &PayerSignature) -> ContractCall {
+        let signature = signature.bytes.clone();
+        (P::PROXY, self.authorization.settle(amount, signature))
     }
 
     fn check_usable(&self, outcomes: &[StepOutcome]) -> Result<(), Rejection> {
         if !is_deployed(outcomes.get(state::PROXY_CODE)) {
             let detail = format!(
-                "there is no contract at {EXACT_PERMIT2_PROXY}, the x402 proxy for Permit2, on this network"
+                "there is no contract at {}, the x402 proxy for Permit2, on this network",
+                P::PROXY
             );
             return Err(Rejection::new(reason::PERMIT2_PROXY_NOT_DEPLOYED, detail));
         }
@@ -237,7 +325,7 @@ impl Method for Permit2Transfer {
             let detail = format!("there is no Permit2 contract at {PERMIT2} on this network");
             Rejection::new(reason::PERMIT2_SIMULATION_FAILED, detail)
         })?;
-        if self.authorization.permit.is_used(word) {
+        if self.permit().is_used(word) {
             let detail = "the permit's nonce was used or invalidated";
             return Err(Rejection::new(reason::PERMIT2_NONCE_USED, detail));
         }
@@ -252,15 +340,13 @@ impl Method for Permit2Transfer {
     }
 
     fn used_by(&self, rejection: &Rejection) -> Option<AuthorizationSearch> {
-        let ExactPermit { permit, to, .. } = &self.authorization;
         let is_used = rejection.reason == reason::PERMIT2_NONCE_USED;
-        is_used.then(|| AuthorizationSearch::Permit2(PermitUse::new(permit, *to)))
+        is_used.then(|| AuthorizationSearch::Permit2(self.authorization.transfer()))
     }
 
-    fn check_funded(&self, outcomes: &[StepOutcome]) -> Result<(), Rejection> {
+    fn check_funded(&self, amount: U256, outcomes: &[StepOutcome]) -> Result<(), Rejection> {
         let allowance = outcomes.get(state::ALLOWANCE).and_then(StepOutcome::word);
         let allowance = allowance.map(|word| U256::from_be_bytes(word.0));
-        let amount = self.authorization.permit.amount;
         match allowance.filter(|allowance| *allowance < amount) {
             Some(allowance) => {
                 let detail = format!(
@@ -275,23 +361,13 @@ impl Method for Permit2Transfer {
     /// If the token does not log authorizations first, an equal EIP-3009 transfer has the same key,
     /// so the two never share a transaction.
     fn effect_key(&self) -> B256 {
-        let ExactPermit { permit, to, .. } = &self.authorization;
-        keccak256((permit.token, permit.owner, *to, permit.amount).abi_encode())
+        let permit = self.permit();
+        keccak256((permit.token, permit.owner, self.pay_to(), permit.amount).abi_encode())
     }
 
-    /// The proxy's own event has no fields. The token's transfer shows that the money moved. One
-    /// right after `AuthorizationUsed` belongs to an EIP-3009 payment in the same transaction.
-    fn effect(&self, logs: &[&Log]) -> Effect {
-        let ExactPermit { permit, to, .. } = &self.authorization;
-        let transfer = PermitUse::new(permit, *to);
-        let is_use = |log: &&Log| Eip3009::AuthorizationUsed::decode_log_data(&log.data).is_ok();
-        let by_eip3009 = |at: usize| {
-            let before = at.checked_sub(1).and_then(|before| logs.get(before));
-            self.logs_authorization_first && before.is_some_and(is_use)
-        };
-        let transfers = logs.iter().enumerate();
-        let transfers = transfers.filter(|(at, log)| transfer.is_transfer(log) && !by_eip3009(*at));
-        effect_by_transfers(transfers.count(), permit.amount)
+    fn effect(&self, amount: Amount, logs: &[&Log]) -> Effect {
+        let own = self.authorization.effect(amount, logs);
+        own.unwrap_or_else(|| self.effect_of_all(logs))
     }
 }
 
@@ -374,13 +450,25 @@ mod tests {
             authorization: authorization.clone(),
         };
         let moved = Effect::Transferred(Amount::from(5));
-        assert_eq!(payment(true).effect(&[&used, &own, &own]), moved);
-        assert_eq!(payment(true).effect(&[&own, &used, &own]), moved);
+        assert_eq!(
+            payment(true).effect(Amount::from(5), &[&used, &own, &own]),
+            moved
+        );
+        assert_eq!(
+            payment(true).effect(Amount::from(5), &[&own, &used, &own]),
+            moved
+        );
         let is_mismatch = |effect| matches!(effect, Effect::Mismatch(_));
-        assert!(is_mismatch(payment(true).effect(&[&own, &own])));
-        assert!(is_mismatch(payment(false).effect(&[&used, &own, &own])));
+        assert!(is_mismatch(
+            payment(true).effect(Amount::from(5), &[&own, &own])
+        ));
+        assert!(is_mismatch(
+            payment(false).effect(Amount::from(5), &[&used, &own, &own])
+        ));
         let is_none = |effect| matches!(effect, Effect::None(_));
-        assert!(is_none(payment(true).effect(&[&used, &own])));
-        assert!(is_none(payment(true).effect(&[])));
+        assert!(is_none(
+            payment(true).effect(Amount::from(5), &[&used, &own])
+        ));
+        assert!(is_none(payment(true).effect(Amount::from(5), &[])));
     }
 }

@@ -7,7 +7,7 @@ use quittance_core::{Reason, Rejection, Timestamp};
 
 /// The longest remaining lifetime of an authorization, in seconds. A payment takes minutes. An
 /// authorization that is valid for years would have to be remembered for years.
-pub(super) const LIFETIME_MAX_SECS: u64 = 7 * 24 * 3600;
+pub(crate) const LIFETIME_MAX_SECS: u64 = 7 * 24 * 3600;
 
 /// How much later than both clocks `validAfter` may be, in seconds. Clocks of wallets are wrong by
 /// as much, so the engine waits for such a payment.
@@ -15,21 +15,21 @@ const NOT_YET_MAX_SECS: u64 = 15;
 
 /// The block times at which an authorization can be used, in seconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Window {
+pub(crate) struct Window {
     /// The time of the block must be later than this.
-    pub(super) valid_after: U256,
+    pub(crate) valid_after: U256,
     /// The time of the block must be earlier than this.
-    pub(super) valid_before: U256,
+    pub(crate) valid_before: U256,
     /// The reason code for an authorization that is not valid yet.
-    pub(super) not_yet: Reason,
+    pub(crate) not_yet: Reason,
     /// The reason code for one that has expired, is about to expire, or is valid for too long.
-    pub(super) expired: Reason,
+    pub(crate) expired: Reason,
 }
 
 impl Window {
     /// Checks that the authorization is valid now or soon, and for `remaining_min` seconds more, by
     /// the stricter of our clock and the chain's.
-    pub(super) fn check(
+    pub(crate) fn check(
         &self,
         now: Timestamp,
         chain: Timestamp,
@@ -65,14 +65,14 @@ impl Window {
 
     /// The time until the authorization becomes valid, zero for the next block; `None` if it is
     /// valid. A block later than `validAfter` is needed, and many wallets sign their present time.
-    pub(super) fn opens_in(&self, now: Timestamp, chain: Timestamp) -> Option<Duration> {
+    pub(crate) fn opens_in(&self, now: Timestamp, chain: Timestamp) -> Option<Duration> {
         let valid_after = u64::try_from(self.valid_after).unwrap_or(u64::MAX);
         let opens = Timestamp::from_secs(valid_after).plus_secs(1);
         (opens > chain).then(|| Duration::from_secs(opens.secs_since(now)))
     }
 
     /// Whether a rejection by this window may end with time.
-    pub(super) fn decides(&self, rejection: &Rejection) -> bool {
+    pub(crate) fn decides(&self, rejection: &Rejection) -> bool {
         rejection.reason == self.not_yet || rejection.reason == self.expired
     }
 }

@@ -11,7 +11,7 @@ use alloy::signers::local::PrivateKeySigner;
 use async_trait::async_trait;
 use quittance_core::{Amount, Fault, Network};
 use quittance_evm::{
-    Evm, EvmConfig, Exact, ExactConfig, ExactPayer, Signer, Token, TransferMethod, known,
+    Evm, EvmConfig, Exact, ExactConfig, ExactPayer, Signer, Token, TransferMethod, Upto, known,
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -153,7 +153,8 @@ impl Family for EvmFamily {
         let exact = Exact::new(&chain).with_config(settings?);
         let exact = exact.map_err(|error| ConfigError::value(&entry.path, error));
         let exact = Arc::new(findings.take(exact)?);
-        Some(ChainWithSchemes::new(chain, vec![exact]))
+        let upto = Arc::new(Upto::new(&chain));
+        Some(ChainWithSchemes::new(chain, vec![exact, upto]))
     }
 
     const KEY_VARIABLE: &'static str = "QUITTANCE_PAYER_KEY";

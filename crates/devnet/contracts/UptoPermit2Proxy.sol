@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+pragma solidity ^0.8.20;
+
+interface SignatureTransfer {
+    struct TokenPermissions {
+        address token;
+        uint256 amount;
+    }
+
+    struct PermitTransferFrom {
+        TokenPermissions permitted;
+        uint256 nonce;
+        uint256 deadline;
+    }
+
+    struct SignatureTransferDetails {
+        address to;
+        uint256 requestedAmount;
+    }
+
+    function permitWitnessTransferFrom(
+        PermitTransferFrom calldata permit,
+        SignatureTransferDetails calldata transferDetails,
+        address owner,
+        bytes32 witness,
+        string calldata witnessTypeString,
+        bytes calldata signature
+    ) external;
+}
+
+/// The interface, the type strings, the checks and the events of x402UptoPermit2Proxy, for local chains: no registry
+/// has the bytecode of the deployed contract. Settling with an EIP-2612 permit is left out.
+contract UptoPermit2Proxy {
+    error InvalidAmount();
+    error InvalidDestination();
+    error InvalidOwner();
+    error PaymentTooEarly();
+    error AmountExceedsPermitted();
+    error UnauthorizedFacilitator();
+
+    event Settled();
+
+    struct Witness {
+        address to;
+        address facilitator;
+        uint256 validAfter;
+    }
+
+    SignatureTransfer public constant PERMIT2 = SignatureTransfer(0x000000000022D473030F116dDEE9F6B43aC78BA3);
+    string public constant WITNESS_TYPE_STRING =
+        "Witness witness)TokenPermissions(address token,uint256 amount)Witness(address to,address facilitator,uint256 validAfter)";
+    bytes32 public constant WITNESS_TYPEHASH = keccak256("Witness(address to,address facilitator,uint256 validAfter)");
+
+    function settle(
+        SignatureTransfer.PermitTransferFrom calldata permit,
+        uint256 amount,
+        address owner,
+        Witness calldata witness,
+        bytes calldata signature
+    ) external {
+        if (amount == 0) revert InvalidAmount();
+        if (amount > permit.permitted.amount) revert AmountExceedsPermitted();
+        if (owner == address(0)) revert InvalidOwner();
+        if (witness.to == address(0)) revert InvalidDestination();
+        if (msg.sender != witness.facilitator) revert UnauthorizedFacilitator();
+        if (block.timestamp < witness.validAfter) revert PaymentTooEarly();
+        bytes32 hash = keccak256(abi.encode(WITNESS_TYPEHASH, witness.to, witness.facilitator, witness.validAfter));
+        SignatureTransfer.SignatureTransferDetails memory transfer =
+            SignatureTransfer.SignatureTransferDetails(witness.to, amount);
+        PERMIT2.permitWitnessTransferFrom(permit, transfer, owner, hash, WITNESS_TYPE_STRING, signature);
+        emit Settled();
+    }
+}

@@ -1,0 +1,583 @@
+//! `upto` by Permit2 has the properties of every scheme, on the real Permit2 contract, and settles
+//! what the seller charges.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy::hex::encode_prefixed;
+use alloy::primitives::{Address, U256, uint};
+use alloy::signers::SignerSync;
+use alloy::signers::local::PrivateKeySigner;
+use alloy::sol_types::{SolCall, SolStruct, eip712_domain};
+use async_trait::async_trait;
+use quittance_core::json::Object;
+use quittance_core::wire::{PaymentRequirements, Rest, SettleResponse, SupportedKind};
+use quittance_core::{
+    Amount, AuthorizationState, Clock, Facilitator, Offer, Payer, PaymentRequest, Reason, Scheme,
+    SystemClock, Timestamp,
+};
+use quittance_devnet::{Account, PERMIT2, UPTO_PERMIT2_PROXY, USDC};
+use quittance_engine::{Engine, EngineBuilder};
+use quittance_evm::{Evm, EvmConfig, Upto, UptoOffer, UptoPayer, reason, upto_reason};
+use quittance_testing::faults::{EngineParts, FaultySchemeFixture, PlantedFault, SchemeFault};
+use quittance_tests::conformance::scheme::{self, SchemeFixture};
+use quittance_tests::evm::{PRICE, Setting, set, set_required, wrapped};
+use quittance_tests::mutations::{NOT_CAUGHT_IN_EXACT, assert_caught};
+use serde_json::{Value, json};
+
+alloy::sol! {
+    struct TokenPermissions { address token; uint256 amount; }
+    struct Witness { address to; address facilitator; uint256 validAfter; }
+    struct PermitWitnessTransferFrom {
+        TokenPermissions permitted; address spender; uint256 nonce; uint256 deadline; Witness witness;
+    }
+    function invalidateUnorderedNonces(uint256 wordPos, uint256 mask) external;
+    function approve(address spender, uint256 amount) external returns (bool);
+}
+
+struct UptoFixture(Setting);
+
+/// A local chain on which the buyers have approved Permit2.
+async fn approved() -> Setting {
+    let setting = Setting::start().await;
+    let second = quittance_devnet::Evm::accounts()[3].clone();
+    for buyer in [Setting::buyer(), second] {
+        let approved = setting.local.approve_permit2(USDC, buyer.address);
+        approved.await.unwrap();
+    }
+    setting
+}
+
+/// The chain with both of the facilitator's signers.
+fn two_signers(setting: &Setting) -> EvmConfig {
+    let mut config = setting.config();
+    let second = Setting::signers()[1].signer.clone();
+    config.signers.push(Arc::new(second));
+    config
+}
+
+async fn builder(setting: &Setting, config: EvmConfig) -> EngineBuilder {
+    let evm = Evm::new(config).unwrap();
+    let upto = Arc::new(Upto::new(&evm));
+    setting.builder().await.chain(evm, vec![upto])
+}
+
+async fn engine(setting: &Setting) -> Engine {
+    let builder = builder(setting, two_signers(setting)).await;
+    builder.start().await.unwrap()
+}
+
+fn payer() -> UptoPayer {
+    UptoPayer::new(Setting::buyer().signer)
+}
+
+/// The requirements that name this account of the facilitator.
+fn naming(facilitator: Address) -> PaymentRequirements {
+    let seller = Setting::seller().address.to_string();
+    let offer = UptoOffer::usdc("base-sepolia", "0.01", &seller).unwrap();
+    let extra = json!({ "facilitatorAddress": facilitator });
+    let kind = SupportedKind {
+        x402_version: 2,
+        scheme: "upto".to_owned(),
+        network: offer.network().id().to_owned(),
+        extra: Some(Object::of(&extra).unwrap()),
+        rest: Rest::default(),
+    };
+    offer.requirements(&kind).unwrap()
+}
+
+fn requirements() -> PaymentRequirements {
+    naming(Setting::signers()[0].address)
+}
+
+/// A request for other requirements, properly signed.
+async fn signed_for(change: impl FnOnce(&mut PaymentRequirements)) -> PaymentRequest {
+    let mut requirements = requirements();
+    change(&mut requirements);
+    quittance_tests::pay(&payer(), &requirements).await
+}
+
+/// A permit signed by this account, with a part of it changed before it is signed.
+fn permit_by(
+    buyer: &Account,
+    change: impl FnOnce(&mut PermitWitnessTransferFrom),
+) -> PaymentRequest {
+    let nonce = PrivateKeySigner::random().to_bytes();
+    let mut permit = PermitWitnessTransferFrom {
+        permitted: TokenPermissions {
+            token: USDC,
+            amount: U256::from(PRICE),
+        },
+        spender: UPTO_PERMIT2_PROXY,
+        nonce: U256::from_be_bytes(nonce.0),
+        deadline: U256::from(SystemClock.now().secs() + 60),
+        witness: Witness {
+            to: Setting::seller().address,
+            facilitator: Setting::signers()[0].address,
+            validAfter: U256::ZERO,
+        },
+    };
+    change(&mut permit);
+    let domain = eip712_domain! {
+        name: "Permit2", chain_id: 84532, verifying_contract: PERMIT2,
+    };
+    let digest = permit.eip712_signing_hash(&domain);
+    let signature = buyer.signer.sign_hash_sync(&digest).unwrap();
+    let payload = json!({
+        "signature": encode_prefixed(signature.as_bytes()),
+        "permit2Authorization": {
+            "from": buyer.address,
+            "permitted": {
+                "token": permit.permitted.token, "amount": permit.permitted.amount.to_string(),
+            },
+            "spender": permit.spender,
+            "nonce": permit.nonce.to_string(),
+            "deadline": permit.deadline.to_string(),
+            "witness": {
+                "to": permit.witness.to,
+                "facilitator": permit.witness.facilitator,
+                "validAfter": permit.witness.validAfter.to_string(),
+            },
+        }
+    });
+    let payload = Object::of(&payload).unwrap();
+    let requirements = requirements();
+    quittance_tests::request(
+        quittance_tests::payload_of(&requirements, payload),
+        &requirements,
+    )
+}
+
+/// Settles this much of a payment.
+async fn charge(engine: &Engine, request: &PaymentRequest, amount: u64) -> SettleResponse {
+    let request = request.charging(Amount::from(amount)).unwrap();
+    engine.settle(&request).await.unwrap()
+}
+
+fn assert_refused(answer: &SettleResponse, reason: &Reason) {
+    assert!(!answer.success, "{answer:?}");
+    assert_eq!(answer.error_reason.as_deref(), Some(reason.code()));
+}
+
+const SIGNATURE: &str = "/paymentPayload/payload/signature";
+const PERMIT: &str = "/paymentPayload/payload/permit2Authorization";
+
+#[async_trait]
+impl SchemeFixture for UptoFixture {
+    type Chain = Evm;
+
+    const PRICE: Amount = Amount::new(U256::from_limbs([PRICE, 0, 0, 0]));
+
+    async fn new() -> Self {
+        Self(approved().await)
+    }
+
+    fn scheme(&self) -> Arc<dyn Scheme<Evm>> {
+        Arc::new(Upto::new(&Evm::new(self.0.config()).unwrap()))
+    }
+
+    async fn engine(&self) -> Engine {
+        let builder = builder(&self.0, self.0.config()).await;
+        builder.start().await.unwrap()
+    }
+
+    async fn request(&self) -> PaymentRequest {
+        signed_for(|_| ()).await
+    }
+
+    async fn alike(&self) -> [PaymentRequest; 2] {
+        let accounts = quittance_devnet::Evm::accounts();
+        let nonce = U256::from_be_bytes(PrivateKeySigner::random().to_bytes().0);
+        [2, 3].map(|at: usize| permit_by(&accounts[at], |permit| permit.nonce = nonce))
+    }
+
+    /// The other s, which Permit2 would accept.
+    fn twin(&self, request: &PaymentRequest) -> PaymentRequest {
+        const ORDER: U256 =
+            uint!(0xfffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141_U256);
+        let payload = request.payload.tree();
+        let mut bytes = alloy::hex::decode(payload["signature"].as_str().unwrap()).unwrap();
+        let s = ORDER - U256::from_be_slice(&bytes[32..64]);
+        bytes[32..64].copy_from_slice(&s.to_be_bytes::<32>());
+        bytes[64] = 55 - bytes[64];
+        set(request, SIGNATURE, json!(encode_prefixed(bytes)))
+    }
+
+    /// The rows 31, 65, 66 and 71 of docs/attacks.md are among them.
+    async fn spoiled(&self) -> Vec<(&'static str, PaymentRequest, Reason)> {
+        let good = self.request().await;
+        let buyer = Setting::buyer();
+        let now = SystemClock.now().secs();
+        let stranger = UptoPayer::new(PrivateKeySigner::random());
+        let unapproved = UptoPayer::new(quittance_devnet::Evm::accounts()[4].signer.clone());
+        let other = quittance_devnet::Evm::accounts()[5].address;
+        let permit = |change: fn(&mut PermitWitnessTransferFrom)| permit_by(&buyer, change);
+        let until =
+            |deadline: u64| permit_by(&buyer, |permit| permit.deadline = U256::from(deadline));
+        vec![
+            (
+                "an EIP-3009 payload",
+                {
+                    let payload = Setting::request().await.payload.tree();
+                    set(&good, "/paymentPayload/payload", Value::Object(payload))
+                },
+                reason::UNSUPPORTED_PAYLOAD_TYPE,
+            ),
+            (
+                "another method",
+                set(
+                    &good,
+                    "/paymentRequirements/extra/assetTransferMethod",
+                    json!("eip3009"),
+                ),
+                reason::UNSUPPORTED_PAYLOAD_TYPE,
+            ),
+            (
+                "the proxy of exact",
+                permit(|permit| permit.spender = quittance_devnet::EXACT_PERMIT2_PROXY),
+                reason::PERMIT2_SPENDER,
+            ),
+            (
+                "another token",
+                permit(|permit| permit.permitted.token = Address::repeat_byte(7)),
+                reason::PERMIT2_TOKEN_MISMATCH,
+            ),
+            (
+                "another recipient in the witness",
+                permit(|permit| permit.witness.to = Address::repeat_byte(7)),
+                reason::PERMIT2_RECIPIENT_MISMATCH,
+            ),
+            (
+                "another facilitator",
+                permit(|permit| permit.witness.facilitator = Address::repeat_byte(7)),
+                upto_reason::FACILITATOR_MISMATCH,
+            ),
+            (
+                "no facilitator",
+                permit(|permit| permit.witness.facilitator = Address::ZERO),
+                upto_reason::FACILITATOR_MISMATCH,
+            ),
+            (
+                "less than required",
+                permit(|permit| permit.permitted.amount = U256::from(PRICE - 1)),
+                reason::PERMIT2_AMOUNT_MISMATCH,
+            ),
+            (
+                "more than required",
+                permit(|permit| permit.permitted.amount = U256::from(PRICE + 1)),
+                reason::PERMIT2_AMOUNT_MISMATCH,
+            ),
+            (
+                "for another seller",
+                set_required(&good, "payTo", json!(other)),
+                reason::PERMIT2_RECIPIENT_MISMATCH,
+            ),
+            ("expired", until(now - 1), reason::PERMIT2_DEADLINE_EXPIRED),
+            (
+                "about to expire",
+                until(now + 3),
+                reason::PERMIT2_DEADLINE_EXPIRED,
+            ),
+            (
+                "valid for years",
+                until(now + 20 * 365 * 24 * 3600),
+                reason::PERMIT2_DEADLINE_EXPIRED,
+            ),
+            (
+                "not yet valid",
+                permit(|permit| permit.witness.validAfter = permit.deadline),
+                reason::PERMIT2_NOT_YET_VALID,
+            ),
+            (
+                "a payer without money",
+                quittance_tests::pay(&stranger, &requirements()).await,
+                reason::PERMIT2_INSUFFICIENT_BALANCE,
+            ),
+            (
+                "a payer that did not approve Permit2",
+                quittance_tests::pay(&unapproved, &requirements()).await,
+                reason::PERMIT2_ALLOWANCE_REQUIRED,
+            ),
+            (
+                "an amount that was not signed",
+                {
+                    let amount = format!("{PERMIT}/permitted/amount");
+                    let changed = set(&good, &amount, json!("9999"));
+                    set_required(&changed, "amount", json!("9999"))
+                },
+                reason::PERMIT2_SIGNATURE,
+            ),
+            (
+                "a nonce that was not signed",
+                set(&good, &format!("{PERMIT}/nonce"), json!("9999")),
+                reason::PERMIT2_SIGNATURE,
+            ),
+            (
+                "an account that is not deployed",
+                set(&good, SIGNATURE, json!(wrapped())),
+                reason::FACTORY_NOT_ALLOWED,
+            ),
+            (
+                "an empty signature",
+                set(&good, SIGNATURE, json!("0x")),
+                reason::PERMIT2_SIGNATURE,
+            ),
+            ("a high s", self.twin(&good), reason::PERMIT2_SIGNATURE),
+        ]
+    }
+
+    async fn pointless(&self) -> [(PaymentRequest, Reason); 2] {
+        let nothing = signed_for(|terms| terms.amount = "0".to_owned()).await;
+        let to_itself = signed_for(|terms| terms.pay_to = Setting::buyer().address.to_string());
+        [
+            (nothing, Reason::AMOUNT_TOO_LOW),
+            (to_itself.await, Reason::INVALID_PAYMENT_REQUIREMENTS),
+        ]
+    }
+
+    async fn received(&self) -> Amount {
+        self.0.received().await
+    }
+
+    async fn hold(&self) {
+        self.0.hold().await;
+    }
+
+    async fn go_on(&self) {
+        self.0.go_on().await;
+    }
+
+    async fn drain_payer(&self) -> bool {
+        self.0.drain(Setting::buyer().address).await;
+        true
+    }
+
+    /// Only the facilitator that the payer named can settle.
+    async fn settle_elsewhere(&self, _: &PaymentRequest) -> bool {
+        false
+    }
+}
+
+quittance_tests::scheme_conformance!(UptoFixture);
+
+#[async_trait]
+impl EngineParts for UptoFixture {
+    fn parts(&self) -> (Evm, Arc<dyn Scheme<Evm>>) {
+        let evm = Evm::new(self.0.config()).unwrap();
+        let upto = Upto::new(&evm);
+        (evm, Arc::new(upto))
+    }
+
+    async fn builder(&self) -> EngineBuilder {
+        self.0.builder().await
+    }
+}
+
+/// Some minutes: `make mutations`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes"]
+async fn planted_faults_are_caught() {
+    let properties = scheme::properties::<FaultySchemeFixture<UptoFixture>>();
+    let faults = SchemeFault::ALL.map(PlantedFault::Scheme);
+    let not_used_by_others = (
+        PlantedFault::Scheme(SchemeFault::NotUsedByOthers),
+        "no other account can settle the permit",
+    );
+    let [first, second] = NOT_CAUGHT_IN_EXACT;
+    assert_caught(&properties, faults, &[first, second, not_used_by_others]).await;
+}
+
+/// The seller gets what it charges, and the authorization is used up by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn charge_moves_what_it_says_and_only_once() {
+    let setting = approved().await;
+    let engine = engine(&setting).await;
+    let mut received = 0;
+    for amount in [1, 2_500, PRICE - 1, PRICE] {
+        let request = signed_for(|_| ()).await;
+        assert!(engine.verify(&request).await.unwrap().is_valid);
+        let settled = charge(&engine, &request, amount).await;
+        assert!(settled.success, "{amount}: {settled:?}");
+        assert_eq!(settled.amount, Some(amount.to_string()));
+        received += amount;
+        assert_eq!(setting.received().await, Amount::from(received));
+        for again in [0, amount, PRICE - amount, PRICE] {
+            let again = charge(&engine, &request, again).await;
+            assert_refused(&again, &Reason::DUPLICATE_SETTLEMENT);
+            assert_eq!(again.transaction, settled.transaction);
+        }
+        assert!(!engine.verify(&request).await.unwrap().is_valid);
+    }
+    assert_eq!(setting.received().await, Amount::from(received));
+}
+
+/// On the chain the permit stays unused, so the facilitator's journal refuses it.
+#[tokio::test(flavor = "multi_thread")]
+async fn charge_of_nothing_sends_nothing_and_uses_the_permit() {
+    let setting = approved().await;
+    let signer = Setting::signers()[0].address;
+    let request = signed_for(|_| ()).await;
+    let engine = engine(&setting).await;
+    let settled = charge(&engine, &request, 0).await;
+    assert!(settled.success, "{settled:?}");
+    assert_eq!(
+        (settled.transaction.as_str(), settled.amount.as_deref()),
+        ("", Some("0"))
+    );
+    engine.shut_down(Duration::from_secs(5)).await;
+    drop(engine);
+
+    // After a restart, too.
+    let engine = self::engine(&setting).await;
+    for amount in [0, 1, PRICE] {
+        let again = charge(&engine, &request, amount).await;
+        assert_refused(&again, &Reason::DUPLICATE_SETTLEMENT);
+    }
+    assert!(!engine.verify(&request).await.unwrap().is_valid);
+    assert_eq!(setting.sent(signer).await, 0);
+    assert_eq!(setting.received().await, Amount::ZERO);
+}
+
+/// A charge of nothing needs no money of the payer, but a valid permit.
+#[tokio::test(flavor = "multi_thread")]
+async fn charge_of_nothing_needs_a_valid_permit() {
+    let setting = approved().await;
+    let engine = engine(&setting).await;
+    let unsigned = set(
+        &signed_for(|_| ()).await,
+        &format!("{PERMIT}/nonce"),
+        json!("9999"),
+    );
+    let refused = charge(&engine, &unsigned, 0).await;
+    assert_refused(&refused, &reason::PERMIT2_SIGNATURE);
+    let foreign = permit_by(&Setting::buyer(), |permit| {
+        permit.witness.facilitator = Address::repeat_byte(7);
+    });
+    let refused = charge(&engine, &foreign, 0).await;
+    assert_refused(&refused, &upto_reason::FACILITATOR_MISMATCH);
+    let poor = UptoPayer::new(PrivateKeySigner::random());
+    let poor = quittance_tests::pay(&poor, &requirements()).await;
+    assert!(charge(&engine, &poor, 0).await.success);
+}
+
+/// The payer authorized less.
+#[tokio::test(flavor = "multi_thread")]
+async fn charge_above_the_permit_is_refused() {
+    let setting = approved().await;
+    let engine = engine(&setting).await;
+    let request = signed_for(|_| ()).await;
+    for amount in [PRICE + 1, u64::MAX] {
+        let refused = charge(&engine, &request, amount).await;
+        assert_refused(&refused, &upto_reason::SETTLEMENT_EXCEEDS_AMOUNT);
+        assert_eq!(refused.transaction, "");
+    }
+    // A refused charge uses nothing up.
+    assert!(charge(&engine, &request, PRICE).await.success);
+    assert_eq!(setting.received().await, Amount::from(PRICE));
+}
+
+/// Of all charges of one authorization at once, one settles.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_different_charges_at_once_one_settles() {
+    let setting = approved().await;
+    let engine = engine(&setting).await;
+    let request = signed_for(|_| ()).await;
+    let charges = (0..10).map(|at| charge(&engine, &request, at * 1_000));
+    let answers = futures_util::future::join_all(charges).await;
+    let settled: Vec<_> = answers.iter().filter(|answer| answer.success).collect();
+    assert_eq!(settled.len(), 1, "{answers:?}");
+    let amount = settled[0].amount.clone().unwrap();
+    assert_eq!(setting.received().await.to_string(), amount);
+}
+
+/// The proxy accepts no other sender, so no other signer of the facilitator may send it.
+#[tokio::test(flavor = "multi_thread")]
+async fn payment_is_sent_by_the_facilitator_that_it_names() {
+    let setting = approved().await;
+    let engine = engine(&setting).await;
+    for (at, signer) in Setting::signers().iter().enumerate() {
+        let requests = [(); 3]
+            .map(|()| async { quittance_tests::pay(&payer(), &naming(signer.address)).await });
+        for request in futures_util::future::join_all(requests).await {
+            let settled = charge(&engine, &request, 5).await;
+            assert!(settled.success, "{at}: {settled:?}");
+        }
+        assert_eq!(setting.sent(signer.address).await, 3, "{at}");
+    }
+    let supported = engine.supported().await.unwrap();
+    let named = supported.kinds.iter().filter_map(|kind| {
+        let extra = kind.extra.as_ref()?.tree();
+        extra["facilitatorAddress"].as_str().map(str::to_owned)
+    });
+    let named: Vec<String> = named.collect();
+    let signers = Setting::signers().map(|signer| signer.address.to_checksum(None));
+    assert!(!named.is_empty());
+    assert!(named.iter().all(|name| signers.contains(name)), "{named:?}");
+}
+
+/// The balance and the allowance must cover the charge, and not the maximum.
+#[tokio::test(flavor = "multi_thread")]
+async fn charge_needs_only_its_own_allowance() {
+    let setting = approved().await;
+    let engine = engine(&setting).await;
+    let request = signed_for(|_| ()).await;
+    assert!(engine.verify(&request).await.unwrap().is_valid);
+    let buyer = Setting::buyer().address;
+    let approve = approveCall {
+        spender: PERMIT2,
+        amount: U256::from(100),
+    };
+    let sent = setting.local.send(buyer, USDC, approve.abi_encode());
+    sent.await.unwrap();
+    let refused = charge(&engine, &request, 101).await;
+    assert_refused(&refused, &reason::PERMIT2_ALLOWANCE_REQUIRED);
+    assert!(charge(&engine, &request, 100).await.success);
+    assert_eq!(setting.received().await, Amount::from(100));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn permit_that_its_owner_invalidated_is_refused() {
+    let setting = approved().await;
+    let engine = engine(&setting).await;
+    let nonce = U256::from(0x1234);
+    let request = permit_by(&Setting::buyer(), |permit| permit.nonce = nonce);
+    let invalidate = invalidateUnorderedNoncesCall {
+        wordPos: nonce >> 8,
+        mask: U256::from(1) << 0x34,
+    };
+    let buyer = Setting::buyer().address;
+    let sent = setting.local.send(buyer, PERMIT2, invalidate.abi_encode());
+    sent.await.unwrap();
+    for amount in [0, 5, PRICE] {
+        let refused = charge(&engine, &request, amount).await;
+        assert_refused(&refused, &reason::PERMIT2_NONCE_USED);
+    }
+    assert_eq!(setting.received().await, Amount::ZERO);
+}
+
+/// A buyer whose answer was lost asks the chain, whatever the seller has charged.
+#[tokio::test(flavor = "multi_thread")]
+async fn payer_with_a_node_learns_the_state_of_a_permit() {
+    let setting = approved().await;
+    let engine = engine(&setting).await;
+    let network = quittance_evm::known::network("base-sepolia").unwrap();
+    let url = setting.local.url().parse().unwrap();
+    let payer = payer().with_rpc(&network, &[url]).unwrap();
+    let state = async |request: &PaymentRequest| {
+        let asset = USDC.to_checksum(None);
+        let end = Timestamp::from_secs(u64::MAX);
+        let state = payer.authorization_state(network.id(), &asset, &request.payload, end);
+        state.await
+    };
+    let request = signed_for(|_| ()).await;
+    assert_eq!(state(&request).await, AuthorizationState::Usable);
+    let settled = charge(&engine, &request, 123).await;
+    let transaction = Some(settled.transaction);
+    assert_eq!(state(&request).await, AuthorizationState::Used(transaction));
+    let past = setting.block_time().await - 100;
+    let expired = permit_by(&Setting::buyer(), |permit| {
+        permit.deadline = U256::from(past)
+    });
+    assert_eq!(state(&expired).await, AuthorizationState::Expired);
+}
