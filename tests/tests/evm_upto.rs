@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alloy::hex::encode_prefixed;
-use alloy::primitives::{Address, U256, uint};
+use alloy::primitives::{Address, Bytes, U256, uint};
 use alloy::signers::SignerSync;
 use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::{SolCall, SolStruct, eip712_domain};
@@ -32,6 +32,10 @@ alloy::sol! {
     struct PermitWitnessTransferFrom {
         TokenPermissions permitted; address spender; uint256 nonce; uint256 deadline; Witness witness;
     }
+    struct PermitTransferFrom { TokenPermissions permitted; uint256 nonce; uint256 deadline; }
+    function settle(
+        PermitTransferFrom permit, uint256 amount, address owner, Witness witness, bytes signature
+    ) external;
     function invalidateUnorderedNonces(uint256 wordPos, uint256 mask) external;
     function approve(address spender, uint256 amount) external returns (bool);
 }
@@ -353,9 +357,9 @@ impl SchemeFixture for UptoFixture {
         true
     }
 
-    /// Only the facilitator that the payer named can settle.
-    async fn settle_elsewhere(&self, _: &PaymentRequest) -> bool {
-        false
+    async fn settle_elsewhere(&self, request: &PaymentRequest) -> bool {
+        settle_elsewhere(&self.0, request, PRICE).await;
+        true
     }
 }
 
@@ -380,12 +384,84 @@ impl EngineParts for UptoFixture {
 async fn planted_faults_are_caught() {
     let properties = scheme::properties::<FaultySchemeFixture<UptoFixture>>();
     let faults = SchemeFault::ALL.map(PlantedFault::Scheme);
-    let not_used_by_others = (
-        PlantedFault::Scheme(SchemeFault::NotUsedByOthers),
-        "no other account can settle the permit",
-    );
-    let [first, second] = NOT_CAUGHT_IN_EXACT;
-    assert_caught(&properties, faults, &[first, second, not_used_by_others]).await;
+    assert_caught(&properties, faults, &NOT_CAUGHT_IN_EXACT).await;
+}
+
+/// Settles a permit as another program with the facilitator's key can. No other account can.
+async fn settle_elsewhere(setting: &Setting, request: &PaymentRequest, amount: u64) {
+    let payload = request.payload.tree();
+    let permit = &payload["permit2Authorization"];
+    let address = |value: &Value| -> Address { serde_json::from_value(value.clone()).unwrap() };
+    let number = |value: &Value| -> U256 { value.as_str().unwrap().parse().unwrap() };
+    let facilitator = address(&permit["witness"]["facilitator"]);
+    let call = settleCall {
+        permit: PermitTransferFrom {
+            permitted: TokenPermissions {
+                token: address(&permit["permitted"]["token"]),
+                amount: number(&permit["permitted"]["amount"]),
+            },
+            nonce: number(&permit["nonce"]),
+            deadline: number(&permit["deadline"]),
+        },
+        amount: U256::from(amount),
+        owner: address(&permit["from"]),
+        witness: Witness {
+            to: address(&permit["witness"]["to"]),
+            facilitator,
+            validAfter: number(&permit["witness"]["validAfter"]),
+        },
+        signature: serde_json::from_value::<Bytes>(payload["signature"].clone()).unwrap(),
+    };
+    let sent = setting
+        .local
+        .send(facilitator, UPTO_PERMIT2_PROXY, call.abi_encode());
+    sent.await.unwrap();
+}
+
+/// The search does not know what the other program charged.
+#[tokio::test(flavor = "multi_thread")]
+async fn charge_of_another_program_is_found_whatever_its_amount() {
+    let setting = approved().await;
+    let engine = engine(&setting).await;
+    // The seller has not got what it charges, if that is another amount.
+    for (amount, reason) in [
+        (7, Reason::SETTLED_BY_OTHER_TRANSACTION),
+        (500, reason::PERMIT2_NONCE_USED),
+    ] {
+        let request = signed_for(|_| ()).await;
+        settle_elsewhere(&setting, &request, 7).await;
+        let refused = charge(&engine, &request, amount).await;
+        assert_refused(&refused, &reason);
+        assert!(!refused.transaction.is_empty(), "{refused:?}");
+    }
+    assert_eq!(setting.received().await, Amount::from(14));
+}
+
+/// Row 70 of docs/attacks.md: sellers that deliver first would all deliver for one charge.
+#[tokio::test(flavor = "multi_thread")]
+async fn held_authorization_is_verified_for_one_request() {
+    let setting = approved().await;
+    let evm = Evm::new(setting.config()).unwrap();
+    let upto = Arc::new(Upto::new(&evm).with_hold(Duration::from_secs(60)));
+    let builder = setting.builder().await.chain(evm, vec![upto]);
+    let engine = builder.start().await.unwrap();
+    for amount in [0, 5] {
+        let request = signed_for(|_| ()).await;
+        let verdicts = (0..10).map(|_| engine.verify(&request));
+        let verdicts = futures_util::future::join_all(verdicts).await;
+        let mut valid = 0;
+        for verdict in verdicts.into_iter().map(Result::unwrap) {
+            valid += u32::from(verdict.is_valid);
+            let reason = verdict.invalid_reason;
+            assert!(verdict.is_valid || reason.as_deref() == Some("upto_authorization_held"));
+        }
+        assert_eq!(valid, 1);
+        assert!(charge(&engine, &request, amount).await.success);
+        let again = charge(&engine, &request, amount).await;
+        assert_refused(&again, &Reason::DUPLICATE_SETTLEMENT);
+        assert!(!engine.verify(&request).await.unwrap().is_valid);
+    }
+    assert_eq!(setting.received().await, Amount::from(5));
 }
 
 /// The seller gets what it charges, and the authorization is used up by it.

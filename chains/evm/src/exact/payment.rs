@@ -11,7 +11,7 @@ use alloy::primitives::{Address, B256, Bytes, Log, U256};
 use alloy::sol_types::SolCall;
 use quittance_core::{
     Amount, Check, Effect, LaneId, Observed, Payment, PaymentInfo, Plan, Reason, Rejection,
-    SignatureClaim, Timestamp,
+    SignatureClaim, StateAccess, Timestamp,
 };
 
 use super::deployment::AccountDeployment;
@@ -152,6 +152,8 @@ pub(crate) struct ExactPayment<M> {
     method: M,
     /// The lane of the only account that can make the transfer.
     lane: Option<LaneId>,
+    /// The record that a verified payment has for itself, if the operator wants that.
+    access: Option<StateAccess>,
     /// The required amount.
     amount: Amount,
     limits: Limits,
@@ -195,6 +197,7 @@ impl<M: Method> ExactPayment<M> {
             lane: method
                 .sender()
                 .map(|sender| LaneId::new(&sender.to_checksum(None))),
+            access: None,
             amount,
             limits,
             digest,
@@ -204,6 +207,11 @@ impl<M: Method> ExactPayment<M> {
             signature,
             deployment,
         }
+    }
+
+    /// The same payment, which uses this record.
+    pub(crate) fn with_access(self, access: Option<StateAccess>) -> Self {
+        Self { access, ..self }
     }
 
     /// What the payment moves, in atomic units: the amount that is settled, or all that is
@@ -473,6 +481,10 @@ impl<M: Method> Payment<Evm> for ExactPayment<M> {
         let batchable = by_key.is_some() && self.lane.is_none();
         let call = Call::new(to, data, gas.into(), self.method.effect_key());
         Ok(Plan::Submit(call.with_batchable(batchable)))
+    }
+
+    fn state_access(&self) -> Option<&StateAccess> {
+        self.access.as_ref()
     }
 
     fn used_by(&self, rejection: &Rejection) -> Option<AuthorizationSearch> {

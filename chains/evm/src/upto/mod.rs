@@ -11,11 +11,13 @@ pub mod reason;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use alloy::primitives::{Address, B256};
 use quittance_core::json::Object;
 use quittance_core::{
-    Malformed, Network, Payment, PaymentRequest, Refusal, Rejection, Scheme, Timestamp,
+    Malformed, Network, Payment, PaymentRequest, Refusal, Rejection, Scheme, StateAccess, StateId,
+    Timestamp,
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -30,7 +32,7 @@ use crate::exact::payment::{ExactPayment, Limits};
 use crate::exact::permit2::{Permit2Transfer, check_scope};
 use crate::exact::{check_parties, unsupported_asset};
 use crate::hex::{Hex, address};
-use crate::permit2::domain_separator;
+use crate::permit2::{WitnessPermit, domain_separator};
 use crate::reason::{PERMIT2_SIGNATURE, UNSUPPORTED_PAYLOAD_TYPE};
 use crate::signature::PayerSignature;
 use crate::token::{Token, TransferMethod};
@@ -61,6 +63,8 @@ pub struct Upto {
     signers: Vec<Address>,
     rotation: Arc<Signers>,
     limits: Limits,
+    /// See [`Upto::with_hold`].
+    hold: Duration,
 }
 
 impl Upto {
@@ -79,7 +83,28 @@ impl Upto {
                 gas_max: config.gas_per_payment_max,
                 contract_wallets: config.contract_wallets,
             },
+            hold: Duration::ZERO,
         }
+    }
+
+    /// The same scheme, by which a verified authorization is held for its request: until it is
+    /// settled, or for this long, another request with it is refused. Zero, the default, verifies
+    /// it for every request.
+    ///
+    /// Only one of these requests is ever charged. So without a hold, sellers that deliver before
+    /// they charge can deliver several times for one charge. With a hold, a buyer whose seller does
+    /// not charge has to wait or to sign again.
+    #[must_use]
+    pub fn with_hold(self, hold: Duration) -> Self {
+        Self { hold, ..self }
+    }
+
+    /// The record of an authorization, which has no content: only its hold is used.
+    fn access(&self, permit: &WitnessPermit) -> Option<StateAccess> {
+        let id = permit.payment_id(self.chain_id);
+        let state = StateId::from_parts(&[b"upto", id.as_bytes()]);
+        let access = StateAccess::new(state, reason::AUTHORIZATION_HELD).held_for(self.hold);
+        (!self.hold.is_zero()).then_some(access)
     }
 
     /// Checks that one of our accounts can settle the permit: the proxy accepts no other.
@@ -160,6 +185,7 @@ impl Scheme<Evm> for Upto {
             return Err(Rejection::new(PERMIT2_SIGNATURE, detail).into());
         }
         let facilitator = permit.facilitator;
+        let access = self.access(&permit.permit);
         let authorization = Metered {
             permit,
             accepted: accepted.map(|accepted| accepted.amount),
@@ -177,6 +203,6 @@ impl Scheme<Evm> for Upto {
         let signed = (signature, deployment);
         let amount = request.requirements.amount;
         let payment = ExactPayment::new(method, self.limits, signed, pay_to, amount, now);
-        Ok(Box::new(payment))
+        Ok(Box::new(payment.with_access(access)))
     }
 }

@@ -54,6 +54,10 @@ pub struct EvmEntry {
     /// the data of the call, and the signer pays for its gas.
     #[serde(default)]
     pub account_factories: Vec<String>,
+    /// For how long a verified payment of the scheme `upto` is held for its request, in seconds; 0
+    /// verifies it for every request.
+    #[serde(default)]
+    pub upto_hold_secs: u64,
     /// The largest amount that is settled on the evidence of a single node, by token address or
     /// ticker, in decimal notation: `{ USDC = "100" }`. For a larger amount two nodes must agree.
     #[serde(default)]
@@ -153,7 +157,8 @@ impl Family for EvmFamily {
         let exact = Exact::new(&chain).with_config(settings?);
         let exact = exact.map_err(|error| ConfigError::value(&entry.path, error));
         let exact = Arc::new(findings.take(exact)?);
-        let upto = Arc::new(Upto::new(&chain));
+        let hold = Duration::from_secs(entry.own.upto_hold_secs);
+        let upto = Arc::new(Upto::new(&chain).with_hold(hold));
         Some(ChainWithSchemes::new(chain, vec![exact, upto]))
     }
 
