@@ -1,7 +1,7 @@
 //! One judgement for /verify and /settle: what one calls valid, the other settles.
 
 use quittance_core::{
-    Chain, Fault, PaymentId, PaymentInfo, PaymentRequest, Rejection, SaleId, TransactionId,
+    Amount, Chain, Fault, PaymentId, PaymentInfo, PaymentRequest, Rejection, SaleId, TransactionId,
 };
 use quittance_journal::{Settlement, StateKind};
 
@@ -81,7 +81,11 @@ impl<C: Chain> Rail<C> {
         match self.prior(request, decoded.info()).await? {
             Prior::Same(settlement) => Ok(Judgement::Same(settlement)),
             Prior::Over(rejection, settlement) => Ok(Judgement::Over(rejection, settlement)),
-            Prior::Free(failed) => self.judge_rejected(decoded, rejection, payer, failed).await,
+            Prior::Free(failed) => {
+                let amount = request.requirements.amount;
+                let rejected = (rejection, payer);
+                self.judge_rejected(decoded, amount, rejected, failed).await
+            }
         }
     }
 
@@ -90,12 +94,12 @@ impl<C: Chain> Rail<C> {
     async fn judge_rejected<'a>(
         &self,
         decoded: &'a Decoded<C>,
-        rejection: Rejection,
-        payer: Option<String>,
+        amount: Amount,
+        (rejection, payer): (Rejection, Option<String>),
         failed: Option<Box<Settlement>>,
     ) -> Result<Judgement<'a, C>, VerifyError> {
         let explained = self
-            .explain(decoded, rejection.clone(), failed.as_deref())
+            .explain(decoded, amount, rejection.clone(), failed.as_deref())
             .await?;
         match (explained, failed) {
             (Explained::Unfinished, Some(settlement)) => Ok(Judgement::Unfinished(settlement)),

@@ -97,23 +97,25 @@ impl<C: Chain> Rail<C> {
         })
     }
 
-    /// Checks a verdict against a payment, of which the journal may have an attempt that `failed`.
+    /// Checks a verdict against a payment of which `amount` was required, and of which the journal
+    /// may have an attempt that `failed`. A scheme may settle less than what is authorized, so the
+    /// transactions of that attempt are compared with its own amount.
     ///
     /// # Errors
     /// When it is not certain that the verdict is right.
     pub(super) async fn explain(
         &self,
         decoded: &Decoded<C>,
+        amount: Amount,
         rejection: Rejection,
         failed: Option<&Settlement>,
     ) -> Result<Explained, Fault> {
         let (info, payment) = (decoded.info(), &*decoded.payment);
         let Some(failed) = failed else {
-            return Ok(self
-                .explain_unclaimed(payment, info.amount, rejection)
-                .await);
+            return Ok(self.explain_unclaimed(payment, amount, rejection).await);
         };
-        let signed = match self.history(&info.id, payment, info.amount).await? {
+        let amount = failed.claim.amount;
+        let signed = match self.history(&info.id, payment, amount).await? {
             History::Settled(..) | History::InFlight(_) => return Ok(Explained::Unfinished),
             // The verdict does not know of its steps.
             History::NoEffect(no_effect) if !no_effect.completed.is_empty() => {
@@ -121,9 +123,7 @@ impl<C: Chain> Rail<C> {
             }
             History::NoEffect(no_effect) => no_effect.signed,
         };
-        let used = self
-            .find_user(payment, info.amount, &rejection, &signed)
-            .await?;
+        let used = self.find_user(payment, amount, &rejection, &signed).await?;
         let evidence = || failed.evidence().cloned();
         Ok(match (used, &failed.state) {
             (UsedBy::Ours(..), _) => Explained::Unfinished,
