@@ -5,8 +5,8 @@
 //! is the scheme `exact` by EIP-3009 `transferWithAuthorization` and by Permit2, for accounts with
 //! a key and for contract wallets. [`ExactOffer`] is its seller's side and [`ExactPayer`] its
 //! buyer's side. [`Upto`] is the scheme `upto` by Permit2, by which a seller charges after its
-//! handler; [`UptoOffer`] and [`UptoPayer`] are its two sides. [`known`] has the networks and tokens that ship with the library; a configuration
-//! can add any other.
+//! handler; [`UptoOffer`] and [`UptoPayer`] are its two sides. [`known`] has the networks and
+//! tokens that ship with the library; a configuration can add any other.
 //!
 //! The other modules are the toolbox for schemes. [`eip712`] and [`eip3009`] define the messages
 //! that payers sign. [`signature`] and [`account`] are for checking the signer. [`abi`], [`hex`],
