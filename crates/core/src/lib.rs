@@ -55,11 +55,13 @@ pub use identity::{PaymentId, PaymentIdError};
 pub use kept::KEPT_MAX;
 pub use network::{Network, NetworkError};
 pub use printable::printable;
-pub use request::{Accepted, AcceptedRequirements, PaymentRequest, Requirements, Version};
+pub use request::{
+    Accepted, AcceptedRequirements, PaymentRequest, RequestCaller, Requirements, Version,
+};
 pub use sale::SaleId;
 pub use scheme::{
     Check, CompletedStep, Effect, Observed, Payment, PaymentInfo, Plan, STEPS_MAX, Scheme,
-    StateAccess, StateChange,
+    StateAccess, StateChange, Upkeep,
 };
 pub use signature::SignatureClaim;
 pub use state::{SchemeReceipt, SchemeState, StateId, StateIdError, StateStore};

@@ -155,6 +155,42 @@ pub struct PaymentRequest {
     sale: Option<SaleId>,
     /// The settlement that the payment refunds.
     refund_of: Option<PaymentId>,
+    /// Who asks.
+    caller: RequestCaller,
+}
+
+/// Who asks a facilitator, as far as its service knows. The journal keeps it with the settlement,
+/// so a scheme can compare the callers of two acts, also after a restart.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RequestCaller {
+    /// A caller without a key.
+    #[default]
+    Anyone,
+    /// The caller with the key of this name.
+    Known(Arc<str>),
+    /// The engine itself: the request is from [`Scheme::upkeep`](crate::Scheme::upkeep).
+    Engine,
+}
+
+impl RequestCaller {
+    /// The caller as the journal stores it. `None` for [`Anyone`](Self::Anyone).
+    pub fn to_text(&self) -> Option<String> {
+        match self {
+            Self::Anyone => None,
+            Self::Known(name) => Some(format!("key:{name}")),
+            Self::Engine => Some("engine".to_owned()),
+        }
+    }
+
+    /// Reads what [`to_text`](Self::to_text) wrote. Any other text is a caller without a key.
+    pub fn from_text(text: Option<&str>) -> Self {
+        match text.map(|text| (text, text.strip_prefix("key:"))) {
+            Some((_, Some(name))) => Self::Known(name.into()),
+            Some(("engine", None)) => Self::Engine,
+            _ => Self::Anyone,
+        }
+    }
 }
 
 message! {
@@ -320,6 +356,7 @@ impl PaymentRequest {
             origin: Some(self.origin()),
             sale: self.sale.clone(),
             refund_of: self.refund_of,
+            caller: self.caller.clone(),
             ..request
         })
     }
@@ -345,6 +382,19 @@ impl PaymentRequest {
     /// The seller's sale, if it is known.
     pub fn sale(&self) -> Option<&SaleId> {
         self.sale.as_ref()
+    }
+
+    /// The same request, asked by this caller. It is not part of the [`text`](Self::text), so that
+    /// no caller can name another one.
+    #[must_use]
+    pub fn by(mut self, caller: RequestCaller) -> Self {
+        self.caller = caller;
+        self
+    }
+
+    /// Who asks.
+    pub fn caller(&self) -> &RequestCaller {
+        &self.caller
     }
 
     /// The same request, as a refund of this settlement: a payment by its recipient to its payer.
@@ -415,6 +465,7 @@ impl PaymentRequest {
             is_followed: false,
             sale: None,
             refund_of: None,
+            caller: RequestCaller::Anyone,
         })
     }
 
@@ -453,6 +504,7 @@ impl PaymentRequest {
             is_followed: false,
             sale: None,
             refund_of: None,
+            caller: RequestCaller::Anyone,
         })
     }
 }

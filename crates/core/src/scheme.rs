@@ -81,6 +81,20 @@ pub trait Scheme<C: Chain + ?Sized>: Send + Sync + 'static {
         None
     }
 
+    /// The protocol extensions that the scheme supports, for `GET /supported`.
+    fn extensions(&self) -> &[&str] {
+        &[]
+    }
+
+    /// What the scheme's own state records need that are due, such as a claim of what a channel
+    /// owes. Called in every sweep in which some are due, with at most a hundred of them.
+    ///
+    /// Pure. The engine settles the requests like any others, as [`RequestCaller::Engine`]. Before
+    /// that it has put each record off for a minute, so a record whose request fails comes again.
+    fn upkeep(&self, _due: &[SchemeState], _now: Timestamp) -> Upkeep {
+        Upkeep::default()
+    }
+
     /// The assets that the scheme settles, in the chain's own spelling. Payments in other assets
     /// are rejected.
     fn assets(&self) -> Vec<String>;
@@ -89,8 +103,8 @@ pub trait Scheme<C: Chain + ?Sized>: Send + Sync + 'static {
     ///
     /// Pure: the same request at the same time gives the same payment, on any machine and in any
     /// later run. The journal stores requests, and the engine decodes them again after a crash. It
-    /// stores the version, `requirements`, `accepted` and `payload`
-    /// ([`PaymentRequest::kept_text`]), so this method may read only these.
+    /// stores the version, `requirements`, `accepted`, `payload`
+    /// ([`PaymentRequest::kept_text`]) and the caller, so this method may read only these.
     ///
     /// # Errors
     /// [`Refusal::Malformed`] if the request cannot be decoded; the error names the field.
@@ -368,6 +382,16 @@ pub struct StateChange {
     pub state: Option<(Vec<u8>, Option<Timestamp>)>,
     /// What the answer says besides. It is kept with the settlement.
     pub receipt: SchemeReceipt,
+}
+
+/// What state records that are due need.
+#[derive(Debug, Clone, Default)]
+pub struct Upkeep {
+    /// Requests to settle.
+    pub requests: Vec<PaymentRequest>,
+    /// When records want to be seen again: the record as it was passed, and the time. `None` means
+    /// not before its next write. Records that are left out come again in a minute.
+    pub seen: Vec<(SchemeState, Option<Timestamp>)>,
 }
 
 /// What settling a payment takes.

@@ -61,6 +61,7 @@ trait AnyRail: Send + Sync {
     fn network(&self) -> &Network;
     fn kinds(&self) -> Vec<SupportedKind>;
     fn signers(&self) -> Vec<String>;
+    fn extensions(&self) -> Vec<String>;
     fn health(&self) -> Health;
     fn in_progress(&self) -> usize;
     async fn look(&self);
@@ -86,6 +87,9 @@ impl<C: Chain> AnyRail for ErasedRail<C> {
     }
     fn signers(&self) -> Vec<String> {
         self.0.signers()
+    }
+    fn extensions(&self) -> Vec<String> {
+        self.0.extensions()
     }
     fn health(&self) -> Health {
         self.0.health()
@@ -387,8 +391,10 @@ impl Facilitator for Engine {
     async fn supported(&self) -> Result<SupportedResponse, FacilitatorError> {
         let mut kinds = Vec::new();
         let mut signers: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut extensions = BTreeSet::new();
         for rail in self.rails.iter() {
             kinds.extend(rail.kinds());
+            extensions.extend(rail.extensions());
             let family = signers
                 .entry(format!("{}:*", rail.network().namespace()))
                 .or_default();
@@ -400,7 +406,7 @@ impl Facilitator for Engine {
         }
         Ok(SupportedResponse {
             kinds,
-            extensions: Some(Vec::new()),
+            extensions: Some(extensions.into_iter().collect()),
             signers: Some(signers),
             rest: Rest::default(),
         })

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use quittance_core::wire::{Rest, SupportedKind};
 use quittance_core::{
-    Chain, Health, Network, Payment, PaymentRequest, Reason, Rejection, Scheme, Version,
+    Chain, Health, Network, Payment, PaymentRequest, Reason, Rejection, RequestCaller, Scheme,
+    Version,
 };
 use quittance_journal::Settlement;
 
@@ -49,9 +50,15 @@ impl<C: Chain> Schemes<C> {
     pub(crate) fn decode_again(&self, settlement: &Settlement) -> Option<Arc<dyn Payment<C>>> {
         let claim = &settlement.claim;
         let request = PaymentRequest::decode(claim.request.as_bytes()).ok()?;
+        let request = request.by(RequestCaller::from_text(claim.caller.as_deref()));
         let scheme = self.for_request(&request).ok()?;
         let payment = scheme.decode(&request, claim.decoded_at).ok()?;
         (payment.info().id == claim.id).then(|| payment.into())
+    }
+
+    /// All schemes.
+    pub(crate) fn all(&self) -> &[Arc<dyn Scheme<C>>] {
+        &self.all
     }
 
     /// The kinds of payment whose asset works.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot continue panics")]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -9,16 +10,18 @@ use quittance_core::json::Object;
 use quittance_core::wire::SettleResponse;
 use quittance_core::{
     Amount, Check, Effect, Facilitator, Observed, Payment, PaymentInfo, PaymentRequest, Plan,
-    Reason, Refusal, Rejection, Scheme, SchemeReceipt, SchemeState, SignatureClaim, StateAccess,
-    StateChange, StateId, StateStore, Timestamp,
+    Reason, Refusal, Rejection, RequestCaller, Scheme, SchemeReceipt, SchemeState, SignatureClaim,
+    StateAccess, StateChange, StateId, StateStore, Timestamp, Upkeep,
 };
-use quittance_engine::Engine;
+use quittance_engine::{Engine, StateKind};
+use quittance_testing::until;
 use quittance_testing::world::{
     Environment, Evidence, PRICE, SimulatedChain, SimulatedExact, Transfer, USD, World,
 };
 use serde_json::{Value, json};
 
 const BUSY: Reason = Reason::new("invalid_channel_busy");
+const NOT_OURS: Reason = Reason::new("invalid_channel_sweep_by_another_caller");
 const MISMATCH: Reason = Reason::new("invalid_channel_ceiling_mismatch");
 
 /// Channels without a contract: a voucher charges the price off chain if its ceiling is all that
@@ -26,6 +29,10 @@ const MISMATCH: Reason = Reason::new("invalid_channel_ceiling_mismatch");
 struct Channels {
     exact: SimulatedExact,
     hold: Duration,
+    /// What to settle once a voucher was charged.
+    sweep: Option<PaymentRequest>,
+    /// How many times `upkeep` was called.
+    upkeeps: Arc<AtomicUsize>,
 }
 
 struct Act {
@@ -33,6 +40,8 @@ struct Act {
     access: StateAccess,
     /// `None` for a deposit.
     ceiling: Option<u64>,
+    /// Whether its channel is swept next.
+    is_swept: bool,
 }
 
 /// The content of a channel's record.
@@ -70,6 +79,18 @@ impl Scheme<SimulatedChain> for Channels {
         self.exact.assets()
     }
 
+    fn extensions(&self) -> &[&str] {
+        &["channels"]
+    }
+
+    fn upkeep(&self, due: &[SchemeState], _: Timestamp) -> Upkeep {
+        self.upkeeps.fetch_add(1, Ordering::Relaxed);
+        Upkeep {
+            requests: self.sweep.iter().cloned().collect(),
+            seen: due.iter().cloned().map(|state| (state, None)).collect(),
+        }
+    }
+
     fn decode(
         &self,
         request: &PaymentRequest,
@@ -77,6 +98,9 @@ impl Scheme<SimulatedChain> for Channels {
     ) -> Result<Box<dyn Payment<SimulatedChain>>, Refusal> {
         let payment = self.exact.decode(request, now)?;
         let nonce = World::transfer_of(request).authorization.nonce;
+        if nonce[0] == SWEEP && *request.caller() != RequestCaller::Engine {
+            return Err(NOT_OURS.into());
+        }
         let ceiling =
             (nonce[0] == VOUCHER).then(|| u64::from_be_bytes(nonce[1..9].try_into().unwrap()));
         let access = StateAccess::new(channel_of(&payment.info().payer), BUSY);
@@ -89,6 +113,7 @@ impl Scheme<SimulatedChain> for Channels {
             payment,
             access,
             ceiling,
+            is_swept: self.sweep.is_some(),
         }))
     }
 }
@@ -140,7 +165,7 @@ impl Payment<SimulatedChain> for Act {
         _: Amount,
         state: Option<&SchemeState>,
         evidence: Option<&Evidence>,
-        _: Timestamp,
+        now: Timestamp,
     ) -> StateChange {
         assert_eq!(evidence.is_some(), self.ceiling.is_none());
         let mut channel = Channel::read(state);
@@ -148,8 +173,9 @@ impl Payment<SimulatedChain> for Act {
             Some(_) => channel.charged += PRICE,
             None => channel.deposited += PRICE,
         }
+        let due = (self.is_swept && self.ceiling.is_some()).then_some(now);
         StateChange {
-            state: Some((channel.json().to_string().into_bytes(), None)),
+            state: Some((channel.json().to_string().into_bytes(), due)),
             receipt: SchemeReceipt {
                 amount: Some(String::new()),
                 extra: Some(Object::of(&channel.json()).unwrap()),
@@ -168,6 +194,7 @@ impl Payment<SimulatedChain> for Act {
 
 const VOUCHER: u8 = 0;
 const DEPOSIT: u8 = 1;
+const SWEEP: u8 = 2;
 
 /// An act of payer 0. The number makes it different from others of its kind.
 async fn act(setting: &Environment, kind: u8, ceiling: u64, number: u8) -> PaymentRequest {
@@ -189,7 +216,12 @@ async fn voucher(setting: &Environment, ceiling: u64, number: u8) -> PaymentRequ
 async fn engine(setting: &Environment, hold: Duration) -> Engine {
     let chain = setting.world.chain();
     let exact = SimulatedExact::new(&chain);
-    let scheme = Arc::new(Channels { exact, hold });
+    let scheme = Arc::new(Channels {
+        exact,
+        hold,
+        sweep: None,
+        upkeeps: Arc::default(),
+    });
     let builder = setting.builder().await.chain(chain, vec![scheme]);
     builder.start().await.unwrap()
 }
@@ -339,4 +371,93 @@ async fn a_verified_voucher_holds_its_channel_until_it_settles() {
     assert!(engine.settle(&deposit).await.unwrap().success);
     let next = voucher(&setting, 2, 1).await;
     assert!(engine.verify(&next).await.unwrap().is_valid);
+}
+
+async fn sweeping(
+    setting: &Environment,
+    sweep: &PaymentRequest,
+    upkeeps: &Arc<AtomicUsize>,
+) -> Engine {
+    let chain = setting.world.chain();
+    let scheme = Arc::new(Channels {
+        exact: SimulatedExact::new(&chain),
+        hold: Duration::ZERO,
+        sweep: Some(sweep.clone()),
+        upkeeps: Arc::clone(upkeeps),
+    });
+    let builder = setting.builder().await.chain(chain, vec![scheme]);
+    builder.start().await.unwrap()
+}
+
+/// A scheme asks for its own acts when a record is due, and no other caller can.
+#[tokio::test]
+async fn a_due_record_is_looked_after_by_its_scheme_alone() {
+    let setting = Environment::new();
+    let sweep = act(&setting, SWEEP, 0, 1).await;
+    let upkeeps = Arc::default();
+    let engine = sweeping(&setting, &sweep, &upkeeps).await;
+    let supported = engine.supported().await.unwrap();
+    assert_eq!(supported.extensions, Some(vec!["channels".to_owned()]));
+    for caller in [RequestCaller::Anyone, RequestCaller::Known("engine".into())] {
+        let answer = engine.settle(&sweep.clone().by(caller)).await.unwrap();
+        assert_eq!(reason(&answer), Some(NOT_OURS.code()));
+    }
+    let voucher = voucher(&setting, 1, 1).await;
+    assert!(engine.settle(&voucher).await.unwrap().success);
+    until("the channel was swept", || async {
+        setting.received() == Amount::from(PRICE)
+    })
+    .await;
+    // Once: the record is not due any more.
+    setting.world.clock().advance(100);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(upkeeps.load(Ordering::Relaxed), 1);
+    assert_eq!(setting.world.included_count(), 1);
+    stop(engine).await;
+}
+
+/// Who asked is known after a crash: else the sweep could not be read again.
+#[tokio::test]
+async fn an_act_of_the_engine_is_finished_after_a_crash() {
+    let setting = Environment::new();
+    setting.world.includes_at_once(false);
+    let sweep = act(&setting, SWEEP, 0, 1).await;
+    let first = sweeping(&setting, &sweep, &Arc::default()).await;
+    let voucher = voucher(&setting, 1, 1).await;
+    assert!(first.settle(&voucher).await.unwrap().success);
+    until("the sweep was sent", || async {
+        setting.world.waiting_count() == 1
+    })
+    .await;
+    stop(first).await;
+    setting.world.forget_waiting();
+    setting.world.includes_at_once(true);
+    let second = sweeping(&setting, &sweep, &Arc::default()).await;
+    let authorization = World::transfer_of(&sweep).authorization;
+    let id = authorization.id(setting.world.network());
+    until("the sweep has settled", || async {
+        let settlement = second.settlement(&id).await.unwrap().unwrap();
+        settlement.state.kind() == StateKind::Settled
+    })
+    .await;
+    assert_eq!(setting.received(), Amount::from(PRICE));
+    stop(second).await;
+}
+
+#[test]
+fn a_caller_is_read_as_it_was_written() {
+    for caller in [
+        RequestCaller::Anyone,
+        RequestCaller::Known("a".into()),
+        RequestCaller::Engine,
+    ] {
+        assert_eq!(
+            RequestCaller::from_text(caller.to_text().as_deref()),
+            caller
+        );
+    }
+    assert_ne!(
+        RequestCaller::Known("engine".into()).to_text(),
+        RequestCaller::Engine.to_text()
+    );
 }

@@ -46,6 +46,17 @@ impl Keys {
         self.0.is_none() || self.key_in(headers).is_some()
     }
 
+    /// A name of the key in these headers: the first bytes of its hash, which do not change when
+    /// the list of keys does.
+    pub(crate) fn name_in(&self, headers: &HeaderMap) -> Option<String> {
+        /// Enough to tell the keys of one service apart.
+        const NAME_BYTES: usize = 8;
+        let at = self.key_in(headers)?;
+        let hash = self.0.as_ref()?.get(at)?;
+        let name = hash.iter().take(NAME_BYTES);
+        Some(name.map(|byte| format!("{byte:02x}")).collect())
+    }
+
     /// The position of the key in these headers.
     fn key_in(&self, headers: &HeaderMap) -> Option<usize> {
         self.find(bearer(headers)?)

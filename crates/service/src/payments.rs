@@ -159,6 +159,7 @@ impl Service {
         refund_of: Option<PaymentId>,
     ) -> Result<Response, ErrorResponse> {
         let caller = request.extensions().get().copied();
+        let known = self.keys.name_in(request.headers());
         let sale = match endpoint {
             Endpoint::Verify => None,
             Endpoint::Settle => sale(request.headers())
@@ -172,6 +173,10 @@ impl Service {
         };
         let request = match sale {
             Some(sale) => request.with_sale(sale),
+            None => request,
+        };
+        let request = match known {
+            Some(name) => request.by(quittance_core::RequestCaller::Known(name.into())),
             None => request,
         };
         let request = match refund_of {

@@ -334,6 +334,10 @@ impl<C: Chain> Rail<C> {
             Some(place) => claim.access(place),
             None => claim,
         };
+        let claim = match request.caller().to_text() {
+            Some(caller) => claim.caller(caller),
+            None => claim,
+        };
         Ok(match request.refund_of() {
             Some(original) => claim.refund_of(original),
             None => claim,

@@ -9,6 +9,7 @@ mod judge;
 mod lost_answers;
 mod prior;
 mod recover;
+mod upkeep;
 mod used;
 mod verify;
 
@@ -168,6 +169,14 @@ impl<C: Chain> Rail<C> {
         }
     }
 
+    /// The protocol extensions of the schemes.
+    pub(crate) fn extensions(&self) -> Vec<String> {
+        let all = self.context.schemes.all().iter();
+        all.flat_map(|scheme| scheme.extensions())
+            .map(ToString::to_string)
+            .collect()
+    }
+
     /// The addresses that transactions are signed with.
     pub(crate) fn signers(&self) -> Vec<String> {
         let lanes = self.chain().lanes().iter();
@@ -226,6 +235,7 @@ impl<C: Chain> Rail<C> {
         settled: &mut SettledPayments,
     ) -> Result<(), Fault> {
         self.recover().await?;
+        self.look_after_states().await?;
         // A gap shows that the chain has taken something back, and perhaps more than the gap.
         let was_taken_back = gaps.search(&self.context).await?;
         settled.search(&self.context, was_taken_back).await

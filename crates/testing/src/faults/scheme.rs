@@ -7,7 +7,7 @@ use quittance_core::json::Object;
 use quittance_core::{
     Amount, Chain, Check, Effect, LaneId, Observed, Payment, PaymentId, PaymentInfo,
     PaymentRequest, Plan, Reason, Refusal, Rejection, Scheme, SchemeState, SignatureClaim,
-    StateAccess, StateChange, Timestamp, Version,
+    StateAccess, StateChange, Timestamp, Upkeep, Version,
 };
 
 use super::FaultyChain;
@@ -202,6 +202,14 @@ impl<C: Chain> Scheme<FaultyChain<C>> for FaultyScheme<C> {
 
     fn extra(&self) -> Option<Object> {
         self.inner.extra()
+    }
+
+    fn extensions(&self) -> &[&str] {
+        self.inner.extensions()
+    }
+
+    fn upkeep(&self, due: &[SchemeState], now: Timestamp) -> Upkeep {
+        self.inner.upkeep(due, now)
     }
 
     fn assets(&self) -> Vec<String> {
