@@ -4,13 +4,17 @@
 import { createKeyPairSignerFromBytes, getBase58Encoder } from "@solana/kit";
 import { decodePaymentRequiredHeader, decodePaymentResponseHeader } from "@x402/core/http";
 import { ExactEvmScheme } from "@x402/evm/exact/client";
+import { UptoEvmScheme } from "@x402/evm/upto/client";
 import { wrapFetchWithPayment, x402Client } from "@x402/fetch";
 import { ExactSvmScheme } from "@x402/svm/exact/client";
 import { privateKeyToAccount } from "viem/accounts";
 
 const { PAYER_KEY, SOLANA_PAYER_KEY, SOLANA_RPC } = process.env;
 const client = new x402Client();
-if (PAYER_KEY) client.register("eip155:*", new ExactEvmScheme(privateKeyToAccount(PAYER_KEY)));
+if (PAYER_KEY) {
+  const account = privateKeyToAccount(PAYER_KEY);
+  client.register("eip155:*", new ExactEvmScheme(account)).register("eip155:*", new UptoEvmScheme(account));
+}
 if (SOLANA_PAYER_KEY) {
   const signer = await createKeyPairSignerFromBytes(getBase58Encoder().encode(SOLANA_PAYER_KEY));
   client.register("solana:*", new ExactSvmScheme(signer, { rpcUrl: SOLANA_RPC }));

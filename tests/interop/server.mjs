@@ -3,7 +3,8 @@
 // one, is in FACILITATOR_KEY.
 import { HTTPFacilitatorClient } from "@x402/core/server";
 import { ExactEvmScheme } from "@x402/evm/exact/server";
-import { paymentMiddleware, x402ResourceServer } from "@x402/express";
+import { UptoEvmScheme } from "@x402/evm/upto/server";
+import { paymentMiddleware, setSettlementOverrides, x402ResourceServer } from "@x402/express";
 import { ExactSvmScheme } from "@x402/svm/exact/server";
 import express from "express";
 
@@ -14,6 +15,9 @@ const createAuthHeaders = async () => ({ verify: authorized, settle: authorized,
 const facilitator = new HTTPFacilitatorClient({ url, ...(key && { createAuthHeaders }) });
 const scheme = network.startsWith("solana:") ? new ExactSvmScheme({ rpcUrl }) : new ExactEvmScheme();
 const server = new x402ResourceServer(facilitator).register(network, scheme);
+const { kinds } = await facilitator.getSupported();
+const sellsUpto = kinds.some((kind) => kind.scheme === "upto");
+if (sellsUpto) server.register(network, new UptoEvmScheme());
 
 const price = asset ? { asset, amount: "10000" } : "$0.01";
 const accepts = { scheme: "exact", network, price, payTo };
@@ -28,6 +32,7 @@ app.use(
       "GET /upfront": { accepts: { ...accepts, extra: { paymentFlow: "upfront" } } },
       "GET /broken": { accepts },
       ...(network === "eip155:84532" && { "GET /permit2": { accepts: { ...accepts, price: byPermit2 } } }),
+      ...(sellsUpto && { "GET /metered": { accepts: { ...accepts, scheme: "upto" } } }),
     },
     server,
   ),
@@ -35,5 +40,9 @@ app.use(
 app.get("/goods", (request, response) => response.json({ goods: true }));
 app.get("/upfront", (request, response) => response.json({ goods: "upfront" }));
 app.get("/permit2", (request, response) => response.json({ goods: "permit2" }));
+app.get("/metered", (request, response) => {
+  setSettlementOverrides(response, { amount: request.query.charge });
+  response.json({ goods: "metered" });
+});
 app.get("/broken", (request, response) => response.status(500).json({ goods: false }));
 const listening = app.listen(0, "127.0.0.1", () => console.log(listening.address().port));

@@ -1,12 +1,13 @@
 //! On an EVM chain.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
 use quittance_buyer::{BuyError, Buyer};
 use quittance_core::Amount;
 use quittance_devnet::{Account, Evm as Local, USDC};
-use quittance_evm::{ExactOffer, TransferMethod, known};
+use quittance_evm::{Evm, Exact, ExactOffer, TransferMethod, Upto, UptoOffer, UptoPayer, known};
 use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::proxy::Fate;
 use serde_json::{Value, json};
@@ -131,6 +132,78 @@ async fn official_server_sells_by_permit2_to_both_clients() {
         "{official}"
     );
     assert_eq!(town.setting.received().await, Amount::from(2 * PRICE));
+}
+
+/// A setting whose seller charges at most its price, and whose facilitator settles both schemes.
+async fn upto_town() -> EvmTown {
+    let setting = Setting::start().await;
+    let buyer = Setting::buyer().address;
+    setting.local.approve_permit2(USDC, buyer).await.unwrap();
+    let evm = Evm::new(setting.config()).unwrap();
+    let schemes = vec![
+        Arc::new(Exact::new(&evm)) as _,
+        Arc::new(Upto::new(&evm)) as _,
+    ];
+    let builder = setting.builder().await.chain(evm, schemes);
+    let seller = Setting::seller().address.to_string();
+    let offer = || UptoOffer::usdc("base-sepolia", "0.01", &seller).unwrap();
+    let town = Town::new(builder.start().await.unwrap(), offer).await;
+    EvmTown { setting, town }
+}
+
+/// What a handler charges of a price of 10,000, and what is settled.
+const CHARGES: [(&str, &str); 4] = [
+    ("1500", "1500"),
+    ("12.34%25", "1234"),
+    ("$0.002", "2000"),
+    ("0", "0"),
+];
+
+/// The sum of [`CHARGES`].
+const CHARGED: u64 = 4_734;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn official_client_pays_our_seller_what_it_charges() {
+    let town = upto_town().await;
+    let shop = &town.town.shop;
+    let urls = CHARGES.map(|(charge, _)| format!("{shop}/metered/{charge}"));
+    let bought = buy(&Setting::buyer(), &urls).await;
+    for ((_, amount), bought) in CHARGES.iter().zip(&bought) {
+        assert_eq!(bought["status"], 200, "{bought}");
+        let receipt = &bought["receipt"];
+        assert_eq!(
+            (&receipt["success"], &receipt["amount"]),
+            (&json!(true), &json!(amount))
+        );
+    }
+    let goods = [format!("{shop}/goods")];
+    let whole = &buy(&Setting::buyer(), &goods).await[0];
+    assert_eq!(whole["receipt"]["amount"], json!(PRICE.to_string()));
+    let unapproved = &buy(&Local::accounts()[4], &goods).await[0];
+    assert_eq!(
+        (&unapproved["status"], &unapproved["terms"]["error"]),
+        (&json!(412), &json!("permit2_allowance_required")),
+        "{unapproved}"
+    );
+    assert_eq!(town.setting.received().await, Amount::from(CHARGED + PRICE));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn official_server_charges_both_clients_less() {
+    let town = upto_town().await;
+    let (_server, url) = server(&town.town.facilitator).await;
+    let urls = CHARGES.map(|(charge, _)| format!("{url}/metered?charge={charge}"));
+    let payer = UptoPayer::new(Setting::buyer().signer);
+    let buyer = Buyer::builder().payer(payer).build().unwrap();
+    let bought = buy(&Setting::buyer(), &urls).await;
+    for (at, (_, amount)) in CHARGES.iter().enumerate() {
+        let official = &bought[at]["receipt"];
+        assert_eq!(official["amount"], json!(amount), "{:?}", bought[at]);
+        let ours = buyer.get(&urls[at]).await.unwrap();
+        let receipt = ours.cost.unwrap().receipt.unwrap();
+        assert!(receipt.success, "{receipt:?}");
+    }
+    assert_eq!(town.setting.received().await, Amount::from(2 * CHARGED));
 }
 
 #[tokio::test(flavor = "multi_thread")]

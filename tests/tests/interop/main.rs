@@ -6,19 +6,21 @@ mod evm;
 mod others;
 mod solana;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::Path;
 use axum::http::StatusCode;
+use axum::response::IntoResponse;
 use axum::routing::get;
 use quittance_core::Offer;
 use quittance_engine::Engine;
 use quittance_http::RemoteFacilitator;
 use quittance_seller::PaymentLayer;
 use quittance_service::{Keys, ServiceOptions, router};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
@@ -31,7 +33,7 @@ async fn listen(app: Router) -> String {
 }
 
 fn interop() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("interop")
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("interop")
 }
 
 /// A script for Node in a folder of `tests/interop`, which has its own packages.
@@ -90,10 +92,17 @@ impl Town {
             .route(
                 "/broken",
                 get(|| async { StatusCode::IM_A_TEAPOT }).layer(price()),
-            );
+            )
+            .route("/metered/{charge}", get(metered).layer(price()));
         let shop = listen(app).await;
         Self { facilitator, shop }
     }
+}
+
+/// Charges what the path says.
+async fn metered(Path(charge): Path<String>) -> impl IntoResponse {
+    let overrides = json!({ "amount": charge }).to_string();
+    ([("settlement-overrides", overrides)], "goods")
 }
 
 /// The result of the official client for each URL, in this environment.
