@@ -6,8 +6,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use quittance_core::json::Object;
 use quittance_core::{Chain, Check, Clock, LaneId, Observed, Scheme, SystemClock};
-use quittance_solana::{PartiallySigned, Pubkey, Query, Solana, TokenProgram};
-use quittance_tests::conformance::chain::ChainFixture;
+use quittance_solana::{Keypair, PartiallySigned, Pubkey, Query, Solana, TokenProgram};
+use quittance_testing::faults::{ChainFault, FaultyChainFixture, PlantedFault};
+use quittance_tests::conformance::chain::{self, ChainFixture};
+use quittance_tests::mutations::assert_caught;
 use quittance_tests::proxy::Fate;
 use quittance_tests::solana::{PRICE, Setting};
 use serde_json::json;
@@ -22,22 +24,32 @@ struct SolanaFixture {
 /// third.
 const BLOCKS: u64 = 12;
 
-/// The query of a payment with this lane as its fee payer.
-async fn query(setting: &Setting, lane: &LaneId) -> Query {
+/// The blocks after which a transaction counts as expired: 150 for its blockhash, 150 for nodes
+/// that are apart, and 31 until the last one is finalized, and some more.
+const EXPIRY_BLOCKS: u64 = 340;
+
+/// The query of a payment with this lane of the chain as its fee payer.
+async fn query(setting: &Setting, chain: &Solana, lane: &LaneId) -> Query {
     let mut requirements = setting.requirements();
     let mut extra = requirements.extra.unwrap().tree();
     extra["feePayer"] = json!(lane.address());
     requirements.extra = Some(Object::of(&extra).unwrap());
     let request = quittance_tests::pay(&setting.payer(), &requirements).await;
-    let payment = setting
-        .scheme()
-        .decode(&request, SystemClock.now())
-        .unwrap();
+    let scheme = setting.scheme_on(chain);
+    let payment = scheme.decode(&request, SystemClock.now()).unwrap();
     let observed = Observed::new(&[true], &[], SystemClock.now());
     match payment.check(&observed).unwrap() {
         Check::Ask(query) => query,
         Check::Valid | Check::NotYet(_) => panic!("valid without a question"),
     }
+}
+
+/// The query of a payment whose fee payer has no account, so its simulation is a fault.
+async fn query_without_fee_payer(setting: &Setting) -> Query {
+    let mut config = setting.config();
+    config.fee_payers = vec![Arc::new(Keypair::new())];
+    let chain = Solana::new(config).unwrap();
+    query(setting, &chain, &chain.lanes()[0]).await
 }
 
 #[async_trait]
@@ -47,7 +59,7 @@ impl ChainFixture for SolanaFixture {
     async fn new() -> Self {
         let setting = Setting::start(TokenProgram::SplToken, None).await;
         let chain = Arc::new(Solana::new(setting.config()).unwrap());
-        let hostile = query(&setting, &chain.lanes()[0]).await;
+        let hostile = query_without_fee_payer(&setting).await;
         Self {
             setting,
             chain,
@@ -60,7 +72,7 @@ impl ChainFixture for SolanaFixture {
     }
 
     async fn action(&self, lane: &LaneId) -> PartiallySigned {
-        let query = query(&self.setting, lane).await;
+        let query = query(&self.setting, &self.chain, lane).await;
         PartiallySigned::new(query.simulate.unwrap(), Vec::new())
     }
 
@@ -94,6 +106,11 @@ impl ChainFixture for SolanaFixture {
 
     async fn use_sequence(&self, _: &LaneId) {}
 
+    async fn expire(&self) -> bool {
+        self.setting.local.mine(EXPIRY_BLOCKS).await.unwrap();
+        true
+    }
+
     async fn drain_signer(&self, lane: &LaneId) {
         let signer = lane.address().parse().unwrap();
         self.setting.local.put_lamports(signer, 1).await.unwrap();
@@ -123,3 +140,40 @@ impl ChainFixture for SolanaFixture {
 }
 
 quittance_tests::chain_conformance!(SolanaFixture);
+
+/// Some minutes: `make mutations`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes"]
+async fn planted_faults_are_caught() {
+    let properties = chain::properties::<FaultyChainFixture<SolanaFixture>>();
+    let no_sequence = "no difference here: a transaction has no sequence number";
+    let no_replacement = "no difference here: a transaction cannot be replaced or cancelled";
+    let not_caught = [
+        (ChainFault::UsedSequenceIsRefused, no_sequence),
+        (ChainFault::UsedSequenceIsAccepted, no_sequence),
+        (ChainFault::IgnoresTheSequence, no_sequence),
+        (ChainFault::SequenceTooHigh, no_sequence),
+        (ChainFault::SequenceTooLow, no_sequence),
+        (ChainFault::NoSequences, no_sequence),
+        (ChainFault::NewestTransactionOnly, no_replacement),
+        (ChainFault::FirstTransactionOnly, no_replacement),
+        (ChainFault::ReplacesByNoop, no_replacement),
+        (ChainFault::ReplacesAtTheNextSequence, no_replacement),
+        (ChainFault::ReplacesForTheSameFee, no_replacement),
+        (ChainFault::NoopAtTheNextSequence, no_replacement),
+        (ChainFault::NoopForAnyFee, no_replacement),
+        (ChainFault::NoNoop, no_replacement),
+        (ChainFault::NoReplacement, no_replacement),
+        (
+            ChainFault::FirstActionOnly,
+            "no difference here: a transaction settles one payment",
+        ),
+        (
+            ChainFault::FindsNothing,
+            "no difference here: the status of a transaction says everything",
+        ),
+    ]
+    .map(|(fault, reason)| (PlantedFault::Chain(fault), reason));
+    let faults = ChainFault::ALL.map(PlantedFault::Chain);
+    assert_caught(&properties, faults, &not_caught).await;
+}

@@ -50,6 +50,14 @@ pub trait ChainFixture: Send + Sync + Sized {
     /// Uses up the lane's next sequence number in a block, without the chain under test.
     async fn use_sequence(&self, lane: &LaneId);
 
+    /// Makes blocks until no block can include a transaction any more that was prepared before, and
+    /// whose status was asked for.
+    ///
+    /// `false` when transactions do not expire.
+    async fn expire(&self) -> bool {
+        false
+    }
+
     /// Takes all funds from a signer, so that it cannot pay a fee.
     async fn drain_signer(&self, lane: &LaneId);
 
@@ -72,6 +80,7 @@ super::suite!($ chain, chain_conformance, ChainFixture:
     a_transaction_is_pending_then_included_ever_deeper
     every_lane_signs_with_its_own_key
     a_used_sequence_is_reported_and_then_dropped
+    an_expired_transaction_is_dropped
     a_sequence_where_another_transaction_waits_is_used
     an_unused_sequence_is_not_dropped
     a_replacement_has_the_same_sequence_and_actions
@@ -285,6 +294,16 @@ pub async fn a_used_sequence_is_reported_and_then_dropped<F: ChainFixture>() {
         StatusKind::Dropped,
         "another transaction has the number, so this one can never be included"
     );
+}
+
+/// A transaction that expires is pending until then. Afterwards its payment ends.
+pub async fn an_expired_transaction_is_dropped<F: ChainFixture>() {
+    let fixture = F::new().await;
+    let signed = prepare(&fixture).await;
+    assert_eq!(status(&fixture, &[&signed]).await, StatusKind::Pending);
+    if fixture.expire().await {
+        assert_eq!(status(&fixture, &[&signed]).await, StatusKind::Dropped);
+    }
 }
 
 /// Another program's transaction waits at the number. If the chain reported a refusal, the lane

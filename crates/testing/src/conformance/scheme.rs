@@ -82,6 +82,7 @@ super::suite!($ scheme, scheme_conformance, SchemeFixture:
     a_payment_names_its_parties
     an_expired_payment_is_not_valid
     an_identity_does_not_depend_on_the_signature
+    an_identity_does_not_depend_on_unknown_fields
     two_payers_do_not_share_an_identity
     a_valid_payment_settles_once
     of_many_at_once_one_settles
@@ -93,6 +94,7 @@ super::suite!($ scheme, scheme_conformance, SchemeFixture:
     a_payment_with_any_value_changed_is_not_valid
     a_payment_for_other_terms_is_not_valid
     a_payment_that_accepted_other_terms_is_not_valid
+    a_change_of_minor_terms_changes_no_valid_payment
     a_twin_does_not_settle_beside_the_first
     transfer_without_effect_is_not_a_success
     a_payment_settled_elsewhere_names_its_transaction
@@ -201,6 +203,32 @@ pub async fn an_identity_does_not_depend_on_the_signature<F: SchemeFixture>() {
             Ok(twin) => assert_eq!(twin.info().id, id, "the signature changes the identity"),
             Err(Refusal::Rejected(_)) => {}
             Err(Refusal::Malformed(malformed)) => panic!("{malformed}"),
+        }
+    }
+}
+
+/// Another caller can add fields that the scheme does not read, or write the fields in another
+/// order. That must not make another payment of it.
+pub async fn an_identity_does_not_depend_on_unknown_fields<F: SchemeFixture>() {
+    let fixture = F::new().await;
+    let (scheme, now) = (fixture.scheme(), fixture.clock().now());
+    let request = fixture.request().await;
+    let info = |request: &PaymentRequest| match scheme.decode(request, now) {
+        Ok(payment) => Some(payment.info().clone()),
+        Err(Refusal::Rejected(_)) => None,
+        Err(Refusal::Malformed(malformed)) => panic!("{malformed}"),
+    };
+    let first = info(&request);
+    assert!(first.is_some(), "a payment");
+    for root in ["", "/paymentPayload", "/paymentPayload/payload"] {
+        let mut tree: Value = serde_json::from_str(request.text()).expect("a request is JSON");
+        let fields = tree.pointer_mut(root).and_then(Value::as_object_mut);
+        // The first field in the order of their names.
+        let unknown = ("0".to_owned(), Value::from("unknown"));
+        fields.expect("an object").extend([unknown]);
+        if let Ok(with_unknown) = PaymentRequest::decode(tree.to_string().as_bytes()) {
+            let found = info(&with_unknown);
+            assert!(found.is_none() || found == first, "{root}: {found:?}");
         }
     }
 }
@@ -507,6 +535,50 @@ pub async fn a_payment_that_accepted_other_terms_is_not_valid<F: SchemeFixture>(
         }
     }
     assert!(is_valid(&engine, &request).await);
+}
+
+/// The terms that say nothing about the money, such as the scheme's own and the time limit, are
+/// changed by the seller, by the buyer, or by both. Such a payment is not valid, or the change has
+/// no effect on it.
+pub async fn a_change_of_minor_terms_changes_no_valid_payment<F: SchemeFixture>() {
+    const ROOTS: [&str; 2] = ["/paymentRequirements", "/paymentPayload/accepted"];
+    let fixture = F::new().await;
+    let engine = fixture.engine().await;
+    let (scheme, now) = (fixture.scheme(), fixture.clock().now());
+    let request = fixture.request().await;
+    let first = scheme.decode(&request, now).expect("a payment");
+    let is_minor = |field: &str| field.starts_with("/extra/") || field == "/maxTimeoutSeconds";
+    let [asked, accepted] = ROOTS.map(|root| changed(&request, root));
+    let both = asked.iter().filter_map(|(path, text)| {
+        let field = path.strip_prefix(ROOTS[0])?;
+        let text = with_value_of(text, path, &format!("{}{field}", ROOTS[1]))?;
+        Some((path.clone(), text))
+    });
+    let both: Vec<_> = both.collect();
+    let mut count = 0;
+    for (path, changed) in [asked, accepted, both].concat() {
+        let field = ROOTS.iter().find_map(|root| path.strip_prefix(root));
+        if !field.is_some_and(is_minor) {
+            continue;
+        }
+        count += 1;
+        let Ok(changed) = PaymentRequest::decode(changed.as_bytes()) else {
+            continue;
+        };
+        let decoded = scheme.decode(&changed, now);
+        let is_same = decoded.is_ok_and(|payment| payment.info() == first.info());
+        assert!(is_same || !is_valid(&engine, &changed).await, "{path}");
+    }
+    assert!(count >= 3, "both sides have a time limit");
+    assert!(is_valid(&engine, &request).await);
+}
+
+/// The text with the value at `from` also at `to`, if it has both.
+fn with_value_of(text: &str, from: &str, to: &str) -> Option<String> {
+    let mut tree: Value = serde_json::from_str(text).ok()?;
+    let value = tree.pointer(from)?.clone();
+    *tree.pointer_mut(to)? = value;
+    Some(tree.to_string())
 }
 
 /// Another signature over the same authorization may be another caller's. One of the two settles,

@@ -90,6 +90,10 @@ impl<F: ChainFixture> ChainFixture for FaultyChainFixture<F> {
         self.inner.use_sequence(lane).await;
     }
 
+    async fn expire(&self) -> bool {
+        self.inner.expire().await
+    }
+
     async fn drain_signer(&self, lane: &LaneId) {
         self.inner.drain_signer(lane).await;
     }

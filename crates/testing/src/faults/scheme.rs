@@ -26,6 +26,7 @@ pub enum SchemeFault {
     IdentityWithTheSignature,
     IdentityOfTheRequest,
     IdentityByCount,
+    IdentityOfMinorTerms,
     ClaimsNoSignature,
     AcceptsBadSignatures,
     AsksNothing,
@@ -35,6 +36,7 @@ pub enum SchemeFault {
     AnotherAsset,
     ExpiresNever,
     ExpiresAtOnce,
+    ExpiresByTheRequirements,
     ExpiryIgnored,
     TimeMattersNever,
     TrustsTheRequirements,
@@ -49,7 +51,7 @@ pub enum SchemeFault {
 
 impl SchemeFault {
     /// All faults.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 31] = [
         Self::AlwaysTransferred,
         Self::NeverTransferred,
         Self::TransferredMore,
@@ -60,6 +62,7 @@ impl SchemeFault {
         Self::IdentityWithTheSignature,
         Self::IdentityOfTheRequest,
         Self::IdentityByCount,
+        Self::IdentityOfMinorTerms,
         Self::ClaimsNoSignature,
         Self::AcceptsBadSignatures,
         Self::AsksNothing,
@@ -69,6 +72,7 @@ impl SchemeFault {
         Self::AnotherAsset,
         Self::ExpiresNever,
         Self::ExpiresAtOnce,
+        Self::ExpiresByTheRequirements,
         Self::ExpiryIgnored,
         Self::TimeMattersNever,
         Self::TrustsTheRequirements,
@@ -149,6 +153,13 @@ impl<C: Chain> FaultyScheme<C> {
                 let count = self.decoded.fetch_add(1, Ordering::SeqCst);
                 info.id = PaymentId::from_parts(&[&count.to_be_bytes()]);
             }
+            Some(SchemeFault::IdentityOfMinorTerms) => {
+                let terms = minor_terms(request);
+                info.id = PaymentId::from_parts(&[info.id.to_string().as_bytes(), &terms]);
+            }
+            Some(SchemeFault::ExpiresByTheRequirements) => {
+                info.expires = now.plus_secs(request.requirements.max_timeout_secs);
+            }
             Some(SchemeFault::AmountDoubled) => {
                 let doubled = info.amount.checked_add(info.amount);
                 info.amount = doubled.unwrap_or_default();
@@ -186,6 +197,20 @@ fn nonce(payload: &Object) -> Vec<u8> {
         || payload.text().as_bytes().to_vec(),
         |nonce| nonce.to_string().into_bytes(),
     )
+}
+
+/// The scheme's own terms and the time limit, of the seller and of the buyer.
+fn minor_terms(request: &PaymentRequest) -> Vec<u8> {
+    let of = |extra: &Option<Object>, limit: u64| {
+        let extra = extra.as_ref().map_or("", Object::text);
+        format!("{limit} {extra};")
+    };
+    let asked = &request.requirements;
+    let mut terms = of(&asked.extra, asked.max_timeout_secs);
+    if let Some(accepted) = &request.accepted.requirements {
+        terms += &of(&accepted.extra, accepted.max_timeout_secs);
+    }
+    terms.into_bytes()
 }
 
 impl<C: Chain> Scheme<FaultyChain<C>> for FaultyScheme<C> {
