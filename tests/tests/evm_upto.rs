@@ -9,7 +9,7 @@ use alloy::hex::encode_prefixed;
 use alloy::primitives::{Address, Bytes, U256, uint};
 use alloy::signers::SignerSync;
 use alloy::signers::local::PrivateKeySigner;
-use alloy::sol_types::{SolCall, SolStruct, eip712_domain};
+use alloy::sol_types::{SolCall, SolStruct, SolValue, eip712_domain};
 use async_trait::async_trait;
 use quittance_core::json::Object;
 use quittance_core::wire::{PaymentRequirements, Rest, SettleResponse, SupportedKind};
@@ -22,6 +22,7 @@ use quittance_engine::{Engine, EngineBuilder};
 use quittance_evm::{Evm, EvmConfig, Upto, UptoOffer, UptoPayer, reason, upto_reason};
 use quittance_testing::faults::{EngineParts, FaultySchemeFixture, PlantedFault, SchemeFault};
 use quittance_tests::conformance::scheme::{self, SchemeFixture};
+use quittance_tests::contracts::hostile;
 use quittance_tests::evm::{PRICE, Setting, set, set_required, wrapped};
 use quittance_tests::mutations::{NOT_CAUGHT_IN_EXACT, assert_caught};
 use serde_json::{Value, json};
@@ -656,4 +657,24 @@ async fn payer_with_a_node_learns_the_state_of_a_permit() {
         permit.deadline = U256::from(past)
     });
     assert_eq!(state(&expired).await, AuthorizationState::Expired);
+}
+
+/// The proxy asks the payer's contract for the signature, as it would in the transaction.
+#[tokio::test(flavor = "multi_thread")]
+async fn contract_wallet_pays_by_a_permit() {
+    let setting = approved().await;
+    let engine = engine(&setting).await;
+    let buyer = Setting::buyer().address;
+    let owner = encode_prefixed((buyer,).abi_encode_params());
+    let owner = owner.trim_start_matches("0x");
+    let code = format!("{}{owner}", hostile("WalletThatAcceptsAll"));
+    setting.local.put_code(buyer, &code).await.unwrap();
+    for amount in [5, 0, PRICE] {
+        let request = signed_for(|_| ()).await;
+        let verdict = engine.verify(&request).await.unwrap();
+        assert!(verdict.is_valid, "{verdict:?}");
+        let settled = charge(&engine, &request, amount).await;
+        assert!(settled.success, "{settled:?}");
+    }
+    assert_eq!(setting.received().await, Amount::from(PRICE + 5));
 }
