@@ -27,14 +27,6 @@ const NOT_CAUGHT: &[(PlantedFault, &str)] = &[
         "no payment is lost: the caller gets a less exact reason",
     ),
     (
-        PlantedFault::Scheme(SchemeFault::IdentityOfMinorTerms),
-        "no difference here: the simulated scheme has no extra, and compares the time limits",
-    ),
-    (
-        PlantedFault::Scheme(SchemeFault::ExpiresByTheRequirements),
-        "no difference here: the simulated scheme compares the time limits",
-    ),
-    (
         PlantedFault::Ends(EndsFault::QuotesTheSellersAsset),
         "no difference here: an asset of the simulated chain has one spelling",
     ),
