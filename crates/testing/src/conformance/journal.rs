@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
+use quittance_core::json::Object;
 use quittance_core::{
-    Amount, Fault, FaultKind, LaneId, PaymentId, PaymentInfo, Reason, SchemeReceipt, Timestamp,
-    Transaction, TransactionId,
+    Amount, Fault, FaultKind, LaneId, PaymentId, PaymentInfo, Reason, SchemeReceipt, SchemeState,
+    StateId, StateStore, Timestamp, Transaction, TransactionId,
 };
 use quittance_engine::{
-    Claim, Claimed, Ended, FAILURES_MAX, Filter, Journal, Outcome, Settlement, SettlementStep,
-    SignedFor, State, StateKind,
+    Claim, Claimed, Ended, FAILURES_MAX, Filter, Journal, Outcome, Place, REPORTED_AGAIN_FOR,
+    RETRY_PAUSE, RETRY_PAUSE_MAX, RefundProblem, Settlement, SettlementStep, SignedFor, State,
+    StateKind,
 };
 
 /// A journal in an environment of its own.
@@ -52,6 +54,19 @@ super::suite!($ journal, journal_conformance, JournalFixture:
     pages_list_every_matching_settlement_once
     a_page_has_the_transactions_of_its_settlements
     changes_between_pages_move_no_settlement
+    a_settlement_without_a_transaction_is_final_with_its_receipt
+    the_step_of_a_transaction_is_kept
+    a_conclusion_writes_its_state_record_or_nothing
+    of_many_writers_of_one_revision_one_succeeds
+    of_many_exclusive_claims_of_a_record_one_is_won
+    an_exclusive_claim_is_judged_by_the_newest_revision
+    every_outcome_frees_an_exclusive_record
+    an_exclusive_record_stays_taken_over_a_crash
+    due_records_come_in_order_and_are_put_off
+    refunds_never_exceed_what_settled
+    a_refund_exchanges_the_parties_of_a_settled_payment
+    success_is_reported_again_to_the_same_key_for_a_day
+    a_claim_without_limit_waits_longer_after_each_failure
 );
 
 const NOW: Timestamp = Timestamp::from_secs(1_000);
@@ -811,4 +826,464 @@ pub async fn changes_between_pages_move_no_settlement<F: JournalFixture>() {
     expected.push(claim("new").id);
     assert_eq!(listed, expected);
     assert_eq!(pages[2].next, None);
+}
+
+fn receipt() -> SchemeReceipt {
+    let extra = Object::of(&serde_json::json!({ "charged": 7 })).expect("an object");
+    SchemeReceipt {
+        amount: Some(String::new()),
+        extra: Some(extra),
+    }
+}
+
+/// Nothing was sent, so no reorganisation can take it back.
+pub async fn a_settlement_without_a_transaction_is_final_with_its_receipt<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let a = claim("a");
+    let attempt = win(&journal, &a).await;
+    let outcome = Outcome::Settled {
+        transaction: None,
+        amount: Amount::ZERO,
+        receipt: receipt(),
+    };
+    let ended = end(&journal, a.id, (attempt, NOW), outcome.clone(), None).await;
+    assert_eq!(ended, Ended::Yes);
+    fixture.crash(journal).await;
+    let journal = fixture.open().await;
+    let settlement = known(&journal, &a).await;
+    assert_eq!(settlement.state, State::Concluded(outcome));
+    assert_eq!(settlement.final_at, Some(NOW));
+    assert_eq!(journal.not_final("test:1").await, Ok(vec![]));
+    assert_eq!(journal.reopen(&a.id, attempt).await, Ok(false));
+    assert_eq!(taken(&journal, &a).await.attempt, 1);
+}
+
+/// If a step looked like the action that settles, a payment would be judged by it.
+pub async fn the_step_of_a_transaction_is_kept<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let a = claim("a");
+    win(&journal, &a).await;
+    for step in [1, 2, 0] {
+        let signed = transaction(&format!("0x{step}"), u64::from(step));
+        let made_for = SettlementStep {
+            settlement: a.id,
+            step,
+        };
+        let recorded = journal.record("test:1", &signed, &[made_for], NOW).await;
+        assert_eq!(recorded, Ok(()));
+        let known = journal.settlements_of(&signed.id).await;
+        assert_eq!(known, Ok(vec![made_for]));
+    }
+    journal
+        .withdraw(&TransactionId::new("0x2"))
+        .await
+        .expect("a withdrawal");
+    fixture.crash(journal).await;
+    let settlement = known(&fixture.open().await, &a).await;
+    let steps = |signed: &[SignedFor]| signed.iter().map(|one| one.step).collect::<Vec<_>>();
+    assert_eq!(steps(&settlement.transactions), [1, 0]);
+    assert_eq!(steps(&settlement.withdrawn), [2]);
+    assert!(settlement.has_steps());
+    let settling: Vec<_> = settlement.settling_transactions().collect();
+    assert_eq!(settling, [&transaction("0x0", 0)]);
+}
+
+/// Ends an attempt at this time.
+async fn end<J: Journal>(
+    journal: &J,
+    id: PaymentId,
+    (attempt, now): (u32, Timestamp),
+    outcome: Outcome,
+    state: Option<SchemeState>,
+) -> Ended {
+    let ended = journal.conclude(&id, attempt, &outcome, state.as_ref(), now);
+    ended.await.expect("an answer")
+}
+
+fn record_id() -> StateId {
+    StateId::from_parts(&[b"a channel"])
+}
+
+fn record() -> SchemeState {
+    SchemeState::new(record_id(), "test:1", "exact", b"first".to_vec())
+}
+
+/// Charged without a record, or recorded without a charge: a crash in between must leave neither.
+pub async fn a_conclusion_writes_its_state_record_or_nothing<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let a = claim("a");
+    let attempt = win(&journal, &a).await;
+    let first = record();
+    assert_eq!(journal.write_state(&first).await, Ok(true));
+    // A record that another payment has changed meanwhile.
+    let late = record();
+    let ended = end(
+        &journal,
+        a.id,
+        (attempt, NOW),
+        settled("0x1"),
+        Some(late.clone()),
+    )
+    .await;
+    assert_eq!(ended, Ended::StateMoved);
+    assert_eq!(known(&journal, &a).await.state, State::Open);
+    let next = first.next(b"second".to_vec(), Some(NOW));
+    // Another attempt than the open one.
+    let ended = end(
+        &journal,
+        a.id,
+        (attempt + 1, NOW),
+        settled("0x1"),
+        Some(next.clone()),
+    )
+    .await;
+    assert_eq!(ended, Ended::No);
+    assert_eq!(journal.state(&first.id).await, Ok(Some(first)));
+    let ended = end(
+        &journal,
+        a.id,
+        (attempt, NOW),
+        settled("0x1"),
+        Some(next.clone()),
+    )
+    .await;
+    assert_eq!(ended, Ended::Yes);
+    fixture.crash(journal).await;
+    let journal = fixture.open().await;
+    assert_eq!(journal.state(&next.id).await, Ok(Some(next)));
+    assert_eq!(known(&journal, &a).await.state.kind(), StateKind::Settled);
+}
+
+/// Of all vouchers that were judged by one revision, one is charged.
+pub async fn of_many_writers_of_one_revision_one_succeeds<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let mut newest = record();
+    for revision in 1..4 {
+        let writers = (0..20_u8).map(|writer| SchemeState {
+            state: vec![revision, writer],
+            ..newest.clone()
+        });
+        let writers: Vec<_> = writers.collect();
+        let written = join_all(writers.iter().map(|state| journal.write_state(state))).await;
+        let won = written.iter().position(|written| *written == Ok(true));
+        let count = written
+            .iter()
+            .filter(|written| **written == Ok(true))
+            .count();
+        assert_eq!(count, 1, "{written:?}");
+        let won = &writers[won.expect("one")];
+        assert_eq!(
+            journal.state(&won.id).await.as_ref(),
+            Ok(&Some(won.clone()))
+        );
+        newest = won.next(Vec::new(), None);
+    }
+    // A gap is no next revision, and a record of another scheme has another meaning.
+    let gap = newest.next(Vec::new(), None);
+    assert_eq!(journal.write_state(&gap).await, Ok(false));
+    let other = SchemeState {
+        scheme: "upto".to_owned(),
+        ..newest
+    };
+    assert!(journal.write_state(&other).await.is_err());
+}
+
+fn exclusive(name: &str, revision: u64) -> Claim {
+    claim(name).access(Place {
+        state: record_id(),
+        revision,
+        exclusive: true,
+    })
+}
+
+/// A deposit and a refund of one channel must not be open together.
+pub async fn of_many_exclusive_claims_of_a_record_one_is_won<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let claims: Vec<Claim> = (0..20).map(|at| exclusive(&format!("{at}"), 0)).collect();
+    let answers = join_all(claims.iter().map(|claim| journal.claim(claim, NOW))).await;
+    let is_won = |answer: &Result<Claimed, _>| matches!(answer, Ok(Claimed::Won { .. }));
+    let won = answers.iter().position(is_won).expect("one is won");
+    let holder = claims[won].id;
+    for (at, answer) in answers.iter().enumerate() {
+        assert!(
+            at == won || *answer == Ok(Claimed::StateTaken(holder)),
+            "{answer:?}"
+        );
+    }
+    // No write of a voucher either. Others that are open may end.
+    assert_eq!(journal.write_state(&record()).await, Ok(false));
+    let other = claim("shared").access(Place {
+        exclusive: false,
+        ..claims[won].access.expect("a place")
+    });
+    let attempt = win(&journal, &other).await;
+    let ended = end(
+        &journal,
+        other.id,
+        (attempt, NOW),
+        settled("0x1"),
+        Some(record()),
+    )
+    .await;
+    assert_eq!(ended, Ended::Yes);
+}
+
+/// What was judged by an old record may be wrong by now.
+pub async fn an_exclusive_claim_is_judged_by_the_newest_revision<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    assert_eq!(journal.write_state(&record()).await, Ok(true));
+    for wrong in [0, 2] {
+        let answer = journal.claim(&exclusive("a", wrong), NOW).await;
+        assert_eq!(answer, Ok(Claimed::StateMoved));
+    }
+    win(&journal, &exclusive("a", 1)).await;
+}
+
+/// Else a channel would be stuck behind a payment that has ended.
+pub async fn every_outcome_frees_an_exclusive_record<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    for (name, outcome) in [
+        ("settled", settled("0x1")),
+        ("failed", failed(None)),
+        ("released", released()),
+    ] {
+        let claim = exclusive(name, 0);
+        let attempt = win(&journal, &claim).await;
+        let ended = end(&journal, claim.id, (attempt, NOW), outcome.clone(), None).await;
+        assert_eq!(ended, Ended::Yes);
+        // The record was never written, so it still does not exist.
+        assert_eq!(journal.state(&record_id()).await, Ok(None));
+    }
+    assert_eq!(journal.write_state(&record()).await, Ok(true));
+}
+
+/// A payment that the chain took back is open again, and has its record again.
+pub async fn an_exclusive_record_stays_taken_over_a_crash<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let first = exclusive("first", 0);
+    let attempt = win(&journal, &first).await;
+    fixture.crash(journal).await;
+    let journal = fixture.open().await;
+    let is_taken = Ok(Claimed::StateTaken(first.id));
+    assert_eq!(journal.claim(&exclusive("second", 0), NOW).await, is_taken);
+    let ended = end(
+        &journal,
+        first.id,
+        (attempt, NOW),
+        settled("0x1"),
+        Some(record()),
+    )
+    .await;
+    assert_eq!(ended, Ended::Yes);
+    assert_eq!(journal.reopen(&first.id, attempt).await, Ok(true));
+    assert_eq!(journal.claim(&exclusive("second", 1), NOW).await, is_taken);
+}
+
+/// The most urgent come first, and one that fails does not come at once again.
+pub async fn due_records_come_in_order_and_are_put_off<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let due = |name: &str, due: Option<u64>| SchemeState {
+        due: due.map(|after| NOW.plus_secs(after)),
+        ..SchemeState::new(
+            StateId::from_parts(&[name.as_bytes()]),
+            "test:1",
+            "exact",
+            name.as_bytes().to_vec(),
+        )
+    };
+    let records = [
+        due("b", Some(2)),
+        due("a", Some(1)),
+        due("never", None),
+        due("c", Some(9)),
+    ];
+    for record in &records {
+        assert_eq!(journal.write_state(record).await, Ok(true));
+    }
+    let [second, first, _, third] = records;
+    let at = |after: u64| NOW.plus_secs(after);
+    let take = async |now: u64, limit| {
+        let due = journal.due_states("test:1", "exact", at(now), at(now + 60), limit);
+        due.await.expect("a read")
+    };
+    assert_eq!(take(5, 1).await, std::slice::from_ref(&first));
+    assert_eq!(take(5, 9).await, std::slice::from_ref(&second));
+    assert_eq!(take(5, 9).await, []);
+    let others = journal
+        .due_states("test:2", "exact", at(99), at(99), 9)
+        .await;
+    assert_eq!(others, Ok(vec![]));
+    // Written meanwhile: its writer has said when it comes again.
+    let changed = first.next(b"changed".to_vec(), Some(at(20)));
+    assert_eq!(journal.write_state(&changed).await, Ok(true));
+    let seen = [(first, None), (second, None)];
+    assert_eq!(journal.put_off_states(&seen).await, Ok(()));
+    assert_eq!(take(99, 9).await, [third, changed]);
+}
+
+/// A settled payment of 7 by the payer to the seller.
+async fn original<J: Journal>(journal: &J, name: &str) -> Claim {
+    let claim = claim(name);
+    let attempt = win(journal, &claim).await;
+    let ended = end(journal, claim.id, (attempt, NOW), settled("0x1"), None).await;
+    assert_eq!(ended, Ended::Yes);
+    claim
+}
+
+fn refund(of: &Claim, name: &str, amount: u64) -> Claim {
+    let mut refund = claim(name).refund_of(of.id);
+    (refund.payer, refund.pay_to) = (of.pay_to.clone(), of.payer.clone());
+    refund.amount = Amount::from(amount);
+    refund
+}
+
+/// Against a model: refunds that settle, fail and are open, in a fixed mixture.
+pub async fn refunds_never_exceed_what_settled<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let original = original(&journal, "original").await;
+    let mut left = 7;
+    for at in 0..60_u64 {
+        let amount = at * at % 9 + 1;
+        let refund = refund(&original, &format!("refund {at}"), amount);
+        let answer = journal.claim(&refund, NOW).await.expect("an answer");
+        let Claimed::Won { attempt } = answer else {
+            let exceeds = Claimed::RefundsExceed {
+                left: Amount::from(left),
+            };
+            assert!(
+                amount > left && answer == exceeds,
+                "{amount} of {left}: {answer:?}"
+            );
+            continue;
+        };
+        assert!(amount <= left, "{amount} of {left}");
+        match at % 4 {
+            // Stays open, and counts.
+            0 => left -= amount,
+            1 => {
+                left -= amount;
+                let outcome = Outcome::Settled {
+                    transaction: None,
+                    amount: Amount::from(amount),
+                    receipt: SchemeReceipt::default(),
+                };
+                let ended = end(&journal, refund.id, (attempt, NOW), outcome.clone(), None).await;
+                assert_eq!(ended, Ended::Yes);
+            }
+            _ => {
+                let ended = end(&journal, refund.id, (attempt, NOW), failed(None), None).await;
+                assert_eq!(ended, Ended::Yes);
+            }
+        }
+    }
+    assert!(left < 7, "no refund was won");
+}
+
+/// Each other claim has its own problem.
+pub async fn a_refund_exchanges_the_parties_of_a_settled_payment<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let paid = original(&journal, "paid").await;
+    let open = claim("open");
+    win(&journal, &open).await;
+    let good = || refund(&paid, "refund", 1);
+    let mut wrong = vec![
+        (
+            refund(&claim("unknown"), "refund", 1),
+            RefundProblem::Unknown,
+        ),
+        (refund(&open, "refund", 1), RefundProblem::NotSettled),
+    ];
+    for (change, problem) in [
+        (
+            (|claim| claim.network = "test:2".to_owned()) as fn(&mut Claim),
+            RefundProblem::Network,
+        ),
+        (
+            |claim| claim.asset = "other".to_owned(),
+            RefundProblem::Asset,
+        ),
+        (
+            |claim| claim.payer = "other".to_owned(),
+            RefundProblem::Payer,
+        ),
+        (
+            |claim| claim.pay_to = "other".to_owned(),
+            RefundProblem::PayTo,
+        ),
+    ] {
+        let mut claim = good();
+        change(&mut claim);
+        wrong.push((claim, problem));
+    }
+    for (claim, problem) in wrong {
+        let answer = journal.claim(&claim, NOW).await;
+        assert_eq!(answer, Ok(Claimed::NotRefundable(problem)));
+    }
+    let attempt = win(&journal, &good()).await;
+    let ended = end(&journal, good().id, (attempt, NOW), settled("0x2"), None).await;
+    assert_eq!(ended, Ended::Yes);
+    let again = refund(&good(), "again", 1);
+    let is_refund = Claimed::NotRefundable(RefundProblem::IsRefund);
+    assert_eq!(journal.claim(&again, NOW).await, Ok(is_refund));
+}
+
+/// A seller that lost the answer asks again with the key of its sale.
+pub async fn success_is_reported_again_to_the_same_key_for_a_day<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let (with, without) = (original(&journal, "a").await, original(&journal, "b").await);
+    let report = async |claim: &Claim, key: Option<&str>, after: u64| {
+        let reported = journal.report_success(&claim.id, 1, key, NOW.plus_secs(after));
+        reported.await.expect("an answer")
+    };
+    assert!(report(&with, Some("ours"), 0).await);
+    for other in [None, Some("theirs"), Some("")] {
+        assert!(!report(&with, other, 1).await, "{other:?}");
+    }
+    assert!(report(&with, Some("ours"), REPORTED_AGAIN_FOR - 1).await);
+    assert!(!report(&with, Some("ours"), REPORTED_AGAIN_FOR).await);
+    assert_eq!(known(&journal, &with).await.success_reported_at, Some(NOW));
+    assert!(report(&without, None, 0).await);
+    for key in [None, Some("ours"), Some("")] {
+        assert!(!report(&without, key, 1).await, "{key:?}");
+    }
+}
+
+/// A capture that is given up strands a buyer's money. One that fails costs gas each time.
+pub async fn a_claim_without_limit_waits_longer_after_each_failure<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let claim = claim("a").retries_without_limit();
+    let (mut now, mut pause) = (NOW, RETRY_PAUSE);
+    for failures in 1..FAILURES_MAX * 5 {
+        let answer = journal.claim(&claim, now).await;
+        let Ok(Claimed::Won { attempt }) = answer else {
+            panic!("attempt {failures}: {answer:?}")
+        };
+        let ended = end(
+            &journal,
+            claim.id,
+            (attempt, now),
+            failed(Some("0x1")),
+            None,
+        )
+        .await;
+        assert_eq!(ended, Ended::Yes);
+        let until = now.plus_secs(pause);
+        let early = journal.claim(&claim, now.plus_secs(pause - 1)).await;
+        assert_eq!(early, Ok(Claimed::TooSoon { until }), "{failures}");
+        (now, pause) = (until, (pause * 2).min(RETRY_PAUSE_MAX));
+    }
+    assert_eq!(pause, RETRY_PAUSE_MAX);
 }
