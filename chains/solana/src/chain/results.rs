@@ -195,9 +195,9 @@ mod tests {
     fn account_in_another_encoding_is_unreadable() {
         let owner = "TokenkegQfeZyiNwAJbNbGKPFXCWuBvf9Ss623VQ5DA";
         for data in [
-            json!("AQI="),
-            json!(["AQI=", "base58"]),
-            json!(["AQI=", "base64+zstd"]),
+            json!("2VfUX"),
+            json!(["2VfUX", "base58"]),
+            json!(["KLUv/SAAAQAA", "base64+zstd"]),
             json!(["not base64", "base64"]),
             json!({ "program": "spl-token", "parsed": {}, "space": 165 }),
         ] {
