@@ -89,8 +89,9 @@ pub trait Scheme<C: Chain + ?Sized>: Send + Sync + 'static {
     /// What the scheme's own state records need that are due, such as a claim of what a channel
     /// owes. Called in every sweep in which some are due, with at most a hundred of them.
     ///
-    /// Pure. The engine settles the requests like any others, as [`RequestCaller::Engine`]. Before
-    /// that it has put each record off for a minute, so a record whose request fails comes again.
+    /// Pure. The engine settles the requests like any others, as
+    /// [`RequestCaller::Engine`](crate::RequestCaller::Engine). Before that it has put each record
+    /// off for a minute, so a record whose request fails comes again.
     fn upkeep(&self, _due: &[SchemeState], _now: Timestamp) -> Upkeep {
         Upkeep::default()
     }
