@@ -15,7 +15,7 @@ use quittance_core::{
 };
 use quittance_engine::{
     Claim, Claimed, Cursor, Ended, FileProblem, Filter, Journal, JournalError, Outcome,
-    SettlementStep, SqliteJournal, State, StateKind,
+    RefundProblem, SettlementStep, SqliteJournal, State, StateKind,
 };
 use quittance_tests::conformance::journal::JournalFixture;
 use quittance_tests::until;
@@ -134,6 +134,22 @@ fn no_gas() -> Outcome {
     Outcome::Released {
         fault: Fault::new(FaultKind::Busy, "no gas"),
     }
+}
+
+fn settled_by(transaction: &str, amount: u64) -> Outcome {
+    Outcome::Settled {
+        transaction: Some(TransactionId::new(transaction)),
+        amount: Amount::from(amount),
+        receipt: SchemeReceipt::default(),
+    }
+}
+
+/// The claim of a refund of this amount.
+fn refund_of(original: &Claim, name: &str, amount: u64) -> Claim {
+    let mut refund = claim(name).refund_of(original.id);
+    (refund.payer, refund.pay_to) = (original.pay_to.clone(), original.payer.clone());
+    refund.amount = Amount::from(amount);
+    refund
 }
 
 async fn wins(journal: &SqliteJournal, name: &str) -> bool {
@@ -400,11 +416,7 @@ async fn old_rows_can_be_archived_as_documented() {
             .record("test:1", &transaction, &[SettlementStep::settling(id)], NOW)
             .await
             .unwrap();
-        let outcome = Outcome::Settled {
-            transaction: Some(transaction.id),
-            amount: Amount::from(7),
-            receipt: SchemeReceipt::default(),
-        };
+        let outcome = settled_by(transaction.id.as_str(), 7);
         if name != "open" {
             assert_eq!(
                 journal.conclude(&id, 1, &outcome, None, NOW).await,
@@ -412,10 +424,24 @@ async fn old_rows_can_be_archived_as_documented() {
             );
         }
     }
+    // Two payments with a refund each, of which one is young.
+    for (paid, refunds) in [("paid", "refund"), ("kept", "young refund")] {
+        for claim in [claim(paid), refund_of(&claim(paid), refunds, 7)] {
+            assert_eq!(
+                journal.claim(&claim, NOW).await,
+                Ok(Claimed::Won { attempt: 1 })
+            );
+            let settled = settled_by(&claim.id.to_string(), 7);
+            let ended = journal.conclude(&claim.id, 1, &settled, None, NOW).await;
+            assert_eq!(ended, Ok(Ended::Yes));
+        }
+    }
     drop(journal);
     drop(sqlite.open().await);
     // The young settlement ended a moment ago.
     let young = "UPDATE settlements SET concluded_at = unixepoch() WHERE transaction_id = 'young';
+        UPDATE settlements SET concluded_at = unixepoch() WHERE number =
+            (SELECT max(number) FROM settlements);
         UPDATE transactions SET signed_at = unixepoch() WHERE id = 'young'";
     execute(&sqlite.path(), young).await;
     let docs = include_str!("../../docs/operating.md");
@@ -440,12 +466,24 @@ async fn old_rows_can_be_archived_as_documented() {
         let known = journal.settlement(&claim(kept).id).await.unwrap().unwrap();
         assert_eq!(known.transactions.len(), 1, "{kept}");
     }
+    // Without its refund in the journal, the payment could be refunded a second time.
+    let again = journal
+        .claim(&refund_of(&claim("kept"), "again", 1), NOW)
+        .await;
+    let left = Amount::ZERO;
+    assert_eq!(again, Ok(Claimed::RefundsExceed { left }));
+    let again = journal
+        .claim(&refund_of(&claim("paid"), "again", 1), NOW)
+        .await;
+    assert_eq!(again, Ok(Claimed::NotRefundable(RefundProblem::Unknown)));
     let mut archived = sqlite3(&archive).await;
-    let rows: Vec<String> = sqlx::query_scalar("SELECT transaction_id FROM settlements")
-        .fetch_all(&mut archived)
-        .await
-        .unwrap();
-    assert_eq!(rows, ["old"]);
+    let rows: Vec<String> =
+        sqlx::query_scalar("SELECT transaction_id FROM settlements ORDER BY number")
+            .fetch_all(&mut archived)
+            .await
+            .unwrap();
+    let id = |name: &str| claim(name).id.to_string();
+    assert_eq!(rows, ["old".to_owned(), id("paid"), id("refund")]);
     assert_eq!(SqliteJournal::inspect(sqlite.path()).await, Ok(vec![]));
 }
 
@@ -500,13 +538,7 @@ async fn a_journal_of_format_1_is_migrated() {
         found.push(settlement);
     }
     let states: Vec<State> = found.iter().map(|known| known.state.clone()).collect();
-    let settled = |transaction: &str| {
-        State::Concluded(Outcome::Settled {
-            transaction: Some(TransactionId::new(transaction)),
-            amount: Amount::from(7),
-            receipt: SchemeReceipt::default(),
-        })
-    };
+    let settled = |transaction: &str| State::Concluded(settled_by(transaction, 7));
     let failed = State::Concluded(Outcome::Failed {
         reason: Reason::INVALID_TRANSACTION_STATE,
         detail: "it's odd".to_owned(),
@@ -707,4 +739,157 @@ async fn a_file_written_by_the_first_format_opens() {
     assert_eq!(released.withdrawn.len(), 1);
     assert_eq!(recorded.transactions[0].transaction.sequence, 2);
     assert_eq!(claimed.transactions, vec![]);
+}
+
+/// What happens to the refunds of one payment.
+#[derive(Debug, Clone)]
+enum RefundStep {
+    /// A refund of this amount is claimed: a new one, or one of the earlier ones again.
+    Claim(u64, Option<prop::sample::Index>),
+    /// One of the refunds settles, with this much less than was claimed.
+    Settle(prop::sample::Index, u64),
+    /// One of the refunds fails, or is released.
+    End(prop::sample::Index, bool),
+    /// The chain takes one of the refunds back.
+    Reopen(prop::sample::Index),
+}
+
+fn refund_step() -> impl Strategy<Value = RefundStep> {
+    let index = any::<prop::sample::Index>;
+    prop_oneof![
+        3 => (1_u64..60, prop::option::of(index())).prop_map(|(amount, at)| RefundStep::Claim(amount, at)),
+        2 => (index(), 0_u64..3).prop_map(|(at, less)| RefundStep::Settle(at, less)),
+        2 => (index(), any::<bool>()).prop_map(|(at, fails)| RefundStep::End(at, fails)),
+        1 => index().prop_map(RefundStep::Reopen),
+    ]
+}
+
+/// One refund of the model.
+#[derive(Debug, Clone, Copy)]
+struct ModelRefund {
+    attempt: u32,
+    amount: u64,
+    state: StateKind,
+    settled: u64,
+}
+
+/// The refunds of one payment, as they should be.
+#[derive(Default)]
+struct ModelRefunds(Vec<ModelRefund>);
+
+impl ModelRefunds {
+    const PAID: u64 = 100;
+
+    fn left(&self) -> u64 {
+        let counted = self.0.iter().map(|refund| match refund.state {
+            StateKind::Open => refund.amount,
+            StateKind::Settled => refund.settled,
+            _ => 0,
+        });
+        Self::PAID.saturating_sub(counted.sum())
+    }
+
+    async fn apply(&mut self, journal: &SqliteJournal, original: &Claim, step: &RefundStep) {
+        let id = |at: usize| claim(&format!("refund {at}")).id;
+        let len = self.0.len();
+        let (at, outcome) = match step {
+            RefundStep::Claim(amount, at) => {
+                let at = at.filter(|_| len > 0).map_or(len, |at| at.index(len));
+                return self.claim(journal, original, *amount, at).await;
+            }
+            _ if len == 0 => return,
+            RefundStep::Reopen(at) => {
+                let (at, refund) = (at.index(len), &mut self.0[at.index(len)]);
+                let reopened = journal.reopen(&id(at), refund.attempt).await;
+                assert_eq!(reopened, Ok(refund.state == StateKind::Settled));
+                if refund.state == StateKind::Settled {
+                    refund.state = StateKind::Open;
+                }
+                return;
+            }
+            RefundStep::Settle(at, less) => {
+                let at = at.index(len);
+                let moved = self.0[at].amount.saturating_sub(*less);
+                (at, settled_by("0x1", moved))
+            }
+            RefundStep::End(at, fails) => match fails {
+                true => (at.index(len), failed_without_a_transaction()),
+                false => (at.index(len), no_gas()),
+            },
+        };
+        let refund = &mut self.0[at];
+        let ended = journal
+            .conclude(&id(at), refund.attempt, &outcome, None, NOW)
+            .await;
+        if refund.state != StateKind::Open {
+            assert_eq!(ended, Ok(Ended::No));
+            return;
+        }
+        assert_eq!(ended, Ok(Ended::Yes));
+        refund.state = outcome.kind();
+        if let Outcome::Settled { amount, .. } = outcome {
+            refund.settled = amount.to_string().parse().unwrap();
+        }
+    }
+
+    async fn claim(&mut self, journal: &SqliteJournal, original: &Claim, amount: u64, at: usize) {
+        let refund = refund_of(original, &format!("refund {at}"), amount);
+        let answer = journal.claim(&refund, NOW).await.unwrap();
+        let before = self.0.get(at).copied();
+        let is_taken = before
+            .is_some_and(|before| matches!(before.state, StateKind::Open | StateKind::Settled));
+        let left = self.left();
+        if is_taken {
+            return assert!(matches!(answer, Claimed::Taken(_)), "{answer:?}");
+        }
+        if amount > left {
+            let left = Amount::from(left);
+            return assert_eq!(answer, Claimed::RefundsExceed { left });
+        }
+        let attempt = before.map_or(0, |before| before.attempt) + 1;
+        assert_eq!(answer, Claimed::Won { attempt });
+        let claimed = ModelRefund {
+            attempt,
+            amount,
+            state: StateKind::Open,
+            settled: 0,
+        };
+        match self.0.get_mut(at) {
+            Some(refund) => *refund = claimed,
+            None => self.0.push(claimed),
+        }
+    }
+}
+
+fn failed_without_a_transaction() -> Outcome {
+    Outcome::Failed {
+        reason: Reason::SETTLEMENT_EXPIRED,
+        detail: String::new(),
+        transaction: None,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Whatever happens to the refunds of a payment, no claim is won for more than is left.
+    #[test]
+    fn refunds_in_any_order_never_exceed_the_payment(
+        steps in prop::collection::vec(refund_step(), 1..40),
+    ) {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let sqlite = Sqlite::new().await;
+            let journal = sqlite.open().await;
+            let original = claim("original");
+            assert!(wins(&journal, "original").await);
+            let paid = settled_by("0x0", ModelRefunds::PAID);
+            let ended = journal.conclude(&original.id, 1, &paid, None, NOW).await;
+            assert_eq!(ended, Ok(Ended::Yes));
+            let mut model = ModelRefunds::default();
+            for step in &steps {
+                model.apply(&journal, &original, step).await;
+            }
+        });
+    }
 }

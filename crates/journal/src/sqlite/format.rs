@@ -15,7 +15,7 @@ pub(super) const TOUCH: &str = "PRAGMA user_version = 4";
 const TABLES: [i64; 2] = [3, 4];
 
 /// The tables of the newest format.
-const SCHEMA: &str = include_str!("schema.sql");
+pub(super) const SCHEMA: &str = include_str!("schema.sql");
 
 /// The migrations: the format that each one starts from, and its SQL.
 const MIGRATIONS: [(i64, &str); 3] = [

@@ -237,3 +237,44 @@ pub(super) async fn next_sequence(
     let highest: Option<u64> = highest.map(number).transpose()?;
     Ok(highest.map_or(0, |highest| highest + 1))
 }
+
+#[cfg(test)]
+mod tests {
+    use quittance_core::{PaymentId, StateId};
+
+    use super::super::format::SCHEMA;
+    use super::*;
+
+    /// How SQLite would find the rows of the first page.
+    async fn plan(connection: &mut SqliteConnection, filter: &Filter) -> String {
+        let mut query = QueryBuilder::<Sqlite>::new("EXPLAIN QUERY PLAN ");
+        let listing = listing(filter, None, 50);
+        query.push(listing.sql().as_str());
+        // The plan does not depend on the values, so none are bound.
+        let rows = query.build().fetch_all(connection).await.unwrap();
+        let details = rows.iter().map(|row| row.get::<String, _>("detail"));
+        details.collect::<Vec<_>>().join("; ")
+    }
+
+    /// A journal has millions of rows. A payment has few refunds, and a state record few payments.
+    #[tokio::test]
+    async fn refunds_and_uses_of_a_record_are_found_by_an_index() {
+        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        sqlx::raw_sql(SCHEMA)
+            .execute(&mut connection)
+            .await
+            .unwrap();
+        let refunds = Filter::new().refund_of(PaymentId::from_parts(&[b"a"]));
+        let uses = Filter::new().state_record(StateId::from_parts(&[b"a"]));
+        for (filter, index) in [
+            (refunds, "settlements_refunds"),
+            (uses, "settlements_state"),
+        ] {
+            for filter in [filter.clone(), filter.open_only().network("test:1")] {
+                let plan = plan(&mut connection, &filter).await;
+                assert!(plan.contains(&format!("USING INDEX {index} ")), "{plan}");
+                assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+            }
+        }
+    }
+}

@@ -76,6 +76,7 @@ CREATE TABLE scheme_states (
 ) STRICT;
 
 CREATE INDEX scheme_states_due ON scheme_states (network, scheme, due) WHERE due IS NOT NULL;
+CREATE INDEX scheme_states_exclusive ON scheme_states (exclusive) WHERE exclusive IS NOT NULL;
 
 PRAGMA user_version = 4;
 COMMIT;

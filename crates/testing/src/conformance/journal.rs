@@ -54,6 +54,8 @@ super::suite!($ journal, journal_conformance, JournalFixture:
     pages_list_every_matching_settlement_once
     a_page_has_the_transactions_of_its_settlements
     changes_between_pages_move_no_settlement
+    a_claim_is_read_as_it_was_written
+    pages_are_filtered_by_refund_and_by_state_record
     a_settlement_without_a_transaction_is_final_with_its_receipt
     the_step_of_a_transaction_is_kept
     a_conclusion_writes_its_state_record_or_nothing
@@ -833,6 +835,79 @@ fn receipt() -> SchemeReceipt {
     SchemeReceipt {
         amount: Some(String::new()),
         extra: Some(extra),
+    }
+}
+
+/// A claim with everything that a claim can have.
+fn full_claim(original: &Claim, name: &str) -> Claim {
+    refund(original, name, 1)
+        .caller("a shop's \"key\"")
+        .access(Place {
+            state: record_id(),
+            revision: 0,
+            exclusive: true,
+        })
+        .retries_without_limit()
+}
+
+/// After a crash the engine goes on with what was claimed, and by whom.
+pub async fn a_claim_is_read_as_it_was_written<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let original = original(&journal, "original").await;
+    let full = full_claim(&original, "a");
+    let attempt = win(&journal, &full).await;
+    fixture.crash(journal).await;
+    let journal = fixture.open().await;
+    assert_eq!(known(&journal, &full).await.claim, full);
+    let ended = end(&journal, full.id, (attempt, NOW), released(), None).await;
+    assert_eq!(ended, Ended::Yes);
+    // The next claim of the same authorization replaces all of it, and another one again.
+    for claim in [claim("a"), full] {
+        let attempt = win(&journal, &claim).await;
+        assert_eq!(known(&journal, &claim).await.claim, claim);
+        let ended = end(&journal, claim.id, (attempt, NOW), released(), None).await;
+        assert_eq!(ended, Ended::Yes);
+    }
+}
+
+/// A seller lists the refunds of one payment, and an operator the payments of one channel.
+pub async fn pages_are_filtered_by_refund_and_by_state_record<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let (a, b) = (original(&journal, "a").await, original(&journal, "b").await);
+    let shared = Place {
+        state: record_id(),
+        revision: 0,
+        exclusive: false,
+    };
+    let elsewhere = Place {
+        state: StateId::from_parts(&[b"another channel"]),
+        ..shared
+    };
+    let claims = [
+        refund(&a, "1", 1),
+        refund(&b, "2", 1).access(shared),
+        refund(&a, "3", 1).access(elsewhere),
+        claim("4").access(shared),
+        refund(&a, "5", 1).access(shared),
+    ];
+    for claim in &claims {
+        win(&journal, claim).await;
+    }
+    let of_a = Filter::new().refund_of(a.id);
+    let with_record = Filter::new().state_record(record_id());
+    let both = of_a.clone().state_record(record_id());
+    for (filter, expected) in [
+        (of_a, vec![0, 2, 4]),
+        (with_record, vec![1, 3, 4]),
+        (both, vec![4]),
+    ] {
+        let expected: Vec<PaymentId> = expected.iter().map(|at: &usize| claims[*at].id).collect();
+        for limit in 1..4 {
+            let (listed, _) = list(&journal, &filter.clone().limit(limit)).await;
+            assert_eq!(listed, expected, "{filter:?}");
+        }
     }
 }
 
