@@ -76,7 +76,7 @@ pub trait Journal: StateStore {
     /// the record still has the claim's revision.
     ///
     /// # Errors
-    /// When the claim could not be written.
+    /// When the claim could not be written, or its exclusive record belongs to another scheme.
     async fn claim(&self, claim: &Claim, now: Timestamp) -> Result<Claimed, JournalError>;
 
     /// Records a signed transaction for the current attempts of these settlements, as far as they

@@ -39,7 +39,7 @@ pub(super) async fn refuse(
     }
     match place {
         None => Ok(None),
-        Some(place) => states::refuse(connection, place).await,
+        Some(place) => states::refuse(connection, claim, place).await,
     }
 }
 

@@ -9,7 +9,7 @@ use tracing::error;
 use super::rows::{integer, invalid, number, optional_payment_id, scheme_state, seconds};
 use super::store::Writer;
 use crate::group::Write;
-use crate::settlement::{Claimed, Place};
+use crate::settlement::{Claim, Claimed, Place};
 
 /// The settlement that takes a state record for itself.
 pub(super) struct Holder<'a> {
@@ -19,12 +19,13 @@ pub(super) struct Holder<'a> {
     pub(super) scheme: &'a str,
 }
 
-/// Why a state record cannot be taken. `None` if it can.
+/// Why the state record of an exclusive claim cannot be taken. `None` if it can.
 pub(super) async fn refuse(
     connection: &mut SqliteConnection,
+    claim: &Claim,
     place: &Place,
 ) -> Result<Option<Claimed>, sqlx::Error> {
-    let row = sqlx::query("SELECT revision, exclusive FROM scheme_states WHERE id = ?1")
+    let row = sqlx::query("SELECT * FROM scheme_states WHERE id = ?1")
         .bind(place.state.as_bytes().as_slice())
         .fetch_optional(connection)
         .await?;
@@ -35,6 +36,10 @@ pub(super) async fn refuse(
             optional_payment_id(row, "exclusive")?,
         ),
     };
+    if let Some(row) = row.filter(|_| revision > 0) {
+        let owner = (row.try_get("network")?, row.try_get("scheme")?);
+        check_owner(owner, (&claim.network, &claim.scheme))?;
+    }
     Ok(match holder {
         Some(holder) => Some(Claimed::StateTaken(holder)),
         None => (revision != place.revision).then_some(Claimed::StateMoved),
@@ -111,19 +116,26 @@ pub(super) async fn write_next(
     if written.rows_affected() == 1 {
         return Ok(true);
     }
-    // A record of another scheme has another meaning: judging again would never help.
     let owner: Option<(String, String)> =
         sqlx::query_as("SELECT network, scheme FROM scheme_states WHERE id = ?1 AND revision > 0")
             .bind(id)
             .fetch_optional(connection)
             .await?;
-    match owner {
-        Some((network, scheme)) if (&network, &scheme) != (&state.network, &state.scheme) => {
-            let what = format!("a state record of the scheme {scheme:?} on {network}");
-            Err(invalid(&what))
-        }
-        _ => Ok(false),
+    if let Some((network, scheme)) = &owner {
+        check_owner((network, scheme), (&state.network, &state.scheme))?;
     }
+    Ok(false)
+}
+
+/// Refuses a record of another scheme, or of another network. It has another meaning: judging again
+/// would never help.
+fn check_owner(owner: (&str, &str), user: (&str, &str)) -> Result<(), sqlx::Error> {
+    if owner == user {
+        return Ok(());
+    }
+    let (network, scheme) = owner;
+    let what = format!("a state record of the scheme {scheme:?} on {network}");
+    Err(invalid(&what))
 }
 
 /// [`StateStore::write_state`](quittance_core::StateStore::write_state).

@@ -69,6 +69,12 @@ super::suite!($ journal, journal_conformance, JournalFixture:
     a_refund_exchanges_the_parties_of_a_settled_payment
     success_is_reported_again_to_the_same_key_for_a_day
     a_claim_without_limit_waits_longer_after_each_failure
+    a_transaction_recorded_again_has_its_newest_step
+    a_record_is_freed_by_its_holder_only
+    a_record_of_another_scheme_is_not_taken
+    a_conclusion_that_is_repeated_changes_nothing
+    a_settlement_that_is_open_again_reports_no_success
+    a_refused_claim_changes_nothing
 );
 
 const NOW: Timestamp = Timestamp::from_secs(1_000);
@@ -134,6 +140,14 @@ fn released() -> Outcome {
             retry_after: Some(Duration::from_secs(17)),
             ..Fault::new(FaultKind::FacilitatorFunds, "no gas: \"odd\"")
         },
+    }
+}
+
+fn lost() -> Outcome {
+    Outcome::Lost {
+        reason: Reason::SETTLEMENT_EXPIRED,
+        detail: "it's \"odd\"".to_owned(),
+        transaction: Some(TransactionId::new("0x2")),
     }
 }
 
@@ -538,17 +552,12 @@ pub async fn a_reopened_settlement_settles_or_is_lost<F: JournalFixture>() {
     );
     // One of them is then lost, for good.
     assert_eq!(journal.reopen(&reported.id, 1).await, Ok(true));
-    let lost = Outcome::Lost {
-        reason: Reason::SETTLEMENT_EXPIRED,
-        detail: "it's \"odd\"".to_owned(),
-        transaction: Some(TransactionId::new("0x2")),
-    };
     assert_eq!(
-        journal.conclude(&reported.id, 1, &lost, None, NOW).await,
+        journal.conclude(&reported.id, 1, &lost(), None, NOW).await,
         Ok(Ended::Yes)
     );
     let settlement = taken(&journal, &reported).await;
-    assert_eq!(settlement.state, State::Concluded(lost));
+    assert_eq!(settlement.state, State::Concluded(lost()));
     assert_eq!(settlement.success_reported_at, Some(NOW));
     assert_eq!(
         journal.report_success(&reported.id, 1, None, NOW).await,
@@ -1128,9 +1137,13 @@ pub async fn every_outcome_frees_an_exclusive_record<F: JournalFixture>() {
         ("settled", settled("0x1")),
         ("failed", failed(None)),
         ("released", released()),
+        ("lost", lost()),
     ] {
         let claim = exclusive(name, 0);
         let attempt = win(&journal, &claim).await;
+        if outcome == lost() {
+            lose_the_first_block(&journal, &claim).await;
+        }
         let ended = end(&journal, claim.id, (attempt, NOW), outcome.clone(), None).await;
         assert_eq!(ended, Ended::Yes);
         // The record was never written, so it still does not exist.
@@ -1333,6 +1346,10 @@ pub async fn success_is_reported_again_to_the_same_key_for_a_day<F: JournalFixtu
     for key in [None, Some("ours"), Some("")] {
         assert!(!report(&without, key, 1).await, "{key:?}");
     }
+    // An empty key names no sale.
+    let empty = original(&journal, "c").await;
+    assert!(report(&empty, Some(""), 0).await);
+    assert!(!report(&empty, Some(""), 1).await);
 }
 
 /// A capture that is given up strands a buyer's money. One that fails costs gas each time.
@@ -1361,4 +1378,203 @@ pub async fn a_claim_without_limit_waits_longer_after_each_failure<F: JournalFix
         (now, pause) = (until, (pause * 2).min(RETRY_PAUSE_MAX));
     }
     assert_eq!(pause, RETRY_PAUSE_MAX);
+}
+
+/// An open settlement settles, success is reported, and the chain takes it back.
+async fn lose_the_first_block<J: Journal>(journal: &J, claim: &Claim) {
+    let ended = end(journal, claim.id, (1, NOW), settled("0x1"), None).await;
+    assert_eq!(ended, Ended::Yes);
+    let reported = journal.report_success(&claim.id, 1, None, NOW).await;
+    assert_eq!(reported, Ok(true));
+    assert_eq!(journal.reopen(&claim.id, 1).await, Ok(true));
+}
+
+/// The same bytes may be signed for a step and then for the action, and a step may be replaced.
+pub async fn a_transaction_recorded_again_has_its_newest_step<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let (a, b) = (claim("a"), claim("b"));
+    win(&journal, &a).await;
+    win(&journal, &b).await;
+    let made_for = |claim: &Claim, step| SettlementStep {
+        settlement: claim.id,
+        step,
+    };
+    let record = async |signed: &Transaction, steps: &[SettlementStep]| {
+        let recorded = journal.record("test:1", signed, steps, NOW).await;
+        assert_eq!(recorded, Ok(()));
+    };
+    let (first, replacement) = (transaction("0x1", 0), transaction("0x2", 0));
+    // One transaction is a step of one payment, and the action of another.
+    record(&first, &[made_for(&a, u8::MAX), made_for(&b, 0)]).await;
+    record(&replacement, &[made_for(&a, u8::MAX)]).await;
+    journal.withdraw(&first.id).await.expect("a withdrawal");
+    let known_a = known(&journal, &a).await;
+    let all = [&known_a.transactions[0], &known_a.withdrawn[0]];
+    assert_eq!(all.map(|signed| signed.step), [u8::MAX; 2]);
+    assert_eq!(known_a.settling_transactions().count(), 0);
+    assert!(!known(&journal, &b).await.has_steps());
+
+    record(&first, &[made_for(&a, 0)]).await;
+    let mut steps = journal.settlements_of(&first.id).await.expect("a read");
+    steps.sort();
+    let mut expected = vec![made_for(&a, 0), made_for(&b, 0)];
+    expected.sort();
+    assert_eq!(steps, expected);
+    let known_a = known(&journal, &a).await;
+    let settling: Vec<_> = known_a.settling_transactions().collect();
+    assert_eq!(settling, [&first]);
+    assert!(known_a.has_steps());
+}
+
+/// Other settlements of the record end meanwhile. So does one that was reopened after another had
+/// taken the record.
+pub async fn a_record_is_freed_by_its_holder_only<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let reopened = exclusive("reopened", 0);
+    let shared = claim("shared").access(Place {
+        exclusive: false,
+        ..reopened.access.expect("a place")
+    });
+    win(&journal, &shared).await;
+    win(&journal, &reopened).await;
+    // A holder does not get the answer that it is in its own way.
+    assert_eq!(taken(&journal, &reopened).await.state, State::Open);
+    let ended = end(&journal, reopened.id, (1, NOW), settled("0x1"), None).await;
+    assert_eq!(ended, Ended::Yes);
+    let holder = exclusive("holder", 0);
+    win(&journal, &holder).await;
+    assert_eq!(journal.reopen(&reopened.id, 1).await, Ok(true));
+    let is_taken = Ok(Claimed::StateTaken(holder.id));
+    let mut newest = record();
+    for (other, outcome) in [(&shared, settled("0x2")), (&reopened, settled("0x3"))] {
+        let third = exclusive("third", newest.revision - 1);
+        assert_eq!(journal.claim(&third, NOW).await, is_taken);
+        let next = Some(newest.clone());
+        let ended = end(&journal, other.id, (1, NOW), outcome, next).await;
+        assert_eq!(ended, Ended::Yes);
+        newest = newest.next(Vec::new(), None);
+        assert_eq!(journal.write_state(&newest).await, Ok(false));
+    }
+    let third = exclusive("third", newest.revision - 1);
+    assert_eq!(journal.claim(&third, NOW).await, is_taken);
+    let ended = end(&journal, holder.id, (1, NOW), failed(None), None).await;
+    assert_eq!(ended, Ended::Yes);
+    win(&journal, &third).await;
+}
+
+/// A conclusion could never write the content of such a record, and the money would have moved.
+pub async fn a_record_of_another_scheme_is_not_taken<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    assert_eq!(journal.write_state(&record()).await, Ok(true));
+    let mut others = [exclusive("scheme", 1), exclusive("network", 1)];
+    others[0].scheme = "upto".to_owned();
+    others[1].network = "test:2".to_owned();
+    for other in &others {
+        assert!(journal.claim(other, NOW).await.is_err());
+        assert_eq!(journal.settlement(&other.id).await, Ok(None));
+    }
+    // A conclusion with a content of another scheme changes nothing either.
+    let own = exclusive("own", 1);
+    win(&journal, &own).await;
+    let foreign = SchemeState {
+        scheme: "upto".to_owned(),
+        ..record().next(Vec::new(), None)
+    };
+    let refused = journal
+        .conclude(&own.id, 1, &settled("0x1"), Some(&foreign), NOW)
+        .await;
+    assert!(refused.is_err());
+    assert_eq!(known(&journal, &own).await.state, State::Open);
+    assert_eq!(journal.state(&record_id()).await, Ok(Some(record())));
+}
+
+/// The engine repeats a conclusion until it is answered.
+pub async fn a_conclusion_that_is_repeated_changes_nothing<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let a = exclusive("a", 0);
+    let attempt = win(&journal, &a).await;
+    let (outcome, next) = (settled("0x1"), record());
+    let conclude = || journal.conclude(&a.id, attempt, &outcome, Some(&next), NOW);
+    let ended = join_all((0..10).map(|_| conclude())).await;
+    let count = |expected| ended.iter().filter(|one| **one == Ok(expected)).count();
+    assert_eq!((count(Ended::Yes), count(Ended::No)), (1, 9), "{ended:?}");
+    assert_eq!(journal.state(&next.id).await, Ok(Some(next)));
+}
+
+/// The report of a settlement that was opened again counts when it settles again.
+pub async fn a_settlement_that_is_open_again_reports_no_success<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let a = original(&journal, "a").await;
+    let report = async |journal: &F::Journal, key: &'static str, after: u64| {
+        let reported = journal.report_success(&a.id, 1, Some(key), NOW.plus_secs(after));
+        reported.await.expect("an answer")
+    };
+    assert!(report(&journal, "ours", 0).await);
+    assert_eq!(journal.reopen(&a.id, 1).await, Ok(true));
+    assert!(!report(&journal, "ours", 1).await);
+    let settlement = known(&journal, &a).await;
+    assert_eq!(settlement.reported_to.as_deref(), Some("ours"));
+    assert!(!settlement.reports_again(Some("ours"), NOW));
+    let outcome = Outcome::Settled {
+        transaction: Some(TransactionId::new("0x2")),
+        amount: Amount::from(7),
+        receipt: receipt(),
+    };
+    let ended = end(&journal, a.id, (1, NOW), outcome.clone(), None).await;
+    assert_eq!(ended, Ended::Yes);
+    fixture.crash(journal).await;
+    let journal = fixture.open().await;
+    let settlement = known(&journal, &a).await;
+    assert_eq!(settlement.state, State::Concluded(outcome));
+    // The answer without a write is the same as the one of the write.
+    for (key, after) in [
+        ("ours", 1),
+        ("ours", REPORTED_AGAIN_FOR - 1),
+        ("ours", REPORTED_AGAIN_FOR),
+        ("theirs", 1),
+        ("", 1),
+    ] {
+        let again = settlement.reports_again(Some(key), NOW.plus_secs(after));
+        assert_eq!(report(&journal, key, after).await, again, "{key} {after}");
+        assert_eq!(again, key == "ours" && after < REPORTED_AGAIN_FOR);
+    }
+}
+
+/// Neither a settlement nor a state record is left behind by a claim that is not won.
+pub async fn a_refused_claim_changes_nothing<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let paid = original(&journal, "paid").await;
+    let place = exclusive("", 0).access.expect("a place");
+    let moved = Place {
+        revision: 1,
+        ..place
+    };
+    let mut refused = vec![
+        refund(&paid, "exceeds", 8).access(place),
+        refund(&claim("unknown"), "unknown", 1).access(place),
+        claim("moved").access(moved),
+        // Both conditions must hold.
+        refund(&paid, "both", 7).access(moved),
+    ];
+    let waits = claim("waits").access(place).retries_without_limit();
+    win(&journal, &waits).await;
+    let ended = end(&journal, waits.id, (1, NOW), failed(Some("0x2")), None).await;
+    assert_eq!(ended, Ended::Yes);
+    let before = list(&journal, &Filter::new()).await;
+    refused.push(waits.clone());
+    for claim in &refused {
+        let answer = journal.claim(claim, NOW).await.expect("an answer");
+        assert!(!matches!(answer, Claimed::Won { .. }), "{answer:?}");
+    }
+    assert_eq!(list(&journal, &Filter::new()).await, before);
+    let settlement = known(&journal, &waits).await;
+    assert_eq!((settlement.attempt, settlement.failures), (1, 1));
+    win(&journal, &refund(&paid, "all of it", 7)).await;
+    assert_eq!(journal.write_state(&record()).await, Ok(true));
 }
