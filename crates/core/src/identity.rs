@@ -1,60 +1,72 @@
 //! The identity of a payment, and what all identities have in common.
 
 use std::fmt;
-use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
-/// The identity of one authorization by a payer. It is equal for all requests that could move the
-/// same money, whatever their signature bytes: signatures are malleable, identities are not.
-///
-/// It is the SHA-256 hash of the parts that make the authorization unique on its chain. It reveals
-/// nothing about them, so it may be public.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PaymentId([u8; 32]);
+/// Defines the identity of a kind of thing: 32 bytes, the hash of what makes the thing unique.
+macro_rules! identity {
+    ($(#[$docs:meta])* $name:ident) => {
+        $(#[$docs])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name([u8; 32]);
 
-impl PaymentId {
-    /// The identity of `parts`, such as chain, asset, payer and nonce. Each part is hashed with its
-    /// length, so that two different lists of parts never have the same bytes.
-    pub fn from_parts(parts: &[&[u8]]) -> Self {
-        Self(hash_parts(parts))
-    }
+        impl $name {
+            /// The identity of `parts`, such as chain, asset, payer and nonce. Each part is hashed
+            /// with its length, so that two different lists of parts never have the same bytes.
+            pub fn from_parts(parts: &[&[u8]]) -> Self {
+                Self($crate::identity::hash_parts(parts))
+            }
 
-    /// The identity with these bytes, as a journal stored them.
-    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
+            /// The identity with these bytes, as a journal stored them.
+            pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+                Self(bytes)
+            }
 
-    /// The 32 bytes.
-    pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
+            /// The 32 bytes.
+            pub const fn as_bytes(&self) -> &[u8; 32] {
+                &self.0
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                $crate::identity::write_hex(&self.0, f)
+            }
+        }
+
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, "{}({self})", stringify!($name))
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = $crate::IdentityError;
+
+            fn from_str(text: &str) -> Result<Self, $crate::IdentityError> {
+                let bytes = $crate::identity::read_hex(text);
+                bytes.map(Self).ok_or($crate::IdentityError)
+            }
+        }
+    };
 }
+pub(crate) use identity;
 
-impl fmt::Display for PaymentId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_hex(&self.0, f)
-    }
-}
-
-impl fmt::Debug for PaymentId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PaymentId({self})")
-    }
+identity! {
+    /// The identity of one authorization by a payer. It is equal for all requests that could move
+    /// the same money, whatever their signature bytes: signatures are malleable, identities are
+    /// not.
+    ///
+    /// It is the SHA-256 hash of the parts that make the authorization unique on its chain. It
+    /// reveals nothing about them, so it may be public.
+    PaymentId
 }
 
 /// The text is not 64 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not 64 hexadecimal digits")]
-pub struct PaymentIdError;
-
-impl FromStr for PaymentId {
-    type Err = PaymentIdError;
-
-    fn from_str(text: &str) -> Result<Self, PaymentIdError> {
-        read_hex(text).map(Self).ok_or(PaymentIdError)
-    }
-}
+pub struct IdentityError;
 
 /// The SHA-256 hash of `parts`, each with its length before it.
 pub(crate) fn hash_parts(parts: &[&[u8]]) -> [u8; 32] {

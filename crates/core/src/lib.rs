@@ -51,7 +51,7 @@ pub use ends::{
 pub use error::{Fault, FaultKind, Malformed, Reason, Refusal, Rejection};
 pub use facilitator::{Facilitator, FacilitatorError};
 pub use flow::{CancelReason, Flow, Phase};
-pub use identity::{PaymentId, PaymentIdError};
+pub use identity::{IdentityError, PaymentId};
 pub use kept::KEPT_MAX;
 pub use network::{Network, NetworkError};
 pub use printable::printable;
@@ -64,5 +64,5 @@ pub use scheme::{
     StateAccess, StateChange, Upkeep,
 };
 pub use signature::SignatureClaim;
-pub use state::{SchemeReceipt, SchemeState, StateId, StateIdError, StateStore};
+pub use state::{SchemeReceipt, SchemeState, StateId, StateStore};
 pub use time::{Clock, ManualClock, SystemClock, Timestamp};

@@ -3,64 +3,19 @@
 //! Most schemes need none of it: their payments are one authorization and one transfer. A scheme
 //! with channels, holds in escrow or sponsored gas keeps a small record for each of them.
 
-use std::fmt;
-use std::str::FromStr;
-
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::identity::{hash_parts, read_hex, write_hex};
+use crate::identity::identity;
 use crate::json::Object;
 use crate::{Fault, Malformed, Timestamp};
 
-/// The identity of a state record: of a channel, a hold, or a payer whose gas is paid.
-///
-/// It is the SHA-256 hash of the parts that make the thing unique, such as chain, contract and
-/// channel. Two schemes must not use the same parts.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct StateId([u8; 32]);
-
-impl StateId {
-    /// The identity of `parts`. Each part is hashed with its length, so that two different lists of
-    /// parts never have the same bytes.
-    pub fn from_parts(parts: &[&[u8]]) -> Self {
-        Self(hash_parts(parts))
-    }
-
-    /// The identity with these bytes, as a journal stored them.
-    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
-    /// The 32 bytes.
-    pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
-
-impl fmt::Display for StateId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_hex(&self.0, f)
-    }
-}
-
-impl fmt::Debug for StateId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "StateId({self})")
-    }
-}
-
-/// The text is not 64 hexadecimal digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not 64 hexadecimal digits")]
-pub struct StateIdError;
-
-impl FromStr for StateId {
-    type Err = StateIdError;
-
-    fn from_str(text: &str) -> Result<Self, StateIdError> {
-        read_hex(text).map(Self).ok_or(StateIdError)
-    }
+identity! {
+    /// The identity of a state record: of a channel, a hold, or a payer whose gas is paid.
+    ///
+    /// It is the SHA-256 hash of the parts that make the thing unique, such as chain, contract and
+    /// channel. Two schemes must not use the same parts.
+    StateId
 }
 
 /// A state record as it is stored. Only its scheme reads and writes the content.
