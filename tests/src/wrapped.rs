@@ -57,15 +57,6 @@ impl<C: LikeEvm> Scheme<C> for Wrapped {
     }
 }
 
-fn on_evm<'a, C: LikeEvm>(observed: &Observed<'a, C>) -> Observed<'a, Evm> {
-    let on_evm = Observed::new(observed.signatures, observed.answers, observed.now);
-    let on_evm = on_evm.after(observed.completed);
-    match observed.settling {
-        true => on_evm.settling(),
-        false => on_evm,
-    }
-}
-
 impl<C: LikeEvm> Payment<C> for WrappedPayment {
     fn info(&self) -> &PaymentInfo {
         self.0.info()
@@ -76,7 +67,7 @@ impl<C: LikeEvm> Payment<C> for WrappedPayment {
     }
 
     fn check(&self, observed: &Observed<'_, C>) -> Result<Check<C>, Rejection> {
-        Ok(match self.0.check(&on_evm(observed))? {
+        Ok(match self.0.check(&observed.for_chain())? {
             Check::Ask(read) => Check::Ask(read),
             Check::Valid => Check::Valid,
             Check::NotYet(time) => Check::NotYet(time),
@@ -88,7 +79,7 @@ impl<C: LikeEvm> Payment<C> for WrappedPayment {
         amount: Amount,
         observed: &Observed<'_, C>,
     ) -> Result<Plan<C::Action>, Rejection> {
-        self.0.plan(amount, &on_evm(observed))
+        self.0.plan(amount, &observed.for_chain())
     }
 
     fn depends_on_time(&self, rejection: &Rejection) -> bool {
@@ -96,7 +87,7 @@ impl<C: LikeEvm> Payment<C> for WrappedPayment {
     }
 
     fn payer(&self, observed: &Observed<'_, C>) -> Option<String> {
-        self.0.payer(&on_evm(observed))
+        self.0.payer(&observed.for_chain())
     }
 
     fn lane(&self) -> Option<&LaneId> {
@@ -104,11 +95,11 @@ impl<C: LikeEvm> Payment<C> for WrappedPayment {
     }
 
     fn sender(&self, observed: &Observed<'_, C>) -> Option<LaneId> {
-        self.0.sender(&on_evm(observed))
+        self.0.sender(&observed.for_chain())
     }
 
     fn balance(&self, observed: &Observed<'_, C>) -> Option<Amount> {
-        self.0.balance(&on_evm(observed))
+        self.0.balance(&observed.for_chain())
     }
 
     fn used_by(&self, rejection: &Rejection) -> Option<C::Search> {

@@ -318,6 +318,21 @@ impl<'a, C: Chain + ?Sized> Observed<'a, C> {
         }
     }
 
+    /// The same, for a chain that wraps this one and has the same answers and evidence.
+    pub fn for_chain<D>(&self) -> Observed<'a, D>
+    where
+        D: Chain<Answer = C::Answer, Evidence = C::Evidence> + ?Sized,
+    {
+        Observed {
+            signatures: self.signatures,
+            answers: self.answers,
+            now: self.now,
+            settling: self.settling,
+            completed: self.completed,
+            state: self.state,
+        }
+    }
+
     /// The same, with the payment's state record.
     #[must_use]
     pub fn with_state(self, state: Option<&'a SchemeState>) -> Self {

@@ -87,11 +87,9 @@ impl<C: Chain> Decoded<C> {
         now: Timestamp,
     ) -> Observed<'a, C> {
         let observed = Observed::new(&self.signatures, answers, now).after(&self.completed);
-        let observed = observed.with_state(self.state.as_ref());
-        match self.settling {
-            true => observed.settling(),
-            false => observed,
-        }
+        let mut observed = observed.with_state(self.state.as_ref());
+        observed.settling = self.settling;
+        observed
     }
 }
 

@@ -293,12 +293,9 @@ impl<C: Chain> FaultyPayment<C> {
             Some(SchemeFault::ExpiryIgnored) => Timestamp::from_secs(observed.now.secs() - 3600),
             _ => observed.now,
         };
-        let inner = Observed::new(signatures, observed.answers, now).after(observed.completed);
-        let inner = inner.with_state(observed.state);
-        use_it(&match observed.settling {
-            true => inner.settling(),
-            false => inner,
-        })
+        let mut inner = observed.for_chain();
+        (inner.signatures, inner.now) = (signatures, now);
+        use_it(&inner)
     }
 }
 
