@@ -46,12 +46,11 @@ impl Keys {
         self.0.is_none() || self.key_in(headers).is_some()
     }
 
-    /// A name of the key in these headers: the first bytes of its hash, which do not change when
+    /// A name of the key at this position: the first bytes of its hash, which do not change when
     /// the list of keys does.
-    pub(crate) fn name_in(&self, headers: &HeaderMap) -> Option<String> {
-        /// Enough to tell the keys of one service apart.
+    pub(crate) fn name(&self, at: usize) -> Option<String> {
+        /// Enough to distinguish the keys of one service.
         const NAME_BYTES: usize = 8;
-        let at = self.key_in(headers)?;
         let hash = self.0.as_ref()?.get(at)?;
         let name = hash.iter().take(NAME_BYTES);
         Some(name.map(|byte| format!("{byte:02x}")).collect())

@@ -159,7 +159,10 @@ impl Service {
         refund_of: Option<PaymentId>,
     ) -> Result<Response, ErrorResponse> {
         let caller = request.extensions().get().copied();
-        let known = self.keys.name_in(request.headers());
+        let known = match caller {
+            Some(Caller::Key(at)) => self.keys.name(at),
+            _ => None,
+        };
         let sale = match endpoint {
             Endpoint::Verify => None,
             Endpoint::Settle => sale(request.headers())
