@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot continue panics")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use quittance_core::{
     Amount, Check, Effect, Facilitator, Observed, Payment, PaymentInfo, PaymentRequest, Plan,
@@ -23,6 +24,8 @@ enum Way {
     Endless,
     /// Nothing is sent.
     OffChain,
+    /// A step, and nothing after it.
+    StepOnly,
 }
 
 /// `exact` on the simulated chain, planned in another way.
@@ -112,7 +115,8 @@ impl Payment<SimulatedChain> for PlannedPayment {
             Way::Sponsored if observed.completed.is_empty() => Ok(self.sponsored(1)),
             Way::Sponsored => self.payment.plan(amount, observed),
             Way::Endless => Ok(self.sponsored(observed.completed.len() as u8 + 1)),
-            Way::OffChain => Ok(Plan::OffChain),
+            Way::StepOnly if observed.completed.is_empty() => Ok(self.sponsored(1)),
+            Way::StepOnly | Way::OffChain => Ok(Plan::OffChain),
         }
     }
 
@@ -205,7 +209,7 @@ async fn a_step_is_not_sent_again_after_a_crash() {
         let first = engine(&setting, Way::Sponsored).await;
         let answer = first.settle(&request).await.unwrap();
         assert!(answer.is_pending(), "{answer:?}");
-        first.shut_down(std::time::Duration::ZERO).await;
+        first.shut_down(Duration::ZERO).await;
         drop(first);
         if included_meanwhile {
             setting.world.include();
@@ -276,7 +280,7 @@ async fn a_payment_without_a_transaction_settles_once() {
     let settled = settlement(&first, &setting, &request).await;
     assert!(matches!(settled.state, State::Concluded(_)), "{settled:?}");
     assert_eq!(setting.world.included_count(), 0);
-    first.shut_down(std::time::Duration::ZERO).await;
+    first.shut_down(Duration::ZERO).await;
     drop(first);
     let second = engine(&setting, Way::OffChain).await;
     for engine in [&second, &second] {
@@ -284,4 +288,25 @@ async fn a_payment_without_a_transaction_settles_once() {
         assert_eq!(again.error_reason.as_deref(), Some("duplicate_settlement"));
         assert!(!engine.verify(&request).await.unwrap().is_valid);
     }
+}
+
+/// A step is the last transaction of some payments, such as a capture whose rest was voided by
+/// another act. It was watched for a transfer that no transaction makes, and opened again for ever.
+#[tokio::test]
+async fn a_payment_that_ends_in_a_step_stays_settled() {
+    let setting = Environment::new();
+    let engine = engine(&setting, Way::StepOnly).await;
+    let mut events = engine.events();
+    let request = setting.request().await;
+    let answer = engine.settle(&request).await.unwrap();
+    assert!(answer.success, "{answer:?}");
+    let settled = settlement(&engine, &setting, &request).await;
+    assert_eq!(steps(&settled), [1]);
+    let step = settled.transactions[0].transaction.id.as_str();
+    assert_eq!(answer.transaction, step);
+    // Longer than a payment may be missing.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let later = settlement(&engine, &setting, &request).await;
+    assert_eq!(later.state, settled.state);
+    assert!(events.try_recv().is_err(), "nothing was undone");
 }

@@ -72,6 +72,9 @@ pub trait Journal: StateStore {
     /// same asset, with its payer and its recipient exchanged. Its amount must be left of what
     /// settled, less all open and settled refunds.
     ///
+    /// A claim of an [unfinished](Claim::is_unfinished) payment is won without these conditions. It
+    /// gets its state record for itself only if that is free.
+    ///
     /// An exclusive claim is won only if no other settlement has the state record exclusively, and
     /// the record still has the claim's revision.
     ///

@@ -64,6 +64,9 @@ pub struct Claim {
     /// Whether failures never end the authorization, and only make the next claim wait longer. For
     /// payments that release nothing, such as a capture: giving one up would strand money.
     pub retries_without_limit: bool,
+    /// Whether a transaction of an earlier attempt has moved the money, or still may. Such a claim
+    /// begins nothing: the conditions of refunds and of exclusive access do not apply. Not stored.
+    pub is_unfinished: bool,
 }
 
 /// A payment's access to a state record.
@@ -106,6 +109,7 @@ impl Claim {
             access: None,
             refund_of: None,
             retries_without_limit: false,
+            is_unfinished: false,
         }
     }
 
@@ -127,6 +131,13 @@ impl Claim {
     #[must_use]
     pub fn refund_of(mut self, original: PaymentId) -> Self {
         self.refund_of = Some(original);
+        self
+    }
+
+    /// For a payment that an earlier attempt has settled, or still may.
+    #[must_use]
+    pub fn unfinished(mut self) -> Self {
+        self.is_unfinished = true;
         self
     }
 
@@ -308,21 +319,17 @@ impl Settlement {
 
     /// Every transaction that was ever signed for this settlement, withdrawn ones included.
     pub fn all_transactions(&self) -> impl Iterator<Item = &Transaction> {
-        let all = self.transactions.iter().chain(&self.withdrawn);
-        all.map(|signed| &signed.transaction)
+        self.all_signed().map(|signed| &signed.transaction)
     }
 
-    /// As [`all_transactions`](Self::all_transactions), without those of steps.
-    pub fn settling_transactions(&self) -> impl Iterator<Item = &Transaction> {
-        let all = self.transactions.iter().chain(&self.withdrawn);
-        all.filter(|signed| signed.step == 0)
-            .map(|signed| &signed.transaction)
+    /// As [`all_transactions`](Self::all_transactions), with the attempt and the step of each.
+    pub fn all_signed(&self) -> impl Iterator<Item = &SignedFor> {
+        self.transactions.iter().chain(&self.withdrawn)
     }
 
     /// Whether a transaction was ever signed for one of its steps.
     pub fn has_steps(&self) -> bool {
-        let mut all = self.transactions.iter().chain(&self.withdrawn);
-        all.any(|signed| signed.step > 0)
+        self.all_signed().any(|signed| signed.step > 0)
     }
 
     /// The transaction that a caller should look up: the deciding one, else the newest one sent.

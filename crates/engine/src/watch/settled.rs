@@ -13,7 +13,7 @@ use std::time::Duration;
 use quittance_core::{
     Chain, Effect, Fault, LaneId, Payment, PaymentId, Status, TransactionId, Watched,
 };
-use quittance_journal::{Settlement, StateKind};
+use quittance_journal::{Settlement, SignedFor, StateKind};
 use tokio::time::Instant;
 use tracing::{error, warn};
 
@@ -200,7 +200,8 @@ fn find<C: Chain>(
     statuses: &Statuses<C>,
 ) -> Found {
     let mut found = Found::Missing;
-    for transaction in settlement.settling_transactions() {
+    for signed in settlement.all_signed() {
+        let transaction = &signed.transaction;
         let status = statuses.get(&(transaction.lane.clone(), transaction.sequence));
         match status {
             Some(Ok(Status::Included {
@@ -212,17 +213,15 @@ fn find<C: Chain>(
                     found = Found::Unknown;
                     continue;
                 }
-                let amount = settlement.claim.amount;
-                let effect = catch_unwind(AssertUnwindSafe(|| payment.effect(amount, evidence)));
-                match effect {
-                    Ok(Effect::Transferred(_)) => {
+                match settles(settlement, signed, payment, evidence) {
+                    Some(true) => {
                         return Found::Included {
                             id: id.clone(),
                             confirmations: *confirmations,
                         };
                     }
-                    Ok(_) => {}
-                    Err(_) => found = Found::Unknown,
+                    Some(false) => {}
+                    None => found = Found::Unknown,
                 }
             }
             Some(Ok(_)) => {}
@@ -230,6 +229,24 @@ fn find<C: Chain>(
         }
     }
     found
+}
+
+/// Whether an included transaction has settled the payment. A step has if nothing more was sent
+/// after it. `None` if the scheme panics.
+fn settles<C: Chain>(
+    settlement: &Settlement,
+    signed: &SignedFor,
+    payment: &dyn Payment<C>,
+    evidence: &C::Evidence,
+) -> Option<bool> {
+    if signed.step > 0 {
+        return Some(settlement.evidence() == Some(&signed.transaction.id));
+    }
+    let amount = settlement.claim.amount;
+    let effect = catch_unwind(AssertUnwindSafe(|| payment.effect(amount, evidence)));
+    effect
+        .ok()
+        .map(|effect| matches!(effect, Effect::Transferred(_)))
 }
 
 /// How long ago a payment settled.

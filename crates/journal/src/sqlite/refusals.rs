@@ -18,6 +18,9 @@ pub(super) async fn refuse(
     claim: &Claim,
     now: Timestamp,
 ) -> Result<Option<Claimed>, sqlx::Error> {
+    if claim.is_unfinished {
+        return Ok(None);
+    }
     let (original, place) = (claim.refund_of.as_ref(), claim.exclusive());
     // Ordinary claims need no more than their one statement.
     if original.is_none() && place.is_none() && !claim.retries_without_limit {

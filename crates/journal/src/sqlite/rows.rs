@@ -117,6 +117,7 @@ pub(super) fn settlement(row: &SqliteRow) -> Result<Settlement, sqlx::Error> {
             access: access(row)?,
             refund_of: optional_payment_id(row, "refund_of")?,
             retries_without_limit: row.try_get("retries_without_limit")?,
+            is_unfinished: false,
         },
         attempt: number(row.try_get("attempt")?)?,
         failures: number(row.try_get("failures")?)?,

@@ -69,6 +69,7 @@ super::suite!($ journal, journal_conformance, JournalFixture:
     a_refund_exchanges_the_parties_of_a_settled_payment
     success_is_reported_again_to_the_same_key_for_a_day
     a_claim_without_limit_waits_longer_after_each_failure
+    an_unfinished_payment_is_claimed_again_without_conditions
     a_transaction_recorded_again_has_its_newest_step
     a_record_is_freed_by_its_holder_only
     a_record_of_another_scheme_is_not_taken
@@ -943,6 +944,11 @@ pub async fn a_settlement_without_a_transaction_is_final_with_its_receipt<F: Jou
     assert_eq!(taken(&journal, &a).await.attempt, 1);
 }
 
+fn settling_transactions(settlement: &Settlement) -> impl Iterator<Item = &Transaction> {
+    let settling = settlement.all_signed().filter(|signed| signed.step == 0);
+    settling.map(|signed| &signed.transaction)
+}
+
 /// If a step looked like the action that settles, a payment would be judged by it.
 pub async fn the_step_of_a_transaction_is_kept<F: JournalFixture>() {
     let fixture = F::new().await;
@@ -970,7 +976,7 @@ pub async fn the_step_of_a_transaction_is_kept<F: JournalFixture>() {
     assert_eq!(steps(&settlement.transactions), [1, 0]);
     assert_eq!(steps(&settlement.withdrawn), [2]);
     assert!(settlement.has_steps());
-    let settling: Vec<_> = settlement.settling_transactions().collect();
+    let settling: Vec<_> = settling_transactions(&settlement).collect();
     assert_eq!(settling, [&transaction("0x0", 0)]);
 }
 
@@ -1412,7 +1418,7 @@ pub async fn a_transaction_recorded_again_has_its_newest_step<F: JournalFixture>
     let known_a = known(&journal, &a).await;
     let all = [&known_a.transactions[0], &known_a.withdrawn[0]];
     assert_eq!(all.map(|signed| signed.step), [u8::MAX; 2]);
-    assert_eq!(known_a.settling_transactions().count(), 0);
+    assert_eq!(settling_transactions(&known_a).count(), 0);
     assert!(!known(&journal, &b).await.has_steps());
 
     record(&first, &[made_for(&a, 0)]).await;
@@ -1422,7 +1428,7 @@ pub async fn a_transaction_recorded_again_has_its_newest_step<F: JournalFixture>
     expected.sort();
     assert_eq!(steps, expected);
     let known_a = known(&journal, &a).await;
-    let settling: Vec<_> = known_a.settling_transactions().collect();
+    let settling: Vec<_> = settling_transactions(&known_a).collect();
     assert_eq!(settling, [&first]);
     assert!(known_a.has_steps());
 }
@@ -1577,4 +1583,38 @@ pub async fn a_refused_claim_changes_nothing<F: JournalFixture>() {
     assert_eq!((settlement.attempt, settlement.failures), (1, 1));
     win(&journal, &refund(&paid, "all of it", 7)).await;
     assert_eq!(journal.write_state(&record()).await, Ok(true));
+}
+
+/// Its money has moved, or still may. To refuse it would hide that.
+pub async fn an_unfinished_payment_is_claimed_again_without_conditions<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let original = original(&journal, "original").await;
+    let fail = async |claim: &Claim| {
+        let attempt = win(&journal, claim).await;
+        let outcome = failed(Some("0x9"));
+        let ended = end(&journal, claim.id, (attempt, NOW), outcome, None).await;
+        assert_eq!(ended, Ended::Yes);
+    };
+    let unfinished = |claim: &Claim| claim.clone().unfinished();
+    let refund_of_all = |name| refund(&original, name, 7);
+    let first = refund_of_all("first");
+    fail(&first).await;
+    win(&journal, &refund_of_all("second")).await;
+    let exceeds = Claimed::RefundsExceed { left: Amount::ZERO };
+    assert_eq!(journal.claim(&first, NOW).await, Ok(exceeds));
+    assert_eq!(win(&journal, &unfinished(&first)).await, 2);
+
+    let first = exclusive("deposit", 0);
+    fail(&first).await;
+    let holder = exclusive("holder", 0);
+    win(&journal, &holder).await;
+    let is_taken = Ok(Claimed::StateTaken(holder.id));
+    assert_eq!(journal.claim(&first, NOW).await, is_taken);
+    assert_eq!(win(&journal, &unfinished(&first)).await, 2);
+    // The record stays the other settlement's.
+    assert_eq!(journal.claim(&exclusive("third", 0), NOW).await, is_taken);
+    // Nothing else is free for such a claim.
+    let taken = taken(&journal, &unfinished(&first)).await;
+    assert_eq!(taken.state, State::Open);
 }
