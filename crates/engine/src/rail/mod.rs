@@ -235,10 +235,10 @@ impl<C: Chain> Rail<C> {
         settled: &mut SettledPayments,
     ) -> Result<(), Fault> {
         self.recover().await?;
-        self.look_after_states().await?;
         // A gap shows that the chain has taken something back, and perhaps more than the gap.
         let was_taken_back = gaps.search(&self.context).await?;
-        settled.search(&self.context, was_taken_back).await
+        settled.search(&self.context, was_taken_back).await?;
+        self.look_after_states().await
     }
 }
 

@@ -1,9 +1,10 @@
 //! What schemes do by themselves: requests for state records that are due.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use quittance_core::{Chain, Fault, PaymentRequest, RequestCaller, Scheme};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::Rail;
 
@@ -33,7 +34,16 @@ impl<C: Chain> Rail<C> {
         if due.is_empty() {
             return Ok(());
         }
-        let upkeep = scheme.upkeep(&due, now);
+        // A panic in a scheme must not end the sweeps. The records are due again in a minute.
+        let upkeep = catch_unwind(AssertUnwindSafe(|| scheme.upkeep(&due, now)));
+        let Ok(upkeep) = upkeep else {
+            error!(
+                network,
+                scheme = scheme.name(),
+                "a scheme panicked in its upkeep"
+            );
+            return Ok(());
+        };
         if !upkeep.seen.is_empty() {
             journal.put_off_states(&upkeep.seen).await?;
         }

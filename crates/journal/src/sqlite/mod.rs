@@ -200,6 +200,12 @@ impl StateStore for SqliteJournal {
         again: Timestamp,
         limit: u32,
     ) -> Result<Vec<SchemeState>, Fault> {
+        // Every sweep asks. Most of the time none is due, and reading needs no place in the queue.
+        let mut reader = self.reader().await?;
+        let read = states::any_due(&mut reader, network, scheme, now).await;
+        if !self.checked(reader, read).await? {
+            return Ok(Vec::new());
+        }
         let take = states::TakeDue {
             network: network.to_owned(),
             scheme: scheme.to_owned(),

@@ -150,6 +150,24 @@ impl Write<Writer> for WriteState {
     }
 }
 
+/// Whether a record of this scheme is due.
+pub(super) async fn any_due(
+    connection: &mut SqliteConnection,
+    network: &str,
+    scheme: &str,
+    now: Timestamp,
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM scheme_states
+         WHERE network = ?1 AND scheme = ?2 AND due <= ?3)",
+    )
+    .bind(network)
+    .bind(scheme)
+    .bind(seconds(now))
+    .fetch_one(connection)
+    .await
+}
+
 /// [`StateStore::due_states`](quittance_core::StateStore::due_states).
 pub(super) struct TakeDue {
     pub(super) network: String,
