@@ -37,11 +37,7 @@ impl Holds {
         let hold = Hold { payment, until };
         match self.0.entry(state) {
             Entry::Occupied(held) if !held.get().is_over() => false,
-            Entry::Occupied(mut over) => {
-                over.insert(hold);
-                true
-            }
-            Entry::Vacant(free) => {
+            free => {
                 free.insert(hold);
                 true
             }

@@ -60,19 +60,23 @@ impl<C: Chain> Rail<C> {
         sale: Option<&SaleId>,
         deadline: Instant,
     ) -> Result<SettleResponse, FacilitatorError> {
-        let Started {
-            id,
-            payer,
-            attempt,
-            follow,
-        } = started;
+        let (id, payer, attempt, follow) = match started {
+            // Reported once: the record refuses the payment from now on.
+            Started::Written {
+                payer,
+                amount,
+                receipt,
+            } => return Ok(settled(network, Some(payer), "", (amount, receipt))),
+            Started::Settlement {
+                id,
+                payer,
+                attempt,
+                follow,
+            } => (id, payer, attempt, follow),
+        };
         let progress = match follow {
             Follow::InFlight(progress) => wait_for_end(progress, deadline).await,
             Follow::Journal(settlement) => progress_of(&settlement),
-            // Reported once: the record refuses the payment from now on.
-            Follow::Written { amount, receipt } => {
-                return Ok(settled(network, Some(payer), "", (amount, receipt)));
-            }
         };
         let response = match progress {
             Progress::Concluded(outcome) => {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use quittance_core::{
     Amount, Chain, Fault, FaultKind, Malformed, PaymentId, PaymentInfo, PaymentRequest, Plan,
-    Reason, Rejection, SchemeReceipt,
+    Reason, Rejection, SchemeReceipt, SchemeState, Timestamp,
 };
 use quittance_journal::{Claim, Claimed, Settlement};
 use tokio::sync::watch;
@@ -28,13 +28,22 @@ const IN_FLIGHT_MAX: usize = 10_000;
 /// other.
 const ROUNDS_MAX: usize = 8;
 
-/// A settlement that is in progress or has ended, and how to follow it.
-pub(super) struct Started {
-    pub(super) id: PaymentId,
-    /// The payer's address, as the journal has it.
-    pub(super) payer: String,
-    pub(super) attempt: u32,
-    pub(super) follow: Follow,
+/// A payment that is being settled, or has been.
+pub(super) enum Started {
+    /// It has a settlement in the journal.
+    Settlement {
+        id: PaymentId,
+        /// The payer's address, as the journal has it.
+        payer: String,
+        attempt: u32,
+        follow: Follow,
+    },
+    /// A write of its state record has settled it. The journal has no settlement of it.
+    Written {
+        payer: String,
+        amount: Amount,
+        receipt: SchemeReceipt,
+    },
 }
 
 /// How to follow a settlement.
@@ -43,21 +52,6 @@ pub(super) enum Follow {
     InFlight(watch::Receiver<Progress>),
     /// No task works on the settlement. This is its entry in the journal.
     Journal(Box<Settlement>),
-    /// It was settled by a write of its state record. The journal has no entry of its own for it.
-    Written {
-        amount: Amount,
-        receipt: SchemeReceipt,
-    },
-}
-
-/// Whether a payment was settled by a write of its state record.
-enum OffChain {
-    /// It was.
-    Settled(Started),
-    /// Another payment has changed the record meanwhile, or has it for itself.
-    Refused,
-    /// It is settled in another way.
-    No,
 }
 
 /// Why no settlement was started.
@@ -91,17 +85,14 @@ enum Candidate<'a, C: Chain> {
 }
 
 impl<C: Chain> Rail<C> {
-    /// Verifies a payment, claims it and hands it to a lane. If another task works on the same
-    /// request, follows that task.
+    /// Verifies a payment, and settles it by its state record or claims it and hands it to a lane.
+    /// If another task works on the same request, follows that task.
     pub(super) async fn start_settlement(
         self: &Arc<Self>,
         request: &PaymentRequest,
     ) -> Result<Started, NotStarted> {
         let mut decoded = self.decode(request).await?.settling();
-        for round in 0..ROUNDS_MAX {
-            if round > 0 {
-                decoded = self.with_state(decoded).await?;
-            }
+        for _ in 0..ROUNDS_MAX {
             let prior = self.prior(request, decoded.info()).await?;
             self.check_room(&prior)?;
             let candidate = match self.judge(request, &decoded, prior).await? {
@@ -114,31 +105,33 @@ impl<C: Chain> Rail<C> {
                 Judgement::Unfinished(settlement) => Candidate::Unfinished(settlement),
                 Judgement::Valid(verified) => Candidate::Verified(verified),
             };
-            let started = match self.change_state(request, &decoded, &candidate).await? {
-                OffChain::Settled(started) => Some(started),
-                OffChain::Refused => {
-                    let read = decoded.place();
-                    decoded = self.with_state(decoded).await?;
-                    // No payment has changed the record, so a settlement has it for itself.
-                    if decoded.place() == read {
-                        return Err(is_busy(&decoded).into());
-                    }
-                    None
-                }
-                OffChain::No => match self.context.in_flight.guard(decoded.info().id) {
-                    Ok(guard) => self.claim(request, &decoded, candidate, guard).await?,
-                    Err(other) => {
-                        wait_until_claimed(other).await;
-                        None
-                    }
-                },
-            };
-            if let Some(started) = started {
+            if let Some(started) = self.start_candidate(request, &decoded, candidate).await? {
                 return Ok(started);
             }
+            decoded = self.with_state(decoded).await?;
         }
         let what = "many concurrent requests need what this payment needs: retry";
         Err(Fault::new(FaultKind::Busy, what).into())
+    }
+
+    /// Starts to settle a candidate. `None` if it must be judged again, because another request has
+    /// claimed the authorization or changed the state record.
+    async fn start_candidate(
+        self: &Arc<Self>,
+        request: &PaymentRequest,
+        decoded: &Decoded<C>,
+        candidate: Candidate<'_, C>,
+    ) -> Result<Option<Started>, NotStarted> {
+        if let Some((next, written)) = self.off_chain(request, &candidate) {
+            return self.write_state(decoded, &next, written).await;
+        }
+        match self.context.in_flight.guard(decoded.info().id) {
+            Ok(guard) => self.claim(request, decoded, candidate, guard).await,
+            Err(other) => {
+                wait_until_claimed(other).await;
+                Ok(None)
+            }
+        }
     }
 
     /// Whether one more settlement may be started, if the request needs one.
@@ -167,7 +160,7 @@ impl<C: Chain> Rail<C> {
                 (settlement.clone(), Follow::Journal(settlement))
             }
         };
-        Ok(Started {
+        Ok(Started::Settlement {
             id,
             payer: settlement.claim.payer.clone(),
             attempt: settlement.attempt,
@@ -175,43 +168,54 @@ impl<C: Chain> Rail<C> {
         })
     }
 
-    /// Settles a payment by one write of its state record, if nothing has to be sent for it.
-    async fn change_state(
+    /// The next state record of a payment that this one write settles, because nothing has to be
+    /// sent for it. `None` for other payments.
+    fn off_chain(
         &self,
         request: &PaymentRequest,
-        decoded: &Decoded<C>,
         candidate: &Candidate<'_, C>,
-    ) -> Result<OffChain, NotStarted> {
-        let payment = &decoded.payment;
-        let (Some(access), Candidate::Verified(verified)) = (payment.state_access(), candidate)
-        else {
-            return Ok(OffChain::No);
+    ) -> Option<(SchemeState, Started)> {
+        let Candidate::Verified(verified) = candidate else {
+            return None;
         };
+        let (payment, state) = (&verified.decoded.payment, &verified.decoded.state);
+        let access = payment.state_access()?;
         let (amount, now) = (request.requirements.amount, self.context.now());
-        let plan = payment.plan(amount, &verified.observed(now));
-        if !matches!(plan, Ok(Plan::OffChain)) {
-            return Ok(OffChain::No);
+        let plan = payment.plan(amount, &verified.observed(now)).ok()?;
+        if !matches!(plan, Plan::OffChain) {
+            return None;
         }
-        let change = payment.state_after(amount, decoded.state.as_ref(), None, now);
+        let change = payment.state_after(amount, state.as_ref(), None, now);
         let (network, scheme) = (self.context.network(), &request.requirements.scheme);
-        let next = next_state(access, decoded.state.as_ref(), &change, network, scheme);
-        let Some(next) = next else {
-            return Ok(OffChain::No);
-        };
-        if !self.context.writer.journal.write_state(&next).await? {
-            return Ok(OffChain::Refused);
-        }
-        let id = decoded.info().id;
-        self.context.holds.release(&access.state, &id);
-        Ok(OffChain::Settled(Started {
-            id,
+        let next = next_state(access, state.as_ref(), &change, network, scheme)?;
+        let written = Started::Written {
             payer: verified.payer.clone(),
-            attempt: 0,
-            follow: Follow::Written {
-                amount,
-                receipt: change.receipt,
-            },
-        }))
+            amount,
+            receipt: change.receipt,
+        };
+        Some((next, written))
+    }
+
+    /// Writes the state record that settles a payment. `None` if another payment has changed the
+    /// record meanwhile.
+    async fn write_state(
+        &self,
+        decoded: &Decoded<C>,
+        next: &SchemeState,
+        written: Started,
+    ) -> Result<Option<Started>, NotStarted> {
+        let journal = &self.context.writer.journal;
+        if journal.write_state(next).await? {
+            self.context.holds.release(&next.id, &decoded.info().id);
+            return Ok(Some(written));
+        }
+        let revision = |state: &SchemeState| state.revision;
+        let newest = journal.state(&next.id).await?;
+        // No payment has changed the record, so a settlement has it for itself.
+        match newest.as_ref().map(revision) == decoded.state.as_ref().map(revision) {
+            true => Err(busy(decoded).into()),
+            false => Ok(None),
+        }
     }
 
     /// Claims a payment. Hands a verified one to a lane. An unfinished one already has a
@@ -229,7 +233,8 @@ impl<C: Chain> Rail<C> {
             Candidate::Unfinished(settlement) => &settlement.claim.payer,
         };
         let claim = self.claim_for(request, decoded, payer);
-        let claim = claim.map_err(VerifyError::Malformed)?;
+        let mut claim = claim.map_err(VerifyError::Malformed)?;
+        claim.is_unfinished = matches!(candidate, Candidate::Unfinished(_));
         let reservation = self.reserve(&claim, &candidate)?;
         let journal = &self.context.writer.journal;
         let claimed = journal.claim(&claim, self.context.now()).await;
@@ -240,25 +245,14 @@ impl<C: Chain> Rail<C> {
                 return self.taken(request, *settlement).await.map(Some);
             }
             Claimed::StateMoved => return Ok(None),
-            Claimed::StateTaken(_) => return Err(is_busy(decoded).into()),
-            Claimed::RefundsExceed { left } => {
-                let detail = format_args!("{left} are left of the payment, without its refunds");
-                let rejection = Rejection::new(Reason::REFUND_EXCEEDS_PAYMENT, detail);
-                return Err(decoded.rejected(rejection).into());
-            }
+            Claimed::StateTaken(_) => return Err(busy(decoded).into()),
+            Claimed::RefundsExceed { left } => return Err(exceeds(decoded, left).into()),
             Claimed::NotRefundable(problem) => {
                 let rejection = Rejection::new(Reason::INVALID_REFUND, problem);
                 return Err(decoded.rejected(rejection).into());
             }
             Claimed::TooSoon { until } => {
-                let wait = until.secs_since(self.context.now());
-                let what = "the last attempt failed a short time ago: retry later";
-                let fault = Fault::new(FaultKind::Busy, what);
-                return Err(Fault {
-                    retry_after: Some(Duration::from_secs(wait)),
-                    ..fault
-                }
-                .into());
+                return Err(too_soon(until, self.context.now()).into());
             }
         };
         // Steps of an earlier attempt must not be made twice.
@@ -272,7 +266,7 @@ impl<C: Chain> Rail<C> {
                 self.context.spawn(Arc::clone(self).resume(job));
             }
         }
-        Ok(Some(Started {
+        Ok(Some(Started::Settlement {
             id: claim.id,
             payer: claim.payer,
             attempt,
@@ -329,28 +323,36 @@ impl<C: Chain> Rail<C> {
         };
         let (scheme, text) = (&request.requirements.scheme, request.kept_text()?);
         let network = self.context.network();
-        let claim = Claim::new(network, scheme, &info, text, decoded.decoded_at);
-        let claim = match decoded.place() {
-            Some(place) => claim.access(place),
-            None => claim,
-        };
-        let claim = match request.caller().to_text() {
-            Some(caller) => claim.caller(caller),
-            None => claim,
-        };
-        Ok(match request.refund_of() {
-            Some(original) => claim.refund_of(original),
-            None => claim,
-        })
+        let mut claim = Claim::new(network, scheme, &info, text, decoded.decoded_at);
+        claim.access = decoded.place();
+        claim.caller = request.caller().to_text();
+        claim.refund_of = request.refund_of();
+        Ok(claim)
     }
 }
 
 /// The verdict on a payment whose state record another settlement has for itself.
-fn is_busy<C: Chain>(decoded: &Decoded<C>) -> VerifyError {
-    let busy = decoded.payment.state_access().map(|access| &access.busy);
-    let busy = busy.cloned().unwrap_or(Reason::DUPLICATE_SETTLEMENT);
+fn busy<C: Chain>(decoded: &Decoded<C>) -> VerifyError {
+    let access = decoded.payment.state_access();
+    let reason = access.map_or(Reason::DUPLICATE_SETTLEMENT, |access| access.busy.clone());
     let detail = "another settlement of this payer is in progress: retry after it";
-    decoded.rejected(Rejection::new(busy, detail))
+    decoded.rejected(Rejection::new(reason, detail))
+}
+
+/// The verdict on a refund of which only a part is left.
+fn exceeds<C: Chain>(decoded: &Decoded<C>, left: Amount) -> VerifyError {
+    let detail = format_args!("{left} are left of the payment, without its refunds");
+    decoded.rejected(Rejection::new(Reason::REFUND_EXCEEDS_PAYMENT, detail))
+}
+
+/// The fault of a payment whose last attempt failed a short time ago.
+fn too_soon(until: Timestamp, now: Timestamp) -> Fault {
+    let what = "the last attempt failed a short time ago: retry later";
+    let wait = Duration::from_secs(until.secs_since(now));
+    Fault {
+        retry_after: Some(wait),
+        ..Fault::new(FaultKind::Busy, what)
+    }
 }
 
 /// Waits until a concurrent request has claimed. Then the journal says whether it is the same
