@@ -129,6 +129,7 @@ contract WalletThatAcceptsAll is Wallet {
 /// Makes an act possible for one sender only.
 contract OneSender {
     error NotTheSender(address sender);
+    error TooLate(uint256 number);
 
     address sender;
     uint256 acts;
@@ -139,6 +140,12 @@ contract OneSender {
 
     function act() external {
         if (msg.sender != sender) revert NotTheSender(msg.sender);
+        acts++;
+    }
+
+    /// Acts up to the block with this number.
+    function actUntil(uint256 number) external {
+        if (block.number > number) revert TooLate(number);
         acts++;
     }
 

@@ -134,16 +134,34 @@ impl Nodes {
     }
 
     /// Sends several requests whose replies must come from the same node, to each node in turn
-    /// until one replies.
+    /// until the replies of one are `complete`. The replies of two nodes are never mixed.
+    ///
+    /// If no node's replies are complete, they are those of the first node that replied.
     ///
     /// # Errors
     /// If no node replies.
-    pub async fn ask_one_node(&self, requests: &[Request]) -> Result<Vec<Reply>, Fault> {
-        self.ask_one_node_in_doubt(requests, |_| false).await
+    pub async fn ask_one_node_until(
+        &self,
+        requests: &[Request],
+        complete: impl Fn(&[Reply]) -> bool,
+    ) -> Result<Vec<Reply>, Fault> {
+        let mut first_replies = None;
+        let mut last_failure = None;
+        for node in self.order() {
+            match node.ask(&*self.identity, requests).await {
+                Ok(replies) if complete(&replies) => return Ok(replies),
+                Ok(replies) => first_replies = first_replies.or(Some(replies)),
+                Err(failure) => {
+                    node.back_off(&failure);
+                    last_failure = Some(failure);
+                }
+            }
+        }
+        first_replies.ok_or_else(|| last_failure.map_or_else(no_node, Failure::fault))
     }
 
-    /// As [`ask_one_node`](Self::ask_one_node), with `in_doubt` as in
-    /// [`ask_many_in_doubt`](Self::ask_many_in_doubt).
+    /// Sends several requests whose replies must come from the same node, to each node in turn
+    /// until one replies. `in_doubt` is as in [`ask_many_in_doubt`](Self::ask_many_in_doubt).
     ///
     /// # Errors
     /// If no node replies.

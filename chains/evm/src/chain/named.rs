@@ -123,6 +123,15 @@ impl NamedCall {
         })
     }
 
+    /// Whether a reply to a request of this call says something about the call. Any other error is
+    /// about the node.
+    pub(super) fn is_verdict(&self, reply: &Reply) -> bool {
+        match reply {
+            Ok(_) => true,
+            Err(error) => self.reverted(error).is_some(),
+        }
+    }
+
     /// The outcome that an error shows, if it is about the call and not about the node. Nodes that
     /// leave out the revert data leave the reason of the revert unknown.
     fn reverted(&self, error: &NodeError) -> Option<StepOutcome> {
@@ -187,6 +196,16 @@ pub(super) fn batch(
     std::iter::once(program)
         .chain(calls.iter().map(request))
         .collect()
+}
+
+/// Whether the replies to a [`batch`] say something about the program and about each call. If not,
+/// another node may know more.
+pub(super) fn is_complete(calls: &[NamedCall], replies: &[Reply]) -> bool {
+    let Some((Ok(_), replies)) = replies.split_first() else {
+        return false;
+    };
+    let mut pairs = calls.iter().zip(replies);
+    replies.len() == calls.len() && pairs.all(|(call, reply)| call.is_verdict(reply))
 }
 
 #[cfg(test)]

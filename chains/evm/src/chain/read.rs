@@ -84,7 +84,8 @@ impl Reader<'_> {
     }
 
     /// Runs a program and calls by a named sender in one round trip. One node replies to all, and
-    /// the program's result proves which chain it is on.
+    /// the program's result proves which chain it is on. The next node is asked if a node's reply
+    /// to any of them says nothing about it.
     async fn run(
         &self,
         program: TransactionRequest,
@@ -95,7 +96,9 @@ impl Reader<'_> {
             return Ok((data, Vec::new()));
         }
         let requests = named::batch(&program, None, calls);
-        let mut replies = self.rpc.nodes().ask_one_node(&requests).await?.into_iter();
+        let complete = |replies: &[Reply]| named::is_complete(calls, replies);
+        let replies = self.rpc.nodes().ask_one_node_until(&requests, complete);
+        let mut replies = replies.await?.into_iter();
         let program = replies.next().ok_or_else(missing)?;
         Ok((decode_reply(program)?, replies.collect()))
     }
@@ -147,7 +150,15 @@ impl Reader<'_> {
         // A batch, even of one request: its results are taken as they are, and no node rests for
         // one that is not bytes.
         let requests = named::batch(&call, Some(&block), calls);
-        let replies = self.rpc.nodes().ask_many(&requests).await?;
+        let nodes = self.rpc.nodes();
+        let replies = match calls {
+            [] => nodes.ask_many(&requests).await?,
+            // A revert is a verdict: the replies of another node must not replace it.
+            calls => {
+                let complete = |replies: &[Reply]| named::is_complete(calls, replies);
+                nodes.ask_one_node_until(&requests, complete).await?
+            }
+        };
         let mut replies = replies.into_iter();
         let Some(Ok(data)) = replies.next().map(decode_reply::<Bytes>) else {
             return Ok(None);
