@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use alloy::primitives::Address;
 
 use crate::multicall::MULTICALL3;
-use crate::permit2::{EXACT_PERMIT2_PROXY, PERMIT2};
+use crate::permit2::{EXACT_PERMIT2_PROXY, PERMIT2, UPTO_PERMIT2_PROXY};
 use crate::token::Token;
 
 /// What the scheme `exact` accepts.
@@ -24,7 +24,13 @@ impl ExactConfig {
         &self,
         mut tokens: impl Iterator<Item = &'a Token>,
     ) -> Result<(), ExactConfigError> {
-        let fixed = [Address::ZERO, MULTICALL3, PERMIT2, EXACT_PERMIT2_PROXY];
+        let fixed = [
+            Address::ZERO,
+            MULTICALL3,
+            PERMIT2,
+            EXACT_PERMIT2_PROXY,
+            UPTO_PERMIT2_PROXY,
+        ];
         let known = fixed.into_iter().find(|address| self.allows(*address));
         let token = tokens.find(|token| self.allows(token.address));
         match known.or(token.map(|token| token.address)) {
@@ -64,6 +70,7 @@ mod tests {
             MULTICALL3,
             PERMIT2,
             EXACT_PERMIT2_PROXY,
+            UPTO_PERMIT2_PROXY,
             token.address,
         ] {
             assert_eq!(checked(bad), Err(ExactConfigError::NotAFactory(bad)));
