@@ -25,6 +25,7 @@ use quittance_tests::conformance::scheme::{self, SchemeFixture};
 use quittance_tests::contracts::hostile;
 use quittance_tests::evm::{PRICE, Setting, set, set_required, wrapped};
 use quittance_tests::mutations::{NOT_CAUGHT_IN_EXACT, assert_caught};
+use quittance_tests::proxy::Habit;
 use serde_json::{Value, json};
 
 alloy::sol! {
@@ -536,6 +537,19 @@ async fn charge_of_nothing_needs_a_valid_permit() {
     let poor = UptoPayer::new(PrivateKeySigner::random());
     let poor = quittance_tests::pay(&poor, &requirements()).await;
     assert!(charge(&engine, &poor, 0).await.success);
+}
+
+/// The transfer of nothing was simulated, and a node that could not do that failed the charge.
+#[tokio::test(flavor = "multi_thread")]
+async fn charge_of_nothing_needs_no_simulated_transfer() {
+    let setting = approved().await;
+    let engine = engine(&setting).await;
+    let request = signed_for(|_| ()).await;
+    let missing = Habit::Limits("eth_estimateGas", -32601, "the method does not exist");
+    setting.node.takes_on(missing);
+    let something = request.charging(Amount::from(1_u64)).unwrap();
+    assert!(engine.settle(&something).await.is_err());
+    assert!(charge(&engine, &request, 0).await.success);
 }
 
 /// The payer authorized less.

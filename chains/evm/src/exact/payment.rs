@@ -229,7 +229,8 @@ impl<M: Method> ExactPayment<M> {
         let transfer = self
             .method
             .transfer_with_key(self.moved(settling), &signature);
-        Probe::new(self.steps(transfer, Condition::NoCode(self.method.payer())))
+        let when = Condition::NoCode(self.method.payer());
+        Probe::new(self.steps(settling, transfer, when))
     }
 
     /// The probe for a payer that may be a contract.
@@ -240,7 +241,7 @@ impl<M: Method> ExactPayment<M> {
         let gas = self.limits.gas_max;
         let signed = (self.digest, &self.signature);
         let deployment = self.deployment.steps(payer, signed, transfer.clone(), gas);
-        let mut steps = self.steps(transfer, Condition::HasCode(payer));
+        let mut steps = self.steps(settling, transfer, Condition::HasCode(payer));
         steps.push(account::ask_signature(
             payer,
             self.digest,
@@ -251,11 +252,13 @@ impl<M: Method> ExactPayment<M> {
         Probe::new_transaction(steps)
     }
 
-    fn steps(&self, (to, data): ContractCall, when: Condition) -> Vec<Step> {
+    fn steps(&self, settling: bool, (to, data): ContractCall, when: Condition) -> Vec<Step> {
         let (token, payer) = (self.method.token(), self.method.payer());
         let balance = Erc20::balanceOfCall { account: payer }.abi_encode();
         let gas = self.limits.gas_max;
         let transfer = match self.method.sender() {
+            // A payment of nothing makes no transfer. Another step is in its place.
+            _ if self.moved(settling).is_zero() => Step::CodeSize(to),
             Some(from) => Step::CallAs {
                 from,
                 to,
