@@ -34,6 +34,7 @@ pub mod hex;
 pub mod known;
 pub mod multicall;
 pub mod permit2;
+mod price;
 pub mod signature;
 pub mod token;
 mod upto;

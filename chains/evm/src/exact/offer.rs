@@ -1,14 +1,13 @@
 //! The seller's side: a price as payment requirements.
 
 use quittance_core::json::Object;
-use quittance_core::kit::FixedPrice;
 use quittance_core::wire::{PaymentRequirements, SupportedKind};
 use quittance_core::{Amount, Network, Offer, OfferError, PaymentId};
 use serde_json::json;
 
 use super::terms::{NAME, Payload};
-use crate::hex::address;
 use crate::known;
+use crate::price::TokenPrice;
 use crate::token::{Token, TransferMethod};
 
 /// A price in a token on an EVM chain, paid by the scheme `exact`.
@@ -23,10 +22,7 @@ use crate::token::{Token, TransferMethod};
 /// # Ok::<(), quittance_core::OfferError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExactOffer {
-    price: FixedPrice,
-    token: Token,
-}
+pub struct ExactOffer(TokenPrice);
 
 impl ExactOffer {
     /// An offer of `price` in a token, such as `"0.01"`, paid to the address `pay_to`.
@@ -40,13 +36,7 @@ impl ExactOffer {
         price: &str,
         pay_to: &str,
     ) -> Result<Self, OfferError> {
-        if known::chain_id(&network).is_none() {
-            return Err(not_evm(network.id()));
-        }
-        let pay_to = address("payTo", pay_to).map_err(OfferError::PayTo)?;
-        let asset = token.address.to_checksum(None);
-        let price = FixedPrice::new(network, &token, asset, price, pay_to.to_checksum(None))?;
-        Ok(Self { price, token })
+        TokenPrice::new(network, token, price, pay_to).map(Self)
     }
 
     /// An offer in the USDC of a network, given by its CAIP-2 identifier or x402 version 1 name.
@@ -54,34 +44,18 @@ impl ExactOffer {
     /// # Errors
     /// As [`new`](Self::new), and if the library does not ship with the network's USDC.
     pub fn usdc(network: &str, price: &str, pay_to: &str) -> Result<Self, OfferError> {
-        let known = known::network(network).ok_or_else(|| not_evm(network))?;
-        let unknown = || OfferError::UnknownAsset {
-            asset: "USDC".to_owned(),
-            network: network.to_owned(),
-        };
-        let token = known::token(known.id(), "USDC").ok_or_else(unknown)?;
-        Self::new(known, token.clone(), price, pay_to)
+        TokenPrice::usdc(network, price, pay_to).map(Self)
     }
 
     /// The same offer, with this time for a payment, in seconds.
     #[must_use]
     pub fn with_timeout_secs(self, timeout_secs: u64) -> Self {
-        Self {
-            price: self.price.with_timeout_secs(timeout_secs),
-            ..self
-        }
+        Self(self.0.with_timeout_secs(timeout_secs))
     }
 
     /// The price in the token's atomic units.
     pub fn amount(&self) -> Amount {
-        self.price.amount()
-    }
-}
-
-fn not_evm(network: &str) -> OfferError {
-    OfferError::Network {
-        network: network.to_owned(),
-        family: "EVM",
+        self.0.amount()
     }
 }
 
@@ -91,26 +65,26 @@ impl Offer for ExactOffer {
     }
 
     fn network(&self) -> &Network {
-        self.price.network()
+        self.0.price.network()
     }
 
     fn requirements(&self, _: &SupportedKind) -> Result<PaymentRequirements, OfferError> {
-        let Token { name, version, .. } = &self.token;
-        let extra = match self.token.method {
+        let Token { name, version, .. } = &self.0.token;
+        let extra = match self.0.token.method {
             TransferMethod::Eip3009 => json!({ "name": name, "version": version }),
             method @ TransferMethod::Permit2 => {
                 json!({ "name": name, "version": version, "assetTransferMethod": method.name() })
             }
         };
         let extra = Object::of(&extra).map_err(OfferError::Extra)?;
-        Ok(self.price.requirements(NAME, Some(extra)))
+        Ok(self.0.price.requirements(NAME, Some(extra)))
     }
 
     fn authorization(&self, payload: &Object) -> Option<PaymentId> {
         let payload: Payload = payload.read("payload").ok()?;
-        let chain_id = known::chain_id(self.price.network())?;
+        let chain_id = known::chain_id(self.0.price.network())?;
         let (signed, _) = payload.into_signed().ok()?;
-        Some(signed.payment_id(chain_id, self.token.address))
+        Some(signed.payment_id(chain_id, self.0.token.address))
     }
 }
 

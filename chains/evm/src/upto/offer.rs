@@ -1,15 +1,15 @@
 //! The seller's side: the most that a request may cost, as payment requirements.
 
 use quittance_core::json::Object;
-use quittance_core::kit::{self, FixedPrice};
+use quittance_core::kit;
 use quittance_core::wire::{PaymentRequirements, SupportedKind};
 use quittance_core::{Amount, Malformed, Network, Offer, OfferError, PaymentId};
 use serde_json::json;
 
 use super::permit::Payload;
 use super::{Extra, NAME};
-use crate::hex::address;
 use crate::known;
+use crate::price::TokenPrice;
 use crate::token::{Token, TransferMethod};
 
 /// The most that a request may cost, in a token on an EVM chain, paid by the scheme `upto`. The
@@ -26,10 +26,7 @@ use crate::token::{Token, TransferMethod};
 /// # Ok::<(), quittance_core::OfferError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UptoOffer {
-    price: FixedPrice,
-    token: Token,
-}
+pub struct UptoOffer(TokenPrice);
 
 impl UptoOffer {
     /// An offer of at most `price` in a token, such as `"0.01"`, paid to the address `pay_to`.
@@ -43,16 +40,7 @@ impl UptoOffer {
         price: &str,
         pay_to: &str,
     ) -> Result<Self, OfferError> {
-        if known::chain_id(&network).is_none() {
-            return Err(OfferError::Network {
-                network: network.id().to_owned(),
-                family: "EVM",
-            });
-        }
-        let pay_to = address("payTo", pay_to).map_err(OfferError::PayTo)?;
-        let asset = token.address.to_checksum(None);
-        let price = FixedPrice::new(network, &token, asset, price, pay_to.to_checksum(None))?;
-        Ok(Self { price, token })
+        TokenPrice::new(network, token, price, pay_to).map(Self)
     }
 
     /// An offer in the USDC of a network, given by its CAIP-2 identifier or x402 version 1 name.
@@ -60,31 +48,19 @@ impl UptoOffer {
     /// # Errors
     /// As [`new`](Self::new), and if the library does not ship with the network's USDC.
     pub fn usdc(network: &str, price: &str, pay_to: &str) -> Result<Self, OfferError> {
-        let unknown = || OfferError::UnknownAsset {
-            asset: "USDC".to_owned(),
-            network: network.to_owned(),
-        };
-        let known = known::network(network).ok_or_else(|| OfferError::Network {
-            network: network.to_owned(),
-            family: "EVM",
-        })?;
-        let token = known::token(known.id(), "USDC").ok_or_else(unknown)?;
-        Self::new(known, token.clone(), price, pay_to)
+        TokenPrice::usdc(network, price, pay_to).map(Self)
     }
 
     /// The same offer, with this time for a payment, in seconds. The handler runs in it, and the
     /// charge must be included before it ends.
     #[must_use]
     pub fn with_timeout_secs(self, timeout_secs: u64) -> Self {
-        Self {
-            price: self.price.with_timeout_secs(timeout_secs),
-            ..self
-        }
+        Self(self.0.with_timeout_secs(timeout_secs))
     }
 
     /// The most that a request may cost, in the token's atomic units.
     pub fn amount(&self) -> Amount {
-        self.price.amount()
+        self.0.amount()
     }
 }
 
@@ -94,7 +70,7 @@ impl Offer for UptoOffer {
     }
 
     fn network(&self) -> &Network {
-        self.price.network()
+        self.0.price.network()
     }
 
     fn requirements(&self, supported: &SupportedKind) -> Result<PaymentRequirements, OfferError> {
@@ -108,22 +84,22 @@ impl Offer for UptoOffer {
         let facilitator = extra.facilitator_address.ok_or_else(missing)?;
         let facilitator = alloy::primitives::Address::from(facilitator.0);
         let extra = json!({
-            "name": self.token.name,
-            "version": self.token.version,
+            "name": self.0.token.name,
+            "version": self.0.token.version,
             "assetTransferMethod": TransferMethod::Permit2.name(),
             field: facilitator.to_checksum(None),
         });
         let extra = Object::of(&extra).map_err(OfferError::Extra)?;
-        Ok(self.price.requirements(NAME, Some(extra)))
+        Ok(self.0.price.requirements(NAME, Some(extra)))
     }
 
     fn authorization(&self, payload: &Object) -> Option<PaymentId> {
-        let chain_id = known::chain_id(self.price.network())?;
+        let chain_id = known::chain_id(self.0.price.network())?;
         let permit = Payload::permit(payload)?;
         Some(permit.permit.payment_id(chain_id))
     }
 
     fn charge(&self, words: &str, price: Amount) -> Option<Result<Amount, OfferError>> {
-        Some(kit::charged(words, price, self.token.decimals))
+        Some(kit::charged(words, price, self.0.token.decimals))
     }
 }
