@@ -44,11 +44,17 @@ sol! {
         function nonceBitmap(address owner, uint256 word) external view returns (uint256);
     }
 
+    /// The token of a permit of Permit2, and the most that may be moved of it.
+    #[derive(Debug)]
+    struct TokenPermissions { address token; uint256 amount; }
+
+    /// A permit of Permit2, as its spender passes it on.
+    #[derive(Debug)]
+    struct PermitTransferFrom { TokenPermissions permitted; uint256 nonce; uint256 deadline; }
+
     /// The proxy through which `exact` payments use Permit2.
     #[derive(Debug)]
     interface ExactPermit2Proxy {
-        struct TokenPermissions { address token; uint256 amount; }
-        struct PermitTransferFrom { TokenPermissions permitted; uint256 nonce; uint256 deadline; }
         struct Witness { address to; uint256 validAfter; }
         function settle(
             PermitTransferFrom permit, address owner, Witness witness, bytes signature
@@ -58,8 +64,6 @@ sol! {
     /// The proxy through which `upto` payments use Permit2.
     #[derive(Debug)]
     interface UptoPermit2Proxy {
-        struct TokenPermissions { address token; uint256 amount; }
-        struct PermitTransferFrom { TokenPermissions permitted; uint256 nonce; uint256 deadline; }
         struct Witness { address to; address facilitator; uint256 validAfter; }
         function settle(
             PermitTransferFrom permit, uint256 amount, address owner, Witness witness,

@@ -8,8 +8,9 @@ use alloy::primitives::{Address, B256, Bytes, Log, U256, address, b256, keccak25
 use alloy::sol_types::{Eip712Domain, SolCall, SolEvent, SolValue};
 use quittance_core::{Amount, PaymentId};
 use serde::Deserialize;
+use serde_json::{Value, json};
 
-use crate::abi::{Erc20, Permit2};
+use crate::abi::{Erc20, Permit2, PermitTransferFrom, TokenPermissions};
 use crate::eip712;
 use crate::hex::Hex;
 
@@ -195,6 +196,36 @@ impl WitnessPermit {
             keccak256(witness),
         );
         eip712::digest(domain_separator, &keccak256(permit.abi_encode()))
+    }
+
+    /// The permit as its spender passes it on to Permit2.
+    pub fn to_abi(&self) -> PermitTransferFrom {
+        PermitTransferFrom {
+            permitted: TokenPermissions {
+                token: self.token,
+                amount: self.amount,
+            },
+            nonce: self.nonce,
+            deadline: self.deadline,
+        }
+    }
+
+    /// The payload of a payment by this permit. `witness` are the fields of the witness.
+    pub(crate) fn payload(&self, signature: &Bytes, witness: Value) -> Value {
+        json!({
+            "signature": signature,
+            "permit2Authorization": {
+                "from": self.owner.to_checksum(None),
+                "permitted": {
+                    "token": self.token.to_checksum(None),
+                    "amount": self.amount.to_string(),
+                },
+                "spender": self.spender.to_checksum(None),
+                "nonce": self.nonce.to_string(),
+                "deadline": self.deadline.to_string(),
+                "witness": witness,
+            }
+        })
     }
 
     /// The identity of a payment by this permit. Permit2 has one set of nonces for each owner, over

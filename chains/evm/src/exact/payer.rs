@@ -181,30 +181,14 @@ impl ExactPayer {
         expires: Timestamp,
     ) -> Result<Value, PayerError> {
         let permit = self.new_permit(transfer, EXACT_PERMIT2_PROXY, expires);
-        let (owner, nonce, deadline) = (permit.owner, permit.nonce, permit.deadline);
         let authorization = ExactPermit {
             permit,
             to: transfer.pay_to,
             // Valid at once, even if the chain's clock is behind.
             valid_after: U256::ZERO,
         };
-        Ok(json!({
-            "signature": self.sign(authorization.digest(&domain_separator(transfer.chain_id))).await?,
-            "permit2Authorization": {
-                "from": owner.to_checksum(None),
-                "permitted": {
-                    "token": transfer.token.address.to_checksum(None),
-                    "amount": transfer.amount,
-                },
-                "spender": EXACT_PERMIT2_PROXY.to_checksum(None),
-                "nonce": nonce.to_string(),
-                "deadline": deadline.to_string(),
-                "witness": {
-                    "to": transfer.pay_to.to_checksum(None),
-                    "validAfter": authorization.valid_after.to_string(),
-                },
-            }
-        }))
+        let digest = authorization.digest(&domain_separator(transfer.chain_id));
+        Ok(authorization.payload(&self.sign(digest).await?))
     }
 
     /// A new permit of this amount for a proxy, until `expires`.

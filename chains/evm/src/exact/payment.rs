@@ -84,20 +84,7 @@ pub(crate) trait Method: Send + Sync {
 
     /// Checks the required amount. At /settle it is the amount that is settled.
     fn check_amount(&self, amount: Amount, _settling: bool) -> Result<(), Rejection> {
-        self.check_equal(amount)
-    }
-
-    /// Checks that exactly the authorized amount is required.
-    fn check_equal(&self, amount: Amount) -> Result<(), Rejection> {
-        if self.value() == amount.units() {
-            return Ok(());
-        }
-        let detail = format!(
-            "the authorization is for {} atomic units, but the required amount is {amount}",
-            self.value()
-        );
-        let reason = self.reasons().value_mismatch.clone();
-        Err(Rejection::new(reason, detail))
+        check_equal(self.value(), amount, self.reasons())
     }
 
     /// The digest that the payer signs.
@@ -142,6 +129,21 @@ pub(crate) trait Method: Send + Sync {
     fn spendable(&self, balance: U256, _outcomes: &[StepOutcome]) -> U256 {
         balance
     }
+}
+
+/// Checks that exactly the authorized amount is required.
+pub(crate) fn check_equal(
+    authorized: U256,
+    required: Amount,
+    reasons: &Reasons,
+) -> Result<(), Rejection> {
+    if authorized == required.units() {
+        return Ok(());
+    }
+    let detail = format!(
+        "the authorization is for {authorized} atomic units, but the required amount is {required}"
+    );
+    Err(Rejection::new(reasons.value_mismatch.clone(), detail))
 }
 
 /// A payment by an authorization of the method `M`.

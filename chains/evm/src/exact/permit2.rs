@@ -5,8 +5,11 @@ use alloy::primitives::{Address, B256, Bytes, Log, U256, b256, keccak256};
 use alloy::sol_types::{SolCall, SolEvent, SolValue};
 use quittance_core::{Amount, Effect, PaymentInfo, Reason, Rejection, Timestamp};
 use serde::Deserialize;
+use serde_json::{Value, json};
 
-use super::payment::{ContractCall, Method, Reasons, effect_by_transfers, is_deployed, view};
+use super::payment::{
+    ContractCall, Method, Reasons, check_equal, effect_by_transfers, is_deployed, view,
+};
 use super::reason;
 use super::window::Window;
 use crate::abi::{Eip3009, ExactPermit2Proxy as Proxy};
@@ -77,14 +80,15 @@ pub(crate) trait ProxyPermit: Send + Sync {
         None
     }
 
-    /// See [`Method::check_amount`]. `None` for the default.
-    fn check_amount(&self, _amount: Amount, _settling: bool) -> Option<Result<(), Rejection>> {
-        None
+    /// See [`Method::check_amount`].
+    fn check_amount(&self, amount: Amount, _settling: bool) -> Result<(), Rejection> {
+        check_equal(self.permit().amount, amount, self.reasons())
     }
 
-    /// See [`Method::effect`]. `None` for the default.
-    fn effect(&self, _amount: Amount, _logs: &[&Log]) -> Option<Effect> {
-        None
+    /// See [`Method::effect`]. If the token logs the use of an authorization right before its
+    /// transfer, `authorization_first` is true.
+    fn effect(&self, _amount: Amount, logs: &[&Log], authorization_first: bool) -> Effect {
+        effect_of_all(&self.transfer(), logs, authorization_first)
     }
 }
 
@@ -105,6 +109,20 @@ pub(crate) fn check_scope<P: ProxyPermit>(signed: &P, asset: Address) -> Result<
         return Err(Rejection::new(reason::PERMIT2_TOKEN_MISMATCH, detail));
     }
     Ok(())
+}
+
+/// The effect if the proxy transfers all that is permitted. Its own event has no fields. The
+/// token's transfer shows that the money moved. One right after `AuthorizationUsed` belongs to an
+/// EIP-3009 payment in the same transaction.
+fn effect_of_all(transfer: &PermitUse, logs: &[&Log], authorization_first: bool) -> Effect {
+    let is_use = |log: &&Log| Eip3009::AuthorizationUsed::decode_log_data(&log.data).is_ok();
+    let by_eip3009 = |at: usize| {
+        let before = at.checked_sub(1).and_then(|before| logs.get(before));
+        authorization_first && before.is_some_and(is_use)
+    };
+    let transfers = logs.iter().enumerate();
+    let transfers = transfers.filter(|(at, log)| transfer.is_transfer(log) && !by_eip3009(*at));
+    effect_by_transfers(transfers.count(), transfer.amount)
 }
 
 /// A permit for the proxy, as the payload's `permit2Authorization` has it.
@@ -132,6 +150,17 @@ impl From<PermitJson<WitnessJson>> for ExactPermit {
             to: json.witness.to.0.into(),
             valid_after: json.witness.valid_after.units(),
         }
+    }
+}
+
+impl ExactPermit {
+    /// The payload of a payment by this permit.
+    pub(super) fn payload(&self, signature: &Bytes) -> Value {
+        let witness = json!({
+            "to": self.to.to_checksum(None),
+            "validAfter": self.valid_after.to_string(),
+        });
+        self.permit.payload(signature, witness)
     }
 }
 
@@ -163,14 +192,7 @@ impl ProxyPermit for ExactPermit {
     fn settle(&self, _: U256, signature: Bytes) -> Bytes {
         let permit = &self.permit;
         let call = Proxy::settleCall {
-            permit: Proxy::PermitTransferFrom {
-                permitted: Proxy::TokenPermissions {
-                    token: permit.token,
-                    amount: permit.amount,
-                },
-                nonce: permit.nonce,
-                deadline: permit.deadline,
-            },
+            permit: permit.to_abi(),
             owner: permit.owner,
             witness: Proxy::Witness {
                 to: self.to,
@@ -206,21 +228,6 @@ mod state {
 impl<P: ProxyPermit> Permit2Transfer<P> {
     fn permit(&self) -> &WitnessPermit {
         self.authorization.permit()
-    }
-
-    /// The effect if the proxy transfers all that is permitted. Its own event has no fields. The
-    /// token's transfer shows that the money moved. One right after `AuthorizationUsed` belongs to
-    /// an EIP-3009 payment in the same transaction.
-    fn effect_of_all(&self, logs: &[&Log]) -> Effect {
-        let transfer = self.authorization.transfer();
-        let is_use = |log: &&Log| Eip3009::AuthorizationUsed::decode_log_data(&log.data).is_ok();
-        let by_eip3009 = |at: usize| {
-            let before = at.checked_sub(1).and_then(|before| logs.get(before));
-            self.logs_authorization_first && before.is_some_and(is_use)
-        };
-        let transfers = logs.iter().enumerate();
-        let transfers = transfers.filter(|(at, log)| transfer.is_transfer(log) && !by_eip3009(*at));
-        effect_by_transfers(transfers.count(), self.permit().amount)
     }
 }
 
@@ -264,8 +271,7 @@ impl<P: ProxyPermit> Method for Permit2Transfer<P> {
     }
 
     fn check_amount(&self, amount: Amount, settling: bool) -> Result<(), Rejection> {
-        let own = self.authorization.check_amount(amount, settling);
-        own.unwrap_or_else(|| self.check_equal(amount))
+        self.authorization.check_amount(amount, settling)
     }
 
     fn digest(&self) -> B256 {
@@ -366,8 +372,8 @@ impl<P: ProxyPermit> Method for Permit2Transfer<P> {
     }
 
     fn effect(&self, amount: Amount, logs: &[&Log]) -> Effect {
-        let own = self.authorization.effect(amount, logs);
-        own.unwrap_or_else(|| self.effect_of_all(logs))
+        let authorization_first = self.logs_authorization_first;
+        self.authorization.effect(amount, logs, authorization_first)
     }
 }
 

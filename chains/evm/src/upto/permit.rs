@@ -91,25 +91,12 @@ impl UptoPermit {
 
     /// The payload of a payment by this permit.
     pub(super) fn payload(&self, signature: &Bytes) -> Value {
-        let permit = &self.permit;
-        json!({
-            "signature": signature,
-            "permit2Authorization": {
-                "from": permit.owner.to_checksum(None),
-                "permitted": {
-                    "token": permit.token.to_checksum(None),
-                    "amount": permit.amount.to_string(),
-                },
-                "spender": permit.spender.to_checksum(None),
-                "nonce": permit.nonce.to_string(),
-                "deadline": permit.deadline.to_string(),
-                "witness": {
-                    "to": self.to.to_checksum(None),
-                    "facilitator": self.facilitator.to_checksum(None),
-                    "validAfter": self.valid_after.to_string(),
-                },
-            }
-        })
+        let witness = json!({
+            "to": self.to.to_checksum(None),
+            "facilitator": self.facilitator.to_checksum(None),
+            "validAfter": self.valid_after.to_string(),
+        });
+        self.permit.payload(signature, witness)
     }
 
     /// The transfer, as the chain shows it.
@@ -151,14 +138,7 @@ impl ProxyPermit for Metered {
     fn settle(&self, amount: U256, signature: Bytes) -> Bytes {
         let permit = self.permit();
         let call = Proxy::settleCall {
-            permit: Proxy::PermitTransferFrom {
-                permitted: Proxy::TokenPermissions {
-                    token: permit.token,
-                    amount: permit.amount,
-                },
-                nonce: permit.nonce,
-                deadline: permit.deadline,
-            },
+            permit: permit.to_abi(),
             amount,
             owner: permit.owner,
             witness: Proxy::Witness {
@@ -181,7 +161,7 @@ impl ProxyPermit for Metered {
 
     /// The permit is for exactly what the payer accepted. At /verify the seller requires all of it;
     /// at /settle it requires what it charges.
-    fn check_amount(&self, amount: Amount, settling: bool) -> Option<Result<(), Rejection>> {
+    fn check_amount(&self, amount: Amount, settling: bool) -> Result<(), Rejection> {
         let permitted = Amount::new(self.permit().amount);
         let maximum = match settling {
             true => self.accepted.unwrap_or(permitted),
@@ -191,21 +171,21 @@ impl ProxyPermit for Metered {
             let detail = format!(
                 "the permit is for {permitted} atomic units, but the amount of the requirements is {maximum}"
             );
-            return Some(Err(Rejection::new(PERMIT2_AMOUNT_MISMATCH, detail)));
+            return Err(Rejection::new(PERMIT2_AMOUNT_MISMATCH, detail));
         }
         if amount > permitted {
             let detail = format!(
                 "the charge is {amount} atomic units, but the payer has authorized at most {permitted}"
             );
             let reason = reason::SETTLEMENT_EXCEEDS_AMOUNT;
-            return Some(Err(Rejection::new(reason, detail)));
+            return Err(Rejection::new(reason, detail));
         }
-        Some(Ok(()))
+        Ok(())
     }
 
     /// The transaction is only this payment's, so every transfer between the two accounts in it is,
     /// too.
-    fn effect(&self, amount: Amount, logs: &[&Log]) -> Option<Effect> {
+    fn effect(&self, amount: Amount, logs: &[&Log], _authorization_first: bool) -> Effect {
         let parties = (self.permit().owner, self.permit.to);
         let transfers = logs.iter().filter_map(|log| {
             let transfer = Erc20::Transfer::decode_log_data(&log.data).ok()?;
@@ -213,7 +193,7 @@ impl ProxyPermit for Metered {
         });
         let transfers: Vec<U256> = transfers.collect();
         let mismatch = |detail: String| Rejection::new(reason::TRANSFER_EVENT_MISMATCH, detail);
-        Some(match transfers.as_slice() {
+        match transfers.as_slice() {
             [] => Effect::None(mismatch("the token logged no such transfer".to_owned())),
             [value] if *value == amount.units() => Effect::Transferred(amount),
             [value] => {
@@ -224,7 +204,7 @@ impl ProxyPermit for Metered {
                 let detail = "the token logged the transfer more than once";
                 Effect::Mismatch(mismatch(detail.to_owned()))
             }
-        })
+        }
     }
 }
 
@@ -286,7 +266,7 @@ mod tests {
         fn charge_never_exceeds_the_permit(permitted in 1_u64..1_000, amount in 0_u64..2_000) {
             let metered = metered(permitted);
             let allows = |settling| {
-                metered.check_amount(Amount::from(amount), settling).is_some_and(|ok| ok.is_ok())
+                metered.check_amount(Amount::from(amount), settling).is_ok()
             };
             prop_assert_eq!(allows(true), amount <= permitted);
             prop_assert_eq!(allows(false), amount == permitted);
@@ -306,7 +286,7 @@ mod tests {
         };
         for (amount, settling) in [(5, false), (6, false), (5, true), (0, true)] {
             let refused = metered.check_amount(Amount::from(amount), settling);
-            let reason = refused.unwrap().unwrap_err().reason;
+            let reason = refused.unwrap_err().reason;
             assert_eq!(reason, PERMIT2_AMOUNT_MISMATCH, "{amount} {settling}");
         }
     }
@@ -325,7 +305,7 @@ mod tests {
         let owner = metered.permit().owner;
         let (charge, other) = (log(owner, 4), log(owner, 5));
         let foreign = log(Address::repeat_byte(9), 4);
-        let effect = |logs: &[&Log]| metered.effect(Amount::from(4), logs).unwrap();
+        let effect = |logs: &[&Log]| metered.effect(Amount::from(4), logs, true);
         let moved = Effect::Transferred(Amount::from(4));
         assert_eq!(effect(&[&charge]), moved);
         assert_eq!(effect(&[&foreign, &charge]), moved);
