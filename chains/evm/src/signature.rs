@@ -2,10 +2,10 @@
 
 use alloy::primitives::{Address, B256, Bytes, hex};
 use alloy::sol_types::SolValue;
-use quittance_core::{Malformed, SignatureClaim};
+use quittance_core::{Malformed, Reason, Rejection, SignatureClaim};
 use serde::Deserialize;
 
-use crate::hex::Hex;
+use crate::hex::{Hex, HexBytes};
 
 /// The longest signature that is read, in bytes: an ERC-6492 wrapper with a factory call. The
 /// longest known one, a WebAuthn signature of a counterfactual wallet, is under 4 KiB.
@@ -39,6 +39,16 @@ pub struct Deployment {
 }
 
 impl PayerSignature {
+    /// Decodes the signature of a payload.
+    ///
+    /// # Errors
+    /// If it is missing, and as [`decode`](Self::decode).
+    pub(crate) fn read(signature: Option<HexBytes<SIGNATURE_MAX>>) -> Result<Self, Malformed> {
+        let field = "paymentPayload.payload.signature";
+        let signature = signature.ok_or_else(|| Malformed::new(field, "missing"))?;
+        Self::decode(field, signature.0)
+    }
+
     /// Decodes a signature and removes an ERC-6492 wrapper. `field` names it in the error.
     ///
     /// # Errors
@@ -80,6 +90,16 @@ impl PayerSignature {
     pub fn is_never_valid(&self) -> bool {
         self.bytes.is_empty()
             || (self.bytes.len() == 65 && self.bytes[..32].iter().all(|byte| *byte == 0))
+    }
+
+    /// Checks that some account could accept the signature; `reason` is that of the rejection.
+    pub(crate) fn check_possible(&self, reason: Reason) -> Result<(), Rejection> {
+        if !self.is_never_valid() {
+            return Ok(());
+        }
+        let detail =
+            "the signature is neither 65 bytes of ECDSA nor bytes that a contract could accept";
+        Err(Rejection::new(reason, detail))
     }
 }
 
@@ -129,7 +149,6 @@ impl EcdsaSignature {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hex::HexBytes;
     use proptest::prelude::*;
 
     fn wrapped(factory: Address, inner: &[u8]) -> Vec<u8> {

@@ -60,6 +60,13 @@ impl Signers {
         })
     }
 
+    /// The lane of the signer with this address.
+    pub(crate) fn lane_of(&self, address: Address) -> Option<&LaneId> {
+        let mut addresses = self.addresses();
+        let (lane, _) = addresses.find(|(_, signer)| *signer == address)?;
+        Some(lane)
+    }
+
     /// Each lane with the address of its signer.
     pub(super) fn addresses(&self) -> impl Iterator<Item = (&LaneId, Address)> {
         let addresses = self.signers.iter().map(|lane| lane.signer.address());

@@ -19,8 +19,8 @@ use alloy::primitives::{Address, B256};
 use quittance_core::json::Object;
 use quittance_core::kit::Parties;
 use quittance_core::{
-    Malformed, Network, Payment, PaymentId, PaymentRequest, Reason, Refusal, Rejection, Scheme,
-    Timestamp, Version,
+    Network, Payment, PaymentId, PaymentRequest, Reason, Refusal, Rejection, Scheme, Timestamp,
+    Version,
 };
 
 pub use self::config::{ExactConfig, ExactConfigError};
@@ -35,6 +35,7 @@ use crate::chain::Evm;
 use crate::eip3009::Authorization;
 use crate::hex::address;
 use crate::known;
+use crate::permit2::EXACT_PERMIT2_PROXY;
 use crate::signature::PayerSignature;
 use crate::token::{Token, TransferMethod};
 
@@ -65,10 +66,7 @@ impl Exact {
         let signers = config.signers.iter().map(|signer| signer.address());
         Self {
             signers: signers.collect(),
-            limits: Limits {
-                gas_max: config.gas_per_payment_max,
-                contract_wallets: config.contract_wallets,
-            },
+            limits: Limits::new(config),
             ..Self::with_tokens(config.network.clone(), evm.chain_id(), &config.tokens)
         }
     }
@@ -116,9 +114,9 @@ impl Exact {
 }
 
 /// Checks that a payment between these parties is possible. The engine checks the amount, and that
-/// the payer does not pay itself.
+/// the payer does not pay itself. `is_signer` says whether an account is one of the facilitator's.
 pub(crate) fn check_parties(
-    signers: &[Address],
+    is_signer: impl Fn(Address) -> bool,
     payer: Address,
     asset: Address,
     pay_to: Address,
@@ -132,7 +130,7 @@ pub(crate) fn check_parties(
     if pay_to == asset {
         return unusable("payTo is the token itself");
     }
-    if signers.contains(&pay_to) {
+    if is_signer(pay_to) {
         return unusable("payTo is the facilitator itself");
     }
     if is_reserved(payer) {
@@ -196,12 +194,9 @@ impl Scheme<Evm> for Exact {
             }
             check_domain(&known.token, name, version)?;
         }
-        check_parties(&self.signers, authorization.payer(), asset, pay_to)?;
-        if signature.is_never_valid() {
-            let detail =
-                "the signature is neither 65 bytes of ECDSA nor bytes that a contract could accept";
-            return Err(Rejection::new(authorization.signature_reason(), detail).into());
-        }
+        let is_signer = |account| self.signers.contains(&account);
+        check_parties(is_signer, authorization.payer(), asset, pay_to)?;
+        signature.check_possible(authorization.signature_reason())?;
         let amount = request.requirements.amount;
         let (chain_id, limits) = (self.chain_id, self.limits);
         let deployment = AccountDeployment::new(&signature, &self.config.account_factories);
@@ -214,7 +209,7 @@ impl Scheme<Evm> for Exact {
                 Box::new(payment)
             }
             Signed::Permit2(authorization) => {
-                check_scope(&authorization, asset)?;
+                check_scope(&authorization.permit, EXACT_PERMIT2_PROXY, asset)?;
                 let method = Permit2Transfer {
                     chain_id,
                     domain_separator: self.permit2_separator,
@@ -268,10 +263,8 @@ impl Signed {
 /// The payload's authorization and its signature.
 fn decode_payload(payload: &Object) -> Result<(Signed, PayerSignature), Refusal> {
     let payload: Payload = payload.read("paymentPayload.payload")?;
-    let field = "paymentPayload.payload.signature";
     let (authorization, signature) = payload.into_signed()?;
-    let signature = signature.ok_or_else(|| Malformed::new(field, "missing"))?;
-    Ok((authorization, PayerSignature::decode(field, signature.0)?))
+    Ok((authorization, PayerSignature::read(signature)?))
 }
 
 /// Checks that the requirements ask for the method by which the payer signed. Requirements without

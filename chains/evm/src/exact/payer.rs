@@ -105,18 +105,22 @@ impl ExactPayer {
         Ok(self)
     }
 
-    /// What is signed for these requirements of `exact`, if this payer can pay them.
-    fn transfer(&self, requirements: &PaymentRequirements) -> Result<Transfer<'_>, QuoteError> {
+    /// What is signed for these requirements of `exact`, and by which method, if this payer can
+    /// pay them.
+    fn transfer(
+        &self,
+        requirements: &PaymentRequirements,
+    ) -> Result<(Transfer<'_>, TransferMethod), QuoteError> {
         self.transfer_by(NAME, requirements, |token| check_extra(requirements, token))
     }
 
-    /// What is signed for these requirements of a scheme. `method` checks their `extra`.
-    pub(crate) fn transfer_by(
+    /// What is signed for these requirements of a scheme, with what `check` finds in their `extra`.
+    pub(crate) fn transfer_by<T>(
         &self,
         scheme: &str,
         requirements: &PaymentRequirements,
-        method: impl FnOnce(&Token) -> Result<TransferMethod, QuoteError>,
-    ) -> Result<Transfer<'_>, QuoteError> {
+        check: impl FnOnce(&Token) -> Result<T, QuoteError>,
+    ) -> Result<(Transfer<'_>, T), QuoteError> {
         if requirements.scheme != scheme {
             return Err(QuoteError::NotSupported);
         }
@@ -133,16 +137,16 @@ impl ExactPayer {
                 network.id()
             ))
         })?;
-        let method = method(token)?;
+        let found = check(token)?;
         let amount = requirements.amount.parse();
-        Ok(Transfer {
+        let transfer = Transfer {
             chain_id,
-            method,
             token,
             pay_to: address("payTo", &requirements.pay_to)?,
             amount: amount.map_err(|error| QuoteError::unpayable(format!("amount: {error}")))?,
             network,
-        })
+        };
+        Ok((transfer, found))
     }
 
     /// A payload with an EIP-3009 authorization that is valid until `expires`.
@@ -315,7 +319,6 @@ impl fmt::Debug for ExactPayer {
 /// What is signed, from the requirements and from the payer's own tokens.
 pub(crate) struct Transfer<'a> {
     network: Network,
-    method: TransferMethod,
     pub(crate) chain_id: u64,
     token: &'a Token,
     pub(crate) pay_to: Address,
@@ -418,7 +421,8 @@ impl Payer for ExactPayer {
     }
 
     fn quote(&self, requirements: &PaymentRequirements) -> Result<Quote, QuoteError> {
-        self.transfer(requirements).map(Transfer::quote)
+        let (transfer, _) = self.transfer(requirements)?;
+        Ok(transfer.quote())
     }
 
     async fn pay(
@@ -427,9 +431,9 @@ impl Payer for ExactPayer {
         _offered: Option<&Object>,
         now: Timestamp,
     ) -> Result<SignedPayment, PayerError> {
-        let transfer = self.transfer(requirements)?;
+        let (transfer, method) = self.transfer(requirements)?;
         let expires = expiry(requirements, now);
-        let payload = match transfer.method {
+        let payload = match method {
             TransferMethod::Eip3009 => self.sign_authorization(&transfer, expires).await?,
             TransferMethod::Permit2 => self.sign_permit(&transfer, expires).await?,
         };

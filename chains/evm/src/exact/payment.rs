@@ -21,7 +21,7 @@ use crate::abi::Erc20;
 use crate::account;
 use crate::call::Call;
 use crate::chain::{
-    AuthorizationSearch, Condition, Evm, INCLUSION_MIN_SECS, Probe, Step, StepOutcome,
+    AuthorizationSearch, Condition, Evm, EvmConfig, INCLUSION_MIN_SECS, Probe, Step, StepOutcome,
     inclusion_secs,
 };
 use crate::evidence::Evidence;
@@ -37,6 +37,16 @@ pub(crate) struct Limits {
     pub(crate) gas_max: u32,
     /// Whether accounts with code may pay.
     pub(crate) contract_wallets: bool,
+}
+
+impl Limits {
+    /// The limits of this configuration.
+    pub(crate) fn new(config: &EvmConfig) -> Self {
+        Self {
+            gas_max: config.gas_per_payment_max,
+            contract_wallets: config.contract_wallets,
+        }
+    }
 }
 
 /// The reason codes in which the asset transfer methods differ.
@@ -77,8 +87,8 @@ pub(crate) trait Method: Send + Sync {
     /// The authorized amount in atomic units.
     fn value(&self) -> U256;
 
-    /// The only account that can make the transfer; `None` if any can.
-    fn sender(&self) -> Option<Address> {
+    /// The only account that can make the transfer, with its lane; `None` if any can.
+    fn sender(&self) -> Option<(Address, &LaneId)> {
         None
     }
 
@@ -152,8 +162,6 @@ pub(crate) struct ExactPayment<M> {
     /// and the verdict alone does not need them.
     info: OnceLock<PaymentInfo>,
     method: M,
-    /// The lane of the only account that can make the transfer.
-    lane: Option<LaneId>,
     /// The record that a verified payment has for itself, if the operator wants that.
     access: Option<StateAccess>,
     /// The required amount.
@@ -196,9 +204,6 @@ impl<M: Method> ExactPayment<M> {
         let claim = |ecdsa: EcdsaSignature| ecdsa.claim(digest, payer);
         Self {
             info: OnceLock::new(),
-            lane: method
-                .sender()
-                .map(|sender| LaneId::new(&sender.to_checksum(None))),
             access: None,
             amount,
             limits,
@@ -261,7 +266,7 @@ impl<M: Method> ExactPayment<M> {
         let transfer = match self.method.sender() {
             // A payment of nothing makes no transfer. Another step is in its place.
             _ if self.moved(settling).is_zero() => Step::CodeSize(to),
-            Some(from) => Step::CallAs {
+            Some((from, _)) => Step::CallAs {
                 from,
                 to,
                 data,
@@ -430,11 +435,12 @@ impl<M: Method> Payment<Evm> for ExactPayment<M> {
     }
 
     fn lane(&self) -> Option<&LaneId> {
-        self.lane.as_ref()
+        let (_, lane) = self.method.sender()?;
+        Some(lane)
     }
 
     fn sender(&self, observed: &Observed<'_, Evm>) -> Option<LaneId> {
-        if let Some(lane) = &self.lane {
+        if let Some(lane) = self.lane() {
             return Some(lane.clone());
         }
         // A contract wallet was simulated as a transaction of this lane, and could detect another
@@ -483,7 +489,7 @@ impl<M: Method> Payment<Evm> for ExactPayment<M> {
         };
         // The code of a contract wallet runs in the transfer and could use the gas of other
         // payments. A batch is another sender.
-        let batchable = by_key.is_some() && self.lane.is_none();
+        let batchable = by_key.is_some() && self.lane().is_none();
         let call = Call::new(to, data, gas.into(), self.method.effect_key());
         Ok(Plan::Submit(call.with_batchable(batchable)))
     }

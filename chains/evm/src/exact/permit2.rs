@@ -3,7 +3,7 @@
 
 use alloy::primitives::{Address, B256, Bytes, Log, U256, b256, keccak256};
 use alloy::sol_types::{SolCall, SolEvent, SolValue};
-use quittance_core::{Amount, Effect, PaymentInfo, Reason, Rejection, Timestamp};
+use quittance_core::{Amount, Effect, LaneId, PaymentInfo, Reason, Rejection, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -76,7 +76,7 @@ pub(crate) trait ProxyPermit: Send + Sync {
     fn transfer(&self) -> PermitUse;
 
     /// See [`Method::sender`].
-    fn sender(&self) -> Option<Address> {
+    fn sender(&self) -> Option<(Address, &LaneId)> {
         None
     }
 
@@ -94,14 +94,17 @@ pub(crate) trait ProxyPermit: Send + Sync {
 
 /// Checks that the permit is for this token, and that only the proxy can use it: another spender
 /// could pay another recipient.
-pub(crate) fn check_scope<P: ProxyPermit>(signed: &P, asset: Address) -> Result<(), Rejection> {
-    let (spender, proxy) = (signed.permit().spender, P::PROXY);
+pub(crate) fn check_scope(
+    permit: &WitnessPermit,
+    proxy: Address,
+    asset: Address,
+) -> Result<(), Rejection> {
+    let (spender, token) = (permit.spender, permit.token);
     if spender != proxy {
         let detail =
             format!("permit2Authorization.spender is {spender}, but must be the proxy {proxy}");
         return Err(Rejection::new(reason::PERMIT2_SPENDER, detail));
     }
-    let token = signed.permit().token;
     if token != asset {
         let detail = format!(
             "permit2Authorization.permitted.token is {token}, but the required asset is {asset}"
@@ -266,7 +269,7 @@ impl<P: ProxyPermit> Method for Permit2Transfer<P> {
         self.permit().amount
     }
 
-    fn sender(&self) -> Option<Address> {
+    fn sender(&self) -> Option<(Address, &LaneId)> {
         self.authorization.sender()
     }
 

@@ -16,11 +16,11 @@ use std::time::Duration;
 use alloy::primitives::{Address, B256};
 use quittance_core::json::Object;
 use quittance_core::{
-    Malformed, Network, Payment, PaymentRequest, Refusal, Rejection, Scheme, StateAccess, StateId,
+    LaneId, Network, Payment, PaymentRequest, Refusal, Rejection, Scheme, StateAccess, StateId,
     Timestamp,
 };
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 pub use self::offer::UptoOffer;
 pub use self::payer::UptoPayer;
@@ -32,7 +32,7 @@ use crate::exact::payment::{ExactPayment, Limits};
 use crate::exact::permit2::{Permit2Transfer, check_scope};
 use crate::exact::{check_parties, unsupported_asset};
 use crate::hex::{Hex, address};
-use crate::permit2::{WitnessPermit, domain_separator};
+use crate::permit2::{UPTO_PERMIT2_PROXY, WitnessPermit, domain_separator};
 use crate::reason::{PERMIT2_SIGNATURE, UNSUPPORTED_PAYLOAD_TYPE};
 use crate::signature::PayerSignature;
 use crate::token::{Token, TransferMethod};
@@ -49,6 +49,9 @@ struct Extra {
     /// The account that settles the payment.
     #[serde(default)]
     facilitator_address: Option<Hex<20>>,
+    /// The contract whose EIP-712 domain is meant, if the seller names one.
+    #[serde(default)]
+    verifying_contract: Option<Value>,
 }
 
 /// The scheme `upto` on one EVM chain.
@@ -60,8 +63,7 @@ pub struct Upto {
     /// The separator of Permit2's EIP-712 domain, hashed once and not for each payment.
     permit2_separator: B256,
     /// The accounts that payers can name as the facilitator.
-    signers: Vec<Address>,
-    rotation: Arc<Signers>,
+    signers: Arc<Signers>,
     limits: Limits,
     /// See [`Upto::with_hold`].
     hold: Duration,
@@ -71,18 +73,13 @@ impl Upto {
     /// The scheme on this chain, for all of its tokens.
     pub fn new(evm: &Evm) -> Self {
         let config = evm.config();
-        let signers = config.signers.iter().map(|signer| signer.address());
         Self {
             network: config.network.clone(),
             chain_id: evm.chain_id(),
             tokens: config.tokens.clone(),
             permit2_separator: domain_separator(evm.chain_id()),
-            signers: signers.collect(),
-            rotation: evm.signers(),
-            limits: Limits {
-                gas_max: config.gas_per_payment_max,
-                contract_wallets: config.contract_wallets,
-            },
+            signers: evm.signers(),
+            limits: Limits::new(config),
             hold: Duration::ZERO,
         }
     }
@@ -101,21 +98,23 @@ impl Upto {
 
     /// The record of an authorization, which has no content: only its hold is used.
     fn access(&self, permit: &WitnessPermit) -> Option<StateAccess> {
+        if self.hold.is_zero() {
+            return None;
+        }
         let id = permit.payment_id(self.chain_id);
         let state = StateId::from_parts(&[b"upto", id.as_bytes()]);
-        let access = StateAccess::new(state, reason::AUTHORIZATION_HELD).held_for(self.hold);
-        (!self.hold.is_zero()).then_some(access)
+        Some(StateAccess::new(state, reason::AUTHORIZATION_HELD).held_for(self.hold))
     }
 
-    /// Checks that one of our accounts can settle the permit: the proxy accepts no other.
-    fn check_facilitator(&self, named: Address) -> Result<(), Rejection> {
-        if self.signers.contains(&named) {
-            return Ok(());
-        }
-        let detail = format!(
-            "permit2Authorization.witness.facilitator is {named}, which is no account of this facilitator: sign the facilitatorAddress in extra"
-        );
-        Err(Rejection::new(reason::FACILITATOR_MISMATCH, detail))
+    /// The lane of the account that can settle the permit, which must be one of ours: the proxy
+    /// accepts no other.
+    fn lane_of(&self, named: Address) -> Result<&LaneId, Rejection> {
+        self.signers.lane_of(named).ok_or_else(|| {
+            let detail = format!(
+                "permit2Authorization.witness.facilitator is {named}, which is no account of this facilitator: sign the facilitatorAddress in extra"
+            );
+            Rejection::new(reason::FACILITATOR_MISMATCH, detail)
+        })
     }
 }
 
@@ -139,7 +138,7 @@ impl Scheme<Evm> for Upto {
 
     /// The account that payers have to name: one with money for fees, each in turn.
     fn extra(&self) -> Option<Object> {
-        let (_, facilitator) = self.rotation.next_funded();
+        let (_, facilitator) = self.signers.next_funded();
         let extra = json!({ "facilitatorAddress": facilitator.to_checksum(None) });
         Object::of(&extra).ok()
     }
@@ -162,10 +161,7 @@ impl Scheme<Evm> for Upto {
             let detail = "the payload has no permit2Authorization";
             Rejection::new(UNSUPPORTED_PAYLOAD_TYPE, detail)
         })?;
-        let field = "paymentPayload.payload.signature";
-        let signature = payload.signature;
-        let signature = signature.ok_or_else(|| Malformed::new(field, "missing"))?;
-        let signature = PayerSignature::decode(field, signature.0)?;
+        let signature = PayerSignature::read(payload.signature)?;
         let extra: Extra = request.extra()?;
         request.check_network(&self.network, reason::NETWORK_MISMATCH)?;
         let asset = address("paymentRequirements.asset", &request.requirements.asset)?;
@@ -178,20 +174,17 @@ impl Scheme<Evm> for Upto {
         check_method(extra.asset_transfer_method.as_deref())?;
         let token = self.tokens.iter().find(|token| token.address == asset);
         let token = token.ok_or_else(|| unsupported_asset(&self.network, self.tokens.iter()))?;
-        check_parties(&self.signers, permit.permit.owner, asset, pay_to)?;
-        if signature.is_never_valid() {
-            let detail =
-                "the signature is neither 65 bytes of ECDSA nor bytes that a contract could accept";
-            return Err(Rejection::new(PERMIT2_SIGNATURE, detail).into());
-        }
-        let facilitator = permit.facilitator;
+        let is_signer = |account| self.signers.lane_of(account).is_some();
+        check_parties(is_signer, permit.permit.owner, asset, pay_to)?;
+        signature.check_possible(PERMIT2_SIGNATURE)?;
+        check_scope(&permit.permit, UPTO_PERMIT2_PROXY, asset)?;
+        let lane = self.lane_of(permit.facilitator)?.clone();
         let access = self.access(&permit.permit);
         let authorization = Metered {
             permit,
+            lane,
             accepted: accepted.map(|accepted| accepted.amount),
         };
-        check_scope(&authorization, asset)?;
-        self.check_facilitator(facilitator)?;
         let method = Permit2Transfer {
             chain_id: self.chain_id,
             domain_separator: self.permit2_separator,

@@ -10,8 +10,6 @@ use quittance_core::wire::PaymentRequirements;
 use quittance_core::{
     AuthorizationState, Network, Payer, PayerError, Quote, QuoteError, SignedPayment, Timestamp,
 };
-use serde::Deserialize;
-use serde_json::Value;
 use url::Url;
 
 use super::permit::{Payload, UptoPermit};
@@ -32,14 +30,6 @@ use crate::token::{Token, TransferMethod};
 /// buyer can find the outcome of a payment whose response was lost.
 #[derive(Clone)]
 pub struct UptoPayer(ExactPayer);
-
-/// The fields of `extra` that a payer signs for.
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase")]
-struct Domain {
-    #[serde(default)]
-    verifying_contract: Option<Value>,
-}
 
 impl UptoPayer {
     /// A payer with this key, which may be in memory or behind a key service.
@@ -67,13 +57,8 @@ impl UptoPayer {
         &self,
         requirements: &PaymentRequirements,
     ) -> Result<(Transfer<'_>, Address), QuoteError> {
-        let mut facilitator = None;
-        let transfer = self.0.transfer_by(NAME, requirements, |_| {
-            facilitator = Some(check_extra(requirements)?);
-            Ok(TransferMethod::Permit2)
-        })?;
-        let missing = || QuoteError::unpayable("extra.facilitatorAddress is missing");
-        Ok((transfer, facilitator.ok_or_else(missing)?))
+        let facilitator = |_: &Token| check_extra(requirements);
+        self.0.transfer_by(NAME, requirements, facilitator)
     }
 }
 
@@ -88,8 +73,7 @@ fn check_extra(requirements: &PaymentRequirements) -> Result<Address, QuoteError
         let what = format!("the transfer method {other} is not supported by upto");
         return Err(QuoteError::unpayable(what));
     }
-    let domain: Domain = fields.read("extra").map_err(unreadable)?;
-    check_contract(domain.verifying_contract, PERMIT2)?;
+    check_contract(extra.verifying_contract, PERMIT2)?;
     let facilitator = extra.facilitator_address.ok_or_else(missing)?;
     Ok(facilitator.0.into())
 }

@@ -4,7 +4,7 @@
 use alloy::primitives::{Address, B256, Bytes, Log, U256, b256};
 use alloy::sol_types::{SolCall, SolEvent};
 use quittance_core::json::Object;
-use quittance_core::{Amount, Effect, Rejection};
+use quittance_core::{Amount, Effect, LaneId, Rejection};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -108,6 +108,8 @@ impl UptoPermit {
 /// A permit with the amount that its payer accepted.
 pub(super) struct Metered {
     pub(super) permit: UptoPermit,
+    /// The lane of the facilitator that the permit names.
+    pub(super) lane: LaneId,
     /// The amount in the payer's copy of the requirements: the most that may be settled.
     pub(super) accepted: Option<Amount>,
 }
@@ -155,8 +157,8 @@ impl ProxyPermit for Metered {
         self.permit.transfer()
     }
 
-    fn sender(&self) -> Option<Address> {
-        Some(self.permit.facilitator)
+    fn sender(&self) -> Option<(Address, &LaneId)> {
+        Some((self.permit.facilitator, &self.lane))
     }
 
     /// The permit is for exactly what the payer accepted. At /verify the seller requires all of it;
@@ -238,7 +240,11 @@ mod tests {
             valid_after,
         };
         let accepted = Some(Amount::from(permitted));
-        Metered { permit, accepted }
+        Metered {
+            permit,
+            lane: LaneId::new(&facilitator.to_checksum(None)),
+            accepted,
+        }
     }
 
     proptest! {
