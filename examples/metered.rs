@@ -25,10 +25,13 @@ const PRICE_MAX: &str = "0.01";
 /// The price of a word, in atomic units of USDC.
 const WORD: u64 = 25;
 
+/// [`PRICE_MAX`] in atomic units of USDC, which has six decimal places.
+const PRICE_MAX_UNITS: u64 = 10_000;
+
 /// Tells a story, and charges for its words. The buyer has authorized the highest price, so a story
 /// is at most that long.
 async fn story(Path(words): Path<u64>) -> impl IntoResponse {
-    let words = words.min(10_000 / WORD);
+    let words = words.min(PRICE_MAX_UNITS / WORD);
     let story = "once ".repeat(usize::try_from(words).unwrap_or(0));
     let charge = Charge::units((words * WORD).into());
     (Extension(charge), story)

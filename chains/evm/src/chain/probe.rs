@@ -2,8 +2,8 @@
 //!
 //! The questions of many payments are appended to a small program (`contracts/Probe.yul`), which
 //! runs as the code of a call without a recipient. Nothing is deployed, and a node needs no method
-//! but `eth_call`. Each step runs in a frame that is reverted, so a simulated transfer never shows
-//! in another payment's balance.
+//! but `eth_call`, except for [`Step::CallAs`], which needs `eth_estimateGas`. Each step runs in a
+//! frame that is reverted, so a simulated transfer never shows in another payment's balance.
 
 use alloy::primitives::{Address, B256, Bytes, hex};
 use quittance_core::{LaneId, Timestamp};

@@ -25,8 +25,9 @@ const PROGRAM_GAS: u64 = 1_500_000;
 /// nodes allow a block's 30 million.
 const CHUNK_GAS_MAX: u64 = 25_000_000;
 
-/// The most calls by a named sender in one batch. With the program they are fewer than the 100
-/// requests that the strictest gateways allow in a batch.
+/// The most calls by a named sender in one batch. A node answers a batch's requests one after
+/// another, and it estimates gas by several runs of the call. Batches are sent at the same time, so
+/// the limit is half of the 100 requests that the strictest gateways allow in one.
 const CHUNK_CALLS_MAX: usize = 50;
 
 /// Runs probes, with what that needs of the chain.
