@@ -170,17 +170,35 @@ impl Nodes {
         requests: &[Request],
         in_doubt: impl Fn(&[Reply]) -> bool,
     ) -> Result<Vec<Reply>, Fault> {
-        let mut last_failure = None;
+        self.ask_one_node_decoded(requests, in_doubt, Ok).await
+    }
+
+    /// As [`ask_one_node_in_doubt`](Self::ask_one_node_in_doubt), until `decode` accepts the
+    /// replies of a node. A node whose replies it does not accept may only be behind.
+    ///
+    /// # Errors
+    /// If it accepts none: the fault of the last node.
+    pub async fn ask_one_node_decoded<T>(
+        &self,
+        requests: &[Request],
+        in_doubt: impl Fn(&[Reply]) -> bool,
+        decode: impl Fn(Vec<Reply>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let mut last_fault = None;
         for node in self.order() {
-            match self.ask_in_doubt(node, requests, &in_doubt).await {
-                Ok(replies) => return Ok(replies),
+            let found = match self.ask_in_doubt(node, requests, &in_doubt).await {
+                Ok(replies) => decode(replies),
                 Err(failure) => {
                     node.back_off(&failure);
-                    last_failure = Some(failure);
+                    Err(failure.fault())
                 }
+            };
+            match found {
+                Ok(decoded) => return Ok(decoded),
+                Err(fault) => last_fault = Some(fault),
             }
         }
-        Err(last_failure.map_or_else(no_node, Failure::fault))
+        Err(last_fault.unwrap_or_else(no_node))
     }
 
     /// Sends one request to every node at the same time. For a question to which "not yet" and "no
