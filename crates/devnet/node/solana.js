@@ -153,7 +153,10 @@ const blockTimes = new Map();
 const context = () => ({ slot, apiVersion: "4.2.2" });
 const commitment = (options) => options?.commitment ?? "finalized";
 const slotAt = (level) => (level === "finalized" ? (slot > FINALIZED_SLOTS ? slot - FINALIZED_SLOTS : 0n) : slot);
-const isAlive = (blockhash) => blockhashes.has(blockhash) && slot - blockhashes.get(blockhash) <= BLOCKHASH_SLOTS;
+const isAlive = (blockhash, at = slot) => {
+  const made = blockhashes.get(blockhash);
+  return made !== undefined && made <= at && at - made <= BLOCKHASH_SLOTS;
+};
 
 function block() {
   slot += 1n;
@@ -520,7 +523,10 @@ const methods = {
     };
   },
   getLatestBlockhash: () => ({ context: context(), value: { blockhash: latest, lastValidBlockHeight: slot + BLOCKHASH_SLOTS } }),
-  isBlockhashValid: ([hash]) => ({ context: context(), value: isAlive(hash) }),
+  isBlockhashValid: ([hash, options]) => {
+    const at = slotAt(commitment(options));
+    return { context: { ...context(), slot: at }, value: isAlive(hash, at) };
+  },
   getBalance: ([key]) => ({ context: context(), value: svm.getBalance(unbase58(key, 32)) ?? 0n }),
   getAccountInfo: ([key, options]) => ({ context: context(), value: accountJson(key, options) }),
   getMultipleAccounts: ([keys, options]) => {

@@ -17,9 +17,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use solana_account_decoder_client_types::{UiAccountData, UiAccountEncoding};
 use solana_rpc_client_api::response::Response;
+use solana_transaction::versioned::VersionedTransaction;
 use solana_transaction_status_client_types::{
-    EncodedTransaction, TransactionConfirmationStatus, UiInnerInstructions, UiLoadedAddresses,
-    UiTransactionTokenBalance,
+    EncodedTransaction, TransactionBinaryEncoding, TransactionConfirmationStatus,
+    UiInnerInstructions, UiLoadedAddresses, UiTransactionTokenBalance,
 };
 
 use crate::account::Account;
@@ -60,6 +61,8 @@ pub(super) struct Simulation {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct SignatureStatus {
+    /// A missing error counts as none: before a payment counts as settled, `getTransaction` must
+    /// report its error, and that one decides.
     #[serde(default)]
     pub(super) err: Value,
     pub(super) confirmation_status: Option<TransactionConfirmationStatus>,
@@ -91,6 +94,7 @@ pub(super) struct IncludedMeta {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ListedTransaction {
     pub(crate) signature: String,
+    pub(crate) slot: u64,
     pub(crate) block_time: Option<u64>,
     /// The transaction's memos, each after its length; missing if the node does not store them.
     pub(crate) memo: Option<String>,
@@ -99,9 +103,27 @@ pub(crate) struct ListedTransaction {
 /// The result of `getTransaction` for a transaction that may be a payment.
 #[derive(Debug, Deserialize)]
 pub(crate) struct FetchedTransaction {
-    pub(crate) transaction: EncodedTransaction,
-    #[serde(default)]
-    pub(crate) meta: Value,
+    transaction: EncodedTransaction,
+    /// Missing if the node does not store it.
+    pub(crate) meta: Option<Object<FetchedMeta>>,
+}
+
+/// What became of a transaction that may be a payment.
+#[derive(Debug, Deserialize)]
+pub(crate) struct FetchedMeta {
+    pub(crate) err: Value,
+}
+
+impl FetchedTransaction {
+    /// The transaction; `None` if it is unreadable or not in the encoding that was requested, as in
+    /// [`FoundAccount::account`].
+    pub(crate) fn transaction(&self) -> Option<VersionedTransaction> {
+        let EncodedTransaction::Binary(_, TransactionBinaryEncoding::Base64) = self.transaction
+        else {
+            return None;
+        };
+        self.transaction.decode()
+    }
 }
 
 /// Decodes a result that names the slot at which the node answered.
@@ -125,9 +147,14 @@ pub(super) fn without_version(mut result: Value) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD as BASE64;
     use serde_json::{from_value, json};
     use solana_account_decoder_client_types::UiAccount;
+    use solana_message::{MessageHeader, VersionedMessage, v0};
+    use solana_pubkey::Pubkey;
     use solana_rpc_client_api::response::RpcSimulateTransactionResult;
+    use solana_signature::Signature;
     use solana_transaction_status_client_types::{
         TransactionStatus, UiTransactionError, UiTransactionStatusMeta,
     };
@@ -148,7 +175,19 @@ mod tests {
         });
         let meta: UiTransactionStatusMeta = from_value(included.clone()).unwrap();
         assert!(meta.err.is_none());
-        assert!(from_value::<IncludedMeta>(included).is_err());
+        assert!(from_value::<IncludedMeta>(included.clone()).is_err());
+
+        let fetched = |meta: &Value| {
+            let text = json!({ "transaction": ["", "base64"], "meta": meta });
+            from_value::<FetchedTransaction>(text)
+        };
+        for meta in [included, json!({}), json!([null]), json!([])] {
+            assert!(fetched(&meta).is_err(), "{meta}");
+        }
+        assert!(fetched(&Value::Null).unwrap().meta.is_none());
+        let without = json!({ "transaction": ["", "base64"] });
+        let without: FetchedTransaction = from_value(without).unwrap();
+        assert!(without.meta.is_none());
     }
 
     /// A payment that failed with an error of a newer runtime has failed.
@@ -203,6 +242,40 @@ mod tests {
         ] {
             let found: FoundAccount = from_value(json!({ "owner": owner, "data": data })).unwrap();
             assert_eq!(found.account(), None, "{data}");
+        }
+    }
+
+    #[test]
+    fn transaction_in_another_encoding_is_unreadable() {
+        let transaction = VersionedTransaction {
+            signatures: vec![Signature::default()],
+            message: VersionedMessage::V0(v0::Message {
+                header: MessageHeader {
+                    num_required_signatures: 1,
+                    ..MessageHeader::default()
+                },
+                account_keys: vec![Pubkey::default()],
+                ..v0::Message::default()
+            }),
+        };
+        let bytes = wincode::serialize(&transaction).unwrap();
+        let (in_64, in_58) = (BASE64.encode(&bytes), bs58::encode(&bytes).into_string());
+        let read = |text: &Value| {
+            let found = json!({ "transaction": text, "meta": null });
+            from_value::<FetchedTransaction>(found)
+                .unwrap()
+                .transaction()
+        };
+        assert_eq!(read(&json!([in_64, "base64"])), Some(transaction));
+        for text in [
+            json!(in_58),
+            json!([in_58, "base58"]),
+            json!(["not base64", "base64"]),
+            json!({ "signatures": [], "message": { "accountKeys": [], "recentBlockhash": "",
+                "header": { "numRequiredSignatures": 1, "numReadonlySignedAccounts": 0,
+                    "numReadonlyUnsignedAccounts": 0 }, "instructions": [] } }),
+        ] {
+            assert_eq!(read(&text), None, "{text}");
         }
     }
 

@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use quittance_core::json::Object;
 use quittance_core::{AuthorizationState, Fault, Timestamp};
-use quittance_nodes::{Reply, Request, decode_reply};
+use quittance_nodes::{Reply, decode_reply, unavailable};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use solana_commitment_config::CommitmentConfig;
@@ -22,7 +22,6 @@ use solana_transaction_status_client_types::UiTransactionEncoding;
 
 use crate::chain::results::{FetchedTransaction, ListedTransaction, decode_response};
 use crate::chain::rpc::{Rpc, request};
-use crate::chain::sender::fault;
 use crate::instruction::MEMO;
 
 /// The seconds after which no block can include a signed payment. Its blockhash expires after 150
@@ -98,12 +97,13 @@ pub(super) async fn fetch(
     let Some(since) = expires.secs().checked_sub(EXPIRES_SECS + SETTLED_SECS) else {
         return Ok(AuthorizationState::Unknown);
     };
-    let is_dead = is_dead(rpc, &signed, expires).await?;
-    let Some(listed) = since_then(rpc, payer, since).await? else {
+    let dead_at = dead_at(rpc, &signed, expires).await?;
+    let listed = since_then(rpc, payer, since, dead_at.unwrap_or(0)).await?;
+    let Some(listed) = listed else {
         return Ok(AuthorizationState::Unknown);
     };
     let (included, all_seen) = find(rpc, &signed, &listed).await?;
-    Ok(match (included, is_dead, all_seen) {
+    Ok(match (included, dead_at.is_some(), all_seen) {
         (Some(id), ..) => AuthorizationState::Used(Some(id)),
         (None, true, true) => AuthorizationState::Expired,
         (None, true, false) => AuthorizationState::Unknown,
@@ -111,62 +111,59 @@ pub(super) async fn fetch(
     })
 }
 
-/// Whether no block can include the payment any more. The node's finalized block must be later than
-/// the payment, or the node may not know the blockhash yet.
-async fn is_dead(rpc: &Rpc, signed: &Signed, expires: Timestamp) -> Result<bool, Fault> {
-    let finalized = CommitmentConfig::finalized();
-    let valid = json!([signed.blockhash, finalized]);
-    let calls: [Request; 2] = [
-        request(RpcRequest::GetSlot, json!([finalized])),
-        request(RpcRequest::IsBlockhashValid, valid),
-    ];
+/// The slot of a finalized block after which no block can include the payment; `None` if there is
+/// none yet. The block must be later than the payment, or its node may not know the blockhash yet.
+async fn dead_at(rpc: &Rpc, signed: &Signed, expires: Timestamp) -> Result<Option<u64>, Fault> {
+    let params = json!([signed.blockhash, CommitmentConfig::finalized()]);
+    let calls = [request(RpcRequest::IsBlockhashValid, params)];
+    let decode = |answers: Vec<Reply>| decode_response::<bool>(next(&mut answers.into_iter()));
     // A node of another cluster knows no blockhash of this one, and would report that the payment
     // has expired.
-    let answers = rpc.nodes().ask_one_node_in_doubt(&calls, |_| true);
-    let mut answers = answers.await?.into_iter();
-    let slot: u64 = decode_reply(next(&mut answers))?;
-    let valid = decode_response::<bool>(next(&mut answers))?;
-    let is_past = block_time(rpc, slot).await? >= expires.plus_secs(SETTLED_SECS).secs();
-    Ok(is_past && !valid.value)
+    let valid = rpc.nodes().ask_one_node_decoded(&calls, |_| true, decode);
+    let valid = valid.await?;
+    let slot = valid.context.slot;
+    let time = block_time(rpc, slot).await?;
+    let time = time.ok_or_else(|| unavailable("the node has no time for a finalized block"))?;
+    let is_past = time >= expires.plus_secs(SETTLED_SECS).secs();
+    Ok((is_past && !valid.value).then_some(slot))
 }
 
 fn next(answers: &mut impl Iterator<Item = Reply>) -> Reply {
     answers.next().unwrap_or(Ok(Value::Null))
 }
 
-/// When a block was made, in seconds since 1970.
-async fn block_time(rpc: &Rpc, slot: u64) -> Result<u64, Fault> {
-    let time = rpc.client().get_block_time(slot).await.map_err(fault)?;
+/// When a block was made, in seconds since 1970; `None` if the node does not know.
+async fn block_time(rpc: &Rpc, slot: u64) -> Result<Option<u64>, Fault> {
+    let time: Option<i64> = rpc.ask(RpcRequest::GetBlockTime, json!([slot])).await?;
     // A block from before 1970 is older than any payment.
-    Ok(u64::try_from(time).unwrap_or(0))
+    Ok(time.map(|time| u64::try_from(time).unwrap_or(0)))
 }
 
-/// The finalized transactions of an account since a time; `None` if the node does not have them all
-/// or there are too many.
+/// The finalized transactions of an account since a time, at least up to the block with the slot
+/// `up_to`; `None` if a node does not have them all or there are too many.
 async fn since_then(
     rpc: &Rpc,
     payer: &Pubkey,
     since: u64,
+    mut up_to: u64,
 ) -> Result<Option<Vec<ListedTransaction>>, Fault> {
-    // Nodes delete old blocks and then omit their transactions without an error.
-    let first = rpc.client().get_first_available_block();
-    let first = first.await.map_err(fault)?;
-    if first > 0 && block_time(rpc, first).await? > since {
-        return Ok(None);
-    }
     let mut all: Vec<ListedTransaction> = Vec::new();
     for _ in 0..PAGES_MAX {
-        let options = RpcSignaturesForAddressConfig {
-            before: all.last().map(|last| last.signature.clone()),
-            limit: Some(PAGE),
-            commitment: Some(CommitmentConfig::finalized()),
-            ..RpcSignaturesForAddressConfig::default()
-        };
-        let asked = json!([payer.to_string(), options]);
-        let page: Vec<ListedTransaction> =
-            rpc.ask(RpcRequest::GetSignaturesForAddress, asked).await?;
-        let is_last = page.len() < PAGE;
-        all.extend(page);
+        let before = all.last().map(|last| last.signature.clone());
+        let page = Page::fetch(rpc, payer, before, up_to).await?;
+        // Nodes delete old blocks and then omit their transactions without an error.
+        let first = page.first_block;
+        if first > 0
+            && block_time(rpc, first)
+                .await?
+                .is_none_or(|time| time > since)
+        {
+            return Ok(None);
+        }
+        let is_last = page.listed.len() < PAGE;
+        // A node that does not have the last transaction of this page would list nothing before it.
+        up_to = page.listed.iter().map(|one| one.slot).fold(up_to, u64::max);
+        all.extend(page.listed);
         let is_older =
             |listed: &ListedTransaction| listed.block_time.is_some_and(|time| time < since);
         if is_last || all.last().is_some_and(is_older) {
@@ -175,6 +172,63 @@ async fn since_then(
         }
     }
     Ok(None)
+}
+
+/// Some finalized transactions of an account, as one node listed them.
+struct Page {
+    /// The newest first.
+    listed: Vec<ListedTransaction>,
+    /// The slot of the oldest block that the node has.
+    first_block: u64,
+}
+
+impl Page {
+    /// The newest transactions, or those before one of them, from a node that has the block with
+    /// the slot `up_to`. The node that answered an earlier question may have stopped since.
+    ///
+    /// # Errors
+    /// If no node replies that has that block.
+    async fn fetch(
+        rpc: &Rpc,
+        payer: &Pubkey,
+        before: Option<String>,
+        up_to: u64,
+    ) -> Result<Self, Fault> {
+        let finalized = CommitmentConfig::finalized();
+        let options = RpcSignaturesForAddressConfig {
+            before,
+            limit: Some(PAGE),
+            commitment: Some(finalized),
+            // There may be several nodes behind one URL.
+            min_context_slot: Some(up_to),
+            ..RpcSignaturesForAddressConfig::default()
+        };
+        // The slot comes first and the oldest block last: a node gets and deletes blocks meanwhile.
+        let calls = [
+            request(RpcRequest::GetSlot, json!([finalized])),
+            request(
+                RpcRequest::GetSignaturesForAddress,
+                json!([payer.to_string(), options]),
+            ),
+            request(RpcRequest::GetFirstAvailableBlock, json!([])),
+        ];
+        let decode = |answers: Vec<Reply>| {
+            let mut answers = answers.into_iter();
+            let slot: u64 = decode_reply(next(&mut answers))?;
+            if slot < up_to {
+                return Err(unavailable(
+                    "the node is behind the one that was asked before",
+                ));
+            }
+            Ok(Self {
+                listed: decode_reply(next(&mut answers))?,
+                first_block: decode_reply(next(&mut answers))?,
+            })
+        };
+        // A node of another cluster lists nothing.
+        let page = rpc.nodes().ask_one_node_decoded(&calls, |_| true, decode);
+        page.await
+    }
 }
 
 /// The id of the transaction that carried out the payment, if there is one, and whether all
@@ -200,13 +254,13 @@ async fn find(
         let asked = json!([candidate.signature, options]);
         let fetched: Option<FetchedTransaction> =
             rpc.ask(RpcRequest::GetTransaction, asked).await?;
-        let decoded = fetched.and_then(|found| Some((found.transaction.decode()?, found.meta)));
-        let Some((transaction, meta)) = decoded else {
+        let read = fetched.and_then(|found| Some((found.transaction()?, found.meta?.0)));
+        let Some((transaction, meta)) = read else {
             all_seen = false;
             continue;
         };
         // A failed transaction transferred nothing and is not included again.
-        if transaction.signatures.contains(&signed.signature) && meta["err"].is_null() {
+        if transaction.signatures.contains(&signed.signature) && meta.err.is_null() {
             return Ok((Some(candidate.signature.clone()), all_seen));
         }
     }
