@@ -14,7 +14,7 @@ use crate::transaction::PaymentTransaction;
 const PROGRAM: Pubkey = solana_sdk_ids::address_lookup_table::ID;
 
 /// The addresses that a transaction loads from its tables, in the runtime's order: the writable
-/// ones of all tables, then the others. `None` if a table is missing or too short.
+/// ones of all tables, then the others. `None` if a table is missing, malformed or too short.
 pub fn resolve(
     transaction: &PaymentTransaction,
     tables: &[Option<Account>],
@@ -38,6 +38,8 @@ pub fn resolve(
 }
 
 fn table(account: &Account) -> Option<AddressLookupTable<'_>> {
-    let table = AddressLookupTable::deserialize(&account.data).ok();
-    table.filter(|_| account.owner == PROGRAM)
+    if account.owner != PROGRAM {
+        return None;
+    }
+    AddressLookupTable::deserialize(&account.data).ok()
 }

@@ -23,7 +23,7 @@ use solana_rpc_client_api::request::RpcRequest;
 use solana_transaction_status_client_types::UiTransactionEncoding;
 use url::Url;
 
-use super::sender::{NodesSender, fault};
+use super::sender::NodesSender;
 use super::submission::REFUSALS;
 
 /// The prefix of the genesis hash that every node of the cluster must report; empty for any
@@ -57,7 +57,7 @@ impl Identity for Genesis {
 /// something else here.)
 const LIMIT_CODES: [i64; 1] = [-32429];
 
-/// A request of the library's client, for a batch.
+/// A request by the library's name of its method.
 pub(crate) fn request(request: RpcRequest, params: Value) -> Request {
     Request::new(request.as_str(), params)
 }
@@ -95,7 +95,7 @@ impl Rpc {
         &self.client
     }
 
-    /// Sends one request, whose result has the type `R`.
+    /// Sends one request, whose result has the type `R`, to each node in turn.
     ///
     /// # Errors
     /// If no node returns such a result.
@@ -104,7 +104,7 @@ impl Rpc {
         request: RpcRequest,
         params: Value,
     ) -> Result<R, Fault> {
-        self.client.send(request, params).await.map_err(fault)
+        self.nodes.ask(request.as_str(), params).await
     }
 
     /// Submits a signed transaction to the nodes.

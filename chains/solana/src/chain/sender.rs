@@ -7,8 +7,8 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use quittance_core::Fault;
-use quittance_nodes::{Failure, NodeError, Nodes, Request, unavailable};
+use quittance_core::{Fault, FaultKind};
+use quittance_nodes::{Failure, Nodes, Request, unavailable};
 use serde::Deserialize;
 use serde::de::Error as _;
 use serde_json::Value;
@@ -17,10 +17,10 @@ use solana_rpc_client::rpc_sender::{RpcSender, RpcTransportStats};
 use solana_rpc_client_api::client_error::{
     AnyhowError, Error as ClientError, ErrorKind, Result as ClientResult,
 };
-use solana_rpc_client_api::request::{RpcError, RpcRequest, RpcResponseErrorData};
+use solana_rpc_client_api::request::RpcRequest;
 use solana_rpc_client_api::response::{Response, RpcBlockhash};
 
-use super::results::{FetchedTransaction, ListedTransaction, without_version};
+use super::results::without_version;
 
 /// The nodes of a cluster as one transport.
 ///
@@ -30,14 +30,9 @@ pub(super) struct NodesSender(pub(super) Arc<Nodes>);
 #[async_trait]
 impl RpcSender for NodesSender {
     async fn send(&self, request: RpcRequest, params: Value) -> ClientResult<Value> {
-        // Some methods of the client send null for a list without entries.
-        let params = if params.is_null() {
-            Value::Array(Vec::new())
-        } else {
-            params
-        };
+        let check = check_of(request).map_err(client_error)?;
         let to_nodes = Request::new(request.as_str(), params);
-        let decode = |result| has_type_of(request, without_version(result));
+        let decode = |result| checked(check, without_version(result));
         let result = self.0.ask_decoded(&to_nodes, decode).await;
         result.map_err(client_error)
     }
@@ -52,22 +47,28 @@ impl RpcSender for NodesSender {
     }
 }
 
-/// Checks that a result has the type that the method returns, so that the next node is asked if it
+/// Checks that a result has the type that a method returns, so that the next node is asked if it
 /// has not.
-fn has_type_of(request: RpcRequest, result: Value) -> Result<Value, Failure> {
-    let checked = match request {
-        RpcRequest::GetBlockHeight | RpcRequest::GetFirstAvailableBlock => {
-            u64::deserialize(&result).map(drop)
+type Check = fn(&Value) -> Result<(), serde_json::Error>;
+
+/// The check of a method's results.
+///
+/// # Errors
+/// If the transport does not know the method. Results without a check would end the search for a
+/// node that works.
+fn check_of(request: RpcRequest) -> Result<Check, Failure> {
+    match request {
+        RpcRequest::GetBlockHeight => Ok(|result| u64::deserialize(result).map(drop)),
+        RpcRequest::GetLatestBlockhash => Ok(has_blockhash),
+        _ => {
+            let detail = format_args!("the transport does not know the method {request}");
+            Err(Failure::NotSent(Fault::new(FaultKind::Internal, detail)))
         }
-        RpcRequest::GetBlockTime => i64::deserialize(&result).map(drop),
-        RpcRequest::GetLatestBlockhash => has_blockhash(&result),
-        RpcRequest::GetSignaturesForAddress => {
-            Vec::<ListedTransaction>::deserialize(&result).map(drop)
-        }
-        RpcRequest::GetTransaction => Option::<FetchedTransaction>::deserialize(&result).map(drop),
-        _ => Ok(()),
-    };
-    match checked {
+    }
+}
+
+fn checked(check: Check, result: Value) -> Result<Value, Failure> {
+    match check(&result) {
         Ok(()) => Ok(result),
         Err(error) => Err(Failure::NoReply(unexpected(error))),
     }
@@ -81,17 +82,7 @@ fn has_blockhash(result: &Value) -> Result<(), serde_json::Error> {
 
 /// The failure as an error of the client, from which [`fault`] takes it back.
 fn client_error(failure: Failure) -> ClientError {
-    let kind = match failure {
-        Failure::Node(NodeError { code, message, .. }) => {
-            ErrorKind::RpcError(RpcError::RpcResponseError {
-                code,
-                message,
-                data: RpcResponseErrorData::Empty,
-            })
-        }
-        failure => ErrorKind::Middleware(AnyhowError::new(failure)),
-    };
-    kind.into()
+    ErrorKind::Middleware(AnyhowError::new(failure)).into()
 }
 
 fn unexpected(error: impl Display) -> Fault {
@@ -107,24 +98,24 @@ pub(crate) fn fault(error: ClientError) -> Fault {
             Ok(failure) => failure.fault(),
             Err(error) => unavailable(error),
         },
-        ErrorKind::RpcError(RpcError::RpcResponseError { code, message, .. }) => {
-            Failure::Node(NodeError::new(code, message)).fault()
-        }
         kind => unexpected(kind),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use quittance_core::FaultKind;
+    use std::time::Duration;
+
+    use quittance_nodes::NodeError;
     use serde_json::json;
 
     use super::*;
+    use crate::chain::rpc::Rpc;
 
     #[test]
     fn failures_of_nodes_survive_the_client() {
         let mut source = unavailable("no node took the request");
-        source.retry_after = Some(std::time::Duration::from_secs(77));
+        source.retry_after = Some(Duration::from_secs(77));
         for failure in [
             Failure::NotSent(source.clone()),
             Failure::NoReply(source.clone()),
@@ -144,27 +135,29 @@ mod tests {
         let blockhash =
             |hash: &str| response(json!({ "blockhash": hash, "lastValidBlockHeight": 1 }));
         let zero = Hash::default().to_string();
-        let listed = json!([{ "signature": "1", "slot": 1, "err": null, "memo": null }]);
-        let transaction = json!({ "slot": 1, "transaction": ["", "base64"], "meta": null });
         for (request, good, bad) in [
             (RpcRequest::GetBlockHeight, json!(7), json!(null)),
-            (RpcRequest::GetFirstAvailableBlock, json!(0), json!("0")),
-            (RpcRequest::GetBlockTime, json!(7), json!(null)),
             (
                 RpcRequest::GetLatestBlockhash,
                 blockhash(&zero),
                 blockhash("0"),
             ),
-            (
-                RpcRequest::GetSignaturesForAddress,
-                listed,
-                json!([{ "slot": 1 }]),
-            ),
-            (RpcRequest::GetTransaction, transaction, json!([])),
         ] {
-            assert!(has_type_of(request, good).is_ok(), "{request}");
-            let failure = has_type_of(request, bad).unwrap_err();
+            let check = check_of(request).unwrap();
+            assert!(checked(check, good).is_ok(), "{request}");
+            let failure = checked(check, bad).unwrap_err();
             assert!(matches!(failure, Failure::NoReply(_)), "{request}");
         }
+    }
+
+    /// With these nodes, whatever is sent ends as an unavailable chain.
+    #[tokio::test]
+    async fn unknown_method_is_not_sent() {
+        let nodes = ["http://127.0.0.1:1".parse().unwrap()];
+        let rpc = Rpc::new("", &nodes, Duration::from_secs(1)).unwrap();
+        let slot = rpc.client().get_slot().await.unwrap_err();
+        assert_eq!(fault(slot).kind, FaultKind::Internal);
+        let height = rpc.client().get_block_height().await.unwrap_err();
+        assert_eq!(fault(height).kind, FaultKind::ChainUnavailable);
     }
 }
