@@ -31,7 +31,7 @@ use url::Url;
 use super::state::{self, EXPIRES_SECS};
 use super::terms::{Extra, NAME};
 use crate::chain::rpc::Rpc;
-use crate::chain::{Signer, blockhash};
+use crate::chain::{Signer, SolanaConfigError, blockhash};
 use crate::instruction::{MEMO, MEMO_MAX};
 use crate::known::{self, NAMESPACE};
 use crate::token::Token;
@@ -60,7 +60,7 @@ pub struct ExactPayer {
     signer: Signer,
     address: String,
     tokens: KnownTokens<Token>,
-    nodes: BTreeMap<String, Arc<Rpc>>,
+    rpcs: BTreeMap<String, Arc<Rpc>>,
 }
 
 impl ExactPayer {
@@ -70,7 +70,7 @@ impl ExactPayer {
             address: signer.pubkey().to_string(),
             signer: Arc::new(signer),
             tokens: KnownTokens::new(known::tokens),
-            nodes: BTreeMap::new(),
+            rpcs: BTreeMap::new(),
         }
     }
 
@@ -82,14 +82,32 @@ impl ExactPayer {
     }
 
     /// The same payer, with nodes of a cluster. It asks them for blockhashes, and for the state of
-    /// expired payments that the seller does not report.
+    /// expired payments that the seller does not report. Their genesis hash must begin with the
+    /// network's reference; otherwise they are not asked.
     ///
     /// # Errors
     /// When no HTTP client can be made.
-    pub fn with_rpc(mut self, network: &Network, urls: &[Url]) -> Result<Self, PayerError> {
-        // The cluster is not checked: a blockhash is valid on its own cluster only.
-        let rpc = Rpc::new("", urls, RPC_TIMEOUT).map_err(PayerError::chain)?;
-        self.nodes.insert(network.id().to_owned(), Arc::new(rpc));
+    pub fn with_rpc(self, network: &Network, urls: &[Url]) -> Result<Self, PayerError> {
+        self.with_rpc_and_genesis(network, network.reference(), urls)
+    }
+
+    /// As [`with_rpc`](Self::with_rpc), for a cluster whose genesis hash begins with this prefix
+    /// and not with the network's reference, as [`SolanaConfig::genesis`](crate::SolanaConfig).
+    ///
+    /// # Errors
+    /// When the prefix is empty, or no HTTP client can be made.
+    pub fn with_rpc_and_genesis(
+        mut self,
+        network: &Network,
+        genesis: &str,
+        urls: &[Url],
+    ) -> Result<Self, PayerError> {
+        // A node of another cluster knows none of this one's payments, so each would have expired.
+        if genesis.is_empty() {
+            return Err(PayerError::chain(SolanaConfigError::NoGenesis));
+        }
+        let rpc = Rpc::new(genesis, urls, RPC_TIMEOUT).map_err(PayerError::chain)?;
+        self.rpcs.insert(network.id().to_owned(), Arc::new(rpc));
         Ok(self)
     }
 
@@ -149,7 +167,7 @@ impl ExactPayer {
             .map(str::parse)
             .transpose();
         match offered {
-            Err(_) | Ok(None) if self.nodes.contains_key(network.id()) => Ok(None),
+            Err(_) | Ok(None) if self.rpcs.contains_key(network.id()) => Ok(None),
             Ok(Some(offered)) => Ok(Some(offered)),
             Ok(None) => Err(QuoteError::unpayable(format!(
                 "the payer has no node of {network}, and the seller offers no blockhash: add a node"
@@ -167,11 +185,11 @@ impl ExactPayer {
     /// a settlement. Both blockhashes exist already, so the payment expires no later than with the
     /// newest.
     async fn blockhash(&self, order: &Order) -> Result<Hash, PayerError> {
-        let Some(node) = self.nodes.get(order.network.id()) else {
+        let Some(rpc) = self.rpcs.get(order.network.id()) else {
             let missing = || PayerError::chain("the payer has no node to ask for a blockhash");
             return order.blockhash.ok_or_else(missing);
         };
-        match (blockhash::latest(node).await, order.blockhash) {
+        match (blockhash::latest(rpc).await, order.blockhash) {
             (Ok(latest), _) => Ok(latest.blockhash),
             (Err(_), Some(offered)) => Ok(offered),
             (Err(fault), None) => Err(PayerError::chain(fault)),
@@ -279,10 +297,10 @@ impl Payer for ExactPayer {
         payload: &Object,
         expires: Timestamp,
     ) -> AuthorizationState {
-        let Some(nodes) = self.nodes.get(network) else {
+        let Some(rpc) = self.rpcs.get(network) else {
             return AuthorizationState::Unknown;
         };
-        let state = state::fetch(nodes, &self.signer.pubkey(), payload, expires).await;
+        let state = state::fetch(rpc, &self.signer.pubkey(), payload, expires).await;
         state.unwrap_or_else(|fault| {
             warn!(%fault, network, "the state of a payment is unknown");
             AuthorizationState::Unknown

@@ -112,8 +112,8 @@ pub struct SolanaToken {
     pub allow: BTreeSet<Extension>,
 }
 
-/// Clusters with the public node of their operators. Such a node is asked for a blockhash, at most
-/// once for each payment, and for nothing else.
+/// Clusters with the public node of their operators. Such a node is asked for a blockhash and
+/// its genesis hash, at most once for each payment, and for nothing else.
 const PUBLIC_NODES: [(&str, &str); 3] = [
     ("solana", "https://api.mainnet-beta.solana.com"),
     ("solana-devnet", "https://api.devnet.solana.com"),
@@ -191,8 +191,8 @@ fn node(text: &str) -> Result<Url, PayError> {
     url.map_err(|error| PayError::option("--solana-rpc", format!("not a URL: {error}")))
 }
 
-/// A payer that asks `node` on every cluster. A node of another cluster does no harm: a payment
-/// with its blockhash is valid on no other cluster.
+/// A payer that has `node` for every cluster. It asks the node only about the cluster whose genesis
+/// hash the node reports.
 fn payer(key: &SecretString, node: Option<&Url>) -> Result<ExactPayer, PayError> {
     let keypair = keypair(key.expose_secret());
     let keypair = keypair.ok_or_else(|| ConfigError::value(KEYPAIR, NOT_A_KEYPAIR))?;
