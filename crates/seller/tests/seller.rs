@@ -849,7 +849,6 @@ async fn hints_are_offered_and_not_required() {
     }
 }
 
-/// Once, one failing offer made the route unavailable.
 /// An offer with an extension of its own, and one that the facilitator must support.
 struct SponsoredOffer(TestOffer);
 
@@ -900,6 +899,7 @@ async fn extension_is_offered_if_the_facilitator_supports_it() {
     }
 }
 
+/// Once, one failing offer made the route unavailable.
 #[tokio::test]
 async fn failing_offer_does_not_affect_the_others() {
     let facilitator = ScriptedFacilitator::new();

@@ -267,7 +267,6 @@ fn act(
 }
 
 #[async_trait]
-
 impl Offer for TestOffer {
     fn scheme(&self) -> &str {
         "exact"
