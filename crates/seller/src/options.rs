@@ -105,9 +105,9 @@ impl PaymentOption {
     fn new(offer: &Arc<dyn Offer>, supported: &SupportedResponse) -> Result<Self, Fault> {
         let (scheme, network) = (offer.scheme(), offer.network());
         let in_v2 = find_kind(supported, Version::V2, scheme, network.id());
-        let in_v1 = network
-            .alias()
-            .and_then(|alias| find_kind(supported, Version::V1, scheme, alias));
+        // Clients of version 1 know only this flow: a handler that fails costs them nothing.
+        let alias = network.alias().filter(|_| !offer.flow().settles_first());
+        let in_v1 = alias.and_then(|alias| find_kind(supported, Version::V1, scheme, alias));
         let Some(kind) = in_v2.or(in_v1) else {
             let problem = format!("the facilitator does not settle {scheme} on {network} now");
             return Err(Fault::new(FaultKind::FacilitatorUnreachable, problem));
@@ -127,10 +127,7 @@ impl PaymentOption {
             extensions: offer.extensions(extensions),
             requirements,
             in_v2: in_v2.is_some(),
-            // Clients of version 1 know only this flow: a handler that fails costs them nothing.
-            v1_network: in_v1
-                .filter(|_| !offer.flow().settles_first())
-                .map(|kind| kind.network.clone()),
+            v1_network: in_v1.map(|kind| kind.network.clone()),
         })
     }
 
