@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use quittance_core::wire::SettleResponse;
 use quittance_core::{Facilitator, FacilitatorError, PaymentRequest};
+use quittance_http::reason::is_certain_refusal;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
@@ -17,6 +18,60 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// The shortest pause, for facilitators that send `Retry-After: 0`.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 
+/// The answers to all requests for one settlement, combined.
+#[derive(Debug)]
+pub(crate) struct Settlement {
+    /// The last answer. It names the transaction if an earlier one did.
+    pub(crate) answer: Result<SettleResponse, FacilitatorError>,
+    /// Whether the facilitator may have attempted a request whose answer is lost.
+    is_lost: bool,
+}
+
+impl Settlement {
+    /// What is known after the first answer.
+    fn new(answer: Result<SettleResponse, FacilitatorError>) -> Self {
+        Self {
+            is_lost: is_lost(&answer),
+            answer,
+        }
+    }
+
+    /// Adds the answer to one more request.
+    pub(crate) fn add(&mut self, next: Result<SettleResponse, FacilitatorError>) {
+        self.is_lost |= is_lost(&next);
+        self.answer = match &self.answer {
+            Ok(first) if first.is_pending() => Ok(combine(first.clone(), next)),
+            _ => next,
+        };
+    }
+
+    /// Whether the answer names a transaction whose outcome is not known yet.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.answer.as_ref().is_ok_and(SettleResponse::is_pending)
+    }
+
+    /// Whether the facilitator certainly did not and will not settle.
+    ///
+    /// A refusal after a lost answer may be about another state of the payment: the lost request
+    /// may still settle it.
+    pub(crate) fn is_refused(&self) -> bool {
+        !self.is_lost && self.answer.as_ref().is_ok_and(is_certain_refusal)
+    }
+
+    /// Whether the payment may still settle.
+    pub(crate) fn is_open(&self) -> bool {
+        match &self.answer {
+            Ok(response) => response.is_pending() || (self.is_lost && is_certain_refusal(response)),
+            Err(_) => true,
+        }
+    }
+}
+
+/// Whether the facilitator may have attempted a request without an answer.
+fn is_lost(answer: &Result<SettleResponse, FacilitatorError>) -> bool {
+    matches!(answer, Err(FacilitatorError::Fault(fault)) if !fault.not_attempted)
+}
+
 /// Settles a payment.
 ///
 /// A temporary fault, such as a rate limit or a restart of the facilitator, does not discard the
@@ -26,23 +81,21 @@ pub(crate) async fn settle(
     facilitator: &dyn Facilitator,
     payment: &PaymentRequest,
     deadline: Instant,
-) -> Result<SettleResponse, FacilitatorError> {
-    let mut first = facilitator.settle(payment).await;
+) -> Settlement {
+    let mut settlement = Settlement::new(facilitator.settle(payment).await);
     for _ in 0..RETRIES_MAX {
-        let Some(pause) = pause(&first, deadline) else {
+        let Some(pause) = pause(&settlement.answer, deadline) else {
             break;
         };
-        warn!(?first, ?pause, "settling is tried again");
+        warn!(?settlement, ?pause, "settling is tried again");
         sleep(pause).await;
-        first = facilitator.settle(payment).await;
+        settlement.add(facilitator.settle(payment).await);
     }
-    let first = first?;
-    if !first.is_pending() {
-        return Ok(first);
+    if settlement.is_pending() {
+        settlement.add(facilitator.settle(payment).await);
     }
-    Ok(combine(first, facilitator.settle(payment).await))
+    settlement
 }
-
 /// The pause before a retry; `None` if there is a verdict, or a retry cannot help in time.
 fn pause(answer: &Result<SettleResponse, FacilitatorError>, deadline: Instant) -> Option<Duration> {
     let Err(FacilitatorError::Fault(fault)) = answer else {

@@ -6,6 +6,8 @@
 //! * After that success, every sale is charged or cancelled.
 //! * A charge whose outcome is unknown, or that names a transaction, is never cancelled: it may
 //!   still settle.
+//! * While a deposit is held and the outcome of its charge is unknown, the facilitator is asked
+//!   again: only the seller can have the deposit claimed or returned.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -16,7 +18,7 @@ use quittance_core::{
     Amount, CancelReason, Fault, FaultKind, Flow, OfferError, PaymentRequest, Phase, Reason,
     Rejection,
 };
-use quittance_http::reason::{HANDLER_FAILED, is_certain_refusal};
+use quittance_http::reason::HANDLER_FAILED;
 use serde_json::{Map, Value};
 use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
@@ -27,7 +29,7 @@ use crate::options::PaymentOption;
 use crate::refusal::{RefusalReason, SaleReceipt, SaleRefusal};
 use crate::reservations::ReservedAuthorization;
 use crate::sale::{RATE_LIMITED, ReservedPayment, Seller, VerifiedPayment, required};
-use crate::settle::settle;
+use crate::settle::{Settlement, settle};
 
 /// The longest time for which settling is tried again, longer than any handler and client wait.
 const VALID_MAX: Duration = Duration::from_secs(3600);
@@ -65,17 +67,23 @@ pub(crate) enum ChargeError {
     Impossible(OfferError),
     /// The facilitator did not settle. The sale is over.
     Refused(SaleRefusal),
-    /// The outcome of this request is not known yet.
+    /// The outcome of the charge is not known yet, and can be awaited.
     Pending(Box<PendingCharge>),
 }
 
-/// A charge whose transaction is sent, and whose outcome is not known yet.
+/// A charge whose outcome is not known yet.
 pub(crate) struct PendingCharge {
     request: PaymentRequest,
-    /// Names the transaction.
+    settlement: Settlement,
+    /// Names the transaction of the charge, or else of the deposit.
     pub(crate) receipt: SaleReceipt,
-    /// The refusal of a sale that does not wait any longer.
-    pub(crate) refusal: SaleRefusal,
+}
+
+impl PendingCharge {
+    /// The refusal of a sale whose client does not wait any longer.
+    pub(crate) fn refusal(&self, sale: &Sale) -> SaleRefusal {
+        unsettled(sale, self.receipt.clone())
+    }
 }
 
 impl Sale {
@@ -87,6 +95,11 @@ impl Sale {
     /// What the handler may know of the payment.
     pub(crate) fn verified(&self) -> &VerifiedPayment {
         &self.verified
+    }
+
+    /// Whether a deposit is held for it, which is to be claimed or returned.
+    pub(crate) fn has_deposit(&self) -> bool {
+        self.before.is_some()
     }
 
     fn price(&self) -> Amount {
@@ -118,34 +131,37 @@ impl Sale {
     /// The receipt of a sale that ended without a charge. `back` is the facilitator's response to
     /// the cancellation.
     ///
-    /// If the deposit was not returned, the receipt names its transaction. A payment that was
-    /// settled up front stays settled, and its receipt says so.
+    /// A payment that was settled up front stays settled, and its receipt says so.
     fn uncharged(&self, detail: String, back: Option<SettleResponse>) -> SaleReceipt {
         if let (Flow::Upfront, Some(before)) = (self.option.flow(), &self.before) {
             return self.receipt(before.clone());
         }
-        let is_back = back.as_ref().is_some_and(|back| back.success);
-        let kept = self.before.as_ref().filter(|_| !is_back);
-        let transaction = kept.map_or("", |before| before.transaction.as_str());
         let rejection = Rejection::new(Reason::new(HANDLER_FAILED), detail);
-        let network = &self.payment.requirements.network;
-        let payer = self.verified.payer.clone();
-        let mut response = SettleResponse::failed(network, &rejection, payer, transaction);
-        response.extra = self.deposit(back);
-        self.receipt(response)
+        self.failed(self.rejected(&rejection), back)
     }
 
-    /// What a receipt says of a deposit, beside what the facilitator says of its return.
-    fn deposit(&self, back: Option<SettleResponse>) -> Option<Object> {
-        let before = self.before.as_ref()?;
-        let extra = back.and_then(|back| back.extra);
-        let mut fields: Map<String, Value> = extra.map(|it| it.tree()).unwrap_or_default();
-        let transaction = before.transaction.as_str().into();
-        fields.insert("depositTransaction".to_owned(), transaction);
-        if let Some(amount) = &before.amount {
-            fields.insert("depositAmount".to_owned(), amount.as_str().into());
+    /// A response that nothing was settled for this reason.
+    fn rejected(&self, rejection: &Rejection) -> SettleResponse {
+        let network = &self.payment.requirements.network;
+        SettleResponse::failed(network, rejection, self.verified.payer.clone(), "")
+    }
+
+    /// The receipt for a response that settles nothing. `back` is the facilitator's response to the
+    /// cancellation.
+    ///
+    /// If the deposit was not returned, the receipt names a transaction: the response's own, or
+    /// else the deposit's.
+    fn failed(&self, mut response: SettleResponse, back: Option<SettleResponse>) -> SaleReceipt {
+        let Some(before) = &self.before else {
+            return self.receipt(response);
+        };
+        let is_back = back.as_ref().is_some_and(|back| back.success);
+        if response.transaction.is_empty() && !is_back {
+            response.transaction.clone_from(&before.transaction);
         }
-        Object::of(&fields).ok()
+        let extra = back.and_then(|back| back.extra).or(response.extra);
+        response.extra = with_deposit(extra, before);
+        self.receipt(response)
     }
 }
 
@@ -158,7 +174,7 @@ impl Seller {
     /// is presented twice, the other request may be served now.
     pub(crate) async fn open(
         &self,
-        mut reserved: ReservedPayment,
+        reserved: ReservedPayment,
         client: Option<IpAddr>,
     ) -> Result<Sale, SaleRefusal> {
         let payment = &reserved.payment;
@@ -169,8 +185,6 @@ impl Seller {
         let attempt = attempt.map_err(|retry_after| rate_limited(payment, retry_after))?;
         let valid_for = Duration::from_secs(payment.requirements.max_timeout_secs).min(VALID_MAX);
         let deadline = Instant::now() + valid_for;
-        let sale = self.state.sale_ids.of(payment.origin());
-        reserved.payment = reserved.payment.with_sale(sale);
         match reserved.settles_first() {
             false => self.verify(reserved, attempt, deadline).await,
             true => self.collect(reserved, attempt, deadline).await,
@@ -199,6 +213,7 @@ impl Seller {
             return Err(reserved.refuse(reason, None));
         }
         attempt.verified();
+        let reserved = self.with_sale_id(reserved);
         let payer = verdict.payer.clone();
         let sale = sale(reserved, payer, attempt, deadline);
         Ok(Sale {
@@ -214,12 +229,18 @@ impl Seller {
         mut attempt: CountedAttempt,
         deadline: Instant,
     ) -> Result<Sale, SaleRefusal> {
+        let reserved = self.with_sale_id(reserved);
         let request = first_request(&reserved, Phase::BeforeHandler).await?;
         let request = match reserved.option.flow() {
             Flow::Escrow => request.with_successor(),
             Flow::Authorization | Flow::Upfront => request,
         };
-        let response = settle(&*self.facilitator, &request, deadline).await?;
+        let settlement = settle(&*self.facilitator, &request, deadline).await;
+        let origin = reserved.payment.origin();
+        if settlement.is_refused() {
+            self.state.sale_ids.forget(&origin);
+        }
+        let response = settlement.answer?;
         if response.is_pending() {
             let version = reserved.payment.version;
             return Err(SaleRefusal::Pending(Box::new(SaleReceipt {
@@ -235,7 +256,6 @@ impl Seller {
         if reserved.option.flow() == Flow::Upfront {
             attempt.settled();
         }
-        let origin = reserved.payment.origin();
         self.state.settled.insert(origin, &response.transaction);
         self.state.sale_ids.forget(&origin);
         let payer = response.payer.clone();
@@ -244,6 +264,14 @@ impl Seller {
             before: Some(response),
             ..sale
         })
+    }
+
+    /// The payment with the identity of its sale. Where verification refuses a payment, it gets
+    /// none, so that such payments displace no identity.
+    fn with_sale_id(&self, mut reserved: ReservedPayment) -> ReservedPayment {
+        let sale = self.state.sale_ids.of(reserved.payment.origin());
+        reserved.payment = reserved.payment.with_sale(sale);
+        reserved
     }
 
     /// Charges a sale whose handler has succeeded: its price, or what the handler says.
@@ -280,51 +308,57 @@ impl Seller {
             }
             (Err(fault), _) => return Err(self.not_asked(sale, fault).await),
         };
-        let response = settle(&*self.facilitator, &request, sale.deadline).await;
-        // An error is not a verdict: the charge may still settle, so nothing is cancelled.
-        let response = response.map_err(|error| ChargeError::Refused(error.into()))?;
-        if response.is_pending() {
-            return Err(ChargeError::Pending(Box::new(PendingCharge {
-                request,
-                receipt: sale.receipt(response.clone()),
-                refusal: unsettled(sale, response),
-            })));
+        let settlement = settle(&*self.facilitator, &request, sale.deadline).await;
+        let is_awaited = settlement.is_pending() || (sale.has_deposit() && settlement.is_open());
+        match is_awaited {
+            true => Err(ChargeError::Pending(Box::new(pending(
+                sale, request, settlement,
+            )))),
+            false => self
+                .conclude(sale, settlement)
+                .await
+                .map_err(ChargeError::Refused),
         }
-        self.conclude(sale, response)
-            .await
-            .map_err(ChargeError::Refused)
     }
 
-    /// Asks for the outcome of a pending charge until it is known; `None` if the payment was not
-    /// settled, or its outcome stays unknown.
+    /// Asks for the outcome of a charge until it is known; `None` if the payment was not settled,
+    /// or its outcome stays unknown.
     pub(crate) async fn await_charge(
         &self,
         sale: &mut Sale,
-        pending: &PendingCharge,
+        pending: PendingCharge,
     ) -> Option<SaleReceipt> {
+        let mut settlement = pending.settlement;
         let until = Instant::now() + AWAITED_FOR;
         while Instant::now() < until {
             sleep(PENDING_PAUSE).await;
-            match settle(&*self.facilitator, &pending.request, until).await {
-                Ok(response) if response.is_pending() => {}
-                Ok(response) => return self.conclude(sale, response).await.ok(),
-                Err(fault) => warn!(%fault, "the outcome of a pending charge is unknown"),
+            settlement.add(self.facilitator.settle(&pending.request).await);
+            if !settlement.is_open() {
+                return self.conclude(sale, settlement).await.ok();
             }
         }
+        error!(?settlement, "the outcome of a charge stays unknown");
         None
     }
 
-    /// Ends a sale by the facilitator's verdict on its charge.
+    /// Ends a sale by the facilitator's answers to its charge.
     async fn conclude(
         &self,
         sale: &mut Sale,
-        response: SettleResponse,
+        settlement: Settlement,
     ) -> Result<SaleReceipt, SaleRefusal> {
+        let is_refused = settlement.is_refused();
+        if is_refused {
+            self.state.sale_ids.forget(&sale.payment.origin());
+        }
+        // A fault is not a verdict: the charge may still settle, so nothing is cancelled.
+        let response = settlement.answer?;
         if !response.success {
-            if is_certain_refusal(&response) {
-                self.give_back(sale, CancelReason::SettlementRefused).await;
-            }
-            return Err(unsettled(sale, response));
+            let back = match is_refused {
+                true => self.give_back(sale, CancelReason::SettlementRefused).await,
+                false => None,
+            };
+            return Err(unsettled(sale, sale.failed(response, back)));
         }
         sale.attempt.settled();
         let settled = &self.state.settled;
@@ -345,8 +379,9 @@ impl Seller {
     }
 
     async fn not_asked(&self, sale: &Sale, fault: Fault) -> ChargeError {
-        self.give_back(sale, CancelReason::HandlerFailed).await;
-        ChargeError::Refused(SaleRefusal::Unavailable(fault))
+        let back = self.give_back(sale, CancelReason::HandlerFailed).await;
+        let receipt = sale.uncharged("the payment cannot be charged".to_owned(), back);
+        ChargeError::Refused(SaleRefusal::NotCharged(fault, Box::new(receipt)))
     }
 
     /// Asks the facilitator to give back what it holds for a sale, if the offer has a request for
@@ -359,7 +394,8 @@ impl Seller {
         };
         let request = sale.option.request(phase, &sale.payment).await.ok()??;
         let reason = reason.code();
-        match settle(&*self.facilitator, &request, sale.deadline).await {
+        let settlement = settle(&*self.facilitator, &request, sale.deadline).await;
+        match settlement.answer {
             Ok(response) => {
                 if !response.success {
                     warn!(reason, ?response, "a cancelled payment is not returned yet");
@@ -417,7 +453,7 @@ fn sale(
 /// names its transaction.
 fn already_settled(reserved: &ReservedPayment, transaction: &str) -> SaleRefusal {
     info!(transaction, "a settled payment is presented again");
-    let message = "this payment has settled, and its response was sent";
+    let message = "this payment has settled for an earlier request";
     let rejection = Rejection::new(Reason::DUPLICATE_SETTLEMENT, message);
     let network = &reserved.payment.requirements.network;
     let receipt = SettleResponse::failed(network, &rejection, None, transaction);
@@ -437,10 +473,37 @@ fn rate_limited(payment: &PaymentRequest, retry_after: Duration) -> SaleRefusal 
     }
 }
 
+/// A charge whose outcome is not known yet.
+fn pending(sale: &Sale, request: PaymentRequest, settlement: Settlement) -> PendingCharge {
+    let response = match &settlement.answer {
+        Ok(response) if response.is_pending() => response.clone(),
+        unknown => {
+            warn!(?unknown, "the outcome of a charge is unknown");
+            let detail = "the outcome of the charge is not known yet";
+            sale.rejected(&Rejection::new(Reason::SETTLEMENT_PENDING, detail))
+        }
+    };
+    PendingCharge {
+        request,
+        settlement,
+        receipt: sale.failed(response, None),
+    }
+}
+
+/// `extra` with the deposit of a sale.
+fn with_deposit(extra: Option<Object>, before: &SettleResponse) -> Option<Object> {
+    let mut fields: Map<String, Value> = extra.map(|it| it.tree()).unwrap_or_default();
+    let transaction = before.transaction.as_str().into();
+    fields.insert("depositTransaction".to_owned(), transaction);
+    if let Some(amount) = &before.amount {
+        fields.insert("depositAmount".to_owned(), amount.as_str().into());
+    }
+    Object::of(&fields).ok()
+}
+
 /// The refusal of a payment that was not settled. The handler's response is discarded.
-fn unsettled(sale: &Sale, response: SettleResponse) -> SaleRefusal {
-    let reason = settlement_reason(&response);
-    let receipt = sale.receipt(response);
+fn unsettled(sale: &Sale, receipt: SaleReceipt) -> SaleRefusal {
+    let reason = settlement_reason(&receipt.response);
     required(&sale.options, &sale.resource, reason, Some(receipt))
 }
 

@@ -8,13 +8,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use axum::body::Body;
 use futures_util::FutureExt;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use quittance_core::json::Object;
-use quittance_core::wire::{PaymentPayload, SettleResponse, VerifyResponse, header};
-use quittance_core::{Amount, Fault, FaultKind, Flow, Payer as _, Reason};
+use quittance_core::wire::{
+    PaymentPayload, PaymentRequirements, SettleResponse, SupportedKind, VerifyResponse, header,
+};
+use quittance_core::{
+    Amount, Fault, FaultKind, Flow, Network, Offer, OfferError, Payer as _, PaymentRequest, Phase,
+    Reason,
+};
 use quittance_seller::{Charge, PaymentLayer};
 use quittance_testing::scripted::{
     ScriptedFacilitator, SettleResult, TestOffer, failed, requirements,
@@ -22,6 +28,7 @@ use quittance_testing::scripted::{
 use quittance_testing::world::Environment;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
+use tower::util::BoxCloneSyncService;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
 /// The price of [`TestOffer`].
@@ -42,12 +49,14 @@ enum Answer {
     /// A fault that a retry cannot mend in time.
     Fault,
     FaultThenSuccess,
+    /// A verdict of a facilitator that may have attempted an earlier request.
+    FaultThenRefused,
     /// No answer arrives, and the outcome is unknown.
     Lost,
 }
 
 impl Answer {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Success,
         Self::Refused,
         Self::Failed,
@@ -56,6 +65,7 @@ impl Answer {
         Self::PendingThenSuccess,
         Self::Fault,
         Self::FaultThenSuccess,
+        Self::FaultThenRefused,
         Self::Lost,
     ];
 
@@ -72,15 +82,17 @@ impl Answer {
             retry_after: None,
             ..lost
         };
+        let refused = || Ok(failed("insufficient_funds", ""));
         match self {
             Self::Success => vec![success()],
-            Self::Refused => vec![Ok(failed("insufficient_funds", ""))],
+            Self::Refused => vec![refused()],
             Self::Failed => vec![Ok(failed("invalid_transaction_state", "0x1"))],
             Self::Duplicate => vec![Ok(failed("duplicate_settlement", ""))],
             Self::Pending => vec![pending(), pending()],
             Self::PendingThenSuccess => vec![pending(), success()],
             Self::Fault => vec![fault(None)],
             Self::FaultThenSuccess => vec![fault(Some(1)), success()],
+            Self::FaultThenRefused => vec![fault(Some(1)), refused()],
             Self::Lost => vec![Err(lost.into())],
         }
     }
@@ -89,6 +101,14 @@ impl Answer {
         self.results()
             .last()
             .is_some_and(|last| last.as_ref().is_ok_and(|response| response.success))
+    }
+
+    /// Whether the payment may still settle.
+    fn is_open(self) -> bool {
+        matches!(
+            self,
+            Self::Pending | Self::Fault | Self::FaultThenRefused | Self::Lost
+        )
     }
 
     /// The verdict that answers a verify request; `None` if there is no such verdict.
@@ -279,6 +299,12 @@ fn expected(
     if second == Answer::Refused {
         log.extend(times("cancel", "0", back));
     }
+    // A deposit is held, so the outcome is asked for until it is known. Without an answer left, the
+    // facilitator settles.
+    if flow == Flow::Escrow && second.is_open() && handler == Handler::IsLeft {
+        let asked = if back == Answer::Success { 1 } else { 2 };
+        log.extend(vec![format!("claim {}", handler.charge()); asked]);
+    }
     (log, true)
 }
 
@@ -311,13 +337,18 @@ fn check_response(flow: Flow, first: Answer, handler: Handler, second: Answer, s
     if !first.is_success() {
         let status = match (flow, first) {
             (_, Answer::Refused | Answer::Failed | Answer::Duplicate) => 402,
+            (_, Answer::FaultThenRefused) => 402,
             _ => 503,
         };
         assert_eq!(response.status(), status, "{case}");
         let names = receipt(response).map(|receipt| receipt.transaction);
         let expected = match first {
             Answer::Pending | Answer::Failed => Some("0x1"),
-            Answer::Refused | Answer::Duplicate if flow != Flow::Authorization => Some(""),
+            Answer::Refused | Answer::FaultThenRefused | Answer::Duplicate
+                if flow != Flow::Authorization =>
+            {
+                Some("")
+            }
             _ => None,
         };
         assert_eq!(names.as_deref(), expected, "{case}");
@@ -349,7 +380,7 @@ async fn every_outcome_of_every_flow_follows_the_rules() {
             }
         }
     }
-    assert_eq!(cases, (3 + 9 + 9) * 7 * 9 * 3);
+    assert_eq!(cases, (3 + 10 + 10) * 7 * 10 * 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -671,6 +702,8 @@ async fn pending_charge_is_accepted_and_delivered_once() {
         Answer::Pending,
         Answer::Pending,
         Answer::Lost,
+        // An instance that does not know the transaction.
+        Answer::Refused,
         Answer::Success,
     ];
     for (waits, flow) in [
@@ -729,5 +762,217 @@ async fn pending_charge_is_accepted_and_delivered_once() {
         );
         assert_eq!(runs.load(Ordering::SeqCst), 1);
         assert!(!facilitator.log().contains(&"cancel 0".to_owned()));
+    }
+}
+
+/// An offer that has no request for its charge.
+struct ChargelessOffer(TestOffer);
+
+#[async_trait]
+impl Offer for ChargelessOffer {
+    fn scheme(&self) -> &str {
+        self.0.scheme()
+    }
+
+    fn network(&self) -> &Network {
+        self.0.network()
+    }
+
+    fn requirements(&self, kind: &SupportedKind) -> Result<PaymentRequirements, OfferError> {
+        self.0.requirements(kind)
+    }
+
+    fn flow(&self) -> Flow {
+        self.0.flow()
+    }
+
+    async fn request(
+        &self,
+        phase: Phase<'_>,
+        payment: &PaymentRequest,
+        terms: &PaymentRequirements,
+    ) -> Result<Option<PaymentRequest>, OfferError> {
+        match phase {
+            Phase::AfterHandler { .. } => Err(OfferError::ZeroPrice),
+            _ => self.0.request(phase, payment, terms).await,
+        }
+    }
+}
+
+/// The answer of a facilitator that has settled a deposit.
+fn deposited() -> SettleResult {
+    Ok(SettleResponse {
+        amount: Some(PRICE.to_owned()),
+        ..SettleResponse::settled("test:1", None, "0xdeposit")
+    })
+}
+
+/// A handler behind this offer, which always succeeds.
+fn seller_of(
+    offer: impl Offer,
+    facilitator: &Arc<ScriptedFacilitator>,
+) -> BoxCloneSyncService<Request<Body>, Response<Body>, Infallible> {
+    let layer = PaymentLayer::new(facilitator.clone()).accept(offer);
+    let sold = layer.layer(service_fn(async |_: Request<Body>| {
+        Ok::<_, Infallible>(Response::new(Body::from("sold")))
+    }));
+    BoxCloneSyncService::new(sold.map_response(|response| response.map(Body::new)))
+}
+
+/// A deposit that may not be returned stays named, whatever became of its charge.
+#[tokio::test(start_paused = true)]
+async fn deposit_is_named_until_it_is_returned() {
+    let escrow = || TestOffer::new().with_flow(Flow::Escrow).giving_back();
+    for (second, back, transaction) in [
+        (Some(Answer::Refused), Answer::Success, ""),
+        (Some(Answer::Refused), Answer::Refused, "0xdeposit"),
+        (Some(Answer::Refused), Answer::Lost, "0xdeposit"),
+        (Some(Answer::Duplicate), Answer::Success, "0xdeposit"),
+        (Some(Answer::Lost), Answer::Lost, "0xdeposit"),
+        (Some(Answer::Fault), Answer::Lost, "0xdeposit"),
+        (Some(Answer::FaultThenRefused), Answer::Lost, "0xdeposit"),
+        (Some(Answer::Pending), Answer::Pending, "0x1"),
+        (Some(Answer::Failed), Answer::Success, "0x1"),
+        (None, Answer::Success, ""),
+        (None, Answer::Lost, "0xdeposit"),
+    ] {
+        let case = format!("{second:?} {back:?}");
+        let facilitator = ScriptedFacilitator::new();
+        let answers = second.into_iter().chain([back]).flat_map(Answer::results);
+        facilitator.queue_settle([deposited()].into_iter().chain(answers));
+        let request = paid(&payment(Flow::Escrow));
+        let seller = match second {
+            Some(_) => seller_of(escrow(), &facilitator),
+            None => seller_of(ChargelessOffer(escrow()), &facilitator),
+        };
+        let (head, _) = seller.oneshot(request).await.unwrap().into_parts();
+        let status = if second.is_some() { 402 } else { 503 };
+        assert_eq!(head.status, status, "{case}");
+        let receipt = receipt(&Response::from_parts(head, vec![])).unwrap();
+        assert!(!receipt.success, "{case}");
+        assert_eq!(receipt.transaction, transaction, "{case}");
+        let is_pending = second.is_some_and(Answer::is_open);
+        assert_eq!(receipt.is_pending(), is_pending, "{case}");
+        let deposit = json!({ "depositTransaction": "0xdeposit", "depositAmount": PRICE });
+        let extra = Value::Object(receipt.extra.unwrap().tree().into_iter().collect());
+        assert_eq!(extra, deposit, "{case}");
+    }
+}
+
+/// A payment that was settled up front stays settled, also if the seller cannot go on.
+#[tokio::test(start_paused = true)]
+async fn upfront_payment_is_named_if_its_sale_fails() {
+    let facilitator = ScriptedFacilitator::new();
+    let offer = ChargelessOffer(TestOffer::new().with_flow(Flow::Upfront));
+    let seller = seller_of(offer, &facilitator);
+    let request = paid(&payment(Flow::Upfront));
+    let (head, _) = seller.oneshot(request).await.unwrap().into_parts();
+    assert_eq!(head.status, StatusCode::SERVICE_UNAVAILABLE);
+    let receipt = receipt(&Response::from_parts(head, vec![])).unwrap();
+    assert!(receipt.success && receipt.transaction == "0x1");
+}
+
+/// Only the seller can have a deposit claimed or returned. So it asks until it knows the outcome,
+/// also if there is no response to deliver.
+#[tokio::test(start_paused = true)]
+async fn sale_with_a_deposit_goes_on_after_a_lost_charge() {
+    let unsent = || {
+        Err(Fault::new(FaultKind::FacilitatorFunds, "no gas")
+            .not_attempted()
+            .into())
+    };
+    let refused = || Answer::Refused.results().remove(0);
+    let lost = || Answer::Lost.results().remove(0);
+    let success = || Answer::Success.results().remove(0);
+    for (answers, asked) in [
+        (
+            vec![lost(), lost(), success()],
+            vec!["claim", "claim", "claim"],
+        ),
+        (
+            vec![lost(), refused(), success()],
+            vec!["claim", "claim", "claim"],
+        ),
+        // The charge was certainly refused, so the deposit is returned.
+        (
+            vec![unsent(), unsent(), refused()],
+            vec!["claim", "claim", "claim", "cancel"],
+        ),
+    ] {
+        let facilitator = ScriptedFacilitator::new();
+        let case = format!("{answers:?}");
+        facilitator.queue_settle([deposited()].into_iter().chain(answers));
+        let offer = TestOffer::new().with_flow(Flow::Escrow).giving_back();
+        let seller = seller_of(offer, &facilitator);
+        let payment = payment(Flow::Escrow);
+        let response = seller.clone().oneshot(paid(&payment)).await.unwrap();
+        assert_eq!(response.status(), StatusCode::PAYMENT_REQUIRED, "{case}");
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let log = facilitator.log();
+        let acts: Vec<_> = log.iter().filter_map(|it| it.split(' ').next()).collect();
+        assert_eq!(acts[1..], asked, "{case}");
+        let again = seller.oneshot(paid(&payment)).await.unwrap();
+        assert_eq!(again.status(), StatusCode::PAYMENT_REQUIRED, "{case}");
+        assert_eq!(facilitator.log(), log, "{case}: it was not asked again");
+    }
+}
+
+/// A connection that has changed its protocol cannot be delivered later.
+#[tokio::test(start_paused = true)]
+async fn pending_switch_of_protocols_is_not_stored() {
+    let facilitator = ScriptedFacilitator::new();
+    facilitator.queue_settle(Answer::Pending.results());
+    let layer = PaymentLayer::new(facilitator.clone()).accept(TestOffer::new());
+    let handler = async |_: Request<Body>| {
+        let response = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
+        Ok::<_, Infallible>(response.body(Body::empty()).unwrap())
+    };
+    let service = layer.answer_pending().layer(service_fn(handler));
+    let request = paid(&payment(Flow::Authorization));
+    let response = service.oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::PAYMENT_REQUIRED);
+}
+
+/// Clients of version 1 know only one flow, so such an offer has no buyer.
+#[tokio::test(start_paused = true)]
+async fn flow_without_version_2_is_a_problem_of_the_offer() {
+    for flow in [Flow::Upfront, Flow::Escrow] {
+        let facilitator = ScriptedFacilitator::new();
+        facilitator.set_kinds(&[(1, "test")]);
+        let offer = || TestOffer::new().with_flow(flow);
+        let layer = PaymentLayer::new(facilitator.clone()).accept(offer());
+        let fault = layer.check().await.unwrap_err();
+        assert_eq!(fault.kind, FaultKind::FacilitatorUnreachable);
+        assert!(fault.detail.contains("does not settle"), "{fault}");
+        let seller = seller_of(offer(), &facilitator);
+        let response = seller.oneshot(Request::new(Body::empty())).await.unwrap();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+}
+
+/// Once, each payment that was presented took the place of a sale whose answer was lost.
+#[tokio::test(start_paused = true)]
+async fn refused_payments_displace_no_sale() {
+    /// As many as are remembered.
+    const SALES_MAX: usize = 10_000;
+    for flow in [Flow::Authorization, Flow::Upfront] {
+        let facilitator = ScriptedFacilitator::new();
+        let seller = seller_of(TestOffer::new().with_flow(flow), &facilitator);
+        let open = payment(flow);
+        facilitator.queue_settle(Answer::Lost.results());
+        let response = seller.clone().oneshot(paid(&open)).await.unwrap();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        facilitator.reject("insufficient_funds");
+        facilitator.set_settle(Answer::Refused.results().remove(0));
+        for _ in 0..SALES_MAX {
+            let response = seller.clone().oneshot(paid(&payment(flow))).await.unwrap();
+            assert_eq!(response.status(), StatusCode::PAYMENT_REQUIRED);
+        }
+        facilitator.set_verify(Ok(VerifyResponse::valid(None)));
+        facilitator.set_settle(Answer::Success.results().remove(0));
+        let response = seller.oneshot(paid(&open)).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let sales = facilitator.sales();
+        assert_eq!(sales.first(), sales.last(), "{flow:?}");
     }
 }

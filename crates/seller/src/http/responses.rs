@@ -91,6 +91,7 @@ pub(crate) fn refusal(refusal: SaleRefusal) -> Response<ResponseBody> {
             receipt,
         } => with_receipt(rate_limited(retry_after), &receipt),
         SaleRefusal::Unavailable(fault) => unavailable(&fault),
+        SaleRefusal::NotCharged(fault, receipt) => with_receipt(unavailable(&fault), &receipt),
         SaleRefusal::Pending(receipt) => with_receipt(pending(), &receipt),
     }
 }

@@ -269,16 +269,13 @@ impl SellerConfig {
         body: SaleBody,
         charge: Option<Charge>,
     ) -> Response<ResponseBody> {
+        // A connection that has changed its protocol cannot be delivered twice.
+        let key = key.filter(|_| response.status() != StatusCode::SWITCHING_PROTOCOLS);
         let receipt = match self.seller.charge(&mut sale, charge.as_ref()).await {
             Ok(receipt) => receipt,
             Err(ChargeError::Refused(refusal)) => return responses::refusal(refusal),
             Err(ChargeError::Pending(pending)) => {
-                return match (key, body) {
-                    (Some(key), SaleBody::Complete(body)) => {
-                        self.deliver_later(sale, *pending, key, response, body)
-                    }
-                    _ => responses::refusal(pending.refusal),
-                };
+                return self.finish_later(sale, *pending, key, response, body);
             }
             Err(ChargeError::Impossible(error)) => {
                 error!(%error, "a handler's charge is not possible");
@@ -288,9 +285,7 @@ impl SellerConfig {
             }
         };
         let response = with_receipt(response, &receipt);
-        // A connection that has changed its protocol cannot be delivered twice.
-        let is_final = response.status() != StatusCode::SWITCHING_PROTOCOLS;
-        match (body, key.filter(|_| is_final)) {
+        match (body, key) {
             (SaleBody::Streamed(body), _) => response.map(|()| body),
             (SaleBody::Complete(body), None) => response.map(|()| body.boxed_unsync()),
             (SaleBody::Complete(body), Some(key)) => self.undelivered.track(key, response, body),
@@ -299,30 +294,41 @@ impl SellerConfig {
 
     /// 202, if the seller wants that: the response is stored once its payment has settled, and is
     /// delivered to the client that presents the same payment again.
-    fn deliver_later(
+    ///
+    /// A sale with a deposit goes on without a response, too, because the deposit is to be claimed
+    /// or returned.
+    fn finish_later(
         &self,
         mut sale: Sale,
         pending: PendingCharge,
-        key: RedeliveryKey,
+        key: Option<RedeliveryKey>,
         response: Response<()>,
-        body: BufferedBody,
+        body: SaleBody,
     ) -> Response<ResponseBody> {
         let room = self.pending.as_ref();
         let room = room.and_then(|room| Arc::clone(room).try_acquire_owned().ok());
-        let Some(room) = room else {
-            return responses::refusal(pending.refusal);
+        let stored = match (key, body, room) {
+            (Some(key), SaleBody::Complete(body), Some(room)) => Some((key, body, room)),
+            _ => None,
         };
-        let accepted = responses::accepted(sale.url(), &pending.receipt);
+        let answer = match &stored {
+            Some(_) => responses::accepted(sale.url(), &pending.receipt),
+            None => responses::refusal(pending.refusal(&sale)),
+        };
+        if stored.is_none() && !sale.has_deposit() {
+            return answer;
+        }
         let (seller, undelivered) = (self.seller.clone(), self.undelivered.clone());
         let wait = async move {
-            if let Some(receipt) = seller.await_charge(&mut sale, &pending).await {
+            let receipt = seller.await_charge(&mut sale, pending).await;
+            if let (Some(receipt), Some((key, body, _room))) = (receipt, stored) {
                 // Dropping a response that is not delivered stores it.
                 drop(undelivered.track(key, with_receipt(response, &receipt), body));
             }
-            drop((sale, room));
+            drop(sale);
         };
         tokio::spawn(wait.instrument(Span::current()));
-        accepted
+        answer
     }
 
     fn resource<I>(&self, request: &Request<I>) -> ResourceInfo {
