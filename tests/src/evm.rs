@@ -321,9 +321,14 @@ pub fn set_required(request: &PaymentRequest, field: &str, value: Value) -> Paym
 /// The signature of an account that a factory would have to make first (ERC-6492). It is not the
 /// key's, so only the account could accept it.
 pub fn wrapped() -> String {
+    encode_prefixed(wrap(Address::repeat_byte(7), &[], &[7; 66]))
+}
+
+/// A signature with the call of the factory that makes its account first (ERC-6492).
+pub fn wrap(factory: Address, data: &[u8], signature: &[u8]) -> Vec<u8> {
     const MAGIC: [u8; 32] =
         alloy::hex!("6492649264926492649264926492649264926492649264926492649264926492");
-    let inner = Bytes::from(vec![7; 66]);
-    let wrapper = (Address::repeat_byte(7), Bytes::new(), inner).abi_encode_params();
-    encode_prefixed([wrapper.as_slice(), &MAGIC].concat())
+    let [data, signature] = [data, signature].map(Bytes::copy_from_slice);
+    let wrapper = (factory, data, signature).abi_encode_params();
+    [wrapper.as_slice(), &MAGIC].concat()
 }

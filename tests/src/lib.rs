@@ -5,6 +5,7 @@ pub mod contracts;
 pub mod engine;
 pub mod evm;
 pub mod mutations;
+pub mod permit2;
 pub mod proxy;
 pub mod solana;
 pub mod sources;

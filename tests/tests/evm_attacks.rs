@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
+use alloy::primitives::{Address, B256, U256, keccak256};
 use alloy::signers::SignerSync;
 use alloy::signers::local::PrivateKeySigner;
 use alloy::sol;
@@ -15,7 +15,7 @@ use quittance_devnet::{Evm as Local, Mining, USDC};
 use quittance_engine::{Engine, Timing};
 use quittance_evm::{Token, reason};
 use quittance_tests::contracts::hostile;
-use quittance_tests::evm::{PRICE, Setting};
+use quittance_tests::evm::{PRICE, Setting, wrap};
 use quittance_tests::until;
 use serde_json::json;
 
@@ -251,8 +251,7 @@ async fn wrapped_signature_is_accepted_only_for_deployed_accounts() {
             amount: U256::from(1),
         }
         .abi_encode();
-        let mut signature = (factory, Bytes::from(drain), Bytes::from(inner)).abi_encode_params();
-        signature.extend([0x64, 0x92].repeat(16));
+        let signature = wrap(factory, &drain, &inner);
         let mut payload = plain.payload.tree();
         payload.insert(
             "signature".to_owned(),

@@ -16,18 +16,14 @@ use quittance_devnet::{EXACT_PERMIT2_PROXY, Evm as Local, PERMIT2, SMART_WALLET_
 use quittance_engine::Engine;
 use quittance_evm::{ExactConfig, reason};
 use quittance_tests::contracts::hostile;
-use quittance_tests::evm::{PRICE, Setting};
+use quittance_tests::evm::{PRICE, Setting, wrap};
+use quittance_tests::permit2::Permit;
 use quittance_tests::until;
 use serde_json::{Value, json};
 
 sol! {
     struct TransferWithAuthorization {
         address from; address to; uint256 value; uint256 validAfter; uint256 validBefore; bytes32 nonce;
-    }
-    struct TokenPermissions { address token; uint256 amount; }
-    struct Witness { address to; uint256 validAfter; }
-    struct PermitWitnessTransferFrom {
-        TokenPermissions permitted; address spender; uint256 nonce; uint256 deadline; Witness witness;
     }
     interface SmartWalletFactory {
         function createAccount(address owner, uint256 salt) external returns (address account);
@@ -114,9 +110,7 @@ impl Future {
     }
 
     fn wrap(&self, inner: &[u8]) -> Vec<u8> {
-        let inner = Bytes::copy_from_slice(inner);
-        let wrapper = (self.factory, Bytes::from(self.data.clone()), inner);
-        [wrapper.abi_encode_params(), [0x64, 0x92].repeat(16)].concat()
+        wrap(self.factory, &self.data, inner)
     }
 
     /// A payment of the account, whose wrapped signature is by this key.
@@ -489,34 +483,9 @@ async fn account_is_deployed_and_pays_by_a_permit() {
         extra: Some(Object::of(&extra).unwrap()),
         ..Setting::requirements()
     };
-    let permit = PermitWitnessTransferFrom {
-        permitted: TokenPermissions {
-            token: USDC,
-            amount: U256::from(PRICE),
-        },
-        spender: EXACT_PERMIT2_PROXY,
-        nonce: U256::from(7),
-        deadline: U256::from(SystemClock.now().secs() + 60),
-        witness: Witness {
-            to: Setting::seller().address,
-            validAfter: U256::ZERO,
-        },
-    };
-    let domain = eip712_domain! {
-        name: "Permit2", chain_id: 84532, verifying_contract: PERMIT2,
-    };
-    let digest = permit.eip712_signing_hash(&domain);
-    let signature = Setting::buyer().signer.sign_hash_sync(&digest).unwrap();
-    let payload = json!({
-        "signature": encode_prefixed(wallet.wrap(&signature.as_bytes())),
-        "permit2Authorization": {
-            "from": wallet.account,
-            "permitted": { "token": USDC, "amount": PRICE.to_string() },
-            "spender": permit.spender, "nonce": "7", "deadline": permit.deadline.to_string(),
-            "witness": { "to": permit.witness.to, "validAfter": "0" },
-        }
-    });
-    let payment = request(&requirements, payload);
+    let permit = Permit::new(EXACT_PERMIT2_PROXY, None);
+    let signature = wallet.wrap(&permit.signature(&Setting::buyer().signer));
+    let payment = permit.request(wallet.account, &signature, &requirements);
     let code = refusal(&setting, &engine, &payment).await;
     assert_eq!(code, reason::PERMIT2_ALLOWANCE_REQUIRED.code());
     // The slot of the allowance in Circle's token: `allowed` is its variable number 10.

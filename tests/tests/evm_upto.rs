@@ -6,54 +6,34 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alloy::hex::encode_prefixed;
-use alloy::primitives::{Address, Bytes, U256, uint};
-use alloy::signers::SignerSync;
+use alloy::primitives::{Address, U256};
 use alloy::signers::local::PrivateKeySigner;
-use alloy::sol_types::{SolCall, SolStruct, SolValue, eip712_domain};
+use alloy::sol_types::{SolCall, SolValue};
 use async_trait::async_trait;
 use quittance_core::json::Object;
 use quittance_core::wire::{PaymentRequirements, Rest, SettleResponse, SupportedKind};
 use quittance_core::{
-    Amount, AuthorizationState, Clock, Facilitator, Offer, Payer, PaymentRequest, Reason, Scheme,
-    SystemClock, Timestamp,
+    Amount, AuthorizationState, Facilitator, Offer, Payer, PaymentRequest, Reason, Scheme,
+    Timestamp,
 };
-use quittance_devnet::{Account, PERMIT2, UPTO_PERMIT2_PROXY, USDC};
+use quittance_devnet::{Account, EXACT_PERMIT2_PROXY, PERMIT2, UPTO_PERMIT2_PROXY, USDC};
 use quittance_engine::{Engine, EngineBuilder};
 use quittance_evm::{Evm, EvmConfig, Upto, UptoOffer, UptoPayer, reason, upto_reason};
 use quittance_testing::faults::{EngineParts, FaultySchemeFixture, PlantedFault, SchemeFault};
 use quittance_tests::conformance::scheme::{self, SchemeFixture};
 use quittance_tests::contracts::hostile;
-use quittance_tests::evm::{PRICE, Setting, set, set_required, wrapped};
+use quittance_tests::evm::{PRICE, Setting, set, set_required};
 use quittance_tests::mutations::{NOT_CAUGHT_IN_EXACT, assert_caught};
+use quittance_tests::permit2::{PERMIT, Permit, Permits, approved, settle_elsewhere, twin};
 use quittance_tests::proxy::Habit;
-use serde_json::{Value, json};
+use serde_json::json;
 
 alloy::sol! {
-    struct TokenPermissions { address token; uint256 amount; }
-    struct Witness { address to; address facilitator; uint256 validAfter; }
-    struct PermitWitnessTransferFrom {
-        TokenPermissions permitted; address spender; uint256 nonce; uint256 deadline; Witness witness;
-    }
-    struct PermitTransferFrom { TokenPermissions permitted; uint256 nonce; uint256 deadline; }
-    function settle(
-        PermitTransferFrom permit, uint256 amount, address owner, Witness witness, bytes signature
-    ) external;
     function invalidateUnorderedNonces(uint256 wordPos, uint256 mask) external;
     function approve(address spender, uint256 amount) external returns (bool);
 }
 
 struct UptoFixture(Setting);
-
-/// A local chain on which the buyers have approved Permit2.
-async fn approved() -> Setting {
-    let setting = Setting::start().await;
-    let second = quittance_devnet::Evm::accounts()[3].clone();
-    for buyer in [Setting::buyer(), second] {
-        let approved = setting.local.approve_permit2(USDC, buyer.address);
-        approved.await.unwrap();
-    }
-    setting
-}
 
 /// The chain with both of the facilitator's signers.
 fn two_signers(setting: &Setting) -> EvmConfig {
@@ -93,66 +73,24 @@ fn naming(facilitator: Address) -> PaymentRequirements {
     offer.requirements(&kind).unwrap()
 }
 
-fn requirements() -> PaymentRequirements {
-    naming(Setting::signers()[0].address)
+fn permits() -> Permits {
+    let facilitator = Setting::signers()[0].address;
+    Permits {
+        requirements: naming(facilitator),
+        payer: |key| Box::new(UptoPayer::new(key)),
+        proxy: UPTO_PERMIT2_PROXY,
+        facilitator: Some(facilitator),
+    }
 }
 
-/// A request for other requirements, properly signed.
+/// A payment for changed requirements, properly signed.
 async fn signed_for(change: impl FnOnce(&mut PaymentRequirements)) -> PaymentRequest {
-    let mut requirements = requirements();
-    change(&mut requirements);
-    quittance_tests::pay(&payer(), &requirements).await
+    permits().signed_for(change).await
 }
 
 /// A permit signed by this account, with a part of it changed before it is signed.
-fn permit_by(
-    buyer: &Account,
-    change: impl FnOnce(&mut PermitWitnessTransferFrom),
-) -> PaymentRequest {
-    let nonce = PrivateKeySigner::random().to_bytes();
-    let mut permit = PermitWitnessTransferFrom {
-        permitted: TokenPermissions {
-            token: USDC,
-            amount: U256::from(PRICE),
-        },
-        spender: UPTO_PERMIT2_PROXY,
-        nonce: U256::from_be_bytes(nonce.0),
-        deadline: U256::from(SystemClock.now().secs() + 60),
-        witness: Witness {
-            to: Setting::seller().address,
-            facilitator: Setting::signers()[0].address,
-            validAfter: U256::ZERO,
-        },
-    };
-    change(&mut permit);
-    let domain = eip712_domain! {
-        name: "Permit2", chain_id: 84532, verifying_contract: PERMIT2,
-    };
-    let digest = permit.eip712_signing_hash(&domain);
-    let signature = buyer.signer.sign_hash_sync(&digest).unwrap();
-    let payload = json!({
-        "signature": encode_prefixed(signature.as_bytes()),
-        "permit2Authorization": {
-            "from": buyer.address,
-            "permitted": {
-                "token": permit.permitted.token, "amount": permit.permitted.amount.to_string(),
-            },
-            "spender": permit.spender,
-            "nonce": permit.nonce.to_string(),
-            "deadline": permit.deadline.to_string(),
-            "witness": {
-                "to": permit.witness.to,
-                "facilitator": permit.witness.facilitator,
-                "validAfter": permit.witness.validAfter.to_string(),
-            },
-        }
-    });
-    let payload = Object::of(&payload).unwrap();
-    let requirements = requirements();
-    quittance_tests::request(
-        quittance_tests::payload_of(&requirements, payload),
-        &requirements,
-    )
+fn permit_by(buyer: &Account, change: impl FnOnce(&mut Permit)) -> PaymentRequest {
+    permits().permit_by(buyer, change)
 }
 
 /// Settles this much of a payment.
@@ -165,9 +103,6 @@ fn assert_refused(answer: &SettleResponse, reason: &Reason) {
     assert!(!answer.success, "{answer:?}");
     assert_eq!(answer.error_reason.as_deref(), Some(reason.code()));
 }
-
-const SIGNATURE: &str = "/paymentPayload/payload/signature";
-const PERMIT: &str = "/paymentPayload/payload/permit2Authorization";
 
 #[async_trait]
 impl SchemeFixture for UptoFixture {
@@ -193,43 +128,22 @@ impl SchemeFixture for UptoFixture {
     }
 
     async fn alike(&self) -> [PaymentRequest; 2] {
-        let accounts = quittance_devnet::Evm::accounts();
-        let nonce = U256::from_be_bytes(PrivateKeySigner::random().to_bytes().0);
-        [2, 3].map(|at: usize| permit_by(&accounts[at], |permit| permit.nonce = nonce))
+        permits().alike()
     }
 
     /// The other s, which Permit2 would accept.
     fn twin(&self, request: &PaymentRequest) -> PaymentRequest {
-        const ORDER: U256 =
-            uint!(0xfffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141_U256);
-        let payload = request.payload.tree();
-        let mut bytes = alloy::hex::decode(payload["signature"].as_str().unwrap()).unwrap();
-        let s = ORDER - U256::from_be_slice(&bytes[32..64]);
-        bytes[32..64].copy_from_slice(&s.to_be_bytes::<32>());
-        bytes[64] = 55 - bytes[64];
-        set(request, SIGNATURE, json!(encode_prefixed(bytes)))
+        twin(request)
     }
 
     /// The rows 31, 65, 66 and 71 of docs/attacks.md are among them.
     async fn spoiled(&self) -> Vec<(&'static str, PaymentRequest, Reason)> {
+        let permits = permits();
         let good = self.request().await;
         let buyer = Setting::buyer();
-        let now = SystemClock.now().secs();
-        let stranger = UptoPayer::new(PrivateKeySigner::random());
-        let unapproved = UptoPayer::new(quittance_devnet::Evm::accounts()[4].signer.clone());
-        let other = quittance_devnet::Evm::accounts()[5].address;
-        let permit = |change: fn(&mut PermitWitnessTransferFrom)| permit_by(&buyer, change);
-        let until =
-            |deadline: u64| permit_by(&buyer, |permit| permit.deadline = U256::from(deadline));
-        vec![
-            (
-                "an EIP-3009 payload",
-                {
-                    let payload = Setting::request().await.payload.tree();
-                    set(&good, "/paymentPayload/payload", Value::Object(payload))
-                },
-                reason::UNSUPPORTED_PAYLOAD_TYPE,
-            ),
+        let permit = |change: fn(&mut Permit)| permit_by(&buyer, change);
+        let mut spoiled = permits.spoiled().await;
+        spoiled.extend([
             (
                 "another method",
                 set(
@@ -241,69 +155,18 @@ impl SchemeFixture for UptoFixture {
             ),
             (
                 "the proxy of exact",
-                permit(|permit| permit.spender = quittance_devnet::EXACT_PERMIT2_PROXY),
+                permit(|permit| permit.spender = EXACT_PERMIT2_PROXY),
                 reason::PERMIT2_SPENDER,
             ),
             (
-                "another token",
-                permit(|permit| permit.permitted.token = Address::repeat_byte(7)),
-                reason::PERMIT2_TOKEN_MISMATCH,
-            ),
-            (
-                "another recipient in the witness",
-                permit(|permit| permit.witness.to = Address::repeat_byte(7)),
-                reason::PERMIT2_RECIPIENT_MISMATCH,
-            ),
-            (
                 "another facilitator",
-                permit(|permit| permit.witness.facilitator = Address::repeat_byte(7)),
+                permit(|permit| permit.facilitator = Some(Address::repeat_byte(7))),
                 upto_reason::FACILITATOR_MISMATCH,
             ),
             (
                 "no facilitator",
-                permit(|permit| permit.witness.facilitator = Address::ZERO),
+                permit(|permit| permit.facilitator = Some(Address::ZERO)),
                 upto_reason::FACILITATOR_MISMATCH,
-            ),
-            (
-                "less than required",
-                permit(|permit| permit.permitted.amount = U256::from(PRICE - 1)),
-                reason::PERMIT2_AMOUNT_MISMATCH,
-            ),
-            (
-                "more than required",
-                permit(|permit| permit.permitted.amount = U256::from(PRICE + 1)),
-                reason::PERMIT2_AMOUNT_MISMATCH,
-            ),
-            (
-                "for another seller",
-                set_required(&good, "payTo", json!(other)),
-                reason::PERMIT2_RECIPIENT_MISMATCH,
-            ),
-            ("expired", until(now - 1), reason::PERMIT2_DEADLINE_EXPIRED),
-            (
-                "about to expire",
-                until(now + 3),
-                reason::PERMIT2_DEADLINE_EXPIRED,
-            ),
-            (
-                "valid for years",
-                until(now + 20 * 365 * 24 * 3600),
-                reason::PERMIT2_DEADLINE_EXPIRED,
-            ),
-            (
-                "not yet valid",
-                permit(|permit| permit.witness.validAfter = permit.deadline),
-                reason::PERMIT2_NOT_YET_VALID,
-            ),
-            (
-                "a payer without money",
-                quittance_tests::pay(&stranger, &requirements()).await,
-                reason::PERMIT2_INSUFFICIENT_BALANCE,
-            ),
-            (
-                "a payer that did not approve Permit2",
-                quittance_tests::pay(&unapproved, &requirements()).await,
-                reason::PERMIT2_ALLOWANCE_REQUIRED,
             ),
             (
                 "an amount that was not signed",
@@ -314,32 +177,12 @@ impl SchemeFixture for UptoFixture {
                 },
                 reason::PERMIT2_SIGNATURE,
             ),
-            (
-                "a nonce that was not signed",
-                set(&good, &format!("{PERMIT}/nonce"), json!("9999")),
-                reason::PERMIT2_SIGNATURE,
-            ),
-            (
-                "an account that is not deployed",
-                set(&good, SIGNATURE, json!(wrapped())),
-                reason::FACTORY_NOT_ALLOWED,
-            ),
-            (
-                "an empty signature",
-                set(&good, SIGNATURE, json!("0x")),
-                reason::PERMIT2_SIGNATURE,
-            ),
-            ("a high s", self.twin(&good), reason::PERMIT2_SIGNATURE),
-        ]
+        ]);
+        spoiled
     }
 
     async fn pointless(&self) -> [(PaymentRequest, Reason); 2] {
-        let nothing = signed_for(|terms| terms.amount = "0".to_owned()).await;
-        let to_itself = signed_for(|terms| terms.pay_to = Setting::buyer().address.to_string());
-        [
-            (nothing, Reason::AMOUNT_TOO_LOW),
-            (to_itself.await, Reason::INVALID_PAYMENT_REQUIREMENTS),
-        ]
+        permits().pointless().await
     }
 
     async fn received(&self) -> Amount {
@@ -387,37 +230,6 @@ async fn planted_faults_are_caught() {
     let properties = scheme::properties::<FaultySchemeFixture<UptoFixture>>();
     let faults = SchemeFault::ALL.map(PlantedFault::Scheme);
     assert_caught(&properties, faults, &NOT_CAUGHT_IN_EXACT).await;
-}
-
-/// Settles a permit as another program with the facilitator's key can. No other account can.
-async fn settle_elsewhere(setting: &Setting, request: &PaymentRequest, amount: u64) {
-    let payload = request.payload.tree();
-    let permit = &payload["permit2Authorization"];
-    let address = |value: &Value| -> Address { serde_json::from_value(value.clone()).unwrap() };
-    let number = |value: &Value| -> U256 { value.as_str().unwrap().parse().unwrap() };
-    let facilitator = address(&permit["witness"]["facilitator"]);
-    let call = settleCall {
-        permit: PermitTransferFrom {
-            permitted: TokenPermissions {
-                token: address(&permit["permitted"]["token"]),
-                amount: number(&permit["permitted"]["amount"]),
-            },
-            nonce: number(&permit["nonce"]),
-            deadline: number(&permit["deadline"]),
-        },
-        amount: U256::from(amount),
-        owner: address(&permit["from"]),
-        witness: Witness {
-            to: address(&permit["witness"]["to"]),
-            facilitator,
-            validAfter: number(&permit["witness"]["validAfter"]),
-        },
-        signature: serde_json::from_value::<Bytes>(payload["signature"].clone()).unwrap(),
-    };
-    let sent = setting
-        .local
-        .send(facilitator, UPTO_PERMIT2_PROXY, call.abi_encode());
-    sent.await.unwrap();
 }
 
 /// The search does not know what the other program charged.
@@ -530,12 +342,12 @@ async fn charge_of_nothing_needs_a_valid_permit() {
     let refused = charge(&engine, &unsigned, 0).await;
     assert_refused(&refused, &reason::PERMIT2_SIGNATURE);
     let foreign = permit_by(&Setting::buyer(), |permit| {
-        permit.witness.facilitator = Address::repeat_byte(7);
+        permit.facilitator = Some(Address::repeat_byte(7));
     });
     let refused = charge(&engine, &foreign, 0).await;
     assert_refused(&refused, &upto_reason::FACILITATOR_MISMATCH);
     let poor = UptoPayer::new(PrivateKeySigner::random());
-    let poor = quittance_tests::pay(&poor, &requirements()).await;
+    let poor = quittance_tests::pay(&poor, &permits().requirements).await;
     assert!(charge(&engine, &poor, 0).await.success);
 }
 
