@@ -158,7 +158,7 @@ async fn with_second(setting: &Setting) -> (Evm, Proxy) {
     (Evm::new(config).unwrap(), second)
 }
 
-/// The revert was an error reply, and the next node's result replaced it.
+/// attacks.md 39: the revert was an error reply, and the next node's result replaced it.
 #[tokio::test(flavor = "multi_thread")]
 async fn later_revert_by_one_node_is_not_overruled_by_another() {
     let (setting, _, contract) = start().await;
