@@ -1278,3 +1278,32 @@ async fn redirects_are_followed_within_the_origin() {
     ));
     assert_eq!(fixture.payer.signed(), 4);
 }
+
+/// 202 is a success of HTTP, but nothing was delivered yet.
+#[tokio::test]
+async fn accepted_payment_is_presented_again_when_the_server_says() {
+    let server = Server::start().await;
+    let fixture = purchaser(|builder| builder);
+    let accepted = |after: &'static str| {
+        let answer = with_receipt(
+            StatusCode::ACCEPTED.into_response(),
+            &failed("settlement_pending", "0x1"),
+        );
+        with_header(answer, "retry-after", after)
+    };
+    // No call waits for an hour.
+    server.says(move || accepted("3600"));
+    match fixture.buyer.get(&server.url).await {
+        Err(BuyError::Refused { receipt, open, .. }) => {
+            assert!(receipt.unwrap().is_pending());
+            assert_eq!(fixture.buyer.open_payments(), [*open]);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(server.seen(), (1, 1));
+    server.says(|| "goods".into_response());
+    let purchase = fixture.buyer.get(&server.url).await.unwrap();
+    assert_eq!(purchase.response.text().await.unwrap(), "goods");
+    assert_eq!(server.seen(), (2, 1));
+    assert!(fixture.buyer.open_payments().is_empty());
+}

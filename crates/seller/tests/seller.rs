@@ -1261,3 +1261,19 @@ async fn refusal_keeps_the_connection_usable_or_closes_it() {
         assert!(received.contains("connection: close"), "{more}: {received}");
     }
 }
+
+/// 202 says that the response comes later, so the buyer comes back for it.
+#[tokio::test]
+async fn buyer_gets_the_response_to_a_pending_payment() {
+    let facilitator = ScriptedFacilitator::new();
+    let pending = || Ok(failed("settlement_pending", "0x1"));
+    facilitator.queue_settle([pending(), pending()]);
+    let goods = get(|| async { "goods" }).layer(layer(&facilitator).answer_pending());
+    let url = listen(Router::new().route("/", goods)).await;
+    let buyer = Buyer::builder().payer(TestPayer::default());
+    let buyer = buyer.build().unwrap();
+    let purchase = buyer.get(&url).await.unwrap();
+    assert_eq!(purchase.response.status(), StatusCode::OK);
+    assert_eq!(purchase.response.text().await.unwrap(), "goods");
+    assert!(buyer.open_payments().is_empty());
+}

@@ -31,8 +31,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(600);
 pub(super) enum Answer {
     /// The server delivered a response, with the receipt if there is one.
     Served(Box<Response>, Option<Receipt>),
-    /// The payment is not decided yet: the same payment must be presented again.
-    Pending(Option<Receipt>),
+    /// The payment is not decided yet: the same payment must be presented again. Has the time to
+    /// wait.
+    Pending(Option<Duration>, Option<Receipt>),
     /// The server or a proxy is unavailable: the reason, the time to wait, and the receipt if there
     /// is one.
     Unavailable(String, Option<Duration>, Option<Receipt>),
@@ -46,14 +47,15 @@ impl Answer {
         let is_pending = receipt.as_ref().is_some_and(Receipt::is_pending);
         match response.status() {
             // A pending transaction counts under any of these statuses.
-            StatusCode::PAYMENT_REQUIRED
+            StatusCode::ACCEPTED
+            | StatusCode::PAYMENT_REQUIRED
             | StatusCode::PRECONDITION_FAILED
             | StatusCode::BAD_GATEWAY
             | StatusCode::SERVICE_UNAVAILABLE
             | StatusCode::GATEWAY_TIMEOUT
                 if is_pending =>
             {
-                Self::Pending(receipt)
+                Self::Pending(retry_after(response.headers()), receipt)
             }
             StatusCode::BAD_GATEWAY
             | StatusCode::SERVICE_UNAVAILABLE

@@ -410,14 +410,16 @@ impl Buyer {
                 Ok(Answer::Refused(reason, receipt)) => {
                     return self.refused(guard, reason, receipt).await;
                 }
-                Ok(Answer::Pending(receipt)) if may_repeat => (pending(receipt, &guard), None),
+                Ok(Answer::Pending(after, receipt)) if may_repeat => {
+                    (pending(receipt, &guard), after)
+                }
                 Ok(Answer::Unavailable(reason, after, receipt)) if may_repeat => {
                     (refusal(&reason, receipt, &guard), after)
                 }
                 Err(error) if may_repeat => (lost(error, &guard), None),
                 // Repeating is safe for the money. Whether it is safe for the server's side
                 // effects, only the caller knows.
-                Ok(Answer::Pending(receipt)) => return Err(pending(receipt, &guard)),
+                Ok(Answer::Pending(_, receipt)) => return Err(pending(receipt, &guard)),
                 Ok(Answer::Unavailable(reason, _, receipt)) => {
                     return Err(refusal(&reason, receipt, &guard));
                 }
@@ -533,7 +535,7 @@ async fn record_answer(
         }
         Ok(
             Answer::Served(_, receipt)
-            | Answer::Pending(receipt)
+            | Answer::Pending(_, receipt)
             | Answer::Unavailable(_, _, receipt),
         ) => {
             let reason = receipt
