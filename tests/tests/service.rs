@@ -837,6 +837,53 @@ async fn verify_does_not_use_up_the_rate_of_settle() {
     assert_eq!(outcome["success"], true, "{outcome}");
 }
 
+/// Once, a refund counted as a look-up, and its 429 had no reason code.
+#[tokio::test(flavor = "multi_thread")]
+async fn refund_counts_as_a_settlement() {
+    let mut options = ServiceOptions::new(Keys::anyone());
+    options.rate = rate(1, 2);
+    let service = Service::with(options, ServerOptions::default()).await;
+    let id = quittance_core::PaymentId::from_parts(&[b"unknown"]);
+    let refunds = format!("/settlements/{id}/refunds");
+    for path in ["/settle", &refunds] {
+        let answer = service.post(path, "{}").await;
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{path}");
+    }
+    let answer = service.post(&refunds, "{}").await;
+    let (status, problem) = described("/settlements/{id}/refunds", "post", answer).await;
+    assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(problem["errorReason"], "rate_limited");
+    let look_up = service.get(&format!("/settlements/{id}")).await;
+    assert_eq!(look_up.status(), StatusCode::NOT_FOUND);
+}
+
+/// A scheme compares the callers of two acts, so the journal names each by its key, and keeps no
+/// key.
+#[tokio::test(flavor = "multi_thread")]
+async fn settlement_keeps_the_name_of_its_callers_key() {
+    let environment = quittance_testing::world::Environment::new();
+    let (world, engine) = (&environment.world, environment.engine().await);
+    let keys = Keys::new(&["first-secret".into(), "second-secret".into()]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/settle", listener.local_addr().unwrap());
+    let service = router(engine.clone(), ServiceOptions::new(keys));
+    let stop = std::future::pending();
+    tokio::spawn(serve(service, listener, ServerOptions::default(), stop));
+    let mut callers = Vec::new();
+    for key in ["first-secret", "first-secret", "second-secret"] {
+        let request = world.request(&world.payer(0)).await;
+        let post = Client::new().post(&url).bearer_auth(key);
+        let answer = post.body(request.text().to_owned()).send().await.unwrap();
+        let outcome: Value = answer.json().await.unwrap();
+        let id = outcome["extra"]["settlement"].as_str().unwrap();
+        let settlement = engine.settlement(&id.parse().unwrap()).await.unwrap();
+        callers.push(settlement.unwrap().claim.caller.unwrap());
+    }
+    assert_eq!(callers[0], callers[1]);
+    assert_ne!(callers[0], callers[2]);
+    assert!(callers.iter().all(|caller| !caller.contains("secret")));
+}
+
 /// Paths that do not exist, and those that need no key, were answered and logged without a limit.
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_without_a_key_are_counted_except_health() {

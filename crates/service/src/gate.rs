@@ -20,6 +20,7 @@ use crate::client_address::ClientAddress;
 use crate::error::ErrorResponse;
 use crate::payments::Endpoint;
 use crate::rate::{Budget, Caller, Rates};
+use crate::router::{REFUNDS, SETTLE, VERIFY};
 
 /// The header in which a proxy names its client.
 const FORWARDED_FOR: &str = "x-forwarded-for";
@@ -234,11 +235,13 @@ pub(crate) async fn count_keys(
     next.run(request).await
 }
 
+/// The endpoint of a request with a payment.
 fn endpoint(request: &Request) -> Option<Endpoint> {
-    let path = request.extensions().get::<MatchedPath>()?.as_str();
-    [Endpoint::Verify, Endpoint::Settle]
-        .into_iter()
-        .find(|endpoint| path.strip_prefix('/') == Some(endpoint.name()))
+    match request.extensions().get::<MatchedPath>()?.as_str() {
+        VERIFY => Some(Endpoint::Verify),
+        SETTLE | REFUNDS => Some(Endpoint::Settle),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

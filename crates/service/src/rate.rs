@@ -67,7 +67,7 @@ pub(crate) enum Caller {
 pub(crate) enum Budget {
     /// `POST /verify`.
     Verify,
-    /// `POST /settle`.
+    /// `POST /settle`, and refunds.
     Settle,
     /// The other paths that need a key, if there are keys.
     Lookup,

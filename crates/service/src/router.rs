@@ -32,6 +32,11 @@ use crate::{health, metrics, openapi, path, payments, settlements, unread};
 /// The path that is answered under any load.
 pub(crate) const HEALTH: &str = "/health";
 
+/// The paths that take a payment.
+pub(crate) const VERIFY: &str = "/verify";
+pub(crate) const SETTLE: &str = "/settle";
+pub(crate) const REFUNDS: &str = "/settlements/{id}/refunds";
+
 /// The options of the service.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -140,10 +145,10 @@ pub fn router(engine: Engine, options: ServiceOptions) -> Router {
 /// Routes that need a key, if there are keys.
 fn routes_with_key(gate: &Gate) -> Router<Service> {
     Router::new()
-        .route("/verify", post(payments::verify))
-        .route("/settle", post(payments::settle))
+        .route(VERIFY, post(payments::verify))
+        .route(SETTLE, post(payments::settle))
         .route("/settlements/{id}", get(settlements::by_id))
-        .route("/settlements/{id}/refunds", post(payments::refund))
+        .route(REFUNDS, post(payments::refund))
         .route("/settlements", get(settlements::by_transaction))
         .method_not_allowed_fallback(method_not_allowed)
         .route_layer(middleware::from_fn_with_state(gate.clone(), gate::guard))
