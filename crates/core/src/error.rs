@@ -55,6 +55,9 @@ impl Reason {
 
     /// The payment is not a refund of the settlement that the request names.
     pub const INVALID_REFUND: Self = Self::new("invalid_refund");
+    /// The facilitator does not have the settlement that the refund names. Another one may have
+    /// it.
+    pub const UNKNOWN_SETTLEMENT: Self = Self::new("unknown_settlement");
     /// The refund is larger than what is left of the original payment.
     pub const REFUND_EXCEEDS_PAYMENT: Self = Self::new("refund_exceeds_payment");
 

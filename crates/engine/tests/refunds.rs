@@ -123,6 +123,8 @@ async fn only_the_seller_refunds_only_the_payer() {
     assert!(engine.settle(&other_payer).await.unwrap().success);
     let unknown = PaymentId::from_parts(&[b"unknown"]);
     let pending = setting.request().await;
+    setting.world.includes_at_once(false);
+    assert!(engine.settle(&pending).await.unwrap().is_pending());
     let wrong = [
         // To another payer.
         setting
@@ -132,12 +134,7 @@ async fn only_the_seller_refunds_only_the_payer() {
             .as_refund_of(original.1),
         // By another seller: a payment to the seller is no refund.
         setting.request().await.as_refund_of(original.1),
-        // Of no settlement, and of one that has not settled.
-        setting
-            .world
-            .refund(&original.0, 1)
-            .await
-            .as_refund_of(unknown),
+        // Of a settlement that has not settled.
         setting
             .world
             .refund(&original.0, 1)
@@ -152,6 +149,13 @@ async fn only_the_seller_refunds_only_the_payer() {
             "{answer:?}"
         );
     }
+    setting.world.includes_at_once(true);
+    // Another facilitator may have this settlement.
+    let refund_of_unknown = setting.world.refund(&original.0, 1).await;
+    let refund_of_unknown = refund_of_unknown.as_refund_of(unknown);
+    let answer = engine.settle(&refund_of_unknown).await.unwrap();
+    assert_eq!(reason(&answer), Some(Reason::UNKNOWN_SETTLEMENT.code()));
+    assert_eq!(answer.transaction, "");
     // A refund cannot be refunded.
     let first = refund(&setting, &original, PRICE).await;
     assert!(engine.settle(&first).await.unwrap().success);

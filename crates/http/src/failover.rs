@@ -51,7 +51,8 @@ const PAYMENTS_MAX: usize = 100_000;
 /// gas and report a failure for a payment that was made. The seller would serve nothing, and the
 /// buyer would pay again. So the next facilitator is asked only if the previous one certainly did
 /// not attempt the settlement ([`Fault::not_attempted`]). The previous one could not be reached,
-/// refused the request before reading it, or does not support the scheme or network. After a
+/// refused the request before reading it, does not support the scheme or network, or does not have
+/// the settlement to refund. After a
 /// timeout, a lost response or any other fault, the same facilitator is asked again, which is
 /// always safe.
 ///
@@ -354,12 +355,16 @@ impl Drop for SettleCall<'_> {
     }
 }
 
-/// Whether a reason says that the facilitator does not support the scheme or the network. That is
-/// not a verdict on the payment.
-fn is_unsupported_kind(reason: Option<&str>) -> bool {
-    [Reason::INVALID_NETWORK, Reason::UNSUPPORTED_SCHEME]
-        .iter()
-        .any(|unsupported| reason == Some(unsupported.code()))
+/// Whether a reason says that this facilitator is the wrong one: it does not support the scheme or
+/// the network, or does not have the settlement to refund. That is not a verdict on the payment.
+fn is_not_responsible(reason: Option<&str>) -> bool {
+    [
+        Reason::INVALID_NETWORK,
+        Reason::UNSUPPORTED_SCHEME,
+        Reason::UNKNOWN_SETTLEMENT,
+    ]
+    .iter()
+    .any(|wrong| reason == Some(wrong.code()))
 }
 
 /// Whether a facilitator could be reached.
@@ -374,7 +379,7 @@ fn is_not_attempted(answer: &Result<SettleResponse, FacilitatorError>) -> bool {
         Ok(settled) => {
             !settled.success
                 && settled.transaction.is_empty()
-                && is_unsupported_kind(settled.error_reason.as_deref())
+                && is_not_responsible(settled.error_reason.as_deref())
         }
         Err(FacilitatorError::Fault(fault)) => fault.not_attempted,
         // The next facilitator would find the same request malformed.
@@ -395,7 +400,7 @@ impl Facilitator for Failover {
             let answer = member.facilitator.verify(request).await;
             member.note(is_reached(&answer));
             match answer {
-                Ok(verdict) if !is_unsupported_kind(verdict.invalid_reason.as_deref()) => {
+                Ok(verdict) if !is_not_responsible(verdict.invalid_reason.as_deref()) => {
                     return Ok(verdict);
                 }
                 Err(FacilitatorError::Fault(fault)) => {
@@ -411,8 +416,8 @@ impl Facilitator for Failover {
 
     async fn settle(&self, request: &PaymentRequest) -> Result<SettleResponse, FacilitatorError> {
         let mut call = self.begin(request.origin())?;
-        // The fault of a facilitator that supports the kind, such as when to retry. It outranks the
-        // response of another one that does not support the kind.
+        // The fault of a facilitator that may be the right one, such as when to retry. It outranks
+        // the response of another one that is not.
         let mut fault = None;
         loop {
             let member = self.member(call.at)?;

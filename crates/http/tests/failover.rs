@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quittance_core::wire::SettleResponse;
-use quittance_core::{Amount, Facilitator, FacilitatorError, Fault, FaultKind, Offer};
+use quittance_core::{Amount, Facilitator, FacilitatorError, Fault, FaultKind, Offer, PaymentId};
 use quittance_http::Failover;
 use quittance_testing::scripted::{
     ScriptedFacilitator, TestOffer, failed, request, request_with_payload,
@@ -296,4 +296,44 @@ async fn supported_kinds_of_all_facilitators_are_combined() {
     let kinds = both(&first, &second).supported().await.unwrap().kinds;
     let networks: Vec<_> = kinds.iter().map(|kind| kind.network.as_str()).collect();
     assert_eq!(networks, ["test:1", "test:2"]);
+}
+
+/// An extension may reach any of them, so a buyer must not sign one that only some support.
+#[tokio::test]
+async fn extension_is_supported_if_all_facilitators_support_it() {
+    for (of_first, of_second, expected) in [
+        (Some(vec!["a", "b"]), Some(vec!["c", "b"]), Some(vec!["b"])),
+        (Some(vec!["a"]), Some(vec!["b"]), Some(vec![])),
+        (Some(vec!["a"]), None, Some(vec![])),
+        (None, Some(vec!["a"]), None),
+    ] {
+        let (first, second) = (ScriptedFacilitator::new(), ScriptedFacilitator::new());
+        for (facilitator, extensions) in [(&first, of_first), (&second, of_second)] {
+            if let Some(extensions) = extensions {
+                facilitator.set_extensions(extensions);
+            }
+        }
+        let supported = both(&first, &second).supported().await.unwrap();
+        let expected = expected.map(|all| all.into_iter().map(str::to_owned).collect());
+        assert_eq!(supported.extensions, expected);
+    }
+}
+
+/// A refund comes days after its payment, when its facilitator is no longer remembered.
+#[tokio::test]
+async fn refund_reaches_the_facilitator_that_has_the_payment() {
+    let (first, second) = (ScriptedFacilitator::new(), ScriptedFacilitator::new());
+    let failover = both(&first, &second);
+    let refund = |number| request(number).as_refund_of(PaymentId::from_parts(&[b"original"]));
+    first.set_settle(Ok(failed("unknown_settlement", "")));
+    assert_eq!(failover.settle(&refund(1)).await, settled());
+    // If none has it, the response says so.
+    second.set_settle(Ok(failed("unknown_settlement", "")));
+    let unknown = failed("unknown_settlement", "");
+    assert_eq!(failover.settle(&refund(2)).await, Ok(unknown));
+    // A verdict on the refund counts.
+    first.set_settle(Ok(failed("invalid_refund", "")));
+    let invalid = failed("invalid_refund", "");
+    assert_eq!(failover.settle(&refund(3)).await, Ok(invalid));
+    assert_eq!((first.settle_calls(), second.settle_calls()), (3, 2));
 }

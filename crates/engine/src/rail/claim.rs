@@ -8,7 +8,7 @@ use quittance_core::{
     Amount, Chain, Fault, FaultKind, Malformed, PaymentId, PaymentInfo, PaymentRequest, Plan,
     Reason, Rejection, SchemeReceipt, SchemeState, Timestamp,
 };
-use quittance_journal::{Claim, Claimed, Settlement};
+use quittance_journal::{Claim, Claimed, RefundProblem, Settlement};
 use tokio::sync::watch;
 
 use super::Rail;
@@ -248,7 +248,11 @@ impl<C: Chain> Rail<C> {
             Claimed::StateTaken(_) => return Err(busy(decoded).into()),
             Claimed::RefundsExceed { left } => return Err(exceeds(decoded, left).into()),
             Claimed::NotRefundable(problem) => {
-                let rejection = Rejection::new(Reason::INVALID_REFUND, problem);
+                let reason = match problem {
+                    RefundProblem::Unknown => Reason::UNKNOWN_SETTLEMENT,
+                    _ => Reason::INVALID_REFUND,
+                };
+                let rejection = Rejection::new(reason, problem);
                 return Err(decoded.rejected(rejection).into());
             }
             Claimed::TooSoon { until } => {
