@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use quittance_core::json::Object;
 use quittance_core::wire::PaymentRequirements;
 use quittance_core::{Flow, Malformed, Payer, Quote, QuoteError, Timestamp, printable};
 
@@ -59,6 +58,8 @@ impl fmt::Display for Objection {
 pub(crate) struct Selection<'a> {
     pub(crate) payer: &'a dyn Payer,
     pub(crate) requirements: &'a PaymentRequirements,
+    /// When the money moves.
+    flow: Flow,
     pub(crate) quote: Quote,
     pub(crate) request: RequestId,
     pub(crate) key: PurchaseKey,
@@ -97,7 +98,7 @@ pub(crate) fn choose<'a>(
         }
     }
     let has_open = |selection: &Selection<'_>| purchases.waiting(selection.key, now).is_some();
-    let is_safest = |it: &Selection<'_>| flow(it.requirements) == Ok(Flow::Authorization);
+    let is_safest = |it: &Selection<'_>| it.flow == Flow::Authorization;
     let open = selections.iter().position(has_open);
     let chosen = open.or_else(|| selections.iter().position(is_safest));
     let chosen = chosen.unwrap_or(0);
@@ -120,7 +121,9 @@ fn select<'a>(
     requirements: &'a PaymentRequirements,
     request: RequestId,
 ) -> Result<Selection<'a>, ObjectionReason> {
-    flow(requirements)?;
+    let unknown = |stated: String| ObjectionReason::UnknownFlow(printable(&stated));
+    let flow = Flow::stated(requirements.extra.as_ref()).map_err(unknown)?;
+    let flow = flow.unwrap_or_default();
     let mut objection = ObjectionReason::NoPayer;
     for payer in payers {
         let quote = match payer.quote(requirements) {
@@ -138,6 +141,7 @@ fn select<'a>(
                     key: PurchaseKey::new(request, &requirements.scheme, &quote),
                     payer: payer.as_ref(),
                     requirements,
+                    flow,
                     quote,
                     request,
                 });
@@ -146,16 +150,6 @@ fn select<'a>(
         }
     }
     Err(objection)
-}
-
-/// When the money moves, by `extra.paymentFlow`.
-fn flow(requirements: &PaymentRequirements) -> Result<Flow, ObjectionReason> {
-    let extra = requirements.extra.as_ref().map(Object::tree);
-    let Some(stated) = extra.as_ref().and_then(|extra| extra.get(Flow::FIELD)) else {
-        return Ok(Flow::Authorization);
-    };
-    let known = stated.as_str().and_then(Flow::from_name);
-    known.ok_or_else(|| ObjectionReason::UnknownFlow(printable(&stated.to_string())))
 }
 
 #[cfg(test)]

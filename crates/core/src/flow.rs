@@ -1,6 +1,7 @@
 //! The payment flows: at which moments of a sale the seller asks its facilitator.
 
 use crate::Amount;
+use crate::json::Object;
 use crate::wire::{SettleResponse, VerifyResponse};
 
 /// When the money moves, seen from the seller's handler. Core specification, section 6.1; on the
@@ -36,6 +37,18 @@ impl Flow {
     /// The flow with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|flow| flow.name() == name)
+    }
+
+    /// The flow that the `extra` of payment requirements states; `None` if it states none.
+    ///
+    /// # Errors
+    /// When it states something else. The error is what it states, as JSON.
+    pub fn stated(extra: Option<&Object>) -> Result<Option<Self>, String> {
+        let Some(stated) = extra.and_then(|extra| extra.tree().remove(Self::FIELD)) else {
+            return Ok(None);
+        };
+        let flow = stated.as_str().and_then(Self::from_name);
+        flow.map(Some).ok_or_else(|| stated.to_string())
     }
 
     /// Whether the facilitator settles something before the handler runs.
@@ -111,5 +124,20 @@ mod tests {
             assert_eq!(Flow::from_name(flow.name()), Some(flow));
         }
         assert_eq!(Flow::from_name("Upfront"), None);
+    }
+
+    #[test]
+    fn stated_flow_is_known_or_an_error() {
+        let stated = |extra: &str| Flow::stated(Some(&serde_json::from_str(extra).unwrap()));
+        assert_eq!(Flow::stated(None), Ok(None));
+        assert_eq!(stated("{}"), Ok(None));
+        for flow in Flow::ALL {
+            let extra = format!(r#"{{"a":1,"paymentFlow":"{}"}}"#, flow.name());
+            assert_eq!(stated(&extra), Ok(Some(flow)));
+        }
+        for unknown in ["null", "1", "\"Upfront\"", "\"\""] {
+            let extra = format!(r#"{{"paymentFlow":{unknown}}}"#);
+            assert_eq!(stated(&extra), Err(unknown.to_owned()));
+        }
     }
 }

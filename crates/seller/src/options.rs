@@ -220,11 +220,9 @@ impl PaymentOption {
     }
 
     /// Whether a version 2 payment that accepts these requirements is for this option. All fields
-    /// are equal, except that clients may add fields to `extra`. `stated` is the flow that the
-    /// client means.
-    fn is_accepted_by(&self, accepted: &PaymentRequirements, stated: Flow) -> bool {
+    /// are equal, except that clients may add fields to `extra`.
+    fn is_accepted_by(&self, accepted: &PaymentRequirements) -> bool {
         let own = &self.requirements;
-        let extra = without_flow(own.extra.as_ref());
         self.in_v2
             && own.scheme == accepted.scheme
             && own.network == accepted.network
@@ -232,8 +230,7 @@ impl PaymentOption {
             && own.asset == accepted.asset
             && own.pay_to == accepted.pay_to
             && own.max_timeout_seconds == accepted.max_timeout_seconds
-            && self.flow() == stated
-            && match (&extra, &accepted.extra) {
+            && match (&own.extra, &accepted.extra) {
                 (None, _) => true,
                 (Some(own), Some(accepted)) => accepted.contains(own),
                 (Some(_), None) => false,
@@ -249,10 +246,13 @@ pub(crate) fn find_accepted<'a>(
     options: &'a [PaymentOption],
     accepted: &PaymentRequirements,
 ) -> Option<&'a PaymentOption> {
-    let find = |flow| options.iter().find(|it| it.is_accepted_by(accepted, flow));
-    let extra = accepted.extra.as_ref().map(Object::tree);
-    match extra.as_ref().and_then(|extra| extra.get(Flow::FIELD)) {
-        Some(stated) => find(Flow::from_name(stated.as_str()?)?),
+    let find = |flow| {
+        let accepted = with_flow(accepted.clone(), flow).ok()?;
+        let mut options = options.iter().filter(|it| it.flow() == flow);
+        options.find(|it| it.is_accepted_by(&accepted))
+    };
+    match Flow::stated(accepted.extra.as_ref()).ok()? {
+        Some(stated) => find(stated),
         None => Flow::ALL.into_iter().find_map(find),
     }
 }
@@ -268,16 +268,6 @@ fn with_flow(
         requirements.extra = Some(Object::of(&extra)?);
     }
     Ok(requirements)
-}
-
-/// `extra` without the flow; `None` if nothing is left.
-fn without_flow(extra: Option<&Object>) -> Option<Object> {
-    let mut fields = extra?.tree();
-    match fields.remove(Flow::FIELD) {
-        Some(_) if fields.is_empty() => None,
-        Some(_) => Object::of(&fields).ok(),
-        None => extra.cloned(),
-    }
 }
 
 /// The options in the form of version 2; `None` if none can be paid in version 2.
