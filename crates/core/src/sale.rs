@@ -20,6 +20,9 @@ const LENGTH_MAX: usize = 128;
 pub struct SaleId(Arc<str>);
 
 impl SaleId {
+    /// The header of a settle request that carries it.
+    pub const HEADER: &'static str = "idempotency-key";
+
     /// The identity with this text.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use quittance_core::wire::{SettleResponse, SupportedResponse, VerifyResponse};
-use quittance_core::{Facilitator, FacilitatorError, Fault, PaymentRequest};
+use quittance_core::{Facilitator, FacilitatorError, Fault, PaymentRequest, SaleId};
 use reqwest::{ClientBuilder, RequestBuilder};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
@@ -24,12 +24,6 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long other requests may take: a few reads of a chain, each of which has a limit of seconds.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// The path of settle requests.
-const SETTLE: &str = "settle";
-
-/// The header with the seller's sale, of settle requests.
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// A facilitator behind HTTP that implements section 7 of the specification.
 pub struct RemoteFacilitator {
@@ -92,23 +86,10 @@ impl RemoteFacilitator {
             .expect("a relative path joins any HTTP URL")
     }
 
-    async fn post(
-        &self,
-        name: &'static str,
-        path: &str,
-        within: Duration,
-        request: &PaymentRequest,
-    ) -> Result<FacilitatorResponse, Fault> {
+    fn post(&self, path: &str, within: Duration, request: &PaymentRequest) -> RequestBuilder {
         let post = self.http.post(self.url(path)).timeout(within);
-        let post = post
-            .header("content-type", "application/json")
-            .body(request.text().to_owned());
-        // Verifying changes nothing, and needs no identity.
-        let post = match request.sale().filter(|_| name == SETTLE) {
-            Some(sale) => post.header(IDEMPOTENCY_KEY, sale.as_str()),
-            None => post,
-        };
-        self.send(name, post).await
+        post.header("content-type", "application/json")
+            .body(request.text().to_owned())
     }
 
     async fn send(
@@ -187,18 +168,23 @@ impl fmt::Debug for RemoteFacilitator {
 #[async_trait]
 impl Facilitator for RemoteFacilitator {
     async fn verify(&self, request: &PaymentRequest) -> Result<VerifyResponse, FacilitatorError> {
-        let response = self
-            .post("verify", "verify", RESPONSE_TIMEOUT, request)
-            .await?;
+        // Verifying changes nothing, and needs no identity.
+        let post = self.post("verify", RESPONSE_TIMEOUT, request);
+        let response = self.send("verify", post).await?;
         Ok(verdict::of_verify(&response)?)
     }
 
     async fn settle(&self, request: &PaymentRequest) -> Result<SettleResponse, FacilitatorError> {
         let path = match request.refund_of() {
-            None => SETTLE.to_owned(),
+            None => "settle".to_owned(),
             Some(settlement) => format!("settlements/{settlement}/refunds"),
         };
-        let response = self.post(SETTLE, &path, SETTLE_TIMEOUT, request).await?;
+        let post = self.post(&path, SETTLE_TIMEOUT, request);
+        let post = match request.sale() {
+            Some(sale) => post.header(SaleId::HEADER, sale.as_str()),
+            None => post,
+        };
+        let response = self.send("settle", post).await?;
         Ok(verdict::of_settle(request, &response)?)
     }
 

@@ -23,9 +23,6 @@ use crate::rate::Caller;
 use crate::router::Service;
 use crate::shares::{Share, Shares};
 
-/// The header with the identity of the caller's sale.
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
-
 /// An endpoint that takes a payment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Endpoint {
@@ -292,7 +289,7 @@ struct Rejected {
 
 /// The caller's sale, by the header `Idempotency-Key`.
 fn sale(headers: &HeaderMap) -> Result<Option<SaleId>, Malformed> {
-    let Some(value) = headers.get(IDEMPOTENCY_KEY) else {
+    let Some(value) = headers.get(SaleId::HEADER) else {
         return Ok(None);
     };
     // A value that is no text is not visible ASCII either.
