@@ -71,10 +71,8 @@ pub enum Phase<'a> {
     AfterHandler {
         /// What the seller charges, in atomic units. It is never more than the price.
         charged: Amount,
-        /// The verdict of [`Verify`](Self::Verify), if that was asked.
-        verdict: Option<&'a VerifyResponse>,
-        /// The success of [`BeforeHandler`](Self::BeforeHandler), if that was asked.
-        before: Option<&'a SettleResponse>,
+        /// The success before the handler.
+        first: &'a FirstSuccess,
     },
     /// The sale ends without a charge: the request is for `/settle`, and gives back what is held.
     ///
@@ -84,11 +82,37 @@ pub enum Phase<'a> {
     Cancel {
         /// Why there is no charge.
         reason: CancelReason,
-        /// The verdict of [`Verify`](Self::Verify), if that was asked.
-        verdict: Option<&'a VerifyResponse>,
-        /// The success of [`BeforeHandler`](Self::BeforeHandler), if that was asked.
-        before: Option<&'a SettleResponse>,
+        /// The success before the handler.
+        first: &'a FirstSuccess,
     },
+}
+
+/// The facilitator's success before the handler.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FirstSuccess {
+    /// The verdict of [`Phase::Verify`]: the payment is valid.
+    Verified(VerifyResponse),
+    /// The response of [`Phase::BeforeHandler`]: the payment or its deposit has settled.
+    Settled(SettleResponse),
+}
+
+impl FirstSuccess {
+    /// What has settled, if the flow settles first.
+    pub const fn settled(&self) -> Option<&SettleResponse> {
+        match self {
+            Self::Verified(_) => None,
+            Self::Settled(response) => Some(response),
+        }
+    }
+
+    /// The payer, if the facilitator names it.
+    pub fn payer(&self) -> Option<&str> {
+        let payer = match self {
+            Self::Verified(verdict) => &verdict.payer,
+            Self::Settled(response) => &response.payer,
+        };
+        payer.as_deref()
+    }
 }
 
 /// Why a sale ends without a charge.

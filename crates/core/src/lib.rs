@@ -50,7 +50,7 @@ pub use ends::{
 };
 pub use error::{Fault, FaultKind, Malformed, Reason, Refusal, Rejection};
 pub use facilitator::{Facilitator, FacilitatorError};
-pub use flow::{CancelReason, Flow, Phase};
+pub use flow::{CancelReason, FirstSuccess, Flow, Phase};
 pub use identity::{IdentityError, PaymentId};
 pub use kept::KEPT_MAX;
 pub use network::{Network, NetworkError};

@@ -13,10 +13,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use quittance_core::json::Object;
-use quittance_core::wire::{ResourceInfo, SettleResponse, VerifyResponse};
+use quittance_core::wire::{ResourceInfo, SettleResponse};
 use quittance_core::{
-    Amount, CancelReason, Fault, FaultKind, Flow, OfferError, PaymentRequest, Phase, Reason,
-    Rejection,
+    Amount, CancelReason, Fault, FaultKind, FirstSuccess, Flow, OfferError, PaymentRequest, Phase,
+    Reason, Rejection,
 };
 use quittance_http::reason::HANDLER_FAILED;
 use serde_json::{Map, Value};
@@ -49,10 +49,7 @@ pub(crate) struct Sale {
     options: Vec<PaymentOption>,
     resource: ResourceInfo,
     verified: VerifiedPayment,
-    /// The verdict, if the flow asks for one.
-    verdict: Option<VerifyResponse>,
-    /// The success before the handler, if the flow settles first.
-    before: Option<SettleResponse>,
+    first: FirstSuccess,
     /// The payment expires here at the latest, if it was signed when it was presented.
     deadline: Instant,
     /// Counts against the client unless the payment settles.
@@ -99,7 +96,7 @@ impl Sale {
 
     /// Whether a deposit is held for it, which is to be claimed or returned.
     pub(crate) fn has_deposit(&self) -> bool {
-        self.before.is_some()
+        self.first.settled().is_some()
     }
 
     fn price(&self) -> Amount {
@@ -133,7 +130,7 @@ impl Sale {
     ///
     /// A payment that was settled up front stays settled, and its receipt says so.
     fn uncharged(&self, detail: String, back: Option<SettleResponse>) -> SaleReceipt {
-        if let (Flow::Upfront, Some(before)) = (self.option.flow(), &self.before) {
+        if let (Flow::Upfront, Some(before)) = (self.option.flow(), self.first.settled()) {
             return self.receipt(before.clone());
         }
         let rejection = Rejection::new(Reason::new(HANDLER_FAILED), detail);
@@ -152,7 +149,7 @@ impl Sale {
     /// If the deposit was not returned, the receipt names a transaction: the response's own, or
     /// else the deposit's.
     fn failed(&self, mut response: SettleResponse, back: Option<SettleResponse>) -> SaleReceipt {
-        let Some(before) = &self.before else {
+        let Some(before) = self.first.settled() else {
             return self.receipt(response);
         };
         let is_back = back.as_ref().is_some_and(|back| back.success);
@@ -214,12 +211,8 @@ impl Seller {
         }
         attempt.verified();
         let reserved = self.with_sale_id(reserved);
-        let payer = verdict.payer.clone();
-        let sale = sale(reserved, payer, attempt, deadline);
-        Ok(Sale {
-            verdict: Some(verdict),
-            ..sale
-        })
+        let first = FirstSuccess::Verified(verdict);
+        Ok(sale(reserved, first, attempt, deadline))
     }
 
     /// Settles what the flow settles before the handler.
@@ -258,12 +251,8 @@ impl Seller {
         }
         self.state.settled.insert(origin, &response.transaction);
         self.state.sale_ids.forget(&origin);
-        let payer = response.payer.clone();
-        let sale = sale(reserved, payer, attempt, deadline);
-        Ok(Sale {
-            before: Some(response),
-            ..sale
-        })
+        let first = FirstSuccess::Settled(response);
+        Ok(sale(reserved, first, attempt, deadline))
     }
 
     /// The payment with the identity of its sale. Where verification refuses a payment, it gets
@@ -287,13 +276,12 @@ impl Seller {
         let charged = sale.amount(charge).map_err(ChargeError::Impossible)?;
         let phase = Phase::AfterHandler {
             charged,
-            verdict: sale.verdict.as_ref(),
-            before: sale.before.as_ref(),
+            first: &sale.first,
         };
         let request = sale.option.request(phase, &sale.payment).await;
-        let request = match (request, &sale.before) {
+        let request = match (request, &sale.first) {
             (Ok(Some(request)), _) => request,
-            (Ok(None), Some(before)) => {
+            (Ok(None), FirstSuccess::Settled(before)) => {
                 if charged != sale.price() {
                     error!(%charged, "the price was settled before the handler said its charge");
                 }
@@ -301,7 +289,7 @@ impl Seller {
                 sale.attempt.settled();
                 return Ok(receipt);
             }
-            (Ok(None), None) => {
+            (Ok(None), FirstSuccess::Verified(_)) => {
                 let problem = "the offer asks for no settlement";
                 let fault = Fault::new(FaultKind::Misconfigured, problem);
                 return Err(self.not_asked(sale, fault).await);
@@ -389,8 +377,7 @@ impl Seller {
     async fn give_back(&self, sale: &Sale, reason: CancelReason) -> Option<SettleResponse> {
         let phase = Phase::Cancel {
             reason,
-            verdict: sale.verdict.as_ref(),
-            before: sale.before.as_ref(),
+            first: &sale.first,
         };
         let request = sale.option.request(phase, &sale.payment).await.ok()??;
         let reason = reason.code();
@@ -425,14 +412,14 @@ async fn first_request(
 
 fn sale(
     reserved: ReservedPayment,
-    payer: Option<String>,
+    first: FirstSuccess,
     attempt: CountedAttempt,
     deadline: Instant,
 ) -> Sale {
     let requirements = &reserved.option.requirements;
     Sale {
         verified: VerifiedPayment {
-            payer,
+            payer: first.payer().map(str::to_owned),
             network: requirements.network.clone(),
             asset: requirements.asset.clone(),
             amount: requirements.amount.clone(),
@@ -441,8 +428,7 @@ fn sale(
         option: reserved.option,
         options: reserved.options,
         resource: reserved.resource,
-        verdict: None,
-        before: None,
+        first,
         deadline,
         attempt,
         _reservations: (reserved.reservation, reserved.serial),

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use quittance_core::json::Object;
-use quittance_core::wire::{PaymentRequirements, SupportedKind};
+use quittance_core::wire::{PaymentRequirements, SettleResponse, SupportedKind, VerifyResponse};
 use quittance_core::{
-    Amount, CancelReason, Chain, Clock, Flow, Observed, Offer, Payer, Payment, PaymentInfo,
-    PaymentRequest, Phase, QuoteError, Scheme, SignedPayment, SystemClock,
+    Amount, CancelReason, Chain, Clock, FirstSuccess, Flow, Observed, Offer, Payer, Payment,
+    PaymentInfo, PaymentRequest, Phase, QuoteError, Scheme, SignedPayment, SystemClock,
 };
 use quittance_verify::holds;
 
@@ -331,13 +331,12 @@ pub async fn an_offer_asks_for_what_is_charged_of_one_payment<F: EndsFixture>() 
     payment.authorization = offer.authorization(&payment.payload);
     let price = payment.requirements.amount;
     let less = price.checked_sub(Amount::from(1)).expect("a price");
-    let (verdict, before) = (None, None);
+    let first = &match offer.flow().settles_first() {
+        false => FirstSuccess::Verified(VerifyResponse::valid(None)),
+        true => FirstSuccess::Settled(SettleResponse::settled(&terms.network, None, "1")),
+    };
     for charged in [price, less] {
-        let after = Phase::AfterHandler {
-            charged,
-            verdict,
-            before,
-        };
+        let after = Phase::AfterHandler { charged, first };
         let request = offer.request(after, &payment, &terms).await;
         match request.expect("no error") {
             Some(request) => {
@@ -348,11 +347,7 @@ pub async fn an_offer_asks_for_what_is_charged_of_one_payment<F: EndsFixture>() 
         }
     }
     let reason = CancelReason::HandlerFailed;
-    let cancel = Phase::Cancel {
-        reason,
-        verdict,
-        before,
-    };
+    let cancel = Phase::Cancel { reason, first };
     let request = offer.request(cancel, &payment, &terms).await;
     if let Some(request) = request.expect("no error") {
         assert_eq!(request.origin(), payment.origin());
