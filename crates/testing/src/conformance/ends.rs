@@ -295,13 +295,16 @@ pub async fn a_payer_signs_no_unknown_extension<F: EndsFixture>() {
 }
 
 /// A buyer signs for what the facilitator does. With a facilitator that supports no extension, only
-/// those of the seller itself are left.
+/// those of the seller itself are left: none of the scheme, and none of the specification on which a
+/// facilitator acts.
 pub async fn an_offer_names_no_unsupported_extension<F: EndsFixture>() {
     let fixture = F::new().await;
     let offered = fixture.offer().extensions(&[]);
     let names = offered.map(|offered| offered.tree()).unwrap_or_default();
+    let scheme = fixture.scheme();
     let sponsoring = ["eip2612GasSponsoring", "erc20ApprovalGasSponsoring"];
-    let unsupported = sponsoring.iter().find(|name| names.contains_key(**name));
+    let mut of_facilitators = scheme.extensions().iter().chain(&sponsoring);
+    let unsupported = of_facilitators.find(|name| names.contains_key(**name));
     assert_eq!(unsupported, None);
 }
 
