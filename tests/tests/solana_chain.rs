@@ -9,10 +9,11 @@ use quittance_core::{Chain, Check, Clock, LaneId, Observed, Scheme, SystemClock}
 use quittance_solana::{Keypair, PartiallySigned, Pubkey, Query, Solana, TokenProgram};
 use quittance_testing::faults::{ChainFault, FaultyChainFixture, PlantedFault};
 use quittance_tests::conformance::chain::{self, ChainFixture};
-use quittance_tests::mutations::assert_caught;
+use quittance_tests::mutations::{NotCaught, assert_caught};
 use quittance_tests::proxy::Fate;
 use quittance_tests::solana::{PRICE, Setting};
 use serde_json::json;
+use solana_signature::Signature;
 
 struct SolanaFixture {
     setting: Setting,
@@ -111,6 +112,12 @@ impl ChainFixture for SolanaFixture {
         true
     }
 
+    async fn lose_transactions(&self) {
+        let id = json!(Signature::default().to_string());
+        let node = &self.setting.node;
+        node.breaks_for_good("sendTransaction", Fate::Result(id));
+    }
+
     async fn drain_signer(&self, lane: &LaneId) {
         let signer = lane.address().parse().unwrap();
         self.setting.local.put_lamports(signer, 1).await.unwrap();
@@ -146,8 +153,8 @@ quittance_tests::chain_conformance!(SolanaFixture);
 #[ignore = "takes minutes"]
 async fn planted_faults_are_caught() {
     let properties = chain::properties::<FaultyChainFixture<SolanaFixture>>();
-    let no_sequence = "no difference here: a transaction has no sequence number";
-    let no_replacement = "no difference here: a transaction cannot be replaced or cancelled";
+    let no_sequence = NotCaught::NoDifference("a transaction has no sequence number");
+    let no_replacement = NotCaught::NoDifference("a transaction cannot be replaced or cancelled");
     let not_caught = [
         (ChainFault::UsedSequenceIsRefused, no_sequence),
         (ChainFault::UsedSequenceIsAccepted, no_sequence),
@@ -166,11 +173,11 @@ async fn planted_faults_are_caught() {
         (ChainFault::NoReplacement, no_replacement),
         (
             ChainFault::FirstActionOnly,
-            "no difference here: a transaction settles one payment",
+            NotCaught::NoDifference("a transaction settles one payment"),
         ),
         (
             ChainFault::FindsNothing,
-            "no difference here: the status of a transaction says everything",
+            NotCaught::NoDifference("the status of a transaction says everything"),
         ),
     ]
     .map(|(fault, reason)| (PlantedFault::Chain(fault), reason));

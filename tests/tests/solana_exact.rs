@@ -14,7 +14,7 @@ use quittance_engine::{Engine, EngineBuilder, Timing};
 use quittance_solana::{Keypair, SmartWallets, Solana, TokenProgram, reason};
 use quittance_testing::faults::{EngineParts, FaultySchemeFixture, PlantedFault, SchemeFault};
 use quittance_tests::conformance::scheme::{self, SchemeFixture};
-use quittance_tests::mutations::{NOT_CAUGHT_IN_EXACT, assert_caught};
+use quittance_tests::mutations::{NOT_CAUGHT_IN_EXACT, NotCaught, assert_caught};
 use quittance_tests::solana::{PRICE, SLOT, Setting};
 use quittance_tests::wallet::{self, Deed, Payment, SQUADS, Wallet};
 use serde_json::{Value, json};
@@ -49,11 +49,11 @@ async fn planted_faults_are_caught() {
         NOT_CAUGHT_IN_EXACT[1],
         (
             PlantedFault::Scheme(SchemeFault::NotUsedByOthers),
-            "no difference here: only the fee payer can complete a transaction",
+            NotCaught::NoDifference("only the fee payer can complete a transaction"),
         ),
         (
             PlantedFault::Scheme(SchemeFault::TimeMattersNever),
-            "no difference here: a payload has no time limit of its own",
+            NotCaught::NoDifference("a payload has no time limit of its own"),
         ),
     ];
     let faults = SchemeFault::ALL.map(PlantedFault::Scheme);

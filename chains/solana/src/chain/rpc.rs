@@ -1,8 +1,8 @@
 //! The client of a cluster's nodes.
 //!
-//! Requests and results are those of `solana-rpc-client`. Requests in batches, and to several nodes
-//! at once, use [`Nodes`] directly: submission, the check of each node, and questions that need one
-//! round trip or one node.
+//! Requests and results are those of `solana-rpc-client`. What the client cannot do uses [`Nodes`]
+//! directly: submission, the check of each node, batches, questions for one node, and results that
+//! are read by [types of our own](super::results).
 
 use std::collections::BTreeMap;
 use std::fmt;

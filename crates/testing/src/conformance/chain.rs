@@ -58,6 +58,10 @@ pub trait ChainFixture: Send + Sync + Sized {
         false
     }
 
+    /// From now on, nodes accept transactions and no block ever includes them. Needed only where
+    /// transactions expire.
+    async fn lose_transactions(&self) {}
+
     /// Takes all funds from a signer, so that it cannot pay a fee.
     async fn drain_signer(&self, lane: &LaneId);
 
@@ -296,13 +300,21 @@ pub async fn a_used_sequence_is_reported_and_then_dropped<F: ChainFixture>() {
     );
 }
 
-/// A transaction that expires is pending until then. Afterwards its payment ends.
+/// A transaction that expires is pending until then, whether it was submitted or not. Afterwards its
+/// payment ends.
 pub async fn an_expired_transaction_is_dropped<F: ChainFixture>() {
     let fixture = F::new().await;
-    let signed = prepare(&fixture).await;
-    assert_eq!(status(&fixture, &[&signed]).await, StatusKind::Pending);
+    let (unsent, lost) = (prepare(&fixture).await, prepare(&fixture).await);
+    fixture.lose_transactions().await;
+    assert_eq!(fixture.chain().submit(&lost).await, Submission::Accepted);
+    for signed in [&unsent, &lost] {
+        assert_eq!(status(&fixture, &[signed]).await, StatusKind::Pending);
+    }
     if fixture.expire().await {
-        assert_eq!(status(&fixture, &[&signed]).await, StatusKind::Dropped);
+        for signed in [&unsent, &lost] {
+            assert_eq!(status(&fixture, &[signed]).await, StatusKind::Dropped);
+        }
+        assert_eq!(fixture.effects().await, 0, "no block includes them");
     }
 }
 

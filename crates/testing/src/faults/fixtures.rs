@@ -94,6 +94,10 @@ impl<F: ChainFixture> ChainFixture for FaultyChainFixture<F> {
         self.inner.expire().await
     }
 
+    async fn lose_transactions(&self) {
+        self.inner.lose_transactions().await;
+    }
+
     async fn drain_signer(&self, lane: &LaneId) {
         self.inner.drain_signer(lane).await;
     }
