@@ -300,8 +300,8 @@ pub async fn a_used_sequence_is_reported_and_then_dropped<F: ChainFixture>() {
     );
 }
 
-/// A transaction that expires is pending until then, whether it was submitted or not. Afterwards its
-/// payment ends.
+/// A transaction that expires is pending until then, whether it was submitted or not. Afterwards
+/// its payment ends.
 pub async fn an_expired_transaction_is_dropped<F: ChainFixture>() {
     let fixture = F::new().await;
     let (unsent, lost) = (prepare(&fixture).await, prepare(&fixture).await);

@@ -295,8 +295,7 @@ pub async fn a_payer_signs_no_unknown_extension<F: EndsFixture>() {
 }
 
 /// A buyer signs for what the facilitator does. With a facilitator that supports no extension, only
-/// those of the seller itself are left: none of the scheme, and none of the specification on which a
-/// facilitator acts.
+/// those of the seller itself are left. Those of the scheme and of gas sponsoring are not.
 pub async fn an_offer_names_no_unsupported_extension<F: EndsFixture>() {
     let fixture = F::new().await;
     let offered = fixture.offer().extensions(&[]);
