@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use quittance_core::{Amount, AmountError, Asset, Quote};
+use quittance_core::{Amount, AmountError, Quote};
 
 /// What a buyer may spend, in whole coins of any asset.
 ///
@@ -18,6 +18,7 @@ use quittance_core::{Amount, AmountError, Asset, Quote};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     per_payment: String,
+    locked: Option<String>,
     in_total: Option<String>,
 }
 
@@ -26,13 +27,15 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             per_payment: "1".to_owned(),
+            locked: None,
             in_total: None,
         }
     }
 }
 
 impl Limits {
-    /// Sets the most that one payment may cost, such as `"0.10"`.
+    /// Sets the most that one payment may cost, such as `"0.10"`. Without [`locked`](Self::locked),
+    /// this includes what the payment locks up.
     #[must_use]
     pub fn per_payment(self, most: &str) -> Self {
         Self {
@@ -41,10 +44,20 @@ impl Limits {
         }
     }
 
+    /// Sets the most that one payment may lock up besides its price, such as the deposit into a
+    /// channel.
+    #[must_use]
+    pub fn locked(self, most: &str) -> Self {
+        Self {
+            locked: Some(most.to_owned()),
+            ..self
+        }
+    }
+
     /// Sets the most that all payments of this buyer may cost together, on all networks and in all
     /// assets, until the buyer is dropped. One coin of any asset counts as one, whatever it is
     /// worth, so asking for another asset does not raise the limit. Every signed authorization
-    /// counts, used or not.
+    /// counts with what it locks up, used or not. A payment out of a deposit counts, too.
     #[must_use]
     pub fn in_total(self, most: &str) -> Self {
         Self {
@@ -55,10 +68,8 @@ impl Limits {
 
     /// Checks that the limits are amounts.
     pub(crate) fn check(&self) -> Result<(), LimitError> {
-        for limit in [Some(&self.per_payment), self.in_total.as_ref()]
-            .into_iter()
-            .flatten()
-        {
+        let optional = [&self.locked, &self.in_total].into_iter().flatten();
+        for limit in std::iter::once(&self.per_payment).chain(optional) {
             if let Err(source) = Amount::from_decimal(limit, LIMIT_DECIMALS_MAX) {
                 let limit = limit.clone();
                 return Err(LimitError::NotAnAmount { limit, source });
@@ -94,6 +105,19 @@ pub enum LimitError {
         /// The limit, in whole coins.
         limit: String,
     },
+    /// One payment locks up more than [`Limits::locked`] allows, or, together with its price, more
+    /// than [`Limits::per_payment`] allows.
+    #[error("a payment of {amount} {symbol} locks up {locks} more, over the limit of {limit}")]
+    Locked {
+        /// The payment's amount, in whole coins.
+        amount: String,
+        /// What it locks up besides, in whole coins.
+        locks: String,
+        /// The asset's ticker.
+        symbol: String,
+        /// The limit, in whole coins.
+        limit: String,
+    },
     /// The payment would raise the sum of all payments above [`Limits::in_total`].
     #[error("{spent} of the {limit} in total are signed for already")]
     Total {
@@ -123,17 +147,31 @@ impl Budget {
         }
     }
 
-    /// Checks one payment against the limit for a single payment.
+    /// Checks one payment against the limits for a single payment.
     pub(crate) fn allows(&self, quote: &Quote) -> Result<(), LimitError> {
         let asset = &quote.asset;
-        let most = limit(&self.limits.per_payment, asset.decimals);
-        if quote.amount <= most {
+        let amount = quote.amount.to_decimal(asset.decimals);
+        let symbol = asset.symbol.clone();
+        let per_payment = limit(&self.limits.per_payment, asset.decimals);
+        if quote.amount > per_payment {
+            return Err(LimitError::PerPayment {
+                amount,
+                symbol,
+                limit: self.limits.per_payment.clone(),
+            });
+        }
+        let (together, most, text) = match &self.limits.locked {
+            Some(text) => (Some(quote.locks), limit(text, asset.decimals), text),
+            None => (whole(quote), per_payment, &self.limits.per_payment),
+        };
+        if together.is_some_and(|together| together <= most) {
             return Ok(());
         }
-        Err(LimitError::PerPayment {
-            amount: quote.amount.to_decimal(asset.decimals),
-            symbol: asset.symbol.clone(),
-            limit: self.limits.per_payment.clone(),
+        Err(LimitError::Locked {
+            amount,
+            locks: quote.locks.to_decimal(asset.decimals),
+            symbol,
+            limit: text.clone(),
         })
     }
 
@@ -143,7 +181,7 @@ impl Budget {
         let Some(total) = &self.limits.in_total else {
             return Ok(());
         };
-        let amount = scaled(quote.amount, &quote.asset).ok_or(LimitError::Uncountable)?;
+        let amount = counted(quote).ok_or(LimitError::Uncountable)?;
         let mut spent = self.locked();
         let after = spent.checked_add(amount);
         let after = after.ok_or(LimitError::Uncountable)?;
@@ -162,7 +200,7 @@ impl Budget {
         if self.limits.in_total.is_none() {
             return;
         }
-        if let Some(amount) = scaled(quote.amount, &quote.asset) {
+        if let Some(amount) = counted(quote) {
             let mut spent = self.locked();
             *spent = spent.checked_sub(amount).unwrap_or_default();
         }
@@ -178,9 +216,15 @@ impl Budget {
 /// an [`Amount`] still holds 41 digits of whole coins.
 const PLACES: u8 = 36;
 
-/// An amount with [`PLACES`] decimal places. `None` if it is finer than that, or too large.
-fn scaled(amount: Amount, asset: &Asset) -> Option<Amount> {
-    Amount::from_decimal(&amount.to_decimal(asset.decimals), PLACES).ok()
+/// What a payment takes at most, in atomic units: its price, and what it locks up. `None` if that
+/// is too large.
+fn whole(quote: &Quote) -> Option<Amount> {
+    quote.amount.checked_add(quote.locks)
+}
+
+/// The same, with [`PLACES`] decimal places. `None` if it is finer than that, or too large.
+fn counted(quote: &Quote) -> Option<Amount> {
+    Amount::from_decimal(&whole(quote)?.to_decimal(quote.asset.decimals), PLACES).ok()
 }
 
 /// A limit in atomic units, rounded down to the asset's decimal places.
@@ -194,6 +238,8 @@ fn limit(text: &str, decimals: u8) -> Amount {
 
 #[cfg(test)]
 mod tests {
+    use quittance_core::Asset;
+
     use super::*;
 
     fn quote(amount: u64) -> Quote {
@@ -207,7 +253,46 @@ mod tests {
                 decimals: 6,
             },
             amount: Amount::from(amount),
+            locks: Amount::ZERO,
         }
+    }
+
+    fn locking(amount: u64, locks: u64) -> Quote {
+        let locks = Amount::from(locks);
+        Quote {
+            locks,
+            ..quote(amount)
+        }
+    }
+
+    #[test]
+    fn what_a_payment_locks_up_counts_against_the_limits() {
+        let one = Limits::default().per_payment("0.3");
+        let budget = Budget::new(one.clone());
+        assert!(budget.allows(&locking(100_000, 200_000)).is_ok());
+        let over = budget.allows(&locking(100_000, 200_001)).unwrap_err();
+        assert_eq!(
+            over.to_string(),
+            "a payment of 0.1 USDC locks up 0.200001 more, over the limit of 0.3"
+        );
+        // A limit of its own: for the deposit, and no longer for both together.
+        let budget = Budget::new(one.locked("0.5"));
+        assert!(budget.allows(&locking(300_000, 500_000)).is_ok());
+        assert!(budget.allows(&locking(300_001, 0)).is_err());
+        assert!(budget.allows(&locking(0, 500_001)).is_err());
+        let most = Amount::from_decimal(&"9".repeat(70), 0).unwrap();
+        let mut huge = locking(1, 0);
+        huge.locks = most;
+        assert!(Budget::new(Limits::default()).allows(&huge).is_err());
+    }
+
+    #[test]
+    fn deposits_count_against_the_total_limit() {
+        let budget = Budget::new(Limits::default().in_total("1.5"));
+        assert!(budget.spend(&locking(100_000, 900_000)).is_ok());
+        assert!(budget.spend(&locking(100_000, 400_001)).is_err());
+        budget.give_back(&locking(100_000, 900_000));
+        assert!(budget.spend(&locking(100_000, 400_001)).is_ok());
     }
 
     #[test]
@@ -279,6 +364,7 @@ mod tests {
                 "{text}"
             );
             assert!(Limits::default().in_total(text).check().is_err(), "{text}");
+            assert!(Limits::default().locked(text).check().is_err(), "{text}");
         }
     }
 }

@@ -57,7 +57,7 @@ impl fmt::Display for Objection {
 /// The chosen option: the payer, its quote, and the purchase that the payment is for.
 pub(crate) struct Selection<'a> {
     pub(crate) payer: &'a dyn Payer,
-    pub(crate) requirements: &'a PaymentRequirements,
+    pub(crate) requirements: PaymentRequirements,
     /// When the money moves.
     flow: Flow,
     pub(crate) quote: Quote,
@@ -75,7 +75,7 @@ pub(crate) fn choose<'a>(
     payers: &'a [Box<dyn Payer>],
     budget: &Budget,
     purchases: &Purchases,
-    options: &'a PaymentOptions,
+    options: &PaymentOptions,
     request: RequestId,
     now: Timestamp,
 ) -> Result<Selection<'a>, Vec<Objection>> {
@@ -114,11 +114,43 @@ pub(crate) fn choose<'a>(
     Err(objections)
 }
 
+/// The option for the same purchase in a server's refusal: with the same payer, recipient, asset,
+/// amount and flow. Its `extra` may differ.
+///
+/// # Errors
+/// When the refusal has no such option, or the limits do not allow it. The text is printable.
+pub(crate) fn choose_again<'a>(
+    earlier: &Selection<'a>,
+    budget: &Budget,
+    options: &PaymentOptions,
+) -> Result<Selection<'a>, String> {
+    for requirements in &options.accepts {
+        let Ok(quote) = earlier.payer.quote(requirements) else {
+            continue;
+        };
+        let key = PurchaseKey::new(earlier.request, &requirements.scheme, &quote);
+        let flow = Flow::stated(requirements.extra.as_ref()).map(Option::unwrap_or_default);
+        if key != earlier.key || flow != Ok(earlier.flow) {
+            continue;
+        }
+        budget.allows(&quote).map_err(|over| over.to_string())?;
+        return Ok(Selection {
+            payer: earlier.payer,
+            requirements: requirements.clone(),
+            flow: earlier.flow,
+            quote,
+            request: earlier.request,
+            key,
+        });
+    }
+    Err("the refusal does not offer the same purchase".to_owned())
+}
+
 /// The first payer that supports these requirements within the limits, or the last objection.
 fn select<'a>(
     payers: &'a [Box<dyn Payer>],
     budget: &Budget,
-    requirements: &'a PaymentRequirements,
+    requirements: &PaymentRequirements,
     request: RequestId,
 ) -> Result<Selection<'a>, ObjectionReason> {
     let unknown = |stated: String| ObjectionReason::UnknownFlow(printable(&stated));
@@ -140,7 +172,7 @@ fn select<'a>(
                 return Ok(Selection {
                     key: PurchaseKey::new(request, &requirements.scheme, &quote),
                     payer: payer.as_ref(),
-                    requirements,
+                    requirements: requirements.clone(),
                     flow,
                     quote,
                     request,
@@ -177,7 +209,7 @@ mod tests {
         match selection {
             Ok(selection) => {
                 let mut all = options.accepts.iter();
-                let at = all.position(|it| std::ptr::eq(it, selection.requirements));
+                let at = all.position(|it| *it == selection.requirements);
                 Ok(at.unwrap())
             }
             Err(objections) => Err(objections[0].reason.to_string()),

@@ -34,7 +34,7 @@ pub struct OpenPayment {
     /// The amount, in atomic units.
     pub amount: Amount,
     /// The first moment at which no block may include the payment any more, in seconds since the
-    /// Unix epoch.
+    /// Unix epoch; [`Timestamp::NEVER`] for a voucher.
     #[serde(with = "secs")]
     pub expires: Timestamp,
     /// The transaction that may have moved the money, where the server or the chain named one.
@@ -42,6 +42,11 @@ pub struct OpenPayment {
 }
 
 impl OpenPayment {
+    /// Whether the payment never expires, as a channel's voucher.
+    pub fn never_expires(&self) -> bool {
+        self.expires == Timestamp::NEVER
+    }
+
     /// The amount for people, such as `0.01 USDC`.
     pub fn display_amount(&self) -> String {
         match self.decimals {

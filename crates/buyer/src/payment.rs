@@ -124,7 +124,8 @@ pub(crate) struct KeptPayment {
     pub(crate) form: SignedForm,
     pub(crate) exposure: Exposure,
     pub(crate) open: OpenPayment,
-    /// Whether the chain says that the payment was used. Not stored: the chain is asked again.
+    /// Whether the chain, or the payer's books, say that the payment was used. Not stored: they are
+    /// asked again.
     pub(crate) was_used: bool,
 }
 
@@ -151,7 +152,13 @@ impl KeptPayment {
         now >= self.open.expires.plus_secs(INCLUDED_AFTER_EXPIRY_SECS)
     }
 
-    /// Records that the chain says that the payment was used.
+    /// Whether its payer can know what became of the payment: no block may include it any more, or
+    /// it never expires and the payer has books.
+    pub(crate) fn can_be_looked_up(&self, now: Timestamp) -> bool {
+        self.has_expired(now) || self.open.never_expires()
+    }
+
+    /// Records that the chain, or the payer's books, say that the payment was used.
     pub(crate) fn record_use(&mut self, transaction: Option<String>) {
         self.was_used = true;
         self.exposure = Exposure::Possible;
@@ -189,6 +196,7 @@ mod tests {
                 decimals: 6,
             },
             amount: Amount::from(amount),
+            locks: Amount::ZERO,
         }
     }
 

@@ -2,9 +2,9 @@
 //!
 //! An authorization is money. When a paid request fails, signing a second one would pay twice as
 //! soon as the first one settles after all. So each purchase keeps its authorization and presents
-//! it again until the response is delivered or the authorization is over. It is over in three
-//! cases. The chain shows that it expired unused, no server has seen it, or a trusted server says
-//! that it moved nothing.
+//! it again until the response is delivered or the authorization is over. It is over in four
+//! cases. The chain shows that it expired unused, no server has seen it, a trusted server says that
+//! it moved nothing, or its payer has replaced it by one that excludes it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
@@ -162,9 +162,11 @@ impl Purchases {
     pub(crate) fn has_room(&self, origin: &str, now: Timestamp) -> bool {
         let mut entries = self.lock();
         entries.retain(None, |entry| entry.in_use || !entry.payment.is_over(now));
-        entries.drop_headers(now, HEADER_KEPT_SECS);
+        entries.drop_headers(|open| now >= open.expires.plus_secs(HEADER_KEPT_SECS));
         if entries.is_full(origin) {
-            entries.drop_headers(now, INCLUDED_AFTER_EXPIRY_SECS);
+            entries.drop_headers(|open| {
+                now >= open.expires.plus_secs(INCLUDED_AFTER_EXPIRY_SECS) || open.never_expires()
+            });
         }
         entries.forget_oldest(origin);
         !entries.is_full(origin)
@@ -265,12 +267,11 @@ impl Entries {
         is_full(all, 1) || is_full(own, SHARE)
     }
 
-    /// Drops the headers of payments that expired this many seconds ago. The size of the rest
-    /// depends on the payer alone.
-    fn drop_headers(&mut self, now: Timestamp, seconds: u64) {
+    /// Drops the headers of these payments. The size of the rest depends on the payer alone.
+    fn drop_headers(&mut self, of: impl Fn(&OpenPayment) -> bool) {
         for (key, entry) in entries_mut(&mut self.by_purchase) {
             let payment = &mut entry.payment;
-            if entry.in_use || now < payment.open.expires.plus_secs(seconds) {
+            if entry.in_use || !of(&payment.open) {
                 continue;
             }
             if let SignedForm::Header(_) = &payment.form {
@@ -399,6 +400,22 @@ impl PaymentGuard {
     /// Stores what is known of the payment now.
     pub(crate) async fn save(&self) {
         self.begin_save().or_warn().await;
+    }
+
+    /// Puts another payment in the place of this one. The next save stores both changes together,
+    /// so that the database always has one of the two.
+    pub(crate) fn replaced_by(self, payment: KeptPayment) -> Self {
+        let mut entries = self.purchases.lock();
+        let id = &self.payment.open.id;
+        entries.retain(Some(self.key), |entry| entry.payment.open.id != *id);
+        entries.add(self.key, payment.clone(), true);
+        drop(entries);
+        Self {
+            purchases: self.purchases.clone(),
+            key: self.key,
+            payment,
+            before_presentation: None,
+        }
     }
 
     fn begin_save(&self) -> Save {
@@ -549,6 +566,47 @@ mod tests {
             purchases.take(key, NOW).unwrap().payment.exposure,
             Exposure::Possible
         );
+    }
+
+    /// A crash leaves one of the two, whenever it happens.
+    #[tokio::test]
+    async fn the_database_has_one_of_a_payment_and_its_replacement() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("purchases.json");
+        let key = PurchaseKey([1; 32]);
+        let stored = || {
+            let purchases = Purchases::in_file(&path).unwrap();
+            let open = purchases.open(NOW);
+            open.into_iter().map(|open| open.id).collect::<Vec<_>>()
+        };
+        let purchases = Purchases::in_file(&path).unwrap();
+        let mut guard = purchases.insert(key, payment("a", u64::MAX));
+        guard.mark_presented().await.unwrap();
+        let guard = guard.replaced_by(payment("b", u64::MAX));
+        assert_eq!(guard.payment.open.id, "b");
+        assert!(purchases.take(key, NOW).is_none());
+        drop((guard, purchases));
+        assert_eq!(stored(), ["a"]);
+
+        let purchases = Purchases::in_file(&path).unwrap();
+        let guard = purchases.take(key, NOW).unwrap();
+        let mut guard = guard.replaced_by(payment("b", u64::MAX));
+        guard.mark_presented().await.unwrap();
+        drop((guard, purchases));
+        assert_eq!(stored(), ["b"]);
+    }
+
+    /// Vouchers never expire. Lost ones must not use up the room for ever.
+    #[test]
+    fn payments_that_never_expire_make_room() {
+        let purchases = Purchases::default();
+        for at in 0..(OPEN_MAX / SHARE) as u64 {
+            let mut payment = payment(&at.to_string(), u64::MAX);
+            payment.exposure = Exposure::Possible;
+            drop(purchases.insert(key(at), payment));
+        }
+        assert!(purchases.has_room("http://a.example", NOW));
+        assert!(purchases.lock().count() <= WITHOUT_HEADER_MAX / SHARE);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use quittance_core::Reason;
 use quittance_core::json::{self, Json};
-use quittance_core::wire::{header, transaction_named};
+use quittance_core::wire::{SettleResponse, header, transaction_named};
 use serde_json::{Map, Value};
 
 /// A server's receipt for a payment, parsed as far as possible.
@@ -103,6 +103,11 @@ impl Receipt {
             Some(Value::Bool(success)) => !success,
             _ => says_why,
         }
+    }
+
+    /// The receipt as a message of the protocol; `None` if it cannot be read as one.
+    pub(crate) fn message(&self) -> Option<SettleResponse> {
+        Json::of(&self.json).ok()?.read("receipt").ok()
     }
 
     /// Whether the receipt says that the transaction was broadcast and its outcome is unknown.

@@ -36,12 +36,25 @@ pub(crate) async fn sign(
     if !purchases.has_room(&origin, clock.now()) {
         return Err(SignError::TooManyOpen { origin });
     }
+    let payment = sign_only(budget, clock, options, selection, origin, deadline).await?;
+    Ok(purchases.insert(selection.key, payment))
+}
+
+/// Signs a payment for this selection. The caller adds it to the open payments at once.
+pub(crate) async fn sign_only(
+    budget: &Budget,
+    clock: &dyn Clock,
+    options: &PaymentOptions,
+    selection: &Selection<'_>,
+    origin: String,
+    deadline: Deadline,
+) -> Result<KeptPayment, SignError> {
     budget
         .spend(&selection.quote)
         .map_err(SignError::OverLimit)?;
     let signing = selection
         .payer
-        .pay(selection.requirements, options.extensions(), clock.now());
+        .pay(&selection.requirements, options.extensions(), clock.now());
     let signed = timeout_at(deadline.at(), signing)
         .await
         .unwrap_or_else(|_| Err(PayerError::signing("the payer did not sign in time")));
@@ -49,12 +62,13 @@ pub(crate) async fn sign(
         budget.give_back(&selection.quote);
         SignError::Payer(error)
     })?;
-    let (version, header) = options.payment_header(selection.requirements, &signed);
+    let (version, header) = options.payment_header(&selection.requirements, &signed);
     let Quote {
         network,
         pay_to,
         asset,
         amount,
+        locks: _,
     } = selection.quote.clone();
     let open = OpenPayment {
         id: payment_id(&header),
@@ -68,15 +82,14 @@ pub(crate) async fn sign(
         expires: signed.expires,
         transaction: None,
     };
-    let payment = KeptPayment {
+    Ok(KeptPayment {
         request: Some(selection.request),
         version,
         form: SignedForm::Header(header),
         exposure: Exposure::None,
         open,
         was_used: false,
-    };
-    Ok(purchases.insert(selection.key, payment))
+    })
 }
 
 /// The identifier of a payment: 8 bytes of a hash, which reveal nothing about it.

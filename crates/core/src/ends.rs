@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use crate::json::Object;
-use crate::wire::{PaymentRequirements, SupportedKind, VerifyResponse};
+use crate::wire::{PaymentRequirements, SettleResponse, SupportedKind, VerifyResponse};
 use crate::{
     Amount, AmountError, Flow, Malformed, Network, PaymentId, PaymentRequest, Phase, Timestamp,
 };
@@ -269,6 +269,9 @@ pub struct Quote {
     pub asset: Asset,
     /// The largest amount that can be paid, in atomic units.
     pub amount: Amount,
+    /// The largest amount that is locked up besides, in atomic units, such as the rest of a
+    /// channel's deposit. It counts against the buyer's limits. Zero for most schemes.
+    pub locks: Amount,
 }
 
 /// Why a payer has no quote for some requirements.
@@ -299,7 +302,7 @@ pub struct SignedPayment {
     /// The payer's own fields of offered extensions, by extension identifier. The buyer adds them
     /// to the fields that the 402 response offered.
     pub extensions: Option<Object>,
-    /// When the payment expires.
+    /// When the payment expires; [`Timestamp::NEVER`] if it never does, such as a voucher.
     pub expires: Timestamp,
 }
 
@@ -311,6 +314,11 @@ impl SignedPayment {
             extensions: None,
             expires,
         }
+    }
+
+    /// A payment without extensions that never expires, such as a channel's voucher.
+    pub fn lasting(payload: Object) -> Self {
+        Self::new(payload, Timestamp::NEVER)
     }
 }
 
@@ -329,6 +337,9 @@ pub enum AuthorizationState {
     /// The authorization was used, or its payer cancelled it. Has the transaction, if it was found.
     Used(Option<String>),
     /// The authorization was not used, and no later block can accept it, by the chain's own clock.
+    ///
+    /// A payment that never expires is in this state once it can never be charged. For example, its
+    /// channel is closed, or the channel has charged a later voucher without it.
     Expired,
     /// The authorization was not used yet, and a later block can still accept it.
     Usable,
@@ -336,12 +347,48 @@ pub enum AuthorizationState {
     Unknown,
 }
 
+/// What a server did with a payment, as the buyer read it from the response.
+///
+/// The server may lie. A payer believes what a signature of its own or the chain proves, such as a
+/// channel's last voucher.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum PaymentOutcome<'a> {
+    /// The server delivered, or its receipt says that the payment settled.
+    Served {
+        /// The receipt; `None` if there is none that can be read.
+        receipt: Option<&'a SettleResponse>,
+    },
+    /// The server refused the payment.
+    Refused {
+        /// The requirements in the refusal. Their `extra` may have a correction, such as the state
+        /// of the payer's channel.
+        terms: &'a [PaymentRequirements],
+        /// The receipt; `None` if there is none that can be read.
+        receipt: Option<&'a SettleResponse>,
+    },
+}
+
+/// What follows from the outcome of a payment, by its payer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// The payment stays as it is. The buyer presents it again with the next call, until it is
+    /// delivered or over.
+    Keep,
+    /// Another payment for the same purchase takes the place of this one, such as a channel's next
+    /// voucher. The two can never both be charged, whatever the server does.
+    Replace,
+    /// The payment was charged, and the server refuses to deliver for it. The buyer signs no other
+    /// one for this purchase.
+    Used,
+}
+
 /// A way to pay: the buyer's side of a scheme, with the buyer's key.
 ///
 /// **The buyer** calls [`quote`](Self::quote) for each payment option, compares the quote with its
 /// limits, and writes the payment to its store before it presents it. It calls
-/// [`pay`](Self::pay) once for a purchase, and [`authorization_state`](Self::authorization_state)
-/// before it signs another.
+/// [`pay`](Self::pay) once for a purchase. Before it signs another one, it asks
+/// [`authorization_state`](Self::authorization_state), or [`observe`](Self::observe) has answered
+/// [`Replace`](Next::Replace).
 ///
 /// **An implementation must** sign exactly what it quoted: the same recipient, asset and amount,
 /// for no longer than the requirements ask for.
@@ -402,6 +449,9 @@ pub trait Payer: Send + Sync + 'static {
     /// A buyer signs another payment only after [`Expired`](AuthorizationState::Expired). So return
     /// it only if no realistic reorganisation can change it. A payer without a node returns
     /// [`Unknown`](AuthorizationState::Unknown), as this default does.
+    ///
+    /// The buyer asks after `expires`. If that is [`Timestamp::NEVER`], it asks in each later call,
+    /// and the payer may answer from its own books.
     async fn authorization_state(
         &self,
         _network: &str,
@@ -410,6 +460,46 @@ pub trait Payer: Send + Sync + 'static {
         _expires: Timestamp,
     ) -> AuthorizationState {
         AuthorizationState::Unknown
+    }
+
+    /// Takes note of what a server did with a payment, so that the payer can keep the books of a
+    /// channel. `payload` is from the result of [`pay`](Self::pay), perhaps in an earlier process.
+    /// `requirements` are those that it was presented for.
+    ///
+    /// **The buyer** calls this after each delivery and each refusal, once the response has begun
+    /// and before the caller has it. It calls nothing after a lost response. After
+    /// [`Replace`](Next::Replace) it signs for the requirements of the refusal, within its
+    /// limits and at most twice in a call. It accepts only requirements with the same recipient,
+    /// asset and amount.
+    ///
+    /// **An implementation must** answer quickly, and answer `Replace` only if the two payments can
+    /// never both be charged. A payment that the server has already charged is
+    /// [`Used`](Next::Used), because a payment after it is charged in addition. The
+    /// default is right for payments that expire.
+    ///
+    /// ```
+    /// use quittance_core::{Next, Payer, PaymentOutcome};
+    /// use quittance_testing::world::Environment;
+    ///
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let world = Environment::new().world;
+    /// let (payer, terms) = (world.payer(0), [world.requirements()]);
+    /// let paid = payer.pay(&terms[0], None, world.now()).await?;
+    /// // A transfer that was refused can still be used until it expires.
+    /// let refused = PaymentOutcome::Refused { terms: &terms, receipt: None };
+    /// let next = payer.observe(&terms[0], &paid.payload, refused).await;
+    /// assert_eq!(next, Next::Keep);
+    /// # Ok(())
+    /// # }
+    /// ```
+    async fn observe(
+        &self,
+        _requirements: &PaymentRequirements,
+        _payload: &Object,
+        _outcome: PaymentOutcome<'_>,
+    ) -> Next {
+        Next::Keep
     }
 }
 

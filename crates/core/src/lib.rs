@@ -45,8 +45,8 @@ pub use chain::{
     TransactionId, Watched,
 };
 pub use ends::{
-    Asset, AuthorizationState, Offer, OfferError, Payer, PayerError, Quote, QuoteError,
-    SignedPayment,
+    Asset, AuthorizationState, Next, Offer, OfferError, Payer, PayerError, PaymentOutcome, Quote,
+    QuoteError, SignedPayment,
 };
 pub use error::{Fault, FaultKind, Malformed, Reason, Refusal, Rejection};
 pub use facilitator::{Facilitator, FacilitatorError};

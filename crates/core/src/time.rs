@@ -9,6 +9,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub struct Timestamp(u64);
 
 impl Timestamp {
+    /// Later than every clock: the expiry of what never expires.
+    pub const NEVER: Self = Self(u64::MAX);
+
     /// The moment `secs` seconds after the Unix epoch.
     pub const fn from_secs(secs: u64) -> Self {
         Self(secs)

@@ -390,6 +390,7 @@ impl Payer for TestPayer {
                 .amount
                 .parse()
                 .unwrap_or(Amount::from(u64::MAX)),
+            locks: Amount::ZERO,
         })
     }
 

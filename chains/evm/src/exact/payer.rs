@@ -336,6 +336,7 @@ impl Transfer<'_> {
                 decimals: self.token.decimals,
             },
             amount: self.amount,
+            locks: Amount::ZERO,
         }
     }
 }

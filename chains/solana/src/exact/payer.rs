@@ -12,8 +12,8 @@ use quittance_core::json::Object;
 use quittance_core::kit::KnownTokens;
 use quittance_core::wire::PaymentRequirements;
 use quittance_core::{
-    Asset, AuthorizationState, Network, Payer, PayerError, Quote, QuoteError, SignedPayment,
-    Timestamp,
+    Amount, Asset, AuthorizationState, Network, Payer, PayerError, Quote, QuoteError,
+    SignedPayment, Timestamp,
 };
 use serde_json::json;
 use solana_compute_budget_interface::ComputeBudgetInstruction;
@@ -221,7 +221,7 @@ fn address(field: &str, text: &str) -> Result<Pubkey, QuoteError> {
 
 /// A token account holds at most a u64.
 fn amount(text: &str) -> Result<u64, QuoteError> {
-    let amount: Result<quittance_core::Amount, _> = text.parse();
+    let amount: Result<Amount, _> = text.parse();
     let amount = amount.map_err(|error| QuoteError::unpayable(format!("amount: {error}")))?;
     u64::try_from(amount.units())
         .map_err(|_| QuoteError::unpayable("amount: more than a token account can hold"))
@@ -263,6 +263,7 @@ impl Payer for ExactPayer {
                 decimals: order.token.decimals,
             },
             amount: order.amount.into(),
+            locks: Amount::ZERO,
         })
     }
 

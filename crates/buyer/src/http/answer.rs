@@ -37,8 +37,19 @@ pub(super) enum Answer {
     /// The server or a proxy is unavailable: the reason, the time to wait, and the receipt if there
     /// is one.
     Unavailable(String, Option<Duration>, Option<Receipt>),
-    /// The server refused the payment: the reason, and the receipt if there is one.
-    Refused(String, Option<Receipt>),
+    /// The server refused the payment.
+    Refused(Box<Refused>),
+}
+
+/// A server's refusal of a payment.
+#[derive(Debug)]
+pub(super) struct Refused {
+    /// The server's reason, printable.
+    pub(super) reason: String,
+    /// The receipt, if there is one.
+    pub(super) receipt: Option<Receipt>,
+    /// The payment options of the refusal, if it has any that can be read.
+    pub(super) options: Option<PaymentOptions>,
 }
 
 impl Answer {
@@ -64,9 +75,7 @@ impl Answer {
                 Self::Unavailable(reason, retry_after(response.headers()), receipt)
             }
             StatusCode::PAYMENT_REQUIRED | StatusCode::PRECONDITION_FAILED => {
-                let reason = refusal_reason(response, receipt.as_ref(), deadline).await;
-                let reason = reason.unwrap_or_else(|| "the server gives no reason".to_owned());
-                Self::Refused(reason, receipt)
+                Self::Refused(Box::new(Refused::read(response, receipt, deadline).await))
             }
             _ if receipt.as_ref().is_some_and(|it| it.success) => {
                 Self::Served(Box::new(response), receipt)
@@ -76,7 +85,11 @@ impl Answer {
                 Some(to) => {
                     let to = redirect::name(&to);
                     let reason = format!("the server redirects the payment to {to}; not followed");
-                    Self::Refused(reason, receipt)
+                    Self::Refused(Box::new(Refused {
+                        reason,
+                        receipt,
+                        options: None,
+                    }))
                 }
                 None => Self::Served(Box::new(response), receipt),
             },
@@ -84,22 +97,23 @@ impl Answer {
     }
 }
 
-/// The server's reason for a refusal, printable: from the receipt, or else from the new payment
-/// requirements.
-async fn refusal_reason(
-    response: Response,
-    receipt: Option<&Receipt>,
-    deadline: Deadline,
-) -> Option<String> {
-    let from_receipt = receipt.and_then(|receipt| receipt.error_reason.clone());
-    let reason = match from_receipt {
-        Some(reason) => Some(reason),
-        None => {
-            let options = timeout_at(deadline.at(), payment_options(response)).await;
-            options.ok()?.ok()?.error
+impl Refused {
+    /// Reads a refusal. The reason is from the receipt, or else from the new payment requirements.
+    async fn read(response: Response, receipt: Option<Receipt>, deadline: Deadline) -> Self {
+        let options = timeout_at(deadline.at(), payment_options(response)).await;
+        let options = options.ok().and_then(Result::ok);
+        let from_receipt = receipt.as_ref().and_then(|it| it.error_reason.as_ref());
+        let from_options = options.as_ref().and_then(|it| it.error.as_ref());
+        let reason = from_receipt.or(from_options).map_or_else(
+            || "the server gives no reason".to_owned(),
+            |it| printable(it),
+        );
+        Self {
+            reason,
+            receipt,
+            options,
         }
-    };
-    Some(printable(&reason?))
+    }
 }
 
 /// Waits before the next presentation. Returns false, without waiting, if there is no time for one.

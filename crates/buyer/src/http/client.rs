@@ -8,8 +8,8 @@ use std::time::Duration;
 use http::{HeaderValue, StatusCode};
 use quittance_core::wire::{PaymentRequirements, header};
 use quittance_core::{
-    Amount, Asset, AuthorizationState, Clock, Payer, PayerError, QuoteError, Reason, Timestamp,
-    Version,
+    Amount, Asset, AuthorizationState, Clock, Next, Payer, PayerError, QuoteError, Reason,
+    Timestamp, Version,
 };
 use reqwest::{Method, Request, Response};
 use tokio::time::timeout_at;
@@ -17,12 +17,13 @@ use tracing::{debug, info};
 use url::Url;
 
 use super::address::{self, Clients};
-use super::answer::{self, Answer, PRESENTATIONS_MAX};
+use super::answer::{self, Answer, PRESENTATIONS_MAX, Refused};
 use super::builder::BuyerBuilder;
 use super::error::{BuyError, RequestError, TransportError};
+use super::outcome::{report_delivery, report_refusal};
 use super::redirect;
 use crate::budget::Budget;
-use crate::choose::{Selection, choose};
+use crate::choose::{Selection, choose, choose_again};
 use crate::deadline::Deadline;
 use crate::open::OpenPayment;
 use crate::options::PaymentOptions;
@@ -30,10 +31,14 @@ use crate::payment::{Exposure, KeptPayment, RequestId, SignedForm};
 use crate::purchases::{PaymentGuard, Purchases};
 use crate::receipt::Receipt;
 use crate::refusal::{RefusalMeaning, meaning_of};
-use crate::sign::sign;
+use crate::sign::{sign, sign_only};
 
 /// The most redirects to the same origin that are followed before the payment.
 const REDIRECTS_MAX: usize = 5;
+
+/// How often one call signs a payment in the place of a refused one. The first replacement corrects
+/// the payer's books. The second is for another call that used the same channel meanwhile.
+const REPLACEMENTS_MAX: usize = 2;
 
 /// An HTTP client that pays for requests, within limits.
 ///
@@ -41,10 +46,10 @@ const REDIRECTS_MAX: usize = 5;
 /// * It pays only the origin of the request. Redirects do not change that.
 /// * It signs once for one purchase. If the response is lost, or the payment is pending or refused,
 ///   it presents the same authorization again. It does so in this call, or in a later one with the
-///   same request. It signs another one in three cases: the chain shows that the first expired
-///   unused, no server ever saw it, or a [trusted](BuyerBuilder::trust) server says that it moved
-///   nothing. If that is unknown, the call ends with [`BuyError::Unresolved`]. A payer with a node
-///   can ask the chain.
+///   same request. It signs another one in four cases: the chain shows that the first expired
+///   unused, no server ever saw it, a [trusted](BuyerBuilder::trust) server says that it moved
+///   nothing, or its payer says that another one excludes it ([`Payer::observe`]). If that is
+///   unknown, the call ends with [`BuyError::Unresolved`]. A payer with a node can ask the chain.
 /// * It does not pay for HEAD, OPTIONS and TRACE requests, whose responses have no content. It
 ///   removes conditions (`If-None-Match`) from a paid request, because 304 Not Modified has no
 ///   content either.
@@ -115,6 +120,8 @@ pub struct PurchaseQuote {
     pub requirements: PaymentRequirements,
     /// The amount, in atomic units.
     pub amount: Amount,
+    /// What would be locked up besides, at most, in atomic units.
+    pub locks: Amount,
     /// The asset, as the payer knows it.
     pub asset: Asset,
     /// The open payment that would be presented again; `None` if a new one would be signed.
@@ -132,6 +139,12 @@ enum Attempt {
     Delivered(Box<Purchase>),
     /// The payment moved no money and never will.
     Over,
+}
+
+/// The end of presenting a payment, before its payer says what follows.
+enum Presented {
+    Delivered(Box<Purchase>),
+    Refused(Box<PaymentGuard>, Box<Refused>),
 }
 
 impl fmt::Debug for Purchase {
@@ -203,6 +216,7 @@ impl Buyer {
         Ok(Some(PurchaseQuote {
             requirements: selection.requirements.clone(),
             amount: selection.quote.amount,
+            locks: selection.quote.locks,
             asset: selection.quote.asset.clone(),
             open: self.waiting(&selection),
         }))
@@ -241,7 +255,7 @@ impl Buyer {
 
     fn choose<'a>(
         &'a self,
-        options: &'a PaymentOptions,
+        options: &PaymentOptions,
         request: RequestId,
     ) -> Result<Selection<'a>, BuyError> {
         let Shared {
@@ -301,7 +315,7 @@ impl Buyer {
         mut guard: PaymentGuard,
         deadline: Deadline,
     ) -> Result<Attempt, BuyError> {
-        if guard.payment.has_expired(self.now()) {
+        if guard.payment.can_be_looked_up(self.now()) {
             match self.state_of(&guard.payment, deadline).await {
                 AuthorizationState::Expired => {
                     guard.remove().await;
@@ -316,7 +330,7 @@ impl Buyer {
             SignedForm::Payload(_) => {
                 // The chain may have named its transaction.
                 guard.save().await;
-                let reason = "it expired too long ago to be presented".to_owned();
+                let reason = "it is too old to be presented".to_owned();
                 Err(unresolved(&guard, reason))
             }
         }
@@ -339,7 +353,7 @@ impl Buyer {
         {
             // A payment that no server has seen can be forgotten.
             let is_over = guard.payment.exposure == Exposure::None
-                || guard.payment.has_expired(self.now())
+                || guard.payment.can_be_looked_up(self.now())
                     && self.state_of(&guard.payment, deadline).await == AuthorizationState::Expired;
             if !is_over {
                 let open = Box::new(guard.payment.open.clone());
@@ -386,7 +400,8 @@ impl Buyer {
             .any(|trusted| trusted.origin() == origin)
     }
 
-    /// Presents a payment until the server delivers or refuses it.
+    /// Presents a payment until the server delivers or refuses it. If its payer replaces a refused
+    /// payment, presents the other one.
     async fn present(
         &self,
         request: &Request,
@@ -394,6 +409,74 @@ impl Buyer {
         mut guard: PaymentGuard,
         deadline: Deadline,
     ) -> Result<Attempt, BuyError> {
+        let mut corrected: Option<Selection<'_>> = None;
+        let mut replaced = 0;
+        loop {
+            let selection = corrected.as_ref().unwrap_or(selection);
+            let presented = self.present_one(request, selection, guard, deadline);
+            let refusal = match presented.await? {
+                Presented::Delivered(purchase) => return Ok(Attempt::Delivered(purchase)),
+                Presented::Refused(refused, refusal) => {
+                    guard = *refused;
+                    refusal
+                }
+            };
+            match report_refusal(selection, &guard.payment, &refusal, deadline).await {
+                Next::Replace if replaced < REPLACEMENTS_MAX => {
+                    replaced += 1;
+                    debug!(reason = refusal.reason, "replacing a refused payment");
+                    let replacing = self.replace(selection, guard, *refusal, deadline);
+                    let (selection, other) = replacing.await?;
+                    (corrected, guard) = (Some(selection), other);
+                }
+                Next::Replace | Next::Keep => {
+                    return self.refused(guard, refusal.reason, refusal.receipt).await;
+                }
+                Next::Used => {
+                    guard.payment.record_use(None);
+                    guard.save().await;
+                    return Err(unresolved(&guard, refusal.reason));
+                }
+            }
+        }
+    }
+
+    /// Signs a payment in the place of a refused one, which can never be charged beside it. Asks no
+    /// chain.
+    async fn replace<'a>(
+        &self,
+        selection: &Selection<'a>,
+        guard: PaymentGuard,
+        refused: Refused,
+        deadline: Deadline,
+    ) -> Result<(Selection<'a>, PaymentGuard), BuyError> {
+        let Shared { budget, clock, .. } = &*self.shared;
+        let problem = match &refused.options {
+            None => "the refusal has no payment options".to_owned(),
+            Some(options) => match choose_again(selection, budget, options) {
+                Err(problem) => problem,
+                Ok(selection) => {
+                    let (clock, origin) = (clock.as_ref(), guard.payment.open.origin.clone());
+                    let signed = sign_only(budget, clock, options, &selection, origin, deadline);
+                    match signed.await {
+                        Ok(payment) => return Ok((selection, guard.replaced_by(payment))),
+                        Err(error) => BuyError::from(error).to_string(),
+                    }
+                }
+            },
+        };
+        let reason = format!("{}; no other payment was signed: {problem}", refused.reason);
+        Err(refusal(&reason, refused.receipt, &guard))
+    }
+
+    /// Presents one payment until the server delivers or refuses it.
+    async fn present_one(
+        &self,
+        request: &Request,
+        selection: &Selection<'_>,
+        mut guard: PaymentGuard,
+        deadline: Deadline,
+    ) -> Result<Presented, BuyError> {
         let may_repeat = self.shared.repeat_any_method || request.method().is_idempotent();
         let trusted = self.trusts(request);
         let mut presented = 0;
@@ -404,11 +487,11 @@ impl Buyer {
             let answer = record_answer(&mut guard, before, sent, trusted, deadline).await;
             let (error, retry_after) = match answer {
                 Ok(Answer::Served(response, receipt)) => {
-                    let purchase = deliver(selection, guard, *response, receipt).await;
-                    return Ok(Attempt::Delivered(Box::new(purchase)));
+                    let purchase = deliver(selection, guard, *response, receipt, deadline).await;
+                    return Ok(Presented::Delivered(Box::new(purchase)));
                 }
-                Ok(Answer::Refused(reason, receipt)) => {
-                    return self.refused(guard, reason, receipt).await;
+                Ok(Answer::Refused(refused)) => {
+                    return Ok(Presented::Refused(Box::new(guard), refused));
                 }
                 Ok(Answer::Pending(after, receipt)) if may_repeat => {
                     (pending(receipt, &guard), after)
@@ -466,7 +549,7 @@ impl Buyer {
             guard.remove().await;
             return Ok(Attempt::Over);
         }
-        if guard.payment.has_expired(now) {
+        if guard.payment.has_expired(now) || guard.payment.was_used {
             return Err(unresolved(&guard, reason));
         }
         Err(refusal(&reason, receipt, &guard))
@@ -529,9 +612,10 @@ async fn record_answer(
     match &answer {
         Err(error) if error.is_unsent() => guard.payment.exposure = before,
         Err(_) => {}
-        Ok(Answer::Refused(reason, receipt)) => {
-            let meaning = meaning_of(reason, receipt.as_ref(), trusted);
-            guard.record_answer(meaning, receipt.as_ref(), before);
+        Ok(Answer::Refused(refused)) => {
+            let receipt = refused.receipt.as_ref();
+            let meaning = meaning_of(&refused.reason, receipt, trusted);
+            guard.record_answer(meaning, receipt, before);
         }
         Ok(
             Answer::Served(_, receipt)
@@ -559,12 +643,14 @@ async fn deliver(
     guard: PaymentGuard,
     response: Response,
     receipt: Option<Receipt>,
+    deadline: Deadline,
 ) -> Purchase {
     let charged = receipt.as_ref().is_some_and(|receipt| receipt.success);
     let denied = receipt.as_ref().is_some_and(Receipt::denies);
     let delivered = response.status().is_success() && !denied;
     let open = if delivered || charged {
         info!(amount = %selection.quote.amount, network = selection.quote.network, "bought");
+        report_delivery(selection, &guard.payment, receipt.as_ref(), deadline).await;
         guard.remove().await;
         None
     } else {
@@ -591,7 +677,7 @@ fn refusal(reason: &str, receipt: Option<Receipt>, guard: &PaymentGuard) -> BuyE
     }
 }
 
-/// The error for an expired payment that prevents a new one.
+/// The error for a payment that has expired or was used, and prevents a new one.
 fn unresolved(guard: &PaymentGuard, reason: String) -> BuyError {
     let open = Box::new(guard.payment.open.clone());
     match guard.payment.was_used {

@@ -5,6 +5,7 @@ mod answer;
 mod builder;
 mod client;
 mod error;
+mod outcome;
 mod redirect;
 
 pub use builder::BuyerBuilder;

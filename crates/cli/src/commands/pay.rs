@@ -415,6 +415,9 @@ fn state(open: &OpenPayment) -> String {
 
 /// How long an open payment can still settle.
 pub(super) fn validity(open: &OpenPayment) -> String {
+    if open.never_expires() {
+        return "it never expires".to_owned();
+    }
     match open.expires.secs_since(SystemClock.now()) {
         0 => "it has expired".to_owned(),
         left => format!("it expires in {left} seconds"),
@@ -474,6 +477,10 @@ impl fmt::Display for Advice<'_> {
             BuyError::Used { .. } => write!(
                 f,
                 "ask the seller for your purchase and show the transaction; to pay again, add --abandon {id}"
+            ),
+            BuyError::AlreadyOpen { .. } if open.never_expires() => write!(
+                f,
+                "look up its channel; to pay again, and perhaps twice, add --second-payment, or --abandon {id} to forget it"
             ),
             BuyError::AlreadyOpen { .. } => write!(
                 f,

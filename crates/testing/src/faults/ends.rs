@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use quittance_core::json::Object;
 use quittance_core::wire::{PaymentRequirements, SupportedKind, VerifyResponse};
 use quittance_core::{
-    Amount, AuthorizationState, Flow, Network, Offer, OfferError, Payer, PayerError, PaymentId,
-    PaymentRequest, Phase, Quote, QuoteError, SignedPayment, Timestamp,
+    Amount, AuthorizationState, Flow, Network, Next, Offer, OfferError, Payer, PayerError,
+    PaymentId, PaymentOutcome, PaymentRequest, Phase, Quote, QuoteError, SignedPayment, Timestamp,
 };
 
 /// What is wrong with a [`FaultyOffer`] or a [`FaultyPayer`].
@@ -307,5 +307,14 @@ impl Payer for FaultyPayer {
         inner
             .authorization_state(network, asset, payload, expires)
             .await
+    }
+
+    async fn observe(
+        &self,
+        requirements: &PaymentRequirements,
+        payload: &Object,
+        outcome: PaymentOutcome<'_>,
+    ) -> Next {
+        self.inner.observe(requirements, payload, outcome).await
     }
 }

@@ -190,6 +190,7 @@ impl Payer for SimulatedPayer {
             pay_to: order.to.to_string(),
             asset: World::usd(),
             amount: order.amount,
+            locks: Amount::ZERO,
         })
     }
 
