@@ -90,10 +90,6 @@ impl<C: LikeEvm> Payment<C> for WrappedPayment {
         self.0.payer(&observed.for_chain())
     }
 
-    fn lane(&self) -> Option<&LaneId> {
-        self.0.lane()
-    }
-
     fn sender(&self, observed: &Observed<'_, C>) -> Option<LaneId> {
         self.0.sender(&observed.for_chain())
     }

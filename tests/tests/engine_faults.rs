@@ -339,8 +339,8 @@ impl Payment<Evm> for PanickyPayment {
     ) -> Result<Plan<<Evm as Chain>::Action>, Rejection> {
         self.payment.plan(amount, observed)
     }
-    fn lane(&self) -> Option<&LaneId> {
-        self.payment.lane()
+    fn sender(&self, observed: &Observed<'_, Evm>) -> Option<LaneId> {
+        self.payment.sender(observed)
     }
     fn effect(&self, amount: Amount, evidence: &<Evm as Chain>::Evidence) -> Effect {
         assert_ne!(self.info().id, self.over, "a mistake");

@@ -198,15 +198,10 @@ pub trait Payment<C: Chain + ?Sized>: Send + Sync {
         observed: &Observed<'_, C>,
     ) -> Result<Plan<C::Action>, Rejection>;
 
-    /// The signer that must send the action. `None` if any signer may.
-    fn lane(&self) -> Option<&LaneId> {
-        None
-    }
-
-    /// The signer that must send the action because of what was observed: the sender of the
-    /// simulation, if the sender can change its result. `None` if any signer may.
+    /// The signer that must send the action: the one that the payment names, or the sender of the
+    /// simulation if the sender can change its result. `None` if any signer may.
     fn sender(&self, _seen: &Observed<'_, C>) -> Option<LaneId> {
-        self.lane().cloned()
+        None
     }
 
     /// The payer's observed balance of the asset, or what the scheme may move of it if that is

@@ -434,13 +434,8 @@ impl<M: Method> Payment<Evm> for ExactPayment<M> {
         Ok(Check::Valid)
     }
 
-    fn lane(&self) -> Option<&LaneId> {
-        let (_, lane) = self.method.sender()?;
-        Some(lane)
-    }
-
     fn sender(&self, observed: &Observed<'_, Evm>) -> Option<LaneId> {
-        if let Some(lane) = self.lane() {
+        if let Some((_, lane)) = self.method.sender() {
             return Some(lane.clone());
         }
         // A contract wallet was simulated as a transaction of this lane, and could detect another
@@ -489,7 +484,7 @@ impl<M: Method> Payment<Evm> for ExactPayment<M> {
         };
         // The code of a contract wallet runs in the transfer and could use the gas of other
         // payments. A batch is another sender.
-        let batchable = by_key.is_some() && self.lane().is_none();
+        let batchable = by_key.is_some() && self.method.sender().is_none();
         let call = Call::new(to, data, gas.into(), self.method.effect_key());
         Ok(Plan::Submit(call.with_batchable(batchable)))
     }

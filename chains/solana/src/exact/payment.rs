@@ -135,8 +135,8 @@ impl Payment<Solana> for ExactPayment {
         mint::amount_in(source, self.expected.token.program).map(Amount::from)
     }
 
-    fn lane(&self) -> Option<&LaneId> {
-        Some(&self.lane)
+    fn sender(&self, _observed: &Observed<'_, Solana>) -> Option<LaneId> {
+        Some(self.lane.clone())
     }
 
     fn effect(&self, amount: Amount, evidence: &Evidence) -> Effect {

@@ -344,10 +344,6 @@ impl<C: Chain> Payment<FaultyChain<C>> for FaultyPayment<C> {
         self.with_inner(observed, |observed| self.inner.plan(amount, observed))
     }
 
-    fn lane(&self) -> Option<&LaneId> {
-        self.inner.lane()
-    }
-
     fn sender(&self, observed: &Observed<'_, FaultyChain<C>>) -> Option<LaneId> {
         self.with_inner(observed, |observed| self.inner.sender(observed))
     }
