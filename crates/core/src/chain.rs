@@ -9,8 +9,8 @@ use async_trait::async_trait;
 
 use crate::{Fault, Network, Timestamp};
 
-/// One signer on one chain, by its address. Settlements wait in its lane, where they are batched,
-/// numbered, sent and followed.
+/// One signer on one chain, by its address. The settlements that a signer of the facilitator sends
+/// wait in its lane, where they are batched, numbered, sent and followed.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LaneId(Arc<str>);
 
@@ -208,6 +208,13 @@ impl Health {
                 .any(|problem| problem.scope == Scope::Asset(asset.to_owned()))
     }
 
+    /// Whether transactions can be sent: at least one of these signers is usable, or the chain has
+    /// no signers and sends what others have signed.
+    pub fn can_send(&self, lanes: &[LaneId]) -> bool {
+        self.network_works()
+            && (lanes.is_empty() || lanes.iter().any(|lane| self.lane_works(lane)))
+    }
+
     /// Whether this signer is usable.
     pub fn lane_works(&self, lane: &LaneId) -> bool {
         self.network_works()
@@ -282,8 +289,25 @@ pub trait Chain: Send + Sync + 'static {
     /// The network.
     fn network(&self) -> &Network;
 
-    /// The signers, in order of preference. Never empty, and never changes.
+    /// The signers, in order of preference. Never changes. Empty if payers sign and send whole
+    /// transactions by themselves ([`signed`](Self::signed)).
     fn lanes(&self) -> &[LaneId];
+
+    /// The transaction that an action already is, because its payer or another party has signed it
+    /// as a whole. `None` if one of the [`lanes`](Self::lanes) signs the action. Pure.
+    ///
+    /// The transaction's lane is its signer, and its sequence is the signer's own number for it. On
+    /// chains without sequence numbers, the sequence is any number that the bytes determine. The
+    /// lane must not be one of [`lanes`](Self::lanes): the engine rejects such a payment.
+    ///
+    /// The engine journals, submits and watches the transaction as it is. It never batches or
+    /// replaces it, and uses up no number of its signer. It does not wait for other transactions of
+    /// the signer either. A transaction that is dropped, or included without effect, is not sent
+    /// again, and its payment is checked again. When the payment has expired and the transaction is
+    /// still pending, the engine gives it up.
+    fn signed(&self, _action: &Self::Action) -> Option<Transaction> {
+        None
+    }
 
     /// How many confirmations a payment's transaction needs before the payment counts as settled.
     /// At least 1.

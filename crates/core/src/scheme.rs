@@ -435,6 +435,14 @@ pub const STEPS_MAX: usize = 4;
 
 impl<Action> Plan<Action> {
     /// The action to be sent, if there is one.
+    pub fn action(&self) -> Option<&Action> {
+        match self {
+            Self::Submit(action) | Self::Step { action, .. } => Some(action),
+            Self::OffChain => None,
+        }
+    }
+
+    /// As [`action`](Self::action), by value.
     pub fn into_action(self) -> Option<Action> {
         match self {
             Self::Submit(action) | Self::Step { action, .. } => Some(action),

@@ -9,7 +9,7 @@ use quittance_core::{
     StateChange, Timestamp, TransactionId,
 };
 use quittance_journal::{Ended, JournalError, Outcome, Settlement};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{Semaphore, broadcast, mpsc};
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
@@ -38,6 +38,8 @@ pub(crate) struct Context<C: Chain> {
     pub(crate) holds: Holds,
     pub(crate) failures: Failures,
     pub(crate) events: broadcast::Sender<Event>,
+    /// Limits the transactions of other signers that are being submitted.
+    pub(crate) relaying: Semaphore,
     pub(crate) tasks: TaskTracker,
     pub(crate) returned: mpsc::UnboundedSender<Returned<C>>,
 }
@@ -59,6 +61,11 @@ impl<C: Chain> Context<C> {
     /// The time now.
     pub(crate) fn now(&self) -> Timestamp {
         self.writer.clock.now()
+    }
+
+    /// Whether this signer is one of the chain's own.
+    pub(crate) fn is_own(&self, lane: &LaneId) -> bool {
+        self.chain.lanes().contains(lane)
     }
 
     /// Runs a task until it ends or this process stops.

@@ -38,6 +38,8 @@ pub(crate) struct Entry<C: Chain> {
     pub(crate) since: Instant,
     /// When bytes were last sent to a node; `None` if unknown.
     pub(crate) last_sent: Option<Instant>,
+    /// Since when all its payments have been expired, as far as was looked.
+    pub(crate) expired_since: Option<Instant>,
     /// When the chain last had no replacement.
     pub(crate) last_declined: Option<Instant>,
     /// Whether a task sends bytes to a node right now.
@@ -160,11 +162,13 @@ impl<C: Chain> Outstanding<C> {
         of_lane.next().map(|((_, sequence), _)| *sequence)
     }
 
-    /// The lanes whose first transaction has waited too long.
-    pub(crate) fn stuck(&self) -> Vec<Problem> {
+    /// Those of these lanes whose first transaction has waited too long.
+    pub(crate) fn stuck(&self, lanes: &[LaneId]) -> Vec<Problem> {
         let mut problems: Vec<Problem> = Vec::new();
         let mut last = None;
-        for ((lane, sequence), entry) in self.entries().iter() {
+        let entries = self.entries();
+        let own = entries.iter().filter(|((lane, _), _)| lanes.contains(lane));
+        for ((lane, sequence), entry) in own {
             let is_first = last.as_ref() != Some(lane);
             last = Some(lane.clone());
             let waited = entry.since.elapsed();
@@ -191,9 +195,12 @@ impl<C: Chain> Outstanding<C> {
 
     /// Removes a sequence number that was decided, and returns its jobs.
     pub(crate) fn take(&self, watched: &Watched) -> Vec<Job<C>> {
-        let taken = self
-            .entries()
-            .remove(&(watched.lane.clone(), watched.sequence));
+        self.remove(&(watched.lane.clone(), watched.sequence))
+    }
+
+    /// As [`take`](Self::take), by key.
+    pub(crate) fn remove(&self, key: &SequenceKey) -> Vec<Job<C>> {
+        let taken = self.entries().remove(key);
         self.decided.notify_waiters();
         taken.map(|entry| entry.jobs).unwrap_or_default()
     }
@@ -240,6 +247,7 @@ impl<C: Chain> Entry<C> {
             noops: Vec::new(),
             since: Instant::now(),
             last_sent: None,
+            expired_since: None,
             last_declined: None,
             busy: false,
             dropped_since: None,

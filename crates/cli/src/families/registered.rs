@@ -171,10 +171,8 @@ impl<C: Chain> ConfiguredChain for ChainWithSchemes<C> {
     }
 
     fn can_settle(&self, health: &Health) -> bool {
-        let lanes = self.chain.lanes();
-        let has_lane = lanes.iter().any(|lane| health.lane_works(lane));
         let mut schemes = self.schemes.iter();
-        has_lane
+        health.can_send(self.chain.lanes())
             && schemes.any(|scheme| {
                 let assets = scheme.assets();
                 assets.iter().any(|asset| health.asset_works(asset))

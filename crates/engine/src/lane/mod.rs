@@ -6,7 +6,10 @@
 //! and sends it. A sequence number counts as used only if a transaction for it may have reached a
 //! node. Until then, the next batch gets the same number. On chains without sequence numbers each
 //! batch gets a number of its own, and unused numbers do no harm.
+//!
+//! A transaction that another party has signed has no lane here. It is relayed as it is.
 
+mod relay;
 mod send;
 mod sequence;
 mod turns;
@@ -22,6 +25,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tracing::error;
 
+pub(crate) use self::relay::{RELAYING_MAX, relay};
 use self::sequence::Jumps;
 use self::turns::Turns;
 use crate::context::Context;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use quittance_core::{Chain, Fault, FaultKind, LaneId, Reason, Submission};
+use quittance_core::{Chain, Fault, FaultKind, LaneId, Reason, Submission, Transaction};
 use quittance_journal::SettlementStep;
 use tracing::{debug, warn};
 
@@ -28,23 +28,30 @@ pub(super) async fn send<C: Chain>(
             return Some(*sequence);
         }
     };
-    let step = |ready: &Ready<C>| SettlementStep {
-        settlement: ready.job.id(),
-        step: ready.step,
-    };
-    let steps: Vec<SettlementStep> = batch.iter().map(step).collect();
-    let recorded = context
-        .writer
-        .record(context.network(), signed, &steps)
-        .await;
-    let Some(journaled) = recorded else {
+    let Some(journaled) = record(&context, &batch, signed).await else {
         return Some(*sequence);
     };
     submit(&context, batch, journaled).await
 }
 
-/// Sends a recorded transaction.
-async fn submit<C: Chain>(
+/// Records a signed transaction for the settlements of a batch. `None` if this process stops first.
+pub(super) async fn record<C: Chain>(
+    context: &Context<C>,
+    batch: &[Ready<C>],
+    signed: Transaction,
+) -> Option<Journaled> {
+    let step = |ready: &Ready<C>| SettlementStep {
+        settlement: ready.job.id(),
+        step: ready.step,
+    };
+    let steps: Vec<SettlementStep> = batch.iter().map(step).collect();
+    let network = context.network();
+    context.writer.record(network, signed, &steps).await
+}
+
+/// Sends a recorded transaction. Returns the next sequence number of its signer, if it is known
+/// then.
+pub(super) async fn submit<C: Chain>(
     context: &Arc<Context<C>>,
     batch: Vec<Ready<C>>,
     journaled: Journaled,
@@ -74,7 +81,9 @@ async fn submit<C: Chain>(
     context.outstanding.add(jobs, journaled);
     match submission {
         Submission::SequenceUsed => {
-            warn!(%lane, sequence, "another program sends transactions with this signer");
+            if context.is_own(&lane) {
+                warn!(%lane, sequence, "another program sends transactions with this signer");
+            }
             None
         }
         _ => Some(sequence + 1),

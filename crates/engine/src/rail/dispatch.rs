@@ -1,11 +1,15 @@
 //! Handing a job to a lane.
 
-use quittance_core::{Chain, Fault, FaultKind, LaneId, Plan, TransactionId};
+use std::sync::Arc;
+
+use quittance_core::{
+    Chain, Fault, FaultKind, LaneId, Plan, Reason, Rejection, Transaction, TransactionId,
+};
 
 use super::Rail;
 use super::decoded::Verified;
 use crate::job::{Job, Ready};
-use crate::lane::Lane;
+use crate::lane::{self, Lane};
 
 impl<C: Chain> Rail<C> {
     /// Finds what settling a job's payment takes, and does it or hands it to a lane.
@@ -38,8 +42,11 @@ impl<C: Chain> Rail<C> {
     }
 
     /// Hands a job to a lane, or releases it if no lane can take it. If `sender` is given, only
-    /// that signer may send it.
+    /// that signer may send it. An action that is a transaction already is relayed.
     pub(super) async fn queue(&self, ready: Ready<C>, sender: Option<LaneId>) {
+        if let Some(signed) = self.chain().signed(&ready.action) {
+            return self.relay(ready, signed).await;
+        }
         let lane = match self.lane_for(sender.as_ref()) {
             Ok(lane) => lane,
             Err(fault) => return self.context.release(ready.job, fault).await,
@@ -50,8 +57,27 @@ impl<C: Chain> Rail<C> {
         }
     }
 
+    /// Sends a transaction that another party has signed. One of our own signers cannot be that
+    /// party: its transactions are numbered and followed in its lane, and all of them are known.
+    async fn relay(&self, ready: Ready<C>, signed: Transaction) {
+        let context = &self.context;
+        if context.is_own(&signed.lane) {
+            let detail = "the transaction is signed by a signer of this facilitator";
+            let rejection = Rejection::new(Reason::INVALID_PAYLOAD, detail);
+            return context.fail(ready.job, rejection, None).await;
+        }
+        if !self.health().network_works() {
+            return context.release(ready.job, network_down()).await;
+        }
+        context.spawn(lane::relay(Arc::clone(context), ready, signed));
+    }
+
     /// The working lane with the fewest waiting settlements. If a signer is named, that lane.
     fn lane_for(&self, named: Option<&LaneId>) -> Result<&Lane<C>, Fault> {
+        if self.lanes.is_empty() {
+            let what = "the payment needs a signer of this facilitator, which has none here";
+            return Err(Fault::new(FaultKind::Internal, what));
+        }
         let health = self.health();
         let is_usable = |lane: &&Lane<C>| {
             named.is_none_or(|named| *named == lane.id) && health.lane_works(&lane.id)
@@ -63,10 +89,14 @@ impl<C: Chain> Rail<C> {
                 FaultKind::FacilitatorFunds,
                 "no signer can pay for a transaction",
             ),
-            false => Fault::new(
-                FaultKind::ChainUnavailable,
-                "the network cannot be used now",
-            ),
+            false => network_down(),
         })
     }
+}
+
+fn network_down() -> Fault {
+    Fault::new(
+        FaultKind::ChainUnavailable,
+        "the network cannot be used now",
+    )
 }

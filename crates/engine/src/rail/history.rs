@@ -44,6 +44,8 @@ pub(super) struct NoEffect<C: Chain> {
     pub(super) mismatch: Option<(TransactionId, Rejection)>,
     /// Every transaction that was ever signed for the settlement, withdrawn ones included.
     pub(super) signed: Vec<TransactionId>,
+    /// Those of them that the chain has decided: each was included or can never be.
+    pub(super) decided: BTreeSet<TransactionId>,
     /// How many sequence numbers were used for steps. A transaction and its replacements have one.
     pub(super) steps_sent: usize,
     /// The steps that were included, in any attempt.
@@ -61,6 +63,7 @@ impl<C: Chain> NoEffect<C> {
             without_effect: Vec::new(),
             mismatch: None,
             signed: signed_for.keys().cloned().collect(),
+            decided: BTreeSet::new(),
             steps_sent: numbers.collect::<BTreeSet<_>>().len(),
             completed: Vec::new(),
         }
@@ -122,13 +125,14 @@ impl<C: Chain> Rail<C> {
                     confirmations,
                     evidence,
                 } if confirmations >= self.chain().confirmations_required() => {
-                    let signed = signed_for.get(&id);
-                    let step = signed.and_then(|signed| NonZeroU8::new(signed.step));
+                    no_effect.decided.extend(signed.ids());
+                    let signed_for = signed_for.get(&id);
+                    let step = signed_for.and_then(|signed| NonZeroU8::new(signed.step));
                     if let Some(step) = step {
                         no_effect.add_step(step, id, evidence);
                         continue;
                     }
-                    let is_current = signed.is_some_and(|signed| signed.attempt == attempt);
+                    let is_current = signed_for.is_some_and(|signed| signed.attempt == attempt);
                     match payment.effect(amount, &evidence) {
                         Effect::Transferred(moved) => {
                             return Ok(History::Settled(Transferred {
@@ -140,7 +144,10 @@ impl<C: Chain> Rail<C> {
                         effect => no_effect.add(id, effect, is_current),
                     }
                 }
-                Status::Dropped => no_effect.is_dropped = true,
+                Status::Dropped => {
+                    no_effect.is_dropped = true;
+                    no_effect.decided.extend(signed.ids());
+                }
                 // A node that refused a transaction can be wrong.
                 Status::Included { .. } if signed.sent.is_empty() => {
                     let what = "a transaction that a node refused is in a block";
@@ -152,6 +159,12 @@ impl<C: Chain> Rail<C> {
             }
         }
         Ok(in_flight.map_or(History::NoEffect(no_effect), History::InFlight))
+    }
+}
+
+impl Signed {
+    fn ids(&self) -> impl Iterator<Item = TransactionId> {
+        self.all.iter().map(|transaction| transaction.id.clone())
     }
 }
 

@@ -157,14 +157,13 @@ impl<C: Chain> Rail<C> {
         self.context.health.look().await;
     }
 
-    /// What can be settled now: the kinds with a working asset, if a signer works. Nothing while
-    /// the journal cannot be written.
+    /// What can be settled now: the kinds with a working asset, if transactions can be sent.
+    /// Nothing while the journal cannot be written.
     pub(crate) fn kinds(&self) -> Vec<SupportedKind> {
         let health = self.health();
-        let lanes = self.chain().lanes();
-        let has_signer = lanes.iter().any(|lane| health.lane_works(lane));
+        let can_send = health.can_send(self.chain().lanes());
         match self.context.writer.journal.problem() {
-            None if has_signer => self.context.schemes.kinds(&health),
+            None if can_send => self.context.schemes.kinds(&health),
             _ => Vec::new(),
         }
     }
@@ -270,6 +269,7 @@ fn context<C: Chain>(
         ledger: Ledger::default(),
         holds: Holds::default(),
         failures: Failures::new(services.failure_limits),
+        relaying: Semaphore::new(lane::RELAYING_MAX),
         events: services.events.clone(),
         tasks: services.tasks.clone(),
         returned,

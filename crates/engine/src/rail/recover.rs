@@ -1,6 +1,7 @@
 //! Recovery: finishing the open settlements of an earlier process, and jobs that lanes and the
 //! watcher hand back.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -226,6 +227,8 @@ impl<C: Chain> Rail<C> {
         }
         let rejection = match judged {
             _ if is_late => Some(Reason::SETTLEMENT_EXPIRED.into()),
+            // Only these bytes could settle it, and they have had their chance.
+            Ok((plan, _)) if self.is_decided(&plan, &no_effect.decided) => None,
             // The payment was valid before and is valid now, so it is sent again. After the first
             // failure it is sent alone, because other payments could make its transaction fail.
             Ok(planned) if tried < WITHOUT_EFFECT_MAX => {
@@ -245,6 +248,12 @@ impl<C: Chain> Rail<C> {
             transaction,
             is_dropped,
         })
+    }
+
+    /// Whether a plan would send a transaction of another signer that the chain has decided already.
+    fn is_decided(&self, plan: &Plan<C::Action>, decided: &BTreeSet<TransactionId>) -> bool {
+        let signed = plan.action().and_then(|action| self.chain().signed(action));
+        signed.is_some_and(|signed| decided.contains(&signed.id))
     }
 
     /// What settling a job's payment takes now, after these steps; or the verdict against it.

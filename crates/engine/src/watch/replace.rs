@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use quittance_core::{Chain, Fault, LaneId, Submission, Transaction, Watched};
+use quittance_core::{Chain, Fault, LaneId, Reason, Submission, Transaction, Watched};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use crate::context::Context;
+use crate::context::{Context, Returned};
 use crate::outstanding::{Entry, SendGuard, SequenceKey};
 use crate::writer::Journaled;
 
@@ -25,16 +25,21 @@ enum NextStep {
     /// Send a replacement that only uses up the sequence number, because every payment of the
     /// transaction has expired.
     Cancel,
+    /// Give up the payments of a transaction that another party has signed, because they have
+    /// expired.
+    GiveUp,
 }
 
 /// Starts the next step, if one is due, in a task of its own: a node that hangs must not delay the
 /// next look.
 pub(super) fn start_next_step<C: Chain>(context: &Arc<Context<C>>, watched: &Watched) {
     let key = (watched.lane.clone(), watched.sequence);
+    let is_own = context.is_own(&watched.lane);
     let is_first = context.outstanding.first(&watched.lane) == Some(watched.sequence);
-    let step = context
-        .outstanding
-        .at(&key, |entry| next_step(context, entry, is_first));
+    let step = context.outstanding.at(&key, |entry| match is_own {
+        true => next_step(context, entry, is_first),
+        false => next_step_of_other(context, entry),
+    });
     if let Some(step) = step.flatten() {
         context.spawn(take_step(Arc::clone(context), key, step));
     }
@@ -63,11 +68,55 @@ fn next_step<C: Chain>(context: &Context<C>, entry: &Entry<C>, is_first: bool) -
     is_long_ago(entry.last_sent).then_some(NextStep::Resubmit)
 }
 
+/// The step that is due now for a transaction that another party has signed. Only that party could
+/// replace it.
+///
+/// A payment that has expired cannot settle any more, by its scheme's own word. A block that had it
+/// just before may still be missing at the nodes, so there is a pause before it is given up.
+fn next_step_of_other<C: Chain>(context: &Context<C>, entry: &mut Entry<C>) -> Option<NextStep> {
+    let timing = context.timing;
+    let has_expired = |job| context.is_too_late(job);
+    let all_expired = !entry.jobs.is_empty() && entry.jobs.iter().all(has_expired);
+    let since = || entry.expired_since.unwrap_or_else(Instant::now);
+    entry.expired_since = all_expired.then(since);
+    let waited = entry.expired_since.map(|since| since.elapsed());
+    if waited.is_some_and(|waited| waited >= timing.replace_after) {
+        return Some(NextStep::GiveUp);
+    }
+    let is_long_ago = |sent: Instant| sent.elapsed() >= timing.resubmit_after;
+    let is_due = entry.last_sent.is_none_or(is_long_ago);
+    is_due.then_some(NextStep::Resubmit)
+}
+
+/// Concludes the expired payments of a transaction that another party has signed. If the chain
+/// includes it nevertheless, a later request for the payment finds it.
+async fn give_up<C: Chain>(context: &Context<C>, sending: &SendGuard<C>) {
+    // The payments have expired only if the clock is right.
+    if context.health.clock_doubt().await.is_some() {
+        return;
+    }
+    let (lane, sequence) = sending.key.clone();
+    warn!(%lane, sequence, "its payments have expired: no longer watched");
+    for job in context.outstanding.remove(&sending.key) {
+        match context.is_too_late(&job) {
+            true => {
+                let expired = Reason::SETTLEMENT_EXPIRED.into();
+                context.fail(job, expired, None).await;
+            }
+            // It has joined since the last look.
+            false => context.hand_back(Returned::Resume(job)),
+        }
+    }
+}
+
 /// Takes a step for one sequence number, unless another task sends bytes for it.
 async fn take_step<C: Chain>(context: Arc<Context<C>>, key: SequenceKey, step: NextStep) {
     let Some(sending) = context.outstanding.start_sending(key) else {
         return;
     };
+    if step == NextStep::GiveUp {
+        return give_up(&context, &sending).await;
+    }
     let transactions = context.outstanding.at(&sending.key, |entry| {
         entry.last_sent = Some(Instant::now());
         entry.transactions.clone()
@@ -101,7 +150,7 @@ async fn sign<C: Chain>(
 ) -> Result<Option<Transaction>, Fault> {
     let newest = newest.transaction();
     match step {
-        NextStep::Resubmit => Ok(None),
+        NextStep::Resubmit | NextStep::GiveUp => Ok(None),
         NextStep::Replace => context.chain.replace(newest).await,
         // The payments have expired only if the clock is right.
         NextStep::Cancel if context.health.clock_doubt().await.is_some() => Ok(None),
@@ -110,12 +159,13 @@ async fn sign<C: Chain>(
 }
 
 /// Sends the newest bytes again. If the nodes refuse them, sends the older ones, whose fee may
-/// still be sufficient.
+/// still be sufficient. Those of another signer replace nothing here, so all of them are sent.
 async fn resubmit<C: Chain>(context: &Context<C>, newest: &Journaled, older: &[Journaled]) {
+    let is_own = context.is_own(&newest.transaction().lane);
     for again in std::iter::once(newest).chain(older.iter().rev()) {
         let submission = again.submit(&*context.chain).await;
         debug!(transaction = %again.transaction().id, ?submission, "sent again");
-        if !matches!(submission, Submission::Refused(_)) {
+        if is_own && !matches!(submission, Submission::Refused(_)) {
             return;
         }
     }
