@@ -176,6 +176,10 @@ impl<T: Changes> Chain for Changed<T> {
         self.0.evm().lanes()
     }
 
+    fn signed(&self, action: &Self::Action) -> Option<Transaction> {
+        self.0.evm().signed(action)
+    }
+
     fn confirmations_required(&self) -> u64 {
         self.0.evm().confirmations_required()
     }

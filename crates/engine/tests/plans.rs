@@ -20,6 +20,8 @@ use quittance_testing::world::{
 enum Way {
     /// A sponsor gives the payer what it lacks, once.
     Sponsored,
+    /// The same, in a transaction that the sponsor has signed as a whole.
+    SponsorSigns,
     /// One step after the other, without end.
     Endless,
     /// Nothing is sent.
@@ -77,9 +79,15 @@ impl PlannedPayment {
             nonce,
             expires: self.info().expires.secs(),
         };
+        let (network, expires) = (self.world.network(), authorization.expires);
+        let action = authorization.sign(network, &sponsor);
+        let action = match self.way {
+            Way::SponsorSigns => action.carried(network, &sponsor, 7, Some(expires)),
+            _ => action,
+        };
         Plan::Step {
             step: number.try_into().unwrap(),
-            action: authorization.sign(self.world.network(), &sponsor),
+            action,
         }
     }
 }
@@ -112,8 +120,10 @@ impl Payment<SimulatedChain> for PlannedPayment {
         observed: &Observed<'_, SimulatedChain>,
     ) -> Result<Plan<Transfer>, Rejection> {
         match self.way {
-            Way::Sponsored if observed.completed.is_empty() => Ok(self.sponsored(1)),
-            Way::Sponsored => self.payment.plan(amount, observed),
+            Way::Sponsored | Way::SponsorSigns if observed.completed.is_empty() => {
+                Ok(self.sponsored(1))
+            }
+            Way::Sponsored | Way::SponsorSigns => self.payment.plan(amount, observed),
             Way::Endless => Ok(self.sponsored(observed.completed.len() as u8 + 1)),
             Way::StepOnly if observed.completed.is_empty() => Ok(self.sponsored(1)),
             Way::StepOnly | Way::OffChain => Ok(Plan::OffChain),
@@ -197,16 +207,43 @@ async fn a_step_is_included_before_the_payment_is_sent() {
     assert_eq!(again.error_reason.as_deref(), Some("duplicate_settlement"));
 }
 
+/// Another party has signed the step, and a lane signs the payment.
+#[tokio::test]
+async fn a_step_that_another_party_signed_is_relayed() {
+    let setting = Environment::new();
+    empty_payer(&setting);
+    let before = balance(&setting, SPONSOR);
+    let engine = engine(&setting, Way::SponsorSigns).await;
+    let request = setting.request().await;
+    let answer = engine.settle(&request).await.unwrap();
+    assert!(answer.success, "{answer:?}");
+    assert_eq!(sponsor_paid(&setting, before), Amount::from(PRICE));
+    let settled = settlement(&engine, &setting, &request).await;
+    assert_eq!(steps(&settled), [1, 0]);
+    let sponsor = setting.world.payer(SPONSOR).account().to_string();
+    let senders: Vec<bool> = settled
+        .transactions
+        .iter()
+        .map(|signed| signed.transaction.lane.address() == sponsor)
+        .collect();
+    assert_eq!(senders, [true, false]);
+}
+
 /// The process dies after the step was sent, and after it was included.
 #[tokio::test]
 async fn a_step_is_not_sent_again_after_a_crash() {
-    for included_meanwhile in [false, true] {
+    for (way, included_meanwhile) in [
+        (Way::Sponsored, false),
+        (Way::Sponsored, true),
+        (Way::SponsorSigns, false),
+        (Way::SponsorSigns, true),
+    ] {
         let setting = Environment::new();
         empty_payer(&setting);
         let before = balance(&setting, SPONSOR);
         setting.world.includes_at_once(false);
         let request = setting.request().await;
-        let first = engine(&setting, Way::Sponsored).await;
+        let first = engine(&setting, way).await;
         let answer = first.settle(&request).await.unwrap();
         assert!(answer.is_pending(), "{answer:?}");
         first.shut_down(Duration::ZERO).await;
@@ -215,7 +252,7 @@ async fn a_step_is_not_sent_again_after_a_crash() {
             setting.world.include();
         }
         setting.world.includes_at_once(true);
-        let second = engine(&setting, Way::Sponsored).await;
+        let second = engine(&setting, way).await;
         let answer = second.settle(&request).await.unwrap();
         assert!(answer.success, "{included_meanwhile}: {answer:?}");
         assert_eq!(sponsor_paid(&setting, before), Amount::from(PRICE));

@@ -127,6 +127,38 @@ async fn a_transaction_that_is_not_journaled_is_not_sent() {
     assert_eq!(setting.received(), Amount::from(PRICE));
 }
 
+/// The signers' transactions are numbered, and they expire. The number of an expired one is free,
+/// and would block all later ones. One that does nothing uses it up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_numbered_transaction_that_expired_blocks_no_lane() {
+    const LIFETIME_SECS: u64 = 20;
+    let setting = Environment::new();
+    let chain = setting.world.chain().expiring_after(LIFETIME_SECS);
+    let exact = Arc::new(SimulatedExact::new(&chain));
+    let builder = setting.builder().await.chain(chain, vec![exact]);
+    let engine = builder.start().await.unwrap();
+    let requests = [setting.request().await, setting.request().await];
+    setting.world.lose_transactions();
+    let waiting = tokio::spawn({
+        let (engine, request) = (engine.clone(), requests[0].clone());
+        async move { engine.settle(&request).await }
+    });
+    let first = id(&setting, &requests[0]);
+    until("it was sent", || async {
+        let settlement = engine.settlement(&first).await.unwrap();
+        settlement.is_some_and(|known| !known.transactions.is_empty())
+    })
+    .await;
+    setting.world.clock().advance(LIFETIME_SECS);
+    setting.world.nodes_up();
+    setting.world.include();
+    drop(waiting.await);
+    for request in &requests {
+        settles(&engine, request).await;
+    }
+    assert_eq!(setting.received(), Amount::from(2 * PRICE));
+}
+
 /// The block is taken back, and its transaction is included again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reorganised_payment_settles_again() {

@@ -58,11 +58,15 @@ pub enum ChainFault {
     NothingInFlight,
     NoConfirmationsRequired,
     LaneTwice,
+    SignedActionIsIgnored,
+    SignedActionHasAnotherId,
+    SignedActionIsOfTheFirstLane,
+    EveryActionIsSigned,
 }
 
 impl ChainFault {
     /// All faults.
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 49] = [
         Self::LostAnswerIsRefused,
         Self::RefusedIsAccepted,
         Self::UsedSequenceIsRefused,
@@ -108,6 +112,10 @@ impl ChainFault {
         Self::NothingInFlight,
         Self::NoConfirmationsRequired,
         Self::LaneTwice,
+        Self::SignedActionIsIgnored,
+        Self::SignedActionHasAnotherId,
+        Self::SignedActionIsOfTheFirstLane,
+        Self::EveryActionIsSigned,
     ];
 }
 
@@ -122,8 +130,8 @@ impl<C: Chain> FaultyChain<C> {
     /// The chain with this fault, or with none.
     pub fn new(inner: Arc<C>, fault: Option<ChainFault>) -> Self {
         let mut lanes = inner.lanes().to_vec();
-        if fault == Some(ChainFault::LaneTwice) {
-            lanes[1] = lanes[0].clone();
+        if let (Some(ChainFault::LaneTwice), [first, second, ..]) = (fault, &mut lanes[..]) {
+            *second = first.clone();
         }
         Self {
             inner,
@@ -185,6 +193,28 @@ impl<C: Chain> Chain for FaultyChain<C> {
 
     fn lanes(&self) -> &[LaneId] {
         &self.lanes
+    }
+
+    fn signed(&self, action: &C::Action) -> Option<Transaction> {
+        let signed = self.inner.signed(action);
+        match self.fault {
+            Some(ChainFault::SignedActionIsIgnored) => None,
+            Some(ChainFault::SignedActionHasAnotherId) => signed.map(|signed| Transaction {
+                id: TransactionId::new(&format!("{}0", signed.id.as_str())),
+                ..signed
+            }),
+            Some(ChainFault::SignedActionIsOfTheFirstLane) => signed.map(|signed| Transaction {
+                lane: self.lanes.first().cloned().unwrap_or(signed.lane),
+                ..signed
+            }),
+            Some(ChainFault::EveryActionIsSigned) => Some(signed.unwrap_or(Transaction {
+                id: TransactionId::new("planted"),
+                lane: LaneId::new("planted"),
+                sequence: 0,
+                bytes: Arc::default(),
+            })),
+            _ => signed,
+        }
     }
 
     fn confirmations_required(&self) -> u64 {
@@ -251,7 +281,7 @@ impl<C: Chain> Chain for FaultyChain<C> {
         sequence: u64,
         actions: &[&C::Action],
     ) -> Result<Transaction, Fault> {
-        let first = &self.inner.lanes()[0];
+        let first = self.inner.lanes().first().unwrap_or(lane);
         let twice = [actions[0], actions[0]];
         let signer = match self.fault {
             Some(ChainFault::FirstLaneSigns | ChainFault::FirstLaneSignsForEveryLane) => first,

@@ -66,6 +66,10 @@ impl<F: ChainFixture> ChainFixture for FaultyChainFixture<F> {
         self.inner.action(lane).await
     }
 
+    async fn signed_action(&self) -> Option<<Self::Chain as Chain>::Action> {
+        self.inner.signed_action().await
+    }
+
     async fn effects(&self) -> u64 {
         self.inner.effects().await
     }

@@ -65,20 +65,34 @@ pub struct SimulatedChain {
     world: World,
     keys: Vec<SigningKey>,
     lanes: Vec<LaneId>,
+    /// For how many seconds a transaction of a signer can be included; `None` for ever.
+    lifetime_secs: Option<u64>,
 }
 
 impl SimulatedChain {
-    /// The chain with these signers, in order of preference.
-    ///
-    /// # Panics
-    /// When there is no signer.
+    /// The chain with these signers, in order of preference. Without signers, payers sign whole
+    /// transactions ([`Transfer::carried`]).
     pub fn new(world: World, keys: Vec<SigningKey>) -> Self {
-        assert!(!keys.is_empty(), "a chain has at least one signer");
         let lanes = keys
             .iter()
             .map(|key| LaneId::new(&Address::from_key(key).to_string()))
             .collect();
-        Self { world, keys, lanes }
+        Self {
+            world,
+            keys,
+            lanes,
+            lifetime_secs: None,
+        }
+    }
+
+    /// The same chain, whose signers' transactions expire after this time. They are numbered
+    /// nevertheless.
+    #[must_use]
+    pub fn expiring_after(self, secs: u64) -> Self {
+        Self {
+            lifetime_secs: Some(secs),
+            ..self
+        }
     }
 
     /// The world that this chain is a part of.
@@ -112,7 +126,9 @@ impl SimulatedChain {
         let content = Content {
             signer: Address::from_key(key),
             sequence,
+            in_any_order: false,
             fee,
+            expires: self.lifetime_secs.map(|secs| self.world.now().secs() + secs),
             transfers,
         };
         let signed = SignedContent::sign(content, self.world.network(), key);
@@ -128,9 +144,13 @@ impl SimulatedChain {
                 evidence: evidence_of(included),
             });
         }
-        let signer = Address::from_key(self.key(&watched.lane)?);
-        let next = ledger.next_sequence_at(&signer, self.confirmations_required());
-        Ok(match watched.sequence < next {
+        let confirmations = self.confirmations_required();
+        let mut all_dropped = true;
+        for transaction in &watched.transactions {
+            let content = decode(transaction)?.content;
+            all_dropped &= ledger.is_dropped(&content, confirmations);
+        }
+        Ok(match all_dropped {
             true => Status::Dropped,
             false => Status::Pending,
         })
@@ -147,10 +167,14 @@ fn evidence_of(included: &Included) -> Evidence {
     }
 }
 
+fn decode(transaction: &Transaction) -> Result<SignedContent, Fault> {
+    let what = "the bytes are not a transaction";
+    SignedContent::decode(&transaction.bytes).ok_or_else(|| Fault::new(FaultKind::Internal, what))
+}
+
 fn fee_of(transaction: &Transaction) -> Result<(u64, Vec<Transfer>), Fault> {
-    let signed = SignedContent::decode(&transaction.bytes)
-        .ok_or_else(|| Fault::new(FaultKind::Internal, "the bytes are not a transaction"))?;
-    Ok((signed.content.fee, signed.content.transfers))
+    let content = decode(transaction)?.content;
+    Ok((content.fee, content.transfers))
 }
 
 #[async_trait]
@@ -167,6 +191,12 @@ impl Chain for SimulatedChain {
 
     fn lanes(&self) -> &[LaneId] {
         &self.lanes
+    }
+
+    /// A transfer whose payer sends it in a transaction of its own.
+    fn signed(&self, action: &Transfer) -> Option<Transaction> {
+        let signed = action.carrier_transaction()?;
+        Some(signed.to_transaction())
     }
 
     fn confirmations_required(&self) -> u64 {
@@ -241,6 +271,10 @@ impl Chain for SimulatedChain {
                 FaultKind::FacilitatorFunds,
                 format_args!("{} cannot pay the fee", transaction.lane),
             )),
+            Err(SubmitError::Refused(Refused::Expired)) => Submission::Refused(Fault::new(
+                FaultKind::ChainUnavailable,
+                "the transaction has expired",
+            )),
             Err(SubmitError::Refused(Refused::Invalid)) => Submission::Refused(Fault::new(
                 FaultKind::Internal,
                 "the bytes are not a transaction of this chain",
@@ -304,9 +338,12 @@ impl Chain for SimulatedChain {
             self.ask(|ledger| ledger.accounts.balance(&signer, COIN))
         };
         let mut problems = Vec::new();
+        if let Err(fault) = self.ask(|_| ()) {
+            problems.push(problem(Scope::Network, fault.to_string()));
+        }
         for lane in &self.lanes {
             match coins(lane) {
-                Err(fault) => problems.push(problem(Scope::Network, fault.to_string())),
+                Err(_) => {}
                 Ok(coins) if coins < Amount::from(COINS_MIN) => {
                     let what = format!("{lane} has {coins} coins: send it at least {COINS_MIN}");
                     problems.push(problem(Scope::Lane(lane.clone()), what));

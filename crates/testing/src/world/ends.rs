@@ -149,6 +149,10 @@ impl SimulatedPayer {
         Address::from_key(&self.key)
     }
 
+    pub(crate) fn key(&self) -> &SigningKey {
+        &self.key
+    }
+
     /// Signs an authorization of any content.
     pub fn sign(&self, authorization: Authorization) -> super::Transfer {
         authorization.sign(self.world.network(), &self.key)

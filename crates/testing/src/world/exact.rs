@@ -10,7 +10,7 @@ use quittance_core::{
 
 use super::address::Address;
 use super::chain::{Evidence, Question, Search, SimulatedChain};
-use super::transaction::{Authorization, Transfer};
+use super::transaction::{Authorization, Transfer, content_message};
 use super::{USD, World};
 
 /// The reasons of this scheme. A reason about a *used* authorization contains `nonce` or
@@ -20,6 +20,9 @@ pub mod reason {
 
     /// The payer did not sign the authorization.
     pub const SIGNATURE: Reason = Reason::new("invalid_exact_simulated_signature");
+    /// The payer did not sign the transaction around its transfer, and this facilitator has no
+    /// signer that could send it.
+    pub const TRANSACTION: Reason = Reason::new("invalid_exact_simulated_transaction");
     /// The authorization is for another recipient.
     pub const RECIPIENT: Reason = Reason::new("invalid_exact_simulated_recipient");
     /// The authorization is for another amount.
@@ -104,6 +107,29 @@ impl SimulatedExact {
         }
         Ok(())
     }
+
+    /// What the payer must have signed: its authorization, and its transaction if it sends one.
+    fn claims(&self, transfer: &Transfer) -> Result<Vec<SignatureClaim>, Rejection> {
+        let key = transfer.authorization.from.0;
+        let mut claims = vec![SignatureClaim::Ed25519 {
+            message: transfer.authorization.message(&self.network).into(),
+            signature: transfer.signature,
+            key,
+        }];
+        match transfer.carrier_transaction() {
+            Some(signed) => claims.push(SignatureClaim::Ed25519 {
+                message: content_message(&signed.content, &self.network).into(),
+                signature: signed.signature,
+                key,
+            }),
+            None if self.signers.is_empty() => {
+                let detail = "this facilitator has no signer: the payer must sign a transaction";
+                return Err(Rejection::new(reason::TRANSACTION, detail));
+            }
+            None => {}
+        }
+        Ok(claims)
+    }
 }
 
 fn address(field: &str, text: &str) -> Result<Address, Malformed> {
@@ -114,7 +140,7 @@ fn address(field: &str, text: &str) -> Result<Address, Malformed> {
 struct SimulatedPayment {
     info: PaymentInfo,
     transfer: Transfer,
-    claims: [SignatureClaim; 1],
+    claims: Vec<SignatureClaim>,
 }
 
 impl Scheme<SimulatedChain> for SimulatedExact {
@@ -142,14 +168,9 @@ impl Scheme<SimulatedChain> for SimulatedExact {
             amount: authorization.amount,
             expires: Timestamp::from_secs(authorization.expires),
         };
-        let claim = SignatureClaim::Ed25519 {
-            message: authorization.message(&self.network).into(),
-            signature: transfer.signature,
-            key: authorization.from.0,
-        };
         Ok(Box::new(SimulatedPayment {
             info,
-            claims: [claim],
+            claims: self.claims(&transfer)?,
             transfer,
         }))
     }
@@ -184,7 +205,7 @@ impl Payment<SimulatedChain> for SimulatedPayment {
         &self,
         observed: &Observed<'_, SimulatedChain>,
     ) -> Result<Check<SimulatedChain>, Rejection> {
-        if observed.signatures != [true] {
+        if observed.signatures != vec![true; self.claims.len()] {
             let detail = "the payer did not sign the authorization";
             return Err(Rejection::new(reason::SIGNATURE, detail));
         }

@@ -11,7 +11,7 @@ use quittance_engine::{Engine, EngineBuilder};
 
 use super::{
     Address, Authorization, COIN, Environment, PRICE, Question, SimulatedChain, SimulatedExact,
-    StateAnswer, Transfer, USD, World, reason,
+    SimulatedPayer, StateAnswer, Transfer, USD, World, reason,
 };
 use crate::conformance::chain::ChainFixture;
 use crate::conformance::ends::EndsFixture;
@@ -19,13 +19,13 @@ use crate::conformance::scheme::SchemeFixture;
 use crate::faults::EngineParts;
 use crate::{payload_of, request};
 
-/// The simulated chain in a world of its own.
-pub struct SimulatedChainFixture {
+/// The simulated chain in a world of its own, with two signers or with none.
+pub struct SimulatedChainFixture<const SIGNERS: usize = 2> {
     world: World,
     chain: Arc<SimulatedChain>,
 }
 
-impl SimulatedChainFixture {
+impl<const SIGNERS: usize> SimulatedChainFixture<SIGNERS> {
     fn question(&self, payer: u8) -> Question {
         Question {
             from: self.world.payer(payer).account(),
@@ -36,12 +36,13 @@ impl SimulatedChainFixture {
 }
 
 #[async_trait]
-impl ChainFixture for SimulatedChainFixture {
+impl<const SIGNERS: usize> ChainFixture for SimulatedChainFixture<SIGNERS> {
     type Chain = SimulatedChain;
 
     async fn new() -> Self {
         let world = World::new();
-        let chain = Arc::new(world.chain());
+        let keys = World::signer_keys()[..SIGNERS].to_vec();
+        let chain = Arc::new(SimulatedChain::new(world.clone(), keys));
         Self { world, chain }
     }
 
@@ -56,6 +57,11 @@ impl ChainFixture for SimulatedChainFixture {
     async fn action(&self, _: &LaneId) -> Transfer {
         let request = self.world.request(&self.world.payer(0)).await;
         World::transfer_of(&request)
+    }
+
+    async fn signed_action(&self) -> Option<Transfer> {
+        let request = self.world.carried_request(&self.world.payer(0)).await;
+        Some(World::transfer_of(&request))
     }
 
     async fn effects(&self) -> u64 {
@@ -89,6 +95,18 @@ impl ChainFixture for SimulatedChainFixture {
         self.world.include();
     }
 
+    /// Only the transactions of payers expire, with their authorizations.
+    async fn expire(&self) -> bool {
+        const LIFETIME_SECS: u64 = 600;
+        self.world.clock().advance(LIFETIME_SECS);
+        self.world.include();
+        SIGNERS == 0
+    }
+
+    async fn lose_transactions(&self) {
+        self.world.lose_transactions();
+    }
+
     async fn drain_signer(&self, lane: &LaneId) {
         let signer: Address = lane.address().parse().expect("an address");
         self.world.set_balance(signer, COIN, Amount::ZERO);
@@ -107,20 +125,36 @@ impl ChainFixture for SimulatedChainFixture {
     }
 }
 
-/// `exact` on the simulated chain, in a world of its own.
-pub struct SimulatedExactFixture(Environment);
+/// `exact` on the simulated chain, in a world of its own. If `CARRIED`, the facilitator has no
+/// signer, and payers sign whole transactions.
+pub struct SimulatedExactFixture<const CARRIED: bool = false>(Environment);
 
-impl SimulatedExactFixture {
+impl<const CARRIED: bool> SimulatedExactFixture<CARRIED> {
     /// A request with the seller's requirements and another transfer.
     fn with_transfer(&self, transfer: &Transfer) -> PaymentRequest {
         let requirements = self.0.world.requirements();
         let payload = Object::of(transfer).expect("JSON");
         request(payload_of(&requirements, payload), &requirements)
     }
+
+    /// The request as this payer sends it.
+    fn by(&self, payer: &SimulatedPayer, request: PaymentRequest) -> PaymentRequest {
+        match CARRIED {
+            true => self.0.world.carry(&request, payer),
+            false => request,
+        }
+    }
+
+    fn chain(&self) -> SimulatedChain {
+        match CARRIED {
+            true => self.0.world.chain_without_signers(),
+            false => self.0.world.chain(),
+        }
+    }
 }
 
 #[async_trait]
-impl SchemeFixture for SimulatedExactFixture {
+impl<const CARRIED: bool> SchemeFixture for SimulatedExactFixture<CARRIED> {
     type Chain = SimulatedChain;
 
     const PRICE: Amount = Amount::from_units(PRICE);
@@ -134,7 +168,7 @@ impl SchemeFixture for SimulatedExactFixture {
     }
 
     fn scheme(&self) -> Arc<dyn Scheme<SimulatedChain>> {
-        Arc::new(SimulatedExact::new(&self.0.world.chain()))
+        Arc::new(SimulatedExact::new(&self.chain()))
     }
 
     async fn engine(&self) -> Engine {
@@ -144,7 +178,8 @@ impl SchemeFixture for SimulatedExactFixture {
     }
 
     async fn request(&self) -> PaymentRequest {
-        self.0.request().await
+        let payer = self.0.world.payer(0);
+        self.by(&payer, self.0.request().await)
     }
 
     async fn alike(&self) -> [PaymentRequest; 2] {
@@ -155,7 +190,7 @@ impl SchemeFixture for SimulatedExactFixture {
                 from: payer.account(),
                 ..first.clone()
             };
-            self.with_transfer(&payer.sign(authorization))
+            self.by(&payer, self.with_transfer(&payer.sign(authorization)))
         })
     }
 
@@ -172,15 +207,15 @@ impl SchemeFixture for SimulatedExactFixture {
         let signed = |change: &dyn Fn(&mut Authorization)| {
             let mut changed = authorization.clone();
             change(&mut changed);
-            self.with_transfer(&payer.sign(changed))
+            self.by(&payer, self.with_transfer(&payer.sign(changed)))
         };
-        let now = world.now();
+        let (now, poor) = (world.now(), world.payer(9));
         let mut unsigned = World::transfer_of(&good);
         unsigned.signature = [0; 64];
         vec![
             (
                 "no signature",
-                self.with_transfer(&unsigned),
+                self.by(&payer, self.with_transfer(&unsigned)),
                 reason::SIGNATURE,
             ),
             (
@@ -215,7 +250,7 @@ impl SchemeFixture for SimulatedExactFixture {
             ),
             (
                 "a payer without money",
-                world.request(&world.payer(9)).await,
+                self.by(&poor, world.request(&poor).await),
                 reason::BALANCE,
             ),
         ]
@@ -230,11 +265,11 @@ impl SchemeFixture for SimulatedExactFixture {
         let now = world.now();
         [
             (
-                crate::pay(&payer, &nothing, now).await,
+                self.by(&payer, crate::pay(&payer, &nothing, now).await),
                 Reason::AMOUNT_TOO_LOW,
             ),
             (
-                crate::pay(&payer, &to_itself, now).await,
+                self.by(&payer, crate::pay(&payer, &to_itself, now).await),
                 Reason::INVALID_PAYMENT_REQUIREMENTS,
             ),
         ]
@@ -324,9 +359,9 @@ impl<const FLOW: usize> EndsFixture for SimulatedEndsFixture<FLOW> {
 }
 
 #[async_trait]
-impl EngineParts for SimulatedExactFixture {
+impl<const CARRIED: bool> EngineParts for SimulatedExactFixture<CARRIED> {
     fn parts(&self) -> (SimulatedChain, Arc<dyn Scheme<SimulatedChain>>) {
-        let chain = self.0.world.chain();
+        let chain = self.chain();
         let scheme = SimulatedExact::new(&chain);
         (chain, Arc::new(scheme))
     }

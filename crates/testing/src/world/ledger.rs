@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use quittance_core::{Amount, Network, TransactionId};
 
 use super::address::Address;
-use super::transaction::{Authorization, SignedContent, Transfer, id_of};
+use super::transaction::{Authorization, Content, SignedContent, Transfer, id_of};
 
 /// The asset in which fees are paid.
 pub const COIN: &str = "coin";
@@ -25,6 +25,8 @@ pub(crate) struct Accounts {
     balances: BTreeMap<(Address, String), Amount>,
     used_nonces: BTreeSet<(Address, [u8; 32])>,
     sequences: BTreeMap<Address, u64>,
+    /// The numbers that payers have used in any order.
+    used_numbers: BTreeSet<(Address, u64)>,
 }
 
 impl Accounts {
@@ -43,6 +45,29 @@ impl Accounts {
 
     pub(crate) fn next_sequence(&self, signer: &Address) -> u64 {
         self.sequences.get(signer).copied().unwrap_or_default()
+    }
+
+    /// Whether no transaction at this one's number can be included any more.
+    pub(crate) fn is_number_used(&self, content: &Content) -> bool {
+        match content.in_any_order {
+            true => self
+                .used_numbers
+                .contains(&(content.signer, content.sequence)),
+            false => content.sequence < self.next_sequence(&content.signer),
+        }
+    }
+
+    /// Whether it is this transaction's turn.
+    fn is_next(&self, content: &Content) -> bool {
+        content.in_any_order || content.sequence == self.next_sequence(&content.signer)
+    }
+
+    fn use_number(&mut self, content: &Content) {
+        let key = (content.signer, content.sequence);
+        match content.in_any_order {
+            true => drop(self.used_numbers.insert(key)),
+            false => drop(self.sequences.insert(key.0, key.1 + 1)),
+        }
     }
 
     fn transfer(&mut self, network: &Network, transfer: &Transfer, now: u64) -> Result<(), String> {
@@ -92,6 +117,8 @@ pub(crate) enum Refused {
     SequenceUsed,
     /// The signer cannot pay the fee.
     Funds,
+    /// No later block includes it.
+    Expired,
     /// The bytes are not a transaction of this chain.
     Invalid,
 }
@@ -117,7 +144,7 @@ impl Ledger {
 
     /// Takes a transaction, which then waits for a block. It replaces a waiting transaction of the
     /// same sequence number when its fee is at least a tenth higher.
-    pub(crate) fn submit(&mut self, bytes: &[u8]) -> Result<(), Refused> {
+    pub(crate) fn submit(&mut self, bytes: &[u8], now: u64) -> Result<(), Refused> {
         let signed = SignedContent::decode(bytes).ok_or(Refused::Invalid)?;
         if !signed.is_signed(&self.network) {
             return Err(Refused::Invalid);
@@ -129,8 +156,11 @@ impl Ledger {
         if self.find(&id_of(bytes)).is_some() {
             return Ok(());
         }
-        if sequence < self.accounts.next_sequence(&signer) {
+        if self.accounts.is_number_used(&signed.content) {
             return Err(Refused::SequenceUsed);
+        }
+        if signed.content.expires.is_some_and(|expires| now >= expires) {
+            return Err(Refused::Expired);
         }
         match self.waiting.get(&(signer, sequence)) {
             Some(known) if *known == signed => return Ok(()),
@@ -153,18 +183,18 @@ impl Ledger {
         // Sorted by signer and sequence number, so that each signer's transactions are in order.
         for (key, signed) in std::mem::take(&mut self.waiting) {
             let content = &signed.content;
-            let next = self.accounts.next_sequence(&content.signer);
-            if content.sequence < next {
+            let has_expired = content.expires.is_some_and(|expires| time >= expires);
+            if has_expired || self.accounts.is_number_used(content) {
                 continue;
             }
             let coins = self.accounts.balance(&content.signer, COIN);
             let rest = coins.checked_sub(Amount::from(content.fee));
-            let (true, Some(rest)) = (content.sequence == next, rest) else {
+            let (true, Some(rest)) = (self.accounts.is_next(content), rest) else {
                 self.waiting.insert(key, signed);
                 continue;
             };
             self.accounts.set_balance(content.signer, COIN, rest);
-            self.accounts.sequences.insert(content.signer, next + 1);
+            self.accounts.use_number(content);
             let transfers = content.transfers.clone();
             let events = transfers
                 .iter()
@@ -227,16 +257,18 @@ impl Ledger {
         self.included().find(|(_, included)| included.id == *id)
     }
 
-    /// The next sequence number of a signer, as it was when the newest `confirmations - 1` blocks
-    /// were not there yet.
-    pub(crate) fn next_sequence_at(&self, signer: &Address, confirmations: u64) -> u64 {
+    /// Whether no block can include this transaction any more, by the state as it was when the
+    /// newest `confirmations - 1` blocks were not there yet.
+    pub(crate) fn is_dropped(&self, content: &Content, confirmations: u64) -> bool {
         let newer = usize::try_from(confirmations.saturating_sub(1)).unwrap_or(usize::MAX);
         let start = self.blocks.len().saturating_sub(newer);
         let accounts = self
             .blocks
             .get(start)
             .map_or(&self.accounts, |block| &block.before);
-        accounts.next_sequence(signer)
+        let newest = start.checked_sub(1).and_then(|at| self.blocks.get(at));
+        let has_expired = |expires| newest.is_some_and(|block| block.time >= expires);
+        accounts.is_number_used(content) || content.expires.is_some_and(has_expired)
     }
 
     /// The time of the newest block.

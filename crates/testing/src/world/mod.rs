@@ -33,6 +33,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ed25519_dalek::SigningKey;
+use quittance_core::json::Object;
 use quittance_core::wire::{PaymentRequirements, Rest, SupportedKind};
 use quittance_core::{
     Amount, Asset, Clock, LaneId, ManualClock, Network, Offer, PaymentRequest, Timestamp,
@@ -46,7 +47,7 @@ pub use environment::{Environment, TIMING};
 pub use exact::{SimulatedExact, reason};
 pub use fixtures::{SimulatedChainFixture, SimulatedEndsFixture, SimulatedExactFixture};
 pub use ledger::{COIN, TransferEvent};
-pub use transaction::{Authorization, Transfer};
+pub use transaction::{Authorization, Carrier, Transfer};
 
 use ledger::{Ledger, Refused};
 use transaction::{Content, SignedContent};
@@ -66,7 +67,7 @@ const START: Timestamp = Timestamp::from_secs(1_800_000_000);
 /// What each payer has at the start: enough for every test.
 const FUNDS: u64 = 1_000_000 * PRICE;
 
-/// What each signer has at the start, in coins: enough for every test.
+/// What each payer and each signer has at the start, in coins: enough for every test.
 const COINS: u64 = 1_000_000_000;
 
 /// The fee that nodes ask for now.
@@ -94,6 +95,7 @@ struct State {
 struct Node {
     is_down: bool,
     loses_answers: bool,
+    loses_transactions: bool,
     refuses: bool,
 }
 
@@ -135,6 +137,8 @@ impl World {
         for at in 0..4 {
             let payer = Address::from_key(&Self::payer_key(at));
             world.set_balance(payer, USD, Amount::from(FUNDS));
+            // For the fees of transactions that it sends itself.
+            world.set_balance(payer, COIN, Amount::from(COINS));
         }
         for key in Self::signer_keys() {
             world.set_balance(Address::from_key(&key), COIN, Amount::from(COINS));
@@ -196,6 +200,11 @@ impl World {
         SimulatedChain::new(self.clone(), Self::signer_keys().to_vec())
     }
 
+    /// A chain without signers, on which payers sign and send whole transactions.
+    pub fn chain_without_signers(&self) -> SimulatedChain {
+        SimulatedChain::new(self.clone(), Vec::new())
+    }
+
     /// The seller's offer.
     pub fn offer(&self) -> SimulatedOffer {
         SimulatedOffer::new(
@@ -222,6 +231,35 @@ impl World {
     /// A new payment by this payer, as a seller sends it to a facilitator.
     pub async fn request(&self, payer: &SimulatedPayer) -> PaymentRequest {
         crate::pay(payer, &self.requirements(), self.now()).await
+    }
+
+    /// A new payment by this payer, who sends it in a transaction of its own.
+    pub async fn carried_request(&self, payer: &SimulatedPayer) -> PaymentRequest {
+        self.carry(&self.request(payer).await, payer)
+    }
+
+    /// The same payment, in a transaction of the payer's own, which expires with the authorization.
+    ///
+    /// # Panics
+    /// When the request carries no transfer.
+    pub fn carry(&self, request: &PaymentRequest, payer: &SimulatedPayer) -> PaymentRequest {
+        let transfer = Self::transfer_of(request);
+        let expires = Some(transfer.authorization.expires);
+        let carried = self.carried(transfer, payer, expires);
+        let payload = Object::of(&carried).expect("JSON");
+        let request = request.completed(payload, request.requirements.amount);
+        request.expect("a request that is not too long")
+    }
+
+    /// A transfer in a new transaction of this payer. No block includes it from `expires` on.
+    pub fn carried(
+        &self,
+        transfer: Transfer,
+        payer: &SimulatedPayer,
+        expires: Option<u64>,
+    ) -> Transfer {
+        let number = self.0.nonces.fetch_add(1, Ordering::SeqCst);
+        transfer.carried(self.network(), payer.key(), number, expires)
     }
 
     /// A new payment of this amount by the seller to the payer of a request.
@@ -300,6 +338,11 @@ impl World {
         self.state().node.loses_answers = true;
     }
 
+    /// The node takes transactions and forgets them at once.
+    pub fn lose_transactions(&self) {
+        self.state().node.loses_transactions = true;
+    }
+
     /// The node refuses all transactions.
     pub fn refuse_transactions(&self) {
         self.state().node.refuses = true;
@@ -320,11 +363,14 @@ impl World {
         let content = Content {
             signer,
             sequence: state.ledger.accounts.next_sequence(&signer),
+            in_any_order: false,
             fee: FEE,
+            expires: None,
             transfers: Vec::new(),
         };
         let signed = SignedContent::sign(content, self.network(), &key);
-        let result = state.ledger.submit(&signed.encode());
+        let now = self.now().secs();
+        let result = state.ledger.submit(&signed.encode(), now);
         result.expect("a free sequence number");
     }
 
@@ -337,11 +383,17 @@ impl World {
         let content = Content {
             signer,
             sequence,
+            in_any_order: false,
             fee: FEE,
-            transfers: vec![transfer],
+            expires: None,
+            transfers: vec![Transfer {
+                carrier: None,
+                ..transfer
+            }],
         };
         let signed = SignedContent::sign(content, self.network(), &key);
-        let result = self.state().ledger.submit(&signed.encode());
+        let now = self.now().secs();
+        let result = self.state().ledger.submit(&signed.encode(), now);
         result.expect("a free sequence number");
         self.include();
     }
@@ -364,7 +416,10 @@ impl World {
         if state.node.refuses {
             return Err(SubmitError::Refuses);
         }
-        let result = state.ledger.submit(bytes);
+        let result = state.ledger.submit(bytes, now);
+        if state.node.loses_transactions {
+            state.ledger.forget_waiting();
+        }
         if result.is_ok() && state.includes_at_once {
             state.ledger.include(now);
         }

@@ -5,6 +5,7 @@ use quittance_core::{Amount, LaneId, Network, PaymentId, Transaction, Transactio
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::FEE;
 use super::address::{Address, hex_text};
 
 /// A payer's permission to move an amount once, before a time.
@@ -44,6 +45,7 @@ impl Authorization {
         Transfer {
             authorization: self,
             signature,
+            carrier: None,
         }
     }
 }
@@ -56,9 +58,69 @@ pub struct Transfer {
     /// The payer's Ed25519 signature.
     #[serde(with = "hex_text")]
     pub signature: [u8; 64],
+    /// The payer's own transaction, if the payer sends the transfer and pays the fee.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub carrier: Option<Carrier>,
+}
+
+/// The payer's own transaction with one transfer, without the transfer: what the payer adds to its
+/// authorization if it signs the whole transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carrier {
+    /// The payer's number for it. Payers use their numbers in any order, and each once.
+    pub number: u64,
+    /// In units of the chain's coin.
+    pub fee: u64,
+    /// The first second in which no block includes it any more; `None` for never.
+    pub expires: Option<u64>,
+    /// The payer's Ed25519 signature of the transaction.
+    #[serde(with = "hex_text")]
+    pub signature: [u8; 64],
 }
 
 impl Transfer {
+    /// The transfer in a transaction of its payer's own. No block includes it from `expires` on.
+    pub fn carried(
+        self,
+        network: &Network,
+        key: &SigningKey,
+        number: u64,
+        expires: Option<u64>,
+    ) -> Self {
+        let content = self.carrier_content(number, FEE, expires);
+        let signature = SignedContent::sign(content, network, key).signature;
+        let carrier = Some(Carrier {
+            number,
+            fee: FEE,
+            expires,
+            signature,
+        });
+        Self { carrier, ..self }
+    }
+
+    /// The payer's transaction, if the payer has signed one.
+    pub(crate) fn carrier_transaction(&self) -> Option<SignedContent> {
+        let carrier = self.carrier.as_ref()?;
+        Some(SignedContent {
+            content: self.carrier_content(carrier.number, carrier.fee, carrier.expires),
+            signature: carrier.signature,
+        })
+    }
+
+    fn carrier_content(&self, number: u64, fee: u64, expires: Option<u64>) -> Content {
+        Content {
+            signer: self.authorization.from,
+            sequence: number,
+            in_any_order: true,
+            fee,
+            expires,
+            transfers: vec![Self {
+                carrier: None,
+                ..self.clone()
+            }],
+        }
+    }
+
     /// Whether the payer signed it.
     pub fn is_signed(&self, network: &Network) -> bool {
         let message = self.authorization.message(network);
@@ -66,13 +128,18 @@ impl Transfer {
     }
 }
 
-/// What a facilitator signs. A transaction without transfers only uses up its sequence number.
+/// What a signer signs. A transaction without transfers only uses up its sequence number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Content {
     pub(crate) signer: Address,
     pub(crate) sequence: u64,
+    /// Whether the signer uses this number in any order, as payers do. Facilitators use theirs in
+    /// order.
+    pub(crate) in_any_order: bool,
     /// In units of the chain's coin.
     pub(crate) fee: u64,
+    /// The first second in which no block includes it any more; `None` for never.
+    pub(crate) expires: Option<u64>,
     pub(crate) transfers: Vec<Transfer>,
 }
 
@@ -120,7 +187,8 @@ pub(crate) fn id_of(bytes: &[u8]) -> TransactionId {
     TransactionId::new(&hex::encode(Sha256::digest(bytes)))
 }
 
-fn content_message(content: &Content, network: &Network) -> Vec<u8> {
+/// The bytes that a signer signs.
+pub(crate) fn content_message(content: &Content, network: &Network) -> Vec<u8> {
     let text = serde_json::to_string(content).expect("a transaction can be written as JSON");
     format!("transaction on {}: {text}", network.id()).into_bytes()
 }
