@@ -69,6 +69,7 @@ impl<C: LikeEvm> Payment<C> for WrappedPayment {
     fn check(&self, observed: &Observed<'_, C>) -> Result<Check<C>, Rejection> {
         Ok(match self.0.check(&observed.for_chain())? {
             Check::Ask(read) => Check::Ask(read),
+            Check::Verify(claims) => Check::Verify(claims),
             Check::Valid => Check::Valid,
             Check::NotYet(time) => Check::NotYet(time),
         })

@@ -63,6 +63,6 @@ pub use scheme::{
     Check, CompletedStep, Effect, Observed, Payment, PaymentInfo, Plan, STEPS_MAX, Scheme,
     StateAccess, StateChange, Upkeep,
 };
-pub use signature::SignatureClaim;
+pub use signature::{SignatureClaim, SignatureRule};
 pub use state::{SchemeReceipt, SchemeState, StateId, StateStore};
 pub use time::{Clock, ManualClock, SystemClock, Timestamp};

@@ -167,8 +167,8 @@ pub trait Payment<C: Chain + ?Sized>: Send + Sync {
 
     /// Checks the payment by what was observed so far: asks a question, or returns a verdict.
     ///
-    /// Called first without answers, then with one more answer after each question, until it
-    /// returns [`Check::Valid`] or a rejection. The first call checks everything that needs no
+    /// Called first without answers, then with one more answer after each question, or with more
+    /// signatures, until it returns [`Check::Valid`] or a rejection. The first call checks everything that needs no
     /// answer, so that an invalid payment costs no round trip.
     ///
     /// # Errors
@@ -275,7 +275,8 @@ pub struct PaymentInfo {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Observed<'a, C: Chain + ?Sized> {
-    /// Whether each of the payment's signatures is valid, in the order of the claims.
+    /// Whether each of the payment's signatures is valid, in the order of the claims. Those of
+    /// [`Check::Verify`] follow.
     pub signatures: &'a [bool],
     /// The answers to the questions so far, in the order of the questions.
     pub answers: &'a [C::Answer],
@@ -466,6 +467,10 @@ pub struct CompletedStep<Evidence> {
 pub enum Check<C: Chain + ?Sized> {
     /// The answer to this question is needed.
     Ask(C::Read),
+    /// The verdicts on these signatures are needed, which were not known before the chain was
+    /// asked: of the keys that an account lists, for example. The engine adds them to
+    /// [`Observed::signatures`], behind those of [`Payment::signatures`].
+    Verify(Vec<SignatureClaim>),
     /// The payment is valid, as far as this can be known before it settles.
     Valid,
     /// The payment becomes valid in a later block. There is no other reason against it. The block
@@ -477,6 +482,7 @@ impl<C: Chain + ?Sized> std::fmt::Debug for Check<C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Ask(_) => "Ask",
+            Self::Verify(_) => "Verify",
             Self::Valid => "Valid",
             Self::NotYet(_) => "NotYet",
         })

@@ -1,4 +1,4 @@
-//! Signatures as data: what must be valid, not how to check it.
+//! Signatures as data: what must be valid, not how to check it. Other rules can be added.
 
 use std::sync::Arc;
 
@@ -25,4 +25,38 @@ pub enum SignatureClaim {
         /// The signer's public key.
         key: [u8; 32],
     },
+    /// A signature of another curve, or by other rules, such as P-256 or a list of signers with a
+    /// threshold. The engine checks it with the [`SignatureRule`] of this name that it was built
+    /// with. Without one, the payment gets a fault and no verdict.
+    Other {
+        /// The name of the rule.
+        rule: Arc<str>,
+        /// The message, the signature and the key, in the rule's own encoding.
+        claim: Arc<[u8]>,
+    },
+}
+
+impl SignatureClaim {
+    /// The name of the rule, if the claim needs one.
+    pub fn rule(&self) -> Option<&str> {
+        match self {
+            Self::Other { rule, .. } => Some(rule),
+            Self::Secp256k1 { .. } | Self::Ed25519 { .. } => None,
+        }
+    }
+}
+
+/// Checks the claims of one rule that the engine does not know ([`SignatureClaim::Other`]).
+///
+/// The engine calls it on threads that may block, and from several of them at once.
+pub trait SignatureRule: Send + Sync + 'static {
+    /// The rule's name, such as `p256`. The claims of schemes name it.
+    fn name(&self) -> &str;
+
+    /// Whether each claim is valid, in the order of the claims. A verdict depends only on its
+    /// claim. Bytes that are not a claim of this rule are not valid.
+    ///
+    /// If it panics, or returns another number of verdicts, the payments of these claims get a
+    /// fault.
+    fn verify(&self, claims: &[&[u8]]) -> Vec<bool>;
 }

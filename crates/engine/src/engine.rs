@@ -12,7 +12,8 @@ use quittance_core::wire::{
 };
 use quittance_core::{
     Chain, Clock, Facilitator, FacilitatorError, Fault, FaultKind, Health, Network, PaymentId,
-    PaymentRequest, Reason, Rejection, Scheme, SignatureClaim, SystemClock, TransactionId,
+    PaymentRequest, Reason, Rejection, Scheme, SignatureClaim, SignatureRule, SystemClock,
+    TransactionId,
 };
 use quittance_journal::{Journal, Settlement};
 use tokio::sync::broadcast;
@@ -25,6 +26,7 @@ use crate::event::{EVENTS_MAX, Event};
 use crate::failures::FailureLimits;
 use crate::policy::{AllowAll, Policy};
 use crate::rail::{LostAnswers, Permit, Rail, Services};
+use crate::rules::Rules;
 use crate::signatures::Signatures;
 use crate::timing::Timing;
 
@@ -123,6 +125,7 @@ pub struct EngineBuilder {
     settle_wait: Duration,
     timing: Timing,
     failure_limits: FailureLimits,
+    signature_rules: Vec<Arc<dyn SignatureRule>>,
     #[expect(
         clippy::type_complexity,
         reason = "a list of constructors, used in one place"
@@ -137,6 +140,13 @@ impl EngineBuilder {
         self.rails.push(Box::new(move |services| {
             Arc::new(ErasedRail(Rail::start(Arc::new(chain), schemes, services)))
         }));
+        self
+    }
+
+    /// Adds a rule for signatures that the engine does not know. Schemes refer to it by its name.
+    #[must_use]
+    pub fn signature_rule(mut self, rule: impl SignatureRule) -> Self {
+        self.signature_rules.push(Arc::new(rule));
         self
     }
 
@@ -183,18 +193,19 @@ impl EngineBuilder {
     /// omits it until it can be reached.
     ///
     /// # Errors
-    /// When the journal cannot be read, or a network was added twice: two rails would use the same
-    /// sequence numbers of each signer.
+    /// When the journal cannot be read, or a signature rule was added twice, or a network was: two
+    /// rails would use the same sequence numbers of each signer.
     pub async fn start(self) -> Result<Engine, Fault> {
         let threads = available_parallelism().map_or(1, usize::from);
         let verifier = quittance_verify::Verifier::new(quittance_verify::VerifierConfig::default())
             .map_err(|error| Fault::new(FaultKind::Internal, error))?;
         let check = move |claims: &[&SignatureClaim]| verifier.verify(claims);
+        let rules = Rules::new(self.signature_rules)?;
         let services = Services {
             journal: self.journal,
             clock: self.clock,
             policy: self.policy,
-            signatures: Signatures::start(threads, Box::new(check))?,
+            signatures: Signatures::start(threads, Box::new(check), rules)?,
             settle_wait: self.settle_wait,
             timing: self.timing,
             failure_limits: self.failure_limits,
@@ -255,6 +266,7 @@ impl Engine {
             settle_wait: SETTLE_WAIT,
             timing: Timing::default(),
             failure_limits: FailureLimits::default(),
+            signature_rules: Vec::new(),
             rails: Vec::new(),
         }
     }

@@ -34,6 +34,7 @@ mod outstanding;
 mod policy;
 mod rail;
 mod reader;
+mod rules;
 mod schemes;
 mod signatures;
 mod timing;

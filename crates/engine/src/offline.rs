@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{iter, thread};
 
 use quittance_core::{
-    Chain, Fault, FaultKind, Malformed, Network, Observed, Payment, PaymentRequest, Reason,
-    Refusal, Rejection, Scheme, SignatureClaim, Timestamp,
+    Chain, Check, Fault, FaultKind, Malformed, Network, Observed, Payment, PaymentRequest, Reason,
+    Refusal, Rejection, Scheme, SignatureClaim, SignatureRule, Timestamp,
 };
 use quittance_verify::VerifierConfig;
 
 use crate::policy::check_info;
+use crate::rules::{Rules, no_verdict};
 
 /// How many payments are decoded before their signatures are checked together. Larger batches gain
 /// little, and this many take less than a megabyte.
@@ -35,6 +36,7 @@ const BATCH_MIN: usize = 32;
 pub struct OfflineVerifier {
     schemes: Vec<Box<dyn AnyScheme>>,
     signatures: quittance_verify::Verifier,
+    rules: Rules,
     threads: usize,
 }
 
@@ -45,13 +47,15 @@ pub enum Offline {
     /// Every signature is valid, and the request shows no reason to reject it. Only the chain knows
     /// whether the payer has the money.
     Holds,
-    /// A signature is not from the payer's key. Only the chain knows whether the payer is a
-    /// contract that accepts it.
+    /// A signature is not from the payer's key, or only the chain knows what must be signed. Only
+    /// the chain knows whether the payer is a contract that accepts it.
     Undecided,
     /// The payment is rejected because of the request itself.
     Rejected(Rejection),
     /// The request cannot be read.
     Malformed(Malformed),
+    /// No verdict: this verifier has no rule for a signature, or the rule failed.
+    Fault(Fault),
 }
 
 /// A scheme of any chain type.
@@ -67,7 +71,8 @@ trait AnyScheme: Send + Sync {
 /// A payment of any chain type.
 trait AnyPayment {
     fn signatures(&self) -> &[SignatureClaim];
-    fn check(&self, signatures: &[bool], now: Timestamp) -> Result<(), Rejection>;
+    /// Whether the request shows by itself all that must be signed.
+    fn check(&self, signatures: &[bool], now: Timestamp) -> Result<bool, Rejection>;
 }
 
 struct OnNetwork<C: Chain> {
@@ -100,9 +105,10 @@ impl<C: Chain> AnyPayment for OnChain<C> {
         self.0.signatures()
     }
 
-    fn check(&self, signatures: &[bool], now: Timestamp) -> Result<(), Rejection> {
+    fn check(&self, signatures: &[bool], now: Timestamp) -> Result<bool, Rejection> {
         let observed = Observed::new(signatures, &[], now);
-        self.0.check(&observed).map(|_| ())
+        let check = self.0.check(&observed)?;
+        Ok(!matches!(check, Check::Verify(_)))
     }
 }
 
@@ -123,8 +129,18 @@ impl OfflineVerifier {
         Ok(Self {
             schemes: Vec::new(),
             signatures,
+            rules: Rules::default(),
             threads,
         })
+    }
+
+    /// Sets the rules for signatures that this verifier does not know.
+    ///
+    /// # Errors
+    /// When two have the same name.
+    pub fn signature_rules(self, rules: Vec<Arc<dyn SignatureRule>>) -> Result<Self, Fault> {
+        let rules = Rules::new(rules)?;
+        Ok(Self { rules, ..self })
     }
 
     /// Adds a scheme on a network.
@@ -201,28 +217,40 @@ impl OfflineVerifier {
             .map(|request| self.decode(request?.borrow(), now))
             .map(|decoded| decoded.map_err(Offline::from))
             .collect();
-        let claims: Vec<SignatureClaim> = decoded
-            .iter()
-            .flatten()
-            .flat_map(|payment| payment.signatures().iter().cloned())
+        let payments = decoded.iter().flatten();
+        let claims: Vec<&SignatureClaim> = payments
+            .flat_map(|payment| payment.signatures())
             .collect();
-        let verdicts = self.signatures.verify(&claims);
-        let mut verdicts = verdicts.as_slice();
+        let known = |claims: &[&SignatureClaim]| self.signatures.verify(claims);
+        let mut verdicts = self.rules.verify(&claims, known).into_iter();
         decoded
-            .into_iter()
+            .iter()
             .map(|decoded| match decoded {
                 Ok(payment) => {
-                    let own;
-                    (own, verdicts) = verdicts.split_at(payment.signatures().len());
-                    match payment.check(own, now) {
-                        Ok(()) if own.contains(&false) => Offline::Undecided,
-                        Ok(()) => Offline::Holds,
-                        Err(rejection) => Offline::Rejected(rejection),
-                    }
+                    let own = verdicts.by_ref().take(payment.signatures().len());
+                    self.verdict(&**payment, own.collect(), now)
                 }
-                Err(verdict) => verdict,
+                Err(verdict) => verdict.clone(),
             })
             .collect()
+    }
+
+    /// The verdict on a payment with these verdicts on its signatures.
+    fn verdict(
+        &self,
+        payment: &dyn AnyPayment,
+        signatures: Vec<Option<bool>>,
+        now: Timestamp,
+    ) -> Offline {
+        let Some(signatures) = signatures.into_iter().collect::<Option<Vec<bool>>>() else {
+            let unknown = self.rules.check(payment.signatures()).err();
+            return Offline::Fault(unknown.unwrap_or_else(no_verdict));
+        };
+        match payment.check(&signatures, now) {
+            Ok(is_complete) if !is_complete || signatures.contains(&false) => Offline::Undecided,
+            Ok(_) => Offline::Holds,
+            Err(rejection) => Offline::Rejected(rejection),
+        }
     }
 
     fn decode(

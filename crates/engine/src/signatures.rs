@@ -6,7 +6,6 @@
 //! batches under high load. No claim waits until a batch is full.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -14,7 +13,8 @@ use std::time::Duration;
 use quittance_core::{Fault, FaultKind, SignatureClaim};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
-use tracing::error;
+
+use crate::rules::{Rules, no_verdict};
 
 /// How many claims may wait. One core checks them in half a second even one by one. A longer queue
 /// would only delay all callers.
@@ -27,7 +27,7 @@ const BATCH_MAX: usize = 1024;
 /// How long a caller waits: far longer than a full queue takes.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// Checks claims. The verdicts have the order of the claims.
+/// Checks claims that need no rule. The verdicts have the order of the claims.
 pub(crate) type Check = dyn Fn(&[&SignatureClaim]) -> Vec<bool> + Send + Sync;
 
 /// The queue of claims. Its threads end when the last clone is dropped.
@@ -42,6 +42,7 @@ struct Workers {
     queue: Mutex<Queue>,
     arrived: Condvar,
     check: Box<Check>,
+    rules: Rules,
 }
 
 #[derive(Default)]
@@ -63,11 +64,12 @@ impl Signatures {
     ///
     /// # Errors
     /// When the operating system gives no threads.
-    pub(crate) fn start(threads: usize, check: Box<Check>) -> Result<Self, Fault> {
+    pub(crate) fn start(threads: usize, check: Box<Check>, rules: Rules) -> Result<Self, Fault> {
         let shared = Arc::new(Workers {
             queue: Mutex::default(),
             arrived: Condvar::new(),
             check,
+            rules,
         });
         let handle = Self(Arc::new(Closer(Arc::clone(&shared))));
         for at in 0..threads.max(1) {
@@ -83,11 +85,13 @@ impl Signatures {
     /// Checks these claims. Returns whether each is valid.
     ///
     /// # Errors
-    /// [`FaultKind::Busy`] when too many claims wait already.
+    /// [`FaultKind::Busy`] when too many claims wait already, [`FaultKind::Misconfigured`] when a
+    /// claim has an unknown rule.
     pub(crate) async fn check(&self, claims: &[SignatureClaim]) -> Result<Vec<bool>, Fault> {
         if claims.is_empty() {
             return Ok(Vec::new());
         }
+        self.0.0.rules.check(claims)?;
         let busy = || {
             Fault::new(
                 FaultKind::Busy,
@@ -97,10 +101,7 @@ impl Signatures {
         let verdicts = self.0.0.push(claims).ok_or_else(busy)?;
         match timeout(WAIT_MAX, verdicts).await {
             Ok(Ok(verdicts)) => Ok(verdicts),
-            Ok(Err(_)) => Err(Fault::new(
-                FaultKind::Internal,
-                "a signature could not be checked",
-            )),
+            Ok(Err(_)) => Err(no_verdict()),
             Err(_) => Err(busy()),
         }
     }
@@ -135,17 +136,14 @@ impl Workers {
             let claims: Vec<&SignatureClaim> =
                 batch.iter().flat_map(|waiting| &waiting.claims).collect();
             metrics::histogram!("quittance_signature_batch_size").record(claims.len() as f64);
-            // A panic in the verifier must not end the thread. The callers of this batch get a
-            // fault.
-            let Ok(verdicts) = catch_unwind(AssertUnwindSafe(|| (self.check)(&claims))) else {
-                error!("the signature verifier panicked");
-                continue;
-            };
-            let mut verdicts = verdicts.into_iter();
+            let mut verdicts = self.rules.verify(&claims, &*self.check).into_iter();
             for waiting in batch {
-                let own: Vec<bool> = verdicts.by_ref().take(waiting.claims.len()).collect();
-                // An error means that the caller has gone.
-                let _ = waiting.answer.send(own);
+                let own: Vec<_> = verdicts.by_ref().take(waiting.claims.len()).collect();
+                // A caller without all verdicts gets a fault.
+                if let Some(own) = own.into_iter().collect() {
+                    // An error means that the caller has gone.
+                    let _ = waiting.answer.send(own);
+                }
             }
         }
     }
@@ -206,15 +204,22 @@ mod tests {
             .iter()
             .map(|claim| match claim.borrow() {
                 SignatureClaim::Secp256k1 { digest, .. } => digest[0] % 2 == 0,
-                SignatureClaim::Ed25519 { .. } => false,
+                _ => false,
             })
             .collect()
+    }
+
+    fn start(
+        threads: usize,
+        check: impl Fn(&[&SignatureClaim]) -> Vec<bool> + Send + Sync + 'static,
+    ) -> Signatures {
+        Signatures::start(threads, Box::new(check), Rules::default()).unwrap()
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn each_caller_gets_the_verdicts_on_its_own_claims() {
         let queue =
-            Signatures::start(3, Box::new(|claims: &[&SignatureClaim]| even(claims))).unwrap();
+            start(3, |claims| even(claims));
         let asking = (0..500).map(|at| {
             let queue = queue.clone();
             async move {
@@ -236,7 +241,7 @@ mod tests {
                 even(claims)
             }
         };
-        let queue = Signatures::start(1, Box::new(check)).unwrap();
+        let queue = start(1, check);
         let claims: Vec<_> = (0..200).map(claim).collect();
         join_all(claims.chunks(1).map(|one| queue.check(one))).await;
         assert!(largest.load(Ordering::SeqCst) > 50);
@@ -252,7 +257,7 @@ mod tests {
             let _ = gate.lock().unwrap().recv();
             even(claims)
         };
-        let queue = Signatures::start(1, Box::new(check)).unwrap();
+        let queue = start(1, check);
         let many: Vec<_> = (0..WAITING_MAX).map(claim).collect();
         let first = tokio::spawn({
             let queue = queue.clone();
@@ -279,7 +284,7 @@ mod tests {
             [SignatureClaim::Secp256k1 { digest, .. }] if digest[0] == 13 => panic!("planted"),
             claims => even(claims),
         };
-        let queue = Signatures::start(1, Box::new(check)).unwrap();
+        let queue = start(1, check);
         let fault = queue.check(&[claim(13)]).await.unwrap_err();
         assert_eq!(fault.kind, FaultKind::Internal);
         assert_eq!(queue.check(&[claim(2)]).await.unwrap(), [true]);

@@ -50,7 +50,8 @@ mod verifier;
 
 pub use verifier::{Arithmetic, Verifier, VerifierConfig, VerifierError, WORKERS_MAX};
 
-/// Whether a claim is valid. Depends only on the claim.
+/// Whether a claim is valid. Depends only on the claim. Claims of other rules
+/// ([`SignatureClaim::Other`]) are never valid here: the caller must check them by their rule.
 pub fn holds(claim: &SignatureClaim) -> bool {
     match claim {
         SignatureClaim::Secp256k1 {
@@ -64,5 +65,6 @@ pub fn holds(claim: &SignatureClaim) -> bool {
             signature,
             key,
         } => ed25519::holds(message, signature, key),
+        SignatureClaim::Other { .. } => false,
     }
 }

@@ -106,7 +106,8 @@ impl Verifier {
         })
     }
 
-    /// The verdict on each claim, in the claims' order. A verdict depends only on its claim.
+    /// The verdict on each claim, in the claims' order. A verdict depends only on its claim. Claims
+    /// of other rules are never valid here, as for [`holds`](crate::holds).
     ///
     /// Blocks until all verdicts are known, so async code must call it from a thread that may
     /// block. A few claims are checked on the caller's own thread; more are distributed over the
@@ -170,6 +171,7 @@ impl Verifier {
                 ) => {
                     *verdict = self.ed25519_keys.holds(message, signature, key);
                 }
+                (SignatureClaim::Other { .. }, _) => {}
             }
         }
         if !known.is_empty() {
@@ -220,7 +222,7 @@ fn chunk(claims: usize, threads: usize) -> usize {
 fn payer(claim: &SignatureClaim) -> Option<&[u8; 20]> {
     match claim {
         SignatureClaim::Secp256k1 { address, .. } => Some(address),
-        SignatureClaim::Ed25519 { .. } => None,
+        SignatureClaim::Ed25519 { .. } | SignatureClaim::Other { .. } => None,
     }
 }
 

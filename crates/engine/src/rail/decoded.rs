@@ -28,6 +28,8 @@ pub(super) struct Decoded<C: Chain> {
 /// settled.
 pub(super) struct Verified<'a, C: Chain> {
     pub(super) decoded: &'a Decoded<C>,
+    /// The verdicts on all signatures, those that became known by an answer included.
+    pub(super) signatures: Vec<bool>,
     pub(super) answers: Vec<C::Answer>,
     /// The payer's address.
     pub(super) payer: String,
@@ -83,10 +85,11 @@ impl<C: Chain> Decoded<C> {
 
     pub(super) fn observed<'a>(
         &'a self,
+        signatures: &'a [bool],
         answers: &'a [C::Answer],
         now: Timestamp,
     ) -> Observed<'a, C> {
-        let observed = Observed::new(&self.signatures, answers, now).after(&self.completed);
+        let observed = Observed::new(signatures, answers, now).after(&self.completed);
         let mut observed = observed.with_state(self.state.as_ref());
         observed.settling = self.settling;
         observed
@@ -95,7 +98,7 @@ impl<C: Chain> Decoded<C> {
 
 impl<C: Chain> Verified<'_, C> {
     pub(super) fn observed(&self, now: Timestamp) -> Observed<'_, C> {
-        self.decoded.observed(&self.answers, now)
+        self.decoded.observed(&self.signatures, &self.answers, now)
     }
 
     /// What its verdict says in `extra`.

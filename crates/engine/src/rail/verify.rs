@@ -16,7 +16,7 @@ use super::decoded::{Decoded, Verified, VerifyError};
 use super::judge::Judgement;
 use crate::policy::check_info;
 
-/// The maximum number of questions of one payment to the chain. One is for its state, one for a
+/// The maximum number of questions of one payment, to the chain or about signatures. One is for its state, one for a
 /// contract wallet, one for lookup tables, and one is in reserve. A scheme that asks more has a
 /// mistake.
 const QUESTIONS_MAX: usize = 4;
@@ -30,8 +30,8 @@ const NOT_YET_LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// The result of one read of the chain about a payment.
 enum Look<C: Chain> {
-    /// The payment would settle now, according to these answers.
-    Valid(Vec<C::Answer>),
+    /// The payment would settle now, according to these signatures and answers.
+    Valid(Vec<bool>, Vec<C::Answer>),
     /// The payment becomes valid after this time.
     NotYet(Duration),
 }
@@ -205,7 +205,9 @@ impl<C: Chain> Rail<C> {
         let mut permit = None;
         loop {
             let opens_in = match self.look_at(decoded).await? {
-                Look::Valid(answers) => return self.verified(decoded, answers),
+                Look::Valid(signatures, answers) => {
+                    return self.verified(decoded, signatures, answers);
+                }
                 Look::NotYet(opens_in) => opens_in.max(NOT_YET_LOOK_EVERY),
             };
             permit = permit.or_else(|| self.waiting_to_open.try_acquire().ok());
@@ -218,13 +220,16 @@ impl<C: Chain> Rail<C> {
 
     /// Reads the chain's current state once.
     async fn look_at(&self, decoded: &Decoded<C>) -> Result<Look<C>, VerifyError> {
-        let mut answers = Vec::new();
+        let (mut signatures, mut answers) = (decoded.signatures.clone(), Vec::new());
         for _ in 0..=QUESTIONS_MAX {
-            let observed = decoded.observed(&answers, self.context.now());
+            let observed = decoded.observed(&signatures, &answers, self.context.now());
             match decoded.payment.check(&observed) {
-                Ok(Check::Valid) => return Ok(Look::Valid(answers)),
+                Ok(Check::Valid) => return Ok(Look::Valid(signatures, answers)),
                 Ok(Check::NotYet(opens_in)) => return Ok(Look::NotYet(opens_in)),
                 Ok(Check::Ask(read)) => answers.push(self.reads.ask(read).await?),
+                Ok(Check::Verify(claims)) => {
+                    signatures.extend(self.signatures.check(&claims).await?);
+                }
                 Err(rejection) => return Err(self.rejected(decoded, rejection)),
             }
         }
@@ -246,10 +251,11 @@ impl<C: Chain> Rail<C> {
     fn verified<'a>(
         &self,
         decoded: &'a Decoded<C>,
+        signatures: Vec<bool>,
         answers: Vec<C::Answer>,
     ) -> Result<Verified<'a, C>, VerifyError> {
         let info = decoded.info();
-        let observed = decoded.observed(&answers, self.context.now());
+        let observed = decoded.observed(&signatures, &answers, self.context.now());
         let payer = match decoded.payment.payer(&observed) {
             None => info.payer.clone(),
             Some(payer) => {
@@ -263,6 +269,7 @@ impl<C: Chain> Rail<C> {
         };
         Ok(Verified {
             decoded,
+            signatures,
             answers,
             payer,
         })

@@ -323,6 +323,7 @@ impl<C: Chain> Payment<FaultyChain<C>> for FaultyPayment<C> {
                 return Err(Rejection::new(Reason::INVALID_PAYLOAD, "planted"));
             }
             (Check::Ask(read), _) => Check::Ask(read),
+            (Check::Verify(claims), _) => Check::Verify(claims),
             (Check::Valid, _) => Check::Valid,
             (Check::NotYet(time), _) => Check::NotYet(time),
         })

@@ -185,7 +185,7 @@ fn start(config: VerifierConfig) -> Result<quittance_verify::Verifier, Fault> {
 fn address(claim: &SignatureClaim) -> [u8; 20] {
     match claim {
         SignatureClaim::Secp256k1 { address, .. } => *address,
-        SignatureClaim::Ed25519 { .. } => [0; 20],
+        _ => [0; 20],
     }
 }
 
