@@ -42,6 +42,8 @@ pub struct StateAnswer {
     pub balance: Amount,
     /// Whether a transfer with this nonce is in a block.
     pub is_used: bool,
+    /// The key that signs for the payer.
+    pub key: [u8; 32],
 }
 
 /// What a transaction did.
@@ -219,6 +221,7 @@ impl Chain for SimulatedChain {
             self.ask(|ledger| StateAnswer {
                 balance: ledger.accounts.balance(&question.from, &question.asset),
                 is_used: ledger.accounts.is_used(&question.from, &question.nonce),
+                key: ledger.accounts.key(&question.from),
             })
         };
         reads.iter().map(answer).collect()

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use quittance_core::kit::Parties;
 use quittance_core::{
     Amount, Check, Effect, Malformed, Network, Observed, Payment, PaymentInfo, PaymentRequest,
-    Plan, Reason, Refusal, Rejection, Scheme, SignatureClaim, Timestamp,
+    Plan, Reason, Refusal, Rejection, Scheme, SignatureClaim, SignatureRule, Timestamp,
 };
 
 use super::address::Address;
 use super::chain::{Evidence, Question, Search, SimulatedChain};
-use super::transaction::{Authorization, Transfer, content_message};
+use super::transaction::{Authorization, Transfer, content_message, is_signed_by};
 use super::{USD, World};
 
 /// The reasons of this scheme. A reason about a *used* authorization contains `nonce` or
@@ -52,6 +52,7 @@ const LIFETIME_MAX_SECS: u64 = 7 * 24 * 3600;
 pub struct SimulatedExact {
     network: Network,
     signers: BTreeSet<Address>,
+    asks_for_keys: bool,
 }
 
 impl SimulatedExact {
@@ -60,6 +61,17 @@ impl SimulatedExact {
         Self {
             network: chain.world().network().clone(),
             signers: chain.signers(),
+            asks_for_keys: false,
+        }
+    }
+
+    /// The same scheme, for accounts whose key only the chain knows. Its claims are of the rule
+    /// [`SimulatedRule`].
+    #[must_use]
+    pub fn asking_for_keys(self) -> Self {
+        Self {
+            asks_for_keys: true,
+            ..self
         }
     }
 
@@ -111,11 +123,14 @@ impl SimulatedExact {
     /// What the payer must have signed: its authorization, and its transaction if it sends one.
     fn claims(&self, transfer: &Transfer) -> Result<Vec<SignatureClaim>, Rejection> {
         let key = transfer.authorization.from.0;
-        let mut claims = vec![SignatureClaim::Ed25519 {
-            message: transfer.authorization.message(&self.network).into(),
-            signature: transfer.signature,
-            key,
-        }];
+        let mut claims = Vec::new();
+        if !self.asks_for_keys {
+            claims.push(SignatureClaim::Ed25519 {
+                message: transfer.authorization.message(&self.network).into(),
+                signature: transfer.signature,
+                key,
+            });
+        }
         match transfer.carrier_transaction() {
             Some(signed) => claims.push(SignatureClaim::Ed25519 {
                 message: content_message(&signed.content, &self.network).into(),
@@ -141,6 +156,8 @@ struct SimulatedPayment {
     info: PaymentInfo,
     transfer: Transfer,
     claims: Vec<SignatureClaim>,
+    /// What the payer's key must have signed, if only the chain knows the key.
+    to_be_signed: Option<Vec<u8>>,
 }
 
 impl Scheme<SimulatedChain> for SimulatedExact {
@@ -171,12 +188,47 @@ impl Scheme<SimulatedChain> for SimulatedExact {
         Ok(Box::new(SimulatedPayment {
             info,
             claims: self.claims(&transfer)?,
+            to_be_signed: self
+                .asks_for_keys
+                .then(|| transfer.authorization.message(&self.network)),
             transfer,
         }))
     }
 }
 
+/// The rule of claims whose key the chain has named: a key and a signature of 32 and 64 bytes, and
+/// the message.
+pub struct SimulatedRule;
+
+impl SimulatedRule {
+    const NAME: &'static str = "simulated-key";
+}
+
+impl SignatureRule for SimulatedRule {
+    fn name(&self) -> &str {
+        Self::NAME
+    }
+
+    fn verify(&self, claims: &[&[u8]]) -> Vec<bool> {
+        let is_valid = |claim: &&[u8]| {
+            let (key, rest) = claim.split_first_chunk()?;
+            let (signature, message) = rest.split_first_chunk()?;
+            Some(is_signed_by(key, message, signature))
+        };
+        let verdicts = claims.iter().map(is_valid);
+        verdicts.map(|valid| valid == Some(true)).collect()
+    }
+}
+
 impl SimulatedPayment {
+    /// The claim that this key signed the authorization.
+    fn claim_of(&self, message: &[u8], key: [u8; 32]) -> SignatureClaim {
+        SignatureClaim::Other {
+            rule: SimulatedRule::NAME.into(),
+            claim: [&key[..], &self.transfer.signature, message].concat().into(),
+        }
+    }
+
     fn check_time(&self, now: Timestamp) -> Result<(), Rejection> {
         let left = self.info.expires.secs_since(now);
         if left < REMAINING_MIN_SECS {
@@ -205,7 +257,8 @@ impl Payment<SimulatedChain> for SimulatedPayment {
         &self,
         observed: &Observed<'_, SimulatedChain>,
     ) -> Result<Check<SimulatedChain>, Rejection> {
-        if observed.signatures != vec![true; self.claims.len()] {
+        let signatures = observed.signatures;
+        if signatures.len() < self.claims.len() || signatures.contains(&false) {
             let detail = "the payer did not sign the authorization";
             return Err(Rejection::new(reason::SIGNATURE, detail));
         }
@@ -226,7 +279,12 @@ impl Payment<SimulatedChain> for SimulatedPayment {
             let detail = format_args!("the payer has {}", state.balance);
             return Err(Rejection::new(reason::BALANCE, detail));
         }
-        Ok(Check::Valid)
+        match &self.to_be_signed {
+            Some(message) if signatures.len() == self.claims.len() => {
+                Ok(Check::Verify(vec![self.claim_of(message, state.key)]))
+            }
+            _ => Ok(Check::Valid),
+        }
     }
 
     fn depends_on_time(&self, rejection: &Rejection) -> bool {

@@ -27,6 +27,8 @@ pub(crate) struct Accounts {
     sequences: BTreeMap<Address, u64>,
     /// The numbers that payers have used in any order.
     used_numbers: BTreeSet<(Address, u64)>,
+    /// The keys of accounts that are not their addresses.
+    keys: BTreeMap<Address, [u8; 32]>,
 }
 
 impl Accounts {
@@ -45,6 +47,15 @@ impl Accounts {
 
     pub(crate) fn next_sequence(&self, signer: &Address) -> u64 {
         self.sequences.get(signer).copied().unwrap_or_default()
+    }
+
+    /// The key that signs for an account: its address, unless the account has another one.
+    pub(crate) fn key(&self, address: &Address) -> [u8; 32] {
+        self.keys.get(address).copied().unwrap_or(address.0)
+    }
+
+    pub(crate) fn set_key(&mut self, address: Address, key: [u8; 32]) {
+        self.keys.insert(address, key);
     }
 
     /// Whether no transaction at this one's number can be included any more.
@@ -73,7 +84,7 @@ impl Accounts {
     fn transfer(&mut self, network: &Network, transfer: &Transfer, now: u64) -> Result<(), String> {
         let authorization = &transfer.authorization;
         let (from, to) = (authorization.from, authorization.to);
-        if !transfer.is_signed(network) {
+        if !transfer.is_signed(network, &self.key(&from)) {
             return Err("the payer did not sign".to_owned());
         }
         if now >= authorization.expires {

@@ -44,7 +44,7 @@ pub use chain::{Evidence, Question, Search, SimulatedChain, StateAnswer};
 pub use ed25519_dalek;
 pub use ends::{SimulatedOffer, SimulatedPayer};
 pub use environment::{Environment, TIMING};
-pub use exact::{SimulatedExact, reason};
+pub use exact::{SimulatedExact, SimulatedRule, reason};
 pub use fixtures::{SimulatedChainFixture, SimulatedEndsFixture, SimulatedExactFixture};
 pub use ledger::{COIN, TransferEvent};
 pub use transaction::{Authorization, Carrier, Transfer};
@@ -282,6 +282,12 @@ impl World {
     pub fn set_balance(&self, address: Address, asset: &str, amount: Amount) {
         let accounts = &mut self.state().ledger.accounts;
         accounts.set_balance(address, asset, amount);
+    }
+
+    /// Gives an account another key, which signs for it from now on. Only the chain knows it.
+    pub fn set_key(&self, address: Address, key: &SigningKey) {
+        let key = key.verifying_key().to_bytes();
+        self.state().ledger.accounts.set_key(address, key);
     }
 
     /// Makes a block of the waiting transactions.

@@ -121,10 +121,9 @@ impl Transfer {
         }
     }
 
-    /// Whether the payer signed it.
-    pub fn is_signed(&self, network: &Network) -> bool {
-        let message = self.authorization.message(network);
-        is_signed_by(&self.authorization.from, &message, &self.signature)
+    /// Whether this key signed it.
+    pub(crate) fn is_signed(&self, network: &Network, key: &[u8; 32]) -> bool {
+        is_signed_by(key, &self.authorization.message(network), &self.signature)
     }
 }
 
@@ -159,7 +158,7 @@ impl SignedContent {
 
     pub(crate) fn is_signed(&self, network: &Network) -> bool {
         let message = content_message(&self.content, network);
-        is_signed_by(&self.content.signer, &message, &self.signature)
+        is_signed_by(&self.content.signer.0, &message, &self.signature)
     }
 
     /// The bytes that are sent, the same every time.
@@ -193,8 +192,8 @@ pub(crate) fn content_message(content: &Content, network: &Network) -> Vec<u8> {
     format!("transaction on {}: {text}", network.id()).into_bytes()
 }
 
-fn is_signed_by(address: &Address, message: &[u8], signature: &[u8; 64]) -> bool {
-    VerifyingKey::from_bytes(&address.0).is_ok_and(|key| {
+pub(crate) fn is_signed_by(key: &[u8; 32], message: &[u8], signature: &[u8; 64]) -> bool {
+    VerifyingKey::from_bytes(key).is_ok_and(|key| {
         key.verify_strict(message, &Signature::from_bytes(signature))
             .is_ok()
     })
