@@ -5,10 +5,10 @@ use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// A blockchain network: its CAIP-2 identifier, `namespace:reference`, and its protocol version 1
-/// name, if it has one.
+/// A blockchain network: its CAIP-2 identifier, `namespace:reference`, and its other names: that of
+/// protocol version 1, and identifiers of other registries.
 ///
-/// Two networks are equal if their identifiers are. The alias is only another spelling.
+/// Two networks are equal if their identifiers are. An alias is only another spelling.
 ///
 /// ```
 /// use quittance_core::Network;
@@ -21,7 +21,7 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct Network {
     id: Arc<str>,
-    alias: Option<Arc<str>>,
+    aliases: Vec<Arc<str>>,
 }
 
 impl Network {
@@ -40,20 +40,19 @@ impl Network {
         if ok {
             Ok(Self {
                 id: id.into(),
-                alias: None,
+                aliases: Vec::new(),
             })
         } else {
             Err(NetworkError)
         }
     }
 
-    /// The same network, also known by a version 1 name such as `base-sepolia`.
+    /// The same network, also known by this name: a version 1 name such as `base-sepolia`, or
+    /// another identifier such as `cip34:1-764824073`.
     #[must_use]
-    pub fn with_alias(self, alias: &str) -> Self {
-        Self {
-            alias: Some(alias.into()),
-            ..self
-        }
+    pub fn with_alias(mut self, alias: &str) -> Self {
+        self.aliases.push(alias.into());
+        self
     }
 
     /// The CAIP-2 identifier.
@@ -61,9 +60,15 @@ impl Network {
         &self.id
     }
 
-    /// The version 1 name.
+    /// The version 1 name: the first alias that is not an identifier itself. Such names have no
+    /// colon.
     pub fn alias(&self) -> Option<&str> {
-        self.alias.as_deref()
+        self.aliases().find(|alias| !alias.contains(':'))
+    }
+
+    /// All other names.
+    pub fn aliases(&self) -> impl Iterator<Item = &str> {
+        self.aliases.iter().map(|alias| &**alias)
     }
 
     /// The part before the colon: the chain family, such as `eip155`.
@@ -76,9 +81,9 @@ impl Network {
         self.id.split(':').nth(1).unwrap_or_default()
     }
 
-    /// Whether `name` is exactly this network's identifier or its alias.
+    /// Whether `name` is exactly this network's identifier or one of its aliases.
     pub fn is(&self, name: &str) -> bool {
-        *self.id == *name || self.alias() == Some(name)
+        *self.id == *name || self.aliases().any(|alias| alias == name)
     }
 }
 
@@ -155,6 +160,21 @@ mod tests {
             assert!(Network::new(id).is_err(), "{id}");
         }
         assert!(Network::new(&format!("eip155:{}", "1".repeat(33))).is_err());
+    }
+
+    #[test]
+    fn a_network_has_any_number_of_names() {
+        let network = Network::new("cardano:mainnet").unwrap();
+        assert_eq!(network.alias(), None);
+        let network = network.with_alias("cip34:1-764824073");
+        assert_eq!(network.alias(), None);
+        let network = network.with_alias("cardano").with_alias("ada");
+        assert_eq!(network.alias(), Some("cardano"));
+        for name in ["cardano:mainnet", "cip34:1-764824073", "cardano", "ada"] {
+            assert!(network.is(name), "{name}");
+        }
+        assert!(!network.is("cip34:0-1") && !network.is(""));
+        assert_eq!(network.aliases().count(), 3);
     }
 
     proptest! {

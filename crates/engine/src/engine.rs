@@ -221,17 +221,7 @@ impl EngineBuilder {
             .into_iter()
             .map(|rail| rail(services.clone()))
             .collect();
-        let mut networks = BTreeSet::new();
-        if let Some(twice) = rails
-            .iter()
-            .find(|rail| !networks.insert(rail.network().id()))
-        {
-            let what = format_args!(
-                "the network {} was added twice: remove one",
-                twice.network()
-            );
-            return Err(Fault::new(FaultKind::Misconfigured, what));
-        }
+        check_names(&rails)?;
         join_all(rails.iter().map(|rail| rail.look())).await;
         for rail in &rails {
             rail.recover().await?;
@@ -254,6 +244,22 @@ impl EngineBuilder {
             tasks,
         })
     }
+}
+
+/// Checks that no name belongs to two networks.
+///
+/// # Errors
+/// When one does: a request could then be for either.
+fn check_names(rails: &[Arc<dyn AnyRail>]) -> Result<(), Fault> {
+    let mut names = BTreeSet::new();
+    for network in rails.iter().map(|rail| rail.network()) {
+        let own: BTreeSet<&str> = network.aliases().chain([network.id()]).collect();
+        if let Some(twice) = own.into_iter().find(|name| !names.insert(name.to_owned())) {
+            let what = format_args!("the network {twice} was added twice: remove one");
+            return Err(Fault::new(FaultKind::Misconfigured, what));
+        }
+    }
+    Ok(())
 }
 
 impl Engine {
