@@ -115,7 +115,13 @@ pub enum Submission {
 pub enum Status<Evidence> {
     /// No block has any of them, and a later block still can.
     Pending,
-    /// A block of the canonical chain has one of them.
+    /// A block of the canonical chain has one of them, and what it does is not known yet: on chains
+    /// that execute transactions in later blocks. The engine waits, and sends and replaces nothing.
+    Executing {
+        /// The transaction in the block.
+        id: TransactionId,
+    },
+    /// A block of the canonical chain has one of them, and it was executed.
     Included {
         /// The included transaction.
         id: TransactionId,

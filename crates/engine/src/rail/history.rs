@@ -149,13 +149,15 @@ impl<C: Chain> Rail<C> {
                     no_effect.decided.extend(signed.ids());
                 }
                 // A node that refused a transaction can be wrong.
-                Status::Included { .. } if signed.sent.is_empty() => {
+                Status::Included { .. } | Status::Executing { .. } if signed.sent.is_empty() => {
                     let what = "a transaction that a node refused is in a block";
                     return Err(Fault::new(FaultKind::ChainUnavailable, what));
                 }
                 // A withdrawn transaction is not sent again.
                 Status::Pending if signed.sent.is_empty() => {}
-                Status::Pending | Status::Included { .. } => in_flight = Some(signed.sent),
+                Status::Pending | Status::Executing { .. } | Status::Included { .. } => {
+                    in_flight = Some(signed.sent);
+                }
             }
         }
         Ok(in_flight.map_or(History::NoEffect(no_effect), History::InFlight))

@@ -98,7 +98,7 @@ async fn follow<C: Chain>(
             }
             true
         }
-        Status::Included { .. } => false,
+        Status::Included { .. } | Status::Executing { .. } => false,
         Status::Dropped if dropped_for.is_some_and(|time| time >= context.timing.dropped_after) => {
             let (lane, sequence) = (&watched.lane, watched.sequence);
             warn!(%lane, sequence, "a sent transaction can no longer be included");

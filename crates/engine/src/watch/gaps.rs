@@ -102,7 +102,9 @@ async fn repair<C: Chain>(
             // found dropped again, for ever.
             Status::Dropped => drop(known.remove(&watched.sequence)),
             // The node that reported the next number was behind. This is not a gap.
-            Status::Included { .. } => drop(included.insert(watched.sequence)),
+            Status::Included { .. } | Status::Executing { .. } => {
+                included.insert(watched.sequence);
+            }
         }
     }
     for sequence in gap.filter(|sequence| !included.contains(sequence)) {

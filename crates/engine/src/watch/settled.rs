@@ -224,8 +224,8 @@ fn find<C: Chain>(
                     None => found = Found::Unknown,
                 }
             }
-            Some(Ok(_)) => {}
-            Some(Err(_)) | None => found = Found::Unknown,
+            Some(Ok(Status::Included { .. } | Status::Dropped | Status::Pending)) => {}
+            Some(Ok(Status::Executing { .. }) | Err(_)) | None => found = Found::Unknown,
         }
     }
     found

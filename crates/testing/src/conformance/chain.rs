@@ -173,6 +173,7 @@ async fn status<F: ChainFixture>(fixture: &F, transactions: &[&Transaction]) -> 
     let status = statuses.into_iter().next().expect("one status");
     match status.expect("a status, because the nodes answer") {
         Status::Pending => StatusKind::Pending,
+        Status::Executing { id } => StatusKind::Executing(id),
         Status::Included {
             id, confirmations, ..
         } => StatusKind::Included(id, confirmations),
@@ -192,6 +193,7 @@ async fn is_included<F: ChainFixture>(fixture: &F, transactions: &[&Transaction]
 #[derive(Debug, PartialEq, Eq)]
 enum StatusKind {
     Pending,
+    Executing(TransactionId),
     Included(TransactionId, u64),
     Dropped,
 }
@@ -573,6 +575,7 @@ pub async fn statuses_are_in_the_order_asked<F: ChainFixture>() {
             Status::Included { id, .. } => {
                 assert_eq!((is_pending(at), &id), (false, &included.id), "{at}");
             }
+            Status::Executing { .. } => panic!("{at}: still executing"),
             Status::Dropped => panic!("{at}: no number is used by another transaction"),
         }
     }
