@@ -91,6 +91,14 @@ impl<C: LikeEvm> Payment<C> for WrappedPayment {
         self.0.payer(&observed.for_chain())
     }
 
+    fn expires(&self, observed: &Observed<'_, C>) -> Option<Timestamp> {
+        self.0.expires(&observed.for_chain())
+    }
+
+    fn confirmations_required(&self) -> u64 {
+        self.0.confirmations_required()
+    }
+
     fn sender(&self, observed: &Observed<'_, C>) -> Option<LaneId> {
         self.0.sender(&observed.for_chain())
     }

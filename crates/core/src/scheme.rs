@@ -187,6 +187,20 @@ pub trait Payment<C: Chain + ?Sized>: Send + Sync {
         None
     }
 
+    /// The first moment at which the authorization is no longer valid, if only the chain can tell
+    /// it: where authorizations expire at a block height, for example. It may be an estimate, and
+    /// must not be too early. Called like [`payer`](Self::payer), and again before each time that
+    /// the payment is sent. `None` means the expiry in [`info`](Self::info).
+    fn expires(&self, _observed: &Observed<'_, C>) -> Option<Timestamp> {
+        None
+    }
+
+    /// How many confirmations the payment's transactions need at least. The chain's own number
+    /// ([`Chain::confirmations_required`]) is the minimum for all payments.
+    fn confirmations_required(&self) -> u64 {
+        0
+    }
+
     /// What settling `amount` takes now. Called after [`check`](Self::check) returned
     /// [`Check::Valid`] for `observed`, in which [`settling`](Observed::settling) is set.
     ///

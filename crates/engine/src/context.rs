@@ -63,6 +63,12 @@ impl<C: Chain> Context<C> {
         self.writer.clock.now()
     }
 
+    /// How many confirmations the transactions of a payment need.
+    pub(crate) fn confirmations_required(&self, payment: &dyn Payment<C>) -> u64 {
+        let of_chain = self.chain.confirmations_required();
+        of_chain.max(payment.confirmations_required())
+    }
+
     /// Whether this signer is one of the chain's own.
     pub(crate) fn is_own(&self, lane: &LaneId) -> bool {
         self.chain.lanes().contains(lane)

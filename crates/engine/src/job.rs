@@ -114,10 +114,12 @@ impl<C: Chain> Job<C> {
         &self.payment
     }
 
-    /// Whether the payment must be alone in its transaction: its last transaction had no effect for
-    /// it, or its batch could not be signed.
-    pub(crate) fn is_alone(&self) -> bool {
-        self.alone
+    /// Whether two payments may be in one transaction. A payment is alone if its last transaction
+    /// had no effect for it, or if its batch could not be signed. Payments that need more
+    /// confirmations do not delay others.
+    pub(crate) fn may_share_with(&self, other: &Self) -> bool {
+        let confirmations = |job: &Self| job.payment.confirmations_required();
+        !self.alone && !other.alone && confirmations(self) == confirmations(other)
     }
 
     /// Sets whether the payment must be alone in its transaction.

@@ -112,6 +112,7 @@ impl<C: Chain> Rail<C> {
             return Ok(History::NoEffect(NoEffect::new(&BTreeMap::new())));
         };
         let attempt = settlement.attempt;
+        let required = self.context.confirmations_required(payment);
         let signed_for = signed_for(&settlement);
         let mut no_effect = NoEffect::new(&signed_for);
         let sequences = by_sequence(settlement);
@@ -124,7 +125,7 @@ impl<C: Chain> Rail<C> {
                     id,
                     confirmations,
                     evidence,
-                } if confirmations >= self.chain().confirmations_required() => {
+                } if confirmations >= required => {
                     no_effect.decided.extend(signed.ids());
                     let signed_for = signed_for.get(&id);
                     let step = signed_for.and_then(|signed| NonZeroU8::new(signed.step));

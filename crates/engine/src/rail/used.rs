@@ -64,7 +64,7 @@ impl<C: Chain> Rail<C> {
             }
         };
         let id = found.id;
-        if found.confirmations < self.chain().confirmations_required() {
+        if found.confirmations < self.context.confirmations_required(payment) {
             let what = format_args!(
                 "the transaction {id} used the authorization and needs more confirmations"
             );

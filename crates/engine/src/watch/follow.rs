@@ -86,7 +86,7 @@ async fn follow<C: Chain>(
             id,
             confirmations,
             evidence,
-        } if confirmations >= context.chain.confirmations_required() => {
+        } if confirmations >= confirmations_required(context, watched) => {
             let key = (watched.lane.clone(), watched.sequence);
             let is_noop = context
                 .outstanding
@@ -111,6 +111,19 @@ async fn follow<C: Chain>(
             false
         }
     }
+}
+
+/// How many confirmations the payments of a sequence number need. Those of one batch need the same
+/// number.
+fn confirmations_required<C: Chain>(context: &Context<C>, watched: &Watched) -> u64 {
+    let key = (watched.lane.clone(), watched.sequence);
+    let of_jobs = context.outstanding.at(&key, |entry| {
+        let payments = entry.jobs.iter().map(|job| &**job.payment());
+        let needed = payments.map(|payment| context.confirmations_required(payment));
+        needed.max()
+    });
+    let of_chain = context.chain.confirmations_required();
+    of_jobs.flatten().unwrap_or(of_chain)
 }
 
 /// Hands jobs back to recovery.

@@ -147,7 +147,8 @@ impl SettledPayments {
                 look.pause = (look.pause * 2).min(PAUSE_MAX);
                 look.at = Instant::now();
                 if settlement.evidence() == Some(&id) {
-                    return Ok(is_final(context, &settlement, confirmations));
+                    let required = context.confirmations_required(&*payment);
+                    return Ok(is_final(context, &settlement, confirmations, required));
                 }
                 // The chain has chosen another of its transactions. Reopening corrects the journal.
             }
@@ -209,7 +210,7 @@ fn find<C: Chain>(
                 confirmations,
                 evidence,
             })) if *id == transaction.id => {
-                if *confirmations < context.chain.confirmations_required() {
+                if *confirmations < context.confirmations_required(payment) {
                     found = Found::Unknown;
                     continue;
                 }
@@ -255,9 +256,16 @@ fn age<C: Chain>(context: &Context<C>, settlement: &Settlement) -> Duration {
     Duration::from_secs(context.now().secs_since(since))
 }
 
-fn is_final<C: Chain>(context: &Context<C>, settlement: &Settlement, confirmations: u64) -> bool {
+/// Whether a payment with these confirmations, of those that it requires, is final.
+fn is_final<C: Chain>(
+    context: &Context<C>,
+    settlement: &Settlement,
+    confirmations: u64,
+    required: u64,
+) -> bool {
     let finality = context.chain.finality();
-    confirmations >= finality.confirmations && age(context, settlement) >= finality.age
+    let needed = finality.confirmations.max(required);
+    confirmations >= needed && age(context, settlement) >= finality.age
 }
 
 /// Whether a payment settled so long ago that nodes may not remember it.

@@ -337,6 +337,14 @@ impl<C: Chain> Payment<FaultyChain<C>> for FaultyPayment<C> {
         self.with_inner(observed, |observed| self.inner.payer(observed))
     }
 
+    fn expires(&self, observed: &Observed<'_, FaultyChain<C>>) -> Option<Timestamp> {
+        self.with_inner(observed, |observed| self.inner.expires(observed))
+    }
+
+    fn confirmations_required(&self) -> u64 {
+        self.inner.confirmations_required()
+    }
+
     fn plan(
         &self,
         amount: Amount,
