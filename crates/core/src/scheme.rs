@@ -281,7 +281,8 @@ pub struct PaymentInfo {
     pub asset: String,
     /// The largest authorized amount, in atomic units.
     pub amount: Amount,
-    /// The first moment at which the authorization is no longer valid.
+    /// The first moment at which the authorization is no longer valid. If only the chain can tell
+    /// it, this is a moment that is certainly not earlier, and [`Payment::expires`] is more exact.
     pub expires: Timestamp,
 }
 

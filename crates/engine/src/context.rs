@@ -130,7 +130,12 @@ impl<C: Chain> Context<C> {
 
     /// Whether the authorization of a job has expired.
     pub(crate) fn is_too_late(&self, job: &Job<C>) -> bool {
-        self.now() >= job.expires()
+        self.has_passed(job.expires())
+    }
+
+    /// Whether a moment has passed.
+    pub(crate) fn has_passed(&self, moment: Timestamp) -> bool {
+        self.now() >= moment
     }
 
     /// Ends a job that settled this amount: by this transaction, or without one.

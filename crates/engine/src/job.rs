@@ -94,6 +94,12 @@ impl<C: Chain> Job<C> {
         self.expires
     }
 
+    /// Sets the expiry, by what the chain says now.
+    #[must_use]
+    pub(crate) fn with_expires(self, expires: Timestamp) -> Self {
+        Self { expires, ..self }
+    }
+
     /// The scheme's name.
     pub(crate) fn scheme(&self) -> &str {
         &self.scheme

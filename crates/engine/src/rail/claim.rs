@@ -228,11 +228,13 @@ impl<C: Chain> Rail<C> {
         candidate: Candidate<'_, C>,
         guard: InFlightGuard,
     ) -> Result<Option<Started>, NotStarted> {
-        let payer = match &candidate {
-            Candidate::Verified(verified) => &verified.payer,
-            Candidate::Unfinished(settlement) => &settlement.claim.payer,
+        let known = match &candidate {
+            Candidate::Verified(verified) => (&verified.payer, verified.expires),
+            Candidate::Unfinished(settlement) => {
+                (&settlement.claim.payer, settlement.claim.expires)
+            }
         };
-        let claim = self.claim_for(request, decoded, payer);
+        let claim = self.claim_for(request, decoded, known);
         let mut claim = claim.map_err(VerifyError::Malformed)?;
         claim.is_unfinished = matches!(candidate, Candidate::Unfinished(_));
         let reservation = self.reserve(&claim, &candidate)?;
@@ -318,10 +320,11 @@ impl<C: Chain> Rail<C> {
         &self,
         request: &PaymentRequest,
         decoded: &Decoded<C>,
-        payer: &str,
+        (payer, expires): (&String, Timestamp),
     ) -> Result<Claim, Malformed> {
         let info = PaymentInfo {
-            payer: payer.to_owned(),
+            payer: payer.clone(),
+            expires,
             amount: request.requirements.amount,
             ..decoded.info().clone()
         };

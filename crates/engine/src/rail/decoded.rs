@@ -33,6 +33,8 @@ pub(super) struct Verified<'a, C: Chain> {
     pub(super) answers: Vec<C::Answer>,
     /// The payer's address.
     pub(super) payer: String,
+    /// When the authorization expires.
+    pub(super) expires: Timestamp,
 }
 
 /// Why a payment is not verified.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use quittance_core::{
     Chain, CompletedStep, Fault, FaultKind, LaneId, PaymentId, Plan, Reason, Rejection, STEPS_MAX,
-    TransactionId,
+    Timestamp, TransactionId,
 };
 use quittance_journal::{Settlement, State};
 use tokio::time::Instant;
@@ -64,8 +64,14 @@ enum Resumption<C: Chain> {
     },
 }
 
-/// A plan, and the signer that must send its action, if only one may.
-type Planned<C> = (Plan<<C as Chain>::Action>, Option<LaneId>);
+/// A plan for a payment that is valid now.
+struct Planned<C: Chain> {
+    plan: Plan<C::Action>,
+    /// The signer that must send the plan's action, if only one may.
+    sender: Option<LaneId>,
+    /// When the authorization expires.
+    expires: Timestamp,
+}
 
 impl<C: Chain> Rail<C> {
     /// Resumes every open settlement in the journal that no task works on.
@@ -131,11 +137,12 @@ impl<C: Chain> Rail<C> {
                     return outstanding.watch_journaled(Some(job), transactions);
                 }
                 Ok(Resumption::Go {
-                    planned: (plan, sender),
+                    planned,
                     last,
                     alone,
                 }) => {
-                    let job = job.with_alone(alone);
+                    let job = job.with_alone(alone).with_expires(planned.expires);
+                    let Planned { plan, sender, .. } = planned;
                     return self.carry_out(job, plan, sender, last).await;
                 }
                 Ok(Resumption::Wait { rejection }) => {
@@ -221,14 +228,15 @@ impl<C: Chain> Rail<C> {
             }
         }
         let tried = no_effect.without_effect.len();
-        let is_late = tried == 0 && self.context.is_too_late(job);
+        let expires = judged.as_ref().map_or(job.expires(), |found| found.expires);
+        let is_late = tried == 0 && self.context.has_passed(expires);
         if is_late && let Some(fault) = self.context.health.clock_doubt().await {
             return Err(fault);
         }
         let rejection = match judged {
             _ if is_late => Some(Reason::SETTLEMENT_EXPIRED.into()),
             // Only these bytes could settle it, and they have had their chance.
-            Ok((plan, _)) if self.is_decided(&plan, &no_effect.decided) => None,
+            Ok(found) if self.is_decided(&found.plan, &no_effect.decided) => None,
             // The payment was valid before and is valid now, so it is sent again. After the first
             // failure it is sent alone, because other payments could make its transaction fail.
             Ok(planned) if tried < WITHOUT_EFFECT_MAX => {
@@ -273,7 +281,11 @@ impl<C: Chain> Rail<C> {
                 let observed = verified.observed(self.context.now());
                 let plan = payment.plan(job.amount(), &observed);
                 let plan = plan.and_then(|plan| allow_step(plan, steps_sent));
-                Ok(plan.map(|plan| (plan, payment.sender(&observed))))
+                Ok(plan.map(|plan| Planned {
+                    plan,
+                    sender: payment.sender(&observed),
+                    expires: verified.expires,
+                }))
             }
             Err(VerifyError::Rejected(rejection, _)) => Ok(Err(rejection)),
             Err(VerifyError::Malformed(malformed)) => {

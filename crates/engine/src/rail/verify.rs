@@ -246,32 +246,32 @@ impl<C: Chain> Rail<C> {
         }
     }
 
-    /// A valid payment. If only the chain could name the payer, the policy is asked about that
-    /// payer.
+    /// A valid payment. If only the chain could tell the payer or the expiry, the policy is asked
+    /// about these.
     fn verified<'a>(
         &self,
         decoded: &'a Decoded<C>,
         signatures: Vec<bool>,
         answers: Vec<C::Answer>,
     ) -> Result<Verified<'a, C>, VerifyError> {
-        let info = decoded.info();
+        let (info, payment) = (decoded.info(), &decoded.payment);
         let observed = decoded.observed(&signatures, &answers, self.context.now());
-        let payer = match decoded.payment.payer(&observed) {
-            None => info.payer.clone(),
-            Some(payer) => {
-                let info = PaymentInfo {
-                    payer,
-                    ..info.clone()
-                };
-                self.check_policy(&info, decoded.refund_of)?;
-                info.payer
-            }
+        let found = (payment.payer(&observed), payment.expires(&observed));
+        let is_known = matches!(found, (None, None));
+        let info = PaymentInfo {
+            payer: found.0.unwrap_or_else(|| info.payer.clone()),
+            expires: found.1.unwrap_or(info.expires),
+            ..info.clone()
         };
+        if !is_known {
+            self.check_policy(&info, decoded.refund_of)?;
+        }
         Ok(Verified {
             decoded,
             signatures,
             answers,
-            payer,
+            payer: info.payer,
+            expires: info.expires,
         })
     }
 }
