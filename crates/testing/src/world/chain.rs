@@ -44,6 +44,8 @@ pub struct StateAnswer {
     pub is_used: bool,
     /// The key that signs for the payer.
     pub key: [u8; 32],
+    /// The height of the next block.
+    pub height: u64,
 }
 
 /// What a transaction did.
@@ -69,6 +71,8 @@ pub struct SimulatedChain {
     lanes: Vec<LaneId>,
     /// For how many seconds a transaction of a signer can be included; `None` for ever.
     lifetime_secs: Option<u64>,
+    /// For how many blocks the effect of a transaction in a block is unknown.
+    executing_blocks: u64,
 }
 
 impl SimulatedChain {
@@ -84,6 +88,16 @@ impl SimulatedChain {
             keys,
             lanes,
             lifetime_secs: None,
+            executing_blocks: 0,
+        }
+    }
+
+    /// The same chain, which shows what a transaction did only after this many more blocks.
+    #[must_use]
+    pub fn executing_for(self, blocks: u64) -> Self {
+        Self {
+            executing_blocks: blocks,
+            ..self
         }
     }
 
@@ -140,10 +154,14 @@ impl SimulatedChain {
     fn status_of(&self, ledger: &Ledger, watched: &Watched) -> Result<Status<Evidence>, Fault> {
         let mut found = watched.transactions.iter();
         if let Some((confirmations, included)) = found.find_map(|one| ledger.find(&one.id)) {
-            return Ok(Status::Included {
-                id: included.id.clone(),
-                confirmations,
-                evidence: evidence_of(included),
+            let id = included.id.clone();
+            return Ok(match confirmations > self.executing_blocks {
+                false => Status::Executing { id },
+                true => Status::Included {
+                    id,
+                    confirmations,
+                    evidence: evidence_of(included),
+                },
             });
         }
         let confirmations = self.confirmations_required();
@@ -222,6 +240,7 @@ impl Chain for SimulatedChain {
                 balance: ledger.accounts.balance(&question.from, &question.asset),
                 is_used: ledger.accounts.is_used(&question.from, &question.nonce),
                 key: ledger.accounts.key(&question.from),
+                height: ledger.height(),
             })
         };
         reads.iter().map(answer).collect()

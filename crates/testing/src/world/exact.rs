@@ -9,7 +9,7 @@ use quittance_core::{
 };
 
 use super::address::Address;
-use super::chain::{Evidence, Question, Search, SimulatedChain};
+use super::chain::{Evidence, Question, Search, SimulatedChain, StateAnswer};
 use super::transaction::{Authorization, Transfer, content_message, is_signed_by};
 use super::{USD, World};
 
@@ -48,11 +48,16 @@ const REMAINING_MIN_SECS: u64 = 6;
 /// How long an authorization may be valid, in seconds: a week. The journal keeps it as long.
 const LIFETIME_MAX_SECS: u64 = 7 * 24 * 3600;
 
+/// The time between two blocks in worlds that count heights, in seconds: an upper bound.
+pub const BLOCK_SECS: u64 = 2;
+
 /// The scheme `exact`: the payer authorizes exactly the amount that the seller requires.
 pub struct SimulatedExact {
     network: Network,
     signers: BTreeSet<Address>,
     asks_for_keys: bool,
+    counts_heights: bool,
+    confirmations: u64,
 }
 
 impl SimulatedExact {
@@ -62,6 +67,26 @@ impl SimulatedExact {
             network: chain.world().network().clone(),
             signers: chain.signers(),
             asks_for_keys: false,
+            counts_heights: false,
+            confirmations: 0,
+        }
+    }
+
+    /// The same scheme, in a world that counts heights ([`World::count_heights`]).
+    #[must_use]
+    pub fn counting_heights(self) -> Self {
+        Self {
+            counts_heights: true,
+            ..self
+        }
+    }
+
+    /// The same scheme, whose payments need this many confirmations at least.
+    #[must_use]
+    pub fn with_confirmations(self, confirmations: u64) -> Self {
+        Self {
+            confirmations,
+            ..self
         }
     }
 
@@ -158,6 +183,8 @@ struct SimulatedPayment {
     claims: Vec<SignatureClaim>,
     /// What the payer's key must have signed, if only the chain knows the key.
     to_be_signed: Option<Vec<u8>>,
+    counts_heights: bool,
+    confirmations: u64,
 }
 
 impl Scheme<SimulatedChain> for SimulatedExact {
@@ -172,7 +199,7 @@ impl Scheme<SimulatedChain> for SimulatedExact {
     fn decode(
         &self,
         request: &PaymentRequest,
-        _now: Timestamp,
+        now: Timestamp,
     ) -> Result<Box<dyn Payment<SimulatedChain>>, Refusal> {
         let transfer: Transfer = request.payload.read("paymentPayload.payload")?;
         let authorization = &transfer.authorization;
@@ -183,7 +210,10 @@ impl Scheme<SimulatedChain> for SimulatedExact {
             pay_to: authorization.to.to_string(),
             asset: authorization.asset.clone(),
             amount: authorization.amount,
-            expires: Timestamp::from_secs(authorization.expires),
+            expires: match self.counts_heights {
+                true => now.plus_secs(LIFETIME_MAX_SECS),
+                false => Timestamp::from_secs(authorization.expires),
+            },
         };
         Ok(Box::new(SimulatedPayment {
             info,
@@ -191,6 +221,8 @@ impl Scheme<SimulatedChain> for SimulatedExact {
             to_be_signed: self
                 .asks_for_keys
                 .then(|| transfer.authorization.message(&self.network)),
+            counts_heights: self.counts_heights,
+            confirmations: self.confirmations,
             transfer,
         }))
     }
@@ -229,6 +261,24 @@ impl SimulatedPayment {
         }
     }
 
+    /// How many blocks can still include the transfer.
+    fn blocks_left(&self, state: &StateAnswer) -> u64 {
+        let last = self.transfer.authorization.expires;
+        last.saturating_sub(state.height)
+    }
+
+    fn check_height(&self, state: &StateAnswer) -> Result<(), Rejection> {
+        let left = self.blocks_left(state);
+        match left {
+            0 => Err(Rejection::new(reason::EXPIRED, "no block can include it")),
+            _ if left * BLOCK_SECS > LIFETIME_MAX_SECS => {
+                let detail = format_args!("valid for {left} blocks more");
+                Err(Rejection::new(reason::LIFETIME, detail))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn check_time(&self, now: Timestamp) -> Result<(), Rejection> {
         let left = self.info.expires.secs_since(now);
         if left < REMAINING_MIN_SECS {
@@ -262,7 +312,9 @@ impl Payment<SimulatedChain> for SimulatedPayment {
             let detail = "the payer did not sign the authorization";
             return Err(Rejection::new(reason::SIGNATURE, detail));
         }
-        self.check_time(observed.now)?;
+        if !self.counts_heights {
+            self.check_time(observed.now)?;
+        }
         let authorization = &self.transfer.authorization;
         let Some(state) = observed.answers.first() else {
             return Ok(Check::Ask(Question {
@@ -271,6 +323,9 @@ impl Payment<SimulatedChain> for SimulatedPayment {
                 nonce: authorization.nonce,
             }));
         };
+        if self.counts_heights {
+            self.check_height(state)?;
+        }
         if state.is_used {
             let detail = "the authorization's nonce was already used";
             return Err(Rejection::new(reason::NONCE_ALREADY_USED, detail));
@@ -288,7 +343,16 @@ impl Payment<SimulatedChain> for SimulatedPayment {
     }
 
     fn depends_on_time(&self, rejection: &Rejection) -> bool {
-        [reason::EXPIRED, reason::LIFETIME].contains(&rejection.reason)
+        !self.counts_heights && [reason::EXPIRED, reason::LIFETIME].contains(&rejection.reason)
+    }
+
+    fn expires(&self, observed: &Observed<'_, SimulatedChain>) -> Option<Timestamp> {
+        let state = observed.answers.first().filter(|_| self.counts_heights)?;
+        Some(observed.now.plus_secs(self.blocks_left(state) * BLOCK_SECS))
+    }
+
+    fn confirmations_required(&self) -> u64 {
+        self.confirmations
     }
 
     fn plan(

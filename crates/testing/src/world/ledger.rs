@@ -141,6 +141,8 @@ pub(crate) struct Ledger {
     pub(crate) accounts: Accounts,
     blocks: Vec<Block>,
     waiting: BTreeMap<(Address, u64), SignedContent>,
+    /// Whether authorizations expire at a height, and not at a time.
+    pub(crate) counts_heights: bool,
 }
 
 impl Ledger {
@@ -150,7 +152,13 @@ impl Ledger {
             accounts: Accounts::default(),
             blocks: Vec::new(),
             waiting: BTreeMap::new(),
+            counts_heights: false,
         }
+    }
+
+    /// The height of the next block.
+    pub(crate) fn height(&self) -> u64 {
+        self.blocks.len() as u64
     }
 
     /// Takes a transaction, which then waits for a block. It replaces a waiting transaction of the
@@ -190,6 +198,10 @@ impl Ledger {
     /// Makes a block of all waiting transactions whose turn it is.
     pub(crate) fn include(&mut self, time: u64) {
         let before = self.accounts.clone();
+        let moment = match self.counts_heights {
+            true => self.height(),
+            false => time,
+        };
         let mut transactions = Vec::new();
         // Sorted by signer and sequence number, so that each signer's transactions are in order.
         for (key, signed) in std::mem::take(&mut self.waiting) {
@@ -211,7 +223,7 @@ impl Ledger {
                 .iter()
                 .map(|transfer| TransferEvent {
                     authorization: transfer.authorization.clone(),
-                    failure: self.accounts.transfer(&self.network, transfer, time).err(),
+                    failure: self.accounts.transfer(&self.network, transfer, moment).err(),
                 })
                 .collect();
             transactions.push(Included {

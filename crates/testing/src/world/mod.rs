@@ -44,7 +44,7 @@ pub use chain::{Evidence, Question, Search, SimulatedChain, StateAnswer};
 pub use ed25519_dalek;
 pub use ends::{SimulatedOffer, SimulatedPayer};
 pub use environment::{Environment, TIMING};
-pub use exact::{SimulatedExact, SimulatedRule, reason};
+pub use exact::{BLOCK_SECS, SimulatedExact, SimulatedRule, reason};
 pub use fixtures::{SimulatedChainFixture, SimulatedEndsFixture, SimulatedExactFixture};
 pub use ledger::{COIN, TransferEvent};
 pub use transaction::{Authorization, Carrier, Transfer};
@@ -288,6 +288,16 @@ impl World {
     pub fn set_key(&self, address: Address, key: &SigningKey) {
         let key = key.verifying_key().to_bytes();
         self.state().ledger.accounts.set_key(address, key);
+    }
+
+    /// From now on, authorizations expire at a height, and not at a time.
+    pub fn count_heights(&self) {
+        self.state().ledger.counts_heights = true;
+    }
+
+    /// The height of the next block.
+    pub fn height(&self) -> u64 {
+        self.state().ledger.height()
     }
 
     /// Makes a block of the waiting transactions.

@@ -22,7 +22,8 @@ pub struct Authorization {
     /// A number that the payer uses once. 32 bytes.
     #[serde(with = "hex_text")]
     pub nonce: [u8; 32],
-    /// The first second, since the Unix epoch, in which it is no longer valid.
+    /// The first second, since the Unix epoch, in which it is no longer valid; or the first height,
+    /// in worlds that count heights.
     pub expires: u64,
 }
 
