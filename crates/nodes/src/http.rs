@@ -6,7 +6,7 @@ use serde_json::Value;
 use url::Url;
 
 use crate::failure::{Failure, unavailable};
-use crate::reply::ExchangeError;
+use crate::transport::ExchangeError;
 
 /// The longest response body that is read, in bytes. A batch of a hundred transactions with their
 /// logs is under 4 MiB.

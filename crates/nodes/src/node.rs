@@ -4,14 +4,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tracing::{debug, warn};
-use url::Url;
 
 use crate::failure::{Failure, unavailable};
-use crate::http::{RETRY_AFTER_MAX, post, redacted};
-use crate::reply::{ExchangeError, FIRST_ID, in_order};
+use crate::http::RETRY_AFTER_MAX;
 use crate::request::{Identity, Reply, Request};
+use crate::transport::{ExchangeError, Transport};
 
 /// For how long a node that failed is asked only after all others.
 const BACK_OFF: Duration = Duration::from_secs(15);
@@ -26,13 +25,10 @@ const BATCH_MAX_LIFETIME: Duration = Duration::from_secs(300);
 /// The divisor of the batch size after a refused batch. A batch of 100 shrinks to 1 in four steps.
 const BATCH_DIVISOR: usize = 4;
 
-/// A node, by its URL.
+/// A node.
 #[derive(Debug)]
 pub(crate) struct Node {
-    http: reqwest::Client,
-    url: Url,
-    /// The URL without its secret parts.
-    name: String,
+    transport: Box<dyn Transport>,
     started: Instant,
     /// When the node last proved its identity, in milliseconds after `started`, plus one; 0 if it
     /// has not since it last failed.
@@ -55,11 +51,9 @@ enum Identified {
 }
 
 impl Node {
-    pub(crate) fn new(http: &reqwest::Client, url: &Url) -> Self {
+    pub(crate) fn new(transport: Box<dyn Transport>) -> Self {
         Self {
-            http: http.clone(),
-            url: url.clone(),
-            name: redacted(url),
+            transport,
             started: Instant::now(),
             identified_at: AtomicU64::new(0),
             backs_off_until: AtomicU64::new(0),
@@ -70,7 +64,7 @@ impl Node {
     }
 
     pub(crate) fn name(&self) -> &str {
-        &self.name
+        self.transport.name()
     }
 
     pub(crate) fn is_stale(&self) -> bool {
@@ -92,7 +86,7 @@ impl Node {
 
     /// Moves the node behind all others for a while. It must prove its identity again.
     pub(crate) fn back_off(&self, failure: &Failure) {
-        warn!(node = self.name, ?failure, "a node failed");
+        warn!(node = self.name(), ?failure, "a node failed");
         self.identified_at.store(0, Ordering::Relaxed);
         let requested = match failure {
             Failure::NotSent(fault) | Failure::NoReply(fault) => fault.retry_after,
@@ -116,9 +110,9 @@ impl Node {
         requests: &[Request],
     ) -> Result<Vec<Reply>, Failure> {
         match self.identified() {
-            Identified::Recently => self.exchange(identity, requests).await,
+            Identified::Recently => self.exchange(requests).await,
             Identified::Outdated => {
-                let exchange = self.exchange(identity, requests);
+                let exchange = self.exchange(requests);
                 let (identity, replies) = join(self.check_identity(identity), exchange).await;
                 identity.and(replies)
             }
@@ -134,7 +128,7 @@ impl Node {
         requests: &[Request],
     ) -> Result<Vec<Reply>, Failure> {
         match self.identified() {
-            Identified::Recently => self.exchange(identity, requests).await,
+            Identified::Recently => self.exchange(requests).await,
             Identified::Outdated | Identified::Never => {
                 self.check_and_ask(identity, requests).await
             }
@@ -148,7 +142,7 @@ impl Node {
         requests: &[Request],
     ) -> Result<Vec<Reply>, Failure> {
         self.check_identity(identity).await?;
-        self.exchange(identity, requests).await
+        self.exchange(requests).await
     }
 
     fn identified(&self) -> Identified {
@@ -174,22 +168,18 @@ impl Node {
     }
 
     async fn ask_identity(&self, identity: &dyn Identity) -> Result<(), Failure> {
-        let replies = self.exchange(identity, &[identity.request()]).await?;
+        let replies = self.exchange(&[identity.request()]).await?;
         let reply = replies.into_iter().next().unwrap_or(Ok(Value::Null));
         let result = reply.map_err(Failure::Node)?;
         identity.check(&result).map_err(|wrong| {
-            let detail = format_args!("the node {} is {wrong}", self.name);
+            let detail = format_args!("the node {} is {wrong}", self.name());
             Failure::NotSent(unavailable(detail))
         })
     }
 
-    /// The replies, in the order of the requests, by as few HTTP requests as the node accepts. They
+    /// The replies, in the order of the requests, by as few round trips as the node accepts. They
     /// are made one after another.
-    async fn exchange(
-        &self,
-        identity: &dyn Identity,
-        requests: &[Request],
-    ) -> Result<Vec<Reply>, Failure> {
+    async fn exchange(&self, requests: &[Request]) -> Result<Vec<Reply>, Failure> {
         let mut replies = Vec::with_capacity(requests.len());
         let mut size = self.batch_max();
         let mut was_refused = false;
@@ -198,7 +188,7 @@ impl Node {
             .filter(|open| !open.is_empty())
         {
             let batch = open.get(..size).unwrap_or(open);
-            match self.post(identity, batch).await {
+            match self.round_trip(batch).await {
                 Ok(found) => {
                     replies.extend(found);
                     if std::mem::take(&mut was_refused) {
@@ -206,7 +196,7 @@ impl Node {
                     }
                 }
                 Err(error) if error.fewer_may_work && batch.len() > 1 => {
-                    debug!(node = self.name, requests = batch.len(), failure = ?error.failure, "a batch was refused");
+                    debug!(node = self.name(), requests = batch.len(), failure = ?error.failure, "a batch was refused");
                     size = batch.len().div_ceil(BATCH_DIVISOR);
                     was_refused = true;
                 }
@@ -226,7 +216,7 @@ impl Node {
 
     fn remember_batch_max(&self, size: usize) {
         warn!(
-            node = self.name,
+            node = self.name(),
             size, "the node accepts only small batches"
         );
         self.batch_max.store(size, Ordering::Relaxed);
@@ -234,39 +224,75 @@ impl Node {
         self.batch_max_until.store(until, Ordering::Relaxed);
     }
 
-    /// One HTTP request. The replies are in the order of the requests.
-    async fn post(
-        &self,
-        identity: &dyn Identity,
-        requests: &[Request],
-    ) -> Result<Vec<Reply>, ExchangeError> {
+    /// One round trip. The replies are in the order of the requests, one for each.
+    async fn round_trip(&self, requests: &[Request]) -> Result<Vec<Reply>, ExchangeError> {
         let first = requests.first().map_or("", |request| &request.method);
-        debug!(
-            node = self.name,
-            requests = requests.len(),
-            first,
-            "request"
-        );
-        let object = |(id, Request { method, params }): (u64, &Request)| json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
-        let objects: Vec<Value> = (FIRST_ID..).zip(requests).map(object).collect();
-        // Not every gateway accepts a batch of one.
-        let body = match objects.as_slice() {
-            [one] => one.clone(),
-            many => json!(many),
-        };
-        let response = post(&self.http, &self.url, &body).await;
-        let response = response.map_err(|error| error.exchange_error())?;
-        in_order(response, requests.len(), identity.limit_codes())
+        let name = self.name();
+        debug!(node = name, requests = requests.len(), first, "request");
+        let replies = self.transport.exchange(requests).await?;
+        match replies.len() == requests.len() {
+            true => Ok(replies),
+            false => {
+                let what = format_args!("the node {name} replied to another number of requests");
+                let failure = Failure::NoReply(unavailable(what));
+                Err(ExchangeError::new(failure).with_fewer())
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::JsonRpc;
 
     fn node() -> Node {
-        let http = reqwest::Client::new();
-        Node::new(&http, &"http://127.0.0.1:1".parse().unwrap())
+        let (http, url) = (reqwest::Client::new(), "http://127.0.0.1:1".parse().unwrap());
+        Node::new(Box::new(JsonRpc::new(&http, &url, &[])))
+    }
+
+    /// A node that replies to this many requests of a round trip, and takes at most `most`.
+    #[derive(Debug)]
+    struct Scripted {
+        replies: fn(usize) -> usize,
+        most: usize,
+    }
+
+    #[async_trait::async_trait]
+    impl Transport for Scripted {
+        fn name(&self) -> &str {
+            "scripted"
+        }
+
+        async fn exchange(&self, requests: &[Request]) -> Result<Vec<Reply>, ExchangeError> {
+            if requests.len() > self.most {
+                let failure = Failure::NotSent(unavailable("too many"));
+                return Err(ExchangeError::new(failure).with_fewer());
+            }
+            let reply = |request: &Request| Ok(request.params.clone());
+            let count = (self.replies)(requests.len());
+            Ok(requests.iter().cycle().take(count).map(reply).collect())
+        }
+    }
+
+    async fn exchange(replies: fn(usize) -> usize, most: usize) -> Result<Vec<Reply>, Failure> {
+        let node = Node::new(Box::new(Scripted { replies, most }));
+        let requests: Vec<Request> = (0..10).map(|at| Request::new("ask", at.into())).collect();
+        node.exchange(&requests).await
+    }
+
+    #[tokio::test]
+    async fn each_request_of_a_transport_has_one_reply() {
+        let expected: Vec<Reply> = (0..10).map(|at| Ok(at.into())).collect();
+        for most in [1, 3, 100] {
+            assert_eq!(exchange(|count| count, most).await.unwrap(), expected);
+        }
+        for replies in [|_| 0, |count| count - 1, |count| count + 1] {
+            let failure = exchange(replies, 100).await.unwrap_err();
+            assert!(matches!(failure, Failure::NoReply(_)), "{failure:?}");
+        }
+        let failure = exchange(|count| count, 0).await.unwrap_err();
+        assert!(matches!(failure, Failure::NotSent(_)), "{failure:?}");
     }
 
     /// Moves the node's clock forward.

@@ -14,6 +14,7 @@ use crate::http::Clients;
 use crate::node::Node;
 use crate::request::{Identity, Reply, Request, decode_result};
 use crate::submission;
+use crate::transport::{JsonRpc, Transport};
 
 /// The nodes of one chain, in order of preference.
 #[derive(Debug)]
@@ -34,13 +35,20 @@ impl Nodes {
         identity: impl Identity,
     ) -> Result<Self, reqwest::Error> {
         let clients = Clients::new(timeout)?;
-        Ok(Self {
+        let transport = |url: &Url| -> Box<dyn Transport> {
+            let limit_codes = identity.limit_codes();
+            Box::new(JsonRpc::new(clients.for_url(url), url, limit_codes))
+        };
+        let transports = urls.iter().map(transport).collect();
+        Ok(Self::with_transports(transports, identity))
+    }
+
+    /// Nodes that are reached in other ways than JSON-RPC by HTTP, in order of preference.
+    pub fn with_transports(transports: Vec<Box<dyn Transport>>, identity: impl Identity) -> Self {
+        Self {
             identity: Box::new(identity),
-            nodes: urls
-                .iter()
-                .map(|url| Node::new(clients.for_url(url), url))
-                .collect(),
-        })
+            nodes: transports.into_iter().map(Node::new).collect(),
+        }
     }
 
     /// Sends one request to each node in turn, until one returns a result of type `T`. A node that
@@ -238,14 +246,27 @@ impl Nodes {
         replies
     }
 
-    /// Submits a signed transaction, with this request, to the nodes in turn until one has it.
-    ///
-    /// A refusal never overrides that a node asked before may have it. `refusal` says what a node's
-    /// error means, as [`Refusals::submission`](crate::Refusals::submission) does.
+    /// As [`submit`](Self::submit), for nodes that return the id of a transaction that they take.
+    /// `refusal` says what a node's error means, as
+    /// [`Refusals::submission`](crate::Refusals::submission) does.
     pub async fn send(
         &self,
         request: &Request,
         refusal: impl Fn(&NodeError) -> Submission,
+    ) -> Submission {
+        let meaning = |reply: &Reply| submission::taken_by_id(reply, &refusal);
+        self.submit(request, meaning).await
+    }
+
+    /// Submits a signed transaction, with this request, to the nodes in turn until one has it.
+    ///
+    /// A refusal never overrides that a node asked before may have it. `meaning` says what a node's
+    /// reply means. [`Submission::Refused`] must be certain: a result that it does not know is
+    /// [`Submission::Unknown`].
+    pub async fn submit(
+        &self,
+        request: &Request,
+        meaning: impl Fn(&Reply) -> Submission,
     ) -> Submission {
         let mut outcome = Submission::Refused(no_node());
         for node in self.order() {
@@ -255,7 +276,7 @@ impl Nodes {
             if let Err(failure @ (Failure::NotSent(_) | Failure::NoReply(_))) = &reply {
                 node.back_off(failure);
             }
-            outcome = submission::stronger(outcome, submission::from_reply(reply, &refusal));
+            outcome = submission::stronger(outcome, submission::from_reply(reply, &meaning));
             if matches!(outcome, Submission::Accepted | Submission::SequenceUsed) {
                 break;
             }

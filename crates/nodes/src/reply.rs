@@ -8,17 +8,10 @@ use serde_json::Value;
 use crate::failure::{Failure, NodeError, unavailable};
 use crate::limit::is_limit;
 use crate::request::Reply;
+use crate::transport::ExchangeError;
 
 /// The id of the first request. It is not 0, because some gateways treat a zero as a missing id.
 pub(crate) const FIRST_ID: u64 = 1;
-
-/// Why one HTTP request returned no replies.
-#[derive(Debug)]
-pub(crate) struct ExchangeError {
-    pub(crate) failure: Failure,
-    /// Whether a smaller batch may succeed.
-    pub(crate) fewer_may_work: bool,
-}
 
 /// One JSON-RPC response.
 #[derive(Deserialize)]
@@ -108,19 +101,14 @@ fn rate_limited(error: &NodeError) -> ExchangeError {
         "the node reported a rate limit, error {}: {}",
         error.code, error.message
     );
-    ExchangeError {
-        failure: Failure::NotSent(unavailable(what)),
-        fewer_may_work: true,
-    }
+    ExchangeError::new(Failure::NotSent(unavailable(what))).with_fewer()
 }
 
 /// The body is not what was expected. Some gateways respond like this to batches that they do not
 /// support.
 fn unexpected(what: &str) -> ExchangeError {
-    ExchangeError {
-        failure: Failure::NoReply(unavailable(format_args!("the node returned {what}"))),
-        fewer_may_work: true,
-    }
+    let failure = Failure::NoReply(unavailable(format_args!("the node returned {what}")));
+    ExchangeError::new(failure).with_fewer()
 }
 
 #[cfg(test)]

@@ -4,10 +4,24 @@ use quittance_core::Submission;
 use serde_json::Value;
 
 use crate::failure::{Failure, NodeError, unavailable};
+use crate::request::Reply;
 
-/// What one node's reply means. A node that took the transaction returns its id.
+/// What one node's reply means, or that there is none.
 pub(crate) fn from_reply(
     reply: Result<Value, Failure>,
+    meaning: impl Fn(&Reply) -> Submission,
+) -> Submission {
+    match reply {
+        Ok(result) => meaning(&Ok(result)),
+        Err(Failure::Node(error)) => meaning(&Err(error)),
+        Err(Failure::NotSent(fault)) => Submission::Refused(fault),
+        Err(Failure::NoReply(fault)) => Submission::Unknown(fault),
+    }
+}
+
+/// What a reply means if a node that took the transaction returns its id, as a text.
+pub(crate) fn taken_by_id(
+    reply: &Reply,
     refusal: impl Fn(&NodeError) -> Submission,
 ) -> Submission {
     match reply {
@@ -16,9 +30,7 @@ pub(crate) fn from_reply(
             let detail = "the node did not confirm that it took the transaction";
             Submission::Unknown(unavailable(detail))
         }
-        Err(Failure::Node(error)) => refusal(&error),
-        Err(Failure::NotSent(fault)) => Submission::Refused(fault),
-        Err(Failure::NoReply(fault)) => Submission::Unknown(fault),
+        Err(error) => refusal(error),
     }
 }
 
@@ -67,9 +79,9 @@ mod tests {
     #[test]
     fn only_a_reply_with_an_id_is_an_acceptance() {
         let refusal = |_: &NodeError| Submission::SequenceUsed;
-        assert_eq!(from_reply(Ok(json!("0x1")), refusal), Submission::Accepted);
+        assert_eq!(taken_by_id(&Ok(json!("0x1")), refusal), Submission::Accepted);
         for result in [json!(null), json!(true), json!({})] {
-            let submission = from_reply(Ok(result), refusal);
+            let submission = taken_by_id(&Ok(result), refusal);
             assert!(matches!(submission, Submission::Unknown(_)));
         }
     }
