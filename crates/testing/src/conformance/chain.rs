@@ -50,7 +50,7 @@ pub trait ChainFixture: Send + Sync + Sized {
     /// A question that consumes as many of a node's resources as a question can.
     fn hostile_question(&self) -> <Self::Chain as Chain>::Read;
 
-    /// Makes a block of everything that waits.
+    /// Makes a block of everything that waits, and further blocks until it is executed.
     async fn include(&self);
 
     /// Uses up the lane's next sequence number in a block, without the chain under test.

@@ -38,6 +38,7 @@ pub enum ChainFault {
     PendingWhenDropped,
     PendingWithoutNodes,
     NeverIncluded,
+    ExecutingForEver,
     NoConfirmations,
     OneConfirmationForEver,
     FirstActionOnly,
@@ -66,7 +67,7 @@ pub enum ChainFault {
 
 impl ChainFault {
     /// All faults.
-    pub const ALL: [Self; 49] = [
+    pub const ALL: [Self; 50] = [
         Self::LostAnswerIsRefused,
         Self::RefusedIsAccepted,
         Self::UsedSequenceIsRefused,
@@ -92,6 +93,7 @@ impl ChainFault {
         Self::PendingWhenDropped,
         Self::PendingWithoutNodes,
         Self::NeverIncluded,
+        Self::ExecutingForEver,
         Self::NoConfirmations,
         Self::OneConfirmationForEver,
         Self::FirstActionOnly,
@@ -161,6 +163,9 @@ impl<C: Chain> FaultyChain<C> {
             Status::Pending if self.has(ChainFault::DroppedWhilePending) => Status::Dropped,
             Status::Dropped if self.has(ChainFault::PendingWhenDropped) => Status::Pending,
             Status::Included { .. } if self.has(ChainFault::NeverIncluded) => Status::Pending,
+            Status::Included { id, .. } if self.has(ChainFault::ExecutingForEver) => {
+                Status::Executing { id }
+            }
             Status::Included {
                 id,
                 confirmations,
