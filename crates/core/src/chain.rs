@@ -217,8 +217,7 @@ impl Health {
     /// Whether transactions can be sent: at least one of these signers is usable, or the chain has
     /// no signers and sends what others have signed.
     pub fn can_send(&self, lanes: &[LaneId]) -> bool {
-        self.network_works()
-            && (lanes.is_empty() || lanes.iter().any(|lane| self.lane_works(lane)))
+        self.network_works() && (lanes.is_empty() || lanes.iter().any(|lane| self.lane_works(lane)))
     }
 
     /// Whether this signer is usable.

@@ -49,7 +49,9 @@ impl<C: Chain> Monitor<C> {
     /// Looks at the chain's health once, and logs new problems.
     pub(crate) async fn look(&self) {
         let mut found = self.chain.health(self.clock.now()).await;
-        found.problems.extend(self.outstanding.stuck(self.chain.lanes()));
+        found
+            .problems
+            .extend(self.outstanding.stuck(self.chain.lanes()));
         found.problems.extend(self.unreadable_problem());
         let network = self.chain.network().id();
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);

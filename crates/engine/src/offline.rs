@@ -218,9 +218,8 @@ impl OfflineVerifier {
             .map(|decoded| decoded.map_err(Offline::from))
             .collect();
         let payments = decoded.iter().flatten();
-        let claims: Vec<&SignatureClaim> = payments
-            .flat_map(|payment| payment.signatures())
-            .collect();
+        let claims: Vec<&SignatureClaim> =
+            payments.flat_map(|payment| payment.signatures()).collect();
         let known = |claims: &[&SignatureClaim]| self.signatures.verify(claims);
         let mut verdicts = self.rules.verify(&claims, known).into_iter();
         decoded

@@ -218,8 +218,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn each_caller_gets_the_verdicts_on_its_own_claims() {
-        let queue =
-            start(3, |claims| even(claims));
+        let queue = start(3, |claims| even(claims));
         let asking = (0..500).map(|at| {
             let queue = queue.clone();
             async move {

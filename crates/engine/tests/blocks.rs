@@ -14,7 +14,10 @@ use quittance_testing::world::{
 };
 
 async fn engine(setting: &Environment, chain: SimulatedChain, exact: SimulatedExact) -> Engine {
-    let builder = setting.builder().await.settle_wait(Duration::from_millis(400));
+    let builder = setting
+        .builder()
+        .await
+        .settle_wait(Duration::from_millis(400));
     let builder = builder.chain(chain, vec![Arc::new(exact)]);
     builder.start().await.unwrap()
 }
@@ -24,7 +27,9 @@ async fn settlement(
     engine: &Engine,
     request: &PaymentRequest,
 ) -> Settlement {
-    let id = World::transfer_of(request).authorization.id(setting.world.network());
+    let id = World::transfer_of(request)
+        .authorization
+        .id(setting.world.network());
     engine.settlement(&id).await.unwrap().unwrap()
 }
 
@@ -47,7 +52,9 @@ async fn until_height(setting: &Environment, blocks: u64) -> PaymentRequest {
     authorization.expires = setting.world.height() + blocks;
     let transfer = setting.world.payer(0).sign(authorization);
     let payload = Object::of(&transfer).unwrap();
-    request.completed(payload, request.requirements.amount).unwrap()
+    request
+        .completed(payload, request.requirements.amount)
+        .unwrap()
 }
 
 async fn counting_heights(setting: &Environment) -> Engine {
@@ -66,7 +73,10 @@ async fn the_journal_has_the_expiry_that_the_chain_tells() {
     assert_eq!(claim.expires, setting.world.now().plus_secs(5 * BLOCK_SECS));
     let late = until_height(&setting, 0).await;
     let verdict = engine.verify(&late).await.unwrap();
-    assert_eq!(verdict.invalid_reason.as_deref(), Some(reason::EXPIRED.code()));
+    assert_eq!(
+        verdict.invalid_reason.as_deref(),
+        Some(reason::EXPIRED.code())
+    );
 }
 
 /// Blocks come more slowly than was assumed. The transaction is cancelled, and the payment is still

@@ -46,7 +46,9 @@ async fn signed_by(setting: &Environment, signer: u8) -> PaymentRequest {
     let signer: SimulatedPayer = setting.world.payer(signer);
     transfer.signature = signer.sign(transfer.authorization.clone()).signature;
     let payload = quittance_core::json::Object::of(&transfer).unwrap();
-    request.completed(payload, request.requirements.amount).unwrap()
+    request
+        .completed(payload, request.requirements.amount)
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,10 +81,15 @@ async fn the_key_is_asked_for_again_after_a_crash() {
     drop(first);
     // The first transaction is taken by no block, and its number by another one.
     setting.world.forget_waiting();
-    setting.world.submit_rival(&quittance_core::Chain::lanes(&setting.world.chain())[0]);
+    setting
+        .world
+        .submit_rival(&quittance_core::Chain::lanes(&setting.world.chain())[0]);
     setting.world.includes_at_once(true);
     let second = engine(&setting, Some(SimulatedRule)).await;
-    until("nothing is in progress", || async { second.in_progress() == 0 }).await;
+    until("nothing is in progress", || async {
+        second.in_progress() == 0
+    })
+    .await;
     let answer = second.settle(&request).await.unwrap();
     assert!(answer.success, "{answer:?}");
     assert_eq!(setting.received(), Amount::from(PRICE));
@@ -111,8 +118,13 @@ async fn a_claim_of_an_unknown_rule_is_a_fault() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rule_that_is_added_twice_stops_the_start() {
     let setting = setting();
-    let builder = setting.builder().await.chain(setting.world.chain(), vec![exact(&setting)]);
-    let builder = builder.signature_rule(SimulatedRule).signature_rule(SimulatedRule);
+    let builder = setting
+        .builder()
+        .await
+        .chain(setting.world.chain(), vec![exact(&setting)]);
+    let builder = builder
+        .signature_rule(SimulatedRule)
+        .signature_rule(SimulatedRule);
     let fault = builder.start().await.err().unwrap();
     assert_eq!(fault.kind, FaultKind::Misconfigured);
 }

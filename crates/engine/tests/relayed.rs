@@ -8,11 +8,11 @@ use futures_util::future::join_all;
 use quittance_core::json::Object;
 use quittance_core::{Amount, Facilitator, PaymentId, PaymentRequest, Reason};
 use quittance_engine::{Engine, EngineBuilder, Settlement, StateKind};
+use quittance_testing::until;
 use quittance_testing::world::{
     Address, Environment, NETWORK, PRICE, SimulatedExact, SimulatedPayer, Transfer, USD, World,
     reason,
 };
-use quittance_testing::until;
 
 /// How long an authorization of these tests is valid, in seconds.
 const VALID_SECS: u64 = 60;

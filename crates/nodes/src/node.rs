@@ -247,7 +247,10 @@ mod tests {
     use crate::transport::JsonRpc;
 
     fn node() -> Node {
-        let (http, url) = (reqwest::Client::new(), "http://127.0.0.1:1".parse().unwrap());
+        let (http, url) = (
+            reqwest::Client::new(),
+            "http://127.0.0.1:1".parse().unwrap(),
+        );
         Node::new(Box::new(JsonRpc::new(&http, &url, &[])))
     }
 

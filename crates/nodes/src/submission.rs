@@ -20,10 +20,7 @@ pub(crate) fn from_reply(
 }
 
 /// What a reply means if a node that took the transaction returns its id, as a text.
-pub(crate) fn taken_by_id(
-    reply: &Reply,
-    refusal: impl Fn(&NodeError) -> Submission,
-) -> Submission {
+pub(crate) fn taken_by_id(reply: &Reply, refusal: impl Fn(&NodeError) -> Submission) -> Submission {
     match reply {
         Ok(Value::String(_)) => Submission::Accepted,
         Ok(_) => {
@@ -79,7 +76,10 @@ mod tests {
     #[test]
     fn only_a_reply_with_an_id_is_an_acceptance() {
         let refusal = |_: &NodeError| Submission::SequenceUsed;
-        assert_eq!(taken_by_id(&Ok(json!("0x1")), refusal), Submission::Accepted);
+        assert_eq!(
+            taken_by_id(&Ok(json!("0x1")), refusal),
+            Submission::Accepted
+        );
         for result in [json!(null), json!(true), json!({})] {
             let submission = taken_by_id(&Ok(result), refusal);
             assert!(matches!(submission, Submission::Unknown(_)));

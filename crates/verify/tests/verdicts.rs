@@ -71,6 +71,7 @@ fn holds_otherwise(claim: &SignatureClaim) -> bool {
             key.verify_strict(message, &ed25519_dalek::Signature::from_bytes(signature))
                 .is_ok()
         }),
+        SignatureClaim::Other { .. } => false,
     }
 }
 

@@ -166,7 +166,9 @@ impl<C: Chain> Worker<C> {
             self.hold(ready);
         }
         let fits = |batch: &[Ready<C>], next: &Ready<C>| {
-            let may_share = batch.iter().all(|ready| ready.job.may_share_with(&next.job));
+            let may_share = batch
+                .iter()
+                .all(|ready| ready.job.may_share_with(&next.job));
             let actions: Vec<&C::Action> = batch.iter().map(|ready| &ready.action).collect();
             may_share && chain.can_batch(&actions, &next.action)
         };

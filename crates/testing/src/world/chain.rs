@@ -144,7 +144,9 @@ impl SimulatedChain {
             sequence,
             in_any_order: false,
             fee,
-            expires: self.lifetime_secs.map(|secs| self.world.now().secs() + secs),
+            expires: self
+                .lifetime_secs
+                .map(|secs| self.world.now().secs() + secs),
             transfers,
         };
         let signed = SignedContent::sign(content, self.world.network(), key);

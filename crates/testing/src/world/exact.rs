@@ -257,7 +257,9 @@ impl SimulatedPayment {
     fn claim_of(&self, message: &[u8], key: [u8; 32]) -> SignatureClaim {
         SignatureClaim::Other {
             rule: SimulatedRule::NAME.into(),
-            claim: [&key[..], &self.transfer.signature, message].concat().into(),
+            claim: [&key[..], &self.transfer.signature, message]
+                .concat()
+                .into(),
         }
     }
 

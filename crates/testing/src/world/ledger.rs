@@ -223,7 +223,10 @@ impl Ledger {
                 .iter()
                 .map(|transfer| TransferEvent {
                     authorization: transfer.authorization.clone(),
-                    failure: self.accounts.transfer(&self.network, transfer, moment).err(),
+                    failure: self
+                        .accounts
+                        .transfer(&self.network, transfer, moment)
+                        .err(),
                 })
                 .collect();
             transactions.push(Included {
