@@ -2,8 +2,8 @@
 //!
 //! * [`Malformed`]: the caller sent something that is not a request. The caller must change it
 //!   before it retries. HTTP 400.
-//! * [`Rejection`]: a verdict. The request was decoded, and the payment in it is not valid. HTTP
-//!   200 with `isValid: false` or `success: false`, and a reason code.
+//! * [`Rejection`](crate::Rejection): a verdict. The request was decoded, and the payment in it is
+//!   not valid. HTTP 200 with `isValid: false` or `success: false`, and a reason code.
 //! * [`Fault`]: the facilitator or the network failed. It is not a verdict on the payment. HTTP
 //!   503.
 //!
@@ -105,53 +105,6 @@ impl Malformed {
             field: field.into(),
             problem: problem.to_string(),
         }
-    }
-}
-
-/// A verdict against the payment, with the reason code of the specification or the reference
-/// implementation.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{reason}{}", detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default())]
-pub struct Rejection {
-    /// The reason code.
-    pub reason: Reason,
-    /// For people: what was found. Never has a secret.
-    pub detail: Option<String>,
-}
-
-impl Rejection {
-    /// A rejection with a detail for people.
-    pub fn new(reason: Reason, detail: impl fmt::Display) -> Self {
-        Self {
-            reason,
-            detail: Some(detail.to_string()),
-        }
-    }
-}
-
-impl From<Reason> for Rejection {
-    fn from(reason: Reason) -> Self {
-        Self {
-            reason,
-            detail: None,
-        }
-    }
-}
-
-/// Why a request has no valid payment: it cannot be decoded, or it was decoded and rejected.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The caller's message is invalid.
-    #[error(transparent)]
-    Malformed(#[from] Malformed),
-    /// The payment is invalid.
-    #[error(transparent)]
-    Rejected(#[from] Rejection),
-}
-
-impl From<Reason> for Refusal {
-    fn from(reason: Reason) -> Self {
-        Self::Rejected(reason.into())
     }
 }
 

@@ -32,6 +32,7 @@ mod kept;
 pub mod kit;
 mod network;
 mod printable;
+mod rejection;
 mod request;
 mod sale;
 mod scheme;
@@ -48,13 +49,14 @@ pub use ends::{
     Asset, AuthorizationState, Next, Offer, OfferError, Payer, PayerError, PaymentOutcome, Quote,
     QuoteError, SignedPayment,
 };
-pub use error::{Fault, FaultKind, Malformed, Reason, Refusal, Rejection};
+pub use error::{Fault, FaultKind, Malformed, Reason};
 pub use facilitator::{Facilitator, FacilitatorError};
 pub use flow::{CancelReason, FirstSuccess, Flow, Phase};
 pub use identity::{IdentityError, PaymentId};
 pub use kept::KEPT_MAX;
 pub use network::{Network, NetworkError};
 pub use printable::printable;
+pub use rejection::{Refusal, Rejection};
 pub use request::{
     Accepted, AcceptedRequirements, PaymentRequest, RequestCaller, Requirements, Version,
 };

@@ -211,7 +211,7 @@ impl<C: Chain> Context<C> {
         if transaction.is_some() && !by_other {
             self.failures.failed(job.payer(), job.pay_to(), self.now());
         }
-        let Rejection { reason, detail } = rejection;
+        let Rejection { reason, detail, .. } = rejection;
         let outcome = Outcome::Failed {
             reason,
             detail: detail.unwrap_or_default(),
@@ -228,7 +228,7 @@ impl<C: Chain> Context<C> {
             "a payment whose success was reported was undone and cannot be settled again");
         metrics::counter!("quittance_lost_settlements_total", "network" => network.clone())
             .increment(1);
-        let Rejection { reason, detail } = rejection;
+        let Rejection { reason, detail, .. } = rejection;
         let outcome = Outcome::Lost {
             reason,
             detail: detail.unwrap_or_default(),

@@ -142,10 +142,11 @@ impl Payment<SimulatedChain> for Act {
         let charged = Channel::read(observed.state).charged;
         match ceiling == charged + PRICE {
             true => Ok(Check::Valid),
-            false => Err(Rejection::new(
-                MISMATCH,
-                format_args!("{charged} were charged"),
-            )),
+            false => {
+                let rejection = Rejection::new(MISMATCH, format_args!("{charged} were charged"));
+                let state = Object::of(&json!({ "charged": charged })).unwrap();
+                Err(rejection.with_extra(state))
+            }
         }
     }
 
@@ -262,6 +263,11 @@ async fn each_voucher_is_charged_once_without_a_transaction() {
             assert_eq!(answer.extra.unwrap().tree()["charged"], ceiling * PRICE);
             let again = engine.settle(&voucher).await.unwrap();
             assert_eq!(reason(&again), Some(MISMATCH.code()));
+            let verdict = engine.verify(&voucher).await.unwrap();
+            for rejection in [again.rejection(), verdict.rejection()] {
+                let corrected = rejection.unwrap().extra.unwrap().tree();
+                assert_eq!(corrected["charged"], ceiling * PRICE);
+            }
         }
         stop(engine).await;
     }

@@ -24,6 +24,7 @@ pub use partial::{UnreadableSettlement, network_named, transaction_named};
 
 use self::reading::{exact, loose};
 use crate::json::{Json, Object};
+use crate::{Reason, Rejection};
 
 message! {
     /// The server's 402 response: the payment options for a resource. Specification section 5.1.
@@ -257,13 +258,21 @@ impl VerifyResponse {
     }
 
     /// A verdict against the payment.
-    pub fn invalid(rejection: &crate::Rejection, payer: Option<String>) -> Self {
+    pub fn invalid(rejection: &Rejection, payer: Option<String>) -> Self {
         Self {
             is_valid: false,
             invalid_reason: Some(rejection.reason.to_string()),
             invalid_message: message(rejection),
+            extra: rejection.extra.as_deref().cloned(),
             ..Self::valid(payer)
         }
+    }
+
+    /// The verdict against the payment; `None` if the payment is valid. The reason code is empty if
+    /// the response has none.
+    pub fn rejection(&self) -> Option<Rejection> {
+        let (reason, message) = (&self.invalid_reason, &self.invalid_message);
+        (!self.is_valid).then(|| rejection(reason, message, self.extra.as_ref()))
     }
 }
 
@@ -288,7 +297,7 @@ impl SettleResponse {
     /// `transaction` is the known transaction, or empty.
     pub fn failed(
         network: &str,
-        rejection: &crate::Rejection,
+        rejection: &Rejection,
         payer: Option<String>,
         transaction: &str,
     ) -> Self {
@@ -296,8 +305,16 @@ impl SettleResponse {
             success: false,
             error_reason: Some(rejection.reason.to_string()),
             error_message: message(rejection),
+            extra: rejection.extra.as_deref().cloned(),
             ..Self::settled(network, payer, transaction)
         }
+    }
+
+    /// Why the caller gets no success; `None` if it gets one. The reason code is empty if the
+    /// response has none.
+    pub fn rejection(&self) -> Option<Rejection> {
+        let (reason, message) = (&self.error_reason, &self.error_message);
+        (!self.success).then(|| rejection(reason, message, self.extra.as_ref()))
     }
 
     /// Whether the transaction was sent and its outcome is not known yet. The caller must ask again
@@ -305,14 +322,27 @@ impl SettleResponse {
     pub fn is_pending(&self) -> bool {
         !self.success
             && !self.transaction.is_empty()
-            && self.error_reason.as_deref() == Some(crate::Reason::SETTLEMENT_PENDING.code())
+            && self.error_reason.as_deref() == Some(Reason::SETTLEMENT_PENDING.code())
     }
 }
 
 /// The text of a rejection for people. An empty text is omitted.
-fn message(rejection: &crate::Rejection) -> Option<String> {
+fn message(rejection: &Rejection) -> Option<String> {
     let detail = rejection.detail.as_ref();
     detail.filter(|detail| !detail.is_empty()).cloned()
+}
+
+/// The rejection with these fields of a response.
+fn rejection(
+    reason: &Option<String>,
+    message: &Option<String>,
+    extra: Option<&Object>,
+) -> Rejection {
+    Rejection {
+        reason: Reason::from_code(reason.clone().unwrap_or_default()),
+        detail: message.clone(),
+        extra: extra.cloned().map(Box::new),
+    }
 }
 
 #[cfg(test)]

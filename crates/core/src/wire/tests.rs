@@ -187,6 +187,26 @@ prop_compose! {
     }
 }
 
+#[test]
+fn rejection_with_its_extra_is_read_from_both_responses() {
+    let extra: Object = serde_json::from_str(r#"{"channelState":{"charged":"7"}}"#).unwrap();
+    let plain = Rejection::new(Reason::new("invalid_a"), "a detail");
+    for rejection in [plain.clone(), plain.with_extra(extra)] {
+        let invalid = VerifyResponse::invalid(&rejection, None);
+        let failed = SettleResponse::failed("a:1", &rejection, None, "");
+        let printed = [
+            serde_json::to_string(&invalid).unwrap(),
+            serde_json::to_string(&failed).unwrap(),
+        ];
+        let verdict: VerifyResponse = json::read("verdict", printed[0].as_bytes()).unwrap();
+        let answer: SettleResponse = json::read("answer", printed[1].as_bytes()).unwrap();
+        assert_eq!(verdict.rejection(), Some(rejection.clone()));
+        assert_eq!(answer.rejection(), Some(rejection));
+    }
+    assert_eq!(VerifyResponse::valid(None).rejection(), None);
+    assert_eq!(SettleResponse::settled("a:1", None, "0x1").rejection(), None);
+}
+
 proptest! {
     #[test]
     fn payment_required_is_read_back_as_printed(
