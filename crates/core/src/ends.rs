@@ -3,9 +3,10 @@
 use async_trait::async_trait;
 
 use crate::json::Object;
-use crate::wire::{PaymentRequirements, SettleResponse, SupportedKind, VerifyResponse};
+use crate::wire::{PaymentRequirements, SettleResponse, SupportedKind};
 use crate::{
-    Amount, AmountError, Flow, Malformed, Network, PaymentId, PaymentRequest, Phase, Timestamp,
+    Amount, AmountError, Flow, Malformed, Network, PaymentId, PaymentRequest, Phase, Rejection,
+    Timestamp,
 };
 
 /// A way to be paid: the seller's side of a scheme. Turns a price into [`PaymentRequirements`].
@@ -132,12 +133,15 @@ pub trait Offer: Send + Sync + 'static {
         None
     }
 
-    /// What a 402 response adds to `extra` of this offer after this verdict against a payment, such
-    /// as the state of the buyer's channel. The buyer can then sign a payment that is valid. `None`
-    /// if there is nothing to correct.
+    /// What a 402 response adds to `extra` of this offer after the facilitator has rejected a
+    /// payment, such as the state of the buyer's channel. The buyer can then sign a payment that is
+    /// valid. `None` if there is nothing to correct.
+    ///
+    /// The rejection is that of `/verify` or `/settle`, with the facilitator's `extra`. Its reason
+    /// code is empty if the facilitator names none.
     ///
     /// The requirements' own fields stay as they are, because the layer compares them.
-    fn correct(&self, _verdict: &VerifyResponse) -> Option<Object> {
+    fn correct(&self, _rejection: &Rejection) -> Option<Object> {
         None
     }
 

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use quittance_core::json::{Json, Object};
 use quittance_core::wire::{
-    PaymentRequired, PaymentRequirements, ResourceInfo, SupportedKind, SupportedResponse,
-    VerifyResponse, v1,
+    PaymentRequired, PaymentRequirements, ResourceInfo, SupportedKind, SupportedResponse, v1,
 };
 use quittance_core::{
     Amount, Fault, FaultKind, Flow, Malformed, Network, Offer, OfferError, PaymentId,
-    PaymentRequest, Phase, Version,
+    PaymentRequest, Phase, Rejection, Version,
 };
 use tracing::{error, warn};
 
@@ -73,6 +72,22 @@ pub(crate) async fn with_hints(options: Vec<PaymentOption>) -> Vec<PaymentOption
         option
     });
     join_all(hinted).await
+}
+
+/// The options for a buyer whose payment for the option `paid` was rejected. Its offer says what to
+/// correct.
+pub(crate) fn corrected(
+    mut options: Vec<PaymentOption>,
+    paid: &PaymentOption,
+    rejection: &Rejection,
+) -> Vec<PaymentOption> {
+    let is_paid = |option: &&mut PaymentOption| Arc::ptr_eq(&option.offer, &paid.offer);
+    if let Some(correction) = paid.offer.correct(rejection)
+        && let Some(option) = options.iter_mut().find(is_paid)
+    {
+        option.requirements.extra = merged(option.requirements.extra.take(), &correction);
+    }
+    options
 }
 
 /// `extra` with those fields of `hints` that it does not have.
@@ -194,19 +209,6 @@ impl PaymentOption {
         let scheme = self.requirements.scheme.as_bytes();
         let parts = [b"serial", scheme, network, serial.as_bytes()];
         Some(PaymentId::from_parts(&parts))
-    }
-
-    /// What the 402 response says of this option after this verdict.
-    pub(crate) fn correct(&mut self, verdict: &VerifyResponse) {
-        if let Some(correction) = self.offer.correct(verdict) {
-            let extra = self.requirements.extra.take();
-            self.requirements.extra = merged(extra, &correction);
-        }
-    }
-
-    /// Whether both are of one offer.
-    pub(crate) fn is_of_offer(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.offer, &other.offer)
     }
 
     /// The authorization in a payload for this option, if the offer can identify it.

@@ -91,20 +91,23 @@ impl ReservedPayment {
         self.option.flow().settles_first()
     }
 
+    /// The refusal of the payment, with this receipt if there is one. The options are corrected by
+    /// the facilitator's `rejection`.
     pub(crate) fn refuse(
-        &self,
+        self,
         reason: RefusalReason,
         receipt: Option<SettleResponse>,
+        rejection: Option<&Rejection>,
     ) -> SaleRefusal {
-        required(
-            &self.options,
-            &self.resource,
-            reason,
-            receipt.map(|response| SaleReceipt {
-                version: self.payment.version,
-                response,
-            }),
-        )
+        let receipt = receipt.map(|response| SaleReceipt {
+            version: self.payment.version,
+            response,
+        });
+        let options = match rejection {
+            Some(rejection) => options::corrected(self.options, &self.option, rejection),
+            None => self.options,
+        };
+        required(&options, &self.resource, reason, receipt)
     }
 }
 

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use quittance_core::json::Object;
-use quittance_core::wire::{ResourceInfo, SettleResponse};
+use quittance_core::wire::{ResourceInfo, SettleResponse, VerifyResponse};
 use quittance_core::{
     Amount, CancelReason, Fault, FaultKind, FirstSuccess, Flow, OfferError, PaymentRequest, Phase,
     Reason, Rejection,
@@ -25,7 +25,7 @@ use tracing::{error, info, warn};
 
 use crate::charge::Charge;
 use crate::limit::CountedAttempt;
-use crate::options::PaymentOption;
+use crate::options::{self, PaymentOption};
 use crate::refusal::{RefusalReason, SaleReceipt, SaleRefusal};
 use crate::reservations::ReservedAuthorization;
 use crate::sale::{RATE_LIMITED, ReservedPayment, Seller, VerifiedPayment, required};
@@ -79,7 +79,7 @@ pub(crate) struct PendingCharge {
 impl PendingCharge {
     /// The refusal of a sale whose client does not wait any longer.
     pub(crate) fn refusal(&self, sale: &Sale) -> SaleRefusal {
-        unsettled(sale, self.receipt.clone())
+        unsettled(sale, self.receipt.clone(), None)
     }
 }
 
@@ -175,44 +175,37 @@ impl Seller {
         client: Option<IpAddr>,
     ) -> Result<Sale, SaleRefusal> {
         let payment = &reserved.payment;
-        if let Some(transaction) = self.state.settled.transaction(&payment.origin()) {
-            return Err(already_settled(&reserved, &transaction));
+        let settled = self.state.settled.transaction(&payment.origin());
+        // A payment without a transaction, such as a voucher, is verified again for a correction.
+        if let Some(transaction) = &settled
+            && (reserved.settles_first() || !transaction.is_empty())
+        {
+            return Err(already_settled(reserved, transaction));
         }
         let attempt = self.state.clients.present(self.limit, client);
-        let attempt = attempt.map_err(|retry_after| rate_limited(payment, retry_after))?;
+        let mut attempt = attempt.map_err(|retry_after| rate_limited(payment, retry_after))?;
         let valid_for = Duration::from_secs(payment.requirements.max_timeout_secs).min(VALID_MAX);
         let deadline = Instant::now() + valid_for;
-        match reserved.settles_first() {
-            false => self.verify(reserved, attempt, deadline).await,
-            true => self.collect(reserved, attempt, deadline).await,
+        if reserved.settles_first() {
+            return self.collect(reserved, attempt, deadline).await;
         }
-    }
-
-    async fn verify(
-        &self,
-        mut reserved: ReservedPayment,
-        mut attempt: CountedAttempt,
-        deadline: Instant,
-    ) -> Result<Sale, SaleRefusal> {
-        let request = first_request(&reserved, Phase::Verify).await?;
-        let verdict = self.facilitator.verify(&request).await?;
-        if !verdict.is_valid {
-            let reason = verdict.invalid_reason.as_deref();
-            let reason = reason.unwrap_or("Verification failed");
-            let message = verdict.invalid_message.as_deref();
-            let payer = &verdict.payer;
-            info!(reason, message, payer, "a payment was refused");
-            let reason = RefusalReason::new(reason, message);
-            let mut options = reserved.options.iter_mut();
-            if let Some(option) = options.find(|it| it.is_of_offer(&reserved.option)) {
-                option.correct(&verdict);
-            }
-            return Err(reserved.refuse(reason, None));
+        let verdict = self.verify(&reserved).await?;
+        if let Some(rejection) = verdict.rejection() {
+            let reason = verification_reason(&verdict);
+            return Err(reserved.refuse(reason, None, Some(&rejection)));
+        }
+        if let Some(transaction) = settled {
+            return Err(already_settled(reserved, &transaction));
         }
         attempt.verified();
         let reserved = self.with_sale_id(reserved);
         let first = FirstSuccess::Verified(verdict);
         Ok(sale(reserved, first, attempt, deadline))
+    }
+
+    async fn verify(&self, reserved: &ReservedPayment) -> Result<VerifyResponse, SaleRefusal> {
+        let request = first_request(reserved, Phase::Verify).await?;
+        Ok(self.facilitator.verify(&request).await?)
     }
 
     /// Settles what the flow settles before the handler.
@@ -242,8 +235,8 @@ impl Seller {
             })));
         }
         if !response.success {
-            let reason = settlement_reason(&response);
-            return Err(reserved.refuse(reason, Some(response)));
+            let (reason, rejection) = (settlement_reason(&response), response.rejection());
+            return Err(reserved.refuse(reason, Some(response), rejection.as_ref()));
         }
         attempt.verified();
         if reserved.option.flow() == Flow::Upfront {
@@ -346,7 +339,9 @@ impl Seller {
                 true => self.give_back(sale, CancelReason::SettlementRefused).await,
                 false => None,
             };
-            return Err(unsettled(sale, sale.failed(response, back)));
+            let rejection = response.rejection();
+            let receipt = sale.failed(response, back);
+            return Err(unsettled(sale, receipt, rejection.as_ref()));
         }
         sale.attempt.settled();
         let settled = &self.state.settled;
@@ -437,13 +432,13 @@ fn sale(
 
 /// The refusal of a payment that has settled before: one payment buys one response. The receipt
 /// names its transaction.
-fn already_settled(reserved: &ReservedPayment, transaction: &str) -> SaleRefusal {
+fn already_settled(reserved: ReservedPayment, transaction: &str) -> SaleRefusal {
     info!(transaction, "a settled payment is presented again");
     let message = "this payment has settled for an earlier request";
     let rejection = Rejection::new(Reason::DUPLICATE_SETTLEMENT, message);
     let network = &reserved.payment.requirements.network;
     let receipt = SettleResponse::failed(network, &rejection, None, transaction);
-    reserved.refuse(rejection.into(), Some(receipt))
+    reserved.refuse(rejection.into(), Some(receipt), None)
 }
 
 fn rate_limited(payment: &PaymentRequest, retry_after: Duration) -> SaleRefusal {
@@ -487,10 +482,26 @@ fn with_deposit(extra: Option<Object>, before: &SettleResponse) -> Option<Object
     Object::of(&fields).ok()
 }
 
-/// The refusal of a payment that was not settled. The handler's response is discarded.
-fn unsettled(sale: &Sale, receipt: SaleReceipt) -> SaleRefusal {
+/// The refusal of a payment that was not settled. The handler's response is discarded, and the
+/// options are corrected by the facilitator's `rejection`.
+fn unsettled(sale: &Sale, receipt: SaleReceipt, rejection: Option<&Rejection>) -> SaleRefusal {
     let reason = settlement_reason(&receipt.response);
-    required(&sale.options, &sale.resource, reason, Some(receipt))
+    let options = sale.options.clone();
+    let options = match rejection {
+        Some(rejection) => options::corrected(options, &sale.option, rejection),
+        None => options,
+    };
+    required(&options, &sale.resource, reason, Some(receipt))
+}
+
+/// Why the facilitator has rejected a payment at verification.
+fn verification_reason(verdict: &VerifyResponse) -> RefusalReason {
+    let reason = verdict.invalid_reason.as_deref();
+    let reason = reason.unwrap_or("Verification failed");
+    let message = verdict.invalid_message.as_deref();
+    let payer = &verdict.payer;
+    info!(reason, message, payer, "a payment was refused");
+    RefusalReason::new(reason, message)
 }
 
 /// Why the facilitator did not settle a payment.

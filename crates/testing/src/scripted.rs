@@ -18,7 +18,7 @@ use quittance_core::wire::{
 use quittance_core::{
     Amount, Asset, AuthorizationState, Facilitator, FacilitatorError, Flow, Network, Offer,
     OfferError, Payer, PayerError, PaymentId, PaymentRequest, Phase, Quote, QuoteError, Reason,
-    SaleId, SignedPayment, Timestamp, kit,
+    Rejection, SaleId, SignedPayment, Timestamp, kit,
 };
 use serde_json::{Value, json};
 
@@ -317,8 +317,8 @@ impl Offer for TestOffer {
     }
 
     /// The facilitator's own correction.
-    fn correct(&self, verdict: &VerifyResponse) -> Option<Object> {
-        verdict.extra.clone()
+    fn correct(&self, rejection: &Rejection) -> Option<Object> {
+        rejection.extra.as_deref().cloned()
     }
 
     fn requirements(&self, kind: &SupportedKind) -> Result<PaymentRequirements, OfferError> {

@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use quittance_core::json::Object;
-use quittance_core::wire::{PaymentRequirements, SupportedKind, VerifyResponse};
+use quittance_core::wire::{PaymentRequirements, SupportedKind};
 use quittance_core::{
     Amount, AuthorizationState, Flow, Network, Next, Offer, OfferError, Payer, PayerError,
-    PaymentId, PaymentOutcome, PaymentRequest, Phase, Quote, QuoteError, SignedPayment, Timestamp,
+    PaymentId, PaymentOutcome, PaymentRequest, Phase, Quote, QuoteError, Rejection, SignedPayment,
+    Timestamp,
 };
 
 /// What is wrong with a [`FaultyOffer`] or a [`FaultyPayer`].
@@ -178,8 +179,8 @@ impl Offer for FaultyOffer {
         self.inner.serial(payload)
     }
 
-    fn correct(&self, verdict: &VerifyResponse) -> Option<Object> {
-        self.inner.correct(verdict)
+    fn correct(&self, rejection: &Rejection) -> Option<Object> {
+        self.inner.correct(rejection)
     }
 
     fn extensions(&self, supported: &[String]) -> Option<Object> {
