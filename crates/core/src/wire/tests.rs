@@ -204,7 +204,10 @@ fn rejection_with_its_extra_is_read_from_both_responses() {
         assert_eq!(answer.rejection(), Some(rejection));
     }
     assert_eq!(VerifyResponse::valid(None).rejection(), None);
-    assert_eq!(SettleResponse::settled("a:1", None, "0x1").rejection(), None);
+    assert_eq!(
+        SettleResponse::settled("a:1", None, "0x1").rejection(),
+        None
+    );
 }
 
 proptest! {
@@ -462,7 +465,7 @@ fn transaction_is_read_under_every_known_name() {
 
 #[test]
 fn empty_detail_gives_no_message() {
-    let rejection = crate::Rejection::new(crate::Reason::INVALID_PAYLOAD, "");
+    let rejection = Rejection::new(Reason::INVALID_PAYLOAD, "");
     assert_eq!(
         SettleResponse::failed("", &rejection, None, "").error_message,
         None
