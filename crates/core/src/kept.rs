@@ -21,14 +21,23 @@ impl PaymentRequest {
     /// # Errors
     /// When it is longer than [`KEPT_MAX`].
     pub fn kept_text(&self) -> Result<String, Malformed> {
+        self.kept_text_up_to(KEPT_MAX)
+    }
+
+    /// As [`kept_text`](Self::kept_text), with another limit, in bytes: that of the request's
+    /// scheme ([`Scheme::kept_max`](crate::Scheme::kept_max)).
+    ///
+    /// # Errors
+    /// When it is longer than `max`.
+    pub fn kept_text_up_to(&self, max: usize) -> Result<String, Malformed> {
         let text = match self.version {
             Version::V1 => write(&EnvelopeV1::of(self)),
             Version::V2 => write(&Envelope::of(self)),
         }?;
         match text.len() {
-            length if length > KEPT_MAX => {
+            length if length > max => {
                 let problem = format!(
-                    "{length} bytes together with its requirements, and at most {KEPT_MAX} are settled"
+                    "{length} bytes together with its requirements, and at most {max} are settled"
                 );
                 Err(Malformed::new("paymentPayload.payload", problem))
             }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::json::Object;
 use crate::{
-    Amount, Chain, LaneId, PaymentId, PaymentRequest, Reason, Refusal, Rejection, SchemeReceipt,
-    SchemeState, SignatureClaim, StateId, Timestamp, TransactionId, Version,
+    Amount, Chain, KEPT_MAX, LaneId, PaymentId, PaymentRequest, Reason, Refusal, Rejection,
+    SchemeReceipt, SchemeState, SignatureClaim, StateId, Timestamp, TransactionId, Version,
 };
 
 /// A way to pay on chains of type `C`, such as `exact`.
@@ -94,6 +94,12 @@ pub trait Scheme<C: Chain + ?Sized>: Send + Sync + 'static {
     /// off for a minute, so a record whose request fails comes again.
     fn upkeep(&self, _due: &[SchemeState], _now: Timestamp) -> Upkeep {
         Upkeep::default()
+    }
+
+    /// The longest request of the scheme that the journal keeps, in bytes. A scheme with longer ones
+    /// than most should bound its other requests by [`KEPT_MAX`] itself.
+    fn kept_max(&self) -> usize {
+        KEPT_MAX
     }
 
     /// The assets that the scheme settles, in the chain's own spelling. Payments in other assets
@@ -240,16 +246,16 @@ pub trait Payment<C: Chain + ?Sized>: Send + Sync {
     /// What the payment leaves behind now that `amount` has settled: the next content of its state
     /// record, and what its receipt says.
     ///
-    /// `state` is the record as it is now. `evidence` is what the settling transaction did; `None`
-    /// if nothing was sent. The engine asks again if another payment changes the record meanwhile,
-    /// and after a reorganisation that included the payment again: then the record may have this
-    /// change already. The money has moved, so nothing can be refused here.
+    /// `observed` has the record as it is now, and the answers of the check right before the action
+    /// was planned. After a restart it has no answers. `evidence` is what the settling transaction
+    /// did; `None` if nothing was sent. The engine asks again if another payment changes the record
+    /// meanwhile, and after a reorganisation that included the payment again: then the record may
+    /// have this change already. The money has moved, so nothing can be refused here.
     fn state_after(
         &self,
         _amount: Amount,
-        _state: Option<&SchemeState>,
+        _observed: &Observed<'_, C>,
         _evidence: Option<&C::Evidence>,
-        _now: Timestamp,
     ) -> StateChange {
         StateChange::default()
     }

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use quittance_core::{
-    Amount, Chain, Fault, LaneId, Payment, PaymentId, Reason, Rejection, SchemeState, StateAccess,
-    StateChange, Timestamp, TransactionId,
+    Amount, Chain, Fault, LaneId, Observed, Payment, PaymentId, Reason, Rejection, SchemeState,
+    StateAccess, StateChange, Timestamp, TransactionId,
 };
 use quittance_journal::{Ended, JournalError, Outcome, Settlement};
 use tokio::sync::{Semaphore, broadcast, mpsc};
@@ -187,7 +187,9 @@ impl<C: Chain> Context<C> {
             None => None,
             Some(access) => self.writer.state(&access.state).await?,
         };
-        let change = payment.state_after(amount, state.as_ref(), evidence, self.now());
+        let observed = Observed::new(&[], job.answers(), self.now());
+        let observed = observed.settling().with_state(state.as_ref());
+        let change = payment.state_after(amount, &observed, evidence);
         let next = access.and_then(|access| {
             let (scheme, network) = (job.scheme(), self.network());
             next_state(access, state.as_ref(), &change, network, scheme)

@@ -22,6 +22,8 @@ pub(crate) struct Job<C: Chain> {
     /// The part of the payer's balance that this payment needs until it ends.
     reservation: Reservation,
     payment: Arc<dyn Payment<C>>,
+    /// What the chain answered right before the action was planned. Empty after a restart.
+    answers: Vec<C::Answer>,
     /// Whether the payment must be alone in its transaction.
     alone: bool,
     /// Whether success was reported before the chain took the payment back.
@@ -49,6 +51,7 @@ impl<C: Chain> Job<C> {
             pay_to: claim.pay_to.as_str().into(),
             reservation,
             payment,
+            answers: Vec::new(),
             alone: false,
             success_reported: false,
             guard,
@@ -138,6 +141,17 @@ impl<C: Chain> Job<C> {
     /// up because of a fault.
     pub(crate) fn success_reported(&self) -> bool {
         self.success_reported
+    }
+
+    /// What the chain answered right before the action was planned. Empty after a restart.
+    pub(crate) fn answers(&self) -> &[C::Answer] {
+        &self.answers
+    }
+
+    /// The same job, with what the chain answered right before its action was planned.
+    #[must_use]
+    pub(crate) fn with_answers(self, answers: Vec<C::Answer>) -> Self {
+        Self { answers, ..self }
     }
 
     /// Reports progress to the callers that wait for it.

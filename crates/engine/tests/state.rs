@@ -164,22 +164,23 @@ impl Payment<SimulatedChain> for Act {
     fn state_after(
         &self,
         _: Amount,
-        state: Option<&SchemeState>,
+        observed: &Observed<'_, SimulatedChain>,
         evidence: Option<&Evidence>,
-        now: Timestamp,
     ) -> StateChange {
         assert_eq!(evidence.is_some(), self.ceiling.is_none());
-        let mut channel = Channel::read(state);
+        let mut channel = Channel::read(observed.state);
         match self.ceiling {
             Some(_) => channel.charged += PRICE,
             None => channel.deposited += PRICE,
         }
-        let due = (self.is_swept && self.ceiling.is_some()).then_some(now);
+        let due = (self.is_swept && self.ceiling.is_some()).then_some(observed.now);
+        let mut extra = channel.json();
+        extra["answers"] = observed.answers.len().into();
         StateChange {
             state: Some((channel.json().to_string().into_bytes(), due)),
             receipt: SchemeReceipt {
                 amount: Some(String::new()),
-                extra: Some(Object::of(&channel.json()).unwrap()),
+                extra: Some(Object::of(&extra).unwrap()),
             },
         }
     }
@@ -319,6 +320,8 @@ async fn a_deposit_has_its_channel_for_itself_until_it_ends() {
     let extra = answer.extra.unwrap().tree();
     assert_eq!(extra["deposited"], PRICE);
     assert!(extra["settlement"].is_string());
+    // What the chain answered before the deposit was sent is not kept over a restart.
+    assert_eq!(extra["answers"], 0);
     assert!(
         engine
             .settle(&voucher(&setting, 1, 1).await)
@@ -374,7 +377,9 @@ async fn a_verified_voucher_holds_its_channel_until_it_settles() {
     // A payment with a transaction too.
     let deposit = act(&setting, DEPOSIT, 0, 1).await;
     assert!(engine.verify(&deposit).await.unwrap().is_valid);
-    assert!(engine.settle(&deposit).await.unwrap().success);
+    let answer = engine.settle(&deposit).await.unwrap();
+    assert!(answer.success);
+    assert_eq!(answer.extra.unwrap().tree()["answers"], 1);
     let next = voucher(&setting, 2, 1).await;
     assert!(engine.verify(&next).await.unwrap().is_valid);
 }

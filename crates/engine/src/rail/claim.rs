@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quittance_core::{
-    Amount, Chain, Fault, FaultKind, Malformed, PaymentId, PaymentInfo, PaymentRequest, Plan,
-    Reason, Rejection, SchemeReceipt, SchemeState, Timestamp,
+    Amount, Chain, Fault, FaultKind, KEPT_MAX, Malformed, PaymentId, PaymentInfo, PaymentRequest,
+    Plan, Reason, Rejection, SchemeReceipt, SchemeState, Timestamp,
 };
 use quittance_journal::{Claim, Claimed, RefundProblem, Settlement};
 use tokio::sync::watch;
@@ -181,11 +181,12 @@ impl<C: Chain> Rail<C> {
         let (payment, state) = (&verified.decoded.payment, &verified.decoded.state);
         let access = payment.state_access()?;
         let (amount, now) = (request.requirements.amount, self.context.now());
-        let plan = payment.plan(amount, &verified.observed(now)).ok()?;
+        let observed = verified.observed(now);
+        let plan = payment.plan(amount, &observed).ok()?;
         if !matches!(plan, Plan::OffChain) {
             return None;
         }
-        let change = payment.state_after(amount, state.as_ref(), None, now);
+        let change = payment.state_after(amount, &observed, None);
         let (network, scheme) = (self.context.network(), &request.requirements.scheme);
         let next = next_state(access, state.as_ref(), &change, network, scheme)?;
         let written = Started::Written {
@@ -267,7 +268,7 @@ impl<C: Chain> Rail<C> {
         let payment = Arc::clone(&decoded.payment);
         let job = Job::claimed(&claim, attempt, payment, reservation, guard);
         match candidate {
-            Candidate::Verified(verified) if !has_steps => self.dispatch(job, &verified).await,
+            Candidate::Verified(verified) if !has_steps => self.dispatch(job, verified).await,
             Candidate::Verified(_) | Candidate::Unfinished(_) => {
                 self.context.spawn(Arc::clone(self).resume(job));
             }
@@ -328,7 +329,10 @@ impl<C: Chain> Rail<C> {
             amount: request.requirements.amount,
             ..decoded.info().clone()
         };
-        let (scheme, text) = (&request.requirements.scheme, request.kept_text()?);
+        let scheme = self.context.schemes.for_request(request);
+        let kept_max = scheme.map_or(KEPT_MAX, |scheme| scheme.kept_max());
+        let text = request.kept_text_up_to(kept_max)?;
+        let scheme = &request.requirements.scheme;
         let network = self.context.network();
         let mut claim = Claim::new(network, scheme, &info, text, decoded.decoded_at);
         claim.access = decoded.place();

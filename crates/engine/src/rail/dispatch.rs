@@ -13,10 +13,12 @@ use crate::lane::{self, Lane};
 
 impl<C: Chain> Rail<C> {
     /// Finds what settling a job's payment takes, and does it or hands it to a lane.
-    pub(super) async fn dispatch(&self, job: Job<C>, verified: &Verified<'_, C>) {
+    pub(super) async fn dispatch(&self, job: Job<C>, verified: Verified<'_, C>) {
         let observed = verified.observed(self.context.now());
         let sender = job.payment().sender(&observed);
-        match job.payment().plan(job.amount(), &observed) {
+        let plan = job.payment().plan(job.amount(), &observed);
+        let job = job.with_answers(verified.answers);
+        match plan {
             Ok(plan) => self.carry_out(job, plan, sender, None).await,
             Err(rejection) => self.context.fail(job, rejection, None).await,
         }

@@ -99,11 +99,12 @@ impl<C: Chain> Rail<C> {
     /// Reads a payment and checks what needs no round trip. The policy comes before the signatures:
     /// a payment that it rejects costs no arithmetic.
     pub(super) async fn decode(&self, request: &PaymentRequest) -> Result<Decoded<C>, VerifyError> {
-        // A request that is too long for the journal is refused at /verify, before any harm is
-        // done.
-        request.kept_text().map_err(VerifyError::Malformed)?;
         let scheme = self.context.schemes.for_request(request);
         let scheme = scheme.map_err(|rejection| VerifyError::Rejected(rejection, None))?;
+        // A request that is too long for the journal is refused at /verify, before any harm is
+        // done.
+        let kept = request.kept_text_up_to(scheme.kept_max());
+        kept.map_err(VerifyError::Malformed)?;
         let now = self.context.now();
         let payment = scheme
             .decode(request, now)

@@ -237,6 +237,10 @@ impl<C: Chain> Scheme<FaultyChain<C>> for FaultyScheme<C> {
         self.inner.upkeep(due, now)
     }
 
+    fn kept_max(&self) -> usize {
+        self.inner.kept_max()
+    }
+
     fn assets(&self) -> Vec<String> {
         match self.fault {
             Some(SchemeFault::NoAssets) => Vec::new(),
@@ -378,11 +382,12 @@ impl<C: Chain> Payment<FaultyChain<C>> for FaultyPayment<C> {
     fn state_after(
         &self,
         amount: Amount,
-        state: Option<&SchemeState>,
+        observed: &Observed<'_, FaultyChain<C>>,
         evidence: Option<&C::Evidence>,
-        now: Timestamp,
     ) -> StateChange {
-        self.inner.state_after(amount, state, evidence, now)
+        self.with_inner(observed, |observed| {
+            self.inner.state_after(amount, observed, evidence)
+        })
     }
 
     fn verify_extra(&self, observed: &Observed<'_, FaultyChain<C>>) -> Option<Object> {
