@@ -17,6 +17,18 @@ fn shipped_bytecode_matches_its_source() {
             "crates/devnet/contracts/UptoPermit2Proxy.sol",
         ),
         (
+            "BatchSettlement",
+            "crates/devnet/contracts/BatchSettlement.sol",
+        ),
+        (
+            "Eip3009DepositCollector",
+            "crates/devnet/contracts/Eip3009DepositCollector.sol",
+        ),
+        (
+            "Permit2DepositCollector",
+            "crates/devnet/contracts/Permit2DepositCollector.sol",
+        ),
+        (
             "SmartWalletFactory",
             "crates/devnet/contracts/SmartWalletFactory.sol",
         ),

@@ -36,6 +36,23 @@ pub const UPTO_PERMIT2_PROXY: Address = address!("4020A4f3b7b90ccA423B9fabCc0CE5
 /// The init code of that proxy. A test compiles the source and compares.
 const UPTO_PROXY_CODE: &str = include_str!("../contracts/UptoPermit2Proxy.hex");
 
+/// The address of x402BatchSettlement, the contract of channels, the same on every chain.
+pub const BATCH_SETTLEMENT: Address = address!("4020074e9dF2ce1deE5A9C1b5c3f541D02a10003");
+
+/// The addresses of its deposit collectors, the same on every chain: by EIP-3009 and by Permit2.
+pub const DEPOSIT_COLLECTORS: [Address; 2] = [
+    address!("4020806089470a89826cB9fB1f4059150b550004"),
+    address!("4020425FAf3B746C082C2f942b4E5159887B0005"),
+];
+
+/// The init codes of the contract of channels and of its collectors. A test compiles the sources
+/// and compares.
+const BATCH_SETTLEMENT_CODE: &str = include_str!("../contracts/BatchSettlement.hex");
+const COLLECTOR_CODES: [&str; 2] = [
+    include_str!("../contracts/Eip3009DepositCollector.hex"),
+    include_str!("../contracts/Permit2DepositCollector.hex"),
+];
+
 /// The address of a factory of smart wallets on the local chain, from
 /// `contracts/SmartWalletFactory.sol`.
 pub const SMART_WALLET_FACTORY: Address = address!("5a17Fac70000000000000000000000000000cafe");
@@ -165,8 +182,8 @@ pub struct Evm {
 }
 
 impl Evm {
-    /// Starts a node, puts Multicall3, Permit2, the x402 proxy and USDC at their addresses on Base
-    /// Sepolia and a factory of smart wallets at [`SMART_WALLET_FACTORY`], and gives every
+    /// Starts a node, puts Multicall3, Permit2, the x402 contracts and USDC at their addresses on
+    /// Base Sepolia and a factory of smart wallets at [`SMART_WALLET_FACTORY`], and gives every
     /// development account a million USDC.
     ///
     /// # Errors
@@ -185,6 +202,11 @@ impl Evm {
         evm.set_code(PERMIT2, &tools.permit2()?).await?;
         evm.put_code(EXACT_PERMIT2_PROXY, PROXY_CODE).await?;
         evm.put_code(UPTO_PERMIT2_PROXY, UPTO_PROXY_CODE).await?;
+        evm.put_code(BATCH_SETTLEMENT, BATCH_SETTLEMENT_CODE)
+            .await?;
+        for (at, code) in DEPOSIT_COLLECTORS.into_iter().zip(COLLECTOR_CODES) {
+            evm.put_code(at, code).await?;
+        }
         evm.put_code(SMART_WALLET_FACTORY, FACTORY_CODE).await?;
         evm.put_token(tools, USDC, &TokenOptions::default()).await?;
         for account in Self::accounts() {

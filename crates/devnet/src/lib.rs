@@ -11,8 +11,8 @@ mod solana;
 mod tools;
 
 pub use evm::{
-    Account, EXACT_PERMIT2_PROXY, Evm, EvmOptions, Mining, PERMIT2, SMART_WALLET_FACTORY,
-    TokenOptions, UPTO_PERMIT2_PROXY, USDC,
+    Account, BATCH_SETTLEMENT, DEPOSIT_COLLECTORS, EXACT_PERMIT2_PROXY, Evm, EvmOptions, Mining,
+    PERMIT2, SMART_WALLET_FACTORY, TokenOptions, UPTO_PERMIT2_PROXY, USDC,
 };
 pub use solana::{
     SOLANA_GENESIS, SOLANA_TOKEN_2022, SOLANA_USDC, Solana, SolanaAccount, SolanaOptions,
