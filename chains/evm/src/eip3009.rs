@@ -15,6 +15,11 @@ use crate::signature::{EcdsaSignature, PayerSignature};
 /// validAfter,uint256 validBefore,bytes32 nonce)")`.
 const TYPE_HASH: B256 = b256!("7c7c6cdb67a18743f49ec6fa9b35f50d52ed05cbed4cc592e13b44501c1a2267");
 
+/// `keccak256("ReceiveWithAuthorization(address from,address to,uint256 value,uint256
+/// validAfter,uint256 validBefore,bytes32 nonce)")`.
+const RECEIVE_TYPE_HASH: B256 =
+    b256!("d099cc98ef71107a616c4f0f941f04c322d8e254fe26b3c6668db87aae413de8");
+
 /// A signed transfer: `TransferWithAuthorization`.
 ///
 /// It is read from the JSON of the `exact` scheme's payload.
@@ -87,11 +92,21 @@ impl AuthorizationUse {
 impl Authorization {
     /// The digest that the payer signs, for a token with this domain separator.
     pub fn digest(&self, domain_separator: &B256) -> B256 {
+        self.typed_digest(TYPE_HASH, domain_separator)
+    }
+
+    /// The digest that the payer signs if only the recipient may submit the transfer:
+    /// `ReceiveWithAuthorization`.
+    pub fn receive_digest(&self, domain_separator: &B256) -> B256 {
+        self.typed_digest(RECEIVE_TYPE_HASH, domain_separator)
+    }
+
+    fn typed_digest(&self, type_hash: B256, domain_separator: &B256) -> B256 {
         let mut words = [0; 7 * 32];
         let mut word = |at: usize, bytes: &[u8]| {
             words[(at + 1) * 32 - bytes.len()..(at + 1) * 32].copy_from_slice(bytes)
         };
-        word(0, TYPE_HASH.as_slice());
+        word(0, type_hash.as_slice());
         word(1, self.from.as_slice());
         word(2, self.to.as_slice());
         word(3, &self.value.to_be_bytes::<32>());
@@ -212,6 +227,9 @@ mod tests {
         struct TransferWithAuthorization {
             address from; address to; uint256 value; uint256 validAfter; uint256 validBefore; bytes32 nonce;
         }
+        struct ReceiveWithAuthorization {
+            address from; address to; uint256 value; uint256 validAfter; uint256 validBefore; bytes32 nonce;
+        }
     }
 
     proptest! {
@@ -232,6 +250,11 @@ mod tests {
             };
             let separator = eip712::domain_separator(&name, "2", chain_id, contract);
             prop_assert_eq!(authorization.digest(&separator), other.eip712_signing_hash(&domain));
+            let other = ReceiveWithAuthorization {
+                from: other.from, to: other.to, value: other.value, validAfter: other.validAfter,
+                validBefore: other.validBefore, nonce: other.nonce,
+            };
+            prop_assert_eq!(authorization.receive_digest(&separator), other.eip712_signing_hash(&domain));
         }
     }
 }

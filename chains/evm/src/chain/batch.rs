@@ -99,6 +99,8 @@ mod tests {
             gas,
             batchable: true,
             effect_key: B256::ZERO,
+            item: None,
+            payments: 1,
         }
     }
 

@@ -18,17 +18,23 @@ pub(super) struct Body {
 }
 
 impl Body {
-    /// A single call is the transaction itself. Several are made by a program that bounds the gas
-    /// of each.
+    /// A single call is the transaction itself, and so is the one that calls with lists are joined
+    /// to. Several other calls are made by a program that bounds the gas of each.
     pub(super) fn new(calls: &[&Call]) -> Self {
         match calls {
             [call] => Self {
                 to: TxKind::Call(call.to),
                 data: call.data.clone(),
             },
-            calls => Self {
-                to: TxKind::Create,
-                data: batch::program(calls),
+            calls => match Call::joined(calls) {
+                Some(data) => Self {
+                    to: TxKind::Call(calls[0].to),
+                    data,
+                },
+                None => Self {
+                    to: TxKind::Create,
+                    data: batch::program(calls),
+                },
             },
         }
     }
@@ -38,8 +44,10 @@ impl Body {
         /// The gas of the call itself, which the simulation does not measure: a cold contract.
         const CALL: u64 = 6_000;
         let made = match calls {
-            [call] => {
-                let made = call.gas + CALL + batch::EMPTIED_RECIPIENT;
+            // Calls that are joined use no more together than one after another.
+            calls if self.to.is_call() => {
+                let made: u64 = calls.iter().map(|call| call.gas).sum();
+                let made = made + CALL + batch::EMPTIED_RECIPIENT;
                 made + made / 8
             }
             calls => batch::gas(calls, &self.data),
