@@ -71,6 +71,67 @@ sol! {
         ) external;
     }
 
+    /// The terms of a channel, as the contract of the channels has them.
+    #[derive(Debug, PartialEq, Eq)]
+    struct ChannelConfig {
+        address payer; address payerAuthorizer; address receiver; address receiverAuthorizer;
+        address token; uint40 withdrawDelay; bytes32 salt;
+    }
+
+    /// `x402BatchSettlement`, the contract of the channels.
+    #[derive(Debug)]
+    interface BatchSettlement {
+        struct Voucher { ChannelConfig channel; uint128 maxClaimableAmount; }
+        struct VoucherClaim { Voucher voucher; bytes signature; uint128 totalClaimed; }
+        error InvalidChannel();
+        error ZeroDeposit();
+        error DepositOverflow();
+        error InvalidSignature();
+        error NotReceiverAuthorizer();
+        error NotAuthorizedToClaim();
+        error NotAuthorizedToRefund();
+        error ClaimExceedsCeiling();
+        error ClaimExceedsBalance();
+        error WithdrawDelayOutOfRange();
+        error EmptyBatch();
+        error DepositCollectionFailed();
+        error InvalidRefundNonce();
+        error ZeroRefund();
+        event Deposited(
+            bytes32 indexed channelId, address indexed sender, uint128 amount, uint128 newBalance
+        );
+        event Claimed(
+            bytes32 indexed channelId, address indexed sender, uint128 claimAmount,
+            uint128 newTotalClaimed
+        );
+        event Settled(
+            address indexed receiver, address indexed token, address indexed sender, uint128 amount
+        );
+        event Refunded(bytes32 indexed channelId, address indexed sender, uint128 amount);
+        function multicall(bytes[] data) external returns (bytes[] results);
+        function deposit(
+            ChannelConfig config, uint128 amount, address collector, bytes collectorData
+        ) external;
+        function claim(VoucherClaim[] voucherClaims) external;
+        function claimWithSignature(
+            VoucherClaim[] voucherClaims, bytes authorizerSignature
+        ) external;
+        function settle(address receiver, address token) external;
+        function initiateWithdraw(ChannelConfig config, uint128 amount) external;
+        function finalizeWithdraw(ChannelConfig config) external;
+        function refund(ChannelConfig config, uint128 amount) external;
+        function refundWithSignature(
+            ChannelConfig config, uint128 amount, uint256 nonce, bytes receiverAuthorizerSignature
+        ) external;
+        function channels(bytes32 channelId)
+            external view returns (uint128 balance, uint128 totalClaimed);
+        function pendingWithdrawals(bytes32 channelId)
+            external view returns (uint128 amount, uint40 initiatedAt);
+        function refundNonce(bytes32 channelId) external view returns (uint256);
+        function receivers(address receiver, address token)
+            external view returns (uint128 totalClaimed, uint128 totalSettled);
+    }
+
     /// Multicall3: several calls in one transaction.
     #[derive(Debug)]
     interface Multicall3 {

@@ -24,6 +24,7 @@
 
 pub mod abi;
 pub mod account;
+pub mod batch;
 mod call;
 mod chain;
 pub mod eip3009;

@@ -9,7 +9,8 @@ use std::time::Duration;
 use alloy::primitives::{Address, U256};
 use alloy::signers::local::PrivateKeySigner;
 use async_trait::async_trait;
-use quittance_core::{Amount, Fault, Network};
+use quittance_core::{Amount, Fault, Network, Scheme};
+use quittance_evm::batch::{BatchConfig, BatchSettlement};
 use quittance_evm::{
     Evm, EvmConfig, Exact, ExactConfig, ExactPayer, Signer, Token, TransferMethod, Upto, known,
 };
@@ -58,6 +59,8 @@ pub struct EvmEntry {
     /// verifies it for every request.
     #[serde(default)]
     pub upto_hold_secs: u64,
+    /// The scheme `batch-settlement`. It is offered if the table is there.
+    pub batch_settlement: Option<BatchEntry>,
     /// The largest amount that is settled on the evidence of a single node, by token address or
     /// ticker, in decimal notation: `{ USDC = "100" }`. For a larger amount two nodes must agree.
     #[serde(default)]
@@ -70,6 +73,22 @@ pub struct EvmEntry {
     /// Tokens that do not ship with the library, or that replace those that do.
     #[serde(default)]
     pub tokens: Vec<EvmToken>,
+}
+
+/// What the facilitator does for sellers with channels.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct BatchEntry {
+    /// The address of the signer that sellers can name as the authorizer of their channels.
+    pub authorizer: Option<String>,
+    /// Whether the facilitator keeps vouchers for sellers.
+    #[serde(default)]
+    pub keeps_vouchers: bool,
+    /// After how many seconds a charge by a voucher is claimed at the latest.
+    pub claim_after_secs: Option<u64>,
+    /// The sum of the charges in a channel from which they are claimed at once, in atomic units.
+    pub claim_above: Option<Amount>,
 }
 
 /// A token on an EVM chain that does not ship with the library.
@@ -159,7 +178,12 @@ impl Family for EvmFamily {
         let exact = Arc::new(findings.take(exact)?);
         let hold = Duration::from_secs(entry.own.upto_hold_secs);
         let upto = Arc::new(Upto::new(&chain).with_hold(hold));
-        Some(ChainWithSchemes::new(chain, vec![exact, upto]))
+        let mut schemes: Vec<Arc<dyn Scheme<Evm>>> = vec![exact, upto];
+        if let Some(own) = &entry.own.batch_settlement {
+            let batch = findings.take(batch_settlement(entry, own, &chain));
+            schemes.push(Arc::new(batch?));
+        }
+        Some(ChainWithSchemes::new(chain, schemes))
     }
 
     const KEY_VARIABLE: &'static str = "QUITTANCE_PAYER_KEY";
@@ -281,6 +305,31 @@ fn exact(entry: &NetworkEntry<'_, EvmEntry>) -> Result<ExactConfig, ConfigError>
     let mut config = ExactConfig::default();
     config.account_factories = factories.map(address).collect::<Result<_, _>>()?;
     Ok(config)
+}
+
+/// The scheme `batch-settlement` with its settings.
+fn batch_settlement(
+    entry: &NetworkEntry<'_, EvmEntry>,
+    own: &BatchEntry,
+    chain: &Evm,
+) -> Result<BatchSettlement, ConfigError> {
+    let path = format!("{}.batch_settlement", entry.path);
+    let address = |text: &String| {
+        let field = || format!("{path}.authorizer");
+        text.parse().map_err(|_| not_an_address(field(), text))
+    };
+    let mut config = BatchConfig::default();
+    config.authorizer = own.authorizer.as_ref().map(address).transpose()?;
+    config.keeps_vouchers = own.keeps_vouchers;
+    if let Some(secs) = own.claim_after_secs {
+        config.claims.after_secs = secs;
+    }
+    if let Some(above) = own.claim_above {
+        // No channel can owe more.
+        config.claims.above = above.units().saturating_to();
+    }
+    let scheme = BatchSettlement::new(chain).with_config(config);
+    scheme.map_err(|error| ConfigError::value(&path, error))
 }
 
 fn signers(entry: &NetworkEntry<'_, EvmEntry>, findings: &mut Findings) -> Option<Vec<Signer>> {

@@ -1,0 +1,671 @@
+//! Deposits into a channel, each with the voucher that pays the request.
+
+use std::sync::Arc;
+
+use alloy::primitives::{Address, B256, Bytes, U256, b256, keccak256};
+use alloy::sol_types::{SolCall, SolEvent, SolValue};
+use quittance_core::json::Object;
+use quittance_core::{
+    Amount, Check, Effect, LaneId, Observed, Payment, PaymentId, PaymentInfo, Plan, Reason,
+    Refusal, Rejection, SchemeReceipt, SchemeState, SignatureClaim, StateAccess, StateChange,
+    Timestamp,
+};
+use serde_json::{Value, json};
+
+use super::book::ChannelBook;
+use super::channel::{BATCH_SETTLEMENT, ChannelState, EIP3009_COLLECTOR, PERMIT2_COLLECTOR};
+use super::payload::{DepositAct, DepositPermit, ReceiveAuthorization};
+use super::reason;
+use super::setup::{Setup, Terms};
+use super::view::{CHANNEL_STEPS, channel, channel_steps, revert};
+use super::voucher::for_contract;
+use super::vouchers::{Managed, SignedVoucher, managed_access};
+use crate::abi::{BatchSettlement, Erc20};
+use crate::account::{accepts_signature, ask_signature, has_code};
+use crate::call::Call;
+use crate::chain::{
+    AuthorizationSearch, Condition, Evm, INCLUSION_MIN_SECS, Probe, Step, StepOutcome,
+    inclusion_secs,
+};
+use crate::eip3009::{Authorization, AuthorizationUse};
+use crate::evidence::Evidence;
+use crate::exact::payment::view;
+use crate::exact::window::Window;
+use crate::permit2::{WitnessPermit, WitnessType};
+use crate::signature::PayerSignature;
+use crate::token::TransferMethod;
+
+/// The hashes of `PermitWitnessTransferFrom(TokenPermissions permitted,address spender,uint256
+/// nonce,uint256 deadline,DepositWitness witness)DepositWitness(bytes32 channelId)TokenPermissions(
+/// address token,uint256 amount)` and of its `DepositWitness`.
+const WITNESS: WitnessType = WitnessType {
+    permit_type_hash: b256!("436a25c01a21a6ed025816c4c9ea3d6132aa879dd7ef16f6188dd3b0aebccc52"),
+    witness_type_hash: b256!("ba0000097e86dabe64178afe31109221193339a6861598f2133fcbdc92c84479"),
+};
+
+/// How the payer lets the collector take the deposit.
+enum Consent {
+    /// By an authorization that only the collector can use.
+    Eip3009 {
+        authorization: Authorization,
+        salt: U256,
+    },
+    /// By a permit that only the collector can use, and only for this channel.
+    Permit2(WitnessPermit),
+}
+
+impl Consent {
+    /// By EIP-3009. The nonce binds the authorization to the channel.
+    fn eip3009(payer: Address, amount: u128, channel: &B256, given: &ReceiveAuthorization) -> Self {
+        let salt = given.salt;
+        Self::Eip3009 {
+            authorization: Authorization {
+                from: payer,
+                to: EIP3009_COLLECTOR,
+                value: U256::from(amount),
+                valid_after: given.valid_after,
+                valid_before: given.valid_before,
+                nonce: keccak256((*channel, salt).abi_encode()),
+            },
+            salt,
+        }
+    }
+
+    fn payment_id(&self, setup: &Setup, token: Address) -> PaymentId {
+        match self {
+            Self::Eip3009 { authorization, .. } => authorization.payment_id(setup.chain_id, token),
+            Self::Permit2(permit) => permit.payment_id(setup.chain_id),
+        }
+    }
+
+    fn digest(&self, setup: &Setup, token_separator: &B256, channel: B256) -> B256 {
+        match self {
+            Self::Eip3009 { authorization, .. } => authorization.receive_digest(token_separator),
+            Self::Permit2(permit) => permit.digest(&setup.permit2_separator, &WITNESS, [channel]),
+        }
+    }
+
+    fn window(&self) -> Window {
+        match self {
+            Self::Eip3009 { authorization, .. } => Window {
+                valid_after: authorization.valid_after,
+                valid_before: authorization.valid_before,
+                not_yet: reason::VALID_AFTER,
+                expired: reason::VALID_BEFORE,
+            },
+            Self::Permit2(permit) => Window {
+                valid_after: U256::ZERO,
+                valid_before: permit.valid_before(),
+                not_yet: reason::PERMIT2_DEADLINE_EXPIRED,
+                expired: reason::PERMIT2_DEADLINE_EXPIRED,
+            },
+        }
+    }
+
+    fn signature_reason(&self) -> Reason {
+        match self {
+            Self::Eip3009 { .. } => reason::RECEIVE_AUTHORIZATION_SIGNATURE,
+            Self::Permit2(_) => reason::PERMIT2_SIGNATURE,
+        }
+    }
+
+    /// The collector, and its data with the payer's signature.
+    fn collector(&self, signature: &Bytes) -> (Address, Bytes) {
+        let signature = for_contract(signature);
+        match self {
+            Self::Eip3009 {
+                authorization,
+                salt,
+            } => {
+                let (after, before) = (authorization.valid_after, authorization.valid_before);
+                let data = (after, before, *salt, signature).abi_encode_params();
+                (EIP3009_COLLECTOR, data.into())
+            }
+            Self::Permit2(permit) => {
+                let data = (permit.nonce, permit.deadline, signature, Bytes::new());
+                (PERMIT2_COLLECTOR, data.abi_encode_params().into())
+            }
+        }
+    }
+
+    /// The step that shows whether it was used, or for a permit how much Permit2 may move: Permit2
+    /// itself refuses a used permit.
+    fn state_step(&self, token: Address) -> Step {
+        match self {
+            Self::Eip3009 { authorization, .. } => view(token, authorization.state_call()),
+            Self::Permit2(permit) => view(token, permit.allowance_call()),
+        }
+    }
+
+    /// Checks the outcome of the [`state_step`](Self::state_step).
+    fn check_state(&self, outcome: Option<&StepOutcome>, amount: u128) -> Result<(), Rejection> {
+        let word = outcome.and_then(StepOutcome::word);
+        let word = word.map(|word| U256::from_be_bytes(word.0));
+        match (self, word) {
+            (Self::Eip3009 { .. }, Some(U256::ONE)) => {
+                let detail = "the authorization of the deposit was used or cancelled";
+                Err(Rejection::new(reason::NONCE_ALREADY_USED, detail))
+            }
+            (Self::Permit2(_), Some(allowance)) if allowance < U256::from(amount) => {
+                let detail = format!(
+                    "Permit2 may move {allowance} atomic units of the payer's tokens, and the deposit is of {amount}"
+                );
+                Err(Rejection::new(reason::PERMIT2_ALLOWANCE_REQUIRED, detail))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A deposit with its voucher.
+pub(super) struct DepositPayment {
+    info: PaymentInfo,
+    setup: Arc<Setup>,
+    terms: Terms,
+    amount: u128,
+    voucher: SignedVoucher,
+    consent: Consent,
+    signature: PayerSignature,
+    digest: B256,
+    claims: Vec<SignatureClaim>,
+    /// Which claim is that of the deposit, and of the voucher. `None` if no key can have signed.
+    keys: [Option<usize>; 2],
+    /// What is wrong with it that the request alone shows.
+    objection: Option<Rejection>,
+    access: Option<StateAccess>,
+}
+
+/// The steps of a probe, by index. The channel's come first. The last two are those of the payer's
+/// contract.
+mod step {
+    use super::CHANNEL_STEPS;
+
+    pub(super) const PAYER_CODE: usize = CHANNEL_STEPS;
+    pub(super) const BALANCE: usize = CHANNEL_STEPS + 1;
+    pub(super) const CONSENT: usize = CHANNEL_STEPS + 2;
+    pub(super) const DEPOSIT: usize = CHANNEL_STEPS + 3;
+    pub(super) const SIGNATURE: usize = CHANNEL_STEPS + 4;
+    pub(super) const VOUCHER_SIGNATURE: usize = CHANNEL_STEPS + 5;
+}
+
+impl DepositPayment {
+    pub(super) fn new(
+        setup: Arc<Setup>,
+        act: DepositAct,
+        terms: Terms,
+        now: Timestamp,
+    ) -> Result<Self, Refusal> {
+        let DepositAct {
+            config,
+            voucher,
+            deposit,
+        } = act;
+        terms.check_parties(config.payer)?;
+        let voucher = SignedVoucher::new(&setup, config, voucher);
+        let authorizations = deposit.authorization;
+        let method = terms.deposit_method(authorizations.permit2.is_some())?;
+        let (consent, signature, mut objection) = match method {
+            TransferMethod::Permit2 => {
+                let missing = || missing(reason::PERMIT2_AUTHORIZATION_REQUIRED, "permit2");
+                let given = authorizations.permit2.ok_or_else(missing)?;
+                let objection = check_permit(&given, &terms, &voucher, deposit.amount);
+                (Consent::Permit2(given.permit), given.signature, objection)
+            }
+            _ => {
+                let missing = || missing(reason::ERC3009_AUTHORIZATION_REQUIRED, "erc3009");
+                let given = authorizations.eip3009.ok_or_else(missing)?;
+                let consent = Consent::eip3009(config.payer, deposit.amount, &voucher.id, &given);
+                (consent, given.signature, check_domain(&terms).err())
+            }
+        };
+        let field = "paymentPayload.payload.deposit.authorization.signature";
+        let signature = PayerSignature::decode(field, signature)?;
+        let in_time = || consent.window().check(now, now, INCLUSION_MIN_SECS).err();
+        objection = objection.or_else(in_time);
+        if signature.deployment.is_some() {
+            let detail = "the payer's account must be deployed before a deposit";
+            objection.get_or_insert(Rejection::new(reason::FACTORY_NOT_ALLOWED, detail));
+        }
+        let of_channel = terms.check_channel(&config, &voucher.id, &voucher.voucher);
+        let of_price = || voucher.check_price(&terms).err();
+        let objection = of_channel.err().or(objection).or_else(of_price);
+        let digest = consent.digest(&setup, &terms.token_separator, voucher.id);
+        let (claims, keys) = claims(&voucher, &signature, digest);
+        let is_delegated = setup.authorizes(&config);
+        let access = is_delegated.then(|| managed_access(&voucher.id, &terms).exclusive());
+        Ok(Self {
+            info: PaymentInfo {
+                id: consent.payment_id(&setup, config.token),
+                payer: config.payer.to_checksum(None),
+                pay_to: config.receiver.to_checksum(None),
+                asset: config.token.to_checksum(None),
+                amount: Amount::new(U256::from(deposit.amount)),
+                expires: expires(&consent),
+            },
+            setup,
+            terms,
+            amount: deposit.amount,
+            voucher,
+            consent,
+            signature,
+            digest,
+            claims,
+            keys,
+            objection,
+            access,
+        })
+    }
+
+    /// Whether keys signed the deposit and the voucher.
+    fn by_key(&self, signatures: &[bool]) -> [bool; 2] {
+        self.keys
+            .map(|at| at.is_some_and(|at| signatures.get(at) == Some(&true)))
+    }
+
+    /// The call that makes the deposit.
+    fn call(&self) -> Bytes {
+        let (collector, data) = self.consent.collector(&self.signature.bytes);
+        let call = BatchSettlement::depositCall {
+            config: self.voucher.config.to_abi(),
+            amount: self.amount,
+            collector,
+            collectorData: data,
+        };
+        call.abi_encode().into()
+    }
+
+    fn probe(&self, is_contract: bool) -> Probe {
+        let config = &self.voucher.config;
+        let (payer, token) = (config.payer, config.token);
+        let balance = Erc20::balanceOfCall { account: payer }.abi_encode();
+        let when = match is_contract {
+            true => Condition::HasCode(payer),
+            false => Condition::NoCode(payer),
+        };
+        let mut steps = channel_steps(self.voucher.id).to_vec();
+        steps.push(Step::CodeSize(payer));
+        steps.push(view(token, balance.into()));
+        steps.push(self.consent.state_step(token));
+        steps.push(Step::Call {
+            to: BATCH_SETTLEMENT,
+            data: self.call(),
+            gas: self.setup.limits.gas_max,
+            when,
+        });
+        if !is_contract {
+            return Probe::new(steps);
+        }
+        let gas = self.setup.limits.gas_max;
+        steps.push(ask_signature(payer, self.digest, &self.signature, gas));
+        steps.push(self.voucher.ask_payer(&self.setup));
+        Probe::new_transaction(steps)
+    }
+
+    /// Checks the signatures, now that it is known whether the payer has code.
+    fn check_signatures(
+        &self,
+        outcomes: &[StepOutcome],
+        [deposit, voucher]: [bool; 2],
+    ) -> Result<(), Rejection> {
+        let is_contract = has_code(outcomes.get(step::PAYER_CODE));
+        let deposit = match is_contract {
+            // The token asks the contract, whatever a key has signed.
+            true => accepts_signature(outcomes.get(step::SIGNATURE)),
+            false => deposit,
+        };
+        if !deposit {
+            let detail = "the payer's account does not accept the signature of the deposit";
+            return Err(Rejection::new(self.consent.signature_reason(), detail));
+        }
+        let asked = outcomes.get(step::VOUCHER_SIGNATURE);
+        self.voucher.check_signature(voucher, is_contract, asked)
+    }
+
+    /// Checks what the chain says about the payer and the channel.
+    fn check_state(
+        &self,
+        outcomes: &[StepOutcome],
+        observed: &Observed<'_, Evm>,
+    ) -> Result<(), Rejection> {
+        let mut state = channel(outcomes)?;
+        let balance = outcomes.get(step::BALANCE).and_then(StepOutcome::word);
+        let balance = balance.map(|word| U256::from_be_bytes(word.0));
+        let amount = self.amount;
+        if let Some(balance) = balance.filter(|balance| *balance < U256::from(amount)) {
+            let detail =
+                format!("the payer has {balance} atomic units, and the deposit is of {amount}");
+            return Err(Rejection::new(reason::INSUFFICIENT_BALANCE, detail));
+        }
+        state.balance = state.balance.saturating_add(amount);
+        self.voucher.check_covered(&state, false)?;
+        if let Some(managed) = self.managed(observed.state) {
+            managed?.check(&self.voucher, state, &self.terms, observed)?;
+        }
+        self.consent
+            .check_state(outcomes.get(step::CONSENT), amount)
+    }
+
+    /// The book of the channel, if the facilitator keeps its vouchers.
+    fn managed(&self, state: Option<&SchemeState>) -> Option<Result<Managed, Rejection>> {
+        let is_managed = self.access.is_some() && self.terms.is_managed();
+        is_managed.then(|| Managed::read(state))
+    }
+
+    fn simulated(outcomes: &[StepOutcome]) -> Result<(), Rejection> {
+        match revert(outcomes.get(step::DEPOSIT)) {
+            None => Ok(()),
+            Some(detail) => Err(Rejection::new(reason::DEPOSIT_SIMULATION_FAILED, detail)),
+        }
+    }
+
+    /// The channel before the deposit, by the answers of the check.
+    fn before(observed: &Observed<'_, Evm>) -> Option<ChannelState> {
+        channel(&observed.answers.last()?.outcomes).ok()
+    }
+
+    /// The events of this deposit: each with the channel's balance after it.
+    fn events<'a>(&self, evidence: &'a Evidence) -> impl Iterator<Item = u128> + use<'a> {
+        let (id, amount) = (self.voucher.id, self.amount);
+        let logs = evidence.logs_of(BATCH_SETTLEMENT);
+        let events =
+            logs.filter_map(|log| BatchSettlement::Deposited::decode_log_data(&log.data).ok());
+        events
+            .filter(move |event| event.channelId == id && event.amount == amount)
+            .map(|event| event.newBalance)
+    }
+
+    /// The channel as it is after the deposit, as far as this is known.
+    fn after(&self, observed: &Observed<'_, Evm>, evidence: &Evidence) -> Option<ChannelState> {
+        let mut state = Self::before(observed)?;
+        state.balance = match self.events(evidence).next() {
+            Some(balance) => balance,
+            None => state.balance.saturating_add(self.amount),
+        };
+        Some(state)
+    }
+
+    /// The next book of a channel over which the facilitator has authority.
+    fn next_book(
+        &self,
+        charged: u128,
+        observed: &Observed<'_, Evm>,
+        chain: ChannelState,
+    ) -> Option<ChannelBook> {
+        self.access.as_ref()?;
+        let now = observed.now;
+        let known = observed.state.map(ChannelBook::read);
+        let mut book = match known {
+            // An unreadable record is left to an operator.
+            Some(Err(_)) => return None,
+            Some(Ok(book)) => book,
+            None => ChannelBook::new(self.voucher.config, chain, now),
+        };
+        if book.owner.is_none() {
+            book.owner = self.terms.caller.to_text();
+        }
+        book.sync(chain, now);
+        // After a reorganisation the deposit is included again, and was charged already.
+        let is_charged = book.voucher.as_ref() == Some(&self.voucher.voucher);
+        if self.terms.is_managed() && self.setup.keeps_vouchers() && !is_charged {
+            book.charge(charged, &self.voucher.voucher, now);
+        }
+        Some(book)
+    }
+}
+
+impl Payment<Evm> for DepositPayment {
+    fn info(&self) -> &PaymentInfo {
+        &self.info
+    }
+
+    fn signatures(&self) -> &[SignatureClaim] {
+        &self.claims
+    }
+
+    fn check(&self, observed: &Observed<'_, Evm>) -> Result<Check<Evm>, Rejection> {
+        self.objection.clone().map_or(Ok(()), Err)?;
+        let by_key = self.by_key(observed.signatures);
+        let is_contract = |outcomes: &[StepOutcome]| has_code(outcomes.get(step::PAYER_CODE));
+        let allowed = |reason: Reason| match self.setup.limits.contract_wallets {
+            true => Ok(()),
+            false => Err(contract_not_allowed(reason)),
+        };
+        let last = match (observed.answers, by_key) {
+            ([], [true, true]) => return Ok(Check::Ask(self.probe(false))),
+            ([], [deposit, voucher]) => {
+                if deposit && !voucher {
+                    self.voucher.check_key()?;
+                }
+                allowed(match deposit {
+                    true => reason::VOUCHER_SIGNATURE,
+                    false => self.consent.signature_reason(),
+                })?;
+                return Ok(Check::Ask(self.probe(true)));
+            }
+            ([first], [true, true]) if is_contract(&first.outcomes) => {
+                allowed(reason::CONTRACT_WALLET_NOT_ALLOWED)?;
+                return Ok(Check::Ask(self.probe(true)));
+            }
+            ([.., last], _) => last,
+        };
+        for outcomes in last.simulations() {
+            self.check_signatures(outcomes, by_key)?;
+        }
+        let (now, chain_time) = (observed.now, last.chain_time);
+        let window = self.consent.window();
+        window.check(now, chain_time, inclusion_secs(last.block_secs))?;
+        for outcomes in last.simulations() {
+            self.check_state(outcomes, observed)?;
+        }
+        if let Some(time) = window.opens_in(now, chain_time) {
+            return Ok(Check::NotYet(time));
+        }
+        for outcomes in last.simulations() {
+            Self::simulated(outcomes)?;
+        }
+        Ok(Check::Valid)
+    }
+
+    fn depends_on_time(&self, rejection: &Rejection) -> bool {
+        self.consent.window().decides(rejection)
+    }
+
+    fn plan(&self, charged: Amount, observed: &Observed<'_, Evm>) -> Result<Plan<Call>, Rejection> {
+        self.voucher.check_charge(charged, &self.terms)?;
+        let failed = || {
+            let detail = "the simulation has no result";
+            Rejection::new(reason::DEPOSIT_SIMULATION_FAILED, detail)
+        };
+        let last = observed.answers.last().ok_or_else(failed)?;
+        let gas = |outcomes: &[StepOutcome]| outcomes.get(step::DEPOSIT)?.gas();
+        let gas = last
+            .simulations()
+            .filter_map(gas)
+            .max()
+            .ok_or_else(failed)?;
+        let key = (BATCH_SETTLEMENT, self.voucher.id, U256::from(self.amount));
+        let key = keccak256(key.abi_encode());
+        let is_contract = has_code(last.outcomes.get(step::PAYER_CODE));
+        let call = Call::new(BATCH_SETTLEMENT, self.call(), gas.into(), key);
+        Ok(Plan::Submit(call.with_batchable(!is_contract)))
+    }
+
+    fn sender(&self, observed: &Observed<'_, Evm>) -> Option<LaneId> {
+        // A contract was simulated as a transaction of this lane, and could detect another sender.
+        observed.answers.last()?.sender.clone()
+    }
+
+    fn balance(&self, observed: &Observed<'_, Evm>) -> Option<Amount> {
+        let outcomes = &observed.answers.last()?.outcomes;
+        let balance = outcomes.get(step::BALANCE)?.word()?;
+        Some(Amount::new(U256::from_be_bytes(balance.0)))
+    }
+
+    fn used_by(&self, rejection: &Rejection) -> Option<AuthorizationSearch> {
+        let Consent::Eip3009 { authorization, .. } = &self.consent else {
+            return None;
+        };
+        let used = AuthorizationUse::new(
+            self.voucher.config.token,
+            authorization.from,
+            authorization.nonce,
+        );
+        let is_used = rejection.reason == reason::NONCE_ALREADY_USED;
+        is_used.then_some(AuthorizationSearch::Eip3009(used))
+    }
+
+    fn state_access(&self) -> Option<&StateAccess> {
+        self.access.as_ref()
+    }
+
+    fn state_after(
+        &self,
+        charged: Amount,
+        observed: &Observed<'_, Evm>,
+        evidence: Option<&Evidence>,
+    ) -> StateChange {
+        let Some(evidence) = evidence else {
+            return StateChange::default();
+        };
+        // The engine passes what moved. What is charged is what the request requires.
+        let _ = charged;
+        let charged = self.terms.amount;
+        let after = self.after(observed, evidence);
+        let book = after.and_then(|chain| self.next_book(charged, observed, chain));
+        let mut extra =
+            json!({ "channelState": self.channel_state(after, book.as_ref(), evidence) });
+        if self.terms.is_managed() && book.is_some() {
+            extra["chargedAmount"] = json!(charged.to_string());
+        }
+        let due = book
+            .as_ref()
+            .and_then(|book| book.claim_due(self.setup.claim_rules()));
+        StateChange {
+            state: book
+                .and_then(|book| book.to_content().ok())
+                .map(|content| (content, due)),
+            receipt: SchemeReceipt {
+                amount: None,
+                extra: Object::of(&extra).ok(),
+            },
+        }
+    }
+
+    fn verify_extra(&self, observed: &Observed<'_, Evm>) -> Option<Object> {
+        let state = Self::before(observed)?;
+        Object::of(&state.to_json(&self.voucher.id)).ok()
+    }
+
+    fn effect(&self, _: Amount, evidence: &Evidence) -> Effect {
+        let failed = |detail| Rejection::new(reason::DEPOSIT_TRANSACTION_FAILED, detail);
+        if !evidence.succeeded {
+            return Effect::None(failed("the transaction was included and reverted"));
+        }
+        match self.events(evidence).count() {
+            1 => Effect::Transferred(self.info.amount),
+            0 => Effect::None(failed("the contract of channels logged no such deposit")),
+            _ => Effect::Mismatch(failed("the contract of channels logged the deposit twice")),
+        }
+    }
+}
+
+impl DepositPayment {
+    /// The `channelState` of the answer: after a restart, only what the event shows.
+    fn channel_state(
+        &self,
+        after: Option<ChannelState>,
+        book: Option<&ChannelBook>,
+        evidence: &Evidence,
+    ) -> Value {
+        let id = &self.voucher.id;
+        match (after, book) {
+            (_, Some(book)) if self.terms.is_managed() => book.channel_state(id),
+            (Some(state), _) => state.to_json(id),
+            (None, _) => {
+                let balance = self.events(evidence).next().unwrap_or_default();
+                json!({ "channelId": id, "balance": balance.to_string() })
+            }
+        }
+    }
+}
+
+/// The signature claims, and which of them is that of the deposit and that of the voucher.
+fn claims(
+    voucher: &SignedVoucher,
+    signature: &PayerSignature,
+    digest: B256,
+) -> (Vec<SignatureClaim>, [Option<usize>; 2]) {
+    let deposit = signature.ecdsa();
+    let deposit = deposit.map(|signed| signed.claim(digest, voucher.config.payer));
+    let mut claims = Vec::with_capacity(2);
+    let keys = [deposit, voucher.claim.clone()].map(|claim| {
+        claims.push(claim?);
+        Some(claims.len() - 1)
+    });
+    (claims, keys)
+}
+
+/// When the consent can no longer be used.
+fn expires(consent: &Consent) -> Timestamp {
+    let valid_before = consent.window().valid_before;
+    Timestamp::from_secs(valid_before.try_into().unwrap_or(u64::MAX))
+}
+
+fn missing(reason: Reason, method: &str) -> Rejection {
+    let detail = format!("the payload has no deposit.authorization.{method}Authorization");
+    Rejection::new(reason, detail)
+}
+
+/// The verdict on a payer with code, if the operator accepts keys only.
+pub(super) fn contract_not_allowed(reason: Reason) -> Rejection {
+    let detail = "this facilitator accepts payments by key only, not from contract wallets or delegated accounts";
+    Rejection::new(reason, detail)
+}
+
+/// Checks that the requirements name the EIP-712 domain of the token.
+fn check_domain(terms: &Terms) -> Result<(), Rejection> {
+    let is_named = |field: &Option<String>| field.as_ref().is_some_and(|text| !text.is_empty());
+    if is_named(&terms.extra.name) && is_named(&terms.extra.version) {
+        return Ok(());
+    }
+    let detail = "extra has no name and version, which the payer signs for";
+    Err(Rejection::new(reason::MISSING_EIP712_DOMAIN, detail))
+}
+
+/// What is wrong with a permit, in the order of the reference implementation.
+fn check_permit(
+    given: &DepositPermit,
+    terms: &Terms,
+    voucher: &SignedVoucher,
+    amount: u128,
+) -> Option<Rejection> {
+    let permit = &given.permit;
+    let asset = terms.token.address;
+    let reject = |reason, detail: String| Some(Rejection::new(reason, detail));
+    if permit.owner != voucher.config.payer {
+        let (from, payer) = (permit.owner, voucher.config.payer);
+        let detail = format!("the permit is by {from}, and the channel's payer is {payer}");
+        return reject(reason::PERMIT2_SIGNATURE, detail);
+    }
+    if permit.spender != PERMIT2_COLLECTOR {
+        let spender = permit.spender;
+        let detail =
+            format!("the spender is {spender}, but must be the collector {PERMIT2_COLLECTOR}");
+        return reject(reason::PERMIT2_SPENDER, detail);
+    }
+    if permit.token != asset {
+        let token = permit.token;
+        let detail = format!("the permit is for token {token}, but the asset is {asset}");
+        return reject(reason::TOKEN_MISMATCH, detail);
+    }
+    if permit.amount != U256::from(amount) {
+        let permitted = permit.amount;
+        let detail = format!("the permit is for {permitted}, but the deposit is of {amount}");
+        return reject(reason::PERMIT2_AMOUNT_MISMATCH, detail);
+    }
+    if given.channel_id != voucher.voucher.channel_id {
+        let detail = "the permit's witness is another channel".to_owned();
+        return reject(reason::CHANNEL_ID_MISMATCH, detail);
+    }
+    None
+}
