@@ -1,8 +1,10 @@
 // The official client buys something: node client.mjs URL [URL…], with the payer's key in PAYER_KEY, or its keypair in
 // SOLANA_PAYER_KEY and a node in SOLANA_RPC.
-// Prints a line of JSON for each URL: status, body, and the decoded receipt or terms.
+// Prints a line of JSON for each URL: status, body, and the decoded receipt or terms. "refund" before a URL asks the seller
+// for what is left of the channel.
 import { createKeyPairSignerFromBytes, getBase58Encoder } from "@solana/kit";
 import { decodePaymentRequiredHeader, decodePaymentResponseHeader } from "@x402/core/http";
+import { BatchSettlementEvmScheme } from "@x402/evm/batch-settlement/client";
 import { ExactEvmScheme } from "@x402/evm/exact/client";
 import { UptoEvmScheme } from "@x402/evm/upto/client";
 import { wrapFetchWithPayment, x402Client } from "@x402/fetch";
@@ -11,9 +13,12 @@ import { privateKeyToAccount } from "viem/accounts";
 
 const { PAYER_KEY, SOLANA_PAYER_KEY, SOLANA_RPC } = process.env;
 const client = new x402Client();
+let channels;
 if (PAYER_KEY) {
   const account = privateKeyToAccount(PAYER_KEY);
   client.register("eip155:*", new ExactEvmScheme(account)).register("eip155:*", new UptoEvmScheme(account));
+  channels = new BatchSettlementEvmScheme(account);
+  client.register("eip155:*", channels);
 }
 if (SOLANA_PAYER_KEY) {
   const signer = await createKeyPairSignerFromBytes(getBase58Encoder().encode(SOLANA_PAYER_KEY));
@@ -28,8 +33,14 @@ function decoded(response, name, decode) {
   return value === null ? null : decode(value);
 }
 
-for (const url of process.argv.slice(2)) {
+const urls = process.argv.slice(2);
+while (urls.length > 0) {
+  const url = urls.shift();
   try {
+    if (url === "refund") {
+      console.log(JSON.stringify({ receipt: await channels.refund(urls.shift()) }));
+      continue;
+    }
     const response = await fetchWithPayment(url);
     const body = await response.text();
     const receipt = decoded(response, "payment-response", decodePaymentResponseHeader);

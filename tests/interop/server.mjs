@@ -2,11 +2,13 @@
 // asset, the price is in the network's USDC; with a node of Solana, buyers are told a blockhash. Prints its port, then serves until it is stopped. The facilitator's key, if it wants
 // one, is in FACILITATOR_KEY.
 import { HTTPFacilitatorClient } from "@x402/core/server";
+import { BatchSettlementEvmScheme } from "@x402/evm/batch-settlement/server";
 import { ExactEvmScheme } from "@x402/evm/exact/server";
 import { UptoEvmScheme } from "@x402/evm/upto/server";
 import { paymentMiddleware, setSettlementOverrides, x402ResourceServer } from "@x402/express";
 import { ExactSvmScheme } from "@x402/svm/exact/server";
 import express from "express";
+import { generatePrivateKey, privateKeyToAccount } from "viem/accounts";
 
 const [, , url, network, payTo, asset, rpcUrl] = process.argv;
 const key = process.env.FACILITATOR_KEY;
@@ -18,6 +20,11 @@ const server = new x402ResourceServer(facilitator).register(network, scheme);
 const { kinds } = await facilitator.getSupported();
 const sellsUpto = kinds.some((kind) => kind.scheme === "upto");
 if (sellsUpto) server.register(network, new UptoEvmScheme());
+// Of channels, the server keeps the book and signs claims and refunds.
+const sellsChannels = kinds.some((kind) => kind.scheme === "batch-settlement");
+const receiverAuthorizerSigner = privateKeyToAccount(generatePrivateKey());
+const channels = sellsChannels && new BatchSettlementEvmScheme(payTo, { receiverAuthorizerSigner });
+if (sellsChannels) server.register(network, channels);
 
 const price = asset ? { asset, amount: "10000" } : "$0.01";
 const accepts = { scheme: "exact", network, price, payTo };
@@ -32,6 +39,7 @@ app.use(
       "GET /upfront": { accepts: { ...accepts, extra: { paymentFlow: "upfront" } } },
       "GET /broken": { accepts },
       ...(network === "eip155:84532" && { "GET /permit2": { accepts: { ...accepts, price: byPermit2 } } }),
+      ...(sellsChannels && { "GET /channel": { accepts: { ...accepts, scheme: "batch-settlement" } } }),
       ...(sellsUpto && { "GET /metered": { accepts: { ...accepts, scheme: "upto" } } }),
     },
     server,
@@ -43,6 +51,17 @@ app.get("/permit2", (request, response) => response.json({ goods: "permit2" }));
 app.get("/metered", (request, response) => {
   setSettlementOverrides(response, { amount: request.query.charge });
   response.json({ goods: "metered" });
+});
+app.get("/channel", (request, response) => {
+  if (request.query.charge) setSettlementOverrides(response, { amount: request.query.charge });
+  response.json({ goods: "by voucher" });
+});
+app.get("/claim", async (request, response) => {
+  try {
+    response.json(await channels.createChannelManager(facilitator, network).claimAndSettle());
+  } catch (error) {
+    response.status(500).json({ error: error.message });
+  }
 });
 app.get("/broken", (request, response) => response.status(500).json({ goods: false }));
 const listening = app.listen(0, "127.0.0.1", () => console.log(listening.address().port));

@@ -281,7 +281,7 @@ fn spoiled() -> Vec<(&'static str, PaymentRequest, Reason)> {
             reason::RECEIVE_AUTHORIZATION_SIGNATURE,
         ),
         (
-            "a voucher that nobody signed",
+            "a voucher with the signature of no key",
             set(
                 &good,
                 &format!("{VOUCHER}/signature"),
@@ -507,7 +507,7 @@ async fn one_bad_row_is_named_and_costs_no_gas() {
     }
     let named = settle(&engine, &bad[0]).await.error_message.unwrap();
     assert!(named.contains("row 1"), "{named}");
-    // Somebody else's signature.
+    // The signature of another key.
     let foreign = Channel {
         authorizer: PrivateKeySigner::random(),
         ..channel.clone()
@@ -550,7 +550,7 @@ async fn a_withdrawal_takes_what_is_not_claimed() {
     let channel = open(&engine, 3 * price).await;
     settled(&engine, &channel.claim(&[channel.row(price)])).await;
     channel.announce_withdrawal(&setting, 2 * price).await;
-    // A seller is told of it with every verdict, and can still claim.
+    // Every verdict names it, so that a seller can still claim.
     let voucher = channel.voucher_request(2 * price, &channel.requirements());
     let verdict = engine.verify(&voucher).await.unwrap();
     let announced = verdict.extra.unwrap().tree()["withdrawRequestedAt"].as_u64();

@@ -168,7 +168,7 @@ async fn of_concurrent_vouchers_one_is_charged() {
     }
 }
 
-/// A verified voucher has its channel until it is charged or given back.
+/// A verified voucher has its channel until it is charged or cancelled.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_channel_serves_one_request_at_a_time() {
     let setting = Setting::start().await;

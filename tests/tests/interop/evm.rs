@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use quittance_buyer::{BuyError, Buyer};
-use quittance_core::Amount;
+use quittance_core::{Amount, Scheme};
 use quittance_devnet::{Account, Evm as Local, USDC};
+use quittance_evm::batch::BatchSettlement;
 use quittance_evm::{Evm, Exact, ExactOffer, TransferMethod, Upto, UptoOffer, UptoPayer, known};
 use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::proxy::Fate;
@@ -132,6 +133,53 @@ async fn official_server_sells_by_permit2_to_both_clients() {
         "{official}"
     );
     assert_eq!(town.setting.received().await, Amount::from(2 * PRICE));
+}
+
+/// One deposit pays for many requests of the official packages, and what was charged is claimed by
+/// the seller, paid to it, and the rest paid back.
+#[tokio::test(flavor = "multi_thread")]
+async fn official_packages_sell_and_buy_by_a_channel() {
+    let setting = Setting::start().await;
+    let evm = Evm::new(setting.config()).unwrap();
+    let schemes: Vec<Arc<dyn Scheme<Evm>>> = vec![
+        Arc::new(Exact::new(&evm)),
+        Arc::new(BatchSettlement::new(&evm)),
+    ];
+    let builder = setting.builder().await.chain(evm, schemes);
+    let engine = builder.start().await.unwrap();
+    let town = Town::new(engine, Setting::offer).await;
+    let (_server, url) = server(&town.facilitator).await;
+    let goods = format!("{url}/channel");
+    let less = format!("{goods}?charge=2500");
+    let urls = [
+        goods.clone(),
+        goods.clone(),
+        less,
+        format!("{url}/claim"),
+        goods.clone(),
+        "refund".to_owned(),
+        goods,
+    ];
+    let bought = buy(&Setting::buyer(), &urls).await;
+    let [first, second, third, claimed, fourth, refunded] = bought.as_slice() else {
+        panic!("{bought:?}");
+    };
+    for answer in [first, second, third, fourth] {
+        let expected = (&json!(200), &json!(true));
+        let got = (&answer["status"], &answer["receipt"]["success"]);
+        assert_eq!(got, expected, "{answer}");
+    }
+    // The deposit is a transaction, and a voucher none.
+    assert_ne!(first["receipt"]["transaction"], "");
+    assert_eq!(second["receipt"]["transaction"], "");
+    assert_eq!(claimed["status"], 200, "{claimed}");
+    let charged = PRICE + PRICE + 2_500;
+    assert_eq!(setting.received().await, Amount::from(charged));
+    let receipt = &refunded["receipt"];
+    assert_eq!(receipt["success"], true, "{refunded}");
+    // Five times the price was deposited.
+    let left = 5 * PRICE - charged - PRICE;
+    assert_eq!(receipt["amount"], left.to_string());
 }
 
 /// A setting whose seller charges at most its price, and whose facilitator settles both schemes.

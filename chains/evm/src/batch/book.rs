@@ -1,7 +1,7 @@
 //! The book of a channel: what was charged by vouchers, and what the chain has about it.
 //!
 //! It is the content of the channel's state record, at a facilitator that keeps the vouchers or at
-//! a seller that does. Whoever keeps the book decides what the next voucher must be.
+//! a seller that does. The book decides what the next voucher must be.
 
 use alloy::primitives::B256;
 use quittance_core::json::Object;
@@ -10,12 +10,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::channel::{ChannelConfig, ChannelState};
-use super::sweep::SAME_SECS;
 use super::units;
 use super::voucher::{ClaimRow, Voucher};
 
 /// The version of the record's format, which is its first field.
 const FORMAT: u8 = 1;
+
+/// How often a receiver is paid what it has claimed, in seconds. The same sweep is asked for again
+/// and again over the life of a channel: within this time it is a retry of the same one.
+pub(super) const SWEEP_EVERY_SECS: u64 = 60;
 
 /// The shortest and the longest time for which what the chain has is taken as known, in seconds.
 /// Between them it is a third of the channel's delay of withdrawals, so that a withdrawal is seen
@@ -134,7 +137,7 @@ impl ChannelBook {
         age <= (self.config.withdraw_delay / 3).clamp(least, most)
     }
 
-    /// Takes over what the chain has now. What was claimed was charged, whoever claimed it.
+    /// Takes over what the chain has now. What was claimed counts as charged.
     pub fn sync(&mut self, chain: ChannelState, now: Timestamp) {
         (self.chain, self.synced_at) = (chain, now.secs());
         self.charged = self.charged.max(chain.total_claimed);
@@ -209,7 +212,7 @@ impl ChannelBook {
     pub(super) fn next_due(&self, rules: &ClaimRules, now: Timestamp) -> Option<Timestamp> {
         self.voucher.as_ref()?;
         // One payment for all claims of this minute.
-        let paid = now.plus_secs(SAME_SECS);
+        let paid = now.plus_secs(SWEEP_EVERY_SECS);
         Some(self.claim_due(rules).unwrap_or(paid))
     }
 
@@ -354,7 +357,7 @@ mod tests {
         assert_eq!((due(&book), book.claim_row()), (None, None));
     }
 
-    /// Somebody else has claimed more than was charged here, as the receiver can.
+    /// The receiver itself can claim more than was charged here.
     #[test]
     fn what_was_claimed_counts_as_charged() {
         let mut book = book(100, 0);

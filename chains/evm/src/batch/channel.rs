@@ -192,10 +192,12 @@ impl ChannelState {
     /// contract's.
     pub fn decode(results: [&[u8]; 3]) -> Option<Self> {
         let [channel, withdrawal, nonce] = results;
-        let channel = BatchSettlement::channelsCall::abi_decode_returns(channel).ok()?;
+        let channel = BatchSettlement::channelsCall::abi_decode_returns_validate(channel).ok()?;
         let withdrawal =
-            BatchSettlement::pendingWithdrawalsCall::abi_decode_returns(withdrawal).ok()?;
-        let refund_nonce = BatchSettlement::refundNonceCall::abi_decode_returns(nonce).ok()?;
+            BatchSettlement::pendingWithdrawalsCall::abi_decode_returns_validate(withdrawal)
+                .ok()?;
+        let refund_nonce =
+            BatchSettlement::refundNonceCall::abi_decode_returns_validate(nonce).ok()?;
         Some(Self {
             balance: channel.balance,
             total_claimed: channel.totalClaimed,

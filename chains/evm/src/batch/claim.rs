@@ -182,7 +182,9 @@ impl Claims {
         for (at, row) in self.rows.iter().enumerate() {
             let data = last.outcomes.get(at + 1).and_then(returned_data);
             let channel = data
-                .and_then(|data| BatchSettlement::channelsCall::abi_decode_returns(data).ok())
+                .and_then(|data| {
+                    BatchSettlement::channelsCall::abi_decode_returns_validate(data).ok()
+                })
                 .ok_or_else(no_contract)?;
             if row.total_claimed <= channel.totalClaimed {
                 continue;

@@ -16,7 +16,7 @@ use super::book::ChannelBook;
 use super::channel::{BATCH_SETTLEMENT, ChannelState, EIP3009_COLLECTOR, PERMIT2_COLLECTOR};
 use super::payload::{DepositAct, DepositPermit, ReceiveAuthorization};
 use super::reason;
-use super::setup::{Setup, Terms};
+use super::setup::{Setup, Terms, contract_not_allowed};
 use super::view::{CHANNEL_STEPS, channel, channel_steps, revert};
 use super::voucher::for_contract;
 use super::vouchers::{Managed, SignedVoucher, managed_access};
@@ -424,6 +424,7 @@ impl Payment<Evm> for DepositPayment {
 
     fn check(&self, observed: &Observed<'_, Evm>) -> Result<Check<Evm>, Rejection> {
         self.objection.clone().map_or(Ok(()), Err)?;
+        self.terms.check_amount(observed.settling)?;
         let by_key = self.by_key(observed.signatures);
         let is_contract = |outcomes: &[StepOutcome]| has_code(outcomes.get(step::PAYER_CODE));
         let allowed = |reason: Reason| match self.setup.limits.contract_wallets {
@@ -471,7 +472,7 @@ impl Payment<Evm> for DepositPayment {
     }
 
     fn plan(&self, charged: Amount, observed: &Observed<'_, Evm>) -> Result<Plan<Call>, Rejection> {
-        self.voucher.check_charge(charged, &self.terms)?;
+        self.terms.check_charge(charged)?;
         let failed = || {
             let detail = "the simulation has no result";
             Rejection::new(reason::DEPOSIT_SIMULATION_FAILED, detail)
@@ -613,12 +614,6 @@ fn expires(consent: &Consent) -> Timestamp {
 
 fn missing(reason: Reason, method: &str) -> Rejection {
     let detail = format!("the payload has no deposit.authorization.{method}Authorization");
-    Rejection::new(reason, detail)
-}
-
-/// The verdict on a payer with code, if the operator accepts keys only.
-pub(super) fn contract_not_allowed(reason: Reason) -> Rejection {
-    let detail = "this facilitator accepts payments by key only, not from contract wallets or delegated accounts";
     Rejection::new(reason, detail)
 }
 

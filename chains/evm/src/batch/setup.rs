@@ -1,9 +1,9 @@
 //! What all payments of the scheme share, and what a request requires.
 
-use alloy::primitives::{Address, B256};
+use alloy::primitives::{Address, B256, U256};
 use quittance_core::json::text_or_integer;
 use quittance_core::{
-    Amount, LaneId, Malformed, Network, PaymentRequest, Refusal, Rejection, RequestCaller,
+    Amount, LaneId, Malformed, Network, PaymentRequest, Reason, Refusal, Rejection, RequestCaller,
 };
 use serde::Deserialize;
 
@@ -289,6 +289,30 @@ impl Terms {
         Ok(())
     }
 
+    /// Checks the required amount: the accepted price, of which at most all is charged at /settle.
+    pub(super) fn check_amount(&self, settling: bool) -> Result<(), Rejection> {
+        if settling {
+            return self.check_charge(Amount::new(U256::from(self.amount)));
+        }
+        if self.amount == self.price {
+            return Ok(());
+        }
+        let detail = "the accepted amount differs from the required";
+        let reason = Reason::INVALID_PAYMENT_REQUIREMENTS;
+        Err(Rejection::new(reason, detail))
+    }
+
+    /// Checks that no more is charged than the payer accepted for this request.
+    pub(super) fn check_charge(&self, charged: Amount) -> Result<(), Rejection> {
+        if charged.units() <= U256::from(self.price) {
+            return Ok(());
+        }
+        let price = self.price;
+        let detail = format!("{charged} is charged, and the payer accepted {price}");
+        let reason = reason::CHARGE_EXCEEDS_SIGNED_CUMULATIVE;
+        Err(Rejection::new(reason, detail))
+    }
+
     /// Checks that a channel pays the recipient of the requirements.
     pub(super) fn check_receiver(&self, config: &ChannelConfig) -> Result<(), Rejection> {
         if config.receiver == self.pay_to {
@@ -327,4 +351,10 @@ impl Terms {
 fn units(field: &str, amount: Amount) -> Result<u128, Malformed> {
     let wide = |_| Malformed::new(field, "channels have amounts of 128 bits");
     u128::try_from(amount.units()).map_err(wide)
+}
+
+/// The verdict on a payer with code, if the operator accepts keys only.
+pub(super) fn contract_not_allowed(reason: Reason) -> Rejection {
+    let detail = "this facilitator accepts payments by key only, not from contract wallets or delegated accounts";
+    Rejection::new(reason, detail)
 }

@@ -7,6 +7,7 @@ use quittance_core::{
     SignatureClaim, Timestamp,
 };
 
+use super::book::SWEEP_EVERY_SECS;
 use super::channel::BATCH_SETTLEMENT;
 use super::payload::SweepAct;
 use super::reason;
@@ -17,10 +18,6 @@ use crate::call::Call;
 use crate::chain::{Evm, Probe, Step, StepOutcome};
 use crate::evidence::Evidence;
 use crate::exact::payment::view;
-
-/// The same sweep is asked for again and again over the life of a channel, and twice only by a
-/// caller that retries: within this time, in seconds, it is the same one.
-pub(super) const SAME_SECS: u64 = 60;
 
 /// A transfer of what a receiver has claimed.
 pub(super) struct Sweep {
@@ -59,7 +56,7 @@ impl Sweep {
             &setup.chain_id.to_be_bytes(),
             act.receiver.as_slice(),
             act.token.as_slice(),
-            &(now.secs() / SAME_SECS).to_be_bytes(),
+            &(now.secs() / SWEEP_EVERY_SECS).to_be_bytes(),
         ]);
         Ok(Self {
             info: PaymentInfo {
@@ -86,7 +83,7 @@ impl Sweep {
     /// Checks that something is claimed and not paid.
     fn check_claimed(outcome: Option<&StepOutcome>) -> Result<(), Rejection> {
         let data = outcome.and_then(returned_data).ok_or_else(no_contract)?;
-        let receiver = BatchSettlement::receiversCall::abi_decode_returns(data);
+        let receiver = BatchSettlement::receiversCall::abi_decode_returns_validate(data);
         let receiver = receiver.map_err(|_| no_contract())?;
         if receiver.totalClaimed > receiver.totalSettled {
             return Ok(());

@@ -15,10 +15,9 @@ use serde_json::json;
 
 use super::book::{ChannelBook, NotNext};
 use super::channel::{ChannelConfig, ChannelState, state_id};
-use super::deposit::contract_not_allowed;
 use super::payload::{RefundAct, VoucherAct};
 use super::reason;
-use super::setup::{Setup, Terms};
+use super::setup::{Setup, Terms, contract_not_allowed};
 use super::view::{CHANNEL_STEPS, channel, channel_steps};
 use super::voucher::Voucher;
 use crate::account::{accepts_signature, ask_signature, has_code};
@@ -146,17 +145,6 @@ impl SignedVoucher {
         }
         let detail = format!("the voucher is for {max} in total, and the price is {price}");
         Err(Rejection::new(reason::CUMULATIVE_AMOUNT_MISMATCH, detail))
-    }
-
-    /// Checks that no more is charged than the payer accepted for this request.
-    pub(super) fn check_charge(&self, charged: Amount, terms: &Terms) -> Result<(), Rejection> {
-        if charged.units() <= U256::from(terms.price) {
-            return Ok(());
-        }
-        let price = terms.price;
-        let detail = format!("{charged} is charged, and the payer accepted {price}");
-        let reason = reason::CHARGE_EXCEEDS_SIGNED_CUMULATIVE;
-        Err(Rejection::new(reason, detail))
     }
 }
 
@@ -484,6 +472,7 @@ impl Payment<Evm> for VoucherPayment {
         if observed.settling {
             self.check_settling()?;
         }
+        self.terms.check_amount(observed.settling)?;
         let by_key = observed.signatures == [true];
         if !by_key {
             self.voucher.check_key()?;
@@ -522,7 +511,7 @@ impl Payment<Evm> for VoucherPayment {
     }
 
     fn plan(&self, charged: Amount, _: &Observed<'_, Evm>) -> Result<Plan<Call>, Rejection> {
-        self.voucher.check_charge(charged, &self.terms)?;
+        self.terms.check_charge(charged)?;
         Ok(Plan::OffChain)
     }
 
