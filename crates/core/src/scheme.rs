@@ -96,8 +96,8 @@ pub trait Scheme<C: Chain + ?Sized>: Send + Sync + 'static {
         Upkeep::default()
     }
 
-    /// The longest request of the scheme that the journal keeps, in bytes. A scheme with longer ones
-    /// than most should bound its other requests by [`KEPT_MAX`] itself.
+    /// The longest request of the scheme that the journal keeps, in bytes. A scheme with a few long
+    /// ones should bound its other requests by [`KEPT_MAX`] itself.
     fn kept_max(&self) -> usize {
         KEPT_MAX
     }

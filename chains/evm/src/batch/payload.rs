@@ -119,7 +119,7 @@ pub(super) struct VoucherAct {
     /// The hold of an earlier verdict, from a server whose facilitator keeps the vouchers.
     #[serde(default)]
     pub(super) pending_id: Option<String>,
-    /// Whether the voucher is not charged and only its hold ends, because the request was not served.
+    /// Whether the voucher is not charged and only its hold ends: the request was not served.
     #[serde(default)]
     pub(super) cancel: bool,
 }

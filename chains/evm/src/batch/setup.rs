@@ -20,7 +20,8 @@ use crate::hex::{Hex, address};
 use crate::permit2;
 use crate::token::{Token, TransferMethod};
 
-/// How long the engine tries to settle an act of a seller, which itself does not expire, in seconds.
+/// How long the engine tries to settle an act of a seller, in seconds. The act itself does not
+/// expire.
 pub(super) const ACT_PATIENCE_SECS: u64 = 3600;
 
 /// What the operator allows the facilitator to do for sellers.
