@@ -131,6 +131,15 @@ async fn each_voucher_is_charged_once_and_kept_over_a_restart() {
     drop(first);
 
     let second = engine(&setting, NEVER).await;
+    // A payer that does not know what was charged reads it in the rejection.
+    let verdict = second.verify(&next).await.unwrap();
+    let extra = Value::Object(verdict.extra.unwrap().tree());
+    assert_eq!(extra["channelState"]["chargedCumulativeAmount"], "13000");
+    assert_eq!(extra["voucherState"]["signedMaxClaimable"], "20000");
+    assert_eq!(
+        extra["voucherState"]["signature"],
+        next.payload.tree()["voucher"]["signature"]
+    );
     for again in [&part, &next] {
         assert_refused(
             &settle(&second, again).await,

@@ -223,7 +223,11 @@ fn check_next(book: &ChannelBook, voucher: &SignedVoucher, price: u128) -> Resul
 fn mismatch(book: &ChannelBook, voucher: &SignedVoucher, price: u128) -> Rejection {
     let (max, charged) = (voucher.voucher.max_claimable, book.charged);
     let detail = format!("the voucher is for {max}, but {charged} was charged and {price} is due");
-    Rejection::new(reason::CUMULATIVE_AMOUNT_MISMATCH, detail)
+    let rejection = Rejection::new(reason::CUMULATIVE_AMOUNT_MISMATCH, detail);
+    match book.correction(&voucher.id) {
+        Ok(extra) => rejection.with_extra(extra),
+        Err(_) => rejection,
+    }
 }
 
 /// The verdict on a caller that may not use the facilitator's authority over a channel.
