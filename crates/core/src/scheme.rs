@@ -174,8 +174,8 @@ pub trait Payment<C: Chain + ?Sized>: Send + Sync {
     /// Checks the payment by what was observed so far: asks a question, or returns a verdict.
     ///
     /// Called first without answers, then with one more answer after each question, or with more
-    /// signatures, until it returns [`Check::Valid`] or a rejection. The first call checks everything that needs no
-    /// answer, so that an invalid payment costs no round trip.
+    /// signatures, until it returns [`Check::Valid`] or a rejection. The first call checks
+    /// everything that needs no answer, so that an invalid payment costs no round trip.
     ///
     /// # Errors
     /// The verdict, if the payment is not valid.

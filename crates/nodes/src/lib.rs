@@ -76,6 +76,7 @@ mod confirm;
 mod failure;
 mod health;
 mod http;
+mod json_rpc;
 mod limit;
 mod node;
 mod nodes;

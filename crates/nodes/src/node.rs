@@ -244,7 +244,7 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport::JsonRpc;
+    use crate::json_rpc::JsonRpc;
 
     fn node() -> Node {
         let (http, url) = (

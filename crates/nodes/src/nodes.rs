@@ -11,10 +11,11 @@ use url::Url;
 use crate::failure::{Failure, NodeError, unavailable};
 use crate::health::NodesHealth;
 use crate::http::Clients;
+use crate::json_rpc::JsonRpc;
 use crate::node::Node;
 use crate::request::{Identity, Reply, Request, decode_result};
 use crate::submission;
-use crate::transport::{JsonRpc, Transport};
+use crate::transport::Transport;
 
 /// The nodes of one chain, in order of preference.
 #[derive(Debug)]

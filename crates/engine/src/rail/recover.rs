@@ -258,7 +258,8 @@ impl<C: Chain> Rail<C> {
         })
     }
 
-    /// Whether a plan would send a transaction of another signer that the chain has decided already.
+    /// Whether a plan would send a transaction of another signer that the chain has decided
+    /// already.
     fn is_decided(&self, plan: &Plan<C::Action>, decided: &BTreeSet<TransactionId>) -> bool {
         let signed = plan.action().and_then(|action| self.chain().signed(action));
         signed.is_some_and(|signed| decided.contains(&signed.id))

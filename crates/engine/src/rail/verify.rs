@@ -16,9 +16,9 @@ use super::decoded::{Decoded, Verified, VerifyError};
 use super::judge::Judgement;
 use crate::policy::check_info;
 
-/// The maximum number of questions of one payment, to the chain or about signatures. One is for its state, one for a
-/// contract wallet, one for lookup tables, and one is in reserve. A scheme that asks more has a
-/// mistake.
+/// The maximum number of questions of one payment, to the chain or about signatures. One is for its
+/// state, one for a contract wallet, one for lookup tables, and one is in reserve. A scheme that
+/// asks more has a mistake.
 const QUESTIONS_MAX: usize = 4;
 
 /// How long to wait for a payment that is not valid yet: two blocks of Base, and far less than a
