@@ -1,8 +1,8 @@
-//! A journal whose disk is full on demand.
+//! A journal whose disk is full on demand, or whose process ends at a certain write.
 
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,6 +14,103 @@ use quittance_engine::{
     Claim, Claimed, Cursor, Ended, Filter, Journal, JournalError, Outcome, Page, Settlement,
     SettlementStep,
 };
+use tokio::sync::Notify;
+
+/// A write that a settlement is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the methods of a journal")]
+pub enum JournalWrite {
+    Claim,
+    Record,
+    Withdraw,
+    Conclude,
+    Reopen,
+    ReportSuccess,
+    WriteState,
+}
+
+/// The moment at which a process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CrashPoint {
+    /// The number of the write at which it ends: 1 is the first.
+    pub write: usize,
+    /// Whether this write has an effect. Its caller does not see an answer in either case.
+    pub is_written: bool,
+}
+
+/// Ends the process at a write: from then on, no write has an effect or an answer.
+#[derive(Debug, Default)]
+pub struct Crash {
+    point: OnceLock<CrashPoint>,
+    writes: AtomicUsize,
+    at: OnceLock<JournalWrite>,
+    permitted: AtomicUsize,
+    happened: Notify,
+}
+
+impl Crash {
+    /// Plans a crash. Only the first plan counts.
+    pub fn plan(&self, point: CrashPoint) {
+        // A second plan is ignored.
+        let _ = self.point.set(point);
+    }
+
+    /// Waits for the crash.
+    pub async fn happened(&self) {
+        while self.at.get().is_none() {
+            self.happened.notified().await;
+        }
+    }
+
+    /// The write at which the process ended, if it has.
+    pub fn at(&self) -> Option<JournalWrite> {
+        self.at.get().copied()
+    }
+
+    /// How many successes the writes have permitted to answer. A process that ends may not have
+    /// answered all of them.
+    pub fn permitted(&self) -> usize {
+        self.permitted.load(Ordering::SeqCst)
+    }
+
+    /// Notes whether a write has permitted to answer a success.
+    fn permits(&self, is_permitted: bool) -> bool {
+        self.permitted
+            .fetch_add(usize::from(is_permitted), Ordering::SeqCst);
+        is_permitted
+    }
+
+    /// Counts a write before it is made.
+    fn before(&self, write: JournalWrite) -> Result<usize, JournalError> {
+        let number = self.writes.fetch_add(1, Ordering::SeqCst) + 1;
+        self.reach(write, number, false)?;
+        Ok(number)
+    }
+
+    /// Ends the process if this is the moment.
+    fn reach(
+        &self,
+        write: JournalWrite,
+        number: usize,
+        is_written: bool,
+    ) -> Result<(), JournalError> {
+        let now = CrashPoint {
+            write: number,
+            is_written,
+        };
+        if self.point.get() == Some(&now) && self.at.set(write).is_ok() {
+            self.happened.notify_one();
+        }
+        self.check()
+    }
+
+    fn check(&self) -> Result<(), JournalError> {
+        match self.at() {
+            Some(_) => Err(JournalError::unavailable("the process has ended")),
+            None => Ok(()),
+        }
+    }
+}
 
 /// Which writes fail. Reads never do.
 #[derive(Debug, Default)]
@@ -30,9 +127,31 @@ pub struct Failing {
     pub takes_back: AtomicBool,
     /// How long it takes to list what is not final, in milliseconds.
     pub list_takes: AtomicU64,
+    /// When the process ends.
+    pub crash: Crash,
 }
 
 impl Failing {
+    /// Makes a write, unless it fails by `full` or after a crash.
+    async fn write<T, E: From<JournalError>>(
+        &self,
+        write: JournalWrite,
+        full: &AtomicBool,
+        result: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        is_full(full)?;
+        let number = self.crash.before(write)?;
+        let result = result.await?;
+        self.crash.reach(write, number, true)?;
+        Ok(result)
+    }
+
+    /// Whether a write that is not part of one settlement fails.
+    fn other_write(&self) -> Result<(), JournalError> {
+        is_full(&self.rest)?;
+        self.crash.check()
+    }
+
     /// All writes fail, and the journal knows; or none.
     pub fn everything(&self, fails: bool) {
         for failing in [&self.claims, &self.rest, &self.is_known] {
@@ -49,7 +168,7 @@ pub struct FlakyJournal<J> {
     pub failing: Arc<Failing>,
 }
 
-fn full(failing: &AtomicBool) -> Result<(), JournalError> {
+fn is_full(failing: &AtomicBool) -> Result<(), JournalError> {
     match failing.load(Ordering::SeqCst) {
         true => Err(JournalError::unavailable("the disk is full")),
         false => Ok(()),
@@ -63,8 +182,12 @@ impl<J: Journal> StateStore for FlakyJournal<J> {
     }
 
     async fn write_state(&self, state: &SchemeState) -> Result<bool, Fault> {
-        full(&self.failing.rest)?;
-        self.inner.write_state(state).await
+        let write = async {
+            let is_written = self.inner.write_state(state).await?;
+            Ok(self.failing.crash.permits(is_written))
+        };
+        let (failing, kind) = (&self.failing, JournalWrite::WriteState);
+        failing.write(kind, &failing.rest, write).await
     }
 
     async fn due_states(
@@ -75,13 +198,13 @@ impl<J: Journal> StateStore for FlakyJournal<J> {
         again: Timestamp,
         limit: u32,
     ) -> Result<Vec<SchemeState>, Fault> {
-        full(&self.failing.rest)?;
+        self.failing.other_write()?;
         let due = self.inner.due_states(network, scheme, now, again, limit);
         due.await
     }
 
     async fn put_off_states(&self, seen: &[(SchemeState, Option<Timestamp>)]) -> Result<(), Fault> {
-        full(&self.failing.rest)?;
+        self.failing.other_write()?;
         self.inner.put_off_states(seen).await
     }
 }
@@ -96,8 +219,9 @@ impl<J: Journal> Journal for FlakyJournal<J> {
     }
 
     async fn claim(&self, claim: &Claim, now: Timestamp) -> Result<Claimed, JournalError> {
-        full(&self.failing.claims)?;
-        self.inner.claim(claim, now).await
+        let write = self.inner.claim(claim, now);
+        let (failing, kind) = (&self.failing, JournalWrite::Claim);
+        failing.write(kind, &failing.claims, write).await
     }
 
     async fn record(
@@ -107,15 +231,15 @@ impl<J: Journal> Journal for FlakyJournal<J> {
         settlements: &[SettlementStep],
         now: Timestamp,
     ) -> Result<(), JournalError> {
-        full(&self.failing.rest)?;
-        self.inner
-            .record(network, transaction, settlements, now)
-            .await
+        let write = self.inner.record(network, transaction, settlements, now);
+        let (failing, kind) = (&self.failing, JournalWrite::Record);
+        failing.write(kind, &failing.rest, write).await
     }
 
     async fn withdraw(&self, transaction: &TransactionId) -> Result<(), JournalError> {
-        full(&self.failing.rest)?;
-        self.inner.withdraw(transaction).await
+        let write = self.inner.withdraw(transaction);
+        let (failing, kind) = (&self.failing, JournalWrite::Withdraw);
+        failing.write(kind, &failing.rest, write).await
     }
 
     async fn conclude(
@@ -126,17 +250,19 @@ impl<J: Journal> Journal for FlakyJournal<J> {
         state: Option<&SchemeState>,
         now: Timestamp,
     ) -> Result<Ended, JournalError> {
-        full(&self.failing.rest)?;
-        self.inner.conclude(id, attempt, outcome, state, now).await
+        let write = self.inner.conclude(id, attempt, outcome, state, now);
+        let (failing, kind) = (&self.failing, JournalWrite::Conclude);
+        failing.write(kind, &failing.rest, write).await
     }
 
     async fn reopen(&self, id: &PaymentId, attempt: u32) -> Result<bool, JournalError> {
-        full(&self.failing.rest)?;
-        self.inner.reopen(id, attempt).await
+        let write = self.inner.reopen(id, attempt);
+        let (failing, kind) = (&self.failing, JournalWrite::Reopen);
+        failing.write(kind, &failing.rest, write).await
     }
 
     async fn finalize(&self, ids: &[PaymentId], now: Timestamp) -> Result<(), JournalError> {
-        full(&self.failing.rest)?;
+        self.failing.other_write()?;
         self.inner.finalize(ids, now).await
     }
 
@@ -153,11 +279,16 @@ impl<J: Journal> Journal for FlakyJournal<J> {
         key: Option<&str>,
         now: Timestamp,
     ) -> Result<bool, JournalError> {
-        full(&self.failing.rest)?;
+        is_full(&self.failing.rest)?;
         if self.failing.takes_back.swap(false, Ordering::SeqCst) {
             self.inner.reopen(id, attempt).await?;
         }
-        let reported = self.inner.report_success(id, attempt, key, now).await;
+        let write = async {
+            let is_granted = self.inner.report_success(id, attempt, key, now).await?;
+            Ok(self.failing.crash.permits(is_granted))
+        };
+        let (failing, kind) = (&self.failing, JournalWrite::ReportSuccess);
+        let reported = failing.write(kind, &failing.rest, write).await;
         let takes = self.failing.tell_takes.load(Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(takes)).await;
         reported

@@ -4,7 +4,7 @@
 //!   engine's settlement flow is tested on it. It needs no node and no network.
 //! * [`conformance`] has the properties that every scheme, chain and journal must have.
 //! * [`faults`] has wrappers that do one thing wrong, to test the suites.
-//! * [`flaky`] is a journal whose writes fail on demand.
+//! * [`flaky`] is a journal whose writes fail on demand, or whose process ends at a certain write.
 //! * [`scripted`] has a facilitator, an offer and a payer that a test scripts, without a chain.
 //!
 //! This crate is for tests. It panics where a test cannot continue.

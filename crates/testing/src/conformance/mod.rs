@@ -11,6 +11,7 @@
 pub mod chain;
 pub mod ends;
 pub mod journal;
+pub mod life;
 pub mod scheme;
 
 use std::pin::Pin;

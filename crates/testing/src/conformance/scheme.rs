@@ -11,7 +11,7 @@ use quittance_core::{
     Amount, Chain, Clock, Facilitator, FacilitatorError, FaultKind, Observed, PaymentRequest,
     Reason, Refusal, Scheme, SystemClock,
 };
-use quittance_engine::Engine;
+use quittance_engine::{Engine, EngineBuilder};
 use serde_json::Value;
 
 use crate::until;
@@ -77,6 +77,17 @@ pub trait SchemeFixture: Send + Sync + Sized {
     async fn settle_elsewhere(&self, request: &PaymentRequest) -> bool;
 }
 
+/// The parts of a scheme fixture's engine, so that a suite can build another engine of
+/// them.
+#[async_trait]
+pub trait EngineParts: SchemeFixture {
+    /// A new chain, as the fixture's engine has it, with the scheme on it.
+    fn parts(&self) -> (Self::Chain, Arc<dyn Scheme<Self::Chain>>);
+
+    /// A builder with the fixture's journal and options, and without a chain.
+    async fn builder(&self) -> EngineBuilder;
+}
+
 super::suite!($ scheme, scheme_conformance, SchemeFixture:
     decoding_is_pure
     a_payment_names_its_parties
@@ -115,11 +126,11 @@ async fn settled(engine: &Engine, request: &PaymentRequest) -> (bool, String, St
 }
 
 /// The answer of an engine.
-type Answer = Result<SettleResponse, FacilitatorError>;
+pub(super) type Answer = Result<SettleResponse, FacilitatorError>;
 
 /// Settles, and again while the outcome is not known or the engine is busy. Both answers ask the
 /// caller to retry with the same request.
-async fn decided(engine: &Engine, request: &PaymentRequest) -> Answer {
+pub(super) async fn decided(engine: &Engine, request: &PaymentRequest) -> Answer {
     let is_pending = |answer: &Answer| answer.as_ref().is_ok_and(SettleResponse::is_pending);
     settle_while(engine, request, |answer| {
         is_pending(answer) || is_busy(answer)
@@ -136,7 +147,7 @@ async fn pending(engine: &Engine, request: &PaymentRequest) -> SettleResponse {
     response
 }
 
-fn is_busy(answer: &Answer) -> bool {
+pub(super) fn is_busy(answer: &Answer) -> bool {
     matches!(answer, Err(FacilitatorError::Fault(fault)) if fault.kind == FaultKind::Busy)
 }
 

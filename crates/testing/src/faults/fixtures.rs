@@ -6,16 +6,18 @@ use async_trait::async_trait;
 use quittance_core::wire::{PaymentRequirements, SupportedKind};
 use quittance_core::{
     Amount, Chain, Clock, LaneId, Offer, Payer, PaymentRequest, Reason, Scheme, SignedPayment,
+    StateStore,
 };
-use quittance_engine::{Engine, EngineBuilder};
+use quittance_engine::{Engine, EngineBuilder, Journal};
 
 use super::{
-    ChainFault, EndsFault, FaultyChain, FaultyOffer, FaultyPayer, FaultyScheme, PlantedFault,
-    SchemeFault, planted,
+    ChainFault, EndsFault, FaultyChain, FaultyJournal, FaultyOffer, FaultyPayer, FaultyScheme,
+    JournalFault, PlantedFault, SchemeFault, planted,
 };
 use crate::conformance::chain::ChainFixture;
 use crate::conformance::ends::EndsFixture;
-use crate::conformance::scheme::SchemeFixture;
+use crate::conformance::life::{Act, LifeFixture};
+use crate::conformance::scheme::{EngineParts, SchemeFixture};
 
 fn chain_fault() -> Option<ChainFault> {
     match planted() {
@@ -27,6 +29,13 @@ fn chain_fault() -> Option<ChainFault> {
 fn scheme_fault() -> Option<SchemeFault> {
     match planted() {
         Some(PlantedFault::Scheme(fault)) => Some(fault),
+        _ => None,
+    }
+}
+
+fn journal_fault() -> Option<JournalFault> {
+    match planted() {
+        Some(PlantedFault::Journal(fault)) => Some(fault),
         _ => None,
     }
 }
@@ -119,16 +128,6 @@ impl<F: ChainFixture> ChainFixture for FaultyChainFixture<F> {
     }
 }
 
-/// The parts of a scheme fixture's engine, so that a faulty engine can be built of them.
-#[async_trait]
-pub trait EngineParts: SchemeFixture {
-    /// A new chain, as the fixture's engine has it, with the scheme on it.
-    fn parts(&self) -> (Self::Chain, Arc<dyn Scheme<Self::Chain>>);
-
-    /// A builder with the fixture's journal and options, and without a chain.
-    async fn builder(&self) -> EngineBuilder;
-}
-
 /// A scheme fixture whose chain and scheme have the planted fault.
 pub struct FaultySchemeFixture<F>(F);
 
@@ -196,6 +195,49 @@ impl<F: EngineParts> SchemeFixture for FaultySchemeFixture<F> {
 
     async fn settle_elsewhere(&self, request: &PaymentRequest) -> bool {
         self.0.settle_elsewhere(request).await
+    }
+}
+
+/// A fixture of lives whose chain, scheme and journal have the planted fault.
+pub struct FaultyLifeFixture<F>(F);
+
+#[async_trait]
+impl<F: LifeFixture> LifeFixture for FaultyLifeFixture<F> {
+    type Chain = FaultyChain<F::Chain>;
+
+    async fn new() -> Self {
+        Self(F::new().await)
+    }
+
+    fn clock(&self) -> Arc<dyn Clock> {
+        self.0.clock()
+    }
+
+    fn parts(&self) -> (Self::Chain, Arc<dyn Scheme<Self::Chain>>) {
+        let (chain, scheme) = self.0.parts();
+        let chain = FaultyChain::new(Arc::new(chain), chain_fault());
+        (chain, Arc::new(FaultyScheme::new(scheme, scheme_fault())))
+    }
+
+    fn builder(&self, journal: impl Journal) -> EngineBuilder {
+        let journal = FaultyJournal::new(journal, journal_fault());
+        self.0.builder(journal)
+    }
+
+    async fn acts(&self) -> Vec<Act> {
+        self.0.acts().await
+    }
+
+    async fn effects(&self, acts: &[Act], records: &dyn StateStore) -> Vec<Option<u64>> {
+        self.0.effects(acts, records).await
+    }
+
+    async fn hold(&self) {
+        self.0.hold().await;
+    }
+
+    async fn go_on(&self) {
+        self.0.go_on().await;
     }
 }
 

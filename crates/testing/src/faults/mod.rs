@@ -1,4 +1,4 @@
-//! Faults to plant in a chain, a scheme, an offer or a payer, one at a time.
+//! Faults to plant in a chain, a scheme, a journal, an offer or a payer, one at a time.
 //!
 //! They show what a conformance suite is worth: a suite that passes with a fault in place does not
 //! test for it. The wrappers work with any chain and scheme, so that authors can try their own
@@ -7,6 +7,7 @@
 mod chain;
 mod ends;
 mod fixtures;
+mod journal;
 mod scheme;
 
 use std::panic::AssertUnwindSafe;
@@ -16,9 +17,11 @@ use futures_util::FutureExt;
 
 use crate::conformance::Property;
 
+pub use crate::conformance::scheme::EngineParts;
 pub use chain::{ChainFault, FaultyChain};
 pub use ends::{EndsFault, FaultyOffer, FaultyPayer};
-pub use fixtures::{EngineParts, FaultyChainFixture, FaultyEndsFixture, FaultySchemeFixture};
+pub use fixtures::{FaultyChainFixture, FaultyEndsFixture, FaultyLifeFixture, FaultySchemeFixture};
+pub use journal::{FaultyJournal, JournalFault};
 pub use scheme::{FaultyScheme, SchemeFault};
 
 /// A fault in one of the parts that the suites test.
@@ -28,6 +31,8 @@ pub enum PlantedFault {
     Chain(ChainFault),
     /// In the scheme.
     Scheme(SchemeFault),
+    /// In the journal.
+    Journal(JournalFault),
     /// In the offer or the payer.
     Ends(EndsFault),
 }

@@ -47,10 +47,18 @@ pub enum SchemeFault {
     NoAssets,
     AnotherName,
     NoBalance,
+    IdentityOfTheState,
+    SettlesForNothing,
+    RepeatsSteps,
+    NeverExclusive,
+    UsesNoState,
+    IgnoresState,
+    ForgetsItsChange,
+    KeepsTheOldState,
 }
 
 impl SchemeFault {
-    /// All faults.
+    /// The faults that every scheme can have.
     pub const ALL: [Self; 31] = [
         Self::AlwaysTransferred,
         Self::NeverTransferred,
@@ -83,6 +91,18 @@ impl SchemeFault {
         Self::NoAssets,
         Self::AnotherName,
         Self::NoBalance,
+    ];
+
+    /// The faults that show in lives: of schemes with several acts, steps or state records.
+    pub const OF_LIVES: [Self; 8] = [
+        Self::IdentityOfTheState,
+        Self::SettlesForNothing,
+        Self::RepeatsSteps,
+        Self::NeverExclusive,
+        Self::UsesNoState,
+        Self::IgnoresState,
+        Self::ForgetsItsChange,
+        Self::KeepsTheOldState,
     ];
 }
 
@@ -175,6 +195,16 @@ impl<C: Chain> FaultyScheme<C> {
         info
     }
 
+    fn access(&self, access: Option<&StateAccess>) -> Option<StateAccess> {
+        let mut access = access?.clone();
+        match self.fault {
+            Some(SchemeFault::UsesNoState) => return None,
+            Some(SchemeFault::NeverExclusive) => access.exclusive = false,
+            _ => {}
+        }
+        Some(access)
+    }
+
     fn rejection(&self, rejection: Rejection) -> Rejection {
         match self.fault {
             Some(SchemeFault::RejectsWithoutDetail) => rejection.reason.into(),
@@ -263,8 +293,14 @@ impl<C: Chain> Scheme<FaultyChain<C>> for FaultyScheme<C> {
             Refusal::Rejected(rejection) => Refusal::Rejected(self.rejection(rejection)),
             other => other,
         })?;
+        let mut info = self.info(inner.info(), request, now);
+        let access = self.access(inner.state_access());
+        if let (Some(SchemeFault::IdentityOfTheState), Some(access)) = (self.fault, &access) {
+            info.id = PaymentId::from_parts(&[access.state.as_bytes()]);
+        }
         Ok(Box::new(FaultyPayment {
-            info: self.info(inner.info(), request, now),
+            info,
+            access,
             scheme: FaultyScheme::new(Arc::clone(&self.inner), self.fault),
             inner,
         }))
@@ -274,6 +310,7 @@ impl<C: Chain> Scheme<FaultyChain<C>> for FaultyScheme<C> {
 struct FaultyPayment<C: Chain> {
     inner: Box<dyn Payment<C>>,
     info: PaymentInfo,
+    access: Option<StateAccess>,
     scheme: FaultyScheme<C>,
 }
 
@@ -299,6 +336,9 @@ impl<C: Chain> FaultyPayment<C> {
         };
         let mut inner = observed.for_chain();
         (inner.signatures, inner.now) = (signatures, now);
+        if self.fault() == Some(SchemeFault::IgnoresState) {
+            inner.state = None;
+        }
         use_it(&inner)
     }
 }
@@ -354,6 +394,14 @@ impl<C: Chain> Payment<FaultyChain<C>> for FaultyPayment<C> {
         amount: Amount,
         observed: &Observed<'_, FaultyChain<C>>,
     ) -> Result<Plan<C::Action>, Rejection> {
+        match self.fault() {
+            Some(SchemeFault::SettlesForNothing) => return Ok(Plan::OffChain),
+            Some(SchemeFault::RepeatsSteps) => {
+                let before = observed.for_chain().after(&[]);
+                return self.inner.plan(amount, &before);
+            }
+            _ => {}
+        }
         self.with_inner(observed, |observed| self.inner.plan(amount, observed))
     }
 
@@ -376,7 +424,7 @@ impl<C: Chain> Payment<FaultyChain<C>> for FaultyPayment<C> {
     }
 
     fn state_access(&self) -> Option<&StateAccess> {
-        self.inner.state_access()
+        self.access.as_ref()
     }
 
     fn state_after(
@@ -385,9 +433,18 @@ impl<C: Chain> Payment<FaultyChain<C>> for FaultyPayment<C> {
         observed: &Observed<'_, FaultyChain<C>>,
         evidence: Option<&C::Evidence>,
     ) -> StateChange {
-        self.with_inner(observed, |observed| {
+        let change = self.with_inner(observed, |observed| {
             self.inner.state_after(amount, observed, evidence)
-        })
+        });
+        let content = match (self.fault(), observed.state) {
+            (Some(SchemeFault::ForgetsItsChange), _) => None,
+            (Some(SchemeFault::KeepsTheOldState), Some(state)) => Some((state.state.clone(), None)),
+            _ => change.state,
+        };
+        StateChange {
+            state: content,
+            receipt: change.receipt,
+        }
     }
 
     fn verify_extra(&self, observed: &Observed<'_, FaultyChain<C>>) -> Option<Object> {

@@ -3,7 +3,8 @@
 //! [`World`] is the chain itself, with its node and its clock. [`SimulatedChain`] is the
 //! [`Chain`](quittance_core::Chain) through which the engine uses it, [`SimulatedExact`] is the
 //! scheme `exact` on it, and [`SimulatedOffer`] and [`SimulatedPayer`] are the two ends of a
-//! payment.
+//! payment. [`SimulatedUpto`], [`SimulatedSponsored`] and [`SimulatedChannels`] are schemes whose
+//! payments send nothing, take several transactions, or share a state record.
 //!
 //! Nothing happens by itself. A test moves the clock, makes blocks, and breaks the node.
 //!
@@ -22,12 +23,16 @@
 
 mod address;
 mod chain;
+mod channel;
 mod ends;
 mod environment;
 mod exact;
 mod fixtures;
 mod ledger;
+mod lives;
+mod sponsored;
 mod transaction;
+mod upto;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,13 +46,17 @@ use quittance_core::{
 
 pub use address::{Address, AddressError};
 pub use chain::{Evidence, Question, Search, SimulatedChain, StateAnswer};
+pub use channel::SimulatedChannels;
 pub use ed25519_dalek;
 pub use ends::{SimulatedOffer, SimulatedPayer};
 pub use environment::{Environment, TIMING};
 pub use exact::{BLOCK_SECS, SimulatedExact, SimulatedRule, reason};
 pub use fixtures::{SimulatedChainFixture, SimulatedEndsFixture, SimulatedExactFixture};
 pub use ledger::{COIN, TransferEvent};
+pub use lives::{SimulatedChannelLives, SimulatedSponsoredLives, SimulatedUptoLives};
+pub use sponsored::SimulatedSponsored;
 pub use transaction::{Authorization, Carrier, Transfer};
+pub use upto::SimulatedUpto;
 
 use ledger::{Ledger, Refused};
 use transaction::{Content, SignedContent};
@@ -362,6 +371,17 @@ impl World {
     /// The node refuses all transactions.
     pub fn refuse_transactions(&self) {
         self.state().node.refuses = true;
+    }
+
+    /// How many transfers with this nonce of a payer have moved money.
+    pub fn transfers(&self, from: &Address, nonce: &[u8; 32]) -> u64 {
+        let state = self.state();
+        let events = state.ledger.included().flat_map(|(_, one)| &one.events);
+        let moved = events.filter(|event| {
+            let authorization = &event.authorization;
+            event.failure.is_none() && (&authorization.from, &authorization.nonce) == (from, nonce)
+        });
+        moved.count() as u64
     }
 
     /// Sends a transaction without effect at the signer's next sequence number, as another program
