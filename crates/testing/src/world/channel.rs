@@ -240,11 +240,10 @@ impl Payment<SimulatedChain> for ChannelPayment {
     fn state_after(
         &self,
         _: Amount,
-        state: Option<&SchemeState>,
+        observed: &Observed<'_, SimulatedChain>,
         _: Option<&Evidence>,
-        _: Timestamp,
     ) -> StateChange {
-        let mut channel = Channel::read(state);
+        let mut channel = Channel::read(observed.state);
         if !channel.done.contains(&self.signed) {
             channel.done.push(self.signed);
         }
