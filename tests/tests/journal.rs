@@ -752,6 +752,8 @@ enum RefundStep {
     End(prop::sample::Index, bool),
     /// The chain takes one of the refunds back.
     Reopen(prop::sample::Index),
+    /// The block of one of the refunds is final.
+    Finalize(prop::sample::Index),
 }
 
 fn refund_step() -> impl Strategy<Value = RefundStep> {
@@ -761,6 +763,7 @@ fn refund_step() -> impl Strategy<Value = RefundStep> {
         2 => (index(), 0_u64..3).prop_map(|(at, less)| RefundStep::Settle(at, less)),
         2 => (index(), any::<bool>()).prop_map(|(at, fails)| RefundStep::End(at, fails)),
         1 => index().prop_map(RefundStep::Reopen),
+        1 => index().prop_map(RefundStep::Finalize),
     ]
 }
 
@@ -771,6 +774,7 @@ struct ModelRefund {
     amount: u64,
     state: StateKind,
     settled: u64,
+    is_final: bool,
 }
 
 /// The refunds of one payment, as they should be.
@@ -782,11 +786,12 @@ impl ModelRefunds {
 
     fn left(&self) -> u64 {
         let counted = self.0.iter().map(|refund| match refund.state {
-            StateKind::Open => refund.amount,
-            StateKind::Settled => refund.settled,
+            StateKind::Settled if refund.is_final => refund.settled,
+            StateKind::Open | StateKind::Settled => refund.amount,
             _ => 0,
         });
-        Self::PAID.saturating_sub(counted.sum())
+        let left = Self::PAID.checked_sub(counted.sum());
+        left.expect("no more than what was paid")
     }
 
     async fn apply(&mut self, journal: &SqliteJournal, original: &Claim, step: &RefundStep) {
@@ -801,10 +806,17 @@ impl ModelRefunds {
             RefundStep::Reopen(at) => {
                 let (at, refund) = (at.index(len), &mut self.0[at.index(len)]);
                 let reopened = journal.reopen(&id(at), refund.attempt).await;
-                assert_eq!(reopened, Ok(refund.state == StateKind::Settled));
-                if refund.state == StateKind::Settled {
+                let is_reopened = refund.state == StateKind::Settled && !refund.is_final;
+                assert_eq!(reopened, Ok(is_reopened));
+                if is_reopened {
                     refund.state = StateKind::Open;
                 }
+                return;
+            }
+            RefundStep::Finalize(at) => {
+                let (at, refund) = (at.index(len), &mut self.0[at.index(len)]);
+                assert_eq!(journal.finalize(&[id(at)], NOW).await, Ok(()));
+                refund.is_final |= refund.state == StateKind::Settled;
                 return;
             }
             RefundStep::Settle(at, less) => {
@@ -853,6 +865,7 @@ impl ModelRefunds {
             amount,
             state: StateKind::Open,
             settled: 0,
+            is_final: false,
         };
         match self.0.get_mut(at) {
             Some(refund) => *refund = claimed,

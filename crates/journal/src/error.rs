@@ -88,6 +88,14 @@ pub enum JournalError {
         #[source]
         cause: Cause,
     },
+    /// The write contradicts the journal's rules, or what it has. Nothing has changed, and the same
+    /// write fails again: this program or a scheme has a mistake. Other writes go on.
+    #[error("the journal refuses this write: {cause}")]
+    Refused {
+        /// The rule.
+        #[source]
+        cause: Cause,
+    },
 }
 
 impl JournalError {
@@ -105,6 +113,13 @@ impl JournalError {
         }
     }
 
+    /// A write contradicts the journal's rules, for implementations of [`Journal`](crate::Journal).
+    pub fn refused(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Refused {
+            cause: Cause::new(cause),
+        }
+    }
+
     pub(crate) fn file(path: impl Into<PathBuf>, error: io::Error) -> Self {
         Self::File {
             path: path.into(),
@@ -115,7 +130,12 @@ impl JournalError {
 
 impl From<JournalError> for Fault {
     fn from(error: JournalError) -> Self {
-        Self::new(FaultKind::JournalUnavailable, error)
+        let kind = match error {
+            // To retry does not help.
+            JournalError::Refused { .. } => FaultKind::Internal,
+            _ => FaultKind::JournalUnavailable,
+        };
+        Self::new(kind, error)
     }
 }
 

@@ -31,7 +31,8 @@ pub(crate) trait Store: Send + Sized + 'static {
     /// Why a write or a commit failed.
     type Error: StoreError;
 
-    /// Executes all writes of a batch and commits them together, or changes nothing.
+    /// Executes all writes of a batch and commits them together, or changes nothing. A write that
+    /// [fails alone](Pending::execute) must leave no change behind.
     async fn commit(&mut self, batch: &mut [Waiting<Self>]) -> Result<(), JournalError>;
 
     /// Called every second in which nothing is written.
@@ -43,7 +44,8 @@ pub(crate) trait Store: Send + Sized + 'static {
 
 /// An error of a store.
 pub(crate) trait StoreError: Into<JournalError> + Send {
-    /// Whether the error concerns one entry only. Then the other writes of the batch go on.
+    /// Whether the error concerns one entry only. Then the write fails alone, and the others of the
+    /// batch go on.
     fn concerns_one_entry(&self) -> bool;
 }
 
@@ -63,9 +65,10 @@ pub(crate) type Waiting<S> = Box<dyn Pending<S>>;
 /// A write together with the way back to its caller.
 #[async_trait]
 pub(crate) trait Pending<S: Store>: Send {
-    /// Executes the write and keeps its answer. An error that concerns one entry only is kept as
-    /// this write's answer.
-    async fn execute(&mut self, connection: &mut S::Connection) -> Result<(), S::Error>;
+    /// Executes the write and keeps its answer. Returns `false` if the write failed alone: the
+    /// error is kept as its answer, and the store must undo its changes. May be repeated, after all
+    /// changes of the batch were undone.
+    async fn execute(&mut self, connection: &mut S::Connection) -> Result<bool, S::Error>;
 
     /// Sends the kept answer. Call it after the commit.
     fn answer(self: Box<Self>);
@@ -82,13 +85,15 @@ struct Request<S: Store, W: Write<S>> {
 
 #[async_trait]
 impl<S: Store, W: Write<S>> Pending<S> for Request<S, W> {
-    async fn execute(&mut self, connection: &mut S::Connection) -> Result<(), S::Error> {
-        self.answer = Some(match self.write.execute(connection).await {
+    async fn execute(&mut self, connection: &mut S::Connection) -> Result<bool, S::Error> {
+        let answer: Result<W::Answer, JournalError> = match self.write.execute(connection).await {
             Ok(answer) => Ok(answer),
             Err(error) if error.concerns_one_entry() => Err(error.into()),
             Err(error) => return Err(error),
-        });
-        Ok(())
+        };
+        let is_done = answer.is_ok();
+        self.answer = Some(answer);
+        Ok(is_done)
     }
 
     fn answer(self: Box<Self>) {

@@ -14,8 +14,8 @@ use crate::settlement::{Claim, Claimed, Ended, Outcome, Settlement, SettlementSt
 /// Stores settlements, and the state records of schemes.
 ///
 /// **An implementation must** return from a method that writes only when the write survives a crash
-/// of the machine. It must apply each write completely or not at all. It may be called from many
-/// tasks at once.
+/// of the machine. It must apply each write completely or not at all. A write that it refuses must
+/// not fail another one. It may be called from many tasks at once.
 ///
 /// **The engine guarantees** that it signs nothing before [`claim`](Self::claim) returned
 /// [`Claimed::Won`], and that it sends no transaction before [`record`](Self::record) returned. It
@@ -70,7 +70,8 @@ pub trait Journal: StateStore {
     ///
     /// A refund is won only if the original payment has settled, on the same network and in the
     /// same asset, with its payer and its recipient exchanged. Its amount must be left of what
-    /// settled, less all open and settled refunds.
+    /// settled, less all open and settled refunds. A refund that settled for less than its claim
+    /// counts with the whole claim until it is final, because the chain may still take it back.
     ///
     /// A claim of an [unfinished](Claim::is_unfinished) payment is won without these conditions. It
     /// gets its state record for itself only if that is free.
@@ -79,7 +80,8 @@ pub trait Journal: StateStore {
     /// the record still has the claim's revision.
     ///
     /// # Errors
-    /// When the claim could not be written, or its exclusive record belongs to another scheme.
+    /// When the claim could not be written. [`JournalError::Refused`] if its exclusive record
+    /// belongs to another scheme, or if it is unfinished and refunds an unknown settlement.
     async fn claim(&self, claim: &Claim, now: Timestamp) -> Result<Claimed, JournalError>;
 
     /// Records a signed transaction for the current attempts of these settlements, as far as they
@@ -107,11 +109,13 @@ pub trait Journal: StateStore {
     /// next content, if there is one. A state record that the settlement had exclusively is free
     /// again, whatever the outcome is. A settlement that settled without a transaction is final.
     ///
-    /// `state` must be the record of the claim's access. Whether another settlement has it
-    /// exclusively does not matter here: the money has moved.
+    /// Whether another settlement has the record exclusively does not matter here: the money has
+    /// moved.
     ///
     /// # Errors
-    /// When the outcome could not be written.
+    /// When the outcome could not be written. [`JournalError::Refused`] if `state` is not the
+    /// record of the claim's access, or belongs to another scheme. Also for [`Outcome::Lost`] if
+    /// success was not reported, and for [`Outcome::Failed`] and [`Outcome::Released`] if it was.
     async fn conclude(
         &self,
         id: &PaymentId,
@@ -130,7 +134,8 @@ pub trait Journal: StateStore {
     /// When the change could not be written.
     async fn reopen(&self, id: &PaymentId, attempt: u32) -> Result<bool, JournalError>;
 
-    /// Marks these settlements as final. Ignores settlements that are not settled.
+    /// Marks these settlements as final. Ignores settlements that are not settled, and those that
+    /// are final already: the first time stays.
     ///
     /// # Errors
     /// When the marks could not be written.

@@ -358,17 +358,25 @@ impl Settlement {
     }
 
     /// When the authorization can be claimed again, by a claim that retries without limit or does
-    /// not. `None` if it never can; 1970 if it can at once.
-    pub fn claimable_from(&self, retries_without_limit: bool) -> Option<Timestamp> {
+    /// not. `None` if it never can; 1970 if it can at once, also because the clock was set back
+    /// since the last attempt: its time says nothing then.
+    pub fn claimable_from(
+        &self,
+        retries_without_limit: bool,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
         let at_once = Timestamp::default();
+        let pause_after = |ended: Timestamp| match ended > now {
+            true => at_once,
+            false => ended.plus_secs(retry_pause(self.failures)),
+        };
         match &self.state {
             State::Open | State::Concluded(Outcome::Settled { .. } | Outcome::Lost { .. }) => None,
             State::Concluded(Outcome::Failed {
                 transaction: Some(_),
                 ..
             }) if retries_without_limit => {
-                let ended = self.concluded_at.unwrap_or(self.claimed_at);
-                Some(ended.plus_secs(retry_pause(self.failures)))
+                Some(pause_after(self.concluded_at.unwrap_or(self.claimed_at)))
             }
             State::Concluded(Outcome::Failed { .. } | Outcome::Released { .. }) => {
                 (retries_without_limit || self.failures < FAILURES_MAX).then_some(at_once)

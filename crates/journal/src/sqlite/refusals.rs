@@ -5,6 +5,7 @@
 //! so nothing changes in between.
 
 use quittance_core::{Amount, PaymentId, Timestamp};
+use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 
 use super::reads::{fetch, fetch_alone};
@@ -29,7 +30,7 @@ pub(super) async fn refuse(
     // An authorization that was claimed before has its own answer: its refund is in the sum
     // already, and its state record may be its own.
     if let Some(known) = fetch(connection, &claim.id).await? {
-        match known.claimable_from(claim.retries_without_limit) {
+        match known.claimable_from(claim.retries_without_limit, now) {
             None => return Ok(Some(Claimed::Taken(Box::new(known)))),
             Some(until) if now < until => return Ok(Some(Claimed::TooSoon { until })),
             Some(_) => {}
@@ -79,21 +80,26 @@ fn refundable(claim: &Claim, original: Option<&Settlement>) -> Result<Amount, Re
     }
 }
 
-/// The sum of all refunds of `original` that have settled or still may.
+/// The sum of all refunds of `original` that have settled or still may. A refund that settled for
+/// less counts in full until it is final: if the chain takes it back, it may settle in full.
 async fn refunded(
     connection: &mut SqliteConnection,
     original: &PaymentId,
 ) -> Result<Amount, sqlx::Error> {
     let rows = sqlx::query(
-        "SELECT coalesce(settled_amount, amount) AS counted FROM settlements
-         WHERE refund_of = ?1 AND state IN ('open', 'settled')",
+        "SELECT amount, coalesce(settled_amount, amount) AS moved, final_at IS NOT NULL AS is_final
+         FROM settlements WHERE refund_of = ?1 AND state IN ('open', 'settled')",
     )
     .bind(original.as_bytes().as_slice())
     .fetch_all(connection)
     .await?;
     // Amounts have up to 78 digits, which SQLite cannot add.
     rows.iter().try_fold(Amount::ZERO, |sum, row| {
-        let counted = parsed(row, "counted")?;
+        let (claimed, moved): (Amount, Amount) = (parsed(row, "amount")?, parsed(row, "moved")?);
+        let counted = match row.try_get("is_final")? {
+            true => moved,
+            false => moved.max(claimed),
+        };
         Ok(sum.checked_add(counted).unwrap_or(Amount::MAX))
     })
 }

@@ -6,7 +6,8 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 use tracing::error;
 
-use super::rows::{integer, invalid, number, optional_payment_id, scheme_state, seconds};
+use super::errors::refused;
+use super::rows::{integer, number, optional_payment_id, scheme_state, seconds};
 use super::store::Writer;
 use crate::group::Write;
 use crate::settlement::{Claim, Claimed, Place};
@@ -134,8 +135,8 @@ fn check_owner(owner: (&str, &str), user: (&str, &str)) -> Result<(), sqlx::Erro
         return Ok(());
     }
     let (network, scheme) = owner;
-    let what = format!("a state record of the scheme {scheme:?} on {network}");
-    Err(invalid(&what))
+    let what = format!("the state record belongs to the scheme {scheme:?} on {network}");
+    Err(refused(&what))
 }
 
 /// [`StateStore::write_state`](quittance_core::StateStore::write_state).

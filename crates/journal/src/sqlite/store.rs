@@ -14,6 +14,9 @@ use super::format::{TOUCH, prepare};
 use crate::error::JournalError;
 use crate::group::{Store, Waiting};
 
+/// Begins a transaction with the lock for writing, so that no write of it finds the file locked.
+const BEGIN: &str = "BEGIN IMMEDIATE";
+
 /// Writes to the database. It keeps the lock until its last write is done.
 pub(super) struct Writer {
     pub(super) files: Files,
@@ -109,13 +112,33 @@ async fn execute_all(
     connection: &mut SqliteConnection,
     batch: &mut [Waiting<Writer>],
 ) -> Result<(), sqlx::Error> {
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    let mut transaction = connection.begin_with(BEGIN).await?;
     for write in batch.iter_mut() {
-        write.execute(&mut transaction).await?;
+        if !write.execute(&mut transaction).await? {
+            transaction.rollback().await?;
+            return execute_each(connection, batch).await;
+        }
     }
     if batch.is_empty() {
         // Something must reach the disk, else nothing is tested.
         sqlx::raw_sql(TOUCH).execute(&mut *transaction).await?;
+    }
+    transaction.commit().await
+}
+
+/// As [`execute_all`], for a batch in which a write fails alone: its changes are undone, and the
+/// others go on. Each write has a savepoint, which most batches need not pay for.
+async fn execute_each(
+    connection: &mut SqliteConnection,
+    batch: &mut [Waiting<Writer>],
+) -> Result<(), sqlx::Error> {
+    let mut transaction = connection.begin_with(BEGIN).await?;
+    for write in batch {
+        let mut savepoint = transaction.begin().await?;
+        match write.execute(&mut savepoint).await? {
+            true => savepoint.commit().await?,
+            false => savepoint.rollback().await?,
+        }
     }
     transaction.commit().await
 }

@@ -5,6 +5,7 @@ use quittance_core::{PaymentId, SchemeState, Timestamp, Transaction, Transaction
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 
+use super::errors::refused;
 use super::reads::fetch;
 use super::refusals;
 use super::rows::{OutcomeColumns, integer, number, seconds};
@@ -164,17 +165,28 @@ pub(super) struct Conclude {
 }
 
 impl Conclude {
-    /// Whether the attempt is open. Asked before the state record is written: one write of a batch
-    /// cannot be undone alone.
-    async fn is_open(&self, connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
-        sqlx::query_scalar(
-            "SELECT EXISTS (SELECT 1 FROM settlements
-             WHERE id = ?1 AND attempt = ?2 AND state = 'open')",
+    /// Writes the next state record. `None` if it is written. The attempt is looked up before,
+    /// because an answer that nothing has changed undoes nothing.
+    async fn write_state(
+        &self,
+        connection: &mut SqliteConnection,
+        state: &SchemeState,
+    ) -> Result<Option<Ended>, sqlx::Error> {
+        let claimed: Option<Option<Vec<u8>>> = sqlx::query_scalar(
+            "SELECT state_id FROM settlements WHERE id = ?1 AND attempt = ?2 AND state = 'open'",
         )
         .bind(self.id.as_bytes().as_slice())
         .bind(self.attempt)
-        .fetch_one(connection)
-        .await
+        .fetch_optional(&mut *connection)
+        .await?;
+        let Some(claimed) = claimed else {
+            return Ok(Some(Ended::No));
+        };
+        if claimed.as_deref() != Some(state.id.as_bytes().as_slice()) {
+            return Err(refused("the state record is not the one of the claim"));
+        }
+        let is_written = states::write_next(connection, state, true).await?;
+        Ok((!is_written).then_some(Ended::StateMoved))
     }
 }
 
@@ -183,13 +195,10 @@ impl Write<Writer> for Conclude {
     type Answer = Ended;
 
     async fn execute(&self, connection: &mut SqliteConnection) -> Result<Ended, sqlx::Error> {
-        if let Some(state) = &self.state {
-            if !self.is_open(&mut *connection).await? {
-                return Ok(Ended::No);
-            }
-            if !states::write_next(&mut *connection, state, true).await? {
-                return Ok(Ended::StateMoved);
-            }
+        if let Some(state) = &self.state
+            && let Some(unchanged) = self.write_state(&mut *connection, state).await?
+        {
+            return Ok(unchanged);
         }
         let columns = OutcomeColumns::new(&self.outcome);
         // Only a failure with a transaction cost gas, so only those are counted.
@@ -280,11 +289,14 @@ impl Write<Writer> for Finalize {
 
     async fn execute(&self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
         for id in &self.ids {
-            sqlx::query("UPDATE settlements SET final_at = ?2 WHERE id = ?1 AND state = 'settled'")
-                .bind(id.as_bytes().as_slice())
-                .bind(seconds(self.now))
-                .execute(&mut *connection)
-                .await?;
+            sqlx::query(
+                "UPDATE settlements SET final_at = ?2
+                 WHERE id = ?1 AND state = 'settled' AND final_at IS NULL",
+            )
+            .bind(id.as_bytes().as_slice())
+            .bind(seconds(self.now))
+            .execute(&mut *connection)
+            .await?;
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all, join3};
 use quittance_core::json::Object;
 use quittance_core::{
     Amount, Fault, FaultKind, LaneId, PaymentId, PaymentInfo, Reason, SchemeReceipt, SchemeState,
@@ -76,6 +76,12 @@ super::suite!($ journal, journal_conformance, JournalFixture:
     a_conclusion_that_is_repeated_changes_nothing
     a_settlement_that_is_open_again_reports_no_success
     a_refused_claim_changes_nothing
+    a_repeated_finalize_keeps_the_first_time
+    a_refund_counts_in_full_until_it_is_final
+    a_refused_write_fails_no_other_write
+    a_refused_conclusion_changes_nothing
+    a_record_written_while_a_claim_ends_keeps_one_of_both
+    a_clock_that_was_set_back_delays_no_claim
 );
 
 const NOW: Timestamp = Timestamp::from_secs(1_000);
@@ -1004,7 +1010,7 @@ fn record() -> SchemeState {
 pub async fn a_conclusion_writes_its_state_record_or_nothing<F: JournalFixture>() {
     let fixture = F::new().await;
     let journal = fixture.open().await;
-    let a = claim("a");
+    let a = shared("a", 0);
     let attempt = win(&journal, &a).await;
     let first = record();
     assert_eq!(journal.write_state(&first).await, Ok(true));
@@ -1090,6 +1096,14 @@ fn exclusive(name: &str, revision: u64) -> Claim {
     })
 }
 
+fn shared(name: &str, revision: u64) -> Claim {
+    claim(name).access(Place {
+        state: record_id(),
+        revision,
+        exclusive: false,
+    })
+}
+
 /// A deposit and a refund of one channel must not be open together.
 pub async fn of_many_exclusive_claims_of_a_record_one_is_won<F: JournalFixture>() {
     let fixture = F::new().await;
@@ -1107,10 +1121,7 @@ pub async fn of_many_exclusive_claims_of_a_record_one_is_won<F: JournalFixture>(
     }
     // No write of a voucher either. Others that are open may end.
     assert_eq!(journal.write_state(&record()).await, Ok(false));
-    let other = claim("shared").access(Place {
-        exclusive: false,
-        ..claims[won].access.expect("a place")
-    });
+    let other = shared("shared", 0);
     let attempt = win(&journal, &other).await;
     let ended = end(
         &journal,
@@ -1439,10 +1450,7 @@ pub async fn a_record_is_freed_by_its_holder_only<F: JournalFixture>() {
     let fixture = F::new().await;
     let journal = fixture.open().await;
     let reopened = exclusive("reopened", 0);
-    let shared = claim("shared").access(Place {
-        exclusive: false,
-        ..reopened.access.expect("a place")
-    });
+    let shared = shared("shared", 0);
     win(&journal, &shared).await;
     win(&journal, &reopened).await;
     // A holder does not get the answer that it is in its own way.
@@ -1617,4 +1625,178 @@ pub async fn an_unfinished_payment_is_claimed_again_without_conditions<F: Journa
     // Nothing else is free for such a claim.
     let taken = taken(&journal, &unfinished(&first)).await;
     assert_eq!(taken.state, State::Open);
+}
+
+/// The time of the first mark is the one at which the block was final.
+pub async fn a_repeated_finalize_keeps_the_first_time<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let (a, b) = (original(&journal, "a").await, original(&journal, "b").await);
+    assert_eq!(journal.finalize(&[a.id], NOW).await, Ok(()));
+    let later = NOW.plus_secs(9);
+    assert_eq!(journal.finalize(&[a.id, b.id], later).await, Ok(()));
+    assert_eq!(known(&journal, &a).await.final_at, Some(NOW));
+    assert_eq!(known(&journal, &b).await.final_at, Some(later));
+}
+
+/// It had settled for less, another refund took the rest, and the chain took it back. Then it could
+/// settle in full.
+pub async fn a_refund_counts_in_full_until_it_is_final<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let paid = original(&journal, "paid").await;
+    let (first, second) = (refund(&paid, "first", 5), refund(&paid, "second", 4));
+    let less = || Outcome::Settled {
+        transaction: Some(TransactionId::new("0x2")),
+        amount: Amount::from(3),
+        receipt: SchemeReceipt::default(),
+    };
+    let exceeds = |left: u64| {
+        Ok(Claimed::RefundsExceed {
+            left: Amount::from(left),
+        })
+    };
+    win(&journal, &first).await;
+    for _ in 0..2 {
+        let ended = end(&journal, first.id, (1, NOW), less(), None).await;
+        assert_eq!(ended, Ended::Yes);
+        assert_eq!(journal.claim(&second, NOW).await, exceeds(2));
+        assert_eq!(journal.reopen(&first.id, 1).await, Ok(true));
+        assert_eq!(journal.claim(&second, NOW).await, exceeds(2));
+    }
+    let ended = end(&journal, first.id, (1, NOW), less(), None).await;
+    assert_eq!(ended, Ended::Yes);
+    assert_eq!(journal.finalize(&[first.id], NOW).await, Ok(()));
+    win(&journal, &second).await;
+    let third = refund(&paid, "third", 1);
+    assert_eq!(journal.claim(&third, NOW).await, exceeds(0));
+}
+
+/// One write that broke a rule failed its whole group, and again whenever it was repeated.
+pub async fn a_refused_write_fails_no_other_write<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let unreported = claim("unreported");
+    win(&journal, &unreported).await;
+    let reported = original(&journal, "reported").await;
+    let granted = journal.report_success(&reported.id, 1, None, NOW).await;
+    assert_eq!(granted, Ok(true));
+    assert_eq!(journal.reopen(&reported.id, 1).await, Ok(true));
+    let (lost, failed, released) = (lost(), failed(None), released());
+    let wrong = [
+        (&unreported, &lost),
+        (&reported, &failed),
+        (&reported, &released),
+    ];
+    let wrong = wrong.map(|(of, outcome)| journal.conclude(&of.id, 1, outcome, None, NOW));
+    let orphan = refund(&claim("unknown"), "orphan", 1).unfinished();
+    let good: Vec<Claim> = (0..20).map(|at| claim(&format!("good {at}"))).collect();
+    let (wrong, orphaned, good) = join3(
+        join_all(wrong),
+        journal.claim(&orphan, NOW),
+        join_all(good.iter().map(|claim| journal.claim(claim, NOW))),
+    )
+    .await;
+    assert!(wrong.iter().all(Result::is_err), "{wrong:?}");
+    assert!(orphaned.is_err(), "{orphaned:?}");
+    let is_won = |answer: &Result<Claimed, _>| *answer == Ok(Claimed::Won { attempt: 1 });
+    assert!(good.iter().all(is_won), "{good:?}");
+    assert_eq!(journal.problem(), None);
+    assert_eq!(journal.settlement(&orphan.id).await, Ok(None));
+    for open in [&unreported, &reported] {
+        assert_eq!(known(&journal, open).await.state, State::Open);
+    }
+    let settlement = known(&journal, &reported).await;
+    assert_eq!(settlement.success_reported_at, Some(NOW));
+}
+
+/// The record was written, and then the outcome was refused.
+pub async fn a_refused_conclusion_changes_nothing<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let (a, without) = (exclusive("a", 0), claim("without"));
+    win(&journal, &a).await;
+    win(&journal, &without).await;
+    let elsewhere = StateId::from_parts(&[b"another channel"]);
+    let elsewhere = SchemeState::new(elsewhere, "test:1", "exact", Vec::new());
+    let (lost, settled) = (lost(), settled("0x1"));
+    for (claim, outcome, state) in [
+        (&a, &lost, &record()),
+        (&a, &settled, &elsewhere),
+        (&without, &settled, &record()),
+    ] {
+        let refused = journal.conclude(&claim.id, 1, outcome, Some(state), NOW);
+        let refused = refused.await;
+        assert!(refused.is_err(), "{refused:?}");
+        assert_eq!(journal.state(&state.id).await, Ok(None));
+        assert_eq!(known(&journal, claim).await.state, State::Open);
+    }
+    // The settlement still has its record, and can end.
+    assert_eq!(journal.write_state(&record()).await, Ok(false));
+    let ended = end(&journal, a.id, (1, NOW), settled, Some(record())).await;
+    assert_eq!(ended, Ended::Yes);
+    assert_eq!(journal.state(&record_id()).await, Ok(Some(record())));
+}
+
+/// A voucher is charged while a deposit or another payment of its channel ends.
+pub async fn a_record_written_while_a_claim_ends_keeps_one_of_both<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let mut newest = None::<SchemeState>;
+    for round in 0..20 {
+        let revision = newest.as_ref().map_or(0, |state| state.revision);
+        let is_exclusive = round % 2 == 0;
+        let claim = match is_exclusive {
+            true => exclusive(&round.to_string(), revision),
+            false => shared(&round.to_string(), revision),
+        };
+        win(&journal, &claim).await;
+        let next = |content: &[u8]| match &newest {
+            None => SchemeState {
+                state: content.to_vec(),
+                ..record()
+            },
+            Some(state) => state.next(content.to_vec(), None),
+        };
+        let (charged, voucher) = (next(b"charged"), next(b"voucher"));
+        let outcome = settled("0x1");
+        let concluding = journal.conclude(&claim.id, 1, &outcome, Some(&charged), NOW);
+        let (ended, written) = match round % 4 {
+            0 | 1 => join(concluding, journal.write_state(&voucher)).await,
+            _ => {
+                let (written, ended) = join(journal.write_state(&voucher), concluding).await;
+                (ended, written)
+            }
+        };
+        let kept = match (ended, written) {
+            (Ok(Ended::Yes), Ok(false)) => charged,
+            (Ok(Ended::StateMoved), Ok(true)) if !is_exclusive => voucher,
+            other => panic!("{other:?}"),
+        };
+        let state = journal.state(&record_id()).await;
+        assert_eq!(state, Ok(Some(kept.clone())));
+        newest = Some(kept);
+    }
+}
+
+/// An attempt failed while the clock was years ahead. The pause would have lasted for those years.
+pub async fn a_clock_that_was_set_back_delays_no_claim<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let a = claim("a").retries_without_limit();
+    let ahead = NOW.plus_secs(1_000_000_000);
+    let claimed = journal.claim(&a, ahead).await;
+    assert_eq!(claimed, Ok(Claimed::Won { attempt: 1 }));
+    let failed = || failed(Some("0x1"));
+    let ended = end(&journal, a.id, (1, ahead), failed(), None).await;
+    assert_eq!(ended, Ended::Yes);
+    let until = ahead.plus_secs(RETRY_PAUSE);
+    let early = journal.claim(&a, ahead).await;
+    assert_eq!(early, Ok(Claimed::TooSoon { until }));
+    assert_eq!(win(&journal, &a).await, 2);
+    let ended = end(&journal, a.id, (2, NOW), failed(), None).await;
+    assert_eq!(ended, Ended::Yes);
+    let until = NOW.plus_secs(2 * RETRY_PAUSE);
+    let early = journal.claim(&a, NOW).await;
+    assert_eq!(early, Ok(Claimed::TooSoon { until }));
 }
