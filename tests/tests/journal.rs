@@ -1,13 +1,15 @@
 //! The SQLite journal: the conformance suite, and what concerns its file.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::future::join;
+use futures_util::future::{join, join_all};
 use proptest::prelude::*;
 use quittance_core::{
     Amount, Fault, FaultKind, LaneId, PaymentId, PaymentInfo, Reason, SchemeReceipt, Timestamp,
@@ -19,8 +21,8 @@ use quittance_engine::{
 };
 use quittance_tests::conformance::journal::JournalFixture;
 use quittance_tests::until;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{ConnectOptions, Connection};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
+use sqlx::{ConnectOptions, Connection, Row as _};
 use tempfile::TempDir;
 
 /// The folder of the journal, and its folders before each crash.
@@ -739,6 +741,234 @@ async fn a_file_written_by_the_first_format_opens() {
     assert_eq!(released.withdrawn.len(), 1);
     assert_eq!(recorded.transactions[0].transaction.sequence, 2);
     assert_eq!(claimed.transactions, vec![]);
+}
+
+/// A row: its columns by name, with each value as an SQL literal.
+type Row = BTreeMap<String, String>;
+
+/// The tables of every format, each with the columns that identify a row.
+const TABLES: [(&str, [&str; 2]); 3] = [
+    ("settlements", ["id", "id"]),
+    ("transactions", ["id", "id"]),
+    ("settlement_transactions", ["settlement", "transaction_id"]),
+];
+
+/// The rows of each table, by what identifies them.
+async fn all_rows(path: &Path) -> Vec<BTreeMap<[String; 2], Row>> {
+    let mut file = sqlite3(path).await;
+    let mut tables = Vec::new();
+    for (table, key) in TABLES {
+        let columns: Vec<String> = sqlx::query_scalar("SELECT name FROM pragma_table_info(?1)")
+            .bind(table)
+            .fetch_all(&mut file)
+            .await
+            .unwrap();
+        let quoted: Vec<String> = columns
+            .iter()
+            .map(|name| format!("quote({name})"))
+            .collect();
+        let sql = format!("SELECT {} FROM {table}", quoted.join(", "));
+        let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .fetch_all(&mut file)
+            .await
+            .unwrap();
+        let row = |row: &SqliteRow| -> Row {
+            let values = (0..columns.len()).map(|at| row.get::<String, _>(at));
+            columns.iter().cloned().zip(values).collect()
+        };
+        let rows = rows.iter().map(row);
+        let by_key = rows.map(|row| (key.map(|column| row[column].clone()), row));
+        tables.push(by_key.collect());
+    }
+    file.close().await.unwrap();
+    tables
+}
+
+/// The name that a column of format 2 has now.
+fn name_now(column: &str) -> &str {
+    let sql = include_str!("../../crates/journal/src/sqlite/to_format_3.sql");
+    let renames = sql.split("RENAME COLUMN ").skip(1);
+    let mut renames = renames.filter_map(|rename| rename.split(';').next()?.split_once(" TO "));
+    renames
+        .find(|(before, _)| *before == column)
+        .map_or(column, |(_, now)| now)
+}
+
+/// Compares a migrated row with the one before, in a file of this format.
+fn assert_migrated(format: u32, before: &Row, after: &Row) {
+    let is_split = |column: &str| {
+        let is_released = before
+            .get("state")
+            .is_some_and(|state| state == "'released'");
+        format == 2 && is_released && column == "detail"
+    };
+    let kept = before.iter().filter(|(column, _)| !is_split(column));
+    for (column, value) in kept {
+        assert_eq!(
+            after.get(name_now(column)),
+            Some(value),
+            "{column} of {before:?}"
+        );
+    }
+    let computed = ["fault", "retry_after", "number"];
+    let old: Vec<&str> = before.keys().map(|column| name_now(column)).collect();
+    let is_new = |column: &&String| {
+        let column = column.as_str();
+        !old.contains(&column) && !(format == 2 && computed.contains(&column))
+    };
+    for column in after.keys().filter(is_new) {
+        let value = after[column].as_str();
+        assert!(["NULL", "0"].contains(&value), "{column} of {after:?}");
+    }
+}
+
+/// Opens copies of the files that programs of later formats wrote, with every kind of row.
+#[tokio::test]
+async fn every_row_of_an_older_file_is_kept() {
+    let files: [(u32, &[u8]); 2] = [
+        (2, include_bytes!("../fixtures/journal-format-2.db")),
+        (3, include_bytes!("../fixtures/journal-format-3.db")),
+    ];
+    for (format, bytes) in files {
+        let sqlite = Sqlite::new().await;
+        fs::write(sqlite.path(), bytes).unwrap();
+        fs::set_permissions(sqlite.path(), fs::Permissions::from_mode(0o600)).unwrap();
+        let before = all_rows(&sqlite.path()).await;
+        let counts: Vec<usize> = before.iter().map(BTreeMap::len).collect();
+        assert_eq!(counts, [11, 12, 13], "format {format}");
+        drop(sqlite.open().await);
+        let journal = sqlite.open().await;
+        let after = all_rows(&sqlite.path()).await;
+        for (before, after) in before.iter().zip(&after) {
+            assert!(before.keys().eq(after.keys()), "format {format}");
+            for (key, row) in before {
+                assert_migrated(format, row, &after[key]);
+            }
+        }
+        assert_older_file(&journal, format).await;
+        assert_eq!(SqliteJournal::inspect(sqlite.path()).await, Ok(vec![]));
+    }
+}
+
+/// What a migrated file contains, as the journal reads it.
+async fn assert_older_file(journal: &SqliteJournal, format: u32) {
+    let page = journal.page(&Filter::new(), None).await.unwrap();
+    assert_eq!((page.unreadable, page.next), (0, None));
+    let kinds: Vec<StateKind> = page
+        .settlements
+        .iter()
+        .map(|settlement| settlement.state.kind())
+        .collect();
+    use StateKind::{Failed, Lost, Open, Released, Settled};
+    let expected = [
+        Open, Open, Settled, Settled, Settled, Failed, Failed, Released, Lost, Open, Open,
+    ];
+    assert_eq!(kinds, expected);
+    let [
+        _,
+        recorded,
+        unreported,
+        finished,
+        second,
+        _,
+        often,
+        released,
+        ..,
+    ] = &page.settlements[..]
+    else {
+        panic!("eleven settlements");
+    };
+    assert_eq!(recorded.claim.amount, Amount::MAX);
+    assert_eq!(recorded.transactions.len(), 2);
+    let at = |secs: u64| Some(Timestamp::from_secs(1_800_000_000 + secs));
+    assert_eq!(unreported.final_at, None);
+    assert_eq!(
+        (finished.success_reported_at, finished.final_at),
+        (at(7), at(100))
+    );
+    assert_eq!((second.attempt, second.failures), (2, 1));
+    assert_eq!((often.attempt, often.failures), (3, 3));
+    let State::Concluded(Outcome::Released { fault }) = &released.state else {
+        panic!("{released:?}");
+    };
+    // Format 2 had no column for the advice on when to retry.
+    let retry_after = if format == 2 { 60 } else { 17 };
+    let expected = Fault {
+        retry_after: Some(Duration::from_secs(retry_after)),
+        ..Fault::new(FaultKind::FacilitatorFunds, "no gas: \"odd\"")
+    };
+    assert_eq!(*fault, expected);
+    assert_eq!(released.withdrawn.len(), 1);
+    let watched = journal.not_final("test:1").await.unwrap();
+    assert_eq!(watched, [unreported.claim.id, second.claim.id]);
+    assert_eq!(journal.open("test:1").await.unwrap().len(), 3);
+    // A failed authorization is still given up, and a released one is still free.
+    let given_up = journal.claim(&often.claim, NOW).await;
+    assert!(matches!(given_up, Ok(Claimed::Taken(_))), "{given_up:?}");
+    let free = journal.claim(&released.claim, NOW).await;
+    assert_eq!(free, Ok(Claimed::Won { attempt: 2 }));
+}
+
+/// Names the journal that [`fill_a_limited_disk`] fills.
+const JOURNAL_TO_FILL: &str = "JOURNAL_TO_FILL";
+
+/// Not a test by itself: the process of the next one, whose files cannot grow beyond a limit.
+#[tokio::test(flavor = "multi_thread")]
+async fn fill_a_limited_disk() {
+    let Some(path) = std::env::var_os(JOURNAL_TO_FILL) else {
+        return;
+    };
+    let journal = SqliteJournal::open(path).await.unwrap();
+    for group in 0..100 {
+        let claims: Vec<Claim> = (0..64)
+            .map(|at| {
+                let mut claim = claim(&format!("{group} {at}"));
+                claim.request = "x".repeat(4000);
+                claim
+            })
+            .collect();
+        let answers = join_all(claims.iter().map(|claim| journal.claim(claim, NOW))).await;
+        for (claim, answer) in claims.iter().zip(&answers) {
+            match answer {
+                Ok(_) => println!("won {}", claim.id),
+                Err(error) => {
+                    assert!(matches!(error, JournalError::Unwritable { .. }), "{error}");
+                }
+            }
+        }
+        if answers.iter().any(Result::is_err) {
+            assert!(journal.problem().is_some());
+            return println!("full");
+        }
+    }
+    panic!("the limit was never reached");
+}
+
+/// The disk is full in the middle of a group: all of it fails, and nothing else is lost.
+#[tokio::test]
+async fn a_disk_that_fills_within_a_group_loses_no_answer() {
+    let sqlite = Sqlite::new().await;
+    // A write beyond the limit fails, as on a full disk.
+    let limited =
+        "trap '' XFSZ; ulimit -f 1000; exec \"$0\" --exact fill_a_limited_disk --nocapture";
+    let filled = std::process::Command::new("sh")
+        .args(["-c", limited])
+        .arg(std::env::current_exe().unwrap())
+        .env(JOURNAL_TO_FILL, sqlite.path())
+        .output()
+        .unwrap();
+    let output = String::from_utf8_lossy(&filled.stdout);
+    assert!(
+        filled.status.success() && output.contains("full"),
+        "{output}"
+    );
+    let won = output.lines().filter_map(|line| line.split("won ").nth(1));
+    let mut won: Vec<PaymentId> = won.map(|id| id.parse().unwrap()).collect();
+    assert!(!won.is_empty());
+    let mut open = sqlite.open().await.open("test:1").await.unwrap();
+    won.sort();
+    open.sort();
+    assert_eq!(open, won);
 }
 
 /// What happens to the refunds of one payment.
