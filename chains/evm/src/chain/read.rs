@@ -25,9 +25,11 @@ const PROGRAM_GAS: u64 = 1_500_000;
 /// nodes allow a block's 30 million.
 const CHUNK_GAS_MAX: u64 = 25_000_000;
 
-/// The most calls by a named sender in one batch. A node answers a batch's requests one after
-/// another, and it estimates gas by several runs of the call. Batches are sent at the same time, so
-/// the limit is half of the 100 requests that the strictest gateways allow in one.
+/// The most calls by a named sender in one batch. Some nodes answer a batch's requests one after
+/// another, and each estimates gas by several runs of the call, so the other probes would wait for
+/// more of them. Batches are sent at the same time. Nodes allow more requests in one (geth 1000,
+/// Polygon's bor 100). A gateway that allows fewer gets the batch in parts, as `quittance_nodes`
+/// learns its limit.
 const CHUNK_CALLS_MAX: usize = 50;
 
 /// Runs probes, with what that needs of the chain.
