@@ -427,6 +427,28 @@ async fn a_due_record_is_looked_after_by_its_scheme_alone() {
     stop(engine).await;
 }
 
+/// With a clock that is ahead, every record is due, and would not be due again for years.
+#[tokio::test]
+async fn no_record_is_looked_after_while_the_clock_is_in_doubt() {
+    let setting = Environment::new();
+    let sweep = act(&setting, SWEEP, 0, 1).await;
+    let upkeeps = Arc::default();
+    let engine = sweeping(&setting, &sweep, &upkeeps).await;
+    setting.world.contradict_clock(true);
+    let start = setting.world.now();
+    setting.world.clock().set(start.plus_secs(1_000_000_000));
+    let voucher = voucher(&setting, 1, 1).await;
+    assert!(engine.settle(&voucher).await.unwrap().success);
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    assert_eq!(upkeeps.load(Ordering::Relaxed), 0);
+    setting.world.contradict_clock(false);
+    until("the channel is looked after", || async {
+        upkeeps.load(Ordering::Relaxed) == 1
+    })
+    .await;
+    stop(engine).await;
+}
+
 /// Who asked is known after a crash: else the sweep could not be read again.
 #[tokio::test]
 async fn an_act_of_the_engine_is_finished_after_a_crash() {

@@ -34,6 +34,15 @@ impl<C: Chain> Rail<C> {
         if due.is_empty() {
             return Ok(());
         }
+        // With a clock that is ahead, a scheme would close what is not over.
+        if let Some(doubt) = self.context.health.clock_doubt().await {
+            let as_before: Vec<_> = due
+                .into_iter()
+                .map(|state| (state.clone(), state.due))
+                .collect();
+            journal.put_off_states(&as_before).await?;
+            return Err(doubt);
+        }
         // A panic in a scheme must not end the sweeps. The records are due again in a minute.
         let upkeep = catch_unwind(AssertUnwindSafe(|| scheme.upkeep(&due, now)));
         let Ok(upkeep) = upkeep else {

@@ -377,4 +377,10 @@ impl Chain for SimulatedChain {
         }
         Health { problems }
     }
+
+    fn clock_fault(&self) -> Option<Fault> {
+        let what = "the newest blocks contradict the clock of this world";
+        let is_wrong = self.world.is_clock_wrong();
+        is_wrong.then(|| Fault::new(FaultKind::Misconfigured, what))
+    }
 }

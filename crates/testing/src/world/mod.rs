@@ -97,6 +97,8 @@ struct State {
     ledger: Ledger,
     node: Node,
     includes_at_once: bool,
+    /// Whether the blocks contradict the clock.
+    is_clock_wrong: bool,
 }
 
 /// How the node behaves.
@@ -141,6 +143,7 @@ impl World {
                 ledger: Ledger::new(network),
                 node: Node::default(),
                 includes_at_once: false,
+                is_clock_wrong: false,
             }),
         }));
         for at in 0..4 {
@@ -346,6 +349,16 @@ impl World {
     /// How many transactions are in blocks.
     pub fn included_count(&self) -> usize {
         self.state().ledger.included().count()
+    }
+
+    /// Whether the newest blocks contradict the clock.
+    pub fn contradict_clock(&self, is_wrong: bool) {
+        self.state().is_clock_wrong = is_wrong;
+    }
+
+    /// Whether the newest blocks contradict the clock now.
+    pub(crate) fn is_clock_wrong(&self) -> bool {
+        self.state().is_clock_wrong
     }
 
     /// The node does not answer any more. Nothing that is sent reaches it.
