@@ -237,6 +237,17 @@ pub trait Payment<C: Chain + ?Sized>: Send + Sync {
         None
     }
 
+    /// Whether success releases nothing. So it is for an act by the seller's or the facilitator's
+    /// own program, such as a capture or a refund of a hold, or the claim of a channel. For a
+    /// payment that buys something it is `false`: its success would be sold twice.
+    ///
+    /// If it releases nothing, the engine answers success to every repeat of the request. Failures
+    /// do not end the authorization, because to give it up would strand money. Each failure makes
+    /// the next attempt wait longer, from ten seconds to an hour.
+    fn releases_nothing(&self) -> bool {
+        false
+    }
+
     /// The state record that the payment uses, such as its channel's. `None` if its scheme keeps no
     /// state, as most schemes.
     fn state_access(&self) -> Option<&StateAccess> {

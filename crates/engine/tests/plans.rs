@@ -291,6 +291,40 @@ async fn another_attempt_goes_on_from_the_steps_of_the_first() {
     assert_eq!(sponsor_paid(&setting, before), Amount::from(PRICE));
 }
 
+/// Only its steps were included, so no money has moved: its refund must still fit.
+#[tokio::test]
+async fn a_refund_after_its_steps_fits_into_what_is_left() {
+    let setting = Environment::new();
+    let engine = engine(&setting, Way::Sponsored).await;
+    let paid = setting.request().await;
+    assert!(engine.settle(&paid).await.unwrap().success);
+    let original = settlement(&engine, &setting, &paid).await.claim.id;
+    let refund = async || {
+        let refund = setting.world.refund(&paid, PRICE).await;
+        refund.as_refund_of(original)
+    };
+    let seller = setting.world.seller();
+    let (first, second) = (refund().await, refund().await);
+    setting.world.includes_at_once(false);
+    assert!(engine.settle(&first).await.unwrap().is_pending());
+    setting.world.include();
+    setting.world.set_balance(seller, USD, Amount::ZERO);
+    until("the refund failed", || async {
+        settlement(&engine, &setting, &first).await.state.kind() == StateKind::Failed
+    })
+    .await;
+    setting.world.set_balance(seller, USD, Amount::from(PRICE));
+    setting.world.includes_at_once(true);
+    let answer = engine.settle(&second).await.unwrap();
+    assert!(answer.success, "{answer:?}");
+    // The first one has expired, which is the verdict without its step.
+    setting.world.clock().advance(3600);
+    let answer = engine.settle(&first).await.unwrap();
+    let exceeds = Reason::REFUND_EXCEEDS_PAYMENT;
+    assert_eq!(answer.error_reason.as_deref(), Some(exceeds.code()));
+    assert_eq!(settlement(&engine, &setting, &first).await.attempt, 1);
+}
+
 #[tokio::test]
 async fn a_payment_of_endless_steps_fails() {
     let setting = Environment::new();

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
 use quittance_core::wire::SettleResponse;
-use quittance_core::{Amount, Facilitator, PaymentId, PaymentRequest, Reason, SaleId};
+use quittance_core::{
+    Amount, Chain, Facilitator, PaymentId, PaymentRequest, Reason, SaleId, Submission,
+};
 use quittance_engine::{Engine, Rules};
 use quittance_testing::world::{Environment, PRICE, USD, World};
 
@@ -112,6 +114,32 @@ async fn an_open_refund_counts_against_its_payment() {
     let answer = engine.settle(&refunds[pending]).await.unwrap();
     assert!(answer.success, "{answer:?}");
     assert_eq!(setting.received(), Amount::from(FUNDS));
+}
+
+/// A node included a refund that it had reported as refused, and another refund took the rest. The
+/// money has moved: a refusal would only hide it.
+#[tokio::test]
+async fn a_refund_whose_money_has_moved_is_not_refused() {
+    let setting = Environment::new();
+    fund_seller(&setting);
+    let engine = setting.engine().await;
+    let original = settled(&setting, &engine).await;
+    let moved = refund(&setting, &original, PRICE).await;
+    setting.world.refuse_transactions();
+    assert!(engine.settle(&moved).await.is_err());
+    setting.world.nodes_up();
+    let released = engine.settlement(&id(&setting, &moved)).await.unwrap();
+    let withdrawn = released.unwrap().withdrawn;
+    let chain = setting.world.chain();
+    let sent = chain.submit(&withdrawn[0].transaction).await;
+    assert!(matches!(sent, Submission::Accepted), "{sent:?}");
+    let other = refund(&setting, &original, PRICE).await;
+    let answer = engine.settle(&other).await.unwrap();
+    assert!(answer.success, "{answer:?}");
+    let answer = engine.settle(&moved).await.unwrap();
+    assert!(answer.success, "{answer:?}");
+    let named = withdrawn[0].transaction.id.as_str();
+    assert_eq!(answer.transaction, named);
 }
 
 #[tokio::test]

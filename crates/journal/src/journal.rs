@@ -64,9 +64,10 @@ pub trait Journal: StateStore {
 
     /// Claims an authorization if it is free. It is free if it was never claimed, or if its last
     /// attempt ended as [`Outcome::Released`]. After [`Outcome::Failed`] it is free while fewer
-    /// than [`FAILURES_MAX`](crate::FAILURES_MAX) attempts failed with a transaction, or always,
-    /// after a pause, if the claim retries without limit
-    /// ([`Settlement::claimable_from`]). Atomic among all users of the journal.
+    /// than [`FAILURES_MAX`](crate::FAILURES_MAX) attempts failed with a transaction. If the claim
+    /// retries without limit, it is always free after a pause
+    /// ([`Settlement::claimable_from`]), also after [`Outcome::Lost`] of such a claim. Atomic among
+    /// all users of the journal.
     ///
     /// A refund is won only if the original payment has settled, on the same network and in the
     /// same asset, with its payer and its recipient exchanged. Its amount must be left of what
@@ -144,7 +145,8 @@ pub trait Journal: StateStore {
     /// Asks for the right to answer `success: true` for an authorization that settled in this
     /// attempt. Returns `true` the first time. `key` names the caller's sale: within a day of the
     /// first report ([`REPORTED_AGAIN_FOR`](crate::REPORTED_AGAIN_FOR)) the answer is `true` again
-    /// for the same key. It is `false` for another key, for none, and for an empty one.
+    /// for the same key. It is `false` for another key, for none, and for an empty one. If the
+    /// claim retries without limit, the answer is always `true`.
     ///
     /// # Errors
     /// When the report could not be written. Then success must not be answered.

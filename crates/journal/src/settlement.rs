@@ -18,7 +18,7 @@ pub const FAILURES_MAX: u32 = 3;
 
 /// The pause after the first failure of a claim that
 /// [retries without limit](Claim::retries_without_limit), in seconds. Each later failure doubles
-/// it. A few blocks pass in this time, so the next attempt sees another state of the chain.
+/// it. A block of most chains passes in this time, so the next attempt sees another state of it.
 pub const RETRY_PAUSE: u64 = 10;
 
 /// The longest pause between two such attempts, in seconds. A token that is paused for a day then
@@ -61,8 +61,9 @@ pub struct Claim {
     pub access: Option<Place>,
     /// The settlement that this payment refunds.
     pub refund_of: Option<PaymentId>,
-    /// Whether failures never end the authorization, and only make the next claim wait longer. For
-    /// payments that release nothing, such as a capture: giving one up would strand money.
+    /// Whether a caller may retry without limit: success is reported to every repeat, and failures
+    /// never end the authorization. They only make the next claim wait longer. For payments whose
+    /// success [releases nothing](quittance_core::Payment::releases_nothing).
     pub retries_without_limit: bool,
     /// Whether a transaction of an earlier attempt has moved the money, or still may. Such a claim
     /// begins nothing: the conditions of refunds and of exclusive access do not apply. Not stored.
@@ -141,7 +142,7 @@ impl Claim {
         self
     }
 
-    /// Without a limit to the number of failures.
+    /// Without a limit to the number of retries.
     #[must_use]
     pub fn retries_without_limit(mut self) -> Self {
         self.retries_without_limit = true;
@@ -347,39 +348,38 @@ impl Settlement {
 
     /// Whether success that was reported before may be reported again, to the caller with this key:
     /// the key must be the same, and the first report at most a day
-    /// ([`REPORTED_AGAIN_FOR`]) ago.
+    /// ([`REPORTED_AGAIN_FOR`]) ago. Always if the claim retries without limit.
     pub fn reports_again(&self, key: Option<&str>, now: Timestamp) -> bool {
         let is_settled = matches!(self.state, State::Concluded(Outcome::Settled { .. }));
         let is_same = key.is_some() && self.reported_to.as_deref() == key;
         let is_recent = self
             .success_reported_at
             .is_some_and(|at| now < at.plus_secs(REPORTED_AGAIN_FOR));
-        is_settled && is_same && is_recent
+        is_settled && (self.claim.retries_without_limit || is_same && is_recent)
     }
 
     /// When the authorization can be claimed again, by a claim that retries without limit or does
     /// not. `None` if it never can; 1970 if it can at once, also because the clock was set back
     /// since the last attempt: its time says nothing then.
-    pub fn claimable_from(
-        &self,
-        retries_without_limit: bool,
-        now: Timestamp,
-    ) -> Option<Timestamp> {
+    pub fn claimable_from(&self, retries_without_limit: bool, now: Timestamp) -> Option<Timestamp> {
         let at_once = Timestamp::default();
-        let pause_after = |ended: Timestamp| match ended > now {
+        let ended = self.concluded_at.unwrap_or(self.claimed_at);
+        let after_pause = match ended > now {
             true => at_once,
             false => ended.plus_secs(retry_pause(self.failures)),
         };
+        let without_limit = retries_without_limit;
         match &self.state {
-            State::Open | State::Concluded(Outcome::Settled { .. } | Outcome::Lost { .. }) => None,
+            State::Open | State::Concluded(Outcome::Settled { .. }) => None,
+            State::Concluded(Outcome::Lost { .. }) => {
+                (without_limit && self.claim.retries_without_limit).then_some(after_pause)
+            }
             State::Concluded(Outcome::Failed {
                 transaction: Some(_),
                 ..
-            }) if retries_without_limit => {
-                Some(pause_after(self.concluded_at.unwrap_or(self.claimed_at)))
-            }
+            }) if without_limit => Some(after_pause),
             State::Concluded(Outcome::Failed { .. } | Outcome::Released { .. }) => {
-                (retries_without_limit || self.failures < FAILURES_MAX).then_some(at_once)
+                (without_limit || self.failures < FAILURES_MAX).then_some(at_once)
             }
         }
     }

@@ -152,12 +152,15 @@ impl<C: Chain> Rail<C> {
         }
     }
 
-    /// Whether the chain took a payment back before its success was reported. It is in progress
+    /// Whether the chain took a payment back whose success may still be reported. It is in progress
     /// again.
     async fn was_taken_back(&self, id: &PaymentId) -> Result<bool, Fault> {
         let settlement = self.context.writer.journal.settlement(id).await?;
-        Ok(settlement
-            .is_some_and(|known| known.state == State::Open && known.success_reported_at.is_none()))
+        Ok(settlement.is_some_and(|known| {
+            let is_unreported = known.success_reported_at.is_none();
+            let may_report = is_unreported || known.claim.retries_without_limit;
+            known.state == State::Open && may_report
+        }))
     }
 
     /// The transaction that earlier answers named.
@@ -167,7 +170,7 @@ impl<C: Chain> Rail<C> {
     }
 
     /// The right to report success. `None` if success was reported before and the answer arrived,
-    /// except to a caller of the same sale.
+    /// except to a caller of the same sale, and if success releases nothing.
     ///
     /// The write is a task of its own, so a timeout or a disconnect does not cut it short. If the
     /// caller is gone when it is done, the next caller with the same request can get the right.

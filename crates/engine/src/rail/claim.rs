@@ -2,7 +2,6 @@
 //! none.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use quittance_core::{
     Amount, Chain, Fault, FaultKind, KEPT_MAX, Malformed, PaymentId, PaymentInfo, PaymentRequest,
@@ -13,7 +12,7 @@ use tokio::sync::watch;
 
 use super::Rail;
 use super::decoded::{Decoded, Verified, VerifyError};
-use super::judge::{Judgement, Used};
+use super::judge::{Judgement, Unfinished, Used, too_soon};
 use super::prior::Prior;
 use crate::context::next_state;
 use crate::in_flight::{InFlightGuard, Progress};
@@ -80,8 +79,8 @@ impl From<Fault> for NotStarted {
 enum Candidate<'a, C: Chain> {
     /// A payment that would settle now.
     Verified(Verified<'a, C>),
-    /// A payment whose earlier transaction has transferred the money, or still may.
-    Unfinished(Box<Settlement>),
+    /// A payment that an earlier attempt has begun on the chain.
+    Unfinished(Unfinished),
 }
 
 impl<C: Chain> Rail<C> {
@@ -102,7 +101,7 @@ impl<C: Chain> Rail<C> {
                     return Err(NotStarted::Over(rejection, settlement));
                 }
                 Judgement::Used(used) => return Err(NotStarted::Used(used)),
-                Judgement::Unfinished(settlement) => Candidate::Unfinished(settlement),
+                Judgement::Unfinished(unfinished) => Candidate::Unfinished(unfinished),
                 Judgement::Valid(verified) => Candidate::Verified(verified),
             };
             if let Some(started) = self.start_candidate(request, &decoded, candidate).await? {
@@ -231,13 +230,18 @@ impl<C: Chain> Rail<C> {
     ) -> Result<Option<Started>, NotStarted> {
         let known = match &candidate {
             Candidate::Verified(verified) => (&verified.payer, verified.expires),
-            Candidate::Unfinished(settlement) => {
-                (&settlement.claim.payer, settlement.claim.expires)
+            Candidate::Unfinished(unfinished) => {
+                let claim = &unfinished.settlement.claim;
+                (&claim.payer, claim.expires)
             }
         };
         let claim = self.claim_for(request, decoded, known);
         let mut claim = claim.map_err(VerifyError::Malformed)?;
-        claim.is_unfinished = matches!(candidate, Candidate::Unfinished(_));
+        // After steps alone, the conditions of a claim still count: no money has moved.
+        claim.is_unfinished = match &candidate {
+            Candidate::Verified(_) => false,
+            Candidate::Unfinished(unfinished) => unfinished.may_have_moved,
+        };
         let reservation = self.reserve(&claim, &candidate)?;
         let journal = &self.context.writer.journal;
         let claimed = journal.claim(&claim, self.context.now()).await;
@@ -338,6 +342,7 @@ impl<C: Chain> Rail<C> {
         claim.access = decoded.place();
         claim.caller = request.caller().to_text();
         claim.refund_of = request.refund_of();
+        claim.retries_without_limit = decoded.payment.releases_nothing();
         Ok(claim)
     }
 }
@@ -354,16 +359,6 @@ fn busy<C: Chain>(decoded: &Decoded<C>) -> VerifyError {
 fn exceeds<C: Chain>(decoded: &Decoded<C>, left: Amount) -> VerifyError {
     let detail = format_args!("{left} are left of the payment, without its refunds");
     decoded.rejected(Rejection::new(Reason::REFUND_EXCEEDS_PAYMENT, detail))
-}
-
-/// The fault of a payment whose last attempt failed a short time ago.
-fn too_soon(until: Timestamp, now: Timestamp) -> Fault {
-    let what = "the last attempt failed a short time ago: retry later";
-    let wait = Duration::from_secs(until.secs_since(now));
-    Fault {
-        retry_after: Some(wait),
-        ..Fault::new(FaultKind::Busy, what)
-    }
 }
 
 /// Waits until a concurrent request has claimed. Then the journal says whether it is the same

@@ -1,7 +1,10 @@
 //! One judgement for /verify and /settle: what one calls valid, the other settles.
 
+use std::time::Duration;
+
 use quittance_core::{
-    Amount, Chain, Fault, PaymentId, PaymentInfo, PaymentRequest, Rejection, SaleId, TransactionId,
+    Amount, Chain, Fault, FaultKind, PaymentId, PaymentInfo, PaymentRequest, Rejection, SaleId,
+    Timestamp, TransactionId,
 };
 use quittance_journal::{Settlement, StateKind};
 
@@ -16,13 +19,20 @@ pub(super) enum Judgement<'a, C: Chain> {
     Valid(Verified<'a, C>),
     /// The same request is in progress, or has settled without a success report.
     Same(Box<Settlement>),
-    /// The last attempt failed, but one of its transactions has transferred the money since, or
-    /// still may.
-    Unfinished(Box<Settlement>),
+    /// The last attempt failed, and the verdict does not count because of what it did on the chain.
+    Unfinished(Unfinished),
     /// The settlement belongs to another request, or has ended for good.
     Over(Rejection, Box<Settlement>),
     /// The payment cannot be settled, because its authorization is used.
     Used(Box<Used>),
+}
+
+/// An attempt that failed, and that must be resumed.
+pub(super) struct Unfinished {
+    pub(super) settlement: Box<Settlement>,
+    /// Whether one of its transactions has transferred the money, or still may. Otherwise only
+    /// steps were included.
+    pub(super) may_have_moved: bool,
 }
 
 /// A verdict with the transaction that used the authorization.
@@ -64,15 +74,18 @@ impl<C: Chain> Rail<C> {
         decoded: &'a Decoded<C>,
         prior: Prior,
     ) -> Result<Judgement<'a, C>, VerifyError> {
-        match prior {
+        let ended = match prior {
             Prior::Same(settlement) => return Ok(Judgement::Same(settlement)),
             Prior::Over(rejection, settlement) => {
                 return Ok(Judgement::Over(rejection, settlement));
             }
-            Prior::Free(_) => {}
-        }
+            Prior::Free(ended) => ended,
+        };
         let (rejection, payer) = match self.admit(decoded).await {
-            Ok(verified) => return Ok(Judgement::Valid(verified)),
+            Ok(verified) => {
+                check_pause(decoded, ended.as_deref(), self.context.now())?;
+                return Ok(Judgement::Valid(verified));
+            }
             Err(VerifyError::Rejected(rejection, payer)) => (rejection, payer),
             Err(error) => return Err(error),
         };
@@ -102,8 +115,13 @@ impl<C: Chain> Rail<C> {
             .explain(decoded, amount, rejection.clone(), failed.as_deref())
             .await?;
         match (explained, failed) {
-            (Explained::Unfinished, Some(settlement)) => Ok(Judgement::Unfinished(settlement)),
-            (Explained::Unfinished, None) => Err(VerifyError::Rejected(rejection, payer)),
+            (Explained::Unfinished { may_have_moved }, Some(settlement)) => {
+                Ok(Judgement::Unfinished(Unfinished {
+                    settlement,
+                    may_have_moved,
+                }))
+            }
+            (Explained::Unfinished { .. }, None) => Err(VerifyError::Rejected(rejection, payer)),
             (Explained::Rejected(rejection, Some(transaction)), failed) => {
                 Ok(Judgement::Used(Box::new(Used {
                     rejection,
@@ -119,5 +137,28 @@ impl<C: Chain> Rail<C> {
                 Err(VerifyError::Rejected(rejection, payer))
             }
         }
+    }
+}
+
+/// Refuses a valid payment whose last attempt failed a short time ago, as its claim would.
+fn check_pause<C: Chain>(
+    decoded: &Decoded<C>,
+    ended: Option<&Settlement>,
+    now: Timestamp,
+) -> Result<(), Fault> {
+    let without_limit = decoded.payment.releases_nothing();
+    match ended.and_then(|ended| ended.claimable_from(without_limit, now)) {
+        Some(until) if now < until => Err(too_soon(until, now)),
+        _ => Ok(()),
+    }
+}
+
+/// The fault of a payment whose last attempt failed a short time ago.
+pub(super) fn too_soon(until: Timestamp, now: Timestamp) -> Fault {
+    let what = "the last attempt failed a short time ago: retry later";
+    let wait = Duration::from_secs(until.secs_since(now));
+    Fault {
+        retry_after: Some(wait),
+        ..Fault::new(FaultKind::Busy, what)
     }
 }

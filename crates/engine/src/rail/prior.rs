@@ -5,7 +5,8 @@ use quittance_journal::{FAILURES_MAX, Outcome, Settlement, State};
 
 /// What an earlier settlement of an authorization means for a request.
 pub(super) enum Prior {
-    /// There is none, or it ended without a transfer. The request is verified like any other.
+    /// There is none, or it ended without a transfer and may be tried again. The request is
+    /// verified like any other.
     Free(Option<Box<Settlement>>),
     /// The settlement belongs to the same request. It is in progress, or has settled without a
     /// success report.
@@ -22,8 +23,10 @@ impl Prior {
     /// authorization may be from a caller without a right to it.
     pub(super) fn new(request: &PaymentRequest, settlement: Settlement) -> Self {
         let is_same = is_same(request, &settlement);
-        let is_reported = settlement.success_reported_at.is_some();
-        let failed_too_often = settlement.failures >= FAILURES_MAX;
+        // Success that releases nothing is reported to every repeat, and never given up.
+        let is_once = !settlement.claim.retries_without_limit;
+        let is_reported = is_once && settlement.success_reported_at.is_some();
+        let failed_too_often = is_once && settlement.failures >= FAILURES_MAX;
         let detail = match &settlement.state {
             State::Concluded(Outcome::Failed { .. } | Outcome::Released { .. })
                 if failed_too_often =>
@@ -32,6 +35,9 @@ impl Prior {
             }
             // The chain says whether it can still be used.
             State::Concluded(Outcome::Failed { .. } | Outcome::Released { .. }) => {
+                return Self::Free(Some(Box::new(settlement)));
+            }
+            State::Concluded(Outcome::Lost { .. }) if !is_once => {
                 return Self::Free(Some(Box::new(settlement)));
             }
             State::Open if is_reported => {

@@ -33,8 +33,9 @@ pub(super) enum UsedBy<C: Chain> {
 
 /// The explanation of a verdict against a payment.
 pub(super) enum Explained {
-    /// The verdict is wrong: one of our transactions has transferred the money, or still may.
-    Unfinished,
+    /// The verdict does not count: one of our transactions `may_have_moved` the money, or steps
+    /// were included that the verdict does not know of.
+    Unfinished { may_have_moved: bool },
     /// The verdict is right. This is the transaction to look up, if there is one.
     Rejected(Rejection, Option<TransactionId>),
 }
@@ -116,17 +117,24 @@ impl<C: Chain> Rail<C> {
         };
         let amount = failed.claim.amount;
         let signed = match self.history(&info.id, payment, amount).await? {
-            History::Settled(..) | History::InFlight(_) => return Ok(Explained::Unfinished),
-            // The verdict does not know of its steps.
+            History::Settled(..) | History::InFlight(_) => {
+                return Ok(Explained::Unfinished {
+                    may_have_moved: true,
+                });
+            }
             History::NoEffect(no_effect) if !no_effect.completed.is_empty() => {
-                return Ok(Explained::Unfinished);
+                return Ok(Explained::Unfinished {
+                    may_have_moved: false,
+                });
             }
             History::NoEffect(no_effect) => no_effect.signed,
         };
         let used = self.find_user(payment, amount, &rejection, &signed).await?;
         let evidence = || failed.evidence().cloned();
         Ok(match (used, &failed.state) {
-            (UsedBy::Ours(..), _) => Explained::Unfinished,
+            (UsedBy::Ours(..), _) => Explained::Unfinished {
+                may_have_moved: true,
+            },
             (UsedBy::Other(id, rejection), _) => Explained::Rejected(rejection, Some(id)),
             (UsedBy::Cancelled(rejection), _) => Explained::Rejected(rejection, evidence()),
             // An earlier search found it, when the nodes still knew it.

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Rail;
 use super::decoded::{Decoded, Verified, VerifyError};
-use super::judge::Judgement;
+use super::judge::{Judgement, Unfinished};
 use crate::policy::check_info;
 
 /// The maximum number of questions of one payment, to the chain or about signatures. One is for its
@@ -88,7 +88,7 @@ impl<C: Chain> Rail<C> {
                 Ok((verified.payer, extra))
             }
             // It was valid when it was claimed, and success was not reported for it yet.
-            Judgement::Same(settlement) | Judgement::Unfinished(settlement) => {
+            Judgement::Same(settlement) | Judgement::Unfinished(Unfinished { settlement, .. }) => {
                 Ok((settlement.claim.payer, None))
             }
             Judgement::Over(rejection, _) => Err(decoded.rejected(rejection)),

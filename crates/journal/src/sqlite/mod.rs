@@ -46,7 +46,9 @@ use crate::settlement::{Claim, Claimed, Ended, Outcome, Settlement, SettlementSt
 /// The number of read connections. A read takes microseconds; four keep two cores busy.
 const READERS: u32 = 4;
 
-/// How long a connection waits for a lock that another program holds on the file, as a backup does.
+/// How long a connection waits for the lock of another program that writes to the file, such as an
+/// operator's `sqlite3`. Readers and backups do not hold it. Then the writes fail, and their
+/// callers try again: they wait for twenty seconds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A journal in a SQLite file. One process at a time can open it.

@@ -48,9 +48,11 @@ impl Write<Writer> for InsertClaim {
                  caller = excluded.caller, state_id = excluded.state_id,
                  state_revision = excluded.state_revision,
                  state_exclusive = excluded.state_exclusive, refund_of = excluded.refund_of,
-                 retries_without_limit = excluded.retries_without_limit
-             WHERE state IN ('failed', 'released')
-                 AND (failures < ?18 OR excluded.retries_without_limit)
+                 retries_without_limit = excluded.retries_without_limit,
+                 success_reported_at = NULL, reported_to = NULL
+             WHERE (state IN ('failed', 'released')
+                     AND (failures < ?18 OR excluded.retries_without_limit))
+                 OR (state = 'lost' AND retries_without_limit AND excluded.retries_without_limit)
              RETURNING attempt",
         )
         .bind(claim.id.as_bytes().as_slice())
@@ -319,8 +321,9 @@ impl Write<Writer> for ReportSuccess {
         let reported = sqlx::query(
             "UPDATE settlements SET success_reported_at = coalesce(success_reported_at, ?3),
                  reported_to = iif(success_reported_at IS NULL, ?4, reported_to)
-             WHERE id = ?1 AND attempt = ?2 AND state = 'settled' AND (success_reported_at IS NULL
-                 OR (reported_to = ?4 AND ?3 < success_reported_at + ?5))",
+             WHERE id = ?1 AND attempt = ?2 AND state = 'settled'
+                 AND (success_reported_at IS NULL OR retries_without_limit
+                     OR (reported_to = ?4 AND ?3 < success_reported_at + ?5))",
         )
         .bind(self.id.as_bytes().as_slice())
         .bind(self.attempt)

@@ -82,6 +82,8 @@ super::suite!($ journal, journal_conformance, JournalFixture:
     a_refused_conclusion_changes_nothing
     a_record_written_while_a_claim_ends_keeps_one_of_both
     a_clock_that_was_set_back_delays_no_claim
+    success_without_limit_is_reported_to_every_repeat
+    a_lost_claim_without_limit_may_be_repeated
 );
 
 const NOW: Timestamp = Timestamp::from_secs(1_000);
@@ -1799,4 +1801,60 @@ pub async fn a_clock_that_was_set_back_delays_no_claim<F: JournalFixture>() {
     let until = NOW.plus_secs(2 * RETRY_PAUSE);
     let early = journal.claim(&a, NOW).await;
     assert_eq!(early, Ok(Claimed::TooSoon { until }));
+}
+
+/// The answer without a write is the same as the one of the write.
+pub async fn success_without_limit_is_reported_to_every_repeat<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let a = claim("a").retries_without_limit();
+    win(&journal, &a).await;
+    assert!(!known(&journal, &a).await.reports_again(None, NOW));
+    let ended = end(&journal, a.id, (1, NOW), settled("0x1"), None).await;
+    assert_eq!(ended, Ended::Yes);
+    fixture.crash(journal).await;
+    let journal = fixture.open().await;
+    for (key, after) in [
+        (Some("ours"), 0),
+        (None, 1),
+        (Some("theirs"), 2 * REPORTED_AGAIN_FOR),
+    ] {
+        let now = NOW.plus_secs(after);
+        let reported = journal.report_success(&a.id, 1, key, now).await;
+        assert_eq!(reported, Ok(true));
+        assert!(known(&journal, &a).await.reports_again(key, now));
+    }
+    let settlement = known(&journal, &a).await;
+    assert_eq!(settlement.success_reported_at, Some(NOW));
+    assert_eq!(settlement.reported_to.as_deref(), Some("ours"));
+    assert_eq!(journal.reopen(&a.id, 1).await, Ok(true));
+    assert!(!known(&journal, &a).await.reports_again(None, NOW));
+    let reported = journal.report_success(&a.id, 1, None, NOW).await;
+    assert_eq!(reported, Ok(false));
+}
+
+/// Its next attempt is like the first one of any claim. Another claim is lost for good.
+pub async fn a_lost_claim_without_limit_may_be_repeated<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let (without, once) = (claim("without").retries_without_limit(), claim("once"));
+    for claim in [&without, &once] {
+        win(&journal, claim).await;
+        lose_the_first_block(&journal, claim).await;
+        let ended = end(&journal, claim.id, (1, NOW), lost(), None).await;
+        assert_eq!(ended, Ended::Yes);
+    }
+    let until = NOW.plus_secs(RETRY_PAUSE);
+    let early = journal.claim(&without, NOW).await;
+    assert_eq!(early, Ok(Claimed::TooSoon { until }));
+    let won = journal.claim(&without, until).await;
+    assert_eq!(won, Ok(Claimed::Won { attempt: 2 }));
+    let settlement = known(&journal, &without).await;
+    assert_eq!(settlement.success_reported_at, None);
+    let ended = end(&journal, without.id, (2, NOW), failed(None), None).await;
+    assert_eq!(ended, Ended::Yes);
+    for claim in [once.clone(), once.retries_without_limit()] {
+        let answer = journal.claim(&claim, until).await.expect("an answer");
+        assert!(matches!(answer, Claimed::Taken(_)), "{answer:?}");
+    }
 }

@@ -423,6 +423,10 @@ impl<C: Chain> Payment<FaultyChain<C>> for FaultyPayment<C> {
         }
     }
 
+    fn releases_nothing(&self) -> bool {
+        self.inner.releases_nothing()
+    }
+
     fn state_access(&self) -> Option<&StateAccess> {
         self.access.as_ref()
     }
