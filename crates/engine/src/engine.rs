@@ -11,11 +11,11 @@ use quittance_core::wire::{
     Rest, SettleResponse, SupportedKind, SupportedResponse, VerifyResponse,
 };
 use quittance_core::{
-    Chain, Clock, Facilitator, FacilitatorError, Fault, FaultKind, Health, Network, PaymentId,
-    PaymentRequest, Reason, Rejection, Scheme, SignatureClaim, SignatureRule, SystemClock,
+    Amount, Chain, Clock, Facilitator, FacilitatorError, Fault, FaultKind, Health, Network,
+    PaymentId, PaymentRequest, Reason, Rejection, Scheme, SignatureClaim, SignatureRule, SystemClock,
     TransactionId,
 };
-use quittance_journal::{Journal, Settlement};
+use quittance_journal::{Filter, Journal, Outcome, PAGE_MAX, Settlement, State};
 use tokio::sync::broadcast;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -307,6 +307,37 @@ impl Engine {
     /// When the journal cannot be read.
     pub async fn settlement(&self, id: &PaymentId) -> Result<Option<Settlement>, Fault> {
         Ok(self.journal.settlement(id).await?)
+    }
+
+    /// What can still be refunded of a settlement, in atomic units: what settled, less all its open
+    /// and settled refunds. `None` if it has not settled, or is a refund itself.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub async fn refundable(&self, settlement: &Settlement) -> Result<Option<Amount>, Fault> {
+        let State::Concluded(Outcome::Settled { amount, .. }) = &settlement.state else {
+            return Ok(None);
+        };
+        if settlement.claim.refund_of.is_some() {
+            return Ok(None);
+        }
+        let filter = Filter::new().refund_of(settlement.claim.id).limit(PAGE_MAX);
+        let (mut left, mut after) = (*amount, None);
+        loop {
+            let page = self.journal.page(&filter, after).await?;
+            for refund in &page.settlements {
+                let counted = match &refund.state {
+                    State::Open => refund.claim.amount,
+                    State::Concluded(Outcome::Settled { amount, .. }) => *amount,
+                    State::Concluded(_) => Amount::ZERO,
+                };
+                left = left.checked_sub(counted).unwrap_or(Amount::ZERO);
+            }
+            after = page.next;
+            if after.is_none() {
+                return Ok(Some(left));
+            }
+        }
     }
 
     /// The settlements that a transaction was made for.

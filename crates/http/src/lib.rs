@@ -17,4 +17,4 @@ mod verdict;
 
 pub use failover::Failover;
 #[cfg(feature = "client")]
-pub use remote::{RemoteError, RemoteFacilitator};
+pub use remote::{RemoteError, RemoteFacilitator, RemoteSettlement};

@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use quittance_core::wire::{SettleResponse, SupportedResponse, VerifyResponse};
-use quittance_core::{Facilitator, FacilitatorError, Fault, PaymentRequest, SaleId};
-use reqwest::{ClientBuilder, RequestBuilder};
+use quittance_core::{
+    Amount, Facilitator, FacilitatorError, Fault, PaymentId, PaymentRequest, SaleId,
+};
+use reqwest::{ClientBuilder, RequestBuilder, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
 use url::Url;
 
 use crate::bounded;
@@ -80,6 +83,24 @@ impl RemoteFacilitator {
         }
     }
 
+    /// A settlement of a Quittance facilitator, by its identity. `None` if the facilitator does not
+    /// have it.
+    ///
+    /// # Errors
+    /// When the facilitator does not answer, or the answer is not a settlement.
+    pub async fn settlement(&self, id: PaymentId) -> Result<Option<RemoteSettlement>, Fault> {
+        let get = self.http.get(self.url(&format!("settlements/{id}")));
+        let response = self.send("settlements", get).await?;
+        match response.status {
+            StatusCode::NOT_FOUND => Ok(None),
+            status if status.is_success() => {
+                let parsed = response.parse();
+                parsed.map(Some).map_err(|it| response.invalid(&it))
+            }
+            _ => Err(response.problem()),
+        }
+    }
+
     fn url(&self, path: &str) -> Url {
         self.url
             .join(path)
@@ -115,6 +136,27 @@ impl RemoteFacilitator {
             incomplete: incomplete.map(|error| error.to_string()),
         })
     }
+}
+
+/// A settlement, as a Quittance facilitator describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct RemoteSettlement {
+    /// Its state: `pending`, `settled`, `failed`, `released` or `lost`.
+    pub state: String,
+    /// The CAIP-2 identifier of the network.
+    pub network: String,
+    /// The payer's address.
+    pub payer: String,
+    /// The recipient's address.
+    pub pay_to: String,
+    /// The token.
+    pub asset: String,
+    /// What can still be refunded, in atomic units. `None` if it has not settled, or is a refund
+    /// itself.
+    #[serde(default)]
+    pub refundable: Option<Amount>,
 }
 
 /// Whether a URL's host is this machine (RFC 6761, section 6.3, and the loopback addresses).

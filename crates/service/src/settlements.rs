@@ -57,6 +57,12 @@ pub(crate) struct SettlementBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     message: Option<String>,
+    /// What can still be refunded, in atomic units: what settled, less all open and settled
+    /// refunds. Only in the answer of one settlement, and only if it has settled and is not a
+    /// refund itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, pattern = "^(0|[1-9][0-9]{0,77})$")]
+    refundable: Option<String>,
     /// How many times the settlement was started.
     attempt: u32,
     /// When it was started, in seconds since 1970.
@@ -130,6 +136,7 @@ impl From<Settlement> for SettlementBody {
             transactions,
             reason,
             message,
+            refundable: None,
             attempt: settlement.attempt,
             claimed_at: settlement.claimed_at.secs(),
             expires: claim.expires.secs(),
@@ -165,7 +172,10 @@ pub(crate) async fn by_id(
         })?;
     let found = service.engine.settlement(&id).await?;
     let found = found.ok_or_else(|| ErrorResponse::not_found("there is no such settlement"))?;
-    Ok(Json(found.into()))
+    let refundable = service.engine.refundable(&found).await?;
+    let mut body = SettlementBody::from(found);
+    body.refundable = refundable.map(|amount| amount.to_string());
+    Ok(Json(body))
 }
 
 #[derive(Deserialize, IntoParams)]
