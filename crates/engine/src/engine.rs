@@ -12,8 +12,8 @@ use quittance_core::wire::{
 };
 use quittance_core::{
     Amount, Chain, Clock, Facilitator, FacilitatorError, Fault, FaultKind, Health, Network,
-    PaymentId, PaymentRequest, Reason, Rejection, Scheme, SignatureClaim, SignatureRule, SystemClock,
-    TransactionId,
+    PaymentId, PaymentRequest, Reason, Rejection, Scheme, SignatureClaim, SignatureRule,
+    SystemClock, TransactionId,
 };
 use quittance_journal::{Filter, Journal, Outcome, PAGE_MAX, Settlement, State};
 use tokio::sync::broadcast;
