@@ -1,6 +1,9 @@
 //! The `quittance` program, as an operator runs it.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
+#[path = "program/upto.rs"]
+mod upto;
+
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;

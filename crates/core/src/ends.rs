@@ -507,6 +507,48 @@ pub trait Payer: Send + Sync + 'static {
     }
 }
 
+#[async_trait]
+impl<T: Payer + ?Sized> Payer for Box<T> {
+    fn address(&self) -> &str {
+        (**self).address()
+    }
+
+    fn quote(&self, requirements: &PaymentRequirements) -> Result<Quote, QuoteError> {
+        (**self).quote(requirements)
+    }
+
+    async fn pay(
+        &self,
+        requirements: &PaymentRequirements,
+        offered: Option<&Object>,
+        now: Timestamp,
+    ) -> Result<SignedPayment, PayerError> {
+        (**self).pay(requirements, offered, now).await
+    }
+
+    async fn authorization_state(
+        &self,
+        network: &str,
+        asset: &str,
+        payload: &Object,
+        expires: Timestamp,
+    ) -> AuthorizationState {
+        let inner = &**self;
+        inner
+            .authorization_state(network, asset, payload, expires)
+            .await
+    }
+
+    async fn observe(
+        &self,
+        requirements: &PaymentRequirements,
+        payload: &Object,
+        outcome: PaymentOutcome<'_>,
+    ) -> Next {
+        (**self).observe(requirements, payload, outcome).await
+    }
+}
+
 /// Why a payer does not pay.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

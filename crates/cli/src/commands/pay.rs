@@ -209,8 +209,9 @@ impl Pay {
         }
         let mut has_payer = false;
         for family in families.iter() {
-            let (with_payer, is_added) = family.add_payer(matches, buyer)?;
-            (buyer, has_payer) = (with_payer, has_payer || is_added);
+            for payer in family.payers(matches)? {
+                (buyer, has_payer) = (buyer.payer(payer), true);
+            }
         }
         if !has_payer {
             let variables = families.iter().map(|family| family.key_variable());
@@ -297,7 +298,7 @@ pub(super) fn state_file(said: Option<&PathBuf>) -> Result<PathBuf, &'static str
 }
 
 /// The folder for the user's data.
-fn data_folder() -> Option<PathBuf> {
+pub(super) fn data_folder() -> Option<PathBuf> {
     let folder = |name: &str| {
         let found = std::env::var_os(name).map(PathBuf::from);
         found.filter(|folder| folder.is_absolute())
@@ -323,7 +324,7 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
 }
 
 /// The limit as it was written. No token has more than eighteen decimal places.
-fn amount(text: &str) -> Result<String, String> {
+pub(super) fn amount(text: &str) -> Result<String, String> {
     let parsed = Amount::from_decimal(text, 18);
     parsed
         .map_err(|error| format!("not an amount in units of the token, such as 0.05: {error}"))?;
@@ -337,10 +338,20 @@ fn would_pay(price: &PurchaseQuote) -> String {
         &price.requirements.network,
         &price.requirements.pay_to,
     );
-    match &price.open {
+    let would_pay = match &price.open {
         Some(open) => format!("would present again the payment of {sum}: {}", state(open)),
-        None => format!("would pay {sum}"),
+        // Only this scheme always charges its price.
+        None if price.requirements.scheme == "exact" => format!("would pay {sum}"),
+        None => format!("would pay at most {sum}"),
+    };
+    if price.locks.is_zero() {
+        return would_pay;
     }
+    let (locks, symbol) = (
+        price.locks.to_decimal(price.asset.decimals),
+        &price.asset.symbol,
+    );
+    format!("{would_pay}, and lock up at most {locks} {symbol}")
 }
 
 fn describe(cost: &Cost) -> String {

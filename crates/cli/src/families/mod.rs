@@ -12,7 +12,7 @@ mod solana;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use quittance_core::{Chain, Fault, Network, Payer, Scheme};
+use quittance_core::{Chain, Fault, Network, Offer, OfferError, Payer, Scheme};
 use serde::de::DeserializeOwned;
 
 use crate::bench::Case;
@@ -25,13 +25,13 @@ pub use solana::{
     CommitmentLevel, SmartWalletEntry, SolanaEntry, SolanaFamily, SolanaPayerArgs, SolanaToken,
 };
 
-use registered::AnyFamily;
+pub(crate) use registered::AnyFamily;
 
 /// A family of chains: how the program reads its configuration and pays on it.
 ///
 /// The program calls `network` and then `configure` once for each table of the list
-/// [`KEY`](Self::KEY). It does so in the order of the file and never concurrently. `payer` is
-/// called once in a run of `quittance pay`.
+/// [`KEY`](Self::KEY). It does so in the order of the file and never concurrently. `payers` is
+/// called once in a run of `quittance pay` and `quittance refund`.
 #[async_trait]
 pub trait Family: Send + Sync + 'static {
     /// The key of the family's list in the configuration: `evm` for `[[evm]]`. Lower case.
@@ -44,11 +44,8 @@ pub trait Family: Send + Sync + 'static {
     /// The chain that is made from a table.
     type Chain: Chain;
 
-    /// The command line options of `quittance pay` for this family.
+    /// The command line options of `quittance pay` and `quittance refund` for this family.
     type PayerArgs: clap::Args;
-
-    /// The payer of this family.
-    type Payer: Payer;
 
     /// The network with this name, which is its CAIP-2 identifier or an alias.
     ///
@@ -71,11 +68,33 @@ pub trait Family: Send + Sync + 'static {
     /// Other environment variables that the options of [`PayerArgs`](Self::PayerArgs) read.
     const OTHER_VARIABLES: &'static [&'static str] = &[];
 
-    /// The payer for these options; `None` when there is no key for this family.
+    /// The payers for these options: one for each scheme, all with one key. None when there is no
+    /// key for this family.
     ///
     /// # Errors
     /// When an option or the key cannot be used.
-    fn payer(&self, args: &Self::PayerArgs) -> Result<Option<Self::Payer>, PayError>;
+    fn payers(&self, args: &Self::PayerArgs) -> Result<Vec<Box<dyn Payer>>, PayError>;
+
+    /// The token of a network with this address, for refunds. `None` for an unknown token, and for
+    /// a network of another family.
+    fn token(&self, _network: &str, _asset: &str) -> Option<ListedToken> {
+        None
+    }
+
+    /// An offer by the scheme `exact` of this amount of a [`token`](Self::token), in whole coins, to
+    /// this account. A refund is the payment for it. `None` where `token` returns none.
+    ///
+    /// # Errors
+    /// When the amount or the account cannot be used.
+    fn refund_offer(
+        &self,
+        _network: &str,
+        _asset: &str,
+        _amount: &str,
+        _pay_to: &str,
+    ) -> Option<Result<Box<dyn Offer>, OfferError>> {
+        None
+    }
 
     /// The option of `quittance pay` that names a node of this network. The node is asked about the
     /// outcome of an earlier payment. `None` for a network of another family.
@@ -137,7 +156,7 @@ impl Families {
         self.all.iter().map(|family| family.key())
     }
 
-    /// The environment variables that `quittance pay` reads.
+    /// The environment variables that `quittance pay` and `quittance refund` read for families.
     pub(crate) fn variables(&self) -> Vec<&'static str> {
         self.all
             .iter()

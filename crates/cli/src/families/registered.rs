@@ -3,11 +3,10 @@
 use async_trait::async_trait;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use figment::value::Dict;
-use quittance_buyer::BuyerBuilder;
-use quittance_core::{Chain, Fault, Health, Network, Timestamp};
+use quittance_core::{Chain, Fault, Health, Network, Offer, OfferError, Payer, Timestamp};
 use quittance_engine::EngineBuilder;
 
-use super::entry::{Common, Findings, NetworkEntry};
+use super::entry::{Common, Findings, ListedToken, NetworkEntry};
 use super::{ChainWithSchemes, Family, PayError};
 use crate::bench::Case;
 use crate::config::{self, Access, ConfigError, keys_of};
@@ -31,15 +30,21 @@ pub(crate) trait AnyFamily: Send + Sync {
         findings: &mut Findings,
     ) -> Vec<Box<dyn ConfiguredChain>>;
 
-    /// `quittance pay` with the options of this family.
+    /// `quittance pay` or `quittance refund` with the options of this family.
     fn add_payer_args(&self, command: Command) -> Command;
 
-    /// The buyer with the payer of these options, and whether there is one.
-    fn add_payer(
+    /// The payers of these options; none if there is no key for this family.
+    fn payers(&self, matches: &ArgMatches) -> Result<Vec<Box<dyn Payer>>, PayError>;
+
+    fn token(&self, network: &str, asset: &str) -> Option<ListedToken>;
+
+    fn refund_offer(
         &self,
-        matches: &ArgMatches,
-        buyer: BuyerBuilder,
-    ) -> Result<(BuyerBuilder, bool), PayError>;
+        network: &str,
+        asset: &str,
+        amount: &str,
+        pay_to: &str,
+    ) -> Option<Result<Box<dyn Offer>, OfferError>>;
 
     fn node_option(&self, network: &str) -> Option<String>;
 
@@ -93,16 +98,23 @@ impl<F: Family> AnyFamily for F {
         F::PayerArgs::augment_args(command)
     }
 
-    fn add_payer(
-        &self,
-        matches: &ArgMatches,
-        buyer: BuyerBuilder,
-    ) -> Result<(BuyerBuilder, bool), PayError> {
+    fn payers(&self, matches: &ArgMatches) -> Result<Vec<Box<dyn Payer>>, PayError> {
         let args = F::PayerArgs::from_arg_matches(matches).map_err(PayError::payer)?;
-        Ok(match self.payer(&args)? {
-            Some(payer) => (buyer.payer(payer), true),
-            None => (buyer, false),
-        })
+        Family::payers(self, &args)
+    }
+
+    fn token(&self, network: &str, asset: &str) -> Option<ListedToken> {
+        Family::token(self, network, asset)
+    }
+
+    fn refund_offer(
+        &self,
+        network: &str,
+        asset: &str,
+        amount: &str,
+        pay_to: &str,
+    ) -> Option<Result<Box<dyn Offer>, OfferError>> {
+        Family::refund_offer(self, network, asset, amount, pay_to)
     }
 
     fn node_option(&self, network: &str) -> Option<String> {

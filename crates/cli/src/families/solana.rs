@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quittance_core::{Amount, Network};
+use quittance_core::{Amount, Network, Offer, OfferError, Payer};
 use quittance_solana::{
-    Commitment, Exact, ExactConfig, ExactPayer, Extension, Keypair, Pubkey, Signer, SmartWallets,
-    Solana, SolanaConfig, Token, TokenProgram, known,
+    Commitment, Exact, ExactConfig, ExactOffer, ExactPayer, Extension, Keypair, Pubkey, Signer,
+    SmartWallets, Solana, SolanaConfig, Token, TokenProgram, known,
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -146,7 +146,6 @@ impl Family for SolanaFamily {
     type Entry = SolanaEntry;
     type Chain = Solana;
     type PayerArgs = SolanaPayerArgs;
-    type Payer = ExactPayer;
 
     fn network(&self, name: &str) -> Result<Network, String> {
         known::network(name).ok_or_else(|| {
@@ -175,11 +174,32 @@ impl Family for SolanaFamily {
     const KEY_VARIABLE: &'static str = "QUITTANCE_SOLANA_PAYER_KEY";
     const OTHER_VARIABLES: &'static [&'static str] = &[RPC_VARIABLE];
 
-    fn payer(&self, args: &SolanaPayerArgs) -> Result<Option<ExactPayer>, PayError> {
+    fn payers(&self, args: &SolanaPayerArgs) -> Result<Vec<Box<dyn Payer>>, PayError> {
         let (file, variable) = (args.solana_key_file.as_ref(), args.solana_key_env.as_ref());
         let node = args.solana_rpc.as_deref().map(node).transpose()?;
         let key = payer_key(file, variable, Self::KEY_VARIABLE, KEYPAIR)?;
-        key.map(|key| payer(&key, node.as_ref())).transpose()
+        match key {
+            Some(key) => Ok(vec![Box::new(payer(&key, node.as_ref())?)]),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn token(&self, network: &str, asset: &str) -> Option<ListedToken> {
+        let tokens = listed(known::tokens(known::network(network)?.id()));
+        tokens.into_iter().find(|token| token.address == asset)
+    }
+
+    fn refund_offer(
+        &self,
+        network: &str,
+        asset: &str,
+        amount: &str,
+        pay_to: &str,
+    ) -> Option<Result<Box<dyn Offer>, OfferError>> {
+        let network = known::network(network)?;
+        let token = known::token(network.id(), asset)?.clone();
+        let offer = ExactOffer::new(network, token, amount, pay_to);
+        Some(offer.map(|offer| Box::new(offer) as Box<dyn Offer>))
     }
 }
 

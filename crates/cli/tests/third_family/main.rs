@@ -255,11 +255,11 @@ fn a_payer_of_a_third_family_is_made_from_its_options() {
         simulated_key_file: Some(key_file.clone()),
     };
     std::fs::write(&key_file, hex::encode(World::payer_key(0).to_bytes())).unwrap();
-    let payer = family.payer(&args).unwrap().unwrap();
-    assert_eq!(payer.address(), setting.world.payer(0).address());
+    let payers = family.payers(&args).unwrap();
+    assert_eq!(payers[0].address(), setting.world.payer(0).address());
 
     std::fs::write(&key_file, "hunter2").unwrap();
-    let error = family.payer(&args).err().unwrap().to_string();
+    let error = family.payers(&args).err().unwrap().to_string();
     assert!(
         error.contains("not a key of 64 hexadecimal digits"),
         "{error}"

@@ -9,7 +9,7 @@ use quittance_cli::config::{ConfigError, Secret};
 use quittance_cli::families::{
     ChainWithSchemes, Family, Findings, ListedToken, NetworkEntry, PayError, payer_key,
 };
-use quittance_core::Network;
+use quittance_core::{Network, Payer};
 use quittance_testing::world::ed25519_dalek::SigningKey;
 use quittance_testing::world::{Address, SimulatedChain, SimulatedExact, SimulatedPayer, World};
 use secrecy::{ExposeSecret, SecretString};
@@ -39,7 +39,6 @@ impl Family for SimulatedFamily {
     type Entry = SimulatedEntry;
     type Chain = SimulatedChain;
     type PayerArgs = SimulatedPayerArgs;
-    type Payer = SimulatedPayer;
 
     fn network(&self, name: &str) -> Result<Network, String> {
         let network = self.0.network();
@@ -74,12 +73,13 @@ impl Family for SimulatedFamily {
 
     const KEY_VARIABLE: &'static str = "QUITTANCE_SIMULATED_PAYER_KEY";
 
-    fn payer(&self, args: &SimulatedPayerArgs) -> Result<Option<SimulatedPayer>, PayError> {
+    fn payers(&self, args: &SimulatedPayerArgs) -> Result<Vec<Box<dyn Payer>>, PayError> {
         const NAME: &str = "the payer's key on the simulated chain";
         let file = args.simulated_key_file.as_ref();
         let secret = payer_key(file, None, Self::KEY_VARIABLE, NAME)?;
         let key = secret.map(|secret| key(&secret, NAME)).transpose()?;
-        Ok(key.map(|key| SimulatedPayer::new(self.0.clone(), key)))
+        let payer = key.map(|key| SimulatedPayer::new(self.0.clone(), key));
+        Ok(payer.into_iter().map(|it| Box::new(it) as _).collect())
     }
 }
 

@@ -9,10 +9,11 @@ use std::time::Duration;
 use alloy::primitives::{Address, U256};
 use alloy::signers::local::PrivateKeySigner;
 use async_trait::async_trait;
-use quittance_core::{Amount, Fault, Network, Scheme};
+use quittance_core::{Amount, Fault, Network, Offer, OfferError, Payer, Scheme};
 use quittance_evm::batch::{BatchConfig, BatchSettlement};
 use quittance_evm::{
-    Evm, EvmConfig, Exact, ExactConfig, ExactPayer, Signer, Token, TransferMethod, Upto, known,
+    Evm, EvmConfig, Exact, ExactConfig, ExactOffer, ExactPayer, Signer, Token, TransferMethod,
+    Upto, UptoPayer, known,
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -158,7 +159,6 @@ impl Family for EvmFamily {
     type Entry = EvmEntry;
     type Chain = Evm;
     type PayerArgs = EvmPayerArgs;
-    type Payer = ExactPayer;
 
     fn network(&self, name: &str) -> Result<Network, String> {
         known::network(name).ok_or_else(|| {
@@ -189,11 +189,32 @@ impl Family for EvmFamily {
     const KEY_VARIABLE: &'static str = "QUITTANCE_PAYER_KEY";
     const OTHER_VARIABLES: &'static [&'static str] = &[RPC_VARIABLE];
 
-    fn payer(&self, args: &EvmPayerArgs) -> Result<Option<ExactPayer>, PayError> {
+    fn payers(&self, args: &EvmPayerArgs) -> Result<Vec<Box<dyn Payer>>, PayError> {
         let (file, variable) = (args.key_file.as_ref(), args.key_env.as_ref());
         let nodes = nodes(&args.evm_rpc)?;
         let key = payer_key(file, variable, Self::KEY_VARIABLE, "the payer's key")?;
-        key.map(|key| payer(&key, &nodes)).transpose()
+        match key {
+            Some(key) => payers(&key, &nodes),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn token(&self, network: &str, asset: &str) -> Option<ListedToken> {
+        let tokens = listed(known::tokens(known::network(network)?.id()));
+        tokens.into_iter().find(|token| token.address == asset)
+    }
+
+    fn refund_offer(
+        &self,
+        network: &str,
+        asset: &str,
+        amount: &str,
+        pay_to: &str,
+    ) -> Option<Result<Box<dyn Offer>, OfferError>> {
+        let network = known::network(network)?;
+        let token = known::token(network.id(), asset)?.clone();
+        let offer = ExactOffer::new(network, token, amount, pay_to);
+        Some(offer.map(|offer| Box::new(offer) as Box<dyn Offer>))
     }
 
     fn node_option(&self, network: &str) -> Option<String> {
@@ -216,19 +237,36 @@ fn private_key(
     key.expose_secret().parse().map_err(unreadable)
 }
 
-fn payer(key: &SecretString, nodes: &[(Network, Url)]) -> Result<ExactPayer, PayError> {
-    let mut payer = ExactPayer::new(private_key("the payer's key", key)?);
-    for (name, url) in PUBLIC_NODES {
+/// A payer for each scheme, with the public nodes and those of the options.
+fn payers(key: &SecretString, nodes: &[(Network, Url)]) -> Result<Vec<Box<dyn Payer>>, PayError> {
+    let key = private_key("the payer's key", key)?;
+    let (mut exact, mut upto) = (ExactPayer::new(key.clone()), UptoPayer::new(key));
+    for (network, urls) in nodes_by_network(nodes) {
+        exact = exact.with_rpc(&network, &urls).map_err(PayError::payer)?;
+        upto = upto.with_rpc(&network, &urls).map_err(PayError::payer)?;
+    }
+    Ok(vec![Box::new(exact), Box::new(upto)])
+}
+
+/// The nodes of each network: those of the options, or else the public one.
+fn nodes_by_network(nodes: &[(Network, Url)]) -> Vec<(Network, Vec<Url>)> {
+    let public = PUBLIC_NODES.map(|(name, url)| {
         let network = known::network(name).expect("a constant names a known network");
-        let url = url.parse().expect("a constant is a URL");
-        payer = payer.with_rpc(&network, &[url]).map_err(PayError::payer)?;
+        (network, url.parse().expect("a constant is a URL"))
+    });
+    let mut all: Vec<(Network, Vec<Url>)> = Vec::new();
+    for (network, url) in nodes {
+        match all.iter_mut().find(|(other, _)| other.id() == network.id()) {
+            Some((_, urls)) => urls.push(url.clone()),
+            None => all.push((network.clone(), vec![url.clone()])),
+        }
     }
-    for (network, _) in nodes {
-        let urls = nodes.iter().filter(|(other, _)| other.id() == network.id());
-        let urls: Vec<Url> = urls.map(|(_, url)| url.clone()).collect();
-        payer = payer.with_rpc(network, &urls).map_err(PayError::payer)?;
+    for (network, url) in public {
+        if all.iter().all(|(other, _)| other.id() != network.id()) {
+            all.push((network, vec![url]));
+        }
     }
-    Ok(payer)
+    all
 }
 
 /// Parses the values of `--evm-rpc`. No error repeats a value, which may contain a key.
