@@ -1,6 +1,8 @@
 //! The `quittance` program, as an operator runs it.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
+#[path = "program/refund.rs"]
+mod refund;
 #[path = "program/upto.rs"]
 mod upto;
 
@@ -913,7 +915,7 @@ async fn nodes_on_this_machine_are_called_without_a_proxy() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_help_of_every_command_has_an_example() {
-    for command in ["serve", "check", "bench"] {
+    for command in ["serve", "check", "refund", "bench"] {
         let (code, said, errors) = output(quittance(&[command, "--help"])).await;
         assert_eq!(code, Some(0), "{errors}");
         let example = format!("\n  quittance {command}");

@@ -5,6 +5,8 @@ mod check;
 mod completions;
 mod pay;
 mod payments;
+mod refund;
+mod refunds;
 mod serve;
 
 use std::error::Error;
@@ -15,6 +17,8 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{ConfigError, Log, LogFormat};
 use crate::families::Families;
+
+pub(crate) use refund::VARIABLES as REFUND_VARIABLES;
 
 /// The command line.
 #[derive(Parser)]
@@ -38,6 +42,8 @@ enum Command {
     Pay(Box<pay::Pay>),
     /// List the payments that `pay` keeps because their end is not known, or forget some.
     Payments(payments::Payments),
+    /// Pay a settled payment back to its payer, as a whole or in part.
+    Refund(Box<refund::Refund>),
     /// Print a completion script for a shell.
     Completions(completions::Completions),
     /// Measure the cost of a verification on this machine.
@@ -72,6 +78,7 @@ impl Invocation {
             Command::Check(check) => check.run(families).await,
             Command::Pay(pay) => pay.run(families, &self.matches).await,
             Command::Payments(payments) => payments.run().await,
+            Command::Refund(refund) => refund.run(families, &self.matches).await,
             Command::Completions(completions) => completions.run(families),
             Command::Bench(bench) => bench.run(families).await,
         }
@@ -80,10 +87,13 @@ impl Invocation {
 
 /// The command line, with the payers' options of every family.
 fn command_line(families: &Families) -> clap::Command {
-    CommandLine::command().mut_subcommand("pay", |pay| {
+    let with_payers = |command: clap::Command| {
         let families = families.iter();
-        families.fold(pay, |pay, family| family.add_payer_args(pay))
-    })
+        families.fold(command, |command, family| family.add_payer_args(command))
+    };
+    CommandLine::command()
+        .mut_subcommand("pay", with_payers)
+        .mut_subcommand("refund", with_payers)
 }
 
 /// Logs to standard error, because standard output belongs to the command.

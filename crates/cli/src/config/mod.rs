@@ -273,6 +273,7 @@ impl Config {
         let known = variables();
         let mut others: Vec<&str> = families.variables();
         others.push(DEVNET_TOOLS);
+        others.extend(crate::commands::REFUND_VARIABLES.iter().copied());
         let mut referred: Vec<&str> = self.networks.all().flat_map(named_in).collect();
         referred.extend(self.access.keys.iter().filter_map(|key| match key {
             Secret::Env(name) => Some(name.as_str()),
