@@ -7,17 +7,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use clap::Args;
 use quittance_buyer::{BuyError, Buyer, Limits};
-use quittance_core::{Amount, Facilitator, Payer};
+use quittance_core::wire::{PaymentPayload, SupportedKind};
+use quittance_core::{
+    Amount, Clock, Facilitator, Offer, Payer, PaymentId, PaymentRequest, SystemClock,
+};
 use quittance_devnet::{
     Account, Evm, EvmOptions, SOLANA_USDC, Solana, SolanaAccount, SolanaOptions, Tools, USDC,
 };
 use quittance_engine::{Engine, SqliteJournal};
 use quittance_evm::EvmConfig;
 use quittance_http::RemoteFacilitator;
-use quittance_seller::PaymentLayer;
+use quittance_seller::{Charge, PaymentLayer};
 use quittance_service::{Keys, ServerOptions, ServiceOptions, router, serve};
 use quittance_solana::{SolanaConfig, TokenProgram};
 use serde_json::json;
@@ -38,6 +41,9 @@ pub(super) struct Demo {}
 
 /// The price of the paid API, in USDC.
 const PRICE: &str = "0.01";
+
+/// What the metered API charges, in USDC.
+const CHARGE: &str = "0.0025";
 
 /// Decimal places of USDC, on every chain.
 const DECIMALS: u8 = 6;
@@ -82,6 +88,12 @@ impl Demo {
         let before = chains.solana_books().await?;
         buy(&api, chains.solana_payer()?).await?;
         before.balance(&chains.solana_books().await?)?;
+
+        println!("7. An API that charges what it produced, at most {PRICE} USDC");
+        let settlement = buy_metered(&facilitator, &chains).await?;
+
+        println!("8. The seller refunds that");
+        refund(&facilitator, settlement).await?;
 
         engine.shut_down(Duration::from_secs(5)).await;
         println!(
@@ -164,6 +176,7 @@ async fn engine(chains: &Chains, folder: &Path) -> Result<Engine, Box<dyn Error>
     config.head_age_max = None;
     let evm = quittance_evm::Evm::new(config)?;
     let evm_exact = Arc::new(quittance_evm::Exact::new(&evm));
+    let evm_upto = Arc::new(quittance_evm::Upto::new(&evm));
 
     let network = quittance_solana::known::network(SOLANA).ok_or("solana-devnet is known")?;
     let fee_payer = Arc::new(solana_account(FACILITATOR).keypair);
@@ -174,7 +187,7 @@ async fn engine(chains: &Chains, folder: &Path) -> Result<Engine, Box<dyn Error>
 
     let journal = SqliteJournal::open(folder.join("journal.db")).await?;
     let builder = Engine::builder(journal)
-        .chain(evm, vec![evm_exact])
+        .chain(evm, vec![evm_exact, evm_upto])
         .chain(solana, vec![solana_exact]);
     Ok(builder.start().await?)
 }
@@ -231,6 +244,60 @@ async fn buy(url: &str, payer: impl Payer) -> Result<(), Box<dyn Error>> {
         bought.response.text().await?
     );
     println!("   transaction {}", receipt.transaction);
+    Ok(())
+}
+
+/// A buyer authorizes the price, and the handler charges less. Returns the settlement.
+async fn buy_metered(facilitator: &str, chains: &Chains) -> Result<PaymentId, Box<dyn Error>> {
+    let (seller, client) = (evm_account(SELLER), evm_account(BUYER));
+    chains.evm.approve_permit2(USDC, client.address).await?;
+    let offer = quittance_evm::UptoOffer::usdc(EVM, PRICE, &seller.address.to_string())?;
+    let price = PaymentLayer::new(Arc::new(RemoteFacilitator::new(facilitator)?)).accept(offer);
+    let charge = Charge::units(Amount::from_decimal(CHARGE, DECIMALS)?);
+    let story = get(move || async move { (Extension(charge), "Once upon a time") });
+    let url = listen(Router::new().route("/story", story.layer(price))).await?;
+
+    let payer = quittance_evm::UptoPayer::new(client.signer);
+    let buyer = Buyer::builder().payer(payer).build()?;
+    let before = chains.evm_books().await?;
+    let bought = buyer.get(&format!("{url}/story")).await?;
+    let paid = before.buyer.checked_sub(chains.evm_books().await?.buyer);
+    let paid = paid.ok_or("the buyer has more than before")?;
+    let cost = bought.cost.ok_or("the API asked for no payment")?;
+    let receipt = cost.receipt.ok_or("the API gave no receipt")?;
+    println!(
+        "   {} allows {PRICE} USDC, pays {}, and gets {:?}",
+        client.address,
+        paid.to_decimal(DECIMALS),
+        bought.response.text().await?
+    );
+    let settlement = receipt.json["extra"]["settlement"].as_str();
+    Ok(settlement
+        .ok_or("the receipt names no settlement")?
+        .parse()?)
+}
+
+/// The seller pays the metered charge back, as `quittance refund` does.
+async fn refund(facilitator: &str, settlement: PaymentId) -> Result<(), Box<dyn Error>> {
+    let facilitator = RemoteFacilitator::new(facilitator)?;
+    let client = evm_account(BUYER).address.to_string();
+    let offer = quittance_evm::ExactOffer::usdc(EVM, CHARGE, &client)?;
+    let kinds = facilitator.supported().await?.kinds;
+    let is_it = |kind: &&SupportedKind| {
+        kind.scheme == offer.scheme() && kind.network == offer.network().id()
+    };
+    let kind = kinds.iter().find(is_it).ok_or("exact is supported")?;
+    let requirements = offer.requirements(kind)?;
+    let payer = quittance_evm::ExactPayer::new(evm_account(SELLER).signer);
+    let signed = payer.pay(&requirements, None, SystemClock.now()).await?;
+    let payment = PaymentPayload::new(requirements.clone(), signed.payload);
+    let request = PaymentRequest::new(payment, requirements)?.as_refund_of(settlement);
+    let settled = facilitator.settle(&request).await?;
+    if !settled.success {
+        return Err(format!("the refund failed: {:?}", settled.error_reason).into());
+    }
+    println!("   {} pays {CHARGE} USDC back", payer.address());
+    println!("   transaction {}", settled.transaction);
     Ok(())
 }
 
