@@ -81,8 +81,8 @@ pub trait Family: Send + Sync + 'static {
         None
     }
 
-    /// An offer by the scheme `exact` of this amount of a [`token`](Self::token), in whole coins, to
-    /// this account. A refund is the payment for it. `None` where `token` returns none.
+    /// An offer by the scheme `exact` of this amount of a [`token`](Self::token), in whole coins,
+    /// to this account. A refund is the payment for it. `None` where `token` returns none.
     ///
     /// # Errors
     /// When the amount or the account cannot be used.
