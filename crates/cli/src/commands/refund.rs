@@ -91,8 +91,8 @@ pub(super) struct Refund {
     /// refunded.
     #[arg(long, value_parser = amount)]
     amount: Option<String>,
-    /// Refund only if this account made the payment. Without it, the facilitator's journal names the
-    /// account.
+    /// Refund only if this account made the payment. Without it, the facilitator's journal names
+    /// the account.
     #[arg(long, value_name = "ADDRESS")]
     to: Option<String>,
     /// Do not ask before the refund is sent.
