@@ -297,7 +297,7 @@ impl<'a, F: LifeFixture> Life<'a, F> {
         let is_excluded = |done: &&str| self.act(done).excludes.contains(&act.name);
         !has_succeeded(&act.name)
             && act.after.iter().all(has_succeeded)
-            && !self.succeeded.keys().any(|done| is_excluded(done))
+            && !self.succeeded.keys().any(is_excluded)
     }
 
     async fn journal(&self, failing: &Arc<Failing>) -> FlakyJournal<SqliteJournal> {
