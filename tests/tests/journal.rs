@@ -814,7 +814,8 @@ fn assert_migrated(format: u32, before: &Row, after: &Row) {
     let old: Vec<&str> = before.keys().map(|column| name_now(column)).collect();
     let is_new = |column: &&String| {
         let column = column.as_str();
-        !old.contains(&column) && !(format == 2 && computed.contains(&column))
+        let is_computed = format == 2 && computed.contains(&column);
+        !(old.contains(&column) || is_computed)
     };
     for column in after.keys().filter(is_new) {
         let value = after[column].as_str();

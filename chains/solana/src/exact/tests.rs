@@ -222,13 +222,15 @@ fn verdict_by(exact: &Exact, request: &PaymentRequest) -> Result<(), String> {
             key.verify_strict(message, &Ed25519::from_bytes(signature))
                 .is_ok()
         }),
-        SignatureClaim::Secp256k1 { .. } => false,
+        SignatureClaim::Secp256k1 { .. } | SignatureClaim::Other { .. } => false,
     };
     let signatures: Vec<bool> = payment.signatures().iter().map(holds).collect();
     let observed = Observed::new(&signatures, &[], NOW);
     match payment.check(&observed) {
         Ok(Check::Ask(_)) => Ok(()),
-        Ok(Check::Valid | Check::NotYet(_)) => panic!("valid without asking the chain"),
+        Ok(Check::Valid | Check::Verify(_) | Check::NotYet(_)) => {
+            panic!("valid without asking the chain")
+        }
         Err(rejection) => Err(rejection.reason.code().to_owned()),
     }
 }
@@ -801,7 +803,7 @@ fn verdict_after(answer: Answer) -> Result<(), Rejection> {
     let observed = Observed::new(&[true], &answers, NOW);
     match decoded(&request(&good())).check(&observed)? {
         Check::Valid => Ok(()),
-        Check::Ask(_) | Check::NotYet(_) => panic!("asks without end"),
+        Check::Ask(_) | Check::Verify(_) | Check::NotYet(_) => panic!("asks without end"),
     }
 }
 

@@ -124,7 +124,7 @@ fn judged(request: &PaymentRequest, answer: Answer) -> Result<String, String> {
     let observed = Observed::new(&[true], &answers, NOW);
     match payment.check(&observed) {
         Ok(Check::Valid) => Ok(payment.payer(&observed).unwrap()),
-        Ok(Check::Ask(_) | Check::NotYet(_)) => panic!("asks without end"),
+        Ok(Check::Ask(_) | Check::Verify(_) | Check::NotYet(_)) => panic!("asks without end"),
         Err(rejection) => Err(rejection.reason.code().to_owned()),
     }
 }
