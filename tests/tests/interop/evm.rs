@@ -177,8 +177,8 @@ async fn official_packages_sell_and_buy_by_a_channel() {
     assert_eq!(setting.received().await, Amount::from(charged));
     let receipt = &refunded["receipt"];
     assert_eq!(receipt["success"], true, "{refunded}");
-    // Five times the price was deposited.
-    let left = 5 * PRICE - charged - PRICE;
+    // The server's hint made the client deposit ten times the price.
+    let left = 10 * PRICE - charged - PRICE;
     assert_eq!(receipt["amount"], left.to_string());
 }
 
