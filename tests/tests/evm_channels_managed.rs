@@ -15,7 +15,7 @@ use quittance_evm::batch::{
 };
 use quittance_tests::channels::{Channel, request};
 use quittance_tests::engine;
-use quittance_tests::evm::{PRICE, Setting};
+use quittance_tests::evm::{PRICE, Setting, set};
 use quittance_tests::until;
 use serde_json::{Value, json};
 
@@ -238,6 +238,10 @@ async fn only_the_channels_caller_can_charge_claim_and_refund() {
             assert_refused(&answer, &reason::AUTHORIZER_ADDRESS_MISMATCH);
         }
     }
+    // The call of the authorizer itself has no nonce that the contract would check.
+    let early = set(&acts[2], "/paymentPayload/payload/refundNonce", json!("1"));
+    let answer = settle(&engine, &by_seller(early)).await;
+    assert_refused(&answer, &reason::REFUND_SIMULATION_FAILED);
     for act in acts {
         settled(&engine, &by_seller(act)).await;
     }
