@@ -1,5 +1,6 @@
 //! The payment options that a seller offers, in both protocol versions.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -221,6 +222,12 @@ impl PaymentOption {
         self.requirements.scheme == scheme && self.v1_network.as_deref() == Some(network)
     }
 
+    /// How many fields `extra` has.
+    fn extra_fields(&self) -> usize {
+        let extra = self.requirements.extra.as_ref();
+        extra.map_or(0, |extra| extra.tree().len())
+    }
+
     /// Whether a version 2 payment that accepts these requirements is for this option. All fields
     /// are equal, except that clients may add fields to `extra`.
     fn is_accepted_by(&self, accepted: &PaymentRequirements) -> bool {
@@ -244,14 +251,20 @@ impl PaymentOption {
 ///
 /// Clients may drop the flow from their copy. So a payment without one is for the option without
 /// one, or else for the first that equals it in everything else.
+///
+/// Clients may also add fields to `extra`. So the `extra` of one option may be a part of another
+/// one's: a token's name and version, without and with a transfer method. A payment is for the
+/// option that says most of what it accepts.
 pub(crate) fn find_accepted<'a>(
     options: &'a [PaymentOption],
     accepted: &PaymentRequirements,
 ) -> Option<&'a PaymentOption> {
     let find = |flow| {
         let accepted = with_flow(accepted.clone(), flow).ok()?;
-        let mut options = options.iter().filter(|it| it.flow() == flow);
-        options.find(|it| it.is_accepted_by(&accepted))
+        let options = options.iter().filter(|it| it.flow() == flow);
+        let accepted = options.filter(|it| it.is_accepted_by(&accepted));
+        // The first one, if several say as much.
+        accepted.min_by_key(|it| Reverse(it.extra_fields()))
     };
     match Flow::stated(accepted.extra.as_ref()).ok()? {
         Some(stated) => find(stated),
@@ -309,4 +322,48 @@ pub(crate) fn required_v1(
 ) -> Option<v1::PaymentRequired> {
     let accepts: Vec<_> = options.iter().filter_map(|it| it.v1(resource)).collect();
     (!accepts.is_empty()).then(|| v1::PaymentRequired::new(error, accepts))
+}
+
+#[cfg(test)]
+mod tests {
+    use quittance_testing::scripted::{TestOffer, requirements};
+    use serde_json::json;
+
+    use super::*;
+
+    fn option(extra: &serde_json::Value) -> PaymentOption {
+        PaymentOption {
+            offer: Arc::new(TestOffer::new()),
+            requirements: PaymentRequirements {
+                extra: Object::of(extra).ok(),
+                ..requirements()
+            },
+            extensions: None,
+            in_v2: true,
+            v1_network: None,
+        }
+    }
+
+    /// A payment by another transfer method was taken as one by the first offer in the same token.
+    #[test]
+    fn payment_is_for_the_option_that_says_most_of_its_terms() {
+        let plain = json!({ "name": "Coin", "version": "1" });
+        let delegated = json!({ "name": "Coin", "version": "1", "method": "delegation" });
+        let both = [option(&plain), option(&delegated)];
+        let reversed = [option(&delegated), option(&plain)];
+        for options in [both, reversed] {
+            for (terms, method) in [(&plain, None), (&delegated, Some("delegation"))] {
+                for more in [json!(null), json!(1)] {
+                    let mut accepted = terms.clone();
+                    accepted["more"] = more;
+                    let found = find_accepted(&options, &option(&accepted).requirements);
+                    let extra = found.unwrap().requirements.extra.as_ref().unwrap().tree();
+                    let found = extra.get("method").and_then(|method| method.as_str());
+                    assert_eq!(found, method, "{accepted}");
+                }
+            }
+        }
+        let other = json!({ "name": "Coin", "method": "delegation" });
+        assert!(find_accepted(&[option(&plain)], &option(&other).requirements).is_none());
+    }
 }
