@@ -24,10 +24,27 @@ pub fn compile(path: &Path) -> BTreeMap<String, String> {
 
 /// The contracts of `contracts/Hostile.sol`.
 pub fn hostile(name: &str) -> &'static str {
-    static COMPILED: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
-        compile(&Path::new(env!("CARGO_MANIFEST_DIR")).join("contracts/Hostile.sol"))
-    });
-    COMPILED
-        .get(name)
-        .unwrap_or_else(|| panic!("there is no contract {name}"))
+    static COMPILED: LazyLock<BTreeMap<String, String>> =
+        LazyLock::new(|| compile_own("Hostile.sol"));
+    find(&COMPILED, name)
+}
+
+/// The contracts of `contracts/Delegation.sol`.
+pub fn delegation(name: &str) -> &'static str {
+    static COMPILED: LazyLock<BTreeMap<String, String>> =
+        LazyLock::new(|| compile_own("Delegation.sol"));
+    find(&COMPILED, name)
+}
+
+fn compile_own(file: &str) -> BTreeMap<String, String> {
+    compile(
+        &Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("contracts")
+            .join(file),
+    )
+}
+
+fn find(compiled: &'static BTreeMap<String, String>, name: &str) -> &'static str {
+    let code = compiled.get(name);
+    code.unwrap_or_else(|| panic!("there is no contract {name}"))
 }

@@ -3,6 +3,7 @@
 
 pub mod channels;
 pub mod contracts;
+pub mod delegation;
 pub mod engine;
 pub mod evm;
 pub mod mutations;

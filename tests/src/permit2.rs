@@ -307,15 +307,22 @@ impl Permits {
 
 /// The payment with the other s, which Permit2 would accept.
 pub fn twin(request: &PaymentRequest) -> PaymentRequest {
-    const ORDER: U256 =
-        uint!(0xfffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141_U256);
     let payload = request.payload.tree();
     let signature = payload["signature"].as_str().expect("a text");
-    let mut bytes = alloy::hex::decode(signature).expect("hexadecimal digits");
+    let bytes = alloy::hex::decode(signature).expect("hexadecimal digits");
+    let other = encode_prefixed(with_other_s(&bytes));
+    set(request, SIGNATURE, json!(other))
+}
+
+/// The other signature of 65 bytes that recovers to the same key.
+pub fn with_other_s(signature: &[u8]) -> Vec<u8> {
+    const ORDER: U256 =
+        uint!(0xfffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141_U256);
+    let mut bytes = signature.to_vec();
     let s = ORDER - U256::from_be_slice(&bytes[32..64]);
     bytes[32..64].copy_from_slice(&s.to_be_bytes::<32>());
     bytes[64] = 55 - bytes[64];
-    set(request, SIGNATURE, json!(encode_prefixed(bytes)))
+    bytes
 }
 
 /// The buyer, and another account with money.

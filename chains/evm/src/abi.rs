@@ -29,6 +29,7 @@ sol! {
         event Transfer(address indexed from, address indexed to, uint256 value);
         function balanceOf(address account) external view returns (uint256);
         function allowance(address owner, address spender) external view returns (uint256);
+        function transfer(address to, uint256 value) external returns (bool);
     }
 
     /// The EIP-712 domain of a token, as EIP-3009 and EIP-2612 tokens publish it.
@@ -130,6 +131,25 @@ sol! {
         function refundNonce(bytes32 channelId) external view returns (uint256);
         function receivers(address receiver, address token)
             external view returns (uint128 totalClaimed, uint128 totalSettled);
+    }
+
+    /// ERC-7710: the contract that makes the calls which delegations allow.
+    #[derive(Debug)]
+    interface DelegationManager {
+        function redeemDelegations(
+            bytes[] permissionContexts, bytes32[] modes, bytes[] executionCallDatas
+        ) external;
+    }
+
+    /// A condition of a delegation. The redeemer chooses `args`.
+    #[derive(Debug, PartialEq, Eq)]
+    struct Caveat { address enforcer; bytes terms; bytes args; }
+
+    /// A delegation in the format of the Delegation Framework.
+    #[derive(Debug, PartialEq, Eq)]
+    struct Delegation {
+        address delegate; address delegator; bytes32 authority; Caveat[] caveats; uint256 salt;
+        bytes signature;
     }
 
     /// Multicall3: several calls in one transaction.

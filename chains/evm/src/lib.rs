@@ -4,12 +4,13 @@
 //! [`Evm`] is the [`Chain`](quittance_core::Chain): its nodes, signers, nonces and fees. [`Exact`]
 //! is the scheme `exact` by EIP-3009 `transferWithAuthorization` and by Permit2, for accounts with
 //! a key and for contract wallets. [`ExactOffer`] is its seller's side and [`ExactPayer`] its
-//! buyer's side. [`Upto`] is the scheme `upto` by Permit2, by which a seller charges after its
+//! buyer's side. For `exact` by delegation (ERC-7710) they are [`DelegationOffer`] and
+//! [`DelegationPayer`]. [`Upto`] is the scheme `upto` by Permit2, by which a seller charges after its
 //! handler; [`UptoOffer`] and [`UptoPayer`] are its two sides. [`known`] has the networks and
 //! tokens that ship with the library; a configuration can add any other.
 //!
 //! The other modules are the toolbox for schemes. [`eip712`] and [`eip3009`] define the messages
-//! that payers sign. [`signature`] and [`account`] are for checking the signer. [`abi`], [`hex`],
+//! that payers sign, and [`erc7710`] what they delegate. [`signature`] and [`account`] are for checking the signer. [`abi`], [`hex`],
 //! [`multicall`] and [`token`] are for encoding. A scheme asks the chain by a [`Probe`], settles by
 //! a [`Call`] and recognizes its effect in the [`Evidence`].
 //!
@@ -29,6 +30,7 @@ mod call;
 mod chain;
 pub mod eip3009;
 pub mod eip712;
+pub mod erc7710;
 mod evidence;
 mod exact;
 pub mod hex;
@@ -51,6 +53,9 @@ pub use chain::{
 };
 pub use eip3009::AuthorizationUse;
 pub use evidence::Evidence;
-pub use exact::{Exact, ExactConfig, ExactConfigError, ExactOffer, ExactPayer, reason};
+pub use exact::{
+    DelegationOffer, DelegationPayer, DelegationTerms, DelegationWallet, Exact, ExactConfig,
+    ExactConfigError, ExactOffer, ExactPayer, GrantedDelegation, reason,
+};
 pub use token::{Token, TransferMethod};
 pub use upto::{Upto, UptoOffer, UptoPayer, reason as upto_reason};

@@ -16,13 +16,20 @@ pub struct ExactConfig {
     /// The payer chooses the data of the call, and the operator pays its gas. Allow only a contract
     /// that deploys accounts and calls nothing else that the data names.
     pub account_factories: BTreeSet<Address>,
+    /// The delegation managers that redeem payments by ERC-7710; none by default, and then no
+    /// payment by delegation is accepted. Their permission contexts must have the format of the
+    /// [Delegation Framework](crate::erc7710).
+    ///
+    /// A simulation shows that a manager returns, and not that money moves. Allow only a manager
+    /// that checks the delegations and reverts if the call fails.
+    pub delegation_managers: BTreeSet<Address>,
 }
 
 impl ExactConfig {
     /// Checks the settings for a chain with these tokens.
     pub(super) fn check<'a>(
         &self,
-        mut tokens: impl Iterator<Item = &'a Token>,
+        tokens: impl Iterator<Item = &'a Token>,
     ) -> Result<(), ExactConfigError> {
         let fixed = [
             Address::ZERO,
@@ -31,16 +38,16 @@ impl ExactConfig {
             EXACT_PERMIT2_PROXY,
             UPTO_PERMIT2_PROXY,
         ];
-        let known = fixed.into_iter().find(|address| self.allows(*address));
-        let token = tokens.find(|token| self.allows(token.address));
-        match known.or(token.map(|token| token.address)) {
-            Some(address) => Err(ExactConfigError::NotAFactory(address)),
-            None => Ok(()),
+        let all = fixed.into_iter().chain(tokens.map(|token| token.address));
+        for address in all {
+            if self.account_factories.contains(&address) {
+                return Err(ExactConfigError::NotAFactory(address));
+            }
+            if self.delegation_managers.contains(&address) {
+                return Err(ExactConfigError::NotAManager(address));
+            }
         }
-    }
-
-    fn allows(&self, factory: Address) -> bool {
-        self.account_factories.contains(&factory)
+        Ok(())
     }
 }
 
@@ -51,6 +58,9 @@ pub enum ExactConfigError {
     /// A contract in the list of factories can never be one: a payer could call it with any data.
     #[error("{0} is not a factory of accounts: it is a token, or a contract that moves tokens")]
     NotAFactory(Address),
+    /// A contract in the list of delegation managers can never be one.
+    #[error("{0} is not a delegation manager: it is a token, or a contract that moves tokens")]
+    NotAManager(Address),
 }
 
 #[cfg(test)]
@@ -58,13 +68,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn contract_that_moves_tokens_is_not_a_factory() {
+    fn contract_that_moves_tokens_has_no_other_purpose() {
         let token = Token::new(Address::repeat_byte(5), "Coin", "1", "COIN", 6);
         let checked = |factory: Address| {
-            let account_factories = [Address::repeat_byte(9), factory].into();
-            ExactConfig { account_factories }.check([&token].into_iter())
+            let listed: BTreeSet<_> = [Address::repeat_byte(9), factory].into();
+            let factories = ExactConfig {
+                account_factories: listed.clone(),
+                ..ExactConfig::default()
+            };
+            let managers = ExactConfig {
+                delegation_managers: listed,
+                ..ExactConfig::default()
+            };
+            [factories, managers].map(|config| config.check([&token].into_iter()))
         };
-        assert_eq!(checked(Address::repeat_byte(7)), Ok(()));
+        assert_eq!(checked(Address::repeat_byte(7)), [Ok(()), Ok(())]);
         for bad in [
             Address::ZERO,
             MULTICALL3,
@@ -73,7 +91,9 @@ mod tests {
             UPTO_PERMIT2_PROXY,
             token.address,
         ] {
-            assert_eq!(checked(bad), Err(ExactConfigError::NotAFactory(bad)));
+            let factory = Err(ExactConfigError::NotAFactory(bad));
+            let manager = Err(ExactConfigError::NotAManager(bad));
+            assert_eq!(checked(bad), [factory, manager]);
         }
     }
 }

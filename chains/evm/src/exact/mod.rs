@@ -2,9 +2,11 @@
 //!
 //! The payment moves the token by an asset transfer method. With `eip3009` the token itself makes a
 //! transfer that the payer signed. With `permit2` the payer approved the Permit2 contract once, and
-//! signs a permit for each payment. Anyone who holds the signature can submit it once.
+//! signs a permit for each payment. Anyone who holds the signature can submit it once. With
+//! `erc7710` the payer's account has delegated the payment to the facilitator.
 
 mod config;
+mod delegation;
 pub(crate) mod deployment;
 mod eip3009;
 mod offer;
@@ -24,6 +26,9 @@ use quittance_core::{
 };
 
 pub use self::config::{ExactConfig, ExactConfigError};
+pub use self::delegation::{
+    DelegationOffer, DelegationPayer, DelegationTerms, DelegationWallet, GrantedDelegation,
+};
 use self::deployment::AccountDeployment;
 use self::eip3009::Eip3009;
 pub use self::offer::ExactOffer;
@@ -160,6 +165,11 @@ impl Scheme<Evm> for Exact {
         &[Version::V1, Version::V2]
     }
 
+    /// The accounts that payers can delegate to, if the operator accepts delegations.
+    fn extra(&self) -> Option<Object> {
+        self.delegates()
+    }
+
     fn assets(&self) -> Vec<String> {
         self.tokens
             .iter()
@@ -173,7 +183,16 @@ impl Scheme<Evm> for Exact {
         now: Timestamp,
     ) -> Result<Box<dyn Payment<Evm>>, Refusal> {
         request.check_scheme(NAME, reason::SCHEME)?;
-        let (authorization, signature) = decode_payload(&request.payload)?;
+        let mut payload: Payload = request.payload.read("paymentPayload.payload")?;
+        if let Some(delegation) = payload.take_delegation()? {
+            return Ok(Box::new(self.decode_delegation(
+                &delegation,
+                request,
+                now,
+            )?));
+        }
+        let (authorization, signature) = payload.into_signed()?;
+        let signature = PayerSignature::read(signature)?;
         let extra: Extra = request.extra()?;
         let method = authorization.method();
         let domain = match method {
@@ -258,13 +277,6 @@ impl Signed {
             Self::Permit2(authorization) => authorization.permit.payment_id(chain_id),
         }
     }
-}
-
-/// The payload's authorization and its signature.
-fn decode_payload(payload: &Object) -> Result<(Signed, PayerSignature), Refusal> {
-    let payload: Payload = payload.read("paymentPayload.payload")?;
-    let (authorization, signature) = payload.into_signed()?;
-    Ok((authorization, PayerSignature::read(signature)?))
 }
 
 /// Checks that the requirements ask for the method by which the payer signed. Requirements without

@@ -40,7 +40,7 @@ use crate::token::{Token, TransferMethod};
 
 /// The longest validity that is signed, in seconds, whatever the seller asks for. An authorization
 /// is worth money as long as it is valid.
-const VALIDITY_MAX_SECS: u64 = 3600;
+pub(crate) const VALIDITY_MAX_SECS: u64 = 3600;
 
 /// How far the newest block must be past an authorization's end before the authorization counts as
 /// expired without use, in seconds. Until then, a reorganisation could replace blocks before the
@@ -121,32 +121,7 @@ impl ExactPayer {
         requirements: &PaymentRequirements,
         check: impl FnOnce(&Token) -> Result<T, QuoteError>,
     ) -> Result<(Transfer<'_>, T), QuoteError> {
-        if requirements.scheme != scheme {
-            return Err(QuoteError::NotSupported);
-        }
-        let network = known::network(&requirements.network).ok_or(QuoteError::NotSupported)?;
-        let chain_id = known::chain_id(&network).ok_or(QuoteError::NotSupported)?;
-        let address = |name: &str, text: &str| {
-            address(name, text).map_err(|error| QuoteError::unpayable(error.to_string()))
-        };
-        let asset = address("asset", &requirements.asset)?;
-        let token = self.tokens.find(network.id(), &asset);
-        let token = token.ok_or_else(|| {
-            QuoteError::unpayable(format!(
-                "the payer does not know the asset {asset} on {}: add it with with_token",
-                network.id()
-            ))
-        })?;
-        let found = check(token)?;
-        let amount = requirements.amount.parse();
-        let transfer = Transfer {
-            chain_id,
-            token,
-            pay_to: address("payTo", &requirements.pay_to)?,
-            amount: amount.map_err(|error| QuoteError::unpayable(format!("amount: {error}")))?,
-            network,
-        };
-        Ok((transfer, found))
+        transfer_of(&self.tokens, scheme, requirements, check)
     }
 
     /// A payload with an EIP-3009 authorization that is valid until `expires`.
@@ -318,11 +293,11 @@ impl fmt::Debug for ExactPayer {
 
 /// What is signed, from the requirements and from the payer's own tokens.
 pub(crate) struct Transfer<'a> {
-    network: Network,
+    pub(crate) network: Network,
     pub(crate) chain_id: u64,
-    token: &'a Token,
+    pub(crate) token: &'a Token,
     pub(crate) pay_to: Address,
-    amount: Amount,
+    pub(crate) amount: Amount,
 }
 
 impl Transfer<'_> {
@@ -339,6 +314,42 @@ impl Transfer<'_> {
             locks: Amount::ZERO,
         }
     }
+}
+
+/// What is signed for these requirements of a scheme, with what `check` finds in their `extra`.
+/// `tokens` are those that the payer knows.
+pub(crate) fn transfer_of<'a, T>(
+    tokens: &'a KnownTokens<Token>,
+    scheme: &str,
+    requirements: &PaymentRequirements,
+    check: impl FnOnce(&Token) -> Result<T, QuoteError>,
+) -> Result<(Transfer<'a>, T), QuoteError> {
+    if requirements.scheme != scheme {
+        return Err(QuoteError::NotSupported);
+    }
+    let network = known::network(&requirements.network).ok_or(QuoteError::NotSupported)?;
+    let chain_id = known::chain_id(&network).ok_or(QuoteError::NotSupported)?;
+    let address = |name: &str, text: &str| {
+        address(name, text).map_err(|error| QuoteError::unpayable(error.to_string()))
+    };
+    let asset = address("asset", &requirements.asset)?;
+    let token = tokens.find(network.id(), &asset);
+    let token = token.ok_or_else(|| {
+        QuoteError::unpayable(format!(
+            "the payer does not know the asset {asset} on {}: add it with with_token",
+            network.id()
+        ))
+    })?;
+    let found = check(token)?;
+    let amount = requirements.amount.parse();
+    let transfer = Transfer {
+        chain_id,
+        token,
+        pay_to: address("payTo", &requirements.pay_to)?,
+        amount: amount.map_err(|error| QuoteError::unpayable(format!("amount: {error}")))?,
+        network,
+    };
+    Ok((transfer, found))
 }
 
 /// When a payment for these requirements expires.

@@ -555,7 +555,7 @@ fn objection(method: &impl Method, pay_to: Address, now: Timestamp) -> Option<Re
 }
 
 /// Why a call reverted: the text of `Error(string)`, if there is one.
-fn revert_reason(data: &[u8]) -> String {
+pub(crate) fn revert_reason(data: &[u8]) -> String {
     alloy::sol_types::decode_revert_reason(data)
         .map(|reason| {
             reason

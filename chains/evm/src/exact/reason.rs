@@ -74,3 +74,18 @@ pub const PERMIT2_INSUFFICIENT_BALANCE: Reason = Reason::new("permit2_insufficie
 pub const PERMIT2_PROXY_NOT_DEPLOYED: Reason = Reason::new("permit2_proxy_not_deployed");
 /// The permit was used or invalidated.
 pub const PERMIT2_NONCE_USED: Reason = Reason::new("permit2_invalid_nonce");
+/// The delegation manager is not one that the operator allows (ERC-7710).
+pub const DELEGATION_MANAGER_NOT_ALLOWED: Reason =
+    Reason::new("invalid_exact_evm_erc7710_manager_not_allowed");
+/// The delegation manager is not deployed on the network.
+pub const DELEGATION_MANAGER_NOT_DEPLOYED: Reason =
+    Reason::new("invalid_exact_evm_erc7710_manager_not_deployed");
+/// The permission context is not a chain of delegations that can identify a payment.
+pub const DELEGATION_CONTEXT: Reason = Reason::new("invalid_exact_evm_erc7710_permission_context");
+/// The delegations are from another account than the payload names.
+pub const DELEGATOR_MISMATCH: Reason = Reason::new("invalid_exact_evm_erc7710_delegator_mismatch");
+/// The delegation is to another account than those of the facilitator.
+pub const REDEEMER_MISMATCH: Reason = Reason::new("invalid_exact_evm_erc7710_redeemer_mismatch");
+/// The delegator's account has no code that a manager could call.
+pub const ACCOUNT_NOT_DELEGATED: Reason =
+    Reason::new("invalid_exact_evm_erc7710_account_not_delegated");

@@ -182,9 +182,10 @@ fn is_payable_by_new_account(outcomes: &[StepOutcome]) -> bool {
 fn new_account() -> (Exact, PaymentRequest) {
     let factory = Address::repeat_byte(0xfa);
     let account_factories = [factory].into();
-    let scheme = SCHEME
-        .clone()
-        .with_config(ExactConfig { account_factories });
+    let scheme = SCHEME.clone().with_config(ExactConfig {
+        account_factories,
+        ..ExactConfig::default()
+    });
     let (request, _) = signed();
     let mut payload = request.payload.tree();
     let inner: Bytes = payload["signature"].as_str().unwrap().parse().unwrap();

@@ -136,6 +136,7 @@ impl<F: EngineParts> SchemeFixture for FaultySchemeFixture<F> {
     type Chain = FaultyChain<F::Chain>;
 
     const PRICE: Amount = F::PRICE;
+    const ONLY_CHAIN_KNOWS: bool = F::ONLY_CHAIN_KNOWS;
 
     async fn new() -> Self {
         Self(F::new().await)
