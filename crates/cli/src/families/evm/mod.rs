@@ -2,7 +2,7 @@
 
 mod bench;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,6 +56,10 @@ pub struct EvmEntry {
     /// the data of the call, and the signer pays for its gas.
     #[serde(default)]
     pub account_factories: Vec<String>,
+    /// The delegation managers that redeem payments by ERC-7710. The payer's code runs on the
+    /// signer's gas.
+    #[serde(default)]
+    pub delegation_managers: Vec<String>,
     /// For how long a verified payment of the scheme `upto` is held for its request, in seconds; 0
     /// verifies it for every request.
     #[serde(default)]
@@ -335,14 +339,28 @@ fn chain(entry: &NetworkEntry<'_, EvmEntry>, findings: &mut Findings) -> Option<
 
 /// The settings of the scheme `exact`.
 fn exact(entry: &NetworkEntry<'_, EvmEntry>) -> Result<ExactConfig, ConfigError> {
+    let EvmEntry {
+        account_factories,
+        delegation_managers,
+        ..
+    } = entry.own;
+    let mut config = ExactConfig::default();
+    config.account_factories = addresses(entry, "account_factories", account_factories)?;
+    config.delegation_managers = addresses(entry, "delegation_managers", delegation_managers)?;
+    Ok(config)
+}
+
+/// The addresses of a list. `key` names it in the error.
+fn addresses(
+    entry: &NetworkEntry<'_, EvmEntry>,
+    key: &str,
+    texts: &[String],
+) -> Result<BTreeSet<Address>, ConfigError> {
     let address = |(at, text): (usize, &String)| {
-        let field = || format!("{}.account_factories[{at}]", entry.path);
+        let field = || format!("{}.{key}[{at}]", entry.path);
         text.parse().map_err(|_| not_an_address(field(), text))
     };
-    let factories = entry.own.account_factories.iter().enumerate();
-    let mut config = ExactConfig::default();
-    config.account_factories = factories.map(address).collect::<Result<_, _>>()?;
-    Ok(config)
+    texts.iter().enumerate().map(address).collect()
 }
 
 /// The scheme `batch-settlement` with its settings.
@@ -483,19 +501,28 @@ mod tests {
     }
 
     #[test]
-    fn account_factories_are_addresses() {
-        let settings = |factories: &str| {
+    fn account_factories_and_delegation_managers_are_addresses() {
+        let settings = |listed: &str| {
             let text =
-                format!("[[evm]]\nnetwork = \"base-sepolia\"\nrpc = []\nsigners = []\n{factories}");
+                format!("[[evm]]\nnetwork = \"base-sepolia\"\nrpc = []\nsigners = []\n{listed}");
             with_entry(EvmFamily, &text, exact)
         };
         assert_eq!(settings("").unwrap(), ExactConfig::default());
         let good = "0x00000000000000000000000000000000000000aa";
-        let listed = settings(&format!("account_factories = [{good:?}]")).unwrap();
-        assert_eq!(listed.account_factories, [good.parse().unwrap()].into());
-        let error = settings(&format!("account_factories = [{good:?}, \"0x5\"]")).unwrap_err();
-        let error = error.to_string();
-        assert!(error.contains(".account_factories[1]"), "{error}");
+        let mut factories = ExactConfig::default();
+        factories.account_factories = [good.parse().unwrap()].into();
+        let mut managers = ExactConfig::default();
+        managers.delegation_managers = [good.parse().unwrap()].into();
+        for (key, expected) in [
+            ("account_factories", factories),
+            ("delegation_managers", managers),
+        ] {
+            let listed = settings(&format!("{key} = [{good:?}]")).unwrap();
+            assert_eq!(listed, expected);
+            let error = settings(&format!("{key} = [{good:?}, \"0x5\"]")).unwrap_err();
+            let error = error.to_string();
+            assert!(error.contains(&format!(".{key}[1]")), "{error}");
+        }
     }
 
     #[test]
