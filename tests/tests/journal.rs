@@ -438,12 +438,20 @@ async fn old_rows_can_be_archived_as_documented() {
             assert_eq!(ended, Ok(Ended::Yes));
         }
     }
+    // A delegation (ERC-7710): only this row refuses a second payment.
+    let mut endless = claim("endless");
+    endless.expires = Timestamp::from_secs(u64::MAX);
+    let won = journal.claim(&endless, NOW).await;
+    assert_eq!(won, Ok(Claimed::Won { attempt: 1 }));
+    let settled = settled_by("endless", 7);
+    let ended = journal.conclude(&endless.id, 1, &settled, None, NOW).await;
+    assert_eq!(ended, Ok(Ended::Yes));
     drop(journal);
     drop(sqlite.open().await);
     // The young settlement ended a moment ago.
     let young = "UPDATE settlements SET concluded_at = unixepoch() WHERE transaction_id = 'young';
         UPDATE settlements SET concluded_at = unixepoch() WHERE number =
-            (SELECT max(number) FROM settlements);
+            (SELECT max(number) FROM settlements WHERE refund_of IS NOT NULL);
         UPDATE transactions SET signed_at = unixepoch() WHERE id = 'young'";
     execute(&sqlite.path(), young).await;
     let docs = include_str!("../../docs/operating.md");
@@ -468,6 +476,9 @@ async fn old_rows_can_be_archived_as_documented() {
         let known = journal.settlement(&claim(kept).id).await.unwrap().unwrap();
         assert_eq!(known.transactions.len(), 1, "{kept}");
     }
+    // A payment that never expires is never archived, so that it is never settled again.
+    let again = journal.claim(&endless, NOW).await;
+    assert!(matches!(again, Ok(Claimed::Taken(_))), "{again:?}");
     // Without its refund in the journal, the payment could be refunded a second time.
     let again = journal
         .claim(&refund_of(&claim("kept"), "again", 1), NOW)
