@@ -102,7 +102,8 @@ impl PermissionContext {
     }
 
     /// The identity of a payment by this context: that of the leaf. A seller that holds a context
-    /// can present it for any amount and recipient, so a leaf pays once, whatever its caveats allow.
+    /// can present it for any amount and recipient, so a leaf pays once, whatever its caveats
+    /// allow.
     pub fn payment_id(&self, chain_id: u64, manager: Address) -> PaymentId {
         PaymentId::from_parts(&[
             b"erc7710",

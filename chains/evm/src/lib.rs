@@ -5,14 +5,15 @@
 //! is the scheme `exact` by EIP-3009 `transferWithAuthorization` and by Permit2, for accounts with
 //! a key and for contract wallets. [`ExactOffer`] is its seller's side and [`ExactPayer`] its
 //! buyer's side. For `exact` by delegation (ERC-7710) they are [`DelegationOffer`] and
-//! [`DelegationPayer`]. [`Upto`] is the scheme `upto` by Permit2, by which a seller charges after its
-//! handler; [`UptoOffer`] and [`UptoPayer`] are its two sides. [`known`] has the networks and
+//! [`DelegationPayer`]. [`Upto`] is the scheme `upto` by Permit2, by which a seller charges after
+//! its handler; [`UptoOffer`] and [`UptoPayer`] are its two sides. [`known`] has the networks and
 //! tokens that ship with the library; a configuration can add any other.
 //!
 //! The other modules are the toolbox for schemes. [`eip712`] and [`eip3009`] define the messages
-//! that payers sign, and [`erc7710`] what they delegate. [`signature`] and [`account`] are for checking the signer. [`abi`], [`hex`],
-//! [`multicall`] and [`token`] are for encoding. A scheme asks the chain by a [`Probe`], settles by
-//! a [`Call`] and recognizes its effect in the [`Evidence`].
+//! that payers sign, and [`erc7710`] what they delegate. [`signature`] and [`account`] are for
+//! checking the signer. [`abi`], [`hex`], [`multicall`] and [`token`] are for encoding. A scheme
+//! asks the chain by a [`Probe`], settles by a [`Call`] and recognizes its effect in the
+//! [`Evidence`].
 //!
 //! ```
 //! use quittance_evm::known;
