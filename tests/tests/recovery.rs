@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use quittance_core::json::{Json, Object};
 use quittance_core::wire::{SettleResponse, VerifyResponse};
 use quittance_core::{
-    Amount, Chain, Clock, Facilitator, FacilitatorError, Fault, FaultKind, LaneId, Payer,
+    Amount, Chain, Clock, Facilitator, FacilitatorError, Fault, FaultKind, KEPT_MAX, LaneId, Payer,
     PaymentInfo, PaymentRequest, Reason, Scheme, SchemeReceipt, SystemClock, Timestamp,
     Transaction, TransactionId,
 };
@@ -58,7 +58,7 @@ fn decode(setting: &Setting, request: &PaymentRequest) -> PaymentInfo {
 
 fn claim(setting: &Setting, request: &PaymentRequest) -> Claim {
     let info = decode(setting, request);
-    let text = request.kept_text().unwrap();
+    let text = request.kept_text(&[], KEPT_MAX).unwrap();
     Claim::new("eip155:84532", "exact", &info, text, SystemClock.now())
 }
 

@@ -1,8 +1,10 @@
 //! The part of a request that a journal stores: what a scheme reads, and nothing else.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
-use crate::json::Object;
+use crate::json::{Json, Object};
 use crate::{Malformed, PaymentRequest, Requirements, Version};
 
 /// The longest request that a journal stores, in bytes. An EIP-3009 authorization with its
@@ -11,28 +13,26 @@ use crate::{Malformed, PaymentRequest, Requirements, Version};
 /// choose their content.
 pub const KEPT_MAX: usize = 8 * 1024;
 
+/// The most that a journal stores of all extensions of a request, in bytes. A signed approval with
+/// its description takes less than 1 KB.
+pub const KEPT_EXTENSIONS_MAX: usize = 2 * 1024;
+
 impl PaymentRequest {
     /// The request as a journal stores it: what [`Scheme::decode`](crate::Scheme::decode) may read.
-    /// Omits the resource, the extensions and unknown fields.
+    /// `extensions` are those that the scheme names. Omits the resource, other extensions and
+    /// unknown fields.
     ///
-    /// [Decoding](Self::decode) it gives the same version, requirements, accepted requirements and
-    /// payload.
-    ///
-    /// # Errors
-    /// When it is longer than [`KEPT_MAX`].
-    pub fn kept_text(&self) -> Result<String, Malformed> {
-        self.kept_text_up_to(KEPT_MAX)
-    }
-
-    /// As [`kept_text`](Self::kept_text), with another limit, in bytes: that of the request's
-    /// scheme ([`Scheme::kept_max`](crate::Scheme::kept_max)).
+    /// [Decoding](Self::decode) it gives the same version, requirements, accepted requirements,
+    /// payload and [`extension_info`](Self::extension_info) of these extensions.
     ///
     /// # Errors
-    /// When it is longer than `max`.
-    pub fn kept_text_up_to(&self, max: usize) -> Result<String, Malformed> {
+    /// When it is longer than `max` bytes, the limit of the request's scheme
+    /// ([`Scheme::kept_max`](crate::Scheme::kept_max)), or its extensions than
+    /// [`KEPT_EXTENSIONS_MAX`].
+    pub fn kept_text(&self, extensions: &[&str], max: usize) -> Result<String, Malformed> {
         let text = match self.version {
             Version::V1 => write(&EnvelopeV1::of(self)),
-            Version::V2 => write(&Envelope::of(self)),
+            Version::V2 => write(&Envelope::of(self, self.kept_extensions(extensions)?)),
         }?;
         match text.len() {
             length if length > max => {
@@ -43,6 +43,21 @@ impl PaymentRequest {
             }
             _ => Ok(text),
         }
+    }
+
+    /// The information in these extensions.
+    fn kept_extensions(&self, names: &[&str]) -> Result<BTreeMap<String, Extension>, Malformed> {
+        let kept = |name: &&str| {
+            let info = self.extension_info(name)?;
+            Some(((*name).to_owned(), Extension { info }))
+        };
+        let kept: BTreeMap<String, Extension> = names.iter().filter_map(kept).collect();
+        let length: usize = kept.values().map(|kept| kept.info.text().len()).sum();
+        if length > KEPT_EXTENSIONS_MAX {
+            let problem = format!("{length} bytes, and at most {KEPT_EXTENSIONS_MAX} are settled");
+            return Err(Malformed::new("paymentPayload.extensions", problem));
+        }
+        Ok(kept)
     }
 }
 
@@ -65,6 +80,14 @@ struct Payload<'a> {
     version: u64,
     accepted: KeptRequirements<'a>,
     payload: &'a Object,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    extensions: BTreeMap<String, Extension>,
+}
+
+/// An extension without its JSON Schema, which describes the information for clients.
+#[derive(Serialize)]
+struct Extension {
+    info: Json,
 }
 
 #[derive(Serialize)]
@@ -114,7 +137,7 @@ struct RequirementsV1<'a> {
 }
 
 impl<'a> Envelope<'a> {
-    fn of(request: &'a PaymentRequest) -> Self {
+    fn of(request: &'a PaymentRequest, extensions: BTreeMap<String, Extension>) -> Self {
         let version = request.version.number();
         let requirements = KeptRequirements::of(&request.requirements);
         let echoed = &request.accepted;
@@ -141,6 +164,7 @@ impl<'a> Envelope<'a> {
                 version,
                 accepted,
                 payload: &request.payload,
+                extensions,
             },
             payment_requirements: requirements,
         }
@@ -210,7 +234,8 @@ mod tests {
                 "paymentPayload": { "x402Version": 2, "payload": payload, "accepted": json!({ "scheme": "exact",
                     "network": "eip155:8453", "amount": "7", "asset": "0x3", "payTo": "0x4", "maxTimeoutSeconds": 1,
                     "extra": { "memo": "7" }, "unknown": padding }),
-                    "resource": { "url": padding }, "extensions": { "any": { "thing": padding } } } }),
+                    "resource": { "url": padding },
+                    "extensions": { "any": { "thing": padding }, "named": { "info": extra, "schema": padding } } } }),
         }
     }
 
@@ -225,13 +250,21 @@ mod tests {
         ) {
             let payload = json!({ "texts": texts, "number": number });
             let request = decoded(&body(version, &payload, &json!({ "name": texts }), &padding));
-            let kept = PaymentRequest::decode(request.kept_text().unwrap().as_bytes()).unwrap();
+            let named = ["named", "absent"];
+            let text = request.kept_text(&named, KEPT_MAX).unwrap();
+            let kept = PaymentRequest::decode(text.as_bytes()).unwrap();
             prop_assert_eq!(kept.version, request.version);
             prop_assert_eq!(&kept.requirements, &request.requirements);
             prop_assert_eq!(&kept.accepted, &request.accepted);
             prop_assert_eq!(&kept.payload, &request.payload);
             // Reducing twice changes nothing more.
-            prop_assert_eq!(kept.kept_text(), request.kept_text());
+            prop_assert_eq!(kept.kept_text(&named, KEPT_MAX).unwrap(), text);
+            for name in ["named", "any", "absent"] {
+                let info = request.extension_info(name).filter(|_| name == "named");
+                prop_assert_eq!(info.is_some(), version == 2 && name == "named");
+                prop_assert_eq!(kept.extension_info(name), info);
+            }
+            prop_assert!(!request.kept_text(&[], KEPT_MAX).unwrap().contains("named"));
         }
     }
 
@@ -243,7 +276,7 @@ mod tests {
         for version in [1, 2] {
             let request = decoded(&body(version, &json!({}), &json!({}), &padding));
             assert!(request.text().len() > 28_000);
-            assert!(request.kept_text().unwrap().len() < 600);
+            assert!(request.kept_text(&["named"], KEPT_MAX).unwrap().len() < 600);
         }
     }
 
@@ -252,9 +285,20 @@ mod tests {
         for version in [1, 2] {
             let payload = json!({ "signature": "f".repeat(KEPT_MAX) });
             let request = decoded(&body(version, &payload, &json!({}), ""));
-            let refused = request.kept_text().unwrap_err();
+            let refused = request.kept_text(&[], KEPT_MAX).unwrap_err();
             assert_eq!(refused.field, "paymentPayload.payload");
             assert!(refused.problem.contains("at most 8192"), "{refused}");
         }
+    }
+
+    #[test]
+    fn extensions_too_long_to_keep_are_refused_by_their_name() {
+        let long = json!({ "signature": "f".repeat(KEPT_EXTENSIONS_MAX) });
+        let request = decoded(&body(2, &json!({}), &long, ""));
+        let refused = request.kept_text(&["named"], KEPT_MAX).unwrap_err();
+        assert_eq!(refused.field, "paymentPayload.extensions");
+        assert!(refused.problem.contains("at most 2048"), "{refused}");
+        // What the scheme does not read is not stored.
+        assert!(request.kept_text(&["any"], KEPT_MAX).is_ok());
     }
 }

@@ -53,7 +53,7 @@ pub use error::{Fault, FaultKind, Malformed, Reason};
 pub use facilitator::{Facilitator, FacilitatorError};
 pub use flow::{CancelReason, FirstSuccess, Flow, Phase};
 pub use identity::{IdentityError, PaymentId};
-pub use kept::KEPT_MAX;
+pub use kept::{KEPT_EXTENSIONS_MAX, KEPT_MAX};
 pub use network::{Network, NetworkError};
 pub use printable::printable;
 pub use rejection::{Refusal, Rejection};

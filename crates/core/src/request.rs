@@ -372,6 +372,18 @@ impl PaymentRequest {
         }
     }
 
+    /// The information (`info`) that the client gives in this extension; `None` if there is none.
+    pub fn extension_info(&self, name: &str) -> Option<Json> {
+        #[derive(serde::Deserialize)]
+        struct Extension {
+            info: Option<Json>,
+        }
+        let extensions: BTreeMap<String, Json> =
+            self.extensions.as_ref()?.read("extensions").ok()?;
+        let extension: Extension = extensions.get(name)?.read(name).ok()?;
+        extension.info
+    }
+
     /// The same request, for this sale. It is not part of the [`text`](Self::text).
     #[must_use]
     pub fn with_sale(mut self, sale: SaleId) -> Self {

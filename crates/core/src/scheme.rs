@@ -81,7 +81,8 @@ pub trait Scheme<C: Chain + ?Sized>: Send + Sync + 'static {
         None
     }
 
-    /// The protocol extensions that the scheme supports, for `GET /supported`.
+    /// The protocol extensions that the scheme supports, for `GET /supported`. The journal keeps
+    /// what a client writes in them.
     fn extensions(&self) -> &[&str] {
         &[]
     }
@@ -110,8 +111,10 @@ pub trait Scheme<C: Chain + ?Sized>: Send + Sync + 'static {
     ///
     /// Pure: the same request at the same time gives the same payment, on any machine and in any
     /// later run. The journal stores requests, and the engine decodes them again after a crash. It
-    /// stores the version, `requirements`, `accepted`, `payload`
-    /// ([`PaymentRequest::kept_text`]) and the caller, so this method may read only these.
+    /// stores the version, `requirements`, `accepted`, `payload`, the
+    /// [information](PaymentRequest::extension_info) in the extensions that
+    /// [`extensions`](Self::extensions) names ([`PaymentRequest::kept_text`]), and the caller. So
+    /// this method may read only these.
     ///
     /// # Errors
     /// [`Refusal::Malformed`] if the request cannot be decoded; the error names the field.

@@ -25,7 +25,9 @@ use std::sync::Arc;
 
 use quittance_core::json::{Object, TEXT_MAX};
 use quittance_core::wire::{PaymentPayload, PaymentRequirements, Rest};
-use quittance_core::{Payment, PaymentRequest, Refusal, Scheme, SchemeState, Timestamp, Upkeep};
+use quittance_core::{
+    KEPT_MAX, Payment, PaymentRequest, Refusal, Scheme, SchemeState, Timestamp, Upkeep,
+};
 use serde_json::json;
 
 pub use self::book::{ChannelBook, ClaimRules, NotNext};
@@ -105,7 +107,7 @@ impl Scheme<Evm> for BatchSettlement {
         let act = Act::read(&request.payload)?;
         if !matches!(act, Act::Claim(_)) {
             // What payers write is as short as in other schemes.
-            request.kept_text()?;
+            request.kept_text(self.extensions(), KEPT_MAX)?;
         }
         Ok(match act {
             Act::Deposit(act) => Box::new(DepositPayment::new(setup, *act, terms, now)?),

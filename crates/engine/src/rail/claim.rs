@@ -333,9 +333,12 @@ impl<C: Chain> Rail<C> {
             amount: request.requirements.amount,
             ..decoded.info().clone()
         };
-        let scheme = self.context.schemes.for_request(request);
-        let kept_max = scheme.map_or(KEPT_MAX, |scheme| scheme.kept_max());
-        let text = request.kept_text_up_to(kept_max)?;
+        let found = self.context.schemes.for_request(request);
+        let (extensions, kept_max): (&[&str], _) = match found {
+            Some(scheme) => (scheme.extensions(), scheme.kept_max()),
+            None => (&[], KEPT_MAX),
+        };
+        let text = request.kept_text(extensions, kept_max)?;
         let scheme = &request.requirements.scheme;
         let network = self.context.network();
         let mut claim = Claim::new(network, scheme, &info, text, decoded.decoded_at);

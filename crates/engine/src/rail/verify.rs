@@ -103,7 +103,7 @@ impl<C: Chain> Rail<C> {
         let scheme = scheme.map_err(|rejection| VerifyError::Rejected(rejection, None))?;
         // A request that is too long for the journal is refused at /verify, before any harm is
         // done.
-        let kept = request.kept_text_up_to(scheme.kept_max());
+        let kept = request.kept_text(scheme.extensions(), scheme.kept_max());
         kept.map_err(VerifyError::Malformed)?;
         let now = self.context.now();
         let payment = scheme

@@ -459,7 +459,8 @@ pub async fn a_journaled_request_decodes_to_the_same_payment<F: SchemeFixture>()
         fixture.clock().now(),
     );
     let first = scheme.decode(&request, now).expect("a payment");
-    let kept = request.kept_text().expect("short enough");
+    let kept = request.kept_text(scheme.extensions(), scheme.kept_max());
+    let kept = kept.expect("short enough");
     let kept = PaymentRequest::decode(kept.as_bytes()).expect("a request");
     let again = scheme.decode(&kept, now).expect("a payment");
     assert_eq!(again.info(), first.info());
