@@ -1,5 +1,5 @@
-// The official client buys something: node client.mjs URL [URL…], with the payer's key in PAYER_KEY, or its keypair in
-// SOLANA_PAYER_KEY and a node in SOLANA_RPC.
+// The official client buys something: node client.mjs URL [URL…], with the payer's key in PAYER_KEY and perhaps a node in
+// EVM_RPC, or its keypair in SOLANA_PAYER_KEY and a node in SOLANA_RPC.
 // Prints a line of JSON for each URL: status, body, and the decoded receipt or terms. "refund" before a URL asks the seller
 // for what is left of the channel.
 import { createKeyPairSignerFromBytes, getBase58Encoder } from "@solana/kit";
@@ -11,12 +11,15 @@ import { wrapFetchWithPayment, x402Client } from "@x402/fetch";
 import { ExactSvmScheme } from "@x402/svm/exact/client";
 import { privateKeyToAccount } from "viem/accounts";
 
-const { PAYER_KEY, SOLANA_PAYER_KEY, SOLANA_RPC } = process.env;
+const { PAYER_KEY, EVM_RPC, SOLANA_PAYER_KEY, SOLANA_RPC } = process.env;
 const client = new x402Client();
 let channels;
 if (PAYER_KEY) {
   const account = privateKeyToAccount(PAYER_KEY);
-  client.register("eip155:*", new ExactEvmScheme(account)).register("eip155:*", new UptoEvmScheme(account));
+  // With a node it signs the approval of Permit2 that is missing.
+  const options = EVM_RPC && { rpcUrl: EVM_RPC };
+  client.register("eip155:*", new ExactEvmScheme(account, options));
+  client.register("eip155:*", new UptoEvmScheme(account, options));
   channels = new BatchSettlementEvmScheme(account);
   client.register("eip155:*", channels);
 }

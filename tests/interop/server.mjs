@@ -6,6 +6,7 @@ import { BatchSettlementEvmScheme } from "@x402/evm/batch-settlement/server";
 import { ExactEvmScheme } from "@x402/evm/exact/server";
 import { UptoEvmScheme } from "@x402/evm/upto/server";
 import { paymentMiddleware, setSettlementOverrides, x402ResourceServer } from "@x402/express";
+import { declareEip2612GasSponsoringExtension } from "@x402/extensions";
 import { ExactSvmScheme } from "@x402/svm/exact/server";
 import express from "express";
 import { generatePrivateKey, privateKeyToAccount } from "viem/accounts";
@@ -31,6 +32,7 @@ const accepts = { scheme: "exact", network, price, payTo };
 // USDC of Base Sepolia, moved by Permit2.
 const permit2 = { name: "USDC", version: "2", assetTransferMethod: "permit2" };
 const byPermit2 = { asset: "0x036CbD53842c5426634e7929541eC2318f3dCF7e", amount: "10000", extra: permit2 };
+const approves = { extensions: declareEip2612GasSponsoringExtension() };
 const app = express();
 app.use(
   paymentMiddleware(
@@ -38,9 +40,15 @@ app.use(
       "GET /goods": { accepts, description: "Goods", mimeType: "application/json" },
       "GET /upfront": { accepts: { ...accepts, extra: { paymentFlow: "upfront" } } },
       "GET /broken": { accepts },
-      ...(network === "eip155:84532" && { "GET /permit2": { accepts: { ...accepts, price: byPermit2 } } }),
+      ...(network === "eip155:84532" && {
+        "GET /permit2": { accepts: { ...accepts, price: byPermit2 } },
+        "GET /approved": { accepts: { ...accepts, price: byPermit2 }, ...approves },
+      }),
       ...(sellsChannels && { "GET /channel": { accepts: { ...accepts, scheme: "batch-settlement" } } }),
-      ...(sellsUpto && { "GET /metered": { accepts: { ...accepts, scheme: "upto" } } }),
+      ...(sellsUpto && {
+        "GET /metered": { accepts: { ...accepts, scheme: "upto" } },
+        "GET /approved/metered": { accepts: { ...accepts, scheme: "upto" }, ...approves },
+      }),
     },
     server,
   ),
@@ -48,7 +56,8 @@ app.use(
 app.get("/goods", (request, response) => response.json({ goods: true }));
 app.get("/upfront", (request, response) => response.json({ goods: "upfront" }));
 app.get("/permit2", (request, response) => response.json({ goods: "permit2" }));
-app.get("/metered", (request, response) => {
+app.get("/approved", (request, response) => response.json({ goods: "approved" }));
+app.get(["/metered", "/approved/metered"], (request, response) => {
   setSettlementOverrides(response, { amount: request.query.charge });
   response.json({ goods: "metered" });
 });

@@ -6,13 +6,28 @@ use alloy::signers::SignerSync;
 use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::{Eip712Domain, SolCall, SolStruct, eip712_domain};
 use quittance_core::json::Object;
-use quittance_core::wire::PaymentRequirements;
-use quittance_core::{Clock, Payer, PaymentRequest, Reason, SystemClock};
-use quittance_devnet::{Account, Evm as Local, PERMIT2, USDC};
-use quittance_evm::reason;
+use quittance_core::wire::{PaymentRequirements, Rest, SupportedKind};
+use quittance_core::{Clock, Offer, Payer, PaymentRequest, Reason, SystemClock};
+use quittance_devnet::{
+    Account, EXACT_PERMIT2_PROXY, Evm as Local, PERMIT2, UPTO_PERMIT2_PROXY, USDC,
+};
+use quittance_evm::{ExactPayer, UptoOffer, UptoPayer, reason};
 use serde_json::{Value, json};
 
 use crate::evm::{PRICE, Setting, set, set_required, wrapped};
+
+/// The message and the call of EIP-2612.
+mod eip2612 {
+    alloy::sol! {
+        struct Permit {
+            address owner; address spender; uint256 value; uint256 nonce; uint256 deadline;
+        }
+        function permit(
+            address owner, address spender, uint256 value, uint256 deadline, uint8 v, bytes32 r,
+            bytes32 s
+        ) external;
+    }
+}
 
 /// The messages and calls of the scheme `exact`.
 mod exact {
@@ -173,6 +188,32 @@ pub struct Permits {
 }
 
 impl Permits {
+    /// Of the scheme `exact`.
+    pub fn exact() -> Self {
+        let extra = json!({ "name": "USDC", "version": "2", "assetTransferMethod": "permit2" });
+        let requirements = PaymentRequirements {
+            extra: Some(Object::of(&extra).expect("an object")),
+            ..Setting::requirements()
+        };
+        Self {
+            requirements,
+            payer: |key| Box::new(ExactPayer::new(key)),
+            proxy: EXACT_PERMIT2_PROXY,
+            facilitator: None,
+        }
+    }
+
+    /// Of the scheme `upto`, for the first of the facilitator's signers.
+    pub fn upto() -> Self {
+        let facilitator = Setting::signers()[0].address;
+        Self {
+            requirements: upto_requirements(facilitator),
+            payer: |key| Box::new(UptoPayer::new(key)),
+            proxy: UPTO_PERMIT2_PROXY,
+            facilitator: Some(facilitator),
+        }
+    }
+
     /// A payment of the buyer for changed requirements, properly signed.
     pub async fn signed_for(
         &self,
@@ -303,6 +344,112 @@ impl Permits {
             (to_itself.await, Reason::INVALID_PAYMENT_REQUIREMENTS),
         ]
     }
+}
+
+/// The requirements of `upto` that name this account of the facilitator.
+pub fn upto_requirements(facilitator: Address) -> PaymentRequirements {
+    let seller = Setting::seller().address.to_string();
+    let offer = UptoOffer::usdc("base-sepolia", "0.01", &seller).expect("an offer");
+    let extra = json!({ "facilitatorAddress": facilitator });
+    let kind = SupportedKind {
+        x402_version: 2,
+        scheme: "upto".to_owned(),
+        network: offer.network().id().to_owned(),
+        extra: Some(Object::of(&extra).expect("an object")),
+        rest: Rest::default(),
+    };
+    offer.requirements(&kind).expect("requirements")
+}
+
+/// An approval of Permit2 that is not signed yet, for the extension `eip2612GasSponsoring`.
+#[derive(Debug, Clone)]
+pub struct Approval {
+    /// The token, whose domain it is signed for.
+    pub token: Address,
+    /// The account that signs it.
+    pub owner: Address,
+    /// The account that may move the tokens.
+    pub spender: Address,
+    /// The most that may be moved, in atomic units.
+    pub value: U256,
+    /// The owner's nonce at the token.
+    pub nonce: U256,
+    /// The last block time at which it can be submitted, in seconds since 1970.
+    pub deadline: U256,
+}
+
+impl Approval {
+    /// The first approval of an owner, for what a permit needs.
+    pub fn new(owner: Address, permit: &Permit) -> Self {
+        Self {
+            token: permit.token,
+            owner,
+            spender: PERMIT2,
+            value: permit.amount,
+            nonce: U256::ZERO,
+            deadline: permit.deadline,
+        }
+    }
+
+    /// A key's signature of it.
+    pub fn signature(&self, key: &PrivateKeySigner) -> [u8; 65] {
+        let domain = eip712_domain! {
+            name: "USDC", version: "2", chain_id: 84532, verifying_contract: self.token,
+        };
+        let message = eip2612::Permit {
+            owner: self.owner,
+            spender: self.spender,
+            value: self.value,
+            nonce: self.nonce,
+            deadline: self.deadline,
+        };
+        let signature = key.sign_hash_sync(&message.eip712_signing_hash(&domain));
+        signature.expect("a key in memory").as_bytes()
+    }
+
+    /// The request with this approval, signed by a key.
+    pub fn beside(&self, request: &PaymentRequest, key: &PrivateKeySigner) -> PaymentRequest {
+        let info = json!({
+            "description": "what the seller offered", "version": "1",
+            "from": self.owner, "asset": self.token, "spender": self.spender,
+            "amount": self.value.to_string(), "nonce": self.nonce.to_string(),
+            "deadline": self.deadline.to_string(),
+            "signature": encode_prefixed(self.signature(key)),
+        });
+        let schema = json!({ "type": "object" });
+        with_extensions(
+            request,
+            json!({ GAS_SPONSORING: { "info": info, "schema": schema } }),
+        )
+    }
+
+    /// The call of the token that submits it.
+    pub fn call(&self, key: &PrivateKeySigner) -> Vec<u8> {
+        let signature = self.signature(key);
+        let call = eip2612::permitCall {
+            owner: self.owner,
+            spender: self.spender,
+            value: self.value,
+            deadline: self.deadline,
+            v: signature[64],
+            r: B256::from_slice(&signature[..32]),
+            s: B256::from_slice(&signature[32..64]),
+        };
+        call.abi_encode()
+    }
+}
+
+/// The extension by which a payer signs an approval of Permit2.
+pub const GAS_SPONSORING: &str = "eip2612GasSponsoring";
+
+/// Where a request has the approval.
+pub const APPROVAL: &str = "/paymentPayload/extensions/eip2612GasSponsoring/info";
+
+/// The request with these extensions.
+pub fn with_extensions(request: &PaymentRequest, extensions: Value) -> PaymentRequest {
+    let mut tree: Value = serde_json::from_str(request.text()).expect("a request is JSON");
+    tree["paymentPayload"]["extensions"] = extensions;
+    PaymentRequest::decode(tree.to_string().as_bytes()).expect("a request")
 }
 
 /// The payment with the other s, which Permit2 would accept.

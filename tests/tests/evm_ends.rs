@@ -36,10 +36,11 @@ impl<const PERMIT2: bool> EndsFixture for Fixture<PERMIT2> {
     async fn new() -> Self {
         let address = Address::repeat_byte(0xab);
         let token = Token::new(address, "Coin", "1", "COIN", 6);
-        Self(token.with_method(match PERMIT2 {
+        let method = match PERMIT2 {
             true => TransferMethod::Permit2,
             false => TransferMethod::Eip3009,
-        }))
+        };
+        Self(token.with_method(method).with_eip2612(PERMIT2))
     }
 
     fn offer(&self) -> Arc<dyn Offer> {

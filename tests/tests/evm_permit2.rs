@@ -8,14 +8,13 @@ use std::time::Duration;
 use alloy::primitives::U256;
 use alloy::sol_types::SolCall;
 use async_trait::async_trait;
-use quittance_core::json::Object;
 use quittance_core::wire::PaymentRequirements;
 use quittance_core::{
     Amount, AuthorizationState, Facilitator, Payer, PaymentRequest, Reason, Scheme, Timestamp,
 };
-use quittance_devnet::{Account, EXACT_PERMIT2_PROXY, PERMIT2, UPTO_PERMIT2_PROXY, USDC};
+use quittance_devnet::{Account, PERMIT2, UPTO_PERMIT2_PROXY, USDC};
 use quittance_engine::{Engine, EngineBuilder};
-use quittance_evm::{Evm, Exact, ExactPayer, reason};
+use quittance_evm::{Evm, Exact, reason};
 use quittance_testing::faults::{EngineParts, FaultySchemeFixture, PlantedFault, SchemeFault};
 use quittance_tests::conformance::scheme::{self, SchemeFixture};
 use quittance_tests::evm::{PRICE, Setting, set, set_required};
@@ -30,31 +29,14 @@ alloy::sol! {
 
 struct Permit2Fixture(Setting);
 
-fn requirements() -> PaymentRequirements {
-    let extra = json!({ "name": "USDC", "version": "2", "assetTransferMethod": "permit2" });
-    PaymentRequirements {
-        extra: Some(Object::of(&extra).unwrap()),
-        ..Setting::requirements()
-    }
-}
-
-fn permits() -> Permits {
-    Permits {
-        requirements: requirements(),
-        payer: |key| Box::new(ExactPayer::new(key)),
-        proxy: EXACT_PERMIT2_PROXY,
-        facilitator: None,
-    }
-}
-
 /// A payment for changed requirements, properly signed.
 async fn signed_for(change: impl FnOnce(&mut PaymentRequirements)) -> PaymentRequest {
-    permits().signed_for(change).await
+    Permits::exact().signed_for(change).await
 }
 
 /// A permit signed by this account, with a part of it changed before it is signed.
 fn permit_by(buyer: &Account, change: impl FnOnce(&mut Permit)) -> PaymentRequest {
-    permits().permit_by(buyer, change)
+    Permits::exact().permit_by(buyer, change)
 }
 
 #[async_trait]
@@ -84,7 +66,7 @@ impl SchemeFixture for Permit2Fixture {
     }
 
     async fn alike(&self) -> [PaymentRequest; 2] {
-        permits().alike()
+        Permits::exact().alike()
     }
 
     /// The other s, which Permit2 would accept.
@@ -94,7 +76,7 @@ impl SchemeFixture for Permit2Fixture {
 
     /// The rows 31, 65 and 66 of docs/attacks.md are among them.
     async fn spoiled(&self) -> Vec<(&'static str, PaymentRequest, Reason)> {
-        let permits = permits();
+        let permits = Permits::exact();
         let good = self.request().await;
         let buyer = Setting::buyer();
         let mut spoiled = permits.spoiled().await;
@@ -119,7 +101,7 @@ impl SchemeFixture for Permit2Fixture {
     }
 
     async fn pointless(&self) -> [(PaymentRequest, Reason); 2] {
-        permits().pointless().await
+        Permits::exact().pointless().await
     }
 
     async fn received(&self) -> Amount {

@@ -10,21 +10,21 @@ use alloy::primitives::{Address, U256};
 use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::{SolCall, SolValue};
 use async_trait::async_trait;
-use quittance_core::json::Object;
-use quittance_core::wire::{PaymentRequirements, Rest, SettleResponse, SupportedKind};
+use quittance_core::wire::{PaymentRequirements, SettleResponse};
 use quittance_core::{
-    Amount, AuthorizationState, Facilitator, Offer, Payer, PaymentRequest, Reason, Scheme,
-    Timestamp,
+    Amount, AuthorizationState, Facilitator, Payer, PaymentRequest, Reason, Scheme, Timestamp,
 };
-use quittance_devnet::{Account, EXACT_PERMIT2_PROXY, PERMIT2, UPTO_PERMIT2_PROXY, USDC};
+use quittance_devnet::{Account, EXACT_PERMIT2_PROXY, PERMIT2, USDC};
 use quittance_engine::{Engine, EngineBuilder};
-use quittance_evm::{Evm, EvmConfig, Upto, UptoOffer, UptoPayer, reason, upto_reason};
+use quittance_evm::{Evm, EvmConfig, Upto, UptoPayer, reason, upto_reason};
 use quittance_testing::faults::{EngineParts, FaultySchemeFixture, PlantedFault, SchemeFault};
 use quittance_tests::conformance::scheme::{self, SchemeFixture};
 use quittance_tests::contracts::hostile;
 use quittance_tests::evm::{PRICE, Setting, set, set_required};
 use quittance_tests::mutations::{NOT_CAUGHT_IN_EXACT, assert_caught};
-use quittance_tests::permit2::{PERMIT, Permit, Permits, approved, settle_elsewhere, twin};
+use quittance_tests::permit2::{
+    PERMIT, Permit, Permits, approved, settle_elsewhere, twin, upto_requirements,
+};
 use quittance_tests::proxy::Habit;
 use serde_json::json;
 
@@ -58,39 +58,14 @@ fn payer() -> UptoPayer {
     UptoPayer::new(Setting::buyer().signer)
 }
 
-/// The requirements that name this account of the facilitator.
-fn naming(facilitator: Address) -> PaymentRequirements {
-    let seller = Setting::seller().address.to_string();
-    let offer = UptoOffer::usdc("base-sepolia", "0.01", &seller).unwrap();
-    let extra = json!({ "facilitatorAddress": facilitator });
-    let kind = SupportedKind {
-        x402_version: 2,
-        scheme: "upto".to_owned(),
-        network: offer.network().id().to_owned(),
-        extra: Some(Object::of(&extra).unwrap()),
-        rest: Rest::default(),
-    };
-    offer.requirements(&kind).unwrap()
-}
-
-fn permits() -> Permits {
-    let facilitator = Setting::signers()[0].address;
-    Permits {
-        requirements: naming(facilitator),
-        payer: |key| Box::new(UptoPayer::new(key)),
-        proxy: UPTO_PERMIT2_PROXY,
-        facilitator: Some(facilitator),
-    }
-}
-
 /// A payment for changed requirements, properly signed.
 async fn signed_for(change: impl FnOnce(&mut PaymentRequirements)) -> PaymentRequest {
-    permits().signed_for(change).await
+    Permits::upto().signed_for(change).await
 }
 
 /// A permit signed by this account, with a part of it changed before it is signed.
 fn permit_by(buyer: &Account, change: impl FnOnce(&mut Permit)) -> PaymentRequest {
-    permits().permit_by(buyer, change)
+    Permits::upto().permit_by(buyer, change)
 }
 
 /// Settles this much of a payment.
@@ -128,7 +103,7 @@ impl SchemeFixture for UptoFixture {
     }
 
     async fn alike(&self) -> [PaymentRequest; 2] {
-        permits().alike()
+        Permits::upto().alike()
     }
 
     /// The other s, which Permit2 would accept.
@@ -138,7 +113,7 @@ impl SchemeFixture for UptoFixture {
 
     /// The rows 31, 65, 66 and 71 of docs/attacks.md are among them.
     async fn spoiled(&self) -> Vec<(&'static str, PaymentRequest, Reason)> {
-        let permits = permits();
+        let permits = Permits::upto();
         let good = self.request().await;
         let buyer = Setting::buyer();
         let permit = |change: fn(&mut Permit)| permit_by(&buyer, change);
@@ -182,7 +157,7 @@ impl SchemeFixture for UptoFixture {
     }
 
     async fn pointless(&self) -> [(PaymentRequest, Reason); 2] {
-        permits().pointless().await
+        Permits::upto().pointless().await
     }
 
     async fn received(&self) -> Amount {
@@ -347,7 +322,7 @@ async fn charge_of_nothing_needs_a_valid_permit() {
     let refused = charge(&engine, &foreign, 0).await;
     assert_refused(&refused, &upto_reason::FACILITATOR_MISMATCH);
     let poor = UptoPayer::new(PrivateKeySigner::random());
-    let poor = quittance_tests::pay(&poor, &permits().requirements).await;
+    let poor = quittance_tests::pay(&poor, &Permits::upto().requirements).await;
     assert!(charge(&engine, &poor, 0).await.success);
 }
 
@@ -400,8 +375,9 @@ async fn payment_is_sent_by_the_facilitator_that_it_names() {
     let setting = approved().await;
     let engine = engine(&setting).await;
     for (at, signer) in Setting::signers().iter().enumerate() {
-        let requests = [(); 3]
-            .map(|()| async { quittance_tests::pay(&payer(), &naming(signer.address)).await });
+        let requests = [(); 3].map(|()| async {
+            quittance_tests::pay(&payer(), &upto_requirements(signer.address)).await
+        });
         for request in futures_util::future::join_all(requests).await {
             let settled = charge(&engine, &request, 5).await;
             assert!(settled.success, "{at}: {settled:?}");

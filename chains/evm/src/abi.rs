@@ -38,6 +38,15 @@ sol! {
         function DOMAIN_SEPARATOR() external view returns (bytes32);
     }
 
+    /// EIP-2612: approvals by signature.
+    #[derive(Debug)]
+    interface Eip2612 {
+        function nonces(address owner) external view returns (uint256);
+        function permit(
+            address owner, address spender, uint256 value, uint256 deadline, uint8 v, bytes32 r, bytes32 s
+        ) external;
+    }
+
     /// Permit2: the words of used nonces, and the log of nonces that their owner invalidated.
     #[derive(Debug)]
     interface Permit2 {
@@ -53,12 +62,32 @@ sol! {
     #[derive(Debug)]
     struct PermitTransferFrom { TokenPermissions permitted; uint256 nonce; uint256 deadline; }
 
+    /// An approval of Permit2 by signature (EIP-2612), as the proxies take it.
+    #[derive(Debug)]
+    struct EIP2612Permit { uint256 value; uint256 deadline; bytes32 r; bytes32 s; uint8 v; }
+
+    /// The errors of the proxies.
+    #[derive(Debug)]
+    interface Permit2ProxyErrors {
+        error InvalidAmount();
+        error InvalidDestination();
+        error InvalidOwner();
+        error PaymentTooEarly();
+        error Permit2612AmountMismatch();
+        error AmountExceedsPermitted();
+        error UnauthorizedFacilitator();
+    }
+
     /// The proxy through which `exact` payments use Permit2.
     #[derive(Debug)]
     interface ExactPermit2Proxy {
         struct Witness { address to; uint256 validAfter; }
         function settle(
             PermitTransferFrom permit, address owner, Witness witness, bytes signature
+        ) external;
+        function settleWithPermit(
+            EIP2612Permit approval, PermitTransferFrom permit, address owner, Witness witness,
+            bytes signature
         ) external;
     }
 
@@ -69,6 +98,10 @@ sol! {
         function settle(
             PermitTransferFrom permit, uint256 amount, address owner, Witness witness,
             bytes signature
+        ) external;
+        function settleWithPermit(
+            EIP2612Permit approval, PermitTransferFrom permit, uint256 amount, address owner,
+            Witness witness, bytes signature
         ) external;
     }
 

@@ -153,6 +153,8 @@ mod tests {
         assert_eq!(found, CIRCLES_OWN.len());
         for id in CIRCLES_OWN {
             assert!(tokens(id)[0].logs_authorization_first, "{id}");
+            // `EIP2612.sol` of the same source.
+            assert!(tokens(id)[0].supports_eip2612, "{id}");
         }
         let bridged = token("eip155:4689", "USDC.e").unwrap();
         let tether = token("eip155:988", "USDT0").unwrap();

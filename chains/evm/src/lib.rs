@@ -9,10 +9,10 @@
 //! its handler; [`UptoOffer`] and [`UptoPayer`] are its two sides. [`known`] has the networks and
 //! tokens that ship with the library; a configuration can add any other.
 //!
-//! The other modules are the toolbox for schemes. [`eip712`] and [`eip3009`] define the messages
-//! that payers sign, and [`erc7710`] what they delegate. [`signature`] and [`account`] are for
-//! checking the signer. [`abi`], [`hex`], [`multicall`] and [`token`] are for encoding. A scheme
-//! asks the chain by a [`Probe`], settles by a [`Call`] and recognizes its effect in the
+//! The other modules are the toolbox for schemes. [`eip712`], [`eip3009`] and [`eip2612`] define
+//! the messages that payers sign, and [`erc7710`] what they delegate. [`signature`] and [`account`]
+//! are for checking the signer. [`abi`], [`hex`], [`multicall`] and [`token`] are for encoding. A
+//! scheme asks the chain by a [`Probe`], settles by a [`Call`] and recognizes its effect in the
 //! [`Evidence`].
 //!
 //! ```
@@ -29,6 +29,7 @@ pub mod account;
 pub mod batch;
 mod call;
 mod chain;
+pub mod eip2612;
 pub mod eip3009;
 pub mod eip712;
 pub mod erc7710;

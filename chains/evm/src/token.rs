@@ -85,6 +85,16 @@ impl Token {
         Self { method, ..self }
     }
 
+    /// The same token. `supported` says whether it accepts
+    /// [signed approvals](Self::supports_eip2612).
+    #[must_use]
+    pub fn with_eip2612(self, supported: bool) -> Self {
+        Self {
+            supports_eip2612: supported,
+            ..self
+        }
+    }
+
     /// The separator of the token's EIP-712 domain on the chain with this id.
     pub fn domain_separator(&self, chain_id: u64) -> B256 {
         eip712::domain_separator(&self.name, &self.version, chain_id, self.address)

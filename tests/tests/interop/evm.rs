@@ -8,7 +8,9 @@ use quittance_buyer::{BuyError, Buyer};
 use quittance_core::{Amount, Scheme};
 use quittance_devnet::{Account, Evm as Local, USDC};
 use quittance_evm::batch::BatchSettlement;
-use quittance_evm::{Evm, Exact, ExactOffer, TransferMethod, Upto, UptoOffer, UptoPayer, known};
+use quittance_evm::{
+    Evm, Exact, ExactOffer, ExactPayer, TransferMethod, Upto, UptoOffer, UptoPayer, known,
+};
 use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::proxy::Fate;
 use serde_json::{Value, json};
@@ -252,6 +254,87 @@ async fn official_server_charges_both_clients_less() {
         assert!(receipt.success, "{receipt:?}");
     }
     assert_eq!(town.setting.received().await, Amount::from(2 * CHARGED));
+}
+
+/// Accounts that have not approved Permit2. None of them sends a transaction here.
+fn unapproved() -> [Account; 2] {
+    let [.., first, second, _, _, _, _] = &Local::accounts()[..] else {
+        unreachable!("ten accounts")
+    };
+    [first.clone(), second.clone()]
+}
+
+/// What the official client gets, which asks this node for the allowance of Permit2.
+async fn buy_with_node(payer: &Account, node: &str, urls: &[String]) -> Vec<Value> {
+    official_client(&[("PAYER_KEY", &payer.key), ("EVM_RPC", node)], urls).await
+}
+
+fn assert_allowance_required(answer: &Value) {
+    assert_eq!(
+        (&answer["status"], &answer["terms"]["error"]),
+        (&json!(412), &json!("permit2_allowance_required")),
+        "{answer}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn official_client_signs_the_approval_that_we_offer() {
+    for town in [permit2_town().await, upto_town().await] {
+        let goods = [format!("{}/goods", town.town.shop)];
+        let [payer, without_node] = unapproved();
+        let bought = &buy_with_node(&payer, town.setting.local.url(), &goods).await[0];
+        assert_eq!(
+            (&bought["status"], &bought["receipt"]["success"]),
+            (&json!(200), &json!(true)),
+            "{bought}"
+        );
+        assert_eq!(town.setting.sent(payer.address).await, 0);
+        assert_allowance_required(&buy(&without_node, &goods).await[0]);
+        assert_eq!(town.setting.received().await, Amount::from(PRICE));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn official_server_offers_approvals_to_both_clients() {
+    let town = upto_town().await;
+    let (_server, url) = server(&town.town.facilitator).await;
+    let node = town.setting.local.url();
+    let network = known::network("base-sepolia").unwrap();
+    let [ours, theirs] = unapproved();
+    let nodes = [node.parse().unwrap()];
+    let exact = ExactPayer::new(ours.signer.clone()).with_rpc(&network, &nodes);
+    let upto = UptoPayer::new(ours.signer.clone()).with_rpc(&network, &nodes);
+    let buyer = Buyer::builder().payer(exact.unwrap()).payer(upto.unwrap());
+    let buyer = buyer.build().unwrap();
+    let urls = [
+        format!("{url}/approved"),
+        format!("{url}/approved/metered?charge=1500"),
+    ];
+    for bought in buy_with_node(&theirs, node, &urls).await {
+        assert_eq!(
+            (&bought["status"], &bought["receipt"]["success"]),
+            (&json!(200), &json!(true)),
+            "{bought}"
+        );
+    }
+    for url in &urls {
+        let bought = buyer.get(url).await.unwrap();
+        assert!(bought.cost.unwrap().receipt.unwrap().success);
+    }
+    assert_eq!(
+        town.setting.received().await,
+        Amount::from(2 * (PRICE + 1_500))
+    );
+    for payer in unapproved() {
+        assert_eq!(town.setting.sent(payer.address).await, 0);
+    }
+    // Without a node, neither of them can know the nonce of an approval.
+    let without_node = Buyer::builder().payer(ExactPayer::new(ours.signer.clone()));
+    match without_node.build().unwrap().get(&urls[0]).await {
+        Err(BuyError::Refused { reason, .. }) => assert_eq!(reason, "permit2_allowance_required"),
+        other => panic!("{other:?}"),
+    }
+    assert_allowance_required(&buy(&theirs, &urls[..1]).await[0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,6 +14,7 @@ pub(crate) mod payer;
 pub(crate) mod payment;
 pub(crate) mod permit2;
 pub mod reason;
+pub(crate) mod sponsoring;
 mod terms;
 pub(crate) mod window;
 
@@ -35,6 +36,7 @@ pub use self::offer::ExactOffer;
 pub use self::payer::ExactPayer;
 use self::payment::{ExactPayment, Limits};
 use self::permit2::{ExactPermit, Permit2Transfer, check_scope};
+use self::sponsoring::SignedApproval;
 use self::terms::{Extra, NAME, Payload};
 use crate::chain::Evm;
 use crate::eip3009::Authorization;
@@ -177,6 +179,10 @@ impl Scheme<Evm> for Exact {
             .collect()
     }
 
+    fn extensions(&self) -> &[&str] {
+        sponsoring::extensions(self.tokens.iter().map(|known| &known.token))
+    }
+
     fn decode(
         &self,
         request: &PaymentRequest,
@@ -234,6 +240,7 @@ impl Scheme<Evm> for Exact {
                     domain_separator: self.permit2_separator,
                     logs_authorization_first: known.token.logs_authorization_first,
                     authorization,
+                    approval: SignedApproval::read(request)?,
                 };
                 let payment = ExactPayment::new(method, limits, signature, pay_to, amount, now);
                 Box::new(payment)

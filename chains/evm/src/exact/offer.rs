@@ -5,6 +5,7 @@ use quittance_core::wire::{PaymentRequirements, SupportedKind};
 use quittance_core::{Amount, Network, Offer, OfferError, PaymentId};
 use serde_json::json;
 
+use super::sponsoring;
 use super::terms::{NAME, Payload};
 use crate::known;
 use crate::price::TokenPrice;
@@ -85,6 +86,13 @@ impl Offer for ExactOffer {
         let chain_id = known::chain_id(self.0.price.network())?;
         let (signed, _) = payload.into_signed().ok()?;
         Some(signed.payment_id(chain_id, self.0.token.address))
+    }
+
+    fn extensions(&self, supported: &[String]) -> Option<Object> {
+        match self.0.token.method {
+            TransferMethod::Eip3009 => None,
+            TransferMethod::Permit2 => sponsoring::offered(&self.0.token, supported),
+        }
     }
 }
 

@@ -26,12 +26,14 @@ use url::Url;
 
 use super::Signed;
 use super::permit2::{ExactPermit, ProxyPermit as _};
+use super::sponsoring;
 use super::terms::{Extra, NAME, Payload};
 use crate::abi;
 use crate::chain::results::Head;
 use crate::chain::rpc::{self, Rpc};
 use crate::chain::transport::fault;
 use crate::chain::{AuthorizationSearch, used};
+use crate::eip2612::{self, TokenApproval};
 use crate::eip3009::{Authorization, AuthorizationUse};
 use crate::hex::address;
 use crate::known;
@@ -55,7 +57,9 @@ const RPC_TIMEOUT: Duration = Duration::from_secs(8);
 ///
 /// It pays by the asset transfer method that the requirements name. For `permit2`, the account must
 /// have approved the Permit2 contract at the token; otherwise the seller refuses the payment with
-/// `permit2_allowance_required`.
+/// `permit2_allowance_required`. With a node, and if the seller offers `eip2612GasSponsoring`, it
+/// signs the missing approval itself: of the payment's amount, at a token that
+/// [supports it](Token::supports_eip2612).
 ///
 /// It knows the tokens that ship with the library, and those added by
 /// [`with_token`](Self::with_token). It signs what these tables say about a token, and quotes no
@@ -92,8 +96,9 @@ impl ExactPayer {
 
     /// The same payer, with nodes of a network that are asked for the outcome of payments there.
     ///
-    /// They are asked only if a payment has expired and the seller did not report its outcome.
-    /// Their replies decide whether a second payment is signed.
+    /// They are asked if a payment has expired and the seller did not report its outcome. Their
+    /// replies decide whether a second payment is signed. They are also asked whether the account
+    /// has approved Permit2, if the seller offers to submit a signed approval.
     ///
     /// # Errors
     /// If the network is not an EVM network, or if no HTTP client can be made.
@@ -153,12 +158,12 @@ impl ExactPayer {
         }))
     }
 
-    /// A payload with a permit for the x402 proxy that is valid until `expires`.
+    /// A permit for the x402 proxy that is valid until `expires`, and its payload.
     async fn sign_permit(
         &self,
         transfer: &Transfer<'_>,
         expires: Timestamp,
-    ) -> Result<Value, PayerError> {
+    ) -> Result<(WitnessPermit, Value), PayerError> {
         let permit = self.new_permit(transfer, EXACT_PERMIT2_PROXY, expires);
         let authorization = ExactPermit {
             permit,
@@ -167,7 +172,39 @@ impl ExactPayer {
             valid_after: U256::ZERO,
         };
         let digest = authorization.digest(&domain_separator(transfer.chain_id));
-        Ok(authorization.payload(&self.sign(digest).await?))
+        let payload = authorization.payload(&self.sign(digest).await?);
+        Ok((authorization.permit, payload))
+    }
+
+    /// The approval of Permit2 for this permit, as an extension of the payment. `None` if it was
+    /// not `offered`, if the token accepts none, or if the account does not need one.
+    ///
+    /// Without a node nobody can say so, and nothing is signed. A seller that needs the approval
+    /// then refuses the payment.
+    pub(crate) async fn sign_approval(
+        &self,
+        transfer: &Transfer<'_>,
+        permit: &WitnessPermit,
+        offered: Option<&Object>,
+    ) -> Result<Option<Object>, PayerError> {
+        let network = transfer.network.id();
+        let rpc = self.rpcs.get(network);
+        let is_possible = transfer.token.supports_eip2612 && sponsoring::is_offered(offered);
+        let Some(rpc) = rpc.filter(|_| is_possible) else {
+            return Ok(None);
+        };
+        let approval = missing_approval(rpc, permit).await.unwrap_or_else(|fault| {
+            warn!(%fault, network, "the allowance of Permit2 could not be read");
+            None
+        });
+        let Some(approval) = approval else {
+            return Ok(None);
+        };
+        let separator = transfer.token.domain_separator(transfer.chain_id);
+        let signature = self.sign(approval.digest(&separator)).await?;
+        let extension = sponsoring::signed(permit.token, &approval, &signature);
+        let extension = Object::of(&extension).map_err(PayerError::Payload)?;
+        Ok(Some(extension))
     }
 
     /// A new permit of this amount for a proxy, until `expires`.
@@ -201,6 +238,27 @@ impl ExactPayer {
             AuthorizationState::Unknown
         })
     }
+}
+
+/// The approval that the owner has to sign for this permit; `None` if its allowance is enough. It
+/// is for no more than the permit, and for no longer.
+async fn missing_approval(
+    rpc: &Rpc,
+    permit: &WitnessPermit,
+) -> Result<Option<TokenApproval>, Fault> {
+    let ask = async |data: Bytes| -> Result<U256, Fault> {
+        let call = rpc::call(Some(permit.token), data);
+        let word: B256 = rpc.ask("eth_call", (call, BlockId::latest())).await?;
+        Ok(U256::from_be_bytes(word.0))
+    };
+    if ask(permit.allowance_call()).await? >= permit.amount {
+        return Ok(None);
+    }
+    let nonce = ask(eip2612::nonce_call(permit.owner)).await?;
+    let (owner, value, deadline) = (permit.owner, permit.amount, permit.deadline);
+    Ok(Some(TokenApproval::new(
+        owner, PERMIT2, value, nonce, deadline,
+    )))
 }
 
 /// A signed authorization, as the chain shows its use.
@@ -440,17 +498,24 @@ impl Payer for ExactPayer {
     async fn pay(
         &self,
         requirements: &PaymentRequirements,
-        _offered: Option<&Object>,
+        offered: Option<&Object>,
         now: Timestamp,
     ) -> Result<SignedPayment, PayerError> {
         let (transfer, method) = self.transfer(requirements)?;
         let expires = expiry(requirements, now);
-        let payload = match method {
-            TransferMethod::Eip3009 => self.sign_authorization(&transfer, expires).await?,
-            TransferMethod::Permit2 => self.sign_permit(&transfer, expires).await?,
+        let (payload, extensions) = match method {
+            TransferMethod::Eip3009 => (self.sign_authorization(&transfer, expires).await?, None),
+            TransferMethod::Permit2 => {
+                let (permit, payload) = self.sign_permit(&transfer, expires).await?;
+                let approval = self.sign_approval(&transfer, &permit, offered).await?;
+                (payload, approval)
+            }
         };
         let payload = Object::of(&payload).map_err(PayerError::Payload)?;
-        Ok(SignedPayment::new(payload, expires))
+        Ok(SignedPayment {
+            extensions,
+            ..SignedPayment::new(payload, expires)
+        })
     }
 
     async fn authorization_state(

@@ -115,6 +115,28 @@ pub(crate) trait Method: Send + Sync {
     /// The call that transfers `amount` for a payer that is a contract.
     fn transfer_with_contract(&self, amount: U256, signature: &PayerSignature) -> ContractCall;
 
+    /// The same call, which first submits the approval that the payer signed beside the payment.
+    /// `key` is the signature of a payer with a key. `None` if the payer signed no approval.
+    fn transfer_with_approval(
+        &self,
+        _amount: U256,
+        _key: Option<&EcdsaSignature>,
+        _signature: &PayerSignature,
+    ) -> Option<ContractCall> {
+        None
+    }
+
+    /// Whether a transfer of `amount` needs this approval, by the outcomes of
+    /// [`state_steps`](Self::state_steps).
+    fn needs_approval(&self, _amount: U256, _outcomes: &[StepOutcome]) -> bool {
+        false
+    }
+
+    /// Checks the approval that the payer signed beside the payment, if there is one.
+    fn check_approval(&self) -> Result<(), Rejection> {
+        Ok(())
+    }
+
     /// Checks the outcomes of [`state_steps`](Self::state_steps) that the reference implementation
     /// checks before the balance.
     fn check_usable(&self, outcomes: &[StepOutcome]) -> Result<(), Rejection>;
@@ -123,6 +145,17 @@ pub(crate) trait Method: Send + Sync {
     /// transfer of `amount`.
     fn check_funded(&self, _amount: U256, _outcomes: &[StepOutcome]) -> Result<(), Rejection> {
         Ok(())
+    }
+
+    /// Why the transfer of `amount` reverts with this data; `None` if the method knows no more than
+    /// the data says.
+    fn reverted(
+        &self,
+        _amount: U256,
+        _outcomes: &[StepOutcome],
+        _data: &[u8],
+    ) -> Option<Rejection> {
+        None
     }
 
     /// Identifies the transfer in the logs of a transaction; see [`Call::effect_key`].
@@ -135,8 +168,9 @@ pub(crate) trait Method: Send + Sync {
     /// used.
     fn used_by(&self, rejection: &Rejection) -> Option<AuthorizationSearch>;
 
-    /// How much the payer can pay by this method: at most its balance.
-    fn spendable(&self, balance: U256, _outcomes: &[StepOutcome]) -> U256 {
+    /// How much all open payments of the payer by this method may move together, if this one moves
+    /// `amount`: at most its balance.
+    fn spendable(&self, _amount: U256, balance: U256, _outcomes: &[StepOutcome]) -> U256 {
         balance
     }
 }
@@ -177,7 +211,7 @@ pub(crate) struct ExactPayment<M> {
 }
 
 /// The steps of a probe, by index. The method's own steps come next, then the call of the payer's
-/// contract, and then those of its deployment.
+/// contract, then those of its deployment, and at the end the transfer with a signed approval.
 mod step {
     pub(crate) const ASSET_CODE: usize = 0;
     pub(crate) const PAYER_CODE: usize = 1;
@@ -237,7 +271,9 @@ impl<M: Method> ExactPayment<M> {
             .method
             .transfer_with_key(self.moved(settling), &signature);
         let when = Condition::NoCode(self.method.payer());
-        Probe::new(self.steps(settling, transfer, when))
+        let mut steps = self.steps(settling, transfer, when);
+        steps.extend(self.approved_transfer(settling, Some(&signature), when));
+        Probe::new(steps)
     }
 
     /// The probe for a payer that may be a contract.
@@ -248,7 +284,8 @@ impl<M: Method> ExactPayment<M> {
         let gas = self.limits.gas_max;
         let signed = (self.digest, &self.signature);
         let deployment = self.deployment.steps(payer, signed, transfer.clone(), gas);
-        let mut steps = self.steps(settling, transfer, Condition::HasCode(payer));
+        let when = Condition::HasCode(payer);
+        let mut steps = self.steps(settling, transfer, when);
         steps.push(account::ask_signature(
             payer,
             self.digest,
@@ -256,14 +293,28 @@ impl<M: Method> ExactPayment<M> {
             gas,
         ));
         steps.extend(deployment);
+        steps.extend(self.approved_transfer(settling, None, when));
         Probe::new_transaction(steps)
     }
 
-    fn steps(&self, settling: bool, (to, data): ContractCall, when: Condition) -> Vec<Step> {
-        let (token, payer) = (self.method.token(), self.method.payer());
-        let balance = Erc20::balanceOfCall { account: payer }.abi_encode();
+    /// The step that simulates the transfer with the approval that the payer signed, if it signed
+    /// one. `key` is the signature of a payer with a key.
+    fn approved_transfer(
+        &self,
+        settling: bool,
+        key: Option<&EcdsaSignature>,
+        when: Condition,
+    ) -> Option<Step> {
+        let amount = self.moved(settling);
+        let call = self
+            .method
+            .transfer_with_approval(amount, key, &self.signature)?;
+        Some(self.transfer_step(settling, call, when))
+    }
+
+    fn transfer_step(&self, settling: bool, (to, data): ContractCall, when: Condition) -> Step {
         let gas = self.limits.gas_max;
-        let transfer = match self.method.sender() {
+        match self.method.sender() {
             // A payment of nothing makes no transfer. Another step is in its place.
             _ if self.moved(settling).is_zero() => Step::CodeSize(to),
             Some((from, _)) => Step::CallAs {
@@ -278,7 +329,13 @@ impl<M: Method> ExactPayment<M> {
                 gas,
                 when,
             },
-        };
+        }
+    }
+
+    fn steps(&self, settling: bool, transfer: ContractCall, when: Condition) -> Vec<Step> {
+        let (token, payer) = (self.method.token(), self.method.payer());
+        let balance = Erc20::balanceOfCall { account: payer }.abi_encode();
+        let transfer = self.transfer_step(settling, transfer, when);
         let mut steps = Vec::with_capacity(step::STATE + M::STATE_STEPS + 1);
         steps.push(Step::CodeSize(token));
         steps.push(Step::CodeSize(payer));
@@ -291,7 +348,8 @@ impl<M: Method> ExactPayment<M> {
     /// The first failed check of the authorization.
     fn check_authorization(&self, settling: bool) -> Result<(), Rejection> {
         self.objection.clone().map_or(Ok(()), Err)?;
-        self.method.check_amount(self.amount, settling)
+        self.method.check_amount(self.amount, settling)?;
+        self.method.check_approval()
     }
 
     /// Checks that the operator allows accounts with code; `reason` is that of the rejection.
@@ -328,13 +386,31 @@ impl<M: Method> ExactPayment<M> {
         self.signature.deployment.is_some() && !account::has_code(outcomes.get(step::PAYER_CODE))
     }
 
+    /// Whether the transfer submits the approval that the payer signed.
+    fn approves(&self, outcomes: &[StepOutcome], settling: bool) -> bool {
+        let needs = |state| self.method.needs_approval(self.moved(settling), state);
+        !self.deploys(outcomes) && needs(Self::state(outcomes))
+    }
+
     /// The outcome of the transfer in the simulation.
-    fn transfer_outcome<'a>(&self, outcomes: &'a [StepOutcome]) -> Option<&'a StepOutcome> {
+    fn transfer_outcome<'a>(
+        &self,
+        outcomes: &'a [StepOutcome],
+        settling: bool,
+    ) -> Option<&'a StepOutcome> {
+        if self.approves(outcomes, settling) {
+            return outcomes.last();
+        }
         if !self.deploys(outcomes) {
             return outcomes.get(step::TRANSFER);
         }
         let deployed = Self::deployment_outcomes(outcomes);
         self.deployment.transfer_outcome(deployed)
+    }
+
+    /// The outcomes of the method's own steps.
+    fn state(outcomes: &[StepOutcome]) -> &[StepOutcome] {
+        outcomes.get(step::STATE..).unwrap_or_default()
     }
 
     fn expected_signature(&self) -> String {
@@ -351,7 +427,7 @@ impl<M: Method> ExactPayment<M> {
             let detail = "there is no contract at the asset's address";
             return Err(Rejection::new(reason::ASSET_NOT_DEPLOYED, detail));
         }
-        let state = outcomes.get(step::STATE..).unwrap_or_default();
+        let state = Self::state(outcomes);
         self.method.check_usable(state)?;
         let balance = outcomes.get(step::BALANCE).and_then(StepOutcome::word);
         let balance = balance.map(|balance| U256::from_be_bytes(balance.0));
@@ -370,9 +446,15 @@ impl<M: Method> ExactPayment<M> {
         if self.moved(settling).is_zero() {
             return Ok(());
         }
-        let detail = match self.transfer_outcome(outcomes) {
+        let detail = match self.transfer_outcome(outcomes, settling) {
             Some(StepOutcome::Returned { .. }) => return Ok(()),
-            Some(StepOutcome::Reverted { data }) => revert_reason(data),
+            Some(StepOutcome::Reverted { data }) => {
+                let (moved, state) = (self.moved(settling), Self::state(outcomes));
+                if let Some(rejection) = self.method.reverted(moved, state, data) {
+                    return Err(rejection);
+                }
+                revert_reason(data)
+            }
             _ => "the simulation of the transfer has no result".to_owned(),
         };
         let reason = self.method.reasons().simulation_failed.clone();
@@ -446,8 +528,11 @@ impl<M: Method> Payment<Evm> for ExactPayment<M> {
     fn balance(&self, observed: &Observed<'_, Evm>) -> Option<Amount> {
         let outcomes = &observed.answers.last()?.outcomes;
         let balance = outcomes.get(step::BALANCE)?.word()?;
-        let state = outcomes.get(step::STATE..).unwrap_or_default();
-        let spendable = self.method.spendable(U256::from_be_bytes(balance.0), state);
+        let (moved, balance) = (
+            self.moved(observed.settling),
+            U256::from_be_bytes(balance.0),
+        );
+        let spendable = self.method.spendable(moved, balance, Self::state(outcomes));
         Some(Amount::new(spendable))
     }
 
@@ -462,18 +547,19 @@ impl<M: Method> Payment<Evm> for ExactPayment<M> {
         }
         let simulation_failed = || self.method.reasons().simulation_failed.clone();
         let result = observed.answers.last().ok_or_else(simulation_failed)?;
-        let transfer_gas = |outcomes: &[StepOutcome]| self.transfer_outcome(outcomes)?.gas();
+        let transfer_gas = |outcomes: &[StepOutcome]| self.transfer_outcome(outcomes, true)?.gas();
         let gas = result.simulations().filter_map(transfer_gas).max();
         let gas = gas.ok_or_else(simulation_failed)?;
         let has_code = account::has_code(result.outcomes.get(step::PAYER_CODE));
         let by_key = self.signature.ecdsa().filter(|_| !has_code);
+        let approves = self.approves(&result.outcomes, true);
+        let (method, signature) = (&self.method, &self.signature);
         let transfer = match &by_key {
-            Some(signature) => self.method.transfer_with_key(amount.units(), signature),
-            None => {
-                let signature = &self.signature;
-                self.method
-                    .transfer_with_contract(amount.units(), signature)
-            }
+            key if approves => method
+                .transfer_with_approval(amount.units(), key.as_ref(), signature)
+                .ok_or_else(simulation_failed)?,
+            Some(key) => method.transfer_with_key(amount.units(), key),
+            None => method.transfer_with_contract(amount.units(), signature),
         };
         let (to, data) = match self.deploys(&result.outcomes) {
             true => self
@@ -483,8 +569,9 @@ impl<M: Method> Payment<Evm> for ExactPayment<M> {
             false => transfer,
         };
         // The code of a contract wallet runs in the transfer and could use the gas of other
-        // payments. A batch is another sender.
-        let batchable = by_key.is_some() && self.method.sender().is_none();
+        // payments. A batch is another sender. An approval changes the allowance, on which other
+        // payments depend.
+        let batchable = by_key.is_some() && self.method.sender().is_none() && !approves;
         let call = Call::new(to, data, gas.into(), self.method.effect_key());
         Ok(Plan::Submit(call.with_batchable(batchable)))
     }

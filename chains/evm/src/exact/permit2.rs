@@ -2,7 +2,7 @@
 //! Permit2 permit. The recipient is in the permit's witness, so that the proxy can pay no other.
 
 use alloy::primitives::{Address, B256, Bytes, Log, U256, b256, keccak256};
-use alloy::sol_types::{SolCall, SolEvent, SolValue};
+use alloy::sol_types::{SolCall, SolEvent, SolInterface, SolValue};
 use quittance_core::{Amount, Effect, LaneId, PaymentInfo, Reason, Rejection, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -11,8 +11,12 @@ use super::payment::{
     ContractCall, Method, Reasons, check_equal, effect_by_transfers, is_deployed, view,
 };
 use super::reason;
+use super::sponsoring::SignedApproval;
 use super::window::Window;
-use crate::abi::{Eip3009, ExactPermit2Proxy as Proxy};
+use crate::abi::{
+    EIP2612Permit, Eip3009, ExactPermit2Proxy as Proxy,
+    Permit2ProxyErrors::Permit2ProxyErrorsErrors,
+};
 use crate::chain::{AuthorizationSearch, Step, StepOutcome};
 use crate::hex::Hex;
 use crate::permit2::{
@@ -71,6 +75,14 @@ pub(crate) trait ProxyPermit: Send + Sync {
 
     /// The data of the call of the proxy that transfers `amount`.
     fn settle(&self, amount: U256, signature: Bytes) -> Bytes;
+
+    /// The same, after an approval of Permit2 at the token.
+    fn settle_with_approval(
+        &self,
+        approval: EIP2612Permit,
+        amount: U256,
+        signature: Bytes,
+    ) -> Bytes;
 
     /// The transfer, as the chain shows it.
     fn transfer(&self) -> PermitUse;
@@ -165,6 +177,14 @@ impl ExactPermit {
         });
         self.permit.payload(signature, witness)
     }
+
+    /// The witness as the proxy takes it.
+    fn witness(&self) -> Proxy::Witness {
+        Proxy::Witness {
+            to: self.to,
+            validAfter: self.valid_after,
+        }
+    }
 }
 
 impl ProxyPermit for ExactPermit {
@@ -197,10 +217,18 @@ impl ProxyPermit for ExactPermit {
         let call = Proxy::settleCall {
             permit: permit.to_abi(),
             owner: permit.owner,
-            witness: Proxy::Witness {
-                to: self.to,
-                validAfter: self.valid_after,
-            },
+            witness: self.witness(),
+            signature,
+        };
+        call.abi_encode().into()
+    }
+
+    fn settle_with_approval(&self, approval: EIP2612Permit, _: U256, signature: Bytes) -> Bytes {
+        let call = Proxy::settleWithPermitCall {
+            approval,
+            permit: self.permit.to_abi(),
+            owner: self.permit.owner,
+            witness: self.witness(),
             signature,
         };
         call.abi_encode().into()
@@ -219,6 +247,8 @@ pub(crate) struct Permit2Transfer<P> {
     /// See [`Token::logs_authorization_first`](crate::Token::logs_authorization_first).
     pub(crate) logs_authorization_first: bool,
     pub(crate) authorization: P,
+    /// The approval of Permit2 that the payer signed beside the permit.
+    pub(crate) approval: Option<SignedApproval>,
 }
 
 /// The state steps, by index.
@@ -232,6 +262,45 @@ impl<P: ProxyPermit> Permit2Transfer<P> {
     fn permit(&self) -> &WitnessPermit {
         self.authorization.permit()
     }
+
+    /// How much of the payer's tokens Permit2 may move, by the outcomes of the state steps.
+    fn allowance(outcomes: &[StepOutcome]) -> Option<U256> {
+        let word = outcomes.get(state::ALLOWANCE)?.word()?;
+        Some(U256::from_be_bytes(word.0))
+    }
+
+    /// The rejection of a payer that has approved only this much.
+    fn allowance_required(&self, allowance: U256, amount: U256) -> Rejection {
+        let what = match self.approval {
+            None => format!("the payer has to approve {PERMIT2} at the token"),
+            Some(_) => "the token does not accept the signed approval, or the transfer".to_owned(),
+        };
+        let detail = format!(
+            "Permit2 may move {allowance} atomic units of the payer's tokens, and the payment is of {amount}: {what}"
+        );
+        Rejection::new(reason::PERMIT2_ALLOWANCE_REQUIRED, detail)
+    }
+}
+
+/// The bytes of a key's signature for Permit2, which takes `v` as it is. Some wallets write 0 or 1.
+fn key_signature(signature: &EcdsaSignature) -> Bytes {
+    let mut bytes = signature.0;
+    bytes[64] = signature.v();
+    bytes.to_vec().into()
+}
+
+/// The reason code of an error of a proxy.
+fn proxy_reason(data: &[u8]) -> Option<Reason> {
+    use Permit2ProxyErrorsErrors as Errors;
+    Some(match Errors::abi_decode(data).ok()? {
+        Errors::InvalidAmount(_) => reason::PERMIT2_INVALID_AMOUNT,
+        Errors::InvalidDestination(_) => reason::PERMIT2_INVALID_DESTINATION,
+        Errors::InvalidOwner(_) => reason::PERMIT2_INVALID_OWNER,
+        Errors::PaymentTooEarly(_) => reason::PERMIT2_PAYMENT_TOO_EARLY,
+        Errors::Permit2612AmountMismatch(_) => reason::PERMIT2_2612_AMOUNT_MISMATCH,
+        Errors::AmountExceedsPermitted(_) => crate::upto_reason::AMOUNT_EXCEEDS_PERMITTED,
+        Errors::UnauthorizedFacilitator(_) => crate::upto_reason::UNAUTHORIZED_FACILITATOR,
+    })
 }
 
 impl<P: ProxyPermit> Method for Permit2Transfer<P> {
@@ -288,15 +357,30 @@ impl<P: ProxyPermit> Method for Permit2Transfer<P> {
         )
     }
 
-    /// The proxy accepts a block at `validAfter` itself.
+    /// The proxy accepts a block at `validAfter` itself. An approval that expires earlier than the
+    /// permit ends the time of both.
     fn window(&self) -> Window {
         let valid_after = self.authorization.valid_after();
-        Window {
+        let permit = Window {
             valid_after: valid_after.saturating_sub(U256::ONE),
             valid_before: self.permit().valid_before(),
             not_yet: reason::PERMIT2_NOT_YET_VALID,
             expired: reason::PERMIT2_DEADLINE_EXPIRED,
+        };
+        let approval = self.approval.as_ref().map(SignedApproval::valid_before);
+        match approval.filter(|end| *end < permit.valid_before) {
+            None => permit,
+            Some(valid_before) => Window {
+                valid_before,
+                expired: reason::EIP2612_DEADLINE_EXPIRED,
+                ..permit
+            },
         }
+    }
+
+    fn check_approval(&self) -> Result<(), Rejection> {
+        let approval = self.approval.as_ref();
+        approval.map_or(Ok(()), |approval| approval.check(self.permit()))
     }
 
     fn state_steps(&self) -> Vec<Step> {
@@ -309,16 +393,35 @@ impl<P: ProxyPermit> Method for Permit2Transfer<P> {
     }
 
     fn transfer_with_key(&self, amount: U256, signature: &EcdsaSignature) -> ContractCall {
-        // Permit2 takes `v` as it is, and some wallets write 0 or 1.
-        let mut bytes = signature.0;
-        bytes[64] = signature.v();
-        let signature = bytes.to_vec().into();
+        let signature = key_signature(signature);
         (P::PROXY, self.authorization.settle(amount, signature))
     }
 
     fn transfer_with_contract(&self, amount: U256, signature: &PayerSignature) -> ContractCall {
         let signature = signature.bytes.clone();
         (P::PROXY, self.authorization.settle(amount, signature))
+    }
+
+    fn transfer_with_approval(
+        &self,
+        amount: U256,
+        key: Option<&EcdsaSignature>,
+        signature: &PayerSignature,
+    ) -> Option<ContractCall> {
+        let approval = self.approval.as_ref()?.to_abi();
+        let signature = key.map_or_else(|| signature.bytes.clone(), key_signature);
+        let permit = &self.authorization;
+        Some((
+            P::PROXY,
+            permit.settle_with_approval(approval, amount, signature),
+        ))
+    }
+
+    /// An approval replaces the allowance. So it is not submitted if the allowance is enough: the
+    /// payer's other payments may need more than this one.
+    fn needs_approval(&self, amount: U256, outcomes: &[StepOutcome]) -> bool {
+        let allowance = Self::allowance(outcomes);
+        self.approval.is_some() && allowance.is_some_and(|allowance| allowance < amount)
     }
 
     fn check_usable(&self, outcomes: &[StepOutcome]) -> Result<(), Rejection> {
@@ -342,10 +445,14 @@ impl<P: ProxyPermit> Method for Permit2Transfer<P> {
     }
 
     /// Permits that exceed the allowance together would revert at the operator's cost, as those
-    /// that exceed the balance.
-    fn spendable(&self, balance: U256, outcomes: &[StepOutcome]) -> U256 {
-        let allowance = outcomes.get(state::ALLOWANCE).and_then(StepOutcome::word);
-        allowance.map_or(balance, |word| balance.min(U256::from_be_bytes(word.0)))
+    /// that exceed the balance. A token accepts one signed approval after another, and each
+    /// replaces the allowance. So a payment that needs one is its payer's only open payment.
+    fn spendable(&self, amount: U256, balance: U256, outcomes: &[StepOutcome]) -> U256 {
+        let allowance = match self.needs_approval(amount, outcomes) {
+            true => Some(amount),
+            false => Self::allowance(outcomes),
+        };
+        allowance.map_or(balance, |allowance| balance.min(allowance))
     }
 
     fn used_by(&self, rejection: &Rejection) -> Option<AuthorizationSearch> {
@@ -353,18 +460,25 @@ impl<P: ProxyPermit> Method for Permit2Transfer<P> {
         is_used.then(|| AuthorizationSearch::Permit2(self.authorization.transfer()))
     }
 
+    /// With a signed approval, the simulation of the transfer decides.
     fn check_funded(&self, amount: U256, outcomes: &[StepOutcome]) -> Result<(), Rejection> {
-        let allowance = outcomes.get(state::ALLOWANCE).and_then(StepOutcome::word);
-        let allowance = allowance.map(|word| U256::from_be_bytes(word.0));
-        match allowance.filter(|allowance| *allowance < amount) {
-            Some(allowance) => {
-                let detail = format!(
-                    "Permit2 may move {allowance} atomic units of the payer's tokens, and the payment is of {amount}: the payer has to approve {PERMIT2} at the token"
-                );
-                Err(Rejection::new(reason::PERMIT2_ALLOWANCE_REQUIRED, detail))
+        match Self::allowance(outcomes).filter(|allowance| *allowance < amount) {
+            Some(allowance) if self.approval.is_none() => {
+                Err(self.allowance_required(allowance, amount))
             }
-            None => Ok(()),
+            _ => Ok(()),
         }
+    }
+
+    fn reverted(&self, amount: U256, outcomes: &[StepOutcome], data: &[u8]) -> Option<Rejection> {
+        if let Some(reason) = proxy_reason(data) {
+            return Some(Rejection::new(
+                reason,
+                "the x402 proxy for Permit2 refuses it",
+            ));
+        }
+        let allowance = Self::allowance(outcomes).filter(|allowance| *allowance < amount)?;
+        Some(self.allowance_required(allowance, amount))
     }
 
     /// If the token does not log authorizations first, an equal EIP-3009 transfer has the same key,
@@ -418,6 +532,34 @@ mod tests {
         }
     }
 
+    #[test]
+    fn selectors_are_those_of_the_deployed_proxy() {
+        assert_eq!(Proxy::settleCall::SELECTOR, [0x13, 0xcd, 0x3b, 0x53]);
+        let with_approval = Proxy::settleWithPermitCall::SELECTOR;
+        assert_eq!(with_approval, [0xfa, 0x34, 0x03, 0x78]);
+    }
+
+    #[test]
+    fn errors_of_the_proxies_have_their_reasons() {
+        let reason = |signature: &str| proxy_reason(&keccak256(signature)[..4]);
+        for (signature, expected) in [
+            ("InvalidAmount()", "permit2_invalid_amount"),
+            ("InvalidDestination()", "permit2_invalid_destination"),
+            ("InvalidOwner()", "permit2_invalid_owner"),
+            ("PaymentTooEarly()", "permit2_payment_too_early"),
+            ("Permit2612AmountMismatch()", "permit2_2612_amount_mismatch"),
+            ("AmountExceedsPermitted()", "upto_amount_exceeds_permitted"),
+            ("UnauthorizedFacilitator()", "upto_unauthorized_facilitator"),
+        ] {
+            assert_eq!(reason(signature).unwrap().code(), expected);
+        }
+        // A payer's contract can revert with any data. Codes of a used permit need its nonce.
+        for other in ["InvalidNonce()", "Error(string)", ""] {
+            assert_eq!(reason(other), None, "{other}");
+        }
+        assert_eq!(proxy_reason(&[]), None);
+    }
+
     fn transfer_of(authorization: &ExactPermit) -> Log {
         let event = Erc20::Transfer {
             from: authorization.permit.owner,
@@ -457,6 +599,7 @@ mod tests {
             domain_separator: domain_separator(1),
             logs_authorization_first,
             authorization: authorization.clone(),
+            approval: None,
         };
         let moved = Effect::Transferred(Amount::from(5));
         assert_eq!(

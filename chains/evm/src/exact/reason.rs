@@ -89,3 +89,24 @@ pub const REDEEMER_MISMATCH: Reason = Reason::new("invalid_exact_evm_erc7710_red
 /// The delegator's account has no code that a manager could call.
 pub const ACCOUNT_NOT_DELEGATED: Reason =
     Reason::new("invalid_exact_evm_erc7710_account_not_delegated");
+/// The amount is zero, by the proxy.
+pub const PERMIT2_INVALID_AMOUNT: Reason = Reason::new("permit2_invalid_amount");
+/// The recipient is the zero address, by the proxy.
+pub const PERMIT2_INVALID_DESTINATION: Reason = Reason::new("permit2_invalid_destination");
+/// The payer is the zero address, by the proxy.
+pub const PERMIT2_INVALID_OWNER: Reason = Reason::new("permit2_invalid_owner");
+/// A permit is not valid yet, by the proxy.
+pub const PERMIT2_PAYMENT_TOO_EARLY: Reason = Reason::new("permit2_payment_too_early");
+/// The signed approval in the extension `eip2612GasSponsoring` is for another amount than the
+/// permit.
+pub const PERMIT2_2612_AMOUNT_MISMATCH: Reason = Reason::new("permit2_2612_amount_mismatch");
+/// The extension `eip2612GasSponsoring` has a signed approval that cannot be read.
+pub const EIP2612_FORMAT: Reason = Reason::new("invalid_eip2612_extension_format");
+/// The signed approval is by another account than the payer.
+pub const EIP2612_FROM_MISMATCH: Reason = Reason::new("eip2612_from_mismatch");
+/// The signed approval is for another token than the permit.
+pub const EIP2612_ASSET_MISMATCH: Reason = Reason::new("eip2612_asset_mismatch");
+/// The signed approval is for another spender than Permit2.
+pub const EIP2612_SPENDER_NOT_PERMIT2: Reason = Reason::new("eip2612_spender_not_permit2");
+/// The signed approval has expired, or expires before it can be included.
+pub const EIP2612_DEADLINE_EXPIRED: Reason = Reason::new("eip2612_deadline_expired");

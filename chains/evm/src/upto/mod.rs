@@ -30,6 +30,7 @@ use crate::chain::signers::Signers;
 use crate::exact::deployment::AccountDeployment;
 use crate::exact::payment::{ExactPayment, Limits};
 use crate::exact::permit2::{Permit2Transfer, check_scope};
+use crate::exact::sponsoring::{self, SignedApproval};
 use crate::exact::{check_parties, unsupported_asset};
 use crate::hex::{Hex, address};
 use crate::permit2::{UPTO_PERMIT2_PROXY, WitnessPermit, domain_separator};
@@ -150,6 +151,10 @@ impl Scheme<Evm> for Upto {
             .collect()
     }
 
+    fn extensions(&self) -> &[&str] {
+        sponsoring::extensions(&self.tokens)
+    }
+
     fn decode(
         &self,
         request: &PaymentRequest,
@@ -190,6 +195,7 @@ impl Scheme<Evm> for Upto {
             domain_separator: self.permit2_separator,
             logs_authorization_first: token.logs_authorization_first,
             authorization,
+            approval: SignedApproval::read(request)?,
         };
         // An account cannot be deployed in the payment: another contract would be the sender.
         let deployment = AccountDeployment::new(&signature, &BTreeSet::new());

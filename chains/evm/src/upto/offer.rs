@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::permit::Payload;
 use super::{Extra, NAME};
+use crate::exact::sponsoring;
 use crate::known;
 use crate::price::TokenPrice;
 use crate::token::{Token, TransferMethod};
@@ -97,6 +98,10 @@ impl Offer for UptoOffer {
         let chain_id = known::chain_id(self.0.price.network())?;
         let permit = Payload::permit(payload)?;
         Some(permit.permit.payment_id(chain_id))
+    }
+
+    fn extensions(&self, supported: &[String]) -> Option<Object> {
+        sponsoring::offered(&self.0.token, supported)
     }
 
     fn charge(&self, words: &str, price: Amount) -> Option<Result<Amount, OfferError>> {

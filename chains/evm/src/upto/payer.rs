@@ -23,7 +23,7 @@ use crate::token::{Token, TransferMethod};
 ///
 /// What it quotes and signs is the most that the seller may charge. The account must have approved
 /// the Permit2 contract at the token; otherwise the seller refuses the payment with
-/// `permit2_allowance_required`.
+/// `permit2_allowance_required`. As [`ExactPayer`], it can sign the missing approval itself.
 ///
 /// It knows the tokens that ship with the library, and those added by
 /// [`with_token`](Self::with_token). With a node of the network ([`with_rpc`](Self::with_rpc)) a
@@ -98,7 +98,7 @@ impl Payer for UptoPayer {
     async fn pay(
         &self,
         requirements: &PaymentRequirements,
-        _offered: Option<&Object>,
+        offered: Option<&Object>,
         now: Timestamp,
     ) -> Result<SignedPayment, PayerError> {
         let (transfer, facilitator) = self.transfer(requirements)?;
@@ -113,7 +113,12 @@ impl Payer for UptoPayer {
         let digest = permit.digest(&domain_separator(transfer.chain_id));
         let payload = permit.payload(&self.0.sign(digest).await?);
         let payload = Object::of(&payload).map_err(PayerError::Payload)?;
-        Ok(SignedPayment::new(payload, expires))
+        let approval = self.0.sign_approval(&transfer, &permit.permit, offered);
+        let extensions = approval.await?;
+        Ok(SignedPayment {
+            extensions,
+            ..SignedPayment::new(payload, expires)
+        })
     }
 
     async fn authorization_state(

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::reason;
-use crate::abi::{Erc20, UptoPermit2Proxy as Proxy};
+use crate::abi::{EIP2612Permit, Erc20, UptoPermit2Proxy as Proxy};
 use crate::exact::payment::Reasons;
 use crate::exact::permit2::{ProxyPermit, permit_reasons};
 use crate::hex::{Hex, HexBytes};
@@ -99,6 +99,15 @@ impl UptoPermit {
         self.permit.payload(signature, witness)
     }
 
+    /// The witness as the proxy takes it.
+    fn witness(&self) -> Proxy::Witness {
+        Proxy::Witness {
+            to: self.to,
+            facilitator: self.facilitator,
+            validAfter: self.valid_after,
+        }
+    }
+
     /// The transfer, as the chain shows it.
     pub(super) fn transfer(&self) -> PermitUse {
         PermitUse::new(&self.permit, self.to).of_at_most()
@@ -143,11 +152,25 @@ impl ProxyPermit for Metered {
             permit: permit.to_abi(),
             amount,
             owner: permit.owner,
-            witness: Proxy::Witness {
-                to: self.permit.to,
-                facilitator: self.permit.facilitator,
-                validAfter: self.permit.valid_after,
-            },
+            witness: self.permit.witness(),
+            signature,
+        };
+        call.abi_encode().into()
+    }
+
+    fn settle_with_approval(
+        &self,
+        approval: EIP2612Permit,
+        amount: U256,
+        signature: Bytes,
+    ) -> Bytes {
+        let permit = self.permit();
+        let call = Proxy::settleWithPermitCall {
+            approval,
+            permit: permit.to_abi(),
+            amount,
+            owner: permit.owner,
+            witness: self.permit.witness(),
             signature,
         };
         call.abi_encode().into()
@@ -282,6 +305,8 @@ mod tests {
     #[test]
     fn selector_is_that_of_the_deployed_proxy() {
         assert_eq!(Proxy::settleCall::SELECTOR, [0xff, 0x11, 0xe7, 0xb4]);
+        let with_approval = Proxy::settleWithPermitCall::SELECTOR;
+        assert_eq!(with_approval, [0x01, 0x6c, 0x17, 0x48]);
     }
 
     #[test]

@@ -12,6 +12,10 @@ pub const FACILITATOR_MISMATCH: Reason = Reason::new("upto_facilitator_mismatch"
 /// The amount to settle is more than the payer has authorized.
 pub const SETTLEMENT_EXCEEDS_AMOUNT: Reason =
     Reason::new("invalid_upto_evm_payload_settlement_exceeds_amount");
+/// The amount to settle is more than the payer has authorized, by the proxy.
+pub const AMOUNT_EXCEEDS_PERMITTED: Reason = Reason::new("upto_amount_exceeds_permitted");
+/// The permit names another facilitator than the sender, by the proxy.
+pub const UNAUTHORIZED_FACILITATOR: Reason = Reason::new("upto_unauthorized_facilitator");
 /// The transfer was included and reverted.
 pub const TRANSACTION_FAILED: Reason = Reason::new("invalid_upto_evm_transaction_failed");
 /// The transaction was included, and its logs do not show the transfer of the settled amount.

@@ -116,6 +116,10 @@ pub struct EvmToken {
     /// only if the contract's source shows it.
     #[serde(default)]
     pub logs_authorization_first: bool,
+    /// Whether the token accepts signed approvals (EIP-2612), so that payers need not approve
+    /// Permit2 by a transaction.
+    #[serde(default)]
+    pub supports_eip2612: bool,
     /// Whether the token supports EIP-3009 (`eip3009`), or is moved by Permit2 only (`permit2`).
     #[serde(default)]
     pub transfer_method: TransferMethod,
@@ -416,6 +420,7 @@ fn token(described: &EvmToken, path: &str) -> Result<Token, ConfigError> {
         decimals,
         symbol,
         logs_authorization_first,
+        supports_eip2612,
         transfer_method,
     } = described.clone();
     let parsed = address.parse();
@@ -423,6 +428,7 @@ fn token(described: &EvmToken, path: &str) -> Result<Token, ConfigError> {
     let token = Token::new(parsed, &name, &version, &symbol, decimals);
     Ok(token
         .with_logs_authorization_first(logs_authorization_first)
+        .with_eip2612(supports_eip2612)
         .with_method(transfer_method))
 }
 
