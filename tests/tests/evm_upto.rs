@@ -12,11 +12,12 @@ use alloy::sol_types::{SolCall, SolValue};
 use async_trait::async_trait;
 use quittance_core::wire::{PaymentRequirements, SettleResponse};
 use quittance_core::{
-    Amount, AuthorizationState, Facilitator, Payer, PaymentRequest, Reason, Scheme, Timestamp,
+    Amount, AuthorizationState, Facilitator, Payer, PaymentRequest, Reason, Scheme, Scope,
+    Timestamp,
 };
-use quittance_devnet::{Account, EXACT_PERMIT2_PROXY, PERMIT2, USDC};
-use quittance_engine::{Engine, EngineBuilder};
-use quittance_evm::{Evm, EvmConfig, Upto, UptoPayer, reason, upto_reason};
+use quittance_devnet::{Account, EXACT_PERMIT2_PROXY, PERMIT2, UPTO_PERMIT2_PROXY, USDC};
+use quittance_engine::{Engine, EngineBuilder, Rules};
+use quittance_evm::{Evm, EvmConfig, Exact, Upto, UptoPayer, reason, upto_reason};
 use quittance_testing::faults::{EngineParts, FaultySchemeFixture, PlantedFault, SchemeFault};
 use quittance_tests::conformance::scheme::{self, SchemeFixture};
 use quittance_tests::contracts::hostile;
@@ -26,7 +27,7 @@ use quittance_tests::permit2::{
     PERMIT, Permit, Permits, approved, settle_elsewhere, twin, upto_requirements,
 };
 use quittance_tests::proxy::Habit;
-use serde_json::json;
+use serde_json::{Value, json};
 
 alloy::sol! {
     function invalidateUnorderedNonces(uint256 wordPos, uint256 mask) external;
@@ -479,4 +480,51 @@ async fn contract_wallet_pays_by_a_permit() {
         assert!(settled.success, "{settled:?}");
     }
     assert_eq!(setting.received().await, Amount::from(PRICE + 5));
+}
+
+/// `/supported` named the scheme on a network without its contracts, where every payment was
+/// refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn scheme_without_its_contract_is_not_supported() {
+    for missing in [PERMIT2, UPTO_PERMIT2_PROXY] {
+        let setting = approved().await;
+        let erased = setting.local.rpc("anvil_setCode", (missing, "0x"));
+        let _: Value = erased.await.unwrap();
+        let evm = Evm::new(setting.config()).unwrap();
+        let exact = Arc::new(Exact::new(&evm)) as _;
+        let schemes = vec![exact, Arc::new(Upto::new(&evm)) as _];
+        let builder = setting.builder().await.chain(evm, schemes);
+        let engine = builder.start().await.unwrap();
+        let supported = engine.supported().await.unwrap();
+        assert!(supported.kinds.iter().all(|kind| kind.scheme == "exact"));
+        assert!(!supported.kinds.is_empty());
+        let (_, health) = &engine.health()[0];
+        let scope = Scope::Scheme("upto".to_owned());
+        let mut problems = health.problems.iter();
+        let problem = problems.find(|problem| problem.scope == scope).unwrap();
+        assert!(problem.what.contains(&missing.to_string()), "{problem:?}");
+        let request = signed_for(|_| ()).await;
+        assert!(!engine.verify(&request).await.unwrap().is_valid);
+    }
+}
+
+/// The minimum was compared with what the payer authorized, so a charge of one unit passed it.
+#[tokio::test(flavor = "multi_thread")]
+async fn minimum_amount_is_that_of_the_charge() {
+    let setting = approved().await;
+    let mut rules = Rules::default();
+    let key = ("eip155:84532".to_owned(), USDC.to_checksum(None));
+    rules.amounts_min.insert(key, Amount::from(5_000));
+    let builder = builder(&setting, setting.config()).await.policy(rules);
+    let engine = builder.start().await.unwrap();
+    let request = signed_for(|_| ()).await;
+    assert!(engine.verify(&request).await.unwrap().is_valid);
+    for amount in [1, 4_999] {
+        let refused = charge(&engine, &request, amount).await;
+        assert_refused(&refused, &Reason::AMOUNT_TOO_LOW);
+    }
+    assert!(charge(&engine, &request, 5_000).await.success);
+    // A charge of nothing sends nothing.
+    let request = signed_for(|_| ()).await;
+    assert!(charge(&engine, &request, 0).await.success);
 }

@@ -190,6 +190,8 @@ pub enum Scope {
     Network,
     /// One asset.
     Asset(String),
+    /// One scheme.
+    Scheme(String),
     /// One signer.
     Lane(LaneId),
     /// Nothing yet, but an operator should check it.
@@ -218,6 +220,15 @@ impl Health {
     /// no signers and sends what others have signed.
     pub fn can_send(&self, lanes: &[LaneId]) -> bool {
         self.network_works() && (lanes.is_empty() || lanes.iter().any(|lane| self.lane_works(lane)))
+    }
+
+    /// Whether this scheme is usable, by its name.
+    pub fn scheme_works(&self, scheme: &str) -> bool {
+        self.network_works()
+            && !self
+                .problems
+                .iter()
+                .any(|problem| problem.scope == Scope::Scheme(scheme.to_owned()))
     }
 
     /// Whether this signer is usable.

@@ -87,6 +87,18 @@ pub trait Scheme<C: Chain + ?Sized>: Send + Sync + 'static {
         &[]
     }
 
+    /// A question about what the scheme needs on the chain, whatever the payment, such as its
+    /// contract. `None`, the default, if it needs nothing. Part of each health check.
+    fn prerequisite(&self) -> Option<C::Read> {
+        None
+    }
+
+    /// What the chain lacks, by the answer to [`prerequisite`](Self::prerequisite), for operators.
+    /// `/supported` does not name the scheme while something is missing.
+    fn missing(&self, _answer: &C::Answer) -> Option<String> {
+        None
+    }
+
     /// What the scheme's own state records need that are due, such as a claim of what a channel
     /// owes. Called in every sweep in which some are due, with at most a hundred of them.
     ///

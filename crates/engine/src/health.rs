@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use quittance_core::{Chain, Clock, Fault, FaultKind, Health, PaymentId, Problem, Scope};
+use quittance_core::{Chain, Clock, Fault, FaultKind, Health, PaymentId, Problem, Scheme, Scope};
 use tokio::time::Instant;
 use tracing::{error, warn};
 
@@ -12,6 +12,7 @@ use crate::outstanding::Outstanding;
 /// Looks at a chain's health and remembers the result.
 pub(crate) struct Monitor<C: Chain> {
     chain: Arc<C>,
+    schemes: Vec<Arc<dyn Scheme<C>>>,
     clock: Arc<dyn Clock>,
     outstanding: Arc<Outstanding<C>>,
     known: RwLock<Health>,
@@ -24,11 +25,13 @@ pub(crate) struct Monitor<C: Chain> {
 impl<C: Chain> Monitor<C> {
     pub(crate) fn new(
         chain: Arc<C>,
+        schemes: Vec<Arc<dyn Scheme<C>>>,
         clock: Arc<dyn Clock>,
         outstanding: Arc<Outstanding<C>>,
     ) -> Self {
         Self {
             chain,
+            schemes,
             clock,
             outstanding,
             known: RwLock::default(),
@@ -49,6 +52,11 @@ impl<C: Chain> Monitor<C> {
     /// Looks at the chain's health once, and logs new problems.
     pub(crate) async fn look(&self) {
         let mut found = self.chain.health(self.clock.now()).await;
+        if found.network_works() {
+            let known = self.known();
+            let problems = scheme_problems(&*self.chain, &self.schemes, &known).await;
+            found.problems.extend(problems);
+        }
         found
             .problems
             .extend(self.outstanding.stuck(self.chain.lanes()));
@@ -106,4 +114,33 @@ impl<C: Chain> Monitor<C> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What the schemes need on the chain ([`Scheme::prerequisite`]) and it does not have. If no node
+/// answers for a scheme, its problem in `known` stays.
+pub async fn scheme_problems<C: Chain>(
+    chain: &C,
+    schemes: &[Arc<dyn Scheme<C>>],
+    known: &Health,
+) -> Vec<Problem> {
+    let asked = schemes
+        .iter()
+        .filter_map(|scheme| Some((scheme, scheme.prerequisite()?)));
+    let (schemes, questions): (Vec<_>, Vec<_>) = asked.unzip();
+    if questions.is_empty() {
+        return Vec::new();
+    }
+    let answers = chain.read(&questions).await.into_iter();
+    let problem = |(scheme, answer): (&Arc<dyn Scheme<C>>, Result<C::Answer, Fault>)| {
+        let scope = Scope::Scheme(scheme.name().to_owned());
+        match answer {
+            Ok(answer) => scheme.missing(&answer).map(|what| Problem { scope, what }),
+            Err(_) => known.problems.iter().find(|it| it.scope == scope).cloned(),
+        }
+    };
+    schemes
+        .into_iter()
+        .zip(answers)
+        .filter_map(problem)
+        .collect()
 }

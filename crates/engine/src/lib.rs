@@ -44,6 +44,7 @@ mod writer;
 pub use engine::{Engine, EngineBuilder, SETTLE_WAIT};
 pub use event::Event;
 pub use failures::FailureLimits;
+pub use health::scheme_problems;
 pub use offline::{Offline, OfflineVerifier};
 pub use policy::{AllowAll, Policy, Rules};
 pub use quittance_journal::{

@@ -8,7 +8,9 @@ use quittance_core::{Amount, Network, PaymentInfo, Reason, Rejection};
 ///
 /// **The engine** calls it for every payment at /verify and again at /settle: after decoding, and
 /// before the first round trip. It calls it from many tasks at once. If only the chain can name the
-/// payer, it calls it again with that payer.
+/// payer, it calls it again with that payer. The amount is what the request asks for: with schemes
+/// that settle less than was authorized, the maximum at /verify and the charge at /settle. A charge
+/// can be zero.
 ///
 /// **An implementation must** be pure and fast, because every payment waits for it.
 ///
@@ -97,7 +99,8 @@ impl Policy for Rules {
         }
         let key = (network.id().to_owned(), info.asset.clone());
         match self.amounts_min.get(&key) {
-            Some(least) if info.amount < *least => Err(Rejection::new(
+            // A charge of nothing costs the operator nothing.
+            Some(least) if info.amount < *least && !info.amount.is_zero() => Err(Rejection::new(
                 Reason::AMOUNT_TOO_LOW,
                 format_args!("the minimum amount is {least}"),
             )),
@@ -144,6 +147,7 @@ mod tests {
         };
         assert_eq!(verdict(&info("seller", 10)), Ok(()));
         assert_eq!(verdict(&info("seller", 9)), Err(Reason::AMOUNT_TOO_LOW));
+        assert_eq!(verdict(&info("seller", 0)), Ok(()));
         assert_eq!(
             verdict(&info("stranger", 10)),
             Err(Reason::RECIPIENT_NOT_ALLOWED)

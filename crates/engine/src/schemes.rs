@@ -61,15 +61,21 @@ impl<C: Chain> Schemes<C> {
         &self.all
     }
 
-    /// The kinds of payment whose asset works.
+    /// The schemes that can be used, and have an asset that works.
+    pub(crate) fn usable(&self, health: &Health) -> impl Iterator<Item = &Arc<dyn Scheme<C>>> {
+        self.all.iter().filter(|scheme| {
+            let has_asset = || {
+                let assets = scheme.assets();
+                assets.iter().any(|asset| health.asset_works(asset))
+            };
+            health.scheme_works(scheme.name()) && has_asset()
+        })
+    }
+
+    /// The kinds of payment that can be settled.
     pub(crate) fn kinds(&self, health: &Health) -> Vec<SupportedKind> {
-        let works = |scheme: &&Arc<dyn Scheme<C>>| {
-            let assets = scheme.assets();
-            assets.iter().any(|asset| health.asset_works(asset))
-        };
-        self.all
-            .iter()
-            .filter(works)
+        let usable = self.usable(health);
+        usable
             .flat_map(|scheme| self.kinds_of(scheme.as_ref()))
             .collect()
     }

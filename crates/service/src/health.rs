@@ -71,8 +71,8 @@ struct NetworkReport {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = HealthProblem)]
 struct ProblemReport {
-    /// What the problem affects: `network`, `asset ...`, `signer ...`, or `advisory` for nothing
-    /// yet.
+    /// What the problem affects: `network`, `asset ...`, `scheme ...`, `signer ...`, or
+    /// `advisory` for nothing yet.
     scope: String,
     /// The problem, for people.
     problem: String,
@@ -84,6 +84,7 @@ impl NetworkReport {
             scope: match &problem.scope {
                 Scope::Network => "network".to_owned(),
                 Scope::Asset(asset) => format!("asset {asset}"),
+                Scope::Scheme(scheme) => format!("scheme {scheme}"),
                 Scope::Lane(lane) => format!("signer {lane}"),
                 Scope::Advisory => "advisory".to_owned(),
             },

@@ -25,21 +25,24 @@ use serde_json::{Value, json};
 pub use self::offer::UptoOffer;
 pub use self::payer::UptoPayer;
 use self::permit::{Metered, Payload};
-use crate::chain::Evm;
 use crate::chain::signers::Signers;
+use crate::chain::{Evm, Probe, ProbeResult, Step};
 use crate::exact::deployment::AccountDeployment;
-use crate::exact::payment::{ExactPayment, Limits};
+use crate::exact::payment::{ExactPayment, Limits, is_deployed};
 use crate::exact::permit2::{Permit2Transfer, check_scope};
 use crate::exact::sponsoring::{self, SignedApproval};
 use crate::exact::{check_parties, unsupported_asset};
 use crate::hex::{Hex, address};
-use crate::permit2::{UPTO_PERMIT2_PROXY, WitnessPermit, domain_separator};
+use crate::permit2::{PERMIT2, UPTO_PERMIT2_PROXY, WitnessPermit, domain_separator};
 use crate::reason::{PERMIT2_SIGNATURE, UNSUPPORTED_PAYLOAD_TYPE};
 use crate::signature::PayerSignature;
 use crate::token::{Token, TransferMethod};
 
 /// The scheme's name.
 const NAME: &str = "upto";
+
+/// The contracts without which no payment settles.
+const CONTRACTS: [Address; 2] = [PERMIT2, UPTO_PERMIT2_PROXY];
 
 /// The requirements' `extra`.
 #[derive(Deserialize, Default)]
@@ -142,6 +145,19 @@ impl Scheme<Evm> for Upto {
         let (_, facilitator) = self.signers.next_funded();
         let extra = json!({ "facilitatorAddress": facilitator.to_checksum(None) });
         Object::of(&extra).ok()
+    }
+
+    fn prerequisite(&self) -> Option<Probe> {
+        let code = CONTRACTS.map(Step::CodeSize);
+        Some(Probe::new(code.to_vec()))
+    }
+
+    fn missing(&self, answer: &ProbeResult) -> Option<String> {
+        let mut outcomes = CONTRACTS.iter().zip(&answer.outcomes);
+        let (missing, _) = outcomes.find(|(_, outcome)| !is_deployed(Some(outcome)))?;
+        Some(format!(
+            "the scheme upto needs the contract {missing}, which is not on this network"
+        ))
     }
 
     fn assets(&self) -> Vec<String> {

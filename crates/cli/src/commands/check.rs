@@ -70,6 +70,7 @@ fn network_lines(checked: &NetworkReport) -> Vec<String> {
     let found = |problem: &Problem| {
         let consequence = match problem.scope {
             Scope::Asset(_) if checked.can_settle => " (payments in this token are refused)",
+            Scope::Scheme(_) if checked.can_settle => " (this scheme is not offered)",
             Scope::Lane(_) if checked.can_settle => " (this signer is not used)",
             _ => "",
         };

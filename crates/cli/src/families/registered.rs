@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use figment::value::Dict;
 use quittance_core::{Chain, Fault, Health, Network, Offer, OfferError, Payer, Timestamp};
-use quittance_engine::EngineBuilder;
+use quittance_engine::{EngineBuilder, scheme_problems};
 
 use super::entry::{Common, Findings, ListedToken, NetworkEntry};
 use super::{ChainWithSchemes, Family, PayError};
@@ -179,7 +179,12 @@ impl<C: Chain> ConfiguredChain for ChainWithSchemes<C> {
     }
 
     async fn health(&self, now: Timestamp) -> Health {
-        self.chain.health(now).await
+        let mut health = self.chain.health(now).await;
+        if health.network_works() {
+            let problems = scheme_problems(&self.chain, &self.schemes, &health).await;
+            health.problems.extend(problems);
+        }
+        health
     }
 
     fn can_settle(&self, health: &Health) -> bool {
@@ -187,7 +192,8 @@ impl<C: Chain> ConfiguredChain for ChainWithSchemes<C> {
         health.can_send(self.chain.lanes())
             && schemes.any(|scheme| {
                 let assets = scheme.assets();
-                assets.iter().any(|asset| health.asset_works(asset))
+                health.scheme_works(scheme.name())
+                    && assets.iter().any(|asset| health.asset_works(asset))
             })
     }
 

@@ -168,10 +168,12 @@ impl<C: Chain> Rail<C> {
         }
     }
 
-    /// The protocol extensions of the schemes.
+    /// The protocol extensions of the schemes that can be used now.
     pub(crate) fn extensions(&self) -> Vec<String> {
-        let all = self.context.schemes.all().iter();
-        all.flat_map(|scheme| scheme.extensions())
+        let health = self.health();
+        let usable = self.context.schemes.usable(&health);
+        usable
+            .flat_map(|scheme| scheme.extensions())
             .map(ToString::to_string)
             .collect()
     }
@@ -252,12 +254,13 @@ fn context<C: Chain>(
     let clock = Arc::clone(&services.clock);
     Context {
         chain: Arc::clone(chain),
-        schemes: Schemes::new(chain.network().clone(), schemes),
         health: Monitor::new(
             Arc::clone(chain),
+            schemes.clone(),
             Arc::clone(&clock),
             Arc::clone(&outstanding),
         ),
+        schemes: Schemes::new(chain.network().clone(), schemes),
         writer: JournalWriter {
             journal: Arc::clone(&services.journal),
             clock,

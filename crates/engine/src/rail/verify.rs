@@ -1,12 +1,13 @@
 //! Verification: from a request to a payment that would settle now.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use quittance_core::json::Object;
 use quittance_core::wire::VerifyResponse;
 use quittance_core::{
-    Chain, Check, FacilitatorError, Fault, FaultKind, Payment, PaymentId, PaymentInfo,
+    Amount, Chain, Check, FacilitatorError, Fault, FaultKind, Payment, PaymentId, PaymentInfo,
     PaymentRequest, Refusal, Rejection, Timestamp,
 };
 use tokio::time::{Instant, sleep};
@@ -112,7 +113,8 @@ impl<C: Chain> Rail<C> {
                 Refusal::Malformed(malformed) => VerifyError::Malformed(malformed),
                 Refusal::Rejected(rejection) => VerifyError::Rejected(rejection, None),
             })?;
-        self.check_policy(payment.info(), request.refund_of())?;
+        let amount = request.requirements.amount;
+        self.check_policy(payment.info(), amount, request.refund_of())?;
         let decoded = self.check_signatures(payment.into(), now).await?;
         let decoded = Decoded {
             refund_of: request.refund_of(),
@@ -130,7 +132,6 @@ impl<C: Chain> Rail<C> {
         Ok(Decoded { state, ..decoded })
     }
 
-    /// Whether the engine and the operator's policy allow a payment.
     /// Keeps the payment's state record for it until it is settled, if its scheme asks for that.
     fn hold_state(&self, decoded: &Decoded<C>) -> Result<(), VerifyError> {
         let (info, holds) = (decoded.info(), &self.context.holds);
@@ -146,16 +147,25 @@ impl<C: Chain> Rail<C> {
         }
     }
 
+    /// Whether the engine and the operator's policy allow a payment of which `amount` is settled.
     fn check_policy(
         &self,
         info: &PaymentInfo,
+        amount: Amount,
         refund_of: Option<PaymentId>,
     ) -> Result<(), VerifyError> {
         let network = self.chain().network();
+        let settled = match info.amount == amount {
+            true => Cow::Borrowed(info),
+            false => Cow::Owned(PaymentInfo {
+                amount,
+                ..info.clone()
+            }),
+        };
         check_info(info)
             .and_then(|()| match refund_of {
-                None => self.policy.allows(network, info),
-                Some(_) => self.policy.allows_refund(network, info),
+                None => self.policy.allows(network, &settled),
+                Some(_) => self.policy.allows_refund(network, &settled),
             })
             .map_err(|rejection| VerifyError::Rejected(rejection, Some(info.payer.clone())))
     }
@@ -265,7 +275,7 @@ impl<C: Chain> Rail<C> {
             ..info.clone()
         };
         if !is_known {
-            self.check_policy(&info, decoded.refund_of)?;
+            self.check_policy(&info, info.amount, decoded.refund_of)?;
         }
         Ok(Verified {
             decoded,

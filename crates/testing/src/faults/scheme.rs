@@ -263,6 +263,14 @@ impl<C: Chain> Scheme<FaultyChain<C>> for FaultyScheme<C> {
         self.inner.extensions()
     }
 
+    fn prerequisite(&self) -> Option<C::Read> {
+        self.inner.prerequisite()
+    }
+
+    fn missing(&self, answer: &C::Answer) -> Option<String> {
+        self.inner.missing(answer)
+    }
+
     fn upkeep(&self, due: &[SchemeState], now: Timestamp) -> Upkeep {
         self.inner.upkeep(due, now)
     }
