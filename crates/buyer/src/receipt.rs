@@ -4,9 +4,9 @@
 //! transaction under the name that their chain's library uses. A missing field decides nothing. A
 //! named transaction is never dropped. A receipt that cannot be parsed proves nothing.
 
-use quittance_core::Reason;
 use quittance_core::json::{self, Json};
 use quittance_core::wire::{SettleResponse, header, transaction_named};
+use quittance_core::{Amount, Reason};
 use serde_json::{Map, Value};
 
 /// A server's receipt for a payment, parsed as far as possible.
@@ -25,6 +25,8 @@ pub struct Receipt {
     pub transaction: String,
     /// The network; empty if the receipt names none.
     pub network: String,
+    /// The settled amount in atomic units, if the receipt names one.
+    pub amount: Option<Amount>,
     /// The header's JSON; null if the header is not JSON.
     pub json: Value,
     /// Where the receipt departs from the specification.
@@ -71,6 +73,7 @@ impl Receipt {
             payer: text_of("payer"),
             transaction,
             network: text_of("network").unwrap_or_default(),
+            amount: text_of("amount").and_then(|amount| amount.parse().ok()),
             unclear: match is_strict {
                 true => departure(fields),
                 false => Some("a key is repeated, or it nests too deep"),
@@ -87,9 +90,17 @@ impl Receipt {
             payer: None,
             transaction,
             network: String::new(),
+            amount: None,
             json,
             unclear: Some("it is not a JSON object in base64"),
         }
+    }
+
+    /// The amount that was charged of at most `signed`. `None` if the receipt is not successful or
+    /// names no such amount.
+    pub(crate) fn charged(&self, signed: Amount) -> Option<Amount> {
+        self.amount
+            .filter(|amount| self.success && *amount <= signed)
     }
 
     /// Whether the receipt says that the money has not moved. A successful response with such a
@@ -202,6 +213,28 @@ mod tests {
             assert!(receipt.unclear.is_some() && !receipt.success, "{value}");
             assert_eq!(receipt.error_reason.as_deref(), reason, "{value}");
             assert_eq!(receipt.transaction, transaction, "{value}");
+        }
+    }
+
+    #[test]
+    fn charge_is_at_most_what_was_signed_and_successful() {
+        let charged = |success: bool, amount: Value| {
+            let value = json!({ "success": success, "amount": amount });
+            receipt(&value).charged(Amount::from(10))
+        };
+        for amount in [0_u64, 4, 10] {
+            let text = json!(amount.to_string());
+            assert_eq!(charged(true, text.clone()), Some(Amount::from(amount)));
+            assert_eq!(charged(false, text), None);
+        }
+        for odd in [
+            json!("11"),
+            json!("-1"),
+            json!("1.5"),
+            json!(4),
+            Value::Null,
+        ] {
+            assert_eq!(charged(true, odd.clone()), None, "{odd}");
         }
     }
 

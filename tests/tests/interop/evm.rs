@@ -250,7 +250,10 @@ async fn official_server_charges_both_clients_less() {
         let official = &bought[at]["receipt"];
         assert_eq!(official["amount"], json!(amount), "{:?}", bought[at]);
         let ours = buyer.get(&urls[at]).await.unwrap();
-        let receipt = ours.cost.unwrap().receipt.unwrap();
+        let cost = ours.cost.unwrap();
+        assert_eq!(cost.charged.unwrap().to_string(), *amount);
+        assert_eq!(cost.amount, Amount::from(PRICE));
+        let receipt = cost.receipt.unwrap();
         assert!(receipt.success, "{receipt:?}");
     }
     assert_eq!(town.setting.received().await, Amount::from(2 * CHARGED));

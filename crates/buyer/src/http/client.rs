@@ -100,8 +100,13 @@ pub struct Purchase {
 pub struct Cost {
     /// The requirements of the option that was paid.
     pub requirements: PaymentRequirements,
-    /// The amount, in atomic units.
+    /// The amount that was signed, in atomic units: the most that can be charged. It counts against
+    /// the limits.
     pub amount: Amount,
+    /// What was charged of it, by the server's receipt. It can be less with schemes such as `upto`.
+    /// `None` if no successful receipt says so. The server may have charged more than it says, up
+    /// to the amount.
+    pub charged: Option<Amount>,
     /// The asset, as the payer knows it.
     pub asset: Asset,
     /// The server's receipt, parsed as far as possible.
@@ -656,9 +661,11 @@ async fn deliver(
     } else {
         Some(guard.payment.open.clone())
     };
+    let signed = selection.quote.amount;
     let cost = Cost {
         requirements: selection.requirements.clone(),
-        amount: selection.quote.amount,
+        amount: signed,
+        charged: receipt.as_ref().and_then(|receipt| receipt.charged(signed)),
         asset: selection.quote.asset.clone(),
         receipt,
         open,

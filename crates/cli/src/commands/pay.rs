@@ -361,6 +361,14 @@ fn describe(cost: &Cost) -> String {
         &cost.requirements.network,
         &cost.requirements.pay_to,
     );
+    // A scheme such as `upto` charges at most what was signed.
+    let paid = match cost.charged {
+        Some(charged) if charged < cost.amount => {
+            let charged = charged.to_decimal(cost.asset.decimals);
+            format!("{charged} of at most {sum}")
+        }
+        _ => sum.clone(),
+    };
     let said = match &cost.receipt {
         Some(receipt) => settlement(&receipt.json, receipt.unclear),
         None => "the server sent no receipt".to_owned(),
@@ -373,9 +381,9 @@ fn describe(cost: &Cost) -> String {
         (Some(open), _) => format!("signed for {sum}; {said}\n{}", state(open)),
         (None, Some(receipt)) if !receipt.transaction.is_empty() => {
             let transaction = printable(&receipt.transaction);
-            format!("paid {sum} in transaction {transaction}; {said}")
+            format!("paid {paid} in transaction {transaction}; {said}")
         }
-        (None, _) => format!("paid {sum}; {said}"),
+        (None, _) => format!("paid {paid}; {said}"),
     }
 }
 
