@@ -361,8 +361,8 @@ impl Payment<Evm> for DelegatedPayment {
         rejection.reason == Reason::SETTLEMENT_EXPIRED
     }
 
-    fn lane(&self) -> Option<&LaneId> {
-        Some(&self.lane)
+    fn sender(&self, _observed: &Observed<'_, Evm>) -> Option<LaneId> {
+        Some(self.lane.clone())
     }
 
     fn balance(&self, observed: &Observed<'_, Evm>) -> Option<Amount> {

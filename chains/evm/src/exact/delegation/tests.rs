@@ -186,8 +186,8 @@ fn redeemer_is_the_named_signer_or_always_the_same_one() {
     for signer in signers().map(|signer| signer.address()) {
         let payment = decoded(&payload(&[link(signer, BUYER, 1)], BUYER));
         assert_eq!(
-            payment.lane(),
-            Some(&LaneId::new(&signer.to_checksum(None)))
+            payment.sender(&Observed::new(&[], &[], NOW)),
+            Some(LaneId::new(&signer.to_checksum(None)))
         );
         let Ok(Check::Ask(probe)) = payment.check(&Observed::new(&[], &[], NOW)) else {
             panic!("no question")
@@ -197,7 +197,7 @@ fn redeemer_is_the_named_signer_or_always_the_same_one() {
         assert!(probe.steps.iter().any(is_call));
     }
     let open = |salt| payload(&[link(ANY_DELEGATE, BUYER, salt)], BUYER);
-    let lane = |salt| decoded(&open(salt)).lane().cloned();
+    let lane = |salt| decoded(&open(salt)).sender(&Observed::new(&[], &[], NOW));
     let lanes: BTreeSet<_> = (0..32).map(|salt| format!("{:?}", lane(salt))).collect();
     assert_eq!(lanes.len(), 2);
     assert_eq!(lane(5), lane(5));
