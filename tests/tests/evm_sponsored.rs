@@ -34,7 +34,7 @@ alloy::sol! {
     function allowance(address owner, address spender) external view returns (uint256);
 }
 
-/// A chain on which nobody has approved Permit2, and the payer of the newest payment.
+/// A chain on which no account has approved Permit2, and the payer of the newest payment.
 struct Fixture<const UPTO: bool> {
     setting: Setting,
     payer: Mutex<Option<PrivateKeySigner>>,

@@ -179,8 +179,8 @@ impl ExactPayer {
     /// The approval of Permit2 for this permit, as an extension of the payment. `None` if it was
     /// not `offered`, if the token accepts none, or if the account does not need one.
     ///
-    /// Without a node nobody can say so, and nothing is signed. A seller that needs the approval
-    /// then refuses the payment.
+    /// Without a node the payer cannot know that, and signs nothing. A seller that needs the
+    /// approval then refuses the payment.
     pub(crate) async fn sign_approval(
         &self,
         transfer: &Transfer<'_>,

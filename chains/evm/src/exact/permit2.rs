@@ -15,7 +15,7 @@ use super::sponsoring::SignedApproval;
 use super::window::Window;
 use crate::abi::{
     EIP2612Permit, Eip3009, ExactPermit2Proxy as Proxy,
-    Permit2ProxyErrors::Permit2ProxyErrorsErrors,
+    Permit2ProxyErrors::Permit2ProxyErrorsErrors as Errors,
 };
 use crate::chain::{AuthorizationSearch, Step, StepOutcome};
 use crate::hex::Hex;
@@ -72,6 +72,11 @@ pub(crate) trait ProxyPermit: Send + Sync {
 
     /// The digest that the owner signs.
     fn digest(&self, domain_separator: &B256) -> B256;
+
+    /// The reason code of an error that only this permit's proxy has.
+    fn own_reason(_error: &Errors) -> Option<Reason> {
+        None
+    }
 
     /// The data of the call of the proxy that transfers `amount`.
     fn settle(&self, amount: U256, signature: Bytes) -> Bytes;
@@ -289,17 +294,18 @@ fn key_signature(signature: &EcdsaSignature) -> Bytes {
     bytes.to_vec().into()
 }
 
-/// The reason code of an error of a proxy.
-fn proxy_reason(data: &[u8]) -> Option<Reason> {
-    use Permit2ProxyErrorsErrors as Errors;
-    Some(match Errors::abi_decode(data).ok()? {
+/// The reason code of an error of the permit's proxy.
+pub(crate) fn proxy_reason<P: ProxyPermit>(data: &[u8]) -> Option<Reason> {
+    let error = Errors::abi_decode(data).ok()?;
+    Some(match error {
         Errors::InvalidAmount(_) => reason::PERMIT2_INVALID_AMOUNT,
         Errors::InvalidDestination(_) => reason::PERMIT2_INVALID_DESTINATION,
         Errors::InvalidOwner(_) => reason::PERMIT2_INVALID_OWNER,
         Errors::PaymentTooEarly(_) => reason::PERMIT2_PAYMENT_TOO_EARLY,
         Errors::Permit2612AmountMismatch(_) => reason::PERMIT2_2612_AMOUNT_MISMATCH,
-        Errors::AmountExceedsPermitted(_) => crate::upto_reason::AMOUNT_EXCEEDS_PERMITTED,
-        Errors::UnauthorizedFacilitator(_) => crate::upto_reason::UNAUTHORIZED_FACILITATOR,
+        Errors::AmountExceedsPermitted(_) | Errors::UnauthorizedFacilitator(_) => {
+            return P::own_reason(&error);
+        }
     })
 }
 
@@ -471,7 +477,7 @@ impl<P: ProxyPermit> Method for Permit2Transfer<P> {
     }
 
     fn reverted(&self, amount: U256, outcomes: &[StepOutcome], data: &[u8]) -> Option<Rejection> {
-        if let Some(reason) = proxy_reason(data) {
+        if let Some(reason) = proxy_reason::<P>(data) {
             return Some(Rejection::new(
                 reason,
                 "the x402 proxy for Permit2 refuses it",
@@ -540,24 +546,27 @@ mod tests {
     }
 
     #[test]
-    fn errors_of_the_proxies_have_their_reasons() {
-        let reason = |signature: &str| proxy_reason(&keccak256(signature)[..4]);
+    fn errors_of_the_proxy_have_their_reasons() {
+        let reason = |signature: &str| proxy_reason::<ExactPermit>(&keccak256(signature)[..4]);
         for (signature, expected) in [
             ("InvalidAmount()", "permit2_invalid_amount"),
             ("InvalidDestination()", "permit2_invalid_destination"),
             ("InvalidOwner()", "permit2_invalid_owner"),
             ("PaymentTooEarly()", "permit2_payment_too_early"),
             ("Permit2612AmountMismatch()", "permit2_2612_amount_mismatch"),
-            ("AmountExceedsPermitted()", "upto_amount_exceeds_permitted"),
-            ("UnauthorizedFacilitator()", "upto_unauthorized_facilitator"),
         ] {
             assert_eq!(reason(signature).unwrap().code(), expected);
         }
         // A payer's contract can revert with any data. Codes of a used permit need its nonce.
-        for other in ["InvalidNonce()", "Error(string)", ""] {
+        for other in [
+            "InvalidNonce()",
+            "Error(string)",
+            "AmountExceedsPermitted()",
+            "",
+        ] {
             assert_eq!(reason(other), None, "{other}");
         }
-        assert_eq!(proxy_reason(&[]), None);
+        assert_eq!(proxy_reason::<ExactPermit>(&[]), None);
     }
 
     fn transfer_of(authorization: &ExactPermit) -> Log {

@@ -4,11 +4,12 @@
 use alloy::primitives::{Address, B256, Bytes, Log, U256, b256};
 use alloy::sol_types::{SolCall, SolEvent};
 use quittance_core::json::Object;
-use quittance_core::{Amount, Effect, LaneId, Rejection};
+use quittance_core::{Amount, Effect, LaneId, Reason, Rejection};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::reason;
+use crate::abi::Permit2ProxyErrors::Permit2ProxyErrorsErrors as Errors;
 use crate::abi::{EIP2612Permit, Erc20, UptoPermit2Proxy as Proxy};
 use crate::exact::payment::Reasons;
 use crate::exact::permit2::{ProxyPermit, permit_reasons};
@@ -134,6 +135,14 @@ impl ProxyPermit for Metered {
         &self.permit.permit
     }
 
+    fn own_reason(error: &Errors) -> Option<Reason> {
+        match error {
+            Errors::AmountExceedsPermitted(_) => Some(reason::AMOUNT_EXCEEDS_PERMITTED),
+            Errors::UnauthorizedFacilitator(_) => Some(reason::UNAUTHORIZED_FACILITATOR),
+            _ => None,
+        }
+    }
+
     fn to(&self) -> Address {
         self.permit.to
     }
@@ -235,11 +244,13 @@ impl ProxyPermit for Metered {
 
 #[cfg(test)]
 mod tests {
+    use alloy::primitives::keccak256;
     use alloy::sol;
     use alloy::sol_types::{SolStruct, eip712_domain};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::exact::permit2::proxy_reason;
     use crate::permit2::{PERMIT2, domain_separator};
 
     sol! {
@@ -272,6 +283,18 @@ mod tests {
 
     proptest! {
         #[test]
+    fn errors_of_the_proxy_have_their_reasons() {
+        for (signature, expected) in [
+            ("InvalidAmount()", "permit2_invalid_amount"),
+            ("AmountExceedsPermitted()", "upto_amount_exceeds_permitted"),
+            ("UnauthorizedFacilitator()", "upto_unauthorized_facilitator"),
+        ] {
+            let reason = proxy_reason::<Metered>(&keccak256(signature)[..4]);
+            assert_eq!(reason.unwrap().code(), expected);
+        }
+    }
+
+    #[test]
         fn digest_equals_that_of_an_independent_implementation(
             accounts: [[u8; 20]; 5], numbers: [[u64; 4]; 4], chain_id: u64,
         ) {
