@@ -181,6 +181,13 @@ pub trait Payment<C: Chain + ?Sized>: Send + Sync {
     /// The facts that every scheme knows of a payment.
     fn info(&self) -> &PaymentInfo;
 
+    /// What the payment moves if `amount` is settled, in atomic units: the amount that the
+    /// operator's policy judges. The default is all that was authorized. A scheme that settles less
+    /// returns `amount`.
+    fn moves(&self, _amount: Amount) -> Amount {
+        self.info().amount
+    }
+
     /// The signatures that the verdict depends on. The engine checks them together with those of
     /// other payments. [`check`](Self::check) decides what each result means, because on some
     /// chains an account can be a program with rules of its own.

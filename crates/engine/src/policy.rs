@@ -8,9 +8,9 @@ use quittance_core::{Amount, Network, PaymentInfo, Reason, Rejection};
 ///
 /// **The engine** calls it for every payment at /verify and again at /settle: after decoding, and
 /// before the first round trip. It calls it from many tasks at once. If only the chain can name the
-/// payer, it calls it again with that payer. The amount is what the request asks for: with schemes
-/// that settle less than was authorized, the maximum at /verify and the charge at /settle. A charge
-/// can be zero.
+/// payer, it calls it again with that payer. The amount is what the payment moves
+/// ([`Payment::moves`](quittance_core::Payment::moves)): with schemes that settle less than was
+/// authorized, the maximum at /verify and the charge at /settle. A charge can be zero.
 ///
 /// **An implementation must** be pure and fast, because every payment waits for it.
 ///

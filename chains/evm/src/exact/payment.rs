@@ -467,6 +467,11 @@ impl<M: Method> Payment<Evm> for ExactPayment<M> {
         self.info.get_or_init(|| self.method.info())
     }
 
+    /// The amount is at most what was authorized, as [`Method::check_amount`] checks.
+    fn moves(&self, amount: Amount) -> Amount {
+        amount
+    }
+
     fn signatures(&self) -> &[SignatureClaim] {
         &self.claims
     }

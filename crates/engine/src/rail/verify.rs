@@ -113,7 +113,7 @@ impl<C: Chain> Rail<C> {
                 Refusal::Malformed(malformed) => VerifyError::Malformed(malformed),
                 Refusal::Rejected(rejection) => VerifyError::Rejected(rejection, None),
             })?;
-        let amount = request.requirements.amount;
+        let amount = payment.moves(request.requirements.amount);
         self.check_policy(payment.info(), amount, request.refund_of())?;
         let decoded = self.check_signatures(payment.into(), now).await?;
         let decoded = Decoded {
@@ -147,7 +147,7 @@ impl<C: Chain> Rail<C> {
         }
     }
 
-    /// Whether the engine and the operator's policy allow a payment of which `amount` is settled.
+    /// Whether the engine and the operator's policy allow a payment that moves `amount`.
     fn check_policy(
         &self,
         info: &PaymentInfo,
@@ -155,7 +155,7 @@ impl<C: Chain> Rail<C> {
         refund_of: Option<PaymentId>,
     ) -> Result<(), VerifyError> {
         let network = self.chain().network();
-        let settled = match info.amount == amount {
+        let judged = match info.amount == amount {
             true => Cow::Borrowed(info),
             false => Cow::Owned(PaymentInfo {
                 amount,
@@ -164,8 +164,8 @@ impl<C: Chain> Rail<C> {
         };
         check_info(info)
             .and_then(|()| match refund_of {
-                None => self.policy.allows(network, &settled),
-                Some(_) => self.policy.allows_refund(network, &settled),
+                None => self.policy.allows(network, &judged),
+                Some(_) => self.policy.allows_refund(network, &judged),
             })
             .map_err(|rejection| VerifyError::Rejected(rejection, Some(info.payer.clone())))
     }

@@ -356,6 +356,10 @@ impl<C: Chain> Payment<FaultyChain<C>> for FaultyPayment<C> {
         &self.info
     }
 
+    fn moves(&self, amount: Amount) -> Amount {
+        self.inner.moves(amount)
+    }
+
     fn signatures(&self) -> &[SignatureClaim] {
         match self.fault() {
             Some(SchemeFault::ClaimsNoSignature) => &[],
