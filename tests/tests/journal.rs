@@ -17,7 +17,7 @@ use quittance_core::{
 };
 use quittance_engine::{
     Claim, Claimed, Cursor, Ended, FileProblem, Filter, Journal, JournalError, Outcome,
-    RefundProblem, SettlementStep, SqliteJournal, State, StateKind,
+    RefundProblem, Reported, SettlementStep, SqliteJournal, State, StateKind,
 };
 use quittance_tests::conformance::journal::JournalFixture;
 use quittance_tests::until;
@@ -588,9 +588,12 @@ async fn a_journal_of_format_1_is_migrated() {
     let now = Timestamp::from_secs(200_000);
     assert_eq!(
         journal.report_success(&id(3), 1, None, now).await,
-        Ok(false)
+        Ok(Reported::No)
     );
-    assert_eq!(journal.report_success(&id(4), 2, None, now).await, Ok(true));
+    assert_eq!(
+        journal.report_success(&id(4), 2, None, now).await,
+        Ok(Reported::First)
+    );
     drop(journal);
 
     let fresh = Sqlite::new().await;

@@ -9,10 +9,11 @@ use crate::Malformed;
 const LENGTH_MAX: usize = 128;
 
 /// The identity of one sale of a seller. A facilitator gets it as the header `Idempotency-Key`,
-/// beside the request to settle.
+/// beside the requests to verify and to settle.
 ///
 /// A facilitator that supports it reports the success of a request again to a request of the same
-/// sale. So a lost answer loses no sale. A request of another sale gets `duplicate_settlement`.
+/// sale, and says so in [`REPEATED`](Self::REPEATED). So a lost answer loses no sale. A request of
+/// another sale gets `duplicate_settlement`.
 ///
 /// It has 1 to 128 visible ASCII characters. It must be hard to guess: who knows it can ask for
 /// the success of the sale.
@@ -22,6 +23,10 @@ pub struct SaleId(Arc<str>);
 impl SaleId {
     /// The header of a settle request that carries it.
     pub const HEADER: &'static str = "idempotency-key";
+
+    /// The field of an answer's `extra` that is `true` if the success was reported to the same sale
+    /// before. Absent if it is reported for the first time, or if no caller got the first report.
+    pub const REPEATED: &'static str = "successReportedBefore";
 
     /// The identity with this text.
     ///

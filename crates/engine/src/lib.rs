@@ -50,7 +50,7 @@ pub use policy::{AllowAll, Policy, Rules};
 pub use quittance_journal::{
     Cause, Claim, Claimed, Cursor, Ended, FAILURES_MAX, FileChange, FileProblem, Filter,
     InvalidCursor, Journal, JournalError, Outcome, PAGE_MAX, Page, Place, REPORTED_AGAIN_FOR,
-    RETRY_PAUSE, RETRY_PAUSE_MAX, RefundProblem, Settlement, SettlementStep, SignedFor,
+    RETRY_PAUSE, RETRY_PAUSE_MAX, RefundProblem, Reported, Settlement, SettlementStep, SignedFor,
     SqliteJournal, State, StateKind, UnknownState,
 };
 pub use timing::Timing;

@@ -242,10 +242,11 @@ async fn success_is_reported_again_to_the_same_sale_for_a_day() {
     let ours = request.clone().with_sale(sale("ours"));
     let mut engine = setting.engine().await;
     let first = engine.settle(&ours).await.unwrap();
-    assert!(first.success, "{first:?}");
+    assert!(first.success && !first.is_repeated(), "{first:?}");
     for restarts in 0..2 {
         let again = engine.settle(&ours).await.unwrap();
-        assert!(again.success, "{restarts}: {again:?}");
+        assert!(again.is_repeated(), "{restarts}: {again:?}");
+        assert!(engine.verify(&ours).await.unwrap().is_repeated());
         assert_eq!(again.transaction, first.transaction);
         for other in [request.clone(), request.clone().with_sale(sale("theirs"))] {
             let answer = engine.settle(&other).await.unwrap();

@@ -9,7 +9,7 @@ use quittance_core::{
 
 use crate::error::JournalError;
 use crate::page::{Cursor, Filter, Page};
-use crate::settlement::{Claim, Claimed, Ended, Outcome, Settlement, SettlementStep};
+use crate::settlement::{Claim, Claimed, Ended, Outcome, Reported, Settlement, SettlementStep};
 
 /// Stores settlements, and the state records of schemes.
 ///
@@ -143,10 +143,10 @@ pub trait Journal: StateStore {
     async fn finalize(&self, ids: &[PaymentId], now: Timestamp) -> Result<(), JournalError>;
 
     /// Asks for the right to answer `success: true` for an authorization that settled in this
-    /// attempt. Returns `true` the first time. `key` names the caller's sale: within a day of the
-    /// first report ([`REPORTED_AGAIN_FOR`](crate::REPORTED_AGAIN_FOR)) the answer is `true` again
-    /// for the same key. It is `false` for another key, for none, and for an empty one. If the
-    /// claim retries without limit, the answer is always `true`.
+    /// attempt. One caller ever gets [`Reported::First`]. `key` names the caller's sale: within a
+    /// day of the first report ([`REPORTED_AGAIN_FOR`](crate::REPORTED_AGAIN_FOR)) the same key
+    /// gets [`Reported::Again`]. Another key, none, and an empty one do not. If the claim retries
+    /// without limit, every later caller gets `Again`.
     ///
     /// # Errors
     /// When the report could not be written. Then success must not be answered.
@@ -156,7 +156,7 @@ pub trait Journal: StateStore {
         attempt: u32,
         key: Option<&str>,
         now: Timestamp,
-    ) -> Result<bool, JournalError>;
+    ) -> Result<Reported, JournalError>;
 
     /// One settlement with its transactions. `None` if the authorization was never claimed.
     ///

@@ -29,7 +29,7 @@ pub use journal::Journal;
 pub use page::{Cursor, Filter, InvalidCursor, PAGE_MAX, Page};
 pub use settlement::{
     Claim, Claimed, Ended, FAILURES_MAX, Outcome, Place, REPORTED_AGAIN_FOR, RETRY_PAUSE,
-    RETRY_PAUSE_MAX, RefundProblem, Settlement, SettlementStep, SignedFor, State, StateKind,
-    UnknownState,
+    RETRY_PAUSE_MAX, RefundProblem, Reported, Settlement, SettlementStep, SignedFor, State,
+    StateKind, UnknownState,
 };
 pub use sqlite::SqliteJournal;

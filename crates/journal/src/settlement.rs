@@ -228,6 +228,19 @@ pub enum Ended {
     StateMoved,
 }
 
+/// The answer to a request to report success.
+///
+/// Callers match every answer: a new one must not be handled by a default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reported {
+    /// Success is reported for the first time.
+    First,
+    /// Success was reported to the same sale before. It may be reported to it again.
+    Again,
+    /// Success must not be reported to this caller.
+    No,
+}
+
 /// A settlement that a transaction was signed for, and which step of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SettlementStep {

@@ -337,10 +337,14 @@ pub(crate) mod responses {
 
     /// Scheme data of a settlement.
     #[derive(Serialize, ToSchema)]
+    #[serde(rename_all = "camelCase")]
     pub(crate) struct SettleExtra {
         /// The id for `GET /settlements/{id}`.
         #[schema(nullable = false)]
         settlement: Option<String>,
+        /// Whether the success was reported before, to the same `Idempotency-Key`.
+        #[schema(nullable = false)]
+        success_reported_before: Option<bool>,
     }
 
     /// The answer to `GET /supported`.

@@ -11,8 +11,8 @@ use quittance_core::{
     TransactionId,
 };
 use quittance_engine::{
-    Claim, Claimed, Cursor, Ended, Filter, Journal, JournalError, Outcome, Page, Settlement,
-    SettlementStep,
+    Claim, Claimed, Cursor, Ended, Filter, Journal, JournalError, Outcome, Page, Reported,
+    Settlement, SettlementStep,
 };
 use tokio::sync::Notify;
 
@@ -278,14 +278,15 @@ impl<J: Journal> Journal for FlakyJournal<J> {
         attempt: u32,
         key: Option<&str>,
         now: Timestamp,
-    ) -> Result<bool, JournalError> {
+    ) -> Result<Reported, JournalError> {
         is_full(&self.failing.rest)?;
         if self.failing.takes_back.swap(false, Ordering::SeqCst) {
             self.inner.reopen(id, attempt).await?;
         }
         let write = async {
-            let is_granted = self.inner.report_success(id, attempt, key, now).await?;
-            Ok(self.failing.crash.permits(is_granted))
+            let reported = self.inner.report_success(id, attempt, key, now).await?;
+            self.failing.crash.permits(reported != Reported::No);
+            Ok(reported)
         };
         let (failing, kind) = (&self.failing, JournalWrite::ReportSuccess);
         let reported = failing.write(kind, &failing.rest, write).await;

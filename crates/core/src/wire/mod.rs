@@ -24,7 +24,7 @@ pub use partial::{UnreadableSettlement, network_named, transaction_named};
 
 use self::reading::{exact, loose};
 use crate::json::{Json, Object};
-use crate::{Reason, Rejection};
+use crate::{Reason, Rejection, SaleId};
 
 message! {
     /// The server's 402 response: the payment options for a resource. Specification section 5.1.
@@ -268,6 +268,12 @@ impl VerifyResponse {
         }
     }
 
+    /// Whether the payment has settled, and its success was reported to the same sale before: see
+    /// [`SaleId::REPEATED`](crate::SaleId::REPEATED).
+    pub fn is_repeated(&self) -> bool {
+        self.is_valid && is_repeated(self.extra.as_ref())
+    }
+
     /// The verdict against the payment; `None` if the payment is valid. The reason code is empty if
     /// the response has none.
     pub fn rejection(&self) -> Option<Rejection> {
@@ -310,6 +316,12 @@ impl SettleResponse {
         }
     }
 
+    /// Whether the success was reported to the same sale before: see
+    /// [`SaleId::REPEATED`](crate::SaleId::REPEATED).
+    pub fn is_repeated(&self) -> bool {
+        self.success && is_repeated(self.extra.as_ref())
+    }
+
     /// Why the caller gets no success; `None` if it gets one. The reason code is empty if the
     /// response has none.
     pub fn rejection(&self) -> Option<Rejection> {
@@ -330,6 +342,11 @@ impl SettleResponse {
 fn message(rejection: &Rejection) -> Option<String> {
     let detail = rejection.detail.as_ref();
     detail.filter(|detail| !detail.is_empty()).cloned()
+}
+
+fn is_repeated(extra: Option<&Object>) -> bool {
+    let field = extra.and_then(|extra| extra.tree().remove(SaleId::REPEATED));
+    field == Some(true.into())
 }
 
 /// The rejection with these fields of a response.

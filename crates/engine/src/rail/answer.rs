@@ -8,7 +8,8 @@ use quittance_core::{
     Amount, Chain, FacilitatorError, Fault, FaultKind, PaymentId, PaymentRequest, Reason,
     Rejection, SaleId, SchemeReceipt, TransactionId,
 };
-use quittance_journal::{Outcome, Settlement, State};
+use quittance_journal::{Outcome, Reported, Settlement, State};
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
@@ -117,7 +118,8 @@ impl<C: Chain> Rail<C> {
                 receipt,
             } => {
                 let transaction = transaction.as_ref().map_or("", TransactionId::as_str);
-                let Some(report) = self.report_success(id, attempt, sale).await? else {
+                let Some((report, is_repeated)) = self.report_success(id, attempt, sale).await?
+                else {
                     if self.was_taken_back(&id).await? {
                         let detail =
                             "the chain took the transaction back: retry with the same request";
@@ -127,7 +129,11 @@ impl<C: Chain> Rail<C> {
                     return Ok(failed(Reason::DUPLICATE_SETTLEMENT, detail, transaction));
                 };
                 report.used();
-                Ok(settled(network, payer, transaction, (amount, receipt)))
+                let answer = settled(network, payer, transaction, (amount, receipt));
+                Ok(match is_repeated {
+                    true => with_field(answer, SaleId::REPEATED, true),
+                    false => answer,
+                })
             }
             Outcome::Failed {
                 reason,
@@ -169,8 +175,9 @@ impl<C: Chain> Rail<C> {
         Ok(settlement.and_then(|settlement| settlement.evidence().cloned()))
     }
 
-    /// The right to report success. `None` if success was reported before and the answer arrived,
-    /// except to a caller of the same sale, and if success releases nothing.
+    /// The right to report success, and whether it was reported to the same sale before. `None` if
+    /// success was reported before and the answer arrived, except to a caller of the same sale, and
+    /// if success releases nothing.
     ///
     /// The write is a task of its own, so a timeout or a disconnect does not cut it short. If the
     /// caller is gone when it is done, the next caller with the same request can get the right.
@@ -179,20 +186,28 @@ impl<C: Chain> Rail<C> {
         id: PaymentId,
         attempt: u32,
         sale: Option<&SaleId>,
-    ) -> Result<Option<SuccessReport>, Fault> {
+    ) -> Result<Option<(SuccessReport, bool)>, Fault> {
         let sale = sale.cloned();
         let journal = Arc::clone(&self.context.writer.journal);
         let (now, lost_answers) = (self.context.now(), self.lost_answers.clone());
         let write = self.context.tasks.spawn(async move {
             let sale = sale.as_ref().map(SaleId::as_str);
-            let is_granted = journal.report_success(&id, attempt, sale, now).await?;
-            Ok(is_granted.then(|| lost_answers.report(id)))
+            let reported = journal.report_success(&id, attempt, sale, now).await?;
+            Ok(match reported {
+                Reported::First => Some((lost_answers.report(id), false)),
+                // If no caller got the first answer, this one is not repeated.
+                Reported::Again => Some(match lost_answers.take(&id) {
+                    Some(report) => (report, false),
+                    None => (lost_answers.report(id), true),
+                }),
+                Reported::No => None,
+            })
         });
         let written: Result<_, Fault> = write.await.unwrap_or_else(|error| {
             let what = format_args!("reporting stopped: {error}");
             Err(Fault::new(FaultKind::Internal, what))
         });
-        Ok(written?.or_else(|| self.lost_answers.take(&id)))
+        Ok(written?.or_else(|| self.lost_answers.take(&id).map(|report| (report, false))))
     }
 }
 
@@ -257,10 +272,14 @@ fn progress_of(settlement: &Settlement) -> Progress {
 }
 
 /// The answer with a reference to the settlement in `extra`, by which its state can be requested.
-/// It replaces a field of that name.
 fn with_reference(response: SettleResponse, id: &PaymentId) -> SettleResponse {
+    with_field(response, "settlement", id.to_string())
+}
+
+/// The answer with this field in `extra`. It replaces a field of that name.
+fn with_field(response: SettleResponse, name: &str, value: impl Into<Value>) -> SettleResponse {
     let mut extra = response.extra.map(|extra| extra.tree()).unwrap_or_default();
-    extra.insert("settlement".to_owned(), id.to_string().into());
+    extra.insert(name.to_owned(), value.into());
     SettleResponse {
         extra: Object::of(&extra).ok(),
         ..response

@@ -8,8 +8,10 @@ use quittance_core::json::Object;
 use quittance_core::wire::VerifyResponse;
 use quittance_core::{
     Amount, Chain, Check, FacilitatorError, Fault, FaultKind, Payment, PaymentId, PaymentInfo,
-    PaymentRequest, Refusal, Rejection, Timestamp,
+    PaymentRequest, Refusal, Rejection, SaleId, Timestamp,
 };
+use quittance_journal::Settlement;
+use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::Rail;
@@ -90,11 +92,20 @@ impl<C: Chain> Rail<C> {
             }
             // It was valid when it was claimed, and success was not reported for it yet.
             Judgement::Same(settlement) | Judgement::Unfinished(Unfinished { settlement, .. }) => {
-                Ok((settlement.claim.payer, None))
+                let extra = self.repeated(&settlement);
+                Ok((settlement.claim.payer, extra))
             }
             Judgement::Over(rejection, _) => Err(decoded.rejected(rejection)),
             Judgement::Used(used) => Err(decoded.rejected(used.rejection)),
         }
+    }
+
+    /// Says that success was reported to the same sale before, if it was.
+    fn repeated(&self, settlement: &Settlement) -> Option<Object> {
+        let is_lost = self.lost_answers.contains(&settlement.claim.id);
+        let is_repeated = settlement.success_reported_at.is_some() && !is_lost;
+        let extra = is_repeated.then(|| json!({ SaleId::REPEATED: true }));
+        extra.and_then(|extra| Object::of(&extra).ok())
     }
 
     /// Reads a payment and checks what needs no round trip. The policy comes before the signatures:

@@ -41,7 +41,7 @@ use crate::error::JournalError;
 use crate::group::Queue;
 use crate::journal::Journal;
 use crate::page::{Cursor, Filter, Page};
-use crate::settlement::{Claim, Claimed, Ended, Outcome, Settlement, SettlementStep};
+use crate::settlement::{Claim, Claimed, Ended, Outcome, Reported, Settlement, SettlementStep};
 
 /// The number of read connections. A read takes microseconds; four keep two cores busy.
 const READERS: u32 = 4;
@@ -289,7 +289,7 @@ impl Journal for SqliteJournal {
         attempt: u32,
         key: Option<&str>,
         now: Timestamp,
-    ) -> Result<bool, JournalError> {
+    ) -> Result<Reported, JournalError> {
         let report = writes::ReportSuccess {
             id: *id,
             attempt,

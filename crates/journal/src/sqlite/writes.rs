@@ -13,7 +13,7 @@ use super::states::{self, Holder};
 use super::store::Writer;
 use crate::group::Write;
 use crate::settlement::{
-    Claim, Claimed, Ended, FAILURES_MAX, Outcome, REPORTED_AGAIN_FOR, SettlementStep,
+    Claim, Claimed, Ended, FAILURES_MAX, Outcome, REPORTED_AGAIN_FOR, Reported, SettlementStep,
 };
 
 /// [`Journal::claim`](crate::Journal::claim).
@@ -315,14 +315,25 @@ pub(super) struct ReportSuccess {
 
 #[async_trait]
 impl Write<Writer> for ReportSuccess {
-    type Answer = bool;
+    type Answer = Reported;
 
-    async fn execute(&self, connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
-        let reported = sqlx::query(
-            "UPDATE settlements SET success_reported_at = coalesce(success_reported_at, ?3),
-                 reported_to = iif(success_reported_at IS NULL, ?4, reported_to)
-             WHERE id = ?1 AND attempt = ?2 AND state = 'settled'
-                 AND (success_reported_at IS NULL OR retries_without_limit
+    async fn execute(&self, connection: &mut SqliteConnection) -> Result<Reported, sqlx::Error> {
+        let first = sqlx::query(
+            "UPDATE settlements SET success_reported_at = ?3, reported_to = ?4
+             WHERE id = ?1 AND attempt = ?2 AND state = 'settled' AND success_reported_at IS NULL",
+        )
+        .bind(self.id.as_bytes().as_slice())
+        .bind(self.attempt)
+        .bind(seconds(self.now))
+        .bind(&self.key)
+        .execute(&mut *connection)
+        .await?;
+        if first.rows_affected() == 1 {
+            return Ok(Reported::First);
+        }
+        let again = sqlx::query(
+            "SELECT 1 FROM settlements WHERE id = ?1 AND attempt = ?2 AND state = 'settled'
+                 AND (retries_without_limit
                      OR (reported_to = ?4 AND ?3 < success_reported_at + ?5))",
         )
         .bind(self.id.as_bytes().as_slice())
@@ -330,8 +341,11 @@ impl Write<Writer> for ReportSuccess {
         .bind(seconds(self.now))
         .bind(&self.key)
         .bind(integer(REPORTED_AGAIN_FOR))
-        .execute(connection)
+        .fetch_optional(connection)
         .await?;
-        Ok(reported.rows_affected() == 1)
+        Ok(match again {
+            Some(_) => Reported::Again,
+            None => Reported::No,
+        })
     }
 }

@@ -12,8 +12,8 @@ use quittance_core::{
 };
 use quittance_engine::{
     Claim, Claimed, Ended, FAILURES_MAX, Filter, Journal, Outcome, Place, REPORTED_AGAIN_FOR,
-    RETRY_PAUSE, RETRY_PAUSE_MAX, RefundProblem, Settlement, SettlementStep, SignedFor, State,
-    StateKind,
+    RETRY_PAUSE, RETRY_PAUSE_MAX, RefundProblem, Reported, Settlement, SettlementStep, SignedFor,
+    State, StateKind,
 };
 
 /// A journal in an environment of its own.
@@ -68,6 +68,7 @@ super::suite!($ journal, journal_conformance, JournalFixture:
     refunds_never_exceed_what_settled
     a_refund_exchanges_the_parties_of_a_settled_payment
     success_is_reported_again_to_the_same_key_for_a_day
+    of_concurrent_reports_to_one_key_one_is_the_first
     a_claim_without_limit_waits_longer_after_each_failure
     an_unfinished_payment_is_claimed_again_without_conditions
     a_transaction_recorded_again_has_its_newest_step
@@ -221,12 +222,8 @@ pub async fn an_answered_write_survives_a_crash<F: JournalFixture>() {
                 .conclude(&claim.id, attempt, &outcome, None, NOW)
                 .await
                 .expect("a conclusion");
-            assert!(
-                journal
-                    .report_success(&claim.id, attempt, None, NOW)
-                    .await
-                    .expect("a report")
-            );
+            let reported = journal.report_success(&claim.id, attempt, None, NOW);
+            assert_eq!(reported.await, Ok(Reported::First));
         }
         fixture.crash(journal).await;
     }
@@ -243,12 +240,8 @@ pub async fn an_answered_write_survives_a_crash<F: JournalFixture>() {
             journal.claim(claim, NOW).await,
             Ok(Claimed::Won { .. })
         ));
-        assert!(
-            !journal
-                .report_success(&claim.id, 1, None, NOW)
-                .await
-                .expect("a report")
-        );
+        let reported = journal.report_success(&claim.id, 1, None, NOW);
+        assert_eq!(reported.await, Ok(Reported::No));
     }
     assert_eq!(
         journal
@@ -453,13 +446,8 @@ pub async fn a_settled_authorization_is_never_claimed_again<F: JournalFixture>()
     let journal = fixture.open().await;
     let a = claim("a");
     let attempt = win(&journal, &a).await;
-    assert!(
-        !journal
-            .report_success(&a.id, attempt, None, NOW)
-            .await
-            .expect("a report"),
-        "reported before it settled"
-    );
+    let early = journal.report_success(&a.id, attempt, None, NOW);
+    assert_eq!(early.await, Ok(Reported::No), "reported before it settled");
     journal
         .conclude(&a.id, attempt, &settled("0x1"), None, NOW)
         .await
@@ -470,7 +458,9 @@ pub async fn a_settled_authorization_is_never_claimed_again<F: JournalFixture>()
     );
     let reported =
         join_all((0..50).map(|_| journal.report_success(&a.id, attempt, None, NOW))).await;
-    let granted = reported.iter().filter(|answer| **answer == Ok(true));
+    let granted = reported
+        .iter()
+        .filter(|answer| **answer == Ok(Reported::First));
     assert_eq!(granted.count(), 1);
     assert_eq!(taken(&journal, &a).await.success_reported_at, Some(NOW));
 }
@@ -521,7 +511,7 @@ pub async fn a_reopened_settlement_settles_or_is_lost<F: JournalFixture>() {
     }
     assert_eq!(
         journal.report_success(&reported.id, 1, None, NOW).await,
-        Ok(true)
+        Ok(Reported::First)
     );
     for claim in [&reported, &unreported] {
         assert_eq!(journal.reopen(&claim.id, 2).await, Ok(false));
@@ -529,7 +519,7 @@ pub async fn a_reopened_settlement_settles_or_is_lost<F: JournalFixture>() {
         assert_eq!(known(&journal, claim).await.state, State::Open);
         assert_eq!(
             journal.report_success(&claim.id, 1, None, NOW).await,
-            Ok(false)
+            Ok(Reported::No)
         );
         let again = transaction("0x2", 7);
         journal
@@ -553,11 +543,11 @@ pub async fn a_reopened_settlement_settles_or_is_lost<F: JournalFixture>() {
     }
     assert_eq!(
         journal.report_success(&reported.id, 1, None, NOW).await,
-        Ok(false)
+        Ok(Reported::No)
     );
     assert_eq!(
         journal.report_success(&unreported.id, 1, None, NOW).await,
-        Ok(true)
+        Ok(Reported::First)
     );
     // One of them is then lost, for good.
     assert_eq!(journal.reopen(&reported.id, 1).await, Ok(true));
@@ -570,7 +560,7 @@ pub async fn a_reopened_settlement_settles_or_is_lost<F: JournalFixture>() {
     assert_eq!(settlement.success_reported_at, Some(NOW));
     assert_eq!(
         journal.report_success(&reported.id, 1, None, NOW).await,
-        Ok(false)
+        Ok(Reported::No)
     );
 }
 
@@ -661,8 +651,14 @@ pub async fn a_late_conclusion_does_not_change_a_later_attempt<F: JournalFixture
         known(&journal, &a).await.state,
         State::Concluded(settled("0x2"))
     );
-    assert_eq!(journal.report_success(&a.id, 1, None, NOW).await, Ok(false));
-    assert_eq!(journal.report_success(&a.id, 2, None, NOW).await, Ok(true));
+    assert_eq!(
+        journal.report_success(&a.id, 1, None, NOW).await,
+        Ok(Reported::No)
+    );
+    assert_eq!(
+        journal.report_success(&a.id, 2, None, NOW).await,
+        Ok(Reported::First)
+    );
 }
 
 /// These are the settlements that a start resumes.
@@ -723,7 +719,7 @@ pub async fn an_unknown_settlement_is_not_found<F: JournalFixture>() {
     assert_eq!(journal.open("test:1").await, Ok(vec![]));
     assert_eq!(
         journal.report_success(&claim("a").id, 1, None, NOW).await,
-        Ok(false)
+        Ok(Reported::No)
     );
 }
 
@@ -1354,21 +1350,33 @@ pub async fn success_is_reported_again_to_the_same_key_for_a_day<F: JournalFixtu
         let reported = journal.report_success(&claim.id, 1, key, NOW.plus_secs(after));
         reported.await.expect("an answer")
     };
-    assert!(report(&with, Some("ours"), 0).await);
+    let (ours, last) = (Some("ours"), REPORTED_AGAIN_FOR - 1);
+    assert_eq!(report(&with, ours, 0).await, Reported::First);
     for other in [None, Some("theirs"), Some("")] {
-        assert!(!report(&with, other, 1).await, "{other:?}");
+        assert_eq!(report(&with, other, 1).await, Reported::No, "{other:?}");
     }
-    assert!(report(&with, Some("ours"), REPORTED_AGAIN_FOR - 1).await);
-    assert!(!report(&with, Some("ours"), REPORTED_AGAIN_FOR).await);
+    assert_eq!(report(&with, ours, last).await, Reported::Again);
+    assert_eq!(report(&with, ours, last + 1).await, Reported::No);
     assert_eq!(known(&journal, &with).await.success_reported_at, Some(NOW));
-    assert!(report(&without, None, 0).await);
-    for key in [None, Some("ours"), Some("")] {
-        assert!(!report(&without, key, 1).await, "{key:?}");
+    assert_eq!(report(&without, None, 0).await, Reported::First);
+    for key in [None, ours, Some("")] {
+        assert_eq!(report(&without, key, 1).await, Reported::No, "{key:?}");
     }
     // An empty key names no sale.
     let empty = original(&journal, "c").await;
-    assert!(report(&empty, Some(""), 0).await);
-    assert!(!report(&empty, Some(""), 1).await);
+    assert_eq!(report(&empty, Some(""), 0).await, Reported::First);
+    assert_eq!(report(&empty, Some(""), 1).await, Reported::No);
+}
+
+/// Two sellers with one key may ask at once. Only one of them sells for the first time.
+pub async fn of_concurrent_reports_to_one_key_one_is_the_first<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    let claim = original(&journal, "a").await;
+    let reports = (0..50).map(|_| journal.report_success(&claim.id, 1, Some("ours"), NOW));
+    let reports = join_all(reports).await;
+    let count = |answer| reports.iter().filter(|one| **one == Ok(answer)).count();
+    assert_eq!((count(Reported::First), count(Reported::Again)), (1, 49));
 }
 
 /// A capture that is given up strands a buyer's money. One that fails costs gas each time.
@@ -1404,7 +1412,7 @@ async fn lose_the_first_block<J: Journal>(journal: &J, claim: &Claim) {
     let ended = end(journal, claim.id, (1, NOW), settled("0x1"), None).await;
     assert_eq!(ended, Ended::Yes);
     let reported = journal.report_success(&claim.id, 1, None, NOW).await;
-    assert_eq!(reported, Ok(true));
+    assert_eq!(reported, Ok(Reported::First));
     assert_eq!(journal.reopen(&claim.id, 1).await, Ok(true));
 }
 
@@ -1530,9 +1538,9 @@ pub async fn a_settlement_that_is_open_again_reports_no_success<F: JournalFixtur
         let reported = journal.report_success(&a.id, 1, Some(key), NOW.plus_secs(after));
         reported.await.expect("an answer")
     };
-    assert!(report(&journal, "ours", 0).await);
+    assert_eq!(report(&journal, "ours", 0).await, Reported::First);
     assert_eq!(journal.reopen(&a.id, 1).await, Ok(true));
-    assert!(!report(&journal, "ours", 1).await);
+    assert_eq!(report(&journal, "ours", 1).await, Reported::No);
     let settlement = known(&journal, &a).await;
     assert_eq!(settlement.reported_to.as_deref(), Some("ours"));
     assert!(!settlement.reports_again(Some("ours"), NOW));
@@ -1556,7 +1564,8 @@ pub async fn a_settlement_that_is_open_again_reports_no_success<F: JournalFixtur
         ("", 1),
     ] {
         let again = settlement.reports_again(Some(key), NOW.plus_secs(after));
-        assert_eq!(report(&journal, key, after).await, again, "{key} {after}");
+        let reported = report(&journal, key, after).await;
+        assert_eq!(reported == Reported::Again, again, "{key} {after}");
         assert_eq!(again, key == "ours" && after < REPORTED_AGAIN_FOR);
     }
 }
@@ -1682,7 +1691,7 @@ pub async fn a_refused_write_fails_no_other_write<F: JournalFixture>() {
     win(&journal, &unreported).await;
     let reported = original(&journal, "reported").await;
     let granted = journal.report_success(&reported.id, 1, None, NOW).await;
-    assert_eq!(granted, Ok(true));
+    assert_eq!(granted, Ok(Reported::First));
     assert_eq!(journal.reopen(&reported.id, 1).await, Ok(true));
     let (lost, failed, released) = (lost(), failed(None), released());
     let wrong = [
@@ -1814,14 +1823,14 @@ pub async fn success_without_limit_is_reported_to_every_repeat<F: JournalFixture
     assert_eq!(ended, Ended::Yes);
     fixture.crash(journal).await;
     let journal = fixture.open().await;
-    for (key, after) in [
-        (Some("ours"), 0),
-        (None, 1),
-        (Some("theirs"), 2 * REPORTED_AGAIN_FOR),
+    for (key, after, expected) in [
+        (Some("ours"), 0, Reported::First),
+        (None, 1, Reported::Again),
+        (Some("theirs"), 2 * REPORTED_AGAIN_FOR, Reported::Again),
     ] {
         let now = NOW.plus_secs(after);
         let reported = journal.report_success(&a.id, 1, key, now).await;
-        assert_eq!(reported, Ok(true));
+        assert_eq!(reported, Ok(expected));
         assert!(known(&journal, &a).await.reports_again(key, now));
     }
     let settlement = known(&journal, &a).await;
@@ -1830,7 +1839,7 @@ pub async fn success_without_limit_is_reported_to_every_repeat<F: JournalFixture
     assert_eq!(journal.reopen(&a.id, 1).await, Ok(true));
     assert!(!known(&journal, &a).await.reports_again(None, NOW));
     let reported = journal.report_success(&a.id, 1, None, NOW).await;
-    assert_eq!(reported, Ok(false));
+    assert_eq!(reported, Ok(Reported::No));
 }
 
 /// Its next attempt is like the first one of any claim. Another claim is lost for good.

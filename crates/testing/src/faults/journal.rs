@@ -8,8 +8,8 @@ use quittance_core::{
     TransactionId,
 };
 use quittance_engine::{
-    Claim, Claimed, Cursor, Ended, Filter, Journal, JournalError, Outcome, Page, Settlement,
-    SettlementStep,
+    Claim, Claimed, Cursor, Ended, Filter, Journal, JournalError, Outcome, Page, Reported,
+    Settlement, SettlementStep,
 };
 
 /// What is wrong with a [`FaultyJournal`].
@@ -176,12 +176,12 @@ impl<J: Journal> Journal for FaultyJournal<J> {
         attempt: u32,
         key: Option<&str>,
         now: Timestamp,
-    ) -> Result<bool, JournalError> {
-        let is_granted = self.inner.report_success(id, attempt, key, now).await?;
+    ) -> Result<Reported, JournalError> {
+        let reported = self.inner.report_success(id, attempt, key, now).await?;
         Ok(match self.fault {
-            Some(JournalFault::ReportsSuccessAgain) => true,
-            Some(JournalFault::ReportsNoSuccess) => false,
-            _ => is_granted,
+            Some(JournalFault::ReportsSuccessAgain) => Reported::First,
+            Some(JournalFault::ReportsNoSuccess) => Reported::No,
+            _ => reported,
         })
     }
 
