@@ -109,6 +109,10 @@ impl RemoteFacilitator {
 
     fn post(&self, path: &str, within: Duration, request: &PaymentRequest) -> RequestBuilder {
         let post = self.http.post(self.url(path)).timeout(within);
+        let post = match request.sale() {
+            Some(sale) => post.header(SaleId::HEADER, sale.as_str()),
+            None => post,
+        };
         post.header("content-type", "application/json")
             .body(request.text().to_owned())
     }
@@ -210,7 +214,6 @@ impl fmt::Debug for RemoteFacilitator {
 #[async_trait]
 impl Facilitator for RemoteFacilitator {
     async fn verify(&self, request: &PaymentRequest) -> Result<VerifyResponse, FacilitatorError> {
-        // Verifying changes nothing, and needs no identity.
         let post = self.post("verify", RESPONSE_TIMEOUT, request);
         let response = self.send("verify", post).await?;
         Ok(verdict::of_verify(&response)?)
@@ -222,10 +225,6 @@ impl Facilitator for RemoteFacilitator {
             Some(settlement) => format!("settlements/{settlement}/refunds"),
         };
         let post = self.post(&path, SETTLE_TIMEOUT, request);
-        let post = match request.sale() {
-            Some(sale) => post.header(SaleId::HEADER, sale.as_str()),
-            None => post,
-        };
         let response = self.send("settle", post).await?;
         Ok(verdict::of_settle(request, &response)?)
     }

@@ -115,7 +115,7 @@ fn debug_of_a_remote_facilitator_is_its_origin() {
 }
 
 #[tokio::test]
-async fn sale_is_sent_with_settle_requests_only() {
+async fn sale_is_sent_with_verify_and_settle_requests() {
     let answer = async |headers: HeaderMap| {
         let key = headers.get("idempotency-key");
         let key = key.map_or("none", |key| key.to_str().unwrap());
@@ -125,9 +125,9 @@ async fn sale_is_sent_with_settle_requests_only() {
     let url = listen(Router::new().fallback(any(answer))).await;
     let facilitator = RemoteFacilitator::new(&url).unwrap();
     let sold = request(0).with_sale(SaleId::new("sale-1").unwrap());
-    let verdict = facilitator.verify(&sold).await.unwrap();
-    assert_eq!(verdict.payer.as_deref(), Some("none"));
     for (request, key) in [(sold, "sale-1"), (request(0), "none")] {
+        let verdict = facilitator.verify(&request).await.unwrap();
+        assert_eq!(verdict.payer.as_deref(), Some(key));
         let settled = facilitator.settle(&request).await.unwrap();
         assert_eq!(settled.transaction, key);
     }

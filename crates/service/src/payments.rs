@@ -160,11 +160,8 @@ impl Service {
             Some(Caller::Key(at)) => self.keys.name(at),
             _ => None,
         };
-        let sale = match endpoint {
-            Endpoint::Verify => None,
-            Endpoint::Settle => sale(request.headers())
-                .map_err(|malformed| ErrorResponse::malformed(&malformed, endpoint))?,
-        };
+        let sale = sale(request.headers())
+            .map_err(|malformed| ErrorResponse::malformed(&malformed, endpoint))?;
         let request = match self.read(request, endpoint).await? {
             Ok(request) => request,
             Err(Rejected { rejection, network }) => {

@@ -290,7 +290,8 @@ async fn a_refund_over_http_never_exceeds_its_payment() {
     let settled = facilitator.settle(&request).await.unwrap();
     assert!(settled.success, "{settled:?}");
     // The header `Idempotency-Key` says which sale it is.
-    assert!(facilitator.settle(&request).await.unwrap().success);
+    assert!(facilitator.settle(&request).await.unwrap().is_repeated());
+    assert!(facilitator.verify(&request).await.unwrap().is_repeated());
     let id = settled.extra.unwrap().tree()["settlement"].clone();
     let id: PaymentId = id.as_str().unwrap().parse().unwrap();
     for (amount, expected) in [(PRICE, None), (1, Some(Reason::REFUND_EXCEEDS_PAYMENT))] {
