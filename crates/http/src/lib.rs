@@ -8,6 +8,7 @@
 #[cfg(feature = "client")]
 pub mod bounded;
 mod failover;
+mod payment_identifier;
 pub mod reason;
 #[cfg(feature = "client")]
 mod remote;
@@ -16,5 +17,6 @@ pub mod retry;
 mod verdict;
 
 pub use failover::Failover;
+pub use payment_identifier::{PAYMENT_IDENTIFIER, PaymentIdentifier};
 #[cfg(feature = "client")]
 pub use remote::{RemoteError, RemoteFacilitator, RemoteSettlement};
