@@ -1,6 +1,8 @@
 //! Signing a new payment within the limits.
 
-use quittance_core::{Clock, PayerError, Quote};
+use quittance_core::json::Object;
+use quittance_core::{Clock, PayerError, Quote, SignedPayment};
+use quittance_http::{PAYMENT_IDENTIFIER, PaymentIdentifier};
 use sha2::{Digest, Sha256};
 use tokio::time::timeout_at;
 
@@ -62,6 +64,7 @@ pub(crate) async fn sign_only(
         budget.give_back(&selection.quote);
         SignError::Payer(error)
     })?;
+    let signed = with_identifier(signed, options);
     let (version, header) = options.payment_header(&selection.requirements, &signed);
     let Quote {
         network,
@@ -90,6 +93,30 @@ pub(crate) async fn sign_only(
         open,
         was_used: false,
     })
+}
+
+/// The payment with a random name, if the seller reads such names. The name is stored with the
+/// payment, so a repeated request has the same one.
+fn with_identifier(signed: SignedPayment, options: &PaymentOptions) -> SignedPayment {
+    let offered = options.extensions().map(Object::tree).unwrap_or_default();
+    let is_offered = offered.get(PAYMENT_IDENTIFIER);
+    if !is_offered.is_some_and(serde_json::Value::is_object) {
+        return signed;
+    }
+    let mut extensions = signed
+        .extensions
+        .as_ref()
+        .map(Object::tree)
+        .unwrap_or_default();
+    let identifier = PaymentIdentifier::from_bytes(rand::random());
+    extensions.insert(PAYMENT_IDENTIFIER.to_owned(), identifier.presented());
+    match Object::of(&extensions) {
+        Ok(extensions) => SignedPayment {
+            extensions: Some(extensions),
+            ..signed
+        },
+        Err(_) => signed,
+    }
 }
 
 /// The identifier of a payment: 8 bytes of a hash, which reveal nothing about it.

@@ -91,14 +91,14 @@ pub(crate) fn corrected(
     options
 }
 
-/// `extra` with those fields of `hints` that it does not have.
-fn merged(extra: Option<Object>, hints: &Object) -> Option<Object> {
-    let Some(extra) = extra else {
-        return Some(hints.clone());
+/// `own` with those fields of `more` that it does not have.
+fn merged(own: Option<Object>, more: &Object) -> Option<Object> {
+    let Some(own) = own else {
+        return Some(more.clone());
     };
-    let mut fields = hints.tree();
-    fields.extend(extra.tree());
-    Some(Object::of(&fields).unwrap_or(extra))
+    let mut fields = more.tree();
+    fields.extend(own.tree());
+    Some(Object::of(&fields).unwrap_or(own))
 }
 
 /// The facilitator's entry for an offer in one protocol version.
@@ -156,6 +156,16 @@ impl PaymentOption {
             network,
             resource,
         ))
+    }
+
+    /// Adds extensions of the seller to what the 402 response says of this option.
+    pub(crate) fn add_extensions(&mut self, extensions: &Object) {
+        self.extensions = merged(self.extensions.take(), extensions);
+    }
+
+    /// Offers it in version 2 of the protocol only.
+    pub(crate) fn only_in_v2(&mut self) {
+        self.v1_network = None;
     }
 
     /// The network with all of its names.

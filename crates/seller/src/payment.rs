@@ -5,6 +5,7 @@ use quittance_core::wire::{PaymentPayload, ResourceInfo, header, v1};
 use quittance_core::{
     Malformed, PaymentRequest, Reason, Refusal, Rejection, Version, json, printable,
 };
+use quittance_http::PaymentIdentifier;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -59,6 +60,17 @@ impl ClientPayment {
         match self {
             Self::V2(payload) => &payload.accepted.network,
             Self::V1(payload) => &payload.network,
+        }
+    }
+
+    /// The buyer's name for the payment, if it has one. Version 1 has no extensions.
+    ///
+    /// # Errors
+    /// When the extension `payment-identifier` cannot be read.
+    pub(crate) fn identifier(&self) -> Result<Option<PaymentIdentifier>, Malformed> {
+        match self {
+            Self::V2(payload) => PaymentIdentifier::read(payload.extensions.as_ref()),
+            Self::V1(_) => Ok(None),
         }
     }
 

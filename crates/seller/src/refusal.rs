@@ -24,6 +24,8 @@ pub(crate) enum SaleRefusal {
     Unavailable(Fault),
     /// The seller cannot ask for the charge of a sale. Its receipt says what became of the payment.
     NotCharged(Fault, Box<SaleReceipt>),
+    /// The identifier of the payment belongs to another request or another payment.
+    IdentifierConflict,
     /// The payment's transaction is sent, and its outcome is not known. The handler did not run,
     /// and the client has to present the same payment again.
     Pending(Box<SaleReceipt>),

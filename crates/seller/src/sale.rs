@@ -2,25 +2,78 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use quittance_core::json::Object;
 use quittance_core::wire::{ResourceInfo, SettleResponse};
 use quittance_core::{
-    Facilitator, FacilitatorError, Fault, FaultKind, Offer, PaymentRequest, Reason, Refusal,
-    Rejection,
+    Facilitator, FacilitatorError, Fault, FaultKind, Malformed, Offer, PaymentRequest, Reason,
+    Refusal, Rejection,
 };
 use quittance_http::reason::{HANDLER_FAILED, OTHER_TERMS, PAYMENT_REQUIRED};
+use quittance_http::{PAYMENT_IDENTIFIER, PaymentIdentifier};
+use serde_json::Map;
+use tokio::time::Instant;
 
 use crate::limit::{ClientLimit, ClientLimiter};
 use crate::options::{self, PaymentOption};
 use crate::payment::ClientPayment;
 use crate::refusal::{RefusalReason, RequiredPayment, SaleReceipt, SaleRefusal};
 use crate::reservations::{Reservations, ReservedAuthorization};
-use crate::sale_ids::SaleIds;
+use crate::sale_ids::{SaleKey, SaleSecret, UnansweredPayments};
 use crate::settled::SettledTransactions;
 use crate::supported::SupportedCache;
 
 /// The message for a client that is over its limit.
 pub(crate) const RATE_LIMITED: &str = "too many payments of this client did not settle";
+
+/// For how long after its start a seller continues the sales of the process before it. A buyer that
+/// got no response comes back within seconds, or as soon as the seller is up again.
+///
+/// Until then, a process cannot know which of these sales were answered: each may be answered once
+/// more. So it is as short as buyers allow.
+const RESTARTED_FOR: Duration = Duration::from_secs(10 * 60);
+
+/// Whether buyers may or must name their payments (the extension `payment-identifier`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum IdentifierPolicy {
+    Optional,
+    Required,
+}
+
+impl IdentifierPolicy {
+    /// Says so in the payment options.
+    fn apply(self, options: &mut [PaymentOption]) {
+        let is_required = self == Self::Required;
+        let offered = PaymentIdentifier::offered(is_required);
+        let extensions = Object::of(&Map::from_iter([(PAYMENT_IDENTIFIER.to_owned(), offered)]));
+        for option in options {
+            if let Ok(extensions) = &extensions {
+                option.add_extensions(extensions);
+            }
+            if is_required {
+                option.only_in_v2();
+            }
+        }
+    }
+
+    /// The buyer's name for a payment.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is required and missing.
+    pub(crate) fn identifier(
+        self,
+        payment: &ClientPayment,
+    ) -> Result<Option<PaymentIdentifier>, Malformed> {
+        match (payment.identifier()?, self) {
+            (None, Self::Required) => {
+                let field = format!("paymentPayload.extensions.{PAYMENT_IDENTIFIER}.info.id");
+                Err(Malformed::new(field, "this seller requires an id"))
+            }
+            (identifier, _) => Ok(identifier),
+        }
+    }
+}
 
 /// The payment of a request, verified or settled, for its handler. It is in the request's
 /// extensions.
@@ -55,17 +108,37 @@ pub(crate) struct Seller {
     pub(crate) facilitator: Arc<dyn Facilitator>,
     pub(crate) offers: Vec<Arc<dyn Offer>>,
     pub(crate) limit: ClientLimit,
+    /// Whether buyers may or must name their payments; `None` if names are ignored.
+    pub(crate) identifiers: Option<IdentifierPolicy>,
+    /// The secret of sales that a restart must not end; `None` if it ends all.
+    pub(crate) secret: Option<SaleSecret>,
     pub(crate) state: Arc<SellerState>,
 }
 
 /// The state that clones share.
-#[derive(Default)]
 pub(crate) struct SellerState {
     supported: SupportedCache,
     reservations: Reservations,
     pub(crate) clients: Arc<ClientLimiter>,
     pub(crate) settled: SettledTransactions,
-    pub(crate) sale_ids: SaleIds,
+    pub(crate) unanswered: UnansweredPayments,
+    /// The secret of sales that end with this process.
+    own_secret: SaleSecret,
+    started: Instant,
+}
+
+impl Default for SellerState {
+    fn default() -> Self {
+        Self {
+            supported: SupportedCache::default(),
+            reservations: Reservations::default(),
+            clients: Arc::default(),
+            settled: SettledTransactions::default(),
+            unanswered: UnansweredPayments::default(),
+            own_secret: SaleSecret::random(),
+            started: Instant::now(),
+        }
+    }
 }
 
 /// A payment for one of the seller's options, reserved for one request and not verified yet.
@@ -117,6 +190,8 @@ impl Seller {
             facilitator,
             offers: Vec::new(),
             limit: ClientLimit::default(),
+            identifiers: None,
+            secret: None,
             state: Arc::default(),
         }
     }
@@ -210,10 +285,32 @@ impl Seller {
         })
     }
 
+    /// Names the sale of a payment. `outlives_process` says whether `key` identifies the request
+    /// also in another process.
+    pub(crate) fn name_sale(
+        &self,
+        reserved: &mut ReservedPayment,
+        key: &SaleKey,
+        outlives_process: bool,
+    ) {
+        let secret = self.secret.as_ref().filter(|_| outlives_process);
+        let id = secret.unwrap_or(&self.state.own_secret).id(key);
+        reserved.payment = reserved.payment.clone().with_sale(id);
+    }
+
+    /// Whether an earlier process may have lost the answer of a sale a short time ago.
+    pub(crate) fn has_restarted(&self) -> bool {
+        self.secret.is_some() && self.state.started.elapsed() < RESTARTED_FOR
+    }
+
     /// The options that can be settled now.
     async fn options(&self) -> Result<Vec<PaymentOption>, Fault> {
         let supported = self.state.supported.get(&*self.facilitator).await?;
-        options::current(&self.offers, &supported)
+        let mut options = options::current(&self.offers, &supported)?;
+        if let Some(policy) = self.identifiers {
+            policy.apply(&mut options);
+        }
+        Ok(options)
     }
 
     /// The request to the facilitator for a payment that matches one of the options.

@@ -24,7 +24,7 @@ pub(crate) struct Settlement {
     /// The last answer. It names the transaction if an earlier one did.
     pub(crate) answer: Result<SettleResponse, FacilitatorError>,
     /// Whether the facilitator may have attempted a request whose answer is lost.
-    is_lost: bool,
+    pub(crate) is_lost: bool,
 }
 
 impl Settlement {

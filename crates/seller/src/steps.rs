@@ -15,8 +15,8 @@ use std::time::Duration;
 use quittance_core::json::Object;
 use quittance_core::wire::{ResourceInfo, SettleResponse, VerifyResponse};
 use quittance_core::{
-    Amount, CancelReason, Fault, FaultKind, FirstSuccess, Flow, OfferError, PaymentRequest, Phase,
-    Reason, Rejection,
+    Amount, CancelReason, Fault, FaultKind, FirstSuccess, Flow, OfferError, PaymentId,
+    PaymentRequest, Phase, Reason, Rejection,
 };
 use quittance_http::reason::HANDLER_FAILED;
 use serde_json::{Map, Value};
@@ -41,6 +41,9 @@ const AWAITED_FOR: Duration = Duration::from_secs(120);
 /// The pause between two requests for the outcome of a pending charge: a few blocks of most chains.
 pub(crate) const PENDING_PAUSE: Duration = Duration::from_secs(5);
 
+/// The message for a payment that comes again: one payment buys one response.
+const SETTLED_BEFORE: &str = "this payment has settled for an earlier request";
+
 /// A sale whose handler may run: its payment is verified, or settled as far as it must be before.
 pub(crate) struct Sale {
     /// The client's payment.
@@ -50,6 +53,9 @@ pub(crate) struct Sale {
     resource: ResourceInfo,
     verified: VerifiedPayment,
     first: FirstSuccess,
+    /// Whether a success that was reported before is this sale's own: its answer was lost, or the
+    /// sale has its deposit.
+    may_be_repeated: bool,
     /// The payment expires here at the latest, if it was signed when it was presented.
     deadline: Instant,
     /// Counts against the client unless the payment settles.
@@ -143,6 +149,14 @@ impl Sale {
         SettleResponse::failed(network, rejection, self.verified.payer.clone(), "")
     }
 
+    /// The receipt of a sale that another process has made with the same request and payment.
+    fn duplicate(&self, transaction: &str) -> SaleReceipt {
+        let rejection = Rejection::new(Reason::DUPLICATE_SETTLEMENT, SETTLED_BEFORE);
+        let mut response = self.rejected(&rejection);
+        transaction.clone_into(&mut response.transaction);
+        self.failed(response, None)
+    }
+
     /// The receipt for a response that settles nothing. `back` is the facilitator's response to the
     /// cancellation.
     ///
@@ -186,21 +200,24 @@ impl Seller {
         let mut attempt = attempt.map_err(|retry_after| rate_limited(payment, retry_after))?;
         let valid_for = Duration::from_secs(payment.requirements.max_timeout_secs).min(VALID_MAX);
         let deadline = Instant::now() + valid_for;
+        let was_lost = self.state.unanswered.contains(&reserved.payment.origin());
         if reserved.settles_first() {
-            return self.collect(reserved, attempt, deadline).await;
+            return self.collect(reserved, attempt, deadline, was_lost).await;
         }
         let verdict = self.verify(&reserved).await?;
         if let Some(rejection) = verdict.rejection() {
             let reason = verification_reason(&verdict);
             return Err(reserved.refuse(reason, None, Some(&rejection)));
         }
-        if let Some(transaction) = settled {
+        let is_repeated = verdict.is_repeated();
+        let is_over = is_repeated && !was_lost && !self.has_restarted();
+        if let Some(transaction) = settled.or(is_over.then(String::new)) {
             return Err(already_settled(reserved, &transaction));
         }
         attempt.verified();
-        let reserved = self.with_sale_id(reserved);
         let first = FirstSuccess::Verified(verdict);
-        Ok(sale(reserved, first, attempt, deadline))
+        let may_be_repeated = was_lost || is_repeated;
+        Ok(sale(reserved, first, may_be_repeated, attempt, deadline))
     }
 
     async fn verify(&self, reserved: &ReservedPayment) -> Result<VerifyResponse, SaleRefusal> {
@@ -214,18 +231,17 @@ impl Seller {
         reserved: ReservedPayment,
         mut attempt: CountedAttempt,
         deadline: Instant,
+        was_lost: bool,
     ) -> Result<Sale, SaleRefusal> {
-        let reserved = self.with_sale_id(reserved);
         let request = first_request(&reserved, Phase::BeforeHandler).await?;
         let request = match reserved.option.flow() {
             Flow::Escrow => request.with_successor(),
             Flow::Authorization | Flow::Upfront => request,
         };
-        let settlement = settle(&*self.facilitator, &request, deadline).await;
         let origin = reserved.payment.origin();
-        if settlement.is_refused() {
-            self.state.sale_ids.forget(&origin);
-        }
+        let settlement = settle(&*self.facilitator, &request, deadline).await;
+        self.note_lost(origin, &settlement);
+        let may_be_repeated = was_lost || settlement.is_lost || self.has_restarted();
         let response = settlement.answer?;
         if response.is_pending() {
             let version = reserved.payment.version;
@@ -238,22 +254,24 @@ impl Seller {
             let (reason, rejection) = (settlement_reason(&response), response.rejection());
             return Err(reserved.refuse(reason, Some(response), rejection.as_ref()));
         }
+        self.state.unanswered.remove(&origin);
+        if response.is_repeated() && !may_be_repeated {
+            return Err(already_settled(reserved, &response.transaction));
+        }
         attempt.verified();
         if reserved.option.flow() == Flow::Upfront {
             attempt.settled();
         }
         self.state.settled.insert(origin, &response.transaction);
-        self.state.sale_ids.forget(&origin);
         let first = FirstSuccess::Settled(response);
-        Ok(sale(reserved, first, attempt, deadline))
+        Ok(sale(reserved, first, true, attempt, deadline))
     }
 
-    /// The payment with the identity of its sale. Where verification refuses a payment, it gets
-    /// none, so that such payments displace no identity.
-    fn with_sale_id(&self, mut reserved: ReservedPayment) -> ReservedPayment {
-        let sale = self.state.sale_ids.of(reserved.payment.origin());
-        reserved.payment = reserved.payment.with_sale(sale);
-        reserved
+    /// Remembers a payment whose answer was lost.
+    fn note_lost(&self, payment: PaymentId, settlement: &Settlement) {
+        if settlement.is_lost {
+            self.state.unanswered.insert(payment);
+        }
     }
 
     /// Charges a sale whose handler has succeeded: its price, or what the handler says.
@@ -290,6 +308,7 @@ impl Seller {
             (Err(fault), _) => return Err(self.not_asked(sale, fault).await),
         };
         let settlement = settle(&*self.facilitator, &request, sale.deadline).await;
+        self.note_lost(sale.payment.origin(), &settlement);
         let is_awaited = settlement.is_pending() || (sale.has_deposit() && settlement.is_open());
         match is_awaited {
             true => Err(ChargeError::Pending(Box::new(pending(
@@ -328,10 +347,8 @@ impl Seller {
         sale: &mut Sale,
         settlement: Settlement,
     ) -> Result<SaleReceipt, SaleRefusal> {
-        let is_refused = settlement.is_refused();
-        if is_refused {
-            self.state.sale_ids.forget(&sale.payment.origin());
-        }
+        let (origin, is_refused) = (sale.payment.origin(), settlement.is_refused());
+        let may_be_repeated = sale.may_be_repeated || settlement.is_lost;
         // A fault is not a verdict: the charge may still settle, so nothing is cancelled.
         let response = settlement.answer?;
         if !response.success {
@@ -343,10 +360,13 @@ impl Seller {
             let receipt = sale.failed(response, back);
             return Err(unsettled(sale, receipt, rejection.as_ref()));
         }
+        self.state.unanswered.remove(&origin);
+        if response.is_repeated() && !may_be_repeated {
+            let duplicate = sale.duplicate(&response.transaction);
+            return Err(unsettled(sale, duplicate, None));
+        }
         sale.attempt.settled();
-        let settled = &self.state.settled;
-        settled.insert(sale.payment.origin(), &response.transaction);
-        self.state.sale_ids.forget(&sale.payment.origin());
+        self.state.settled.insert(origin, &response.transaction);
         Ok(sale.receipt(response))
     }
 
@@ -408,6 +428,7 @@ async fn first_request(
 fn sale(
     reserved: ReservedPayment,
     first: FirstSuccess,
+    may_be_repeated: bool,
     attempt: CountedAttempt,
     deadline: Instant,
 ) -> Sale {
@@ -424,6 +445,7 @@ fn sale(
         options: reserved.options,
         resource: reserved.resource,
         first,
+        may_be_repeated,
         deadline,
         attempt,
         _reservations: (reserved.reservation, reserved.serial),
@@ -434,8 +456,7 @@ fn sale(
 /// names its transaction.
 fn already_settled(reserved: ReservedPayment, transaction: &str) -> SaleRefusal {
     info!(transaction, "a settled payment is presented again");
-    let message = "this payment has settled for an earlier request";
-    let rejection = Rejection::new(Reason::DUPLICATE_SETTLEMENT, message);
+    let rejection = Rejection::new(Reason::DUPLICATE_SETTLEMENT, SETTLED_BEFORE);
     let network = &reserved.payment.requirements.network;
     let receipt = SettleResponse::failed(network, &rejection, None, transaction);
     reserved.refuse(rejection.into(), Some(receipt), None)

@@ -19,7 +19,7 @@ use quittance_core::wire::{
 };
 use quittance_core::{
     Amount, Fault, FaultKind, Flow, Network, Offer, OfferError, Payer as _, PaymentRequest, Phase,
-    Reason,
+    Reason, SaleId,
 };
 use quittance_seller::{Charge, PaymentLayer};
 use quittance_testing::scripted::{
@@ -968,8 +968,16 @@ async fn refused_payments_displace_no_sale() {
             let response = seller.clone().oneshot(paid(&payment(flow))).await.unwrap();
             assert_eq!(response.status(), StatusCode::PAYMENT_REQUIRED);
         }
-        facilitator.set_verify(Ok(VerifyResponse::valid(None)));
-        facilitator.set_settle(Answer::Success.results().remove(0));
+        // The lost answer was a success.
+        let extra = Object::of(&json!({ SaleId::REPEATED: true })).unwrap();
+        facilitator.set_verify(Ok(VerifyResponse {
+            extra: Some(extra.clone()),
+            ..VerifyResponse::valid(None)
+        }));
+        facilitator.set_settle(Ok(SettleResponse {
+            extra: Some(extra),
+            ..SettleResponse::settled("test:1", None, "0x1")
+        }));
         let response = seller.oneshot(paid(&open)).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
         let sales = facilitator.sales();

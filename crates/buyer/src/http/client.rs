@@ -19,6 +19,7 @@ use url::Url;
 use super::address::{self, Clients};
 use super::answer::{self, Answer, PRESENTATIONS_MAX, Refused};
 use super::builder::BuyerBuilder;
+use super::digest;
 use super::error::{BuyError, RequestError, TransportError};
 use super::outcome::{report_delivery, report_refusal};
 use super::redirect;
@@ -528,6 +529,7 @@ impl Buyer {
     ) -> Result<Response, TransportError> {
         let mut paid = request.try_clone().expect("the request was cloned before");
         address::unconditional(&mut paid);
+        digest::add(&mut paid);
         let SignedForm::Header(value) = &payment.form else {
             return Err(TransportError::Timeout);
         };

@@ -4,6 +4,7 @@ mod address;
 mod answer;
 mod builder;
 mod client;
+mod digest;
 mod error;
 mod outcome;
 mod redirect;

@@ -6,16 +6,18 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use quittance_core::{Facilitator, Fault, Offer};
+use quittance_core::{Clock, Facilitator, Fault, Offer};
 use tokio::sync::Semaphore;
 use tower::{Layer, Service, service_fn};
 use tower_http::cors::CorsLayer;
 
 use super::body::{BoxedBodyError, ResponseBody};
+use super::identified::IdentifiedSales;
 use super::service::SellerConfig;
 use super::undelivered::UndeliveredResponses;
 use crate::limit::ClientLimit;
-use crate::sale::Seller;
+use crate::sale::{IdentifierPolicy, Seller};
+use crate::sale_ids::SaleSecret;
 
 /// How many bytes of a handler's response are buffered by default. It is more than nearly all
 /// responses of APIs have, and small enough for a thousand requests at once.
@@ -108,6 +110,7 @@ impl PaymentLayer {
                 proxies: 0,
                 cors: None,
                 undelivered: UndeliveredResponses::default(),
+                identified: IdentifiedSales::default(),
                 pending: None,
             }),
         }
@@ -167,6 +170,49 @@ impl PaymentLayer {
             config.seller.limit = ClientLimit { per_minute, burst };
             config.proxies = proxies;
         })
+    }
+
+    /// Lets buyers name their payments: the extension `payment-identifier`.
+    ///
+    /// A name is reserved before its payment is verified. For a day after money may have moved, the
+    /// same request with the same payment and the same name gets the same response again, and never
+    /// runs its handler again. Another request or another payment with the name gets 409. While the
+    /// first request is served, the answer to the others is 503 with `Retry-After: 1`.
+    ///
+    /// The names of the last day, at most 100,000, and 64 MiB of their responses are in memory. If
+    /// a response is not stored (any more), the answer is the transaction in a 402 response. A body
+    /// of a request is compared by `Content-Length` and `Content-Digest` only.
+    #[must_use]
+    pub fn payment_identifiers(self) -> Self {
+        self.change(|config| config.seller.identifiers = Some(IdentifierPolicy::Optional))
+    }
+
+    /// As [`payment_identifiers`](Self::payment_identifiers). A payment without a name gets 400,
+    /// and nothing is offered in version 1 of the protocol, which has no extensions.
+    #[must_use]
+    pub fn require_payment_identifiers(self) -> Self {
+        self.change(|config| config.seller.identifiers = Some(IdentifierPolicy::Required))
+    }
+
+    /// Sets the clock; the operating system's clock without it.
+    #[must_use]
+    pub fn clock(self, clock: Arc<dyn Clock>) -> Self {
+        self.change(|config| config.identified.clock = clock)
+    }
+
+    /// Lets sales outlive a restart of the seller. `secret` is random, is the same at every start,
+    /// and in all processes that sell the same. The default is a secret of the process.
+    ///
+    /// If the seller fails between the settlement and its answer, the same request with the same
+    /// payment is served by the next process: a Quittance facilitator reports the success again.
+    /// The handler then runs again. Such a request comes from the same address, if it is known; a
+    /// request with a body carries `Content-Digest`.
+    ///
+    /// For ten minutes after its start, a process serves a payment once more that an earlier one
+    /// has served, because it cannot know that. `docs/selling.md` says more.
+    #[must_use]
+    pub fn sale_secret(self, secret: [u8; 32]) -> Self {
+        self.change(|config| config.seller.secret = Some(SaleSecret::new(secret)))
     }
 
     /// Answers 202 if a payment is still pending after its handler has succeeded. Without this, the

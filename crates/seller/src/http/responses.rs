@@ -91,6 +91,7 @@ pub(crate) fn refusal(refusal: SaleRefusal) -> Response<ResponseBody> {
             receipt,
         } => with_receipt(rate_limited(retry_after), &receipt),
         SaleRefusal::Unavailable(fault) => unavailable(&fault),
+        SaleRefusal::IdentifierConflict => conflict(),
         SaleRefusal::NotCharged(fault, receipt) => with_receipt(unavailable(&fault), &receipt),
         SaleRefusal::Pending(receipt) => with_receipt(pending(), &receipt),
     }
@@ -148,6 +149,13 @@ fn payment_required(required: &RequiredPayment) -> Response<ResponseBody> {
 fn bad_request(malformed: &Malformed) -> Response<ResponseBody> {
     let body = json!({ "error": "invalid_payload", "field": malformed.field, "message": malformed.problem });
     json_response(StatusCode::BAD_REQUEST, &body)
+}
+
+/// 409: the identifier of the payment is used for another request or another payment.
+fn conflict() -> Response<ResponseBody> {
+    let message = "this payment-identifier belongs to another request or another payment";
+    let body = json!({ "error": "payment_identifier_conflict", "message": message });
+    json_response(StatusCode::CONFLICT, &body)
 }
 
 /// 429: the client is over its limit. Its payment was not verified.

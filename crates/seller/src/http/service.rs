@@ -10,7 +10,8 @@ use http::header::HOST;
 use http::{HeaderMap, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
 use quittance_core::wire::{ResourceInfo, Rest};
-use quittance_core::{CancelReason, Fault, FaultKind};
+use quittance_core::{CancelReason, Fault, FaultKind, Refusal};
+use quittance_http::PaymentIdentifier;
 use tokio::sync::Semaphore;
 use tokio::task::JoinError;
 use tower::Service;
@@ -18,13 +19,17 @@ use tower_http::cors::CorsLayer;
 use tracing::{Instrument, Span, error, warn};
 
 use super::body::{BoxedBodyError, BufferOutcome, BufferedBody, ResponseBody, buffer};
+use super::fingerprint::RequestFingerprint;
+use super::identified::{Identified, IdentifiedSales, ReservedIdentifier};
 use super::layer::LargeBody;
-use super::undelivered::{self, RedeliveryKey, RequestFingerprint, UndeliveredResponses};
+use super::stored::StoredResponse;
+use super::undelivered::{self, UndeliveredResponses};
 use super::{address, overrides, responses, rules, unread_body};
 use crate::charge::Charge;
 use crate::payment::{ClientPayment, PAYMENT_HEADERS};
 use crate::refusal::{SaleReceipt, SaleRefusal};
 use crate::sale::{ReservedPayment, Seller};
+use crate::sale_ids::SaleKey;
 use crate::steps::{ChargeError, PendingCharge, Sale};
 
 /// The settings of a layer, which all of its requests share.
@@ -41,6 +46,7 @@ pub(crate) struct SellerConfig {
     pub(crate) proxies: usize,
     pub(crate) cors: Option<CorsLayer>,
     pub(crate) undelivered: UndeliveredResponses,
+    pub(crate) identified: IdentifiedSales,
     /// The room for responses whose payment is pending; `None` if they are discarded.
     pub(crate) pending: Option<Arc<Semaphore>>,
 }
@@ -48,8 +54,28 @@ pub(crate) struct SellerConfig {
 /// A request whose payment is reserved for it.
 struct AdmittedRequest {
     admission: Admission,
-    /// `None` if the response is not stored when the client disconnects.
-    key: Option<RedeliveryKey>,
+    repetition: Repetition,
+}
+
+/// How the response is stored for a repeated request.
+struct Repetition {
+    /// For every repeated request; `None` without a `payment-identifier`.
+    identifier: Option<ReservedIdentifier>,
+    /// For one, if the client disconnects; `None` if the response is not stored then.
+    key: Option<SaleKey>,
+}
+
+impl Repetition {
+    /// Money may move from now on.
+    fn bind(&self) {
+        if let Some(identifier) = &self.identifier {
+            identifier.bind();
+        }
+    }
+
+    fn is_stored(&self) -> bool {
+        self.identifier.is_some() || self.key.is_some()
+    }
 }
 
 /// How far a payment has come while its client waits.
@@ -120,9 +146,15 @@ impl SellerConfig {
         // The sale runs in a task of its own: once the handler has begun, or money moves, the sale
         // continues even if the client disconnects.
         let sale = async move {
-            let AdmittedRequest { admission, key } = admitted;
+            let AdmittedRequest {
+                admission,
+                repetition,
+            } = admitted;
+            if matches!(admission, Admission::Reserved(..)) {
+                repetition.bind();
+            }
             match self.open(admission).await {
-                Ok(sale) => self.serve(handler, request, sale, key).await,
+                Ok(sale) => self.serve(handler, request, sale, repetition).await,
                 Err(response) => Ok(unread_body::refuse(request, *response).await),
             }
         };
@@ -149,9 +181,20 @@ impl SellerConfig {
         let client: Option<IpAddr> = address::client(request, self.proxies);
         self.seller.check_address(client);
         let fingerprint = RequestFingerprint::new(request, &resource.url, client);
+        let identifier = self.identifier(&presented).map_err(refused)?;
         let reserved = self.seller.reserve(presented, resource).await;
-        let reserved = reserved.map_err(refused)?;
-        let key = fingerprint.map(|it| it.with_payment(reserved.payment()));
+        let mut reserved = reserved.map_err(refused)?;
+        let key = fingerprint.with_payment(reserved.payment());
+        let outlives_process = fingerprint.outlives_process();
+        self.seller.name_sale(&mut reserved, &key, outlives_process);
+        let key = fingerprint.is_redeliverable().then_some(key);
+        let identifier = match identifier {
+            Some(identifier) => {
+                let key = fingerprint.of_any_client(reserved.payment());
+                Some(self.reserve_identifier(identifier, key)?)
+            }
+            None => None,
+        };
         if let Some(response) = key.and_then(|key| self.undelivered.take(key)) {
             return Err(Box::new(response));
         }
@@ -163,7 +206,44 @@ impl SellerConfig {
                 Admission::Open(Box::new(sale.map_err(refused)?))
             }
         };
-        Ok(AdmittedRequest { admission, key })
+        let repetition = Repetition { identifier, key };
+        Ok(AdmittedRequest {
+            admission,
+            repetition,
+        })
+    }
+
+    /// The buyer's name for the payment, if the seller reads such names.
+    fn identifier(
+        &self,
+        presented: &Result<Option<ClientPayment>, Refusal>,
+    ) -> Result<Option<PaymentIdentifier>, SaleRefusal> {
+        match (self.seller.identifiers, presented) {
+            (Some(policy), Ok(Some(payment))) => {
+                policy.identifier(payment).map_err(SaleRefusal::Malformed)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Reserves the name of a payment, before the payment is verified.
+    fn reserve_identifier(
+        &self,
+        identifier: PaymentIdentifier,
+        key: SaleKey,
+    ) -> Result<ReservedIdentifier, BoxedResponse> {
+        match self.identified.reserve(identifier, key) {
+            Identified::New(reserved) => Ok(reserved),
+            Identified::Repeated(response) => Err(Box::new(response)),
+            Identified::Conflict => Err(refused(SaleRefusal::IdentifierConflict)),
+            Identified::InProgress => {
+                let problem = "another request with this payment-identifier is being served";
+                Err(refused(SaleRefusal::Unavailable(Fault::new(
+                    FaultKind::Busy,
+                    problem,
+                ))))
+            }
+        }
     }
 
     async fn open(&self, admission: Admission) -> Result<Sale, BoxedResponse> {
@@ -181,7 +261,7 @@ impl SellerConfig {
         handler: S,
         mut request: Request<I>,
         sale: Sale,
-        key: Option<RedeliveryKey>,
+        repetition: Repetition,
     ) -> Result<Response<ResponseBody>, S::Error>
     where
         S: Service<Request<I>, Response = Response<O>>,
@@ -193,7 +273,7 @@ impl SellerConfig {
         let running = AssertUnwindSafe(self.run(handler, request)).catch_unwind();
         match running.await {
             Ok(HandlerResult::Sold(response, body, charge)) => {
-                Ok(self.charge(sale, key, response, body, charge).await)
+                Ok(self.charge(sale, repetition, response, body, charge).await)
             }
             Ok(HandlerResult::NotSold(response, detail)) => {
                 Ok(not_charged(seller, sale, response, detail).await)
@@ -264,18 +344,24 @@ impl SellerConfig {
     async fn charge(
         &self,
         mut sale: Sale,
-        key: Option<RedeliveryKey>,
+        mut repetition: Repetition,
         response: Response<()>,
         body: SaleBody,
         charge: Option<Charge>,
     ) -> Response<ResponseBody> {
+        repetition.bind();
         // A connection that has changed its protocol cannot be delivered twice.
-        let key = key.filter(|_| response.status() != StatusCode::SWITCHING_PROTOCOLS);
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            repetition = Repetition {
+                identifier: None,
+                key: None,
+            };
+        }
         let receipt = match self.seller.charge(&mut sale, charge.as_ref()).await {
             Ok(receipt) => receipt,
             Err(ChargeError::Refused(refusal)) => return responses::refusal(refusal),
             Err(ChargeError::Pending(pending)) => {
-                return self.finish_later(sale, *pending, key, response, body);
+                return self.finish_later(sale, *pending, repetition, response, body);
             }
             Err(ChargeError::Impossible(error)) => {
                 error!(%error, "a handler's charge is not possible");
@@ -285,10 +371,9 @@ impl SellerConfig {
             }
         };
         let response = with_receipt(response, &receipt);
-        match (body, key) {
-            (SaleBody::Streamed(body), _) => response.map(|()| body),
-            (SaleBody::Complete(body), None) => response.map(|()| body.boxed_unsync()),
-            (SaleBody::Complete(body), Some(key)) => self.undelivered.track(key, response, body),
+        match body {
+            SaleBody::Streamed(body) => response.map(|()| body),
+            SaleBody::Complete(body) => store(&self.undelivered, repetition, response, body),
         }
     }
 
@@ -301,14 +386,16 @@ impl SellerConfig {
         &self,
         mut sale: Sale,
         pending: PendingCharge,
-        key: Option<RedeliveryKey>,
+        repetition: Repetition,
         response: Response<()>,
         body: SaleBody,
     ) -> Response<ResponseBody> {
         let room = self.pending.as_ref();
         let room = room.and_then(|room| Arc::clone(room).try_acquire_owned().ok());
-        let stored = match (key, body, room) {
-            (Some(key), SaleBody::Complete(body), Some(room)) => Some((key, body, room)),
+        let stored = match (body, room) {
+            (SaleBody::Complete(body), Some(room)) if repetition.is_stored() => {
+                Some((repetition, body, room))
+            }
             _ => None,
         };
         let answer = match &stored {
@@ -321,9 +408,10 @@ impl SellerConfig {
         let (seller, undelivered) = (self.seller.clone(), self.undelivered.clone());
         let wait = async move {
             let receipt = seller.await_charge(&mut sale, pending).await;
-            if let (Some(receipt), Some((key, body, _room))) = (receipt, stored) {
+            if let (Some(receipt), Some((repetition, body, _room))) = (receipt, stored) {
                 // Dropping a response that is not delivered stores it.
-                drop(undelivered.track(key, with_receipt(response, &receipt), body));
+                let response = with_receipt(response, &receipt);
+                drop(store(&undelivered, repetition, response, body));
             }
             drop(sale);
         };
@@ -348,6 +436,23 @@ impl SellerConfig {
             icon_url: None,
             rest: Rest::default(),
         }
+    }
+}
+
+/// The response, stored for a repeated request.
+fn store(
+    undelivered: &UndeliveredResponses,
+    repetition: Repetition,
+    response: Response<()>,
+    body: BufferedBody,
+) -> Response<ResponseBody> {
+    match (repetition.identifier, repetition.key) {
+        (Some(identifier), _) => {
+            identifier.store(StoredResponse::new(&response, &body));
+            response.map(|()| body.boxed_unsync())
+        }
+        (None, Some(key)) => undelivered.track(key, response, body),
+        (None, None) => response.map(|()| body.boxed_unsync()),
     }
 }
 

@@ -4,26 +4,21 @@
 //! stored for a while, and delivered once, to a request that is the same and has the same payment.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{
-    ACCEPT, ACCEPT_LANGUAGE, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, RANGE,
-    TRANSFER_ENCODING,
-};
-use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
+use http::Response;
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
-use quittance_core::PaymentRequest;
-use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use tracing::info;
 
 use super::body::{BoxedBodyError, BufferedBody, ResponseBody};
+use super::stored::StoredResponse;
+use crate::sale_ids::SaleKey;
 
 /// How long a response is stored. A buyer presents its payment again within seconds; if a person
 /// has to restart it, within two minutes.
@@ -33,129 +28,20 @@ const STORED_FOR: Duration = Duration::from_secs(120);
 /// The oldest are removed first. Their buyers then get the transaction in a 402 response.
 const BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// The estimated overhead of a response beside its body and headers, in bytes.
-const OVERHEAD: usize = 512;
-
-/// The request headers that select a response or authorize its client. A settled payment is public,
-/// because its signature is on the chain. So the payment alone does not entitle a client.
-const COMPARED_HEADERS: [HeaderName; 7] = [
-    AUTHORIZATION,
-    COOKIE,
-    ACCEPT,
-    ACCEPT_LANGUAGE,
-    RANGE,
-    CONTENT_TYPE,
-    CONTENT_LENGTH,
-];
-
-/// Parts of the names of custom credential headers, such as `X-API-Key`, `X-Auth-Token` and
-/// `X-Session-Id`.
-const CREDENTIAL_PARTS: [&str; 5] = ["auth", "key", "secret", "session", "token"];
-
-fn is_credential(name: &HeaderName) -> bool {
-    CREDENTIAL_PARTS
-        .iter()
-        .any(|part| name.as_str().contains(part))
-}
-
-/// Identifies a request with its payment. Only a request with the same key gets a stored response.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct RedeliveryKey([u8; 32]);
-
-/// Identifies a request without its payment.
-pub(crate) struct RequestFingerprint(Sha256);
-
-impl RequestFingerprint {
-    /// The fingerprint of a request to this URL from this client.
-    ///
-    /// `None` if the request may have a body and the client's address is unknown. Bodies are not
-    /// compared, so anyone who reads the payment from the chain could request the response.
-    pub(crate) fn new<I>(request: &Request<I>, url: &str, client: Option<IpAddr>) -> Option<Self> {
-        if client.is_none() && may_have_body(request) {
-            return None;
-        }
-        let mut hash = Sha256::new();
-        let mut part = |bytes: &[u8]| {
-            hash.update((bytes.len() as u64).to_be_bytes());
-            hash.update(bytes);
-        };
-        part(request.method().as_str().as_bytes());
-        part(url.as_bytes());
-        part(
-            client
-                .map(|client| client.to_string())
-                .unwrap_or_default()
-                .as_bytes(),
-        );
-        for name in COMPARED_HEADERS {
-            let values = request.headers().get_all(&name);
-            part(&(values.iter().count() as u64).to_be_bytes());
-            values.iter().for_each(|value| part(value.as_bytes()));
-        }
-        let credentials = request.headers().iter();
-        let credentials = credentials.filter(|(name, _)| is_credential(name));
-        let mut credentials: Vec<_> = credentials
-            .map(|(name, value)| (name.as_str(), value.as_bytes()))
-            .collect();
-        // Proxies may change the order of headers.
-        credentials.sort_unstable();
-        for (name, value) in credentials {
-            part(name.as_bytes());
-            part(value);
-        }
-        Some(Self(hash))
-    }
-
-    /// The key of this request with this payment: its whole payload, including the signature.
-    pub(crate) fn with_payment(&self, payment: &PaymentRequest) -> RedeliveryKey {
-        let mut hash = self.0.clone();
-        hash.update(payment.version.number().to_be_bytes());
-        hash.update(payment.origin().as_bytes());
-        hash.update(payment.payload.canonical_hash());
-        RedeliveryKey(hash.finalize().into())
-    }
-}
-
-fn may_have_body<I>(request: &Request<I>) -> bool {
-    let headers = request.headers();
-    match headers.get(CONTENT_LENGTH) {
-        Some(length) => length != "0",
-        None => request.method() != Method::GET || headers.contains_key(TRANSFER_ENCODING),
-    }
-}
-
 /// The responses that did not reach their clients. Clones share them.
 #[derive(Clone, Default)]
 pub(crate) struct UndeliveredResponses(Arc<Mutex<UndeliveredStore>>);
 
 #[derive(Default)]
 struct UndeliveredStore {
-    responses: HashMap<RedeliveryKey, (Instant, StoredResponse)>,
+    responses: HashMap<SaleKey, (Instant, StoredResponse)>,
     /// Their keys in the order in which they expire. May contain keys that were removed.
-    order: VecDeque<(Instant, RedeliveryKey)>,
+    order: VecDeque<(Instant, SaleKey)>,
     bytes: usize,
 }
 
-/// A complete response.
-#[derive(Clone)]
-struct StoredResponse {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: BufferedBody,
-}
-
-impl StoredResponse {
-    fn bytes(&self) -> usize {
-        let headers = self.headers.iter();
-        let headers: usize = headers
-            .map(|(name, value)| name.as_str().len() + value.len())
-            .sum();
-        OVERHEAD + headers + self.body.len()
-    }
-}
-
 impl UndeliveredStore {
-    fn insert(&mut self, key: RedeliveryKey, until: Instant, response: StoredResponse) {
+    fn insert(&mut self, key: SaleKey, until: Instant, response: StoredResponse) {
         self.remove_expired();
         let bytes = response.bytes();
         if bytes > BYTES_MAX || until <= Instant::now() {
@@ -173,7 +59,7 @@ impl UndeliveredStore {
         self.responses.insert(key, (until, response));
     }
 
-    fn remove(&mut self, key: RedeliveryKey) -> Option<(Instant, StoredResponse)> {
+    fn remove(&mut self, key: SaleKey) -> Option<(Instant, StoredResponse)> {
         let found = self.responses.remove(&key)?;
         self.bytes -= found.1.bytes();
         Some(found)
@@ -198,15 +84,11 @@ impl UndeliveredResponses {
     /// before it has received all of it.
     pub(crate) fn track(
         &self,
-        key: RedeliveryKey,
+        key: SaleKey,
         mut response: Response<()>,
         body: BufferedBody,
     ) -> Response<ResponseBody> {
-        let copy = StoredResponse {
-            status: response.status(),
-            headers: response.headers().clone(),
-            body: body.clone(),
-        };
+        let copy = StoredResponse::new(&response, &body);
         let guard = Arc::new(DeliveryGuard {
             undelivered: self.clone(),
             key,
@@ -218,7 +100,7 @@ impl UndeliveredResponses {
     }
 
     /// Removes the response that is stored for this key, and tracks its delivery again.
-    pub(crate) fn take(&self, key: RedeliveryKey) -> Option<Response<ResponseBody>> {
+    pub(crate) fn take(&self, key: SaleKey) -> Option<Response<ResponseBody>> {
         let mut store = self.locked();
         store.remove_expired();
         let (until, stored) = store.remove(key)?;
@@ -227,9 +109,7 @@ impl UndeliveredResponses {
             return None;
         }
         info!("a paid response is delivered to a client that had disconnected");
-        let mut response = Response::new(());
-        *response.status_mut() = stored.status;
-        response.headers_mut().clone_from(&stored.headers);
+        let mut response = stored.head();
         let body = stored.body.clone();
         let guard = Arc::new(DeliveryGuard {
             undelivered: self.clone(),
@@ -261,7 +141,7 @@ pub(crate) fn passed_to_server(response: &mut Response<ResponseBody>) {
 /// A copy of a response in delivery. It is stored if the response is dropped before its delivery.
 struct DeliveryGuard {
     undelivered: UndeliveredResponses,
-    key: RedeliveryKey,
+    key: SaleKey,
     until: Instant,
     /// `None` after the delivery.
     response: Mutex<Option<StoredResponse>>,
@@ -330,10 +210,10 @@ mod tests {
     use super::*;
     use tokio::time::advance;
 
-    fn key(number: u64) -> RedeliveryKey {
+    fn key(number: u64) -> SaleKey {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&number.to_be_bytes());
-        RedeliveryKey(bytes)
+        SaleKey(bytes)
     }
 
     fn body(length: usize) -> BufferedBody {
@@ -410,54 +290,5 @@ mod tests {
         advance(STORED_FOR).await;
         lose(&store, 100, 1);
         assert_eq!(store.locked().responses.len(), 1);
-    }
-
-    #[test]
-    fn another_request_or_client_has_another_fingerprint() {
-        let request = |change: &dyn Fn(&mut Request<()>)| {
-            let mut request = Request::new(());
-            *request.uri_mut() = "http://a.example/goods?x=1".parse().unwrap();
-            change(&mut request);
-            request
-        };
-        let fingerprint = |client: Option<IpAddr>, change: &dyn Fn(&mut Request<()>)| {
-            let request = request(change);
-            let found = RequestFingerprint::new(&request, &request.uri().to_string(), client)?;
-            Some(found.0.finalize())
-        };
-        let here = Some(IpAddr::from([192, 0, 2, 1]));
-        let plain = fingerprint(here, &|_| {}).unwrap();
-        assert_eq!(fingerprint(here, &|_| {}), Some(plain));
-        let header = |name: HeaderName, value: &'static str| {
-            move |request: &mut Request<()>| {
-                request.headers_mut().insert(&name, value.parse().unwrap());
-            }
-        };
-        assert_ne!(
-            fingerprint(Some(IpAddr::from([192, 0, 2, 2])), &|_| {}),
-            Some(plain)
-        );
-        for name in COMPARED_HEADERS {
-            assert_ne!(fingerprint(here, &header(name, "7")), Some(plain));
-        }
-        // The handler that would check them does not run for a stored response.
-        for name in ["x-api-key", "x-auth-token", "x-session-id", "client-secret"] {
-            let name = HeaderName::from_static(name);
-            assert_ne!(fingerprint(here, &header(name, "7")), Some(plain));
-        }
-        // Headers that differ between two identical requests are not compared.
-        for name in ["x-request-id", "cf-ray", "traceparent", "x-forwarded-for"] {
-            let name = HeaderName::from_static(name);
-            assert_eq!(fingerprint(here, &header(name, "7")), Some(plain));
-        }
-        let posts = |request: &mut Request<()>| *request.method_mut() = Method::POST;
-        let other = |request: &mut Request<()>| *request.uri_mut() = "/other".parse().unwrap();
-        assert_ne!(fingerprint(here, &posts), Some(plain));
-        assert_ne!(fingerprint(here, &other), Some(plain));
-        // Without an address, only requests without a body: bodies are not compared.
-        assert!(fingerprint(None, &|_| {}).is_some());
-        assert!(fingerprint(None, &posts).is_none());
-        assert!(fingerprint(None, &header(CONTENT_LENGTH, "7")).is_none());
-        assert!(fingerprint(None, &header(TRANSFER_ENCODING, "chunked")).is_none());
     }
 }
