@@ -281,8 +281,7 @@ mod tests {
         }
     }
 
-    proptest! {
-        #[test]
+    #[test]
     fn errors_of_the_proxy_have_their_reasons() {
         for (signature, expected) in [
             ("InvalidAmount()", "permit2_invalid_amount"),
@@ -294,7 +293,8 @@ mod tests {
         }
     }
 
-    #[test]
+    proptest! {
+        #[test]
         fn digest_equals_that_of_an_independent_implementation(
             accounts: [[u8; 20]; 5], numbers: [[u64; 4]; 4], chain_id: u64,
         ) {

@@ -335,8 +335,8 @@ impl<C: Chain> Rail<C> {
         };
         let found = self.context.schemes.for_request(request);
         let (extensions, kept_max): (&[&str], _) = match found {
-            Some(scheme) => (scheme.extensions(), scheme.kept_max()),
-            None => (&[], KEPT_MAX),
+            Ok(scheme) => (scheme.extensions(), scheme.kept_max()),
+            Err(_) => (&[], KEPT_MAX),
         };
         let text = request.kept_text(extensions, kept_max)?;
         let scheme = &request.requirements.scheme;
