@@ -412,8 +412,7 @@ async fn our_buyer_understands_the_official_servers_refusals() {
     let (_server, url) = server(&town.town.facilitator).await;
     let broken = buyer().get(&format!("{url}/broken")).await.unwrap();
     assert_eq!(broken.response.status(), StatusCode::INTERNAL_SERVER_ERROR);
-    let penniless =
-        quittance_evm::ExactPayer::new(alloy::signers::local::PrivateKeySigner::random());
+    let penniless = ExactPayer::new(alloy::signers::local::PrivateKeySigner::random());
     let poor = Buyer::builder().payer(penniless).build().unwrap();
     match poor.get(&format!("{url}/goods")).await {
         Err(BuyError::Refused { reason, .. }) => {
