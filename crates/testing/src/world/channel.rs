@@ -205,6 +205,11 @@ impl Payment<SimulatedChain> for ChannelPayment {
         self.payment.signatures()
     }
 
+    /// Closing a channel buys nothing.
+    fn releases_nothing(&self) -> bool {
+        matches!(self.signed.deed, Deed::Claim | Deed::Cancel)
+    }
+
     fn state_access(&self) -> Option<&StateAccess> {
         Some(&self.access)
     }
