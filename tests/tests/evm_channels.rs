@@ -2,20 +2,23 @@
 //! and vouchers, claims, transfers, refunds and withdrawals do what they say.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use alloy::primitives::{Address, B256, U256};
 use alloy::signers::local::PrivateKeySigner;
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use quittance_core::wire::{SettleResponse, VerifyResponse};
-use quittance_core::{Amount, Clock, Facilitator, PaymentRequest, Reason, Scheme, SystemClock};
+use quittance_core::{
+    Amount, Clock, Facilitator, PaymentRequest, Reason, Scheme, StateStore, SystemClock,
+};
 use quittance_devnet::{Account, Evm as Local, USDC};
 use quittance_engine::{Engine, EngineBuilder};
 use quittance_evm::batch::{BatchSettlement, ClaimRow, Voucher, reason};
 use quittance_evm::{Evm, EvmConfig};
 use quittance_testing::faults::{EngineParts, FaultySchemeFixture, PlantedFault, SchemeFault};
 use quittance_tests::channels::{Channel, deposited, request};
+use quittance_tests::conformance::life::{Act, LifeFixture};
 use quittance_tests::conformance::scheme::{self, SchemeFixture};
 use quittance_tests::evm::{PRICE, Setting, set, set_required};
 use quittance_tests::mutations::{NOT_CAUGHT_IN_EXACT, assert_caught};
@@ -132,6 +135,71 @@ impl SchemeFixture for DepositFixture {
 }
 
 quittance_tests::scheme_conformance!(DepositFixture);
+
+/// Lives of a channel whose seller keeps its book.
+struct ChannelLives {
+    setting: Setting,
+    /// The channel of the newest life.
+    newest: Mutex<Channel>,
+}
+
+/// What each act of a life moves, in atomic units.
+const DEPOSIT: u128 = 50_000;
+const CLAIM: u128 = 30_000;
+const REFUND: u128 = 10_000;
+
+#[async_trait]
+impl LifeFixture for ChannelLives {
+    type Chain = Evm;
+
+    async fn new() -> Self {
+        Self {
+            setting: Setting::start().await,
+            newest: Mutex::new(Channel::new()),
+        }
+    }
+
+    fn parts(&self) -> (Evm, Arc<dyn Scheme<Evm>>) {
+        let (evm, scheme) = scheme_of(self.setting.config());
+        (evm, Arc::new(scheme))
+    }
+
+    async fn acts(&self) -> Vec<Act> {
+        let channel = Channel::new();
+        *self.newest.lock().unwrap() = channel.clone();
+        let after = ["deposit"];
+        vec![
+            Act::new("deposit", channel.deposit(DEPOSIT)),
+            Act::new("claim", channel.claim(&[channel.row(CLAIM)]))
+                .settled_only()
+                .after(&after),
+            Act::new("refund", channel.refund(REFUND, 0, None)).after(&after),
+        ]
+    }
+
+    /// By the contract's record of the channel.
+    async fn effects(&self, _: &[Act], _: &dyn StateStore) -> Vec<Option<u64>> {
+        let channel = self.newest.lock().unwrap().clone();
+        let (balance, claimed) = channel.state(&self.setting).await;
+        let deposits = balance.div_ceil(DEPOSIT);
+        let refunds = (deposits * DEPOSIT - balance) / REFUND;
+        let effects = [deposits, claimed / CLAIM, refunds];
+        effects.map(|count| u64::try_from(count).ok()).to_vec()
+    }
+
+    async fn hold(&self) {
+        self.setting.hold().await;
+    }
+
+    async fn go_on(&self) {
+        self.setting.go_on().await;
+    }
+}
+
+mod life {
+    use super::ChannelLives;
+    quittance_tests::life_conformance!(ChannelLives);
+}
 
 #[async_trait]
 impl EngineParts for DepositFixture {

@@ -324,6 +324,12 @@ impl SchemeFixture for ExactFixture {
 
 quittance_tests::scheme_conformance!(ExactFixture);
 
+mod life {
+    use super::ExactFixture;
+    use quittance_tests::conformance::life::OneAct;
+    quittance_tests::life_conformance!(OneAct<ExactFixture>);
+}
+
 #[async_trait]
 impl EngineParts for ExactFixture {
     fn parts(&self) -> (Evm, Arc<dyn Scheme<Evm>>) {

@@ -129,6 +129,12 @@ impl SchemeFixture for Permit2Fixture {
 
 quittance_tests::scheme_conformance!(Permit2Fixture);
 
+mod life {
+    use super::Permit2Fixture;
+    use quittance_tests::conformance::life::OneAct;
+    quittance_tests::life_conformance!(OneAct<Permit2Fixture>);
+}
+
 #[async_trait]
 impl EngineParts for Permit2Fixture {
     fn parts(&self) -> (Evm, Arc<dyn Scheme<Evm>>) {

@@ -2,7 +2,7 @@
 //! what the seller charges.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use alloy::hex::encode_prefixed;
@@ -13,12 +13,13 @@ use async_trait::async_trait;
 use quittance_core::wire::{PaymentRequirements, SettleResponse};
 use quittance_core::{
     Amount, AuthorizationState, Facilitator, Payer, PaymentRequest, Reason, Scheme, Scope,
-    Timestamp,
+    StateStore, Timestamp,
 };
 use quittance_devnet::{Account, EXACT_PERMIT2_PROXY, PERMIT2, UPTO_PERMIT2_PROXY, USDC};
 use quittance_engine::{Engine, EngineBuilder, Rules};
 use quittance_evm::{Evm, EvmConfig, Exact, Upto, UptoPayer, reason, upto_reason};
 use quittance_testing::faults::{EngineParts, FaultySchemeFixture, PlantedFault, SchemeFault};
+use quittance_tests::conformance::life::{Act, LifeFixture, counts};
 use quittance_tests::conformance::scheme::{self, SchemeFixture};
 use quittance_tests::contracts::hostile;
 use quittance_tests::evm::{PRICE, Setting, set, set_required};
@@ -185,6 +186,77 @@ impl SchemeFixture for UptoFixture {
 }
 
 quittance_tests::scheme_conformance!(UptoFixture);
+
+/// An authorization is charged once: much of it, little of it, or nothing.
+struct UptoLives {
+    setting: Setting,
+    /// What the seller had when the newest life began.
+    before: Mutex<Amount>,
+}
+
+/// The charges of a life. The seller's balance shows how many times each was made.
+const CHARGES: [(&str, u64); 3] = [
+    ("charge much", 9_000),
+    ("charge little", 100),
+    ("charge nothing", 0),
+];
+
+#[async_trait]
+impl LifeFixture for UptoLives {
+    type Chain = Evm;
+
+    async fn new() -> Self {
+        Self {
+            setting: approved().await,
+            before: Mutex::default(),
+        }
+    }
+
+    fn parts(&self) -> (Evm, Arc<dyn Scheme<Evm>>) {
+        let evm = Evm::new(self.setting.config()).unwrap();
+        let upto = Upto::new(&evm);
+        (evm, Arc::new(upto))
+    }
+
+    async fn acts(&self) -> Vec<Act> {
+        *self.before.lock().unwrap() = self.setting.received().await;
+        let request = signed_for(|_| ()).await;
+        let act = |(name, amount): (&'static str, u64)| {
+            let charge = request.charging(Amount::from(amount)).unwrap();
+            Act::new(name, charge)
+                .settled_only()
+                .excludes(&CHARGES.map(|(name, _)| name))
+        };
+        CHARGES.map(act).to_vec()
+    }
+
+    /// A charge of nothing is in no books but the journal.
+    async fn effects(&self, _: &[Act], _: &dyn StateStore) -> Vec<Option<u64>> {
+        let received = self.setting.received().await;
+        let before = *self.before.lock().unwrap();
+        let moved = received.checked_sub(before).unwrap();
+        let [much, little] = [0, 1].map(|at| Amount::from(CHARGES[at].1));
+        let mut effects: Vec<_> = counts(moved, &[much, little])
+            .into_iter()
+            .map(Some)
+            .collect();
+        effects.push(None);
+        effects
+    }
+
+    async fn hold(&self) {
+        self.setting.hold().await;
+    }
+
+    async fn go_on(&self) {
+        self.setting.go_on().await;
+    }
+}
+
+mod life {
+    use super::UptoLives;
+    quittance_tests::life_conformance!(UptoLives);
+}
 
 #[async_trait]
 impl EngineParts for UptoFixture {

@@ -391,6 +391,12 @@ mod spl_token {
     quittance_tests::scheme_conformance!(SplToken);
 }
 
+mod life {
+    use super::SplToken;
+    use quittance_tests::conformance::life::OneAct;
+    quittance_tests::life_conformance!(OneAct<SplToken>);
+}
+
 mod token_2022 {
     use super::Token2022;
     quittance_tests::scheme_conformance!(Token2022);
