@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use axum::body::Body;
 use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
 use quittance_core::json::Object;
 use quittance_core::wire::{
     PaymentPayload, SettleResponse, SupportedResponse, VerifyResponse, header,
@@ -82,7 +83,10 @@ async fn buy(shop: &Shop, path: &str, payment: &str) -> (StatusCode, Option<Stri
     let receipt: Option<SettleResponse> =
         receipt.map(|value| header::decode("receipt", value.as_bytes()).unwrap());
     let reason = receipt.and_then(|receipt| receipt.error_reason);
-    (response.status(), reason)
+    let status = response.status();
+    // A response that is not read is stored, and delivered again.
+    response.into_body().collect().await.unwrap();
+    (status, reason)
 }
 
 fn sold() -> (StatusCode, Option<String>) {
