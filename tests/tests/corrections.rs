@@ -13,8 +13,8 @@ use quittance_core::wire::{
 };
 use quittance_core::{
     Amount, Check, Effect, Facilitator, Network, Observed, Offer, OfferError, Payment, PaymentId,
-    PaymentInfo, PaymentRequest, Plan, Reason, Refusal, Rejection, Scheme, SchemeState,
-    SignatureClaim, StateAccess, StateChange, StateId, Timestamp,
+    PaymentInfo, PaymentRequest, Plan, Reason, Refusal, Rejection, Scheme, SchemeReceipt,
+    SchemeState, SignatureClaim, StateAccess, StateChange, StateId, Timestamp,
 };
 use quittance_http::{Failover, RemoteFacilitator};
 use quittance_seller::PaymentLayer;
@@ -112,7 +112,10 @@ impl Payment<SimulatedChain> for Voucher {
         let charged = charged(observed.state) + PRICE;
         StateChange {
             state: Some((charged.to_string().into_bytes(), None)),
-            ..StateChange::default()
+            receipt: SchemeReceipt {
+                amount: Some(String::new()),
+                extra: None,
+            },
         }
     }
 

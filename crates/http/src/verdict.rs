@@ -134,12 +134,15 @@ fn completed(request: &PaymentRequest, settled: SettleResponse) -> SettleRespons
     }
 }
 
-/// Why a success is contradictory. Settling an amount of zero needs no transaction.
+/// Why a success is contradictory. Settling an amount of zero needs no transaction. Nor does an
+/// accepted voucher: its answer has an empty amount, because no money has moved.
 fn objection(request: &PaymentRequest, settled: &SettleResponse) -> Option<&'static str> {
     if !settled.success {
         return None;
     }
-    if settled.transaction.is_empty() && !request.requirements.amount.is_zero() {
+    let moves_nothing =
+        request.requirements.amount.is_zero() || settled.amount.as_deref() == Some("");
+    if settled.transaction.is_empty() && !moves_nothing {
         return Some("a success without a transaction");
     }
     let elsewhere = !request.may_be_on(&settled.network);
