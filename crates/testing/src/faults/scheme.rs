@@ -188,7 +188,7 @@ impl<C: Chain> FaultyScheme<C> {
                 std::mem::swap(&mut info.payer, &mut info.pay_to);
             }
             Some(SchemeFault::AnotherAsset) => info.asset.push('x'),
-            Some(SchemeFault::ExpiresNever) => info.expires = Timestamp::from_secs(u64::MAX),
+            Some(SchemeFault::ExpiresNever) => info.expires = Timestamp::NEVER,
             Some(SchemeFault::ExpiresAtOnce) => info.expires = now,
             _ => {}
         }

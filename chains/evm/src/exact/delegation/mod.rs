@@ -40,10 +40,6 @@ const METHOD: &str = "erc7710";
 /// The field of `extra` with the accounts that redeem delegations.
 const REDEEMERS: &str = "facilitatorAddresses";
 
-/// When a delegation expires. No field says it, and a payment that was settled must be refused ever
-/// after. So the journal must never be free to forget it.
-pub(super) const NEVER: Timestamp = Timestamp::from_secs(u64::MAX);
-
 /// The longest time for which the facilitator tries to settle a payment, in seconds, whatever the
 /// seller asks for. No client waits longer.
 const PATIENCE_MAX_SECS: u64 = 3600;
@@ -132,7 +128,9 @@ impl Exact {
                 pay_to: pay_to.to_checksum(None),
                 asset: asset.to_checksum(None),
                 amount,
-                expires: NEVER,
+                // No field says when a delegation expires, and a payment that was settled must be
+                // refused ever after. So the journal must never be free to forget it.
+                expires: Timestamp::NEVER,
             },
             manager: payload.manager,
             delegator: payload.delegator,

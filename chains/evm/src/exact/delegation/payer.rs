@@ -13,7 +13,7 @@ use quittance_core::{
 };
 use serde_json::json;
 
-use super::{METHOD, NEVER, REDEEMERS};
+use super::{METHOD, REDEEMERS};
 use crate::exact::payer::{Transfer, VALIDITY_MAX_SECS, transfer_of};
 use crate::exact::terms::{Extra, NAME};
 use crate::known;
@@ -182,6 +182,6 @@ impl Payer for DelegationPayer {
             "delegator": self.address,
         });
         let payload = Object::of(&payload).map_err(PayerError::Payload)?;
-        Ok(SignedPayment::new(payload, NEVER))
+        Ok(SignedPayment::lasting(payload))
     }
 }

@@ -229,7 +229,7 @@ fn payment_never_expires_and_is_not_tried_for_ever() {
         let mut terms = requirements();
         terms.max_timeout_seconds = timeout;
         let payment = SCHEME.decode(&request(&good(), terms), NOW).unwrap();
-        assert_eq!(payment.info().expires, NEVER);
+        assert_eq!(payment.info().expires, Timestamp::NEVER);
         match payment.check(&Observed::new(&[], &[], NOW.plus_secs(after))) {
             Ok(_) => true,
             Err(rejection) => {
