@@ -10,6 +10,7 @@
 mod book;
 mod channel;
 mod claim;
+mod consent;
 mod deposit;
 mod payload;
 pub mod reason;

@@ -1,0 +1,153 @@
+//! How the payer of a deposit lets the collector take it.
+
+use alloy::primitives::{Address, B256, Bytes, U256, b256, keccak256};
+use alloy::sol_types::SolValue;
+use quittance_core::{PaymentId, Reason, Rejection, Timestamp};
+
+use super::channel::{EIP3009_COLLECTOR, PERMIT2_COLLECTOR};
+use super::payload::ReceiveAuthorization;
+use super::reason;
+use super::setup::Setup;
+use super::voucher::for_contract;
+use crate::chain::{Step, StepOutcome};
+use crate::eip3009::Authorization;
+use crate::exact::payment::view;
+use crate::exact::window::Window;
+use crate::permit2::{WitnessPermit, WitnessType};
+
+/// The hashes of `PermitWitnessTransferFrom(TokenPermissions permitted,address spender,uint256
+/// nonce,uint256 deadline,DepositWitness witness)DepositWitness(bytes32 channelId)TokenPermissions(
+/// address token,uint256 amount)` and of its `DepositWitness`.
+const WITNESS: WitnessType = WitnessType {
+    permit_type_hash: b256!("436a25c01a21a6ed025816c4c9ea3d6132aa879dd7ef16f6188dd3b0aebccc52"),
+    witness_type_hash: b256!("ba0000097e86dabe64178afe31109221193339a6861598f2133fcbdc92c84479"),
+};
+
+/// How the payer lets the collector take the deposit.
+pub(super) enum Consent {
+    /// By an authorization that only the collector can use.
+    Eip3009 {
+        authorization: Authorization,
+        salt: U256,
+    },
+    /// By a permit that only the collector can use, and only for this channel.
+    Permit2(WitnessPermit),
+}
+
+impl Consent {
+    /// By EIP-3009. The nonce binds the authorization to the channel.
+    pub(super) fn eip3009(
+        payer: Address,
+        amount: u128,
+        channel: &B256,
+        given: &ReceiveAuthorization,
+    ) -> Self {
+        let salt = given.salt;
+        Self::Eip3009 {
+            authorization: Authorization {
+                from: payer,
+                to: EIP3009_COLLECTOR,
+                value: U256::from(amount),
+                valid_after: given.valid_after,
+                valid_before: given.valid_before,
+                nonce: keccak256((*channel, salt).abi_encode()),
+            },
+            salt,
+        }
+    }
+
+    pub(super) fn payment_id(&self, setup: &Setup, token: Address) -> PaymentId {
+        match self {
+            Self::Eip3009 { authorization, .. } => authorization.payment_id(setup.chain_id, token),
+            Self::Permit2(permit) => permit.payment_id(setup.chain_id),
+        }
+    }
+
+    pub(super) fn digest(&self, setup: &Setup, token_separator: &B256, channel: B256) -> B256 {
+        match self {
+            Self::Eip3009 { authorization, .. } => authorization.receive_digest(token_separator),
+            Self::Permit2(permit) => permit.digest(&setup.permit2_separator, &WITNESS, [channel]),
+        }
+    }
+
+    pub(super) fn window(&self) -> Window {
+        match self {
+            Self::Eip3009 { authorization, .. } => Window {
+                valid_after: authorization.valid_after,
+                valid_before: authorization.valid_before,
+                not_yet: reason::VALID_AFTER,
+                expired: reason::VALID_BEFORE,
+            },
+            Self::Permit2(permit) => Window {
+                valid_after: U256::ZERO,
+                valid_before: permit.valid_before(),
+                not_yet: reason::PERMIT2_DEADLINE_EXPIRED,
+                expired: reason::PERMIT2_DEADLINE_EXPIRED,
+            },
+        }
+    }
+
+    pub(super) fn signature_reason(&self) -> Reason {
+        match self {
+            Self::Eip3009 { .. } => reason::RECEIVE_AUTHORIZATION_SIGNATURE,
+            Self::Permit2(_) => reason::PERMIT2_SIGNATURE,
+        }
+    }
+
+    /// The collector, and its data with the payer's signature.
+    pub(super) fn collector(&self, signature: &Bytes) -> (Address, Bytes) {
+        let signature = for_contract(signature);
+        match self {
+            Self::Eip3009 {
+                authorization,
+                salt,
+            } => {
+                let (after, before) = (authorization.valid_after, authorization.valid_before);
+                let data = (after, before, *salt, signature).abi_encode_params();
+                (EIP3009_COLLECTOR, data.into())
+            }
+            Self::Permit2(permit) => {
+                let data = (permit.nonce, permit.deadline, signature, Bytes::new());
+                (PERMIT2_COLLECTOR, data.abi_encode_params().into())
+            }
+        }
+    }
+
+    /// The step that shows whether it was used, or for a permit how much Permit2 may move: Permit2
+    /// itself refuses a used permit.
+    pub(super) fn state_step(&self, token: Address) -> Step {
+        match self {
+            Self::Eip3009 { authorization, .. } => view(token, authorization.state_call()),
+            Self::Permit2(permit) => view(token, permit.allowance_call()),
+        }
+    }
+
+    /// Checks the outcome of the [`state_step`](Self::state_step).
+    pub(super) fn check_state(
+        &self,
+        outcome: Option<&StepOutcome>,
+        amount: u128,
+    ) -> Result<(), Rejection> {
+        let word = outcome.and_then(StepOutcome::word);
+        let word = word.map(|word| U256::from_be_bytes(word.0));
+        match (self, word) {
+            (Self::Eip3009 { .. }, Some(U256::ONE)) => {
+                let detail = "the authorization of the deposit was used or cancelled";
+                Err(Rejection::new(reason::NONCE_ALREADY_USED, detail))
+            }
+            (Self::Permit2(_), Some(allowance)) if allowance < U256::from(amount) => {
+                let detail = format!(
+                    "Permit2 may move {allowance} atomic units of the payer's tokens, and the deposit is of {amount}"
+                );
+                Err(Rejection::new(reason::PERMIT2_ALLOWANCE_REQUIRED, detail))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// When it can no longer be used.
+    pub(super) fn expires(&self) -> Timestamp {
+        let valid_before = self.window().valid_before;
+        Timestamp::from_secs(valid_before.try_into().unwrap_or(u64::MAX))
+    }
+}
