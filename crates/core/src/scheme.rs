@@ -181,9 +181,9 @@ pub trait Payment<C: Chain + ?Sized>: Send + Sync {
     /// The facts that every scheme knows of a payment.
     fn info(&self) -> &PaymentInfo;
 
-    /// What the payment moves if `amount` is settled, in atomic units: the amount that the
-    /// operator's policy judges. The default is all that was authorized. A scheme that settles less
-    /// returns `amount`.
+    /// What the payment moves if `amount` is settled, in atomic units. The operator's policy judges
+    /// it, and the payer's balance must cover it together with the payer's other open payments. The
+    /// default is all that was authorized. A scheme that settles less returns `amount`.
     fn moves(&self, _amount: Amount) -> Amount {
         self.info().amount
     }

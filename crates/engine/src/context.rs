@@ -118,7 +118,8 @@ impl<C: Chain> Context<C> {
         guard: InFlightGuard,
     ) -> Job<C> {
         let claim = &settlement.claim;
-        let reservation = self.ledger.add(&claim.payer, &claim.asset, claim.amount);
+        let amount = payment.moves(claim.amount);
+        let reservation = self.ledger.add(&claim.payer, &claim.asset, amount);
         Job::resumed(settlement, payment, reservation, guard)
     }
 

@@ -242,7 +242,7 @@ impl<C: Chain> Rail<C> {
             Candidate::Verified(_) => false,
             Candidate::Unfinished(unfinished) => unfinished.may_have_moved,
         };
-        let reservation = self.reserve(&claim, &candidate)?;
+        let reservation = self.reserve(&claim, decoded, &candidate)?;
         let journal = &self.context.writer.journal;
         let claimed = journal.claim(&claim, self.context.now()).await;
         let attempt = match claimed.map_err(Fault::from)? {
@@ -285,16 +285,22 @@ impl<C: Chain> Rail<C> {
         }))
     }
 
-    /// Reserves the amount of a claim in its payer's balance. An unfinished payment is not checked
+    /// Reserves what a payment moves in its payer's balance. An unfinished payment is not checked
     /// against the balance: its money may have left it already.
-    fn reserve(&self, claim: &Claim, candidate: &Candidate<'_, C>) -> Result<Reservation, Fault> {
+    fn reserve(
+        &self,
+        claim: &Claim,
+        decoded: &Decoded<C>,
+        candidate: &Candidate<'_, C>,
+    ) -> Result<Reservation, Fault> {
         let ledger = &self.context.ledger;
+        let amount = decoded.payment.moves(claim.amount);
         match candidate {
             Candidate::Verified(verified) => {
                 let balance = verified.balance(self.context.now());
-                ledger.reserve(&claim.payer, &claim.asset, claim.amount, balance)
+                ledger.reserve(&claim.payer, &claim.asset, amount, balance)
             }
-            Candidate::Unfinished(_) => Ok(ledger.add(&claim.payer, &claim.asset, claim.amount)),
+            Candidate::Unfinished(_) => Ok(ledger.add(&claim.payer, &claim.asset, amount)),
         }
     }
 
