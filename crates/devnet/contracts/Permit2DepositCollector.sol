@@ -28,11 +28,22 @@ interface SignatureTransfer {
     ) external;
 }
 
+interface Permit {
+    function permit(
+        address owner,
+        address spender,
+        uint256 value,
+        uint256 deadline,
+        uint8 v,
+        bytes32 r,
+        bytes32 s
+    ) external;
+}
+
 /// The interface and the type strings of Permit2DepositCollector, for local chains: no registry has the bytecode of
-/// the deployed contract. An EIP-2612 permit before the transfer is left out.
+/// the deployed contract.
 contract Permit2DepositCollector {
     error OnlyX402BatchSettlement();
-    error PermitNotSupported();
 
     address public constant x402BatchSettlement = 0x4020074e9dF2ce1deE5A9C1b5c3f541D02a10003;
     SignatureTransfer public constant PERMIT2 = SignatureTransfer(0x000000000022D473030F116dDEE9F6B43aC78BA3);
@@ -46,10 +57,17 @@ contract Permit2DepositCollector {
         if (msg.sender != x402BatchSettlement) revert OnlyX402BatchSettlement();
         (uint256 nonce, uint256 deadline, bytes memory signature, bytes memory permit2612) =
             abi.decode(collectorData, (uint256, uint256, bytes, bytes));
-        if (permit2612.length > 0) revert PermitNotSupported();
+        if (permit2612.length > 0) approve(payer, token, permit2612);
         SignatureTransfer.PermitTransferFrom memory permit =
             SignatureTransfer.PermitTransferFrom(SignatureTransfer.TokenPermissions(token, amount), nonce, deadline);
         transfer(payer, permit, channelId, signature);
+    }
+
+    /// An approval that fails is ignored: the allowance may be there already.
+    function approve(address payer, address token, bytes memory permit2612) private {
+        (uint256 value, uint256 deadline, uint8 v, bytes32 r, bytes32 s) =
+            abi.decode(permit2612, (uint256, uint256, uint8, bytes32, bytes32));
+        try Permit(token).permit(payer, address(PERMIT2), value, deadline, v, r, s) {} catch {}
     }
 
     function transfer(

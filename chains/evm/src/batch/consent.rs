@@ -12,6 +12,8 @@ use super::voucher::for_contract;
 use crate::chain::{Step, StepOutcome};
 use crate::eip3009::Authorization;
 use crate::exact::payment::view;
+use crate::exact::reason::EIP2612_DEADLINE_EXPIRED;
+use crate::exact::sponsoring::SignedApproval;
 use crate::exact::window::Window;
 use crate::permit2::{WitnessPermit, WitnessType};
 
@@ -31,7 +33,11 @@ pub(super) enum Consent {
         salt: U256,
     },
     /// By a permit that only the collector can use, and only for this channel.
-    Permit2(WitnessPermit),
+    Permit2 {
+        permit: WitnessPermit,
+        /// The approval of Permit2 that the payer signed beside the permit.
+        approval: Option<SignedApproval>,
+    },
 }
 
 impl Consent {
@@ -59,14 +65,16 @@ impl Consent {
     pub(super) fn payment_id(&self, setup: &Setup, token: Address) -> PaymentId {
         match self {
             Self::Eip3009 { authorization, .. } => authorization.payment_id(setup.chain_id, token),
-            Self::Permit2(permit) => permit.payment_id(setup.chain_id),
+            Self::Permit2 { permit, .. } => permit.payment_id(setup.chain_id),
         }
     }
 
     pub(super) fn digest(&self, setup: &Setup, token_separator: &B256, channel: B256) -> B256 {
         match self {
             Self::Eip3009 { authorization, .. } => authorization.receive_digest(token_separator),
-            Self::Permit2(permit) => permit.digest(&setup.permit2_separator, &WITNESS, [channel]),
+            Self::Permit2 { permit, .. } => {
+                permit.digest(&setup.permit2_separator, &WITNESS, [channel])
+            }
         }
     }
 
@@ -78,24 +86,33 @@ impl Consent {
                 not_yet: reason::VALID_AFTER,
                 expired: reason::VALID_BEFORE,
             },
-            Self::Permit2(permit) => Window {
-                valid_after: U256::ZERO,
-                valid_before: permit.valid_before(),
-                not_yet: reason::PERMIT2_DEADLINE_EXPIRED,
-                expired: reason::PERMIT2_DEADLINE_EXPIRED,
-            },
+            Self::Permit2 { permit, approval } => {
+                let window = Window {
+                    valid_after: U256::ZERO,
+                    valid_before: permit.valid_before(),
+                    not_yet: reason::PERMIT2_DEADLINE_EXPIRED,
+                    expired: reason::PERMIT2_DEADLINE_EXPIRED,
+                };
+                match approval {
+                    None => window,
+                    Some(approval) => {
+                        window.until(approval.valid_before(), EIP2612_DEADLINE_EXPIRED)
+                    }
+                }
+            }
         }
     }
 
     pub(super) fn signature_reason(&self) -> Reason {
         match self {
             Self::Eip3009 { .. } => reason::RECEIVE_AUTHORIZATION_SIGNATURE,
-            Self::Permit2(_) => reason::PERMIT2_SIGNATURE,
+            Self::Permit2 { .. } => reason::PERMIT2_SIGNATURE,
         }
     }
 
-    /// The collector, and its data with the payer's signature.
-    pub(super) fn collector(&self, signature: &Bytes) -> (Address, Bytes) {
+    /// The collector, and its data with the payer's signature. If it `approves`, the collector
+    /// first submits the approval that the payer signed.
+    pub(super) fn collector(&self, signature: &Bytes, approves: bool) -> (Address, Bytes) {
         let signature = for_contract(signature);
         match self {
             Self::Eip3009 {
@@ -106,11 +123,26 @@ impl Consent {
                 let data = (after, before, *salt, signature).abi_encode_params();
                 (EIP3009_COLLECTOR, data.into())
             }
-            Self::Permit2(permit) => {
-                let data = (permit.nonce, permit.deadline, signature, Bytes::new());
+            Self::Permit2 { permit, approval } => {
+                let approval = approval.as_ref().filter(|_| approves);
+                let approval = approval.map(SignedApproval::to_collector_data);
+                let approval = approval.unwrap_or_default();
+                let data = (permit.nonce, permit.deadline, signature, approval);
                 (PERMIT2_COLLECTOR, data.abi_encode_params().into())
             }
         }
+    }
+
+    /// Whether the payer signed an approval of Permit2.
+    pub(super) fn has_approval(&self) -> bool {
+        matches!(self, Self::Permit2 { approval, .. } if approval.is_some())
+    }
+
+    /// Whether a deposit needs that approval, by the outcome of the
+    /// [`state_step`](Self::state_step). An approval replaces the allowance. So it is not submitted
+    /// if the allowance is enough: the payer's other payments may need more than this one.
+    pub(super) fn needs_approval(&self, outcome: Option<&StepOutcome>, amount: u128) -> bool {
+        self.has_approval() && word(outcome).is_some_and(|allowed| allowed < U256::from(amount))
     }
 
     /// The step that shows whether it was used, or for a permit how much Permit2 may move: Permit2
@@ -118,24 +150,42 @@ impl Consent {
     pub(super) fn state_step(&self, token: Address) -> Step {
         match self {
             Self::Eip3009 { authorization, .. } => view(token, authorization.state_call()),
-            Self::Permit2(permit) => view(token, permit.allowance_call()),
+            Self::Permit2 { permit, .. } => view(token, permit.allowance_call()),
         }
     }
 
-    /// Checks the outcome of the [`state_step`](Self::state_step).
+    /// How much of `balance` the payer's open deposits may take together, by the outcome of the
+    /// [`state_step`](Self::state_step). Permits that exceed the allowance together would revert at
+    /// the operator's cost. A token accepts one signed approval after another, and each replaces
+    /// the allowance. So a deposit that needs one is its payer's only open payment.
+    pub(super) fn spendable(
+        &self,
+        outcome: Option<&StepOutcome>,
+        balance: U256,
+        amount: u128,
+    ) -> U256 {
+        match self {
+            Self::Eip3009 { .. } => balance,
+            _ if self.needs_approval(outcome, amount) => U256::from(amount),
+            Self::Permit2 { .. } => word(outcome).map_or(balance, |allowed| balance.min(allowed)),
+        }
+    }
+
+    /// Checks the outcome of the [`state_step`](Self::state_step). With a signed approval, the
+    /// simulation of the deposit decides about the allowance.
     pub(super) fn check_state(
         &self,
         outcome: Option<&StepOutcome>,
         amount: u128,
     ) -> Result<(), Rejection> {
-        let word = outcome.and_then(StepOutcome::word);
-        let word = word.map(|word| U256::from_be_bytes(word.0));
-        match (self, word) {
+        match (self, word(outcome)) {
             (Self::Eip3009 { .. }, Some(U256::ONE)) => {
                 let detail = "the authorization of the deposit was used or cancelled";
                 Err(Rejection::new(reason::NONCE_ALREADY_USED, detail))
             }
-            (Self::Permit2(_), Some(allowance)) if allowance < U256::from(amount) => {
+            (Self::Permit2 { approval: None, .. }, Some(allowance))
+                if allowance < U256::from(amount) =>
+            {
                 let detail = format!(
                     "Permit2 may move {allowance} atomic units of the payer's tokens, and the deposit is of {amount}"
                 );
@@ -150,4 +200,9 @@ impl Consent {
         let valid_before = self.window().valid_before;
         Timestamp::from_secs(valid_before.try_into().unwrap_or(u64::MAX))
     }
+}
+
+fn word(outcome: Option<&StepOutcome>) -> Option<U256> {
+    let word = outcome.and_then(StepOutcome::word)?;
+    Some(U256::from_be_bytes(word.0))
 }

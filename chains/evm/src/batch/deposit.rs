@@ -29,6 +29,7 @@ use crate::chain::{
 use crate::eip3009::AuthorizationUse;
 use crate::evidence::Evidence;
 use crate::exact::payment::view;
+use crate::exact::sponsoring::SignedApproval;
 use crate::signature::PayerSignature;
 use crate::token::TransferMethod;
 
@@ -50,8 +51,8 @@ pub(super) struct DepositPayment {
     access: Option<StateAccess>,
 }
 
-/// The steps of a probe, by index. The channel's come first. The last two are those of the payer's
-/// contract.
+/// The steps of a probe, by index. The channel's come first. Those of the payer's contract are at
+/// the end, and after them the deposit with the approval that the payer signed.
 mod step {
     use super::CHANNEL_STEPS;
 
@@ -66,7 +67,7 @@ mod step {
 impl DepositPayment {
     pub(super) fn new(
         setup: Arc<Setup>,
-        act: DepositAct,
+        (act, approval): (DepositAct, Option<SignedApproval>),
         terms: Terms,
         now: Timestamp,
     ) -> Result<Self, Refusal> {
@@ -83,8 +84,14 @@ impl DepositPayment {
             TransferMethod::Permit2 => {
                 let missing = || missing(reason::PERMIT2_AUTHORIZATION_REQUIRED, "permit2");
                 let given = authorizations.permit2.ok_or_else(missing)?;
-                let objection = check_permit(&given, &terms, &voucher, deposit.amount);
-                (Consent::Permit2(given.permit), given.signature, objection)
+                let mut objection = check_permit(&given, &terms, &voucher, deposit.amount);
+                let (permit, approval) = (given.permit, approval);
+                if let Some(approval) = &approval {
+                    let checked = approval.check(&permit, reason::EIP2612_AMOUNT_MISMATCH);
+                    objection = objection.or(checked.err());
+                }
+                let consent = Consent::Permit2 { permit, approval };
+                (consent, given.signature, objection)
             }
             _ => {
                 let missing = || missing(reason::ERC3009_AUTHORIZATION_REQUIRED, "erc3009");
@@ -137,9 +144,10 @@ impl DepositPayment {
             .map(|at| at.is_some_and(|at| signatures.get(at) == Some(&true)))
     }
 
-    /// The call that makes the deposit.
-    fn call(&self) -> Bytes {
-        let (collector, data) = self.consent.collector(&self.signature.bytes);
+    /// The call that makes the deposit. If it `approves`, the signed approval is submitted first.
+    fn call(&self, approves: bool) -> Bytes {
+        let signature = &self.signature.bytes;
+        let (collector, data) = self.consent.collector(signature, approves);
         let call = BatchSettlement::depositCall {
             config: self.voucher.config.to_abi(),
             amount: self.amount,
@@ -161,19 +169,39 @@ impl DepositPayment {
         steps.push(Step::CodeSize(payer));
         steps.push(view(token, balance.into()));
         steps.push(self.consent.state_step(token));
-        steps.push(Step::Call {
-            to: BATCH_SETTLEMENT,
-            data: self.call(),
-            gas: self.setup.limits.gas_max,
-            when,
-        });
-        if !is_contract {
-            return Probe::new(steps);
-        }
         let gas = self.setup.limits.gas_max;
-        steps.push(ask_signature(payer, self.digest, &self.signature, gas));
-        steps.push(self.voucher.ask_payer(&self.setup));
-        Probe::new_transaction(steps)
+        let deposit = |approves| Step::Call {
+            to: BATCH_SETTLEMENT,
+            data: self.call(approves),
+            gas,
+            when,
+        };
+        steps.push(deposit(false));
+        if is_contract {
+            steps.push(ask_signature(payer, self.digest, &self.signature, gas));
+            steps.push(self.voucher.ask_payer(&self.setup));
+        }
+        if self.consent.has_approval() {
+            steps.push(deposit(true));
+        }
+        match is_contract {
+            false => Probe::new(steps),
+            true => Probe::new_transaction(steps),
+        }
+    }
+
+    /// Whether the deposit submits the approval that the payer signed.
+    fn approves(&self, outcomes: &[StepOutcome]) -> bool {
+        let state = outcomes.get(step::CONSENT);
+        self.consent.needs_approval(state, self.amount)
+    }
+
+    /// The outcome of the deposit in the simulation.
+    fn deposit_outcome<'a>(&self, outcomes: &'a [StepOutcome]) -> Option<&'a StepOutcome> {
+        match self.approves(outcomes) {
+            true => outcomes.last(),
+            false => outcomes.get(step::DEPOSIT),
+        }
     }
 
     /// Checks the signatures, now that it is known whether the payer has code.
@@ -226,8 +254,8 @@ impl DepositPayment {
         is_managed.then(|| Managed::read(state))
     }
 
-    fn simulated(outcomes: &[StepOutcome]) -> Result<(), Rejection> {
-        match revert(outcomes.get(step::DEPOSIT)) {
+    fn check_simulated(&self, outcomes: &[StepOutcome]) -> Result<(), Rejection> {
+        match revert(self.deposit_outcome(outcomes)) {
             None => Ok(()),
             Some(detail) => Err(Rejection::new(reason::DEPOSIT_SIMULATION_FAILED, detail)),
         }
@@ -337,7 +365,7 @@ impl Payment<Evm> for DepositPayment {
             return Ok(Check::NotYet(time));
         }
         for outcomes in last.simulations() {
-            Self::simulated(outcomes)?;
+            self.check_simulated(outcomes)?;
         }
         Ok(Check::Valid)
     }
@@ -353,7 +381,7 @@ impl Payment<Evm> for DepositPayment {
             Rejection::new(reason::DEPOSIT_SIMULATION_FAILED, detail)
         };
         let last = observed.answers.last().ok_or_else(failed)?;
-        let gas = |outcomes: &[StepOutcome]| outcomes.get(step::DEPOSIT)?.gas();
+        let gas = |outcomes: &[StepOutcome]| self.deposit_outcome(outcomes)?.gas();
         let gas = last
             .simulations()
             .filter_map(gas)
@@ -362,8 +390,10 @@ impl Payment<Evm> for DepositPayment {
         let key = (BATCH_SETTLEMENT, self.voucher.id, U256::from(self.amount));
         let key = keccak256(key.abi_encode());
         let is_contract = has_code(last.outcomes.get(step::PAYER_CODE));
-        let call = Call::new(BATCH_SETTLEMENT, self.call(), gas.into(), key);
-        Ok(Plan::Submit(call.with_batchable(!is_contract)))
+        let approves = self.approves(&last.outcomes);
+        let call = Call::new(BATCH_SETTLEMENT, self.call(approves), gas.into(), key);
+        // An approval changes the allowance, on which the payer's other payments depend.
+        Ok(Plan::Submit(call.with_batchable(!is_contract && !approves)))
     }
 
     fn sender(&self, observed: &Observed<'_, Evm>) -> Option<LaneId> {
@@ -373,8 +403,10 @@ impl Payment<Evm> for DepositPayment {
 
     fn balance(&self, observed: &Observed<'_, Evm>) -> Option<Amount> {
         let outcomes = &observed.answers.last()?.outcomes;
-        let balance = outcomes.get(step::BALANCE)?.word()?;
-        Some(Amount::new(U256::from_be_bytes(balance.0)))
+        let balance = U256::from_be_bytes(outcomes.get(step::BALANCE)?.word()?.0);
+        let state = outcomes.get(step::CONSENT);
+        let spendable = self.consent.spendable(state, balance, self.amount);
+        Some(Amount::new(spendable))
     }
 
     fn used_by(&self, rejection: &Rejection) -> Option<AuthorizationSearch> {

@@ -47,6 +47,7 @@ use self::setup::{Setup, Terms};
 use self::sweep::Sweep;
 use self::vouchers::VoucherPayment;
 use crate::chain::Evm;
+use crate::exact::sponsoring::{self, SignedApproval};
 
 /// The scheme's name.
 pub(crate) const NAME: &str = "batch-settlement";
@@ -96,6 +97,10 @@ impl Scheme<Evm> for BatchSettlement {
         self.0.assets()
     }
 
+    fn extensions(&self) -> &[&str] {
+        sponsoring::extensions(self.0.tokens())
+    }
+
     fn decode(
         &self,
         request: &PaymentRequest,
@@ -111,7 +116,10 @@ impl Scheme<Evm> for BatchSettlement {
             request.kept_text(self.extensions(), KEPT_MAX)?;
         }
         Ok(match act {
-            Act::Deposit(act) => Box::new(DepositPayment::new(setup, *act, terms, now)?),
+            Act::Deposit(act) => {
+                let act = (*act, SignedApproval::read(request)?);
+                Box::new(DepositPayment::new(setup, act, terms, now)?)
+            }
             Act::Voucher(act) => Box::new(VoucherPayment::of_voucher(setup, *act, terms, now)?),
             Act::Refund(act) if act.refund_nonce.is_none() => {
                 Box::new(VoucherPayment::of_refund(setup, *act, terms, now)?)

@@ -54,6 +54,8 @@ reasons! {
     PERMIT2_DEADLINE_EXPIRED = "permit2_deadline_expired";
     /// The payer's account does not accept the signature of the permit.
     PERMIT2_SIGNATURE = "permit2_invalid_signature";
+    /// The signed approval beside the permit is for another amount than the deposit.
+    EIP2612_AMOUNT_MISMATCH = "eip2612_amount_mismatch";
     /// Permit2 may not move enough of the payer's tokens.
     PERMIT2_ALLOWANCE_REQUIRED = "permit2_allowance_required";
     /// The signature of the voucher is not that of the channel's payer authorizer or payer.

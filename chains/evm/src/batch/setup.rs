@@ -108,9 +108,12 @@ impl Setup {
         &self.config.claims
     }
 
+    pub(super) fn tokens(&self) -> impl Iterator<Item = &Token> {
+        self.tokens.iter()
+    }
+
     pub(super) fn assets(&self) -> Vec<String> {
-        let tokens = self.tokens.iter();
-        tokens
+        self.tokens()
             .map(|token| token.address.to_checksum(None))
             .collect()
     }

@@ -373,20 +373,20 @@ impl<P: ProxyPermit> Method for Permit2Transfer<P> {
             not_yet: reason::PERMIT2_NOT_YET_VALID,
             expired: reason::PERMIT2_DEADLINE_EXPIRED,
         };
-        let approval = self.approval.as_ref().map(SignedApproval::valid_before);
-        match approval.filter(|end| *end < permit.valid_before) {
+        match &self.approval {
             None => permit,
-            Some(valid_before) => Window {
-                valid_before,
-                expired: reason::EIP2612_DEADLINE_EXPIRED,
-                ..permit
-            },
+            Some(approval) => {
+                permit.until(approval.valid_before(), reason::EIP2612_DEADLINE_EXPIRED)
+            }
         }
     }
 
     fn check_approval(&self) -> Result<(), Rejection> {
         let approval = self.approval.as_ref();
-        approval.map_or(Ok(()), |approval| approval.check(self.permit()))
+        let other_amount = reason::PERMIT2_2612_AMOUNT_MISMATCH;
+        approval.map_or(Ok(()), |approval| {
+            approval.check(self.permit(), other_amount)
+        })
     }
 
     fn state_steps(&self) -> Vec<Step> {

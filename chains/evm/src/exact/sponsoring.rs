@@ -8,8 +8,9 @@
 use std::collections::BTreeMap;
 
 use alloy::primitives::{Address, Bytes, U256};
+use alloy::sol_types::SolValue;
 use quittance_core::json::{Json, Object};
-use quittance_core::{Amount, PaymentRequest, Rejection};
+use quittance_core::{Amount, PaymentRequest, Reason, Rejection};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -160,8 +161,13 @@ impl SignedApproval {
         approval.map(Some).map_err(unreadable)
     }
 
-    /// Checks that it approves exactly what the permit needs.
-    pub(crate) fn check(&self, permit: &WitnessPermit) -> Result<(), Rejection> {
+    /// Checks that it approves exactly what the permit needs. `other_amount` is the code of an
+    /// approval of another amount.
+    pub(crate) fn check(
+        &self,
+        permit: &WitnessPermit,
+        other_amount: Reason,
+    ) -> Result<(), Rejection> {
         let mismatch = |reason, what: &str, found: &str, expected: &str| {
             let detail = format!("{FIELD}.{what} is {found}, but must be {expected}");
             Err(Rejection::new(reason, detail))
@@ -193,8 +199,7 @@ impl SignedApproval {
         }
         if self.value != permit.amount {
             let (found, expected) = (self.value.to_string(), permit.amount.to_string());
-            let reason = reason::PERMIT2_2612_AMOUNT_MISMATCH;
-            return mismatch(reason, "amount", &found, &expected);
+            return mismatch(other_amount, "amount", &found, &expected);
         }
         Ok(())
     }
@@ -203,6 +208,20 @@ impl SignedApproval {
     /// accept a block at the deadline itself.
     pub(crate) fn valid_before(&self) -> U256 {
         self.deadline.saturating_add(U256::ONE)
+    }
+
+    /// The approval as the collector of deposits takes it.
+    pub(crate) fn to_collector_data(&self) -> Bytes {
+        let EIP2612Permit {
+            value,
+            deadline,
+            r,
+            s,
+            v,
+        } = self.to_abi();
+        (value, deadline, U256::from(v), r, s)
+            .abi_encode_params()
+            .into()
     }
 
     /// The approval as the proxies take it.

@@ -27,6 +27,18 @@ pub(crate) struct Window {
 }
 
 impl Window {
+    /// The window until `end`, if that is earlier. `expired` is the reason code then.
+    pub(crate) fn until(self, end: U256, expired: Reason) -> Self {
+        if end >= self.valid_before {
+            return self;
+        }
+        Self {
+            valid_before: end,
+            expired,
+            ..self
+        }
+    }
+
     /// Checks that the authorization is valid now or soon, and for `remaining_min` seconds more, by
     /// the stricter of our clock and the chain's.
     pub(crate) fn check(
