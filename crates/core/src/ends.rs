@@ -133,6 +133,16 @@ pub trait Offer: Send + Sync + 'static {
         None
     }
 
+    /// The body of the response to a payload that buys nothing, such as a payer's request for the
+    /// refund of its channel. `None` if the payload buys a response of the handler, as almost all
+    /// do.
+    ///
+    /// The seller's layer has such a payload verified and settled like any other. It answers with
+    /// this body, and the handler does not run.
+    fn acknowledgement(&self, _payload: &Object) -> Option<Object> {
+        None
+    }
+
     /// What a 402 response adds to `extra` of this offer after the facilitator has rejected a
     /// payment, such as the state of the buyer's channel. The buyer can then sign a payment that is
     /// valid. `None` if there is nothing to correct.

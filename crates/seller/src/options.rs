@@ -222,6 +222,11 @@ impl PaymentOption {
         Some(PaymentId::from_parts(&parts))
     }
 
+    /// The body of the response to a payload that buys nothing; `None` if the handler runs.
+    pub(crate) fn acknowledgement(&self, payload: &Object) -> Option<Object> {
+        self.offer.acknowledgement(payload)
+    }
+
     /// The authorization in a payload for this option, if the offer can identify it.
     pub(crate) fn authorization(&self, payload: &Object) -> Option<PaymentId> {
         self.offer.authorization(payload)

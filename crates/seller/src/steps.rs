@@ -95,6 +95,11 @@ impl Sale {
         &self.resource.url
     }
 
+    /// The body of the response if the payment buys nothing; `None` if the handler runs.
+    pub(crate) fn acknowledgement(&self) -> Option<Object> {
+        self.option.acknowledgement(&self.payment.payload)
+    }
+
     /// What the handler may know of the payment.
     pub(crate) fn verified(&self) -> &VerifiedPayment {
         &self.verified

@@ -661,6 +661,36 @@ async fn payments_of_one_channel_are_served_one_at_a_time() {
     assert_eq!(facilitator.settle_calls(), 3);
 }
 
+/// Otherwise a buyer that asks for its money back would be served for nothing.
+#[tokio::test(start_paused = true)]
+async fn payment_that_buys_nothing_runs_no_handler() {
+    for (flow, asked) in [
+        (Flow::Authorization, ["verify 10000", "refund 10000"]),
+        (Flow::Escrow, ["refund 10000", "claim 10000"]),
+    ] {
+        let facilitator = ScriptedFacilitator::new();
+        let offer = TestOffer::new().with_flow(flow);
+        let layer = PaymentLayer::new(facilitator.clone()).accept(offer);
+        let service = layer.layer(service_fn(async |_: Request<Body>| {
+            Err::<Response<Body>, _>("the handler has run")
+        }));
+        let mut terms = serde_json::to_value(requirements()).unwrap();
+        if flow == Flow::Escrow {
+            terms["extra"] = json!({ "paymentFlow": flow.name() });
+        }
+        let payload = json!({ "number": 1, "type": "refund" });
+        let payment = json!({ "x402Version": 2, "accepted": terms, "payload": payload });
+        let request = paid(&header::encode(&payment));
+        let response = service.oneshot(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()["content-type"], "application/json");
+        assert!(response.headers().contains_key(header::PAYMENT_RESPONSE));
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, "{\"message\":\"acknowledged\"}");
+        assert_eq!(facilitator.log(), asked);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn refusal_corrects_only_the_option_that_was_paid() {
     let facilitator = ScriptedFacilitator::new();

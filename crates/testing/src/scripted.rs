@@ -316,6 +316,13 @@ impl Offer for TestOffer {
         Some(channel)
     }
 
+    /// A payload of the type `refund` buys nothing.
+    fn acknowledgement(&self, payload: &Object) -> Option<Object> {
+        let is_refund = payload.tree().get("type")? == "refund";
+        let body = json!({ "message": "acknowledged" });
+        is_refund.then(|| Object::of(&body).expect("a JSON object"))
+    }
+
     /// The facilitator's own correction.
     fn correct(&self, rejection: &Rejection) -> Option<Object> {
         rejection.extra.as_deref().cloned()

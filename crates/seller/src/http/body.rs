@@ -76,7 +76,7 @@ impl BufferedBody {
         Self { data, trailers }
     }
 
-    #[cfg(test)]
+    /// A body of these parts.
     pub(crate) fn new(data: Vec<Bytes>, trailers: Option<HeaderMap>) -> Self {
         Self {
             data: data.into(),

@@ -6,13 +6,14 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
+use quittance_core::json::Object;
 use quittance_core::wire::header;
 use quittance_core::{Fault, FaultKind, Malformed, Reason, Version, printable};
 use serde::Serialize;
 use serde_json::json;
 use tracing::{error, warn};
 
-use super::body::ResponseBody;
+use super::body::{BufferedBody, ResponseBody};
 use super::caching;
 use crate::options;
 use crate::refusal::{RequiredPayment, SaleReceipt, SaleRefusal};
@@ -57,6 +58,16 @@ fn json_response<T: Serialize>(status: StatusCode, body: &T) -> Response<Respons
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     private(response)
+}
+
+/// 200: a payment that buys nothing has settled.
+pub(crate) fn acknowledged(body: &Object) -> (Response<()>, BufferedBody) {
+    let mut response = Response::new(());
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let text = Bytes::copy_from_slice(body.text().as_bytes());
+    (response, BufferedBody::new(vec![text], None))
 }
 
 /// 500: the handler's response cannot be sent, and was not charged.

@@ -256,6 +256,7 @@ impl SellerConfig {
     }
 
     /// Runs the handler, and charges the sale if the handler succeeds. Otherwise cancels the sale.
+    /// A payment that buys nothing runs no handler.
     async fn serve<S, I, O>(
         &self,
         handler: S,
@@ -268,6 +269,11 @@ impl SellerConfig {
         O: http_body::Body<Data = Bytes> + Send + 'static,
         O::Error: Into<BoxedBodyError>,
     {
+        if let Some(body) = sale.acknowledgement() {
+            let (response, body) = responses::acknowledged(&body);
+            let body = SaleBody::Complete(body);
+            return Ok(self.charge(sale, repetition, response, body, None).await);
+        }
         request.extensions_mut().insert(sale.verified().clone());
         let seller = &self.seller;
         let running = AssertUnwindSafe(self.run(handler, request)).catch_unwind();
