@@ -5,7 +5,7 @@ use alloy::sol_types::SolValue;
 use quittance_core::{PaymentId, Reason, Rejection, Timestamp};
 
 use super::channel::{EIP3009_COLLECTOR, PERMIT2_COLLECTOR};
-use super::payload::ReceiveAuthorization;
+use super::payload::{DepositAct, ReceiveAuthorization};
 use super::reason;
 use super::setup::Setup;
 use super::voucher::for_contract;
@@ -16,6 +16,7 @@ use crate::exact::reason::EIP2612_DEADLINE_EXPIRED;
 use crate::exact::sponsoring::SignedApproval;
 use crate::exact::window::Window;
 use crate::permit2::{WitnessPermit, WitnessType};
+use crate::token::TransferMethod;
 
 /// The hashes of `PermitWitnessTransferFrom(TokenPermissions permitted,address spender,uint256
 /// nonce,uint256 deadline,DepositWitness witness)DepositWitness(bytes32 channelId)TokenPermissions(
@@ -62,10 +63,10 @@ impl Consent {
         }
     }
 
-    pub(super) fn payment_id(&self, setup: &Setup, token: Address) -> PaymentId {
+    pub(super) fn payment_id(&self, chain_id: u64, token: Address) -> PaymentId {
         match self {
-            Self::Eip3009 { authorization, .. } => authorization.payment_id(setup.chain_id, token),
-            Self::Permit2 { permit, .. } => permit.payment_id(setup.chain_id),
+            Self::Eip3009 { authorization, .. } => authorization.payment_id(chain_id, token),
+            Self::Permit2 { permit, .. } => permit.payment_id(chain_id),
         }
     }
 
@@ -200,6 +201,28 @@ impl Consent {
         let valid_before = self.window().valid_before;
         Timestamp::from_secs(valid_before.try_into().unwrap_or(u64::MAX))
     }
+}
+
+/// The identity of a deposit by this method to the channel with this identity. `None` if the
+/// deposit has no authorization of the method.
+pub(super) fn deposit_id(
+    act: &DepositAct,
+    method: TransferMethod,
+    chain_id: u64,
+    channel: &B256,
+) -> Option<PaymentId> {
+    let (config, authorizations) = (&act.config, &act.deposit.authorization);
+    let consent = match method {
+        TransferMethod::Permit2 => Consent::Permit2 {
+            permit: authorizations.permit2.as_ref()?.permit.clone(),
+            approval: None,
+        },
+        TransferMethod::Eip3009 => {
+            let given = authorizations.eip3009.as_ref()?;
+            Consent::eip3009(config.payer, act.deposit.amount, channel, given)
+        }
+    };
+    Some(consent.payment_id(chain_id, config.token))
 }
 
 fn word(outcome: Option<&StepOutcome>) -> Option<U256> {

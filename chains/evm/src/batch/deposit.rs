@@ -117,7 +117,7 @@ impl DepositPayment {
         let access = is_delegated.then(|| managed_access(&voucher.id, &terms).exclusive());
         Ok(Self {
             info: PaymentInfo {
-                id: consent.payment_id(&setup, config.token),
+                id: consent.payment_id(setup.chain_id, config.token),
                 payer: config.payer.to_checksum(None),
                 pay_to: config.receiver.to_checksum(None),
                 asset: config.token.to_checksum(None),

@@ -12,6 +12,7 @@ mod channel;
 mod claim;
 mod consent;
 mod deposit;
+mod offer;
 mod payload;
 pub mod reason;
 mod refund;
@@ -36,6 +37,7 @@ pub use self::channel::{
     BATCH_SETTLEMENT, ChannelConfig, ChannelState, EIP3009_COLLECTOR, PERMIT2_COLLECTOR,
     WITHDRAW_DELAY_MAX_SECS, WITHDRAW_DELAY_MIN_SECS, domain_separator, state_id,
 };
+pub use self::offer::{ChannelOffer, WITHDRAW_DELAY_SECS};
 pub use self::setup::{BatchConfig, BatchConfigError};
 pub use self::voucher::{ClaimRow, Voucher, claim_digest, refund_digest, voucher_digest};
 

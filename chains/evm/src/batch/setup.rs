@@ -182,6 +182,9 @@ pub(super) struct Extra {
     voucher_manager: Option<String>,
 }
 
+/// The value of `extra.voucherManager` if the facilitator keeps the vouchers.
+pub(super) const MANAGED: &str = "facilitator";
+
 /// What a request requires, and who asks.
 #[derive(Debug, Clone)]
 pub(super) struct Terms {
@@ -233,7 +236,7 @@ impl Terms {
 
     /// Whether the seller leaves the vouchers to its facilitator.
     pub(super) fn is_managed(&self) -> bool {
-        self.extra.voucher_manager.as_deref() == Some("facilitator")
+        self.extra.voucher_manager.as_deref() == Some(MANAGED)
     }
 
     /// Whether this request may use the authority of the facilitator over a channel whose deposit

@@ -44,6 +44,15 @@ pub(super) fn managed_access(channel_id: &B256, terms: &Terms) -> StateAccess {
     }
 }
 
+/// The identity of a voucher for this much in total, of the channel with this identity.
+pub(super) fn voucher_id(channel: &B256, max_claimable: u128) -> PaymentId {
+    PaymentId::from_parts(&[
+        b"batch-settlement voucher",
+        channel.as_slice(),
+        &max_claimable.to_be_bytes(),
+    ])
+}
+
 /// A voucher with its channel.
 pub(super) struct SignedVoucher {
     pub(super) config: ChannelConfig,
@@ -329,13 +338,8 @@ impl VoucherPayment {
             Purpose::Refund => access.held_for(Duration::ZERO),
         });
         let max = voucher.voucher.max_claimable;
-        let id = PaymentId::from_parts(&[
-            b"batch-settlement voucher",
-            voucher.id.as_slice(),
-            &max.to_be_bytes(),
-        ]);
         let info = PaymentInfo {
-            id,
+            id: voucher_id(&voucher.id, max),
             payer: config.payer.to_checksum(None),
             pay_to: config.receiver.to_checksum(None),
             asset: config.token.to_checksum(None),
