@@ -13,6 +13,7 @@ pub mod reason;
 #[cfg(feature = "client")]
 mod remote;
 pub mod retry;
+mod stream;
 #[cfg(feature = "client")]
 mod verdict;
 
@@ -20,3 +21,4 @@ pub use failover::Failover;
 pub use payment_identifier::{PAYMENT_IDENTIFIER, PaymentIdentifier};
 #[cfg(feature = "client")]
 pub use remote::{RemoteError, RemoteFacilitator, RemoteSettlement};
+pub use stream::PAYMENT_STREAM;

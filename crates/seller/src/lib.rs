@@ -15,9 +15,11 @@ mod sale_ids;
 mod settle;
 mod settled;
 mod steps;
+mod stream;
 mod supported;
 
 pub use charge::Charge;
 pub use http::cors::{cors, exposed_headers};
 pub use http::layer::{LargeBody, PaymentLayer, PaymentService};
 pub use sale::VerifiedPayment;
+pub use stream::{Meter, StreamLimits, Tick};

@@ -7,8 +7,8 @@ use std::time::Duration;
 use quittance_core::json::Object;
 use quittance_core::wire::{ResourceInfo, SettleResponse};
 use quittance_core::{
-    Facilitator, FacilitatorError, Fault, FaultKind, Malformed, Offer, PaymentRequest, Reason,
-    Refusal, Rejection,
+    Facilitator, FacilitatorError, Fault, FaultKind, Malformed, Offer, PaymentId, PaymentRequest,
+    Reason, Refusal, Rejection,
 };
 use quittance_http::reason::{HANDLER_FAILED, OTHER_TERMS, PAYMENT_REQUIRED};
 use quittance_http::{PAYMENT_IDENTIFIER, PaymentIdentifier};
@@ -157,6 +157,11 @@ impl ReservedPayment {
     /// The request to the facilitator.
     pub(crate) fn payment(&self) -> &PaymentRequest {
         &self.payment
+    }
+
+    /// The state record that the payment uses, such as a channel's.
+    pub(crate) fn record(&self) -> Option<PaymentId> {
+        self.option.serial(&self.payment.payload)
     }
 
     /// Whether money moves before the handler runs.

@@ -110,6 +110,11 @@ impl Sale {
         self.first.settled().is_some()
     }
 
+    /// The state record that its payment uses, such as a channel's.
+    pub(crate) fn record(&self) -> Option<PaymentId> {
+        self.option.serial(&self.payment.payload)
+    }
+
     fn price(&self) -> Amount {
         self.payment.requirements.amount
     }

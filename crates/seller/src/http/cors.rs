@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::HeaderName;
 use http::header::RETRY_AFTER;
 use quittance_core::wire::header;
+use quittance_http::PAYMENT_STREAM;
 use tower_http::cors::{AllowHeaders, AllowMethods, Any, CorsLayer};
 
 /// How long a browser may cache the response to a preflight. Browsers limit it to between ten
@@ -36,9 +37,9 @@ pub fn cors() -> CorsLayer {
         .max_age(PREFLIGHT_MAX_AGE)
 }
 
-/// The response headers that a page needs to read to pay: the payment options, the receipts and
-/// `Retry-After`. For [`CorsLayer::expose_headers`] of your own CORS layer.
-pub fn exposed_headers() -> [HeaderName; 4] {
+/// The response headers that a page needs to read to pay: the payment options, the receipts, the
+/// name of a stream and `Retry-After`. For [`CorsLayer::expose_headers`] of your own CORS layer.
+pub fn exposed_headers() -> [HeaderName; 5] {
     let header_name = |name: &str| {
         HeaderName::from_bytes(name.as_bytes()).expect("the protocol's header names are valid")
     };
@@ -46,6 +47,7 @@ pub fn exposed_headers() -> [HeaderName; 4] {
         header_name(header::PAYMENT_REQUIRED),
         header_name(header::PAYMENT_RESPONSE),
         header_name(header::X_PAYMENT_RESPONSE),
+        header_name(PAYMENT_STREAM),
         RETRY_AFTER,
     ]
 }

@@ -18,6 +18,7 @@ use super::undelivered::UndeliveredResponses;
 use crate::limit::ClientLimit;
 use crate::sale::{IdentifierPolicy, Seller};
 use crate::sale_ids::SaleSecret;
+use crate::stream::{StreamLimits, Streams};
 
 /// How many bytes of a handler's response are buffered by default. It is more than nearly all
 /// responses of APIs have, and small enough for a thousand requests at once.
@@ -112,6 +113,7 @@ impl PaymentLayer {
                 undelivered: UndeliveredResponses::default(),
                 identified: IdentifiedSales::default(),
                 pending: None,
+                streams: None,
             }),
         }
     }
@@ -225,6 +227,22 @@ impl PaymentLayer {
     #[must_use]
     pub fn answer_pending(self) -> Self {
         self.change(|config| config.pending = Some(Arc::new(Semaphore::new(PENDING_MAX))))
+    }
+
+    /// Sells responses that are paid tick by tick while they run. A tick costs the price.
+    ///
+    /// The handler finds a [`Meter`](crate::Meter) in the request's extensions, and waits for its
+    /// next tick before each chunk. The response begins after the first tick is charged. Each
+    /// further tick is a `POST` to the same URL with the header `PAYMENT-STREAM` of the response.
+    /// It is charged before the handler gets it, so a chunk leaves only after its payment is
+    /// durable. If an offer names what its payments share ([`Offer::serial`]), such as a channel,
+    /// then that pays for one stream at a time.
+    ///
+    /// Responses are not buffered and not stored. A handler cannot charge another amount for a
+    /// tick.
+    #[must_use]
+    pub fn streaming(self, limits: StreamLimits) -> Self {
+        self.change(|config| config.streams = Some(Streams::new(limits)))
     }
 
     /// Answers preflights, and lets pages in browsers read the protocol's headers: usually

@@ -12,5 +12,6 @@ mod responses;
 mod rules;
 mod service;
 mod stored;
+mod streaming;
 mod undelivered;
 mod unread_body;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
 use quittance_core::json::Object;
@@ -79,6 +79,11 @@ pub(crate) fn not_served(message: &str) -> Response<ResponseBody> {
 /// 204: a preflight if the layer has no CORS rules. It never reaches the handler, which would run
 /// unpaid.
 pub(crate) fn preflight() -> Response<ResponseBody> {
+    no_content()
+}
+
+/// 204: a tick of a stream is charged, or no more ticks come.
+pub(crate) fn no_content() -> Response<ResponseBody> {
     let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::NO_CONTENT;
@@ -160,6 +165,23 @@ fn payment_required(required: &RequiredPayment) -> Response<ResponseBody> {
 fn bad_request(malformed: &Malformed) -> Response<ResponseBody> {
     let body = json!({ "error": "invalid_payload", "field": malformed.field, "message": malformed.problem });
     json_response(StatusCode::BAD_REQUEST, &body)
+}
+
+/// 410: the stream is over, or there was none. The tick is not charged.
+pub(crate) fn stream_over() -> Response<ResponseBody> {
+    let message = "no stream with this name runs at this URL; nothing was charged";
+    let body = json!({ "error": "stream_over", "message": message });
+    json_response(StatusCode::GONE, &body)
+}
+
+/// 405: a request that names a stream neither pays a tick nor ends the stream.
+pub(crate) fn not_of_stream() -> Response<ResponseBody> {
+    let message = "a stream is paid by POST and ended by DELETE";
+    let body = json!({ "error": "method_not_allowed", "message": message });
+    let mut response = json_response(StatusCode::METHOD_NOT_ALLOWED, &body);
+    let methods = HeaderValue::from_static("POST, DELETE");
+    response.headers_mut().insert(ALLOW, methods);
+    response
 }
 
 /// 409: the identifier of the payment is used for another request or another payment.

@@ -10,7 +10,7 @@ use http::header::HOST;
 use http::{HeaderMap, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
 use quittance_core::wire::{ResourceInfo, Rest};
-use quittance_core::{CancelReason, Fault, FaultKind, Refusal};
+use quittance_core::{CancelReason, Fault, FaultKind, PaymentId, Refusal};
 use quittance_http::PaymentIdentifier;
 use tokio::sync::Semaphore;
 use tokio::task::JoinError;
@@ -31,6 +31,7 @@ use crate::refusal::{SaleReceipt, SaleRefusal};
 use crate::sale::{ReservedPayment, Seller};
 use crate::sale_ids::SaleKey;
 use crate::steps::{ChargeError, PendingCharge, Sale};
+use crate::stream::Streams;
 
 /// The settings of a layer, which all of its requests share.
 #[derive(Clone)]
@@ -49,25 +50,37 @@ pub(crate) struct SellerConfig {
     pub(crate) identified: IdentifiedSales,
     /// The room for responses whose payment is pending; `None` if they are discarded.
     pub(crate) pending: Option<Arc<Semaphore>>,
+    /// The streams, if responses are paid tick by tick.
+    pub(crate) streams: Option<Streams>,
 }
 
 /// A request whose payment is reserved for it.
-struct AdmittedRequest {
-    admission: Admission,
-    repetition: Repetition,
+pub(super) struct AdmittedRequest {
+    pub(super) admission: Admission,
+    pub(super) repetition: Repetition,
 }
 
 /// How the response is stored for a repeated request.
-struct Repetition {
+pub(super) struct Repetition {
     /// For every repeated request; `None` without a `payment-identifier`.
     identifier: Option<ReservedIdentifier>,
     /// For one, if the client disconnects; `None` if the response is not stored then.
     key: Option<SaleKey>,
 }
 
+impl Admission {
+    /// The state record that the payment uses, such as a channel's.
+    pub(super) fn record(&self) -> Option<PaymentId> {
+        match self {
+            Self::Open(sale) => sale.record(),
+            Self::Reserved(reserved, _) => reserved.record(),
+        }
+    }
+}
+
 impl Repetition {
     /// Money may move from now on.
-    fn bind(&self) {
+    pub(super) fn bind(&self) {
         if let Some(identifier) = &self.identifier {
             identifier.bind();
         }
@@ -79,7 +92,7 @@ impl Repetition {
 }
 
 /// How far a payment has come while its client waits.
-enum Admission {
+pub(super) enum Admission {
     /// It is verified. The handler may run.
     Open(Box<Sale>),
     /// It is settled next, whether or not its client waits for that.
@@ -103,7 +116,7 @@ enum SaleBody {
     Streamed(ResponseBody),
 }
 
-type BoxedResponse = Box<Response<ResponseBody>>;
+pub(super) type BoxedResponse = Box<Response<ResponseBody>>;
 
 impl SellerConfig {
     pub(crate) async fn sell<S, I, O>(
@@ -120,6 +133,9 @@ impl SellerConfig {
         O: http_body::Body<Data = Bytes> + Send + 'static,
         O::Error: Into<BoxedBodyError>,
     {
+        if let Some(streams) = self.streams.clone() {
+            return self.sell_stream(streams, handler, request).await;
+        }
         let mut response = self.respond(handler, request).await?;
         undelivered::passed_to_server(&mut response);
         Ok(response)
@@ -163,7 +179,10 @@ impl SellerConfig {
     }
 
     /// The payment of a request, or the response if its handler does not run.
-    async fn admit<I>(&self, request: &mut Request<I>) -> Result<AdmittedRequest, BoxedResponse> {
+    pub(super) async fn admit<I>(
+        &self,
+        request: &mut Request<I>,
+    ) -> Result<AdmittedRequest, BoxedResponse> {
         if rules::is_preflight(request) {
             return Err(Box::new(responses::preflight()));
         }
@@ -246,7 +265,7 @@ impl SellerConfig {
         }
     }
 
-    async fn open(&self, admission: Admission) -> Result<Sale, BoxedResponse> {
+    pub(super) async fn open(&self, admission: Admission) -> Result<Sale, BoxedResponse> {
         match admission {
             Admission::Open(sale) => Ok(*sale),
             Admission::Reserved(reserved, client) => {
@@ -425,7 +444,7 @@ impl SellerConfig {
         answer
     }
 
-    fn resource<I>(&self, request: &Request<I>) -> ResourceInfo {
+    pub(super) fn resource<I>(&self, request: &Request<I>) -> ResourceInfo {
         let uri = original_uri(request);
         let origin = self.origin.clone().unwrap_or_else(|| {
             let host = request.headers().get(HOST);
@@ -472,7 +491,7 @@ fn original_uri<I>(request: &Request<I>) -> &Uri {
 }
 
 /// The payment headers of a request, version 2 before version 1.
-fn payments(headers: &HeaderMap) -> impl Iterator<Item = (&'static str, &[u8])> {
+pub(super) fn payments(headers: &HeaderMap) -> impl Iterator<Item = (&'static str, &[u8])> {
     PAYMENT_HEADERS.into_iter().flat_map(|name| {
         let values = headers.get_all(name).iter();
         values.map(move |value| (name, value.as_bytes()))
@@ -500,7 +519,7 @@ fn refused(refusal: SaleRefusal) -> BoxedResponse {
 }
 
 /// A paid response with its receipt.
-fn with_receipt(response: Response<()>, receipt: &SaleReceipt) -> Response<()> {
+pub(super) fn with_receipt(response: Response<()>, receipt: &SaleReceipt) -> Response<()> {
     responses::with_receipt(responses::private(response), receipt)
 }
 
@@ -512,7 +531,7 @@ impl<E> HandlerResult<E> {
 }
 
 /// A response that is not charged. Its receipt says what became of the payment.
-async fn not_charged(
+pub(super) async fn not_charged(
     seller: &Seller,
     sale: Sale,
     response: Response<ResponseBody>,
@@ -524,7 +543,7 @@ async fn not_charged(
 }
 
 /// The response if a sale's task failed: its handler panicked, or the runtime shuts down.
-fn task_failed(error: JoinError) -> Response<ResponseBody> {
+pub(super) fn task_failed(error: JoinError) -> Response<ResponseBody> {
     let fault = Fault::new(FaultKind::Internal, &error);
     if let Ok(panic) = error.try_into_panic() {
         // A layer outside of this one may catch panics.
