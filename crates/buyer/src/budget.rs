@@ -19,6 +19,7 @@ use quittance_core::{Amount, AmountError, Quote};
 pub struct Limits {
     per_payment: String,
     locked: Option<String>,
+    per_stream: Option<String>,
     in_total: Option<String>,
 }
 
@@ -28,6 +29,7 @@ impl Default for Limits {
         Self {
             per_payment: "1".to_owned(),
             locked: None,
+            per_stream: None,
             in_total: None,
         }
     }
@@ -54,6 +56,16 @@ impl Limits {
         }
     }
 
+    /// Sets the most that all ticks of one stream may cost together. Without it, only
+    /// [`in_total`](Self::in_total) limits a stream.
+    #[must_use]
+    pub fn per_stream(self, most: &str) -> Self {
+        Self {
+            per_stream: Some(most.to_owned()),
+            ..self
+        }
+    }
+
     /// Sets the most that all payments of this buyer may cost together, on all networks and in all
     /// assets, until the buyer is dropped. One coin of any asset counts as one, whatever it is
     /// worth, so asking for another asset does not raise the limit. Every signed authorization
@@ -68,7 +80,8 @@ impl Limits {
 
     /// Checks that the limits are amounts.
     pub(crate) fn check(&self) -> Result<(), LimitError> {
-        let optional = [&self.locked, &self.in_total].into_iter().flatten();
+        let optional = [&self.locked, &self.per_stream, &self.in_total];
+        let optional = optional.into_iter().flatten();
         for limit in std::iter::once(&self.per_payment).chain(optional) {
             if let Err(source) = Amount::from_decimal(limit, LIMIT_DECIMALS_MAX) {
                 let limit = limit.clone();
@@ -115,6 +128,14 @@ pub enum LimitError {
         locks: String,
         /// The asset's ticker.
         symbol: String,
+        /// The limit, in whole coins.
+        limit: String,
+    },
+    /// The next tick would raise the cost of its stream above [`Limits::per_stream`].
+    #[error("{signed} of the {limit} for this stream are signed for already")]
+    Stream {
+        /// What the ticks of the stream cost so far, in whole coins.
+        signed: String,
         /// The limit, in whole coins.
         limit: String,
     },
@@ -171,6 +192,22 @@ impl Budget {
             amount,
             locks: quote.locks.to_decimal(asset.decimals),
             symbol,
+            limit: text.clone(),
+        })
+    }
+
+    /// Checks one tick of a stream for which `signed` units were signed so far.
+    pub(crate) fn allows_tick(&self, signed: Amount, tick: &Quote) -> Result<(), LimitError> {
+        let Some(text) = &self.limits.per_stream else {
+            return Ok(());
+        };
+        let decimals = tick.asset.decimals;
+        let after = signed.checked_add(tick.amount);
+        if after.is_some_and(|after| after <= limit(text, decimals)) {
+            return Ok(());
+        }
+        Err(LimitError::Stream {
+            signed: signed.to_decimal(decimals),
             limit: text.clone(),
         })
     }
@@ -284,6 +321,25 @@ mod tests {
         let mut huge = locking(1, 0);
         huge.locks = most;
         assert!(Budget::new(Limits::default()).allows(&huge).is_err());
+    }
+
+    #[test]
+    fn ticks_of_a_stream_have_a_limit_together() {
+        let budget = Budget::new(Limits::default().per_stream("0.3"));
+        assert!(
+            budget
+                .allows_tick(Amount::from(200_000), &quote(100_000))
+                .is_ok()
+        );
+        let over = budget.allows_tick(Amount::from(200_000), &quote(100_001));
+        let text = "0.2 of the 0.3 for this stream are signed for already";
+        assert_eq!(over.unwrap_err().to_string(), text);
+        let unlimited = Budget::new(Limits::default());
+        assert!(
+            unlimited
+                .allows_tick(Amount::from(u64::MAX), &quote(1))
+                .is_ok()
+        );
     }
 
     #[test]

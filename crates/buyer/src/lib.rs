@@ -23,8 +23,8 @@ pub use budget::{LimitError, Limits};
 pub use choose::{Objection, ObjectionReason};
 pub use error::{DatabaseError, StateError};
 pub use http::{
-    BuyError, Buyer, BuyerBuilder, Cost, Purchase, PurchaseQuote, RedirectRefusal, RequestError,
-    TransportError,
+    BuyError, Buyer, BuyerBuilder, Cost, PaidStream, Purchase, PurchaseQuote, RedirectRefusal,
+    RequestError, StreamCost, TransportError,
 };
 pub use open::OpenPayment;
 pub use receipt::Receipt;

@@ -114,6 +114,18 @@ impl PaymentOptions {
         Ok(options)
     }
 
+    /// Keeps only the options with the price and the recipient of `paid`. Their `extra` may differ.
+    pub(crate) fn keep_like(&mut self, paid: &PaymentRequirements) {
+        self.unreadable.clear();
+        self.accepts.retain(|option| {
+            option.scheme == paid.scheme
+                && option.network == paid.network
+                && option.asset == paid.asset
+                && option.pay_to == paid.pay_to
+                && option.amount == paid.amount
+        });
+    }
+
     /// The offered extensions, for a payer.
     pub(crate) fn extensions(&self) -> Option<&Object> {
         self.offered.as_ref()

@@ -392,7 +392,8 @@ pub enum Next {
     /// voucher. The two can never both be charged, whatever the server does.
     Replace,
     /// The payment was charged, and the server refuses to deliver for it. The buyer signs no other
-    /// one for this purchase.
+    /// one for this purchase. The payer counts it as charged: its next payment is for another
+    /// purchase, such as the next tick of a stream.
     Used,
 }
 

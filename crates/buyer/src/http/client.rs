@@ -11,6 +11,7 @@ use quittance_core::{
     Amount, Asset, AuthorizationState, Clock, Next, Payer, PayerError, QuoteError, Reason,
     Timestamp, Version,
 };
+use quittance_http::PAYMENT_STREAM;
 use reqwest::{Method, Request, Response};
 use tokio::time::timeout_at;
 use tracing::{debug, info};
@@ -135,8 +136,8 @@ pub struct PurchaseQuote {
 }
 
 /// A request, and its identity before any redirect.
-struct Call {
-    request: Request,
+pub(super) struct Call {
+    pub(super) request: Request,
     id: RequestId,
 }
 
@@ -186,14 +187,25 @@ impl Buyer {
     /// # Errors
     /// As [`get`](Self::get).
     pub async fn execute(&self, request: Request) -> Result<Purchase, BuyError> {
-        let deadline = Deadline::after(self.shared.timeout);
         let mut call = Call::new(request)?;
+        let (purchase, _) = self.purchase(&mut call).await?;
+        Ok(purchase)
+    }
+
+    /// Makes a purchase, and returns the options that the server offered if it asked for payment.
+    /// Redirects change the URL of the call's request.
+    pub(super) async fn purchase(
+        &self,
+        call: &mut Call,
+    ) -> Result<(Purchase, Option<PaymentOptions>), BuyError> {
+        let deadline = Deadline::after(self.shared.timeout);
         let answer = self.ask(&mut call.request, deadline).await?;
         if answer.status() != StatusCode::PAYMENT_REQUIRED {
-            return Ok(Purchase {
+            let purchase = Purchase {
                 response: answer,
                 cost: None,
-            });
+            };
+            return Ok((purchase, None));
         }
         let method = call.request.method();
         if [Method::HEAD, Method::OPTIONS, Method::TRACE].contains(method) {
@@ -201,8 +213,9 @@ impl Buyer {
         }
         let options = options(answer, deadline).await?;
         let selection = self.choose(&options, call.id)?;
-        self.buy(&call.request, &options, &selection, deadline)
-            .await
+        let buying = self.buy(&call.request, &options, &selection, deadline);
+        let purchase = buying.await?;
+        Ok((purchase, Some(options)))
     }
 
     /// What [`execute`](Self::execute) would pay now; `None` if the server asks for no payment.
@@ -259,7 +272,7 @@ impl Buyer {
         Err(RequestError::TooManyRedirects { max: REDIRECTS_MAX }.into())
     }
 
-    fn choose<'a>(
+    pub(super) fn choose<'a>(
         &'a self,
         options: &PaymentOptions,
         request: RequestId,
@@ -276,7 +289,7 @@ impl Buyer {
 
     /// Presents the open payments of this purchase. If there is none, or all are over, signs a new
     /// one.
-    async fn buy(
+    pub(super) async fn buy(
         &self,
         request: &Request,
         options: &PaymentOptions,
@@ -483,7 +496,10 @@ impl Buyer {
         mut guard: PaymentGuard,
         deadline: Deadline,
     ) -> Result<Presented, BuyError> {
-        let may_repeat = self.shared.repeat_any_method || request.method().is_idempotent();
+        // A seller charges a tick of a stream once, however often it is presented.
+        let may_repeat = self.shared.repeat_any_method
+            || request.method().is_idempotent()
+            || request.headers().contains_key(PAYMENT_STREAM);
         let trusted = self.trusts(request);
         let mut presented = 0;
         loop {
@@ -564,7 +580,7 @@ impl Buyer {
 }
 
 impl Call {
-    fn new(mut request: Request) -> Result<Self, BuyError> {
+    pub(super) fn new(mut request: Request) -> Result<Self, BuyError> {
         address::move_credentials(&mut request);
         let id = request_id(&request).ok_or(RequestError::StreamingBody)?;
         Ok(Self { request, id })

@@ -8,7 +8,9 @@ mod digest;
 mod error;
 mod outcome;
 mod redirect;
+mod stream;
 
 pub use builder::BuyerBuilder;
 pub use client::{Buyer, Cost, Purchase, PurchaseQuote};
 pub use error::{BuyError, RedirectRefusal, RequestError, TransportError};
+pub use stream::{PaidStream, StreamCost};
