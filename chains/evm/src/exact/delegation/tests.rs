@@ -107,6 +107,30 @@ fn refusal(scheme: &Exact, payload: &Value) -> Reason {
     }
 }
 
+/// A delegation says nothing about the token and the recipient: they are those of the requirements.
+#[test]
+fn delegation_pays_only_usable_accounts_in_listed_tokens() {
+    let refused = |change: &dyn Fn(&mut PaymentRequirements)| {
+        let mut requirements = requirements();
+        change(&mut requirements);
+        match SCHEME.decode(&request(&good(), requirements), NOW) {
+            Err(Refusal::Rejected(rejection)) => rejection.reason,
+            other => panic!("{:?}", other.map(drop)),
+        }
+    };
+    let other = refused(&|terms| terms.asset = Address::repeat_byte(9).to_string());
+    assert_eq!(other, Reason::UNSUPPORTED_ASSET);
+    let token = requirements().asset;
+    for unusable in [
+        Address::ZERO.to_string(),
+        token,
+        signers()[1].address().to_string(),
+    ] {
+        let refused = refused(&|terms| terms.pay_to.clone_from(&unusable));
+        assert_eq!(refused, Reason::INVALID_PAYMENT_REQUIREMENTS, "{unusable}");
+    }
+}
+
 /// attacks.md 72: no node is asked, because a rejection by `decode` comes before every question.
 #[test]
 fn unlisted_delegation_manager_is_never_called() {
