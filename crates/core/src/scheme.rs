@@ -458,6 +458,28 @@ pub struct Upkeep {
     /// When records want to be seen again: the record as it was passed, and the time. `None` means
     /// not before its next write. Records that are left out come again in a minute.
     pub seen: Vec<(SchemeState, Option<Timestamp>)>,
+    /// What operators must know about records, such as a deadline that comes.
+    pub warnings: Vec<StateWarning>,
+}
+
+/// Something about a state record that an operator must know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StateWarning {
+    /// The record.
+    pub state: StateId,
+    /// What is wrong and what to do, as a sentence.
+    pub detail: String,
+}
+
+impl StateWarning {
+    /// A warning about this record.
+    pub fn new(state: &SchemeState, detail: impl Into<String>) -> Self {
+        Self {
+            state: state.id,
+            detail: detail.into(),
+        }
+    }
 }
 
 /// What settling a payment takes.

@@ -88,6 +88,7 @@ impl Scheme<SimulatedChain> for Channels {
         Upkeep {
             requests: self.sweep.iter().cloned().collect(),
             seen: due.iter().cloned().map(|state| (state, None)).collect(),
+            ..Upkeep::default()
         }
     }
 

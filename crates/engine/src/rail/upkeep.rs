@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use quittance_core::{Chain, Fault, PaymentRequest, RequestCaller, Scheme};
+use quittance_core::{Chain, Fault, PaymentRequest, RequestCaller, Scheme, StateWarning};
 use tracing::{error, info, warn};
 
 use super::Rail;
@@ -53,6 +53,9 @@ impl<C: Chain> Rail<C> {
             );
             return Ok(());
         };
+        for warning in &upkeep.warnings {
+            warn_of(network, scheme.name(), warning);
+        }
         if !upkeep.seen.is_empty() {
             journal.put_off_states(&upkeep.seen).await?;
         }
@@ -78,4 +81,15 @@ impl<C: Chain> Rail<C> {
             Err(error) => warn!(network, %error, "upkeep did not settle"),
         }
     }
+}
+
+/// Tells operators what a scheme has found about one of its records.
+fn warn_of(network: &str, scheme: &str, warning: &StateWarning) {
+    let StateWarning { state, detail, .. } = warning;
+    warn!(network, scheme, %state, "{detail}");
+    let labels = [
+        ("network", network.to_owned()),
+        ("scheme", scheme.to_owned()),
+    ];
+    metrics::counter!("quittance_state_warnings_total", &labels).increment(1);
 }
