@@ -29,6 +29,22 @@ fn shipped_bytecode_matches_its_source() {
             "crates/devnet/contracts/Permit2DepositCollector.sol",
         ),
         (
+            "AuthCaptureEscrow",
+            "crates/devnet/contracts/AuthCaptureEscrow.sol",
+        ),
+        (
+            "Eip3009PaymentCollector",
+            "crates/devnet/contracts/Eip3009PaymentCollector.sol",
+        ),
+        (
+            "Permit2PaymentCollector",
+            "crates/devnet/contracts/Permit2PaymentCollector.sol",
+        ),
+        (
+            "OperatorRefundCollector",
+            "crates/devnet/contracts/OperatorRefundCollector.sol",
+        ),
+        (
             "SmartWalletFactory",
             "crates/devnet/contracts/SmartWalletFactory.sol",
         ),

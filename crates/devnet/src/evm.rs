@@ -53,6 +53,26 @@ const COLLECTOR_CODES: [&str; 2] = [
     include_str!("../contracts/Permit2DepositCollector.hex"),
 ];
 
+/// The address of AuthCaptureEscrow 1.1, the contract of holds, the same on every chain.
+pub const AUTH_CAPTURE_ESCROW: Address = address!("f96815976523E00e65Be8f34cA5e64b4f41EB19c");
+
+/// The addresses of its collectors, the same on every chain: of payments by EIP-3009, of payments
+/// by Permit2, and of refunds by the operator.
+pub const HOLD_COLLECTORS: [Address; 3] = [
+    address!("8612dfdc421f80336cd14E8EF9cb1E765dB5ab88"),
+    address!("D69831Aed5bfe262067ec4c751f4F830EcdD446e"),
+    address!("7a03443724d14798c4AB4622F1DAAcA761Fea486"),
+];
+
+/// The init codes of the contract of holds and of its collectors. A test compiles the sources and
+/// compares.
+const ESCROW_CODE: &str = include_str!("../contracts/AuthCaptureEscrow.hex");
+const HOLD_COLLECTOR_CODES: [&str; 3] = [
+    include_str!("../contracts/Eip3009PaymentCollector.hex"),
+    include_str!("../contracts/Permit2PaymentCollector.hex"),
+    include_str!("../contracts/OperatorRefundCollector.hex"),
+];
+
 /// The address of a factory of smart wallets on the local chain, from
 /// `contracts/SmartWalletFactory.sol`.
 pub const SMART_WALLET_FACTORY: Address = address!("5a17Fac70000000000000000000000000000cafe");
@@ -205,6 +225,10 @@ impl Evm {
         evm.put_code(BATCH_SETTLEMENT, BATCH_SETTLEMENT_CODE)
             .await?;
         for (at, code) in DEPOSIT_COLLECTORS.into_iter().zip(COLLECTOR_CODES) {
+            evm.put_code(at, code).await?;
+        }
+        evm.put_code(AUTH_CAPTURE_ESCROW, ESCROW_CODE).await?;
+        for (at, code) in HOLD_COLLECTORS.into_iter().zip(HOLD_COLLECTOR_CODES) {
             evm.put_code(at, code).await?;
         }
         evm.put_code(SMART_WALLET_FACTORY, FACTORY_CODE).await?;

@@ -11,8 +11,9 @@ mod solana;
 mod tools;
 
 pub use evm::{
-    Account, BATCH_SETTLEMENT, DEPOSIT_COLLECTORS, EXACT_PERMIT2_PROXY, Evm, EvmOptions, Mining,
-    PERMIT2, SMART_WALLET_FACTORY, TokenOptions, UPTO_PERMIT2_PROXY, USDC,
+    AUTH_CAPTURE_ESCROW, Account, BATCH_SETTLEMENT, DEPOSIT_COLLECTORS, EXACT_PERMIT2_PROXY, Evm,
+    EvmOptions, HOLD_COLLECTORS, Mining, PERMIT2, SMART_WALLET_FACTORY, TokenOptions,
+    UPTO_PERMIT2_PROXY, USDC,
 };
 pub use solana::{
     SOLANA_GENESIS, SOLANA_TOKEN_2022, SOLANA_USDC, Solana, SolanaAccount, SolanaOptions,
