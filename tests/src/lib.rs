@@ -6,6 +6,7 @@ pub mod contracts;
 pub mod delegation;
 pub mod engine;
 pub mod evm;
+pub mod holds;
 pub mod mutations;
 pub mod permit2;
 pub mod proxy;

@@ -26,6 +26,7 @@
 
 pub mod abi;
 pub mod account;
+pub mod auth_capture;
 pub mod batch;
 mod call;
 mod chain;

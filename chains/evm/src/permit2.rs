@@ -29,7 +29,13 @@ pub const UPTO_PERMIT2_PROXY: Address = address!("4020A4f3b7b90ccA423B9fabCc0CE5
 const TOKEN_PERMISSIONS_TYPE_HASH: B256 =
     b256!("618358ac3db8dc274f0cd8829da7e234bd48cd73c4a740aede1adec9846d06a1");
 
-/// A permit that the owner of tokens signs together with a witness: `PermitWitnessTransferFrom`.
+/// `keccak256("PermitTransferFrom(TokenPermissions permitted,address spender,uint256 nonce,uint256
+/// deadline)TokenPermissions(address token,uint256 amount)")`.
+const PLAIN_TYPE_HASH: B256 =
+    b256!("939c21a48a8dbe3a9a2404a1d46691e4d39f6583d6ec6b35714604c986d80106");
+
+/// A permit that the owner of tokens signs, most often together with a witness:
+/// `PermitWitnessTransferFrom`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WitnessPermit {
@@ -198,6 +204,19 @@ impl WitnessPermit {
         eip712::digest(domain_separator, &keccak256(permit.abi_encode()))
     }
 
+    /// The digest that the owner signs if the permit has no witness: `PermitTransferFrom`.
+    pub fn plain_digest(&self, domain_separator: &B256) -> B256 {
+        let permitted = (TOKEN_PERMISSIONS_TYPE_HASH, self.token, self.amount).abi_encode();
+        let permit = (
+            PLAIN_TYPE_HASH,
+            keccak256(permitted),
+            self.spender,
+            self.nonce,
+            self.deadline,
+        );
+        eip712::digest(domain_separator, &keccak256(permit.abi_encode()))
+    }
+
     /// The permit as its spender passes it on to Permit2.
     pub fn to_abi(&self) -> PermitTransferFrom {
         PermitTransferFrom {
@@ -292,6 +311,8 @@ mod tests {
     fn type_hash_is_that_of_the_type() {
         let expected = keccak256("TokenPermissions(address token,uint256 amount)");
         assert_eq!(TOKEN_PERMISSIONS_TYPE_HASH, expected);
+        let plain = "PermitTransferFrom(TokenPermissions permitted,address spender,uint256 nonce,uint256 deadline)TokenPermissions(address token,uint256 amount)";
+        assert_eq!(PLAIN_TYPE_HASH, keccak256(plain));
     }
 
     /// The search compared the nonce alone. With the nonce zero it took the first equal transfer

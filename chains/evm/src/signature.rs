@@ -146,6 +146,17 @@ impl EcdsaSignature {
     }
 }
 
+/// A signature as contracts take it: `v` of a key's is 27 or 28, and some wallets write 0 or 1.
+pub(crate) fn for_contract(signature: &Bytes) -> Bytes {
+    match <[u8; 65]>::try_from(signature.as_ref()) {
+        Ok(mut bytes) => {
+            bytes[64] = EcdsaSignature(bytes).v();
+            bytes.to_vec().into()
+        }
+        Err(_) => signature.clone(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,13 +17,14 @@ use super::payload::{AuthorizerSignature, ClaimAct};
 use super::reason;
 use super::setup::{ACT_PATIENCE_SECS, Setup, Terms};
 use super::view::{no_contract, returned_data, revert};
-use super::voucher::{ClaimRow, for_contract};
+use super::voucher::ClaimRow;
 use super::vouchers::not_the_owner;
 use crate::abi::BatchSettlement;
 use crate::call::Call;
 use crate::chain::{Evm, Probe, Step};
 use crate::evidence::Evidence;
 use crate::exact::payment::view;
+use crate::signature::for_contract;
 
 /// The most rows of a claim: as many as the reference implementation sends. The data of a
 /// transaction with more of them is too long for many nodes.

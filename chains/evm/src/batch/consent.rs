@@ -8,7 +8,6 @@ use super::channel::{EIP3009_COLLECTOR, PERMIT2_COLLECTOR};
 use super::payload::{DepositAct, ReceiveAuthorization};
 use super::reason;
 use super::setup::Setup;
-use super::voucher::for_contract;
 use crate::chain::{Step, StepOutcome};
 use crate::eip3009::Authorization;
 use crate::exact::payment::view;
@@ -16,6 +15,7 @@ use crate::exact::reason::EIP2612_DEADLINE_EXPIRED;
 use crate::exact::sponsoring::SignedApproval;
 use crate::exact::window::Window;
 use crate::permit2::{WitnessPermit, WitnessType};
+use crate::signature::for_contract;
 use crate::token::TransferMethod;
 
 /// The hashes of `PermitWitnessTransferFrom(TokenPermissions permitted,address spender,uint256

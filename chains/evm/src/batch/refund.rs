@@ -18,12 +18,13 @@ use super::payload::RefundAct;
 use super::reason;
 use super::setup::{ACT_PATIENCE_SECS, Setup, Terms};
 use super::view::{channel, channel_steps, revert};
-use super::voucher::{ClaimRow, for_contract};
+use super::voucher::ClaimRow;
 use super::vouchers::{SignedVoucher, not_the_owner};
 use crate::abi::BatchSettlement;
 use crate::call::Call;
 use crate::chain::{Evm, Probe, Step};
 use crate::evidence::Evidence;
+use crate::signature::for_contract;
 
 /// A refund that the seller has completed.
 pub(super) struct RefundPayment {

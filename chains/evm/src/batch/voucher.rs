@@ -12,7 +12,7 @@ use super::units;
 use crate::abi::BatchSettlement;
 use crate::eip712;
 use crate::hex::{Hex, HexBytes};
-use crate::signature::{DEPLOYED_SIGNATURE_MAX, EcdsaSignature};
+use crate::signature::{DEPLOYED_SIGNATURE_MAX, EcdsaSignature, for_contract};
 
 /// `keccak256("Voucher(bytes32 channelId,uint128 maxClaimableAmount)")`.
 const VOUCHER_TYPE_HASH: B256 =
@@ -207,17 +207,6 @@ impl ClaimRow {
             signature: for_contract(&self.signature),
             totalClaimed: self.total_claimed,
         }
-    }
-}
-
-/// A signature as contracts take it: `v` of a key's is 27 or 28, and some wallets write 0 or 1.
-pub(super) fn for_contract(signature: &Bytes) -> Bytes {
-    match <[u8; 65]>::try_from(signature.as_ref()) {
-        Ok(mut bytes) => {
-            bytes[64] = EcdsaSignature(bytes).v();
-            bytes.to_vec().into()
-        }
-        Err(_) => signature.clone(),
     }
 }
 

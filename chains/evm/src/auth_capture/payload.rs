@@ -1,0 +1,300 @@
+//! The payloads of the acts, as their JSON has them.
+
+use alloy::primitives::{Address, B256, Bytes};
+use quittance_core::json::Object;
+use quittance_core::{Amount, PaymentId, Refusal, Rejection};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::deployment::{EscrowDeployment, HoldBalances};
+use super::fee::{Fee, SubmittedFee};
+use super::reason;
+use super::terms::{HoldTerms, units};
+use crate::eip3009::Authorization;
+use crate::hex::{Hex, HexBytes};
+use crate::permit2::{PermitJson, WitnessPermit};
+use crate::signature::{DEPLOYED_SIGNATURE_MAX, SIGNATURE_MAX};
+use crate::token::TransferMethod;
+
+/// The name of the payload in errors.
+const PAYLOAD: &str = "paymentPayload.payload";
+
+/// What a payload asks for.
+#[derive(Debug, Clone)]
+pub(super) enum Act {
+    /// To collect a payment: to hold it, or to charge it.
+    Collect(Box<CollectAct>),
+    /// Something with a payment that was collected.
+    Later(Box<LaterAct>),
+}
+
+/// The payer's payload, and what the seller has added to it.
+#[derive(Debug, Clone)]
+pub(super) struct CollectAct {
+    pub(super) signed: Signed,
+    pub(super) signature: Vec<u8>,
+    pub(super) salt: B256,
+    /// The payer's random number, if the salt binds the payment to an authorizer.
+    pub(super) salt_nonce: Option<B256>,
+    /// What the seller charges. `None` while it has not completed the payload.
+    pub(super) completion: Option<Completion>,
+}
+
+/// What the payer has signed.
+#[derive(Debug, Clone)]
+pub(super) enum Signed {
+    /// An EIP-3009 authorization to receive.
+    Eip3009(Authorization),
+    /// A permit without a witness.
+    Permit2(WitnessPermit),
+}
+
+impl Signed {
+    pub(super) fn method(&self) -> TransferMethod {
+        match self {
+            Self::Eip3009(_) => TransferMethod::Eip3009,
+            Self::Permit2(_) => TransferMethod::Permit2,
+        }
+    }
+
+    /// The identity of the authorization, which is the same under every scheme.
+    pub(super) fn payment_id(&self, chain_id: u64, token: Address) -> PaymentId {
+        match self {
+            Self::Eip3009(authorization) => authorization.payment_id(chain_id, token),
+            Self::Permit2(permit) => permit.payment_id(chain_id),
+        }
+    }
+
+    pub(super) fn payer(&self) -> Address {
+        match self {
+            Self::Eip3009(authorization) => authorization.from,
+            Self::Permit2(permit) => permit.owner,
+        }
+    }
+}
+
+/// What a seller charges.
+#[derive(Debug, Clone)]
+pub(super) struct Completion {
+    pub(super) amount: u128,
+    pub(super) fee: SubmittedFee,
+    /// The authorizer's signature. `None` if the facilitator is the authorizer.
+    pub(super) signature: Option<Bytes>,
+}
+
+/// An act with a payment that was collected.
+#[derive(Debug, Clone)]
+pub(super) struct LaterAct {
+    pub(super) kind: LaterKind,
+    pub(super) terms: HoldTerms,
+    pub(super) salt_nonce: Option<B256>,
+    /// The authorizer's signature. `None` if the facilitator is the authorizer.
+    pub(super) signature: Option<Bytes>,
+}
+
+/// Which act it is.
+#[derive(Debug, Clone)]
+pub(super) enum LaterKind {
+    /// To pay this much of what is held.
+    Capture {
+        amount: u128,
+        fee: SubmittedFee,
+        expected: HoldBalances,
+        /// Returns the rest: the authorizer's signature for it, without one if the facilitator
+        /// is the authorizer.
+        void: Option<Option<Bytes>>,
+    },
+    /// To return what is held.
+    Void,
+    /// To pay back this much of what was paid.
+    Refund {
+        amount: u128,
+        expected: HoldBalances,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct CollectJson {
+    #[serde(default)]
+    authorization: Option<Authorization>,
+    #[serde(default)]
+    permit2_authorization: Option<PermitJson<Option<IgnoredAny>>>,
+    signature: HexBytes<SIGNATURE_MAX>,
+    salt: Hex<32>,
+    #[serde(default)]
+    salt_nonce: Option<Hex<32>>,
+}
+
+/// What a seller adds.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AddedJson {
+    #[serde(default)]
+    amount: Option<Amount>,
+    #[serde(default)]
+    fee_amount: Option<Amount>,
+    #[serde(default)]
+    fee_bps: Option<u16>,
+    #[serde(default)]
+    fee_receiver: Option<Hex<20>>,
+    #[serde(default)]
+    authorizer_signature: Option<HexBytes<DEPLOYED_SIGNATURE_MAX>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct LaterJson {
+    payment_info: HoldTerms,
+    #[serde(default)]
+    salt_nonce: Option<Hex<32>>,
+    #[serde(default)]
+    expected_capturable_amount: Option<Amount>,
+    #[serde(default)]
+    expected_refundable_amount: Option<Amount>,
+    #[serde(default)]
+    void_authorizer_signature: Option<HexBytes<DEPLOYED_SIGNATURE_MAX>>,
+}
+
+#[derive(Deserialize)]
+struct Typed {
+    #[serde(default, rename = "type")]
+    kind: Option<String>,
+}
+
+/// A signature; `None` for empty bytes, which leave it to the facilitator.
+fn signature(bytes: HexBytes<DEPLOYED_SIGNATURE_MAX>) -> Option<Bytes> {
+    (!bytes.0.is_empty()).then(|| bytes.0.into())
+}
+
+fn format(detail: &str) -> Refusal {
+    Rejection::new(reason::PAYLOAD_FORMAT, detail).into()
+}
+
+fn amount(field: &str, amount: Option<Amount>) -> Result<u128, Refusal> {
+    let amount = amount.ok_or_else(|| format(&format!("payload.{field} is missing")))?;
+    Ok(units(&format!("{PAYLOAD}.{field}"), amount)?)
+}
+
+impl AddedJson {
+    fn is_empty(&self) -> bool {
+        self.amount.is_none() && self.has_no_fee() && self.authorizer_signature.is_none()
+    }
+
+    fn has_no_fee(&self) -> bool {
+        self.fee_amount.is_none() && self.fee_bps.is_none() && self.fee_receiver.is_none()
+    }
+
+    /// The fee, in the unit of the deployment.
+    fn fee(&self, deployment: &EscrowDeployment) -> Result<SubmittedFee, Refusal> {
+        let fee = match (self.fee_amount, self.fee_bps, deployment.fees_are_amounts) {
+            (Some(fee), None, true) => Fee::Amount(amount("feeAmount", Some(fee))?),
+            (None, Some(bps), false) => Fee::Bps(bps),
+            (_, _, true) => return Err(format("this contract takes payload.feeAmount")),
+            (_, _, false) => return Err(format("this contract takes payload.feeBps")),
+        };
+        let receiver = self.fee_receiver;
+        let receiver = receiver.ok_or_else(|| format("payload.feeReceiver is missing"))?;
+        Ok(SubmittedFee {
+            fee,
+            receiver: receiver.0.into(),
+        })
+    }
+}
+
+impl CollectAct {
+    fn read(payload: &Object, deployment: &EscrowDeployment) -> Result<Self, Refusal> {
+        let json: CollectJson = payload.read(PAYLOAD)?;
+        let added: AddedJson = payload.read(PAYLOAD)?;
+        let completion = match added.is_empty() {
+            true => None,
+            false => Some(Completion {
+                amount: amount("amount", added.amount)?,
+                fee: added.fee(deployment)?,
+                signature: added.authorizer_signature.and_then(signature),
+            }),
+        };
+        let signed = match (json.authorization, json.permit2_authorization) {
+            (Some(authorization), None) => Signed::Eip3009(authorization),
+            (None, Some(permit)) => Signed::Permit2(permit.permit()),
+            _ => {
+                return Err(format(
+                    "authorization or permit2Authorization: one of the two",
+                ));
+            }
+        };
+        Ok(Self {
+            signed,
+            signature: json.signature.0,
+            salt: json.salt.0,
+            salt_nonce: json.salt_nonce.map(|nonce| nonce.0),
+            completion,
+        })
+    }
+}
+
+impl LaterAct {
+    fn read(kind: &str, payload: &Object, deployment: &EscrowDeployment) -> Result<Self, Refusal> {
+        let json: LaterJson = payload.read(PAYLOAD)?;
+        let added: AddedJson = payload.read(PAYLOAD)?;
+        let void = json.void_authorizer_signature.map(signature);
+        if void.is_some() && kind != "capture" {
+            let detail = "only a capture has a voidAuthorizerSignature";
+            return Err(Rejection::new(reason::VOID_AUTHORIZER_SIGNATURE, detail).into());
+        }
+        let balances = || -> Result<HoldBalances, Refusal> {
+            let (held, paid) = (
+                json.expected_capturable_amount,
+                json.expected_refundable_amount,
+            );
+            Ok(HoldBalances {
+                capturable: amount("expectedCapturableAmount", held)?,
+                refundable: amount("expectedRefundableAmount", paid)?,
+            })
+        };
+        let kind = match kind {
+            "capture" => LaterKind::Capture {
+                amount: amount("amount", added.amount)?,
+                fee: added.fee(deployment)?,
+                expected: balances()?,
+                void,
+            },
+            "refund" => LaterKind::Refund {
+                amount: amount("amount", added.amount)?,
+                expected: balances()?,
+            },
+            _ => LaterKind::Void,
+        };
+        Ok(Self {
+            kind,
+            terms: json.payment_info,
+            salt_nonce: json.salt_nonce.map(|nonce| nonce.0),
+            signature: added.authorizer_signature.and_then(signature),
+        })
+    }
+}
+
+impl Act {
+    /// Reads a payload for this deployment.
+    ///
+    /// # Errors
+    /// The malformed field, and the rejection of an unknown type or of a field that is missing.
+    pub(super) fn read(payload: &Object, deployment: &EscrowDeployment) -> Result<Self, Refusal> {
+        let typed: Typed = payload.read(PAYLOAD)?;
+        match typed.kind.as_deref() {
+            None => Ok(Self::Collect(Box::new(CollectAct::read(
+                payload, deployment,
+            )?))),
+            Some(kind @ ("capture" | "void" | "refund")) => {
+                let act = LaterAct::read(kind, payload, deployment)?;
+                Ok(Self::Later(Box::new(act)))
+            }
+            Some(other) => {
+                let detail = format!(
+                    "payload.type is {other:?}, and must be capture, void or refund, or left out"
+                );
+                Err(Rejection::new(reason::PAYLOAD_TYPE, detail).into())
+            }
+        }
+    }
+}
