@@ -1,6 +1,7 @@
 //! EVM chains: `[[evm]]` in the configuration.
 
 mod bench;
+mod holds;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use url::Url;
 
+use self::holds::AuthCaptureEntry;
 use super::entry::not_an_address;
 use super::{ChainWithSchemes, Family, Findings, ListedToken, NetworkEntry, PayError, payer_key};
 use crate::bench::Case;
@@ -66,6 +68,8 @@ pub struct EvmEntry {
     pub upto_hold_secs: u64,
     /// The scheme `batch-settlement`. It is offered if the table is there.
     pub batch_settlement: Option<BatchEntry>,
+    /// The scheme `auth-capture`. It is offered if the table is there.
+    pub auth_capture: Option<AuthCaptureEntry>,
     /// The largest amount that is settled on the evidence of a single node, by token address or
     /// ticker, in decimal notation: `{ USDC = "100" }`. For a larger amount two nodes must agree.
     #[serde(default)]
@@ -190,6 +194,10 @@ impl Family for EvmFamily {
         if let Some(own) = &entry.own.batch_settlement {
             let batch = findings.take(batch_settlement(entry, own, &chain));
             schemes.push(Arc::new(batch?));
+        }
+        if let Some(own) = &entry.own.auth_capture {
+            let holds = findings.take(holds::auth_capture(entry, own, &chain));
+            schemes.push(Arc::new(holds?));
         }
         Some(ChainWithSchemes::new(chain, schemes))
     }
