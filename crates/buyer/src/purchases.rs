@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use quittance_core::Timestamp;
+use quittance_core::{Timestamp, Turn};
 use tokio::task::JoinHandle;
 use tracing::warn;
 
@@ -94,6 +94,8 @@ pub(crate) struct PaymentGuard {
     /// The exposure before the presentation that is being stored now: no server has seen that
     /// presentation yet.
     before_presentation: Option<Exposure>,
+    /// The payer signs its next payment only after it.
+    turn: Turn,
 }
 
 impl Purchases {
@@ -146,6 +148,7 @@ impl Purchases {
             key,
             payment: entry.payment.clone(),
             before_presentation: None,
+            turn: Turn::default(),
         }
     }
 
@@ -180,6 +183,7 @@ impl Purchases {
             key,
             payment,
             before_presentation: None,
+            turn: Turn::default(),
         }
     }
 
@@ -367,6 +371,18 @@ fn entries_mut(
 }
 
 impl PaymentGuard {
+    /// The same payment, in this turn of its payer.
+    pub(crate) fn with_turn(self, turn: Turn) -> Self {
+        let mut guard = self;
+        guard.turn = turn;
+        guard
+    }
+
+    /// Lets the payer sign another payment.
+    pub(crate) fn end_turn(&mut self) {
+        self.turn = Turn::default();
+    }
+
     /// Records what a server said about the payment. `before` is the exposure before the payment
     /// was presented to it.
     pub(crate) fn record_answer(
@@ -415,6 +431,7 @@ impl PaymentGuard {
             key: self.key,
             payment,
             before_presentation: None,
+            turn: Turn::default(),
         }
     }
 

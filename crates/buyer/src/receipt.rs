@@ -99,7 +99,12 @@ impl Receipt {
     /// The amount that was charged of at most `signed`. `None` if the receipt is not successful or
     /// names no such amount.
     pub(crate) fn charged(&self, signed: Amount) -> Option<Amount> {
-        self.amount
+        // The amount of a receipt is what moved, such as a deposit.
+        let named = self.json.pointer("/extra/chargedAmount");
+        let named = named.and_then(Value::as_str);
+        let named = named.and_then(|named| named.parse().ok());
+        named
+            .or(self.amount)
             .filter(|amount| self.success && *amount <= signed)
     }
 

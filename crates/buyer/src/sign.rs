@@ -1,7 +1,7 @@
 //! Signing a new payment within the limits.
 
 use quittance_core::json::Object;
-use quittance_core::{Clock, PayerError, Quote, SignedPayment};
+use quittance_core::{Clock, PayerError, Quote, SignedPayment, Turn};
 use quittance_http::{PAYMENT_IDENTIFIER, PaymentIdentifier};
 use sha2::{Digest, Sha256};
 use tokio::time::timeout_at;
@@ -38,11 +38,13 @@ pub(crate) async fn sign(
     if !purchases.has_room(&origin, clock.now()) {
         return Err(SignError::TooManyOpen { origin });
     }
-    let payment = sign_only(budget, clock, options, selection, origin, deadline).await?;
-    Ok(purchases.insert(selection.key, payment))
+    let signing = sign_only(budget, clock, options, selection, origin, deadline);
+    let (payment, turn) = signing.await?;
+    Ok(purchases.insert(selection.key, payment).with_turn(turn))
 }
 
-/// Signs a payment for this selection. The caller adds it to the open payments at once.
+/// Signs a payment for this selection. The caller adds it to the open payments at once, and keeps
+/// the turn while it presents the payment.
 pub(crate) async fn sign_only(
     budget: &Budget,
     clock: &dyn Clock,
@@ -50,20 +52,20 @@ pub(crate) async fn sign_only(
     selection: &Selection<'_>,
     origin: String,
     deadline: Deadline,
-) -> Result<KeptPayment, SignError> {
-    budget
-        .spend(&selection.quote)
-        .map_err(SignError::OverLimit)?;
-    let signing = selection
-        .payer
-        .pay(&selection.requirements, options.extensions(), clock.now());
-    let signed = timeout_at(deadline.at(), signing)
-        .await
-        .unwrap_or_else(|_| Err(PayerError::signing("the payer did not sign in time")));
-    let signed = signed.map_err(|error| {
-        budget.give_back(&selection.quote);
-        SignError::Payer(error)
-    })?;
+) -> Result<(KeptPayment, Turn), SignError> {
+    let late = || SignError::Payer(PayerError::signing("the payer did not sign in time"));
+    let (payer, requirements) = (selection.payer, &selection.requirements);
+    let turn = timeout_at(deadline.at(), payer.turn(requirements)).await;
+    let turn = turn.map_err(|_| late())?;
+    // An earlier payment can have changed what this one locks up.
+    let quote = payer.quote(requirements);
+    let quote = quote.map_err(|error| SignError::Payer(error.into()))?;
+    budget.spend(&quote).map_err(SignError::OverLimit)?;
+    let signing = payer.pay(requirements, options.extensions(), clock.now());
+    let signed = timeout_at(deadline.at(), signing).await;
+    let signed = signed.map_err(|_| late());
+    let signed = signed.and_then(|signed| signed.map_err(SignError::Payer));
+    let signed = signed.inspect_err(|_| budget.give_back(&quote))?;
     let signed = with_identifier(signed, options);
     let (version, header) = options.payment_header(&selection.requirements, &signed);
     let Quote {
@@ -72,7 +74,7 @@ pub(crate) async fn sign_only(
         asset,
         amount,
         locks: _,
-    } = selection.quote.clone();
+    } = quote;
     let open = OpenPayment {
         id: payment_id(&header),
         network,
@@ -85,14 +87,15 @@ pub(crate) async fn sign_only(
         expires: signed.expires,
         transaction: None,
     };
-    Ok(KeptPayment {
+    let payment = KeptPayment {
         request: Some(selection.request),
         version,
         form: SignedForm::Header(header),
         exposure: Exposure::None,
         open,
         was_used: false,
-    })
+    };
+    Ok((payment, turn))
 }
 
 /// The payment with a random name, if the seller reads such names. The name is stored with the

@@ -130,7 +130,7 @@ impl Payer for VoucherPayer {
                 books.charged = ceiling;
                 Next::Keep
             }
-            PaymentOutcome::Refused { terms, receipt } => {
+            PaymentOutcome::Refused { terms, receipt, .. } => {
                 let charged = correction(terms);
                 let reason = receipt.and_then(|it| it.error_reason.clone());
                 let heard = format!("refused {ceiling}: {charged:?}, {reason:?}");

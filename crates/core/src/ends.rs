@@ -1,5 +1,7 @@
 //! The two ends of a payment: a seller's offer and a buyer's payer.
 
+use std::any::Any;
+
 use async_trait::async_trait;
 
 use crate::json::Object;
@@ -379,6 +381,9 @@ pub enum PaymentOutcome<'a> {
         terms: &'a [PaymentRequirements],
         /// The receipt; `None` if there is none that can be read.
         receipt: Option<&'a SettleResponse>,
+        /// Whether the server may have seen the payment before, and may have charged it then. If
+        /// not, an honest server has charged nothing for it.
+        presented_before: bool,
     },
 }
 
@@ -395,6 +400,28 @@ pub enum Next {
     /// one for this purchase. The payer counts it as charged: its next payment is for another
     /// purchase, such as the next tick of a stream.
     Used,
+}
+
+/// The right to sign a payer's next payment. Dropping it lets the next call sign.
+///
+/// Payments that expire need none: [`Turn::default`] holds nothing.
+#[derive(Default)]
+pub struct Turn(Option<Box<dyn Any + Send + Sync>>);
+
+impl Turn {
+    /// A turn that ends when this guard is dropped, such as that of a lock.
+    pub fn holding(guard: impl Any + Send + Sync) -> Self {
+        Self(Some(Box::new(guard)))
+    }
+}
+
+impl std::fmt::Debug for Turn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(_) => f.write_str("Turn(..)"),
+            None => f.write_str("Turn"),
+        }
+    }
 }
 
 /// A way to pay: the buyer's side of a scheme, with the buyer's key.
@@ -440,6 +467,19 @@ pub trait Payer: Send + Sync + 'static {
     /// # Errors
     /// When this payer cannot pay the requirements. The error has the reason.
     fn quote(&self, requirements: &PaymentRequirements) -> Result<Quote, QuoteError>;
+
+    /// Waits for this payer's turn to pay these requirements. Payments out of one channel come one
+    /// after the other; payments that expire need no turn, as in this default.
+    ///
+    /// **The buyer** takes the turn, asks [`quote`](Self::quote) again, because an earlier payment
+    /// can have changed what a payment locks up, and calls [`pay`](Self::pay). It keeps the turn
+    /// until the call ends in which it presents the payment. Before a payment that replaces
+    /// another one, it gives up the old turn and takes a new one.
+    ///
+    /// **An implementation must** let `pay` work without a turn.
+    async fn turn(&self, _requirements: &PaymentRequirements) -> Turn {
+        Turn::default()
+    }
 
     /// Signs a payment. `offered` has the extensions in the 402 response, if there are any.
     ///
@@ -502,7 +542,8 @@ pub trait Payer: Send + Sync + 'static {
     /// let (payer, terms) = (world.payer(0), [world.requirements()]);
     /// let paid = payer.pay(&terms[0], None, world.now()).await?;
     /// // A transfer that was refused can still be used until it expires.
-    /// let refused = PaymentOutcome::Refused { terms: &terms, receipt: None };
+    /// let (receipt, presented_before) = (None, false);
+    /// let refused = PaymentOutcome::Refused { terms: &terms, receipt, presented_before };
     /// let next = payer.observe(&terms[0], &paid.payload, refused).await;
     /// assert_eq!(next, Next::Keep);
     /// # Ok(())
@@ -516,6 +557,22 @@ pub trait Payer: Send + Sync + 'static {
     ) -> Next {
         Next::Keep
     }
+
+    /// Signs a request to get back what earlier payments to this seller have locked up, such as the
+    /// rest of a channel's deposit. `None` if nothing is locked up, as in this default. The seller
+    /// answers it like a payment, and [`observe`](Self::observe) hears the answer.
+    ///
+    /// **An implementation must** sign nothing by which the seller gets more than before.
+    ///
+    /// # Errors
+    /// When signing fails.
+    async fn reclaim(
+        &self,
+        _requirements: &PaymentRequirements,
+        _now: Timestamp,
+    ) -> Result<Option<SignedPayment>, PayerError> {
+        Ok(None)
+    }
 }
 
 #[async_trait]
@@ -526,6 +583,10 @@ impl<T: Payer + ?Sized> Payer for Box<T> {
 
     fn quote(&self, requirements: &PaymentRequirements) -> Result<Quote, QuoteError> {
         (**self).quote(requirements)
+    }
+
+    async fn turn(&self, requirements: &PaymentRequirements) -> Turn {
+        (**self).turn(requirements).await
     }
 
     async fn pay(
@@ -558,6 +619,14 @@ impl<T: Payer + ?Sized> Payer for Box<T> {
     ) -> Next {
         (**self).observe(requirements, payload, outcome).await
     }
+
+    async fn reclaim(
+        &self,
+        requirements: &PaymentRequirements,
+        now: Timestamp,
+    ) -> Result<Option<SignedPayment>, PayerError> {
+        (**self).reclaim(requirements, now).await
+    }
 }
 
 /// Why a payer does not pay.
@@ -576,6 +645,9 @@ pub enum PayerError {
     /// The chain could not be read.
     #[error("the chain could not be read: {0}")]
     Chain(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The payer's books could not be read or written. Without them it signs nothing.
+    #[error("the payer's books: {0}")]
+    Books(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl PayerError {
@@ -587,5 +659,10 @@ impl PayerError {
     /// The chain could not be read, for this reason.
     pub fn chain(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Chain(source.into())
+    }
+
+    /// The books could not be read or written, for this reason.
+    pub fn books(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Books(source.into())
     }
 }

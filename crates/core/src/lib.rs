@@ -47,7 +47,7 @@ pub use chain::{
 };
 pub use ends::{
     Asset, AuthorizationState, Next, Offer, OfferError, Payer, PayerError, PaymentOutcome, Quote,
-    QuoteError, SignedPayment,
+    QuoteError, SignedPayment, Turn,
 };
 pub use error::{Fault, FaultKind, Malformed, Reason};
 pub use facilitator::{Facilitator, FacilitatorError};

@@ -151,7 +151,8 @@ enum Attempt {
 /// The end of presenting a payment, before its payer says what follows.
 enum Presented {
     Delivered(Box<Purchase>),
-    Refused(Box<PaymentGuard>, Box<Refused>),
+    /// Refused. Whether the server had seen the payment before is the last part.
+    Refused(Box<PaymentGuard>, Box<Refused>, bool),
 }
 
 impl fmt::Debug for Purchase {
@@ -260,7 +261,11 @@ impl Buyer {
 
     /// Sends the request without payment. Follows redirects within the origin, which change the
     /// request's URL.
-    async fn ask(&self, request: &mut Request, deadline: Deadline) -> Result<Response, BuyError> {
+    pub(super) async fn ask(
+        &self,
+        request: &mut Request,
+        deadline: Deadline,
+    ) -> Result<Response, BuyError> {
         for _ in 0..=REDIRECTS_MAX {
             let copy = request.try_clone().ok_or(RequestError::StreamingBody)?;
             let answer = in_time(deadline, self.shared.http.execute(copy)).await?;
@@ -433,14 +438,21 @@ impl Buyer {
         loop {
             let selection = corrected.as_ref().unwrap_or(selection);
             let presented = self.present_one(request, selection, guard, deadline);
-            let refusal = match presented.await? {
+            let (refusal, presented_before) = match presented.await? {
                 Presented::Delivered(purchase) => return Ok(Attempt::Delivered(purchase)),
-                Presented::Refused(refused, refusal) => {
+                Presented::Refused(refused, refusal, presented_before) => {
                     guard = *refused;
-                    refusal
+                    (refusal, presented_before)
                 }
             };
-            match report_refusal(selection, &guard.payment, &refusal, deadline).await {
+            let reporting = report_refusal(
+                selection,
+                &guard.payment,
+                &refusal,
+                presented_before,
+                deadline,
+            );
+            match reporting.await {
                 Next::Replace if replaced < REPLACEMENTS_MAX => {
                     replaced += 1;
                     debug!(reason = refusal.reason, "replacing a refused payment");
@@ -465,11 +477,12 @@ impl Buyer {
     async fn replace<'a>(
         &self,
         selection: &Selection<'a>,
-        guard: PaymentGuard,
+        mut guard: PaymentGuard,
         refused: Refused,
         deadline: Deadline,
     ) -> Result<(Selection<'a>, PaymentGuard), BuyError> {
         let Shared { budget, clock, .. } = &*self.shared;
+        guard.end_turn();
         let problem = match &refused.options {
             None => "the refusal has no payment options".to_owned(),
             Some(options) => match choose_again(selection, budget, options) {
@@ -478,7 +491,10 @@ impl Buyer {
                     let (clock, origin) = (clock.as_ref(), guard.payment.open.origin.clone());
                     let signed = sign_only(budget, clock, options, &selection, origin, deadline);
                     match signed.await {
-                        Ok(payment) => return Ok((selection, guard.replaced_by(payment))),
+                        Ok((payment, turn)) => {
+                            let guard = guard.replaced_by(payment).with_turn(turn);
+                            return Ok((selection, guard));
+                        }
                         Err(error) => BuyError::from(error).to_string(),
                     }
                 }
@@ -513,7 +529,12 @@ impl Buyer {
                     return Ok(Presented::Delivered(Box::new(purchase)));
                 }
                 Ok(Answer::Refused(refused)) => {
-                    return Ok(Presented::Refused(Box::new(guard), refused));
+                    let presented_before = before != Exposure::None;
+                    return Ok(Presented::Refused(
+                        Box::new(guard),
+                        refused,
+                        presented_before,
+                    ));
                 }
                 Ok(Answer::Pending(after, receipt)) if may_repeat => {
                     (pending(receipt, &guard), after)
@@ -604,7 +625,7 @@ fn request_id(request: &Request) -> Option<RequestId> {
 }
 
 /// The response, if it begins before the deadline.
-async fn in_time(
+pub(super) async fn in_time(
     deadline: Deadline,
     response: impl Future<Output = Result<Response, reqwest::Error>>,
 ) -> Result<Response, TransportError> {
@@ -615,7 +636,10 @@ async fn in_time(
 }
 
 /// The payment options of a 402 response.
-async fn options(answer: Response, deadline: Deadline) -> Result<PaymentOptions, BuyError> {
+pub(super) async fn options(
+    answer: Response,
+    deadline: Deadline,
+) -> Result<PaymentOptions, BuyError> {
     let read = timeout_at(deadline.at(), answer::payment_options(answer)).await;
     Ok(read.map_err(|_| TransportError::Timeout)??)
 }

@@ -190,6 +190,14 @@ pub enum BuyError {
         /// The payment.
         open: Box<OpenPayment>,
     },
+    /// The seller did not pay back what is locked up with it.
+    #[error("the seller did not pay back: {reason}")]
+    NotPaidBack {
+        /// The server's reason.
+        reason: String,
+        /// The receipt, if there is one.
+        receipt: Option<Box<Receipt>>,
+    },
     /// An earlier payment for this purchase has expired, and no payer has a node that says whether
     /// it moved the money. Nothing new was signed. Look up its outcome, and
     /// [abandon](crate::Buyer::abandon) it to pay again.

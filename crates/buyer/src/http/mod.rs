@@ -7,6 +7,7 @@ mod client;
 mod digest;
 mod error;
 mod outcome;
+mod reclaim;
 mod redirect;
 mod stream;
 

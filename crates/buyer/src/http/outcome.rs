@@ -29,12 +29,14 @@ pub(super) async fn report_refusal(
     selection: &Selection<'_>,
     payment: &KeptPayment,
     refused: &Refused,
+    presented_before: bool,
     deadline: Deadline,
 ) -> Next {
     let receipt = refused.receipt.as_ref().and_then(Receipt::message);
     let outcome = PaymentOutcome::Refused {
         terms: refused.options.as_ref().map_or(&[], |it| &it.accepts),
         receipt: receipt.as_ref(),
+        presented_before,
     };
     report(selection, payment, outcome, deadline).await
 }

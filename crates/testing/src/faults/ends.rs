@@ -9,7 +9,7 @@ use quittance_core::wire::{PaymentRequirements, SupportedKind};
 use quittance_core::{
     Amount, AuthorizationState, Flow, Network, Next, Offer, OfferError, Payer, PayerError,
     PaymentId, PaymentOutcome, PaymentRequest, Phase, Quote, QuoteError, Rejection, SignedPayment,
-    Timestamp,
+    Timestamp, Turn,
 };
 
 /// What is wrong with a [`FaultyOffer`] or a [`FaultyPayer`].
@@ -317,5 +317,17 @@ impl Payer for FaultyPayer {
         outcome: PaymentOutcome<'_>,
     ) -> Next {
         self.inner.observe(requirements, payload, outcome).await
+    }
+
+    async fn turn(&self, requirements: &PaymentRequirements) -> Turn {
+        self.inner.turn(requirements).await
+    }
+
+    async fn reclaim(
+        &self,
+        requirements: &PaymentRequirements,
+        now: Timestamp,
+    ) -> Result<Option<SignedPayment>, PayerError> {
+        self.inner.reclaim(requirements, now).await
     }
 }
