@@ -3,11 +3,11 @@
 use alloy::primitives::{Address, B256, Bytes, U256, b256, keccak256};
 use alloy::sol_types::SolValue;
 use quittance_core::{PaymentId, Reason, Rejection, Timestamp};
+use serde_json::{Value, json};
 
 use super::channel::{EIP3009_COLLECTOR, PERMIT2_COLLECTOR};
 use super::payload::{DepositAct, ReceiveAuthorization};
 use super::reason;
-use super::setup::Setup;
 use crate::chain::{Step, StepOutcome};
 use crate::eip3009::Authorization;
 use crate::exact::payment::view;
@@ -27,6 +27,7 @@ const WITNESS: WitnessType = WitnessType {
 };
 
 /// How the payer lets the collector take the deposit.
+#[derive(Debug, Clone)]
 pub(super) enum Consent {
     /// By an authorization that only the collector can use.
     Eip3009 {
@@ -70,12 +71,12 @@ impl Consent {
         }
     }
 
-    pub(super) fn digest(&self, setup: &Setup, token_separator: &B256, channel: B256) -> B256 {
+    /// What the payer signs. The separators are those of the EIP-712 domains of the token and of
+    /// Permit2.
+    pub(super) fn digest(&self, (token, permit2): (&B256, &B256), channel: B256) -> B256 {
         match self {
-            Self::Eip3009 { authorization, .. } => authorization.receive_digest(token_separator),
-            Self::Permit2 { permit, .. } => {
-                permit.digest(&setup.permit2_separator, &WITNESS, [channel])
-            }
+            Self::Eip3009 { authorization, .. } => authorization.receive_digest(token),
+            Self::Permit2 { permit, .. } => permit.digest(permit2, &WITNESS, [channel]),
         }
     }
 
@@ -144,6 +145,29 @@ impl Consent {
     /// if the allowance is enough: the payer's other payments may need more than this one.
     pub(super) fn needs_approval(&self, outcome: Option<&StepOutcome>, amount: u128) -> bool {
         self.has_approval() && word(outcome).is_some_and(|allowed| allowed < U256::from(amount))
+    }
+
+    /// The `authorization` of a payload, with the payer's signature.
+    pub(super) fn to_json(&self, signature: &Bytes, channel: &B256) -> Value {
+        match self {
+            Self::Eip3009 {
+                authorization,
+                salt,
+            } => json!({
+                "erc3009Authorization": {
+                    "validAfter": authorization.valid_after.to_string(),
+                    "validBefore": authorization.valid_before.to_string(),
+                    "salt": B256::from(*salt),
+                    "signature": signature,
+                }
+            }),
+            Self::Permit2 { permit, .. } => {
+                let mut json = permit.payload(signature, json!({ "channelId": channel }));
+                let mut permit = json["permit2Authorization"].take();
+                permit["signature"] = json["signature"].take();
+                json!({ "permit2Authorization": permit })
+            }
+        }
     }
 
     /// The step that shows whether it was used, or for a permit how much Permit2 may move: Permit2

@@ -111,7 +111,8 @@ impl DepositPayment {
         let of_channel = terms.check_channel(&config, &voucher.id, &voucher.voucher);
         let of_price = || voucher.check_price(&terms).err();
         let objection = of_channel.err().or(objection).or_else(of_price);
-        let digest = consent.digest(&setup, &terms.token_separator, voucher.id);
+        let separators = (&terms.token_separator, &setup.permit2_separator);
+        let digest = consent.digest(separators, voucher.id);
         let (claims, keys) = claims(&voucher, &signature, digest);
         let is_delegated = setup.authorizes(&config);
         let access = is_delegated.then(|| managed_access(&voucher.id, &terms).exclusive());

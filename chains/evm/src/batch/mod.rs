@@ -13,6 +13,7 @@ mod claim;
 mod consent;
 mod deposit;
 mod offer;
+mod payer;
 mod payload;
 pub mod reason;
 mod refund;
@@ -38,6 +39,9 @@ pub use self::channel::{
     WITHDRAW_DELAY_MAX_SECS, WITHDRAW_DELAY_MIN_SECS, domain_separator, state_id,
 };
 pub use self::offer::{ChannelOffer, WITHDRAW_DELAY_SECS};
+pub use self::payer::{
+    BooksError, ChannelPayer, DepositRules, PayerBook, SignedDeposit, read_books,
+};
 pub use self::setup::{BatchConfig, BatchConfigError};
 pub use self::voucher::{ClaimRow, Voucher, claim_digest, refund_digest, voucher_digest};
 

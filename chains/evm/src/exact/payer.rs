@@ -116,7 +116,9 @@ impl ExactPayer {
         &self,
         requirements: &PaymentRequirements,
     ) -> Result<(Transfer<'_>, TransferMethod), QuoteError> {
-        self.transfer_by(NAME, requirements, |token| check_extra(requirements, token))
+        self.transfer_by(NAME, requirements, |token| {
+            transfer_method(requirements, token)
+        })
     }
 
     /// What is signed for these requirements of a scheme, with what `check` finds in their `extra`.
@@ -227,6 +229,11 @@ impl ExactPayer {
         Ok(Bytes::copy_from_slice(&signature.as_bytes()))
     }
 
+    /// The nodes of a network, if the payer has any.
+    pub(crate) fn rpc(&self, network: &str) -> Option<&Rpc> {
+        self.rpcs.get(network)
+    }
+
     /// The state of an authorization, by the nodes of its network.
     pub(crate) async fn state_of(&self, network: &str, used: Use) -> AuthorizationState {
         let Some(rpc) = self.rpcs.get(network) else {
@@ -275,20 +282,23 @@ pub(crate) struct Use {
 impl Use {
     fn of(asset: Address, signed: &Signed) -> Self {
         match signed {
-            Signed::Eip3009(authorization) => {
-                let Authorization { from, nonce, .. } = authorization;
-                let search = AuthorizationUse::new(asset, *from, *nonce);
-                Self {
-                    contract: asset,
-                    question: authorization.state_call(),
-                    permit: None,
-                    valid_before: authorization.valid_before,
-                    search: AuthorizationSearch::Eip3009(search),
-                }
-            }
+            Signed::Eip3009(authorization) => Self::of_authorization(asset, authorization),
             Signed::Permit2(ExactPermit { permit, to, .. }) => {
                 Self::of_permit(permit, PermitUse::new(permit, *to))
             }
+        }
+    }
+
+    /// The use of an authorization of this token, to transfer or to receive.
+    pub(crate) fn of_authorization(asset: Address, authorization: &Authorization) -> Self {
+        let Authorization { from, nonce, .. } = authorization;
+        let search = AuthorizationUse::new(asset, *from, *nonce);
+        Self {
+            contract: asset,
+            question: authorization.state_call(),
+            permit: None,
+            valid_before: authorization.valid_before,
+            search: AuthorizationSearch::Eip3009(search),
         }
     }
 
@@ -303,7 +313,11 @@ impl Use {
         }
     }
 
-    async fn state(&self, rpc: &Rpc) -> Result<AuthorizationState, Fault> {
+    /// The state of the authorization by the chain.
+    ///
+    /// # Errors
+    /// If no node answers.
+    pub(crate) async fn state(&self, rpc: &Rpc) -> Result<AuthorizationState, Fault> {
         let provider = rpc.provider();
         let newest = (BlockNumberOrTag::Latest, false);
         let newest: Head = rpc.ask("eth_getBlockByNumber", newest).await?;
@@ -421,7 +435,7 @@ pub(crate) fn expiry(requirements: &PaymentRequirements, now: Timestamp) -> Time
 /// payments of USDC that are signed for the domain of their own contract. Signed for the token
 /// instead, such a payment could be taken without paying for anything. A permit is signed for the
 /// domain of Permit2, which is the same for every token.
-fn check_extra(
+pub(crate) fn transfer_method(
     requirements: &PaymentRequirements,
     token: &Token,
 ) -> Result<TransferMethod, QuoteError> {
