@@ -188,12 +188,16 @@ pub async fn two_acts_at_once_succeed_once_or_exclude_each_other<F: LifeFixture>
     }
 }
 
-/// The process ends before or after any write of an act, and perhaps again at the first write of
-/// the next process. Then the act succeeds once, unless only the answer was lost.
+/// The process ends before or after any write of an act. For one of the acts it also ends again at
+/// the first write of the next process. Then the act succeeds once, unless only the answer was lost.
 pub async fn a_crash_at_any_write_of_an_act_repeats_nothing<F: LifeFixture>() {
     let fixture = F::new().await;
-    for name in names(&fixture).await {
-        for (is_written, crashes_again) in [(false, false), (false, true), (true, false)] {
+    for (at, name) in names(&fixture).await.into_iter().enumerate() {
+        for (is_written, crashes_again) in [(false, false), (true, false), (false, true)] {
+            // Recovery is the same for all acts, so one of them is enough for a second crash.
+            if crashes_again && at > 0 {
+                continue;
+            }
             for write in 1..=WRITES_MAX {
                 let point = CrashPoint { write, is_written };
                 let mut life = Life::begin(&fixture).await;
