@@ -29,6 +29,14 @@ mod eip2612 {
     }
 }
 
+/// The calls of tokens.
+mod token {
+    alloy::sol! {
+        function approve(address spender, uint256 amount) external returns (bool);
+        function allowance(address owner, address spender) external view returns (uint256);
+    }
+}
+
 /// The messages and calls of the scheme `exact`.
 mod exact {
     alloy::sol! {
@@ -485,6 +493,22 @@ pub async fn approved() -> Setting {
         approved.expect("an approval");
     }
     setting
+}
+
+/// Allows Permit2 to move this much of an account's USDC.
+pub async fn allow(setting: &Setting, owner: Address, amount: u64) {
+    let (spender, amount) = (PERMIT2, U256::from(amount));
+    let call = token::approveCall { spender, amount }.abi_encode();
+    let sent = setting.local.send(owner, USDC, call).await;
+    sent.expect("a transaction that succeeds");
+}
+
+/// How much of an account's USDC Permit2 may move.
+pub async fn allowance(setting: &Setting, owner: Address) -> U256 {
+    let spender = PERMIT2;
+    let call = token::allowanceCall { owner, spender }.abi_encode();
+    let data = setting.local.call(USDC, call).await;
+    U256::from_be_slice(&data.expect("a reply"))
 }
 
 /// Settles this much of a permit without the engine: by another account, or for `upto` by the

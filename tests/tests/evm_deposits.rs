@@ -6,24 +6,18 @@ use std::sync::Arc;
 
 use alloy::primitives::{Address, U256};
 use alloy::signers::local::PrivateKeySigner;
-use alloy::sol_types::SolCall;
 use futures_util::future::join_all;
 use quittance_core::json::Object;
 use quittance_core::wire::{PaymentRequirements, SettleResponse};
 use quittance_core::{Facilitator, FacilitatorError, FaultKind, PaymentRequest, Reason};
-use quittance_devnet::{Account, Evm as Local, PERMIT2, USDC};
+use quittance_devnet::{Account, Evm as Local, USDC};
 use quittance_engine::Engine;
 use quittance_evm::batch::{BatchSettlement, reason};
 use quittance_evm::{Evm, reason as exact_reason};
 use quittance_tests::channels::{Channel, deposited};
 use quittance_tests::evm::{PRICE, Setting};
-use quittance_tests::permit2::{Approval, Permit};
+use quittance_tests::permit2::{Approval, Permit, allow, allowance};
 use serde_json::json;
-
-alloy::sol! {
-    function approve(address spender, uint256 amount) external returns (bool);
-    function allowance(address owner, address spender) external view returns (uint256);
-}
 
 const DEPOSIT: u64 = 3 * PRICE;
 
@@ -68,19 +62,6 @@ fn approved(payer: &Account, change: impl FnOnce(&mut Approval)) -> PaymentReque
     let mut approval = Approval::new(payer.address, &permit);
     change(&mut approval);
     approval.beside(&plain(payer), &payer.signer)
-}
-
-async fn approve(setting: &Setting, owner: Address, amount: u64) {
-    let (spender, amount) = (PERMIT2, U256::from(amount));
-    let call = approveCall { spender, amount }.abi_encode();
-    setting.local.send(owner, USDC, call).await.unwrap();
-}
-
-async fn allowance(setting: &Setting, owner: Address) -> U256 {
-    let spender = PERMIT2;
-    let call = allowanceCall { owner, spender };
-    let data = setting.local.call(USDC, call.abi_encode()).await.unwrap();
-    U256::from_be_slice(&data)
 }
 
 async fn assert_invalid(engine: &Engine, request: &PaymentRequest, reason: &Reason) {
@@ -151,7 +132,7 @@ async fn approval_of_a_deposit_is_not_submitted_beside_an_allowance() {
     let setting = Setting::start().await;
     let engine = engine(&setting).await;
     let [payer, _] = payers(&setting).await;
-    approve(&setting, payer.address, 5 * DEPOSIT).await;
+    allow(&setting, payer.address, 5 * DEPOSIT).await;
     let settled = engine.settle(&approved(&payer, |_| ())).await.unwrap();
     assert!(settled.success, "{settled:?}");
     let left = allowance(&setting, payer.address).await;
@@ -165,7 +146,7 @@ async fn deposits_beyond_the_allowance_cost_no_gas() {
     let setting = Setting::start().await;
     let engine = engine(&setting).await;
     let [by_allowance, by_approval] = payers(&setting).await;
-    approve(&setting, by_allowance.address, 2 * DEPOSIT - 1).await;
+    allow(&setting, by_allowance.address, 2 * DEPOSIT - 1).await;
     let requests = [
         plain(&by_allowance),
         plain(&by_allowance),

@@ -6,14 +6,13 @@ use std::sync::{Arc, Mutex};
 
 use alloy::primitives::{Address, U256};
 use alloy::signers::local::PrivateKeySigner;
-use alloy::sol_types::SolCall;
 use async_trait::async_trait;
 use quittance_core::json::Object;
 use quittance_core::{
     Amount, Clock, Facilitator, FacilitatorError, FaultKind, Offer, Payer, PaymentRequest, Reason,
     Scheme, SystemClock,
 };
-use quittance_devnet::{Evm as Local, PERMIT2, USDC};
+use quittance_devnet::{Evm as Local, USDC};
 use quittance_engine::{Engine, EngineBuilder};
 use quittance_evm::{
     Evm, Exact, ExactOffer, ExactPayer, Token, TransferMethod, Upto, UptoOffer, UptoPayer, known,
@@ -24,15 +23,10 @@ use quittance_tests::conformance::scheme::{self, SchemeFixture};
 use quittance_tests::evm::{PRICE, Setting, set};
 use quittance_tests::mutations::{NOT_CAUGHT_IN_EXACT, assert_caught};
 use quittance_tests::permit2::{
-    APPROVAL, Approval, GAS_SPONSORING, Permit, Permits, SIGNATURE, settle_elsewhere, twin,
-    with_extensions,
+    APPROVAL, Approval, GAS_SPONSORING, Permit, Permits, SIGNATURE, allow, allowance,
+    settle_elsewhere, twin, with_extensions,
 };
 use serde_json::{Value, json};
-
-alloy::sol! {
-    function approve(address spender, uint256 amount) external returns (bool);
-    function allowance(address owner, address spender) external view returns (uint256);
-}
 
 /// A chain on which no account has approved Permit2, and the payer of the newest payment.
 struct Fixture<const UPTO: bool> {
@@ -326,21 +320,6 @@ async fn submit(setting: &Setting, approval: &Approval, key: &PrivateKeySigner) 
     sent.await.unwrap();
 }
 
-async fn allowance(setting: &Setting, owner: Address) -> U256 {
-    let spender = PERMIT2;
-    let call = allowanceCall { owner, spender };
-    let data = setting.local.call(USDC, call.abi_encode()).await.unwrap();
-    U256::from_be_slice(&data)
-}
-
-async fn approve(setting: &Setting, owner: Address, amount: u64) {
-    let amount = U256::from(amount);
-    let spender = PERMIT2;
-    let approve = approveCall { spender, amount };
-    let sent = setting.local.send(owner, USDC, approve.abi_encode());
-    sent.await.unwrap();
-}
-
 /// Row 68 of docs/attacks.md: anyone who sees the approval can submit it first. The payment needs
 /// only the allowance.
 #[tokio::test(flavor = "multi_thread")]
@@ -436,7 +415,7 @@ async fn approval_is_not_submitted_beside_an_allowance() {
     let setting = Setting::start().await;
     let engine = engine(&setting).await;
     let buyer = Setting::buyer();
-    approve(&setting, buyer.address, 5 * PRICE).await;
+    allow(&setting, buyer.address, 5 * PRICE).await;
     let plain = [(); 2].map(|()| Permits::exact().permit_by(&buyer, |_| ()));
     let approved = [false, true].map(|upto| signed_by(upto, &buyer.signer, |_| (), |_| ()));
     let requests = plain.iter().chain(&approved);
@@ -454,7 +433,7 @@ async fn payments_beside_an_approval_wait_for_it() {
     let setting = Setting::start().await;
     let engine = engine(&setting).await;
     let buyer = Setting::buyer();
-    approve(&setting, buyer.address, PRICE - 1).await;
+    allow(&setting, buyer.address, PRICE - 1).await;
     let approved = signed_by(false, &buyer.signer, |_| (), |_| ());
     let plain = Permits::upto().permit_by(&buyer, |_| ());
     let plain = plain.charging(Amount::from(PRICE / 2)).unwrap();
@@ -613,7 +592,7 @@ async fn payer_signs_no_approval_without_need() {
             assert!(!pay(payer.as_ref(), upto, offered).await.1, "{why}");
         }
     }
-    approve(&setting, Setting::buyer().address, PRICE).await;
+    allow(&setting, Setting::buyer().address, PRICE).await;
     for upto in [false, true] {
         let offered = offered(upto, usdc(), &[GAS_SPONSORING]);
         let payer = payer(upto, usdc(), node);
