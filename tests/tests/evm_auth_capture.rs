@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use quittance_core::wire::{SettleResponse, VerifyResponse};
 use quittance_core::{
-    Amount, Clock, Facilitator, PaymentRequest, Reason, RequestCaller, Scheme, StateStore,
-    SystemClock,
+    Amount, Clock, Facilitator, FacilitatorError, PaymentRequest, Reason, RequestCaller, Scheme,
+    StateStore, SystemClock,
 };
 use quittance_devnet::{Account, Evm as Local, USDC};
 use quittance_engine::{Engine, EngineBuilder};
@@ -23,7 +23,7 @@ use quittance_tests::conformance::scheme::{self, SchemeFixture};
 use quittance_tests::evm::{PRICE, Setting, set, set_required};
 use quittance_tests::holds::{Hold, authorize_elsewhere, balances, fund_refunds, held};
 use quittance_tests::mutations::{NOT_CAUGHT_IN_EXACT, assert_caught};
-use quittance_tests::permit2::approved;
+use quittance_tests::permit2::{allow, approved};
 use serde_json::{Value, json};
 
 /// Where a request has the payer's authorization.
@@ -679,6 +679,26 @@ async fn a_permit_is_held_like_an_authorization() {
     let hold = hold.with_extra("assetTransferMethod", json!("permit2"));
     settled(&engine, &hold.capture(100, balances(100, 0))).await;
     assert_eq!(setting.received().await, Amount::from(100));
+}
+
+/// Each permit passes its own simulation. Together they need more than the payer has allowed, so
+/// one would revert at the operator's cost.
+#[tokio::test(flavor = "multi_thread")]
+async fn permits_beyond_the_allowance_cost_no_gas() {
+    let setting = Setting::start().await;
+    let engine = engine(&setting).await;
+    let buyer = Setting::buyer();
+    allow(&setting, buyer.address, 199).await;
+    let requests = [(); 2].map(|()| Hold::of(&buyer, 100).authorize_by_permit2());
+    let signer = Setting::signers()[0].address;
+    let before = setting.sent(signer).await;
+    let settled = join_all(requests.iter().map(|request| engine.settle(request))).await;
+    let success = |answer: &Result<SettleResponse, FacilitatorError>| {
+        answer.as_ref().is_ok_and(|it| it.success)
+    };
+    let successes = settled.iter().filter(|answer| success(answer)).count();
+    assert_eq!((successes, held(&setting).await), (1, U256::from(100)));
+    assert_eq!(setting.sent(signer).await - before, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

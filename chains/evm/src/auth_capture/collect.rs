@@ -496,9 +496,19 @@ impl Payment<Evm> for Collect {
         Some(self.required.lane.clone())
     }
 
+    /// Permits that exceed the allowance together would revert at the operator's cost, as
+    /// authorizations that exceed the balance.
     fn balance(&self, observed: &Observed<'_, Evm>) -> Option<Amount> {
-        let word = asked(observed, step::BALANCE).and_then(StepOutcome::word)?;
-        Some(Amount::new(U256::from_be_bytes(word.0)))
+        let word = |at: usize| asked(observed, at).and_then(StepOutcome::word);
+        let number = |at: usize| word(at).map(|word| U256::from_be_bytes(word.0));
+        let balance = number(step::BALANCE)?;
+        let allowed = match &self.signed {
+            Signed::Eip3009(_) => None,
+            Signed::Permit2(_) => number(step::TOKEN),
+        };
+        Some(Amount::new(
+            allowed.map_or(balance, |allowed| balance.min(allowed)),
+        ))
     }
 
     fn used_by(&self, rejection: &Rejection) -> Option<AuthorizationSearch> {
