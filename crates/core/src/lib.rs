@@ -65,6 +65,6 @@ pub use scheme::{
     Check, CompletedStep, Effect, Observed, Payment, PaymentInfo, Plan, STEPS_MAX, Scheme,
     StateAccess, StateChange, StateWarning, Upkeep,
 };
-pub use signature::{SignatureClaim, SignatureRule};
+pub use signature::{SignatureClaim, SignatureRule, SignatureVerifier};
 pub use state::{SchemeReceipt, SchemeState, StateId, StateStore};
 pub use time::{Clock, ManualClock, SystemClock, Timestamp};

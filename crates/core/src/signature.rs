@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
+
+use crate::Fault;
+
 /// The claim that a key signed a message, for a batch verifier.
 ///
 /// Creating a claim checks nothing. The verdict on a claim never depends on other claims.
@@ -59,4 +63,15 @@ pub trait SignatureRule: Send + Sync + 'static {
     /// If it panics, or returns another number of verdicts, the payments of these claims get a
     /// fault.
     fn verify(&self, claims: &[&[u8]]) -> Vec<bool>;
+}
+
+/// Verifies the signatures of payments, for callers that must not block.
+#[async_trait]
+pub trait SignatureVerifier: Send + Sync + 'static {
+    /// Whether each claim is valid, in the order of the claims. A verdict depends only on its
+    /// claim.
+    ///
+    /// # Errors
+    /// When there are no verdicts, because too much is waiting or the verifier failed.
+    async fn verify(&self, claims: &[SignatureClaim]) -> Result<Vec<bool>, Fault>;
 }

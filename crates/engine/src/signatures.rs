@@ -1,62 +1,18 @@
-//! The queue in front of the signature verifier.
-//!
-//! Checking a signature takes tens of microseconds of arithmetic. That is too long for the threads
-//! that serve callers, and a batch takes less time per signature. So claims wait in a queue for
-//! dedicated threads. Each thread takes all waiting claims: one payment under low load, and larger
-//! batches under high load. No claim waits until a batch is full.
+//! The verification of signatures: by the verifier's queue, and by rules that were added.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::Duration;
+use quittance_core::{Fault, SignatureClaim, SignatureVerifier};
+use quittance_verify::VerifierQueue;
 
-use quittance_core::{Fault, FaultKind, SignatureClaim};
-use tokio::sync::oneshot;
-use tokio::time::timeout;
-
-use crate::rules::{Rules, no_verdict};
-
-/// How many claims may wait. One core checks them in half a second even one by one. A longer queue
-/// would only delay all callers.
-const WAITING_MAX: usize = 8192;
-
-/// How many claims one batch has at most. Larger batches gain little, and the limit bounds their
-/// memory.
-const BATCH_MAX: usize = 1024;
-
-/// How long a caller waits: far longer than a full queue takes.
-const WAIT_MAX: Duration = Duration::from_secs(5);
+use crate::rules::Rules;
 
 /// Checks claims that need no rule. The verdicts have the order of the claims.
 pub(crate) type Check = dyn Fn(&[&SignatureClaim]) -> Vec<bool> + Send + Sync;
 
-/// The queue of claims. Its threads end when the last clone is dropped.
+/// Verifies signatures. Clones share the queue.
 #[derive(Clone)]
-pub(crate) struct Signatures(Arc<Closer>);
-
-/// Closes the queue when dropped.
-struct Closer(Arc<Workers>);
-
-/// What the threads share.
-struct Workers {
-    queue: Mutex<Queue>,
-    arrived: Condvar,
-    check: Box<Check>,
+pub(crate) struct Signatures {
+    queue: VerifierQueue,
     rules: Rules,
-}
-
-#[derive(Default)]
-struct Queue {
-    waiting: VecDeque<Waiting>,
-    /// The number of waiting claims.
-    claims: usize,
-    closed: bool,
-}
-
-/// The claims of one payment, and the way back to its caller.
-struct Waiting {
-    claims: Vec<SignatureClaim>,
-    answer: oneshot::Sender<Vec<bool>>,
 }
 
 impl Signatures {
@@ -65,227 +21,20 @@ impl Signatures {
     /// # Errors
     /// When the operating system gives no threads.
     pub(crate) fn start(threads: usize, check: Box<Check>, rules: Rules) -> Result<Self, Fault> {
-        let shared = Arc::new(Workers {
-            queue: Mutex::default(),
-            arrived: Condvar::new(),
-            check,
-            rules,
-        });
-        let handle = Self(Arc::new(Closer(Arc::clone(&shared))));
-        for at in 0..threads.max(1) {
-            let shared = Arc::clone(&shared);
-            thread::Builder::new()
-                .name(format!("signatures-{at}"))
-                .spawn(move || shared.work())
-                .map_err(|error| Fault::new(FaultKind::Internal, error))?;
-        }
-        Ok(handle)
+        let shared = rules.clone();
+        let queue = VerifierQueue::with_check(threads, move |claims| {
+            metrics::histogram!("quittance_signature_batch_size").record(claims.len() as f64);
+            shared.verify(claims, &*check)
+        })?;
+        Ok(Self { queue, rules })
     }
 
     /// Checks these claims. Returns whether each is valid.
     ///
     /// # Errors
-    /// [`FaultKind::Busy`] when too many claims wait already, [`FaultKind::Misconfigured`] when a
-    /// claim has an unknown rule.
+    /// As the queue, and when a claim has an unknown rule.
     pub(crate) async fn check(&self, claims: &[SignatureClaim]) -> Result<Vec<bool>, Fault> {
-        if claims.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.0.0.rules.check(claims)?;
-        let busy = || {
-            Fault::new(
-                FaultKind::Busy,
-                "too many signatures wait to be checked: retry",
-            )
-        };
-        let verdicts = self.0.0.push(claims).ok_or_else(busy)?;
-        match timeout(WAIT_MAX, verdicts).await {
-            Ok(Ok(verdicts)) => Ok(verdicts),
-            Ok(Err(_)) => Err(no_verdict()),
-            Err(_) => Err(busy()),
-        }
-    }
-}
-
-impl Drop for Closer {
-    fn drop(&mut self) {
-        self.0.locked().closed = true;
-        self.0.arrived.notify_all();
-    }
-}
-
-impl Workers {
-    fn push(&self, claims: &[SignatureClaim]) -> Option<oneshot::Receiver<Vec<bool>>> {
-        let (answer, verdicts) = oneshot::channel();
-        let mut queue = self.locked();
-        if queue.claims + claims.len() > WAITING_MAX {
-            return None;
-        }
-        queue.claims += claims.len();
-        queue.waiting.push_back(Waiting {
-            claims: claims.to_vec(),
-            answer,
-        });
-        drop(queue);
-        self.arrived.notify_one();
-        Some(verdicts)
-    }
-
-    fn work(&self) {
-        while let Some(batch) = self.next() {
-            let claims: Vec<&SignatureClaim> =
-                batch.iter().flat_map(|waiting| &waiting.claims).collect();
-            metrics::histogram!("quittance_signature_batch_size").record(claims.len() as f64);
-            let mut verdicts = self.rules.verify(&claims, &*self.check).into_iter();
-            for waiting in batch {
-                let own: Vec<_> = verdicts.by_ref().take(waiting.claims.len()).collect();
-                // A caller without all verdicts gets a fault.
-                if let Some(own) = own.into_iter().collect() {
-                    // An error means that the caller has gone.
-                    let _ = waiting.answer.send(own);
-                }
-            }
-        }
-    }
-
-    /// Waits for claims and takes all of them, up to a batch. `None` once the queue is closed.
-    fn next(&self) -> Option<Vec<Waiting>> {
-        let mut queue = self
-            .arrived
-            .wait_while(self.locked(), |queue| {
-                queue.waiting.is_empty() && !queue.closed
-            })
-            .unwrap_or_else(PoisonError::into_inner);
-        if queue.closed {
-            return None;
-        }
-        let mut batch = Vec::new();
-        let mut claims = 0;
-        while let Some(waiting) = queue.waiting.pop_front() {
-            claims += waiting.claims.len();
-            queue.claims -= waiting.claims.len();
-            if !waiting.answer.is_closed() {
-                batch.push(waiting);
-            }
-            if claims >= BATCH_MAX {
-                break;
-            }
-        }
-        Some(batch)
-    }
-
-    fn locked(&self) -> MutexGuard<'_, Queue> {
-        // A thread that panicked with the lock left the queue complete: each change is one push or
-        // pop.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::borrow::Borrow;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use futures_util::future::join_all;
-
-    use super::*;
-
-    /// A claim that is valid if its digest begins with an even number.
-    fn claim(at: usize) -> SignatureClaim {
-        SignatureClaim::Secp256k1 {
-            digest: [at as u8; 32],
-            signature: [0; 65],
-            address: [0; 20],
-        }
-    }
-
-    fn even<C: Borrow<SignatureClaim>>(claims: &[C]) -> Vec<bool> {
-        claims
-            .iter()
-            .map(|claim| match claim.borrow() {
-                SignatureClaim::Secp256k1 { digest, .. } => digest[0] % 2 == 0,
-                _ => false,
-            })
-            .collect()
-    }
-
-    fn start(
-        threads: usize,
-        check: impl Fn(&[&SignatureClaim]) -> Vec<bool> + Send + Sync + 'static,
-    ) -> Signatures {
-        Signatures::start(threads, Box::new(check), Rules::default()).unwrap()
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn each_caller_gets_the_verdicts_on_its_own_claims() {
-        let queue = start(3, |claims| even(claims));
-        let asking = (0..500).map(|at| {
-            let queue = queue.clone();
-            async move {
-                let claims: Vec<_> = (0..at % 4).map(|more| claim(at + more)).collect();
-                assert_eq!(queue.check(&claims).await.unwrap(), even(&claims));
-            }
-        });
-        join_all(asking).await;
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn claims_that_wait_during_a_batch_form_the_next_one() {
-        let largest = Arc::new(AtomicUsize::new(0));
-        let check = {
-            let largest = Arc::clone(&largest);
-            move |claims: &[&SignatureClaim]| {
-                largest.fetch_max(claims.len(), Ordering::SeqCst);
-                thread::sleep(Duration::from_millis(20));
-                even(claims)
-            }
-        };
-        let queue = start(1, check);
-        let claims: Vec<_> = (0..200).map(claim).collect();
-        join_all(claims.chunks(1).map(|one| queue.check(one))).await;
-        assert!(largest.load(Ordering::SeqCst) > 50);
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_full_queue_refuses_at_once() {
-        let (open, gate) = std::sync::mpsc::channel::<()>();
-        let (take, taken) = std::sync::mpsc::channel::<()>();
-        let gate = Mutex::new(gate);
-        let check = move |claims: &[&SignatureClaim]| {
-            let _ = take.send(());
-            let _ = gate.lock().unwrap().recv();
-            even(claims)
-        };
-        let queue = start(1, check);
-        let many: Vec<_> = (0..WAITING_MAX).map(claim).collect();
-        let first = tokio::spawn({
-            let queue = queue.clone();
-            async move { queue.check(&[claim(2)]).await }
-        });
-        taken.recv().unwrap();
-        let second = tokio::spawn({
-            let (queue, many) = (queue.clone(), many.clone());
-            async move { queue.check(&many).await }
-        });
-        while queue.0.0.locked().claims < WAITING_MAX {
-            tokio::task::yield_now().await;
-        }
-        let refused = queue.check(&[claim(1)]).await.unwrap_err();
-        assert_eq!(refused.kind, FaultKind::Busy);
-        drop(open);
-        assert_eq!(first.await.unwrap().unwrap(), [true]);
-        assert_eq!(second.await.unwrap().unwrap(), even(&many));
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_verifier_that_panics_fails_one_batch() {
-        let check = |claims: &[&SignatureClaim]| match claims {
-            [SignatureClaim::Secp256k1 { digest, .. }] if digest[0] == 13 => panic!("planted"),
-            claims => even(claims),
-        };
-        let queue = start(1, check);
-        let fault = queue.check(&[claim(13)]).await.unwrap_err();
-        assert_eq!(fault.kind, FaultKind::Internal);
-        assert_eq!(queue.check(&[claim(2)]).await.unwrap(), [true]);
+        self.rules.check(claims)?;
+        self.queue.verify(claims).await
     }
 }

@@ -18,6 +18,8 @@
 //!   no randomness, and no batch that fails as a whole. So a bad signature cannot change the
 //!   verdict on another, and no search for bad ones is needed.
 //!
+//! A [`VerifierQueue`] is a verifier for async code, which must not block.
+//!
 //! No value here is secret, so no code needs constant time.
 //!
 //! ```
@@ -41,6 +43,7 @@ mod keys;
 mod known;
 mod lanes;
 mod point;
+mod queue;
 mod scalar;
 mod secp256k1;
 mod signature;
@@ -48,6 +51,7 @@ mod sums;
 mod tables;
 mod verifier;
 
+pub use queue::VerifierQueue;
 pub use verifier::{Arithmetic, Verifier, VerifierConfig, VerifierError, WORKERS_MAX};
 
 /// Whether a claim is valid. Depends only on the claim. Claims of other rules
