@@ -1,6 +1,7 @@
 //! The end-to-end test environment: local chains, nodes that misbehave on demand, and the
 //! conformance suites.
 
+pub mod channel_shop;
 pub mod channels;
 pub mod contracts;
 pub mod delegation;

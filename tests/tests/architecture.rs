@@ -88,9 +88,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "quittance-engine",
             "quittance-evm",
             "quittance-http",
+            "quittance-journal",
             "quittance-seller",
             "quittance-service",
             "quittance-solana",
+            "quittance-verify",
         ],
     ),
 ];

@@ -11,6 +11,7 @@
 //! | `buyer` | `buyer` | an HTTP client that pays within limits |
 //! | `seller` | `seller`, `http` | a tower layer that puts a price on a route, and remote facilitators |
 //! | `engine` | `engine` | verifying and settling payments in your own program |
+//! | `channels` | `journal`, `verify` | the store and the verifier of a seller that keeps the vouchers of its channels |
 //! | `service` | `engine`, `service` | a facilitator as an HTTP service |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -24,9 +25,13 @@ pub use quittance_engine as engine;
 pub use quittance_evm as evm;
 #[cfg(feature = "seller")]
 pub use quittance_http as http;
+#[cfg(feature = "channels")]
+pub use quittance_journal as journal;
 #[cfg(feature = "seller")]
 pub use quittance_seller as seller;
 #[cfg(feature = "service")]
 pub use quittance_service as service;
 #[cfg(feature = "solana")]
 pub use quittance_solana as solana;
+#[cfg(feature = "channels")]
+pub use quittance_verify as verify;

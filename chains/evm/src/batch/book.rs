@@ -3,14 +3,14 @@
 //! It is the content of the channel's state record, at a facilitator that keeps the vouchers or at
 //! a seller that does. The book decides what the next voucher must be.
 
-use alloy::primitives::B256;
+use alloy::primitives::{B256, U256};
 use quittance_core::json::Object;
 use quittance_core::{Malformed, SchemeState, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::channel::{ChannelConfig, ChannelState};
-use super::units;
+use super::units::{self, number};
 use super::voucher::{ClaimRow, Voucher};
 
 /// The version of the record's format, which is its first field.
@@ -45,6 +45,10 @@ pub struct ChannelBook {
     /// The newest voucher. It covers everything that was charged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub voucher: Option<Voucher>,
+    /// Which request was charged last: its hold or its deposit. The same voucher can pay two
+    /// requests, if the first one was charged less than the price.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub charged_by: Option<String>,
     /// What the chain had, when it was asked last.
     pub chain: ChannelState,
     /// When that was, in seconds since 1970.
@@ -52,6 +56,22 @@ pub struct ChannelBook {
     /// Since when something is charged that is not claimed, in seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unclaimed_since: Option<u64>,
+    /// The refund that the seller has signed, until the chain shows it. The signature can be used
+    /// at any time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refund: Option<SignedRefund>,
+}
+
+/// A refund that is signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SignedRefund {
+    /// The number of the refund.
+    #[serde(with = "number")]
+    pub nonce: U256,
+    /// The most that was signed for this number, in atomic units.
+    #[serde(with = "units")]
+    pub amount: u128,
 }
 
 /// When the vouchers of a channel are claimed.
@@ -101,9 +121,11 @@ impl ChannelBook {
             charged: chain.total_claimed,
             charge_count: 0,
             voucher: None,
+            charged_by: None,
             chain,
             synced_at: now.secs(),
             unclaimed_since: None,
+            refund: None,
         }
     }
 
@@ -144,6 +166,38 @@ impl ChannelBook {
         if self.charged == chain.total_claimed {
             self.unclaimed_since = None;
         }
+        // The chain has counted it, so its signature is used up.
+        let is_open = |refund: &SignedRefund| chain.refund_nonce <= refund.nonce;
+        self.refund = self.refund.filter(is_open);
+    }
+
+    /// What vouchers can be for: the balance without what the payer can have refunded at any time.
+    pub(super) fn covered(&self) -> u128 {
+        let refund = self.refund.map_or(0, |refund| refund.amount);
+        self.chain.balance.saturating_sub(refund)
+    }
+
+    /// What the payer can get back: the balance without what was charged.
+    pub fn refundable(&self) -> u128 {
+        self.chain.balance.saturating_sub(self.charged)
+    }
+
+    /// Notes that the seller signs a refund of at most this much, as the channel's next one.
+    pub fn sign_refund(&mut self, amount: u128) -> SignedRefund {
+        let nonce = self.chain.refund_nonce;
+        let earlier = self.refund.filter(|refund| refund.nonce == nonce);
+        let amount = earlier.map_or(0, |refund| refund.amount).max(amount);
+        let refund = SignedRefund { nonce, amount };
+        self.refund = Some(refund);
+        refund
+    }
+
+    /// Whether the payer announced a withdrawal so long ago that a charge of now may be claimed too
+    /// late: before less than two thirds of the delay are left.
+    pub fn is_leaving(&self, now: Timestamp) -> bool {
+        let since = self.chain.withdraw_requested_at;
+        let age = now.secs_since(Timestamp::from_secs(since));
+        since != 0 && age > self.config.withdraw_delay / 3
     }
 
     /// Takes over what was claimed by now. The rest of the chain's state stays as it is known.
@@ -169,7 +223,7 @@ impl ChannelBook {
         if self.charged.checked_add(price) != Some(voucher.max_claimable) {
             return Err(NotNext::Mismatch);
         }
-        if voucher.max_claimable > self.chain.balance {
+        if voucher.max_claimable > self.covered() {
             return Err(NotNext::ExceedsBalance);
         }
         if voucher.max_claimable <= self.chain.total_claimed {

@@ -28,7 +28,7 @@ use crate::signature::for_contract;
 
 /// The most rows of a claim: as many as the reference implementation sends. The data of a
 /// transaction with more of them is too long for many nodes.
-const ROWS_MAX: usize = 100;
+pub(super) const ROWS_MAX: usize = 100;
 
 /// The gas that is simulated for each further row. A row with a key's signature needs a good half
 /// of it; the contract that ships with a chain may need more than the one on local chains.
@@ -69,8 +69,8 @@ impl Claims {
         })?;
         for row in &rows {
             // The policy is asked about these.
-            terms.check_receiver(&row.config)?;
-            terms.check_token(&row.config)?;
+            terms.required.check_receiver(&row.config)?;
+            terms.required.check_token(&row.config)?;
             terms.check_parties(row.config.payer)?;
         }
         let ids: Vec<B256> = rows
@@ -307,6 +307,11 @@ impl Payment<Evm> for Claims {
         self.lane()
             .cloned()
             .or_else(|| observed.answers.last()?.sender.clone())
+    }
+
+    /// A seller whose process has ended meanwhile asks for the same claim again.
+    fn releases_nothing(&self) -> bool {
+        true
     }
 
     fn state_access(&self) -> Option<&StateAccess> {

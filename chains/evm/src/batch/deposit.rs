@@ -77,9 +77,11 @@ impl DepositPayment {
             deposit,
         } = act;
         terms.check_parties(config.payer)?;
-        let voucher = SignedVoucher::new(&setup, config, voucher);
+        let voucher = SignedVoucher::new(&setup.separator, config, voucher);
         let authorizations = deposit.authorization;
-        let method = terms.deposit_method(authorizations.permit2.is_some())?;
+        let method = terms
+            .required
+            .deposit_method(authorizations.permit2.is_some())?;
         let (consent, signature, mut objection) = match method {
             TransferMethod::Permit2 => {
                 let missing = || missing(reason::PERMIT2_AUTHORIZATION_REQUIRED, "permit2");
@@ -108,8 +110,10 @@ impl DepositPayment {
             let detail = "the payer's account must be deployed before a deposit";
             objection.get_or_insert(Rejection::new(reason::FACTORY_NOT_ALLOWED, detail));
         }
-        let of_channel = terms.check_channel(&config, &voucher.id, &voucher.voucher);
-        let of_price = || voucher.check_price(&terms).err();
+        let of_channel = terms
+            .required
+            .check_channel(&config, &voucher.id, &voucher.voucher);
+        let of_price = || voucher.check_price(&terms.required).err();
         let objection = of_channel.err().or(objection).or_else(of_price);
         let separators = (&terms.token_separator, &setup.permit2_separator);
         let digest = consent.digest(separators, voucher.id);
@@ -251,7 +255,7 @@ impl DepositPayment {
 
     /// The book of the channel, if the facilitator keeps its vouchers.
     fn managed(&self, state: Option<&SchemeState>) -> Option<Result<Managed, Rejection>> {
-        let is_managed = self.access.is_some() && self.terms.is_managed();
+        let is_managed = self.access.is_some() && self.terms.required.is_managed();
         is_managed.then(|| Managed::read(state))
     }
 
@@ -308,12 +312,22 @@ impl DepositPayment {
             book.owner = self.terms.caller.to_text();
         }
         book.sync(chain, now);
-        // After a reorganisation the deposit is included again, and was charged already.
-        let is_charged = book.voucher.as_ref() == Some(&self.voucher.voucher);
-        if self.terms.is_managed() && self.setup.keeps_vouchers() && !is_charged {
-            book.charge(charged, &self.voucher.voucher, now);
+        if self.terms.required.is_managed() && self.setup.keeps_vouchers() {
+            self.charge(&mut book, charged, now);
         }
         Some(book)
+    }
+
+    /// Charges the voucher of the deposit. After a reorganisation the deposit is included again,
+    /// and was charged already, perhaps before other vouchers.
+    fn charge(&self, book: &mut ChannelBook, amount: u128, now: Timestamp) {
+        let key = self.info.id.to_string();
+        let total = book.charged.saturating_add(amount);
+        let is_charged = book.charged_by.as_deref() == Some(&key);
+        if !is_charged && total <= self.voucher.voucher.max_claimable {
+            book.charge(amount, &self.voucher.voucher, now);
+            book.charged_by = Some(key);
+        }
     }
 }
 
@@ -328,7 +342,7 @@ impl Payment<Evm> for DepositPayment {
 
     fn check(&self, observed: &Observed<'_, Evm>) -> Result<Check<Evm>, Rejection> {
         self.objection.clone().map_or(Ok(()), Err)?;
-        self.terms.check_amount(observed.settling)?;
+        self.terms.required.check_amount(observed.settling)?;
         let by_key = self.by_key(observed.signatures);
         let is_contract = |outcomes: &[StepOutcome]| has_code(outcomes.get(step::PAYER_CODE));
         let allowed = |reason: Reason| match self.setup.limits.contract_wallets {
@@ -376,7 +390,7 @@ impl Payment<Evm> for DepositPayment {
     }
 
     fn plan(&self, charged: Amount, observed: &Observed<'_, Evm>) -> Result<Plan<Call>, Rejection> {
-        self.terms.check_charge(charged)?;
+        self.terms.required.check_charge(charged)?;
         let failed = || {
             let detail = "the simulation has no result";
             Rejection::new(reason::DEPOSIT_SIMULATION_FAILED, detail)
@@ -438,12 +452,12 @@ impl Payment<Evm> for DepositPayment {
         };
         // The engine passes what moved. What is charged is what the request requires.
         let _ = charged;
-        let charged = self.terms.amount;
+        let charged = self.terms.required.amount;
         let after = self.after(observed, evidence);
         let book = after.and_then(|chain| self.next_book(charged, observed, chain));
         let mut extra =
             json!({ "channelState": self.channel_state(after, book.as_ref(), evidence) });
-        if self.terms.is_managed() && book.is_some() {
+        if self.terms.required.is_managed() && book.is_some() {
             extra["chargedAmount"] = json!(charged.to_string());
         }
         let due = book
@@ -488,7 +502,7 @@ impl DepositPayment {
     ) -> Value {
         let id = &self.voucher.id;
         match (after, book) {
-            (_, Some(book)) if self.terms.is_managed() => book.channel_state(id),
+            (_, Some(book)) if self.terms.required.is_managed() => book.channel_state(id),
             (Some(state), _) => state.to_json(id),
             (None, _) => {
                 let balance = self.events(evidence).next().unwrap_or_default();
@@ -522,7 +536,7 @@ fn missing(reason: Reason, method: &str) -> Rejection {
 /// Checks that the requirements name the EIP-712 domain of the token.
 fn check_domain(terms: &Terms) -> Result<(), Rejection> {
     let is_named = |field: &Option<String>| field.as_ref().is_some_and(|text| !text.is_empty());
-    if is_named(&terms.extra.name) && is_named(&terms.extra.version) {
+    if is_named(&terms.required.extra.name) && is_named(&terms.required.extra.version) {
         return Ok(());
     }
     let detail = "extra has no name and version, which the payer signs for";

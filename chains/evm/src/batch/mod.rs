@@ -9,6 +9,7 @@
 
 mod book;
 mod channel;
+mod channels;
 mod claim;
 mod consent;
 mod deposit;
@@ -17,6 +18,7 @@ mod payer;
 mod payload;
 pub mod reason;
 mod refund;
+mod required;
 mod setup;
 mod sweep;
 mod units;
@@ -33,11 +35,12 @@ use quittance_core::{
 };
 use serde_json::json;
 
-pub use self::book::{ChannelBook, ClaimRules, NotNext};
+pub use self::book::{ChannelBook, ClaimRules, NotNext, SignedRefund};
 pub use self::channel::{
     BATCH_SETTLEMENT, ChannelConfig, ChannelState, EIP3009_COLLECTOR, PERMIT2_COLLECTOR,
     WITHDRAW_DELAY_MAX_SECS, WITHDRAW_DELAY_MIN_SECS, domain_separator, state_id,
 };
+pub use self::channels::{Channels, UpkeepReport};
 pub use self::offer::{ChannelOffer, WITHDRAW_DELAY_SECS};
 pub use self::payer::{
     BooksError, ChannelPayer, DepositRules, PayerBook, SignedDeposit, read_books,

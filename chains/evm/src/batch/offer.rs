@@ -18,7 +18,7 @@ use super::channel::{
 };
 use super::consent::deposit_id;
 use super::payload::Act;
-use super::setup::MANAGED;
+use super::required::MANAGED;
 use super::vouchers::voucher_id;
 use crate::hex::Hex;
 use crate::known;

@@ -57,9 +57,9 @@ impl RefundPayment {
         let payload = |detail: &str| Rejection::new(reason::REFUND_PAYLOAD, detail);
         let config = act.config;
         terms.check_parties(config.payer)?;
-        terms.check_receiver(&config)?;
-        terms.check_token(&config)?;
-        let voucher = SignedVoucher::new(&setup, config, act.voucher);
+        terms.required.check_receiver(&config)?;
+        terms.required.check_token(&config)?;
+        let voucher = SignedVoucher::new(&setup.separator, config, act.voucher);
         if voucher.voucher.channel_id != voucher.id {
             let detail = "the voucher is for another channel than channelConfig";
             return Err(Rejection::new(reason::CHANNEL_ID_MISMATCH, detail).into());
@@ -126,7 +126,9 @@ impl RefundPayment {
     fn last_claim(&self, book: Option<&ChannelBook>) -> Option<ClaimRow> {
         match &self.claim {
             Some(row) => Some(row.clone()),
-            None => book.filter(|_| self.terms.is_managed())?.claim_row(),
+            None => book
+                .filter(|_| self.terms.required.is_managed())?
+                .claim_row(),
         }
     }
 
@@ -336,7 +338,7 @@ impl Payment<Evm> for RefundPayment {
             book.sync(after, observed.now);
             book
         });
-        if let Some(book) = book.as_ref().filter(|_| self.terms.is_managed()) {
+        if let Some(book) = book.as_ref().filter(|_| self.terms.required.is_managed()) {
             extra["channelState"] = book.channel_state(id);
         }
         let rules = self.setup.claim_rules();

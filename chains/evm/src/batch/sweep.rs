@@ -40,8 +40,8 @@ impl Sweep {
         now: Timestamp,
     ) -> Result<Self, Refusal> {
         // The policy is asked about these.
-        if act.receiver != terms.pay_to {
-            let (receiver, pay_to) = (act.receiver, terms.pay_to);
+        if act.receiver != terms.required.pay_to {
+            let (receiver, pay_to) = (act.receiver, terms.required.pay_to);
             let detail = format!("payload.receiver is {receiver}, but payTo is {pay_to}");
             return Err(Rejection::new(reason::RECEIVER_MISMATCH, detail).into());
         }

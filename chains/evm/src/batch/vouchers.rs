@@ -17,6 +17,7 @@ use super::book::{ChannelBook, NotNext};
 use super::channel::{ChannelConfig, ChannelState, state_id};
 use super::payload::{RefundAct, VoucherAct};
 use super::reason;
+use super::required::Required;
 use super::setup::{Setup, Terms, contract_not_allowed};
 use super::view::{CHANNEL_STEPS, channel, channel_steps};
 use super::voucher::Voucher;
@@ -30,15 +31,20 @@ use crate::signature::PayerSignature;
 /// those of the reference implementation.
 const HOLD_SECS: (u64, u64) = (5, 600);
 
+/// For how long a verified voucher keeps its channel, in seconds.
+pub(super) fn hold_secs(required: &Required) -> u64 {
+    let (least, most) = HOLD_SECS;
+    required.max_timeout_secs.clamp(least, most)
+}
+
 /// How long the engine is patient with a voucher, which itself does not expire, in seconds.
 const PATIENCE_SECS: u64 = 600;
 
 /// The use of a channel's record by a payment.
 pub(super) fn managed_access(channel_id: &B256, terms: &Terms) -> StateAccess {
-    let (least, most) = HOLD_SECS;
-    let hold = Duration::from_secs(terms.max_timeout_secs.clamp(least, most));
+    let hold = Duration::from_secs(hold_secs(&terms.required));
     let access = StateAccess::new(state_id(channel_id), reason::CHANNEL_BUSY);
-    match terms.is_managed() {
+    match terms.required.is_managed() {
         true => access.held_for(hold),
         false => access,
     }
@@ -65,18 +71,19 @@ pub(super) struct SignedVoucher {
 }
 
 impl SignedVoucher {
-    pub(super) fn new(setup: &Setup, config: ChannelConfig, voucher: Voucher) -> Self {
+    /// A voucher with the channel of these terms. The separator is that of the contract.
+    pub(super) fn new(separator: &B256, config: ChannelConfig, voucher: Voucher) -> Self {
         Self {
-            id: config.id(&setup.separator),
-            claim: voucher.claim(&config, &setup.separator),
-            digest: voucher.digest(&setup.separator),
+            id: config.id(separator),
+            claim: voucher.claim(&config, separator),
+            digest: voucher.digest(separator),
             config,
             voucher,
         }
     }
 
     /// Whether only the payer's account can say if it has signed: it may be a contract.
-    fn is_by_account(&self) -> bool {
+    pub(super) fn is_by_account(&self) -> bool {
         self.config.payer_authorizer.is_zero()
     }
 
@@ -147,8 +154,8 @@ impl SignedVoucher {
 
     /// Checks that the voucher is for the price at least: it is for all that was charged before,
     /// too.
-    pub(super) fn check_price(&self, terms: &Terms) -> Result<(), Rejection> {
-        let (max, price) = (self.voucher.max_claimable, terms.price);
+    pub(super) fn check_price(&self, required: &Required) -> Result<(), Rejection> {
+        let (max, price) = (self.voucher.max_claimable, required.price);
         if max >= price {
             return Ok(());
         }
@@ -213,23 +220,33 @@ impl Managed {
     ) -> Result<(), Rejection> {
         self.check_caller(terms)?;
         let book = self.synced(&voucher.config, Some(chain), observed.now);
-        book.map_or(Ok(()), |book| check_next(&book, voucher, terms.price))
+        book.map_or(Ok(()), |book| {
+            check_next(&book, voucher, terms.required.price)
+        })
     }
 }
 
 /// Checks that a voucher is the next one of a channel.
-fn check_next(book: &ChannelBook, voucher: &SignedVoucher, price: u128) -> Result<(), Rejection> {
+pub(super) fn check_next(
+    book: &ChannelBook,
+    voucher: &SignedVoucher,
+    price: u128,
+) -> Result<(), Rejection> {
     match book.check(&voucher.voucher, price) {
         Ok(()) => Ok(()),
         Err(NotNext::Mismatch) => Err(mismatch(book, voucher, price)),
         Err(NotNext::ExceedsBalance | NotNext::BelowClaimed) => {
-            voucher.check_covered(&book.chain, false)
+            let chain = ChannelState {
+                balance: book.covered(),
+                ..book.chain
+            };
+            voucher.check_covered(&chain, false)
         }
     }
 }
 
 /// The verdict on a voucher of a payer with another book, with the facilitator's book.
-fn mismatch(book: &ChannelBook, voucher: &SignedVoucher, price: u128) -> Rejection {
+pub(super) fn mismatch(book: &ChannelBook, voucher: &SignedVoucher, price: u128) -> Rejection {
     let (max, charged) = (voucher.voucher.max_claimable, book.charged);
     let detail = format!("the voucher is for {max}, but {charged} was charged and {price} is due");
     let rejection = Rejection::new(reason::CUMULATIVE_AMOUNT_MISMATCH, detail);
@@ -320,17 +337,18 @@ impl VoucherPayment {
         now: Timestamp,
     ) -> Result<Self, Refusal> {
         terms.check_parties(config.payer)?;
-        let voucher = SignedVoucher::new(&setup, config, voucher);
+        let voucher = SignedVoucher::new(&setup.separator, config, voucher);
         let mut objection = terms
+            .required
             .check_channel(&config, &voucher.id, &voucher.voucher)
             .err();
-        if terms.is_managed() && objection.is_none() {
+        if terms.required.is_managed() && objection.is_none() {
             objection = check_managed(&setup, &config).err();
         }
         if matches!(purpose, Purpose::Charge { .. }) {
-            objection = objection.or_else(|| voucher.check_price(&terms).err());
+            objection = objection.or_else(|| voucher.check_price(&terms.required).err());
         }
-        let is_kept = terms.is_managed() && objection.is_none();
+        let is_kept = terms.required.is_managed() && objection.is_none();
         let access = is_kept.then(|| managed_access(&voucher.id, &terms));
         let access = access.map(|access| match purpose {
             Purpose::Charge { .. } => access,
@@ -480,7 +498,7 @@ impl Payment<Evm> for VoucherPayment {
         if observed.settling {
             self.check_settling()?;
         }
-        self.terms.check_amount(observed.settling)?;
+        self.terms.required.check_amount(observed.settling)?;
         let by_key = observed.signatures == [true];
         if !by_key {
             self.voucher.check_key()?;
@@ -519,7 +537,7 @@ impl Payment<Evm> for VoucherPayment {
     }
 
     fn plan(&self, charged: Amount, _: &Observed<'_, Evm>) -> Result<Plan<Call>, Rejection> {
-        self.terms.check_charge(charged)?;
+        self.terms.required.check_charge(charged)?;
         Ok(Plan::OffChain)
     }
 
