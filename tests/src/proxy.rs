@@ -172,6 +172,13 @@ impl Proxy {
             .count()
     }
 
+    /// The methods of each HTTP request since the start.
+    pub fn requests(&self) -> Vec<Vec<String>> {
+        let rules = self.locked();
+        let requests = rules.observed.split(String::is_empty).skip(1);
+        requests.map(<[String]>::to_vec).collect()
+    }
+
     /// The number of HTTP requests with a call of this method.
     pub fn round_trips_with(&self, method: &str) -> usize {
         let rules = self.locked();
