@@ -189,7 +189,8 @@ pub async fn two_acts_at_once_succeed_once_or_exclude_each_other<F: LifeFixture>
 }
 
 /// The process ends before or after any write of an act. For one of the acts it also ends again at
-/// the first write of the next process. Then the act succeeds once, unless only the answer was lost.
+/// the first write of the next process. Then the act succeeds once, unless only its answer was
+/// lost.
 pub async fn a_crash_at_any_write_of_an_act_repeats_nothing<F: LifeFixture>() {
     let fixture = F::new().await;
     for (at, name) in names(&fixture).await.into_iter().enumerate() {
