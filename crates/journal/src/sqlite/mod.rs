@@ -137,6 +137,25 @@ impl SqliteJournal {
         Ok(found)
     }
 
+    /// At most `limit` state records of a scheme in this file, in the order of their ids, behind
+    /// `after`. May be called while a process has the journal open.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn list_states(
+        path: impl AsRef<Path>,
+        scheme: &str,
+        after: Option<&StateId>,
+        limit: u32,
+    ) -> Result<Vec<SchemeState>, JournalError> {
+        let path = std::fs::canonicalize(path.as_ref())
+            .map_err(|error| JournalError::file(path.as_ref(), error))?;
+        let mut connection = options(&path).read_only(true).connect().await?;
+        let found = reads::states_of(&mut connection, scheme, after, limit).await;
+        connection.close().await?;
+        Ok(found?)
+    }
+
     /// A read connection, unless what it would read may be wrong.
     async fn reader(&self) -> Result<PoolConnection<Sqlite>, JournalError> {
         match self.condition.unreadable() {

@@ -139,6 +139,26 @@ pub(super) async fn state(
     row.as_ref().map(scheme_state).transpose()
 }
 
+/// At most `limit` records of a scheme, in the order of their ids, behind `after`.
+pub(super) async fn states_of(
+    connection: &mut SqliteConnection,
+    scheme: &str,
+    after: Option<&StateId>,
+    limit: u32,
+) -> Result<Vec<SchemeState>, sqlx::Error> {
+    let after = after.map_or(&[][..], |id| id.as_bytes().as_slice());
+    let rows = sqlx::query(
+        "SELECT * FROM scheme_states WHERE scheme = ?1 AND revision > 0 AND id > ?2
+         ORDER BY id LIMIT ?3",
+    )
+    .bind(scheme)
+    .bind(after)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(scheme_state).collect()
+}
+
 /// The settlements that a transaction was recorded for.
 pub(super) async fn settlements_of(
     connection: &mut SqliteConnection,
