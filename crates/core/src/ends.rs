@@ -17,7 +17,8 @@ use crate::{
 /// each payment, from many tasks at once. The `/supported` answer may be a few minutes old.
 ///
 /// **An implementation must** give equal requirements for an equal entry of `/supported`: a buyer
-/// returns them with the payment, and the layer compares.
+/// returns them with the payment, and the layer compares. Only what
+/// [`stated_before`](Self::stated_before) accepts may change with time.
 ///
 /// ```
 /// use quittance_core::{Offer, Payer, PaymentInfo, Scheme};
@@ -48,6 +49,20 @@ pub trait Offer: Send + Sync + 'static {
     /// # Errors
     /// When the facilitator's entry lacks something that the scheme needs.
     fn requirements(&self, supported: &SupportedKind) -> Result<PaymentRequirements, OfferError>;
+
+    /// The requirements as an earlier 402 response stated them, if a buyer's `copy` of them shows
+    /// which, and the offer still accepts it. `own` are the requirements now. `None`, the default,
+    /// if they do not change with time.
+    ///
+    /// An offer whose requirements have a deadline returns `own` with the deadline of the copy. The
+    /// layer compares the copy with the result.
+    fn stated_before(
+        &self,
+        _own: &PaymentRequirements,
+        _copy: &PaymentRequirements,
+    ) -> Option<PaymentRequirements> {
+        None
+    }
 
     /// The identity of the authorization in a payload: the same [`PaymentId`] as the scheme's
     /// [`PaymentInfo::id`](crate::PaymentInfo::id). It ignores unknown fields, spelling and

@@ -243,6 +243,15 @@ impl PaymentOption {
         extra.map_or(0, |extra| extra.tree().len())
     }
 
+    /// The option with the requirements that a buyer with this copy has got.
+    fn as_stated_to(&self, accepted: &PaymentRequirements) -> Self {
+        let before = self.offer.stated_before(&self.requirements, accepted);
+        Self {
+            requirements: before.unwrap_or_else(|| self.requirements.clone()),
+            ..self.clone()
+        }
+    }
+
     /// Whether a version 2 payment that accepts these requirements is for this option. All fields
     /// are equal, except that clients may add fields to `extra`.
     fn is_accepted_by(&self, accepted: &PaymentRequirements) -> bool {
@@ -270,13 +279,14 @@ impl PaymentOption {
 /// Clients may also add fields to `extra`. So the `extra` of one option may be a part of another
 /// one's: a token's name and version, without and with a transfer method. A payment is for the
 /// option that says most of what it accepts.
-pub(crate) fn find_accepted<'a>(
-    options: &'a [PaymentOption],
+pub(crate) fn find_accepted(
+    options: &[PaymentOption],
     accepted: &PaymentRequirements,
-) -> Option<&'a PaymentOption> {
+) -> Option<PaymentOption> {
     let find = |flow| {
         let accepted = with_flow(accepted.clone(), flow).ok()?;
         let options = options.iter().filter(|it| it.flow() == flow);
+        let options = options.map(|it| it.as_stated_to(&accepted));
         let accepted = options.filter(|it| it.is_accepted_by(&accepted));
         // The first one, if several say as much.
         accepted.min_by_key(|it| Reverse(it.extra_fields()))

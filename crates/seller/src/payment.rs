@@ -92,10 +92,13 @@ impl ClientPayment {
                 let option =
                     options.find(|it| it.is_paid_in_v1(&payload.scheme, &payload.network))?;
                 let requirements = option.v1(resource)?;
-                (option, PaymentRequest::new_v1(payload, requirements))
+                (
+                    option.clone(),
+                    PaymentRequest::new_v1(payload, requirements),
+                )
             }
         };
-        Some(request.map(|request| (request, option.clone())))
+        Some(request.map(|request| (request, option)))
     }
 }
 
