@@ -63,7 +63,7 @@ pub use request::{
 pub use sale::SaleId;
 pub use scheme::{
     Check, CompletedStep, Effect, Observed, Payment, PaymentInfo, Plan, STEPS_MAX, Scheme,
-    StateAccess, StateChange, StateWarning, Upkeep,
+    StateAccess, StateChange, StateSummary, StateWarning, Upkeep,
 };
 pub use signature::{SignatureClaim, SignatureRule, SignatureVerifier};
 pub use state::{SchemeReceipt, SchemeState, StateId, StateStore};

@@ -109,6 +109,12 @@ pub trait Scheme<C: Chain + ?Sized>: Send + Sync + 'static {
         Upkeep::default()
     }
 
+    /// What operators can know of one of the scheme's own state records, for a list. `None` if it
+    /// cannot be read, or if the scheme keeps none.
+    fn summary(&self, _state: &SchemeState, _now: Timestamp) -> Option<StateSummary> {
+        None
+    }
+
     /// The longest request of the scheme that the journal keeps, in bytes. A scheme with a few long
     /// ones should bound its other requests by [`KEPT_MAX`] itself.
     fn kept_max(&self) -> usize {
@@ -460,6 +466,42 @@ pub struct Upkeep {
     pub seen: Vec<(SchemeState, Option<Timestamp>)>,
     /// What operators must know about records, such as a deadline that comes.
     pub warnings: Vec<StateWarning>,
+}
+
+/// What operators can know of a state record, such as a channel's or a hold's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StateSummary {
+    /// The payer's address, in the chain's own spelling.
+    pub payer: String,
+    /// The recipient's address, in the chain's own spelling.
+    pub pay_to: String,
+    /// The asset, in the chain's own spelling.
+    pub asset: String,
+    /// What the recipient can still get, in atomic units. Zero if the record is history.
+    pub open: Amount,
+    /// When it can no longer get that; `None` if there is no such time.
+    pub until: Option<Timestamp>,
+    /// What upkeep does next, as words for a line.
+    pub next: String,
+}
+
+impl StateSummary {
+    /// A record of these parties, of which nothing is open.
+    pub fn new(
+        payer: impl Into<String>,
+        pay_to: impl Into<String>,
+        asset: impl Into<String>,
+    ) -> Self {
+        Self {
+            payer: payer.into(),
+            pay_to: pay_to.into(),
+            asset: asset.into(),
+            open: Amount::ZERO,
+            until: None,
+            next: String::new(),
+        }
+    }
 }
 
 /// Something about a state record that an operator must know.
