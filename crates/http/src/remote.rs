@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use quittance_core::json::Object;
 use quittance_core::wire::{SettleResponse, SupportedResponse, VerifyResponse};
 use quittance_core::{
     Amount, Facilitator, FacilitatorError, Fault, PaymentId, PaymentRequest, SaleId,
@@ -161,6 +162,10 @@ pub struct RemoteSettlement {
     /// itself.
     #[serde(default)]
     pub refundable: Option<Amount>,
+    /// What the answer to /settle said in `extra`, in the words of the scheme. `None` if it has not
+    /// settled, or if the scheme said nothing.
+    #[serde(default)]
+    pub extra: Option<Object>,
 }
 
 /// Whether a URL's host is this machine (RFC 6761, section 6.3, and the loopback addresses).

@@ -63,6 +63,11 @@ pub(crate) struct SettlementBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, pattern = "^(0|[1-9][0-9]{0,77})$")]
     refundable: Option<String>,
+    /// What the answer to /settle said in `extra`, in the words of the scheme: the balances of a
+    /// hold, for example. Only if it has settled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Object)]
+    extra: Option<quittance_core::json::Object>,
     /// How many times the settlement was started.
     attempt: u32,
     /// When it was started, in seconds since 1970.
@@ -118,6 +123,10 @@ impl From<Settlement> for SettlementBody {
                 (StateName::Released, None, Some(RELEASED.to_owned()))
             }
         };
+        let extra = match &settlement.state {
+            State::Concluded(Outcome::Settled { receipt, .. }) => receipt.extra.clone(),
+            _ => None,
+        };
         let transactions = settlement.transactions.iter();
         let transactions = transactions
             .map(|signed| signed.transaction.id.to_string())
@@ -137,6 +146,7 @@ impl From<Settlement> for SettlementBody {
             reason,
             message,
             refundable: None,
+            extra,
             attempt: settlement.attempt,
             claimed_at: settlement.claimed_at.secs(),
             expires: claim.expires.secs(),
