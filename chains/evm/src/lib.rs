@@ -6,7 +6,9 @@
 //! a key and for contract wallets. [`ExactOffer`] is its seller's side and [`ExactPayer`] its
 //! buyer's side. For `exact` by delegation (ERC-7710) they are [`DelegationOffer`] and
 //! [`DelegationPayer`]. [`Upto`] is the scheme `upto` by Permit2, by which a seller charges after
-//! its handler; [`UptoOffer`] and [`UptoPayer`] are its two sides. [`known`] has the networks and
+//! its handler; [`UptoOffer`] and [`UptoPayer`] are its two sides. [`AuthCapture`] is the scheme
+//! `auth-capture`, by which a payment is held first; [`AuthCaptureOffer`] and [`AuthCapturePayer`]
+//! are its two sides. [`known`] has the networks and
 //! tokens that ship with the library; a configuration can add any other.
 //!
 //! The other modules are the toolbox for schemes. [`eip712`], [`eip3009`] and [`eip2612`] define
@@ -49,6 +51,7 @@ pub use alloy;
 
 pub use alloy::primitives::Log;
 pub use alloy::signers::local::PrivateKeySigner;
+pub use auth_capture::{AuthCapture, AuthCaptureOffer, AuthCapturePayer};
 pub use call::Call;
 pub use chain::{
     AuthorizationSearch, Condition, Evm, EvmConfig, EvmConfigError, GasLimit, Probe, ProbeResult,

@@ -17,7 +17,7 @@ use super::payload::{CollectAct, Completion, Signed};
 use super::reason;
 use super::record::HoldRecord;
 use super::setup::{MARGIN_SECS, Required, Setup};
-use super::terms::{HoldTerms, state_id, time};
+use super::terms::{HoldTerms, state_id};
 use super::view::{Consent, asked, chain_state, simulated};
 use crate::abi::Erc20;
 use crate::account::{accepts_signature, ask_signature, has_code};
@@ -73,9 +73,13 @@ impl Collect {
         act: CollectAct,
         required: Required,
     ) -> Result<Self, Refusal> {
+        let CollectAct {
+            part: act,
+            completion,
+        } = act;
         let payer = act.signed.payer();
         required.check_parties(&setup, payer)?;
-        let (expiry, nonce) = signed_terms(&act.signed)?;
+        let (expiry, nonce) = act.signed.terms()?;
         let terms = required.terms(payer, expiry, act.salt);
         let escrow = required.hold.deployment.escrow;
         let hold = terms.id(setup.chain_id, escrow);
@@ -84,7 +88,7 @@ impl Collect {
         let signature = PayerSignature::decode(field, act.signature)?;
         signature.check_possible(reason::SIGNATURE)?;
         let objection = check_signed(&act.signed, &required)
-            .and_then(|()| check_completion(act.completion.as_ref(), &terms, &required))
+            .and_then(|()| check_completion(completion.as_ref(), &terms, &required))
             .and_then(|()| required.check_salt(act.salt, act.salt_nonce))
             .and_then(|()| match nonce == terms.nonce(setup.chain_id, escrow) {
                 true => Ok(()),
@@ -115,9 +119,9 @@ impl Collect {
         });
         let collector = collector(&act.signed, &required);
         let consent = Consent::new(
-            act.completion.as_ref().and_then(|it| it.signature.as_ref()),
+            completion.as_ref().and_then(|it| it.signature.as_ref()),
             required.hold.authorizer.unwrap_or_default(),
-            act.completion.as_ref().map_or(B256::ZERO, |completion| {
+            completion.as_ref().map_or(B256::ZERO, |completion| {
                 let charge = SignedAct::Charge {
                     amount: completion.amount,
                     collector,
@@ -128,7 +132,7 @@ impl Collect {
             }),
             &mut claims,
         );
-        let amount = act.completion.as_ref().map_or(required.max, |it| it.amount);
+        let amount = completion.as_ref().map_or(required.max, |it| it.amount);
         let id = act
             .signed
             .payment_id(setup.chain_id, required.token.address);
@@ -150,7 +154,7 @@ impl Collect {
             signature,
             raw_signature,
             salt_nonce: act.salt_nonce,
-            completion: act.completion,
+            completion,
             consent,
             claims,
             payer_key,
@@ -348,26 +352,6 @@ fn collector(signed: &Signed, required: &Required) -> Address {
         Signed::Eip3009(_) => deployment.eip3009_collector,
         Signed::Permit2(_) => deployment.permit2_collector,
     }
-}
-
-/// The end of the authorization and its nonce.
-fn signed_terms(signed: &Signed) -> Result<(u64, B256), Refusal> {
-    let (field, end, nonce) = match signed {
-        Signed::Eip3009(authorization) => {
-            let end = authorization.valid_before;
-            ("authorization.validBefore", end, authorization.nonce)
-        }
-        Signed::Permit2(permit) => (
-            "permit2Authorization.deadline",
-            permit.deadline,
-            permit.nonce.into(),
-        ),
-    };
-    let end = u64::try_from(end).unwrap_or(u64::MAX);
-    Ok((
-        time(&format!("paymentPayload.payload.{field}"), end)?,
-        nonce,
-    ))
 }
 
 /// Checks what the payer has signed against the requirements, in the specification's order.

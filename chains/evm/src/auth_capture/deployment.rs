@@ -285,3 +285,121 @@ fn reason_of(error: &Errors) -> Reason {
         Errors::RefundExceedsCapture(_) => reason::REFUND_EXCEEDS_CAPTURE,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::terms::tests::terms;
+    use super::*;
+    use alloy::primitives::{Log, keccak256};
+    use alloy::sol_types::SolValue;
+    use proptest::prelude::*;
+
+    /// `PaymentInfo`, as signatures of functions and events write it.
+    const INFO: &str = "(address,address,address,address,uint120,uint48,uint48,uint48,uint16,uint16,address,uint256)";
+
+    const AMOUNT: u128 = 7_000;
+
+    fn fees() -> [(EscrowDeployment, SubmittedFee, &'static str); 2] {
+        let receiver = Address::repeat_byte(9);
+        let fee = |fee| SubmittedFee { fee, receiver };
+        [
+            (V1_1, fee(Fee::Amount(70)), "uint256"),
+            (V1_0, fee(Fee::Bps(100)), "uint16"),
+        ]
+    }
+
+    fn selector(signature: &str) -> Vec<u8> {
+        keccak256(signature)[..4].to_vec()
+    }
+
+    proptest! {
+        #[test]
+        fn each_version_has_its_own_functions(terms in terms()) {
+            for (deployment, fee, unit) in fees() {
+                let collector = || (deployment.eip3009_collector, Bytes::from_static(b"data"));
+                let calls = [
+                    (deployment.authorize(&terms, AMOUNT, collector()),
+                        format!("authorize({INFO},uint256,address,bytes)")),
+                    (deployment.charge(&terms, AMOUNT, collector(), &fee),
+                        format!("charge({INFO},uint256,address,bytes,{unit},address)")),
+                    (deployment.capture(&terms, AMOUNT, &fee),
+                        format!("capture({INFO},uint256,{unit},address)")),
+                    (deployment.void(&terms), format!("void({INFO})")),
+                    (deployment.refund(&terms, AMOUNT),
+                        format!("refund({INFO},uint256,address,bytes)")),
+                ];
+                for (call, signature) in calls {
+                    prop_assert_eq!(&call[..4], selector(&signature), "{}", signature);
+                }
+            }
+        }
+    }
+
+    /// A capture as the contract of this version logs it.
+    fn captured(deployment: &EscrowDeployment, hold: B256, fee: &SubmittedFee, unit: &str) -> Log {
+        let topic = keccak256(format!("PaymentCaptured(bytes32,uint256,{unit},address)"));
+        let number = match fee.fee {
+            Fee::Amount(fee) => U256::from(fee),
+            Fee::Bps(bps) => U256::from(bps),
+        };
+        let data = (U256::from(AMOUNT), number, fee.receiver).abi_encode();
+        Log::new_unchecked(deployment.escrow, vec![topic, hold], data.into())
+    }
+
+    #[test]
+    fn an_event_counts_for_its_contract_version_and_hold_only() {
+        let (hold, other) = (B256::repeat_byte(1), B256::repeat_byte(2));
+        for (at, (deployment, fee, unit)) in fees().into_iter().enumerate() {
+            let evidence = |log| Evidence::new(true, vec![log]);
+            let own = captured(&deployment, hold, &fee, unit);
+            let expected = HoldEvent::Captured(U256::from(AMOUNT), fee);
+            assert_eq!(deployment.events(&hold, &evidence(own.clone())), [expected]);
+            assert_eq!(deployment.events(&other, &evidence(own.clone())), []);
+            let (another, its_fee, its_unit) = fees()[1 - at];
+            assert_eq!(another.events(&hold, &evidence(own)), []);
+            // The event of the other version, by this contract.
+            let odd = Log {
+                address: deployment.escrow,
+                ..captured(&another, hold, &its_fee, its_unit)
+            };
+            assert_eq!(deployment.events(&hold, &evidence(odd)), []);
+        }
+    }
+
+    #[test]
+    fn errors_of_the_contract_have_the_reasons_of_the_specification() {
+        let error = |signature: &str| keccak256(signature)[..4].to_vec();
+        let word = [0_u8; 32];
+        for (data, expected) in [
+            (error("ZeroAmount()"), reason::AMOUNT_MISMATCH),
+            (
+                [error("PaymentAlreadyCollected(bytes32)"), word.to_vec()].concat(),
+                reason::PAYMENT_ALREADY_COLLECTED,
+            ),
+            (
+                [error("ZeroAuthorization(bytes32)"), word.to_vec()].concat(),
+                reason::ZERO_AUTHORIZATION,
+            ),
+            (
+                [
+                    error("FeeAmountOutOfRange(uint256,uint256,uint256)"),
+                    [word; 3].concat(),
+                ]
+                .concat(),
+                reason::FEE_BPS_OUT_OF_RANGE,
+            ),
+            (
+                [
+                    error("AfterRefundExpiry(uint48,uint48)"),
+                    [word; 2].concat(),
+                ]
+                .concat(),
+                reason::REFUND_DEADLINE_EXPIRED,
+            ),
+            (vec![], reason::SIMULATION_FAILED),
+            (vec![1, 2, 3, 4, 5], reason::SIMULATION_FAILED),
+        ] {
+            assert_eq!(revert(&data).reason, expected);
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use alloy::primitives::{Address, B256, U256};
 use alloy::sol_types::SolEvent;
 use quittance_core::json::Object;
-use quittance_core::{Amount, Effect, Rejection, SchemeReceipt, StateChange, Timestamp};
+use quittance_core::{Amount, Effect, Flow, Rejection, SchemeReceipt, StateChange, Timestamp};
 use serde_json::json;
 
 use super::deployment::HoldEvent;
@@ -57,6 +57,10 @@ pub(super) fn change(
         "paymentInfoHash": hold,
         "paymentInfo": record.terms,
         "saltNonce": record.salt_nonce,
+        "authCaptureEscrow": record.escrow.to_checksum(None),
+        "receiverAuthorizer": record.authorizer.map(|it| it.to_checksum(None)),
+        "assetTransferMethod": record.method.name(),
+        Flow::FIELD: record.flow().name(),
         "capturableAmount": record.balances.capturable.to_string(),
         "refundableAmount": record.balances.refundable.to_string(),
     });

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use alloy::primitives::{B256, Bytes, U256};
 use alloy::sol_types::SolCall;
+use quittance_core::json::Object;
 use quittance_core::{
     Amount, Check, Effect, LaneId, Observed, Payment, PaymentId, PaymentInfo, Plan, Refusal,
     Rejection, RequestCaller, SignatureClaim, StateAccess, StateChange, Timestamp,
 };
+use serde_json::json;
 
 use super::authorizer::SignedAct;
 use super::deployment::{HoldBalances, HoldEvent, revert, state_call};
@@ -404,7 +406,16 @@ fn check_balances(kind: &LaterKind, chain: &HoldBalances) -> Result<(), Rejectio
         let detail = format!(
             "{capturable} can be captured and {refundable} refunded: the act was signed for other balances"
         );
-        return reject(reason::UNEXPECTED_PAYMENT_STATE, detail);
+        let rejection = Rejection::new(reason::UNEXPECTED_PAYMENT_STATE, detail);
+        // By this the seller can sign again.
+        let now = json!({
+            "capturableAmount": capturable.to_string(),
+            "refundableAmount": refundable.to_string(),
+        });
+        return Err(match Object::of(&now) {
+            Ok(extra) => rejection.with_extra(extra),
+            Err(_) => rejection,
+        });
     }
     if amount > most {
         return reject(
@@ -443,10 +454,10 @@ impl Payment<Evm> for Later {
         &self.info
     }
 
-    /// The policy was asked about the hold when it was made, and is asked about no less now: a
+    /// The payer's money was taken when the payment was collected, and the policy was asked then: a
     /// small part must be captured, too.
     fn moves(&self, _: Amount) -> Amount {
-        Amount::new(U256::from(self.terms.max_amount))
+        Amount::ZERO
     }
 
     fn signatures(&self) -> &[SignatureClaim] {

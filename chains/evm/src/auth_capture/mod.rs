@@ -13,7 +13,10 @@ mod collect;
 mod deployment;
 mod effects;
 mod fee;
+mod hold;
 mod later;
+mod offer;
+mod payer;
 mod payload;
 pub mod reason;
 mod record;
@@ -27,14 +30,17 @@ use alloy::primitives::{Address, U256};
 use quittance_core::json::Object;
 use quittance_core::wire::{PaymentPayload, PaymentRequirements, Rest};
 use quittance_core::{
-    Amount, Flow, Network, Payment, PaymentRequest, Refusal, Scheme, SchemeState, StateWarning,
-    Timestamp, Upkeep,
+    Amount, Flow, Network, Payment, PaymentRequest, Refusal, Scheme, SchemeState, StateSummary,
+    StateWarning, Timestamp, Upkeep,
 };
 use serde_json::{Value, json};
 
 pub use self::authorizer::SignedAct;
 pub use self::deployment::{EscrowDeployment, HoldBalances, V1_0, V1_1};
 pub use self::fee::{Fee, SubmittedFee};
+pub use self::hold::{Authorizer, Hold, HoldStore};
+pub use self::offer::AuthCaptureOffer;
+pub use self::payer::AuthCapturePayer;
 pub use self::record::{DeadlineAct, DeadlineRules, HoldRecord, HoldTask};
 pub use self::setup::{AuthCaptureConfig, AuthCaptureConfigError, REFUNDABLE_MAX_SECS};
 pub use self::terms::{HoldTerms, bound_salt, state_id};
@@ -108,12 +114,17 @@ fn own_payload(
 /// Adds what a capture has beside the terms.
 fn add_capture(payload: &mut Value, amount: u128, fee: &SubmittedFee, expected: &HoldBalances) {
     payload["amount"] = json!(amount.to_string());
+    add_fee(payload, fee);
+    add_balances(payload, expected);
+}
+
+/// Adds a fee in the unit of the contract.
+fn add_fee(payload: &mut Value, fee: &SubmittedFee) {
     payload["feeReceiver"] = json!(fee.receiver.to_checksum(None));
     match fee.fee {
         Fee::Amount(fee) => payload["feeAmount"] = json!(fee.to_string()),
         Fee::Bps(bps) => payload["feeBps"] = json!(bps),
     }
-    add_balances(payload, expected);
 }
 
 /// Adds the balances for which an act is signed.
@@ -129,10 +140,6 @@ fn requirements_of(
     token: &Token,
 ) -> Option<PaymentRequirements> {
     let terms = &record.terms;
-    let flow = match record.is_charged {
-        true => Flow::Authorization,
-        false => Flow::Escrow,
-    };
     let extra = json!({
         "name": token.name,
         "version": token.version,
@@ -145,7 +152,7 @@ fn requirements_of(
         "minFeeBps": terms.min_fee_bps,
         "maxFeeBps": terms.max_fee_bps,
         "assetTransferMethod": record.method.name(),
-        Flow::FIELD: flow.name(),
+        Flow::FIELD: record.flow().name(),
     });
     Some(PaymentRequirements {
         scheme: NAME.to_owned(),
@@ -186,6 +193,21 @@ impl Scheme<Evm> for AuthCapture {
         Some(format!(
             "the scheme auth-capture needs the contract {missing}, which is not on this network"
         ))
+    }
+
+    fn summary(&self, state: &SchemeState, now: Timestamp) -> Option<StateSummary> {
+        let record = HoldRecord::read(state).ok()?;
+        let [payer, receiver, token] = [
+            record.terms.payer,
+            record.terms.receiver,
+            record.terms.token,
+        ]
+        .map(|account| account.to_checksum(None));
+        let mut summary = StateSummary::new(payer, receiver, token);
+        summary.open = Amount::new(U256::from(record.balances.capturable));
+        summary.until = Some(record.deadline());
+        summary.next = record.next(&self.0.config.deadlines, now);
+        Some(summary)
     }
 
     fn assets(&self) -> Vec<String> {

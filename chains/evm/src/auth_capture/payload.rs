@@ -2,14 +2,14 @@
 
 use alloy::primitives::{Address, B256, Bytes};
 use quittance_core::json::Object;
-use quittance_core::{Amount, PaymentId, Refusal, Rejection};
+use quittance_core::{Amount, Malformed, PaymentId, Refusal, Rejection};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::deployment::{EscrowDeployment, HoldBalances};
 use super::fee::{Fee, SubmittedFee};
 use super::reason;
-use super::terms::{HoldTerms, units};
+use super::terms::{HoldTerms, time, units};
 use crate::eip3009::Authorization;
 use crate::hex::{Hex, HexBytes};
 use crate::permit2::{PermitJson, WitnessPermit};
@@ -31,11 +31,7 @@ pub(super) enum Act {
 /// The payer's payload, and what the seller has added to it.
 #[derive(Debug, Clone)]
 pub(super) struct CollectAct {
-    pub(super) signed: Signed,
-    pub(super) signature: Vec<u8>,
-    pub(super) salt: B256,
-    /// The payer's random number, if the salt binds the payment to an authorizer.
-    pub(super) salt_nonce: Option<B256>,
+    pub(super) part: PayersPart,
     /// What the seller charges. `None` while it has not completed the payload.
     pub(super) completion: Option<Completion>,
 }
@@ -63,6 +59,26 @@ impl Signed {
             Self::Eip3009(authorization) => authorization.payment_id(chain_id, token),
             Self::Permit2(permit) => permit.payment_id(chain_id),
         }
+    }
+
+    /// The end of the authorization, in seconds since 1970, and its nonce.
+    pub(super) fn terms(&self) -> Result<(u64, B256), Malformed> {
+        let (field, end, nonce) = match self {
+            Self::Eip3009(authorization) => {
+                let end = authorization.valid_before;
+                (
+                    "payload.authorization.validBefore",
+                    end,
+                    authorization.nonce,
+                )
+            }
+            Self::Permit2(permit) => {
+                let (end, nonce) = (permit.deadline, permit.nonce);
+                ("payload.permit2Authorization.deadline", end, nonce.into())
+            }
+        };
+        let end = u64::try_from(end).unwrap_or(u64::MAX);
+        Ok((time(field, end)?, nonce))
     }
 
     pub(super) fn payer(&self) -> Address {
@@ -204,7 +220,7 @@ impl AddedJson {
 
 impl CollectAct {
     fn read(payload: &Object, deployment: &EscrowDeployment) -> Result<Self, Refusal> {
-        let json: CollectJson = payload.read(PAYLOAD)?;
+        let part = PayersPart::read(PAYLOAD, payload)?;
         let added: AddedJson = payload.read(PAYLOAD)?;
         let completion = match added.is_empty() {
             true => None,
@@ -214,13 +230,31 @@ impl CollectAct {
                 signature: added.authorizer_signature.and_then(signature),
             }),
         };
+        Ok(Self { part, completion })
+    }
+}
+
+/// The payer's part of a payload.
+#[derive(Debug, Clone)]
+pub(super) struct PayersPart {
+    pub(super) signed: Signed,
+    pub(super) signature: Vec<u8>,
+    pub(super) salt: B256,
+    /// The payer's random number, if the salt binds the payment to an authorizer.
+    pub(super) salt_nonce: Option<B256>,
+}
+
+impl PayersPart {
+    /// Reads what the payer has signed, whatever the seller has added. `field` names the payload in
+    /// errors.
+    pub(super) fn read(field: &str, payload: &Object) -> Result<Self, Malformed> {
+        let json: CollectJson = payload.read(field)?;
         let signed = match (json.authorization, json.permit2_authorization) {
             (Some(authorization), None) => Signed::Eip3009(authorization),
             (None, Some(permit)) => Signed::Permit2(permit.permit()),
             _ => {
-                return Err(format(
-                    "authorization or permit2Authorization: one of the two",
-                ));
+                let what = "authorization or permit2Authorization: one of the two";
+                return Err(Malformed::new(field, what));
             }
         };
         Ok(Self {
@@ -228,7 +262,6 @@ impl CollectAct {
             signature: json.signature.0,
             salt: json.salt.0,
             salt_nonce: json.salt_nonce.map(|nonce| nonce.0),
-            completion,
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use alloy::primitives::{Address, B256};
-use quittance_core::{Malformed, SchemeState, Timestamp};
+use quittance_core::{Flow, Malformed, SchemeState, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -169,6 +169,14 @@ impl HoldRecord {
         EscrowDeployment::of(Some(self.escrow))
     }
 
+    /// The flow in which it was made.
+    pub fn flow(&self) -> Flow {
+        match self.is_charged {
+            true => Flow::Authorization,
+            false => Flow::Escrow,
+        }
+    }
+
     /// The first moment at which it can no longer be captured.
     pub fn deadline(&self) -> Timestamp {
         Timestamp::from_secs(self.terms.authorization_expiry)
@@ -202,6 +210,25 @@ impl HoldRecord {
         let half = deadline.secs_since(now) / 2;
         let again = now.plus_secs(half.max(WARN_AGAIN_MIN_SECS));
         HoldTask::Warn(act.map_or(again, |act| act.min(again)))
+    }
+
+    /// What upkeep does next, as words.
+    pub fn next(&self, rules: &DeadlineRules, now: Timestamp) -> String {
+        let act = match rules.act {
+            DeadlineAct::Wait => None,
+            DeadlineAct::Capture => Some("captures it"),
+            DeadlineAct::Void => Some("returns it"),
+        };
+        let (warn, at) = self.moments(rules);
+        match (self.task(rules, now), act.zip(at)) {
+            (HoldTask::Rest(None), _) => "nothing".to_owned(),
+            (HoldTask::Act(_), Some((act, _))) => format!("{act} now"),
+            (_, Some((act, at))) => format!("{act} in {} seconds", at.secs_since(now)),
+            (HoldTask::Rest(Some(_)), None) => {
+                format!("warns in {} seconds", warn.secs_since(now))
+            }
+            (HoldTask::Warn(_) | HoldTask::Act(_), None) => "warns".to_owned(),
+        }
     }
 
     /// When upkeep has to look after the hold next.

@@ -21,7 +21,7 @@ mod refund;
 mod required;
 mod setup;
 mod sweep;
-mod units;
+pub(crate) mod units;
 mod view;
 mod voucher;
 mod vouchers;

@@ -5,12 +5,12 @@ use quittance_core::Amount;
 use serde::{Deserialize, Deserializer, Serializer, de};
 
 /// Writes atomic units.
-pub(super) fn serialize<S: Serializer>(units: &u128, to: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn serialize<S: Serializer>(units: &u128, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(units)
 }
 
 /// Reads atomic units. The contract keeps them in 128 bits.
-pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u128, D::Error> {
+pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u128, D::Error> {
     let amount = Amount::deserialize(from)?;
     let wide = |_| de::Error::custom("the contract of the channels has amounts of 128 bits");
     u128::try_from(amount.units()).map_err(wide)

@@ -110,6 +110,11 @@ impl ExactPayer {
         Ok(self)
     }
 
+    /// The address of the key.
+    pub(crate) fn signer_address(&self) -> Address {
+        self.signer.address()
+    }
+
     /// What is signed for these requirements of `exact`, and by which method, if this payer can
     /// pay them.
     fn transfer(
