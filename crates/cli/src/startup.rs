@@ -50,6 +50,11 @@ impl Startup {
         }
     }
 
+    /// The configured chains, for commands that start no engine.
+    pub fn into_chains(self) -> Vec<Box<dyn ConfiguredChain>> {
+        self.chains
+    }
+
     /// Starts the engine.
     ///
     /// # Errors

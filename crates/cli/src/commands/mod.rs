@@ -1,5 +1,6 @@
 //! The commands of the program.
 
+mod acts;
 mod bench;
 mod check;
 mod completions;
@@ -8,6 +9,7 @@ mod payments;
 mod refund;
 mod refunds;
 mod serve;
+mod states;
 
 use std::error::Error;
 use std::io::IsTerminal;
@@ -44,6 +46,14 @@ enum Command {
     Payments(payments::Payments),
     /// Pay a settled payment back to its payer, as a whole or in part.
     Refund(Box<refund::Refund>),
+    /// Capture a payment that is held, as a whole or in part.
+    Capture(acts::Capture),
+    /// Return a payment that is held to its payer.
+    Void(acts::Void),
+    /// Refund a captured payment from the facilitator's own tokens.
+    RefundHold(acts::RefundHold),
+    /// List the payments that a facilitator holds, until when, and what it does next.
+    Holds(states::Holds),
     /// Print a completion script for a shell.
     Completions(completions::Completions),
     /// Measure the cost of a verification on this machine.
@@ -79,6 +89,10 @@ impl Invocation {
             Command::Pay(pay) => pay.run(families, &self.matches).await,
             Command::Payments(payments) => payments.run().await,
             Command::Refund(refund) => refund.run(families, &self.matches).await,
+            Command::Capture(capture) => capture.run(families).await,
+            Command::Void(void) => void.run(families).await,
+            Command::RefundHold(refund) => refund.run(families).await,
+            Command::Holds(holds) => holds.run(families).await,
             Command::Completions(completions) => completions.run(families),
             Command::Bench(bench) => bench.run(families).await,
         }

@@ -15,6 +15,7 @@ use quittance_http::{RemoteFacilitator, RemoteSettlement};
 use secrecy::SecretString;
 
 use super::CommandResult;
+use super::acts::AUTHORIZER_KEY;
 use super::pay::amount;
 use super::refunds::{KeptRefund, RefundFile};
 use crate::families::{AnyFamily, Families, ListedToken};
@@ -61,13 +62,14 @@ impl From<End> for ExitCode {
 }
 
 /// The variable with the URL of the facilitator.
-const FACILITATOR: &str = "QUITTANCE_FACILITATOR";
+pub(super) const FACILITATOR: &str = "QUITTANCE_FACILITATOR";
 
 /// The variable with the key for the facilitator.
-const FACILITATOR_KEY: &str = "QUITTANCE_FACILITATOR_KEY";
+pub(super) const FACILITATOR_KEY: &str = "QUITTANCE_FACILITATOR_KEY";
 
-/// The environment variables of this command, without those of the payers.
-pub(crate) const VARIABLES: [&str; 2] = [FACILITATOR, FACILITATOR_KEY];
+/// The environment variables of this command and of the acts with holds, without those of the
+/// payers.
+pub(crate) const VARIABLES: [&str; 3] = [FACILITATOR, FACILITATOR_KEY, AUTHORIZER_KEY];
 
 /// The scheme of every refund. A payment of any scheme can be refunded by it.
 const SCHEME: &str = "exact";

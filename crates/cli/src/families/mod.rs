@@ -12,7 +12,9 @@ mod solana;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use quittance_core::{Chain, Fault, Network, Offer, OfferError, Payer, Scheme};
+use quittance_core::json::Object;
+use quittance_core::{Chain, Fault, Network, Offer, OfferError, Payer, PaymentRequest, Scheme};
+use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 
 use crate::bench::Case;
@@ -96,6 +98,20 @@ pub trait Family: Send + Sync + 'static {
         None
     }
 
+    /// The seller's request for an act with a payment that is held. `None` for a network of another
+    /// family, and for an unknown token.
+    ///
+    /// # Errors
+    /// When the receipt is not that of a hold, the amount or the key cannot be used, or nothing is
+    /// left.
+    async fn hold_request(
+        &self,
+        _held: &HeldPayment<'_>,
+        _act: &HoldAct,
+    ) -> Option<Result<PaymentRequest, PayError>> {
+        None
+    }
+
     /// The option of `quittance pay` that names a node of this network. The node is asked about the
     /// outcome of an earlier payment. `None` for a network of another family.
     fn node_option(&self, _network: &str) -> Option<String> {
@@ -109,6 +125,44 @@ pub trait Family: Send + Sync + 'static {
     async fn benchmarks(&self) -> Result<Vec<Case>, Fault> {
         Ok(Vec::new())
     }
+}
+
+/// A payment that is held, as a facilitator describes it.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct HeldPayment<'a> {
+    /// The network's CAIP-2 identifier.
+    pub network: &'a str,
+    /// The token, in the chain's own spelling.
+    pub asset: &'a str,
+    /// The `extra` of a receipt of the hold.
+    pub receipt: &'a Object,
+    /// The `extra` of a later rejection, which has newer balances.
+    pub balances: Option<&'a Object>,
+    /// The key of the receiver's authorizer. Without it, the facilitator is the authorizer.
+    pub key: Option<&'a SecretString>,
+}
+
+/// What a seller does with a payment that is held. Amounts are in units of the token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HoldAct {
+    /// Asks for the balances: a request for `/verify`, which is always rejected.
+    Inquire,
+    /// Captures this much, or all.
+    Capture {
+        /// The amount; all that is held by default.
+        amount: Option<String>,
+        /// Whether the rest is returned to the payer.
+        voids_rest: bool,
+    },
+    /// Returns all that is held.
+    Void,
+    /// Refunds this much.
+    Refund {
+        /// The amount.
+        amount: String,
+    },
 }
 
 /// A chain with the schemes that are settled on it.

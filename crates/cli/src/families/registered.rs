@@ -3,11 +3,14 @@
 use async_trait::async_trait;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use figment::value::Dict;
-use quittance_core::{Chain, Fault, Health, Network, Offer, OfferError, Payer, Timestamp};
+use quittance_core::{
+    Chain, Fault, Health, Network, Offer, OfferError, Payer, PaymentRequest, SchemeState,
+    StateSummary, Timestamp,
+};
 use quittance_engine::{EngineBuilder, scheme_problems};
 
 use super::entry::{Common, Findings, ListedToken, NetworkEntry};
-use super::{ChainWithSchemes, Family, PayError};
+use super::{ChainWithSchemes, Family, HeldPayment, HoldAct, PayError};
 use crate::bench::Case;
 use crate::config::{self, Access, ConfigError, keys_of};
 
@@ -45,6 +48,12 @@ pub(crate) trait AnyFamily: Send + Sync {
         amount: &str,
         pay_to: &str,
     ) -> Option<Result<Box<dyn Offer>, OfferError>>;
+
+    async fn hold_request(
+        &self,
+        held: &HeldPayment<'_>,
+        act: &HoldAct,
+    ) -> Option<Result<PaymentRequest, PayError>>;
 
     fn node_option(&self, network: &str) -> Option<String>;
 
@@ -117,6 +126,14 @@ impl<F: Family> AnyFamily for F {
         Family::refund_offer(self, network, asset, amount, pay_to)
     }
 
+    async fn hold_request(
+        &self,
+        held: &HeldPayment<'_>,
+        act: &HoldAct,
+    ) -> Option<Result<PaymentRequest, PayError>> {
+        Family::hold_request(self, held, act).await
+    }
+
     fn node_option(&self, network: &str) -> Option<String> {
         Family::node_option(self, network)
     }
@@ -168,6 +185,10 @@ pub trait ConfiguredChain: Send + Sync {
     /// Whether any payment can be settled with this health: a lane and a token work.
     fn can_settle(&self, health: &Health) -> bool;
 
+    /// What operators can know of a state record of one of the schemes. `None` if none of them can
+    /// read it.
+    fn summary(&self, state: &SchemeState, now: Timestamp) -> Option<StateSummary>;
+
     /// The engine with this chain.
     fn add_to(self: Box<Self>, engine: EngineBuilder) -> EngineBuilder;
 }
@@ -195,6 +216,12 @@ impl<C: Chain> ConfiguredChain for ChainWithSchemes<C> {
                 health.scheme_works(scheme.name())
                     && assets.iter().any(|asset| health.asset_works(asset))
             })
+    }
+
+    fn summary(&self, state: &SchemeState, now: Timestamp) -> Option<StateSummary> {
+        let mut schemes = self.schemes.iter();
+        let scheme = schemes.find(|scheme| scheme.name() == state.scheme)?;
+        scheme.summary(state, now)
     }
 
     fn add_to(self: Box<Self>, engine: EngineBuilder) -> EngineBuilder {

@@ -1,15 +1,16 @@
-//! The settings of the scheme `auth-capture`.
+//! The scheme `auth-capture`: its settings, and the requests of sellers.
 
 use std::time::Duration;
 
-use alloy::primitives::Address;
-use quittance_evm::Evm;
-use quittance_evm::auth_capture::{AuthCapture, AuthCaptureConfig, DeadlineAct};
+use alloy::primitives::{Address, U256};
+use quittance_core::{Amount, Network, PaymentRequest};
+use quittance_evm::auth_capture::{AuthCapture, AuthCaptureConfig, Authorizer, DeadlineAct, Hold};
+use quittance_evm::{Evm, PrivateKeySigner, Token, known};
 use serde::Deserialize;
 
-use super::super::NetworkEntry;
 use super::super::entry::not_an_address;
-use super::EvmEntry;
+use super::super::{HeldPayment, HoldAct, NetworkEntry, PayError};
+use super::{EvmEntry, private_key};
 use crate::config::ConfigError;
 
 /// What the facilitator does for sellers whose payments are held.
@@ -61,4 +62,40 @@ pub(super) fn auth_capture(
     }
     let scheme = AuthCapture::new(chain).with_config(config);
     scheme.map_err(|error| ConfigError::value(&path, error))
+}
+
+/// The seller's request for an act with a payment that is held. `None` for another chain family's
+/// network, and for an unknown token.
+pub(super) async fn request(
+    held: &HeldPayment<'_>,
+    act: &HoldAct,
+) -> Option<Result<PaymentRequest, PayError>> {
+    let network = known::network(held.network)?;
+    let token = known::token(network.id(), held.asset)?;
+    Some(make_request(&network, token, held, act).await)
+}
+
+async fn make_request(
+    network: &Network,
+    token: &Token,
+    held: &HeldPayment<'_>,
+    act: &HoldAct,
+) -> Result<PaymentRequest, PayError> {
+    let key = held.key.map(|key| private_key("the authorizer's key", key));
+    let key: Option<PrivateKeySigner> = key.transpose()?;
+    let authorizer: Authorizer<'_> = key.as_ref().map(|key| key as _);
+    let hold = Hold::of_receipt(network, token, held.receipt).map_err(PayError::payer)?;
+    let hold = hold.corrected(held.balances);
+    let units = |text: &String| Amount::from_decimal(text, token.decimals).map_err(PayError::payer);
+    let request = match act {
+        HoldAct::Inquire => hold.inquiry(authorizer).await,
+        HoldAct::Capture { amount, voids_rest } => {
+            let all = || Ok(Amount::new(U256::from(hold.balances().capturable)));
+            let amount = amount.as_ref().map_or_else(all, units)?;
+            hold.capture(authorizer, amount, *voids_rest).await
+        }
+        HoldAct::Void => hold.void(authorizer).await,
+        HoldAct::Refund { amount } => hold.refund(authorizer, units(amount)?).await,
+    };
+    request.map_err(PayError::payer)
 }

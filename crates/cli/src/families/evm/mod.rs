@@ -10,11 +10,11 @@ use std::time::Duration;
 use alloy::primitives::{Address, U256};
 use alloy::signers::local::PrivateKeySigner;
 use async_trait::async_trait;
-use quittance_core::{Amount, Fault, Network, Offer, OfferError, Payer, Scheme};
+use quittance_core::{Amount, Fault, Network, Offer, OfferError, Payer, PaymentRequest, Scheme};
 use quittance_evm::batch::{BatchConfig, BatchSettlement};
 use quittance_evm::{
-    Evm, EvmConfig, Exact, ExactConfig, ExactOffer, ExactPayer, Signer, Token, TransferMethod,
-    Upto, UptoPayer, known,
+    AuthCapturePayer, Evm, EvmConfig, Exact, ExactConfig, ExactOffer, ExactPayer, Signer, Token,
+    TransferMethod, Upto, UptoPayer, known,
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -22,7 +22,10 @@ use url::Url;
 
 use self::holds::AuthCaptureEntry;
 use super::entry::not_an_address;
-use super::{ChainWithSchemes, Family, Findings, ListedToken, NetworkEntry, PayError, payer_key};
+use super::{
+    ChainWithSchemes, Family, Findings, HeldPayment, HoldAct, ListedToken, NetworkEntry, PayError,
+    payer_key,
+};
 use crate::bench::Case;
 use crate::config::{ConfigError, Secret};
 
@@ -233,6 +236,14 @@ impl Family for EvmFamily {
         Some(offer.map(|offer| Box::new(offer) as Box<dyn Offer>))
     }
 
+    async fn hold_request(
+        &self,
+        held: &HeldPayment<'_>,
+        act: &HoldAct,
+    ) -> Option<Result<PaymentRequest, PayError>> {
+        holds::request(held, act).await
+    }
+
     fn node_option(&self, network: &str) -> Option<String> {
         let network = known::network(network)?;
         Some(format!("--evm-rpc {}=URL", network.id()))
@@ -256,12 +267,14 @@ fn private_key(
 /// A payer for each scheme, with the public nodes and those of the options.
 fn payers(key: &SecretString, nodes: &[(Network, Url)]) -> Result<Vec<Box<dyn Payer>>, PayError> {
     let key = private_key("the payer's key", key)?;
-    let (mut exact, mut upto) = (ExactPayer::new(key.clone()), UptoPayer::new(key));
+    let (mut exact, mut upto) = (ExactPayer::new(key.clone()), UptoPayer::new(key.clone()));
+    let mut held = AuthCapturePayer::new(key);
     for (network, urls) in nodes_by_network(nodes) {
         exact = exact.with_rpc(&network, &urls).map_err(PayError::payer)?;
         upto = upto.with_rpc(&network, &urls).map_err(PayError::payer)?;
+        held = held.with_rpc(&network, &urls).map_err(PayError::payer)?;
     }
-    Ok(vec![Box::new(exact), Box::new(upto)])
+    Ok(vec![Box::new(exact), Box::new(upto), Box::new(held)])
 }
 
 /// The nodes of each network: those of the options, or else the public one.
