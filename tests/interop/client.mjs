@@ -9,6 +9,7 @@ import { ExactEvmScheme } from "@x402/evm/exact/client";
 import { UptoEvmScheme } from "@x402/evm/upto/client";
 import { wrapFetchWithPayment, x402Client } from "@x402/fetch";
 import { ExactSvmScheme } from "@x402/svm/exact/client";
+import { createPublicClient, http } from "viem";
 import { privateKeyToAccount } from "viem/accounts";
 
 const { PAYER_KEY, EVM_RPC, SOLANA_PAYER_KEY, SOLANA_RPC } = process.env;
@@ -20,7 +21,12 @@ if (PAYER_KEY) {
   const options = EVM_RPC && { rpcUrl: EVM_RPC };
   client.register("eip155:*", new ExactEvmScheme(account, options));
   client.register("eip155:*", new UptoEvmScheme(account, options));
-  channels = new BatchSettlementEvmScheme(account);
+  // With a node it recovers a channel whose book it has lost.
+  const node = EVM_RPC && createPublicClient({ transport: http(EVM_RPC) });
+  const readContract = node && ((call) => node.readContract(call));
+  const { address } = account;
+  const signTypedData = (message) => account.signTypedData(message);
+  channels = new BatchSettlementEvmScheme({ address, signTypedData, readContract });
   client.register("eip155:*", channels);
 }
 if (SOLANA_PAYER_KEY) {

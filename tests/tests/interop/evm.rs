@@ -7,16 +7,21 @@ use axum::http::StatusCode;
 use quittance_buyer::{BuyError, Buyer};
 use quittance_core::{Amount, Scheme};
 use quittance_devnet::{Account, Evm as Local, USDC};
-use quittance_evm::batch::BatchSettlement;
+use quittance_evm::batch::{BatchSettlement, ChannelOffer, Channels};
 use quittance_evm::{
-    Evm, Exact, ExactOffer, ExactPayer, TransferMethod, Upto, UptoOffer, UptoPayer, known,
+    Evm, Exact, ExactOffer, ExactPayer, PrivateKeySigner, TransferMethod, Upto, UptoOffer,
+    UptoPayer, known,
 };
+use quittance_http::RemoteFacilitator;
+use quittance_tests::channel_shop::ChannelShop;
 use quittance_tests::evm::{PRICE, Setting};
+use quittance_tests::open_journal;
 use quittance_tests::proxy::Fate;
+use quittance_verify::VerifierQueue;
 use serde_json::{Value, json};
 use tokio::process::Child;
 
-use super::{Town, official_client, official_server};
+use super::{KEY, Town, official_client, official_server};
 
 pub(crate) struct EvmTown {
     pub(crate) setting: Setting,
@@ -182,6 +187,104 @@ async fn official_packages_sell_and_buy_by_a_channel() {
     // The server's hint made the client deposit ten times the price.
     let left = 10 * PRICE - charged - PRICE;
     assert_eq!(receipt["amount"], left.to_string());
+}
+
+/// A seller that keeps the vouchers of its channels, with what its books are in.
+struct ChannelSeller {
+    channels: Channels,
+    shop: ChannelShop,
+    _folder: tempfile::TempDir,
+}
+
+impl ChannelSeller {
+    /// The seller with this facilitator over HTTP.
+    async fn open(facilitator: &str) -> Self {
+        let remote = RemoteFacilitator::new(facilitator).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let channels = Channels::new(
+            "base-sepolia",
+            Arc::new(remote.with_key(KEY.into())),
+            Arc::new(open_journal(&folder.path().join("channels.db")).await),
+            Arc::new(VerifierQueue::start().unwrap()),
+            PrivateKeySigner::random(),
+        );
+        let channels = channels.unwrap();
+        let seller = Setting::seller().address.to_string();
+        let offer = ChannelOffer::usdc("base-sepolia", "0.01", &seller).unwrap();
+        let offer = offer.with_authorizer(channels.authorizer());
+        Self {
+            shop: ChannelShop::open(Arc::new(channels.clone()), offer).await,
+            channels,
+            _folder: folder,
+        }
+    }
+
+    /// The official client buys, is corrected by the 402 response after it has lost its book, and
+    /// gets back the rest.
+    async fn sell_to_official_clients(&self, setting: &Setting) {
+        let goods = self.shop.url().to_owned();
+        let less = format!("{goods}?charge=2500");
+        let first = buy(&Setting::buyer(), &[goods.clone(), goods.clone(), less]).await;
+        for answer in &first {
+            let got = (&answer["status"], &answer["receipt"]["success"]);
+            assert_eq!(got, (&json!(200), &json!(true)), "{answer}");
+        }
+        assert_ne!(first[0]["receipt"]["transaction"], "");
+        assert_eq!(first[1]["receipt"]["transaction"], "");
+        assert_eq!(self.channels.claim_all().await.unwrap().claimed, 1);
+        let charged = 2 * PRICE + 2_500;
+        assert_eq!(setting.received().await, Amount::from(charged));
+
+        // Two more processes of the payer, which know only what the chain has.
+        let node = setting.local.url().to_owned();
+        let buyer = Setting::buyer();
+        let environment = [("PAYER_KEY", buyer.key.as_str()), ("EVM_RPC", &node)];
+        let second = official_client(&environment, &[goods.clone(), goods.clone()]).await;
+        for answer in &second {
+            assert_eq!(answer["status"], 200, "{answer}");
+        }
+        let urls = [goods.clone(), "refund".to_owned(), goods];
+        let third = official_client(&environment, &urls).await;
+        assert_eq!(third[0]["status"], 200, "{}", third[0]);
+        let receipt = &third[1]["receipt"];
+        assert_eq!(receipt["success"], true, "{}", third[1]);
+        let left = 10 * PRICE - charged - 3 * PRICE;
+        assert_eq!(receipt["amount"], left.to_string());
+        assert_eq!(self.shop.served(), 6);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn official_client_buys_from_a_seller_that_keeps_its_vouchers() {
+    let setting = Setting::start().await;
+    let evm = Evm::new(setting.config()).unwrap();
+    let schemes: Vec<Arc<dyn Scheme<Evm>>> = vec![
+        Arc::new(Exact::new(&evm)),
+        Arc::new(BatchSettlement::new(&evm)),
+    ];
+    let builder = setting.builder().await.chain(evm, schemes);
+    let town = Town::new(builder.start().await.unwrap(), Setting::offer).await;
+    let seller = ChannelSeller::open(&town.facilitator).await;
+    seller.sell_to_official_clients(&setting).await;
+}
+
+/// Our seller needs of a facilitator only what the official one does, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn official_facilitator_serves_a_seller_that_keeps_its_vouchers() {
+    let setting = Setting::start().await;
+    let (_facilitator, url) = official_facilitator(&setting).await;
+    let seller = ChannelSeller::open(&url).await;
+    seller.sell_to_official_clients(&setting).await;
+}
+
+/// The official facilitator for channels, and its address.
+async fn official_facilitator(setting: &Setting) -> (Child, String) {
+    let mut command = super::node_in("", "facilitator.mjs");
+    let signer = &Setting::signers()[0].key;
+    command
+        .arg(setting.local.url())
+        .env("FACILITATOR_SIGNER", signer);
+    super::serving(command).await
 }
 
 /// A setting whose seller charges at most its price, and whose facilitator settles both schemes.
@@ -412,7 +515,7 @@ async fn our_buyer_understands_the_official_servers_refusals() {
     let (_server, url) = server(&town.town.facilitator).await;
     let broken = buyer().get(&format!("{url}/broken")).await.unwrap();
     assert_eq!(broken.response.status(), StatusCode::INTERNAL_SERVER_ERROR);
-    let penniless = ExactPayer::new(alloy::signers::local::PrivateKeySigner::random());
+    let penniless = ExactPayer::new(PrivateKeySigner::random());
     let poor = Buyer::builder().payer(penniless).build().unwrap();
     match poor.get(&format!("{url}/goods")).await {
         Err(BuyError::Refused { reason, .. }) => {
