@@ -19,6 +19,7 @@ use quittance_core::{
 use quittance_engine::SqliteJournal;
 use quittance_evm::batch::{
     ChannelConfig, ChannelOffer, ChannelState, Channels, ClaimRow, Voucher, domain_separator,
+    reason,
 };
 use quittance_tests::channel_shop::{deposit, refund, voucher};
 use quittance_tests::channels::{Channel, request};
@@ -191,8 +192,13 @@ impl Sale {
 
     /// Serves a request as the seller's layer does. `charge` is `None` if its handler fails.
     async fn serve(&mut self, payload: &Value, charge: Option<u128>) -> End {
-        let payment = request(payload, &self.channel.requirements());
-        let terms = self.channel.requirements();
+        self.serve_at(PRICE, payload, charge).await
+    }
+
+    /// The same, at another price.
+    async fn serve_at(&mut self, price: u64, payload: &Value, charge: Option<u128>) -> End {
+        let terms = self.channel.requirements_of(price);
+        let payment = request(payload, &terms);
         let ask = async |phase: Phase<'_>| {
             let request = self.offer.request(phase, &payment, &terms).await;
             request.unwrap().unwrap()
@@ -252,7 +258,11 @@ impl Sale {
     }
 
     fn next_voucher(&self) -> Value {
-        voucher(&self.channel, self.believed + PRICE_UNITS)
+        self.voucher_at(PRICE)
+    }
+
+    fn voucher_at(&self, price: u64) -> Value {
+        voucher(&self.channel, self.believed + u128::from(price))
     }
 
     fn next_deposit(&self) -> Value {
@@ -266,7 +276,9 @@ enum Step {
     Deposit {
         share: u128,
     },
+    /// The same voucher comes twice if a charge and the next price make up one price.
     Voucher {
+        price: u64,
         share: u128,
     },
     /// A voucher that was presented before.
@@ -295,7 +307,8 @@ fn step() -> impl Strategy<Value = Step> {
     let share = 0..=100_u128;
     prop_oneof![
         2 => share.clone().prop_map(|share| Step::Deposit { share }),
-        6 => share.prop_map(|share| Step::Voucher { share }),
+        6 => (prop::sample::select(vec![PRICE / 2, PRICE]), prop_oneof![Just(50), share])
+            .prop_map(|(price, share)| Step::Voucher { price, share }),
         2 => (0..20_usize).prop_map(|which| Step::Replay { which }),
         1 => (0..10 * PRICE_UNITS).prop_map(|sum| Step::Odd { sum }),
         1 => Just(Step::Failed),
@@ -313,10 +326,10 @@ async fn take(sale: &mut Sale, step: &Step, presented: &mut Vec<Value>) {
             let payload = sale.next_deposit();
             sale.serve(&payload, Some(PRICE_UNITS * share / 100)).await;
         }
-        Step::Voucher { share } => {
-            let payload = sale.next_voucher();
-            let amount = PRICE_UNITS * share / 100;
-            let end = sale.serve(&payload, Some(amount)).await;
+        Step::Voucher { price, share } => {
+            let payload = sale.voucher_at(*price);
+            let amount = u128::from(*price) * share / 100;
+            let end = sale.serve_at(*price, &payload, Some(amount)).await;
             assert!(
                 matches!(&end, End::Served(charged) if *charged == amount)
                     || matches!(end, End::Refused(_)),
@@ -501,4 +514,47 @@ async fn a_crash_at_any_write_loses_at_most_one_answer() {
             );
         }
     }
+}
+
+/// Without the seller's layer, which serves one request of a channel at a time.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_concurrent_requests_with_a_voucher_one_is_charged() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(open_journal(&folder.path().join("channels.db")).await);
+    let (contract, channel) = (Arc::new(Contract::default()), Channel::new());
+    let mut sale = Sale::new(&contract, store, &channel);
+    let payload = sale.next_deposit();
+    sale.serve(&payload, Some(PRICE_UNITS)).await;
+    let terms = channel.requirements();
+    let payment = request(&sale.next_voucher(), &terms);
+    let requests = (0..20).map(|_| {
+        let (channels, payment, terms) = (sale.channels.clone(), payment.clone(), &terms);
+        let offer = &sale.offer;
+        async move {
+            let verdict = channels.verify(&payment).await.unwrap();
+            if let Some(rejection) = verdict.rejection() {
+                // It is charged now, or was charged already.
+                let expected = [reason::CHANNEL_BUSY, reason::CUMULATIVE_AMOUNT_MISMATCH];
+                assert!(expected.contains(&rejection.reason), "{rejection:?}");
+                return 0;
+            }
+            tokio::task::yield_now().await;
+            let phase = Phase::AfterHandler {
+                charged: Amount::from(PRICE),
+                first: &FirstSuccess::Verified(verdict),
+            };
+            let request = offer.request(phase, &payment, terms).await;
+            let response = channels.settle(&request.unwrap().unwrap()).await.unwrap();
+            u32::from(response.success)
+        }
+    });
+    let charged: u32 = futures_util::future::join_all(requests).await.iter().sum();
+    assert_eq!(charged, 1);
+    // A seller whose requests have no holds: the record decides.
+    let next = request(&voucher(&channel, 3 * PRICE_UNITS), &terms);
+    let settled = (0..20).map(|_| sale.channels.settle(&next));
+    let settled = futures_util::future::join_all(settled).await;
+    let charged = settled.iter().filter(|it| it.as_ref().unwrap().success);
+    assert_eq!(charged.count(), 1);
+    assert_eq!(close(&sale).await, 3 * PRICE_UNITS);
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
+use quittance_buyer::{Buyer, Limits};
 use quittance_core::wire::{SettleResponse, SupportedResponse, VerifyResponse};
 use quittance_core::{
     Amount, Clock, Facilitator, FacilitatorError, Fault, FaultKind, ManualClock, PaymentRequest,
@@ -14,7 +15,9 @@ use quittance_core::{
 };
 use quittance_engine::{Engine, SqliteJournal};
 use quittance_evm::Evm;
-use quittance_evm::batch::{BatchSettlement, ChannelOffer, Channels, ClaimRules, reason};
+use quittance_evm::batch::{
+    BatchSettlement, ChannelOffer, ChannelPayer, Channels, ClaimRules, reason,
+};
 use quittance_tests::channel_shop::{ChannelShop, deposit, refund, voucher};
 use quittance_tests::channels::Channel;
 use quittance_tests::evm::{PRICE, Setting};
@@ -80,6 +83,14 @@ impl Town {
         let offer = offer.with_withdraw_delay_secs(900).unwrap();
         ChannelShop::open(Arc::new(channels.clone()), offer).await
     }
+}
+
+/// Another channel of the same seller.
+fn of_seller(channel: &Channel) -> Channel {
+    let mut other = Channel::new();
+    other.authorizer = channel.authorizer.clone();
+    let authorizer = channel.config.receiver_authorizer;
+    other.with(|config| config.receiver_authorizer = authorizer)
 }
 
 /// One deposit pays for many requests. What was charged is claimed and paid, and the rest goes
@@ -232,14 +243,7 @@ async fn many_channels_are_claimed_in_one_transaction_by_their_value() {
     let rules = ClaimRules::new(u64::MAX, 2 * PRICE_UNITS);
     let channels = channels.with_claim_rules(rules);
     let shop = town.shop(&channels).await;
-    let payers: Vec<Channel> = (0..5)
-        .map(|_| {
-            let mut channel = Channel::new();
-            channel.authorizer = first.authorizer.clone();
-            let authorizer = first.config.receiver_authorizer;
-            channel.with(|config| config.receiver_authorizer = authorizer)
-        })
-        .collect();
+    let payers: Vec<Channel> = (0..5).map(|_| of_seller(&first)).collect();
     for channel in &payers {
         let payload = deposit(channel, 10 * PRICE_UNITS, PRICE_UNITS);
         shop.buy("", &payload).await.charged();
@@ -256,6 +260,33 @@ async fn many_channels_are_claimed_in_one_transaction_by_their_value() {
     assert_eq!((report.claimed, report.failed, report.paid), (4, 0, 1));
     assert_eq!(town.setting.sent(signer).await, sent + 2);
     assert_eq!(town.setting.received().await, Amount::from(8 * PRICE));
+}
+
+/// One payer has withdrawn what it owes. The contract refuses its row, and with it all others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_cannot_be_claimed_does_not_stop_the_others() {
+    let town = Town::start().await;
+    let first = Channel::new();
+    let channels = town.channels(&first, town.store().await);
+    let shop = town.shop(&channels).await;
+    let payers: Vec<Channel> = (0..5).map(|_| of_seller(&first)).collect();
+    for channel in &payers {
+        let payload = deposit(channel, 10 * PRICE_UNITS, PRICE_UNITS);
+        shop.buy("", &payload).await.charged();
+    }
+    payers[2]
+        .announce_withdrawal(&town.setting, 10 * PRICE_UNITS)
+        .await;
+    let _: Value = town
+        .setting
+        .local
+        .rpc("evm_increaseTime", (901,))
+        .await
+        .unwrap();
+    payers[2].withdraw(&town.setting).await;
+    let report = channels.claim_all().await.unwrap();
+    assert_eq!((report.claimed, report.failed, report.paid), (4, 1, 1));
+    assert_eq!(town.setting.received().await, Amount::from(4 * PRICE));
 }
 
 /// A withdrawal of what vouchers owe is overtaken by a claim.
@@ -292,6 +323,44 @@ async fn an_announced_withdrawal_is_claimed_at_once_and_then_refused() {
     );
     assert_eq!(town.setting.received().await, Amount::from(PRICE));
     assert_eq!(shop.served(), 1);
+}
+
+/// Our buyer, also without its books, and with a channel whose seller was started again.
+#[tokio::test(flavor = "multi_thread")]
+async fn our_buyer_pays_a_seller_that_keeps_its_vouchers() {
+    let town = Town::start().await;
+    let channel = Channel::new();
+    let store = town.store().await;
+    let channels = town.channels(&channel, store.clone());
+    let shop = town.shop(&channels).await;
+    let buy = async |payer: &ChannelPayer, query: &str| {
+        let limits = Limits::default().per_payment("0.01").locked("1");
+        let buyer = Buyer::builder().payer(payer.clone()).limits(limits);
+        let buyer = buyer.build().unwrap();
+        let bought = buyer.get(&format!("{}{query}", shop.url())).await.unwrap();
+        assert_eq!(bought.response.status(), 200);
+        bought.cost.unwrap().charged.unwrap()
+    };
+    let first = ChannelPayer::new(Setting::buyer().signer);
+    assert_eq!(buy(&first, "").await, Amount::from(PRICE));
+    assert_eq!(buy(&first, "?charge=2500").await, Amount::from(2_500));
+    let forgetful = ChannelPayer::new(Setting::buyer().signer);
+    assert_eq!(buy(&forgetful, "").await, Amount::from(PRICE));
+    let [book] = forgetful.channels().try_into().unwrap();
+    assert_eq!(book.charged, 22_500);
+    // Another process of the seller has only the store.
+    let next = town.channels(&channel, store);
+    assert_eq!(next.claim_all().await.unwrap().claimed, 1);
+    assert_eq!(buy(&forgetful, "").await, Amount::from(PRICE));
+    let limits = Limits::default().per_payment("0.01").locked("1");
+    let buyer = Buyer::builder().payer(forgetful).limits(limits);
+    let receipt = buyer.build().unwrap().reclaim(shop.url()).await;
+    let receipt = receipt.unwrap().unwrap();
+    assert_eq!(receipt.amount, Some(Amount::from(10 * PRICE - 32_500)));
+    assert_eq!(shop.served(), 4);
+    next.claim_all().await.unwrap();
+    let state = Channel::new().with(|config| *config = book.config);
+    assert_eq!(state.state(&town.setting).await, (32_500, 32_500));
 }
 
 /// Two processes of one seller, each with a facilitator of its own, charge one channel. Of two
