@@ -73,3 +73,56 @@ pub(super) fn change(
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloy::primitives::Log;
+
+    const AMOUNT: u128 = 70;
+
+    fn effect(events: &[HoldEvent], succeeded: bool, is_paid: bool) -> Effect {
+        let evidence = Evidence::new(succeeded, vec![]);
+        let expected = HoldEvent::Refunded(U256::from(AMOUNT));
+        effect_of(&evidence, events, expected, is_paid, AMOUNT)
+    }
+
+    /// A success releases the seller's books: the event, once, and the token's transfer.
+    #[test]
+    fn only_its_own_event_with_a_transfer_is_a_success() {
+        let own = HoldEvent::Refunded(U256::from(AMOUNT));
+        let other = HoldEvent::Refunded(U256::from(AMOUNT + 1));
+        let done = Effect::Transferred(Amount::new(U256::from(AMOUNT)));
+        assert_eq!(effect(&[own], true, true), done);
+        assert!(matches!(effect(&[own], false, true), Effect::None(_)));
+        assert!(matches!(effect(&[], true, true), Effect::None(_)));
+        for events in [&[other][..], &[own, own], &[own, other]] {
+            let found = effect(events, true, true);
+            assert!(matches!(found, Effect::Mismatch(_)), "{events:?}");
+        }
+        assert!(matches!(effect(&[own], true, false), Effect::Mismatch(_)));
+    }
+
+    #[test]
+    fn a_transfer_is_the_tokens_own_to_the_receiver_of_the_amount() {
+        let [token, receiver, odd] = [1, 2, 3].map(Address::repeat_byte);
+        let log = |token: Address, to: Address, value: u128| {
+            let transfer = Erc20::Transfer {
+                from: odd,
+                to,
+                value: U256::from(value),
+            };
+            Log {
+                address: token,
+                data: transfer.encode_log_data(),
+            }
+        };
+        let paid =
+            |log: Log, amount| is_paid(&Evidence::new(true, vec![log]), token, receiver, amount);
+        assert!(paid(log(token, receiver, AMOUNT), AMOUNT));
+        assert!(!paid(log(odd, receiver, AMOUNT), AMOUNT));
+        assert!(!paid(log(token, odd, AMOUNT), AMOUNT));
+        assert!(!paid(log(token, receiver, AMOUNT - 1), AMOUNT));
+        assert!(paid(log(odd, odd, 1), 0));
+    }
+}

@@ -331,3 +331,126 @@ impl Act {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::deployment::{V1_0, V1_1};
+    use super::super::terms::tests::terms;
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    /// What is wrong with a payload: the reason code, or the malformed field.
+    fn problem(payload: &Value, deployment: &EscrowDeployment) -> Option<String> {
+        let payload = Object::of(payload).unwrap();
+        match Act::read(&payload, deployment) {
+            Ok(_) => None,
+            Err(Refusal::Rejected(rejection)) => Some(rejection.reason.to_string()),
+            Err(Refusal::Malformed(malformed)) => Some(malformed.to_string()),
+        }
+    }
+
+    fn payers_part() -> Value {
+        let account = Address::repeat_byte(1);
+        let word = B256::repeat_byte(2);
+        json!({
+            "authorization": {
+                "from": account, "to": account, "value": "5", "validAfter": "0",
+                "validBefore": "9", "nonce": word,
+            },
+            "signature": "0x11", "salt": word, "saltNonce": word,
+        })
+    }
+
+    fn with(mut payload: Value, fields: Value) -> Value {
+        let fields = fields.as_object().unwrap().clone();
+        payload.as_object_mut().unwrap().extend(fields);
+        payload
+    }
+
+    /// A group of fields that is not whole could be settled in two ways.
+    #[test]
+    fn what_a_seller_adds_is_whole_and_in_the_unit_of_the_contract() {
+        let receiver = Address::repeat_byte(3);
+        let amounts = json!({ "amount": "4", "feeAmount": "1", "feeReceiver": receiver });
+        let bps = json!({ "amount": "4", "feeBps": 100, "feeReceiver": receiver });
+        let problem_of =
+            |added: &Value, deployment| problem(&with(payers_part(), added.clone()), deployment);
+        assert_eq!(problem(&payers_part(), &V1_1), None);
+        assert_eq!(problem_of(&amounts, &V1_1), None);
+        assert_eq!(problem_of(&bps, &V1_0), None);
+        let format = Some(reason::PAYLOAD_FORMAT.to_string());
+        assert_eq!(problem_of(&bps, &V1_1), format);
+        assert_eq!(problem_of(&amounts, &V1_0), format);
+        assert_eq!(problem_of(&with(amounts.clone(), bps), &V1_1), format);
+        for field in ["amount", "feeAmount", "feeReceiver"] {
+            let mut part = amounts.clone();
+            part.as_object_mut().unwrap().remove(field);
+            assert_eq!(problem_of(&part, &V1_1), format, "without {field}");
+        }
+        let alone = json!({ "authorizerSignature": "0x11" });
+        assert_eq!(problem_of(&alone, &V1_1), format);
+    }
+
+    #[test]
+    fn payload_has_one_authorization() {
+        let mut none = payers_part();
+        none.as_object_mut().unwrap().remove("authorization");
+        assert!(problem(&none, &V1_1).is_some());
+        let account = Address::repeat_byte(1);
+        let permit = json!({ "permit2Authorization": {
+            "from": account, "permitted": { "token": account, "amount": "5" },
+            "spender": account, "nonce": "7", "deadline": "9",
+        } });
+        assert_eq!(problem(&with(none, permit.clone()), &V1_1), None);
+        assert!(problem(&with(payers_part(), permit), &V1_1).is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn later_acts_have_what_they_are_signed_for(terms in terms()) {
+            let act = |kind: &str| json!({ "type": kind, "paymentInfo": terms });
+            let balances = json!({
+                "expectedCapturableAmount": "5", "expectedRefundableAmount": "0",
+            });
+            let refund = with(with(act("refund"), json!({ "amount": "1" })), balances.clone());
+            let fee = json!({ "feeAmount": "0", "feeReceiver": Address::ZERO });
+            let capture = with(with(act("capture"), fee), json!({ "amount": "1" }));
+            let capture = with(capture, balances);
+            for whole in [act("void"), refund.clone(), capture.clone()] {
+                prop_assert_eq!(problem(&whole, &V1_1), None);
+            }
+            let format = Some(reason::PAYLOAD_FORMAT.to_string());
+            for whole in [&refund, &capture] {
+                for field in ["amount", "expectedCapturableAmount", "expectedRefundableAmount"] {
+                    let mut part = whole.clone();
+                    part.as_object_mut().unwrap().remove(field);
+                    prop_assert_eq!(problem(&part, &V1_1), format.clone());
+                }
+            }
+            // Only a capture returns the rest.
+            let void = json!({ "voidAuthorizerSignature": "0x" });
+            prop_assert_eq!(problem(&with(capture, void.clone()), &V1_1), None);
+            let odd = Some(reason::VOID_AUTHORIZER_SIGNATURE.to_string());
+            prop_assert_eq!(problem(&with(refund, void.clone()), &V1_1), odd.clone());
+            prop_assert_eq!(problem(&with(act("void"), void), &V1_1), odd);
+        }
+
+        #[test]
+        fn odd_fields_are_refused_without_a_panic(
+            kind in prop::option::of(prop::sample::select(vec!["capture", "void", "refund", "x"])),
+            field in "[a-zA-Z0-9]{1,20}", text in ".{0,90}", number: i64,
+        ) {
+            for value in [json!(text), json!(number), json!([number]), Value::Null] {
+                let mut payload = payers_part();
+                payload["paymentInfo"] = value.clone();
+                payload[field.as_str()] = value.clone();
+                payload["feeAmount"] = value;
+                if let Some(kind) = kind {
+                    payload["type"] = json!(kind);
+                }
+                let _ = problem(&payload, &V1_1);
+            }
+        }
+    }
+}
