@@ -4,6 +4,7 @@
 // for what is left of the channel.
 import { createKeyPairSignerFromBytes, getBase58Encoder } from "@solana/kit";
 import { decodePaymentRequiredHeader, decodePaymentResponseHeader } from "@x402/core/http";
+import { AuthCaptureEvmScheme } from "@x402/evm/auth-capture/client";
 import { BatchSettlementEvmScheme } from "@x402/evm/batch-settlement/client";
 import { ExactEvmScheme } from "@x402/evm/exact/client";
 import { UptoEvmScheme } from "@x402/evm/upto/client";
@@ -21,6 +22,7 @@ if (PAYER_KEY) {
   const options = EVM_RPC && { rpcUrl: EVM_RPC };
   client.register("eip155:*", new ExactEvmScheme(account, options));
   client.register("eip155:*", new UptoEvmScheme(account, options));
+  client.register("eip155:*", new AuthCaptureEvmScheme(account));
   // With a node it recovers a channel whose book it has lost.
   const node = EVM_RPC && createPublicClient({ transport: http(EVM_RPC) });
   const readContract = node && ((call) => node.readContract(call));

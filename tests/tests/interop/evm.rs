@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use alloy::primitives::U256;
 use axum::http::StatusCode;
 use quittance_buyer::{BuyError, Buyer};
 use quittance_core::{Amount, Scheme};
-use quittance_devnet::{Account, Evm as Local, USDC};
+use quittance_devnet::{AUTH_CAPTURE_ESCROW, Account, Evm as Local, USDC};
 use quittance_evm::batch::{BatchSettlement, ChannelOffer, Channels};
 use quittance_evm::{
-    Evm, Exact, ExactOffer, ExactPayer, PrivateKeySigner, TransferMethod, Upto, UptoOffer,
-    UptoPayer, known,
+    AuthCapture, AuthCaptureOffer, Evm, Exact, ExactOffer, ExactPayer, PrivateKeySigner,
+    TransferMethod, Upto, UptoOffer, UptoPayer, known,
 };
 use quittance_http::RemoteFacilitator;
 use quittance_tests::channel_shop::ChannelShop;
@@ -368,6 +369,55 @@ fn unapproved() -> [Account; 2] {
         unreachable!("ten accounts")
     };
     [first.clone(), second.clone()]
+}
+
+/// A seller whose payments are held by this method, or charged at once.
+async fn hold_town(method: TransferMethod, at_once: bool) -> EvmTown {
+    let setting = Setting::start().await;
+    let buyer = Setting::buyer().address;
+    setting.local.approve_permit2(USDC, buyer).await.unwrap();
+    let evm = Evm::new(setting.config()).unwrap();
+    let schemes = vec![Arc::new(AuthCapture::new(&evm)) as _];
+    let builder = setting.builder().await.chain(evm, schemes);
+    let seller = Setting::seller().address.to_string();
+    let network = known::network("base-sepolia").unwrap();
+    let token = known::token(network.id(), "USDC").unwrap().clone();
+    let token = token.with_method(method);
+    let offer = AuthCaptureOffer::new(network, token, "0.01", &seller).unwrap();
+    let offer = offer.with_authorizer(PrivateKeySigner::random());
+    let offer = match at_once {
+        true => offer.at_once(),
+        false => offer,
+    };
+    let town = Town::new(builder.start().await.unwrap(), || offer.clone()).await;
+    EvmTown { setting, town }
+}
+
+/// By both methods, and in both flows.
+#[tokio::test(flavor = "multi_thread")]
+async fn official_client_pays_our_seller_by_a_hold() {
+    for (method, at_once) in [
+        (TransferMethod::Eip3009, false),
+        (TransferMethod::Permit2, false),
+        (TransferMethod::Eip3009, true),
+    ] {
+        let town = hold_town(method, at_once).await;
+        let shop = &town.town.shop;
+        let urls = ["goods", "metered/1500", "broken"].map(|path| format!("{shop}/{path}"));
+        let bought = buy(&Setting::buyer(), &urls).await;
+        for (bought, amount) in bought.iter().zip(["10000", "1500"]) {
+            assert_eq!(bought["status"], 200, "{bought}");
+            let receipt = &bought["receipt"];
+            assert_eq!(
+                (&receipt["success"], &receipt["amount"]),
+                (&json!(true), &json!(amount))
+            );
+        }
+        assert_eq!(bought[2]["status"], 418, "{}", bought[2]);
+        assert_eq!(town.setting.received().await, Amount::from(11_500_u64));
+        let held = town.setting.local.balance(USDC, AUTH_CAPTURE_ESCROW).await;
+        assert_eq!(held.unwrap(), U256::ZERO);
+    }
 }
 
 /// What the official client gets, which asks this node for the allowance of Permit2.
