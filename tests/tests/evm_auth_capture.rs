@@ -790,17 +790,21 @@ async fn a_refund_needs_the_operators_agreement_and_its_tokens() {
     let hold = Hold::of(&Setting::buyer(), 100);
     let refund = |amount| hold.refund(amount, balances(0, 100));
     {
-        let unwilling = builder(&setting, AuthCaptureConfig::default()).await;
-        let engine = unwilling.start().await.unwrap();
+        let engine = engine(&setting).await;
         settled(&engine, &hold.authorize()).await;
         settled(&engine, &hold.capture(100, balances(100, 0))).await;
         let answer = settle(&engine, &refund(10)).await;
         assert_refused(&answer, &reason::REFUND_FUNDING_UNAVAILABLE);
     }
-    let engine = engine(&setting).await;
-    let answer = settle(&engine, &refund(10)).await;
-    assert_refused(&answer, &reason::REFUND_FUNDING_UNAVAILABLE);
     fund_refunds(&setting).await;
+    {
+        // It has the tokens, and has not agreed to spend them.
+        let unwilling = builder(&setting, AuthCaptureConfig::default()).await;
+        let engine = unwilling.start().await.unwrap();
+        let answer = settle(&engine, &refund(10)).await;
+        assert_refused(&answer, &reason::REFUND_FUNDING_UNAVAILABLE);
+    }
+    let engine = engine(&setting).await;
     assert_refused(
         &settle(&engine, &refund(101)).await,
         &reason::REFUND_EXCEEDS_CAPTURE,
