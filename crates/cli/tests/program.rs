@@ -1,6 +1,8 @@
 //! The `quittance` program, as an operator runs it.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
+#[path = "program/channel.rs"]
+mod channel;
 #[path = "program/holds.rs"]
 mod holds;
 #[path = "program/refund.rs"]

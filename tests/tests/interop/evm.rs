@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use alloy::primitives::U256;
 use axum::http::StatusCode;
-use quittance_buyer::{BuyError, Buyer};
+use quittance_buyer::{BuyError, Buyer, Limits};
 use quittance_core::{Amount, Scheme};
 use quittance_devnet::{AUTH_CAPTURE_ESCROW, Account, Evm as Local, USDC};
-use quittance_evm::batch::{BatchSettlement, ChannelOffer, Channels};
+use quittance_evm::batch::{BatchSettlement, ChannelOffer, ChannelPayer, Channels};
 use quittance_evm::{
     AuthCapture, AuthCaptureOffer, Evm, Exact, ExactOffer, ExactPayer, PrivateKeySigner,
     TransferMethod, Upto, UptoOffer, UptoPayer, known,
@@ -188,6 +188,68 @@ async fn official_packages_sell_and_buy_by_a_channel() {
     // The server's hint made the client deposit ten times the price.
     let left = 10 * PRICE - charged - PRICE;
     assert_eq!(receipt["amount"], left.to_string());
+}
+
+/// Our buyer pays the official server by a channel, which charges less than the price, claims, and
+/// pays back the rest. A payer that has lost its books is corrected.
+#[tokio::test(flavor = "multi_thread")]
+async fn our_buyer_pays_the_official_server_by_a_channel() {
+    let setting = Setting::start().await;
+    let evm = Evm::new(setting.config()).unwrap();
+    let schemes: Vec<Arc<dyn Scheme<Evm>>> = vec![
+        Arc::new(Exact::new(&evm)),
+        Arc::new(BatchSettlement::new(&evm)),
+    ];
+    let builder = setting.builder().await.chain(evm, schemes);
+    let engine = builder.start().await.unwrap();
+    let town = Town::new(engine, Setting::offer).await;
+    let (_server, url) = server(&town.facilitator).await;
+    let goods = format!("{url}/channel");
+    let network = known::network("base-sepolia").unwrap();
+    let payer = || {
+        let payer = ChannelPayer::new(Setting::buyer().signer);
+        let node = setting.node.url().parse().unwrap();
+        payer.with_rpc(&network, &[node]).unwrap()
+    };
+    let buyer = |payer: &ChannelPayer| {
+        let limits = Limits::default().per_payment("0.01").locked("1");
+        let builder = Buyer::builder().payer(payer.clone()).limits(limits);
+        builder.build().unwrap()
+    };
+    let first = payer();
+    let one = buyer(&first);
+    for (query, charged) in [
+        ("", PRICE),
+        ("", PRICE),
+        ("?charge=2500", 2_500),
+        ("", PRICE),
+    ] {
+        let bought = one.get(&format!("{goods}{query}")).await.unwrap();
+        assert_eq!(bought.response.status(), StatusCode::OK);
+        assert_eq!(
+            bought.cost.unwrap().charged,
+            Some(Amount::from(charged)),
+            "{query}"
+        );
+    }
+    let claimed = reqwest::get(format!("{url}/claim")).await.unwrap();
+    assert_eq!(claimed.status(), 200);
+    assert_eq!(setting.received().await, Amount::from(3 * PRICE + 2_500));
+    for _ in 0..2 {
+        let bought = one.get(&goods).await.unwrap();
+        assert_eq!(bought.cost.unwrap().charged, Some(Amount::from(PRICE)));
+    }
+    // The books are lost. The node has what was claimed, and the server what was charged since.
+    let second = payer();
+    let other = buyer(&second);
+    let bought = other.get(&goods).await.unwrap();
+    assert_eq!(bought.cost.unwrap().charged, Some(Amount::from(PRICE)));
+    let charged = 6 * PRICE + 2_500;
+    let [book] = second.channels().try_into().unwrap();
+    assert_eq!(book.charged, u128::from(charged));
+    let receipt = other.reclaim(&goods).await.unwrap().unwrap();
+    assert_eq!(receipt.amount, Some(Amount::from(10 * PRICE - charged)));
+    assert_eq!(other.reclaim(&goods).await.unwrap(), None);
 }
 
 /// A seller that keeps the vouchers of its channels, with what its books are in.

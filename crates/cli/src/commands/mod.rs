@@ -20,6 +20,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::config::{ConfigError, Log, LogFormat};
 use crate::families::Families;
 
+pub(crate) use pay::data_folder;
 pub(crate) use refund::VARIABLES as REFUND_VARIABLES;
 
 /// The command line.
@@ -87,7 +88,7 @@ impl Invocation {
             Command::Serve(serve) => serve.run(families).await,
             Command::Check(check) => check.run(families).await,
             Command::Pay(pay) => pay.run(families, &self.matches).await,
-            Command::Payments(payments) => payments.run().await,
+            Command::Payments(payments) => payments.run(families, &self.matches).await,
             Command::Refund(refund) => refund.run(families, &self.matches).await,
             Command::Capture(capture) => capture.run(families).await,
             Command::Void(void) => void.run(families).await,
@@ -108,6 +109,9 @@ fn command_line(families: &Families) -> clap::Command {
     CommandLine::command()
         .mut_subcommand("pay", with_payers)
         .mut_subcommand("refund", with_payers)
+        .mut_subcommand("payments", |payments| {
+            payments.mut_subcommand("locked", with_payers)
+        })
 }
 
 /// Logs to standard error, because standard output belongs to the command.

@@ -23,6 +23,8 @@ Examples:
   export QUITTANCE_PAYER_KEY=0x...
   quittance pay https://api.example.com/forecast --max 0.05
   quittance pay https://api.example.com/forecast --dry-run
+  quittance pay https://api.example.com/forecast --max 0.001 --max-deposit 0.05
+  quittance pay https://api.example.com/forecast --reclaim
   quittance pay https://api.example.com/orders --method POST --data '{\"item\":1}' --header content-type:application/json
 
 Exit codes:
@@ -70,7 +72,7 @@ impl End {
                 receipt: Some(receipt),
                 ..
             } if receipt.is_pending() => Self::Lost,
-            BuyError::Refused { .. } => Self::Refused,
+            BuyError::Refused { .. } | BuyError::NotPaidBack { .. } => Self::Refused,
             BuyError::Lost { .. } => Self::Lost,
             BuyError::Unresolved { .. } | BuyError::Used { .. } | BuyError::AlreadyOpen { .. } => {
                 Self::InDoubt
@@ -95,6 +97,13 @@ pub(super) struct Pay {
     /// The highest price to pay, in units of the token such as 0.05.
     #[arg(long, default_value = "0.10", value_parser = amount)]
     max: String,
+    /// The most to lock up besides, such as the deposit into a channel, in units of the token. By
+    /// default, price and deposit together are at most --max.
+    #[arg(long, value_name = "AMOUNT", value_parser = amount)]
+    max_deposit: Option<String>,
+    /// Ask the seller to pay back what is left of a deposit, and buy nothing.
+    #[arg(long, conflicts_with_all = ["dry_run", "abandon", "data", "method", "headers"])]
+    reclaim: bool,
     /// The HTTP method.
     #[arg(long, default_value = "GET")]
     method: String,
@@ -148,6 +157,9 @@ impl Pay {
         {
             return Err(format!("no open payment {}", printable(id)).into());
         }
+        if self.reclaim {
+            return Ok(reclaim(&buyer, &self.url).await.into());
+        }
         let ended = match self.dry_run {
             true => buyer.quote(&request).await.map(|price| {
                 match price {
@@ -198,8 +210,12 @@ impl Pay {
         families: &Families,
         matches: &ArgMatches,
     ) -> Result<Buyer, Box<dyn Error>> {
+        let mut limits = Limits::default().per_payment(&self.max);
+        if let Some(most) = &self.max_deposit {
+            limits = limits.locked(most);
+        }
         let mut buyer = Buyer::builder()
-            .limits(Limits::default().per_payment(&self.max))
+            .limits(limits)
             .state_file(state_file(self.state.as_ref())?);
         if self.second_payment {
             buyer = buyer.allow_second_payments();
@@ -219,6 +235,24 @@ impl Pay {
             return Err(format!("there is no key to pay with: neither {variables} is set").into());
         }
         Ok(buyer.build()?)
+    }
+}
+
+/// Asks a seller for what is left of a deposit, and prints its receipt to standard error.
+async fn reclaim(buyer: &Buyer, url: &str) -> End {
+    match buyer.reclaim(url).await {
+        Ok(None) => {
+            eprintln!("nothing is locked up with this seller");
+            End::Served
+        }
+        Ok(Some(receipt)) => {
+            eprintln!("paid back; {}", settlement(&receipt.json, receipt.unclear));
+            End::Served
+        }
+        Err(error) => {
+            eprintln!("quittance: {error}");
+            End::of(&error)
+        }
     }
 }
 
@@ -298,7 +332,7 @@ pub(super) fn state_file(said: Option<&PathBuf>) -> Result<PathBuf, &'static str
 }
 
 /// The folder for the user's data.
-pub(super) fn data_folder() -> Option<PathBuf> {
+pub(crate) fn data_folder() -> Option<PathBuf> {
     let folder = |name: &str| {
         let found = std::env::var_os(name).map(PathBuf::from);
         found.filter(|folder| folder.is_absolute())

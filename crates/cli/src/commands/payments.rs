@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
+use clap::{ArgMatches, Args, Subcommand};
 use quittance_buyer::{Buyer, OpenPayment};
 use quittance_core::printable;
 
 use super::CommandResult;
 use super::pay::{state_file, validity};
+use crate::families::Families;
 
 /// The explanation and the examples below the options in `--help`.
 const EXAMPLES: &str = "\
@@ -18,6 +19,7 @@ look up the earlier payment on the chain first.
 
 Examples:
   quittance payments
+  quittance payments locked
   quittance payments forget 3f0c5a1b9d2e4c77";
 
 #[derive(Debug, Args)]
@@ -35,6 +37,8 @@ pub(super) struct Payments {
 enum Action {
     /// List the open payments. The default.
     List,
+    /// List what is locked up in channels.
+    Locked,
     /// Forget payments. The next `pay` may then pay twice.
     Forget {
         /// The ids of the payments, as the list shows them.
@@ -45,11 +49,14 @@ enum Action {
 
 impl Payments {
     /// Prints the list to standard output, one payment a line.
-    pub(super) async fn run(self) -> CommandResult {
+    pub(super) async fn run(self, families: &Families, matches: &ArgMatches) -> CommandResult {
+        if let (Some(Action::Locked), Some((_, matches))) = (&self.action, matches.subcommand()) {
+            return locked(families, matches);
+        }
         let file = state_file(self.state.as_ref())?;
         let buyer = Buyer::builder().state_file(file).build()?;
         match self.action.unwrap_or(Action::List) {
-            Action::List => {
+            Action::List | Action::Locked => {
                 let mut open = buyer.open_payments();
                 open.sort_by_key(|open| open.expires);
                 for open in &open {
@@ -75,6 +82,21 @@ impl Payments {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Prints what is locked up, one channel a line. It asks no chain.
+fn locked(families: &Families, matches: &ArgMatches) -> CommandResult {
+    let mut is_empty = true;
+    for lines in families.iter().filter_map(|family| family.locked(matches)) {
+        for line in lines? {
+            println!("{line}");
+            is_empty = false;
+        }
+    }
+    if is_empty {
+        eprintln!("nothing is locked up");
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// One payment as a line, with tabs between the fields.

@@ -233,7 +233,7 @@ impl Refund {
     ) -> Result<Vec<Box<dyn Payer>>, Box<dyn Error>> {
         let mut payers = Vec::new();
         for family in families.iter() {
-            payers.extend(family.payers(matches)?);
+            payers.extend(family.refund_payers(matches)?);
         }
         if payers.is_empty() {
             let variables = families.iter().map(|family| family.key_variable());

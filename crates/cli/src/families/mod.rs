@@ -33,7 +33,7 @@ pub(crate) use registered::AnyFamily;
 ///
 /// The program calls `network` and then `configure` once for each table of the list
 /// [`KEY`](Self::KEY). It does so in the order of the file and never concurrently. `payers` is
-/// called once in a run of `quittance pay` and `quittance refund`.
+/// called once in a run of `quittance pay`, and `refund_payers` in one of `quittance refund`.
 #[async_trait]
 pub trait Family: Send + Sync + 'static {
     /// The key of the family's list in the configuration: `evm` for `[[evm]]`. Lower case.
@@ -74,8 +74,25 @@ pub trait Family: Send + Sync + 'static {
     /// key for this family.
     ///
     /// # Errors
-    /// When an option or the key cannot be used.
+    /// When an option, the key or a payer's books cannot be used.
     fn payers(&self, args: &Self::PayerArgs) -> Result<Vec<Box<dyn Payer>>, PayError>;
+
+    /// The payers of refunds, which are payments by the scheme `exact`.
+    ///
+    /// # Errors
+    /// As [`payers`](Self::payers).
+    fn refund_payers(&self, args: &Self::PayerArgs) -> Result<Vec<Box<dyn Payer>>, PayError> {
+        self.payers(args)
+    }
+
+    /// What the payer of these options has locked up, a line for each channel. `None` for a family
+    /// whose payers lock nothing up.
+    ///
+    /// # Errors
+    /// When the books cannot be read.
+    fn locked(&self, _args: &Self::PayerArgs) -> Option<Result<Vec<String>, PayError>> {
+        None
+    }
 
     /// The token of a network with this address, for refunds. `None` for an unknown token, and for
     /// a network of another family.

@@ -39,6 +39,12 @@ pub(crate) trait AnyFamily: Send + Sync {
     /// The payers of these options; none if there is no key for this family.
     fn payers(&self, matches: &ArgMatches) -> Result<Vec<Box<dyn Payer>>, PayError>;
 
+    /// The payers of refunds with these options.
+    fn refund_payers(&self, matches: &ArgMatches) -> Result<Vec<Box<dyn Payer>>, PayError>;
+
+    /// What the payer of these options has locked up.
+    fn locked(&self, matches: &ArgMatches) -> Option<Result<Vec<String>, PayError>>;
+
     fn token(&self, network: &str, asset: &str) -> Option<ListedToken>;
 
     fn refund_offer(
@@ -110,6 +116,18 @@ impl<F: Family> AnyFamily for F {
     fn payers(&self, matches: &ArgMatches) -> Result<Vec<Box<dyn Payer>>, PayError> {
         let args = F::PayerArgs::from_arg_matches(matches).map_err(PayError::payer)?;
         Family::payers(self, &args)
+    }
+
+    fn refund_payers(&self, matches: &ArgMatches) -> Result<Vec<Box<dyn Payer>>, PayError> {
+        let args = F::PayerArgs::from_arg_matches(matches).map_err(PayError::payer)?;
+        Family::refund_payers(self, &args)
+    }
+
+    fn locked(&self, matches: &ArgMatches) -> Option<Result<Vec<String>, PayError>> {
+        match F::PayerArgs::from_arg_matches(matches) {
+            Ok(args) => Family::locked(self, &args),
+            Err(error) => Some(Err(PayError::payer(error))),
+        }
     }
 
     fn token(&self, network: &str, asset: &str) -> Option<ListedToken> {

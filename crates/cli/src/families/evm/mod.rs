@@ -4,14 +4,17 @@ mod bench;
 mod holds;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use alloy::primitives::{Address, U256};
 use alloy::signers::local::PrivateKeySigner;
 use async_trait::async_trait;
-use quittance_core::{Amount, Fault, Network, Offer, OfferError, Payer, PaymentRequest, Scheme};
-use quittance_evm::batch::{BatchConfig, BatchSettlement};
+use quittance_core::{
+    Amount, Fault, Network, Offer, OfferError, Payer, PaymentRequest, Scheme, printable,
+};
+use quittance_evm::batch::{BatchConfig, BatchSettlement, ChannelPayer, PayerBook, read_books};
 use quittance_evm::{
     AuthCapturePayer, Evm, EvmConfig, Exact, ExactConfig, ExactOffer, ExactPayer, Signer, Token,
     TransferMethod, Upto, UptoPayer, known,
@@ -27,6 +30,7 @@ use super::{
     payer_key,
 };
 use crate::bench::Case;
+use crate::commands::data_folder;
 use crate::config::{ConfigError, Secret};
 
 /// The family of EVM chains.
@@ -156,13 +160,30 @@ pub struct EvmPayerArgs {
     key_env: Option<String>,
     /// The file that holds the payer's private key.
     #[arg(long, value_name = "FILE")]
-    key_file: Option<std::path::PathBuf>,
+    key_file: Option<PathBuf>,
     /// A node that is asked for the outcome of an expired payment; can be repeated. By default the
     /// public nodes of Base and Base Sepolia.
     // Parsed later: the parser of the command line would print a value that it cannot read, and a
     // URL may contain a key.
     #[arg(long, value_name = "NETWORK=URL", value_delimiter = ',', env = RPC_VARIABLE, hide_env_values = true)]
     evm_rpc: Vec<String>,
+    /// The folder with the books of the payer's channels. By default quittance/channels in your
+    /// data folder.
+    #[arg(long, value_name = "FOLDER")]
+    channels: Option<PathBuf>,
+}
+
+impl EvmPayerArgs {
+    fn key(&self) -> Result<Option<SecretString>, ConfigError> {
+        let (file, variable) = (self.key_file.as_ref(), self.key_env.as_ref());
+        payer_key(file, variable, EvmFamily::KEY_VARIABLE, "the payer's key")
+    }
+
+    /// The folder with the books of channels. `None` if there is no data folder.
+    fn channels(&self) -> Option<PathBuf> {
+        let default = || Some(data_folder()?.join("quittance/channels"));
+        self.channels.clone().or_else(default)
+    }
 }
 
 /// The variable with the nodes of `--evm-rpc`.
@@ -209,13 +230,28 @@ impl Family for EvmFamily {
     const OTHER_VARIABLES: &'static [&'static str] = &[RPC_VARIABLE];
 
     fn payers(&self, args: &EvmPayerArgs) -> Result<Vec<Box<dyn Payer>>, PayError> {
-        let (file, variable) = (args.key_file.as_ref(), args.key_env.as_ref());
         let nodes = nodes(&args.evm_rpc)?;
-        let key = payer_key(file, variable, Self::KEY_VARIABLE, "the payer's key")?;
-        match key {
-            Some(key) => payers(&key, &nodes),
+        let Some(key) = args.key()? else {
+            return Ok(Vec::new());
+        };
+        let mut all = exact_and_upto(&key, &nodes)?;
+        if let Some(folder) = args.channels() {
+            all.push(Box::new(channel_payer(&key, &nodes, &folder)?));
+        }
+        Ok(all)
+    }
+
+    /// Without the payer of channels, whose books only one process can have open.
+    fn refund_payers(&self, args: &EvmPayerArgs) -> Result<Vec<Box<dyn Payer>>, PayError> {
+        match args.key()? {
+            Some(key) => exact_and_upto(&key, &nodes(&args.evm_rpc)?),
             None => Ok(Vec::new()),
         }
+    }
+
+    fn locked(&self, args: &EvmPayerArgs) -> Option<Result<Vec<String>, PayError>> {
+        let books = read_books(&args.channels()?).map_err(PayError::payer);
+        Some(books.map(|books| books.iter().map(channel_line).collect()))
     }
 
     fn token(&self, network: &str, asset: &str) -> Option<ListedToken> {
@@ -265,7 +301,10 @@ fn private_key(
 }
 
 /// A payer for each scheme, with the public nodes and those of the options.
-fn payers(key: &SecretString, nodes: &[(Network, Url)]) -> Result<Vec<Box<dyn Payer>>, PayError> {
+fn exact_and_upto(
+    key: &SecretString,
+    nodes: &[(Network, Url)],
+) -> Result<Vec<Box<dyn Payer>>, PayError> {
     let key = private_key("the payer's key", key)?;
     let (mut exact, mut upto) = (ExactPayer::new(key.clone()), UptoPayer::new(key.clone()));
     let mut held = AuthCapturePayer::new(key);
@@ -275,6 +314,37 @@ fn payers(key: &SecretString, nodes: &[(Network, Url)]) -> Result<Vec<Box<dyn Pa
         held = held.with_rpc(&network, &urls).map_err(PayError::payer)?;
     }
     Ok(vec![Box::new(exact), Box::new(upto), Box::new(held)])
+}
+
+/// The payer of channels, with its books in this folder.
+fn channel_payer(
+    key: &SecretString,
+    nodes: &[(Network, Url)],
+    folder: &Path,
+) -> Result<ChannelPayer, PayError> {
+    let payer = ChannelPayer::new(private_key("the payer's key", key)?);
+    let mut payer = payer.in_folder(folder).map_err(PayError::payer)?;
+    for (network, urls) in nodes_by_network(nodes) {
+        payer = payer.with_rpc(&network, &urls).map_err(PayError::payer)?;
+    }
+    Ok(payer)
+}
+
+/// A channel as a line, with tabs between the fields.
+fn channel_line(book: &PayerBook) -> String {
+    let coins = |units: u128| Amount::new(U256::from(units)).to_decimal(book.decimals);
+    let (id, network) = (book.channel_id, printable(&book.network));
+    let (locked, charged) = (coins(book.locked()), coins(book.charged));
+    let (symbol, receiver) = (printable(&book.symbol), book.config.receiver);
+    let state = match (&book.deposit, book.withdraw_requested_at) {
+        (_, 1..) => "a withdrawal is announced",
+        (Some(_), _) => "a deposit may not be made yet",
+        (None, 0) => "open",
+    };
+    let delay = book.config.withdraw_delay;
+    format!(
+        "{id}\t{locked} {symbol} locked up, {charged} charged\tto {receiver} on {network}\twithdrawal takes {delay} seconds\t{state}"
+    )
 }
 
 /// The nodes of each network: those of the options, or else the public one.

@@ -1,0 +1,100 @@
+//! `quittance pay` by `batch-settlement`, with a facilitator process on a local chain that keeps the
+//! vouchers.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::get;
+use quittance_devnet::{Evm, USDC};
+use quittance_evm::batch::ChannelOffer;
+use quittance_http::RemoteFacilitator;
+use quittance_seller::PaymentLayer;
+use tokio::net::TcpListener;
+
+use super::{Place, Serving, output, quittance};
+
+/// Sells `goods` for a cent.
+async fn shop(serving: &Serving) -> String {
+    let facilitator = RemoteFacilitator::new(&serving.url).unwrap();
+    let facilitator = facilitator.with_key("open sesame".into());
+    let seller = Evm::accounts()[1].address.to_string();
+    let offer = ChannelOffer::usdc("base-sepolia", "0.01", &seller).unwrap();
+    let price = PaymentLayer::new(Arc::new(facilitator)).accept(offer);
+    let app = Router::new().route("/", get(|| async { "goods" }).layer(price));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    url
+}
+
+/// The output of a command with the buyer's key and books.
+async fn run(place: &Place, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = quittance(arguments);
+    let folder = place.folder.path();
+    command
+        .env("XDG_DATA_HOME", folder.join("data"))
+        .env(
+            "QUITTANCE_EVM_RPC",
+            format!("base-sepolia={}", place.evm.url()),
+        )
+        .env("QUITTANCE_PAYER_KEY", &Evm::accounts()[2].key);
+    output(command).await
+}
+
+async fn spent(place: &Place) -> u64 {
+    let buyer = Evm::accounts()[2].address;
+    let balance = place.evm.balance(USDC, buyer).await.unwrap();
+    1_000_000_000_000 - u64::try_from(balance).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pay_by_a_channel_deposits_once_and_gets_the_rest_back() {
+    let place = Place::new().await;
+    let authorizer = Evm::accounts()[0].address;
+    place.append(&format!(
+        "batch_settlement = {{ authorizer = \"{authorizer}\", keeps_vouchers = true }}\n"
+    ));
+    let text = std::fs::read_to_string(place.config()).unwrap();
+    let keys = "access.keys = [{ env = \"SELLER\" }]";
+    std::fs::write(place.config(), text.replace("access.anyone = true", keys)).unwrap();
+    let mut command = place.command(&["serve"]);
+    command.env("SELLER", "open sesame");
+    let serving = Serving::start(command).await;
+    let url = shop(&serving).await;
+
+    let (code, _, errors) = run(&place, &["pay", &url, "--max", "0.01"]).await;
+    assert_eq!(code, Some(4), "{errors}");
+    assert!(errors.contains("locks up 0.09 more"), "{errors}");
+    let dry = [
+        "pay",
+        &url,
+        "--max",
+        "0.01",
+        "--max-deposit",
+        "0.1",
+        "--dry-run",
+    ];
+    let (code, said, errors) = run(&place, &dry).await;
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(said.contains("lock up at most 0.09 USDC"), "{said}");
+    assert_eq!(spent(&place).await, 0);
+
+    for _ in 0..3 {
+        let pay = ["pay", &url, "--max", "0.01", "--max-deposit", "0.1"];
+        let (code, said, errors) = run(&place, &pay).await;
+        assert_eq!((code, said.as_str()), (Some(0), "goods"), "{errors}");
+        assert_eq!(spent(&place).await, 100_000);
+    }
+    let (code, said, errors) = run(&place, &["payments", "locked"]).await;
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(said.contains("0.07 USDC locked up, 0.03 charged"), "{said}");
+    assert_eq!(said.lines().count(), 1);
+
+    let (code, _, errors) = run(&place, &["pay", &url, "--reclaim"]).await;
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(errors.contains("paid back"), "{errors}");
+    assert_eq!(spent(&place).await, 30_000);
+    let (code, _, errors) = run(&place, &["pay", &url, "--reclaim"]).await;
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(errors.contains("nothing is locked up"), "{errors}");
+}
