@@ -85,6 +85,9 @@ pub struct SignedDeposit {
     pub expires: u64,
     /// The `authorization` of a payload.
     pub(super) authorization: Object,
+    /// The extensions of a payment with it, such as an approval of Permit2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) extensions: Option<Object>,
 }
 
 /// The part of a channel that one payment can be charged, in atomic units.

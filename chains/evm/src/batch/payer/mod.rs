@@ -46,7 +46,8 @@ use crate::token::{Token, TransferMethod};
 ///
 /// Its first payment to a seller opens a channel with a deposit, by EIP-3009 or Permit2, and each
 /// payment is a voucher. It deposits again when the channel cannot cover the next price, by its
-/// [`DepositRules`]. For Permit2 the account must have approved the Permit2 contract.
+/// [`DepositRules`]. For Permit2 the account must have approved the Permit2 contract, or signs the
+/// approval as [`ExactPayer`] does.
 ///
 /// Its books are in a folder ([`in_folder`](Self::in_folder)), or in memory. They say what was
 /// charged and signed. A seller can correct them only up to what this payer has signed for.
@@ -177,9 +178,11 @@ impl ChannelPayer {
         &self,
         terms: &Terms<'_>,
         amount: u128,
+        offered: Option<&Object>,
         expires: Timestamp,
     ) -> Result<SignedDeposit, PayerError> {
         let payer = self.own.payer;
+        let mut extensions = None;
         let unique = U256::from_be_bytes(rand::random::<[u8; 32]>());
         let consent = match terms.method {
             TransferMethod::Eip3009 => {
@@ -198,10 +201,10 @@ impl ChannelPayer {
                 let deadline = U256::from(expires.secs().saturating_sub(1));
                 let spender = PERMIT2_COLLECTOR;
                 let permit = WitnessPermit::new(payer, permitted, spender, unique, deadline);
-                Consent::Permit2 {
-                    permit,
-                    approval: None,
-                }
+                let approving = self.key.sign_approval(&terms.transfer, &permit, offered);
+                extensions = approving.await?;
+                let approval = None;
+                Consent::Permit2 { permit, approval }
             }
         };
         let chain_id = terms.transfer.chain_id;
@@ -213,6 +216,7 @@ impl ChannelPayer {
             amount,
             expires: expires.secs(),
             authorization: Object::of(&authorization).map_err(PayerError::Payload)?,
+            extensions,
         })
     }
 
@@ -232,14 +236,17 @@ impl ChannelPayer {
         &self,
         terms: &Terms<'_>,
         book: &PayerBook,
-        expires: Timestamp,
-        now: Timestamp,
+        offered: Option<&Object>,
+        (expires, now): (Timestamp, Timestamp),
     ) -> Result<Option<SignedDeposit>, PayerError> {
         let Some(amount) = self.deposit(terms, book)? else {
             return Ok(None);
         };
         match &book.deposit {
-            None => self.sign_deposit(terms, amount, expires).await.map(Some),
+            None => {
+                let signing = self.sign_deposit(terms, amount, offered, expires);
+                signing.await.map(Some)
+            }
             Some(deposit) if now.secs() < deposit.expires => Ok(Some(deposit.clone())),
             Some(_) => {
                 let network = &book.network;
@@ -419,13 +426,15 @@ impl Payer for ChannelPayer {
     async fn pay(
         &self,
         requirements: &PaymentRequirements,
-        _offered: Option<&Object>,
+        offered: Option<&Object>,
         now: Timestamp,
     ) -> Result<SignedPayment, PayerError> {
         let terms = self.terms(requirements)?;
         let book = self.book(&terms);
         let expires = expiry(requirements, now);
-        let deposit = self.signed_deposit(&terms, &book, expires, now).await?;
+        let deposit = self
+            .signed_deposit(&terms, &book, offered, (expires, now))
+            .await?;
         self.books.add(book);
         let signed = self.books.change(&terms.id, |book| {
             // Of two calls without a turn, the first one's deposit is for both.
@@ -565,7 +574,10 @@ fn payment(
     }
     let payload = Object::of(&payload).map_err(PayerError::Payload)?;
     Ok(match deposit {
-        Some(deposit) => SignedPayment::new(payload, Timestamp::from_secs(deposit.expires)),
+        Some(deposit) => SignedPayment {
+            extensions: deposit.extensions.clone(),
+            ..SignedPayment::new(payload, Timestamp::from_secs(deposit.expires))
+        },
         None => SignedPayment::lasting(payload),
     })
 }
