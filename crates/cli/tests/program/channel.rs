@@ -1,5 +1,5 @@
-//! `quittance pay` by `batch-settlement`, with a facilitator process on a local chain that keeps the
-//! vouchers.
+//! `quittance pay` by `batch-settlement`, with a facilitator process on a local chain that keeps
+//! the vouchers.
 
 use std::sync::Arc;
 
