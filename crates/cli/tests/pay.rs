@@ -81,6 +81,7 @@ impl Place {
             .args(arguments)
             .arg("--state")
             .arg(self.state())
+            .env("XDG_DATA_HOME", self.0.path())
             .env("QUITTANCE_PAYER_KEY", &Evm::accounts()[2].key)
             .env_remove("QUITTANCE_SOLANA_PAYER_KEY")
             .env_remove("RUST_LOG")

@@ -141,6 +141,7 @@ fn quittance(arguments: &[&str]) -> Command {
     command
         .args(arguments)
         .kill_on_drop(true)
+        .env("XDG_DATA_HOME", env!("CARGO_TARGET_TMPDIR"))
         .env_remove("RUST_LOG");
     command
 }

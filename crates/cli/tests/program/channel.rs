@@ -5,20 +5,20 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::get;
+use quittance_core::Offer;
 use quittance_devnet::{Evm, USDC};
-use quittance_evm::batch::ChannelOffer;
+use quittance_evm::ExactOffer;
+use quittance_evm::batch::{ChannelOffer, ChannelPayer};
 use quittance_http::RemoteFacilitator;
 use quittance_seller::PaymentLayer;
 use tokio::net::TcpListener;
 
 use super::{Place, Serving, output, quittance};
 
-/// Sells `goods` for a cent.
-async fn shop(serving: &Serving) -> String {
+/// Sells `goods` by this offer.
+async fn shop(serving: &Serving, offer: impl Offer) -> String {
     let facilitator = RemoteFacilitator::new(&serving.url).unwrap();
     let facilitator = facilitator.with_key("open sesame".into());
-    let seller = Evm::accounts()[1].address.to_string();
-    let offer = ChannelOffer::usdc("base-sepolia", "0.01", &seller).unwrap();
     let price = PaymentLayer::new(Arc::new(facilitator)).accept(offer);
     let app = Router::new().route("/", get(|| async { "goods" }).layer(price));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -41,6 +41,24 @@ async fn run(place: &Place, arguments: &[&str]) -> (Option<i32>, String, String)
     output(command).await
 }
 
+/// An agent runs several purchases at once. Only one process can have the books of channels open,
+/// and the others failed whatever they paid by.
+#[tokio::test(flavor = "multi_thread")]
+async fn pay_runs_beside_a_process_that_has_the_books_open() {
+    let place = Place::new().await;
+    let serving = place.serve().await;
+    let seller = Evm::accounts()[1].address.to_string();
+    let offer = ExactOffer::usdc("base-sepolia", "0.01", &seller).unwrap();
+    let url = shop(&serving, offer).await;
+    let folder = place.folder.path().join("data/quittance/channels");
+    let _open = ChannelPayer::new(Evm::accounts()[2].signer.clone())
+        .in_folder(&folder)
+        .unwrap();
+    let (code, out, err) = run(&place, &["pay", &url, "--max", "0.05"]).await;
+    assert_eq!((code, out.as_str()), (Some(0), "goods"), "{err}");
+    assert!(err.contains("another process pays by channels"), "{err}");
+}
+
 async fn spent(place: &Place) -> u64 {
     let buyer = Evm::accounts()[2].address;
     let balance = place.evm.balance(USDC, buyer).await.unwrap();
@@ -60,7 +78,9 @@ async fn pay_by_a_channel_deposits_once_and_gets_the_rest_back() {
     let mut command = place.command(&["serve"]);
     command.env("SELLER", "open sesame");
     let serving = Serving::start(command).await;
-    let url = shop(&serving).await;
+    let seller = Evm::accounts()[1].address.to_string();
+    let offer = ChannelOffer::usdc("base-sepolia", "0.01", &seller).unwrap();
+    let url = shop(&serving, offer).await;
 
     let (code, _, errors) = run(&place, &["pay", &url, "--max", "0.01"]).await;
     assert_eq!(code, Some(4), "{errors}");

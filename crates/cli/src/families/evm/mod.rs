@@ -14,7 +14,9 @@ use async_trait::async_trait;
 use quittance_core::{
     Amount, Fault, Network, Offer, OfferError, Payer, PaymentRequest, Scheme, printable,
 };
-use quittance_evm::batch::{BatchConfig, BatchSettlement, ChannelPayer, PayerBook, read_books};
+use quittance_evm::batch::{
+    BatchConfig, BatchSettlement, BooksError, ChannelPayer, PayerBook, read_books,
+};
 use quittance_evm::{
     AuthCapturePayer, Evm, EvmConfig, Exact, ExactConfig, ExactOffer, ExactPayer, Signer, Token,
     TransferMethod, Upto, UptoPayer, known,
@@ -236,7 +238,10 @@ impl Family for EvmFamily {
         };
         let mut all = exact_and_upto(&key, &nodes)?;
         if let Some(folder) = args.channels() {
-            all.push(Box::new(channel_payer(&key, &nodes, &folder)?));
+            match channel_payer(&key, &nodes, &folder)? {
+                Some(payer) => all.push(Box::new(payer)),
+                None => eprintln!("another process pays by channels, so this one does not"),
+            }
         }
         Ok(all)
     }
@@ -316,18 +321,21 @@ fn exact_and_upto(
     Ok(vec![Box::new(exact), Box::new(upto), Box::new(held)])
 }
 
-/// The payer of channels, with its books in this folder.
+/// The payer of channels, with its books in this folder. `None` if another process has them open.
 fn channel_payer(
     key: &SecretString,
     nodes: &[(Network, Url)],
     folder: &Path,
-) -> Result<ChannelPayer, PayError> {
+) -> Result<Option<ChannelPayer>, PayError> {
     let payer = ChannelPayer::new(private_key("the payer's key", key)?);
-    let mut payer = payer.in_folder(folder).map_err(PayError::payer)?;
+    let mut payer = match payer.in_folder(folder) {
+        Err(BooksError::InUse { .. }) => return Ok(None),
+        payer => payer.map_err(PayError::payer)?,
+    };
     for (network, urls) in nodes_by_network(nodes) {
         payer = payer.with_rpc(&network, &urls).map_err(PayError::payer)?;
     }
-    Ok(payer)
+    Ok(Some(payer))
 }
 
 /// A channel as a line, with tabs between the fields.
