@@ -202,7 +202,10 @@ async fn the_offer_and_the_scheme_agree_on_identities() {
     for request in requests {
         let payment = scheme.decode(&request, SystemClock.now()).unwrap();
         let authorization = offer().authorization(&request.payload);
-        assert_eq!(authorization, Some(payment.info().id));
+        // Anyone can compute the identity of a voucher: its signed payload is reserved.
+        let is_voucher = request.payload.tree()["type"] == "voucher";
+        let expected = (!is_voucher).then_some(payment.info().id);
+        assert_eq!(authorization, expected);
         let serial = offer().serial(&request.payload);
         assert_eq!(serial, Some(channel.id().to_string()));
     }

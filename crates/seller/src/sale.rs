@@ -149,7 +149,8 @@ pub(crate) struct ReservedPayment {
     pub(crate) options: Vec<PaymentOption>,
     pub(crate) resource: ResourceInfo,
     pub(crate) reservation: ReservedAuthorization,
-    /// Of what the payment uses besides, such as a channel.
+    /// Of what the payment uses besides, such as a channel. If the payment is verified first,
+    /// `None` until it is.
     pub(crate) serial: Option<ReservedAuthorization>,
 }
 
@@ -162,6 +163,11 @@ impl ReservedPayment {
     /// The state record that the payment uses, such as a channel's.
     pub(crate) fn record(&self) -> Option<PaymentId> {
         self.option.serial(&self.payment.payload)
+    }
+
+    /// Whether the payment buys nothing, as a request for a refund does.
+    pub(crate) fn buys_nothing(&self) -> bool {
+        self.option.acknowledgement(&self.payment.payload).is_some()
     }
 
     /// Whether money moves before the handler runs.
@@ -270,24 +276,39 @@ impl Seller {
                 return Err(required(&options, &resource, rejection.into(), None));
             }
         };
-        let reserve = |id, problem| {
-            let reservation = self.state.reservations.reserve(id);
-            let busy = || SaleRefusal::Unavailable(Fault::new(FaultKind::Busy, problem));
-            reservation.ok_or_else(busy)
-        };
         let problem = "another request with this payment is being served";
-        let reservation = reserve(payment.origin(), problem)?;
-        let problem = "another request of this channel is being served";
-        let serial = option.serial(&payment.payload);
-        let serial = serial.map(|id| reserve(id, problem)).transpose()?;
-        Ok(ReservedPayment {
+        let mut reserved = ReservedPayment {
+            reservation: self.exclusive(payment.origin(), problem)?,
             payment,
             option,
             options,
             resource,
-            reservation,
-            serial,
-        })
+            serial: None,
+        };
+        if reserved.settles_first() {
+            reserved.serial = self.reserve_record(&reserved)?;
+        }
+        Ok(reserved)
+    }
+
+    /// Reserves the state record that a payment uses, such as its channel, for one request.
+    pub(crate) fn reserve_record(
+        &self,
+        reserved: &ReservedPayment,
+    ) -> Result<Option<ReservedAuthorization>, SaleRefusal> {
+        let problem = "another request of this channel is being served";
+        let reserve = |id| self.exclusive(id, problem);
+        reserved.record().map(reserve).transpose()
+    }
+
+    fn exclusive(
+        &self,
+        id: PaymentId,
+        problem: &'static str,
+    ) -> Result<ReservedAuthorization, SaleRefusal> {
+        let reservation = self.state.reservations.reserve(id);
+        let busy = || SaleRefusal::Unavailable(Fault::new(FaultKind::Busy, problem));
+        reservation.ok_or_else(busy)
     }
 
     /// Names the sale of a payment. `outlives_process` says whether `key` identifies the request

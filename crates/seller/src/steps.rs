@@ -53,6 +53,8 @@ pub(crate) struct Sale {
     resource: ResourceInfo,
     verified: VerifiedPayment,
     first: FirstSuccess,
+    /// What the handler charges; the price until it has said so.
+    charged: Amount,
     /// Whether a success that was reported before is this sale's own: its answer was lost, or the
     /// sale has its deposit.
     may_be_repeated: bool,
@@ -225,6 +227,9 @@ impl Seller {
             return Err(already_settled(reserved, &transaction));
         }
         attempt.verified();
+        // Not before: anyone can name a channel, and only its payer can sign for it.
+        let mut reserved = reserved;
+        reserved.serial = self.reserve_record(&reserved)?;
         let first = FirstSuccess::Verified(verdict);
         let may_be_repeated = was_lost || is_repeated;
         Ok(sale(reserved, first, may_be_repeated, attempt, deadline))
@@ -295,6 +300,7 @@ impl Seller {
         charge: Option<&Charge>,
     ) -> Result<SaleReceipt, ChargeError> {
         let charged = sale.amount(charge).map_err(ChargeError::Impossible)?;
+        sale.charged = charged;
         let phase = Phase::AfterHandler {
             charged,
             first: &sale.first,
@@ -376,7 +382,11 @@ impl Seller {
             return Err(unsettled(sale, duplicate, None));
         }
         sale.attempt.settled();
-        self.state.settled.insert(origin, &response.transaction);
+        // A channel of which nothing was charged has the same voucher for its next request.
+        let is_unused = sale.charged.is_zero() && sale.record().is_some();
+        if !is_unused || !response.transaction.is_empty() {
+            self.state.settled.insert(origin, &response.transaction);
+        }
         Ok(sale.receipt(response))
     }
 
@@ -450,6 +460,7 @@ fn sale(
             asset: requirements.asset.clone(),
             amount: requirements.amount.clone(),
         },
+        charged: reserved.payment.requirements.amount,
         payment: reserved.payment,
         option: reserved.option,
         options: reserved.options,

@@ -12,6 +12,7 @@ use std::time::Duration;
 use quittance_core::PaymentId;
 use tokio::sync::mpsc::{self, OwnedPermit, Receiver, Sender};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -27,6 +28,11 @@ const IDLE: Duration = Duration::from_secs(30);
 
 /// How many streams run at once by default. Each has a connection and a few kilobytes.
 const STREAMS: usize = 1000;
+
+/// How long a stream may run without its handler taking a tick: longer than any chunk takes to be
+/// made. A client that reads nothing would otherwise keep its stream, and the handler with it, for
+/// one tick.
+const STALLED: Duration = Duration::from_secs(300);
 
 /// The limits of the streams of one layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,7 +112,16 @@ struct Shared {
     ticks: tokio::sync::Mutex<Receiver<Tick>>,
     /// Notified when the handler waits for a tick.
     awaited: Notify,
+    /// Notified when the handler has got one, or learns that there is none.
+    taken: Notify,
     idle: Duration,
+}
+
+impl Shared {
+    /// Waits until the handler has taken no tick for a long time.
+    async fn stalled(&self) {
+        while timeout(STALLED, self.taken.notified()).await.is_ok() {}
+    }
 }
 
 impl Meter {
@@ -118,7 +133,7 @@ impl Meter {
     pub async fn next(&self) -> Option<Tick> {
         self.0.awaited.notify_one();
         let mut ticks = self.0.ticks.lock().await;
-        match timeout(self.0.idle, ticks.recv()).await {
+        let tick = match timeout(self.0.idle, ticks.recv()).await {
             Ok(tick) => tick,
             Err(_) => {
                 debug!("a stream ends: no tick was paid in time");
@@ -126,7 +141,9 @@ impl Meter {
                 // A tick that is being charged now still counts.
                 ticks.recv().await
             }
-        }
+        };
+        self.0.taken.notify_one();
+        tick
     }
 }
 
@@ -189,21 +206,37 @@ impl Streams {
                 sender: Some(sender),
                 paid: 0,
                 last: None,
+                place: Some((slot, reserved)),
             }),
         });
         let shared = Arc::new(Shared {
             ticks: tokio::sync::Mutex::new(receiver),
             awaited: Notify::new(),
+            taken: Notify::new(),
             idle: self.limits.idle,
         });
         self.running().insert(stream.id.clone(), stream.clone());
+        let watch = tokio::spawn({
+            let (streams, stream, shared) = (self.clone(), stream.clone(), shared.clone());
+            async move {
+                shared.stalled().await;
+                debug!("a stream ends: its handler takes no ticks");
+                streams.close(&stream);
+            }
+        });
         Some(RunningStream {
             streams: self.clone(),
             stream,
             shared,
-            _reserved: reserved,
-            _slot: slot,
+            watch,
         })
+    }
+
+    /// Ends a stream and frees its place, though its response may not have ended.
+    fn close(&self, stream: &Stream) {
+        stream.end();
+        self.running().remove(&stream.id);
+        stream.books().place = None;
     }
 
     /// The running stream with this id at this URL.
@@ -235,6 +268,8 @@ struct Books {
     paid: u64,
     /// The last paid tick, for a client that has lost its receipt.
     last: Option<(TickKey, SaleReceipt)>,
+    /// The stream's place among those that run, and its state record, until it is over.
+    place: Option<(StreamSlot, Option<ReservedAuthorization>)>,
 }
 
 /// Identifies a tick's payment as it was presented.
@@ -304,8 +339,8 @@ pub(crate) struct RunningStream {
     streams: Streams,
     stream: Arc<Stream>,
     shared: Arc<Shared>,
-    _reserved: Option<ReservedAuthorization>,
-    _slot: StreamSlot,
+    /// Ends the stream if its handler takes no ticks.
+    watch: JoinHandle<()>,
 }
 
 impl RunningStream {
@@ -332,8 +367,8 @@ impl RunningStream {
 
 impl Drop for RunningStream {
     fn drop(&mut self) {
-        self.stream.end();
-        self.streams.running().remove(&self.stream.id);
+        self.watch.abort();
+        self.streams.close(&self.stream);
         debug!(ticks = self.stream.books().paid, "a stream is over");
     }
 }

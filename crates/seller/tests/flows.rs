@@ -661,6 +661,55 @@ async fn payments_of_one_channel_are_served_one_at_a_time() {
     assert_eq!(facilitator.settle_calls(), 3);
 }
 
+/// Anyone can name a channel. Payments that its payer has not signed kept its requests waiting.
+#[tokio::test(start_paused = true)]
+async fn invalid_payment_keeps_no_channel_from_its_payer() {
+    let facilitator = ScriptedFacilitator::new();
+    facilitator.hang_verify("forged");
+    let layer = PaymentLayer::new(facilitator.clone()).accept(TestOffer::new());
+    let service = layer.layer(service_fn(async |_: Request<Body>| {
+        Ok::<_, Infallible>(Response::new(Body::from("sold")))
+    }));
+    let buy = |payload: Value| service.clone().oneshot(paid_with(&payload));
+    let forged = buy(json!({ "number": 1, "channel": "a", "forged": true }));
+    let own = async {
+        tokio::task::yield_now().await;
+        buy(json!({ "number": 2, "channel": "a" })).await
+    };
+    tokio::select! {
+        biased;
+        forged = forged => panic!("{forged:?}"),
+        own = own => assert_eq!(own.unwrap().status(), StatusCode::OK),
+    }
+}
+
+/// The next voucher of a channel of which nothing was charged is the same one. It was refused as a
+/// duplicate, and the channel was of no use any more.
+#[tokio::test(start_paused = true)]
+async fn channel_goes_on_after_a_charge_of_nothing() {
+    let facilitator = ScriptedFacilitator::new();
+    facilitator.set_settle(Ok(SettleResponse::settled("test:1", None, "")));
+    let layer = PaymentLayer::new(facilitator.clone()).accept(TestOffer::new().metered());
+    let service = layer.layer(service_fn(async |_: Request<Body>| {
+        let mut response = Response::new(Body::from("sold"));
+        response
+            .extensions_mut()
+            .insert(Charge::units(Amount::ZERO));
+        Ok::<_, Infallible>(response)
+    }));
+    for _ in 0..2 {
+        let request = paid_with(&json!({ "number": 1, "channel": "a" }));
+        let response = service.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        // It is delivered, so that it is not stored for the second request.
+        response.into_body().collect().await.unwrap();
+    }
+    assert_eq!(
+        facilitator.log(),
+        ["verify 10000", "settle 0", "verify 10000", "settle 0"]
+    );
+}
+
 /// Otherwise a buyer that asks for its money back would be served for nothing.
 #[tokio::test(start_paused = true)]
 async fn payment_that_buys_nothing_runs_no_handler() {

@@ -306,6 +306,36 @@ async fn a_channel_pays_for_one_stream_at_a_time() {
     shop.open("a").await;
 }
 
+/// A request for a refund had a price of nothing, and bought ticks.
+#[tokio::test]
+async fn a_payment_that_buys_nothing_buys_no_tick() {
+    let shop = Shop::new(StreamLimits::default());
+    let refund = |number: u32| {
+        payment_with(&json!({ "number": format!("r{number}"), "channel": "a", "type": "refund" }))
+    };
+    let first = shop.send(Method::GET, Some(&refund(1)), None).await;
+    assert_eq!(first.status(), StatusCode::OK);
+    assert!(!first.headers().contains_key(PAYMENT_STREAM));
+    let mut stream = shop.open("a").await;
+    assert_eq!(stream.ready(), Some("1".into()));
+    let tick = shop.tick(&stream, &refund(2)).await;
+    assert_eq!(tick.status(), StatusCode::BAD_REQUEST);
+    assert_eq!((stream.ready(), charges(&shop)), (None, 1));
+}
+
+/// A client that read nothing kept its place for ever, for one tick.
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_not_read_frees_its_place() {
+    let shop = Shop::new(StreamLimits::default().streams(1));
+    let unread = shop.open("a").await;
+    let refused = shop.send(Method::GET, Some(&payment("b")), None).await;
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    tokio::time::sleep(Duration::from_secs(301)).await;
+    shop.open("a").await;
+    let over = shop.tick(&unread, &payment("a")).await;
+    assert_eq!(over.status(), StatusCode::GONE);
+}
+
 #[tokio::test]
 async fn a_stream_is_known_at_its_own_url_only() {
     let shop = Shop::new(StreamLimits::default());

@@ -62,6 +62,8 @@ pub type SettleResult = Result<SettleResponse, FacilitatorError>;
 /// settles every payment, in both protocol versions.
 pub struct ScriptedFacilitator {
     verify: Mutex<Result<VerifyResponse, FacilitatorError>>,
+    /// Payloads with this field are never verified.
+    unverified: Mutex<Option<&'static str>>,
     /// `None` never returns.
     settle: Mutex<Option<SettleResult>>,
     /// The results of the next settle requests, in this order.
@@ -80,6 +82,7 @@ impl ScriptedFacilitator {
     pub fn new() -> Arc<Self> {
         let facilitator = Arc::new(Self {
             verify: Mutex::new(Ok(VerifyResponse::valid(Some("payer".to_owned())))),
+            unverified: Mutex::default(),
             settle: Mutex::new(Some(Ok(SettleResponse::settled("test:1", None, "0x1")))),
             queued: Mutex::default(),
             supported: Mutex::new(SupportedResponse::new(Vec::new())),
@@ -101,6 +104,11 @@ impl ScriptedFacilitator {
     pub fn reject(&self, reason: &'static str) {
         let rejection = Reason::new(reason).into();
         self.set_verify(Ok(VerifyResponse::invalid(&rejection, None)));
+    }
+
+    /// Never answers a verify request for a payload with this field.
+    pub fn hang_verify(&self, field: &'static str) {
+        *locked(&self.unverified) = Some(field);
     }
 
     /// Sets the result of settle requests.
@@ -180,6 +188,10 @@ impl Facilitator for ScriptedFacilitator {
     async fn verify(&self, request: &PaymentRequest) -> Result<VerifyResponse, FacilitatorError> {
         self.note("verify", request);
         self.verify_calls.fetch_add(1, Ordering::SeqCst);
+        let unverified = *locked(&self.unverified);
+        if unverified.is_some_and(|field| request.payload.tree().contains_key(field)) {
+            std::future::pending().await
+        }
         locked(&self.verify).clone()
     }
 

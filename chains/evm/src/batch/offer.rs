@@ -19,7 +19,6 @@ use super::channel::{
 use super::consent::deposit_id;
 use super::payload::Act;
 use super::required::MANAGED;
-use super::vouchers::voucher_id;
 use crate::hex::Hex;
 use crate::known;
 use crate::price::TokenPrice;
@@ -319,7 +318,8 @@ impl Offer for ChannelOffer {
         Ok(self.price.price.requirements(NAME, Some(extra)))
     }
 
-    /// A refund has no identity before the seller has completed it.
+    /// A refund has no identity before the seller has completed it. Anyone can compute that of a
+    /// voucher, and could keep its payer waiting: only the signed payload identifies it.
     fn authorization(&self, payload: &Object) -> Option<PaymentId> {
         let chain_id = known::chain_id(self.network())?;
         match Act::read(payload).ok()? {
@@ -327,11 +327,7 @@ impl Offer for ChannelOffer {
                 let channel = self.channel_id(&act.config)?;
                 deposit_id(&act, self.price.token.method, chain_id, &channel)
             }
-            Act::Voucher(act) => {
-                let channel = self.channel_id(&act.config)?;
-                Some(voucher_id(&channel, act.voucher.max_claimable))
-            }
-            Act::Refund(_) | Act::Claim(_) | Act::Sweep(_) => None,
+            Act::Voucher(_) | Act::Refund(_) | Act::Claim(_) | Act::Sweep(_) => None,
         }
     }
 

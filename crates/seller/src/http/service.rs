@@ -9,6 +9,7 @@ use futures_util::FutureExt;
 use http::header::HOST;
 use http::{HeaderMap, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
+use quittance_core::json::Object;
 use quittance_core::wire::{ResourceInfo, Rest};
 use quittance_core::{CancelReason, Fault, FaultKind, PaymentId, Refusal};
 use quittance_http::PaymentIdentifier;
@@ -69,6 +70,14 @@ pub(super) struct Repetition {
 }
 
 impl Admission {
+    /// Whether the payment buys nothing, as a request for a refund does.
+    pub(super) fn buys_nothing(&self) -> bool {
+        match self {
+            Self::Open(sale) => sale.acknowledgement().is_some(),
+            Self::Reserved(reserved, _) => reserved.buys_nothing(),
+        }
+    }
+
     /// The state record that the payment uses, such as a channel's.
     pub(super) fn record(&self) -> Option<PaymentId> {
         match self {
@@ -289,9 +298,7 @@ impl SellerConfig {
         O::Error: Into<BoxedBodyError>,
     {
         if let Some(body) = sale.acknowledgement() {
-            let (response, body) = responses::acknowledged(&body);
-            let body = SaleBody::Complete(body);
-            return Ok(self.charge(sale, repetition, response, body, None).await);
+            return Ok(self.acknowledge(sale, repetition, &body).await);
         }
         request.extensions_mut().insert(sale.verified().clone());
         let seller = &self.seller;
@@ -317,6 +324,18 @@ impl SellerConfig {
                 std::panic::resume_unwind(panic)
             }
         }
+    }
+
+    /// Charges a sale that buys nothing, and answers with this body.
+    pub(super) async fn acknowledge(
+        &self,
+        sale: Sale,
+        repetition: Repetition,
+        body: &Object,
+    ) -> Response<ResponseBody> {
+        let (response, body) = responses::acknowledged(body);
+        let body = SaleBody::Complete(body);
+        self.charge(sale, repetition, response, body, None).await
     }
 
     /// Runs the handler, and reads its response as far as the charge has to wait for it.

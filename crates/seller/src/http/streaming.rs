@@ -91,7 +91,10 @@ impl SellerConfig {
         let sale = async move {
             repetition.bind();
             match self.open(admission).await {
-                Ok(sale) => self.serve_stream(handler, request, sale, stream, key).await,
+                Ok(sale) => match sale.acknowledgement() {
+                    Some(body) => Ok(self.acknowledge(sale, repetition, &body).await),
+                    None => self.serve_stream(handler, request, sale, stream, key).await,
+                },
                 Err(response) => Ok(unread_body::refuse(request, *response).await),
             }
         };
@@ -261,13 +264,15 @@ impl SellerConfig {
             admission,
             repetition,
         } = admitted;
-        let is_of_stream = admission.record() == stream.record;
         repetition.bind();
-        if is_of_stream {
+        let problem = if admission.buys_nothing() {
+            "the payment buys nothing: send it without the stream's id"
+        } else if admission.record() != stream.record {
+            "the payment does not use the channel that pays for the stream"
+        } else {
             let sale = self.open(admission).await?;
             return self.charge_tick(sale).await;
-        }
-        let problem = "the payment does not use the channel that pays for the stream";
+        };
         let malformed = Malformed::new(PAYMENT_STREAM, problem);
         let response = responses::refusal(SaleRefusal::Malformed(malformed));
         Err(Box::new(match admission {
