@@ -701,6 +701,59 @@ async fn permits_beyond_the_allowance_cost_no_gas() {
     assert_eq!(setting.sent(signer).await - before, 1);
 }
 
+/// The collector takes all that was authorized, and returns what is not charged. The balance was
+/// compared with the charges alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn charges_beyond_the_balance_cost_no_gas() {
+    let setting = Setting::start().await;
+    let engine = engine(&setting).await;
+    let signer = PrivateKeySigner::random();
+    let payer = Account {
+        address: signer.address(),
+        key: String::new(),
+        signer,
+    };
+    let money = U256::from(199);
+    setting
+        .local
+        .mint(USDC, payer.address, money)
+        .await
+        .unwrap();
+    let charge = |_| {
+        let hold = Hold::of(&payer, 100).with_extra("paymentFlow", json!("authorization"));
+        hold.charge(10)
+    };
+    let requests = [0, 1].map(charge);
+    let signer = Setting::signers()[0].address;
+    let before = setting.sent(signer).await;
+    let settled = join_all(requests.iter().map(|request| engine.settle(request))).await;
+    let success = |answer: &Result<SettleResponse, FacilitatorError>| {
+        answer.as_ref().is_ok_and(|it| it.success)
+    };
+    assert_eq!(settled.iter().filter(|answer| success(answer)).count(), 1);
+    assert_eq!(setting.sent(signer).await - before, 1);
+}
+
+/// A payer settled its own payment first, with a key of its own at the facilitator. The seller
+/// delivered, and the payer's key could void the hold.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_its_caller_shares_a_hold_that_it_may_void() {
+    let setting = Setting::start().await;
+    let engine = engine(&setting).await;
+    let by =
+        |name: &'static str, request: PaymentRequest| request.by(RequestCaller::Known(name.into()));
+    let hold = Hold::of(&Setting::buyer(), 100).authorized_by(Setting::signers()[0].address);
+    let request = hold.authorize();
+    setting.hold().await;
+    let first = engine.settle(&by("payer", request.clone())).await.unwrap();
+    assert!(first.is_pending(), "{first:?}");
+    let verdict = engine.verify(&by("seller", request.clone())).await.unwrap();
+    assert_invalid(&verdict, &Reason::DUPLICATE_SETTLEMENT);
+    let same = engine.verify(&by("payer", request)).await.unwrap();
+    assert!(same.is_valid, "{same:?}");
+    setting.go_on().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_permit_without_an_approval_is_refused() {
     let setting = Setting::start().await;

@@ -178,6 +178,23 @@ async fn of_concurrent_vouchers_one_is_charged() {
 }
 
 /// A verified voucher has its channel until it is charged or cancelled.
+/// A payer made its own deposit first, with a key of its own at the facilitator. The seller
+/// delivered, and the channel was the payer's to refund.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_its_caller_shares_a_deposit_that_it_owns() {
+    let setting = Setting::start().await;
+    let engine = engine(&setting, NEVER).await;
+    let request = deposit(&channel(), 3 * PRICE_UNITS);
+    let by_payer = request.clone().by(RequestCaller::Known("payer".into()));
+    setting.hold().await;
+    let first = settle(&engine, &by_payer).await;
+    assert!(first.is_pending(), "{first:?}");
+    let refused = refused_verdict(&engine, &request).await;
+    assert_eq!(refused, Reason::DUPLICATE_SETTLEMENT.code());
+    assert!(engine.verify(&by_payer).await.unwrap().is_valid);
+    setting.go_on().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_channel_serves_one_request_at_a_time() {
     let setting = Setting::start().await;

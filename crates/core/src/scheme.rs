@@ -187,11 +187,31 @@ pub trait Payment<C: Chain + ?Sized>: Send + Sync {
     /// The facts that every scheme knows of a payment.
     fn info(&self) -> &PaymentInfo;
 
-    /// What the payment moves if `amount` is settled, in atomic units. The operator's policy judges
-    /// it, and the payer's balance must cover it together with the payer's other open payments. The
-    /// default is all that was authorized. A scheme that settles less returns `amount`.
+    /// What the payment moves if `amount` is settled, in atomic units: the amount that the
+    /// operator's policy judges. The default is all that was authorized. A scheme that settles less
+    /// returns `amount`.
     fn moves(&self, _amount: Amount) -> Amount {
         self.info().amount
+    }
+
+    /// What the payer's balance must cover if `amount` is settled, together with the payer's other
+    /// open payments. The default is what the payment [`moves`](Self::moves). It is more if the
+    /// chain takes all that was authorized, and returns the rest.
+    fn reserves(&self, amount: Amount) -> Amount {
+        self.moves(amount)
+    }
+
+    /// What the steps transferred if nothing is sent after them ([`Plan::OffChain`]). The default
+    /// is `amount`, which the request requires.
+    fn transferred_by_steps(&self, amount: Amount) -> Amount {
+        amount
+    }
+
+    /// Whether success gives its caller a right over what was paid, as a hold does that its caller
+    /// captures and voids without a signature. Then an equal request by another caller is a
+    /// duplicate: a payer could otherwise settle its own payment first, and keep the right.
+    fn is_bound_to_caller(&self) -> bool {
+        false
     }
 
     /// The signatures that the verdict depends on. The engine checks them together with those of

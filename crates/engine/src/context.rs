@@ -118,7 +118,7 @@ impl<C: Chain> Context<C> {
         guard: InFlightGuard,
     ) -> Job<C> {
         let claim = &settlement.claim;
-        let amount = payment.moves(claim.amount);
+        let amount = payment.reserves(claim.amount);
         let reservation = self.ledger.add(&claim.payer, &claim.asset, amount);
         Job::resumed(settlement, payment, reservation, guard)
     }
@@ -209,9 +209,10 @@ impl<C: Chain> Context<C> {
             return self.lose(job, rejection, transaction).await;
         }
         info!(settlement = %job.id(), %rejection, ?transaction, "failed");
-        // The payer is not to blame if another sender was faster.
+        // The payer is not to blame if another sender was faster, nor for acts of its seller.
         let by_other = rejection.reason == Reason::SETTLED_BY_OTHER_TRANSACTION;
-        if transaction.is_some() && !by_other {
+        let by_payer = !by_other && !job.payment().releases_nothing();
+        if transaction.is_some() && by_payer {
             self.failures.failed(job.payer(), job.pay_to(), self.now());
         }
         let Rejection { reason, detail, .. } = rejection;

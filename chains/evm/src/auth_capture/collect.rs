@@ -476,6 +476,15 @@ impl Payment<Evm> for Collect {
         )))
     }
 
+    /// The collector takes all that is authorized, and returns what is not charged.
+    fn reserves(&self, _: Amount) -> Amount {
+        Amount::new(U256::from(self.required.max))
+    }
+
+    fn is_bound_to_caller(&self) -> bool {
+        self.required.is_delegated(&self.setup)
+    }
+
     fn sender(&self, _: &Observed<'_, Evm>) -> Option<LaneId> {
         Some(self.required.lane.clone())
     }

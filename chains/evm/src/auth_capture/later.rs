@@ -509,6 +509,10 @@ impl Payment<Evm> for Later {
         })
     }
 
+    fn transferred_by_steps(&self, _: Amount) -> Amount {
+        self.info.amount
+    }
+
     fn sender(&self, _: &Observed<'_, Evm>) -> Option<LaneId> {
         Some(self.required.lane.clone())
     }

@@ -348,12 +348,16 @@ impl Required {
         Err(Rejection::new(reason::SALT_BINDING_MISMATCH, detail))
     }
 
+    /// Whether the hold's authorizer is the facilitator, which acts for the caller that made the
+    /// hold.
+    pub(super) fn is_delegated(&self, setup: &Setup) -> bool {
+        self.hold.authorizer.is_some() && self.hold.authorizer == setup.config.authorizer
+    }
+
     /// Checks that an act without the authorizer's signature comes from a caller that may leave it
     /// to the facilitator: the facilitator is the authorizer, or acts by itself.
     pub(super) fn check_delegated(&self, setup: &Setup) -> Result<(), Rejection> {
-        let is_delegated = self.hold.authorizer.is_some()
-            && self.hold.authorizer == setup.config.authorizer
-            && self.caller != RequestCaller::Anyone;
+        let is_delegated = self.is_delegated(setup) && self.caller != RequestCaller::Anyone;
         if is_delegated || self.caller == RequestCaller::Engine {
             return Ok(());
         }

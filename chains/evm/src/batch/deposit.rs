@@ -424,6 +424,11 @@ impl Payment<Evm> for DepositPayment {
         Some(Amount::new(spendable))
     }
 
+    /// The caller owns a channel whose authorizer is the facilitator.
+    fn is_bound_to_caller(&self) -> bool {
+        self.access.is_some()
+    }
+
     fn used_by(&self, rejection: &Rejection) -> Option<AuthorizationSearch> {
         let Consent::Eip3009 { authorization, .. } = &self.consent else {
             return None;

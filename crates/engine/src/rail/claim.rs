@@ -92,7 +92,7 @@ impl<C: Chain> Rail<C> {
     ) -> Result<Started, NotStarted> {
         let mut decoded = self.decode(request).await?.settling();
         for _ in 0..ROUNDS_MAX {
-            let prior = self.prior(request, decoded.info()).await?;
+            let prior = self.prior(request, decoded.payment.as_ref()).await?;
             self.check_room(&prior)?;
             let candidate = match self.judge(request, &decoded, prior).await? {
                 Judgement::Same(settlement) => return Ok(self.follow_existing(settlement).await?),
@@ -249,7 +249,8 @@ impl<C: Chain> Rail<C> {
             Claimed::Won { attempt } => attempt,
             // Another process with this journal was faster.
             Claimed::Taken(settlement) => {
-                return self.taken(request, *settlement).await.map(Some);
+                let is_bound = decoded.payment.is_bound_to_caller();
+                return self.taken(request, *settlement, is_bound).await.map(Some);
             }
             Claimed::StateMoved => return Ok(None),
             Claimed::StateTaken(_) => return Err(busy(decoded).into()),
@@ -285,7 +286,7 @@ impl<C: Chain> Rail<C> {
         }))
     }
 
-    /// Reserves what a payment moves in its payer's balance. An unfinished payment is not checked
+    /// Reserves what a payment needs of its payer's balance. An unfinished payment is not checked
     /// against the balance: its money may have left it already.
     fn reserve(
         &self,
@@ -294,7 +295,7 @@ impl<C: Chain> Rail<C> {
         candidate: &Candidate<'_, C>,
     ) -> Result<Reservation, Fault> {
         let ledger = &self.context.ledger;
-        let amount = decoded.payment.moves(claim.amount);
+        let amount = decoded.payment.reserves(claim.amount);
         match candidate {
             Candidate::Verified(verified) => {
                 let balance = verified.balance(self.context.now());
@@ -315,8 +316,9 @@ impl<C: Chain> Rail<C> {
         &self,
         request: &PaymentRequest,
         settlement: Settlement,
+        is_bound: bool,
     ) -> Result<Started, NotStarted> {
-        match Prior::new(request, settlement) {
+        match Prior::new(request, settlement, is_bound) {
             Prior::Same(settlement) => Ok(self.follow_existing(settlement).await?),
             Prior::Over(rejection, settlement) => Err(NotStarted::Over(rejection, settlement)),
             // Another process claimed the authorization a moment ago, and it is free again.

@@ -36,7 +36,10 @@ impl<C: Chain> Rail<C> {
             Plan::Submit(action) => (action, 0),
             Plan::Step { step, action } => (action, step.get()),
             Plan::OffChain => {
-                let amount = job.amount();
+                let amount = match last {
+                    None => job.amount(),
+                    Some(_) => job.payment().transferred_by_steps(job.amount()),
+                };
                 return self.context.settled(job, last, amount, None).await;
             }
         };

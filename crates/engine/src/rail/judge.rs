@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use quittance_core::{
-    Amount, Chain, Fault, FaultKind, PaymentId, PaymentInfo, PaymentRequest, Rejection, SaleId,
+    Amount, Chain, Fault, FaultKind, Payment, PaymentId, PaymentRequest, Rejection, SaleId,
     Timestamp, TransactionId,
 };
 use quittance_journal::{Settlement, StateKind};
@@ -49,8 +49,9 @@ impl<C: Chain> Rail<C> {
     pub(super) async fn prior(
         &self,
         request: &PaymentRequest,
-        info: &PaymentInfo,
+        payment: &dyn Payment<C>,
     ) -> Result<Prior, Fault> {
+        let (info, is_bound) = (payment.info(), payment.is_bound_to_caller());
         let journal = &self.context.writer.journal;
         let Some(settlement) = journal.settlement(&info.id).await? else {
             return Ok(Prior::Free(None));
@@ -61,10 +62,10 @@ impl<C: Chain> Rail<C> {
         // The caller of the same sale may have lost it, too.
         let sale = request.sale().map(SaleId::as_str);
         let is_repeated = settlement.reports_again(sale, self.context.now());
-        if (is_lost || is_repeated) && is_same(request, &settlement) {
+        if (is_lost || is_repeated) && is_same(request, &settlement, is_bound) {
             return Ok(Prior::Same(Box::new(settlement)));
         }
-        Ok(Prior::new(request, settlement))
+        Ok(Prior::new(request, settlement, is_bound))
     }
 
     /// Judges a payment.
@@ -91,7 +92,7 @@ impl<C: Chain> Rail<C> {
         };
         // The verdict may be the effect of a concurrent request with the same authorization. Then
         // the journal knows more than the chain.
-        match self.prior(request, decoded.info()).await? {
+        match self.prior(request, decoded.payment.as_ref()).await? {
             Prior::Same(settlement) => Ok(Judgement::Same(settlement)),
             Prior::Over(rejection, settlement) => Ok(Judgement::Over(rejection, settlement)),
             Prior::Free(failed) => {

@@ -20,9 +20,10 @@ impl Prior {
     /// What a settlement means for a request with the same authorization.
     ///
     /// Only an identical payload may share a settlement. Another signature over the same
-    /// authorization may be from a caller without a right to it.
-    pub(super) fn new(request: &PaymentRequest, settlement: Settlement) -> Self {
-        let is_same = is_same(request, &settlement);
+    /// authorization may be from a caller without a right to it. If the payment `is_bound` to its
+    /// caller, only that caller may.
+    pub(super) fn new(request: &PaymentRequest, settlement: Settlement, is_bound: bool) -> Self {
+        let is_same = is_same(request, &settlement, is_bound);
         // Success that releases nothing is reported to every repeat, and never given up.
         let is_once = !settlement.claim.retries_without_limit;
         let is_reported = is_once && settlement.success_reported_at.is_some();
@@ -59,8 +60,14 @@ impl Prior {
     }
 }
 
-/// Whether a request is the one that was claimed.
-pub(super) fn is_same(request: &PaymentRequest, settlement: &Settlement) -> bool {
+/// Whether a request is the one that was claimed, and by the same caller if the payment `is_bound`
+/// to it.
+pub(super) fn is_same(request: &PaymentRequest, settlement: &Settlement, is_bound: bool) -> bool {
+    let is_same_caller = settlement.claim.caller == request.caller().to_text();
+    (is_same_caller || !is_bound) && is_same_request(request, settlement)
+}
+
+fn is_same_request(request: &PaymentRequest, settlement: &Settlement) -> bool {
     PaymentRequest::decode(settlement.claim.request.as_bytes()).is_ok_and(|claimed| {
         let [ours, theirs] = [&request.requirements, &claimed.requirements];
         claimed.payload == request.payload

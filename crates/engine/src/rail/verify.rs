@@ -77,7 +77,7 @@ impl<C: Chain> Rail<C> {
         if let Some(problem) = self.context.writer.journal.problem() {
             return Err(Fault::new(FaultKind::JournalUnavailable, problem).into());
         }
-        let prior = self.prior(request, decoded.info()).await?;
+        let prior = self.prior(request, decoded.payment.as_ref()).await?;
         match self.judge(request, &decoded, prior).await? {
             Judgement::Valid(verified) => {
                 // It must fit beside the payer's open payments. /settle checks the same when it
@@ -85,7 +85,8 @@ impl<C: Chain> Rail<C> {
                 let info = decoded.info();
                 let balance = verified.balance(self.context.now());
                 let ledger = &self.context.ledger;
-                ledger.check(&verified.payer, &info.asset, info.amount, balance)?;
+                let amount = decoded.payment.reserves(info.amount);
+                ledger.check(&verified.payer, &info.asset, amount, balance)?;
                 self.hold_state(&decoded)?;
                 let extra = verified.extra(self.context.now());
                 Ok((verified.payer, extra))
@@ -200,12 +201,16 @@ impl<C: Chain> Rail<C> {
     }
 
     /// As [`check`](Self::check). Rejects a payer or recipient with too many failed transactions.
+    /// Not if success releases nothing: the money was taken before, and would be stranded.
     pub(super) async fn admit<'a>(
         &self,
         decoded: &'a Decoded<C>,
     ) -> Result<Verified<'a, C>, VerifyError> {
         let info = decoded.info();
         let check_failures = |payer: &str| {
+            if decoded.payment.releases_nothing() {
+                return Ok(());
+            }
             let now = self.context.now();
             let allowed = self.context.failures.check(payer, &info.pay_to, now);
             allowed.map_err(|rejection| VerifyError::Rejected(rejection, Some(payer.to_owned())))
