@@ -170,6 +170,8 @@ async fn a_payer_cannot_write_what_sellers_write() {
     let mut cancelled = voucher(&channel, 2 * PRICE_UNITS);
     cancelled["cancel"] = json!(true);
     cancelled["pendingId"] = json!("made up");
+    // Also without a value, which would be a second field of this name.
+    cancelled["refundNonce"] = json!(null);
     let served = town.shop.buy("", &cancelled).await;
     assert_eq!(served.charged().1, 2 * PRICE_UNITS);
     let mut payload = refund(&channel, 2 * PRICE_UNITS);

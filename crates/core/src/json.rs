@@ -225,6 +225,21 @@ impl Object {
         self.0.read(name)
     }
 
+    /// This object with the fields of another one behind its own, which keep their text.
+    ///
+    /// # Errors
+    /// When both have a field of the same name.
+    pub fn joined(&self, more: &Self) -> Result<Self, Malformed> {
+        let open = self.text().strip_suffix('}').unwrap_or_default().trim_end();
+        let rest = more.text().strip_prefix('{').unwrap_or_default();
+        let is_empty = |part: &str, brace| part.trim_start().starts_with(brace);
+        let comma = match open == "{" || is_empty(rest, '}') {
+            true => "",
+            false => ",",
+        };
+        read("object", format!("{open}{comma}{rest}").as_bytes())
+    }
+
     /// Whether this object has every field of `advertised` with exactly the same value. It may have
     /// more fields.
     ///
@@ -400,6 +415,23 @@ mod tests {
 
     fn nested(depth: usize) -> String {
         format!("{}1{}", "[".repeat(depth), "]".repeat(depth))
+    }
+
+    #[test]
+    fn joined_objects_have_the_fields_of_both() {
+        let object = |text: &str| serde_json::from_str::<Object>(text).unwrap();
+        for (own, more, both) in [
+            ("{}", "{}", "{}"),
+            (r#"{"a":1}"#, "{ }", r#"{"a":1}"#),
+            ("{ }", r#"{"b":2}"#, r#"{"b":2}"#),
+            (r#"{ "a" : 1.50 }"#, r#"{"b":{}}"#, r#"{"a":1.50,"b":{}}"#),
+        ] {
+            assert_eq!(object(own).joined(&object(more)), Ok(object(both)), "{own}");
+        }
+        let kept = object(r#"{"a":1.50}"#).joined(&object(r#"{"b":2}"#));
+        assert_eq!(kept.unwrap().text(), r#"{"a":1.50,"b":2}"#);
+        let twice = object(r#"{"a":1}"#).joined(&object(r#"{"\u0061":2}"#));
+        assert!(twice.is_err());
     }
 
     #[test]

@@ -9,7 +9,8 @@ use quittance_core::{
     Amount, FirstSuccess, Malformed, Network, Offer, OfferError, PaymentId, PaymentRequest, Phase,
     Rejection,
 };
-use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
 use super::NAME;
@@ -68,6 +69,8 @@ const SELLER_FIELDS: [&str; 6] = [
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChannelOffer {
     price: TokenPrice,
+    /// The separator of the EIP-712 domain of the contract of channels.
+    separator: B256,
     /// The authorizer of the seller's own channels. `None` if the facilitator is the authorizer.
     authorizer: Option<Address>,
     withdraw_delay_secs: u64,
@@ -100,8 +103,11 @@ impl ChannelOffer {
     fn of_price(price: TokenPrice) -> Result<Self, OfferError> {
         let amount = in_channel(price.amount())?;
         let deposit = amount.saturating_mul(DEPOSIT_REQUESTS.into());
+        // A price has a network of EVM chains.
+        let chain_id = known::chain_id(price.price.network()).unwrap_or_default();
         Ok(Self {
             price,
+            separator: domain_separator(chain_id),
             authorizer: None,
             withdraw_delay_secs: WITHDRAW_DELAY_SECS,
             min_deposit: Amount::new(U256::from(deposit)),
@@ -176,9 +182,8 @@ impl ChannelOffer {
     }
 
     /// The identity of a channel on the offer's chain.
-    fn channel_id(&self, config: &ChannelConfig) -> Option<B256> {
-        let chain_id = known::chain_id(self.network())?;
-        Some(config.id(&domain_separator(chain_id)))
+    fn channel_id(&self, config: &ChannelConfig) -> B256 {
+        config.id(&self.separator)
     }
 
     /// The authorizer that the requirements name.
@@ -242,39 +247,82 @@ impl Verdict {
     }
 
     /// What the facilitator needs of a seller for a refund, if it keeps the channel's vouchers.
-    fn complete_refund(&self, payload: &mut Map<String, Value>) {
+    fn complete_refund(&self, payload: &Object) -> Map<String, Value> {
+        let mut added = Map::new();
         let left = || self.balance?.checked_sub(self.charged_cumulative_amount?);
-        if !payload.contains_key("amount")
+        if !payload.tree().contains_key("amount")
             && let Some(left) = left()
         {
-            payload.insert("amount".to_owned(), json!(left));
+            added.insert("amount".to_owned(), json!(left));
         }
         if let Some(nonce) = self.refund_nonce {
-            payload.insert("refundNonce".to_owned(), json!(nonce));
+            added.insert("refundNonce".to_owned(), json!(nonce));
         }
+        added
     }
 }
 
 /// What a payload is for, by its `type`.
-fn kind(payload: &Map<String, Value>) -> &str {
-    payload
-        .get("type")
-        .and_then(Value::as_str)
-        .unwrap_or_default()
+fn kind(payload: &Object) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Typed {
+        #[serde(rename = "type")]
+        kind: String,
+    }
+    let typed: Option<Typed> = payload.read("payload").ok();
+    typed.map(|typed| typed.kind)
+}
+
+/// A payload without what only sellers write. Every payment comes here, so it is looked at before a
+/// tree is built.
+fn of_payer(payload: &Object) -> Result<Object, Malformed> {
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "camelCase", default)]
+    struct Written {
+        cancel: Present,
+        claim_authorizer_signature: Present,
+        claims: Present,
+        pending_id: Present,
+        refund_authorizer_signature: Present,
+        refund_nonce: Present,
+    }
+    let written: Written = payload.read("payload")?;
+    let written = [
+        written.cancel,
+        written.claim_authorizer_signature,
+        written.claims,
+        written.pending_id,
+        written.refund_authorizer_signature,
+        written.refund_nonce,
+    ];
+    if written.iter().all(|field| !field.0) {
+        return Ok(payload.clone());
+    }
+    let mut fields = payload.tree();
+    fields.retain(|field, _| !SELLER_FIELDS.contains(&field.as_str()));
+    Object::of(&fields)
+}
+
+/// Whether a field is there, whatever its value is.
+#[derive(Default)]
+struct Present(bool);
+
+impl<'de> Deserialize<'de> for Present {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        IgnoredAny::deserialize(from).map(|_| Self(true))
+    }
 }
 
 /// The payment with this payload.
 fn completed(
     payment: &PaymentRequest,
-    payload: &Map<String, Value>,
+    payload: Object,
     amount: Amount,
 ) -> Result<Option<PaymentRequest>, OfferError> {
-    if *payload == payment.payload.tree() {
-        let request = payment.charging(amount);
-        return request.map(Some).map_err(OfferError::Request);
-    }
-    let payload = Object::of(payload).map_err(OfferError::Request)?;
-    let request = payment.completed(payload, amount);
+    let request = match payload.text() == payment.payload.text() {
+        true => payment.charging(amount),
+        false => payment.completed(payload, amount),
+    };
     request.map(Some).map_err(OfferError::Request)
 }
 
@@ -324,7 +372,7 @@ impl Offer for ChannelOffer {
         let chain_id = known::chain_id(self.network())?;
         match Act::read(payload).ok()? {
             Act::Deposit(act) => {
-                let channel = self.channel_id(&act.config)?;
+                let channel = self.channel_id(&act.config);
                 deposit_id(&act, self.price.token.method, chain_id, &channel)
             }
             Act::Voucher(_) | Act::Refund(_) | Act::Claim(_) | Act::Sweep(_) => None,
@@ -339,29 +387,33 @@ impl Offer for ChannelOffer {
         payment: &PaymentRequest,
         _: &PaymentRequirements,
     ) -> Result<Option<PaymentRequest>, OfferError> {
-        let mut payload = payment.payload.tree();
-        payload.retain(|field, _| !SELLER_FIELDS.contains(&field.as_str()));
+        let payload = of_payer(&payment.payload).map_err(OfferError::Request)?;
         let (amount, first, is_cancelled) = match phase {
-            Phase::Verify => return completed(payment, &payload, payment.requirements.amount),
+            Phase::Verify => return completed(payment, payload, payment.requirements.amount),
             Phase::BeforeHandler => return Ok(None),
             Phase::AfterHandler { charged, first } => (charged, first, false),
             Phase::Cancel { first, .. } => (Amount::ZERO, first, true),
         };
-        let verdict = Verdict::of(first);
-        let is_voucher = kind(&payload) == "voucher";
+        let (verdict, kind) = (Verdict::of(first), kind(&payload));
+        let mut added = Map::new();
         if is_cancelled {
             // A facilitator knows the cancellation of a voucher only.
-            if verdict.pending_id.is_none() || !(is_voucher || self.authorizer.is_some()) {
+            let is_known = kind.as_deref() == Some("voucher") || self.authorizer.is_some();
+            if verdict.pending_id.is_none() || !is_known {
                 return Ok(None);
             }
-            payload.insert("cancel".to_owned(), json!(true));
-        } else if kind(&payload) == "refund" && self.authorizer.is_none() {
-            verdict.complete_refund(&mut payload);
+            added.insert("cancel".to_owned(), json!(true));
+        } else if kind.as_deref() == Some("refund") && self.authorizer.is_none() {
+            added = verdict.complete_refund(&payload);
         }
         if let Some(pending) = verdict.pending_id {
-            payload.insert("pendingId".to_owned(), json!(pending));
+            added.insert("pendingId".to_owned(), json!(pending));
         }
-        completed(payment, &payload, amount)
+        let payload = match added.is_empty() {
+            true => Ok(payload),
+            false => Object::of(&added).and_then(|added| payload.joined(&added)),
+        };
+        completed(payment, payload.map_err(OfferError::Request)?, amount)
     }
 
     fn charge(&self, words: &str, price: Amount) -> Option<Result<Amount, OfferError>> {
@@ -376,7 +428,7 @@ impl Offer for ChannelOffer {
             Act::Refund(act) => act.config,
             Act::Claim(_) | Act::Sweep(_) => return None,
         };
-        Some(self.channel_id(&config)?.to_string())
+        Some(self.channel_id(&config).to_string())
     }
 
     /// A payer's request for a refund buys nothing.
@@ -384,7 +436,7 @@ impl Offer for ChannelOffer {
         let Act::Refund(act) = Act::read(payload).ok()? else {
             return None;
         };
-        let channel = self.channel_id(&act.config)?;
+        let channel = self.channel_id(&act.config);
         let body = json!({ "message": "Refund acknowledged", "channelId": channel });
         Object::of(&body).ok()
     }

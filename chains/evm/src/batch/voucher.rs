@@ -120,12 +120,17 @@ impl Voucher {
     /// The claim that a key signed the voucher: the payer authorizer's, or the payer's own. `None`
     /// if the signature has not the 65 bytes of a key's.
     pub fn claim(&self, config: &ChannelConfig, domain_separator: &B256) -> Option<SignatureClaim> {
+        self.claim_of(config, self.digest(domain_separator))
+    }
+
+    /// As [`claim`](Self::claim), by the digest of the voucher.
+    pub(super) fn claim_of(&self, config: &ChannelConfig, digest: B256) -> Option<SignatureClaim> {
         let signature = EcdsaSignature(self.signature.as_ref().try_into().ok()?);
         let signer = match config.payer_authorizer {
             Address::ZERO => config.payer,
             key => key,
         };
-        Some(signature.claim(self.digest(domain_separator), signer))
+        Some(signature.claim(digest, signer))
     }
 }
 

@@ -73,10 +73,11 @@ pub(super) struct SignedVoucher {
 impl SignedVoucher {
     /// A voucher with the channel of these terms. The separator is that of the contract.
     pub(super) fn new(separator: &B256, config: ChannelConfig, voucher: Voucher) -> Self {
+        let digest = voucher.digest(separator);
         Self {
             id: config.id(separator),
-            claim: voucher.claim(&config, separator),
-            digest: voucher.digest(separator),
+            claim: voucher.claim_of(&config, digest),
+            digest,
             config,
             voucher,
         }

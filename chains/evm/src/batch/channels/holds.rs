@@ -12,7 +12,7 @@ use quittance_core::Timestamp;
 
 use super::super::voucher::Voucher;
 
-/// How many holds there may be before those that have run out are removed.
+/// How many holds there may be at least before those that have run out are removed.
 const SWEEP_ABOVE: usize = 1024;
 
 /// The payment that has a channel.
@@ -26,7 +26,24 @@ struct Hold {
 
 /// Which channels are held, by the channel's identity.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Holds(Arc<Mutex<HashMap<B256, Hold>>>);
+pub(super) struct Holds(Arc<Mutex<Held>>);
+
+#[derive(Debug, Default)]
+struct Held {
+    holds: HashMap<B256, Hold>,
+    /// How many holds remained when those that had run out were removed. With twice as many, it is
+    /// done again: each hold pays a constant share of it.
+    remained: usize,
+}
+
+impl Held {
+    fn remove_ended(&mut self, now: Timestamp) {
+        if self.holds.len() >= SWEEP_ABOVE.max(2 * self.remained) {
+            self.holds.retain(|_, hold| now < hold.until);
+            self.remained = self.holds.len();
+        }
+    }
+}
 
 /// A hold that ends when it is dropped, unless it is [kept](Self::keep).
 #[derive(Debug)]
@@ -51,12 +68,10 @@ impl Holds {
             voucher: voucher.clone(),
             until,
         };
-        let mut holds = self.locked();
-        if holds.len() >= SWEEP_ABOVE {
-            holds.retain(|_, hold| now < hold.until);
-        }
-        match holds.entry(channel) {
-            Entry::Occupied(held) if now < held.get().until => return None,
+        let mut held = self.locked();
+        held.remove_ended(now);
+        match held.holds.entry(channel) {
+            Entry::Occupied(other) if now < other.get().until => return None,
             Entry::Occupied(mut ended) => drop(ended.insert(hold)),
             Entry::Vacant(free) => drop(free.insert(hold)),
         }
@@ -70,30 +85,30 @@ impl Holds {
     /// Whether the hold with this name has the channel for this voucher. It may have run out, as
     /// long as no other payment has taken the channel since.
     pub(super) fn has(&self, channel: &B256, pending_id: Option<&str>, voucher: &Voucher) -> bool {
-        let holds = self.locked();
-        holds.get(channel).is_some_and(|hold| {
+        let held = self.locked();
+        held.holds.get(channel).is_some_and(|hold| {
             Some(hold.pending_id.as_str()) == pending_id && hold.voucher == *voucher
         })
     }
 
     /// Whether another payment than the one with this hold has the channel.
     pub(super) fn is_taken(&self, channel: &B256, own: Option<&str>, now: Timestamp) -> bool {
-        let holds = self.locked();
-        let hold = holds.get(channel).filter(|hold| now < hold.until);
+        let held = self.locked();
+        let hold = held.holds.get(channel).filter(|hold| now < hold.until);
         hold.is_some_and(|hold| Some(hold.pending_id.as_str()) != own)
     }
 
     /// Ends the hold with this name.
     pub(super) fn end(&self, channel: &B256, pending_id: &str) {
-        let mut holds = self.locked();
-        if let Some(hold) = holds.get(channel)
+        let mut held = self.locked();
+        if let Some(hold) = held.holds.get(channel)
             && hold.pending_id == pending_id
         {
-            holds.remove(channel);
+            held.holds.remove(channel);
         }
     }
 
-    fn locked(&self) -> MutexGuard<'_, HashMap<B256, Hold>> {
+    fn locked(&self) -> MutexGuard<'_, Held> {
         // Each change is one insertion or removal, so the map is complete after a panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -171,6 +186,6 @@ mod tests {
             let held = holds.take(channel, &voucher(1), at(count), at(count + 5));
             held.unwrap().keep();
         }
-        assert!(holds.locked().len() <= SWEEP_ABOVE);
+        assert!(holds.locked().holds.len() <= SWEEP_ABOVE);
     }
 }

@@ -132,8 +132,11 @@ impl Parts {
         let (id, amount) = (payment.id(), payment.required.amount);
         for _ in 0..ROUNDS_MAX {
             let now = self.clock.now();
+            // What the verification has seen of the chain, if the channel has no record yet.
+            let seen = self.books.get(&id).await?;
+            let seen = seen.filter(|known| !known.has_record());
             let known = self.books.reload(&id).await?;
-            let mut known = known.unwrap_or_else(|| {
+            let mut known = known.or(seen).unwrap_or_else(|| {
                 KnownBook::new(ChannelBook::new(
                     payment.signed.config,
                     ChannelState::default(),
