@@ -277,6 +277,8 @@ impl PaidStream {
     ) -> Result<Option<Bytes>, TransportError> {
         let chunk = chunk?;
         match &chunk {
+            // An empty chunk delivers nothing.
+            Some(chunk) if chunk.is_empty() => {}
             Some(_) => self.is_due = true,
             None => {
                 self.ticks = None;
@@ -305,7 +307,17 @@ impl PaidStream {
 
     /// Takes note of a tick.
     fn note(&mut self, paid: Result<Result<TickAnswer, BuyError>, JoinError>) {
-        let paid = paid.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        let paid = match paid {
+            Ok(paid) => paid,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime shuts down.
+                Err(_) => {
+                    self.ticks = None;
+                    return;
+                }
+            },
+        };
         let error = match paid {
             Ok(TickAnswer::Paid(cost)) => return self.cost.add(&cost),
             Ok(TickAnswer::Over(signed)) => {
