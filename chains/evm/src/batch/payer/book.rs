@@ -47,6 +47,14 @@ pub struct PayerBook {
     /// The most that was ever signed for, in atomic units. No more can be claimed.
     #[serde(with = "units")]
     pub signed: u128,
+    /// What its payments cost together, in atomic units: those that were charged, and those whose
+    /// outcome is unknown. A payment that another one replaces does not count.
+    #[serde(with = "units")]
+    accounted: u128,
+    /// What the chain shows was claimed, in atomic units. As much was charged, whatever a seller
+    /// says.
+    #[serde(with = "units")]
+    claimed: u128,
     /// What is known to be in the channel, in atomic units: the deposits without what was paid
     /// back.
     #[serde(with = "units")]
@@ -62,6 +70,9 @@ pub struct PayerBook {
     /// The number of refunds that the chain has had, as far as is known.
     #[serde(default, with = "number")]
     pub refund_nonce: U256,
+    /// A smaller balance that the chain has shown once, in atomic units.
+    #[serde(skip)]
+    seen_balance: Option<u128>,
     /// A deposit that was signed, and may or may not have been made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deposit: Option<SignedDeposit>,
@@ -107,6 +118,11 @@ impl Increment {
         let base = max.saturating_sub(price);
         Self { base, max }
     }
+
+    /// The price of the payment.
+    pub(super) fn price(self) -> u128 {
+        self.max - self.base
+    }
 }
 
 /// A payment whose outcome is unknown.
@@ -114,9 +130,6 @@ impl Increment {
 struct OpenVoucher {
     #[serde(flatten)]
     increment: Increment,
-    /// The most that other payments have signed for, in atomic units.
-    #[serde(with = "units")]
-    others: u128,
     /// Whether another payment was charged in its place, so that it was not.
     #[serde(default)]
     passed: bool,
@@ -139,10 +152,13 @@ impl PayerBook {
             decimals,
             charged: 0,
             signed: 0,
+            accounted: 0,
+            claimed: 0,
             balance: 0,
             credited: 0,
             unproven: 0,
             refund_nonce: U256::ZERO,
+            seen_balance: None,
             deposit: None,
             withdraw_requested_at: 0,
             open: Vec::new(),
@@ -196,21 +212,27 @@ impl PayerBook {
         self.spendable().saturating_sub(self.charged)
     }
 
-    /// Notes that the next voucher is signed, for a payment of this price. Returns what it is for.
-    /// `None` if that is more than the contract can represent.
-    pub(super) fn sign(&mut self, price: u128) -> Option<Increment> {
-        let increment = Increment::new(self.next(price)?, price);
-        let voucher = OpenVoucher {
-            increment,
-            others: self.signed,
-            passed: false,
-        };
-        self.signed_by_another(increment.max);
-        self.open.push(voucher);
+    /// The next voucher for a payment of this price. `None` if it is for more than the contract can
+    /// represent.
+    pub(super) fn increment(&self, price: u128) -> Option<Increment> {
+        Some(Increment::new(self.next(price)?, price))
+    }
+
+    /// Notes that a voucher is signed.
+    pub(super) fn sign(&mut self, increment: Increment) {
+        self.signed = self.signed.max(increment.max);
+        self.accounted = self.accounted.saturating_add(increment.price());
+        let passed = false;
+        self.open.push(OpenVoucher { increment, passed });
         if self.open.len() > OPEN_MAX {
             self.open.remove(0);
         }
-        Some(increment)
+    }
+
+    /// Notes that a payment was not charged and never will be.
+    pub(super) fn forget(&mut self, increment: Increment) {
+        self.take(increment);
+        self.accounted = self.accounted.saturating_sub(increment.price());
     }
 
     /// Notes what a receipt says was charged by a voucher.
@@ -219,10 +241,11 @@ impl PayerBook {
             // Its outcome was known before.
             return;
         }
-        let charged = charged.min(increment.max - increment.base);
+        let charged = charged.min(increment.price());
         if charged > 0 {
             self.pass(increment.base);
         }
+        self.accounted = (self.accounted.saturating_sub(increment.price())).saturating_add(charged);
         self.charged = self.charged.max(increment.base + charged);
     }
 
@@ -230,36 +253,59 @@ impl PayerBook {
     ///
     /// A channel that was not charged beyond the payment's base has not charged the payment. If it
     /// was, another payment may be the one: one that a server has served, or, if the server sees
-    /// this payment for the first time, one with an unknown outcome. The vouchers of others must
-    /// cover all that was charged. Otherwise the payment itself counts as charged.
+    /// this payment for the first time, one with an unknown outcome. The other payments together
+    /// must cost as much. Otherwise the payment itself counts as charged.
     pub(super) fn corrected(
         &mut self,
         increment: Increment,
         correction: &Correction,
         presented_before: bool,
     ) -> Next {
-        let charged = correction.charged;
-        let is_of_another_book = correction.proven > self.signed;
-        if is_of_another_book {
-            self.signed_by_another(correction.proven);
-        }
-        if charged > self.signed {
+        let is_of_another_book = self.note_proof(increment.price(), correction.proven);
+        if correction.charged > self.signed {
             return Next::Keep;
         }
-        self.charged = charged;
-        if charged <= increment.base {
-            return self.not_charged(increment, charged < increment.base);
+        self.charged = correction.charged.max(self.claimed);
+        if self.charged <= increment.base {
+            return self.not_charged(increment, self.charged < increment.base);
         }
         let Some(open) = self.find(increment) else {
             return Next::Used;
         };
-        let at_base = |it: &&OpenVoucher| it.increment.base == increment.base;
-        let has_other = is_of_another_book || self.open.iter().filter(at_base).count() > 1;
-        let was_another = open.passed || (has_other && !presented_before);
-        match was_another && charged <= open.others {
-            true => self.not_charged(increment, true),
-            false => Next::Used,
+        let is_passed = open.passed;
+        let other = self.other_at(increment);
+        let was_another = is_passed || !presented_before && (is_of_another_book || other.is_some());
+        let of_others = self.accounted.saturating_sub(increment.price());
+        if !was_another || self.charged > of_others {
+            // From now on it is no other payment's explanation.
+            self.take(increment);
+            return Next::Used;
         }
+        if !is_passed && let Some(other) = other {
+            // It was the one, and is the explanation of no other refusal.
+            self.open.remove(other);
+        }
+        self.not_charged(increment, true)
+    }
+
+    /// Notes that the payer has signed for `proven` in total. If this book did not, another one
+    /// has, beside a payment of this price. Returns whether it has.
+    fn note_proof(&mut self, price: u128, proven: u128) -> bool {
+        if proven <= self.signed {
+            return false;
+        }
+        self.signed = proven;
+        self.accounted = self.accounted.max(proven.saturating_add(price));
+        true
+    }
+
+    /// Another payment with an unknown outcome that was signed on the same base.
+    fn other_at(&self, increment: Increment) -> Option<usize> {
+        let at_base = |it: &OpenVoucher| it.increment.base == increment.base;
+        let own = self.position(increment)?;
+        let mut open = self.open.iter().enumerate();
+        open.find(|(at, it)| *at != own && at_base(it))
+            .map(|(at, _)| at)
     }
 
     /// The refused payment was not charged. Another one takes its place if it has another voucher,
@@ -269,7 +315,7 @@ impl PayerBook {
         if !has_other_voucher && !lacks_deposit {
             return Next::Keep;
         }
-        self.take(increment);
+        self.forget(increment);
         Next::Replace
     }
 
@@ -291,22 +337,24 @@ impl PayerBook {
     /// Notes the correction in the refusal of a refund by a voucher for `max`, and returns whether
     /// another refund can take its place.
     pub(super) fn corrected_refund(&mut self, max: u128, correction: &Correction) -> Next {
-        if correction.proven > self.signed {
-            self.signed_by_another(correction.proven);
-        }
+        self.note_proof(0, correction.proven);
         if correction.charged > self.signed {
             return Next::Keep;
         }
-        self.charged = correction.charged;
+        self.charged = correction.charged.max(self.claimed);
         match self.charged != max && self.refundable() > 0 {
             true => Next::Replace,
             false => Next::Keep,
         }
     }
 
-    /// Forgets the vouchers for `max`, which were not charged.
-    pub(super) fn forget(&mut self, max: u128) {
-        self.open.retain(|it| it.increment.max != max);
+    /// Notes that no payment by a voucher for `max` was charged, nor ever will be.
+    pub(super) fn forget_all(&mut self, max: u128) {
+        let vouchers = self.open.iter().filter(|it| it.increment.max == max);
+        let increments: Vec<Increment> = vouchers.map(|it| it.increment).collect();
+        for increment in increments {
+            self.forget(increment);
+        }
     }
 
     /// Notes that the signed deposit was made.
@@ -319,17 +367,24 @@ impl PayerBook {
 
     /// Takes over what the chain has. What was claimed was signed for, and charged.
     ///
-    /// A node can be behind, so the balance becomes less only if the chain has had a refund or a
-    /// withdrawal since.
+    /// A node can be behind. So the balance becomes less only if the chain has had a refund since,
+    /// if an announced withdrawal is over, or if the chain says the same a second time.
     pub(super) fn sync(&mut self, chain: &ChannelState) {
-        let was_paid_back = chain.refund_nonce > self.refund_nonce;
-        if was_paid_back || chain.balance >= self.balance {
+        let was_refunded = chain.refund_nonce > self.refund_nonce;
+        let was_withdrawn = self.withdraw_requested_at != 0 && chain.withdraw_requested_at == 0;
+        let is_seen_again = self.seen_balance == Some(chain.balance);
+        let is_known = was_refunded || was_withdrawn || is_seen_again;
+        if is_known || chain.balance >= self.balance {
             self.balance = chain.balance;
             (self.unproven, self.credited) = (0, 0);
-            self.refund_nonce = chain.refund_nonce;
+            self.refund_nonce = self.refund_nonce.max(chain.refund_nonce);
+            self.seen_balance = None;
+        } else {
+            self.seen_balance = Some(chain.balance);
         }
-        self.charged = self.charged.max(chain.total_claimed);
-        self.signed = self.signed.max(chain.total_claimed);
+        self.claimed = self.claimed.max(chain.total_claimed);
+        self.charged = self.charged.max(self.claimed);
+        self.note_proof(0, self.claimed);
         self.withdraw_requested_at = chain.withdraw_requested_at;
     }
 
@@ -342,14 +397,6 @@ impl PayerBook {
         }
     }
 
-    /// A payment that is not among the open ones has signed for this much.
-    fn signed_by_another(&mut self, max: u128) {
-        self.signed = self.signed.max(max);
-        for voucher in &mut self.open {
-            voucher.others = voucher.others.max(max);
-        }
-    }
-
     /// Another payment was charged from this base on.
     fn pass(&mut self, base: u128) {
         for voucher in self.open.iter_mut().filter(|it| it.increment.base == base) {
@@ -357,17 +404,16 @@ impl PayerBook {
         }
     }
 
+    fn position(&self, increment: Increment) -> Option<usize> {
+        self.open.iter().position(|it| it.increment == increment)
+    }
+
     fn find(&self, increment: Increment) -> Option<&OpenVoucher> {
-        self.open
-            .iter()
-            .find(|voucher| voucher.increment == increment)
+        self.open.get(self.position(increment)?)
     }
 
     fn take(&mut self, increment: Increment) -> Option<OpenVoucher> {
-        let at = self
-            .open
-            .iter()
-            .position(|voucher| voucher.increment == increment)?;
+        let at = self.position(increment)?;
         Some(self.open.remove(at))
     }
 }

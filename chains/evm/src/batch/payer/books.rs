@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use alloy::primitives::{B256, U256};
-use quittance_core::{Malformed, Turn};
+use quittance_core::Malformed;
+use tokio::sync::OwnedMutexGuard;
 
 use super::book::PayerBook;
 use super::limits::in_coins;
@@ -47,9 +48,59 @@ pub enum BooksError {
 /// The books of all channels of a payer.
 pub(super) struct PayerBooks {
     folder: Option<Folder>,
-    books: Mutex<BTreeMap<B256, PayerBook>>,
+    open: Mutex<OpenBooks>,
     /// The turns of the channels that have one now.
     turns: Mutex<BTreeMap<B256, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// The books in memory, and what is about to be deposited.
+#[derive(Default)]
+struct OpenBooks {
+    books: BTreeMap<B256, PayerBook>,
+    plans: BTreeMap<B256, Plan>,
+    /// The number of the newest plan.
+    newest: u64,
+}
+
+/// What the next payment of a channel deposits. It counts as locked up before it is signed.
+#[derive(Clone, Copy)]
+struct Plan {
+    number: u64,
+    price: u128,
+    deposit: Option<u128>,
+}
+
+/// A plan, until it is dropped.
+pub(super) struct PlanGuard {
+    books: Arc<PayerBooks>,
+    id: B256,
+    number: u64,
+}
+
+impl Drop for PlanGuard {
+    fn drop(&mut self) {
+        let mut open = lock(&self.books.open);
+        let plan = open.plans.get(&self.id);
+        if plan.is_some_and(|plan| plan.number == self.number) {
+            open.plans.remove(&self.id);
+        }
+    }
+}
+
+impl OpenBooks {
+    /// What is locked up in all channels together, in coins.
+    fn locked(&self) -> U256 {
+        let coins = |units, book: &PayerBook| in_coins(units, book.decimals);
+        let books = self.books.values();
+        let locked = books.map(|book| coins(book.locked(), book));
+        let planned = self.plans.iter().filter_map(|(id, plan)| {
+            let book = self.books.get(id)?;
+            // A signed deposit is in the book.
+            let deposit = plan.deposit.filter(|_| book.deposit.is_none())?;
+            Some(coins(deposit, book))
+        });
+        locked.chain(planned).fold(U256::ZERO, U256::saturating_add)
+    }
 }
 
 /// A folder of books, locked until it is dropped.
@@ -65,7 +116,7 @@ impl PayerBooks {
     pub(super) fn in_memory() -> Self {
         Self {
             folder: None,
-            books: Mutex::default(),
+            open: Mutex::default(),
             turns: Mutex::default(),
         }
     }
@@ -92,28 +143,79 @@ impl PayerBooks {
                 writing: Mutex::default(),
                 _lock: lock,
             }),
-            books: Mutex::new(books.collect()),
+            open: Mutex::new(OpenBooks {
+                books: books.collect(),
+                ..OpenBooks::default()
+            }),
             turns: Mutex::default(),
         })
     }
 
     /// The book of a channel.
     pub(super) fn get(&self, id: &B256) -> Option<PayerBook> {
-        lock(&self.books).get(id).cloned()
+        lock(&self.open).books.get(id).cloned()
     }
 
     /// All books.
     pub(super) fn list(&self) -> Vec<PayerBook> {
-        lock(&self.books).values().cloned().collect()
+        lock(&self.open).books.values().cloned().collect()
     }
 
-    /// What is locked up in all channels together, in coins.
-    pub(super) fn locked(&self) -> U256 {
-        let books = lock(&self.books);
-        let locked = books
-            .values()
-            .map(|book| in_coins(book.locked(), book.decimals));
-        locked.fold(U256::ZERO, U256::saturating_add)
+    /// The deposit that is planned for a payment of this price. `None` without a plan.
+    pub(super) fn planned(&self, id: &B256, price: u128) -> Option<Option<u128>> {
+        let open = lock(&self.open);
+        let plan = open.plans.get(id).filter(|plan| plan.price == price)?;
+        Some(plan.deposit)
+    }
+
+    /// The deposit that the next payment of a channel needs now, by `size`. It gets the book, or
+    /// `empty` if there is none, and what is locked up in all channels together, in coins.
+    pub(super) fn size<E>(
+        &self,
+        empty: PayerBook,
+        size: impl FnOnce(&PayerBook, U256) -> Result<Option<u128>, E>,
+    ) -> Result<Option<u128>, E> {
+        let open = lock(&self.open);
+        let book = open.books.get(&empty.channel_id).unwrap_or(&empty);
+        size(book, open.locked())
+    }
+
+    /// Plans a payment of this price, with the deposit that it needs by `size`. From now on the
+    /// deposit counts as locked up.
+    pub(super) fn plan<E>(
+        self: &Arc<Self>,
+        empty: PayerBook,
+        price: u128,
+        size: impl FnOnce(&PayerBook, U256) -> Result<Option<u128>, E>,
+    ) -> Result<PlanGuard, E> {
+        let mut open = lock(&self.open);
+        let id = empty.channel_id;
+        let book = open.books.get(&id).unwrap_or(&empty);
+        let deposit = size(book, open.locked())?;
+        open.books.entry(id).or_insert(empty);
+        open.newest += 1;
+        let number = open.newest;
+        let plan = Plan {
+            number,
+            price,
+            deposit,
+        };
+        open.plans.insert(id, plan);
+        let books = Arc::clone(self);
+        Ok(PlanGuard { books, id, number })
+    }
+
+    /// Carries out the plan of a channel: `record` writes what was signed into the book, unless the
+    /// book has changed meanwhile. `None` in that case, and if there is no book.
+    pub(super) fn carry_out<T>(
+        &self,
+        id: &B256,
+        record: impl FnOnce(&mut PayerBook) -> Option<T>,
+    ) -> Option<T> {
+        let mut open = lock(&self.open);
+        let recorded = record(open.books.get_mut(id)?)?;
+        open.plans.remove(id);
+        Some(recorded)
     }
 
     /// Changes the book of a channel, in memory. `None` if there is none.
@@ -122,13 +224,13 @@ impl PayerBooks {
         id: &B256,
         change: impl FnOnce(&mut PayerBook) -> T,
     ) -> Option<T> {
-        lock(&self.books).get_mut(id).map(change)
+        lock(&self.open).books.get_mut(id).map(change)
     }
 
     /// Adds a book, unless the channel has one.
     pub(super) fn add(&self, book: PayerBook) {
-        let mut books = lock(&self.books);
-        books.entry(book.channel_id).or_insert(book);
+        let mut open = lock(&self.open);
+        open.books.entry(book.channel_id).or_insert(book);
     }
 
     /// Waits until the newest book of a channel is on the disk.
@@ -161,14 +263,14 @@ impl PayerBooks {
     }
 
     /// Waits for the turn of a channel's next payment.
-    pub(super) async fn turn(&self, id: B256) -> Turn {
+    pub(super) async fn turn(&self, id: B256) -> OwnedMutexGuard<()> {
         let turn = {
             let mut turns = lock(&self.turns);
             // Sellers could name ever new channels.
             turns.retain(|_, turn| Arc::strong_count(turn) > 1);
             Arc::clone(turns.entry(id).or_default())
         };
-        Turn::holding(turn.lock_owned().await)
+        turn.lock_owned().await
     }
 }
 

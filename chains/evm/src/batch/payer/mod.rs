@@ -28,7 +28,8 @@ pub use self::book::{PayerBook, SignedDeposit};
 pub use self::books::{BooksError, read_books};
 pub use self::limits::DepositRules;
 
-use self::books::PayerBooks;
+use self::book::Increment;
+use self::books::{PayerBooks, PlanGuard};
 use self::correction::Correction;
 use self::presented::{Presented, Purpose};
 use self::terms::{OwnTerms, Terms};
@@ -141,17 +142,21 @@ impl ChannelPayer {
         Terms::read(&self.key, &self.own, requirements)
     }
 
-    /// The book of the channel for these terms.
-    fn book(&self, terms: &Terms<'_>) -> PayerBook {
-        self.books.get(&terms.id).unwrap_or_else(|| {
-            let token = terms.transfer.token;
-            let asset = (token.symbol.as_str(), token.decimals);
-            PayerBook::new(terms.transfer.network.id(), terms.id, terms.config, asset)
-        })
+    /// The book of a new channel for these terms.
+    fn empty(terms: &Terms<'_>) -> PayerBook {
+        let token = terms.transfer.token;
+        let asset = (token.symbol.as_str(), token.decimals);
+        PayerBook::new(terms.transfer.network.id(), terms.id, terms.config, asset)
     }
 
-    /// The deposit that the next payment needs, in atomic units. `None` if the channel covers it.
-    fn deposit(&self, terms: &Terms<'_>, book: &PayerBook) -> Result<Option<u128>, QuoteError> {
+    /// The deposit that the next payment needs, in atomic units, if so much is locked up in all
+    /// channels. `None` if the channel covers it.
+    fn deposit(
+        &self,
+        terms: &Terms<'_>,
+        book: &PayerBook,
+        in_all: U256,
+    ) -> Result<Option<u128>, QuoteError> {
         if book.withdraw_requested_at != 0 {
             let what = "the payer has announced the withdrawal of its channel";
             return Err(QuoteError::unpayable(what));
@@ -167,10 +172,16 @@ impl ChannelPayer {
             let what = "the channel lacks more than the deposit that is not known to be made";
             return Err(QuoteError::unpayable(what));
         }
-        let in_all = self.books.locked();
         let room = self.deposits.room(book.decimals, book.locked(), in_all);
         let deposit = self.deposits.size(terms.price, shortage, terms.asked, room);
         deposit.map(Some)
+    }
+
+    /// Plans the next payment for these terms. Its deposit counts against the limits until the
+    /// guard is dropped.
+    fn plan(&self, terms: &Terms<'_>) -> Result<PlanGuard, QuoteError> {
+        let size = |book: &PayerBook, in_all| self.deposit(terms, book, in_all);
+        self.books.plan(Self::empty(terms), terms.price, size)
     }
 
     /// Signs a deposit of this amount, until `expires`.
@@ -230,30 +241,62 @@ impl ChannelPayer {
         })
     }
 
-    /// The deposit of the next payment with its signature: the one that was signed before, or a new
-    /// one.
+    /// A deposit of this amount with its signature: the one that was signed before, or a new one.
     async fn signed_deposit(
         &self,
         terms: &Terms<'_>,
-        book: &PayerBook,
+        amount: u128,
         offered: Option<&Object>,
-        (expires, now): (Timestamp, Timestamp),
-    ) -> Result<Option<SignedDeposit>, PayerError> {
-        let Some(amount) = self.deposit(terms, book)? else {
-            return Ok(None);
-        };
-        match &book.deposit {
-            None => {
-                let signing = self.sign_deposit(terms, amount, offered, expires);
-                signing.await.map(Some)
-            }
-            Some(deposit) if now.secs() < deposit.expires => Ok(Some(deposit.clone())),
+        now: Timestamp,
+        expires: Timestamp,
+    ) -> Result<SignedDeposit, PayerError> {
+        match self.books.get(&terms.id).and_then(|book| book.deposit) {
+            None => self.sign_deposit(terms, amount, offered, expires).await,
+            Some(deposit) if now.secs() < deposit.expires => Ok(deposit),
             Some(_) => {
-                let network = &book.network;
+                let network = terms.transfer.network.id();
                 let what = format!(
                     "an earlier deposit has expired, and may have been made before: name a node of {network} that knows, or wait for it"
                 );
                 Err(PayerError::chain(what))
+            }
+        }
+    }
+
+    /// Signs the next voucher, and records it with this deposit. The records are undone if the
+    /// result is dropped.
+    async fn sign_next(
+        &self,
+        terms: &Terms<'_>,
+        deposit: Option<&SignedDeposit>,
+    ) -> Result<(Voucher, Recorded<'_>), PayerError> {
+        let wide = || QuoteError::unpayable("channels have amounts of 128 bits");
+        loop {
+            let book = self.books.get(&terms.id);
+            let increment = book.and_then(|book| book.increment(terms.price));
+            let increment = increment.ok_or_else(wide)?;
+            let voucher = self.sign_voucher(terms, increment.max).await?;
+            let recorded = self.books.carry_out(&terms.id, |book| {
+                // Another call without a turn was faster.
+                if book.increment(terms.price) != Some(increment) {
+                    return None;
+                }
+                let is_new = deposit.is_some() && book.deposit.is_none();
+                if is_new {
+                    book.deposit = deposit.cloned();
+                }
+                book.sign(increment);
+                Some(is_new)
+            });
+            if let Some(has_deposit) = recorded {
+                let recorded = Recorded {
+                    books: &self.books,
+                    id: terms.id,
+                    increment,
+                    has_deposit,
+                    is_kept: false,
+                };
+                return Ok((voucher, recorded));
             }
         }
     }
@@ -267,7 +310,14 @@ impl ChannelPayer {
             .ok()
     }
 
-    /// Finds out what became of a signed deposit, and takes over what the chain has.
+    /// Takes over what the chain has about a channel.
+    async fn sync(&self, network: &str, id: B256) {
+        if let Some(chain) = self.on_chain(network, id).await {
+            self.books.change(&id, |book| book.sync(&chain));
+        }
+    }
+
+    /// Finds out what became of a signed deposit.
     async fn look_up(&self, network: &str, id: B256) {
         let deposit = self.books.get(&id).and_then(|book| book.deposit);
         if let (Some(deposit), Some(rpc)) = (deposit, self.key.rpc(network)) {
@@ -394,7 +444,13 @@ impl Payer for ChannelPayer {
 
     fn quote(&self, requirements: &PaymentRequirements) -> Result<Quote, QuoteError> {
         let terms = self.terms(requirements)?;
-        let deposit = self.deposit(&terms, &self.book(&terms))?;
+        let deposit = match self.books.planned(&terms.id, terms.price) {
+            Some(deposit) => deposit,
+            None => {
+                let size = |book: &PayerBook, in_all| self.deposit(&terms, book, in_all);
+                self.books.size(Self::empty(&terms), size)?
+            }
+        };
         let locks = deposit.map_or(0, |deposit| deposit.saturating_sub(terms.price));
         Ok(Quote {
             locks: Amount::new(U256::from(locks)),
@@ -409,18 +465,26 @@ impl Payer for ChannelPayer {
         let turn = self.books.turn(terms.id).await;
         let network = terms.transfer.network.id();
         match self.books.get(&terms.id) {
-            Some(_) => self.look_up(network, terms.id).await,
+            Some(book) => {
+                self.look_up(network, terms.id).await;
+                if book.withdraw_requested_at != 0 {
+                    // It may be over.
+                    self.sync(network, terms.id).await;
+                }
+            }
             // Perhaps the books were lost.
             None => {
                 let chain = self.on_chain(network, terms.id).await;
                 if let Some(chain) = chain.filter(|chain| chain.balance > 0) {
-                    let mut book = self.book(&terms);
+                    let mut book = Self::empty(&terms);
                     book.sync(&chain);
                     self.books.add(book);
                 }
             }
         }
-        turn
+        // The deposit that `quote` names is the one that `pay` signs.
+        let plan = self.plan(&terms).ok();
+        Turn::holding((turn, plan))
     }
 
     async fn pay(
@@ -430,23 +494,32 @@ impl Payer for ChannelPayer {
         now: Timestamp,
     ) -> Result<SignedPayment, PayerError> {
         let terms = self.terms(requirements)?;
-        let book = self.book(&terms);
-        let expires = expiry(requirements, now);
-        let deposit = self
-            .signed_deposit(&terms, &book, offered, (expires, now))
-            .await?;
-        self.books.add(book);
-        let signed = self.books.change(&terms.id, |book| {
-            // Of two calls without a turn, the first one's deposit is for both.
-            let deposit = deposit.map(|it| book.deposit.get_or_insert(it).clone());
-            Some((book.sign(terms.price)?, deposit))
-        });
-        let wide = || QuoteError::unpayable("channels have amounts of 128 bits");
-        let (increment, deposit) = signed.flatten().ok_or_else(wide)?;
-        let voucher = self.sign_voucher(&terms, increment.max).await?;
+        // Without a turn there is no plan.
+        let planned = self.books.planned(&terms.id, terms.price);
+        let (planned, _plan) = match planned {
+            Some(deposit) => (deposit, None),
+            None => {
+                let plan = self.plan(&terms)?;
+                let planned = self.books.planned(&terms.id, terms.price);
+                (planned.flatten(), Some(plan))
+            }
+        };
+        let deposit = match planned {
+            None => None,
+            Some(amount) => {
+                let expires = expiry(requirements, now);
+                let signing = self.signed_deposit(&terms, amount, offered, now, expires);
+                Some(signing.await?)
+            }
+        };
+        let (voucher, recorded) = self.sign_next(&terms, deposit.as_ref()).await?;
         // Before it leaves: a payer that forgets it could sign for less, or deposit twice.
         let saved = self.books.save(terms.id).await;
         saved.map_err(PayerError::books)?;
+        // Of two calls without a turn, the first one's deposit is for both.
+        let kept = self.books.get(&terms.id).and_then(|book| book.deposit);
+        let deposit = deposit.map(|own| kept.unwrap_or(own));
+        recorded.keep();
         payment(&terms, &voucher, deposit.as_ref())
     }
 
@@ -487,7 +560,7 @@ impl Payer for ChannelPayer {
         };
         let state = state.unwrap_or(AuthorizationState::Unknown);
         if state == AuthorizationState::Expired {
-            self.books.change(&id, |book| book.forget(max));
+            self.books.change(&id, |book| book.forget_all(max));
         }
         self.save_or_warn(id).await;
         state
@@ -552,6 +625,36 @@ impl Payer for ChannelPayer {
         });
         let payload = Object::of(&payload).map_err(PayerError::Payload)?;
         Ok(Some(SignedPayment::lasting(payload)))
+    }
+}
+
+/// What a payment has written into the book. It is undone if the payment does not leave.
+struct Recorded<'a> {
+    books: &'a PayerBooks,
+    id: B256,
+    increment: Increment,
+    has_deposit: bool,
+    is_kept: bool,
+}
+
+impl Recorded<'_> {
+    /// The payment leaves.
+    fn keep(mut self) {
+        self.is_kept = true;
+    }
+}
+
+impl Drop for Recorded<'_> {
+    fn drop(&mut self) {
+        if self.is_kept {
+            return;
+        }
+        self.books.change(&self.id, |book| {
+            book.forget(self.increment);
+            if self.has_deposit {
+                book.deposit = None;
+            }
+        });
     }
 }
 

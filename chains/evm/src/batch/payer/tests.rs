@@ -430,6 +430,121 @@ async fn unreadable_books_are_an_error() {
     assert!(open().unwrap().channels().is_empty());
 }
 
+/// A key that never signs, or only sometimes, as one behind a service.
+struct OddKey {
+    key: PrivateKeySigner,
+    /// How many signatures it still makes; then it fails.
+    left: std::sync::atomic::AtomicUsize,
+    /// Whether it lets other tasks run before each one.
+    is_slow: bool,
+}
+
+impl OddKey {
+    fn new(left: usize, is_slow: bool) -> Self {
+        let left = left.into();
+        Self {
+            key: key(),
+            left,
+            is_slow,
+        }
+    }
+}
+
+#[async_trait]
+impl Signer for OddKey {
+    async fn sign_hash(&self, hash: &B256) -> alloy::signers::Result<alloy::primitives::Signature> {
+        if self.is_slow {
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+        }
+        let left = self.left.fetch_update(
+            std::sync::atomic::Ordering::SeqCst,
+            std::sync::atomic::Ordering::SeqCst,
+            |left| left.checked_sub(1),
+        );
+        match left {
+            Ok(_) => self.key.sign_hash(hash).await,
+            Err(_) => Err(alloy::signers::Error::other("the key service is down")),
+        }
+    }
+
+    fn address(&self) -> Address {
+        self.key.address()
+    }
+
+    fn chain_id(&self) -> Option<u64> {
+        None
+    }
+
+    fn set_chain_id(&mut self, _: Option<u64>) {}
+}
+
+/// Each of the first payments to many sellers once saw the same room for its deposit.
+#[tokio::test]
+async fn parallel_deposits_share_the_limit_in_all() {
+    let rules = DepositRules::new(10, "1", "0.25").unwrap();
+    for with_turns in [false, true] {
+        let payer = ChannelPayer::new(OddKey::new(usize::MAX, true)).with_deposits(rules);
+        let pays = (0..20_u64).map(|number| {
+            let payer = payer.clone();
+            let own = with("/extra/withdrawDelay", json!(900 + number));
+            async move {
+                let _turn = match with_turns {
+                    true => Some(payer.turn(&own).await),
+                    false => None,
+                };
+                payer.pay(&own, None, NOW).await.ok()
+            }
+        });
+        let paid = futures_util::future::join_all(pays).await;
+        let paid = paid.iter().flatten();
+        let deposits = paid.filter_map(deposit_of).map(|act| act.deposit.amount);
+        assert_eq!(deposits.sum::<u128>(), 250_000, "{with_turns}");
+    }
+}
+
+/// The deposit was once computed again after the quote, and could be larger.
+#[tokio::test]
+async fn payment_deposits_what_its_turn_quoted() {
+    let rules = DepositRules::new(10, "1", "0.15").unwrap();
+    let payer = payer().with_deposits(rules);
+    let first = pay(&payer).await;
+    let other = with("/extra/withdrawDelay", json!(901));
+    let turn = payer.turn(&other).await;
+    let quote = payer.quote(&other).unwrap();
+    assert_eq!(quote.locks, Amount::from(40_000));
+    // There is more room now.
+    served(&payer, &first, &PRICE.to_string()).await;
+    assert_eq!(payer.quote(&other), Ok(quote));
+    let payment = payer.pay(&other, None, NOW).await.unwrap();
+    assert_eq!(deposit_of(&payment).unwrap().deposit.amount, 50_000);
+    drop(turn);
+}
+
+/// A payment that did not leave once left its deposit in the book, which blocked the channel.
+#[tokio::test]
+async fn payment_that_fails_to_sign_leaves_nothing_behind() {
+    // The deposit is signed, and the voucher is not.
+    let payer = ChannelPayer::new(OddKey::new(1, false));
+    let own = requirements(&terms());
+    let refused = payer.pay(&own, None, NOW).await;
+    assert!(
+        matches!(refused, Err(PayerError::Signing(_))),
+        "{refused:?}"
+    );
+    let book = only_book(&payer);
+    assert_eq!((book.locked(), book.signed, &book.deposit), (0, 0, &None));
+    // The caller stops waiting.
+    let payer = ChannelPayer::new(OddKey::new(usize::MAX, true));
+    let mut paying = payer.pay(&own, None, NOW);
+    assert!(futures_util::poll!(paying.as_mut()).is_pending());
+    drop(paying);
+    let book = only_book(&payer);
+    assert_eq!((book.locked(), book.signed, &book.deposit), (0, 0, &None));
+    assert_eq!(payer.quote(&own).unwrap().locks, Amount::from(90_000));
+}
+
 /// Nothing is signed that a later process would not know.
 #[tokio::test]
 async fn payer_that_cannot_write_its_books_signs_nothing() {
@@ -439,6 +554,7 @@ async fn payer_that_cannot_write_its_books_signs_nothing() {
     fs::remove_dir_all(&path).unwrap();
     let refused = payer.pay(&requirements(&terms()), None, NOW).await;
     assert!(matches!(refused, Err(PayerError::Books(_))), "{refused:?}");
+    assert_eq!(only_book(&payer).deposit, None);
 }
 
 #[cfg(unix)]
