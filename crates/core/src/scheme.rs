@@ -319,6 +319,18 @@ pub trait Payment<C: Chain + ?Sized>: Send + Sync {
         StateChange::default()
     }
 
+    /// The next content of the state record, and when it is due, after a payment that did not
+    /// settle: what its steps have cost, for example. `None` leaves the record as it is.
+    ///
+    /// Called only if a step of the payment was signed, in this attempt or an earlier one. So the
+    /// record may have this change already.
+    fn state_after_failure(
+        &self,
+        _observed: &Observed<'_, C>,
+    ) -> Option<(Vec<u8>, Option<Timestamp>)> {
+        None
+    }
+
     /// What the verdict of a valid payment says in `extra`.
     fn verify_extra(&self, _observed: &Observed<'_, C>) -> Option<Object> {
         None
@@ -370,6 +382,9 @@ pub struct Observed<'a, C: Chain + ?Sized> {
     /// The payment's state record, as it is now. `None` if it was never written, or if the payment
     /// uses none.
     pub state: Option<&'a SchemeState>,
+    /// The numbers of the steps for which a transaction was signed, whether or not it was included.
+    /// Only for [`Payment::state_after`] and [`Payment::state_after_failure`].
+    pub signed_steps: &'a [NonZeroU8],
 }
 
 impl<'a, C: Chain + ?Sized> Observed<'a, C> {
@@ -382,6 +397,7 @@ impl<'a, C: Chain + ?Sized> Observed<'a, C> {
             settling: false,
             completed: &[],
             state: None,
+            signed_steps: &[],
         }
     }
 
@@ -406,6 +422,7 @@ impl<'a, C: Chain + ?Sized> Observed<'a, C> {
             settling: self.settling,
             completed: self.completed,
             state: self.state,
+            signed_steps: self.signed_steps,
         }
     }
 
@@ -413,6 +430,15 @@ impl<'a, C: Chain + ?Sized> Observed<'a, C> {
     #[must_use]
     pub fn with_state(self, state: Option<&'a SchemeState>) -> Self {
         Self { state, ..self }
+    }
+
+    /// The same, with the steps that were signed.
+    #[must_use]
+    pub fn with_signed_steps(self, signed_steps: &'a [NonZeroU8]) -> Self {
+        Self {
+            signed_steps,
+            ..self
+        }
     }
 
     /// The same, after these steps.

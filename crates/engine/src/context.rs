@@ -2,6 +2,7 @@
 //!
 //! Lanes, the watcher and the rail are built on this module. It imports none of them.
 
+use std::num::NonZeroU8;
 use std::sync::Arc;
 
 use quittance_core::{
@@ -188,14 +189,54 @@ impl<C: Chain> Context<C> {
             None => None,
             Some(access) => self.writer.state(&access.state).await?,
         };
+        let steps = self.signed_steps(job).await?;
         let observed = Observed::new(&[], job.answers(), self.now());
         let observed = observed.settling().with_state(state.as_ref());
+        let observed = observed.with_signed_steps(&steps);
         let change = payment.state_after(amount, &observed, evidence);
         let next = access.and_then(|access| {
             let (scheme, network) = (job.scheme(), self.network());
             next_state(access, state.as_ref(), &change, network, scheme)
         });
         Some((change, next))
+    }
+
+    /// The steps of a job that has its state record for itself, for which a transaction was signed.
+    /// Other payments take no steps that their record must know. `None` if this process stops
+    /// first.
+    async fn signed_steps(&self, job: &Job<C>) -> Option<Vec<NonZeroU8>> {
+        let access = job.payment().state_access();
+        if !access.is_some_and(|access| access.exclusive) {
+            return Some(Vec::new());
+        }
+        let settlement = self.writer.settlement(&job.id()).await?;
+        let signed = settlement
+            .iter()
+            .flat_map(|it| [&it.transactions, &it.withdrawn]);
+        let steps = signed.flatten().filter_map(|it| NonZeroU8::new(it.step));
+        let mut steps: Vec<NonZeroU8> = steps.collect();
+        steps.sort_unstable();
+        steps.dedup();
+        Some(steps)
+    }
+
+    /// The next state record after a job that did not settle, if its steps change it. The outer
+    /// `None` if this process stops first.
+    async fn state_after_failure(&self, job: &Job<C>) -> Option<Option<SchemeState>> {
+        let steps = self.signed_steps(job).await?;
+        let Some(access) = job.payment().state_access().filter(|_| !steps.is_empty()) else {
+            return Some(None);
+        };
+        let state = self.writer.state(&access.state).await?;
+        let observed = Observed::new(&[], job.answers(), self.now());
+        let observed = observed.settling().with_state(state.as_ref());
+        let observed = observed.with_signed_steps(&steps);
+        let change = StateChange {
+            state: job.payment().state_after_failure(&observed),
+            ..StateChange::default()
+        };
+        let (scheme, network) = (job.scheme(), self.network());
+        Some(next_state(access, state.as_ref(), &change, network, scheme))
     }
 
     /// Ends a job whose money was not transferred.
@@ -255,7 +296,7 @@ impl<C: Chain> Context<C> {
         let outcome = Outcome::Released {
             fault: fault.clone(),
         };
-        if self.write_conclusion(&job, &outcome, None).await == Some(Ended::Yes) {
+        if self.conclude_unsettled(&job, &outcome).await {
             job.report(Progress::Released(fault));
         }
     }
@@ -269,8 +310,22 @@ impl<C: Chain> Context<C> {
     }
 
     async fn conclude(&self, job: Job<C>, outcome: Outcome) {
-        if self.write_conclusion(&job, &outcome, None).await == Some(Ended::Yes) {
+        if self.conclude_unsettled(&job, &outcome).await {
             job.report(Progress::Concluded(outcome));
+        }
+    }
+
+    /// Writes that a job did not settle, with what its steps leave behind. Returns whether the
+    /// outcome may be reported.
+    async fn conclude_unsettled(&self, job: &Job<C>, outcome: &Outcome) -> bool {
+        loop {
+            let Some(next) = self.state_after_failure(job).await else {
+                return false;
+            };
+            match self.write_conclusion(job, outcome, next.as_ref()).await {
+                Some(Ended::StateMoved) => {}
+                ended => return ended == Some(Ended::Yes),
+            }
         }
     }
 

@@ -130,6 +130,18 @@ impl JournalWriter {
         self.retry_until_written(|| self.journal.state(id)).await
     }
 
+    /// A settlement, which is read until the journal can be read. The outer `None` if this process
+    /// stops first. An unreadable one counts as none: to read it again would not help.
+    pub(crate) async fn settlement(&self, id: &PaymentId) -> Option<Option<Settlement>> {
+        let read = || async {
+            match self.journal.settlement(id).await {
+                Err(JournalError::Unreadable { .. }) => Ok(None),
+                read => read,
+            }
+        };
+        self.retry_until_written(read).await
+    }
+
     async fn retry_until_written<T, E: Display, F: Future<Output = Result<T, E>>>(
         &self,
         write: impl Fn() -> F,
