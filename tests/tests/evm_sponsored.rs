@@ -564,7 +564,7 @@ async fn payer_signs_no_approval_without_need() {
     let dead = Some("http://127.0.0.1:1");
     for upto in [false, true] {
         let offer = offered(upto, usdc(), &[GAS_SPONSORING]);
-        let foreign = Object::of(&json!({ "erc20ApprovalGasSponsoring": {} })).unwrap();
+        let foreign = Object::of(&json!({ "anotherExtension": {} })).unwrap();
         let cases = [
             (payer(upto, usdc(), node), None, "it is not offered"),
             (

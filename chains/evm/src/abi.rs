@@ -29,6 +29,7 @@ sol! {
         event Transfer(address indexed from, address indexed to, uint256 value);
         function balanceOf(address account) external view returns (uint256);
         function allowance(address owner, address spender) external view returns (uint256);
+        function approve(address spender, uint256 amount) external returns (bool);
         function transfer(address to, uint256 value) external returns (bool);
     }
 

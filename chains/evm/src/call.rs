@@ -1,8 +1,10 @@
 //! The action of EVM schemes: a contract call.
 
 use alloy::primitives::{Address, B256, Bytes, U256};
+use quittance_core::Transaction;
 
-/// A contract call that settles a payment.
+/// A contract call that settles a payment, or a step before that: a transfer of the chain's own
+/// coin, or a transaction that another account has signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Call {
@@ -24,6 +26,10 @@ pub struct Call {
     pub item: Option<Bytes>,
     /// How many payments the call is for. It may use the gas of as many.
     pub payments: u32,
+    /// How much of the chain's own coin goes with the call, in wei.
+    pub value: U256,
+    /// The transaction of another account that makes the call, if it is signed as a whole.
+    pub signed: Option<Transaction>,
 }
 
 impl Call {
@@ -38,6 +44,24 @@ impl Call {
             effect_key,
             item: None,
             payments: 1,
+            value: U256::ZERO,
+            signed: None,
+        }
+    }
+
+    /// A transfer of the chain's own coin, in wei, to an account without code.
+    pub fn transfer(to: Address, value: U256) -> Self {
+        Self {
+            value,
+            ..Self::new(to, Bytes::new(), 0, B256::ZERO)
+        }
+    }
+
+    /// A call that is made by this transaction, which another account has signed.
+    pub fn relayed(to: Address, transaction: Transaction) -> Self {
+        Self {
+            signed: Some(transaction),
+            ..Self::new(to, Bytes::new(), 0, B256::ZERO)
         }
     }
 

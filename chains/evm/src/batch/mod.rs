@@ -107,7 +107,7 @@ impl Scheme<Evm> for BatchSettlement {
     }
 
     fn extensions(&self) -> &[&str] {
-        sponsoring::extensions(self.0.tokens())
+        sponsoring::extensions(self.0.tokens(), false)
     }
 
     fn decode(

@@ -93,15 +93,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn call(size: usize, gas: u64) -> Call {
-        Call {
-            to: Address::repeat_byte(7),
-            data: vec![5; size].into(),
-            gas,
-            batchable: true,
-            effect_key: B256::ZERO,
-            item: None,
-            payments: 1,
-        }
+        let data = vec![5; size].into();
+        let call = Call::new(Address::repeat_byte(7), data, gas, B256::ZERO);
+        call.with_batchable(true)
     }
 
     /// Parses the calls of a program as the program itself does.

@@ -53,12 +53,36 @@ pub struct EvmConfig {
     /// The amount of each token above which two nodes must confirm a payment, in atomic units. For
     /// other tokens one node is enough.
     pub two_nodes_above: BTreeMap<Address, U256>,
+    /// How much gas the operator gives payers for their approvals of Permit2. `None` if none, and
+    /// no such approval is sent.
+    pub approval_gas: Option<ApprovalGas>,
     /// The age of the newest block from which a node counts as stuck. `None` for chains that make
     /// blocks only when there are transactions.
     pub head_age_max: Option<Duration>,
     /// The balance that a signer needs to count as funded, in wei. `None` for the present price of
     /// twenty payments.
     pub balance_min: Option<U256>,
+}
+
+/// The bounds of what an operator gives payers for the gas of their approvals of Permit2
+/// (`erc20ApprovalGasSponsoring`). A payer can keep it and pay nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ApprovalGas {
+    /// The most for one approval, in wei.
+    pub per_approval_max: U256,
+    /// The most for one payer within a day, in wei, for each scheme.
+    pub per_day_max: U256,
+}
+
+impl ApprovalGas {
+    /// At most `per_approval_max` wei for one approval, and `per_day_max` for one payer and day.
+    pub const fn new(per_approval_max: U256, per_day_max: U256) -> Self {
+        Self {
+            per_approval_max,
+            per_day_max,
+        }
+    }
 }
 
 /// How the gas limit of a transaction is found.
@@ -113,6 +137,7 @@ impl EvmConfig {
             // expected. The engine stops serving a payer whose transactions keep failing.
             contract_wallets: true,
             two_nodes_above: BTreeMap::new(),
+            approval_gas: None,
             head_age_max: Some(Duration::from_secs(180)),
             balance_min: None,
         }

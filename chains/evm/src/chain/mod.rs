@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use alloy::eips::BlockId;
-use alloy::primitives::{Address, Bytes, TxKind, U64};
+use alloy::primitives::{Address, Bytes, TxKind, U64, U256};
 use alloy::providers::Provider;
 use alloy::rpc::types::TransactionRequest;
 use alloy::serde::WithOtherFields;
@@ -39,7 +39,7 @@ use serde_json::json;
 
 use self::blocks::BlockTimes;
 pub(crate) use self::blocks::{INCLUSION_MIN_SECS, inclusion_secs};
-pub use self::config::{EvmConfig, EvmConfigError, GasLimit, Signer};
+pub use self::config::{ApprovalGas, EvmConfig, EvmConfigError, GasLimit, Signer};
 use self::fees::FeeOracle;
 use self::health::HealthCheck;
 pub use self::probe::{Condition, Probe, ProbeResult, Step, StepOutcome};
@@ -47,6 +47,7 @@ use self::read::Reader;
 use self::rpc::Rpc;
 use self::signers::Signers;
 use self::status::Lookup;
+pub(crate) use self::transaction::intrinsic_gas;
 use self::transaction::{Body, Unsigned};
 use self::transport::fault;
 pub use self::used::AuthorizationSearch;
@@ -179,6 +180,7 @@ impl Evm {
     async fn estimate(&self, sender: Address, body: &Body) -> Result<u64, Fault> {
         let call = TransactionRequest {
             from: Some(sender),
+            value: Some(body.value),
             ..rpc::call(body.to.to().copied(), body.data.clone())
         };
         let gas = self.rpc.provider().estimate_gas(WithOtherFields::new(call));
@@ -235,6 +237,11 @@ impl Chain for Evm {
             blocks: &self.blocks,
         };
         reader.read(probes).await
+    }
+
+    /// The transaction of another account.
+    fn signed(&self, action: &Call) -> Option<Transaction> {
+        action.signed.clone()
     }
 
     fn can_batch(&self, batch: &[&Call], next: &Call) -> bool {
@@ -340,6 +347,7 @@ impl Chain for Evm {
         let body = Body {
             to: TxKind::Call(signer.address()),
             data: Bytes::new(),
+            value: U256::ZERO,
         };
         let gas = match self.config.gas_limit {
             GasLimit::Measured => TRANSFER_GAS,

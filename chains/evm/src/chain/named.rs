@@ -1,11 +1,12 @@
-//! Simulated calls by a named sender ([`Step::CallAs`]).
+//! Simulated calls by a named sender ([`Step::CallAs`]), and questions about an account
+//! ([`Step::Nonce`], [`Step::Balance`]).
 //!
 //! The probe's program cannot choose the sender of its calls, so each of these calls is a request
 //! of its own. It is in one batch with the program, and one node answers both. `eth_estimateGas`
 //! measures the gas, and its error has the revert data.
 
 use alloy::eips::BlockId;
-use alloy::primitives::{Bytes, U64, hex};
+use alloy::primitives::{Address, Bytes, U64, U256, hex};
 use alloy::rpc::types::state::StateOverride;
 use alloy::rpc::types::{BlockOverrides, TransactionRequest};
 use quittance_core::Fault;
@@ -20,9 +21,11 @@ use super::transaction::intrinsic_gas;
 /// What geth and anvil say before the limit, if a call needs more gas than it may use.
 const LIMIT_EXCEEDED: &str = "gas required exceeds allowance";
 
-/// A simulated call by a named sender.
+/// A simulated call by a named sender, or a question about an account.
 #[derive(Debug)]
 pub(super) struct NamedCall {
+    /// The method of a question, and its account.
+    question: Option<(&'static str, Address)>,
     call: TransactionRequest,
     /// The gas of a transaction with this data before it executes anything.
     intrinsic: u64,
@@ -41,14 +44,18 @@ impl NamedCall {
     }
 
     fn new(step: &Step, fees: Option<Fees>) -> Option<Self> {
-        let Step::CallAs {
-            from,
-            to,
-            data,
-            gas,
-        } = step
-        else {
-            return None;
+        let (from, to, data, gas) = match step {
+            Step::CallAs {
+                from,
+                to,
+                data,
+                gas,
+            } => (from, to, data, gas),
+            Step::Nonce(account) => {
+                return Some(Self::question("eth_getTransactionCount", *account));
+            }
+            Step::Balance(account) => return Some(Self::question("eth_getBalance", *account)),
+            _ => return None,
         };
         let intrinsic = intrinsic_gas(data);
         let limit = intrinsic + u64::from(*gas);
@@ -61,14 +68,27 @@ impl NamedCall {
             fees.put(&mut call);
         }
         Some(Self {
+            question: None,
             call,
             intrinsic,
             limit,
         })
     }
 
+    fn question(method: &'static str, account: Address) -> Self {
+        Self {
+            question: Some((method, account)),
+            call: TransactionRequest::default(),
+            intrinsic: 0,
+            limit: 0,
+        }
+    }
+
     /// The request on the newest block.
     pub(super) fn request(&self) -> Request {
+        if let Some((method, account)) = self.question {
+            return Request::new(method, json!([account, BlockId::latest()]));
+        }
         let params = json!([self.call, BlockId::latest()]);
         Request::new("eth_estimateGas", params)
     }
@@ -76,6 +96,9 @@ impl NamedCall {
     /// The request on a later block, whose reply does not show the gas: few nodes estimate it for
     /// another block than their newest.
     pub(super) fn later_request(&self, block: &BlockOverrides) -> Request {
+        if self.question.is_some() {
+            return self.request();
+        }
         let state = StateOverride::default();
         Request::new(
             "eth_call",
@@ -92,6 +115,11 @@ impl NamedCall {
             && let Some(reverted) = self.reverted(error)
         {
             return Ok(reverted);
+        }
+        if self.question.is_some() {
+            let word: U256 = decode_reply(reply)?;
+            let data = Bytes::from(word.to_be_bytes::<32>());
+            return Ok(StepOutcome::Returned { data, gas: 0 });
         }
         let gas: U64 = decode_reply(reply)?;
         let gas = gas.to::<u64>().saturating_sub(self.intrinsic);
@@ -116,6 +144,9 @@ impl NamedCall {
         {
             return Ok(reverted);
         }
+        if self.question.is_some() {
+            return self.outcome(reply);
+        }
         let _: Bytes = decode_reply(reply)?;
         Ok(StepOutcome::Returned {
             data: Bytes::new(),
@@ -137,6 +168,9 @@ impl NamedCall {
     fn reverted(&self, error: &NodeError) -> Option<StepOutcome> {
         /// geth's code for a revert, which most nodes share.
         const REVERTED: i64 = 3;
+        if self.question.is_some() {
+            return None;
+        }
         let message = error.message.to_lowercase();
         let text = error.data.as_str().unwrap_or_default();
         // Nethermind has the revert data behind this word.
@@ -172,7 +206,9 @@ pub(super) fn merge(
     let (mut program, mut named) = (program.into_iter(), named.into_iter());
     let missing = || unavailable("the outcome of a step is missing");
     let outcome = |step: &Step| match step {
-        Step::CallAs { .. } => named.next().unwrap_or_else(|| Err(missing())),
+        Step::CallAs { .. } | Step::Nonce(_) | Step::Balance(_) => {
+            named.next().unwrap_or_else(|| Err(missing()))
+        }
         _ => program.next().ok_or_else(missing),
     };
     probe.steps.iter().map(outcome).collect()
@@ -210,7 +246,6 @@ pub(super) fn is_complete(calls: &[NamedCall], replies: &[Reply]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use alloy::primitives::Address;
     use proptest::prelude::*;
     use serde_json::Value;
 

@@ -2,8 +2,9 @@
 //!
 //! The questions of many payments are appended to a small program (`contracts/Probe.yul`), which
 //! runs as the code of a call without a recipient. Nothing is deployed, and a node needs no method
-//! but `eth_call`, except for [`Step::CallAs`], which needs `eth_estimateGas`. Each step runs in a
-//! frame that is reverted, so a simulated transfer never shows in another payment's balance.
+//! but `eth_call`, except for [`Step::CallAs`], [`Step::Nonce`] and [`Step::Balance`]. Each step
+//! runs in a frame that is reverted, so a simulated transfer never shows in another payment's
+//! balance.
 
 use alloy::primitives::{Address, B256, Bytes, hex};
 use quittance_core::{LaneId, Timestamp};
@@ -82,6 +83,12 @@ pub enum Step {
         /// The gas limit of the call, in addition to the gas of any transaction with this data.
         gas: u32,
     },
+    /// Gets the number of this account's next transaction, as a word. As [`CallAs`](Self::CallAs),
+    /// a request of its own.
+    Nonce(Address),
+    /// Gets how much of the chain's own coin this account has, in wei, as a word. As
+    /// [`CallAs`](Self::CallAs), a request of its own.
+    Balance(Address),
 }
 
 /// Whether a call is made.
@@ -201,7 +208,10 @@ impl Step {
 
     /// Whether the program runs the step.
     fn is_in_program(&self) -> bool {
-        !matches!(self, Self::CallAs { .. })
+        !matches!(
+            self,
+            Self::CallAs { .. } | Self::Nonce(_) | Self::Balance(_)
+        )
     }
 
     /// Appends the step to a program. One that is not in the program adds nothing.
@@ -229,7 +239,7 @@ impl Step {
                 data,
                 gas,
             } => (4, *first_to, *gas, *to, Some(first_data), data),
-            Self::CallAs { .. } => return,
+            Self::CallAs { .. } | Self::Nonce(_) | Self::Balance(_) => return,
         };
         let size = |data: usize| {
             let size = u16::try_from(data);
@@ -251,7 +261,7 @@ impl Step {
     /// How many bytes come after the head.
     fn data_size(&self) -> usize {
         match self {
-            Self::CodeSize(_) | Self::CallAs { .. } => 0,
+            Self::CodeSize(_) | Self::CallAs { .. } | Self::Nonce(_) | Self::Balance(_) => 0,
             Self::Call { data, .. } => data.len(),
             Self::CallAfter {
                 first_data, data, ..
@@ -261,7 +271,7 @@ impl Step {
 
     fn gas(&self) -> u64 {
         match self {
-            Self::CodeSize(_) | Self::CallAs { .. } => 0,
+            Self::CodeSize(_) | Self::CallAs { .. } | Self::Nonce(_) | Self::Balance(_) => 0,
             Self::Call { gas, .. } => (*gas).into(),
             Self::CallAfter { gas, .. } => 2 * u64::from(*gas),
         }

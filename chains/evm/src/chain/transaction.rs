@@ -15,6 +15,8 @@ pub(super) struct Body {
     /// The called contract; [`TxKind::Create`] for a program that runs as init code.
     pub(super) to: TxKind,
     pub(super) data: Bytes,
+    /// In wei.
+    pub(super) value: U256,
 }
 
 impl Body {
@@ -25,15 +27,18 @@ impl Body {
             [call] => Self {
                 to: TxKind::Call(call.to),
                 data: call.data.clone(),
+                value: call.value,
             },
             calls => match Call::joined(calls) {
                 Some(data) => Self {
                     to: TxKind::Call(calls[0].to),
                     data,
+                    value: U256::ZERO,
                 },
                 None => Self {
                     to: TxKind::Create,
                     data: batch::program(calls),
+                    value: U256::ZERO,
                 },
             },
         }
@@ -63,7 +68,7 @@ impl Body {
 const BASE: u64 = 21_000;
 
 /// The gas of a transaction with this data before it executes anything.
-pub(super) fn intrinsic_gas(data: &[u8]) -> u64 {
+pub(crate) fn intrinsic_gas(data: &[u8]) -> u64 {
     let (zeros, others) = bytes(data);
     BASE + 4 * zeros + 16 * others
 }
@@ -99,7 +104,11 @@ impl Unsigned {
             fees,
             body,
         } = self;
-        let (to, input, value) = (body.to, body.data, U256::ZERO);
+        let Body {
+            to,
+            data: input,
+            value,
+        } = body;
         let envelope = match fees {
             Fees::Dynamic { max, tip } => {
                 let unsigned = TxEip1559 {
@@ -163,6 +172,7 @@ impl Unsigned {
         let body = Body {
             to: envelope.kind(),
             data: envelope.input().clone(),
+            value: envelope.value(),
         };
         Ok(Self {
             chain_id,

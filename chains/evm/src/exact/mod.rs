@@ -5,6 +5,7 @@
 //! signs a permit for each payment. Anyone who holds the signature can submit it once. With
 //! `erc7710` the payer's account has delegated the payment to the facilitator.
 
+pub(crate) mod approval;
 mod config;
 mod delegation;
 pub(crate) mod deployment;
@@ -18,6 +19,8 @@ pub(crate) mod sponsoring;
 mod terms;
 pub(crate) mod window;
 
+use std::time::Duration;
+
 use alloy::primitives::{Address, B256};
 use quittance_core::json::Object;
 use quittance_core::kit::Parties;
@@ -26,6 +29,7 @@ use quittance_core::{
     Version,
 };
 
+use self::approval::{SponsoredApproval, SponsoredPayment};
 pub use self::config::{ExactConfig, ExactConfigError};
 pub use self::delegation::{
     DelegationOffer, DelegationPayer, DelegationTerms, DelegationWallet, GrantedDelegation,
@@ -38,7 +42,7 @@ use self::payment::{ExactPayment, Limits};
 use self::permit2::{ExactPermit, Permit2Transfer, check_scope};
 use self::sponsoring::SignedApproval;
 use self::terms::{Extra, NAME, Payload};
-use crate::chain::Evm;
+use crate::chain::{ApprovalGas, Evm};
 use crate::eip3009::Authorization;
 use crate::hex::address;
 use crate::known;
@@ -55,6 +59,8 @@ pub struct Exact {
     /// The separator of Permit2's EIP-712 domain, hashed once and not for each payment.
     permit2_separator: B256,
     signers: Vec<Address>,
+    /// What the operator gives payers for their approvals.
+    approval_gas: Option<ApprovalGas>,
     limits: Limits,
     config: ExactConfig,
 }
@@ -73,6 +79,7 @@ impl Exact {
         let signers = config.signers.iter().map(|signer| signer.address());
         Self {
             signers: signers.collect(),
+            approval_gas: config.approval_gas,
             limits: Limits::new(config),
             ..Self::with_tokens(config.network.clone(), evm.chain_id(), &config.tokens)
         }
@@ -105,6 +112,7 @@ impl Exact {
             tokens: tokens.iter().map(signed).collect(),
             permit2_separator: crate::permit2::domain_separator(chain_id),
             signers: Vec::new(),
+            approval_gas: None,
             limits: Limits {
                 gas_max: 0,
                 contract_wallets: true,
@@ -180,7 +188,8 @@ impl Scheme<Evm> for Exact {
     }
 
     fn extensions(&self) -> &[&str] {
-        sponsoring::extensions(self.tokens.iter().map(|known| &known.token))
+        let tokens = self.tokens.iter().map(|known| &known.token);
+        sponsoring::extensions(tokens, self.approval_gas.is_some())
     }
 
     fn decode(
@@ -235,15 +244,26 @@ impl Scheme<Evm> for Exact {
             }
             Signed::Permit2(authorization) => {
                 check_scope(&authorization.permit, EXACT_PERMIT2_PROXY, asset)?;
+                let signed = SignedApproval::read(request)?;
+                let gas = self.approval_gas.filter(|_| signed.is_none());
+                let permit = &authorization.permit;
+                let sponsored = SponsoredApproval::read(gas, request, chain_id, permit)?;
                 let method = Permit2Transfer {
                     chain_id,
                     domain_separator: self.permit2_separator,
                     logs_authorization_first: known.token.logs_authorization_first,
                     authorization,
-                    approval: SignedApproval::read(request)?,
+                    approval: signed,
                 };
                 let payment = ExactPayment::new(method, limits, signature, pay_to, amount, now);
-                Box::new(payment)
+                match sponsored {
+                    None => Box::new(payment),
+                    Some(approval) => {
+                        let scheme = (NAME, chain_id);
+                        let hold = Duration::ZERO;
+                        Box::new(SponsoredPayment::new(payment, approval, scheme, hold))
+                    }
+                }
             }
         })
     }

@@ -5,9 +5,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use alloy::consensus::{SignableTransaction as _, TxEip1559, TxEnvelope};
+use alloy::eips::eip2718::Encodable2718 as _;
 use alloy::eips::{BlockId, BlockNumberOrTag};
-use alloy::primitives::{Address, B256, Bytes, U256};
+use alloy::primitives::{Address, B256, Bytes, TxKind, U64, U128, U256};
 use alloy::providers::Provider;
+use alloy::rpc::types::TransactionRequest;
 use alloy::serde::WithOtherFields;
 use alloy::signers::Signer;
 use alloy::sol_types::SolCall;
@@ -25,6 +28,7 @@ use tracing::warn;
 use url::Url;
 
 use super::Signed;
+use super::approval::{self, APPROVAL_GAS_SPONSORING};
 use super::permit2::{ExactPermit, ProxyPermit as _};
 use super::sponsoring;
 use super::terms::{Extra, NAME, Payload};
@@ -50,6 +54,10 @@ pub(crate) const VALIDITY_MAX_SECS: u64 = 3600;
 /// deeper than two. On layer 2 networks it is at least thirty blocks.
 const SETTLED_SECS: u64 = 60;
 
+/// The highest tip for a unit of gas of an approval, in wei: a tenth of a gwei, which is enough on
+/// most chains.
+const APPROVAL_TIP_MAX: u128 = 100_000_000;
+
 /// The time limit for a node's reply.
 const RPC_TIMEOUT: Duration = Duration::from_secs(8);
 
@@ -59,7 +67,9 @@ const RPC_TIMEOUT: Duration = Duration::from_secs(8);
 /// have approved the Permit2 contract at the token; otherwise the seller refuses the payment with
 /// `permit2_allowance_required`. With a node, and if the seller offers `eip2612GasSponsoring`, it
 /// signs the missing approval itself: of the payment's amount, at a token that
-/// [supports it](Token::supports_eip2612).
+/// [supports it](Token::supports_eip2612). For other tokens, and if the seller offers
+/// `erc20ApprovalGasSponsoring`, it signs a transaction that approves Permit2 for all amounts. The
+/// facilitator sends that one, and gives the account the coin for its gas.
 ///
 /// It knows the tokens that ship with the library, and those added by
 /// [`with_token`](Self::with_token). It signs what these tables say about a token, and quotes no
@@ -183,8 +193,8 @@ impl ExactPayer {
         Ok((authorization.permit, payload))
     }
 
-    /// The approval of Permit2 for this permit, as an extension of the payment. `None` if it was
-    /// not `offered`, if the token accepts none, or if the account does not need one.
+    /// The approval of Permit2 for this permit, as an extension of the payment. `None` if none was
+    /// `offered` that the token accepts, or if the account does not need one.
     ///
     /// Without a node the payer cannot know that, and signs nothing. A seller that needs the
     /// approval then refuses the payment.
@@ -194,22 +204,43 @@ impl ExactPayer {
         permit: &WitnessPermit,
         offered: Option<&Object>,
     ) -> Result<Option<Object>, PayerError> {
+        let by_permit = transfer.token.supports_eip2612
+            && sponsoring::is_offered(offered, sponsoring::GAS_SPONSORING);
+        let by_transaction = sponsoring::is_offered(offered, APPROVAL_GAS_SPONSORING);
         let network = transfer.network.id();
         let rpc = self.rpcs.get(network);
-        let is_possible = transfer.token.supports_eip2612 && sponsoring::is_offered(offered);
-        let Some(rpc) = rpc.filter(|_| is_possible) else {
+        let Some(rpc) = rpc.filter(|_| by_permit || by_transaction) else {
             return Ok(None);
         };
-        let approval = missing_approval(rpc, permit).await.unwrap_or_else(|fault| {
+        let missing = async || -> Result<Option<MissingApproval>, Fault> {
+            Ok(match is_missing(rpc, permit).await? {
+                false => None,
+                true if by_permit => {
+                    Some(MissingApproval::Permit(signed_approval(rpc, permit).await?))
+                }
+                true => Some(MissingApproval::Transaction(
+                    approval_transaction(rpc, permit, transfer.chain_id).await?,
+                )),
+            })
+        };
+        let missing = missing().await.unwrap_or_else(|fault| {
             warn!(%fault, network, "the allowance of Permit2 could not be read");
             None
         });
-        let Some(approval) = approval else {
-            return Ok(None);
+        let extension = match missing {
+            None => return Ok(None),
+            Some(MissingApproval::Permit(approval)) => {
+                let separator = transfer.token.domain_separator(transfer.chain_id);
+                let signature = self.sign(approval.digest(&separator)).await?;
+                sponsoring::signed(permit.token, &approval, &signature)
+            }
+            Some(MissingApproval::Transaction(unsigned)) => {
+                let signature = self.signer.sign_hash(&unsigned.signature_hash()).await;
+                let signature = signature.map_err(PayerError::signing)?;
+                let signed = TxEnvelope::from(unsigned.into_signed(signature));
+                approval::signed(permit, &signed.encoded_2718().into())
+            }
         };
-        let separator = transfer.token.domain_separator(transfer.chain_id);
-        let signature = self.sign(approval.digest(&separator)).await?;
-        let extension = sponsoring::signed(permit.token, &approval, &signature);
         let extension = Object::of(&extension).map_err(PayerError::Payload)?;
         Ok(Some(extension))
     }
@@ -252,25 +283,71 @@ impl ExactPayer {
     }
 }
 
-/// The approval that the owner has to sign for this permit; `None` if its allowance is enough. It
-/// is for no more than the permit, and for no longer.
-async fn missing_approval(
+/// An approval that an account has to sign for its permit.
+enum MissingApproval {
+    Permit(TokenApproval),
+    Transaction(TxEip1559),
+}
+
+/// A word that the permit's token returns.
+async fn ask_token(rpc: &Rpc, permit: &WitnessPermit, data: Bytes) -> Result<U256, Fault> {
+    let call = rpc::call(Some(permit.token), data);
+    let word: B256 = rpc.ask("eth_call", (call, BlockId::latest())).await?;
+    Ok(U256::from_be_bytes(word.0))
+}
+
+/// Whether the owner has approved less than this permit needs.
+async fn is_missing(rpc: &Rpc, permit: &WitnessPermit) -> Result<bool, Fault> {
+    let allowance = ask_token(rpc, permit, permit.allowance_call()).await?;
+    Ok(allowance < permit.amount)
+}
+
+/// The approval that the owner has to sign for this permit. It is for no more than the permit, and
+/// for no longer.
+async fn signed_approval(rpc: &Rpc, permit: &WitnessPermit) -> Result<TokenApproval, Fault> {
+    let nonce = ask_token(rpc, permit, eip2612::nonce_call(permit.owner)).await?;
+    let (owner, value, deadline) = (permit.owner, permit.amount, permit.deadline);
+    Ok(TokenApproval::new(owner, PERMIT2, value, nonce, deadline))
+}
+
+/// The transaction by which the owner approves Permit2. As every client, it approves all: Permit2
+/// moves only what a permit allows, and the owner needs no second transaction.
+async fn approval_transaction(
     rpc: &Rpc,
     permit: &WitnessPermit,
-) -> Result<Option<TokenApproval>, Fault> {
-    let ask = async |data: Bytes| -> Result<U256, Fault> {
-        let call = rpc::call(Some(permit.token), data);
-        let word: B256 = rpc.ask("eth_call", (call, BlockId::latest())).await?;
-        Ok(U256::from_be_bytes(word.0))
+    chain_id: u64,
+) -> Result<TxEip1559, Fault> {
+    let owner = permit.owner;
+    let input = abi::Erc20::approveCall {
+        spender: PERMIT2,
+        amount: U256::MAX,
     };
-    if ask(permit.allowance_call()).await? >= permit.amount {
-        return Ok(None);
-    }
-    let nonce = ask(eip2612::nonce_call(permit.owner)).await?;
-    let (owner, value, deadline) = (permit.owner, permit.amount, permit.deadline);
-    Ok(Some(TokenApproval::new(
-        owner, PERMIT2, value, nonce, deadline,
-    )))
+    let input: Bytes = input.abi_encode().into();
+    let call = TransactionRequest {
+        from: Some(owner),
+        ..rpc::call(Some(permit.token), input.clone())
+    };
+    let gas: U64 = rpc
+        .ask("eth_estimateGas", (call, BlockId::latest()))
+        .await?;
+    let nonce: U64 = rpc
+        .ask("eth_getTransactionCount", (owner, BlockId::latest()))
+        .await?;
+    let price: U128 = rpc.ask("eth_gasPrice", ()).await?;
+    // The base fee can double within six full blocks.
+    let max_fee_per_gas = price.to::<u128>().saturating_mul(2);
+    Ok(TxEip1559 {
+        chain_id,
+        nonce: nonce.to(),
+        // Some tokens need more gas by the time it is included.
+        gas_limit: gas.to::<u64>().saturating_mul(5) / 4,
+        max_fee_per_gas,
+        max_priority_fee_per_gas: max_fee_per_gas.min(APPROVAL_TIP_MAX),
+        to: TxKind::Call(permit.token),
+        value: U256::ZERO,
+        access_list: Default::default(),
+        input,
+    })
 }
 
 /// A signed authorization, as the chain shows its use.

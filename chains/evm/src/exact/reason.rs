@@ -110,3 +110,27 @@ pub const EIP2612_ASSET_MISMATCH: Reason = Reason::new("eip2612_asset_mismatch")
 pub const EIP2612_SPENDER_NOT_PERMIT2: Reason = Reason::new("eip2612_spender_not_permit2");
 /// The signed approval has expired, or expires before it can be included.
 pub const EIP2612_DEADLINE_EXPIRED: Reason = Reason::new("eip2612_deadline_expired");
+/// The extension `erc20ApprovalGasSponsoring` cannot be read.
+pub const ERC20_APPROVAL_FORMAT: Reason = Reason::new("invalid_erc20_approval_extension_format");
+/// The signed approval transaction is named for another account than the payer.
+pub const ERC20_APPROVAL_FROM: Reason = Reason::new("erc20_approval_from_mismatch");
+/// The signed approval transaction is named for another token than the permit.
+pub const ERC20_APPROVAL_ASSET: Reason = Reason::new("erc20_approval_asset_mismatch");
+/// The signed approval transaction is named for another spender than Permit2.
+pub const ERC20_APPROVAL_SPENDER: Reason = Reason::new("erc20_approval_spender_not_permit2");
+/// The signed approval transaction cannot be decoded.
+pub const ERC20_APPROVAL_TX_PARSE: Reason = Reason::new("erc20_approval_tx_parse_failed");
+/// The approval transaction is signed by another account than the payer, or for another chain.
+pub const ERC20_APPROVAL_TX_SIGNER: Reason = Reason::new("erc20_approval_tx_signer_mismatch");
+/// The approval transaction does not call the token, or sends coin.
+pub const ERC20_APPROVAL_TX_TARGET: Reason = Reason::new("erc20_approval_tx_wrong_target");
+/// The approval transaction does anything but to approve enough for Permit2.
+pub const ERC20_APPROVAL_TX_CALLDATA: Reason = Reason::new("erc20_approval_tx_invalid_calldata");
+/// The approval transaction does not have the account's next nonce.
+pub const ERC20_APPROVAL_TX_NONCE: Reason = Reason::new("erc20_approval_tx_wrong_nonce");
+/// The approval transaction would revert, or has reverted.
+pub const ERC20_APPROVAL_TX_FAILED: Reason = Reason::new("erc20_approval_tx_failed");
+/// The payer lacks gas for its approval transaction, and the operator does not give it any more.
+pub const ERC20_APPROVAL_NOT_FUNDED: Reason = Reason::new("erc20_approval_gas_not_sponsored");
+/// Another payment of the payer is sponsored now.
+pub const SPONSORSHIP_OPEN: Reason = Reason::new("erc20_approval_sponsorship_open");

@@ -14,6 +14,7 @@ use quittance_core::{Amount, PaymentRequest, Reason, Rejection};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::approval::APPROVAL_GAS_SPONSORING;
 use super::reason;
 use crate::abi::EIP2612Permit;
 use crate::eip2612::TokenApproval;
@@ -28,65 +29,72 @@ pub(crate) const GAS_SPONSORING: &str = "eip2612GasSponsoring";
 /// Where a request has the approval.
 const FIELD: &str = "paymentPayload.extensions.eip2612GasSponsoring.info";
 
-/// The extensions of a scheme that settles these tokens by Permit2.
+/// The extensions of a scheme that settles these tokens by Permit2. `sends_approvals` says whether
+/// it sends payers' approval transactions.
 pub(crate) fn extensions<'a>(
     tokens: impl IntoIterator<Item = &'a Token>,
+    sends_approvals: bool,
 ) -> &'static [&'static str] {
-    match tokens.into_iter().any(|token| token.supports_eip2612) {
-        true => &[GAS_SPONSORING],
-        false => &[],
+    let signed = tokens.into_iter().any(|token| token.supports_eip2612);
+    match (signed, sends_approvals) {
+        (true, true) => &[GAS_SPONSORING, APPROVAL_GAS_SPONSORING],
+        (true, false) => &[GAS_SPONSORING],
+        (false, true) => &[APPROVAL_GAS_SPONSORING],
+        (false, false) => &[],
     }
 }
 
 /// What a 402 response says of payments in this token by Permit2. `supported` has the facilitator's
-/// extensions.
+/// extensions. A signed approval costs less than a transaction, so only one of the two is offered.
 pub(crate) fn offered(token: &Token, supported: &[String]) -> Option<Object> {
-    let is_supported = supported.iter().any(|name| name == GAS_SPONSORING);
-    if !is_supported || !token.supports_eip2612 {
+    let (name, description, schema) = match token.supports_eip2612 {
+        true => (
+            GAS_SPONSORING,
+            "The facilitator submits a signed approval of Permit2 (EIP-2612) with the payment.",
+            schema(&["nonce", "deadline", "signature"]),
+        ),
+        false => (
+            APPROVAL_GAS_SPONSORING,
+            "The facilitator sends a signed transaction that approves Permit2, and can pay its gas.",
+            schema(&["signedTransaction"]),
+        ),
+    };
+    if !supported.iter().any(|supported| supported == name) {
         return None;
     }
-    let info = json!({
-        "description": "The facilitator submits a signed approval of Permit2 (EIP-2612) with the payment.",
-        "version": "1",
-    });
-    Object::of(&json!({ GAS_SPONSORING: { "info": info, "schema": schema() } })).ok()
+    let info = json!({ "description": description, "version": "1" });
+    Object::of(&json!({ name: { "info": info, "schema": schema } })).ok()
 }
 
-/// The JSON Schema of the information that a client adds.
-fn schema() -> Value {
+/// The JSON Schema of the information that a client adds: the fields of every approval, and these.
+fn schema(own: &[&str]) -> Value {
     let text = |pattern: &str| json!({ "type": "string", "pattern": pattern });
-    let (account, number) = ("^0x[a-fA-F0-9]{40}$", "^[0-9]+$");
-    let fields = json!({
-        "from": text(account),
-        "asset": text(account),
-        "spender": text(account),
-        "amount": text(number),
-        "nonce": text(number),
-        "deadline": text(number),
-        "signature": text("^0x[a-fA-F0-9]+$"),
-        "version": text("^[0-9]+(\\.[0-9]+)*$"),
-    });
-    let required: Vec<&String> = fields
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|it| it.0)
-        .collect();
+    let pattern = |field: &str| match field {
+        "from" | "asset" | "spender" => "^0x[a-fA-F0-9]{40}$",
+        "signature" | "signedTransaction" => "^0x[a-fA-F0-9]+$",
+        "version" => "^[0-9]+(\\.[0-9]+)*$",
+        _ => "^[0-9]+$",
+    };
+    let mut fields = vec!["from", "asset", "spender", "amount", "version"];
+    fields.extend_from_slice(own);
+    let properties = fields
+        .iter()
+        .map(|field| ((*field).to_owned(), text(pattern(field))));
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "type": "object",
-        "properties": fields,
-        "required": required,
+        "properties": properties.collect::<serde_json::Map<_, _>>(),
+        "required": fields,
     })
 }
 
-/// Whether a 402 response offers the extension.
-pub(crate) fn is_offered(offered: Option<&Object>) -> bool {
+/// Whether a 402 response offers this extension.
+pub(crate) fn is_offered(offered: Option<&Object>, name: &str) -> bool {
     let offered = offered.and_then(|offered| {
         let offered = offered.read::<BTreeMap<String, Json>>("extensions");
         offered.ok()
     });
-    offered.is_some_and(|offered| offered.contains_key(GAS_SPONSORING))
+    offered.is_some_and(|offered| offered.contains_key(name))
 }
 
 /// An approval of a token that its owner has signed, as the payer writes it.

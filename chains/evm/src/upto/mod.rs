@@ -26,7 +26,8 @@ pub use self::offer::UptoOffer;
 pub use self::payer::UptoPayer;
 use self::permit::{Metered, Payload};
 use crate::chain::signers::Signers;
-use crate::chain::{Evm, Probe, ProbeResult, Step};
+use crate::chain::{ApprovalGas, Evm, Probe, ProbeResult, Step};
+use crate::exact::approval::{SponsoredApproval, SponsoredPayment};
 use crate::exact::deployment::AccountDeployment;
 use crate::exact::payment::{ExactPayment, Limits, is_deployed};
 use crate::exact::permit2::{Permit2Transfer, check_scope};
@@ -68,6 +69,8 @@ pub struct Upto {
     permit2_separator: B256,
     /// The accounts that payers can name as the facilitator.
     signers: Arc<Signers>,
+    /// What the operator gives payers for their approvals.
+    approval_gas: Option<ApprovalGas>,
     limits: Limits,
     /// See [`Upto::with_hold`].
     hold: Duration,
@@ -83,6 +86,7 @@ impl Upto {
             tokens: config.tokens.clone(),
             permit2_separator: domain_separator(evm.chain_id()),
             signers: evm.signers(),
+            approval_gas: config.approval_gas,
             limits: Limits::new(config),
             hold: Duration::ZERO,
         }
@@ -168,7 +172,7 @@ impl Scheme<Evm> for Upto {
     }
 
     fn extensions(&self) -> &[&str] {
-        sponsoring::extensions(&self.tokens)
+        sponsoring::extensions(&self.tokens, self.approval_gas.is_some())
     }
 
     fn decode(
@@ -201,6 +205,9 @@ impl Scheme<Evm> for Upto {
         check_scope(&permit.permit, UPTO_PERMIT2_PROXY, asset)?;
         let lane = self.lane_of(permit.facilitator)?.clone();
         let access = self.access(&permit.permit);
+        let signed_approval = SignedApproval::read(request)?;
+        let gas = self.approval_gas.filter(|_| signed_approval.is_none());
+        let sponsored = SponsoredApproval::read(gas, request, self.chain_id, &permit.permit)?;
         let authorization = Metered {
             permit,
             lane,
@@ -211,13 +218,19 @@ impl Scheme<Evm> for Upto {
             domain_separator: self.permit2_separator,
             logs_authorization_first: token.logs_authorization_first,
             authorization,
-            approval: SignedApproval::read(request)?,
+            approval: signed_approval,
         };
         // An account cannot be deployed in the payment: another contract would be the sender.
         let deployment = AccountDeployment::new(&signature, &BTreeSet::new());
         let signed = (signature, deployment);
         let amount = request.requirements.amount;
         let payment = ExactPayment::new(method, self.limits, signed, pay_to, amount, now);
-        Ok(Box::new(payment.with_access(access)))
+        Ok(match sponsored {
+            None => Box::new(payment.with_access(access)),
+            Some(approval) => {
+                let scheme = (NAME, self.chain_id);
+                Box::new(SponsoredPayment::new(payment, approval, scheme, self.hold))
+            }
+        })
     }
 }
