@@ -10,8 +10,8 @@ use quittance_core::{Amount, Scheme};
 use quittance_devnet::{AUTH_CAPTURE_ESCROW, Account, Evm as Local, USDC};
 use quittance_evm::batch::{BatchSettlement, ChannelOffer, ChannelPayer, Channels};
 use quittance_evm::{
-    AuthCapture, AuthCaptureOffer, Evm, Exact, ExactOffer, ExactPayer, PrivateKeySigner,
-    TransferMethod, Upto, UptoOffer, UptoPayer, known,
+    ApprovalGas, AuthCapture, AuthCaptureOffer, Evm, Exact, ExactOffer, ExactPayer,
+    PrivateKeySigner, TransferMethod, Upto, UptoOffer, UptoPayer, known,
 };
 use quittance_http::RemoteFacilitator;
 use quittance_tests::channel_shop::ChannelShop;
@@ -510,6 +510,46 @@ async fn official_client_signs_the_approval_that_we_offer() {
         assert_allowance_required(&buy(&without_node, &goods).await[0]);
         assert_eq!(town.setting.received().await, Amount::from(PRICE));
     }
+}
+
+/// For a token without signed approvals, the official client signs the transaction that approves.
+/// Its account has no coin.
+#[tokio::test(flavor = "multi_thread")]
+async fn official_client_signs_the_approval_that_we_send() {
+    let setting = Setting::start().await;
+    let network = known::network("base-sepolia").unwrap();
+    let usdc = known::token(network.id(), "USDC").unwrap().clone();
+    let token = usdc
+        .with_method(TransferMethod::Permit2)
+        .with_eip2612(false);
+    let mut config = setting.config();
+    config.tokens = vec![token.clone()];
+    let most = alloy::primitives::U256::from(10_u64.pow(15));
+    config.approval_gas = Some(ApprovalGas::new(most, most));
+    let evm = Evm::new(config).unwrap();
+    let schemes = vec![Arc::new(Exact::new(&evm)) as _];
+    let builder = setting.builder().await.chain(evm, schemes);
+    let seller = Setting::seller().address.to_string();
+    let offer = || ExactOffer::new(network.clone(), token.clone(), "0.01", &seller).unwrap();
+    let town = Town::new(builder.start().await.unwrap(), offer).await;
+    let goods = format!("{}/goods", town.shop);
+    let [payer, _] = unapproved();
+    let no_coin = (payer.address, "0x0");
+    let _: Value = setting
+        .local
+        .rpc("anvil_setBalance", no_coin)
+        .await
+        .unwrap();
+    let node = setting.local.url();
+    for bought in buy_with_node(&payer, node, &[goods.clone(), goods]).await {
+        assert_eq!(
+            (&bought["status"], &bought["receipt"]["success"]),
+            (&json!(200), &json!(true)),
+            "{bought}"
+        );
+    }
+    assert_eq!(setting.sent(payer.address).await, 1);
+    assert_eq!(setting.received().await, Amount::from(2 * PRICE));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,8 +18,8 @@ use quittance_evm::batch::{
     BatchConfig, BatchSettlement, BooksError, ChannelPayer, PayerBook, read_books,
 };
 use quittance_evm::{
-    AuthCapturePayer, Evm, EvmConfig, Exact, ExactConfig, ExactOffer, ExactPayer, Signer, Token,
-    TransferMethod, Upto, UptoPayer, known,
+    ApprovalGas, AuthCapturePayer, Evm, EvmConfig, Exact, ExactConfig, ExactOffer, ExactPayer,
+    Signer, Token, TransferMethod, Upto, UptoPayer, known,
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -83,6 +83,9 @@ pub struct EvmEntry {
     /// ticker, in decimal notation: `{ USDC = "100" }`. For a larger amount two nodes must agree.
     #[serde(default)]
     pub two_nodes_above: BTreeMap<String, String>,
+    /// What payers get for the gas of their approvals of Permit2. Without it they get none, and no
+    /// such approval is sent.
+    pub approval_gas: Option<ApprovalGasEntry>,
     /// The age of the newest block, in seconds, above which a node counts as stuck; 0 for a chain
     /// that makes blocks only for transactions.
     pub max_head_age_secs: Option<u64>,
@@ -91,6 +94,17 @@ pub struct EvmEntry {
     /// Tokens that do not ship with the library, or that replace those that do.
     #[serde(default)]
     pub tokens: Vec<EvmToken>,
+}
+
+/// The bounds of what payers get for the gas of their approvals.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ApprovalGasEntry {
+    /// The most for one approval, in wei.
+    pub per_approval_wei: Amount,
+    /// The most for one payer within a day, in wei; by default as for one approval.
+    pub per_day_wei: Option<Amount>,
 }
 
 /// What the facilitator does for sellers with channels.
@@ -422,6 +436,10 @@ fn chain(entry: &NetworkEntry<'_, EvmEntry>, findings: &mut Findings) -> Option<
     if let Some(secs) = own.max_head_age_secs {
         config.head_age_max = (secs > 0).then(|| Duration::from_secs(secs));
     }
+    config.approval_gas = own.approval_gas.as_ref().map(|gas| {
+        let per_day = gas.per_day_wei.unwrap_or(gas.per_approval_wei);
+        ApprovalGas::new(gas.per_approval_wei.units(), per_day.units())
+    });
     config.balance_min = own.min_balance_wei.map(|amount| U256::from(amount.units()));
     let listed = listed(&config.tokens);
     config.two_nodes_above = findings.take(two_nodes_above(entry, &listed))?;
