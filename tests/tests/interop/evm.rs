@@ -524,7 +524,7 @@ async fn official_client_signs_the_approval_that_we_send() {
         .with_eip2612(false);
     let mut config = setting.config();
     config.tokens = vec![token.clone()];
-    let most = alloy::primitives::U256::from(10_u64.pow(15));
+    let most = U256::from(10_u64.pow(15));
     config.approval_gas = Some(ApprovalGas::new(most, most));
     let evm = Evm::new(config).unwrap();
     let schemes = vec![Arc::new(Exact::new(&evm)) as _];
