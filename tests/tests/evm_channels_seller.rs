@@ -77,10 +77,14 @@ impl Town {
     }
 
     async fn shop(&self, channels: &Channels) -> ChannelShop {
+        self.shop_with_delay(channels, 900).await
+    }
+
+    async fn shop_with_delay(&self, channels: &Channels, secs: u64) -> ChannelShop {
         let seller = Setting::seller().address.to_string();
         let offer = ChannelOffer::usdc("base-sepolia", "0.01", &seller).unwrap();
         let offer = offer.with_authorizer(channels.authorizer());
-        let offer = offer.with_withdraw_delay_secs(900).unwrap();
+        let offer = offer.with_withdraw_delay_secs(secs).unwrap();
         ChannelShop::open(Arc::new(channels.clone()), offer).await
     }
 }
@@ -289,14 +293,14 @@ async fn a_row_that_cannot_be_claimed_does_not_stop_the_others() {
     assert_eq!(town.setting.received().await, Amount::from(4 * PRICE));
 }
 
-/// A withdrawal of what vouchers owe is overtaken by a claim.
+/// A withdrawal of what vouchers owe is overtaken by a claim, long before that would be due by age.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_announced_withdrawal_is_claimed_at_once_and_then_refused() {
     let town = Town::start().await;
-    let channel = Channel::new();
+    let channel = Channel::new().with(|config| config.withdraw_delay = 3_600);
     let channels = town.channels(&channel, town.store().await);
     let channels = channels.with_claim_rules(ClaimRules::new(u64::MAX, u128::MAX));
-    let shop = town.shop(&channels).await;
+    let shop = town.shop_with_delay(&channels, 3_600).await;
     let first = deposit(&channel, 10 * PRICE_UNITS, PRICE_UNITS);
     shop.buy("", &first).await.charged();
     channel
@@ -305,15 +309,18 @@ async fn an_announced_withdrawal_is_claimed_at_once_and_then_refused() {
     assert_eq!(channels.upkeep().await.unwrap().claimed, 0);
     // The seller sees it as soon as its mirror of the chain is old.
     town.clock.advance(LATER_SECS);
-    let next = shop.buy("", &voucher(&channel, 2 * PRICE_UNITS)).await;
-    let (error, _) = next.correction();
-    assert_eq!(error, reason::CUMULATIVE_EXCEEDS_BALANCE.code());
+    let early = voucher(&channel, 2 * PRICE_UNITS);
+    assert_eq!(shop.buy("?charge=fail", &early).await.status, 500);
     let report = channels.upkeep().await.unwrap();
     assert_eq!((report.claimed, report.paid), (1, 1));
+    // A third of the delay later, a charge could be claimed too late.
+    town.clock.advance(1_200);
+    let (error, _) = shop.buy("", &early).await.correction();
+    assert_eq!(error, reason::CUMULATIVE_EXCEEDS_BALANCE.code());
     let _: Value = town
         .setting
         .local
-        .rpc("evm_increaseTime", (901,))
+        .rpc("evm_increaseTime", (3_601,))
         .await
         .unwrap();
     channel.withdraw(&town.setting).await;
@@ -322,7 +329,7 @@ async fn an_announced_withdrawal_is_claimed_at_once_and_then_refused() {
         (PRICE_UNITS, PRICE_UNITS)
     );
     assert_eq!(town.setting.received().await, Amount::from(PRICE));
-    assert_eq!(shop.served(), 1);
+    assert_eq!(shop.served(), 2);
 }
 
 /// Our buyer, also without its books, and with a channel whose seller was started again.
