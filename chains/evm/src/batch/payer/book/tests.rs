@@ -332,6 +332,22 @@ fn charge_that_falls_and_rises_is_paid_once() {
     assert_eq!(book.charged, 20);
 }
 
+/// Its payment was the one that was charged, once.
+#[test]
+fn one_lost_payment_explains_one_refusal() {
+    let mut book = book();
+    sign(&mut book, 10);
+    let second = sign(&mut book, 10);
+    assert_eq!(book.corrected(second, &said(10, 10), false), Next::Replace);
+    let second = sign(&mut book, 10);
+    book.served(second, 10);
+    let third = sign(&mut book, 10);
+    assert_eq!(book.corrected(third, &said(0, 30), false), Next::Replace);
+    let third = sign(&mut book, 10);
+    assert_eq!(book.corrected(third, &said(10, 30), false), Next::Used);
+    assert_eq!(book.signed, 30);
+}
+
 /// A withdrawal changes no number of refunds.
 #[test]
 fn book_recovers_after_a_withdrawal() {
