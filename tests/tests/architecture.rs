@@ -43,6 +43,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "quittance-seller",
             "quittance-service",
             "quittance-solana",
+            "quittance-verify",
         ],
     ),
     ("quittance-service", &["quittance-core", "quittance-engine"]),

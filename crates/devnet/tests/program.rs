@@ -85,7 +85,11 @@ async fn the_demonstration_balances_its_books() {
         "exact on eip155:84532",
         "exact on solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1",
         "transaction 0x",
-        "Each buyer paid 0.01",
+        "batch-settlement on eip155:84532",
+        "   paid     0.0008 USDC",
+        "claim by transaction 0x",
+        "settle by transaction 0x",
+        "the seller received 0.0008 USDC",
     ] {
         assert!(printed.contains(line), "{line} is not in\n{printed}");
     }

@@ -1,4 +1,4 @@
-//! `quittance-devnet demo`: a whole payment on a local EVM chain and on a local Solana cluster.
+//! `quittance-devnet demo`: whole payments on a local EVM chain and on a local Solana cluster.
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -27,6 +27,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use super::CommandResult;
+use super::stream::{WORD_PRICE, buy_story};
 
 /// The example below the options in `--help`.
 const EXAMPLE: &str = "\
@@ -46,10 +47,10 @@ const PRICE: &str = "0.01";
 const CHARGE: &str = "0.0025";
 
 /// Decimal places of USDC, on every chain.
-const DECIMALS: u8 = 6;
+pub(super) const DECIMALS: u8 = 6;
 
 /// The network of the local EVM chain.
-const EVM: &str = "base-sepolia";
+pub(super) const EVM: &str = "base-sepolia";
 
 /// The network of the local Solana cluster.
 const SOLANA: &str = "solana-devnet";
@@ -95,20 +96,23 @@ impl Demo {
         println!("8. The seller refunds that");
         refund(&facilitator, settlement).await?;
 
-        engine.shut_down(Duration::from_secs(5)).await;
         println!(
-            "Each buyer paid {PRICE}, each seller received {PRICE}, and the facilitator paid the fees."
+            "9. A story that costs {WORD_PRICE} USDC a word, paid by vouchers and claimed at the end"
         );
+        buy_story(&facilitator, &chains, folder.path()).await?;
+
+        engine.shut_down(Duration::from_secs(5)).await;
+        println!("Each seller received what its buyer paid, and the facilitator paid the fees.");
         Ok(())
     }
 }
 
 // The development account of each role.
 const FACILITATOR: usize = 0;
-const SELLER: usize = 1;
-const BUYER: usize = 2;
+pub(super) const SELLER: usize = 1;
+pub(super) const BUYER: usize = 2;
 
-fn evm_account(at: usize) -> Account {
+pub(super) fn evm_account(at: usize) -> Account {
     Evm::accounts().swap_remove(at)
 }
 
@@ -117,7 +121,7 @@ fn solana_account(at: usize) -> SolanaAccount {
 }
 
 /// Both local chains.
-struct Chains {
+pub(super) struct Chains {
     evm: Evm,
     solana: Solana,
 }
@@ -146,7 +150,7 @@ impl Chains {
         Ok(payer.with_rpc(&network, &[self.solana.url().parse()?])?)
     }
 
-    async fn evm_books(&self) -> Result<Books, Box<dyn Error>> {
+    pub(super) async fn evm_books(&self) -> Result<Books, Box<dyn Error>> {
         let of = async |at: usize| self.evm.balance(USDC, evm_account(at).address).await;
         Ok(Books {
             buyer: Amount::new(of(BUYER).await?),
@@ -177,6 +181,7 @@ async fn engine(chains: &Chains, folder: &Path) -> Result<Engine, Box<dyn Error>
     let evm = quittance_evm::Evm::new(config)?;
     let evm_exact = Arc::new(quittance_evm::Exact::new(&evm));
     let evm_upto = Arc::new(quittance_evm::Upto::new(&evm));
+    let evm_batch = Arc::new(quittance_evm::batch::BatchSettlement::new(&evm));
 
     let network = quittance_solana::known::network(SOLANA).ok_or("solana-devnet is known")?;
     let fee_payer = Arc::new(solana_account(FACILITATOR).keypair);
@@ -187,7 +192,7 @@ async fn engine(chains: &Chains, folder: &Path) -> Result<Engine, Box<dyn Error>
 
     let journal = SqliteJournal::open(folder.join("journal.db")).await?;
     let builder = Engine::builder(journal)
-        .chain(evm, vec![evm_exact, evm_upto])
+        .chain(evm, vec![evm_exact, evm_upto, evm_batch])
         .chain(solana, vec![solana_exact]);
     Ok(builder.start().await?)
 }
@@ -302,7 +307,7 @@ async fn refund(facilitator: &str, settlement: PaymentId) -> Result<(), Box<dyn 
 }
 
 /// Serves on a free port until the program ends.
-async fn listen(router: Router) -> Result<String, Box<dyn Error>> {
+pub(super) async fn listen(router: Router) -> Result<String, Box<dyn Error>> {
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
     let url = format!("http://{}", listener.local_addr()?);
     tokio::spawn(serve(
@@ -315,9 +320,9 @@ async fn listen(router: Router) -> Result<String, Box<dyn Error>> {
 }
 
 /// The USDC balances of the buyer and the seller, in atomic units.
-struct Books {
+pub(super) struct Books {
     buyer: Amount,
-    seller: Amount,
+    pub(super) seller: Amount,
 }
 
 impl Books {

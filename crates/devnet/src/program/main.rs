@@ -2,6 +2,7 @@
 
 mod demo;
 mod nodes;
+mod stream;
 
 use std::error::Error;
 use std::process::ExitCode;
