@@ -10,6 +10,7 @@ use super::terms::HoldTerms;
 use crate::abi::AuthCaptureEscrow::{self as Escrow, AuthCaptureEscrowErrors as Errors};
 use crate::abi::AuthCaptureEscrowV10 as EscrowV10;
 use crate::evidence::Evidence;
+use crate::exact::payment::revert_text;
 
 /// A deployment of the contract of holds with its collectors. The addresses are the same on every
 /// chain.
@@ -248,9 +249,7 @@ pub(super) fn decode_state(data: &[u8]) -> Option<ChainState> {
 /// The verdict on a call that the contract refuses with this data.
 pub(super) fn revert(data: &[u8]) -> Rejection {
     let Ok(error) = Errors::abi_decode(data) else {
-        let text = alloy::sol_types::decode_revert_reason(data);
-        let text = text.map(|text| text.chars().filter(|it| !it.is_control()).collect());
-        let text: String = text.unwrap_or_else(|| "the call would revert".to_owned());
+        let text = revert_text(data).unwrap_or_else(|| "the call would revert".to_owned());
         return Rejection::new(reason::SIMULATION_FAILED, text);
     };
     // The name of the variant is that of the error.

@@ -8,7 +8,7 @@ use super::channel::{BATCH_SETTLEMENT, ChannelState};
 use super::reason;
 use crate::abi::BatchSettlement;
 use crate::chain::{Step, StepOutcome};
-use crate::exact::payment::view;
+use crate::exact::payment::{revert_text, view};
 
 /// The number of steps that read a channel.
 pub(super) const CHANNEL_STEPS: usize = 3;
@@ -64,7 +64,5 @@ fn revert_reason(data: &[u8]) -> String {
         let name = name.split('(').next().unwrap_or_default();
         return format!("the contract of channels refuses it: {name}");
     }
-    let text = alloy::sol_types::decode_revert_reason(data);
-    let text = text.map(|text| text.chars().filter(|letter| !letter.is_control()).collect());
-    text.unwrap_or_else(|| "the call would revert".to_owned())
+    revert_text(data).unwrap_or_else(|| "the call would revert".to_owned())
 }

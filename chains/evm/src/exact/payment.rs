@@ -648,12 +648,11 @@ fn objection(method: &impl Method, pay_to: Address, now: Timestamp) -> Option<Re
 
 /// Why a call reverted: the text of `Error(string)`, if there is one.
 pub(crate) fn revert_reason(data: &[u8]) -> String {
-    alloy::sol_types::decode_revert_reason(data)
-        .map(|reason| {
-            reason
-                .chars()
-                .filter(|letter| !letter.is_control())
-                .collect()
-        })
-        .unwrap_or_else(|| "the transfer would revert".to_owned())
+    revert_text(data).unwrap_or_else(|| "the transfer would revert".to_owned())
+}
+
+/// The text of `Error(string)`, if a call reverted with one.
+pub(crate) fn revert_text(data: &[u8]) -> Option<String> {
+    let text = alloy::sol_types::decode_revert_reason(data)?;
+    Some(text.chars().filter(|letter| !letter.is_control()).collect())
 }
