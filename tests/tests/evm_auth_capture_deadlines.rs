@@ -13,7 +13,7 @@ use quittance_core::{
 use quittance_engine::{Engine, SqliteJournal, Timing};
 use quittance_evm::Evm;
 use quittance_evm::auth_capture::{
-    AuthCapture, AuthCaptureConfig, DeadlineAct, HoldRecord, reason, state_id,
+    ACT_BEFORE_MIN_SECS, AuthCapture, AuthCaptureConfig, DeadlineAct, HoldRecord, reason, state_id,
 };
 use quittance_tests::evm::Setting;
 use quittance_tests::holds::{Hold, balances, held};
@@ -68,6 +68,16 @@ impl Facility {
         })
         .await;
     }
+}
+
+/// The scheme that acts this long before the deadline.
+fn acting_before(setting: &Setting, act: DeadlineAct, secs: u64) -> Result<(), String> {
+    let evm = Evm::new(setting.config()).unwrap();
+    let mut settings = AuthCaptureConfig::default();
+    settings.deadlines.act = act;
+    settings.deadlines.act_before = Duration::from_secs(secs);
+    let scheme = AuthCapture::new(&evm).with_config(settings);
+    scheme.map(|_| ()).map_err(|error| error.to_string())
 }
 
 fn parts(setting: &Setting, act: DeadlineAct) -> (Evm, Arc<dyn Scheme<Evm>>) {
@@ -193,6 +203,52 @@ async fn an_operator_is_warned_before_a_hold_is_lost() {
     };
     let odd = scheme.upkeep(&[unreadable], Timestamp::from_secs(due));
     assert!(odd.requests.is_empty() && odd.seen[0].1.is_none());
+}
+
+/// An act that is a try too late loses the hold, and an operator that cannot act must know.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_act_has_time_for_a_second_try_and_warns_if_it_fails() {
+    let facility = Facility::new(DeadlineAct::Wait).await;
+    let hold = new_hold();
+    facility.settle(&hold.authorize()).await;
+    let (setting, record) = record_of(facility, &hold).await;
+    for act in [DeadlineAct::Capture, DeadlineAct::Void] {
+        assert!(acting_before(&setting, act, ACT_BEFORE_MIN_SECS - 1).is_err());
+        assert_eq!(acting_before(&setting, act, ACT_BEFORE_MIN_SECS), Ok(()));
+    }
+    assert_eq!(acting_before(&setting, DeadlineAct::Wait, 0), Ok(()));
+
+    let deadline = hold.terms.authorization_expiry;
+    let (_, scheme) = parts(&setting, DeadlineAct::Capture);
+    let upkeep = |state: &SchemeState, now: u64| {
+        scheme.upkeep(std::slice::from_ref(state), Timestamp::from_secs(now))
+    };
+    let first = upkeep(&record, deadline - LIFE_SECS / 4 + 5);
+    assert_eq!((first.requests.len(), first.warnings.len()), (1, 0));
+    let late = upkeep(&record, deadline - LIFE_SECS / 4 + 120);
+    assert_eq!((late.requests.len(), late.warnings.len()), (1, 1));
+    assert!(late.warnings[0].detail.contains("earlier attempts"));
+    // A hold that is shorter than the time for two tries.
+    let mut short = HoldRecord::read(&record).unwrap();
+    short.made_at = Timestamp::from_secs(deadline - ACT_BEFORE_MIN_SECS + 10);
+    let content = short.to_content();
+    let short_state = SchemeState {
+        state: content,
+        ..record.clone()
+    };
+    let at_once = upkeep(&short_state, short.made_at.secs());
+    assert_eq!((at_once.requests.len(), at_once.warnings.len()), (1, 0));
+    // Its token is configured no more.
+    short.terms.token = Setting::seller().address;
+    let content = short.to_content();
+    let foreign = SchemeState {
+        state: content,
+        ..record
+    };
+    let unable = upkeep(&foreign, short.made_at.secs());
+    assert_eq!((unable.requests.len(), unable.warnings.len()), (0, 1));
+    assert!(unable.warnings[0].detail.contains("not configured"));
+    assert!(unable.seen.is_empty());
 }
 
 /// `quittance holds` reads the journal while the facilitator has it open.

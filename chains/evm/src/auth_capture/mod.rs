@@ -41,7 +41,7 @@ pub use self::fee::{Fee, SubmittedFee};
 pub use self::hold::{Authorizer, Hold, HoldStore};
 pub use self::offer::AuthCaptureOffer;
 pub use self::payer::AuthCapturePayer;
-pub use self::record::{DeadlineAct, DeadlineRules, HoldRecord, HoldTask};
+pub use self::record::{ACT_BEFORE_MIN_SECS, DeadlineAct, DeadlineRules, HoldRecord, HoldTask};
 pub use self::setup::{AuthCaptureConfig, AuthCaptureConfigError, REFUNDABLE_MAX_SECS};
 pub use self::terms::{HoldTerms, bound_salt, state_id};
 
@@ -88,6 +88,31 @@ impl AuthCapture {
         let requirements = requirements_of(&self.0.network, record, token)?;
         let payload = PaymentPayload::new(requirements.clone(), Object::of(&payload).ok()?);
         PaymentRequest::new(payload, requirements).ok()
+    }
+
+    /// Captures or voids a hold. Warns if this is not possible, or should have happened by now: the
+    /// record comes again in a minute, until the deadline.
+    fn act(
+        &self,
+        state: &SchemeState,
+        record: &HoldRecord,
+        act: DeadlineAct,
+        now: Timestamp,
+    ) -> (Option<PaymentRequest>, Option<StateWarning>) {
+        let request = self.own_request(record, act);
+        let problem = match &request {
+            None => "its token is not configured any more: configure it again",
+            Some(_) if record.is_overdue(&self.0.config.deadlines, now) => {
+                "earlier attempts have not settled: the log has their reasons"
+            }
+            Some(_) => return (request, None),
+        };
+        let (held, deadline) = (record.balances.capturable, record.deadline());
+        let detail = format!(
+            "{held} atomic units of {} are held for {} until {deadline}, and the facilitator could not capture or void the hold: {problem}, or let the seller capture it",
+            record.terms.token, record.terms.receiver,
+        );
+        (request, Some(StateWarning::new(state, detail)))
     }
 }
 
@@ -252,7 +277,11 @@ impl Scheme<Evm> for AuthCapture {
                     )));
                     upkeep.seen.push((state.clone(), Some(next)));
                 }
-                HoldTask::Act(act) => upkeep.requests.extend(self.own_request(&record, act)),
+                HoldTask::Act(act) => {
+                    let (request, warning) = self.act(state, &record, act, now);
+                    upkeep.requests.extend(request);
+                    upkeep.warnings.extend(warning);
+                }
             }
         }
         upkeep

@@ -18,6 +18,15 @@ const VERSION: u64 = 1;
 /// time that is left.
 const WARN_AGAIN_MIN_SECS: u64 = 600;
 
+/// The shortest time before its deadline at which the facilitator captures or voids a hold by
+/// itself, in seconds. Two sweeps find it (15 seconds each), a failed attempt comes again after 60
+/// seconds, and a minute is for the inclusion on a slow chain.
+pub const ACT_BEFORE_MIN_SECS: u64 = 150;
+
+/// How long after its time an act is overdue, in seconds: a sweep has begun it, and begun it again
+/// 60 seconds later.
+const OVERDUE_SECS: u64 = 90;
+
 /// What an operator does before a hold can no longer be captured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -27,8 +36,17 @@ pub struct DeadlineRules {
     pub warn_before: Duration,
     /// What the facilitator does by itself.
     pub act: DeadlineAct,
-    /// How long before the deadline it does that. For a short hold it is a quarter of its time.
+    /// How long before the deadline it does that: at least [`ACT_BEFORE_MIN_SECS`]. For a short
+    /// hold it is a quarter of its time, and never less than this minimum. A hold that is shorter
+    /// is captured or voided at once.
     pub act_before: Duration,
+}
+
+impl DeadlineRules {
+    /// Whether a hold could be lost because one attempt fails.
+    pub(super) fn acts_too_late(&self) -> bool {
+        self.act != DeadlineAct::Wait && self.act_before.as_secs() < ACT_BEFORE_MIN_SECS
+    }
 }
 
 impl Default for DeadlineRules {
@@ -186,12 +204,18 @@ impl HoldRecord {
     fn moments(&self, rules: &DeadlineRules) -> (Timestamp, Option<Timestamp>) {
         let deadline = self.deadline().secs();
         let whole = deadline.saturating_sub(self.made_at.secs());
-        let before = |time: Duration, most: u64| {
-            Timestamp::from_secs(deadline.saturating_sub(time.as_secs().min(most)))
-        };
+        let before = |secs: u64| Timestamp::from_secs(deadline.saturating_sub(secs));
+        let warn_secs = rules.warn_before.as_secs().min(whole / 2);
+        let act_secs = rules.act_before.as_secs().min(whole / 4);
         let acts = rules.act != DeadlineAct::Wait;
-        let act = acts.then(|| before(rules.act_before, whole / 4));
-        (before(rules.warn_before, whole / 2), act)
+        let act = acts.then(|| before(act_secs.max(ACT_BEFORE_MIN_SECS)));
+        (before(warn_secs), act)
+    }
+
+    /// Whether the facilitator should have captured or voided the hold by now.
+    pub(super) fn is_overdue(&self, rules: &DeadlineRules, now: Timestamp) -> bool {
+        let (_, act) = self.moments(rules);
+        act.is_some_and(|act| now >= act.max(self.made_at).plus_secs(OVERDUE_SECS))
     }
 
     /// What upkeep has to do for the hold.
@@ -305,8 +329,13 @@ mod tests {
                 }
                 HoldTask::Act(done) => {
                     prop_assert_eq!(done, act);
-                    prop_assert!(act != DeadlineAct::Wait && left <= early.min(life / 4));
+                    prop_assert!(act != DeadlineAct::Wait);
+                    prop_assert!(left <= early.min(life / 4).max(ACT_BEFORE_MIN_SECS));
                 }
+            }
+            // There is always time for a second attempt.
+            if act != DeadlineAct::Wait && (1..=ACT_BEFORE_MIN_SECS).contains(&left) {
+                prop_assert_eq!(record.task(&rules, now), HoldTask::Act(act));
             }
             record.balances.capturable = 0;
             prop_assert_eq!(record.task(&rules, now), HoldTask::Rest(None));

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::deployment::EscrowDeployment;
 use super::fee::WHOLE_BPS;
 use super::reason;
-use super::record::DeadlineRules;
+use super::record::{ACT_BEFORE_MIN_SECS, DeadlineRules};
 use super::terms::{HoldTerms, bound_salt, time, units};
 use crate::chain::Evm;
 use crate::chain::signers::Signers;
@@ -53,6 +53,11 @@ pub enum AuthCaptureConfigError {
     NotASigner(Address),
 }
 
+    /// What happens at deadlines would come too late if one attempt fails.
+    #[error(
+        "holds are captured or voided {0} seconds before their end: at least {ACT_BEFORE_MIN_SECS} are needed"
+    )]
+    ActsTooLate(u64),
 /// What all payments of the scheme on a chain share.
 #[derive(Debug, Clone)]
 pub(super) struct Setup {
@@ -90,6 +95,10 @@ impl Setup {
             }
             _ => Ok(Self { config, ..self }),
         }
+            _ if config.deadlines.acts_too_late() => {
+                let secs = config.deadlines.act_before.as_secs();
+                Err(AuthCaptureConfigError::ActsTooLate(secs))
+            }
     }
 
     pub(super) fn assets(&self) -> Vec<String> {

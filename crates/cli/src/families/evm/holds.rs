@@ -28,14 +28,16 @@ pub struct AuthCaptureEntry {
     /// What happens to a hold that is about to end.
     #[serde(default)]
     pub at_deadline: DeadlineAct,
-    /// How long before its end that happens, in seconds.
+    /// How long before its end that happens, in seconds; at least
+    /// [`ACT_BEFORE_MIN_SECS`](quittance_evm::auth_capture::ACT_BEFORE_MIN_SECS).
     pub act_before_secs: Option<u64>,
 }
 
 /// The scheme with these settings.
 ///
 /// # Errors
-/// If an address is none, or the authorizer is no signer.
+/// If an address is none, if the authorizer is no signer, or if holds would be captured or voided
+/// too late.
 pub(super) fn auth_capture(
     entry: &NetworkEntry<'_, EvmEntry>,
     own: &AuthCaptureEntry,
