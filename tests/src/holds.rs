@@ -37,6 +37,11 @@ const CAPTURED_WITHIN_SECS: u64 = 3600;
 /// How long a capture can be refunded after that, in seconds.
 const REFUNDED_WITHIN_SECS: u64 = 3600;
 
+/// The key that signs for the seller.
+pub fn sellers_authorizer() -> PrivateKeySigner {
+    PrivateKeySigner::from_bytes(&B256::repeat_byte(0x5e)).expect("a key")
+}
+
 /// A hold of the buyer for the seller, with the keys of both sides.
 #[derive(Debug, Clone)]
 pub struct Hold {
@@ -63,7 +68,7 @@ impl Hold {
     /// A new hold of this much by this payer.
     pub fn of(payer: &Account, amount: u64) -> Self {
         let now = SystemClock.now().secs();
-        let authorizer = PrivateKeySigner::random();
+        let authorizer = sellers_authorizer();
         let salt_nonce = PrivateKeySigner::random().to_bytes();
         let terms = HoldTerms {
             operator: Setting::signers()[0].address,

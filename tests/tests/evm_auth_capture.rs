@@ -21,7 +21,9 @@ use quittance_testing::faults::{EngineParts, FaultySchemeFixture, PlantedFault, 
 use quittance_tests::conformance::life::{Act, LifeFixture};
 use quittance_tests::conformance::scheme::{self, SchemeFixture};
 use quittance_tests::evm::{PRICE, Setting, set, set_required};
-use quittance_tests::holds::{Hold, authorize_elsewhere, balances, fund_refunds, held};
+use quittance_tests::holds::{
+    Hold, authorize_elsewhere, balances, fund_refunds, held, sellers_authorizer,
+};
 use quittance_tests::mutations::{NOT_CAUGHT_IN_EXACT, assert_caught};
 use quittance_tests::permit2::{allow, approved};
 use serde_json::{Value, json};
@@ -39,7 +41,7 @@ fn scheme_of(config: EvmConfig, settings: AuthCaptureConfig) -> (Evm, AuthCaptur
 fn settings() -> AuthCaptureConfig {
     let mut settings = AuthCaptureConfig::default();
     settings.authorizer = Some(Setting::signers()[0].address);
-    settings.refunds_for = [Setting::seller().address].into();
+    settings.refunds_for = [(Setting::seller().address, sellers_authorizer().address())].into();
     settings
 }
 
@@ -864,6 +866,51 @@ async fn a_refund_needs_the_operators_agreement_and_its_tokens() {
     );
     settled(&engine, &refund(10)).await;
     assert_eq!(hold.balances(&setting).await, balances(0, 90));
+}
+
+/// A payer drained the operator's refunds alone: it made holds for a seller whose refunds are paid,
+/// signed the acts itself, and had its money back as the fee.
+#[tokio::test(flavor = "multi_thread")]
+async fn refunds_are_for_a_sellers_own_holds_without_foreign_fees() {
+    let setting = Setting::start().await;
+    fund_refunds(&setting).await;
+    let engine = engine(&setting).await;
+    let (payer, operator) = (Setting::buyer(), Setting::signers()[0].address);
+    let own_key = PrivateKeySigner::random();
+    let by_itself = Hold {
+        authorizer: own_key.clone(),
+        ..Hold::of(&payer, 100).authorized_by(own_key.address())
+    };
+    let with_fee = |receiver| Hold::of(&payer, 100).with_fees(0, 10_000, receiver);
+    for (hold, is_refunded) in [
+        (
+            by_itself.clone().with_fees(10_000, 10_000, payer.address),
+            false,
+        ),
+        (by_itself, false),
+        (with_fee(payer.address), false),
+        (with_fee(operator), true),
+    ] {
+        settled(&engine, &hold.authorize()).await;
+        settled(&engine, &hold.capture(100, balances(100, 0))).await;
+        let answer = settle(&engine, &hold.refund(100, balances(0, 100))).await;
+        match is_refunded {
+            true => assert!(answer.success, "{answer:?}"),
+            false => assert_refused(&answer, &reason::REFUND_FUNDING_UNAVAILABLE),
+        }
+    }
+    // The facilitator's own authorizer is another one, too.
+    let delegated = Hold::of(&payer, 100).authorized_by(operator);
+    let shop = || RequestCaller::Known("shop".into());
+    let without = |request: &PaymentRequest| {
+        let path = "/paymentPayload/payload/authorizerSignature";
+        set(request, path, json!("0x")).by(shop())
+    };
+    settled(&engine, &delegated.authorize().by(shop())).await;
+    settled(&engine, &without(&delegated.capture(100, balances(100, 0)))).await;
+    let refund = without(&delegated.refund(100, balances(0, 100)));
+    let answer = settle(&engine, &refund).await;
+    assert_refused(&answer, &reason::REFUND_FUNDING_UNAVAILABLE);
 }
 
 /// Acts after the first one are the receiver's: by its authorizer's signature, or by the caller

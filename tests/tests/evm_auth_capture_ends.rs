@@ -26,7 +26,7 @@ use quittance_evm::{
 use quittance_seller::PaymentLayer;
 use quittance_tests::conformance::ends::EndsFixture;
 use quittance_tests::evm::Setting;
-use quittance_tests::holds::{balances, fund_refunds, held};
+use quittance_tests::holds::{balances, fund_refunds, held, sellers_authorizer};
 use quittance_tests::permit2::approved;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -315,7 +315,7 @@ async fn engine(setting: &Setting) -> Engine {
     let evm = Evm::new(setting.config()).unwrap();
     let mut settings = AuthCaptureConfig::default();
     settings.authorizer = Some(Setting::signers()[0].address);
-    settings.refunds_for = [Setting::seller().address].into();
+    settings.refunds_for = [(Setting::seller().address, sellers_authorizer().address())].into();
     let scheme = AuthCapture::new(&evm).with_config(settings).unwrap();
     let builder = setting.builder().await.chain(evm, vec![Arc::new(scheme)]);
     builder.start().await.unwrap()
@@ -437,7 +437,7 @@ async fn a_seller_captures_refunds_and_voids_later() {
     let setting = Setting::start().await;
     fund_refunds(&setting).await;
     let engine = engine(&setting).await;
-    let (key, drawer) = (PrivateKeySigner::random(), Arc::new(Drawer::default()));
+    let (key, drawer) = (sellers_authorizer(), Arc::new(Drawer::default()));
     let offer = offer()
         .with_authorizer(key.clone())
         .deferred(Arc::clone(&drawer));

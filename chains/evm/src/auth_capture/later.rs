@@ -371,11 +371,7 @@ fn check_kind(
         }
         LaterKind::Capture { amount, fee, .. } => fee.check(terms, *amount),
         LaterKind::Void => Ok(()),
-        LaterKind::Refund { .. } if setup.config.refunds_for.contains(&terms.receiver) => Ok(()),
-        LaterKind::Refund { .. } => {
-            let detail = "this facilitator pays no refunds for payTo";
-            Err(Rejection::new(reason::REFUND_FUNDING_UNAVAILABLE, detail))
-        }
+        LaterKind::Refund { .. } => required.check_refunds(setup),
     }
 }
 

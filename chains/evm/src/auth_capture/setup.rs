@@ -1,6 +1,6 @@
 //! What all payments of the scheme share, and what a request requires.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use alloy::primitives::{Address, B256};
@@ -37,9 +37,11 @@ pub struct AuthCaptureConfig {
     /// The account that sellers can name as the authorizer of their holds: one of the chain's
     /// signers. It must stay one as long as a hold names it. Only callers with a key can use it.
     pub authorizer: Option<Address>,
-    /// The receivers whose refunds the operator pays from its own tokens. Each signer must have
-    /// approved the refund collector; the approval limits what can be lost.
-    pub refunds_for: BTreeSet<Address>,
+    /// The receivers whose refunds the operator pays from its own tokens, each with the authorizer
+    /// of its holds. Holds with another authorizer are not refunded: any payer can make one for the
+    /// receiver, and sign its acts. Each signer must have approved the refund collector; the
+    /// approval limits what can be lost.
+    pub refunds_for: BTreeMap<Address, Address>,
     /// What happens before a hold can no longer be captured.
     pub deadlines: DeadlineRules,
 }
@@ -51,13 +53,13 @@ pub enum AuthCaptureConfigError {
     /// Only an account of the operator can be the authorizer.
     #[error("the authorizer {0} is not one of the signers")]
     NotASigner(Address),
-}
-
     /// What happens at deadlines would come too late if one attempt fails.
     #[error(
         "holds are captured or voided {0} seconds before their end: at least {ACT_BEFORE_MIN_SECS} are needed"
     )]
     ActsTooLate(u64),
+}
+
 /// What all payments of the scheme on a chain share.
 #[derive(Debug, Clone)]
 pub(super) struct Setup {
@@ -93,12 +95,12 @@ impl Setup {
             Some(authorizer) if self.signers.lane_of(authorizer).is_none() => {
                 Err(AuthCaptureConfigError::NotASigner(authorizer))
             }
-            _ => Ok(Self { config, ..self }),
-        }
             _ if config.deadlines.acts_too_late() => {
                 let secs = config.deadlines.act_before.as_secs();
                 Err(AuthCaptureConfigError::ActsTooLate(secs))
             }
+            _ => Ok(Self { config, ..self }),
+        }
     }
 
     pub(super) fn assets(&self) -> Vec<String> {
@@ -371,6 +373,27 @@ impl Required {
             return Ok(());
         }
         Err(unauthenticated())
+    }
+
+    /// Checks that the operator has agreed to pay refunds of this hold.
+    ///
+    /// The authorizer must be the receiver's own, which the payer cannot choose. A fee must stay
+    /// with the operator: a refund pays back the fee, too, and its recipient can be the payer.
+    pub(super) fn check_refunds(&self, setup: &Setup) -> Result<(), Rejection> {
+        let agreed = setup.config.refunds_for.get(&self.pay_to);
+        let has_foreign_fee =
+            self.hold.max_fee_bps > 0 && self.hold.fee_recipient != self.hold.operator;
+        let detail = match agreed {
+            None => "this facilitator pays no refunds for payTo",
+            Some(agreed) if self.hold.authorizer != Some(*agreed) => {
+                "this facilitator pays refunds for payTo with another receiverAuthorizer only"
+            }
+            Some(_) if has_foreign_fee => {
+                "this facilitator pays no refunds of holds whose fee goes to another account"
+            }
+            Some(_) => return Ok(()),
+        };
+        Err(Rejection::new(reason::REFUND_FUNDING_UNAVAILABLE, detail))
     }
 
     /// Checks the deadlines, of which each must be after the one before.

@@ -1,5 +1,6 @@
 //! The scheme `auth-capture`: its settings, and the requests of sellers.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use alloy::primitives::{Address, U256};
@@ -20,9 +21,10 @@ use crate::config::ConfigError;
 pub struct AuthCaptureEntry {
     /// The address of the signer that sellers can name as the authorizer of their holds.
     pub authorizer: Option<String>,
-    /// The addresses of the receivers whose refunds are paid from the signers' own tokens.
+    /// The addresses of the receivers whose refunds are paid from the signers' own tokens, each
+    /// with the address of the authorizer whose holds are refunded.
     #[serde(default)]
-    pub refunds_for: Vec<String>,
+    pub refunds_for: BTreeMap<String, String>,
     /// How long before a hold ends the log warns of it first, in seconds.
     pub warn_before_secs: Option<u64>,
     /// What happens to a hold that is about to end.
@@ -44,16 +46,11 @@ pub(super) fn auth_capture(
     chain: &Evm,
 ) -> Result<AuthCapture, ConfigError> {
     let path = format!("{}.auth_capture", entry.path);
-    let address = |field: String, text: &String| -> Result<Address, ConfigError> {
-        text.parse().map_err(|_| not_an_address(field, text))
-    };
     let mut config = AuthCaptureConfig::default();
     let authorizer = own.authorizer.as_ref();
     let authorizer = authorizer.map(|text| address(format!("{path}.authorizer"), text));
     config.authorizer = authorizer.transpose()?;
-    let receivers = own.refunds_for.iter().enumerate();
-    let receivers = receivers.map(|(at, text)| address(format!("{path}.refunds_for[{at}]"), text));
-    config.refunds_for = receivers.collect::<Result<_, _>>()?;
+    config.refunds_for = refunds_for(&format!("{path}.refunds_for"), &own.refunds_for)?;
     let deadlines = &mut config.deadlines;
     deadlines.act = own.at_deadline;
     if let Some(secs) = own.warn_before_secs {
@@ -64,6 +61,29 @@ pub(super) fn auth_capture(
     }
     let scheme = AuthCapture::new(chain).with_config(config);
     scheme.map_err(|error| ConfigError::value(&path, error))
+}
+
+fn address(field: String, text: &str) -> Result<Address, ConfigError> {
+    text.parse().map_err(|_| not_an_address(field, text))
+}
+
+/// The receivers whose refunds are paid, each with its authorizer.
+fn refunds_for(
+    path: &str,
+    entries: &BTreeMap<String, String>,
+) -> Result<BTreeMap<Address, Address>, ConfigError> {
+    let mut table = BTreeMap::new();
+    for (receiver, authorizer) in entries {
+        let field = || format!("{path}.{receiver}");
+        let parsed = address(field(), receiver)?;
+        if table
+            .insert(parsed, address(field(), authorizer)?)
+            .is_some()
+        {
+            return Err(ConfigError::value(field(), "the receiver is there twice"));
+        }
+    }
+    Ok(table)
 }
 
 /// The seller's request for an act with a payment that is held. `None` for another chain family's
@@ -100,4 +120,44 @@ async fn make_request(
         HoldAct::Refund { amount } => hold.refund(authorizer, units(amount)?).await,
     };
     request.map_err(PayError::payer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use figment::Figment;
+    use figment::providers::{Format, Toml};
+
+    /// Money is paid by this table, so no entry is guessed.
+    #[test]
+    fn refunds_name_each_receiver_once_with_its_authorizer() {
+        let [receiver, authorizer] = [0xa1, 0xb2].map(Address::repeat_byte);
+        let entry = |toml: &str| -> Option<AuthCaptureEntry> {
+            Figment::from(Toml::string(toml)).extract().ok()
+        };
+        let read = |toml: &str| {
+            let entry = entry(toml).unwrap();
+            refunds_for("evm[0].auth_capture.refunds_for", &entry.refunds_for)
+        };
+        let table = read(&format!(
+            "refunds_for = {{ {receiver:#x} = \"{authorizer}\" }}"
+        ));
+        assert_eq!(table.unwrap(), [(receiver, authorizer)].into());
+        let checksum = receiver.to_checksum(None);
+        for odd in [
+            format!("refunds_for = {{ {receiver:#x} = \"shop\" }}"),
+            format!("refunds_for = {{ shop = \"{authorizer}\" }}"),
+            format!(
+                "refunds_for = {{ {receiver:#x} = \"{authorizer}\", {checksum} = \"{receiver}\" }}"
+            ),
+        ] {
+            let error = read(&odd).unwrap_err().to_string();
+            assert!(
+                error.starts_with("evm[0].auth_capture.refunds_for."),
+                "{error}"
+            );
+        }
+        let list = format!("refunds_for = [\"{receiver}\"]");
+        assert!(entry(&list).is_none());
+    }
 }
