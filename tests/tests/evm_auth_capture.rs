@@ -913,6 +913,39 @@ async fn refunds_are_for_a_sellers_own_holds_without_foreign_fees() {
     assert_refused(&answer, &reason::REFUND_FUNDING_UNAVAILABLE);
 }
 
+/// Any client that saw a signed capture could add an empty signature, and end the hold.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unsigned_void_is_not_added_to_a_signed_capture() {
+    let setting = Setting::start().await;
+    let engine = engine(&setting).await;
+    let whole = balances(100, 0);
+    let added = |request: &PaymentRequest| {
+        let path = "/paymentPayload/payload/voidAuthorizerSignature";
+        set(request, path, json!("0x"))
+    };
+    let own = Hold::of(&Setting::buyer(), 100);
+    settled(&engine, &own.authorize()).await;
+    let capture = own.capture_and_void(10, whole);
+    for caller in [RequestCaller::Anyone, RequestCaller::Known("shop".into())] {
+        let answer = settle(&engine, &added(&capture).by(caller)).await;
+        assert_refused(&answer, &reason::UNAUTHENTICATED_AUTHORIZER_REQUEST);
+    }
+    assert_eq!(own.balances(&setting).await, whole);
+    // The facilitator is the authorizer, and its key has signed the capture only.
+    let operator = &Setting::signers()[0];
+    let delegated = Hold {
+        authorizer: operator.signer.clone(),
+        ..Hold::of(&Setting::buyer(), 100).authorized_by(operator.address)
+    };
+    let by = |name: &str| RequestCaller::Known(name.into());
+    settled(&engine, &delegated.authorize().by(by("shop"))).await;
+    let capture = added(&delegated.capture_and_void(10, whole));
+    let answer = settle(&engine, &capture.clone().by(by("other"))).await;
+    assert_refused(&answer, &reason::UNAUTHENTICATED_AUTHORIZER_REQUEST);
+    settled(&engine, &capture.by(by("shop"))).await;
+    assert_eq!(delegated.balances(&setting).await, balances(0, 10));
+}
+
 /// Acts after the first one are the receiver's: by its authorizer's signature, or by the caller
 /// that has made the hold if the facilitator is the authorizer.
 #[tokio::test(flavor = "multi_thread")]

@@ -72,7 +72,7 @@ impl Later {
         let terms = act.terms;
         check_terms(&act, &setup, &required)?;
         check_kind(&act.kind, &terms, &required, &setup)?;
-        let is_signed = act.signature.is_some();
+        let is_signed = act.is_signed();
         if !is_signed {
             required.check_delegated(&setup)?;
         }

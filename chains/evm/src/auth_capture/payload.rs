@@ -108,6 +108,17 @@ pub(super) struct LaterAct {
     pub(super) signature: Option<Bytes>,
 }
 
+impl LaterAct {
+    /// Whether the authorizer has signed all of it: a capture, and its void.
+    pub(super) fn is_signed(&self) -> bool {
+        let void = match &self.kind {
+            LaterKind::Capture { void, .. } => void.as_ref(),
+            LaterKind::Void | LaterKind::Refund { .. } => None,
+        };
+        self.signature.is_some() && void.is_none_or(Option::is_some)
+    }
+}
+
 /// Which act it is.
 #[derive(Debug, Clone)]
 pub(super) enum LaterKind {
