@@ -10,12 +10,12 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use quittance_core::wire::{SettleResponse, VerifyResponse};
 use quittance_core::{
-    Amount, Clock, Facilitator, FacilitatorError, PaymentRequest, Reason, RequestCaller, Scheme,
-    StateStore, SystemClock,
+    Amount, Clock, Facilitator, FacilitatorError, Observed, PaymentRequest, Reason, RequestCaller,
+    Scheme, SchemeState, StateStore, SystemClock,
 };
 use quittance_devnet::{Account, Evm as Local, USDC};
 use quittance_engine::{Engine, EngineBuilder};
-use quittance_evm::auth_capture::{AuthCapture, AuthCaptureConfig, V1_0, reason};
+use quittance_evm::auth_capture::{AuthCapture, AuthCaptureConfig, V1_0, reason, state_id};
 use quittance_evm::{Evm, EvmConfig, reason as exact_reason};
 use quittance_testing::faults::{EngineParts, FaultySchemeFixture, PlantedFault, SchemeFault};
 use quittance_tests::conformance::life::{Act, LifeFixture};
@@ -584,7 +584,7 @@ async fn a_hold_lives_from_its_authorization_to_its_void() {
     assert_eq!(before - after, U256::from(30));
     assert_eq!(held(&setting).await, U256::ZERO);
     drop(engine);
-    let id = quittance_evm::auth_capture::state_id(&hold.id());
+    let id = state_id(&hold.id());
     let record = setting.journal().await.state(&id).await.unwrap().unwrap();
     assert_eq!(record.due, None);
 }
@@ -944,6 +944,32 @@ async fn an_unsigned_void_is_not_added_to_a_signed_capture() {
     assert_refused(&answer, &reason::UNAUTHENTICATED_AUTHORIZER_REQUEST);
     settled(&engine, &capture.by(by("shop"))).await;
     assert_eq!(delegated.balances(&setting).await, balances(0, 10));
+}
+
+/// A newer version may have written the record: the caller has done nothing wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unreadable_record_is_no_fault_of_the_caller() {
+    let setting = Setting::start().await;
+    let (_, scheme) = scheme_of(setting.config(), settings());
+    let hold = Hold::of(&Setting::buyer(), 100).authorized_by(Setting::signers()[0].address);
+    let path = "/paymentPayload/payload/authorizerSignature";
+    let void = set(&hold.void(), path, json!("0x")).by(RequestCaller::Known("shop".into()));
+    let now = SystemClock.now();
+    let payment = scheme.decode(&void, now).unwrap();
+    let verdict = |state: Option<&SchemeState>| {
+        let checked = payment.check(&Observed::new(&[], &[], now).with_state(state));
+        checked.err().unwrap().reason
+    };
+    let content = br#"{"version":2}"#.to_vec();
+    let newer = SchemeState::new(
+        state_id(&hold.id()),
+        "eip155:84532",
+        "auth-capture",
+        content,
+    );
+    assert_eq!(verdict(Some(&newer)), reason::VERIFICATION_FAILED);
+    let expected = reason::UNAUTHENTICATED_AUTHORIZER_REQUEST;
+    assert_eq!(verdict(None), expected);
 }
 
 /// Acts after the first one are the receiver's: by its authorizer's signature, or by the caller

@@ -241,7 +241,9 @@ impl Later {
         if self.is_signed || self.required.caller == RequestCaller::Engine {
             return Ok(());
         }
-        let record = observed.state.and_then(|it| HoldRecord::read(it).ok());
+        let record = observed.state.map(HoldRecord::read).transpose();
+        // A newer version may have written it: the caller has done nothing wrong.
+        let record = record.map_err(|error| Rejection::new(reason::VERIFICATION_FAILED, error))?;
         let owner = record.and_then(|record| record.owner);
         match owner.is_some() && owner == self.required.caller.to_text() {
             true => Ok(()),
