@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use alloy::primitives::{Address, B256, U256};
 use alloy::signers::local::PrivateKeySigner;
+use alloy::sol_types::SolCall;
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use quittance_core::wire::{SettleResponse, VerifyResponse};
@@ -970,6 +971,31 @@ async fn an_unreadable_record_is_no_fault_of_the_caller() {
     assert_eq!(verdict(Some(&newer)), reason::VERIFICATION_FAILED);
     let expected = reason::UNAUTHENTICATED_AUTHORIZER_REQUEST;
     assert_eq!(verdict(None), expected);
+}
+
+/// The token refuses the payer after it has paid. The answer said that the capture has failed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_succeeds_whose_rest_cannot_be_returned() {
+    alloy::sol! { function blacklist(address account) external; }
+    let setting = Setting::start().await;
+    let engine = engine(&setting).await;
+    let hold = Hold::of(&Setting::buyer(), 100);
+    settled(&engine, &hold.authorize()).await;
+    let account = hold.payer.address;
+    let block = blacklistCall { account }.abi_encode();
+    let owner = Local::accounts()[9].address;
+    setting.local.send(owner, USDC, block).await.unwrap();
+    let close = hold.capture_and_void(30, balances(100, 0));
+    for _ in 0..2 {
+        let answer = settled(&engine, &close).await;
+        assert_eq!(answer.amount.as_deref(), Some("30"));
+        assert_eq!(amounts(&answer), (json!("70"), json!("30")));
+    }
+    assert_eq!(hold.balances(&setting).await, balances(70, 30));
+    assert_eq!(setting.received().await, Amount::from(30));
+    // The record has what is left, so the seller can still have it.
+    settled(&engine, &hold.capture(70, balances(70, 30))).await;
+    assert_eq!(setting.received().await, Amount::from(100));
 }
 
 /// Acts after the first one are the receiver's: by its authorizer's signature, or by the caller

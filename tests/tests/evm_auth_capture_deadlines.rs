@@ -251,6 +251,31 @@ async fn an_act_has_time_for_a_second_try_and_warns_if_it_fails() {
     assert!(unable.seen.is_empty());
 }
 
+/// The capture is in time, and its void comes after the deadline. It was dropped, and the answer
+/// said that the capture has failed.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_void_of_a_capture_has_no_deadline() {
+    let facility = Facility::new(DeadlineAct::Wait).await;
+    let (setting, hold) = (&facility.setting, new_hold());
+    facility.settle(&hold.authorize()).await;
+    facility.pass(LIFE_SECS - 120).await;
+    setting.hold().await;
+    let close = hold.capture_and_void(30, balances(100, 0));
+    let answer = facility.engine.settle(&close).await.unwrap();
+    assert!(answer.is_pending(), "{answer:?}");
+    // The capture is included before the deadline, and seen after it.
+    facility.clock.advance(130);
+    setting.local.mine().await.unwrap();
+    let _: Value = setting.local.rpc("evm_increaseTime", (130,)).await.unwrap();
+    setting.go_on().await;
+    facility.has(&hold, 0, 30).await;
+    until("the answer", || async {
+        let answer = facility.engine.settle(&close).await;
+        answer.is_ok_and(|answer| answer.success)
+    })
+    .await;
+}
+
 /// `quittance holds` reads the journal while the facilitator has it open.
 #[tokio::test(flavor = "multi_thread")]
 async fn open_holds_can_be_listed_while_the_facilitator_runs() {

@@ -258,6 +258,9 @@ impl Later {
         observed: &Observed<'_, Evm>,
     ) -> Result<(), Rejection> {
         let outcome = |at: usize| outcomes.get(at);
+        if self.has_captured(observed) {
+            return self.can_void(outcomes, observed).map(|_| ());
+        }
         let signatures = observed.signatures;
         let asked = outcome(step::AUTHORIZER);
         self.consent
@@ -266,13 +269,6 @@ impl Later {
         self.void_consent
             .check(signatures, asked, reason::VOID_AUTHORIZER_SIGNATURE)?;
         let balances = chain_state(outcome(step::HOLD))?.balances;
-        if self.has_captured(observed) {
-            // What is left may be gone, if the payer could take it.
-            return match balances.capturable {
-                0 => Ok(()),
-                _ => simulated(outcome(step::ESCROW)),
-            };
-        }
         check_balances(&self.kind, &balances)?;
         if let LaterKind::Refund { amount, .. } = &self.kind {
             check_funding(*amount, outcome(step::ALLOWANCE), outcome(step::BALANCE))?;
@@ -280,8 +276,31 @@ impl Later {
         simulated(outcome(step::ESCROW))
     }
 
-    /// The balances after the act.
-    fn balances_after(&self, before: &HoldBalances) -> HoldBalances {
+    /// Whether the rest can be returned after the capture. It cannot if the payer has taken it, or
+    /// if the token refuses the payer. The seller is paid then, and this is a success.
+    ///
+    /// # Errors
+    /// If the chain does not tell it.
+    fn can_void(
+        &self,
+        outcomes: &[StepOutcome],
+        observed: &Observed<'_, Evm>,
+    ) -> Result<bool, Rejection> {
+        let balances = chain_state(outcomes.get(step::HOLD))?.balances;
+        let asked = outcomes.get(step::VOID_AUTHORIZER);
+        let reason = reason::VOID_AUTHORIZER_SIGNATURE;
+        let consent = self.void_consent.check(observed.signatures, asked, reason);
+        if balances.capturable == 0 || consent.is_err() {
+            return Ok(false);
+        }
+        match outcomes.get(step::ESCROW) {
+            Some(StepOutcome::Reverted { .. }) => Ok(false),
+            other => simulated(other).map(|()| true),
+        }
+    }
+
+    /// The balances after the act. It `has_ended_early` if it captured and could not void.
+    fn balances_after(&self, before: &HoldBalances, has_ended_early: bool) -> HoldBalances {
         match &self.kind {
             LaterKind::Capture {
                 amount,
@@ -290,8 +309,8 @@ impl Later {
                 ..
             } => HoldBalances {
                 capturable: match void {
-                    Some(_) => 0,
-                    None => expected.capturable.saturating_sub(*amount),
+                    Some(_) if !has_ended_early => 0,
+                    _ => expected.capturable.saturating_sub(*amount),
                 },
                 refundable: expected.refundable.saturating_add(*amount),
             },
@@ -463,8 +482,9 @@ impl Payment<Evm> for Later {
     }
 
     fn check(&self, observed: &Observed<'_, Evm>) -> Result<Check<Evm>, Rejection> {
-        self.check_caller(observed)?;
+        // A void has no deadline, and after its capture a request must not fail.
         if !self.has_captured(observed) {
+            self.check_caller(observed)?;
             self.check_time(observed.now, MARGIN_SECS)?;
         }
         let Some(last) = observed.answers.last() else {
@@ -488,10 +508,17 @@ impl Payment<Evm> for Later {
         deadlines.contains(&rejection.reason)
     }
 
+    /// Near the deadline, the void comes after it.
+    fn expires(&self, observed: &Observed<'_, Evm>) -> Option<Timestamp> {
+        let later = self.info.expires.plus_secs(ACT_PATIENCE_SECS);
+        self.has_captured(observed).then_some(later)
+    }
+
     fn plan(&self, _: Amount, observed: &Observed<'_, Evm>) -> Result<Plan<Call>, Rejection> {
         let has_captured = self.has_captured(observed);
-        let state = chain_state(asked(observed, step::HOLD))?;
-        if has_captured && state.balances.capturable == 0 {
+        let last = observed.answers.last();
+        let outcomes = last.map_or(&[][..], |last| &last.outcomes);
+        if has_captured && !self.can_void(outcomes, observed)? {
             return Ok(Plan::OffChain);
         }
         let gas = asked(observed, step::ESCROW).and_then(StepOutcome::gas);
@@ -527,7 +554,7 @@ impl Payment<Evm> for Later {
         &self,
         _: Amount,
         observed: &Observed<'_, Evm>,
-        _: Option<&Evidence>,
+        evidence: Option<&Evidence>,
     ) -> StateChange {
         let known = observed.state.map(HoldRecord::read);
         let is_unreadable = matches!(known, Some(Err(_)));
@@ -539,7 +566,8 @@ impl Payment<Evm> for Later {
         let chain = asked(observed, step::HOLD);
         let chain = chain.and_then(|outcome| chain_state(Some(outcome)).ok());
         let before = chain.map_or(record.balances, |state| state.balances);
-        record.balances = self.balances_after(&before);
+        // Without a last transaction, only the capture was sent.
+        record.balances = self.balances_after(&before, evidence.is_none());
         let rules = &self.setup.config.deadlines;
         let mut change = change(&record, &self.hold, rules, observed.now, is_unreadable);
         change.receipt.amount = match &self.kind {
