@@ -22,6 +22,8 @@ struct Hold {
     /// The voucher whose signature is verified.
     voucher: Voucher,
     until: Timestamp,
+    /// Whether its settlement has ended without an outcome. Its payer may ask again.
+    is_open: bool,
 }
 
 /// Which channels are held, by the channel's identity.
@@ -51,10 +53,14 @@ pub(super) struct HeldChannel {
     holds: Holds,
     channel: B256,
     pending_id: String,
+    /// Whether the hold is that of a payment without an outcome, which is made again.
+    is_again: bool,
 }
 
 impl Holds {
-    /// Holds a channel for this voucher until a time. `None` while another payment has it.
+    /// Holds a channel for this voucher until a time. `None` while another payment has it. A
+    /// payment without an outcome gives its hold to the same voucher, under another name: of the
+    /// two requests, only the later one can be charged.
     pub(super) fn take(
         &self,
         channel: B256,
@@ -67,19 +73,39 @@ impl Holds {
             pending_id: pending_id.clone(),
             voucher: voucher.clone(),
             until,
+            is_open: false,
         };
         let mut held = self.locked();
         held.remove_ended(now);
+        let mut is_again = false;
         match held.holds.entry(channel) {
-            Entry::Occupied(other) if now < other.get().until => return None,
-            Entry::Occupied(mut ended) => drop(ended.insert(hold)),
+            Entry::Occupied(mut other) => {
+                let has_ended = other.get().until <= now;
+                is_again = !has_ended && other.get().is_open && other.get().voucher == *voucher;
+                if !has_ended && !is_again {
+                    return None;
+                }
+                other.insert(hold);
+            }
             Entry::Vacant(free) => drop(free.insert(hold)),
         }
         Some(HeldChannel {
             holds: self.clone(),
             channel,
             pending_id,
+            is_again,
         })
+    }
+
+    /// Notes that the settlement of the payment with this hold has ended without an outcome. It
+    /// still has its channel.
+    pub(super) fn leave_open(&self, channel: &B256, pending_id: &str) {
+        let mut held = self.locked();
+        if let Some(hold) = held.holds.get_mut(channel)
+            && hold.pending_id == pending_id
+        {
+            hold.is_open = true;
+        }
     }
 
     /// Whether the hold with this name has the channel for this voucher. It may have run out, as
@@ -109,7 +135,7 @@ impl Holds {
     }
 
     fn locked(&self) -> MutexGuard<'_, Held> {
-        // Each change is one insertion or removal, so the map is complete after a panic.
+        // Each change is one insertion, removal or flag, so the map is complete after a panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -123,8 +149,13 @@ impl HeldChannel {
 
 impl Drop for HeldChannel {
     fn drop(&mut self) {
-        if !self.pending_id.is_empty() {
-            self.holds.end(&self.channel, &self.pending_id);
+        if self.pending_id.is_empty() {
+            return;
+        }
+        match self.is_again {
+            // The payment still has no outcome.
+            true => self.holds.leave_open(&self.channel, &self.pending_id),
+            false => self.holds.end(&self.channel, &self.pending_id),
         }
     }
 }
@@ -176,6 +207,27 @@ mod tests {
         // A verification that is cancelled or fails leaves nothing.
         drop(take(&holds, 1, 16));
         assert!(take(&holds, 1, 16).is_some());
+    }
+
+    #[test]
+    fn a_payment_without_an_outcome_lends_its_hold_again_once() {
+        let holds = Holds::default();
+        let channel = B256::repeat_byte(1);
+        let again = |max| holds.take(channel, &voucher(max), at(11), at(16));
+        let first = take(&holds, 1, 10).unwrap().keep();
+        assert!(again(1).is_none());
+        holds.leave_open(&channel, "another");
+        assert!(again(1).is_none());
+        holds.leave_open(&channel, &first);
+        assert!(again(2).is_none());
+        // A verification that fails leaves it as it was.
+        drop(again(1).unwrap());
+        assert!(again(2).is_none());
+        let second = again(1).unwrap().keep();
+        assert!(again(1).is_none());
+        assert!(!holds.has(&channel, Some(&first), &voucher(1)));
+        assert!(holds.is_taken(&channel, Some(&first), at(12)));
+        assert!(holds.has(&channel, Some(&second), &voucher(1)));
     }
 
     #[test]

@@ -248,9 +248,15 @@ impl Facilitator for Channels {
             }
         };
         match self.0.settle(request, &payment).await {
-            Ok(response) => Ok(response),
+            Ok(response) => {
+                if response.is_pending() {
+                    self.0.leave_open(&payment);
+                }
+                Ok(response)
+            }
             Err(problem) => {
-                let rejection = problem.verdict()?;
+                let verdict = problem.verdict();
+                let rejection = verdict.inspect_err(|_| self.0.leave_open(&payment))?;
                 self.0.end_hold(&payment);
                 let payer = Some(payment.payer());
                 Ok(SettleResponse::failed(network, &rejection, payer, ""))

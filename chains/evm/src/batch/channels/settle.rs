@@ -63,6 +63,13 @@ impl Parts {
         }
     }
 
+    /// Notes that the settlement of a payment has ended without an outcome.
+    pub(super) fn leave_open(&self, payment: &ChannelPayment) {
+        if let Some(pending) = &payment.pending_id {
+            self.holds.leave_open(&payment.id(), pending);
+        }
+    }
+
     /// Whether the payment still has the hold of its verification.
     fn has_hold(&self, payment: &ChannelPayment) -> bool {
         let signed = &payment.signed;
@@ -87,15 +94,17 @@ impl Parts {
                     self.end_hold(payment);
                     return Ok(payment.charged(network, amount, &known.book));
                 }
-                Some(known) if self.has_hold(payment) => match payment.check_book(&known.book, now)
-                {
-                    Ok(()) => known,
-                    Err(_) if known.is_cached => {
-                        self.books.forget(&id);
-                        continue;
+                // The payer may have announced a withdrawal while its request was served for long.
+                Some(known) if self.has_hold(payment) && known.book.is_fresh(now) => {
+                    match payment.check_book(&known.book, now) {
+                        Ok(()) => known,
+                        Err(_) if known.is_cached => {
+                            self.books.forget(&id);
+                            continue;
+                        }
+                        Err(rejection) => return Err(rejection.into()),
                     }
-                    Err(rejection) => return Err(rejection.into()),
-                },
+                }
                 _ => self.judge(request, payment, by_key, now).await?,
             };
             let mut book = known.book.clone();
