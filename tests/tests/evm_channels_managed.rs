@@ -324,6 +324,40 @@ async fn a_refund_claims_what_was_charged_before() {
     assert_eq!(code, reason::CUMULATIVE_EXCEEDS_BALANCE.code());
 }
 
+/// The contract asks the account of such a payer at the claim. By then a key's account can have
+/// code that refuses.
+#[tokio::test(flavor = "multi_thread")]
+async fn vouchers_that_accounts_could_disown_are_not_kept() {
+    let setting = Setting::start().await;
+    let by_account = Channel {
+        voucher_key: Setting::buyer().signer,
+        ..channel()
+    };
+    let by_account = by_account.with(|config| config.payer_authorizer = Default::default());
+    let strict = engine(&setting, NEVER).await;
+    let first = deposit(&by_account, 2 * PRICE_UNITS);
+    for refused in [&first, &voucher(&by_account, PRICE_UNITS)] {
+        let code = refused_verdict(&strict, refused).await;
+        assert_eq!(code, reason::CONTRACT_WALLET_NOT_ALLOWED.code());
+    }
+    // Where the seller keeps the vouchers, it decides.
+    let by_server = by_account
+        .clone()
+        .with(|config| config.salt = alloy::primitives::B256::ZERO);
+    settled(&strict, &by_server.deposit(PRICE_UNITS)).await;
+    strict.shut_down(Duration::from_secs(5)).await;
+    drop(strict);
+
+    let mut config = settings(NEVER);
+    config.contract_payers = true;
+    let evm = Evm::new(setting.config()).unwrap();
+    let scheme = BatchSettlement::new(&evm).with_config(config).unwrap();
+    let builder = setting.builder().await.timing(HASTY);
+    let builder = builder.chain(evm, vec![std::sync::Arc::new(scheme)]);
+    let trusting = builder.start().await.unwrap();
+    settled(&trusting, &first).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn vouchers_are_kept_only_where_they_can_be_claimed() {
     let setting = Setting::start().await;

@@ -2,10 +2,11 @@
 
 use alloy::primitives::{Address, B256, Bytes, U256, address, b256, keccak256};
 use alloy::sol_types::{SolCall, SolValue};
-use quittance_core::StateId;
+use quittance_core::{Rejection, StateId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::reason;
 use super::units::{self, number};
 use crate::abi::{self, BatchSettlement};
 use crate::eip712;
@@ -117,6 +118,20 @@ impl ChannelConfig {
             self.salt,
         );
         eip712::digest(domain_separator, &keccak256(terms.abi_encode()))
+    }
+
+    /// Checks that a key signs the channel's vouchers, so that a voucher that was valid once can be
+    /// claimed. Without it the contract asks the payer's account at the claim, and a key's account
+    /// can get other code by then (EIP-7702).
+    ///
+    /// # Errors
+    /// If the channel leaves it to the payer's account.
+    pub(super) fn check_payer_key(&self) -> Result<(), Rejection> {
+        if !self.payer_authorizer.is_zero() {
+            return Ok(());
+        }
+        let detail = "the channel has no payerAuthorizer, so its payer's account could refuse every claim: open a channel whose payerAuthorizer is the address of a key";
+        Err(Rejection::new(reason::CONTRACT_WALLET_NOT_ALLOWED, detail))
     }
 
     /// The terms as the contract takes them.

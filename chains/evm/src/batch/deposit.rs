@@ -114,7 +114,12 @@ impl DepositPayment {
             .required
             .check_channel(&config, &voucher.id, &voucher.voucher);
         let of_price = || voucher.check_price(&terms.required).err();
+        let of_payer = || match terms.required.is_managed() {
+            true => setup.check_kept_payer(&config).err(),
+            false => None,
+        };
         let objection = of_channel.err().or(objection).or_else(of_price);
+        let objection = objection.or_else(of_payer);
         let separators = (&terms.token_separator, &setup.permit2_separator);
         let digest = consent.digest(separators, voucher.id);
         let (claims, keys) = claims(&voucher, &signature, digest);

@@ -44,7 +44,8 @@ reasons! {
     RECEIVE_AUTHORIZATION_SIGNATURE = "receive_authorization_signature";
     /// The payer's account is not deployed.
     FACTORY_NOT_ALLOWED = "eip6492_factory_not_allowed";
-    /// The payer's account has code, and the operator accepts payments by key only.
+    /// The payer's account has code, and the operator accepts payments by key only. Or the channel
+    /// leaves its vouchers to that account, which can refuse their claim.
     CONTRACT_WALLET_NOT_ALLOWED = "contract_wallet_not_allowed";
     /// The permit's spender is not the deposit collector.
     PERMIT2_SPENDER = "permit2_invalid_spender";

@@ -26,6 +26,9 @@ pub struct BatchConfig {
     pub authorizer: Option<Address>,
     /// Whether the facilitator keeps vouchers for sellers. It needs an authorizer.
     pub keeps_vouchers: bool,
+    /// Whether it keeps vouchers of channels without a `payerAuthorizer`, too. Their payers'
+    /// accounts can refuse the claim of a voucher that was valid when it was charged.
+    pub contract_payers: bool,
     /// When it claims them.
     pub claims: ClaimRules,
 }
@@ -95,6 +98,14 @@ impl Setup {
 
     pub(super) fn keeps_vouchers(&self) -> bool {
         self.config.keeps_vouchers
+    }
+
+    /// Checks that the vouchers of a channel can be claimed later, if they are kept here.
+    pub(super) fn check_kept_payer(&self, config: &ChannelConfig) -> Result<(), Rejection> {
+        match self.keeps_vouchers() && !self.config.contract_payers {
+            true => config.check_payer_key(),
+            false => Ok(()),
+        }
     }
 
     pub(super) fn claim_rules(&self) -> &ClaimRules {

@@ -347,6 +347,9 @@ impl VoucherPayment {
             objection = check_managed(&setup, &config).err();
         }
         if matches!(purpose, Purpose::Charge { .. }) {
+            if terms.required.is_managed() {
+                objection = objection.or_else(|| setup.check_kept_payer(&config).err());
+            }
             objection = objection.or_else(|| voucher.check_price(&terms.required).err());
         }
         let is_kept = terms.required.is_managed() && objection.is_none();

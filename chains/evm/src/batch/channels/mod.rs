@@ -84,6 +84,8 @@ struct Parts {
     authority: Authority,
     holds: Holds,
     rules: ClaimRules,
+    /// Whether channels may leave their vouchers to their payers' accounts.
+    contract_payers: bool,
     clock: Arc<dyn Clock>,
 }
 
@@ -126,6 +128,7 @@ impl Channels {
             verifier,
             holds: Holds::default(),
             rules: ClaimRules::default(),
+            contract_payers: false,
             clock: Arc::new(SystemClock),
         })))
     }
@@ -134,6 +137,15 @@ impl Channels {
     #[must_use]
     pub fn with_claim_rules(self, rules: ClaimRules) -> Self {
         self.with(|parts| parts.rules = rules)
+    }
+
+    /// The same channels, and also those without a `payerAuthorizer`. Only their payers' accounts
+    /// can say whether a voucher is theirs, and are asked when it is claimed: an account that
+    /// changes its mind owes everything that is not claimed. Trust their payers, and claim often.
+    /// Call it before the channels are used.
+    #[must_use]
+    pub fn with_contract_payers(self) -> Self {
+        self.with(|parts| parts.contract_payers = true)
     }
 
     /// The same channels, with another clock. Call it before the channels are used.
@@ -284,6 +296,9 @@ impl Parts {
     /// key has signed; otherwise only the payer's account can say if it has.
     async fn check(&self, payment: &ChannelPayment, settling: bool) -> Result<bool, NotPaid> {
         payment.check_request(settling)?;
+        if !self.contract_payers && payment.purpose.needs_claim() {
+            payment.signed.config.check_payer_key()?;
+        }
         let (authorizer, own) = (
             payment.signed.config.receiver_authorizer,
             self.authority.address(),

@@ -25,6 +25,13 @@ pub(super) enum Purpose {
     Refund(Option<Amount>),
 }
 
+impl Purpose {
+    /// Whether the voucher is worth something only once it is claimed.
+    pub(super) fn needs_claim(self) -> bool {
+        !matches!(self, Self::Refund(_))
+    }
+}
+
 /// The fields that the seller itself has added to the payload.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -117,6 +117,9 @@ pub struct BatchEntry {
     /// Whether the facilitator keeps vouchers for sellers.
     #[serde(default)]
     pub keeps_vouchers: bool,
+    /// Whether it keeps vouchers of channels without a `payerAuthorizer`, too.
+    #[serde(default)]
+    pub contract_payers: bool,
     /// After how many seconds a charge by a voucher is claimed at the latest.
     pub claim_after_secs: Option<u64>,
     /// The sum of the charges in a channel from which they are claimed at once, in atomic units.
@@ -498,6 +501,7 @@ fn batch_settlement(
     let mut config = BatchConfig::default();
     config.authorizer = own.authorizer.as_ref().map(address).transpose()?;
     config.keeps_vouchers = own.keeps_vouchers;
+    config.contract_payers = own.contract_payers;
     if let Some(secs) = own.claim_after_secs {
         config.claims.after_secs = secs;
     }
