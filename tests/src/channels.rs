@@ -4,12 +4,19 @@ use alloy::primitives::{B256, Bytes, U256, keccak256};
 use alloy::signers::SignerSync;
 use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::{Eip712Domain, SolCall, SolStruct, SolValue, eip712_domain};
+use async_trait::async_trait;
 use quittance_core::json::Object;
-use quittance_core::wire::PaymentRequirements;
-use quittance_core::{Clock, PaymentRequest, SystemClock};
+use quittance_core::wire::{
+    PaymentRequirements, SettleResponse, SupportedResponse, VerifyResponse,
+};
+use quittance_core::{
+    Clock, Facilitator, FacilitatorError, PaymentRequest, RequestCaller, SystemClock,
+};
 use quittance_devnet::{Account, BATCH_SETTLEMENT, DEPOSIT_COLLECTORS, PERMIT2, USDC};
+use quittance_engine::Engine;
 use quittance_evm::batch::{
-    ChannelConfig, ClaimRow, Voucher, claim_digest, domain_separator, refund_digest, voucher_digest,
+    BatchConfig, ChannelConfig, ClaimRow, ClaimRules, Voucher, claim_digest, domain_separator,
+    refund_digest, voucher_digest,
 };
 use serde_json::{Value, json};
 
@@ -397,6 +404,39 @@ impl Default for Channel {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// The settings of a facilitator that keeps vouchers, with the first of its signers, and claims by
+/// these rules.
+pub fn keeping_vouchers(claims: ClaimRules) -> BatchConfig {
+    let mut config = BatchConfig::default();
+    config.authorizer = Some(Setting::signers()[0].address);
+    config.keeps_vouchers = true;
+    config.claims = claims;
+    config
+}
+
+/// The facilitator, as the service calls it for a seller with a key.
+pub struct BySeller(pub Engine);
+
+#[async_trait]
+impl Facilitator for BySeller {
+    async fn verify(&self, request: &PaymentRequest) -> Result<VerifyResponse, FacilitatorError> {
+        self.0.verify(&by_seller(request)).await
+    }
+
+    async fn settle(&self, request: &PaymentRequest) -> Result<SettleResponse, FacilitatorError> {
+        self.0.settle(&by_seller(request)).await
+    }
+
+    async fn supported(&self) -> Result<SupportedResponse, FacilitatorError> {
+        self.0.supported().await
+    }
+}
+
+/// The request of the seller, by its key.
+pub fn by_seller(request: &PaymentRequest) -> PaymentRequest {
+    request.clone().by(RequestCaller::Known("seller".into()))
 }
 
 /// A request with this payload.

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use quittance_core::wire::SettleResponse;
-use quittance_core::{Facilitator, FacilitatorError, PaymentRequest};
+use quittance_core::wire::{SettleResponse, VerifyResponse};
+use quittance_core::{Facilitator, FacilitatorError, PaymentRequest, Reason};
 use quittance_engine::{Engine, Timing};
 use tokio::task::JoinHandle;
 
@@ -20,6 +20,34 @@ pub async fn settled(engine: &Engine, request: &PaymentRequest) -> SettleRespons
     let answer = engine.settle(request).await.expect("an answer");
     assert!(answer.success, "{answer:?}");
     answer
+}
+
+/// Settles a request, and asks again while a busy machine has not included its transaction. Panics
+/// unless it succeeds.
+pub async fn settled_at_last(engine: &Engine, request: &PaymentRequest) -> SettleResponse {
+    loop {
+        let answer = engine.settle(request).await.expect("an answer");
+        if !answer.is_pending() {
+            assert!(answer.success, "{answer:?}");
+            return answer;
+        }
+    }
+}
+
+/// Panics unless the answer is a refusal for this reason.
+#[track_caller]
+pub fn assert_refused(answer: &SettleResponse, reason: &Reason) {
+    assert!(!answer.success, "{answer:?}");
+    let code = answer.error_reason.as_deref();
+    assert_eq!(code, Some(reason.code()), "{answer:?}");
+}
+
+/// Panics unless the verdict is a rejection for this reason.
+#[track_caller]
+pub fn assert_invalid(verdict: &VerifyResponse, reason: &Reason) {
+    assert!(!verdict.is_valid, "{verdict:?}");
+    let code = verdict.invalid_reason.as_deref();
+    assert_eq!(code, Some(reason.code()), "{verdict:?}");
 }
 
 /// Settles a payment in a task of its own.

@@ -79,6 +79,19 @@ impl Setting {
         Local::accounts()[1].clone()
     }
 
+    /// A new account with this much USDC, in atomic units, and no coin.
+    pub async fn payer_with(&self, amount: u64) -> Account {
+        let signer = PrivateKeySigner::random();
+        let address = signer.address();
+        let minted = self.local.mint(USDC, address, U256::from(amount)).await;
+        minted.expect("a token that mints");
+        Account {
+            address,
+            key: encode_prefixed(signer.to_bytes()),
+            signer,
+        }
+    }
+
     /// The buyer.
     pub fn buyer() -> Account {
         Local::accounts()[2].clone()

@@ -9,7 +9,7 @@ use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::SolCall;
 use async_trait::async_trait;
 use futures_util::future::join_all;
-use quittance_core::wire::{SettleResponse, VerifyResponse};
+use quittance_core::wire::SettleResponse;
 use quittance_core::{
     Amount, Clock, Facilitator, FacilitatorError, Observed, PaymentRequest, Reason, RequestCaller,
     Scheme, SchemeState, StateStore, SystemClock,
@@ -21,6 +21,7 @@ use quittance_evm::{Evm, EvmConfig, reason as exact_reason};
 use quittance_testing::faults::{EngineParts, FaultySchemeFixture, PlantedFault, SchemeFault};
 use quittance_tests::conformance::life::{Act, LifeFixture};
 use quittance_tests::conformance::scheme::{self, SchemeFixture};
+use quittance_tests::engine::{assert_invalid, assert_refused, settled_at_last as settled};
 use quittance_tests::evm::{PRICE, Setting, set, set_required};
 use quittance_tests::holds::{
     Hold, authorize_elsewhere, balances, fund_refunds, held, sellers_authorizer,
@@ -504,37 +505,8 @@ fn spoiled() -> Vec<(&'static str, PaymentRequest, Reason)> {
     ]
 }
 
-fn assert_refused(answer: &SettleResponse, reason: &Reason) {
-    assert!(!answer.success, "{answer:?}");
-    assert_eq!(
-        answer.error_reason.as_deref(),
-        Some(reason.code()),
-        "{answer:?}"
-    );
-}
-
-fn assert_invalid(verdict: &VerifyResponse, reason: &Reason) {
-    assert!(!verdict.is_valid, "{verdict:?}");
-    assert_eq!(
-        verdict.invalid_reason.as_deref(),
-        Some(reason.code()),
-        "{verdict:?}"
-    );
-}
-
 async fn settle(engine: &Engine, request: &PaymentRequest) -> SettleResponse {
     engine.settle(request).await.unwrap()
-}
-
-/// Settles a request, and asks again while a busy machine has not included its transaction.
-async fn settled(engine: &Engine, request: &PaymentRequest) -> SettleResponse {
-    loop {
-        let answer = settle(engine, request).await;
-        if !answer.is_pending() {
-            assert!(answer.success, "{answer:?}");
-            return answer;
-        }
-    }
 }
 
 fn amounts(answer: &SettleResponse) -> (Value, Value) {
@@ -710,18 +682,7 @@ async fn permits_beyond_the_allowance_cost_no_gas() {
 async fn charges_beyond_the_balance_cost_no_gas() {
     let setting = Setting::start().await;
     let engine = engine(&setting).await;
-    let signer = PrivateKeySigner::random();
-    let payer = Account {
-        address: signer.address(),
-        key: String::new(),
-        signer,
-    };
-    let money = U256::from(199);
-    setting
-        .local
-        .mint(USDC, payer.address, money)
-        .await
-        .unwrap();
+    let payer = setting.payer_with(199).await;
     let charge = |_| {
         let hold = Hold::of(&payer, 100).with_extra("paymentFlow", json!("authorization"));
         hold.charge(10)

@@ -25,6 +25,7 @@ use quittance_evm::{
 };
 use quittance_seller::PaymentLayer;
 use quittance_tests::conformance::ends::EndsFixture;
+use quittance_tests::engine::settled_at_last as settled;
 use quittance_tests::evm::Setting;
 use quittance_tests::holds::{balances, fund_refunds, held, sellers_authorizer};
 use quittance_tests::permit2::approved;
@@ -417,16 +418,6 @@ async fn a_sale_is_held_by_a_permit_or_charged_at_once() {
             received += charged;
             assert_eq!(setting.received().await, Amount::from(received), "{path}");
             assert_eq!(held(&setting).await, U256::ZERO, "{path}");
-        }
-    }
-}
-
-async fn settled(engine: &Engine, request: &PaymentRequest) -> SettleResponse {
-    loop {
-        let answer = engine.settle(request).await.unwrap();
-        if !answer.is_pending() {
-            assert!(answer.success, "{answer:?}");
-            return answer;
         }
     }
 }

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use alloy::primitives::B256;
-use async_trait::async_trait;
 use axum::Router;
 use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
@@ -17,18 +16,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::future::join_all;
 use quittance_buyer::{BuyError, Buyer, BuyerBuilder, Cost, Limits};
-use quittance_core::wire::{SettleResponse, SupportedResponse, VerifyResponse};
-use quittance_core::{
-    Amount, Facilitator, FacilitatorError, PaymentRequest, RequestCaller, Scheme,
-};
-use quittance_engine::Engine;
+use quittance_core::{Amount, Scheme};
 use quittance_evm::batch::{
-    BatchConfig, BatchSettlement, ChannelOffer, ChannelPayer, ClaimRules, DepositRules, PayerBook,
-    read_books,
+    BatchSettlement, ChannelOffer, ChannelPayer, ClaimRules, DepositRules, PayerBook, read_books,
 };
 use quittance_evm::{Evm, TransferMethod, known};
 use quittance_seller::{Charge, PaymentLayer};
-use quittance_tests::channels::Channel;
+use quittance_tests::channels::{BySeller, Channel, keeping_vouchers};
 use quittance_tests::evm::{PRICE, Setting};
 use quittance_tests::permit2::approved;
 use tokio::net::TcpListener;
@@ -37,28 +31,6 @@ const PRICE_UNITS: u128 = PRICE as u128;
 
 /// What the buyer deposits at once.
 const DEPOSIT: u128 = 10 * PRICE_UNITS;
-
-/// The facilitator, as the service calls it for a seller with a key.
-struct BySeller(Engine);
-
-#[async_trait]
-impl Facilitator for BySeller {
-    async fn verify(&self, request: &PaymentRequest) -> Result<VerifyResponse, FacilitatorError> {
-        self.0.verify(&by_seller(request)).await
-    }
-
-    async fn settle(&self, request: &PaymentRequest) -> Result<SettleResponse, FacilitatorError> {
-        self.0.settle(&by_seller(request)).await
-    }
-
-    async fn supported(&self) -> Result<SupportedResponse, FacilitatorError> {
-        self.0.supported().await
-    }
-}
-
-fn by_seller(request: &PaymentRequest) -> PaymentRequest {
-    request.clone().by(RequestCaller::Known("seller".into()))
-}
 
 /// A seller of goods, and what it has served.
 struct Town {
@@ -80,11 +52,8 @@ fn offer(method: TransferMethod) -> ChannelOffer {
 }
 
 fn scheme(evm: &Evm) -> BatchSettlement {
-    let mut config = BatchConfig::default();
-    config.authorizer = Some(Setting::signers()[0].address);
-    config.keeps_vouchers = true;
     // Claims that come only when a test asks for them.
-    config.claims = ClaimRules::new(u64::MAX, u128::MAX);
+    let config = keeping_vouchers(ClaimRules::new(u64::MAX, u128::MAX));
     BatchSettlement::new(evm).with_config(config).unwrap()
 }
 

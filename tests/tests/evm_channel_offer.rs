@@ -4,43 +4,15 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use quittance_core::wire::{SettleResponse, SupportedResponse, VerifyResponse};
-use quittance_core::{
-    Amount, Clock, Facilitator, FacilitatorError, Offer, PaymentRequest, RequestCaller, Scheme,
-    SystemClock,
-};
-use quittance_engine::Engine;
-use quittance_evm::batch::{BatchConfig, BatchSettlement, ChannelOffer, ClaimRules, reason};
+use quittance_core::{Amount, Clock, Offer, Scheme, SystemClock};
+use quittance_evm::batch::{BatchSettlement, ChannelOffer, ClaimRules, reason};
 use quittance_evm::{Evm, TransferMethod, known};
 use quittance_tests::channel_shop::{ChannelShop, deposit, refund, voucher};
-use quittance_tests::channels::{Channel, request};
+use quittance_tests::channels::{BySeller, Channel, keeping_vouchers, request};
 use quittance_tests::evm::{PRICE, Setting};
 use serde_json::json;
 
 const PRICE_UNITS: u128 = PRICE as u128;
-
-/// The facilitator, as the service calls it for a seller with a key.
-struct BySeller(Engine);
-
-#[async_trait]
-impl Facilitator for BySeller {
-    async fn verify(&self, request: &PaymentRequest) -> Result<VerifyResponse, FacilitatorError> {
-        self.0.verify(&by_seller(request)).await
-    }
-
-    async fn settle(&self, request: &PaymentRequest) -> Result<SettleResponse, FacilitatorError> {
-        self.0.settle(&by_seller(request)).await
-    }
-
-    async fn supported(&self) -> Result<SupportedResponse, FacilitatorError> {
-        self.0.supported().await
-    }
-}
-
-fn by_seller(request: &PaymentRequest) -> PaymentRequest {
-    request.clone().by(RequestCaller::Known("seller".into()))
-}
 
 /// A seller whose facilitator keeps its vouchers.
 struct Town {
@@ -55,11 +27,8 @@ fn offer() -> ChannelOffer {
 }
 
 fn scheme(evm: &Evm) -> BatchSettlement {
-    let mut config = BatchConfig::default();
-    config.authorizer = Some(Setting::signers()[0].address);
-    config.keeps_vouchers = true;
     // Claims that come only when a test asks for them.
-    config.claims = ClaimRules::new(u64::MAX, u128::MAX);
+    let config = keeping_vouchers(ClaimRules::new(u64::MAX, u128::MAX));
     BatchSettlement::new(evm).with_config(config).unwrap()
 }
 

@@ -8,7 +8,7 @@ use alloy::primitives::{Address, B256, U256};
 use alloy::signers::local::PrivateKeySigner;
 use async_trait::async_trait;
 use futures_util::future::join_all;
-use quittance_core::wire::{SettleResponse, VerifyResponse};
+use quittance_core::wire::SettleResponse;
 use quittance_core::{
     Amount, Clock, Facilitator, PaymentRequest, Reason, Scheme, StateStore, SystemClock,
 };
@@ -20,6 +20,7 @@ use quittance_testing::faults::{EngineParts, FaultySchemeFixture, PlantedFault, 
 use quittance_tests::channels::{Channel, deposited, request};
 use quittance_tests::conformance::life::{Act, LifeFixture};
 use quittance_tests::conformance::scheme::{self, SchemeFixture};
+use quittance_tests::engine::{assert_invalid, assert_refused, settled_at_last as settled};
 use quittance_tests::evm::{PRICE, Setting, set, set_required};
 use quittance_tests::mutations::{NOT_CAUGHT_IN_EXACT, assert_caught};
 use quittance_tests::permit2::approved;
@@ -387,37 +388,8 @@ fn extra(answer: &SettleResponse) -> Value {
     extra
 }
 
-fn assert_refused(answer: &SettleResponse, reason: &Reason) {
-    assert!(!answer.success, "{answer:?}");
-    assert_eq!(
-        answer.error_reason.as_deref(),
-        Some(reason.code()),
-        "{answer:?}"
-    );
-}
-
-fn assert_invalid(verdict: &VerifyResponse, reason: &Reason) {
-    assert!(!verdict.is_valid, "{verdict:?}");
-    assert_eq!(
-        verdict.invalid_reason.as_deref(),
-        Some(reason.code()),
-        "{verdict:?}"
-    );
-}
-
 async fn settle(engine: &Engine, request: &PaymentRequest) -> SettleResponse {
     engine.settle(request).await.unwrap()
-}
-
-/// Settles a request, and asks again while a busy machine has not included its transaction.
-async fn settled(engine: &Engine, request: &PaymentRequest) -> SettleResponse {
-    loop {
-        let answer = settle(engine, request).await;
-        if !answer.is_pending() {
-            assert!(answer.success, "{answer:?}");
-            return answer;
-        }
-    }
 }
 
 /// A channel with this deposit.

@@ -13,8 +13,8 @@ use quittance_evm::Evm;
 use quittance_evm::batch::{
     BatchConfig, BatchConfigError, BatchSettlement, ChannelBook, ClaimRules, reason, state_id,
 };
-use quittance_tests::channels::{Channel, request};
-use quittance_tests::engine;
+use quittance_tests::channels::{Channel, by_seller, keeping_vouchers, request};
+use quittance_tests::engine::{self, assert_refused, settled};
 use quittance_tests::evm::{PRICE, Setting, set};
 use quittance_tests::until;
 use serde_json::{Value, json};
@@ -27,18 +27,10 @@ const HASTY: Timing = engine::HASTY.with_sweep_every(Duration::from_millis(200))
 
 const PRICE_UNITS: u128 = PRICE as u128;
 
-fn settings(claims: ClaimRules) -> BatchConfig {
-    let mut config = BatchConfig::default();
-    config.authorizer = Some(Setting::signers()[0].address);
-    config.keeps_vouchers = true;
-    config.claims = claims;
-    config
-}
-
 async fn engine(setting: &Setting, claims: ClaimRules) -> Engine {
     let evm = Evm::new(setting.config()).unwrap();
     let scheme = BatchSettlement::new(&evm)
-        .with_config(settings(claims))
+        .with_config(keeping_vouchers(claims))
         .unwrap();
     let builder = setting.builder().await.timing(HASTY);
     let builder = builder.chain(evm, vec![std::sync::Arc::new(scheme)]);
@@ -51,36 +43,19 @@ fn channel() -> Channel {
     Channel::new().with(|config| config.receiver_authorizer = authorizer)
 }
 
-/// The request of the seller, by its key.
-fn by_seller(request: PaymentRequest) -> PaymentRequest {
-    request.by(RequestCaller::Known("seller".into()))
-}
-
 /// A deposit with the first voucher.
 fn deposit(channel: &Channel, amount: u128) -> PaymentRequest {
     let deposit = channel.deposit_by_eip3009(amount);
     let requirements = channel.managed_requirements(PRICE);
-    by_seller(channel.deposit_request(&deposit, PRICE_UNITS, &requirements))
+    by_seller(&channel.deposit_request(&deposit, PRICE_UNITS, &requirements))
 }
 
 fn voucher(channel: &Channel, max_claimable: u128) -> PaymentRequest {
-    by_seller(channel.voucher_request(max_claimable, &channel.managed_requirements(PRICE)))
+    by_seller(&channel.voucher_request(max_claimable, &channel.managed_requirements(PRICE)))
 }
 
 async fn settle(engine: &Engine, request: &PaymentRequest) -> SettleResponse {
     engine.settle(request).await.unwrap()
-}
-
-async fn settled(engine: &Engine, request: &PaymentRequest) -> SettleResponse {
-    let answer = settle(engine, request).await;
-    assert!(answer.success, "{answer:?}");
-    answer
-}
-
-fn assert_refused(answer: &SettleResponse, reason: &Reason) {
-    assert!(!answer.success, "{answer:?}");
-    let code = answer.error_reason.as_deref();
-    assert_eq!(code, Some(reason.code()), "{answer:?}");
 }
 
 async fn refused_verdict(engine: &Engine, request: &PaymentRequest) -> String {
@@ -214,7 +189,7 @@ async fn a_channel_serves_one_request_at_a_time() {
         for (name, value) in fields.as_object().unwrap() {
             payload[name] = value.clone();
         }
-        by_seller(request(&payload, &channel.managed_requirements(PRICE)))
+        by_seller(&request(&payload, &channel.managed_requirements(PRICE)))
     };
     let foreign = with(json!({ "pendingId": "another" }));
     assert_refused(&settle(&engine, &foreign).await, &reason::CHANNEL_BUSY);
@@ -257,10 +232,10 @@ async fn only_the_channels_caller_can_charge_claim_and_refund() {
     }
     // The call of the authorizer itself has no nonce that the contract would check.
     let early = set(&acts[2], "/paymentPayload/payload/refundNonce", json!("1"));
-    let answer = settle(&engine, &by_seller(early)).await;
+    let answer = settle(&engine, &by_seller(&early)).await;
     assert_refused(&answer, &reason::REFUND_SIMULATION_FAILED);
     for act in acts {
-        settled(&engine, &by_seller(act)).await;
+        settled(&engine, &by_seller(&act)).await;
     }
     assert_eq!(
         channel.state(&setting).await,
@@ -312,7 +287,7 @@ async fn a_refund_claims_what_was_charged_before() {
         "voucher": channel.voucher(2 * PRICE_UNITS),
         "amount": (100 * PRICE).to_string(), "refundNonce": "0",
     });
-    let refund = by_seller(request(&refund, &channel.managed_requirements(PRICE)));
+    let refund = by_seller(&request(&refund, &channel.managed_requirements(PRICE)));
     let answer = settled(&engine, &refund).await;
     assert_eq!(answer.amount, Some((8 * PRICE).to_string()));
     assert_eq!(
@@ -348,7 +323,7 @@ async fn vouchers_that_accounts_could_disown_are_not_kept() {
     strict.shut_down(Duration::from_secs(5)).await;
     drop(strict);
 
-    let mut config = settings(NEVER);
+    let mut config = keeping_vouchers(NEVER);
     config.contract_payers = true;
     let evm = Evm::new(setting.config()).unwrap();
     let scheme = BatchSettlement::new(&evm).with_config(config).unwrap();
@@ -364,7 +339,7 @@ async fn vouchers_are_kept_only_where_they_can_be_claimed() {
     let engine = engine(&setting, NEVER).await;
     // The seller's own authorizer.
     let own = Channel::new();
-    let refused = by_seller(own.voucher_request(PRICE_UNITS, &own.managed_requirements(PRICE)));
+    let refused = by_seller(&own.voucher_request(PRICE_UNITS, &own.managed_requirements(PRICE)));
     let code = refused_verdict(&engine, &refused).await;
     assert_eq!(code, reason::AUTHORIZER_ADDRESS_MISMATCH.code());
     let kinds = engine.supported().await.unwrap().kinds;
@@ -375,7 +350,7 @@ async fn vouchers_are_kept_only_where_they_can_be_claimed() {
 
     let evm = Evm::new(setting.config()).unwrap();
     let wrong = |change: fn(&mut BatchConfig)| {
-        let mut config = settings(NEVER);
+        let mut config = keeping_vouchers(NEVER);
         change(&mut config);
         BatchSettlement::new(&evm).with_config(config).unwrap_err()
     };

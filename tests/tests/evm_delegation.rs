@@ -22,6 +22,7 @@ use quittance_tests::conformance::scheme::{self, SchemeFixture};
 use quittance_tests::delegation::{
     CONTEXT, Delegations, buyers, chain_of, hash, offer, open_root, root, start, with_chain,
 };
+use quittance_tests::engine::assert_refused;
 use quittance_tests::evm::{PRICE, Setting, set, set_required};
 use quittance_tests::mutations::{NOT_CAUGHT_IN_EXACT, NotCaught, assert_caught};
 use quittance_tests::permit2::with_other_s;
@@ -63,15 +64,6 @@ fn signer() -> Address {
 
 fn seller() -> Address {
     Setting::seller().address
-}
-
-fn assert_refused(answer: &SettleResponse, reason: &Reason) {
-    assert!(!answer.success, "{answer:?}");
-    assert_eq!(
-        answer.error_reason.as_deref(),
-        Some(reason.code()),
-        "{answer:?}"
-    );
 }
 
 /// The answer once the outcome is known.

@@ -5,7 +5,6 @@
 use std::sync::Arc;
 
 use alloy::primitives::{Address, U256};
-use alloy::signers::local::PrivateKeySigner;
 use futures_util::future::join_all;
 use quittance_core::json::Object;
 use quittance_core::wire::{PaymentRequirements, SettleResponse};
@@ -176,18 +175,7 @@ async fn deposits_beyond_the_allowance_cost_no_gas() {
 async fn deposits_beyond_the_balance_cost_no_gas() {
     let setting = Setting::start().await;
     let engine = engine(&setting).await;
-    let signer = PrivateKeySigner::random();
-    let payer = Account {
-        address: signer.address(),
-        key: String::new(),
-        signer,
-    };
-    let money = U256::from(2 * DEPOSIT - 1);
-    setting
-        .local
-        .mint(USDC, payer.address, money)
-        .await
-        .unwrap();
+    let payer = setting.payer_with(2 * DEPOSIT - 1).await;
     let requests = [(); 2].map(|()| Channel::of(&payer).deposit(DEPOSIT.into()));
     let signer = Setting::signers()[0].address;
     let before = setting.sent(signer).await;

@@ -22,6 +22,7 @@ use quittance_testing::faults::{EngineParts, FaultySchemeFixture, PlantedFault, 
 use quittance_tests::conformance::life::{Act, LifeFixture, counts};
 use quittance_tests::conformance::scheme::{self, SchemeFixture};
 use quittance_tests::contracts::hostile;
+use quittance_tests::engine::assert_refused;
 use quittance_tests::evm::{PRICE, Setting, set, set_required};
 use quittance_tests::mutations::{NOT_CAUGHT_IN_EXACT, assert_caught};
 use quittance_tests::permit2::{
@@ -74,11 +75,6 @@ fn permit_by(buyer: &Account, change: impl FnOnce(&mut Permit)) -> PaymentReques
 async fn charge(engine: &Engine, request: &PaymentRequest, amount: u64) -> SettleResponse {
     let request = request.charging(Amount::from(amount)).unwrap();
     engine.settle(&request).await.unwrap()
-}
-
-fn assert_refused(answer: &SettleResponse, reason: &Reason) {
-    assert!(!answer.success, "{answer:?}");
-    assert_eq!(answer.error_reason.as_deref(), Some(reason.code()));
 }
 
 #[async_trait]

@@ -27,6 +27,7 @@ use quittance_solana::{
     TokenProgram, reason,
 };
 use quittance_tests::engine::HASTY;
+use quittance_tests::engine::settled;
 use quittance_tests::proxy::Fate;
 use quittance_tests::solana::{PRICE, SLOT, Setting};
 use quittance_tests::until;
@@ -45,12 +46,6 @@ async fn hasty(setting: &Setting) -> Engine {
             builder.timing(HASTY).settle_wait(Duration::from_secs(3))
         })
         .await
-}
-
-async fn settled(engine: &Engine, request: &PaymentRequest) -> SettleResponse {
-    let answer = engine.settle(request).await.unwrap();
-    assert!(answer.success, "{answer:?}");
-    answer
 }
 
 fn amount(count: u64) -> Amount {
