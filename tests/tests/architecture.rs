@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
-use quittance_tests::sources::sources;
+use quittance_tests::sources::{source, sources};
 use serde_json::Value;
 
 /// The crates of this workspace that each crate may use, outside of its tests.
@@ -235,4 +235,59 @@ fn only_the_module_http_uses_an_http_library() {
         }
         assert!(checked > 8, "{folder}: {checked}");
     }
+}
+
+/// The methods of a trait or an implementation, which begins with this text.
+fn methods(source: &str, beginning: &str) -> BTreeSet<String> {
+    let begins = source.find(beginning);
+    let text = &source[begins.unwrap_or_else(|| panic!("no {beginning}"))..];
+    let text = &text[..text.find("\n}\n").unwrap()];
+    let signature = |line: &str| {
+        let line = line.strip_prefix("    ")?;
+        let line = line.strip_prefix("async ").unwrap_or(line);
+        let name = line.strip_prefix("fn ")?;
+        name.split(['(', '<']).next().map(str::to_owned)
+    };
+    text.lines().filter_map(signature).collect()
+}
+
+/// A method that is not forwarded has its default, so what it decides is not tested any more.
+#[test]
+fn planted_faults_forward_every_method() {
+    let chain = "crates/core/src/chain.rs";
+    let scheme = "crates/core/src/scheme.rs";
+    let ends = "crates/core/src/ends.rs";
+    let faulty_scheme = "crates/testing/src/faults/scheme.rs";
+    let faulty_ends = "crates/testing/src/faults/ends.rs";
+    let faulty_chain = "crates/testing/src/faults/chain.rs";
+    let mut missing = Vec::new();
+    for (path, name, in_path, of) in [
+        (
+            chain,
+            "trait Chain",
+            faulty_chain,
+            "> Chain for FaultyChain",
+        ),
+        (
+            scheme,
+            "trait Scheme",
+            faulty_scheme,
+            "> Scheme<FaultyChain<C>> for",
+        ),
+        (
+            scheme,
+            "trait Payment",
+            faulty_scheme,
+            "> Payment<FaultyChain<C>> for",
+        ),
+        (ends, "trait Offer", faulty_ends, "Offer for FaultyOffer"),
+        (ends, "trait Payer", faulty_ends, "Payer for FaultyPayer"),
+    ] {
+        let declared = methods(&source(path), name);
+        assert!(declared.len() > 4, "{name}: {declared:?}");
+        let forwarded = methods(&source(in_path), of);
+        let absent = declared.difference(&forwarded);
+        missing.extend(absent.map(|method| format!("{in_path}: {method} of {name}")));
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
 }

@@ -175,8 +175,20 @@ impl Offer for FaultyOffer {
         }
     }
 
+    fn stated_before(
+        &self,
+        own: &PaymentRequirements,
+        copy: &PaymentRequirements,
+    ) -> Option<PaymentRequirements> {
+        self.inner.stated_before(own, copy)
+    }
+
     fn serial(&self, payload: &Object) -> Option<String> {
         self.inner.serial(payload)
+    }
+
+    fn acknowledgement(&self, payload: &Object) -> Option<Object> {
+        self.inner.acknowledgement(payload)
     }
 
     fn correct(&self, rejection: &Rejection) -> Option<Object> {

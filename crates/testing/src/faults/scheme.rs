@@ -7,7 +7,7 @@ use quittance_core::json::Object;
 use quittance_core::{
     Amount, Chain, Check, Effect, LaneId, Observed, Payment, PaymentId, PaymentInfo,
     PaymentRequest, Plan, Reason, Refusal, Rejection, Scheme, SchemeState, SignatureClaim,
-    StateAccess, StateChange, Timestamp, Upkeep, Version,
+    StateAccess, StateChange, StateSummary, Timestamp, Upkeep, Version,
 };
 
 use super::FaultyChain;
@@ -275,6 +275,10 @@ impl<C: Chain> Scheme<FaultyChain<C>> for FaultyScheme<C> {
         self.inner.upkeep(due, now)
     }
 
+    fn summary(&self, state: &SchemeState, now: Timestamp) -> Option<StateSummary> {
+        self.inner.summary(state, now)
+    }
+
     fn kept_max(&self) -> usize {
         self.inner.kept_max()
     }
@@ -358,6 +362,18 @@ impl<C: Chain> Payment<FaultyChain<C>> for FaultyPayment<C> {
 
     fn moves(&self, amount: Amount) -> Amount {
         self.inner.moves(amount)
+    }
+
+    fn reserves(&self, amount: Amount) -> Amount {
+        self.inner.reserves(amount)
+    }
+
+    fn transferred_by_steps(&self, amount: Amount) -> Amount {
+        self.inner.transferred_by_steps(amount)
+    }
+
+    fn is_bound_to_caller(&self) -> bool {
+        self.inner.is_bound_to_caller()
     }
 
     fn signatures(&self) -> &[SignatureClaim] {
@@ -461,6 +477,15 @@ impl<C: Chain> Payment<FaultyChain<C>> for FaultyPayment<C> {
             state: content,
             receipt: change.receipt,
         }
+    }
+
+    fn state_after_failure(
+        &self,
+        observed: &Observed<'_, FaultyChain<C>>,
+    ) -> Option<(Vec<u8>, Option<Timestamp>)> {
+        self.with_inner(observed, |observed| {
+            self.inner.state_after_failure(observed)
+        })
     }
 
     fn verify_extra(&self, observed: &Observed<'_, FaultyChain<C>>) -> Option<Object> {
