@@ -48,9 +48,10 @@ pub use health::scheme_problems;
 pub use offline::{Offline, OfflineVerifier};
 pub use policy::{AllowAll, Policy, Rules};
 pub use quittance_journal::{
-    Cause, Claim, Claimed, Cursor, Ended, FAILURES_MAX, FileChange, FileProblem, Filter,
-    InvalidCursor, Journal, JournalError, Outcome, PAGE_MAX, Page, Place, REPORTED_AGAIN_FOR,
-    RETRY_PAUSE, RETRY_PAUSE_MAX, RefundProblem, Reported, Settlement, SettlementStep, SignedFor,
-    SqliteJournal, State, StateKind, UnknownState,
+    Cause, Claim, Claimed, Contradiction, Cursor, Ended, Entry, FAILURES_MAX, FileChange,
+    FileProblem, Filter, InvalidCursor, Journal, JournalError, Outcome, PAGE_MAX, Page, Place,
+    REPORTED_AGAIN_FOR, RETRY_PAUSE, RETRY_PAUSE_MAX, RecordedTransaction, RefundProblem, Reported,
+    Restored, Settlement, SettlementStep, SignedFor, SignedRef, SqliteJournal, State, StateKind,
+    StoredState, TransactionPage, UnknownState,
 };
 pub use timing::Timing;

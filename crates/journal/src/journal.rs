@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use async_trait::async_trait;
 use quittance_core::{
-    LaneId, PaymentId, SchemeState, StateStore, Timestamp, Transaction, TransactionId,
+    LaneId, PaymentId, SchemeState, StateId, StateStore, Timestamp, Transaction, TransactionId,
 };
 
+use crate::entry::{Entry, Restored, StoredState, TransactionPage};
 use crate::error::JournalError;
 use crate::page::{Cursor, Filter, Page};
 use crate::settlement::{Claim, Claimed, Ended, Outcome, Reported, Settlement, SettlementStep};
@@ -197,8 +198,9 @@ pub trait Journal: StateStore {
     /// When the journal cannot be read.
     async fn page(&self, filter: &Filter, after: Option<Cursor>) -> Result<Page, JournalError>;
 
-    /// The transactions recorded for these sequence numbers of a lane, without withdrawn ones. They
-    /// are ordered by sequence number, and within one number oldest first.
+    /// The transactions recorded for these sequence numbers of a lane, without withdrawn ones and
+    /// without those whose bytes were [pruned](Self::prune). They are ordered by sequence number,
+    /// and within one number oldest first.
     ///
     /// # Errors
     /// When they cannot be read.
@@ -215,4 +217,55 @@ pub trait Journal: StateStore {
     /// # Errors
     /// When it cannot be read.
     async fn next_sequence(&self, network: &str, lane: &LaneId) -> Result<u64, JournalError>;
+
+    /// One page of all recorded transactions, withdrawn ones included, in the order in which they
+    /// were first recorded: at most `limit`. Start with `after: None`, then pass
+    /// [`TransactionPage::last`]. A transaction that is recorded during the listing appears at its
+    /// end.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    async fn transactions(
+        &self,
+        after: Option<Cursor>,
+        limit: u32,
+    ) -> Result<TransactionPage, JournalError>;
+
+    /// At most `limit` state records of all schemes, those that are only taken included, in the
+    /// order of their ids, behind `after`.
+    ///
+    /// # Errors
+    /// When the journal cannot be read, or one of the records.
+    async fn states(
+        &self,
+        after: Option<&StateId>,
+        limit: u32,
+    ) -> Result<Vec<StoredState>, JournalError>;
+
+    /// Writes an entry that was read from a journal: from this one earlier, or from another one.
+    /// May be repeated.
+    ///
+    /// Nothing becomes lower: of two states of a settlement the later one stays, by
+    /// [`Settlement::merged`]. Of two revisions of a state record the higher one stays. It belongs
+    /// to its exclusive settlement only if that is open and no other settlement has it. A
+    /// transaction that is withdrawn on one side only counts as sent.
+    ///
+    /// # Errors
+    /// When the entry could not be written. [`JournalError::Refused`] if it contradicts what the
+    /// journal has, or if it names a transaction or an original payment that the journal does not
+    /// have.
+    async fn restore(&self, entry: &Entry) -> Result<Restored, JournalError>;
+
+    /// Removes the personal data of at most `limit` settlements that have ended for good before
+    /// this time. Returns how many these were; 0 if none is left.
+    ///
+    /// A settlement has ended for good when it is final, or when it failed or was released and its
+    /// authorization has expired. One with an open refund has not, and a lost one never has. Its
+    /// parties, its request, detail, receipt and the caller's key are removed, and the bytes of
+    /// those of its transactions that no other settlement needs. Its caller becomes one that does
+    /// not exist, if it had one. Everything else stays: no replay of the authorization is won.
+    ///
+    /// # Errors
+    /// When the change could not be written.
+    async fn prune(&self, before: Timestamp, limit: u32) -> Result<u64, JournalError>;
 }

@@ -17,15 +17,19 @@
 //! This crate has the trait [`Journal`], its types, and [`SqliteJournal`] for one machine. It names
 //! no chain and contains no settlement logic.
 
+mod entry;
 mod error;
 mod group;
 mod journal;
+mod merge;
 mod page;
 mod settlement;
 mod sqlite;
 
+pub use entry::{Entry, RecordedTransaction, Restored, SignedRef, StoredState, TransactionPage};
 pub use error::{Cause, FileChange, FileProblem, JournalError};
 pub use journal::Journal;
+pub use merge::Contradiction;
 pub use page::{Cursor, Filter, InvalidCursor, PAGE_MAX, Page};
 pub use settlement::{
     Claim, Claimed, Ended, FAILURES_MAX, Outcome, Place, REPORTED_AGAIN_FOR, RETRY_PAUSE,

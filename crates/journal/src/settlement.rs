@@ -200,6 +200,9 @@ pub enum RefundProblem {
     /// The original payment is a refund itself.
     #[error("the original payment is a refund itself")]
     IsRefund,
+    /// The parties of the original payment were [pruned](crate::Journal::prune).
+    #[error("the original payment is too old: its payer and its recipient were removed")]
+    Pruned,
     /// The refund is on another network.
     #[error("the original payment is on another network")]
     Network,

@@ -11,8 +11,8 @@ use quittance_core::{
     TransactionId,
 };
 use quittance_engine::{
-    Claim, Claimed, Cursor, Ended, Filter, Journal, JournalError, Outcome, Page, Reported,
-    Settlement, SettlementStep,
+    Claim, Claimed, Cursor, Ended, Entry, Filter, Journal, JournalError, Outcome, Page, Reported,
+    Restored, Settlement, SettlementStep, StoredState, TransactionPage,
 };
 use tokio::sync::Notify;
 
@@ -325,5 +325,31 @@ impl<J: Journal> Journal for FlakyJournal<J> {
 
     async fn next_sequence(&self, network: &str, lane: &LaneId) -> Result<u64, JournalError> {
         self.inner.next_sequence(network, lane).await
+    }
+
+    async fn transactions(
+        &self,
+        after: Option<Cursor>,
+        limit: u32,
+    ) -> Result<TransactionPage, JournalError> {
+        self.inner.transactions(after, limit).await
+    }
+
+    async fn states(
+        &self,
+        after: Option<&StateId>,
+        limit: u32,
+    ) -> Result<Vec<StoredState>, JournalError> {
+        self.inner.states(after, limit).await
+    }
+
+    async fn restore(&self, entry: &Entry) -> Result<Restored, JournalError> {
+        self.failing.other_write()?;
+        self.inner.restore(entry).await
+    }
+
+    async fn prune(&self, before: Timestamp, limit: u32) -> Result<u64, JournalError> {
+        self.failing.other_write()?;
+        self.inner.prune(before, limit).await
     }
 }

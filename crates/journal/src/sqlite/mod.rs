@@ -8,8 +8,10 @@ mod condition;
 mod errors;
 mod files;
 mod format;
+mod prune;
 mod reads;
 mod refusals;
+mod restore;
 mod rows;
 mod states;
 mod store;
@@ -37,6 +39,7 @@ use self::condition::Condition;
 use self::errors::{concerns_one_entry, is_damage, problem_of};
 use self::files::Files;
 use self::store::Writer;
+use crate::entry::{Entry, Restored, StoredState, TransactionPage};
 use crate::error::JournalError;
 use crate::group::Queue;
 use crate::journal::Journal;
@@ -366,5 +369,33 @@ impl Journal for SqliteJournal {
         let mut reader = self.reader().await?;
         let read = reads::next_sequence(&mut reader, network, lane).await;
         self.checked(reader, read).await
+    }
+
+    async fn transactions(
+        &self,
+        after: Option<Cursor>,
+        limit: u32,
+    ) -> Result<TransactionPage, JournalError> {
+        let mut reader = self.reader().await?;
+        let read = reads::transactions(&mut reader, after, limit).await;
+        self.checked(reader, read).await
+    }
+
+    async fn states(
+        &self,
+        after: Option<&StateId>,
+        limit: u32,
+    ) -> Result<Vec<StoredState>, JournalError> {
+        let mut reader = self.reader().await?;
+        let read = reads::all_states(&mut reader, after, limit).await;
+        self.checked(reader, read).await
+    }
+
+    async fn restore(&self, entry: &Entry) -> Result<Restored, JournalError> {
+        self.writes.write(restore::Restore(entry.clone())).await
+    }
+
+    async fn prune(&self, before: Timestamp, limit: u32) -> Result<u64, JournalError> {
+        self.writes.write(prune::Prune { before, limit }).await
     }
 }

@@ -8,7 +8,11 @@ use sqlx::{Connection, QueryBuilder, Row, Sqlite};
 use tracing::error;
 
 use super::errors::concerns_one_entry;
-use super::rows::{integer, number, payment_id, scheme_state, settlement, signed_for, transaction};
+use super::rows::{
+    integer, number, optional_payment_id, payment_id, recorded, scheme_state, settlement,
+    signed_for, transaction,
+};
+use crate::entry::{StoredState, TransactionPage};
 use crate::page::{Cursor, Filter, PAGE_MAX, Page};
 use crate::settlement::{Settlement, SettlementStep};
 
@@ -159,6 +163,52 @@ pub(super) async fn states_of(
     rows.iter().map(scheme_state).collect()
 }
 
+/// One page of the recorded transactions.
+pub(super) async fn transactions(
+    connection: &mut SqliteConnection,
+    after: Option<Cursor>,
+    limit: u32,
+) -> Result<TransactionPage, sqlx::Error> {
+    let rows = sqlx::query("SELECT * FROM transactions WHERE number > ?1 ORDER BY number LIMIT ?2")
+        .bind(after.map_or(0, |cursor| integer(cursor.number())))
+        .bind(limit)
+        .fetch_all(connection)
+        .await?;
+    let mut page = TransactionPage::default();
+    if let Some(last) = rows.last() {
+        page.last = Cursor::after(number(last.try_get("number")?)?);
+    }
+    for row in &rows {
+        match recorded(row) {
+            Ok(transaction) => page.transactions.push(transaction),
+            Err(error) if concerns_one_entry(&error) => page.unreadable += 1,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(page)
+}
+
+/// At most `limit` records of all schemes, in the order of their ids, behind `after`.
+pub(super) async fn all_states(
+    connection: &mut SqliteConnection,
+    after: Option<&StateId>,
+    limit: u32,
+) -> Result<Vec<StoredState>, sqlx::Error> {
+    let after = after.map_or(&[][..], |id| id.as_bytes().as_slice());
+    let rows = sqlx::query("SELECT * FROM scheme_states WHERE id > ?1 ORDER BY id LIMIT ?2")
+        .bind(after)
+        .bind(limit)
+        .fetch_all(connection)
+        .await?;
+    let stored = |row| {
+        Ok(StoredState {
+            record: scheme_state(row)?,
+            exclusive: optional_payment_id(row, "exclusive")?,
+        })
+    };
+    rows.iter().map(stored).collect()
+}
+
 /// The settlements that a transaction was recorded for.
 pub(super) async fn settlements_of(
     connection: &mut SqliteConnection,
@@ -230,6 +280,7 @@ pub(super) async fn transactions_at(
     let rows = sqlx::query(
         "SELECT id, lane, sequence, bytes FROM transactions
          WHERE network = ?1 AND lane = ?2 AND sequence >= ?3 AND sequence < ?4 AND NOT withdrawn
+             AND length(bytes) > 0
          ORDER BY sequence, number",
     )
     .bind(network)

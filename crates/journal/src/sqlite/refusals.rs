@@ -74,6 +74,7 @@ fn refundable(claim: &Claim, original: Option<&Settlement>) -> Result<Amount, Re
         () if paid.refund_of.is_some() => Err(RefundProblem::IsRefund),
         () if paid.network != claim.network => Err(RefundProblem::Network),
         () if paid.asset != claim.asset => Err(RefundProblem::Asset),
+        () if original.is_pruned() => Err(RefundProblem::Pruned),
         () if paid.pay_to != claim.payer => Err(RefundProblem::Payer),
         () if paid.payer != claim.pay_to => Err(RefundProblem::PayTo),
         () => Ok(*amount),

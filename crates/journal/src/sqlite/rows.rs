@@ -10,6 +10,7 @@ use quittance_core::{
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
+use crate::entry::RecordedTransaction;
 use crate::settlement::{Claim, Outcome, Place, Settlement, SignedFor, State, StateKind};
 
 /// The columns that an outcome is stored in.
@@ -75,6 +76,16 @@ pub(super) fn transaction(row: &SqliteRow) -> Result<Transaction, sqlx::Error> {
         lane: LaneId::new(row.try_get("lane")?),
         sequence: number(row.try_get("sequence")?)?,
         bytes: row.try_get::<&[u8], _>("bytes")?.into(),
+    })
+}
+
+/// A transaction with all that was recorded about it.
+pub(super) fn recorded(row: &SqliteRow) -> Result<RecordedTransaction, sqlx::Error> {
+    Ok(RecordedTransaction {
+        network: row.try_get("network")?,
+        transaction: transaction(row)?,
+        signed_at: time(row.try_get("signed_at")?)?,
+        is_withdrawn: row.try_get("withdrawn")?,
     })
 }
 

@@ -130,7 +130,7 @@ pub(super) async fn write_next(
 
 /// Refuses a record of another scheme, or of another network. It has another meaning: judging again
 /// would never help.
-fn check_owner(owner: (&str, &str), user: (&str, &str)) -> Result<(), sqlx::Error> {
+pub(super) fn check_owner(owner: (&str, &str), user: (&str, &str)) -> Result<(), sqlx::Error> {
     if owner == user {
         return Ok(());
     }

@@ -85,11 +85,23 @@ super::suite!($ journal, journal_conformance, JournalFixture:
     a_clock_that_was_set_back_delays_no_claim
     success_without_limit_is_reported_to_every_repeat
     a_lost_claim_without_limit_may_be_repeated
+    every_entry_can_be_restored
+    nothing_that_is_restored_becomes_lower
+    an_entry_that_contradicts_the_journal_is_refused
+    a_restored_record_has_its_highest_revision
+    a_pruned_settlement_is_never_claimed_again
+    what_has_not_ended_for_good_is_not_pruned
 );
 
-const NOW: Timestamp = Timestamp::from_secs(1_000);
+pub use super::entries::{
+    a_pruned_settlement_is_never_claimed_again, a_restored_record_has_its_highest_revision,
+    an_entry_that_contradicts_the_journal_is_refused, every_entry_can_be_restored,
+    nothing_that_is_restored_becomes_lower, what_has_not_ended_for_good_is_not_pruned,
+};
 
-fn claim(name: &str) -> Claim {
+pub(super) const NOW: Timestamp = Timestamp::from_secs(1_000);
+
+pub(super) fn claim(name: &str) -> Claim {
     claim_on("test:1", name)
 }
 
@@ -106,7 +118,7 @@ fn claim_on(network: &str, name: &str) -> Claim {
     Claim::new(network, "exact", &info, request, NOW)
 }
 
-fn transaction(id: &str, sequence: u64) -> Transaction {
+pub(super) fn transaction(id: &str, sequence: u64) -> Transaction {
     let bytes: Arc<[u8]> = id.as_bytes().into();
     Transaction {
         id: TransactionId::new(id),
@@ -116,7 +128,7 @@ fn transaction(id: &str, sequence: u64) -> Transaction {
     }
 }
 
-const fn settling(settlement: PaymentId) -> SettlementStep {
+pub(super) const fn settling(settlement: PaymentId) -> SettlementStep {
     SettlementStep::settling(settlement)
 }
 
@@ -128,7 +140,7 @@ const fn signed_for(attempt: u32, transaction: Transaction) -> SignedFor {
     }
 }
 
-fn settled(id: &str) -> Outcome {
+pub(super) fn settled(id: &str) -> Outcome {
     Outcome::Settled {
         transaction: Some(TransactionId::new(id)),
         amount: Amount::from(7),
@@ -136,7 +148,7 @@ fn settled(id: &str) -> Outcome {
     }
 }
 
-fn failed(transaction: Option<&str>) -> Outcome {
+pub(super) fn failed(transaction: Option<&str>) -> Outcome {
     Outcome::Failed {
         reason: Reason::INVALID_TRANSACTION_STATE,
         detail: "it's \"odd\"".to_owned(),
@@ -144,7 +156,7 @@ fn failed(transaction: Option<&str>) -> Outcome {
     }
 }
 
-fn released() -> Outcome {
+pub(super) fn released() -> Outcome {
     Outcome::Released {
         fault: Fault {
             retry_after: Some(Duration::from_secs(17)),
@@ -153,7 +165,7 @@ fn released() -> Outcome {
     }
 }
 
-fn lost() -> Outcome {
+pub(super) fn lost() -> Outcome {
     Outcome::Lost {
         reason: Reason::SETTLEMENT_EXPIRED,
         detail: "it's \"odd\"".to_owned(),
@@ -161,21 +173,21 @@ fn lost() -> Outcome {
     }
 }
 
-async fn win<J: Journal>(journal: &J, claim: &Claim) -> u32 {
+pub(super) async fn win<J: Journal>(journal: &J, claim: &Claim) -> u32 {
     match journal.claim(claim, NOW).await.expect("a claim") {
         Claimed::Won { attempt } => attempt,
         other => panic!("not won: {other:?}"),
     }
 }
 
-async fn taken<J: Journal>(journal: &J, claim: &Claim) -> Settlement {
+pub(super) async fn taken<J: Journal>(journal: &J, claim: &Claim) -> Settlement {
     match journal.claim(claim, NOW).await.expect("a claim") {
         Claimed::Taken(settlement) => *settlement,
         other => panic!("not taken: {other:?}"),
     }
 }
 
-async fn known<J: Journal>(journal: &J, claim: &Claim) -> Settlement {
+pub(super) async fn known<J: Journal>(journal: &J, claim: &Claim) -> Settlement {
     journal
         .settlement(&claim.id)
         .await
@@ -853,7 +865,7 @@ fn receipt() -> SchemeReceipt {
 }
 
 /// A claim with everything that a claim can have.
-fn full_claim(original: &Claim, name: &str) -> Claim {
+pub(super) fn full_claim(original: &Claim, name: &str) -> Claim {
     refund(original, name, 1)
         .caller("a shop's \"key\"")
         .access(Place {
@@ -985,7 +997,7 @@ pub async fn the_step_of_a_transaction_is_kept<F: JournalFixture>() {
 }
 
 /// Ends an attempt at this time.
-async fn end<J: Journal>(
+pub(super) async fn end<J: Journal>(
     journal: &J,
     id: PaymentId,
     (attempt, now): (u32, Timestamp),
@@ -996,11 +1008,11 @@ async fn end<J: Journal>(
     ended.await.expect("an answer")
 }
 
-fn record_id() -> StateId {
+pub(super) fn record_id() -> StateId {
     StateId::from_parts(&[b"a channel"])
 }
 
-fn record() -> SchemeState {
+pub(super) fn record() -> SchemeState {
     SchemeState::new(record_id(), "test:1", "exact", b"first".to_vec())
 }
 
@@ -1234,7 +1246,7 @@ pub async fn due_records_come_in_order_and_are_put_off<F: JournalFixture>() {
 }
 
 /// A settled payment of 7 by the payer to the seller.
-async fn original<J: Journal>(journal: &J, name: &str) -> Claim {
+pub(super) async fn original<J: Journal>(journal: &J, name: &str) -> Claim {
     let claim = claim(name);
     let attempt = win(journal, &claim).await;
     let ended = end(journal, claim.id, (attempt, NOW), settled("0x1"), None).await;
@@ -1242,7 +1254,7 @@ async fn original<J: Journal>(journal: &J, name: &str) -> Claim {
     claim
 }
 
-fn refund(of: &Claim, name: &str, amount: u64) -> Claim {
+pub(super) fn refund(of: &Claim, name: &str, amount: u64) -> Claim {
     let mut refund = claim(name).refund_of(of.id);
     (refund.payer, refund.pay_to) = (of.pay_to.clone(), of.payer.clone());
     refund.amount = Amount::from(amount);

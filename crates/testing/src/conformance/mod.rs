@@ -10,6 +10,7 @@
 
 pub mod chain;
 pub mod ends;
+mod entries;
 pub mod journal;
 pub mod life;
 pub mod scheme;
