@@ -21,7 +21,8 @@ use quittance_core::{Clock, Payer, PaymentRequest, SystemClock};
 
 pub use quittance_testing::{
     chain_conformance, conformance, flaky, journal_conformance, life_conformance,
-    offer_and_payer_conformance, open_journal, payload_of, request, scheme_conformance, until,
+    offer_and_payer_conformance, open_journal, payload_of, replicas_conformance, request,
+    scheme_conformance, until,
 };
 
 /// A new payment, as the seller sends it to a facilitator.

@@ -51,6 +51,10 @@ impl JournalFixture for Sqlite {
         quittance_tests::open_journal(&self.path()).await
     }
 
+    async fn another(&self, journal: &SqliteJournal) -> SqliteJournal {
+        journal.another_replica()
+    }
+
     /// Leaves the files as a killed process would. They are copied while the journal is open, and
     /// the copies are used from then on: a dropped journal still closes its own files properly.
     async fn crash(&self, journal: SqliteJournal) {
@@ -66,6 +70,7 @@ impl JournalFixture for Sqlite {
 }
 
 quittance_tests::journal_conformance!(Sqlite);
+quittance_tests::replicas_conformance!(Sqlite);
 
 #[tokio::test]
 async fn a_second_process_cannot_open_the_journal() {
@@ -109,7 +114,7 @@ async fn a_journal_of_a_newer_format_is_refused() {
     let refused = SqliteJournal::open(&path).await.unwrap_err();
     let expected = JournalError::NewerFormat {
         found: 99,
-        newest: 4,
+        newest: 5,
     };
     assert_eq!(refused, expected);
 }
@@ -394,6 +399,8 @@ async fn an_unreadable_entry_affects_no_other_entry() {
     assert_eq!(open, expected);
     let page = journal.page(&Filter::new(), None).await.unwrap();
     assert_eq!((page.settlements.len(), page.unreadable), (2, 2));
+    journal.renew(Duration::from_secs(600)).await.unwrap();
+    assert_eq!(journal.take_up(&[a.id]).await, Ok(vec![a.id]));
     assert_eq!(
         journal.conclude(&a.id, 1, &no_gas(), None, NOW).await,
         Ok(Ended::Yes)
@@ -415,7 +422,13 @@ async fn old_rows_can_be_archived_as_documented() {
         };
         let id = claim(name).id;
         journal
-            .record("test:1", &transaction, &[SettlementStep::settling(id)], NOW)
+            .record(
+                "test:1",
+                &transaction,
+                &[SettlementStep::settling(id)],
+                None,
+                NOW,
+            )
             .await
             .unwrap();
         let outcome = settled_by(transaction.id.as_str(), 7);

@@ -279,6 +279,7 @@ async fn recovery_batches_questions_and_skips_unreadable_rows() {
                 "eip155:84532",
                 &lost,
                 &[SettlementStep::settling(claim.id)],
+                None,
                 now,
             )
             .await

@@ -17,7 +17,6 @@ use tracing::{error, info, warn};
 use crate::event::Event;
 use crate::failures::Failures;
 use crate::health::Monitor;
-use crate::holds::Holds;
 use crate::in_flight::{InFlight, InFlightGuard, Progress};
 use crate::job::{Job, Ready};
 use crate::ledger::Ledger;
@@ -36,7 +35,6 @@ pub(crate) struct Context<C: Chain> {
     pub(crate) outstanding: Arc<Outstanding<C>>,
     pub(crate) health: Monitor<C>,
     pub(crate) ledger: Ledger,
-    pub(crate) holds: Holds,
     pub(crate) failures: Failures,
     pub(crate) events: broadcast::Sender<Event>,
     /// Limits the transactions of other signers that are being submitted.
@@ -344,7 +342,7 @@ impl<C: Chain> Context<C> {
             // Before the outcome is reported: the caller may send the payer's next payment at once.
             job.free_balance();
             if let Some(access) = job.payment().state_access() {
-                self.holds.release(&access.state, &settlement);
+                self.writer.release_state(&access.state, &settlement).await;
             }
         }
         if ended == Some(Ended::No) {

@@ -24,6 +24,7 @@ use tracing::{info, warn};
 
 use crate::event::{EVENTS_MAX, Event};
 use crate::failures::FailureLimits;
+use crate::membership::Membership;
 use crate::policy::{AllowAll, Policy};
 use crate::rail::{LostAnswers, Permit, Rail, Services};
 use crate::rules::Rules;
@@ -51,6 +52,7 @@ pub struct Engine {
     journal: Arc<dyn Journal>,
     events: broadcast::Sender<Event>,
     lost_answers: LostAnswers,
+    membership: Arc<Membership>,
     stopping: CancellationToken,
     tasks: TaskTracker,
     /// Stops the tasks when the last clone is dropped.
@@ -201,6 +203,8 @@ impl EngineBuilder {
             .map_err(|error| Fault::new(FaultKind::Internal, error))?;
         let check = move |claims: &[&SignatureClaim]| verifier.verify(claims);
         let rules = Rules::new(self.signature_rules)?;
+        let membership = Membership::new(Arc::clone(&self.journal), self.timing.lease);
+        let membership = Arc::new(membership);
         let services = Services {
             journal: self.journal,
             clock: self.clock,
@@ -216,6 +220,14 @@ impl EngineBuilder {
         };
         // A start that fails, or is cancelled, stops the tasks of the rails.
         let stop = services.stopping.clone().drop_guard();
+        // If the journal cannot be written now, this is repeated, and nothing is sent before.
+        if let Err(error) = membership.renew().await {
+            warn!(%error, "this process is not a member of the journal yet");
+        }
+        let (renewing, stopping) = (Arc::clone(&membership), services.stopping.clone());
+        services.tasks.spawn(async move {
+            stopping.run_until_cancelled(renewing.run()).await;
+        });
         let rails: Vec<_> = self
             .rails
             .into_iter()
@@ -240,6 +252,7 @@ impl EngineBuilder {
             events,
             lost_answers,
             _stop: Arc::new(stop),
+            membership,
             stopping,
             tasks,
         })
@@ -408,6 +421,8 @@ impl Engine {
         if timeout(STOP_MAX, self.tasks.wait()).await.is_err() {
             warn!("some tasks did not stop");
         }
+        // Now other replicas can go on at once.
+        self.membership.leave().await;
     }
 
     fn rail(&self, name: &str) -> Result<&Arc<dyn AnyRail>, Rejection> {

@@ -24,11 +24,11 @@ mod engine;
 mod event;
 mod failures;
 mod health;
-mod holds;
 mod in_flight;
 mod job;
 mod lane;
 mod ledger;
+mod membership;
 mod offline;
 mod outstanding;
 mod policy;
@@ -48,10 +48,11 @@ pub use health::scheme_problems;
 pub use offline::{Offline, OfflineVerifier};
 pub use policy::{AllowAll, Policy, Rules};
 pub use quittance_journal::{
-    Cause, Claim, Claimed, Contradiction, Cursor, Ended, Entry, FAILURES_MAX, FileChange,
-    FileProblem, Filter, InvalidCursor, Journal, JournalError, Outcome, PAGE_MAX, Page, Place,
-    REPORTED_AGAIN_FOR, RETRY_PAUSE, RETRY_PAUSE_MAX, RecordedTransaction, RefundProblem, Reported,
-    Restored, Settlement, SettlementStep, SignedFor, SignedRef, SqliteJournal, State, StateKind,
-    StoredState, TransactionPage, UnknownState,
+    Cause, Claim, Claimed, Contradiction, Cursor, Ended, Entry, FAILURES_MAX, FencingToken,
+    FileChange, FileProblem, Filter, HandedOver, InvalidCursor, Journal, JournalError, Lease,
+    LeaseName, Members, Outcome, PAGE_MAX, Page, Place, REPORTED_AGAIN_FOR, RETRY_PAUSE,
+    RETRY_PAUSE_MAX, RecordedTransaction, RefundProblem, ReplicaId, Reported, Restored, Settlement,
+    SettlementStep, SignedFor, SignedRef, SqliteJournal, State, StateKind, StoredState,
+    TransactionPage, UnknownState,
 };
 pub use timing::Timing;

@@ -27,6 +27,9 @@ pub struct Timing {
     /// settlements that no task works on, and settled payments that the chain took back. A settled
     /// payment is checked after this time, and then less and less often until it is final.
     pub sweep_every: Duration,
+    /// How long this process may act after the last renewal of its membership in the journal. A
+    /// process that is killed, paused or cut off loses its work to other replicas after this time.
+    pub lease: Duration,
 }
 
 impl Default for Timing {
@@ -50,6 +53,8 @@ impl Timing {
             dropped_after: Duration::from_secs(5),
             // A sweep finds nothing unless something went wrong.
             sweep_every: Duration::from_secs(15),
+            // A database that fails over is back in a few seconds, and callers wait for twenty.
+            lease: Duration::from_secs(10),
         }
     }
 
@@ -85,6 +90,13 @@ impl Timing {
     #[must_use]
     pub const fn with_sweep_every(mut self, pause: Duration) -> Self {
         self.sweep_every = pause;
+        self
+    }
+
+    /// Sets [`lease`](Self::lease).
+    #[must_use]
+    pub const fn with_lease(mut self, duration: Duration) -> Self {
+        self.lease = duration;
         self
     }
 }

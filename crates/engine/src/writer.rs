@@ -1,6 +1,5 @@
 //! Writes to the journal that must succeed: they are repeated until they are written.
 
-use std::fmt::Display;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use quittance_core::{
 };
 use quittance_journal::{Ended, Journal, JournalError, Outcome, Settlement, SettlementStep};
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tracing::{error, warn};
 
 /// The pause between two attempts to write. A full disk is not emptied faster than this.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -67,7 +66,8 @@ pub(crate) struct JournalWriter {
 }
 
 impl JournalWriter {
-    /// Records a signed transaction. `None` if this process stops first: then it must not be sent.
+    /// Records a signed transaction. `None` if this process stops first, or if the work belongs to
+    /// another replica: then it must not be sent.
     pub(crate) async fn record(
         &self,
         network: &str,
@@ -76,20 +76,21 @@ impl JournalWriter {
     ) -> Option<Journaled> {
         self.retry_until_written(|| {
             self.journal
-                .record(network, &signed, settlements, self.clock.now())
+                .record(network, &signed, settlements, None, self.clock.now())
         })
         .await?;
         Some(Journaled(signed))
     }
 
-    /// Withdraws a transaction that a node refused. `None` if this process stops first.
+    /// Withdraws a transaction that a node refused. `None` if this process stops first, or if the
+    /// lane belongs to another replica.
     pub(crate) async fn withdraw(&self, transaction: &TransactionId) -> Option<()> {
-        self.retry_until_written(|| self.journal.withdraw(transaction))
+        self.retry_until_written(|| self.journal.withdraw(transaction, None))
             .await
     }
 
     /// Ends an attempt, and writes the state record's next content. `None` if this process stops
-    /// first.
+    /// first, or if another replica works on the settlement.
     pub(crate) async fn conclude(
         &self,
         id: &PaymentId,
@@ -142,19 +143,60 @@ impl JournalWriter {
         self.retry_until_written(read).await
     }
 
-    async fn retry_until_written<T, E: Display, F: Future<Output = Result<T, E>>>(
+    /// Ends the hold of a verified payment. One that is not ended here ends by itself.
+    pub(crate) async fn release_state(&self, state: &StateId, payment: &PaymentId) {
+        if let Err(error) = self.journal.release_state(state, payment).await {
+            warn!(%payment, %error, "the hold of a payment could not be ended");
+        }
+    }
+
+    /// `None` if this process stops first, or if it no longer has the right to write: another
+    /// replica goes on with the work.
+    async fn retry_until_written<T, F: Future<Output = Result<T, E>>, E: Into<Unwritten>>(
         &self,
         write: impl Fn() -> F,
     ) -> Option<T> {
         loop {
-            match write().await {
+            let error = match write().await {
                 Ok(written) => return Some(written),
-                Err(error) => error!(%error, "the journal cannot be used: trying again"),
+                Err(error) => error.into(),
+            };
+            match error {
+                Unwritten::Lost(error) => {
+                    warn!(%error, "dropped: the work belongs to another replica");
+                    return None;
+                }
+                Unwritten::Failed(error) => {
+                    error!(error, "the journal cannot be used: trying again");
+                }
             }
             tokio::select! {
                 () = self.stopping.cancelled() => return None,
                 () = tokio::time::sleep(PAUSE) => {}
             }
         }
+    }
+}
+
+/// Why something was not written.
+enum Unwritten {
+    /// This process no longer has the right to write it.
+    Lost(JournalError),
+    /// It may succeed later.
+    Failed(String),
+}
+
+impl From<JournalError> for Unwritten {
+    fn from(error: JournalError) -> Self {
+        match error {
+            JournalError::NotOwner { .. } | JournalError::LeaseLost { .. } => Self::Lost(error),
+            error => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<Fault> for Unwritten {
+    fn from(fault: Fault) -> Self {
+        Self::Failed(fault.to_string())
     }
 }

@@ -6,7 +6,9 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use quittance_core::{Fault, FaultKind};
+use quittance_core::{Fault, FaultKind, PaymentId};
+
+use crate::replica::LeaseName;
 
 /// The journal could not be opened, read or written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -88,6 +90,20 @@ pub enum JournalError {
         #[source]
         cause: Cause,
     },
+    /// Another replica works on this settlement, or none does. Nothing has changed. To try again
+    /// does not help: drop the work, and answer by what the journal has.
+    #[error("another replica works on the settlement {settlement}")]
+    NotOwner {
+        /// The settlement.
+        settlement: PaymentId,
+    },
+    /// This replica does not hold the lease any more, or with another token. Nothing has changed.
+    /// To try again does not help: what was signed under the lease must not be sent.
+    #[error("this replica does not hold the lease \"{name}\"")]
+    LeaseLost {
+        /// The lease.
+        name: LeaseName,
+    },
     /// The write contradicts the journal's rules, or what it has. Nothing has changed, and the same
     /// write fails again: this program or a scheme has a mistake. Other writes go on.
     #[error("the journal refuses this write: {cause}")]
@@ -133,6 +149,8 @@ impl From<JournalError> for Fault {
         let kind = match error {
             // To retry does not help.
             JournalError::Refused { .. } => FaultKind::Internal,
+            // Another replica goes on. A caller that retries follows it.
+            JournalError::NotOwner { .. } | JournalError::LeaseLost { .. } => FaultKind::Busy,
             _ => FaultKind::JournalUnavailable,
         };
         Self::new(kind, error)

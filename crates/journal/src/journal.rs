@@ -1,6 +1,7 @@
 //! The contract of a journal.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use quittance_core::{
@@ -10,9 +11,19 @@ use quittance_core::{
 use crate::entry::{Entry, Restored, StoredState, TransactionPage};
 use crate::error::JournalError;
 use crate::page::{Cursor, Filter, Page};
+use crate::replica::{FencingToken, HandedOver, Lease, LeaseName, Members, ReplicaId};
 use crate::settlement::{Claim, Claimed, Ended, Outcome, Reported, Settlement, SettlementStep};
 
+/// How often a journal is asked by default whether a settlement was handed over. The journal finds
+/// the answer in an index, and a caller hardly notices the time.
+const HANDED_OVER_EVERY: Duration = Duration::from_millis(100);
+
 /// Stores settlements, and the state records of schemes.
+///
+/// Several processes may use one journal, if its implementation allows it. Each is a
+/// [replica](Self::replica), and a member while it [renews](Self::renew) its membership. An open
+/// settlement has an owner: the replica that works on it. Only its owner records transactions for
+/// it and concludes it. Only the holder of a lane's lease records transactions of that lane.
 ///
 /// **An implementation must** return from a method that writes only when the write survives a crash
 /// of the machine. It must apply each write completely or not at all. A write that it refuses must
@@ -68,7 +79,7 @@ pub trait Journal: StateStore {
     /// than [`FAILURES_MAX`](crate::FAILURES_MAX) attempts failed with a transaction. If the claim
     /// retries without limit, it is always free after a pause
     /// ([`Settlement::claimable_from`]), also after [`Outcome::Lost`] of such a claim. Atomic among
-    /// all users of the journal.
+    /// all users of the journal. The replica that wins is the settlement's owner.
     ///
     /// A refund is won only if the original payment has settled, on the same network and in the
     /// same asset, with its payer and its recipient exchanged. Its amount must be left of what
@@ -90,34 +101,48 @@ pub trait Journal: StateStore {
     /// are open. May be repeated. A withdrawn transaction that is recorded again counts again, with
     /// the lane and the sequence number of the newest record.
     ///
+    /// `token` is that of the lease of the transaction's lane ([`LeaseName::lane`]). It is checked
+    /// with the same write. `None` if the lane's signer is not one of the facilitator's.
+    ///
     /// # Errors
-    /// When the record could not be written.
+    /// When the record could not be written. [`JournalError::LeaseLost`] unless this replica is a
+    /// member and holds the lane's lease with this token. [`JournalError::NotOwner`] if one of the
+    /// settlements is open and this replica is not its owner. If it has a transaction of this lane
+    /// with this sequence number, that is no error: the new transaction replaces it.
     async fn record(
         &self,
         network: &str,
         transaction: &Transaction,
         settlements: &[SettlementStep],
+        token: Option<FencingToken>,
         now: Timestamp,
     ) -> Result<(), JournalError>;
 
     /// Marks a recorded transaction that a node refused and that will not be sent again. Its
-    /// sequence number in the lane is free.
+    /// sequence number in the lane is free. `token` as for [`record`](Self::record).
     ///
     /// # Errors
-    /// When the mark could not be written.
-    async fn withdraw(&self, transaction: &TransactionId) -> Result<(), JournalError>;
+    /// When the mark could not be written. [`JournalError::LeaseLost`] as for `record`.
+    async fn withdraw(
+        &self,
+        transaction: &TransactionId,
+        token: Option<FencingToken>,
+    ) -> Result<(), JournalError>;
 
     /// Ends the attempt of an open settlement, and with the same write gives its state record the
     /// next content, if there is one. A state record that the settlement had exclusively is free
-    /// again, whatever the outcome is. A settlement that settled without a transaction is final.
+    /// again, whatever the outcome is. A settlement that settled without a transaction is final. It
+    /// has no owner any more.
     ///
     /// Whether another settlement has the record exclusively does not matter here: the money has
     /// moved.
     ///
     /// # Errors
-    /// When the outcome could not be written. [`JournalError::Refused`] if `state` is not the
-    /// record of the claim's access, or belongs to another scheme. Also for [`Outcome::Lost`] if
-    /// success was not reported, and for [`Outcome::Failed`] and [`Outcome::Released`] if it was.
+    /// When the outcome could not be written. [`JournalError::NotOwner`] if the settlement is open
+    /// in this attempt and this replica is not its owner. [`JournalError::Refused`] if `state` is
+    /// not the record of the claim's access, or belongs to another scheme. Also for
+    /// [`Outcome::Lost`] if success was not reported, and for [`Outcome::Failed`] and
+    /// [`Outcome::Released`] if it was.
     async fn conclude(
         &self,
         id: &PaymentId,
@@ -130,7 +155,7 @@ pub trait Journal: StateStore {
     /// Opens a settlement again whose transaction the chain no longer has. Returns `false`, and
     /// changes nothing, unless it settled in this attempt and is not final. The time of the success
     /// report is kept. An exclusive state record is taken again, unless another settlement has it
-    /// by now.
+    /// by now. This replica becomes its owner.
     ///
     /// # Errors
     /// When the change could not be written.
@@ -174,8 +199,8 @@ pub trait Journal: StateStore {
         transaction: &TransactionId,
     ) -> Result<Vec<SettlementStep>, JournalError>;
 
-    /// The open settlements of a network, oldest first. Load each settlement only after taking its
-    /// in-flight guard: it may have changed.
+    /// The open settlements of a network that no other member works on, oldest first. Load each
+    /// settlement only after taking its in-flight guard: it may have changed.
     ///
     /// # Errors
     /// When they cannot be read.
@@ -268,4 +293,97 @@ pub trait Journal: StateStore {
     /// # Errors
     /// When the change could not be written.
     async fn prune(&self, before: Timestamp, limit: u32) -> Result<u64, JournalError>;
+    /// This process, as a user of the journal. It stays the same as long as the journal is open.
+    fn replica(&self) -> ReplicaId;
+
+    /// Makes this replica a member for this long from now, by the journal's own clock, and answers
+    /// who the members are. A membership that is over can be renewed, too: what no other replica
+    /// has taken meanwhile still belongs to this one.
+    ///
+    /// Renewing, acquiring and taking up are in one order for all replicas: what this answer says
+    /// that the replica holds stays its own for `duration`, unless it releases it.
+    ///
+    /// # Errors
+    /// When it could not be written, or the leases cannot be read. The membership may have been
+    /// renewed nevertheless.
+    async fn renew(&self, duration: Duration) -> Result<Members, JournalError>;
+
+    /// Ends the membership of this replica, and with it all that it holds. Other replicas can take
+    /// up its settlements and its leases at once.
+    ///
+    /// # Errors
+    /// When it could not be written. Then the membership ends when its time is over.
+    async fn leave(&self) -> Result<(), JournalError>;
+
+    /// Acquires a lease, if this replica is a member and no other member holds it. The token is one
+    /// more than that of the last tenure. A lease that this replica has keeps its token. `None` if
+    /// it is not acquired.
+    ///
+    /// # Errors
+    /// When it could not be written.
+    async fn acquire(&self, name: &LeaseName) -> Result<Option<Lease>, JournalError>;
+
+    /// Releases a lease, if this replica holds it.
+    ///
+    /// # Errors
+    /// When it could not be written.
+    async fn release(&self, name: &LeaseName) -> Result<(), JournalError>;
+
+    /// Makes this replica the owner of those of these settlements that are open and that no other
+    /// member works on. Returns those that it owns now, in the same order. None if it is not a
+    /// member.
+    ///
+    /// # Errors
+    /// When it could not be written.
+    async fn take_up(&self, ids: &[PaymentId]) -> Result<Vec<PaymentId>, JournalError>;
+
+    /// Hands a settlement over: it has no owner any more. `lane` is the only lane that can send it;
+    /// `None` if any can. Returns `false`, and changes nothing, unless the settlement is open in
+    /// this attempt and this replica is its owner.
+    ///
+    /// # Errors
+    /// When it could not be written.
+    async fn hand_over(
+        &self,
+        id: &PaymentId,
+        attempt: u32,
+        lane: Option<&LaneId>,
+    ) -> Result<bool, JournalError>;
+
+    /// The open settlements of a network that have no owner, oldest first, and at most `limit`.
+    /// Asked many times a second, so an implementation should find them by an index.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    async fn handed_over(&self, network: &str, limit: u32)
+    -> Result<Vec<HandedOver>, JournalError>;
+
+    /// Waits until a settlement may have been handed over. It may return early, and should return
+    /// within a second. By default it only waits for a tenth of a second. A journal that is
+    /// notified by its database can return as soon as that happens.
+    async fn wait_for_hand_over(&self) {
+        tokio::time::sleep(HANDED_OVER_EVERY).await;
+    }
+
+    /// Holds a state record for a verified payment, for this long. Returns `false` if a payment
+    /// holds it: also for the same payment, because each of its requests would be served. All
+    /// replicas see a hold. It may be forgotten when the journal is opened again: the record's
+    /// revision decides about the money.
+    ///
+    /// # Errors
+    /// When it could not be written.
+    async fn hold_state(
+        &self,
+        state: &StateId,
+        payment: &PaymentId,
+        duration: Duration,
+    ) -> Result<bool, JournalError>;
+
+    /// Ends the hold of a payment, because its outcome is known. Ignored if the payment does not
+    /// hold the record.
+    ///
+    /// # Errors
+    /// When it could not be written. Then the hold ends when its time is over.
+    async fn release_state(&self, state: &StateId, payment: &PaymentId)
+    -> Result<(), JournalError>;
 }

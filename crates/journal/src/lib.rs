@@ -14,6 +14,9 @@
 //! The engine watches a settled payment until its block is final. If the chain takes the payment
 //! back before that, the engine **reopens** the settlement. It then settles again, or is **lost**.
 //!
+//! Several processes can use one journal, if it allows that. Each is a **replica**. A settlement
+//! has one owner at a time, and what only one replica may do has a **lease** with a fencing token.
+//!
 //! This crate has the trait [`Journal`], its types, and [`SqliteJournal`] for one machine. It names
 //! no chain and contains no settlement logic.
 
@@ -23,6 +26,7 @@ mod group;
 mod journal;
 mod merge;
 mod page;
+mod replica;
 mod settlement;
 mod sqlite;
 
@@ -31,6 +35,7 @@ pub use error::{Cause, FileChange, FileProblem, JournalError};
 pub use journal::Journal;
 pub use merge::Contradiction;
 pub use page::{Cursor, Filter, InvalidCursor, PAGE_MAX, Page};
+pub use replica::{FencingToken, HandedOver, Lease, LeaseName, Members, ReplicaId};
 pub use settlement::{
     Claim, Claimed, Ended, FAILURES_MAX, Outcome, Place, REPORTED_AGAIN_FOR, RETRY_PAUSE,
     RETRY_PAUSE_MAX, RefundProblem, Reported, Settlement, SettlementStep, SignedFor, State,

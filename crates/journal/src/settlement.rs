@@ -8,6 +8,8 @@ use quittance_core::{
     TransactionId,
 };
 
+use crate::replica::ReplicaId;
+
 /// How many attempts may end with a transaction that had no effect. After that, the authorization
 /// is not tried again. Each such attempt costs the operator gas, and an authorization that passes
 /// the simulation three times and fails each time is probably an attack.
@@ -301,6 +303,8 @@ pub struct Settlement {
     pub reported_to: Option<String>,
     /// When the block of its transaction was found final. The engine no longer watches it then.
     pub final_at: Option<Timestamp>,
+    /// The replica that works on it; `None` once it has ended, or if it was handed over.
+    pub owner: Option<ReplicaId>,
 }
 
 impl Settlement {
@@ -318,6 +322,7 @@ impl Settlement {
             success_reported_at: None,
             reported_to: None,
             final_at: None,
+            owner: None,
         }
     }
 

@@ -11,8 +11,9 @@ use quittance_core::{
     TransactionId,
 };
 use quittance_engine::{
-    Claim, Claimed, Cursor, Ended, Entry, Filter, Journal, JournalError, Outcome, Page, Reported,
-    Restored, Settlement, SettlementStep, StoredState, TransactionPage,
+    Claim, Claimed, Cursor, Ended, Entry, FencingToken, Filter, HandedOver, Journal, JournalError,
+    Lease, LeaseName, Members, Outcome, Page, ReplicaId, Reported, Restored, Settlement,
+    SettlementStep, StoredState, TransactionPage,
 };
 use tokio::sync::Notify;
 
@@ -229,15 +230,22 @@ impl<J: Journal> Journal for FlakyJournal<J> {
         network: &str,
         transaction: &Transaction,
         settlements: &[SettlementStep],
+        token: Option<FencingToken>,
         now: Timestamp,
     ) -> Result<(), JournalError> {
-        let write = self.inner.record(network, transaction, settlements, now);
+        let write = self
+            .inner
+            .record(network, transaction, settlements, token, now);
         let (failing, kind) = (&self.failing, JournalWrite::Record);
         failing.write(kind, &failing.rest, write).await
     }
 
-    async fn withdraw(&self, transaction: &TransactionId) -> Result<(), JournalError> {
-        let write = self.inner.withdraw(transaction);
+    async fn withdraw(
+        &self,
+        transaction: &TransactionId,
+        token: Option<FencingToken>,
+    ) -> Result<(), JournalError> {
+        let write = self.inner.withdraw(transaction, token);
         let (failing, kind) = (&self.failing, JournalWrite::Withdraw);
         failing.write(kind, &failing.rest, write).await
     }
@@ -351,5 +359,75 @@ impl<J: Journal> Journal for FlakyJournal<J> {
     async fn prune(&self, before: Timestamp, limit: u32) -> Result<u64, JournalError> {
         self.failing.other_write()?;
         self.inner.prune(before, limit).await
+    }
+
+    fn replica(&self) -> ReplicaId {
+        self.inner.replica()
+    }
+
+    async fn renew(&self, duration: Duration) -> Result<Members, JournalError> {
+        self.failing.other_write()?;
+        self.inner.renew(duration).await
+    }
+
+    async fn leave(&self) -> Result<(), JournalError> {
+        self.failing.other_write()?;
+        self.inner.leave().await
+    }
+
+    async fn acquire(&self, name: &LeaseName) -> Result<Option<Lease>, JournalError> {
+        self.failing.other_write()?;
+        self.inner.acquire(name).await
+    }
+
+    async fn release(&self, name: &LeaseName) -> Result<(), JournalError> {
+        self.failing.other_write()?;
+        self.inner.release(name).await
+    }
+
+    async fn take_up(&self, ids: &[PaymentId]) -> Result<Vec<PaymentId>, JournalError> {
+        self.failing.other_write()?;
+        self.inner.take_up(ids).await
+    }
+
+    async fn hand_over(
+        &self,
+        id: &PaymentId,
+        attempt: u32,
+        lane: Option<&LaneId>,
+    ) -> Result<bool, JournalError> {
+        self.failing.other_write()?;
+        self.inner.hand_over(id, attempt, lane).await
+    }
+
+    async fn handed_over(
+        &self,
+        network: &str,
+        limit: u32,
+    ) -> Result<Vec<HandedOver>, JournalError> {
+        self.inner.handed_over(network, limit).await
+    }
+
+    async fn wait_for_hand_over(&self) {
+        self.inner.wait_for_hand_over().await;
+    }
+
+    async fn hold_state(
+        &self,
+        state: &StateId,
+        payment: &PaymentId,
+        duration: Duration,
+    ) -> Result<bool, JournalError> {
+        self.failing.other_write()?;
+        self.inner.hold_state(state, payment, duration).await
+    }
+
+    async fn release_state(
+        &self,
+        state: &StateId,
+        payment: &PaymentId,
+    ) -> Result<(), JournalError> {
+        self.failing.other_write()?;
+        self.inner.release_state(state, payment).await
     }
 }

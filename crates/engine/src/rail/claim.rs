@@ -206,7 +206,8 @@ impl<C: Chain> Rail<C> {
     ) -> Result<Option<Started>, NotStarted> {
         let journal = &self.context.writer.journal;
         if journal.write_state(next).await? {
-            self.context.holds.release(&next.id, &decoded.info().id);
+            let writer = &self.context.writer;
+            writer.release_state(&next.id, &decoded.info().id).await;
             return Ok(Some(written));
         }
         let revision = |state: &SchemeState| state.revision;

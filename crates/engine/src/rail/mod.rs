@@ -30,7 +30,6 @@ use crate::context::{Context, Returned};
 use crate::event::Event;
 use crate::failures::{FailureLimits, Failures};
 use crate::health::Monitor;
-use crate::holds::Holds;
 use crate::in_flight::InFlight;
 use crate::lane::{self, Lane};
 use crate::ledger::Ledger;
@@ -270,7 +269,6 @@ fn context<C: Chain>(
         in_flight: InFlight::default(),
         outstanding,
         ledger: Ledger::default(),
-        holds: Holds::default(),
         failures: Failures::new(services.failure_limits),
         relaying: Semaphore::new(lane::RELAYING_MAX),
         events: services.events.clone(),

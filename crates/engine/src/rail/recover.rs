@@ -1,7 +1,7 @@
 //! Recovery: finishing the open settlements of an earlier process, and jobs that lanes and the
 //! watcher hand back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use super::Rail;
 use super::decoded::VerifyError;
 use super::history::{History, NoEffect, Transferred};
 use super::used::UsedBy;
+use crate::in_flight::InFlightGuard;
 use crate::job::Job;
 use crate::writer::Journaled;
 
@@ -33,6 +34,9 @@ const PAUSE_UNKNOWN: Duration = Duration::from_secs(3);
 /// How long a payment waits until the nodes know which transaction used its authorization. Their
 /// indexes are seconds behind, and rarely minutes.
 const UNKNOWN_MAX: Duration = Duration::from_secs(600);
+
+/// How many settlements are taken over with one write. After a crash there may be thousands.
+const TAKE_OVER_MAX: usize = 256;
 
 /// How many transactions of one attempt may be included without effect. Another payment in the same
 /// transaction may have caused the first one. The second one was alone.
@@ -74,20 +78,43 @@ struct Planned<C: Chain> {
 }
 
 impl<C: Chain> Rail<C> {
-    /// Resumes every open settlement in the journal that no task works on.
+    /// Resumes every open settlement in the journal that no task and no other replica works on.
     pub(crate) async fn recover(self: &Arc<Self>) -> Result<(), Fault> {
         let journal = &self.context.writer.journal;
-        for id in journal.open(self.context.network()).await? {
-            self.recover_one(id).await?;
+        let open = journal.open(self.context.network()).await?;
+        for ids in open.chunks(TAKE_OVER_MAX) {
+            self.take_up(ids).await?;
         }
         Ok(())
     }
 
-    async fn recover_one(self: &Arc<Self>, id: PaymentId) -> Result<(), Fault> {
-        let Ok(guard) = self.context.in_flight.guard(id) else {
+    /// Takes up those of these settlements that nothing works on, and resumes them.
+    async fn take_up(self: &Arc<Self>, ids: &[PaymentId]) -> Result<(), Fault> {
+        let guard = |id: &PaymentId| Some((*id, self.context.in_flight.guard(*id).ok()?));
+        let mut guards: BTreeMap<PaymentId, InFlightGuard> = ids.iter().filter_map(guard).collect();
+        if guards.is_empty() {
             return Ok(());
-        };
-        // Load it only with the guard: it may have ended since the listing.
+        }
+        let free: Vec<PaymentId> = ids
+            .iter()
+            .filter(|id| guards.contains_key(id))
+            .copied()
+            .collect();
+        let taken = self.context.writer.journal.take_up(&free).await?;
+        for id in taken {
+            if let Some(guard) = guards.remove(&id) {
+                self.recover_one(id, guard).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn recover_one(
+        self: &Arc<Self>,
+        id: PaymentId,
+        guard: InFlightGuard,
+    ) -> Result<(), Fault> {
+        // Load it only now: it may have changed since the listing.
         let Some(settlement) = self.load_open(id).await? else {
             return Ok(());
         };

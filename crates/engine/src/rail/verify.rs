@@ -87,7 +87,7 @@ impl<C: Chain> Rail<C> {
                 let ledger = &self.context.ledger;
                 let amount = decoded.payment.reserves(info.amount);
                 ledger.check(&verified.payer, &info.asset, amount, balance)?;
-                self.hold_state(&decoded)?;
+                self.hold_state(&decoded).await?;
                 let extra = verified.extra(self.context.now());
                 Ok((verified.payer, extra))
             }
@@ -145,17 +145,21 @@ impl<C: Chain> Rail<C> {
     }
 
     /// Keeps the payment's state record for it until it is settled, if its scheme asks for that.
-    fn hold_state(&self, decoded: &Decoded<C>) -> Result<(), VerifyError> {
-        let (info, holds) = (decoded.info(), &self.context.holds);
-        match decoded.payment.state_access() {
-            Some(access)
-                if !access.hold.is_zero() && !holds.take(access.state, info.id, access.hold) =>
-            {
+    async fn hold_state(&self, decoded: &Decoded<C>) -> Result<(), VerifyError> {
+        let id = &decoded.info().id;
+        let access = decoded.payment.state_access();
+        let Some(access) = access.filter(|access| !access.hold.is_zero()) else {
+            return Ok(());
+        };
+        let journal = &self.context.writer.journal;
+        let held = journal.hold_state(&access.state, id, access.hold).await;
+        match held.map_err(Fault::from)? {
+            true => Ok(()),
+            false => {
                 let detail = "another request of this payer is being served: retry after it";
                 let busy = Rejection::new(access.busy.clone(), detail);
                 Err(decoded.rejected(busy))
             }
-            _ => Ok(()),
         }
     }
 

@@ -21,6 +21,11 @@ pub(super) fn refused(rule: &str) -> sqlx::Error {
     sqlx::Error::Encode(rule.into())
 }
 
+/// An error of the journal itself about one write, such as a lease that is lost.
+pub(super) fn failed(error: JournalError) -> sqlx::Error {
+    sqlx::Error::Encode(Box::new(error))
+}
+
 /// Whether a write contradicts a rule: one that is checked before it, or a constraint of the
 /// tables.
 fn is_refusal(error: &sqlx::Error) -> bool {
@@ -50,7 +55,10 @@ pub(super) fn is_damage(error: &sqlx::Error) -> bool {
 impl From<sqlx::Error> for JournalError {
     fn from(error: sqlx::Error) -> Self {
         match error {
-            sqlx::Error::Encode(rule) => Self::refused(rule),
+            sqlx::Error::Encode(cause) => match cause.downcast::<Self>() {
+                Ok(error) => *error,
+                Err(rule) => Self::refused(rule),
+            },
             error if is_refusal(&error) => Self::refused(error),
             error if is_unreadable(&error) => Self::unreadable(error),
             error => problem_of(error),

@@ -6,22 +6,23 @@ use super::errors::problem_of;
 use crate::error::{FileProblem, JournalError};
 
 /// The newest format, in SQLite's `user_version`.
-pub(super) const FORMAT: i64 = 4;
+pub(super) const FORMAT: i64 = 5;
 
 /// Writes the database's first page without a change of content.
-pub(super) const TOUCH: &str = "PRAGMA user_version = 4";
+pub(super) const TOUCH: &str = "PRAGMA user_version = 5";
 
-/// The number of tables in formats 1 to 3, and since then.
-const TABLES: [i64; 2] = [3, 4];
+/// The number of tables in formats 1 to 3, in format 4, and since then.
+const TABLES: [i64; 3] = [3, 4, 5];
 
 /// The tables of the newest format.
 pub(super) const SCHEMA: &str = include_str!("schema.sql");
 
 /// The migrations: the format that each one starts from, and its SQL.
-const MIGRATIONS: [(i64, &str); 3] = [
+const MIGRATIONS: [(i64, &str); 4] = [
     (1, include_str!("to_format_2.sql")),
     (2, include_str!("to_format_3.sql")),
     (3, include_str!("to_format_4.sql")),
+    (4, include_str!("to_format_5.sql")),
 ];
 
 /// Creates the tables in a new file, or migrates those of an older format.
@@ -70,12 +71,13 @@ async fn examine(connection: &mut SqliteConnection) -> Result<(i64, Tables), sql
         .await?;
     let (all, ours): (i64, i64) = sqlx::query_as(
         "SELECT count(*), count(*) FILTER (WHERE type = 'table'
-             AND name IN ('settlements', 'transactions', 'settlement_transactions', 'scheme_states'))
+             AND name IN ('settlements', 'transactions', 'settlement_transactions', 'scheme_states',
+                 'leases'))
          FROM sqlite_schema",
     )
     .fetch_one(&mut *connection)
     .await?;
-    let expected = TABLES[usize::from(format > 3)];
+    let expected = TABLES[usize::from(format > 3) + usize::from(format > 4)];
     let tables = match (all, ours) {
         (0, _) => Tables::None,
         (_, ours) if ours == expected => Tables::Ours,

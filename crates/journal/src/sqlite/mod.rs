@@ -4,10 +4,11 @@
 //! describes the file's format.
 
 mod condition;
-
 mod errors;
 mod files;
 mod format;
+mod leases;
+mod members;
 mod prune;
 mod reads;
 mod refusals;
@@ -38,12 +39,15 @@ use tracing::warn;
 use self::condition::Condition;
 use self::errors::{concerns_one_entry, is_damage, problem_of};
 use self::files::Files;
+use self::leases::Fence;
+use self::members::Shared;
 use self::store::Writer;
 use crate::entry::{Entry, Restored, StoredState, TransactionPage};
 use crate::error::JournalError;
 use crate::group::Queue;
 use crate::journal::Journal;
 use crate::page::{Cursor, Filter, Page};
+use crate::replica::{FencingToken, HandedOver, Lease, LeaseName, Members, ReplicaId};
 use crate::settlement::{Claim, Claimed, Ended, Outcome, Reported, Settlement, SettlementStep};
 
 /// The number of read connections. A read takes microseconds; four keep two cores busy.
@@ -56,9 +60,11 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A journal in a SQLite file. One process at a time can open it.
 pub struct SqliteJournal {
-    writes: Queue<Writer>,
+    replica: ReplicaId,
+    writes: Arc<Queue<Writer>>,
     readers: SqlitePool,
     condition: Arc<Condition>,
+    shared: Arc<Shared>,
 }
 
 impl fmt::Debug for SqliteJournal {
@@ -102,10 +108,34 @@ impl SqliteJournal {
             condition: Arc::clone(&condition),
         };
         Ok(Self {
-            writes: Queue::start(writer),
+            replica: ReplicaId::new(),
+            writes: Arc::new(Queue::start(writer)),
             readers,
             condition,
+            shared: Arc::default(),
         })
+    }
+
+    /// Another replica with the same open file, in this process. For tests, and for programs that
+    /// run several engines. The file is closed when the last one is dropped.
+    #[must_use]
+    pub fn another_replica(&self) -> Self {
+        Self {
+            replica: ReplicaId::new(),
+            writes: Arc::clone(&self.writes),
+            readers: self.readers.clone(),
+            condition: Arc::clone(&self.condition),
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
+    /// What a write with a lane's transaction is allowed by.
+    fn fence(&self, token: Option<FencingToken>) -> Fence {
+        Fence {
+            replica: self.replica,
+            shared: Arc::clone(&self.shared),
+            token,
+        }
     }
 
     /// What an operator should know about the journal in this file: damage that SQLite finds, and
@@ -253,8 +283,12 @@ impl Journal for SqliteJournal {
     }
 
     async fn claim(&self, claim: &Claim, now: Timestamp) -> Result<Claimed, JournalError> {
-        let claim = claim.clone();
-        self.writes.write(writes::InsertClaim { claim, now }).await
+        let write = writes::InsertClaim {
+            claim: claim.clone(),
+            replica: self.replica,
+            now,
+        };
+        self.writes.write(write).await
     }
 
     async fn record(
@@ -262,19 +296,28 @@ impl Journal for SqliteJournal {
         network: &str,
         transaction: &Transaction,
         settlements: &[SettlementStep],
+        token: Option<FencingToken>,
         now: Timestamp,
     ) -> Result<(), JournalError> {
         let record = writes::Record {
             network: network.to_owned(),
             transaction: transaction.clone(),
             settlements: settlements.to_vec(),
+            fence: self.fence(token),
             now,
         };
         self.writes.write(record).await
     }
 
-    async fn withdraw(&self, transaction: &TransactionId) -> Result<(), JournalError> {
-        let withdraw = writes::Withdraw(transaction.clone());
+    async fn withdraw(
+        &self,
+        transaction: &TransactionId,
+        token: Option<FencingToken>,
+    ) -> Result<(), JournalError> {
+        let withdraw = writes::Withdraw {
+            transaction: transaction.clone(),
+            fence: self.fence(token),
+        };
         self.writes.write(withdraw).await
     }
 
@@ -289,6 +332,7 @@ impl Journal for SqliteJournal {
         let conclude = writes::Conclude {
             id: *id,
             attempt,
+            replica: self.replica,
             outcome: outcome.clone(),
             state: state.cloned(),
             now,
@@ -297,7 +341,12 @@ impl Journal for SqliteJournal {
     }
 
     async fn reopen(&self, id: &PaymentId, attempt: u32) -> Result<bool, JournalError> {
-        self.writes.write(writes::Reopen { id: *id, attempt }).await
+        let reopen = writes::Reopen {
+            id: *id,
+            attempt,
+            replica: self.replica,
+        };
+        self.writes.write(reopen).await
     }
 
     async fn finalize(&self, ids: &[PaymentId], now: Timestamp) -> Result<(), JournalError> {
@@ -338,7 +387,8 @@ impl Journal for SqliteJournal {
 
     async fn open(&self, network: &str) -> Result<Vec<PaymentId>, JournalError> {
         let mut reader = self.reader().await?;
-        let read = reads::open(&mut reader, network).await;
+        let is_of_other = |owner: ReplicaId| owner != self.replica && self.shared.is_member(&owner);
+        let read = reads::open(&mut reader, network, is_of_other).await;
         self.checked(reader, read).await
     }
 
@@ -397,5 +447,95 @@ impl Journal for SqliteJournal {
 
     async fn prune(&self, before: Timestamp, limit: u32) -> Result<u64, JournalError> {
         self.writes.write(prune::Prune { before, limit }).await
+    }
+
+    fn replica(&self) -> ReplicaId {
+        self.replica
+    }
+
+    async fn renew(&self, duration: Duration) -> Result<Members, JournalError> {
+        let renew = leases::Renew {
+            replica: self.replica,
+            shared: Arc::clone(&self.shared),
+            duration,
+        };
+        self.writes.write(renew).await
+    }
+
+    async fn leave(&self) -> Result<(), JournalError> {
+        let leave = leases::Leave {
+            replica: self.replica,
+            shared: Arc::clone(&self.shared),
+        };
+        self.writes.write(leave).await
+    }
+
+    async fn acquire(&self, name: &LeaseName) -> Result<Option<Lease>, JournalError> {
+        let acquire = leases::Acquire {
+            name: name.clone(),
+            replica: self.replica,
+            shared: Arc::clone(&self.shared),
+        };
+        self.writes.write(acquire).await
+    }
+
+    async fn release(&self, name: &LeaseName) -> Result<(), JournalError> {
+        let release = leases::Release {
+            name: name.clone(),
+            replica: self.replica,
+        };
+        self.writes.write(release).await
+    }
+
+    async fn take_up(&self, ids: &[PaymentId]) -> Result<Vec<PaymentId>, JournalError> {
+        let take_up = leases::TakeUp {
+            ids: ids.to_vec(),
+            replica: self.replica,
+            shared: Arc::clone(&self.shared),
+        };
+        self.writes.write(take_up).await
+    }
+
+    async fn hand_over(
+        &self,
+        id: &PaymentId,
+        attempt: u32,
+        lane: Option<&LaneId>,
+    ) -> Result<bool, JournalError> {
+        let hand_over = leases::HandOver {
+            id: *id,
+            attempt,
+            lane: lane.cloned(),
+            replica: self.replica,
+        };
+        self.writes.write(hand_over).await
+    }
+
+    async fn handed_over(
+        &self,
+        network: &str,
+        limit: u32,
+    ) -> Result<Vec<HandedOver>, JournalError> {
+        let mut reader = self.reader().await?;
+        let read = reads::handed_over(&mut reader, network, limit).await;
+        self.checked(reader, read).await
+    }
+
+    async fn hold_state(
+        &self,
+        state: &StateId,
+        payment: &PaymentId,
+        duration: Duration,
+    ) -> Result<bool, JournalError> {
+        Ok(self.shared.hold(*state, *payment, duration))
+    }
+
+    async fn release_state(
+        &self,
+        state: &StateId,
+        payment: &PaymentId,
+    ) -> Result<(), JournalError> {
+        self.shared.release(state, payment);
+        Ok(())
     }
 }

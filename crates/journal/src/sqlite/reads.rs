@@ -9,11 +9,12 @@ use tracing::error;
 
 use super::errors::concerns_one_entry;
 use super::rows::{
-    integer, number, optional_payment_id, payment_id, recorded, scheme_state, settlement,
-    signed_for, transaction,
+    integer, number, optional_payment_id, optional_replica, payment_id, recorded, scheme_state,
+    settlement, signed_for, transaction,
 };
 use crate::entry::{StoredState, TransactionPage};
 use crate::page::{Cursor, Filter, PAGE_MAX, Page};
+use crate::replica::{HandedOver, ReplicaId};
 use crate::settlement::{Settlement, SettlementStep};
 
 /// One settlement with its transactions.
@@ -229,19 +230,54 @@ pub(super) async fn settlements_of(
     rows.iter().map(step).collect()
 }
 
-/// The open settlements of a network, oldest first.
+/// The open settlements of a network, oldest first, without those of certain owners.
 pub(super) async fn open(
     connection: &mut SqliteConnection,
     network: &str,
+    is_left_out: impl Fn(ReplicaId) -> bool,
 ) -> Result<Vec<PaymentId>, sqlx::Error> {
-    let rows = sqlx::query(
-        "SELECT id FROM settlements WHERE network = ?1 AND state = 'open' ORDER BY claimed_at, id",
+    let mut rows = sqlx::query(
+        "SELECT id, owner FROM settlements WHERE network = ?1 AND state = 'open'
+         ORDER BY claimed_at, id",
     )
     .bind(network)
     .fetch_all(connection)
     .await?;
+    rows.retain(|row| {
+        // An owner that cannot be read is no member.
+        let owner = optional_replica(row, "owner").ok().flatten();
+        !owner.is_some_and(&is_left_out)
+    });
     Ok(readable_ids(&rows, network))
 }
+
+/// The open settlements of a network without an owner, oldest first.
+pub(super) async fn handed_over(
+    connection: &mut SqliteConnection,
+    network: &str,
+    limit: u32,
+) -> Result<Vec<HandedOver>, sqlx::Error> {
+    let rows = sqlx::query(HANDED_OVER)
+        .bind(network)
+        .bind(limit)
+        .fetch_all(connection)
+        .await?;
+    let mut found = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let lane: Option<&str> = row.try_get("wanted_lane")?;
+        let lane = lane.map(LaneId::new);
+        let ids = readable_ids(std::slice::from_ref(row), network);
+        found.extend(ids.into_iter().map(|id| HandedOver {
+            id,
+            lane: lane.clone(),
+        }));
+    }
+    Ok(found)
+}
+
+/// The query of [`handed_over`].
+const HANDED_OVER: &str = "SELECT id, wanted_lane FROM settlements
+     WHERE network = ?1 AND state = 'open' AND owner IS NULL ORDER BY claimed_at, id LIMIT ?2";
 
 /// The settlements of a network that have settled and are not final, oldest first.
 pub(super) async fn not_final(
@@ -347,5 +383,21 @@ mod tests {
                 assert!(!plan.contains("TEMP B-TREE"), "{plan}");
             }
         }
+    }
+
+    /// It is asked for many times a second.
+    #[tokio::test]
+    async fn settlements_that_were_handed_over_have_an_index() {
+        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        sqlx::raw_sql(SCHEMA)
+            .execute(&mut connection)
+            .await
+            .unwrap();
+        let mut query = QueryBuilder::<Sqlite>::new("EXPLAIN QUERY PLAN ");
+        query.push(HANDED_OVER);
+        let rows = query.build().fetch_all(&mut connection).await.unwrap();
+        let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+        let found = "USING INDEX settlements_handed_over";
+        assert!(plan[0].contains(found), "{plan:?}");
     }
 }

@@ -11,6 +11,7 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use crate::entry::RecordedTransaction;
+use crate::replica::ReplicaId;
 use crate::settlement::{Claim, Outcome, Place, Settlement, SignedFor, State, StateKind};
 
 /// The columns that an outcome is stored in.
@@ -140,6 +141,7 @@ pub(super) fn settlement(row: &SqliteRow) -> Result<Settlement, sqlx::Error> {
         success_reported_at: optional_time(row, "success_reported_at")?,
         reported_to: row.try_get("reported_to")?,
         final_at: optional_time(row, "final_at")?,
+        owner: optional_replica(row, "owner")?,
     })
 }
 
@@ -220,6 +222,19 @@ pub(super) fn optional_payment_id(
     let bytes: Option<&[u8]> = row.try_get(column)?;
     let bytes = bytes.map(identity).transpose()?;
     Ok(bytes.map(PaymentId::from_bytes))
+}
+
+/// A replica, from a column that may be empty.
+pub(super) fn optional_replica(
+    row: &SqliteRow,
+    column: &str,
+) -> Result<Option<ReplicaId>, sqlx::Error> {
+    let Some(bytes) = row.try_get::<Option<&[u8]>, _>(column)? else {
+        return Ok(None);
+    };
+    let bytes = bytes.try_into();
+    let bytes = bytes.map_err(|_| invalid("a replica that is not 16 bytes"))?;
+    Ok(Some(ReplicaId::from_bytes(bytes)))
 }
 
 fn state_id(bytes: &[u8]) -> Result<StateId, sqlx::Error> {

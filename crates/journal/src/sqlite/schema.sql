@@ -1,4 +1,4 @@
--- Format 4. See docs/journal.md.
+-- Format 5. See docs/journal.md.
 BEGIN;
 
 CREATE TABLE settlements (
@@ -34,6 +34,8 @@ CREATE TABLE settlements (
     retries_without_limit INTEGER NOT NULL DEFAULT 0,
     receipt        TEXT,                      -- JSON: the answer's amount and more fields of extra
     reported_to    TEXT,                      -- the key of the caller that success was reported to
+    owner          BLOB,                      -- the replica that works on it, 16 bytes; NULL: none
+    wanted_lane    TEXT,                      -- the only lane that can send it, if it was handed over
     CHECK (state <> 'settled' OR settled_amount IS NOT NULL),
     CHECK (success_reported_at IS NULL OR state IN ('settled', 'open', 'lost')),
     CHECK (state <> 'lost' OR success_reported_at IS NOT NULL),
@@ -44,6 +46,7 @@ CREATE TABLE settlements (
 ) STRICT;
 
 CREATE INDEX settlements_open ON settlements (network) WHERE state = 'open';
+CREATE INDEX settlements_handed_over ON settlements (network) WHERE state = 'open' AND owner IS NULL;
 CREATE INDEX settlements_not_final ON settlements (network) WHERE state = 'settled' AND final_at IS NULL;
 CREATE UNIQUE INDEX settlements_number ON settlements (number);
 CREATE INDEX settlements_refunds ON settlements (refund_of, number) WHERE refund_of IS NOT NULL;
@@ -85,5 +88,11 @@ CREATE TABLE scheme_states (
 CREATE INDEX scheme_states_due ON scheme_states (network, scheme, due) WHERE due IS NOT NULL;
 CREATE INDEX scheme_states_exclusive ON scheme_states (exclusive) WHERE exclusive IS NOT NULL;
 
-PRAGMA user_version = 4;
+CREATE TABLE leases (
+    name           TEXT PRIMARY KEY,          -- what only one replica may do
+    holder         BLOB,                      -- the replica that holds it, 16 bytes; NULL: none
+    token          INTEGER NOT NULL           -- how many times it was acquired
+) STRICT, WITHOUT ROWID;
+
+PRAGMA user_version = 5;
 COMMIT;

@@ -1,17 +1,19 @@
 //! The writes, each one SQL change with an answer of its own type.
 
 use async_trait::async_trait;
-use quittance_core::{PaymentId, SchemeState, Timestamp, Transaction, TransactionId};
+use quittance_core::{LaneId, PaymentId, SchemeState, Timestamp, Transaction, TransactionId};
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 
 use super::errors::refused;
+use super::leases::{Fence, check_owner};
 use super::reads::fetch;
 use super::refusals;
 use super::rows::{OutcomeColumns, integer, number, seconds};
 use super::states::{self, Holder};
 use super::store::Writer;
 use crate::group::Write;
+use crate::replica::ReplicaId;
 use crate::settlement::{
     Claim, Claimed, Ended, FAILURES_MAX, Outcome, REPORTED_AGAIN_FOR, Reported, SettlementStep,
 };
@@ -19,6 +21,7 @@ use crate::settlement::{
 /// [`Journal::claim`](crate::Journal::claim).
 pub(super) struct InsertClaim {
     pub(super) claim: Claim,
+    pub(super) replica: ReplicaId,
     pub(super) now: Timestamp,
 }
 
@@ -35,9 +38,9 @@ impl Write<Writer> for InsertClaim {
         let won = sqlx::query_scalar::<_, i64>(
             "INSERT INTO settlements (id, network, scheme, payer, pay_to, asset, amount, expires,
                  request, decoded_at, attempt, failures, state, claimed_at, caller, state_id,
-                 state_revision, state_exclusive, refund_of, retries_without_limit, number)
+                 state_revision, state_exclusive, refund_of, retries_without_limit, owner, number)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 1, 0, 'open', ?11, ?12, ?13, ?14,
-                 ?15, ?16, ?17, (SELECT coalesce(max(number), 0) + 1 FROM settlements))
+                 ?15, ?16, ?17, ?19, (SELECT coalesce(max(number), 0) + 1 FROM settlements))
              ON CONFLICT (id) DO UPDATE SET
                  network = excluded.network, scheme = excluded.scheme, payer = excluded.payer,
                  pay_to = excluded.pay_to, asset = excluded.asset, amount = excluded.amount,
@@ -49,7 +52,8 @@ impl Write<Writer> for InsertClaim {
                  state_revision = excluded.state_revision,
                  state_exclusive = excluded.state_exclusive, refund_of = excluded.refund_of,
                  retries_without_limit = excluded.retries_without_limit,
-                 success_reported_at = NULL, reported_to = NULL
+                 success_reported_at = NULL, reported_to = NULL, owner = excluded.owner,
+                 wanted_lane = NULL
              WHERE (state IN ('failed', 'released')
                      AND (failures < ?18 OR excluded.retries_without_limit))
                  OR (state = 'lost' AND retries_without_limit AND excluded.retries_without_limit)
@@ -73,6 +77,7 @@ impl Write<Writer> for InsertClaim {
         .bind(claim.refund_of.as_ref().map(|id| id.as_bytes().as_slice()))
         .bind(claim.retries_without_limit)
         .bind(FAILURES_MAX)
+        .bind(self.replica.as_bytes().as_slice())
         .fetch_optional(&mut *connection)
         .await?;
         let Some(attempt) = won else {
@@ -100,7 +105,41 @@ pub(super) struct Record {
     pub(super) network: String,
     pub(super) transaction: Transaction,
     pub(super) settlements: Vec<SettlementStep>,
+    pub(super) fence: Fence,
     pub(super) now: Timestamp,
+}
+
+impl Record {
+    /// Adds the transaction to a settlement that this replica works on, or replaces one in it.
+    async fn add_to(
+        &self,
+        connection: &mut SqliteConnection,
+        step: &SettlementStep,
+    ) -> Result<(), sqlx::Error> {
+        let (id, transaction) = (&step.settlement, &self.transaction);
+        let added = sqlx::query(
+            "INSERT INTO settlement_transactions (settlement, attempt, transaction_id, step)
+             SELECT s.id, s.attempt, ?2, ?3 FROM settlements s
+             WHERE s.id = ?1 AND s.state = 'open' AND (s.owner = ?4 OR EXISTS (
+                 SELECT 1 FROM settlement_transactions o JOIN transactions t ON t.id = o.transaction_id
+                 WHERE o.settlement = ?1 AND t.network = ?5 AND t.lane = ?6 AND t.sequence = ?7
+                     AND t.id <> ?2))
+             ON CONFLICT DO UPDATE SET attempt = excluded.attempt, step = excluded.step",
+        )
+        .bind(id.as_bytes().as_slice())
+        .bind(transaction.id.as_str())
+        .bind(step.step)
+        .bind(self.fence.replica.as_bytes().as_slice())
+        .bind(&self.network)
+        .bind(transaction.lane.address())
+        .bind(integer(transaction.sequence))
+        .execute(&mut *connection)
+        .await?;
+        match added.rows_affected() {
+            0 => check_owner(connection, id, None, &self.fence.replica).await,
+            _ => Ok(()),
+        }
+    }
 }
 
 #[async_trait]
@@ -109,6 +148,8 @@ impl Write<Writer> for Record {
 
     async fn execute(&self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
         let transaction = &self.transaction;
+        let (network, lane) = (self.network.as_str(), &transaction.lane);
+        self.fence.check(connection, network, lane).await?;
         // On chains whose transactions do not contain the sequence number, the same bytes may be
         // signed for another number.
         sqlx::query(
@@ -125,35 +166,37 @@ impl Write<Writer> for Record {
         .bind(seconds(self.now))
         .execute(&mut *connection)
         .await?;
-        for SettlementStep { settlement, step } in &self.settlements {
-            sqlx::query(
-                "INSERT INTO settlement_transactions (settlement, attempt, transaction_id, step)
-                 SELECT id, attempt, ?2, ?3 FROM settlements WHERE id = ?1 AND state = 'open'
-                 ON CONFLICT DO UPDATE SET attempt = excluded.attempt, step = excluded.step",
-            )
-            .bind(settlement.as_bytes().as_slice())
-            .bind(transaction.id.as_str())
-            .bind(*step)
-            .execute(&mut *connection)
-            .await?;
+        for step in &self.settlements {
+            self.add_to(connection, step).await?;
         }
         Ok(())
     }
 }
 
 /// [`Journal::withdraw`](crate::Journal::withdraw).
-pub(super) struct Withdraw(pub(super) TransactionId);
+pub(super) struct Withdraw {
+    pub(super) transaction: TransactionId,
+    pub(super) fence: Fence,
+}
 
 #[async_trait]
 impl Write<Writer> for Withdraw {
     type Answer = ();
 
     async fn execute(&self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-        sqlx::query("UPDATE transactions SET withdrawn = 1 WHERE id = ?1")
-            .bind(self.0.as_str())
-            .execute(connection)
-            .await?;
-        Ok(())
+        let withdrawn: Option<(String, String)> = sqlx::query_as(
+            "UPDATE transactions SET withdrawn = 1 WHERE id = ?1 RETURNING network, lane",
+        )
+        .bind(self.transaction.as_str())
+        .fetch_optional(&mut *connection)
+        .await?;
+        match withdrawn {
+            None => Ok(()),
+            Some((network, lane)) => {
+                let lane = LaneId::new(&lane);
+                self.fence.check(connection, &network, &lane).await
+            }
+        }
     }
 }
 
@@ -161,6 +204,7 @@ impl Write<Writer> for Withdraw {
 pub(super) struct Conclude {
     pub(super) id: PaymentId,
     pub(super) attempt: u32,
+    pub(super) replica: ReplicaId,
     pub(super) outcome: Outcome,
     pub(super) state: Option<SchemeState>,
     pub(super) now: Timestamp,
@@ -214,8 +258,8 @@ impl Write<Writer> for Conclude {
         let concluded: Option<Option<Vec<u8>>> = sqlx::query_scalar(
             "UPDATE settlements SET state = ?3, reason = ?4, detail = ?5, transaction_id = ?6,
                  settled_amount = ?7, failures = failures + ?8, concluded_at = ?9, fault = ?10,
-                 retry_after = ?11, receipt = ?12, final_at = ?13
-             WHERE id = ?1 AND attempt = ?2 AND state = 'open'
+                 retry_after = ?11, receipt = ?12, final_at = ?13, owner = NULL
+             WHERE id = ?1 AND attempt = ?2 AND state = 'open' AND owner = ?14
              RETURNING CASE WHEN state_exclusive THEN state_id END",
         )
         .bind(self.id.as_bytes().as_slice())
@@ -231,9 +275,11 @@ impl Write<Writer> for Conclude {
         .bind(columns.retry_after)
         .bind(columns.receipt)
         .bind(columns.is_final.then(|| seconds(self.now)))
+        .bind(self.replica.as_bytes().as_slice())
         .fetch_optional(&mut *connection)
         .await?;
         let Some(exclusive) = concluded else {
+            check_owner(connection, &self.id, Some(self.attempt), &self.replica).await?;
             return Ok(Ended::No);
         };
         if let Some(state) = exclusive {
@@ -247,6 +293,7 @@ impl Write<Writer> for Conclude {
 pub(super) struct Reopen {
     pub(super) id: PaymentId,
     pub(super) attempt: u32,
+    pub(super) replica: ReplicaId,
 }
 
 #[async_trait]
@@ -256,12 +303,13 @@ impl Write<Writer> for Reopen {
     async fn execute(&self, connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
         let reopened = sqlx::query(
             "UPDATE settlements SET state = 'open', transaction_id = NULL, settled_amount = NULL,
-                 concluded_at = NULL, receipt = NULL
+                 concluded_at = NULL, receipt = NULL, owner = ?3, wanted_lane = NULL
              WHERE id = ?1 AND attempt = ?2 AND state = 'settled' AND final_at IS NULL
              RETURNING CASE WHEN state_exclusive THEN state_id END AS taken, network, scheme",
         )
         .bind(self.id.as_bytes().as_slice())
         .bind(self.attempt)
+        .bind(self.replica.as_bytes().as_slice())
         .fetch_optional(&mut *connection)
         .await?;
         let Some(row) = reopened else {

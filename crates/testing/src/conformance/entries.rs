@@ -68,7 +68,7 @@ async fn restore<J: Journal>(journal: &J, entries: &[Entry]) -> Vec<Restored> {
 async fn record_for<J: Journal>(journal: &J, id: &str, sequence: u64, payments: &[PaymentId]) {
     let steps: Vec<_> = payments.iter().copied().map(settling).collect();
     let transaction = transaction(id, sequence);
-    let recorded = journal.record("test:1", &transaction, &steps, NOW);
+    let recorded = journal.record("test:1", &transaction, &steps, None, NOW);
     recorded.await.expect("a record");
 }
 
@@ -101,7 +101,7 @@ async fn eventful<J: Journal>(journal: &J) {
     record_for(journal, "0x11", 11, &[]).await;
     record_for(journal, "0x12", 12, &[holder.id]).await;
     let withdrawn = TransactionId::new("0x12");
-    journal.withdraw(&withdrawn).await.expect("a mark");
+    journal.withdraw(&withdrawn, None).await.expect("a mark");
     let mut other = record();
     other.id = quittance_core::StateId::from_parts(&[b"another channel"]);
     assert!(journal.write_state(&other).await.expect("an answer"));

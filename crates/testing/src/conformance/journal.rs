@@ -25,8 +25,12 @@ pub trait JournalFixture: Send + Sync + Sized {
     /// An environment with an empty journal.
     async fn new() -> Self;
 
-    /// Opens the journal. After a [`crash`](Self::crash), opens what the crash left.
+    /// Opens the journal. After a [`crash`](Self::crash), opens what the crash left. Each time as
+    /// another replica.
     async fn open(&self) -> Self::Journal;
+
+    /// Another replica that uses an open journal at the same time.
+    async fn another(&self, journal: &Self::Journal) -> Self::Journal;
 
     /// Ends the journal's process without warning.
     async fn crash(&self, journal: Self::Journal);
@@ -195,6 +199,13 @@ pub(super) async fn known<J: Journal>(journal: &J, claim: &Claim) -> Settlement 
         .expect("a settlement")
 }
 
+/// Takes up what a replica has left that was no member.
+async fn take_up<J: Journal>(journal: &J, id: PaymentId) {
+    const DURATION: Duration = Duration::from_secs(600);
+    journal.renew(DURATION).await.expect("a membership");
+    assert_eq!(journal.take_up(&[id]).await, Ok(vec![id]));
+}
+
 /// Of all requests that claim one authorization, one wins. The others get what the winner wrote.
 pub async fn a_claim_is_won_once_by_many_concurrent_requests<F: JournalFixture>() {
     let fixture = F::new().await;
@@ -225,7 +236,7 @@ pub async fn an_answered_write_survives_a_crash<F: JournalFixture>() {
         let attempt = win(&journal, claim).await;
         let signed = transaction(&format!("0x{at}"), at as u64);
         journal
-            .record("test:1", &signed, &[settling(claim.id)], NOW)
+            .record("test:1", &signed, &[settling(claim.id)], None, NOW)
             .await
             .expect("a record");
         if at % 2 == 0 {
@@ -274,7 +285,13 @@ pub async fn a_transaction_belongs_to_its_own_attempt<F: JournalFixture>() {
     let first = transaction("0x1", 0);
     for _ in 0..2 {
         journal
-            .record("test:1", &first, &[settling(a.id), settling(b.id)], NOW)
+            .record(
+                "test:1",
+                &first,
+                &[settling(a.id), settling(b.id)],
+                None,
+                NOW,
+            )
             .await
             .expect("a record");
     }
@@ -291,7 +308,7 @@ pub async fn a_transaction_belongs_to_its_own_attempt<F: JournalFixture>() {
     assert_eq!(win(&journal, &a).await, 2);
     let second = transaction("0x2", 1);
     journal
-        .record("test:1", &second, &[settling(a.id)], NOW)
+        .record("test:1", &second, &[settling(a.id)], None, NOW)
         .await
         .expect("a record");
     let settlement = known(&journal, &a).await;
@@ -310,12 +327,18 @@ pub async fn a_withdrawn_transaction_frees_its_sequence_number<F: JournalFixture
     let (a, lane) = (claim("a"), LaneId::new("signer"));
     win(&journal, &a).await;
     journal
-        .record("test:1", &transaction("0x1", 5), &[settling(a.id)], NOW)
+        .record(
+            "test:1",
+            &transaction("0x1", 5),
+            &[settling(a.id)],
+            None,
+            NOW,
+        )
         .await
         .expect("a record");
     assert_eq!(journal.next_sequence("test:1", &lane).await, Ok(6));
     journal
-        .withdraw(&TransactionId::new("0x1"))
+        .withdraw(&TransactionId::new("0x1"), None)
         .await
         .expect("a withdrawal");
     assert_eq!(journal.next_sequence("test:1", &lane).await, Ok(0));
@@ -339,12 +362,15 @@ pub async fn a_withdrawn_transaction_signed_again_counts_again<F: JournalFixture
     let attempt = win(&journal, &a).await;
     let record = async || {
         journal
-            .record("test:1", &signed, &[settling(a.id)], NOW)
+            .record("test:1", &signed, &[settling(a.id)], None, NOW)
             .await
             .expect("a record");
     };
     record().await;
-    journal.withdraw(&signed.id).await.expect("a withdrawal");
+    journal
+        .withdraw(&signed.id, None)
+        .await
+        .expect("a withdrawal");
     let released = released();
     assert_eq!(
         journal.conclude(&a.id, attempt, &released, None, NOW).await,
@@ -368,10 +394,13 @@ pub async fn a_transaction_recorded_again_has_its_newest_number<F: JournalFixtur
     let (first, again) = (transaction("0x1", 5), transaction("0x1", 9));
     let attempt = win(&journal, &a).await;
     journal
-        .record("test:1", &first, &[settling(a.id)], NOW)
+        .record("test:1", &first, &[settling(a.id)], None, NOW)
         .await
         .expect("a record");
-    journal.withdraw(&first.id).await.expect("a withdrawal");
+    journal
+        .withdraw(&first.id, None)
+        .await
+        .expect("a withdrawal");
     let released = released();
     journal
         .conclude(&a.id, attempt, &released, None, NOW)
@@ -384,7 +413,7 @@ pub async fn a_transaction_recorded_again_has_its_newest_number<F: JournalFixtur
     };
     for recorded in [&moved, &again] {
         journal
-            .record("test:1", recorded, &[settling(a.id)], NOW)
+            .record("test:1", recorded, &[settling(a.id)], None, NOW)
             .await
             .expect("a record");
         let settlement = known(&journal, &a).await;
@@ -416,7 +445,13 @@ pub async fn an_ended_settlement_gets_no_transactions<F: JournalFixture>() {
     );
     let late = transaction("0x1", 0);
     journal
-        .record("test:1", &late, &[settling(a.id), settling(b.id)], NOW)
+        .record(
+            "test:1",
+            &late,
+            &[settling(a.id), settling(b.id)],
+            None,
+            NOW,
+        )
         .await
         .expect("a record");
     assert_eq!(known(&journal, &a).await.transactions, vec![]);
@@ -435,12 +470,12 @@ pub async fn transactions_are_found_by_sequence_number<F: JournalFixture>() {
     for (at, (id, sequence)) in all.into_iter().enumerate() {
         let now = NOW.plus_secs(at as u64);
         journal
-            .record("test:1", &transaction(id, sequence), &[], now)
+            .record("test:1", &transaction(id, sequence), &[], None, now)
             .await
             .expect("a record");
     }
     journal
-        .record("test:2", &transaction("0x9", 1), &[], NOW)
+        .record("test:2", &transaction("0x9", 1), &[], None, NOW)
         .await
         .expect("a record");
     let found = journal.transactions_at("test:1", &lane, 1..3).await;
@@ -535,7 +570,7 @@ pub async fn a_reopened_settlement_settles_or_is_lost<F: JournalFixture>() {
         );
         let again = transaction("0x2", 7);
         journal
-            .record("test:1", &again, &[settling(claim.id)], NOW)
+            .record("test:1", &again, &[settling(claim.id)], None, NOW)
             .await
             .expect("a record");
     }
@@ -683,7 +718,13 @@ pub async fn open_settlements_are_listed_by_network<F: JournalFixture>() {
         win(&journal, claim).await;
     }
     journal
-        .record("test:1", &transaction("0x1", 0), &[settling(b.id)], NOW)
+        .record(
+            "test:1",
+            &transaction("0x1", 0),
+            &[settling(b.id)],
+            None,
+            NOW,
+        )
         .await
         .expect("a record");
     journal
@@ -700,15 +741,15 @@ pub async fn sequence_numbers_are_counted_by_network_and_lane<F: JournalFixture>
     let journal = fixture.open().await;
     let lane = LaneId::new("signer");
     journal
-        .record("test:1", &transaction("0x1", 3), &[], NOW)
+        .record("test:1", &transaction("0x1", 3), &[], None, NOW)
         .await
         .expect("a record");
     journal
-        .record("test:1", &transaction("0x2", 2), &[], NOW)
+        .record("test:1", &transaction("0x2", 2), &[], None, NOW)
         .await
         .expect("a record");
     journal
-        .record("test:2", &transaction("0x3", 9), &[], NOW)
+        .record("test:2", &transaction("0x3", 9), &[], None, NOW)
         .await
         .expect("a record");
     assert_eq!(journal.next_sequence("test:1", &lane).await, Ok(4));
@@ -808,12 +849,12 @@ pub async fn a_page_has_the_transactions_of_its_settlements<F: JournalFixture>()
         win(&journal, claim).await;
         let signed = transaction(&format!("0x{at}"), at as u64);
         journal
-            .record("test:1", &signed, &[settling(claim.id)], NOW)
+            .record("test:1", &signed, &[settling(claim.id)], None, NOW)
             .await
             .expect("a record");
     }
     journal
-        .withdraw(&TransactionId::new("0x1"))
+        .withdraw(&TransactionId::new("0x1"), None)
         .await
         .expect("a withdrawal");
     let page = journal.page(&Filter::new(), None).await.expect("a page");
@@ -886,6 +927,7 @@ pub async fn a_claim_is_read_as_it_was_written<F: JournalFixture>() {
     fixture.crash(journal).await;
     let journal = fixture.open().await;
     assert_eq!(known(&journal, &full).await.claim, full);
+    take_up(&journal, full.id).await;
     let ended = end(&journal, full.id, (attempt, NOW), released(), None).await;
     assert_eq!(ended, Ended::Yes);
     // The next claim of the same authorization replaces all of it, and another one again.
@@ -977,13 +1019,15 @@ pub async fn the_step_of_a_transaction_is_kept<F: JournalFixture>() {
             settlement: a.id,
             step,
         };
-        let recorded = journal.record("test:1", &signed, &[made_for], NOW).await;
+        let recorded = journal
+            .record("test:1", &signed, &[made_for], None, NOW)
+            .await;
         assert_eq!(recorded, Ok(()));
         let known = journal.settlements_of(&signed.id).await;
         assert_eq!(known, Ok(vec![made_for]));
     }
     journal
-        .withdraw(&TransactionId::new("0x2"))
+        .withdraw(&TransactionId::new("0x2"), None)
         .await
         .expect("a withdrawal");
     fixture.crash(journal).await;
@@ -1106,7 +1150,7 @@ fn exclusive(name: &str, revision: u64) -> Claim {
     })
 }
 
-fn shared(name: &str, revision: u64) -> Claim {
+pub(super) fn shared(name: &str, revision: u64) -> Claim {
     claim(name).access(Place {
         state: record_id(),
         revision,
@@ -1189,6 +1233,7 @@ pub async fn an_exclusive_record_stays_taken_over_a_crash<F: JournalFixture>() {
     let journal = fixture.open().await;
     let is_taken = Ok(Claimed::StateTaken(first.id));
     assert_eq!(journal.claim(&exclusive("second", 0), NOW).await, is_taken);
+    take_up(&journal, first.id).await;
     let ended = end(
         &journal,
         first.id,
@@ -1440,14 +1485,17 @@ pub async fn a_transaction_recorded_again_has_its_newest_step<F: JournalFixture>
         step,
     };
     let record = async |signed: &Transaction, steps: &[SettlementStep]| {
-        let recorded = journal.record("test:1", signed, steps, NOW).await;
+        let recorded = journal.record("test:1", signed, steps, None, NOW).await;
         assert_eq!(recorded, Ok(()));
     };
     let (first, replacement) = (transaction("0x1", 0), transaction("0x2", 0));
     // One transaction is a step of one payment, and the action of another.
     record(&first, &[made_for(&a, u8::MAX), made_for(&b, 0)]).await;
     record(&replacement, &[made_for(&a, u8::MAX)]).await;
-    journal.withdraw(&first.id).await.expect("a withdrawal");
+    journal
+        .withdraw(&first.id, None)
+        .await
+        .expect("a withdrawal");
     let known_a = known(&journal, &a).await;
     let all = [&known_a.transactions[0], &known_a.withdrawn[0]];
     assert_eq!(all.map(|signed| signed.step), [u8::MAX; 2]);

@@ -13,6 +13,7 @@ pub mod ends;
 mod entries;
 pub mod journal;
 pub mod life;
+pub mod replicas;
 pub mod scheme;
 
 use std::pin::Pin;

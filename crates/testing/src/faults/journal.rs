@@ -1,6 +1,7 @@
 //! A journal with one fault.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use quittance_core::{
@@ -8,8 +9,9 @@ use quittance_core::{
     TransactionId,
 };
 use quittance_engine::{
-    Claim, Claimed, Cursor, Ended, Entry, Filter, Journal, JournalError, Outcome, Page, Reported,
-    Restored, Settlement, SettlementStep, StoredState, TransactionPage,
+    Claim, Claimed, Cursor, Ended, Entry, FencingToken, Filter, HandedOver, Journal, JournalError,
+    Lease, LeaseName, Members, Outcome, Page, ReplicaId, Reported, Restored, Settlement,
+    SettlementStep, StoredState, TransactionPage,
 };
 
 /// What is wrong with a [`FaultyJournal`].
@@ -126,6 +128,7 @@ impl<J: Journal> Journal for FaultyJournal<J> {
         network: &str,
         transaction: &Transaction,
         settlements: &[SettlementStep],
+        token: Option<FencingToken>,
         now: Timestamp,
     ) -> Result<(), JournalError> {
         if self.has(JournalFault::ForgetsRecords) {
@@ -135,12 +138,18 @@ impl<J: Journal> Journal for FaultyJournal<J> {
         if self.has(JournalFault::ForgetsSteps) {
             settlements.iter_mut().for_each(|one| one.step = 0);
         }
-        let record = self.inner.record(network, transaction, &settlements, now);
+        let record = self
+            .inner
+            .record(network, transaction, &settlements, token, now);
         record.await
     }
 
-    async fn withdraw(&self, transaction: &TransactionId) -> Result<(), JournalError> {
-        self.inner.withdraw(transaction).await
+    async fn withdraw(
+        &self,
+        transaction: &TransactionId,
+        token: Option<FencingToken>,
+    ) -> Result<(), JournalError> {
+        self.inner.withdraw(transaction, token).await
     }
 
     async fn conclude(
@@ -242,5 +251,67 @@ impl<J: Journal> Journal for FaultyJournal<J> {
 
     async fn prune(&self, before: Timestamp, limit: u32) -> Result<u64, JournalError> {
         self.inner.prune(before, limit).await
+    }
+
+    fn replica(&self) -> ReplicaId {
+        self.inner.replica()
+    }
+
+    async fn renew(&self, duration: Duration) -> Result<Members, JournalError> {
+        self.inner.renew(duration).await
+    }
+
+    async fn leave(&self) -> Result<(), JournalError> {
+        self.inner.leave().await
+    }
+
+    async fn acquire(&self, name: &LeaseName) -> Result<Option<Lease>, JournalError> {
+        self.inner.acquire(name).await
+    }
+
+    async fn release(&self, name: &LeaseName) -> Result<(), JournalError> {
+        self.inner.release(name).await
+    }
+
+    async fn take_up(&self, ids: &[PaymentId]) -> Result<Vec<PaymentId>, JournalError> {
+        self.inner.take_up(ids).await
+    }
+
+    async fn hand_over(
+        &self,
+        id: &PaymentId,
+        attempt: u32,
+        lane: Option<&LaneId>,
+    ) -> Result<bool, JournalError> {
+        self.inner.hand_over(id, attempt, lane).await
+    }
+
+    async fn handed_over(
+        &self,
+        network: &str,
+        limit: u32,
+    ) -> Result<Vec<HandedOver>, JournalError> {
+        self.inner.handed_over(network, limit).await
+    }
+
+    async fn wait_for_hand_over(&self) {
+        self.inner.wait_for_hand_over().await;
+    }
+
+    async fn hold_state(
+        &self,
+        state: &StateId,
+        payment: &PaymentId,
+        duration: Duration,
+    ) -> Result<bool, JournalError> {
+        self.inner.hold_state(state, payment, duration).await
+    }
+
+    async fn release_state(
+        &self,
+        state: &StateId,
+        payment: &PaymentId,
+    ) -> Result<(), JournalError> {
+        self.inner.release_state(state, payment).await
     }
 }
