@@ -9,6 +9,7 @@ use serde_json::Value;
 
 /// The crates of this workspace that each crate may use, outside of its tests.
 const ALLOWED: &[(&str, &[&str])] = &[
+    ("quittance-books", &["quittance-core"]),
     ("quittance-cached", &[]),
     ("quittance-core", &[]),
     ("quittance-verify", &["quittance-core"]),
