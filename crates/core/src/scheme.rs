@@ -526,6 +526,8 @@ pub struct StateSummary {
     pub asset: String,
     /// What the recipient can still get, in atomic units. Zero if the record is history.
     pub open: Amount,
+    /// Other amounts in atomic units, each with a word for it, such as `deposited`.
+    pub amounts: Vec<(&'static str, Amount)>,
     /// When it can no longer get that; `None` if there is no such time.
     pub until: Option<Timestamp>,
     /// What upkeep does next, as words for a line.
@@ -544,6 +546,7 @@ impl StateSummary {
             pay_to: pay_to.into(),
             asset: asset.into(),
             open: Amount::ZERO,
+            amounts: Vec::new(),
             until: None,
             next: String::new(),
         }

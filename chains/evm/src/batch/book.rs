@@ -5,7 +5,7 @@
 
 use alloy::primitives::{B256, U256};
 use quittance_core::json::Object;
-use quittance_core::{Malformed, SchemeState, Timestamp};
+use quittance_core::{Amount, Malformed, SchemeState, StateSummary, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -270,6 +270,51 @@ impl ChannelBook {
         Some(self.claim_due(rules).unwrap_or(paid))
     }
 
+    /// What operators can know of a channel, for a list: as the chain was when it was asked last.
+    /// `due` is that of the channel's record.
+    pub fn summary(&self, due: Option<Timestamp>, now: Timestamp) -> StateSummary {
+        let ChannelConfig {
+            payer,
+            receiver,
+            token,
+            withdraw_delay,
+            ..
+        } = &self.config;
+        let [payer, receiver, token] =
+            [payer, receiver, token].map(|account| account.to_checksum(None));
+        let units = |amount: u128| Amount::new(U256::from(amount));
+        let ChannelState {
+            balance,
+            total_claimed,
+            withdraw_requested_at: requested_at,
+            ..
+        } = self.chain;
+        let leaves_at = Timestamp::from_secs(requested_at).plus_secs(*withdraw_delay);
+        let mut summary = StateSummary::new(payer, receiver, token);
+        summary.open = units(self.chain.unclaimed());
+        summary.amounts = vec![
+            ("deposited", units(balance)),
+            ("charged", units(self.charged)),
+            ("claimed", units(total_claimed)),
+        ];
+        summary.until = (requested_at != 0).then_some(leaves_at);
+        summary.next = self.next(due, now);
+        summary
+    }
+
+    /// What upkeep does next.
+    fn next(&self, due: Option<Timestamp>, now: Timestamp) -> String {
+        let act = match self.claim_row() {
+            Some(_) => "claims",
+            None => "pays the receiver",
+        };
+        match due.map(|due| due.secs_since(now)) {
+            None => "nothing".to_owned(),
+            Some(0) => format!("{act} now"),
+            Some(secs) => format!("{act} in {secs} seconds"),
+        }
+    }
+
     /// The `channelState` of an answer.
     pub fn channel_state(&self, channel_id: &B256) -> Value {
         let mut state = self.chain.to_json(channel_id);
@@ -358,6 +403,35 @@ mod tests {
             );
             prop_assert_eq!(ChannelBook::read(&record).unwrap(), book);
         }
+    }
+
+    #[test]
+    fn a_summary_says_what_is_left_until_when_and_what_is_next() {
+        let now = Timestamp::from_secs(2_000);
+        let mut book = book(100, 10);
+        book.charge(20, &voucher(30), now);
+        let due = book.claim_due(&ClaimRules::default());
+        let summary = book.summary(due, now);
+        let units = |amount: u64| Amount::from(amount);
+        assert_eq!(summary.open, units(90));
+        let amounts = [("deposited", 100), ("charged", 30), ("claimed", 10)];
+        assert_eq!(summary.amounts, amounts.map(|(name, it)| (name, units(it))));
+        assert_eq!(
+            (summary.until, summary.next.as_str()),
+            (None, "claims in 300 seconds")
+        );
+        book.chain.withdraw_requested_at = 1_950;
+        let due = book.claim_due(&ClaimRules::default());
+        let summary = book.summary(due, now);
+        assert_eq!(summary.until, Some(Timestamp::from_secs(1_950 + 900)));
+        assert_eq!(summary.next, "claims now");
+        book.claimed(30, now);
+        let due = book.next_due(&ClaimRules::default(), now);
+        assert_eq!(
+            book.summary(due, now).next,
+            "pays the receiver in 60 seconds"
+        );
+        assert_eq!(book.summary(None, now).next, "nothing");
     }
 
     #[test]

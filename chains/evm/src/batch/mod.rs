@@ -31,7 +31,8 @@ use std::sync::Arc;
 use quittance_core::json::{Object, TEXT_MAX};
 use quittance_core::wire::{PaymentPayload, PaymentRequirements, Rest};
 use quittance_core::{
-    KEPT_MAX, Payment, PaymentRequest, Refusal, Scheme, SchemeState, Timestamp, Upkeep,
+    KEPT_MAX, Payment, PaymentRequest, Refusal, Scheme, SchemeState, StateSummary, Timestamp,
+    Upkeep,
 };
 use serde_json::json;
 
@@ -137,6 +138,11 @@ impl Scheme<Evm> for BatchSettlement {
             Act::Claim(act) => Box::new(Claims::new(setup, act, terms, now)?),
             Act::Sweep(act) => Box::new(Sweep::new(&setup, act, &terms, now)?),
         })
+    }
+
+    fn summary(&self, state: &SchemeState, now: Timestamp) -> Option<StateSummary> {
+        let book = ChannelBook::read(state).ok()?;
+        Some(book.summary(state.due, now))
     }
 
     /// Claims what channels owe that the facilitator keeps the vouchers of, and then pays it to

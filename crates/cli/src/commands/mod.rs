@@ -55,6 +55,8 @@ enum Command {
     RefundHold(acts::RefundHold),
     /// List the payments that a facilitator holds, until when, and what it does next.
     Holds(states::Holds),
+    /// List the channels that a facilitator or a seller keeps the vouchers of.
+    Channels(states::Channels),
     /// Print a completion script for a shell.
     Completions(completions::Completions),
     /// Measure the cost of a verification on this machine.
@@ -94,6 +96,7 @@ impl Invocation {
             Command::Void(void) => void.run(families).await,
             Command::RefundHold(refund) => refund.run(families).await,
             Command::Holds(holds) => holds.run(families).await,
+            Command::Channels(channels) => channels.run(families).await,
             Command::Completions(completions) => completions.run(families),
             Command::Bench(bench) => bench.run(families).await,
         }

@@ -13,7 +13,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use quittance_core::json::Object;
-use quittance_core::{Chain, Fault, Network, Offer, OfferError, Payer, PaymentRequest, Scheme};
+use quittance_core::{
+    Chain, Fault, Network, Offer, OfferError, Payer, PaymentRequest, Scheme, SchemeState,
+    StateSummary, Timestamp,
+};
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 
@@ -126,6 +129,13 @@ pub trait Family: Send + Sync + 'static {
         _held: &HeldPayment<'_>,
         _act: &HoldAct,
     ) -> Option<Result<PaymentRequest, PayError>> {
+        None
+    }
+
+    /// What a list says of a state record that needs no configuration, such as a channel in a
+    /// seller's own store. `None` for a network of another family, and for a record that cannot be
+    /// read without one.
+    fn summary(&self, _state: &SchemeState, _now: Timestamp) -> Option<StateSummary> {
         None
     }
 

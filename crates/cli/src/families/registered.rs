@@ -61,6 +61,8 @@ pub(crate) trait AnyFamily: Send + Sync {
         act: &HoldAct,
     ) -> Option<Result<PaymentRequest, PayError>>;
 
+    fn summary(&self, state: &SchemeState, now: Timestamp) -> Option<StateSummary>;
+
     fn node_option(&self, network: &str) -> Option<String>;
 
     async fn benchmarks(&self) -> Result<Vec<Case>, Fault>;
@@ -150,6 +152,10 @@ impl<F: Family> AnyFamily for F {
         act: &HoldAct,
     ) -> Option<Result<PaymentRequest, PayError>> {
         Family::hold_request(self, held, act).await
+    }
+
+    fn summary(&self, state: &SchemeState, now: Timestamp) -> Option<StateSummary> {
+        Family::summary(self, state, now)
     }
 
     fn node_option(&self, network: &str) -> Option<String> {

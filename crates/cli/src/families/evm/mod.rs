@@ -12,10 +12,11 @@ use alloy::primitives::{Address, U256};
 use alloy::signers::local::PrivateKeySigner;
 use async_trait::async_trait;
 use quittance_core::{
-    Amount, Fault, Network, Offer, OfferError, Payer, PaymentRequest, Scheme, printable,
+    Amount, Fault, Network, Offer, OfferError, Payer, PaymentRequest, Scheme, SchemeState,
+    StateSummary, Timestamp, printable,
 };
 use quittance_evm::batch::{
-    BatchConfig, BatchSettlement, BooksError, ChannelPayer, PayerBook, read_books,
+    BatchConfig, BatchSettlement, BooksError, ChannelBook, ChannelPayer, PayerBook, read_books,
 };
 use quittance_evm::{
     ApprovalGas, AuthCapturePayer, Evm, EvmConfig, Exact, ExactConfig, ExactOffer, ExactPayer,
@@ -300,6 +301,13 @@ impl Family for EvmFamily {
         act: &HoldAct,
     ) -> Option<Result<PaymentRequest, PayError>> {
         holds::request(held, act).await
+    }
+
+    fn summary(&self, state: &SchemeState, now: Timestamp) -> Option<StateSummary> {
+        let network = Network::new(&state.network).ok()?;
+        known::chain_id(&network)?;
+        let book = ChannelBook::read(state).ok()?;
+        Some(book.summary(state.due, now))
     }
 
     fn node_option(&self, network: &str) -> Option<String> {
