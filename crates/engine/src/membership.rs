@@ -1,6 +1,7 @@
 //! This process among the replicas of its journal: how long it may act, and what it holds.
 //!
-//! A process that is killed, paused or cut off loses its work to others when its membership is over.
+//! A process that is killed, paused or cut off loses its work to others when its membership is
+//! over.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -83,6 +83,14 @@ pub enum JournalError {
     /// The task that writes has ended.
     #[error("the journal is closed")]
     Closed,
+    /// The journal was opened for reading only, or has an older format and cannot be migrated.
+    #[error("{}: {why}", path.display())]
+    ReadOnly {
+        /// The file.
+        path: PathBuf,
+        /// Why it cannot be written, or not even read.
+        why: &'static str,
+    },
     /// One entry cannot be read. All other entries can be read and written.
     #[error("an entry of the journal cannot be read: {cause}")]
     Unreadable {

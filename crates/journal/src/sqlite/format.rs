@@ -1,5 +1,7 @@
 //! The versions of the file's format, and the migrations to the newest one.
 
+use std::path::Path;
+
 use sqlx::sqlite::SqliteConnection;
 
 use super::errors::problem_of;
@@ -54,6 +56,28 @@ pub(super) async fn prepare(connection: &mut SqliteConnection) -> Result<(), Jou
         }
     }
     Ok(())
+}
+
+/// Checks that a database has the newest format, without changing it.
+pub(super) async fn check(
+    connection: &mut SqliteConnection,
+    path: &Path,
+) -> Result<(), JournalError> {
+    match examine(connection).await.map_err(problem_of)? {
+        (FORMAT, Tables::Ours) => Ok(()),
+        (found, _) if found > FORMAT => Err(JournalError::NewerFormat {
+            found,
+            newest: FORMAT,
+        }),
+        (found, Tables::Ours) if found > 0 => Err(JournalError::ReadOnly {
+            path: path.to_owned(),
+            why: "the journal has an older format: run `quittance check`, which migrates it",
+        }),
+        _ => Err(JournalError::Unusable {
+            path: path.to_owned(),
+            problem: FileProblem::Foreign,
+        }),
+    }
 }
 
 /// Which tables a database has.

@@ -20,7 +20,7 @@ mod writes;
 
 use std::fmt;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ use self::members::Shared;
 use self::store::Writer;
 use crate::entry::{Entry, Restored, StoredState, TransactionPage};
 use crate::error::JournalError;
-use crate::group::Queue;
+use crate::group::{Queue, Write};
 use crate::journal::Journal;
 use crate::page::{Cursor, Filter, Page};
 use crate::replica::{FencingToken, HandedOver, Lease, LeaseName, Members, ReplicaId};
@@ -61,7 +61,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A journal in a SQLite file. One process at a time can open it.
 pub struct SqliteJournal {
     replica: ReplicaId,
-    writes: Arc<Queue<Writer>>,
+    /// Where writes wait, or the file that was opened for reading only.
+    writes: Result<Arc<Queue<Writer>>, PathBuf>,
     readers: SqlitePool,
     condition: Arc<Condition>,
     shared: Arc<Shared>,
@@ -91,13 +92,7 @@ impl SqliteJournal {
         let options = options(files.path());
         let connection = store::connect(&options).await?;
         files.remember()?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            // A reader that connects again would open whatever file has the name by then.
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .connect_with(options.clone().read_only(true))
-            .await?;
+        let readers = readers(&options).await?;
         let condition = Arc::new(Condition::default());
         metrics::gauge!("quittance_journal_up").set(1.0);
         let writer = Writer {
@@ -109,7 +104,7 @@ impl SqliteJournal {
         };
         Ok(Self {
             replica: ReplicaId::new(),
-            writes: Arc::new(Queue::start(writer)),
+            writes: Ok(Arc::new(Queue::start(writer))),
             readers,
             condition,
             shared: Arc::default(),
@@ -122,7 +117,7 @@ impl SqliteJournal {
     pub fn another_replica(&self) -> Self {
         Self {
             replica: ReplicaId::new(),
-            writes: Arc::clone(&self.writes),
+            writes: self.writes.clone(),
             readers: self.readers.clone(),
             condition: Arc::clone(&self.condition),
             shared: Arc::clone(&self.shared),
@@ -135,6 +130,36 @@ impl SqliteJournal {
             replica: self.replica,
             shared: Arc::clone(&self.shared),
             token,
+        }
+    }
+
+    /// Opens the journal in this file for reading, also while another process writes to it. Every
+    /// write fails with [`JournalError::ReadOnly`].
+    ///
+    /// # Errors
+    /// When the file cannot be read, belongs to another program, or has another format.
+    pub async fn open_read_only(path: impl AsRef<Path>) -> Result<Self, JournalError> {
+        let path = std::fs::canonicalize(path.as_ref())
+            .map_err(|error| JournalError::file(path.as_ref(), error))?;
+        let readers = readers(&options(&path)).await?;
+        format::check(&mut *readers.acquire().await?, &path).await?;
+        Ok(Self {
+            replica: ReplicaId::new(),
+            writes: Err(path),
+            readers,
+            condition: Arc::default(),
+            shared: Arc::default(),
+        })
+    }
+
+    /// Makes a write.
+    async fn write<W: Write<Writer>>(&self, write: W) -> Result<W::Answer, JournalError> {
+        match &self.writes {
+            Ok(writes) => writes.write(write).await,
+            Err(path) => Err(JournalError::ReadOnly {
+                path: path.clone(),
+                why: "the journal is open for reading only",
+            }),
         }
     }
 
@@ -219,6 +244,17 @@ impl SqliteJournal {
     }
 }
 
+/// The connections that read.
+async fn readers(options: &SqliteConnectOptions) -> Result<SqlitePool, sqlx::Error> {
+    SqlitePoolOptions::new()
+        .max_connections(READERS)
+        // A reader that connects again would open whatever file has the name by then.
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .connect_with(options.clone().read_only(true))
+        .await
+}
+
 /// How the database is opened. SQLite never creates the file: if the name is gone for a moment, a
 /// new and empty journal would allow settled payments to settle again.
 fn options(path: &Path) -> SqliteConnectOptions {
@@ -243,7 +279,7 @@ impl StateStore for SqliteJournal {
 
     async fn write_state(&self, state: &SchemeState) -> Result<bool, Fault> {
         let write = states::WriteState(state.clone());
-        Ok(self.writes.write(write).await?)
+        Ok(self.write(write).await?)
     }
 
     async fn due_states(
@@ -267,12 +303,12 @@ impl StateStore for SqliteJournal {
             again,
             limit,
         };
-        Ok(self.writes.write(take).await?)
+        Ok(self.write(take).await?)
     }
 
     async fn put_off_states(&self, seen: &[(SchemeState, Option<Timestamp>)]) -> Result<(), Fault> {
         let put_off = states::PutOff(seen.to_vec());
-        Ok(self.writes.write(put_off).await?)
+        Ok(self.write(put_off).await?)
     }
 }
 
@@ -288,7 +324,7 @@ impl Journal for SqliteJournal {
             replica: self.replica,
             now,
         };
-        self.writes.write(write).await
+        self.write(write).await
     }
 
     async fn record(
@@ -306,7 +342,7 @@ impl Journal for SqliteJournal {
             fence: self.fence(token),
             now,
         };
-        self.writes.write(record).await
+        self.write(record).await
     }
 
     async fn withdraw(
@@ -318,7 +354,7 @@ impl Journal for SqliteJournal {
             transaction: transaction.clone(),
             fence: self.fence(token),
         };
-        self.writes.write(withdraw).await
+        self.write(withdraw).await
     }
 
     async fn conclude(
@@ -337,7 +373,7 @@ impl Journal for SqliteJournal {
             state: state.cloned(),
             now,
         };
-        self.writes.write(conclude).await
+        self.write(conclude).await
     }
 
     async fn reopen(&self, id: &PaymentId, attempt: u32) -> Result<bool, JournalError> {
@@ -346,12 +382,12 @@ impl Journal for SqliteJournal {
             attempt,
             replica: self.replica,
         };
-        self.writes.write(reopen).await
+        self.write(reopen).await
     }
 
     async fn finalize(&self, ids: &[PaymentId], now: Timestamp) -> Result<(), JournalError> {
         let ids = ids.to_vec();
-        self.writes.write(writes::Finalize { ids, now }).await
+        self.write(writes::Finalize { ids, now }).await
     }
 
     async fn report_success(
@@ -367,7 +403,7 @@ impl Journal for SqliteJournal {
             key: key.filter(|key| !key.is_empty()).map(str::to_owned),
             now,
         };
-        self.writes.write(report).await
+        self.write(report).await
     }
 
     async fn settlement(&self, id: &PaymentId) -> Result<Option<Settlement>, JournalError> {
@@ -442,11 +478,11 @@ impl Journal for SqliteJournal {
     }
 
     async fn restore(&self, entry: &Entry) -> Result<Restored, JournalError> {
-        self.writes.write(restore::Restore(entry.clone())).await
+        self.write(restore::Restore(entry.clone())).await
     }
 
     async fn prune(&self, before: Timestamp, limit: u32) -> Result<u64, JournalError> {
-        self.writes.write(prune::Prune { before, limit }).await
+        self.write(prune::Prune { before, limit }).await
     }
 
     fn replica(&self) -> ReplicaId {
@@ -459,7 +495,7 @@ impl Journal for SqliteJournal {
             shared: Arc::clone(&self.shared),
             duration,
         };
-        self.writes.write(renew).await
+        self.write(renew).await
     }
 
     async fn leave(&self) -> Result<(), JournalError> {
@@ -467,7 +503,7 @@ impl Journal for SqliteJournal {
             replica: self.replica,
             shared: Arc::clone(&self.shared),
         };
-        self.writes.write(leave).await
+        self.write(leave).await
     }
 
     async fn acquire(&self, name: &LeaseName) -> Result<Option<Lease>, JournalError> {
@@ -476,7 +512,7 @@ impl Journal for SqliteJournal {
             replica: self.replica,
             shared: Arc::clone(&self.shared),
         };
-        self.writes.write(acquire).await
+        self.write(acquire).await
     }
 
     async fn release(&self, name: &LeaseName) -> Result<(), JournalError> {
@@ -484,7 +520,7 @@ impl Journal for SqliteJournal {
             name: name.clone(),
             replica: self.replica,
         };
-        self.writes.write(release).await
+        self.write(release).await
     }
 
     async fn take_up(&self, ids: &[PaymentId]) -> Result<Vec<PaymentId>, JournalError> {
@@ -493,7 +529,7 @@ impl Journal for SqliteJournal {
             replica: self.replica,
             shared: Arc::clone(&self.shared),
         };
-        self.writes.write(take_up).await
+        self.write(take_up).await
     }
 
     async fn hand_over(
@@ -508,7 +544,7 @@ impl Journal for SqliteJournal {
             lane: lane.cloned(),
             replica: self.replica,
         };
-        self.writes.write(hand_over).await
+        self.write(hand_over).await
     }
 
     async fn handed_over(
