@@ -18,10 +18,10 @@ pub enum Contradiction {
 }
 
 impl Settlement {
-    /// Whether [`Journal::prune`](crate::Journal::prune) has removed its personal data. A request
-    /// is never empty otherwise.
+    /// Whether [`Journal::prune`](crate::Journal::prune) has removed its personal data. What was
+    /// rebuilt from its chain has no request either, but it has a payer.
     pub fn is_pruned(&self) -> bool {
-        self.claim.request.is_empty()
+        self.claim.request.is_empty() && self.claim.payer.is_empty()
     }
 
     /// The later of this settlement and another state of it, for implementations of

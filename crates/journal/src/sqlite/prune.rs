@@ -25,7 +25,7 @@ impl Write<Writer> for Prune {
                  detail = CASE WHEN detail IS NULL THEN NULL ELSE '' END, receipt = NULL,
                  caller = CASE WHEN caller IS NULL THEN NULL ELSE '' END, reported_to = NULL
              WHERE id IN (SELECT id FROM settlements AS old
-                 WHERE request <> '' AND concluded_at < ?1
+                 WHERE (request <> '' OR payer <> '') AND concluded_at < ?1
                      AND (state = 'settled' AND final_at IS NOT NULL
                          OR state IN ('failed', 'released') AND expires < ?1)
                      AND NOT EXISTS (SELECT 1 FROM settlements AS refund
@@ -45,7 +45,8 @@ impl Write<Writer> for Prune {
                      WHERE settlement = ?1)
                  AND NOT EXISTS (SELECT 1 FROM settlement_transactions AS other
                      JOIN settlements AS whole ON whole.id = other.settlement
-                     WHERE other.transaction_id = transactions.id AND whole.request <> '')",
+                     WHERE other.transaction_id = transactions.id
+                         AND (whole.request <> '' OR whole.payer <> ''))",
             )
             .bind(id)
             .execute(&mut *connection)
