@@ -27,7 +27,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("quittance-nodes", &["quittance-core"]),
     (
         "quittance-evm",
-        &["quittance-cached", "quittance-core", "quittance-nodes"],
+        &[
+            "quittance-books",
+            "quittance-cached",
+            "quittance-core",
+            "quittance-nodes",
+        ],
     ),
     (
         "quittance-solana",

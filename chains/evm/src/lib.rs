@@ -54,8 +54,8 @@ pub use alloy::signers::local::PrivateKeySigner;
 pub use auth_capture::{AuthCapture, AuthCaptureOffer, AuthCapturePayer};
 pub use call::Call;
 pub use chain::{
-    ApprovalGas, AuthorizationSearch, Condition, Evm, EvmConfig, EvmConfigError, GasLimit, Probe,
-    ProbeResult, Signer, Step, StepOutcome,
+    ApprovalGas, AuthorizationSearch, Condition, Evm, EvmConfig, EvmConfigError, EvmLedger,
+    GasLimit, Probe, ProbeResult, Signer, Step, StepOutcome,
 };
 pub use eip3009::AuthorizationUse;
 pub use evidence::Evidence;

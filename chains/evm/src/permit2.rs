@@ -53,6 +53,16 @@ pub struct WitnessPermit {
     pub deadline: U256,
 }
 
+/// The identity of a payment by the owner's permit with this nonce.
+pub(crate) fn permit_id(chain_id: u64, owner: Address, nonce: U256) -> PaymentId {
+    PaymentId::from_parts(&[
+        b"permit2",
+        &chain_id.to_be_bytes(),
+        owner.as_slice(),
+        &nonce.to_be_bytes::<32>(),
+    ])
+}
+
 /// A permit as a payload's `permit2Authorization` has it, with a witness of the type `W`.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -250,12 +260,7 @@ impl WitnessPermit {
     /// The identity of a payment by this permit. Permit2 has one set of nonces for each owner, over
     /// all tokens and spenders, so a permit is the same payment under every scheme.
     pub fn payment_id(&self, chain_id: u64) -> PaymentId {
-        PaymentId::from_parts(&[
-            b"permit2",
-            &chain_id.to_be_bytes(),
-            self.owner.as_slice(),
-            &self.nonce.to_be_bytes::<32>(),
-        ])
+        permit_id(chain_id, self.owner, self.nonce)
     }
 
     /// The first block time at which it can no longer be used, in seconds since 1970: one after the

@@ -8,7 +8,7 @@
 //! The token sees the new account as the caller. `transferWithAuthorization` accepts any caller. A
 //! call that depends on its caller must not be [`batchable`](Call::batchable).
 
-use alloy::primitives::{Bytes, hex};
+use alloy::primitives::{Address, Bytes, hex};
 
 use crate::call::Call;
 
@@ -72,6 +72,22 @@ pub(super) fn program(calls: &[&Call]) -> Bytes {
         code.extend_from_slice(&call.data);
     }
     code.into()
+}
+
+/// The calls that an init code makes, each with its target; `None` if it is not the program. What
+/// does not parse makes no call.
+pub(super) fn calls_of(code: &[u8]) -> Option<Vec<(Address, &[u8])>> {
+    let mut rest = code.strip_prefix(PROGRAM)?;
+    let mut calls = Vec::new();
+    while let Some((head, after)) = rest.split_at_checked(HEAD) {
+        let size = usize::from(u16::from_be_bytes([head[HEAD - 2], head[HEAD - 1]]));
+        let Some((data, after)) = after.split_at_checked(size) else {
+            break;
+        };
+        calls.push((Address::from_slice(&head[4..24]), data));
+        rest = after;
+    }
+    Some(calls)
 }
 
 /// The most gas that the calls can use, without the gas of every transaction and of its data.

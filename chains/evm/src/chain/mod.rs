@@ -6,6 +6,7 @@ mod clock;
 mod config;
 mod fees;
 mod health;
+mod ledger;
 mod named;
 mod probe;
 mod read;
@@ -18,6 +19,7 @@ mod submission;
 mod transaction;
 pub(crate) mod transport;
 pub(crate) mod used;
+mod used_in;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,6 +44,7 @@ pub(crate) use self::blocks::{INCLUSION_MIN_SECS, inclusion_secs};
 pub use self::config::{ApprovalGas, EvmConfig, EvmConfigError, GasLimit, Signer};
 use self::fees::FeeOracle;
 use self::health::HealthCheck;
+pub use self::ledger::EvmLedger;
 pub use self::probe::{Condition, Probe, ProbeResult, Step, StepOutcome};
 use self::read::Reader;
 use self::rpc::Rpc;
@@ -121,6 +124,12 @@ impl Evm {
     /// The configuration.
     pub fn config(&self) -> &EvmConfig {
         &self.config
+    }
+
+    /// The chain's records, for a comparison with the books. It shares the nodes of this chain, and
+    /// nothing else.
+    pub fn ledger(&self) -> EvmLedger {
+        EvmLedger::new(self)
     }
 
     /// The signers, which a scheme may name in its `extra`.
