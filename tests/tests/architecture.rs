@@ -36,7 +36,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     (
         "quittance-solana",
-        &["quittance-cached", "quittance-core", "quittance-nodes"],
+        &[
+            "quittance-books",
+            "quittance-cached",
+            "quittance-core",
+            "quittance-nodes",
+        ],
     ),
     (
         "quittance-devnet",

@@ -39,6 +39,7 @@ pub use account::Account;
 pub use action::PartiallySigned;
 pub use chain::{
     Answer, Blockhashes, Commitment, Query, Signer, Solana, SolanaConfig, SolanaConfigError,
+    SolanaLedger,
 };
 pub use evidence::Evidence;
 pub use exact::{

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use quittance_core::{Fault, FaultKind};
+use quittance_core::{Fault, FaultKind, Network, PaymentId};
 use solana_hash::Hash;
 use solana_message::VersionedMessage;
 use solana_message::compiled_instruction::CompiledInstruction;
@@ -236,6 +236,12 @@ impl PaymentTransaction {
         }
         Ok((signature, signed.bytes()))
     }
+}
+
+/// The identity of a payment by the transaction with this message: the runtime includes a message
+/// once, whatever its signatures are.
+pub(crate) fn payment_id(network: &Network, message: &[u8]) -> PaymentId {
+    PaymentId::from_parts(&[b"exact svm", network.id().as_bytes(), message])
 }
 
 impl fmt::Debug for PaymentTransaction {

@@ -547,6 +547,10 @@ const methods = {
     return { context: context(), value: signatures.map(statusOf) };
   },
   getFirstAvailableBlock: () => 0,
+  getBlocksWithLimit: ([from, limit]) => {
+    const count = Math.max(0, Math.min(limit, Number(slot) - from + 1));
+    return Array.from({ length: count }, (_, at) => from + at);
+  },
   getBlockTime: ([at]) => blockTimes.get(BigInt(at)) ?? started,
   getSignaturesForAddress: ([key, options]) => {
     const final = slotAt(commitment(options));

@@ -8,6 +8,7 @@
 pub(crate) mod blockhash;
 mod config;
 mod health;
+mod ledger;
 pub(crate) mod meta;
 pub(crate) mod read;
 pub(crate) mod results;
@@ -35,6 +36,7 @@ use url::Url;
 pub use self::blockhash::Blockhashes;
 pub use self::config::{Commitment, Signer, SolanaConfig, SolanaConfigError};
 use self::health::HealthCheck;
+pub use self::ledger::SolanaLedger;
 pub use self::read::{Answer, Query};
 use self::rpc::{Heads, Rpc};
 use self::sender::fault;
@@ -112,6 +114,14 @@ impl Solana {
     /// The configuration.
     pub fn config(&self) -> &SolanaConfig {
         &self.config
+    }
+
+    /// The cluster's records, for a comparison with the books.
+    ///
+    /// # Errors
+    /// When this machine cannot make an HTTP client.
+    pub fn ledger(&self) -> Result<SolanaLedger, SolanaConfigError> {
+        Ok(SolanaLedger::new(&self.config, &self.lanes)?)
     }
 
     /// The fee payers, for schemes to name in turn.

@@ -33,12 +33,12 @@ pub use self::payer::ExactPayer;
 use self::payment::{ExactPayment, Path};
 use self::smart_wallet::SmartWalletLayout;
 use self::static_layout::StaticLayout;
-use self::terms::{Extra, NAME, payment_id, read_transaction};
+use self::terms::{Extra, NAME, read_transaction};
 use crate::chain::Solana;
 use crate::fee_payers::FeePayerRotation;
 use crate::instruction::Transfer;
 use crate::token::{Token, TokenProgram};
-use crate::transaction::PaymentTransaction;
+use crate::transaction::{PaymentTransaction, payment_id};
 
 /// The seconds for which a decoded payment may be submitted: its blockhash expires after 150 blocks
 /// of 0.4 seconds. A submitted transaction is watched until its end is certain, however long that
@@ -214,7 +214,7 @@ impl Exact {
         now: Timestamp,
     ) -> PaymentInfo {
         PaymentInfo {
-            id: payment_id(&self.network, transaction),
+            id: payment_id(&self.network, transaction.message()),
             payer: signer.to_string(),
             pay_to: expected.pay_to.to_string(),
             asset: expected.token.mint.to_string(),

@@ -8,11 +8,12 @@ use quittance_core::{Amount, Malformed, Network, Offer, OfferError, PaymentId};
 use serde_json::json;
 use solana_pubkey::Pubkey;
 
-use super::terms::{Extra, NAME, payment_id, read_transaction};
+use super::terms::{Extra, NAME, read_transaction};
 use crate::chain::Blockhashes;
 use crate::instruction::MEMO_MAX;
 use crate::known::{self, NAMESPACE};
 use crate::token::Token;
+use crate::transaction::payment_id;
 
 /// An offer for a fixed amount of a token on a Solana cluster.
 ///
@@ -165,7 +166,7 @@ impl Offer for ExactOffer {
 
     fn authorization(&self, payload: &Object) -> Option<PaymentId> {
         let transaction = read_transaction(payload).ok()?;
-        Some(payment_id(self.price.network(), &transaction))
+        Some(payment_id(self.price.network(), transaction.message()))
     }
 
     async fn hints(&self) -> Option<Object> {

@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use quittance_core::json::{Object, where_readable};
-use quittance_core::{Network, PaymentId, Refusal, Rejection};
+use quittance_core::{Refusal, Rejection};
 use serde::Deserialize;
 
 use super::reason;
@@ -32,11 +32,6 @@ pub(super) struct Extra {
     /// A hint for payers. It decides nothing.
     #[serde(default, deserialize_with = "where_readable")]
     pub(super) recent_blockhash: Option<String>,
-}
-
-/// The identity of a payment: the runtime includes a message once, whatever its signatures are.
-pub(super) fn payment_id(network: &Network, transaction: &PaymentTransaction) -> PaymentId {
-    PaymentId::from_parts(&[b"exact svm", network.id().as_bytes(), transaction.message()])
 }
 
 /// Parses the transaction of a payload.
