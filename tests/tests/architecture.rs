@@ -61,6 +61,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "quittance-cli",
         &[
+            "quittance-books",
             "quittance-buyer",
             "quittance-core",
             "quittance-engine",

@@ -5,6 +5,8 @@
 mod channel;
 #[path = "program/holds.rs"]
 mod holds;
+#[path = "program/reconcile.rs"]
+mod reconcile;
 #[path = "program/refund.rs"]
 mod refund;
 #[path = "program/upto.rs"]

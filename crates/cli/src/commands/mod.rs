@@ -6,10 +6,12 @@ mod check;
 mod completions;
 mod pay;
 mod payments;
+mod reconcile;
 mod refund;
 mod refunds;
 mod serve;
 mod states;
+mod when;
 
 use std::error::Error;
 use std::io::IsTerminal;
@@ -57,6 +59,8 @@ enum Command {
     Holds(states::Holds),
     /// List the channels that a facilitator or a seller keeps the vouchers of.
     Channels(states::Channels),
+    /// Compare the journal with the chains, and list every difference.
+    Reconcile(reconcile::Reconcile),
     /// Print a completion script for a shell.
     Completions(completions::Completions),
     /// Measure the cost of a verification on this machine.
@@ -97,6 +101,7 @@ impl Invocation {
             Command::RefundHold(refund) => refund.run(families).await,
             Command::Holds(holds) => holds.run(families).await,
             Command::Channels(channels) => channels.run(families).await,
+            Command::Reconcile(reconcile) => reconcile.run(families).await,
             Command::Completions(completions) => completions.run(families),
             Command::Bench(bench) => bench.run(families).await,
         }

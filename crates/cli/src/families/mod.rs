@@ -12,6 +12,7 @@ mod solana;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use quittance_books::Ledger;
 use quittance_core::json::Object;
 use quittance_core::{
     Chain, Fault, Network, Offer, OfferError, Payer, PaymentRequest, Scheme, SchemeState,
@@ -199,12 +200,25 @@ pub struct ChainWithSchemes<C: Chain> {
     pub chain: C,
     /// Its schemes.
     pub schemes: Vec<Arc<dyn Scheme<C>>>,
+    /// The chain's records, for `quittance reconcile`. `None` if they cannot be compared.
+    pub ledger: Option<Box<dyn Ledger>>,
 }
 
 impl<C: Chain> ChainWithSchemes<C> {
     /// A chain with these schemes.
     pub fn new(chain: C, schemes: Vec<Arc<dyn Scheme<C>>>) -> Self {
-        Self { chain, schemes }
+        Self {
+            chain,
+            schemes,
+            ledger: None,
+        }
+    }
+
+    /// With the chain's records.
+    #[must_use]
+    pub fn with_ledger(mut self, ledger: impl Ledger + 'static) -> Self {
+        self.ledger = Some(Box::new(ledger));
+        self
     }
 }
 

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use figment::value::Dict;
+use quittance_books::Ledger;
 use quittance_core::{
     Chain, Fault, Health, Network, Offer, OfferError, Payer, PaymentRequest, SchemeState,
     StateSummary, Timestamp,
@@ -213,6 +214,9 @@ pub trait ConfiguredChain: Send + Sync {
     /// read it.
     fn summary(&self, state: &SchemeState, now: Timestamp) -> Option<StateSummary>;
 
+    /// The chain's records, for a comparison with the books.
+    fn ledger(&self) -> Option<&dyn Ledger>;
+
     /// The engine with this chain.
     fn add_to(self: Box<Self>, engine: EngineBuilder) -> EngineBuilder;
 }
@@ -246,6 +250,10 @@ impl<C: Chain> ConfiguredChain for ChainWithSchemes<C> {
         let mut schemes = self.schemes.iter();
         let scheme = schemes.find(|scheme| scheme.name() == state.scheme)?;
         scheme.summary(state, now)
+    }
+
+    fn ledger(&self) -> Option<&dyn Ledger> {
+        self.ledger.as_deref()
     }
 
     fn add_to(self: Box<Self>, engine: EngineBuilder) -> EngineBuilder {

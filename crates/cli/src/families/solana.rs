@@ -168,7 +168,10 @@ impl Family for SolanaFamily {
         let exact = Exact::new(&chain).with_config(config);
         let exact = exact.map_err(|error| ConfigError::value(&entry.path, error));
         let exact = Arc::new(findings.take(exact)?);
-        Some(ChainWithSchemes::new(chain, vec![exact]))
+        let ledger = chain.ledger();
+        let ledger = ledger.map_err(|error| ConfigError::value(&entry.path, error));
+        let ledger = findings.take(ledger)?;
+        Some(ChainWithSchemes::new(chain, vec![exact]).with_ledger(ledger))
     }
 
     const KEY_VARIABLE: &'static str = "QUITTANCE_SOLANA_PAYER_KEY";

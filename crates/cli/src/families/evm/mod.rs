@@ -243,7 +243,8 @@ impl Family for EvmFamily {
             let holds = findings.take(holds::auth_capture(entry, own, &chain));
             schemes.push(Arc::new(holds?));
         }
-        Some(ChainWithSchemes::new(chain, schemes))
+        let ledger = chain.ledger();
+        Some(ChainWithSchemes::new(chain, schemes).with_ledger(ledger))
     }
 
     const KEY_VARIABLE: &'static str = "QUITTANCE_PAYER_KEY";
