@@ -13,7 +13,7 @@ use futures_util::stream;
 use quittance_buyer::{Buyer, Limits, StreamCost};
 use quittance_devnet::{Evm as LocalChain, USDC};
 use quittance_engine::{Engine, SqliteJournal};
-use quittance_evm::batch::{BatchSettlement, ChannelOffer, ChannelPayer, Channels};
+use quittance_evm::batch::{BatchSettlement, ChannelOffer, ChannelPayer, Channels, UpkeepTask};
 use quittance_evm::{Evm, EvmConfig, known};
 use quittance_seller::{Meter, PaymentLayer, StreamLimits};
 use quittance_verify::VerifierQueue;
@@ -41,6 +41,8 @@ pub struct Llm {
     /// Its address.
     pub url: String,
     channels: Channels,
+    /// Claims what is charged, as long as the API runs.
+    _upkeep: UpkeepTask,
 }
 
 /// Says a word for each paid tick, without an end: the buyer stops when it has enough.
@@ -91,7 +93,11 @@ impl Llm {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}/speak", listener.local_addr()?);
         tokio::spawn(async move { axum::serve(listener, app).await });
-        Ok(Self { url, channels })
+        Ok(Self {
+            url,
+            _upkeep: channels.spawn_upkeep(),
+            channels,
+        })
     }
 
     /// Claims the last voucher of each channel, and has the seller paid. Returns the seller's new

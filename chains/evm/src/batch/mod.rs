@@ -41,7 +41,7 @@ pub use self::channel::{
     BATCH_SETTLEMENT, ChannelConfig, ChannelState, EIP3009_COLLECTOR, PERMIT2_COLLECTOR,
     WITHDRAW_DELAY_MAX_SECS, WITHDRAW_DELAY_MIN_SECS, domain_separator, state_id,
 };
-pub use self::channels::{Channels, UpkeepReport};
+pub use self::channels::{Channels, UpkeepReport, UpkeepTask};
 pub use self::offer::{ChannelOffer, WITHDRAW_DELAY_SECS};
 pub use self::payer::{
     BooksError, ChannelPayer, DepositRules, PayerBook, SignedDeposit, read_books,

@@ -9,6 +9,7 @@ mod books;
 mod holds;
 mod payment;
 mod settle;
+mod task;
 mod upkeep;
 
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use self::authority::Authority;
 use self::books::{Books, KnownBook};
 use self::holds::Holds;
 use self::payment::{ChannelPayment, Purpose, corrected};
+pub use self::task::UpkeepTask;
 pub use self::upkeep::UpkeepReport;
 use super::NAME;
 use super::book::{ChannelBook, ClaimRules};
@@ -44,9 +46,8 @@ const ROUNDS_MAX: usize = 8;
 /// The channels of a seller that keeps their vouchers itself, on one network.
 ///
 /// It is a [`Facilitator`] for the seller's layer, in front of any other facilitator. The books are
-/// in a [`StateStore`]: a charge is durable before its answer. [`upkeep`](Self::upkeep) must be
-/// called again and again: it claims what is charged. Requests of other schemes and networks pass
-/// through.
+/// in a [`StateStore`]: a charge is durable before its answer. A task claims what is charged
+/// ([`spawn_upkeep`](Self::spawn_upkeep)). Requests of other schemes and networks pass through.
 ///
 /// Several processes can share one store. Of two charges of one voucher, at most one succeeds.
 ///

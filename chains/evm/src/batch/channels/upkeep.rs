@@ -22,7 +22,7 @@ const CHANNELS_MAX: u32 = 1_000;
 const FAULTS_MAX: usize = 3;
 
 /// When a channel is looked after again whose claim has failed, in seconds.
-const AGAIN_SECS: u64 = 60;
+pub(super) const AGAIN_SECS: u64 = 60;
 
 /// What a call of [`Channels::upkeep`] has done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -122,8 +122,8 @@ impl Course {
 
 impl Channels {
     /// Claims the channels for which it is time, up to a hundred in one transaction, and has their
-    /// receivers paid. Call it every minute. A process that is started again finds what the one
-    /// before has left.
+    /// receivers paid. [`spawn_upkeep`](Self::spawn_upkeep) calls it every minute. A process that
+    /// is started again finds what the one before has left.
     ///
     /// # Errors
     /// The first fault of the store or the facilitator, after everything else was done. The log has
