@@ -78,6 +78,8 @@ impl<C: Chain> Context<C> {
         let stopping = self.writer.stopping.clone();
         self.tasks.spawn(async move {
             tokio::select! {
+                // In this order, so that a simulation repeats itself.
+                biased;
                 () = stopping.cancelled() => {}
                 () = task => {}
             }

@@ -128,6 +128,7 @@ pub struct EngineBuilder {
     timing: Timing,
     failure_limits: FailureLimits,
     signature_rules: Vec<Arc<dyn SignatureRule>>,
+    verifies_inline: bool,
     #[expect(
         clippy::type_complexity,
         reason = "a list of constructors, used in one place"
@@ -149,6 +150,15 @@ impl EngineBuilder {
     #[must_use]
     pub fn signature_rule(mut self, rule: impl SignatureRule) -> Self {
         self.signature_rules.push(Arc::new(rule));
+        self
+    }
+
+    /// Verifies signatures in the task that asks, without threads. An engine in a single-threaded
+    /// runtime is then deterministic, which simulations need. A busy facilitator needs the threads:
+    /// a signature takes tens of microseconds, in which the task's thread does nothing else.
+    #[must_use]
+    pub fn verify_inline(mut self) -> Self {
+        self.verifies_inline = true;
         self
     }
 
@@ -198,18 +208,18 @@ impl EngineBuilder {
     /// When the journal cannot be read, or a signature rule was added twice, or a network was: two
     /// rails would use the same sequence numbers of each signer.
     pub async fn start(self) -> Result<Engine, Fault> {
-        let threads = available_parallelism().map_or(1, usize::from);
-        let verifier = quittance_verify::Verifier::new(quittance_verify::VerifierConfig::default())
-            .map_err(|error| Fault::new(FaultKind::Internal, error))?;
-        let check = move |claims: &[&SignatureClaim]| verifier.verify(claims);
         let rules = Rules::new(self.signature_rules)?;
         let membership = Membership::new(Arc::clone(&self.journal), self.timing.lease);
         let membership = Arc::new(membership);
+        let signatures = match self.verifies_inline {
+            true => Signatures::inline(rules),
+            false => queue(rules)?,
+        };
         let services = Services {
             journal: self.journal,
             clock: self.clock,
             policy: self.policy,
-            signatures: Signatures::start(threads, Box::new(check), rules)?,
+            signatures,
             settle_wait: self.settle_wait,
             timing: self.timing,
             failure_limits: self.failure_limits,
@@ -259,6 +269,15 @@ impl EngineBuilder {
     }
 }
 
+/// A queue of signatures with a thread for each core.
+fn queue(rules: Rules) -> Result<Signatures, Fault> {
+    let threads = available_parallelism().map_or(1, usize::from);
+    let verifier = quittance_verify::Verifier::new(quittance_verify::VerifierConfig::default())
+        .map_err(|error| Fault::new(FaultKind::Internal, error))?;
+    let check = move |claims: &[&SignatureClaim]| verifier.verify(claims);
+    Signatures::start(threads, Box::new(check), rules)
+}
+
 /// Checks that no name belongs to two networks.
 ///
 /// # Errors
@@ -286,6 +305,7 @@ impl Engine {
             timing: Timing::default(),
             failure_limits: FailureLimits::default(),
             signature_rules: Vec::new(),
+            verifies_inline: false,
             rails: Vec::new(),
         }
     }

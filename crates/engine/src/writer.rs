@@ -171,6 +171,8 @@ impl JournalWriter {
                 }
             }
             tokio::select! {
+                // In this order, so that a simulation repeats itself.
+                biased;
                 () = self.stopping.cancelled() => return None,
                 () = tokio::time::sleep(PAUSE) => {}
             }
