@@ -4,21 +4,23 @@
 
 use std::num::NonZeroU8;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use quittance_core::{
     Amount, Chain, Fault, LaneId, Observed, Payment, PaymentId, Reason, Rejection, SchemeState,
     StateAccess, StateChange, Timestamp, TransactionId,
 };
 use quittance_journal::{Ended, JournalError, Outcome, Settlement};
-use tokio::sync::{Semaphore, broadcast, mpsc};
+use tokio::sync::{Notify, Semaphore, broadcast, mpsc};
 use tokio_util::task::TaskTracker;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::event::Event;
 use crate::failures::Failures;
 use crate::health::Monitor;
 use crate::in_flight::{InFlight, InFlightGuard, Progress};
 use crate::job::{Job, Ready};
+use crate::leases::Leases;
 use crate::ledger::Ledger;
 use crate::outstanding::Outstanding;
 use crate::schemes::Schemes;
@@ -35,8 +37,13 @@ pub(crate) struct Context<C: Chain> {
     pub(crate) outstanding: Arc<Outstanding<C>>,
     pub(crate) health: Monitor<C>,
     pub(crate) ledger: Ledger,
+    pub(crate) leases: Leases,
     pub(crate) failures: Failures,
     pub(crate) events: broadcast::Sender<Event>,
+    /// Whether this process has handed settlements over that may still have no owner.
+    pub(crate) has_handed_over: AtomicBool,
+    /// Notified when a sweep should not wait for its time.
+    pub(crate) sweep_now: Notify,
     /// Limits the transactions of other signers that are being submitted.
     pub(crate) relaying: Semaphore,
     pub(crate) tasks: TaskTracker,
@@ -96,6 +103,17 @@ impl<C: Chain> Context<C> {
                 Ok(None)
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Hands a settlement over to whichever replica can send it, and drops its job. `lane` is the
+    /// only lane that can send it, if there is only one.
+    pub(crate) async fn hand_over(&self, job: Job<C>, lane: Option<&LaneId>) {
+        let (id, attempt) = (job.id(), job.attempt());
+        job.report(Progress::Waiting);
+        self.has_handed_over.store(true, Ordering::Relaxed);
+        if self.writer.hand_over(&id, attempt, lane).await.is_some() {
+            debug!(settlement = %id, ?lane, "handed over: this replica has no lane for it");
         }
     }
 

@@ -11,11 +11,11 @@ use quittance_core::wire::{
     Rest, SettleResponse, SupportedKind, SupportedResponse, VerifyResponse,
 };
 use quittance_core::{
-    Amount, Chain, Clock, Facilitator, FacilitatorError, Fault, FaultKind, Health, Network,
+    Amount, Chain, Clock, Facilitator, FacilitatorError, Fault, FaultKind, Health, LaneId, Network,
     PaymentId, PaymentRequest, Reason, Rejection, Scheme, SignatureClaim, SignatureRule,
     SystemClock, TransactionId,
 };
-use quittance_journal::{Filter, Journal, Outcome, PAGE_MAX, Settlement, State};
+use quittance_journal::{Filter, Journal, Outcome, PAGE_MAX, ReplicaId, Settlement, State};
 use tokio::sync::broadcast;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -69,6 +69,8 @@ trait AnyRail: Send + Sync {
     fn health(&self) -> Health;
     fn in_progress(&self) -> usize;
     async fn look(&self);
+    async fn acquire_lanes(&self);
+    fn lanes_held(&self) -> Vec<LaneId>;
     async fn recover(&self) -> Result<(), Fault>;
     async fn verify(&self, request: &PaymentRequest) -> Result<VerifyResponse, FacilitatorError>;
     async fn settle(
@@ -103,6 +105,12 @@ impl<C: Chain> AnyRail for ErasedRail<C> {
     }
     async fn look(&self) {
         self.0.look().await;
+    }
+    async fn acquire_lanes(&self) {
+        self.0.acquire_lanes().await;
+    }
+    fn lanes_held(&self) -> Vec<LaneId> {
+        self.0.lanes_held()
     }
     async fn recover(&self) -> Result<(), Fault> {
         self.0.recover().await
@@ -225,6 +233,7 @@ impl EngineBuilder {
             failure_limits: self.failure_limits,
             events: broadcast::Sender::new(EVENTS_MAX),
             lost_answers: LostAnswers::default(),
+            membership: Arc::clone(&membership),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
@@ -246,6 +255,7 @@ impl EngineBuilder {
         check_names(&rails)?;
         join_all(rails.iter().map(|rail| rail.look())).await;
         for rail in &rails {
+            rail.acquire_lanes().await;
             rail.recover().await?;
         }
         let Services {
@@ -292,6 +302,18 @@ fn check_names(rails: &[Arc<dyn AnyRail>]) -> Result<(), Fault> {
         }
     }
     Ok(())
+}
+
+/// A process among those that use the same journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Replica {
+    /// The process.
+    pub id: ReplicaId,
+    /// How many processes used the journal at the last renewal, this one included.
+    pub members: usize,
+    /// The lanes that this process may send with now, each with its network (CAIP-2).
+    pub lanes: Vec<(String, LaneId)>,
 }
 
 impl Engine {
@@ -417,14 +439,35 @@ impl Engine {
         self.journal.problem()
     }
 
+    /// This process among those that use the same journal.
+    pub fn replica(&self) -> Replica {
+        let lanes = self.rails.iter().flat_map(|rail| {
+            let network = rail.network().id().to_owned();
+            let held = rail.lanes_held().into_iter();
+            held.map(move |lane| (network.clone(), lane))
+        });
+        Replica {
+            id: self.membership.replica(),
+            members: self.members(),
+            lanes: lanes.collect(),
+        }
+    }
+
+    /// How many processes used the journal at the last renewal, this one included.
+    pub fn members(&self) -> usize {
+        self.membership.count()
+    }
+
     /// The number of settlements in progress.
     pub fn in_progress(&self) -> usize {
         self.rails.iter().map(|rail| rail.in_progress()).sum()
     }
 
-    /// Waits until no settlement is in progress, but not longer than `wait`. Then stops the engine.
+    /// Waits until no settlement is in progress, but not longer than `wait`. Then stops the engine,
+    /// and gives what it holds to the other replicas.
     /// Unfinished settlements are in the journal, and the next start resumes them.
     pub async fn shut_down(&self, wait: Duration) {
+        self.membership.retire();
         let deadline = Instant::now() + wait.min(SETTLE_WAIT_MAX);
         while self.in_progress() > 0 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;

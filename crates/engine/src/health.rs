@@ -1,13 +1,19 @@
 //! The health of one network, and whether its clock can be trusted.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
-use quittance_core::{Chain, Clock, Fault, FaultKind, Health, PaymentId, Problem, Scheme, Scope};
+use quittance_core::{
+    Chain, Clock, Fault, FaultKind, Health, LaneId, PaymentId, Problem, Scheme, Scope,
+};
 use tokio::time::Instant;
 use tracing::{error, warn};
 
 use crate::outstanding::Outstanding;
+
+/// How long another program's use of a signer is reported: until an operator has seen it.
+const RIVAL_REPORTED: Duration = Duration::from_secs(3600);
 
 /// Looks at a chain's health and remembers the result.
 pub(crate) struct Monitor<C: Chain> {
@@ -18,6 +24,8 @@ pub(crate) struct Monitor<C: Chain> {
     known: RwLock<Health>,
     /// Settlements in the journal that this program cannot read.
     unreadable: Mutex<BTreeSet<PaymentId>>,
+    /// When another program was last seen to send transactions with a signer.
+    rivals: Mutex<BTreeMap<LaneId, Instant>>,
     /// When the last health check because of the clock began. Locked during such a check.
     looked_at_clock: tokio::sync::Mutex<Option<Instant>>,
 }
@@ -36,6 +44,7 @@ impl<C: Chain> Monitor<C> {
             outstanding,
             known: RwLock::default(),
             unreadable: Mutex::default(),
+            rivals: Mutex::default(),
             looked_at_clock: tokio::sync::Mutex::default(),
         }
     }
@@ -61,6 +70,7 @@ impl<C: Chain> Monitor<C> {
             .problems
             .extend(self.outstanding.stuck(self.chain.lanes()));
         found.problems.extend(self.unreadable_problem());
+        found.problems.extend(self.rival_problems());
         let network = self.chain.network().id();
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let is_new = |problem: &&Problem| !known.problems.contains(problem);
@@ -95,6 +105,29 @@ impl<C: Chain> Monitor<C> {
             error!(settlement = %id, problem, "a settlement in the journal cannot be read");
             metrics::counter!("quittance_unreadable_settlements_total").increment(1);
         }
+    }
+
+    /// Notes that a number of this signer was used by a transaction that the journal does not have.
+    pub(crate) fn note_rival(&self, lane: &LaneId) {
+        self.rivals().insert(lane.clone(), Instant::now());
+    }
+
+    /// The problems of signers that another program uses, too.
+    fn rival_problems(&self) -> Vec<Problem> {
+        let mut rivals = self.rivals();
+        rivals.retain(|_, seen| seen.elapsed() < RIVAL_REPORTED);
+        let problem = |lane: &LaneId| Problem {
+            scope: Scope::Advisory,
+            what: format!(
+                "another program sends transactions with the signer {lane}: give each facilitator \
+                 signers of its own, or all of them one journal"
+            ),
+        };
+        rivals.keys().map(problem).collect()
+    }
+
+    fn rivals(&self) -> MutexGuard<'_, BTreeMap<LaneId, Instant>> {
+        self.rivals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The problem of the skipped settlements, for operators.

@@ -27,6 +27,7 @@ mod health;
 mod in_flight;
 mod job;
 mod lane;
+mod leases;
 mod ledger;
 mod membership;
 mod offline;
@@ -41,7 +42,7 @@ mod timing;
 mod watch;
 mod writer;
 
-pub use engine::{Engine, EngineBuilder, SETTLE_WAIT};
+pub use engine::{Engine, EngineBuilder, Replica, SETTLE_WAIT};
 pub use event::Event;
 pub use failures::FailureLimits;
 pub use health::scheme_problems;

@@ -8,7 +8,9 @@ use quittance_core::{
     Chain, Clock, Fault, LaneId, PaymentId, SchemeState, StateId, Submission, Transaction,
     TransactionId, Watched,
 };
-use quittance_journal::{Ended, Journal, JournalError, Outcome, Settlement, SettlementStep};
+use quittance_journal::{
+    Ended, FencingToken, Journal, JournalError, Outcome, Settlement, SettlementStep,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
@@ -66,17 +68,19 @@ pub(crate) struct JournalWriter {
 }
 
 impl JournalWriter {
-    /// Records a signed transaction. `None` if this process stops first, or if the work belongs to
+    /// Records a signed transaction, with the token of its lane if the signer is one of the
+    /// chain's own. `None` if this process stops first, or if the work belongs to
     /// another replica: then it must not be sent.
     pub(crate) async fn record(
         &self,
         network: &str,
         signed: Transaction,
         settlements: &[SettlementStep],
+        token: Option<FencingToken>,
     ) -> Option<Journaled> {
         self.retry_until_written(|| {
             self.journal
-                .record(network, &signed, settlements, None, self.clock.now())
+                .record(network, &signed, settlements, token, self.clock.now())
         })
         .await?;
         Some(Journaled(signed))
@@ -84,8 +88,12 @@ impl JournalWriter {
 
     /// Withdraws a transaction that a node refused. `None` if this process stops first, or if the
     /// lane belongs to another replica.
-    pub(crate) async fn withdraw(&self, transaction: &TransactionId) -> Option<()> {
-        self.retry_until_written(|| self.journal.withdraw(transaction, None))
+    pub(crate) async fn withdraw(
+        &self,
+        transaction: &TransactionId,
+        token: Option<FencingToken>,
+    ) -> Option<()> {
+        self.retry_until_written(|| self.journal.withdraw(transaction, token))
             .await
     }
 
@@ -103,6 +111,18 @@ impl JournalWriter {
                 .conclude(id, attempt, outcome, state, self.clock.now())
         })
         .await
+    }
+
+    /// Hands a settlement over to another replica. `None` if this process stops first: then its
+    /// membership ends, and others take it up.
+    pub(crate) async fn hand_over(
+        &self,
+        id: &PaymentId,
+        attempt: u32,
+        lane: Option<&LaneId>,
+    ) -> Option<bool> {
+        self.retry_until_written(|| self.journal.hand_over(id, attempt, lane))
+            .await
     }
 
     /// Marks settlements as final. A mark that is not written is set later, when the settlement is

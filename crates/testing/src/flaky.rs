@@ -130,6 +130,36 @@ pub struct Failing {
     pub list_takes: AtomicU64,
     /// When the process ends.
     pub crash: Crash,
+    /// When the process is stopped for a while.
+    pub pause: Pause,
+}
+
+/// Stops the process at a write for a while, as SIGSTOP does: the thread sleeps, so an engine must
+/// have a runtime with one thread of its own.
+#[derive(Debug, Default)]
+pub struct Pause(OnceLock<(JournalWrite, bool, Duration)>, AtomicBool);
+
+impl Pause {
+    /// Plans a pause of this duration at the first write of this kind: after it if `is_written`,
+    /// else before it. Only the first plan counts.
+    pub fn plan(&self, write: JournalWrite, is_written: bool, duration: Duration) {
+        // A second plan is ignored.
+        let _ = self.0.set((write, is_written, duration));
+    }
+
+    /// Whether the process is stopped, or was.
+    pub fn has_begun(&self) -> bool {
+        self.1.load(Ordering::SeqCst)
+    }
+
+    fn reach(&self, write: JournalWrite, is_written: bool) {
+        let Some((at, after, duration)) = self.0.get() else {
+            return;
+        };
+        if (*at, *after) == (write, is_written) && !self.1.swap(true, Ordering::SeqCst) {
+            std::thread::sleep(*duration);
+        }
+    }
 }
 
 impl Failing {
@@ -142,7 +172,9 @@ impl Failing {
     ) -> Result<T, E> {
         is_full(full)?;
         let number = self.crash.before(write)?;
+        self.pause.reach(write, false);
         let result = result.await?;
+        self.pause.reach(write, true);
         self.crash.reach(write, number, true)?;
         Ok(result)
     }

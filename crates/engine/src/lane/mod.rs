@@ -7,6 +7,9 @@
 //! node. Until then, the next batch gets the same number. On chains without sequence numbers each
 //! batch gets a number of its own, and unused numbers do no harm.
 //!
+//! Only the holder of the lane's lease sends in it. The lease is checked right before a transaction
+//! is signed, and its token in the write that records the transaction.
+//!
 //! A transaction that another party has signed has no lane here. It is relayed as it is.
 
 mod relay;
@@ -21,6 +24,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use quittance_core::{Chain, Fault, FaultKind, LaneId};
+use quittance_journal::FencingToken;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tracing::error;
@@ -58,6 +62,8 @@ pub(crate) struct Worker<C: Chain> {
     held: Turns<Ready<C>>,
     /// The next sequence number, if it is known.
     next_sequence: Option<u64>,
+    /// The tenure of the lane's lease that the number is known for.
+    tenure: Option<FencingToken>,
     jumps: Jumps,
     /// Whether the chain has sequence numbers. Assumed until the chain says otherwise.
     is_sequential: bool,
@@ -78,6 +84,7 @@ pub(crate) fn new<C: Chain>(id: LaneId) -> (Lane<C>, Worker<C>) {
         waiting,
         held: Turns::default(),
         next_sequence: None,
+        tenure: None,
         jumps: Jumps::default(),
         is_sequential: true,
     };
@@ -183,13 +190,21 @@ impl<C: Chain> Worker<C> {
         if batch.is_empty() {
             return;
         }
+        let Some(token) = context.leases.token_to_send(&self.id) else {
+            return send::find_other_lane(context, batch);
+        };
+        // Another replica may have used the lane in between.
+        if self.tenure != Some(token) {
+            self.tenure = Some(token);
+            self.next_sequence = None;
+        }
         let sequence = match self.sequence(context).await {
             Ok(sequence) => sequence,
             Err(fault) => return context.release_all(batch, fault).await,
         };
         // Reserve before anything waits: the number counts as outstanding from now on.
         let reserved = context.outstanding.reserve(&self.id, sequence);
-        let sent = send::send(Arc::clone(context), reserved, batch);
+        let sent = send::send(Arc::clone(context), reserved, token, batch);
         if self.is_sequential {
             self.next_sequence = sent.await;
             return;

@@ -28,8 +28,8 @@ pub(crate) async fn relay<C: Chain>(
         return;
     }
     let id = signed.id.clone();
-    match record(&context, &batch, signed).await {
-        Some(journaled) => drop(submit(&context, batch, journaled).await),
+    match record(&context, &batch, signed, None).await {
+        Some(journaled) => drop(submit(&context, batch, journaled, None).await),
         None => warn!(transaction = %id, "not sent: the journal has no record of it"),
     }
 }

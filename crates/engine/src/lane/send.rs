@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use quittance_core::{Chain, Fault, FaultKind, LaneId, Reason, Submission, Transaction};
-use quittance_journal::SettlementStep;
+use quittance_journal::{FencingToken, SettlementStep};
 use tracing::{debug, warn};
 
 use crate::context::{Context, Returned};
@@ -17,9 +17,15 @@ use crate::writer::Journaled;
 pub(super) async fn send<C: Chain>(
     context: Arc<Context<C>>,
     reserved: SendGuard<C>,
+    token: FencingToken,
     batch: Vec<Ready<C>>,
 ) -> Option<u64> {
     let (lane, sequence) = &reserved.key;
+    // Time has passed since the lane was chosen, and the number is reserved only now.
+    if context.leases.token_to_send(lane) != Some(token) {
+        find_other_lane(&context, batch);
+        return None;
+    }
     let actions: Vec<&C::Action> = batch.iter().map(|ready| &ready.action).collect();
     let signed = match context.chain.prepare(lane, *sequence, &actions).await {
         Ok(signed) => signed,
@@ -28,17 +34,25 @@ pub(super) async fn send<C: Chain>(
             return Some(*sequence);
         }
     };
-    let Some(journaled) = record(&context, &batch, signed).await else {
-        return Some(*sequence);
-    };
-    submit(&context, batch, journaled).await
+    let token = Some(token);
+    let journaled = record(&context, &batch, signed, token).await?;
+    submit(&context, batch, journaled, token).await
 }
 
-/// Records a signed transaction for the settlements of a batch. `None` if this process stops first.
+/// Hands jobs back that this process cannot send in their lane any more.
+pub(super) fn find_other_lane<C: Chain>(context: &Context<C>, batch: Vec<Ready<C>>) {
+    for Ready { job, .. } in batch {
+        context.hand_back(Returned::Resume(job));
+    }
+}
+
+/// Records a signed transaction for the settlements of a batch. `None` if this process stops first,
+/// or if the lane or a settlement belongs to another replica.
 pub(super) async fn record<C: Chain>(
     context: &Context<C>,
     batch: &[Ready<C>],
     signed: Transaction,
+    token: Option<FencingToken>,
 ) -> Option<Journaled> {
     let step = |ready: &Ready<C>| SettlementStep {
         settlement: ready.job.id(),
@@ -46,7 +60,7 @@ pub(super) async fn record<C: Chain>(
     };
     let steps: Vec<SettlementStep> = batch.iter().map(step).collect();
     let network = context.network();
-    context.writer.record(network, signed, &steps).await
+    context.writer.record(network, signed, &steps, token).await
 }
 
 /// Sends a recorded transaction. Returns the next sequence number of its signer, if it is known
@@ -55,6 +69,7 @@ pub(super) async fn submit<C: Chain>(
     context: &Arc<Context<C>>,
     batch: Vec<Ready<C>>,
     journaled: Journaled,
+    token: Option<FencingToken>,
 ) -> Option<u64> {
     let report = |progress: &Progress| {
         batch
@@ -72,7 +87,7 @@ pub(super) async fn submit<C: Chain>(
         .record(batch.len() as f64);
     if let Submission::Refused(fault) = submission {
         report(&Progress::Waiting);
-        if context.writer.withdraw(&id).await.is_some() {
+        if context.writer.withdraw(&id, token).await.is_some() {
             context.release_all(batch, fault).await;
         }
         return Some(sequence);
@@ -83,6 +98,7 @@ pub(super) async fn submit<C: Chain>(
         Submission::SequenceUsed => {
             if context.is_own(&lane) {
                 warn!(%lane, sequence, "another program sends transactions with this signer");
+                context.health.note_rival(&lane);
             }
             None
         }

@@ -1,6 +1,7 @@
 //! The answer to /settle: waiting for a settlement, and reporting its outcome.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use quittance_core::json::Object;
 use quittance_core::wire::SettleResponse;
@@ -19,6 +20,14 @@ use super::decoded::VerifyError;
 use super::lost_answers::SuccessReport;
 use super::{Permit, Rail};
 use crate::in_flight::Progress;
+
+/// The first pause before the journal is asked again about a settlement of another replica: a small
+/// part of the time between two blocks.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(50);
+
+/// The longest pause between later questions. A caller notices half a second, and the database
+/// notices ten thousand callers.
+const FOLLOW_PAUSE_MAX: Duration = Duration::from_millis(500);
 
 impl<C: Chain> Rail<C> {
     /// The answer to /settle.
@@ -76,7 +85,10 @@ impl<C: Chain> Rail<C> {
             } => (id, payer, attempt, follow),
         };
         let progress = match follow {
-            Follow::InFlight(progress) => wait_for_end(progress, deadline).await,
+            Follow::InFlight(progress) => self.wait(progress, (id, attempt), deadline).await?,
+            Follow::Journal(settlement) if self.is_elsewhere(&settlement) => {
+                self.wait_elsewhere((id, attempt), deadline).await?
+            }
             Follow::Journal(settlement) => progress_of(&settlement),
         };
         let response = match progress {
@@ -96,6 +108,63 @@ impl<C: Chain> Rail<C> {
             }
         };
         Ok(with_reference(response, &id))
+    }
+
+    /// Whether another replica may work on a settlement.
+    fn is_elsewhere(&self, settlement: &Settlement) -> bool {
+        let me = self.context.leases.membership().replica();
+        settlement.state == State::Open && settlement.owner != Some(me)
+    }
+
+    /// Waits for a task of this process. If the task drops the settlement, another replica works on
+    /// it, and the journal is followed.
+    async fn wait(
+        &self,
+        progress: watch::Receiver<Progress>,
+        settlement: (PaymentId, u32),
+        deadline: Instant,
+    ) -> Result<Progress, Fault> {
+        let reached = wait_for_end(progress, deadline).await;
+        let has_ended = matches!(reached, Progress::Concluded(_) | Progress::Released(_));
+        let is_stopping = self.context.writer.stopping.is_cancelled();
+        match has_ended || is_stopping || Instant::now() >= deadline {
+            true => Ok(reached),
+            false => self.wait_elsewhere(settlement, deadline).await,
+        }
+    }
+
+    /// Waits until the journal has the end of a settlement that another replica works on, or the
+    /// deadline passes. Returns the progress at that moment.
+    async fn wait_elsewhere(
+        &self,
+        (id, attempt): (PaymentId, u32),
+        deadline: Instant,
+    ) -> Result<Progress, Fault> {
+        let (in_flight, mut pause) = (&self.context.in_flight, FOLLOW_PAUSE);
+        loop {
+            // This process may have taken it up.
+            if let Some(progress) = in_flight.follow(&id) {
+                let reached = wait_for_end(progress, deadline).await;
+                if matches!(reached, Progress::Concluded(_) | Progress::Released(_)) {
+                    return Ok(reached);
+                }
+            }
+            let found = self.context.writer.journal.settlement(&id).await?;
+            let reached = match &found {
+                Some(found) if found.attempt == attempt => progress_of(found),
+                // It was released, and another request has claimed it again.
+                _ => return Ok(Progress::Waiting),
+            };
+            let has_ended = matches!(reached, Progress::Concluded(_));
+            if has_ended || Instant::now() + pause > deadline {
+                return Ok(reached);
+            }
+            tokio::select! {
+                () = self.context.writer.stopping.cancelled() => return Ok(reached),
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 3 / 2).min(FOLLOW_PAUSE_MAX);
+        }
     }
 
     /// The answer for a settlement that has ended. The first caller gets success.

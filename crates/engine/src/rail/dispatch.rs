@@ -46,14 +46,16 @@ impl<C: Chain> Rail<C> {
         self.queue(Ready { job, action, step }, sender).await;
     }
 
-    /// Hands a job to a lane, or releases it if no lane can take it. If `sender` is given, only
+    /// Hands a job to a lane, or releases it if no lane can take it. If another replica has the
+    /// lanes that can, hands the job over. If `sender` is given, only
     /// that signer may send it. An action that is a transaction already is relayed.
     pub(super) async fn queue(&self, ready: Ready<C>, sender: Option<LaneId>) {
         if let Some(signed) = self.chain().signed(&ready.action) {
             return self.relay(ready, signed).await;
         }
         let lane = match self.lane_for(sender.as_ref()) {
-            Ok(lane) => lane,
+            Ok(Some(lane)) => lane,
+            Ok(None) => return self.context.hand_over(ready.job, sender.as_ref()).await,
             Err(fault) => return self.context.release(ready.job, fault).await,
         };
         if let Some(Ready { job, .. }) = lane.accept(ready) {
@@ -77,8 +79,14 @@ impl<C: Chain> Rail<C> {
         context.spawn(lane::relay(Arc::clone(context), ready, signed));
     }
 
-    /// The working lane with the fewest waiting settlements. If a signer is named, that lane.
-    fn lane_for(&self, named: Option<&LaneId>) -> Result<&Lane<C>, Fault> {
+    /// Whether new payments may be sent in a lane: this process holds it, and is not draining it.
+    pub(super) fn can_send(&self, lane: &LaneId) -> bool {
+        self.context.leases.token_to_send(lane).is_some()
+    }
+
+    /// The working lane of this process with the fewest waiting settlements. If a signer is named,
+    /// that lane. `None` if working lanes are elsewhere.
+    fn lane_for(&self, named: Option<&LaneId>) -> Result<Option<&Lane<C>>, Fault> {
         if self.lanes.is_empty() {
             let what = "the payment needs a signer of this facilitator, which has none here";
             return Err(Fault::new(FaultKind::Internal, what));
@@ -87,15 +95,18 @@ impl<C: Chain> Rail<C> {
         let is_usable = |lane: &&Lane<C>| {
             named.is_none_or(|named| *named == lane.id) && health.lane_works(&lane.id)
         };
-        let usable = self.lanes.iter().filter(is_usable);
-        let found = usable.min_by_key(|lane| lane.waiting());
-        found.ok_or_else(|| match health.network_works() {
-            true => Fault::new(
-                FaultKind::FacilitatorFunds,
-                "no signer can pay for a transaction",
-            ),
-            false => network_down(),
-        })
+        let usable: Vec<&Lane<C>> = self.lanes.iter().filter(is_usable).collect();
+        if usable.is_empty() {
+            return Err(match health.network_works() {
+                true => Fault::new(
+                    FaultKind::FacilitatorFunds,
+                    "no signer can pay for a transaction",
+                ),
+                false => network_down(),
+            });
+        }
+        let ours = usable.into_iter().filter(|lane| self.can_send(&lane.id));
+        Ok(ours.min_by_key(|lane| lane.waiting()))
     }
 }
 

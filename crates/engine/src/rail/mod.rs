@@ -4,6 +4,7 @@ mod answer;
 mod claim;
 mod decoded;
 mod dispatch;
+mod handed_over;
 mod history;
 mod judge;
 mod lost_answers;
@@ -14,12 +15,13 @@ mod used;
 mod verify;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use quittance_core::wire::SupportedKind;
-use quittance_core::{Chain, Clock, Fault, Health, Scheme};
+use quittance_core::{Chain, Clock, Fault, Health, LaneId, Scheme};
 use quittance_journal::Journal;
-use tokio::sync::{Semaphore, broadcast, mpsc};
+use tokio::sync::{Notify, Semaphore, broadcast, mpsc};
 use tokio::time::{MissedTickBehavior, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -32,7 +34,9 @@ use crate::failures::{FailureLimits, Failures};
 use crate::health::Monitor;
 use crate::in_flight::InFlight;
 use crate::lane::{self, Lane};
+use crate::leases::{self, Leases};
 use crate::ledger::Ledger;
+use crate::membership::Membership;
 use crate::outstanding::Outstanding;
 use crate::policy::Policy;
 use crate::reader::{self, Reads, Statuses};
@@ -98,6 +102,7 @@ pub(crate) struct Services {
     pub(crate) failure_limits: FailureLimits,
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) lost_answers: LostAnswers,
+    pub(crate) membership: Arc<Membership>,
     pub(crate) stopping: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
@@ -132,6 +137,8 @@ impl<C: Chain> Rail<C> {
         context.spawn(watch::run(Arc::clone(&context)));
         context.spawn(Arc::clone(&rail).take_returned(jobs));
         context.spawn(Arc::clone(&rail).maintain());
+        context.spawn(keep_leases(Arc::clone(&context)));
+        context.spawn(Arc::clone(&rail).take_handed_over());
         context.spawn(Arc::clone(&rail).sweep_regularly());
         rail
     }
@@ -149,6 +156,20 @@ impl<C: Chain> Rail<C> {
     /// The chain's health at the last look.
     pub(crate) fn health(&self) -> Health {
         self.context.health.known()
+    }
+
+    /// Acquires this process's share of the lanes. One that cannot be acquired now is acquired
+    /// later.
+    pub(crate) async fn acquire_lanes(&self) {
+        let balanced = self.context.leases.balance(&self.context.outstanding);
+        if let Err(error) = balanced.await {
+            warn!(%error, "the lanes could not be acquired yet");
+        }
+    }
+
+    /// The lanes that this process may send with now.
+    pub(crate) fn lanes_held(&self) -> Vec<LaneId> {
+        self.context.leases.held()
     }
 
     /// Looks at the chain's health.
@@ -219,7 +240,10 @@ impl<C: Chain> Rail<C> {
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut gaps, mut settled) = (GapFiller::default(), SettledPayments::default());
         loop {
-            sweep.tick().await;
+            tokio::select! {
+                _ = sweep.tick() => {}
+                () = self.context.sweep_now.notified() => {}
+            }
             if let Err(fault) = self.sweep(&mut gaps, &mut settled).await {
                 let network = self.context.network();
                 warn!(network, %fault, "the sweep could not be completed");
@@ -228,7 +252,7 @@ impl<C: Chain> Rail<C> {
     }
 
     /// Searches for open settlements without a task, for gaps, and for payments that were taken
-    /// back. Finds nothing unless something went wrong.
+    /// back. Finds nothing unless something went wrong. One replica does the last two for all.
     async fn sweep(
         self: &Arc<Self>,
         gaps: &mut GapFiller,
@@ -237,9 +261,18 @@ impl<C: Chain> Rail<C> {
         self.recover().await?;
         // A gap shows that the chain has taken something back, and perhaps more than the gap.
         let was_taken_back = gaps.search(&self.context).await?;
+        if !self.context.leases.has_duty() {
+            return Ok(());
+        }
         settled.search(&self.context, was_taken_back).await?;
         self.look_after_states().await
     }
+}
+
+/// Keeps this process's share of the lanes. What an earlier holder of a lane left is swept at once.
+async fn keep_leases<C: Chain>(context: Arc<Context<C>>) {
+    let acquired = || context.sweep_now.notify_one();
+    leases::keep(&context.leases, &context.outstanding, acquired).await;
 }
 
 /// The context of a rail.
@@ -269,6 +302,9 @@ fn context<C: Chain>(
         in_flight: InFlight::default(),
         outstanding,
         ledger: Ledger::default(),
+        leases: Leases::new(Arc::clone(&services.membership), &**chain),
+        has_handed_over: AtomicBool::new(false),
+        sweep_now: Notify::new(),
         failures: Failures::new(services.failure_limits),
         relaying: Semaphore::new(lane::RELAYING_MAX),
         events: services.events.clone(),

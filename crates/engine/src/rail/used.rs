@@ -9,7 +9,7 @@
 use quittance_core::{
     Amount, Chain, Effect, Fault, FaultKind, Payment, Reason, Rejection, TransactionId,
 };
-use quittance_journal::{Outcome, Settlement, State};
+use quittance_journal::{Outcome, Settlement, SettlementStep, State};
 use tracing::debug;
 
 use super::Rail;
@@ -71,8 +71,10 @@ impl<C: Chain> Rail<C> {
             );
             return Err(Fault::new(FaultKind::ChainUnavailable, what));
         }
+        // Another replica may have replaced our transaction since `signed` was read.
+        let is_ours = signed.contains(&id) || self.is_made_for(&id, payment).await?;
         Ok(match payment.effect(amount, &found.evidence) {
-            Effect::Transferred(moved) if signed.contains(&id) => UsedBy::Ours(Transferred {
+            Effect::Transferred(moved) if is_ours => UsedBy::Ours(Transferred {
                 transaction: id,
                 amount: moved,
                 evidence: found.evidence,
@@ -96,6 +98,17 @@ impl<C: Chain> Rail<C> {
                 UsedBy::Cancelled(Rejection::new(rejection.reason.clone(), detail))
             }
         })
+    }
+
+    /// Whether the journal has a transaction as made to settle a payment.
+    async fn is_made_for(
+        &self,
+        transaction: &TransactionId,
+        payment: &dyn Payment<C>,
+    ) -> Result<bool, Fault> {
+        let journal = &self.context.writer.journal;
+        let made_for = journal.settlements_of(transaction).await?;
+        Ok(made_for.contains(&SettlementStep::settling(payment.info().id)))
     }
 
     /// Checks a verdict against a payment of which `amount` was required, and of which the journal

@@ -5,7 +5,8 @@
 //! can go missing after its payment was concluded, when the chain is reorganised. Or another
 //! program used the signer, and its transaction was dropped. The transactions that the journal has
 //! for the number are sent again, which also repairs what a reorganisation undid. If the journal
-//! has none, a transaction that does nothing uses up the number.
+//! has none, a transaction that does nothing uses up the number. Only the holder of a lane's lease
+//! searches it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -41,7 +42,7 @@ impl GapFiller {
     ) -> Result<bool, Fault> {
         let before = std::mem::take(&mut self.found);
         let mut was_taken_back = false;
-        for lane in context.chain.lanes() {
+        for lane in &context.leases.held() {
             let Some(gap) = find_gap(context, lane).await? else {
                 continue;
             };

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use quittance_core::{Chain, Fault, LaneId, Reason, Submission, Transaction, Watched};
+use quittance_journal::FencingToken;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -124,14 +125,18 @@ async fn take_step<C: Chain>(context: Arc<Context<C>>, key: SequenceKey, step: N
     let Some((newest, older)) = transactions.as_deref().and_then(<[_]>::split_last) else {
         return;
     };
-    let signed = sign(&context, &sending.key, newest, step).await;
-    let signed = signed.unwrap_or_else(|fault| {
-        warn!(lane = %sending.key.0, %fault, "no replacement could be signed");
-        None
-    });
-    if let Some(signed) = signed {
-        let is_noop = step == NextStep::Cancel;
-        return submit_replacement(&context, &sending, newest, signed, is_noop).await;
+    // Without the lease of its lane, only the old bytes are sent again.
+    if let Some(token) = context.leases.token(&sending.key.0) {
+        let signed = sign(&context, &sending.key, newest, step).await;
+        let signed = signed.unwrap_or_else(|fault| {
+            warn!(lane = %sending.key.0, %fault, "no replacement could be signed");
+            None
+        });
+        if let Some(signed) = signed {
+            let signed = (signed, token);
+            let is_noop = step == NextStep::Cancel;
+            return submit_replacement(&context, &sending, newest, signed, is_noop).await;
+        }
     }
     if step != NextStep::Resubmit {
         context.outstanding.at(&sending.key, |entry| {
@@ -176,7 +181,7 @@ async fn submit_replacement<C: Chain>(
     context: &Context<C>,
     sending: &SendGuard<C>,
     newest: &Journaled,
-    signed: Transaction,
+    (signed, token): (Transaction, FencingToken),
     is_noop: bool,
 ) {
     let replaced = &newest.transaction().id;
@@ -192,7 +197,7 @@ async fn submit_replacement<C: Chain>(
     };
     let recorded = context
         .writer
-        .record(context.network(), signed, &settlements)
+        .record(context.network(), signed, &settlements, Some(token))
         .await;
     let Some(journaled) = recorded else {
         return;
@@ -219,10 +224,14 @@ pub(super) async fn fill_gap<C: Chain>(
     sequence: u64,
 ) -> Result<(), Fault> {
     let sending = context.outstanding.reserve(lane, sequence);
+    let Some(token) = context.leases.token(lane) else {
+        return Ok(());
+    };
     let Some(signed) = context.chain.noop(lane, sequence, None).await? else {
         return Ok(());
     };
-    let recorded = context.writer.record(context.network(), signed, &[]).await;
+    let (network, token) = (context.network(), Some(token));
+    let recorded = context.writer.record(network, signed, &[], token).await;
     let Some(journaled) = recorded else {
         return Ok(());
     };
