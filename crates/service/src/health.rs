@@ -5,7 +5,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use quittance_core::wire::SupportedResponse;
-use quittance_core::{Facilitator, Health, Network, Problem, Scope};
+use quittance_core::{Facilitator, Health, LaneId, Network, Problem, Scope};
+use quittance_engine::Replica;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -26,6 +27,48 @@ pub(crate) struct HealthReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     in_progress: Option<usize>,
+    /// This process among those that use the same journal. Only for callers with a key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    replica: Option<ReplicaReport>,
+}
+
+/// A process among those that use the same journal.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = ReplicaHealth)]
+struct ReplicaReport {
+    /// The identity of the process, new at each start.
+    id: String,
+    /// How many processes use the journal, this one included.
+    members: usize,
+    /// The signers that this process sends transactions with now.
+    lanes: Vec<LaneReport>,
+}
+
+/// A signer on a network.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = LaneHealth)]
+struct LaneReport {
+    /// The CAIP-2 identifier of the network.
+    network: String,
+    /// The signer's address.
+    signer: String,
+}
+
+impl ReplicaReport {
+    fn new(replica: Replica) -> Self {
+        let lane = |(network, lane): (String, LaneId)| LaneReport {
+            network,
+            signer: lane.address().to_owned(),
+        };
+        Self {
+            id: replica.id.to_string(),
+            members: replica.members,
+            lanes: replica.lanes.into_iter().map(lane).collect(),
+        }
+    }
 }
 
 /// `ok`: there is no problem. `degraded`: payments can be settled, and there is a problem. `down`:
@@ -152,6 +195,7 @@ pub(crate) async fn health(
             problem: problem.filter(|_| is_detailed),
         },
         in_progress: is_detailed.then(|| service.engine.in_progress()),
+        replica: is_detailed.then(|| ReplicaReport::new(service.engine.replica())),
     };
     Ok((code, Json(report)).into_response())
 }

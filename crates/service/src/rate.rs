@@ -1,7 +1,12 @@
 //! Rate limits for callers.
+//!
+//! Replicas of one journal share each limit: a request takes as many places from the caller's
+//! bucket as there are replicas. That needs no round trip. A caller whose requests all reach one
+//! replica gets its share of the limit only.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock};
@@ -77,25 +82,33 @@ pub(crate) enum Budget {
 
 /// The callers' buckets. `None` for no limit.
 pub(crate) struct Rates {
-    keys: Option<DefaultKeyedRateLimiter<(Budget, usize)>>,
+    keys: Option<Buckets<(Budget, usize)>>,
     addresses: Option<Addresses>,
+    members: Members,
 }
 
+/// How many replicas share the limits now.
+type Members = Arc<dyn Fn() -> usize + Send + Sync>;
+
 struct Addresses {
-    networks: DefaultKeyedRateLimiter<u64>,
-    sites: DefaultKeyedRateLimiter<u64>,
+    networks: Buckets<u64>,
+    sites: Buckets<u64>,
     secret: RandomState,
 }
 
 impl Rates {
-    pub(crate) fn new(addresses: Option<Rate>, keys: Option<Rate>) -> Self {
+    /// Limits that as many replicas share as `members` says.
+    pub(crate) fn new(addresses: Option<Rate>, keys: Option<Rate>, members: Members) -> Self {
         let addresses = addresses.map(|rate| Addresses {
-            networks: DefaultKeyedRateLimiter::dashmap(rate.quota()),
-            sites: DefaultKeyedRateLimiter::dashmap(rate.of_site().quota()),
+            networks: Buckets::new(rate),
+            sites: Buckets::new(rate.of_site()),
             secret: RandomState::new(),
         });
-        let keys = keys.map(|rate| DefaultKeyedRateLimiter::dashmap(rate.quota()));
-        Self { keys, addresses }
+        Self {
+            keys: keys.map(Buckets::new),
+            addresses,
+            members,
+        }
     }
 
     /// Takes one request from the caller's bucket of this kind.
@@ -103,32 +116,57 @@ impl Rates {
     /// # Errors
     /// How long to wait until the bucket holds a request.
     pub(crate) fn take(&self, caller: Caller, budget: Budget) -> Result<(), Duration> {
+        let members = u32::try_from((self.members)()).unwrap_or(u32::MAX);
+        let members = NonZeroU32::new(members).unwrap_or(NonZeroU32::MIN);
         match (caller, &self.keys, &self.addresses) {
-            (Caller::Key(at), Some(keys), _) => take(keys, &(budget, at)),
-            (Caller::Address(address), _, Some(addresses)) => addresses.take(address, budget),
+            (Caller::Key(at), Some(keys), _) => keys.take(&(budget, at), members),
+            (Caller::Address(address), _, Some(addresses)) => {
+                addresses.take(address, budget, members)
+            }
             _ => Ok(()),
         }
     }
 }
 
 impl Addresses {
-    fn take(&self, address: ClientAddress, budget: Budget) -> Result<(), Duration> {
+    fn take(
+        &self,
+        address: ClientAddress,
+        budget: Budget,
+        members: NonZeroU32,
+    ) -> Result<(), Duration> {
         let bucket = |address: ClientAddress| self.secret.hash_one((budget, address)) % ADDRESSES;
-        take(&self.networks, &bucket(address))?;
+        self.networks.take(&bucket(address), members)?;
         match address.site() {
-            Some(site) => take(&self.sites, &bucket(site)),
+            Some(site) => self.sites.take(&bucket(site), members),
             None => Ok(()),
         }
     }
 }
 
-fn take<K: Hash + Eq + Clone>(
-    buckets: &DefaultKeyedRateLimiter<K>,
-    bucket: &K,
-) -> Result<(), Duration> {
-    buckets
-        .check_key(bucket)
-        .map_err(|until| until.wait_time_from(DefaultClock::default().now()))
+/// The buckets of many callers.
+struct Buckets<K: Hash + Eq + Clone> {
+    limiter: DefaultKeyedRateLimiter<K>,
+    burst: NonZeroU32,
+}
+
+impl<K: Hash + Eq + Clone> Buckets<K> {
+    fn new(rate: Rate) -> Self {
+        Self {
+            limiter: DefaultKeyedRateLimiter::dashmap(rate.quota()),
+            burst: rate.burst,
+        }
+    }
+
+    /// Takes a place for each of the members, but never more than a full bucket has.
+    fn take(&self, bucket: &K, members: NonZeroU32) -> Result<(), Duration> {
+        let places = members.min(self.burst);
+        match self.limiter.check_key_n(bucket, places) {
+            Ok(taken) => taken.map_err(|until| until.wait_time_from(DefaultClock::default().now())),
+            // Not with fewer places than the bucket has.
+            Err(_) => Ok(()),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -140,7 +178,7 @@ mod tests {
             per_minute: NonZeroU32::new(per_minute).unwrap(),
             burst: NonZeroU32::new(burst).unwrap(),
         };
-        Rates::new(Some(rate), Some(rate))
+        Rates::new(Some(rate), Some(rate), Arc::new(|| 1))
     }
 
     fn address(text: &str) -> Caller {
@@ -179,12 +217,28 @@ mod tests {
             let takes = (0..9).filter(|_| rates.take(caller, Budget::Verify).is_ok());
             takes.count()
         };
-        let both = Rates::new(Some(rate(2)), Some(rate(4)));
+        let both = Rates::new(Some(rate(2)), Some(rate(4)), Arc::new(|| 1));
         assert_eq!(passed(&both, Caller::Key(0)), 4);
         assert_eq!(passed(&both, address("192.0.2.1")), 2);
-        let keys_alone = Rates::new(None, Some(rate(4)));
+        let keys_alone = Rates::new(None, Some(rate(4)), Arc::new(|| 1));
         assert_eq!(passed(&keys_alone, Caller::Key(0)), 4);
         assert_eq!(passed(&keys_alone, address("192.0.2.1")), 9);
+    }
+
+    /// With three replicas, each grants a third; and one request passes, however many there are.
+    #[test]
+    fn replicas_share_the_rate_of_a_caller() {
+        for (members, burst, expected) in [(1, 9, 9), (2, 9, 4), (3, 9, 3), (5, 2, 1), (0, 9, 9)] {
+            let rate = Rate {
+                per_minute: NonZeroU32::MIN,
+                burst: NonZeroU32::new(burst).unwrap(),
+            };
+            let rates = Rates::new(Some(rate), Some(rate), Arc::new(move || members));
+            for caller in [Caller::Key(0), address("192.0.2.1")] {
+                let passed = (0..20).filter(|_| rates.take(caller, Budget::Verify).is_ok());
+                assert_eq!(passed.count(), expected, "{members} replicas");
+            }
+        }
     }
 
     #[test]
@@ -204,6 +258,6 @@ mod tests {
             let _ = rates.take(Caller::Address(ClientAddress::new(address)), Budget::Verify);
         }
         let addresses = rates.addresses.unwrap();
-        assert!(addresses.networks.len() as u64 <= ADDRESSES);
+        assert!(addresses.networks.limiter.len() as u64 <= ADDRESSES);
     }
 }

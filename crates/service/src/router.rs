@@ -111,7 +111,11 @@ pub(crate) struct Service {
 
 /// The service, for [`serve`](crate::serve) or for a server of your own.
 pub fn router(engine: Engine, options: ServiceOptions) -> Router {
-    let rates = Rates::new(options.rate, options.key_rate);
+    let members = {
+        let engine = engine.clone();
+        Arc::new(move || engine.members())
+    };
+    let rates = Rates::new(options.rate, options.key_rate, members);
     let gate = Gate::new(options.keys.clone(), rates, options.proxies);
     let networks = engine.health().into_iter().map(|(network, _)| network);
     let service = Service {
