@@ -3,6 +3,8 @@
 
 #[path = "program/channel.rs"]
 mod channel;
+#[path = "program/copies.rs"]
+mod copies;
 #[path = "program/holds.rs"]
 mod holds;
 #[path = "program/reconcile.rs"]

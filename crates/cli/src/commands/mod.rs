@@ -4,6 +4,7 @@ mod acts;
 mod bench;
 mod check;
 mod completions;
+mod journal;
 mod pay;
 mod payments;
 mod reconcile;
@@ -59,6 +60,7 @@ enum Command {
     Holds(states::Holds),
     /// List the channels that a facilitator or a seller keeps the vouchers of.
     Channels(states::Channels),
+    Journal(journal::JournalCommand),
     /// Compare the journal with the chains, and list every difference.
     Reconcile(reconcile::Reconcile),
     /// Print a completion script for a shell.
@@ -101,6 +103,7 @@ impl Invocation {
             Command::RefundHold(refund) => refund.run(families).await,
             Command::Holds(holds) => holds.run(families).await,
             Command::Channels(channels) => channels.run(families).await,
+            Command::Journal(journal) => journal.run(families).await,
             Command::Reconcile(reconcile) => reconcile.run(families).await,
             Command::Completions(completions) => completions.run(families),
             Command::Bench(bench) => bench.run(families).await,
