@@ -1,9 +1,5 @@
 //! One transaction: its rows against its transfers.
 
-use std::collections::BTreeSet;
-
-use quittance_core::Amount;
-
 use crate::booked::{Row, Says};
 use crate::difference::{Difference, Kind};
 use crate::scope::CompareScope;
@@ -57,59 +53,68 @@ struct Judged<'a> {
 
 impl<'a> Judged<'a> {
     /// Matches each row with its transfer. Exact matches come first, so that a row with a wrong
-    /// amount takes no transfer from another row.
+    /// amount takes no transfer from another row. A pruned row takes any transfer of its amount, so
+    /// it comes after those with parties.
     fn match_rows(&mut self, rows: &[Row]) {
-        // A pruned row takes any transfer of its amount, so the others come first.
-        let (whole, pruned): (Vec<&Row>, Vec<&Row>) = rows
-            .iter()
-            .filter(|row| !row.is_held)
-            .partition(|row| !row.payer.is_empty());
-        let direct = || whole.iter().chain(&pruned).copied();
-        let unmatched: Vec<&Row> = direct()
-            .filter(|row| row.says == Says::Moved)
-            .filter(|row| self.take(row, true).is_none())
-            .collect();
-        for row in rows.iter().filter(|row| row.is_held) {
-            self.match_held(row);
-        }
+        let mut ordered: Vec<&Row> = rows.iter().collect();
+        ordered.sort_by_key(|row| (row.is_held, row.payer.is_empty()));
+        let (moved, others): (Vec<&Row>, Vec<&Row>) =
+            ordered.into_iter().partition(|row| row.says == Says::Moved);
+        let is_unmatched = |row: &&Row| match row.is_held {
+            true => !self.match_held(row),
+            false => self.take(row, true).is_none(),
+        };
+        let unmatched: Vec<&Row> = moved.into_iter().filter(is_unmatched).collect();
         for row in unmatched {
-            match self.take(row, false) {
-                Some(transfer) => self.found.push(Difference::of_transfer(
-                    Kind::AmountDiffers,
-                    self.sent,
-                    transfer,
-                    Some(row),
-                    "the parties are the booked ones, and the amount is another one",
-                )),
-                None => self.add_row(row, "the transaction has no such transfer"),
+            match row.is_held {
+                true => self.match_held_otherwise(row),
+                false => self.match_otherwise(row),
             }
         }
-        for row in direct().filter(|row| row.says != Says::Moved) {
-            let Some(transfer) = self.take(row, true) else {
-                continue;
-            };
-            let (kind, detail) = match row.says {
-                Says::MovedElsewhere => {
-                    let detail = "the settlement has settled by another transaction, too";
-                    (Kind::MovedTwice, detail)
-                }
-                Says::Open => {
-                    let detail = "the settlement is open: a facilitator that runs concludes it";
-                    (Kind::MovedNotBooked, detail)
-                }
-                _ => {
-                    let detail = "the settlement ended without a transfer, by the journal";
-                    (Kind::MovedNotBooked, detail)
-                }
-            };
-            let difference = Difference::of_transfer(kind, self.sent, transfer, Some(row), detail);
-            self.found.push(difference);
+        for row in others.into_iter().filter(|row| !row.is_held) {
+            self.match_unmoved(row);
         }
+    }
+
+    /// A row that says that money moved, without its transfer.
+    fn match_otherwise(&mut self, row: &Row) {
+        match self.take(row, false) {
+            Some(transfer) => self.found.push(Difference::of_transfer(
+                Kind::AmountDiffers,
+                self.sent,
+                transfer,
+                Some(row),
+                "the parties are the booked ones, and the amount is another one",
+            )),
+            None => self.add_row(row, "the transaction has no such transfer"),
+        }
+    }
+
+    /// A row that does not say that this transaction moved its money.
+    fn match_unmoved(&mut self, row: &Row) {
+        let Some(transfer) = self.take(row, true) else {
+            return;
+        };
+        let (kind, detail) = match row.says {
+            Says::MovedElsewhere => {
+                let detail = "the settlement has settled by another transaction, too";
+                (Kind::MovedTwice, detail)
+            }
+            Says::Open => {
+                let detail = "the settlement is open: a facilitator that runs concludes it";
+                (Kind::MovedNotBooked, detail)
+            }
+            _ => {
+                let detail = "the settlement ended without a transfer, by the journal";
+                (Kind::MovedNotBooked, detail)
+            }
+        };
+        let difference = Difference::of_transfer(kind, self.sent, transfer, Some(row), detail);
+        self.found.push(difference);
     }
 
     /// The transfer of a row, if it is there and no other row has it.
     fn take(&mut self, row: &Row, exactly: bool) -> Option<&'a Transfer> {
-        let is_party = |booked: &str, seen: &str| booked.is_empty() || booked == seen;
         let is_its = |transfer: &Transfer| {
             transfer.asset.as_deref() == Some(&row.asset)
                 && is_party(&row.payer, &transfer.from)
@@ -120,37 +125,91 @@ impl<'a> Judged<'a> {
         slot.take()
     }
 
-    /// Matches a row whose money a contract holds: its transfers are those that touch a party of
-    /// it, and those that share an account with one of them. Some acts move nothing, such as a
-    /// claim of vouchers. Those that move something move the booked amount into or out of one
-    /// account.
-    fn match_held(&mut self, row: &Row) {
-        let mut accounts: BTreeSet<&str> = [row.payer.as_str(), &row.pay_to].into();
-        let mut own: Vec<&Transfer> = Vec::new();
-        loop {
-            let touches = |transfer: &Transfer| {
-                transfer.asset.as_deref() == Some(&row.asset)
-                    && [&transfer.from, &transfer.to]
-                        .iter()
-                        .any(|account| accounts.contains(account.as_str()))
-            };
-            let slot = self.left.iter_mut().find(|slot| slot.is_some_and(touches));
-            let Some(transfer) = slot.and_then(Option::take) else {
-                break;
-            };
-            own.push(transfer);
-            accounts.extend([transfer.from.as_str(), &transfer.to]);
-        }
-        if row.says == Says::Moved && !own.is_empty() && !has_flow(&accounts, &own, row.amount) {
-            let difference = Difference::of_transfer(
+    /// Matches a row whose money a contract holds with transfers of its amount. Returns whether
+    /// there are some.
+    fn match_held(&mut self, row: &Row) -> bool {
+        let amount = row.amount;
+        let paid = self.take_held(row, |it| {
+            is_party(&row.payer, &it.from) && it.amount == amount
+        });
+        let sources = if let Some(paid) = paid {
+            self.follow(row, &paid.to)
+        } else if let Some(received) =
+            self.take_held(row, |it| arrives(row, it) && it.amount == amount)
+        {
+            vec![received.from.as_str()]
+        } else if let Some(source) = self.take_with_fee(row, None) {
+            vec![source]
+        } else {
+            return false;
+        };
+        // The rest of what was held may return to the payer in the same transaction.
+        let returns = |it: &Transfer| it.to == row.payer && sources.contains(&it.from.as_str());
+        while self.take_held(row, returns).is_some() {}
+        true
+    }
+
+    /// A row whose money a contract holds, without transfers of its amount. Some acts move nothing,
+    /// such as a claim of vouchers. So only a transfer of another amount is a difference.
+    fn match_held_otherwise(&mut self, row: &Row) {
+        let touches = |it: &Transfer| is_party(&row.payer, &it.from) || arrives(row, it);
+        if let Some(other) = self.take_held(row, touches) {
+            self.found.push(Difference::of_transfer(
                 Kind::AmountDiffers,
                 self.sent,
-                own[0],
+                other,
                 Some(row),
-                "no account paid or received the booked amount",
-            );
-            self.found.push(difference);
+                "the contract took or paid another amount than the booked one",
+            ));
         }
+    }
+
+    /// Takes the hops by which an amount goes on from this account: through a collector into the
+    /// contract, or at once to the recipient, less a fee. Returns the accounts on its way.
+    fn follow(&mut self, row: &Row, first: &'a str) -> Vec<&'a str> {
+        let mut accounts = vec![first];
+        while let Some(account) = accounts.last().copied() {
+            let goes_on = |it: &Transfer| it.from == account && it.amount == row.amount;
+            match self.take_held(row, goes_on) {
+                Some(hop) => accounts.push(&hop.to),
+                None => {
+                    self.take_with_fee(row, Some(account));
+                    break;
+                }
+            }
+        }
+        accounts
+    }
+
+    /// Takes a payment to the recipient, and a fee from the same account that completes the amount.
+    /// Returns the account.
+    fn take_with_fee(&mut self, row: &Row, from: Option<&str>) -> Option<&'a str> {
+        let is_asked = |it: &Transfer| from.is_none_or(|from| it.from == from);
+        let is_payment = |it: &&'a Transfer| {
+            let is_its = it.asset.as_deref() == Some(&row.asset);
+            is_its && is_asked(it) && is_party(&row.pay_to, &it.to)
+        };
+        let payments = self.left.iter().flatten().copied().filter(is_payment);
+        let payments: Vec<&'a Transfer> = payments.collect();
+        for payment in payments {
+            let Some(fee) = row.amount.checked_sub(payment.amount) else {
+                continue;
+            };
+            let is_fee = |it: &Transfer| it.from == payment.from && it.amount == fee;
+            if !fee.is_zero() && self.take_held(row, is_fee).is_some() {
+                self.take_held(row, |it| it == payment);
+                return Some(&payment.from);
+            }
+        }
+        None
+    }
+
+    /// The first transfer in the row's asset that fulfils a condition and that no row has.
+    fn take_held(&mut self, row: &Row, is_its: impl Fn(&Transfer) -> bool) -> Option<&'a Transfer> {
+        let is_its =
+            |transfer: &Transfer| transfer.asset.as_deref() == Some(&row.asset) && is_its(transfer);
+        let slot = self.left.iter_mut().find(|slot| slot.is_some_and(is_its))?;
+        slot.take()
     }
 
     fn add_row(&mut self, row: &Row, detail: &'static str) {
@@ -223,16 +282,12 @@ impl<'a> Judged<'a> {
     }
 }
 
-/// Whether one account paid or received this amount in total.
-fn has_flow(accounts: &BTreeSet<&str>, transfers: &[&Transfer], amount: Amount) -> bool {
-    let sum = |is_its: &dyn Fn(&Transfer) -> bool| {
-        let its = transfers.iter().filter(|transfer| is_its(transfer));
-        its.fold(Amount::ZERO, |sum, transfer| {
-            sum.checked_add(transfer.amount).unwrap_or(Amount::MAX)
-        })
-    };
-    accounts.iter().any(|account| {
-        sum(&|transfer| transfer.from == *account) == amount
-            || sum(&|transfer| transfer.to == *account) == amount
-    })
+/// Whether an account is the booked one. A pruned row has none, so any account may be it.
+fn is_party(booked: &str, seen: &str) -> bool {
+    booked.is_empty() || booked == seen
+}
+
+/// Whether a transfer pays the recipient, or pays back the payer.
+fn arrives(row: &Row, transfer: &Transfer) -> bool {
+    is_party(&row.pay_to, &transfer.to) || is_party(&row.payer, &transfer.to)
 }

@@ -333,50 +333,77 @@ fn only_the_compared_blocks_count() {
     }
 }
 
+/// A payment of a payer to a seller, whose money a contract holds.
+fn held(payer: &str, amount: u64) -> Booked {
+    let id = PaymentId::from_parts(&[payer.as_bytes()]);
+    let row = Row::moved(id, payer, "seller", COIN, Amount::from(amount));
+    Booked::row("0x1", row.held(true))
+}
+
+/// The kinds of the differences between these rows and one transaction with these transfers.
+fn held_kinds(rows: Vec<Booked>, moved: &[(&str, &str, u64)]) -> Vec<Kind> {
+    let mut sent = sent("0x1", 1);
+    let transfer = |(from, to, amount): &(&str, &str, u64)| {
+        Transfer::new(COIN, from, to, Amount::from(*amount))
+    };
+    sent.transfers = moved.iter().map(transfer).collect();
+    let found = differences(rows, vec![Seen::Included(sent)]);
+    found.iter().map(|it| it.kind).collect()
+}
+
 /// A contract that holds money stands between the parties.
 #[test]
 fn money_that_a_contract_holds_is_matched_by_its_amount() {
-    let held = |amount: u64| {
-        let row = Row::moved(
-            PaymentId::from_parts(&[b"h"]),
-            "payer",
-            "seller",
-            COIN,
-            Amount::from(amount),
-        );
-        vec![Booked::row("0x1", row.held(true))]
-    };
-    let transfers = |transfers: &[(&str, &str, u64)]| {
-        let mut sent = sent("0x1", 1);
-        let all = transfers.iter();
-        sent.transfers = all
-            .map(|(from, to, amount)| Transfer::new(COIN, from, to, Amount::from(*amount)))
-            .collect();
-        vec![Seen::Included(sent)]
-    };
-    let kinds = |amount, moved: &[_]| -> Vec<Kind> {
-        differences(held(amount), transfers(moved))
-            .iter()
-            .map(|it| it.kind)
-            .collect()
-    };
-    // A deposit by way of a collector, a capture with a fee, a return, and a claim of vouchers.
+    let kinds = |amount, moved: &[_]| held_kinds(vec![held("payer", amount)], moved);
+    let deposit = [("payer", "collector", 7), ("collector", "escrow", 7)];
+    let with_fee = [("escrow", "seller", 6), ("escrow", "fees", 1)];
+    assert_eq!(kinds(7, &deposit), []);
+    assert_eq!(kinds(7, &with_fee), []);
+    // Charged at once: into the contract, and out of it.
+    assert_eq!(kinds(7, &[deposit, with_fee].concat()), []);
+    // A part is captured, and the rest returns.
     assert_eq!(
-        kinds(7, &[("payer", "collector", 7), ("collector", "escrow", 7)]),
-        []
-    );
-    assert_eq!(
-        kinds(7, &[("escrow", "seller", 6), ("escrow", "fees", 1)]),
+        kinds(4, &[("escrow", "seller", 4), ("escrow", "payer", 3)]),
         []
     );
     assert_eq!(kinds(7, &[("escrow", "payer", 7)]), []);
+    // A claim of vouchers moves nothing.
     assert_eq!(kinds(7, &[]), []);
     assert_eq!(kinds(8, &[("escrow", "payer", 7)]), [Kind::AmountDiffers]);
+    assert_eq!(kinds(8, &deposit)[0], Kind::AmountDiffers);
     let stranger = ("stranger", "other", 7);
     assert_eq!(
         kinds(7, &[("escrow", "payer", 7), stranger]),
         [Kind::MovedNotBooked]
     );
+}
+
+/// Deposits of several payers share a transaction, and the same contract gets all of them.
+#[test]
+fn held_payments_in_one_transaction_are_distinguished() {
+    let moved = [("a", "escrow", 7), ("b", "escrow", 7), ("c", "escrow", 9)];
+    let rows = || vec![held("a", 7), held("b", 7), held("c", 9)];
+    assert_eq!(held_kinds(rows(), &moved), []);
+    for deleted in 0..3 {
+        let mut rows = rows();
+        rows.remove(deleted);
+        assert_eq!(
+            held_kinds(rows, &moved),
+            [Kind::MovedNotBooked],
+            "{deleted}"
+        );
+    }
+    let altered = vec![held("a", 7), held("b", 8), held("c", 9)];
+    assert_eq!(held_kinds(altered, &moved), [Kind::AmountDiffers]);
+    // The row with a wrong amount takes no transfer from a later row.
+    let captured = [("escrow", "seller", 7), ("escrow", "seller", 5)];
+    let altered = vec![held("a", 9), held("b", 7)];
+    assert_eq!(held_kinds(altered, &captured), [Kind::AmountDiffers]);
+    // A pruned row is matched last, by its amount.
+    let mut pruned = rows();
+    let row = pruned[0].row.as_mut().unwrap();
+    (row.payer, row.pay_to) = (String::new(), String::new());
+    assert_eq!(held_kinds(pruned, &moved), []);
 }
 
 /// A pruned row has no parties, and takes no transfer from a row that has some.
