@@ -144,6 +144,17 @@ impl EvmLedger {
         })
     }
 
+    /// How many transactions the signer has sent up to this block, or up to a later one if the
+    /// nodes have no state of this one. Returns the block, too. What later blocks have is found as well,
+    /// and the comparison leaves it out.
+    async fn count_since(&self, signer: &LaneId, block: u64) -> Result<(u64, u64), Fault> {
+        if let Ok(count) = self.count(signer, BlockId::number(block)).await {
+            return Ok((block, count));
+        }
+        let newest = self.head(BlockNumberOrTag::Latest).await?.number.to();
+        Ok((newest, self.count(signer, BlockId::number(newest)).await?))
+    }
+
     /// The transactions of these ids, at most [`LOOKED_UP`] of them.
     async fn look_up_some(
         &self,
@@ -359,8 +370,8 @@ impl Ledger for EvmLedger {
             Some(before) => self.count(lane, BlockId::number(before)).await?,
             None => 0,
         };
-        let after = self.count(lane, BlockId::number(last)).await?;
-        let mut gaps = gaps(blocks, before..after, known);
+        let (last, after) = self.count_since(lane, last).await?;
+        let mut gaps = gaps(&(first..=last), before..after, known);
         while let Some(gap) = gaps.pop() {
             if gap.nonces.is_empty() {
                 continue;
