@@ -253,6 +253,18 @@ async fn a_fault_of_one_payee_stops_no_other_and_is_reported() {
     assert_eq!(shop.behind.claimed_rows(), [1, 2, 1]);
 }
 
+/// A seller with more channels than one claim has rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_of_one_claim_stops_no_other_of_its_payee() {
+    let shop = Seller::new().await;
+    let charged = (0..=100).map(|_| shop.charged(seller()));
+    try_join_all(charged).await.unwrap();
+    shop.behind.next(&[Answer::Fault]);
+    shop.channels.claim_all().await.unwrap_err();
+    assert_eq!(shop.behind.claimed_rows(), [100, 1]);
+    assert_eq!(*shop.behind.paid.lock().unwrap(), [seller()]);
+}
+
 /// A claim may be too long for another facilitator, by its own limits.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_that_the_facilitator_cannot_read_is_split() {
@@ -357,6 +369,28 @@ async fn a_hold_does_not_make_an_old_book_true() {
     assert_eq!(*shop.behind.verified.lock().unwrap(), 1);
     // What was charged before is claimed at once.
     assert_eq!(shop.channels.upkeep().await.unwrap().claimed, 1);
+}
+
+/// Otherwise its channel would serve nothing until the hold runs out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_refused_at_its_settlement_frees_its_channel() {
+    let shop = Seller::new().await;
+    let channel = shop.charged(seller()).await.unwrap();
+    let next = voucher(&channel, 2 * PRICE_UNITS);
+    let held = shop.verify(&channel, &next).await.unwrap();
+    let asked = request(&held, &channel.requirements());
+    let too_much = asked.charging((2 * PRICE).into()).unwrap();
+    let answer = shop.channels.settle(&too_much).await.unwrap();
+    let reason = reason::CHARGE_EXCEEDS_SIGNED_CUMULATIVE;
+    assert_eq!(answer.error_reason.as_deref(), Some(reason.code()));
+    // Another voucher is judged by the book, and does not wait.
+    let odd = voucher(&channel, 3 * PRICE_UNITS);
+    let reason = reason::CUMULATIVE_AMOUNT_MISMATCH;
+    assert_eq!(
+        shop.verify(&channel, &odd).await.unwrap_err(),
+        reason.code()
+    );
+    assert!(shop.verify(&channel, &next).await.is_ok());
 }
 
 /// The buyer sends the same request again, and need not wait for the end of the hold.

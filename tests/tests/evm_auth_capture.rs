@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use alloy::primitives::{Address, B256, U256};
 use alloy::signers::local::PrivateKeySigner;
@@ -11,8 +12,8 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use quittance_core::wire::SettleResponse;
 use quittance_core::{
-    Amount, Clock, Facilitator, FacilitatorError, Observed, PaymentRequest, Reason, RequestCaller,
-    Scheme, SchemeState, StateStore, SystemClock,
+    Amount, Clock, Facilitator, FacilitatorError, FaultKind, Observed, PaymentRequest, Reason,
+    RequestCaller, Scheme, SchemeState, StateStore, SystemClock,
 };
 use quittance_devnet::{Account, Evm as Local, USDC};
 use quittance_engine::{Engine, EngineBuilder};
@@ -682,20 +683,48 @@ async fn permits_beyond_the_allowance_cost_no_gas() {
 async fn charges_beyond_the_balance_cost_no_gas() {
     let setting = Setting::start().await;
     let engine = engine(&setting).await;
-    let payer = setting.payer_with(199).await;
-    let charge = |_| {
-        let hold = Hold::of(&payer, 100).with_extra("paymentFlow", json!("authorization"));
-        hold.charge(10)
-    };
-    let requests = [0, 1].map(charge);
     let signer = Setting::signers()[0].address;
-    let before = setting.sent(signer).await;
-    let settled = join_all(requests.iter().map(|request| engine.settle(request))).await;
     let success = |answer: &Result<SettleResponse, FacilitatorError>| {
         answer.as_ref().is_ok_and(|it| it.success)
     };
-    assert_eq!(settled.iter().filter(|answer| success(answer)).count(), 1);
-    assert_eq!(setting.sent(signer).await - before, 1);
+    // The required amount is the price, or what is charged of it.
+    for required in [100_u64, 10] {
+        let payer = setting.payer_with(199).await;
+        let charge = |_| {
+            let hold = Hold::of(&payer, 100).with_extra("paymentFlow", json!("authorization"));
+            hold.charge(10).charging(required.into()).unwrap()
+        };
+        let requests = [0, 1].map(charge);
+        let before = setting.sent(signer).await;
+        let settled = join_all(requests.iter().map(|request| engine.settle(request))).await;
+        assert_eq!(settled.iter().filter(|answer| success(answer)).count(), 1);
+        assert_eq!(setting.sent(signer).await - before, 1);
+    }
+}
+
+/// While a charge is open, another one that does not fit beside it is not called valid: nor by the
+/// next process.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_charge_is_verified_beside_what_an_open_one_authorizes() {
+    let setting = Setting::start().await;
+    let first = engine(&setting).await;
+    let payer = setting.payer_with(199).await;
+    let charge = || Hold::of(&payer, 100).charged().charge(10);
+    let is_busy = async |engine: &Engine| match engine.verify(&charge()).await {
+        Err(FacilitatorError::Fault(fault)) => fault.kind == FaultKind::Busy,
+        _ => false,
+    };
+    setting.hold().await;
+    let open = charge().charging(10_u64.into()).unwrap();
+    let answer = first.settle(&open).await.unwrap();
+    assert!(answer.is_pending(), "{answer:?}");
+    assert!(is_busy(&first).await);
+    first.shut_down(Duration::ZERO).await;
+    drop(first);
+    let second = engine(&setting).await;
+    assert!(is_busy(&second).await);
+    setting.go_on().await;
+    settled(&second, &open).await;
 }
 
 /// A payer settled its own payment first, with a key of its own at the facilitator. The seller

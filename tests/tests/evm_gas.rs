@@ -19,10 +19,12 @@ use quittance_core::{
 };
 use quittance_devnet::{Account, Evm as Local, Mining, USDC};
 use quittance_engine::{Engine, EngineBuilder, Timing};
+use quittance_evm::auth_capture::{self, AuthCapture};
 use quittance_evm::{Evm, Exact, ExactPayer, reason};
 use quittance_tests::contracts::hostile;
 use quittance_tests::engine;
 use quittance_tests::evm::{PRICE, Setting};
+use quittance_tests::holds::Hold;
 use quittance_tests::proxy::Fate;
 use quittance_tests::until;
 use serde_json::{Value, json};
@@ -160,6 +162,36 @@ async fn a_wallet_that_agrees_only_until_the_next_block_is_not_sent() {
     assert_eq!(setting.node.calls("eth_sendRawTransaction"), sent_before);
     let tail = U256::from(newest + 1000).abi_encode();
     let lasting = payment(wallet, &buyer.signer, in_a_minute(), &tail);
+    assert!(engine.settle(&lasting).await.unwrap().success);
+}
+
+/// The same for a payment that is held.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wallet_that_agrees_until_the_next_block_holds_nothing() {
+    let setting = Setting::start().await;
+    let buyer = Setting::buyer();
+    let address = wallet(&setting, "WalletUntilBlock", buyer.address).await;
+    let payer = Account { address, ..buyer };
+    let evm = Evm::new(setting.config()).unwrap();
+    let scheme = Arc::new(AuthCapture::new(&evm));
+    let builder = setting.builder().await.chain(evm, vec![scheme]);
+    let engine = builder.start().await.unwrap();
+    let until_block = |last: u64| {
+        let hold = Hold::of(&payer, 100);
+        let mut payload = hold.payload();
+        let signature = payload["signature"].as_str().unwrap();
+        let tail = alloy::hex::encode(U256::from(last).abi_encode());
+        payload["signature"] = json!(format!("{signature}{tail}"));
+        hold.request(&payload)
+    };
+    let sent_before = setting.node.calls("eth_sendRawTransaction");
+    let (newest, _) = head(&setting).await;
+    for last in [newest, newest + 1] {
+        let refused = refusal(&engine, &until_block(last)).await;
+        assert_eq!(refused, auth_capture::reason::SIGNATURE.code());
+    }
+    assert_eq!(setting.node.calls("eth_sendRawTransaction"), sent_before);
+    let lasting = until_block(newest + 1000);
     assert!(engine.settle(&lasting).await.unwrap().success);
 }
 

@@ -10,7 +10,9 @@ use quittance_core::{
     PaymentId, PaymentInfo, PaymentRequest, Plan, Refusal, Rejection, Scheme, SignatureClaim,
     Timestamp,
 };
-use quittance_engine::{Engine, Event, FAILURES_MAX, Outcome, RETRY_PAUSE, Settlement, State};
+use quittance_engine::{
+    Engine, Event, FAILURES_MAX, FailureLimits, Outcome, RETRY_PAUSE, Settlement, State,
+};
 use quittance_testing::until;
 use quittance_testing::world::{
     Environment, Evidence, PRICE, Search, SimulatedChain, SimulatedExact, Transfer, USD, World,
@@ -217,6 +219,32 @@ async fn a_capture_that_fails_waits_longer_and_is_never_given_up() {
         succeeds(&engine_now, &request).await;
     }
     assert_eq!(setting.received(), Amount::from(PRICE));
+}
+
+/// The limits are for payers that cost gas. Here the money was taken before, and would be stranded.
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_of_a_payer_stop_no_capture() {
+    let setting = Environment::new();
+    let chain = setting.world.chain();
+    let scheme = Arc::new(Captures(SimulatedExact::new(&chain)));
+    let builder = setting.builder().await.chain(chain, vec![scheme]);
+    let builder = builder.failure_limits(FailureLimits::new(1, 1));
+    let engine = builder.start().await.unwrap();
+    let request = capture(&setting).await;
+    setting.world.includes_at_once(false);
+    assert!(engine.settle(&request).await.unwrap().is_pending());
+    set_balance(&setting, 0);
+    setting.world.includes_at_once(true);
+    until("the capture failed", || async {
+        settlement(&setting, &engine, &request).await.failures == 1
+    })
+    .await;
+    set_balance(&setting, 2 * PRICE);
+    // The same one after its pause, and another one of its payer.
+    setting.world.clock().advance(RETRY_PAUSE);
+    succeeds(&engine, &request).await;
+    succeeds(&engine, &capture(&setting).await).await;
+    assert_eq!(setting.received(), Amount::from(2 * PRICE));
 }
 
 /// Success was reported, and the chain took the capture back while it could not be repeated. The

@@ -95,15 +95,12 @@ impl Parts {
                     return Ok(payment.charged(network, amount, &known.book));
                 }
                 // The payer may have announced a withdrawal while its request was served for long.
-                Some(known) if self.has_hold(payment) && known.book.is_fresh(now) => {
-                    match payment.check_book(&known.book, now) {
-                        Ok(()) => known,
-                        Err(_) if known.is_cached => {
-                            self.books.forget(&id);
-                            continue;
-                        }
-                        Err(rejection) => return Err(rejection.into()),
-                    }
+                Some(known)
+                    if self.has_hold(payment)
+                        && known.book.is_fresh(now)
+                        && payment.check_book(&known.book, now).is_ok() =>
+                {
+                    known
                 }
                 _ => self.judge(request, payment, by_key, now).await?,
             };
