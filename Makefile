@@ -23,9 +23,10 @@ interop: $(DEVNET)/$(INSTALLED) $(INTEROP)/$(INSTALLED) $(INTEROP)/v1/$(INSTALLE
 soak: $(DEVNET)/$(INSTALLED)
 	QUITTANCE_SOAK=200 cargo test -p quittance-tests --locked --test engine_faults in_any_schedule -- --nocapture
 
-# Each fault of quittance-testing planted in the real chains and schemes: about twenty minutes. Outside the gate.
+# Each fault of quittance-testing planted in the real chains and schemes: some minutes for each. Outside the gate.
 mutations: $(DEVNET)/$(INSTALLED)
-	cargo test -p quittance-tests --locked --no-fail-fast --test evm_exact --test evm_permit2 --test evm_chain \
+	cargo test -p quittance-tests --locked --no-fail-fast --test evm_exact --test evm_permit2 --test evm_delegation \
+		--test evm_upto --test evm_sponsored --test evm_channels --test evm_auth_capture --test evm_chain \
 		--test solana_chain --test solana_exact planted_faults_are_caught -- --ignored --nocapture --test-threads 1
 
 # Made-up signatures by four payers against libsecp256k1's verdicts, steered by what code they reach. Outside the gate.
