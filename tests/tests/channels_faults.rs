@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use alloy::primitives::{Address, B256};
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use quittance_core::json::Object;
 use quittance_core::wire::{SettleResponse, SupportedResponse, VerifyResponse};
 use quittance_core::{
@@ -51,6 +52,10 @@ struct Behind {
     answers: Mutex<VecDeque<Answer>>,
     /// Whether it cannot read claims of several rows.
     reads_one_row: Mutex<bool>,
+    /// The channel whose claims it never answers.
+    fails_on: Mutex<Option<B256>>,
+    /// Whether it answers nothing.
+    is_down: Mutex<bool>,
     claims: Mutex<Vec<Vec<ClaimRow>>>,
     paid: Mutex<Vec<Address>>,
     /// When the payers have announced a withdrawal.
@@ -77,6 +82,10 @@ impl Behind {
     }
 }
 
+fn no_answer() -> FacilitatorError {
+    Fault::new(FaultKind::FacilitatorUnreachable, "no answer").into()
+}
+
 fn id_of(config: &ChannelConfig) -> B256 {
     config.id(&domain_separator(84_532))
 }
@@ -96,12 +105,14 @@ impl Facilitator for Behind {
     async fn settle(&self, request: &PaymentRequest) -> Result<SettleResponse, FacilitatorError> {
         let payload = Value::Object(request.payload.tree());
         let mut response = SettleResponse::settled(NETWORK, None, "0x1");
-        let mut is_readable = true;
+        let (mut is_readable, mut is_down) = (true, *self.is_down.lock().unwrap());
         match payload["type"].as_str().unwrap() {
             "claim" => {
                 let rows: Vec<ClaimRow> =
                     serde_json::from_value(payload["claims"].clone()).unwrap();
                 is_readable = rows.len() == 1 || !*self.reads_one_row.lock().unwrap();
+                let fails_on = *self.fails_on.lock().unwrap();
+                is_down |= rows.iter().any(|row| Some(id_of(&row.config)) == fails_on);
                 self.claims.lock().unwrap().push(rows);
             }
             "settle" => {
@@ -117,6 +128,7 @@ impl Facilitator for Behind {
         }
         let answer = self.answers.lock().unwrap().pop_front();
         match answer.unwrap_or(Answer::Success) {
+            _ if is_down => Err(no_answer()),
             _ if !is_readable => Err(Malformed::new("claims", "too many").into()),
             Answer::Success => Ok(response),
             Answer::Pending => {
@@ -124,12 +136,15 @@ impl Facilitator for Behind {
                 Ok(SettleResponse::failed(NETWORK, &rejection, None, "0x1"))
             }
             Answer::Malformed => Err(Malformed::new("body", "not understood").into()),
-            Answer::Fault => Err(Fault::new(FaultKind::FacilitatorUnreachable, "no answer").into()),
+            Answer::Fault => Err(no_answer()),
         }
     }
 
     async fn supported(&self) -> Result<SupportedResponse, FacilitatorError> {
-        Ok(SupportedResponse::new(Vec::new()))
+        match *self.is_down.lock().unwrap() {
+            true => Err(no_answer()),
+            false => Ok(SupportedResponse::new(Vec::new())),
+        }
     }
 }
 
@@ -265,6 +280,52 @@ async fn a_fault_of_one_claim_stops_no_other_of_its_payee() {
     assert_eq!(*shop.behind.paid.lock().unwrap(), [seller()]);
 }
 
+/// The claim with it was asked for again and again as a whole, and none of its channels was paid.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_the_facilitator_never_answers_is_found() {
+    let shop = Seller::new().await;
+    for _ in 0..7 {
+        shop.charged(seller()).await.unwrap();
+    }
+    let odd = shop.charged(seller()).await.unwrap();
+    *shop.behind.fails_on.lock().unwrap() = Some(odd.id());
+    // A hundred rows, halved seven times.
+    for _ in 0..8 {
+        shop.channels.claim_all().await.unwrap_err();
+        shop.clock.advance(61);
+    }
+    let claims = shop.behind.claimed_rows();
+    assert_eq!(
+        (claims.first(), claims.last()),
+        (Some(&8), Some(&1)),
+        "{claims:?}"
+    );
+    *shop.behind.fails_on.lock().unwrap() = None;
+    let report = shop.channels.claim_all().await.unwrap();
+    assert_eq!(
+        (report.claimed, report.failed),
+        (1, 0),
+        "the others were claimed"
+    );
+}
+
+/// Otherwise each channel would be claimed alone after an outage.
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_are_not_split_while_the_facilitator_is_down() {
+    let shop = Seller::new().await;
+    for _ in 0..4 {
+        shop.charged(seller()).await.unwrap();
+    }
+    *shop.behind.is_down.lock().unwrap() = true;
+    for _ in 0..8 {
+        shop.channels.claim_all().await.unwrap_err();
+        shop.clock.advance(61);
+    }
+    *shop.behind.is_down.lock().unwrap() = false;
+    assert_eq!(shop.channels.claim_all().await.unwrap().claimed, 4);
+    assert_eq!(shop.behind.claimed_rows(), [4; 9]);
+}
+
 /// A claim may be too long for another facilitator, by its own limits.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_that_the_facilitator_cannot_read_is_split() {
@@ -287,8 +348,9 @@ async fn a_claim_that_the_facilitator_cannot_read_is_split() {
 async fn more_channels_than_one_reading_has_are_claimed_at_once() {
     for is_at_once in [true, false] {
         let shop = Seller::new().await;
-        let charged = (0..MANY).map(|_| shop.charged(seller()));
-        try_join_all(charged).await.unwrap();
+        let charged = stream::iter(0..MANY).map(|_| shop.charged(seller()));
+        let charged: Vec<_> = charged.buffer_unordered(64).try_collect().await.unwrap();
+        assert_eq!(charged.len(), MANY);
         let report = if is_at_once {
             shop.channels.claim_all().await
         } else {

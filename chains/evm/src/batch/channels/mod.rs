@@ -31,6 +31,7 @@ use self::books::{Books, KnownBook};
 use self::holds::Holds;
 use self::payment::{ChannelPayment, Purpose, corrected};
 pub use self::task::UpkeepTask;
+use self::upkeep::Doubts;
 pub use self::upkeep::UpkeepReport;
 use super::NAME;
 use super::book::{ChannelBook, ClaimRules};
@@ -84,6 +85,7 @@ struct Parts {
     verifier: Arc<dyn SignatureVerifier>,
     authority: Authority,
     holds: Holds,
+    doubts: Doubts,
     rules: ClaimRules,
     /// Whether channels may leave their vouchers to their payers' accounts.
     contract_payers: bool,
@@ -128,6 +130,7 @@ impl Channels {
             behind,
             verifier,
             holds: Holds::default(),
+            doubts: Doubts::default(),
             rules: ClaimRules::default(),
             contract_payers: false,
             clock: Arc::new(SystemClock),

@@ -1,6 +1,7 @@
 //! Upkeep: what is charged is claimed in time, and the receivers are paid.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use alloy::primitives::{Address, B256};
 use quittance_core::{FacilitatorError, Fault, FaultKind, SchemeState, Timestamp};
@@ -92,6 +93,49 @@ struct Claimable {
     row: ClaimRow,
     /// When it must be claimed.
     due: Timestamp,
+    /// How many claims in a row have ended with a fault that were of this channel, too.
+    faults: u32,
+}
+
+/// The claims in the order and in the parts in which they are made: at most a hundred rows, and
+/// half of that for each fault before.
+fn parts(claims: &[Claimable]) -> impl DoubleEndedIterator<Item = &[Claimable]> {
+    let groups: Vec<_> = claims.chunk_by(|a, b| a.faults == b.faults).collect();
+    groups.into_iter().flat_map(|group| {
+        let faults = group.first().map_or(0, |claim| claim.faults);
+        let rows = ROWS_MAX.checked_shr(faults).unwrap_or_default();
+        group.chunks(rows.max(1))
+    })
+}
+
+/// The channels whose last claim ended with a fault, although the facilitator answers: one of the
+/// rows may be what it cannot answer. In memory: another process finds it again.
+#[derive(Default)]
+pub(super) struct Doubts(Mutex<HashMap<B256, u32>>);
+
+impl Doubts {
+    fn faults(&self, channel: &B256) -> u32 {
+        self.locked().get(channel).copied().unwrap_or_default()
+    }
+
+    fn add(&self, claims: &[Claimable]) {
+        let mut faults = self.locked();
+        for claim in claims {
+            *faults.entry(claim.id).or_default() += 1;
+        }
+    }
+
+    fn remove(&self, claims: &[Claimable]) {
+        let mut faults = self.locked();
+        for claim in claims {
+            faults.remove(&claim.id);
+        }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, HashMap<B256, u32>> {
+        // Each change is of one number, so the map is complete after a panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What was done so far, and the first fault.
@@ -200,34 +244,43 @@ impl Parts {
             let payee = (config.receiver, config.token);
             let work = works.entry(payee).or_insert_with(|| Work::of(payee));
             match book.claim_row() {
-                Some(row) => work.claims.push(Claimable {
-                    id: config.id(&self.authority.separator),
-                    row,
-                    // The record's own time is that of the last try.
-                    due: book.claim_due(&self.rules).unwrap_or(Timestamp::NEVER),
-                }),
+                Some(row) => {
+                    let id = config.id(&self.authority.separator);
+                    work.claims.push(Claimable {
+                        row,
+                        // The record's own time is that of the last try.
+                        due: book.claim_due(&self.rules).unwrap_or(Timestamp::NEVER),
+                        faults: self.doubts.faults(&id),
+                        id,
+                    });
+                }
                 None => work.claimed.push(record),
             }
         }
         let mut works: Vec<Work> = works.into_values().collect();
         for work in &mut works {
-            work.claims.sort_by_key(|claim| claim.due);
+            // Those that may be what the facilitator cannot answer keep no others waiting.
+            work.claims.sort_by_key(|claim| (claim.faults, claim.due));
         }
         works.sort_by_key(Work::due);
         works
     }
 
-    /// Claims channels of one receiver and token. A row that spoils its claim is found by halves.
+    /// Claims channels of one receiver and token. A row that spoils its claim is found by halves:
+    /// at once if the claim is refused, and in the next calls if it has no answer.
     async fn claim(&self, claims: &[Claimable], course: &mut Course) {
         let mut faults = 0;
-        let mut waiting: Vec<&[Claimable]> = claims.chunks(ROWS_MAX).rev().collect();
+        let mut waiting: Vec<&[Claimable]> = parts(claims).rev().collect();
         while let Some(chunk) = waiting.pop() {
             if faults == FAULTS_MAX {
                 course.report.failed += chunk.len();
                 continue;
             }
             match self.claim_once(chunk).await {
-                Ok(Claimed::Yes) => course.report.claimed += chunk.len(),
+                Ok(Claimed::Yes) => {
+                    self.doubts.remove(chunk);
+                    course.report.claimed += chunk.len();
+                }
                 // It may be included at any time: halves of it would be paid for as well.
                 Ok(Claimed::Pending) => course.report.pending += chunk.len(),
                 Ok(Claimed::Refused(refused)) => match chunk.split_at(chunk.len() / 2) {
@@ -242,6 +295,11 @@ impl Parts {
                     faults += 1;
                     course.report.failed += chunk.len();
                     course.note(fault);
+                    // The claim may still be included, so it is not split at once. A facilitator
+                    // that answers nothing has no problem with these rows.
+                    if self.behind.supported().await.is_ok() {
+                        self.doubts.add(chunk);
+                    }
                 }
             }
         }
