@@ -48,6 +48,19 @@ alloy::sol! {
 /// The chain id of the local chain.
 const CHAIN_ID: u64 = 84_532;
 
+/// The balance of a channel and what is claimed of it, by the contract.
+pub async fn channel_state(setting: &Setting, config: &ChannelConfig) -> (u128, u128) {
+    let call = channelsCall {
+        channelId: config.id(&domain_separator(CHAIN_ID)),
+    };
+    let reply = setting
+        .local
+        .call(BATCH_SETTLEMENT, call.abi_encode())
+        .await;
+    let state = channelsCall::abi_decode_returns(&reply.expect("a reply")).expect("a state");
+    (state.balance, state.totalClaimed)
+}
+
 /// A channel of the buyer to the seller, with the keys of both sides.
 #[derive(Debug, Clone)]
 pub struct Channel {
@@ -101,15 +114,7 @@ impl Channel {
 
     /// Its balance and what is claimed of it, by the contract.
     pub async fn state(&self, setting: &Setting) -> (u128, u128) {
-        let call = channelsCall {
-            channelId: self.id(),
-        };
-        let state = setting
-            .local
-            .call(BATCH_SETTLEMENT, call.abi_encode())
-            .await;
-        let state = channelsCall::abi_decode_returns(&state.expect("a reply")).expect("a state");
-        (state.balance, state.totalClaimed)
+        channel_state(setting, &self.config).await
     }
 
     /// What a seller requires of a payment by this channel.

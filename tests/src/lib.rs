@@ -13,6 +13,7 @@ pub mod permit2;
 pub mod proxy;
 pub mod solana;
 pub mod sources;
+pub mod streams;
 pub mod wallet;
 pub mod wrapped;
 
