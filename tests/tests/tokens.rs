@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use alloy::primitives::U256;
+use quittance_buyer::{Buyer, Limits};
 use quittance_core::Amount;
 use quittance_devnet::{BATCH_SETTLEMENT, USDC};
+use quittance_evm::batch::ChannelPayer;
 use quittance_examples::{Llm, listen};
 use quittance_tests::evm::Setting;
 
@@ -34,4 +36,36 @@ async fn the_claim_of_a_stream_pays_each_tick_once() {
     assert_eq!(U256::from(claimed), before.0 + paid);
     assert_eq!(has(buyer).await, before.1 - U256::from(DEPOSIT));
     assert_eq!(has(BATCH_SETTLEMENT).await, U256::from(DEPOSIT) - paid);
+}
+
+/// A route of streams sells no refund, and answers a payer that asks for one.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rest_of_a_streams_deposit_is_paid_back() {
+    let setting = Setting::start().await;
+    let chain = &setting.local;
+    let folder = tempfile::tempdir().unwrap();
+    let payer = Setting::buyer();
+    let has = async |account| chain.balance(USDC, account).await.unwrap();
+    let before = has(payer.address).await;
+    let llm = Llm::open(chain, folder.path()).await.unwrap();
+    let limits = Limits::default().per_stream("0.01").locked("0.02");
+    let buyer = Buyer::builder().payer(ChannelPayer::new(payer.signer));
+    let buyer = buyer.limits(limits).build().unwrap();
+    let mut stream = buyer.stream(&llm.url).await.unwrap();
+    for _ in 0..5 {
+        stream.chunk().await.unwrap().unwrap();
+    }
+    let charged = stream.stop().await.charged;
+    assert!(charged >= Amount::from(5 * PRICE));
+    let receipt = loop {
+        // Until the seller sees that the stream is over, its channel is not free.
+        if let Ok(Some(receipt)) = buyer.reclaim(&llm.url).await {
+            break receipt;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    };
+    let rest = Amount::from(DEPOSIT).checked_sub(charged);
+    assert_eq!(receipt.amount, rest);
+    assert_eq!(has(payer.address).await, before - charged.units());
+    assert_eq!(has(BATCH_SETTLEMENT).await, charged.units());
 }
