@@ -115,12 +115,12 @@ async fn happen(journal: &SqliteJournal, at: u64, number: u8, event: &Event) {
                 step: *step,
             };
             let (transaction, of) = (transaction(at), [of]);
-            let recorded = journal.record("test:1", &transaction, &of, now);
+            let recorded = journal.record("test:1", &transaction, &of, None, now);
             recorded.await.unwrap();
         }
         Event::Withdraw => {
             if let Some(newest) = newest {
-                journal.withdraw(&newest).await.unwrap();
+                journal.withdraw(&newest, None).await.unwrap();
             }
         }
         Event::Settle { receipt } => {
