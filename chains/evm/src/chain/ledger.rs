@@ -145,8 +145,8 @@ impl EvmLedger {
     }
 
     /// How many transactions the signer has sent up to this block, or up to a later one if the
-    /// nodes have no state of this one. Returns the block, too. What later blocks have is found as well,
-    /// and the comparison leaves it out.
+    /// nodes have no state of this one. Returns the block, too. What later blocks have is found as
+    /// well, and the comparison leaves it out.
     async fn count_since(&self, signer: &LaneId, block: u64) -> Result<(u64, u64), Fault> {
         if let Ok(count) = self.count(signer, BlockId::number(block)).await {
             return Ok((block, count));
