@@ -5,7 +5,7 @@ INTEROP := tests/interop
 PEERS := benches/peers
 INSTALLED := node_modules/.package-lock.json
 
-.PHONY: demo test interop soak mutations fuzz lint package published deny doc contracts bench-peers clean
+.PHONY: demo test interop soak chaos mutations fuzz lint package published deny doc contracts bench-peers clean
 
 demo: $(DEVNET)/$(INSTALLED)
 	cargo run --locked --quiet --bin quittance-devnet -- demo
@@ -24,6 +24,12 @@ soak: $(DEVNET)/$(INSTALLED)
 	QUITTANCE_SOAK=200 cargo test -p quittance-tests --locked --test engine_faults in_any_schedule -- --nocapture
 
 # Each fault of quittance-testing planted in the real chains and schemes: some minutes for each. Outside the gate.
+# Facilitators as processes, two chains, and something broken most of the time; then a judge reads the chains. Outside the gate.
+MINUTES ?= 60
+chaos: $(DEVNET)/$(INSTALLED)
+	CHAOS_MINUTES=$(MINUTES) cargo test -p quittance-cli --locked --test chaos -- --ignored --nocapture --test-threads 1
+
+# Each fault of quittance-testing planted in the real chains and schemes: about twenty minutes. Outside the gate.
 mutations: $(DEVNET)/$(INSTALLED)
 	cargo test -p quittance-tests --locked --no-fail-fast --test evm_exact --test evm_permit2 --test evm_delegation \
 		--test evm_upto --test evm_sponsored --test evm_channels --test evm_auth_capture --test evm_chain \
