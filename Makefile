@@ -23,13 +23,12 @@ interop: $(DEVNET)/$(INSTALLED) $(INTEROP)/$(INSTALLED) $(INTEROP)/v1/$(INSTALLE
 soak: $(DEVNET)/$(INSTALLED)
 	QUITTANCE_SOAK=200 cargo test -p quittance-tests --locked --test engine_faults in_any_schedule -- --nocapture
 
-# Each fault of quittance-testing planted in the real chains and schemes: some minutes for each. Outside the gate.
 # Facilitators as processes, two chains, and something broken most of the time; then a judge reads the chains. Outside the gate.
 MINUTES ?= 60
 chaos: $(DEVNET)/$(INSTALLED)
 	CHAOS_MINUTES=$(MINUTES) cargo test -p quittance-cli --locked --test chaos -- --ignored --nocapture --test-threads 1
 
-# Each fault of quittance-testing planted in the real chains and schemes: about twenty minutes. Outside the gate.
+# Each fault of quittance-testing planted in the real chains and schemes: some minutes for each. Outside the gate.
 mutations: $(DEVNET)/$(INSTALLED)
 	cargo test -p quittance-tests --locked --no-fail-fast --test evm_exact --test evm_permit2 --test evm_delegation \
 		--test evm_upto --test evm_sponsored --test evm_channels --test evm_auth_capture --test evm_chain \

@@ -853,9 +853,10 @@ fn assert_migrated(format: u32, before: &Row, after: &Row) {
 /// Opens copies of the files that programs of later formats wrote, with every kind of row.
 #[tokio::test]
 async fn every_row_of_an_older_file_is_kept() {
-    let files: [(u32, &[u8]); 2] = [
+    let files: [(u32, &[u8]); 3] = [
         (2, include_bytes!("../fixtures/journal-format-2.db")),
         (3, include_bytes!("../fixtures/journal-format-3.db")),
+        (4, include_bytes!("../fixtures/journal-format-4.db")),
     ];
     for (format, bytes) in files {
         let sqlite = Sqlite::new().await;
@@ -1063,7 +1064,7 @@ impl ModelRefunds {
             _ if len == 0 => return,
             RefundStep::Reopen(at) => {
                 let (at, refund) = (at.index(len), &mut self.0[at.index(len)]);
-                let reopened = journal.reopen(&id(at), refund.attempt).await;
+                let reopened = journal.reopen(&id(at), refund.attempt, NOW).await;
                 let is_reopened = refund.state == StateKind::Settled && !refund.is_final;
                 assert_eq!(reopened, Ok(is_reopened));
                 if is_reopened {

@@ -49,11 +49,12 @@ pub use health::scheme_problems;
 pub use offline::{Offline, OfflineVerifier};
 pub use policy::{AllowAll, Policy, Rules};
 pub use quittance_journal::{
-    Cause, Claim, Claimed, Contradiction, Cursor, Ended, Entry, FAILURES_MAX, FencingToken,
-    FileChange, FileProblem, Filter, HandedOver, InvalidCursor, Journal, JournalError, Lease,
-    LeaseName, Members, Outcome, PAGE_MAX, Page, Place, REPORTED_AGAIN_FOR, RETRY_PAUSE,
-    RETRY_PAUSE_MAX, RecordedTransaction, RefundProblem, ReplicaId, Reported, Restored, Settlement,
-    SettlementStep, SignedFor, SignedRef, SqliteJournal, State, StateKind, StoredState,
-    TransactionPage, UnknownState,
+    Cause, Claim, Claimed, Contradiction, Cursor, EVENTS_MAX, Ended, Entry, EventCursor,
+    EventFilter, EventKind, EventSignal, Events, FAILURES_MAX, FencingToken, FileChange,
+    FileProblem, Filter, HandedOver, InvalidCursor, InvalidEventCursor, Journal, JournalError,
+    Lease, LeaseName, Members, NewEvents, Outcome, PAGE_MAX, Page, Place, REPORTED_AGAIN_FOR,
+    RETRY_PAUSE, RETRY_PAUSE_MAX, RecordedTransaction, RefundProblem, ReplicaId, Reported,
+    Restored, Settlement, SettlementEvent, SettlementStep, SignedFor, SignedRef, SqliteJournal,
+    State, StateKind, StoredState, TransactionPage, UnknownEvent, UnknownState,
 };
 pub use timing::Timing;

@@ -112,6 +112,12 @@ pub enum JournalError {
         /// The lease.
         name: LeaseName,
     },
+    /// The feed of events does not have this position: the events behind it were removed, or it is
+    /// the position of another journal. Read what the settlements are now, and start again.
+    #[error(
+        "the feed of events has no such position: its events were removed, or it is of another journal"
+    )]
+    UnknownCursor,
     /// The write contradicts the journal's rules, or what it has. Nothing has changed, and the same
     /// write fails again: this program or a scheme has a mistake. Other writes go on.
     #[error("the journal refuses this write: {cause}")]
@@ -156,7 +162,7 @@ impl From<JournalError> for Fault {
     fn from(error: JournalError) -> Self {
         let kind = match error {
             // To retry does not help.
-            JournalError::Refused { .. } => FaultKind::Internal,
+            JournalError::Refused { .. } | JournalError::UnknownCursor => FaultKind::Internal,
             // Another replica goes on. A caller that retries follows it.
             JournalError::NotOwner { .. } | JournalError::LeaseLost { .. } => FaultKind::Busy,
             _ => FaultKind::JournalUnavailable,

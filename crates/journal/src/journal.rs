@@ -10,6 +10,7 @@ use quittance_core::{
 
 use crate::entry::{Entry, Restored, StoredState, TransactionPage};
 use crate::error::JournalError;
+use crate::event::{EventCursor, EventFilter, Events, NewEvents};
 use crate::page::{Cursor, Filter, Page};
 use crate::replica::{FencingToken, HandedOver, Lease, LeaseName, Members, ReplicaId};
 use crate::settlement::{Claim, Claimed, Ended, Outcome, Reported, Settlement, SettlementStep};
@@ -159,7 +160,12 @@ pub trait Journal: StateStore {
     ///
     /// # Errors
     /// When the change could not be written.
-    async fn reopen(&self, id: &PaymentId, attempt: u32) -> Result<bool, JournalError>;
+    async fn reopen(
+        &self,
+        id: &PaymentId,
+        attempt: u32,
+        now: Timestamp,
+    ) -> Result<bool, JournalError>;
 
     /// Marks these settlements as final. Ignores settlements that are not settled, and those that
     /// are final already: the first time stays.
@@ -386,4 +392,73 @@ pub trait Journal: StateStore {
     /// When it could not be written. Then the hold ends when its time is over.
     async fn release_state(&self, state: &StateId, payment: &PaymentId)
     -> Result<(), JournalError>;
+
+    /// The events behind a position of the feed, at most as many as the filter says. `after: None`
+    /// starts with the oldest event that the journal still has. Then pass [`Events::next`].
+    ///
+    /// Every change of a settlement adds one event to the feed, in the write that makes the change:
+    ///
+    /// * a claim that is won, [`Claimed`](crate::EventKind::Claimed);
+    /// * a transaction that is recorded for the current attempt of an open settlement for the first
+    ///   time, [`Signed`](crate::EventKind::Signed), for each settlement;
+    /// * an attempt that ends, the event of its outcome, with the deciding transaction;
+    /// * a settlement that is opened again, [`Reopened`](crate::EventKind::Reopened), with the
+    ///   transaction that the chain took back;
+    /// * the first report of success, [`Reported`](crate::EventKind::Reported), and the first mark
+    ///   as final, [`Final`](crate::EventKind::Final), with the deciding transaction. A settlement
+    ///   that is final at once has both events, of its outcome and then of its finality.
+    ///
+    /// A write that changes nothing adds no event. Settlements that were written before the journal
+    /// had a feed have no events of that time.
+    ///
+    /// A reader that follows [`Events::next`] gets every event exactly once, and the events of one
+    /// settlement in the order of its changes. **An implementation with several writers** must not
+    /// let a reader pass an event that is committed later. A number from a sequence alone does not
+    /// suffice: a write with a lower number may be committed after one with a higher number.
+    ///
+    /// # Errors
+    /// [`JournalError::UnknownCursor`] if events behind `after` were removed, or if the journal
+    /// never had this position. Else when the journal cannot be read.
+    async fn events(
+        &self,
+        filter: &EventFilter,
+        after: Option<&EventCursor>,
+    ) -> Result<Events, JournalError>;
+
+    /// The position behind every event that can be read now. Every event that is written later
+    /// comes behind it.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    async fn newest_event(&self) -> Result<EventCursor, JournalError>;
+
+    /// Wakes a reader of events. Subscribe before the first read: an event that is written between
+    /// a read and the wait then ends the wait. An implementation must wake its readers within a few
+    /// seconds after an event can be read, whichever process wrote it.
+    fn new_events(&self) -> NewEvents;
+
+    /// The position that a reader has saved. `None` if it has saved none.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    async fn event_cursor(&self, reader: &str) -> Result<Option<EventCursor>, JournalError>;
+
+    /// Saves the position behind the last event that a reader has finished, under the reader's own
+    /// name. Survives a crash. It has no effect on the feed, nor on other readers.
+    ///
+    /// # Errors
+    /// When it could not be written.
+    async fn save_event_cursor(
+        &self,
+        reader: &str,
+        cursor: &EventCursor,
+    ) -> Result<(), JournalError>;
+
+    /// Removes the oldest events, as far as they happened before a time: at most `limit` of them.
+    /// The newest event stays. Returns how many were removed. A reader whose position is before
+    /// them gets [`JournalError::UnknownCursor`].
+    ///
+    /// # Errors
+    /// When they could not be removed.
+    async fn remove_events(&self, before: Timestamp, limit: u32) -> Result<u64, JournalError>;
 }

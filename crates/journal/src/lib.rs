@@ -14,6 +14,9 @@
 //! The engine watches a settled payment until its block is final. If the chain takes the payment
 //! back before that, the engine **reopens** the settlement. It then settles again, or is **lost**.
 //!
+//! Each of these writes adds a [`SettlementEvent`] to a feed, which readers follow from any
+//! position.
+//!
 //! Several processes can use one journal, if it allows that. Each is a **replica**. A settlement
 //! has one owner at a time, and what only one replica may do has a **lease** with a fencing token.
 //!
@@ -22,6 +25,7 @@
 
 mod entry;
 mod error;
+mod event;
 mod group;
 mod journal;
 mod merge;
@@ -32,6 +36,10 @@ mod sqlite;
 
 pub use entry::{Entry, RecordedTransaction, Restored, SignedRef, StoredState, TransactionPage};
 pub use error::{Cause, FileChange, FileProblem, JournalError};
+pub use event::{
+    EVENTS_MAX, EventCursor, EventFilter, EventKind, EventSignal, Events, InvalidEventCursor,
+    NewEvents, SettlementEvent, UnknownEvent,
+};
 pub use journal::Journal;
 pub use merge::Contradiction;
 pub use page::{Cursor, Filter, InvalidCursor, PAGE_MAX, Page};

@@ -11,9 +11,9 @@ use quittance_core::{
     TransactionId,
 };
 use quittance_engine::{
-    Claim, Claimed, Cursor, Ended, Entry, FencingToken, Filter, HandedOver, Journal, JournalError,
-    Lease, LeaseName, Members, Outcome, Page, ReplicaId, Reported, Restored, Settlement,
-    SettlementStep, StoredState, TransactionPage,
+    Claim, Claimed, Cursor, Ended, Entry, EventCursor, EventFilter, Events, FencingToken, Filter,
+    HandedOver, Journal, JournalError, Lease, LeaseName, Members, NewEvents, Outcome, Page,
+    ReplicaId, Reported, Restored, Settlement, SettlementStep, StoredState, TransactionPage,
 };
 use tokio::sync::Notify;
 
@@ -295,8 +295,13 @@ impl<J: Journal> Journal for FlakyJournal<J> {
         failing.write(kind, &failing.rest, write).await
     }
 
-    async fn reopen(&self, id: &PaymentId, attempt: u32) -> Result<bool, JournalError> {
-        let write = self.inner.reopen(id, attempt);
+    async fn reopen(
+        &self,
+        id: &PaymentId,
+        attempt: u32,
+        now: Timestamp,
+    ) -> Result<bool, JournalError> {
+        let write = self.inner.reopen(id, attempt, now);
         let (failing, kind) = (&self.failing, JournalWrite::Reopen);
         failing.write(kind, &failing.rest, write).await
     }
@@ -321,7 +326,7 @@ impl<J: Journal> Journal for FlakyJournal<J> {
     ) -> Result<Reported, JournalError> {
         is_full(&self.failing.rest)?;
         if self.failing.takes_back.swap(false, Ordering::SeqCst) {
-            self.inner.reopen(id, attempt).await?;
+            self.inner.reopen(id, attempt, now).await?;
         }
         let write = async {
             let reported = self.inner.report_success(id, attempt, key, now).await?;
@@ -461,5 +466,39 @@ impl<J: Journal> Journal for FlakyJournal<J> {
     ) -> Result<(), JournalError> {
         self.failing.other_write()?;
         self.inner.release_state(state, payment).await
+    }
+
+    async fn events(
+        &self,
+        filter: &EventFilter,
+        after: Option<&EventCursor>,
+    ) -> Result<Events, JournalError> {
+        self.inner.events(filter, after).await
+    }
+
+    async fn newest_event(&self) -> Result<EventCursor, JournalError> {
+        self.inner.newest_event().await
+    }
+
+    fn new_events(&self) -> NewEvents {
+        self.inner.new_events()
+    }
+
+    async fn event_cursor(&self, reader: &str) -> Result<Option<EventCursor>, JournalError> {
+        self.inner.event_cursor(reader).await
+    }
+
+    async fn save_event_cursor(
+        &self,
+        reader: &str,
+        cursor: &EventCursor,
+    ) -> Result<(), JournalError> {
+        self.failing.other_write()?;
+        self.inner.save_event_cursor(reader, cursor).await
+    }
+
+    async fn remove_events(&self, before: Timestamp, limit: u32) -> Result<u64, JournalError> {
+        self.failing.other_write()?;
+        self.inner.remove_events(before, limit).await
     }
 }

@@ -285,7 +285,8 @@ async fn reopen<C: Chain>(
         return Ok(());
     };
     let journal = &context.writer.journal;
-    if !journal.reopen(&id, settlement.attempt).await? {
+    let now = context.writer.clock.now();
+    if !journal.reopen(&id, settlement.attempt, now).await? {
         return Ok(());
     }
     let network = context.network().to_owned();

@@ -14,7 +14,7 @@ pub(super) const FORMAT: i64 = 5;
 pub(super) const TOUCH: &str = "PRAGMA user_version = 5";
 
 /// The number of tables in formats 1 to 3, in format 4, and since then.
-const TABLES: [i64; 3] = [3, 4, 5];
+const TABLES: [i64; 3] = [3, 4, 7];
 
 /// The tables of the newest format.
 pub(super) const SCHEMA: &str = include_str!("schema.sql");
@@ -96,12 +96,16 @@ async fn examine(connection: &mut SqliteConnection) -> Result<(i64, Tables), sql
     let (all, ours): (i64, i64) = sqlx::query_as(
         "SELECT count(*), count(*) FILTER (WHERE type = 'table'
              AND name IN ('settlements', 'transactions', 'settlement_transactions', 'scheme_states',
-                 'leases'))
+                 'leases', 'events', 'event_readers'))
          FROM sqlite_schema",
     )
     .fetch_one(&mut *connection)
     .await?;
-    let expected = TABLES[usize::from(format > 3) + usize::from(format > 4)];
+    let expected = match format {
+        ..4 => TABLES[0],
+        4 => TABLES[1],
+        5.. => TABLES[2],
+    };
     let tables = match (all, ours) {
         (0, _) => Tables::None,
         (_, ours) if ours == expected => Tables::Ours,

@@ -5,6 +5,7 @@
 
 mod condition;
 mod errors;
+mod events;
 mod files;
 mod format;
 mod leases;
@@ -44,6 +45,8 @@ use self::members::Shared;
 use self::store::Writer;
 use crate::entry::{Entry, Restored, StoredState, TransactionPage};
 use crate::error::JournalError;
+use crate::event::{EventCursor, EventFilter, EventSignal, Events, NewEvents};
+use crate::group::Queue;
 use crate::group::{Queue, Write};
 use crate::journal::Journal;
 use crate::page::{Cursor, Filter, Page};
@@ -66,6 +69,7 @@ pub struct SqliteJournal {
     readers: SqlitePool,
     condition: Arc<Condition>,
     shared: Arc<Shared>,
+    signal: EventSignal,
 }
 
 impl fmt::Debug for SqliteJournal {
@@ -94,6 +98,7 @@ impl SqliteJournal {
         files.remember()?;
         let readers = readers(&options).await?;
         let condition = Arc::new(Condition::default());
+        let signal = EventSignal::default();
         metrics::gauge!("quittance_journal_up").set(1.0);
         let writer = Writer {
             files,
@@ -101,6 +106,7 @@ impl SqliteJournal {
             connection,
             is_spent: false,
             condition: Arc::clone(&condition),
+            signal: signal.clone(),
         };
         Ok(Self {
             replica: ReplicaId::new(),
@@ -108,6 +114,7 @@ impl SqliteJournal {
             readers,
             condition,
             shared: Arc::default(),
+            signal,
         })
     }
 
@@ -121,6 +128,7 @@ impl SqliteJournal {
             readers: self.readers.clone(),
             condition: Arc::clone(&self.condition),
             shared: Arc::clone(&self.shared),
+            signal: self.signal.clone(),
         }
     }
 
@@ -376,11 +384,17 @@ impl Journal for SqliteJournal {
         self.write(conclude).await
     }
 
-    async fn reopen(&self, id: &PaymentId, attempt: u32) -> Result<bool, JournalError> {
+    async fn reopen(
+        &self,
+        id: &PaymentId,
+        attempt: u32,
+        now: Timestamp,
+    ) -> Result<bool, JournalError> {
         let reopen = writes::Reopen {
             id: *id,
             attempt,
             replica: self.replica,
+            now,
         };
         self.write(reopen).await
     }
@@ -573,5 +587,49 @@ impl Journal for SqliteJournal {
     ) -> Result<(), JournalError> {
         self.shared.release(state, payment);
         Ok(())
+    }
+
+    async fn events(
+        &self,
+        filter: &EventFilter,
+        after: Option<&EventCursor>,
+    ) -> Result<Events, JournalError> {
+        let mut reader = self.reader().await?;
+        let read = events::read(&mut reader, filter, after).await;
+        let found = self.checked(reader, read).await?;
+        found.ok_or(JournalError::UnknownCursor)
+    }
+
+    async fn newest_event(&self) -> Result<EventCursor, JournalError> {
+        let mut reader = self.reader().await?;
+        let read = events::newest(&mut reader).await;
+        self.checked(reader, read).await
+    }
+
+    fn new_events(&self) -> NewEvents {
+        self.signal.subscribe()
+    }
+
+    async fn event_cursor(&self, reader: &str) -> Result<Option<EventCursor>, JournalError> {
+        let mut connection = self.reader().await?;
+        let read = events::saved(&mut connection, reader).await;
+        self.checked(connection, read).await
+    }
+
+    async fn save_event_cursor(
+        &self,
+        reader: &str,
+        cursor: &EventCursor,
+    ) -> Result<(), JournalError> {
+        let save = events::SaveCursor {
+            reader: reader.to_owned(),
+            cursor: cursor.clone(),
+        };
+        self.writes.write(save).await
+    }
+
+    async fn remove_events(&self, before: Timestamp, limit: u32) -> Result<u64, JournalError> {
+        let remove = events::RemoveEvents { before, limit };
+        self.writes.write(remove).await
     }
 }

@@ -273,7 +273,7 @@ fn whole_seconds(wait: Duration) -> i64 {
     integer(wait.as_secs().saturating_add(rounded_up))
 }
 
-fn time(seconds: i64) -> Result<Timestamp, sqlx::Error> {
+pub(super) fn time(seconds: i64) -> Result<Timestamp, sqlx::Error> {
     number(seconds).map(Timestamp::from_secs)
 }
 

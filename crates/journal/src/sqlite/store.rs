@@ -12,6 +12,7 @@ use super::errors::problem_of;
 use super::files::Files;
 use super::format::{TOUCH, prepare};
 use crate::error::JournalError;
+use crate::event::EventSignal;
 use crate::group::{Store, Waiting};
 
 /// Begins a transaction with the lock for writing, so that no write of it finds the file locked.
@@ -26,6 +27,8 @@ pub(super) struct Writer {
     /// driver does not notice that. So the connection is not used again.
     pub(super) is_spent: bool,
     pub(super) condition: Arc<Condition>,
+    /// Wakes the readers of events.
+    pub(super) signal: EventSignal,
 }
 
 /// Opens a connection that writes. Creates or migrates the tables.
@@ -46,6 +49,9 @@ impl Store for Writer {
     async fn commit(&mut self, batch: &mut [Waiting<Self>]) -> Result<(), JournalError> {
         let committed = self.try_commit(batch).await;
         self.condition.note(committed.as_ref().err().cloned());
+        if committed.is_ok() {
+            self.signal.wake();
+        }
         committed
     }
 

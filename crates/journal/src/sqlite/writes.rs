@@ -294,6 +294,7 @@ pub(super) struct Reopen {
     pub(super) id: PaymentId,
     pub(super) attempt: u32,
     pub(super) replica: ReplicaId,
+    pub(super) now: Timestamp,
 }
 
 #[async_trait]
@@ -301,6 +302,20 @@ impl Write<Writer> for Reopen {
     type Answer = bool;
 
     async fn execute(&self, connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+        // Not by a trigger: the settlement keeps no time of this change.
+        let event = sqlx::query(
+            "INSERT INTO events (settlement, attempt, kind, transaction_id, network, caller, at)
+             SELECT id, attempt, 'reopened', transaction_id, network, caller, ?3 FROM settlements
+             WHERE id = ?1 AND attempt = ?2 AND state = 'settled' AND final_at IS NULL",
+        )
+        .bind(self.id.as_bytes().as_slice())
+        .bind(self.attempt)
+        .bind(seconds(self.now))
+        .execute(&mut *connection)
+        .await?;
+        if event.rows_affected() == 0 {
+            return Ok(false);
+        }
         let reopened = sqlx::query(
             "UPDATE settlements SET state = 'open', transaction_id = NULL, settled_amount = NULL,
                  concluded_at = NULL, receipt = NULL, owner = ?3, wanted_lane = NULL

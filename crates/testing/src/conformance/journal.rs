@@ -1,5 +1,9 @@
 //! The conformance suite for journals: the properties that each implementation must have.
 
+mod events;
+
+pub use self::events::*;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -89,12 +93,22 @@ super::suite!($ journal, journal_conformance, JournalFixture:
     a_clock_that_was_set_back_delays_no_claim
     success_without_limit_is_reported_to_every_repeat
     a_lost_claim_without_limit_may_be_repeated
-    every_entry_can_be_restored
+    each_change_of_a_settlement_adds_one_event
+    a_write_that_changes_nothing_adds_no_event
+    a_transaction_adds_an_event_for_each_settlement
+    events_survive_a_crash
+    a_reader_gets_each_event_once_and_in_order
+    events_are_filtered_by_caller_and_network
+    a_reader_is_woken_by_a_new_event
+    the_newest_position_is_before_every_later_event
+    the_oldest_events_are_removed
+    an_unknown_position_is_refused
+    a_saved_position_survives_a_crash, every_entry_can_be_restored
     nothing_that_is_restored_becomes_lower
     an_entry_that_contradicts_the_journal_is_refused
     a_restored_record_has_its_highest_revision
     a_pruned_settlement_is_never_claimed_again
-    what_has_not_ended_for_good_is_not_pruned
+    what_has_not_ended_for_good_is_not_pruned,
 );
 
 pub use super::entries::{
@@ -537,7 +551,7 @@ pub async fn a_settled_payment_is_listed_until_it_is_final<F: JournalFixture>() 
     assert_eq!(journal.not_final("test:1").await, Ok(vec![b.id]));
     assert_eq!(known(&journal, &a).await.final_at, Some(later));
     assert_eq!(known(&journal, &failed).await.final_at, None);
-    assert_eq!(journal.reopen(&a.id, 1).await, Ok(false));
+    assert_eq!(journal.reopen(&a.id, 1, NOW).await, Ok(false));
     assert_eq!(
         known(&journal, &a).await.state,
         State::Concluded(settled("0x1"))
@@ -551,7 +565,7 @@ pub async fn a_reopened_settlement_settles_or_is_lost<F: JournalFixture>() {
     let (reported, unreported) = (claim("reported"), claim("unreported"));
     for claim in [&reported, &unreported] {
         let attempt = win(&journal, claim).await;
-        assert_eq!(journal.reopen(&claim.id, attempt).await, Ok(false));
+        assert_eq!(journal.reopen(&claim.id, attempt, NOW).await, Ok(false));
         let end = settled("0x1");
         let concluded = journal.conclude(&claim.id, attempt, &end, None, NOW).await;
         assert_eq!(concluded, Ok(Ended::Yes));
@@ -561,8 +575,8 @@ pub async fn a_reopened_settlement_settles_or_is_lost<F: JournalFixture>() {
         Ok(Reported::First)
     );
     for claim in [&reported, &unreported] {
-        assert_eq!(journal.reopen(&claim.id, 2).await, Ok(false));
-        assert_eq!(journal.reopen(&claim.id, 1).await, Ok(true));
+        assert_eq!(journal.reopen(&claim.id, 2, NOW).await, Ok(false));
+        assert_eq!(journal.reopen(&claim.id, 1, NOW).await, Ok(true));
         assert_eq!(known(&journal, claim).await.state, State::Open);
         assert_eq!(
             journal.report_success(&claim.id, 1, None, NOW).await,
@@ -597,7 +611,7 @@ pub async fn a_reopened_settlement_settles_or_is_lost<F: JournalFixture>() {
         Ok(Reported::First)
     );
     // One of them is then lost, for good.
-    assert_eq!(journal.reopen(&reported.id, 1).await, Ok(true));
+    assert_eq!(journal.reopen(&reported.id, 1, NOW).await, Ok(true));
     assert_eq!(
         journal.conclude(&reported.id, 1, &lost(), None, NOW).await,
         Ok(Ended::Yes)
@@ -998,7 +1012,7 @@ pub async fn a_settlement_without_a_transaction_is_final_with_its_receipt<F: Jou
     assert_eq!(settlement.state, State::Concluded(outcome));
     assert_eq!(settlement.final_at, Some(NOW));
     assert_eq!(journal.not_final("test:1").await, Ok(vec![]));
-    assert_eq!(journal.reopen(&a.id, attempt).await, Ok(false));
+    assert_eq!(journal.reopen(&a.id, attempt, NOW).await, Ok(false));
     assert_eq!(taken(&journal, &a).await.attempt, 1);
 }
 
@@ -1243,7 +1257,7 @@ pub async fn an_exclusive_record_stays_taken_over_a_crash<F: JournalFixture>() {
     )
     .await;
     assert_eq!(ended, Ended::Yes);
-    assert_eq!(journal.reopen(&first.id, attempt).await, Ok(true));
+    assert_eq!(journal.reopen(&first.id, attempt, NOW).await, Ok(true));
     assert_eq!(journal.claim(&exclusive("second", 1), NOW).await, is_taken);
 }
 
@@ -1470,7 +1484,7 @@ async fn lose_the_first_block<J: Journal>(journal: &J, claim: &Claim) {
     assert_eq!(ended, Ended::Yes);
     let reported = journal.report_success(&claim.id, 1, None, NOW).await;
     assert_eq!(reported, Ok(Reported::First));
-    assert_eq!(journal.reopen(&claim.id, 1).await, Ok(true));
+    assert_eq!(journal.reopen(&claim.id, 1, NOW).await, Ok(true));
 }
 
 /// The same bytes may be signed for a step and then for the action, and a step may be replaced.
@@ -1529,7 +1543,7 @@ pub async fn a_record_is_freed_by_its_holder_only<F: JournalFixture>() {
     assert_eq!(ended, Ended::Yes);
     let holder = exclusive("holder", 0);
     win(&journal, &holder).await;
-    assert_eq!(journal.reopen(&reopened.id, 1).await, Ok(true));
+    assert_eq!(journal.reopen(&reopened.id, 1, NOW).await, Ok(true));
     let is_taken = Ok(Claimed::StateTaken(holder.id));
     let mut newest = record();
     for (other, outcome) in [(&shared, settled("0x2")), (&reopened, settled("0x3"))] {
@@ -1599,7 +1613,7 @@ pub async fn a_settlement_that_is_open_again_reports_no_success<F: JournalFixtur
         reported.await.expect("an answer")
     };
     assert_eq!(report(&journal, "ours", 0).await, Reported::First);
-    assert_eq!(journal.reopen(&a.id, 1).await, Ok(true));
+    assert_eq!(journal.reopen(&a.id, 1, NOW).await, Ok(true));
     assert_eq!(report(&journal, "ours", 1).await, Reported::No);
     let settlement = known(&journal, &a).await;
     assert_eq!(settlement.reported_to.as_deref(), Some("ours"));
@@ -1732,7 +1746,7 @@ pub async fn a_refund_counts_in_full_until_it_is_final<F: JournalFixture>() {
         let ended = end(&journal, first.id, (1, NOW), less(), None).await;
         assert_eq!(ended, Ended::Yes);
         assert_eq!(journal.claim(&second, NOW).await, exceeds(2));
-        assert_eq!(journal.reopen(&first.id, 1).await, Ok(true));
+        assert_eq!(journal.reopen(&first.id, 1, NOW).await, Ok(true));
         assert_eq!(journal.claim(&second, NOW).await, exceeds(2));
     }
     let ended = end(&journal, first.id, (1, NOW), less(), None).await;
@@ -1752,7 +1766,7 @@ pub async fn a_refused_write_fails_no_other_write<F: JournalFixture>() {
     let reported = original(&journal, "reported").await;
     let granted = journal.report_success(&reported.id, 1, None, NOW).await;
     assert_eq!(granted, Ok(Reported::First));
-    assert_eq!(journal.reopen(&reported.id, 1).await, Ok(true));
+    assert_eq!(journal.reopen(&reported.id, 1, NOW).await, Ok(true));
     let (lost, failed, released) = (lost(), failed(None), released());
     let wrong = [
         (&unreported, &lost),
@@ -1896,7 +1910,7 @@ pub async fn success_without_limit_is_reported_to_every_repeat<F: JournalFixture
     let settlement = known(&journal, &a).await;
     assert_eq!(settlement.success_reported_at, Some(NOW));
     assert_eq!(settlement.reported_to.as_deref(), Some("ours"));
-    assert_eq!(journal.reopen(&a.id, 1).await, Ok(true));
+    assert_eq!(journal.reopen(&a.id, 1, NOW).await, Ok(true));
     assert!(!known(&journal, &a).await.reports_again(None, NOW));
     let reported = journal.report_success(&a.id, 1, None, NOW).await;
     assert_eq!(reported, Ok(Reported::No));

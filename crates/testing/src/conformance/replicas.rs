@@ -256,7 +256,7 @@ pub async fn only_its_owner_decides_about_a_settlement<F: JournalFixture>() {
     assert_eq!(again, Ok(Ended::No), "it has ended");
     assert_eq!(known(&first, &a).await.owner, None);
     // The replica that opens it again works on it.
-    assert_eq!(second.reopen(&a.id, 1).await, Ok(true));
+    assert_eq!(second.reopen(&a.id, 1, NOW).await, Ok(true));
     assert_eq!(known(&first, &a).await.owner, Some(second.replica()));
     let reported = first.report_success(&a.id, 1, None, NOW).await;
     assert_eq!(reported, Ok(Reported::No));

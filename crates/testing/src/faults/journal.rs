@@ -9,9 +9,9 @@ use quittance_core::{
     TransactionId,
 };
 use quittance_engine::{
-    Claim, Claimed, Cursor, Ended, Entry, FencingToken, Filter, HandedOver, Journal, JournalError,
-    Lease, LeaseName, Members, Outcome, Page, ReplicaId, Reported, Restored, Settlement,
-    SettlementStep, StoredState, TransactionPage,
+    Claim, Claimed, Cursor, Ended, Entry, EventCursor, EventFilter, Events, FencingToken, Filter,
+    HandedOver, Journal, JournalError, Lease, LeaseName, Members, NewEvents, Outcome, Page,
+    ReplicaId, Reported, Restored, Settlement, SettlementStep, StoredState, TransactionPage,
 };
 
 /// What is wrong with a [`FaultyJournal`].
@@ -167,8 +167,13 @@ impl<J: Journal> Journal for FaultyJournal<J> {
         self.inner.conclude(id, attempt, outcome, state, now).await
     }
 
-    async fn reopen(&self, id: &PaymentId, attempt: u32) -> Result<bool, JournalError> {
-        self.inner.reopen(id, attempt).await
+    async fn reopen(
+        &self,
+        id: &PaymentId,
+        attempt: u32,
+        now: Timestamp,
+    ) -> Result<bool, JournalError> {
+        self.inner.reopen(id, attempt, now).await
     }
 
     async fn finalize(&self, ids: &[PaymentId], now: Timestamp) -> Result<(), JournalError> {
@@ -313,5 +318,37 @@ impl<J: Journal> Journal for FaultyJournal<J> {
         payment: &PaymentId,
     ) -> Result<(), JournalError> {
         self.inner.release_state(state, payment).await
+    }
+
+    async fn events(
+        &self,
+        filter: &EventFilter,
+        after: Option<&EventCursor>,
+    ) -> Result<Events, JournalError> {
+        self.inner.events(filter, after).await
+    }
+
+    async fn newest_event(&self) -> Result<EventCursor, JournalError> {
+        self.inner.newest_event().await
+    }
+
+    fn new_events(&self) -> NewEvents {
+        self.inner.new_events()
+    }
+
+    async fn event_cursor(&self, reader: &str) -> Result<Option<EventCursor>, JournalError> {
+        self.inner.event_cursor(reader).await
+    }
+
+    async fn save_event_cursor(
+        &self,
+        reader: &str,
+        cursor: &EventCursor,
+    ) -> Result<(), JournalError> {
+        self.inner.save_event_cursor(reader, cursor).await
+    }
+
+    async fn remove_events(&self, before: Timestamp, limit: u32) -> Result<u64, JournalError> {
+        self.inner.remove_events(before, limit).await
     }
 }
