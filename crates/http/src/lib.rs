@@ -16,6 +16,7 @@ pub mod retry;
 mod stream;
 #[cfg(feature = "client")]
 mod verdict;
+pub mod webhook;
 
 pub use failover::Failover;
 pub use payment_identifier::{PAYMENT_IDENTIFIER, PaymentIdentifier};
