@@ -57,7 +57,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "quittance-verify",
         ],
     ),
-    ("quittance-service", &["quittance-core", "quittance-engine"]),
+    (
+        "quittance-service",
+        // The signatures of webhooks, which sellers verify.
+        &["quittance-core", "quittance-engine", "quittance-http"],
+    ),
     (
         "quittance-cli",
         &[

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use quittance_core::{Clock, Fault, Health, Network, SystemClock};
 use quittance_engine::{Engine, JournalError, Rules, SqliteJournal};
-use quittance_service::Keys;
+use quittance_service::{Keys, Webhook};
 use tokio::net::TcpListener;
 
 use crate::config::{Access, Config, ConfigError, Secret};
@@ -28,6 +28,8 @@ pub enum StartError {
 pub struct Startup {
     /// The keys of the callers.
     pub keys: Keys,
+    /// The receivers of webhooks.
+    pub webhooks: Vec<Webhook>,
     chains: Vec<Box<dyn ConfiguredChain>>,
     rules: Rules,
 }
@@ -39,10 +41,14 @@ impl Startup {
     /// # Errors
     /// Everything in the configuration that cannot be used.
     pub fn read(config: &Config, families: &Families) -> Result<Self, ConfigError> {
-        let (findings, keys, chains) = read(config, families);
+        let (mut findings, keys, chains) = read(config, families);
+        let webhooks = config.webhooks.iter().enumerate();
+        let webhooks = webhooks.filter_map(|(at, webhook)| findings.take(webhook.read(at)));
+        let webhooks = webhooks.collect();
         match findings.into_parts() {
             (problems, _, rules) if problems.is_empty() => Ok(Self {
                 keys,
+                webhooks,
                 chains,
                 rules,
             }),
@@ -129,6 +135,9 @@ pub struct NetworkReport {
 /// Finds everything that would stop `serve` or degrade a network, without serving.
 pub async fn check(config: &Config, families: &Families) -> CheckReport {
     let (mut findings, _, chains) = read(config, families);
+    for (at, webhook) in config.webhooks.iter().enumerate() {
+        findings.take(webhook.read(at));
+    }
     findings.take(listen(config).await);
     let opened = try_journal(&config.journal).await;
     let open_error = opened.as_ref().err().map(ToString::to_string);

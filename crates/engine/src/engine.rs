@@ -24,6 +24,7 @@ use tracing::{info, warn};
 
 use crate::event::{EVENTS_MAX, Event};
 use crate::failures::FailureLimits;
+use crate::feed::Feed;
 use crate::membership::Membership;
 use crate::policy::{AllowAll, Policy};
 use crate::rail::{LostAnswers, Permit, Rail, Services};
@@ -50,6 +51,7 @@ const STOP_MAX: Duration = Duration::from_secs(10);
 pub struct Engine {
     rails: Arc<Vec<Arc<dyn AnyRail>>>,
     journal: Arc<dyn Journal>,
+    feed: Feed,
     events: broadcast::Sender<Event>,
     lost_answers: LostAnswers,
     membership: Arc<Membership>,
@@ -260,6 +262,7 @@ impl EngineBuilder {
         }
         let Services {
             journal,
+            clock,
             events,
             lost_answers,
             stopping,
@@ -268,6 +271,7 @@ impl EngineBuilder {
         } = services;
         Ok(Engine {
             rails: Arc::new(rails),
+            feed: Feed::new(Arc::clone(&journal), clock),
             journal,
             events,
             lost_answers,
@@ -423,6 +427,11 @@ impl Engine {
     /// behind loses the oldest. [`settlement`](Self::settlement) has the state of each payment.
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
+    }
+
+    /// The journal's feed of every change of a settlement, which survives restarts.
+    pub fn feed(&self) -> &Feed {
+        &self.feed
     }
 
     /// The health of every network at its last look.

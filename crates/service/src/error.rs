@@ -120,6 +120,13 @@ impl ErrorResponse {
         response
     }
 
+    /// 410 for a position in the feed of events that it does not have.
+    pub(crate) fn unknown_cursor() -> Self {
+        let message = "the events behind this id were removed, or it is of another journal: look up \
+            the settlements that matter, and connect without an id";
+        Self::new(StatusCode::GONE, "unknown_cursor", message)
+    }
+
     pub(crate) fn body_timeout() -> Self {
         let message = "the request body did not arrive in time";
         Self::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message)

@@ -31,6 +31,9 @@ pub struct ServiceLimits {
     pub requests: usize,
     /// The number of concurrent `/settle` requests, those that wait for their settlement included.
     pub waiting: usize,
+    /// The number of concurrent streams of `GET /events`. No caller can have more than are free, so
+    /// a single one gets half of them.
+    pub streams: usize,
     /// The time limit for the headers of the first request on a connection, in seconds.
     pub header_secs: u64,
     /// How long a connection can stay open without a request, in seconds.
@@ -95,6 +98,9 @@ impl Default for ServiceLimits {
             // 400 payments a second that wait 20 seconds for a block; at most half a GiB of
             // requests.
             waiting: 8192,
+            // A seller needs one for each of its processes. Each reads the journal at most twenty
+            // times a second.
+            streams: 256,
             // The headers of a request have less than a kilobyte; a slower client is not a real
             // one.
             header_secs: 10,

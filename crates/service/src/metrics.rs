@@ -68,6 +68,11 @@ pub(crate) fn count_closed(why: &'static str) {
     metrics::counter!("quittance_connections_closed_total", "why" => why).increment(1);
 }
 
+/// Counts a stream whose client took nothing for too long.
+pub(crate) fn count_stalled() {
+    metrics::counter!("quittance_event_streams_stalled_total").increment(1);
+}
+
 /// Runs the upkeep of the recorder for as long as this future is polled. Without upkeep, and while
 /// nothing reads the metrics, every sample stays in memory.
 pub async fn keep_metrics(metrics: PrometheusHandle) {

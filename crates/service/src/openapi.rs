@@ -25,6 +25,7 @@ use crate::error::ErrorBody;
         crate::payments::refund,
         crate::settlements::by_id,
         crate::settlements::by_transaction,
+        crate::events::stream,
         crate::health::supported,
         crate::health::health,
         crate::metrics::render,
@@ -103,6 +104,18 @@ pub(crate) struct NotFound(#[to_schema] ErrorBody);
 #[allow(dead_code, reason = "only the description uses the type")]
 #[response(status = 400, description = "The query names no transaction.")]
 pub(crate) struct QueryErrors(#[to_schema] ErrorBody);
+
+/// The errors of a position in the feed of events.
+#[derive(IntoResponses)]
+#[allow(dead_code, reason = "only the description uses the variants")]
+pub(crate) enum CursorErrors {
+    /// The position is not the id of an event.
+    #[response(status = 400)]
+    Invalid(#[to_schema] ErrorBody),
+    /// The events behind this position were removed, or it is of another journal.
+    #[response(status = 410)]
+    Unknown(#[to_schema] ErrorBody),
+}
 
 /// The errors of the paths that look up settlements.
 #[derive(IntoResponses)]

@@ -27,7 +27,7 @@ use crate::rate::{Rate, Rates};
 use crate::server::Spare;
 use crate::shares::Shares;
 use crate::trace::trace;
-use crate::{health, metrics, openapi, path, payments, settlements, unread};
+use crate::{events, health, metrics, openapi, path, payments, settlements, unread};
 
 /// The path that is answered under any load.
 pub(crate) const HEALTH: &str = "/health";
@@ -58,6 +58,8 @@ pub struct ServiceOptions {
     /// The number of `/settle` requests that wait concurrently for their settlement. Shared between
     /// callers like `requests_max`.
     pub waiting_max: usize,
+    /// The number of concurrent streams of events. Shared between callers like `requests_max`.
+    pub streams_max: usize,
     /// The time limit for a request's body.
     pub body_max: Duration,
     /// The time limit for a request, its body included.
@@ -86,6 +88,7 @@ impl ServiceOptions {
             proxies: limits.proxies,
             requests_max: limits.requests,
             waiting_max: limits.waiting,
+            streams_max: limits.streams,
             body_max: Duration::from_secs(limits.body_secs),
             request_max: settle_wait
                 .min(WAIT_MAX)
@@ -104,6 +107,8 @@ pub(crate) struct Service {
     pub(crate) working: Shares,
     /// Places for `/settle` requests, those that wait for their settlement included.
     pub(crate) waiting: Shares,
+    /// Places for streams of events.
+    pub(crate) streams: Shares,
     pub(crate) body_max: Duration,
     pub(crate) metrics: Option<PrometheusHandle>,
     pub(crate) networks: Arc<[Network]>,
@@ -124,6 +129,7 @@ pub fn router(engine: Engine, options: ServiceOptions) -> Router {
         keys: options.keys,
         working: Shares::new(options.requests_max),
         waiting: Shares::new(options.waiting_max),
+        streams: Shares::new(options.streams_max),
         body_max: options.body_max,
         metrics: options.metrics,
     };
@@ -154,6 +160,7 @@ fn routes_with_key(gate: &Gate) -> Router<Service> {
         .route("/settlements/{id}", get(settlements::by_id))
         .route(REFUNDS, post(payments::refund))
         .route("/settlements", get(settlements::by_transaction))
+        .route("/events", get(events::stream))
         .method_not_allowed_fallback(method_not_allowed)
         .route_layer(middleware::from_fn_with_state(gate.clone(), gate::guard))
 }
@@ -225,7 +232,7 @@ mod tests {
     #[test]
     fn limits_become_the_services_options() {
         let mut limits = ServiceLimits::default();
-        (limits.requests, limits.waiting) = (3, 9);
+        (limits.requests, limits.waiting, limits.streams) = (3, 9, 6);
         (limits.body_secs, limits.request_secs) = (4, 5);
         (limits.per_minute, limits.burst) = (6, 2);
         (limits.key_per_minute, limits.key_burst) = (8, 7);
@@ -238,6 +245,7 @@ mod tests {
         let rate = options.key_rate.unwrap();
         assert_eq!((rate.per_minute.get(), rate.burst.get()), (8, 7));
         assert_eq!((options.requests_max, options.waiting_max), (3, 9));
+        assert_eq!(options.streams_max, 6);
         assert_eq!(options.proxies, 1);
         assert_eq!(options.body_max, Duration::from_secs(4));
         assert_eq!(options.request_max, Duration::from_secs(12));

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -47,6 +48,25 @@ const SPARE_HEADER_MAX: Duration = Duration::from_secs(1);
 /// In a request's extensions: the request came on a spare connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Spare;
+
+/// In a request's extensions: keeps the connection from being idle, for answers that take longer
+/// than the handler.
+#[derive(Clone)]
+pub(crate) struct Busy {
+    _in_progress: Arc<InProgress>,
+}
+
+/// In a request's extensions: whether the server stops.
+#[derive(Debug, Clone)]
+pub(crate) struct Stopping(watch::Receiver<bool>);
+
+impl Stopping {
+    /// Completes when the server stops.
+    pub(crate) async fn stopped(&mut self) {
+        // The sender is dropped only after it has stopped.
+        let _ = self.0.wait_for(|stopping| *stopping).await;
+    }
+}
 
 /// The options of a server.
 #[derive(Debug, Clone)]
@@ -190,8 +210,10 @@ impl Server {
         let service = {
             let (requests, router, is_spare) =
                 (requests.clone(), self.router.clone(), slot.is_spare);
+            let stopping = Stopping(stopping.clone());
             hyper::service::service_fn(move |mut request: Request<Incoming>| {
                 request.extensions_mut().insert(ConnectInfo(address));
+                request.extensions_mut().insert(stopping.clone());
                 if is_spare {
                     request.extensions_mut().insert(Spare);
                 }
@@ -230,8 +252,12 @@ impl Server {
 async fn answer(
     router: Router,
     in_progress: InProgress,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<axum::body::Body>, Infallible> {
+    let in_progress = Busy {
+        _in_progress: Arc::new(in_progress),
+    };
+    request.extensions_mut().insert(in_progress.clone());
     let answer = router.oneshot(request.map(axum::body::Body::new)).await;
     drop(in_progress);
     answer

@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 use std::pin::pin;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
-use quittance_service::{keep_metrics, record_metrics, router, serve};
+use quittance_core::SystemClock;
+use quittance_service::{WebhookSender, keep_metrics, record_metrics, router, serve};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
@@ -27,6 +30,9 @@ A minimal configuration, in quittance.toml, with the signer's key in the variabl
   rpc = [\"https://sepolia.base.org\"]
   signers = [{ env = \"SIGNER\" }]";
 
+/// The seconds of a day.
+const SECS_PER_DAY: u64 = 24 * 60 * 60;
+
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
 pub(super) struct Serve {
@@ -42,7 +48,7 @@ impl Serve {
         log(&config.log)?;
         let mut stop = pin!(shutdown_signal()?);
         let metrics = record_metrics()?;
-        let keys = startup.keys.clone();
+        let (keys, webhooks) = (startup.keys.clone(), startup.webhooks.clone());
         let listener = startup::listen(&config).await?;
         let engine = tokio::select! {
             started = startup.start(&config) => started?,
@@ -52,6 +58,14 @@ impl Serve {
         info!(listen = %listener.local_addr()?, journal = %config.journal.display(), "serving");
 
         tokio::spawn(keep_metrics(metrics.clone()));
+        let mut background = tokio::task::JoinSet::new();
+        let feed = engine.feed().clone();
+        let keep = Duration::from_secs(config.events_keep_days * SECS_PER_DAY);
+        background.spawn(async move { feed.remove_old(keep).await });
+        for webhook in webhooks {
+            let sender = WebhookSender::new(webhook, engine.feed().clone(), Arc::new(SystemClock))?;
+            background.spawn(sender.run());
+        }
         let mut service = config.service_options(keys);
         service.metrics = Some(metrics);
         let left = serve(
@@ -61,6 +75,8 @@ impl Serve {
             stop,
         )
         .await;
+        // The next start sends what is not sent yet.
+        background.shutdown().await;
         engine.shut_down(left).await;
         Ok(ExitCode::SUCCESS)
     }

@@ -3,6 +3,7 @@
 mod error;
 mod keys;
 mod secret;
+mod webhooks;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -24,6 +25,7 @@ use crate::families::Families;
 pub use error::ConfigError;
 pub(crate) use keys::keys_of;
 pub use secret::{Secret, Setting};
+pub use webhooks::WebhookTable;
 
 /// The content of `quittance.toml`. Every unknown key is an error: with a misspelled limit there
 /// would be no limit.
@@ -47,6 +49,12 @@ pub struct Config {
     /// How long a stop waits for settlements in progress, in seconds.
     #[serde(default = "default_drain_secs")]
     pub drain_secs: u64,
+    /// How many days events of settlements are kept, for those that resume.
+    #[serde(default = "default_events_keep_days")]
+    pub events_keep_days: u64,
+    /// Receivers of signed messages about settlements.
+    #[serde(default)]
+    pub webhooks: Vec<WebhookTable>,
     /// The callers of `/verify` and `/settle`. One of the two ways must be chosen.
     #[serde(default)]
     pub access: Access,
@@ -216,6 +224,19 @@ impl Config {
             problems.push(ConfigError::value(field, problem));
         }
         problems.extend(self.limit_problems());
+        problems.extend(self.webhook_problems());
+        problems
+    }
+
+    fn webhook_problems(&self) -> Vec<ConfigError> {
+        let mut problems = Vec::new();
+        let mut names = std::collections::BTreeSet::new();
+        for (at, webhook) in self.webhooks.iter().enumerate() {
+            if !names.insert(&webhook.name) {
+                let field = format!("webhooks[{at}].name");
+                problems.push(ConfigError::value(field, "another webhook has this name"));
+            }
+        }
         problems
     }
 
@@ -226,6 +247,7 @@ impl Config {
         for (name, value, range) in [
             ("settle_wait_secs", self.settle_wait_secs, 0..=wait_max),
             ("drain_secs", self.drain_secs, 0..=wait_max),
+            ("events_keep_days", self.events_keep_days, 1..=KEEP_DAYS_MAX),
             (
                 "limits.connections",
                 limits.connections as u64,
@@ -242,6 +264,7 @@ impl Config {
                 1..=CONCURRENT_MAX,
             ),
             ("limits.waiting", limits.waiting as u64, 1..=CONCURRENT_MAX),
+            ("limits.streams", limits.streams as u64, 1..=CONCURRENT_MAX),
             ("limits.header_secs", limits.header_secs, 1..=wait_max),
             ("limits.idle_secs", limits.idle_secs, 1..=wait_max),
             ("limits.body_secs", limits.body_secs, 1..=wait_max),
@@ -275,7 +298,9 @@ impl Config {
         others.push(DEVNET_TOOLS);
         others.extend(crate::commands::REFUND_VARIABLES.iter().copied());
         let mut referred: Vec<&str> = self.networks.all().flat_map(named_in).collect();
-        referred.extend(self.access.keys.iter().filter_map(|key| match key {
+        let webhooks = self.webhooks.iter().flat_map(WebhookTable::secrets);
+        let secrets = self.access.keys.iter().chain(webhooks);
+        referred.extend(secrets.filter_map(|secret| match secret {
             Secret::Env(name) => Some(name.as_str()),
             Secret::File(_) => None,
         }));
@@ -338,6 +363,9 @@ const NO_CALLERS: &str = "configure the callers of the facilitator: write `acces
 /// The largest number of concurrent connections or requests that may be configured: far more than
 /// one process can have open.
 const CONCURRENT_MAX: u64 = 1_000_000;
+
+/// The most days that events are kept: ten years.
+const KEEP_DAYS_MAX: u64 = 3650;
 
 /// The prefix of this program's environment variables.
 const PREFIX: &str = "QUITTANCE_";
@@ -407,6 +435,11 @@ fn default_journal() -> PathBuf {
 
 const fn default_settle_wait_secs() -> u64 {
     quittance_engine::SETTLE_WAIT.as_secs()
+}
+
+const fn default_events_keep_days() -> u64 {
+    // A receiver that fails on a Friday is noticed on Monday, and has days to catch up.
+    7
 }
 
 const fn default_drain_secs() -> u64 {
