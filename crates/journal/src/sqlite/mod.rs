@@ -46,7 +46,6 @@ use self::store::Writer;
 use crate::entry::{Entry, Restored, StoredState, TransactionPage};
 use crate::error::JournalError;
 use crate::event::{EventCursor, EventFilter, EventSignal, Events, NewEvents};
-use crate::group::Queue;
 use crate::group::{Queue, Write};
 use crate::journal::Journal;
 use crate::page::{Cursor, Filter, Page};
@@ -157,6 +156,7 @@ impl SqliteJournal {
             readers,
             condition: Arc::default(),
             shared: Arc::default(),
+            signal: EventSignal::default(),
         })
     }
 
@@ -625,11 +625,11 @@ impl Journal for SqliteJournal {
             reader: reader.to_owned(),
             cursor: cursor.clone(),
         };
-        self.writes.write(save).await
+        self.write(save).await
     }
 
     async fn remove_events(&self, before: Timestamp, limit: u32) -> Result<u64, JournalError> {
         let remove = events::RemoveEvents { before, limit };
-        self.writes.write(remove).await
+        self.write(remove).await
     }
 }

@@ -48,7 +48,14 @@ impl Store for Writer {
 
     async fn commit(&mut self, batch: &mut [Waiting<Self>]) -> Result<(), JournalError> {
         let committed = self.try_commit(batch).await;
-        self.condition.note(committed.as_ref().err().cloned());
+        let found = match &committed {
+            Err(error) => Some(error.clone()),
+            // A batch may have changed nothing, such as a renewed membership. Only something that
+            // reached the disk shows that a problem is over.
+            Ok(()) if self.condition.now().is_some() => self.try_commit(&mut []).await.err(),
+            Ok(()) => None,
+        };
+        self.condition.note(found);
         if committed.is_ok() {
             self.signal.wake();
         }
