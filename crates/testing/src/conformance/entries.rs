@@ -88,7 +88,12 @@ async fn eventful<J: Journal>(journal: &J) {
                 .report_success(&claim.id, attempt, Some("key"), NOW)
                 .await;
             assert_eq!(reported.expect("a report"), Reported::First);
-            assert!(journal.reopen(&claim.id, attempt).await.expect("an answer"));
+            assert!(
+                journal
+                    .reopen(&claim.id, attempt, NOW)
+                    .await
+                    .expect("an answer")
+            );
         }
         end(journal, claim.id, (attempt, NOW), outcome, None).await;
     }
@@ -333,7 +338,12 @@ pub async fn what_has_not_ended_for_good_is_not_pruned<F: JournalFixture>() {
         let reported = journal.report_success(&claim.id, 1, None, NOW).await;
         assert_eq!(reported.expect("a report"), Reported::First);
     }
-    assert!(journal.reopen(&lost_claim.id, 1).await.expect("an answer"));
+    assert!(
+        journal
+            .reopen(&lost_claim.id, 1, NOW)
+            .await
+            .expect("an answer")
+    );
     end(&journal, lost_claim.id, (1, NOW), lost(), None).await;
     journal.finalize(&[refunded.id], NOW).await.expect("a mark");
     assert_eq!(win(&journal, &refund(&refunded, "refund", 1)).await, 1);

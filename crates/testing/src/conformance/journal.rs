@@ -103,12 +103,13 @@ super::suite!($ journal, journal_conformance, JournalFixture:
     the_newest_position_is_before_every_later_event
     the_oldest_events_are_removed
     an_unknown_position_is_refused
-    a_saved_position_survives_a_crash, every_entry_can_be_restored
+    a_saved_position_survives_a_crash
+    every_entry_can_be_restored
     nothing_that_is_restored_becomes_lower
     an_entry_that_contradicts_the_journal_is_refused
     a_restored_record_has_its_highest_revision
     a_pruned_settlement_is_never_claimed_again
-    what_has_not_ended_for_good_is_not_pruned,
+    what_has_not_ended_for_good_is_not_pruned
 );
 
 pub use super::entries::{
