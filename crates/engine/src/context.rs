@@ -42,8 +42,8 @@ pub(crate) struct Context<C: Chain> {
     pub(crate) events: broadcast::Sender<Event>,
     /// Whether this process has handed settlements over that may still have no owner.
     pub(crate) has_handed_over: AtomicBool,
-    /// Notified when a sweep should not wait for its time.
-    pub(crate) sweep_now: Notify,
+    /// Notified when open settlements should not wait for the next sweep.
+    pub(crate) recover_now: Notify,
     /// Limits the transactions of other signers that are being submitted.
     pub(crate) relaying: Semaphore,
     pub(crate) tasks: TaskTracker,

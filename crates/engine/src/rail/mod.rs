@@ -240,11 +240,12 @@ impl<C: Chain> Rail<C> {
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut gaps, mut settled) = (GapFiller::default(), SettledPayments::default());
         loop {
-            tokio::select! {
-                _ = sweep.tick() => {}
-                () = self.context.sweep_now.notified() => {}
-            }
-            if let Err(fault) = self.sweep(&mut gaps, &mut settled).await {
+            let swept = tokio::select! {
+                _ = sweep.tick() => self.sweep(&mut gaps, &mut settled).await,
+                // Gaps are searched at the usual pace: a number is filled if two searches find it.
+                () = self.context.recover_now.notified() => self.recover().await,
+            };
+            if let Err(fault) = swept {
                 let network = self.context.network();
                 warn!(network, %fault, "the sweep could not be completed");
             }
@@ -269,9 +270,10 @@ impl<C: Chain> Rail<C> {
     }
 }
 
-/// Keeps this process's share of the lanes. What an earlier holder of a lane left is swept at once.
+/// Keeps this process's share of the lanes. What an earlier holder of a lane left is resumed at
+/// once.
 async fn keep_leases<C: Chain>(context: Arc<Context<C>>) {
-    let acquired = || context.sweep_now.notify_one();
+    let acquired = || context.recover_now.notify_one();
     leases::keep(&context.leases, &context.outstanding, acquired).await;
 }
 
@@ -304,7 +306,7 @@ fn context<C: Chain>(
         ledger: Ledger::default(),
         leases: Leases::new(Arc::clone(&services.membership), &**chain),
         has_handed_over: AtomicBool::new(false),
-        sweep_now: Notify::new(),
+        recover_now: Notify::new(),
         failures: Failures::new(services.failure_limits),
         relaying: Semaphore::new(lane::RELAYING_MAX),
         events: services.events.clone(),
