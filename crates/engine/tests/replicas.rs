@@ -149,7 +149,7 @@ async fn lanes_are_shared_fairly_among_the_members() {
     let left = Instant::now();
     first.shut_down(Duration::from_secs(5)).await;
     fleet.have_lanes(&[&second], &[2]).await;
-    assert!(left.elapsed() < LEASE, "{:?}", left.elapsed());
+    assert!(left.elapsed() < LEASE * 3 / 4, "{:?}", left.elapsed());
 }
 
 /// A third replica has no lane. What it claims is sent by one that has.
@@ -169,7 +169,8 @@ async fn a_replica_without_a_lane_settles_by_another() {
         let began = Instant::now();
         for _ in 0..10 {
             let request = fleet.request().await;
-            let answer = decided(engine, &request).await;
+            // The caller is answered at once, and need not ask again.
+            let answer = engine.settle(&request).await.unwrap();
             assert!(answer.success, "{answer:?}");
             assert!(is_duplicate(&decided(&holder, &request).await));
             assert_eq!(fleet.transfers(&request), 1);
@@ -303,6 +304,28 @@ async fn a_replica_that_is_cut_off_loses_its_lanes() {
     failing.everything(false);
     fleet.have_lanes(&[&cut, &other], &[1, 1]).await;
     assert!(decided(&cut, &fleet.request().await).await.success);
+}
+
+/// Another replica has used the lane in between. With its old number, the first one would sign a
+/// transaction that no block can include.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_comes_back_continues_with_its_number() {
+    let fleet = Fleet::new(1).await;
+    let failing = Arc::new(Failing::default());
+    let cut = fleet.flaky_engine(&failing).await;
+    assert!(decided(&cut, &fleet.request().await).await.success);
+    let other = fleet.engine().await;
+    failing.everything(true);
+    fleet.have_lanes(&[&cut, &other], &[0, 1]).await;
+    for _ in 0..3 {
+        assert!(decided(&other, &fleet.request().await).await.success);
+    }
+    failing.everything(false);
+    other.shut_down(Duration::from_secs(5)).await;
+    fleet.have_lanes(&[&cut], &[1]).await;
+    assert!(decided(&cut, &fleet.request().await).await.success);
+    // One transaction for each payment.
+    assert_eq!(fleet.recorded().await, 5);
 }
 
 /// attacks.md 161: replicas are replaced one after the other while payments come in, and one of
