@@ -163,7 +163,7 @@ async fn happen(journal: &SqliteJournal, at: u64, number: u8, event: &Event) {
                 .report_success(&id, attempt, Some("sale"), now)
                 .await;
         }
-        Event::Reopen => drop(journal.reopen(&id, attempt).await.unwrap()),
+        Event::Reopen => drop(journal.reopen(&id, attempt, now).await.unwrap()),
         Event::Finalize => journal.finalize(&[id], now).await.unwrap(),
         Event::WriteState => {
             let record = StateId::from_parts(&[&[number % 2]]);
