@@ -4,6 +4,7 @@
 //! have logged (ERC-20), and its own value.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::{Range, RangeInclusive};
 
 use alloy::eips::{BlockId, BlockNumberOrTag};
@@ -200,10 +201,10 @@ impl EvmLedger {
             let Some(number) = receipt.block_number else {
                 continue;
             };
-            if !pending.contains_key(&number.to()) {
+            if let Entry::Vacant(unknown) = pending.entry(number.to()) {
                 let block: Waiter<Option<Block<B256>>> =
                     batch.add("eth_getBlockByNumber", &(number, false))?;
-                pending.insert(number.to(), block);
+                unknown.insert(block);
             }
         }
         let mut blocks = BTreeMap::new();

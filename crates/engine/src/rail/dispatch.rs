@@ -55,7 +55,13 @@ impl<C: Chain> Rail<C> {
         }
         let lane = match self.lane_for(sender.as_ref()) {
             Ok(Some(lane)) => lane,
-            Ok(None) => return self.context.hand_over(ready.job, sender.as_ref()).await,
+            Ok(None) => {
+                // The write may have to wait for the journal longer than a caller waits.
+                let context = Arc::clone(&self.context);
+                let handed_over =
+                    async move { context.hand_over(ready.job, sender.as_ref()).await };
+                return self.context.spawn(handed_over);
+            }
             Err(fault) => return self.context.release(ready.job, fault).await,
         };
         if let Some(Ready { job, .. }) = lane.accept(ready) {
