@@ -41,7 +41,8 @@ CREATE TRIGGER settlement_changed AFTER UPDATE ON settlements BEGIN
     SELECT new.id, new.attempt, 'claimed', new.network, new.caller, new.claimed_at
     WHERE new.attempt > old.attempt;
     INSERT INTO events (settlement, attempt, kind, transaction_id, network, caller, at)
-    SELECT new.id, new.attempt, new.state, new.transaction_id, new.network, new.caller, new.concluded_at
+    SELECT new.id, new.attempt, new.state, new.transaction_id, new.network, new.caller,
+        coalesce(new.concluded_at, new.claimed_at)
     WHERE old.state = 'open' AND new.state <> 'open';
     INSERT INTO events (settlement, attempt, kind, transaction_id, network, caller, at)
     SELECT new.id, new.attempt, 'reported', new.transaction_id, new.network, new.caller, new.success_reported_at
@@ -51,10 +52,12 @@ CREATE TRIGGER settlement_changed AFTER UPDATE ON settlements BEGIN
     WHERE old.final_at IS NULL AND new.final_at IS NOT NULL;
 END;
 
+-- A settlement that has ended gets transactions only when it is restored from another journal.
 CREATE TRIGGER transaction_signed AFTER INSERT ON settlement_transactions BEGIN
     INSERT INTO events (settlement, attempt, kind, transaction_id, network, caller, at)
     SELECT new.settlement, new.attempt, 'signed', t.id, s.network, s.caller, t.signed_at
-    FROM settlements s JOIN transactions t ON t.id = new.transaction_id WHERE s.id = new.settlement;
+    FROM settlements s JOIN transactions t ON t.id = new.transaction_id
+    WHERE s.id = new.settlement AND s.state = 'open' AND s.attempt = new.attempt;
 END;
 
 -- The same bytes may be signed again for a later attempt.
@@ -62,7 +65,8 @@ CREATE TRIGGER transaction_signed_again AFTER UPDATE OF attempt ON settlement_tr
 WHEN new.attempt > old.attempt BEGIN
     INSERT INTO events (settlement, attempt, kind, transaction_id, network, caller, at)
     SELECT new.settlement, new.attempt, 'signed', t.id, s.network, s.caller, t.signed_at
-    FROM settlements s JOIN transactions t ON t.id = new.transaction_id WHERE s.id = new.settlement;
+    FROM settlements s JOIN transactions t ON t.id = new.transaction_id
+    WHERE s.id = new.settlement AND s.state = 'open' AND s.attempt = new.attempt;
 END;
 
 PRAGMA user_version = 5;
