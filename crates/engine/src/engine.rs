@@ -71,7 +71,7 @@ trait AnyRail: Send + Sync {
     fn health(&self) -> Health;
     fn in_progress(&self) -> usize;
     async fn look(&self);
-    async fn acquire_lanes(&self);
+    async fn begin(&self);
     fn lanes_held(&self) -> Vec<LaneId>;
     async fn recover(&self) -> Result<(), Fault>;
     async fn verify(&self, request: &PaymentRequest) -> Result<VerifyResponse, FacilitatorError>;
@@ -108,8 +108,8 @@ impl<C: Chain> AnyRail for ErasedRail<C> {
     async fn look(&self) {
         self.0.look().await;
     }
-    async fn acquire_lanes(&self) {
-        self.0.acquire_lanes().await;
+    async fn begin(&self) {
+        self.0.begin().await;
     }
     fn lanes_held(&self) -> Vec<LaneId> {
         self.0.lanes_held()
@@ -257,7 +257,7 @@ impl EngineBuilder {
         check_names(&rails)?;
         join_all(rails.iter().map(|rail| rail.look())).await;
         for rail in &rails {
-            rail.acquire_lanes().await;
+            rail.begin().await;
             rail.recover().await?;
         }
         let Services {

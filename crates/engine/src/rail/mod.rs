@@ -139,7 +139,6 @@ impl<C: Chain> Rail<C> {
         context.spawn(Arc::clone(&rail).maintain());
         context.spawn(keep_leases(Arc::clone(&context)));
         context.spawn(Arc::clone(&rail).take_handed_over());
-        context.spawn(Arc::clone(&rail).sweep_regularly());
         rail
     }
 
@@ -158,13 +157,15 @@ impl<C: Chain> Rail<C> {
         self.context.health.known()
     }
 
-    /// Acquires this process's share of the lanes. One that cannot be acquired now is acquired
-    /// later.
-    pub(crate) async fn acquire_lanes(&self) {
+    /// Acquires this process's share of the lanes, and begins to sweep. The first sweep needs the
+    /// lanes: what the chain has taken back is sent again at once. A lane that cannot be acquired
+    /// now is acquired later.
+    pub(crate) async fn begin(self: &Arc<Self>) {
         let balanced = self.context.leases.balance(&self.context.outstanding);
         if let Err(error) = balanced.await {
             warn!(%error, "the lanes could not be acquired yet");
         }
+        self.context.spawn(Arc::clone(self).sweep_regularly());
     }
 
     /// The lanes that this process may send with now.
