@@ -304,8 +304,9 @@ async fn recovery_batches_questions_and_skips_unreadable_rows() {
     let asked = setting.node.calls("eth_getTransactionReceipt");
     assert!(asked as u64 >= COUNT, "{asked}");
     let round_trips = setting.node.round_trips_with("eth_getTransactionReceipt");
+    // A round trip answers more than two questions on average, also on a busy machine.
     assert!(
-        (round_trips as u64) < COUNT / 2,
+        2 * round_trips < asked,
         "{round_trips} round trips for {asked} questions"
     );
     // The unreadable one is skipped, and no other payment waits for it.
@@ -484,6 +485,10 @@ async fn open_settlements_of_a_format_1_file_are_finished() {
         let sent: Result<Value, _> = setting.local.rpc("eth_sendRawTransaction", (bytes,)).await;
         sent.unwrap();
     }
+    until("both are included", || async {
+        setting.sent(Setting::signers()[0].address).await == 2
+    })
+    .await;
     let open = Filter::new().open_only();
     let open = journal.page(&open, None).await.unwrap().settlements;
     let [recorded, claimed] = &open[..] else {

@@ -50,6 +50,8 @@ fn settlement(mut settlement: Settlement) -> Entry {
     signed.sort_by(|one, other| one.transaction.as_str().cmp(other.transaction.as_str()));
     settlement.transactions.clear();
     settlement.withdrawn.clear();
+    // An entry has no owner: what is restored must be taken up.
+    settlement.owner = None;
     Entry::Settlement {
         settlement: Box::new(settlement),
         signed,
