@@ -50,7 +50,7 @@ fn settlement(mut settlement: Settlement) -> Entry {
     signed.sort_by(|one, other| one.transaction.as_str().cmp(other.transaction.as_str()));
     settlement.transactions.clear();
     settlement.withdrawn.clear();
-    // An entry has no owner: what is restored must be taken up.
+    // An entry has no owner. A replica that works on it becomes the owner.
     settlement.owner = None;
     Entry::Settlement {
         settlement: Box::new(settlement),
