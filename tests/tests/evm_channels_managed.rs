@@ -275,6 +275,36 @@ async fn due_channels_are_claimed_together_without_being_asked() {
     assert!(claims < 5, "{claims} transactions for five channels");
 }
 
+/// A facilitator died after it had charged a voucher and before it answered. The chain had the
+/// claim before the payer came again, and its refusal had no correction: the stream ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claimed_voucher_that_comes_again_corrects_its_payer() {
+    let setting = Setting::start().await;
+    let engine = engine(&setting, ClaimRules::new(0, u128::MAX)).await;
+    let channel = channel();
+    settled(&engine, &deposit(&channel, 10 * PRICE_UNITS)).await;
+    let last = voucher(&channel, 2 * PRICE_UNITS);
+    settled(&engine, &last).await;
+    until("the channel is claimed", || async {
+        channel.state(&setting).await == (10 * PRICE_UNITS, 2 * PRICE_UNITS)
+    })
+    .await;
+    let more = channel.deposit_by_eip3009(PRICE_UNITS);
+    let requirements = channel.managed_requirements(PRICE);
+    let more = by_seller(&channel.deposit_request(&more, 2 * PRICE_UNITS, &requirements));
+    let too_much = voucher(&channel, 11 * PRICE_UNITS);
+    for stale in [&last, &more, &too_much] {
+        let verdict = engine.verify(stale).await.unwrap();
+        let code = verdict.invalid_reason.as_deref();
+        assert_eq!(code, Some(reason::CUMULATIVE_AMOUNT_MISMATCH.code()));
+        let extra = Value::Object(verdict.extra.unwrap().tree());
+        let charged = (2 * PRICE).to_string();
+        assert_eq!(extra["channelState"]["chargedCumulativeAmount"], charged);
+        assert_eq!(extra["voucherState"]["signedMaxClaimable"], charged);
+    }
+    settled(&engine, &voucher(&channel, 3 * PRICE_UNITS)).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refund_claims_what_was_charged_before() {
     let setting = Setting::start().await;

@@ -250,9 +250,10 @@ impl DepositPayment {
             return Err(Rejection::new(reason::INSUFFICIENT_BALANCE, detail));
         }
         state.balance = state.balance.saturating_add(amount);
-        self.voucher.check_covered(&state, false)?;
-        if let Some(managed) = self.managed(observed.state) {
-            managed?.check(&self.voucher, state, &self.terms, observed)?;
+        match self.managed(observed.state) {
+            // The book decides, also on what the channel covers: its verdict has a correction.
+            Some(managed) => managed?.check(&self.voucher, state, &self.terms, observed)?,
+            None => self.voucher.check_covered(&state, false)?,
         }
         self.consent
             .check_state(outcomes.get(step::CONSENT), amount)

@@ -429,10 +429,11 @@ impl VoucherPayment {
             let detail = "the channel has no balance";
             return Err(Rejection::new(reason::CHANNEL_NOT_FOUND, detail));
         }
-        self.voucher.check_covered(&chain, self.is_refund())?;
         if self.access.is_none() {
-            return Ok(());
+            return self.voucher.check_covered(&chain, self.is_refund());
         }
+        // The book comes first. Its verdict has the proof by which a payer corrects its own book,
+        // also after the chain has got a claim of the same voucher.
         let managed = Managed::read(observed.state)?;
         if !self.is_refund() {
             return managed.check(&self.voucher, chain, &self.terms, observed);
@@ -442,7 +443,7 @@ impl VoucherPayment {
             Some(book) if book.charged != self.voucher.voucher.max_claimable => {
                 Err(mismatch(&book, &self.voucher, 0))
             }
-            _ => Ok(()),
+            _ => self.voucher.check_covered(&chain, true),
         }
     }
 
