@@ -156,7 +156,8 @@ async fn write(
              state_id = excluded.state_id, state_revision = excluded.state_revision,
              state_exclusive = excluded.state_exclusive, refund_of = excluded.refund_of,
              retries_without_limit = excluded.retries_without_limit, receipt = excluded.receipt,
-             reported_to = excluded.reported_to",
+             reported_to = excluded.reported_to,
+             owner = CASE WHEN excluded.state = 'open' THEN owner END",
     )
     .bind(claim.id.as_bytes().as_slice())
     .bind(&claim.network)

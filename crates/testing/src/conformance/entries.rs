@@ -189,6 +189,15 @@ pub async fn nothing_that_is_restored_becomes_lower<F: JournalFixture>() {
     }
     let again = copy.report_success(&claim.id, attempt, None, NOW).await;
     assert_eq!(again.expect("a report"), Reported::No);
+
+    // The replica that works on it has no work any more once its end is restored.
+    let third = F::new().await;
+    let working = third.open().await;
+    win(&working, &claim).await;
+    restore(&working, &settled).await;
+    let ended = taken(&working, &claim).await;
+    assert_eq!(ended.state.kind(), StateKind::Settled);
+    assert_eq!(ended.owner, None);
 }
 
 /// A copy of another journal, or one that was changed by hand.
