@@ -1,10 +1,4 @@
-//! Vouchers per second of a seller that keeps them: each is verified, charged and durable before
-//! the next one of its channel comes. `cargo bench -p quittance-evm`.
-#![allow(
-    clippy::unwrap_used,
-    missing_docs,
-    reason = "a benchmark that cannot go on stops"
-)]
+//! A seller with channels of many payers, and their vouchers.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,7 +8,6 @@ use alloy::primitives::{Address, B256};
 use alloy::signers::SignerSync;
 use alloy::signers::local::PrivateKeySigner;
 use async_trait::async_trait;
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::future::join_all;
 use quittance_core::json::Object;
 use quittance_core::wire::{
@@ -22,13 +15,12 @@ use quittance_core::wire::{
     VerifyResponse,
 };
 use quittance_core::{Facilitator, FacilitatorError, FirstSuccess, Offer, PaymentRequest, Phase};
+use quittance_engine::SqliteJournal;
 use quittance_evm::batch::{
     ChannelConfig, ChannelOffer, ChannelState, Channels, Voucher, domain_separator, voucher_digest,
 };
-use quittance_journal::SqliteJournal;
 use quittance_verify::VerifierQueue;
 use serde_json::json;
-use tokio::runtime::Runtime;
 
 const NETWORK: &str = "eip155:8453";
 const CHAIN_ID: u64 = 8453;
@@ -57,12 +49,13 @@ impl Facilitator for Rich {
     }
 
     async fn supported(&self) -> Result<SupportedResponse, FacilitatorError> {
-        Ok(SupportedResponse::new(Vec::new()))
+        let kind = SupportedKind::new(2, "batch-settlement", NETWORK);
+        Ok(SupportedResponse::new(vec![kind]))
     }
 }
 
 /// A payer's channel.
-struct Payer {
+pub(crate) struct Payer {
     key: PrivateKeySigner,
     config: ChannelConfig,
     charged: u128,
@@ -87,8 +80,8 @@ impl Payer {
         }
     }
 
-    /// A request with the next voucher.
-    fn request(&mut self, terms: &PaymentRequirements) -> PaymentRequest {
+    /// The next voucher.
+    pub(crate) fn payload(&mut self, terms: &PaymentRequirements) -> PaymentPayload {
         self.charged += terms.amount.parse::<u128>().unwrap();
         let separator = domain_separator(CHAIN_ID);
         let id = self.config.id(&separator);
@@ -102,21 +95,25 @@ impl Payer {
         let payload = json!({
             "type": "voucher", "channelConfig": self.config, "voucher": voucher,
         });
-        let payload = PaymentPayload::new(terms.clone(), Object::of(&payload).unwrap());
-        PaymentRequest::new(payload, terms.clone()).unwrap()
+        PaymentPayload::new(terms.clone(), Object::of(&payload).unwrap())
+    }
+
+    /// A request with the next voucher.
+    fn request(&mut self, terms: &PaymentRequirements) -> PaymentRequest {
+        PaymentRequest::new(self.payload(terms), terms.clone()).unwrap()
     }
 }
 
 /// A seller with this many channels.
-struct Seller {
-    channels: Channels,
-    offer: Arc<ChannelOffer>,
-    terms: PaymentRequirements,
-    payers: Vec<Payer>,
+pub(crate) struct Seller {
+    pub(crate) channels: Channels,
+    pub(crate) offer: Arc<ChannelOffer>,
+    pub(crate) terms: PaymentRequirements,
+    pub(crate) payers: Vec<Payer>,
 }
 
 impl Seller {
-    async fn open(file: &Path, channels: usize) -> Self {
+    pub(crate) async fn open(file: &Path, channels: usize) -> Self {
         let store = Arc::new(SqliteJournal::open(file).await.unwrap());
         let verifier = Arc::new(VerifierQueue::start().unwrap());
         let key = PrivateKeySigner::random();
@@ -136,7 +133,7 @@ impl Seller {
     }
 
     /// Each channel pays one request after another. Returns how long the seller takes.
-    async fn serve(&mut self, vouchers: usize, how: How) -> Duration {
+    pub(crate) async fn serve(&mut self, vouchers: usize, how: How) -> Duration {
         let terms = &self.terms;
         let sign =
             |payer: &mut Payer| -> Vec<_> { (0..vouchers).map(|_| payer.request(terms)).collect() };
@@ -163,7 +160,7 @@ impl Seller {
 
 /// How a voucher is charged.
 #[derive(Clone, Copy)]
-enum How {
+pub(crate) enum How {
     /// Verified, completed by the offer, and settled, as the seller's layer does.
     Sold,
     /// Settled at once, which verifies it.
@@ -190,30 +187,3 @@ async fn sell(
     let request = offer.request(phase, request, terms).await.unwrap();
     settle(channels, &request.unwrap()).await;
 }
-
-fn vouchers(criterion: &mut Criterion) {
-    const VOUCHERS: usize = 4;
-    let runtime = Runtime::new().unwrap();
-    let mut group = criterion.benchmark_group("vouchers");
-    group.sample_size(10);
-    for channels in [1, 16, 256, 2048] {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("channels.db");
-        let mut seller = runtime.block_on(Seller::open(&file, channels));
-        // The first voucher of a channel asks the facilitator. Frequent keys get a table later.
-        runtime.block_on(seller.serve(40, How::Settled));
-        group.throughput(Throughput::Elements((channels * VOUCHERS) as u64));
-        for (name, how) in [("settled", How::Settled), ("sold", How::Sold)] {
-            let id = BenchmarkId::new(name, format!("{channels} channels"));
-            group.bench_function(id, |bencher| {
-                bencher.iter_custom(|rounds| {
-                    let all = (0..rounds).map(|_| runtime.block_on(seller.serve(VOUCHERS, how)));
-                    all.sum()
-                });
-            });
-        }
-    }
-}
-
-criterion_group!(benches, vouchers);
-criterion_main!(benches);
