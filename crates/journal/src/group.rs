@@ -32,8 +32,9 @@ pub(crate) trait Store: Send + Sized + 'static {
     type Error: StoreError;
 
     /// Executes all writes of a batch and commits them together, or changes nothing. A write that
-    /// [fails alone](Pending::execute) must leave no change behind.
-    async fn commit(&mut self, batch: &mut [Waiting<Self>]) -> Result<(), JournalError>;
+    /// [fails alone](Pending::execute) must leave no change behind. The batch is left as it was; the
+    /// callers of writes that are missing get [`JournalError::Closed`].
+    async fn commit(&mut self, batch: &mut Vec<Waiting<Self>>) -> Result<(), JournalError>;
 
     /// Called every second in which nothing is written.
     async fn idle(&mut self);
@@ -197,7 +198,7 @@ mod tests {
         type Connection = Vec<u32>;
         type Error = Refused;
 
-        async fn commit(&mut self, batch: &mut [Waiting<Self>]) -> Result<(), JournalError> {
+        async fn commit(&mut self, batch: &mut Vec<Waiting<Self>>) -> Result<(), JournalError> {
             self.commits.acquire().await.unwrap().forget();
             let mut written = Vec::new();
             for write in batch {

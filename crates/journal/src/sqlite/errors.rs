@@ -1,83 +1,111 @@
 //! What an error of SQLite means for the journal.
 
+use rusqlite::Error;
+
 use crate::error::{Cause, JournalError};
 use crate::group::StoreError;
 
-/// Whether an error is about one row, and not about the file.
-pub(super) fn concerns_one_entry(error: &sqlx::Error) -> bool {
-    is_unreadable(error) || is_refusal(error)
-}
-
-/// Whether an error is about the content of a row.
-fn is_unreadable(error: &sqlx::Error) -> bool {
-    matches!(
-        error,
-        sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::RowNotFound
-    )
+/// Why a read or a write failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SqlError {
+    /// SQLite, or its driver.
+    #[error(transparent)]
+    Sqlite(#[from] Error),
+    /// A row has a value that no version of this program writes.
+    #[error("the row has {0}")]
+    Unreadable(String),
+    /// A write contradicts a rule that is checked before it.
+    #[error("{0}")]
+    Refused(String),
+    /// An error of the journal itself about one write, such as a lease that is lost.
+    #[error(transparent)]
+    Failed(JournalError),
 }
 
 /// An error about a write that contradicts the journal's rules.
-pub(super) fn refused(rule: &str) -> sqlx::Error {
-    sqlx::Error::Encode(rule.into())
+pub(super) fn refused(rule: &str) -> SqlError {
+    SqlError::Refused(rule.to_owned())
 }
 
-/// An error of the journal itself about one write, such as a lease that is lost.
-pub(super) fn failed(error: JournalError) -> sqlx::Error {
-    sqlx::Error::Encode(Box::new(error))
+/// An error about one row: it has a value that no version of this program writes.
+pub(super) fn invalid(what: &str) -> SqlError {
+    SqlError::Unreadable(what.to_owned())
 }
 
-/// Whether a write contradicts a rule: one that is checked before it, or a constraint of the
-/// tables.
-fn is_refusal(error: &sqlx::Error) -> bool {
-    /// A text or bytes that are too long for SQLite.
-    const TOO_BIG: i64 = 18;
-    /// A CHECK, NOT NULL, UNIQUE or foreign key, or a type of a STRICT table.
-    const CONSTRAINT: i64 = 19;
-    let is_constraint = |code| [TOO_BIG, CONSTRAINT].contains(&code);
-    matches!(error, sqlx::Error::Encode(_)) || primary_code(error).is_some_and(is_constraint)
-}
+impl SqlError {
+    /// Whether the error is about one row, and not about the file.
+    pub(super) fn concerns_one_entry(&self) -> bool {
+        self.is_unreadable() || self.is_refusal() || matches!(self, Self::Failed(_))
+    }
 
-/// SQLite's result code without its higher bits, which distinguish kinds of one code. See
-/// <https://www.sqlite.org/rescode.html>.
-fn primary_code(error: &sqlx::Error) -> Option<i64> {
-    let code = error.as_database_error()?.code()?.parse::<i64>().ok()?;
-    Some(code & 0xff)
-}
+    /// Whether the error is about the content of a row.
+    fn is_unreadable(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreadable(_)
+                | Self::Sqlite(
+                    Error::FromSqlConversionFailure(..)
+                        | Error::InvalidColumnType(..)
+                        | Error::IntegralValueOutOfRange(..)
+                        | Error::Utf8Error(..)
+                        | Error::QueryReturnedNoRows
+                )
+        )
+    }
 
-/// Whether SQLite reports that the file is damaged (SQLITE_CORRUPT and its kinds) or not a database
-/// (SQLITE_NOTADB).
-pub(super) fn is_damage(error: &sqlx::Error) -> bool {
-    const CORRUPT: i64 = 11;
-    const NOT_A_DATABASE: i64 = 26;
-    primary_code(error).is_some_and(|code| [CORRUPT, NOT_A_DATABASE].contains(&code))
-}
+    /// Whether a write contradicts a rule: one that is checked before it, or a constraint of the
+    /// tables.
+    fn is_refusal(&self) -> bool {
+        /// A text or bytes that are too long for SQLite.
+        const TOO_BIG: i32 = 18;
+        /// A CHECK, NOT NULL, UNIQUE or foreign key, or a type of a STRICT table.
+        const CONSTRAINT: i32 = 19;
+        let is_constraint = |code| [TOO_BIG, CONSTRAINT].contains(&code);
+        matches!(self, Self::Refused(_)) || self.primary_code().is_some_and(is_constraint)
+    }
 
-impl From<sqlx::Error> for JournalError {
-    fn from(error: sqlx::Error) -> Self {
-        match error {
-            sqlx::Error::Encode(cause) => match cause.downcast::<Self>() {
-                Ok(error) => *error,
-                Err(rule) => Self::refused(rule),
-            },
-            error if is_refusal(&error) => Self::refused(error),
-            error if is_unreadable(&error) => Self::unreadable(error),
-            error => problem_of(error),
+    /// SQLite's result code without its higher bits, which distinguish kinds of one code. See
+    /// <https://www.sqlite.org/rescode.html>.
+    fn primary_code(&self) -> Option<i32> {
+        match self {
+            Self::Sqlite(Error::SqliteFailure(failure, _)) => Some(failure.extended_code & 0xff),
+            _ => None,
+        }
+    }
+
+    /// Whether SQLite reports that the file is damaged (SQLITE_CORRUPT and its kinds) or not a
+    /// database (SQLITE_NOTADB).
+    pub(super) fn is_damage(&self) -> bool {
+        const CORRUPT: i32 = 11;
+        const NOT_A_DATABASE: i32 = 26;
+        let is_damage = |code| [CORRUPT, NOT_A_DATABASE].contains(&code);
+        self.primary_code().is_some_and(is_damage)
+    }
+
+    /// What an error that is not about one entry says about the whole journal.
+    pub(super) fn problem(self) -> JournalError {
+        let is_damage = self.is_damage();
+        let cause = Cause::new(self);
+        match is_damage {
+            true => JournalError::Damaged { cause },
+            false => JournalError::Unavailable { cause },
         }
     }
 }
 
-/// What an error that is not about one entry says about the whole journal.
-pub(super) fn problem_of(error: sqlx::Error) -> JournalError {
-    let is_damage = is_damage(&error);
-    let cause = Cause::new(error);
-    match is_damage {
-        true => JournalError::Damaged { cause },
-        false => JournalError::Unavailable { cause },
+impl From<SqlError> for JournalError {
+    fn from(error: SqlError) -> Self {
+        match error {
+            SqlError::Failed(error) => error,
+            error if error.is_refusal() => Self::refused(error),
+            error if error.is_unreadable() => Self::unreadable(error),
+            error => error.problem(),
+        }
     }
 }
 
-impl StoreError for sqlx::Error {
+impl StoreError for SqlError {
     fn concerns_one_entry(&self) -> bool {
-        concerns_one_entry(self)
+        self.concerns_one_entry()
     }
 }

@@ -2,12 +2,12 @@
 
 use async_trait::async_trait;
 use quittance_core::{Timestamp, TransactionId};
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
-use sqlx::{Connection, QueryBuilder, Row, Sqlite};
+use rusqlite::{Connection, Row, params};
 use tracing::error;
 
-use super::errors::concerns_one_entry;
-use super::rows::{integer, number, payment_id, seconds, time};
+use super::errors::{SqlError, invalid};
+use super::rows::{integer, number, optional_text, parsed, payment_id, seconds, text, time};
+use super::sql::{self, Query};
 use super::store::Writer;
 use crate::event::{EVENTS_MAX, EventCursor, EventFilter, Events, SettlementEvent};
 use crate::group::Write;
@@ -18,16 +18,17 @@ const SCAN_MAX: u64 = 10_000;
 
 /// The numbers of the oldest and the newest event. Events are numbered from 1 without a gap: only
 /// the oldest ones are ever removed, and the newest one stays.
-async fn bounds(connection: &mut SqliteConnection) -> Result<Option<(u64, u64)>, sqlx::Error> {
-    let (oldest, newest): (Option<i64>, Option<i64>) =
-        sqlx::query_as("SELECT (SELECT min(number) FROM events), (SELECT max(number) FROM events)")
-            .fetch_one(connection)
-            .await?;
-    let (oldest, newest) = (
-        oldest.map(number).transpose()?,
-        newest.map(number).transpose()?,
-    );
-    Ok(oldest.zip(newest))
+fn bounds(connection: &Connection) -> Result<Option<(u64, u64)>, SqlError> {
+    let of_row = |row: &Row<'_>| {
+        let bound = |index| row.get::<_, Option<i64>>(index)?.map(number).transpose();
+        Ok(bound(0)?.zip(bound(1)?))
+    };
+    sql::one(
+        connection,
+        "SELECT (SELECT min(number) FROM events), (SELECT max(number) FROM events)",
+        [],
+        of_row,
+    )
 }
 
 fn cursor(number: u64) -> EventCursor {
@@ -42,19 +43,19 @@ fn position(cursor: &EventCursor) -> Option<u64> {
 }
 
 /// The position behind the newest event.
-pub(super) async fn newest(connection: &mut SqliteConnection) -> Result<EventCursor, sqlx::Error> {
-    let bounds = bounds(connection).await?;
+pub(super) fn newest(connection: &Connection) -> Result<EventCursor, SqlError> {
+    let bounds = bounds(connection)?;
     Ok(cursor(bounds.map_or(0, |(_, newest)| newest)))
 }
 
 /// The events behind a position. `None` if the feed does not have the position.
-pub(super) async fn read(
-    connection: &mut SqliteConnection,
+pub(super) fn read(
+    connection: &Connection,
     filter: &EventFilter,
     after: Option<&EventCursor>,
-) -> Result<Option<Events>, sqlx::Error> {
-    let mut moment = connection.begin().await?;
-    let (oldest, newest) = bounds(&mut moment).await?.unwrap_or((1, 0));
+) -> Result<Option<Events>, SqlError> {
+    let moment = connection.unchecked_transaction()?;
+    let (oldest, newest) = bounds(&moment)?.unwrap_or((1, 0));
     let after = match after {
         None => Some(oldest - 1),
         Some(cursor) => position(cursor).filter(|at| (oldest - 1..=newest).contains(at)),
@@ -64,43 +65,44 @@ pub(super) async fn read(
     };
     let limit = filter.limit.clamp(1, EVENTS_MAX);
     let until = newest.min(after.saturating_add(SCAN_MAX));
-    let rows = listing(filter, after, until, limit)
-        .build()
-        .fetch_all(&mut *moment)
-        .await?;
-    moment.commit().await?;
-    let next = match rows.last() {
-        Some(last) if rows.len() == limit as usize => number(last.try_get("number")?)?,
+    let found = listing(filter, after, until, limit).all(&moment, |row| {
+        let number: u64 = number(row.get("number")?)?;
+        Ok((number, event(row)))
+    })?;
+    moment.commit()?;
+    let next = match found.last() {
+        Some((number, _)) if found.len() == limit as usize => *number,
         _ => until,
     };
+    let events = found.into_iter().map(|(_, event)| event);
     Ok(Some(Events {
-        events: readable(&rows)?,
+        events: readable(events)?,
         next: cursor(next),
         has_more: next < newest,
     }))
 }
 
-fn listing(filter: &EventFilter, after: u64, until: u64, limit: u32) -> QueryBuilder<Sqlite> {
-    let mut query = QueryBuilder::new("SELECT * FROM events WHERE number > ");
-    query.push_bind(integer(after));
-    query.push(" AND number <= ").push_bind(integer(until));
+fn listing(filter: &EventFilter, after: u64, until: u64, limit: u32) -> Query {
+    let query = Query::new("SELECT * FROM events WHERE number > ", integer(after));
+    let mut query = query.and(" AND number <= ", integer(until));
     if let Some(caller) = &filter.caller {
-        query.push(" AND caller = ").push_bind(caller);
+        query = query.and(" AND caller = ", caller.clone());
     }
     if let Some(network) = &filter.network {
-        query.push(" AND network = ").push_bind(network);
+        query = query.and(" AND network = ", network.clone());
     }
-    query.push(" ORDER BY number LIMIT ").push_bind(limit);
-    query
+    query.and(" ORDER BY number LIMIT ", limit)
 }
 
-/// The events in these rows. One that cannot be read must not stop the feed.
-fn readable(rows: &[SqliteRow]) -> Result<Vec<SettlementEvent>, sqlx::Error> {
-    let mut events = Vec::with_capacity(rows.len());
-    for row in rows {
-        match event(row) {
+/// The events that can be read. One that cannot must not stop the feed.
+fn readable(
+    found: impl Iterator<Item = Result<SettlementEvent, SqlError>>,
+) -> Result<Vec<SettlementEvent>, SqlError> {
+    let mut events = Vec::new();
+    for event in found {
+        match event {
             Ok(event) => events.push(event),
-            Err(error) if concerns_one_entry(&error) => {
+            Err(error) if error.concerns_one_entry() => {
                 error!(%error, "skipped an event that cannot be read");
             }
             Err(error) => return Err(error),
@@ -109,34 +111,31 @@ fn readable(rows: &[SqliteRow]) -> Result<Vec<SettlementEvent>, sqlx::Error> {
     Ok(events)
 }
 
-fn event(row: &SqliteRow) -> Result<SettlementEvent, sqlx::Error> {
-    let kind: &str = row.try_get("kind")?;
-    let unknown = |error| sqlx::Error::Decode(Box::new(error));
-    let transaction: Option<&str> = row.try_get("transaction_id")?;
+fn event(row: &Row<'_>) -> Result<SettlementEvent, SqlError> {
+    let kind = text(row, "kind")?;
     Ok(SettlementEvent {
-        cursor: cursor(number(row.try_get("number")?)?),
+        cursor: cursor(number(row.get("number")?)?),
         settlement: payment_id(row, "settlement")?,
-        attempt: number(row.try_get("attempt")?)?,
-        kind: kind.parse().map_err(unknown)?,
-        transaction: transaction.map(TransactionId::new),
-        network: row.try_get("network")?,
-        caller: row.try_get("caller")?,
-        at: time(row.try_get("at")?)?,
+        attempt: row.get("attempt")?,
+        kind: kind.parse().map_err(|error| invalid(&format!("{error}")))?,
+        transaction: optional_text(row, "transaction_id")?.map(TransactionId::new),
+        network: row.get("network")?,
+        caller: row.get("caller")?,
+        at: time(row.get("at")?)?,
     })
 }
 
 /// The position that a reader has saved.
-pub(super) async fn saved(
-    connection: &mut SqliteConnection,
+pub(super) fn saved(
+    connection: &Connection,
     reader: &str,
-) -> Result<Option<EventCursor>, sqlx::Error> {
-    let saved: Option<String> =
-        sqlx::query_scalar("SELECT cursor FROM event_readers WHERE name = ?1")
-            .bind(reader)
-            .fetch_optional(connection)
-            .await?;
-    let parsed = saved.map(|text| text.parse()).transpose();
-    parsed.map_err(|error| sqlx::Error::Decode(Box::new(error)))
+) -> Result<Option<EventCursor>, SqlError> {
+    sql::optional(
+        connection,
+        "SELECT cursor FROM event_readers WHERE name = ?1",
+        params![reader],
+        |row| parsed(row, "cursor"),
+    )
 }
 
 /// [`Journal::save_event_cursor`](crate::Journal::save_event_cursor).
@@ -149,15 +148,13 @@ pub(super) struct SaveCursor {
 impl Write<Writer> for SaveCursor {
     type Answer = ();
 
-    async fn execute(&self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-        sqlx::query(
+    async fn execute(&self, connection: &mut Connection) -> Result<(), SqlError> {
+        sql::execute(
+            connection,
             "INSERT INTO event_readers (name, cursor) VALUES (?1, ?2)
              ON CONFLICT (name) DO UPDATE SET cursor = excluded.cursor",
-        )
-        .bind(&self.reader)
-        .bind(self.cursor.as_str())
-        .execute(connection)
-        .await?;
+            params![&self.reader, self.cursor.as_str()],
+        )?;
         Ok(())
     }
 }
@@ -172,20 +169,17 @@ pub(super) struct RemoveEvents {
 impl Write<Writer> for RemoveEvents {
     type Answer = u64;
 
-    async fn execute(&self, connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
+    async fn execute(&self, connection: &mut Connection) -> Result<u64, SqlError> {
         // A clock that was set back leaves a newer time before an older one. Only the events before
         // the first newer time go, so that the rest has no gap.
-        let removed = sqlx::query(
+        let removed = sql::execute(
+            connection,
             "WITH oldest AS (SELECT number, at FROM events ORDER BY number LIMIT ?2)
              DELETE FROM events WHERE number IN (SELECT number FROM oldest)
                  AND number < coalesce((SELECT min(number) FROM oldest WHERE at >= ?1), ?3)
                  AND number < (SELECT max(number) FROM events)",
-        )
-        .bind(seconds(self.before))
-        .bind(self.limit)
-        .bind(i64::MAX)
-        .execute(connection)
-        .await?;
-        Ok(removed.rows_affected())
+            params![seconds(self.before), self.limit, i64::MAX],
+        )?;
+        Ok(removed as u64)
     }
 }

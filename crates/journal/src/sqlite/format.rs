@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use sqlx::sqlite::SqliteConnection;
+use rusqlite::Connection;
 
-use super::errors::problem_of;
+use super::errors::SqlError;
+use super::sql;
 use crate::error::{FileProblem, JournalError};
 
 /// The newest format, in SQLite's `user_version`.
@@ -28,14 +29,10 @@ const MIGRATIONS: [(i64, &str); 4] = [
 ];
 
 /// Creates the tables in a new file, or migrates those of an older format.
-pub(super) async fn prepare(connection: &mut SqliteConnection) -> Result<(), JournalError> {
-    let (mut format, tables) = examine(connection).await.map_err(problem_of)?;
+pub(super) fn prepare(connection: &Connection) -> Result<(), JournalError> {
+    let (mut format, tables) = examine(connection).map_err(SqlError::problem)?;
     if (format, tables) == (0, Tables::None) {
-        sqlx::raw_sql(SCHEMA)
-            .execute(connection)
-            .await
-            .map_err(problem_of)?;
-        return Ok(());
+        return run(connection, SCHEMA);
     }
     if format > FORMAT {
         return Err(JournalError::NewerFormat {
@@ -45,13 +42,13 @@ pub(super) async fn prepare(connection: &mut SqliteConnection) -> Result<(), Jou
     }
     if format < 1 || tables != Tables::Ours {
         return Err(JournalError::Unusable {
-            path: path(connection).await,
+            path: connection.path().unwrap_or_default().into(),
             problem: FileProblem::Foreign,
         });
     }
     for (from, steps) in MIGRATIONS {
         if format == from {
-            migrate(connection, steps).await?;
+            migrate(connection, steps)?;
             format += 1;
         }
     }
@@ -59,11 +56,8 @@ pub(super) async fn prepare(connection: &mut SqliteConnection) -> Result<(), Jou
 }
 
 /// Checks that a database has the newest format, without changing it.
-pub(super) async fn check(
-    connection: &mut SqliteConnection,
-    path: &Path,
-) -> Result<(), JournalError> {
-    match examine(connection).await.map_err(problem_of)? {
+pub(super) fn check(connection: &Connection, path: &Path) -> Result<(), JournalError> {
+    match examine(connection).map_err(SqlError::problem)? {
         (FORMAT, Tables::Ours) => Ok(()),
         (found, _) if found > FORMAT => Err(JournalError::NewerFormat {
             found,
@@ -89,18 +83,17 @@ enum Tables {
 }
 
 /// The database's format and tables.
-async fn examine(connection: &mut SqliteConnection) -> Result<(i64, Tables), sqlx::Error> {
-    let format: i64 = sqlx::query_scalar("PRAGMA user_version")
-        .fetch_one(&mut *connection)
-        .await?;
-    let (all, ours): (i64, i64) = sqlx::query_as(
+fn examine(connection: &Connection) -> Result<(i64, Tables), SqlError> {
+    let format = sql::one(connection, "PRAGMA user_version", [], |row| Ok(row.get(0)?))?;
+    let (all, ours): (i64, i64) = sql::one(
+        connection,
         "SELECT count(*), count(*) FILTER (WHERE type = 'table'
              AND name IN ('settlements', 'transactions', 'settlement_transactions', 'scheme_states',
                  'leases', 'events', 'event_readers'))
          FROM sqlite_schema",
-    )
-    .fetch_one(&mut *connection)
-    .await?;
+        [],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
     let expected = match format {
         ..4 => TABLES[0],
         4 => TABLES[1],
@@ -114,42 +107,29 @@ async fn examine(connection: &mut SqliteConnection) -> Result<(i64, Tables), sql
     Ok((format, tables))
 }
 
-/// The path of the database that a connection has open, for messages.
-async fn path(connection: &mut SqliteConnection) -> std::path::PathBuf {
-    let path: Result<String, _> =
-        sqlx::query_scalar("SELECT file FROM pragma_database_list WHERE name = 'main'")
-            .fetch_one(connection)
-            .await;
-    path.unwrap_or_default().into()
-}
-
 /// Runs a migration. It is one SQLite transaction, so a process that dies in it leaves the file as
 /// it was.
-async fn migrate(
-    connection: &mut SqliteConnection,
-    steps: &'static str,
-) -> Result<(), JournalError> {
+fn migrate(connection: &Connection, steps: &str) -> Result<(), JournalError> {
     // A migration may replace a table that others refer to. References are checked afterwards.
-    let switch = "PRAGMA foreign_keys = OFF";
-    let switched = sqlx::raw_sql(switch).execute(&mut *connection).await;
-    switched.map_err(problem_of)?;
-    let migrated = sqlx::raw_sql(steps).execute(&mut *connection).await;
+    run(connection, "PRAGMA foreign_keys = OFF")?;
+    let migrated = run(connection, steps);
     if migrated.is_err() {
         // Fails if SQLite has already rolled back by itself.
-        drop(sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await);
+        drop(run(connection, "ROLLBACK"));
     }
-    let switch = "PRAGMA foreign_keys = ON";
-    let switched = sqlx::raw_sql(switch).execute(&mut *connection).await;
-    switched.map_err(problem_of)?;
-    migrated.map_err(problem_of)?;
-    let dangling = sqlx::query("PRAGMA foreign_key_check")
-        .fetch_optional(connection)
-        .await
-        .map_err(problem_of)?;
-    match dangling {
-        None => Ok(()),
-        Some(_) => Err(JournalError::Dangling),
+    run(connection, "PRAGMA foreign_keys = ON")?;
+    migrated?;
+    let is_dangling = sql::exists(connection, "PRAGMA foreign_key_check", []);
+    match is_dangling.map_err(SqlError::problem)? {
+        false => Ok(()),
+        true => Err(JournalError::Dangling),
     }
+}
+
+/// Runs statements without values.
+fn run(connection: &Connection, statements: &str) -> Result<(), JournalError> {
+    let done = connection.execute_batch(statements);
+    done.map_err(|error| SqlError::from(error).problem())
 }
 
 #[cfg(test)]

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use quittance_core::{LaneId, PaymentId};
-use sqlx::Row;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use rusqlite::{Connection, Row, params};
 use tokio::time::Instant;
 
-use super::errors::failed;
+use super::errors::SqlError;
 use super::members::Shared;
-use super::rows::{integer, number, optional_replica};
+use super::rows::{integer, number, optional_replica, text};
+use super::sql;
 use super::store::Writer;
 use crate::error::JournalError;
 use crate::group::Write;
@@ -31,50 +31,45 @@ pub(super) struct Fence {
 
 impl Fence {
     /// Checks that the replica holds the lane's lease with the token.
-    pub(super) async fn check(
+    pub(super) fn check(
         &self,
-        connection: &mut SqliteConnection,
+        connection: &Connection,
         network: &str,
         lane: &LaneId,
-    ) -> Result<(), sqlx::Error> {
+    ) -> Result<(), SqlError> {
         let Some(token) = self.token else {
             return Ok(());
         };
         let name = LeaseName::lane(network, lane);
-        let held =
-            sqlx::query("SELECT 1 FROM leases WHERE name = ?1 AND holder = ?2 AND token = ?3")
-                .bind(name.as_str())
-                .bind(self.replica.as_bytes().as_slice())
-                .bind(integer(token.0))
-                .fetch_optional(connection)
-                .await?;
-        match held.is_some() && self.shared.is_member(&self.replica) {
+        let held = sql::exists(
+            connection,
+            "SELECT 1 FROM leases WHERE name = ?1 AND holder = ?2 AND token = ?3",
+            params![name.as_str(), self.replica.as_bytes(), integer(token.0)],
+        )?;
+        match held && self.shared.is_member(&self.replica) {
             true => Ok(()),
-            false => Err(failed(JournalError::LeaseLost { name })),
+            false => Err(SqlError::Failed(JournalError::LeaseLost { name })),
         }
     }
 }
 
 /// Checks that a settlement has ended, is at another attempt, or belongs to this replica.
-pub(super) async fn check_owner(
-    connection: &mut SqliteConnection,
+pub(super) fn check_owner(
+    connection: &Connection,
     settlement: &PaymentId,
     attempt: Option<u32>,
     replica: &ReplicaId,
-) -> Result<(), sqlx::Error> {
-    let foreign = sqlx::query(
+) -> Result<(), SqlError> {
+    let is_foreign = sql::exists(
+        connection,
         "SELECT 1 FROM settlements WHERE id = ?1 AND state = 'open' AND owner IS NOT ?2
              AND attempt = coalesce(?3, attempt)",
-    )
-    .bind(settlement.as_bytes().as_slice())
-    .bind(replica.as_bytes().as_slice())
-    .bind(attempt)
-    .fetch_optional(connection)
-    .await?;
+        params![settlement.as_bytes(), replica.as_bytes(), attempt],
+    )?;
     let settlement = *settlement;
-    match foreign {
-        None => Ok(()),
-        Some(_) => Err(failed(JournalError::NotOwner { settlement })),
+    match is_foreign {
+        false => Ok(()),
+        true => Err(SqlError::Failed(JournalError::NotOwner { settlement })),
     }
 }
 
@@ -89,30 +84,29 @@ pub(super) struct Renew {
 impl Write<Writer> for Renew {
     type Answer = Members;
 
-    async fn execute(&self, connection: &mut SqliteConnection) -> Result<Members, sqlx::Error> {
+    async fn execute(&self, connection: &mut Connection) -> Result<Members, SqlError> {
         self.shared
             .renew(self.replica, Instant::now() + self.duration);
         let replicas = self.shared.all();
-        let rows = sqlx::query("SELECT * FROM leases WHERE holder IS NOT NULL ORDER BY name")
-            .fetch_all(connection)
-            .await?;
-        let mut leases = Vec::with_capacity(rows.len());
-        for row in &rows {
-            leases.extend(lease(row)?.filter(|lease| replicas.contains(&lease.holder)));
-        }
+        let sql = "SELECT * FROM leases WHERE holder IS NOT NULL ORDER BY name";
+        let held = sql::all(connection, sql, [], lease)?;
+        let held = held.into_iter().flatten();
+        let leases = held
+            .filter(|lease| replicas.contains(&lease.holder))
+            .collect();
         Ok(Members { replicas, leases })
     }
 }
 
 /// A lease from its row; `None` if nothing holds it.
-fn lease(row: &SqliteRow) -> Result<Option<Lease>, sqlx::Error> {
+fn lease(row: &Row<'_>) -> Result<Option<Lease>, SqlError> {
     let Some(holder) = optional_replica(row, "holder")? else {
         return Ok(None);
     };
     Ok(Some(Lease {
-        name: LeaseName::from_text(row.try_get("name")?),
+        name: LeaseName::from_text(text(row, "name")?),
         holder,
-        token: FencingToken(number(row.try_get("token")?)?),
+        token: FencingToken(number(row.get("token")?)?),
     }))
 }
 
@@ -126,7 +120,7 @@ pub(super) struct Leave {
 impl Write<Writer> for Leave {
     type Answer = ();
 
-    async fn execute(&self, _: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    async fn execute(&self, _: &mut Connection) -> Result<(), SqlError> {
         self.shared.leave(&self.replica);
         Ok(())
     }
@@ -143,36 +137,29 @@ pub(super) struct Acquire {
 impl Write<Writer> for Acquire {
     type Answer = Option<Lease>;
 
-    async fn execute(
-        &self,
-        connection: &mut SqliteConnection,
-    ) -> Result<Option<Lease>, sqlx::Error> {
+    async fn execute(&self, connection: &mut Connection) -> Result<Option<Lease>, SqlError> {
         if !self.shared.is_member(&self.replica) {
             return Ok(None);
         }
-        let row = sqlx::query("SELECT * FROM leases WHERE name = ?1")
-            .bind(self.name.as_str())
-            .fetch_optional(&mut *connection)
-            .await?;
-        let held = row.as_ref().map(lease).transpose()?.flatten();
-        match held {
+        let sql = "SELECT * FROM leases WHERE name = ?1";
+        let held = sql::optional(connection, sql, params![self.name.as_str()], lease)?;
+        match held.flatten() {
             Some(held) if held.holder == self.replica => return Ok(Some(held)),
             Some(held) if self.shared.is_member(&held.holder) => return Ok(None),
             _ => {}
         }
-        let token = sqlx::query_scalar(
+        let token = sql::one(
+            connection,
             "INSERT INTO leases (name, holder, token) VALUES (?1, ?2, 1)
              ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, token = token + 1
              RETURNING token",
-        )
-        .bind(self.name.as_str())
-        .bind(self.replica.as_bytes().as_slice())
-        .fetch_one(connection)
-        .await?;
+            params![self.name.as_str(), self.replica.as_bytes()],
+            |row| number(row.get(0)?),
+        )?;
         Ok(Some(Lease {
             name: self.name.clone(),
             holder: self.replica,
-            token: FencingToken(number(token)?),
+            token: FencingToken(token),
         }))
     }
 }
@@ -187,12 +174,12 @@ pub(super) struct Release {
 impl Write<Writer> for Release {
     type Answer = ();
 
-    async fn execute(&self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-        sqlx::query("UPDATE leases SET holder = NULL WHERE name = ?1 AND holder = ?2")
-            .bind(self.name.as_str())
-            .bind(self.replica.as_bytes().as_slice())
-            .execute(connection)
-            .await?;
+    async fn execute(&self, connection: &mut Connection) -> Result<(), SqlError> {
+        sql::execute(
+            connection,
+            "UPDATE leases SET holder = NULL WHERE name = ?1 AND holder = ?2",
+            params![self.name.as_str(), self.replica.as_bytes()],
+        )?;
         Ok(())
     }
 }
@@ -207,29 +194,27 @@ pub(super) struct TakeUp {
 impl TakeUp {
     /// Takes up one settlement, unless another member works on it. Returns whether this replica
     /// owns it now.
-    async fn take(
-        &self,
-        connection: &mut SqliteConnection,
-        id: &PaymentId,
-    ) -> Result<bool, sqlx::Error> {
-        let row = sqlx::query("SELECT owner FROM settlements WHERE id = ?1 AND state = 'open'")
-            .bind(id.as_bytes().as_slice())
-            .fetch_optional(&mut *connection)
-            .await?;
-        let Some(row) = row else {
+    fn take(&self, connection: &Connection, id: &PaymentId) -> Result<bool, SqlError> {
+        let owner = sql::optional(
+            connection,
+            "SELECT owner FROM settlements WHERE id = ?1 AND state = 'open'",
+            params![id.as_bytes()],
+            // An owner that cannot be read is no member.
+            |row| Ok(optional_replica(row, "owner").ok().flatten()),
+        )?;
+        let Some(owner) = owner else {
             return Ok(false);
         };
-        // An owner that cannot be read is no member.
-        match optional_replica(&row, "owner").ok().flatten() {
+        match owner {
             Some(owner) if owner == self.replica => return Ok(true),
             Some(owner) if self.shared.is_member(&owner) => return Ok(false),
             _ => {}
         }
-        sqlx::query("UPDATE settlements SET owner = ?2, wanted_lane = NULL WHERE id = ?1")
-            .bind(id.as_bytes().as_slice())
-            .bind(self.replica.as_bytes().as_slice())
-            .execute(connection)
-            .await?;
+        sql::execute(
+            connection,
+            "UPDATE settlements SET owner = ?2, wanted_lane = NULL WHERE id = ?1",
+            params![id.as_bytes(), self.replica.as_bytes()],
+        )?;
         Ok(true)
     }
 }
@@ -238,16 +223,13 @@ impl TakeUp {
 impl Write<Writer> for TakeUp {
     type Answer = Vec<PaymentId>;
 
-    async fn execute(
-        &self,
-        connection: &mut SqliteConnection,
-    ) -> Result<Vec<PaymentId>, sqlx::Error> {
+    async fn execute(&self, connection: &mut Connection) -> Result<Vec<PaymentId>, SqlError> {
         let mut taken = Vec::new();
         if !self.shared.is_member(&self.replica) {
             return Ok(taken);
         }
         for id in &self.ids {
-            if self.take(connection, id).await? {
+            if self.take(connection, id)? {
                 taken.push(*id);
             }
         }
@@ -267,17 +249,18 @@ pub(super) struct HandOver {
 impl Write<Writer> for HandOver {
     type Answer = bool;
 
-    async fn execute(&self, connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
-        let handed = sqlx::query(
+    async fn execute(&self, connection: &mut Connection) -> Result<bool, SqlError> {
+        let handed = sql::execute(
+            connection,
             "UPDATE settlements SET owner = NULL, wanted_lane = ?3
              WHERE id = ?1 AND attempt = ?2 AND state = 'open' AND owner = ?4",
-        )
-        .bind(self.id.as_bytes().as_slice())
-        .bind(self.attempt)
-        .bind(self.lane.as_ref().map(LaneId::address))
-        .bind(self.replica.as_bytes().as_slice())
-        .execute(connection)
-        .await?;
-        Ok(handed.rows_affected() == 1)
+            params![
+                self.id.as_bytes(),
+                self.attempt,
+                self.lane.as_ref().map(LaneId::address),
+                self.replica.as_bytes()
+            ],
+        )?;
+        Ok(handed == 1)
     }
 }

@@ -11,10 +11,12 @@ mod format;
 mod leases;
 mod members;
 mod prune;
+mod readers;
 mod reads;
 mod refusals;
 mod restore;
 mod rows;
+mod sql;
 mod states;
 mod store;
 mod writes;
@@ -30,18 +32,15 @@ use quittance_core::{
     Fault, LaneId, PaymentId, SchemeState, StateId, StateStore, Timestamp, Transaction,
     TransactionId,
 };
-use sqlx::pool::PoolConnection;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
-use sqlx::{ConnectOptions, Connection, Sqlite};
+use rusqlite::Connection;
 use tracing::warn;
 
 use self::condition::Condition;
-use self::errors::{concerns_one_entry, is_damage, problem_of};
+use self::errors::SqlError;
 use self::files::Files;
 use self::leases::Fence;
 use self::members::Shared;
+use self::readers::Readers;
 use self::store::Writer;
 use crate::entry::{Entry, Restored, StoredState, TransactionPage};
 use crate::error::JournalError;
@@ -51,9 +50,6 @@ use crate::journal::Journal;
 use crate::page::{Cursor, Filter, Page};
 use crate::replica::{FencingToken, HandedOver, Lease, LeaseName, Members, ReplicaId};
 use crate::settlement::{Claim, Claimed, Ended, Outcome, Reported, Settlement, SettlementStep};
-
-/// The number of read connections. A read takes microseconds; four keep two cores busy.
-const READERS: u32 = 4;
 
 /// How long a connection waits for the lock of another program that writes to the file, such as an
 /// operator's `sqlite3`. Readers and backups do not hold it. Then the writes fail, and their
@@ -65,7 +61,7 @@ pub struct SqliteJournal {
     replica: ReplicaId,
     /// Where writes wait, or the file that was opened for reading only.
     writes: Result<Arc<Queue<Writer>>, PathBuf>,
-    readers: SqlitePool,
+    readers: Readers,
     condition: Arc<Condition>,
     shared: Arc<Shared>,
     signal: EventSignal,
@@ -87,26 +83,17 @@ impl SqliteJournal {
     /// When another process has it open, when the file cannot be written, belongs to another
     /// program, or has a newer format.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, JournalError> {
-        let mut files = Files::open(path.as_ref())?;
+        let files = Files::open(path.as_ref())?;
         for file in files::readable_by_others(files.path()) {
             let file = file.display();
             warn!(%file, "other users of this machine can read the journal: chmod 600");
         }
-        let options = options(files.path());
-        let connection = store::connect(&options).await?;
-        files.remember()?;
-        let readers = readers(&options).await?;
+        let path = files.path().to_owned();
         let condition = Arc::new(Condition::default());
         let signal = EventSignal::default();
+        let writer = Writer::open(files, Arc::clone(&condition), signal.clone()).await?;
+        let readers = Readers::open(path).await?;
         metrics::gauge!("quittance_journal_up").set(1.0);
-        let writer = Writer {
-            files,
-            options,
-            connection,
-            is_spent: false,
-            condition: Arc::clone(&condition),
-            signal: signal.clone(),
-        };
         Ok(Self {
             replica: ReplicaId::new(),
             writes: Ok(Arc::new(Queue::start(writer))),
@@ -148,8 +135,10 @@ impl SqliteJournal {
     pub async fn open_read_only(path: impl AsRef<Path>) -> Result<Self, JournalError> {
         let path = std::fs::canonicalize(path.as_ref())
             .map_err(|error| JournalError::file(path.as_ref(), error))?;
-        let readers = readers(&options(&path)).await?;
-        format::check(&mut *readers.acquire().await?, &path).await?;
+        let readers = Readers::open(path.clone()).await?;
+        let file = path.clone();
+        let checked = readers.read(move |connection| Ok(format::check(connection, &file)));
+        checked.await??;
         Ok(Self {
             replica: ReplicaId::new(),
             writes: Err(path),
@@ -189,17 +178,18 @@ impl SqliteJournal {
                 format!("other users of this machine can read {file}: chmod 600 {file}")
             })
             .collect();
-        let mut connection = options(&path).read_only(true).connect().await?;
-        let checked = sqlx::query_scalar("PRAGMA quick_check")
-            .fetch_all(&mut connection)
-            .await;
-        let lines: Vec<String> = match checked {
-            Err(error) if is_damage(&error) => vec![error.to_string()],
+        let readers = Readers::open(path.clone()).await?;
+        let checked = readers.read(|connection| {
+            sql::all(connection, "PRAGMA quick_check", [], |row| {
+                Ok(row.get::<_, String>(0)?)
+            })
+        });
+        let lines = match checked.await {
+            Err(error) if error.is_damage() => vec![error.to_string()],
             checked => checked?,
         };
         let damage = lines.iter().filter(|line| *line != "ok").take(LINES_MAX);
         found.extend(damage.map(|line| format!("{} is damaged: {line}", path.display())));
-        connection.close().await?;
         Ok(found)
     }
 
@@ -216,73 +206,39 @@ impl SqliteJournal {
     ) -> Result<Vec<SchemeState>, JournalError> {
         let path = std::fs::canonicalize(path.as_ref())
             .map_err(|error| JournalError::file(path.as_ref(), error))?;
-        let mut connection = options(&path).read_only(true).connect().await?;
-        let found = reads::states_of(&mut connection, scheme, after, limit).await;
-        connection.close().await?;
-        Ok(found?)
+        let readers = Readers::open(path).await?;
+        let (scheme, after) = (scheme.to_owned(), after.copied());
+        let read = readers
+            .read(move |connection| reads::states_of(connection, &scheme, after.as_ref(), limit));
+        Ok(read.await?)
     }
 
-    /// A read connection, unless what it would read may be wrong.
-    async fn reader(&self) -> Result<PoolConnection<Sqlite>, JournalError> {
-        match self.condition.unreadable() {
-            Some(problem) => Err(problem),
-            None => Ok(self.readers.acquire().await?),
-        }
-    }
-
-    /// The result of a read. A connection that failed is closed: the state of its transaction is
-    /// unknown.
-    async fn checked<T>(
+    /// Reads, unless what is read may be wrong.
+    async fn read<T: Send + 'static>(
         &self,
-        reader: PoolConnection<Sqlite>,
-        read: Result<T, sqlx::Error>,
+        read: impl FnOnce(&Connection) -> Result<T, SqlError> + Send + 'static,
     ) -> Result<T, JournalError> {
-        let error = match read {
-            Ok(read) => return Ok(read),
-            Err(error) if concerns_one_entry(&error) => return Err(error.into()),
-            Err(error) => problem_of(error),
+        if let Some(problem) = self.condition.unreadable() {
+            return Err(problem);
+        }
+        let error = match self.readers.read(read).await {
+            Ok(found) => return Ok(found),
+            Err(error) if error.concerns_one_entry() => return Err(error.into()),
+            Err(error) => error.problem(),
         };
         if matches!(error, JournalError::Damaged { .. }) {
             self.condition.note(Some(error.clone()));
-        }
-        if let Err(error) = reader.close().await {
-            warn!(%error, "a reader of the journal could not be closed");
         }
         Err(error)
     }
 }
 
-/// The connections that read.
-async fn readers(options: &SqliteConnectOptions) -> Result<SqlitePool, sqlx::Error> {
-    SqlitePoolOptions::new()
-        .max_connections(READERS)
-        // A reader that connects again would open whatever file has the name by then.
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .connect_with(options.clone().read_only(true))
-        .await
-}
-
-/// How the database is opened. SQLite never creates the file: if the name is gone for a moment, a
-/// new and empty journal would allow settled payments to settle again.
-fn options(path: &Path) -> SqliteConnectOptions {
-    SqliteConnectOptions::new()
-        .filename(path)
-        .create_if_missing(false)
-        .journal_mode(SqliteJournalMode::Wal)
-        // With the write-ahead log, FULL is what makes a commit survive a power cut.
-        .synchronous(SqliteSynchronous::Full)
-        .foreign_keys(true)
-        .busy_timeout(BUSY_TIMEOUT)
-        .disable_statement_logging()
-}
-
 #[async_trait]
 impl StateStore for SqliteJournal {
     async fn state(&self, id: &StateId) -> Result<Option<SchemeState>, Fault> {
-        let mut reader = self.reader().await?;
-        let read = reads::state(&mut reader, id).await;
-        Ok(self.checked(reader, read).await?)
+        let id = *id;
+        let read = self.read(move |connection| reads::state(connection, &id));
+        Ok(read.await?)
     }
 
     async fn write_state(&self, state: &SchemeState) -> Result<bool, Fault> {
@@ -299,11 +255,6 @@ impl StateStore for SqliteJournal {
         limit: u32,
     ) -> Result<Vec<SchemeState>, Fault> {
         // Every sweep asks. Most of the time none is due, and reading needs no place in the queue.
-        let mut reader = self.reader().await?;
-        let read = states::any_due(&mut reader, network, scheme, now).await;
-        if !self.checked(reader, read).await? {
-            return Ok(Vec::new());
-        }
         let take = states::TakeDue {
             network: network.to_owned(),
             scheme: scheme.to_owned(),
@@ -311,7 +262,12 @@ impl StateStore for SqliteJournal {
             again,
             limit,
         };
-        Ok(self.write(take).await?)
+        let asked = take.clone();
+        let read = self.read(move |connection| asked.is_any_due(connection));
+        match read.await? {
+            true => Ok(self.write(take).await?),
+            false => Ok(Vec::new()),
+        }
     }
 
     async fn put_off_states(&self, seen: &[(SchemeState, Option<Timestamp>)]) -> Result<(), Fault> {
@@ -421,37 +377,37 @@ impl Journal for SqliteJournal {
     }
 
     async fn settlement(&self, id: &PaymentId) -> Result<Option<Settlement>, JournalError> {
-        let mut reader = self.reader().await?;
-        let read = reads::fetch_at_one_moment(&mut reader, id).await;
-        self.checked(reader, read).await
+        let id = *id;
+        let read = self.read(move |connection| reads::fetch_at_one_moment(connection, &id));
+        read.await
     }
 
     async fn settlements_of(
         &self,
         transaction: &TransactionId,
     ) -> Result<Vec<SettlementStep>, JournalError> {
-        let mut reader = self.reader().await?;
-        let read = reads::settlements_of(&mut reader, transaction).await;
-        self.checked(reader, read).await
+        let transaction = transaction.clone();
+        let read = self.read(move |connection| reads::settlements_of(connection, &transaction));
+        read.await
     }
 
     async fn open(&self, network: &str) -> Result<Vec<PaymentId>, JournalError> {
-        let mut reader = self.reader().await?;
-        let is_of_other = |owner: ReplicaId| owner != self.replica && self.shared.is_member(&owner);
-        let read = reads::open(&mut reader, network, is_of_other).await;
-        self.checked(reader, read).await
+        let (network, shared, own) = (network.to_owned(), Arc::clone(&self.shared), self.replica);
+        let is_of_other = move |owner: ReplicaId| owner != own && shared.is_member(&owner);
+        let read = self.read(move |connection| reads::open(connection, &network, is_of_other));
+        read.await
     }
 
     async fn not_final(&self, network: &str) -> Result<Vec<PaymentId>, JournalError> {
-        let mut reader = self.reader().await?;
-        let read = reads::not_final(&mut reader, network).await;
-        self.checked(reader, read).await
+        let network = network.to_owned();
+        let read = self.read(move |connection| reads::not_final(connection, &network));
+        read.await
     }
 
     async fn page(&self, filter: &Filter, after: Option<Cursor>) -> Result<Page, JournalError> {
-        let mut reader = self.reader().await?;
-        let read = reads::page(&mut reader, filter, after).await;
-        self.checked(reader, read).await
+        let filter = filter.clone();
+        let read = self.read(move |connection| reads::page(connection, &filter, after));
+        read.await
     }
 
     async fn transactions_at(
@@ -460,15 +416,16 @@ impl Journal for SqliteJournal {
         lane: &LaneId,
         sequences: Range<u64>,
     ) -> Result<Vec<Transaction>, JournalError> {
-        let mut reader = self.reader().await?;
-        let read = reads::transactions_at(&mut reader, network, lane, sequences).await;
-        self.checked(reader, read).await
+        let (network, lane) = (network.to_owned(), lane.clone());
+        let read = self
+            .read(move |connection| reads::transactions_at(connection, &network, &lane, sequences));
+        read.await
     }
 
     async fn next_sequence(&self, network: &str, lane: &LaneId) -> Result<u64, JournalError> {
-        let mut reader = self.reader().await?;
-        let read = reads::next_sequence(&mut reader, network, lane).await;
-        self.checked(reader, read).await
+        let (network, lane) = (network.to_owned(), lane.clone());
+        let read = self.read(move |connection| reads::next_sequence(connection, &network, &lane));
+        read.await
     }
 
     async fn transactions(
@@ -476,9 +433,8 @@ impl Journal for SqliteJournal {
         after: Option<Cursor>,
         limit: u32,
     ) -> Result<TransactionPage, JournalError> {
-        let mut reader = self.reader().await?;
-        let read = reads::transactions(&mut reader, after, limit).await;
-        self.checked(reader, read).await
+        let read = self.read(move |connection| reads::transactions(connection, after, limit));
+        read.await
     }
 
     async fn states(
@@ -486,9 +442,10 @@ impl Journal for SqliteJournal {
         after: Option<&StateId>,
         limit: u32,
     ) -> Result<Vec<StoredState>, JournalError> {
-        let mut reader = self.reader().await?;
-        let read = reads::all_states(&mut reader, after, limit).await;
-        self.checked(reader, read).await
+        let after = after.copied();
+        let read =
+            self.read(move |connection| reads::all_states(connection, after.as_ref(), limit));
+        read.await
     }
 
     async fn restore(&self, entry: &Entry) -> Result<Restored, JournalError> {
@@ -566,9 +523,9 @@ impl Journal for SqliteJournal {
         network: &str,
         limit: u32,
     ) -> Result<Vec<HandedOver>, JournalError> {
-        let mut reader = self.reader().await?;
-        let read = reads::handed_over(&mut reader, network, limit).await;
-        self.checked(reader, read).await
+        let network = network.to_owned();
+        let read = self.read(move |connection| reads::handed_over(connection, &network, limit));
+        read.await
     }
 
     async fn hold_state(
@@ -594,16 +551,13 @@ impl Journal for SqliteJournal {
         filter: &EventFilter,
         after: Option<&EventCursor>,
     ) -> Result<Events, JournalError> {
-        let mut reader = self.reader().await?;
-        let read = events::read(&mut reader, filter, after).await;
-        let found = self.checked(reader, read).await?;
-        found.ok_or(JournalError::UnknownCursor)
+        let (filter, after) = (filter.clone(), after.cloned());
+        let read = self.read(move |connection| events::read(connection, &filter, after.as_ref()));
+        read.await?.ok_or(JournalError::UnknownCursor)
     }
 
     async fn newest_event(&self) -> Result<EventCursor, JournalError> {
-        let mut reader = self.reader().await?;
-        let read = events::newest(&mut reader).await;
-        self.checked(reader, read).await
+        self.read(events::newest).await
     }
 
     fn new_events(&self) -> NewEvents {
@@ -611,9 +565,9 @@ impl Journal for SqliteJournal {
     }
 
     async fn event_cursor(&self, reader: &str) -> Result<Option<EventCursor>, JournalError> {
-        let mut connection = self.reader().await?;
-        let read = events::saved(&mut connection, reader).await;
-        self.checked(connection, read).await
+        let reader = reader.to_owned();
+        let read = self.read(move |connection| events::saved(connection, &reader));
+        read.await
     }
 
     async fn save_event_cursor(

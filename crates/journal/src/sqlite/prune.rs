@@ -2,9 +2,11 @@
 
 use async_trait::async_trait;
 use quittance_core::Timestamp;
-use sqlx::sqlite::SqliteConnection;
+use rusqlite::{Connection, params};
 
-use super::rows::seconds;
+use super::errors::SqlError;
+use super::rows::{bytes, seconds};
+use super::sql;
 use super::store::Writer;
 use crate::group::Write;
 
@@ -18,9 +20,10 @@ pub(super) struct Prune {
 impl Write<Writer> for Prune {
     type Answer = u64;
 
-    async fn execute(&self, connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
+    async fn execute(&self, connection: &mut Connection) -> Result<u64, SqlError> {
         // An empty caller is the name of no key. NULL would show the settlement to every caller.
-        let pruned: Vec<Vec<u8>> = sqlx::query_scalar(
+        let pruned: Vec<Vec<u8>> = sql::all(
+            connection,
             "UPDATE settlements SET payer = '', pay_to = '', request = '',
                  detail = CASE WHEN detail IS NULL THEN NULL ELSE '' END, receipt = NULL,
                  caller = CASE WHEN caller IS NULL THEN NULL ELSE '' END, reported_to = NULL
@@ -32,14 +35,13 @@ impl Write<Writer> for Prune {
                          WHERE refund.refund_of = old.id AND refund.state = 'open')
                  ORDER BY number LIMIT ?2)
              RETURNING id",
-        )
-        .bind(seconds(self.before))
-        .bind(self.limit)
-        .fetch_all(&mut *connection)
-        .await?;
+            params![seconds(self.before), self.limit],
+            |row| Ok(bytes(row, "id")?.to_vec()),
+        )?;
         for id in &pruned {
             // A batch has the payments of others, too.
-            sqlx::query(
+            sql::execute(
+                connection,
                 "UPDATE transactions SET bytes = x''
                  WHERE id IN (SELECT transaction_id FROM settlement_transactions
                      WHERE settlement = ?1)
@@ -47,10 +49,8 @@ impl Write<Writer> for Prune {
                      JOIN settlements AS whole ON whole.id = other.settlement
                      WHERE other.transaction_id = transactions.id
                          AND (whole.request <> '' OR whole.payer <> ''))",
-            )
-            .bind(id)
-            .execute(&mut *connection)
-            .await?;
+                params![id],
+            )?;
         }
         Ok(pruned.len() as u64)
     }

@@ -3,186 +3,172 @@
 use std::ops::Range;
 
 use quittance_core::{LaneId, PaymentId, SchemeState, StateId, Transaction, TransactionId};
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
-use sqlx::{Connection, QueryBuilder, Row, Sqlite};
+use rusqlite::{Connection, Row, params};
 use tracing::error;
 
-use super::errors::concerns_one_entry;
+use super::errors::SqlError;
 use super::rows::{
-    integer, number, optional_payment_id, optional_replica, payment_id, recorded, scheme_state,
-    settlement, signed_for, transaction,
+    integer, number, optional_payment_id, optional_replica, optional_text, payment_id, recorded,
+    scheme_state, settlement, signed_for, transaction,
 };
+use super::sql::{self, Query};
 use crate::entry::{StoredState, TransactionPage};
 use crate::page::{Cursor, Filter, PAGE_MAX, Page};
 use crate::replica::{HandedOver, ReplicaId};
 use crate::settlement::{Settlement, SettlementStep};
 
 /// One settlement with its transactions.
-pub(super) async fn fetch(
-    connection: &mut SqliteConnection,
+pub(super) fn fetch(
+    connection: &Connection,
     id: &PaymentId,
-) -> Result<Option<Settlement>, sqlx::Error> {
-    match fetch_alone(connection, id).await? {
-        Some(settlement) => with_transactions(connection, settlement).await.map(Some),
+) -> Result<Option<Settlement>, SqlError> {
+    match fetch_alone(connection, id)? {
+        Some(settlement) => with_transactions(connection, settlement).map(Some),
         None => Ok(None),
     }
 }
 
 /// One settlement, without its transactions.
-pub(super) async fn fetch_alone(
-    connection: &mut SqliteConnection,
+pub(super) fn fetch_alone(
+    connection: &Connection,
     id: &PaymentId,
-) -> Result<Option<Settlement>, sqlx::Error> {
-    let row = sqlx::query("SELECT * FROM settlements WHERE id = ?1")
-        .bind(id.as_bytes().as_slice())
-        .fetch_optional(connection)
-        .await?;
-    row.as_ref().map(settlement).transpose()
+) -> Result<Option<Settlement>, SqlError> {
+    let sql = "SELECT * FROM settlements WHERE id = ?1";
+    sql::optional(connection, sql, params![id.as_bytes()], settlement)
 }
 
 /// As [`fetch`], in one read transaction: the settlement and its transactions are of one moment.
-pub(super) async fn fetch_at_one_moment(
-    connection: &mut SqliteConnection,
+pub(super) fn fetch_at_one_moment(
+    connection: &Connection,
     id: &PaymentId,
-) -> Result<Option<Settlement>, sqlx::Error> {
-    let mut transaction = connection.begin().await?;
-    let settlement = fetch(&mut transaction, id).await?;
-    transaction.commit().await?;
+) -> Result<Option<Settlement>, SqlError> {
+    let moment = connection.unchecked_transaction()?;
+    let settlement = fetch(&moment, id)?;
+    moment.commit()?;
     Ok(settlement)
 }
 
-async fn with_transactions(
-    connection: &mut SqliteConnection,
+fn with_transactions(
+    connection: &Connection,
     mut settlement: Settlement,
-) -> Result<Settlement, sqlx::Error> {
-    let rows = sqlx::query(
+) -> Result<Settlement, SqlError> {
+    let signed = sql::all(
+        connection,
         "SELECT s.attempt, s.step, t.id, t.lane, t.sequence, t.bytes, t.withdrawn
          FROM settlement_transactions s JOIN transactions t ON t.id = s.transaction_id
          WHERE s.settlement = ?1 ORDER BY s.attempt, t.number",
-    )
-    .bind(settlement.claim.id.as_bytes().as_slice())
-    .fetch_all(connection)
-    .await?;
-    for row in &rows {
-        let list = match row.try_get("withdrawn")? {
-            false => &mut settlement.transactions,
-            true => &mut settlement.withdrawn,
-        };
-        list.push(signed_for(row)?);
+        params![settlement.claim.id.as_bytes()],
+        |row| Ok((row.get("withdrawn")?, signed_for(row)?)),
+    )?;
+    for (is_withdrawn, signed) in signed {
+        match is_withdrawn {
+            false => settlement.transactions.push(signed),
+            true => settlement.withdrawn.push(signed),
+        }
     }
     Ok(settlement)
 }
 
 /// One page of the settlements that match a filter, of one moment.
-pub(super) async fn page(
-    connection: &mut SqliteConnection,
+pub(super) fn page(
+    connection: &Connection,
     filter: &Filter,
     after: Option<Cursor>,
-) -> Result<Page, sqlx::Error> {
-    let mut moment = connection.begin().await?;
+) -> Result<Page, SqlError> {
+    let moment = connection.unchecked_transaction()?;
     let limit = filter.limit.clamp(1, PAGE_MAX) as usize;
-    // One row more than the page has says whether there is a next page.
-    let rows = listing(filter, after, limit)
-        .build()
-        .fetch_all(&mut *moment)
-        .await?;
+    let mut found = listing(filter, after, limit).all(&moment, |row| {
+        let number: u64 = number(row.get("number")?)?;
+        Ok((number, settlement(row)))
+    })?;
     let mut page = Page::default();
-    if rows.len() > limit {
-        let last: i64 = rows[limit - 1].try_get("number")?;
-        page.next = Cursor::after(number(last)?);
+    if found.len() > limit {
+        found.truncate(limit);
+        page.next = found.last().and_then(|(last, _)| Cursor::after(*last));
     }
-    for row in rows.iter().take(limit) {
-        let readable = match settlement(row) {
-            Ok(settlement) => with_transactions(&mut moment, settlement).await,
-            Err(error) => Err(error),
-        };
+    for (_, settlement) in found {
+        let readable = settlement.and_then(|settlement| with_transactions(&moment, settlement));
         match readable {
             Ok(settlement) => page.settlements.push(settlement),
-            Err(error) if concerns_one_entry(&error) => page.unreadable += 1,
+            Err(error) if error.concerns_one_entry() => page.unreadable += 1,
             Err(error) => return Err(error),
         }
     }
-    moment.commit().await?;
+    moment.commit()?;
     Ok(page)
 }
 
-/// The query for one page, with a condition only for what the filter has: SQLite chooses an index
-/// before it knows the values.
-fn listing(filter: &Filter, after: Option<Cursor>, limit: usize) -> QueryBuilder<Sqlite> {
-    let mut query = QueryBuilder::new("SELECT * FROM settlements WHERE number > ");
-    query.push_bind(after.map_or(0, |cursor| integer(cursor.number())));
+/// The query for one page, with a condition only for what the filter has.
+fn listing(filter: &Filter, after: Option<Cursor>, limit: usize) -> Query {
+    let after = after.map_or(0, |cursor| integer(cursor.number()));
+    let mut query = Query::new("SELECT * FROM settlements WHERE number > ", after);
     if let Some(network) = &filter.network {
-        query.push(" AND network = ").push_bind(network);
+        query = query.and(" AND network = ", network.clone());
     }
     if let Some(state) = filter.state {
-        query.push(" AND state = ").push_bind(state.as_str());
+        query = query.and(" AND state = ", state.as_str().to_owned());
     }
     if let Some(original) = &filter.refund_of {
-        let original = original.as_bytes().as_slice();
-        query.push(" AND refund_of = ").push_bind(original);
+        query = query.and(" AND refund_of = ", original.as_bytes().to_vec());
     }
     if let Some(id) = &filter.state_record {
-        let id = id.as_bytes().as_slice();
-        query.push(" AND state_id = ").push_bind(id);
+        query = query.and(" AND state_id = ", id.as_bytes().to_vec());
     }
     // One row more than the page has says whether there is a next page.
-    query.push(" ORDER BY number LIMIT ");
-    query.push_bind(integer(limit as u64 + 1));
-    query
+    query.and(" ORDER BY number LIMIT ", integer(limit as u64 + 1))
 }
 
 /// A state record that was written.
-pub(super) async fn state(
-    connection: &mut SqliteConnection,
+pub(super) fn state(
+    connection: &Connection,
     id: &StateId,
-) -> Result<Option<SchemeState>, sqlx::Error> {
+) -> Result<Option<SchemeState>, SqlError> {
     // A record of revision 0 only marks that a settlement has it exclusively.
-    let row = sqlx::query("SELECT * FROM scheme_states WHERE id = ?1 AND revision > 0")
-        .bind(id.as_bytes().as_slice())
-        .fetch_optional(connection)
-        .await?;
-    row.as_ref().map(scheme_state).transpose()
+    let sql = "SELECT * FROM scheme_states WHERE id = ?1 AND revision > 0";
+    sql::optional(connection, sql, params![id.as_bytes()], scheme_state)
 }
 
 /// At most `limit` records of a scheme, in the order of their ids, behind `after`.
-pub(super) async fn states_of(
-    connection: &mut SqliteConnection,
+pub(super) fn states_of(
+    connection: &Connection,
     scheme: &str,
     after: Option<&StateId>,
     limit: u32,
-) -> Result<Vec<SchemeState>, sqlx::Error> {
+) -> Result<Vec<SchemeState>, SqlError> {
     let after = after.map_or(&[][..], |id| id.as_bytes().as_slice());
-    let rows = sqlx::query(
+    sql::all(
+        connection,
         "SELECT * FROM scheme_states WHERE scheme = ?1 AND revision > 0 AND id > ?2
          ORDER BY id LIMIT ?3",
+        params![scheme, after, limit],
+        scheme_state,
     )
-    .bind(scheme)
-    .bind(after)
-    .bind(limit)
-    .fetch_all(connection)
-    .await?;
-    rows.iter().map(scheme_state).collect()
 }
 
 /// One page of the recorded transactions.
-pub(super) async fn transactions(
-    connection: &mut SqliteConnection,
+pub(super) fn transactions(
+    connection: &Connection,
     after: Option<Cursor>,
     limit: u32,
-) -> Result<TransactionPage, sqlx::Error> {
-    let rows = sqlx::query("SELECT * FROM transactions WHERE number > ?1 ORDER BY number LIMIT ?2")
-        .bind(after.map_or(0, |cursor| integer(cursor.number())))
-        .bind(limit)
-        .fetch_all(connection)
-        .await?;
-    let mut page = TransactionPage::default();
-    if let Some(last) = rows.last() {
-        page.last = Cursor::after(number(last.try_get("number")?)?);
-    }
-    for row in &rows {
-        match recorded(row) {
+) -> Result<TransactionPage, SqlError> {
+    let after = after.map_or(0, |cursor| integer(cursor.number()));
+    let found = sql::all(
+        connection,
+        "SELECT * FROM transactions WHERE number > ?1 ORDER BY number LIMIT ?2",
+        params![after, limit],
+        |row| {
+            let number: u64 = number(row.get("number")?)?;
+            Ok((number, recorded(row)))
+        },
+    )?;
+    let mut page = TransactionPage {
+        last: found.last().and_then(|(last, _)| Cursor::after(*last)),
+        ..TransactionPage::default()
+    };
+    for (_, recorded) in found {
+        match recorded {
             Ok(transaction) => page.transactions.push(transaction),
-            Err(error) if concerns_one_entry(&error) => page.unreadable += 1,
+            Err(error) if error.concerns_one_entry() => page.unreadable += 1,
             Err(error) => return Err(error),
         }
     }
@@ -190,89 +176,71 @@ pub(super) async fn transactions(
 }
 
 /// At most `limit` records of all schemes, in the order of their ids, behind `after`.
-pub(super) async fn all_states(
-    connection: &mut SqliteConnection,
+pub(super) fn all_states(
+    connection: &Connection,
     after: Option<&StateId>,
     limit: u32,
-) -> Result<Vec<StoredState>, sqlx::Error> {
+) -> Result<Vec<StoredState>, SqlError> {
     let after = after.map_or(&[][..], |id| id.as_bytes().as_slice());
-    let rows = sqlx::query("SELECT * FROM scheme_states WHERE id > ?1 ORDER BY id LIMIT ?2")
-        .bind(after)
-        .bind(limit)
-        .fetch_all(connection)
-        .await?;
-    let stored = |row| {
+    let stored = |row: &Row<'_>| {
         Ok(StoredState {
             record: scheme_state(row)?,
             exclusive: optional_payment_id(row, "exclusive")?,
         })
     };
-    rows.iter().map(stored).collect()
+    let sql = "SELECT * FROM scheme_states WHERE id > ?1 ORDER BY id LIMIT ?2";
+    sql::all(connection, sql, params![after, limit], stored)
 }
 
 /// The settlements that a transaction was recorded for.
-pub(super) async fn settlements_of(
-    connection: &mut SqliteConnection,
+pub(super) fn settlements_of(
+    connection: &Connection,
     transaction: &TransactionId,
-) -> Result<Vec<SettlementStep>, sqlx::Error> {
-    let rows = sqlx::query(
-        "SELECT settlement, step FROM settlement_transactions WHERE transaction_id = ?1",
-    )
-    .bind(transaction.as_str())
-    .fetch_all(connection)
-    .await?;
-    let step = |row| {
+) -> Result<Vec<SettlementStep>, SqlError> {
+    let step = |row: &Row<'_>| {
         Ok(SettlementStep {
             settlement: payment_id(row, "settlement")?,
-            step: number(row.try_get("step")?)?,
+            step: row.get("step")?,
         })
     };
-    rows.iter().map(step).collect()
+    let sql = "SELECT settlement, step FROM settlement_transactions WHERE transaction_id = ?1";
+    sql::all(connection, sql, params![transaction.as_str()], step)
 }
 
 /// The open settlements of a network, oldest first, without those of certain owners.
-pub(super) async fn open(
-    connection: &mut SqliteConnection,
+pub(super) fn open(
+    connection: &Connection,
     network: &str,
     is_left_out: impl Fn(ReplicaId) -> bool,
-) -> Result<Vec<PaymentId>, sqlx::Error> {
-    let mut rows = sqlx::query(
+) -> Result<Vec<PaymentId>, SqlError> {
+    let found = sql::all(
+        connection,
         "SELECT id, owner FROM settlements WHERE network = ?1 AND state = 'open'
          ORDER BY claimed_at, id",
-    )
-    .bind(network)
-    .fetch_all(connection)
-    .await?;
-    rows.retain(|row| {
-        // An owner that cannot be read is no member.
-        let owner = optional_replica(row, "owner").ok().flatten();
-        !owner.is_some_and(&is_left_out)
-    });
-    Ok(readable_ids(&rows, network))
+        params![network],
+        |row| {
+            // An owner that cannot be read is no member.
+            let owner = optional_replica(row, "owner").ok().flatten();
+            Ok(match owner.is_some_and(&is_left_out) {
+                true => None,
+                false => readable_id(row, network),
+            })
+        },
+    )?;
+    Ok(found.into_iter().flatten().collect())
 }
 
 /// The open settlements of a network without an owner, oldest first.
-pub(super) async fn handed_over(
-    connection: &mut SqliteConnection,
+pub(super) fn handed_over(
+    connection: &Connection,
     network: &str,
     limit: u32,
-) -> Result<Vec<HandedOver>, sqlx::Error> {
-    let rows = sqlx::query(HANDED_OVER)
-        .bind(network)
-        .bind(limit)
-        .fetch_all(connection)
-        .await?;
-    let mut found = Vec::with_capacity(rows.len());
-    for row in &rows {
-        let lane: Option<&str> = row.try_get("wanted_lane")?;
-        let lane = lane.map(LaneId::new);
-        let ids = readable_ids(std::slice::from_ref(row), network);
-        found.extend(ids.into_iter().map(|id| HandedOver {
-            id,
-            lane: lane.clone(),
-        }));
-    }
-    Ok(found)
+) -> Result<Vec<HandedOver>, SqlError> {
+    let found = sql::all(connection, HANDED_OVER, params![network, limit], |row| {
+        let lane = optional_text(row, "wanted_lane")?.map(LaneId::new);
+        Ok(readable_id(row, network).map(|id| HandedOver { id, lane }))
+    })?;
+    Ok(found.into_iter().flatten().collect())
 }
 
 /// The query of [`handed_over`].
@@ -280,69 +248,65 @@ const HANDED_OVER: &str = "SELECT id, wanted_lane FROM settlements
      WHERE network = ?1 AND state = 'open' AND owner IS NULL ORDER BY claimed_at, id LIMIT ?2";
 
 /// The settlements of a network that have settled and are not final, oldest first.
-pub(super) async fn not_final(
-    connection: &mut SqliteConnection,
+pub(super) fn not_final(
+    connection: &Connection,
     network: &str,
-) -> Result<Vec<PaymentId>, sqlx::Error> {
-    let rows = sqlx::query(
+) -> Result<Vec<PaymentId>, SqlError> {
+    let found = sql::all(
+        connection,
         "SELECT id FROM settlements
          WHERE network = ?1 AND state = 'settled' AND final_at IS NULL ORDER BY concluded_at, id",
-    )
-    .bind(network)
-    .fetch_all(connection)
-    .await?;
-    Ok(readable_ids(&rows, network))
+        params![network],
+        |row| Ok(readable_id(row, network)),
+    )?;
+    Ok(found.into_iter().flatten().collect())
 }
 
-/// The identities in these rows. One that cannot be read must not hide the others.
-fn readable_ids(rows: &[SqliteRow], network: &str) -> Vec<PaymentId> {
-    let readable = |row: &SqliteRow| match payment_id(row, "id") {
+/// The identity in this row. One that cannot be read must not hide the others.
+fn readable_id(row: &Row<'_>, network: &str) -> Option<PaymentId> {
+    match payment_id(row, "id") {
         Ok(id) => Some(id),
         Err(error) => {
             error!(%error, network, "skipped a settlement whose identity cannot be read");
             None
         }
-    };
-    rows.iter().filter_map(readable).collect()
+    }
 }
 
 /// The transactions recorded for these sequence numbers of a lane.
-pub(super) async fn transactions_at(
-    connection: &mut SqliteConnection,
+pub(super) fn transactions_at(
+    connection: &Connection,
     network: &str,
     lane: &LaneId,
     sequences: Range<u64>,
-) -> Result<Vec<Transaction>, sqlx::Error> {
-    let rows = sqlx::query(
+) -> Result<Vec<Transaction>, SqlError> {
+    let (start, end) = (integer(sequences.start), integer(sequences.end));
+    sql::all(
+        connection,
         "SELECT id, lane, sequence, bytes FROM transactions
          WHERE network = ?1 AND lane = ?2 AND sequence >= ?3 AND sequence < ?4 AND NOT withdrawn
              AND length(bytes) > 0
          ORDER BY sequence, number",
+        params![network, lane.address(), start, end],
+        transaction,
     )
-    .bind(network)
-    .bind(lane.address())
-    .bind(integer(sequences.start))
-    .bind(integer(sequences.end))
-    .fetch_all(connection)
-    .await?;
-    rows.iter().map(transaction).collect()
 }
 
 /// One more than the highest recorded sequence number of a lane.
-pub(super) async fn next_sequence(
-    connection: &mut SqliteConnection,
+pub(super) fn next_sequence(
+    connection: &Connection,
     network: &str,
     lane: &LaneId,
-) -> Result<u64, sqlx::Error> {
-    let highest: Option<i64> = sqlx::query_scalar(
+) -> Result<u64, SqlError> {
+    sql::one(
+        connection,
         "SELECT max(sequence) FROM transactions WHERE network = ?1 AND lane = ?2 AND NOT withdrawn",
+        params![network, lane.address()],
+        |row| {
+            let highest: Option<u64> = row.get::<_, Option<i64>>(0)?.map(number).transpose()?;
+            Ok(highest.map_or(0, |highest| highest + 1))
+        },
     )
-    .bind(network)
-    .bind(lane.address())
-    .fetch_one(connection)
-    .await?;
-    let highest: Option<u64> = highest.map(number).transpose()?;
-    Ok(highest.map_or(0, |highest| highest + 1))
 }
 
 #[cfg(test)]
@@ -352,25 +316,28 @@ mod tests {
     use super::super::format::SCHEMA;
     use super::*;
 
-    /// How SQLite would find the rows of the first page.
-    async fn plan(connection: &mut SqliteConnection, filter: &Filter) -> String {
-        let mut query = QueryBuilder::<Sqlite>::new("EXPLAIN QUERY PLAN ");
-        let listing = listing(filter, None, 50);
-        query.push(listing.sql().as_str());
-        // The plan does not depend on the values, so none are bound.
-        let rows = query.build().fetch_all(connection).await.unwrap();
-        let details = rows.iter().map(|row| row.get::<String, _>("detail"));
-        details.collect::<Vec<_>>().join("; ")
+    fn empty() -> Connection {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(SCHEMA).unwrap();
+        connection
+    }
+
+    /// How SQLite would find the rows of a query. The plan does not depend on the values.
+    fn plan(connection: &Connection, sql: &str) -> String {
+        let sql = format!("EXPLAIN QUERY PLAN {sql}");
+        let mut statement = connection.prepare(&sql).unwrap();
+        let mut rows = statement.raw_query();
+        let mut details = Vec::new();
+        while let Some(row) = rows.next().unwrap() {
+            details.push(row.get::<_, String>("detail").unwrap());
+        }
+        details.join("; ")
     }
 
     /// A journal has millions of rows. A payment has few refunds, and a state record few payments.
-    #[tokio::test]
-    async fn refunds_and_uses_of_a_record_are_found_by_an_index() {
-        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
-        sqlx::raw_sql(SCHEMA)
-            .execute(&mut connection)
-            .await
-            .unwrap();
+    #[test]
+    fn refunds_and_uses_of_a_record_are_found_by_an_index() {
+        let connection = empty();
         let refunds = Filter::new().refund_of(PaymentId::from_parts(&[b"a"]));
         let uses = Filter::new().state_record(StateId::from_parts(&[b"a"]));
         for (filter, index) in [
@@ -378,7 +345,7 @@ mod tests {
             (uses, "settlements_state"),
         ] {
             for filter in [filter.clone(), filter.open_only().network("test:1")] {
-                let plan = plan(&mut connection, &filter).await;
+                let plan = plan(&connection, listing(&filter, None, 50).sql());
                 assert!(plan.contains(&format!("USING INDEX {index} ")), "{plan}");
                 assert!(!plan.contains("TEMP B-TREE"), "{plan}");
             }
@@ -386,18 +353,12 @@ mod tests {
     }
 
     /// It is asked for many times a second.
-    #[tokio::test]
-    async fn settlements_that_were_handed_over_have_an_index() {
-        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
-        sqlx::raw_sql(SCHEMA)
-            .execute(&mut connection)
-            .await
-            .unwrap();
-        let mut query = QueryBuilder::<Sqlite>::new("EXPLAIN QUERY PLAN ");
-        query.push(HANDED_OVER);
-        let rows = query.build().fetch_all(&mut connection).await.unwrap();
-        let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
-        let found = "USING INDEX settlements_handed_over";
-        assert!(plan[0].contains(found), "{plan:?}");
+    #[test]
+    fn settlements_that_were_handed_over_have_an_index() {
+        let plan = plan(&empty(), HANDED_OVER);
+        assert!(
+            plan.starts_with("SEARCH settlements USING INDEX settlements_handed_over"),
+            "{plan}"
+        );
     }
 }

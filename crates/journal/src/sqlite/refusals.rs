@@ -5,20 +5,21 @@
 //! so nothing changes in between.
 
 use quittance_core::{Amount, PaymentId, Timestamp};
-use sqlx::Row;
-use sqlx::sqlite::SqliteConnection;
+use rusqlite::{Connection, Row, params};
 
+use super::errors::SqlError;
 use super::reads::{fetch, fetch_alone};
 use super::rows::parsed;
+use super::sql;
 use super::states;
 use crate::settlement::{Claim, Claimed, Outcome, RefundProblem, Settlement, State};
 
 /// Why a claim is not won. `None` if it fulfils its conditions, or has none.
-pub(super) async fn refuse(
-    connection: &mut SqliteConnection,
+pub(super) fn refuse(
+    connection: &Connection,
     claim: &Claim,
     now: Timestamp,
-) -> Result<Option<Claimed>, sqlx::Error> {
+) -> Result<Option<Claimed>, SqlError> {
     if claim.is_unfinished {
         return Ok(None);
     }
@@ -29,7 +30,7 @@ pub(super) async fn refuse(
     }
     // An authorization that was claimed before has its own answer: its refund is in the sum
     // already, and its state record may be its own.
-    if let Some(known) = fetch(connection, &claim.id).await? {
+    if let Some(known) = fetch(connection, &claim.id)? {
         match known.claimable_from(claim.retries_without_limit, now) {
             None => return Ok(Some(Claimed::Taken(Box::new(known)))),
             Some(until) if now < until => return Ok(Some(Claimed::TooSoon { until })),
@@ -37,28 +38,28 @@ pub(super) async fn refuse(
         }
     }
     if let Some(original) = original
-        && let Some(refused) = refuse_refund(connection, claim, original).await?
+        && let Some(refused) = refuse_refund(connection, claim, original)?
     {
         return Ok(Some(refused));
     }
     match place {
         None => Ok(None),
-        Some(place) => states::refuse(connection, claim, place).await,
+        Some(place) => states::refuse(connection, claim, place),
     }
 }
 
 /// Why a claim is not won as a refund of `original`.
-async fn refuse_refund(
-    connection: &mut SqliteConnection,
+fn refuse_refund(
+    connection: &Connection,
     claim: &Claim,
     original: &PaymentId,
-) -> Result<Option<Claimed>, sqlx::Error> {
-    let known = fetch_alone(connection, original).await?;
+) -> Result<Option<Claimed>, SqlError> {
+    let known = fetch_alone(connection, original)?;
     let settled = match refundable(claim, known.as_ref()) {
         Ok(settled) => settled,
         Err(problem) => return Ok(Some(Claimed::NotRefundable(problem))),
     };
-    let refunded = refunded(connection, original).await?;
+    let refunded = refunded(connection, original)?;
     let left = settled.checked_sub(refunded).unwrap_or(Amount::ZERO);
     Ok((claim.amount > left).then_some(Claimed::RefundsExceed { left }))
 }
@@ -83,24 +84,23 @@ fn refundable(claim: &Claim, original: Option<&Settlement>) -> Result<Amount, Re
 
 /// The sum of all refunds of `original` that have settled or still may. A refund that settled for
 /// less counts in full until it is final: if the chain takes it back, it may settle in full.
-async fn refunded(
-    connection: &mut SqliteConnection,
-    original: &PaymentId,
-) -> Result<Amount, sqlx::Error> {
-    let rows = sqlx::query(
-        "SELECT amount, coalesce(settled_amount, amount) AS moved, final_at IS NOT NULL AS is_final
-         FROM settlements WHERE refund_of = ?1 AND state IN ('open', 'settled')",
-    )
-    .bind(original.as_bytes().as_slice())
-    .fetch_all(connection)
-    .await?;
-    // Amounts have up to 78 digits, which SQLite cannot add.
-    rows.iter().try_fold(Amount::ZERO, |sum, row| {
+fn refunded(connection: &Connection, original: &PaymentId) -> Result<Amount, SqlError> {
+    let counted = |row: &Row<'_>| {
         let (claimed, moved): (Amount, Amount) = (parsed(row, "amount")?, parsed(row, "moved")?);
-        let counted = match row.try_get("is_final")? {
+        Ok(match row.get("is_final")? {
             true => moved,
             false => moved.max(claimed),
-        };
-        Ok(sum.checked_add(counted).unwrap_or(Amount::MAX))
-    })
+        })
+    };
+    let counted = sql::all(
+        connection,
+        "SELECT amount, coalesce(settled_amount, amount) AS moved, final_at IS NOT NULL AS is_final
+         FROM settlements WHERE refund_of = ?1 AND state IN ('open', 'settled')",
+        params![original.as_bytes()],
+        counted,
+    )?;
+    // Amounts have up to 78 digits, which SQLite cannot add.
+    Ok(counted.into_iter().fold(Amount::ZERO, |sum, counted| {
+        sum.checked_add(counted).unwrap_or(Amount::MAX)
+    }))
 }

@@ -2,12 +2,12 @@
 
 use async_trait::async_trait;
 use quittance_core::Timestamp;
-use sqlx::Row;
-use sqlx::sqlite::SqliteConnection;
+use rusqlite::{Connection, params};
 
-use super::errors::refused;
+use super::errors::{SqlError, refused};
 use super::reads::fetch_alone;
-use super::rows::{OutcomeColumns, integer, number, recorded, seconds};
+use super::rows::{OutcomeColumns, bytes, integer, number, recorded, seconds, text};
+use super::sql;
 use super::states::check_owner;
 use super::store::Writer;
 use crate::entry::{Entry, RecordedTransaction, Restored, SignedRef, StoredState};
@@ -21,40 +21,39 @@ pub(super) struct Restore(pub(super) Entry);
 impl Write<Writer> for Restore {
     type Answer = Restored;
 
-    async fn execute(&self, connection: &mut SqliteConnection) -> Result<Restored, sqlx::Error> {
+    async fn execute(&self, connection: &mut Connection) -> Result<Restored, SqlError> {
         match &self.0 {
-            Entry::Transaction(transaction) => restore_transaction(connection, transaction).await,
+            Entry::Transaction(transaction) => restore_transaction(connection, transaction),
             Entry::Settlement { settlement, signed } => {
-                restore_settlement(connection, settlement, signed).await
+                restore_settlement(connection, settlement, signed)
             }
-            Entry::State(state) => restore_state(connection, state).await,
+            Entry::State(state) => restore_state(connection, state),
         }
     }
 }
 
-async fn restore_transaction(
-    connection: &mut SqliteConnection,
+fn restore_transaction(
+    connection: &Connection,
     restored: &RecordedTransaction,
-) -> Result<Restored, sqlx::Error> {
+) -> Result<Restored, SqlError> {
     let transaction = &restored.transaction;
-    let row = sqlx::query("SELECT * FROM transactions WHERE id = ?1")
-        .bind(transaction.id.as_str())
-        .fetch_optional(&mut *connection)
-        .await?;
-    let Some(known) = row.as_ref().map(recorded).transpose()? else {
-        sqlx::query(
+    let sql = "SELECT * FROM transactions WHERE id = ?1";
+    let known = sql::optional(connection, sql, params![transaction.id.as_str()], recorded)?;
+    let Some(known) = known else {
+        sql::execute(
+            connection,
             "INSERT INTO transactions (id, network, lane, sequence, bytes, signed_at, withdrawn)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        )
-        .bind(transaction.id.as_str())
-        .bind(&restored.network)
-        .bind(transaction.lane.address())
-        .bind(integer(transaction.sequence))
-        .bind(&*transaction.bytes)
-        .bind(seconds(restored.signed_at))
-        .bind(restored.is_withdrawn)
-        .execute(connection)
-        .await?;
+            params![
+                transaction.id.as_str(),
+                &restored.network,
+                transaction.lane.address(),
+                integer(transaction.sequence),
+                &*transaction.bytes,
+                seconds(restored.signed_at),
+                restored.is_withdrawn
+            ],
+        )?;
         return Ok(Restored::Added);
     };
     let pruned = |recorded: &RecordedTransaction| recorded.transaction.bytes.is_empty();
@@ -68,29 +67,30 @@ async fn restore_transaction(
     if !known.is_withdrawn || restored.is_withdrawn {
         return Ok(Restored::Kept);
     }
-    sqlx::query("UPDATE transactions SET withdrawn = 0 WHERE id = ?1")
-        .bind(transaction.id.as_str())
-        .execute(connection)
-        .await?;
+    sql::execute(
+        connection,
+        "UPDATE transactions SET withdrawn = 0 WHERE id = ?1",
+        params![transaction.id.as_str()],
+    )?;
     Ok(Restored::Raised)
 }
 
-async fn restore_settlement(
-    connection: &mut SqliteConnection,
+fn restore_settlement(
+    connection: &Connection,
     restored: &Settlement,
     signed: &[SignedRef],
-) -> Result<Restored, sqlx::Error> {
-    let known = fetch_alone(connection, &restored.claim.id).await?;
+) -> Result<Restored, SqlError> {
+    let known = fetch_alone(connection, &restored.claim.id)?;
     let mut answer = match &known {
         None => {
-            write(connection, restored).await?;
+            write(connection, restored)?;
             Restored::Added
         }
         Some(known) => match known.merged(restored) {
             Err(contradiction) => return Err(refused(&contradiction.to_string())),
             Ok(None) => Restored::Kept,
             Ok(Some(merged)) => {
-                write(connection, &merged).await?;
+                write(connection, &merged)?;
                 Restored::Raised
             }
         },
@@ -102,17 +102,18 @@ async fn restore_settlement(
     } in signed
     {
         // The step of the newest record counts, so that of a known one stays.
-        let added = sqlx::query(
+        let added = sql::execute(
+            connection,
             "INSERT INTO settlement_transactions (settlement, attempt, transaction_id, step)
              VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
-        )
-        .bind(restored.claim.id.as_bytes().as_slice())
-        .bind(attempt)
-        .bind(transaction.as_str())
-        .bind(step)
-        .execute(&mut *connection)
-        .await?;
-        if added.rows_affected() > 0 && answer == Restored::Kept {
+            params![
+                restored.claim.id.as_bytes(),
+                attempt,
+                transaction.as_str(),
+                step
+            ],
+        )?;
+        if added > 0 && answer == Restored::Kept {
             answer = Restored::Raised;
         }
     }
@@ -120,10 +121,7 @@ async fn restore_settlement(
 }
 
 /// Writes every column of a settlement. A new one gets the next number.
-async fn write(
-    connection: &mut SqliteConnection,
-    settlement: &Settlement,
-) -> Result<(), sqlx::Error> {
+fn write(connection: &Connection, settlement: &Settlement) -> Result<(), SqlError> {
     let (claim, place) = (&settlement.claim, settlement.claim.access.as_ref());
     let columns = match &settlement.state {
         State::Open => OutcomeColumns {
@@ -133,7 +131,8 @@ async fn write(
         State::Concluded(outcome) => OutcomeColumns::new(outcome),
     };
     let optional = |time: Option<Timestamp>| time.map(seconds);
-    sqlx::query(
+    sql::execute(
+        connection,
         "INSERT INTO settlements (id, network, scheme, payer, pay_to, asset, amount, expires,
              request, decoded_at, attempt, failures, state, reason, detail, transaction_id,
              settled_amount, claimed_at, concluded_at, success_reported_at, final_at, fault,
@@ -158,90 +157,85 @@ async fn write(
              retries_without_limit = excluded.retries_without_limit, receipt = excluded.receipt,
              reported_to = excluded.reported_to,
              owner = CASE WHEN excluded.state = 'open' THEN owner END",
-    )
-    .bind(claim.id.as_bytes().as_slice())
-    .bind(&claim.network)
-    .bind(&claim.scheme)
-    .bind(&claim.payer)
-    .bind(&claim.pay_to)
-    .bind(&claim.asset)
-    .bind(claim.amount.to_string())
-    .bind(seconds(claim.expires))
-    .bind(&claim.request)
-    .bind(seconds(claim.decoded_at))
-    .bind(settlement.attempt)
-    .bind(settlement.failures)
-    .bind(columns.state)
-    .bind(columns.reason)
-    .bind(columns.detail)
-    .bind(columns.transaction)
-    .bind(columns.amount)
-    .bind(seconds(settlement.claimed_at))
-    .bind(optional(settlement.concluded_at))
-    .bind(optional(settlement.success_reported_at))
-    .bind(optional(settlement.final_at))
-    .bind(columns.fault)
-    .bind(columns.retry_after)
-    .bind(&claim.caller)
-    .bind(place.map(|place| place.state.as_bytes().as_slice()))
-    .bind(place.map(|place| integer(place.revision)))
-    .bind(place.is_some_and(|place| place.exclusive))
-    .bind(claim.refund_of.as_ref().map(|id| id.as_bytes().as_slice()))
-    .bind(claim.retries_without_limit)
-    .bind(columns.receipt)
-    .bind(&settlement.reported_to)
-    .execute(&mut *connection)
-    .await?;
+        params![
+            claim.id.as_bytes(),
+            &claim.network,
+            &claim.scheme,
+            &claim.payer,
+            &claim.pay_to,
+            &claim.asset,
+            claim.amount.to_string(),
+            seconds(claim.expires),
+            &claim.request,
+            seconds(claim.decoded_at),
+            settlement.attempt,
+            settlement.failures,
+            columns.state,
+            columns.reason,
+            columns.detail,
+            columns.transaction,
+            columns.amount,
+            seconds(settlement.claimed_at),
+            optional(settlement.concluded_at),
+            optional(settlement.success_reported_at),
+            optional(settlement.final_at),
+            columns.fault,
+            columns.retry_after,
+            &claim.caller,
+            place.map(|place| place.state.as_bytes()),
+            place.map(|place| integer(place.revision)),
+            place.is_some_and(|place| place.exclusive),
+            claim.refund_of.as_ref().map(|id| id.as_bytes()),
+            claim.retries_without_limit,
+            columns.receipt,
+            &settlement.reported_to
+        ],
+    )?;
     match &settlement.state {
         State::Open => Ok(()),
         // A settlement that has ended has no record for itself any more.
-        State::Concluded(_) => release(connection, settlement).await,
+        State::Concluded(_) => release(connection, settlement),
     }
 }
 
 /// Frees the record that a settlement had for itself before its end was restored.
-async fn release(
-    connection: &mut SqliteConnection,
-    settlement: &Settlement,
-) -> Result<(), sqlx::Error> {
+fn release(connection: &Connection, settlement: &Settlement) -> Result<(), SqlError> {
     match settlement.claim.exclusive() {
         Some(place) => {
             let state = place.state.as_bytes().as_slice();
-            super::states::free(connection, state, &settlement.claim.id).await
+            super::states::free(connection, state, &settlement.claim.id)
         }
         None => Ok(()),
     }
 }
 
-async fn restore_state(
-    connection: &mut SqliteConnection,
+fn restore_state(
+    connection: &Connection,
     StoredState { record, exclusive }: &StoredState,
-) -> Result<Restored, sqlx::Error> {
-    let row =
-        sqlx::query("SELECT network, scheme, revision, state FROM scheme_states WHERE id = ?1")
-            .bind(record.id.as_bytes().as_slice())
-            .fetch_optional(&mut *connection)
-            .await?;
-    let known: Option<u64> = match &row {
-        None => None,
-        Some(row) => {
-            let revision = number(row.try_get("revision")?)?;
+) -> Result<Restored, SqlError> {
+    let known = sql::optional(
+        connection,
+        "SELECT network, scheme, revision, state FROM scheme_states WHERE id = ?1",
+        params![record.id.as_bytes()],
+        |row| {
+            let revision: u64 = number(row.get("revision")?)?;
             if revision > 0 && record.revision > 0 {
-                let owner = (row.try_get("network")?, row.try_get("scheme")?);
+                let owner = (text(row, "network")?, text(row, "scheme")?);
                 check_owner(owner, (&record.network, &record.scheme))?;
             }
-            if revision == record.revision && row.try_get::<&[u8], _>("state")? != record.state {
+            if revision == record.revision && bytes(row, "state")? != record.state {
                 return Err(refused(
                     "the state record has another content at this revision",
                 ));
             }
-            Some(revision)
-        }
-    };
+            Ok(revision)
+        },
+    )?;
     if known.is_some_and(|revision| revision >= record.revision) {
         return Ok(Restored::Kept);
     }
-    let written = sqlx::query(
+    let written = sql::execute(
+        connection,
         "INSERT INTO scheme_states (id, network, scheme, revision, state, due, exclusive)
          SELECT ?1, ?2, ?3, ?4, ?5, ?6,
              (SELECT id FROM settlements WHERE id = ?7 AND state = 'open')
@@ -250,17 +244,17 @@ async fn restore_state(
              network = excluded.network, scheme = excluded.scheme, revision = excluded.revision,
              state = excluded.state, due = excluded.due,
              exclusive = coalesce(exclusive, excluded.exclusive)",
-    )
-    .bind(record.id.as_bytes().as_slice())
-    .bind(&record.network)
-    .bind(&record.scheme)
-    .bind(integer(record.revision))
-    .bind(&record.state)
-    .bind(record.due.map(seconds))
-    .bind(exclusive.as_ref().map(|id| id.as_bytes().as_slice()))
-    .execute(connection)
-    .await?;
-    Ok(match (written.rows_affected(), known) {
+        params![
+            record.id.as_bytes(),
+            &record.network,
+            &record.scheme,
+            integer(record.revision),
+            &record.state,
+            record.due.map(seconds),
+            exclusive.as_ref().map(|id| id.as_bytes())
+        ],
+    )?;
+    Ok(match (written, known) {
         (0, _) => Restored::Kept,
         (_, None) => Restored::Added,
         (_, Some(_)) => Restored::Raised,

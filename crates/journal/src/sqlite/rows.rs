@@ -7,9 +7,9 @@ use quittance_core::{
     Fault, FaultKind, LaneId, PaymentId, Reason, SchemeReceipt, SchemeState, StateId, Timestamp,
     Transaction, TransactionId,
 };
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use rusqlite::Row;
 
+use super::errors::{SqlError, invalid};
 use crate::entry::RecordedTransaction;
 use crate::replica::ReplicaId;
 use crate::settlement::{Claim, Outcome, Place, Settlement, SignedFor, State, StateKind};
@@ -71,108 +71,108 @@ impl<'a> OutcomeColumns<'a> {
 }
 
 /// A transaction from its row.
-pub(super) fn transaction(row: &SqliteRow) -> Result<Transaction, sqlx::Error> {
+pub(super) fn transaction(row: &Row<'_>) -> Result<Transaction, SqlError> {
     Ok(Transaction {
-        id: TransactionId::new(row.try_get("id")?),
-        lane: LaneId::new(row.try_get("lane")?),
-        sequence: number(row.try_get("sequence")?)?,
-        bytes: row.try_get::<&[u8], _>("bytes")?.into(),
+        id: TransactionId::new(text(row, "id")?),
+        lane: LaneId::new(text(row, "lane")?),
+        sequence: number(row.get("sequence")?)?,
+        bytes: bytes(row, "bytes")?.into(),
     })
 }
 
 /// A transaction with all that was recorded about it.
-pub(super) fn recorded(row: &SqliteRow) -> Result<RecordedTransaction, sqlx::Error> {
+pub(super) fn recorded(row: &Row<'_>) -> Result<RecordedTransaction, SqlError> {
     Ok(RecordedTransaction {
-        network: row.try_get("network")?,
+        network: row.get("network")?,
         transaction: transaction(row)?,
-        signed_at: time(row.try_get("signed_at")?)?,
-        is_withdrawn: row.try_get("withdrawn")?,
+        signed_at: time(row.get("signed_at")?)?,
+        is_withdrawn: row.get("withdrawn")?,
     })
 }
 
 /// A transaction of a settlement, from the row of both.
-pub(super) fn signed_for(row: &SqliteRow) -> Result<SignedFor, sqlx::Error> {
+pub(super) fn signed_for(row: &Row<'_>) -> Result<SignedFor, SqlError> {
     Ok(SignedFor {
-        attempt: number(row.try_get("attempt")?)?,
-        step: number(row.try_get("step")?)?,
+        attempt: row.get("attempt")?,
+        step: row.get("step")?,
         transaction: transaction(row)?,
     })
 }
 
 /// A state record from its row.
-pub(super) fn scheme_state(row: &SqliteRow) -> Result<SchemeState, sqlx::Error> {
+pub(super) fn scheme_state(row: &Row<'_>) -> Result<SchemeState, SqlError> {
     Ok(SchemeState {
-        id: state_id(row.try_get("id")?)?,
-        network: row.try_get("network")?,
-        scheme: row.try_get("scheme")?,
-        revision: number(row.try_get("revision")?)?,
-        state: row.try_get("state")?,
+        id: state_id(bytes(row, "id")?)?,
+        network: row.get("network")?,
+        scheme: row.get("scheme")?,
+        revision: number(row.get("revision")?)?,
+        state: row.get("state")?,
         due: optional_time(row, "due")?,
     })
 }
 
 /// A settlement from its row, without its transactions.
-pub(super) fn settlement(row: &SqliteRow) -> Result<Settlement, sqlx::Error> {
+pub(super) fn settlement(row: &Row<'_>) -> Result<Settlement, SqlError> {
     Ok(Settlement {
         claim: Claim {
             id: payment_id(row, "id")?,
-            network: row.try_get("network")?,
-            scheme: row.try_get("scheme")?,
-            payer: row.try_get("payer")?,
-            pay_to: row.try_get("pay_to")?,
-            asset: row.try_get("asset")?,
+            network: row.get("network")?,
+            scheme: row.get("scheme")?,
+            payer: row.get("payer")?,
+            pay_to: row.get("pay_to")?,
+            asset: row.get("asset")?,
             amount: parsed(row, "amount")?,
-            expires: time(row.try_get("expires")?)?,
-            request: row.try_get("request")?,
-            decoded_at: time(row.try_get("decoded_at")?)?,
-            caller: row.try_get("caller")?,
+            expires: time(row.get("expires")?)?,
+            request: row.get("request")?,
+            decoded_at: time(row.get("decoded_at")?)?,
+            caller: row.get("caller")?,
             access: access(row)?,
             refund_of: optional_payment_id(row, "refund_of")?,
-            retries_without_limit: row.try_get("retries_without_limit")?,
+            retries_without_limit: row.get("retries_without_limit")?,
             is_unfinished: false,
         },
-        attempt: number(row.try_get("attempt")?)?,
-        failures: number(row.try_get("failures")?)?,
+        attempt: row.get("attempt")?,
+        failures: row.get("failures")?,
         state: state(row)?,
         transactions: Vec::new(),
         withdrawn: Vec::new(),
-        claimed_at: time(row.try_get("claimed_at")?)?,
+        claimed_at: time(row.get("claimed_at")?)?,
         concluded_at: optional_time(row, "concluded_at")?,
         success_reported_at: optional_time(row, "success_reported_at")?,
-        reported_to: row.try_get("reported_to")?,
+        reported_to: row.get("reported_to")?,
         final_at: optional_time(row, "final_at")?,
         owner: optional_replica(row, "owner")?,
     })
 }
 
 /// A settlement's access to a state record, if it has one.
-fn access(row: &SqliteRow) -> Result<Option<Place>, sqlx::Error> {
-    let Some(id) = row.try_get::<Option<&[u8]>, _>("state_id")? else {
+fn access(row: &Row<'_>) -> Result<Option<Place>, SqlError> {
+    let Some(id) = optional_bytes(row, "state_id")? else {
         return Ok(None);
     };
     Ok(Some(Place {
         state: state_id(id)?,
-        revision: number(row.try_get("state_revision")?)?,
-        exclusive: row.try_get("state_exclusive")?,
+        revision: number(row.get("state_revision")?)?,
+        exclusive: row.get("state_exclusive")?,
     }))
 }
 
 /// What a settlement's answer says in the scheme's own way.
-fn receipt(row: &SqliteRow) -> Result<SchemeReceipt, sqlx::Error> {
-    match row.try_get::<Option<&str>, _>("receipt")? {
+fn receipt(row: &Row<'_>) -> Result<SchemeReceipt, SqlError> {
+    match row.get::<_, Option<String>>("receipt")? {
         None => Ok(SchemeReceipt::default()),
-        Some(text) => SchemeReceipt::from_text(text)
+        Some(text) => SchemeReceipt::from_text(&text)
             .map_err(|error| invalid(&format!("an unreadable receipt: {error}"))),
     }
 }
 
-fn state(row: &SqliteRow) -> Result<State, sqlx::Error> {
+fn state(row: &Row<'_>) -> Result<State, SqlError> {
     let kind: StateKind = parsed(row, "state")?;
-    let transaction: Option<String> = row.try_get("transaction_id")?;
+    let transaction: Option<String> = row.get("transaction_id")?;
     let transaction = transaction.as_deref().map(TransactionId::new);
-    let detail: Option<String> = row.try_get("detail")?;
+    let detail: Option<String> = row.get("detail")?;
     let detail = detail.unwrap_or_default();
-    let reason = || row.try_get::<String, _>("reason").map(Reason::from_code);
+    let reason = || row.get::<_, String>("reason").map(Reason::from_code);
     Ok(match kind {
         StateKind::Open => State::Open,
         StateKind::Settled => State::Concluded(Outcome::Settled {
@@ -197,11 +197,11 @@ fn state(row: &SqliteRow) -> Result<State, sqlx::Error> {
 }
 
 /// The fault of a released attempt, with its advice on when to retry.
-fn fault(row: &SqliteRow, detail: &str) -> Result<Fault, sqlx::Error> {
-    let code: &str = row.try_get("fault")?;
+fn fault(row: &Row<'_>, detail: &str) -> Result<Fault, SqlError> {
+    let code = text(row, "fault")?;
     let kind = FaultKind::ALL.into_iter().find(|kind| kind.code() == code);
     let kind = kind.ok_or_else(|| invalid(&format!("the unknown fault {code:?}")))?;
-    let retry_after: Option<i64> = row.try_get("retry_after")?;
+    let retry_after: Option<i64> = row.get("retry_after")?;
     let retry_after = retry_after.map(number).transpose()?;
     Ok(Fault {
         retry_after: retry_after.map(Duration::from_secs),
@@ -210,26 +210,22 @@ fn fault(row: &SqliteRow, detail: &str) -> Result<Fault, sqlx::Error> {
 }
 
 /// A payment's identity: 32 bytes.
-pub(super) fn payment_id(row: &SqliteRow, column: &str) -> Result<PaymentId, sqlx::Error> {
-    identity(row.try_get(column)?).map(PaymentId::from_bytes)
+pub(super) fn payment_id(row: &Row<'_>, column: &str) -> Result<PaymentId, SqlError> {
+    identity(bytes(row, column)?).map(PaymentId::from_bytes)
 }
 
 /// As [`payment_id`], for a column that may be empty.
 pub(super) fn optional_payment_id(
-    row: &SqliteRow,
+    row: &Row<'_>,
     column: &str,
-) -> Result<Option<PaymentId>, sqlx::Error> {
-    let bytes: Option<&[u8]> = row.try_get(column)?;
-    let bytes = bytes.map(identity).transpose()?;
+) -> Result<Option<PaymentId>, SqlError> {
+    let bytes = optional_bytes(row, column)?.map(identity).transpose()?;
     Ok(bytes.map(PaymentId::from_bytes))
 }
 
 /// A replica, from a column that may be empty.
-pub(super) fn optional_replica(
-    row: &SqliteRow,
-    column: &str,
-) -> Result<Option<ReplicaId>, sqlx::Error> {
-    let Some(bytes) = row.try_get::<Option<&[u8]>, _>(column)? else {
+pub(super) fn optional_replica(row: &Row<'_>, column: &str) -> Result<Option<ReplicaId>, SqlError> {
+    let Some(bytes) = optional_bytes(row, column)? else {
         return Ok(None);
     };
     let bytes = bytes.try_into();
@@ -237,22 +233,22 @@ pub(super) fn optional_replica(
     Ok(Some(ReplicaId::from_bytes(bytes)))
 }
 
-fn state_id(bytes: &[u8]) -> Result<StateId, sqlx::Error> {
+fn state_id(bytes: &[u8]) -> Result<StateId, SqlError> {
     identity(bytes).map(StateId::from_bytes)
 }
 
-fn identity(bytes: &[u8]) -> Result<[u8; 32], sqlx::Error> {
+fn identity(bytes: &[u8]) -> Result<[u8; 32], SqlError> {
     let identity = bytes.try_into();
     identity.map_err(|_| invalid("an identity that is not 32 bytes"))
 }
 
-fn optional_time(row: &SqliteRow, column: &str) -> Result<Option<Timestamp>, sqlx::Error> {
-    let seconds: Option<i64> = row.try_get(column)?;
+fn optional_time(row: &Row<'_>, column: &str) -> Result<Option<Timestamp>, SqlError> {
+    let seconds: Option<i64> = row.get(column)?;
     seconds.map(time).transpose()
 }
 
-pub(super) fn parsed<T: FromStr>(row: &SqliteRow, column: &str) -> Result<T, sqlx::Error> {
-    let text: &str = row.try_get(column)?;
+pub(super) fn parsed<T: FromStr>(row: &Row<'_>, column: &str) -> Result<T, SqlError> {
+    let text = text(row, column)?;
     text.parse()
         .map_err(|_| invalid(&format!("the invalid text {text:?} in the column {column}")))
 }
@@ -273,16 +269,41 @@ fn whole_seconds(wait: Duration) -> i64 {
     integer(wait.as_secs().saturating_add(rounded_up))
 }
 
-pub(super) fn time(seconds: i64) -> Result<Timestamp, sqlx::Error> {
+pub(super) fn time(seconds: i64) -> Result<Timestamp, SqlError> {
     number(seconds).map(Timestamp::from_secs)
 }
 
 /// A number that was stored as SQLite's integer.
-pub(super) fn number<T: TryFrom<i64>>(value: i64) -> Result<T, sqlx::Error> {
+pub(super) fn number<T: TryFrom<i64>>(value: i64) -> Result<T, SqlError> {
     T::try_from(value).map_err(|_| invalid("a number out of range"))
 }
 
-/// An error about one row: it has a value that no version of this program writes.
-pub(super) fn invalid(what: &str) -> sqlx::Error {
-    sqlx::Error::Decode(format!("the row has {what}").into())
+/// A text, without a copy of it.
+pub(super) fn text<'r>(row: &'r Row<'_>, column: &str) -> Result<&'r str, SqlError> {
+    let text = row.get_ref(column)?.as_str();
+    text.map_err(|_| invalid(&format!("no text in the column {column}")))
+}
+
+/// As [`text`], for a column that may be empty.
+pub(super) fn optional_text<'r>(
+    row: &'r Row<'_>,
+    column: &str,
+) -> Result<Option<&'r str>, SqlError> {
+    let text = row.get_ref(column)?.as_str_or_null();
+    text.map_err(|_| invalid(&format!("no text in the column {column}")))
+}
+
+/// Bytes, without a copy of them.
+pub(super) fn bytes<'r>(row: &'r Row<'_>, column: &str) -> Result<&'r [u8], SqlError> {
+    let bytes = row.get_ref(column)?.as_blob();
+    bytes.map_err(|_| invalid(&format!("no bytes in the column {column}")))
+}
+
+/// As [`bytes`], for a column that may be empty.
+pub(super) fn optional_bytes<'r>(
+    row: &'r Row<'_>,
+    column: &str,
+) -> Result<Option<&'r [u8]>, SqlError> {
+    let bytes = row.get_ref(column)?.as_blob_or_null();
+    bytes.map_err(|_| invalid(&format!("no bytes in the column {column}")))
 }

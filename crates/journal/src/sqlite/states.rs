@@ -2,12 +2,12 @@
 
 use async_trait::async_trait;
 use quittance_core::{PaymentId, SchemeState, Timestamp};
-use sqlx::Row;
-use sqlx::sqlite::SqliteConnection;
+use rusqlite::{Connection, params};
 use tracing::error;
 
-use super::errors::refused;
-use super::rows::{integer, number, optional_payment_id, scheme_state, seconds};
+use super::errors::{SqlError, refused};
+use super::rows::{bytes, integer, number, optional_payment_id, scheme_state, seconds};
+use super::sql;
 use super::store::Writer;
 use crate::group::Write;
 use crate::settlement::{Claim, Claimed, Place};
@@ -21,25 +21,26 @@ pub(super) struct Holder<'a> {
 }
 
 /// Why the state record of an exclusive claim cannot be taken. `None` if it can.
-pub(super) async fn refuse(
-    connection: &mut SqliteConnection,
+pub(super) fn refuse(
+    connection: &Connection,
     claim: &Claim,
     place: &Place,
-) -> Result<Option<Claimed>, sqlx::Error> {
-    let row = sqlx::query("SELECT * FROM scheme_states WHERE id = ?1")
-        .bind(place.state.as_bytes().as_slice())
-        .fetch_optional(connection)
-        .await?;
-    let (revision, holder) = match &row {
-        None => (0, None),
-        Some(row) => (
-            number(row.try_get("revision")?)?,
-            optional_payment_id(row, "exclusive")?,
-        ),
+) -> Result<Option<Claimed>, SqlError> {
+    let found: Option<(u64, _, String, String)> = sql::optional(
+        connection,
+        "SELECT * FROM scheme_states WHERE id = ?1",
+        params![place.state.as_bytes()],
+        |row| {
+            let (network, scheme) = (row.get("network")?, row.get("scheme")?);
+            let holder = optional_payment_id(row, "exclusive")?;
+            Ok((number(row.get("revision")?)?, holder, network, scheme))
+        },
+    )?;
+    let Some((revision, holder, network, scheme)) = found else {
+        return Ok((place.revision != 0).then_some(Claimed::StateMoved));
     };
-    if let Some(row) = row.filter(|_| revision > 0) {
-        let owner = (row.try_get("network")?, row.try_get("scheme")?);
-        check_owner(owner, (&claim.network, &claim.scheme))?;
+    if revision > 0 {
+        check_owner((&network, &scheme), (&claim.network, &claim.scheme))?;
     }
     Ok(match holder {
         Some(holder) => Some(Claimed::StateTaken(holder)),
@@ -49,53 +50,46 @@ pub(super) async fn refuse(
 
 /// Takes a state record for a settlement, unless another one has it. A record that does not exist
 /// gets a row with the revision 0.
-pub(super) async fn take(
-    connection: &mut SqliteConnection,
+pub(super) fn take(
+    connection: &Connection,
     state: &[u8],
     holder: &Holder<'_>,
-) -> Result<(), sqlx::Error> {
-    sqlx::query(
+) -> Result<(), SqlError> {
+    sql::execute(
+        connection,
         "INSERT INTO scheme_states (id, network, scheme, revision, state, exclusive)
          VALUES (?1, ?2, ?3, 0, x'', ?4)
          ON CONFLICT (id) DO UPDATE SET exclusive = excluded.exclusive WHERE exclusive IS NULL",
-    )
-    .bind(state)
-    .bind(holder.network)
-    .bind(holder.scheme)
-    .bind(holder.settlement)
-    .execute(connection)
-    .await?;
+        params![state, holder.network, holder.scheme, holder.settlement],
+    )?;
     Ok(())
 }
 
 /// Frees the state record that a settlement has taken. A record that was never written disappears.
-pub(super) async fn free(
-    connection: &mut SqliteConnection,
+pub(super) fn free(
+    connection: &Connection,
     state: &[u8],
     settlement: &PaymentId,
-) -> Result<(), sqlx::Error> {
+) -> Result<(), SqlError> {
     for sql in [
         "DELETE FROM scheme_states WHERE id = ?1 AND exclusive = ?2 AND revision = 0",
         "UPDATE scheme_states SET exclusive = NULL WHERE id = ?1 AND exclusive = ?2",
     ] {
-        sqlx::query(sql)
-            .bind(state)
-            .bind(settlement.as_bytes().as_slice())
-            .execute(&mut *connection)
-            .await?;
+        sql::execute(connection, sql, params![state, settlement.as_bytes()])?;
     }
     Ok(())
 }
 
 /// Writes a state record if the stored one has the revision before, and either no settlement has it
 /// exclusively or `even_if_taken`. Returns whether it was written.
-pub(super) async fn write_next(
-    connection: &mut SqliteConnection,
+pub(super) fn write_next(
+    connection: &Connection,
     state: &SchemeState,
     even_if_taken: bool,
-) -> Result<bool, sqlx::Error> {
+) -> Result<bool, SqlError> {
     let id = state.id.as_bytes().as_slice();
-    let written = sqlx::query(
+    let written = sql::execute(
+        connection,
         "INSERT INTO scheme_states (id, network, scheme, revision, state, due)
          SELECT ?1, ?2, ?3, ?4, ?5, ?6
          WHERE ?4 = 1 OR EXISTS (SELECT 1 FROM scheme_states WHERE id = ?1)
@@ -104,24 +98,25 @@ pub(super) async fn write_next(
              state = excluded.state, due = excluded.due
          WHERE revision = excluded.revision - 1 AND (exclusive IS NULL OR ?7)
              AND (revision = 0 OR (network, scheme) = (excluded.network, excluded.scheme))",
-    )
-    .bind(id)
-    .bind(&state.network)
-    .bind(&state.scheme)
-    .bind(integer(state.revision))
-    .bind(&state.state)
-    .bind(state.due.map(seconds))
-    .bind(even_if_taken)
-    .execute(&mut *connection)
-    .await?;
-    if written.rows_affected() == 1 {
+        params![
+            id,
+            &state.network,
+            &state.scheme,
+            integer(state.revision),
+            &state.state,
+            state.due.map(seconds),
+            even_if_taken
+        ],
+    )?;
+    if written == 1 {
         return Ok(true);
     }
-    let owner: Option<(String, String)> =
-        sqlx::query_as("SELECT network, scheme FROM scheme_states WHERE id = ?1 AND revision > 0")
-            .bind(id)
-            .fetch_optional(connection)
-            .await?;
+    let owner: Option<(String, String)> = sql::optional(
+        connection,
+        "SELECT network, scheme FROM scheme_states WHERE id = ?1 AND revision > 0",
+        params![id],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
     if let Some((network, scheme)) = &owner {
         check_owner((network, scheme), (&state.network, &state.scheme))?;
     }
@@ -130,7 +125,7 @@ pub(super) async fn write_next(
 
 /// Refuses a record of another scheme, or of another network. It has another meaning: judging again
 /// would never help.
-pub(super) fn check_owner(owner: (&str, &str), user: (&str, &str)) -> Result<(), sqlx::Error> {
+pub(super) fn check_owner(owner: (&str, &str), user: (&str, &str)) -> Result<(), SqlError> {
     if owner == user {
         return Ok(());
     }
@@ -146,30 +141,13 @@ pub(super) struct WriteState(pub(super) SchemeState);
 impl Write<Writer> for WriteState {
     type Answer = bool;
 
-    async fn execute(&self, connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
-        write_next(connection, &self.0, false).await
+    async fn execute(&self, connection: &mut Connection) -> Result<bool, SqlError> {
+        write_next(connection, &self.0, false)
     }
 }
 
-/// Whether a record of this scheme is due.
-pub(super) async fn any_due(
-    connection: &mut SqliteConnection,
-    network: &str,
-    scheme: &str,
-    now: Timestamp,
-) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar(
-        "SELECT EXISTS (SELECT 1 FROM scheme_states
-         WHERE network = ?1 AND scheme = ?2 AND due <= ?3)",
-    )
-    .bind(network)
-    .bind(scheme)
-    .bind(seconds(now))
-    .fetch_one(connection)
-    .await
-}
-
 /// [`StateStore::due_states`](quittance_core::StateStore::due_states).
+#[derive(Clone)]
 pub(super) struct TakeDue {
     pub(super) network: String,
     pub(super) scheme: String,
@@ -178,33 +156,38 @@ pub(super) struct TakeDue {
     pub(super) limit: u32,
 }
 
+impl TakeDue {
+    /// Whether a record of the scheme is due.
+    pub(super) fn is_any_due(&self, connection: &Connection) -> Result<bool, SqlError> {
+        sql::exists(
+            connection,
+            "SELECT 1 FROM scheme_states WHERE network = ?1 AND scheme = ?2 AND due <= ?3 LIMIT 1",
+            params![self.network, self.scheme, seconds(self.now)],
+        )
+    }
+}
+
 #[async_trait]
 impl Write<Writer> for TakeDue {
     type Answer = Vec<SchemeState>;
 
-    async fn execute(
-        &self,
-        connection: &mut SqliteConnection,
-    ) -> Result<Vec<SchemeState>, sqlx::Error> {
-        let rows = sqlx::query(
+    async fn execute(&self, connection: &mut Connection) -> Result<Vec<SchemeState>, SqlError> {
+        let found = sql::all(
+            connection,
             "SELECT * FROM scheme_states WHERE network = ?1 AND scheme = ?2 AND due <= ?3
              ORDER BY due, id LIMIT ?4",
-        )
-        .bind(&self.network)
-        .bind(&self.scheme)
-        .bind(seconds(self.now))
-        .bind(self.limit)
-        .fetch_all(&mut *connection)
-        .await?;
-        let mut due = Vec::with_capacity(rows.len());
-        for row in &rows {
+            params![&self.network, &self.scheme, seconds(self.now), self.limit],
+            |row| Ok((bytes(row, "id")?.to_vec(), scheme_state(row))),
+        )?;
+        let mut due = Vec::with_capacity(found.len());
+        for (id, state) in found {
             // An unreadable record is put off too. Else it would be the first one every time.
-            sqlx::query("UPDATE scheme_states SET due = ?2 WHERE id = ?1")
-                .bind(row.try_get::<&[u8], _>("id")?)
-                .bind(seconds(self.again))
-                .execute(&mut *connection)
-                .await?;
-            match scheme_state(row) {
+            sql::execute(
+                connection,
+                "UPDATE scheme_states SET due = ?2 WHERE id = ?1",
+                params![id, seconds(self.again)],
+            )?;
+            match state {
                 Ok(state) => due.push(state),
                 Err(error) => error!(%error, "skipped a state record that cannot be read"),
             }
@@ -220,14 +203,13 @@ pub(super) struct PutOff(pub(super) Vec<(SchemeState, Option<Timestamp>)>);
 impl Write<Writer> for PutOff {
     type Answer = ();
 
-    async fn execute(&self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    async fn execute(&self, connection: &mut Connection) -> Result<(), SqlError> {
         for (seen, due) in &self.0 {
-            sqlx::query("UPDATE scheme_states SET due = ?3 WHERE id = ?1 AND revision = ?2")
-                .bind(seen.id.as_bytes().as_slice())
-                .bind(integer(seen.revision))
-                .bind(due.map(seconds))
-                .execute(&mut *connection)
-                .await?;
+            sql::execute(
+                connection,
+                "UPDATE scheme_states SET due = ?3 WHERE id = ?1 AND revision = ?2",
+                params![seen.id.as_bytes(), integer(seen.revision), due.map(seconds)],
+            )?;
         }
         Ok(())
     }

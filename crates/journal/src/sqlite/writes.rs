@@ -2,14 +2,14 @@
 
 use async_trait::async_trait;
 use quittance_core::{LaneId, PaymentId, SchemeState, Timestamp, Transaction, TransactionId};
-use sqlx::Row;
-use sqlx::sqlite::SqliteConnection;
+use rusqlite::{Connection, Row, params};
 
-use super::errors::refused;
+use super::errors::{SqlError, invalid, refused};
 use super::leases::{Fence, check_owner};
 use super::reads::fetch;
 use super::refusals;
-use super::rows::{OutcomeColumns, integer, number, seconds};
+use super::rows::{OutcomeColumns, integer, optional_bytes, seconds};
+use super::sql;
 use super::states::{self, Holder};
 use super::store::Writer;
 use crate::group::Write;
@@ -29,13 +29,14 @@ pub(super) struct InsertClaim {
 impl Write<Writer> for InsertClaim {
     type Answer = Claimed;
 
-    async fn execute(&self, connection: &mut SqliteConnection) -> Result<Claimed, sqlx::Error> {
+    async fn execute(&self, connection: &mut Connection) -> Result<Claimed, SqlError> {
         let (claim, place) = (&self.claim, self.claim.access.as_ref());
-        if let Some(refused) = refusals::refuse(connection, claim, self.now).await? {
+        if let Some(refused) = refusals::refuse(connection, claim, self.now)? {
             return Ok(refused);
         }
         // The number is the position in listings. It stays with the first claim.
-        let won = sqlx::query_scalar::<_, i64>(
+        let won: Option<u32> = sql::optional(
+            connection,
             "INSERT INTO settlements (id, network, scheme, payer, pay_to, asset, amount, expires,
                  request, decoded_at, attempt, failures, state, claimed_at, caller, state_id,
                  state_revision, state_exclusive, refund_of, retries_without_limit, owner, number)
@@ -58,32 +59,33 @@ impl Write<Writer> for InsertClaim {
                      AND (failures < ?18 OR excluded.retries_without_limit))
                  OR (state = 'lost' AND retries_without_limit AND excluded.retries_without_limit)
              RETURNING attempt",
-        )
-        .bind(claim.id.as_bytes().as_slice())
-        .bind(&claim.network)
-        .bind(&claim.scheme)
-        .bind(&claim.payer)
-        .bind(&claim.pay_to)
-        .bind(&claim.asset)
-        .bind(claim.amount.to_string())
-        .bind(seconds(claim.expires))
-        .bind(&claim.request)
-        .bind(seconds(claim.decoded_at))
-        .bind(seconds(self.now))
-        .bind(&claim.caller)
-        .bind(place.map(|place| place.state.as_bytes().as_slice()))
-        .bind(place.map(|place| integer(place.revision)))
-        .bind(place.is_some_and(|place| place.exclusive))
-        .bind(claim.refund_of.as_ref().map(|id| id.as_bytes().as_slice()))
-        .bind(claim.retries_without_limit)
-        .bind(FAILURES_MAX)
-        .bind(self.replica.as_bytes().as_slice())
-        .fetch_optional(&mut *connection)
-        .await?;
+            params![
+                claim.id.as_bytes(),
+                &claim.network,
+                &claim.scheme,
+                &claim.payer,
+                &claim.pay_to,
+                &claim.asset,
+                claim.amount.to_string(),
+                seconds(claim.expires),
+                &claim.request,
+                seconds(claim.decoded_at),
+                seconds(self.now),
+                &claim.caller,
+                place.map(|place| place.state.as_bytes()),
+                place.map(|place| integer(place.revision)),
+                place.is_some_and(|place| place.exclusive),
+                claim.refund_of.as_ref().map(|id| id.as_bytes()),
+                claim.retries_without_limit,
+                FAILURES_MAX,
+                self.replica.as_bytes()
+            ],
+            |row| Ok(row.get(0)?),
+        )?;
         let Some(attempt) = won else {
-            return match fetch(connection, &claim.id).await? {
+            return match fetch(connection, &claim.id)? {
                 Some(settlement) => Ok(Claimed::Taken(Box::new(settlement))),
-                None => Err(sqlx::Error::RowNotFound),
+                None => Err(invalid("an authorization that is neither free nor claimed")),
             };
         };
         if let Some(place) = claim.exclusive() {
@@ -93,9 +95,8 @@ impl Write<Writer> for InsertClaim {
                 scheme: &claim.scheme,
             };
             let state = place.state.as_bytes().as_slice();
-            states::take(connection, state, &holder).await?;
+            states::take(connection, state, &holder)?;
         }
-        let attempt = number(attempt)?;
         Ok(Claimed::Won { attempt })
     }
 }
@@ -111,32 +112,17 @@ pub(super) struct Record {
 
 impl Record {
     /// Adds the transaction to a settlement that this replica works on, or replaces one in it.
-    async fn add_to(
-        &self,
-        connection: &mut SqliteConnection,
-        step: &SettlementStep,
-    ) -> Result<(), sqlx::Error> {
+    fn add_to(&self, connection: &Connection, step: &SettlementStep) -> Result<(), SqlError> {
         let (id, transaction) = (&step.settlement, &self.transaction);
-        let added = sqlx::query(
-            "INSERT INTO settlement_transactions (settlement, attempt, transaction_id, step)
+        let added = sql::execute(connection, "INSERT INTO settlement_transactions (settlement, attempt, transaction_id, step)
              SELECT s.id, s.attempt, ?2, ?3 FROM settlements s
              WHERE s.id = ?1 AND s.state = 'open' AND (s.owner = ?4 OR EXISTS (
                  SELECT 1 FROM settlement_transactions o JOIN transactions t ON t.id = o.transaction_id
                  WHERE o.settlement = ?1 AND t.network = ?5 AND t.lane = ?6 AND t.sequence = ?7
                      AND t.id <> ?2))
-             ON CONFLICT DO UPDATE SET attempt = excluded.attempt, step = excluded.step",
-        )
-        .bind(id.as_bytes().as_slice())
-        .bind(transaction.id.as_str())
-        .bind(step.step)
-        .bind(self.fence.replica.as_bytes().as_slice())
-        .bind(&self.network)
-        .bind(transaction.lane.address())
-        .bind(integer(transaction.sequence))
-        .execute(&mut *connection)
-        .await?;
-        match added.rows_affected() {
-            0 => check_owner(connection, id, None, &self.fence.replica).await,
+             ON CONFLICT DO UPDATE SET attempt = excluded.attempt, step = excluded.step", params![id.as_bytes(), transaction.id.as_str(), step.step, self.fence.replica.as_bytes(), &self.network, transaction.lane.address(), integer(transaction.sequence)])?;
+        match added {
+            0 => check_owner(connection, id, None, &self.fence.replica),
             _ => Ok(()),
         }
     }
@@ -146,28 +132,29 @@ impl Record {
 impl Write<Writer> for Record {
     type Answer = ();
 
-    async fn execute(&self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    async fn execute(&self, connection: &mut Connection) -> Result<(), SqlError> {
         let transaction = &self.transaction;
         let (network, lane) = (self.network.as_str(), &transaction.lane);
-        self.fence.check(connection, network, lane).await?;
+        self.fence.check(connection, network, lane)?;
         // On chains whose transactions do not contain the sequence number, the same bytes may be
         // signed for another number.
-        sqlx::query(
+        sql::execute(
+            connection,
             "INSERT INTO transactions (id, network, lane, sequence, bytes, signed_at)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6)
              ON CONFLICT (id) DO UPDATE SET withdrawn = 0, lane = excluded.lane,
                  sequence = excluded.sequence, signed_at = excluded.signed_at",
-        )
-        .bind(transaction.id.as_str())
-        .bind(&self.network)
-        .bind(transaction.lane.address())
-        .bind(integer(transaction.sequence))
-        .bind(&*transaction.bytes)
-        .bind(seconds(self.now))
-        .execute(&mut *connection)
-        .await?;
+            params![
+                transaction.id.as_str(),
+                &self.network,
+                transaction.lane.address(),
+                integer(transaction.sequence),
+                &*transaction.bytes,
+                seconds(self.now)
+            ],
+        )?;
         for step in &self.settlements {
-            self.add_to(connection, step).await?;
+            self.add_to(connection, step)?;
         }
         Ok(())
     }
@@ -183,18 +170,18 @@ pub(super) struct Withdraw {
 impl Write<Writer> for Withdraw {
     type Answer = ();
 
-    async fn execute(&self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-        let withdrawn: Option<(String, String)> = sqlx::query_as(
+    async fn execute(&self, connection: &mut Connection) -> Result<(), SqlError> {
+        let withdrawn: Option<(String, String)> = sql::optional(
+            connection,
             "UPDATE transactions SET withdrawn = 1 WHERE id = ?1 RETURNING network, lane",
-        )
-        .bind(self.transaction.as_str())
-        .fetch_optional(&mut *connection)
-        .await?;
+            params![self.transaction.as_str()],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?;
         match withdrawn {
             None => Ok(()),
             Some((network, lane)) => {
                 let lane = LaneId::new(&lane);
-                self.fence.check(connection, &network, &lane).await
+                self.fence.check(connection, &network, &lane)
             }
         }
     }
@@ -213,25 +200,24 @@ pub(super) struct Conclude {
 impl Conclude {
     /// Writes the next state record. `None` if it is written. The attempt is looked up before,
     /// because an answer that nothing has changed undoes nothing.
-    async fn write_state(
+    fn write_state(
         &self,
-        connection: &mut SqliteConnection,
+        connection: &Connection,
         state: &SchemeState,
-    ) -> Result<Option<Ended>, sqlx::Error> {
-        let claimed: Option<Option<Vec<u8>>> = sqlx::query_scalar(
+    ) -> Result<Option<Ended>, SqlError> {
+        let claimed = sql::optional(
+            connection,
             "SELECT state_id FROM settlements WHERE id = ?1 AND attempt = ?2 AND state = 'open'",
-        )
-        .bind(self.id.as_bytes().as_slice())
-        .bind(self.attempt)
-        .fetch_optional(&mut *connection)
-        .await?;
-        let Some(claimed) = claimed else {
+            params![self.id.as_bytes(), self.attempt],
+            |row| Ok(optional_bytes(row, "state_id")? == Some(state.id.as_bytes().as_slice())),
+        )?;
+        let Some(is_own) = claimed else {
             return Ok(Some(Ended::No));
         };
-        if claimed.as_deref() != Some(state.id.as_bytes().as_slice()) {
+        if !is_own {
             return Err(refused("the state record is not the one of the claim"));
         }
-        let is_written = states::write_next(connection, state, true).await?;
+        let is_written = states::write_next(connection, state, true)?;
         Ok((!is_written).then_some(Ended::StateMoved))
     }
 }
@@ -240,9 +226,9 @@ impl Conclude {
 impl Write<Writer> for Conclude {
     type Answer = Ended;
 
-    async fn execute(&self, connection: &mut SqliteConnection) -> Result<Ended, sqlx::Error> {
+    async fn execute(&self, connection: &mut Connection) -> Result<Ended, SqlError> {
         if let Some(state) = &self.state
-            && let Some(unchanged) = self.write_state(&mut *connection, state).await?
+            && let Some(unchanged) = self.write_state(connection, state)?
         {
             return Ok(unchanged);
         }
@@ -255,38 +241,46 @@ impl Write<Writer> for Conclude {
                 ..
             }
         );
-        let concluded: Option<Option<Vec<u8>>> = sqlx::query_scalar(
+        let concluded = sql::optional(
+            connection,
             "UPDATE settlements SET state = ?3, reason = ?4, detail = ?5, transaction_id = ?6,
                  settled_amount = ?7, failures = failures + ?8, concluded_at = ?9, fault = ?10,
                  retry_after = ?11, receipt = ?12, final_at = ?13, owner = NULL
              WHERE id = ?1 AND attempt = ?2 AND state = 'open' AND owner = ?14
-             RETURNING CASE WHEN state_exclusive THEN state_id END",
-        )
-        .bind(self.id.as_bytes().as_slice())
-        .bind(self.attempt)
-        .bind(columns.state)
-        .bind(columns.reason)
-        .bind(columns.detail)
-        .bind(columns.transaction)
-        .bind(columns.amount)
-        .bind(i64::from(cost_gas))
-        .bind(seconds(self.now))
-        .bind(columns.fault)
-        .bind(columns.retry_after)
-        .bind(columns.receipt)
-        .bind(columns.is_final.then(|| seconds(self.now)))
-        .bind(self.replica.as_bytes().as_slice())
-        .fetch_optional(&mut *connection)
-        .await?;
+             RETURNING CASE WHEN state_exclusive THEN state_id END AS taken",
+            params![
+                self.id.as_bytes(),
+                self.attempt,
+                columns.state,
+                columns.reason,
+                columns.detail,
+                columns.transaction,
+                columns.amount,
+                i64::from(cost_gas),
+                seconds(self.now),
+                columns.fault,
+                columns.retry_after,
+                columns.receipt,
+                columns.is_final.then(|| seconds(self.now)),
+                self.replica.as_bytes()
+            ],
+            taken,
+        )?;
         let Some(exclusive) = concluded else {
-            check_owner(connection, &self.id, Some(self.attempt), &self.replica).await?;
+            check_owner(connection, &self.id, Some(self.attempt), &self.replica)?;
             return Ok(Ended::No);
         };
         if let Some(state) = exclusive {
-            states::free(connection, &state, &self.id).await?;
+            states::free(connection, &state, &self.id)?;
         }
         Ok(Ended::Yes)
     }
+}
+
+/// The state record that a settlement has for itself, from the answer of its change.
+fn taken(row: &Row<'_>) -> Result<Option<Vec<u8>>, SqlError> {
+    let taken = optional_bytes(row, "taken")?;
+    Ok(taken.map(<[u8]>::to_vec))
 }
 
 /// [`Journal::reopen`](crate::Journal::reopen).
@@ -301,42 +295,37 @@ pub(super) struct Reopen {
 impl Write<Writer> for Reopen {
     type Answer = bool;
 
-    async fn execute(&self, connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    async fn execute(&self, connection: &mut Connection) -> Result<bool, SqlError> {
         // Not by a trigger: the settlement keeps no time of this change.
-        let event = sqlx::query(
+        let events = sql::execute(
+            connection,
             "INSERT INTO events (settlement, attempt, kind, transaction_id, network, caller, at)
              SELECT id, attempt, 'reopened', transaction_id, network, caller, ?3 FROM settlements
              WHERE id = ?1 AND attempt = ?2 AND state = 'settled' AND final_at IS NULL",
-        )
-        .bind(self.id.as_bytes().as_slice())
-        .bind(self.attempt)
-        .bind(seconds(self.now))
-        .execute(&mut *connection)
-        .await?;
-        if event.rows_affected() == 0 {
+            params![self.id.as_bytes(), self.attempt, seconds(self.now)],
+        )?;
+        if events == 0 {
             return Ok(false);
         }
-        let reopened = sqlx::query(
+        let reopened = sql::optional(
+            connection,
             "UPDATE settlements SET state = 'open', transaction_id = NULL, settled_amount = NULL,
                  concluded_at = NULL, receipt = NULL, owner = ?3, wanted_lane = NULL
              WHERE id = ?1 AND attempt = ?2 AND state = 'settled' AND final_at IS NULL
              RETURNING CASE WHEN state_exclusive THEN state_id END AS taken, network, scheme",
-        )
-        .bind(self.id.as_bytes().as_slice())
-        .bind(self.attempt)
-        .bind(self.replica.as_bytes().as_slice())
-        .fetch_optional(&mut *connection)
-        .await?;
-        let Some(row) = reopened else {
+            params![self.id.as_bytes(), self.attempt, self.replica.as_bytes()],
+            |row| Ok((taken(row)?, row.get("network")?, row.get("scheme")?)),
+        )?;
+        let Some((taken, network, scheme)): Option<(_, String, String)> = reopened else {
             return Ok(false);
         };
-        if let Some(state) = row.try_get::<Option<&[u8]>, _>("taken")? {
+        if let Some(state) = taken {
             let holder = Holder {
                 settlement: self.id.as_bytes().as_slice(),
-                network: row.try_get("network")?,
-                scheme: row.try_get("scheme")?,
+                network: &network,
+                scheme: &scheme,
             };
-            states::take(connection, state, &holder).await?;
+            states::take(connection, &state, &holder)?;
         }
         Ok(true)
     }
@@ -352,16 +341,14 @@ pub(super) struct Finalize {
 impl Write<Writer> for Finalize {
     type Answer = ();
 
-    async fn execute(&self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    async fn execute(&self, connection: &mut Connection) -> Result<(), SqlError> {
         for id in &self.ids {
-            sqlx::query(
+            sql::execute(
+                connection,
                 "UPDATE settlements SET final_at = ?2
                  WHERE id = ?1 AND state = 'settled' AND final_at IS NULL",
-            )
-            .bind(id.as_bytes().as_slice())
-            .bind(seconds(self.now))
-            .execute(&mut *connection)
-            .await?;
+                params![id.as_bytes(), seconds(self.now)],
+            )?;
         }
         Ok(())
     }
@@ -380,35 +367,37 @@ pub(super) struct ReportSuccess {
 impl Write<Writer> for ReportSuccess {
     type Answer = Reported;
 
-    async fn execute(&self, connection: &mut SqliteConnection) -> Result<Reported, sqlx::Error> {
-        let first = sqlx::query(
+    async fn execute(&self, connection: &mut Connection) -> Result<Reported, SqlError> {
+        let first = sql::execute(
+            connection,
             "UPDATE settlements SET success_reported_at = ?3, reported_to = ?4
              WHERE id = ?1 AND attempt = ?2 AND state = 'settled' AND success_reported_at IS NULL",
-        )
-        .bind(self.id.as_bytes().as_slice())
-        .bind(self.attempt)
-        .bind(seconds(self.now))
-        .bind(&self.key)
-        .execute(&mut *connection)
-        .await?;
-        if first.rows_affected() == 1 {
+            params![
+                self.id.as_bytes(),
+                self.attempt,
+                seconds(self.now),
+                &self.key
+            ],
+        )?;
+        if first == 1 {
             return Ok(Reported::First);
         }
-        let again = sqlx::query(
+        let again = sql::exists(
+            connection,
             "SELECT 1 FROM settlements WHERE id = ?1 AND attempt = ?2 AND state = 'settled'
                  AND (retries_without_limit
                      OR (reported_to = ?4 AND ?3 < success_reported_at + ?5))",
-        )
-        .bind(self.id.as_bytes().as_slice())
-        .bind(self.attempt)
-        .bind(seconds(self.now))
-        .bind(&self.key)
-        .bind(integer(REPORTED_AGAIN_FOR))
-        .fetch_optional(connection)
-        .await?;
+            params![
+                self.id.as_bytes(),
+                self.attempt,
+                seconds(self.now),
+                &self.key,
+                integer(REPORTED_AGAIN_FOR)
+            ],
+        )?;
         Ok(match again {
-            Some(_) => Reported::Again,
-            None => Reported::No,
+            true => Reported::Again,
+            false => Reported::No,
         })
     }
 }
