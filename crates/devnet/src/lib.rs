@@ -2,11 +2,13 @@
 //! token contracts, and funded accounts.
 //!
 //! The nodes and the contracts come from npm with a lock file: `npm ci` in this crate's `node`
-//! folder installs the anvil node, Circle's token contract and Solana's virtual machine. Nothing
-//! here is for production: the keys are public.
+//! folder installs the anvil node, Circle's token contract, Solana's virtual machine and a
+//! PostgreSQL server. Nothing here is for production: the keys are public.
 
 mod evm;
 mod node;
+#[cfg(unix)]
+mod postgres;
 mod solana;
 mod tools;
 
@@ -15,6 +17,8 @@ pub use evm::{
     EvmOptions, HOLD_COLLECTORS, Mining, PERMIT2, SMART_WALLET_FACTORY, TokenOptions,
     UPTO_PERMIT2_PROXY, USDC,
 };
+#[cfg(unix)]
+pub use postgres::{Fsync, Postgres};
 pub use solana::{
     SOLANA_GENESIS, SOLANA_TOKEN_2022, SOLANA_USDC, Solana, SolanaAccount, SolanaOptions,
 };

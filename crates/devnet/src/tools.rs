@@ -47,6 +47,49 @@ impl Tools {
         self.existing(&format!("@foundry-rs/anvil-{system}-{machine}/bin/anvil"))
     }
 
+    /// The folder of PostgreSQL's programs.
+    #[cfg(unix)]
+    pub(crate) fn postgres(&self) -> Result<PathBuf, DevnetError> {
+        let machine = match std::env::consts::ARCH {
+            "aarch64" => "arm64",
+            _ => "x64",
+        };
+        let system = match std::env::consts::OS {
+            "macos" => "darwin",
+            other => other,
+        };
+        let package = format!("@embedded-postgres/{system}-{machine}");
+        let server = self.existing(&format!("{package}/native/bin/postgres"))?;
+        self.link_libraries(&self.modules.join(&package))?;
+        Ok(server.parent().unwrap_or(&server).to_owned())
+    }
+
+    /// Creates the symbolic links of PostgreSQL's libraries. A package of npm cannot contain links,
+    /// and scripts of packages do not run here.
+    #[cfg(unix)]
+    fn link_libraries(&self, package: &Path) -> Result<(), DevnetError> {
+        /// A link, both paths relative to the package. `source` is what it leads to.
+        #[derive(serde::Deserialize)]
+        struct Link {
+            source: PathBuf,
+            target: PathBuf,
+        }
+        let list = package.join("native/pg-symlinks.json");
+        let failed = |error: &dyn std::fmt::Display| self.missing("PostgreSQL", error);
+        let text = std::fs::read(&list).map_err(|error| failed(&error))?;
+        let links: Vec<Link> = serde_json::from_slice(&text).map_err(|error| failed(&error))?;
+        for link in links {
+            let name = link.source.file_name().unwrap_or_default();
+            let linked = std::os::unix::fs::symlink(name, package.join(&link.target));
+            match linked {
+                // Another process may create them at the same time.
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                linked => linked.map_err(|error| failed(&error))?,
+            }
+        }
+        Ok(())
+    }
+
     /// The script of the Solana node, which uses the packages of npm beside it.
     pub(crate) fn solana(&self) -> Result<PathBuf, DevnetError> {
         self.existing("litesvm/package.json")?;
@@ -137,6 +180,9 @@ mod tests {
             );
             count += 1;
         }
-        assert!(count >= 11, "five of anvil, six of litesvm: {count}");
+        assert!(
+            count >= 15,
+            "five of anvil, six of litesvm, four of PostgreSQL: {count}"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! The `quittance-devnet` program: local chains, and a demonstration of a whole payment on them.
+//! The `quittance-devnet` program: local chains, a database, and a demonstration of a payment.
 
 mod demo;
 mod nodes;
@@ -29,6 +29,8 @@ enum Command {
     Evm(nodes::EvmNode),
     /// Start a local Solana cluster with token programs and funded accounts.
     Solana(nodes::SolanaNode),
+    /// Start a PostgreSQL server for the journal of facilitators.
+    Postgres(nodes::PostgresServer),
     /// Show a whole payment: chains, a facilitator, a paid API, and buyers.
     Demo(demo::Demo),
 }
@@ -43,6 +45,7 @@ async fn main() -> ExitCode {
         Command::All(all) => all.run().await,
         Command::Evm(evm) => evm.run().await,
         Command::Solana(solana) => solana.run().await,
+        Command::Postgres(server) => server.run().await,
         Command::Demo(demo) => demo.run().await,
     };
     match result {

@@ -1,12 +1,12 @@
-//! `quittance-devnet all`, `evm` and `solana`.
+//! `quittance-devnet all`, `evm`, `solana` and `postgres`.
 
 use std::fmt::{Display, Write};
 use std::time::Duration;
 
 use clap::Args;
 use quittance_devnet::{
-    DevnetError, Evm, EvmOptions, Mining, SOLANA_TOKEN_2022, SOLANA_USDC, Solana, SolanaOptions,
-    Tools, USDC,
+    DevnetError, Evm, EvmOptions, Fsync, Mining, Postgres, SOLANA_TOKEN_2022, SOLANA_USDC, Solana,
+    SolanaOptions, Tools, USDC,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -64,6 +64,10 @@ pub(super) struct SolanaNode {
     blocks: BlockArgs,
 }
 
+/// A PostgreSQL server.
+#[derive(Debug, Args)]
+pub(super) struct PostgresServer {}
+
 #[derive(Debug, Args)]
 struct EvmArgs {
     /// The port of the EVM node; 0 takes a free one.
@@ -112,6 +116,18 @@ impl EvmNode {
         let stop = shutdown_signal()?;
         let evm = start_evm(&tools, &self.evm, &self.blocks).await?;
         print!("{}", describe(Some(&evm), None)?);
+        stop.await;
+        Ok(())
+    }
+}
+
+impl PostgresServer {
+    /// Runs until it is stopped.
+    pub(super) async fn run(self) -> CommandResult {
+        let stop = shutdown_signal()?;
+        let server = Postgres::start(Fsync::On).await?;
+        println!("# An empty database, which ends with this program. In quittance.toml:");
+        println!("journal = {:?}", server.url("postgres"));
         stop.await;
         Ok(())
     }
