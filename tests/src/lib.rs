@@ -10,6 +10,7 @@ pub mod evm;
 pub mod holds;
 pub mod mutations;
 pub mod permit2;
+pub mod postgres;
 pub mod proxy;
 pub mod solana;
 pub mod sources;

@@ -16,7 +16,7 @@ use futures_util::future::join_all;
 use quittance_buyer::{Buyer, Limits, PaidStream, StreamCost};
 use quittance_core::Amount;
 use quittance_devnet::{Account, Evm as Local, USDC};
-use quittance_engine::{Engine, SqliteJournal, Timing};
+use quittance_engine::{Engine, Journal, SqliteJournal, Timing};
 use quittance_evm::batch::{
     BatchConfig, BatchSettlement, ChannelBook, ChannelOffer, ChannelPayer, Channels, ClaimRules,
     UpkeepTask,
@@ -306,10 +306,10 @@ impl Processes {
             }
         };
         until("all charges are claimed", || async {
-            let records = SqliteJournal::list_states(&books, "batch-settlement", None, 100);
-            let records = records.await.unwrap();
-            let claimed = records.iter().map(|record| async {
-                let book = ChannelBook::read(record).unwrap();
+            let journal = SqliteJournal::open_read_only(&books).await.unwrap();
+            let records = journal.states(None, 100).await.unwrap();
+            let claimed = records.iter().map(|stored| async {
+                let book = ChannelBook::read(&stored.record).unwrap();
                 let (_, claimed) = channel_state(setting, &book.config).await;
                 assert!(claimed <= book.charged, "{book:?}");
                 claimed == book.charged

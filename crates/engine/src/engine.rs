@@ -323,8 +323,13 @@ pub struct Replica {
 impl Engine {
     /// A builder for an engine with this journal, and no networks yet.
     pub fn builder(journal: impl Journal) -> EngineBuilder {
+        Self::builder_on(Arc::new(journal))
+    }
+
+    /// As [`builder`](Self::builder), for a journal that is chosen at run time or shared.
+    pub fn builder_on(journal: Arc<dyn Journal>) -> EngineBuilder {
         EngineBuilder {
-            journal: Arc::new(journal),
+            journal,
             clock: Arc::new(SystemClock),
             policy: Arc::new(AllowAll),
             settle_wait: SETTLE_WAIT,

@@ -50,6 +50,8 @@ pub use feed::Feed;
 pub use health::scheme_problems;
 pub use offline::{Offline, OfflineVerifier};
 pub use policy::{AllowAll, Policy, Rules};
+#[cfg(feature = "postgres")]
+pub use quittance_journal::PostgresJournal;
 pub use quittance_journal::{
     Cause, Claim, Claimed, Contradiction, Cursor, EVENTS_MAX, Ended, Entry, EventCursor,
     EventFilter, EventKind, EventSignal, Events, FAILURES_MAX, FencingToken, FileChange,

@@ -20,9 +20,11 @@
 //! Several processes can use one journal, if it allows that. Each is a **replica**. A settlement
 //! has one owner at a time, and what only one replica may do has a **lease** with a fencing token.
 //!
-//! This crate has the trait [`Journal`], its types, and [`SqliteJournal`] for one machine. It names
-//! no chain and contains no settlement logic.
+//! This crate has the trait [`Journal`], its types, [`SqliteJournal`] for one machine, and with the
+//! feature `postgres` [`PostgresJournal`] for any number of them. It names no chain and contains no
+//! settlement logic.
 
+mod condition;
 mod entry;
 mod error;
 mod event;
@@ -30,6 +32,8 @@ mod group;
 mod journal;
 mod merge;
 mod page;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod replica;
 mod settlement;
 mod sqlite;
@@ -43,6 +47,8 @@ pub use event::{
 pub use journal::Journal;
 pub use merge::Contradiction;
 pub use page::{Cursor, Filter, InvalidCursor, PAGE_MAX, Page};
+#[cfg(feature = "postgres")]
+pub use postgres::PostgresJournal;
 pub use replica::{FencingToken, HandedOver, Lease, LeaseName, Members, ReplicaId};
 pub use settlement::{
     Claim, Claimed, Ended, FAILURES_MAX, Outcome, Place, REPORTED_AGAIN_FOR, RETRY_PAUSE,

@@ -3,7 +3,6 @@
 //! One task writes, with group commit. Readers have connections of their own. `docs/journal.md`
 //! describes the file's format.
 
-mod condition;
 mod errors;
 mod events;
 mod files;
@@ -35,13 +34,13 @@ use quittance_core::{
 use rusqlite::Connection;
 use tracing::warn;
 
-use self::condition::Condition;
 use self::errors::SqlError;
 use self::files::Files;
 use self::leases::Fence;
 use self::members::Shared;
 use self::readers::Readers;
 use self::store::Writer;
+use crate::condition::Condition;
 use crate::entry::{Entry, Restored, StoredState, TransactionPage};
 use crate::error::JournalError;
 use crate::event::{EventCursor, EventFilter, EventSignal, Events, NewEvents};
@@ -191,26 +190,6 @@ impl SqliteJournal {
         let damage = lines.iter().filter(|line| *line != "ok").take(LINES_MAX);
         found.extend(damage.map(|line| format!("{} is damaged: {line}", path.display())));
         Ok(found)
-    }
-
-    /// At most `limit` state records of a scheme in this file, in the order of their ids, behind
-    /// `after`. May be called while a process has the journal open.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub async fn list_states(
-        path: impl AsRef<Path>,
-        scheme: &str,
-        after: Option<&StateId>,
-        limit: u32,
-    ) -> Result<Vec<SchemeState>, JournalError> {
-        let path = std::fs::canonicalize(path.as_ref())
-            .map_err(|error| JournalError::file(path.as_ref(), error))?;
-        let readers = Readers::open(path).await?;
-        let (scheme, after) = (scheme.to_owned(), after.copied());
-        let read = readers
-            .read(move |connection| reads::states_of(connection, &scheme, after.as_ref(), limit));
-        Ok(read.await?)
     }
 
     /// Reads, unless what is read may be wrong.

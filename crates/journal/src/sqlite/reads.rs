@@ -128,23 +128,6 @@ pub(super) fn state(
     sql::optional(connection, sql, params![id.as_bytes()], scheme_state)
 }
 
-/// At most `limit` records of a scheme, in the order of their ids, behind `after`.
-pub(super) fn states_of(
-    connection: &Connection,
-    scheme: &str,
-    after: Option<&StateId>,
-    limit: u32,
-) -> Result<Vec<SchemeState>, SqlError> {
-    let after = after.map_or(&[][..], |id| id.as_bytes().as_slice());
-    sql::all(
-        connection,
-        "SELECT * FROM scheme_states WHERE scheme = ?1 AND revision > 0 AND id > ?2
-         ORDER BY id LIMIT ?3",
-        params![scheme, after, limit],
-        scheme_state,
-    )
-}
-
 /// One page of the recorded transactions.
 pub(super) fn transactions(
     connection: &Connection,

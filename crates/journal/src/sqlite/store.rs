@@ -11,11 +11,11 @@ use tokio::task::spawn_blocking;
 use tracing::{error, warn};
 
 use super::BUSY_TIMEOUT;
-use super::condition::Condition;
 use super::errors::SqlError;
 use super::files::Files;
 use super::format::{TOUCH, prepare};
 use super::sql::STATEMENTS_MAX;
+use crate::condition::Condition;
 use crate::error::JournalError;
 use crate::event::EventSignal;
 use crate::group::{Store, Waiting};

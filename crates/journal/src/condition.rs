@@ -8,11 +8,11 @@ use crate::error::JournalError;
 
 /// What is wrong with the journal now; `None` while it works.
 #[derive(Debug, Default)]
-pub(super) struct Condition(RwLock<Option<JournalError>>);
+pub(crate) struct Condition(RwLock<Option<JournalError>>);
 
 impl Condition {
     /// What is wrong now.
-    pub(super) fn now(&self) -> Option<JournalError> {
+    pub(crate) fn now(&self) -> Option<JournalError> {
         // A thread that panicked with the lock left a complete value: it is replaced in one step.
         self.0
             .read()
@@ -22,19 +22,19 @@ impl Condition {
 
     /// What is wrong now, if that makes reads wrong too. After a failed write alone, everything
     /// that was written before can be read.
-    pub(super) fn unreadable(&self) -> Option<JournalError> {
+    pub(crate) fn unreadable(&self) -> Option<JournalError> {
         let now = self.now()?;
         (!matches!(now, JournalError::Unwritable { .. })).then_some(now)
     }
 
     /// The error that ends all writing in this process.
-    pub(super) fn damage(&self) -> Option<JournalError> {
+    pub(crate) fn damage(&self) -> Option<JournalError> {
         let now = self.now()?;
         matches!(now, JournalError::Damaged { .. }).then_some(now)
     }
 
     /// Notes what was found, and logs each change once.
-    pub(super) fn note(&self, found: Option<JournalError>) {
+    pub(crate) fn note(&self, found: Option<JournalError>) {
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
         // A damaged file stays damaged, whatever else is found.
         if *known == found || matches!(*known, Some(JournalError::Damaged { .. })) {

@@ -1,0 +1,152 @@
+//! The writing side: one connection of this replica, and one writer of all replicas at a time.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{Connection, Executor};
+use tracing::warn;
+
+use super::errors::problem_of;
+use super::format::{LOCK, prepare};
+use crate::condition::Condition;
+use crate::error::JournalError;
+use crate::group::{Store, Waiting};
+
+/// Ends a transaction whose replica has stopped in it: a paused process must not keep the others
+/// from writing. A transaction never waits for anything but the server, so five seconds are much
+/// longer than any pause of a process that runs. See "Client Connection Defaults" in PostgreSQL's
+/// documentation.
+const SETTINGS: [(&str, &str); 3] = [
+    ("application_name", "quittance"),
+    ("idle_in_transaction_session_timeout", "5s"),
+    // The server may have another default. An answered write survives a crash.
+    ("synchronous_commit", "on"),
+];
+
+/// Writes to the database.
+pub(super) struct Writer {
+    options: PgConnectOptions,
+    /// `None` after a failure: the next write connects again.
+    connection: Option<PgConnection>,
+    condition: Arc<Condition>,
+}
+
+/// The options of every connection.
+pub(super) fn options(options: PgConnectOptions) -> PgConnectOptions {
+    options.options(SETTINGS)
+}
+
+impl Writer {
+    /// Connects, and creates the tables in an empty schema.
+    pub(super) async fn connect(
+        options: PgConnectOptions,
+        condition: Arc<Condition>,
+    ) -> Result<Self, JournalError> {
+        let connection = connect(&options).await?;
+        Ok(Self {
+            options,
+            connection: Some(connection),
+            condition,
+        })
+    }
+
+    /// Commits all writes of a batch, or none. An empty batch tests whether a commit succeeds.
+    async fn try_commit(&mut self, batch: &mut [Waiting<Self>]) -> Result<(), JournalError> {
+        if let Some(damage) = self.condition.damage() {
+            return Err(damage);
+        }
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => connect(&self.options).await.map_err(unwritable)?,
+        };
+        match execute_all(&mut connection, batch).await {
+            Ok(()) => {
+                self.connection = Some(connection);
+                Ok(())
+            }
+            Err(error) => {
+                // The server may not have noticed, and may hold the lock. A closed connection ends
+                // its transaction.
+                drop(connection.close_hard().await);
+                Err(unwritable(problem_of(error)))
+            }
+        }
+    }
+}
+
+async fn connect(options: &PgConnectOptions) -> Result<PgConnection, JournalError> {
+    let connection = PgConnection::connect_with(options).await;
+    let mut connection = connection.map_err(problem_of)?;
+    prepare(&mut connection).await?;
+    Ok(connection)
+}
+
+#[async_trait]
+impl Store for Writer {
+    type Connection = PgConnection;
+    type Error = sqlx::Error;
+
+    async fn commit(&mut self, batch: &mut Vec<Waiting<Self>>) -> Result<(), JournalError> {
+        let committed = self.try_commit(batch).await;
+        self.condition.note(committed.clone().err());
+        committed
+    }
+
+    async fn idle(&mut self) {
+        if self.condition.now().is_some() {
+            let found = self.try_commit(&mut []).await.err();
+            self.condition.note(found);
+        }
+    }
+
+    async fn close(self) {
+        if let Some(connection) = self.connection
+            && let Err(error) = connection.close().await
+        {
+            warn!(%error, "the connection to the journal could not be closed");
+        }
+    }
+}
+
+/// Damage stays damage. Any other problem of the server is a failed write.
+fn unwritable(error: JournalError) -> JournalError {
+    match error {
+        JournalError::Unavailable { cause } => JournalError::Unwritable { cause },
+        error => error,
+    }
+}
+
+/// Executes all writes in one transaction, while no other replica writes.
+async fn execute_all(
+    connection: &mut PgConnection,
+    batch: &mut [Waiting<Writer>],
+) -> Result<(), sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    transaction.execute(LOCK).await?;
+    for write in batch.iter_mut() {
+        if !write.execute(&mut transaction).await? {
+            transaction.rollback().await?;
+            return execute_each(connection, batch).await;
+        }
+    }
+    transaction.commit().await
+}
+
+/// As [`execute_all`], for a batch in which a write fails alone: its changes are undone, and the
+/// others go on. Each write has a savepoint, which most batches need not pay for.
+async fn execute_each(
+    connection: &mut PgConnection,
+    batch: &mut [Waiting<Writer>],
+) -> Result<(), sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    transaction.execute(LOCK).await?;
+    for write in batch {
+        let mut savepoint = transaction.begin().await?;
+        match write.execute(&mut savepoint).await? {
+            true => savepoint.commit().await?,
+            false => savepoint.rollback().await?,
+        }
+    }
+    transaction.commit().await
+}

@@ -1,0 +1,188 @@
+//! The PostgreSQL journal: the conformance suite, and what concerns its server.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
+use async_trait::async_trait;
+use futures_util::future::join_all;
+use quittance_core::{Amount, PaymentId, PaymentInfo, Reason, Timestamp};
+use quittance_devnet::{Fsync, Postgres};
+use quittance_engine::{
+    Claim, Claimed, Ended, Journal, JournalError, Outcome, PostgresJournal, State,
+};
+use quittance_tests::conformance::journal::JournalFixture;
+use quittance_tests::postgres::database;
+use quittance_tests::until;
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection, Executor};
+
+/// A database of its own.
+struct Database(String);
+
+#[async_trait]
+impl JournalFixture for Database {
+    type Journal = PostgresJournal;
+
+    async fn new() -> Self {
+        Self(database().await)
+    }
+
+    async fn open(&self) -> PostgresJournal {
+        PostgresJournal::open(&self.0).await.unwrap()
+    }
+
+    async fn another(&self, _: &PostgresJournal) -> PostgresJournal {
+        self.open().await
+    }
+
+    /// The server ends what a process that is gone has begun.
+    async fn crash(&self, journal: PostgresJournal) {
+        drop(journal);
+    }
+}
+
+quittance_tests::journal_conformance!(Database);
+quittance_tests::replicas_conformance!(Database);
+
+const NOW: Timestamp = Timestamp::from_secs(1_000);
+
+fn claim(name: &str) -> Claim {
+    let info = PaymentInfo {
+        id: PaymentId::from_parts(&[name.as_bytes()]),
+        payer: "payer".to_owned(),
+        pay_to: "seller".to_owned(),
+        asset: "coin".to_owned(),
+        amount: Amount::from(7),
+        expires: NOW.plus_secs(60),
+    };
+    Claim::new("test:1", "exact", &info, "{}".to_owned(), NOW)
+}
+
+async fn execute(url: &str, sql: &str) {
+    let mut connection = PgConnection::connect(url).await.unwrap();
+    let sql = AssertSqlSafe(sql.to_owned());
+    connection.execute(sqlx::raw_sql(sql)).await.unwrap();
+    connection.close().await.unwrap();
+}
+
+/// A rolling start of a new fleet.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_start_at_once_share_one_journal() {
+    let url = database().await;
+    let opened = join_all((0..4).map(|_| PostgresJournal::open(&url))).await;
+    let journals: Vec<_> = opened.into_iter().map(Result::unwrap).collect();
+    let contested = claim("a");
+    let claims = journals
+        .iter()
+        .map(|journal| journal.claim(&contested, NOW));
+    let claimed = join_all(claims).await;
+    let won = |claimed: &&Result<_, _>| matches!(claimed, Ok(Claimed::Won { .. }));
+    assert_eq!(claimed.iter().filter(won).count(), 1, "{claimed:?}");
+}
+
+/// What was answered is there, and the journal heals by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answered_write_survives_a_crash_of_the_server() {
+    let mut server = Postgres::start(Fsync::On).await.unwrap();
+    let journal = PostgresJournal::open(&server.url("postgres"))
+        .await
+        .unwrap();
+    let claimed = journal.claim(&claim("before"), NOW).await.unwrap();
+    assert_eq!(claimed, Claimed::Won { attempt: 1 });
+    assert_eq!(journal.problem(), None);
+    server.kill().unwrap();
+    let refused = journal.claim(&claim("meanwhile"), NOW).await.unwrap_err();
+    assert!(
+        matches!(refused, JournalError::Unwritable { .. }),
+        "{refused}"
+    );
+    assert!(journal.problem().is_some());
+    assert!(journal.settlement(&claim("before").id).await.is_err());
+    server.restart().await.unwrap();
+    until("the journal heals", || async {
+        journal.problem().is_none()
+    })
+    .await;
+    let known = journal.settlement(&claim("before").id).await.unwrap();
+    assert_eq!(known.unwrap().state, State::Open);
+    let claimed = journal.claim(&claim("after"), NOW).await.unwrap();
+    assert_eq!(claimed, Claimed::Won { attempt: 1 });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_of_another_program_is_refused() {
+    let url = database().await;
+    assert!(PostgresJournal::open_read_only(&url).await.is_err());
+    PostgresJournal::check(&url).await.unwrap();
+    execute(&url, "CREATE TABLE settlements (id bigint)").await;
+    for refused in [
+        PostgresJournal::open(&url).await.map(drop),
+        PostgresJournal::check(&url).await,
+    ] {
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("tables of another program"), "{refused}");
+    }
+    // A schema of its own is enough.
+    execute(&url, "CREATE SCHEMA pay").await;
+    let own = format!("{url}?options=-c%20search_path%3Dpay");
+    let journal = PostgresJournal::open(&own).await.unwrap();
+    let claimed = journal.claim(&claim("a"), NOW).await.unwrap();
+    assert_eq!(claimed, Claimed::Won { attempt: 1 });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_of_a_newer_format_is_refused() {
+    let url = database().await;
+    drop(PostgresJournal::open(&url).await.unwrap());
+    execute(&url, "UPDATE quittance_format SET format = 99").await;
+    let expected = JournalError::NewerFormat {
+        found: 99,
+        newest: 1,
+    };
+    assert_eq!(PostgresJournal::open(&url).await.unwrap_err(), expected);
+    assert_eq!(PostgresJournal::check(&url).await.unwrap_err(), expected);
+}
+
+/// PostgreSQL has no text with the character zero. Such a detail must not be written for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_with_an_odd_detail_is_written() {
+    let journal = PostgresJournal::open(&database().await).await.unwrap();
+    let claim = claim("a");
+    journal.claim(&claim, NOW).await.unwrap();
+    let outcome = Outcome::Failed {
+        reason: Reason::AMOUNT_TOO_LOW,
+        detail: "a node says \0".to_owned(),
+        transaction: None,
+    };
+    let ended = journal.conclude(&claim.id, 1, &outcome, None, NOW).await;
+    assert_eq!(ended.unwrap(), Ended::Yes);
+    let known = journal.settlement(&claim.id).await.unwrap().unwrap();
+    let State::Concluded(Outcome::Failed { detail, .. }) = known.state else {
+        panic!("{:?}", known.state);
+    };
+    assert_eq!(detail, "a node says \u{fffd}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_for_reading_writes_nothing() {
+    let url = database().await;
+    let journal = PostgresJournal::open(&url).await.unwrap();
+    journal.claim(&claim("a"), NOW).await.unwrap();
+    let reading = PostgresJournal::open_read_only(&url).await.unwrap();
+    let refused = reading.claim(&claim("b"), NOW).await.unwrap_err();
+    assert!(matches!(refused, JournalError::Refused { .. }), "{refused}");
+    let known = reading.settlement(&claim("a").id).await.unwrap();
+    assert_eq!(known.unwrap().claim.id, claim("a").id);
+    assert_eq!(reading.settlement(&claim("b").id).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn no_error_shows_a_password() {
+    for url in [
+        "postgres://user:hunter2@127.0.0.1:1/pay",
+        "postgres://user:hunter2@:::/pay",
+        "postgres://user:hunter2@127.0.0.1:1/pay?sslmode=odd",
+    ] {
+        let error = PostgresJournal::open(url).await.unwrap_err();
+        let shown = format!("{error} {error:?}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}
