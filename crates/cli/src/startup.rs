@@ -1,14 +1,13 @@
 //! From a configuration to an engine.
 
-use std::path::Path;
 use std::time::Duration;
 
 use quittance_core::{Clock, Fault, Health, Network, SystemClock};
-use quittance_engine::{Engine, JournalError, Rules, SqliteJournal};
+use quittance_engine::{Engine, JournalError, Rules};
 use quittance_service::{Keys, Webhook};
 use tokio::net::TcpListener;
 
-use crate::config::{Access, Config, ConfigError, Secret};
+use crate::config::{Access, Config, ConfigError, JournalPlace, Secret};
 use crate::families::{ConfiguredChain, Families, Findings};
 
 /// Why an engine did not start.
@@ -66,8 +65,8 @@ impl Startup {
     /// # Errors
     /// When the journal cannot be used. A network that cannot be reached is not an error.
     pub async fn start(self, config: &Config) -> Result<Engine, StartError> {
-        let journal = SqliteJournal::open(&config.journal).await?;
-        let mut builder = Engine::builder(journal)
+        let journal = config.journal.open().await?;
+        let mut builder = Engine::builder_on(journal)
             .policy(self.rules)
             .failure_limits(config.limits.failures())
             .settle_wait(Duration::from_secs(config.settle_wait_secs));
@@ -139,7 +138,7 @@ pub async fn check(config: &Config, families: &Families) -> CheckReport {
         findings.take(webhook.read(at));
     }
     findings.take(listen(config).await);
-    let opened = try_journal(&config.journal).await;
+    let opened = config.journal.check().await;
     let open_error = opened.as_ref().err().map(ToString::to_string);
     findings.take(opened);
     let journal = inspect_journal(&config.journal, open_error.as_deref()).await;
@@ -170,27 +169,10 @@ pub async fn listen(config: &Config) -> Result<TcpListener, ConfigError> {
     bound.map_err(|error| ConfigError::io("listen", config.listen.to_string(), error))
 }
 
-/// Whether the journal could be opened. Does not create it: the user who checks may not be the one
-/// who serves.
-async fn try_journal(path: &Path) -> Result<(), ConfigError> {
-    if path.exists() {
-        return Ok(SqliteJournal::open(path).await.map(drop)?);
-    }
-    let folder = path.parent().filter(|folder| *folder != Path::new(""));
-    let folder = folder.unwrap_or(Path::new("."));
-    let created = tempfile::tempfile_in(folder);
-    created
-        .map(drop)
-        .map_err(|error| ConfigError::io("journal", folder.display().to_string(), error))
-}
-
 /// What is wrong with an existing journal, whether or not a process has it open. Leaves out
 /// `open_error`, which is reported already.
-async fn inspect_journal(path: &Path, open_error: Option<&str>) -> Vec<String> {
-    if !path.exists() {
-        return Vec::new();
-    }
-    match SqliteJournal::inspect(path).await {
+async fn inspect_journal(journal: &JournalPlace, open_error: Option<&str>) -> Vec<String> {
+    match journal.inspect().await {
         Ok(found) => found,
         Err(error) => {
             let error = error.to_string();

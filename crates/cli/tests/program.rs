@@ -5,6 +5,8 @@
 mod channel;
 #[path = "program/copies.rs"]
 mod copies;
+#[path = "program/fleet.rs"]
+mod fleet;
 #[path = "program/holds.rs"]
 mod holds;
 #[path = "program/reconcile.rs"]

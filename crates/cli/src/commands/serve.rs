@@ -55,7 +55,7 @@ impl Serve {
             // The next start resumes the settlements that the journal has open.
             () = &mut stop => return Ok(ExitCode::SUCCESS),
         };
-        info!(listen = %listener.local_addr()?, journal = %config.journal.display(), "serving");
+        info!(listen = %listener.local_addr()?, journal = %config.journal, "serving");
 
         tokio::spawn(keep_metrics(metrics.clone()));
         let mut background = tokio::task::JoinSet::new();

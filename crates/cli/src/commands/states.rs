@@ -6,11 +6,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 use quittance_core::{Amount, Clock, SchemeState, StateSummary, SystemClock, Timestamp, printable};
-use quittance_engine::SqliteJournal;
 use serde_json::{Map, Value, json};
 
 use super::CommandResult;
-use crate::config::Config;
+use crate::config::{Config, JournalPlace};
 use crate::families::{ConfiguredChain, Families};
 use crate::startup::Startup;
 
@@ -107,7 +106,7 @@ impl Channels {
 
 /// The records of a journal, and the chains and families that can read them.
 struct List<'a> {
-    journal: PathBuf,
+    journal: JournalPlace,
     chains: Vec<Box<dyn ConfiguredChain>>,
     families: &'a Families,
 }
@@ -125,9 +124,9 @@ impl<'a> List<'a> {
     }
 
     /// The records of a seller's store.
-    fn of_store(journal: PathBuf, families: &'a Families) -> Self {
+    fn of_store(store: PathBuf, families: &'a Families) -> Self {
         Self {
-            journal,
+            journal: JournalPlace::File(store),
             chains: Vec::new(),
             families,
         }
@@ -138,10 +137,13 @@ impl<'a> List<'a> {
     async fn print(&self, scheme: &str, listing: &Listing) -> Result<usize, Box<dyn Error>> {
         let (mut count, mut after) = (0, None);
         let now = SystemClock.now();
+        let journal = self.journal.open_read_only().await?;
         loop {
-            let page = SqliteJournal::list_states(&self.journal, scheme, after.as_ref(), PAGE);
-            let page = page.await?;
-            for state in &page {
+            let page = journal.states(after.as_ref(), PAGE).await?;
+            let records = page.iter().map(|stored| &stored.record);
+            // A record without a revision only marks that a settlement has it for itself.
+            let written = records.filter(|it| it.scheme == scheme && it.revision > 0);
+            for state in written {
                 let summary = self.summary(state, now);
                 let is_open = summary.as_ref().is_none_or(|it| !it.open.is_zero());
                 if !is_open && !listing.all {
@@ -154,7 +156,7 @@ impl<'a> List<'a> {
                 count += 1;
             }
             match page.last() {
-                Some(last) => after = Some(last.id),
+                Some(last) => after = Some(last.record.id),
                 None => return Ok(count),
             }
         }

@@ -1,6 +1,7 @@
 //! The configuration file, `quittance.toml`.
 
 mod error;
+mod journal;
 mod keys;
 mod secret;
 mod webhooks;
@@ -9,7 +10,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use figment::Figment;
@@ -23,6 +24,7 @@ use tracing_subscriber::EnvFilter;
 use crate::families::Families;
 
 pub use error::ConfigError;
+pub use journal::JournalPlace;
 pub(crate) use keys::keys_of;
 pub use secret::{Secret, Setting};
 pub use webhooks::WebhookTable;
@@ -40,9 +42,9 @@ pub struct Config {
     /// The address to listen on.
     #[serde(default = "default_listen")]
     pub listen: SocketAddr,
-    /// The path of the journal's file.
+    /// The path of the journal's file, or the URL of its PostgreSQL database.
     #[serde(default = "default_journal")]
-    pub journal: PathBuf,
+    pub journal: JournalPlace,
     /// How long `POST /settle` waits before it answers `settlement_pending`, in seconds.
     #[serde(default = "default_settle_wait_secs")]
     pub settle_wait_secs: u64,
@@ -429,8 +431,8 @@ fn default_listen() -> SocketAddr {
     ([127, 0, 0, 1], 4020).into()
 }
 
-fn default_journal() -> PathBuf {
-    "quittance.db".into()
+fn default_journal() -> JournalPlace {
+    JournalPlace::new("quittance.db")
 }
 
 const fn default_settle_wait_secs() -> u64 {

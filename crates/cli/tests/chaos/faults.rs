@@ -46,6 +46,8 @@ enum Fault {
     Kill,
     /// A facilitator's process is stopped for a while, and goes on as if nothing had happened.
     Pause,
+    /// The server of the journal ends at once, if the journal is not a file.
+    Database,
     /// A node of one facilitator misbehaves.
     Node,
     /// The chain takes its newest blocks back.
@@ -63,12 +65,13 @@ enum Fault {
 }
 
 /// Kinds that are drawn more often stand here more often.
-const DRAWN: [Fault; 14] = [
+const DRAWN: [Fault; 15] = [
     Fault::Kill,
     Fault::Kill,
     Fault::Kill,
     Fault::Pause,
     Fault::Pause,
+    Fault::Database,
     Fault::Node,
     Fault::Node,
     Fault::Node,
@@ -119,6 +122,12 @@ async fn apply(fault: Fault, stage: &Stage, random: &mut StdRng, tally: &Tally) 
             facilitator.signal("-STOP").await;
             pause(random, 500..25_000).await;
             facilitator.signal("-CONT").await;
+        }
+        Fault::Database if stage.postgres.is_none() => {}
+        Fault::Database => {
+            tally.count("kill -9 of the database");
+            let millis = random.random_range(0..6_000);
+            stage.restart_postgres(Duration::from_millis(millis)).await;
         }
         Fault::Node => misbehave(facilitator, random, tally).await,
         Fault::Reorganisation => {

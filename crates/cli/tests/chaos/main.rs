@@ -60,3 +60,9 @@ fn minutes() -> Duration {
 async fn one_facilitator_loses_and_doubles_nothing() {
     run(Backing::Sqlite, minutes()).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes as long as one wants: make chaos MINUTES=60"]
+async fn two_facilitators_lose_and_double_nothing() {
+    run(Backing::Postgres, minutes()).await;
+}

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use quittance_devnet::{Evm, EvmOptions, Mining, Solana, SolanaOptions, Tools};
+use quittance_devnet::{Evm, EvmOptions, Fsync, Mining, Postgres, Solana, SolanaOptions, Tools};
 use quittance_tests::proxy::Proxy;
 use reqwest::Client;
 use tempfile::TempDir;
@@ -28,12 +28,15 @@ const SOLANA_SIGNERS: [usize; 2] = [0, 1];
 pub(crate) enum Backing {
     /// One facilitator with a file.
     Sqlite,
+    /// Two facilitators with a PostgreSQL server.
+    Postgres,
 }
 
 impl Backing {
     fn facilitators(self) -> usize {
         match self {
             Self::Sqlite => 1,
+            Self::Postgres => 2,
         }
     }
 }
@@ -43,6 +46,10 @@ pub(crate) struct Stage {
     pub(crate) evm: Evm,
     pub(crate) solana: Solana,
     pub(crate) facilitators: Vec<Facilitator>,
+    /// The server of the journal, if it is not a file.
+    pub(crate) postgres: Option<Mutex<Postgres>>,
+    /// A file, or the URL of a database.
+    journal: String,
     folder: TempDir,
 }
 
@@ -60,10 +67,20 @@ impl Stage {
         let evm = Evm::start(&tools, &evm).await.unwrap();
         let solana = Solana::start(&tools, &solana).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
+        let postgres = match backing {
+            Backing::Sqlite => None,
+            Backing::Postgres => Some(Postgres::start(Fsync::On).await.unwrap()),
+        };
+        let journal = match &postgres {
+            None => folder.path().join("journal.db").display().to_string(),
+            Some(postgres) => postgres.url("postgres"),
+        };
         let mut stage = Self {
             evm,
             solana,
             facilitators: Vec::new(),
+            postgres: postgres.map(Mutex::new),
+            journal,
             folder,
         };
         for at in 0..backing.facilitators() {
@@ -72,6 +89,16 @@ impl Stage {
             stage.facilitators.push(facilitator);
         }
         stage
+    }
+
+    /// Ends the server of the journal at once, and starts it again after this time.
+    pub(crate) async fn restart_postgres(&self, after: Duration) {
+        if let Some(postgres) = &self.postgres {
+            let mut postgres = postgres.lock().await;
+            postgres.kill().unwrap();
+            tokio::time::sleep(after).await;
+            postgres.restart().await.unwrap();
+        }
     }
 
     /// Ends every fault: each process runs, each node answers, and blocks are made.
@@ -134,7 +161,7 @@ impl Facilitator {
              [[evm]]\nnetwork = \"base-sepolia\"\nrpc = [{:?}]\nsigners = {}\nconfirmations = 2\n\
              max_head_age_secs = 0\n\n\
              [[solana]]\nnetwork = \"solana-devnet\"\nrpc = [{:?}]\nfee_payers = {}\n",
-            path("journal.db"),
+            stage.journal,
             evm_node.url(),
             keys("EVM", EVM_SIGNERS.len()),
             solana_node.url(),

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use quittance_core::{Timestamp, TransactionId};
-use quittance_engine::{Cursor, Filter, Journal, PAGE_MAX, Settlement, SqliteJournal};
+use quittance_engine::{Cursor, Filter, Journal, PAGE_MAX, Settlement};
 
 use super::line::{Head, Line, VERSION};
 use super::{Configured, time};
@@ -40,9 +40,9 @@ pub(super) struct Export {
 impl Export {
     pub(super) async fn run(self, families: &Families) -> CommandResult {
         let config = Config::read(&self.configured.config, families)?;
-        let journal = SqliteJournal::open_read_only(&config.journal).await?;
+        let journal = config.journal.open_read_only().await?;
         let mut output = BufWriter::new(stdout().lock());
-        let unreadable = export(&journal, &mut output, self.from, self.to).await?;
+        let unreadable = export(&*journal, &mut output, self.from, self.to).await?;
         output.flush()?;
         if unreadable == 0 {
             return Ok(ExitCode::SUCCESS);

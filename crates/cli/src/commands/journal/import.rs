@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use futures_util::future::join_all;
-use quittance_engine::{Entry, Journal, JournalError, Restored, SqliteJournal};
+use quittance_engine::{Entry, Journal, JournalError, Restored};
 
 use super::Configured;
 use super::line::{Line, VERSION};
@@ -50,8 +50,8 @@ impl Import {
             }
             None => Box::new(stdin().lock()),
         };
-        let journal = SqliteJournal::open(&config.journal).await?;
-        let imported = import(&journal, input).await?;
+        let journal = config.journal.open().await?;
+        let imported = import(&*journal, input).await?;
         for (line, problem) in &imported.refused {
             println!("line {line}: {problem}");
         }

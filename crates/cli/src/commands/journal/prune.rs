@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use quittance_core::{Clock, SystemClock, Timestamp};
-use quittance_engine::{Journal, REPORTED_AGAIN_FOR, SqliteJournal};
+use quittance_engine::REPORTED_AGAIN_FOR;
 
 use super::{Configured, time};
 use crate::commands::{CommandResult, when};
@@ -43,7 +43,7 @@ impl Prune {
             let problem = "must be at least two days ago: callers may still ask for these payments";
             return Err(ConfigError::value("--before", problem).into());
         }
-        let journal = SqliteJournal::open(&config.journal).await?;
+        let journal = config.journal.open().await?;
         let mut count = 0;
         loop {
             match journal.prune(self.before, AT_ONCE).await? {
@@ -52,9 +52,9 @@ impl Prune {
             }
         }
         eprintln!(
-            "{count} settlements from before {} were pruned; run `sqlite3 {} VACUUM` to overwrite their old pages",
+            "{count} settlements from before {} were pruned; run {} to overwrite their old pages",
             when::text(self.before),
-            config.journal.display()
+            config.journal.vacuum()
         );
         Ok(ExitCode::SUCCESS)
     }

@@ -10,7 +10,7 @@ use quittance_core::{
 };
 use quittance_engine::{
     Claim, Entry, Journal, JournalError, Outcome, RecordedTransaction, Restored, Settlement,
-    SignedRef, SqliteJournal, State,
+    SignedRef, State,
 };
 
 use super::Configured;
@@ -48,12 +48,12 @@ impl Rebuild {
     pub(super) async fn run(self, families: &Families) -> CommandResult {
         let config = Config::read(&self.configured.config, families)?;
         let chains = Startup::read(&config, families)?.into_chains();
-        let journal = SqliteJournal::open(&config.journal).await?;
+        let journal = config.journal.open().await?;
         let mut is_whole = true;
         for chain in &chains {
             let network = chain.network();
             let rebuilt = match chain.ledger() {
-                Some(ledger) => rebuild(&journal, ledger, self.from).await,
+                Some(ledger) => rebuild(&*journal, ledger, self.from).await,
                 None => Err("the records of this chain cannot be read".into()),
             };
             match rebuilt {

@@ -9,7 +9,6 @@ use std::process::ExitCode;
 
 use clap::Args;
 use quittance_books::Bound;
-use quittance_engine::SqliteJournal;
 
 use self::compare::compare;
 use self::output::Output;
@@ -78,16 +77,18 @@ impl Reconcile {
             let problem = "no such network is configured";
             return Err(ConfigError::value("--network", problem).into());
         }
-        let journal = SqliteJournal::open_read_only(&config.journal).await?;
+        let journal = config.journal.open_read_only().await?;
         let mut output = Output::new(families, self.json, self.payments);
         let to = self.to.unwrap_or(Bound::Final);
         for chain in asked {
             let network = chain.network();
             match chain.ledger() {
-                Some(ledger) => match compare(&journal, ledger, self.from, to, &mut output).await {
-                    Ok(compared) => output.compared(network, &compared),
-                    Err(problem) => output.unknown(network, &problem),
-                },
+                Some(ledger) => {
+                    match compare(&*journal, ledger, self.from, to, &mut output).await {
+                        Ok(compared) => output.compared(network, &compared),
+                        Err(problem) => output.unknown(network, &problem),
+                    }
+                }
                 None => output.unknown(network, "the records of this chain cannot be compared"),
             }
         }
