@@ -1,7 +1,7 @@
 //! What a journal writes in a second, without an engine and without a chain.
 //!
-//! `cargo bench -p quittance-benches --bench journal`. The file is in the folder for temporary files,
-//! so set `TMPDIR` to a folder of the disk that is measured.
+//! `cargo bench -p quittance-benches --bench journal`. The files of SQLite and of the PostgreSQL server
+//! are in the folder for temporary files, so set `TMPDIR` to a folder of the disk that is measured.
 #![allow(
     clippy::unwrap_used,
     missing_docs,
@@ -16,9 +16,10 @@ use futures_util::future::join_all;
 use quittance_core::{
     Amount, LaneId, PaymentId, PaymentInfo, SchemeReceipt, Timestamp, Transaction, TransactionId,
 };
+use quittance_devnet::{Fsync, Postgres};
 use quittance_engine::{
-    Claim, Claimed, Ended, FencingToken, Journal, LeaseName, Outcome, Reported, SettlementStep,
-    SqliteJournal,
+    Claim, Claimed, Ended, FencingToken, Journal, LeaseName, Outcome, PostgresJournal, Reported,
+    SettlementStep, SqliteJournal,
 };
 use tokio::runtime::Runtime;
 
@@ -155,5 +156,18 @@ fn sqlite(criterion: &mut Criterion) {
     settle(criterion, "journal, SQLite", &runtime, &place);
 }
 
-criterion_group!(benches, sqlite);
+/// A local server that waits for its disk, as in production.
+fn postgres(criterion: &mut Criterion) {
+    let runtime = Runtime::new().unwrap();
+    let server = runtime.block_on(Postgres::start(Fsync::On)).unwrap();
+    let place = runtime.block_on(async {
+        let journal = PostgresJournal::open(&server.url("postgres"))
+            .await
+            .unwrap();
+        Place::new(journal).await
+    });
+    settle(criterion, "journal, PostgreSQL", &runtime, &place);
+}
+
+criterion_group!(benches, sqlite, postgres);
 criterion_main!(benches);

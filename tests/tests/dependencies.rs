@@ -156,7 +156,7 @@ fn a_solana_build_compiles_no_evm() {
 /// A misspelt name would forbid nothing.
 #[test]
 fn every_forbidden_name_is_of_a_real_crate() {
-    let all = compiled("quittance", "evm,seller,service,solana");
+    let all = compiled("quittance", "evm,postgres,seller,service,solana");
     let ours = [EVM, SOLANA, NODES, FACILITATOR].concat();
     let servers = ["axum", "axum-*", "hyper/server", "hyper-util/server"];
     for name in ours.into_iter().chain(servers) {

@@ -11,6 +11,7 @@
 //! | `buyer` | `buyer` | an HTTP client that pays within limits |
 //! | `seller` | `seller`, `http` | a tower layer that puts a price on a route, and remote facilitators |
 //! | `engine` | `engine` | verifying and settling payments in your own program |
+//! | `postgres` | `engine` | `PostgresJournal`, for several processes with one database |
 //! | `channels` | `journal`, `verify` | the store and the verifier of a seller that keeps the vouchers of its channels |
 //! | `service` | `engine`, `service` | a facilitator as an HTTP service |
 #![cfg_attr(docsrs, feature(doc_cfg))]

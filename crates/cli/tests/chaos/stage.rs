@@ -179,17 +179,18 @@ impl Facilitator {
         }
     }
 
-    /// Starts the process if it does not run, and waits until it answers.
+    /// Starts the process if it does not run, and waits until it answers. Starts it again as long as
+    /// it ends, as a supervisor does: its database may be down.
     pub(crate) async fn start(&self) {
         let mut child = self.child.lock().await;
-        if let Some(running) = child.as_mut()
-            && running.try_wait().unwrap().is_none()
-        {
-            return;
-        }
-        *child = Some(self.command().spawn().unwrap());
         let client = Client::new();
-        for _ in 0..600 {
+        for turn in 0..600 {
+            let running = child.as_mut().map(|child| child.try_wait().unwrap());
+            match running {
+                Some(None) if turn == 0 => return,
+                Some(None) => {}
+                _ => *child = Some(self.command().spawn().unwrap()),
+            }
             let answer = client.get(format!("{}/supported", self.url)).send().await;
             if answer.is_ok() {
                 return;
