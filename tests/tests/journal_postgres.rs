@@ -117,6 +117,34 @@ async fn an_answered_write_survives_a_crash_of_the_server() {
     assert_eq!(claimed, Claimed::Won { attempt: 1 });
 }
 
+/// The defaults of a database are its operator's. A write that saw an earlier moment would judge by
+/// what another replica has changed since.
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_are_decided_whatever_the_database_sets() {
+    let url = database().await;
+    let name = url.rsplit('/').next().unwrap();
+    for isolation in ["repeatable read", "serializable"] {
+        let setting = format!("default_transaction_isolation = '{isolation}'");
+        execute(&url, &format!("ALTER DATABASE {name} SET {setting}")).await;
+        let opened = join_all((0..4).map(|_| PostgresJournal::open(&url))).await;
+        let journals: Vec<_> = opened.into_iter().map(Result::unwrap).collect();
+        for at in 0..20 {
+            let contested = claim(&format!("{isolation} {at}"));
+            let claims = journals
+                .iter()
+                .map(|journal| journal.claim(&contested, NOW));
+            let claimed = join_all(claims).await;
+            let count = |wanted: fn(&Claimed) -> bool| {
+                let all = claimed.iter().flatten();
+                all.filter(|claimed| wanted(claimed)).count()
+            };
+            let won = count(|claimed| matches!(claimed, Claimed::Won { .. }));
+            let taken = count(|claimed| matches!(claimed, Claimed::Taken(_)));
+            assert_eq!((won, taken), (1, 3), "{claimed:?}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_schema_of_another_program_is_refused() {
     let url = database().await;

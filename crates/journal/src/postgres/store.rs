@@ -17,9 +17,12 @@ use crate::group::{Store, Waiting};
 /// from writing. A transaction never waits for anything but the server, so five seconds are much
 /// longer than any pause of a process that runs. See "Client Connection Defaults" in PostgreSQL's
 /// documentation.
-const SETTINGS: [(&str, &str); 3] = [
+const SETTINGS: [(&str, &str); 4] = [
     ("application_name", "quittance"),
     ("idle_in_transaction_session_timeout", "5s"),
+    // The database may have another default. With one, a write would see the moment at which it
+    // began to wait for the lock, and not what the writer before it has committed.
+    ("default_transaction_isolation", "read committed"),
     // The server may have another default. An answered write survives a crash.
     ("synchronous_commit", "on"),
 ];
