@@ -3,7 +3,9 @@
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
-use quittance_core::{Amount, PaymentId, PaymentInfo, Reason, Timestamp};
+use quittance_core::{
+    Amount, LaneId, PaymentId, PaymentInfo, Reason, Timestamp, Transaction, TransactionId,
+};
 use quittance_devnet::{Fsync, Postgres};
 use quittance_engine::{
     Claim, Claimed, Ended, Journal, JournalError, Outcome, PostgresJournal, State,
@@ -143,6 +145,24 @@ async fn claims_are_decided_whatever_the_database_sets() {
             assert_eq!((won, taken), (1, 3), "{claimed:?}");
         }
     }
+}
+
+/// An index has no room for it. The engine would repeat it, and stop all other writes each time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_is_too_large_fails_alone() {
+    let journal = PostgresJournal::open(&database().await).await.unwrap();
+    // Not a text that the server can compress.
+    let parts = (0..500).map(|at: u32| PaymentId::from_parts(&[&at.to_be_bytes()]).to_string());
+    let transaction = Transaction {
+        id: TransactionId::new(&parts.collect::<String>()),
+        lane: LaneId::new("signer"),
+        sequence: 0,
+        bytes: [1][..].into(),
+    };
+    let too_large = journal.record("test:1", &transaction, &[], None, NOW).await;
+    let refused = too_large.unwrap_err();
+    assert!(matches!(refused, JournalError::Refused { .. }), "{refused}");
+    assert_eq!(journal.problem(), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,9 +29,9 @@ pub(super) fn failed(error: JournalError) -> sqlx::Error {
 /// Whether a write contradicts a rule: one that is checked before it, a constraint of the tables, or
 /// what a type can hold.
 fn is_refusal(error: &sqlx::Error) -> bool {
-    /// The classes "data exception" and "integrity constraint violation". See appendix A of
-    /// PostgreSQL's documentation.
-    const CLASSES: [&str; 2] = ["22", "23"];
+    /// The classes "data exception", "integrity constraint violation" and "program limit exceeded",
+    /// such as a text that is too long for an index. See appendix A of PostgreSQL's documentation.
+    const CLASSES: [&str; 3] = ["22", "23", "54"];
     let is_refusal = |code: String| CLASSES.iter().any(|class| code.starts_with(class));
     matches!(error, sqlx::Error::Encode(_)) || code(error).is_some_and(is_refusal)
 }
