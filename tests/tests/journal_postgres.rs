@@ -1,6 +1,8 @@
 //! The PostgreSQL journal: the conformance suite, and what concerns its server.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use quittance_core::{
@@ -15,6 +17,10 @@ use quittance_tests::postgres::database;
 use quittance_tests::until;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Executor};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 /// A database of its own.
 struct Database(String);
@@ -147,6 +153,35 @@ async fn claims_are_decided_whatever_the_database_sets() {
     }
 }
 
+/// Such as an old primary after a failover. Nothing may be claimed until it takes writes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_only_reads_is_a_problem() {
+    let mut server = Postgres::start(Fsync::Off).await.unwrap();
+    let url = server.url("postgres");
+    let journal = PostgresJournal::open(&url).await.unwrap();
+    journal.claim(&claim("before"), NOW).await.unwrap();
+    server.become_replica().await.unwrap();
+    let refused = journal.claim(&claim("meanwhile"), NOW).await.unwrap_err();
+    assert!(
+        matches!(refused, JournalError::Unwritable { .. }),
+        "{refused}"
+    );
+    // The journal tries every second whether it can write.
+    for _ in 0..35 {
+        assert!(journal.problem().is_some());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let known = journal.settlement(&claim("before").id).await.unwrap();
+    assert_eq!(known.unwrap().state, State::Open);
+    execute(&url, "SELECT pg_promote()").await;
+    until("the journal heals", || async {
+        journal.problem().is_none()
+    })
+    .await;
+    let claimed = journal.claim(&claim("after"), NOW).await.unwrap();
+    assert_eq!(claimed, Claimed::Won { attempt: 1 });
+}
+
 /// An index has no room for it. The engine would repeat it, and stop all other writes each time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_that_is_too_large_fails_alone() {
@@ -163,6 +198,75 @@ async fn a_write_that_is_too_large_fails_alone() {
     let refused = too_large.unwrap_err();
     assert!(matches!(refused, JournalError::Refused { .. }), "{refused}");
     assert_eq!(journal.problem(), None);
+}
+
+/// Passes bytes on, but not while the network is cut.
+async fn pass_on(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut is_cut: watch::Receiver<bool>,
+) {
+    let mut buffer = vec![0; 8192];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        let is_over = is_cut.wait_for(|is_cut| !is_cut).await.is_err();
+        if is_over || to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The port of a network to a server, which can be cut: then no byte arrives, and no connection ends.
+async fn network(server: u16, is_cut: watch::Receiver<bool>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
+            let ((client, to_client), (server, to_server)) =
+                (client.into_split(), server.into_split());
+            tokio::spawn(pass_on(client, to_server, is_cut.clone()));
+            tokio::spawn(pass_on(server, to_client, is_cut.clone()));
+        }
+    });
+    port
+}
+
+/// A network that loses every packet ends no connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_silent_is_a_problem() {
+    const SOON: Duration = Duration::from_secs(30);
+    let server = Postgres::start(Fsync::Off).await.unwrap();
+    let (cut, is_cut) = watch::channel(false);
+    let port = network(server.port(), is_cut).await;
+    let url = format!("postgres://quittance@127.0.0.1:{port}/postgres");
+    let journal = PostgresJournal::open(&url).await.unwrap();
+    journal.claim(&claim("before"), NOW).await.unwrap();
+    cut.send_replace(true);
+    let meanwhile = claim("meanwhile");
+    let refused = tokio::time::timeout(SOON, journal.claim(&meanwhile, NOW)).await;
+    let refused = refused.unwrap().unwrap_err();
+    assert!(
+        matches!(refused, JournalError::Unwritable { .. }),
+        "{refused}"
+    );
+    assert!(journal.problem().is_some());
+    let unread = tokio::time::timeout(SOON, journal.settlement(&meanwhile.id)).await;
+    assert!(unread.unwrap().is_err());
+    cut.send_replace(false);
+    let healed = tokio::time::timeout(SOON, async {
+        while journal.problem().is_some() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    healed.await.unwrap();
+    // What reached the server late is there at most once.
+    let claimed = journal.claim(&meanwhile, NOW).await.unwrap();
+    assert!(
+        matches!(claimed, Claimed::Won { attempt: 1 } | Claimed::Taken(_)),
+        "{claimed:?}"
+    );
+    let known = journal.settlement(&claim("before").id).await.unwrap();
+    assert_eq!(known.unwrap().state, State::Open);
 }
 
 #[tokio::test(flavor = "multi_thread")]

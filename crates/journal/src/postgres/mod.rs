@@ -20,6 +20,7 @@ mod store;
 mod writes;
 
 use std::fmt;
+use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -54,6 +55,10 @@ const READERS: u32 = 6;
 
 /// How long a read waits for a connection. Its caller then gets a fault, and tries again.
 const CONNECTION_MAX: Duration = Duration::from_secs(10);
+
+/// How long a read may take. A page takes milliseconds. Without a limit, a read waits for a quarter
+/// of an hour when a network loses every packet.
+const READ_MAX: Duration = Duration::from_secs(10);
 
 /// How often a replica looks for settlements that were handed over, without a notification.
 const HANDED_OVER_EVERY: Duration = Duration::from_secs(1);
@@ -164,14 +169,28 @@ impl PostgresJournal {
         self.readers.acquire().await.map_err(problem_of)
     }
 
-    /// The result of a read.
-    fn checked<T>(&self, read: Result<T, sqlx::Error>) -> Result<T, JournalError> {
+    /// The result of a read. A connection that failed is closed: the state of its transaction is
+    /// unknown.
+    fn checked<T>(
+        mut reader: PoolConnection<Postgres>,
+        read: Result<T, sqlx::Error>,
+    ) -> Result<T, JournalError> {
         match read {
             Ok(read) => Ok(read),
             Err(error) if concerns_one_entry(&error) => Err(error.into()),
-            Err(error) => Err(problem_of(error)),
+            Err(error) => {
+                reader.close_on_drop();
+                Err(problem_of(error))
+            }
         }
     }
+}
+
+/// A read, unless the server is silent.
+async fn in_time<T>(read: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    let silent = || io::Error::new(ErrorKind::TimedOut, "the database does not answer");
+    let read = timeout(READ_MAX, read).await;
+    read.unwrap_or_else(|_| Err(silent().into()))
 }
 
 impl Drop for PostgresJournal {
@@ -197,7 +216,8 @@ fn options(url: &str) -> Result<PgConnectOptions, JournalError> {
 impl StateStore for PostgresJournal {
     async fn state(&self, id: &StateId) -> Result<Option<SchemeState>, Fault> {
         let mut reader = self.reader().await?;
-        Ok(self.checked(reads::state(&mut reader, id).await)?)
+        let read = in_time(reads::state(&mut reader, id)).await;
+        Ok(Self::checked(reader, read)?)
     }
 
     async fn write_state(&self, state: &SchemeState) -> Result<bool, Fault> {
@@ -215,9 +235,8 @@ impl StateStore for PostgresJournal {
     ) -> Result<Vec<SchemeState>, Fault> {
         // Every sweep asks. Most of the time none is due, and reading needs no place in the queue.
         let mut reader = self.reader().await?;
-        let read = states::any_due(&mut reader, network, scheme, now).await;
-        drop(reader);
-        if !self.checked(read)? {
+        let read = in_time(states::any_due(&mut reader, network, scheme, now)).await;
+        if !Self::checked(reader, read)? {
             return Ok(Vec::new());
         }
         let take = states::TakeDue {
@@ -338,7 +357,8 @@ impl Journal for PostgresJournal {
 
     async fn settlement(&self, id: &PaymentId) -> Result<Option<Settlement>, JournalError> {
         let mut reader = self.reader().await?;
-        self.checked(reads::fetch_at_one_moment(&mut reader, id).await)
+        let read = in_time(reads::fetch_at_one_moment(&mut reader, id)).await;
+        Self::checked(reader, read)
     }
 
     async fn settlements_of(
@@ -346,22 +366,26 @@ impl Journal for PostgresJournal {
         transaction: &TransactionId,
     ) -> Result<Vec<SettlementStep>, JournalError> {
         let mut reader = self.reader().await?;
-        self.checked(reads::settlements_of(&mut reader, transaction).await)
+        let read = in_time(reads::settlements_of(&mut reader, transaction)).await;
+        Self::checked(reader, read)
     }
 
     async fn open(&self, network: &str) -> Result<Vec<PaymentId>, JournalError> {
         let mut reader = self.reader().await?;
-        self.checked(reads::open(&mut reader, network, &self.replica).await)
+        let read = in_time(reads::open(&mut reader, network, &self.replica)).await;
+        Self::checked(reader, read)
     }
 
     async fn not_final(&self, network: &str) -> Result<Vec<PaymentId>, JournalError> {
         let mut reader = self.reader().await?;
-        self.checked(reads::not_final(&mut reader, network).await)
+        let read = in_time(reads::not_final(&mut reader, network)).await;
+        Self::checked(reader, read)
     }
 
     async fn page(&self, filter: &Filter, after: Option<Cursor>) -> Result<Page, JournalError> {
         let mut reader = self.reader().await?;
-        self.checked(reads::page(&mut reader, filter, after).await)
+        let read = in_time(reads::page(&mut reader, filter, after)).await;
+        Self::checked(reader, read)
     }
 
     async fn transactions_at(
@@ -371,12 +395,20 @@ impl Journal for PostgresJournal {
         sequences: Range<u64>,
     ) -> Result<Vec<Transaction>, JournalError> {
         let mut reader = self.reader().await?;
-        self.checked(reads::transactions_at(&mut reader, network, lane, sequences).await)
+        let read = in_time(reads::transactions_at(
+            &mut reader,
+            network,
+            lane,
+            sequences,
+        ))
+        .await;
+        Self::checked(reader, read)
     }
 
     async fn next_sequence(&self, network: &str, lane: &LaneId) -> Result<u64, JournalError> {
         let mut reader = self.reader().await?;
-        self.checked(reads::next_sequence(&mut reader, network, lane).await)
+        let read = in_time(reads::next_sequence(&mut reader, network, lane)).await;
+        Self::checked(reader, read)
     }
 
     async fn transactions(
@@ -385,7 +417,8 @@ impl Journal for PostgresJournal {
         limit: u32,
     ) -> Result<TransactionPage, JournalError> {
         let mut reader = self.reader().await?;
-        self.checked(reads::transactions(&mut reader, after, limit).await)
+        let read = in_time(reads::transactions(&mut reader, after, limit)).await;
+        Self::checked(reader, read)
     }
 
     async fn states(
@@ -394,7 +427,8 @@ impl Journal for PostgresJournal {
         limit: u32,
     ) -> Result<Vec<StoredState>, JournalError> {
         let mut reader = self.reader().await?;
-        self.checked(reads::all_states(&mut reader, after, limit).await)
+        let read = in_time(reads::all_states(&mut reader, after, limit)).await;
+        Self::checked(reader, read)
     }
 
     async fn restore(&self, entry: &Entry) -> Result<Restored, JournalError> {
@@ -469,7 +503,8 @@ impl Journal for PostgresJournal {
         limit: u32,
     ) -> Result<Vec<HandedOver>, JournalError> {
         let mut reader = self.reader().await?;
-        self.checked(reads::handed_over(&mut reader, network, limit).await)
+        let read = in_time(reads::handed_over(&mut reader, network, limit)).await;
+        Self::checked(reader, read)
     }
 
     async fn wait_for_hand_over(&self) {
@@ -485,7 +520,8 @@ impl Journal for PostgresJournal {
     ) -> Result<bool, JournalError> {
         self.check_writable()?;
         let mut connection = self.reader().await?;
-        self.checked(holds::hold(&mut connection, state, payment, duration).await)
+        let read = in_time(holds::hold(&mut connection, state, payment, duration)).await;
+        Self::checked(connection, read)
     }
 
     async fn release_state(
@@ -495,7 +531,8 @@ impl Journal for PostgresJournal {
     ) -> Result<(), JournalError> {
         self.check_writable()?;
         let mut connection = self.reader().await?;
-        self.checked(holds::release(&mut connection, state, payment).await)
+        let read = in_time(holds::release(&mut connection, state, payment)).await;
+        Self::checked(connection, read)
     }
 
     async fn events(
@@ -504,13 +541,15 @@ impl Journal for PostgresJournal {
         after: Option<&EventCursor>,
     ) -> Result<Events, JournalError> {
         let mut reader = self.reader().await?;
-        let found = self.checked(events::read(&mut reader, filter, after).await)?;
+        let read = in_time(events::read(&mut reader, filter, after)).await;
+        let found = Self::checked(reader, read)?;
         found.ok_or(JournalError::UnknownCursor)
     }
 
     async fn newest_event(&self) -> Result<EventCursor, JournalError> {
         let mut reader = self.reader().await?;
-        self.checked(events::newest(&mut reader).await)
+        let read = in_time(events::newest(&mut reader)).await;
+        Self::checked(reader, read)
     }
 
     fn new_events(&self) -> NewEvents {
@@ -519,7 +558,8 @@ impl Journal for PostgresJournal {
 
     async fn event_cursor(&self, reader: &str) -> Result<Option<EventCursor>, JournalError> {
         let mut connection = self.reader().await?;
-        self.checked(events::saved(&mut connection, reader).await)
+        let read = in_time(events::saved(&mut connection, reader)).await;
+        Self::checked(connection, read)
     }
 
     async fn save_event_cursor(

@@ -1,10 +1,12 @@
 //! The writing side: one connection of this replica, and one writer of all replicas at a time.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection, Executor};
+use tokio::time::timeout;
 use tracing::warn;
 
 use super::errors::problem_of;
@@ -27,6 +29,14 @@ const SETTINGS: [(&str, &str); 4] = [
     ("synchronous_commit", "on"),
 ];
 
+/// How long a batch may take, with the wait for the lock: three times as long as the server waits
+/// for a replica that has stopped, and less than callers wait. After that, the connection is given
+/// up: when a network loses every packet, it would end only after a quarter of an hour.
+const BATCH_TIME_MAX: Duration = Duration::from_secs(15);
+
+/// Writes something that changes nothing, so that a server that only reads refuses it.
+const TOUCH: &str = "UPDATE quittance_format SET format = format";
+
 /// Writes to the database.
 pub(super) struct Writer {
     options: PgConnectOptions,
@@ -46,7 +56,8 @@ impl Writer {
         options: PgConnectOptions,
         condition: Arc<Condition>,
     ) -> Result<Self, JournalError> {
-        let connection = connect(&options).await?;
+        let connecting = timeout(BATCH_TIME_MAX, connect(&options)).await;
+        let connection = connecting.unwrap_or_else(|_| Err(silent()))?;
         Ok(Self {
             options,
             connection: Some(connection),
@@ -59,23 +70,40 @@ impl Writer {
         if let Some(damage) = self.condition.damage() {
             return Err(damage);
         }
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => connect(&self.options).await.map_err(unwritable)?,
-        };
-        match execute_all(&mut connection, batch).await {
-            Ok(()) => {
-                self.connection = Some(connection);
-                Ok(())
-            }
-            Err(error) => {
-                // The server may not have noticed, and may hold the lock. A closed connection ends
-                // its transaction.
-                drop(connection.close_hard().await);
-                Err(unwritable(problem_of(error)))
-            }
+        let connection = self.connection.take();
+        let writing = write(connection, &self.options, batch);
+        let written = timeout(BATCH_TIME_MAX, writing).await;
+        let written = written.unwrap_or_else(|_| Err(silent()));
+        self.connection = Some(written.map_err(unwritable)?);
+        Ok(())
+    }
+}
+
+/// Commits a batch on this connection, or on a new one. Returns the connection. After a failure it
+/// is closed: the server may not have noticed, and may hold the lock, and the end of its connection
+/// ends its transaction.
+async fn write(
+    connection: Option<PgConnection>,
+    options: &PgConnectOptions,
+    batch: &mut [Waiting<Writer>],
+) -> Result<PgConnection, JournalError> {
+    let mut connection = match connection {
+        Some(connection) => connection,
+        None => connect(options).await?,
+    };
+    match execute_all(&mut connection, batch).await {
+        Ok(()) => Ok(connection),
+        Err(error) => {
+            drop(connection.close_hard().await);
+            Err(problem_of(error))
         }
     }
+}
+
+/// Why a batch was given up.
+fn silent() -> JournalError {
+    let seconds = BATCH_TIME_MAX.as_secs();
+    JournalError::unavailable(format!("the database did not answer within {seconds} s"))
 }
 
 async fn connect(options: &PgConnectOptions) -> Result<PgConnection, JournalError> {
@@ -92,7 +120,14 @@ impl Store for Writer {
 
     async fn commit(&mut self, batch: &mut Vec<Waiting<Self>>) -> Result<(), JournalError> {
         let committed = self.try_commit(batch).await;
-        self.condition.note(committed.clone().err());
+        let found = match &committed {
+            Err(error) => Some(error.clone()),
+            // A batch may only have read, such as a lease that is held. Only a write shows that a
+            // problem is over.
+            Ok(()) if self.condition.now().is_some() => self.try_commit(&mut []).await.err(),
+            Ok(()) => None,
+        };
+        self.condition.note(found);
         committed
     }
 
@@ -132,6 +167,9 @@ async fn execute_all(
             transaction.rollback().await?;
             return execute_each(connection, batch).await;
         }
+    }
+    if batch.is_empty() {
+        transaction.execute(TOUCH).await?;
     }
     transaction.commit().await
 }
