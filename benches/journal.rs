@@ -1,7 +1,8 @@
 //! What a journal writes in a second, without an engine and without a chain.
 //!
-//! `cargo bench -p quittance-benches --bench journal`. The files of SQLite and of the PostgreSQL server
-//! are in the folder for temporary files, so set `TMPDIR` to a folder of the disk that is measured.
+//! `cargo bench -p quittance-benches --bench journal`. The files of SQLite and of the PostgreSQL
+//! server are in the folder for temporary files, so set `TMPDIR` to a folder of the disk that is
+//! measured.
 #![allow(
     clippy::unwrap_used,
     missing_docs,

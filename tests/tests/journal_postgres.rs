@@ -215,7 +215,8 @@ async fn pass_on(
     }
 }
 
-/// The port of a network to a server, which can be cut: then no byte arrives, and no connection ends.
+/// The port of a network to a server, which can be cut: then no byte arrives, and no connection
+/// ends.
 async fn network(server: u16, is_cut: watch::Receiver<bool>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

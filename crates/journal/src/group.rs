@@ -32,8 +32,8 @@ pub(crate) trait Store: Send + Sized + 'static {
     type Error: StoreError;
 
     /// Executes all writes of a batch and commits them together, or changes nothing. A write that
-    /// [fails alone](Pending::execute) must leave no change behind. The batch is left as it was; the
-    /// callers of writes that are missing get [`JournalError::Closed`].
+    /// [fails alone](Pending::execute) must leave no change behind. The batch is left as it was;
+    /// the callers of writes that are missing get [`JournalError::Closed`].
     async fn commit(&mut self, batch: &mut Vec<Waiting<Self>>) -> Result<(), JournalError>;
 
     /// Called every second in which nothing is written.

@@ -179,8 +179,8 @@ impl Facilitator {
         }
     }
 
-    /// Starts the process if it does not run, and waits until it answers. Starts it again as long as
-    /// it ends, as a supervisor does: its database may be down.
+    /// Starts the process if it does not run, and waits until it answers. Starts it again as long
+    /// as it ends, as a supervisor does: its database may be down.
     pub(crate) async fn start(&self) {
         let mut child = self.child.lock().await;
         let client = Client::new();

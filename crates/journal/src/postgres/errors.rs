@@ -26,8 +26,8 @@ pub(super) fn failed(error: JournalError) -> sqlx::Error {
     sqlx::Error::Encode(Box::new(error))
 }
 
-/// Whether a write contradicts a rule: one that is checked before it, a constraint of the tables, or
-/// what a type can hold.
+/// Whether a write contradicts a rule: one that is checked before it, a constraint of the tables,
+/// or what a type can hold.
 fn is_refusal(error: &sqlx::Error) -> bool {
     /// The classes "data exception", "integrity constraint violation" and "program limit exceeded",
     /// such as a text that is too long for an index. See appendix A of PostgreSQL's documentation.

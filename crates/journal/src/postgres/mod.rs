@@ -87,8 +87,9 @@ impl fmt::Debug for PostgresJournal {
 }
 
 impl PostgresJournal {
-    /// Opens the journal at a URL such as `postgres://user:password@host/database?sslmode=verify-full`,
-    /// as a new replica. Creates its tables in an empty schema. Several replicas may do so at once.
+    /// Opens the journal at a URL, as a new replica, such as
+    /// `postgres://user:password@host/database?sslmode=verify-full`. Creates its tables in an empty
+    /// schema. Several replicas may do so at once.
     ///
     /// # Errors
     /// When the URL cannot be read, the server cannot be reached, or the schema has the tables of

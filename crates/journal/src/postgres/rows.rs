@@ -264,7 +264,8 @@ pub(super) fn parsed<T: FromStr>(row: &PgRow, column: &str) -> Result<T, sqlx::E
         .map_err(|_| invalid(&format!("the invalid text {text:?} in the column {column}")))
 }
 
-/// PostgreSQL's integers are signed. A time or number beyond their range is stored as the largest one.
+/// PostgreSQL's integers are signed. A time or number beyond their range is stored as the largest
+/// one.
 pub(super) fn seconds(time: Timestamp) -> i64 {
     integer(time.secs())
 }
