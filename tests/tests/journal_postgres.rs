@@ -6,11 +6,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use quittance_core::{
-    Amount, LaneId, PaymentId, PaymentInfo, Reason, Timestamp, Transaction, TransactionId,
+    Amount, LaneId, PaymentId, PaymentInfo, Reason, SchemeReceipt, Timestamp, Transaction,
+    TransactionId,
 };
 use quittance_devnet::{Fsync, Postgres};
 use quittance_engine::{
-    Claim, Claimed, Ended, Journal, JournalError, Outcome, PostgresJournal, State,
+    Claim, Claimed, Ended, EventFilter, Journal, JournalError, Outcome, PostgresJournal, State,
 };
 use quittance_tests::conformance::journal::JournalFixture;
 use quittance_tests::postgres::database;
@@ -123,6 +124,63 @@ async fn an_answered_write_survives_a_crash_of_the_server() {
     }
     let claimed = journal.claim(&claim("after"), NOW).await.unwrap();
     assert_eq!(claimed, Claimed::Won { attempt: 1 });
+}
+
+/// Writes of several replicas are one after another: each has a number of its own, and the feed has
+/// each event once.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_write_at_once_do_not_collide() {
+    let url = database().await;
+    let opened = join_all((0..4).map(|_| PostgresJournal::open(&url))).await;
+    let journals: Vec<_> = opened.into_iter().map(Result::unwrap).collect();
+    let names = (0..100).map(|at| at.to_string());
+    let claims: Vec<Claim> = names.map(|name| claim(&name)).collect();
+    let writes = claims.iter().enumerate().map(|(at, claim)| {
+        let journal = &journals[at % journals.len()];
+        journal.claim(claim, NOW)
+    });
+    for claimed in join_all(writes).await {
+        assert_eq!(claimed.unwrap(), Claimed::Won { attempt: 1 });
+    }
+    let filter = EventFilter::new().limit(200);
+    let events = journals[0].events(&filter, None).await.unwrap().events;
+    let numbers: Vec<String> = events
+        .iter()
+        .map(|event| event.cursor.to_string())
+        .collect();
+    let expected: Vec<String> = (1..=100).map(|number: u32| number.to_string()).collect();
+    assert_eq!(numbers, expected);
+}
+
+/// Each replica would find enough left, if another one could write at the same time.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_do_not_refund_one_payment_twice() {
+    let url = database().await;
+    let opened = join_all((0..4).map(|_| PostgresJournal::open(&url))).await;
+    let journals: Vec<_> = opened.into_iter().map(Result::unwrap).collect();
+    for at in 0..10 {
+        let paid = claim(&format!("paid {at}"));
+        journals[0].claim(&paid, NOW).await.unwrap();
+        let settled = Outcome::Settled {
+            transaction: Some(TransactionId::new(&format!("0x{at}"))),
+            amount: paid.amount,
+            receipt: SchemeReceipt::default(),
+        };
+        let ended = journals[0].conclude(&paid.id, 1, &settled, None, NOW).await;
+        assert_eq!(ended.unwrap(), Ended::Yes);
+        let refund = |number: u32| {
+            let mut refund = claim(&format!("refund {at} {number}")).refund_of(paid.id);
+            (refund.payer, refund.pay_to) = (paid.pay_to.clone(), paid.payer.clone());
+            refund
+        };
+        let refunds: Vec<Claim> = (0..4).map(refund).collect();
+        let claims = journals.iter().zip(&refunds);
+        let claimed = join_all(claims.map(|(journal, refund)| journal.claim(refund, NOW))).await;
+        let won = |claimed: &&Result<_, _>| matches!(claimed, Ok(Claimed::Won { .. }));
+        assert_eq!(claimed.iter().filter(won).count(), 1, "{claimed:?}");
+        let refused = |claimed: &&Result<_, _>| matches!(claimed, Ok(Claimed::RefundsExceed { left }) if *left == Amount::ZERO);
+        assert_eq!(claimed.iter().filter(refused).count(), 3, "{claimed:?}");
+    }
 }
 
 /// The defaults of a database are its operator's. A write that saw an earlier moment would judge by
