@@ -1,5 +1,7 @@
 //! The writes, each one SQL change with an answer of its own type.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use async_trait::async_trait;
 use quittance_core::{LaneId, PaymentId, SchemeState, Timestamp, Transaction, TransactionId};
 use sqlx::Row;
@@ -111,36 +113,49 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// Adds the transaction to a settlement that this replica works on, or replaces one in it.
-    async fn add_to(
+    /// Adds the transaction to those of the settlements that this replica works on, or replaces one
+    /// in them. One statement for all, because a transaction may settle hundreds.
+    async fn add_to_all(
         &self,
         connection: &mut PgConnection,
-        step: &SettlementStep,
+        steps: &BTreeMap<PaymentId, i64>,
     ) -> Result<(), sqlx::Error> {
-        let (id, transaction) = (&step.settlement, &self.transaction);
-        let added = sqlx::query(
+        let transaction = &self.transaction;
+        let ids: Vec<&[u8]> = steps.keys().map(|id| id.as_bytes().as_slice()).collect();
+        let numbers: Vec<i64> = steps.values().copied().collect();
+        let added: Vec<Vec<u8>> = sqlx::query_scalar(
             "INSERT INTO settlement_transactions (settlement, attempt, transaction_id, step)
-             SELECT s.id, s.attempt, $2, $3 FROM settlements s
-             WHERE s.id = $1 AND s.state = 'open' AND (s.owner = $4 OR EXISTS (
+             SELECT s.id, s.attempt, $2, given.step
+             FROM unnest($1::bytea[], $3::bigint[]) AS given (id, step)
+             JOIN settlements s ON s.id = given.id
+             WHERE s.state = 'open' AND (s.owner = $4 OR EXISTS (
                  SELECT 1 FROM settlement_transactions o JOIN transactions t ON t.id = o.transaction_id
-                 WHERE o.settlement = $1 AND t.network = $5 AND t.lane = $6 AND t.sequence = $7
+                 WHERE o.settlement = s.id AND t.network = $5 AND t.lane = $6 AND t.sequence = $7
                      AND t.id <> $2))
              ON CONFLICT (settlement, transaction_id)
-                 DO UPDATE SET attempt = excluded.attempt, step = excluded.step",
+                 DO UPDATE SET attempt = excluded.attempt, step = excluded.step
+             RETURNING settlement",
         )
-        .bind(id.as_bytes().as_slice())
+        .bind(&ids)
         .bind(transaction.id.as_str())
-        .bind(i64::from(step.step))
+        .bind(&numbers)
         .bind(self.fence.replica.as_bytes().as_slice())
         .bind(&self.network)
         .bind(transaction.lane.address())
         .bind(integer(transaction.sequence))
-        .execute(&mut *connection)
+        .fetch_all(&mut *connection)
         .await?;
-        match added.rows_affected() {
-            0 => check_owner(connection, id, None, &self.fence.replica).await,
-            _ => Ok(()),
+        if added.len() == steps.len() {
+            return Ok(());
         }
+        let added: BTreeSet<Vec<u8>> = added.into_iter().collect();
+        for id in steps
+            .keys()
+            .filter(|id| !added.contains(&id.as_bytes()[..]))
+        {
+            check_owner(connection, id, None, &self.fence.replica).await?;
+        }
+        Ok(())
     }
 }
 
@@ -168,10 +183,10 @@ impl Write<Writer> for Record {
         .bind(seconds(self.now))
         .execute(&mut *connection)
         .await?;
-        for step in &self.settlements {
-            self.add_to(connection, step).await?;
-        }
-        Ok(())
+        // Of several steps of one settlement, the last one counts.
+        let steps = self.settlements.iter();
+        let steps = steps.map(|step| (step.settlement, i64::from(step.step)));
+        self.add_to_all(connection, &steps.collect()).await
     }
 }
 
@@ -354,16 +369,15 @@ impl Write<Writer> for Finalize {
     type Answer = ();
 
     async fn execute(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        for id in &self.ids {
-            sqlx::query(
-                "UPDATE settlements SET final_at = $2
-                 WHERE id = $1 AND state = 'settled' AND final_at IS NULL",
-            )
-            .bind(id.as_bytes().as_slice())
-            .bind(seconds(self.now))
-            .execute(&mut *connection)
-            .await?;
-        }
+        let ids: Vec<&[u8]> = self.ids.iter().map(|id| id.as_bytes().as_slice()).collect();
+        sqlx::query(
+            "UPDATE settlements SET final_at = $2
+             WHERE id = ANY ($1) AND state = 'settled' AND final_at IS NULL",
+        )
+        .bind(&ids)
+        .bind(seconds(self.now))
+        .execute(connection)
+        .await?;
         Ok(())
     }
 }
