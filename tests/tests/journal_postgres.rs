@@ -1,7 +1,7 @@
 //! The PostgreSQL journal: the conformance suite, and what concerns its server.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
@@ -181,6 +181,30 @@ async fn replicas_do_not_refund_one_payment_twice() {
         let refused = |claimed: &&Result<_, _>| matches!(claimed, Ok(Claimed::RefundsExceed { left }) if *left == Amount::ZERO);
         assert_eq!(claimed.iter().filter(refused).count(), 3, "{claimed:?}");
     }
+}
+
+/// The database notifies. A replica that only looked would find it after a second each time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hand_over_wakes_the_replica_that_waits() {
+    const TRIES: usize = 10;
+    let url = database().await;
+    let first = PostgresJournal::open(&url).await.unwrap();
+    let second = PostgresJournal::open(&url).await.unwrap();
+    for at in 0..TRIES {
+        let payment = claim(&at.to_string());
+        first.claim(&payment, NOW).await.unwrap();
+        let begun = Instant::now();
+        let handing = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert!(first.hand_over(&payment.id, 1, None).await.unwrap());
+        };
+        tokio::join!(second.wait_for_hand_over(), handing);
+        // On a busy machine, and before it listens, a replica may be late once.
+        if begun.elapsed() < Duration::from_millis(800) {
+            return;
+        }
+    }
+    panic!("no hand-over woke the replica");
 }
 
 /// The defaults of a database are its operator's. A write that saw an earlier moment would judge by
