@@ -5,7 +5,7 @@ INTEROP := tests/interop
 PEERS := benches/peers
 INSTALLED := node_modules/.package-lock.json
 
-.PHONY: demo test interop soak chaos mutations fuzz lint package published deny doc contracts bench-peers clean
+.PHONY: demo test interop soak chaos simulate mutations fuzz lint package published deny doc contracts bench-peers clean
 
 demo: $(DEVNET)/$(INSTALLED)
 	cargo run --locked --quiet --bin quittance-devnet -- demo
@@ -27,6 +27,11 @@ soak: $(DEVNET)/$(INSTALLED)
 MINUTES ?= 60
 chaos: $(DEVNET)/$(INSTALLED)
 	CHAOS_MINUTES=$(MINUTES) cargo test -p quittance-cli --locked --test chaos -- --ignored --nocapture --test-threads 1
+
+# Engines in simulated worlds, as many seeds as wanted. Outside the gate.
+SEEDS ?= 10000
+simulate:
+	SIMULATE_SEEDS=$(SEEDS) cargo test -p quittance-testing --release --locked --test simulate every_seed -- --nocapture
 
 # Each fault of quittance-testing planted in the real chains and schemes: some minutes for each. Outside the gate.
 mutations: $(DEVNET)/$(INSTALLED)

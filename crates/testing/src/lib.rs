@@ -5,6 +5,7 @@
 //! * [`conformance`] has the properties that every scheme, chain and journal must have.
 //! * [`faults`] has wrappers that do one thing wrong, to test the suites.
 //! * [`flaky`] is a journal whose writes fail on demand, or whose process ends at a certain write.
+//! * [`simulator`] runs engines in a world of faults, which all follow from a seed.
 //! * [`scripted`] has a facilitator, an offer and a payer that a test scripts, without a chain.
 //!
 //! This crate is for tests. It panics where a test cannot continue.
@@ -13,6 +14,7 @@ pub mod conformance;
 pub mod faults;
 pub mod flaky;
 pub mod scripted;
+pub mod simulator;
 pub mod world;
 
 use std::path::Path;

@@ -1,6 +1,7 @@
 //! The chain as the engine uses it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,6 +13,7 @@ use quittance_core::{
 
 use super::address::Address;
 use super::ledger::{COIN, Included, Ledger, Refused, TransferEvent, minimum_replacement_fee};
+use super::link::{Link, NodeCall, Passage};
 use super::transaction::{Content, SignedContent, Transfer};
 use super::{FEE, SubmitError, World};
 
@@ -73,6 +75,8 @@ pub struct SimulatedChain {
     lifetime_secs: Option<u64>,
     /// For how many blocks the effect of a transaction in a block is unknown.
     executing_blocks: u64,
+    /// What disturbs the calls of the node, if anything does.
+    link: Option<Arc<dyn Link>>,
 }
 
 impl SimulatedChain {
@@ -89,6 +93,7 @@ impl SimulatedChain {
             lanes,
             lifetime_secs: None,
             executing_blocks: 0,
+            link: None,
         }
     }
 
@@ -111,6 +116,15 @@ impl SimulatedChain {
         }
     }
 
+    /// The same chain, asked over this connection.
+    #[must_use]
+    pub fn over(self, link: Arc<dyn Link>) -> Self {
+        Self {
+            link: Some(link),
+            ..self
+        }
+    }
+
     /// The world that this chain is a part of.
     pub fn world(&self) -> &World {
         &self.world
@@ -125,6 +139,31 @@ impl SimulatedChain {
         let at = self.lanes.iter().position(|known| known == lane);
         at.and_then(|at| self.keys.get(at))
             .ok_or_else(|| Fault::new(FaultKind::Internal, format_args!("{lane} is not a signer")))
+    }
+
+    /// Sends a call over the connection.
+    async fn pass(&self, call: NodeCall<'_>) -> Passage {
+        match &self.link {
+            Some(link) => link.pass(call).await,
+            None => Passage::Clear,
+        }
+    }
+
+    /// Waits for the answer of a call.
+    async fn answered(&self) {
+        if let Some(link) = &self.link {
+            link.answered().await;
+        }
+    }
+
+    /// Asks a question over the connection, unless it is lost.
+    async fn travel(&self, call: NodeCall<'_>) -> Result<Passage, Fault> {
+        let passage = self.pass(call).await;
+        self.answered().await;
+        match passage {
+            Passage::Down | Passage::Lost | Passage::AnswerLost => Err(node_down()),
+            passage => Ok(passage),
+        }
     }
 
     fn ask<T>(&self, question: impl FnOnce(&Ledger) -> T) -> Result<T, Fault> {
@@ -151,6 +190,36 @@ impl SimulatedChain {
         };
         let signed = SignedContent::sign(content, self.world.network(), key);
         Ok(signed.to_transaction())
+    }
+
+    /// Hands a transaction to the node.
+    fn hand_in(&self, transaction: &Transaction) -> Submission {
+        match self.world.submit(&transaction.bytes) {
+            Ok(()) => Submission::Accepted,
+            // The connection was not made: the node has certainly not got the transaction.
+            Err(SubmitError::Down) => Submission::Refused(node_down()),
+            Err(SubmitError::AnswerLost) => Submission::Unknown(Fault::new(
+                FaultKind::ChainUnavailable,
+                "the node's answer was lost",
+            )),
+            Err(SubmitError::Refuses) => Submission::Refused(Fault::new(
+                FaultKind::ChainUnavailable,
+                "the node refuses transactions",
+            )),
+            Err(SubmitError::Refused(Refused::SequenceUsed)) => Submission::SequenceUsed,
+            Err(SubmitError::Refused(Refused::Funds)) => Submission::Refused(Fault::new(
+                FaultKind::FacilitatorFunds,
+                format_args!("{} cannot pay the fee", transaction.lane),
+            )),
+            Err(SubmitError::Refused(Refused::Expired)) => Submission::Refused(Fault::new(
+                FaultKind::ChainUnavailable,
+                "the transaction has expired",
+            )),
+            Err(SubmitError::Refused(Refused::Invalid)) => Submission::Refused(Fault::new(
+                FaultKind::Internal,
+                "the bytes are not a transaction of this chain",
+            )),
+        }
     }
 
     fn status_of(&self, ledger: &Ledger, watched: &Watched) -> Result<Status<Evidence>, Fault> {
@@ -181,6 +250,25 @@ impl SimulatedChain {
 
 fn node_down() -> Fault {
     Fault::new(FaultKind::ChainUnavailable, "the node does not answer")
+}
+
+/// A lie: the newest transaction is in a block, and did what it was made for.
+fn foretold(watched: &Watched) -> Result<Status<Evidence>, Fault> {
+    let Some(transaction) = watched.transactions.last() else {
+        return Ok(Status::Pending);
+    };
+    let moved = |transfer: Transfer| TransferEvent {
+        authorization: transfer.authorization,
+        failure: None,
+    };
+    let transfers = decode(transaction)?.content.transfers;
+    Ok(Status::Included {
+        id: transaction.id.clone(),
+        confirmations: 1,
+        evidence: Evidence {
+            events: transfers.into_iter().map(moved).collect(),
+        },
+    })
 }
 
 fn evidence_of(included: &Included) -> Evidence {
@@ -237,6 +325,9 @@ impl Chain for SimulatedChain {
     }
 
     async fn read(&self, reads: &[Question]) -> Vec<Result<StateAnswer, Fault>> {
+        if let Err(fault) = self.travel(NodeCall::Ask).await {
+            return reads.iter().map(|_| Err(fault.clone())).collect();
+        }
         let answer = |question: &Question| {
             self.ask(|ledger| StateAnswer {
                 balance: ledger.accounts.balance(&question.from, &question.asset),
@@ -258,6 +349,7 @@ impl Chain for SimulatedChain {
     }
 
     async fn next_sequence(&self, lane: &LaneId) -> Result<Option<u64>, Fault> {
+        self.travel(NodeCall::Ask).await?;
         let signer = Address::from_key(self.key(lane)?);
         self.ask(|ledger| Some(ledger.accounts.next_sequence(&signer)))
     }
@@ -268,6 +360,7 @@ impl Chain for SimulatedChain {
         sequence: u64,
         actions: &[&Transfer],
     ) -> Result<Transaction, Fault> {
+        self.travel(NodeCall::Ask).await?;
         if actions.len() > BATCH_MAX {
             let detail = format_args!("{} transfers: at most {BATCH_MAX}", actions.len());
             return Err(Fault::new(FaultKind::Misconfigured, detail));
@@ -278,40 +371,45 @@ impl Chain for SimulatedChain {
     }
 
     async fn submit(&self, transaction: &Transaction) -> Submission {
-        match self.world.submit(&transaction.bytes) {
-            Ok(()) => Submission::Accepted,
-            // The connection was not made: the node has certainly not got the transaction.
-            Err(SubmitError::Down) => Submission::Refused(node_down()),
-            Err(SubmitError::AnswerLost) => Submission::Unknown(Fault::new(
+        let passage = self.pass(NodeCall::Submit(transaction)).await;
+        let answer = match passage {
+            Passage::Down => Submission::Refused(node_down()),
+            Passage::Lost => Submission::Unknown(node_down()),
+            Passage::Refused => Submission::Refused(Fault::new(
                 FaultKind::ChainUnavailable,
-                "the node's answer was lost",
+                "the node refuses this transaction",
             )),
-            Err(SubmitError::Refuses) => Submission::Refused(Fault::new(
-                FaultKind::ChainUnavailable,
-                "the node refuses transactions",
-            )),
-            Err(SubmitError::Refused(Refused::SequenceUsed)) => Submission::SequenceUsed,
-            Err(SubmitError::Refused(Refused::Funds)) => Submission::Refused(Fault::new(
-                FaultKind::FacilitatorFunds,
-                format_args!("{} cannot pay the fee", transaction.lane),
-            )),
-            Err(SubmitError::Refused(Refused::Expired)) => Submission::Refused(Fault::new(
-                FaultKind::ChainUnavailable,
-                "the transaction has expired",
-            )),
-            Err(SubmitError::Refused(Refused::Invalid)) => Submission::Refused(Fault::new(
-                FaultKind::Internal,
-                "the bytes are not a transaction of this chain",
-            )),
-        }
+            Passage::AnswerLost => {
+                self.hand_in(transaction);
+                Submission::Unknown(node_down())
+            }
+            Passage::Twice => {
+                self.hand_in(transaction);
+                self.hand_in(transaction)
+            }
+            Passage::RefusedAndTaken => {
+                self.hand_in(transaction);
+                Submission::Refused(node_down())
+            }
+            Passage::Clear | Passage::Stale | Passage::Foretold => self.hand_in(transaction),
+        };
+        self.answered().await;
+        answer
     }
 
     async fn status(&self, watched: &[Watched]) -> Vec<Result<Status<Evidence>, Fault>> {
+        match self.travel(NodeCall::Status).await {
+            Err(fault) => return watched.iter().map(|_| Err(fault.clone())).collect(),
+            Ok(Passage::Foretold) => return watched.iter().map(foretold).collect(),
+            Ok(Passage::Stale) => return watched.iter().map(|_| Ok(Status::Pending)).collect(),
+            Ok(_) => {}
+        }
         let status = |one| self.ask(|ledger| self.status_of(ledger, one))?;
         watched.iter().map(status).collect()
     }
 
     async fn find(&self, search: &Search) -> Result<Option<Found<Evidence>>, Fault> {
+        self.travel(NodeCall::Ask).await?;
         let used = |event: &TransferEvent| {
             let authorization = &event.authorization;
             event.failure.is_none()
@@ -329,6 +427,7 @@ impl Chain for SimulatedChain {
     }
 
     async fn replace(&self, transaction: &Transaction) -> Result<Option<Transaction>, Fault> {
+        self.travel(NodeCall::Ask).await?;
         let (fee, transfers) = fee_of(transaction)?;
         let fee = self.ask(|_| minimum_replacement_fee(fee))?;
         if fee > FEE_MAX {
@@ -344,6 +443,7 @@ impl Chain for SimulatedChain {
         sequence: u64,
         over: Option<&Transaction>,
     ) -> Result<Option<Transaction>, Fault> {
+        self.travel(NodeCall::Ask).await?;
         let minimum = match over {
             Some(transaction) => minimum_replacement_fee(fee_of(transaction)?.0),
             None => FEE,

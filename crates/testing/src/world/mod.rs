@@ -29,6 +29,7 @@ mod environment;
 mod exact;
 mod fixtures;
 mod ledger;
+mod link;
 mod lives;
 mod sponsored;
 mod transaction;
@@ -42,6 +43,7 @@ use quittance_core::json::Object;
 use quittance_core::wire::{PaymentRequirements, Rest, SupportedKind};
 use quittance_core::{
     Amount, Asset, Clock, LaneId, ManualClock, Network, Offer, PaymentRequest, Timestamp,
+    TransactionId,
 };
 
 pub use address::{Address, AddressError};
@@ -53,6 +55,7 @@ pub use environment::{Environment, TIMING};
 pub use exact::{BLOCK_SECS, SimulatedExact, SimulatedRule, reason};
 pub use fixtures::{SimulatedChainFixture, SimulatedEndsFixture, SimulatedExactFixture};
 pub use ledger::{COIN, TransferEvent};
+pub use link::{Link, NodeCall, Passage};
 pub use lives::{SimulatedChannelLives, SimulatedSponsoredLives, SimulatedUptoLives};
 pub use sponsored::SimulatedSponsored;
 pub use transaction::{Authorization, Carrier, Transfer};
@@ -395,6 +398,14 @@ impl World {
             event.failure.is_none() && (&authorization.from, &authorization.nonce) == (from, nonce)
         });
         moved.count() as u64
+    }
+
+    /// The ids of all transactions in blocks that carry transfers.
+    pub fn included_ids(&self) -> Vec<TransactionId> {
+        let state = self.state();
+        let included = state.ledger.included();
+        let carrying = included.filter(|(_, one)| !one.events.is_empty());
+        carrying.map(|(_, one)| one.id.clone()).collect()
     }
 
     /// Sends a transaction without effect at the signer's next sequence number, as another program
