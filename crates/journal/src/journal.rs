@@ -99,8 +99,10 @@ pub trait Journal: StateStore {
     async fn claim(&self, claim: &Claim, now: Timestamp) -> Result<Claimed, JournalError>;
 
     /// Records a signed transaction for the current attempts of these settlements, as far as they
-    /// are open. May be repeated. A withdrawn transaction that is recorded again counts again, with
-    /// the lane and the sequence number of the newest record.
+    /// are open, or have a transaction of its lane with its sequence number. Such a one is replaced
+    /// by it, and a settlement that has ended can end by it again: the chain can take a block back,
+    /// and then include the replacement. May be repeated. A withdrawn transaction that is recorded
+    /// again counts again, with the lane and the sequence number of the newest record.
     ///
     /// `token` is that of the lease of the transaction's lane ([`LeaseName::lane`]). It is checked
     /// with the same write. `None` if the lane's signer is not one of the facilitator's.
@@ -108,8 +110,7 @@ pub trait Journal: StateStore {
     /// # Errors
     /// When the record could not be written. [`JournalError::LeaseLost`] unless this replica is a
     /// member and holds the lane's lease with this token. [`JournalError::NotOwner`] if one of the
-    /// settlements is open and this replica is not its owner. If it has a transaction of this lane
-    /// with this sequence number, that is no error: the new transaction replaces it.
+    /// settlements is open and this replica is not its owner. A replacement is no error.
     async fn record(
         &self,
         network: &str,

@@ -56,6 +56,13 @@ fn every_seed_keeps_the_promises() {
     println!("time: {:?}", began.elapsed());
 }
 
+/// A settled payment's block was taken back, and its transaction was replaced before that was
+/// noticed. The journal did not know that the replacement was its own: the payment counted as lost.
+#[test]
+fn a_replacement_after_a_reorganisation_is_known() {
+    assert_eq!(simulate(&Scenario::of(2103)).problems, [""; 0]);
+}
+
 #[test]
 fn a_seed_replays_exactly() {
     for seed in 0..20 {

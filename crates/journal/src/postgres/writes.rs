@@ -128,8 +128,9 @@ impl Record {
              SELECT s.id, s.attempt, $2, given.step
              FROM unnest($1::bytea[], $3::bigint[]) AS given (id, step)
              JOIN settlements s ON s.id = given.id
-             WHERE s.state = 'open' AND (s.owner = $4 OR EXISTS (
-                 SELECT 1 FROM settlement_transactions o JOIN transactions t ON t.id = o.transaction_id
+             WHERE (s.state = 'open' AND s.owner = $4 OR EXISTS (
+                 SELECT 1 FROM settlement_transactions o
+                 JOIN transactions t ON t.id = o.transaction_id
                  WHERE o.settlement = s.id AND t.network = $5 AND t.lane = $6 AND t.sequence = $7
                      AND t.id <> $2))
              ON CONFLICT (settlement, transaction_id)

@@ -114,13 +114,26 @@ impl Record {
     /// Adds the transaction to a settlement that this replica works on, or replaces one in it.
     fn add_to(&self, connection: &Connection, step: &SettlementStep) -> Result<(), SqlError> {
         let (id, transaction) = (&step.settlement, &self.transaction);
-        let added = sql::execute(connection, "INSERT INTO settlement_transactions (settlement, attempt, transaction_id, step)
+        let added = sql::execute(
+            connection,
+            "INSERT INTO settlement_transactions (settlement, attempt, transaction_id, step)
              SELECT s.id, s.attempt, ?2, ?3 FROM settlements s
-             WHERE s.id = ?1 AND s.state = 'open' AND (s.owner = ?4 OR EXISTS (
-                 SELECT 1 FROM settlement_transactions o JOIN transactions t ON t.id = o.transaction_id
+             WHERE s.id = ?1 AND (s.state = 'open' AND s.owner = ?4 OR EXISTS (
+                 SELECT 1 FROM settlement_transactions o
+                 JOIN transactions t ON t.id = o.transaction_id
                  WHERE o.settlement = ?1 AND t.network = ?5 AND t.lane = ?6 AND t.sequence = ?7
                      AND t.id <> ?2))
-             ON CONFLICT DO UPDATE SET attempt = excluded.attempt, step = excluded.step", params![id.as_bytes(), transaction.id.as_str(), step.step, self.fence.replica.as_bytes(), &self.network, transaction.lane.address(), integer(transaction.sequence)])?;
+             ON CONFLICT DO UPDATE SET attempt = excluded.attempt, step = excluded.step",
+            params![
+                id.as_bytes(),
+                transaction.id.as_str(),
+                step.step,
+                self.fence.replica.as_bytes(),
+                &self.network,
+                transaction.lane.address(),
+                integer(transaction.sequence)
+            ],
+        )?;
         match added {
             0 => check_owner(connection, id, None, &self.fence.replica),
             _ => Ok(()),

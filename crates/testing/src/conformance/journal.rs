@@ -48,6 +48,7 @@ super::suite!($ journal, journal_conformance, JournalFixture:
     a_withdrawn_transaction_signed_again_counts_again
     a_transaction_recorded_again_has_its_newest_number
     an_ended_settlement_gets_no_transactions
+    an_ended_settlement_gets_a_replacement
     transactions_are_found_by_sequence_number
     a_settled_authorization_is_never_claimed_again
     a_settled_payment_is_listed_until_it_is_final
@@ -474,6 +475,36 @@ pub async fn an_ended_settlement_gets_no_transactions<F: JournalFixture>() {
         known(&journal, &b).await.transactions,
         vec![signed_for(1, late)]
     );
+}
+
+/// The chain took the block of a settled payment back, and the transaction was replaced before that
+/// was noticed. Its replacement paid, and nothing said whose it was.
+pub async fn an_ended_settlement_gets_a_replacement<F: JournalFixture>() {
+    let fixture = F::new().await;
+    let journal = fixture.open().await;
+    for (name, outcome) in [("a", settled("0xa")), ("b", failed(Some("0xb")))] {
+        let claim = claim(name);
+        let attempt = win(&journal, &claim).await;
+        let record = async |id: &str, sequence: u64| {
+            let (signed, steps) = (transaction(id, sequence), [settling(claim.id)]);
+            let recorded = journal.record("test:1", &signed, &steps, None, NOW).await;
+            recorded.expect("a record");
+        };
+        let (sent, next, other) = (
+            format!("0x{name}"),
+            format!("0x{name}2"),
+            format!("0x{name}3"),
+        );
+        record(&sent, 1).await;
+        end(&journal, claim.id, (attempt, NOW), outcome, None).await;
+        record(&next, 1).await;
+        record(&other, 2).await;
+        let known = known(&journal, &claim).await;
+        let ids = known.transactions.iter();
+        let ids: Vec<_> = ids.map(|one| one.transaction.id.as_str()).collect();
+        assert_eq!(ids, [sent, next]);
+        assert_ne!(known.state, State::Open);
+    }
 }
 
 /// Includes replacements, and no transactions of other lanes and networks.

@@ -150,16 +150,14 @@ impl Disk {
                 && (&other.lane, other.sequence) == (&transaction.lane, transaction.sequence)
                 && other.id != transaction.id
         };
-        let replaced: Vec<_> = self.rows.iter().filter(|row| replaced(row)).collect();
+        let replaced = self.rows.iter().filter(|row| replaced(row));
+        let replaced: Vec<_> = replaced.map(|row| row.transaction.id.clone()).collect();
         // All or nothing: every owner is checked before the first change.
         for step in steps {
             let Some(kept) = self.settlements.get(&step.settlement) else {
                 continue;
             };
-            let is_replacement = kept
-                .signed
-                .iter()
-                .any(|(_, id, _)| replaced.iter().any(|row| row.transaction.id == *id));
+            let is_replacement = kept.signed.iter().any(|(_, id, _)| replaced.contains(id));
             let is_open = kept.settlement.state == State::Open;
             if is_open && kept.settlement.owner != Some(me) && !is_replacement {
                 let settlement = step.settlement;
@@ -184,10 +182,13 @@ impl Disk {
             false => steps,
         };
         for step in steps {
-            let kept = self.settlements.get_mut(&step.settlement);
-            let Some(kept) = kept.filter(|kept| kept.settlement.state == State::Open) else {
+            let Some(kept) = self.settlements.get_mut(&step.settlement) else {
                 continue;
             };
+            let is_replacement = kept.signed.iter().any(|(_, id, _)| replaced.contains(id));
+            if kept.settlement.state != State::Open && !is_replacement {
+                continue;
+            }
             let signed = (kept.settlement.attempt, transaction.id.clone(), step.step);
             kept.signed.retain(|(_, id, _)| *id != transaction.id);
             kept.signed.push(signed);
