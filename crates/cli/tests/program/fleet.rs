@@ -181,7 +181,8 @@ async fn a_process_that_stops_in_a_write_stops_no_other_one() {
     let request = payment().await;
     let (url, asked) = (first.url.clone(), request.clone());
     let asking = tokio::spawn(async move { ask(&url, &asked, Duration::from_secs(60)).await });
-    soon("the first process waits for the lock", || async {
+    // Both renew their memberships, so the first one waits when two of them do.
+    soon("both processes wait for the lock", || async {
         let mut look = PgConnection::connect(&fleet.postgres.url("postgres"))
             .await
             .unwrap();
@@ -193,7 +194,7 @@ async fn a_process_that_stops_in_a_write_stops_no_other_one() {
         .await
         .unwrap();
         look.close().await.unwrap();
-        waiting > 0
+        waiting == 2
     })
     .await;
     first.signal("-STOP");
