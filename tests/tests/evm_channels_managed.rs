@@ -256,8 +256,8 @@ async fn due_channels_are_claimed_together_without_being_asked() {
     drop(first);
     let signer = Setting::signers()[0].address;
     let sent = setting.sent(signer).await;
-    // A charge makes each channel due.
-    let second = engine(&setting, ClaimRules::new(0, u128::MAX)).await;
+    // A charge makes each channel due two seconds later: by then, all of them are charged.
+    let second = engine(&setting, ClaimRules::new(2, u128::MAX)).await;
     let vouchers: Vec<_> = channels
         .iter()
         .map(|channel| voucher(channel, 2 * PRICE_UNITS))
