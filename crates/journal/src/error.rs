@@ -150,6 +150,15 @@ impl JournalError {
         }
     }
 
+    /// The same problem, met by a write. Damage stays damage; any other problem of the storage is a
+    /// failed write.
+    pub(crate) fn of_a_write(self) -> Self {
+        match self {
+            Self::Unavailable { cause } => Self::Unwritable { cause },
+            error => error,
+        }
+    }
+
     pub(crate) fn file(path: impl Into<PathBuf>, error: io::Error) -> Self {
         Self::File {
             path: path.into(),

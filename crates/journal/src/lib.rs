@@ -24,6 +24,7 @@
 //! feature `postgres` [`PostgresJournal`] for any number of them. It names no chain and contains no
 //! settlement logic.
 
+mod columns;
 mod condition;
 mod entry;
 mod error;

@@ -155,6 +155,27 @@ impl Claim {
     pub(crate) fn exclusive(&self) -> Option<&Place> {
         self.access.as_ref().filter(|place| place.exclusive)
     }
+
+    /// The amount that settled, if this claim is a payment in the other direction.
+    pub(crate) fn refundable(
+        &self,
+        original: Option<&Settlement>,
+    ) -> Result<Amount, RefundProblem> {
+        let original = original.ok_or(RefundProblem::Unknown)?;
+        let State::Concluded(Outcome::Settled { amount, .. }) = &original.state else {
+            return Err(RefundProblem::NotSettled);
+        };
+        let paid = &original.claim;
+        match () {
+            () if paid.refund_of.is_some() => Err(RefundProblem::IsRefund),
+            () if paid.network != self.network => Err(RefundProblem::Network),
+            () if paid.asset != self.asset => Err(RefundProblem::Asset),
+            () if original.is_pruned() => Err(RefundProblem::Pruned),
+            () if paid.pay_to != self.payer => Err(RefundProblem::Payer),
+            () if paid.payer != self.pay_to => Err(RefundProblem::PayTo),
+            () => Ok(*amount),
+        }
+    }
 }
 
 /// The answer to a claim. Every answer but [`Won`](Self::Won) has changed nothing.

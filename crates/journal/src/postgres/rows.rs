@@ -11,65 +11,10 @@ use quittance_core::{
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
+pub(super) use crate::columns::{OutcomeColumns, integer, seconds};
 use crate::entry::RecordedTransaction;
 use crate::replica::ReplicaId;
 use crate::settlement::{Claim, Outcome, Place, Settlement, SignedFor, State, StateKind};
-
-/// The columns that an outcome is stored in.
-#[derive(Default)]
-pub(super) struct OutcomeColumns<'a> {
-    pub(super) state: &'static str,
-    pub(super) reason: Option<&'a str>,
-    pub(super) detail: Option<&'a str>,
-    pub(super) transaction: Option<&'a str>,
-    pub(super) amount: Option<String>,
-    pub(super) fault: Option<&'static str>,
-    pub(super) retry_after: Option<i64>,
-    pub(super) receipt: Option<String>,
-    /// Whether the outcome cannot change any more: nothing was sent.
-    pub(super) is_final: bool,
-}
-
-impl<'a> OutcomeColumns<'a> {
-    pub(super) fn new(outcome: &'a Outcome) -> Self {
-        let columns = match outcome {
-            Outcome::Settled {
-                transaction,
-                amount,
-                receipt,
-            } => Self {
-                transaction: transaction.as_ref().map(TransactionId::as_str),
-                amount: Some(amount.to_string()),
-                receipt: (!receipt.is_empty()).then(|| receipt.to_text()),
-                is_final: transaction.is_none(),
-                ..Self::default()
-            },
-            Outcome::Failed {
-                reason,
-                detail,
-                transaction,
-            }
-            | Outcome::Lost {
-                reason,
-                detail,
-                transaction,
-            } => Self {
-                reason: Some(reason.code()),
-                detail: Some(detail),
-                transaction: transaction.as_ref().map(TransactionId::as_str),
-                ..Self::default()
-            },
-            Outcome::Released { fault } => Self {
-                detail: Some(&fault.detail),
-                fault: Some(fault.kind.code()),
-                retry_after: fault.retry_after.map(whole_seconds),
-                ..Self::default()
-            },
-        };
-        let state = outcome.kind().as_str();
-        Self { state, ..columns }
-    }
-}
 
 /// A transaction from its row.
 pub(super) fn transaction(row: &PgRow) -> Result<Transaction, sqlx::Error> {
@@ -262,23 +207,6 @@ pub(super) fn parsed<T: FromStr>(row: &PgRow, column: &str) -> Result<T, sqlx::E
     let text: &str = row.try_get(column)?;
     text.parse()
         .map_err(|_| invalid(&format!("the invalid text {text:?} in the column {column}")))
-}
-
-/// PostgreSQL's integers are signed. A time or number beyond their range is stored as the largest
-/// one.
-pub(super) fn seconds(time: Timestamp) -> i64 {
-    integer(time.secs())
-}
-
-/// As [`seconds`], for a sequence number.
-pub(super) fn integer(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-/// A wait in whole seconds, rounded up: a caller must not return too early.
-fn whole_seconds(wait: Duration) -> i64 {
-    let rounded_up = u64::from(wait.subsec_nanos() > 0);
-    integer(wait.as_secs().saturating_add(rounded_up))
 }
 
 pub(super) fn time(seconds: i64) -> Result<Timestamp, sqlx::Error> {

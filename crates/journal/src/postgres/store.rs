@@ -74,7 +74,7 @@ impl Writer {
         let writing = write(connection, &self.options, batch);
         let written = timeout(BATCH_TIME_MAX, writing).await;
         let written = written.unwrap_or_else(|_| Err(silent()));
-        self.connection = Some(written.map_err(unwritable)?);
+        self.connection = Some(written.map_err(JournalError::of_a_write)?);
         Ok(())
     }
 }
@@ -144,14 +144,6 @@ impl Store for Writer {
         {
             warn!(%error, "the connection to the journal could not be closed");
         }
-    }
-}
-
-/// Damage stays damage. Any other problem of the server is a failed write.
-fn unwritable(error: JournalError) -> JournalError {
-    match error {
-        JournalError::Unavailable { cause } => JournalError::Unwritable { cause },
-        error => error,
     }
 }
 

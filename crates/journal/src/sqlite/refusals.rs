@@ -12,7 +12,7 @@ use super::reads::{fetch, fetch_alone};
 use super::rows::parsed;
 use super::sql;
 use super::states;
-use crate::settlement::{Claim, Claimed, Outcome, RefundProblem, Settlement, State};
+use crate::settlement::{Claim, Claimed};
 
 /// Why a claim is not won. `None` if it fulfils its conditions, or has none.
 pub(super) fn refuse(
@@ -55,31 +55,13 @@ fn refuse_refund(
     original: &PaymentId,
 ) -> Result<Option<Claimed>, SqlError> {
     let known = fetch_alone(connection, original)?;
-    let settled = match refundable(claim, known.as_ref()) {
+    let settled = match claim.refundable(known.as_ref()) {
         Ok(settled) => settled,
         Err(problem) => return Ok(Some(Claimed::NotRefundable(problem))),
     };
     let refunded = refunded(connection, original)?;
     let left = settled.checked_sub(refunded).unwrap_or(Amount::ZERO);
     Ok((claim.amount > left).then_some(Claimed::RefundsExceed { left }))
-}
-
-/// The amount that settled, if the claim is a payment in the other direction.
-fn refundable(claim: &Claim, original: Option<&Settlement>) -> Result<Amount, RefundProblem> {
-    let original = original.ok_or(RefundProblem::Unknown)?;
-    let State::Concluded(Outcome::Settled { amount, .. }) = &original.state else {
-        return Err(RefundProblem::NotSettled);
-    };
-    let paid = &original.claim;
-    match () {
-        () if paid.refund_of.is_some() => Err(RefundProblem::IsRefund),
-        () if paid.network != claim.network => Err(RefundProblem::Network),
-        () if paid.asset != claim.asset => Err(RefundProblem::Asset),
-        () if original.is_pruned() => Err(RefundProblem::Pruned),
-        () if paid.pay_to != claim.payer => Err(RefundProblem::Payer),
-        () if paid.payer != claim.pay_to => Err(RefundProblem::PayTo),
-        () => Ok(*amount),
-    }
 }
 
 /// The sum of all refunds of `original` that have settled or still may. A refund that settled for

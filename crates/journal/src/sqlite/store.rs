@@ -180,7 +180,7 @@ impl Open {
         // A write never waits here: SQLite answers on this thread.
         let written = Handle::current().block_on(execute_all(&mut self.connection, batch));
         self.is_spent = written.is_err();
-        written.map_err(|error| unwritable(error.problem()))
+        written.map_err(|error| error.problem().of_a_write())
     }
 
     /// Opens another connection if the last write failed. The old connection is closed after that:
@@ -189,7 +189,7 @@ impl Open {
         if !self.is_spent {
             return Ok(());
         }
-        let fresh = connect(&self.path).map_err(unwritable)?;
+        let fresh = connect(&self.path).map_err(JournalError::of_a_write)?;
         let spent = mem::replace(&mut self.connection, fresh);
         if let Err((_, error)) = spent.close() {
             warn!(%error, "a connection to the journal could not be closed");
@@ -204,14 +204,6 @@ impl Open {
             warn!(%error, "the journal could not be closed");
         }
         drop(self.files);
-    }
-}
-
-/// Damage stays damage. Any other problem of the storage is a failed write.
-fn unwritable(error: JournalError) -> JournalError {
-    match error {
-        JournalError::Unavailable { cause } => JournalError::Unwritable { cause },
-        error => error,
     }
 }
 
